@@ -1,0 +1,51 @@
+"""Leukaemia calls on single blood cells, made by a deep ensemble beside the microscope.
+
+`open_bundle` gives a `Scope`, which turns uint8 RGB images of cells into `Prediction`s; `SHIPPED_BUNDLE` is the bundle that
+comes with the package. Everything else lives in the rooms: `runtime`, `train`, `calibration`, `export`, `benchmarks`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from blastscope.runtime.bundle import Bundle
+    from blastscope.runtime.classes import CLASSES, VOTERS
+    from blastscope.runtime.errors import BlastscopeError
+    from blastscope.runtime.prediction import Prediction
+    from blastscope.runtime.scope import Scope, open_bundle
+
+__version__ = "0.1.0"
+
+SHIPPED_BUNDLE = Path(__file__).parent / "shipped"
+
+_HOMES = {
+    "CLASSES": "classes",
+    "VOTERS": "classes",
+    "BlastscopeError": "errors",
+    "Bundle": "bundle",
+    "Prediction": "prediction",
+    "Scope": "scope",
+    "open_bundle": "scope",
+}
+
+__all__ = [
+    "CLASSES",
+    "SHIPPED_BUNDLE",
+    "VOTERS",
+    "BlastscopeError",
+    "Bundle",
+    "Prediction",
+    "Scope",
+    "__version__",
+    "open_bundle",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports the runtime when one of its names is first asked for, so that `import blastscope` stays fast."""
+    if name in _HOMES:
+        return getattr(import_module(f"blastscope.runtime.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'blastscope' has no attribute '{name}'")

@@ -1,0 +1,1 @@
+"""Trained networks in; ONNX graphs, checked against PyTorch and packed as a bundle, out."""

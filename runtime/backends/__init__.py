@@ -1,0 +1,1 @@
+"""Engines that run a fused graph behind the three members of `Backend`."""

@@ -1,0 +1,1 @@
+"""Bundles: networks with everything needed to trust them, read, checked and packed."""

@@ -1,0 +1,129 @@
+"""Everything that blastscope raises on purpose, one class per thing a caller would do differently.
+
+    BlastscopeError                 exit code 1
+    ├── UsageError (ValueError)     2  the call is wrong: mend the arguments
+    │   ├── ConfigError             2  a key or value in a TOML file
+    │   ├── ImageError              2  not an image array at all: wrong type, dtype or rank
+    │   └── DataError               2  a data or run folder that can't be used as it is
+    ├── BundleError                 3  the bundle can't be used: get a good copy
+    │   ├── DigestMismatch          3  a file differs from what the manifest says
+    │   ├── FormatTooNew            3  written for a later version: upgrade
+    │   ├── GoldenMismatch          3  this engine answers differently from the networks that were trained
+    │   └── UngatedBundle           3  a benchmark bundle, whose answers mean nothing
+    ├── UnavailableError            4  this machine lacks something
+    │   ├── MissingLibrary          4  a pip install away
+    │   ├── DeviceError             4  no such device, or it failed
+    │   └── EngineError             4  the inference library refused or broke off
+    └── Closed                      1  the handle was closed
+
+`exit_code` is what the command line exits with. Foreign exceptions are translated into these once, at the edge, with `from`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+
+class BlastscopeError(Exception):
+    """Root of the tree: catch it to catch all of them."""
+
+    exit_code = 1
+
+
+class UsageError(BlastscopeError, ValueError):
+    """The arguments are wrong."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """A configuration file with an unknown key or a value out of range."""
+
+    def __init__(self, path: Path | str, problems: Iterable[str], *, known: Iterable[str] = ()) -> None:
+        self.path = Path(path)
+        self.problems = tuple(problems)
+        self.known = tuple(known)
+        known_text = f"; known keys: {', '.join(self.known)}" if self.known else ""
+        super().__init__(f"configuration '{self.path}': {'; '.join(self.problems)}{known_text}")
+
+
+class ImageError(UsageError):
+    """What was handed over is not a (H, W, 3) uint8 array."""
+
+
+class DataError(UsageError):
+    """A folder of cells, or a run, that can't be used as it stands."""
+
+    def __init__(self, path: Path | str, problem: str) -> None:
+        self.path = Path(path)
+        self.problem = problem
+        super().__init__(f"'{self.path}': {problem}")
+
+
+class BundleError(BlastscopeError):
+    """A bundle that can't be opened."""
+
+    exit_code = 3
+
+    def __init__(self, path: Path | str, problem: str) -> None:
+        self.path = Path(path)
+        self.problem = problem
+        super().__init__(f"bundle '{self.path}': {problem}")
+
+
+class DigestMismatch(BundleError):
+    """A file of the bundle is missing, shortened, lengthened or changed."""
+
+    def __init__(self, path: Path | str, file: str, problem: str) -> None:
+        self.file = file
+        super().__init__(path, f"{file} {problem}")
+
+
+class FormatTooNew(BundleError):
+    """The bundle's format is newer than this version of blastscope reads."""
+
+    def __init__(self, path: Path | str, *, needed: str, supported: str) -> None:
+        self.needed = needed
+        self.supported = supported
+        super().__init__(
+            path, f"format {needed} is newer than {supported}: upgrade blastscope to one that reads format {needed}"
+        )
+
+
+class GoldenMismatch(BundleError):
+    """The engine's answers on the golden set lie outside the tolerance."""
+
+
+class UngatedBundle(BundleError):
+    """The bundle's gate was waived, so its calls mean nothing."""
+
+
+class UnavailableError(BlastscopeError):
+    """The machine lacks what was asked for."""
+
+    exit_code = 4
+
+
+class MissingLibrary(UnavailableError):
+    """A library that an extra would bring is not installed."""
+
+    def __init__(self, library: str, extra: str) -> None:
+        self.library = library
+        self.command = f"pip install 'blastscope[{extra}]'" if extra else "pip install blastscope"
+        super().__init__(f"'{library}' is not installed: {self.command}")
+
+
+class DeviceError(UnavailableError):
+    """The device named is not here, or stopped working."""
+
+
+class EngineError(UnavailableError):
+    """The inference library could not load or run a graph."""
+
+
+class Closed(BlastscopeError):
+    """The handle was closed before this call."""
+
+    def __init__(self) -> None:
+        super().__init__("the handle is closed: open the bundle again")

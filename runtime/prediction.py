@@ -1,0 +1,78 @@
+"""What the caller gets for each image: a call with everything that led to it, or a refusal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypedDict, get_args
+
+from blastscope.runtime.classes import CLASSES, VOTERS, ClassName, Execution, Precision, Voter
+
+RefusalCode = Literal[
+    "undecodable", "bomb", "not-8-bit-rgb", "empty", "not-on-black", "touches-border", "too-small", "too-large"
+]
+REFUSALS: tuple[RefusalCode, ...] = get_args(RefusalCode)
+
+Box = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels of the image, half-open
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why an image got no label: a code for programs and a sentence for people."""
+
+    code: RefusalCode
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """What answered: enough to repeat the call later. Digests are sha256 in hex."""
+
+    bundle: str
+    engine: str
+    backend: str
+    device: str
+    precision: Precision  # of the graph
+    execution: Execution  # what the engine computed in
+
+
+class PredictionRow(TypedDict):
+    """One prediction as the command line prints it."""
+
+    label: ClassName | None
+    probability: float | None
+    voter: Voter | None
+    probabilities: dict[str, dict[str, float]] | None
+    box: list[int] | None
+    refusal: RefusalCode | None
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One image's call. With a refusal, every field but `refusal`, `box` and `audit` is None.
+
+    `probability` is the deciding voter's probability of `label`; `score` the same voter's probability of ALL, the figure to
+    put a threshold on. `probabilities` holds a row for each voter (a, b, combined) and a column for each class (hem, all).
+    """
+
+    label: ClassName | None
+    probability: float | None
+    score: float | None
+    voter: Voter | None
+    probabilities: tuple[tuple[float, float], ...] | None
+    box: Box | None
+    refusal: Refusal | None
+    audit: Audit
+
+    def row(self) -> PredictionRow:
+        """The prediction as plain JSON values."""
+        table = self.probabilities and {
+            voter: dict(zip(CLASSES, pair, strict=True)) for voter, pair in zip(VOTERS, self.probabilities, strict=True)
+        }
+        return PredictionRow(
+            label=self.label,
+            probability=self.probability,
+            voter=self.voter,
+            probabilities=table or None,
+            box=list(self.box) if self.box else None,
+            refusal=self.refusal.code if self.refusal else None,
+        )
