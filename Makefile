@@ -1,0 +1,51 @@
+# `make demo` and `make test` are all a newcomer needs. Pip's own settings (PIP_INDEX_URL, pip.conf) choose where packages come
+# from, and so whether PyTorch comes with or without CUDA.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+READY = $(VENV)/.installed
+
+.PHONY: demo test lint bench wheelhouse wheel requirements clean
+
+demo: $(READY)
+	$(BIN)/blastscope demo --out demo
+
+test: $(READY)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY)
+	$(BIN)/python -m pytest benchmarks --benchmark-enable --benchmark-only $(PYTEST_ARGS)
+
+$(READY): requirements.txt pyproject.toml setup.py
+	@$(PYTHON) -c "import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13) and 'blastscope needs Python 3.11 to 3.13, not %d.%d: make PYTHON=python3.12 ...' % sys.version_info[:2])"
+	@echo "Installing into $(VENV), once: PyTorch, OpenVINO, ONNX Runtime and what they need, 0.7 GB to download where pip finds a"
+	@echo "CPU-only PyTorch (set PIP_EXTRA_INDEX_URL to an index that has one), several GB with CUDA elsewhere."
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $(READY)
+
+wheel: $(READY)
+	rm -rf build dist
+	$(BIN)/python -m build --wheel --no-isolation --outdir dist .
+
+# What a machine without a network needs: pip install --no-index --find-links wheelhouse blastscope
+wheelhouse: wheel
+	rm -rf wheelhouse
+	mkdir wheelhouse
+	$(BIN)/python -m pip wheel --quiet --wheel-dir wheelhouse --constraint requirements.txt dist/blastscope-*.whl
+	@du -sh wheelhouse
+
+requirements: $(READY)
+	$(BIN)/python -m pip freeze --exclude-editable --all | grep -v '^pip==' | sed 's/+cpu//' > requirements.new
+	(sed -n '/^#/p' requirements.txt; cat requirements.new) > requirements.tmp && mv requirements.tmp requirements.txt
+	rm requirements.new
+
+clean:
+	rm -rf build dist demo wheelhouse *.egg-info

@@ -1,0 +1,67 @@
+"""The command line: one file for each of the three users and one for the way from cells to a bundle.
+
+Exit codes: 0 done, 1 done with refusals or a gate not passed, 2 wrong usage, 3 bad bundle, 4 missing library or device,
+130 interrupted. Results go to stdout, progress and errors to stderr.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from blastscope import __version__
+from blastscope.cli import benching, bundles, calls, demonstration, road
+from blastscope.runtime.errors import BlastscopeError
+
+
+class Verbs(TyperGroup):
+    """Turns what blastscope raises on purpose into one line on stderr and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs the verb that was named."""
+        try:
+            return super().invoke(ctx)
+        except BlastscopeError as error:
+            typer.echo(f"blastscope: {error}", err=True)
+            raise typer.Exit(error.exit_code) from error
+        except OSError as error:
+            if error.errno == errno.EPIPE or not error.filename:
+                raise
+            typer.echo(f"blastscope: '{error.filename}': {(error.strerror or 'not usable').lower()}", err=True)
+            raise typer.Exit(2) from error
+
+
+app = typer.Typer(
+    cls=Verbs,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Leukaemia calls on single blood cells. For research use, not a medical device.",
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"blastscope {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
+) -> None:
+    """Options before the verb."""
+
+
+for verbs in (calls, road, bundles, benching, demonstration):
+    for verb in verbs.VERBS:
+        app.command()(verb)
+
+
+def main() -> None:
+    """Entry point of `blastscope` and `python -m blastscope`."""
+    app()
