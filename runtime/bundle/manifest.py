@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, JsonValue, StringConstraints, model_validator
 
 from blastscope.runtime.classes import CLASSES, VOTERS, ClassName, Execution, Precision, Voter
 from blastscope.runtime.crop.spec import CropSpec
 from blastscope.runtime.record import Record
 
-FORMAT = "1.0"
+FORMAT = "1.0"  # major.minor: a reader takes its own major up to its own minor
+FORMAT_PATTERN = r"^(0|[1-9][0-9]{0,3})\.(0|[1-9][0-9]{0,3})$"
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-RelativePath = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]*(/[a-z0-9][a-z0-9._-]*)*$")]
+# lower case and no leading or trailing dot: one path means one file on every file system
+_STEP = r"[a-z0-9]([a-z0-9._-]*[a-z0-9_-])?"
+RelativePath = Annotated[str, StringConstraints(pattern=rf"^{_STEP}(/{_STEP})*$", max_length=200)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Moment = Annotated[str, StringConstraints(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]{8,15}(Z|\+00:00)$")]
 GraphModels = Literal["fused", "a", "b", "combined"]
 
 
@@ -51,9 +56,17 @@ class GraphEntry(FileEntry):
     models: GraphModels
     precision: Precision
     parent: Digest | None = None  # sha256 of the graph that this one was made from
-    tolerances: dict[Execution, float]  # largest difference of a probability from the trained network's, by execution
+    tolerances: dict[Execution, Share]  # largest difference of a probability from the trained network's, by execution
     passes: int = Field(default=2, ge=1)  # backbone passes a cell costs
     gate: GateResult | None = None  # int8 only
+
+    @model_validator(mode="after")
+    def _gate_goes_with_int8(self) -> Self:
+        if self.gate is not None and self.precision != "int8":
+            raise ValueError(f"a gate result goes with int8, not with {self.precision}")
+        if not self.tolerances:
+            raise ValueError("a graph needs the tolerance of one execution at least")
+        return self
 
 
 class GoldenEntry(FileEntry):
@@ -87,6 +100,13 @@ class Patients(Record):
     validation: tuple[str, ...]
     calibration: tuple[str, ...] = ()  # those of the validation patients whose cells set the int8 ranges
 
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        for part, names in self:
+            if len(set(names)) != len(names):
+                raise ValueError(f"a patient stands twice in {part}")
+        return self
+
 
 class TrainingProvenance(Record):
     """Where the networks come from."""
@@ -94,9 +114,18 @@ class TrainingProvenance(Record):
     data_sha256: Digest | None  # None: random weights
     split: Literal["patient", "image", "none"]
     seed: int
-    config: dict[str, object]
+    config: dict[str, JsonValue]
     versions: dict[str, str]
     patients: Patients
+
+    @model_validator(mode="after")
+    def _no_patient_on_both_sides(self) -> Self:
+        if self.split == "patient":
+            training = set(self.patients.training)
+            leaked = training & {*self.patients.validation, *self.patients.calibration}
+            if leaked:
+                raise ValueError(f"split by patient, yet on both sides: {', '.join(sorted(leaked))}")
+        return self
 
 
 class CalibrationProvenance(Record):
@@ -124,9 +153,9 @@ class Scores(Record):
 class Manifest(Record):
     """The whole of manifest.json (runtime/FORMAT.md)."""
 
-    format: Annotated[str, StringConstraints(pattern=r"^\d+\.\d+$")] = FORMAT
+    format: Annotated[str, StringConstraints(pattern=FORMAT_PATTERN)] = FORMAT
     name: Annotated[str, StringConstraints(min_length=1, max_length=80)]
-    created: str  # UTC, ISO 8601
+    created: Moment  # UTC, ISO 8601
     classes: tuple[ClassName, ...] = CLASSES
     voters: tuple[Voter, ...] = VOTERS
     backbone: str  # timm's name
@@ -149,8 +178,35 @@ class Manifest(Record):
             raise ValueError("two graphs of the same models and precision")
         if not any(entry.models == "fused" for entry in self.graphs):
             raise ValueError("no fused graph")
+        for entry in self.graphs:
+            gated = entry.models == "fused" and entry.precision == "int8" and self.gate == "held"
+            if gated and not (entry.gate and entry.gate.passed):
+                raise ValueError("a fused int8 graph without a gate result that passed, in a bundle that says its gate held")
         return self
+
+    @model_validator(mode="after")
+    def _files_have_places_of_their_own(self) -> Self:
+        paths = [entry.file for entry in self.files()] + ["manifest.json"]
+        if len(set(paths)) != len(paths):
+            raise ValueError("two entries name the same file")
+        folders = {parent for path in paths for parent in _parents(path)}
+        if folders & set(paths):
+            raise ValueError(f"'{min(folders & set(paths))}' is both a file and a folder")
+        return self
+
+    def files(self) -> tuple[FileEntry, ...]:
+        """Every file of the bundle but manifest.json."""
+        return (*self.graphs, self.golden)
+
+    def json_bytes(self) -> bytes:
+        """What stands in manifest.json."""
+        return (self.model_dump_json(indent=2) + "\n").encode()
 
     def graph(self, precision: Precision, models: GraphModels = "fused") -> GraphEntry | None:
         """The entry of `models` in `precision`, if the bundle has one."""
         return next((entry for entry in self.graphs if (entry.models, entry.precision) == (models, precision)), None)
+
+
+def _parents(path: str) -> list[str]:
+    steps = path.split("/")
+    return ["/".join(steps[:count]) for count in range(1, len(steps))]

@@ -1,0 +1,91 @@
+"""Changes a file or a folder in one step, so that an interruption leaves the old one or the new one.
+
+A file is written beside its place and renamed over it. A folder can't be renamed over another, so its change takes two renames,
+and beside `c7` these siblings may be seen: `.c7.new` (being written: of no worth), `.c7.old` (moved aside: if there is no `c7`
+the change broke off between the two renames, and `.c7.old` is the bundle), `.c7.gone` (being deleted) and `.c7.lock`.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from filelock import FileLock
+
+
+def sibling(path: Path, kind: str) -> Path:
+    """The hidden place beside `path` that a change of it uses."""
+    return path.with_name(f".{path.name}.{kind}")
+
+
+def write_file(path: Path, fill: Callable[[Path], None]) -> None:
+    """Lets `fill` write a temporary file beside `path` and puts it in `path`'s place, whole or not at all."""
+    path = Path(os.path.realpath(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = sibling(path, f"{secrets.token_hex(4)}.new")  # of its own: two writers at once don't mix their bytes
+    try:
+        fill(fresh)
+        flush(fresh)
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
+    flush(path.parent)
+
+
+def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Lets `fill` write a temporary folder and puts it in `folder`'s place; leftovers of a broken change are cleared first."""
+    folder = Path(os.path.realpath(folder))  # a link to a bundle keeps pointing at it
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(sibling(folder, "lock")):
+        _settle(folder)
+        fresh = sibling(folder, "new")
+        fresh.mkdir()
+        try:
+            fill(fresh)
+            for path in [*fresh.rglob("*"), fresh]:
+                flush(path)
+            if folder.exists():
+                folder.rename(sibling(folder, "old"))
+            fresh.rename(folder)
+            flush(folder.parent)
+        finally:
+            _settle(folder)
+
+
+def recover(folder: Path) -> None:
+    """Puts back a folder whose change broke off between its two renames. Does nothing where the folder is in its place."""
+    folder = Path(os.path.realpath(folder))
+    if folder.exists() or not sibling(folder, "old").exists():
+        return
+    with FileLock(sibling(folder, "lock")):  # a writer that is alive finishes first
+        _settle(folder)
+
+
+def _settle(folder: Path) -> None:
+    """Brings `folder` and its siblings to rest, with the lock held, so that every sibling is a dead writer's or our own."""
+    old = sibling(folder, "old")
+    if old.exists() and not folder.exists():
+        old.rename(folder)
+    for kind in ("gone", "old", "new"):
+        leftover = sibling(folder, kind)
+        if not leftover.exists():
+            continue
+        gone = sibling(folder, "gone")
+        # renamed before it is deleted: a half-deleted folder must never be found under the name that `recover` trusts
+        if leftover != gone:
+            leftover.rename(gone)
+        shutil.rmtree(gone)
+
+
+def flush(path: Path) -> None:
+    """Waits until the disk holds `path`, a file or a folder."""
+    if os.name == "nt" and path.is_dir():
+        return  # Windows can't open a folder; its renames are journalled
+    handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,102 @@
+"""The golden set: a few crops with the trained networks' answers, which every engine must repeat before it may answer."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from blastscope.runtime.backends.protocol import Backend
+from blastscope.runtime.bundle.atomic import write_file
+from blastscope.runtime.bundle.bundle import Bundle
+from blastscope.runtime.classes import CLASSES, VOTERS
+from blastscope.runtime.errors import BundleError
+from blastscope.runtime.vote import vote
+
+MAX_CROPS = 16
+_SUM_TOLERANCE = 1e-4  # a float32 softmax of two is within 2e-7 of 1, one computed from bf16 logits in fp32 too
+_HEADER_LIMIT = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Golden:
+    """Crops and what the trained networks said of them. Raises `ValueError` where the arrays can't be that."""
+
+    crops: NDArray[np.uint8]  # (n, S, S, 3) RGB
+    probabilities: NDArray[np.float32]  # (n, 3, 2)
+
+    def __post_init__(self) -> None:
+        count = len(self.crops) if self.crops.ndim == 4 else 0
+        if not 1 <= count <= MAX_CROPS or self.crops.dtype != np.uint8:
+            raise ValueError(f"golden crops are {self.crops.dtype} {self.crops.shape}, not uint8 (1 to {MAX_CROPS}, S, S, 3)")
+        if self.crops.shape[1] != self.crops.shape[2] or self.crops.shape[3] != 3:
+            raise ValueError(f"golden crops are {self.crops.shape}, not (n, S, S, 3)")
+        wanted = (count, len(VOTERS), len(CLASSES))
+        if self.probabilities.dtype != np.float32 or self.probabilities.shape != wanted:
+            found = f"{self.probabilities.dtype} {self.probabilities.shape}"
+            raise ValueError(f"golden probabilities are {found}, not float32 {wanted}")
+        inside = (self.probabilities >= 0) & (self.probabilities <= 1)  # False for NaN
+        sums = self.probabilities.sum(axis=2, dtype=np.float64)
+        if not inside.all() or np.abs(sums - 1).max() > _SUM_TOLERANCE:
+            raise ValueError("golden probabilities are not probabilities: each pair lies within 0 to 1 and sums to 1")
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenCheck:
+    """How an engine's answers compare with the golden set's."""
+
+    difference: float  # largest absolute difference of a probability; inf where the answers are no probabilities
+    flips: int  # crops whose call changed
+    passed: bool
+
+
+def check_golden(backend: Backend, golden: Golden, tolerance: float) -> GoldenCheck:
+    """Runs the golden crops through `backend`. Passed: no probability differs by more than `tolerance`, and no call changed."""
+    answers = np.array(backend.infer(golden.crops), dtype=np.float32)  # a copy: the backend may use its buffer again
+    if answers.shape != golden.probabilities.shape or not np.isfinite(answers).all():
+        return GoldenCheck(math.inf, len(golden.crops), passed=False)
+    difference = float(np.abs(answers.astype(np.float64) - golden.probabilities).max())
+    flips = int((vote(answers).label != vote(golden.probabilities).label).sum())
+    return GoldenCheck(difference, flips, passed=difference <= tolerance and flips == 0)
+
+
+def golden_bytes(golden: Golden) -> bytes:
+    """`golden` as a safetensors file; the same bytes for the same arrays."""
+    return save(
+        {
+            "crops": np.ascontiguousarray(golden.crops),
+            "probabilities": np.ascontiguousarray(golden.probabilities),
+        }
+    )
+
+
+def write_golden(path: Path | str, golden: Golden) -> None:
+    """Writes `golden` to the safetensors file at `path`, in one step."""
+    data = golden_bytes(golden)
+    write_file(Path(path), lambda fresh: _write(fresh, data))
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+
+
+def read_golden(bundle: Bundle) -> Golden:
+    """The bundle's golden set, in the shapes that its manifest says. Raises `BundleError`."""
+    entry, side = bundle.manifest.golden, bundle.manifest.crop.side_px
+    if entry.size > MAX_CROPS * (side * side * 3 + len(VOTERS) * len(CLASSES) * 4) + _HEADER_LIMIT:
+        raise BundleError(bundle.path, f"{entry.file} is {entry.size} bytes, more than {MAX_CROPS} crops need")
+    try:
+        arrays = load(bundle.file(entry).read_bytes())
+        if set(arrays) != {"crops", "probabilities"}:
+            raise ValueError(f"holds {sorted(arrays)}, not crops and probabilities")
+        golden = Golden(arrays["crops"], arrays["probabilities"])
+        if golden.crops.shape[:2] != (entry.count, side):
+            raise ValueError(f"crops are {golden.crops.shape}, manifest says ({entry.count}, {side}, {side}, 3)")
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        raise BundleError(bundle.path, f"{entry.file}: {error}") from error
+    return golden

@@ -1,0 +1,107 @@
+"""Writes bundles: a folder is changed in one step, a zip is the same bytes for the same bundle.
+
+Law: what was written or packed, read again, is the same bundle, and an interruption leaves the old one or the new one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import stat
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from blastscope.runtime.bundle.atomic import recover, write_file, write_folder
+from blastscope.runtime.bundle.bundle import Bundle, check_listed, read_bundle, read_folder
+from blastscope.runtime.bundle.digest import bytes_sha256
+from blastscope.runtime.bundle.manifest import FileEntry, Manifest
+from blastscope.runtime.bundle.parse import MANIFEST, parse_manifest, read_manifest_bytes
+from blastscope.runtime.errors import BundleError, DigestMismatch, UsageError
+
+_LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the first moment that a zip can tell
+
+
+def write_bundle(folder: Path | str, manifest: Manifest, files: Mapping[str, Path | bytes]) -> Bundle:
+    """The bundle in `folder`, made of `manifest` and `files`: for each file that the manifest lists, its source or its bytes.
+
+    Replaces a bundle that stands there, and refuses to replace any other folder with something in it. Raises `UsageError`, and
+    `DigestMismatch` where a source is not what the manifest says; the old bundle is then still in its place.
+    """
+    folder = Path(folder)
+    listed = {entry.file for entry in manifest.files()}
+    if listed != set(files):
+        raise UsageError(f"bundle '{folder}': manifest and files differ in {', '.join(sorted(listed ^ set(files)))}")
+    recover(folder)
+    _check_replaceable(folder)
+    write_folder(folder, lambda fresh: _fill(fresh, manifest, files, folder))
+    return read_bundle(folder)
+
+
+def update_bundle(bundle: Bundle, manifest: Manifest, added: Mapping[str, Path | bytes]) -> Bundle:
+    """The bundle in the same folder under a new `manifest`: files in `added` come or change, files no longer listed go."""
+    kept = {entry.file: bundle.file(entry) for entry in bundle.manifest.files()}
+    listed = {entry.file for entry in manifest.files()}
+    sources: dict[str, Path | bytes] = {file: path for file, path in kept.items() if file in listed}
+    return write_bundle(bundle.path, manifest, {**sources, **added})
+
+
+def pack(bundle: Bundle, path: Path | str) -> Path:
+    """Writes the zip of `bundle` to `path`: sorted, stored, with fixed times, so that equal bundles give equal zips."""
+    path = Path(path)
+    data = read_manifest_bytes(bundle.path, bundle.path)
+    if bytes_sha256(data) != bundle.digest:
+        raise DigestMismatch(bundle.path, MANIFEST, "was changed since the bundle was read")
+
+    def fill(fresh: Path) -> None:
+        with zipfile.ZipFile(fresh, "x") as archive:
+            archive.writestr(_member(MANIFEST, len(data)), data)
+            for entry in sorted(bundle.manifest.files(), key=lambda entry: entry.file):
+                _add(archive, bundle, entry)
+
+    write_file(path, fill)
+    return path
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Lets nothing but a bundle, or an empty folder, be replaced: whoever mistypes a path must not lose the folder there."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise UsageError(f"'{folder}' is a file: name a folder")
+    if not any(folder.iterdir()):
+        return
+    try:
+        check_listed(folder, parse_manifest(read_manifest_bytes(folder, folder), folder), folder)
+    except BundleError as error:
+        raise UsageError(f"'{folder}' is not empty and not a bundle ({error.problem}): name another folder") from error
+
+
+def _fill(fresh: Path, manifest: Manifest, files: Mapping[str, Path | bytes], shown: Path) -> None:
+    for file, source in files.items():
+        target = fresh / file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(source, bytes):
+            target.write_bytes(source)
+        else:
+            shutil.copyfile(source, target)
+    (fresh / MANIFEST).write_bytes(manifest.json_bytes())
+    read_folder(fresh, shown=shown)  # what goes into place has been read once
+
+
+def _member(file: str, size: int) -> zipfile.ZipInfo:
+    member = zipfile.ZipInfo(file, _LONG_AGO)
+    member.create_system = 3  # the same on Windows
+    member.external_attr = (stat.S_IFREG | 0o644) << 16
+    member.file_size = size
+    return member
+
+
+def _add(archive: zipfile.ZipFile, bundle: Bundle, entry: FileEntry) -> None:
+    digest = hashlib.sha256()
+    with bundle.file(entry).open("rb") as source, archive.open(_member(entry.file, entry.size), "w") as sink:
+        while piece := source.read(1 << 20):
+            digest.update(piece)
+            sink.write(piece)
+    if digest.hexdigest() != entry.sha256:
+        raise DigestMismatch(bundle.path, entry.file, "was changed since the bundle was read")

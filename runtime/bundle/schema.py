@@ -1,0 +1,35 @@
+"""`python -m blastscope.runtime.bundle.schema` rewrites runtime/bundle.schema.json from the records in manifest.py."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from blastscope.runtime.bundle.atomic import write_file
+from blastscope.runtime.bundle.manifest import FORMAT, Manifest
+
+SCHEMA_FILE = Path(__file__).resolve().parents[1] / "bundle.schema.json"
+
+
+def schema_text() -> str:
+    """The JSON schema of manifest.json. Rules between keys (runtime/FORMAT.md) are checked on reading only."""
+    schema = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **Manifest.model_json_schema(),
+        "title": f"blastscope bundle, format {FORMAT}",
+    }
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+
+
+def main() -> None:
+    """Brings the file in step with the code."""
+    text = schema_text().encode()
+    write_file(SCHEMA_FILE, lambda fresh: _write(fresh, text))
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+
+
+if __name__ == "__main__":
+    main()
