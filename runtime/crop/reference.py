@@ -1,0 +1,101 @@
+"""The crop in OpenCV, on the CPU: the reference that every other implementation matches to the bit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from blastscope.runtime.crop.largest import largest_component_box
+from blastscope.runtime.crop.otsu import histogram_of, otsu_threshold
+from blastscope.runtime.crop.spec import CropSpec
+from blastscope.runtime.image import check_array
+from blastscope.runtime.prediction import Box, Refusal
+
+KERNEL = np.ones((3, 3), np.uint8)
+# Of the image's outermost pixels, the share that may be brighter than black. A cell that is cut off covers less, and every
+# smear of BCCD more, so that the two get different refusals.
+MOST_BRIGHT_BORDER = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Crop:
+    """What the networks see of one cell, and where in the image it lies."""
+
+    pixels: NDArray[np.uint8]  # (S, S, 3) RGB, owned
+    box: Box
+
+
+def crop_cell(image: NDArray[np.uint8], spec: CropSpec) -> Crop | Refusal:
+    """The cell in `image` (H, W, 3) uint8 RGB, a cell on black, as `spec` wants it; or why there is none.
+
+    The image may be any strided view; it is neither written to nor kept. Raises `ImageError` for anything but such an array.
+    """
+    image = np.ascontiguousarray(check_array(image))
+    if image.size == 0:
+        return Refusal("empty", f"the image has no pixels: {image.shape[1]} x {image.shape[0]}")
+    gray = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)
+    histogram = histogram_of(gray)
+    return _not_a_cell(gray, histogram, spec) or _crop(image, gray, otsu_threshold(histogram), spec)
+
+
+def _not_a_cell(gray: NDArray[np.uint8], histogram: NDArray[np.int64], spec: CropSpec) -> Refusal | None:
+    """Why the image can't be a cell on black, as far as brightness alone tells."""
+    brightest = int(np.flatnonzero(histogram)[-1])
+    if brightest <= spec.max_background:
+        return Refusal("empty", f"nothing is brighter than background: the brightest gray is {brightest}")
+    border = np.concatenate([gray[0], gray[-1], gray[:, 0], gray[:, -1]])
+    share = np.count_nonzero(border > spec.max_background) / border.size
+    if share > MOST_BRIGHT_BORDER:
+        return Refusal("not-on-black", f"{share:.0%} of the border is brighter than gray {spec.max_background}")
+    return None
+
+
+def _crop(image: NDArray[np.uint8], gray: NDArray[np.uint8], threshold: int, spec: CropSpec) -> Crop | Refusal:
+    mask = np.asarray(cv2.threshold(gray, threshold, 255, cv2.THRESH_BINARY)[1], np.uint8)
+    grown = spec.erosion_px
+    if grown:
+        eroded_mask = cv2.erode(mask, KERNEL, iterations=grown, borderType=cv2.BORDER_CONSTANT, borderValue=(0,))
+        mask = np.asarray(eroded_mask, np.uint8)
+    eroded = largest_component_box(mask)
+    if eroded is None:
+        return Refusal("too-small", f"nothing is left of what is brighter than gray {threshold} after erosion")
+    # an eroded pixel has `grown` mask pixels on every side, so the grown box can't leave the image
+    box = (eroded[0] - grown, eroded[1] - grown, eroded[2] + grown, eroded[3] + grown)
+    height, width = gray.shape
+    if box[0] == 0 or box[1] == 0 or box[2] == width or box[3] == height:
+        return Refusal("touches-border", f"the cell's box {box} reaches the edge of the {width} x {height} image")
+    box = box if spec.grow_back else eroded
+    return _wrong_size(box, spec) or Crop(_resized(_patch(image, box, spec), spec.side_px), box)
+
+
+def _wrong_size(box: Box, spec: CropSpec) -> Refusal | None:
+    width, height = box[2] - box[0], box[3] - box[1]
+    if min(width, height) < spec.min_box_px:
+        return Refusal("too-small", f"the cell is {width} x {height} px, less than {spec.min_box_px} px")
+    if max(width, height) > spec.max_box_px:
+        return Refusal("too-large", f"the cell is {width} x {height} px, more than {spec.max_box_px} px")
+    return None
+
+
+def _patch(image: NDArray[np.uint8], box: Box, spec: CropSpec) -> NDArray[np.uint8]:
+    """The pixels that are resized: the box, or the window at its middle; may be a view of `image`."""
+    x0, y0, x1, y1 = box
+    if spec.window_px is None:
+        return image[y0:y1, x0:x1]
+    size = spec.window_px
+    left, top = (x0 + x1) // 2 - size // 2, (y0 + y1) // 2 - size // 2
+    window = np.zeros((size, size, 3), np.uint8)
+    inside = image[max(top, 0) : top + size, max(left, 0) : left + size]
+    row, column = max(-top, 0), max(-left, 0)
+    window[row : row + inside.shape[0], column : column + inside.shape[1]] = inside
+    return window
+
+
+def _resized(patch: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """A (side, side, 3) array of its own."""
+    if patch.shape[:2] == (side, side):
+        return patch.copy()
+    return np.asarray(cv2.resize(patch, (side, side), interpolation=cv2.INTER_LINEAR_EXACT), np.uint8)
