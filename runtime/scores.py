@@ -309,7 +309,7 @@ def _wins(truth: NDArray[np.int64], score: NDArray[np.float64], cells: Grouping)
 
 def _auroc(wins: NDArray[np.float64], counts: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
     """The AUROC of each row of `weights` (draws, P) over patients, (draws,)."""
-    pairs = (weights @ counts.sum(axis=2)).prod(axis=1)  # HEM cells times ALL cells
+    pairs: NDArray[np.float64] = (weights @ counts.sum(axis=2)).prod(axis=1)  # HEM cells times ALL cells
     outscored: NDArray[np.float64] = ((weights @ wins) * weights).sum(axis=1)
     return outscored / pairs
 
