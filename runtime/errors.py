@@ -23,12 +23,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 
 class BlastscopeError(Exception):
     """Root of the tree: catch it to catch all of them."""
 
     exit_code = 1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """How a process pool carries the error home: Python's own way calls `__init__` with the message alone."""
+        return _again, (type(self), self.args, vars(self))
+
+
+def _again(kind: type[BlastscopeError], args: tuple[object, ...], facts: dict[str, object]) -> BlastscopeError:
+    error = kind.__new__(kind, *args)
+    vars(error).update(facts)
+    return error
 
 
 class UsageError(BlastscopeError, ValueError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Self
+from typing import Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -27,13 +27,32 @@ class Record(BaseModel):
             return cls.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError as error:
             raise ConfigError(path, ["no such file"]) from error
+        except OSError as error:
+            raise ConfigError(path, [f"can't be read: {error.strerror}"]) from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(path, [f"not TOML: {error}"]) from error
         except ValidationError as error:
-            unknown = any(item["type"] == "extra_forbidden" for item in error.errors())
-            raise ConfigError(path, problems(error), known=sorted(cls.model_fields) if unknown else ()) from error
+            unknown = [item["loc"] for item in error.errors() if item["type"] == "extra_forbidden"]
+            raise ConfigError(path, problems(error), known=_known_keys(cls, unknown[0][:-1]) if unknown else ()) from error
 
 
 def problems(error: ValidationError) -> list[str]:
     """One line for each thing pydantic found, with the key as it is written in the file."""
-    return [f"{'.'.join(map(str, item['loc'])) or 'file'}: {item['msg'].lower()}" for item in error.errors()]
+    found = []
+    for item in error.errors():
+        text = item["msg"].removeprefix("Value error, ")
+        key = ".".join(map(str, item["loc"]))
+        found.append(f"{key}: {text[:1].lower()}{text[1:]}" if key else text)
+    return found
+
+
+def _known_keys(record: type[BaseModel], section: tuple[int | str, ...]) -> list[str]:
+    """The keys of `record`, or of the section in it where the unknown key stands."""
+    for key in section:
+        field = record.model_fields.get(str(key))
+        kinds = [] if field is None else [field.annotation, *get_args(field.annotation)]  # an optional section is a union
+        inner = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+        if inner is None:
+            return []
+        record = inner
+    return sorted(record.model_fields)

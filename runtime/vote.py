@@ -1,7 +1,9 @@
 """The vote of section 2.6: of the three voters the one with the largest probability names the label.
 
-Margins, ln p(all) - ln p(hem), have the order of the probabilities and don't saturate: an fp32 softmax keeps the smaller of its
-two probabilities down to 1e-38, a margin of 87, while the larger is exactly 1.0 from 17 on.
+Compared is the ratio of a voter's larger probability to its smaller one, the exponential of its margin. It has the order of the
+probabilities and doesn't saturate: an fp32 softmax keeps the smaller of its two probabilities down to 1e-38, a margin of 87,
+while the larger is exactly 1.0 from 17 on. Ratios of two float32 that differ do so by 3e-15 of their size at least, and float64
+division rounds to 1e-16: so the order is exact and equal ratios are found equal, which logarithms don't give.
 """
 
 from __future__ import annotations
@@ -11,7 +13,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-TINY = np.float32(1e-38)
+from blastscope.runtime.errors import EngineError
+
+TINY = np.float32(1e-38)  # an engine that flushes subnormals to zero and one that doesn't give one order
 
 
 class Votes(NamedTuple):
@@ -25,19 +29,21 @@ class Votes(NamedTuple):
 def vote(probabilities: NDArray[np.float32], threshold: float | None = None) -> Votes:
     """Decides each cell of `probabilities` (N, 3, 2).
 
-    Equal margins go to ALL before HEM (a missed blast costs more than a second look), then to a, b, combined. With a
-    `threshold` the deciding voter stays, and the label is ALL where its probability of ALL reaches the threshold.
+    Equal ratios go to ALL before HEM (a missed blast costs more than a second look), then to a, b, combined. With a
+    `threshold` (compared as float32) the deciding voter stays, and the label is ALL where its probability of ALL reaches the
+    threshold. Raises `EngineError` where a probability is not a number: it would pass for HEM.
     """
-    safe = np.maximum(probabilities, TINY)
-    margin = np.log(safe[..., 1]) - np.log(safe[..., 0])  # (N, 3), positive: ALL
-    # a pair (|margin|, is ALL) in order; argmax takes the first of equals, which is a before b before combined
-    size = np.abs(margin)
-    strongest = size == size.max(axis=1, keepdims=True)
-    malignant = strongest & (margin >= 0)
+    if not np.isfinite(probabilities).all():
+        raise EngineError("a network answered with something that is not a number")
+    safe = np.maximum(probabilities, TINY).astype(np.float64)
+    hem, all_ = safe[..., 0], safe[..., 1]  # (N, 3)
+    strength = np.maximum(hem, all_) / np.minimum(hem, all_)
+    strongest = strength == strength.max(axis=1, keepdims=True)
+    malignant = strongest & (all_ >= hem)
+    # argmax takes the first of equals, which is a before b before combined
     candidates = np.where(malignant.any(axis=1, keepdims=True), malignant, strongest)
     voter = candidates.argmax(axis=1).astype(np.int32)
     rows = np.arange(len(voter))
-    score = probabilities[rows, voter, 1]
-    by_margin = margin[rows, voter] >= 0
-    label = by_margin if threshold is None else score >= threshold
-    return Votes(label.astype(np.int32), voter, score.astype(np.float32))
+    score = probabilities[rows, voter, 1].astype(np.float32)
+    label = all_[rows, voter] >= hem[rows, voter] if threshold is None else score >= np.float32(threshold)
+    return Votes(label.astype(np.int32), voter, score)
