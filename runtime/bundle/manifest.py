@@ -80,7 +80,8 @@ class VoteRule(Record):
     """How three opinions become one call (runtime/vote.py)."""
 
     rule: Literal["largest-probability"] = "largest-probability"
-    tie: tuple[ClassName, Voter, Voter, Voter] = ("all", "a", "b", "combined")
+    # the one tie that the vote knows: a bundle that wants another must not be opened
+    tie: tuple[Literal["all"], Literal["a"], Literal["b"], Literal["combined"]] = ("all", "a", "b", "combined")
 
 
 class OperatingPoint(Record):
