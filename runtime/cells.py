@@ -89,7 +89,7 @@ def _named_files(root: Path) -> list[_Named]:
     if any(file.label for file in files):
         return files
     table = _test_table(root)
-    return [_Named(file.path, *table.get(file.path.name, (file.name, None))) if table else file for file in files]
+    return [_Named(file.path, *table.get(file.path, (file.name, None))) for file in files]
 
 
 def _order(root: Path, path: Path) -> tuple[str, ...]:
@@ -99,7 +99,7 @@ def _order(root: Path, path: Path) -> tuple[str, ...]:
 def _image_files(root: Path) -> Iterator[Path]:
     seen: set[tuple[int, int]] = set()
     for folder, inner, names in os.walk(root, followlinks=True):
-        status = os.stat(folder)
+        status = Path(folder).stat()
         if (status.st_dev, status.st_ino) in seen:  # a link back to a folder above
             inner.clear()
             continue
@@ -114,17 +114,21 @@ def _folder_label(root: Path, path: Path) -> ClassName | None:
     return next((label for name in reversed(names) for label in CLASSES if name.lower() == label), None)
 
 
-def _test_table(root: Path) -> dict[str, tuple[str, ClassName]]:
-    """File name -> (name that tells the patient, label), from the preliminary test set's table at or below `root`."""
-    paths = sorted(root.rglob(TEST_TABLE)) or sorted(root.parent.glob(TEST_TABLE))
-    if not paths:
+def _test_table(root: Path) -> dict[Path, tuple[str, ClassName]]:
+    """File -> (name that tells the patient, label), from the preliminary test set's table in or beside `root`."""
+    tables = sorted(root.rglob(TEST_TABLE)) or sorted(root.parent.glob(TEST_TABLE))
+    if not tables:
         return {}
+    # the final test set has files of the same names, so the folder must be the right one too
+    folders = [tables[0].parent, *sorted(root.rglob(TEST_FOLDER)), *([root] if root.resolve().name == TEST_FOLDER else [])]
     try:
-        with paths[0].open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-            return {row["new_names"]: (Path(row["Patient_ID"]).stem, CLASSES[int(row["labels"])]) for row in rows}
+        with tables[0].open(newline="", encoding="utf-8-sig") as file:
+            rows = [
+                (row["new_names"], Path(row["Patient_ID"]).stem, CLASSES[int(row["labels"])]) for row in csv.DictReader(file)
+            ]
     except (KeyError, IndexError, ValueError, TypeError, OSError, csv.Error) as error:
-        raise DataError(paths[0], f"not a table with columns Patient_ID, new_names, labels (0 or 1): {error}") from error
+        raise DataError(tables[0], f"not a table with columns Patient_ID, new_names, labels (0 or 1): {error}") from error
+    return {folder / name: (uid, label) for folder in folders for name, uid, label in rows}
 
 
 def _read_all(files: list[_Named]) -> tuple[list[Cell], list[tuple[Path, str]]]:
@@ -144,8 +148,9 @@ def _read(file: _Named) -> Cell | str:
     if match["label"].lower() != file.label:
         return f"the name says {match['label'].lower()}, its folder or table {file.label}"
     content = read_content(file.path)
-    header = content if isinstance(content, Refusal) else read_header(content)
-    if isinstance(content, Refusal) or isinstance(header, Refusal):
+    if isinstance(content, Refusal):
+        return content.detail
+    if isinstance(header := read_header(content), Refusal):
         return f"{header.code}: {header.detail}"
     sha256 = hashlib.sha256(content).hexdigest()
     return Cell(file.path, file.label, match["patient"].upper(), match["image"], match["cell"], sha256)
