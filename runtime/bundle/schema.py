@@ -13,10 +13,12 @@ SCHEMA_FILE = Path(__file__).resolve().parents[1] / "bundle.schema.json"
 
 def schema_text() -> str:
     """The JSON schema of manifest.json. Rules between keys (runtime/FORMAT.md) are checked on reading only."""
+    described = Manifest.model_json_schema()
     schema = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **Manifest.model_json_schema(),
+        **described,
         "title": f"blastscope bundle, format {FORMAT}",
+        "required": ["format", *described["required"]],  # has a default in the code only, for writers
     }
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
