@@ -128,7 +128,7 @@ def _test_table(root: Path) -> dict[Path, tuple[str, ClassName]]:
             ]
     except (KeyError, IndexError, ValueError, TypeError, OSError, csv.Error) as error:
         raise DataError(tables[0], f"not a table with columns Patient_ID, new_names, labels (0 or 1): {error}") from error
-    return {folder / name: (uid, label) for folder in folders for name, uid, label in rows}
+    return {folder / name: (Path(uid).stem, label) for folder in folders for name, uid, label in rows}
 
 
 def _read_all(files: list[_Named]) -> tuple[list[Cell], list[tuple[Path, str]]]:

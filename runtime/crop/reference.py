@@ -88,8 +88,9 @@ def _is_cut(box: Box, eroded: Box, shape: tuple[int, ...], found: tuple[NDArray[
     """Whether the image's edge cuts the cell, and not just a thread that hangs on it.
 
     13 of 5,250 cells of C-NMC trail debris to the edge while the cell itself is whole. A side of the grown box at the edge cuts
-    the cell when the middle of the component's n pixels is nearer to that edge than sqrt(4 n / 5) = 0.89 sqrt(n): a disk that
-    touches lies at 0.56 sqrt(n), an ellipse twice as long as wide at 0.8, and those 13 at 0.97 or more. What spans the image is cut as well.
+    the cell when the middle of the component's n pixels is nearer to that edge than sqrt(4 n / 5) = 0.89 sqrt(n). A disk that
+    touches lies at 0.56 sqrt(n), an ellipse twice as long as wide at 0.8, and those 13 cells at 0.97 or more. What spans the
+    image is cut as well.
     """
     height, width = shape
     reached = (box[0] == 0, box[1] == 0, box[2] == width, box[3] == height)
