@@ -43,8 +43,8 @@ class _Look:
     lobes: int  # how far from round, % of the radius
 
 
-BLAST = _Look(radius=(96, 122), nucleus=(93, 98), clump=11, depth=(12, 19), lobes=5)
-NORMAL = _Look(radius=(80, 102), nucleus=(78, 89), clump=27, depth=(17, 27), lobes=8)
+BLAST = _Look(radius=(98, 126), nucleus=(93, 98), clump=11, depth=(12, 19), lobes=5)
+NORMAL = _Look(radius=(84, 104), nucleus=(78, 89), clump=27, depth=(17, 27), lobes=8)
 
 
 def draw_cell(seed: int, *, malignant: bool | None = None, size_px: int = SCALE_PX, tint: Tint = NO_TINT) -> NDArray[np.uint8]:
@@ -95,25 +95,27 @@ def draw_folder(root: Path | str, *, patients: int = 6, cells_each: int = 8, see
 
 
 def _painted(random: np.random.Generator, look: _Look, size_px: int, tint: Tint) -> NDArray[np.uint8]:
-    """Cytoplasm, nucleus, chromatin and grain, from the outside in."""
+    """Cytoplasm, nucleus, chromatin and grain, from the outside in, in a square that just holds the cell."""
     radius = _scaled(int(random.integers(*look.radius)), size_px)
-    middle = (size_px // 2 + int(random.integers(-3, 4)), size_px // 2 + int(random.integers(-3, 4)))
-    cell = _blob(random, size_px, middle, radius, look.lobes)  # 0 at the middle, 1024 at the rim
+    side = min(radius * 5 // 2, size_px)
+    cell = _blob(random, side, (side // 2, side // 2), radius, look.lobes)  # 0 at the middle, 1024 at the rim
     share = int(random.integers(*look.nucleus))
     shift = radius * (100 - share) // 250  # the nucleus lies off the middle where there is room
-    off = (middle[0] + int(random.integers(-shift, shift + 1)), middle[1] + int(random.integers(-shift, shift + 1)))
-    nucleus = _blob(random, size_px, off, radius * share // 100, look.lobes // 2)
+    off = (side // 2 + int(random.integers(-shift, shift + 1)), side // 2 + int(random.integers(-shift, shift + 1)))
+    nucleus = _blob(random, side, off, radius * share // 100, look.lobes // 2)
     stain = random.integers(-7, 8, 3) + np.array(tint)
     depth = int(random.integers(*look.depth))
-    chromatin = _texture(random, size_px, _scaled(look.clump, size_px)) * depth // 256
-    chromatin += _texture(random, size_px, _scaled(look.clump * 5 // 3, size_px)) * depth // 512
-    chromatin += _texture(random, size_px, _scaled(4, size_px)) * 3 // 256
-    cytoplasm = _texture(random, size_px, _scaled(15, size_px)) * 7 // 256
+    chromatin = _texture(random, side, _scaled(look.clump, size_px)) * depth // 256
+    chromatin += _texture(random, side, _scaled(look.clump * 5 // 3, size_px)) * depth // 512
+    cytoplasm = _texture(random, side, _scaled(15, size_px)) * 7 // 256
     edge = np.clip((1024 - nucleus) * 8 // 3, 0, 256)[..., None]  # a soft rim, in 256ths of nucleus
     inside = np.array([80, 31, 86]) + stain + chromatin[..., None] * np.array([5, 2, 3]) // 4
     outside = np.array([92, 48, 110]) + stain + cytoplasm[..., None]
-    painted = (inside * edge + outside * (256 - edge)) // 256
-    return np.where((cell < 1024)[..., None], np.clip(painted, 28, 250), 0).astype(np.uint8)
+    painted = np.clip((inside * edge + outside * (256 - edge)) // 256, 28, 250)
+    image = np.zeros((size_px, size_px, 3), np.uint8)
+    top, left = ((size_px - side) // 2 + int(random.integers(-3, 4)) * (side + 8 <= size_px) for _ in range(2))
+    image[top : top + side, left : left + side] = np.where((cell < 1024)[..., None], painted, 0)
+    return image
 
 
 def _scaled(length: int, size_px: int) -> int:
@@ -121,14 +123,14 @@ def _scaled(length: int, size_px: int) -> int:
     return max(length * size_px // SCALE_PX, 2)
 
 
-def _blob(random: np.random.Generator, size_px: int, middle: tuple[int, int], radius: int, lobes: int) -> Field:
+def _blob(random: np.random.Generator, side: int, middle: tuple[int, int], radius: int, lobes: int) -> Field:
     """1024 times the distance from `middle` over the distance of the rim, which waves by up to `lobes` %."""
-    rows, columns = np.mgrid[:size_px, :size_px].astype(np.int64)
+    rows, columns = np.mgrid[:side, :side].astype(np.int64)
     down, across = rows - middle[1], columns - middle[0]
     squash = int(random.integers(100 - 2 * lobes, 101 + 2 * lobes))
     across = across * squash // 100
     angle = _angle(down, across)
-    rim = np.full((size_px, size_px), 100 * 1024, np.int64)
+    rim = np.full((side, side), 100 * 1024, np.int64)
     for wave in (2, 3, 5, 9):
         rim += int(random.integers(0, lobes * 100 + 1)) * WAVES[(angle * wave + int(random.integers(1024))) % 1024] // 300
     # sqrt is correctly rounded by IEEE 754, so this is the same everywhere
@@ -143,23 +145,25 @@ def _angle(down: Field, across: Field) -> Field:
     return np.asarray(np.where(across >= 0, ahead, 512 - ahead) % 1024, np.int64)
 
 
-def _texture(random: np.random.Generator, size_px: int, clump_px: int) -> Field:
+def _texture(random: np.random.Generator, side: int, clump_px: int) -> NDArray[np.int32]:
     """Smooth noise between -256 and 256 with clumps of about `clump_px`: a coarse grid, smooth between its knots.
 
     The grid is turned by the angle of the 3-4-5 triangle or its mirror, which integers can do, so that no rows show.
     """
-    rows, columns = np.mgrid[:size_px, :size_px].astype(np.int64)
+    rows, columns = np.mgrid[:side, :side].astype(np.int32)
     turn = 3 if random.integers(2) else -3
-    down, across = (4 * rows + turn * columns) // 5 + 2 * size_px, (4 * columns - turn * rows) // 5 + 2 * size_px
-    knots = 4 * size_px // clump_px + 3
-    grid = random.integers(-256, 257, (knots, knots))
+    down, across = (4 * rows + turn * columns) // 5 + 2 * side, (4 * columns - turn * rows) // 5 + 2 * side
+    knots = 4 * side // clump_px + 3
+    grid = random.integers(-256, 257, (knots, knots)).astype(np.int32)
     (row, below), (column, right) = _smooth(down, clump_px), _smooth(across, clump_px)
     upper = grid[row, column] * (256 - right) + grid[row, column + 1] * right
     lower = grid[row + 1, column] * (256 - right) + grid[row + 1, column + 1] * right
-    return np.asarray((upper * (256 - below) + lower * below) // 65536, np.int64)
+    return np.asarray((upper * (256 - below) + lower * below) // 65536, np.int32)
 
 
-def _smooth(steps: Field, clump_px: int) -> tuple[Field, Field]:
+def _smooth(steps: NDArray[np.int32], clump_px: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """The knot before each step, and how far the next one is mixed in, in 256ths."""
-    knot, part = np.divmod(steps, clump_px)
-    return knot, part * part * (3 * clump_px - 2 * part) * 256 // clump_px**3
+    part = np.arange(clump_px, dtype=np.int64)
+    mixed = (part * part * (3 * clump_px - 2 * part) * 256 // clump_px**3).astype(np.int32)
+    knot = steps // clump_px
+    return knot, mixed[steps - knot * clump_px]
