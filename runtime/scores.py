@@ -19,6 +19,7 @@ from blastscope.runtime.errors import UsageError
 from blastscope.runtime.record import Record
 
 BINS = 10
+ROUNDING = 1e-5  # an engine's softmax may round past one
 
 
 class ClassScores(Record):
@@ -235,9 +236,9 @@ def _classes(name: str, values: ArrayLike) -> NDArray[np.int64]:
 
 def _probabilities(values: ArrayLike) -> NDArray[np.float64]:
     array = np.asarray(values, dtype=np.float64)
-    if array.ndim != 1 or not np.all((array >= 0) & (array <= 1)):
+    if array.ndim != 1 or not np.all((array >= 0) & (array <= 1 + ROUNDING)):
         raise UsageError(f"scores must be (N,) probabilities of all, from 0 to 1; got shape {array.shape}, or values outside")
-    return array
+    return np.minimum(array, 1.0)
 
 
 def _same_length(first: NDArray[np.int64], *others: NDArray[np.int64] | NDArray[np.float64] | Sequence[str]) -> None:

@@ -1,0 +1,20 @@
+"""RUN/report: a page that opens anywhere, its figures as JSON, and its pictures, all made from what a run left behind.
+
+Public names: `write_report` (a finished run's folder), `write_folder` and `ReportInput` (the same from arrays), `assess`,
+`Report`, `render_table` (Table 1 for a terminal), `Comparison` and `ComparisonRow` (RUN/comparison.json).
+"""
+
+from blastscope.train.report.facts import Comparison, ComparisonRow, Report, ReportInput, assess
+from blastscope.train.report.folder import write_folder, write_report
+from blastscope.train.report.table import render_table
+
+__all__ = [
+    "Comparison",
+    "ComparisonRow",
+    "Report",
+    "ReportInput",
+    "assess",
+    "render_table",
+    "write_folder",
+    "write_report",
+]
