@@ -9,8 +9,9 @@ import shutil
 import stat
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -317,6 +318,22 @@ def test_a_zip_is_unpacked_once_and_again_when_the_cache_was_damaged(folder: Pat
     (first.path / "stowaway").write_text("x")
     assert read_bundle(path, cache_dir=cache) == first
     assert (first.path / GRAPH).read_bytes() == FILES[GRAPH]
+
+
+def test_many_readers_of_one_zip_unpack_it_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, cache = pack(read_bundle(folder), folder.parent / "c7.zip"), folder.parent / "cache"
+    unpacked: list[object] = []
+
+    class Counted(zipfile.ZipFile):
+        def __init__(self, stream: BinaryIO) -> None:
+            unpacked.append(stream)
+            super().__init__(stream)
+
+    monkeypatch.setattr(zipfile, "ZipFile", Counted)
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(lambda _: read_bundle(path, cache_dir=cache), range(6)))
+    assert found == [found[0]] * 6
+    assert len(unpacked) == 1
 
 
 def test_a_cache_that_cannot_be_written_is_said_to_be_so(folder: Path) -> None:

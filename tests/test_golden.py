@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -74,6 +74,7 @@ class Echo:
     def close(self) -> None: ...
 
 
+@settings(deadline=None, max_examples=30)
 @given(st.integers(1, 16), st.integers(0, 99))
 def test_a_golden_set_is_written_as_the_same_bytes_and_read_as_the_same_arrays(count: int, seed: int) -> None:
     data = golden_bytes(golden(count, seed=seed))

@@ -71,7 +71,7 @@ json_values = st.recursive(
     max_leaves=6,
 )
 configs = st.dictionaries(st.text(max_size=5), json_values, max_size=3)
-laws = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+laws = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @laws
@@ -86,6 +86,7 @@ def test_pack_then_open_gives_the_same_bundle(tmp_path: Path, files: Files, conf
     assert beside(written.path) == ["c7", "cache"]
 
 
+@settings(deadline=None, max_examples=50)
 @given(files_of_a_bundle, configs)
 def test_a_manifest_is_the_same_after_a_round_trip(files: Files, config: dict[str, Any]) -> None:
     manifest = manifest_of(files, config=config)
@@ -312,9 +313,9 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_bundle(tmp_path: Path) -> 
         write(tmp_path / name, name)
     target = tmp_path / "there" / "c7"
     write(target, "one")
-    for turn in range(6):
+    for turn in range(4):
         with writing(target, tmp_path / "two", tmp_path / "one") as process:
-            threading.Event().wait(0.01 + 0.013 * turn)
+            threading.Event().wait(0.01 + 0.019 * turn)
             process.send_signal(signal.SIGKILL)
             process.wait()
         assert read_bundle(target).manifest.name in ("one", "two")
@@ -328,10 +329,10 @@ def test_a_reader_beside_a_busy_writer_sees_one_whole_bundle_or_says_that_it_is_
     write(target, "one")
     seen = []
     with writing(target, tmp_path / "two", tmp_path / "one"):
-        for _ in range(150):
+        for _ in range(60):
             try:
                 seen.append(read_bundle(target).digest)
             except BlastscopeError as error:
                 assert "is being changed again and again" in str(error)  # noqa: PT017
     assert set(seen) <= digests
-    assert len(seen) > 75
+    assert len(seen) > 30

@@ -7,7 +7,7 @@ from itertools import permutations, product
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
@@ -46,6 +46,7 @@ def decide(pairs: NDArray[np.float32]) -> tuple[int, int]:
     return rank(voter)[1], voter
 
 
+@settings(deadline=None)
 @given(cells)
 def test_the_vote_is_the_rule_read_word_by_word(probabilities: NDArray[np.float32]) -> None:
     votes = vote(probabilities)
@@ -54,6 +55,7 @@ def test_the_vote_is_the_rule_read_word_by_word(probabilities: NDArray[np.float3
     assert [part.dtype.name for part in votes] == ["int32", "int32", "float32"]
 
 
+@settings(deadline=None)
 @given(arrays(np.float64, (3, 3), elements=st.floats(-80, 80)))
 def test_the_largest_margin_decides_far_beyond_where_a_softmax_is_one(margins: NDArray[np.float64]) -> None:
     sizes = np.sort(np.abs(margins), axis=1)
@@ -96,6 +98,7 @@ def test_zero_and_anything_below_tiny_are_one_strength() -> None:
     assert (votes.label[0], votes.voter[0]) == (ALL, B)
 
 
+@settings(deadline=None)
 @given(cells, st.floats(0, 1))
 def test_a_threshold_moves_the_label_and_never_the_voter(probabilities: NDArray[np.float32], threshold: float) -> None:
     free, bound = vote(probabilities), vote(probabilities, threshold)
@@ -110,6 +113,7 @@ def test_a_score_on_the_threshold_is_all() -> None:
     assert vote(pairs, 0.7000001).label.tolist() == [HEM]
 
 
+@settings(deadline=None)
 @given(cells)
 def test_turning_the_cells_round_turns_the_votes_round(probabilities: NDArray[np.float32]) -> None:
     for forth, back in zip(vote(probabilities), vote(probabilities[::-1]), strict=True):

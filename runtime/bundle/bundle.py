@@ -48,14 +48,23 @@ def read_bundle(path: Path | str, *, cache_dir: Path | None = None) -> Bundle:
         _recover(path)
         if not path.is_dir():
             raise BundleError(path, "no such folder or zip")
-        before = path.stat()
+        before = _identity(path)
         try:
             return read_folder(path, shown=path)
-        except (BundleError, FileNotFoundError):
+        except BundleError:
             # a writer may have put the next bundle in this one's place while it was being read
-            if path.is_dir() and os.path.samestat(before, path.stat()):
+            if _identity(path) == before:
                 raise
     raise BundleError(path, "is being changed again and again: try once more when its writer is done")
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    """What changes when another folder takes the name; with the time, since a freed inode's number is soon used again."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_ctime_ns
 
 
 def _recover(path: Path) -> None:
@@ -73,7 +82,7 @@ def read_folder(folder: Path, *, shown: Path) -> Bundle:
         check_listed(folder, manifest, shown)
         for entry in manifest.files():
             _verify(folder, entry, shown)
-    except PermissionError as error:
+    except OSError as error:
         raise BundleError(shown, f"can't be read: {error}") from error
     return Bundle(folder.absolute(), manifest, bytes_sha256(data))
 

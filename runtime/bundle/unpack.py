@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import stat
+import struct
 import zipfile
 import zlib
 from pathlib import Path
@@ -19,7 +20,7 @@ from blastscope.runtime.bundle.parse import MANIFEST, MANIFEST_LIMIT, parse_mani
 from blastscope.runtime.errors import BundleError, DigestMismatch
 
 GROWTH_LIMIT = 100  # times the zip's size; weights hardly shrink at all, and a bomb grows a thousandfold
-_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError)
+_BROKEN = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, ArithmeticError, ValueError)
 
 
 def unpack(path: Path, cache_dir: Path | None = None) -> Bundle:
