@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# no deadline: a law that holds on a busy machine is a law; no example folder in the tree
+settings.register_profile("house", deadline=None, database=None, print_blob=True)
+settings.load_profile("house")
 
 ROOT = Path(__file__).resolve().parent.parent
 
