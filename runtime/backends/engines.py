@@ -1,0 +1,92 @@
+"""The table of backends, and the cache of compiled engines: derived files, known by a digest of all that can change them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blastscope.runtime.backends.protocol import BackendModule, Engine, EngineOptions
+from blastscope.runtime.bundle.atomic import write_file
+from blastscope.runtime.bundle.digest import file_sha256
+from blastscope.runtime.device import cpu_identity
+from blastscope.runtime.errors import UsageError
+
+BACKENDS = {
+    "openvino": "blastscope.runtime.backends.openvino_cpu",
+    "onnxruntime": "blastscope.runtime.backends.onnxruntime_cpu",
+}
+LAYOUT = "1"  # of what the backends make of a graph: raise it when they make something else
+_SEAL = 32  # bytes of sha256 at an engine file's end
+_UNUSED_DAYS = 90
+
+
+def load_backend(name: str) -> BackendModule:
+    """The module of the backend `name`. Raises `UsageError`; a missing library is told by its functions."""
+    if name not in BACKENDS:
+        raise UsageError(f"backend '{name}' is not known: say {' or '.join(sorted(BACKENDS))}")
+    return cast(BackendModule, import_module(BACKENDS[name]))
+
+
+def open_engine(graph: Path, options: EngineOptions, *, backend: str = "openvino", sha256: str | None = None) -> Engine:
+    """The fused graph in the ONNX file `graph`, loaded by `backend`. `sha256` saves reading the file where it is known."""
+    return load_backend(backend).open_engine(graph, sha256 or file_sha256(graph), options)
+
+
+def engine_digest(facts: Mapping[str, str]) -> str:
+    """The digest of `facts` and of the machine."""
+    machine = {"layout": LAYOUT, "platform": f"{sys.platform} {platform.machine()}", "cpu": cpu_identity()}
+    return hashlib.sha256(json.dumps({**machine, **facts}, sort_keys=True).encode()).hexdigest()
+
+
+def engine_file(cache_dir: Path, digest: str) -> Path:
+    """Where the engine of that digest is kept."""
+    return cache_dir / "engines" / f"{digest}.engine"
+
+
+def read_engine(path: Path) -> NDArray[np.uint8] | None:
+    """The bytes of the engine kept at `path`, mapped; None where there is none or where it is damaged."""
+    try:
+        data = np.memmap(path, np.uint8, "r")
+        os.utime(path)
+    except (OSError, ValueError):  # ValueError: an empty file
+        return None
+    body, seal = data[:-_SEAL], data[-_SEAL:]
+    return body if len(data) > _SEAL and hashlib.sha256(body.data).digest() == seal.tobytes() else None
+
+
+def write_engine(path: Path, data: bytes | memoryview) -> str | None:
+    """Keeps `data` at `path`, sealed with its digest. Gives the reason where the cache can't be written: it is only a cache."""
+
+    def fill(fresh: Path) -> None:
+        with fresh.open("wb") as stream:
+            stream.write(data)
+            stream.write(hashlib.sha256(data).digest())
+
+    try:
+        write_file(path, fill)
+        _drop_unused(path.parent)
+    except OSError as error:
+        return f"'{path.parent}' can't be written ({error.strerror or error})"
+    return None
+
+
+def _drop_unused(folder: Path) -> None:
+    """Deletes engines that nobody has opened for months: of libraries and bundles that are gone."""
+    oldest = time.time() - _UNUSED_DAYS * 86400
+    for path in folder.glob("*.engine"):
+        try:
+            if path.stat().st_mtime < oldest:
+                path.unlink()
+        except OSError:
+            continue  # another process was faster

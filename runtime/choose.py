@@ -1,0 +1,217 @@
+"""Which graph, computed in what: the pairs that a bundle and a machine admit, and the measurement that ranks them.
+
+The measurement begins after the first answer, in a thread of its own, and its result counts from the next opening on. The
+choice of an open handle holds, so that two images of one run are never judged by two engines.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from blastscope.runtime.bundle import Bundle, Golden
+from blastscope.runtime.bundle.atomic import write_file
+from blastscope.runtime.bundle.manifest import GraphEntry
+from blastscope.runtime.classes import PRECISIONS, Execution, Precision
+from blastscope.runtime.errors import BlastscopeError, Closed, DeviceError, UngatedBundle, UsageError
+from blastscope.runtime.lanes import Lanes
+
+_FLOATS: tuple[Execution, ...] = ("bf16", "f16", "f32")  # where nothing is measured: the likely fastest first, int8 after them
+_ROUNDS = (3, 20)  # at least and at most
+_SECONDS = 1.0  # of measurement a candidate
+
+Times = dict[str, float | None]  # ms a crop by a candidate's name; None: it failed
+
+
+class Candidate(NamedTuple):
+    """A fused graph and what it would be computed in."""
+
+    entry: GraphEntry
+    execution: Execution
+
+    @property
+    def name(self) -> str:
+        """As in benchmark rows: 'int8', 'fp32', 'fp32-bf16'."""
+        plain: Execution = "int8" if self.entry.precision == "int8" else "f32"
+        return self.entry.precision if self.execution == plain else f"{self.entry.precision}-{self.execution}"
+
+
+def admitted(
+    bundle: Bundle, precision: Precision | None, execution: Execution | None, offered: Sequence[Execution], notes: list[str]
+) -> list[Candidate]:
+    """The candidates that the wish (None: any), the bundle's tolerances and gate, and the device's `offered` leave.
+
+    Where the precision is open, an execution is taken from the first graph that has it: fp16 computed in f32 is fp32 with less
+    in it. Raises `UsageError`, `UngatedBundle`, `DeviceError` where none is left.
+    """
+    left: list[Candidate] = []
+    reasons: list[BlastscopeError] = []
+    for one in PRECISIONS if precision is None else (precision,):
+        entry = bundle.graph(one)
+        if entry is None:
+            reasons.append(UsageError(f"bundle '{bundle.path}' has no fused {one} graph: it has {_fused(bundle)}"))
+        elif reason := _gate_reason(bundle, entry):
+            reasons.append(reason)
+            notes.append(f"{one} is passed over: {reason.problem}")
+        else:
+            left += _executed(bundle, entry, execution, offered, reasons)
+    if not left:
+        # what the bundle lacks says less than what was refused
+        raise min(reasons, key=lambda reason: isinstance(reason, UsageError))
+    first = {candidate.execution: candidate for candidate in reversed(left)}
+    return [candidate for candidate in left if first[candidate.execution] is candidate]
+
+
+def _executed(
+    bundle: Bundle, entry: GraphEntry, wished: Execution | None, offered: Sequence[Execution], reasons: list[BlastscopeError]
+) -> list[Candidate]:
+    """`entry` in every execution that is wished, has a tolerance and is offered by the device."""
+    fitting = [one for one in entry.tolerances if (one == "int8") == (entry.precision == "int8")]
+    wanted = [one for one in fitting if wished in (None, one)]
+    if not wanted:
+        has = ", ".join(fitting) or "none"
+        reasons.append(
+            UsageError(f"bundle '{bundle.path}' gives no tolerance for {entry.precision} computed in {wished}: it gives {has}")
+        )
+    possible = [one for one in wanted if one in offered]
+    if wanted and not possible:
+        reasons.append(
+            DeviceError(f"{entry.precision} is to be computed in {' or '.join(wanted)}; the device offers {', '.join(offered)}")
+        )
+    return [Candidate(entry, one) for one in possible]
+
+
+def _gate_reason(bundle: Bundle, entry: GraphEntry) -> UngatedBundle | None:
+    if entry.precision != "int8" or bundle.manifest.gate != "held" or (entry.gate and entry.gate.passed):
+        return None
+    return UngatedBundle(bundle.path, f"{entry.file} {'did not pass its gate' if entry.gate else 'was never held to a gate'}")
+
+
+def _fused(bundle: Bundle) -> str:
+    return ", ".join(entry.precision for entry in bundle.manifest.graphs if entry.models == "fused")
+
+
+def in_order_of_speed(candidates: Sequence[Candidate], times: Times) -> list[Candidate]:
+    """The measured ones, fastest first; then the others, likely fastest first and int8 last, which takes longest to load."""
+
+    def rank(candidate: Candidate) -> tuple[float, int]:
+        guess = _FLOATS.index(candidate.execution) if candidate.execution in _FLOATS else len(_FLOATS)
+        known = times.get(candidate.name, math.inf)
+        failed = candidate.name in times and known is None
+        return (math.inf if known is None else known, guess + 10 * failed)
+
+    return sorted(candidates, key=rank)
+
+
+class Memory:
+    """What was measured on this machine, in one small file of the cache. It may be lost at any time."""
+
+    def __init__(self, cache_dir: Path, key: str) -> None:
+        self._path = cache_dir / "choices" / f"{key}.json"
+
+    def read(self) -> Times:
+        """Milliseconds a crop by candidate; nothing where nothing is known or the file is damaged."""
+        try:
+            found = json.loads(self._path.read_text(encoding="utf-8"))
+            times = found["ms_per_crop"]
+            return {str(name): None if value is None else float(value) for name, value in times.items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return {}
+
+    def remember(self, times: Times) -> None:
+        """Adds `times`. Raises `OSError` where the cache can't be written."""
+        text = json.dumps({"ms_per_crop": {**self.read(), **times}}, indent=1)
+        write_file(self._path, lambda fresh: _write(fresh, text))
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+class Opener(Protocol):
+    """Opens a candidate that passes the golden set."""
+
+    @property
+    def golden(self) -> Golden:
+        """The golden set."""
+        ...
+
+    def open(self, candidate: Candidate) -> Lanes:
+        """Raises `BlastscopeError`."""
+        ...
+
+
+class Survey:
+    """Measures the candidates that nobody has measured here yet, in turn with the one that is open."""
+
+    def __init__(
+        self, taken: tuple[Candidate, Lanes], others: Sequence[Candidate], opener: Opener, memory: Memory, notes: list[str]
+    ) -> None:
+        self._taken, self._lanes = taken
+        self._others = others
+        self._opener = opener
+        self._memory = memory
+        self._notes = notes
+        self._stop = threading.Event()
+        self._once = threading.Lock()  # taken by the first `start`, or by `finish`
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begins, unless it began already."""
+        if self._once.acquire(blocking=False):
+            self._thread = threading.Thread(target=self._run, name="blastscope-survey")
+            self._thread.start()
+
+    def finish(self) -> None:
+        """Waits for the candidate that is being measured, and leaves the others to the next opening."""
+        self._stop.set()
+        if self._once.acquire(blocking=False):
+            return  # never began, and now never will
+        while self._thread is None:  # `start` is between its two steps
+            time.sleep(0.001)
+        if self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def _run(self) -> None:
+        for candidate in self._others:
+            try:
+                self._memory.remember(self._measure(candidate))
+            except Closed:
+                return
+            except OSError as error:
+                self._notes.append(f"what was measured can't be kept: {error.strerror or error}")
+            if self._stop.is_set():
+                return
+
+    def _measure(self, candidate: Candidate) -> Times:
+        """Times of `candidate` and of the open engine, taken in turn, so that what else runs here slows both."""
+        try:
+            other = self._opener.open(candidate)
+        except BlastscopeError as error:
+            self._notes.append(f"{candidate.name} is passed over: {error}")
+            return {candidate.name: None}
+        try:
+            ours, theirs = self._race(self._lanes, other)
+        finally:
+            other.close()
+        self._notes.append(f"measured {candidate.name}: {theirs:.1f} ms a crop, {self._taken.name} {ours:.1f} ms")
+        return {self._taken.name: ours, candidate.name: theirs}
+
+    def _race(self, ours: Lanes, theirs: Lanes) -> tuple[float, float]:
+        best = [math.inf, math.inf]
+        end = time.monotonic() + _SECONDS
+        crop = self._opener.golden.crops[:1]
+        for number in range(_ROUNDS[1]):
+            for side, lanes in enumerate((ours, theirs)):
+                with lanes.borrowed() as lane:
+                    start = time.perf_counter()
+                    lane.infer(crop)
+                    best[side] = min(best[side], 1000 * (time.perf_counter() - start))
+            if number + 1 >= _ROUNDS[0] and time.monotonic() > end:
+                break
+        return best[0], best[1]

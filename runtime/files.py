@@ -1,0 +1,67 @@
+"""Files in, predictions out: images found in folders, and work on many files that overlaps without losing their order."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from blastscope.runtime.errors import DataError
+from blastscope.runtime.image import SUFFIXES
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+AHEAD = 32  # items a worker may be ahead of the consumer: answers are small, and one slow file must not stop the others
+
+
+def find_images(paths: Iterable[Path | str]) -> list[Path]:
+    """The images that `paths` name, in the order given: files as they are, folders as the image files below them, sorted.
+
+    A file is taken whatever its suffix, and a path with nothing behind it too: classifying gives each a refusal. Raises
+    `DataError` for a folder without an image.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        found += _images_below(path) if path.is_dir() else [path]
+    return found
+
+
+def _images_below(folder: Path) -> list[Path]:
+    images = sorted(
+        Path(place) / name
+        for place, folders, names in os.walk(folder)
+        for name in names
+        if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
+    )
+    if not images:
+        raise DataError(folder, f"holds no image: looked for {', '.join(SUFFIXES)}")
+    return images
+
+
+def in_order(function: Callable[[T], R], items: Iterable[T], *, workers: int) -> Iterator[tuple[T, R]]:
+    """Each item with `function` of it, in the order given, computed by `workers` threads.
+
+    Reads `items` as it goes, in the caller's thread, and at most `AHEAD` times `workers` items ahead, so that memory doesn't
+    grow with their number. What `function` raises is raised here at that item's turn; leaving early drops what hasn't begun.
+    """
+    line: deque[tuple[T, Future[R]]] = deque()
+    with ThreadPoolExecutor(workers, "blastscope-files") as pool:
+        try:
+            for item in items:
+                line.append((item, pool.submit(function, item)))
+                while line and (len(line) >= AHEAD * workers or line[0][1].done()):
+                    yield _result(line)
+            while line:
+                yield _result(line)
+        finally:
+            for _, future in line:
+                future.cancel()
+
+
+def _result(line: deque[tuple[T, Future[R]]]) -> tuple[T, R]:
+    item, future = line.popleft()
+    return item, future.result()

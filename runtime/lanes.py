@@ -1,0 +1,146 @@
+"""The lanes of an engine, shared by many threads: each call borrows one, and closing waits for the calls that are under way."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from queue import SimpleQueue
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blastscope.runtime.backends.protocol import Backend, Engine
+from blastscope.runtime.errors import Closed, UsageError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Lanes:
+    """An engine that many threads may use. Has the three members of `Backend`, and is thread-safe."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.name = engine.backend
+        self._free: SimpleQueue[Backend] = SimpleQueue()
+        for lane in engine.lanes:
+            self._free.put(lane)
+        self._state = threading.Condition()
+        self._calls = 0  # under way
+        self._closing = False
+        self._process = os.getpid()
+        self._here = threading.local()  # .works: this thread is one of the pool's
+        self._pool: ThreadPoolExecutor | None = None
+
+    def infer(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Probabilities (N, 3, 2) of `crops` (N, S, S, 3), in an array of their own; the crops are spread over the lanes."""
+        with self.call():
+            count = max(1, min(len(self.engine.lanes), len(crops)))
+            return np.concatenate(self.spread(self.answer, np.array_split(crops, count)))
+
+    def answer(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Probabilities (N, 3, 2) of `crops` from one lane, waiting for a free one. To be called inside `call`."""
+        with self.borrowed() as lane:
+            return np.array(lane.infer(crops), np.float32)  # a copy: the lane may use its buffer again
+
+    @contextmanager
+    def borrowed(self) -> Iterator[Backend]:
+        """One lane, for this thread alone. Waits for a free one."""
+        lane = self._free.get()
+        try:
+            yield lane
+        finally:
+            self._free.put(lane)
+
+    @contextmanager
+    def call(self) -> Iterator[None]:
+        """Holds the lanes open meanwhile. Raises `Closed`, and `UsageError` in a forked child."""
+        self.enter()
+        try:
+            yield
+        finally:
+            self.leave()
+
+    def enter(self) -> None:
+        """Begins a call."""
+        self._require_own_process()
+        with self._state:
+            if self._closing:
+                raise Closed
+            self._calls += 1
+
+    def leave(self) -> None:
+        """Ends a call."""
+        with self._state:
+            self._calls -= 1
+            self._state.notify_all()
+
+    def spread(self, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+        """`function` of every item, in order, by as many threads as there are lanes. The calling thread is one of them."""
+        results: dict[int, R] = {}
+        numbers = iter(range(len(items)))
+
+        def work() -> None:
+            for number in numbers:  # iterating over a range is atomic
+                results[number] = function(items[number])
+
+        helpers = [self.start(work) for _ in range(min(len(self.engine.lanes), len(items)) - 1)]
+        try:
+            work()
+        finally:
+            unfinished = [helper for helper in helpers if not helper.cancel()]
+        for helper in unfinished:
+            helper.result()
+        return [results[number] for number in range(len(items))]
+
+    def start(self, function: Callable[[], None]) -> Future[None]:
+        """Runs `function` in a thread of the pool, which has one for each lane."""
+        with self._state:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(len(self.engine.lanes), "blastscope")
+            return self._pool.submit(self._mark_and_run, function)
+
+    def _mark_and_run(self, function: Callable[[], None]) -> None:
+        self._here.works = True
+        function()
+
+    def stop(self) -> None:
+        """From now on calls raise `Closed`; those under way go on. Wakes whoever waits for room."""
+        with self._state:
+            self._closing = True
+            self._state.notify_all()
+
+    def wake(self) -> None:
+        """Lets those who wait look at their condition again."""
+        with self._state:
+            self._state.notify_all()
+
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Waits until `condition` holds, which is looked at after `wake` and whenever a call ends. Raises `Closed`."""
+        with self._state:
+            self._state.wait_for(lambda: self._closing or condition())
+            if self._closing:
+                raise Closed
+
+    def close(self) -> None:
+        """Waits for the calls under way and frees the engine. Safe to call twice, and in a future's callback."""
+        if os.getpid() != self._process:
+            return  # a forked child owns none of the threads
+        self.stop()
+        with self._state:
+            self._state.wait_for(lambda: self._calls == 0)
+            pool, self._pool = self._pool, None
+        if pool:
+            # a callback runs in a thread of the pool, which can't wait for itself
+            pool.shutdown(wait=not getattr(self._here, "works", False))
+        self.engine.close()
+
+    def _require_own_process(self) -> None:
+        if os.getpid() != self._process:
+            raise UsageError(
+                f"the handle was opened in process {self._process} and doesn't survive a fork: open the bundle in the child"
+            )
