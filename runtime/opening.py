@@ -84,11 +84,11 @@ class Wish:
 
 
 def _one_of(what: str, value: str, known: tuple[T, ...]) -> T:
-    if value not in known:
-        raise UsageError(
-            f"{what} '{value}' is not known: say auto, {', '.join(known)}".replace("say auto, latency", "say latency")
-        )
-    return cast(T, value)
+    found = next((one for one in known if one == value), None)
+    if found is None:
+        auto = "" if what == "workload" else "auto, "
+        raise UsageError(f"{what} '{value}' is not known: say {auto}{', '.join(known)}")
+    return found
 
 
 @dataclass(slots=True)

@@ -130,7 +130,7 @@ class Scope:
             return self._decider.refused(image) if isinstance(image, Refusal) else self._decider.classify_or_refuse(image)
 
     def infer(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Probabilities (N, 3, 2) of `crops` (N, S, S, 3) made as the bundle's specification says; for checks and benchmarks."""
+        """Probabilities (N, 3, 2) of `crops` (N, S, S, 3) made as the bundle's specification says, for benchmarks."""
         return self._opened.lanes.infer(crops)
 
     def close(self) -> None:

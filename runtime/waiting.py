@@ -1,4 +1,4 @@
-"""The crops that were submitted and wait for a lane: bounded, begun in their order, several at once where an engine likes it."""
+"""The crops that were submitted and wait for a lane: bounded, begun in their order, some at once where an engine likes it."""
 
 from __future__ import annotations
 
