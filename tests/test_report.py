@@ -180,6 +180,11 @@ def test_notes_stand_on_the_page_and_in_the_terminal() -> None:
     assert "backbone weights: random <x>" in capture.get()
 
 
+def test_few_patients_of_a_class_are_a_warning() -> None:
+    notes = assess(invent()).notes
+    assert [note.split(":")[0] for note in notes] == ["only 2 HEM patients validate", "only 3 ALL patients validate"]
+
+
 def test_a_run_without_validation_cells_still_shows_its_curves() -> None:
     history: dict[Voter, tuple[EpochRow, ...]] = {"a": epochs(2, validated=False), "b": (), "combined": ()}
     given = replace(empty(invent()), history=history, kept={"a": 2})
@@ -293,7 +298,7 @@ def test_a_runs_folder_gives_the_report_of_its_cells(run: Path, monkeypatch: pyt
     assert report.training.all == ("7", "80")
     assert report.kept == {"a": 4, "b": 3, "combined": 2}
     assert report.comparison is not None
-    assert report.notes == ("backbone weights: random",)
+    assert report.notes[0] == "backbone weights: random"
 
 
 def test_a_run_that_is_not_whole_is_refused_by_the_file_that_lacks(run: Path) -> None:

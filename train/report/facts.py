@@ -16,6 +16,7 @@ from blastscope.runtime.scores import CallScores, find_operating_point, score_ca
 from blastscope.runtime.vote import vote
 from blastscope.train.schedule import EpochRow
 
+FEW = 5  # a bootstrap over fewer patients of a class sees too little of how patients differ
 SENSITIVITIES = (0.90, 0.95, 0.99)
 VOTE = "vote"
 
@@ -106,6 +107,7 @@ def assess(given: ReportInput) -> Report:
             scores[subject] = score_calls(given.labels, calls, score, given.patients)
         points = tuple(find_operating_point(given.labels, votes.score, wanted) for wanted in SENSITIVITIES)
         deciding = {voter: int((votes.voter == place).sum()) for place, voter in enumerate(VOTERS)}
+        notes += _few(scores[VOTE])
     except (UsageError, EngineError) as error:  # a run without a usable validation part still has curves to show
         scores = {}
         notes.append(f"no scores: {error}")
@@ -132,6 +134,17 @@ def opinion(given: ReportInput, subject: str) -> tuple[NDArray[np.int32], NDArra
         return votes.label, votes.score
     alone = given.probabilities[:, SUBJECTS.index(subject)]
     return (alone[:, 1] >= alone[:, 0]).astype(np.int32), alone[:, 1]  # a tie is ALL, as in the vote
+
+
+def _few(scores: CallScores) -> list[str]:
+    """A warning for each class with so few patients that its intervals promise too much."""
+    counts = {label: sum(row.label == label for row in scores.patients) for label in CLASSES}
+    return [
+        f"only {count} {label.upper()} patient{'s validate' if count > 1 else ' validates'}: "
+        "intervals by bootstrap over so few are too narrow"
+        for label, count in counts.items()
+        if count < FEW
+    ]
 
 
 def _part(patients: tuple[str, ...], classes: Mapping[str, ClassName]) -> Part:

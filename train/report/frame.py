@@ -28,8 +28,10 @@ tbody tr + tr > * { border-top: 1px solid var(--line); }
 tbody tr.first > * { border-top: 1.5px solid var(--muted); }
 td.n, th.n { text-align: right; padding-right: 1.3rem; white-space: nowrap; }
 td small { color: var(--muted); white-space: nowrap; }
-table.wide th, table.wide td { padding-right: .55rem; }
-table.wide .group { padding-left: 1rem; }
+table.wide { font-size: .86rem; }
+table.wide th, table.wide td { padding-right: .4rem; }
+table.wide .group { padding-left: 1.1rem; }
+table.wide tr + tr th { font-weight: 500; }
 thead tr.over th { border-bottom: 0; padding-bottom: 0; }
 tr.strong > * { font-weight: 600; }
 tr.wrong td, tr.wrong th { background: #fff4ec; }

@@ -59,17 +59,16 @@ def _table1(report: Report) -> str:
     head = "".join('<th class="n group">precision</th><th class="n">recall</th><th class="n">F1</th>' for _ in SUBJECTS)
     rows: list[Row] = []
     for key, name in ROWS:
-        cells: list[Cell] = [name]
+        cells: list[Cell] = [name, _number(f"{getattr(report.scores[VOTE].table1, key).support:,}")]
         for subject in SUBJECTS:
             row: ClassScores = getattr(report.scores[subject].table1, key)
             cells += [(f"{row.precision:.3f}", "n group"), *(_number(f"{value:.3f}") for value in (row.recall, row.f1))]
-        support = getattr(report.scores[VOTE].table1, key).support
-        rows.append(("strong" if key == "weighted" else "", [*cells, (f"{support:,}", "n group")]))
+        rows.append(("strong" if key == "weighted" else "", cells))
     return (
         "<h2>Precision, recall and F1</h2>"
         '<p class="quiet">As Table 1 of the paper. Weighted: the mean of both classes by their support.</p>'
-        f'<div class="scroll"><table class="wide"><thead><tr class="over"><th></th>{top}<th class="group"></th></tr>'
-        f'<tr><th></th>{head}<th class="n group">support</th></tr></thead><tbody>{_body(rows)}</tbody></table></div>'
+        f'<div class="scroll"><table class="wide"><thead><tr class="over"><th></th><th></th>{top}</tr>'
+        f'<tr><th></th><th class="n">support</th>{head}</tr></thead><tbody>{_body(rows)}</tbody></table></div>'
     )
 
 
