@@ -75,7 +75,7 @@ def _magnitudes(config: AugmentConfig, name: str, column: str, uniform: NDArray[
 
 
 def augment(crops: Tensor, table: NDArray[np.float32], generator: torch.Generator) -> Tensor:
-    """`crops` (N, S, S, 3) uint8 with the augmentations of their rows of `table`; `generator` makes the noise, on their device."""
+    """`crops` (N, S, S, 3) uint8 with the augmentations of their rows of `table`; `generator` makes the noise."""
     rows = np.flatnonzero(table.any(axis=1))
     if not len(rows):
         return crops
@@ -106,7 +106,7 @@ def _move(pixels: Tensor, columns: dict[str, Tensor]) -> Tensor:
 
 
 def _recolour(pixels: Tensor, cell: Tensor, columns: dict[str, Tensor]) -> Tensor:
-    """Stain, saturation, gray, hue, contrast, brightness, channels and offsets: all linear in a pixel, so one matrix an image."""
+    """Stain, saturation, gray, hue, contrast, brightness, channels and offsets: all linear in a pixel: one matrix an image."""
     count = cell.sum(dim=(2, 3)).clamp_min(1)  # (n, 1)
     mean = pixels.sum(dim=(2, 3)) / count  # (n, 3); black adds nothing
     spread = (pixels.square().sum(dim=(2, 3)) / count - mean.square()).clamp_min(1e-6).sqrt()
@@ -145,7 +145,7 @@ def _texture(pixels: Tensor, columns: dict[str, Tensor], generator: torch.Genera
     if columns["gamma"].any():
         pixels = pixels.clamp(1e-4, 1) ** (1 + columns["gamma"])[:, None, None, None]
     if columns["blur"].any():
-        smooth = F.avg_pool2d(pixels, 5, stride=1, padding=2)
+        smooth = F.avg_pool2d(pixels, 3, stride=1, padding=1)
         pixels = torch.lerp(pixels, smooth, columns["blur"][:, None, None, None])
     if columns["noise"].any():
         noisy = columns["noise"].nonzero()[:, 0]

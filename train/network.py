@@ -1,4 +1,4 @@
-"""The networks of Fig. 3: two voters on their own backbones, the combined head on both, and all three opinions in two passes."""
+"""The networks of Fig. 3: two voters on their own backbones, the combined head on both, and all three in two passes."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def mean_over(views: int, logits: Tensor) -> Tensor:
     """(views N, ...) to (N, ...)."""
     if views == 1:
         return logits
-    return logits.float().unflatten(0, (views, -1)).mean(dim=0)
+    return logits.float().reshape(views, -1, *logits.shape[1:]).mean(dim=0)
 
 
 class CombinedHead(nn.Module):
@@ -147,7 +147,7 @@ class CombinedNetwork(nn.Module):
 
 
 class Ensemble(nn.Module):
-    """All three voters as one network: crops (N, S, S, 3) uint8 to logits (N, 3, 2) float32, voters in the order a, b, combined.
+    """All three voters as one network: crops (N, S, S, 3) uint8 to logits (N, 3, 2) float32, voters a, b, combined.
 
     Two backbone passes a view; four when stage 2 moved the backbones too, since A and B keep their own (`passes`).
     """

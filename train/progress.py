@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 
 from blastscope.train.schedule import EpochRow
+
+Batch = TypeVar("Batch")
 
 
 class Progress:
@@ -38,12 +41,13 @@ class Progress:
 
     def say(self, text: str) -> None:
         """A line that stays."""
-        self.console.print(text, highlight=False, markup=False)
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def crops(self, done: int, of: int) -> None:
         """`done` of `of` cells are cropped."""
-        task = self.tasks.setdefault("crops", self.bars.add_task("crops", total=of, left="") if "crops" not in self.tasks else TaskID(0))
-        self.bars.update(task, completed=done)
+        if "crops" not in self.tasks:
+            self.tasks["crops"] = self.bars.add_task("crops", total=of, left="")
+        self.bars.update(self.tasks["crops"], completed=done)
 
     def begin(self, name: str, epoch: int, epochs: int, steps: int) -> None:
         """Network `name` stands before epoch `epoch` (from 0) of at most `epochs`, of `steps` each."""
@@ -51,9 +55,11 @@ class Progress:
         self.rows[name] = (epoch, time.monotonic(), epochs)
         self.say(f"{name}: " + (f"goes on after epoch {epoch}" if epoch else f"at most {epochs} epochs of {steps} steps"))
 
-    def step(self, name: str) -> None:
-        """One step of `name` is done."""
-        self.bars.advance(self.tasks[name])
+    def track(self, name: str, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """`batches`, each of them a step of `name`."""
+        for batch in batches:
+            yield batch
+            self.bars.advance(self.tasks[name])
 
     def epoch(self, name: str, row: EpochRow) -> None:
         """An epoch of `name` is done; says at most how long the rest takes."""

@@ -1,18 +1,17 @@
 """`train_ensemble`: a folder of cells in, a run folder out.
 
-    RUN/run.json                 where it comes from; "running" until all is done
-    RUN/a/ b/ combined/          the fitting of each network (train/saved.py)
-    RUN/history.json             losses, accuracies and rates of every epoch
-    RUN/ensemble.safetensors     the three voters as one network
-    RUN/validation.safetensors   probabilities (N, 3, 2) of the validation cells, in the order of run.json
-    RUN/report/                  the page and its figures
+RUN/run.json                 where it comes from; "running" until all is done
+RUN/a/ b/ combined/          the fitting of each network (train/saved.py)
+RUN/history.json             losses, accuracies and rates of every epoch
+RUN/ensemble.safetensors     the three voters as one network
+RUN/validation.safetensors   probabilities (N, 3, 2) of the validation cells, in the order of run.json
+RUN/report/                  the page and its figures
 """
 
 from __future__ import annotations
 
 import importlib.util
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +26,7 @@ from blastscope.train.config import TrainConfig
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from blastscope.train.checkpoint import RunProvenance
+    from blastscope.train.checkpoint import RunHistory, RunProvenance
     from blastscope.train.progress import Progress
     from blastscope.train.stages import Job
 
@@ -106,12 +105,14 @@ def _train(job: Job, folder: CellFolder) -> None:
         write_tensors(job.run / "validation.safetensors", {"probabilities": torch.from_numpy(validated)})
         history = read_history(job.run)
         write_record(job.run / "history.json", history)
-        spent = max(time.monotonic() - began, sum(row.seconds for rows in (history.a, history.b, history.combined) for row in rows))
+        spent = max(
+            time.monotonic() - began, sum(row.seconds for rows in (history.a, history.b, history.combined) for row in rows)
+        )
         finished = provenance.model_copy(update={"state": "finished", "seconds": round(spent, 1)})
         save_ensemble(job.run, TrainedEnsemble(ensemble.cpu(), job.config, finished))
 
 
-def read_history(run: Path) -> Record:
+def read_history(run: Path) -> RunHistory:
     """The epochs of the three finished networks."""
     from blastscope.train.checkpoint import RunHistory
     from blastscope.train.saved import FitFolder
@@ -202,7 +203,8 @@ def say_data(provenance: RunProvenance, progress: Progress) -> None:
     """What goes in and what was left out, by name."""
     progress.say(
         f"{provenance.training_cells} cells of {len(provenance.patients.training)} patients train, "
-        f"{len(provenance.validation)} of {len(provenance.patients.validation)} validate; {provenance.duplicates} duplicates dropped"
+        f"{len(provenance.validation)} of {len(provenance.patients.validation)} validate; "
+        f"{provenance.duplicates} duplicates dropped"
     )
     for file, reason in provenance.refused:
         progress.say(f"left out: {file}: {reason}")

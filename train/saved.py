@@ -4,8 +4,8 @@
     FOLDER/best-0007.safetensors    weights of the best epoch, if the best is kept
     FOLDER/network.safetensors      the finished network, with its history; the others are deleted then
 
-Every file is written beside its place and renamed. The best weights carry their epoch in the name and are written first, so that
-a kill between two files leaves a state whose best weights are there.
+Every file is written beside its place and renamed. The best weights carry their epoch in the name and are written first, so
+that a kill between two files leaves a state whose best weights are there.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Moving:
     """The parts that change from step to step."""
 
     network: nn.Module
-    average: nn.Module | None
     optimiser: torch.optim.Optimizer
+    average: nn.Module | None
 
 
 @dataclass(frozen=True, slots=True)

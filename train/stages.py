@@ -66,17 +66,17 @@ class Rows:
 def train_voters(job: Job, start: VoterNetwork) -> tuple[VoterNetwork, VoterNetwork]:
     """Models A and B, each from the weights of `start`."""
     a, b = copy.deepcopy(start), copy.deepcopy(start)
-    seen = Rows(CropSource(job.store.crops), job.store.labels, job.store.patients, job.bags.a, job.split.validation)
-    for name, network, bag in (("a", a, job.bags.a), ("b", b, job.bags.b)):
-        voter: Voter = "a" if name == "a" else "b"
+    store = job.store
+    parts: tuple[tuple[Voter, VoterNetwork, Bag], ...] = (("a", a, job.bags.a), ("b", b, job.bags.b))
+    for voter, network, bag in parts:
         reset(network.classify, job.seed(voter))
-        _fit(job, voter, network, Rows(seen.source, seen.labels, seen.patients, bag, seen.validation))
+        _fit(job, voter, network, Rows(CropSource(store.crops), store.labels, store.patients, bag, job.split.validation))
         lean(network.classify, job.config.stage1)
     return a, b
 
 
 def train_combined(job: Job, a: VoterNetwork, b: VoterNetwork) -> Ensemble:
-    """The combined model on A's and B's features, which don't move unless `fine_tune` says so; with it the ensemble is whole."""
+    """The combined model on A's and B's features, which move only with `fine_tune`; it completes the ensemble."""
     torch.manual_seed(seed_of(*job.seed("combined")))
     stage = job.config.stage2
     head = CombinedHead(a.features, stage)
@@ -109,7 +109,7 @@ def _fit(job: Job, voter: Voter, network: nn.Module, rows: Rows) -> None:
         share=(job.machine.global_rank, job.machine.world_size),
     )
     validation = ValidationBatches(rows.source, rows.labels, rows.validation, job.config.compute.batch)
-    fit(network, Task(voter, training, validation, FitFolder(job.run / voter)), stage, job.machine, job.progress)
+    fit(network, Task(voter, stage, training, validation, FitFolder(job.run / voter)), job.machine, job.progress)
 
 
 def feature_rows(job: Job, a: VoterNetwork, b: VoterNetwork) -> Rows:

@@ -9,7 +9,7 @@ import torch
 
 from blastscope.runtime.errors import MissingLibrary
 
-# torchvision's import asks for two operators that its CUDA library would have brought; the declarations live as long as this does
+# torchvision's import asks for two operators that its CUDA library would have brought; declared as long as this list lives
 _declared: list[torch.library.Library] = []
 
 
@@ -29,7 +29,7 @@ def _mend_torchvision() -> None:
     except RuntimeError as error:
         if _declared or "torchvision::nms" not in str(error):
             raise
-        library = torch.library.Library("torchvision", "FRAGMENT")
+        library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
         for operator in ("nms", "qnms"):
-            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
         _declared.append(library)
