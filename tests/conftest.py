@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import settings
+from numpy.typing import NDArray
 
 # no deadline: a law that holds on a busy machine is a law; no example folder in the tree
 settings.register_profile("house", deadline=None, database=None, print_blob=True)
@@ -30,3 +34,142 @@ def shared_data() -> Path:
 def cnmc(shared_data: Path) -> Path:
     """The C-NMC cells in the archive's own folders, fold_0 and fold_1."""
     return shared_data / "cnmc" / "C-NMC_training_data"
+
+
+@pytest.fixture
+def tiny_bundle(tmp_path: Path) -> TinyBundle:
+    """Makes bundles of a tiny fused graph, which engines load in milliseconds."""
+    return TinyBundle(tmp_path)
+
+
+class TinyBundle:
+    """Bundles whose networks are a linear function of a crop's mean colour, computed for the golden set by numpy."""
+
+    side_px = 16
+    weight = np.random.default_rng(3).normal(0, 6, (3, 6)).astype(np.float32)
+    bias = np.random.default_rng(4).normal(0, 0.5, 6).astype(np.float32)
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def expected(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """What the networks say of `crops`."""
+        means = crops.reshape(len(crops), -1, 3).mean(axis=1, dtype=np.float64) / 255 - 0.3
+        logits = (means @ self.weight + self.bias).reshape(-1, 3, 2)
+        powers = np.exp(logits - logits.max(axis=2, keepdims=True))
+        return (powers / powers.sum(axis=2, keepdims=True)).astype(np.float32)
+
+    def crops(self, count: int, seed: int = 0) -> NDArray[np.uint8]:
+        """Crops of one colour each, with a little noise."""
+        rng = np.random.default_rng(seed)
+        side = self.side_px
+        noisy = rng.integers(20, 230, (count, 1, 1, 3)) + rng.integers(-20, 20, (count, side, side, 3))
+        return noisy.astype(np.uint8)
+
+    def cell(self, seed: int = 0, size_px: int = 80) -> NDArray[np.uint8]:
+        """A disk of some colour on black."""
+        rows, columns = np.ogrid[:size_px, :size_px]
+        disk = (rows - size_px / 2) ** 2 + (columns - size_px / 2) ** 2 < (size_px / 3) ** 2
+        return (disk[..., None] * np.random.default_rng(seed).integers(90, 250, 3)).astype(np.uint8)
+
+    def graph(self, *, precision: str = "fp32", wrong: float = 0.0) -> bytes:
+        """The ONNX file; `wrong` is added to the logits of ALL."""
+        from onnx import TensorProto, helper, numpy_helper
+
+        bias = self.bias + np.tile(np.array([0, wrong], np.float32), 3)
+        finest = float(np.abs(self.weight).max()) / 127
+        constants: dict[str, Any] = {
+            "axes": np.array([1, 2]), "scale": np.float32(255), "shift": np.float32(0.3),
+            "bias": bias, "shape": np.array([-1, 3, 2]), "flat": np.array([-1, 6]),
+            "weight": self.weight, "step": np.float32(1 / 128), "zero": np.int8(0), "fine": np.float32(finest),
+        }  # fmt: skip
+        nodes = [
+            helper.make_node("Cast", ["crops"], ["floats"], to=TensorProto.FLOAT),
+            helper.make_node("ReduceMean", ["floats", "axes"], ["mean"], keepdims=0),
+            helper.make_node("Div", ["mean", "scale"], ["share"]),
+            helper.make_node("Sub", ["share", "shift"], ["centred"]),
+        ]
+        left, right = "centred", "weight"
+        if precision == "int8":
+            constants["weight"] = np.clip(np.rint(self.weight / finest), -127, 127).astype(np.int8)
+            nodes += [
+                helper.make_node("QuantizeLinear", ["centred", "step", "zero"], ["centred8"]),
+                helper.make_node("DequantizeLinear", ["centred8", "step", "zero"], ["centredq"]),
+                helper.make_node("DequantizeLinear", ["weight", "fine", "zero"], ["weightq"]),
+            ]
+            left, right = "centredq", "weightq"
+        nodes += [
+            helper.make_node("MatMul", [left, right], ["product"]),
+            helper.make_node("Add", ["product", "bias"], ["logits6"]),
+            helper.make_node("Reshape", ["logits6", "shape"], ["logits"]),
+            helper.make_node("Softmax", ["logits"], ["probabilities"], axis=2),
+            helper.make_node("Reshape", ["probabilities", "flat"], ["six"]),
+            helper.make_node("ArgMax", ["six"], ["largest"], axis=1, keepdims=0),
+            helper.make_node("Cast", ["largest"], ["label"], to=TensorProto.INT32),
+        ]
+        side = self.side_px
+        graph = helper.make_graph(
+            nodes,
+            "tiny",
+            [helper.make_tensor_value_info("crops", TensorProto.UINT8, ["N", side, side, 3])],
+            [
+                helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", 3, 2]),
+                helper.make_tensor_value_info("label", TensorProto.INT32, ["N"]),
+            ],
+            [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+        return bytes(model.SerializeToString())
+
+    def make(
+        self,
+        *precisions: str,
+        wrong: Mapping[str, float] | None = None,
+        tolerances: Mapping[str, Mapping[str, float]] | None = None,
+        gate: str = "held",
+        int8_gate: str = "passed",
+        **fields: object,
+    ) -> Path:
+        """The folder of a bundle with these graphs; `wrong` ones fail the golden set."""
+        from blastscope.runtime.bundle import Golden, Manifest, describe_file, golden_bytes, write_bundle
+
+        files: dict[str, Path | bytes] = {}
+        entries: list[dict[str, Any]] = []
+        for precision in precisions or ("fp32",):
+            data = self.graph(precision=precision, wrong=(wrong or {}).get(precision, 0.0))
+            file = f"{precision}/ensemble.onnx"
+            files[file] = data
+            plain = {"int8": {"int8": 0.2}}.get(precision, {"f32": 1e-4})
+            entry: dict[str, Any] = {**describe_file(data, file).model_dump(), "models": "fused", "precision": precision}
+            entry["tolerances"] = (tolerances or {}).get(precision, plain)
+            if precision == "int8" and int8_gate != "none":
+                estimate = {"value": 0, "low": 0, "high": 0}
+                entry["gate"] = {
+                    "cells": 9, "patients": 3, "flips": estimate, "flips_at_most": 0.02, "f1_loss": estimate,
+                    "f1_loss_at_most": 0.5, "passed": int8_gate == "passed",
+                }  # fmt: skip
+            entries.append(entry)
+        crops = self.crops(32)
+        sure = np.abs(np.diff(self.expected(crops), axis=2)).max(axis=(1, 2)) > 0.5
+        crops = crops[sure][:8]
+        golden = golden_bytes(Golden(crops, self.expected(crops)))
+        files["golden.safetensors"] = golden
+        manifest = Manifest.model_validate(
+            {
+                "name": "tiny",
+                "created": "2026-11-23T01:00:00Z",
+                "backbone": "linear",
+                "crop": {"side_px": self.side_px},
+                "gate": gate,
+                "graphs": entries,
+                "golden": {
+                    **describe_file(golden, "golden.safetensors").model_dump(), "count": len(crops), "source": "drawn"
+                },
+                "training": {
+                    **{"data_sha256": None, "split": "none", "seed": 0, "config": {}, "versions": {}},
+                    "patients": {"training": [], "validation": []},
+                },
+                **fields,
+            }
+        )  # fmt: skip
+        return write_bundle(self.folder / f"bundle-{len(list(self.folder.iterdir()))}", manifest, files).path
