@@ -38,7 +38,6 @@ OPERATIONS: dict[str, tuple[str, ...]] = {
     "cutout": ("cutout", "cutout_x", "cutout_y"),
 }
 COLUMNS = {name: place for place, name in enumerate(name for names in OPERATIONS.values() for name in names)}
-POSITIVE = ("noise", "stain", "blur", "cutout")  # magnitudes from 0 up; the others go both ways
 GRAY = torch.tensor([0.299, 0.587, 0.114])
 
 
@@ -69,9 +68,13 @@ def _magnitudes(config: AugmentConfig, name: str, column: str, uniform: NDArray[
         return np.where(config.choose == "some", 1.0, uniform < 0.5)
     if name == "gray":
         return (uniform < most).astype(np.float64)
+    if column == "stain":
+        return np.where(uniform < most, uniform / most, 0.0)  # a part that is uniform again, given that it is drawn
+    if column in ("noise", "blur", "cutout"):
+        return most * np.where(uniform < config.texture_chance, uniform / config.texture_chance, 0.0)
     if column in ("stranger", "cutout_x", "cutout_y"):
         return uniform
-    return most * uniform if name in POSITIVE else most * (2 * uniform - 1)
+    return most * (2 * uniform - 1)
 
 
 def augment(crops: Tensor, table: NDArray[np.float32], generator: torch.Generator) -> Tensor:

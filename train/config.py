@@ -65,11 +65,12 @@ class AugmentConfig(Record):
     saturation: float = Field(default=0.0, ge=0, le=1)
     hue_deg: float = Field(default=0.0, ge=0, le=180)
     offset: float = Field(default=0.0, ge=0, le=1)  # added to each colour channel, of a range of 1
-    stain: float = Field(default=0.0, ge=0, le=1)  # how far a cell's channel means and spreads go to a stranger's
+    stain: float = Field(default=0.0, ge=0, le=1)  # chance that channel means and spreads go some way to a stranger's
     gray: float = Field(default=0.0, ge=0, le=1)  # chance of losing its colour
     gamma: float = Field(default=0.0, ge=0, lt=1)  # exponent 1 - g to 1 + g
     blur: float = Field(default=0.0, ge=0, le=1)  # largest blend with the image smoothed 3 x 3
     cutout: float = Field(default=0.0, ge=0, lt=1)  # side of a square set to black, of the side
+    texture_chance: float = Field(default=1.0, gt=0, le=1)  # of noise, blur and cutout each, where they are drawn
 
 
 class ScheduleConfig(Record):
