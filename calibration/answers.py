@@ -31,7 +31,7 @@ class GraphAnswers:
         try:
             content = graph if isinstance(graph, bytes) else str(graph)
             self._session: Any = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # noqa: BLE001  its exceptions have no common class but this one
+        except Exception as error:
             raise EngineError(f"onnxruntime can't load the graph: {error}") from error
         self.outputs = tuple(str(output.name) for output in self._session.get_outputs())
 

@@ -1,12 +1,12 @@
 """ONNX graphs of networks: traced, folded, named and stripped of everything that belongs to the machine that made them.
 
-The exporter is PyTorch's TorchScript one. The newer one (`dynamo=True`) gives the same operators, but took 52 s for the fused
-EfficientNet-Lite0 and 168 s for the fused Inception-ResNet-v2 where this one takes 11 s and 21 s, and a bundle holds up to four.
+The exporter is PyTorch's TorchScript one. The newer one (`dynamo=True`) gives the same operators, but took 52 s for the
+fused EfficientNet-Lite0 and 168 s for the fused Inception-ResNet-v2 where this one took 11 s and 21 s, and a bundle holds up to
+four.
 """
 
 from __future__ import annotations
 
-import io
 import sys
 import warnings
 from collections.abc import Iterator
@@ -36,16 +36,16 @@ META = "blastscope."
 
 
 def trace(graph: nn.Module, side_px: int, models: GraphModels) -> onnx.ModelProto:
-    """The fp32 ONNX graph of `graph` (a `FusedGraph` or `SingleGraph`), batch dynamic, side fixed. The same bytes every time."""
+    """The fp32 ONNX graph of `graph` (a `FusedGraph` or `SingleGraph`), batch dynamic, side fixed; always the same bytes."""
     # two crops: a batch of one could be taken for a dimension that is always 1
     example = torch.zeros((2, side_px, side_px, 3), dtype=torch.uint8, device=next(graph.parameters()).device)
     names = outputs_of(models)
-    buffer = io.BytesIO()
-    with torch.no_grad(), _quiet(), _padding_as_numbers():
+    with TemporaryDirectory(prefix="blastscope-") as folder, torch.no_grad(), _quiet(), _padding_as_numbers():
+        traced = Path(folder) / "traced.onnx"
         torch.onnx.export(
             graph,
             (example,),
-            buffer,
+            str(traced),
             dynamo=False,
             opset_version=OPSET,
             input_names=[INPUT],
@@ -53,14 +53,14 @@ def trace(graph: nn.Module, side_px: int, models: GraphModels) -> onnx.ModelProt
             dynamic_axes={name: {0: BATCH} for name in (INPUT, *names)},
             do_constant_folding=True,
         )
-    model = folded(buffer.getvalue())
+        model = _folded(traced)
     clean(model)
     describe(model, models, "fp32")
     onnx.checker.check_model(model, full_check=True)
     return model
 
 
-def folded(content: bytes) -> onnx.ModelProto:
+def _folded(traced: Path) -> onnx.ModelProto:
     """The graph with constants computed, and padding, scales and batch norms folded into their convolutions.
 
     ONNX Runtime's basic optimisations do that with standard operators only, so that every engine reads the result.
@@ -68,11 +68,10 @@ def folded(content: bytes) -> onnx.ModelProto:
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = 3
-    with TemporaryDirectory() as folder:
-        place = Path(folder) / "folded.onnx"
-        options.optimized_model_filepath = str(place)
-        onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        model = onnx.load(place)
+    place = traced.with_name("folded.onnx")
+    options.optimized_model_filepath = str(place)
+    onnxruntime.InferenceSession(str(traced), options, providers=["CPUExecutionProvider"])
+    model = onnx.load(place)
     standard = [entry for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
     del model.opset_import[:]
     model.opset_import.extend(standard)
@@ -124,7 +123,7 @@ def _rename(graph: onnx.GraphProto) -> None:
 def _quiet() -> Iterator[None]:
     """The exporter says that it is the older one, the tracer that sizes become constants: both are meant."""
     with warnings.catch_warnings():
-        for category in (DeprecationWarning, FutureWarning, torch.jit.TracerWarning):
+        for category in (DeprecationWarning, FutureWarning, torch.jit._trace.TracerWarning):
             warnings.simplefilter("ignore", category)
         warnings.filterwarnings("ignore", category=UserWarning, module=r"torch\.onnx")
         yield

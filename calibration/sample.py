@@ -1,0 +1,114 @@
+"""Which cells set the int8 ranges and which judge the result: both from validation patients, and no cell does both."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blastscope.runtime.bundle.manifest import TrainingProvenance
+from blastscope.runtime.cells import Cell, CellFolder
+from blastscope.runtime.classes import CLASSES, ClassName
+from blastscope.runtime.crop import Crop, CropSpec, crop_cell
+from blastscope.runtime.errors import DataError
+from blastscope.runtime.image import read_image
+from blastscope.runtime.prediction import Refusal
+
+AHEAD = 32  # cells decoded at once: bounds the memory that whole images take
+READERS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class CroppedCells:
+    """Cells with their crops, and those that the crop refused, with the reason."""
+
+    cells: tuple[Cell, ...]
+    crops: NDArray[np.uint8]  # (N, S, S, 3)
+    refused: tuple[tuple[Cell, str], ...]
+
+
+def validation_cells(folder: CellFolder, training: TrainingProvenance) -> tuple[Cell, ...]:
+    """The cells of `folder` whose patients are in the validation part.
+
+    Raises `DataError` where there are none, and where patients of the training part would have to judge: after a split by
+    image, or none.
+    """
+    if training.split != "patient":
+        raise DataError(
+            folder.root,
+            f"the ensemble was trained with split = '{training.split}', so no patient is in the validation part alone: "
+            "calibration and gate need a bundle trained with split = 'patient'",
+        )
+    wanted = set(training.patients.validation) - set(training.patients.training)
+    cells = tuple(cell for cell in folder.cells if cell.patient in wanted)
+    missing = [label for label in CLASSES if not any(cell.label == label for cell in cells)]
+    if missing:
+        raise DataError(folder.root, f"no cells of class {', '.join(missing)} of the bundle's validation patients are here")
+    return cells
+
+
+def refuse_training_cells(cells: Iterable[Cell], training: TrainingProvenance, root: CellFolder) -> None:
+    """Raises `DataError`, which names them, where any of `cells` belongs to a patient of the training part."""
+    patients = set(training.patients.training)
+    trained = [cell.path.name for cell in cells if cell.patient in patients]
+    if trained:
+        raise DataError(root.root, f"cells of training patients can't calibrate: {_listed(trained)}")
+
+
+def choose_cells(cells: Sequence[Cell], count: int, seed: int) -> tuple[Cell, ...]:
+    """`count` of `cells`, drawn so that both classes, and within a class all patients, have as equal parts as can be.
+
+    The same cells whatever the order they come in. With fewer than `count` cells all are taken.
+    """
+    rng = np.random.default_rng([seed, 5])
+    queues: dict[ClassName, list[list[Cell]]] = {}
+    for label in CLASSES:
+        by_patient: dict[str, list[Cell]] = defaultdict(list)
+        for cell in sorted((cell for cell in cells if cell.label == label), key=lambda cell: cell.sha256):
+            by_patient[cell.patient].append(cell)
+        groups = [by_patient[name] for name in sorted(by_patient)]
+        shuffled = [[group[index] for index in rng.permutation(len(group))] for group in groups]
+        queues[label] = [shuffled[index] for index in rng.permutation(len(shuffled))]
+    in_turn = {label: list(_in_turn(groups)) for label, groups in queues.items()}
+    return tuple(islice(_in_turn(list(in_turn.values())), count))
+
+
+def _in_turn(groups: Sequence[Sequence[Cell]]) -> Iterator[Cell]:
+    """The first of each group, then the second of each, and so on."""
+    for place in range(max(map(len, groups), default=0)):
+        yield from (group[place] for group in groups if place < len(group))
+
+
+def crop_cells(cells: Sequence[Cell], spec: CropSpec) -> CroppedCells:
+    """The crops of `cells`, in their order."""
+    kept: list[Cell] = []
+    crops: list[NDArray[np.uint8]] = []
+    refused: list[tuple[Cell, str]] = []
+    for cell, result in _cropped(cells, spec):
+        if isinstance(result, Crop):
+            kept.append(cell)
+            crops.append(result.pixels)
+        else:
+            refused.append((cell, f"{result.code}: {result.detail}"))
+    shape = (0, spec.side_px, spec.side_px, 3)
+    return CroppedCells(tuple(kept), np.stack(crops) if crops else np.empty(shape, np.uint8), tuple(refused))
+
+
+def _cropped(cells: Sequence[Cell], spec: CropSpec) -> Iterator[tuple[Cell, Crop | Refusal]]:
+    def crop(cell: Cell) -> Crop | Refusal:
+        image = read_image(cell.path)
+        return image if isinstance(image, Refusal) else crop_cell(image, spec)
+
+    with ThreadPoolExecutor(READERS) as pool:
+        waiting = iter(cells)
+        while batch := list(islice(waiting, AHEAD)):
+            yield from zip(batch, pool.map(crop, batch), strict=True)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")

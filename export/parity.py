@@ -1,0 +1,88 @@
+"""How far each graph's answers are from PyTorch's, and the tolerance that follows for each way of executing it.
+
+The rule, a line a way of execution, d being the largest difference of a probability measured on the crops at hand:
+
+    fp32 graph in f32    4 d of ONNX Runtime, at least 1e-4: other engines sum in another order
+    fp32 graph in bf16   2 d of PyTorch under bf16 autocast, at least 0.02
+    fp32 graph in f16    4 d of the fp16 graph, at least 0.005: the same rounding of weights and activations
+    fp16 graph in f32    4 d of ONNX Runtime, which has no fp16 on CPUs and computes the rounded graph in fp32, at least 0.002
+    fp16 graph in f16    4 d of the same, at least 0.005
+    fp16 graph in bf16   the sum of the fp32 graph's in bf16 and d
+
+The factors make room for crops that were not measured, the floors for engines that fuse and round elsewhere. The fp32 graph
+must repeat PyTorch within 1e-3, or the export fails.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from blastscope.calibration.answers import BATCH, GraphAnswers, batches
+from blastscope.export.golden_set import margins
+from blastscope.runtime.bundle.manifest import GraphModels
+from blastscope.runtime.classes import Execution
+from blastscope.runtime.errors import EngineError
+from blastscope.runtime.vote import vote
+
+Tolerances = dict[Execution, float]
+BROKEN = 1e-3  # both compute in fp32: what differs by more is not the same network
+
+
+def torch_answers(graph: nn.Module, crops: NDArray[np.uint8], *, dtype: torch.dtype | None = None) -> NDArray[np.float32]:
+    """Probabilities that PyTorch gives for `crops` (N, S, S, 3), under autocast to `dtype` if there is one."""
+    parts = []
+    with torch.inference_mode(), torch.autocast("cpu", dtype=dtype or torch.bfloat16, enabled=dtype is not None):
+        for batch in batches(crops, BATCH):
+            answer: Any = graph(torch.from_numpy(batch))
+            probabilities = answer if isinstance(answer, torch.Tensor) else answer.probabilities
+            parts.append(probabilities.float().numpy())
+    return np.concatenate(parts)
+
+
+def distance(answers: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
+    """The largest difference of a probability. Raises `EngineError` where an answer is not a number."""
+    if not np.isfinite(answers).all():
+        raise EngineError("the graph answers with something that is not a number")
+    return float(np.abs(answers.astype(np.float64) - reference).max())
+
+
+def check_fp32(content: bytes, models: GraphModels, crops: NDArray[np.uint8], reference: NDArray[np.float32]) -> float:
+    """The fp32 graph's distance from PyTorch's `reference`. Raises `EngineError` where the two are not the same network."""
+    answers = GraphAnswers(content).all(crops)
+    difference = distance(answers["probabilities"], reference)
+    if difference > BROKEN:
+        raise EngineError(f"the ONNX graph of '{models}' differs from PyTorch by {difference:.2g}, more than {BROKEN:g}")
+    if models == "fused":
+        _check_vote(answers)
+    return difference
+
+
+def _check_vote(answers: dict[str, NDArray[Any]]) -> None:
+    votes = vote(answers["probabilities"])
+    # two margins within rounding of each other may be told apart on one side only
+    sizes = np.sort(np.abs(margins(answers["probabilities"])), axis=1)
+    clear = sizes[:, -1] - sizes[:, -2] > 1e-4
+    if ((answers["label"] != votes.label) | (answers["voter"] != votes.voter))[clear].any():
+        raise EngineError("the vote in the ONNX graph differs from runtime/vote.py")
+
+
+def fp32_tolerances(f32: float, bf16: float, fp16: float | None) -> Tolerances:
+    """Of the fp32 graph, from its own distance, that of bf16 autocast and that of the fp16 graph if there is one."""
+    found: Tolerances = {"f32": max(4 * f32, 1e-4), "bf16": max(2 * bf16, 0.02)}
+    if fp16 is not None:
+        found["f16"] = max(4 * fp16, 0.005)
+    return _at_most_one(found)
+
+
+def fp16_tolerances(fp16: float, bf16: float) -> Tolerances:
+    """Of the fp16 graph, from its own distance and that of bf16 autocast."""
+    return _at_most_one({"f32": max(4 * fp16, 0.002), "f16": max(4 * fp16, 0.005), "bf16": max(2 * bf16, 0.02) + fp16})
+
+
+def _at_most_one(tolerances: Tolerances) -> Tolerances:
+    return {execution: min(value, 1.0) for execution, value in tolerances.items()}
