@@ -11,7 +11,6 @@ RUN/report/                  the page and its figures
 from __future__ import annotations
 
 import importlib.util
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -83,7 +82,6 @@ def _train(job: Job, folder: CellFolder) -> None:
     from blastscope.train.saved import write_tensors
     from blastscope.train.stages import probabilities, start_voter, train_combined, train_voters
 
-    began = time.monotonic()
     voter, origin = start_voter(job)
     writes = job.machine.is_global_zero
     if (job.run / "run.json").is_file():
@@ -105,10 +103,8 @@ def _train(job: Job, folder: CellFolder) -> None:
         write_tensors(job.run / "validation.safetensors", {"probabilities": torch.from_numpy(validated)})
         history = read_history(job.run)
         write_record(job.run / "history.json", history)
-        spent = max(
-            time.monotonic() - began, sum(row.seconds for rows in (history.a, history.b, history.combined) for row in rows)
-        )
-        finished = provenance.model_copy(update={"state": "finished", "seconds": round(spent, 1)})
+        seconds = sum(row.seconds for rows in (history.a, history.b, history.combined) for row in rows)
+        finished = provenance.model_copy(update={"state": "finished", "seconds": round(seconds, 1)})
         save_ensemble(job.run, TrainedEnsemble(ensemble.cpu(), job.config, finished))
 
 
@@ -131,9 +127,12 @@ def check_place(out: Path, *, resume: bool) -> None:
     """Raises `DataError` unless `out` is empty or not there yet, or to be resumed."""
     if out.exists() and not out.is_dir():
         raise DataError(out, "is a file: a run needs a folder")
-    if not resume and out.is_dir() and any(out.iterdir()):
+    # a hidden file is a write of run.json that was cut off
+    if not out.is_dir() or not any(not path.name.startswith(".") for path in out.iterdir()):
+        return
+    if not resume:
         raise DataError(out, "is not empty: go on with --resume, or name another folder")
-    if resume and out.is_dir() and any(out.iterdir()) and not (out / "run.json").is_file():
+    if not (out / "run.json").is_file():
         raise DataError(out, "has files and no run.json: not a run to go on with")
 
 

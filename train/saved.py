@@ -60,6 +60,8 @@ class FitFolder:
 
     def load(self, moving: Moving) -> FitState:
         """Fills `moving` with the state of the last whole epoch, if there is one, and returns where the fitting stands."""
+        for leftover in self.folder.glob(".*.new"):  # of a write that was cut off
+            leftover.unlink()
         if not self._state.is_file():
             return FitState()
         tensors, header = read_tensors(self._state)

@@ -59,7 +59,8 @@ def set_statistics(ensemble: Ensemble, crops: NDArray[np.uint8], batch: int) -> 
     Twice over the crops: the head's statistics are of features as backbones in eval mode give them.
     """
     ensemble.eval()
-    backbones, head = [], []
+    backbones: list[nn.modules.batchnorm._BatchNorm] = []
+    head: list[nn.modules.batchnorm._BatchNorm] = []
     for name, module in ensemble.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats:
             (head if name.startswith("head.") else backbones).append(module)
