@@ -18,7 +18,7 @@ from blastscope.runtime.bundle import Bundle, Golden
 from blastscope.runtime.bundle.atomic import write_file
 from blastscope.runtime.bundle.manifest import GraphEntry
 from blastscope.runtime.classes import PRECISIONS, Execution, Precision
-from blastscope.runtime.errors import BlastscopeError, Closed, DeviceError, UngatedBundle, UsageError
+from blastscope.runtime.errors import BlastscopeError, Closed, DeviceError, UsageError
 from blastscope.runtime.lanes import Lanes
 
 _FLOATS: tuple[Execution, ...] = ("bf16", "f16", "f32")  # where nothing is measured: the likely fastest first, int8 after them
@@ -42,22 +42,20 @@ class Candidate(NamedTuple):
 
 
 def admitted(
-    bundle: Bundle, precision: Precision | None, execution: Execution | None, offered: Sequence[Execution], notes: list[str]
+    bundle: Bundle, precision: Precision | None, execution: Execution | None, offered: Sequence[Execution]
 ) -> list[Candidate]:
-    """The candidates that the wish (None: any), the bundle's tolerances and gate, and the device's `offered` leave.
+    """The candidates that the wish (None: any), the bundle's tolerances and the device's `offered` leave.
 
     Where the precision is open, an execution is taken from the first graph that has it: fp16 computed in f32 is fp32 with less
-    in it. Raises `UsageError`, `UngatedBundle`, `DeviceError` where none is left.
+    in it. Raises `UsageError`, `DeviceError` where none is left.
     """
+    # an int8 graph that did not pass its gate can't be here: the manifest of a bundle that holds its gate refuses it
     left: list[Candidate] = []
     reasons: list[BlastscopeError] = []
     for one in PRECISIONS if precision is None else (precision,):
         entry = bundle.graph(one)
         if entry is None:
             reasons.append(UsageError(f"bundle '{bundle.path}' has no fused {one} graph: it has {_fused(bundle)}"))
-        elif reason := _gate_reason(bundle, entry):
-            reasons.append(reason)
-            notes.append(f"{one} is passed over: {reason.problem}")
         else:
             left += _executed(bundle, entry, execution, offered, reasons)
     if not left:
@@ -84,12 +82,6 @@ def _executed(
             DeviceError(f"{entry.precision} is to be computed in {' or '.join(wanted)}; the device offers {', '.join(offered)}")
         )
     return [Candidate(entry, one) for one in possible]
-
-
-def _gate_reason(bundle: Bundle, entry: GraphEntry) -> UngatedBundle | None:
-    if entry.precision != "int8" or bundle.manifest.gate != "held" or (entry.gate and entry.gate.passed):
-        return None
-    return UngatedBundle(bundle.path, f"{entry.file} {'did not pass its gate' if entry.gate else 'was never held to a gate'}")
 
 
 def _fused(bundle: Bundle) -> str:

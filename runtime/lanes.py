@@ -127,16 +127,22 @@ class Lanes:
                 raise Closed
 
     def close(self) -> None:
-        """Waits for the calls under way and frees the engine. Safe to call twice, and in a future's callback."""
+        """Waits for the calls under way and frees the engine; in a future's callback without waiting. Safe to call twice."""
         if os.getpid() != self._process:
             return  # a forked child owns none of the threads
         self.stop()
+        if getattr(self._here, "works", False):
+            # a callback runs in a thread of the pool, which can't wait for the work that is still to be done by itself
+            threading.Thread(target=self._finish, name="blastscope-close").start()
+        else:
+            self._finish()
+
+    def _finish(self) -> None:
         with self._state:
             self._state.wait_for(lambda: self._calls == 0)
             pool, self._pool = self._pool, None
         if pool:
-            # a callback runs in a thread of the pool, which can't wait for itself
-            pool.shutdown(wait=not getattr(self._here, "works", False))
+            pool.shutdown()
         self.engine.close()
 
     def _require_own_process(self) -> None:

@@ -129,7 +129,7 @@ def open_wished(bundle: Bundle, wish: Wish) -> Opened:
     backend = load_backend(wish.backend)
     notes: list[str] = []
     offered = backend.executions(wish.device.name)
-    candidates = admitted(bundle, wish.precision, wish.execution, offered, notes)
+    candidates = admitted(bundle, wish.precision, wish.execution, offered)
     facts = {"bundle": bundle.digest, "workload": wish.workload, "threads": str(wish.threads)}
     memory = Memory(wish.cache_dir, engine_digest({**backend.fingerprint(wish.device.name), **facts}))
     opener = _Opener(bundle, wish, read_golden(bundle))

@@ -57,7 +57,7 @@ class TinyBundle:
         means = crops.reshape(len(crops), -1, 3).mean(axis=1, dtype=np.float64) / 255 - 0.3
         logits = (means @ self.weight + self.bias).reshape(-1, 3, 2)
         powers = np.exp(logits - logits.max(axis=2, keepdims=True))
-        return (powers / powers.sum(axis=2, keepdims=True)).astype(np.float32)
+        return np.asarray(powers / powers.sum(axis=2, keepdims=True), np.float32)
 
     def crops(self, count: int, seed: int = 0) -> NDArray[np.uint8]:
         """Crops of one colour each, with a little noise."""
