@@ -199,7 +199,10 @@ def _tell(opened: Opened, candidates: Sequence[Candidate], memory: Memory) -> No
         opened.notes.append(f"took {candidate.name}: the only one to choose from")
         return
     timed = [f"{one.name} {known[one.name]:.1f} ms" for one in candidates if known.get(one.name) is not None]
-    if known.get(candidate.name) is not None:
+    others = [one.name for one in candidates if one != candidate]
+    if all(name in known and known[name] is None for name in others):
+        opened.notes.append(f"took {candidate.name}: {', '.join(others)} failed on this machine when last measured")
+    elif known.get(candidate.name) is not None:
         opened.notes.append(f"took {candidate.name}: fastest of what was measured on this machine ({', '.join(timed)} a crop)")
     else:
         opened.notes.append(

@@ -125,6 +125,8 @@ def test_a_wrong_graph_found_by_the_measurement_is_remembered_as_failed(tiny_bun
     assert any("int8 is passed over" in note for note in scope.notes)
     (memory,) = (tmp_path / "cache" / "choices").iterdir()
     assert json.loads(memory.read_text())["ms_per_crop"]["int8"] is None
+    with opened(scope.bundle.path, tmp_path / "cache") as scope:
+        assert any("int8 failed on this machine" in note for note in scope.notes)
 
 
 def test_an_engine_that_breaks_off_is_passed_over(tiny_bundle: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
