@@ -45,6 +45,10 @@ class GraphAnswers:
         parts = [self._session.run(["probabilities"], {"crops": batch})[0] for batch in batches(crops)]
         return np.concatenate(parts)
 
+    def values(self, names: list[str], crops: NDArray[np.uint8]) -> Iterator[tuple[str, NDArray[np.float32]]]:
+        """The outputs `names` for one batch of `crops`, each under its name."""
+        yield from zip(names, self._session.run(names, {"crops": crops}), strict=True)
+
 
 def batches(crops: NDArray[np.uint8], size: int = BATCH) -> Iterator[NDArray[np.uint8]]:
     """`crops` in pieces of `size`, each contiguous."""

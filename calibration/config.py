@@ -1,0 +1,30 @@
+"""`CalibrationConfig`: how the int8 graph is made, and what it must keep to be let in."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from blastscope.runtime.record import Record
+
+Method = Literal["minmax", "entropy", "percentile"]
+
+
+class OperatingPointConfig(Record):
+    """The threshold on the vote's score that reaches a wanted sensitivity on validation patients."""
+
+    sensitivity: float = Field(gt=0, le=1)
+
+
+class CalibrationConfig(Record):
+    """One calibration. The limits of the gate are the project's: at most 2 % of votes flipped, 0.5 points of F1 lost."""
+
+    method: Method = "percentile"
+    percentile: float = Field(default=99.999, gt=90, le=100)  # of the absolute values; with method = "percentile"
+    cells: int = Field(default=192, ge=2)  # of the calibration sample
+    seed: int = Field(default=0, ge=0)
+    flips_at_most: float = Field(default=0.02, ge=0, le=1)  # share of cells
+    f1_loss_at_most: float = Field(default=0.5, ge=0)  # points of 100
+    draws: int = Field(default=1000, ge=20)  # of the bootstrap over patients
+    operating_point: OperatingPointConfig | None = None

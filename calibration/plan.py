@@ -1,0 +1,127 @@
+"""Which values of a graph become int8, and which of them share one scale.
+
+A value is quantised when an operator of the networks takes it, so that no float32 operator is left between two convolutions. Two
+kinds of values share a scale, at no cost in precision and with work saved in every engine:
+
+    before and after ReLU or Clip   cutting to int8's range commutes with cutting at the activation's bounds, so with one scale
+                                    the value before loses nothing that the activation keeps
+    around Concat, MaxPool, ...     the output holds the inputs' values, so one scale makes them copies without arithmetic
+
+The last layers, which give the logits, and vectors after pooling that no layer but those takes, stay float32: they cost
+nothing, and the vote compares them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from blastscope.calibration.regions import LAYERS, find_regions, users_of
+from blastscope.runtime.errors import MissingLibrary
+
+try:
+    import onnx
+except ImportError as error:
+    raise MissingLibrary("onnx", "export") from error
+
+CLIPPING = ("Relu", "Clip")
+MOVING = ("Concat", "MaxPool", "Flatten", "Reshape", "Transpose", "Slice", "Squeeze", "Unsqueeze", "Pad")
+COMPUTING = (*LAYERS, "Add", "Mul", "AveragePool", "GlobalAveragePool", "ReduceMean", "Sigmoid", "HardSigmoid", "HardSwish")
+QUANTISED = (*COMPUTING, *CLIPPING, *MOVING)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Values to quantise, each with the value whose range gives its scale; and layers' weights with their channel axis."""
+
+    values: dict[str, str]  # value -> the name of its group
+    measured: dict[str, tuple[str, ...]]  # group -> the values whose largest range it takes
+    weights: dict[str, int] = field(default_factory=dict)  # weight -> axis of the output channels
+
+
+def plan_of(model: onnx.ModelProto) -> Plan:
+    """The plan for the fp32 graph `model`."""
+    regions = find_regions(model)
+    last = set(regions.last)
+    inside = {name for name in regions.networks if name not in last}
+    nodes = [node for node in model.graph.node if node.name in inside and node.op_type in QUANTISED]
+    wanted = _wanted(model, nodes)
+    groups = _Groups(wanted)
+    for node in nodes:
+        inputs = [name for name in node.input if name in wanted]
+        if node.op_type in CLIPPING and node.output[0] in wanted and _only_user(model, inputs):
+            groups.join(inputs[0], node.output[0], drop=inputs[0])
+        elif node.op_type in MOVING and node.output[0] in wanted:
+            for name in inputs:
+                groups.join(name, node.output[0])
+    return Plan(groups.named(), groups.measured(), _weights(model, nodes))
+
+
+def _wanted(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> list[str]:
+    """Float values that a quantised operator takes, in the graph's order, but vectors that never meet a layer again."""
+    constants = {weight.name for weight in model.graph.initializer}
+    computing = {node.name for node in nodes}
+    users = users_of(model.graph.node)
+    feeds: set[str] = set()  # nodes from which a quantised layer is reached through quantised operators
+    for node in reversed(model.graph.node):
+        if node.name not in computing:
+            continue
+        if node.op_type in LAYERS or any(user.name in feeds for name in node.output for user in users.get(name, ())):
+            feeds.add(node.name)
+    wanted: dict[str, None] = {}
+    for node in nodes:
+        if node.name not in feeds:
+            continue
+        data = node.input if node.op_type in ("Add", "Mul", "Concat", "MatMul") else node.input[:1]
+        wanted.update(dict.fromkeys(name for name in data if name and name not in constants))
+    return list(wanted)
+
+
+def _only_user(model: onnx.ModelProto, inputs: list[str]) -> bool:
+    return len(inputs) == 1 and sum(inputs[0] in node.input for node in model.graph.node) == 1
+
+
+def _weights(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> dict[str, int]:
+    constants = {weight.name for weight in model.graph.initializer}
+    found = {}
+    for node in nodes:
+        if node.op_type in LAYERS and len(node.input) > 1 and node.input[1] in constants:
+            found[node.input[1]] = _channel_axis(node)
+    return found
+
+
+def _channel_axis(node: onnx.NodeProto) -> int:
+    if node.op_type == "Gemm":
+        transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+        return 0 if transposed else 1
+    return {"Conv": 0, "ConvTranspose": 1, "MatMul": 1}[node.op_type]
+
+
+class _Groups:
+    """Sets of values that share a scale."""
+
+    def __init__(self, values: list[str]) -> None:
+        self._head = {value: value for value in values}
+        self._dropped: set[str] = set()
+
+    def join(self, one: str, other: str, *, drop: str | None = None) -> None:
+        """Puts both into one group; the range of `drop` doesn't count in it."""
+        first, second = self._find(one), self._find(other)
+        self._head[first] = second
+        if drop is not None:
+            self._dropped.add(drop)
+
+    def named(self) -> dict[str, str]:
+        return {value: self._find(value) for value in self._head}
+
+    def measured(self) -> dict[str, tuple[str, ...]]:
+        members: dict[str, list[str]] = {}
+        for value in self._head:
+            members.setdefault(self._find(value), [])
+            if value not in self._dropped:
+                members[self._find(value)].append(value)
+        return {group: tuple(values) for group, values in members.items()}
+
+    def _find(self, value: str) -> str:
+        while self._head[value] != value:
+            value = self._head[value]
+        return value

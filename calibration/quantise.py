@@ -1,0 +1,138 @@
+"""The int8 graph: quantise-dequantise pairs around every operator of the networks, by the rules that all engines share.
+
+    symmetric        every zero point is 0: TensorRT knows no other
+    weights          one scale for each output channel, -127 to 127
+    activations      one scale for each value
+    biases           float32: TensorRT refuses an int32 DequantizeLinear
+    before, after    normalisation, softmax and vote stay float32 (calibration/regions.py)
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blastscope.calibration.plan import Plan
+from blastscope.runtime.errors import EngineError, MissingLibrary
+
+try:
+    import onnx
+    from onnx import helper, numpy_helper
+except ImportError as error:
+    raise MissingLibrary("onnx", "export") from error
+
+TOP = 127
+
+
+def quantise(model: onnx.ModelProto, plan: Plan, ranges: dict[str, float]) -> onnx.ModelProto:
+    """An int8 copy of the fp32 graph `model`. `ranges` says for each group of `plan` what 127 stands for."""
+    small = onnx.ModelProto()
+    small.CopyFrom(model)
+    graph = small.graph
+    added = _Added(graph)
+    after = {name: nodes for name, nodes in _weight_pairs(graph, plan, added).items()}
+    replaced = {name: f"{name}_dequantised" for name in after}
+    nodes: list[onnx.NodeProto] = [node for pair in after.values() for node in pair]
+    inside = _taking(graph, plan)
+    for name in (value.name for value in graph.input):
+        if name in plan.values:
+            raise EngineError(f"the graph's input '{name}' feeds a layer without normalisation")
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            if name in replaced and (node.name in inside or name in after):
+                node.input[place] = replaced[name]
+        nodes.append(node)
+        for name in node.output:
+            if name in plan.values:
+                nodes += added.pair(name, ranges[plan.values[name]])
+                replaced[name] = f"{name}_dequantised"
+    del graph.node[:]
+    graph.node.extend(nodes)
+    _drop_unused(graph)
+    props = {entry.key: entry.value for entry in small.metadata_props}
+    del small.metadata_props[:]
+    helper.set_model_props(small, {**props, "blastscope.precision": "int8"})
+    onnx.checker.check_model(small, full_check=True)
+    check_int8(small)
+    return small
+
+
+def _taking(graph: onnx.GraphProto, plan: Plan) -> set[str]:
+    """Nodes of the networks: all that take a quantised value, but what keeps float32."""
+    from blastscope.calibration.regions import find_regions
+
+    model = onnx.ModelProto(graph=graph)
+    regions = find_regions(model)
+    return set(regions.networks) - set(regions.last)
+
+
+class _Added:
+    """Scales and zero points, one initialiser each."""
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self._graph = graph
+        graph.initializer.append(numpy_helper.from_array(np.int8(0).reshape(()), "zero"))
+
+    def constant(self, name: str, array: NDArray[np.generic]) -> str:
+        self._graph.initializer.append(numpy_helper.from_array(array, name))
+        return name
+
+    def pair(self, name: str, reach: float) -> list[onnx.NodeProto]:
+        """Quantise and dequantise of the value `name`."""
+        scale = self.constant(f"{name}_scale", np.float32(reach / TOP).reshape(()))
+        small, back = f"{name}_int8", f"{name}_dequantised"
+        return [
+            helper.make_node("QuantizeLinear", [name, scale, "zero"], [small], name=f"Quantize_{name}"),
+            helper.make_node("DequantizeLinear", [small, scale, "zero"], [back], name=f"Dequantize_{name}"),
+        ]
+
+
+def _weight_pairs(graph: onnx.GraphProto, plan: Plan, added: _Added) -> dict[str, list[onnx.NodeProto]]:
+    """For each weight of the plan its DequantizeLinear; the int8 weight takes the float one's place."""
+    arrays = {weight.name: weight for weight in graph.initializer if weight.name in plan.weights}
+    found = {}
+    for name, axis in plan.weights.items():
+        whole, scale = quantised_weight(numpy_helper.to_array(arrays[name]), axis)
+        inputs = [
+            added.constant(f"{name}_int8", whole),
+            added.constant(f"{name}_scale", scale),
+            added.constant(f"{name}_zero", np.zeros(len(scale), np.int8)),
+        ]
+        found[name] = [
+            helper.make_node("DequantizeLinear", inputs, [f"{name}_dequantised"], name=f"Dequantize_{name}", axis=axis)
+        ]
+    return found
+
+
+def quantised_weight(weight: NDArray[np.float32], axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """`weight` in int8 with a scale for each channel of `axis`; a channel of zeros keeps the scale 1."""
+    others = tuple(other for other in range(weight.ndim) if other != axis)
+    reach = np.abs(weight).max(axis=others)
+    scale = np.where(reach > 0, reach / TOP, 1).astype(np.float32)
+    shape = [-1 if dimension == axis else 1 for dimension in range(weight.ndim)]
+    whole = np.clip(np.rint(weight / scale.reshape(shape)), -TOP, TOP).astype(np.int8)
+    return whole, scale
+
+
+def _drop_unused(graph: onnx.GraphProto) -> None:
+    used = {name for node in graph.node for name in node.input}
+    kept = [onnx.TensorProto.FromString(weight.SerializeToString()) for weight in graph.initializer if weight.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+
+
+def check_int8(model: onnx.ModelProto) -> None:
+    """Raises `EngineError` where `model` breaks a rule that TensorRT's parsers hold graphs to."""
+    constants = {weight.name: weight for weight in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            continue
+        zero = constants.get(node.input[2]) if len(node.input) > 2 else None
+        if zero is None or zero.data_type != onnx.TensorProto.INT8 or numpy_helper.to_array(zero).any():
+            raise EngineError(f"{node.name}: the zero point is not an int8 0")
+        scale = numpy_helper.to_array(constants[node.input[1]])
+        if not (np.isfinite(scale).all() and (scale > 0).all()):
+            raise EngineError(f"{node.name}: the scale is not above 0")
+        source = constants.get(node.input[0])
+        if node.op_type == "DequantizeLinear" and source is not None and source.data_type != onnx.TensorProto.INT8:
+            raise EngineError(f"{node.name}: dequantises {source.data_type}, not int8")
