@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from blastscope.train.bags import plain_bag
-from blastscope.train.batches import FeatureSource, TrainingBatches, ValidationBatches
+from blastscope.train.batches import TrainingBatches, ValidationBatches
 from blastscope.train.config import ComputeConfig, ScheduleConfig
 from blastscope.train.fit import Task, fit, follow, freeze, is_frozen, make_optimiser, still, weighted_loss
 from blastscope.train.machine import open_machine, precision_of
@@ -136,7 +136,7 @@ def learnable(folder: Path, **change: object) -> tuple[nn.Module, Task]:
     rng = np.random.default_rng(1)
     labels = rng.integers(0, 2, 160)
     features = torch.from_numpy(rng.normal(size=(160, 6)) + 2 * labels[:, None]).float()
-    source = FeatureSource(features)
+    source = features.numpy()
     config = ScheduleConfig.model_validate({"epochs": 6, "lr": 0.02, "batch_size": 16} | change)
     training = TrainingBatches(source, labels, plain_bag(np.arange(120)), config.batch_size, (0, 1))
     torch.manual_seed(0)
@@ -181,7 +181,7 @@ def test_without_validation_cells_the_training_is_watched(tmp_path: Path) -> Non
         "x",
         task.config,
         task.training,
-        ValidationBatches(task.validation.source, task.validation.labels, np.empty(0, np.int64), 16),
+        ValidationBatches(task.validation.inputs, task.validation.labels, np.empty(0, np.int64), 16),
         task.files,
     )
     state = fit(network, bare, open_machine(CPU), Progress())
@@ -190,14 +190,14 @@ def test_without_validation_cells_the_training_is_watched(tmp_path: Path) -> Non
 
 
 def test_a_last_batch_of_one_image_is_left_out() -> None:
-    source, labels = FeatureSource(torch.zeros(33, 2)), np.zeros(33, np.int64)
+    source, labels = np.zeros((33, 2), np.float32), np.zeros(33, np.int64)
     batches = TrainingBatches(source, labels, plain_bag(np.arange(33)), 16, (0,))
     assert [len(y) for _, y in batches.epoch(0, torch.device("cpu"))] == [16, 16]
     assert batches.steps == 2
 
 
 def test_two_processes_share_each_batch_and_lose_nothing() -> None:
-    source, labels = FeatureSource(torch.arange(32.0)[:, None]), np.zeros(32, np.int64)
+    source, labels = np.arange(32, dtype=np.float32)[:, None], np.zeros(32, np.int64)
     shares = [TrainingBatches(source, labels, plain_bag(np.arange(32)), 16, (0,), share=(rank, 2)) for rank in (0, 1)]
     drawn = [x for share in shares for inputs, _ in share.epoch(0, torch.device("cpu")) for x in inputs[:, 0].tolist()]
     assert sorted(drawn) == list(range(32))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,35 +14,7 @@ from blastscope.train.augment import augment, draw_augmentations
 from blastscope.train.bags import Bag, draw
 from blastscope.train.config import AugmentConfig
 
-
-class Source(Protocol):
-    """Rows of network input. `rows` of a cell, `augmented` by the table's entry where there is one."""
-
-    def take(self, rows: NDArray[np.int64], device: torch.device) -> Tensor:
-        """The inputs of `rows`, on `device`."""
-        ...
-
-
-@dataclass(frozen=True)
-class CropSource:
-    """Crops of a memory map."""
-
-    crops: NDArray[np.uint8]  # (N, S, S, 3)
-
-    def take(self, rows: NDArray[np.int64], device: torch.device) -> Tensor:
-        """(n, S, S, 3) uint8."""
-        return torch.from_numpy(self.crops[rows]).to(device)
-
-
-@dataclass(frozen=True)
-class FeatureSource:
-    """Features that a frozen network gave, held in memory."""
-
-    features: Tensor  # (N, F)
-
-    def take(self, rows: NDArray[np.int64], device: torch.device) -> Tensor:
-        """(n, F) float32."""
-        return self.features[torch.from_numpy(rows)].to(device)
+Inputs = NDArray[np.uint8] | NDArray[np.float32]  # crops (N, S, S, 3), or features (N, F) that frozen networks gave
 
 
 @dataclass(frozen=True)
@@ -54,8 +25,8 @@ class TrainingBatches:
     holds the run's seed and the stage's number.
     """
 
-    source: Source
-    labels: NDArray[np.int64]  # a class index for each row of the source
+    inputs: Inputs
+    labels: NDArray[np.int64]  # a class index for each row of the inputs
     bag: Bag
     batch_size: int
     seed: tuple[int, ...]
@@ -76,23 +47,22 @@ class TrainingBatches:
         rng = np.random.default_rng([*self.seed, number])
         order = draw(self.chance, len(self.bag), self.images_per_epoch, rng)
         table = draw_augmentations(self.augment, self.bag.augmented[order], rng) if self.augment else None
-        grain = torch.Generator(device).manual_seed(int(rng.integers(2**62)))
         rank, world = self.share
         for step in range(self.steps):
             places = np.arange(step * self.batch_size, min((step + 1) * self.batch_size, len(order)))
             places = places[: len(places) // world * world][rank::world]  # alike for all: gradients are averaged over processes
             rows = self.bag.cells[order[places]]
-            inputs = self.source.take(rows, device)
+            inputs = self.inputs[rows]
             if table is not None:
-                inputs = augment(inputs, table[places], grain)
-            yield inputs, torch.from_numpy(self.labels[rows]).to(device)
+                inputs = augment(inputs.astype(np.uint8, copy=False), table[places], rng)
+            yield torch.from_numpy(inputs).to(device), torch.from_numpy(self.labels[rows]).to(device)
 
 
 @dataclass(frozen=True)
 class ValidationBatches:
     """The validation cells in their order, each as it is."""
 
-    source: Source
+    inputs: Inputs
     labels: NDArray[np.int64]
     rows: NDArray[np.int64]
     batch_size: int
@@ -104,7 +74,7 @@ class ValidationBatches:
         """(inputs, labels), every cell once."""
         for start in range(0, len(self.rows), self.batch_size):
             rows = self.rows[start : start + self.batch_size]
-            yield self.source.take(rows, device), torch.from_numpy(self.labels[rows]).to(device)
+            yield torch.from_numpy(self.inputs[rows]).to(device), torch.from_numpy(self.labels[rows]).to(device)
 
 
 def seed_of(*numbers: int) -> int:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from blastscope.runtime.classes import VOTERS, Voter
 from blastscope.train.augment import augment, draw_augmentations
 from blastscope.train.bags import Bag, Bags, chances, make_bags, plain_bag
-from blastscope.train.batches import CropSource, FeatureSource, Source, TrainingBatches, ValidationBatches, seed_of
+from blastscope.train.batches import Inputs, TrainingBatches, ValidationBatches, seed_of
 from blastscope.train.config import AugmentConfig, ScheduleConfig, TrainConfig
 from blastscope.train.crops import CropStore
 from blastscope.train.fit import Task, fit
@@ -54,9 +54,9 @@ class Job:
 
 @dataclass(frozen=True)
 class Rows:
-    """A source of inputs with the label and the patient of each row."""
+    """Inputs with the label and the patient of each row."""
 
-    source: Source
+    inputs: Inputs
     labels: NDArray[np.int64]
     patients: NDArray[np.str_]
     training: Bag
@@ -70,7 +70,7 @@ def train_voters(job: Job, start: VoterNetwork) -> tuple[VoterNetwork, VoterNetw
     parts: tuple[tuple[Voter, VoterNetwork, Bag], ...] = (("a", a, job.bags.a), ("b", b, job.bags.b))
     for voter, network, bag in parts:
         reset(network.classify, job.seed(voter))
-        _fit(job, voter, network, Rows(CropSource(store.crops), store.labels, store.patients, bag, job.split.validation))
+        _fit(job, voter, network, Rows(store.crops, store.labels, store.patients, bag, job.split.validation))
         lean(network.classify, job.config.stage1)
     return a, b
 
@@ -83,7 +83,7 @@ def train_combined(job: Job, a: VoterNetwork, b: VoterNetwork) -> Ensemble:
     ensemble = Ensemble(a, b, head, fine_tuned=stage.fine_tune)
     if ensemble.tuned_a is not None and ensemble.tuned_b is not None:
         bag = Bag(job.split.training, np.ones(len(job.split.training), np.bool_))
-        rows = Rows(CropSource(job.store.crops), job.store.labels, job.store.patients, bag, job.split.validation)
+        rows = Rows(job.store.crops, job.store.labels, job.store.patients, bag, job.split.validation)
         _fit(job, "combined", CombinedNetwork(ensemble.tuned_a, ensemble.tuned_b, head), rows)
     else:
         finished = FitFolder(job.run / "combined").finished
@@ -96,19 +96,18 @@ def train_combined(job: Job, a: VoterNetwork, b: VoterNetwork) -> Ensemble:
 
 def _fit(job: Job, voter: Voter, network: nn.Module, rows: Rows) -> None:
     stage: ScheduleConfig = job.config.stage2 if voter == "combined" else job.config.stage1
-    crops = isinstance(rows.source, CropSource)
     training = TrainingBatches(
-        rows.source,
+        rows.inputs,
         rows.labels,
         rows.training,
         stage.batch_size,
         job.seed(voter),
         chance=chances(rows.training, rows.labels, rows.patients, stage),
         images_per_epoch=stage.images_per_epoch,
-        augment=job.config.augment if crops else None,
+        augment=job.config.augment if rows.inputs is job.store.crops else None,
         share=(job.machine.global_rank, job.machine.world_size),
     )
-    validation = ValidationBatches(rows.source, rows.labels, rows.validation, job.config.compute.batch)
+    validation = ValidationBatches(rows.inputs, rows.labels, rows.validation, job.config.compute.batch)
     fit(network, Task(voter, stage, training, validation, FitFolder(job.run / voter)), job.machine, job.progress)
 
 
@@ -123,42 +122,42 @@ def feature_rows(job: Job, a: VoterNetwork, b: VoterNetwork) -> Rows:
     labels = np.concatenate([store.labels, store.labels[copies]])
     patients = np.concatenate([store.patients, store.patients[copies]])
     rows = np.concatenate([training, np.arange(len(store.cells), len(labels))])
-    return Rows(FeatureSource(torch.cat(parts)), labels, patients, plain_bag(rows), job.split.validation)
+    return Rows(np.concatenate(parts), labels, patients, plain_bag(rows), job.split.validation)
 
 
 def _nothing(job: Job) -> Rows:
     """The rows of a network that is finished and only read."""
-    empty = FeatureSource(torch.empty(len(job.store.cells), 0))
+    empty = np.empty((len(job.store.cells), 0), np.float32)
     return Rows(empty, job.store.labels, job.store.patients, plain_bag(job.split.training), job.split.validation)
 
 
 @torch.inference_mode()
-def pooled(job: Job, a: VoterNetwork, b: VoterNetwork, rows: NDArray[np.int64], *, augmented: int | None = None) -> Tensor:
+def pooled(
+    job: Job, a: VoterNetwork, b: VoterNetwork, rows: NDArray[np.int64], *, augmented: int | None = None
+) -> NDArray[np.float32]:
     """(n, 2 features) float32 of the cells `rows`, each augmented anew where `augmented` gives the copy's number."""
     device, batch = job.machine.device, job.config.compute.batch
     a.to(device).eval(), b.to(device).eval()
-    source, table, grain = CropSource(job.store.crops), None, torch.Generator(device)
+    rng, table = np.random.default_rng([*job.seed("combined"), COPIES + (augmented or 0)]), None
     if augmented is not None:
-        rng = np.random.default_rng([*job.seed("combined"), COPIES + augmented])
         everything: AugmentConfig = job.config.augment.model_copy(update={"mode": "all"})
         table = draw_augmentations(everything, np.ones(len(rows), np.bool_), rng)
-        grain.manual_seed(int(rng.integers(2**62)))
     found = []
     for start in range(0, len(rows), batch):
         part = slice(start, start + batch)
-        crops = source.take(rows[part], device)
-        crops = crops if table is None else augment(crops, table[part], grain)
+        crops = job.store.crops[rows[part]]
+        crops = crops if table is None else augment(crops, table[part], rng)
         with job.machine.autocast():
-            pixels = a.normalise(crops)
-            found.append(torch.cat([a.backbone(pixels), b.backbone(pixels)], dim=1).float().cpu())
-    return torch.cat(found)
+            pixels = a.normalise(torch.from_numpy(crops).to(device))
+            found.append(torch.cat([a.backbone(pixels), b.backbone(pixels)], dim=1).float().cpu().numpy())
+    return np.concatenate(found)
 
 
 @torch.inference_mode()
 def probabilities(job: Job, ensemble: Ensemble, rows: NDArray[np.int64]) -> NDArray[np.float32]:  # (N, 3, 2)
     """What the three voters say of the cells `rows`, in fp32: these figures are kept."""
     ensemble.to(job.machine.device).eval()
-    batches = ValidationBatches(CropSource(job.store.crops), job.store.labels, rows, job.config.compute.batch)
+    batches = ValidationBatches(job.store.crops, job.store.labels, rows, job.config.compute.batch)
     found = [ensemble(crops).softmax(dim=2).cpu().numpy() for crops, _ in batches.all(job.machine.device)]
     return np.concatenate(found) if found else np.empty((0, 3, 2), np.float32)
 
