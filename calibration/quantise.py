@@ -1,7 +1,7 @@
 """The int8 graph: quantise-dequantise pairs around every operator of the networks, by the rules that all engines share.
 
     symmetric        every zero point is 0: TensorRT knows no other
-    weights          one scale for each output channel, -127 to 127
+    weights          one scale for each output channel, -64 to 64 (calibration/config.py says why) or -127 to 127
     activations      one scale for each value
     biases           float32: TensorRT refuses an int32 DequantizeLinear
     before, after    normalisation, softmax and vote stay float32 (calibration/regions.py)
@@ -24,13 +24,13 @@ except ImportError as error:
 TOP = 127
 
 
-def quantise(model: onnx.ModelProto, plan: Plan, ranges: dict[str, float]) -> onnx.ModelProto:
+def quantise(model: onnx.ModelProto, plan: Plan, ranges: dict[str, float], *, weight_bits: int = 7) -> onnx.ModelProto:
     """An int8 copy of the fp32 graph `model`. `ranges` says for each group of `plan` what 127 stands for."""
     small = onnx.ModelProto()
     small.CopyFrom(model)
     graph = small.graph
     added = _Added(graph)
-    after = {name: nodes for name, nodes in _weight_pairs(graph, plan, added).items()}
+    after = _weight_pairs(graph, plan, added, 64 if weight_bits == 7 else TOP)
     replaced = {name: f"{name}_dequantised" for name in after}
     nodes: list[onnx.NodeProto] = [node for pair in after.values() for node in pair]
     inside = _taking(graph, plan)
@@ -87,12 +87,12 @@ class _Added:
         ]
 
 
-def _weight_pairs(graph: onnx.GraphProto, plan: Plan, added: _Added) -> dict[str, list[onnx.NodeProto]]:
+def _weight_pairs(graph: onnx.GraphProto, plan: Plan, added: _Added, top: int) -> dict[str, list[onnx.NodeProto]]:
     """For each weight of the plan its DequantizeLinear; the int8 weight takes the float one's place."""
     arrays = {weight.name: weight for weight in graph.initializer if weight.name in plan.weights}
     found = {}
     for name, axis in plan.weights.items():
-        whole, scale = quantised_weight(numpy_helper.to_array(arrays[name]), axis)
+        whole, scale = quantised_weight(numpy_helper.to_array(arrays[name]), axis, top)
         inputs = [
             added.constant(f"{name}_int8", whole),
             added.constant(f"{name}_scale", scale),
@@ -104,13 +104,13 @@ def _weight_pairs(graph: onnx.GraphProto, plan: Plan, added: _Added) -> dict[str
     return found
 
 
-def quantised_weight(weight: NDArray[np.float32], axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """`weight` in int8 with a scale for each channel of `axis`; a channel of zeros keeps the scale 1."""
+def quantised_weight(weight: NDArray[np.float32], axis: int, top: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """`weight` from -top to top with a scale for each channel of `axis`; a channel of zeros keeps the scale 1."""
     others = tuple(other for other in range(weight.ndim) if other != axis)
     reach = np.abs(weight).max(axis=others)
-    scale = np.where(reach > 0, reach / TOP, 1).astype(np.float32)
+    scale = np.where(reach > 0, reach / top, 1).astype(np.float32)
     shape = [-1 if dimension == axis else 1 for dimension in range(weight.ndim)]
-    whole = np.clip(np.rint(weight / scale.reshape(shape)), -TOP, TOP).astype(np.int8)
+    whole = np.clip(np.rint(weight / scale.reshape(shape)), -top, top).astype(np.int8)
     return whole, scale
 
 
