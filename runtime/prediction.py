@@ -65,9 +65,9 @@ class Prediction:
 
     def row(self) -> PredictionRow:
         """The prediction as plain JSON values."""
-        table = self.probabilities and {
-            voter: dict(zip(CLASSES, pair, strict=True)) for voter, pair in zip(VOTERS, self.probabilities, strict=True)
-        }
+        table: dict[str, dict[str, float]] = {}
+        for voter, pair in zip(VOTERS, self.probabilities or (), strict=self.probabilities is not None):
+            table[voter] = {**dict(zip(CLASSES, pair, strict=True))}
         return PredictionRow(
             label=self.label,
             probability=self.probability,

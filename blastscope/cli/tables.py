@@ -1,0 +1,100 @@
+"""Results on stdout: for people as tables, with `--json` as JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from blastscope.calibration.report import CalibrationReport
+    from blastscope.runtime.bundle import Bundle
+    from blastscope.runtime.bundle.manifest import GraphEntry, Interval, Manifest
+
+
+def show(*parts: RenderableType) -> None:
+    """Prints `parts` to stdout, as wide as the terminal, or 100 columns where there is none."""
+    console = Console(width=None if Console().is_terminal else 100, highlight=False)
+    for part in parts:
+        console.print(part)
+
+
+def print_training(run: Path, *, as_json: bool) -> None:
+    """Table 1 and the intervals of a finished run."""
+    path = run / "report" / "report.json"
+    if as_json:
+        typer.echo(path.read_text(encoding="utf-8") if path.is_file() else json.dumps({"run": str(run), "report": None}))
+        return
+    if path.is_file():
+        from blastscope.train.report import Report, render_table
+
+        show(render_table(Report.model_validate_json(path.read_text(encoding="utf-8"))))
+    show(Text(f"run: {run}"))
+
+
+def print_calibration(report: CalibrationReport, *, as_json: bool) -> None:
+    """What a calibration did."""
+    typer.echo(report.model_dump_json(indent=2) if as_json else report.text())
+
+
+def print_bundle(bundle: Bundle, *, as_json: bool) -> None:
+    """What a bundle says of itself."""
+    manifest = bundle.manifest
+    if as_json:
+        typer.echo(manifest.model_dump_json(indent=2))
+        return
+    show(Text(f"{manifest.name}: {bundle.path}", style="bold"), _facts(bundle), _graphs(manifest))
+    if manifest.scores:
+        show(_scores(manifest))
+
+
+def _facts(bundle: Bundle) -> Table:
+    manifest, facts = bundle.manifest, Table.grid(padding=(0, 2))
+    crop, training, point = manifest.crop, manifest.training, manifest.operating_point
+    window = f", window {crop.window_px} px" if crop.window_px else ""
+    rows = {
+        "digest": bundle.digest,
+        "format": f"{manifest.format}, made {manifest.created}",
+        "backbone": f"{manifest.backbone}, crops {crop.side_px} x {crop.side_px}, scale {crop.scale}{window}",
+        "vote": f"{manifest.vote.rule}" + (f", ALL from a score of {point.threshold:.4f}" if point else ""),
+        "training": f"{len(training.patients.training)} patients, split by {training.split}, seed {training.seed}",
+        "validation": f"{len(training.patients.validation)} patients, {len(training.patients.calibration)} set int8 ranges",
+        "golden set": f"{manifest.golden.count} crops, {manifest.golden.source}",
+        "gate": manifest.gate,
+    }
+    for name, value in rows.items():
+        facts.add_row(name, Text(value))
+    return facts
+
+
+def _graphs(manifest: Manifest) -> Table:
+    table = Table("graph", "models", "precision", "passes", "MB", "tolerance", "flips", "weighted F1 loss", box=None)
+    for entry in manifest.graphs:
+        size = f"{entry.size / 1e6:.1f}"
+        limits = ", ".join(f"{execution} {limit:.2g}" for execution, limit in entry.tolerances.items())
+        table.add_row(entry.file, entry.models, entry.precision, str(entry.passes), size, limits, *_gate(entry))
+    return table
+
+
+def _gate(entry: GraphEntry) -> tuple[str, str]:
+    if entry.gate is None:
+        return "", ""
+    return f"{100 * entry.gate.flips.value:.2f} %", f"{entry.gate.f1_loss.value:.2f} points"
+
+
+def _scores(manifest: Manifest) -> Table:
+    table = Table("vote on", "weighted F1", "AUROC", "sensitivity", "specificity", box=None)
+    for row in manifest.scores:
+        figures = (row.weighted_f1, row.auroc, row.sensitivity, row.specificity)
+        table.add_row(f"{row.precision}, {row.cells} cells of {row.patients} patients", *map(interval_text, figures))
+    return table
+
+
+def interval_text(interval: Interval) -> str:
+    """An estimate with its 95 % interval."""
+    return f"{interval.value:.3f} ({interval.low:.3f} to {interval.high:.3f})"
