@@ -26,6 +26,7 @@ class CalibrationConfig(Record):
     # With 8 the same file answered up to 0.8 off in OpenVINO and in ONNX Runtime on an AVX2 machine
     weight_bits: Literal[7, 8] = 7
     cells: int = Field(default=192, ge=2)  # of the calibration sample
+    files: tuple[str, ...] = ()  # calibrate on the cells of these file names, and no others
     seed: int = Field(default=0, ge=0)
     flips_at_most: float = Field(default=0.02, ge=0, le=1)  # share of cells
     f1_loss_at_most: float = Field(default=0.5, ge=0)  # points of 100

@@ -1,7 +1,7 @@
 """Which values of a graph become int8, and which of them share one scale.
 
-A value is quantised when an operator of the networks takes it, so that no float32 operator is left between two convolutions. Two
-kinds of values share a scale, at no cost in precision and with work saved in every engine:
+A value is quantised when an operator of the networks takes it, so that no float32 operator is left between two convolutions.
+Two kinds of values share a scale, at no cost in precision and with work saved in every engine:
 
     before and after ReLU or Clip   cutting to int8's range commutes with cutting at the activation's bounds, so with one scale
                                     the value before loses nothing that the activation keeps

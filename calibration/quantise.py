@@ -1,10 +1,10 @@
 """The int8 graph: quantise-dequantise pairs around every operator of the networks, by the rules that all engines share.
 
-    symmetric        every zero point is 0: TensorRT knows no other
-    weights          one scale for each output channel, -64 to 64 (calibration/config.py says why) or -127 to 127
-    activations      one scale for each value
-    biases           float32: TensorRT refuses an int32 DequantizeLinear
-    before, after    normalisation, softmax and vote stay float32 (calibration/regions.py)
+symmetric        every zero point is 0: TensorRT knows no other
+weights          one scale for each output channel, -64 to 64 (calibration/config.py says why) or -127 to 127
+activations      one scale for each value
+biases           float32: TensorRT refuses an int32 DequantizeLinear
+before, after    normalisation, softmax and vote stay float32 (calibration/regions.py)
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.calibration.plan import Plan
+from blastscope.calibration.regions import find_regions
 from blastscope.runtime.errors import EngineError, MissingLibrary
 
 try:
@@ -30,16 +31,14 @@ def quantise(model: onnx.ModelProto, plan: Plan, ranges: dict[str, float], *, we
     small.CopyFrom(model)
     graph = small.graph
     added = _Added(graph)
-    after = _weight_pairs(graph, plan, added, 64 if weight_bits == 7 else TOP)
-    replaced = {name: f"{name}_dequantised" for name in after}
-    nodes: list[onnx.NodeProto] = [node for pair in after.values() for node in pair]
-    inside = _taking(graph, plan)
-    for name in (value.name for value in graph.input):
-        if name in plan.values:
-            raise EngineError(f"the graph's input '{name}' feeds a layer without normalisation")
+    weights = _weight_pairs(graph, plan, added, 64 if weight_bits == 7 else TOP)
+    replaced = {name: f"{name}_dequantised" for name in weights}
+    nodes: list[onnx.NodeProto] = list(weights.values())
+    regions = find_regions(model)
+    inside = set(regions.networks) - set(regions.last)
     for node in graph.node:
         for place, name in enumerate(node.input):
-            if name in replaced and (node.name in inside or name in after):
+            if name in replaced and node.name in inside:
                 node.input[place] = replaced[name]
         nodes.append(node)
         for name in node.output:
@@ -57,21 +56,12 @@ def quantise(model: onnx.ModelProto, plan: Plan, ranges: dict[str, float], *, we
     return small
 
 
-def _taking(graph: onnx.GraphProto, plan: Plan) -> set[str]:
-    """Nodes of the networks: all that take a quantised value, but what keeps float32."""
-    from blastscope.calibration.regions import find_regions
-
-    model = onnx.ModelProto(graph=graph)
-    regions = find_regions(model)
-    return set(regions.networks) - set(regions.last)
-
-
 class _Added:
     """Scales and zero points, one initialiser each."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self._graph = graph
-        graph.initializer.append(numpy_helper.from_array(np.int8(0).reshape(()), "zero"))
+        graph.initializer.append(numpy_helper.from_array(np.array(0, np.int8), "zero"))
 
     def constant(self, name: str, array: NDArray[np.generic]) -> str:
         self._graph.initializer.append(numpy_helper.from_array(array, name))
@@ -79,7 +69,7 @@ class _Added:
 
     def pair(self, name: str, reach: float) -> list[onnx.NodeProto]:
         """Quantise and dequantise of the value `name`."""
-        scale = self.constant(f"{name}_scale", np.float32(reach / TOP).reshape(()))
+        scale = self.constant(f"{name}_scale", np.array(reach / TOP, np.float32))
         small, back = f"{name}_int8", f"{name}_dequantised"
         return [
             helper.make_node("QuantizeLinear", [name, scale, "zero"], [small], name=f"Quantize_{name}"),
@@ -87,7 +77,7 @@ class _Added:
         ]
 
 
-def _weight_pairs(graph: onnx.GraphProto, plan: Plan, added: _Added, top: int) -> dict[str, list[onnx.NodeProto]]:
+def _weight_pairs(graph: onnx.GraphProto, plan: Plan, added: _Added, top: int) -> dict[str, onnx.NodeProto]:
     """For each weight of the plan its DequantizeLinear; the int8 weight takes the float one's place."""
     arrays = {weight.name: weight for weight in graph.initializer if weight.name in plan.weights}
     found = {}
@@ -98,9 +88,8 @@ def _weight_pairs(graph: onnx.GraphProto, plan: Plan, added: _Added, top: int) -
             added.constant(f"{name}_scale", scale),
             added.constant(f"{name}_zero", np.zeros(len(scale), np.int8)),
         ]
-        found[name] = [
-            helper.make_node("DequantizeLinear", inputs, [f"{name}_dequantised"], name=f"Dequantize_{name}", axis=axis)
-        ]
+        outputs = [f"{name}_dequantised"]
+        found[name] = helper.make_node("DequantizeLinear", inputs, outputs, name=f"Dequantize_{name}", axis=axis)
     return found
 
 

@@ -9,13 +9,16 @@ Values are streamed: a batch of activations is held at a time, and one histogram
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.calibration.answers import GraphAnswers, batches
 from blastscope.calibration.config import CalibrationConfig
 from blastscope.calibration.plan import Plan
-from blastscope.runtime.errors import MissingLibrary
+from blastscope.runtime.errors import EngineError, MissingLibrary
 
 try:
     import onnx
@@ -27,32 +30,51 @@ BINS = 2048
 LEVELS = 128  # of int8 on one side of zero
 
 
-class RangeProblem(Exception):
-    """A cell that can't calibrate: `row` of the crops, `value` of the graph, and why."""
+@dataclass(frozen=True, slots=True)
+class Ranges:
+    """The absolute value that int8's 127 stands for, by group of the plan, and the crops that can't calibrate."""
 
-    def __init__(self, row: int, value: str, problem: str) -> None:
-        self.row, self.value, self.problem = row, value, problem
-        super().__init__(f"crop {row}: {value} {problem}")
+    reach: dict[str, float]
+    refused: tuple[tuple[int, str], ...]  # row of the crops, with the reason; they don't count in `reach`
 
 
-def find_ranges(model: onnx.ModelProto, plan: Plan, crops: NDArray[np.uint8], config: CalibrationConfig) -> dict[str, float]:
-    """The absolute value that int8's 127 stands for, by group of `plan`. Raises `RangeProblem`."""
+def find_ranges(model: onnx.ModelProto, plan: Plan, crops: NDArray[np.uint8], config: CalibrationConfig) -> Ranges:
+    """The ranges of the fp32 graph `model` on `crops` (N, S, S, 3).
+
+    A crop on which a value is infinite, not a number, or zero everywhere is refused. Raises `EngineError` where none is left.
+    """
     values = sorted({value for members in plan.measured.values() for value in members})
     session = GraphAnswers(with_outputs(model, values))
-    largest = dict.fromkeys(values, 0.0)
-    for start, batch in enumerate(batches(crops, BATCH)):
-        for value, array in session.values(values, batch):
-            each = np.abs(array.reshape(len(batch), -1) if len(array) == len(batch) else array.reshape(1, -1)).max(axis=1)
-            _check(each, start * BATCH, value)
-            largest[value] = max(largest[value], float(each.max()))
-    groups = {group: max((largest[value] for value in members), default=0.0) for group, members in plan.measured.items()}
-    for group, reach in groups.items():
-        if reach <= 0:
-            raise RangeProblem(-1, group, "is zero on every cell")
-    if config.method == "minmax":
-        return groups
-    histograms = _histograms(session, plan, crops, groups)
-    return {group: _cut(histograms[group], reach, config) for group, reach in groups.items()}
+    largest = _largest(session, values, crops)  # (N, values)
+    refused = tuple(_refused(largest, values))
+    kept = np.setdiff1d(np.arange(len(crops)), [row for row, _ in refused])
+    if not len(kept):
+        raise EngineError(f"no cell can calibrate: on the first, {refused[0][1] if refused else 'there is none'}")
+    at = {value: float(reach) for value, reach in zip(values, largest[kept].max(axis=0), strict=True)}
+    reach = {group: max(at[value] for value in members) for group, members in plan.measured.items()}
+    if config.method != "minmax":
+        histograms = _histograms(session, plan, crops[kept], reach)
+        reach = {group: _cut(histograms[group], most, config) for group, most in reach.items()}
+    return Ranges(reach, refused)
+
+
+def _largest(session: GraphAnswers, values: list[str], crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+    rows = []
+    for batch in batches(crops, BATCH):
+        # the views of a crop stand one batch apart
+        found = [
+            np.abs(array.reshape(-1, len(batch), array[0].size)).max(axis=(0, 2)) for _, array in session.values(values, batch)
+        ]
+        rows.append(np.stack(found, axis=1))
+    return np.concatenate(rows)
+
+
+def _refused(largest: NDArray[np.float32], values: list[str]) -> Iterator[tuple[int, str]]:
+    for row in range(len(largest)):
+        for value, reach in zip(values, largest[row], strict=True):
+            if not 0 < reach < np.inf:  # NaN too
+                yield row, f"the range of {value} is {'zero' if reach == 0 else 'infinite or no number'}"
+                break
 
 
 def with_outputs(model: onnx.ModelProto, values: list[str]) -> bytes:
@@ -62,12 +84,6 @@ def with_outputs(model: onnx.ModelProto, values: list[str]) -> bytes:
     wide.graph.output.extend(onnx.helper.make_empty_tensor_value_info(value) for value in values)
     content: bytes = wide.SerializeToString()
     return content
-
-
-def _check(each: NDArray[np.float32], first: int, value: str) -> None:
-    bad = np.flatnonzero(~np.isfinite(each))
-    if len(bad):
-        raise RangeProblem(first + int(bad[0]), value, "is infinite or not a number")
 
 
 def _histograms(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -52,12 +52,23 @@ def validation_cells(folder: CellFolder, training: TrainingProvenance) -> tuple[
     return cells
 
 
-def refuse_training_cells(cells: Iterable[Cell], training: TrainingProvenance, root: CellFolder) -> None:
-    """Raises `DataError`, which names them, where any of `cells` belongs to a patient of the training part."""
+def named_cells(
+    cells: Sequence[Cell], names: Sequence[str], folder: CellFolder, training: TrainingProvenance
+) -> tuple[Cell, ...]:
+    """The validation `cells` whose file names are `names`. Raises `DataError`, which names those that can't calibrate."""
     patients = set(training.patients.training)
-    trained = [cell.path.name for cell in cells if cell.patient in patients]
+    by_name = {cell.path.name: cell for cell in folder.cells}
+    unknown = [name for name in names if name not in by_name]
+    if unknown:
+        raise DataError(folder.root, f"calibration cells that are not here: {_listed(unknown)}")
+    trained = [name for name in names if by_name[name].patient in patients]
     if trained:
-        raise DataError(root.root, f"cells of training patients can't calibrate: {_listed(trained)}")
+        raise DataError(folder.root, f"cells of training patients can't calibrate: {_listed(trained)}")
+    known = {cell.path.name: cell for cell in cells}
+    strangers = [name for name in names if name not in known]
+    if strangers:
+        raise DataError(folder.root, f"cells of patients that the bundle doesn't know can't calibrate: {_listed(strangers)}")
+    return tuple(known[name] for name in dict.fromkeys(names))
 
 
 def choose_cells(cells: Sequence[Cell], count: int, seed: int) -> tuple[Cell, ...]:
@@ -97,6 +108,14 @@ def crop_cells(cells: Sequence[Cell], spec: CropSpec) -> CroppedCells:
             refused.append((cell, f"{result.code}: {result.detail}"))
     shape = (0, spec.side_px, spec.side_px, 3)
     return CroppedCells(tuple(kept), np.stack(crops) if crops else np.empty(shape, np.uint8), tuple(refused))
+
+
+def without(sample: CroppedCells, refused: Sequence[tuple[int, str]]) -> CroppedCells:
+    """`sample` less the rows in `refused`, which are named in it instead."""
+    rows = {row for row, _ in refused}
+    kept = [row for row in range(len(sample.cells)) if row not in rows]
+    named = tuple((sample.cells[row], reason) for row, reason in refused)
+    return CroppedCells(tuple(sample.cells[row] for row in kept), sample.crops[kept], (*sample.refused, *named))
 
 
 def _cropped(cells: Sequence[Cell], spec: CropSpec) -> Iterator[tuple[Cell, Crop | Refusal]]:

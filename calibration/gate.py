@@ -1,0 +1,102 @@
+"""The gate: an int8 graph ships only if it calls cells as its parent does.
+
+Judged on validation cells outside the calibration sample, which neither trained the networks nor set the ranges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blastscope.calibration.answers import GraphAnswers
+from blastscope.calibration.config import CalibrationConfig
+from blastscope.calibration.sample import crop_cells
+from blastscope.runtime.bundle.manifest import GateResult
+from blastscope.runtime.cells import Cell
+from blastscope.runtime.classes import CLASSES
+from blastscope.runtime.crop import CropSpec
+from blastscope.runtime.errors import UsageError
+from blastscope.runtime.scores import f1_loss, flips
+from blastscope.runtime.vote import vote
+
+PIECE = 64  # cells cropped at once: the crops of all of them may not fit into memory
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedCells:
+    """Cells with the probabilities that parent and child gave them."""
+
+    cells: tuple[Cell, ...]
+    parent: NDArray[np.float32]  # (N, 3, 2)
+    child: NDArray[np.float32]  # (N, 3, 2)
+    refused: tuple[tuple[Cell, str], ...]
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """Class index of each cell."""
+        return np.array([CLASSES.index(cell.label) for cell in self.cells], np.int64)
+
+    @property
+    def patients(self) -> list[str]:
+        """Patient of each cell."""
+        return [cell.patient for cell in self.cells]
+
+
+def judge(parent: Path, child: Path, cells: Sequence[Cell], spec: CropSpec) -> JudgedCells:
+    """What both graphs say of `cells`, cropped and answered piece by piece."""
+    graphs = GraphAnswers(parent), GraphAnswers(child)
+    kept: list[Cell] = []
+    refused: list[tuple[Cell, str]] = []
+    answers: tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]] = ([], [])
+    for start in range(0, len(cells), PIECE):
+        piece = crop_cells(cells[start : start + PIECE], spec)
+        kept += piece.cells
+        refused += piece.refused
+        if len(piece.crops):
+            for graph, found in zip(graphs, answers, strict=True):
+                found.append(graph.probabilities(piece.crops))
+    if not kept:
+        raise UsageError("no validation cells are left to judge int8: calibrate on fewer cells")
+    return JudgedCells(tuple(kept), np.concatenate(answers[0]), np.concatenate(answers[1]), tuple(refused))
+
+
+def gate(judged: JudgedCells, config: CalibrationConfig) -> GateResult:
+    """Whether the child may stand in for the parent. The figures have 95 % intervals by bootstrap over patients.
+
+    The limits hold for the figures themselves, as the project's rule says; the intervals tell how sure they are.
+    """
+    parent, child = vote(judged.parent).label, vote(judged.child).label
+    draws = {"draws": config.draws, "seed": config.seed}
+    flipped = flips(parent, child, judged.patients, **draws)
+    lost = f1_loss(judged.labels, parent, child, judged.patients, **draws)
+    return GateResult(
+        cells=len(judged.cells),
+        patients=len(set(judged.patients)),
+        flips=flipped,
+        flips_at_most=config.flips_at_most,
+        f1_loss=lost,
+        f1_loss_at_most=config.f1_loss_at_most,
+        passed=flipped.value <= config.flips_at_most and lost.value <= config.f1_loss_at_most,
+    )
+
+
+def failures(result: GateResult) -> tuple[str, ...]:
+    """A sentence for each limit that `result` breaks."""
+    found = []
+    if result.flips.value > result.flips_at_most:
+        low, high = 100 * result.flips.low, 100 * result.flips.high
+        found.append(
+            f"{100 * result.flips.value:.2f} % of the votes flip ({low:.2f} to {high:.2f}), "
+            f"at most {100 * result.flips_at_most:g} % may"
+        )
+    if result.f1_loss.value > result.f1_loss_at_most:
+        low, high = result.f1_loss.low, result.f1_loss.high
+        found.append(
+            f"weighted F1 loses {result.f1_loss.value:.2f} points ({low:.2f} to {high:.2f}), "
+            f"at most {result.f1_loss_at_most:g} may go"
+        )
+    return tuple(found)

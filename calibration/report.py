@@ -1,0 +1,68 @@
+"""`CalibrationReport`: what a calibration did, for programs as a record and for people as text."""
+
+from __future__ import annotations
+
+from blastscope.calibration.config import CalibrationConfig
+from blastscope.runtime.bundle.manifest import Digest, GateResult, Interval, OperatingPoint, Scores
+from blastscope.runtime.record import Record
+
+
+class RefusedCell(Record):
+    """A cell that took no part, and why."""
+
+    file: str
+    reason: str
+
+
+class CalibrationReport(Record):
+    """The outcome of `calibrate`. With `admitted` False the bundle has no int8 graph, and `failures` says why."""
+
+    bundle: str  # path
+    digest: Digest  # of the bundle as it is now
+    admitted: bool
+    failures: tuple[str, ...]
+    gate: GateResult
+    golden_difference: float  # of the int8 graph on the golden set
+    golden_flips: int
+    tolerance: float | None  # of int8 executions, when admitted
+    graphs: tuple[str, ...]  # int8 files that the bundle now has
+    sample: tuple[str, ...]  # calibration cells
+    sample_patients: tuple[str, ...]
+    refused: tuple[RefusedCell, ...]
+    operating_point: OperatingPoint | None
+    scores: tuple[Scores, ...]  # the vote of parent and int8 on the gate's cells
+    config: CalibrationConfig
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 1 where the gate refused."""
+        return 0 if self.admitted else 1
+
+    def text(self) -> str:
+        """The report for people."""
+        gate, patients = self.gate, len(self.sample_patients)
+        lines = [
+            f"int8 {'admitted' if self.admitted else 'refused'}: {self.bundle}",
+            f"  calibrated on   {len(self.sample)} cells of {patients} validation patients ({self.config.method})",
+            f"  judged on       {gate.cells} other cells of {gate.patients} validation patients",
+            f"  votes flipped   {_percent(gate.flips)}, at most {100 * gate.flips_at_most:g} %",
+            f"  weighted F1     loses {_points(gate.f1_loss)} points, at most {gate.f1_loss_at_most:g}",
+            f"  golden set      {self.golden_flips} calls changed, probabilities by at most {self.golden_difference:.3f}",
+        ]
+        if self.tolerance is not None:
+            lines.append(f"  tolerance       {self.tolerance:.3f} of a probability")
+        if self.operating_point:
+            point = self.operating_point
+            rates = f"sensitivity {point.sensitivity:.3f}, specificity {point.specificity:.3f}"
+            lines.append(f"  operating point {point.threshold:.4f}: {rates}")
+        lines += [f"  failed          {failure}" for failure in self.failures]
+        lines += [f"  left out        {cell.file}: {cell.reason}" for cell in self.refused]
+        return "\n".join(lines)
+
+
+def _percent(interval: Interval) -> str:
+    return f"{100 * interval.value:.2f} % ({100 * interval.low:.2f} to {100 * interval.high:.2f})"
+
+
+def _points(interval: Interval) -> str:
+    return f"{interval.value:.2f} ({interval.low:.2f} to {interval.high:.2f})"
