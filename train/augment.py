@@ -88,9 +88,8 @@ def augment(crops: NDArray[np.uint8], table: NDArray[np.float32], rng: np.random
         draw = dict(zip(COLUMNS, table[row].tolist(), strict=True))
         stranger = colours[min(int(draw["stranger"] * len(colours)), len(colours) - 1)]
         moved = _move(crops[row], draw)
-        cell = moved.max(axis=2, keepdims=True) > 0
         painted = _texture(cv2.transform(moved, _recolour(own, stranger, draw)), draw, rng)
-        out[row] = _cut_out(painted * cell, draw)
+        out[row] = _cut_out(np.asarray(cv2.bitwise_and(painted, painted, mask=_cell(moved)), np.uint8), draw)
     return out
 
 
@@ -102,8 +101,14 @@ class Colour(NamedTuple):
 
 
 def _colour(crop: NDArray[np.uint8]) -> Colour:
-    mean, spread = cv2.meanStdDev(crop, mask=crop.max(axis=2))
+    mean, spread = cv2.meanStdDev(crop, mask=_cell(crop))
     return Colour(mean[:, 0], np.maximum(spread[:, 0], 0.25))
+
+
+def _cell(crop: NDArray[np.uint8]) -> NDArray[np.uint8]:  # (S, S)
+    """Not zero where the crop isn't black. `max(axis=2)` says the same in 1.6 ms."""
+    cell: NDArray[np.uint8] = crop[..., 0] | crop[..., 1] | crop[..., 2]
+    return cell
 
 
 def _move(crop: NDArray[np.uint8], draw: dict[str, float]) -> NDArray[np.uint8]:
@@ -118,7 +123,7 @@ def _move(crop: NDArray[np.uint8], draw: dict[str, float]) -> NDArray[np.uint8]:
     middle = np.full(2, (side - 1) / 2)
     offset = middle - turn @ middle - side * np.array([draw["right"], draw["down"]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return cv2.warpAffine(crop, np.column_stack([turn, offset]), (side, side), flags=flags).astype(np.uint8, copy=False)
+    return np.asarray(cv2.warpAffine(crop, np.column_stack([turn, offset]), (side, side), flags=flags), np.uint8)
 
 
 def _recolour(own: Colour, stranger: Colour, draw: dict[str, float]) -> NDArray[np.float64]:
@@ -154,8 +159,9 @@ def _texture(crop: NDArray[np.uint8], draw: dict[str, float], rng: np.random.Gen
     if draw["blur"]:
         pixels = cv2.addWeighted(pixels, 1 - draw["blur"], cv2.blur(pixels, (3, 3)), draw["blur"], 0)
     if draw["noise"]:
-        grain = rng.standard_normal(pixels.shape, np.float32) * np.float32(255 * draw["noise"])
-        pixels = (pixels + grain).round().clip(0, 255).astype(np.uint8)
+        cv2.setRNGSeed(int(rng.integers(2**31)))
+        grain = cv2.randn(np.empty(pixels.shape, np.int16), (0, 0, 0), (255 * draw["noise"],) * 3)
+        pixels = cv2.add(pixels, grain, dtype=cv2.CV_8U)
     return np.asarray(pixels, np.uint8)
 
 
