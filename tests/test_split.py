@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from blastscope.runtime.cells import Cell, find_cells
 from blastscope.runtime.classes import ClassName
@@ -21,13 +22,15 @@ counts_of_patients = st.lists(st.integers(1, 60), min_size=2, max_size=9)
 def cells_of(label: ClassName, counts: list[int]) -> list[Cell]:
     prefix = "H" if label == "hem" else ""
     return [
-        Cell(Path(f"{label}/{patient}-{number}.bmp"), label, f"{prefix}{patient}", "1", str(number), f"{label}{patient}{number}")
+        Cell(
+            Path(f"{label}/{patient}-{number}.bmp"), label, f"{prefix}{patient}", "1", str(number), f"{label}{patient}{number}"
+        )
         for patient, count in enumerate(counts)
         for number in range(count)
     ]
 
 
-def patients_of(cells: list[Cell], rows: np.ndarray) -> set[str]:  # type: ignore[type-arg]
+def patients_of(cells: list[Cell], rows: NDArray[np.int64]) -> set[str]:
     return {cells[row].patient for row in rows}
 
 

@@ -88,7 +88,8 @@ def augment(crops: NDArray[np.uint8], table: NDArray[np.float32], rng: np.random
         draw = dict(zip(COLUMNS, table[row].tolist(), strict=True))
         stranger = colours[min(int(draw["stranger"] * len(colours)), len(colours) - 1)]
         moved = _move(crops[row], draw)
-        painted = _texture(cv2.transform(moved, _recolour(own, stranger, draw)), draw, rng)
+        recoloured = np.asarray(cv2.transform(moved, _recolour(own, stranger, draw)), np.uint8)
+        painted = _texture(recoloured, draw, rng)
         out[row] = _cut_out(np.asarray(cv2.bitwise_and(painted, painted, mask=_cell(moved)), np.uint8), draw)
     return out
 
@@ -102,7 +103,7 @@ class Colour(NamedTuple):
 
 def _colour(crop: NDArray[np.uint8]) -> Colour:
     mean, spread = cv2.meanStdDev(crop, mask=_cell(crop))
-    return Colour(mean[:, 0], np.maximum(spread[:, 0], 0.25))
+    return Colour(mean[:, 0].astype(np.float64), np.maximum(spread[:, 0], 0.25).astype(np.float64))
 
 
 def _cell(crop: NDArray[np.uint8]) -> NDArray[np.uint8]:  # (S, S)
@@ -147,7 +148,8 @@ def _hue(degrees: float) -> NDArray[np.float64]:
     angle, root = math.radians(degrees), math.sqrt(1 / 3)
     cross = np.array([[0, -root, root], [root, 0, -root], [-root, root, 0]])
     axis = np.full((3, 3), 1 / 3)
-    return math.cos(angle) * (np.eye(3) - axis) + axis + math.sin(angle) * cross
+    rotation: NDArray[np.float64] = math.cos(angle) * (np.eye(3) - axis) + axis + math.sin(angle) * cross
+    return rotation
 
 
 def _texture(crop: NDArray[np.uint8], draw: dict[str, float], rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -160,7 +162,7 @@ def _texture(crop: NDArray[np.uint8], draw: dict[str, float], rng: np.random.Gen
         pixels = cv2.addWeighted(pixels, 1 - draw["blur"], cv2.blur(pixels, (3, 3)), draw["blur"], 0)
     if draw["noise"]:
         cv2.setRNGSeed(int(rng.integers(2**31)))
-        grain = cv2.randn(np.empty(pixels.shape, np.int16), (0, 0, 0), (255 * draw["noise"],) * 3)
+        grain = cv2.randn(np.empty(pixels.shape, np.int16), np.zeros(3), np.full(3, 255 * draw["noise"]))
         pixels = cv2.add(pixels, grain, dtype=cv2.CV_8U)
     return np.asarray(pixels, np.uint8)
 

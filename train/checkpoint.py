@@ -78,7 +78,7 @@ def load_ensemble(run: Path | str) -> TrainedEnsemble:
     if provenance.state != "finished":
         raise DataError(run, "the training isn't finished: go on with --resume")
     tensors, header = read_tensors(run / "ensemble.safetensors")
-    if header.get("config") != provenance.config.model_dump_json():
+    if TrainConfig.model_validate_json(header.get("config", "{}")) != provenance.config:
         raise DataError(run, "ensemble.safetensors and run.json are of different runs")
     ensemble = make_ensemble(provenance.config)
     try:
