@@ -27,6 +27,6 @@ def make_int8(source: Path, target: Path, crops: NDArray[np.uint8], config: Cali
     model = onnx.load(source)
     plan = plan_of(model)
     ranges = find_ranges(model, plan, crops, config)
-    small = quantise(model, plan, ranges.reach, weight_bits=config.weight_bits)
+    small = quantise(model, plan, ranges.reach, means=ranges.means, weight_bits=config.weight_bits)
     target.write_bytes(small.SerializeToString(deterministic=True))
     return ranges.refused

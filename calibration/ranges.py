@@ -35,6 +35,7 @@ class Ranges:
     """The absolute value that int8's 127 stands for, by group of the plan, and the crops that can't calibrate."""
 
     reach: dict[str, float]
+    means: dict[str, NDArray[np.float32]]  # of each value with channels, (C,)
     refused: tuple[tuple[int, str], ...]  # row of the crops, with the reason; they don't count in `reach`
 
 
@@ -45,7 +46,7 @@ def find_ranges(model: onnx.ModelProto, plan: Plan, crops: NDArray[np.uint8], co
     """
     values = sorted({value for members in plan.measured.values() for value in members})
     session = GraphAnswers(with_outputs(model, values))
-    largest = _largest(session, values, crops)  # (N, values)
+    largest, means = _largest(session, values, crops)
     refused = tuple(_refused(largest, values))
     kept = np.setdiff1d(np.arange(len(crops)), [row for row, _ in refused])
     if not len(kept):
@@ -55,18 +56,25 @@ def find_ranges(model: onnx.ModelProto, plan: Plan, crops: NDArray[np.uint8], co
     if config.method != "minmax":
         histograms = _histograms(session, plan, crops[kept], reach)
         reach = {group: _cut(histograms[group], most, config) for group, most in reach.items()}
-    return Ranges(reach, refused)
+    return Ranges(reach, means, refused)
 
 
-def _largest(session: GraphAnswers, values: list[str], crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-    rows = []
+def _largest(
+    session: GraphAnswers, values: list[str], crops: NDArray[np.uint8]
+) -> tuple[NDArray[np.float32], dict[str, NDArray[np.float32]]]:
+    """The largest absolute value of each crop and value (N, values), and each value's mean by channel."""
+    rows: list[NDArray[np.float32]] = []
+    sums: dict[str, NDArray[np.float64]] = {}
     for batch in batches(crops, BATCH):
-        # the views of a crop stand one batch apart
-        found = [
-            np.abs(array.reshape(-1, len(batch), array[0].size)).max(axis=(0, 2)) for _, array in session.values(values, batch)
-        ]
-        rows.append(np.stack(found, axis=1))
-    return np.concatenate(rows)
+        row = []
+        for value, array in session.values(values, batch):
+            # the views of a crop stand one batch apart
+            row.append(np.abs(array.reshape(-1, len(batch), array[0].size)).max(axis=(0, 2)))
+            if array.ndim in (2, 4) and np.isfinite(row[-1]).all():
+                mean = array.mean(axis=(0, 2, 3) if array.ndim == 4 else 0, dtype=np.float64)
+                sums[value] = sums.get(value, np.zeros_like(mean)) + mean * len(batch)
+        rows.append(np.stack(row, axis=1))
+    return np.concatenate(rows), {value: (total / len(crops)).astype(np.float32) for value, total in sums.items()}
 
 
 def _refused(largest: NDArray[np.float32], values: list[str]) -> Iterator[tuple[int, str]]:
