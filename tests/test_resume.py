@@ -21,8 +21,8 @@ TINY = {
     "crop": {"side_px": 32},
     "network": {"backbone": "test_efficientnet", "weights": "none", "dropout": 0.2},
     "augment": {"stain": 0.3, "scale": 0.05},
-    "stage1": {"epochs": 3, "batch_size": 8, "ema_decay": 0.8, "optimiser": "adamw"},
-    "stage2": {"epochs": 3, "batch_size": 8, "hidden": 16, "augmented_copies": 1},
+    "stage1": {"epochs": 2, "batch_size": 8, "ema_decay": 0.8, "optimiser": "adamw"},
+    "stage2": {"epochs": 2, "batch_size": 8, "hidden": 16, "augmented_copies": 1},
     "compute": {"device": "cpu", "precision": "fp32"},
 }
 

@@ -64,6 +64,7 @@ def train_ensemble(
         cache_dir = cache or user_cache_path("blastscope")
         store = cache_crops(folder, config.crop, cache_dir, workers=config.compute.workers, tell=progress.crops)
         machine = open_machine(config.compute)
+        progress.console.quiet |= not machine.is_global_zero
         try:
             split = split_cells(store.cells, config.data)
         except ValueError as error:
@@ -79,11 +80,13 @@ def train_ensemble(
 def _train(job: Job, folder: CellFolder) -> None:
     """Both stages, and everything of the run folder but the report."""
     from blastscope.train.checkpoint import TrainedEnsemble, read_provenance, save_ensemble, write_record
-    from blastscope.train.saved import write_tensors
+    from blastscope.train.saved import clear_leftovers, write_tensors
     from blastscope.train.stages import probabilities, start_voter, train_combined, train_voters
 
     voter, origin = start_voter(job)
     writes = job.machine.is_global_zero
+    if writes:
+        clear_leftovers(job.run)
     if (job.run / "run.json").is_file():
         provenance = read_provenance(job.run)
     else:

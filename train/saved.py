@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from blastscope.runtime.bundle.atomic import write_file
@@ -60,8 +60,7 @@ class FitFolder:
 
     def load(self, moving: Moving) -> FitState:
         """Fills `moving` with the state of the last whole epoch, if there is one, and returns where the fitting stands."""
-        for leftover in self.folder.glob(".*.new"):  # of a write that was cut off
-            leftover.unlink()
+        clear_leftovers(self.folder)
         if not self._state.is_file():
             return FitState()
         tensors, header = read_tensors(self._state)
@@ -103,7 +102,18 @@ class FitFolder:
 def write_tensors(path: Path, tensors: Tensors, header: dict[str, str] | None = None) -> None:
     """Writes `tensors` at once or not at all."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_file(path, lambda fresh: save_file(plain, fresh, metadata=header))
+    content = save(plain, metadata=header)
+
+    def fill(fresh: Path) -> None:
+        fresh.write_bytes(content)  # safetensors' own writer makes a temporary file that a kill would leave behind
+
+    write_file(path, fill)
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Deletes what a write that was cut off has left in `folder`."""
+    for leftover in folder.glob(".*.new"):
+        leftover.unlink()
 
 
 def read_tensors(path: Path) -> tuple[Tensors, dict[str, str]]:

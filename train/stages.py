@@ -82,6 +82,8 @@ def train_combined(job: Job, a: VoterNetwork, b: VoterNetwork) -> Ensemble:
     head = CombinedHead(a.features, stage)
     ensemble = Ensemble(a, b, head, fine_tuned=stage.fine_tune)
     if ensemble.tuned_a is not None and ensemble.tuned_b is not None:
+        for tuned in (ensemble.tuned_a, ensemble.tuned_b):
+            tuned.classify.requires_grad_(False)  # not used here, and several processes wait for every gradient
         bag = Bag(job.split.training, np.ones(len(job.split.training), np.bool_))
         rows = Rows(job.store.crops, job.store.labels, job.store.patients, bag, job.split.validation)
         _fit(job, "combined", CombinedNetwork(ensemble.tuned_a, ensemble.tuned_b, head), rows)
