@@ -1,43 +1,45 @@
-"""Cold start and peak memory of one side, in a process of its own: `python -m blastscope.benchmarks.load BUNDLE PRECISION BACKEND`.
+"""Cold start and peak memory of one side, in a process of its own.
 
-Prints one JSON object: seconds from the process's start to the first answer, and the peak resident memory.
+    python -m blastscope.benchmarks.load BUNDLE PRECISION EXECUTION BACKEND
+
+prints the clock's time at the first answer and the peak resident memory as JSON. With the backend `torch` the first argument
+is a run, whose three models answer one after the other.
 """
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import psutil
-
 from blastscope.runtime.record import Record
+
+
+class Answered(Record):
+    """What the process says of itself."""
+
+    moment: float  # seconds of the system's clock
+    peak_mib: float | None  # None: Windows doesn't tell
 
 
 class Cold(Record):
     """What a process costs before its second answer."""
 
-    load_s: float
-    peak_mib: float
+    load_s: float  # from its start to its first answer
+    peak_mib: float | None
 
 
-def measure_cold(bundle: Path, precision: str, backend: str) -> Cold:
-    """Starts a process that opens `bundle` and answers once; its engine cache is warm when one was opened before."""
-    command = [sys.executable, "-m", "blastscope.benchmarks.load", str(bundle), precision, backend]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return Cold.model_validate_json(done.stdout)
+def measure_cold(path: Path, precision: str, execution: str, backend: str) -> Cold:
+    """Starts a process that opens `path` and answers once; its engine cache is warm if the same was opened before."""
+    command = [sys.executable, "-m", "blastscope.benchmarks.load", str(path), precision, execution, backend]
+    start = time.time()
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    answered = Answered.model_validate_json(done.stdout)
+    return Cold(load_s=answered.moment - start, peak_mib=answered.peak_mib)
 
 
-def measure_cold_torch(weights: Path) -> Cold:
-    """The same for the three PyTorch models whose run is `weights`."""
-    command = [sys.executable, "-m", "blastscope.benchmarks.load", str(weights), "fp32", "torch"]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return Cold.model_validate_json(done.stdout)
-
-
-def _answer_once(path: Path, precision: str, backend: str) -> None:
+def _answer_once(path: Path, precision: str, execution: str, backend: str) -> None:
     from blastscope.runtime.drawn import draw_cell
 
     image = draw_cell(7)
@@ -48,22 +50,22 @@ def _answer_once(path: Path, precision: str, backend: str) -> None:
         return
     from blastscope import open_bundle
 
-    with open_bundle(path, precision=precision, backend=backend, allow_ungated=True) as scope:
+    with open_bundle(path, precision=precision, execution=execution, backend=backend, allow_ungated=True) as scope:
         scope.classify(image)
 
 
 def _main() -> None:
-    path, precision, backend = sys.argv[1:]
-    _answer_once(Path(path), precision, backend)
-    process = psutil.Process()
-    peak = getattr(process.memory_info(), "peak_wset", None) or _peak_unix()
-    print(json.dumps({"load_s": time.time() - process.create_time(), "peak_mib": peak / 2**20}))
+    path, precision, execution, backend = sys.argv[1:]
+    _answer_once(Path(path), precision, execution, backend)
+    print(Answered(moment=time.time(), peak_mib=_peak_mib()).model_dump_json())
 
 
-def _peak_unix() -> int:
+def _peak_mib() -> float | None:
+    if sys.platform == "win32":
+        return None
     import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # kilobytes on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts kilobytes
 
 
 if __name__ == "__main__":

@@ -14,4 +14,6 @@ PrecisionName = Annotated[str, typer.Option("--precision", help="auto, fp32, fp1
 BackendName = Annotated[str, typer.Option("--backend", help="auto, openvino or onnxruntime.")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Default: every core that this process may use.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
-ConfigPath = Annotated[Path | None, typer.Option("--config", help="TOML file. Default: the paper's values, the house's elsewhere.")]
+ConfigPath = Annotated[
+    Path | None, typer.Option("--config", help="TOML file. Default: the paper's values, the house's elsewhere.")
+]

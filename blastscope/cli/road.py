@@ -33,7 +33,9 @@ def export(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
     *,
     out: Annotated[Path, typer.Option(help="The bundle's folder.")],
-    data: Annotated[Path | None, typer.Option(help="The run's cells: golden set and checks come from its validation part.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="The run's cells: golden set and checks come from its validation part.")
+    ] = None,
     config: ConfigPath = None,
     as_json: Json = False,
 ) -> None:

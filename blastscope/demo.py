@@ -1,0 +1,95 @@
+"""The demonstration: the whole road in small, where PyTorch is installed, then the shipped bundle on cells."""
+
+from __future__ import annotations
+
+import importlib.util
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from blastscope import SHIPPED_BUNDLE, open_bundle
+from blastscope.runtime.bundle import Bundle, read_bundle
+from blastscope.runtime.cells import Cell, find_cells
+from blastscope.runtime.classes import CLASSES
+from blastscope.runtime.drawn import draw_folder
+from blastscope.runtime.image import read_image
+from blastscope.runtime.prediction import Prediction, Refusal
+from blastscope.sheet import Tile, draw_sheet, save_sheet
+
+NEEDED = ("torch", "timm", "onnx", "onnxscript", "onnxruntime")
+CELLS_OF_A_CLASS = 12
+CONFIG = Path(__file__).with_name("demo.toml")
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Called:
+    """One cell of the demonstration with what the expert and the bundle say of it."""
+
+    cell: Cell
+    prediction: Prediction
+
+
+def missing_libraries() -> list[str]:
+    """What the first half needs and this installation lacks."""
+    return [name for name in NEEDED if importlib.util.find_spec(name) is None]
+
+
+def draw_data(folder: Path) -> Path:
+    """Cells that this project draws, in a folder like C-NMC's, for machines without real ones."""
+    return draw_folder(folder, patients=6, cells_each=12, seed=1)
+
+
+def walk_road(data: Path, out: Path, tell: Tell) -> Bundle:
+    """Trains a small ensemble for a few steps, exports it, calibrates and verifies it: each step as its verb does it."""
+    from blastscope.calibration.calibrate import calibrate
+    from blastscope.calibration.compare import compare
+    from blastscope.calibration.config import CalibrationConfig
+    from blastscope.export.bundle_maker import export_run
+    from blastscope.export.config import ExportConfig
+    from blastscope.train.config import TrainConfig
+    from blastscope.train.run import train_ensemble
+
+    tell(f"train: {CONFIG.name}, a few steps, to show the way and not to be good")
+    run = train_ensemble(data, TrainConfig.from_toml(CONFIG), out / "run")
+    tell("export: fp32 and fp16 graphs, checked against PyTorch")
+    bundle = out / "bundle"
+    export_run(run, bundle, data=data, config=ExportConfig(name="demo", fused_only=True), tell=tell)
+    tell("calibrate: int8, if the gate lets it in")
+    report = calibrate(bundle, data, CalibrationConfig(cells=32), tell=tell)
+    tell(report.text())
+    tell("verify: digests, golden set, every engine here")
+    tell(compare(read_bundle(bundle), None).text())
+    return read_bundle(bundle)
+
+
+def choose_cells(data: Path, bundle: Bundle, seed: int = 0) -> list[Cell]:
+    """Cells of both classes in turn, of patients that the bundle was not trained on where there are some."""
+    cells = find_cells(data).cells
+    training = set(bundle.manifest.training.patients.training)
+    strangers = [cell for cell in cells if cell.patient not in training]
+    chosen: list[Cell] = []
+    for label in CLASSES:
+        of_class = [cell for cell in strangers if cell.label == label] or [cell for cell in cells if cell.label == label]
+        chosen += random.Random(seed).sample(of_class, min(CELLS_OF_A_CLASS, len(of_class)))
+    return chosen
+
+
+def call(cells: Sequence[Cell], bundle: Path = SHIPPED_BUNDLE) -> list[Called]:
+    """The bundle's calls on `cells`."""
+    with open_bundle(bundle) as scope:
+        predictions = scope.classify_files([cell.path for cell in cells])
+        return [Called(cell, prediction) for cell, (_, prediction) in zip(cells, predictions, strict=True)]
+
+
+def draw(calls: Sequence[Called], title: str, path: Path) -> Path:
+    """Writes the contact sheet of `calls`."""
+    tiles = []
+    for item in calls:
+        image = read_image(item.cell.path)
+        if not isinstance(image, Refusal):
+            tiles.append(Tile(image, item.prediction, item.cell.label))
+    save_sheet(draw_sheet(tiles, title), path)
+    return path
