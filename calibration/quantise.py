@@ -32,8 +32,10 @@ Means = dict[str, NDArray[np.float32]]
 def quantise(
     model: onnx.ModelProto, plan: Plan, reach: dict[str, float], *, means: Means | None = None, weight_bits: int = 7
 ) -> onnx.ModelProto:
-    """An int8 copy of the fp32 graph `model`. `reach` says for each group of `plan` what 127 stands for; with the `means` of the layers' inputs,
-    by value and channel, biases make good what rounding takes from the outputs on average."""
+    """An int8 copy of the fp32 graph `model`; `reach` says for each group of `plan` what 127 stands for.
+
+    With the `means` of the layers' inputs, by value and channel, biases make good what rounding takes from outputs on average.
+    """
     small = onnx.ModelProto()
     small.CopyFrom(model)
     graph = small.graph

@@ -6,14 +6,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from blastscope.calibration.answers import GraphAnswers
 from blastscope.export.config import ExportConfig
 from blastscope.export.graph import graph_of
 from blastscope.export.halve import halve
-from blastscope.export.parity import Tolerances, check_fp32, distance, fp16_tolerances, fp32_tolerances, torch_answers
+from blastscope.export.parity import (
+    Tolerances,
+    bf16_answers,
+    check_fp32,
+    distance,
+    fp16_tolerances,
+    fp32_tolerances,
+    torch_answers,
+)
 from blastscope.export.trace import trace
 from blastscope.runtime.bundle import describe_file
 from blastscope.runtime.bundle.digest import bytes_sha256
@@ -39,7 +46,7 @@ def export_graphs(
     """
     network = graph_of(ensemble, models)
     reference = torch_answers(network, crops)
-    bf16 = distance(torch_answers(network, crops, dtype=torch.bfloat16), reference)
+    bf16 = distance(bf16_answers(network, crops), reference)
     model = trace(network, crops.shape[1], models)
     content = model.SerializeToString(deterministic=True)
     f32 = check_fp32(content, models, crops, reference)
