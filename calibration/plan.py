@@ -93,7 +93,7 @@ def _channel_axis(node: onnx.NodeProto) -> int:
     if node.op_type == "Gemm":
         transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
         return 0 if transposed else 1
-    return {"Conv": 0, "ConvTranspose": 1, "MatMul": 1}[node.op_type]
+    return 0 if node.op_type == "Conv" else 1
 
 
 class _Groups:

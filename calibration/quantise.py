@@ -136,7 +136,8 @@ def quantised_weight(weight: NDArray[np.float32], axis: int, top: int) -> tuple[
 
 def along(scale: NDArray[np.float32], axis: int, ndim: int) -> NDArray[np.float32]:
     """`scale` shaped to multiply the channels of `axis`."""
-    return scale.reshape([-1 if dimension == axis else 1 for dimension in range(ndim)])
+    shaped: NDArray[np.float32] = scale.reshape([-1 if dimension == axis else 1 for dimension in range(ndim)])
+    return shaped
 
 
 def lost_mean(
@@ -150,8 +151,8 @@ def lost_mean(
     change = change.reshape(change.shape[0], change.shape[1], -1).sum(axis=2)
     groups = len(mean) // change.shape[1]
     by_group = change.reshape(groups, -1, change.shape[1])  # (groups, outputs of a group, inputs of a group)
-    lost = np.einsum("goi,gi->go", by_group, mean.reshape(groups, -1)).reshape(-1)
-    return lost.astype(np.float32)
+    lost: NDArray[np.float32] = np.einsum("goi,gi->go", by_group, mean.reshape(groups, -1)).reshape(-1).astype(np.float32)
+    return lost
 
 
 def _drop_unused(graph: onnx.GraphProto) -> None:

@@ -16,7 +16,7 @@ try:
 except ImportError as error:
     raise MissingLibrary("onnx", "export") from error
 
-LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")  # the operators that hold a network's weights
+LAYERS = ("Conv", "Gemm", "MatMul")  # the operators that hold a network's weights
 
 
 @dataclass(frozen=True, slots=True)

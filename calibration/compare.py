@@ -1,0 +1,174 @@
+"""`compare`: every engine at hand against the golden set, and every precision against labelled cells, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blastscope.calibration.sample import crop_cells
+from blastscope.runtime.backends.engines import BACKENDS, load_backend, open_engine
+from blastscope.runtime.backends.protocol import Backend, EngineOptions
+from blastscope.runtime.bundle import Bundle, Golden, check_golden, read_golden
+from blastscope.runtime.bundle.manifest import GraphEntry, Interval, Scores
+from blastscope.runtime.cells import Cell, find_cells
+from blastscope.runtime.classes import CLASSES, Execution, Precision
+from blastscope.runtime.errors import DataError, UnavailableError
+from blastscope.runtime.record import Record
+from blastscope.runtime.scores import score_calls
+from blastscope.runtime.vote import vote
+
+PIECE = 64  # cells cropped at once
+
+
+class EngineRow(Record):
+    """One backend and one way of executing one graph, on the golden set."""
+
+    backend: str
+    precision: Precision
+    execution: Execution
+    difference: float | None  # largest difference of a probability; None: no answer to compare
+    flips: int | None  # calls that changed
+    tolerance: float
+    passed: bool
+    note: str = ""  # why there is no answer
+
+
+class Comparison(Record):
+    """What `verify` found. The digests were verified when the bundle was read."""
+
+    bundle: str
+    digest: str
+    engines: tuple[EngineRow, ...]
+    missing: tuple[str, ...]  # backends that aren't installed
+    scores: tuple[Scores, ...] = ()
+    data: str | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Every engine repeats the golden set, and there is one at least."""
+        return bool(self.engines) and all(row.passed for row in self.engines)
+
+    def text(self) -> str:
+        """The comparison for people."""
+        lines = [
+            f"{self.bundle}: every digest is right",
+            f"  {self.digest}",
+            "",
+            _row("engine", "difference", "at most", "flips", ""),
+        ]
+        for row in self.engines:
+            name = f"{row.backend} {row.precision}" + (f" in {row.execution}" if row.precision != row.execution else "")
+            found = ("-", "-") if row.difference is None else (f"{row.difference:.2g}", str(row.flips))
+            verdict = "passed" if row.passed else f"FAILED {row.note}"
+            lines.append(_row(name, found[0], f"{row.tolerance:.2g}", found[1], verdict))
+        lines += [f"  not installed: {name}" for name in self.missing]
+        if self.scores:
+            cells, patients = self.scores[0].cells, self.scores[0].patients
+            lines += ["", f"{cells} cells of {patients} patients without a part in the training, in '{self.data}'"]
+            lines.append(_row("vote of", "weighted F1", "AUROC", "sensitivity", "specificity"))
+            for score in self.scores:
+                figures = (score.weighted_f1, score.auroc, score.sensitivity, score.specificity)
+                lines.append(_row(score.precision, *map(_interval, figures)))
+        return "\n".join(line.rstrip() for line in lines)
+
+
+def compare(bundle: Bundle, data: Path | None = None) -> Comparison:
+    """Runs the golden set on every installed backend, precision and execution; with `data`, scores every fused graph.
+
+    Scored are the cells of patients that took no part in the training. Raises `DataError` where `data` has none of them.
+    """
+    golden = read_golden(bundle)
+    rows: list[EngineRow] = []
+    missing: list[str] = []
+    for name in BACKENDS:
+        try:
+            offered = load_backend(name).executions("CPU")
+        except UnavailableError as error:
+            missing.append(f"{name} ({error})")
+            continue
+        rows += _engine_rows(bundle, name, offered, golden)
+    scores = tuple(_scores(bundle, data, rows)) if data else ()
+    return Comparison(
+        bundle=str(bundle.path),
+        digest=bundle.digest,
+        engines=tuple(rows),
+        missing=tuple(missing),
+        scores=scores,
+        data=str(data) if data else None,
+    )
+
+
+def _fused(bundle: Bundle) -> list[GraphEntry]:
+    return [entry for entry in bundle.manifest.graphs if entry.models == "fused"]
+
+
+def _engine_rows(bundle: Bundle, backend: str, offered: tuple[Execution, ...], golden: Golden) -> Iterator[EngineRow]:
+    for entry in _fused(bundle):
+        for execution, tolerance in entry.tolerances.items():
+            if execution in offered:
+                yield _engine_row(bundle, entry, backend, execution, golden, tolerance)
+
+
+def _engine_row(
+    bundle: Bundle, entry: GraphEntry, backend: str, execution: Execution, golden: Golden, tolerance: float
+) -> EngineRow:
+    known = {"backend": backend, "precision": entry.precision, "execution": execution, "tolerance": tolerance}
+    try:
+        engine = open_engine(bundle.file(entry), EngineOptions(execution=execution), backend=backend, sha256=entry.sha256)
+    except UnavailableError as error:
+        return EngineRow.model_validate({**known, "difference": None, "flips": None, "passed": False, "note": str(error)})
+    try:
+        check = check_golden(engine.lanes[0], golden, tolerance)
+    finally:
+        engine.close()
+    finite = check.difference if np.isfinite(check.difference) else None
+    note = "" if finite is not None else "the answers are not probabilities"
+    return EngineRow.model_validate({**known, "difference": finite, "flips": check.flips, "passed": check.passed, "note": note})
+
+
+def _scores(bundle: Bundle, data: Path, rows: list[EngineRow]) -> Iterator[Scores]:
+    trained = set(bundle.manifest.training.patients.training)
+    cells = [cell for cell in find_cells(data).cells if cell.patient not in trained]
+    if {cell.label for cell in cells} != set(CLASSES):
+        raise DataError(data, "no cells of both classes of patients that took no part in the training: nothing fair to score")
+    point = bundle.manifest.operating_point
+    for entry in _fused(bundle):
+        row = next((row for row in rows if row.precision == entry.precision and row.passed), None)
+        if row is None:
+            continue
+        engine = open_engine(
+            bundle.file(entry), EngineOptions(execution=row.execution), backend=row.backend, sha256=entry.sha256
+        )
+        try:
+            scored, answers = _answers(engine.lanes[0], cells, bundle)
+        finally:
+            engine.close()
+        votes = vote(answers, point.threshold if point else None)
+        labels = [CLASSES.index(cell.label) for cell in scored]
+        patients = [cell.patient for cell in scored]
+        yield score_calls(labels, votes.label, votes.score, patients).summary(entry.precision)
+
+
+def _answers(lane: Backend, cells: list[Cell], bundle: Bundle) -> tuple[list[Cell], NDArray[np.float32]]:
+    scored: list[Cell] = []
+    answers: list[NDArray[np.float32]] = []
+    for start in range(0, len(cells), PIECE):
+        piece = crop_cells(cells[start : start + PIECE], bundle.manifest.crop)
+        scored += piece.cells
+        if piece.cells:
+            answers.append(np.array(lane.infer(piece.crops)))
+    if not scored:
+        raise DataError(bundle.path, "the crop refuses every cell")
+    return scored, np.concatenate(answers)
+
+
+def _row(*columns: str) -> str:
+    widths = (26, 24, 24, 24, 24)
+    return "  " + "".join(f"{text:<{width}}" for text, width in zip(columns, widths, strict=True))
+
+
+def _interval(interval: Interval) -> str:
+    return f"{interval.value:.3f} ({interval.low:.3f}, {interval.high:.3f})"
