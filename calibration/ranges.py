@@ -42,17 +42,19 @@ class Ranges:
 def find_ranges(model: onnx.ModelProto, plan: Plan, crops: NDArray[np.uint8], config: CalibrationConfig) -> Ranges:
     """The ranges of the fp32 graph `model` on `crops` (N, S, S, 3).
 
-    A crop on which a value is infinite, not a number, or zero everywhere is refused. Raises `EngineError` where none is left.
+    A crop is refused on which a value is infinite, not a number, or zero where other crops fill it. Raises `EngineError` where
+    none is left. A value that is zero on every crop, as after a branch of zero weights, is zero at any scale.
     """
     values = sorted({value for members in plan.measured.values() for value in members})
     session = GraphAnswers(with_outputs(model, values))
     largest, means = _largest(session, values, crops)
-    refused = tuple(_refused(largest, values))
+    dead = ~(largest != 0).any(axis=0)
+    refused = tuple(_refused(np.where(dead, np.float32(1), largest), values))
     kept = np.setdiff1d(np.arange(len(crops)), [row for row, _ in refused])
     if not len(kept):
         raise EngineError(f"no cell can calibrate: on the first, {refused[0][1] if refused else 'there is none'}")
     at = {value: float(reach) for value, reach in zip(values, largest[kept].max(axis=0), strict=True)}
-    reach = {group: max(at[value] for value in members) for group, members in plan.measured.items()}
+    reach = {group: max(at[value] for value in members) or 1.0 for group, members in plan.measured.items()}
     if config.method != "minmax":
         histograms = _histograms(session, plan, crops[kept], reach)
         reach = {group: _cut(histograms[group], most, config) for group, most in reach.items()}

@@ -15,7 +15,7 @@ from blastscope.calibration.answers import GraphAnswers
 from blastscope.calibration.config import CalibrationConfig, Method
 from blastscope.calibration.plan import plan_of
 from blastscope.calibration.quantise import check_int8, lost_mean, quantise, quantised_weight
-from blastscope.calibration.ranges import entropy_bins, find_ranges, percentile_bins
+from blastscope.calibration.ranges import _refused, entropy_bins, find_ranges, percentile_bins
 from blastscope.export.graph import FusedGraph
 from blastscope.export.trace import trace
 from blastscope.runtime.errors import EngineError
@@ -227,6 +227,8 @@ def test_a_crop_with_an_infinite_or_zero_range_is_refused_and_does_not_count(mod
     ((row, reason),) = ranges.refused
     assert row == len(crops)
     assert "infinite or no number" in reason
+    rows = tuple(_refused(np.array([[1, 2], [3, 0], [np.inf, 1]], np.float32), ["conv", "relu"]))
+    assert rows == ((1, "the range of relu is zero"), (2, "the range of conv is infinite or no number"))
     clean = find_ranges(model, plan, crops, MINMAX)
     assert sorted(ranges.reach.values()) == pytest.approx(sorted(clean.reach.values()), rel=1e-4)
     with pytest.raises(EngineError, match="no cell can calibrate"):

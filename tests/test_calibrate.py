@@ -1,0 +1,259 @@
+"""From a bundle and cells to int8 in the bundle, or to a refusal that says why."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from blastscope.calibration import calibrate as calibrate_module
+from blastscope.calibration.answers import GraphAnswers
+from blastscope.calibration.calibrate import calibrate
+from blastscope.calibration.compare import compare
+from blastscope.calibration.config import CalibrationConfig, OperatingPointConfig
+from blastscope.calibration.report import CalibrationReport
+from blastscope.calibration.sample import crop_cells
+from blastscope.export.bundle_maker import export_run
+from blastscope.export.config import ExportConfig
+from blastscope.runtime.bundle import Bundle, pack, read_bundle, read_golden, update_bundle
+from blastscope.runtime.bundle.manifest import Patients
+from blastscope.runtime.cells import find_cells
+from blastscope.runtime.classes import CLASSES
+from blastscope.runtime.drawn import draw_folder
+from blastscope.runtime.errors import BundleError, DataError
+from blastscope.train.checkpoint import TrainedEnsemble, ValidationCell, save_ensemble
+from blastscope.train.config import TrainConfig
+from blastscope.train.untrained import random_ensemble
+
+TRAINING, VALIDATION = ("H1", "2"), ("H3", "4", "H5", "6")
+LENIENT = CalibrationConfig(method="minmax", cells=8, flips_at_most=0.5, f1_loss_at_most=50, draws=50)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_folder(tmp_path_factory.mktemp("data"), patients=6, cells_each=8, size_px=160)
+
+
+def taught(folder: Path, *, backbone: str = "test_resnet", side_px: int = 32) -> TrainedEnsemble:
+    """Random backbones whose last layers are solved for the labels of the cells below `folder`: clear calls, no training."""
+    config = TrainConfig.model_validate(
+        {"network": {"backbone": backbone, "weights": "none"}, "crop": {"side_px": side_px}, "stage2": {"hidden": 16}}
+    )
+    cells = find_cells(folder).cells
+    sample = crop_cells(cells, config.crop)
+    trained = random_ensemble(config, sample.crops)
+    ensemble = trained.ensemble
+    crops = torch.from_numpy(sample.crops)
+    wanted = torch.tensor([[-2.0, 2.0] if CLASSES.index(cell.label) else [2.0, -2.0] for cell in sample.cells])
+    with torch.no_grad():
+        features = [voter.backbone(voter.normalise(crops)) for voter in (ensemble.a, ensemble.b)]
+        hidden = ensemble.head.layers[:-1](
+            torch.cat([ensemble.head.norm_a(features[0]), ensemble.head.norm_b(features[1])], dim=1)
+        )
+        for layer, seen in zip(
+            (ensemble.a.classify, ensemble.b.classify, ensemble.head.layers[-1]), (*features, hidden), strict=True
+        ):
+            wide = torch.cat([seen, torch.ones(len(seen), 1)], dim=1).double()
+            ridge = wide.T @ wide + 1e-2 * torch.eye(wide.shape[1]).double()
+            solved = torch.linalg.solve(ridge, wide.T @ wanted.double()).float()
+            layer.weight.copy_(solved[:-1].T)
+            layer.bias.copy_(solved[-1])
+    known = tuple(
+        ValidationCell(file=cell.path.name, label=cell.label, patient=cell.patient)
+        for cell in cells
+        if cell.patient in VALIDATION
+    )
+    facts = {"split": "patient", "patients": Patients(training=TRAINING, validation=VALIDATION), "validation": known}
+    return TrainedEnsemble(ensemble, trained.config, trained.provenance.model_copy(update=facts))
+
+
+@pytest.fixture(scope="module")
+def exported(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("exported")
+    save_ensemble(place / "run", taught(data))
+    config = ExportConfig(precisions=("fp32",), parity_cells=8, golden_cells=8)
+    return export_run(place / "run", place / "bundle", data=data, config=config).path
+
+
+@pytest.fixture
+def bundle(exported: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(exported, tmp_path / "bundle"))
+
+
+@pytest.fixture(scope="module")
+def admitted(exported: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, CalibrationReport]:
+    place = Path(shutil.copytree(exported, tmp_path_factory.mktemp("admitted") / "bundle"))
+    config = LENIENT.model_copy(update={"operating_point": OperatingPointConfig(sensitivity=0.9)})
+    report = calibrate(place, data, config)
+    return read_bundle(place), report
+
+
+def test_an_int8_that_holds_its_gate_comes_into_the_bundle(admitted: tuple[Bundle, CalibrationReport]) -> None:
+    bundle, report = admitted
+    assert report.admitted, report.text()
+    assert report.graphs == ("int8/fused.onnx", "int8/a.onnx", "int8/b.onnx", "int8/combined.onnx")
+    fused = bundle.graph("int8")
+    assert fused is not None
+    assert fused.gate == report.gate
+    parent = bundle.graph("fp32")
+    assert parent is not None
+    assert fused.parent == parent.sha256
+    assert report.digest == bundle.digest
+    assert [row.precision for row in bundle.manifest.scores] == ["fp32", "int8"]
+
+
+def test_calibration_and_gate_take_validation_patients_and_no_cell_twice(
+    admitted: tuple[Bundle, CalibrationReport], data: Path
+) -> None:
+    bundle, report = admitted
+    patient_of = {cell.path.name: cell.patient for cell in find_cells(data).cells}
+    assert {patient_of[name] for name in report.sample} <= set(VALIDATION)
+    assert report.gate.cells == 32 - 8
+    assert bundle.manifest.calibration is not None
+    assert bundle.manifest.calibration.cells == report.sample
+    assert bundle.manifest.training.patients.calibration == report.sample_patients
+
+
+def test_the_golden_set_passes_in_int8_on_every_backend_here(admitted: tuple[Bundle, CalibrationReport], data: Path) -> None:
+    bundle, _ = admitted
+    comparison = compare(bundle, data)
+    assert comparison.passed, comparison.text()
+    assert {(row.backend, row.precision) for row in comparison.engines} >= {("openvino", "int8"), ("onnxruntime", "int8")}
+    assert [row.precision for row in comparison.scores] == ["fp32", "int8"]
+    assert comparison.scores[0].patients == len(VALIDATION)
+    assert "weighted F1" in comparison.text()
+
+
+def test_single_and_fused_int8_graphs_say_the_same(admitted: tuple[Bundle, CalibrationReport]) -> None:
+    bundle, _ = admitted
+    crops = read_golden(bundle).crops
+    fused = bundle.graph("int8")
+    assert fused is not None
+    together = GraphAnswers(bundle.file(fused)).probabilities(crops)
+    for place, models in enumerate(("a", "b", "combined")):
+        entry = bundle.graph("int8", models)  # type: ignore[arg-type]
+        assert entry is not None
+        np.testing.assert_allclose(GraphAnswers(bundle.file(entry)).probabilities(crops), together[:, place], atol=0.05)
+
+
+def test_an_operating_point_is_chosen_on_validation_cells(admitted: tuple[Bundle, CalibrationReport]) -> None:
+    bundle, report = admitted
+    point = bundle.manifest.operating_point
+    assert point is not None
+    assert point == report.operating_point
+    assert point.sensitivity >= point.sensitivity_wanted == 0.9
+    assert point.cells == report.gate.cells
+
+
+def test_the_report_reads_as_text_and_as_json(admitted: tuple[Bundle, CalibrationReport]) -> None:
+    _, report = admitted
+    assert "int8 admitted" in report.text()
+    assert "votes flipped" in report.text()
+    assert CalibrationReport.model_validate(json.loads(report.model_dump_json())) == report
+
+
+def test_a_refused_int8_leaves_the_bundle_as_it_was(bundle: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ruined(source: Path, target: Path, crops: np.ndarray, config: CalibrationConfig) -> tuple[tuple[int, str], ...]:
+        content = source.parent.joinpath("fused.onnx").read_bytes()
+        target.write_bytes(_turned_round(content))
+        return ()
+
+    before = read_bundle(bundle)
+    monkeypatch.setattr(calibrate_module, "make_int8", ruined)
+    report = calibrate(bundle, data, LENIENT.model_copy(update={"flips_at_most": 0.02, "f1_loss_at_most": 0.5}))
+    assert not report.admitted
+    assert report.exit_code == 1
+    assert any("votes flip" in failure for failure in report.failures)
+    assert any("weighted F1 loses" in failure for failure in report.failures)
+    assert any("golden set" in failure for failure in report.failures)
+    assert report.graphs == ()
+    assert report.tolerance is None
+    assert "refused" in report.text()
+    assert read_bundle(bundle).digest == before.digest == report.digest
+
+
+def _turned_round(content: bytes) -> bytes:
+    """A graph that calls everything the other way round."""
+    import onnx
+
+    model = onnx.load_from_string(content)
+    softmax = next(node for node in model.graph.node if node.op_type == "Softmax")
+    negated = onnx.helper.make_node("Neg", [softmax.input[0]], ["negated"], name="negated")
+    place = list(model.graph.node).index(softmax)
+    softmax.input[0] = "negated"
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend([*nodes[:place], negated, *nodes[place:]])
+    turned: bytes = model.SerializeToString()
+    return turned
+
+
+def test_a_second_calibration_takes_the_first_ones_place(
+    admitted: tuple[Bundle, CalibrationReport], data: Path, tmp_path: Path
+) -> None:
+    first, _ = admitted
+    place = Path(shutil.copytree(first.path, tmp_path / "again"))
+    report = calibrate(place, data, LENIENT.model_copy(update={"seed": 1}))
+    again = read_bundle(place)
+    assert report.admitted
+    assert len([entry for entry in again.manifest.graphs if entry.precision == "int8"]) == 4
+    assert again.manifest.calibration is not None
+    assert again.manifest.calibration.seed == 1
+    assert again.manifest.operating_point == first.manifest.operating_point  # kept until another is asked for
+
+
+def test_named_training_cells_are_refused(bundle: Path, data: Path) -> None:
+    trained = next(cell.path.name for cell in find_cells(data).cells if cell.patient == "H1")
+    with pytest.raises(DataError, match=f"training patients can't calibrate: {trained}"):
+        calibrate(bundle, data, LENIENT.model_copy(update={"files": (trained,)}))
+
+
+def test_a_zip_and_a_bundle_without_fp32_are_refused(bundle: Path, data: Path, tmp_path: Path) -> None:
+    opened = read_bundle(bundle)
+    with pytest.raises(BundleError, match="not a folder"):
+        calibrate(pack(opened, tmp_path / "bundle.zip"), data)
+    fused = opened.graph("fp32")
+    assert fused is not None
+    half = fused.model_copy(update={"precision": "fp16", "file": "fp16/fused.onnx"})
+    manifest = opened.manifest.model_copy(update={"graphs": (half,)})
+    update_bundle(opened, manifest, {half.file: opened.file(fused).read_bytes()})
+    with pytest.raises(BundleError, match="no fp32 fused graph"):
+        calibrate(bundle, data)
+
+
+@pytest.mark.slow
+def test_the_road_holds_on_real_cells(cnmc: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "few"
+    kept = {"H1": 0}
+    cells = find_cells(cnmc).cells
+    hem = sorted({cell.patient for cell in cells if cell.label == "hem"})[:3]
+    all_ = sorted({cell.patient for cell in cells if cell.label == "all"})[:3]
+    names = dict(zip((*hem, *all_), ("H1", "H3", "H5", "2", "4", "6"), strict=True))
+    for cell in cells:
+        name = names.get(cell.patient)
+        if name is not None and kept.setdefault(name, 0) < 16:
+            kept[name] += 1
+            target = folder / cell.label / f"UID_{name}_{cell.image}_{cell.cell}_{cell.label}{cell.path.suffix}"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.symlink_to(cell.path)
+    save_ensemble(tmp_path / "run", taught(folder, backbone="test_efficientnet", side_px=64))
+    config = ExportConfig(fused_only=True, parity_cells=16)
+    made = export_run(tmp_path / "run", tmp_path / "bundle", data=folder, config=config)
+    assert made.manifest.golden.source == "validation"
+    report = calibrate(made.path, folder, CalibrationConfig(cells=16, flips_at_most=0.1, f1_loss_at_most=10, draws=50))
+    assert report.gate.patients == 4
+    assert report.admitted, report.text()
+    assert compare(read_bundle(made.path)).passed
