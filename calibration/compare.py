@@ -107,14 +107,13 @@ def _fused(bundle: Bundle) -> list[GraphEntry]:
 
 def _engine_rows(bundle: Bundle, backend: str, offered: tuple[Execution, ...], golden: Golden) -> Iterator[EngineRow]:
     for entry in _fused(bundle):
-        for execution, tolerance in entry.tolerances.items():
+        for execution in entry.tolerances:
             if execution in offered:
-                yield _engine_row(bundle, entry, backend, execution, golden, tolerance)
+                yield _engine_row(bundle, entry, backend, execution, golden)
 
 
-def _engine_row(
-    bundle: Bundle, entry: GraphEntry, backend: str, execution: Execution, golden: Golden, tolerance: float
-) -> EngineRow:
+def _engine_row(bundle: Bundle, entry: GraphEntry, backend: str, execution: Execution, golden: Golden) -> EngineRow:
+    tolerance = entry.tolerances[execution]
     known = {"backend": backend, "precision": entry.precision, "execution": execution, "tolerance": tolerance}
     try:
         engine = open_engine(bundle.file(entry), EngineOptions(execution=execution), backend=backend, sha256=entry.sha256)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.calibration.plan import Plan
-from blastscope.calibration.regions import find_regions
+from blastscope.calibration.regions import META, find_regions
 from blastscope.runtime.errors import EngineError, MissingLibrary
 
 try:
@@ -59,7 +59,7 @@ def quantise(
     _drop_unused(graph)
     props = {entry.key: entry.value for entry in small.metadata_props}
     del small.metadata_props[:]
-    helper.set_model_props(small, {**props, "blastscope.precision": "int8"})
+    helper.set_model_props(small, {**props, f"{META}precision": "int8"})
     onnx.checker.check_model(small, full_check=True)
     check_int8(small)
     return small

@@ -16,6 +16,7 @@ try:
 except ImportError as error:
     raise MissingLibrary("onnx", "export") from error
 
+META = "blastscope."  # before the keys of what a graph file says of itself
 LAYERS = ("Conv", "Gemm", "MatMul")  # the operators that hold a network's weights
 
 

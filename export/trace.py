@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from blastscope.calibration.regions import META
 from blastscope.export.graph import INPUT, outputs_of
 from blastscope.runtime.bundle.manifest import GraphModels
 from blastscope.runtime.classes import CLASSES, VOTERS, Precision
@@ -32,7 +33,6 @@ except ImportError as error:
 
 OPSET = 18
 BATCH = "N"
-META = "blastscope."
 
 
 def trace(graph: nn.Module, side_px: int, models: GraphModels) -> onnx.ModelProto:
