@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import random
+import shutil
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ from blastscope.sheet import Tile, draw_sheet, save_sheet
 
 NEEDED = ("torch", "timm", "onnx", "onnxscript", "onnxruntime")
 CELLS_OF_A_CLASS = 12
+CELLS_OF_A_PATIENT = 12
 CONFIG = Path(__file__).with_name("demo.toml")
 
 Tell = Callable[[str], None]
@@ -39,7 +42,22 @@ def missing_libraries() -> list[str]:
 
 def draw_data(folder: Path) -> Path:
     """Cells that this project draws, in a folder like C-NMC's, for machines without real ones."""
-    return draw_folder(folder, patients=6, cells_each=12, seed=1)
+    return draw_folder(folder, patients=6, cells_each=CELLS_OF_A_PATIENT, seed=1)
+
+
+def few_cells(data: Path, folder: Path) -> Path:
+    """A folder like C-NMC's with a few cells of each patient of `data`, as links where the system has them."""
+    taken: Counter[str] = Counter()
+    for cell in find_cells(data).cells:
+        taken[cell.patient] += 1
+        if taken[cell.patient] <= CELLS_OF_A_PATIENT:
+            place = folder / "fold_0" / cell.label / cell.path.name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                place.symlink_to(cell.path.resolve())
+            except OSError:
+                shutil.copyfile(cell.path, place)
+    return folder
 
 
 def walk_road(data: Path, out: Path, tell: Tell) -> Bundle:

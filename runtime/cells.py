@@ -16,7 +16,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from blastscope.runtime.classes import CLASSES, ClassName
@@ -53,12 +53,6 @@ class CellFolder:
     duplicates: tuple[tuple[Path, Path], ...]  # (dropped, kept), byte-identical
     rejected: tuple[tuple[Path, str], ...]  # with the reason
     sha256: str  # of label, patient and content of every cell: moving or renaming the folder doesn't change it
-
-    def only(self, cells: Iterable[Cell]) -> CellFolder:
-        """The same folder with no other cells than `cells`, in their order here."""
-        wanted = {cell.path for cell in cells}
-        kept = [cell for cell in self.cells if cell.path in wanted]
-        return replace(self, cells=tuple(kept), sha256=_digest(kept))
 
 
 def find_cells(root: Path | str) -> CellFolder:

@@ -26,7 +26,6 @@ class DataConfig(Record):
     validation_share: float = Field(default=0.3, gt=0, lt=1)
     folds: int = Field(default=3, ge=2)
     fold: int | None = Field(default=None, ge=0)  # a number: this fold validates, the others train, whole patients each
-    cells_per_patient: int | None = Field(default=None, ge=1)  # None: all; a number: as many, drawn by the split's seed
     seed: int = Field(default=0, ge=0)  # of the split alone, so that other seeds train on the same patients
 
     @model_validator(mode="after")

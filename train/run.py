@@ -53,13 +53,13 @@ def train_ensemble(
     from blastscope.train.crops import cache_crops
     from blastscope.train.machine import open_machine
     from blastscope.train.progress import Progress
-    from blastscope.train.split import drawn_cells, split_cells
+    from blastscope.train.split import split_cells
     from blastscope.train.stages import Job
 
     out = Path(out)
     check_place(out, resume=resume)
     with Progress(console) as progress:
-        folder = drawn_cells(find_cells(data), config.data)
+        folder = find_cells(data)
         check_same(out, config, folder)
         cache_dir = cache or user_cache_path("blastscope")
         store = cache_crops(folder, config.crop, cache_dir, workers=config.compute.workers, tell=progress.crops)

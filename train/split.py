@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.cells import Cell, CellFolder
+from blastscope.runtime.cells import Cell
 from blastscope.runtime.classes import CLASSES
 from blastscope.train.config import DataConfig
 
@@ -58,20 +57,6 @@ def split_cells(cells: Sequence[Cell], config: DataConfig) -> Split:
             picked = _fold(counts, config, rng)
         validating += [str(names[index]) for index in picked]
     return _parts(np.isin(patients, validating))
-
-
-def drawn_cells(folder: CellFolder, config: DataConfig) -> CellFolder:
-    """`folder` with at most `cells_per_patient` cells of each patient, the same ones for the same cells and seed."""
-    if config.cells_per_patient is None:
-        return folder
-    order = np.random.default_rng([config.seed, 2]).permutation(len(folder.cells))
-    taken: Counter[str] = Counter()
-    kept = []
-    for cell in (folder.cells[row] for row in order):
-        taken[cell.patient] += 1
-        if taken[cell.patient] <= config.cells_per_patient:
-            kept.append(cell)
-    return folder.only(kept)
 
 
 def _share(rows: NDArray[np.int64], config: DataConfig, rng: np.random.Generator) -> NDArray[np.int64]:

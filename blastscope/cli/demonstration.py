@@ -38,7 +38,8 @@ def demo(
         if lacking:
             say(f"without {', '.join(lacking)} the road is not walked: pip install 'blastscope[train,export]'")
         else:
-            steps.walk_road(cells_at, fresh(out), say)
+            few = steps.few_cells(cells_at, Path(place) / "few") if real else cells_at
+            steps.walk_road(few, fresh(out), say)
         calls = steps.call(steps.choose_cells(cells_at, read_bundle(SHIPPED_BUNDLE)))
         kind = "Real cells (C-NMC 2019)" if real else "Drawn cells"
         picture = steps.draw(calls, f"{kind}, called by the shipped bundle", out / "cells.png")
