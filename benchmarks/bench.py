@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +39,7 @@ class Plan:
 
     against_torch: bool = True
     batches: tuple[int, ...] = (1, 8)
-    pace: Pace = Pace()
+    pace: Pace = field(default_factory=Pace)
     threads: int | None = None
 
 
@@ -80,7 +80,9 @@ def _compare(contender: Contender, images: Sequence[Image], plan: Plan, notes: l
 
 def _sides(contender: Contender, images: Sequence[Image], plan: Plan, stack: ExitStack, notes: list[str]) -> Iterator[Side]:
     if plan.against_torch:
-        yield Side(f"{contender.name}/{TORCH}", separate_models(contender.run))
+        same = contender.same_weights and "fp32" in _precisions(contender.bundle)
+        answers = _expected(contender.bundle, "fp32", images) if same else None
+        yield Side(f"{contender.name}/{TORCH}", separate_models(contender.run), answers)
     for precision in _precisions(contender.bundle):
         expected = _expected(contender.bundle, precision, images)
         for execution in EXECUTIONS[precision]:

@@ -38,7 +38,7 @@ def separate_models(run: Path) -> Answer:
 
 
 def handle(scope: Scope) -> Answer:
-    """This runtime: one image through `classify`, more through `classify_many`."""
+    """The runtime: one image through `classify`, more through `classify_many`."""
 
     def answer(images: Sequence[Image]) -> list[ClassName | None]:
         if len(images) == 1:

@@ -1,0 +1,126 @@
+"""The verbs: what they print, and what they exit with."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pytest
+from typer.testing import CliRunner, Result
+
+from blastscope.cli import app
+from blastscope.runtime.errors import Closed, DeviceError
+
+RUNNER = CliRunner()
+
+
+def run(*words: object) -> Result:
+    return RUNNER.invoke(app, [str(word) for word in words])
+
+
+@pytest.fixture
+def bundle(tiny_bundle: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tiny_bundle.make("fp32")
+
+
+@pytest.fixture
+def images(tiny_bundle: Any, tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for seed in range(3):
+        cv2.imwrite(str(folder / f"cell{seed}.png"), tiny_bundle.cell(seed)[..., ::-1])
+    return folder
+
+
+def test_classify_prints_a_line_of_json_an_image_in_the_order_given(bundle: Path, images: Path) -> None:
+    paths = [images / "cell2.png", images / "cell0.png"]
+    result = run("classify", *paths, "--bundle", bundle, "--json")
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert result.exit_code == 0
+    assert [row["path"] for row in rows] == [str(path) for path in paths]
+    assert set(rows[0]) == {"path", "label", "probability", "voter", "probabilities", "box", "refusal"}
+    assert set(rows[0]["probabilities"]) == {"a", "b", "combined"}
+    assert rows[0]["probability"] == rows[0]["probabilities"][rows[0]["voter"]][rows[0]["label"]]
+
+
+def test_a_bad_file_is_refused_by_name_and_the_batch_goes_on(bundle: Path, images: Path) -> None:
+    (images / "cell1.png").write_bytes(b"")
+    result = run("classify", images, "--bundle", bundle, "--json")
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert result.exit_code == 1
+    assert [row["refusal"] for row in rows] == [None, "undecodable", None]
+    assert rows[1]["label"] is None
+    assert "1 of 3 images refused" in result.stderr
+
+
+def test_people_get_a_line_an_image(bundle: Path, images: Path) -> None:
+    result = run("classify", images, "--bundle", bundle)
+    assert result.exit_code == 0
+    assert all(line.split()[0] in ("ALL", "HEM") for line in result.stdout.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["classify"], 2),
+        (["classify", "nowhere.png", "--bundle", "nowhere"], 3),
+        (["classify", "nowhere.png", "--precision", "fp12"], 2),
+        (["classify", "nowhere.png", "--device", "tpu"], 2),
+        (["classify", "nowhere.png", "--device", "cuda"], 4),
+        (["train", "nowhere", "--out", "run"], 2),
+        (["inspect", "nowhere"], 3),
+        (["frobnicate"], 2),
+    ],
+)
+def test_each_kind_of_failure_has_its_exit_code(
+    words: list[str], code: int, bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    named = (
+        [*words, "--bundle", str(bundle)] if words[0] == "classify" and "--bundle" not in words and len(words) > 1 else words
+    )
+    result = run(*named)
+    assert result.exit_code == code, result.output
+    assert result.stderr.strip()
+    assert "Traceback" not in result.output
+
+
+def test_an_error_is_one_line_that_names_itself(tmp_path: Path) -> None:
+    result = run("inspect", tmp_path / "nowhere")
+    assert result.stderr == f"blastscope: bundle '{tmp_path / 'nowhere'}': no such folder or zip\n"
+    assert (DeviceError.exit_code, Closed.exit_code) == (4, 1)
+
+
+def test_inspect_prints_the_manifest(bundle: Path) -> None:
+    assert json.loads(run("inspect", bundle, "--json").stdout) == json.loads((bundle / "manifest.json").read_text())
+    assert "golden set" in run("inspect", bundle).stdout
+
+
+def test_verify_passes_a_good_bundle_and_says_what_it_compared(bundle: Path) -> None:
+    result = run("verify", bundle, "--json")
+    assert result.exit_code == 0, result.output
+    assert {row["backend"] for row in json.loads(result.stdout)["engines"]} == {"openvino", "onnxruntime"}
+
+
+def test_pack_gives_a_zip_that_answers_as_the_folder_does(bundle: Path, images: Path, tmp_path: Path) -> None:
+    packed = tmp_path / "tiny.zip"
+    assert run("pack", bundle, packed).exit_code == 0
+    rows = [run("classify", images, "--bundle", path, "--json", "--precision", "fp32").stdout for path in (bundle, packed)]
+    assert rows[0] == rows[1]
+
+
+def test_the_command_starts_without_loading_torch() -> None:
+    code = "import sys; from blastscope.cli import app; assert not {'torch', 'onnx', 'openvino', 'cv2'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_version_is_the_packages() -> None:
+    from blastscope import __version__
+
+    assert run("--version").stdout == f"blastscope {__version__}\n"
