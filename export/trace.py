@@ -55,6 +55,7 @@ def trace(graph: nn.Module, side_px: int, models: GraphModels) -> onnx.ModelProt
         )
         model = _folded(traced)
     clean(model)
+    _say_shape(model, models)
     describe(model, models, "fp32")
     onnx.checker.check_model(model, full_check=True)
     return model
@@ -83,6 +84,13 @@ def describe(model: onnx.ModelProto, models: GraphModels, precision: Precision) 
     facts = {"models": models, "precision": precision, "voters": ",".join(VOTERS), "classes": ",".join(CLASSES)}
     del model.metadata_props[:]
     onnx.helper.set_model_props(model, {f"{META}{key}": value for key, value in facts.items()})
+
+
+def _say_shape(model: onnx.ModelProto, models: GraphModels) -> None:
+    """Writes down the probabilities' shape, which the tracer loses where it takes the mean over several views."""
+    shape = [len(VOTERS), len(CLASSES)] if models == "fused" else [len(CLASSES)]
+    output = next(output for output in model.graph.output if output.name == "probabilities")
+    output.CopyFrom(onnx.helper.make_tensor_value_info(output.name, onnx.TensorProto.FLOAT, [BATCH, *shape]))
 
 
 def clean(model: onnx.ModelProto) -> None:
