@@ -22,7 +22,7 @@ from blastscope.runtime.errors import DeviceError
 
 EXECUTIONS: dict[Precision, tuple[Execution, ...]] = {
     "fp32": ("f32", "bf16"),
-    "fp16": ("f16",),  # on a CPU the fp16 graph runs as the fp32 one does
+    "fp16": ("f32", "bf16", "f16"),
     "int8": ("int8",),
 }
 NATURAL: dict[Precision, Execution] = {"fp32": "f32", "fp16": "f16", "int8": "int8"}
@@ -85,7 +85,7 @@ def _sides(contender: Contender, images: Sequence[Image], plan: Plan, stack: Exi
         yield Side(f"{contender.name}/{TORCH}", separate_models(contender.run), answers)
     for precision in _precisions(contender.bundle):
         expected = _expected(contender.bundle, precision, images)
-        for execution in EXECUTIONS[precision]:
+        for execution in _executions(precision, contender.bundle):
             name = precision if execution == NATURAL[precision] else f"{precision}-{execution}"
             try:
                 scope = stack.enter_context(_open(contender, precision, execution, len(images), plan.threads))
@@ -93,6 +93,12 @@ def _sides(contender: Contender, images: Sequence[Image], plan: Plan, stack: Exi
                 notes.append(f"{contender.name}/{name}/{ENGINE} left out: {error}")
                 continue
             yield Side(f"{contender.name}/{name}/{ENGINE}", handle(scope), expected)
+
+
+def _executions(precision: Precision, bundle: Path) -> tuple[Execution, ...]:
+    """How to run the graph. An fp16 graph beside an fp32 one would only repeat its times in f32 and bf16."""
+    repeated = precision == "fp16" and "fp32" in _precisions(bundle)
+    return (NATURAL[precision],) if repeated else EXECUTIONS[precision]
 
 
 def _open(contender: Contender, precision: Precision, execution: Execution, batch: int, threads: int | None) -> Scope:

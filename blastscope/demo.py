@@ -95,6 +95,11 @@ def choose_cells(data: Path, bundle: Bundle, seed: int = 0) -> list[Cell]:
     return chosen
 
 
+def known(cells: Sequence[Cell], bundle: Bundle) -> bool:
+    """Whether the bundle's networks were trained on a patient of these cells."""
+    return bool({cell.patient for cell in cells} & set(bundle.manifest.training.patients.training))
+
+
 def call(cells: Sequence[Cell], bundle: Path = SHIPPED_BUNDLE) -> list[Called]:
     """The bundle's calls on `cells`."""
     with open_bundle(bundle) as scope:
