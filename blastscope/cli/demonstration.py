@@ -43,9 +43,7 @@ def demo(
         shipped = read_bundle(SHIPPED_BUNDLE)
         chosen = steps.choose_cells(cells_at, shipped)
         if steps.known(chosen, shipped):
-            say(
-                "some of these patients' cells trained the shipped networks: agreement on them is no score (README.md has those)"
-            )
+            say("the shipped networks know these patients: agreement here is no score, README.md has those")
         calls = steps.call(chosen)
         kind = "Real cells (C-NMC 2019)" if real else "Drawn cells"
         picture = steps.draw(calls, f"{kind}, called by the shipped bundle", out / "cells.png")
