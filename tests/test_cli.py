@@ -115,6 +115,18 @@ def test_pack_gives_a_zip_that_answers_as_the_folder_does(bundle: Path, images: 
     assert rows[0] == rows[1]
 
 
+@pytest.mark.parametrize(
+    "verb", [["train", "x", "--out", "y"], ["export", "x", "--out", "y"], ["calibrate", "x", "--data", "y"], ["bench"]]
+)
+def test_a_verb_whose_extra_is_missing_says_the_pip_command(verb: list[str], tmp_path: Path) -> None:
+    heavy = ("torch", "timm", "onnx", "onnxruntime", "lightning_fabric")
+    code = f"import sys; sys.modules.update(dict.fromkeys({heavy})); from blastscope.cli import app; app({verb})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 4, done.stderr
+    assert "pip install 'blastscope[" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_the_command_starts_without_loading_torch() -> None:
     code = "import sys; from blastscope.cli import app; assert not {'torch', 'onnx', 'openvino', 'cv2'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -14,7 +14,22 @@ from typer.core import TyperGroup
 
 from blastscope import __version__
 from blastscope.cli import benching, bundles, calls, demonstration, road
-from blastscope.runtime.errors import BlastscopeError
+from blastscope.runtime.errors import BlastscopeError, MissingLibrary
+
+EXTRAS = {
+    "torch": "train",
+    "timm": "train",
+    "lightning_fabric": "train",
+    "matplotlib": "train",
+    "onnx": "export",
+    "onnxruntime": "export",
+}
+
+
+def said(error: BlastscopeError) -> typer.Exit:
+    """The exit that goes with `error`, which is told on stderr."""
+    typer.echo(f"blastscope: {error}", err=True)
+    return typer.Exit(error.exit_code)
 
 
 class Verbs(TyperGroup):
@@ -25,8 +40,12 @@ class Verbs(TyperGroup):
         try:
             return super().invoke(ctx)
         except BlastscopeError as error:
-            typer.echo(f"blastscope: {error}", err=True)
-            raise typer.Exit(error.exit_code) from error
+            raise said(error) from error
+        except ModuleNotFoundError as error:
+            library = (error.name or "").partition(".")[0]
+            if library not in EXTRAS:
+                raise
+            raise said(MissingLibrary(library, EXTRAS[library])) from error
         except OSError as error:
             if error.errno == errno.EPIPE or not error.filename:
                 raise
