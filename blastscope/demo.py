@@ -19,7 +19,7 @@ from blastscope.runtime.image import read_image
 from blastscope.runtime.prediction import Prediction, Refusal
 from blastscope.sheet import Tile, draw_sheet, save_sheet
 
-NEEDED = ("torch", "timm", "onnx", "onnxscript", "onnxruntime")
+NEEDED = ("torch", "timm", "lightning_fabric", "onnx", "onnxruntime")
 CELLS_OF_A_CLASS = 12
 CELLS_OF_A_PATIENT = 12
 CONFIG = Path(__file__).with_name("demo.toml")
