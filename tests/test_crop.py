@@ -20,7 +20,6 @@ from skimage.morphology import convex_hull_image
 
 from blastscope.runtime.cells import find_cells
 from blastscope.runtime.crop import Crop, CropSpec, crop_cell
-from blastscope.runtime.crop.largest import largest_component
 from blastscope.runtime.crop.otsu import histogram_of, otsu_threshold
 from blastscope.runtime.drawn import draw_cell
 from blastscope.runtime.errors import ConfigError, ImageError
@@ -206,23 +205,6 @@ def test_otsu_is_the_first_largest_fraction(gray: NDArray[np.uint8]) -> None:
         assert threshold == gray.min()
     else:
         assert threshold == slow_otsu(gray.astype(np.int64))
-
-
-@settings(deadline=None, max_examples=200)
-@given(mask=arrays(np.bool_, st.tuples(st.integers(1, 14), st.integers(1, 14))))
-def test_the_largest_component_is_scikit_images(mask: NDArray[np.bool_]) -> None:
-    found = largest_component(mask.astype(np.uint8) * 255)
-    assert (found and found.box) == slow_largest(mask)
-
-
-def test_a_ring_does_not_hide_the_larger_component_inside() -> None:
-    mask = np.zeros((60, 60), np.uint8)
-    mask[2:58, 2:58] = 255
-    mask[3:57, 3:57] = 0
-    mask[10:40, 12:45] = 255
-    found = largest_component(mask)
-    assert found is not None
-    assert found.box == (12, 10, 45, 40)
 
 
 def test_of_equal_components_the_first_in_raster_order_wins() -> None:
