@@ -20,7 +20,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 bench: $(READY)
-	$(BIN)/python -m pytest benchmarks --benchmark-enable --benchmark-only $(PYTEST_ARGS)
+	$(BIN)/python -m pytest benchmarks/suite --benchmark-enable --benchmark-only $(PYTEST_ARGS)
 
 $(READY): requirements.txt pyproject.toml setup.py
 	@$(PYTHON) -c "import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13) and 'blastscope needs Python 3.11 to 3.13, not %d.%d: make PYTHON=python3.12 ...' % sys.version_info[:2])"
