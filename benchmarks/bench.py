@@ -19,6 +19,7 @@ from blastscope.runtime.bundle import read_bundle
 from blastscope.runtime.classes import PRECISIONS, ClassName, Execution, Precision
 from blastscope.runtime.drawn import draw_cells
 from blastscope.runtime.errors import DeviceError
+from blastscope.runtime.prediction import Prediction
 
 EXECUTIONS: dict[Precision, tuple[Execution, ...]] = {
     "fp32": ("f32", "bf16"),
@@ -29,6 +30,7 @@ NATURAL: dict[Precision, Execution] = {"fp32": "f32", "fp16": "f16", "int8": "in
 TORCH = "fp32/torch"
 ENGINE = "openvino"
 SURPLUS = 4  # cells drawn for each that is kept: those nearest to a tie are left out
+LEAD = 0.2  # a call that leads the other by less may change with an engine's rounding, and isn't compared
 
 Tell = Callable[[str], None]
 
@@ -60,13 +62,13 @@ def bench(contenders: Sequence[Contender], plan: Plan, tell: Tell) -> BenchResul
 
 
 def clear_cases(bundle: Path, count: int) -> list[Image]:
-    """`count` drawn cells that no precision of the bundle finds hard to call, so that rounding can't change a label."""
+    """`count` drawn cells that the bundle's precisions call most clearly, so that rounding doesn't change a label."""
     drawn = [cell.image for cell in draw_cells(SURPLUS * count, seed=0)]
     certainty = np.ones(len(drawn))
     for precision in _precisions(bundle):
         with _peer(bundle, precision) as scope:
-            shares = [prediction.probability or 0.0 for prediction in scope.classify_many(drawn)]
-        certainty = np.minimum(certainty, shares)
+            leads = [lead(prediction) for prediction in scope.classify_many(drawn)]
+        certainty = np.minimum(certainty, leads)
     return [drawn[index] for index in np.argsort(-certainty, kind="stable")[:count]]
 
 
@@ -117,9 +119,16 @@ def _peer(bundle: Path, precision: Precision) -> Scope:
     return open_bundle(bundle, precision=precision, backend="onnxruntime", workload="throughput", allow_ungated=True)
 
 
-def _expected(bundle: Path, precision: Precision, images: Sequence[Image]) -> tuple[ClassName, ...]:
+def _expected(bundle: Path, precision: Precision, images: Sequence[Image]) -> tuple[ClassName | None, ...]:
     with _peer(bundle, precision) as scope:
-        return tuple(prediction.label for prediction in scope.classify_many(images) if prediction.label)
+        answers = scope.classify_many(images)
+    return tuple(answer.label if lead(answer) >= LEAD else None for answer in answers)
+
+
+def lead(prediction: Prediction) -> float:
+    """By how much the surest opinion leads the surest one of the other class."""
+    hem, malignant = (max(pair[index] for pair in prediction.probabilities or ((0.0, 0.0),)) for index in range(2))
+    return abs(malignant - hem)
 
 
 def _precisions(bundle: Path) -> list[Precision]:

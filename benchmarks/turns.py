@@ -18,11 +18,11 @@ Answer = Callable[[Sequence[Image]], Sequence[ClassName | None]]
 
 @dataclass(frozen=True)
 class Side:
-    """One contender: images in host memory to labels in host memory, with the labels it must give (None: not known)."""
+    """One contender: images in host memory to labels in host memory, with the labels it must give (None: not compared)."""
 
     name: str  # network/precision/engine
     answer: Answer
-    expected: tuple[ClassName, ...] | None = None
+    expected: tuple[ClassName | None, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,9 @@ def time_in_turn(sides: Sequence[Side], images: Sequence[Image], pace: Pace) -> 
 
 def check(side: Side, labels: Sequence[ClassName | None], count: int) -> None:
     """Raises `WrongAnswer` unless `labels` are what `side` must give for its first `count` images."""
-    if side.expected is not None and tuple(labels) != side.expected[:count]:
-        raise WrongAnswer(f"{side.name} answers {list(labels)}, expected {list(side.expected[:count])}")
+    wanted = (side.expected or ())[:count]
+    if any(want not in (None, got) for want, got in zip(wanted, labels, strict=bool(wanted))):
+        raise WrongAnswer(f"{side.name} answers {list(labels)}, expected {list(wanted)}")
 
 
 def _one_turn(side: Side, images: Sequence[Image], pace: Pace) -> list[float]:
