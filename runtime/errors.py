@@ -13,6 +13,9 @@
     ├── UnavailableError            4  this machine lacks something
     │   ├── MissingLibrary          4  a pip install away
     │   ├── DeviceError             4  no such device, or it failed
+    │   │   ├── DriverError         4  no NVIDIA driver, one that is too old, or no GPU behind it
+    │   │   ├── OutOfDeviceMemory   4  free memory there, or take smaller batches
+    │   │   └── DeviceLost          4  the device stopped in mid-run: reopen the handle
     │   └── EngineError             4  the inference library refused or broke off
     └── Closed                      1  the handle was closed
 
@@ -127,6 +130,37 @@ class MissingLibrary(UnavailableError):
 
 class DeviceError(UnavailableError):
     """The device named is not here, or stopped working."""
+
+
+class DriverError(DeviceError):
+    """No GPU can be used because of its driver. `reason` says which: missing, too old, no gpu or unusable."""
+
+    def __init__(self, problem: str, *, reason: str = "unusable") -> None:
+        self.reason = reason
+        super().__init__(problem)
+
+
+class OutOfDeviceMemory(DeviceError):
+    """The GPU's memory is full."""
+
+    def __init__(self, doing: str) -> None:
+        self.doing = doing
+        super().__init__(
+            f"{doing}: the GPU's memory is full: close what else uses it, take smaller batches, or say device='cpu'"
+        )
+
+
+class DeviceLost(DeviceError):
+    """The GPU, or the process's context on it, broke down; `code` is CUDA's error. Nothing on it answers any more."""
+
+    def __init__(self, doing: str, code: int | None = None) -> None:
+        self.doing = doing
+        self.code = code
+        told = "" if code is None else f" (CUDA error {code})"
+        super().__init__(
+            f"{doing}: the GPU was lost{told}: call reopen() on the handle; if that fails, start the process anew, or reopen "
+            f"with device='cpu'"
+        )
 
 
 class EngineError(UnavailableError):
