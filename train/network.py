@@ -38,7 +38,8 @@ class Normalise(nn.Module):
 
     def forward(self, crops: Tensor) -> Tensor:
         """Normalised pixels; with `standardise` each cell's colour is first brought to one mean and spread, black left out."""
-        pixels = crops.permute(0, 3, 1, 2).to(torch.float32)
+        # the cast comes first: TensorRT takes uint8 at a graph's edge only, and refuses to transpose it
+        pixels = crops.to(torch.float32).permute(0, 3, 1, 2)
         if self.standardise:
             pixels = self._one_colour(pixels)
         return (pixels - self.mean) * self.scale
