@@ -26,7 +26,7 @@ BACKENDS = {
     "openvino": "blastscope.runtime.backends.openvino_cpu",
     "onnxruntime": "blastscope.runtime.backends.onnxruntime_cpu",
 }
-LAYOUT = "1"  # of what the backends make of a graph: raise it when they make something else
+LAYOUT = "2"  # of what the backends make of a graph: raise it when they make something else
 _SEAL = 32  # bytes of sha256 at an engine file's end
 _UNUSED_DAYS = 90
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from blastscope.runtime.backends.engines import engine_digest, engine_file, read_engine, write_engine
 from blastscope.runtime.backends.protocol import Engine, EngineOptions
+from blastscope.runtime.backends.unsigned import make_unsigned
 from blastscope.runtime.classes import Execution
 from blastscope.runtime.device import usable_threads
 from blastscope.runtime.errors import BlastscopeError, DeviceError, EngineError, MissingLibrary
@@ -144,6 +145,7 @@ def _compile(graph: Path, device: str, settings: dict[str, Any]) -> Any:
         answer = model.output("probabilities")
         if list(answer.partial_shape.to_shape()) != [1, 3, 2]:
             raise EngineError(f"'{graph}' is not a fused graph: its probabilities are {answer.partial_shape}")
+        make_unsigned(_library(), model)
         # the other outputs are the same vote, made by runtime/vote.py
         votes_apart = _library().Model([answer.node], model.get_parameters())
         return _core().compile_model(votes_apart, device, settings)
