@@ -53,7 +53,7 @@ def calibrate(
         say(f"measuring ranges on {len(sample.cells)} cells")
         child = Path(place) / "fused.onnx"
         sample = without(sample, make_int8(opened.file(fused), child, sample.crops, config))
-        say(f"judging int8 on {len(rest)} other cells")
+        say(f"judging int8 on {len(rest)} other cells in every engine at hand")
         trial = try_out(opened, child, rest, config)
         made = [_entry(fused, child, trial)]
         for entry in opened.manifest.graphs if not trial.failures else ():
@@ -106,13 +106,13 @@ class _Outcome:
     def report(self, after: Bundle) -> CalibrationReport:
         """What there is to say, the bundle now being `after`."""
         trial = self.trial
-        refused = (*self.sample.refused, *trial.judged.refused)
+        refused = (*self.sample.refused, *trial.worst.judged.refused)
         return CalibrationReport(
             bundle=str(after.path),
             digest=after.digest,
             admitted=self.admitted,
             failures=trial.failures,
-            gate=trial.gate,
+            gates=tuple(verdict.gate for verdict in trial.verdicts),
             golden_difference=trial.golden_difference,
             golden_flips=trial.golden_flips,
             tolerance=trial.tolerance if self.admitted else None,
@@ -147,7 +147,7 @@ def _entry(parent: GraphEntry, path: Path, trial: Trial) -> tuple[GraphEntry, Pa
         parent=parent.sha256,
         tolerances={"int8": trial.tolerance},
         passes=parent.passes,
-        gate=trial.gate if parent.models == "fused" else None,
+        gate=trial.worst.gate if parent.models == "fused" else None,
     )
     return entry, path
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from blastscope.calibration.engines import offered
 from blastscope.calibration.sample import crop_cells
-from blastscope.runtime.backends.engines import BACKENDS, load_backend, open_engine
+from blastscope.runtime.backends.engines import open_engine
 from blastscope.runtime.backends.protocol import Backend, EngineOptions
 from blastscope.runtime.bundle import Bundle, Golden, check_golden, read_golden
 from blastscope.runtime.bundle.manifest import GraphEntry, Interval, Scores
@@ -81,21 +82,14 @@ def compare(bundle: Bundle, data: Path | None = None) -> Comparison:
     Scored are the cells of patients that took no part in the training. Raises `DataError` where `data` has none of them.
     """
     golden = read_golden(bundle)
-    rows: list[EngineRow] = []
-    missing: list[str] = []
-    for name in BACKENDS:
-        try:
-            offered = load_backend(name).executions("CPU")
-        except UnavailableError as error:
-            missing.append(f"{name} ({error})")
-            continue
-        rows += _engine_rows(bundle, name, offered, golden)
+    there, missing = offered()
+    rows = [row for name, executions in there.items() for row in _engine_rows(bundle, name, executions, golden)]
     scores = tuple(_scores(bundle, data, rows)) if data else ()
     return Comparison(
         bundle=str(bundle.path),
         digest=bundle.digest,
         engines=tuple(rows),
-        missing=tuple(missing),
+        missing=tuple(f"{name} ({reason})" for name, reason in missing.items()),
         scores=scores,
         data=str(data) if data else None,
     )
@@ -105,10 +99,10 @@ def _fused(bundle: Bundle) -> list[GraphEntry]:
     return [entry for entry in bundle.manifest.graphs if entry.models == "fused"]
 
 
-def _engine_rows(bundle: Bundle, backend: str, offered: tuple[Execution, ...], golden: Golden) -> Iterator[EngineRow]:
+def _engine_rows(bundle: Bundle, backend: str, executions: tuple[Execution, ...], golden: Golden) -> Iterator[EngineRow]:
     for entry in _fused(bundle):
         for execution in entry.tolerances:
-            if execution in offered:
+            if execution in executions:
                 yield _engine_row(bundle, entry, backend, execution, golden)
 
 

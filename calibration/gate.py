@@ -1,11 +1,11 @@
-"""The gate: an int8 graph ships only if it calls cells as its parent does.
+"""The gate: an int8 graph ships only if it calls cells as its parent does, in every engine at hand.
 
 Judged on validation cells outside the calibration sample, which neither trained the networks nor set the ranges.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from blastscope.calibration.answers import GraphAnswers
 from blastscope.calibration.config import CalibrationConfig
 from blastscope.calibration.sample import crop_cells
+from blastscope.runtime.backends.protocol import Backend
 from blastscope.runtime.bundle.manifest import GateResult
 from blastscope.runtime.cells import Cell
 from blastscope.runtime.classes import CLASSES
@@ -28,12 +29,13 @@ PIECE = 64  # cells cropped at once: the crops of all of them may not fit into m
 
 @dataclass(frozen=True, slots=True)
 class JudgedCells:
-    """Cells with the probabilities that parent and child gave them."""
+    """Cells with the probabilities that parent and child gave them, the child in one engine."""
 
     cells: tuple[Cell, ...]
     parent: NDArray[np.float32]  # (N, 3, 2)
     child: NDArray[np.float32]  # (N, 3, 2)
     refused: tuple[tuple[Cell, str], ...]
+    engine: str  # the backend's name
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -46,22 +48,25 @@ class JudgedCells:
         return [cell.patient for cell in self.cells]
 
 
-def judge(parent: Path, child: Path, cells: Sequence[Cell], spec: CropSpec) -> JudgedCells:
-    """What both graphs say of `cells`, cropped and answered piece by piece."""
-    graphs = GraphAnswers(parent), GraphAnswers(child)
+def judge(parent: Path, child: Mapping[str, Backend], cells: Sequence[Cell], spec: CropSpec) -> tuple[JudgedCells, ...]:
+    """What the graph `parent` and each engine of its child say of `cells`, cropped and answered piece by piece."""
+    graph = GraphAnswers(parent)
     kept: list[Cell] = []
     refused: list[tuple[Cell, str]] = []
-    answers: tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]] = ([], [])
+    expected: list[NDArray[np.float32]] = []
+    answers: dict[str, list[NDArray[np.float32]]] = {name: [] for name in child}
     for start in range(0, len(cells), PIECE):
         piece = crop_cells(cells[start : start + PIECE], spec)
         kept += piece.cells
         refused += piece.refused
         if len(piece.crops):
-            for graph, found in zip(graphs, answers, strict=True):
-                found.append(graph.probabilities(piece.crops))
+            expected.append(graph.probabilities(piece.crops))
+            for name, engine in child.items():
+                answers[name].append(np.array(engine.infer(piece.crops)))
     if not kept:
         raise UsageError("no validation cells are left to judge int8: calibrate on fewer cells")
-    return JudgedCells(tuple(kept), np.concatenate(answers[0]), np.concatenate(answers[1]), tuple(refused))
+    told = np.concatenate(expected)
+    return tuple(JudgedCells(tuple(kept), told, np.concatenate(found), tuple(refused), name) for name, found in answers.items())
 
 
 def gate(judged: JudgedCells, config: CalibrationConfig) -> GateResult:
@@ -74,6 +79,7 @@ def gate(judged: JudgedCells, config: CalibrationConfig) -> GateResult:
     flipped = flips(parent, child, judged.patients, **draws)
     lost = f1_loss(judged.labels, parent, child, judged.patients, **draws)
     return GateResult(
+        engine=judged.engine,
         cells=len(judged.cells),
         patients=len(set(judged.patients)),
         flips=flipped,
@@ -86,17 +92,17 @@ def gate(judged: JudgedCells, config: CalibrationConfig) -> GateResult:
 
 def failures(result: GateResult) -> tuple[str, ...]:
     """A sentence for each limit that `result` breaks."""
-    found = []
+    found, within = [], f"in {result.engine} "
     if result.flips.value > result.flips_at_most:
         low, high = 100 * result.flips.low, 100 * result.flips.high
         found.append(
-            f"{100 * result.flips.value:.2f} % of the votes flip ({low:.2f} to {high:.2f}), "
+            f"{within}{100 * result.flips.value:.2f} % of the votes flip ({low:.2f} to {high:.2f}), "
             f"at most {100 * result.flips_at_most:g} % may"
         )
     if result.f1_loss.value > result.f1_loss_at_most:
         low, high = result.f1_loss.low, result.f1_loss.high
         found.append(
-            f"weighted F1 loses {result.f1_loss.value:.2f} points ({low:.2f} to {high:.2f}), "
+            f"{within}weighted F1 loses {result.f1_loss.value:.2f} points ({low:.2f} to {high:.2f}), "
             f"at most {result.f1_loss_at_most:g} may go"
         )
     return tuple(found)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from blastscope.calibration.config import CalibrationConfig
 from blastscope.runtime.bundle.manifest import Digest, GateResult, Interval, OperatingPoint, Scores
 from blastscope.runtime.record import Record
@@ -21,7 +23,7 @@ class CalibrationReport(Record):
     digest: Digest  # of the bundle as it is now
     admitted: bool
     failures: tuple[str, ...]
-    gate: GateResult
+    gates: tuple[GateResult, ...] = Field(min_length=1)  # one for each engine that judged
     golden_difference: float  # of the int8 graph on the golden set
     golden_flips: int
     tolerance: float | None  # of int8 executions, when admitted
@@ -40,13 +42,12 @@ class CalibrationReport(Record):
 
     def text(self) -> str:
         """The report for people."""
-        gate, patients = self.gate, len(self.sample_patients)
+        gate, patients = self.gates[0], len(self.sample_patients)
         lines = [
             f"int8 {'admitted' if self.admitted else 'refused'}: {self.bundle}",
             f"  calibrated on   {len(self.sample)} cells of {patients} validation patients ({self.config.method})",
             f"  judged on       {gate.cells} other cells of {gate.patients} validation patients",
-            f"  votes flipped   {_percent(gate.flips)}, at most {100 * gate.flips_at_most:g} %",
-            f"  weighted F1     loses {_points(gate.f1_loss)} points, at most {gate.f1_loss_at_most:g}",
+            *(line for gate in self.gates for line in _gate_lines(gate)),
             f"  golden set      {self.golden_flips} calls changed, probabilities by at most {self.golden_difference:.3f}",
         ]
         if self.tolerance is not None:
@@ -58,6 +59,13 @@ class CalibrationReport(Record):
         lines += [f"  failed          {failure}" for failure in self.failures]
         lines += [f"  left out        {cell.file}: {cell.reason}" for cell in self.refused]
         return "\n".join(lines)
+
+
+def _gate_lines(gate: GateResult) -> tuple[str, str]:
+    return (
+        f"  in {gate.engine:<12} {_percent(gate.flips)} of votes flipped, at most {100 * gate.flips_at_most:g} % may",
+        f"{'':18}{_points(gate.f1_loss)} points of weighted F1 lost, at most {gate.f1_loss_at_most:g}",
+    )
 
 
 def _percent(interval: Interval) -> str:

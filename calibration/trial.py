@@ -1,4 +1,4 @@
-"""An int8 fused graph on trial: the gate, the golden set, and the tolerance that follows."""
+"""An int8 fused graph on trial in every engine at hand: the gate, the golden set, and the tolerance that follows."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from blastscope.calibration.answers import GraphAnswers
 from blastscope.calibration.config import CalibrationConfig
+from blastscope.calibration.engines import engines
 from blastscope.calibration.gate import JudgedCells, failures, gate, judge
-from blastscope.runtime.bundle import Bundle, read_golden
+from blastscope.runtime.bundle import Bundle, GoldenCheck, check_golden, read_golden
 from blastscope.runtime.bundle.manifest import GateResult, OperatingPoint, Scores
 from blastscope.runtime.cells import Cell
 from blastscope.runtime.classes import Precision
@@ -24,20 +24,47 @@ LEAST_TOLERANCE = 0.05
 
 
 @dataclass(frozen=True)
-class Trial:
-    """What is known of an int8 graph before it is let into a bundle."""
+class Verdict:
+    """What is known of an int8 graph in one engine."""
 
     judged: JudgedCells
     gate: GateResult
-    golden_difference: float  # largest difference of a probability from the trained networks', on the golden set
-    golden_flips: int
-    draws: int
+    golden: GoldenCheck
 
     @property
     def failures(self) -> tuple[str, ...]:
         """A sentence for each reason to refuse the graph."""
-        changed = f"{self.golden_flips} calls of the golden set change, and engines may change none"
-        return (*failures(self.gate), *((changed,) if self.golden_flips else ()))
+        flips = self.golden.flips
+        changed = f"in {self.gate.engine} {flips} calls of the golden set change, and engines may change none"
+        return (*failures(self.gate), *((changed,) if flips else ()))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What is known of an int8 graph before it is let into a bundle."""
+
+    verdicts: tuple[Verdict, ...]  # one for each engine
+    draws: int
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """A sentence for each reason to refuse the graph: what fails in one engine fails."""
+        return tuple(failure for verdict in self.verdicts for failure in verdict.failures)
+
+    @property
+    def worst(self) -> Verdict:
+        """Of the engine in which most votes flip."""
+        return max(self.verdicts, key=lambda verdict: verdict.gate.flips.value)
+
+    @property
+    def golden_difference(self) -> float:
+        """Largest difference of a probability from the trained networks', on the golden set, of all engines."""
+        return max(verdict.golden.difference for verdict in self.verdicts)
+
+    @property
+    def golden_flips(self) -> int:
+        """Calls of the golden set that change in the engine that changes most."""
+        return max(verdict.golden.flips for verdict in self.verdicts)
 
     @property
     def tolerance(self) -> float:
@@ -47,21 +74,23 @@ class Trial:
         least 0.05: engines round int8 sums differently. The largest of all on the gate's cells would be near 1 (a probability
         near a tie goes far), and a golden set with that tolerance says nothing.
         """
-        moved = np.abs(self.judged.child - self.judged.parent)
-        return min(max(MARGIN * self.golden_difference, float(np.quantile(moved, 0.99)), LEAST_TOLERANCE), 1.0)
+        moved = max(float(np.quantile(np.abs(one.judged.child - one.judged.parent), 0.99)) for one in self.verdicts)
+        return min(max(MARGIN * self.golden_difference, moved, LEAST_TOLERANCE), 1.0)
 
     @property
     def scores(self) -> tuple[Scores, ...]:
         """The vote of parent and child on the gate's cells; nothing where a class has no cells there."""
-        return tuple(self._scores(precision) for precision in ("fp32", "int8") if len(set(self.judged.labels)) > 1)
+        return tuple(self._scores(precision) for precision in ("fp32", "int8") if len(set(self.worst.judged.labels)) > 1)
 
     def operating_point(self, sensitivity: float) -> OperatingPoint:
         """The threshold that reaches `sensitivity` on the gate's cells, by the parent's scores."""
-        return find_operating_point(self.judged.labels, vote(self.judged.parent).score, sensitivity)
+        judged = self.worst.judged
+        return find_operating_point(judged.labels, vote(judged.parent).score, sensitivity)
 
     def _scores(self, precision: Precision) -> Scores:
-        votes = vote(self.judged.child if precision == "int8" else self.judged.parent)
-        found = score_calls(self.judged.labels, votes.label, votes.score, self.judged.patients, draws=self.draws)
+        judged = self.worst.judged
+        votes = vote(judged.child if precision == "int8" else judged.parent)
+        found = score_calls(judged.labels, votes.label, votes.score, judged.patients, draws=self.draws)
         return found.summary(precision)
 
 
@@ -70,13 +99,9 @@ def try_out(bundle: Bundle, child: Path, cells: Sequence[Cell], config: Calibrat
     parent = bundle.graph("fp32")
     if parent is None:
         raise BundleError(bundle.path, "no fp32 fused graph to compare with")
-    judged = judge(bundle.file(parent), child, cells, bundle.manifest.crop)
     golden = read_golden(bundle)
-    answers = GraphAnswers(child).probabilities(golden.crops)
-    return Trial(
-        judged=judged,
-        gate=gate(judged, config),
-        golden_difference=float(np.abs(answers.astype(np.float64) - golden.probabilities).max()),
-        golden_flips=int((vote(answers).label != vote(golden.probabilities).label).sum()),
-        draws=config.draws,
-    )
+    with engines(child, "int8") as judges:
+        judged = judge(bundle.file(parent), judges, cells, bundle.manifest.crop)
+        checks = [check_golden(engine, golden, tolerance=1.0) for engine in judges.values()]
+    verdicts = [Verdict(one, gate(one, config), check) for one, check in zip(judged, checks, strict=True)]
+    return Trial(tuple(verdicts), config.draws)

@@ -145,8 +145,8 @@ class TinyBundle:
             if precision == "int8" and int8_gate != "none":
                 estimate = {"value": 0, "low": 0, "high": 0}
                 entry["gate"] = {
-                    "cells": 9, "patients": 3, "flips": estimate, "flips_at_most": 0.02, "f1_loss": estimate,
-                    "f1_loss_at_most": 0.5, "passed": int8_gate == "passed",
+                    "engine": "openvino", "cells": 9, "patients": 3, "flips": estimate, "flips_at_most": 0.02,
+                    "f1_loss": estimate, "f1_loss_at_most": 0.5, "passed": int8_gate == "passed",
                 }  # fmt: skip
             entries.append(entry)
         crops = self.crops(32)

@@ -356,7 +356,14 @@ def test_a_zip_lands_in_the_users_cache(folder: Path, monkeypatch: pytest.Monkey
 def gate(*, passed: bool) -> GateResult:
     nothing = Interval(value=0, low=0, high=0)
     return GateResult(
-        cells=9, patients=2, flips=nothing, flips_at_most=0.02, f1_loss=nothing, f1_loss_at_most=0.5, passed=passed
+        engine="openvino",
+        cells=9,
+        patients=2,
+        flips=nothing,
+        flips_at_most=0.02,
+        f1_loss=nothing,
+        f1_loss_at_most=0.5,
+        passed=passed,
     )
 
 

@@ -107,7 +107,8 @@ def test_an_int8_that_holds_its_gate_comes_into_the_bundle(admitted: tuple[Bundl
     assert report.graphs == ("int8/fused.onnx", "int8/a.onnx", "int8/b.onnx", "int8/combined.onnx")
     fused = bundle.graph("int8")
     assert fused is not None
-    assert fused.gate == report.gate
+    assert fused.gate in report.gates
+    assert [gate.engine for gate in report.gates] == ["openvino", "onnxruntime"]
     parent = bundle.graph("fp32")
     assert parent is not None
     assert fused.parent == parent.sha256
@@ -121,7 +122,7 @@ def test_calibration_and_gate_take_validation_patients_and_no_cell_twice(
     bundle, report = admitted
     patient_of = {cell.path.name: cell.patient for cell in find_cells(data).cells}
     assert {patient_of[name] for name in report.sample} <= set(VALIDATION)
-    assert report.gate.cells == 32 - 8
+    assert report.gates[0].cells == 32 - 8
     assert bundle.manifest.calibration is not None
     assert bundle.manifest.calibration.cells == report.sample
     assert bundle.manifest.training.patients.calibration == report.sample_patients
@@ -155,7 +156,7 @@ def test_an_operating_point_is_chosen_on_validation_cells(admitted: tuple[Bundle
     assert point is not None
     assert point == report.operating_point
     assert point.sensitivity >= point.sensitivity_wanted == 0.9
-    assert point.cells == report.gate.cells
+    assert point.cells == report.gates[0].cells
 
 
 def test_the_report_reads_as_text_and_as_json(admitted: tuple[Bundle, CalibrationReport]) -> None:
@@ -254,6 +255,6 @@ def test_the_road_holds_on_real_cells(cnmc: Path, tmp_path: Path) -> None:
     made = export_run(tmp_path / "run", tmp_path / "bundle", data=folder, config=config)
     assert made.manifest.golden.source == "validation"
     report = calibrate(made.path, folder, CalibrationConfig(cells=16, flips_at_most=0.1, f1_loss_at_most=10, draws=50))
-    assert report.gate.patients == 4
+    assert report.gates[0].patients == 4
     assert report.admitted, report.text()
     assert compare(read_bundle(made.path)).passed

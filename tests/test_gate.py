@@ -20,7 +20,7 @@ def judged(labels: list[int], parent: list[int], child: list[int]) -> JudgedCell
         Cell(Path(f"{row}.bmp"), "all" if label else "hem", f"{'' if label else 'H'}{row % 3}", "1", "1", str(row))
         for row, label in enumerate(labels)
     )
-    return JudgedCells(cells, said(parent), said(child), ())
+    return JudgedCells(cells, said(parent), said(child), (), "openvino")
 
 
 def said(calls: list[int]) -> np.ndarray:
@@ -47,7 +47,7 @@ def test_two_flips_of_a_hundred_pass_and_three_fail() -> None:
     result = gate(judged(labels, wrong, three), CONFIG)
     assert not result.passed
     (only,) = failures(result)
-    assert only.startswith("3.00 % of the votes flip")
+    assert only.startswith("in openvino 3.00 % of the votes flip")
     assert "at most 2 % may" in only
     assert result.flips.low <= 0.03 <= result.flips.high
 
@@ -58,7 +58,7 @@ def test_a_lost_point_fails_although_few_votes_flip() -> None:
     result = gate(judged(labels, labels, child), CONFIG)
     assert result.flips.value == 0.01
     (only,) = failures(result)
-    assert only.startswith("weighted F1 loses 1.00 points")
+    assert only.startswith("in openvino weighted F1 loses 1.00 points")
 
 
 def test_the_limits_are_fields_of_the_configuration(tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ class Interval(Record):
 class GateResult(Record):
     """How an int8 graph compared with its parent on validation cells outside the calibration sample."""
 
+    engine: Annotated[str, StringConstraints(min_length=1, max_length=40)]  # of those that judged, the one with most flips
     cells: int = Field(ge=0)
     patients: int = Field(ge=0)
     flips: Interval  # share of cells whose vote changed
