@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from blastscope.calibration.answers import GraphAnswers
 from blastscope.calibration.config import CalibrationConfig
 from blastscope.calibration.int8_file import make_int8
-from blastscope.calibration.trial import MARGIN
+from blastscope.calibration.trial import LEAST_TOLERANCE, MARGIN
 from blastscope.export.bundle_maker import bundle_of, golden_entry, training_provenance
 from blastscope.export.config import ExportConfig
 from blastscope.export.golden_set import leads
@@ -30,9 +30,6 @@ from blastscope.train.checkpoint import TrainedEnsemble
 
 GOLDEN = 8
 RANGES = 16  # crops that set the int8 ranges
-# OpenVINO lay 0.1 from the fp32 networks on an AVX2 CPU, ONNX Runtime less than 0.05: random weights have no gate, and how much
-# of it is overflow isn't known. The golden set's calls may not differ all the same.
-TOLERANCE = 0.25
 CANDIDATES = 24  # crops among which the golden set is chosen: each costs five passes
 
 
@@ -59,7 +56,7 @@ def waived_bundle(
             models="fused",
             precision="int8",
             parent=parent.sha256,
-            tolerances={"int8": min(max(MARGIN * int8, TOLERANCE), 1.0)},
+            tolerances={"int8": min(max(MARGIN * int8, LEAST_TOLERANCE), 1.0)},
             passes=parent.passes,
         )
         files.append(GraphFile(small, entry))
