@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.installed
 
-.PHONY: demo test lint bench wheelhouse wheel requirements clean
+.PHONY: demo test lint bench kernels kernels-check wheelhouse wheel requirements clean
 
 demo: $(READY)
 	$(BIN)/blastscope demo --out demo
@@ -21,6 +21,14 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m pytest benchmarks/suite --benchmark-enable --benchmark-only $(PYTEST_ARGS)
+
+# Needs CUDA's nvcc 13.0 or later, and no GPU. The result is committed.
+kernels: $(READY)
+	$(BIN)/python -m blastscope.runtime.crop.kernels.compiling
+
+# The crop kernels on every real cell, through the host shim; the suite takes a few of them.
+kernels-check: $(READY)
+	BLASTSCOPE_EVERY_CELL=1 $(BIN)/python -m pytest tests/test_kernels.py $(PYTEST_ARGS)
 
 $(READY): requirements.txt pyproject.toml setup.py
 	@$(PYTHON) -c "import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13) and 'blastscope needs Python 3.11 to 3.13, not %d.%d: make PYTHON=python3.12 ...' % sys.version_info[:2])"

@@ -15,7 +15,8 @@
     │   ├── DeviceError             4  no such device, or it failed
     │   │   ├── DriverError         4  no NVIDIA driver, one that is too old, or no GPU behind it
     │   │   ├── OutOfDeviceMemory   4  free memory there, or take smaller batches
-    │   │   └── DeviceLost          4  the device stopped in mid-run: reopen the handle
+    │   │   ├── DeviceLost          4  the device stopped in mid-run: reopen the handle
+    │   │   └── KernelError         4  the crop kernels are damaged: install blastscope again
     │   └── EngineError             4  the inference library refused or broke off
     └── Closed                      1  the handle was closed
 
@@ -160,6 +161,17 @@ class DeviceLost(DeviceError):
         super().__init__(
             f"{doing}: the GPU was lost{told}: call reopen() on the handle; if that fails, start the process anew, or reopen "
             f"with device='cpu'"
+        )
+
+
+class KernelError(DeviceError):
+    """The compiled crop kernels are missing, or aren't those of the sources beside them."""
+
+    def __init__(self, path: Path | str, problem: str) -> None:
+        self.path = Path(path)
+        self.problem = problem
+        super().__init__(
+            f"crop kernels '{self.path}': {problem}: install blastscope again, or run 'make kernels' in a checkout"
         )
 
 

@@ -1,8 +1,8 @@
 """The crop kernels on a machine without a GPU: their CUDA source compiled as C++ (host_shim.h) and run over numpy's memory.
 
-`HostKernels` is fast: launches run in this process, addresses are numpy's. `SanitizedKernels` runs each batch in a process of its
-own with the address and undefined-behaviour sanitizers, every array of the workspace in an allocation of its own. In both, seed 0
-runs threads in order, and any other seed shuffles threads and blocks at every atomic and every look at shared memory.
+`HostKernels` is fast: launches run in this process, addresses are numpy's. `SanitizedKernels` runs each batch in a process of
+its own with the address and undefined-behaviour sanitizers, every array of the workspace in an allocation of its own. In both,
+seed 0 runs threads in order, and any other seed shuffles threads and blocks at every atomic and every look at shared words.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class SanitizedKernels:
         self._program = build("sanitized", ["host_shim.cpp", "kernel_table.cpp", "requests.cpp"], *SANITIZE)
 
     def run(self, arrays: Sequence[Array], launches: Sequence[Launch], wanted: Sequence[int], *, seed: int = 0) -> list[bytes]:
-        """The contents of the `wanted` arrays after `launches`, whose addresses are `place(array, offset)`. Raises `ShimError`."""
+        """The contents of the `wanted` arrays after `launches`, addressed by `place(array, offset)`. Raises `ShimError`."""
         request = struct.pack("<I", len(arrays))
         for array in arrays:
             request += struct.pack("<QB", array.size, array.content is not None) + (array.content or b"")

@@ -7,6 +7,7 @@ Public names: `CropPlan` says which kernels to launch over which memory, as `Lau
 
 from __future__ import annotations
 
+from blastscope.runtime.crop.kernels.fatbin import crop_fatbin
 from blastscope.runtime.crop.kernels.plan import (
     Address,
     CropPlan,
@@ -18,4 +19,4 @@ from blastscope.runtime.crop.kernels.plan import (
     refusal_of,
 )
 
-__all__ = ["Address", "CropPlan", "ImageRow", "Launch", "VerdictRow", "box_of", "image_row", "refusal_of"]
+__all__ = ["Address", "CropPlan", "ImageRow", "Launch", "VerdictRow", "box_of", "crop_fatbin", "image_row", "refusal_of"]
