@@ -29,6 +29,24 @@ def train(
     print_training(run, as_json=as_json)
 
 
+def crossvalidate(
+    data: Annotated[Path, typer.Argument(help="Folder with C-NMC cells, in the archive's layout or as all/ and hem/.")],
+    *,
+    out: Annotated[Path, typer.Option(help="Folder of the runs, one a fold, and of the report over all patients.")],
+    config: ConfigPath = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the runs in --out.")] = False,
+    cache: Annotated[Path | None, typer.Option(help="Where crops are kept. Default: the user's cache.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Train once for each fold of the patients, and score each patient by the networks that never saw a cell of it."""
+    from blastscope.cli.tables import print_training
+    from blastscope.train.config import TrainConfig
+    from blastscope.train.crossval import cross_validate
+
+    chosen = TrainConfig.from_toml(config) if config else TrainConfig()
+    print_training(cross_validate(data, chosen, out, resume=resume, cache=cache), as_json=as_json)
+
+
 def export(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
     *,
@@ -72,4 +90,4 @@ def say(text: str) -> None:
     typer.echo(text, err=True)
 
 
-VERBS = (train, export, calibrate)
+VERBS = (train, crossvalidate, export, calibrate)

@@ -165,12 +165,15 @@ def _training(drawn: dict[str, Picture]) -> str:
 
 
 def _parts(report: Report) -> str:
-    rows = [_part("training", report.training), _part("validation", report.validation)]
+    rows = [_part("training", report.training)] if report.provenance.patients.training else []
+    rows.append(_part("validation", report.validation))
     split = {
         "patient": "Split by patient: no patient stands in both parts.",
         "image": "Split by image, as in the paper: it leaks patients, since cells of one patient stand in both parts.",
         "none": "Not split: every patient was trained on.",
     }[report.provenance.split]
+    if not report.provenance.patients.training:
+        split = "Cross-validated: every patient was held out once, and scored by networks that trained on the others."
     style = ' class="warning"' if report.provenance.split == "image" else ""
     head: list[Cell] = ["part", "class", _number("patients"), "who"]
     return f"<h2>Who is in which part</h2><p{style}>{split}</p>" + _table(head, [row for part in rows for row in part])
