@@ -55,7 +55,12 @@ def executions(device: str) -> tuple[Execution, ...]:
 
 def fingerprint(device: str) -> dict[str, str]:
     """The library's version and the processor."""
-    return {"backend": NAME, "version": str(_library().__version__), "device": device, "device_name": platform.processor()}
+    return {
+        "backend": NAME,
+        "version": str(load_onnxruntime().__version__),
+        "device": device,
+        "device_name": platform.processor(),
+    }
 
 
 def open_engine(graph: Path, sha256: str, options: EngineOptions) -> Engine:
@@ -78,7 +83,7 @@ def open_engine(graph: Path, sha256: str, options: EngineOptions) -> Engine:
 
 
 def _session(graph: Path, *, threads: int) -> Any:
-    library = _library()
+    library = load_onnxruntime()
     options = library.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -110,7 +115,8 @@ def foreign() -> tuple[type[Exception], ...]:
     return (*own, RuntimeError, ValueError, TypeError)
 
 
-def _library() -> Any:
+def load_onnxruntime() -> Any:
+    """The library. Raises `MissingLibrary`."""
     try:
         import onnxruntime
     except ImportError as error:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.runtime.classes import Execution
+from blastscope.runtime.crop.spec import CropSpec
+from blastscope.runtime.prediction import Box, Refusal
 
 Workload = Literal["latency", "throughput"]
 
@@ -28,6 +31,31 @@ class Backend(Protocol):
         ...
 
 
+class Sight(NamedTuple):
+    """What came of a few images."""
+
+    found: list[Box | Refusal]
+    probabilities: NDArray[np.float32]  # (n, 3, 2); of a refused image they mean nothing
+
+
+class Eye(Backend, Protocol):
+    """A lane that crops by itself, so that an image is handed over once and only the answer comes back."""
+
+    def look(self, images: Sequence[Any]) -> Sight:
+        """What becomes of `images`, each as `Eyes.take` gave it. Raises `EngineError`, `DeviceError`s."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Eyes:
+    """The lanes of an engine once more, for images instead of crops."""
+
+    lanes: tuple[Eye, ...]
+    # an image as the caller has it, checked, as `look` wants it; or `ImageError`. To be called in the caller's thread.
+    take: Callable[[object], Any]
+    keep: Callable[[Any], Any]  # what was taken, so that the caller's buffer may be used again
+
+
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
     """How a graph is to be loaded."""
@@ -37,6 +65,8 @@ class EngineOptions:
     threads: int | None = None  # None: what the process may use
     cache_dir: Path | None = None  # where compiled engines are kept; None: nowhere
     device: str = "CPU"  # as the inference library calls it
+    crop: CropSpec | None = None  # for engines that crop by themselves
+    cancelled: Callable[[], bool] | None = None  # ends a build that takes long
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +80,15 @@ class Engine:
     digest: str  # of everything that can change the engine: graph, library, device, execution, threads
     batch: int = 1  # crops that a lane likes to get at once
     notes: tuple[str, ...] = ()
+    eyes: Eyes | None = None
+    held: Callable[[], None] | None = None  # frees what the lanes share; safe to call twice
 
     def close(self) -> None:
-        """Closes every lane. Safe to call twice."""
+        """Closes every lane, and then what they share. Safe to call twice."""
         for lane in self.lanes:
             lane.close()
+        if self.held:
+            self.held()
 
 
 class BackendModule(Protocol):
