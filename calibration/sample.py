@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 
@@ -14,12 +13,10 @@ from numpy.typing import NDArray
 from blastscope.runtime.bundle.manifest import TrainingProvenance
 from blastscope.runtime.cells import Cell, CellFolder
 from blastscope.runtime.classes import CLASSES, ClassName
-from blastscope.runtime.crop import Crop, CropSpec, crop_cell
+from blastscope.runtime.crop import Crop, CropSpec
+from blastscope.runtime.crop.cells import crops_of
 from blastscope.runtime.errors import DataError
-from blastscope.runtime.image import read_image
-from blastscope.runtime.prediction import Refusal
 
-AHEAD = 32  # cells decoded at once: bounds the memory that whole images take
 READERS = 4
 
 
@@ -100,7 +97,7 @@ def crop_cells(cells: Sequence[Cell], spec: CropSpec) -> CroppedCells:
     kept: list[Cell] = []
     crops: list[NDArray[np.uint8]] = []
     refused: list[tuple[Cell, str]] = []
-    for cell, result in _cropped(cells, spec):
+    for cell, result in crops_of(cells, spec, workers=READERS):
         if isinstance(result, Crop):
             kept.append(cell)
             crops.append(result.pixels)
@@ -116,17 +113,6 @@ def without(sample: CroppedCells, refused: Sequence[tuple[int, str]]) -> Cropped
     kept = [row for row in range(len(sample.cells)) if row not in rows]
     named = tuple((sample.cells[row], reason) for row, reason in refused)
     return CroppedCells(tuple(sample.cells[row] for row in kept), sample.crops[kept], (*sample.refused, *named))
-
-
-def _cropped(cells: Sequence[Cell], spec: CropSpec) -> Iterator[tuple[Cell, Crop | Refusal]]:
-    def crop(cell: Cell) -> Crop | Refusal:
-        image = read_image(cell.path)
-        return image if isinstance(image, Refusal) else crop_cell(image, spec)
-
-    with ThreadPoolExecutor(READERS) as pool:
-        waiting = iter(cells)
-        while batch := list(islice(waiting, AHEAD)):
-            yield from zip(batch, pool.map(crop, batch), strict=True)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -6,11 +6,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -19,12 +17,10 @@ from numpy.typing import NDArray
 
 from blastscope.runtime.cells import Cell, CellFolder
 from blastscope.runtime.classes import CLASSES
-from blastscope.runtime.crop import Crop, CropSpec, crop_cell
-from blastscope.runtime.image import read_image
-from blastscope.runtime.prediction import Refusal
+from blastscope.runtime.crop import Crop, CropSpec
+from blastscope.runtime.crop.cells import crops_of
 
 LAYOUT = 1  # of the cache; a change of the cropping code must raise it
-AHEAD = 64  # cells in work at once: bounds the memory that decoded images take
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +70,7 @@ def _fill(place: Path, folder: CellFolder, spec: CropSpec, workers: int, tell: C
     crops = np.lib.format.open_memmap(place / "crops.npy", mode="w+", dtype=np.uint8, shape=shape)
     kept: list[str] = []
     refused: list[tuple[str, str]] = []
-    for number, (cell, result) in enumerate(_cropped(folder.cells, spec, workers), start=1):
+    for number, (cell, result) in enumerate(crops_of(folder.cells, spec, workers=workers), start=1):
         if isinstance(result, Crop):
             crops[len(kept)] = result.pixels
             kept.append(cell.sha256)
@@ -85,19 +81,6 @@ def _fill(place: Path, folder: CellFolder, spec: CropSpec, workers: int, tell: C
     crops.flush()
     content = {"layout": LAYOUT, "crop": spec.model_dump(), "kept": kept, "refused": refused}
     (place / "cells.json").write_text(json.dumps(content), encoding="utf-8")
-
-
-def _cropped(cells: tuple[Cell, ...], spec: CropSpec, workers: int) -> Iterator[tuple[Cell, Crop | Refusal]]:
-    """Each cell with its crop, in order, decoded in threads."""
-
-    def crop(cell: Cell) -> Crop | Refusal:
-        image = read_image(cell.path)
-        return image if isinstance(image, Refusal) else crop_cell(image, spec)
-
-    with ThreadPoolExecutor(workers) as pool:
-        waiting = iter(cells)
-        while batch := list(islice(waiting, AHEAD)):
-            yield from zip(batch, pool.map(crop, batch), strict=True)
 
 
 def _open(place: Path, folder: CellFolder) -> CropStore:
