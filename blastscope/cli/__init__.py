@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from blastscope import __version__
-from blastscope.cli import benching, bundles, calls, demonstration, road
+from blastscope.cli import benching, building, bundles, calls, demonstration, road
 from blastscope.runtime.errors import BlastscopeError, MissingLibrary
 
 EXTRAS = {
@@ -76,9 +76,11 @@ def _options(
     """Options before the verb."""
 
 
-for verbs in (calls, road, bundles, benching, demonstration):
+for verbs in (calls, road, bundles, building, benching, demonstration):
     for verb in verbs.VERBS:
         app.command()(verb)
+for name, group in building.GROUPS.items():
+    app.add_typer(group, name=name)
 
 
 def main() -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,16 +37,23 @@ class BuildStep(NamedTuple):
 
 
 Watch = Callable[[BuildStep], None]
+Within = Callable[[], AbstractContextManager[object]]
 
 
 def build_engine(
-    graph: Path, key: EngineKey, *, tell: Watch | None = None, cancelled: Callable[[], bool] | None = None
+    graph: Path,
+    key: EngineKey,
+    *,
+    tell: Watch | None = None,
+    cancelled: Callable[[], bool] | None = None,
+    within: Within = nullcontext,
 ) -> bytes:
     """The engine of the ONNX file `graph` that `key` describes. Takes seconds with TensorRT-RTX, minutes with TensorRT.
 
     The build runs in a thread of its own, so that Ctrl-C (`KeyboardInterrupt`) and `cancelled` end it at its next step; nothing
-    is written to disk. Raises `MissingLibrary`, and `EngineError` where the graph's bytes are not the key's, where the parser
-    refuses nodes, where the library breaks off, and where `cancelled` became true.
+    is written to disk. `within` is entered in that thread: where a GPU other than the first is to be the current one. Raises
+    `MissingLibrary`, and `EngineError` where the graph's bytes are not the key's, where the parser refuses nodes, where the
+    library breaks off, and where `cancelled` became true.
     """
     library = load_library(key.library)
     if str(library.__version__) != key.version:
@@ -52,7 +61,7 @@ def build_engine(
     content = graph.read_bytes()
     if hashlib.sha256(content).hexdigest() != key.graph:
         raise EngineError(f"'{graph}' is not the graph that was asked for: it changed on disk")
-    job = _Job(library, key, content, str(graph), tell or (lambda _: None))
+    job = _Job(_Order(library, key, content, str(graph), tell or (lambda _: None)), within)
     job.start()
     try:
         while job.is_alive():
@@ -66,20 +75,32 @@ def build_engine(
     return job.result()
 
 
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """What is to be built, of which bytes."""
+
+    library: Any
+    key: EngineKey
+    content: bytes
+    shown: str
+    tell: Watch
+
+
 class _Job(threading.Thread):
     """One build. The library lets go of Python's lock while it works."""
 
-    def __init__(self, library: Any, key: EngineKey, content: bytes, shown: str, tell: Watch) -> None:
+    def __init__(self, order: _Order, within: Within) -> None:
         super().__init__(name="blastscope-build")
         self.stop = threading.Event()
-        self._library, self._key, self._content, self._shown, self._tell = library, key, content, shown, tell
+        self._order, self._within = order, within
         self._engine: bytes | None = None
         self._error: Exception | None = None
 
     def run(self) -> None:
+        """Builds; what goes wrong is kept for the thread that waits."""
         try:
-            with heard(self._key.library) as said:
-                self._engine = self._build(said)
+            with self._within(), heard(self._order.key.library) as said:
+                self._engine = _build(self._order, self.stop, said)
         except Exception as error:  # noqa: BLE001  handed to the thread that waits
             self._error = error
 
@@ -88,36 +109,35 @@ class _Job(threading.Thread):
         if self._error is not None:
             raise self._error
         if self._engine is None:
-            raise EngineError(f"{self._key.library}: the build of '{self._shown}' was cancelled")
+            raise EngineError(f"{self._order.key.library}: the build of '{self._order.shown}' was cancelled")
         return self._engine
 
-    def _build(self, said: list[str]) -> bytes | None:
-        """The engine; None where the build was stopped."""
-        trt, key = self._library, self._key
-        logger = library_logger(key.library)
-        builder = trt.Builder(logger)
-        network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-        parser = trt.OnnxParser(network, logger)
-        if not parser.parse(self._content):
-            raise EngineError(
-                f"{key.library} {key.version} refuses '{self._shown}': {refused_nodes(trt, self._content, parser, logger)}; "
-                f"export the bundle with this version of blastscope, take another precision, or device='cpu'"
-            )
-        config = builder.create_builder_config()
-        _configure(trt, config, key)
-        config.add_optimization_profile(_profile(builder, network, key, self._shown))
-        monitor = progress_monitor(trt, self._tell, self.stop)
-        config.progress_monitor = monitor
-        if self.stop.is_set():
-            return None
-        memory = builder.build_serialized_network(network, config)
-        if monitor.error is not None:
-            raise monitor.error
-        if self.stop.is_set():
-            return None
-        if memory is None:
-            raise EngineError(f"{key.library} {key.version} built no engine of '{self._shown}': {_reason(said)}")
-        return bytes(memory)
+
+def _build(order: _Order, stop: threading.Event, said: list[str]) -> bytes | None:
+    """The engine; None where the build was stopped."""
+    trt, key = order.library, order.key
+    logger = library_logger(key.library)
+    builder = trt.Builder(logger)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse(order.content):
+        raise EngineError(
+            f"{key.library} {key.version} refuses '{order.shown}': {refused_nodes(trt, order.content, parser, logger)}; "
+            f"export the bundle with this version of blastscope, take another precision, or device='cpu'"
+        )
+    config = builder.create_builder_config()
+    _configure(trt, config, key)
+    config.add_optimization_profile(_profile(builder, network, key, order.shown))
+    monitor = progress_monitor(trt, order.tell, stop)
+    config.progress_monitor = monitor
+    memory = None if stop.is_set() else builder.build_serialized_network(network, config)
+    if monitor.error is not None:
+        raise monitor.error
+    if stop.is_set():
+        return None
+    if memory is None:
+        raise EngineError(f"{key.library} {key.version} built no engine of '{order.shown}': {_reason(said)}")
+    return bytes(memory)
 
 
 def _configure(trt: Any, config: Any, key: EngineKey) -> None:
@@ -132,7 +152,9 @@ def _configure(trt: Any, config: Any, key: EngineKey) -> None:
         targets = (key.gpu.target,) if hasattr(known, key.gpu.target.upper()) else ("current",)
     for target in targets:
         if not hasattr(known, target.upper()):
-            names = ", ".join(sorted(name.lower() for name in dir(known) if name.startswith("SM")))
+            names = ", ".join(
+                sorted((name.lower() for name in dir(known) if name.startswith("SM")), key=lambda sm: int(sm[2:]))
+            )
             raise EngineError(f"{key.library} {key.version} doesn't build for {target}: it knows {names}")
     if targets:
         config.num_compute_capabilities = len(targets)

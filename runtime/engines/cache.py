@@ -8,11 +8,12 @@ no engine, and the next one that is built takes the place.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, NamedTuple, Self
@@ -22,7 +23,7 @@ from pydantic import Field, ValidationError
 
 from blastscope.runtime.bundle.atomic import sibling, write_file
 from blastscope.runtime.bundle.manifest import Digest, Moment
-from blastscope.runtime.engines.build import Watch, build_engine
+from blastscope.runtime.engines.build import Watch, Within, build_engine
 from blastscope.runtime.engines.key import EngineKey
 from blastscope.runtime.errors import EngineError
 from blastscope.runtime.record import Record
@@ -109,7 +110,7 @@ def read_engine(path: Path, wanted: EngineKey | None = None) -> tuple[bytes, Sid
     if len(data) != side.size or hashlib.sha256(data).hexdigest() != side.sha256:
         raise Unusable("it is damaged: its bytes are not those that were built")
     try:
-        read_own(_known(path.parent, side.sha256), SIDECAR_LIMIT)
+        read_own(known_file(path, side.sha256), SIDECAR_LIMIT)
     except Unusable as error:
         raise Unusable("it was neither built here nor trusted: blastscope engines trust FILE") from error
     return data, side
@@ -158,13 +159,13 @@ def keep(path: Path, data: bytes, side: Sidecar, how: Literal["built", "trusted"
     (path.parent / "known").mkdir(parents=True, exist_ok=True, mode=0o700)
     clear_leftovers(path)
     _write_own(path, data)
-    _write_own(_known(path.parent, side.sha256), f"{how} {datetime.now(UTC).isoformat(timespec='seconds')}\n".encode())
+    _write_own(known_file(path, side.sha256), f"{how} {datetime.now(UTC).isoformat(timespec='seconds')}\n".encode())
     _write_own(path.with_suffix(".json"), (side.model_dump_json(indent=1) + "\n").encode())
 
 
 def clear_leftovers(path: Path) -> None:
     """Deletes what a writer of this engine that was killed left behind; with the engine's lock held."""
-    for leftover in path.parent.glob(f".{path.stem}.*.new"):
+    for leftover in path.parent.glob(f".{glob.escape(path.stem)}.*.new"):
         leftover.unlink(missing_ok=True)
 
 
@@ -177,8 +178,9 @@ def _write_own(path: Path, data: bytes) -> None:
     write_file(path, fill)
 
 
-def _known(folder: Path, sha256: str) -> Path:
-    return folder / "known" / sha256
+def known_file(path: Path, sha256: str) -> Path:
+    """What says that this user built or trusted the engine at `path`."""
+    return path.parent / "known" / sha256
 
 
 @contextmanager
@@ -211,28 +213,33 @@ def obtain_engine(
     tell: Callable[[str], None] | None = None,
     watch: Watch | None = None,
     cancelled: Callable[[], bool] | None = None,
+    within: Within = nullcontext,
 ) -> Obtained:
     """The engine for `key` from the cache, else built from the ONNX file `graph` and kept; of two processes one builds.
 
-    Raises as `build_engine` does. A cache that can't be written costs only that the engine isn't kept.
+    `tell` gets lines for people, `watch` each step of the build; `cancelled` and `within` are as in `build_engine`. Raises as
+    `build_engine` does. A cache that can't be written costs only that the engine isn't kept.
     """
     path = engine_path(cache_dir, key)
     found = find_engine(cache_dir, key)
     if found is not None:
         return Obtained(found, path, False, None)
-    try:
-        with engine_lock(path, tell, cancelled):
-            found = find_engine(cache_dir, key)
-            if found is not None:
-                return Obtained(found, path, False, None)
-            data = build_engine(graph, key, tell=watch, cancelled=cancelled)
+    note = None
+    with ExitStack() as held:
+        try:
+            held.enter_context(engine_lock(path, tell, cancelled))
+        except OSError as error:
+            note = _why(path, error)
+        found = find_engine(cache_dir, key)  # by the process that held the lock
+        if found is not None:
+            return Obtained(found, path, False, None)
+        data = build_engine(graph, key, tell=watch, cancelled=cancelled, within=within)
+        if note is None:
             try:
                 keep_engine(cache_dir, key, data)
             except OSError as error:
-                return Obtained(data, path, True, _why(path, error))
-            return Obtained(data, path, True, None)
-    except PermissionError as error:  # of the lock: nothing can be kept here
-        return Obtained(build_engine(graph, key, tell=watch, cancelled=cancelled), path, True, _why(path, error))
+                note = _why(path, error)
+        return Obtained(data, path, True, note)
 
 
 def _why(path: Path, error: OSError) -> str:

@@ -104,7 +104,7 @@ class EngineKey(Record):
     @property
     def name(self) -> str:
         """The engine's file name, less its ending: what people want to read, and enough of the digest to be the only one."""
-        return f"{self.models}-{self.precision}-{self.library}-{self.place}-{self.digest[:24]}"
+        return f"{self.models}-{self.precision}-{self.library}-{self.place}-{self.digest[:16]}"
 
     def serves(self, wanted: EngineKey) -> bool:
         """True if an engine of this key may run where one of the key `wanted`, built on its GPU, was asked for."""

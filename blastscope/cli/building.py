@@ -1,0 +1,227 @@
+"""`blastscope build` and `engines`: for whoever makes engines for a GPU, and for the workstation that has it."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from blastscope.cli.options import BundleArgument, BundlePath, Json
+from blastscope.cli.road import say
+
+if TYPE_CHECKING:
+    from blastscope.export.engines import Built
+    from blastscope.runtime.bundle import Bundle
+    from blastscope.runtime.classes import Precision
+    from blastscope.runtime.engines.shelf import KeptEngine
+
+PORTABLE = "portable"
+
+
+def build(
+    bundle: BundleArgument = None,
+    *,
+    runtime: Annotated[
+        Literal["tensorrt", "tensorrt-rtx"] | None, typer.Option(help="Default: the one that is installed.")
+    ] = None,
+    precision: Annotated[
+        list[str] | None, typer.Option(help="fp32, fp16 or int8; may be repeated. Default: all that the bundle has.")
+    ] = None,
+    gpu: Annotated[
+        list[str] | None,
+        typer.Option(help="sm86, sm89 ... or portable; repeated, one engine serves all. Default: the GPU here, else portable."),
+    ] = None,
+    batch: Annotated[str, typer.Option(help="Crops a call: least:likely:most.")] = "1:8:64",
+    models: Annotated[Literal["fused", "all"], typer.Option(help="all: the three models alone too, where there are.")] = "all",
+    as_json: Json = False,
+) -> None:
+    """Build engines of a bundle's graphs into the user's cache, and print where each lies. TensorRT-RTX needs no GPU for it."""
+    from blastscope.cli.watching import Watcher
+    from blastscope.export.engines import BuildWish, build_engines, plan_engines
+    from blastscope.runtime.engines.key import BatchProfile
+    from blastscope.runtime.engines.machine import Machine
+    from blastscope.runtime.opening import user_cache
+
+    wish = BuildWish(runtime, _precisions(precision), models, BatchProfile.parse(batch), _targets(gpu))
+    found, machine = _read(bundle), Machine.here()
+    planned = plan_engines(found, wish, machine)
+    if gpu is None and machine.no_gpu:
+        say("no GPU can be used here, so the engines are portable ones, for GPUs from sm80 on: --gpu names others")
+    rows = []
+    with Watcher(len(planned)) as watcher:
+        started = time.monotonic()
+        for built in build_engines(found, planned, user_cache(), watcher):
+            seconds, started = time.monotonic() - started, time.monotonic()
+            watcher.say(
+                f"{built.key.name}: {f'built in {seconds:.1f} s' if built.built else 'was there'}, {built.size / 1e6:.1f} MB"
+            )
+            rows.append(_row(built, seconds))
+            if not as_json:
+                typer.echo(built.path)
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+
+
+def _precisions(names: list[str] | None) -> tuple[Precision, ...]:
+    from blastscope.runtime.classes import PRECISIONS
+    from blastscope.runtime.errors import UsageError
+
+    for name in names or ():
+        if name not in PRECISIONS:
+            raise UsageError(f"precision '{name}' is not known: say {', '.join(PRECISIONS)}")
+    return tuple(one for one in PRECISIONS if one in (names or ()))
+
+
+def _targets(names: list[str] | None) -> tuple[str, ...] | None:
+    from blastscope.runtime.engines.key import sorted_targets
+    from blastscope.runtime.errors import UsageError
+
+    if names is None:
+        return None
+    words = [word for name in names for word in name.split(",")]
+    if PORTABLE in words and len(set(words)) > 1:
+        raise UsageError("an engine is portable or for named GPUs: build twice for both")
+    return () if PORTABLE in words else sorted_targets(words)
+
+
+def _row(built: Built, seconds: float) -> dict[str, object]:
+    facts = {"path": str(built.path), "size": built.size, "built": built.built, "seconds": round(seconds, 2)}
+    return {**facts, "key": built.key.model_dump(mode="json")}
+
+
+engines = typer.Typer(
+    no_args_is_help=False, help="List the engines in the cache, explain why one is stale, remove or trust one."
+)
+
+
+@engines.callback(invoke_without_command=True)
+def _engines(context: typer.Context, *, bundle: BundlePath = None, as_json: Json = False) -> None:
+    """List the engines in the user's cache. With --bundle, an engine of another bundle counts as stale."""
+    if context.invoked_subcommand is None:
+        _print(_kept(bundle), as_json=as_json)
+
+
+@engines.command("list")
+def list_all(*, bundle: BundlePath = None, as_json: Json = False) -> None:
+    """List the engines in the user's cache, as `blastscope engines` alone does."""
+    _print(_kept(bundle), as_json=as_json)
+
+
+@engines.command()
+def explain(
+    name: Annotated[str, typer.Argument(help="The engine's name or path, or the beginning of its name.")],
+    *,
+    bundle: BundlePath = None,
+    as_json: Json = False,
+) -> None:
+    """Say what an engine was built from and for, and why it can't be used. Exits 1 when it is stale or unusable."""
+    from blastscope.runtime.engines.shelf import pick_engine
+
+    engine = pick_engine(_kept(bundle), name)
+    typer.echo(json.dumps(_facts(engine), indent=2) if as_json else _explained(engine))
+    if engine.state in ("stale", "unusable"):
+        raise typer.Exit(1)
+
+
+@engines.command()
+def remove(
+    names: Annotated[list[str] | None, typer.Argument(help="Engines, as `explain` takes them.")] = None,
+    *,
+    stale: Annotated[bool, typer.Option("--stale", help="All that are stale or unusable.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Every one.")] = False,
+    bundle: BundlePath = None,
+) -> None:
+    """Delete engines from the user's cache, and print which."""
+    from blastscope.runtime.engines.shelf import pick_engine, remove_engine
+    from blastscope.runtime.errors import UsageError
+
+    kept = _kept(bundle)
+    chosen = [pick_engine(kept, name) for name in names or ()]
+    chosen += [engine for engine in kept if every or (stale and engine.state in ("stale", "unusable"))]
+    if not chosen and not (stale or every):
+        raise UsageError("which engine? name one, or say --stale or --all")
+    for engine in dict.fromkeys(chosen):
+        remove_engine(engine)
+        typer.echo(engine.path)
+
+
+@engines.command()
+def trust(
+    file: Annotated[Path, typer.Argument(help="An engine from another machine, with its sidecar (.json) beside it.")],
+    *,
+    bundle: BundlePath = None,
+    as_json: Json = False,
+) -> None:
+    """Take an engine that was built elsewhere, if every field of its sidecar fits. An engine is code: know whose it is."""
+    from blastscope.runtime.engines.machine import Machine
+    from blastscope.runtime.engines.trust import trust_engine
+    from blastscope.runtime.opening import user_cache
+
+    taken = trust_engine(file, _read(bundle), Machine.here(), user_cache(), tell=say)
+    facts = {"path": str(taken.path), "sha256": taken.sha256, "key": taken.key.model_dump(mode="json")}
+    typer.echo(json.dumps(facts, indent=2) if as_json else taken.path)
+
+
+def _kept(bundle: Path | None) -> list[KeptEngine]:
+    from blastscope.runtime.engines.machine import Machine
+    from blastscope.runtime.engines.shelf import list_engines
+    from blastscope.runtime.opening import user_cache
+
+    return list_engines(user_cache(), Machine.here(), _read(bundle) if bundle else None)
+
+
+def _read(path: Path | None) -> Bundle:
+    from blastscope import SHIPPED_BUNDLE
+    from blastscope.runtime.bundle import read_bundle
+
+    return read_bundle(path or SHIPPED_BUNDLE)
+
+
+def _facts(engine: KeptEngine) -> dict[str, object]:
+    key = engine.key.model_dump(mode="json") if engine.key else None
+    facts = {"name": engine.name, "path": str(engine.path), "size": engine.size, "state": engine.state}
+    return {**facts, "reasons": list(engine.reasons), "key": key}
+
+
+def _print(kept: list[KeptEngine], *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps([_facts(engine) for engine in kept], indent=2))
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    from blastscope.cli.tables import show
+
+    if not kept:
+        show(Text("no engines: 'blastscope build' makes them"))
+        return
+    table = Table("engine", "MB", "state", "why", box=None)
+    for engine in kept:
+        table.add_row(
+            Text(engine.name, overflow="fold"), f"{engine.size / 1e6:.1f}", engine.state, Text("; ".join(engine.reasons))
+        )
+    show(table, Text(f"in {kept[0].path.parent}"))
+
+
+def _explained(engine: KeptEngine) -> str:
+    lines = [f"{engine.path}", f"state     {engine.state}", *(f"because   {reason}" for reason in engine.reasons)]
+    if engine.key:
+        key = engine.key
+        where = (
+            f"'{key.gpu.name}' ({key.gpu.target}, driver {key.gpu.driver})" if key.gpu else ", ".join(key.targets) or PORTABLE
+        )
+        lines += [
+            f"graph     {key.models} {key.precision}, sha256 {key.graph}",
+            f"library   {key.library} {key.version}",
+            f"gpu       {where}",
+            f"batch     {key.profile}",
+            f"platform  {key.platform}",
+        ]
+    return "\n".join(lines)
+
+
+VERBS = (build,)
+GROUPS = {"engines": engines}

@@ -1,0 +1,85 @@
+"""What lies in the engine cache: every engine with its state, and its removal."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from blastscope.runtime.bundle import Bundle
+from blastscope.runtime.engines.cache import Unusable, engines_folder, known_file, read_engine, read_sidecar
+from blastscope.runtime.engines.fit import gpu_misfit, misfits
+from blastscope.runtime.engines.key import EngineKey
+from blastscope.runtime.engines.machine import Machine
+from blastscope.runtime.errors import UsageError
+
+State = Literal["ready", "ahead", "stale", "unusable"]
+
+
+@dataclass(frozen=True, slots=True)
+class KeptEngine:
+    """An engine of the cache.
+
+    ready: may run here. ahead: sound, but for a GPU that isn't here. stale: the machine, a library or the bundle changed.
+    unusable: damaged, another user's, or never trusted here. The last two are rebuilt where they are asked for.
+    """
+
+    path: Path
+    size: int  # bytes on disk; 0 where the file is gone
+    key: EngineKey | None  # None where the sidecar can't be read
+    state: State
+    reasons: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """As the verbs call it."""
+        return self.path.stem
+
+
+def list_engines(cache_dir: Path, machine: Machine, bundle: Bundle | None = None) -> list[KeptEngine]:
+    """Every engine kept in `cache_dir`, verified, judged for `machine` and, where one is named, for `bundle`."""
+    folder = engines_folder(cache_dir)
+    stems = {path.stem for ending in ("engine", "json") for path in folder.glob(f"[!.]*.{ending}")}
+    return [_judge(folder / f"{stem}.engine", machine, bundle) for stem in sorted(stems)]
+
+
+def _judge(path: Path, machine: Machine, bundle: Bundle | None) -> KeptEngine:
+    size = path.lstat().st_size if path.is_symlink() or path.exists() else 0
+    try:
+        key = read_sidecar(path).key
+    except Unusable as error:
+        return KeptEngine(path, size, None, "unusable", (str(error),))
+    try:
+        read_engine(path)
+    except Unusable as error:
+        return KeptEngine(path, size, key, "unusable", (str(error),))
+    stale = misfits(key, machine, bundle)
+    elsewhere = gpu_misfit(key, machine)
+    if elsewhere and key.gpu is not None:
+        stale.append(elsewhere)
+    if stale:
+        return KeptEngine(path, size, key, "stale", tuple(stale))
+    return KeptEngine(path, size, key, "ahead", (elsewhere,)) if elsewhere else KeptEngine(path, size, key, "ready", ())
+
+
+def pick_engine(engines: list[KeptEngine], name: str) -> KeptEngine:
+    """The engine called `name`: its name, its path, or the beginning of either. Raises `UsageError`."""
+    wanted = Path(name).name.removesuffix(".engine")
+    found = [engine for engine in engines if engine.name == wanted] or [
+        engine for engine in engines if wanted and engine.name.startswith(wanted)
+    ]
+    if not found:
+        raise UsageError(f"no engine '{name}' is in the cache: 'blastscope engines' lists them")
+    if len(found) > 1:
+        raise UsageError(f"'{name}' is the beginning of {len(found)} engines: {', '.join(one.name for one in found)}")
+    return found[0]
+
+
+def remove_engine(engine: KeptEngine) -> None:
+    """Deletes the engine and all that is known of it. Raises `OSError`."""
+    with suppress(Unusable):  # nothing is known of it then
+        known_file(engine.path, read_sidecar(engine.path).sha256).unlink(missing_ok=True)
+    # the sidecar first: without it the rest is no engine
+    for ending in (".json", ".engine", ".jit"):  # .jit: what TensorRT-RTX compiled of it
+        engine.path.with_suffix(ending).unlink(missing_ok=True)
