@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.installed
 
-.PHONY: demo test lint bench kernels kernels-check wheelhouse wheel requirements clean
+.PHONY: demo test lint bench kernels kernels-check engines-check api-names wheelhouse wheel requirements clean
 
 demo: $(READY)
 	$(BIN)/blastscope demo --out demo
@@ -38,6 +38,14 @@ $(READY): requirements.txt pyproject.toml setup.py
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $(READY)
+
+# Every precision for every GPU that TensorRT-RTX names, of Inception-ResNet-v2 with random weights: a quarter of an hour.
+engines-check: $(READY)
+	$(BIN)/python -m pytest tests/check_engines.py $(PYTEST_ARGS)
+
+# Looks the names of TensorRT's API up again, in the binaries of three of its versions.
+api-names: $(READY)
+	$(BIN)/python tests/api_names.py
 
 wheel: $(READY)
 	rm -rf build dist
