@@ -21,6 +21,7 @@ from blastscope.runtime.classes import PRECISIONS, Execution, Precision
 from blastscope.runtime.errors import BlastscopeError, Closed, DeviceError, UsageError
 from blastscope.runtime.lanes import Lanes
 
+NATURAL: dict[Precision, Execution] = {"fp32": "f32", "fp16": "f16", "int8": "int8"}  # what a graph is written in
 _FLOATS: tuple[Execution, ...] = ("bf16", "f16", "f32")  # where nothing is measured: the likely fastest first, int8 after them
 _ROUNDS = (3, 20)  # at least and at most
 _SECONDS = 1.0  # of measurement a candidate
@@ -42,12 +43,18 @@ class Candidate(NamedTuple):
 
 
 def admitted(
-    bundle: Bundle, precision: Precision | None, execution: Execution | None, offered: Sequence[Execution]
+    bundle: Bundle,
+    precision: Precision | None,
+    execution: Execution | None,
+    offered: Sequence[Execution],
+    *,
+    typed: bool = False,
 ) -> list[Candidate]:
     """The candidates that the wish (None: any), the bundle's tolerances and the device's `offered` leave.
 
-    Where the precision is open, an execution is taken from the first graph that has it: fp16 computed in f32 is fp32 with less
-    in it. Raises `UsageError`, `DeviceError` where none is left.
+    `typed`: the device computes each graph in what it is written in. Where the precision is open, an execution is taken from
+    the first graph that has it: fp16 computed in f32 is fp32 with less in it. Raises `UsageError`, `DeviceError` where none is
+    left.
     """
     # an int8 graph that did not pass its gate can't be here: the manifest of a bundle that holds its gate refuses it
     left: list[Candidate] = []
@@ -57,7 +64,8 @@ def admitted(
         if entry is None:
             reasons.append(UsageError(f"bundle '{bundle.path}' has no fused {one} graph: it has {_fused(bundle)}"))
         else:
-            left += _executed(bundle, entry, execution, offered, reasons)
+            natural = (NATURAL[one],) if NATURAL[one] in offered else ()
+            left += _executed(bundle, entry, execution, natural if typed else offered, reasons)
     if not left:
         # what the bundle lacks says less than what was refused
         raise min(reasons, key=lambda reason: isinstance(reason, UsageError))
@@ -78,9 +86,8 @@ def _executed(
         )
     possible = [one for one in wanted if one in offered]
     if wanted and not possible:
-        reasons.append(
-            DeviceError(f"{entry.precision} is to be computed in {' or '.join(wanted)}; the device offers {', '.join(offered)}")
-        )
+        there = ", ".join(offered) or "nothing for that graph"
+        reasons.append(DeviceError(f"{entry.precision} is to be computed in {' or '.join(wanted)}; the device offers {there}"))
     return [Candidate(entry, one) for one in possible]
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from blastscope.runtime.errors import DeviceError, UsageError
+from blastscope.runtime.errors import UsageError
 
 KNOWN = "auto, cpu, cuda, cuda:N or openvino:NAME"
 
@@ -18,28 +18,27 @@ KNOWN = "auto, cpu, cuda, cuda:N or openvino:NAME"
 class Device:
     """A device as the caller named it."""
 
-    kind: Literal["cpu", "cuda", "openvino"]
+    kind: Literal["auto", "cpu", "cuda", "openvino"]
     name: str  # as the inference library calls it: 'CPU', 'GPU.0', '0'
+
+
+CPU = Device("cpu", "CPU")
 
 
 def parse_device(text: str) -> Device:
     """The device that `text` names: auto, cpu, cuda[:N] or openvino:NAME. Raises `UsageError`.
 
-    `auto` is the CPU: the other devices have to be asked for by name, so that a call never moves to another device unasked.
+    `auto` is the first NVIDIA GPU where an engine for it exists or can be built, and else the CPU; opening.py decides.
     """
-    if text in ("auto", "cpu"):
-        return Device("cpu", "CPU")
+    if text == "auto":
+        return Device("auto", "0")
+    if text == "cpu":
+        return CPU
     if found := re.fullmatch(r"cuda(?::(\d{1,3}))?", text):
         return Device("cuda", found[1] or "0")
     if found := re.fullmatch(r"openvino:([A-Za-z0-9_.]+)", text):
         return Device("openvino", found[1].upper())
     raise UsageError(f"device '{text}' is not known: say {KNOWN}")
-
-
-def require_served(device: Device) -> None:
-    """Raises `DeviceError` for a device that this version has no backend for. There is no silent way to the CPU."""
-    if device.kind == "cuda":
-        raise DeviceError(f"device 'cuda:{device.name}' is not served by this version: say device='cpu' or 'openvino:NAME'")
 
 
 def usable_threads() -> int:

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from queue import SimpleQueue
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.backends.protocol import Backend, Engine
-from blastscope.runtime.errors import Closed, UsageError
+from blastscope.runtime.backends.protocol import Backend, Engine, Sight
+from blastscope.runtime.errors import Closed, EngineError, UsageError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -26,9 +26,9 @@ class Lanes:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.name = engine.backend
-        self._free: SimpleQueue[Backend] = SimpleQueue()
-        for lane in engine.lanes:
-            self._free.put(lane)
+        self._free: SimpleQueue[int] = SimpleQueue()  # numbers of lanes
+        for number in range(len(engine.lanes)):
+            self._free.put(number)
         self._state = threading.Condition()
         self._calls = 0  # under way
         self._closing = False
@@ -50,11 +50,23 @@ class Lanes:
     @contextmanager
     def borrowed(self) -> Iterator[Backend]:
         """One lane, for this thread alone. Waits for a free one."""
-        lane = self._free.get()
+        with self._number() as number:
+            yield self.engine.lanes[number]
+
+    def look(self, images: Sequence[Any]) -> Sight:
+        """What one lane that crops by itself sees in `images`, waiting for a free one. To be called inside `call`."""
+        if self.engine.eyes is None:
+            raise EngineError(f"{self.name} takes crops, not images")
+        with self._number() as number:
+            return self.engine.eyes.lanes[number].look(images)
+
+    @contextmanager
+    def _number(self) -> Iterator[int]:
+        number = self._free.get()
         try:
-            yield lane
+            yield number
         finally:
-            self._free.put(lane)
+            self._free.put(number)
 
     @contextmanager
     def call(self) -> Iterator[None]:

@@ -1,94 +1,27 @@
-"""From a verified bundle to an engine that has proved itself on the golden set."""
+"""From a verified bundle and a device to an engine that has proved itself on the golden set. roads.py chooses the device."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Self, TypeVar, get_args
 
 import platformdirs
 
-from blastscope.runtime.backends.engines import engine_digest, load_backend, open_engine
-from blastscope.runtime.backends.protocol import EngineOptions, Workload
+from blastscope.runtime.backends.engines import engine_digest, load_backend, load_gpu_backend
+from blastscope.runtime.backends.protocol import BackendModule
+from blastscope.runtime.building import Building
 from blastscope.runtime.bundle import Bundle, Golden, check_golden, read_golden
-from blastscope.runtime.choose import Candidate, Memory, Survey, admitted, in_order_of_speed
-from blastscope.runtime.classes import EXECUTIONS, PRECISIONS, Execution, Precision
-from blastscope.runtime.device import Device, parse_device, require_served
-from blastscope.runtime.errors import (
-    BlastscopeError,
-    DeviceError,
-    EngineError,
-    GoldenMismatch,
-    UngatedBundle,
-    UsageError,
-)
+from blastscope.runtime.choose import Candidate, Memory, Survey, Times, admitted, in_order_of_speed
+from blastscope.runtime.errors import BlastscopeError, DeviceError, EngineError, GoldenMismatch
 from blastscope.runtime.lanes import Lanes
 from blastscope.runtime.prediction import Audit
-
-T = TypeVar("T", bound=str)
-
-WORKLOADS: tuple[Workload, ...] = get_args(Workload)
+from blastscope.runtime.wish import Wish
 
 
 def user_cache() -> Path:
     """Where engines and measurements are kept unless the caller says otherwise."""
     return Path(platformdirs.user_cache_dir("blastscope", appauthor=False))
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What the caller of `open_bundle` asked for. None: choose."""
-
-    device: Device
-    precision: Precision | None
-    execution: Execution | None
-    backend: str
-    workload: Workload
-    threads: int | None
-    allow_ungated: bool
-    cache_dir: Path
-
-    @classmethod
-    def checked(
-        cls,
-        *,
-        device: str = "auto",
-        precision: str = "auto",
-        execution: str | None = "auto",
-        backend: str = "auto",
-        workload: str = "latency",
-        threads: int | None = None,
-        allow_ungated: bool = False,
-        cache_dir: Path,
-    ) -> Self:
-        """The wish in these words. Raises `UsageError` for a word that is not known, `DeviceError` for a device not served."""
-        named = parse_device(device)
-        require_served(named)
-        if threads is not None and threads < 1:
-            raise UsageError(f"threads is {threads}: at least 1 is needed")
-        return cls(
-            device=named,
-            precision=None if precision == "auto" else _one_of("precision", precision, PRECISIONS),
-            execution=None if execution in ("auto", None) else _one_of("execution", execution, EXECUTIONS),
-            backend="openvino" if backend == "auto" else backend,
-            workload=_one_of("workload", workload, WORKLOADS),
-            threads=threads,
-            allow_ungated=allow_ungated,
-            cache_dir=cache_dir,
-        )
-
-    def options(self, execution: Execution) -> EngineOptions:
-        """How an engine is to be loaded."""
-        return EngineOptions(self.workload, execution, self.threads, self.cache_dir, self.device.name)
-
-
-def _one_of(what: str, value: str, known: tuple[T, ...]) -> T:
-    found = next((one for one in known if one == value), None)
-    if found is None:
-        auto = "" if what == "workload" else "auto, "
-        raise UsageError(f"{what} '{value}' is not known: say {auto}{', '.join(known)}")
-    return found
 
 
 @dataclass(slots=True)
@@ -99,6 +32,7 @@ class Opened:
     lanes: Lanes
     notes: list[str]
     survey: Survey | None = field(default=None)
+    building: Building | None = field(default=None)
 
     def audit(self, bundle: Bundle) -> Audit:
         """What every prediction of this engine says of its origin."""
@@ -114,30 +48,56 @@ class Opened:
     def close(self) -> None:
         """Ends the measurement, finishes the calls under way, frees the engine."""
         self.lanes.stop()
+        if self.building:
+            self.building.cancel()
         if self.survey:
             self.survey.finish()
         self.lanes.close()
 
 
-def open_wished(bundle: Bundle, wish: Wish) -> Opened:
-    """The engine that was wished for, or the fastest of those that the wish leaves open. Raises `BlastscopeError`s."""
-    if bundle.manifest.gate != "held" and not wish.allow_ungated:
-        raise UngatedBundle(
-            bundle.path,
-            f"its gate is '{bundle.manifest.gate}', so its calls mean nothing; allow_ungated=True opens it anyway",
-        )
-    backend = load_backend(wish.backend)
-    notes: list[str] = []
-    offered = backend.executions(wish.device.name)
-    candidates = admitted(bundle, wish.precision, wish.execution, offered)
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A backend on a device, and what is known of its candidates."""
+
+    bundle: Bundle
+    wish: Wish
+    name: str
+    backend: BackendModule
+    memory: Memory
+    candidates: list[Candidate]
+    ranked: list[Candidate]  # in the order in which they are tried
+    at_hand: list[Candidate]  # those that open without a long build
+
+    @property
+    def must_build(self) -> bool:
+        """Whether the first one that is tried has to be built first."""
+        return self.ranked[0] not in self.at_hand
+
+
+def choose_from(bundle: Bundle, wish: Wish, name: str) -> Choice:
+    """What the backend `name` can do on the wish's device. Raises `UsageError`, `UnavailableError`s."""
+    device, gpu = wish.device.name, load_gpu_backend(name) if wish.device.kind == "cuda" else None
+    backend: BackendModule = gpu or load_backend(name)
+    offered = backend.executions(device)
+    candidates = admitted(bundle, wish.precision, wish.execution, offered, typed=gpu is not None)
     facts = {"bundle": bundle.digest, "workload": wish.workload, "threads": str(wish.threads)}
-    memory = Memory(wish.cache_dir, engine_digest({**backend.fingerprint(wish.device.name), **facts}))
-    opener = _Opener(bundle, wish, read_golden(bundle))
-    ranked = in_order_of_speed(candidates, memory.read())
-    opened = _open_first(ranked, opener, notes)
-    _tell(opened, candidates, memory)
-    others = [candidate for candidate in candidates if candidate != opened.candidate]
-    unknown = [candidate for candidate in others if candidate.name not in memory.read()]
+    memory = Memory(wish.cache_dir, engine_digest({**backend.fingerprint(device), **facts}))
+    ranked, at_hand = in_order_of_speed(candidates, memory.read()), candidates
+    if gpu is not None:
+        at_hand = [one for one in candidates if gpu.prepared(one.entry.sha256, wish.options(one.execution))]
+        ranked.sort(key=lambda one: one not in at_hand)  # stable: among those at hand the fastest stays first
+    return Choice(bundle, wish, name, backend, memory, candidates, ranked, at_hand)
+
+
+def open_choice(choice: Choice) -> Opened:
+    """The first of the ranked candidates that passes the golden set. Raises `BlastscopeError`s."""
+    notes: list[str] = []
+    bundle, memory = choice.bundle, choice.memory
+    opener = _Opener(bundle, choice.wish, choice.backend, read_golden(bundle))
+    opened = _open_first(choice.ranked, opener, notes)
+    known = memory.read()
+    _tell(opened, choice.candidates, known)
+    unknown = [one for one in choice.at_hand if one != opened.candidate and one.name not in known]
     if unknown:
         opened.survey = Survey((opened.candidate, opened.lanes), unknown, opener, memory, notes)
     return opened
@@ -149,13 +109,14 @@ class _Opener:
 
     bundle: Bundle
     wish: Wish
+    backend: BackendModule
     golden: Golden
 
     def open(self, candidate: Candidate) -> Lanes:
         """Raises `GoldenMismatch`, `EngineError`, `DeviceError`."""
         entry, execution = candidate
-        options = self.wish.options(execution)
-        engine = open_engine(self.bundle.file(entry), options, backend=self.wish.backend, sha256=entry.sha256)
+        options = replace(self.wish.options(execution), crop=self.bundle.manifest.crop)
+        engine = self.backend.open_engine(self.bundle.file(entry), entry.sha256, options)
         lanes = Lanes(engine)
         try:
             if engine.execution != execution:
@@ -190,9 +151,9 @@ def _open_first(ranked: Sequence[Candidate], opener: _Opener, notes: list[str]) 
     raise next((error for error in failures if isinstance(error, GoldenMismatch)), failures[-1])
 
 
-def _tell(opened: Opened, candidates: Sequence[Candidate], memory: Memory) -> None:
+def _tell(opened: Opened, candidates: Sequence[Candidate], known: Times) -> None:
     """Notes what was taken and why."""
-    candidate, known = opened.candidate, memory.read()
+    candidate = opened.candidate
     if candidate.entry.precision == "fp16" and candidate.execution != "f16":
         opened.notes.append(f"the fp16 graph is computed in {candidate.execution} on this device")
     if len(candidates) < 2:

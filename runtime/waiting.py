@@ -1,4 +1,4 @@
-"""The crops that were submitted and wait for a lane: bounded, begun in their order, some at once where an engine likes it."""
+"""What was submitted and waits for a lane: bounded, begun in its order, some at once where an engine likes it."""
 
 from __future__ import annotations
 
@@ -6,22 +6,21 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from blastscope.runtime.crop import Crop
 from blastscope.runtime.lanes import Lanes
 from blastscope.runtime.prediction import Prediction
 
-Decide = Callable[[Sequence[Crop]], list[Prediction]]
+Decide = Callable[[Sequence[Any]], list[Prediction]]
 
 
 class _Waiting(NamedTuple):
-    crop: Crop
+    item: Any  # a crop, or an image for an engine that crops by itself
     future: Future[Prediction]
 
 
 class WaitingRoom:
-    """Room for `limit` crops. `decide` answers a few crops, and is called in the threads of `lanes`."""
+    """Room for `limit` items. `decide` answers a few of them, and is called in the threads of `lanes`."""
 
     def __init__(self, lanes: Lanes, decide: Decide, limit: int) -> None:
         self._lanes = lanes
@@ -30,14 +29,14 @@ class WaitingRoom:
         self._line: deque[_Waiting] = deque()
         self._lock = threading.Lock()
 
-    def put(self, crop: Crop) -> Future[Prediction]:
+    def put(self, item: Any) -> Future[Prediction]:
         """The future of the answer. Waits while the room is full. Raises `Closed`."""
         while True:
-            self._lanes.enter()  # the call ends when the crop is answered
+            self._lanes.enter()  # the call ends when the item is answered
             with self._lock:
                 if len(self._line) < self._limit:
                     future: Future[Prediction] = Future()
-                    self._line.append(_Waiting(crop, future))
+                    self._line.append(_Waiting(item, future))
                     break
             self._lanes.leave()
             self._lanes.wait_until(lambda: len(self._line) < self._limit)
@@ -45,7 +44,7 @@ class WaitingRoom:
         return future
 
     def _answer_some(self) -> None:
-        """Answers the crops at the head of the line; there may be none left, when another thread took them along."""
+        """Answers those at the head of the line; there may be none left, when another thread took them along."""
         with self._lock:
             taken = [self._line.popleft() for _ in range(min(self._lanes.engine.batch, len(self._line)))]
         if not taken:
@@ -53,7 +52,7 @@ class WaitingRoom:
         self._lanes.wake()
         wanted = [item for item in taken if item.future.set_running_or_notify_cancel()]
         try:
-            answers = self._decide([item.crop for item in wanted]) if wanted else []
+            answers = self._decide([waiting.item for waiting in wanted]) if wanted else []
         except BaseException as error:  # noqa: BLE001 whatever it is, it belongs to those who wait for the answers
             self._end(taken)
             for item in wanted:

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from blastscope.runtime import opening
-from blastscope.runtime.backends import engines
+from blastscope.runtime.backends import openvino_cpu
 from blastscope.runtime.bundle import read_bundle
 from blastscope.runtime.choose import Candidate, Memory, admitted, in_order_of_speed
 from blastscope.runtime.errors import BlastscopeError, DeviceError, EngineError, GoldenMismatch, UngatedBundle, UsageError
@@ -130,14 +129,14 @@ def test_a_wrong_graph_found_by_the_measurement_is_remembered_as_failed(tiny_bun
 
 
 def test_an_engine_that_breaks_off_is_passed_over(tiny_bundle: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = engines.open_engine
+    real = openvino_cpu.open_engine
 
-    def broken(graph: Path, options: Any, **rest: Any) -> Any:
+    def broken(graph: Path, sha256: str, options: Any) -> Any:
         if options.execution == "f32":
             raise EngineError("openvino, a test")
-        return real(graph, options, **rest)
+        return real(graph, sha256, options)
 
-    monkeypatch.setattr(opening, "open_engine", broken)
+    monkeypatch.setattr(openvino_cpu, "open_engine", broken)
     path = tiny_bundle.make("fp32", "int8")
     with opened(path, tmp_path) as scope:
         assert scope.audit.precision == "int8"

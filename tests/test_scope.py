@@ -173,7 +173,7 @@ def test_closing_in_a_callback_neither_hangs_nor_loses_answers(scope: Scope, tin
 def test_a_forgotten_handle_is_closed_when_it_is_collected(bundle: Path, tmp_path: Path, tiny_bundle: Any) -> None:
     forgotten = open_bundle(bundle, cache_dir=tmp_path / "cache")
     forgotten.submit(tiny_bundle.cell()).result()
-    lanes = forgotten._opened.lanes
+    lanes = forgotten._run.opened.lanes
     del forgotten
     gc.collect()
     with pytest.raises(Closed):

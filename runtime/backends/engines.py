@@ -16,7 +16,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.backends.protocol import BackendModule, Engine, EngineOptions
+from blastscope.runtime.backends.protocol import BackendModule, Engine, EngineOptions, GpuBackendModule
 from blastscope.runtime.bundle.atomic import write_file
 from blastscope.runtime.bundle.digest import file_sha256
 from blastscope.runtime.device import cpu_identity
@@ -26,6 +26,12 @@ BACKENDS = {
     "openvino": "blastscope.runtime.backends.openvino_cpu",
     "onnxruntime": "blastscope.runtime.backends.onnxruntime_cpu",
 }
+# on an NVIDIA GPU, the likely fastest first; the two TensorRTs are one module's
+GPU_BACKENDS = {
+    "tensorrt": "blastscope.runtime.backends.tensorrt_gpu:TENSORRT",
+    "tensorrt-rtx": "blastscope.runtime.backends.tensorrt_gpu:TENSORRT_RTX",
+    "onnxruntime": "blastscope.runtime.backends.onnxruntime_gpu",
+}
 LAYOUT = "2"  # of what the backends make of a graph: raise it when they make something else
 _SEAL = 32  # bytes of sha256 at an engine file's end
 _UNUSED_DAYS = 90
@@ -33,9 +39,21 @@ _UNUSED_DAYS = 90
 
 def load_backend(name: str) -> BackendModule:
     """The module of the backend `name`. Raises `UsageError`; a missing library is told by its functions."""
-    if name not in BACKENDS:
-        raise UsageError(f"backend '{name}' is not known: say {' or '.join(sorted(BACKENDS))}")
-    return cast(BackendModule, import_module(BACKENDS[name]))
+    return cast(BackendModule, _load(name, BACKENDS, "device='cuda'" if name in GPU_BACKENDS else ""))
+
+
+def load_gpu_backend(name: str) -> GpuBackendModule:
+    """The same for an NVIDIA GPU."""
+    return cast(GpuBackendModule, _load(name, GPU_BACKENDS, "device='cpu'" if name in BACKENDS else ""))
+
+
+def _load(name: str, table: Mapping[str, str], elsewhere: str) -> object:
+    if name not in table:
+        problem = f"is of another device ({elsewhere})" if elsewhere else "is not known"
+        raise UsageError(f"backend '{name}' {problem}: say {' or '.join(sorted(table))}")
+    module, _, attribute = table[name].partition(":")
+    found = import_module(module)
+    return getattr(found, attribute) if attribute else found
 
 
 def open_engine(graph: Path, options: EngineOptions, *, backend: str = "openvino", sha256: str | None = None) -> Engine:

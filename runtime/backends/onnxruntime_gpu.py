@@ -43,6 +43,10 @@ def prepared(sha256: str, options: EngineOptions) -> bool:
     return True
 
 
+def build(graph: Path, sha256: str, options: EngineOptions) -> None:
+    """Nothing is built."""
+
+
 def open_engine(graph: Path, sha256: str, options: EngineOptions) -> Engine:
     """Loads `graph` on the GPU. Raises `MissingLibrary`, `EngineError`, `DeviceError`s."""
     offered = executions(options.device)

@@ -92,7 +92,7 @@ class Engine:
 
 
 class BackendModule(Protocol):
-    """A module of this folder, as the table in engines.py finds it."""
+    """A module of this folder, or an object of one, as the tables in engines.py find it."""
 
     def executions(self, device: str) -> tuple[Execution, ...]:
         """What `device` can compute in. Raises `MissingLibrary` and `DeviceError`."""
@@ -104,4 +104,16 @@ class BackendModule(Protocol):
 
     def open_engine(self, graph: Path, sha256: str, options: EngineOptions) -> Engine:
         """Loads the ONNX file `graph`, whose digest is `sha256`. Raises `UnavailableError`s."""
+        ...
+
+
+class GpuBackendModule(BackendModule, Protocol):
+    """The same for an NVIDIA GPU, where an engine may take minutes to build. `device` is the GPU's number."""
+
+    def prepared(self, sha256: str, options: EngineOptions) -> bool:
+        """Whether `open_engine` finds what it needs in the cache, or needs nothing from there."""
+        ...
+
+    def build(self, graph: Path, sha256: str, options: EngineOptions) -> None:
+        """Puts into the cache what `open_engine` needs. Raises `UnavailableError`s."""
         ...

@@ -1,0 +1,73 @@
+"""What the caller of `open_bundle` asked for, in words that are known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self, TypeVar, get_args
+
+from blastscope.runtime.backends.protocol import EngineOptions, Workload
+from blastscope.runtime.classes import EXECUTIONS, PRECISIONS, Execution, Precision
+from blastscope.runtime.device import Device, parse_device
+from blastscope.runtime.errors import UsageError
+
+T = TypeVar("T", bound=str)
+
+WORKLOADS: tuple[Workload, ...] = get_args(Workload)
+Meanwhile = Literal["wait", "cpu"]
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the caller of `open_bundle` asked for. None: choose."""
+
+    device: Device
+    precision: Precision | None
+    execution: Execution | None
+    backend: str | None
+    workload: Workload
+    threads: int | None
+    allow_ungated: bool
+    cache_dir: Path
+    while_building: Meanwhile = "wait"
+
+    @classmethod
+    def checked(
+        cls,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        execution: str | None = "auto",
+        backend: str = "auto",
+        workload: str = "latency",
+        threads: int | None = None,
+        allow_ungated: bool = False,
+        cache_dir: Path,
+        while_building: str = "wait",
+    ) -> Self:
+        """The wish in these words. Raises `UsageError` for a word that is not known."""
+        if threads is not None and threads < 1:
+            raise UsageError(f"threads is {threads}: at least 1 is needed")
+        return cls(
+            device=parse_device(device),
+            precision=None if precision == "auto" else _one_of("precision", precision, PRECISIONS),
+            execution=None if execution in ("auto", None) else _one_of("execution", execution, EXECUTIONS),
+            backend=None if backend == "auto" else backend,
+            workload=_one_of("workload", workload, WORKLOADS),
+            threads=threads,
+            allow_ungated=allow_ungated,
+            cache_dir=cache_dir,
+            while_building=_one_of("while_building", while_building, get_args(Meanwhile)),
+        )
+
+    def options(self, execution: Execution) -> EngineOptions:
+        """How an engine is to be loaded."""
+        return EngineOptions(self.workload, execution, self.threads, self.cache_dir, self.device.name)
+
+
+def _one_of(what: str, value: str, known: tuple[T, ...]) -> T:
+    found = next((one for one in known if one == value), None)
+    if found is None:
+        auto = "auto, " if what in ("precision", "execution") else ""
+        raise UsageError(f"{what} '{value}' is not known: say {auto}{', '.join(known)}")
+    return found
