@@ -59,7 +59,7 @@ wheelhouse: wheel
 	@du -sh wheelhouse
 
 requirements: $(READY)
-	$(BIN)/python -m pip freeze --exclude-editable --all | grep -v '^pip==' | sed 's/+cpu//' > requirements.new
+	$(BIN)/python -m pip freeze --exclude-editable --all | grep -v '^pip==' | sed 's/+cpu//; s/^tensorrt[-_]rtx.*/&; sys_platform != "darwin"/' > requirements.new
 	(sed -n '/^#/p' requirements.txt; cat requirements.new) > requirements.tmp && mv requirements.tmp requirements.txt
 	rm requirements.new
 
