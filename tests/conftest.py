@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 # no deadline: a law that holds on a busy machine is a law; no example folder in the tree
 settings.register_profile("house", deadline=None, database=None, print_blob=True)
 settings.load_profile("house")
+
+if TYPE_CHECKING:
+    from host_kernels import HostKernels
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -34,6 +37,19 @@ def shared_data() -> Path:
 def cnmc(shared_data: Path) -> Path:
     """The C-NMC cells in the archive's own folders, fold_0 and fold_1."""
     return shared_data / "cnmc" / "C-NMC_training_data"
+
+
+@pytest.fixture(scope="session")
+def host_kernels() -> HostKernels:
+    """The crop kernels, compiled for the host by g++."""
+    from host_kernels import HostKernels
+
+    try:
+        return HostKernels()
+    except FileNotFoundError as error:
+        if os.environ.get("CI"):
+            pytest.fail(f"{error}: CI must run the kernels")
+        pytest.skip(f"the crop kernels can't be compiled for the host: {error}")
 
 
 @pytest.fixture

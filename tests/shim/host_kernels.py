@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.crop import Crop, CropSpec
+from blastscope.runtime.crop import Crop, CropSpec, crop_cell
 from blastscope.runtime.crop.kernels import Address, CropPlan, ImageRow, Launch, VerdictRow, box_of, image_row, refusal_of
 from blastscope.runtime.prediction import Refusal
 
@@ -29,7 +29,14 @@ ROOT = HERE.parent.parent
 KERNELS = ROOT / "runtime" / "crop" / "kernels"
 BUILT = ROOT / ".cache" / "shim"
 FLAGS = ("-std=c++17", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-U_FORTIFY_SOURCE", f"-I{KERNELS}", f"-I{HERE}")
-SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g", "-O1")
+SANITIZE = (
+    "-fsanitize=address,undefined",
+    "-fsanitize=bounds-strict",
+    "-fno-sanitize-recover=all",
+    "-fno-omit-frame-pointer",
+    "-g",
+    "-O1",
+)
 OFFSET_BITS = 40  # as in requests.cpp
 
 Image = NDArray[np.uint8]
@@ -199,3 +206,17 @@ def extent(image: Image) -> tuple[bytes, int]:
 def plan_for(images: Sequence[Image], spec: CropSpec) -> CropPlan:
     """The tightest plan for `images`."""
     return CropPlan.make(spec, len(images), max(1, *(side for image in images for side in image.shape[:2])))
+
+
+def agrees(kernels: HostKernels | SanitizedKernels, images: Sequence[Image], plan: CropPlan, *, seed: int = 0) -> list[str]:
+    """Asserts that the kernels say of each image what OpenCV says, and gives that: ok or a refusal's code."""
+    codes = []
+    for index, (image, ours) in enumerate(zip(images, kernels.crop(images, plan, seed=seed), strict=True)):
+        theirs = crop_cell(image, plan.spec)
+        codes.append(theirs.code if isinstance(theirs, Refusal) else "ok")
+        assert _told(ours) == _told(theirs), f"image {index} of {image.shape}, '{codes[-1]}', seed {seed}"
+    return codes
+
+
+def _told(result: Crop | Refusal) -> object:
+    return result if isinstance(result, Refusal) else (result.box, result.pixels.tobytes())

@@ -50,8 +50,7 @@ struct Run {
     std::uint64_t random = 0;
     bool shuffled = false;
     std::string failure;
-    std::vector<std::unique_ptr<Fibre>> fibres;  // all that have a thread
-    std::vector<std::unique_ptr<Fibre>> idle;
+    std::vector<std::unique_ptr<Fibre>> ready, waiting, idle;  // waiting: at a barrier; idle: without a thread
 } run;
 
 Fibre* current = nullptr;
@@ -134,7 +133,8 @@ void live() {
     }
 }
 
-Fibre& fresh_fibre() {
+// Lets another fibre take a thread of `block`; there must be one left.
+void begin_thread(Block& block) {
     if (run.idle.empty()) {
         run.idle.emplace_back(new Fibre);
         Fibre& fibre = *run.idle.back();
@@ -145,26 +145,27 @@ Fibre& fresh_fibre() {
         fibre.context.uc_stack.ss_size = STACK - 64 * 17 * (colour++ % 32);
         makecontext(&fibre.context, live, 0);
     }
-    run.fibres.push_back(std::move(run.idle.back()));
+    take(*run.idle.back(), block);
+    run.ready.push_back(std::move(run.idle.back()));
     run.idle.pop_back();
-    return *run.fibres.back();
 }
 
+// Runs a ready fibre until it waits, has no thread any more, or lets others run.
 void go_on(std::size_t at) {
-    Fibre& fibre = *run.fibres[at];
+    Fibre& fibre = *run.ready[at];
     stand(fibre);
     resume(fibre);
-    if (fibre.block) return;
-    std::swap(run.fibres[at], run.fibres.back());
-    run.idle.push_back(std::move(run.fibres.back()));
-    run.fibres.pop_back();
+    if (fibre.block && !fibre.waiting) return;
+    std::swap(run.ready[at], run.ready.back());
+    (fibre.block ? run.waiting : run.idle).push_back(std::move(run.ready.back()));
+    run.ready.pop_back();
 }
 
 void fail(const std::string& text) {
     if (run.failure.empty()) run.failure = text;
 }
 
-// Lets the threads of `block` go on if all of them stand at one barrier.
+// Lets the threads of `block` go on, all of which have come to one barrier or have ended.
 void open_barrier(Block& block) {
     if (block.ended) {
         fail("barrier divergence: threads wait at " + std::string(block.file) + ":" + std::to_string(block.line) + " for " +
@@ -173,42 +174,39 @@ void open_barrier(Block& block) {
     }
     block.waiting = 0;
     block.file = nullptr;
-    for (auto& fibre : run.fibres)
-        if (fibre->block == &block) fibre->waiting = false;
+    std::vector<std::unique_ptr<Fibre>> others;
+    for (auto& fibre : run.waiting) {
+        const bool own = fibre->block == &block;
+        if (own) fibre->waiting = false;
+        (own ? run.ready : others).push_back(std::move(fibre));
+    }
+    run.waiting.swap(others);
 }
 
 void run_in_order(Block& block) {
     while (run.failure.empty() && block.ended < block.order.size()) {
-        // fibres stay in the order in which their threads began: each waits at most once a round
-        const std::size_t old = run.fibres.size();
-        for (std::size_t at = 0; at < run.fibres.size() && at < old;) {
-            const std::size_t before = run.fibres.size();
-            go_on(at);
-            at += run.fibres.size() == before;
-        }
         while (block.started < block.order.size()) {
-            take(fresh_fibre(), block);
-            go_on(run.fibres.size() - 1);
+            begin_thread(block);
+            go_on(0);
         }
         if (block.waiting) open_barrier(block);
+        std::vector<std::unique_ptr<Fibre>> round;
+        round.swap(run.ready);
+        for (auto& fibre : round) {
+            run.ready.push_back(std::move(fibre));
+            go_on(0);
+        }
     }
 }
 
+// One step: a thread of any active block begins or goes on, or a barrier opens.
 void run_shuffled(std::vector<std::unique_ptr<Block>>& active) {
-    std::vector<std::size_t> ready;
-    for (std::size_t at = 0; at < run.fibres.size(); at++)
-        if (!run.fibres[at]->waiting) ready.push_back(at);
-    for (auto& block : active)
-        if (block->started < block->order.size() && (ready.empty() || next_random() % 8 == 0)) {
-            take(fresh_fibre(), *block);
-            ready.push_back(run.fibres.size() - 1);
-        }
-    if (ready.empty()) {
-        for (auto& block : active)
-            if (block->waiting) open_barrier(*block);
-    } else {
-        go_on(ready[next_random() % ready.size()]);
+    for (auto& block : active) {
+        const unsigned begun = block->started - block->ended;
+        if (block->started < block->order.size() && (begun == 0 || next_random() % 8 == 0)) begin_thread(*block);
+        if (block->waiting && block->waiting + block->ended == block->order.size()) open_barrier(*block);
     }
+    if (!run.ready.empty()) go_on(next_random() % run.ready.size());
 }
 
 std::vector<unsigned> order_of(unsigned count) {
@@ -289,7 +287,8 @@ extern "C" const char* shim_launch(const char* name, const unsigned* grid, const
     blocks = {grid[0], grid[1], grid[2]};
     shim::threads = {threads[0], threads[1], threads[2]};
     run_blocks(grid[0] * grid[1] * grid[2], threads[0] * threads[1] * threads[2], run.shuffled ? 3 : 1);
-    run.fibres.clear();  // of a launch that broke off; else there are none
+    run.ready.clear();  // of a launch that broke off; else there are none
+    run.waiting.clear();
     failure = run.failure;
     return failure.empty() ? nullptr : failure.c_str();
 }
