@@ -43,9 +43,10 @@ $(READY): requirements.txt pyproject.toml setup.py
 engines-check: $(READY)
 	$(BIN)/python -m pytest tests/check_engines.py $(PYTEST_ARGS)
 
-# Looks the names of TensorRT's API up again, in the binaries of three of its versions.
+# Looks the names of TensorRT's and Triton's interfaces up again, in their wheels.
 api-names: $(READY)
 	$(BIN)/python tests/api_names.py
+	$(BIN)/python tests/triton_schema.py
 
 wheel: $(READY)
 	rm -rf build dist

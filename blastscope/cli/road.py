@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from blastscope.cli.options import ConfigPath, Json
+from blastscope.runtime.errors import UsageError
+
+if TYPE_CHECKING:
+    from blastscope.runtime.bundle import Bundle
 
 
 def train(
@@ -48,22 +53,63 @@ def crossvalidate(
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    source: Annotated[
+        Path | None,
+        typer.Argument(help="Folder of a finished run; with --triton alone a bundle. Default: the one that is shipped."),
+    ] = None,
     *,
-    out: Annotated[Path, typer.Option(help="The bundle's folder.")],
+    out: Annotated[Path | None, typer.Option(help="The bundle's folder.")] = None,
     data: Annotated[
         Path | None, typer.Option(help="The run's cells: golden set and checks come from its validation part.")
     ] = None,
     config: ConfigPath = None,
+    triton: Annotated[
+        Path | None, typer.Option(help="A model repository of Triton Inference Server to write the fused ensemble into.")
+    ] = None,
+    precision: Annotated[
+        Literal["fp32", "fp16", "int8"] | None, typer.Option(help="With --triton. Default: fp16 where the bundle has it.")
+    ] = None,
+    engine: Annotated[
+        Path | None, typer.Option(help="With --triton: an engine of `build --runtime tensorrt`, in the graph's place.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Turn a run into a bundle: fp32 and fp16 ONNX graphs, each checked against PyTorch. Without --data on drawn cells."""
-    from blastscope.cli.tables import print_bundle
+    """Turn a run into a bundle: fp32 and fp16 ONNX graphs, each checked against PyTorch. Without --data on drawn cells.
+
+    With --triton, write the fused ensemble into a model repository, from the bundle just made or from SOURCE.
+    """
+    if out is None and triton is None:
+        raise UsageError("where to? say --out BUNDLE, --triton DIR or both")
+    if triton is None and (precision or engine):
+        raise UsageError("--precision and --engine go with --triton; what a bundle holds stands in --config")
+    if out is None:
+        from blastscope import SHIPPED_BUNDLE
+        from blastscope.runtime.bundle import read_bundle
+
+        bundle = read_bundle(source or SHIPPED_BUNDLE)
+    else:
+        bundle = _export(source, out, data, config)
+    if triton is not None:
+        from blastscope.export.triton import write_repository
+
+        place = write_repository(bundle, triton, precision=precision, engine=engine)
+        say(f"Triton's model lies in '{place}'")
+    if out is not None:
+        from blastscope.cli.tables import print_bundle
+
+        print_bundle(bundle, as_json=as_json)
+    else:
+        typer.echo(json.dumps({"model": str(place)}) if as_json else place)
+
+
+def _export(run: Path | None, out: Path, data: Path | None, config: Path | None) -> Bundle:
     from blastscope.export.bundle_maker import export_run
     from blastscope.export.config import ExportConfig
 
+    if run is None:
+        raise UsageError("which run? name its folder")
     chosen = ExportConfig.from_toml(config) if config else ExportConfig()
-    print_bundle(export_run(run, out, data=data, config=chosen, tell=say), as_json=as_json)
+    return export_run(run, out, data=data, config=chosen, tell=say)
 
 
 def calibrate(

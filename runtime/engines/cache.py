@@ -103,7 +103,7 @@ def read_engine(path: Path, wanted: EngineKey | None = None) -> tuple[bytes, Sid
     """The bytes of the engine at `path` and what is known of it. Raises `Unusable` with the reason."""
     side = read_sidecar(path)
     if path.stem != side.key.name:
-        raise Unusable("its sidecar belongs to another engine")
+        raise Unusable("its name is not that of its key")
     if wanted is not None and not side.key.serves(wanted):
         raise Unusable("it was built for another key")
     data = read_own(path, side.size)

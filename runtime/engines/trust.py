@@ -47,12 +47,6 @@ def trust_engine(
     return Trusted(path, side.sha256, side.key)
 
 
-def read_travelling(file: Path) -> tuple[bytes, Sidecar]:
-    """The engine `file` and the sidecar beside it, which agree. Raises `DataError`; says nothing of where it may run."""
-    side = _travelled(file)
-    return _bytes(file, side), side
-
-
 def _travelled(file: Path) -> Sidecar:
     beside = file.with_suffix(".json")
     try:

@@ -1,0 +1,149 @@
+"""A model repository for Triton Inference Server: one bundle's fused ensemble, as ONNX or as an engine of TensorRT.
+
+The server gets crops and gives the networks' answers; cropping stays with the client (blastscope.runtime.crop), by the
+specification that the config repeats.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from blastscope.runtime.bundle import Bundle
+from blastscope.runtime.bundle.atomic import write_folder
+from blastscope.runtime.bundle.manifest import GraphEntry
+from blastscope.runtime.classes import CLASSES, VOTERS, Precision
+from blastscope.runtime.engines.cache import Unusable, read_engine
+from blastscope.runtime.engines.key import BatchProfile
+from blastscope.runtime.errors import EngineError, UngatedBundle, UsageError
+
+MODEL = "blastscope"
+FIRST_CHOICE: tuple[Precision, ...] = ("fp16", "fp32", "int8")  # int8 has to be asked for where there is another
+DELAY_US = 2000  # that a request waits for others to share a batch with: a fifth of what a batch takes on a small GPU
+# name, type, shape of one cell in the config, and how the server reshapes it
+OUTPUTS: tuple[tuple[str, str, list[int]], ...] = (
+    ("probabilities", "TYPE_FP32", [len(VOTERS), len(CLASSES)]),
+    ("label", "TYPE_INT32", []),
+    ("probability", "TYPE_FP32", []),
+    ("voter", "TYPE_INT32", []),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What the server is to run."""
+
+    backend: str  # as Triton calls it
+    file: str
+    source: Path | bytes
+    entry: GraphEntry
+    batch: BatchProfile
+
+
+def write_repository(
+    bundle: Bundle, out: Path, *, precision: Precision | None = None, engine: Path | None = None, model: str = MODEL
+) -> Path:
+    """Writes the folder of one model into the repository `out`, in one step, and returns it. Other models there are left alone.
+
+    With `engine`, an engine of the user's cache that `blastscope build --runtime tensorrt` made, the server runs that; else the
+    bundle's ONNX graph of `precision`. Raises `UsageError`, `EngineError` for an engine that can't be vouched for, and
+    `UngatedBundle` for networks whose calls mean nothing.
+    """
+    if bundle.manifest.gate != "held":
+        raise UngatedBundle(bundle.path, f"its gate is '{bundle.manifest.gate}': what means nothing isn't served")
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", model):
+        raise UsageError(f"model name '{model}': letters, digits, '_', '.' and '-' only")
+    served = _engine(bundle, engine, precision) if engine else _graph(bundle, precision)
+    text = config_text(bundle, served, model)
+
+    def fill(fresh: Path) -> None:
+        (fresh / "1").mkdir()
+        (fresh / "config.pbtxt").write_text(text, encoding="utf-8")
+        if isinstance(served.source, bytes):
+            (fresh / "1" / served.file).write_bytes(served.source)
+        else:
+            shutil.copyfile(served.source, fresh / "1" / served.file)
+
+    place = out / model
+    write_folder(place, fill)
+    return place
+
+
+def _graph(bundle: Bundle, precision: Precision | None) -> Served:
+    entries = [bundle.graph(one) for one in ((precision,) if precision else FIRST_CHOICE)]
+    entry = next((entry for entry in entries if entry), None)
+    if entry is None:
+        has = ", ".join(entry.precision for entry in bundle.manifest.graphs if entry.models == "fused")
+        raise UsageError(f"bundle '{bundle.path}' has no fused {precision} graph: it has {has}")
+    return Served("onnxruntime", "model.onnx", bundle.file(entry), entry, BatchProfile())
+
+
+def _engine(bundle: Bundle, engine: Path, precision: Precision | None) -> Served:
+    try:
+        data, side = read_engine(engine)
+    except Unusable as error:
+        raise EngineError(f"engine '{engine}' can't be served: {error}") from error
+    key = side.key
+    if key.library != "tensorrt":
+        raise UsageError(f"engine '{engine}' is one of {key.library}, and Triton runs those of tensorrt: leave it out for ONNX")
+    entry = next((entry for entry in bundle.manifest.graphs if entry.sha256 == key.graph), None)
+    if entry is None or entry.models != "fused":
+        raise UsageError(f"engine '{engine}' is not of the fused ensemble of bundle '{bundle.path}'")
+    if key.profile.least != 1:
+        raise UsageError(f"engine '{engine}' takes {key.profile.least} crops at least, and requests of one come: build it anew")
+    if precision not in (None, entry.precision):
+        raise UsageError(f"engine '{engine}' is {entry.precision}, not {precision}")
+    return Served("tensorrt", "model.plan", data, entry, key.profile)
+
+
+def config_text(bundle: Bundle, served: Served, model: str) -> str:
+    """The model's config.pbtxt."""
+    crop = bundle.manifest.crop
+    side = crop.side_px
+    batches = sorted({served.batch.likely, served.batch.most} - {1})
+    facts = {
+        "bundle": bundle.digest,
+        "graph": served.entry.sha256,
+        "precision": served.entry.precision,
+        "crop": json.dumps(crop.model_dump(mode="json")),
+        "classes": ",".join(CLASSES),
+        "voters": ",".join(VOTERS),
+    }
+    lines = [
+        f"name: {_text(model)}",
+        f"backend: {_text(served.backend)}",
+        f"max_batch_size: {served.batch.most}",
+        f'input [ {{ name: "crops" data_type: TYPE_UINT8 dims: [ {side}, {side}, 3 ] }} ]',
+        "output [",
+        ",\n".join(f"  {_output(name, kind, shape)}" for name, kind, shape in OUTPUTS),
+        "]",
+        f"dynamic_batching {{ preferred_batch_size: {batches} max_queue_delay_microseconds: {DELAY_US} }}",
+        "model_warmup [",
+        ",\n".join(f"  {_warm_up(batch, side)}" for batch in sorted({served.batch.least, *batches})),
+        "]",
+        *(
+            f"parameters {{ key: {_text(f'{MODEL}.{key}')} value {{ string_value: {_text(value)} }} }}"
+            for key, value in facts.items()
+        ),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _output(name: str, kind: str, shape: list[int]) -> str:
+    # the server knows no output without dimensions: it is told one, and to take it away
+    dims = f"dims: {shape}" if shape else "dims: [ 1 ] reshape: { shape: [ ] }"
+    return f'{{ name: "{name}" data_type: {kind} {dims} }}'
+
+
+def _warm_up(batch: int, side: int) -> str:
+    """Black crops: engines choose kernels and take memory before the first request comes."""
+    crops = f"data_type: TYPE_UINT8 dims: [ {side}, {side}, 3 ] zero_data: true"
+    return f'{{ name: "batch of {batch}" batch_size: {batch} inputs {{ key: "crops" value {{ {crops} }} }} }}'
+
+
+def _text(value: str) -> str:
+    """A string of protobuf's text format, whose escapes are those of JSON as long as it is ASCII."""
+    return json.dumps(value)
