@@ -30,6 +30,8 @@ from blastscope.runtime.record import Record
 
 SIDECAR_LIMIT = 64 * 1024
 _POLL = 0.1  # seconds between looks at a lock that another process holds
+# no link is followed, no pipe waited for, no line end changed
+_PLAINLY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
 class Sidecar(Record):
@@ -128,12 +130,15 @@ def read_own(path: Path, limit: int) -> bytes:
     """The bytes of a plain file that belongs to this user alone, at most `limit` + 1 of them. Raises `Unusable`."""
     try:
         # what is checked and what is read are one open file: its name may be given to another meanwhile
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0))
+        handle = os.open(path, os.O_RDONLY | _PLAINLY)
     except OSError as error:
         raise Unusable(f"'{path.name}' can't be opened: {(error.strerror or str(error)).lower()}") from error
-    with os.fdopen(handle, "rb") as stream:
-        _check_owner(path, os.fstat(stream.fileno()))
-        return stream.read(limit + 1)
+    try:
+        _check_owner(path, os.fstat(handle))
+        with os.fdopen(handle, "rb", closefd=False) as stream:
+            return stream.read(limit + 1)
+    finally:
+        os.close(handle)
 
 
 def _check_owner(path: Path, found: os.stat_result) -> None:
@@ -156,7 +161,8 @@ def keep_engine(cache_dir: Path, key: EngineKey, data: bytes) -> Path:
 
 def keep(path: Path, data: bytes, side: Sidecar, how: Literal["built", "trusted"]) -> None:
     """Writes an engine, what makes its digest known here, and its sidecar. Raises `OSError`."""
-    (path.parent / "known").mkdir(parents=True, exist_ok=True, mode=0o700)
+    _make_folder(path.parent)
+    _make_folder(path.parent / "known")
     clear_leftovers(path)
     _write_own(path, data)
     _write_own(known_file(path, side.sha256), f"{how} {datetime.now(UTC).isoformat(timespec='seconds')}\n".encode())
@@ -169,7 +175,15 @@ def clear_leftovers(path: Path) -> None:
         leftover.unlink(missing_ok=True)
 
 
+def _make_folder(folder: Path) -> None:
+    """The folder, with a mode that doesn't depend on the user's habits: `mkdir` gives it to the last one only."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+
 def _write_own(path: Path, data: bytes) -> None:
+    if path.is_symlink():
+        path.unlink()  # a link is replaced, not followed
+
     def fill(fresh: Path) -> None:
         handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
         with os.fdopen(handle, "wb") as stream:
@@ -186,7 +200,7 @@ def known_file(path: Path, sha256: str) -> Path:
 @contextmanager
 def engine_lock(path: Path, tell: Callable[[str], None] | None, cancelled: Callable[[], bool] | None) -> Iterator[None]:
     """Holds the lock under which the engine at `path` is built. The system lets go of a dead process's lock."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _make_folder(path.parent)
     lock = FileLock(sibling(path, "lock"))
     waited = False
     while True:

@@ -37,7 +37,7 @@ class BatchProfile(Record):
     @classmethod
     def parse(cls, text: str) -> Self:
         """The profile in `least:likely:most`, such as 1:8:64; a single number stands for all three. Raises `UsageError`."""
-        found = re.fullmatch(r"(\d{1,5})(?::(\d{1,5}):(\d{1,5}))?", text)
+        found = re.fullmatch(r"([0-9]{1,5})(?::([0-9]{1,5}):([0-9]{1,5}))?", text)
         numbers = [int(part or found[1]) for part in found.groups()] if found else []
         if not numbers or not 1 <= numbers[0] <= numbers[1] <= numbers[2] <= LARGEST_BATCH:
             raise UsageError(f"batch '{text}' is not LEAST:LIKELY:MOST, rising from 1 to {LARGEST_BATCH}: say 1:8:64")
