@@ -81,9 +81,9 @@ class Graphs:
             return lost
         return DeviceError(f"{doing}: {said}")
 
-    def release(self, ordinal: int) -> None:
-        """Gives back one retain of the primary context."""
-        self.driver.cuDevicePrimaryCtxRelease(self.driver.CUdevice(ordinal))
+    def leave(self) -> None:
+        """Takes the context off this thread's stack, which pycuda leaves to the driver when it lets go of a primary one."""
+        self.driver.cuCtxPopCurrent()
 
 
 class Follower:

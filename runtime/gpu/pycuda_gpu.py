@@ -1,5 +1,5 @@
 """A real GPU: pycuda for context, memory, streams and kernels, on the device's primary context, which PyTorch, CuPy and OpenCV
-share. One for each device and process, never given back: every object of pycuda must die while its context can be entered.
+share. One for each device and process, held to the end: every object of pycuda must die while its context can be entered.
 
 pycuda keeps a stack of contexts for every thread, and ends the process when a thread dies with a context on it: so contexts are
 pushed and popped in pairs, always by `current`.
@@ -7,16 +7,17 @@ pushed and popped in pairs, always by `current`.
 
 from __future__ import annotations
 
+import atexit
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
-from blastscope.runtime.crop.kernels.fatbin import crop_fatbin
 from numpy.typing import NDArray
 
 from blastscope.runtime.crop.kernels import Address, Launch
+from blastscope.runtime.crop.kernels.fatbin import crop_fatbin
 from blastscope.runtime.errors import BlastscopeError, DeviceError, DriverError, MissingLibrary, OutOfDeviceMemory
 from blastscope.runtime.gpu.driver import FoundGpu, find_gpu
 from blastscope.runtime.gpu.graphs import Graphs, load_graphs
@@ -37,9 +38,17 @@ def open_gpu(ordinal: int) -> Gpu:
         gpu = _open.get(ordinal)
         if gpu is None or not gpu.answers():
             if gpu is not None:
-                gpu.abandon()
+                gpu.leave()
+            elif not _open:
+                atexit.register(_leave_all)
             gpu = _open[ordinal] = _PyCudaGpu(found, load_graphs())
         return gpu
+
+
+def _leave_all() -> None:
+    """At the process's end: pycuda's own way of dropping a primary context asks the driver for the wrong thing."""
+    for gpu in _open.values():
+        gpu.leave()
 
 
 class _PyCudaGpu:
@@ -144,9 +153,14 @@ class _PyCudaGpu:
             return False
         return True
 
-    def abandon(self) -> None:
-        """Lets go of a context that broke. If no other library in the process holds it, the next one to ask gets a new one."""
-        self._graphs.release(self.found.ordinal)
+    def leave(self) -> None:
+        """Lets go of the context. One that broke is made anew for the next who asks, if no other library here holds it."""
+        with suppress(self._cuda.Error):
+            self._context.push()
+            try:
+                self._context.detach()  # from here on pycuda takes what lived in it for gone
+            finally:
+                self._graphs.leave()
 
     def _let_go(self, release: Callable[[], object]) -> None:
         with suppress(self._cuda.Error):  # in a lost context nothing is left to be freed

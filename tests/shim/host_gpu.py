@@ -1,7 +1,7 @@
 """A GPU on the host, for proofs without a GPU: numpy's memory at its own addresses, the crop kernels through the host shim.
 
-It keeps a real one's promises and no more: what is recorded isn't done at that time and works on the recorded addresses; a
-recording may hold only work that was done before; memory that was given back is overwritten; everything happens inside `current`.
+It keeps a real one's promises and no more: what is recorded isn't done at that time and works on the recorded addresses; memory
+that was given back is overwritten; everything happens inside `current`; and a loss is noticed by whatever comes next.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from blastscope.runtime.crop.kernels import Launch
 from blastscope.runtime.errors import DeviceLost, OutOfDeviceMemory
 from blastscope.runtime.gpu.driver import FoundGpu
-from blastscope.runtime.gpu.protocol import Recording, Work
+from blastscope.runtime.gpu.network import Network, Pass, Place
+from blastscope.runtime.gpu.protocol import Gpu, Recording, Work
 
 FOUND = FoundGpu(0, "Host GPU", (8, 6), 1 << 34, "0000:00:00.0", "999.99")
 Step = Callable[[], None]
@@ -188,3 +189,34 @@ def aligned_zeros(size: int) -> NDArray[np.uint8]:
     room = np.zeros(size + 256, np.uint8)
     start = -room.ctypes.data % 256
     return room[start : start + size]
+
+
+class RecordableNetwork:
+    """A network whose work is recorded like TensorRT's: what a recording holds is done when it is launched, and not before.
+
+    On a GPU that can't record foreign work (the paper driver), it is done in between instead.
+    """
+
+    def __init__(self, gpu: Gpu, inner: Network) -> None:
+        self.gpu, self.inner = gpu, inner
+
+    def bind(self, place: Place) -> Pass:
+        return _RecordablePass(self.gpu, self.inner.bind(place), place.stream)
+
+    def close(self) -> None:
+        self.inner.close()
+
+
+class _RecordablePass:
+    def __init__(self, gpu: Gpu, inner: Pass, stream: int) -> None:
+        self._gpu, self._inner, self._stream = gpu, inner, stream
+        self.recordable = isinstance(gpu, HostGpu)
+
+    def enqueue(self) -> None:
+        if isinstance(self._gpu, HostGpu):
+            self._gpu.enqueue(self._stream, self._inner.enqueue)
+        else:
+            self._inner.enqueue()
+
+    def close(self) -> None:
+        self._inner.close()
