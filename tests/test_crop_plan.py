@@ -57,7 +57,7 @@ def test_shapes_are_those_of_the_plan_whatever_the_addresses(plan: CropPlan) -> 
 def test_a_cell_needs_a_megabyte_and_few_blocks() -> None:
     plan = CropPlan.make(CropSpec(), 1, 450)
     assert plan.workspace_bytes < 6 * 450 * 450
-    assert max(launch.grid[0] for launch in plan.launches(*BASES)) == 350
+    assert max(launch.grid[0] for launch in plan.launches(*BASES)) == 175
 
 
 @pytest.mark.parametrize(("batch", "largest_px"), [(0, 9), (MOST_BATCH + 1, 9), (1, 0), (1, MOST_PX + 1)])

@@ -7,10 +7,10 @@
 // kernel leaves for the next stays in the workspace. Shapes depend on the plan alone, so the six fit a CUDA graph.
 //
 // Why six and not one. Between two kernels everything is written, so there is no barrier between blocks to get wrong, none that
-// needs them all resident, and one cell of 450 x 450 gets 27 to 350 blocks instead of one. Within a kernel every pixel, word or
+// needs them all resident, and one cell of 450 x 450 gets 27 to 175 blocks instead of one. Within a kernel every pixel, word or
 // segment is on its own. What blocks add up goes through integer atomics, whose order can't matter; histograms are kept apart
-// for each block and added up by whoever needs them, so there is nothing to clear and no last block to find. In a graph a further
-// kernel costs a microsecond or two; a barrier across blocks costs about as much.
+// for each block and added up by whoever needs them, so there is nothing to clear and no last block to find. A further kernel in
+// a graph should cost a microsecond or two (not measured here), a barrier across blocks about as much.
 //
 // Masks are bits, 32 pixels to a word, so erosion and neighbourhood are shifts, and components are joined by segments of a row
 // (components.cuh): a cell of C-NMC has some 1,500 of them, where it has 40,000 pixels.
@@ -289,7 +289,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 
 // ---- the verdict and the pixels
 
-// One thread a pixel of the crop; a refused image's is black.
+// A pixel of the crop at a time; a refused image's are black. Each block finds the verdict anew.
 extern "C" __global__ void __launch_bounds__(THREADS)
     crop_resize(const ImageRow* images, const State* states, u8* crops, VerdictRow* verdicts, int side_px, int window_px,
                 int erosion_px, int grow_back, int min_box_px, int max_box_px) {
@@ -300,18 +300,18 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         if (blockIdx.x == 0) verdicts[blockIdx.y] = shared;
     }
     __syncthreads();
-    const int index = blockIdx.x * THREADS + threadIdx.x;
-    if (index >= side_px * side_px) return;
-    u8* pixel = crops + ((u64)blockIdx.y * side_px * side_px + index) * 3;
-    if (shared.status != OK) {
-        pixel[0] = pixel[1] = pixel[2] = 0;
-        return;
-    }
+    const bool refused = shared.status != OK;
     const Patch patch = patch_of(shared.box, window_px);
-    Place across = place_of(index % side_px, patch.width, side_px), down = place_of(index / side_px, patch.height, side_px);
-    across.first += patch.left;
-    across.second += patch.left;
-    down.first += patch.top;
-    down.second += patch.top;
-    for (int channel = 0; channel < 3; channel++) pixel[channel] = blend(image, across, down, channel);
+    const int pixels = side_px * side_px;
+    u8* crop = crops + (u64)blockIdx.y * pixels * 3;
+    for (int index = blockIdx.x * THREADS + threadIdx.x; index < pixels; index += gridDim.x * THREADS) {
+        u8* pixel = crop + 3 * index;
+        if (refused) {
+            pixel[0] = pixel[1] = pixel[2] = 0;
+            continue;
+        }
+        const Place across = place_of(index % side_px, patch.left, patch.width, side_px);
+        const Place down = place_of(index / side_px, patch.top, patch.height, side_px);
+        for (int channel = 0; channel < 3; channel++) pixel[channel] = blend(image, across, down, channel);
+    }
 }

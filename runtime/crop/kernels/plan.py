@@ -153,7 +153,7 @@ class CropPlan:
             self._launch("crop_tally", min(words, 256), table, masks, parents, pixels, states, side),
             self._launch("crop_measure", min(words, 256), table, masks, parents, states, side),
             self._launch(
-                *("crop_resize", -(-(spec.side_px**2) // THREADS), table, states, Address(crops), Address(verdicts)),
+                *("crop_resize", -(-(spec.side_px**2) // (2 * THREADS)), table, states, Address(crops), Address(verdicts)),
                 *(spec.side_px, spec.window_px or 0, spec.erosion_px, int(spec.grow_back)),
                 *(min(spec.min_box_px, NO_LIMIT), min(spec.max_box_px, NO_LIMIT)),
             ),

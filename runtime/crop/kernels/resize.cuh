@@ -59,17 +59,18 @@ struct Place {  // between the pixels `first` and `second`, the weights adding u
     int first, second, first_weight, second_weight;
 };
 
-// Where pixel `index` of `fresh` lies among `old` pixels: half-pixel centres, the fraction rounded to 256ths, ties to even.
-__device__ inline Place place_of(int index, int old, int fresh) {
+// Where pixel `index` of `fresh` lies among `old` pixels that begin at `start`: half-pixel centres, the fraction rounded to
+// 256ths, ties to even.
+__device__ inline Place place_of(int index, int start, int old, int fresh) {
     const int twice = 2 * fresh, numerator = (2 * index + 1) * old - fresh;  // below 2^12 2^14
-    if (numerator < 0) return {0, 0, 256, 0};
+    if (numerator < 0) return {start, start, 256, 0};
     const int first = numerator / twice;
-    if (first >= old - 1) return {old - 1, old - 1, 256, 0};
+    if (first >= old - 1) return {start + old - 1, start + old - 1, 256, 0};
     const int scaled = 256 * (numerator - first * twice);
     int weight = scaled / twice;
     const int rest = 2 * (scaled - weight * twice);
     if (rest > twice || (rest == twice && weight % 2)) weight++;
-    return {first, first + 1, 256 - weight, weight};
+    return {start + first, start + first + 1, 256 - weight, weight};
 }
 
 __device__ inline int pixel_of(const ImageRow& image, int x, int y, int channel) {
