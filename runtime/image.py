@@ -22,6 +22,8 @@ DECODE = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 def check_array(image: object) -> NDArray[np.uint8]:
     """`image` itself, once it is known to be a (H, W, 3) uint8 array. Raises `ImageError`."""
     if not isinstance(image, np.ndarray):
+        if hasattr(image, "__cuda_array_interface__"):
+            raise ImageError("a device array needs a handle that works on its GPU: open the bundle with device='cuda'")
         raise ImageError(f"an image must be a numpy array, not '{type(image).__name__}': convert it with numpy.asarray")
     if image.dtype != np.uint8:
         raise ImageError(f"an image must be uint8, not '{image.dtype}': scale it to 0..255 and convert it")

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from blastscope.runtime.crop.kernels.plan import MOST_PX
 from blastscope.runtime.errors import DeviceError, ImageError
 from blastscope.runtime.gpu.protocol import Gpu
 
@@ -47,6 +48,8 @@ class Intake:
             taken = self._by_dlpack(image) if hasattr(image, "__dlpack__") else self._by_interface(image)
             if len(taken.shape) != 3 or taken.shape[2] != 3:
                 raise ImageError(f"an image must be of shape (H, W, 3) in RGB, not {taken.shape}")
+            if max(taken.shape) > MOST_PX:
+                raise ImageError(f"a device array of {taken.shape} is more than the kernels take: at most {MOST_PX} px a side")
             if 0 not in taken.shape and not self._gpu.holds(taken.address):
                 found = self._gpu.found
                 raise ImageError(f"the image doesn't lie in the memory of cuda:{found.ordinal} ({found.name}): copy it there")

@@ -1,0 +1,96 @@
+"""pycuda and cuda-bindings: every name that is used is there, and the road through them runs on a driver of paper."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from paper_driver import paper_library
+
+from blastscope.runtime.errors import DriverError, MissingLibrary
+from blastscope.runtime.gpu import driver, graphs, pycuda_gpu
+from blastscope.runtime.gpu.driver import FoundGpu
+from blastscope.runtime.gpu.pycuda_gpu import open_gpu
+
+ROOT = Path(__file__).resolve().parent.parent
+GPU = FoundGpu(0, "Test GPU", (8, 6), 1 << 33, "0000:01:00.0", "580.1")
+
+
+def installed(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+needs_pycuda = pytest.mark.skipif(
+    not (installed("pycuda") and installed("cuda.bindings")),
+    reason="pycuda or cuda-bindings is not installed: pip install 'blastscope[gpu]' needs CUDA's headers",
+)
+
+
+def on_paper(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """A process that finds the paper driver where a real one would be."""
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(paper_library("libcuda.so.1").parent)}
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+
+
+@needs_pycuda
+def test_the_road_runs_through_pycuda_and_cuda_bindings_up_to_the_drivers_edge(tmp_path: Path) -> None:
+    done = on_paper(str(ROOT / "tests" / "paper" / "on_paper.py"), str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "all right\n"
+
+
+def names_used(file: str, owner: str) -> set[str]:
+    """The attributes that `file` asks of what it calls `owner`, such as self._cuda, and functions named in texts."""
+    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+    own = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and ast.unparse(node.value).endswith(owner)}
+    texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    return own | {text for text in texts if owner == "driver" and text.startswith("cu") and text.isidentifier()}
+
+
+def test_the_names_are_found_in_the_sources() -> None:
+    assert {"cuGraphInstantiate", "cuStreamBeginCapture", "CUstream"} <= names_used("runtime/gpu/graphs.py", "driver")
+    assert {"mem_alloc", "pagelocked_empty", "Stream"} <= names_used("runtime/gpu/pycuda_gpu.py", "_cuda")
+
+
+@needs_pycuda
+def test_every_name_that_is_used_exists() -> None:
+    ours = names_used("runtime/gpu/pycuda_gpu.py", "_cuda")
+    theirs = names_used("runtime/gpu/graphs.py", "driver")
+    code = (
+        "import pycuda.driver\nfrom cuda.bindings import driver\n"
+        f"print([name for name in {sorted(ours)} if not hasattr(pycuda.driver, name)])\n"
+        f"print([name for name in {sorted(theirs)} if not hasattr(driver, name)])\n"
+    )
+    done = on_paper("-c", code)
+    assert done.stdout == "[]\n[]\n", done.stderr
+
+
+def test_a_missing_pycuda_names_the_command_that_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pycuda_gpu, "find_gpu", lambda ordinal: GPU)
+    monkeypatch.setattr(pycuda_gpu, "load_graphs", lambda: None)
+    monkeypatch.setitem(sys.modules, "pycuda", None)
+    with pytest.raises(MissingLibrary, match=r"'pycuda' is not installed: pip install 'blastscope\[gpu\]'"):
+        open_gpu(0)
+
+
+def test_missing_cuda_bindings_name_the_command_that_brings_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cuda", None)
+    with pytest.raises(MissingLibrary, match=r"'cuda-bindings' is not installed: pip install 'blastscope\[gpu\]'"):
+        graphs.load_graphs()
+
+
+def test_without_a_driver_pycuda_is_not_even_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver.probe, "__defaults__", ("libcuda-that-is-not-here.so.1",))
+    monkeypatch.setattr(driver.find_gpu, "__defaults__", ("libcuda-that-is-not-here.so.1",))
+    monkeypatch.setitem(sys.modules, "pycuda", None)
+    with pytest.raises(DriverError, match="no NVIDIA driver is installed"):
+        open_gpu(0)
