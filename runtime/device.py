@@ -60,6 +60,12 @@ def cpu_identity() -> str:
     return "\n".join([platform.machine(), *lines])
 
 
+def cpu_name() -> str:
+    """The processor as its maker calls it."""
+    found = re.search(r"^model name\s*:\s*(.+)$", cpu_identity(), re.MULTILINE)
+    return found[1] if found else platform.processor() or platform.machine()
+
+
 def _allowed_cpus() -> list[int]:
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))

@@ -11,7 +11,9 @@ BundlePath = Annotated[Path | None, typer.Option("--bundle", help="Bundle folder
 BundleArgument = Annotated[Path | None, typer.Argument(help="Bundle folder or zip. Default: the one that is shipped.")]
 DeviceName = Annotated[str, typer.Option("--device", help="auto, cpu, cuda[:n] or openvino:NAME.")]
 PrecisionName = Annotated[str, typer.Option("--precision", help="auto, fp32, fp16 or int8.")]
-BackendName = Annotated[str, typer.Option("--backend", help="auto, openvino or onnxruntime.")]
+BackendName = Annotated[
+    str, typer.Option("--backend", help="auto, openvino, onnxruntime; on a GPU tensorrt, tensorrt-rtx, onnxruntime.")
+]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Default: every core that this process may use.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 ConfigPath = Annotated[

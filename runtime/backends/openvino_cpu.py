@@ -66,6 +66,13 @@ class Lane:
         self._input = self._request = None
 
 
+def available_devices() -> dict[str, str]:
+    """The devices that the plugins find here, each with its full name. Raises `MissingLibrary`."""
+    core = _core()
+    with translated("devices"):
+        return {name: str(core.get_property(name, "FULL_DEVICE_NAME")) for name in core.available_devices}
+
+
 def executions(device: str) -> tuple[Execution, ...]:
     """What `device` computes in, as its plugin says. Raises `MissingLibrary`, `DeviceError`."""
     core = _core()
