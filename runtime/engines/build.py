@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -64,13 +64,12 @@ def build_engine(
     job = _Job(_Order(library, key, content, str(graph), tell or (lambda _: None)), within)
     job.start()
     try:
-        while job.is_alive():
-            job.join(_TICK)
+        while not job.done.wait(_TICK):
             if cancelled is not None and cancelled():
                 job.stop.set()
     except BaseException:
         job.stop.set()
-        job.join()
+        job.wait_out()
         raise
     return job.result()
 
@@ -92,6 +91,7 @@ class _Job(threading.Thread):
     def __init__(self, order: _Order, within: Within) -> None:
         super().__init__(name="blastscope-build")
         self.stop = threading.Event()
+        self.done = threading.Event()  # `join` believes a thread dead that Ctrl-C interrupted it in waiting for (to 3.12)
         self._order, self._within = order, within
         self._engine: bytes | None = None
         self._error: Exception | None = None
@@ -103,6 +103,14 @@ class _Job(threading.Thread):
                 self._engine = _build(self._order, self.stop, said)
         except Exception as error:  # noqa: BLE001  handed to the thread that waits
             self._error = error
+        finally:
+            self.done.set()
+
+    def wait_out(self) -> None:
+        """Waits for the end, whoever is impatient: the library must not be at work when the process is taken down."""
+        while not self.done.is_set():
+            with suppress(KeyboardInterrupt):
+                self.done.wait()
 
     def result(self) -> bytes:
         """The engine. Raises what the build raised."""
@@ -136,7 +144,10 @@ def _build(order: _Order, stop: threading.Event, said: list[str]) -> bytes | Non
     if stop.is_set():
         return None
     if memory is None:
-        raise EngineError(f"{key.library} {key.version} built no engine of '{order.shown}': {_reason(said)}")
+        raise EngineError(
+            f"{key.library} {key.version} built no engine of '{order.shown}': {_reason(said)}; "
+            f"take another precision or GPU, or device='cpu'"
+        )
     return bytes(memory)
 
 
