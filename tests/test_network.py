@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from blastscope.runtime.classes import VOTERS, Voter
+from blastscope.runtime.errors import ConfigError
 from blastscope.train.backbone import Statistics
 from blastscope.train.config import NetworkConfig, Stage2Config, TrainConfig
 from blastscope.train.network import CELL_MEAN, CELL_SPREAD, Ensemble, Normalise, make_ensemble, orientations
@@ -110,6 +111,32 @@ def test_the_head_is_the_papers(ensemble: Ensemble) -> None:
     hidden = (hidden @ fc2.weight.T + fc2.bias).relu()
     torch.testing.assert_close(head(features), hidden @ fc3.weight.T + fc3.bias, atol=1e-4, rtol=1e-4)
     assert [layer.p for layer in head.layers if isinstance(layer, torch.nn.Dropout)] == [0.6, 0.6]
+
+
+def test_with_stages_the_combined_model_sees_means_and_spreads_of_the_maps_before_the_last(crops: NDArray[np.uint8]) -> None:
+    config = TINY.model_copy(update={"stage2": Stage2Config(hidden=16, stages=2)})
+    fused = random_ensemble(config, crops).ensemble
+    maps: list[torch.Tensor] = []
+    blocks = [fused.a.backbone.get_submodule(f"blocks.{place}") for place in (2, 3)]
+    hooks = [block.register_forward_hook(lambda _m, _i, out: maps.append(out)) for block in blocks]
+    with torch.inference_mode():
+        seen = fused.a.look(fused.a.normalise(torch.from_numpy(crops)))
+        alone = fused.a.backbone(fused.a.normalise(torch.from_numpy(crops)))
+    for hook in hooks:
+        hook.remove()
+    wanted = [part for each in maps[:2] for part in (each.mean((2, 3)), each.std((2, 3), correction=0))]
+    torch.testing.assert_close(seen.offered, torch.cat(wanted, dim=1), atol=2e-3, rtol=1e-3)
+    torch.testing.assert_close(seen.pooled, alone)
+    assert fused.head.features == seen.offered.shape[1]
+    logits = answer(fused, crops)
+    for place, name in enumerate(VOTERS):
+        torch.testing.assert_close(answer(fused.voter(name), crops), logits[:, place], atol=1e-5, rtol=1e-4)
+
+
+def test_more_stages_than_the_backbone_has_are_refused() -> None:
+    config = TINY.model_copy(update={"stage2": Stage2Config(hidden=16, stages=7)})
+    with pytest.raises(ConfigError, match="has 4 stages"):
+        make_ensemble(config)
 
 
 def test_a_fine_tuned_ensemble_makes_four_passes(crops: NDArray[np.uint8]) -> None:

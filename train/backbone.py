@@ -35,6 +35,9 @@ PACKAGES: dict[str, tuple[str, str]] = {
 }
 
 
+LEAST_VARIANCE = 1e-6  # where a map is flat its spread still has a slope
+
+
 class RandomWeightsWarning(UserWarning):
     """Training starts from random weights although ImageNet's were asked for."""
 
@@ -51,16 +54,18 @@ class Backbone:
     """A timm network without its classifier: (N, 3, S, S) -> (N, features), and what must be known to use it."""
 
     network: nn.Module
-    features: int
+    features: int  # pooled
+    offered: int  # to the combined model: `features`, or what `stages` give
+    stages: int
     statistics: Statistics
     weights: str  # where they come from, for the run's record
 
 
-def make_backbone(config: NetworkConfig, side_px: int) -> Backbone:
-    """The backbone of `config` for crops of `side_px`, with the weights that it names.
+def make_backbone(config: NetworkConfig, side_px: int, stages: int = 0) -> Backbone:
+    """The backbone of `config` for crops of `side_px`, with the weights that it names, read at `stages` (`look`).
 
     Warns with `RandomWeightsWarning` where ImageNet's weights are wanted and can't be had. Raises `ConfigError` for a name that
-    timm doesn't know, `DataError` for a weight file that doesn't fit.
+    timm doesn't know or a backbone without so many stages, `DataError` for a weight file that doesn't fit.
     """
     timm = import_timm()
     if not timm.is_model(config.backbone):
@@ -70,9 +75,43 @@ def make_backbone(config: NetworkConfig, side_px: int) -> Backbone:
     statistics = Statistics(tuple(network.pretrained_cfg["mean"]), tuple(network.pretrained_cfg["std"]))
     origin = _load_weights(network, config, side_px)
     network.reset_classifier(0)
-    with torch.no_grad():  # the names timm gives to this number differ between families
-        features = network.eval()(torch.zeros(1, 3, side_px, side_px)).shape[1]
-    return Backbone(network.train(), features, statistics, origin)
+    most = len(network.feature_info) - 1 if hasattr(network, "forward_intermediates") else 0
+    if stages > most:
+        raise ConfigError("stage2", [f"stages: '{config.backbone}' has {most} stages to look at, not {stages}"])
+    with torch.no_grad():  # the names timm gives to these numbers differ between families
+        seen = look(network.eval(), torch.zeros(1, 3, side_px, side_px), stages)
+    return Backbone(network.train(), seen.pooled.shape[1], seen.offered.shape[1], stages, statistics, origin)
+
+
+class Look(NamedTuple):
+    """What one pass of a backbone gives."""
+
+    pooled: Tensor  # (N, features): what its own classifier takes
+    offered: Tensor  # (N, offered): what the combined model takes
+
+
+def look(network: Any, pixels: Tensor, stages: int) -> Look:
+    """One pass over `pixels` (N, 3, S, S). With `stages` it offers mean and spread of the maps of the stages before the last.
+
+    The last stage fits its training cells so well that a model on top of it learns little from the same cells; the maps before
+    it were moved less.
+    """
+    if not stages:
+        pooled = network(pixels)
+        return Look(pooled, pooled)
+    last = len(network.feature_info) - 1
+    deepest, maps = network.forward_intermediates(pixels, indices=list(range(last - stages, last)))
+    offered = [part for each in maps for part in mean_and_spread(each.float())]
+    return Look(network.forward_head(deepest), torch.cat(offered, dim=1))
+
+
+def mean_and_spread(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, C) each of `maps` (N, C, H, W), over their pixels.
+
+    The square is a power, not a product: int8 graphs keep powers in float32, and a product of rounded values says little.
+    """
+    mean = maps.mean(dim=(2, 3), keepdim=True)
+    return mean.flatten(1), ((maps - mean).pow(2).mean(dim=(2, 3)) + LEAST_VARIANCE).sqrt()
 
 
 def _create(config: NetworkConfig, side_px: int, *, pretrained: bool = False) -> Any:  # timm is not typed

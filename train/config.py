@@ -116,6 +116,8 @@ class Stage2Config(ScheduleConfig):
     """The combined model on the features of A and B."""
 
     class_weights: tuple[float, float] = (1.0, 2.5)
+    # 0: on A's and B's pooled vectors, as in the paper; above: on mean and spread of the maps of so many stages before the last
+    stages: int = Field(default=0, ge=0, le=8)
     hidden: int = Field(default=1024, ge=1)
     dropout: float = Field(default=0.6, ge=0, lt=1)
     augmented_copies: int = Field(default=0, ge=0)  # of each cell, drawn once, whose features are cached beside the cell's own

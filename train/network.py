@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from blastscope.runtime.classes import CLASSES, VOTERS, Voter
-from blastscope.train.backbone import Backbone, Statistics, make_backbone
+from blastscope.train.backbone import Backbone, Look, Statistics, look, make_backbone
 from blastscope.train.config import NetworkConfig, Stage2Config, TrainConfig
 
 # Where `colour = "standardise"` takes each cell's channels: about what C-NMC's cells have, on a range of 255. Any fixed colour
@@ -65,7 +64,8 @@ class VoterNetwork(nn.Module):
         self.views = config.views
         self.normalise = Normalise(backbone.statistics, config.colour)
         self.backbone = backbone.network
-        self.features = backbone.features
+        self.stages = backbone.stages
+        self.offered = backbone.offered
         self.dropout = nn.Dropout(config.dropout)
         self.classify = nn.Linear(backbone.features, len(CLASSES))
 
@@ -75,6 +75,10 @@ class VoterNetwork(nn.Module):
         if self.training:
             return self.logits(self.backbone(pixels)).float()
         return mean_over(self.views, self.logits(self.backbone(orientations(pixels, self.views)))).float()
+
+    def look(self, pixels: Tensor) -> Look:
+        """One pass of the backbone over normalised `pixels` (N, 3, S, S)."""
+        return look(self.backbone, pixels, self.stages)
 
     def logits(self, features: Tensor) -> Tensor:
         """(N, features) pooled to (N, 2)."""
@@ -102,7 +106,7 @@ def mean_over(views: int, logits: Tensor) -> Tensor:
 
 
 class CombinedHead(nn.Module):
-    """The combined model on the pooled features of A and B, each batch-normalised: FC, FC, FC 2 with ReLU and dropout."""
+    """The combined model on what A and B offer, each batch-normalised: FC, FC, FC 2 with ReLU and dropout."""
 
     def __init__(self, features: int, config: Stage2Config) -> None:
         super().__init__()
@@ -126,13 +130,6 @@ class CombinedHead(nn.Module):
         return logits
 
 
-class Passes(NamedTuple):
-    """Pooled features of A and B for one batch, (N, features) each."""
-
-    a: Tensor
-    b: Tensor
-
-
 class CombinedNetwork(nn.Module):
     """The combined model alone, on crops: what stage 2 trains when it fine-tunes the backbones too."""
 
@@ -144,7 +141,7 @@ class CombinedNetwork(nn.Module):
         """Crops (N, S, S, 3) uint8 to logits (N, 2) float32."""
         pixels, views = self.a.normalise(crops), 1 if self.training else self.a.views
         seen = orientations(pixels, views)
-        return mean_over(views, self.head(torch.cat([self.a.backbone(seen), self.b.backbone(seen)], dim=1)))
+        return mean_over(views, self.head(torch.cat([self.a.look(seen).offered, self.b.look(seen).offered], dim=1)))
 
 
 class Ensemble(nn.Module):
@@ -168,11 +165,11 @@ class Ensemble(nn.Module):
     def forward(self, crops: Tensor) -> Tensor:
         """Logits (N, 3, 2). The input is normalised once: A and B have one architecture."""
         seen = orientations(self.a.normalise(crops), self.views)
-        own = Passes(self.a.backbone(seen), self.b.backbone(seen))
-        deep = own
+        a, b = self.a.look(seen), self.b.look(seen)
+        offered = [a.offered, b.offered]
         if self.tuned_a is not None and self.tuned_b is not None:
-            deep = Passes(self.tuned_a.backbone(seen), self.tuned_b.backbone(seen))
-        logits = [self.a.logits(own.a).float(), self.b.logits(own.b).float(), self.head(torch.cat(deep, dim=1))]
+            offered = [self.tuned_a.look(seen).offered, self.tuned_b.look(seen).offered]
+        logits = [self.a.logits(a.pooled).float(), self.b.logits(b.pooled).float(), self.head(torch.cat(offered, dim=1))]
         return mean_over(self.views, torch.stack(logits, dim=1))
 
     def voter(self, name: Voter) -> nn.Module:
@@ -184,7 +181,7 @@ class Ensemble(nn.Module):
 
 def make_voter(config: TrainConfig) -> tuple[VoterNetwork, str]:
     """A voter with the weights that `config` starts from, and a sentence on where they come from."""
-    backbone = make_backbone(config.network, config.crop.side_px)
+    backbone = make_backbone(config.network, config.crop.side_px, config.stage2.stages)
     return VoterNetwork(backbone, config.network), backbone.weights
 
 
@@ -192,7 +189,7 @@ def make_ensemble(config: TrainConfig) -> Ensemble:
     """An ensemble of `config`'s shape with random weights: what a checkpoint is loaded into."""
     bare = config.model_copy(update={"network": config.network.model_copy(update={"weights": "none"})})
     (a, _), (b, _) = make_voter(bare), make_voter(bare)
-    return Ensemble(a, b, CombinedHead(a.features, config.stage2), fine_tuned=config.stage2.fine_tune)
+    return Ensemble(a, b, CombinedHead(a.offered, config.stage2), fine_tuned=config.stage2.fine_tune)
 
 
 def freeze_batch_norm(network: nn.Module) -> None:

@@ -79,7 +79,7 @@ def train_combined(job: Job, a: VoterNetwork, b: VoterNetwork) -> Ensemble:
     """The combined model on A's and B's features, which move only with `fine_tune`; it completes the ensemble."""
     torch.manual_seed(seed_of(*job.seed("combined")))
     stage = job.config.stage2
-    head = CombinedHead(a.features, stage)
+    head = CombinedHead(a.offered, stage)
     ensemble = Ensemble(a, b, head, fine_tuned=stage.fine_tune)
     if ensemble.tuned_a is not None and ensemble.tuned_b is not None:
         for tuned in (ensemble.tuned_a, ensemble.tuned_b):
@@ -116,9 +116,9 @@ def _fit(job: Job, voter: Voter, network: nn.Module, rows: Rows) -> None:
 def feature_rows(job: Job, a: VoterNetwork, b: VoterNetwork) -> Rows:
     """Features of every cell as it is, then of the training cells' augmented copies, drawn once."""
     store, training = job.store, job.split.training
-    parts = [pooled(job, a, b, np.arange(len(store.cells)))]
+    parts = [offered(job, a, b, np.arange(len(store.cells)))]
     for number in range(job.config.stage2.augmented_copies):
-        parts.append(pooled(job, a, b, training, augmented=number))
+        parts.append(offered(job, a, b, training, augmented=number))
         job.progress.say(f"combined: features of augmented copy {number + 1} of {job.config.stage2.augmented_copies}")
     copies = np.tile(training, len(parts) - 1)
     labels = np.concatenate([store.labels, store.labels[copies]])
@@ -134,10 +134,10 @@ def _nothing(job: Job) -> Rows:
 
 
 @torch.inference_mode()
-def pooled(
+def offered(
     job: Job, a: VoterNetwork, b: VoterNetwork, rows: NDArray[np.int64], *, augmented: int | None = None
 ) -> NDArray[np.float32]:
-    """(n, 2 features) float32 of the cells `rows`, each augmented anew where `augmented` gives the copy's number."""
+    """(n, 2 offered) float32 of the cells `rows`, each augmented anew where `augmented` gives the copy's number."""
     device, batch = job.machine.device, job.config.compute.batch
     a.to(device).eval(), b.to(device).eval()
     rng, table = np.random.default_rng([*job.seed("combined"), COPIES + (augmented or 0)]), None
@@ -151,7 +151,7 @@ def pooled(
         crops = crops if table is None else augment(crops, table[part], rng)
         with job.machine.autocast():
             pixels = a.normalise(torch.from_numpy(crops).to(device))
-            found.append(torch.cat([a.backbone(pixels), b.backbone(pixels)], dim=1).float().cpu().numpy())
+            found.append(torch.cat([a.look(pixels).offered, b.look(pixels).offered], dim=1).float().cpu().numpy())
     return np.concatenate(found)
 
 
