@@ -7,15 +7,15 @@ Two kinds of values share a scale, at no cost in precision and with work saved i
                                     the value before loses nothing that the activation keeps
     around Concat, MaxPool, ...     the output holds the inputs' values, so one scale makes them copies without arithmetic
 
-The last layers, which give the logits, and vectors after pooling that no layer but those takes, stay float32: they cost
-nothing, and the vote compares them.
+Vectors stay float32, and so do the layers on them (Gemm): the combined model's and those that give the logits. They cost a
+thousandth of the work, one scale can't serve features of different kinds, and the vote compares what comes of them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from blastscope.calibration.regions import LAYERS, find_regions, users_of
+from blastscope.calibration.regions import find_regions, users_of
 from blastscope.runtime.errors import MissingLibrary
 
 try:
@@ -25,7 +25,18 @@ except ImportError as error:
 
 CLIPPING = ("Relu", "Clip")
 MOVING = ("Concat", "MaxPool", "Flatten", "Reshape", "Transpose", "Slice", "Squeeze", "Unsqueeze", "Pad")
-COMPUTING = (*LAYERS, "Add", "Mul", "AveragePool", "GlobalAveragePool", "ReduceMean", "Sigmoid", "HardSigmoid", "HardSwish")
+MULTIPLYING = ("Conv", "MatMul")  # the layers on maps and sequences
+COMPUTING = (
+    *MULTIPLYING,
+    "Add",
+    "Mul",
+    "AveragePool",
+    "GlobalAveragePool",
+    "ReduceMean",
+    "Sigmoid",
+    "HardSigmoid",
+    "HardSwish",
+)
 QUANTISED = (*COMPUTING, *CLIPPING, *MOVING)
 
 
@@ -65,7 +76,7 @@ def _wanted(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> list[str]:
     for node in reversed(model.graph.node):
         if node.name not in computing:
             continue
-        if node.op_type in LAYERS or any(user.name in feeds for name in node.output for user in users.get(name, ())):
+        if node.op_type in MULTIPLYING or any(user.name in feeds for name in node.output for user in users.get(name, ())):
             feeds.add(node.name)
     wanted: dict[str, None] = {}
     for node in nodes:
@@ -84,16 +95,9 @@ def _weights(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> dict[str, i
     constants = {weight.name for weight in model.graph.initializer}
     found = {}
     for node in nodes:
-        if node.op_type in LAYERS and len(node.input) > 1 and node.input[1] in constants:
-            found[node.input[1]] = _channel_axis(node)
+        if node.op_type in MULTIPLYING and len(node.input) > 1 and node.input[1] in constants:
+            found[node.input[1]] = 0 if node.op_type == "Conv" else 1
     return found
-
-
-def _channel_axis(node: onnx.NodeProto) -> int:
-    if node.op_type == "Gemm":
-        transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
-        return 0 if transposed else 1
-    return 0 if node.op_type == "Conv" else 1
 
 
 class _Groups:

@@ -19,6 +19,8 @@ from blastscope.calibration.ranges import _refused, entropy_bins, find_ranges, p
 from blastscope.export.graph import FusedGraph
 from blastscope.export.trace import trace
 from blastscope.runtime.errors import EngineError
+from blastscope.train.config import TrainConfig
+from blastscope.train.untrained import random_ensemble
 
 SIDE = 16
 MINMAX = CalibrationConfig(method="minmax")
@@ -81,15 +83,15 @@ def test_an_int8_graph_answers_nearly_as_its_parent(model: onnx.ModelProto, crop
     assert {entry.key: entry.value for entry in child.metadata_props}["blastscope.precision"] == "int8"
 
 
-def test_every_layer_but_the_last_computes_in_int8(model: onnx.ModelProto, crops: np.ndarray) -> None:
+def test_every_layer_on_maps_computes_in_int8(model: onnx.ModelProto, crops: np.ndarray) -> None:
     child = small(model, crops)
     made = by_output(child)
     layers = [node for node in child.graph.node if node.op_type in ("Conv", "Gemm")]
     int8 = [
         node for node in layers if all(made.get(name) and made[name].op_type == "DequantizeLinear" for name in node.input[:2])
     ]
-    assert [node.op_type for node in layers if node not in int8] == ["Gemm"]
-    assert len(int8) == len(layers) - 1
+    assert {node.op_type for node in int8} == {"Conv"}
+    assert {node.op_type for node in layers if node not in int8} == {"Gemm"}
     for node in child.graph.node:  # nothing between convolutions computes in float32
         if node.op_type in ("Add", "Concat", "MaxPool", "Relu") and "dequantised" in node.input[0]:
             assert all(made[name].op_type == "DequantizeLinear" for name in node.input if name in made), node.name
@@ -97,6 +99,17 @@ def test_every_layer_but_the_last_computes_in_int8(model: onnx.ModelProto, crops
     assert kinds["Softmax"] == 1
     softmax = next(node for node in child.graph.node if node.op_type == "Softmax")
     assert made[softmax.input[0]].op_type != "DequantizeLinear"
+
+
+def test_no_vector_is_quantised_even_where_the_combined_model_looks_at_stages() -> None:
+    settings = {"crop": {"side_px": 32}, "network": {"backbone": "test_efficientnet"}, "stage2": {"hidden": 16, "stages": 3}}
+    seen = np.random.default_rng(5).integers(0, 256, (8, 32, 32, 3), np.uint8)
+    trained = random_ensemble(TrainConfig.model_validate(settings), seen)
+    plan = plan_of(graph := trace(FusedGraph(trained.ensemble).eval(), 32, "fused"))
+    shapes = {value.name: value.type.tensor_type.shape for value in onnx.shape_inference.infer_shapes(graph).graph.value_info}
+    assert plan.values
+    assert {len(shapes[value].dim) for value in plan.values} == {4}
+    assert "Sqrt" in {node.op_type for node in graph.graph.node}
 
 
 def test_the_rules_that_tensorrt_holds_graphs_to_are_kept(model: onnx.ModelProto, crops: np.ndarray) -> None:
