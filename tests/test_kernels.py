@@ -66,6 +66,14 @@ def test_every_side(host_kernels: HostKernels, side_px: int) -> None:
     assert agrees(host_kernels, images, plan_for(images, CropSpec(side_px=side_px))) == ["ok"]
 
 
+@pytest.mark.parametrize(("width", "height"), [(26, 34), (30, 51), (27, 58)])
+def test_a_weight_between_two_256ths_goes_to_the_even_one(host_kernels: HostKernels, width: int, height: int) -> None:
+    # there are such weights where a side of 4 n + 2 px becomes 512 px
+    image = np.zeros((120, 130, 3), np.uint8)
+    image[40 : 40 + height, 50 : 50 + width] = np.random.default_rng(width).integers(100, 256, (height, width, 3))
+    assert agrees(host_kernels, [image], plan_for([image], CropSpec(side_px=512, erosion_px=0))) == ["ok"]
+
+
 def test_limits_beyond_any_image_are_limits_too(host_kernels: HostKernels) -> None:
     image = draw_cell(3, size_px=133)
     for spec in (CropSpec(max_box_px=10**12), CropSpec(min_box_px=10**12)):

@@ -58,11 +58,12 @@ def build(name: str, sources: Sequence[str], *flags: str) -> Path:
     built = BUILT / f"{name}-{digest.hexdigest()[:16]}"
     if not built.exists():
         BUILT.mkdir(parents=True, exist_ok=True)
-        for stale in BUILT.glob(f"{name}-*"):
-            stale.unlink(missing_ok=True)
-        fresh = built.with_suffix(f".{os.getpid()}")
+        fresh = built.with_suffix(f".{os.getpid()}")  # of its own: two test runs may build at once
         subprocess.run([*command, "-o", str(fresh)], check=True)
         fresh.replace(built)
+        for stale in BUILT.glob(f"{name}-*"):
+            if stale != built and not stale.suffix:
+                stale.unlink(missing_ok=True)
     return built
 
 
