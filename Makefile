@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.installed
 
-.PHONY: demo test lint bench kernels kernels-check engines-check api-names wheelhouse wheel requirements clean
+.PHONY: demo test lint bench gpu-check kernels kernels-check engines-check api-names wheelhouse wheel requirements clean
 
 demo: $(READY)
 	$(BIN)/blastscope demo --out demo
@@ -21,6 +21,11 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m pytest benchmarks/suite --benchmark-enable --benchmark-only $(PYTEST_ARGS)
+
+# Checks and measures this machine's GPU with whatever is installed, and needs nothing from the network. GPU_ARGS="--help" for more.
+GPU_PYTHON ?= $(firstword $(wildcard $(BIN)/python) $(PYTHON))
+gpu-check:
+	$(GPU_PYTHON) -m blastscope.benchmarks.gpu.check $(GPU_ARGS)
 
 # Needs CUDA's nvcc 13.0 or later, and no GPU. The result is committed.
 kernels: $(READY)

@@ -116,7 +116,9 @@ def _open(contender: Contender, precision: Precision, execution: Execution, batc
 
 
 def _peer(bundle: Path, precision: Precision) -> Scope:
-    return open_bundle(bundle, precision=precision, backend="onnxruntime", workload="throughput", allow_ungated=True)
+    return open_bundle(
+        bundle, device="cpu", precision=precision, backend="onnxruntime", workload="throughput", allow_ungated=True
+    )
 
 
 def _expected(bundle: Path, precision: Precision, images: Sequence[Image]) -> tuple[ClassName | None, ...]:

@@ -1,0 +1,99 @@
+"""The crop alone: to the byte against OpenCV, and its time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+
+from blastscope.benchmarks.gpu.rows import CropCheck, GpuRow, measured
+from blastscope.benchmarks.turns import Image, Pace, Side, time_in_turn
+from blastscope.runtime.classes import ClassName
+from blastscope.runtime.crop import Crop, CropSpec, crop_cell
+from blastscope.runtime.gpu.arrays import DeviceImage
+from blastscope.runtime.gpu.network import Pass, Place
+from blastscope.runtime.gpu.pipeline import Pipeline
+from blastscope.runtime.gpu.protocol import Gpu
+
+OPENCV = "OpenCV on the CPU"
+
+
+class NoNetwork:
+    """A network that does nothing, so that what is left is the crop."""
+
+    def bind(self, place: Place) -> Pass:
+        """A pass that queues nothing."""
+        return _NoPass()
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class _NoPass:
+    recordable = True
+
+    def enqueue(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def compare_crops(pipeline: Pipeline, images: Sequence[Image], spec: CropSpec, source: str) -> CropCheck:
+    """Every image through the kernels and through OpenCV, in batches of the largest size."""
+    size, different = max(pipeline.batches), 0
+    for start in range(0, len(images), size):
+        batch = images[start : start + size]
+        found, crops = pipeline.look(batch).found, pipeline.crops(batch)
+        for image, one, pixels in zip(batch, found, crops, strict=True):
+            wanted = crop_cell(image, spec)
+            same = one == wanted.box and np.array_equal(pixels, wanted.pixels) if isinstance(wanted, Crop) else one == wanted
+            different += not same
+    return CropCheck(source=source, images=len(images), different=different)
+
+
+def time_crops(gpu: Gpu, pipeline: Pipeline, images: Sequence[Image], spec: CropSpec, pace: Pace) -> list[GpuRow]:
+    """From host memory, and from device memory, in turn with OpenCV."""
+
+    def opencv(chosen: Sequence[Image]) -> list[ClassName | None]:
+        for image in chosen:
+            crop_cell(image, spec)
+        return []
+
+    def uploaded(chosen: Sequence[Image]) -> list[ClassName | None]:
+        pipeline.look(chosen)
+        return []
+
+    with resident(gpu, images) as there:
+
+        def on_device(chosen: Sequence[Image]) -> list[ClassName | None]:
+            pipeline.look(there)
+            return []
+
+        sides = [Side(OPENCV, opencv), Side("kernels, with upload", uploaded), Side("kernels, on the device", on_device)]
+        times = time_in_turn(sides, images, pace)
+    rows = [GpuRow(network="crop", what="crop", engine=side.name, batch=len(images)) for side in sides]
+    peer = (OPENCV, times[OPENCV])
+    return [measured(row, times[row.engine], None if row.engine == OPENCV else peer) for row in rows]
+
+
+@contextmanager
+def resident(gpu: Gpu, images: Sequence[Image]) -> Iterator[list[DeviceImage]]:
+    """Copies of `images` in the GPU's memory."""
+    held: list[DeviceImage] = []
+    try:
+        for image in images:
+            with gpu.current():
+                stream, pinned, address = gpu.open_stream(), gpu.pinned(image.nbytes), gpu.allocate(image.nbytes)
+                held.append(DeviceImage(address, image.shape, (image.shape[1] * 3, 3, 1), None, None))
+                pinned[...] = image.reshape(-1)
+                gpu.upload(address, pinned, stream)
+                gpu.wait(stream)
+                gpu.unpin(pinned)
+                gpu.close_stream(stream)
+        yield held
+    finally:
+        with gpu.current():
+            for one in held:
+                gpu.free(one.address)

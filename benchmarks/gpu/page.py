@@ -1,0 +1,80 @@
+"""benchmarks/RESULTS.md: the tables of every GPU that was measured, newest first, made of the files beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from blastscope.benchmarks.gpu.rows import SAYS, GpuCheck, GpuRow, What
+
+HEAD = """# What came out on GPUs
+
+Made by `make gpu-check` from [results/](results/), one file a run; not written by hand. `ratio` is how many times faster an
+engine is than three PyTorch models on the same GPU with the crop on the CPU (the crop alone: than OpenCV), by the medians of
+the same turns. A row without times says why its engine didn't run.
+"""
+NOTHING = """
+**No GPU has been measured yet.** No machine with one was at hand; what runs without one (the kernels in their shim, the
+pipeline, the engine builds, pycuda on a driver of paper) is in the test suite. No figure stands here until a run has made it.
+"""
+
+
+def write_page(page: Path, results: Path) -> None:
+    """Writes the page anew."""
+    checks = [GpuCheck.model_validate_json(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json"))]
+    checks.sort(key=lambda check: check.date, reverse=True)
+    parts = [HEAD, *(_section(check) for check in checks)] if checks else [HEAD, NOTHING]
+    page.write_text("".join(parts), encoding="utf-8")
+
+
+def _section(check: GpuCheck) -> str:
+    versions = ", ".join(f"{name} {number}" for name, number in check.versions.items())
+    lines = [
+        f"\n## {check.gpu}, {check.date}\n",
+        f"Compute capability {check.capability}, driver {check.driver}, CUDA {check.cuda}; {check.machine.processor}, "
+        f"{check.machine.cores} cores; {versions}.\n",
+        *_built(check),
+        *_crops(check),
+        *_agreements(check),
+    ]
+    for what, says in SAYS.items():
+        lines += _times(what, says, [row for row in check.rows if row.what == what])
+    lines += [f"- {note}" for note in check.notes]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _built(check: GpuCheck) -> Iterator[str]:
+    yield from (f"- {name}: {how}" for name, how in check.built.items())
+    yield ""
+
+
+def _crops(check: GpuCheck) -> Iterator[str]:
+    for one in check.crops:
+        verdict = "all the same to the byte" if one.different == 0 else f"**{one.different} differ**"
+        yield f"- crops of {one.images} images ({one.source}) against OpenCV: {verdict}"
+    yield ""
+
+
+def _agreements(check: GpuCheck) -> Iterator[str]:
+    if not check.agreements:
+        return
+    yield "| network | engine | against | cells | largest difference | calls changed | |"
+    yield "|---|---|---|---|---|---|---|"
+    for one in check.agreements:
+        figures = ("" if one.difference is None else f"{one.difference:.2g}", "" if one.flips is None else str(one.flips))
+        yield f"| {one.network} | {one.engine} | {one.reference} | {one.cells} | {' | '.join(figures)} | {one.problem or ''} |"
+    yield ""
+
+
+def _times(what: What, says: str, rows: Sequence[GpuRow]) -> Iterator[str]:
+    if not rows:
+        return
+    yield f"\n### {what}: {says}\n"
+    yield "| network | engine | batch | p50 ms | p95 ms | p99 ms | cells/s | ratio | |"
+    yield "|---|---|---|---|---|---|---|---|---|"
+    for row in rows:
+        times = " | ".join("" if one is None else f"{one:.3f}" for one in (row.p50_ms, row.p95_ms, row.p99_ms))
+        rate = "" if row.per_second is None else f"{row.per_second:.0f}"
+        ratio = "" if row.ratio is None else f"{row.ratio:.1f}"
+        yield f"| {row.network} | {row.engine} | {row.batch} | {times} | {rate} | {ratio} | {row.problem or ''} |"
+    yield ""

@@ -1,0 +1,172 @@
+"""`make gpu-check`: without a GPU it says so, and on the host's it measures, compares and says what it left out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from host_backend import HostRunner
+from host_gpu import FOUND, HostGpu
+from host_kernels import HostKernels
+
+from blastscope.benchmarks.gpu import building, check, engines, peers
+from blastscope.benchmarks.gpu.crops import NoNetwork, compare_crops
+from blastscope.benchmarks.gpu.page import write_page
+from blastscope.benchmarks.gpu.rows import GpuCheck
+from blastscope.benchmarks.networks import Contender
+from blastscope.runtime import roads
+from blastscope.runtime.backends.engines import GPU_BACKENDS
+from blastscope.runtime.crop import CropSpec
+from blastscope.runtime.errors import DriverError, MissingLibrary
+from blastscope.runtime.gpu import fixed
+from blastscope.runtime.gpu.driver import FoundDriver
+from blastscope.runtime.gpu.pipeline import Pipeline
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Absent:
+    def executions(self, device: str) -> Any:
+        raise MissingLibrary("tensorrt", "tensorrt")
+
+
+def test_without_a_gpu_it_exits_4_and_no_figure_stands_on_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def none(ordinal: int) -> Any:
+        raise DriverError("no NVIDIA driver is installed", reason="missing")
+
+    monkeypatch.setattr(check, "find_gpu", none)
+    assert check.main(["--out", str(tmp_path)]) == 4
+    assert "nothing can be measured here: no NVIDIA driver is installed" in capsys.readouterr().err
+    assert "No GPU has been measured yet" in (tmp_path / "RESULTS.md").read_text()
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_the_page_in_the_tree_is_made_of_the_results_in_the_tree(tmp_path: Path) -> None:
+    write_page(tmp_path / "RESULTS.md", ROOT / "benchmarks" / "results")
+    assert (ROOT / "benchmarks" / "RESULTS.md").read_text() == (tmp_path / "RESULTS.md").read_text()
+
+
+@pytest.fixture
+def gpu(host_kernels: HostKernels, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> HostGpu:
+    module = ModuleType("libraries_on_the_host")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    module.HOST, module.NONE = HostRunner(), Absent()  # type: ignore[attr-defined]
+    for name in GPU_BACKENDS:
+        monkeypatch.setitem(GPU_BACKENDS, name, f"{module.__name__}:{'HOST' if name == 'tensorrt' else 'NONE'}")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(roads, "find_gpu", lambda ordinal: FOUND)
+    monkeypatch.setattr(check, "probe", lambda: FoundDriver((13, 0), "580.1", (FOUND,)))
+    monkeypatch.setattr(fixed, "USUAL_PX", 100)
+    monkeypatch.setattr(Pipeline.__init__, "__kwdefaults__", {"batches": (1, 2)})
+    monkeypatch.setattr(engines, "require_torch", lambda ordinal: (_ for _ in ()).throw(DriverError("PyTorch has no CUDA")))
+    return HostGpu(host_kernels.launch)
+
+
+@pytest.fixture
+def wish(tmp_path: Path) -> argparse.Namespace:
+    return argparse.Namespace(
+        batch=[1, 2], rounds=1, seconds=0.0, data=None, network=["tiny"], out=tmp_path / "out", gpu=0, wheelhouse=tmp_path
+    )
+
+
+@pytest.fixture
+def tiny(tiny_bundle: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    contender = Contender("tiny", tmp_path, tiny_bundle.make("fp32"), same_weights=True)
+    monkeypatch.setattr(check, "prepare", lambda name, data, tell: contender)
+    monkeypatch.setattr(
+        check, "some_images", lambda data, count: [tiny_bundle.cell(seed, size_px=70 + seed) for seed in range(count or 3)]
+    )
+    return tiny_bundle
+
+
+def test_what_runs_is_measured_and_what_does_not_says_why(
+    gpu: HostGpu, tiny: Any, wish: argparse.Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check, "Plan", lambda batches, pace: engines.Plan(batches, pace, cells=3))
+    result = check.run(gpu, {"pycuda": "of paper"}, wish)
+    assert result.passed
+    assert [one.different for one in result.crops] == [0, 0]
+    crops = [row for row in result.rows if row.what == "crop"]
+    assert {row.engine for row in crops} == {"OpenCV on the CPU", "kernels, with upload", "kernels, on the device"}
+    assert all(row.p50_ms and (row.ratio or row.engine.startswith("OpenCV")) for row in crops)
+    ours = [row for row in result.rows if row.engine == "fp32/tensorrt"]
+    assert {(row.what, row.batch) for row in ours} == {(what, batch) for what in ("engine", "pixels") for batch in (1, 2)}
+    assert all(row.p50_ms and row.per_second and row.ratio is None and row.problem is None for row in ours)
+    (agreement,) = result.agreements
+    assert agreement.difference is not None
+    assert agreement.difference < 1e-5
+    assert (agreement.flips, agreement.refusals_alike) == (0, True)
+    empty = {row.engine: row.problem for row in result.rows if row.p50_ms is None}
+    assert empty["fp32/tensorrt-rtx"] == "'tensorrt' is not installed: pip install 'blastscope[tensorrt]'"
+    assert empty[peers.EAGER] == empty[peers.COMPILED] == "PyTorch has no CUDA"
+    assert gpu.idle
+
+    check._keep(result, wish.out)
+    (file,) = (wish.out / "results").iterdir()
+    assert file.name == f"host-gpu-{result.date}.json"
+    assert GpuCheck.model_validate_json(file.read_text()) == result
+    page = (wish.out / "RESULTS.md").read_text()
+    assert "## Host GPU" in page
+    assert "| tiny | fp32/tensorrt | 2 |" in page
+    assert "all the same to the byte" in page
+    assert "No GPU has been measured yet" not in page
+
+
+def test_ratios_are_of_the_peer_in_the_same_turns(
+    gpu: HostGpu, tiny: Any, wish: argparse.Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check, "Plan", lambda batches, pace: engines.Plan(batches, pace, cells=3))
+    monkeypatch.setattr(engines, "require_torch", lambda ordinal: "Host GPU")
+    monkeypatch.setattr(engines, "three_models", lambda run, where: tiny.expected)
+    monkeypatch.setattr(engines, "with_host_crop", lambda infer, run: lambda images: ["all"] * len(images))
+    rows = check.run(gpu, {}, wish).rows
+    ours = [row for row in rows if row.engine == "fp32/tensorrt"]
+    assert all(row.ratio and row.peer == peers.EAGER for row in ours)
+    peer = [row for row in rows if row.engine == peers.EAGER]
+    assert len(peer) == 4  # once a kind and batch, however many engines stood beside it
+    assert all(row.p50_ms and row.ratio is None for row in peer)
+
+
+def test_kernels_that_crop_otherwise_fail_the_check(gpu: HostGpu, tiny: Any, host_kernels: HostKernels) -> None:
+    spec = CropSpec(side_px=16)
+    images = [tiny.cell(seed) for seed in range(3)] + [np.zeros((20, 20, 3), np.uint8)]
+    good = Pipeline("crop", gpu, NoNetwork(), spec)
+    assert compare_crops(good, images, spec, "drawn").different == 0
+    wrong = Pipeline("crop", gpu, NoNetwork(), spec.model_copy(update={"erosion_px": 3, "grow_back": False}))
+    assert compare_crops(wrong, images, spec, "drawn").different == 3
+
+
+def test_pycuda_is_built_only_from_what_is_at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> str:
+        raise building.PackageNotFoundError(name)
+
+    monkeypatch.setattr(building, "version", absent)
+    assert "no pycuda-*.tar.gz" in building.build_pycuda(tmp_path, tmp_path / "built")
+    (tmp_path / "pycuda-2026.1.tar.gz").touch()
+    monkeypatch.setattr(building, "_cuda_root", lambda: None)
+    assert "no CUDA headers" in building.build_pycuda(tmp_path, tmp_path / "built")
+
+
+def test_the_kernels_are_compiled_anew_where_a_compiler_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(building.shutil, "which", lambda name: None)
+    assert building.rebuild_kernels() == "as shipped; no nvcc here to compile them anew"
+    record = building.read_record()
+    monkeypatch.setattr(building.shutil, "which", lambda name: "nvcc")
+    monkeypatch.setattr(building, "nvcc_version", lambda: record.nvcc)
+    monkeypatch.setattr(building, "compiled_bytes", lambda place: b"other")
+    assert "**other bytes than are shipped**" in building.rebuild_kernels()
+
+
+def test_results_in_the_tree_are_those_of_a_gpu() -> None:
+    for path in (ROOT / "benchmarks" / "results").glob("*.json"):
+        found = GpuCheck.model_validate(json.loads(path.read_text()))
+        assert found.gpu != FOUND.name
+        assert "paper" not in found.gpu.lower()
