@@ -34,7 +34,7 @@ def images() -> list[Image]:
     """A cell, another whose size is no multiple of anything, a view with strides, a mesh of diagonals, and two refusals."""
     mesh = np.zeros((41, 67, 3), np.uint8)
     mesh[2:-2, 2:-2] = ((np.indices((37, 63)).sum(axis=0) % 5 < 2) * 180)[..., None]
-    odd = cv2.resize(draw_cell(2), (71, 53), interpolation=cv2.INTER_AREA)
+    odd = np.asarray(cv2.resize(draw_cell(2), (71, 53), interpolation=cv2.INTER_AREA), np.uint8)
     return [draw_cell(1, size_px=64), odd[::-1, ::-1], mesh, odd[::2, 5:60:3], np.zeros((8, 8, 3), np.uint8), odd[:20]]
 
 

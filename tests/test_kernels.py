@@ -99,13 +99,13 @@ def spiral(side: int, pitch: int, width: int) -> NDArray[np.bool_]:
 def rings(side: int, pitch: int) -> NDArray[np.bool_]:
     rows, columns = np.indices((side, side))
     depth = np.minimum.reduce([rows, columns, side - 1 - rows, side - 1 - columns])
-    return depth % pitch == 0
+    return np.asarray(depth % pitch == 0)
 
 
 def diagonals(side: int, pitch: int) -> NDArray[np.bool_]:
     """Chains of pixels that touch at corners only; the middle one is the longest."""
     rows, columns = np.indices((side, side))
-    return (rows - columns) % pitch == 0
+    return np.asarray((rows - columns) % pitch == 0)
 
 
 def comb(side: int) -> NDArray[np.bool_]:
@@ -273,7 +273,7 @@ def test_an_image_larger_than_the_plan_is_not_touched_and_said(host_kernels: Hos
 def disk(size: tuple[int, int], middle: tuple[int, int], radius: float) -> Image:
     rows, columns = np.indices(size)
     inside = (rows - middle[1]) ** 2 + (columns - middle[0]) ** 2 <= radius * radius
-    return (inside[..., None] * np.array([120, 60, 130])).astype(np.uint8)
+    return np.asarray(inside[..., None] * np.array([120, 60, 130]), np.uint8)
 
 
 def test_every_refusal_has_the_words_of_the_cpu(host_kernels: HostKernels) -> None:

@@ -211,7 +211,7 @@ def plan_for(images: Sequence[Image], spec: CropSpec) -> CropPlan:
 
 def agrees(kernels: HostKernels | SanitizedKernels, images: Sequence[Image], plan: CropPlan, *, seed: int = 0) -> list[str]:
     """Asserts that the kernels say of each image what OpenCV says, and gives that: ok or a refusal's code."""
-    codes = []
+    codes: list[str] = []
     for index, (image, ours) in enumerate(zip(images, kernels.crop(images, plan, seed=seed), strict=True)):
         theirs = crop_cell(image, plan.spec)
         codes.append(theirs.code if isinstance(theirs, Refusal) else "ok")
