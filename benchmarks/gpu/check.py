@@ -76,7 +76,17 @@ def run(gpu: Gpu, built: dict[str, str], wish: argparse.Namespace) -> GpuCheck:
         more, agreed = measure(gpu, contender, images, plan, _tell)
         rows += more
         agreements += agreed
-    return _result(gpu.found, built, crops, agreements, rows, notes)
+    return GpuCheck(
+        date=datetime.now(UTC).date().isoformat(),
+        **_told_of(gpu.found),
+        machine=this_machine(),
+        versions=versions(PACKAGES),
+        built=built,
+        crops=tuple(crops),
+        agreements=tuple(agreements),
+        rows=tuple(rows),
+        notes=tuple(notes),
+    )
 
 
 def check_all_crops(gpu: Gpu, data: Path | None, plan: Plan, images: Sequence[Image], rows: list[GpuRow]) -> list[CropCheck]:
@@ -107,29 +117,11 @@ def some_images(data: Path | None, count: int | None) -> list[Image]:
     return [image for image in read if not isinstance(image, Refusal)]
 
 
-def _result(
-    gpu: FoundGpu,
-    built: dict[str, str],
-    crops: Sequence[CropCheck],
-    agreements: Sequence[Agreement],
-    rows: Sequence[GpuRow],
-    notes: Sequence[str],
-) -> GpuCheck:
+def _told_of(gpu: FoundGpu) -> dict[str, str]:
+    """The GPU and its driver, as the results name them."""
     driver = probe()
-    return GpuCheck(
-        date=datetime.now(UTC).date().isoformat(),
-        gpu=gpu.name,
-        capability=f"{gpu.capability[0]}.{gpu.capability[1]}",
-        driver=driver.version,
-        cuda=f"{driver.cuda[0]}.{driver.cuda[1]}",
-        machine=this_machine(),
-        versions=versions(PACKAGES),
-        built=built,
-        crops=tuple(crops),
-        agreements=tuple(agreements),
-        rows=tuple(rows),
-        notes=tuple(notes),
-    )
+    facts = {"gpu": gpu.name, "capability": f"{gpu.capability[0]}.{gpu.capability[1]}"}
+    return {**facts, "driver": driver.version, "cuda": f"{driver.cuda[0]}.{driver.cuda[1]}"}
 
 
 def _keep(check: GpuCheck, out: Path) -> None:
