@@ -58,7 +58,7 @@ def engine_on(
         execution=execution,
         digest=digest,
         batch=max(pipelines[0].batches),
-        notes=notes,
+        notes=(*notes, *pipelines[0].notes),
         eyes=Eyes(tuple(pipelines), _Door(intake).take, _kept),
         held=closing.close,
     )

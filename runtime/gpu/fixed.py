@@ -35,6 +35,7 @@ class FixedBatch:
 
     def __init__(self, gpu: Gpu, network: Network, spec: CropSpec, batch: int, stream: int) -> None:
         self.batch = batch
+        self.notes: list[str] = []  # what isn't as it should be
         self._gpu, self._spec, self._stream = gpu, spec, stream
         self._kept, self._roomy = ExitStack(), ExitStack()  # what is held for good, and until larger images come
         self._verdicts_at = aligned(batch * _ANSWER)
@@ -133,9 +134,9 @@ class FixedBatch:
         def answer() -> None:
             gpu.download(self._answers, self._outbox, stream)
 
-        from_pixels = record_around(gpu, stream, crop, self._pass, answer)
+        from_pixels = record_around(gpu, stream, self._pass, self.notes.append, before=crop, after=answer)
         fresh.callback(from_pixels.close)
-        from_crops = record_around(gpu, stream, hand_in, self._pass, answer)
+        from_crops = record_around(gpu, stream, self._pass, self.notes.append, before=hand_in, after=answer)
         fresh.callback(from_crops.close)
         self._from_pixels, self._from_crops = from_pixels, from_crops
         self._plan, self._inbox, self._staging, self._staged = plan, inbox, staging, size

@@ -1,6 +1,6 @@
 """CUDA graphs, events and errors by `cuda-bindings`, which pycuda lacks: work captured from a stream and launched at once.
 
-Capture is thread-local: what other threads and libraries do meanwhile doesn't break it.
+Capture is relaxed: what other threads and libraries do meanwhile, or Python's garbage collection in this one, doesn't break it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Graphs:
     def capture(self, stream: int, work: Work) -> Recording:
         """What `work` queues on `stream`, as a graph. Raises what `work` raises."""
         own = self.driver.CUstream(stream)
-        self.call("cuStreamBeginCapture", own, self.driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
+        self.call("cuStreamBeginCapture", own, self.driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED)
         try:
             work()
         except BaseException:

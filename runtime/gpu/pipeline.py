@@ -71,6 +71,11 @@ class Pipeline:
                 answers[start : start + fixed.batch] = fixed.infer(crops[start : start + fixed.batch])
         return answers
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What isn't as it should be, each thing once."""
+        return tuple(dict.fromkeys(note for fixed in self._fixed for note in fixed.notes))
+
     def crops(self, images: Sequence[Image]) -> NDArray[np.uint8]:
         """The crops (N, S, S, 3) that the kernels make of at most as many `images` as fit a batch, for those who check them."""
         self._require_open()

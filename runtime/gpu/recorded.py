@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from blastscope.runtime.errors import DeviceError, DeviceLost, EngineError, OutOfDeviceMemory
 from blastscope.runtime.gpu.network import Pass
 from blastscope.runtime.gpu.protocol import Gpu, Recording, Work
 
+Tell = Callable[[str], None]
 
-def record_around(gpu: Gpu, stream: int, before: Work, network: Pass, after: Work) -> Recording:
-    """`before`, the network, `after`, done once and then recorded; the network in between where it can't be recorded."""
+
+def record_around(gpu: Gpu, stream: int, network: Pass, tell: Tell, *, before: Work, after: Work) -> Recording:
+    """`before`, the network, `after`, done once and then recorded; with the network in between where it can't be recorded.
+
+    `tell` gets the reason where the network was thought to be recordable and isn't.
+    """
 
     def whole() -> None:
         before()
@@ -17,7 +25,12 @@ def record_around(gpu: Gpu, stream: int, before: Work, network: Pass, after: Wor
     whole()  # libraries and kernels get ready at their first use, which no recording may hold
     gpu.wait(stream)
     if network.recordable:
-        return gpu.record(stream, whole)
+        try:
+            return gpu.record(stream, whole)
+        except (DeviceLost, OutOfDeviceMemory):
+            raise
+        except (DeviceError, EngineError) as error:
+            tell(f"the network can't be recorded, so a call is three steps instead of one launch: {error}")
     return _Interrupted(gpu.record(stream, before), network, after)
 
 

@@ -225,7 +225,7 @@ R cuLaunchKernel(const char* function, unsigned gx, unsigned gy, unsigned gz, un
 
 R cuStreamBeginCapture_v2(Stream* stream, int mode) {
     INSIDE;
-    if (mode != 1 || stream->capture) return INVALID_VALUE;  // 1: of this thread alone
+    if (mode != 2 || stream->capture) return INVALID_VALUE;  // 2: relaxed
     stream->capture = calloc(1, sizeof(Graph));
     return OK;
 }

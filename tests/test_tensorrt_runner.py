@@ -1,0 +1,341 @@
+"""The runner of TensorRT and TensorRT-RTX on a library of the same shape: what it asks for, and what it gives back.
+
+The library's engine is ONNX Runtime on the host's GPU; it knows only the names that the real ones have, in two forms: with a
+runtime configuration and a cache of compiled kernels (RTX), and without (10.3).
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from host_gpu import FOUND, HostGpu
+from host_kernels import HostKernels
+
+from blastscope.runtime.backends import tensorrt_gpu, tensorrt_network
+from blastscope.runtime.backends.protocol import EngineOptions
+from blastscope.runtime.backends.tensorrt_gpu import Runner
+from blastscope.runtime.bundle import read_bundle
+from blastscope.runtime.crop import Crop, crop_cell
+from blastscope.runtime.errors import DeviceError, DeviceLost, EngineError
+from blastscope.runtime.gpu import fixed
+from blastscope.runtime.gpu.facts import facts_of
+from blastscope.runtime.gpu.pipeline import Pipeline
+
+OUTPUTS = {"probabilities": (np.float32, (3, 2)), "label": (np.int32, ())}
+
+
+class Strategy(enum.Enum):
+    STATIC = 0
+    ON_PROFILE_CHANGE = 1
+    USER_MANAGED = 2
+
+
+class Kernels(enum.Enum):
+    LAZY = 0
+    EAGER = 1
+
+
+class GraphStrategy(enum.Enum):
+    DISABLED = 0
+    WHOLE_GRAPH_CAPTURE = 1
+
+
+class Context:
+    """An execution context: works on addresses, in streams of the host's GPU."""
+
+    active_optimization_profile = -1
+
+    def __init__(self, engine: Any) -> None:
+        self.engine = engine
+        self.addresses: dict[str, int] = {}
+        self.memory: tuple[int, int] | None = None
+        self.batch = 0
+        self.fails = False
+
+    def set_device_memory(self, memory: int, size: int) -> None:
+        self.memory = (memory, size)
+
+    def set_optimization_profile_async(self, index: int, stream: int) -> bool:
+        self.active_optimization_profile = index
+        return True
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        self.batch = shape[0]
+        return name == "crops" and self.active_optimization_profile == 0 and shape[0] <= self.engine.most
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return (self.batch, *OUTPUTS[name][1])
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        self.addresses[name] = address
+        return address % 256 == 0 and address > 0
+
+    def execute_async_v3(self, stream: int) -> bool:
+        assert self.memory is not None
+        assert set(self.addresses) == {"crops", *OUTPUTS}
+        if self.fails or self.engine.fails:
+            return False
+        self.engine.gpu.enqueue(stream, self.run)
+        return True
+
+    def run(self) -> None:
+        binding = self.engine.session.io_binding()
+        side = self.engine.side
+        binding.bind_input("crops", "cpu", 0, np.uint8, (self.batch, side, side, 3), self.addresses["crops"])
+        for name, (kind, shape) in OUTPUTS.items():
+            binding.bind_output(name, "cpu", 0, kind, (self.batch, *shape), self.addresses[name])
+        self.engine.session.run_with_iobinding(binding)
+
+
+class Engine:
+    device_memory_size_v2 = 4096
+    num_io_tensors = 3
+    most = 64
+    fails = False
+
+    def __init__(self, gpu: HostGpu, data: bytes) -> None:
+        self.gpu = gpu
+        self.session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+        self.side = self.session.get_inputs()[0].shape[1]
+        self.strategies: list[Any] = []
+
+    def get_tensor_name(self, number: int) -> str:
+        return ["crops", *OUTPUTS][number]
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return (-1, self.side, self.side, 3)
+
+    def create_execution_context(self, strategy: Any = Strategy.STATIC) -> Context:
+        self.strategies.append(strategy)
+        return Context(self)
+
+
+class Cache:
+    def __init__(self) -> None:
+        self.content = b""
+
+    def deserialize(self, blob: bytes) -> bool:
+        self.content = bytes(blob)
+        return True
+
+    def serialize(self) -> bytes:
+        return self.content + b"+kernels"
+
+
+class Config:
+    def __init__(self) -> None:
+        self.cuda_graph_strategy = GraphStrategy.WHOLE_GRAPH_CAPTURE
+        self.dynamic_shapes_kernel_specialization_strategy = Kernels.LAZY
+        self.strategy: Any = None
+        self.cache: Any = None
+
+    def set_execution_context_allocation_strategy(self, strategy: Any) -> None:
+        self.strategy = strategy
+
+    def create_runtime_cache(self) -> Cache:
+        return Cache()
+
+    def set_runtime_cache(self, cache: Cache) -> bool:
+        self.cache = cache
+        return True
+
+
+class RtxEngine(Engine):
+    def create_runtime_config(self) -> Config:
+        self.config = Config()
+        return self.config
+
+    def create_execution_context(self, strategy: Any = None) -> Context:
+        assert isinstance(strategy, Config)
+        assert strategy.strategy is Strategy.USER_MANAGED
+        assert strategy.cuda_graph_strategy is GraphStrategy.DISABLED
+        assert strategy.dynamic_shapes_kernel_specialization_strategy is Kernels.EAGER
+        context = Context(self)
+        context.is_stream_capturable = lambda stream: True  # type: ignore[attr-defined]
+        return context
+
+
+class Fake:
+    """One library, with all that it made."""
+
+    def __init__(self, gpu: HostGpu, kind: type[Engine]) -> None:
+        self.gpu, self.kind = gpu, kind
+        self.engines: list[Engine] = []
+        self.refuses = False
+        self.said: list[str] = []
+        self.module = SimpleNamespace(ExecutionContextAllocationStrategy=Strategy, Runtime=self._runtime)
+
+    def _runtime(self, logger: object) -> Any:
+        return SimpleNamespace(deserialize_cuda_engine=self._deserialize)
+
+    def _deserialize(self, data: bytes) -> Engine | None:
+        if self.refuses:
+            self.said.append("the plan file does not match this version")
+            return None
+        self.engines.append(self.kind(self.gpu, data))
+        return self.engines[-1]
+
+    @contextmanager
+    def heard(self, name: str) -> Iterator[list[str]]:
+        self.said = []
+        yield self.said
+
+
+@pytest.fixture(params=[("tensorrt", Engine), ("tensorrt-rtx", RtxEngine)], ids=["10.3", "rtx"])
+def library(request: pytest.FixtureRequest, host_kernels: HostKernels, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Fake]:
+    name, kind = request.param
+    fake = Fake(HostGpu(host_kernels.launch), kind)
+    monkeypatch.setattr(tensorrt_network, "load_library", lambda library: fake.module)
+    monkeypatch.setattr(tensorrt_network, "library_logger", lambda library: None)
+    monkeypatch.setattr(tensorrt_network, "heard", fake.heard)
+    monkeypatch.setattr(tensorrt_gpu, "library_version", lambda library: "10.3.0")
+    monkeypatch.setattr(tensorrt_gpu, "find_gpu", lambda ordinal: FOUND)
+    monkeypatch.setattr(tensorrt_gpu, "open_gpu", lambda ordinal: fake.gpu)
+    monkeypatch.setattr("blastscope.runtime.engines.cache.build_engine", lambda graph, key, **rest: graph.read_bytes())
+    monkeypatch.setattr(fixed, "USUAL_PX", 100)
+    monkeypatch.setattr(Pipeline.__init__, "__kwdefaults__", {"batches": (1, 4)})
+    return name, fake
+
+
+@pytest.fixture
+def opened(library: tuple[str, Fake], tiny_bundle: Any, tmp_path: Path) -> Any:
+    """Opens the tiny graph, again and again."""
+    bundle = read_bundle(tiny_bundle.make())
+    entry = bundle.manifest.graphs[0]
+    runner = Runner(library[0])  # type: ignore[arg-type]
+    options = EngineOptions(device="0", cache_dir=tmp_path / "cache", crop=bundle.manifest.crop)
+
+    def again() -> Any:
+        return runner.open_engine(bundle.file(entry), entry.sha256, options)
+
+    return SimpleNamespace(again=again, runner=runner, options=options, entry=entry, spec=bundle.manifest.crop)
+
+
+def test_an_engine_is_built_kept_bound_and_answers(library: tuple[str, Fake], opened: Any, tiny_bundle: Any) -> None:
+    name, fake = library
+    assert not opened.runner.prepared(opened.entry.sha256, opened.options)
+    engine = opened.again()
+    assert opened.runner.prepared(opened.entry.sha256, opened.options)
+    assert (engine.backend, engine.execution, engine.device) == (name, "f32", "cuda:0 Host GPU")
+    assert any("was built just now" in note for note in engine.notes)
+    images = [tiny_bundle.cell(seed, size_px=60 + seed) for seed in range(5)]
+    sight = engine.eyes.lanes[0].look(images)
+    crops = [crop_cell(image, opened.spec) for image in images]
+    expected = tiny_bundle.expected(np.stack([crop.pixels for crop in crops if isinstance(crop, Crop)]))
+    np.testing.assert_allclose(sight.probabilities, expected, atol=2e-6)
+    before = fake.gpu.counts.copy()
+    engine.eyes.lanes[0].look(images[:1])
+    assert (fake.gpu.counts - before)["enqueue"] == 0  # it stands in the recording
+    engine.close()
+    engine.close()
+    assert fake.gpu.idle
+    again = opened.again()
+    assert again.notes == ()
+    assert again.digest == engine.digest
+    again.close()
+
+
+def test_contexts_share_their_scratch_and_each_serves_one_size(library: tuple[str, Fake], opened: Any) -> None:
+    made: list[Context] = []
+    _, fake = library
+    plain = Context.__init__
+
+    def remembered(self: Context, engine: Any) -> None:
+        plain(self, engine)
+        made.append(self)
+
+    Context.__init__ = remembered  # type: ignore[method-assign]
+    try:
+        engine = opened.again()
+    finally:
+        Context.__init__ = plain  # type: ignore[method-assign]
+    assert sorted(context.batch for context in made) == [1, 4]
+    assert len({context.memory for context in made}) == 1
+    assert len({context.addresses["crops"] for context in made}) == 2
+    engine.close()
+    assert fake.gpu.idle
+
+
+def test_what_rtx_compiled_is_kept_for_the_next_process(library: tuple[str, Fake], opened: Any, tmp_path: Path) -> None:
+    name, fake = library
+    opened.again().close()
+    kept = list((tmp_path / "cache").rglob("*.jit"))
+    if name == "tensorrt":
+        assert kept == []
+        return
+    assert [path.read_bytes() for path in kept] == [b"+kernels"]
+    assert kept[0].stat().st_mode & 0o777 == 0o600
+    opened.again().close()
+    assert kept[0].read_bytes() == b"+kernels+kernels"
+    kept[0].chmod(0o666)  # others may write it: it is not read
+    opened.again().close()
+    assert kept[0].read_bytes() == b"+kernels"
+    assert fake.gpu.idle
+
+
+def test_an_engine_that_the_library_refuses_is_an_error_in_its_words(library: tuple[str, Fake], opened: Any) -> None:
+    library[1].refuses = True
+    with pytest.raises(EngineError, match="can't read its engine: the plan file does not match"):
+        opened.again()
+    assert library[1].gpu.idle
+
+
+def test_a_failing_inference_is_told_from_a_lost_gpu(library: tuple[str, Fake], opened: Any, tiny_bundle: Any) -> None:
+    name, fake = library
+    engine = opened.again()
+    lane = engine.lanes[0]
+    lane.infer(tiny_bundle.crops(1))
+    fake.engines[0].fails = True
+    with pytest.raises(EngineError, match=f"{name}: inference failed"):
+        lane._fixed[0]._pass.enqueue()
+    fake.gpu.lost = True
+    with pytest.raises(DeviceLost):
+        lane._fixed[0]._pass.enqueue()
+    engine.close()
+
+
+def test_a_batch_beyond_the_profile_is_an_error_and_all_is_given_back(
+    library: tuple[str, Fake], opened: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Engine, "most", 2)
+    with pytest.raises(EngineError, match="doesn't take a batch of 4"):
+        opened.again()
+    assert library[1].gpu.idle
+
+
+def test_work_that_cannot_be_recorded_is_done_in_between_and_noted(
+    library: tuple[str, Fake], opened: Any, tiny_bundle: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, fake = library
+    real = fake.gpu.record
+
+    def record(stream: int, work: Any) -> Any:
+        before = fake.gpu.counts["enqueue"]
+        recording = real(stream, work)
+        if fake.gpu.counts["enqueue"] > before:
+            raise DeviceError("cuStreamEndCapture: CUDA error 901")
+        return recording
+
+    monkeypatch.setattr(fake.gpu, "record", record)
+    engine = opened.again()
+    assert [note for note in engine.notes if "three steps instead of one launch" in note and "901" in note]
+    crops = tiny_bundle.crops(6)
+    np.testing.assert_allclose(engine.lanes[0].infer(crops), tiny_bundle.expected(crops), atol=2e-6)
+    engine.close()
+    assert fake.gpu.idle
+
+
+def test_the_key_is_that_of_the_verb_that_builds(library: tuple[str, Fake], opened: Any) -> None:
+    key = opened.runner._key(opened.entry.sha256, opened.options)
+    assert key.gpu == facts_of(FOUND)
+    assert (key.models, key.precision, str(key.profile)) == ("fused", "fp32", "1:8:64")
+    with pytest.raises(DeviceError, match="bf16 is not offered"):
+        opened.runner._key(opened.entry.sha256, EngineOptions(execution="bf16", device="0"))
