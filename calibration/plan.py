@@ -7,15 +7,14 @@ Two kinds of values share a scale, at no cost in precision and with work saved i
                                     the value before loses nothing that the activation keeps
     around Concat, MaxPool, ...     the output holds the inputs' values, so one scale makes them copies without arithmetic
 
-Vectors stay float32, and so do the layers on them (Gemm): the combined model's and those that give the logits. They cost a
-thousandth of the work, one scale can't serve features of different kinds, and the vote compares what comes of them.
+What comes before and after the networks stays float32 (calibration/regions.py).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from blastscope.calibration.regions import find_regions, users_of
+from blastscope.calibration.regions import LAYERS, find_regions, users_of
 from blastscope.runtime.errors import MissingLibrary
 
 try:
@@ -25,19 +24,8 @@ except ImportError as error:
 
 CLIPPING = ("Relu", "Clip")
 MOVING = ("Concat", "MaxPool", "Flatten", "Reshape", "Transpose", "Slice", "Squeeze", "Unsqueeze", "Pad")
-MULTIPLYING = ("Conv", "MatMul")  # the layers on maps and sequences
-COMPUTING = (
-    *MULTIPLYING,
-    "Add",
-    "Mul",
-    "AveragePool",
-    "GlobalAveragePool",
-    "ReduceMean",
-    "Sigmoid",
-    "HardSigmoid",
-    "HardSwish",
-)
-QUANTISED = (*COMPUTING, *CLIPPING, *MOVING)
+COMPUTING = ("Add", "Mul", "AveragePool", "GlobalAveragePool", "ReduceMean", "Sigmoid", "HardSigmoid", "HardSwish")
+QUANTISED = (*LAYERS, *COMPUTING, *CLIPPING, *MOVING)
 
 
 @dataclass(frozen=True)
@@ -51,9 +39,7 @@ class Plan:
 
 def plan_of(model: onnx.ModelProto) -> Plan:
     """The plan for the fp32 graph `model`."""
-    regions = find_regions(model)
-    last = set(regions.last)
-    inside = {name for name in regions.networks if name not in last}
+    inside = set(find_regions(model).networks)
     nodes = [node for node in model.graph.node if node.name in inside and node.op_type in QUANTISED]
     wanted = _wanted(model, nodes)
     groups = _Groups(wanted)
@@ -76,7 +62,7 @@ def _wanted(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> list[str]:
     for node in reversed(model.graph.node):
         if node.name not in computing:
             continue
-        if node.op_type in MULTIPLYING or any(user.name in feeds for name in node.output for user in users.get(name, ())):
+        if node.op_type in LAYERS or any(user.name in feeds for name in node.output for user in users.get(name, ())):
             feeds.add(node.name)
     wanted: dict[str, None] = {}
     for node in nodes:
@@ -95,7 +81,7 @@ def _weights(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> dict[str, i
     constants = {weight.name for weight in model.graph.initializer}
     found = {}
     for node in nodes:
-        if node.op_type in MULTIPLYING and len(node.input) > 1 and node.input[1] in constants:
+        if node.op_type in LAYERS and len(node.input) > 1 and node.input[1] in constants:
             found[node.input[1]] = 0 if node.op_type == "Conv" else 1
     return found
 

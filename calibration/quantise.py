@@ -43,8 +43,7 @@ def quantise(
     weights = _weight_pairs(graph, plan, added, means or {}, weight_bits)
     replaced = {name: f"{name}_dequantised" for name in weights}
     nodes: list[onnx.NodeProto] = list(weights.values())
-    regions = find_regions(model)
-    inside = set(regions.networks) - set(regions.last)
+    inside = set(find_regions(model).networks)
     for node in graph.node:
         for place, name in enumerate(node.input):
             if name in replaced and node.name in inside:

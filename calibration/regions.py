@@ -1,7 +1,9 @@
 """The three parts of a graph: what comes before the networks, the networks, and what comes after.
 
-Only the networks are computed in fp16 or int8. Cast, normalisation and a cell's own statistics come before them, averages over
-views, softmax and vote after: they stay in fp32 in every precision. The parts are found by the graph's shape, not by names.
+Only the networks are computed in fp16 or int8. Cast, normalisation and a cell's own statistics come before them; pooling, the
+layers on vectors (Gemm), averages over views, softmax and vote after: they stay in fp32 in every precision. Layers on vectors
+cost a thousandth of the work, one int8 scale can't serve features of different kinds, and the vote compares what comes of them.
+The parts are found by the graph's shape, not by names.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ except ImportError as error:
     raise MissingLibrary("onnx", "export") from error
 
 META = "blastscope."  # before the keys of what a graph file says of itself
-LAYERS = ("Conv", "Gemm", "MatMul")  # the operators that hold a network's weights
+LAYERS = ("Conv", "MatMul")  # the layers on maps and sequences
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,6 @@ class Regions:
     before: tuple[str, ...]  # no layer stands before them
     networks: tuple[str, ...]
     after: tuple[str, ...]  # no layer stands after them
-    last: tuple[str, ...]  # the layers at the networks' ends, which give the logits
 
 
 def find_regions(model: onnx.ModelProto) -> Regions:
@@ -42,8 +43,7 @@ def find_regions(model: onnx.ModelProto) -> Regions:
         is_layer = node.op_type in LAYERS
         inside = is_layer or (node.name in fed and node.name in feeding)
         parts["networks" if inside else "after" if node.name in fed else "before"].append(node.name)
-    last = tuple(node.name for node in nodes if node.op_type in LAYERS and node.name not in feeding)
-    return Regions(tuple(parts["before"]), tuple(parts["networks"]), tuple(parts["after"]), last)
+    return Regions(tuple(parts["before"]), tuple(parts["networks"]), tuple(parts["after"]))
 
 
 def _reached(nodes: Iterable[onnx.NodeProto]) -> set[str]:

@@ -221,7 +221,7 @@ def test_a_run_whose_weights_were_swapped_between_runs_is_refused(run: Path, tmp
 def test_weights_that_fp16_cannot_hold_stop_the_export(trained: TrainedEnsemble, run: Path, tmp_path: Path) -> None:
     ensemble = load_ensemble(run).ensemble
     with torch.no_grad():
-        ensemble.head.layers[0].weight[0, 0] = 1e5
+        next(ensemble.a.backbone.parameters())[0, 0, 0, 0] = 1e5
     with pytest.raises(EngineError, match="export without fp16"):
         export_graphs(ensemble, "combined", drawn_crops(4, trained.config.crop, 0), tmp_path, ExportConfig())
 
