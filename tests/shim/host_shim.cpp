@@ -271,7 +271,7 @@ extern "C" const char* shim_launch(const char* name, const unsigned* grid, const
                                    const std::uint64_t* arguments, std::uint64_t seed) {
     using namespace shim;
     static std::mutex mutex;
-    static std::string failure;
+    thread_local std::string failure;  // the caller reads it after the lock is gone
     const std::lock_guard<std::mutex> guard(mutex);
     failure.clear();
     const Kernel* kernel = kernel_named(name);
