@@ -6,6 +6,8 @@ recorded: the library refuses to run while its stream is captured.
 
 from __future__ import annotations
 
+import io
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -139,5 +141,6 @@ def library() -> Any:
         # the two packages share their files: both at once is neither
         raise MissingLibrary("onnxruntime-gpu (in place of onnxruntime)", "onnxruntime-gpu")
     if hasattr(onnxruntime, "preload_dlls"):
-        onnxruntime.preload_dlls()  # CUDA's and cuDNN's libraries from pip's packages, which no search path holds
+        with redirect_stdout(io.StringIO()):  # it prints what it doesn't find, where only results may stand
+            onnxruntime.preload_dlls()  # CUDA's and cuDNN's libraries from pip's packages, which no search path holds
     return onnxruntime
