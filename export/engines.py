@@ -11,7 +11,7 @@ from blastscope.runtime.bundle import Bundle
 from blastscope.runtime.bundle.manifest import GraphEntry
 from blastscope.runtime.classes import Precision
 from blastscope.runtime.engines.build import BuildStep
-from blastscope.runtime.engines.cache import engine_path, obtain_engine
+from blastscope.runtime.engines.cache import obtain_engine
 from blastscope.runtime.engines.key import BatchProfile, EngineKey, Library, engine_key
 from blastscope.runtime.engines.library import is_installed, library_version
 from blastscope.runtime.engines.machine import Machine
@@ -107,7 +107,7 @@ def build_engines(bundle: Bundle, planned: Sequence[Planned], cache_dir: Path, s
     for one in planned:
         spectator.begin(one)
         graph = bundle.file(one.entry)
-        found = obtain_engine(cache_dir, graph, one.key, tell=spectator.say, watch=spectator.step)
+        found = obtain_engine(cache_dir, graph, one.key, tell=spectator.say, watch=spectator.step, exact=True)
         if found.note:
             raise EngineError(found.note)
-        yield Built(engine_path(cache_dir, one.key), one.key, len(found.data), found.built)
+        yield Built(found.path, one.key, len(found.data), found.built)

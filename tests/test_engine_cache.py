@@ -234,6 +234,17 @@ def test_a_cache_that_cannot_be_written_costs_only_the_keeping(
     assert obtain_engine(tmp_path / "cache", bundle.path, here).built is False
 
 
+def test_whoever_obtains_takes_what_serves_unless_the_very_engine_is_asked_for(
+    bundle: Bundle, key: EngineKey, here: EngineKey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blastscope.runtime.engines.cache.build_engine", lambda *_, **__: b"of this very GPU")
+    ahead = keep_engine(tmp_path, key, ENGINE)
+    assert obtain_engine(tmp_path, bundle.path, here) == (ENGINE, ahead, False, None)
+    exact = obtain_engine(tmp_path, bundle.path, here, exact=True)
+    assert exact == (b"of this very GPU", engine_path(tmp_path, here), True, None)
+    assert obtain_engine(tmp_path, bundle.path, here, exact=True).built is False
+
+
 # ---- travelling
 
 

@@ -12,8 +12,8 @@ import glob
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, NamedTuple, Self
@@ -58,7 +58,7 @@ class Obtained(NamedTuple):
     """An engine's bytes, ready to be deserialised."""
 
     data: bytes
-    path: Path  # where it is kept, or would be
+    path: Path  # where it lies, or would
     built: bool  # just now
     note: str | None  # why it couldn't be kept
 
@@ -78,12 +78,14 @@ def find_engine(cache_dir: Path, key: EngineKey) -> bytes | None:
 
     First the one of that very key, then those built ahead of time that serve its GPU, named ones before portable ones.
     """
-    for path in _candidates(cache_dir, key):
-        try:
-            data, _ = read_engine(path, key)
-        except Unusable:
-            continue
-        return data
+    found = _first(_candidates(cache_dir, key), key)
+    return found[0] if found else None
+
+
+def _first(paths: Iterable[Path], key: EngineKey) -> tuple[bytes, Path] | None:
+    for path in paths:
+        with suppress(Unusable):
+            return read_engine(path, key)[0], path
     return None
 
 
@@ -228,25 +230,28 @@ def obtain_engine(
     watch: Watch | None = None,
     cancelled: Callable[[], bool] | None = None,
     within: Within = nullcontext,
+    exact: bool = False,
 ) -> Obtained:
     """The engine for `key` from the cache, else built from the ONNX file `graph` and kept; of two processes one builds.
 
-    `tell` gets lines for people, `watch` each step of the build; `cancelled` and `within` are as in `build_engine`. Raises as
-    `build_engine` does. A cache that can't be written costs only that the engine isn't kept.
+    `tell` gets lines for people, `watch` each step of the build; `cancelled` and `within` are as in `build_engine`. With
+    `exact` an engine that was built ahead of time for others as well won't do. Raises as `build_engine` does. A cache that
+    can't be written costs only that the engine isn't kept.
     """
     path = engine_path(cache_dir, key)
-    found = find_engine(cache_dir, key)
-    if found is not None:
-        return Obtained(found, path, False, None)
+    places = [path] if exact else _candidates(cache_dir, key)
+    found = _first(places, key)
+    if found:
+        return Obtained(*found, False, None)
     note = None
     with ExitStack() as held:
         try:
             held.enter_context(engine_lock(path, tell, cancelled))
         except OSError as error:
             note = _why(path, error)
-        found = find_engine(cache_dir, key)  # by the process that held the lock
-        if found is not None:
-            return Obtained(found, path, False, None)
+        found = _first([path], key)  # built by the process that held the lock
+        if found:
+            return Obtained(*found, False, None)
         data = build_engine(graph, key, tell=watch, cancelled=cancelled, within=within)
         if note is None:
             try:

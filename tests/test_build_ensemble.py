@@ -1,0 +1,74 @@
+"""The real thing: the fused Inception-ResNet-v2 ensemble, exported once, built by TensorRT-RTX in every precision.
+
+Random weights, so its gate is waived; `make engines-check` builds every precision for every kind of GPU.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from blastscope.runtime.classes import PRECISIONS, Precision
+from blastscope.runtime.crop import crop_cell
+from blastscope.runtime.drawn import draw_cells
+from blastscope.runtime.engines.build import BuildStep
+from blastscope.runtime.engines.cache import find_engine, obtain_engine
+from blastscope.runtime.engines.key import EngineKey, GpuFacts, platform_name
+
+trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx-cu13 is not installed")
+
+TARGETS = ("sm86", "sm89", "sm120")
+
+
+@pytest.fixture(scope="module")
+def graphs(tmp_path_factory: pytest.TempPathFactory) -> dict[Precision, Path]:
+    """The graph files, made as `waived_bundle` makes them, less the comparisons, which other tests make on small networks."""
+    from blastscope.calibration.config import CalibrationConfig
+    from blastscope.calibration.int8_file import make_int8
+    from blastscope.export.graph import graph_of
+    from blastscope.export.halve import halve
+    from blastscope.export.trace import trace
+    from blastscope.train.config import NetworkConfig, TrainConfig
+    from blastscope.train.untrained import random_ensemble
+
+    config = TrainConfig(network=NetworkConfig(backbone="inception_resnet_v2", weights="none"))
+    crops = np.stack([crop_cell(cell.image, config.crop).pixels for cell in draw_cells(2, seed=0)])
+    trained = random_ensemble(config, crops)
+    folder = tmp_path_factory.mktemp("graphs")
+    files: dict[Precision, Path] = {precision: folder / f"{precision}.onnx" for precision in PRECISIONS}
+    model = trace(graph_of(trained.ensemble, "fused"), config.crop.side_px, "fused")
+    files["fp32"].write_bytes(model.SerializeToString())
+    files["fp16"].write_bytes(halve(model, "fused").SerializeToString())
+    make_int8(files["fp32"], files["int8"], crops, CalibrationConfig(method="minmax"))
+    return files
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_ensemble_of_the_paper_is_built_for_three_kinds_of_gpu_at_once(
+    precision: Precision, graphs: dict[Precision, Path], tmp_path: Path
+) -> None:
+    graph = graphs[precision]
+    key = EngineKey(
+        graph=hashlib.sha256(graph.read_bytes()).hexdigest(),
+        models="fused",
+        precision=precision,
+        library="tensorrt-rtx",
+        version=trt.__version__,
+        platform=platform_name(),
+        targets=TARGETS,
+    )
+    steps: list[BuildStep] = []
+    built = obtain_engine(tmp_path, graph, key, watch=steps.append)
+    assert built.built
+    assert built.note is None
+    # weights are kept as they were written, and once for all kinds of GPU; int8 ones are reordered
+    assert 0.95 < len(built.data) / graph.stat().st_size < 2
+    assert len({step.phase for step in steps}) > 3
+    for capability in ("8.6", "8.9", "12.0"):
+        gpu = GpuFacts(name="any", capability=capability, driver="580")
+        assert find_engine(tmp_path, key.model_copy(update={"gpu": gpu, "targets": ()})) == built.data
+    graph.unlink()  # half a gigabyte
