@@ -243,9 +243,9 @@ def test_the_largest_images(host_kernels: HostKernels) -> None:
     large[::7, ::9] = 30  # debris: 266,000 components
     wide = np.zeros((11, 4096, 3), np.uint8)
     wide[3:8, 4000:4090] = 130
-    images = [large, wide, draw_cell(5), np.ascontiguousarray(wide.transpose(1, 0, 2))]
+    images = [large, wide, wide.transpose(1, 0, 2)]
     spec = CropSpec(min_box_px=5, max_box_px=2000)
-    assert agrees(host_kernels, images, CropPlan.make(spec, 4, 4096)) == ["ok"] * 4
+    assert agrees(host_kernels, images, CropPlan.make(spec, 3, 4096)) == ["ok"] * 3
 
 
 def test_a_batch_is_filled_up_with_rows_of_zeros(host_kernels: HostKernels) -> None:

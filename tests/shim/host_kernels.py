@@ -34,7 +34,7 @@ SANITIZE = (
     "-fsanitize=bounds-strict",
     "-fno-sanitize-recover=all",
     "-fno-omit-frame-pointer",
-    "-g",
+    "-g1",
     "-O1",
 )
 OFFSET_BITS = 40  # as in requests.cpp

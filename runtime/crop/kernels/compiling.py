@@ -20,7 +20,7 @@ SOURCE = "crop.cu"
 MACHINES = (75, 80, 86, 87, 89, 90, 100, 120)
 PTX = 75  # the oldest: every later GPU can translate it
 TARGETS = (*(f"sm_{machine}" for machine in MACHINES), f"compute_{PTX}")
-OPTIONS = ("-std=c++17", "-fatbin", "-Werror", "all-warnings", "--compress-mode=size")
+OPTIONS = ("-std=c++17", "-fatbin", "-Werror", "all-warnings", "--compress-mode=size", "--threads=2")
 
 
 def compile_kernels(folder: Path = FOLDER) -> None:
