@@ -42,6 +42,7 @@ def open_bundle(
     queue: int = 64,
     cache_dir: Path | None = None,
     while_building: Literal["wait", "cpu"] | str = "wait",
+    tell: Callable[[str], None] | None = None,
 ) -> Scope:
     """A handle on the networks of the bundle (folder or zip) at `path`; without one, of the shipped bundle.
 
@@ -52,7 +53,8 @@ def open_bundle(
 
     `device` is 'auto' (an NVIDIA GPU where an engine for it exists or can be built, else the CPU; `Scope.notes` says which and
     why), 'cpu', 'cuda[:n]' or 'openvino:NAME'. A GPU's engine is built when it is first wanted, which takes seconds to minutes:
-    with `while_building='cpu'` the handle answers on the CPU meanwhile, until `Scope.reopen` is called.
+    with `while_building='cpu'` the handle answers on the CPU meanwhile, until `Scope.reopen` is called. `tell` hears of what
+    takes long while it happens.
 
     Raises `UsageError` for an argument that can't be, `BundleError` for a bundle that can't be trusted (`UngatedBundle`,
     `GoldenMismatch` among them), `UnavailableError` where library or device are missing.
@@ -74,6 +76,7 @@ def open_bundle(
         allow_ungated=allow_ungated,
         cache_dir=cache,
         while_building=while_building,
+        tell=tell,
     )
     return Scope(read_bundle(path, cache_dir=cache_dir), wish, queue=queue)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self, TypeVar, get_args
@@ -15,6 +16,7 @@ T = TypeVar("T", bound=str)
 
 WORKLOADS: tuple[Workload, ...] = get_args(Workload)
 Meanwhile = Literal["wait", "cpu"]
+Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,7 @@ class Wish:
     allow_ungated: bool
     cache_dir: Path
     while_building: Meanwhile = "wait"
+    tell: Tell | None = None
 
     @classmethod
     def checked(
@@ -44,6 +47,7 @@ class Wish:
         allow_ungated: bool = False,
         cache_dir: Path,
         while_building: str = "wait",
+        tell: Tell | None = None,
     ) -> Self:
         """The wish in these words. Raises `UsageError` for a word that is not known."""
         if threads is not None and threads < 1:
@@ -58,11 +62,12 @@ class Wish:
             allow_ungated=allow_ungated,
             cache_dir=cache_dir,
             while_building=_one_of("while_building", while_building, get_args(Meanwhile)),
+            tell=tell,
         )
 
     def options(self, execution: Execution) -> EngineOptions:
         """How an engine is to be loaded."""
-        return EngineOptions(self.workload, execution, self.threads, self.cache_dir, self.device.name)
+        return EngineOptions(self.workload, execution, self.threads, self.cache_dir, self.device.name, tell=self.tell)
 
 
 def _one_of(what: str, value: str, known: tuple[T, ...]) -> T:

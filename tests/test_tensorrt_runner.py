@@ -6,6 +6,7 @@ runtime configuration and a cache of compiled kernels (RTX), and without (10.3).
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -241,6 +242,15 @@ def test_an_engine_is_built_kept_bound_and_answers(library: tuple[str, Fake], op
     assert again.notes == ()
     assert again.digest == engine.digest
     again.close()
+
+
+def test_whoever_waits_for_a_build_hears_of_it(library: tuple[str, Fake], opened: Any, tiny_bundle: Any) -> None:
+    told: list[str] = []
+    options = dataclasses.replace(opened.options, tell=told.append)
+    graph = read_bundle(tiny_bundle.make()).file(opened.entry)
+    for _ in range(2):
+        opened.runner.open_engine(graph, opened.entry.sha256, options).close()
+    assert told == [f"building the fp32 engine of {library[0]} for this GPU, once: seconds to minutes"]
 
 
 def test_contexts_share_their_scratch_and_each_serves_one_size(library: tuple[str, Fake], opened: Any) -> None:

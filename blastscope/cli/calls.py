@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from blastscope.cli.options import BackendName, BundlePath, DeviceName, Json, PrecisionName, Threads
+from blastscope.cli.road import say
 
 if TYPE_CHECKING:
     from blastscope.runtime.prediction import Prediction
@@ -31,10 +32,10 @@ def classify(
     images = find_images(paths)
     refused = 0
     with open_bundle(
-        bundle, device=device, precision=precision, backend=backend, threads=threads, workload="throughput"
+        bundle, device=device, precision=precision, backend=backend, threads=threads, workload="throughput", tell=say
     ) as scope:
         for note in scope.notes:
-            typer.echo(note, err=True)
+            say(note)
         for path, prediction in scope.classify_files(images):
             refused += prediction.refusal is not None
             typer.echo(json.dumps({"path": str(path), **prediction.row()}) if as_json else line(path, prediction))

@@ -67,6 +67,7 @@ class EngineOptions:
     device: str = "CPU"  # as the inference library calls it
     crop: CropSpec | None = None  # for engines that crop by themselves
     cancelled: Callable[[], bool] | None = None  # ends a build that takes long
+    tell: Callable[[str], None] | None = None  # hears of what takes long
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,9 +80,11 @@ class Runner:
         )
 
     def _obtain(self, graph: Path, key: EngineKey, options: EngineOptions) -> tuple[bytes, tuple[str, ...]]:
+        if options.tell and (options.cache_dir is None or find_engine(options.cache_dir, key) is None):
+            options.tell(f"building the {key.precision} engine of {key.library} for this GPU, once: seconds to minutes")
         if options.cache_dir is None:
             return build_engine(graph, key, cancelled=options.cancelled), ()
-        found = obtain_engine(options.cache_dir, graph, key, cancelled=options.cancelled)
+        found = obtain_engine(options.cache_dir, graph, key, tell=options.tell, cancelled=options.cancelled)
         built = (f"the {key.precision} engine was built just now, for {key.library} on {key.place}",) if found.built else ()
         return found.data, (*built, *((found.note,) if found.note else ()))
 
