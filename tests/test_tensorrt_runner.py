@@ -170,7 +170,7 @@ class Fake:
     def __init__(self, gpu: HostGpu, kind: type[Engine]) -> None:
         self.gpu, self.kind = gpu, kind
         self.engines: list[Engine] = []
-        self.refuses = False
+        self.refuses = 0  # engines that it won't read
         self.said: list[str] = []
         self.module = SimpleNamespace(ExecutionContextAllocationStrategy=Strategy, Runtime=self._runtime)
 
@@ -179,6 +179,7 @@ class Fake:
 
     def _deserialize(self, data: bytes) -> Engine | None:
         if self.refuses:
+            self.refuses -= 1
             self.said.append("the plan file does not match this version")
             return None
         self.engines.append(self.kind(self.gpu, data))
@@ -200,7 +201,8 @@ def library(request: pytest.FixtureRequest, host_kernels: HostKernels, monkeypat
     monkeypatch.setattr(tensorrt_gpu, "library_version", lambda library: "10.3.0")
     monkeypatch.setattr(tensorrt_gpu, "find_gpu", lambda ordinal: FOUND)
     monkeypatch.setattr(tensorrt_gpu, "open_gpu", lambda ordinal: fake.gpu)
-    monkeypatch.setattr("blastscope.runtime.engines.cache.build_engine", lambda graph, key, **rest: graph.read_bytes())
+    for place in ("engines.cache", "backends.tensorrt_gpu"):
+        monkeypatch.setattr(f"blastscope.runtime.{place}.build_engine", lambda graph, key, **rest: graph.read_bytes())
     monkeypatch.setattr(fixed, "USUAL_PX", 100)
     monkeypatch.setattr(Pipeline.__init__, "__kwdefaults__", {"batches": (1, 4)})
     return name, fake
@@ -292,10 +294,34 @@ def test_what_rtx_compiled_is_kept_for_the_next_process(library: tuple[str, Fake
 
 
 def test_an_engine_that_the_library_refuses_is_an_error_in_its_words(library: tuple[str, Fake], opened: Any) -> None:
-    library[1].refuses = True
+    library[1].refuses = 1
     with pytest.raises(EngineError, match="can't read its engine: the plan file does not match"):
         opened.again()
     assert library[1].gpu.idle
+
+
+def test_a_kept_engine_that_the_library_refuses_is_built_anew(library: tuple[str, Fake], opened: Any) -> None:
+    opened.again().close()
+    library[1].refuses = 1
+    engine = opened.again()
+    assert any("an engine in the cache was replaced: " in note for note in engine.notes)
+    engine.close()
+    assert opened.again().notes == ()
+
+
+def test_an_engine_is_built_on_the_gpu_that_runs_it(
+    library: tuple[str, Fake], opened: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered: list[int] = []
+
+    def build(graph: Path, key: Any, *, within: Any, **rest: Any) -> bytes:
+        with within():
+            entered.append(library[1].gpu._inside.depth)
+        return graph.read_bytes()
+
+    monkeypatch.setattr("blastscope.runtime.engines.cache.build_engine", build)
+    opened.again().close()
+    assert entered == [1]
 
 
 def test_a_failing_inference_is_told_from_a_lost_gpu(library: tuple[str, Fake], opened: Any, tiny_bundle: Any) -> None:

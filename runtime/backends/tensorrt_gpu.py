@@ -5,13 +5,15 @@ The engine comes from the user's cache or is built there (runtime/engines/).
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from blastscope.runtime.backends.protocol import Engine, EngineOptions
-from blastscope.runtime.backends.tensorrt_network import TensorRtNetwork
+from blastscope.runtime.backends.tensorrt_network import TensorRtNetwork, UnreadableEngine
 from blastscope.runtime.classes import Execution, Precision
 from blastscope.runtime.engines import EngineKey, Library, build_engine, find_engine, library_version, obtain_engine
-from blastscope.runtime.engines.cache import engine_path
+from blastscope.runtime.engines.build import Within
+from blastscope.runtime.engines.cache import Obtained, keep_engine
 from blastscope.runtime.engines.key import platform_name
 from blastscope.runtime.errors import DeviceError
 from blastscope.runtime.gpu.driver import find_gpu
@@ -48,22 +50,50 @@ class Runner:
     def open_engine(self, graph: Path, sha256: str, options: EngineOptions) -> Engine:
         """The engine of `graph`, from the cache or built now, which takes seconds to minutes. Raises `UnavailableError`s."""
         key = self._key(sha256, options)
-        data, notes = self._obtain(graph, key, options)
+        found = self._obtain(graph, key, options)
+        try:
+            return self._load(key, found, options)
+        except UnreadableEngine as error:
+            if found.built:
+                raise
+            # sound, known here, and yet not to this library's taste: its place is taken
+            notes = f"an engine in the cache was replaced: {error}"
+            data = build_engine(graph, key, cancelled=options.cancelled, within=self._within(options))
+            if options.cache_dir is not None:
+                with suppress(OSError):
+                    keep_engine(options.cache_dir, key, data)
+            return self._load(key, found._replace(data=data, built=True, note=notes), options)
+
+    def build(self, graph: Path, sha256: str, options: EngineOptions) -> None:
+        """Puts the engine of `graph` into the cache."""
+        self._obtain(graph, self._key(sha256, options), options)
+
+    def _load(self, key: EngineKey, found: Obtained, options: EngineOptions) -> Engine:
         gpu = open_gpu(int(options.device))
-        compiled = engine_path(options.cache_dir, key).with_suffix(".jit") if options.cache_dir else None
+        compiled = found.path.with_suffix(".jit") if options.cache_dir else None
+        built = (f"the {key.precision} engine was built just now, by {key.library} for {key.place}",) if found.built else ()
         return engine_on(
             gpu,
-            lambda: TensorRtNetwork(gpu, self._library, data, compiled),
+            lambda: TensorRtNetwork(gpu, self._library, found.data, compiled),
             options,
             name=self._library,
             execution=options.execution,
             digest=key.digest,
-            notes=notes,
+            notes=(*built, *((found.note,) if found.note else ())),
         )
 
-    def build(self, graph: Path, sha256: str, options: EngineOptions) -> None:
-        """Puts the engine of `graph` into the cache. Needs the driver's facts, and nothing of the GPU's memory in here."""
-        self._obtain(graph, self._key(sha256, options), options)
+    def _obtain(self, graph: Path, key: EngineKey, options: EngineOptions) -> Obtained:
+        cache = options.cache_dir
+        if options.tell and (cache is None or find_engine(cache, key) is None):
+            options.tell(f"building the {key.precision} engine of {key.library} for this GPU, once: seconds to minutes")
+        cancelled, within = options.cancelled, self._within(options)
+        if cache is None:
+            return Obtained(build_engine(graph, key, cancelled=cancelled, within=within), graph, True, None)
+        return obtain_engine(cache, graph, key, tell=options.tell, cancelled=cancelled, within=within)
+
+    def _within(self, options: EngineOptions) -> Within:
+        """What makes the engine's GPU the current one where it is built: the library tunes it on that."""
+        return lambda: open_gpu(int(options.device)).current()
 
     def _key(self, sha256: str, options: EngineOptions) -> EngineKey:
         if options.execution not in _GRAPHS:
@@ -78,15 +108,6 @@ class Runner:
             platform=platform_name(),
             gpu=facts_of(find_gpu(int(options.device))),
         )
-
-    def _obtain(self, graph: Path, key: EngineKey, options: EngineOptions) -> tuple[bytes, tuple[str, ...]]:
-        if options.tell and (options.cache_dir is None or find_engine(options.cache_dir, key) is None):
-            options.tell(f"building the {key.precision} engine of {key.library} for this GPU, once: seconds to minutes")
-        if options.cache_dir is None:
-            return build_engine(graph, key, cancelled=options.cancelled), ()
-        found = obtain_engine(options.cache_dir, graph, key, tell=options.tell, cancelled=options.cancelled)
-        built = (f"the {key.precision} engine was built just now, for {key.library} on {key.place}",) if found.built else ()
-        return found.data, (*built, *((found.note,) if found.note else ()))
 
 
 TENSORRT = Runner("tensorrt")

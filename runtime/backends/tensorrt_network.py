@@ -23,6 +23,10 @@ _WIDEST = 8  # bytes of an output's widest element
 _MOST_COMPILED = 1 << 30
 
 
+class UnreadableEngine(EngineError):
+    """The library refuses an engine that was found sound. Doesn't leave this package but as an `EngineError`."""
+
+
 class TensorRtNetwork:
     """See `Network`. `compiled` is where TensorRT-RTX's just-in-time kernels are kept, which else are made at every opening."""
 
@@ -35,7 +39,7 @@ class TensorRtNetwork:
             self._engine = self._runtime.deserialize_cuda_engine(data)
         if self._engine is None:
             gpu.check(library)
-            raise EngineError(f"{library} can't read its engine: {said[0] if said else 'no reason given'}")
+            raise UnreadableEngine(f"{library} can't read its engine: {said[0] if said else 'no reason given'}")
         self._kernels = _Compiled(self._engine, compiled)
 
     def bind(self, place: Place) -> Pass:
