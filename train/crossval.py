@@ -7,6 +7,7 @@ OUT/report/                  the page and its figures, over all patients
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,11 +58,11 @@ def fold_run(out: Path, fold: int) -> Path:
 
 
 def write_pooled(runs: Sequence[Path], out: Path) -> None:
-    """Writes OUT/report over the held-out cells of all `runs`."""
+    """Writes OUT/report over the held-out cells of all `runs`; OUT/comparison.json, where there is one, becomes a section."""
     from blastscope.train.report import write_folder
-    from blastscope.train.report.folder import read_run
+    from blastscope.train.report.folder import read_comparison, read_run
 
-    write_folder(pooled([read_run(run) for run in runs]), out / "report")
+    write_folder(replace(pooled([read_run(run) for run in runs]), comparison=read_comparison(out)), out / "report")
 
 
 def pooled(folds: Sequence[ReportInput]) -> ReportInput:
@@ -86,10 +87,14 @@ def pooled(folds: Sequence[ReportInput]) -> ReportInput:
         patients=tuple(name for fold in folds for name in fold.patients),
         files=tuple(name for fold in folds for name in fold.files),
         probabilities=np.concatenate([fold.probabilities for fold in folds]),
-        history={},
-        kept={},
+        history=first.history,
+        kept=first.kept,
         provenance=first.provenance.model_copy(update={"patients": patients, "config": config.model_dump(mode="json")}),
         patient_classes={name: label for fold in folds for name, label in fold.patient_classes.items()},
-        circumstances={**{f"fold {n}": fold.circumstances["trained"] for n, fold in enumerate(folds, 1)}, "folds": parts},
+        circumstances={
+            **{f"fold {n}": fold.circumstances["trained"] for n, fold in enumerate(folds, 1)},
+            "folds": parts,
+            "curves": "of fold 1",
+        },
         notes=(f"{len(folds)} ensembles were trained; each cell is scored by the one that saw no cell of its patient",),
     )

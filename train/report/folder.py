@@ -83,8 +83,14 @@ def read_run(run: Path) -> ReportInput:
         patient_classes=classes_by_name(labels, found.patients.training),
         circumstances=_circumstances(found),
         notes=found.notes,
-        comparison=_record(run / "comparison.json", Comparison) if (run / "comparison.json").is_file() else None,
+        comparison=read_comparison(run),
     )
+
+
+def read_comparison(folder: Path) -> Comparison | None:
+    """What FOLDER/comparison.json says of other recipes, where there is one. Raises `DataError`."""
+    path = folder / "comparison.json"
+    return _record(path, Comparison) if path.is_file() else None
 
 
 def kept_epoch(rows: Sequence[EpochRow], config: ScheduleConfig) -> int:
