@@ -57,7 +57,7 @@ __device__ inline void join_trees(u32* parents, u32 a, u32 b) {
     }
 }
 
-// Joins the segments of the word at `index`, column `x` of row `y` of words, with its neighbours to the left and above.
+// Joins the segments of the word at `index` with their neighbours to the left and above; rows are `across` words.
 __device__ inline void join_word(const u32* mask, u32* parents, int across, u32 index) {
     const u32 word = mask[index];
     if (word == 0) return;
