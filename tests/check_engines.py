@@ -42,8 +42,10 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return waived_bundle(random_ensemble(config, crops), crops, tmp_path_factory.mktemp("waived") / "bundle")
 
 
-@pytest.mark.parametrize("batch", ["1:8:64", "1:1:1"])
-@pytest.mark.parametrize("targets", TARGETS, ids="+".join)
+@pytest.mark.parametrize(
+    ("targets", "batch"),
+    [*(pytest.param(targets, "1:8:64", id="+".join(targets) or "portable") for targets in TARGETS), ((), "1:1:1")],
+)
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_it_is_built(precision: Precision, targets: tuple[str, ...], batch: str, bundle: Bundle, tmp_path: Path) -> None:
     wish = BuildWish("tensorrt-rtx", (precision,), "all", BatchProfile.parse(batch), targets)

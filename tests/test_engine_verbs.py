@@ -132,6 +132,16 @@ def test_the_library_is_tensorrt_only_where_it_can_tune_for_the_gpu(bundle: Path
     assert chosen(BuildWish(), bare) == {"tensorrt-rtx"}
 
 
+def test_build_needs_nothing_of_training_or_export(bundle: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx-cu13 is not installed")
+    heavy = ("torch", "timm", "onnx", "onnxruntime", "sklearn", "matplotlib")
+    words = ["build", str(bundle), "--gpu", "sm86", "--precision", "fp32"]
+    code = f"import sys; sys.modules.update(dict.fromkeys({heavy})); from blastscope.cli import app; app({words})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()).is_file()
+
+
 # ---- engines
 
 

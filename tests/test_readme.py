@@ -41,6 +41,7 @@ def test_every_verb_and_make_target_that_is_named_exists(page: Path) -> None:
     from blastscope.cli import app
 
     verbs = {command.callback.__name__ for command in app.registered_commands if command.callback}
+    verbs |= {group.name for group in app.registered_groups}
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     text = page.read_text(encoding="utf-8")
     assert set(re.findall(r"\bblastscope ([a-z]+)\b(?= [A-Z-]|`)", text)) <= verbs
