@@ -129,7 +129,7 @@ def test_ratios_are_of_the_peer_in_the_same_turns(
     monkeypatch.setattr(check, "Plan", lambda batches, pace: engines.Plan(batches, pace, cells=3))
     monkeypatch.setattr(engines, "require_torch", lambda ordinal: "Host GPU")
     monkeypatch.setattr(engines, "three_models", lambda run, where: tiny.expected)
-    monkeypatch.setattr(engines, "with_host_crop", lambda infer, run: lambda images: ["all"] * len(images))
+    monkeypatch.setattr(engines, "with_host_crop", lambda infer, spec: lambda images: ["all"] * len(images))
     rows = check.run(gpu, {}, wish).rows
     ours = [row for row in rows if row.engine == "fp32/tensorrt"]
     assert all(row.ratio and row.peer == peers.EAGER for row in ours)

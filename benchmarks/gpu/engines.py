@@ -23,7 +23,7 @@ from blastscope.runtime.classes import CLASSES, PRECISIONS, ClassName, Precision
 from blastscope.runtime.errors import BlastscopeError
 from blastscope.runtime.gpu.pipeline import Pipeline
 from blastscope.runtime.gpu.protocol import Gpu
-from blastscope.runtime.prediction import Refusal
+from blastscope.runtime.prediction import Prediction, Refusal
 from blastscope.runtime.vote import vote
 
 Tell = Callable[[str], None]
@@ -64,7 +64,7 @@ def measure(
                 agreements.append(bench.agreement(name, contestant))
                 rows += bench.timed(name, contestant)
         except (BlastscopeError, *FOREIGN) as error:
-            rows += bench.empty(name, str(error).splitlines()[0] if str(error) else repr(error))
+            rows += bench.empty(name, _line(error))
     return _each_once(rows), agreements
 
 
@@ -99,13 +99,7 @@ class _Bench:
         with open_bundle(
             self._contender.bundle, device=device, backend=backend, precision=precision, allow_ungated=True
         ) as scope:
-
-            def see(images: Sequence[Image]) -> Seen:
-                answers = scope.classify_many(images)
-                tables = [answer.probabilities for answer in answers if answer.probabilities]
-                return [answer.refusal or answer.box for answer in answers], np.array(tables, np.float32)
-
-            yield Contestant(handle(scope), scope.infer, see)
+            yield Contestant(handle(scope), scope.infer, lambda images: _seen(scope.classify_many(images)))
 
     @contextmanager
     def _open_compiled(self) -> Iterator[Contestant]:
@@ -131,41 +125,52 @@ class _Bench:
         """The engine on whole images, crop and all, against ONNX Runtime on the CPU, which runs the most precise graph."""
         images = self._images[: self._plan.cells]
         precision = next(one for one in PRECISIONS if self._manifest.graph(one))
+        reference = f"{precision}/onnxruntime on the CPU"
+        row = Agreement(network=self._contender.name, engine=name, reference=reference, cells=len(images))
+        try:
+            wanted, expected = self._expected(precision, images)
+        except BlastscopeError as error:
+            return row.model_copy(update={"problem": f"nothing to compare with: {error}"})
+        found, got = contestant.see(images)
+        if wanted != found:
+            return row.model_copy(update={"refusals_alike": False, "problem": "boxes or refusals differ"})
+        if name == COMPILED and not self._contender.same_weights:
+            problem = "PyTorch runs this architecture with random weights"
+            return row.model_copy(update={"refusals_alike": True, "problem": problem})
+        difference = float(np.abs(got.astype(np.float64) - expected).max()) if len(got) else 0.0
+        flips = int((vote(got).label != vote(expected).label).sum())
+        return row.model_copy(update={"refusals_alike": True, "difference": difference, "flips": flips})
+
+    def _expected(self, precision: Precision, images: Sequence[Image]) -> Seen:
         if self._reference is None:
             with open_bundle(
                 self._contender.bundle, device="cpu", backend="onnxruntime", precision=precision, allow_ungated=True
             ) as scope:
-                answers = scope.classify_many(images)
-            tables = [answer.probabilities for answer in answers if answer.probabilities]
-            self._reference = [answer.refusal or answer.box for answer in answers], np.array(tables, np.float32)
-        (wanted, expected), (found, got) = self._reference, contestant.see(images)
-        row = Agreement(
-            network=self._contender.name, engine=name, reference=f"{precision}/onnxruntime on the CPU", cells=len(images)
-        )
-        if wanted != found:
-            return row.model_copy(update={"refusals_alike": False, "problem": "boxes or refusals differ"})
-        differs = float(np.abs(got.astype(np.float64) - expected).max()) if len(got) else 0.0
-        flips = int((vote(got).label != vote(expected).label).sum())
-        same = self._contender.same_weights or name != COMPILED
-        problem = None if same else "PyTorch runs this architecture with random weights"
-        facts = {"difference": differs, "flips": flips} if same else {}
-        return row.model_copy(update={**facts, "refusals_alike": True, "problem": problem})
+                self._reference = _seen(scope.classify_many(images))
+        return self._reference
 
-    def timed(self, name: str, contestant: Contestant) -> list[GpuRow]:
+    def timed(self, name: str, contestant: Contestant) -> Iterator[GpuRow]:
         """The engine's rows and its peer's, at every batch, from crops and from pixels."""
-        rows = []
         for what, batch in product(KINDS, self._plan.batches):
-            images = self._images[:batch]
-            sides = [Side(name, self._answer(what, contestant.infer, contestant.answer, images))]
-            if self._peer is not None:
-                own = with_host_crop(self._peer, self._contender.run)
-                sides.insert(0, Side(EAGER, self._answer(what, self._peer, own, images)))
-            times = time_in_turn(sides, images, self._plan.pace)
-            for side in sides:
-                row = GpuRow(network=self._contender.name, what=what, engine=side.name, batch=batch)
-                against = (EAGER, times[EAGER]) if EAGER in times and side.name != EAGER else None
-                rows.append(measured(row, times[side.name], against))
-        return rows
+            try:
+                times = time_in_turn(self._sides(name, contestant, what, batch), self._images[:batch], self._plan.pace)
+            except (BlastscopeError, *FOREIGN) as error:
+                yield self._row(name, what, batch).model_copy(update={"problem": _line(error)})
+                continue
+            for side, samples in times.items():
+                against = (EAGER, times[EAGER]) if EAGER in times and side != EAGER else None
+                yield measured(self._row(side, what, batch), samples, against)
+
+    def _sides(self, name: str, contestant: Contestant, what: What, batch: int) -> list[Side]:
+        images = self._images[:batch]
+        sides = [Side(name, self._answer(what, contestant.infer, contestant.answer, images))]
+        if self._peer is not None:
+            whole = with_host_crop(self._peer, self._manifest.crop)
+            sides.insert(0, Side(EAGER, self._answer(what, self._peer, whole, images)))
+        return sides
+
+    def _row(self, name: str, what: What, batch: int) -> GpuRow:
+        return GpuRow(network=self._contender.name, what=what, engine=name, batch=batch)
 
     def _answer(self, what: What, infer: Infer, whole: Answer, images: Sequence[Image]) -> Answer:
         if what == "pixels":
@@ -181,9 +186,18 @@ class _Bench:
     def empty(self, name: str, problem: str) -> list[GpuRow]:
         """The rows that stay empty, and why."""
         return [
-            GpuRow(network=self._contender.name, what=what, engine=name, batch=batch, problem=problem)
+            self._row(name, what, batch).model_copy(update={"problem": problem})
             for what, batch in product(KINDS, self._plan.batches)
         ]
+
+
+def _seen(answers: Sequence[Prediction]) -> Seen:
+    tables = [answer.probabilities for answer in answers if answer.probabilities]
+    return [answer.refusal or answer.box for answer in answers], np.array(tables, np.float32)
+
+
+def _line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else repr(error)
 
 
 def _each_once(rows: Sequence[GpuRow]) -> list[GpuRow]:

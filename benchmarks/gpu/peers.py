@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from blastscope.benchmarks.sides import crop_all
 from blastscope.benchmarks.turns import Answer, Image
 from blastscope.runtime.classes import CLASSES, VOTERS, ClassName
+from blastscope.runtime.crop import CropSpec
 from blastscope.runtime.errors import DeviceError
 from blastscope.runtime.gpu.network import Pass, Place
 from blastscope.runtime.vote import vote
@@ -55,11 +56,8 @@ def three_models(run: Path, where: str) -> Infer:
     return infer
 
 
-def with_host_crop(infer: Infer, run: Path) -> Answer:
+def with_host_crop(infer: Infer, spec: CropSpec) -> Answer:
     """Images to labels, the crop on the CPU."""
-    from blastscope.train.checkpoint import load_ensemble
-
-    spec = load_ensemble(run).config.crop
 
     def answer(images: Sequence[Image]) -> list[ClassName]:
         return [CLASSES[label] for label in vote(infer(crop_all(images, spec))).label]
