@@ -45,7 +45,8 @@ def on_paper(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_the_road_runs_through_pycuda_and_cuda_bindings_up_to_the_drivers_edge(tmp_path: Path) -> None:
     done = on_paper(str(ROOT / "tests" / "paper" / "on_paper.py"), str(tmp_path))
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "all right\n"
+    assert done.stdout == "all right\nclosed in time\n"
+    assert "Traceback" not in done.stderr
 
 
 def names_used(file: str, owner: str) -> set[str]:

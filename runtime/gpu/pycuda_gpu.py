@@ -7,8 +7,8 @@ pushed and popped in pairs, always by `current`.
 
 from __future__ import annotations
 
-import atexit
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from blastscope.runtime.crop.kernels import Address, Launch
 from blastscope.runtime.crop.kernels.fatbin import crop_fatbin
-from blastscope.runtime.errors import BlastscopeError, DeviceError, DriverError, MissingLibrary, OutOfDeviceMemory
+from blastscope.runtime.errors import BlastscopeError, DeviceError, DeviceLost, DriverError, MissingLibrary, OutOfDeviceMemory
 from blastscope.runtime.gpu.driver import FoundGpu, find_gpu
 from blastscope.runtime.gpu.graphs import Graphs, load_graphs
 from blastscope.runtime.gpu.protocol import Gpu, Recording, Work
@@ -40,7 +40,8 @@ def open_gpu(ordinal: int) -> Gpu:
             if gpu is not None:
                 gpu.leave()
             elif not _open:
-                atexit.register(_leave_all)
+                # made before those of the handles on it, so that it runs after them when the process ends
+                weakref.finalize(open_gpu, _leave_all)
             gpu = _open[ordinal] = _PyCudaGpu(found, load_graphs())
         return gpu
 
@@ -61,6 +62,7 @@ class _PyCudaGpu:
         self._streams: dict[int, Any] = {}
         self._memory: dict[int, Any] = {}
         self._functions: dict[str, Any] = {}
+        self._left = False
         with self._told("opening the GPU"):
             self._cuda.init()
             self._context = self._cuda.Device(found.ordinal).retain_primary_context()
@@ -71,6 +73,8 @@ class _PyCudaGpu:
 
     @contextmanager
     def current(self) -> Iterator[None]:
+        if self._left:
+            raise DeviceLost("entering the GPU")  # another handle found it lost, and was reopened
         with self._told("entering the GPU"):
             self._context.push()
         try:
@@ -155,6 +159,7 @@ class _PyCudaGpu:
 
     def leave(self) -> None:
         """Lets go of the context. One that broke is made anew for the next who asks, if no other library here holds it."""
+        self._left = True
         with suppress(self._cuda.Error):
             self._context.push()
             try:

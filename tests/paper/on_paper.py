@@ -10,6 +10,7 @@ import ctypes
 import struct
 import sys
 import threading
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,13 @@ class OnDevice:
             "shape": image.shape, "typestr": "|u1", "data": (self.address, True), "strides": None, "version": version,
             "stream": None,
         }  # fmt: skip
+
+
+def ended(pipeline: Pipeline) -> None:
+    """At the end of the process, when the handles are closed."""
+    assert PAPER.paper_retained() == 1
+    pipeline.close()
+    print("closed in time")
 
 
 def main(folder: Path) -> None:
@@ -132,6 +140,11 @@ def main(folder: Path) -> None:
     assert again is not gpu
     Pipeline("paper", again, RecordableNetwork(again, network.inner), spec, batches=(1,)).close()
     assert PAPER.paper_depth() == 0
+    with pytest.raises(DeviceLost), gpu.current():
+        pass  # who held the old one is told
+    # forgotten by its owner: the process's end closes it, and then lets go of the context
+    forgotten = Pipeline("paper", again, RecordableNetwork(again, network.inner), spec, batches=(1,))
+    weakref.finalize(HOOK, ended, forgotten)
     del kernels
     print("all right")
 
