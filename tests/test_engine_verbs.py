@@ -168,6 +168,7 @@ def test_engines_lists_explains_and_removes(engine: Path, bundle: Path, monkeypa
     assert told.exit_code == 1
     assert "because   it is damaged" in told.stdout
     assert json.loads(run("engines", "explain", engine, "--json").stdout)["state"] == "unusable"
+    assert run("engines", "--json", "explain", engine).exit_code == 2
     assert run("engines", "remove").exit_code == 2
     assert run("engines", "remove", "nothing").exit_code == 2
     assert run("engines", "remove", "--stale").stdout == f"{engine}\n"

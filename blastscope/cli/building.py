@@ -50,17 +50,18 @@ def build(
     planned = plan_engines(found, wish, machine)
     if gpu is None and machine.no_gpu:
         say("no GPU can be used here, so the engines are portable ones, for GPUs from sm80 on: --gpu names others")
-    rows = []
-    with Watcher(len(planned)) as watcher:
-        started = time.monotonic()
-        for built in build_engines(found, planned, user_cache(), watcher):
-            seconds, started = time.monotonic() - started, time.monotonic()
-            watcher.say(
-                f"{built.key.name}: {f'built in {seconds:.1f} s' if built.built else 'was there'}, {built.size / 1e6:.1f} MB"
-            )
-            rows.append(_row(built, seconds))
-            if not as_json:
-                typer.echo(built.path)
+    rows: list[dict[str, object]] = []
+    try:
+        with Watcher(len(planned)) as watcher:
+            started = time.monotonic()
+            for built in build_engines(found, planned, user_cache(), watcher):
+                seconds, started = time.monotonic() - started, time.monotonic()
+                how = f"built in {seconds:.1f} s" if built.built else "was there"
+                watcher.say(f"{built.key.name}: {how}, {built.size / 1e6:.1f} MB")
+                rows.append(_row(built, seconds))
+    finally:  # with the bar gone; what was finished is told though a later one failed
+        for row in [] if as_json else rows:
+            typer.echo(row["path"])
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
 
@@ -100,8 +101,12 @@ engines = typer.Typer(
 @engines.callback(invoke_without_command=True)
 def _engines(context: typer.Context, *, bundle: BundlePath = None, as_json: Json = False) -> None:
     """List the engines in the user's cache. With --bundle, an engine of another bundle counts as stale."""
+    from blastscope.runtime.errors import UsageError
+
     if context.invoked_subcommand is None:
         _print(_kept(bundle), as_json=as_json)
+    elif bundle or as_json:
+        raise UsageError(f"options come after '{context.invoked_subcommand}'")  # here they would be passed over in silence
 
 
 @engines.command("list")
