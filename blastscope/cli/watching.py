@@ -20,9 +20,14 @@ class Watcher:
         self._count, self._begun = count, 0
         console = Console(stderr=True)
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[phase]}"), TimeElapsedColumn())
-        # results go to stdout by themselves: rich would lead them to stderr
-        asis = {"redirect_stdout": False, "redirect_stderr": False}
-        self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal, **asis)
+        self._progress = Progress(
+            *columns,
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+            redirect_stdout=False,  # results go to stdout by themselves: rich would lead them to stderr
+            redirect_stderr=False,
+        )
         self._task = self._progress.add_task("", total=1, phase="")
 
     def __enter__(self) -> Self:
