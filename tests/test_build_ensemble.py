@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from blastscope.runtime.classes import PRECISIONS, Precision
 from blastscope.runtime.crop import crop_cell
 from blastscope.runtime.drawn import draw_cells
+from blastscope.runtime.engines import build
 from blastscope.runtime.engines.build import BuildStep
 from blastscope.runtime.engines.cache import find_engine, obtain_engine
 from blastscope.runtime.engines.key import EngineKey, GpuFacts, platform_name
@@ -21,6 +23,7 @@ from blastscope.runtime.engines.key import EngineKey, GpuFacts, platform_name
 trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx-cu13 is not installed")
 
 TARGETS = ("sm86", "sm89", "sm120")
+TYPES: dict[Precision, str] = {"fp32": "Float", "fp16": "Half", "int8": "Int8"}  # what the library calls a convolution's input
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +52,7 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> dict[Precision, Path]:
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_the_ensemble_of_the_paper_is_built_for_three_kinds_of_gpu_at_once(
-    precision: Precision, graphs: dict[Precision, Path], tmp_path: Path
+    precision: Precision, graphs: dict[Precision, Path], tmp_path: Path, layers: list[str]
 ) -> None:
     graph = graphs[precision]
     key = EngineKey(
@@ -71,4 +74,31 @@ def test_the_ensemble_of_the_paper_is_built_for_three_kinds_of_gpu_at_once(
     for capability in ("8.6", "8.9", "12.0"):
         gpu = GpuFacts(name="any", capability=capability, driver="580")
         assert find_engine(tmp_path, key.model_copy(update={"gpu": gpu, "targets": ()})) == built.data
+    convolutions = [line for line in layers if "LayerType: correlation" in line]
+    typed = [line for line in convolutions if f"Datatype: {TYPES[precision]}" in line.split("Outputs")[0].split("Constants")[0]]
+    assert len(convolutions) > 300
+    assert len(typed) == len(convolutions)  # a cast that slipped in would turn some of them into fp32
     graph.unlink()  # half a gigabyte
+
+
+@pytest.fixture
+def layers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The layers of the engines that are built from now on, as the library tells them; without a GPU they can't be asked."""
+    told: list[str] = []
+    configure = build._configure
+
+    class Log(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+
+        def log(self, severity: Any, message: str) -> None:
+            told.extend(line for line in message.splitlines() if line.startswith("Name: "))
+
+    def in_detail(library: Any, config: Any, key: EngineKey) -> None:
+        configure(library, config, key)
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+
+    log = Log()
+    monkeypatch.setattr(build, "library_logger", lambda _: log)
+    monkeypatch.setattr(build, "_configure", in_detail)
+    return told
