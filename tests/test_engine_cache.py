@@ -25,7 +25,7 @@ from blastscope.runtime.engines.cache import (
 )
 from blastscope.runtime.engines.key import LAYOUT, EngineKey, GpuFacts, engine_key, platform_name
 from blastscope.runtime.engines.machine import Machine
-from blastscope.runtime.engines.shelf import list_engines, pick_engine, remove_engine
+from blastscope.runtime.engines.shelf import list_engines, pick_engine, remove_engine, sweep
 from blastscope.runtime.engines.trust import trust_engine
 from blastscope.runtime.errors import DataError, EngineError, UsageError
 
@@ -376,3 +376,21 @@ def test_an_engine_is_picked_by_name_path_or_beginning_and_removed_with_all_that
     assert [row.key for row in list_engines(tmp_path, MACHINE)] == [key]
     assert len(list((paths[0].parent / "known").iterdir())) == 1
     assert find_engine(tmp_path, here) == key.digest.encode()  # the one built ahead
+
+
+def test_sweeping_deletes_what_belongs_to_no_engine_and_nothing_that_is_being_written(
+    key: EngineKey, here: EngineKey, tmp_path: Path
+) -> None:
+    kept, gone = keep_engine(tmp_path, key, ENGINE), keep_engine(tmp_path, here, b"gone")
+    orphans = [gone.with_suffix(".jit"), known_file(gone, "0" * 64), kept.with_name(f".{gone.name}.0123.new")]
+    others = [kept.with_suffix(".jit"), kept.with_name(f".{kept.name}.4567.new"), known_file(kept, "1" * 64)]
+    for path in (*orphans, *others):
+        path.write_bytes(b"x")
+    for path in orphans:
+        os.utime(path, (0, 0))
+    remove_engine(pick_engine(list_engines(tmp_path, MACHINE), here.name))
+    sweep(tmp_path)
+    assert [path.exists() for path in orphans] == [False] * 3
+    assert [path.exists() for path in others] == [True] * 3
+    assert find_engine(tmp_path, here) == ENGINE
+    sweep(tmp_path / "nowhere")

@@ -140,8 +140,9 @@ def remove(
     bundle: BundlePath = None,
 ) -> None:
     """Delete engines from the user's cache, and print which."""
-    from blastscope.runtime.engines.shelf import pick_engine, remove_engine
+    from blastscope.runtime.engines.shelf import pick_engine, remove_engine, sweep
     from blastscope.runtime.errors import UsageError
+    from blastscope.runtime.opening import user_cache
 
     kept = _kept(bundle)
     chosen = [pick_engine(kept, name) for name in names or ()]
@@ -151,6 +152,7 @@ def remove(
     for engine in dict.fromkeys(chosen):
         remove_engine(engine)
         typer.echo(engine.path)
+    sweep(user_cache())
 
 
 @engines.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,3 +84,22 @@ def remove_engine(engine: KeptEngine) -> None:
     # the sidecar first: without it the rest is no engine
     for ending in (".json", ".engine", ".jit"):  # .jit: what TensorRT-RTX compiled of it
         engine.path.with_suffix(ending).unlink(missing_ok=True)
+
+
+def sweep(cache_dir: Path) -> None:
+    """Deletes what belongs to no engine any more: compiled kernels, known digests, files of killed writers.
+
+    Kernels compiled of an engine that was built ahead of time go too: they are known by the GPU's own key. Raises `OSError`.
+    """
+    folder = engines_folder(cache_dir)
+    wanted = set()
+    for path in folder.glob("[!.]*.json"):
+        with suppress(Unusable):
+            wanted.add(known_file(path, read_sidecar(path).sha256))
+    yesterday = time.time() - 86400
+    for path in (*folder.glob("*.jit"), *folder.glob("known/*"), *folder.rglob(".*.new")):
+        with suppress(FileNotFoundError):
+            orphaned = not path.with_suffix(".engine").exists() if path.suffix == ".jit" else path not in wanted
+            # a file of today may be one that is being written
+            if orphaned and (path.suffix == ".jit" or path.stat().st_mtime < yesterday):
+                path.unlink()
