@@ -309,6 +309,16 @@ def test_tensorrt_itself_is_built_with_by_the_same_calls(made: Made, monkeypatch
         library.library_logger.cache_clear()
 
 
+def test_a_library_that_gives_no_builder_is_told_in_its_words(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(logger: Any) -> None:
+        logger.log(trt.ILogger.ERROR, "CUDA initialization failure with error: 100")
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    monkeypatch.setattr(trt, "Builder", none)
+    with pytest.raises(EngineError, match="can't build here: CUDA initialization failure with error: 100"):
+        build_engine(*made())
+
+
 def test_errors_of_the_library_are_heard_and_not_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     noise = tmp_path / "noise.onnx"
     noise.write_bytes(b"not an ONNX file")

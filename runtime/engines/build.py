@@ -125,7 +125,10 @@ def _build(order: _Order, stop: threading.Event, said: list[str]) -> bytes | Non
     """The engine; None where the build was stopped."""
     trt, key = order.library, order.key
     logger = library_logger(key.library)
-    builder = trt.Builder(logger)
+    try:
+        builder = trt.Builder(logger)
+    except TypeError as error:  # of the bindings, where the library gives no builder
+        raise EngineError(f"{key.library} {key.version} can't build here: {_reason(said)}") from error
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(order.content):
