@@ -28,6 +28,8 @@ def test_the_wheel_ships_types_the_bundle_and_each_file_once(wheel: Path) -> Non
     for needed in ("py.typed", "demo.toml", "shipped/manifest.json", "runtime/FORMAT.md", "runtime/bundle.schema.json"):
         assert f"blastscope/{needed}" in names
     assert {"blastscope/train/paper.toml", "blastscope/train/shipped.toml", "blastscope/cli/__init__.py"} <= set(names)
+    kernels = "blastscope/runtime/crop/kernels/"
+    assert {f"{kernels}crop.fatbin", f"{kernels}crop.json", f"{kernels}crop.cu", f"{kernels}memory.cuh"} <= set(names)
     assert len(names) == len(set(names))
     assert not [name for name in names if name.startswith(("runtime/", "train/", "tests/"))]
 
