@@ -94,7 +94,9 @@ def pooled(folds: Sequence[ReportInput]) -> ReportInput:
         circumstances={
             **{f"fold {n}": fold.circumstances["trained"] for n, fold in enumerate(folds, 1)},
             "folds": parts,
-            "curves": "of fold 1",
         },
-        notes=(f"{len(folds)} ensembles were trained; each cell is scored by the one that saw no cell of its patient",),
+        notes=(
+            f"{len(folds)} ensembles were trained; each cell is scored by the one that saw no cell of its patient",
+            "the curves are those of fold 1",
+        ),
     )
