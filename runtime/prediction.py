@@ -7,10 +7,10 @@ from typing import Literal, TypedDict, get_args
 
 from blastscope.runtime.classes import CLASSES, VOTERS, ClassName, Execution, Precision, Voter
 
-RefusalCode = Literal[
-    "undecodable", "bomb", "not-8-bit-rgb", "empty", "not-on-black", "touches-border", "too-small", "too-large"
-]
-REFUSALS: tuple[RefusalCode, ...] = get_args(RefusalCode)
+ImageCode = Literal["undecodable", "bomb", "not-8-bit-rgb", "empty", "not-on-black", "touches-border", "too-small", "too-large"]
+FrameCode = Literal["clumped", "out-of-focus", "not-lymphoid"]  # only of a cell in a whole frame
+RefusalCode = ImageCode | FrameCode
+REFUSALS: tuple[RefusalCode, ...] = (*get_args(ImageCode), *get_args(FrameCode))
 
 Box = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels of the image, half-open
 

@@ -1,0 +1,35 @@
+"""What is known of a frame before any network has looked at it: its scale and stain, and its white cells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blastscope.runtime.prediction import Box, Refusal
+
+ScaleSource = Literal["given", "red-cells", "assumed"]
+Colour = tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class FrameFacts:
+    """What holds for a whole frame, or for a whole slide when it was measured on its thumbnail. Tiles are found by the same facts."""
+
+    pixel_um: float  # micrometres per pixel
+    scale_source: ScaleSource
+    background: Colour  # RGB of the empty glass, 0..255
+    nucleus_threshold: float  # on the finder's map of nuclear stain
+    cell_threshold: float  # on its map of the whole cell
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FoundCell:
+    """One white cell, in pixels of the frame. A refused one counts as found, and its box stands."""
+
+    box: Box  # of the whole cell, half-open
+    contour: NDArray[np.int32]  # (K, 2), x and y along the cell's outline
+    nucleus: NDArray[np.int32]  # (K, 2), the same of its nucleus
+    refusal: Refusal | None = None

@@ -1,0 +1,104 @@
+"""`FrameReport`: everything that was found in one frame, with a call or a refusal for each cell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypedDict
+
+from blastscope.runtime.classes import CLASSES, ClassName, Voter
+from blastscope.runtime.frames.found import FoundCell, FrameFacts, ScaleSource
+from blastscope.runtime.prediction import Box, Prediction, Refusal, RefusalCode
+
+
+class CellRow(TypedDict):
+    """One cell as the command line prints it."""
+
+    box: list[int]
+    contour: list[list[int]]
+    label: ClassName | None
+    probability: float | None
+    voter: Voter | None
+    refusal: RefusalCode | None
+
+
+class FrameRow(TypedDict):
+    """One frame as the command line prints it."""
+
+    path: str | None
+    refusal: RefusalCode | None
+    validated: bool
+    pixel_um: float | None
+    scale_source: ScaleSource | None
+    counts: dict[str, int]
+    cells: list[CellRow]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FrameCell:
+    """A white cell with its call, or with the reason why it got none: the finder's, or the crop's."""
+
+    found: FoundCell
+    prediction: Prediction | None  # None where the finder refused the cell
+
+    @property
+    def box(self) -> Box:
+        """The whole cell, in pixels of the frame, half-open."""
+        return self.found.box
+
+    @property
+    def refusal(self) -> Refusal | None:
+        """Why there is no label; None where there is one."""
+        return self.found.refusal or (self.prediction.refusal if self.prediction else None)
+
+    @property
+    def label(self) -> ClassName | None:
+        """The call; None with a refusal."""
+        return self.prediction.label if self.prediction else None
+
+    def row(self) -> CellRow:
+        """The cell as plain JSON values."""
+        prediction, refusal = self.prediction, self.refusal
+        return CellRow(
+            box=list(self.box),
+            contour=self.found.contour.tolist(),
+            label=self.label,
+            probability=prediction.probability if prediction else None,
+            voter=prediction.voter if prediction else None,
+            refusal=refusal.code if refusal else None,
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FrameReport:
+    """What one frame shows. `validated` is False until the site has validated the networks on frames of its own.
+
+    With a `refusal` the frame couldn't be examined, and there are no cells. `metadata` is the caller's, passed through.
+    """
+
+    cells: tuple[FrameCell, ...]
+    facts: FrameFacts | None
+    refusal: Refusal | None = None
+    path: Path | None = None
+    validated: bool = False
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many cells were found, called each class, and refused."""
+        labels = [cell.label for cell in self.cells]
+        called: dict[str, int] = {name: labels.count(name) for name in CLASSES}
+        return {"cells": len(labels), **called, "refused": labels.count(None)}
+
+    def row(self) -> FrameRow:
+        """The frame as plain JSON values."""
+        return FrameRow(
+            path=str(self.path) if self.path else None,
+            refusal=self.refusal.code if self.refusal else None,
+            validated=self.validated,
+            pixel_um=self.facts.pixel_um if self.facts else None,
+            scale_source=self.facts.scale_source if self.facts else None,
+            counts=self.counts,
+            cells=[cell.row() for cell in self.cells],
+        )
