@@ -1,4 +1,4 @@
-"""What is assumed of a frame and of the cells in it: every number that the finder goes by and that a site may want to change."""
+"""What is assumed of a frame and of the cells in it: the numbers that a site may want to change."""
 
 from __future__ import annotations
 
