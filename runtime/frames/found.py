@@ -16,7 +16,7 @@ Colour = tuple[float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class FrameFacts:
-    """What holds for a whole frame, or for a whole slide when it was measured on its thumbnail, so that tiles go by the same."""
+    """What holds for a whole frame; for a slide it is measured once, on its thumbnail, and all tiles go by it."""
 
     pixel_um: float  # micrometres per pixel
     scale_source: ScaleSource
