@@ -151,9 +151,22 @@ def test_a_graph_that_changed_on_disk_is_not_built(made: Made) -> None:
         build_engine(graph, key.model_copy(update={"version": "0.1"}))
 
 
-def test_what_the_library_cannot_build_is_told_in_its_words_with_what_to_do(made: Made) -> None:
+def test_turing_has_no_fp32_matrix_product_and_is_built_for_all_the_same(made: Made) -> None:
+    for targets in (("sm75",), ("sm75", "sm86")):
+        assert len(build_engine(*made(targets=targets))) > 1000
+    turing = GpuFacts(name="NVIDIA T4", capability="7.5", driver="580")
+    assert len(build_engine(*made(targets=(), gpu=turing))) > 1000
+
+
+def test_what_the_library_cannot_build_is_told_in_its_words_with_what_to_do(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Cast", ["crops"], ["x"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["x"], ["turned"], perm=[0, 1, 3, 2]),
+        helper.make_node("MatMul", ["x", "turned"], ["probabilities"]),  # of two maps: no convolution can do that
+    ]
+    path, key = model_of(tmp_path / "attention.onnx", nodes)
     with pytest.raises(EngineError, match=r"built no engine of .*Turing.*; take another precision or GPU, or device='cpu'"):
-        build_engine(*made(targets=("sm75",)))
+        build_engine(path, key.model_copy(update={"targets": ("sm75",)}))
 
 
 # ---- what the parser refuses

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from blastscope.runtime.engines.key import EngineKey
 from blastscope.runtime.engines.library import heard, library_logger, load_library
 from blastscope.runtime.engines.refused import refused_nodes
+from blastscope.runtime.engines.turing import TURING, convolve_vectors
 from blastscope.runtime.errors import EngineError
 
 INPUT = "crops"
@@ -136,12 +137,15 @@ def _build(order: _Order, stop: threading.Event, said: list[str]) -> bytes | Non
             f"{key.library} {key.version} refuses '{order.shown}': {refused_nodes(trt, order.content, parser, logger)}; "
             f"export the bundle with this version of blastscope, take another precision, or device='cpu'"
         )
+    # held until the engine is built: the library doesn't copy them
+    weights = convolve_vectors(trt, network) if key.library == "tensorrt-rtx" and TURING in _kinds(key) else []
     config = builder.create_builder_config()
     _configure(trt, config, key)
     config.add_optimization_profile(_profile(builder, network, key, order.shown))
     monitor = progress_monitor(trt, order.tell, stop)
     config.progress_monitor = monitor
     memory = None if stop.is_set() else builder.build_serialized_network(network, config)
+    del weights
     if monitor.error is not None:
         raise monitor.error
     if stop.is_set():
@@ -152,6 +156,11 @@ def _build(order: _Order, stop: threading.Event, said: list[str]) -> bytes | Non
             f"take another precision or GPU, or device='cpu'"
         )
     return bytes(memory)
+
+
+def _kinds(key: EngineKey) -> tuple[str, ...]:
+    """The kinds of GPU that an engine is for, where they are named."""
+    return key.targets if key.gpu is None else (key.gpu.target,)
 
 
 def _configure(trt: Any, config: Any, key: EngineKey) -> None:
