@@ -74,7 +74,8 @@ class FrameCell:
 class FrameReport:
     """What one frame shows. `validated` is False until the site has validated the networks on frames of its own.
 
-    With a `refusal` the frame couldn't be examined, and there are no cells. `metadata` is the caller's, passed through.
+    With a `refusal` the frame couldn't be examined, and there are no cells. `metadata` and, in a stream, `id` are
+    the caller's, passed through.
     """
 
     cells: tuple[FrameCell, ...]
@@ -83,6 +84,7 @@ class FrameReport:
     path: Path | None = None
     validated: bool = False
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    id: int | str | None = None  # of the frame in its stream
 
     @property
     def counts(self) -> dict[str, int]:
