@@ -21,6 +21,7 @@ class FrameFacts:
     pixel_um: float  # micrometres per pixel
     scale_source: ScaleSource
     background: Colour  # RGB of the empty glass, 0..255
+    nuclear_axis: Colour  # weights of the optical densities of R, G and B: a nucleus is far along, a red cell at 0
     nucleus_threshold: float  # on the finder's map of nuclear stain
     cell_threshold: float  # on its map of the whole cell
 
