@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isnan
 from typing import Literal, TypedDict, get_args
 
 from blastscope.runtime.classes import CLASSES, VOTERS, ClassName, Execution, Precision, Voter
 
 ImageCode = Literal["undecodable", "bomb", "not-8-bit-rgb", "empty", "not-on-black", "touches-border", "too-small", "too-large"]
 FrameCode = Literal["clumped", "out-of-focus", "not-lymphoid"]  # only of a cell in a whole frame
-RefusalCode = ImageCode | FrameCode
-REFUSALS: tuple[RefusalCode, ...] = (*get_args(ImageCode), *get_args(FrameCode))
+StreamCode = Literal["failed"]  # only of a frame in a stream: examining it broke off
+RefusalCode = ImageCode | FrameCode | StreamCode
+REFUSALS: tuple[RefusalCode, ...] = (*get_args(ImageCode), *get_args(FrameCode), *get_args(StreamCode))
 
 Box = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels of the image, half-open
 
@@ -41,17 +43,19 @@ class PredictionRow(TypedDict):
     label: ClassName | None
     probability: float | None
     voter: Voter | None
-    probabilities: dict[str, dict[str, float]] | None
+    probabilities: dict[str, dict[str, float] | None] | None  # a voter's are null where it was not run
+    decided_early: bool
     box: list[int] | None
     refusal: RefusalCode | None
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One image's call. With a refusal, every field but `refusal`, `box` and `audit` is None.
+    """One image's call. With a refusal, every field but `refusal`, `box` and `audit` is None, and `decided_early` is False.
 
     `probability` is the deciding voter's probability of `label`; `score` the same voter's probability of ALL, the figure to
     put a threshold on. `probabilities` holds a row for each voter (a, b, combined) and a column for each class (hem, all).
+    With `decided_early` the first voter of a cascade was sure enough to decide alone; the others' rows are NaN.
     """
 
     label: ClassName | None
@@ -62,17 +66,19 @@ class Prediction:
     box: Box | None
     refusal: Refusal | None
     audit: Audit
+    decided_early: bool = False
 
     def row(self) -> PredictionRow:
         """The prediction as plain JSON values."""
-        table: dict[str, dict[str, float]] = {}
+        table: dict[str, dict[str, float] | None] = {}
         for voter, pair in zip(VOTERS, self.probabilities or (), strict=self.probabilities is not None):
-            table[voter] = {**dict(zip(CLASSES, pair, strict=True))}
+            table[voter] = None if any(map(isnan, pair)) else {**dict(zip(CLASSES, pair, strict=True))}
         return PredictionRow(
             label=self.label,
             probability=self.probability,
             voter=self.voter,
             probabilities=table or None,
+            decided_early=self.decided_early,
             box=list(self.box) if self.box else None,
             refusal=self.refusal.code if self.refusal else None,
         )

@@ -26,18 +26,21 @@ class Votes(NamedTuple):
     score: NDArray[np.float32]  # (N,)
 
 
-def vote(probabilities: NDArray[np.float32], threshold: float | None = None) -> Votes:
+def vote(probabilities: NDArray[np.float32], threshold: float | None = None, *, partial: bool = False) -> Votes:
     """Decides each cell of `probabilities` (N, 3, 2).
 
     Equal ratios go to ALL before HEM (a missed blast costs more than a second look), then to a, b, combined. With a
     `threshold` (compared as float32) the deciding voter stays, and the label is ALL where its probability of ALL reaches the
-    threshold. Raises `EngineError` where a probability is not a number: it would pass for HEM.
+    threshold. With `partial` a voter whose two probabilities are NaN was not run, and the others vote. Raises `EngineError`
+    where a probability is not a number (it would pass for HEM), and where no voter of a cell was run.
     """
-    if not np.isfinite(probabilities).all():
-        raise EngineError("a network answered with something that is not a number")
+    absent = np.isnan(probabilities[..., 0]) & np.isnan(probabilities[..., 1]) & partial  # (N, 3)
+    require_numbers(probabilities[~absent])
+    if absent.all(axis=1).any():
+        raise EngineError("no voter of a cell was run")
     safe = np.maximum(probabilities, TINY).astype(np.float64)
     hem, all_ = safe[..., 0], safe[..., 1]  # (N, 3)
-    strength = np.maximum(hem, all_) / np.minimum(hem, all_)
+    strength = np.where(absent, 0.0, np.maximum(hem, all_) / np.minimum(hem, all_))
     strongest = strength == strength.max(axis=1, keepdims=True)
     malignant = strongest & (all_ >= hem)
     # argmax takes the first of equals, which is a before b before combined
@@ -47,3 +50,19 @@ def vote(probabilities: NDArray[np.float32], threshold: float | None = None) -> 
     score = probabilities[rows, voter, 1].astype(np.float32)
     label = all_[rows, voter] >= hem[rows, voter] if threshold is None else score >= np.float32(threshold)
     return Votes(label.astype(np.int32), voter, score)
+
+
+def sure_enough(pairs: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:
+    """Which cells a first voter with the probabilities `pairs` (N, 2) decides alone, (N,).
+
+    Those whose larger probability is at least `threshold`, both as float32. Raises `EngineError` where one is not a number.
+    """
+    require_numbers(pairs)
+    sure: NDArray[np.bool_] = pairs.max(axis=1, initial=0) >= np.float32(threshold)
+    return sure
+
+
+def require_numbers(probabilities: NDArray[np.float32]) -> None:
+    """Raises `EngineError` where one of `probabilities` is NaN or infinite."""
+    if not np.isfinite(probabilities).all():
+        raise EngineError("a network answered with something that is not a number")

@@ -89,3 +89,41 @@ def test_schema_and_code_refuse_alike(name: str) -> None:
 def test_schema_and_code_agree_on_which_keys_may_be_left_out(key: str) -> None:
     table = {name: value for name, value in EXAMPLE.items() if name != key}
     assert by_schema(table) == by_code(table)
+
+
+# ---- formats
+
+
+def _early() -> dict[str, Any]:
+    """The example without what 1.1 brought."""
+    table = copy.deepcopy(EXAMPLE)
+    table["format"] = "1.0"
+    del table["cascade"], table["graphs"][1]["gate"]["patient_flips"]
+    return table
+
+
+def test_a_manifest_of_the_first_format_is_read_and_written_with_its_own_keys_alone() -> None:
+    manifest = parse_manifest(json.dumps(_early()).encode(), Path("c7"))
+    assert manifest.cascade is None
+    assert json.loads(manifest.json_bytes()) == _early()
+
+
+@pytest.mark.parametrize("key", ["cascade", "patient_flips"])
+def test_what_1_1_brought_is_no_key_of_1_0(key: str) -> None:
+    table = _early()
+    if key == "cascade":
+        table["cascade"] = EXAMPLE["cascade"]
+    else:
+        table["graphs"][1]["gate"][key] = EXAMPLE["graphs"][1]["gate"][key]
+    with pytest.raises(BundleError, match=r"format 1\.0 doesn't have"):
+        parse_manifest(json.dumps(table).encode(), Path("c7"))
+
+
+def test_a_cascade_needs_the_graph_that_it_was_judged_on_and_holds_its_bound() -> None:
+    other, loose = copy.deepcopy(EXAMPLE), copy.deepcopy(EXAMPLE)
+    other["cascade"]["precision"] = "fp16"
+    loose["cascade"]["flips"]["value"] = 0.0021
+    with pytest.raises(BundleError, match="fused fp16 graph, which isn't there"):
+        parse_manifest(json.dumps(other).encode(), Path("c7"))
+    with pytest.raises(BundleError, match=r"flips 0\.0021 of the calls"):
+        parse_manifest(json.dumps(loose).encode(), Path("c7"))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from blastscope.runtime.bundle.manifest import VoteRule
 from blastscope.runtime.classes import CLASSES, VOTERS
 from blastscope.runtime.errors import EngineError
-from blastscope.runtime.vote import TINY, vote
+from blastscope.runtime.vote import TINY, sure_enough, vote
 
 HEM, ALL = range(2)
 A, B, COMBINED = range(3)
@@ -137,3 +137,45 @@ def test_no_cells_give_no_votes_and_the_input_is_left_as_it_was() -> None:
 
 def test_the_manifest_states_the_tie_that_the_vote_keeps() -> None:
     assert VoteRule().tie == (CLASSES[ALL], *VOTERS)
+
+
+@settings(deadline=None)
+@given(cells, st.lists(st.booleans(), min_size=3, max_size=3).filter(any), st.one_of(st.none(), st.floats(0, 1)))
+def test_voters_that_were_not_run_take_no_part_in_the_vote(
+    probabilities: NDArray[np.float32], ran: list[bool], threshold: float | None
+) -> None:
+    there = np.flatnonzero(ran)
+    seen = probabilities.copy()
+    seen[:, ~np.array(ran)] = np.nan
+    among = vote(seen, threshold, partial=True)
+    alone = vote(probabilities[:, there], threshold)  # the same voters and no others
+    assert (among.label == alone.label).all()
+    assert (among.voter == there[alone.voter]).all()
+    assert (among.score == alone.score).all()
+
+
+def test_half_a_pair_or_no_voter_at_all_is_an_error_and_so_is_any_gap_in_a_full_vote() -> None:
+    pairs = np.full((2, 3, 2), 0.5, np.float32)
+    pairs[1, 1:] = np.nan
+    assert vote(pairs, partial=True).voter.tolist() == [A, A]
+    with pytest.raises(EngineError, match="not a number"):
+        vote(pairs)
+    half = pairs.copy()
+    half[0, 1, 0] = np.nan
+    with pytest.raises(EngineError, match="not a number"):
+        vote(half, partial=True)
+    pairs[1] = np.nan
+    with pytest.raises(EngineError, match="no voter"):
+        vote(pairs, partial=True)
+
+
+def test_a_first_voter_on_the_threshold_decides_and_one_step_below_does_not() -> None:
+    threshold = np.float32(0.9990234)
+    below = np.nextafter(threshold, np.float32(0))
+    pairs = np.array([[1 - threshold, threshold], [below, 1 - below], [1, 0]], np.float32)
+    assert sure_enough(pairs, float(threshold)).tolist() == [True, False, True]
+    assert sure_enough(pairs, 0.9990234).tolist() == [True, False, True]  # written in ten digits it is the same float32
+    assert sure_enough(pairs, 1.0).tolist() == [False, False, True]
+    assert sure_enough(np.empty((0, 2), np.float32), 0.9).tolist() == []
+    with pytest.raises(EngineError, match="not a number"):
+        sure_enough(np.full((1, 2), np.nan, np.float32), 0.9)

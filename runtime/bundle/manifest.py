@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, JsonValue, StringConstraints, model_validator
 
@@ -10,7 +10,7 @@ from blastscope.runtime.classes import CLASSES, VOTERS, ClassName, Execution, Pr
 from blastscope.runtime.crop.spec import CropSpec
 from blastscope.runtime.record import Record
 
-FORMAT = "1.0"  # major.minor: a reader takes its own major up to its own minor
+FORMAT = "1.1"  # major.minor: a reader takes its own major up to its own minor
 FORMAT_PATTERN = r"^(0|[1-9][0-9]{0,3})\.(0|[1-9][0-9]{0,3})$"
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -49,6 +49,29 @@ class GateResult(Record):
     f1_loss: Interval  # weighted F1 of the parent less that of this graph, in points of 100
     f1_loss_at_most: float
     passed: bool
+    patient_flips: Interval | None = None  # share of patients whose call by most of their cells changed; since 1.1
+
+
+class CascadeResult(Record):
+    """When the first voter may decide alone, and what that costs on validation cells that had no part in the choice."""
+
+    first: Literal["a", "b"]  # the voter that is run first
+    threshold: float = Field(ge=0.5, le=1)  # it decides where its larger probability, as float32, is at least this
+    precision: Precision  # of the fused graph that was judged; of no other graph it says anything
+    engine: Annotated[str, StringConstraints(min_length=1, max_length=40)]  # of those that judged, the one with most flips
+    cells: int = Field(ge=0)
+    patients: int = Field(ge=0)
+    flips: Interval  # share of cells whose call is not that of all voters
+    flips_upper: Share  # 95 % upper bound, above 0 also where no call changed
+    flips_at_most: Share
+    patient_flips: Interval  # share of patients whose call by most of their cells changed
+    skipped: Share  # of the work of the backbones
+
+    @model_validator(mode="after")
+    def _holds_its_bound(self) -> Self:
+        if self.flips.value > self.flips_at_most:
+            raise ValueError(f"a cascade that flips {self.flips.value:.4f} of the calls, where {self.flips_at_most:.4f} may")
+        return self
 
 
 class GraphEntry(FileEntry):
@@ -164,6 +187,7 @@ class Manifest(Record):
     crop: CropSpec
     vote: VoteRule = VoteRule()
     operating_point: OperatingPoint | None = None
+    cascade: CascadeResult | None = None  # since 1.1
     gate: Literal["held", "waived: benchmark"] = "held"
     graphs: tuple[GraphEntry, ...] = Field(min_length=1)
     golden: GoldenEntry
@@ -187,6 +211,19 @@ class Manifest(Record):
         return self
 
     @model_validator(mode="after")
+    def _cascade_has_its_graph(self) -> Self:
+        if self.cascade and self.graph(self.cascade.precision) is None:
+            raise ValueError(f"a cascade judged on a fused {self.cascade.precision} graph, which isn't there")
+        return self
+
+    @model_validator(mode="after")
+    def _format_has_every_key(self) -> Self:
+        late = self.cascade or any(entry.gate and entry.gate.patient_flips for entry in self.graphs)
+        if late and self.format == "1.0":
+            raise ValueError(f"keys that format 1.0 doesn't have: say {FORMAT}")
+        return self
+
+    @model_validator(mode="after")
     def _files_have_places_of_their_own(self) -> Self:
         paths = [entry.file for entry in self.files()] + ["manifest.json"]
         if len(set(paths)) != len(paths):
@@ -201,8 +238,9 @@ class Manifest(Record):
         return (*self.graphs, self.golden)
 
     def json_bytes(self) -> bytes:
-        """What stands in manifest.json."""
-        return (self.model_dump_json(indent=2) + "\n").encode()
+        """What stands in manifest.json: in a manifest of an earlier format no key that readers of that one don't know."""
+        late: dict[str, Any] = {"cascade": True, "graphs": {"__all__": {"gate": {"patient_flips"}}}}
+        return (self.model_dump_json(indent=2, exclude=late if self.format == "1.0" else None) + "\n").encode()
 
     def graph(self, precision: Precision, models: GraphModels = "fused") -> GraphEntry | None:
         """The entry of `models` in `precision`, if the bundle has one."""
