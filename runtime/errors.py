@@ -18,7 +18,7 @@
     │   │   ├── DeviceLost          4  the device stopped in mid-run: reopen the handle
     │   │   └── KernelError         4  the crop kernels are damaged: install blastscope again
     │   └── EngineError             4  the inference library refused or broke off
-    └── Closed                      1  the handle was closed
+    └── Closed                      1  the handle or the stream was closed
 
 `exit_code` is what the command line exits with. Foreign exceptions are translated into these once, at the edge, with `from`.
 """
@@ -180,7 +180,7 @@ class EngineError(UnavailableError):
 
 
 class Closed(BlastscopeError):
-    """The handle was closed before this call."""
+    """The handle, or the stream, was closed before this call."""
 
-    def __init__(self) -> None:
-        super().__init__("the handle is closed: open the bundle again")
+    def __init__(self, problem: str = "the handle is closed: open the bundle again") -> None:
+        super().__init__(problem)
