@@ -1,7 +1,8 @@
 """Leukaemia calls on single blood cells, made by a deep ensemble beside the microscope.
 
-`open_bundle` gives a `Scope`, which turns uint8 RGB images of cells into `Prediction`s; `SHIPPED_BUNDLE` is the bundle that
-comes with the package. Everything else lives in the rooms: `runtime`, `train`, `calibration`, `export`, `benchmarks`.
+`open_bundle` gives a `Scope`, which turns uint8 RGB images of cells into `Prediction`s and whole frames into
+`FrameReport`s; `SHIPPED_BUNDLE` is the bundle that comes with the package. Everything else lives in the rooms: `runtime`,
+`train`, `calibration`, `export`, `benchmarks`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from blastscope.runtime.bundle import Bundle
     from blastscope.runtime.classes import CLASSES, VOTERS
     from blastscope.runtime.errors import BlastscopeError
+    from blastscope.runtime.frames.report import FrameReport
     from blastscope.runtime.prediction import Prediction
     from blastscope.runtime.scope import Scope, open_bundle
 
@@ -26,6 +28,7 @@ _HOMES = {
     "VOTERS": "classes",
     "BlastscopeError": "errors",
     "Bundle": "bundle",
+    "FrameReport": "frames.report",
     "Prediction": "prediction",
     "Scope": "scope",
     "open_bundle": "scope",
@@ -37,6 +40,7 @@ __all__ = [
     "VOTERS",
     "BlastscopeError",
     "Bundle",
+    "FrameReport",
     "Prediction",
     "Scope",
     "__version__",

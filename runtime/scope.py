@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,15 +18,20 @@ from blastscope.runtime.backends.protocol import Workload
 from blastscope.runtime.bundle import Bundle, read_bundle
 from blastscope.runtime.classes import Execution, Precision
 from blastscope.runtime.deciders import Decider, decider_for
-from blastscope.runtime.device import parse_device
+from blastscope.runtime.device import parse_device, usable_threads
 from blastscope.runtime.errors import UsageError
 from blastscope.runtime.files import in_order
-from blastscope.runtime.image import read_image
+from blastscope.runtime.image import check_array, read_image
 from blastscope.runtime.opening import Opened, user_cache
 from blastscope.runtime.prediction import Audit, Prediction, Refusal
 from blastscope.runtime.roads import open_wished
 from blastscope.runtime.waiting import WaitingRoom
 from blastscope.runtime.wish import Wish
+
+if TYPE_CHECKING:
+    from blastscope.runtime.frames.examine import Classify, Examiner, Look
+    from blastscope.runtime.frames.report import FrameReport
+    from blastscope.runtime.frames.spec import FrameSpec
 
 
 def open_bundle(
@@ -166,6 +171,51 @@ class Scope:
 
         return in_order(classify, map(Path, paths), workers=run.decider.readers)
 
+    def examine(
+        self,
+        frame: NDArray[np.uint8],
+        *,
+        pixel_um: float | None = None,
+        spec: FrameSpec | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> FrameReport:
+        """The white cells of a stained bright-field frame (H, W, 3) uint8 RGB, each with a call or the reason why it got none.
+
+        `pixel_um` is the frame's scale in micrometres per pixel; without it the specification's holds, or that of the red cells
+        in the frame. A frame of more than 8 megapixels is looked at in tiles, with scale and stain measured once. The array may
+        be any strided view; it is neither written to nor kept. `metadata` comes back in the report. Raises `ImageError` for
+        what is no such array, `UsageError` for a scale that can't be.
+
+        The shipped networks were trained on C-NMC's cells: calls on frames are outside what was validated.
+        """
+        run = self._run
+        with run.opened.lanes.call():
+            return _examiner(run.decider.classify_many, spec, pixel_um).examine(check_array(frame), metadata)
+
+    def examine_files(
+        self,
+        paths: Iterable[Path | str],
+        *,
+        pixel_um: float | None = None,
+        spec: FrameSpec | None = None,
+        look: Look | None = None,
+    ) -> Iterator[FrameReport]:
+        """The report on each file (PNG, JPEG, BMP, WebP, any TIFF) or OME-Zarr folder, in the order given.
+
+        Reading, finding and inference of several files overlap; scans are read piece by piece. A file that can't be read gets a
+        report with a refusal. Where neither `pixel_um` nor the specification says the scale, the file's own word holds. `look`
+        is called with the open `Scan` and the report, in one of several threads, before the report is handed out.
+        """
+        run = self._run
+
+        def classify(cells: Sequence[NDArray[np.uint8]]) -> list[Prediction]:
+            with run.opened.lanes.call():  # a call a batch: a scan of an hour doesn't keep the handle from closing
+                return run.decider.classify_many(cells)
+
+        with run.opened.lanes.call():
+            examiner = _examiner(classify, spec, pixel_um)
+        return examiner.examine_files(map(Path, paths), look)
+
     def infer(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Probabilities (N, 3, 2) of `crops` (N, S, S, 3) made as the bundle's specification says, for benchmarks."""
         return self._run.opened.lanes.infer(crops)
@@ -201,3 +251,10 @@ class Scope:
         room = WaitingRoom(opened.lanes, decider.decide, self._queue)
         # closes a handle that was forgotten, when it is collected or when the process ends
         return _Run(opened, audit, decider, room, weakref.finalize(self, opened.close))
+
+
+def _examiner(classify: Classify, spec: FrameSpec | None, pixel_um: float | None) -> Examiner:
+    from blastscope.runtime.frames.examine import Examiner  # whoever has single cells needs none of it
+    from blastscope.runtime.frames.spec import FrameSpec
+
+    return Examiner(classify, spec or FrameSpec(), pixel_um, usable_threads())

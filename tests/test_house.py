@@ -199,7 +199,7 @@ def test_no_room_is_loaded_under_its_bare_name() -> None:
 
 def test_the_public_names_are_pinned() -> None:
     assert blastscope.__all__ == [
-        *("CLASSES", "SHIPPED_BUNDLE", "VOTERS", "BlastscopeError", "Bundle", "Prediction", "Scope"),
+        *("CLASSES", "SHIPPED_BUNDLE", "VOTERS", "BlastscopeError", "Bundle", "FrameReport", "Prediction", "Scope"),
         *("__version__", "open_bundle"),
     ]
     assert [name for name in blastscope.__all__ if not hasattr(blastscope, name)] == []

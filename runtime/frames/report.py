@@ -21,6 +21,8 @@ class CellRow(TypedDict):
     probability: float | None
     voter: Voter | None
     refusal: RefusalCode | None
+    score: float | None  # the deciding voter's probability of ALL
+    detail: str | None  # of the refusal
 
 
 class FrameRow(TypedDict):
@@ -33,6 +35,9 @@ class FrameRow(TypedDict):
     scale_source: ScaleSource | None
     counts: dict[str, int]
     cells: list[CellRow]
+    size: list[int] | None  # width, height
+    detail: str | None  # of the refusal
+    notes: list[str]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,6 +72,8 @@ class FrameCell:
             probability=prediction.probability if prediction else None,
             voter=prediction.voter if prediction else None,
             refusal=refusal.code if refusal else None,
+            score=prediction.score if prediction else None,
+            detail=refusal.detail if refusal else None,
         )
 
 
@@ -85,6 +92,8 @@ class FrameReport:
     validated: bool = False
     metadata: Mapping[str, Any] = field(default_factory=dict)
     id: int | str | None = None  # of the frame in its stream
+    size: tuple[int, int] | None = None  # width and height of the frame
+    notes: tuple[str, ...] = ()  # what was read of a file that holds more, and where the scale comes from
 
     @property
     def counts(self) -> dict[str, int]:
@@ -103,4 +112,7 @@ class FrameReport:
             scale_source=self.facts.scale_source if self.facts else None,
             counts=self.counts,
             cells=[cell.row() for cell in self.cells],
+            size=list(self.size) if self.size else None,
+            detail=self.refusal.detail if self.refusal else None,
+            notes=list(self.notes),
         )

@@ -1,0 +1,156 @@
+"""A frame or a scan examined: surveyed once, its cells found, cut out and classified, in tiles where it is large."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blastscope.runtime.errors import UsageError
+from blastscope.runtime.files import in_order
+from blastscope.runtime.frames.cutting import cut_cell
+from blastscope.runtime.frames.finding import find_cells, reach_px
+from blastscope.runtime.frames.found import FrameFacts
+from blastscope.runtime.frames.pieces import Unreadable
+from blastscope.runtime.frames.report import FrameCell, FrameReport
+from blastscope.runtime.frames.scale_tags import LEAST_UM, MOST_UM
+from blastscope.runtime.frames.scans import ArrayScan, Scan, open_scan, overview, read_part
+from blastscope.runtime.frames.spec import FrameSpec
+from blastscope.runtime.frames.survey import survey_frame
+from blastscope.runtime.frames.tiles import Tile, moved, tiles_of
+from blastscope.runtime.prediction import Box, Prediction, Refusal
+
+WHOLE_PIXELS = 8_000_000  # a frame up to this size is looked at as a whole
+TILE_PX = 2048
+WINDOW_PX, WINDOWS, GRID = 1024, 8, 6  # a scan is surveyed on so many windows, chosen from a grid of GRID x GRID
+
+Classify = Callable[[Sequence[NDArray[np.uint8]]], list[Prediction]]
+Look = Callable[[Scan, FrameReport], object]
+
+
+@dataclass(frozen=True)
+class Examiner:
+    """Examines frames in one way. Many threads may use it at once. `classify` gives the calls on cells on black."""
+
+    classify: Classify
+    spec: FrameSpec = field(default_factory=FrameSpec)
+    pixel_um: float | None = None  # the caller's word on the scale, before the specification's and the file's
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        """Raises `UsageError` for a scale that no microscope has."""
+        if self.pixel_um is not None and not LEAST_UM < self.pixel_um < MOST_UM:
+            raise UsageError(f"pixel_um is {self.pixel_um}: micrometres per pixel must lie between {LEAST_UM} and {MOST_UM}")
+
+    def examine(self, frame: NDArray[np.uint8], metadata: Mapping[str, Any] | None = None) -> FrameReport:
+        """The report on a frame (H, W, 3) uint8 RGB in memory, which is neither kept nor written to."""
+        return self.examine_scan(ArrayScan(np.ascontiguousarray(frame)), metadata=metadata)
+
+    def examine_files(self, paths: Iterable[Path], look: Look | None = None) -> Iterator[FrameReport]:
+        """The report on each file, in order, several at a time; large ones one at a time. `look` sees each while it is open."""
+        alone = threading.Lock()  # whoever holds it may fill the memory with one large frame
+
+        def examine(path: Path) -> FrameReport:
+            scan = open_scan(path)
+            if isinstance(scan, Refusal):
+                return FrameReport((), None, scan, path)
+            try:
+                with alone if scan.width * scan.height > WHOLE_PIXELS else nullcontext():
+                    report = self.examine_scan(scan, path=path)
+                    if look:
+                        look(scan, report)
+                    return report
+            finally:
+                scan.close()
+
+        return (report for _, report in in_order(examine, paths, workers=self.threads + 1))
+
+    def examine_scan(self, scan: Scan, *, path: Path | None = None, metadata: Mapping[str, Any] | None = None) -> FrameReport:
+        """The report on a frame of any size, of which no more is read at once than the tiles that are at work."""
+        facts: FrameFacts | None = None
+        refusal: Refusal | None = None
+        cells: list[FrameCell] = []
+        try:
+            if scan.width * scan.height == 0:
+                raise Unreadable(Refusal("empty", f"the frame has no pixels: {scan.width} x {scan.height}"))
+            facts = self.survey(scan)
+            cells = self._cells(scan, facts, list(self._tiles(scan, facts)))
+        except Unreadable as unreadable:
+            refusal = unreadable.refusal
+        return FrameReport(
+            cells=tuple(cells),
+            facts=facts,
+            refusal=refusal,
+            path=path,
+            metadata=metadata or {},
+            size=(scan.width, scan.height),
+            notes=scan.notes,
+        )
+
+    def survey(self, scan: Scan) -> FrameFacts:
+        """What holds for the whole of `scan`; of a large one it is measured on windows that show something."""
+        return survey_frame(sample(scan), self.spec, pixel_um=self.pixel_um or self.spec.pixel_um or scan.pixel_um)
+
+    def _tiles(self, scan: Scan, facts: FrameFacts) -> Iterator[Tile]:
+        whole = (0, 0, scan.width, scan.height)
+        if scan.width * scan.height <= WHOLE_PIXELS:
+            return iter([Tile(whole, whole)])
+        return tiles_of(scan.width, scan.height, side_px=TILE_PX, margin_px=reach_px(facts, self.spec))
+
+    def _cells(self, scan: Scan, facts: FrameFacts, tiles: Sequence[Tile]) -> list[FrameCell]:
+        def cells_of(tile: Tile) -> list[FrameCell]:
+            return self._cells_of(scan, facts, tile)
+
+        parts = (
+            map(cells_of, tiles) if len(tiles) == 1 else (part for _, part in in_order(cells_of, tiles, workers=self.threads))
+        )
+        return sorted((cell for part in parts for cell in part), key=lambda cell: (cell.box[1], cell.box[0], cell.box))
+
+    def _cells_of(self, scan: Scan, facts: FrameFacts, tile: Tile) -> list[FrameCell]:
+        """The cells that `tile` owns, all classified in one batch."""
+        if scan.blank(tile.region):
+            return []
+        pixels = np.ascontiguousarray(read_part(scan, tile.region))
+        left, top = tile.region[:2]
+        pairs = [(cell, moved(cell, left, top)) for cell in find_cells(pixels, facts, self.spec)]
+        own = [(here, cell) for here, cell in pairs if tile.owns(cell.box)]
+        wanted = [cut_cell(pixels, here, facts, self.spec) for here, _ in own if here.refusal is None]
+        calls = iter(self.classify(wanted) if wanted else [])
+        return [FrameCell(cell, None if cell.refusal else next(calls)) for _, cell in own]
+
+
+def sample(scan: Scan) -> NDArray[np.uint8]:
+    """The whole of a small `scan`; of a large one windows side by side, of the range from sparse to crowded."""
+    if scan.width * scan.height <= WHOLE_PIXELS:
+        return read_part(scan, (0, 0, scan.width, scan.height))
+    boxes = [box for box in _grid(scan.width, scan.height) if not scan.blank(box)] or _grid(scan.width, scan.height)[:1]
+    shown = _content(scan, boxes)
+    busy = [
+        box for box, content in sorted(zip(boxes, shown, strict=True), key=lambda pair: pair[1]) if content >= max(shown) / 4
+    ]
+    taken = [busy[index * (len(busy) - 1) // max(WINDOWS - 1, 1)] for index in range(WINDOWS)]
+    windows = [read_part(scan, box) for box in dict.fromkeys(taken)]
+    return np.concatenate(windows, axis=1 if windows[0].shape[0] >= windows[0].shape[1] else 0)
+
+
+def _grid(width: int, height: int) -> list[Box]:
+    across, down = min(WINDOW_PX, width), min(WINDOW_PX, height)
+    columns = sorted({(width - across) * step // (GRID - 1) for step in range(GRID)})
+    rows = sorted({(height - down) * step // (GRID - 1) for step in range(GRID)})
+    return [(x, y, x + across, y + down) for y in rows for x in columns]
+
+
+def _content(scan: Scan, boxes: Sequence[Box]) -> list[float]:
+    """How much each of `boxes` shows: the spread of its green, which all blood stains darken."""
+    if not scan.reduced:
+        return [float(read_part(scan, box)[::2, ::2, 1].std()) for box in boxes]
+    small = overview(scan, WINDOW_PX)
+    scale = small.shape[1] / scan.width
+    parts = (small[int(y0 * scale) : int(y1 * scale) + 1, int(x0 * scale) : int(x1 * scale) + 1, 1] for x0, y0, x1, y1 in boxes)
+    return [float(part.std()) for part in parts]

@@ -1,0 +1,54 @@
+"""A frame too large to be looked at as a whole, in tiles: each cell belongs to the one tile that owns its centre."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from blastscope.runtime.frames.found import FoundCell
+from blastscope.runtime.prediction import Box
+
+ALIGNED_PX = 64  # regions begin at multiples of it, so that steps that go by 2, 4 or 8 pixels fall as in the whole frame
+
+
+class Tile(NamedTuple):
+    """What is looked at for the cells of one part of a frame."""
+
+    core: Box  # whose cells it gives; the cores of all tiles cover the frame once
+    region: Box  # the core and all that may change what is found in it
+
+    def owns(self, box: Box) -> bool:
+        """Whether the centre of `box`, in pixels of the frame, lies in the core. A centre on an edge goes right and down."""
+        x0, y0, x1, y1 = self.core  # twice the centre is a whole number: no rounding decides
+        return 2 * x0 <= box[0] + box[2] < 2 * x1 and 2 * y0 <= box[1] + box[3] < 2 * y1
+
+
+def tiles_of(width: int, height: int, *, side_px: int, margin_px: int) -> Iterator[Tile]:
+    """The tiles of a frame, row by row. A cell that is nearer than `margin_px` across lies whole in its tile's region."""
+    for top in range(0, height, side_px):
+        for left in range(0, width, side_px):
+            right, bottom = min(left + side_px, width), min(top + side_px, height)
+            region = (
+                max(left - margin_px, 0) // ALIGNED_PX * ALIGNED_PX,
+                max(top - margin_px, 0) // ALIGNED_PX * ALIGNED_PX,
+                min(right + margin_px, width),
+                min(bottom + margin_px, height),
+            )
+            yield Tile((left, top, right, bottom), region)
+
+
+def moved(cell: FoundCell, across: int, down: int) -> FoundCell:
+    """`cell` in pixels of a frame that has the tile's corner at (across, down)."""
+    if not across and not down:
+        return cell
+    x0, y0, x1, y1 = cell.box
+    corner = np.array((across, down), np.int32)
+    return replace(
+        cell,
+        box=(x0 + across, y0 + down, x1 + across, y1 + down),
+        contour=cell.contour + corner,
+        nucleus=cell.nucleus + corner,
+    )
