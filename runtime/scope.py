@@ -19,7 +19,7 @@ from blastscope.runtime.bundle import Bundle, read_bundle
 from blastscope.runtime.classes import Execution, Precision
 from blastscope.runtime.deciders import Decider, decider_for
 from blastscope.runtime.device import parse_device, usable_threads
-from blastscope.runtime.errors import UsageError
+from blastscope.runtime.errors import Closed, UsageError
 from blastscope.runtime.files import in_order
 from blastscope.runtime.image import check_array, read_image
 from blastscope.runtime.opening import Opened, user_cache
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from blastscope.runtime.frames.examine import Classify, Examiner, Look
     from blastscope.runtime.frames.report import FrameReport
     from blastscope.runtime.frames.spec import FrameSpec
+    from blastscope.runtime.stream import Stream
+    from blastscope.runtime.stream.stream import OnError, OnReport, WhenFull
 
 
 def open_bundle(
@@ -103,6 +105,7 @@ class Scope:
         self.bundle = bundle
         self._wish, self._queue = wish, queue
         self._reopening = threading.Lock()
+        self._streams: weakref.WeakSet[Stream] = weakref.WeakSet()
         self._run = self._open(wish)
 
     @property
@@ -216,6 +219,43 @@ class Scope:
             examiner = _examiner(classify, spec, pixel_um)
         return examiner.examine_files(map(Path, paths), look)
 
+    def stream(
+        self,
+        frames: Iterable[Any] | None,
+        on_report: OnReport,
+        queue: int = 4,
+        when_full: WhenFull | str = "drop-oldest",
+        *,
+        on_error: OnError | None = None,
+        pixel_um: float | None = None,
+        spec: FrameSpec | None = None,
+    ) -> Stream:
+        """Examines frames as they come, in threads of its own, and calls `on_report` with each report, in order.
+
+        `frames` gives arrays, arrays with their metadata, or `Frame`s; with None they come by `Stream.put`. `queue` frames may
+        wait; when there are more, the oldest gives way or the sender waits ('drop-oldest', 'block'). While `on_report` is slow
+        frames wait or are dropped, and memory doesn't grow. A frame that can't be examined gets a report with a refusal;
+        `on_error` hears of every exception, also of the source's and of `on_report`'s own, and the stream goes on.
+
+        The stream survives `reopen`, and ends with `close`, which tells what waits first. Raises `Closed`, `UsageError`.
+        """
+        from blastscope.runtime.stream import Stream
+
+        with self._run.opened.lanes.call():
+            _examiner(self._run.decider.classify_many, spec, pixel_um)  # a scale that can't be is said now
+
+        def examine(frame: NDArray[np.uint8], *, metadata: Mapping[str, Any]) -> FrameReport:
+            try:
+                return self.examine(frame, pixel_um=pixel_um, spec=spec, metadata=metadata)
+            except Closed:
+                with self._reopening:  # closed for the time of a `reopen`, perhaps
+                    pass
+                return self.examine(frame, pixel_um=pixel_um, spec=spec, metadata=metadata)
+
+        stream = Stream(examine, on_report, frames, queue=queue, when_full=when_full, on_error=on_error)
+        self._streams.add(stream)
+        return stream
+
     def infer(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Probabilities (N, 3, 2) of `crops` (N, S, S, 3) made as the bundle's specification says, for benchmarks."""
         return self._run.opened.lanes.infer(crops)
@@ -232,10 +272,12 @@ class Scope:
             self._run = self._open(self._wish)
 
     def close(self) -> None:
-        """Finishes what was submitted and frees the networks; later calls raise `Closed`. Safe to call twice.
+        """Ends the streams, finishes what was submitted and frees the networks; later calls raise `Closed`. Safe to call twice.
 
         The first time that `auto` meets a machine it also finishes the measurement that it is in, which takes seconds.
         """
+        for stream in list(self._streams):
+            stream.stop()
         self._run.close()
 
     def __enter__(self) -> Self:
