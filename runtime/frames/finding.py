@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from blastscope.runtime.frames.found import FoundCell, FrameFacts
 from blastscope.runtime.frames.spec import FrameSpec
-from blastscope.runtime.frames.stain import nuclear_map
+from blastscope.runtime.frames.stain import STEP, along
 from blastscope.runtime.image import check_array
 from blastscope.runtime.prediction import Refusal
 
@@ -30,7 +30,7 @@ def find_cells(frame: NDArray[np.uint8], facts: FrameFacts, spec: FrameSpec) -> 
     frame = np.ascontiguousarray(check_array(frame))
     if frame.size == 0:
         return ()
-    stain = cv2.blur(nuclear_map(frame, facts.background, facts.nuclear_axis), (3, 3))
+    stain = cv2.blur(along(facts.nuclear_axis, frame, facts.background), (3, 3)).astype(np.float32) / STEP
     nuclei = _closed((stain > facts.nucleus_threshold).astype(np.uint8), JOIN_UM / facts.pixel_um)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(nuclei, connectivity=8)
     found = []

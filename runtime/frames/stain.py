@@ -1,4 +1,9 @@
-"""Optical density, and the axis in it along which nuclei lie far out and red cells lie at zero."""
+"""Optical density, and the axis in it along which nuclei lie far out and red cells lie at zero.
+
+Density over the glass makes a camera's white balance drop out. A red cell's density has one direction, whatever its
+thickness and however many overlap; the component at a right angle to it is what red cells cannot show, and nuclei show
+most.
+"""
 
 from __future__ import annotations
 
@@ -8,26 +13,33 @@ from numpy.typing import NDArray
 
 from blastscope.runtime.frames.found import Colour
 
-RED_CELL: Colour = (0.12, 0.28, 0.22)  # optical density of a red cell: R, G, B
+RED_CELL: Colour = (0.12, 0.28, 0.22)  # natural optical density of a red cell in R, G, B: medians over BCCD's training frames
 NUCLEUS: Colour = (0.40, 0.75, 0.02)  # and of a nucleus
+STEP = 4096  # of the whole numbers that stand for densities: sums of them are exact in any order
 
 
-def density(frame: NDArray[np.uint8], background: Colour) -> NDArray[np.float32]:
+def density(picture: NDArray[np.uint8], glass: Colour) -> NDArray[np.float32]:
     """(H, W, 3) natural optical density over the glass; brighter than glass is negative."""
-    levels = np.arange(256, dtype=np.float32) + 1
-    tables = [-np.log(levels / (glass + 1)) for glass in background]
-    return np.asarray(cv2.LUT(frame, np.stack(tables, axis=-1)[None].astype(np.float32)), np.float32)
+    return np.asarray(cv2.LUT(picture, _densities(glass)[None].astype(np.float32)), np.float32)
 
 
 def axis_away_from(red: Colour, nucleus: Colour) -> Colour:
     """The unit vector nearest to `nucleus` at a right angle to `red`."""
     away, towards = np.asarray(red, np.float64), np.asarray(nucleus, np.float64)
     left = towards - away * float(towards @ away) / float(away @ away)
-    red_, green, blue = (left / np.linalg.norm(left)).tolist()
-    return red_, green, blue
+    weights = left / float(np.linalg.norm(left))
+    return float(weights[0]), float(weights[1]), float(weights[2])
 
 
-def nuclear_map(frame: NDArray[np.uint8], background: Colour, axis: Colour) -> NDArray[np.float32]:
-    """(H, W) how much nuclear stain each pixel shows; red cells and glass are near 0."""
-    weights = np.asarray([axis], np.float32)
-    return np.asarray(cv2.transform(density(frame, background), weights), np.float32)
+def along(axis: Colour, picture: NDArray[np.uint8], glass: Colour) -> NDArray[np.int16]:
+    """(H, W) how much nuclear stain each pixel shows, in 1/STEP; glass and red cells are near 0."""
+    steps = np.clip(np.rint(_densities(glass) * np.asarray(axis) * STEP), -10_000, 10_000).astype(np.int16)
+    # whole numbers have exact sums, so a pixel shows the same wherever it stands in the frame
+    shares = cv2.LUT(np.ascontiguousarray(picture), np.ascontiguousarray(steps[None]))
+    return np.asarray(cv2.transform(shares, np.ones((1, 3), np.float32)), np.int16)
+
+
+def _densities(glass: Colour) -> NDArray[np.float64]:
+    """(256, 3) the density of each level of each channel."""
+    levels = np.arange(256, dtype=np.float64)[:, None] + 1
+    return np.asarray(-np.log(levels / (np.asarray(glass) + 1)), np.float64)

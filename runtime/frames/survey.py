@@ -1,4 +1,8 @@
-"""`survey_frame`: the scale and the stain of a frame or of a slide's thumbnail."""
+"""`survey_frame`: the scale and the stain of a frame or of a slide's thumbnail.
+
+A frame that is turned, flipped, or shifted over empty glass has the same facts to the last digit: they come from counts of
+pixels and from reduced pictures whose grid is centred on what is not glass.
+"""
 
 from __future__ import annotations
 
@@ -7,46 +11,119 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.runtime.frames.found import Colour, FrameFacts, ScaleSource
+from blastscope.runtime.frames.scale import red_cell_px
 from blastscope.runtime.frames.spec import FrameSpec
-from blastscope.runtime.frames.stain import NUCLEUS, RED_CELL, axis_away_from, density
+from blastscope.runtime.frames.stain import NUCLEUS, RED_CELL, STEP, along, axis_away_from, density
+from blastscope.runtime.frames.thumbnail import grid_around, odd_factor, reduced
 from blastscope.runtime.image import check_array
+from blastscope.runtime.prediction import Box
 
-ASSUMED_UM = 0.1  # micrometres per pixel where neither the caller nor red cells tell: a 100x objective and a common camera
-NUCLEUS_AT, CELL_AT = 0.22, 0.07
+ASSUMED_UM = 0.1  # micrometres a pixel where neither the caller nor red cells tell: a 100x objective and a common camera
+PIXELS = 60_000  # of the thumbnail that colours are measured on
+GLASS_SHARE = 0.02  # of the pixels: what is brighter and rarer is a glint
+NOT_GLASS = 12  # gray levels away from glass
+LEAST_DENSITY = 0.12  # natural, in all three channels together: what is fainter has no colour to speak of
+RED_SINE = 0.35  # of the angle to the plane of red cells: nuclei are at 0.5 or more
+NUCLEUS_FROM, NUCLEUS_FLOOR, NUCLEUS_CEILING = 0.15, 0.15, 0.30  # densities along the nuclear axis
+CELL_FLOOR, CELL_CEILING = 0.035, 0.09
 
 
 def survey_frame(frame: NDArray[np.uint8], spec: FrameSpec, *, pixel_um: float | None = None) -> FrameFacts:
-    """What holds for the whole of `frame` (H, W, 3) uint8 RGB. `pixel_um`, or the specification's, settles the scale."""
+    """What holds for the whole of `frame` (H, W, 3) uint8 RGB. `pixel_um`, or the specification's, settles the scale.
+
+    Raises `ImageError` for anything but such an array. An empty frame has facts too: those that are assumed.
+    """
     frame = np.ascontiguousarray(check_array(frame))
     glass = _glass(frame)
+    content = _content(frame, glass)
+    factor = odd_factor(((content[2] - content[0]) * (content[3] - content[1]) / PIXELS) ** 0.5 + 1)
+    picture = reduced(frame, grid_around(content, factor)) if frame.size else frame
+    axis = _nuclear_axis(picture, glass)
+    nucleus_threshold, cell_threshold = _thresholds(picture, glass, axis)
     given = pixel_um or spec.pixel_um
-    measured = None if given else _red_cell_px(frame, glass)
+    at = round(nucleus_threshold * STEP)
+    measured = (
+        None if given or not frame.size else red_cell_px(frame, content, lambda part: _near_nuclei(part, glass, axis, at))
+    )
     source: ScaleSource = "given" if given else "red-cells" if measured else "assumed"
-    scale = given or (spec.red_cell_um / measured if measured else ASSUMED_UM)
-    return FrameFacts(scale, source, glass, axis_away_from(RED_CELL, NUCLEUS), NUCLEUS_AT, CELL_AT)
+    scale = given or (round(spec.red_cell_um / measured, 5) if measured else ASSUMED_UM)
+    return FrameFacts(scale, source, glass, axis, nucleus_threshold, cell_threshold)
 
 
 def _glass(frame: NDArray[np.uint8]) -> Colour:
-    """The brightest common colour."""
+    """The colour of the brightest gray that is common."""
     if frame.size == 0:
         return 255.0, 255.0, 255.0
-    counts = np.bincount(frame[..., 1].ravel(), minlength=256).astype(np.float64)
+    gray = np.asarray(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), np.uint8)
+    counts = _histogram(gray, None)
     smooth = np.convolve(counts, np.ones(9), "same")
-    peaks = np.flatnonzero(smooth >= 0.2 * smooth.max())
-    near = np.abs(frame[..., 1].astype(np.int16) - int(peaks[-1]) + 4) <= 4
-    red, green, blue = (float(np.median(frame[..., channel][near])) if near.any() else 255.0 for channel in range(3))
+    common = smooth >= max(GLASS_SHARE * gray.size, 0.1 * smooth.max())
+    brightest = int(np.flatnonzero(common)[-1])
+    low = brightest
+    while low > 0 and smooth[low - 1] >= smooth[low]:  # down from the bright end up to the top of the peak
+        low -= 1
+    mask = np.asarray(cv2.inRange(gray, (max(low - 5, 0),), (min(low + 5, 255),)), np.uint8)
+    red, green, blue = (_median(_histogram(frame, mask, channel)) for channel in range(3))
     return red, green, blue
 
 
-def _red_cell_px(frame: NDArray[np.uint8], glass: Colour) -> float | None:
-    """The usual diameter of round things that are darker than glass."""
+def _histogram(picture: NDArray[np.uint8], mask: NDArray[np.uint8] | None, channel: int = 0) -> NDArray[np.float64]:
+    return np.asarray(cv2.calcHist([picture], [channel], mask, [256], [0, 256]), np.float64).ravel()
+
+
+def _median(counts: NDArray[np.float64]) -> float:
+    """The median level, with a fraction for where in the level it lies."""
+    total = counts.cumsum()
+    half = total[-1] / 2
+    level = int(np.searchsorted(total, half))
+    before = total[level - 1] if level else 0.0
+    return round(level - 0.5 + float((half - before) / max(counts[level], 1.0)), 3)
+
+
+def _content(frame: NDArray[np.uint8], glass: Colour) -> Box:
+    """The box of all that is not empty glass."""
     if frame.size == 0:
-        return None
-    dark = (density(frame, glass)[..., 1] > 0.12).astype(np.uint8)
-    outlines = cv2.findContours(dark, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
-    sizes = []
-    for outline in outlines:
-        area, around = cv2.contourArea(outline), cv2.arcLength(outline, True)
-        if area > 150 and 4 * np.pi * area > 0.75 * around * around:
-            sizes.append(2 * float(np.sqrt(area / np.pi)))
-    return float(np.median(sizes)) if len(sizes) >= 3 else None
+        return 0, 0, 0, 0
+    green = cv2.extractChannel(frame, 1)
+    low, high = round(glass[1]) - NOT_GLASS, round(glass[1]) + NOT_GLASS
+    x, y, width, height = cv2.boundingRect(cv2.bitwise_not(cv2.inRange(green, (low,), (high,))))
+    return (x, y, x + width, y + height) if width else (0, 0, frame.shape[1], frame.shape[0])
+
+
+def _nuclear_axis(picture: NDArray[np.uint8], glass: Colour) -> Colour:
+    """The axis that red cells of this frame don't show on; without red cells the usual one."""
+    axis = axis_away_from(RED_CELL, NUCLEUS)
+    if picture.size == 0:
+        return axis
+    stained = density(picture, glass).reshape(-1, 3)
+    strength = stained.sum(axis=1)
+    stained, strength = stained[strength > LEAST_DENSITY], strength[strength > LEAST_DENSITY]
+    length = np.sqrt((stained * stained).sum(axis=1))
+    for _ in range(2):
+        red = stained[np.abs(stained @ np.asarray(axis, np.float32)) < RED_SINE * length]
+        if len(red) < 0.02 * len(picture) * len(picture[0]):
+            break
+        full = red[red.sum(axis=1) > 0.5 * np.quantile(red.sum(axis=1), 0.9)]  # rims and pale middles have little colour
+        middle = np.maximum(np.median(full, axis=0), 0.005).astype(np.float64)
+        axis = axis_away_from((float(middle[0]), float(middle[1]), float(middle[2])), NUCLEUS)
+    red_, green, blue = (round(weight, 4) for weight in axis)
+    return red_, green, blue
+
+
+def _thresholds(picture: NDArray[np.uint8], glass: Colour, axis: Colour) -> tuple[float, float]:
+    """Where on the nuclear axis nuclei begin, and where white cells begin."""
+    if picture.size == 0:
+        return NUCLEUS_FLOOR, CELL_FLOOR
+    stain = along(axis, picture, glass).astype(np.float32).ravel() / STEP
+    nuclei = stain[stain > NUCLEUS_FROM]
+    usual = float(np.median(nuclei)) if len(nuclei) > 30 else 0.0
+    rest = stain[stain < NUCLEUS_FROM]
+    spread = 1.4826 * float(np.median(np.abs(rest - np.median(rest)))) if len(rest) else 0.0
+    nucleus = min(max(usual / 2, NUCLEUS_FLOOR), NUCLEUS_CEILING)
+    cell = min(max(2 * spread, CELL_FLOOR), CELL_CEILING)
+    return round(nucleus, 4), round(cell, 4)
+
+
+def _near_nuclei(picture: NDArray[np.uint8], glass: Colour, axis: Colour, threshold: int) -> NDArray[np.bool_]:
+    stained = (along(axis, picture, glass) > threshold).astype(np.uint8)
+    return np.asarray(cv2.dilate(stained, np.ones((5, 5), np.uint8)), np.bool_)

@@ -1,0 +1,66 @@
+"""Reduced pictures whose grid is laid by what they show, so that a frame shifted, turned or flipped reduces to the same pixels.
+
+The factor is odd and the grid is centred on a given box. A centred grid of an odd factor has the box's own symmetry
+whatever its parity: with an even factor a box of odd width has no middle that a grid could share.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from blastscope.runtime.prediction import Box
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Where a reduced picture lies in its frame."""
+
+    x0: int  # of its first pixel's left edge, in pixels of the frame; may lie outside it
+    y0: int
+    factor: int  # pixels of the frame along one pixel of the picture
+    width: int  # in pixels of the picture
+    height: int
+
+    def inside(self, shape: tuple[int, ...]) -> tuple[slice, slice]:
+        """The rows and columns of the picture that lie wholly in a frame of this shape."""
+        down, across = shape[0], shape[1]
+        top, left = -(self.y0 // self.factor) if self.y0 < 0 else 0, -(self.x0 // self.factor) if self.x0 < 0 else 0
+        return slice(top, (down - self.y0) // self.factor), slice(left, (across - self.x0) // self.factor)
+
+
+def odd_factor(coarsest: float) -> int:
+    """The largest odd whole number up to `coarsest`, at least 1."""
+    return max(2 * int((coarsest + 1) // 2) - 1, 1)
+
+
+def grid_around(box: Box, factor: int, margin: int = 0) -> Grid:
+    """The grid centred on `box` that covers it and `margin` of its own pixels on each side."""
+    (x0, width), (y0, height) = _centred(box[0], box[2], factor, margin), _centred(box[1], box[3], factor, margin)
+    return Grid(x0, y0, factor, width, height)
+
+
+def reduced(picture: NDArray[np.uint8], grid: Grid) -> NDArray[np.uint8]:
+    """(grid.height, grid.width[, C]) means over the grid's squares; outside the frame its nearest pixels go on."""
+    across, down = grid.width * grid.factor, grid.height * grid.factor
+    x0, y0, x1, y1 = grid.x0, grid.y0, grid.x0 + across, grid.y0 + down
+    height, width = picture.shape[:2]
+    patch = picture[max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)]
+    beyond = max(-y0, 0), max(y1 - height, 0), max(-x0, 0), max(x1 - width, 0)
+    if any(beyond):
+        patch = np.asarray(cv2.copyMakeBorder(patch, *beyond, cv2.BORDER_REPLICATE), np.uint8)
+    if grid.factor == 1:
+        return np.ascontiguousarray(patch)
+    return np.asarray(cv2.resize(patch, (grid.width, grid.height), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _centred(low: int, high: int, factor: int, margin: int) -> tuple[int, int]:
+    """The start and the number of squares along one axis."""
+    length = high - low
+    squares = -(-length // factor)
+    squares += (squares - length) % 2  # the spare pixels must halve evenly
+    squares += 2 * margin
+    return low - (squares * factor - length) // 2, squares
