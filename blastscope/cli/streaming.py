@@ -1,0 +1,109 @@
+"""`blastscope live`: for whoever wants to see what the networks see, while it happens."""
+
+from __future__ import annotations
+
+import json
+import threading
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from blastscope.cli.options import BackendName, BundlePath, DeviceName, Json, PrecisionName, Threads
+from blastscope.cli.road import say
+
+if TYPE_CHECKING:
+    from blastscope.runtime.frames.report import FrameReport
+    from blastscope.runtime.live import LivePage
+    from blastscope.runtime.stream import Stream, StreamFailure, StreamStats
+
+GLANCE_S = 0.5  # a wait without a limit can't be interrupted on Windows
+
+
+def live(
+    *,
+    source: Annotated[str, typer.Option(help="camera, camera:N, folder:PATH, or a folder, an image or a video.")],
+    watch: Annotated[bool, typer.Option("--watch", help="Go on with the files that come into the folder later.")] = False,
+    fps: Annotated[float | None, typer.Option(min=0.01, max=1000.0, help="Frames a second at most. Default: no limit.")] = None,
+    queue: Annotated[int, typer.Option(min=1, max=256, help="Frames that may wait. A camera's oldest is dropped then.")] = 4,
+    pixel_um: Annotated[float | None, typer.Option("--pixel-um", help="Micrometres per pixel. Default: by red cells.")] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the page; 0 for any free one.")] = 8420,
+    host: Annotated[str, typer.Option(help="Another one shows the page to other machines, without a password.")] = "127.0.0.1",
+    until_end: Annotated[bool, typer.Option("--until-end", help="Exit when the source is at its end.")] = False,
+    bundle: BundlePath = None,
+    device: DeviceName = "auto",
+    precision: PrecisionName = "auto",
+    backend: BackendName = "auto",
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Show the frames of a camera or a folder in the browser as they are examined, until Ctrl-C; --json prints lines too."""
+    from blastscope.runtime.live import LivePage, open_source
+    from blastscope.runtime.live.sources import paced
+    from blastscope.runtime.scope import open_bundle
+
+    stopped = threading.Event()
+    opened = open_source(source, watch=watch, stopped=stopped)
+    scope = open_bundle(bundle, device=device, precision=precision, backend=backend, threads=threads, tell=say)
+    with scope, LivePage(opened.name, host=host, port=port) as page:
+        for note in scope.notes:
+            say(note)
+        show = Show(page, as_json=as_json)
+        stream = scope.stream(
+            paced(opened, fps, stopped) if fps else opened,
+            show.report,
+            queue,
+            "drop-oldest" if opened.live else "block",
+            on_error=show.failure,
+            pixel_um=pixel_um,
+        )
+        page.watch(stream)
+        say(f"the page is at {page.url} (Ctrl-C ends it)")
+        try:
+            stats = follow(stream, show)
+            page.refresh()
+            say(f"the source is at its end: {stats.reported} frames reported, {stats.dropped} dropped, {stats.failed} failures")
+            while not until_end:
+                stopped.wait(GLANCE_S)  # the page goes on showing the last frame
+        finally:
+            stopped.set()
+            stream.stop(drain=False)
+    if stats.refused or stats.failed:
+        raise typer.Exit(1)
+
+
+def follow(stream: Stream, show: Show) -> StreamStats:
+    """How the stream went, once it has ended. Raises what a report's showing raised."""
+    while not stream.wait(GLANCE_S):
+        if show.error:
+            raise show.error
+    return stream.stats
+
+
+class Show:
+    """What becomes of reports: onto the page, and as lines to stdout."""
+
+    def __init__(self, page: LivePage, *, as_json: bool) -> None:
+        self._page, self._as_json = page, as_json
+        self.error: BaseException | None = None  # of the showing, which can't go on: a closed pipe, say
+        self._told = ""
+
+    def report(self, report: FrameReport) -> None:
+        """The stream's `on_report`."""
+        report = replace(report, path=report.metadata.get("path"))
+        self._page.show(report)
+        if self._as_json:
+            typer.echo(json.dumps({"id": report.id, **report.row()}))
+
+    def failure(self, failure: StreamFailure) -> None:
+        """The stream's `on_error`: told, the same one once."""
+        if failure.where == "on_report":
+            self.error = failure.error
+            return
+        text = f"{failure.where}: {failure.error}"
+        if text != self._told:
+            say(f"frame {failure.id}, {text}" if failure.id is not None else text)
+            self._told = text
+
+
+VERBS = (live,)

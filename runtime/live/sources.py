@@ -1,0 +1,154 @@
+"""Where a live page's frames come from: a camera, a video, image files, or a folder that more files may come into."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+
+from blastscope.runtime.errors import DataError, DeviceError, UsageError
+from blastscope.runtime.files import find_images
+from blastscope.runtime.image import SUFFIXES, read_image
+from blastscope.runtime.stream import Frame
+
+VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4")
+LOOK_S = 0.5  # between two looks at a watched folder
+MISSES = 20  # pictures in a row that a camera may fail to give
+MISS_S = 0.05
+
+
+class Source(Protocol):
+    """Frames, each with its pixels in the metadata too, where the page finds them again."""
+
+    name: str  # for people
+    live: bool  # frames come whether or not anybody has time for them
+
+    def __iter__(self) -> Iterator[Frame]:
+        """The frames. May be called once."""
+        ...
+
+
+def open_source(text: str, *, watch: bool = False, stopped: threading.Event) -> Source:
+    """The source that `text` names: camera, camera:N, folder:PATH, or the path of a folder, an image or a video.
+
+    With `watch` a folder goes on with the files that come later, until `stopped` is set. Raises `UsageError` for a text that
+    names nothing, `DataError` for a path with nothing to show, `DeviceError` for a camera that can't be used.
+    """
+    kind, _, rest = text.partition(":")
+    if kind == "camera":
+        if watch:
+            raise UsageError("a camera isn't watched: leave --watch out")
+        if rest and not rest.isdecimal():
+            raise UsageError(f"source '{text}': a camera has a number, such as camera:0")
+        return Camera(int(rest or 0), stopped)
+    path = Path(rest if kind == "folder" else text)
+    if path.is_dir():
+        return WatchedFolder(path, stopped) if watch else Files(find_images([path]), str(path))
+    if kind == "folder" or not path.exists():
+        raise DataError(path, "no such folder" if kind == "folder" else "no such file, folder or camera")
+    if watch:
+        raise UsageError(f"'{path}' is a file: only a folder can be watched")
+    return Camera(path, stopped) if path.suffix.lower() in VIDEOS else Files([path], str(path))
+
+
+def paced(frames: Iterable[Frame], fps: float, stopped: threading.Event) -> Iterator[Frame]:
+    """The same frames, at most `fps` a second."""
+    due = time.monotonic()
+    for frame in frames:
+        yield frame
+        due = max(due + 1 / fps, time.monotonic())
+        stopped.wait(due - time.monotonic())
+
+
+class Files:
+    """Image files, one after the other. One that can't be decoded is a frame with a refusal."""
+
+    live = False
+
+    def __init__(self, paths: list[Path], name: str) -> None:
+        self.name = name
+        self._paths = paths
+
+    def __iter__(self) -> Iterator[Frame]:
+        return map(_read, self._paths)
+
+
+class WatchedFolder:
+    """The image files below a folder, then those that come into it, each once it has stopped growing."""
+
+    live = False
+
+    def __init__(self, folder: Path, stopped: threading.Event) -> None:
+        self.name = f"{folder} (watched)"
+        self._folder, self._stopped = folder, stopped
+
+    def __iter__(self) -> Iterator[Frame]:
+        shown: set[Path] = set()
+        before: dict[Path, tuple[int, int]] = {}
+        while True:
+            now = _files_below(self._folder)
+            shown &= now.keys()  # no longer than the folder's own list
+            ready = [path for path, state in now.items() if path not in shown and before.get(path) == state]
+            for path in sorted(ready, key=lambda path: (now[path][1], path)):
+                shown.add(path)
+                yield _read(path)
+            before = now
+            if self._stopped.wait(LOOK_S):
+                return
+
+
+class Camera:
+    """Pictures of the camera with a number, through OpenCV, or of a video file."""
+
+    def __init__(self, where: int | Path, stopped: threading.Event) -> None:
+        self.live = isinstance(where, int)
+        self.name = f"camera {where}" if self.live else str(where)
+        self._stopped = stopped
+        self._capture = cv2.VideoCapture(where if isinstance(where, int) else str(where))
+        if not self._capture.isOpened():
+            remedy = "is it plugged in, and free? name another with camera:N, or say folder:PATH"
+            raise DeviceError(f"{self.name} can't be opened: {remedy if self.live else 'OpenCV knows no such video'}")
+
+    def __iter__(self) -> Iterator[Frame]:
+        misses = number = 0
+        try:
+            while not self._stopped.is_set():
+                there, picture = self._capture.read()
+                if there:
+                    pixels = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB) if picture.ndim == 3 else picture
+                    yield Frame(pixels, number, {"pixels": pixels})
+                    misses, number = 0, number + 1
+                elif not self.live:
+                    return
+                elif misses < MISSES:
+                    misses += 1
+                    self._stopped.wait(MISS_S)
+                else:
+                    raise DeviceError(f"{self.name} gives no more pictures: look at its cable, and start again")
+        finally:
+            self._capture.release()
+
+
+def _read(path: Path) -> Frame:
+    pixels = read_image(path)
+    return Frame(pixels, str(path), {"path": path, "pixels": pixels})
+
+
+def _files_below(folder: Path) -> dict[Path, tuple[int, int]]:
+    """Each image file with its size and the time of its last change."""
+    found: dict[Path, tuple[int, int]] = {}
+    for place, _, names in os.walk(folder):
+        for name in names:
+            path = Path(place, name)
+            if path.suffix.lower() in SUFFIXES and not name.startswith("."):
+                try:
+                    status = path.stat()
+                except OSError:  # gone again
+                    continue
+                found[path] = (status.st_size, status.st_mtime_ns)
+    return found
