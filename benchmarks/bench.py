@@ -1,25 +1,31 @@
-"""`bench`: every engine of a network in turn with three separate PyTorch models, one run, one table."""
+"""`bench`: every engine of a network in turn with its peers, one run, one table."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from blastscope import Scope, open_bundle
 from blastscope.benchmarks.load import Cold, measure_cold
 from blastscope.benchmarks.networks import Contender
-from blastscope.benchmarks.rows import BenchResult, Row, make_row, this_machine, versions
-from blastscope.benchmarks.sides import handle, separate_models
-from blastscope.benchmarks.turns import Image, Pace, Side, time_in_turn
-from blastscope.runtime.bundle import read_bundle
+from blastscope.benchmarks.outside import SOURCE, benchmark_app
+from blastscope.benchmarks.peaks import Peak, measure_peaks, multiply_adds
+from blastscope.benchmarks.peers import BASELINE, FAMILIES, RECIPES, Family, Task, openings
+from blastscope.benchmarks.quantised import PeerGraphs, peer_graphs
+from blastscope.benchmarks.references import SURPLUS, Probabilities, References, clearest, expected, graph_answers
+from blastscope.benchmarks.rows import BenchResult, Row, make_row, this_machine, threads_of, versions, with_floor
+from blastscope.benchmarks.sides import crop_all, handle, separate_models
+from blastscope.benchmarks.turns import Answer, Image, Pace, Side, Turn, run_in_turn
+from blastscope.runtime.backends.onnxruntime_cpu import foreign
+from blastscope.runtime.bundle import Bundle, read_bundle
 from blastscope.runtime.classes import PRECISIONS, ClassName, Execution, Precision
-from blastscope.runtime.drawn import draw_cells
-from blastscope.runtime.errors import DeviceError
-from blastscope.runtime.prediction import Prediction
+from blastscope.runtime.errors import BlastscopeError, DeviceError
 
 EXECUTIONS: dict[Precision, tuple[Execution, ...]] = {
     "fp32": ("f32", "bf16"),
@@ -27,10 +33,8 @@ EXECUTIONS: dict[Precision, tuple[Execution, ...]] = {
     "int8": ("int8",),
 }
 NATURAL: dict[Precision, Execution] = {"fp32": "f32", "fp16": "f16", "int8": "int8"}
-TORCH = "fp32/torch"
 ENGINE = "openvino"
-SURPLUS = 4  # cells drawn for each that is kept: those nearest to a tie are left out
-LEAD = 0.2  # a call that leads the other by less may change with an engine's rounding, and isn't compared
+OUTSIDE_ROUNDS = 2  # benchmark_app loads the graph each time
 
 Tell = Callable[[str], None]
 
@@ -43,64 +47,203 @@ class Plan:
     batches: tuple[int, ...] = (1, 8)
     pace: Pace = field(default_factory=Pace)
     threads: int | None = None
+    peers: tuple[Family, ...] = ()  # beside the PyTorch side that the ratios are of
+    own: bool = True  # whether the runtime itself takes part
+    cold: bool = True  # whether cold starts are measured, each in a process of its own
+    outside: bool = False  # whether benchmark_app checks the network's own figures
+    data: Path | None = None  # real cells, for the peers' int8 ranges
 
 
 def bench(contenders: Sequence[Contender], plan: Plan, tell: Tell) -> BenchResult:
     """Rows of every contender, precision, execution and batch that this machine can run; what it can't is in the notes.
 
-    Answers are compared with those of ONNX Runtime on the same graph file: a side that is fast and wrong raises `WrongAnswer`.
+    Answers are compared with those of another engine on the same graph file: a side that is fast and wrong raises
+    `WrongAnswer`.
     """
+    tell("measuring the machine's peak")
+    peaks = list(measure_peaks(plan.threads))
     rows: list[Row] = []
     notes: list[str] = []
     for contender in contenders:
-        images = clear_cases(contender.bundle, max(plan.batches))
+        comparison = _Comparison(contender, plan, peaks, notes)
+        found: list[Row] = []
         for batch in plan.batches:
             tell(f"{contender.name}, batch {batch}")
-            rows += _compare(contender, images[:batch], plan, notes)
-        rows = [_with_cold(row, contender, tell) for row in rows]
-    return BenchResult(machine=this_machine(), versions=versions(), rows=tuple(rows), notes=tuple(dict.fromkeys(notes)))
+            found += comparison.rows(batch, tell)
+        if plan.outside:
+            tell(f"{contender.name}: benchmark_app")
+            found += comparison.checked_outside()
+        rows += _with_cold(found, contender, tell) if plan.cold else found
+    machine = this_machine(peaks)
+    return BenchResult(machine=machine, versions=versions(), rows=tuple(rows), notes=tuple(dict.fromkeys(notes)))
 
 
-def clear_cases(bundle: Path, count: int) -> list[Image]:
-    """`count` drawn cells that the bundle's precisions call most clearly, so that rounding doesn't change a label."""
-    drawn = [cell.image for cell in draw_cells(SURPLUS * count, seed=0)]
-    certainty = np.ones(len(drawn))
-    for precision in _precisions(bundle):
-        with _peer(bundle, precision) as scope:
-            leads = [lead(prediction) for prediction in scope.classify_many(drawn)]
-        certainty = np.minimum(certainty, leads)
-    return [drawn[index] for index in np.argsort(-certainty, kind="stable")[:count]]
+class _Comparison:
+    """One network: its sides, what is right, and the rows that come of them."""
 
+    def __init__(self, contender: Contender, plan: Plan, peaks: Sequence[Peak], notes: list[str]) -> None:
+        self._contender, self._plan, self._peaks, self._notes = contender, plan, peaks, notes
+        self._bundle: Bundle = read_bundle(contender.bundle)
+        self._references = References(self._bundle.manifest.crop, SURPLUS * max(plan.batches), contender.cache)
+        self._answers = graph_answers(contender.bundle, self._references)
+        self._graphs: PeerGraphs | None = None
+        entries = [entry for entry in map(self._bundle.graph, PRECISIONS) if entry]
+        self._gmac = multiply_adds(self._bundle.file(entries[0])) / 1e9
+        self._layouts: dict[str, tuple[str, ...]] = {}
 
-def _compare(contender: Contender, images: Sequence[Image], plan: Plan, notes: list[str]) -> list[Row]:
-    with ExitStack() as stack:
-        sides = list(_sides(contender, images, plan, stack, notes))
-        times = time_in_turn(sides, images, plan.pace)
-    torch_times = times.get(f"{contender.name}/{TORCH}")
-    return [make_row(side.name, len(images), times[side.name], torch_times) for side in sides]
+    def rows(self, batch: int, tell: Tell) -> list[Row]:
+        """Every side at `batch`."""
+        places = self._places(tell)[:batch]
+        images = [self._references.images[place] for place in places]
+        with ExitStack() as stack:
+            sides = [*self._peers(images, places, tell), *self._own(images, places, stack)]
+            times = run_in_turn(sides, images, self._plan.pace)
+        return self._rows_of(times, batch)
 
-
-def _sides(contender: Contender, images: Sequence[Image], plan: Plan, stack: ExitStack, notes: list[str]) -> Iterator[Side]:
-    if plan.against_torch:
-        same = contender.same_weights and "fp32" in _precisions(contender.bundle)
-        answers = _expected(contender.bundle, "fp32", images) if same else None
-        yield Side(f"{contender.name}/{TORCH}", separate_models(contender.run), answers)
-    for precision in _precisions(contender.bundle):
-        expected = _expected(contender.bundle, precision, images)
-        for execution in _executions(precision, contender.bundle):
-            name = precision if execution == NATURAL[precision] else f"{precision}-{execution}"
+    def checked_outside(self) -> list[Row]:
+        """The network alone at batch 1, in turn with benchmark_app."""
+        rows = []
+        for precision, execution, name in self._computed():
+            side = f"{self._contender.name}/{name}/{ENGINE}"
             try:
-                scope = stack.enter_context(_open(contender, precision, execution, len(images), plan.threads))
-            except DeviceError as error:
-                notes.append(f"{contender.name}/{name}/{ENGINE} left out: {error}")
+                with _open(self._contender, precision, execution, 1, self._plan.threads) as scope:
+                    turns, theirs = self._beside_benchmark_app(scope, precision, execution)
+            except DeviceError:
+                continue  # the comparison has said so already
+            except BlastscopeError as error:
+                self._notes.append(f"{side}: no outside check: {error}")
                 continue
-            yield Side(f"{contender.name}/{name}/{ENGINE}", handle(scope), expected)
+            facts = {"what": "network", "outside_ms": float(np.mean(theirs)), "source": SOURCE}
+            rows.append(self._finished(make_row(side, 1, turns).model_copy(update=facts), execution))
+        return rows
+
+    def _beside_benchmark_app(self, scope: Scope, precision: Precision, execution: Execution) -> tuple[list[Turn], list[float]]:
+        entry = self._bundle.graph(precision)
+        assert entry is not None  # the caller goes through what is there
+        graph, pace = self._bundle.file(entry), self._plan.pace
+        images = self._references.images[:1]
+        crops = crop_all(images, self._bundle.manifest.crop)
+        turns: list[Turn] = []
+        theirs = []
+        for _ in range(OUTSIDE_ROUNDS):
+            turns += run_in_turn([Side("", network_alone(scope, crops))], images, replace(pace, rounds=1))[""]
+            shape = list(crops.shape)
+            theirs.append(benchmark_app(graph, shape, execution, seconds=pace.seconds, threads=self._plan.threads))
+        return turns, theirs
+
+    def _places(self, tell: Tell) -> list[int]:
+        """The clearest cells, in the graphs of the bundle and in those of the peers."""
+        answers = list(self._answers.values())
+        if {"onnxruntime", "openvino"} & set(self._plan.peers):
+            graphs = self._peer_graphs(tell)
+            answers += [self._of_peer(graphs, "fp32"), self._of_peer(graphs, "int8")]
+        return clearest(answers, max(self._plan.batches))
+
+    def _peer_graphs(self, tell: Tell) -> PeerGraphs:
+        if self._graphs is None:
+            self._graphs = peer_graphs(self._contender, self._plan.data, tell)
+        return self._graphs
+
+    def _of_peer(self, graphs: PeerGraphs, precision: Precision) -> Probabilities:
+        graph, engine = (graphs.fp32, "onnxruntime") if precision == "fp32" else (graphs.int8, "openvino")
+        return self._references.of(graph, precision=precision, engine=engine)
+
+    def _peers(self, images: Sequence[Image], places: Sequence[int], tell: Tell) -> Iterator[Side]:
+        name = self._contender.name
+        if self._plan.against_torch:
+            answer = separate_models(self._contender.run, threads=self._plan.threads)
+            yield Side(f"{name}/{BASELINE}", answer, self._right(BASELINE, places))
+        for family in (one for one in FAMILIES if one in self._plan.peers):
+            for side, opening in openings(family, self._task(len(images), family, tell)):
+                if side == BASELINE:
+                    continue
+                tell(f"{name}, opening {side}")
+                try:
+                    answer = opening()
+                    answer(images)  # compiles here, where a failure leaves the others standing
+                except failures() as error:
+                    self._notes.append(f"{name}/{side} left out: {(str(error).splitlines() or [repr(error)])[0]}")
+                    continue
+                yield Side(f"{name}/{side}", answer, self._right(side, places))
+
+    def _task(self, batch: int, family: Family, tell: Tell) -> Task:
+        graphs: dict[str, Path] = {}
+        if family in ("onnxruntime", "openvino"):
+            made = self._peer_graphs(tell)
+            own = self._bundle.graph("int8")
+            graphs = {f"fp32/{'openvino-plain' if family == 'openvino' else family}": made.fp32}
+            if family == "onnxruntime":
+                graphs["int8/onnxruntime-own-int8"] = made.int8
+                if own:
+                    graphs["int8/onnxruntime"] = self._bundle.file(own)
+            else:
+                graphs["int8/openvino-plain"] = self._bundle.file(own) if own else made.int8
+        return Task(self._contender.run, graphs, self._bundle.manifest.crop, batch, self._plan.threads)
+
+    def _right(self, side: str, places: Sequence[int]) -> tuple[ClassName | None, ...] | None:
+        """The labels that a peer must give; None where nothing but itself could say."""
+        precision, engine = side.split("/")
+        own = self._answers.get("int8" if precision == "int8" else "fp32") if self._contender.same_weights else None
+        if precision == "int8" and (engine == "onnxruntime-own-int8" or own is None):
+            own = self._of_peer(self._graphs, "int8") if self._graphs else None
+        elif own is None and self._graphs:
+            own = self._of_peer(self._graphs, "fp32")
+        return None if own is None else expected(own, places)
+
+    def _own(self, images: Sequence[Image], places: Sequence[int], stack: ExitStack) -> Iterator[Side]:
+        for precision, execution, name in self._computed() if self._plan.own else ():
+            side = f"{self._contender.name}/{name}/{ENGINE}"
+            try:
+                scope = stack.enter_context(_open(self._contender, precision, execution, len(images), self._plan.threads))
+            except DeviceError as error:
+                self._notes.append(f"{side} left out: {error}")
+                continue
+            self._layouts[side] = tuple(scope.notes)
+            yield Side(side, handle(scope), expected(self._answers[precision], places))
+
+    def _computed(self) -> Iterator[tuple[Precision, Execution, str]]:
+        """How to run each graph. An fp16 graph beside an fp32 one would only repeat its times in f32 and bf16."""
+        for precision in self._answers:
+            repeated = precision == "fp16" and "fp32" in self._answers
+            for execution in (NATURAL[precision],) if repeated else EXECUTIONS[precision]:
+                yield precision, execution, precision if execution == NATURAL[precision] else f"{precision}-{execution}"
+
+    def _rows_of(self, times: dict[str, list[Turn]], batch: int) -> list[Row]:
+        baseline = times.get(f"{self._contender.name}/{BASELINE}")
+        rows = []
+        for name, turns in times.items():
+            graph, engine = name.removeprefix(f"{self._contender.name}/").split("/")
+            precision, _, execution = graph.partition("-")
+            row = make_row(name, batch, turns, baseline)
+            if recipe := RECIPES.get(engine):
+                row = row.model_copy(update={"how": recipe.how, "source": recipe.source})
+            rows.append(self._finished(row, execution or NATURAL[precision]))  # type: ignore[arg-type, index]
+        return rows
+
+    def _finished(self, row: Row, execution: Execution) -> Row:
+        facts = {
+            "execution": execution,
+            "gmac": self._gmac * row.batch,
+            "threads": threads_of(self._plan.threads),
+            "notes": self._layouts.get(row.name, ()),
+        }
+        return with_floor(row.model_copy(update=facts), self._peaks)
 
 
-def _executions(precision: Precision, bundle: Path) -> tuple[Execution, ...]:
-    """How to run the graph. An fp16 graph beside an fp32 one would only repeat its times in f32 and bf16."""
-    repeated = precision == "fp16" and "fp32" in _precisions(bundle)
-    return (NATURAL[precision],) if repeated else EXECUTIONS[precision]
+def failures() -> tuple[type[Exception], ...]:
+    """What a peer's library may raise where it can't be opened here; ONNX Runtime's classes have no root in common."""
+    known: tuple[type[Exception], ...] = (BlastscopeError, ImportError, OSError, RuntimeError, ValueError, TypeError)
+    return (*known, *foreign()) if find_spec("onnxruntime") else known
+
+
+def network_alone(scope: Scope, crops: NDArray[np.uint8]) -> Answer:
+    """A side that leaves the crop and the vote out, and so answers nothing that could be compared."""
+
+    def answer(_: Sequence[Image]) -> list[ClassName]:
+        scope.infer(crops)
+        return []
+
+    return answer
 
 
 def _open(contender: Contender, precision: Precision, execution: Execution, batch: int, threads: int | None) -> Scope:
@@ -115,39 +258,18 @@ def _open(contender: Contender, precision: Precision, execution: Execution, batc
     )
 
 
-def _peer(bundle: Path, precision: Precision) -> Scope:
-    return open_bundle(
-        bundle, device="cpu", precision=precision, backend="onnxruntime", workload="throughput", allow_ungated=True
-    )
+def _with_cold(rows: Sequence[Row], contender: Contender, tell: Tell) -> list[Row]:
+    found = {name: _cold(name, contender, tell) for name in dict.fromkeys(row.name for row in rows if row.what == "pixels")}
+    cold = {name: one.model_dump() for name, one in found.items() if one}
+    return [row.model_copy(update=cold.get(row.name, {})) if row.what == "pixels" else row for row in rows]
 
 
-def _expected(bundle: Path, precision: Precision, images: Sequence[Image]) -> tuple[ClassName | None, ...]:
-    with _peer(bundle, precision) as scope:
-        answers = scope.classify_many(images)
-    return tuple(answer.label if lead(answer) >= LEAD else None for answer in answers)
-
-
-def lead(prediction: Prediction) -> float:
-    """By how much the surest opinion leads the surest one of the other class."""
-    hem, malignant = (max(pair[index] for pair in prediction.probabilities or ((0.0, 0.0),)) for index in range(2))
-    return abs(malignant - hem)
-
-
-def _precisions(bundle: Path) -> list[Precision]:
-    manifest = read_bundle(bundle).manifest
-    return [precision for precision in PRECISIONS if manifest.graph(precision)]
-
-
-def _with_cold(row: Row, contender: Contender, tell: Tell) -> Row:
-    if row.load_s is not None or not row.name.startswith(f"{contender.name}/"):
-        return row
-    tell(f"cold start of {row.name}")
-    cold = _cold(row.name, contender)
-    return row.model_copy(update={"load_s": cold.load_s, "peak_mib": cold.peak_mib})
-
-
-def _cold(name: str, contender: Contender) -> Cold:
+def _cold(name: str, contender: Contender, tell: Tell) -> Cold | None:
+    """Of the runtime and of three PyTorch models; compiling is no start, and other peers start as their library does."""
     graph, engine = name.removeprefix(f"{contender.name}/").split("/")
+    if engine not in ("torch", ENGINE):
+        return None
+    tell(f"cold start of {name}")
     if engine == "torch":
         return measure_cold(contender.run, "fp32", "f32", "torch")
     precision, _, execution = graph.partition("-")

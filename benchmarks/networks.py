@@ -42,6 +42,7 @@ class Contender:
     run: Path
     bundle: Path
     same_weights: bool
+    cache: Path | None = None  # where what peers need is kept; None: nowhere
 
 
 def prepare(name: str, data: Path | None, tell: Tell) -> Contender:
@@ -62,7 +63,7 @@ def prepare(name: str, data: Path | None, tell: Tell) -> Contender:
             tell(f"{name}: building, once, in '{place}'")
             _build(config, place, crops_for(config.crop, data), shipped=shipped, tell=tell)
             (place / "done").touch()
-    return Contender(name, place / "run", SHIPPED_BUNDLE if shipped else place / "bundle", same_weights=not shipped)
+    return Contender(name, place / "run", SHIPPED_BUNDLE if shipped else place / "bundle", not shipped, place)
 
 
 def crops_for(spec: CropSpec, data: Path | None) -> NDArray[np.uint8]:

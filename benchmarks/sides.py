@@ -1,9 +1,10 @@
-"""The contenders: three separate PyTorch models, one after the other, and this runtime."""
+"""What is compared: this runtime, and PyTorch's models as its own documentation advises to run them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,27 +13,54 @@ from blastscope import Scope
 from blastscope.benchmarks.turns import Answer, Image
 from blastscope.runtime.classes import CLASSES, VOTERS, ClassName
 from blastscope.runtime.crop import Crop, CropSpec, crop_cell
+from blastscope.runtime.device import usable_threads
 from blastscope.runtime.vote import vote
 
 
-def separate_models(run: Path) -> Answer:
+def separate_models(run: Path, *, threads: int | None = None, compiled: bool = False) -> Answer:
     """The three models of `run` in PyTorch, each on its own, as they were trained: four backbone passes a cell.
 
-    Crops on the CPU as the runtime does; channels-last follows from the crops' own layout; no gradients.
+    Crops on the CPU as the runtime does; weights and pixels channels-last; no gradients. `compiled` by torch.compile with
+    frozen weights, which takes minutes where its cache is cold.
     """
+    ensemble, spec = _loaded(run, threads)
+    return _answer([ready(ensemble.voter(name), compiled=compiled) for name in VOTERS], spec)
+
+
+def fused_model(run: Path, *, threads: int | None = None, compiled: bool = False) -> Answer:
+    """All three voters of `run` as one PyTorch network: two backbone passes a cell."""
+    ensemble, spec = _loaded(run, threads)
+    return _answer([ready(ensemble, compiled=compiled)], spec)
+
+
+def ready(model: Any, *, compiled: bool) -> Any:
+    """A model as PyTorch's tuning guide advises for inference on a CPU."""
+    import torch
+
+    model = model.eval().to(memory_format=torch.channels_last)
+    # frozen: weights become constants, and convolutions are packed and fused; without it torch.compile leaves them as they are
+    return torch.compile(model, dynamic=False, options={"freezing": True}) if compiled else model
+
+
+def _loaded(run: Path, threads: int | None) -> tuple[Any, CropSpec]:
     import torch
 
     from blastscope.train.checkpoint import load_ensemble
 
+    torch.set_num_threads(threads or usable_threads())
     trained = load_ensemble(run)
-    models = [trained.ensemble.voter(name).eval() for name in VOTERS]
-    spec = trained.config.crop
+    return trained.ensemble, trained.config.crop
+
+
+def _answer(models: Sequence[Any], spec: CropSpec) -> Answer:
+    import torch
 
     def answer(images: Sequence[Image]) -> list[ClassName]:
         crops = torch.from_numpy(crop_all(images, spec))
         with torch.inference_mode():
-            logits = torch.stack([model(crops) for model in models], dim=1)  # (N, 3, 2)
-        return [CLASSES[index] for index in vote(logits.softmax(dim=-1).numpy()).label]
+            logits = [model(crops).reshape(len(crops), -1, len(CLASSES)) for model in models]
+            table = torch.cat(logits, dim=1).softmax(dim=-1)  # (N, 3, 2)
+        return labels_of(table.numpy())
 
     return answer
 
@@ -46,6 +74,11 @@ def handle(scope: Scope) -> Answer:
         return [prediction.label for prediction in scope.classify_many(images)]
 
     return answer
+
+
+def labels_of(probabilities: NDArray[np.float32]) -> list[ClassName]:
+    """The vote on probabilities (N, 3, 2)."""
+    return [CLASSES[index] for index in vote(probabilities).label]
 
 
 def crop_all(images: Sequence[Image], spec: CropSpec) -> NDArray[np.uint8]:

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from blastscope import open_bundle
-from blastscope.benchmarks.bench import clear_cases
 from blastscope.benchmarks.networks import Contender, prepare
+from blastscope.benchmarks.references import clear_cases
 from blastscope.benchmarks.sides import handle, separate_models
 from blastscope.benchmarks.turns import Answer
 from blastscope.cli.places import find_data
