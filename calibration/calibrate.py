@@ -13,7 +13,7 @@ from blastscope.calibration.int8_file import make_int8
 from blastscope.calibration.report import CalibrationReport, RefusedCell
 from blastscope.calibration.sample import CroppedCells, choose_cells, crop_cells, named_cells, validation_cells, without
 from blastscope.calibration.trial import Trial, try_out
-from blastscope.runtime.bundle import Bundle, describe_file, read_bundle, update_bundle
+from blastscope.runtime.bundle import FORMAT, Bundle, describe_file, read_bundle, update_bundle
 from blastscope.runtime.bundle.digest import bytes_sha256
 from blastscope.runtime.bundle.manifest import CalibrationProvenance, GraphEntry, Manifest
 from blastscope.runtime.cells import find_cells
@@ -93,12 +93,15 @@ class _Outcome:
                 "training": before.training.model_copy(update={"patients": patients}),
                 "calibration": self._provenance(),
                 "scores": self.trial.scores,
+                "cascade": None if _judged_on_int8(before) else before.cascade,
             }
             added = {entry.file: path for entry, path in self.made}
         if self.config.operating_point:
             changes["operating_point"] = self.trial.operating_point(self.config.operating_point.sensitivity)
+            changes["cascade"] = None  # it was judged by other calls
         if not changes:
             return self.bundle
+        changes["format"] = FORMAT
         # built anew, not copied: a copy isn't checked
         manifest = Manifest.model_validate({**before.model_dump(), **_dumped(before.model_copy(update=changes), changes)})
         return update_bundle(self.bundle, manifest, added)
@@ -150,6 +153,11 @@ def _entry(parent: GraphEntry, path: Path, trial: Trial) -> tuple[GraphEntry, Pa
         gate=trial.worst.gate if parent.models == "fused" else None,
     )
     return entry, path
+
+
+def _judged_on_int8(manifest: Manifest) -> bool:
+    """Whether there is a cascade that a new int8 graph makes void."""
+    return manifest.cascade is not None and manifest.cascade.precision == "int8"
 
 
 def _dumped(changed: Manifest, changes: dict[str, object]) -> dict[str, object]:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from blastscope.runtime.classes import Precision
 from blastscope.runtime.record import Record
 
 Method = Literal["minmax", "entropy", "percentile"]
@@ -15,6 +16,14 @@ class OperatingPointConfig(Record):
     """The threshold on the vote's score that reaches a wanted sensitivity on validation patients."""
 
     sensitivity: float = Field(gt=0, le=1)
+
+
+class CascadeConfig(Record):
+    """What a cascade may cost."""
+
+    flips_at_most: float = Field(default=0.002, ge=0, lt=1)  # share of cells
+    precision: Precision | None = None  # of the graph that is judged; None: int8 where the bundle has it, else fp32, else fp16
+    draws: int = Field(default=1000, ge=20)  # of the bootstrap over patients
 
 
 class CalibrationConfig(Record):
@@ -32,3 +41,4 @@ class CalibrationConfig(Record):
     f1_loss_at_most: float = Field(default=0.5, ge=0)  # points of 100
     draws: int = Field(default=1000, ge=20)  # of the bootstrap over patients
     operating_point: OperatingPointConfig | None = None
+    cascade: CascadeConfig = CascadeConfig()  # for `calibrate --cascade`

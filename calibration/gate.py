@@ -13,18 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.calibration.answers import GraphAnswers
+from blastscope.calibration.asking import ask, labels_of
 from blastscope.calibration.config import CalibrationConfig
-from blastscope.calibration.sample import crop_cells
 from blastscope.runtime.backends.protocol import Backend
 from blastscope.runtime.bundle.manifest import GateResult
 from blastscope.runtime.cells import Cell
-from blastscope.runtime.classes import CLASSES
 from blastscope.runtime.crop import CropSpec
-from blastscope.runtime.errors import UsageError
-from blastscope.runtime.scores import f1_loss, flips
+from blastscope.runtime.scores import f1_loss, flips, patient_flips
 from blastscope.runtime.vote import vote
 
-PIECE = 64  # cells cropped at once: the crops of all of them may not fit into memory
+_PARENT = "parent"  # no backend's name
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +38,7 @@ class JudgedCells:
     @property
     def labels(self) -> NDArray[np.int64]:
         """Class index of each cell."""
-        return np.array([CLASSES.index(cell.label) for cell in self.cells], np.int64)
+        return labels_of(self.cells)
 
     @property
     def patients(self) -> list[str]:
@@ -50,23 +48,11 @@ class JudgedCells:
 
 def judge(parent: Path, child: Mapping[str, Backend], cells: Sequence[Cell], spec: CropSpec) -> tuple[JudgedCells, ...]:
     """What the graph `parent` and each engine of its child say of `cells`, cropped and answered piece by piece."""
-    graph = GraphAnswers(parent)
-    kept: list[Cell] = []
-    refused: list[tuple[Cell, str]] = []
-    expected: list[NDArray[np.float32]] = []
-    answers: dict[str, list[NDArray[np.float32]]] = {name: [] for name in child}
-    for start in range(0, len(cells), PIECE):
-        piece = crop_cells(cells[start : start + PIECE], spec)
-        kept += piece.cells
-        refused += piece.refused
-        if len(piece.crops):
-            expected.append(graph.probabilities(piece.crops))
-            for name, engine in child.items():
-                answers[name].append(np.array(engine.infer(piece.crops)))
-    if not kept:
-        raise UsageError("no validation cells are left to judge int8: calibrate on fewer cells")
-    told = np.concatenate(expected)
-    return tuple(JudgedCells(tuple(kept), told, np.concatenate(found), tuple(refused), name) for name, found in answers.items())
+    asked = ask(
+        {_PARENT: GraphAnswers(parent).probabilities, **{name: engine.infer for name, engine in child.items()}}, cells, spec
+    )
+    told = asked.answers[_PARENT]
+    return tuple(JudgedCells(asked.cells, told, asked.answers[name], asked.refused, name) for name in child)
 
 
 def gate(judged: JudgedCells, config: CalibrationConfig) -> GateResult:
@@ -86,6 +72,7 @@ def gate(judged: JudgedCells, config: CalibrationConfig) -> GateResult:
         flips_at_most=config.flips_at_most,
         f1_loss=lost,
         f1_loss_at_most=config.f1_loss_at_most,
+        patient_flips=patient_flips(parent, child, judged.patients, **draws),
         passed=flipped.value <= config.flips_at_most and lost.value <= config.f1_loss_at_most,
     )
 

@@ -61,10 +61,12 @@ class CalibrationReport(Record):
         return "\n".join(lines)
 
 
-def _gate_lines(gate: GateResult) -> tuple[str, str]:
+def _gate_lines(gate: GateResult) -> tuple[str, ...]:
+    patients = (f"{'':18}{_percent(gate.patient_flips)} of patients called otherwise",) if gate.patient_flips else ()
     return (
         f"  in {gate.engine:<12} {_percent(gate.flips)} of votes flipped, at most {100 * gate.flips_at_most:g} % may",
         f"{'':18}{_points(gate.f1_loss)} points of weighted F1 lost, at most {gate.f1_loss_at_most:g}",
+        *patients,
     )
 
 

@@ -149,6 +149,20 @@ def flips(calls_a: ArrayLike, calls_b: ArrayLike, patients: Sequence[str], *, dr
     return interval(changed.sum() / count.sum(), weights @ changed / (weights @ count))
 
 
+def patient_flips(
+    calls_a: ArrayLike, calls_b: ArrayLike, patients: Sequence[str], *, draws: int = 1000, seed: int = 0
+) -> Interval:
+    """The share of patients (0 to 1) whose call by most of their cells differs, ALL where the halves are equal."""
+    first, second = _classes("calls_a", calls_a), _classes("calls_b", calls_b)
+    _same_length(first, second, patients)
+    cells = group(patients)
+    count = cells.total(np.ones(len(first)))
+    by_most = [2 * cells.total(calls.astype(np.float64)) >= count for calls in (first, second)]
+    changed = (by_most[0] != by_most[1]).astype(np.float64)
+    weights = resample(np.zeros(len(cells.names), dtype=np.int64), draws=draws, seed=seed)
+    return interval(changed.mean(), weights @ changed / len(cells.names))
+
+
 def f1_loss(
     labels: ArrayLike,
     calls_parent: ArrayLike,

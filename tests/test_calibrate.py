@@ -10,20 +10,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from blastscope.calibration import calibrate as calibrate_module
 from blastscope.calibration.answers import GraphAnswers
+from blastscope.calibration.asking import AskedCells
 from blastscope.calibration.calibrate import calibrate
+from blastscope.calibration.cascade import run as cascade_module
+from blastscope.calibration.cascade.picture import write_report
+from blastscope.calibration.cascade.report import CascadeReport
+from blastscope.calibration.cascade.run import calibrate_cascade
 from blastscope.calibration.compare import compare
-from blastscope.calibration.config import CalibrationConfig, OperatingPointConfig
+from blastscope.calibration.config import CalibrationConfig, CascadeConfig, OperatingPointConfig
 from blastscope.calibration.report import CalibrationReport
 from blastscope.calibration.sample import crop_cells
+from blastscope.calibration.work import multiply_adds, share_of
+from blastscope.cli import app
 from blastscope.export.bundle_maker import export_run
 from blastscope.export.config import ExportConfig
 from blastscope.runtime.bundle import Bundle, pack, read_bundle, read_golden, update_bundle
 from blastscope.runtime.bundle.manifest import Patients
-from blastscope.runtime.cells import find_cells
-from blastscope.runtime.classes import CLASSES
+from blastscope.runtime.cells import Cell, find_cells
+from blastscope.runtime.classes import CLASSES, VOTERS
 from blastscope.runtime.drawn import draw_folder
 from blastscope.runtime.errors import BundleError, DataError
 from blastscope.train.checkpoint import TrainedEnsemble, ValidationCell, save_ensemble
@@ -202,20 +210,6 @@ def _turned_round(content: bytes) -> bytes:
     return turned
 
 
-def test_a_second_calibration_takes_the_first_ones_place(
-    admitted: tuple[Bundle, CalibrationReport], data: Path, tmp_path: Path
-) -> None:
-    first, _ = admitted
-    place = Path(shutil.copytree(first.path, tmp_path / "again"))
-    report = calibrate(place, data, LENIENT.model_copy(update={"seed": 1}))
-    again = read_bundle(place)
-    assert report.admitted
-    assert len([entry for entry in again.manifest.graphs if entry.precision == "int8"]) == 4
-    assert again.manifest.calibration is not None
-    assert again.manifest.calibration.seed == 1
-    assert again.manifest.operating_point == first.manifest.operating_point  # kept until another is asked for
-
-
 def test_named_training_cells_are_refused(bundle: Path, data: Path) -> None:
     trained = next(cell.path.name for cell in find_cells(data).cells if cell.patient == "H1")
     with pytest.raises(DataError, match=f"training patients can't calibrate: {trained}"):
@@ -258,3 +252,101 @@ def test_the_road_holds_on_real_cells(cnmc: Path, tmp_path: Path) -> None:
     assert report.gates[0].patients == 4
     assert report.admitted, report.text()
     assert compare(read_bundle(made.path)).passed
+
+
+# ---- a first voter that decides alone
+
+
+@pytest.fixture(scope="module")
+def cascaded(
+    admitted: tuple[Bundle, CalibrationReport], data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Bundle, CascadeReport]:
+    place = Path(shutil.copytree(admitted[0].path, tmp_path_factory.mktemp("cascaded") / "bundle"))
+    report = calibrate_cascade(place, data, CascadeConfig(flips_at_most=0.5, draws=50))
+    return read_bundle(place), report
+
+
+def test_a_cascade_that_holds_comes_into_the_manifest_and_nothing_else_changes(
+    cascaded: tuple[Bundle, CascadeReport], admitted: tuple[Bundle, CalibrationReport]
+) -> None:
+    bundle, report = cascaded
+    found = bundle.manifest.cascade
+    assert report.admitted, report.text()
+    assert found == report.cascade
+    assert found is not None
+    assert (found.precision, found.patients, found.cells) == ("int8", len(VALIDATION), 32 - 8)
+    assert found.flips.value <= 0.5
+    assert found.flips_upper >= found.flips.value
+    assert float(np.float32(found.threshold)) == found.threshold
+    assert report.digest == bundle.digest
+    assert bundle.manifest.model_copy(update={"cascade": None}) == admitted[0].manifest
+
+
+def test_a_voters_share_of_the_work_is_that_of_its_own_graph(admitted: tuple[Bundle, CalibrationReport]) -> None:
+    import onnx
+
+    bundle, _ = admitted
+    work = {entry.models: sum(multiply_adds(onnx.load(bundle.file(entry))).values()) for entry in bundle.manifest.graphs[:4]}
+    fused = bundle.graph("int8")
+    assert fused is not None
+    for voter in VOTERS:
+        assert share_of(onnx.load(bundle.file(fused)), voter) == pytest.approx(work[voter] / work["fused"], rel=1e-3)
+
+
+def test_the_cascades_report_reads_as_text_and_json_and_has_a_picture(
+    cascaded: tuple[Bundle, CascadeReport], tmp_path: Path
+) -> None:
+    _, report = cascaded
+    assert "cascade admitted" in report.text()
+    assert "times the throughput" in report.text()
+    write_report(tmp_path / "report", report)
+    assert CascadeReport.model_validate_json((tmp_path / "report" / "cascade.json").read_bytes()) == report
+    assert (tmp_path / "report" / "cascade.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_second_calibration_takes_the_first_ones_place_and_ends_its_cascade(
+    cascaded: tuple[Bundle, CascadeReport], data: Path, tmp_path: Path
+) -> None:
+    first, _ = cascaded
+    place = Path(shutil.copytree(first.path, tmp_path / "again"))
+    report = calibrate(place, data, LENIENT.model_copy(update={"seed": 1}))
+    again = read_bundle(place)
+    assert report.admitted
+    assert len([entry for entry in again.manifest.graphs if entry.precision == "int8"]) == 4
+    assert again.manifest.calibration is not None
+    assert again.manifest.calibration.seed == 1
+    assert again.manifest.operating_point == first.manifest.operating_point  # kept until another is asked for
+    assert again.manifest.cascade is None
+
+
+def test_a_cascade_that_costs_too_much_leaves_the_bundle_as_it_was(
+    bundle: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def against_each_other(networks: dict[str, object], cells: list[Cell], *_: object, **__: object) -> AskedCells:
+        """Each patient's cells are told apart by another voter, so what the others choose is wrong for it."""
+        names = sorted({cell.patient for cell in cells})
+        place = np.array([names.index(cell.patient) % 2 for cell in cells])
+        answers = np.full((len(cells), 3, 2), 0.5, np.float32)
+        rows = np.arange(len(cells))
+        answers[rows, place] = [0.2, 0.8]
+        answers[rows, 1 - place] = [0.7, 0.3]
+        return AskedCells(tuple(cells), dict.fromkeys(networks, answers), ())
+
+    monkeypatch.setattr(cascade_module, "ask", against_each_other)
+    before = read_bundle(bundle)
+    report = calibrate_cascade(bundle, data, CascadeConfig(flips_at_most=0.0, draws=50))
+    assert not report.admitted
+    assert report.exit_code == 1
+    assert report.cascade is None
+    assert "not admitted" in report.text()
+    assert read_bundle(bundle).digest == before.digest == report.digest
+
+
+def test_the_verb_takes_bound_precision_and_a_place_for_the_report(bundle: Path, data: Path, tmp_path: Path) -> None:
+    words = ["calibrate", str(bundle), "--data", str(data), "--cascade", "--cascade-flips", "0.4", "--precision", "fp32"]
+    result = CliRunner().invoke(app, [*words, "--report", str(tmp_path / "report"), "--json"])
+    found = json.loads(result.stdout)
+    assert result.exit_code == (0 if found["admitted"] else 1), result.output
+    assert (found["precision"], found["flips_at_most"], found["engines"]) == ("fp32", 0.4, ["openvino"])
+    assert sorted(path.name for path in (tmp_path / "report").iterdir()) == ["cascade.json", "cascade.png"]
+    assert CliRunner().invoke(app, [*words[:4], "--cascade-flips", "0.4"]).exit_code == 2

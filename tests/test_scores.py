@@ -16,7 +16,15 @@ from sklearn.calibration import calibration_curve
 
 from blastscope.runtime.bootstrap import group, resample
 from blastscope.runtime.errors import UsageError
-from blastscope.runtime.scores import f1_loss, find_operating_point, flips, reliability, roc_curve, score_calls
+from blastscope.runtime.scores import (
+    f1_loss,
+    find_operating_point,
+    flips,
+    patient_flips,
+    reliability,
+    roc_curve,
+    score_calls,
+)
 
 
 class Cells(NamedTuple):
@@ -271,3 +279,14 @@ def test_an_empty_bin_has_no_means() -> None:
     assert bins[4].mean_score is None
     assert bins[4].share_all is None
     assert (bins[0].cells, bins[9].cells) == (1, 1)
+
+
+def test_a_patient_flips_when_most_of_its_cells_are_called_otherwise_and_halves_are_all() -> None:
+    patients = ["1", "1", "1", "2", "2", "3", "3", "3"]
+    before = [1, 1, 0, 1, 0, 0, 0, 1]
+    after = [1, 0, 0, 0, 1, 0, 1, 0]  # 1: all to hem; 2: half and half is all both times; 3: hem both times
+    share = patient_flips(before, after, patients)
+    assert share.value == pytest.approx(1 / 3)
+    assert share.low == 0
+    assert share.high == pytest.approx(1)
+    assert patient_flips(before, before, patients).high == 0

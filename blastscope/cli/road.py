@@ -12,6 +12,7 @@ from blastscope.cli.options import ConfigPath, Json
 from blastscope.runtime.errors import UsageError
 
 if TYPE_CHECKING:
+    from blastscope.calibration.config import CalibrationConfig
     from blastscope.runtime.bundle import Bundle
 
 
@@ -117,17 +118,52 @@ def calibrate(
     *,
     data: Annotated[Path, typer.Option(help="The cells it was trained on: only validation patients are used.")],
     config: ConfigPath = None,
+    cascade: Annotated[
+        bool, typer.Option("--cascade", help="Instead of int8: find when a first voter is sure enough to decide alone.")
+    ] = False,
+    cascade_flips: Annotated[
+        float | None, typer.Option(min=0, max=1, help="With --cascade: share of calls that may change. Default: 0.002.")
+    ] = None,
+    precision: Annotated[
+        Literal["fp32", "fp16", "int8"] | None, typer.Option(help="With --cascade: of the graph. Default: int8 if it's there.")
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="With --cascade: folder for cascade.json and cascade.png.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Make int8 graphs and let them in if the gate holds. Exits 1, and says which figures failed, if it doesn't."""
+    """Make int8 graphs and let them in if the gate holds. Exits 1, and says which figures failed, if it doesn't.
+
+    With --cascade the graphs stay as they are: measured is what it costs to let one voter decide alone where it is sure.
+    """
     from blastscope.calibration.calibrate import calibrate as run
     from blastscope.calibration.config import CalibrationConfig
     from blastscope.cli.tables import print_calibration
 
     chosen = CalibrationConfig.from_toml(config) if config else CalibrationConfig()
-    report = run(bundle, data, chosen, tell=say)
-    print_calibration(report, as_json=as_json)
-    if not report.admitted:
+    if cascade:
+        _cascade(bundle, data, chosen, report, as_json, flips_at_most=cascade_flips, precision=precision)
+        return
+    if report or precision or cascade_flips is not None:
+        raise UsageError("--report, --precision and --cascade-flips go with --cascade")
+    found = run(bundle, data, chosen, tell=say)
+    print_calibration(found, as_json=as_json)
+    if not found.admitted:
+        raise typer.Exit(1)
+
+
+def _cascade(
+    bundle: Path, data: Path, config: CalibrationConfig, report: Path | None, as_json: bool, **given: float | str | None
+) -> None:
+    from blastscope.calibration.cascade.picture import write_report
+    from blastscope.calibration.cascade.run import calibrate_cascade
+    from blastscope.calibration.config import CascadeConfig
+
+    said = {key: value for key, value in given.items() if value is not None}
+    found = calibrate_cascade(bundle, data, CascadeConfig.model_validate({**config.cascade.model_dump(), **said}), tell=say)
+    if report:
+        write_report(report, found)
+        say(f"report: {report}")
+    typer.echo(found.model_dump_json(indent=2) if as_json else found.text())
+    if not found.admitted:
         raise typer.Exit(1)
 
 

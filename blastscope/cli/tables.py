@@ -67,6 +67,11 @@ def _facts(bundle: Bundle) -> Table:
         "golden set": f"{manifest.golden.count} crops, {manifest.golden.source}",
         "gate": manifest.gate,
     }
+    if one := manifest.cascade:
+        rows["cascade"] = (
+            f"{one.first} alone from {one.threshold:.4f} on, {one.precision}: {100 * one.skipped:.0f} % of the work skipped, "
+            f"{100 * one.flips.value:.2f} % of calls changed (below {100 * one.flips_upper:.2f} %)"
+        )
     for name, value in rows.items():
         facts.add_row(name, Text(value))
     return facts
