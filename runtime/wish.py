@@ -67,7 +67,14 @@ class Wish:
 
     def options(self, execution: Execution) -> EngineOptions:
         """How an engine is to be loaded."""
-        return EngineOptions(self.workload, execution, self.threads, self.cache_dir, self.device.name, tell=self.tell)
+        return EngineOptions(
+            self.workload,
+            execution,
+            threads=self.threads,
+            cache_dir=self.cache_dir,
+            device=self.device.name,
+            tell=self.tell,
+        )
 
 
 def _one_of(what: str, value: str, known: tuple[T, ...]) -> T:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from blastscope.runtime.backends import onnxruntime_cpu, openvino_cpu
+from blastscope.runtime.backends import onnxruntime_cpu, openvino_core
 from blastscope.runtime.backends.engines import BACKENDS, engine_digest, load_backend, open_engine
 from blastscope.runtime.backends.protocol import Engine, EngineOptions
 from blastscope.runtime.errors import DeviceError, EngineError, MissingLibrary, UsageError
@@ -126,9 +126,9 @@ def test_a_closed_lane_says_so(tiny_bundle: Any, graph: Path, backend: str) -> N
         engine.lanes[0].infer(tiny_bundle.crops(1))
 
 
-@pytest.mark.parametrize("kind", [*openvino_cpu.FOREIGN, *onnxruntime_cpu.foreign()], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", [*openvino_core.FOREIGN, *onnxruntime_cpu.foreign()], ids=lambda kind: kind.__name__)
 def test_every_foreign_exception_becomes_an_engine_error(kind: type[Exception]) -> None:
-    own = openvino_cpu.translated if kind in openvino_cpu.FOREIGN else onnxruntime_cpu.translated
+    own = openvino_core.translated if kind in openvino_core.FOREIGN else onnxruntime_cpu.translated
     with pytest.raises(EngineError) as caught, own("a test"):
         raise kind("what it said")
     assert isinstance(caught.value.__cause__, kind)
@@ -143,8 +143,8 @@ def test_the_list_of_foreign_exceptions_is_the_librarys() -> None:
 def test_a_missing_library_is_named_with_the_command_that_brings_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     module = load_backend(name)
     if name == "openvino":
-        openvino_cpu._library.cache_clear()
-        openvino_cpu._core.cache_clear()
+        openvino_core.library.cache_clear()
+        openvino_core.core.cache_clear()
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(MissingLibrary, match="pip install") as caught:
         module.fingerprint("CPU")
@@ -216,8 +216,8 @@ def test_whatever_changes_an_engine_changes_its_digest(graph: Path, graph8: Path
 def test_openvino_is_imported_without_its_converter_and_still_shows_it() -> None:
 
     code = (
-        "from blastscope.runtime.backends.openvino_cpu import _library\n"
-        "import sys; library = _library(); assert 'openvino.tools.ovc' not in sys.modules\n"
+        "from blastscope.runtime.backends.openvino_core import library\n"
+        "import sys; library = library(); assert 'openvino.tools.ovc' not in sys.modules\n"
         "assert callable(library.convert_model)\n"
         "import openvino.tools.ovc"
     )

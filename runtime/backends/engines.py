@@ -32,7 +32,7 @@ GPU_BACKENDS = {
     "tensorrt-rtx": "blastscope.runtime.backends.tensorrt_gpu:TENSORRT_RTX",
     "onnxruntime": "blastscope.runtime.backends.onnxruntime_gpu",
 }
-LAYOUT = "2"  # of what the backends make of a graph: raise it when they make something else
+LAYOUT = "3"  # of what the backends make of a graph: raise it when they make something else
 _SEAL = 32  # bytes of sha256 at an engine file's end
 _UNUSED_DAYS = 90
 
@@ -83,13 +83,16 @@ def read_engine(path: Path) -> NDArray[np.uint8] | None:
     return body if len(data) > _SEAL and hashlib.sha256(body.data).digest() == seal.tobytes() else None
 
 
-def write_engine(path: Path, data: bytes | memoryview) -> str | None:
-    """Keeps `data` at `path`, sealed with its digest. Gives the reason where the cache can't be written: it is only a cache."""
+def write_engine(path: Path, *pieces: bytes | memoryview) -> str | None:
+    """Keeps `pieces` in a row at `path`, sealed with their digest. Gives the reason where the cache can't be written."""
 
     def fill(fresh: Path) -> None:
+        digest = hashlib.sha256()
         with fresh.open("wb") as stream:
-            stream.write(data)
-            stream.write(hashlib.sha256(data).digest())
+            for piece in pieces:
+                stream.write(piece)
+                digest.update(piece)
+            stream.write(digest.digest())
 
     try:
         write_file(path, fill)

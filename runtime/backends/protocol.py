@@ -15,6 +15,8 @@ from blastscope.runtime.crop.spec import CropSpec
 from blastscope.runtime.prediction import Box, Refusal
 
 Workload = Literal["latency", "throughput"]
+# of a network on a CPU's cores: whole, A beside B, whole with two cores a stream, or in parts that may be left out
+Layout = Literal["fused", "side-by-side", "paired", "staged"]
 
 
 class Backend(Protocol):
@@ -28,6 +30,21 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Frees what the backend holds. Safe to call twice."""
+        ...
+
+
+class Cascade(NamedTuple):
+    """When the voter that is run first decides alone."""
+
+    first: int  # index into VOTERS: a or b
+    threshold: float  # its larger probability is at least this
+
+
+class Staged(Backend, Protocol):
+    """A lane that can leave voters out."""
+
+    def infer_in_turn(self, crops: NDArray[np.uint8], cascade: Cascade) -> NDArray[np.float32]:
+        """Probabilities (N, 3, 2), NaN for the voters that were not run. Raises `EngineError`."""
         ...
 
 
@@ -62,6 +79,7 @@ class EngineOptions:
 
     workload: Workload = "latency"  # one answer as soon as possible, or as many a second as possible
     execution: Execution = "f32"
+    layout: Layout = "fused"
     threads: int | None = None  # None: what the process may use
     cache_dir: Path | None = None  # where compiled engines are kept; None: nowhere
     device: str = "CPU"  # as the inference library calls it
@@ -81,7 +99,9 @@ class Engine:
     digest: str  # of everything that can change the engine: graph, library, device, execution, threads
     batch: int = 1  # crops that a lane likes to get at once
     notes: tuple[str, ...] = ()
+    layout: Layout = "fused"
     eyes: Eyes | None = None
+    staged: tuple[Staged, ...] = ()  # the lanes once more, where they can leave voters out
     held: Callable[[], None] | None = None  # frees what the lanes share; safe to call twice
 
     def close(self) -> None:
