@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from blastscope import __version__
-from blastscope.cli import benching, building, bundles, calls, demonstration, devices, road, streaming
+from blastscope.cli import benching, building, bundles, calls, demonstration, devices, examining, road, streaming
 from blastscope.runtime.errors import BlastscopeError, MissingLibrary
 
 EXTRAS = {
@@ -76,7 +76,7 @@ def _options(
     """Options before the verb."""
 
 
-for verbs in (calls, road, bundles, building, benching, demonstration, devices, streaming):
+for verbs in (calls, examining, road, bundles, building, benching, demonstration, devices, streaming):
     for verb in verbs.VERBS:
         app.command()(verb)
 for name, group in building.GROUPS.items():

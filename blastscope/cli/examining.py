@@ -1,0 +1,98 @@
+"""`blastscope examine`: for whoever has whole frames or scans, and wants their white cells found and called."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from blastscope.cli.options import BackendName, BundlePath, DeviceName, Json, PrecisionName, Threads
+from blastscope.cli.road import say
+
+if TYPE_CHECKING:
+    from blastscope.runtime.frames.report import FrameReport
+
+PixelUm = Annotated[
+    float | None, typer.Option("--pixel-um", help="Micrometres per pixel. Default: what the file says, else by the red cells.")
+]
+SpecPath = Annotated[Path | None, typer.Option("--config", help="TOML file of what is assumed of frames and cells.")]
+HEAD = f"{'cells':>6}{'ALL':>6}{'HEM':>6}{'refused':>9}  {'um/pixel':<19}frame"
+
+
+def examine(
+    frames: Annotated[list[Path], typer.Argument(help="Stained bright-field frames and scans, and folders of them.")],
+    *,
+    bundle: BundlePath = None,
+    device: DeviceName = "auto",
+    precision: PrecisionName = "auto",
+    backend: BackendName = "auto",
+    threads: Threads = None,
+    pixel_um: PixelUm = None,
+    config: SpecPath = None,
+    as_json: Json = False,
+    overlay: Annotated[Path | None, typer.Option(help="Folder for a picture a frame, its cells drawn in.")] = None,
+    sheet: Annotated[Path | None, typer.Option(help="PNG or JPEG of all cells, the likeliest ALL first.")] = None,
+    report: Annotated[Path | None, typer.Option(help="FILE.html for one page, else a folder of a page a frame.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="CSV file of a row a cell.")] = None,
+) -> None:
+    """Find the white cells in whole frames and call each, in the order given. Exits 1 when a frame couldn't be examined.
+
+    A cell that gets no call (cut off, clumped, blurred, not lymphoid) is a finding, not a failure: it stands in the result with
+    its reason.
+    """
+    from blastscope.runtime.frames.pages.colours import caution
+    from blastscope.runtime.frames.pages.papers import Papers, Wanted
+    from blastscope.runtime.frames.scans import find_frames
+    from blastscope.runtime.frames.spec import FrameSpec
+    from blastscope.runtime.scope import open_bundle
+
+    spec = FrameSpec.from_toml(config) if config else None
+    wanted = Wanted(overlay=overlay, sheet=sheet, report=report, csv=csv)
+    paths = find_frames(frames)
+    papers, refused, validated = Papers(wanted, paths), 0, True
+    with open_bundle(
+        bundle, device=device, precision=precision, backend=backend, threads=threads, workload="throughput", tell=say
+    ) as scope:
+        for note in scope.notes:
+            say(note)
+        if not as_json:
+            typer.echo(HEAD)
+        reports = scope.examine_files(paths, pixel_um=pixel_um, spec=spec, look=papers.album.look)
+        for done in _told(reports, len(paths)):
+            refused += done.refusal is not None
+            validated &= done.validated
+            typer.echo(json.dumps(done.row()) if as_json else line(done))
+            papers.add(done, scope.audit)
+        written = papers.finish(f"{len(paths)} frames" if len(paths) > 1 else paths[0].name, scope.audit)
+    for path in written:
+        say(f"written: {path}")
+    say(caution(validated=validated))
+    if refused:
+        typer.echo(f"{refused} of {len(paths)} frames could not be examined", err=True)
+        raise typer.Exit(1)
+
+
+def _told(reports: Iterator[FrameReport], count: int) -> Iterator[FrameReport]:
+    """`reports` themselves, with a bar on stderr where the results don't run down the same screen."""
+    bar = sys.stderr.isatty() and not sys.stdout.isatty()
+    with Progress(console=Console(stderr=True), transient=True, disable=not bar, redirect_stdout=False) as progress:
+        yield from progress.track(reports, count, description="examining")
+
+
+def line(report: FrameReport) -> str:
+    """One frame for people: counts, scale, path."""
+    if report.refusal or report.facts is None:
+        told = f"{report.refusal.code}" if report.refusal else ""
+        return f"{'--':>6}  {told:<40}{report.path}" + (f"  ({report.refusal.detail})" if report.refusal else "")
+    counts, facts = report.counts, report.facts
+    scale = f"{facts.pixel_um:.4f} {facts.scale_source}"
+    return f"{counts['cells']:>6}{counts['all']:>6}{counts['hem']:>6}{counts['refused']:>9}  {scale:<19}{report.path}"
+
+
+VERBS = (examine,)

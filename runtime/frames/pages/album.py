@@ -1,0 +1,96 @@
+"""`Album`: what the pages show of each frame, taken while it is open, so that no frame is kept or read twice."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from blastscope.runtime.bundle.atomic import write_file
+from blastscope.runtime.frames.pages.overlay import draw_cell_lines, draw_overlay
+from blastscope.runtime.frames.pieces import Unreadable
+from blastscope.runtime.frames.report import FrameCell, FrameReport
+from blastscope.runtime.frames.scans import Scan, overview, read_part
+
+THUMB_PX = 128
+AROUND = 1.4  # a thumbnail shows so many times the cell's longer side
+MAP_PX = 1100
+OVERLAY_PX = 4096
+MOST_THUMBS = 20_000  # some 5 kB each
+GLASS = 255
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A frame's report with its pictures, all as JPEG."""
+
+    report: FrameReport
+    thumbs: tuple[bytes | None, ...] = ()  # one a cell
+    map: bytes | None = None  # the frame, smaller, with its cells drawn in
+
+
+class Album:
+    """Pictures of frames. `look` is for `Scope.examine_files`, which calls it from several threads."""
+
+    def __init__(self, *, overlays: Mapping[Path, Path] | None = None, cells: bool = False) -> None:
+        self._overlays = overlays or {}  # where the overlay of each frame goes
+        self._cells = cells
+        self._shown: dict[Path | None, Shown] = {}
+        self._left = MOST_THUMBS
+        self._lock = threading.Lock()
+
+    def look(self, scan: Scan, report: FrameReport) -> None:
+        """Writes the overlay of the frame, and keeps what a sheet or page shows of it."""
+        if report.refusal:
+            return
+        try:
+            place = self._overlays.get(report.path) if report.path else None
+            if place:
+                picture = draw_overlay(overview(scan, OVERLAY_PX), report)
+                write_file(place, partial(picture.save, format="PNG", compress_level=3))
+            if self._cells:
+                shown = Shown(report, self._thumbs(scan, report), _jpeg(draw_overlay(overview(scan, MAP_PX), report)))
+                with self._lock:
+                    self._shown[report.path] = shown
+        except Unreadable:  # a file that changes meanwhile: its report stands, without pictures
+            return
+
+    def shown(self, report: FrameReport) -> Shown:
+        """The pictures of the frame that `report` is of, where there are any."""
+        with self._lock:
+            return self._shown.get(report.path) or Shown(report)
+
+    def _thumbs(self, scan: Scan, report: FrameReport) -> tuple[bytes | None, ...]:
+        with self._lock:
+            count = min(len(report.cells), self._left)
+            self._left -= count
+        taken = [_jpeg(Image.fromarray(draw_thumb(scan, cell))) for cell in report.cells[:count]]
+        return (*taken, *[None] * (len(report.cells) - count))
+
+
+def draw_thumb(scan: Scan, cell: FrameCell) -> NDArray[np.uint8]:
+    """`cell` in the middle of what is around it, (THUMB_PX, THUMB_PX, 3), its outline drawn in."""
+    x0, y0, x1, y1 = cell.box
+    side = max(math.ceil(AROUND * max(x1 - x0, y1 - y0)), 8)
+    left, top = (x0 + x1 - side) // 2, (y0 + y1 - side) // 2
+    inside = (max(left, 0), max(top, 0), min(left + side, scan.width), min(top + side, scan.height))
+    patch = np.full((side, side, 3), GLASS, np.uint8)
+    patch[inside[1] - top : inside[3] - top, inside[0] - left : inside[2] - left] = read_part(scan, inside)
+    scale = THUMB_PX / side
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    thumb = np.asarray(cv2.resize(patch, (THUMB_PX, THUMB_PX), interpolation=how), np.uint8)
+    draw_cell_lines(thumb, cell, scale=scale, corner=(left, top), boxed=False)
+    return thumb
+
+
+def _jpeg(image: Image.Image) -> bytes:
+    pixels = np.asarray(image)[..., ::-1]
+    return bytes(cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 85])[1])

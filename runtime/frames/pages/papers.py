@@ -1,0 +1,128 @@
+"""`Papers`: everything that an examination of many frames may leave on disk. Each file is whole or isn't there."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from blastscope.runtime.bundle.atomic import write_file
+from blastscope.runtime.errors import UsageError
+from blastscope.runtime.frames.pages.album import Album, Shown
+from blastscope.runtime.frames.pages.page import compose, diameter_um
+from blastscope.runtime.frames.pages.sheet import draw_contact_sheet, name_of
+from blastscope.runtime.frames.report import FrameReport
+from blastscope.runtime.prediction import Audit
+
+PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
+PAGES = {".html", ".htm"}
+COLUMNS = (
+    *("path", "number", "x0", "y0", "x1", "y1", "label", "probability", "score", "voter", "refusal", "detail"),
+    *("pixel_um", "scale_source", "diameter_um", "validated"),
+)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Where things go; None for what isn't wanted. Raises `UsageError` for a name that says no format."""
+
+    overlay: Path | None = None  # a folder
+    sheet: Path | None = None
+    report: Path | None = None  # one page, or a folder of a page a frame
+    csv: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Checked before anything is examined."""
+        if self.sheet and self.sheet.suffix.lower() not in PICTURES:
+            raise UsageError(f"a sheet is written as one of {', '.join(PICTURES)}, not as '{self.sheet.name}'")
+
+    @property
+    def one_page(self) -> bool:
+        """Whether the report is a single page."""
+        return self.report is not None and self.report.suffix.lower() in PAGES
+
+
+class Papers:
+    """Takes the reports on `paths` as they come, and writes what is wanted. Give `album.look` to `Scope.examine_files`."""
+
+    def __init__(self, wanted: Wanted, paths: Sequence[Path]) -> None:
+        self._wanted = wanted
+        self._names = _names(paths)
+        overlay = wanted.overlay
+        overlays = {path: overlay / f"{name}.overlay.png" for path, name in self._names.items()} if overlay else {}
+        self.album = Album(overlays=overlays, cells=bool(wanted.sheet or wanted.report))
+        self._kept: list[Shown] = []
+        self._links: dict[int, str] = {}
+        self._rows: list[list[object]] = []
+
+    def add(self, report: FrameReport, audit: Audit) -> None:
+        """The next report. A page of its own is written at once."""
+        shown, wanted = self.album.shown(report), self._wanted
+        if wanted.csv:
+            self._rows += _rows(report)
+        if wanted.report and not wanted.one_page:
+            if report.refusal is None and report.path:
+                name = f"{self._names[report.path]}.html"
+                _write_text(wanted.report / name, compose([shown], name_of(report), audit=audit))
+                self._links[len(self._kept)] = name
+            shown = shown if wanted.sheet else Shown(report)
+        if wanted.sheet or wanted.report:
+            self._kept.append(shown)
+
+    def finish(self, title: str, audit: Audit) -> list[Path]:
+        """Writes what speaks of all frames; gives the places of everything that was written."""
+        wanted, written = self._wanted, []
+        if wanted.csv:
+            write_file(wanted.csv, partial(_write_rows, self._rows))
+            written.append(wanted.csv)
+        if wanted.sheet:
+            sheet = draw_contact_sheet(self._kept, title)
+            write_file(wanted.sheet, partial(sheet.save, format=PICTURES[wanted.sheet.suffix.lower()]))
+            written.append(wanted.sheet)
+        if wanted.report:
+            page = wanted.report if wanted.one_page else wanted.report / "index.html"
+            links = None if wanted.one_page else self._links
+            _write_text(page, compose(self._kept, title, audit=audit, links=links))
+            written.append(page)
+        return [*written, *([wanted.overlay] if wanted.overlay else [])]
+
+
+def _names(paths: Iterable[Path]) -> dict[Path, str]:
+    """A name for each path that no other has, whatever the case: what is made of a frame is called by it."""
+    taken, names = {"index"}, {}
+    for path in dict.fromkeys(paths):
+        stem = path.stem.encode("utf-8", "replace").decode("utf-8")
+        name, number = stem, 2
+        while name.lower() in taken:
+            name, number = f"{stem}-{number}", number + 1
+        taken.add(name.lower())
+        names[path] = name
+    return names
+
+
+def _rows(report: FrameReport) -> list[list[object]]:
+    facts = report.facts
+    rows: list[list[object]] = []
+    for number, cell in enumerate(report.cells, 1):
+        row, across = cell.row(), diameter_um(cell, report)
+        call = [row["label"], row["probability"], row["score"], row["voter"], row["refusal"], row["detail"]]
+        scale = [facts.pixel_um, facts.scale_source, round(across, 2) if across else None] if facts else [None] * 3
+        path = str(report.path).encode("utf-8", "replace").decode("utf-8") if report.path else None
+        rows.append([path, number, *row["box"], *call, *scale, str(report.validated).lower()])
+    return rows
+
+
+def _write_rows(rows: list[list[object]], path: Path) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerows([COLUMNS, *rows])
+
+
+def _write_text(path: Path, text: str) -> None:
+    write_file(path, partial(_fill, text))
+
+
+def _fill(text: str, path: Path) -> None:
+    path.write_text(text, encoding="utf-8")
