@@ -160,7 +160,7 @@ def test_peers_answer_as_their_graphs_do_or_say_why_they_are_left_out(
 ) -> None:
     path = tiny_bundle.make("fp32", "int8")
     bundle = read_bundle(path)
-    files = [bundle.file(entry) for entry in map(bundle.graph, ("fp32", "int8")) if entry]
+    files = [bundle.file(entry) for entry in (bundle.graph("fp32"), bundle.graph("int8")) if entry]
     monkeypatch.setattr(bench_module, "peer_graphs", lambda contender, data, tell: PeerGraphs(*files))
 
     def no_compiler(*args: Any, **options: Any) -> Any:
