@@ -9,20 +9,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.runtime.frames.found import FoundCell, FrameFacts
+from blastscope.runtime.frames.growing import GROW_UM, cells_around, opened
+from blastscope.runtime.frames.lobes import joined
+from blastscope.runtime.frames.looking import WIDEST_UM, Place, places
+from blastscope.runtime.frames.nuclei import Mask, large_enough, parts_of
 from blastscope.runtime.frames.spec import FrameSpec
 from blastscope.runtime.frames.stain import STEP, along
+from blastscope.runtime.frames.thumbnail import Grid, grid_around, reduced
 from blastscope.runtime.image import check_array
 from blastscope.runtime.prediction import Refusal
 
-REACH_UM = 30.0
-SMALLEST_UM = 4.0  # a nucleus across; platelets are smaller
-JOIN_UM = 1.5
-GROW_UM = 4.0
+MARGIN_UM = GROW_UM + 2.0
 
 
 def reach_px(facts: FrameFacts, spec: FrameSpec) -> int:
     """How far a pixel can change what is found: the margin that a tile needs."""
-    return math.ceil(REACH_UM / facts.pixel_um)
+    return math.ceil((WIDEST_UM + MARGIN_UM) / facts.pixel_um)
 
 
 def find_cells(frame: NDArray[np.uint8], facts: FrameFacts, spec: FrameSpec) -> tuple[FoundCell, ...]:
@@ -30,50 +32,58 @@ def find_cells(frame: NDArray[np.uint8], facts: FrameFacts, spec: FrameSpec) -> 
     frame = np.ascontiguousarray(check_array(frame))
     if frame.size == 0:
         return ()
-    stain = cv2.blur(along(facts.nuclear_axis, frame, facts.background), (3, 3)).astype(np.float32) / STEP
-    nuclei = _closed((stain > facts.nucleus_threshold).astype(np.uint8), JOIN_UM / facts.pixel_um)
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(nuclei, connectivity=8)
-    found = []
-    for index in range(1, count):
-        x, y, width, height, area = (int(value) for value in stats[index])
-        if area * facts.pixel_um**2 < math.pi * SMALLEST_UM**2 / 4:
-            continue
-        margin = math.ceil(GROW_UM / facts.pixel_um)
-        x0, y0 = max(x - margin, 0), max(y - margin, 0)
-        rows, columns = slice(y0, y + height + margin), slice(x0, x + width + margin)
-        own = (labels[rows, columns] == index).astype(np.uint8)
-        cell = _grown(own, stain[rows, columns] > facts.cell_threshold, margin)
-        found.append(_found(cell, own, (x0, y0), frame.shape))
+    found = [cell for place in places(frame, facts) for cell in _cells_at(frame, place, facts)]
     return tuple(sorted(found, key=lambda cell: (cell.box[1], cell.box[0])))
 
 
-def _closed(mask: NDArray[np.uint8], radius: float) -> NDArray[np.uint8]:
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * round(radius) + 1, 2 * round(radius) + 1))
-    return np.asarray(cv2.morphologyEx(mask, cv2.MORPH_CLOSE, kernel), np.uint8)
+def _cells_at(frame: NDArray[np.uint8], place: Place, facts: FrameFacts) -> list[FoundCell]:
+    um = place.factor * facts.pixel_um
+    grid = grid_around(place.box, place.factor, math.ceil(MARGIN_UM / um))
+    picture = reduced(frame, grid)
+    sums = cv2.boxFilter(
+        along(facts.nuclear_axis, picture, facts.background),
+        cv2.CV_32S,
+        (3, 3),
+        normalize=False,
+        borderType=cv2.BORDER_REPLICATE,
+    )
+    stain = np.asarray(sums, np.int32)  # 9 times as fine as STEP
+    unit = 9 * STEP
+    inside = np.zeros(stain.shape, np.uint8)
+    inside[grid.inside(frame.shape)] = 1
+    level = round(facts.nucleus_threshold * unit)
+    stained = stain[(stain > level) & (inside > 0)]
+    if not len(stained):
+        return []
+    level = max(level, round(0.45 * float(np.median(stained))))
+    parts = parts_of(np.where(inside > 0, stain, 0), level, um)
+    soft = np.asarray(cv2.boxFilter(stain, cv2.CV_32F, (3, 3), borderType=cv2.BORDER_REPLICATE), np.int32)
+    limits = (round(facts.cell_threshold * unit), level // 2)
+    cytoplasm = opened(((soft > limits[0]) & (inside > 0)).astype(np.uint8), um)
+    nuclei = [part for part in joined(parts, cytoplasm, inside, um) if large_enough(part, um)]
+    if not nuclei:
+        return []
+    cells = cells_around([part.mask for part in nuclei], soft, inside, limits, um)
+    return [_found(cell, part.mask, grid, frame.shape) for cell, part in zip(cells, nuclei, strict=True)]
 
 
-def _grown(nucleus: NDArray[np.uint8], stained: NDArray[np.bool_], limit: int) -> NDArray[np.uint8]:
-    near = cv2.distanceTransform(1 - nucleus, cv2.DIST_L2, 5) <= limit
-    mask = ((stained & near) | (nucleus > 0)).astype(np.uint8)
-    radius = max(limit // 5, 1)
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
-    mask = np.asarray(cv2.morphologyEx(mask, cv2.MORPH_OPEN, kernel), np.uint8) | nucleus
-    labels = cv2.connectedComponents(mask, connectivity=8)[1]
-    kept = np.unique(labels[nucleus > 0])
-    return np.isin(labels, kept[kept > 0]).astype(np.uint8)
-
-
-def _found(cell: NDArray[np.uint8], nucleus: NDArray[np.uint8], corner: tuple[int, int], shape: tuple[int, ...]) -> FoundCell:
-    x, y, width, height = cv2.boundingRect(cell)
-    box = (x + corner[0], y + corner[1], x + corner[0] + width, y + corner[1] + height)
+def _found(cell: Mask, nucleus: Mask, grid: Grid, shape: tuple[int, ...]) -> FoundCell:
+    x, y, width, height = (grid.factor * value for value in cv2.boundingRect(cell))
+    box = (
+        max(x + grid.x0, 0),
+        max(y + grid.y0, 0),
+        min(x + grid.x0 + width, shape[1]),
+        min(y + grid.y0 + height, shape[0]),
+    )
+    edge = grid.factor
     refusal = None
-    if box[0] <= 0 or box[1] <= 0 or box[2] >= shape[1] or box[3] >= shape[0]:
+    if box[0] < edge or box[1] < edge or box[2] > shape[1] - edge or box[3] > shape[0] - edge:
         refusal = Refusal("touches-border", f"the cell's box {box} reaches the edge of the {shape[1]} x {shape[0]} frame")
-    return FoundCell(box, _outline(cell, corner), _outline(nucleus, corner), refusal)
+    return FoundCell(box, _outline(cell, grid), _outline(nucleus, grid), refusal)
 
 
-def _outline(mask: NDArray[np.uint8], corner: tuple[int, int]) -> NDArray[np.int32]:
+def _outline(mask: Mask, grid: Grid) -> NDArray[np.int32]:
     """The longest outer contour of `mask`, in pixels of the frame."""
     outlines = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
-    longest = max(outlines, key=cv2.contourArea)
-    return np.asarray(longest.reshape(-1, 2) + np.asarray(corner), np.int32)
+    longest = max(outlines, key=cv2.contourArea).reshape(-1, 2)
+    return np.asarray(longest * grid.factor + grid.factor // 2 + np.asarray((grid.x0, grid.y0)), np.int32)

@@ -25,7 +25,7 @@ NOT_GLASS = 12  # gray levels away from glass
 LEAST_DENSITY = 0.12  # natural, in all three channels together: what is fainter has no colour to speak of
 RED_SINE = 0.35  # of the angle to the plane of red cells: nuclei are at 0.5 or more
 NUCLEUS_FROM, NUCLEUS_FLOOR, NUCLEUS_CEILING = 0.15, 0.15, 0.30  # densities along the nuclear axis
-CELL_FLOOR, CELL_CEILING = 0.035, 0.09
+CELL_SHARE, CELL_FLOOR, CELL_CEILING = 0.12, 0.035, 0.06  # cytoplasm, of a nucleus
 
 
 def survey_frame(frame: NDArray[np.uint8], spec: FrameSpec, *, pixel_um: float | None = None) -> FrameFacts:
@@ -117,10 +117,8 @@ def _thresholds(picture: NDArray[np.uint8], glass: Colour, axis: Colour) -> tupl
     stain = along(axis, picture, glass).astype(np.float32).ravel() / STEP
     nuclei = stain[stain > NUCLEUS_FROM]
     usual = float(np.median(nuclei)) if len(nuclei) > 30 else 0.0
-    rest = stain[stain < NUCLEUS_FROM]
-    spread = 1.4826 * float(np.median(np.abs(rest - np.median(rest)))) if len(rest) else 0.0
     nucleus = min(max(usual / 2, NUCLEUS_FLOOR), NUCLEUS_CEILING)
-    cell = min(max(2 * spread, CELL_FLOOR), CELL_CEILING)
+    cell = min(max(CELL_SHARE * usual, CELL_FLOOR), CELL_CEILING)
     return round(nucleus, 4), round(cell, 4)
 
 

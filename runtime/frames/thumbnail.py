@@ -37,6 +37,12 @@ def odd_factor(coarsest: float) -> int:
     return max(2 * int((coarsest + 1) // 2) - 1, 1)
 
 
+def nearest_odd_factor(wanted: float) -> int:
+    """The odd whole number whose ratio to `wanted` is nearest to 1."""
+    below = odd_factor(wanted)
+    return below + 2 if (below + 2) / wanted < wanted / below else below
+
+
 def grid_around(box: Box, factor: int, margin: int = 0) -> Grid:
     """The grid centred on `box` that covers it and `margin` of its own pixels on each side."""
     (x0, width), (y0, height) = _centred(box[0], box[2], factor, margin), _centred(box[1], box[3], factor, margin)

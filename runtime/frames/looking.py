@@ -1,0 +1,97 @@
+"""Where in a frame nuclei may be: first on coarse squares, then pixel by pixel, so that no grid of the frame's decides.
+
+A nucleus is only taken where it holds a whole disc of stain, and any such disc holds a whole coarse square: the coarse look
+saves time, and changes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from blastscope.runtime.frames.found import FrameFacts
+from blastscope.runtime.frames.stain import STEP, along
+from blastscope.runtime.frames.thumbnail import nearest_odd_factor, odd_factor
+from blastscope.runtime.prediction import Box
+
+COARSE_UM = 0.7  # a square's side
+WORKING_UM = 0.25  # a pixel of the pictures that cells are outlined in
+LOBES_UM = 4.0  # stained parts that are nearer than this are looked at together
+WIDEST_UM = 45.0  # so wide a group is looked at in full resolution, whose grid no tile can shift
+LEAST_UM2 = 8.0  # of stain: less is no nucleus
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Place:
+    """Stained parts that may be lobes of one nucleus or nuclei that touch."""
+
+    box: Box  # in pixels of the frame
+    factor: int  # of the grid on which it is to be looked at
+
+
+def places(frame: NDArray[np.uint8], facts: FrameFacts) -> list[Place]:
+    """The places of `frame` (H, W, 3) that may hold nuclei, each once."""
+    found: set[Place] = set()
+    for rows, columns, own in _regions(frame, facts):
+        found.update(_groups(frame[rows, columns], own, (columns.start, rows.start), facts))
+    return sorted(found)
+
+
+def _regions(frame: NDArray[np.uint8], facts: FrameFacts) -> Iterator[tuple[slice, slice, NDArray[np.uint8]]]:
+    """Rows and columns of the frame around each coarse patch of stain, and a mask of what belongs to it."""
+    side = odd_factor(COARSE_UM / facts.pixel_um)
+    height, width = frame.shape[:2]
+    down, across = -(-height // side), -(-width // side)
+    beyond = (0, down * side - height, 0, across * side - width)
+    whole = cv2.copyMakeBorder(frame, *beyond, cv2.BORDER_REPLICATE) if any(beyond) else frame
+    coarse = whole if side == 1 else cv2.resize(whole, (across, down), interpolation=cv2.INTER_AREA)
+    stained = along(facts.nuclear_axis, np.asarray(coarse, np.uint8), facts.background) > facts.nucleus_threshold * STEP / 2
+    reach = math.ceil(LOBES_UM / facts.pixel_um / side)
+    wide = cv2.dilate(stained.astype(np.uint8), np.ones((2 * reach + 1, 2 * reach + 1), np.uint8))
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(wide, connectivity=8)
+    for index in range(1, count):
+        x, y, w, h, _ = (int(value) for value in stats[index])
+        own = (labels[y : y + h, x : x + w] == index).astype(np.uint8)
+        rows, columns = slice(y * side, min((y + h) * side, height)), slice(x * side, min((x + w) * side, width))
+        large = cv2.resize(own, (w * side, h * side), interpolation=cv2.INTER_NEAREST)
+        yield rows, columns, np.asarray(large[: rows.stop - rows.start, : columns.stop - columns.start], np.uint8)
+
+
+def _groups(patch: NDArray[np.uint8], own: NDArray[np.uint8], corner: tuple[int, int], facts: FrameFacts) -> Iterator[Place]:
+    """The groups of stained parts in one region."""
+    factor = nearest_odd_factor(WORKING_UM / facts.pixel_um)
+    stain = along(facts.nuclear_axis, patch, facts.background)
+    sums = cv2.boxFilter(stain, cv2.CV_32S, (factor, factor), normalize=False, borderType=cv2.BORDER_REPLICATE)
+    mask = (sums > round(facts.nucleus_threshold * STEP * factor * factor)).astype(np.uint8) & own
+    count, _, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    pixel_um2 = facts.pixel_um**2
+    parts = [part for part in stats[1:count].tolist() if part[4] * pixel_um2 > LEAST_UM2 / 16]
+    for box, area in _joined(parts, LOBES_UM / facts.pixel_um):
+        if area * pixel_um2 < LEAST_UM2:
+            continue
+        wide = max(box[2] - box[0], box[3] - box[1]) * facts.pixel_um > WIDEST_UM
+        left, top = corner
+        yield Place((box[0] + left, box[1] + top, box[2] + left, box[3] + top), 1 if wide else factor)
+
+
+def _joined(parts: list[list[int]], gap: float) -> list[tuple[Box, int]]:
+    """The parts (x, y, width, height, area) whose boxes lie within `gap` of each other, as one box and area each."""
+    groups: list[tuple[Box, int]] = []
+    for x, y, width, height, area in parts:
+        box, total = (x, y, x + width, y + height), area
+        while near := [other for other in groups if _apart(box, other[0]) <= gap]:  # a grown box may reach others
+            for other in near:
+                groups.remove(other)
+                theirs, total = other[0], total + other[1]
+                box = (min(box[0], theirs[0]), min(box[1], theirs[1]), max(box[2], theirs[2]), max(box[3], theirs[3]))
+        groups.append((box, total))
+    return groups
+
+
+def _apart(one: Box, other: Box) -> int:
+    return max(one[0] - other[2], other[0] - one[2], one[1] - other[3], other[1] - one[3])
