@@ -60,17 +60,19 @@ class Decider(Protocol):
 class Ballot:
     """Probabilities become predictions in one way, whatever engine they come from."""
 
-    def __init__(self, bundle: Bundle, audit: Audit, answered: Callable[[], None]) -> None:
+    def __init__(self, bundle: Bundle, audit: Audit, answered: Callable[[], None], *, partial: bool = False) -> None:
         point = bundle.manifest.operating_point
         self._threshold = point.threshold if point else None
         self._audit, self._answered = audit, answered
+        self._partial = partial  # voters may be left out
 
     def count(self, boxes: Sequence[Box], probabilities: NDArray[np.float32]) -> list[Prediction]:
         """The prediction for each row of `probabilities` (n, 3, 2)."""
-        votes = vote(probabilities, self._threshold)
+        votes = vote(probabilities, self._threshold, partial=self._partial)
+        early = np.asarray(np.isnan(probabilities).any(axis=(1, 2)))
         self._answered()
         tables = probabilities.tolist()
-        calls = zip(boxes, tables, votes.label.tolist(), votes.voter.tolist(), votes.score.tolist(), strict=True)
+        decided = (votes.label.tolist(), votes.voter.tolist(), votes.score.tolist(), early.tolist())
         return [
             Prediction(
                 label=CLASSES[label],
@@ -81,8 +83,9 @@ class Ballot:
                 box=box,
                 refusal=None,
                 audit=self._audit,
+                decided_early=alone,
             )
-            for box, table, label, voter, score in calls
+            for box, table, label, voter, score, alone in zip(boxes, tables, *decided, strict=True)
         ]
 
     def refused(self, refusal: Refusal) -> Prediction:
@@ -175,5 +178,5 @@ class GpuDecider:
 
 def decider_for(bundle: Bundle, lanes: Lanes, audit: Audit, answered: Callable[[], None]) -> Decider:
     """The one that goes with the engine."""
-    ballot, eyes = Ballot(bundle, audit, answered), lanes.engine.eyes
+    ballot, eyes = Ballot(bundle, audit, answered, partial=lanes.cascade is not None), lanes.engine.eyes
     return HostDecider(bundle, lanes, ballot) if eyes is None else GpuDecider(eyes, lanes, ballot)

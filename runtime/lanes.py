@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.backends.protocol import Backend, Engine, Sight
+from blastscope.runtime.backends.protocol import Backend, Cascade, Engine, Sight
 from blastscope.runtime.errors import Closed, EngineError, UsageError
 
 T = TypeVar("T")
@@ -26,6 +26,7 @@ class Lanes:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.name = engine.backend
+        self.cascade: Cascade | None = None
         self._free: SimpleQueue[int] = SimpleQueue()  # numbers of lanes
         for number in range(len(engine.lanes)):
             self._free.put(number)
@@ -44,8 +45,16 @@ class Lanes:
 
     def answer(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Probabilities (N, 3, 2) of `crops` from one lane, waiting for a free one. To be called inside `call`."""
-        with self.borrowed() as lane:
-            return np.array(lane.infer(crops), np.float32)  # a copy: the lane may use its buffer again
+        with self._number() as number:
+            if self.cascade:
+                return self.engine.staged[number].infer_in_turn(crops, self.cascade)
+            return np.array(self.engine.lanes[number].infer(crops), np.float32)  # a copy: the lane may use its buffer again
+
+    def leave_out(self, cascade: Cascade) -> None:
+        """From now on voters are left out where the first one of `cascade` is sure: their probabilities are NaN."""
+        if len(self.engine.staged) != len(self.engine.lanes):
+            raise EngineError(f"{self.name} runs a network whole, so no voter can be left out")
+        self.cascade = cascade
 
     @contextmanager
     def borrowed(self) -> Iterator[Backend]:

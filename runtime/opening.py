@@ -11,11 +11,13 @@ import platformdirs
 from blastscope.runtime.backends.engines import engine_digest, load_backend, load_gpu_backend
 from blastscope.runtime.backends.protocol import BackendModule
 from blastscope.runtime.building import Building
-from blastscope.runtime.bundle import Bundle, Golden, check_golden, read_golden
+from blastscope.runtime.bundle import Bundle, Golden, read_golden
 from blastscope.runtime.choose import Candidate, Memory, Survey, Times, admitted, in_order_of_speed
+from blastscope.runtime.device import usable_threads
 from blastscope.runtime.errors import BlastscopeError, DeviceError, EngineError, GoldenMismatch
 from blastscope.runtime.lanes import Lanes
 from blastscope.runtime.prediction import Audit
+from blastscope.runtime.proof import prove
 from blastscope.runtime.wish import Wish
 
 
@@ -38,7 +40,8 @@ class Opened:
         """What every prediction of this engine says of its origin."""
         engine = self.lanes.engine
         precision = self.candidate.entry.precision
-        return Audit(bundle.digest, engine.digest, engine.backend, engine.device, precision, engine.execution)
+        origin = (bundle.digest, engine.digest, engine.backend, engine.device)
+        return Audit(*origin, precision, engine.execution, engine.layout)
 
     def answered(self) -> None:
         """To be called after an answer: the first one lets the measurement of the other candidates begin."""
@@ -65,6 +68,7 @@ class Choice:
     backend: BackendModule
     memory: Memory
     candidates: list[Candidate]
+    layouts: list[Candidate]  # the same in other layouts
     ranked: list[Candidate]  # in the order in which they are tried
     at_hand: list[Candidate]  # those that open without a long build
 
@@ -76,17 +80,33 @@ class Choice:
 
 def choose_from(bundle: Bundle, wish: Wish, name: str) -> Choice:
     """What the backend `name` can do on the wish's device. Raises `UsageError`, `UnavailableError`s."""
-    device, gpu = wish.device.name, load_gpu_backend(name) if wish.device.kind == "cuda" else None
-    backend: BackendModule = gpu or load_backend(name)
-    offered = backend.executions(device)
-    candidates = admitted(bundle, wish.precision, wish.execution, offered, typed=gpu is not None)
-    facts = {"bundle": bundle.digest, "workload": wish.workload, "threads": str(wish.threads)}
-    memory = Memory(wish.cache_dir, engine_digest({**backend.fingerprint(device), **facts}))
-    ranked, at_hand = in_order_of_speed(candidates, memory.read()), candidates
-    if gpu is not None:
-        at_hand = [one for one in candidates if gpu.prepared(one.entry.sha256, wish.options(one.execution))]
-        ranked.sort(key=lambda one: one not in at_hand)  # stable: among those at hand the fastest stays first
-    return Choice(bundle, wish, name, backend, memory, candidates, ranked, at_hand)
+    if wish.device.kind == "cuda":
+        return _choose_on_gpu(bundle, wish, name)
+    backend, device = load_backend(name), wish.device.name
+    plain, *others = (wish.layout,) if wish.layout else backend.offered_layouts(device, wish.workload, wish.threads)
+    found = admitted(bundle, wish.precision, wish.execution, backend.executions(device))
+    candidates = [one._replace(layout=plain) for one in found]
+    layouts = [one._replace(layout=layout) for one in found for layout in others]
+    memory = _memory(bundle, wish, backend, threads=wish.threads or usable_threads())
+    known = memory.read()
+    # a layout that was not measured is never taken: it may be slower, or not to be had of this graph
+    ranked = in_order_of_speed([*candidates, *(one for one in layouts if known.get(one.name))], known)
+    return Choice(bundle, wish, name, backend, memory, candidates, layouts, ranked, candidates)
+
+
+def _choose_on_gpu(bundle: Bundle, wish: Wish, name: str) -> Choice:
+    gpu = load_gpu_backend(name)
+    candidates = admitted(bundle, wish.precision, wish.execution, gpu.executions(wish.device.name), typed=True)
+    memory = _memory(bundle, wish, gpu, threads=wish.threads)
+    at_hand = [one for one in candidates if gpu.prepared(one.entry.sha256, wish.options(one.execution))]
+    ranked = in_order_of_speed(candidates, memory.read())
+    ranked.sort(key=lambda one: one not in at_hand)  # stable: among those at hand the fastest stays first
+    return Choice(bundle, wish, name, gpu, memory, candidates, [], ranked, at_hand)
+
+
+def _memory(bundle: Bundle, wish: Wish, backend: BackendModule, *, threads: int | None) -> Memory:
+    facts = {"bundle": bundle.digest, "workload": wish.workload, "threads": str(threads)}
+    return Memory(wish.cache_dir, engine_digest({**backend.fingerprint(wish.device.name), **facts}))
 
 
 def open_choice(choice: Choice) -> Opened:
@@ -96,8 +116,9 @@ def open_choice(choice: Choice) -> Opened:
     opener = _Opener(bundle, choice.wish, choice.backend, read_golden(bundle))
     opened = _open_first(choice.ranked, opener, notes)
     known = memory.read()
-    _tell(opened, choice.candidates, known)
-    unknown = [one for one in choice.at_hand if one != opened.candidate and one.name not in known]
+    ours = [one for one in choice.layouts if one[:2] == opened.candidate[:2]]
+    _tell(opened, [*ours, *choice.candidates], known)
+    unknown = [one for one in (*choice.at_hand, *ours) if one != opened.candidate and one.name not in known]
     if unknown:
         opened.survey = Survey((opened.candidate, opened.lanes), unknown, opener, memory, notes)
     return opened
@@ -114,15 +135,15 @@ class _Opener:
 
     def open(self, candidate: Candidate) -> Lanes:
         """Raises `GoldenMismatch`, `EngineError`, `DeviceError`."""
-        entry, execution = candidate
-        options = replace(self.wish.options(execution), crop=self.bundle.manifest.crop)
+        entry, execution, layout = candidate
+        options = replace(self.wish.options(execution, layout), crop=self.bundle.manifest.crop)
         engine = self.backend.open_engine(self.bundle.file(entry), entry.sha256, options)
         lanes = Lanes(engine)
         try:
             if engine.execution != execution:
                 raise DeviceError(f"{engine.backend} was asked for {execution} and computes in {engine.execution}")
             tolerance = entry.tolerances[execution]
-            check = check_golden(lanes, self.golden, tolerance)
+            check = prove(lanes, engine, self.golden, tolerance, self.wish.cache_dir)
             if not check.passed:
                 raise GoldenMismatch(
                     self.bundle.path,
@@ -161,8 +182,11 @@ def _tell(opened: Opened, candidates: Sequence[Candidate], known: Times) -> None
         return
     timed = [f"{one.name} {known[one.name]:.1f} ms" for one in candidates if known.get(one.name) is not None]
     others = [one.name for one in candidates if one != candidate]
-    if all(name in known and known[name] is None for name in others):
-        opened.notes.append(f"took {candidate.name}: {', '.join(others)} failed on this machine when last measured")
+    failed = [name for name in others if name in known and known[name] is None]
+    if failed:
+        opened.notes.append(f"{', '.join(failed)} failed on this machine when last measured")
+    if failed == others:
+        opened.notes.append(f"took {candidate.name}: the only one that is left")
     elif known.get(candidate.name) is not None:
         opened.notes.append(f"took {candidate.name}: fastest of what was measured on this machine ({', '.join(timed)} a crop)")
     else:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import isnan
 from typing import Literal, TypedDict, get_args
 
-from blastscope.runtime.classes import CLASSES, VOTERS, ClassName, Execution, Precision, Voter
+from blastscope.runtime.classes import CLASSES, VOTERS, ClassName, Execution, Layout, Precision, Voter
 
 ImageCode = Literal["undecodable", "bomb", "not-8-bit-rgb", "empty", "not-on-black", "touches-border", "too-small", "too-large"]
 FrameCode = Literal["clumped", "out-of-focus", "not-lymphoid"]  # only of a cell in a whole frame
@@ -35,6 +35,7 @@ class Audit:
     device: str
     precision: Precision  # of the graph
     execution: Execution  # what the engine computed in
+    layout: Layout = "fused"  # how the network lies on the cores of a CPU
 
 
 class PredictionRow(TypedDict):

@@ -9,8 +9,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from blastscope.runtime.backends.engines import BACKENDS, GPU_BACKENDS, load_gpu_backend
+from blastscope.runtime.backends.protocol import Cascade
 from blastscope.runtime.building import Building
 from blastscope.runtime.bundle import Bundle
+from blastscope.runtime.classes import VOTERS
 from blastscope.runtime.device import CPU, Device
 from blastscope.runtime.errors import (
     BlastscopeError,
@@ -41,11 +43,33 @@ def open_wished(bundle: Bundle, wish: Wish) -> Opened:
         )
     if wish.backend is not None and wish.backend not in {**BACKENDS, **GPU_BACKENDS}:
         raise UsageError(f"backend '{wish.backend}' is not known: say auto, {', '.join(sorted({**BACKENDS, **GPU_BACKENDS}))}")
+    if wish.cascade or wish.layout:
+        return _open_laid_out(bundle, wish)
     if wish.device.kind == "auto":
         return _open_auto(bundle, wish)
     if wish.device.kind == "cuda":
         return _open_gpu(bundle, wish)
     return _open_host(bundle, wish)
+
+
+def _open_laid_out(bundle: Bundle, wish: Wish) -> Opened:
+    """On the CPU, in the layout that the wish names or that leaving voters out needs."""
+    what = "cascade" if wish.cascade else "layout"
+    if wish.device.kind == "cuda":
+        raise UsageError(f"{what} is for a CPU: say device='cpu', or leave it out")
+    if not wish.cascade:
+        return _open_host(bundle, wish)
+    found = bundle.manifest.cascade
+    if found is None:
+        raise UsageError(f"bundle '{bundle.path}' has no cascade: 'blastscope calibrate --cascade' measures one")
+    if wish.precision not in (None, found.precision) or wish.layout not in (None, "staged"):
+        wanted = wish.layout if wish.precision in (None, found.precision) else wish.precision
+        raise UsageError(f"the cascade of bundle '{bundle.path}' is of its {found.precision} graph, staged: not {wanted}")
+    opened = _open_host(bundle, replace(wish, precision=found.precision, layout="staged"))
+    opened.lanes.leave_out(Cascade(VOTERS.index(found.first), found.threshold))
+    cost = f"{100 * found.flips.value:.2f} % of the calls that were judged"
+    opened.notes.append(f"cascade: {found.first} decides alone from {found.threshold:.4g} on, which changed {cost}")
+    return opened
 
 
 def _open_auto(bundle: Bundle, wish: Wish) -> Opened:
@@ -100,7 +124,7 @@ def _choices(bundle: Bundle, wish: Wish, failures: dict[str, BlastscopeError]) -
 
 def _open_meanwhile(choice: Choice, gpu: FoundGpu) -> Opened:
     """The CPU, while the engine of `choice` is built in a thread of its own."""
-    wish, (entry, execution) = choice.wish, choice.ranked[0]
+    wish, (entry, execution, _) = choice.wish, choice.ranked[0]
     there = wish.backend if wish.backend in BACKENDS else None
     opened = _open_host(choice.bundle, replace(wish, execution=None, backend=there))
     graph = choice.bundle.file(entry)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from blastscope.runtime.backends.protocol import Workload
 from blastscope.runtime.bundle import Bundle, read_bundle
-from blastscope.runtime.classes import Execution, Precision
+from blastscope.runtime.classes import Execution, Layout, Precision
 from blastscope.runtime.deciders import Decider, decider_for
 from blastscope.runtime.device import parse_device, usable_threads
 from blastscope.runtime.errors import Closed, UsageError
@@ -50,6 +50,8 @@ def open_bundle(
     cache_dir: Path | None = None,
     while_building: Literal["wait", "cpu"] | str = "wait",
     tell: Callable[[str], None] | None = None,
+    layout: Layout | Literal["auto"] | str = "auto",
+    cascade: bool = False,
 ) -> Scope:
     """A handle on the networks of the bundle (folder or zip) at `path`; without one, of the shipped bundle.
 
@@ -62,6 +64,10 @@ def open_bundle(
     why), 'cpu', 'cuda[:n]' or 'openvino:NAME'. A GPU's engine is built when it is first wanted, which takes seconds to minutes:
     with `while_building='cpu'` the handle answers on the CPU meanwhile, until `Scope.reopen` is called. `tell` hears of what
     takes long while it happens.
+
+    `layout` is how the network lies on a CPU's cores; `auto` takes what was measured to be fastest here. With `cascade` the
+    bundle's first voter decides alone where it is as sure as the bundle's record demands; such predictions say `decided_early`.
+    That changes calls, as often as the record says. It is only on a CPU, and a bundle without such a record is refused.
 
     Raises `UsageError` for an argument that can't be, `BundleError` for a bundle that can't be trusted (`UngatedBundle`,
     `GoldenMismatch` among them), `UnavailableError` where library or device are missing.
@@ -84,6 +90,8 @@ def open_bundle(
         cache_dir=cache,
         while_building=while_building,
         tell=tell,
+        layout=layout,
+        cascade=cascade,
     )
     return Scope(read_bundle(path, cache_dir=cache_dir), wish, queue=queue)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, Self, TypeVar, get_args
 
 from blastscope.runtime.backends.protocol import EngineOptions, Workload
-from blastscope.runtime.classes import EXECUTIONS, PRECISIONS, Execution, Precision
+from blastscope.runtime.classes import EXECUTIONS, LAYOUTS, PRECISIONS, Execution, Layout, Precision
 from blastscope.runtime.device import Device, parse_device
 from blastscope.runtime.errors import UsageError
 
@@ -33,6 +33,8 @@ class Wish:
     cache_dir: Path
     while_building: Meanwhile = "wait"
     tell: Tell | None = None
+    layout: Layout | None = None
+    cascade: bool = False  # the bundle's first voter may decide alone
 
     @classmethod
     def checked(
@@ -48,6 +50,8 @@ class Wish:
         cache_dir: Path,
         while_building: str = "wait",
         tell: Tell | None = None,
+        layout: str = "auto",
+        cascade: bool = False,
     ) -> Self:
         """The wish in these words. Raises `UsageError` for a word that is not known."""
         if threads is not None and threads < 1:
@@ -63,13 +67,16 @@ class Wish:
             cache_dir=cache_dir,
             while_building=_one_of("while_building", while_building, get_args(Meanwhile)),
             tell=tell,
+            layout=None if layout == "auto" else _one_of("layout", layout, LAYOUTS),
+            cascade=cascade,
         )
 
-    def options(self, execution: Execution) -> EngineOptions:
+    def options(self, execution: Execution, layout: Layout = "fused") -> EngineOptions:
         """How an engine is to be loaded."""
         return EngineOptions(
             self.workload,
             execution,
+            layout=layout,
             threads=self.threads,
             cache_dir=self.cache_dir,
             device=self.device.name,
@@ -80,6 +87,6 @@ class Wish:
 def _one_of(what: str, value: str, known: tuple[T, ...]) -> T:
     found = next((one for one in known if one == value), None)
     if found is None:
-        auto = "auto, " if what in ("precision", "execution") else ""
+        auto = "auto, " if what in ("precision", "execution", "layout") else ""
         raise UsageError(f"{what} '{value}' is not known: say {auto}{', '.join(known)}")
     return found

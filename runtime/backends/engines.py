@@ -11,12 +11,12 @@ import time
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.backends.protocol import BackendModule, Engine, EngineOptions, GpuBackendModule
+from blastscope.runtime.backends.protocol import Engine, EngineOptions, GpuBackendModule, HostBackendModule
 from blastscope.runtime.bundle.atomic import write_file
 from blastscope.runtime.bundle.digest import file_sha256
 from blastscope.runtime.device import cpu_identity
@@ -37,9 +37,9 @@ _SEAL = 32  # bytes of sha256 at an engine file's end
 _UNUSED_DAYS = 90
 
 
-def load_backend(name: str) -> BackendModule:
+def load_backend(name: str) -> HostBackendModule:
     """The module of the backend `name`. Raises `UsageError`; a missing library is told by its functions."""
-    return cast(BackendModule, _load(name, BACKENDS, "device='cuda'" if name in GPU_BACKENDS else ""))
+    return cast(HostBackendModule, _load(name, BACKENDS, "device='cuda'" if name in GPU_BACKENDS else ""))
 
 
 def load_gpu_backend(name: str) -> GpuBackendModule:
@@ -72,15 +72,22 @@ def engine_file(cache_dir: Path, digest: str) -> Path:
     return cache_dir / "engines" / f"{digest}.engine"
 
 
-def read_engine(path: Path) -> NDArray[np.uint8] | None:
-    """The bytes of the engine kept at `path`, mapped; None where there is none or where it is damaged."""
+class Kept(NamedTuple):
+    """An engine from the cache."""
+
+    data: NDArray[np.uint8]  # mapped
+    seal: bytes  # its sha256
+
+
+def read_engine(path: Path) -> Kept | None:
+    """The engine kept at `path`; None where there is none or where it is damaged."""
     try:
         data = np.memmap(path, np.uint8, "r")
         os.utime(path)
     except (OSError, ValueError):  # ValueError: an empty file
         return None
-    body, seal = data[:-_SEAL], data[-_SEAL:]
-    return body if len(data) > _SEAL and hashlib.sha256(body.data).digest() == seal.tobytes() else None
+    body, seal = data[:-_SEAL], data[-_SEAL:].tobytes()
+    return Kept(body, seal) if len(data) > _SEAL and hashlib.sha256(body.data).digest() == seal else None
 
 
 def write_engine(path: Path, *pieces: bytes | memoryview) -> str | None:
@@ -105,7 +112,7 @@ def write_engine(path: Path, *pieces: bytes | memoryview) -> str | None:
 def _drop_unused(folder: Path) -> None:
     """Deletes engines that nobody has opened for months: of libraries and bundles that are gone."""
     oldest = time.time() - _UNUSED_DAYS * 86400
-    for path in folder.glob("*.engine"):
+    for path in (*folder.glob("*.engine"), *folder.glob("*.proof")):
         try:
             if path.stat().st_mtime < oldest:
                 path.unlink()

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from blastscope.runtime.backends.protocol import Layout, Workload
+from blastscope.runtime.backends.protocol import Workload
+from blastscope.runtime.classes import Layout
 from blastscope.runtime.errors import UsageError
 
 PARTS = ("stem", "a", "b", "rest", "opinion")  # in the order of `cutting.Parts`

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.runtime.backends.engines import engine_digest
-from blastscope.runtime.backends.protocol import Engine, EngineOptions
-from blastscope.runtime.classes import Execution
+from blastscope.runtime.backends.protocol import Engine, EngineOptions, Workload
+from blastscope.runtime.classes import Execution, Layout
 from blastscope.runtime.device import usable_threads
 from blastscope.runtime.errors import BlastscopeError, DeviceError, EngineError, MissingLibrary
 
@@ -63,11 +63,18 @@ def fingerprint(device: str) -> dict[str, str]:
     }
 
 
+def offered_layouts(device: str, workload: Workload, threads: int | None) -> tuple[Layout, ...]:
+    """The whole network in one session, always."""
+    return ("fused",)
+
+
 def open_engine(graph: Path, sha256: str, options: EngineOptions) -> Engine:
     """Loads `graph` into a session."""
     offered = executions(options.device)
     if options.execution not in offered:
         raise DeviceError(f"onnxruntime on the CPU computes in {', '.join(offered)}; {options.execution} is not offered")
+    if options.layout != "fused":
+        raise DeviceError(f"onnxruntime computes a network whole, not '{options.layout}'")
     threads = options.threads or usable_threads()
     many = options.workload == "throughput"
     facts = {"graph": sha256, "execution": options.execution, "workload": options.workload, "threads": str(threads)}

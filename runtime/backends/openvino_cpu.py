@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 
 from blastscope.runtime.backends import layouts
 from blastscope.runtime.backends.cutting import Uncut, cut
-from blastscope.runtime.backends.engines import engine_digest, engine_file, read_engine, write_engine
+from blastscope.runtime.backends.engines import Kept, engine_digest, engine_file, read_engine, write_engine
 from blastscope.runtime.backends.layouts import Share
 from blastscope.runtime.backends.openvino_core import core, library, translated
 from blastscope.runtime.backends.openvino_lanes import NAME, Lane, PartsLane
-from blastscope.runtime.backends.protocol import Engine, EngineOptions, Layout, Workload
+from blastscope.runtime.backends.protocol import Engine, EngineOptions, Workload
 from blastscope.runtime.backends.unsigned import make_unsigned
-from blastscope.runtime.classes import Execution
+from blastscope.runtime.classes import Execution, Layout
 from blastscope.runtime.device import usable_threads
 from blastscope.runtime.errors import DeviceError, EngineError
 
@@ -82,14 +82,18 @@ def open_engine(graph: Path, sha256: str, options: EngineOptions) -> Engine:
     facts = {"graph": sha256, "execution": options.execution, "settings": repr([sorted(one.items()) for one in settings])}
     digest = engine_digest({**fingerprint(options.device), **facts})
     path = engine_file(options.cache_dir, digest) if options.cache_dir else None
-    networks, notes = _load(path, options.device, settings) if path else (None, ())
+    kept = read_engine(path) if path else None
+    networks, notes = _load(kept, options.device, settings) if kept else (None, ())
+    seal = kept.seal if kept and networks else None
     if networks is None:
+        if path and path.exists() and not kept:
+            notes = ("a damaged engine in the cache was replaced",)
         networks = _compile(graph, options.device, settings)
         if path and (reason := _keep(networks, path)):
             notes = (f"engine cache: {reason}, so every opening compiles anew",)
     with translated("loading"):
         execution = _read_back(networks, options.execution)
-        engine = Engine((), NAME, options.device, execution, digest, notes=notes, layout=options.layout)
+        engine = Engine((), NAME, options.device, execution, digest, notes=notes, layout=options.layout, seal=seal)
         if len(networks) == 1:
             return replace(engine, lanes=tuple(Lane(networks[0]) for _ in range(spread.lanes)))
         parts = tuple(PartsLane(networks, together=spread.together) for _ in range(spread.lanes))
@@ -104,18 +108,15 @@ def _settings(options: EngineOptions, share: Share) -> dict[str, Any]:
     return {**hint, "NUM_STREAMS": share.streams, "INFERENCE_NUM_THREADS": share.threads, "ENABLE_CPU_PINNING": False}
 
 
-def _load(path: Path, device: str, settings: Sequence[dict[str, Any]]) -> tuple[list[Any | None] | None, tuple[str, ...]]:
-    """The compiled networks kept at `path`, or None with a note where those kept are of no use."""
-    data = read_engine(path)
-    if data is None:
-        return None, ("a damaged engine in the cache was replaced",) if path.exists() else ()
+def _load(kept: Kept, device: str, settings: Sequence[dict[str, Any]]) -> tuple[list[Any | None] | None, tuple[str, ...]]:
+    """The compiled networks that were kept, or None with a note where they are of no use."""
 
     def load(blob: NDArray[np.uint8], setting: dict[str, Any]) -> Any | None:
         return core().import_model(library().Tensor(blob), device, setting) if len(blob) else None
 
     try:
         with translated("the engine cache"):
-            networks = _two_at_a_time(load, _apart(data, len(settings)), settings)
+            networks = _two_at_a_time(load, _apart(kept.data, len(settings)), settings)
     except EngineError as error:
         return None, (f"an engine in the cache was replaced: {error}",)
     return networks, ()

@@ -10,13 +10,11 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.classes import Execution
+from blastscope.runtime.classes import Execution, Layout
 from blastscope.runtime.crop.spec import CropSpec
 from blastscope.runtime.prediction import Box, Refusal
 
 Workload = Literal["latency", "throughput"]
-# of a network on a CPU's cores: whole, A beside B, whole with two cores a stream, or in parts that may be left out
-Layout = Literal["fused", "side-by-side", "paired", "staged"]
 
 
 class Backend(Protocol):
@@ -102,6 +100,7 @@ class Engine:
     layout: Layout = "fused"
     eyes: Eyes | None = None
     staged: tuple[Staged, ...] = ()  # the lanes once more, where they can leave voters out
+    seal: bytes | None = None  # sha256 of the kept file that the engine was loaded from; None: it was not loaded from one
     held: Callable[[], None] | None = None  # frees what the lanes share; safe to call twice
 
     def close(self) -> None:
@@ -125,6 +124,14 @@ class BackendModule(Protocol):
 
     def open_engine(self, graph: Path, sha256: str, options: EngineOptions) -> Engine:
         """Loads the ONNX file `graph`, whose digest is `sha256`. Raises `UnavailableError`s."""
+        ...
+
+
+class HostBackendModule(BackendModule, Protocol):
+    """The same for a CPU, whose cores can be shared out in several ways."""
+
+    def offered_layouts(self, device: str, workload: Workload, threads: int | None) -> tuple[Layout, ...]:
+        """The layouts worth measuring on `device`, the one that is taken unmeasured first."""
         ...
 
 
