@@ -42,6 +42,8 @@ class Examiner:
     spec: FrameSpec = field(default_factory=FrameSpec)
     pixel_um: float | None = None  # the caller's word on the scale, before the specification's and the file's
     threads: int = 1
+    whole_pixels: int = WHOLE_PIXELS
+    tile_px: int = TILE_PX
 
     def __post_init__(self) -> None:
         """Raises `UsageError` for a scale that no microscope has."""
@@ -61,7 +63,7 @@ class Examiner:
             if isinstance(scan, Refusal):
                 return FrameReport((), None, scan, path)
             try:
-                with alone if scan.width * scan.height > WHOLE_PIXELS else nullcontext():
+                with alone if scan.width * scan.height > self.whole_pixels else nullcontext():
                     report = self.examine_scan(scan, path=path)
                     if look:
                         look(scan, report)
@@ -95,13 +97,15 @@ class Examiner:
 
     def survey(self, scan: Scan) -> FrameFacts:
         """What holds for the whole of `scan`; of a large one it is measured on windows that show something."""
-        return survey_frame(sample(scan), self.spec, pixel_um=self.pixel_um or self.spec.pixel_um or scan.pixel_um)
+        return survey_frame(
+            sample(scan, self.whole_pixels), self.spec, pixel_um=self.pixel_um or self.spec.pixel_um or scan.pixel_um
+        )
 
     def _tiles(self, scan: Scan, facts: FrameFacts) -> Iterator[Tile]:
         whole = (0, 0, scan.width, scan.height)
-        if scan.width * scan.height <= WHOLE_PIXELS:
+        if scan.width * scan.height <= self.whole_pixels:
             return iter([Tile(whole, whole)])
-        return tiles_of(scan.width, scan.height, side_px=TILE_PX, margin_px=reach_px(facts, self.spec))
+        return tiles_of(scan.width, scan.height, side_px=self.tile_px, margin_px=reach_px(facts, self.spec))
 
     def _cells(self, scan: Scan, facts: FrameFacts, tiles: Sequence[Tile]) -> list[FrameCell]:
         def cells_of(tile: Tile) -> list[FrameCell]:
@@ -125,9 +129,9 @@ class Examiner:
         return [FrameCell(cell, None if cell.refusal else next(calls)) for _, cell in own]
 
 
-def sample(scan: Scan) -> NDArray[np.uint8]:
+def sample(scan: Scan, whole_pixels: int = WHOLE_PIXELS) -> NDArray[np.uint8]:
     """The whole of a small `scan`; of a large one windows side by side, of the range from sparse to crowded."""
-    if scan.width * scan.height <= WHOLE_PIXELS:
+    if scan.width * scan.height <= whole_pixels:
         return read_part(scan, (0, 0, scan.width, scan.height))
     boxes = [box for box in _grid(scan.width, scan.height) if not scan.blank(box)] or _grid(scan.width, scan.height)[:1]
     shown = _content(scan, boxes)

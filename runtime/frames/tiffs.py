@@ -228,7 +228,7 @@ def _the_image(tiff: tifffile.TiffFile) -> tuple[tifffile.TiffPage, list[tifffil
     count = len(tiff.pages)
     if count == 1 and not levels:
         return page, [], ""
-    copies = f" with {len(levels)} smaller copies of it" if levels else ""
+    copies = f" with {len(levels)} smaller cop{'y' if len(levels) == 1 else 'ies'} of it" if levels else ""
     return page, levels, f"read: page {page.index + 1} of {count}{copies}, {page.imagewidth} x {page.imagelength} pixels"
 
 
