@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ settings.register_profile("house", deadline=None, database=None, print_blob=True
 settings.load_profile("house")
 
 if TYPE_CHECKING:
+    from browser import Browser
     from host_kernels import HostKernels
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -50,6 +51,15 @@ def host_kernels() -> HostKernels:
         if os.environ.get("CI"):
             pytest.fail(f"{error}: CI must run the kernels")
         pytest.skip(f"the crop kernels can't be compiled for the host: {error}")
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A window of Chromium, for all pages one after the other."""
+    from browser import Browser
+
+    with Browser(tmp_path_factory.mktemp("chromium")) as opened:
+        yield opened
 
 
 @pytest.fixture

@@ -55,7 +55,7 @@ class Shown:
         row = {
             "number": self.number,
             "id": report.id,
-            "name": path.name if path else f"frame {report.id}",
+            "name": path.name if path else f"frame {report.id}" if isinstance(report.id, int) else report.id,
             "width": width,
             "height": height,
             "picture": self._pixels is not None,
@@ -68,8 +68,8 @@ class Shown:
 
 
 def _row(cell: FrameCell) -> dict[str, Any]:
-    # within a pixel of the outline, at a tenth of its points
-    outline = cv2.approxPolyDP(np.ascontiguousarray(cell.found.contour).reshape(-1, 1, 2), 0.8, closed=True)
+    # within half a pixel of the outline, with a fraction of its points
+    outline = cv2.approxPolyDP(np.ascontiguousarray(cell.found.contour).reshape(-1, 1, 2), 0.5, closed=True)
     return {**cell.row(), "contour": outline.reshape(-1, 2).tolist()}
 
 

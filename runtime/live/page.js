@@ -53,6 +53,7 @@ function tell(status) {
     ["refused", totals.refused || 0, false],
   ]);
   const stream = status.stream;
+  at("stream").parentElement.hidden = !stream;
   if (!stream) {
     at("state").textContent = "waiting for a stream";
     return;

@@ -14,6 +14,7 @@ from blastscope.runtime.live.server import PageServer
 from blastscope.runtime.stream import Stream
 
 PATIENCE_S = 10.0  # after which a viewer who waits for a frame is told how it goes all the same
+GLANCE_S = 0.1  # how long closing may take
 
 
 class LivePage:
@@ -32,7 +33,9 @@ class LivePage:
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or error
             raise UsageError(f"port {port} of '{host}' can't be had: {reason}: take another, or 0 for any free one") from error
-        self._thread = threading.Thread(target=self._server.serve_forever, name="blastscope-page", daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(GLANCE_S,), name="blastscope-page", daemon=True
+        )
         self._thread.start()
 
     @property
@@ -57,6 +60,7 @@ class LivePage:
 
     def close(self) -> None:
         """Ends the server. Safe to call twice."""
+        self._server.closing = True
         self._board.close()
         self._server.shutdown()
         self._server.server_close()

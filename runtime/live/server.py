@@ -19,7 +19,12 @@ from urllib.parse import parse_qs
 from blastscope.runtime.live.board import Board
 
 CONNECTIONS = 128  # each is a thread; a viewer has two or three
-FILES = {"/": ("page.html", "text/html"), "/page.js": ("page.js", "text/javascript"), "/page.css": ("page.css", "text/css")}
+FILES = {
+    "/": ("page.html", "text/html"),
+    "/page.js": ("page.js", "text/javascript"),
+    "/page.css": ("page.css", "text/css"),
+    "/icon.svg": ("icon.svg", "image/svg+xml"),
+}
 HEADERS = {
     "Cache-Control": "no-store",  # they are patients' cells
     "Content-Security-Policy": (
@@ -45,6 +50,7 @@ class PageServer(ThreadingHTTPServer):
 
     def __init__(self, host: str, port: int, board: Board, status: Callable[[], dict[str, Any]], patience_s: float) -> None:
         self.board, self.status, self.patience_s = board, status, patience_s
+        self.closing = False
         self.pages = {path: (files(__package__).joinpath(name).read_bytes(), kind) for path, (name, kind) in FILES.items()}
         self._room = threading.BoundedSemaphore(CONNECTIONS)
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -139,6 +145,8 @@ class Viewer(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Content-Type", kind if kind.startswith("image/") else f"{kind}; charset=utf-8")
         self.send_header("Content-Length", str(len(content)))
+        if self.server.closing:
+            self.send_header("Connection", "close")  # which http.server obeys, too
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(content)
