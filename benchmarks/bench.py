@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +23,12 @@ from blastscope.benchmarks.references import SURPLUS, Probabilities, References,
 from blastscope.benchmarks.rows import BenchResult, Row, make_row, this_machine, threads_of, versions, with_floor
 from blastscope.benchmarks.sides import crop_all, handle, separate_models
 from blastscope.benchmarks.turns import Answer, Image, Pace, Side, Turn, run_in_turn
+from blastscope.runtime.backends.engines import load_backend
 from blastscope.runtime.backends.onnxruntime_cpu import foreign
+from blastscope.runtime.backends.protocol import Workload
 from blastscope.runtime.bundle import Bundle, read_bundle
-from blastscope.runtime.classes import PRECISIONS, ClassName, Execution, Precision
-from blastscope.runtime.errors import BlastscopeError, DeviceError
+from blastscope.runtime.classes import PRECISIONS, ClassName, Execution, Layout, Precision
+from blastscope.runtime.errors import BlastscopeError, DeviceError, EngineError, UsageError
 
 EXECUTIONS: dict[Precision, tuple[Execution, ...]] = {
     "fp32": ("f32", "bf16"),
@@ -89,7 +92,7 @@ class _Comparison:
         self._graphs: PeerGraphs | None = None
         entries = [entry for entry in map(self._bundle.graph, PRECISIONS) if entry]
         self._gmac = multiply_adds(self._bundle.file(entries[0])) / 1e9
-        self._layouts: dict[str, tuple[str, ...]] = {}
+        self._told: dict[str, tuple[str, ...]] = {}
 
     def rows(self, batch: int, tell: Tell) -> list[Row]:
         """Every side at `batch`."""
@@ -106,7 +109,7 @@ class _Comparison:
         for precision, execution, name in self._computed():
             side = f"{self._contender.name}/{name}/{ENGINE}"
             try:
-                with _open(self._contender, precision, execution, 1, self._plan.threads) as scope:
+                with _open(self._contender, _Wish(precision, execution, "latency", "fused", self._plan.threads)) as scope:
                     turns, theirs = self._beside_benchmark_app(scope, precision, execution)
             except DeviceError:
                 continue  # the comparison has said so already
@@ -191,15 +194,22 @@ class _Comparison:
         return None if own is None else expected(own, places)
 
     def _own(self, images: Sequence[Image], places: Sequence[int], stack: ExitStack) -> Iterator[Side]:
+        workload: Workload = "latency" if len(images) == 1 else "throughput"
+        layouts = load_backend(ENGINE).offered_layouts("CPU", workload, self._plan.threads)
         for precision, execution, name in self._computed() if self._plan.own else ():
-            side = f"{self._contender.name}/{name}/{ENGINE}"
-            try:
-                scope = stack.enter_context(_open(self._contender, precision, execution, len(images), self._plan.threads))
-            except DeviceError as error:
-                self._notes.append(f"{side} left out: {error}")
-                continue
-            self._layouts[side] = tuple(scope.notes)
-            yield Side(side, handle(scope), expected(self._answers[precision], places))
+            for layout in layouts:
+                # the first is what stands unmeasured; named, so that nothing is measured behind our back meanwhile
+                side = f"{self._contender.name}/{name}/{ENGINE}" + ("" if layout == layouts[0] else f"-{layout}")
+                try:
+                    wish = _Wish(precision, execution, workload, layout, self._plan.threads)
+                    scope = stack.enter_context(_open(self._contender, wish))
+                except (DeviceError, EngineError, UsageError) as error:
+                    self._notes.append(f"{side} left out: {error}")
+                    if isinstance(error, DeviceError):
+                        break
+                    continue
+                self._told[side] = tuple(scope.notes)
+                yield Side(side, handle(scope), expected(self._answers[precision], places))
 
     def _computed(self) -> Iterator[tuple[Precision, Execution, str]]:
         """How to run each graph. An fp16 graph beside an fp32 one would only repeat its times in f32 and bf16."""
@@ -225,7 +235,7 @@ class _Comparison:
             "execution": execution,
             "gmac": self._gmac * row.batch,
             "threads": threads_of(self._plan.threads),
-            "notes": self._layouts.get(row.name, ()),
+            "notes": self._told.get(row.name, ()),
         }
         return with_floor(row.model_copy(update=facts), self._peaks)
 
@@ -246,14 +256,24 @@ def network_alone(scope: Scope, crops: NDArray[np.uint8]) -> Answer:
     return answer
 
 
-def _open(contender: Contender, precision: Precision, execution: Execution, batch: int, threads: int | None) -> Scope:
+class _Wish(NamedTuple):
+    precision: Precision
+    execution: Execution
+    workload: Workload
+    layout: Layout
+    threads: int | None
+
+
+def _open(contender: Contender, wish: _Wish) -> Scope:
     return open_bundle(
         contender.bundle,
-        precision=precision,
-        execution=execution,
+        device="cpu",
+        precision=wish.precision,
+        execution=wish.execution,
         backend=ENGINE,
-        workload="latency" if batch == 1 else "throughput",
-        threads=threads,
+        workload=wish.workload,
+        layout=wish.layout,
+        threads=wish.threads,
         allow_ungated=True,
     )
 
@@ -267,7 +287,7 @@ def _with_cold(rows: Sequence[Row], contender: Contender, tell: Tell) -> list[Ro
 def _cold(name: str, contender: Contender, tell: Tell) -> Cold | None:
     """Of the runtime and of three PyTorch models; compiling is no start, and other peers start as their library does."""
     graph, engine = name.removeprefix(f"{contender.name}/").split("/")
-    if engine not in ("torch", ENGINE):
+    if engine not in ("torch", ENGINE):  # a layout starts as the network does that it is made of
         return None
     tell(f"cold start of {name}")
     if engine == "torch":

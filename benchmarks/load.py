@@ -1,6 +1,6 @@
 """Cold start and peak memory of one side, in a process of its own.
 
-    python -m blastscope.benchmarks.load BUNDLE PRECISION EXECUTION BACKEND
+    python -m blastscope.benchmarks.load BUNDLE PRECISION EXECUTION BACKEND [CACHE]
 
 prints the clock's time at the first answer and the peak resident memory as JSON. With the backend `torch` the first argument
 is a run, whose three models answer one after the other.
@@ -30,16 +30,21 @@ class Cold(Record):
     peak_mib: float | None
 
 
-def measure_cold(path: Path, precision: str, execution: str, backend: str) -> Cold:
-    """Starts a process that opens `path` and answers once; its engine cache is warm if the same was opened before."""
+def measure_cold(path: Path, precision: str, execution: str, backend: str, *, cache: Path | None = None) -> Cold:
+    """Starts a process that opens `path` and answers once.
+
+    Engines are taken from `cache`, by default the user's: warm if the same was opened before, cold if the folder is new.
+    """
     command = [sys.executable, "-m", "blastscope.benchmarks.load", str(path), precision, execution, backend]
+    command += [str(cache)] if cache else []
     start = time.time()
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     answered = Answered.model_validate_json(done.stdout)
     return Cold(load_s=answered.moment - start, peak_mib=answered.peak_mib)
 
 
-def _answer_once(path: Path, precision: str, execution: str, backend: str) -> None:
+def _answer_once(path: Path, precision: str, execution: str, backend: str, cache: Path | None) -> float:
+    """The moment of the first answer."""
     from blastscope.runtime.drawn import draw_cell
 
     image = draw_cell(7)
@@ -47,17 +52,27 @@ def _answer_once(path: Path, precision: str, execution: str, backend: str) -> No
         from blastscope.benchmarks.sides import separate_models
 
         separate_models(path)([image])
-        return
+        return time.time()
     from blastscope import open_bundle
 
-    with open_bundle(path, precision=precision, execution=execution, backend=backend, allow_ungated=True) as scope:
+    with open_bundle(
+        path,
+        device="cpu",
+        precision=precision,
+        execution=execution,
+        backend=backend,
+        layout="fused",  # named: what `auto` measures after the first answer is no part of it, nor of the peak memory
+        allow_ungated=True,
+        cache_dir=cache,
+    ) as scope:
         scope.classify(image)
+        return time.time()
 
 
 def _main() -> None:
-    path, precision, execution, backend = sys.argv[1:]
-    _answer_once(Path(path), precision, execution, backend)
-    print(Answered(moment=time.time(), peak_mib=_peak_mib()).model_dump_json())
+    path, precision, execution, backend, *cache = sys.argv[1:]
+    moment = _answer_once(Path(path), precision, execution, backend, Path(cache[0]) if cache else None)
+    print(Answered(moment=moment, peak_mib=_peak_mib()).model_dump_json())
 
 
 def _peak_mib() -> float | None:

@@ -148,7 +148,7 @@ def test_a_bench_names_precision_and_engine_and_says_what_was_left_out(tiny_bund
     names = {row.name for row in result.rows}
     assert {"tiny/fp32/openvino", "tiny/int8/openvino"} <= names
     assert "tiny/fp32-bf16/openvino" in names or any("tiny/fp32-bf16/openvino" in note for note in result.notes)
-    assert all(row.load_s is not None and row.load_s > 0 for row in result.rows)
+    assert all(row.load_s is not None and row.load_s > 0 for row in result.rows if row.name.endswith("/openvino"))
     assert all(row.gmac == pytest.approx(row.batch * 18e-9) for row in result.rows)  # three colours to six logits
     assert all(row.share is not None and row.threads for row in result.rows if "bf16" not in row.name)
     assert {"processor", "features", "cores"} <= set(result.machine.model_dump())

@@ -17,9 +17,9 @@ from host_kernels import HostKernels
 
 from blastscope.benchmarks.gpu import building, check, engines, peers
 from blastscope.benchmarks.gpu.crops import NoNetwork, compare_crops
-from blastscope.benchmarks.gpu.page import write_page
 from blastscope.benchmarks.gpu.rows import GpuCheck
 from blastscope.benchmarks.networks import Contender
+from blastscope.benchmarks.page import write_page
 from blastscope.runtime import roads
 from blastscope.runtime.backends.engines import GPU_BACKENDS
 from blastscope.runtime.crop import CropSpec

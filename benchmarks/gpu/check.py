@@ -18,9 +18,9 @@ from pathlib import Path
 from blastscope.benchmarks.gpu.building import build_pycuda, rebuild_kernels
 from blastscope.benchmarks.gpu.crops import NoNetwork, compare_crops, time_crops
 from blastscope.benchmarks.gpu.engines import Plan, measure
-from blastscope.benchmarks.gpu.page import write_page
 from blastscope.benchmarks.gpu.rows import Agreement, CropCheck, GpuCheck, GpuRow
 from blastscope.benchmarks.networks import prepare
+from blastscope.benchmarks.page import write_page
 from blastscope.benchmarks.rows import LIBRARIES, this_machine, versions
 from blastscope.benchmarks.turns import Image, Pace
 from blastscope.cli.places import find_data

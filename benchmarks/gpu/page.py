@@ -1,4 +1,4 @@
-"""benchmarks/RESULTS.md: the tables of every GPU that was measured, newest first, made of the files beside it."""
+"""The part of benchmarks/RESULTS.md on GPUs: the tables of every one that was measured, newest first."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from pathlib import Path
 
 from blastscope.benchmarks.gpu.rows import SAYS, GpuCheck, GpuRow, What
 
-HEAD = """# What came out on GPUs
+HEAD = """
+## On GPUs
 
-Made by `make gpu-check` from [results/](results/), one file a run; not written by hand. `ratio` is how many times faster an
-engine is than three PyTorch models on the same GPU with the crop on the CPU (the crop alone: than OpenCV), by the medians of
-the same turns. A row without times says why its engine didn't run.
+One section a run of `make gpu-check`. `ratio` is how many times faster an engine is than three PyTorch models on the same GPU
+with the crop on the CPU (the crop alone: than OpenCV), by the medians of the same turns. A row without times says why its
+engine didn't run.
 """
 NOTHING = """
 **No GPU has been measured yet.** No machine with one was at hand; what runs without one (the kernels in their shim, the
@@ -19,18 +20,18 @@ pipeline, the engine builds, pycuda on a driver of paper) is in the test suite. 
 """
 
 
-def write_page(page: Path, results: Path) -> None:
-    """Writes the page anew."""
+def gpu_part(results: Path) -> str:
+    """The part, made of the JSON files in `results`."""
     checks = [GpuCheck.model_validate_json(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json"))]
     checks.sort(key=lambda check: check.date, reverse=True)
     parts = [HEAD, *(_section(check) for check in checks)] if checks else [HEAD, NOTHING]
-    page.write_text("".join(parts), encoding="utf-8")
+    return "".join(parts)
 
 
 def _section(check: GpuCheck) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in check.versions.items())
     lines = [
-        f"\n## {check.gpu}, {check.date}\n",
+        f"\n### {check.gpu}, {check.date}\n",
         f"Compute capability {check.capability}, driver {check.driver}, CUDA {check.cuda}; {check.machine.processor}, "
         f"{check.machine.cores} cores; {versions}.\n",
         *_built(check),
@@ -69,7 +70,7 @@ def _agreements(check: GpuCheck) -> Iterator[str]:
 def _times(what: What, says: str, rows: Sequence[GpuRow]) -> Iterator[str]:
     if not rows:
         return
-    yield f"\n### {what}: {says}\n"
+    yield f"\n#### {what}: {says}\n"
     yield "| network | engine | batch | p50 ms | p95 ms | p99 ms | cells/s | ratio | |"
     yield "|---|---|---|---|---|---|---|---|---|"
     for row in rows:
