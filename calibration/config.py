@@ -29,13 +29,21 @@ class CascadeConfig(Record):
 class CalibrationConfig(Record):
     """One calibration. The limits of the gate are the project's: at most 2 % of votes flipped, 0.5 points of F1 lost."""
 
-    method: Method = "percentile"
+    # auto: method, bias correction and equalisation are those that move the calls least on the search cells
+    method: Method | Literal["auto"] = "auto"
+    correct: bool = True  # biases make good what rounding takes on average; tried without too with method = "auto"
+    equalise: bool = True  # channels of layers in a row are brought to like ranges; tried with method = "auto" alone
     percentile: float = Field(default=99.999, gt=90, le=100)  # of the absolute values; with method = "percentile"
     # 7: weights within 64 of 127. CPUs without VNNI add two products in 16 bits: 2 x 255 x 127 overflows, 2 x 255 x 64 doesn't.
     # With 8 the same file answered up to 0.8 off in OpenVINO and in ONNX Runtime on an AVX2 machine
     weight_bits: Literal[7, 8] = 7
     cells: int = Field(default=192, ge=2)  # of the calibration sample
     files: tuple[str, ...] = ()  # calibrate on the cells of these file names, and no others
+    search_cells: int = Field(default=96, ge=2)  # judge methods and layers; they set no range and have no part in the gate
+    search: bool = True  # where the gate fails: leave the layers that cost most in fp32
+    search_blocks: int = Field(default=32, ge=2)  # pieces into which the layers are cut
+    search_share: float = Field(default=0.25, ge=0, lt=1)  # of the multiply-adds that may stay fp32
+    search_minutes: float = Field(default=15, gt=0)
     seed: int = Field(default=0, ge=0)
     flips_at_most: float = Field(default=0.02, ge=0, le=1)  # share of cells
     f1_loss_at_most: float = Field(default=0.5, ge=0)  # points of 100

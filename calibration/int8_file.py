@@ -8,9 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.calibration.config import CalibrationConfig
-from blastscope.calibration.plan import plan_of
-from blastscope.calibration.quantise import quantise
-from blastscope.calibration.ranges import find_ranges
+from blastscope.calibration.recipe import Recipe, Workshop
 from blastscope.runtime.errors import MissingLibrary
 
 try:
@@ -19,14 +17,25 @@ except ImportError as error:
     raise MissingLibrary("onnx", "export") from error
 
 
-def make_int8(source: Path, target: Path, crops: NDArray[np.uint8], config: CalibrationConfig) -> tuple[tuple[int, str], ...]:
+def make_int8(
+    source: Path, target: Path, crops: NDArray[np.uint8], config: CalibrationConfig, *, recipe: Recipe | None = None
+) -> tuple[tuple[int, str], ...]:
     """Writes to `target` the int8 graph of the fp32 graph `source`, with ranges from `crops` (N, S, S, 3).
 
-    Returns the rows of the crops that can't calibrate, with the reason; they have no part in the ranges.
+    By `recipe`, or by what `config` says without a search. Returns the rows of the crops that can't calibrate, with the reason;
+    they have no part in the ranges.
     """
-    model = onnx.load(source)
-    plan = plan_of(model)
-    ranges = find_ranges(model, plan, crops, config)
-    small = quantise(model, plan, ranges.reach, means=ranges.means, weight_bits=config.weight_bits)
-    target.write_bytes(small.SerializeToString(deterministic=True))
-    return ranges.refused
+    recipe = recipe or plain(config)
+    workshop = Workshop(onnx.load(source), crops, config, histograms=recipe.method != "minmax")
+    write(workshop.build(recipe), target)
+    return workshop.refused
+
+
+def plain(config: CalibrationConfig) -> Recipe:
+    """The recipe that `config` names; percentile where it leaves the method open."""
+    return Recipe(method="percentile" if config.method == "auto" else config.method, corrected=config.correct)
+
+
+def write(model: onnx.ModelProto, target: Path) -> None:
+    """The same bytes for the same graph."""
+    target.write_bytes(model.SerializeToString(deterministic=True))

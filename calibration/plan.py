@@ -7,11 +7,13 @@ Two kinds of values share a scale, at no cost in precision and with work saved i
                                     the value before loses nothing that the activation keeps
     around Concat, MaxPool, ...     the output holds the inputs' values, so one scale makes them copies without arithmetic
 
-What comes before and after the networks stays float32 (calibration/regions.py).
+What comes before and after the networks stays float32 (calibration/regions.py), and so do layers that are left out by name:
+what feeds no other layer then stays float32 with them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from blastscope.calibration.regions import LAYERS, find_regions, users_of
@@ -35,11 +37,12 @@ class Plan:
     values: dict[str, str]  # value -> the name of its group
     measured: dict[str, tuple[str, ...]]  # group -> the values whose largest range it takes
     weights: dict[str, int] = field(default_factory=dict)  # weight -> axis of the output channels
+    floats: frozenset[str] = frozenset()  # names of layers that stay float32
 
 
-def plan_of(model: onnx.ModelProto) -> Plan:
-    """The plan for the fp32 graph `model`."""
-    inside = set(find_regions(model).networks)
+def plan_of(model: onnx.ModelProto, floats: Collection[str] = ()) -> Plan:
+    """The plan for the fp32 graph `model`, in which the layers named in `floats` stay float32."""
+    inside = set(find_regions(model).networks).difference(floats)
     nodes = [node for node in model.graph.node if node.name in inside and node.op_type in QUANTISED]
     wanted = _wanted(model, nodes)
     groups = _Groups(wanted)
@@ -50,7 +53,7 @@ def plan_of(model: onnx.ModelProto) -> Plan:
         elif node.op_type in MOVING and node.output[0] in wanted:
             for name in inputs:
                 groups.join(name, node.output[0])
-    return Plan(groups.named(), groups.measured(), _weights(model, nodes))
+    return Plan(groups.named(), groups.measured(), _weights(model, nodes), frozenset(floats))
 
 
 def _wanted(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> list[str]:

@@ -43,7 +43,7 @@ def quantise(
     weights = _weight_pairs(graph, plan, added, means or {}, weight_bits)
     replaced = {name: f"{name}_dequantised" for name in weights}
     nodes: list[onnx.NodeProto] = list(weights.values())
-    inside = set(find_regions(model).networks)
+    inside = set(find_regions(model).networks) - plan.floats
     for node in graph.node:
         for place, name in enumerate(node.input):
             if name in replaced and node.name in inside:
@@ -93,7 +93,7 @@ def _weight_pairs(
     found = {}
     for name, axis in plan.weights.items():
         weight = numpy_helper.to_array(arrays[name])
-        user = next(node for node in graph.node if name in node.input[1:2])
+        user = next(node for node in graph.node if name in node.input[1:2] and node.name not in plan.floats)
         top = TOP if weight_bits == 8 or is_depthwise(weight) else SAFE_TOP
         whole, scale = quantised_weight(weight, axis, top)
         if len(user.input) > 2 and user.input[0] in means:

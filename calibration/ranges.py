@@ -4,19 +4,20 @@
     percentile   the value below which a share of the absolute values lies: a few outliers don't coarsen all the rest
     entropy      the cut that changes the histogram least (Kullback-Leibler), as TensorRT's calibrator does it
 
-Values are streamed: a batch of activations is held at a time, and one histogram of 2,048 bins for each value.
+Values are streamed: a batch of activations is held at a time, and one histogram of 2,048 bins for each value. One measurement
+serves all three methods, and every plan that quantises the same values or fewer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.calibration.answers import GraphAnswers, batches
-from blastscope.calibration.config import CalibrationConfig
+from blastscope.calibration.config import CalibrationConfig, Method
 from blastscope.calibration.plan import Plan
 from blastscope.runtime.errors import EngineError, MissingLibrary
 
@@ -39,44 +40,89 @@ class Ranges:
     refused: tuple[tuple[int, str], ...]  # row of the crops, with the reason; they don't count in `reach`
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What is known of a graph's values after they were seen on the calibration cells."""
+
+    largest: dict[str, float]  # the largest absolute value
+    channels: dict[str, NDArray[np.float32]]  # the same by channel, (C,), of values that have them
+    means: dict[str, NDArray[np.float32]]  # by channel, (C,)
+    histograms: dict[str, NDArray[np.int64]]  # of the absolute values, from 0 to the largest; none where not asked for
+    refused: tuple[tuple[int, str], ...]
+    _cuts: dict[tuple[object, ...], float] = field(default_factory=dict)
+
+    def reach(self, plan: Plan, method: Method, percentile: float) -> dict[str, float]:
+        """What 127 stands for, by group of `plan`, by one `method`."""
+        found = {}
+        for group, members in plan.measured.items():
+            key = (members, method, percentile)
+            if key not in self._cuts:
+                self._cuts[key] = self._cut(members, method, percentile)
+            found[group] = self._cuts[key]
+        return found
+
+    def _cut(self, members: tuple[str, ...], method: Method, percentile: float) -> float:
+        most = max(self.largest[value] for value in members) or 1.0
+        if method == "minmax":
+            return most
+        histogram = sum(stretched(self.histograms[value], self.largest[value] / most) for value in members)
+        assert not isinstance(histogram, int)
+        bins = percentile_bins(histogram, percentile) if method == "percentile" else entropy_bins(histogram)
+        return most * bins / BINS
+
+
 def find_ranges(model: onnx.ModelProto, plan: Plan, crops: NDArray[np.uint8], config: CalibrationConfig) -> Ranges:
-    """The ranges of the fp32 graph `model` on `crops` (N, S, S, 3).
+    """The ranges of the fp32 graph `model` on `crops` (N, S, S, 3) by `config`'s method; percentile where it names none."""
+    method: Method = "percentile" if config.method == "auto" else config.method
+    measured = measure(model, plan, crops, histograms=method != "minmax")
+    return Ranges(measured.reach(plan, method, config.percentile), measured.means, measured.refused)
+
+
+def measure(model: onnx.ModelProto, plan: Plan, crops: NDArray[np.uint8], *, histograms: bool = True) -> Measured:
+    """What the values of the fp32 graph `model` are like on `crops` (N, S, S, 3). minmax needs no `histograms`.
 
     A crop is refused on which a value is infinite, not a number, or zero where other crops fill it. Raises `EngineError` where
     none is left. A value that is zero on every crop, as after a branch of zero weights, is zero at any scale.
     """
     values = sorted({value for members in plan.measured.values() for value in members})
     session = GraphAnswers(with_outputs(model, values))
-    largest, means = _largest(session, values, crops)
+    seen = _Seen(values)
+    for batch in batches(crops, BATCH):
+        seen.take(session, batch)
+    largest = np.concatenate(seen.largest)
     dead = ~(largest != 0).any(axis=0)
     refused = tuple(_refused(np.where(dead, np.float32(1), largest), values))
     kept = np.setdiff1d(np.arange(len(crops)), [row for row, _ in refused])
     if not len(kept):
         raise EngineError(f"no cell can calibrate: on the first, {refused[0][1] if refused else 'there is none'}")
     at = {value: float(reach) for value, reach in zip(values, largest[kept].max(axis=0), strict=True)}
-    reach = {group: max(at[value] for value in members) or 1.0 for group, members in plan.measured.items()}
-    if config.method != "minmax":
-        histograms = _histograms(session, plan, crops[kept], reach)
-        reach = {group: _cut(histograms[group], most, config) for group, most in reach.items()}
-    return Ranges(reach, means, refused)
+    means = {value: (total / len(crops)).astype(np.float32) for value, total in seen.sums.items()}
+    counts = _histograms(session, crops[kept], at) if histograms else {}
+    return Measured(at, seen.channels, means, counts, refused)
 
 
-def _largest(
-    session: GraphAnswers, values: list[str], crops: NDArray[np.uint8]
-) -> tuple[NDArray[np.float32], dict[str, NDArray[np.float32]]]:
-    """The largest absolute value of each crop and value (N, values), and each value's mean by channel."""
-    rows: list[NDArray[np.float32]] = []
-    sums: dict[str, NDArray[np.float64]] = {}
-    for batch in batches(crops, BATCH):
+class _Seen:
+    """What a first pass over the crops leaves of the values."""
+
+    def __init__(self, values: list[str]) -> None:
+        self._values = values
+        self.largest: list[NDArray[np.float32]] = []  # of each crop and value, (n, values) a batch
+        self.sums: dict[str, NDArray[np.float64]] = {}  # of each value's channels
+        self.channels: dict[str, NDArray[np.float32]] = {}
+
+    def take(self, session: GraphAnswers, batch: NDArray[np.uint8]) -> None:
+        """One batch of crops."""
         row = []
-        for value, array in session.values(values, batch):
+        for value, array in session.values(self._values, batch):
             # the views of a crop stand one batch apart
             row.append(np.abs(array.reshape(-1, len(batch), array[0].size)).max(axis=(0, 2)))
             if array.ndim in (2, 4) and np.isfinite(row[-1]).all():
-                mean = array.mean(axis=(0, 2, 3) if array.ndim == 4 else 0, dtype=np.float64)
-                sums[value] = sums.get(value, np.zeros_like(mean)) + mean * len(batch)
-        rows.append(np.stack(row, axis=1))
-    return np.concatenate(rows), {value: (total / len(crops)).astype(np.float32) for value, total in sums.items()}
+                axes = (0, 2, 3) if array.ndim == 4 else (0,)
+                mean = array.mean(axis=axes, dtype=np.float64)
+                self.sums[value] = self.sums.get(value, np.zeros_like(mean)) + mean * len(batch)
+                most = np.abs(array).max(axis=axes)
+                self.channels[value] = np.maximum(self.channels.get(value, most), most)
+        self.largest.append(np.stack(row, axis=1))
 
 
 def _refused(largest: NDArray[np.float32], values: list[str]) -> Iterator[tuple[int, str]]:
@@ -96,22 +142,21 @@ def with_outputs(model: onnx.ModelProto, values: list[str]) -> bytes:
     return content
 
 
-def _histograms(
-    session: GraphAnswers, plan: Plan, crops: NDArray[np.uint8], groups: dict[str, float]
-) -> dict[str, NDArray[np.int64]]:
-    group_of = {value: group for group, members in plan.measured.items() for value in members}
-    counts = {group: np.zeros(BINS, np.int64) for group in groups}
+def _histograms(session: GraphAnswers, crops: NDArray[np.uint8], largest: dict[str, float]) -> dict[str, NDArray[np.int64]]:
+    counts = {value: np.zeros(BINS, np.int64) for value in largest}
     for batch in batches(crops, BATCH):
-        for value, array in session.values(sorted(group_of), batch):
-            group = group_of[value]
-            place = (np.abs(array).ravel() * np.float32(BINS / groups[group])).astype(np.int32)
-            counts[group] += np.bincount(np.minimum(place, BINS - 1), minlength=BINS)
+        for value, array in session.values(list(largest), batch):
+            place = (np.abs(array).ravel() * np.float32(BINS / (largest[value] or 1.0))).astype(np.int32)
+            counts[value] += np.bincount(np.minimum(place, BINS - 1), minlength=BINS)
     return counts
 
 
-def _cut(histogram: NDArray[np.int64], reach: float, config: CalibrationConfig) -> float:
-    bins = percentile_bins(histogram, config.percentile) if config.method == "percentile" else entropy_bins(histogram)
-    return reach * bins / BINS
+def stretched(histogram: NDArray[np.int64], share: float) -> NDArray[np.int64]:
+    """`histogram` of values that reach to `share` of a wider range, on bins of that range."""
+    if share == 1:
+        return histogram
+    place = ((np.arange(BINS) + 0.5) * share).astype(np.int64)
+    return np.bincount(place, weights=histogram, minlength=BINS).astype(np.int64)
 
 
 def percentile_bins(histogram: NDArray[np.int64], percentile: float) -> int:

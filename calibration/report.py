@@ -5,8 +5,20 @@ from __future__ import annotations
 from pydantic import Field
 
 from blastscope.calibration.config import CalibrationConfig
+from blastscope.calibration.methods import MethodRow
+from blastscope.calibration.recipe import Recipe
+from blastscope.calibration.search import SearchReport
+from blastscope.calibration.yardstick import Distance
 from blastscope.runtime.bundle.manifest import Digest, GateResult, Interval, OperatingPoint, Scores
 from blastscope.runtime.record import Record
+
+
+WHY = {
+    "held": "the limits held",
+    "share": "no more may stay fp32",
+    "time": "time was up",
+    "end": "every block was tried",
+}
 
 
 class RefusedCell(Record):
@@ -33,6 +45,11 @@ class CalibrationReport(Record):
     refused: tuple[RefusedCell, ...]
     operating_point: OperatingPoint | None
     scores: tuple[Scores, ...]  # the vote of parent and int8 on the gate's cells
+    recipe: Recipe  # of the graph that was judged last
+    methods: tuple[MethodRow, ...]  # every recipe that was tried; none where the configuration names one
+    first_gates: tuple[GateResult, ...]  # of the graph before layers were left in fp32; none where none were
+    search: SearchReport | None
+    int8_share: float  # of the multiply-adds of all layers that can be int8
     config: CalibrationConfig
 
     @property
@@ -45,9 +62,11 @@ class CalibrationReport(Record):
         gate, patients = self.gates[0], len(self.sample_patients)
         lines = [
             f"int8 {'admitted' if self.admitted else 'refused'}: {self.bundle}",
-            f"  calibrated on   {len(self.sample)} cells of {patients} validation patients ({self.config.method})",
+            f"  calibrated on   {len(self.sample)} cells of {patients} validation patients ({self.recipe.name})",
             f"  judged on       {gate.cells} other cells of {gate.patients} validation patients",
+            *self._method_lines(),
             *(line for gate in self.gates for line in _gate_lines(gate)),
+            *self._search_lines(),
             f"  golden set      {self.golden_flips} calls changed, probabilities by at most {self.golden_difference:.3f}",
         ]
         if self.tolerance is not None:
@@ -59,6 +78,37 @@ class CalibrationReport(Record):
         lines += [f"  failed          {failure}" for failure in self.failures]
         lines += [f"  left out        {cell.file}: {cell.reason}" for cell in self.refused]
         return "\n".join(lines)
+
+    def _method_lines(self) -> list[str]:
+        lines = []
+        for row in self.methods:
+            name = f"{row.recipe.name}{' (taken)' if row.chosen else ''}"
+            lines.append(f"{'':18}{name:<44}{_distance(row.distance)}")
+        return [f"  methods tried   {lines[0].strip()}", *lines[1:]] if lines else []
+
+    def _search_lines(self) -> list[str]:
+        if self.search is None:
+            return []
+        lines = [line for gate in self.first_gates for line in _gate_lines(gate)[:2]]
+        lines = ["  before that, all in int8:", *lines] if lines else []
+        why = {
+            "held": "the limits hold there",
+            "share": "no more may stay fp32",
+            "time": "time is up",
+            "end": "every layer tried",
+        }
+        lines.append(f"  layers searched on {self.search.cells} cells that don't judge, until {why[self.search.stopped]}:")
+        for step in self.search.path:
+            layers = f"{step.deed} {step.layers[0] if step.layers else 'int8'}"
+            layers += f" to {step.layers[-1]}" if len(step.layers) > 1 else ""
+            lines.append(f"    {layers:<42}{_distance(step.distance)}, {100 * step.int8_share:.1f} % of the work in int8")
+        if self.recipe.floats:
+            lines.append(f"  stay fp32       {', '.join(self.recipe.floats)}")
+        return lines
+
+
+def _distance(found: Distance) -> str:
+    return f"{100 * found.flips:5.2f} % flipped, F1 {-found.f1_loss:+.2f}, drift {found.drift:.4f}"
 
 
 def _gate_lines(gate: GateResult) -> tuple[str, ...]:

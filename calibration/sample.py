@@ -115,5 +115,11 @@ def without(sample: CroppedCells, refused: Sequence[tuple[int, str]]) -> Cropped
     return CroppedCells(tuple(sample.cells[row] for row in kept), sample.crops[kept], (*sample.refused, *named))
 
 
+def joined(one: CroppedCells, other: CroppedCells) -> CroppedCells:
+    """The cells of both."""
+    crops = np.concatenate([one.crops, other.crops])
+    return CroppedCells((*one.cells, *other.cells), crops, (*one.refused, *other.refused))
+
+
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")

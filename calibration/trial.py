@@ -52,6 +52,16 @@ class Trial:
         return tuple(failure for verdict in self.verdicts for failure in verdict.failures)
 
     @property
+    def aim(self) -> float:
+        """The share of its strayings that the graph must come down to, with a fifth to spare, to keep the gate's limits."""
+        results = [verdict.gate for verdict in self.verdicts]
+        broken = [
+            *(one.flips_at_most / one.flips.value for one in results if one.flips.value > one.flips_at_most),
+            *(one.f1_loss_at_most / one.f1_loss.value for one in results if one.f1_loss.value > one.f1_loss_at_most),
+        ]
+        return 0.8 * min(broken, default=1.0)
+
+    @property
     def worst(self) -> Verdict:
         """Of the engine in which most votes flip."""
         return max(self.verdicts, key=lambda verdict: verdict.gate.flips.value)

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from typer.testing import CliRunner
 
-from blastscope.calibration import calibrate as calibrate_module
 from blastscope.calibration.answers import GraphAnswers
 from blastscope.calibration.asking import AskedCells
 from blastscope.calibration.calibrate import calibrate
@@ -22,6 +22,7 @@ from blastscope.calibration.cascade.report import CascadeReport
 from blastscope.calibration.cascade.run import calibrate_cascade
 from blastscope.calibration.compare import compare
 from blastscope.calibration.config import CalibrationConfig, CascadeConfig, OperatingPointConfig
+from blastscope.calibration.recipe import Workshop
 from blastscope.calibration.report import CalibrationReport
 from blastscope.calibration.sample import crop_cells
 from blastscope.calibration.work import multiply_adds, share_of
@@ -175,14 +176,10 @@ def test_the_report_reads_as_text_and_as_json(admitted: tuple[Bundle, Calibratio
 
 
 def test_a_refused_int8_leaves_the_bundle_as_it_was(bundle: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def ruined(source: Path, target: Path, crops: np.ndarray, config: CalibrationConfig) -> tuple[tuple[int, str], ...]:
-        content = source.parent.joinpath("fused.onnx").read_bytes()
-        target.write_bytes(_turned_round(content))
-        return ()
-
     before = read_bundle(bundle)
-    monkeypatch.setattr(calibrate_module, "make_int8", ruined)
-    report = calibrate(bundle, data, LENIENT.model_copy(update={"flips_at_most": 0.02, "f1_loss_at_most": 0.5}))
+    monkeypatch.setattr(Workshop, "build", lambda workshop, recipe: _turned_round(workshop.model))
+    limits = {"flips_at_most": 0.02, "f1_loss_at_most": 0.5, "search": False}
+    report = calibrate(bundle, data, LENIENT.model_copy(update=limits))
     assert not report.admitted
     assert report.exit_code == 1
     assert any("votes flip" in failure for failure in report.failures)
@@ -194,11 +191,10 @@ def test_a_refused_int8_leaves_the_bundle_as_it_was(bundle: Path, data: Path, mo
     assert read_bundle(bundle).digest == before.digest == report.digest
 
 
-def _turned_round(content: bytes) -> bytes:
+def _turned_round(parent: onnx.ModelProto) -> onnx.ModelProto:
     """A graph that calls everything the other way round."""
-    import onnx
-
-    model = onnx.load_from_string(content)
+    model = onnx.ModelProto()
+    model.CopyFrom(parent)
     softmax = next(node for node in model.graph.node if node.op_type == "Softmax")
     negated = onnx.helper.make_node("Neg", [softmax.input[0]], ["negated"], name="negated")
     place = list(model.graph.node).index(softmax)
@@ -206,8 +202,7 @@ def _turned_round(content: bytes) -> bytes:
     nodes = list(model.graph.node)
     del model.graph.node[:]
     model.graph.node.extend([*nodes[:place], negated, *nodes[place:]])
-    turned: bytes = model.SerializeToString()
-    return turned
+    return model
 
 
 def test_named_training_cells_are_refused(bundle: Path, data: Path) -> None:
@@ -283,8 +278,6 @@ def test_a_cascade_that_holds_comes_into_the_manifest_and_nothing_else_changes(
 
 
 def test_a_voters_share_of_the_work_is_that_of_its_own_graph(admitted: tuple[Bundle, CalibrationReport]) -> None:
-    import onnx
-
     bundle, _ = admitted
     work = {entry.models: sum(multiply_adds(onnx.load(bundle.file(entry))).values()) for entry in bundle.manifest.graphs[:4]}
     fused = bundle.graph("int8")

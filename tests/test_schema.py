@@ -99,6 +99,8 @@ def _early() -> dict[str, Any]:
     table = copy.deepcopy(EXAMPLE)
     table["format"] = "1.0"
     del table["cascade"], table["graphs"][1]["gate"]["patient_flips"]
+    for key in ("corrected", "equalised", "floats", "int8_share"):
+        del table["calibration"][key]
     return table
 
 
@@ -108,11 +110,13 @@ def test_a_manifest_of_the_first_format_is_read_and_written_with_its_own_keys_al
     assert json.loads(manifest.json_bytes()) == _early()
 
 
-@pytest.mark.parametrize("key", ["cascade", "patient_flips"])
+@pytest.mark.parametrize("key", ["cascade", "patient_flips", "floats"])
 def test_what_1_1_brought_is_no_key_of_1_0(key: str) -> None:
     table = _early()
     if key == "cascade":
         table["cascade"] = EXAMPLE["cascade"]
+    elif key == "floats":
+        table["calibration"][key] = []
     else:
         table["graphs"][1]["gate"][key] = EXAMPLE["graphs"][1]["gate"][key]
     with pytest.raises(BundleError, match=r"format 1\.0 doesn't have"):

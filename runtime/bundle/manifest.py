@@ -20,6 +20,12 @@ RelativePath = Annotated[str, StringConstraints(pattern=rf"^{_STEP}(/{_STEP})*$"
 Share = Annotated[float, Field(ge=0, le=1)]
 Moment = Annotated[str, StringConstraints(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]{8,15}(Z|\+00:00)$")]
 GraphModels = Literal["fused", "a", "b", "combined"]
+# what 1.1 brought
+_LATE: dict[str, Any] = {
+    "cascade": True,
+    "graphs": {"__all__": {"gate": {"patient_flips"}}},
+    "calibration": {"corrected", "equalised", "floats", "int8_share"},
+}
 
 
 class FileEntry(Record):
@@ -161,6 +167,11 @@ class CalibrationProvenance(Record):
     cells_sha256: Digest
     seed: int
     versions: dict[str, str]
+    # since 1.1, None: not told
+    corrected: bool | None = None  # biases make good what rounding takes on average
+    equalised: bool | None = None  # channels of layers in a row were brought to like ranges
+    floats: tuple[str, ...] | None = None  # nodes of the fused graph that could be int8 and stay fp32
+    int8_share: Share | None = None  # of the multiply-adds of all layers that can be int8
 
 
 class Scores(Record):
@@ -218,8 +229,9 @@ class Manifest(Record):
 
     @model_validator(mode="after")
     def _format_has_every_key(self) -> Self:
+        told = self.calibration.model_dump(include=_LATE["calibration"]) if self.calibration else {}
         late = self.cascade or any(entry.gate and entry.gate.patient_flips for entry in self.graphs)
-        if late and self.format == "1.0":
+        if self.format == "1.0" and (late or any(value is not None for value in told.values())):
             raise ValueError(f"keys that format 1.0 doesn't have: say {FORMAT}")
         return self
 
@@ -239,8 +251,7 @@ class Manifest(Record):
 
     def json_bytes(self) -> bytes:
         """What stands in manifest.json: in a manifest of an earlier format no key that readers of that one don't know."""
-        late: dict[str, Any] = {"cascade": True, "graphs": {"__all__": {"gate": {"patient_flips"}}}}
-        return (self.model_dump_json(indent=2, exclude=late if self.format == "1.0" else None) + "\n").encode()
+        return (self.model_dump_json(indent=2, exclude=_LATE if self.format == "1.0" else None) + "\n").encode()
 
     def graph(self, precision: Precision, models: GraphModels = "fused") -> GraphEntry | None:
         """The entry of `models` in `precision`, if the bundle has one."""

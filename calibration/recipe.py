@@ -1,0 +1,100 @@
+"""How one int8 graph is made, and the workshop that makes it by any recipe from one measurement of the graph's values."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blastscope.calibration.config import CalibrationConfig, Method
+from blastscope.calibration.equalise import equalised
+from blastscope.calibration.plan import plan_of
+from blastscope.calibration.quantise import quantise
+from blastscope.calibration.ranges import Measured, measure
+from blastscope.runtime.bundle.digest import bytes_sha256
+from blastscope.runtime.errors import MissingLibrary
+from blastscope.runtime.record import Record
+
+try:
+    import onnx
+except ImportError as error:
+    raise MissingLibrary("onnx", "export") from error
+
+
+class Recipe(Record):
+    """What can be chosen about an int8 graph."""
+
+    method: Method = "percentile"
+    corrected: bool = True  # biases
+    equalised: bool = False  # channels
+    floats: tuple[str, ...] = ()  # names of layers that stay fp32
+
+    @property
+    def name(self) -> str:
+        """As in reports: 'percentile, corrected'."""
+        extras = [word for word, is_so in (("corrected", self.corrected), ("equalised", self.equalised)) if is_so]
+        return ", ".join([self.method, *extras])
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Makes int8 graphs of the fp32 graph `model` with ranges from `crops` (N, S, S, 3)."""
+
+    model: onnx.ModelProto
+    crops: NDArray[np.uint8]
+    config: CalibrationConfig
+    histograms: bool = True  # False: minmax alone
+
+    @cached_property
+    def measured(self) -> Measured:
+        """The graph's values as they are. Raises `EngineError` where no crop can calibrate."""
+        return measure(self.model, plan_of(self.model), self.crops, histograms=self.histograms)
+
+    @property
+    def refused(self) -> tuple[tuple[int, str], ...]:
+        """Rows of the crops that have no part in the ranges, with the reason."""
+        return self.measured.refused
+
+    @cached_property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers that can be int8, in the graph's order."""
+        weights = plan_of(self.model).weights
+        return tuple(node.name for node in self.model.graph.node if len(node.input) > 1 and node.input[1] in weights)
+
+    def build(self, recipe: Recipe) -> onnx.ModelProto:
+        """The int8 graph by `recipe`."""
+        model, measured = self._level if recipe.equalised else (self.model, self.measured)
+        plan = plan_of(model, recipe.floats)
+        means = measured.means if recipe.corrected else None
+        reach = measured.reach(plan, recipe.method, self.config.percentile)
+        return quantise(model, plan, reach, means=means, weight_bits=self.config.weight_bits)
+
+    def can_equalise(self) -> bool:
+        """Whether equalising changes anything."""
+        return equalised(self.model, self.measured.channels) is not None
+
+    @cached_property
+    def _level(self) -> tuple[onnx.ModelProto, Measured]:
+        """The graph with equalised channels, and its values."""
+        model = equalised(self.model, self.measured.channels) or self.model
+        kept = np.setdiff1d(np.arange(len(self.crops)), [row for row, _ in self.refused])
+        return model, measure(model, plan_of(model), self.crops[kept], histograms=self.histograms)
+
+
+def same_layers(model: onnx.ModelProto, names: Collection[str], other: onnx.ModelProto) -> tuple[str, ...]:
+    """The layers of `other` that have the weights of the layers `names` of `model`: a single graph numbers its own."""
+    wanted = {digest for name, digest in _weights(model).items() if name in names}
+    return tuple(name for name, digest in _weights(other).items() if digest in wanted)
+
+
+def _weights(model: onnx.ModelProto) -> dict[str, str]:
+    constants = {weight.name: weight for weight in model.graph.initializer}
+    arrays = {
+        node.name: onnx.numpy_helper.to_array(constants[node.input[1]])
+        for node in model.graph.node
+        if len(node.input) > 1 and node.input[1] in constants
+    }
+    return {name: bytes_sha256(repr(array.shape).encode() + array.tobytes()) for name, array in arrays.items()}

@@ -1,0 +1,197 @@
+"""Where int8 fails: finds the layers that cost the most, and leaves just those in fp32.
+
+    rank      each block of layers alone is made int8, all others stay fp32: how far the vote drifts is what the block costs
+    restore   block by block, the costliest first, fp32 comes back until the limits hold with room to spare
+    give back each layer of the restored blocks becomes int8 again where the limits hold without it
+
+All on cells that set the ranges or were drawn for the search; the gate's cells take no part. Bounded by a share of the
+multiply-adds and by time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Literal
+
+from blastscope.calibration.config import CalibrationConfig
+from blastscope.calibration.recipe import Recipe, Workshop
+from blastscope.calibration.work import multiply_adds
+from blastscope.calibration.yardstick import Distance, Yardstick, holds
+from blastscope.runtime.errors import MissingLibrary
+from blastscope.runtime.record import Record
+
+try:
+    import onnx
+except ImportError as error:
+    raise MissingLibrary("onnx", "export") from error
+
+RANKED_ON = 48  # cells: a drift is finer than flips, and needs fewer
+JOINTS = ("Add", "Concat")
+
+Deed = Literal["plain", "restore", "give back", "keep"]
+
+
+class BlockCost(Record):
+    """What one block of layers costs when it alone is int8."""
+
+    layers: tuple[str, ...]
+    drift: float
+    work: float  # its share of the multiply-adds of all layers that can be int8
+
+
+class Step(Record):
+    """One graph on the way: what was done, and how far it strays from the parent then."""
+
+    deed: Deed
+    layers: tuple[str, ...]  # that became fp32, or int8 again; `keep`: that were tried in int8 and stay fp32
+    distance: Distance
+    int8_share: float  # of the multiply-adds of all layers that can be int8
+
+
+class SearchReport(Record):
+    """The way to a graph that holds, or as near as the bounds allow."""
+
+    blocks: tuple[BlockCost, ...]  # costliest first
+    path: tuple[Step, ...]
+    held: bool  # on the search cells
+    stopped: Literal["held", "share", "time", "end"]  # why it went no further
+    seconds: float
+    cells: int
+    int8_share: float  # of the multiply-adds of all layers that can be int8, in the end
+
+
+@dataclass
+class Search:
+    """One search.
+
+    `aim` is the drift to come down to, as a share of the plain graph's, where its cells don't see what the gate's cells saw.
+    """
+
+    workshop: Workshop
+    yardstick: Yardstick
+    config: CalibrationConfig
+    tell: Callable[[str], None]
+    aim: float = 1.0
+    path: list[Step] = field(default_factory=list)
+
+    def run(self, recipe: Recipe) -> tuple[Recipe, SearchReport]:
+        """`recipe` with the layers that are to stay fp32."""
+        start = time.monotonic()
+        self._end = start + 60 * self.config.search_minutes
+        work = multiply_adds(self.workshop.model)
+        total = sum(work[name] for name in self.workshop.layers)
+        self._share = {name: work[name] / total for name in self.workshop.layers}
+        if not holds(self._try("plain", recipe, (), ()).distance, self.config):
+            self.aim = 1.0
+        blocks = self._rank(recipe)
+        floats, stopped = self._restore(recipe, [block.layers for block in blocks])
+        if stopped == "held":
+            floats = self._give_back(recipe, floats)
+        report = SearchReport(
+            blocks=tuple(blocks),
+            path=tuple(self.path),
+            held=stopped == "held",
+            stopped=stopped,
+            seconds=time.monotonic() - start,
+            cells=len(self.yardstick.cells),
+            int8_share=1 - self._work(floats),
+        )
+        return recipe.model_copy(update={"floats": self._in_order(floats)}), report
+
+    def _rank(self, recipe: Recipe) -> list[BlockCost]:
+        layers, rows = self.workshop.layers, spread(len(self.yardstick.cells), RANKED_ON)
+        blocks = blocks_of(self.workshop.model, layers, self.config.search_blocks)
+        found = []
+        for number, block in enumerate(blocks, 1):
+            if self._late():
+                break
+            alone = recipe.model_copy(update={"floats": tuple(name for name in layers if name not in block)})
+            drift = self.yardstick.distance(self.workshop.build(alone), rows).drift
+            found.append(BlockCost(layers=block, drift=drift, work=self._work(block)))
+            self.tell(f"block {number} of {len(blocks)}, {_named(block)}: the vote drifts by {drift:.4f}")
+        return sorted(found, key=lambda cost: -cost.drift)
+
+    def _restore(
+        self, recipe: Recipe, blocks: Sequence[tuple[str, ...]]
+    ) -> tuple[tuple[str, ...], Literal["held", "share", "time", "end"]]:
+        floats: tuple[str, ...] = ()
+        left_out = False
+        for block in blocks:
+            if self._fine(self.path[-1].distance):
+                return floats, "held"
+            if self._late():
+                return floats, "time"
+            if self._work((*floats, *block)) > self.config.search_share:
+                left_out = True  # a smaller one may still fit
+                continue
+            floats = (*floats, *block)
+            self._try("restore", recipe, floats, block)
+        if self._fine(self.path[-1].distance):
+            return floats, "held"
+        return floats, "share" if left_out else "end"
+
+    def _give_back(self, recipe: Recipe, floats: tuple[str, ...]) -> tuple[str, ...]:
+        for name in reversed(floats):  # the last restored cost least
+            if len(floats) == 1 or self._late():
+                break
+            fewer = tuple(other for other in floats if other != name)
+            step = self._try("give back", recipe, fewer, (name,))
+            if self._fine(step.distance):
+                floats = fewer
+            else:
+                self.path[-1] = step.model_copy(update={"deed": "keep", "int8_share": 1 - self._work(floats)})
+        return floats
+
+    def _try(self, deed: Deed, recipe: Recipe, floats: tuple[str, ...], changed: tuple[str, ...]) -> Step:
+        child = self.workshop.build(recipe.model_copy(update={"floats": self._in_order(floats)}))
+        found = self.yardstick.distance(child)
+        self.path.append(Step(deed=deed, layers=changed, distance=found, int8_share=1 - self._work(floats)))
+        self.tell(
+            f"{deed} {_named(changed)}: {100 * found.flips:.2f} % of votes flip, drift {found.drift:.4f}, "
+            f"{100 * self.path[-1].int8_share:.1f} % of the work is int8"
+        )
+        return self.path[-1]
+
+    def _fine(self, distance: Distance) -> bool:
+        return holds(distance, self.config) and distance.drift <= self.aim * self.path[0].distance.drift
+
+    def _late(self) -> bool:
+        return time.monotonic() > self._end
+
+    def _work(self, layers: Collection[str]) -> float:
+        return sum(self._share[name] for name in layers)
+
+    def _in_order(self, layers: Collection[str]) -> tuple[str, ...]:
+        return tuple(name for name in self.workshop.layers if name in layers)
+
+
+def blocks_of(model: onnx.ModelProto, layers: Sequence[str], most: int) -> list[tuple[str, ...]]:
+    """`layers` in at most `most` blocks, in order: each alone where they are few, else from joint to joint, and neighbours."""
+    if len(layers) <= most:
+        return [(name,) for name in layers]
+    blocks: list[list[str]] = [[]]
+    for node in model.graph.node:
+        if node.name in layers:
+            blocks[-1].append(node.name)
+        elif node.op_type in JOINTS and blocks[-1]:
+            blocks.append([])
+    blocks = [block for block in blocks if block]
+    while len(blocks) > most:
+        sizes = [len(one) + len(other) for one, other in pairwise(blocks)]
+        place = sizes.index(min(sizes))
+        blocks[place : place + 2] = [blocks[place] + blocks[place + 1]]
+    return [tuple(block) for block in blocks]
+
+
+def spread(cells: int, count: int) -> list[int]:
+    """`count` places of `cells` at even distances."""
+    return sorted({place * cells // min(count, cells) for place in range(min(count, cells))})
+
+
+def _named(layers: Sequence[str]) -> str:
+    if len(layers) < 2:
+        return "".join(layers) or "int8"
+    return f"{layers[0]} to {layers[-1]}"
