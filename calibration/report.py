@@ -12,7 +12,6 @@ from blastscope.calibration.yardstick import Distance
 from blastscope.runtime.bundle.manifest import Digest, GateResult, Interval, OperatingPoint, Scores
 from blastscope.runtime.record import Record
 
-
 WHY = {
     "held": "the limits held",
     "share": "no more may stay fp32",
