@@ -1,0 +1,167 @@
+"""A report in napari: layers over the image, and the widget in a real window under a virtual screen."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from blastscope.runtime.errors import UsageError
+from blastscope.runtime.frames.finding import find_cells
+from blastscope.runtime.frames.found import FoundCell
+from blastscope.runtime.frames.report import FrameCell, FrameReport
+from blastscope.runtime.frames.spec import FrameSpec
+from blastscope.runtime.frames.survey import survey_frame
+from blastscope.runtime.hosts.napari_layers import COLOURS, examine_layer, frame_of, scale_of
+from blastscope.runtime.image import read_image
+from blastscope.runtime.prediction import Audit, Prediction, Refusal
+
+pytest.importorskip("napari", reason="napari is not installed: pip install 'blastscope[napari]'", exc_type=ImportError)
+pytestmark = pytest.mark.filterwarnings("ignore")  # napari's own
+AUDIT = Audit("b", "e", "openvino", "cpu", "fp32", "f32")
+HERE = Path(__file__).parent
+
+
+class Eyes:
+    """The finder on a real frame; of its cells the first is called, the second refused, and so on."""
+
+    pixel_um: float | None = None
+
+    def examine(
+        self,
+        frame: NDArray[np.uint8],
+        *,
+        pixel_um: float | None = None,
+        spec: FrameSpec | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> FrameReport:
+        self.pixel_um = pixel_um
+        facts = survey_frame(frame, spec or FrameSpec(), pixel_um=pixel_um)
+        cells = find_cells(frame, facts, spec or FrameSpec())
+        return FrameReport(tuple(map(self.called, range(len(cells)), cells)), facts, metadata=metadata or {})
+
+    def called(self, number: int, cell: FoundCell) -> FrameCell:
+        if number % 2:
+            return FrameCell(FoundCell(cell.box, cell.contour, cell.nucleus, Refusal("clumped", "two cells")), None)
+        prediction = Prediction("all", 0.9, 0.9, "b", None, None, None, AUDIT)
+        return FrameCell(FoundCell(cell.box, cell.contour, cell.nucleus), prediction)
+
+
+@pytest.fixture(scope="module")
+def frame(shared_data: Path) -> NDArray[np.uint8]:
+    """Two real fields of view side by side, so that there are some white cells."""
+    names = (shared_data / "bccd" / "train.txt").read_text().split()[:2]
+    images = [read_image(shared_data / "bccd" / "JPEGImages" / f"{name}.jpg") for name in names]
+    return np.concatenate([image for image in images if isinstance(image, np.ndarray)], axis=1)
+
+
+@pytest.fixture
+def viewer() -> Any:
+    from napari.components import ViewerModel
+
+    return ViewerModel()
+
+
+def test_boxes_outlines_and_features_lie_over_the_image(viewer: Any, frame: NDArray[np.uint8]) -> None:
+    layer = viewer.add_image(frame, name="smear", scale=(0.07, 0.07), translate=(3, 5))
+    report = examine_layer(viewer, layer, Eyes(), pixel_um=0.07)
+    assert len(report.cells) >= 2
+    assert [one.name for one in viewer.layers] == ["smear", "smear: outlines", "smear: cells"]
+    cells, outlines = viewer.layers["smear: cells"], viewer.layers["smear: outlines"]
+    assert len(cells.data) == len(report.cells)
+    assert len(outlines.data) == 2 * len(report.cells)
+    for corners, cell in zip(cells.data, report.cells, strict=True):
+        x0, y0, x1, y1 = cell.box
+        assert corners.min(axis=0) == pytest.approx((y0 - 0.5, x0 - 0.5))
+        assert corners.max(axis=0) == pytest.approx((y1 - 0.5, x1 - 0.5))
+    assert np.allclose(cells.scale, layer.scale)
+    assert np.allclose(cells.translate, layer.translate)
+    calls = ["refused" if number % 2 else "all" for number in range(len(report.cells))]
+    assert list(cells.features["call"]) == calls
+    assert list(cells.features["refusal"]) == ["clumped" if call == "refused" else "" for call in calls]
+    assert list(cells.features["voter"])[:2] == ["b", ""]
+    assert np.isnan(cells.features["probability"][1])
+    assert list(cells.text.values)[:2] == ["ALL 0.90", "clumped"]
+    from napari.utils.colormaps.standardize_color import transform_color
+
+    assert np.allclose(cells.edge_color[:2], transform_color([COLOURS["all"], COLOURS["refused"]]))
+    assert cells.metadata["report"]["counts"] == report.counts
+
+
+def test_examining_again_replaces_the_layers_of_that_image_alone(viewer: Any, frame: NDArray[np.uint8]) -> None:
+    small = frame[:, :640]
+    for name in ("left", "right"):
+        examine_layer(viewer, viewer.add_image(small, name=name), Eyes())
+    examine_layer(viewer, viewer.layers["left"], Eyes())
+    assert sorted(layer.name for layer in viewer.layers if layer.name.endswith("cells")) == ["left: cells", "right: cells"]
+    viewer.layers["left"].data = np.full((60, 80, 3), 240, np.uint8)  # glass and nothing else
+    assert examine_layer(viewer, viewer.layers["left"], Eyes(), pixel_um=0.07).cells == ()
+    assert [layer.name for layer in viewer.layers if layer.metadata.get("blastscope") == "left"] == []
+
+
+def test_the_scale_is_taken_where_the_units_are_micrometres(viewer: Any, frame: NDArray[np.uint8]) -> None:
+    eyes = Eyes()
+    layer = viewer.add_image(frame[:, :640], scale=(0.08, 0.08), units=("um", "um"))
+    examine_layer(viewer, layer, eyes)
+    assert eyes.pixel_um == pytest.approx(0.08)
+    assert scale_of(viewer.add_image(frame[:9, :9], scale=(0.08, 0.08), rgb=True)) is None
+    assert scale_of(viewer.add_image(frame[:9, :9], scale=(0.08, 0.09), units=("um", "um"), rgb=True)) is None
+
+
+@pytest.mark.parametrize(
+    ("data", "words", "message"),
+    [
+        (np.zeros((9, 9), np.uint8), {}, "no RGB image"),
+        (np.zeros((9, 9, 3), np.float32), {"rgb": True}, "float32, not uint8"),
+        (np.zeros((5, 9, 9, 3), np.uint8), {"rgb": True}, "stack"),
+        (np.zeros((9, 9, 4), np.uint8), {"rgb": True}, "transparent"),
+        ([np.zeros((8, 8, 3), np.uint8), np.zeros((4, 4, 3), np.uint8)], {"rgb": True}, "several resolutions"),
+    ],
+)
+def test_a_layer_that_is_no_frame_says_why(viewer: Any, data: Any, words: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        frame_of(viewer.add_image(data, name="it", **words))
+    with pytest.raises(UsageError, match="is no image"):
+        frame_of(viewer.add_points([[1, 1]]))
+
+
+def test_an_opaque_picture_with_alpha_is_the_picture(viewer: Any, frame: NDArray[np.uint8]) -> None:
+    opaque = np.concatenate([frame[:9, :9], np.full((9, 9, 1), 255, np.uint8)], axis=2)
+    assert np.array_equal(frame_of(viewer.add_image(opaque, rgb=True)), frame[:9, :9])
+
+
+def test_the_manifest_is_valid_and_names_what_is_there() -> None:
+    from npe2 import PluginManifest
+
+    import blastscope.runtime.hosts as hosts
+
+    path = Path(hosts.__path__[0]) / "napari.yaml"
+    manifest = PluginManifest.from_file(path)
+    manifest.validate_imports()
+    assert [widget.display_name for widget in manifest.contributions.widgets or ()] == ["Examine a blood smear"]
+    project = tomllib.loads((HERE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["entry-points"]["napari.manifest"] == {"blastscope": "blastscope.runtime.hosts:napari.yaml"}
+
+
+def test_the_widget_examines_a_frame_in_a_window(tmp_path: Path, shared_data: Path) -> None:
+    pytest.importorskip("qtpy", reason="no Qt for napari: pip install 'napari[pyqt6]'", exc_type=ImportError)
+    if sys.platform.startswith("linux") and not shutil.which("xvfb-run"):
+        pytest.skip("no virtual screen: apt install xvfb")
+    picture = tmp_path / "napari.png"
+    name = (shared_data / "bccd" / "train.txt").read_text().split()[0]
+    command = [sys.executable, str(HERE / "napari_window.py"), str(shared_data / "bccd" / "JPEGImages" / f"{name}.jpg")]
+    screen = ["xvfb-run", "-a", "-s", "-screen 0 1280x900x24"] if sys.platform.startswith("linux") else []
+    done = subprocess.run([*screen, *command, str(picture)], capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "white cells" in done.stdout
+    seen = read_image(picture)
+    assert isinstance(seen, np.ndarray)
+    assert len(np.unique(seen[::4, ::4].reshape(-1, 3), axis=0)) > 1000  # the frame is shown, and not an empty canvas
