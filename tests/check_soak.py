@@ -70,7 +70,7 @@ class Diary:
         threads, files = ({getattr(one, name) for one in late} for name in ("threads", "files"))
         start, most = self.samples[0].rss_mib, max(one.rss_mib for one in late)
         print(
-            f"\n{self.name}: {self.total} in {seconds:.0f} s; RSS {start:.0f} MiB at first, then {first:.1f} to {last:.1f} MiB, "
+            f"\n{self.name}: {self.total} in {seconds:.0f} s; RSS {start:.0f} MiB at first, then {first:.1f} to {last:.1f}, "
             f"at most {most:.1f}; threads {sorted(threads)}, files {sorted(files)}"
         )
         assert last - first < ALLOWED_MIB
