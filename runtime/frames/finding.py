@@ -58,12 +58,12 @@ def _cells_at(frame: NDArray[np.uint8], place: Place, facts: FrameFacts) -> list
     level = max(level, round(0.45 * float(np.median(stained))))
     parts = parts_of(np.where(inside > 0, stain, 0), level, um)
     soft = np.asarray(cv2.boxFilter(stain, cv2.CV_32F, (3, 3), borderType=cv2.BORDER_REPLICATE), np.int32)
-    limits = (round(facts.cell_threshold * unit), level // 2)
-    cytoplasm = opened(((soft > limits[0]) & (inside > 0)).astype(np.uint8), um)
+    stained_like_cells = ((soft > round(facts.cell_threshold * unit)) & (inside > 0)).astype(np.uint8)
+    cytoplasm = opened(stained_like_cells, um)
     nuclei = [part for part in joined(parts, cytoplasm, inside, um) if large_enough(part, um)]
     if not nuclei:
         return []
-    cells = cells_around([part.mask for part in nuclei], soft, inside, limits, um)
+    cells = cells_around([part.mask for part in nuclei], stained_like_cells, um)
     return [_found(cell, part.mask, grid, frame.shape) for cell, part in zip(cells, nuclei, strict=True)]
 
 

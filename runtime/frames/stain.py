@@ -15,6 +15,7 @@ from blastscope.runtime.frames.found import Colour
 
 RED_CELL: Colour = (0.12, 0.28, 0.22)  # natural optical density of a red cell in R, G, B: medians over BCCD's training frames
 NUCLEUS: Colour = (0.40, 0.75, 0.02)  # and of a nucleus
+BLACK = 1.5  # no stain is so dense in blue: there the field of view ends, or someone has padded the frame
 STEP = 4096  # of the whole numbers that stand for densities: sums of them are exact in any order
 
 
@@ -33,7 +34,9 @@ def axis_away_from(red: Colour, nucleus: Colour) -> Colour:
 
 def along(axis: Colour, picture: NDArray[np.uint8], glass: Colour) -> NDArray[np.int16]:
     """(H, W) how much nuclear stain each pixel shows, in 1/STEP; glass and red cells are near 0."""
-    steps = np.clip(np.rint(_densities(glass) * np.asarray(axis) * STEP), -10_000, 10_000).astype(np.int16)
+    densities = _densities(glass)
+    steps = np.clip(np.rint(densities * np.asarray(axis) * STEP), -10_000, 10_000).astype(np.int16)
+    steps[densities[:, 2] > BLACK, 2] = -30_000
     # whole numbers have exact sums, so a pixel shows the same wherever it stands in the frame
     shares = cv2.LUT(np.ascontiguousarray(picture), np.ascontiguousarray(steps[None]))
     return np.asarray(cv2.transform(shares, np.ones((1, 3), np.float32)), np.int16)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from blastscope.runtime.frames.found import Colour, FrameFacts, ScaleSource
 from blastscope.runtime.frames.scale import red_cell_px
 from blastscope.runtime.frames.spec import FrameSpec
-from blastscope.runtime.frames.stain import NUCLEUS, RED_CELL, STEP, along, axis_away_from, density
+from blastscope.runtime.frames.stain import BLACK, NUCLEUS, RED_CELL, STEP, along, axis_away_from, density
 from blastscope.runtime.frames.thumbnail import grid_around, odd_factor, reduced
 from blastscope.runtime.image import check_array
 from blastscope.runtime.prediction import Box
@@ -25,7 +25,7 @@ NOT_GLASS = 12  # gray levels away from glass
 LEAST_DENSITY = 0.12  # natural, in all three channels together: what is fainter has no colour to speak of
 RED_SINE = 0.35  # of the angle to the plane of red cells: nuclei are at 0.5 or more
 NUCLEUS_FROM, NUCLEUS_FLOOR, NUCLEUS_CEILING = 0.15, 0.15, 0.30  # densities along the nuclear axis
-CELL_SHARE, CELL_FLOOR, CELL_CEILING = 0.12, 0.035, 0.06  # cytoplasm, of a nucleus
+CELL_SHARE, CELL_FLOOR, CELL_CEILING = 0.09, 0.028, 0.06  # cytoplasm, of a nucleus
 
 
 def survey_frame(frame: NDArray[np.uint8], spec: FrameSpec, *, pixel_um: float | None = None) -> FrameFacts:
@@ -81,12 +81,13 @@ def _median(counts: NDArray[np.float64]) -> float:
 
 
 def _content(frame: NDArray[np.uint8], glass: Colour) -> Box:
-    """The box of all that is not empty glass."""
+    """The box of all that is neither empty glass nor black."""
     if frame.size == 0:
         return 0, 0, 0, 0
     green = cv2.extractChannel(frame, 1)
     low, high = round(glass[1]) - NOT_GLASS, round(glass[1]) + NOT_GLASS
-    x, y, width, height = cv2.boundingRect(cv2.bitwise_not(cv2.inRange(green, (low,), (high,))))
+    empty = cv2.bitwise_or(cv2.inRange(green, (low,), (high,)), cv2.inRange(green, (0,), (0,)))
+    x, y, width, height = cv2.boundingRect(cv2.bitwise_not(empty))
     return (x, y, x + width, y + height) if width else (0, 0, frame.shape[1], frame.shape[0])
 
 
@@ -96,8 +97,7 @@ def _nuclear_axis(picture: NDArray[np.uint8], glass: Colour) -> Colour:
     if picture.size == 0:
         return axis
     stained = density(picture, glass).reshape(-1, 3)
-    strength = stained.sum(axis=1)
-    stained, strength = stained[strength > LEAST_DENSITY], strength[strength > LEAST_DENSITY]
+    stained = stained[(stained.sum(axis=1) > LEAST_DENSITY) & (stained[:, 2] < BLACK)]
     length = np.sqrt((stained * stained).sum(axis=1))
     for _ in range(2):
         red = stained[np.abs(stained @ np.asarray(axis, np.float32)) < RED_SINE * length]
