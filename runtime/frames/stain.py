@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from blastscope.runtime.frames.found import Colour
 
 RED_CELL: Colour = (0.12, 0.28, 0.22)  # natural optical density of a red cell in R, G, B: medians over BCCD's training frames
-NUCLEUS: Colour = (0.40, 0.75, 0.02)  # and of a nucleus
-BLACK = 1.5  # no stain is so dense in blue: there the field of view ends, or someone has padded the frame
+LEAST_LIKE, LEAST_COLOUR = 0.6, 0.1  # an axis further from the usual one, or of cells with less colour, is noise
+BLACK = 2.6  # no stain is so dense in blue: there the field of view ends, or someone has padded the frame
 STEP = 4096  # of the whole numbers that stand for densities: sums of them are exact in any order
 
 
@@ -24,12 +24,16 @@ def density(picture: NDArray[np.uint8], glass: Colour) -> NDArray[np.float32]:
     return np.asarray(cv2.LUT(picture, _densities(glass)[None].astype(np.float32)), np.float32)
 
 
-def axis_away_from(red: Colour, nucleus: Colour) -> Colour:
-    """The unit vector nearest to `nucleus` at a right angle to `red`."""
-    away, towards = np.asarray(red, np.float64), np.asarray(nucleus, np.float64)
-    left = towards - away * float(towards @ away) / float(away @ away)
-    weights = left / float(np.linalg.norm(left))
-    return float(weights[0]), float(weights[1]), float(weights[2])
+def nuclear_axis(red: Colour) -> Colour:
+    """The unit vector that neither `red` nor gray shows on; of usual red cells where these are all but gray themselves.
+
+    Gray is dust, and the rim of the field of view.
+    """
+    usual, own = (np.cross(np.asarray(colour, np.float64), np.ones(3)) for colour in (RED_CELL, red))
+    like = float(usual @ own) / float(np.linalg.norm(usual) * np.linalg.norm(own) + 1e-12)
+    chosen = own if like > LEAST_LIKE and np.linalg.norm(own) > LEAST_COLOUR * np.linalg.norm(red) else usual
+    weights = chosen / np.linalg.norm(chosen)
+    return round(float(weights[0]), 4), round(float(weights[1]), 4), round(float(weights[2]), 4)
 
 
 def along(axis: Colour, picture: NDArray[np.uint8], glass: Colour) -> NDArray[np.int16]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from blastscope.runtime.frames.found import Colour, FrameFacts, ScaleSource
 from blastscope.runtime.frames.scale import red_cell_px
 from blastscope.runtime.frames.spec import FrameSpec
-from blastscope.runtime.frames.stain import BLACK, NUCLEUS, RED_CELL, STEP, along, axis_away_from, density
+from blastscope.runtime.frames.stain import RED_CELL, STEP, along, density, nuclear_axis
 from blastscope.runtime.frames.thumbnail import grid_around, odd_factor, reduced
 from blastscope.runtime.image import check_array
 from blastscope.runtime.prediction import Box
@@ -23,7 +23,8 @@ PIXELS = 60_000  # of the thumbnail that colours are measured on
 GLASS_SHARE = 0.02  # of the pixels: what is brighter and rarer is a glint
 NOT_GLASS = 12  # gray levels away from glass
 LEAST_DENSITY = 0.12  # natural, in all three channels together: what is fainter has no colour to speak of
-RED_SINE = 0.35  # of the angle to the plane of red cells: nuclei are at 0.5 or more
+RED_DENSITY, RED_IN_RED = 1.6, 0.3  # red cells' density is less: in all channels together, and in red, which they let through
+RED_SHARE = 0.36  # of it in red: what has more is cytoplasm
 NUCLEUS_FROM, NUCLEUS_FLOOR, NUCLEUS_CEILING = 0.15, 0.15, 0.30  # densities along the nuclear axis
 CELL_SHARE, CELL_FLOOR, CELL_CEILING = 0.09, 0.028, 0.06  # cytoplasm, of a nucleus
 
@@ -93,21 +94,18 @@ def _content(frame: NDArray[np.uint8], glass: Colour) -> Box:
 
 def _nuclear_axis(picture: NDArray[np.uint8], glass: Colour) -> Colour:
     """The axis that red cells of this frame don't show on; without red cells the usual one."""
-    axis = axis_away_from(RED_CELL, NUCLEUS)
     if picture.size == 0:
-        return axis
+        return nuclear_axis(RED_CELL)
     stained = density(picture, glass).reshape(-1, 3)
-    stained = stained[(stained.sum(axis=1) > LEAST_DENSITY) & (stained[:, 2] < BLACK)]
-    length = np.sqrt((stained * stained).sum(axis=1))
-    for _ in range(2):
-        red = stained[np.abs(stained @ np.asarray(axis, np.float32)) < RED_SINE * length]
-        if len(red) < 0.02 * len(picture) * len(picture[0]):
-            break
-        full = red[red.sum(axis=1) > 0.5 * np.quantile(red.sum(axis=1), 0.9)]  # rims and pale middles have little colour
-        middle = np.maximum(np.median(full, axis=0), 0.005).astype(np.float64)
-        axis = axis_away_from((float(middle[0]), float(middle[1]), float(middle[2])), NUCLEUS)
-    red_, green, blue = (round(weight, 4) for weight in axis)
-    return red_, green, blue
+    strength = stained.sum(axis=1)
+    # by their density, not by an axis: nuclei of a dark stain lie within a few degrees of red cells
+    pale = (strength > LEAST_DENSITY) & (strength < RED_DENSITY)
+    red = stained[pale & (stained[:, 0] < RED_IN_RED) & (stained[:, 0] < RED_SHARE * strength)]
+    if len(red) < 0.02 * len(stained):
+        return nuclear_axis(RED_CELL)
+    strength = red.sum(axis=1)
+    full = np.median(red[strength > 0.5 * np.quantile(strength, 0.9)], axis=0)  # rims and pale middles have little colour
+    return nuclear_axis((float(full[0]), float(full[1]), float(full[2])))
 
 
 def _thresholds(picture: NDArray[np.uint8], glass: Colour, axis: Colour) -> tuple[float, float]:
