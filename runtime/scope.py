@@ -240,10 +240,13 @@ class Scope:
     ) -> Stream:
         """Examines frames as they come, in threads of its own, and calls `on_report` with each report, in order.
 
-        `frames` gives arrays, arrays with their metadata, or `Frame`s; with None they come by `Stream.put`. `queue` frames may
-        wait; when there are more, the oldest gives way or the sender waits ('drop-oldest', 'block'). While `on_report` is slow
-        frames wait or are dropped, and memory doesn't grow. A frame that can't be examined gets a report with a refusal;
-        `on_error` hears of every exception, also of the source's and of `on_report`'s own, and the stream goes on.
+        `frames` gives arrays, arrays with their metadata, or `Frame`s; with None they come by `Stream.put`. Where neither
+        `pixel_um` nor the specification says the scale, a frame's metadata may, as 'pixel_um'.
+
+        `queue` frames may wait; when there are more, the oldest gives way or the sender waits ('drop-oldest', 'block'). While
+        `on_report` is slow frames wait or are dropped, and memory doesn't grow. A frame that can't be examined gets a report
+        with a refusal; `on_error` hears of every exception, also of the source's and of `on_report`'s own, and the stream goes
+        on.
 
         The stream survives `reopen`, and ends with `close`, which tells what waits first. Raises `Closed`, `UsageError`.
         """
@@ -253,12 +256,13 @@ class Scope:
             _examiner(self._run.decider.classify_many, spec, pixel_um)  # a scale that can't be is said now
 
         def examine(frame: NDArray[np.uint8], *, metadata: Mapping[str, Any]) -> FrameReport:
+            scale_um = pixel_um or (spec and spec.pixel_um) or metadata.get("pixel_um")
             try:
-                return self.examine(frame, pixel_um=pixel_um, spec=spec, metadata=metadata)
+                return self.examine(frame, pixel_um=scale_um, spec=spec, metadata=metadata)
             except Closed:
                 with self._reopening:  # closed for the time of a `reopen`, perhaps
                     pass
-                return self.examine(frame, pixel_um=pixel_um, spec=spec, metadata=metadata)
+                return self.examine(frame, pixel_um=scale_um, spec=spec, metadata=metadata)
 
         stream = Stream(examine, on_report, frames, queue=queue, when_full=when_full, on_error=on_error)
         self._streams.add(stream)

@@ -101,6 +101,20 @@ def test_a_folder_and_a_file_are_frames_with_their_pixels_and_path(tmp_path: Pat
     assert frame.metadata["path"] == tmp_path / "a.png"
 
 
+def test_a_tiff_brings_its_scale_and_a_scan_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import tifffile
+
+    words: dict[str, Any] = {"photometric": "rgb", "resolution": (1e4 / 0.25, 1e4 / 0.25), "resolutionunit": "CENTIMETER"}
+    tifffile.imwrite(tmp_path / "a.tif", picture(), **words)
+    (frame,) = open_source(str(tmp_path / "a.tif"), stopped=threading.Event())
+    assert frame.metadata["pixel_um"] == pytest.approx(0.25)
+    assert np.array_equal(frame.pixels, picture())
+    monkeypatch.setattr(sources, "MAX_PIXELS", 1000)
+    (frame,) = open_source(str(tmp_path / "a.tif"), stopped=threading.Event())
+    assert isinstance(frame.pixels, Refusal)
+    assert (frame.pixels.code, "64 x 48 pixels are too many" in frame.pixels.detail) == ("bomb", True)
+
+
 @pytest.mark.parametrize(
     ("text", "watch", "error", "message"),
     [
@@ -109,7 +123,7 @@ def test_a_folder_and_a_file_are_frames_with_their_pixels_and_path(tmp_path: Pat
         ("camera:99", False, DeviceError, "camera 99 can't be opened: is it plugged in, and free"),
         ("folder:nowhere", False, DataError, "'nowhere': no such folder"),
         ("nowhere.png", False, DataError, "'nowhere.png': no such file, folder or camera"),
-        ("EMPTY", False, DataError, "holds no image"),
+        ("EMPTY", False, DataError, "holds no frame"),
         ("FILE", True, UsageError, "only a folder can be watched"),
         ("VIDEO", False, DeviceError, "OpenCV knows no such video"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import subprocess
 import sys
 import threading
@@ -13,12 +14,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from blastscope.runtime.errors import Closed, DeviceLost, ImageError, UsageError
 from blastscope.runtime.frames.report import FrameReport
 from blastscope.runtime.prediction import Refusal
 from blastscope.runtime.stream import Frame, Stream, StreamFailure, StreamStats
+from blastscope.runtime.stream.line import Line
 
 PATIENCE_S = 30.0
 
@@ -74,7 +78,7 @@ def stream_threads() -> set[str]:
     return {thread.name for thread in threading.enumerate() if thread.name.startswith("blastscope-stream")}
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _no_thread_is_left() -> Iterator[None]:
     yield
     limit = time.monotonic() + PATIENCE_S
@@ -134,6 +138,54 @@ def test_many_threads_put_and_numbers_follow_the_order() -> None:
 
 
 # ---- bounds and drops
+
+
+@given(limit=st.integers(1, 5), steps=st.lists(st.booleans(), max_size=60))
+def test_a_line_that_drops_is_a_bounded_deque(limit: int, steps: list[bool]) -> None:
+    line: Line[int] = Line(limit, drops_oldest=True)
+    model: list[int] = []
+    for number, puts in enumerate(steps):
+        if puts:
+            model.append(number)
+            assert line.put(number) == [model.pop(0) for _ in range(len(model) - limit)]
+        elif model:
+            assert line.get() == model.pop(0)
+        assert line.full == (len(model) == limit)
+    assert line.end(keep=False) == model
+    assert line.get() is None
+
+
+@given(
+    values=st.lists(st.sampled_from(["good", "bad array", "breaks off", "consumer"]), max_size=25),
+    queue=st.integers(1, 4),
+    when_full=st.sampled_from(["block", "drop-oldest"]),
+)
+@settings(max_examples=40)
+def test_whatever_comes_each_frame_is_reported_or_dropped_in_order(values: list[str], queue: int, when_full: str) -> None:
+    ids: list[Any] = []
+
+    def consume(report: FrameReport) -> None:
+        ids.append(report.id)
+        if report.metadata.get("consumer"):
+            raise ValueError
+
+    frames = {
+        "good": Frame(pixels(1)),
+        "bad array": Frame([1]),
+        "breaks off": Frame(pixels(1), metadata={"raise": ValueError()}),
+        "consumer": Frame(pixels(1), metadata={"consumer": True}),
+    }
+    source = [frames[value] for value in values]
+    with Stream(Eye(), consume, source, queue=queue, when_full=when_full, on_error=lambda failure: None) as stream:
+        assert stream.wait(PATIENCE_S)
+    stats = stream.stats
+    assert ids == sorted(set(ids))
+    assert (stats.taken, stats.waiting, stats.state) == (len(values), 0, "ended")
+    assert stats.reported == len(ids) == len(values) - stats.dropped
+    if when_full == "block":
+        assert stats.dropped == 0
+        assert stats.refused == values.count("bad array") + values.count("breaks off")
+        assert stats.failed == values.count("breaks off") + values.count("consumer")
 
 
 def test_the_oldest_waiting_frame_gives_way_and_is_counted() -> None:
@@ -440,6 +492,15 @@ def test_wrong_arguments_are_named(words: dict[str, Any], message: str) -> None:
 
 def test_a_stream_with_a_source_takes_no_other_frames() -> None:
     with Stream(look, Reports(), iter([])) as stream, pytest.raises(UsageError, match="takes its frames from its source"):
+        stream.put(pixels(1))
+
+
+def test_a_forked_child_is_told_to_open_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Stream(look, Reports()) as stream:
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "getpid", lambda: -1)
+            with pytest.raises(UsageError, match="doesn't survive a fork"):
+                stream.put(pixels(1))
         stream.put(pixels(1))
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from blastscope.runtime.errors import Closed, UsageError
 from blastscope.runtime.frames.report import FrameReport
+from blastscope.runtime.frames.spec import FrameSpec
 from blastscope.runtime.image import read_image
 from blastscope.runtime.prediction import Refusal
 from blastscope.runtime.scope import Scope, open_bundle
@@ -45,6 +46,21 @@ def test_a_stream_reports_what_examine_reports(scope: Scope, shared_data: Path) 
     assert [report.row() for report in reports] == [report.row() for report in expected]
     assert sum(report.counts["cells"] for report in reports) >= 2
     assert all(report.facts and report.facts.scale_source == "given" for report in reports)
+
+
+def test_a_frame_may_bring_its_own_scale_which_counts_last(scope: Scope) -> None:
+    told: list[float | None] = []
+
+    def consume(report: FrameReport) -> None:
+        assert report.facts
+        assert report.facts.scale_source == "given"
+        told.append(report.facts.pixel_um)
+
+    for words in ({}, {"spec": FrameSpec(pixel_um=0.2)}, {"spec": FrameSpec(pixel_um=0.2), "pixel_um": 0.3}):
+        with scope.stream([(plain(), {"pixel_um": 0.1})], consume, when_full="block", **words) as stream:  # type: ignore[arg-type]
+            assert stream.wait(PATIENCE_S)
+        assert stream.stats.failed == 0
+    assert told == [0.1, 0.2, 0.3]
 
 
 def test_what_is_no_frame_is_refused_in_its_turn(scope: Scope) -> None:

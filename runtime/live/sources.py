@@ -12,8 +12,10 @@ from typing import Protocol
 import cv2
 
 from blastscope.runtime.errors import DataError, DeviceError, UsageError
-from blastscope.runtime.files import find_images
-from blastscope.runtime.image import SUFFIXES, read_image
+from blastscope.runtime.frames.pieces import Unreadable
+from blastscope.runtime.frames.scans import SCAN_SUFFIXES, find_frames, open_scan, read_part
+from blastscope.runtime.header import MAX_PIXELS
+from blastscope.runtime.prediction import Refusal
 from blastscope.runtime.stream import Frame
 
 VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4")
@@ -48,7 +50,7 @@ def open_source(text: str, *, watch: bool = False, stopped: threading.Event) -> 
         return Camera(int(rest or 0), stopped)
     path = Path(rest if kind == "folder" else text)
     if path.is_dir():
-        return WatchedFolder(path, stopped) if watch else Files(find_images([path]), str(path))
+        return WatchedFolder(path, stopped) if watch else Files(find_frames([path]), str(path))
     if kind == "folder" or not path.exists():
         raise DataError(path, "no such folder" if kind == "folder" else "no such file, folder or camera")
     if watch:
@@ -135,8 +137,22 @@ class Camera:
 
 
 def _read(path: Path) -> Frame:
-    pixels = read_image(path)
-    return Frame(pixels, str(path), {"path": path, "pixels": pixels})
+    """The file as a frame; with the scale that it knows, or the reason why it has no pixels."""
+    scan = open_scan(path)
+    if isinstance(scan, Refusal):
+        return Frame(scan, str(path), {"path": path})
+    try:
+        if scan.width * scan.height > MAX_PIXELS:
+            size = f"{scan.width} x {scan.height} pixels"
+            detail = f"{size} are too many for a live page: blastscope examine reads such a scan in pieces"
+            return Frame(Refusal("bomb", detail), str(path), {"path": path})
+        pixels = read_part(scan, (0, 0, scan.width, scan.height))
+    except Unreadable as unreadable:
+        return Frame(unreadable.refusal, str(path), {"path": path})
+    finally:
+        scan.close()
+    scale = {"pixel_um": scan.pixel_um} if scan.pixel_um else {}
+    return Frame(pixels, str(path), {"path": path, "pixels": pixels, **scale})
 
 
 def _files_below(folder: Path) -> dict[Path, tuple[int, int]]:
@@ -145,7 +161,7 @@ def _files_below(folder: Path) -> dict[Path, tuple[int, int]]:
     for place, _, names in os.walk(folder):
         for name in names:
             path = Path(place, name)
-            if path.suffix.lower() in SUFFIXES and not name.startswith("."):
+            if path.suffix.lower() in SCAN_SUFFIXES and not name.startswith("."):
                 try:
                     status = path.stat()
                 except OSError:  # gone again

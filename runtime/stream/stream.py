@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 import threading
 import time
 import weakref
@@ -69,7 +70,7 @@ class Stream:
             raise UsageError(f"when_full '{when_full}' is not known: say {' or '.join(get_args(WhenFull))}")
         line: Line[_Taken] = Line(queue, drops_oldest=when_full == "drop-oldest")
         run = self._run = _Run(examine, on_report, on_error, line, Ledger(queue))
-        self._pulls = frames is not None
+        self._pulls, self._process = frames is not None, os.getpid()
         keep = self if self._pulls else None
         self._threads = [_thread("examine", run.examine_all), _thread("report", run.tell_all, keep)]
         self._puller = _thread("source", run.pull, _iterator(frames)) if frames is not None else None
@@ -88,6 +89,8 @@ class Stream:
         With 'drop-oldest' it takes as long as the copy, whatever the networks and the consumer do; with 'block' it waits for
         room. What is no such array is reported with a refusal. Raises `Closed` once the stream has stopped.
         """
+        if os.getpid() != self._process:
+            raise UsageError("a stream doesn't survive a fork: open the bundle in the child, and stream there")
         if self._pulls:
             raise UsageError("this stream takes its frames from its source: put goes with frames=None")
         given = as_frame(frame)
