@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from blastscope.runtime.errors import UsageError
 from blastscope.runtime.files import in_order
+from blastscope.runtime.frames.appearance import appearance_of
 from blastscope.runtime.frames.cutting import cut_cell
 from blastscope.runtime.frames.finding import find_cells, reach_px
 from blastscope.runtime.frames.found import FrameFacts
@@ -126,7 +127,8 @@ class Examiner:
         own = [(here, cell) for here, cell in pairs if tile.owns(cell.box)]
         wanted = [cut_cell(pixels, here, facts, self.spec) for here, _ in own if here.refusal is None]
         calls = iter(self.classify(wanted) if wanted else [])
-        return [FrameCell(cell, None if cell.refusal else next(calls)) for _, cell in own]
+        looks = iter([appearance_of(image) for image in wanted])
+        return [FrameCell(cell, None) if cell.refusal else FrameCell(cell, next(calls), next(looks)) for _, cell in own]
 
 
 def sample(scan: Scan, whole_pixels: int = WHOLE_PIXELS) -> NDArray[np.uint8]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from blastscope.runtime.classes import CLASSES, ClassName, Voter
+from blastscope.runtime.frames.appearance import Appearance
 from blastscope.runtime.frames.found import FoundCell, FrameFacts, ScaleSource
 from blastscope.runtime.prediction import Box, Prediction, Refusal, RefusalCode
 
@@ -46,6 +47,7 @@ class FrameCell:
 
     found: FoundCell
     prediction: Prediction | None  # None where the finder refused the cell
+    appearance: Appearance | None = None  # as the networks see it: what a drift is noticed by; None with the prediction
 
     @property
     def box(self) -> Box:

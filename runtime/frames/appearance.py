@@ -1,0 +1,56 @@
+"""How a cell on black looks, in a few figures: to notice when a session's cells are not like those of the training."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+STEP = 2  # every second pixel of every second row: at the scale of the networks enough, and the same for every cell
+LEAST_PIXELS = 9
+
+
+class Appearance(NamedTuple):
+    """Figures of one cell as the networks see it."""
+
+    diameter_px: float  # of the circle of its area
+    elongation: float  # longer axis by shorter, 1 for a circle
+    lightness: float  # mean CIE L*, 0..100
+    green_red: float  # mean CIE a*: the stain's red
+    blue_yellow: float  # mean CIE b*: negative is blue
+    contrast: float  # standard deviation of L*: nucleus against plasm
+    texture: float  # mean absolute Laplacian of L*, away from the rim: chromatin, and sharpness
+
+
+def appearance_of(image: NDArray[np.uint8]) -> Appearance | None:
+    """The figures of the cell in `image` (H, W, 3) uint8 RGB on pure black; None where there is nothing but black."""
+    small = np.ascontiguousarray(image[::STEP, ::STEP])  # as they are: a mean would mix the rim with black
+    mask = np.where(small[..., 0] | small[..., 1] | small[..., 2], np.uint8(255), np.uint8(0))
+    moments = cv2.moments(mask, binaryImage=True)
+    if moments["m00"] < LEAST_PIXELS:
+        return None
+    lab = cv2.cvtColor(small, cv2.COLOR_RGB2Lab)  # 8 bits: L* times 2.55, a* and b* plus 128
+    means, spreads = (figures.ravel() for figures in cv2.meanStdDev(lab, mask=mask))
+    return Appearance(
+        diameter_px=STEP * 2 * math.sqrt(moments["m00"] / math.pi),
+        elongation=_elongation(moments),
+        lightness=float(means[0]) / 2.55,
+        green_red=float(means[1]) - 128,
+        blue_yellow=float(means[2]) - 128,
+        contrast=float(spreads[0]) / 2.55,
+        texture=_texture(np.ascontiguousarray(lab[..., 0], np.uint8), mask) / 2.55,
+    )
+
+
+def _elongation(moments: dict[str, float]) -> float:
+    across, down, both = (moments[name] / moments["m00"] for name in ("mu20", "mu02", "mu11"))
+    spread = math.hypot(across - down, 2 * both)
+    return math.sqrt((across + down + spread + 1e-6) / max(across + down - spread, 1e-6))
+
+
+def _texture(lightness: NDArray[np.uint8], mask: NDArray[np.uint8]) -> float:
+    inside = cv2.erode(mask, np.ones((5, 5), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=(0,))
+    return float(cv2.mean(cv2.convertScaleAbs(cv2.Laplacian(lightness, cv2.CV_16S)), mask=inside)[0])
