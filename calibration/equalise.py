@@ -46,16 +46,25 @@ def equalised(model: onnx.ModelProto, channels: Mapping[str, NDArray[np.float32]
     level = onnx.ModelProto()
     level.CopyFrom(model)
     arrays = {weight.name: weight for weight in level.graph.initializer}
-    weights = {name: numpy_helper.to_array(arrays[name]).copy() for pair in pairs for name in _constants(pair)}
+    weights = {
+        name: numpy_helper.to_array(arrays[name]).copy() for one, two, _ in pairs for name in (*one.input[1:], two.input[1])
+    }
+    nodes = {node.name: node for node in level.graph.node}
     for pair in pairs:
-        _level(pair, weights, channels[pair.value])
-    for name, weight in weights.items():
-        arrays[name].CopyFrom(numpy_helper.from_array(weight, name))
+        # layers share a bias where theirs are equal
+        bias = nodes[pair.first.name].input[2] = f"{pair.first.name}_bias"
+        weights[bias] = weights[pair.first.input[2]]
+        _level(pair, bias, weights, channels[pair.value])
+    kept = [weight for weight in level.graph.initializer if weight.name not in weights]
+    used = {name for node in level.graph.node for name in node.input}
+    del level.graph.initializer[:]
+    level.graph.initializer.extend(kept)
+    level.graph.initializer.extend(numpy_helper.from_array(weights[name], name) for name in weights if name in used)
     return level
 
 
-def _level(pair: Pair, weights: dict[str, NDArray[Any]], reach: NDArray[np.float32]) -> None:
-    first, bias, second = _constants(pair)
+def _level(pair: Pair, bias: str, weights: dict[str, NDArray[Any]], reach: NDArray[np.float32]) -> None:
+    first, second = pair.first.input[1], pair.second.input[1]
     groups = _groups(pair.second)
     taken = _by_input(weights[second], groups)  # (inputs, ...)
     need = np.abs(taken.reshape(len(taken), -1)).max(axis=1)
@@ -83,11 +92,6 @@ def _by_output(weight: NDArray[np.float32], shape: tuple[int, ...], groups: int)
     return np.ascontiguousarray(np.swapaxes(grouped, 1, 2).reshape(shape))
 
 
-def _constants(pair: Pair) -> tuple[str, str, str]:
-    """Weight and bias of the first, weight of the second."""
-    return pair.first.input[1], pair.first.input[2], pair.second.input[1]
-
-
 def _groups(node: onnx.NodeProto) -> int:
     return next((int(attribute.i) for attribute in node.attribute if attribute.name == "group"), 1)
 
@@ -106,6 +110,6 @@ def _pairs(model: onnx.ModelProto) -> Iterator[Pair]:
         if uses.get(value) != 1 or value not in seen:
             continue
         second = users[value][0]
-        alone = all(uses[name] == 1 for name in (first.input[1], first.input[2], *second.input[1:2]))
+        alone = all(uses[name] == 1 for name in (first.input[1], *second.input[1:2]))
         if second.op_type == "Conv" and second.input[0] == value and second.input[1] in constants and alone:
             yield Pair(first, second, value)

@@ -44,5 +44,7 @@ def choose_method(
         best = best_of(best, best.model_copy(update={"corrected": False}))
     if config.equalise and workshop.can_equalise():
         best = best_of(best, best.model_copy(update={"equalised": True}))
+        if best.equalised:  # other values, so another method may serve them best
+            best = best_of(best, *(best.model_copy(update={"method": method}) for method in get_args(Method)))
     rows = tuple(MethodRow(recipe=recipe, distance=found, chosen=recipe == best) for recipe, found in tried.values())
     return best, rows

@@ -107,7 +107,7 @@ class CalibrationReport(Record):
 
 
 def _distance(found: Distance) -> str:
-    return f"{100 * found.flips:5.2f} % flipped, F1 {-found.f1_loss:+.2f}, drift {found.drift:.4f}"
+    return f"{100 * found.flips:5.2f} % flipped, F1 {0 - found.f1_loss:+.2f}, drift {found.drift:.4f}"
 
 
 def _gate_lines(gate: GateResult) -> tuple[str, ...]:

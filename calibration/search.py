@@ -131,6 +131,8 @@ class Search:
             self._try("restore", recipe, floats, block)
         if self._fine(self.path[-1].distance):
             return floats, "held"
+        if self._late():
+            return floats, "time"
         return floats, "share" if left_out else "end"
 
     def _give_back(self, recipe: Recipe, floats: tuple[str, ...]) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ settings.load_profile("house")
 if TYPE_CHECKING:
     from browser import Browser
     from host_kernels import HostKernels
+    from taught import TaughtBundle
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -60,6 +61,14 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
     with Browser(tmp_path_factory.mktemp("chromium")) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def taught_bundle(tmp_path_factory: pytest.TempPathFactory) -> TaughtBundle:
+    """A bundle of a small ensemble with clear calls, and its cells. Not to be changed: copy it."""
+    from taught import taught_bundle
+
+    return taught_bundle(tmp_path_factory.mktemp("taught"))
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from taught import VALIDATION, TaughtBundle, taught
 from typer.testing import CliRunner
 
 from blastscope.calibration.answers import GraphAnswers
@@ -24,22 +25,16 @@ from blastscope.calibration.compare import compare
 from blastscope.calibration.config import CalibrationConfig, CascadeConfig, OperatingPointConfig
 from blastscope.calibration.recipe import Workshop
 from blastscope.calibration.report import CalibrationReport
-from blastscope.calibration.sample import crop_cells
 from blastscope.calibration.work import multiply_adds, share_of
 from blastscope.cli import app
 from blastscope.export.bundle_maker import export_run
 from blastscope.export.config import ExportConfig
 from blastscope.runtime.bundle import Bundle, pack, read_bundle, read_golden, update_bundle
-from blastscope.runtime.bundle.manifest import Patients
 from blastscope.runtime.cells import Cell, find_cells
-from blastscope.runtime.classes import CLASSES, VOTERS
-from blastscope.runtime.drawn import draw_folder
+from blastscope.runtime.classes import VOTERS
 from blastscope.runtime.errors import BundleError, DataError
-from blastscope.train.checkpoint import TrainedEnsemble, ValidationCell, save_ensemble
-from blastscope.train.config import TrainConfig
-from blastscope.train.untrained import random_ensemble
+from blastscope.train.checkpoint import save_ensemble
 
-TRAINING, VALIDATION = ("H1", "2"), ("H3", "4", "H5", "6")
 LENIENT = CalibrationConfig(method="minmax", cells=8, flips_at_most=0.5, f1_loss_at_most=50, draws=50)
 
 
@@ -52,49 +47,13 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw_folder(tmp_path_factory.mktemp("data"), patients=6, cells_each=8, size_px=160)
-
-
-def taught(folder: Path, *, backbone: str = "test_resnet", side_px: int = 32) -> TrainedEnsemble:
-    """Random backbones whose last layers are solved for the labels of the cells below `folder`: clear calls, no training."""
-    config = TrainConfig.model_validate(
-        {"network": {"backbone": backbone, "weights": "none"}, "crop": {"side_px": side_px}, "stage2": {"hidden": 16}}
-    )
-    cells = find_cells(folder).cells
-    sample = crop_cells(cells, config.crop)
-    trained = random_ensemble(config, sample.crops)
-    ensemble = trained.ensemble
-    crops = torch.from_numpy(sample.crops)
-    wanted = torch.tensor([[-2.0, 2.0] if CLASSES.index(cell.label) else [2.0, -2.0] for cell in sample.cells])
-    with torch.no_grad():
-        features = [voter.backbone(voter.normalise(crops)) for voter in (ensemble.a, ensemble.b)]
-        hidden = ensemble.head.layers[:-1](
-            torch.cat([ensemble.head.norm_a(features[0]), ensemble.head.norm_b(features[1])], dim=1)
-        )
-        for layer, seen in zip(
-            (ensemble.a.classify, ensemble.b.classify, ensemble.head.layers[-1]), (*features, hidden), strict=True
-        ):
-            wide = torch.cat([seen, torch.ones(len(seen), 1)], dim=1).double()
-            ridge = wide.T @ wide + 1e-2 * torch.eye(wide.shape[1]).double()
-            solved = torch.linalg.solve(ridge, wide.T @ wanted.double()).float()
-            layer.weight.copy_(solved[:-1].T)
-            layer.bias.copy_(solved[-1])
-    known = tuple(
-        ValidationCell(file=cell.path.name, label=cell.label, patient=cell.patient)
-        for cell in cells
-        if cell.patient in VALIDATION
-    )
-    facts = {"split": "patient", "patients": Patients(training=TRAINING, validation=VALIDATION), "validation": known}
-    return TrainedEnsemble(ensemble, trained.config, trained.provenance.model_copy(update=facts))
+def data(taught_bundle: TaughtBundle) -> Path:
+    return taught_bundle.data
 
 
 @pytest.fixture(scope="module")
-def exported(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("exported")
-    save_ensemble(place / "run", taught(data))
-    config = ExportConfig(precisions=("fp32",), parity_cells=8, golden_cells=8)
-    return export_run(place / "run", place / "bundle", data=data, config=config).path
+def exported(taught_bundle: TaughtBundle) -> Path:
+    return taught_bundle.path
 
 
 @pytest.fixture

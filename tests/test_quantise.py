@@ -15,7 +15,7 @@ from blastscope.calibration.answers import GraphAnswers
 from blastscope.calibration.config import CalibrationConfig, Method
 from blastscope.calibration.plan import plan_of
 from blastscope.calibration.quantise import check_int8, lost_mean, quantise, quantised_weight
-from blastscope.calibration.ranges import _refused, entropy_bins, find_ranges, percentile_bins
+from blastscope.calibration.ranges import _refused, entropy_bins, find_ranges, measure, percentile_bins, stretched
 from blastscope.export.graph import FusedGraph
 from blastscope.export.trace import trace
 from blastscope.runtime.errors import EngineError
@@ -175,6 +175,52 @@ def test_the_library_computes_the_file_as_it_stands(model: onnx.ModelProto, crop
     content = small(model, crops).SerializeToString()
     plain = GraphAnswers(content, plain=True).probabilities(crops)
     assert np.abs(GraphAnswers(content).probabilities(crops) - plain).max() < 0.02
+
+
+def test_a_layer_left_in_fp32_takes_and_holds_no_int8_and_all_others_keep_the_rules(
+    model: onnx.ModelProto, crops: np.ndarray
+) -> None:
+    parent = GraphAnswers(model.SerializeToString()).probabilities(crops)
+    measured = measure(model, plan_of(model), crops)
+    layers = [node.name for node in model.graph.node if node.op_type == "Conv"]
+    for floats in ([layers[0]], [layers[1]], [layers[3], layers[4]], [layers[-1]], layers[:-1]):
+        plan = plan_of(model, floats)
+        child = quantise(model, plan, measured.reach(plan, "minmax", 100), means=measured.means)
+        made = by_output(child)
+        for node in child.graph.node:
+            if node.op_type == "Conv":
+                ends = {made[name].op_type == "DequantizeLinear" if name in made else False for name in node.input[:2]}
+                assert ends == {node.name not in floats}, node.name
+            if node.op_type == "Concat" and len(node.input) == 2 and made[node.input[0]].op_type == "DequantizeLinear":
+                assert len({scale_of(child, name) for name in node.input}) == 1
+        told = GraphAnswers(child.SerializeToString()).probabilities(crops)
+        assert np.abs(told - parent).max() < 0.05
+    nothing = quantise(model, plan_of(model, layers), {})
+    assert not {"QuantizeLinear", "DequantizeLinear"} & {node.op_type for node in nothing.graph.node}
+    np.testing.assert_array_equal(GraphAnswers(nothing.SerializeToString()).probabilities(crops), parent)
+
+
+def test_one_measurement_serves_every_method_and_a_group_reaches_as_far_as_its_farthest(
+    model: onnx.ModelProto, crops: np.ndarray
+) -> None:
+    plan = plan_of(model)
+    measured = measure(model, plan, crops)
+    for method in ("minmax", "entropy", "percentile"):
+        alone = find_ranges(model, plan, crops, CalibrationConfig(method=method))
+        assert measured.reach(plan, method, 99.999) == alone.reach
+    assert any(len(members) > 1 for members in plan.measured.values())
+    for group, members in plan.measured.items():
+        reaches = [measured.reach(plan, method, 99.999)[group] for method in ("minmax", "entropy", "percentile")]
+        assert reaches[0] == max(measured.largest[value] for value in members)
+        assert max(reaches) == reaches[0]
+
+
+def test_a_stretched_histogram_holds_the_same_values_on_wider_bins() -> None:
+    histogram = np.random.default_rng(0).integers(0, 50, 2048)
+    half = stretched(histogram, 0.5)
+    assert half.sum() == histogram.sum()
+    np.testing.assert_array_equal(half[:1024], histogram.reshape(1024, 2).sum(axis=1))
+    assert stretched(histogram, 1.0) is histogram
 
 
 def test_weights_keep_their_largest_value_within_the_range_and_their_channels_apart() -> None:
