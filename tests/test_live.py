@@ -25,6 +25,7 @@ from typer.testing import CliRunner
 from blastscope.cli import app
 from blastscope.runtime.errors import DataError, DeviceError, UsageError
 from blastscope.runtime.frames.found import FoundCell
+from blastscope.runtime.frames.pages.colours import CAUTION, LOOKS
 from blastscope.runtime.frames.report import FrameCell, FrameReport
 from blastscope.runtime.live import LivePage, board, open_source, sources
 from blastscope.runtime.live.sources import paced
@@ -241,6 +242,11 @@ def test_the_page_and_its_parts_are_served_with_headers_that_keep_others_out(qui
     assert ask(quiet_page, "/", method="HEAD")[2] == b""
 
 
+def test_the_page_has_the_colours_of_every_other_picture(quiet_page: LivePage) -> None:
+    for path in ("/page.js", "/page.css"):
+        assert [look.colour for look in LOOKS.values() if look.colour not in ask(quiet_page, path)[2].decode()] == []
+
+
 @pytest.mark.parametrize("host", ["localhost", "localhost:8420", "127.0.0.1", "127.0.0.1:9", "[::1]:8420", "LOCALHOST:1"])
 def test_this_machines_own_names_are_known(quiet_page: LivePage, host: str) -> None:
     assert ask(quiet_page, "/", host=host)[0] == 200
@@ -262,6 +268,7 @@ def test_served_to_other_machines_every_address_is_known_and_no_name() -> None:
     except UsageError as error:
         pytest.skip(str(error))
     with opened:
+        assert not opened.private
         assert ask(opened, "/", host="10.0.0.7:8420")[0] == 200
         assert ask(opened, "/", host="evil.example")[0] == 403
 
@@ -292,7 +299,7 @@ def test_a_frame_is_told_with_its_cells_and_its_picture(page: LivePage) -> None:
     told = following(page)
     assert told["frame"]["counts"] == {"cells": 1, "hem": 0, "all": 0, "refused": 1}
     assert (told["frame"]["name"], told["frame"]["width"], told["frame"]["height"]) == ("a.png", 64, 48)
-    assert told["frame"]["validated"] is False
+    assert told["frame"]["caution"] == CAUTION
     assert told["frame"]["cells"][0]["box"] == [10, 10, 31, 32]
     assert told["frame"]["cells"][0]["refusal"] == "clumped"
     assert told["status"]["source"] == "a <b>folder</b>"

@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from blastscope.runtime.classes import CLASSES, ClassName
 from blastscope.runtime.errors import DeviceLost
 from blastscope.runtime.frames.found import FoundCell
+from blastscope.runtime.frames.pages.colours import CAUTION, LOOKS, VALIDATED, rgb
 from blastscope.runtime.frames.report import FrameCell, FrameReport
+from blastscope.runtime.image import read_image
 from blastscope.runtime.live import LivePage
 from blastscope.runtime.prediction import Audit, Prediction, Refusal
 from blastscope.runtime.scope import open_bundle
@@ -25,9 +28,13 @@ if TYPE_CHECKING:
 GLASS, NUCLEUS = (214, 205, 212), (94, 62, 150)
 PATIENCE_S = 60.0
 AUDIT = Audit("0" * 64, "1" * 64, "openvino", "CPU", "fp32", "f32")
-PLACES = {"all": (150, 150), "hem": (420, 160), None: (610, 330)}  # middles of three cells
+PLACES: dict[ClassName | None, tuple[int, int]] = {
+    "all": (150, 150),
+    "hem": (420, 160),
+    None: (610, 330),
+}  # middles
 RADIUS = 60
-INK = {"all": (0xC2, 0x41, 0x0C), "hem": (0x0E, 0x5A, 0xA7), None: (0x59, 0x62, 0x6C)}
+INK = {label: rgb(LOOKS[label or "refused"].colour) for label in PLACES}
 
 
 def smear() -> NDArray[np.uint8]:
@@ -78,7 +85,7 @@ def test_cells_are_outlined_where_they_are_in_the_colour_of_their_call(
     page.show(report())
     browser.open(page.url)
     drawn(browser, 1)
-    for label in ("all", "hem"):
+    for label in CLASSES:
         x, y = PLACES[label]
         for place in ((x - RADIUS, y), (x, y + RADIUS), (x + RADIUS - 1, y)):
             assert np.abs(np.subtract(inked(browser, *place), INK[label])).max() < 40
@@ -91,8 +98,7 @@ def test_cells_are_outlined_where_they_are_in_the_colour_of_their_call(
     assert browser.text("#name") == "field-0.png"
     assert browser.value("document.querySelector('#stream').parentElement.hidden")  # nobody told of one
     assert browser.text("#source") == "folder <b>slide</b>"  # text, never markup
-    assert "not a medical device" in browser.text("#notice")
-    assert "outside the validated scope" in browser.text("#notice")
+    assert browser.text("#notice") == CAUTION
     assert browser.console == []
     assert browser.picture(tmp_path / "live.png").stat().st_size > 10_000
 
@@ -101,8 +107,7 @@ def test_a_validated_site_is_not_warned_of_the_scope(page: LivePage, browser: Br
     page.show(report(validated=True))
     browser.open(page.url)
     drawn(browser, 1)
-    assert "outside the validated scope" not in browser.text("#notice")
-    assert "not a medical device" in browser.text("#notice")
+    assert browser.text("#notice") == VALIDATED
 
 
 def test_pause_holds_the_picture_while_counting_goes_on(page: LivePage, browser: Browser) -> None:
@@ -169,7 +174,7 @@ def test_real_frames_are_seen_with_their_cells(browser: Browser, shared_data: Pa
     if not (shared_data / "bccd").is_dir():
         pytest.skip("no real frames are at hand: no bccd/ beside cnmc/")
     paths = [shared_data / "bccd" / "JPEGImages" / f"BloodImage_000{number}.jpg" for number in ("00", "14", "64")]
-    frames = [Frame(pixels, path.name, {"pixels": pixels}) for path in paths for pixels in [cv2.imread(str(path))[..., ::-1]]]
+    frames = [Frame(pixels, path.name, {"pixels": pixels}) for path in paths for pixels in [read_image(path)]]
     with open_bundle(tiny_bundle.make(), cache_dir=tmp_path) as scope, LivePage("bccd", patience_s=0.2) as page:
         with scope.stream(frames, page.show, when_full="block") as stream:
             page.watch(stream)

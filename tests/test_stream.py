@@ -356,6 +356,13 @@ def test_an_exception_in_one_frame_is_reported_and_the_stream_goes_on(error: Bas
     assert (stream.stats.failed, stream.stats.last_error) == (1, f"{type(error).__name__}: x")
 
 
+def test_an_examination_that_gives_no_report_costs_its_frame_alone() -> None:
+    reports = Reports()
+    with Stream(lambda frame, metadata: None, reports, [pixels(1)] * 2, when_full="block") as stream:  # type: ignore[arg-type]
+        assert stream.wait(PATIENCE_S)
+    assert [report.refusal.code for report in reports if report.refusal] == ["failed"] * 2
+
+
 def test_an_image_error_of_the_examination_is_a_refusal() -> None:
     reports = Reports()
     with Stream(Eye(), reports, [Frame(pixels(1), metadata={"raise": ImageError("too thin")})], when_full="block") as stream:

@@ -38,6 +38,7 @@ def live(
     as_json: Json = False,
 ) -> None:
     """Show the frames of a camera or a folder in the browser as they are examined, until Ctrl-C; --json prints lines too."""
+    from blastscope.runtime.frames.pages.colours import caution
     from blastscope.runtime.live import LivePage, open_source
     from blastscope.runtime.live.sources import paced
     from blastscope.runtime.scope import open_bundle
@@ -58,7 +59,10 @@ def live(
             pixel_um=pixel_um,
         )
         page.watch(stream)
+        say(caution(validated=False))
         say(f"the page is at {page.url} (Ctrl-C ends it)")
+        if not page.private:
+            say(f"whoever can reach this machine can look at it, without a password: '{host}' is not for this machine alone")
         try:
             stats = follow(stream, show)
             page.refresh()

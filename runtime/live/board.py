@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from blastscope.runtime.frames.pages.colours import caution
 from blastscope.runtime.frames.report import FrameCell, FrameReport
 
 KEPT = 3  # frames: a viewer asks for the picture a moment after the text
@@ -59,7 +60,7 @@ class Shown:
             "width": width,
             "height": height,
             "picture": self._pixels is not None,
-            "validated": report.validated,
+            "caution": caution(validated=report.validated),
             "refusal": report.refusal.detail if report.refusal else None,
             "counts": report.counts,
             "cells": [_row(cell) for cell in report.cells],

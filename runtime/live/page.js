@@ -8,7 +8,7 @@ const STATES = {
   "stopped": "stopped",
   "closed": "the handle is closed",
 };
-const COLOURS = { all: "#c2410c", hem: "#0e5aa7", refused: "#59626c" };
+const COLOURS = { all: "#d55e00", hem: "#0072b2", refused: "#1b1f24" }; // as in every picture
 const MOST_CELLS = 24;
 const RETRY_MS = 1000;
 
@@ -153,7 +153,7 @@ async function draw(frame) {
     strip(frame, null, 1);
   }
   at("name").textContent = frame.name;
-  at("scope").hidden = frame.validated;
+  at("notice").textContent = frame.caution;
   at("refusal").hidden = !frame.refusal;
   at("refusal").textContent = frame.refusal ? `not examined: ${frame.refusal}` : "";
   const counts = frame.counts;

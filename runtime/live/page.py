@@ -45,6 +45,11 @@ class LivePage:
         name = f"[{host!s}]" if ":" in str(host) else str(host)
         return f"http://{name}:{port}/"
 
+    @property
+    def private(self) -> bool:
+        """Whether only this machine can see it."""
+        return self._server.loopback
+
     def watch(self, stream: Stream) -> None:
         """Shows how `stream` goes, beside its reports."""
         self._stream = stream

@@ -213,7 +213,7 @@ class _Run:
         if isinstance(frame.pixels, Refusal):
             return _refused(frame, frame.pixels)
         try:
-            report = self._examine(frame.pixels, metadata=frame.metadata)
+            report = replace(self._examine(frame.pixels, metadata=frame.metadata), id=frame.id, metadata=frame.metadata)
         except ImageError as error:
             return _refused(frame, Refusal("not-8-bit-rgb", str(error)))
         except BaseException as error:  # noqa: BLE001 whatever it is, it costs this frame alone
@@ -225,7 +225,7 @@ class _Run:
                 self.ledger.count(dropped=len(self._frames.end(keep=False)))
             return _refused(frame, Refusal("failed", f"{type(error).__name__}: {error}"))
         self.ledger.enter("running")
-        return replace(report, id=frame.id, metadata=frame.metadata)
+        return report
 
     def _failed(self, failure: StreamFailure) -> None:
         self.ledger.fail(failure.error)
