@@ -192,7 +192,7 @@ def test_every_cell_belongs_to_one_tile_and_lies_in_its_region(
     assert top <= y0 < y1 <= bottom
 
 
-@settings(max_examples=6, phases=[Phase.explicit, Phase.generate])  # an example is small enough as it is
+@settings(max_examples=5, phases=[Phase.explicit, Phase.generate])  # an example is small enough as it is
 @given(st.integers(0, 10_000), st.integers(120, 300))
 def test_tiles_give_what_the_whole_gives(seed: int, side: int) -> None:
     frame = draw_frame(seed)
@@ -208,8 +208,7 @@ def test_tiles_give_what_the_whole_gives_on_real_frames(shared_data: Path) -> No
     scale = 0.07 / 0.4
     whole = Examiner(by_colour, pixel_um=scale).examine(frame)
     assert len(whole.cells) >= 6
-    for side in (200, 333):
-        assert told(Examiner(by_colour, pixel_um=scale, whole_pixels=0, tile_px=side).examine(frame)) == told(whole)
+    assert told(Examiner(by_colour, pixel_um=scale, whole_pixels=0, tile_px=250).examine(frame)) == told(whole)
 
 
 # ---- scans

@@ -31,6 +31,7 @@ REASONS: dict[RefusalCode, str] = {
     "clumped": "Cells that lie so close that they can't be parted reliably.",
     "out-of-focus": "Too blurred to be judged.",
     "not-lymphoid": "A lobed or granular nucleus: the networks know lymphoid cells only.",
+    "failed": "An error in the program kept it from being examined.",
 }
 
 

@@ -1,0 +1,146 @@
+"""`blastscope examine`: what it prints, what it writes, and what it exits with."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from blastscope.cli import app
+from blastscope.runtime.frames.pages.papers import COLUMNS, Wanted
+
+RUNNER = CliRunner()
+
+
+def run(*words: object) -> Result:
+    return RUNNER.invoke(app, ["examine", *(str(word) for word in words)])
+
+
+@pytest.fixture
+def bundle(tiny_bundle: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tiny_bundle.make("fp32")
+
+
+@pytest.fixture
+def folder(shared_data: Path, tmp_path: Path) -> Path:
+    """Two real frames and a file that is none, in two folders with one name twice."""
+    here = tmp_path / "frames"
+    (here / "deep").mkdir(parents=True)
+    frames = shared_data / "bccd" / "JPEGImages"
+    (here / "a.jpg").write_bytes((frames / "BloodImage_00010.jpg").read_bytes())
+    (here / "deep" / "A.jpg").write_bytes((frames / "BloodImage_00190.jpg").read_bytes())
+    (here / "<i>&.png").write_bytes(b"no frame")
+    return here
+
+
+def test_json_is_a_line_a_frame_with_the_keys_that_programs_count_on(bundle: Path, folder: Path) -> None:
+    paths = [folder / "deep" / "A.jpg", folder / "<i>&.png", folder / "a.jpg"]
+    result = run(*paths, "--bundle", bundle, "--json")
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert result.exit_code == 1  # a frame couldn't be examined
+    assert [row["path"] for row in rows] == [str(path) for path in paths]
+    for row in rows:
+        assert {"path", "refusal", "validated", "pixel_um", "counts", "cells"} <= set(row)
+        assert row["validated"] is False
+        assert set(row["counts"]) == {"cells", "hem", "all", "refused"}
+        for cell in row["cells"]:
+            assert {"box", "contour", "label", "probability", "voter", "refusal"} <= set(cell)
+            assert (cell["label"] is None) == (cell["refusal"] is not None)
+    assert (rows[1]["refusal"], rows[1]["cells"], rows[1]["pixel_um"]) == ("undecodable", [], None)
+    assert rows[0]["cells"]
+    assert "1 of 3 frames could not be examined" in result.stderr
+    assert "outside what was validated" in result.stderr
+
+
+def test_people_get_a_table_and_a_refused_cell_is_a_finding(bundle: Path, folder: Path) -> None:
+    result = run(folder / "a.jpg", "--bundle", bundle, "--pixel-um", "0.08")
+    assert result.exit_code == 0
+    head, line = result.stdout.splitlines()
+    assert head.split() == ["cells", "ALL", "HEM", "refused", "um/pixel", "frame"]
+    cells, malignant, normal, refused, scale, source, path = line.split()
+    assert int(cells) == int(malignant) + int(normal) + int(refused) > int(refused) > 0  # a cell of this frame is cut off
+    assert (scale, source, path) == ("0.0800", "given", str(folder / "a.jpg"))
+    assert head.index("frame") == line.index(path)
+
+
+def test_everything_that_is_wanted_is_written_and_nothing_else(bundle: Path, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = ["--overlay", out / "o", "--sheet", out / "sheet.jpg", "--report", out / "r", "--csv", out / "cells.csv"]
+    result = run(folder, "--bundle", bundle, *words)
+    assert result.exit_code == 1
+    written = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
+    pages = ["r/A-2.html", "r/a.html", "r/index.html"]
+    assert written == ["cells.csv", "o/A-2.overlay.png", "o/a.overlay.png", *pages, "sheet.jpg"]
+    assert f"written: {out / 'cells.csv'}" in result.stderr
+    index = (out / "r" / "index.html").read_text(encoding="utf-8")
+    assert 'href="A-2.html"' in index
+    assert "&lt;i&gt;&amp;.png" in index
+    with (out / "cells.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == COLUMNS
+    assert {row["path"] for row in rows} == {str(folder / "a.jpg"), str(folder / "deep" / "A.jpg")}
+    for row in rows:
+        assert (row["label"] == "") == (row["refusal"] != "")
+        assert int(row["x0"]) < int(row["x1"])
+        assert 3 < float(row["diameter_um"]) < 40
+
+
+def test_one_page_holds_all_frames_where_a_file_is_named(bundle: Path, folder: Path, tmp_path: Path) -> None:
+    assert run(folder, "--bundle", bundle, "--report", tmp_path / "all.html").exit_code == 1
+    page = (tmp_path / "all.html").read_text(encoding="utf-8")
+    assert page.count('<li class="cell') >= 3
+    assert "<h1>3 frames</h1>" in page
+
+
+def test_what_is_assumed_of_frames_comes_from_a_toml_file(bundle: Path, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "frames.toml").write_text("pixel_um = 0.09\nstain = 'none'\n", encoding="utf-8")
+    result = run(folder / "a.jpg", "--bundle", bundle, "--config", tmp_path / "frames.toml", "--json")
+    assert json.loads(result.stdout)["pixel_um"] == 0.09
+    (tmp_path / "frames.toml").write_text("pixel = 0.09\n", encoding="utf-8")
+    result = run(folder / "a.jpg", "--bundle", bundle, "--config", tmp_path / "frames.toml")
+    assert result.exit_code == 2
+    assert "known keys" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ([], 2),
+        (["nowhere.png", "--bundle", "nowhere"], 3),
+        (["nowhere.png", "--sheet", "cells.gif"], 2),
+        (["nowhere.png", "--pixel-um", "0"], 2),
+        (["nowhere.png", "--device", "cuda"], 4),
+    ],
+)
+def test_exit_codes_say_what_went_wrong(words: list[str], code: int) -> None:
+    assert run(*words).exit_code == code
+
+
+def test_a_report_is_one_page_only_by_its_name(tmp_path: Path) -> None:
+    assert Wanted(report=tmp_path / "r.HTML").one_page
+    assert not Wanted(report=tmp_path / "r").one_page
+    assert not Wanted().one_page
+
+
+def test_the_plain_install_examines_and_draws(folder: Path, tmp_path: Path) -> None:
+    words = ["examine", folder / "a.jpg", "--overlay", "o", "--sheet", "s.png", "--report", "r.html", "--csv", "c.csv"]
+    code = f"""
+import sys
+extras = ("torch", "timm", "onnx", "onnxruntime", "sklearn", "scipy", "skimage", "matplotlib", "zarr", "imagecodecs")
+sys.modules.update(dict.fromkeys(extras))
+from blastscope.cli import app
+app({[str(word) for word in words]!r})
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in tmp_path.iterdir() if path != folder} == {"o", "s.png", "r.html", "c.csv"}
