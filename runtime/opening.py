@@ -16,6 +16,7 @@ from blastscope.runtime.choose import Candidate, Memory, Survey, Times, admitted
 from blastscope.runtime.device import usable_threads
 from blastscope.runtime.errors import BlastscopeError, DeviceError, EngineError, GoldenMismatch
 from blastscope.runtime.lanes import Lanes
+from blastscope.runtime.later import Later
 from blastscope.runtime.prediction import Audit
 from blastscope.runtime.proof import prove
 from blastscope.runtime.wish import Wish
@@ -34,6 +35,7 @@ class Opened:
     lanes: Lanes
     notes: list[str]
     survey: Survey | None = field(default=None)
+    keeping: Later | None = field(default=None)
     building: Building | None = field(default=None)
 
     def audit(self, bundle: Bundle) -> Audit:
@@ -44,7 +46,9 @@ class Opened:
         return Audit(*origin, precision, engine.execution, engine.layout)
 
     def answered(self) -> None:
-        """To be called after an answer: the first one lets the measurement of the other candidates begin."""
+        """To be called after an answer: the first one lets begin what was put off until then."""
+        if self.keeping:
+            self.keeping.start()
         if self.survey:
             self.survey.start()
 
@@ -55,6 +59,8 @@ class Opened:
             self.building.cancel()
         if self.survey:
             self.survey.finish()
+        if self.keeping:
+            self.keeping.finish()
         self.lanes.close()
 
 
@@ -116,6 +122,8 @@ def open_choice(choice: Choice) -> Opened:
     opener = _Opener(bundle, choice.wish, choice.backend, read_golden(bundle))
     opened = _open_first(choice.ranked, opener, notes)
     known = memory.read()
+    if keep := opened.lanes.engine.keep:
+        opened.keeping = Later(lambda: notes.extend(filter(None, [keep()])), "blastscope-keep")
     ours = [one for one in choice.layouts if one[:2] == opened.candidate[:2]]
     _tell(opened, [*ours, *choice.candidates], known)
     unknown = [one for one in (*choice.at_hand, *ours) if one != opened.candidate and one.name not in known]
@@ -133,10 +141,10 @@ class _Opener:
     backend: BackendModule
     golden: Golden
 
-    def open(self, candidate: Candidate) -> Lanes:
-        """Raises `GoldenMismatch`, `EngineError`, `DeviceError`."""
+    def open(self, candidate: Candidate, *, measured: bool = True) -> Lanes:
+        """An engine to be measured, or one that answers, whose keeping is put off. Raises `BlastscopeError`s."""
         entry, execution, layout = candidate
-        options = replace(self.wish.options(execution, layout), crop=self.bundle.manifest.crop)
+        options = replace(self.wish.options(execution, layout), crop=self.bundle.manifest.crop, keep_later=not measured)
         engine = self.backend.open_engine(self.bundle.file(entry), entry.sha256, options)
         lanes = Lanes(engine)
         try:
@@ -161,7 +169,7 @@ def _open_first(ranked: Sequence[Candidate], opener: _Opener, notes: list[str]) 
     failures: list[BlastscopeError] = []
     for candidate in ranked:
         try:
-            lanes = opener.open(candidate)
+            lanes = opener.open(candidate, measured=False)
         except (GoldenMismatch, EngineError, DeviceError) as error:
             failures.append(error)
             notes.append(f"{candidate.name} is passed over: {error}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,10 +20,10 @@ from numpy.typing import NDArray
 from blastscope.runtime.backends import layouts
 from blastscope.runtime.backends.cutting import Uncut, cut
 from blastscope.runtime.backends.engines import Kept, engine_digest, engine_file, read_engine, write_engine
-from blastscope.runtime.backends.layouts import Share
+from blastscope.runtime.backends.layouts import Share, Spread
 from blastscope.runtime.backends.openvino_core import core, library, translated
 from blastscope.runtime.backends.openvino_lanes import NAME, Lane, PartsLane
-from blastscope.runtime.backends.protocol import Engine, EngineOptions, Workload
+from blastscope.runtime.backends.protocol import Backend, Engine, EngineOptions, Staged, Workload
 from blastscope.runtime.backends.unsigned import make_unsigned
 from blastscope.runtime.classes import Execution, Layout
 from blastscope.runtime.device import usable_threads
@@ -85,19 +86,27 @@ def open_engine(graph: Path, sha256: str, options: EngineOptions) -> Engine:
     kept = read_engine(path) if path else None
     networks, notes = _load(kept, options.device, settings) if kept else (None, ())
     seal = kept.seal if kept and networks else None
+    keep: Callable[[], str | None] | None = None
     if networks is None:
         if path and path.exists() and not kept:
             notes = ("a damaged engine in the cache was replaced",)
         networks = _compile(graph, options.device, settings)
-        if path and (reason := _keep(networks, path)):
-            notes = (f"engine cache: {reason}, so every opening compiles anew",)
+        keep = partial(_keep, networks, path) if path else None
+        if keep and not options.keep_later and (reason := keep()):
+            notes = (reason,)
     with translated("loading"):
         execution = _read_back(networks, options.execution)
-        engine = Engine((), NAME, options.device, execution, digest, notes=notes, layout=options.layout, seal=seal)
-        if len(networks) == 1:
-            return replace(engine, lanes=tuple(Lane(networks[0]) for _ in range(spread.lanes)))
-        parts = tuple(PartsLane(networks, together=spread.together) for _ in range(spread.lanes))
-    return replace(engine, lanes=parts, staged=parts if options.layout == "staged" else ())
+        lanes, staged = _lanes(networks, spread)
+    engine = Engine(lanes, NAME, options.device, execution, digest, notes=notes, layout=options.layout, staged=staged)
+    return replace(engine, seal=seal, keep=keep if options.keep_later else None)
+
+
+def _lanes(networks: Sequence[Any | None], spread: Spread) -> tuple[tuple[Backend, ...], tuple[Staged, ...]]:
+    """The lanes, and those of them that can leave voters out."""
+    if len(networks) == 1:
+        return tuple(Lane(networks[0]) for _ in range(spread.lanes)), ()
+    parts = tuple(PartsLane(networks, together=spread.together) for _ in range(spread.lanes))
+    return parts, () if spread.together else parts
 
 
 def _settings(options: EngineOptions, share: Share) -> dict[str, Any]:
@@ -123,13 +132,15 @@ def _load(kept: Kept, device: str, settings: Sequence[dict[str, Any]]) -> tuple[
 
 
 def _keep(networks: Sequence[Any | None], path: Path) -> str | None:
+    """Writes the compiled networks to `path`; gives the reason where that can't be done."""
     try:
         with translated("export"):
             blobs = [network.export_model().getbuffer() if network else memoryview(b"") for network in networks]
     except EngineError as error:
-        return str(error)
+        return f"engine cache: {error}, so every opening compiles anew"
     pieces = [piece for blob in blobs for piece in (blob, bytes(-len(blob) % _PAGE))]
-    return write_engine(path, *pieces, np.array([len(blob) for blob in blobs], "<u8").tobytes())
+    reason = write_engine(path, *pieces, np.array([len(blob) for blob in blobs], "<u8").tobytes())
+    return reason and f"engine cache: {reason}, so every opening compiles anew"
 
 
 def _apart(data: NDArray[np.uint8], count: int) -> list[NDArray[np.uint8]]:

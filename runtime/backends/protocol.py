@@ -82,6 +82,7 @@ class EngineOptions:
     cache_dir: Path | None = None  # where compiled engines are kept; None: nowhere
     device: str = "CPU"  # as the inference library calls it
     crop: CropSpec | None = None  # for engines that crop by themselves
+    keep_later: bool = False  # a compiled engine is put into the cache when `Engine.keep` is called
     cancelled: Callable[[], bool] | None = None  # ends a build that takes long
     tell: Callable[[str], None] | None = None  # hears of what takes long
 
@@ -101,6 +102,7 @@ class Engine:
     eyes: Eyes | None = None
     staged: tuple[Staged, ...] = ()  # the lanes once more, where they can leave voters out
     seal: bytes | None = None  # sha256 of the kept file that the engine was loaded from; None: it was not loaded from one
+    keep: Callable[[], str | None] | None = None  # puts it into the cache, once; gives the reason where that can't be done
     held: Callable[[], None] | None = None  # frees what the lanes share; safe to call twice
 
     def close(self) -> None:

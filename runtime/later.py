@@ -1,0 +1,32 @@
+"""Work that an opening puts off, so that the first answer doesn't wait for it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+
+class Later:
+    """Does something once: in a thread of its own after `start`, or in `finish` where that was never called."""
+
+    def __init__(self, function: Callable[[], None], name: str) -> None:
+        self._function, self._name = function, name
+        self._once = threading.Lock()  # taken by whoever does it
+        self._done = threading.Event()
+
+    def start(self) -> None:
+        """Begins, unless it began already."""
+        if self._once.acquire(blocking=False):
+            threading.Thread(target=self._run, name=self._name).start()
+
+    def finish(self) -> None:
+        """Returns when it is done. Not to be called by the function itself."""
+        if self._once.acquire(blocking=False):
+            self._run()
+        self._done.wait()
+
+    def _run(self) -> None:
+        try:
+            self._function()
+        finally:
+            self._done.set()
