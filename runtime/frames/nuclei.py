@@ -18,7 +18,7 @@ HOLE_UM2 = 4.0  # smaller gaps in a nucleus are chromatin
 PART_UM = 0.5  # inscribed radius of the least lobe
 NECK = 0.72  # a neck narrower than this share of both parts parts them
 STEP_UM = 0.2  # between the depths at which necks are looked for
-LEAST_UM2 = 11.0  # a platelet covers less
+LEAST_UM2 = 14.0  # a platelet covers less
 LEAST_RADIUS_UM = 1.0
 
 
@@ -32,14 +32,14 @@ class Part:
     lobes: int = 1
 
 
-def parts_of(stain: NDArray[np.int32], threshold: int, um: float) -> list[Part]:
-    """The parts where `stain` exceeds `threshold` in a picture of `um` micrometres a pixel."""
-    return _cut(_filled((stain > threshold).astype(np.uint8), um), um)
+def parts_of(stained: Mask, um: float) -> list[Part]:
+    """The parts of what is stained in a picture of `um` micrometres a pixel."""
+    return _cut(_filled(stained, um), um)
 
 
 def large_enough(part: Part, um: float) -> bool:
     """Whether so much stain is a nucleus, and not a platelet or a thread of dye."""
-    return part.area * um * um >= LEAST_UM2 and float(_depth(part.mask).max()) * um >= LEAST_RADIUS_UM
+    return part.area * um * um >= LEAST_UM2 and float(depth_in(part.mask).max()) * um >= LEAST_RADIUS_UM
 
 
 def squares_to(mask: Mask) -> Squares:
@@ -59,8 +59,8 @@ def nearest(squares: list[Squares]) -> NDArray[np.int32]:
 
 def _filled(mask: Mask, um: float) -> Mask:
     """The mask without ragged edges and small holes."""
-    smooth = (cv2.boxFilter(mask, cv2.CV_16S, (3, 3), normalize=False, borderType=cv2.BORDER_REPLICATE) > 4).astype(np.uint8)
-    return fill_holes(smooth, HOLE_UM2 / um**2)
+    sums = np.asarray(cv2.boxFilter(mask, cv2.CV_16S, (3, 3), normalize=False, borderType=cv2.BORDER_REPLICATE))
+    return fill_holes((sums > 4).astype(np.uint8), HOLE_UM2 / um**2)
 
 
 def fill_holes(mask: Mask, largest: float) -> Mask:
@@ -75,7 +75,7 @@ def fill_holes(mask: Mask, largest: float) -> Mask:
     return (mask | np.isin(labels, holes)).astype(np.uint8) if holes else mask
 
 
-def _depth(mask: Mask) -> NDArray[np.float32]:
+def depth_in(mask: Mask) -> NDArray[np.float32]:
     """How deep in the mask each pixel lies; beyond the picture is outside."""
     framed = np.pad(mask, 1)
     return np.asarray(cv2.distanceTransform(framed, cv2.DIST_L2, cv2.DIST_MASK_PRECISE), np.float32)[1:-1, 1:-1]
@@ -83,7 +83,7 @@ def _depth(mask: Mask) -> NDArray[np.float32]:
 
 def _cut(mask: Mask, um: float) -> list[Part]:
     """The parts of the mask, cut at its necks."""
-    depth = _depth(mask)
+    depth = depth_in(mask)
     count, labels = cv2.connectedComponents(mask, connectivity=8)
     parts: list[Part] = []
     for index in range(1, count):

@@ -1,0 +1,24 @@
+"""Otsu's threshold of a few thousand whole numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+BINS = 64
+
+
+def parting(values: NDArray[np.int32]) -> int:
+    """What parts `values` into a lower and an upper class; what exceeds it is in the upper."""
+    if len(values) < 2:
+        return 0
+    low, high = (int(value) for value in np.quantile(values, (0.01, 0.99)))
+    step = max((high - low) // BINS, 1)
+    counts = np.bincount((np.clip(values, low, high) - low) // step).astype(np.float64)
+    below = counts.cumsum()[:-1]
+    above = len(values) - below
+    if not len(below):
+        return low
+    mass = (counts * np.arange(len(counts))).cumsum()
+    apart = mass[:-1] / np.maximum(below, 1) - (mass[-1] - mass[:-1]) / np.maximum(above, 1)
+    return low + (int(np.argmax(below * above * apart * apart)) + 1) * step - 1

@@ -1,0 +1,139 @@
+"""`why_not`: the cells that are found but not called, and why.
+
+The limits were set on the cells of BCCD's training frames, looked at one by one: 24 lymphoid ones, and 130 with lobed nuclei.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from blastscope.runtime.frames.lobes import axes
+from blastscope.runtime.frames.nuclei import Mask, Part, depth_in, part_of, parts_of, squares_to
+from blastscope.runtime.frames.otsu import parting
+from blastscope.runtime.frames.view import View
+from blastscope.runtime.prediction import Refusal
+
+LEAST_UM2, MOST_UM2 = 22.0, 450.0  # of a cell: 5.3 and 24 um across
+SHARED = 0.3  # of a cell's outline, with others
+CLUMP_UM2, CLUMP_SOLID = 150.0, 0.85  # a nucleus larger than this and less convex is several
+BLURRED_UM = 1.8  # the nucleus' rim from full stain to none: in focus 0.9 to 1.5, behind a blur of 0.6 um above
+RIM_UM = 0.7
+LOBE_UM2 = 5.0
+LEAST_ROUND = 0.55  # short axis of the nucleus, of its long one
+LEAST_SHARE = 0.33  # nucleus of the cell; lymphoid cells are nearly filled by theirs
+# A lymphoid nucleus is convex and evenly stained. Either may be a little less so where the other is beyond doubt.
+SOLID, SOLID_SPAN = 0.90, 0.05
+EVEN, EVEN_SPAN = 0.70, 0.10
+DOUBT = 0.3
+
+
+def why_not(view: View, nucleus: Part, cell: Mask, cells: list[Mask]) -> Refusal | None:
+    """Why this cell gets no call; None where it may. `cells` are all that stand here, this one among them."""
+    return (
+        _cut_off(view, cell) or _clumped(view, nucleus, cell, cells) or _blurred(view, nucleus) or _wrong(view, cell, nucleus)
+    )
+
+
+def _cut_off(view: View, cell: Mask) -> Refusal | None:
+    if (_wider(cell) & (1 - view.inside)).any():
+        return Refusal("touches-border", "the cell reaches the edge of the frame")
+    return None
+
+
+def _clumped(view: View, nucleus: Part, cell: Mask, cells: list[Mask]) -> Refusal | None:
+    outline = _wider(cell) & (1 - cell)
+    others = np.zeros_like(cell)
+    for other in cells:
+        if other is not cell:
+            others |= other
+    shared = _count(outline & others) / max(_count(outline), 1)
+    if shared > SHARED:
+        return Refusal("clumped", f"{shared:.0%} of the outline is shared with other cells")
+    area = nucleus.area * view.um**2
+    if area > CLUMP_UM2 and _solid(nucleus) < CLUMP_SOLID:
+        return Refusal("clumped", f"{area:.0f} um2 of nuclei touch, and could not be told apart")
+    return None
+
+
+def _blurred(view: View, nucleus: Part) -> Refusal | None:
+    """Whether the stain falls off too slowly over the nucleus' rim."""
+    inner, outer = depth_in(nucleus.mask) * view.um, np.sqrt(squares_to(nucleus.mask)) * view.um
+    across, down = (cv2.Sobel(view.stain.astype(np.float32), cv2.CV_32F, *way) for way in ((1, 0), (0, 1)))
+    steep = np.sqrt(across * across + down * down)[(inner < RIM_UM) & (outer < RIM_UM)] / (8 * view.um)
+    full, empty = view.stain[inner > RIM_UM], view.stain[(outer > 1.4 * RIM_UM) & (outer < 3 * RIM_UM)]
+    if not (len(full) and len(empty)):
+        return None
+    fall = float(np.median(full) - np.median(empty)) / max(float(np.quantile(steep, 0.75)), 1.0)
+    return Refusal("out-of-focus", f"the nucleus' rim is {fall:.1f} um wide") if fall > BLURRED_UM else None
+
+
+def _wrong(view: View, cell: Mask, nucleus: Part) -> Refusal | None:
+    """A cell of another size, or another kind, than the networks know."""
+    area = _count(cell) * view.um**2
+    across = f"the cell is {math.sqrt(area * 4 / math.pi):.1f} um across"
+    if area < LEAST_UM2:
+        return Refusal("too-small", across)
+    if area > MOST_UM2:
+        return Refusal("too-large", across)
+    look = _look(view, cell, nucleus)
+    if look.lobes > 1:
+        return Refusal("not-lymphoid", f"the nucleus has {look.lobes} lobes")
+    if look.roundness < LEAST_ROUND:
+        return Refusal("not-lymphoid", f"the nucleus is {1 / max(look.roundness, 0.01):.1f} times as long as wide")
+    if look.share < LEAST_SHARE:
+        return Refusal("not-lymphoid", f"the nucleus fills {look.share:.0%} of the cell")
+    if (look.solidity - SOLID) / SOLID_SPAN + (look.evenness - EVEN) / EVEN_SPAN < DOUBT:
+        return Refusal(
+            "not-lymphoid", f"the nucleus is lobed or granular (convex {look.solidity:.2f}, even {look.evenness:.2f})"
+        )
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What tells a lymphoid nucleus from others."""
+
+    lobes: int
+    roundness: float  # short axis of long one
+    share: float  # of the cell
+    solidity: float  # of its convex hull
+    evenness: float  # the palest stain in the hull, of the usual
+
+
+def _look(view: View, cell: Mask, nucleus: Part) -> _Look:
+    """The look of the nucleus at a threshold of its own, that leaves dark cytoplasm out."""
+    core = np.asarray(cv2.erode(cell, np.ones((3, 3), np.uint8)), np.uint8)
+    level = parting(view.stain[core > 0])
+    parts = parts_of(((view.stain > level) & (core > 0)).astype(np.uint8), view.um)
+    large = [part for part in parts if part.area * view.um**2 > LOBE_UM2]
+    if not large:
+        return _Look(nucleus.lobes, 1.0, 1.0, 1.0, 1.0)
+    mask = np.asarray(sum(part.mask for part in large) > 0, np.uint8)
+    whole = part_of(mask)
+    long, short = axes(mask)
+    stain = view.stain[depth_in(_hull(whole)) * view.um > 0.8].astype(np.float64)
+    evenness = float(np.quantile(stain, 0.05) / max(np.median(stain), 1.0)) if len(stain) else 1.0
+    return _Look(len(large), short / max(long, 1.0), whole.area / max(_count(cell), 1), _solid(whole), evenness)
+
+
+def _hull(part: Part) -> Mask:
+    filled = np.zeros_like(part.mask)
+    cv2.fillConvexPoly(filled, part.hull.reshape(-1, 1, 2), (1,))
+    return filled
+
+
+def _solid(part: Part) -> float:
+    return part.area / max(_count(_hull(part)), 1)
+
+
+def _wider(mask: Mask) -> NDArray[np.uint8]:
+    return np.asarray(cv2.dilate(mask, np.ones((3, 3), np.uint8)), np.uint8)
+
+
+def _count(mask: Mask) -> int:
+    return int(cv2.countNonZero(mask))

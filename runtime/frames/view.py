@@ -1,0 +1,55 @@
+"""One place of a frame at working resolution: what every step from the nuclei to the refusals looks at."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from blastscope.runtime.frames.found import FrameFacts
+from blastscope.runtime.frames.looking import Place
+from blastscope.runtime.frames.nuclei import Mask
+from blastscope.runtime.frames.stain import STEP, along
+from blastscope.runtime.frames.thumbnail import Grid, grid_around, reduced
+
+UNIT = 9 * STEP  # of `stain`, whose pixels are sums over nine
+OWN_SHARE = 0.45  # of the usual stain of the nuclei here, where that is more than the frame's threshold
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """The nuclear stain around a place, in pixels of `um` micrometres."""
+
+    grid: Grid
+    um: float
+    stain: NDArray[np.int32]  # summed over 3 x 3 pixels, in 1/UNIT
+    inside: Mask  # 1 where the frame shows something
+    nuclear: Mask  # 1 where the stain is a nucleus'
+    cellular: Mask  # 1 where it is at least a white cell's
+
+
+def look_at(frame: NDArray[np.uint8], place: Place, facts: FrameFacts, margin_um: float) -> View:
+    """The view of `place` with `margin_um` around it."""
+    um = place.factor * facts.pixel_um
+    grid = grid_around(place.box, place.factor, math.ceil(margin_um / um))
+    raw = along(facts.nuclear_axis, reduced(frame, grid), facts.background)
+    inside = np.zeros(raw.shape, np.uint8)
+    inside[grid.inside(frame.shape)] = 1
+    inside[raw < -4 * STEP] = 0  # black
+    stain = _summed(raw.astype(np.int32))
+    stain[inside == 0] = 0
+    level = round(facts.nucleus_threshold * UNIT)
+    usual = stain[stain > level]
+    level = max(level, round(OWN_SHARE * float(np.median(usual)))) if len(usual) else level
+    cellular = (_summed(stain) > round(facts.cell_threshold * 9 * UNIT)) & (inside > 0)
+    return View(grid, um, stain, inside, (stain > level).astype(np.uint8), cellular.astype(np.uint8))
+
+
+def _summed(values: NDArray[np.int32]) -> NDArray[np.int32]:
+    """The sums over 3 x 3 pixels, exact."""
+    rows = cv2.copyMakeBorder(values, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
+    lines = rows[:-2] + rows[1:-1] + rows[2:]
+    return np.asarray(lines[:, :-2] + lines[:, 1:-1] + lines[:, 2:], np.int32)
