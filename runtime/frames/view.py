@@ -16,6 +16,7 @@ from blastscope.runtime.frames.stain import STEP, along
 from blastscope.runtime.frames.thumbnail import Grid, grid_around, reduced
 
 UNIT = 9 * STEP  # of `stain`, whose pixels are sums over nine
+GRAIN_UM = 1.5  # what is black and narrower than this is no edge
 OWN_SHARE = 0.45  # of the usual stain of the nuclei here, where that is more than the frame's threshold
 
 
@@ -38,7 +39,7 @@ def look_at(frame: NDArray[np.uint8], place: Place, facts: FrameFacts, margin_um
     raw = along(facts.nuclear_axis, reduced(frame, grid), facts.background)
     inside = np.zeros(raw.shape, np.uint8)
     inside[grid.inside(frame.shape)] = 1
-    inside[raw < -4 * STEP] = 0  # black
+    inside[_black(raw, um) > 0] = 0
     stain = _summed(raw.astype(np.int32))
     stain[inside == 0] = 0
     level = round(facts.nucleus_threshold * UNIT)
@@ -46,6 +47,13 @@ def look_at(frame: NDArray[np.uint8], place: Place, facts: FrameFacts, margin_um
     level = max(level, round(OWN_SHARE * float(np.median(usual)))) if len(usual) else level
     cellular = (_summed(stain) > round(facts.cell_threshold * 9 * UNIT)) & (inside > 0)
     return View(grid, um, stain, inside, (stain > level).astype(np.uint8), cellular.astype(np.uint8))
+
+
+def _black(raw: NDArray[np.int16], um: float) -> Mask:
+    """1 where it is black: beyond the field of view, not a dark grain in a nucleus."""
+    side = 2 * math.ceil(GRAIN_UM / 2 / um) + 1
+    black = (raw < -4 * STEP).astype(np.uint8)
+    return np.asarray(cv2.morphologyEx(black, cv2.MORPH_OPEN, np.ones((side, side), np.uint8)), np.uint8)
 
 
 def _summed(values: NDArray[np.int32]) -> NDArray[np.int32]:
