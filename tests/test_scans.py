@@ -234,6 +234,17 @@ def test_of_several_pages_the_one_that_was_read_is_stated(scans: dict[str, tuple
     assert scans["raw strips"][0].notes == ()
 
 
+def test_a_thumbnail_beside_the_slide_is_no_second_image(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.svs") as tiff:
+        tiff.write(PLAIN, photometric="rgb", tile=(SIDE, SIDE))
+        tiff.write(PLAIN[:40, :50], photometric="rgb", subfiletype=1)
+    scan = open_scan(tmp_path / "a.svs")
+    assert not isinstance(scan, Refusal)
+    assert np.array_equal(read_part(scan, (0, 0, WIDTH, HEIGHT)), PLAIN)
+    scan.close()
+    assert scan.notes == (f"read: page 1 of 2, {WIDTH} x {HEIGHT} pixels",)
+
+
 def tiff_of(pixels: NDArray[Any], **options: Any) -> Callable[[Path], None]:
     return lambda path: tifffile.imwrite(path, pixels, **options)
 

@@ -29,6 +29,7 @@ from blastscope.runtime.prediction import Box, Prediction, Refusal
 
 WHOLE_PIXELS = 8_000_000  # a frame up to this size is looked at as a whole
 TILE_PX = 2048
+MOST_TILES = 4  # at work at once, some 200 MB each
 WINDOW_PX, WINDOWS, GRID = 1024, 8, 6  # a scan is surveyed on so many windows, chosen from a grid of GRID x GRID
 
 Classify = Callable[[Sequence[NDArray[np.uint8]]], list[Prediction]]
@@ -112,9 +113,8 @@ class Examiner:
         def cells_of(tile: Tile) -> list[FrameCell]:
             return self._cells_of(scan, facts, tile)
 
-        parts = (
-            map(cells_of, tiles) if len(tiles) == 1 else (part for _, part in in_order(cells_of, tiles, workers=self.threads))
-        )
+        workers = min(self.threads, MOST_TILES)
+        parts = map(cells_of, tiles) if len(tiles) == 1 else (part for _, part in in_order(cells_of, tiles, workers=workers))
         return sorted((cell for part in parts for cell in part), key=lambda cell: (cell.box[1], cell.box[0], cell.box))
 
     def _cells_of(self, scan: Scan, facts: FrameFacts, tile: Tile) -> list[FrameCell]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import tifffile
 
 MAX_SCAN_PIXELS = 40_000_000_000  # a slide at 0.1 micrometres a pixel, and some
-CACHE_BYTES = 192 << 20  # decoded pieces: a row of them, since neighbouring regions share pieces
+CACHE_BYTES = 64 << 20  # decoded pieces, since neighbouring regions share some
 NOTHING = 255  # of a piece that a sparse file leaves out: empty glass
 ASIDE = {"label", "macro", "thumbnail", "overview"}  # pictures beside a slide's own
 
