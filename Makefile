@@ -19,8 +19,22 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The suite, then every network in turn with its peers, then benchmarks/RESULTS.md: a quarter of an hour on two idle cores, and
+# minutes more where torch.compile's cache or the networks' is cold. PACE=short: the shipped bundle alone, in four minutes.
+PACE ?= normal
+KEPT = .cache/bench
+BENCH_short = --network shipped --peers torch --peers onnxruntime --peers openvino --rounds 3 --seconds 0.5 --patience 1 --outside
+BENCH_normal = --network shipped --peers all --rounds 4 --seconds 1 --outside
 bench: $(READY)
-	$(BIN)/python -m pytest benchmarks/suite --benchmark-enable --benchmark-only $(PYTEST_ARGS)
+	mkdir -p $(KEPT) && rm -f $(KEPT)/*.json
+	$(BIN)/python -m pytest benchmarks/suite --benchmark-enable --pace $(PACE) --benchmark-json=$(KEPT)/report $(PYTEST_ARGS)
+	$(BIN)/python -m blastscope.benchmarks.parts $(KEPT)/report $(KEPT)/1-parts.json
+	$(BIN)/blastscope bench $(BENCH_$(PACE)) --keep $(KEPT)/2-shipped.json
+	$(if $(filter normal,$(PACE)),$(BIN)/blastscope bench --network inception_resnet_v2 --batch 1 --peers all \
+		--rounds 4 --seconds 1.5 --outside --keep $(KEPT)/3-one.json)
+	$(if $(filter normal,$(PACE)),$(BIN)/blastscope bench --network inception_resnet_v2 --batch 8 --peers onnxruntime \
+		--peers openvino --rounds 3 --calls 1 --seconds 1.5 --no-cold --keep $(KEPT)/4-eight.json)
+	$(BIN)/python -m blastscope.benchmarks.page $(KEPT)/*.json
 
 # Checks and measures this machine's GPU with whatever is installed, and needs nothing from the network. GPU_ARGS="--help" for more.
 GPU_PYTHON ?= $(firstword $(wildcard $(BIN)/python) $(PYTHON))

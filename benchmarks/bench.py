@@ -116,7 +116,7 @@ class _Comparison:
             except BlastscopeError as error:
                 self._notes.append(f"{side}: no outside check: {error}")
                 continue
-            facts = {"what": "network", "outside_ms": float(np.mean(theirs)), "source": SOURCE}
+            facts = {"what": "outside", "outside_ms": float(np.mean(theirs)), "source": SOURCE}
             rows.append(self._finished(make_row(side, 1, turns).model_copy(update=facts), execution))
         return rows
 
@@ -280,7 +280,7 @@ def _open(contender: Contender, wish: _Wish) -> Scope:
 
 def _with_cold(rows: Sequence[Row], contender: Contender, tell: Tell) -> list[Row]:
     found = {name: _cold(name, contender, tell) for name in dict.fromkeys(row.name for row in rows if row.what == "pixels")}
-    cold = {name: one.model_dump() for name, one in found.items() if one}
+    cold = {name: {"load_s": one.load_s, "peak_mib": one.peak_mib} for name, one in found.items() if one}
     return [row.model_copy(update=cold.get(row.name, {})) if row.what == "pixels" else row for row in rows]
 
 

@@ -13,13 +13,17 @@ import sys
 import time
 from pathlib import Path
 
+from blastscope.runtime.classes import ClassName
 from blastscope.runtime.record import Record
+
+CELL = 7  # drawn by this seed
 
 
 class Answered(Record):
     """What the process says of itself."""
 
     moment: float  # seconds of the system's clock
+    label: ClassName | None  # of cell 7 as it is drawn
     peak_mib: float | None  # None: only Linux tells
 
 
@@ -28,6 +32,7 @@ class Cold(Record):
 
     load_s: float  # from its start to its first answer
     peak_mib: float | None
+    label: ClassName | None
 
 
 def measure_cold(path: Path, precision: str, execution: str, backend: str, *, cache: Path | None = None) -> Cold:
@@ -40,19 +45,21 @@ def measure_cold(path: Path, precision: str, execution: str, backend: str, *, ca
     start = time.time()
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     answered = Answered.model_validate_json(done.stdout)
-    return Cold(load_s=answered.moment - start, peak_mib=answered.peak_mib)
+    return Cold(load_s=answered.moment - start, peak_mib=answered.peak_mib, label=answered.label)
 
 
-def _answer_once(path: Path, precision: str, execution: str, backend: str, cache: Path | None) -> float:
-    """The moment of the first answer."""
+def _answer_once(
+    path: Path, precision: str, execution: str, backend: str, cache: Path | None
+) -> tuple[float, ClassName | None]:
+    """The moment of the first answer, and the answer."""
     from blastscope.runtime.drawn import draw_cell
 
-    image = draw_cell(7)
+    image = draw_cell(CELL)
     if backend == "torch":
         from blastscope.benchmarks.sides import separate_models
 
-        separate_models(path)([image])
-        return time.time()
+        (label,) = separate_models(path)([image])
+        return time.time(), label
     from blastscope import open_bundle
 
     with open_bundle(
@@ -65,14 +72,14 @@ def _answer_once(path: Path, precision: str, execution: str, backend: str, cache
         allow_ungated=True,
         cache_dir=cache,
     ) as scope:
-        scope.classify(image)
-        return time.time()
+        label = scope.classify(image).label
+        return time.time(), label
 
 
 def _main() -> None:
     path, precision, execution, backend, *cache = sys.argv[1:]
-    moment = _answer_once(Path(path), precision, execution, backend, Path(cache[0]) if cache else None)
-    print(Answered(moment=moment, peak_mib=_peak_mib()).model_dump_json())
+    moment, label = _answer_once(Path(path), precision, execution, backend, Path(cache[0]) if cache else None)
+    print(Answered(moment=moment, label=label, peak_mib=_peak_mib()).model_dump_json())
 
 
 def _peak_mib() -> float | None:

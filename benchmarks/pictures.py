@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours: told apart with any kind of colour vision, and in gray
 OURS, THEIRS, TORCH = "#0072b2", "#9aa4ae", "#d55e00"
 INK, MUTED, FAINT = "#1f2328", "#6e7781", "#d8dee4"
+AXIS = "ms, median; the black mark is the floor of the fused network in the type that the side computes in"
 STYLE: dict[Any, Any] = {
     "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib: the same picture on every machine
     "font.size": 9,
@@ -95,18 +96,16 @@ def _histogram(axes: Axes, network: str, chosen: Sequence[tuple[Row, str]]) -> N
 def _bars(axes: Axes, network: str, rows: list[Row], batch: int) -> None:
     rows = sorted(rows, key=lambda row: row.p50_ms)
     places = list(range(len(rows)))
+    longest = max(row.p50_ms for row in rows)
     colours = [OURS if is_ours(row) else TORCH if "/torch" in row.name else THEIRS for row in rows]
     axes.barh(places, [row.p50_ms for row in rows], height=0.7, color=colours)
     for place, row in zip(places, rows, strict=True):
-        axes.text(row.p50_ms * 1.02, place, _label(row), va="center", fontsize=8)
+        axes.text(row.p50_ms + 0.01 * longest, place, _label(row), va="center", fontsize=8)
         if row.floor_ms:
             axes.plot([row.floor_ms, row.floor_ms], [place - 0.35, place + 0.35], color=INK, linewidth=1.6)
     axes.set_yticks(places, [row.name.removeprefix(f"{network}/") for row in rows])
     axes.invert_yaxis()
-    longest = max(row.p50_ms for row in rows)
-    axes.set(xscale="log", xlim=(min(row.floor_ms or row.p50_ms for row in rows) * 0.8, longest * 3))
-    axes.set_title(f"{network}, batch {batch}: median ms; the black mark is the floor of the fused network in that type")
-    _plain_ticks(axes)
+    axes.set(xlim=(0, longest * 1.45), title=f"{network}, batch {batch}", xlabel=AXIS)
 
 
 def _label(row: Row) -> str:

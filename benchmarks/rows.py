@@ -23,10 +23,11 @@ from blastscope.runtime.record import Record
 
 LIBRARIES = ("blastscope", "numpy", "openvino", "onnxruntime", "opencv-python-headless", "torch", "timm")
 MANY_CALLS = 1000  # from here on one call in a thousand says something
-What = Literal["pixels", "network", "crop", "decode", "files", "callers", "load", "cold"]
+What = Literal["pixels", "network", "outside", "crop", "decode", "files", "callers", "load", "cold"]
 SAYS: dict[What, str] = {
     "pixels": "image in host memory to label",
     "network": "crops in host memory to probabilities",
+    "outside": "the same, in turn with OpenVINO's benchmark_app",
     "crop": "image to crop",
     "decode": "file to image",
     "files": "files on disk to labels, all of a folder",

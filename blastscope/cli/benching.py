@@ -33,6 +33,7 @@ def bench(
     ] = None,
     batch: Annotated[list[int] | None, typer.Option(min=1, max=64, help="May be repeated. Default: 1 and 8.")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Turns of each side.")] = 4,
+    calls: Annotated[int, typer.Option(min=1, help="Of one turn of one side, at least.")] = 2,
     seconds: Annotated[float, typer.Option(min=0.0, help="Of one turn of one side.")] = 3.0,
     patience: Annotated[float, typer.Option(min=0.0, help="Seconds that a round waits for an idle machine.")] = 5.0,
     outside: Annotated[bool, typer.Option("--outside", help="Let OpenVINO's benchmark_app check the network's times.")] = False,
@@ -62,7 +63,7 @@ def bench(
         plan = Plan(
             against_torch=against == "torch",
             batches=tuple(batch or (1, 8)),
-            pace=Pace(rounds=rounds, seconds=seconds, patience_s=patience),
+            pace=Pace(rounds=rounds, calls=calls, seconds=seconds, patience_s=patience),
             threads=threads,
             peers=_families(peers or []),
             own=own,

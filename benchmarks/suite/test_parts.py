@@ -1,0 +1,59 @@
+"""The parts of an answer, each by itself: file to image, image to crop, crops to probabilities. Times are never asserted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from blastscope import open_bundle
+from blastscope.benchmarks.bench import NATURAL
+from blastscope.benchmarks.sides import crop_all, labels_of
+from blastscope.runtime.bundle import read_bundle
+from blastscope.runtime.classes import PRECISIONS, Execution, Precision
+from blastscope.runtime.crop import Crop, CropSpec, crop_cell
+from blastscope.runtime.drawn import draw_cell
+from blastscope.runtime.image import read_image
+
+
+@pytest.mark.parametrize("scale", ["fit", "keep"])
+def test_crop(benchmark: Any, told: Any, scale: str) -> None:
+    spec = CropSpec() if scale == "fit" else CropSpec(side_px=144, scale="keep", window_px=288)
+    image = draw_cell(7)
+    told("crop", f"crop/{scale} to {spec.side_px} px")
+    found = benchmark(crop_cell, image, spec)
+    again = crop_cell(image.copy(), spec)
+    assert isinstance(found, Crop)
+    assert isinstance(again, Crop)
+    assert found.box == again.box
+    assert np.array_equal(found.pixels, again.pixels)
+
+
+@pytest.mark.parametrize("suffix", [".bmp", ".png", ".webp", ".jpg"])
+def test_decode(benchmark: Any, told: Any, suffix: str, tmp_path: Path) -> None:
+    image, path = draw_cell(7), tmp_path / f"cell{suffix}"
+    cv2.imwrite(str(path), image[..., ::-1])
+    told("decode", f"decode/{suffix[1:]}")
+    found = benchmark(read_image, path)
+    assert suffix == ".jpg" or np.array_equal(found, image)
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_network(benchmark: Any, told: Any, network: Any, precision: Precision, batch: int) -> None:
+    network.need(precision)
+    crops = crop_all(network.images[:batch], read_bundle(network.contender.bundle).manifest.crop)
+    workload = "latency" if batch == 1 else "throughput"
+    with open_bundle(
+        network.contender.bundle, device="cpu", precision=precision, workload=workload, layout="fused", allow_ungated=True
+    ) as scope:
+        execution: Execution = scope.audit.execution
+        name = precision if NATURAL[precision] == execution else f"{precision}-{execution}"
+        facts = {"execution": execution, "gmac": network.gmac * batch}
+        told("network", f"{network.contender.name}/{name}/openvino", batch, **facts)
+        answers = benchmark.pedantic(scope.infer, (crops,), rounds=10, warmup_rounds=2)
+    pairs = zip(network.labels[precision], labels_of(answers), strict=False)
+    assert all(wanted in (None, label) for wanted, label in pairs)
