@@ -53,7 +53,14 @@ def _cells_at(frame: NDArray[np.uint8], place: Place, facts: FrameFacts) -> list
             why_not(view, nucleus, cell, cells),
         )
         for cell, nucleus in zip(cells, nuclei, strict=True)
+        if _stands_at(place, _box(nucleus.mask, view.grid, frame.shape))
     ]
+
+
+def _stands_at(place: Place, box: Box) -> bool:
+    """Whether a nucleus is this place's own, and not a neighbour's that the margin cuts."""
+    own = place.box
+    return box[0] < own[2] and own[0] < box[2] and box[1] < own[3] and own[1] < box[3]
 
 
 def _box(cell: Mask, grid: Grid, shape: tuple[int, ...]) -> Box:
