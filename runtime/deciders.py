@@ -100,8 +100,9 @@ class HostDecider:
         self._spec = bundle.manifest.crop
         self._lanes, self._ballot = lanes, ballot
         self.refused = ballot.refused
-        # One thread more than lanes: it decodes while the others infer, and hides the disk's waiting.
-        self.readers = len(lanes.engine.lanes) + 1
+        # Each lane has a core. A thread more than lanes would only take turns with them: measured on two cores, 9 % fewer.
+        # A single lane works on all cores, and less well than two threads that take turns.
+        self.readers = max(2, len(lanes.engine.lanes))
 
     def classify(self, image: object) -> Prediction:
         """See `Decider`."""

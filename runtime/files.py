@@ -62,6 +62,28 @@ def in_order(function: Callable[[T], R], items: Iterable[T], *, workers: int) ->
                 future.cancel()
 
 
+def announced(paths: Iterable[Path]) -> Iterator[Path]:
+    """`paths`, each after the system was told that its file will be read: reading ahead costs no thread of ours."""
+    for path in paths:
+        _announce(path)
+        yield path
+
+
+def _announce(path: Path) -> None:
+    if not hasattr(os, "posix_fadvise"):
+        return
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe without a writer doesn't stop us
+    except (OSError, ValueError):
+        return  # whoever reads it says why
+    try:
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_WILLNEED)
+    except OSError:
+        pass
+    finally:
+        os.close(file)
+
+
 def _result(line: deque[tuple[T, Future[R]]]) -> tuple[T, R]:
     item, future = line.popleft()
     return item, future.result()
