@@ -15,7 +15,16 @@ from blastscope.calibration.answers import GraphAnswers
 from blastscope.calibration.config import CalibrationConfig, Method
 from blastscope.calibration.plan import plan_of
 from blastscope.calibration.quantise import check_int8, lost_mean, quantise, quantised_weight
-from blastscope.calibration.ranges import _refused, entropy_bins, find_ranges, measure, percentile_bins, stretched
+from blastscope.calibration.ranges import (
+    SAMPLED,
+    _refused,
+    entropy_bins,
+    find_ranges,
+    measure,
+    percentile_bins,
+    stretched,
+    thinned,
+)
 from blastscope.export.graph import FusedGraph
 from blastscope.export.trace import trace
 from blastscope.runtime.errors import EngineError
@@ -213,6 +222,16 @@ def test_one_measurement_serves_every_method_and_a_group_reaches_as_far_as_its_f
         reaches = [measured.reach(plan, method, 99.999)[group] for method in ("minmax", "entropy", "percentile")]
         assert reaches[0] == max(measured.largest[value] for value in members)
         assert max(reaches) == reaches[0]
+
+
+def test_a_thinned_array_is_a_fair_sample_of_all_columns_and_channels() -> None:
+    array = np.random.default_rng(0).normal(size=(4, 40, 72, 72)).astype(np.float32) * np.arange(1, 41).reshape(1, -1, 1, 1)
+    sample = thinned(array)
+    assert SAMPLED / 2 < len(sample) <= SAMPLED * 1.01
+    np.testing.assert_allclose(np.quantile(np.abs(sample), [0.5, 0.99]), np.quantile(np.abs(array), [0.5, 0.99]), rtol=0.02)
+    places = thinned(np.arange(array.size, dtype=np.float64).reshape(array.shape))
+    assert len({int(place) % 72 for place in places}) == 72
+    assert thinned(array[0, 0]).size == 72 * 72
 
 
 def test_a_stretched_histogram_holds_the_same_values_on_wider_bins() -> None:
