@@ -1,6 +1,6 @@
 """Which stained parts are lobes of one nucleus: those whose cell, drawn around both, is as round as one cell is.
 
-Two cells that touch make a long shape, one cell around two lobes a round one. The nearest pairs are tried first.
+Two cells that touch make a long shape, one cell around two lobes a round one. The shortest pairs are tried first.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.frames.nuclei import Mask, Part, nearest, part_of, squares_to
+from blastscope.runtime.frames.part import Mask, Part, both, boxes_apart, in_one_piece, squares_to, window_around
 
 GAP_UM = 4.0  # between lobes
 SURE_UM = 10.0  # so short a pair is one nucleus: two that touch are longer
@@ -27,60 +27,74 @@ LOBE_UM2 = 28.0  # a lymphocyte's nucleus is 6 um across or more
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
-    one: int
-    other: int
     length: int  # squared, px
     gap: int  # squared, px
     area: int
+    one: Part
+    other: Part
+
+    @property
+    def rank(self) -> tuple[int, int, int]:
+        return self.length, self.gap, self.area
 
 
-def joined(parts: list[Part], cell: Mask, inside: Mask, um: float) -> list[Part]:
-    """The parts, lobes of one nucleus joined. `cell` masks what is stained like white cells, `inside` what the frame shows."""
+def joined(parts: list[Part], cellular: Mask, inside: Mask, um: float) -> list[Part]:
+    """The parts, lobes of one nucleus joined.
+
+    `cellular` masks what is stained like white cells, `inside` what the frame shows.
+    """
     parts = list(parts)
-    apart: set[frozenset[Part]] = set()  # pairs of parts that were found to be two cells'
-    while len(parts) > 1:
-        far = [squares_to(part.mask) for part in parts]
-        owner = nearest(far)
-        pairs = [pair for pair in _pairs(parts, far, um) if frozenset((parts[pair.one], parts[pair.other])) not in apart]
-        for pair in sorted(pairs, key=lambda pair: (pair.length, pair.gap, pair.area)):
-            one, other = parts[pair.one], parts[pair.other]
-            near = np.minimum(far[pair.one], far[pair.other]) <= (AROUND_UM / um) ** 2
-            theirs = near & ((owner == pair.one + 1) | (owner == pair.other + 1) | (one.mask | other.mask > 0))
-            share = ROUND_LOBE if min(one.area, other.area) * um * um < LOBE_UM2 else ROUND
-            if pair.length * um * um <= SURE_UM**2 or _one_cell(one.mask | other.mask, theirs & (cell > 0), inside, um, share):
-                rest = [part for part in parts if part is not one and part is not other]
-                parts = [*rest, part_of(one.mask | other.mask, one.lobes + other.lobes)]
-                break
-            apart.add(frozenset((one, other)))
-        else:
-            break
+    open_pairs = [pair for index, one in enumerate(parts) for other in parts[:index] if (pair := _pair(one, other, um))]
+    while open_pairs:
+        pair = min(open_pairs, key=lambda pair: pair.rank)
+        rest = [part for part in parts if part is not pair.one and part is not pair.other]
+        if pair.length * um * um > SURE_UM**2 and not _one_cell(pair, rest, cellular, inside, um=um):
+            open_pairs.remove(pair)
+            continue
+        whole = both(pair.one, pair.other)
+        gone = (pair.one, pair.other)
+        open_pairs = [left for left in open_pairs if left.one not in gone and left.other not in gone]
+        open_pairs += [pair for part in rest if (pair := _pair(whole, part, um))]
+        parts = [*rest, whole]
     return parts
 
 
-def _pairs(parts: list[Part], far: list[NDArray[np.int32]], um: float) -> list[_Pair]:
-    """The pairs near enough to be lobes of one nucleus."""
-    pairs = []
-    for one in range(len(parts)):
-        for other in range(one + 1, len(parts)):
-            gap = int(far[one][parts[other].mask > 0].min())
-            length = longest(np.concatenate([parts[one].hull, parts[other].hull]))
-            if gap * um * um <= GAP_UM**2 and length * um * um <= LONGEST_UM**2:
-                pairs.append(_Pair(one, other, length, gap, parts[one].area + parts[other].area))
-    return pairs
+def _pair(one: Part, other: Part, um: float) -> _Pair | None:
+    """The two, where they are near enough to be lobes of one nucleus."""
+    if boxes_apart(one, other) * um > GAP_UM:
+        return None
+    length = _longest(np.concatenate([one.hull, other.hull]))
+    if length * um * um > LONGEST_UM**2:
+        return None
+    window = window_around([one, other], 0)
+    gap = int(squares_to(one.on(window))[other.on(window) > 0].min())
+    return _Pair(length, gap, one.area + other.area, one, other) if gap * um * um <= GAP_UM**2 else None
 
 
-def longest(points: NDArray[np.int32]) -> int:
+def _longest(points: NDArray[np.int32]) -> int:
     """The squared distance of the two points that are farthest apart."""
     wide = points.astype(np.int64)
-    return int(((wide[:, None] - wide[None]) ** 2).sum(axis=2).max()) if len(wide) else 0
+    return int(((wide[:, None] - wide[None]) ** 2).sum(axis=2).max())
 
 
-def _one_cell(nuclei: Mask, around: NDArray[np.bool_], inside: Mask, um: float, share: float) -> bool:
-    """Whether what lies around the pair is as round as one cell."""
+def _one_cell(pair: _Pair, rest: list[Part], cellular: Mask, inside: Mask, *, um: float) -> bool:
+    """Whether what lies around the pair, and nearer to it than to any other part, is as round as one cell."""
+    margin = math.ceil(AROUND_UM / um)
+    window = window_around([pair.one, pair.other], margin, cellular.shape)
+    nuclei = pair.one.on(window) | pair.other.on(window)
+    far = squares_to(nuclei)
+    around = cellular[window] & (far <= (AROUND_UM / um) ** 2)
+    others = np.zeros_like(nuclei)
+    for part in rest:
+        if min(boxes_apart(part, pair.one), boxes_apart(part, pair.other)) <= 2 * margin:
+            others |= part.on(window)
+    if others.any():
+        around &= far < squares_to(others)
     whole = in_one_piece(nuclei | around, nuclei)
+    cut = bool((np.asarray(cv2.dilate(whole, np.ones((3, 3), np.uint8)), np.uint8) & (1 - inside[window])).any())
+    share = ROUND_CUT if cut else ROUND_LOBE if min(pair.one.area, pair.other.area) * um * um < LOBE_UM2 else ROUND
     long, short = axes(whole)
-    cut = bool((np.asarray(cv2.dilate(whole, np.ones((3, 3), np.uint8)), np.uint8) & (1 - inside)).any())
-    return long * um <= LONGEST_UM and short >= (ROUND_CUT if cut else share) * long
+    return long * um <= LONGEST_UM and short >= share * long
 
 
 def axes(mask: Mask) -> tuple[float, float]:
@@ -92,13 +106,6 @@ def axes(mask: Mask) -> tuple[float, float]:
     # whole numbers until the end, so that a turned mask has the same axes to the last digit
     across = count * int((columns * columns).sum()) - int(columns.sum()) ** 2
     down = count * int((rows * rows).sum()) - int(rows.sum()) ** 2
-    both = count * int((rows * columns).sum()) - int(rows.sum()) * int(columns.sum())
-    middle, spread = (across + down) / 2, math.hypot((across - down) / 2, both)
+    slant = count * int((rows * columns).sum()) - int(rows.sum()) * int(columns.sum())
+    middle, spread = (across + down) / 2, math.hypot((across - down) / 2, slant)
     return 4 * math.sqrt(middle + spread) / count, 4 * math.sqrt(max(middle - spread, 0.0)) / count
-
-
-def in_one_piece(mask: NDArray[np.integer], core: Mask) -> Mask:
-    """What of the mask is connected with the core."""
-    labels = cv2.connectedComponents((mask > 0).astype(np.uint8), connectivity=8)[1]
-    held = np.unique(labels[core > 0])
-    return np.isin(labels, held[held > 0]).astype(np.uint8)

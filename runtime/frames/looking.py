@@ -24,22 +24,26 @@ WORKING_UM = 0.25  # a pixel of the pictures that cells are outlined in
 LOBES_UM = 4.0  # stained parts that are nearer than this are looked at together
 WIDEST_UM = 45.0  # so wide a group is looked at in full resolution, whose grid no tile can shift
 LEAST_UM2 = 8.0  # of stain: less is no nucleus
+SPECK_UM2 = 0.5
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Place:
     """Stained parts that may be lobes of one nucleus or nuclei that touch."""
 
     box: Box  # in pixels of the frame
     factor: int  # of the grid on which it is to be looked at
+    outlines: tuple[NDArray[np.int32], ...]  # (K, 1, 2) of each part, in pixels of the frame
 
 
 def places(frame: NDArray[np.uint8], facts: FrameFacts) -> list[Place]:
     """The places of `frame` (H, W, 3) that may hold nuclei, each once."""
-    found: set[Place] = set()
-    for rows, columns, own in _regions(frame, facts):
-        found.update(_groups(frame[rows, columns], own, (columns.start, rows.start), facts))
-    return sorted(found)
+    regions = _regions(frame, facts)
+    return [
+        place
+        for rows, columns, own in regions
+        for place in _groups(frame[rows, columns], own, (columns.start, rows.start), facts)
+    ]
 
 
 def _regions(frame: NDArray[np.uint8], facts: FrameFacts) -> Iterator[tuple[slice, slice, NDArray[np.uint8]]]:
@@ -68,30 +72,31 @@ def _groups(patch: NDArray[np.uint8], own: NDArray[np.uint8], corner: tuple[int,
     stain = along(facts.nuclear_axis, patch, facts.background)
     sums = cv2.boxFilter(stain, cv2.CV_32S, (factor, factor), normalize=False, borderType=cv2.BORDER_REPLICATE)
     mask = (sums > round(facts.nucleus_threshold * STEP * factor * factor)).astype(np.uint8) & own
-    count, _, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    outlines = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
     pixel_um2 = facts.pixel_um**2
-    parts = [part for part in stats[1:count].tolist() if part[4] * pixel_um2 > LEAST_UM2 / 16]
-    for box, area in _joined(parts, LOBES_UM / facts.pixel_um):
-        if area * pixel_um2 < LEAST_UM2:
+    parts = [np.asarray(outline, np.int32) for outline in outlines if cv2.contourArea(outline) * pixel_um2 > SPECK_UM2]
+    for group in _linked(parts, LOBES_UM / facts.pixel_um):
+        if sum(cv2.contourArea(outline) for outline in group) * pixel_um2 < LEAST_UM2:
             continue
+        x, y, width, height = cv2.boundingRect(np.concatenate(group))
+        box = x + corner[0], y + corner[1], x + width + corner[0], y + height + corner[1]
         wide = max(box[2] - box[0], box[3] - box[1]) * facts.pixel_um > WIDEST_UM
-        left, top = corner
-        yield Place((box[0] + left, box[1] + top, box[2] + left, box[3] + top), 1 if wide else factor)
+        yield Place(box, 1 if wide else factor, tuple(outline + np.asarray(corner, np.int32) for outline in group))
 
 
-def _joined(parts: list[list[int]], gap: float) -> list[tuple[Box, int]]:
-    """The parts (x, y, width, height, area) whose boxes lie within `gap` of each other, as one box and area each."""
-    groups: list[tuple[Box, int]] = []
-    for x, y, width, height, area in parts:
-        box, total = (x, y, x + width, y + height), area
-        while near := [other for other in groups if _apart(box, other[0]) <= gap]:  # a grown box may reach others
-            for other in near:
-                groups.remove(other)
-                theirs, total = other[0], total + other[1]
-                box = (min(box[0], theirs[0]), min(box[1], theirs[1]), max(box[2], theirs[2]), max(box[3], theirs[3]))
-        groups.append((box, total))
-    return groups
-
-
-def _apart(one: Box, other: Box) -> int:
-    return max(one[0] - other[2], other[0] - one[2], one[1] - other[3], other[1] - one[3])
+def _linked(outlines: list[NDArray[np.int32]], gap: float) -> Iterator[list[NDArray[np.int32]]]:
+    """The outlines whose boxes lie within `gap` of each other, or of one between them."""
+    if not outlines:
+        return
+    boxes = np.asarray([cv2.boundingRect(outline) for outline in outlines], np.int64)
+    boxes[:, 2:] += boxes[:, :2]
+    apart = np.maximum(boxes[:, None, :2] - boxes[None, :, 2:], boxes[None, :, :2] - boxes[:, None, 2:]).max(axis=2)
+    near = apart <= gap
+    left = set(range(len(outlines)))
+    while left:
+        group, fresh = set[int](), {left.pop()}
+        while fresh:
+            group |= fresh
+            fresh = {int(other) for one in fresh for other in np.flatnonzero(near[one])} - group
+        left -= group
+        yield [outlines[index] for index in sorted(group)]

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.runtime.frames.lobes import axes
-from blastscope.runtime.frames.nuclei import Mask, Part, depth_in, part_of, parts_of, squares_to
+from blastscope.runtime.frames.nuclei import parts_of
 from blastscope.runtime.frames.otsu import parting
+from blastscope.runtime.frames.part import Mask, Part, boxes_apart, depth_in, part_of, squares_to, window_around
 from blastscope.runtime.frames.view import View
 from blastscope.runtime.prediction import Refusal
 
@@ -23,6 +24,7 @@ SHARED = 0.3  # of a cell's outline, with others
 CLUMP_UM2, CLUMP_SOLID = 150.0, 0.85  # a nucleus larger than this and less convex is several
 BLURRED_UM = 1.8  # the nucleus' rim from full stain to none: in focus 0.9 to 1.5, behind a blur of 0.6 um above
 RIM_UM = 0.7
+HULL_RIM_UM = 0.8
 LOBE_UM2 = 5.0
 LEAST_ROUND = 0.55  # short axis of the nucleus, of its long one
 LEAST_SHARE = 0.33  # nucleus of the cell; lymphoid cells are nearly filled by theirs
@@ -32,55 +34,67 @@ EVEN, EVEN_SPAN = 0.70, 0.10
 DOUBT = 0.3
 
 
-def why_not(view: View, nucleus: Part, cell: Mask, cells: list[Mask]) -> Refusal | None:
+def why_not(view: View, nucleus: Part, cell: Part, cells: list[Part]) -> Refusal | None:
     """Why this cell gets no call; None where it may. `cells` are all that stand here, this one among them."""
-    return (
-        _cut_off(view, cell) or _clumped(view, nucleus, cell, cells) or _blurred(view, nucleus) or _wrong(view, cell, nucleus)
-    )
-
-
-def _cut_off(view: View, cell: Mask) -> Refusal | None:
-    if (_wider(cell) & (1 - view.inside)).any():
-        return Refusal("touches-border", "the cell reaches the edge of the frame")
-    return None
-
-
-def _clumped(view: View, nucleus: Part, cell: Mask, cells: list[Mask]) -> Refusal | None:
-    outline = _wider(cell) & (1 - cell)
-    others = np.zeros_like(cell)
+    margin = math.ceil(3 * RIM_UM / view.um) + 1
+    window = window_around([cell], margin, view.stain.shape)
+    near = _Near(view.um, view.stain[window], view.inside[window], cell.on(window), nucleus.on(window))
+    others = np.zeros_like(near.cell)
     for other in cells:
-        if other is not cell:
-            others |= other
+        if other is not cell and boxes_apart(other, cell) <= 1:
+            others |= other.on(window)
+    return _cut_off(near) or _clumped(near, others) or _blurred(near) or _wrong(near)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Near:
+    """One cell and what is around it."""
+
+    um: float
+    stain: NDArray[np.int32]
+    inside: Mask
+    cell: Mask
+    nucleus: Mask
+
+
+def _cut_off(near: _Near) -> Refusal | None:
+    framed = cv2.copyMakeBorder(near.inside, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=(0,))
+    shown = np.asarray(cv2.erode(framed, np.ones((3, 3), np.uint8)), np.uint8)[1:-1, 1:-1]
+    return Refusal("touches-border", "the cell reaches the edge of the frame") if (near.cell & (1 - shown)).any() else None
+
+
+def _clumped(near: _Near, others: Mask) -> Refusal | None:
+    outline = _wider(near.cell) & (1 - near.cell)
     shared = _count(outline & others) / max(_count(outline), 1)
     if shared > SHARED:
         return Refusal("clumped", f"{shared:.0%} of the outline is shared with other cells")
-    area = nucleus.area * view.um**2
-    if area > CLUMP_UM2 and _solid(nucleus) < CLUMP_SOLID:
+    area = _count(near.nucleus) * near.um**2
+    if area > CLUMP_UM2 and _solidity(near.nucleus) < CLUMP_SOLID:
         return Refusal("clumped", f"{area:.0f} um2 of nuclei touch, and could not be told apart")
     return None
 
 
-def _blurred(view: View, nucleus: Part) -> Refusal | None:
+def _blurred(near: _Near) -> Refusal | None:
     """Whether the stain falls off too slowly over the nucleus' rim."""
-    inner, outer = depth_in(nucleus.mask) * view.um, np.sqrt(squares_to(nucleus.mask)) * view.um
-    across, down = (cv2.Sobel(view.stain.astype(np.float32), cv2.CV_32F, *way) for way in ((1, 0), (0, 1)))
-    steep = np.sqrt(across * across + down * down)[(inner < RIM_UM) & (outer < RIM_UM)] / (8 * view.um)
-    full, empty = view.stain[inner > RIM_UM], view.stain[(outer > 1.4 * RIM_UM) & (outer < 3 * RIM_UM)]
+    inner, outer = depth_in(near.nucleus) * near.um, np.sqrt(squares_to(near.nucleus)) * near.um
+    across, down = (cv2.Sobel(near.stain.astype(np.float32), cv2.CV_32F, *way) for way in ((1, 0), (0, 1)))
+    steep = np.sqrt(across * across + down * down)[(inner < RIM_UM) & (outer < RIM_UM)] / (8 * near.um)
+    full, empty = near.stain[inner > RIM_UM], near.stain[(outer > 1.4 * RIM_UM) & (outer < 3 * RIM_UM)]
     if not (len(full) and len(empty)):
         return None
     fall = float(np.median(full) - np.median(empty)) / max(float(np.quantile(steep, 0.75)), 1.0)
     return Refusal("out-of-focus", f"the nucleus' rim is {fall:.1f} um wide") if fall > BLURRED_UM else None
 
 
-def _wrong(view: View, cell: Mask, nucleus: Part) -> Refusal | None:
+def _wrong(near: _Near) -> Refusal | None:
     """A cell of another size, or another kind, than the networks know."""
-    area = _count(cell) * view.um**2
+    area = _count(near.cell) * near.um**2
     across = f"the cell is {math.sqrt(area * 4 / math.pi):.1f} um across"
     if area < LEAST_UM2:
         return Refusal("too-small", across)
     if area > MOST_UM2:
         return Refusal("too-large", across)
-    look = _look(view, cell, nucleus)
+    look = _look(near)
     if look.lobes > 1:
         return Refusal("not-lymphoid", f"the nucleus has {look.lobes} lobes")
     if look.roundness < LEAST_ROUND:
@@ -88,9 +102,8 @@ def _wrong(view: View, cell: Mask, nucleus: Part) -> Refusal | None:
     if look.share < LEAST_SHARE:
         return Refusal("not-lymphoid", f"the nucleus fills {look.share:.0%} of the cell")
     if (look.solidity - SOLID) / SOLID_SPAN + (look.evenness - EVEN) / EVEN_SPAN < DOUBT:
-        return Refusal(
-            "not-lymphoid", f"the nucleus is lobed or granular (convex {look.solidity:.2f}, even {look.evenness:.2f})"
-        )
+        shape = f"convex {look.solidity:.2f}, even {look.evenness:.2f}"
+        return Refusal("not-lymphoid", f"the nucleus is lobed or granular ({shape})")
     return None
 
 
@@ -105,30 +118,31 @@ class _Look:
     evenness: float  # the palest stain in the hull, of the usual
 
 
-def _look(view: View, cell: Mask, nucleus: Part) -> _Look:
+def _look(near: _Near) -> _Look:
     """The look of the nucleus at a threshold of its own, that leaves dark cytoplasm out."""
-    core = np.asarray(cv2.erode(cell, np.ones((3, 3), np.uint8)), np.uint8)
-    level = parting(view.stain[core > 0])
-    parts = parts_of(((view.stain > level) & (core > 0)).astype(np.uint8), view.um)
-    large = [part for part in parts if part.area * view.um**2 > LOBE_UM2]
+    core = np.asarray(cv2.erode(near.cell, np.ones((3, 3), np.uint8)), np.uint8)
+    level = parting(near.stain[core > 0])
+    large = [part for part in parts_of(core & (near.stain > level), near.um) if part.area * near.um**2 > LOBE_UM2]
     if not large:
-        return _Look(nucleus.lobes, 1.0, 1.0, 1.0, 1.0)
-    mask = np.asarray(sum(part.mask for part in large) > 0, np.uint8)
-    whole = part_of(mask)
+        return _Look(1, 1.0, 1.0, 1.0, 1.0)
+    window = (slice(0, core.shape[0]), slice(0, core.shape[1]))
+    mask = np.zeros_like(core)
+    for part in large:
+        mask |= part.on(window)
     long, short = axes(mask)
-    stain = view.stain[depth_in(_hull(whole)) * view.um > 0.8].astype(np.float64)
+    stain = near.stain[depth_in(_hull(mask)) * near.um > HULL_RIM_UM].astype(np.float64)
     evenness = float(np.quantile(stain, 0.05) / max(np.median(stain), 1.0)) if len(stain) else 1.0
-    return _Look(len(large), short / max(long, 1.0), whole.area / max(_count(cell), 1), _solid(whole), evenness)
+    return _Look(len(large), short / max(long, 1.0), _count(mask) / max(_count(near.cell), 1), _solidity(mask), evenness)
 
 
-def _hull(part: Part) -> Mask:
-    filled = np.zeros_like(part.mask)
-    cv2.fillConvexPoly(filled, part.hull.reshape(-1, 1, 2), (1,))
+def _hull(mask: Mask) -> Mask:
+    filled = np.zeros_like(mask)
+    cv2.fillConvexPoly(filled, part_of(mask).hull.reshape(-1, 1, 2), (1,))
     return filled
 
 
-def _solid(part: Part) -> float:
-    return part.area / max(_count(_hull(part)), 1)
+def _solidity(mask: Mask) -> float:
+    return _count(mask) / max(_count(_hull(mask)), 1)
 
 
 def _wider(mask: Mask) -> NDArray[np.uint8]:

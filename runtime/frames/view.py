@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from blastscope.runtime.frames.found import FrameFacts
 from blastscope.runtime.frames.looking import Place
-from blastscope.runtime.frames.nuclei import Mask
+from blastscope.runtime.frames.part import Mask
 from blastscope.runtime.frames.stain import STEP, along
 from blastscope.runtime.frames.thumbnail import Grid, grid_around, reduced
 

@@ -1,0 +1,120 @@
+"""A piece of a picture, kept as a small mask and the place where it lies, and what is measured on masks.
+
+Distances are squared whole numbers: they are exact, so that a turned picture gives the turned answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Mask = NDArray[np.uint8]  # 0 or 1
+Squares = NDArray[np.int32]  # squared distances
+Window = tuple[slice, slice]  # rows and columns
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """Some stain in a picture."""
+
+    x: int  # of the mask's corner
+    y: int
+    mask: Mask
+    area: int
+    hull: NDArray[np.int32]  # (K, 2), x and y in the picture
+    lobes: int = 1
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """x0, y0, x1, y1, half-open."""
+        height, width = self.mask.shape
+        return self.x, self.y, self.x + width, self.y + height
+
+    def on(self, window: Window) -> Mask:
+        """The part as it lies in this window of the picture."""
+        rows, columns = window
+        shown = np.zeros((rows.stop - rows.start, columns.stop - columns.start), np.uint8)
+        x0, y0, x1, y1 = self.box
+        top, bottom, left, right = max(y0, rows.start), min(y1, rows.stop), max(x0, columns.start), min(x1, columns.stop)
+        if top < bottom and left < right:
+            piece = self.mask[top - y0 : bottom - y0, left - x0 : right - x0]
+            shown[top - rows.start : bottom - rows.start, left - columns.start : right - columns.start] = piece
+        return shown
+
+
+def part_of(mask: Mask, corner: tuple[int, int] = (0, 0), lobes: int = 1) -> Part:
+    """The part that `mask` shows, whose own corner (x, y) lies there in the picture."""
+    x, y, width, height = cv2.boundingRect(mask)
+    own = np.ascontiguousarray(mask[y : y + height, x : x + width])
+    left, top = corner[0] + x, corner[1] + y
+    points = cv2.findNonZero(own)
+    hull = cv2.convexHull(points).reshape(-1, 2) if points is not None else np.zeros((0, 2))
+    return Part(
+        left, top, own, int(cv2.countNonZero(own)), np.asarray(hull, np.int32) + np.asarray((left, top), np.int32), lobes
+    )
+
+
+def both(one: Part, other: Part) -> Part:
+    """Two parts as one."""
+    window = window_around([one, other], 0)
+    corner = window[1].start, window[0].start
+    return part_of(one.on(window) | other.on(window), corner, one.lobes + other.lobes)
+
+
+def window_around(parts: list[Part], margin: int, shape: tuple[int, ...] | None = None) -> Window:
+    """The rows and columns around these parts, inside of a picture of this shape."""
+    boxes = [part.box for part in parts]
+    top, left = min(box[1] for box in boxes) - margin, min(box[0] for box in boxes) - margin
+    bottom, right = max(box[3] for box in boxes) + margin, max(box[2] for box in boxes) + margin
+    if shape is not None:
+        top, left, bottom, right = max(top, 0), max(left, 0), min(bottom, shape[0]), min(right, shape[1])
+    return slice(top, bottom), slice(left, right)
+
+
+def boxes_apart(one: Part, other: Part) -> int:
+    """How far the parts' boxes are apart at least, along a row or a column; negative where they overlap."""
+    (x0, y0, x1, y1), (u0, v0, u1, v1) = one.box, other.box
+    return max(x0 - u1, u0 - x1, y0 - v1, v0 - y1)
+
+
+def squares_to(mask: Mask) -> Squares:
+    """(h, w) the squared distance of each pixel to the nearest of `mask`."""
+    far = np.asarray(cv2.distanceTransform(1 - mask, cv2.DIST_L2, cv2.DIST_MASK_PRECISE), np.float32)
+    return np.asarray(np.rint(far * far), np.int32)
+
+
+def depth_in(mask: Mask) -> NDArray[np.float32]:
+    """How deep in the mask each pixel lies; beyond the picture is outside."""
+    framed = cv2.copyMakeBorder(mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=(0,))
+    return np.asarray(cv2.distanceTransform(framed, cv2.DIST_L2, cv2.DIST_MASK_PRECISE), np.float32)[1:-1, 1:-1]
+
+
+def fill_holes(mask: Mask, largest: float) -> Mask:
+    """The mask with its holes of up to `largest` pixels filled."""
+    outlines, levels = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    if levels is None:
+        return mask
+    inner = [
+        outline
+        for outline, level in zip(outlines, levels.reshape(-1, 4), strict=True)
+        if level[3] >= 0 and cv2.contourArea(outline) <= largest
+    ]
+    if not inner:
+        return mask
+    filled = mask.copy()
+    cv2.drawContours(filled, inner, -1, (1,), cv2.FILLED)
+    return filled
+
+
+def in_one_piece(mask: Mask, core: Mask) -> Mask:
+    """What of the mask is connected with the core."""
+    count, labels = cv2.connectedComponents(mask, connectivity=8)
+    if count <= 2:
+        return mask
+    held = np.zeros(count, np.uint8)
+    held[labels[core > 0]] = 1
+    held[0] = 0
+    return np.asarray(held[labels], np.uint8)
