@@ -92,9 +92,11 @@ def _cgroup_quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/s
             continue
         _, controllers, path = line.split(":", 2)
         if controllers == "":
-            quotas += [_quota_v2(folder / "cpu.max") for folder in _upwards(root, path)]
+            mounts = (root, root / "unified")  # where the older ones are mounted as well it is beside them
+            quotas += [_quota_v2(folder / "cpu.max") for mount in mounts for folder in _upwards(mount, path)]
         elif "cpu" in controllers.split(","):
-            quotas += [_quota_v1(folder) for folder in _upwards(root / "cpu", path)]
+            mounts = (root / "cpu", root / controllers)  # the first is a link to the second where somebody made one
+            quotas += [_quota_v1(folder) for mount in mounts for folder in _upwards(mount, path)]
     return min((quota for quota in quotas if quota), default=None)
 
 

@@ -55,6 +55,7 @@ def test_a_quota_limits_the_threads_and_leaves_one(monkeypatch: pytest.MonkeyPat
 
 
 def group(folder: Path, lines: str, files: dict[str, str]) -> float | None:
+    folder.mkdir(exist_ok=True)
     (folder / "self").write_text(lines)
     for name, text in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -71,6 +72,18 @@ def test_the_older_control_groups_are_read_too(tmp_path: Path) -> None:
     files = {"cpu/a/cpu.cfs_quota_us": "250000", "cpu/a/cpu.cfs_period_us": "100000"}
     assert group(tmp_path, "3:cpu,cpuacct:/a\n", files) == 2.5
     assert group(tmp_path, "3:cpu:/a\n", {"cpu/a/cpu.cfs_quota_us": "-1"}) is None
+
+
+def test_control_groups_are_found_where_they_are_mounted(tmp_path: Path) -> None:
+    files = {"cpu,cpuacct/a/cpu.cfs_quota_us": "50000", "cpu,cpuacct/a/cpu.cfs_period_us": "100000"}
+    assert group(tmp_path, "3:cpu,cpuacct:/a\n0::/\n", files) == 0.5
+    assert group(tmp_path / "both", "3:cpuacct:/\n0::/b\n", {"unified/b/cpu.max": "120000 100000"}) == 1.2
+
+
+def test_in_a_container_the_path_may_not_be_visible_and_the_root_is_its_own(tmp_path: Path) -> None:
+    assert group(tmp_path, "0::/system.slice/docker-4f2a.scope\n", {"cpu.max": "175000 50000\n"}) == 3.5
+    files = {"cpu/cpu.cfs_quota_us": "150000", "cpu/cpu.cfs_period_us": "100000"}
+    assert group(tmp_path / "older", "4:cpu,cpuacct:/docker/4f2a\n", files) == 1.5
 
 
 @pytest.mark.parametrize("text", ["", "nonsense", "0::/\n", "a\n\n:::\n"])
