@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from towers import reference, two_towers
 
 from blastscope.runtime.backends import openvino_cpu
 from blastscope.runtime.bundle import read_bundle
-from blastscope.runtime.choose import Candidate, Memory, admitted, in_order_of_speed
+from blastscope.runtime.choose import Candidate, Memory, Survey, admitted, in_order_of_speed
 from blastscope.runtime.errors import BlastscopeError, DeviceError, EngineError, GoldenMismatch, UngatedBundle, UsageError
 from blastscope.runtime.scope import Scope, open_bundle
 
@@ -186,3 +189,108 @@ def test_a_candidate_is_named_as_in_benchmark_rows(tiny_bundle: Any) -> None:
     entry = read_bundle(tiny_bundle.make("fp32")).graph("fp32")
     assert entry
     assert [Candidate(entry, "f32").name, Candidate(entry, "bf16").name] == ["fp32", "fp32-bf16"]
+
+
+# ---- layouts
+
+
+@pytest.fixture
+def towers(tiny_bundle: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Bundles of a graph that can be cut."""
+    graphs = {"fp32": two_towers(), "int8": two_towers(int8=True)}
+    monkeypatch.setattr(tiny_bundle, "graph", lambda precision="fp32", **_: graphs[precision])
+    monkeypatch.setattr(tiny_bundle, "expected", lambda crops: reference(graphs["fp32"], crops))
+    return tiny_bundle
+
+
+def remembered(cache: Path) -> dict[str, float | None]:
+    (memory,) = (cache / "choices").iterdir()
+    return dict(json.loads(memory.read_text())["ms_per_crop"])
+
+
+def test_the_layouts_of_the_fastest_are_measured_and_the_best_is_taken_next_time(towers: Any, tmp_path: Path) -> None:
+    path, cache = towers.make("fp32"), tmp_path / "cache"
+    with opened(path, cache, threads=2) as scope:
+        assert scope.audit.layout == "fused"
+        scope.classify(towers.cell())
+        while len(scope.notes) < 2:
+            time.sleep(0.01)
+    assert any("measured fp32 side-by-side" in note for note in scope.notes)
+    assert set(remembered(cache)) == {"fp32", "fp32 side-by-side"}
+    (memory,) = (cache / "choices").iterdir()
+    for fast, slow in (("fp32 side-by-side", "fp32"), ("fp32", "fp32 side-by-side")):
+        memory.write_text(json.dumps({"ms_per_crop": {fast: 1.0, slow: 2.0}}))
+        with opened(path, cache, threads=2) as scope:
+            assert scope.audit.layout == ("fused" if fast == "fp32" else "side-by-side")
+            assert any(f"took {fast}: fastest of what was measured" in note for note in scope.notes)
+            scope.classify(towers.cell())
+        assert not any("measured fp32 " in note and "fastest" not in note for note in scope.notes)  # nothing is left to measure
+
+
+def test_other_layouts_wait_until_the_fastest_precision_is_known(towers: Any, tmp_path: Path) -> None:
+    path, cache = towers.make("fp32", "int8", tolerances={"int8": {"int8": 1.0}}), tmp_path / "cache"
+    opener, known = _NoOpener(), _Known({})
+    bundle = read_bundle(path)
+    fp32, int8 = admitted(bundle, None, None, ("f32", "int8"))
+    for speed, wanted in ((1.0, ["int8"]), (3.0, ["int8", "fp32 side-by-side"])):
+        known.times = {"fp32": 2.0, "int8": speed}
+        others = [int8, fp32._replace(layout="side-by-side")]
+        survey = Survey((fp32, None), others, opener, known, [])  # type: ignore[arg-type]
+        assert [one.name for one in survey._line()] == wanted
+    assert not cache.exists()
+
+
+class _NoOpener:
+    golden: Any = None
+
+    def open(self, candidate: Candidate) -> Any:
+        raise AssertionError(candidate)
+
+
+class _Known(Memory):
+    def __init__(self, times: dict[str, float | None]) -> None:
+        self.times = times
+
+    def read(self) -> dict[str, float | None]:
+        return self.times
+
+
+def test_a_graph_that_stays_whole_is_asked_once(tiny_bundle: Any, tmp_path: Path) -> None:
+    path, cache = tiny_bundle.make("fp32"), tmp_path / "cache"
+    with opened(path, cache, threads=2) as scope:
+        scope.classify(tiny_bundle.cell())
+    assert any("side-by-side is passed over" in note and "can't be cut" in note for note in scope.notes)
+    assert remembered(cache)["fp32 side-by-side"] is None
+    with opened(path, cache, threads=2) as scope:
+        scope.classify(tiny_bundle.cell())
+        assert scope.audit.layout == "fused"
+    assert not any("passed over" in note for note in scope.notes)
+
+
+def test_a_layout_that_is_named_is_taken_and_nothing_is_measured(towers: Any, tmp_path: Path) -> None:
+    path = towers.make("fp32")
+    answers = []
+    for layout in ("fused", "side-by-side"):
+        with opened(path, tmp_path / "cache", threads=2, layout=layout) as scope:
+            assert scope.audit.layout == layout
+            answers.append(scope.classify(towers.cell()))
+    assert not (tmp_path / "cache" / "choices").exists()
+    np.testing.assert_allclose(*(answer.probabilities for answer in answers), atol=1e-6)
+    with pytest.raises(UsageError, match="layout is for a CPU"):
+        opened(path, tmp_path, layout="fused", device="cuda")
+    with pytest.raises(UsageError, match="'in-heaps' is not known: say auto, fused"):
+        opened(path, tmp_path, layout="in-heaps")
+    with pytest.raises(UsageError, match="may be had"):
+        opened(path, tmp_path, layout="paired")
+
+
+def test_what_was_measured_with_other_threads_does_not_count(towers: Any, tmp_path: Path) -> None:
+    path = towers.make("fp32")
+    for threads in (1, 2):
+        with opened(path, tmp_path / "cache", threads=threads) as scope:
+            scope.classify(towers.cell())
+    assert [*map(len, map(_times, sorted((tmp_path / "cache" / "choices").iterdir())))] == [2]  # one core has one layout
+
+
+def _times(memory: Path) -> dict[str, float | None]:
+    return dict(json.loads(memory.read_text())["ms_per_crop"])
