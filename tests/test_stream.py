@@ -295,6 +295,32 @@ def test_the_buffer_is_the_callers_again_when_put_returns() -> None:
     assert eye.seen == [0, 1, 2, 3]
 
 
+def test_frames_of_many_sizes_keep_their_own_pixels_while_others_are_dropped() -> None:
+    eye, sums = Eye(held=True), dict[int, int]()
+    shapes = [(4, 5), (5, 4), (4, 5), (3, 3), (4, 5), (5, 4), (4, 5), (4, 5)]
+    seen: dict[Any, int] = {}
+
+    def examine(frame: Any, *, metadata: Mapping[str, Any]) -> FrameReport:
+        seen[metadata["number"]] = int(frame.sum())
+        return eye(frame, metadata={})
+
+    with Stream(examine, Reports(), queue=2) as stream:
+        for number in range(40):
+            shape = shapes[number % len(shapes)]
+            frame = np.random.default_rng(number).integers(0, 256, (*shape, 3), np.uint8)
+            sums[number] = int(frame.sum())
+            stream.put(frame, metadata={"number": number})
+            frame[:] = 0
+            if number % 9 == 0:
+                eye.let()
+                eye.wait_for()
+        eye.held = False
+        eye.let(5)
+    assert stream.stats.dropped > 20
+    assert len(seen) >= 5
+    assert seen == {number: sums[number] for number in seen}
+
+
 def test_a_source_may_use_its_buffer_again() -> None:
     buffer, eye = pixels(0), Eye()
 
