@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from blastscope.runtime.frames.examine import Classify, Examiner, Look
     from blastscope.runtime.frames.report import FrameReport
     from blastscope.runtime.frames.spec import FrameSpec
+    from blastscope.runtime.site.proof import ValidationRecord
     from blastscope.runtime.stream import Stream
     from blastscope.runtime.stream.stream import OnError, OnReport, WhenFull
 
@@ -49,6 +50,7 @@ def open_bundle(
     queue: int = 64,
     cache_dir: Path | None = None,
     while_building: Literal["wait", "cpu"] | str = "wait",
+    validation: Path | str | None = None,
     tell: Callable[[str], None] | None = None,
     layout: Layout | Literal["auto"] | str = "auto",
     cascade: bool = False,
@@ -68,6 +70,9 @@ def open_bundle(
     `layout` is how the network lies on a CPU's cores; `auto` takes what was measured to be fastest here. With `cascade` the
     bundle's first voter decides alone where it is as sure as the bundle's record demands; such predictions say `decided_early`.
     That changes calls, as often as the record says. It is only on a CPU, and a bundle without such a record is refused.
+
+    `validation` is the record that `blastscope validate` left: where it passed with this bundle and the specification in use,
+    reports on frames say that they are validated; else `Scope.notes` say why not.
 
     Raises `UsageError` for an argument that can't be, `BundleError` for a bundle that can't be trusted (`UngatedBundle`,
     `GoldenMismatch` among them), `UnavailableError` where library or device are missing.
@@ -93,7 +98,7 @@ def open_bundle(
         layout=layout,
         cascade=cascade,
     )
-    return Scope(read_bundle(path, cache_dir=cache_dir), wish, queue=queue)
+    return Scope(read_bundle(path, cache_dir=cache_dir), wish, queue=queue, validation=_record(validation))
 
 
 class _Run(NamedTuple):
@@ -109,8 +114,9 @@ class _Run(NamedTuple):
 class Scope:
     """An open bundle for many threads at once. `close` it, or use it as a context manager. It doesn't survive a fork."""
 
-    def __init__(self, bundle: Bundle, wish: Wish, *, queue: int) -> None:
+    def __init__(self, bundle: Bundle, wish: Wish, *, queue: int, validation: ValidationRecord | None = None) -> None:
         self.bundle = bundle
+        self.validation = validation
         self._wish, self._queue = wish, queue
         self._reopening = threading.Lock()
         self._streams: weakref.WeakSet[Stream] = weakref.WeakSet()
@@ -124,7 +130,9 @@ class Scope:
     @property
     def notes(self) -> tuple[str, ...]:
         """What opening the bundle took and passed over, and why."""
-        return tuple(self._run.opened.notes)
+        # whether it holds for a specification shows in each report
+        objection = self._objection(self.validation.spec) if self.validation else None
+        return (*self._run.opened.notes, *([objection] if objection else []))
 
     @property
     def building(self) -> Future[None] | None:
@@ -201,7 +209,7 @@ class Scope:
         """
         run = self._run
         with run.opened.lanes.call():
-            return _examiner(run.decider.classify_many, spec, pixel_um).examine(check_array(frame), metadata)
+            return self._examiner(run.decider.classify_many, spec, pixel_um).examine(check_array(frame), metadata)
 
     def examine_files(
         self,
@@ -224,7 +232,7 @@ class Scope:
                 return run.decider.classify_many(cells)
 
         with run.opened.lanes.call():
-            examiner = _examiner(classify, spec, pixel_um)
+            examiner = self._examiner(classify, spec, pixel_um)
         return examiner.examine_files(map(Path, paths), look)
 
     def stream(
@@ -253,7 +261,7 @@ class Scope:
         from blastscope.runtime.stream import Stream
 
         with self._run.opened.lanes.call():
-            _examiner(self._run.decider.classify_many, spec, pixel_um)  # a scale that can't be is said now
+            self._examiner(self._run.decider.classify_many, spec, pixel_um)  # a scale that can't be is said now
 
         def examine(frame: NDArray[np.uint8], *, metadata: Mapping[str, Any]) -> FrameReport:
             scale_um = pixel_um or (spec and spec.pixel_um) or metadata.get("pixel_um")
@@ -306,9 +314,24 @@ class Scope:
         # closes a handle that was forgotten, when it is collected or when the process ends
         return _Run(opened, audit, decider, room, weakref.finalize(self, opened.close))
 
+    def _examiner(self, classify: Classify, spec: FrameSpec | None, pixel_um: float | None) -> Examiner:
+        from blastscope.runtime.frames.examine import Examiner  # whoever has single cells needs none of it
+        from blastscope.runtime.frames.spec import FrameSpec
 
-def _examiner(classify: Classify, spec: FrameSpec | None, pixel_um: float | None) -> Examiner:
-    from blastscope.runtime.frames.examine import Examiner  # whoever has single cells needs none of it
-    from blastscope.runtime.frames.spec import FrameSpec
+        validated = self.validation is not None and self._objection(spec) is None
+        return Examiner(classify, spec or FrameSpec(), pixel_um, usable_threads(), validated=validated)
 
-    return Examiner(classify, spec or FrameSpec(), pixel_um, usable_threads())
+    def _objection(self, spec: FrameSpec | None) -> str | None:
+        if self.validation is None:
+            return None
+        from blastscope.runtime.frames.spec import FrameSpec
+
+        return self.validation.objection(self.bundle.digest, spec or FrameSpec())
+
+
+def _record(validation: Path | str | None) -> ValidationRecord | None:
+    if validation is None:
+        return None
+    from blastscope.runtime.site.proof import read_validation
+
+    return read_validation(validation)

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from blastscope import __version__
-from blastscope.cli import benching, building, bundles, calls, demonstration, devices, examining, road, streaming
+from blastscope.cli import benching, building, bundles, calls, demonstration, devices, examining, road, streaming, validating
 from blastscope.runtime.errors import BlastscopeError, MissingLibrary
 
 EXTRAS = {
@@ -23,6 +23,8 @@ EXTRAS = {
     "matplotlib": "train",
     "onnx": "export",
     "onnxruntime": "export",
+    "pymmcore_plus": "micromanager",
+    "napari": "napari",
 }
 
 
@@ -76,7 +78,7 @@ def _options(
     """Options before the verb."""
 
 
-for verbs in (calls, examining, road, bundles, building, benching, demonstration, devices, streaming):
+for verbs in (calls, examining, road, bundles, building, benching, demonstration, devices, streaming, validating):
     for verb in verbs.VERBS:
         app.command()(verb)
 for name, group in building.GROUPS.items():

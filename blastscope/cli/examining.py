@@ -40,6 +40,9 @@ def examine(
     sheet: Annotated[Path | None, typer.Option(help="PNG or JPEG of all cells, the likeliest ALL first.")] = None,
     report: Annotated[Path | None, typer.Option(help="FILE.html for one page, else a folder of a page a frame.")] = None,
     csv: Annotated[Path | None, typer.Option(help="CSV file of a row a cell.")] = None,
+    validation: Annotated[
+        Path | None, typer.Option(help="The record that `validate` left here: its calls are validated.")
+    ] = None,
 ) -> None:
     """Find the white cells in whole frames and call each, in the order given. Exits 1 when a frame couldn't be examined.
 
@@ -57,7 +60,14 @@ def examine(
     paths = find_frames(frames)
     papers, refused, validated = Papers(wanted, paths), 0, True
     with open_bundle(
-        bundle, device=device, precision=precision, backend=backend, threads=threads, workload="throughput", tell=say
+        bundle,
+        device=device,
+        precision=precision,
+        backend=backend,
+        threads=threads,
+        workload="throughput",
+        validation=validation,
+        tell=say,
     ) as scope:
         for note in scope.notes:
             say(note)

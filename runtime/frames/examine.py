@@ -44,6 +44,7 @@ class Examiner:
     spec: FrameSpec = field(default_factory=FrameSpec)
     pixel_um: float | None = None  # the caller's word on the scale, before the specification's and the file's
     threads: int = 1
+    validated: bool = False  # by the site, with this bundle and specification
     whole_pixels: int = WHOLE_PIXELS
     tile_px: int = TILE_PX
 
@@ -94,6 +95,7 @@ class Examiner:
             path=path,
             metadata=metadata or {},
             size=(scan.width, scan.height),
+            validated=self.validated,
             notes=scan.notes,
         )
 
