@@ -2,7 +2,7 @@
 
 Each edge pixel votes for the point one radius inwards, towards the darker side. At the right radius the votes of a disc's
 rim meet in its middle, whether or not other cells hide half of the rim; pale middles vote outwards, and for nothing.
-Reduced pictures keep the radius between 6 and 13 pixels, so that every scale is measured alike.
+Reduced pictures keep the radius at 5 pixels or more, so that every scale is measured alike.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from blastscope.runtime.frames.thumbnail import grid_around, reduced
 from blastscope.runtime.prediction import Box
 
-LEVELS = ((1, 14.0), (3, 32.0), (5, 68.0), (9, 125.0), (15, 220.0), (27, 380.0))  # factor, and its smallest diameter in px
+LEVELS = ((1, 14.0), (3, 32.0), (5, 68.0), (9, 125.0))  # factor, and its smallest diameter in px
 LARGEST_PX = 400.0  # no red cell is looked for that is larger
 STEPS = 6  # diameters in an octave
 WIDEST = 255  # a reduced picture's side: of a larger frame the middle tells

@@ -19,12 +19,14 @@ from blastscope.runtime.image import check_array
 from blastscope.runtime.prediction import Box
 
 ASSUMED_UM = 0.1  # micrometres a pixel where neither the caller nor red cells tell: a 100x objective and a common camera
+EMPTY: Colour = (255.0, 255.0, 255.0)
 PIXELS = 60_000  # of the thumbnail that colours are measured on
 GLASS_SHARE = 0.02  # of the pixels: what is brighter and rarer is a glint
 NOT_GLASS = 12  # gray levels away from glass
 LEAST_DENSITY = 0.12  # natural, in all three channels together: what is fainter has no colour to speak of
 RED_DENSITY, RED_IN_RED = 1.6, 0.3  # red cells' density is less: in all channels together, and in red, which they let through
 RED_SHARE = 0.36  # of it in red: what has more is cytoplasm
+FEWEST_RED = 0.02  # of the pixels must be red cells to tell their colour
 NUCLEUS_FROM, NUCLEUS_FLOOR, NUCLEUS_CEILING = 0.15, 0.15, 0.30  # densities along the nuclear axis
 CELL_SHARE, CELL_FLOOR, CELL_CEILING = 0.09, 0.028, 0.06  # cytoplasm, of a nucleus
 
@@ -35,40 +37,58 @@ def survey_frame(frame: NDArray[np.uint8], spec: FrameSpec, *, pixel_um: float |
     Raises `ImageError` for anything but such an array. An empty frame has facts too: those that are assumed.
     """
     frame = np.ascontiguousarray(check_array(frame))
-    glass = _glass(frame)
-    content = _content(frame, glass)
-    factor = odd_factor(((content[2] - content[0]) * (content[3] - content[1]) / PIXELS) ** 0.5 + 1)
-    picture = reduced(frame, grid_around(content, factor)) if frame.size else frame
-    axis = _nuclear_axis(picture, glass)
-    nucleus_threshold, cell_threshold = _thresholds(picture, glass, axis)
     given = pixel_um or spec.pixel_um
+    if frame.size == 0:
+        return FrameFacts(
+            given or ASSUMED_UM,
+            "given" if given else "assumed",
+            EMPTY,
+            nuclear_axis(RED_CELL),
+            NUCLEUS_FLOOR,
+            CELL_FLOOR,
+        )
+    gray = np.asarray(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), np.uint8)
+    glass_gray = _glass_gray(gray)
+    content = _content(gray, glass_gray)
+    factor = odd_factor(((content[2] - content[0]) * (content[3] - content[1]) / PIXELS) ** 0.5 + 1)
+    picture = reduced(frame, grid_around(content, factor))
+    glass = _glass(picture, glass_gray)
+    axis = _nuclear_axis(picture, glass)
+    nucleus_threshold, cell_threshold = _thresholds(along(axis, picture, glass))
     at = round(nucleus_threshold * STEP)
-    measured = (
-        None if given or not frame.size else red_cell_px(frame, content, lambda part: _near_nuclei(part, glass, axis, at))
-    )
+    measured = None if given else red_cell_px(frame, content, lambda part: _near_nuclei(part, glass, axis, at))
     source: ScaleSource = "given" if given else "red-cells" if measured else "assumed"
     scale = given or (round(spec.red_cell_um / measured, 5) if measured else ASSUMED_UM)
     return FrameFacts(scale, source, glass, axis, nucleus_threshold, cell_threshold)
 
 
-def _glass(frame: NDArray[np.uint8]) -> Colour:
-    """The colour of the brightest gray that is common."""
-    if frame.size == 0:
-        return 255.0, 255.0, 255.0
-    gray = np.asarray(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), np.uint8)
-    counts = _histogram(gray, None)
-    smooth = np.convolve(counts, np.ones(9), "same")
+def _glass_gray(gray: NDArray[np.uint8]) -> int:
+    """The brightest gray that is common."""
+    smooth = np.convolve(_histogram(gray), np.ones(9), "same")
     common = smooth >= max(GLASS_SHARE * gray.size, 0.1 * smooth.max())
-    brightest = int(np.flatnonzero(common)[-1])
-    low = brightest
-    while low > 0 and smooth[low - 1] >= smooth[low]:  # down from the bright end up to the top of the peak
-        low -= 1
-    mask = np.asarray(cv2.inRange(gray, (max(low - 5, 0),), (min(low + 5, 255),)), np.uint8)
-    red, green, blue = (_median(_histogram(frame, mask, channel)) for channel in range(3))
+    level = int(np.flatnonzero(common)[-1])
+    while level > 0 and smooth[level - 1] >= smooth[level]:  # down from the bright end up to the top of the peak
+        level -= 1
+    return level
+
+
+def _content(gray: NDArray[np.uint8], glass: int) -> Box:
+    """The box of all that is neither empty glass nor black."""
+    empty = cv2.bitwise_or(cv2.inRange(gray, (glass - NOT_GLASS,), (glass + NOT_GLASS,)), cv2.inRange(gray, (0,), (0,)))
+    x, y, width, height = cv2.boundingRect(cv2.bitwise_not(empty))
+    return (x, y, x + width, y + height) if width else (0, 0, gray.shape[1], gray.shape[0])
+
+
+def _glass(picture: NDArray[np.uint8], gray: int) -> Colour:
+    """The usual colour of what is as bright as glass; gray glass where the picture shows none."""
+    near = cv2.inRange(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), (max(gray - 5, 0),), (min(gray + 5, 255),))
+    if not near.any():
+        return float(gray), float(gray), float(gray)
+    red, green, blue = (_median(_histogram(picture, np.asarray(near, np.uint8), channel)) for channel in range(3))
     return red, green, blue
 
 
-def _histogram(picture: NDArray[np.uint8], mask: NDArray[np.uint8] | None, channel: int = 0) -> NDArray[np.float64]:
+def _histogram(picture: NDArray[np.uint8], mask: NDArray[np.uint8] | None = None, channel: int = 0) -> NDArray[np.float64]:
     return np.asarray(cv2.calcHist([picture], [channel], mask, [256], [0, 256]), np.float64).ravel()
 
 
@@ -78,43 +98,27 @@ def _median(counts: NDArray[np.float64]) -> float:
     half = total[-1] / 2
     level = int(np.searchsorted(total, half))
     before = total[level - 1] if level else 0.0
-    return round(level - 0.5 + float((half - before) / max(counts[level], 1.0)), 3)
-
-
-def _content(frame: NDArray[np.uint8], glass: Colour) -> Box:
-    """The box of all that is neither empty glass nor black."""
-    if frame.size == 0:
-        return 0, 0, 0, 0
-    green = cv2.extractChannel(frame, 1)
-    low, high = round(glass[1]) - NOT_GLASS, round(glass[1]) + NOT_GLASS
-    empty = cv2.bitwise_or(cv2.inRange(green, (low,), (high,)), cv2.inRange(green, (0,), (0,)))
-    x, y, width, height = cv2.boundingRect(cv2.bitwise_not(empty))
-    return (x, y, x + width, y + height) if width else (0, 0, frame.shape[1], frame.shape[0])
+    return round(max(level - 0.5 + float((half - before) / max(counts[level], 1.0)), 0.0), 3)
 
 
 def _nuclear_axis(picture: NDArray[np.uint8], glass: Colour) -> Colour:
     """The axis that red cells of this frame don't show on; without red cells the usual one."""
-    if picture.size == 0:
-        return nuclear_axis(RED_CELL)
     stained = density(picture, glass).reshape(-1, 3)
-    strength = stained.sum(axis=1)
+    strength = stained @ np.ones(3, np.float32)
     # by their density, not by an axis: nuclei of a dark stain lie within a few degrees of red cells
-    pale = (strength > LEAST_DENSITY) & (strength < RED_DENSITY)
-    red = stained[pale & (stained[:, 0] < RED_IN_RED) & (stained[:, 0] < RED_SHARE * strength)]
-    if len(red) < 0.02 * len(stained):
+    red = (strength > LEAST_DENSITY) & (strength < RED_DENSITY)
+    red &= stained[:, 0] < np.minimum(RED_IN_RED, RED_SHARE * strength)
+    if np.count_nonzero(red) < FEWEST_RED * len(stained):
         return nuclear_axis(RED_CELL)
-    strength = red.sum(axis=1)
-    full = np.median(red[strength > 0.5 * np.quantile(strength, 0.9)], axis=0)  # rims and pale middles have little colour
-    return nuclear_axis((float(full[0]), float(full[1]), float(full[2])))
+    full = red & (strength > 0.5 * np.quantile(strength[red], 0.9))  # rims and pale middles have little colour
+    middle = np.median(stained[full], axis=0)
+    return nuclear_axis((float(middle[0]), float(middle[1]), float(middle[2])))
 
 
-def _thresholds(picture: NDArray[np.uint8], glass: Colour, axis: Colour) -> tuple[float, float]:
+def _thresholds(stain: NDArray[np.int16]) -> tuple[float, float]:
     """Where on the nuclear axis nuclei begin, and where white cells begin."""
-    if picture.size == 0:
-        return NUCLEUS_FLOOR, CELL_FLOOR
-    stain = along(axis, picture, glass).astype(np.float32).ravel() / STEP
-    nuclei = stain[stain > NUCLEUS_FROM]
-    usual = float(np.median(nuclei)) if len(nuclei) > 30 else 0.0
+    nuclei = stain[stain > round(NUCLEUS_FROM * STEP)]
+    usual = float(np.median(nuclei)) / STEP if len(nuclei) > 30 else 0.0
     nucleus = min(max(usual / 2, NUCLEUS_FLOOR), NUCLEUS_CEILING)
     cell = min(max(CELL_SHARE * usual, CELL_FLOOR), CELL_CEILING)
     return round(nucleus, 4), round(cell, 4)
