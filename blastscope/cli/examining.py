@@ -40,9 +40,7 @@ def examine(
     sheet: Annotated[Path | None, typer.Option(help="PNG or JPEG of all cells, the likeliest ALL first.")] = None,
     report: Annotated[Path | None, typer.Option(help="FILE.html for one page, else a folder of a page a frame.")] = None,
     csv: Annotated[Path | None, typer.Option(help="CSV file of a row a cell.")] = None,
-    validation: Annotated[
-        Path | None, typer.Option(help="The record that `validate` left here: its calls are validated.")
-    ] = None,
+    validation: Annotated[Path | None, typer.Option(help="The record that `validate` left at this site.")] = None,
 ) -> None:
     """Find the white cells in whole frames and call each, in the order given. Exits 1 when a frame couldn't be examined.
 

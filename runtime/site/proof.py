@@ -33,7 +33,7 @@ class Requirements(Record):
     patients: int = Field(default=10, ge=2)  # where they are known
     recall: float = Field(default=0.9, ge=0, le=1)  # of the labelled cells, found
     precision: float = Field(default=0.8, ge=0, le=1)  # of the found ones, labelled
-    called: float = Field(default=0.8, ge=0, le=1)  # of the labelled cells, neither missed nor refused
+    called: float = Field(default=0.7, ge=0, le=1)  # of the labelled cells, neither missed nor refused
     sensitivity: float = Field(default=0.8, ge=0, le=1)  # the lower end of its interval
     specificity: float = Field(default=0.6, ge=0, le=1)  # the lower end of its interval
 
