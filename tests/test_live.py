@@ -212,15 +212,35 @@ def test_a_watched_folder_goes_on_with_files_that_come_whole(tmp_path: Path, mon
     assert list(frames) == []
 
 
+class Clip:
+    """Four frames, from a camera or not."""
+
+    name = "clip"
+
+    def __init__(self, *, live: bool, gap_s: float = 0.0) -> None:
+        self.live, self.gap_s = live, gap_s
+
+    def __iter__(self) -> Iterator[Frame]:
+        for number in range(4):
+            time.sleep(self.gap_s)
+            yield Frame(None, number)
+
+
 def test_a_pace_is_kept_and_left_when_it_is_over() -> None:
     stopped = threading.Event()
     started = time.monotonic()
-    assert len(list(paced([Frame(None)] * 4, 50.0, stopped))) == 4
+    assert len(list(paced(Clip(live=False), 50.0, stopped))) == 4
     assert time.monotonic() - started >= 0.055
     stopped.set()
     started = time.monotonic()
-    assert len(list(paced([Frame(None)] * 4, 0.1, stopped))) == 4
+    assert len(list(paced(Clip(live=False), 0.1, stopped))) == 4
     assert time.monotonic() - started < 5
+
+
+def test_a_cameras_pictures_between_are_passed_over_and_not_held_back() -> None:
+    stopped = threading.Event()
+    assert [frame.id for frame in paced(Clip(live=True), 0.1, stopped)] == [0]
+    assert [frame.id for frame in paced(Clip(live=True, gap_s=0.005), 1000.0, stopped)] == [0, 1, 2, 3]
 
 
 # ---- what is served, and to whom
@@ -439,6 +459,15 @@ def test_a_folder_is_shown_to_its_end_with_a_line_of_json_a_frame(bundle: Path, 
     assert {"path", "refusal", "validated", "pixel_um", "counts", "cells"} <= set(rows[0])
     assert "the page is at http://127.0.0.1:" in result.stderr
     assert "2 frames reported, 0 dropped, 0 failures" in result.stderr
+
+
+def test_what_is_assumed_of_frames_may_come_from_a_file(bundle: Path, folder: Path, tmp_path: Path) -> None:
+    config = tmp_path / "frames.toml"
+    config.write_text("pixel_um = 0.2", "utf-8")
+    result = live("--source", folder, "--bundle", bundle, "--until-end", "--json", "--config", config)
+    assert [json.loads(line)["pixel_um"] for line in result.stdout.splitlines()] == [0.2, 0.2]
+    config.write_text("pixel_mm = 0.2", "utf-8")
+    assert live("--source", folder, "--bundle", bundle, "--until-end", "--config", config).exit_code == 2
 
 
 def test_a_damaged_file_is_refused_and_the_rest_is_shown(bundle: Path, folder: Path) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from blastscope.cli.examining import PixelUm, SpecPath
 from blastscope.cli.options import BackendName, BundlePath, DeviceName, Json, PrecisionName, Threads
 from blastscope.cli.road import say
 
@@ -26,7 +27,8 @@ def live(
     watch: Annotated[bool, typer.Option("--watch", help="Go on with the files that come into the folder later.")] = False,
     fps: Annotated[float | None, typer.Option(min=0.01, max=1000.0, help="Frames a second at most. Default: no limit.")] = None,
     queue: Annotated[int, typer.Option(min=1, max=256, help="Frames that may wait. A camera's oldest is dropped then.")] = 4,
-    pixel_um: Annotated[float | None, typer.Option("--pixel-um", help="Micrometres per pixel. Default: by red cells.")] = None,
+    pixel_um: PixelUm = None,
+    config: SpecPath = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of the page; 0 for any free one.")] = 8420,
     host: Annotated[str, typer.Option(help="Another one shows the page to other machines, without a password.")] = "127.0.0.1",
     until_end: Annotated[bool, typer.Option("--until-end", help="Exit when the source is at its end.")] = False,
@@ -39,10 +41,12 @@ def live(
 ) -> None:
     """Show the frames of a camera or a folder in the browser as they are examined, until Ctrl-C; --json prints lines too."""
     from blastscope.runtime.frames.pages.colours import caution
+    from blastscope.runtime.frames.spec import FrameSpec
     from blastscope.runtime.live import LivePage, open_source
     from blastscope.runtime.live.sources import paced
     from blastscope.runtime.scope import open_bundle
 
+    spec = FrameSpec.from_toml(config) if config else None
     stopped = threading.Event()
     opened = open_source(source, watch=watch, stopped=stopped)
     scope = open_bundle(bundle, device=device, precision=precision, backend=backend, threads=threads, tell=say)
@@ -57,6 +61,7 @@ def live(
             "drop-oldest" if opened.live else "block",
             on_error=show.failure,
             pixel_um=pixel_um,
+            spec=spec,
         )
         page.watch(stream)
         say(caution(validated=False))

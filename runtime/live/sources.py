@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -58,13 +58,16 @@ def open_source(text: str, *, watch: bool = False, stopped: threading.Event) -> 
     return Camera(path, stopped) if path.suffix.lower() in VIDEOS else Files([path], str(path))
 
 
-def paced(frames: Iterable[Frame], fps: float, stopped: threading.Event) -> Iterator[Frame]:
-    """The same frames, at most `fps` a second."""
+def paced(source: Source, fps: float, stopped: threading.Event) -> Iterator[Frame]:
+    """The same frames, at most `fps` a second: a camera's are passed over, since it holds older ones back; files wait."""
     due = time.monotonic()
-    for frame in frames:
+    for frame in source:
+        if source.live and time.monotonic() < due:
+            continue
         yield frame
         due = max(due + 1 / fps, time.monotonic())
-        stopped.wait(due - time.monotonic())
+        if not source.live:
+            stopped.wait(due - time.monotonic())
 
 
 class Files:
