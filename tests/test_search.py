@@ -139,6 +139,27 @@ def test_all_other_layers_are_int8_in_the_fused_graph_and_in_the_single_one(
         assert mixed == []
 
 
+def test_tensorrt_takes_the_mended_graph(planted: tuple[Path, list[str]], mended: CalibrationReport, tmp_path: Path) -> None:
+    trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx-cu13 is not installed")
+    from blastscope.runtime.engines.cache import obtain_engine
+    from blastscope.runtime.engines.key import EngineKey, platform_name
+
+    assert mended.admitted
+    bundle = read_bundle(planted[0])
+    entry = bundle.graph("int8")
+    assert entry is not None
+    key = EngineKey(
+        graph=entry.sha256,
+        models="fused",
+        precision="int8",
+        library="tensorrt-rtx",
+        version=trt.__version__,
+        platform=platform_name(),
+        targets=("sm86",),
+    )
+    assert obtain_engine(tmp_path, bundle.file(entry), key).built
+
+
 def test_the_report_shows_the_way(mended: CalibrationReport, planted: tuple[Path, list[str]]) -> None:
     text = mended.text()
     for layer in planted[1]:
