@@ -12,8 +12,8 @@ from blastscope.runtime.frames.report import FrameCell, FrameReport
 
 SCALE_BARS_UM = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
 BAR_SHARE = 0.22  # of the picture's width that the scale bar may take
-MOST_WORDS = 150  # on a picture with more cells only their outlines are drawn
-DASH_PX = 7.0
+MOST_WORDS, MOST_NUMBERS = 25, 150  # on a picture with more cells the refused have a number only; with more still nobody has
+LEAST_DASH_PX = 5.0
 LEAST_WIDTH_PX = 560  # of the foot, so that its words find room
 
 
@@ -24,10 +24,12 @@ def draw_overlay(picture: NDArray[np.uint8], report: FrameReport) -> Image.Image
     for cell in report.cells:
         draw_cell_lines(canvas, cell, scale=scale)
     image = Image.fromarray(canvas)
-    if len(report.cells) <= MOST_WORDS:
-        pen, font = ImageDraw.Draw(image), ImageFont.load_default(max(12, round(picture.shape[1] / 55)))
+    if 0 < len(report.cells) <= MOST_NUMBERS:
+        usual = sorted(_side(cell) for cell in report.cells)[len(report.cells) // 2] * scale
+        pen, font = ImageDraw.Draw(image), ImageFont.load_default(max(11, round(min(usual / 6, picture.shape[1] / 50))))
         for number, cell in enumerate(report.cells, 1):
-            _label(pen, font, f"{number}  {words_of(cell)}", cell, scale=scale)
+            words = f"  {words_of(cell)}" if cell.label or len(report.cells) <= MOST_WORDS else ""
+            _label(pen, font, f"{number}{words}", cell, scale=scale)
     return _with_foot(image, report, scale)
 
 
@@ -36,9 +38,9 @@ def draw_cell_lines(
 ) -> None:
     """Draws the outline of `cell` and the corners of its box into `canvas`, which shows the frame from `corner` at `scale`."""
     look = LOOKS[kind_of(cell)]
-    width = max(1, round(min(canvas.shape[:2]) / 350))
+    width = max(1, round(_side(cell) * scale / 80))
     lines = [_scaled(cell.found.contour, scale, corner)]
-    lines = _dashes(lines[0]) if look.dashed else [np.concatenate([lines[0], lines[0][:1]])]
+    lines = _dashes(lines[0], max(LEAST_DASH_PX, 4.0 * width)) if look.dashed else [np.concatenate([lines[0], lines[0][:1]])]
     if boxed:
         lines += [_scaled(side, scale, corner) for side in _corners(cell)]
     for colour, thickness in (((255, 255, 255), width + 2), (rgb(look.colour), width)):  # a light rim shows on any stain
@@ -49,11 +51,16 @@ def _scaled(points: NDArray[np.int32], scale: float, corner: tuple[float, float]
     return np.asarray(np.rint((points - np.asarray(corner)) * scale), np.int32)
 
 
-def _dashes(outline: NDArray[np.int32]) -> list[NDArray[np.int32]]:
+def _side(cell: FrameCell) -> int:
+    x0, y0, x1, y1 = cell.box
+    return max(x1 - x0, y1 - y0)
+
+
+def _dashes(outline: NDArray[np.int32], length: float) -> list[NDArray[np.int32]]:
     """Every other stretch of the closed `outline`, by its length."""
     closed = np.concatenate([outline, outline[:1]])
     along = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(closed, axis=0).T))])
-    number = (along // DASH_PX).astype(np.int64)
+    number = (along // length).astype(np.int64)
     return [closed[number == one] for one in range(0, int(number[-1]) + 1, 2) if np.count_nonzero(number == one) > 1]
 
 

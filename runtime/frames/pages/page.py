@@ -153,7 +153,7 @@ def _card(card: Card, frame: int, *, alone: bool) -> str:
     kind, cell = kind_of(card.cell), card.cell
     name, words = escape(name_of(card.report)), escape(words_of(cell))
     across = diameter_um(cell, card.report)
-    size = f"{across:.1f} \u00b5m" if across else ""
+    size = f"{across:.1f}&nbsp;\u00b5m" if across else ""
     score = score_of(cell)
     order = f'data-score="{"" if score is None else f"{score:.6f}"}" data-size="{f"{across:.3f}" if across else ""}"'
     voter = f"voter {cell.prediction.voter}, " if cell.prediction and cell.prediction.voter else ""
