@@ -50,7 +50,7 @@ def _verdict(record: ValidationRecord) -> str:
 def _tiles(record: ValidationRecord) -> str:
     figures: list[tuple[str, Interval | None]] = [
         ("cells found", record.finding.recall if record.finding else None),
-        ("found cells that are labelled", record.finding.precision if record.finding else None),
+        ("of them labelled", record.finding.precision if record.finding else None),
         ("sensitivity", record.calls.sensitivity if record.calls else None),
         ("specificity", record.calls.specificity if record.calls else None),
         ("AUROC", record.calls.auroc if record.calls else None),

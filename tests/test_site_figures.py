@@ -1,0 +1,150 @@
+"""A site's labels, which found cell is which labelled one, and the figures, held against scikit-learn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, f1_score, recall_score, roc_auc_score
+
+from blastscope.runtime.errors import DataError
+from blastscope.runtime.prediction import Box
+from blastscope.runtime.site.figures import Outcome, calls, fates, finding
+from blastscope.runtime.site.labels import LabelledCell, read_labels
+from blastscope.runtime.site.matching import iou, match
+
+HEAD = "path,x0,y0,x1,y1,label"
+BOXES = st.builds(lambda x, y, w, h: (x, y, x + w, y + h), *[st.integers(0, 60)] * 2, *[st.integers(1, 40)] * 2)
+
+
+def table(folder: Path, *rows: str, head: str = HEAD) -> Path:
+    path = folder / "labels.csv"
+    path.write_text("\n".join([head, *rows]) + "\n", encoding="utf-8")
+    return path
+
+
+def some_outcomes(count: int = 300, seed: int = 5) -> list[Outcome]:
+    random = np.random.default_rng(seed)
+    truth = random.integers(0, 2, count)
+    score = np.round(np.clip(0.5 + 0.25 * (2 * truth - 1) + random.normal(0, 0.3, count), 0, 1), 2)  # with ties
+    units = random.integers(0, 12, count)
+    called = [
+        Outcome(f"p{u}", int(t), True, int(s >= 0.5), float(s), None) for u, t, s in zip(units, truth, score, strict=True)
+    ]
+    missed = [Outcome("p1", 1, False, None, None, None)] * 7
+    refused = [Outcome("p2", 0, True, None, None, "clumped")] * 9
+    false = [Outcome("p3", None, True, 1, 0.9, None)] * 5
+    return [*called, *missed, *refused, *false]
+
+
+def test_the_figures_are_scikit_learns() -> None:
+    outcomes = some_outcomes()
+    judged = [one for one in outcomes if one.truth is not None and one.call is not None]
+    truth, call, score = ([getattr(one, name) for one in judged] for name in ("truth", "call", "score"))
+    figures = calls(outcomes)
+    assert figures is not None
+    assert figures.cells == 300
+    assert figures.sensitivity.value == pytest.approx(recall_score(truth, call))
+    assert figures.specificity.value == pytest.approx(recall_score(truth, call, pos_label=0))
+    assert figures.accuracy.value == pytest.approx(accuracy_score(truth, call))
+    assert figures.weighted_f1.value == pytest.approx(f1_score(truth, call, average="weighted"))
+    assert figures.auroc.value == pytest.approx(roc_auc_score(truth, score))
+    for name in ("sensitivity", "specificity", "accuracy", "weighted_f1", "auroc"):
+        figure = getattr(figures, name)
+        assert figure.low < figure.value < figure.high
+
+
+def test_an_interval_is_that_of_a_plain_bootstrap_over_units() -> None:
+    outcomes = some_outcomes()[:300]
+    figures = calls(outcomes)
+    assert figures is not None
+    units = sorted({one.unit for one in outcomes})
+    random = np.random.default_rng(1)
+    drawn = []
+    for _ in range(400):
+        taken = [one for unit in random.choice(units, len(units)) for one in outcomes if one.unit == unit]
+        drawn.append(roc_auc_score([one.truth for one in taken], [one.score for one in taken]))
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    assert (figures.auroc.low, figures.auroc.high) == pytest.approx((low, high), abs=0.012)
+
+
+def test_missed_refused_and_false_cells_are_counted_and_not_scored() -> None:
+    outcomes = some_outcomes()
+    found, (hem, malignant) = finding(outcomes), fates(outcomes)
+    assert found is not None
+    assert (found.labelled, found.found, found.false) == (316, 309, 5)
+    assert found.recall.value == pytest.approx(309 / 316)
+    assert found.precision.value == pytest.approx(309 / 314)
+    assert (hem.refused, hem.missed, malignant.refused, malignant.missed) == (9, 0, 0, 7)
+    assert hem.called_hem + hem.called_all + malignant.called_hem + malignant.called_all == 300
+    assert finding(outcomes[-5:]) is None
+    assert calls([one for one in outcomes if one.truth == 1]) is None
+
+
+@given(st.lists(BOXES, max_size=6), st.lists(BOXES, max_size=6))
+def test_each_box_is_matched_at_most_once_and_only_where_it_overlaps(labelled: list[Box], found: list[Box]) -> None:
+    pairs = match(labelled, found)
+    assert len(set(pairs.values())) == len(pairs)
+    overlaps = iou(labelled, found)
+    assert all(overlaps[one, other] >= 0.5 for one, other in pairs.items())
+    left = [one for one in range(len(labelled)) if one not in pairs]
+    free = [other for other in range(len(found)) if other not in pairs.values()]
+    assert not any(overlaps[one, other] >= 0.5 for one in left for other in free)
+
+
+def test_the_better_overlap_wins() -> None:
+    assert match([(0, 0, 10, 10), (2, 0, 12, 10)], [(1, 0, 11, 10), (2, 0, 12, 10)]) == {0: 0, 1: 1}
+    assert iou([(0, 0, 10, 10)], [(5, 0, 15, 10)])[0, 0] == pytest.approx(1 / 3)
+    assert match([], [(0, 0, 1, 1)]) == match([(0, 0, 1, 1)], []) == {}
+
+
+def test_a_table_names_frames_from_its_own_folder_and_from_those_named(tmp_path: Path) -> None:
+    frames = [tmp_path / "data" / name for name in ("a.png", "b.png", "c.png")]
+    labels = read_labels(
+        table(tmp_path, "a.png,1,2,30,40,ALL", "data/b.png,,,,,", "a.png,50.4,2,80,40,hem"), frames, [tmp_path / "data"]
+    )
+    assert dict(labels.cells) == {
+        frames[0]: (LabelledCell((1, 2, 30, 40), "all"), LabelledCell((50, 2, 80, 40), "hem")),
+        frames[1]: (),
+    }
+    assert labels.unlabelled == (frames[2],)
+    assert labels.patients is None
+
+
+def test_patients_are_taken_where_they_are_named(tmp_path: Path) -> None:
+    frames = [tmp_path / "a.png", tmp_path / "b.png"]
+    labels = read_labels(table(tmp_path, "a.png,1,2,3,4,all,P1", "b.png,,,,,,P2", head=f"{HEAD},patient"), frames)
+    assert labels.patients == {frames[0]: "P1", frames[1]: "P2"}
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ("z.png,1,2,3,4,all", "line 2: 'z.png' is none of the frames"),
+        ("a.png,1,2,3,4,blast", "the label is 'blast', it must be one of hem, all"),
+        ("a.png,1,2,x,4,all", "must be numbers"),
+        ("a.png,1,2,1,4,all", "has no inside"),
+        ("a.png,-3,2,1,4,all", "outside of the frame"),
+        ("a.png,1,2,nan,4,all", "must be numbers"),
+    ],
+)
+def test_a_wrong_row_is_named(tmp_path: Path, row: str, problem: str) -> None:
+    with pytest.raises(DataError, match=problem.replace("(", r"\(")):
+        read_labels(table(tmp_path, row), [tmp_path / "a.png"])
+
+
+def test_a_wrong_table_is_named(tmp_path: Path) -> None:
+    frames = [tmp_path / "a.png", tmp_path / "b.png"]
+    with pytest.raises(DataError, match="no column x0, y0, x1, y1, label"):
+        read_labels(table(tmp_path, "a.png", head="path"), frames)
+    with pytest.raises(DataError, match="holds no row"):
+        read_labels(table(tmp_path), frames)
+    with pytest.raises(DataError, match="is of patient 'P1' and of 'P2'"):
+        read_labels(table(tmp_path, "a.png,,,,,,P1", "a.png,,,,,,P2", head=f"{HEAD},patient"), frames)
+    with pytest.raises(DataError, match="none for"):
+        read_labels(table(tmp_path, "a.png,,,,,,P1", "b.png,,,,,,", head=f"{HEAD},patient"), frames)
+    with pytest.raises(DataError, match="No such file"):
+        read_labels(tmp_path / "none.csv", frames)
