@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope import Scope, open_bundle
+from blastscope.benchmarks.layers import engine_layers, told
 from blastscope.benchmarks.load import Cold, measure_cold
 from blastscope.benchmarks.networks import Contender
 from blastscope.benchmarks.outside import SOURCE, benchmark_app
@@ -29,6 +30,7 @@ from blastscope.runtime.backends.protocol import Workload
 from blastscope.runtime.bundle import Bundle, read_bundle
 from blastscope.runtime.classes import PRECISIONS, ClassName, Execution, Layout, Precision
 from blastscope.runtime.errors import BlastscopeError, DeviceError, EngineError, UsageError
+from blastscope.runtime.opening import user_cache
 
 EXECUTIONS: dict[Precision, tuple[Execution, ...]] = {
     "fp32": ("f32", "bf16"),
@@ -76,6 +78,8 @@ def bench(contenders: Sequence[Contender], plan: Plan, tell: Tell) -> BenchResul
         if plan.outside:
             tell(f"{contender.name}: benchmark_app")
             found += comparison.checked_outside()
+        if plan.own:
+            comparison.tell_layers()
         rows += _with_cold(found, contender, tell) if plan.cold else found
     machine = this_machine(peaks)
     return BenchResult(machine=machine, versions=versions(), rows=tuple(rows), notes=tuple(dict.fromkeys(notes)))
@@ -119,6 +123,14 @@ class _Comparison:
             facts = {"what": "outside", "outside_ms": float(np.mean(theirs)), "source": SOURCE}
             rows.append(self._finished(make_row(side, 1, turns).model_copy(update=facts), execution))
         return rows
+
+    def tell_layers(self) -> None:
+        """Notes how much of the int8 network computes in 8 bits."""
+        entry = self._bundle.graph("int8")
+        if entry is None:
+            return
+        found = told(engine_layers(self._bundle.file(entry), "int8", cache_dir=user_cache()))
+        self._notes.append(f"{self._contender.name}/int8/{ENGINE}: {found}")
 
     def _beside_benchmark_app(self, scope: Scope, precision: Precision, execution: Execution) -> tuple[list[Turn], list[float]]:
         entry = self._bundle.graph(precision)

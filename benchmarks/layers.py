@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any, NamedTuple
+
+from blastscope.runtime.backends.engines import open_engine
+from blastscope.runtime.backends.protocol import EngineOptions
+from blastscope.runtime.classes import Execution
+
+CONVOLUTIONS = ("Convolution", "GroupConvolution")
 
 HEAVY = ("Convolution", "GroupConvolution", "Deconvolution", "FullyConnected", "MatMul")  # where the multiply-adds are
 BETWEEN = ("Pooling", "Concatenation", "Subgraph", "Eltwise", "Interpolate", "Reduce")  # what maps go through between them
@@ -21,6 +28,23 @@ class Layer(NamedTuple):
     def in_8_bits(self) -> bool:
         """Whether it works on bytes."""
         return self.computes_in in ("u8", "i8", "U8", "I8")
+
+
+def engine_layers(graph: Path, execution: Execution, *, cache_dir: Path | None = None) -> list[Layer]:
+    """The layers that the runtime's engine of `graph` runs, in one piece."""
+    engine = open_engine(graph, EngineOptions(execution=execution, cache_dir=cache_dir))
+    try:
+        lane: Any = engine.lanes[0]
+        return compiled_layers(lane._request.get_compiled_model())
+    finally:
+        engine.close()
+
+
+def told(layers: list[Layer]) -> str:
+    """How much of a network computes in 8 bits, for people."""
+    convolutions, others = count_layers(layers, CONVOLUTIONS), len(unquantised(layers, BETWEEN))
+    small = sum(count for (_, in_8_bits), count in convolutions.items() if in_8_bits)
+    return f"{small} of {convolutions.total()} convolutions compute in 8 bits, {others} layers between and after them in float"
 
 
 def compiled_layers(compiled: Any) -> list[Layer]:

@@ -20,14 +20,12 @@ import numpy as np
 import pytest
 
 from blastscope import Scope, open_bundle
-from blastscope.benchmarks.layers import BETWEEN, HEAVY, Layer, compiled_layers, count_layers, unquantised
+from blastscope.benchmarks.layers import BETWEEN, CONVOLUTIONS, HEAVY, count_layers, engine_layers, told, unquantised
 from blastscope.benchmarks.peaks import multiply_adds
 from blastscope.calibration.config import CalibrationConfig
 from blastscope.calibration.int8_file import make_int8
 from blastscope.export.graph import FusedGraph
 from blastscope.export.trace import trace
-from blastscope.runtime.backends.engines import open_engine
-from blastscope.runtime.backends.protocol import EngineOptions
 from blastscope.runtime.drawn import draw_cell
 from blastscope.train.config import TrainConfig
 from blastscope.train.untrained import random_ensemble
@@ -54,29 +52,19 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return fp32, int8
 
 
-def layers_of(graph: Path) -> list[Layer]:
-    """What the runtime's engine runs."""
-    execution: Any = graph.stem.replace("fp32", "f32")
-    engine = open_engine(graph, EngineOptions(execution=execution, threads=1))
-    try:
-        lane: Any = engine.lanes[0]
-        return compiled_layers(lane._request.get_compiled_model())
-    finally:
-        engine.close()
-
-
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="counted for the CPU plugin's x86 kernels")
 def test_no_convolution_of_an_int8_network_is_left_in_float(graphs: tuple[Path, Path]) -> None:
-    fp32, int8 = (layers_of(graph) for graph in graphs)
-    convolutions = count_layers(fp32, ("Convolution", "GroupConvolution")).total()
+    fp32, int8 = engine_layers(graphs[0], "f32"), engine_layers(graphs[1], "int8")
+    convolutions = count_layers(fp32, CONVOLUTIONS).total()
     assert convolutions > 20
-    assert len(unquantised(fp32, ("Convolution", "GroupConvolution"))) == convolutions  # what the guard sees when it must see
-    assert unquantised(int8, ("Convolution", "GroupConvolution")) == []
-    assert count_layers(int8, ("Convolution", "GroupConvolution")).total() == convolutions
+    assert len(unquantised(fp32, CONVOLUTIONS)) == convolutions  # what the guard sees when it must see
+    assert unquantised(int8, CONVOLUTIONS) == []
+    assert count_layers(int8, CONVOLUTIONS).total() == convolutions
     # layers on vectors stay in float (calibration/regions.py): there are three of their kind here, whatever is quantised
     assert {layer.kind for layer in unquantised(int8, HEAVY)} == {"FullyConnected"}
     assert len(unquantised(int8, HEAVY)) == len(unquantised(fp32, HEAVY)) - convolutions
     assert len(unquantised(int8, BETWEEN)) <= FLOAT_BETWEEN
+    assert told(int8).startswith(f"{convolutions} of {convolutions} convolutions compute in 8 bits")
 
 
 def test_multiply_adds_are_counted_as_pytorch_counts_them(graphs: tuple[Path, Path]) -> None:
