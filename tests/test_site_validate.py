@@ -27,7 +27,16 @@ if TYPE_CHECKING:
 
 SCALE = 0.5  # of C-NMC's pixels: the finder's work goes with their number
 PIXEL_UM = FrameSpec().network_um / SCALE
-EASY = "frames = 2\ncells_each = 2\npatients = 2\nrecall = 0.5\nprecision = 0.5\ncalled = 0.5\nsensitivity = 0.0\nspecificity = 0.0\n"
+EASY = """
+frames = 2
+cells_each = 2
+patients = 2
+recall = 0.5
+precision = 0.5
+called = 0.5
+sensitivity = 0.0
+specificity = 0.0
+"""
 
 
 def field_of(images: Sequence[NDArray[np.uint8]]) -> tuple[NDArray[np.uint8], list[tuple[int, int, int, int]]]:
