@@ -113,10 +113,19 @@ def test_a_thumbnail_shows_a_cell_at_the_edge_with_glass_around_it() -> None:
 
 
 def shown(*reports: FrameReport) -> list[Shown]:
-    album = Album(cells=True)
+    album = Album(cells=True, maps=9)
     for one in reports:
         album.look(ArrayScan(FRAME), one)
     return [album.shown(one) for one in reports]
+
+
+def test_pictures_are_handed_out_once_for_each_time_that_a_frame_was_given() -> None:
+    album = Album(cells=True, maps=1)
+    for _ in range(2):
+        album.look(ArrayScan(FRAME), THREE)
+    assert [bool(album.shown(THREE).map) for _ in range(3)] == [True, False, False]
+    album.look(ArrayScan(FRAME), THREE)
+    assert [len(album.shown(THREE).thumbs) for _ in range(2)] == [3, 0]
 
 
 def test_a_sheet_begins_with_the_likeliest_all_and_ends_with_the_refused() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -166,6 +168,18 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[
         scan.close()
 
 
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The bytes of the layouts that are files."""
+    path = tmp_path_factory.mktemp("files") / "a.tif"
+    contents = {}
+    for name, (file, write) in LAYOUTS.items():
+        if not file.endswith("zarr"):
+            write(path)
+            contents[name] = path.read_bytes()
+    return contents
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_scan_read_whole_is_what_was_written(scans: dict[str, tuple[Scan, NDArray[np.uint8]]], layout: str) -> None:
     scan, pixels = scans[layout]
@@ -318,6 +332,24 @@ def test_a_damaged_piece_is_refused_when_it_is_read(tmp_path: Path) -> None:
     with pytest.raises(Unreadable, match="a piece of the scan is damaged"):
         read_part(scan, (SIDE, SIDE, 2 * SIDE, 2 * SIDE))
     scan.close()
+
+
+@settings(max_examples=60)
+@given(st.sampled_from(["a pyramid", "colours apart in tiles", "JPEG strips with shared tables", "OME-TIFF"]), st.data())
+def test_a_damaged_scan_is_read_or_refused_and_nothing_else(files: dict[str, bytes], layout: str, data: Any) -> None:
+    content = bytearray(files[layout])
+    head, tail = range(min(700, len(content))), range(max(len(content) - 900, 0), len(content))  # where the directories are
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.sampled_from([*head, *tail]))] = data.draw(st.integers(0, 255))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "a.tif")
+        path.write_bytes(content[: data.draw(st.sampled_from([len(content), len(content) // 2]))])
+        scan = open_scan(path)
+        if isinstance(scan, Refusal):
+            return
+        with contextlib.suppress(Unreadable):
+            read_part(scan, (0, 0, min(scan.width, 300), min(scan.height, 300)))
+        scan.close()
 
 
 @pytest.mark.parametrize(

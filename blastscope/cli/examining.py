@@ -95,12 +95,13 @@ def _told(reports: Iterator[FrameReport], count: int) -> Iterator[FrameReport]:
 
 def line(report: FrameReport) -> str:
     """One frame for people: counts, scale, path."""
+    path = str(report.path).encode("utf-8", "replace").decode("utf-8")  # a name may hold bytes that are no text
     if report.refusal or report.facts is None:
-        told = f"{report.refusal.code}" if report.refusal else ""
-        return f"{'--':>6}  {told:<40}{report.path}" + (f"  ({report.refusal.detail})" if report.refusal else "")
+        code, detail = (report.refusal.code, f"  ({report.refusal.detail})") if report.refusal else ("", "")
+        return f"{'--':>6}  {code:<40}{path}{detail}"
     counts, facts = report.counts, report.facts
     scale = f"{facts.pixel_um:.4f} {facts.scale_source}"
-    return f"{counts['cells']:>6}{counts['all']:>6}{counts['hem']:>6}{counts['refused']:>9}  {scale:<19}{report.path}"
+    return f"{counts['cells']:>6}{counts['all']:>6}{counts['hem']:>6}{counts['refused']:>9}  {scale:<19}{path}"
 
 
 VERBS = (examine,)

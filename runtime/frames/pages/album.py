@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +26,7 @@ AROUND = 1.4  # a thumbnail shows so many times the cell's longer side
 MAP_PX = 1100
 OVERLAY_PX = 4096
 MOST_THUMBS = 20_000  # some 5 kB each
+MOST_MAPS = 40  # on one page, some 120 kB each
 GLASS = 255
 
 
@@ -40,11 +42,11 @@ class Shown:
 class Album:
     """Pictures of frames. `look` is for `Scope.examine_files`, which calls it from several threads."""
 
-    def __init__(self, *, overlays: Mapping[Path, Path] | None = None, cells: bool = False) -> None:
+    def __init__(self, *, overlays: Mapping[Path, Path] | None = None, cells: bool = False, maps: int = 0) -> None:
         self._overlays = overlays or {}  # where the overlay of each frame goes
         self._cells = cells
-        self._shown: dict[Path | None, Shown] = {}
-        self._left = MOST_THUMBS
+        self._shown: defaultdict[Path | None, list[Shown]] = defaultdict(list)  # a frame may be given twice
+        self._left, self._maps_left = MOST_THUMBS, maps
         self._lock = threading.Lock()
 
     def look(self, scan: Scan, report: FrameReport) -> None:
@@ -57,16 +59,23 @@ class Album:
                 picture = draw_overlay(overview(scan, OVERLAY_PX), report)
                 write_file(place, partial(picture.save, format="PNG", compress_level=3))
             if self._cells:
-                shown = Shown(report, self._thumbs(scan, report), _jpeg(draw_overlay(overview(scan, MAP_PX), report)))
+                shown = Shown(report, self._thumbs(scan, report), self._map(scan, report))
                 with self._lock:
-                    self._shown[report.path] = shown
+                    self._shown[report.path].append(shown)
         except Unreadable:  # a file that changes meanwhile: its report stands, without pictures
             return
 
     def shown(self, report: FrameReport) -> Shown:
-        """The pictures of the frame that `report` is of, where there are any."""
+        """Hands out the pictures of the frame that `report` is of, where there are any, and keeps them no longer."""
         with self._lock:
-            return self._shown.get(report.path) or Shown(report)
+            kept = self._shown.get(report.path)
+            return kept.pop(0) if kept else Shown(report)
+
+    def _map(self, scan: Scan, report: FrameReport) -> bytes | None:
+        with self._lock:
+            self._maps_left -= 1
+            wanted = self._maps_left >= 0
+        return _jpeg(draw_overlay(overview(scan, MAP_PX), report)) if wanted else None
 
     def _thumbs(self, scan: Scan, report: FrameReport) -> tuple[bytes | None, ...]:
         with self._lock:

@@ -110,9 +110,11 @@ def _maps(frames: Sequence[Shown]) -> str:
             f"<details{' open' if count < OPEN_MAPS and len(shown) <= OPEN_MAPS else ''}><summary>{name}</summary>"
             f'<figure><img src="{_data(frame.map or b"")}" alt="{name} with its cells outlined"></figure></details>'
         )
+    examined = sum(frame.report.refusal is None for frame in frames)
+    more = f" Of {examined:,} frames {len(shown)} are shown; a folder of pages shows them all." if len(shown) < examined else ""
     return (
         '<h2>Where the cells lie</h2><p class="quiet">Each cell has the number that it has below. '
-        f"Solid vermilion: called ALL. Solid blue: called HEM. Dashed: not called.</p>{''.join(parts)}"
+        f"Solid vermilion: called ALL. Solid blue: called HEM. Dashed: not called.{more}</p>{''.join(parts)}"
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from blastscope.runtime.bundle.atomic import write_file
 from blastscope.runtime.errors import UsageError
-from blastscope.runtime.frames.pages.album import Album, Shown
+from blastscope.runtime.frames.pages.album import MOST_MAPS, Album, Shown
 from blastscope.runtime.frames.pages.page import compose, diameter_um
 from blastscope.runtime.frames.pages.sheet import draw_contact_sheet, name_of
 from blastscope.runtime.frames.report import FrameReport
@@ -52,7 +52,8 @@ class Papers:
         self._names = _names(paths)
         overlay = wanted.overlay
         overlays = {path: overlay / f"{name}.overlay.png" for path, name in self._names.items()} if overlay else {}
-        self.album = Album(overlays=overlays, cells=bool(wanted.sheet or wanted.report))
+        maps = MOST_MAPS if wanted.one_page else len(paths) if wanted.report else 0
+        self.album = Album(overlays=overlays, cells=bool(wanted.sheet or wanted.report), maps=maps)
         self._kept: list[Shown] = []
         self._links: dict[int, str] = {}
         self._rows: list[list[object]] = []
