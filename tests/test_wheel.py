@@ -31,6 +31,7 @@ def test_the_wheel_ships_types_the_bundle_and_each_file_once(wheel: Path) -> Non
     kernels = "blastscope/runtime/crop/kernels/"
     assert {f"{kernels}crop.fatbin", f"{kernels}crop.json", f"{kernels}crop.cu", f"{kernels}memory.cuh"} <= set(names)
     assert {f"blastscope/runtime/live/{file}" for file in ("icon.svg", "page.css", "page.html", "page.js")} <= set(names)
+    assert {"blastscope/runtime/hosts/napari.yaml", "blastscope/runtime/site/training_look.json"} <= set(names)
     assert len(names) == len(set(names))
     assert not [name for name in names if name.startswith(("runtime/", "train/", "tests/"))]
 
