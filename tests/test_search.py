@@ -10,6 +10,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 from taught import TaughtBundle
+from typer.testing import CliRunner
 
 from blastscope.calibration.answers import GraphAnswers
 from blastscope.calibration.calibrate import calibrate
@@ -21,6 +22,7 @@ from blastscope.calibration.recipe import same_layers
 from blastscope.calibration.report import CalibrationReport
 from blastscope.calibration.sample import crop_cells
 from blastscope.calibration.search import blocks_of, spread
+from blastscope.cli import app
 from blastscope.runtime.bundle import Bundle, describe_file, read_bundle, read_golden, update_bundle
 from blastscope.runtime.bundle.manifest import GraphModels
 from blastscope.runtime.cells import find_cells
@@ -167,10 +169,17 @@ def test_the_report_shows_the_way(mended: CalibrationReport, planted: tuple[Path
     assert "before that, all in int8" in text
     assert "of the work in int8" in text
     assert CalibrationReport.model_validate_json(mended.model_dump_json()) == mended
+    shown = CliRunner().invoke(app, ["inspect", str(planted[0])]).stdout
+    assert all(layer in shown for layer in planted[1])
 
 
 @pytest.mark.parametrize(
-    ("bound", "stopped"), [({"search_share": 0.0}, "share"), ({"search_minutes": 1e-9}, "time"), ({"search": False}, None)]
+    ("bound", "stopped"),
+    [
+        ({"search_share": 0.0, "search_blocks": 4}, "share"),
+        ({"search_minutes": 1e-9}, "time"),
+        ({"search": False}, None),
+    ],
 )
 def test_a_search_keeps_its_bounds_and_a_gate_that_fails_stays_shut(
     planted: tuple[Path, list[str]], taught_bundle: TaughtBundle, tmp_path: Path, bound: dict[str, object], stopped: str | None

@@ -14,7 +14,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from blastscope.calibration.report import CalibrationReport
     from blastscope.runtime.bundle import Bundle
-    from blastscope.runtime.bundle.manifest import GraphEntry, Interval, Manifest
+    from blastscope.runtime.bundle.manifest import CalibrationProvenance, GraphEntry, Interval, Manifest
 
 
 def show(*parts: RenderableType) -> None:
@@ -67,6 +67,8 @@ def _facts(bundle: Bundle) -> Table:
         "golden set": f"{manifest.golden.count} crops, {manifest.golden.source}",
         "gate": manifest.gate,
     }
+    if manifest.calibration and manifest.calibration.int8_share is not None:
+        rows["int8"] = _int8(manifest.calibration)
     if one := manifest.cascade:
         rows["cascade"] = (
             f"{one.first} alone from {one.threshold:.4f} on, {one.precision}: {100 * one.skipped:.0f} % of the work skipped, "
@@ -75,6 +77,12 @@ def _facts(bundle: Bundle) -> Table:
     for name, value in rows.items():
         facts.add_row(name, Text(value))
     return facts
+
+
+def _int8(told: CalibrationProvenance) -> str:
+    extras = [word for word, is_so in (("corrected", told.corrected), ("equalised", told.equalised)) if is_so]
+    floats = f", {', '.join(told.floats)} in fp32" if told.floats else ""
+    return f"{', '.join([told.method, *extras])}; {100 * (told.int8_share or 0):.1f} % of the layers' work{floats}"
 
 
 def _graphs(manifest: Manifest) -> Table:
