@@ -27,6 +27,9 @@ def user_cache() -> Path:
     return Path(platformdirs.user_cache_dir("blastscope", appauthor=False))
 
 
+_KEEP_DELAY_S = 0.5  # the library exports an engine without letting go of the interpreter: the first answer is out by then
+
+
 @dataclass(slots=True)
 class Opened:
     """An engine that passed the golden set, with what is to be told of how it was chosen."""
@@ -123,7 +126,7 @@ def open_choice(choice: Choice) -> Opened:
     opened = _open_first(choice.ranked, opener, notes)
     known = memory.read()
     if keep := opened.lanes.engine.keep:
-        opened.keeping = Later(lambda: notes.extend(filter(None, [keep()])), "blastscope-keep")
+        opened.keeping = Later(lambda: notes.extend(filter(None, [keep()])), "blastscope-keep", delay_s=_KEEP_DELAY_S)
     ours = [one for one in choice.layouts if one[:2] == opened.candidate[:2]]
     _tell(opened, [*ours, *choice.candidates], known)
     unknown = [one for one in (*choice.at_hand, *ours) if one != opened.candidate and one.name not in known]

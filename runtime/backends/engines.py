@@ -75,14 +75,14 @@ def engine_file(cache_dir: Path, digest: str) -> Path:
 class Kept(NamedTuple):
     """An engine from the cache."""
 
-    data: NDArray[np.uint8]  # mapped
+    data: NDArray[np.uint8]  # mapped: writing into it doesn't change the file
     seal: bytes  # its sha256
 
 
 def read_engine(path: Path) -> Kept | None:
     """The engine kept at `path`; None where there is none or where it is damaged."""
     try:
-        data = np.memmap(path, np.uint8, "r")
+        data = np.asarray(np.memmap(path, np.uint8, "c"))
         os.utime(path)
     except (OSError, ValueError):  # ValueError: an empty file
         return None

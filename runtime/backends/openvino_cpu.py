@@ -96,16 +96,18 @@ def open_engine(graph: Path, sha256: str, options: EngineOptions) -> Engine:
             notes = (reason,)
     with translated("loading"):
         execution = _read_back(networks, options.execution)
-        lanes, staged = _lanes(networks, spread)
+        lanes, staged = _lanes(networks, spread, kept)
     engine = Engine(lanes, NAME, options.device, execution, digest, notes=notes, layout=options.layout, staged=staged)
     return replace(engine, seal=seal, keep=keep if options.keep_later else None)
 
 
-def _lanes(networks: Sequence[Any | None], spread: Spread) -> tuple[tuple[Backend, ...], tuple[Staged, ...]]:
+def _lanes(
+    networks: Sequence[Any | None], spread: Spread, memory: Kept | None
+) -> tuple[tuple[Backend, ...], tuple[Staged, ...]]:
     """The lanes, and those of them that can leave voters out."""
     if len(networks) == 1:
-        return tuple(Lane(networks[0]) for _ in range(spread.lanes)), ()
-    parts = tuple(PartsLane(networks, together=spread.together) for _ in range(spread.lanes))
+        return tuple(Lane(networks[0], memory) for _ in range(spread.lanes)), ()
+    parts = tuple(PartsLane(networks, memory, together=spread.together) for _ in range(spread.lanes))
     return parts, () if spread.together else parts
 
 
@@ -121,7 +123,8 @@ def _load(kept: Kept, device: str, settings: Sequence[dict[str, Any]]) -> tuple[
     """The compiled networks that were kept, or None with a note where they are of no use."""
 
     def load(blob: NDArray[np.uint8], setting: dict[str, Any]) -> Any | None:
-        return core().import_model(library().Tensor(blob), device, setting) if len(blob) else None
+        # the library reads weights where they are mapped: the lanes hold the mapping
+        return core().import_model(library().Tensor(blob, shared_memory=True), device, setting) if len(blob) else None
 
     try:
         with translated("the engine cache"):
@@ -149,7 +152,7 @@ def _apart(data: NDArray[np.uint8], count: int) -> list[NDArray[np.uint8]]:
     starts = [0, *accumulate(size + -size % _PAGE for size in sizes)]
     if starts[-1] + 8 * count != len(data):
         raise EngineError("the file is none of ours")
-    return [np.asarray(data[start : start + size]) for start, size in zip(starts, sizes, strict=False)]
+    return [data[start : start + size] for start, size in zip(starts, sizes, strict=False)]
 
 
 def _compile(graph: Path, device: str, settings: Sequence[dict[str, Any]]) -> list[Any | None]:

@@ -19,11 +19,12 @@ Crops = NDArray[np.uint8]
 
 
 class Lane:
-    """One infer request. Not thread-safe."""
+    """One infer request, on a network that lies in `memory`. Not thread-safe."""
 
     name = NAME
 
-    def __init__(self, compiled: Any) -> None:
+    def __init__(self, compiled: Any, memory: object) -> None:
+        self._memory = memory
         self._request = compiled.create_infer_request()
         self._input: Crops | None = self._request.get_input_tensor(0).data  # (1, S, S, 3)
 
@@ -41,10 +42,11 @@ class Lane:
     def close(self) -> None:
         """Frees the request."""
         self._input = self._request = None
+        self._memory = None
 
 
 class PartsLane:
-    """Infer requests of a network's parts, which hand their tensors on without a copy. Not thread-safe.
+    """Infer requests of a network's parts, which lie in `memory` and hand their tensors on without a copy. Not thread-safe.
 
     `together` runs A and B at the same time, each on its own cores; else one comes after the other, and a cascade may leave
     the second out.
@@ -52,9 +54,9 @@ class PartsLane:
 
     name = NAME
 
-    def __init__(self, parts: Sequence[Any], *, together: bool) -> None:
+    def __init__(self, parts: Sequence[Any], memory: object, *, together: bool) -> None:
         stem, a, b, rest, opinion = (part and part.create_infer_request() for part in parts)
-        self._together = together
+        self._together, self._memory = together, memory
         self._stem: Any | None = stem
         self._sides: tuple[Any, ...] = (a, b)
         self._rest: Any = rest
@@ -103,6 +105,7 @@ class PartsLane:
         """Frees the requests."""
         self._entry = self._stem = self._rest = self._opinion = None
         self._sides = ()
+        self._memory = None
 
     def _begun(self, crops: Crops, answers: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
         """The place of each crop's answer, once the crop stands where the sides read it."""
