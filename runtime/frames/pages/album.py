@@ -7,7 +7,6 @@ import threading
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import cv2
@@ -56,8 +55,8 @@ class Album:
         try:
             place = self._overlays.get(report.path) if report.path else None
             if place:
-                picture = draw_overlay(overview(scan, OVERLAY_PX), report)
-                write_file(place, partial(picture.save, format="PNG", compress_level=3))
+                picture = _encoded(draw_overlay(overview(scan, OVERLAY_PX), report), ".png", cv2.IMWRITE_PNG_COMPRESSION, 1)
+                write_file(place, lambda path: _fill(path, picture))
             if self._cells:
                 shown = Shown(report, self._thumbs(scan, report), self._map(scan, report))
                 with self._lock:
@@ -101,5 +100,13 @@ def draw_thumb(scan: Scan, cell: FrameCell) -> NDArray[np.uint8]:
 
 
 def _jpeg(image: Image.Image) -> bytes:
-    pixels = np.asarray(image)[..., ::-1]
-    return bytes(cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 85])[1])
+    return _encoded(image, ".jpg", cv2.IMWRITE_JPEG_QUALITY, 85)
+
+
+def _encoded(image: Image.Image, suffix: str, *options: int) -> bytes:
+    """By OpenCV, which writes a PNG ten times faster than Pillow."""
+    return bytes(cv2.imencode(suffix, np.asarray(image)[..., ::-1], options)[1])
+
+
+def _fill(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
