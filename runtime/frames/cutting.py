@@ -1,4 +1,4 @@
-"""`cut_cell`: one cell as the networks were trained to see it, on pure black and at their scale."""
+"""`cut_cell`: one cell as the networks were trained to see it, on pure black, at their scale and in their colours."""
 
 from __future__ import annotations
 
@@ -7,22 +7,45 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.runtime.frames.found import FoundCell, FrameFacts
+from blastscope.runtime.frames.normalising import normalised
+from blastscope.runtime.frames.part import Mask, depth_in
 from blastscope.runtime.frames.spec import FrameSpec
 from blastscope.runtime.image import check_array
 
+HALO_UM = 0.45  # contours take the whole rim in, as a person would draw them; C-NMC's cells end at the stain
 MARGIN_PX = 12  # black around the cell
+LARGEST_PX = 2048  # a side beyond this is a wrong scale's doing: the crop refuses it as too large, and so may smaller ones
 
 
 def cut_cell(frame: NDArray[np.uint8], cell: FoundCell, facts: FrameFacts, spec: FrameSpec) -> NDArray[np.uint8]:
-    """The cell (h, w, 3) uint8 RGB on pure black, `spec.network_um` a pixel, with a black margin."""
+    """The cell (h, w, 3) uint8 RGB, `spec.network_um` a pixel, pure black outside its contour, with a black margin.
+
+    A refused cell can be cut as well, to be looked at. Raises `ImageError` for what is no frame.
+    """
     frame = check_array(frame)
     x0, y0, x1, y1 = cell.box
     patch = np.ascontiguousarray(frame[y0:y1, x0:x1])
     mask = np.zeros(patch.shape[:2], np.uint8)
     cv2.drawContours(mask, [cell.contour - np.asarray((x0, y0), np.int32)], -1, (255,), cv2.FILLED)
-    scale = facts.pixel_um / spec.network_um
+    image, shown = _scaled(patch, _without_halo(mask, facts.pixel_um), facts.pixel_um / spec.network_um)
+    return np.pad(
+        normalised(image, shown, spec.stain, facts.background), ((MARGIN_PX, MARGIN_PX), (MARGIN_PX, MARGIN_PX), (0, 0))
+    )
+
+
+def _without_halo(mask: Mask, pixel_um: float) -> Mask:
+    """The mask less a rim in which glass shines through; all of it where little would be left."""
+    core = np.where(depth_in(mask) * pixel_um > HALO_UM, mask, np.uint8(0))
+    return core if 2 * cv2.countNonZero(core) > cv2.countNonZero(mask) else mask
+
+
+def _scaled(patch: NDArray[np.uint8], mask: Mask, scale: float) -> tuple[NDArray[np.uint8], Mask]:
+    """The patch and the mask at another scale. No colour of what lies beyond the cell comes into it."""
+    scale = min(scale, LARGEST_PX / max(patch.shape[:2]))
     size = (max(round(patch.shape[1] * scale), 1), max(round(patch.shape[0] * scale), 1))
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    patch = np.asarray(cv2.resize(patch, size, interpolation=how), np.uint8)
-    patch[cv2.resize(mask, size, interpolation=how) < 128] = 0
-    return np.pad(patch, ((MARGIN_PX, MARGIN_PX), (MARGIN_PX, MARGIN_PX), (0, 0)))
+    share = np.asarray(cv2.resize(mask.astype(np.float32) / 255, size, interpolation=how), np.float32)
+    own = cv2.resize((patch * (mask[..., None] > 0)).astype(np.float32), size, interpolation=how)
+    image = np.clip(np.rint(own / np.maximum(share, 0.5)[..., None]), 1, 255).astype(np.uint8)
+    shown = np.asarray(share >= 0.5, np.uint8)
+    return image * shown[..., None], shown

@@ -44,16 +44,12 @@ def _cells_at(frame: NDArray[np.uint8], place: Place, facts: FrameFacts) -> list
     whole = joined(parts, opened(view.cellular, view.um), view.inside, view.um)
     nuclei = [part for part in whole if large_enough(part, view.um)]
     cells = [cell_around(nucleus, nuclei, view.cellular, view.um) for nucleus in nuclei]
-    return [
-        FoundCell(
-            _box(cell, view.grid, frame.shape),
-            _outline(cell, view.grid),
-            _outline(nucleus, view.grid),
-            why_not(view, nucleus, cell, cells),
-        )
-        for cell, nucleus in zip(cells, nuclei, strict=True)
-        if _stands_at(nucleus, place, view.grid)
-    ]
+    found = []
+    for cell, nucleus in zip(cells, nuclei, strict=True):
+        if _stands_at(nucleus, place, view.grid):
+            contour, core = (_outline(part, view.grid, frame.shape) for part in (cell, nucleus))
+            found.append(FoundCell(_box(contour), contour, core, why_not(view, nucleus, cell, cells)))
+    return found
 
 
 def _stands_at(nucleus: Part, place: Place, grid: Grid) -> bool:
@@ -65,19 +61,22 @@ def _stands_at(nucleus: Part, place: Place, grid: Grid) -> bool:
     return 2 * cv2.countNonZero(own[y0:y1, x0:x1] & nucleus.mask) > nucleus.area
 
 
-def _box(cell: Part, grid: Grid, shape: tuple[int, ...]) -> Box:
-    """The box of `cell` in pixels of the frame, inside of it."""
-    x0, y0, x1, y1 = (grid.factor * value for value in cell.box)
-    return (
-        max(x0 + grid.x0, 0),
-        max(y0 + grid.y0, 0),
-        min(x1 + grid.x0, shape[1]),
-        min(y1 + grid.y0, shape[0]),
-    )
+def _outline(part: Part, grid: Grid, shape: tuple[int, ...]) -> NDArray[np.int32]:
+    """The largest outer contour of `part`, in pixels of the frame and inside of it."""
+    framed = cv2.copyMakeBorder(part.mask * np.uint8(255), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=(0,))
+    size = (framed.shape[1] * grid.factor, framed.shape[0] * grid.factor)
+    steps = cv2.resize(framed, size, interpolation=cv2.INTER_NEAREST)
+    round_ = cv2.blur(steps, (2 * grid.factor + 1, 2 * grid.factor + 1)) if grid.factor > 1 else steps
+    fine = np.asarray(round_, np.uint8) >> 7
+    left, top = (part.x - 1) * grid.factor + grid.x0, (part.y - 1) * grid.factor + grid.y0
+    across, down = max(-left, 0), max(-top, 0)
+    fine = np.ascontiguousarray(fine[down : shape[0] - top, across : shape[1] - left])
+    outlines = cv2.findContours(fine, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
+    largest = max(outlines, key=cv2.contourArea).reshape(-1, 2)
+    return np.asarray(largest + np.asarray((left + across, top + down)), np.int32)
 
 
-def _outline(part: Part, grid: Grid) -> NDArray[np.int32]:
-    """The largest outer contour of `part`, in pixels of the frame."""
-    outlines = cv2.findContours(part.mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
-    largest = max(outlines, key=cv2.contourArea).reshape(-1, 2) + np.asarray((part.x, part.y))
-    return np.asarray(largest * grid.factor + grid.factor // 2 + np.asarray((grid.x0, grid.y0)), np.int32)
+def _box(contour: NDArray[np.int32]) -> Box:
+    """The half-open box of a contour."""
+    (x0, y0), (x1, y1) = contour.min(axis=0).tolist(), contour.max(axis=0).tolist()
+    return x0, y0, x1 + 1, y1 + 1
