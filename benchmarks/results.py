@@ -51,7 +51,7 @@ def read_result(path: Path) -> BenchResult:
 
 
 def merged(pieces: Sequence[BenchResult]) -> BenchResult:
-    """One result of several runs on one machine. A row that was measured twice is the later one's.
+    """One result of several runs on one machine. A row that was measured twice is the later one's, its start where it has one.
 
     Each row keeps the ratio to the peer of its own run. Raises `UsageError` for pieces of different machines or versions.
     """
@@ -63,7 +63,9 @@ def merged(pieces: Sequence[BenchResult]) -> BenchResult:
             raise UsageError("the pieces come from different versions of the libraries: they can't be merged")
     rows: dict[tuple[str, str, int], Row] = {}
     for row in (row for piece in pieces for row in piece.rows):
-        rows[row.what, row.name, row.batch] = row
+        before = rows.get((row.what, row.name, row.batch))
+        start = {"load_s": before.load_s, "peak_mib": before.peak_mib} if before and row.load_s is None else {}
+        rows[row.what, row.name, row.batch] = row.model_copy(update=start)
     best: dict[str, Peak] = {}
     for peak in (peak for piece in pieces for peak in piece.machine.peaks):
         best[peak.execution] = max(best.get(peak.execution, peak), peak, key=lambda one: one.gmacs)

@@ -103,12 +103,12 @@ def test_pieces_of_a_run_become_one_result_whose_floors_are_of_the_highest_peak_
     low, high = (Peak(execution="f32", gmacs=gmacs, how="told") for gmacs in (10.0, 40.0))
     facts = {"gmac": 0.2, "execution": "f32"}
     first = run(row("a/x/y", 10.0).model_copy(update=facts), machine=MACHINE.model_copy(update={"peaks": (low,)}))
-    second = run(row("b/x/y", 10.0), machine=MACHINE.model_copy(update={"peaks": (high,)}))
+    second = run(row("b/x/y", 10.0).model_copy(update={"load_s": 3.0}), machine=MACHINE.model_copy(update={"peaks": (high,)}))
     again = run(row("b/x/y", 12.0))
     found = merged([first, second, again])
     assert found.machine.peaks == (high,)
     assert [(one.name, one.floor_ms) for one in found.rows] == [("a/x/y", 5.0), ("b/x/y", None)]
-    assert found.rows[1].p50_ms == again.rows[0].p50_ms
+    assert (found.rows[1].p50_ms, found.rows[1].load_s) == (again.rows[0].p50_ms, 3.0)
     with pytest.raises(UsageError, match="different machines"):
         merged([first, run(machine=MACHINE.model_copy(update={"cores": 4}))])
     with pytest.raises(UsageError, match="different versions"):
