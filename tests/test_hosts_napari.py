@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from blastscope.runtime.errors import UsageError
 from blastscope.runtime.frames.finding import find_cells
@@ -159,9 +163,17 @@ def test_the_widget_examines_a_frame_in_a_window(tmp_path: Path, shared_data: Pa
     name = (shared_data / "bccd" / "train.txt").read_text().split()[0]
     command = [sys.executable, str(HERE / "napari_window.py"), str(shared_data / "bccd" / "JPEGImages" / f"{name}.jpg")]
     screen = ["xvfb-run", "-a", "-s", "-screen 0 1280x900x24"] if sys.platform.startswith("linux") else []
-    done = subprocess.run([*screen, *command, str(picture)], capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert "white cells" in done.stdout
-    seen = read_image(picture)
-    assert isinstance(seen, np.ndarray)
+    # a session of its own: where it hangs, the virtual screen is ended with it
+    process = subprocess.Popen(
+        [*screen, *command, str(picture)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        told, errors = process.communicate(timeout=300)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 0, errors
+    assert "white cells" in told
+    with Image.open(picture) as image:
+        seen = np.asarray(image.convert("RGB"))
     assert len(np.unique(seen[::4, ::4].reshape(-1, 3), axis=0)) > 1000  # the frame is shown, and not an empty canvas

@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.runtime.errors import UsageError
+from blastscope.runtime.frames.pages.colours import LOOKS
 from blastscope.runtime.frames.report import FrameCell, FrameReport
 from blastscope.runtime.frames.spec import FrameSpec
 from blastscope.runtime.hosts.examines import Examines
 
-COLOURS = {"all": "#ff7a2f", "hem": "#4aa8ff", "refused": "#b9bec4"}  # apart for the colour-blind too, on pink and on black
+COLOURS: dict[str, str] = {kind: look.colour for kind, look in LOOKS.items()}
 MOST_PIXELS = 100_000_000
 MARK = "blastscope"  # the key in a layer's metadata by which it is known again
 BOX_WIDTH_PX, OUTLINE_WIDTH_PX, TEXT_PT = 3, 2, 11
@@ -83,6 +84,7 @@ def show_report(viewer: Any, layer: Any, report: FrameReport) -> None:
         edge_color=[colour for colour in colours for _ in range(2)],
         edge_width=OUTLINE_WIDTH_PX,
         face_color="transparent",
+        opacity=1.0,
         features={name: [value for value in values for _ in range(2)] for name, values in features.items()},
         metadata={MARK: layer.name},
         **place,
@@ -94,6 +96,7 @@ def show_report(viewer: Any, layer: Any, report: FrameReport) -> None:
         edge_color=colours,
         edge_width=BOX_WIDTH_PX,
         face_color="transparent",
+        opacity=1.0,
         features=features,
         text={"string": "{text}", "size": TEXT_PT, "color": colours, "anchor": "upper_left"},
         metadata={MARK: layer.name, "report": report.row()},
