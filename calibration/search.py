@@ -1,8 +1,9 @@
 """Where int8 fails: finds the layers that cost the most, and leaves just those in fp32.
 
-    rank      each block of layers alone is made int8, all others stay fp32: how far the vote drifts is what the block costs
-    restore   block by block, the costliest first, fp32 comes back until the limits hold with room to spare
-    give back each layer of the restored blocks becomes int8 again where the limits hold without it
+    rank      each block of layers alone is made int8, all others stay fp32: how far the vote drifts is what the block costs;
+              of the blocks that cost nearly all, each layer likewise
+    restore   the costliest come back to fp32, first one, then two, four and so on, until the limits hold with room to spare
+    give back halves of these, quarters and so on become int8 again where the limits hold without them
 
 All on cells that set the ranges or were drawn for the search; the gate's cells take no part. Bounded by a share of the
 multiply-adds and by time.
@@ -31,7 +32,12 @@ except ImportError as error:
 RANKED_ON = 48  # cells: a drift is finer than flips, and needs fewer
 JOINTS = ("Add", "Concat")
 
+RANKING = 0.6  # of the time
+REFINED = 0.9  # of the blocks' cost: those that make it up are ranked layer by layer
+
+Layers = tuple[str, ...]
 Deed = Literal["plain", "restore", "give back", "keep"]
+Stopped = Literal["held", "share", "time", "end"]
 
 
 class BlockCost(Record):
@@ -57,7 +63,7 @@ class SearchReport(Record):
     blocks: tuple[BlockCost, ...]  # costliest first
     path: tuple[Step, ...]
     held: bool  # on the search cells
-    stopped: Literal["held", "share", "time", "end"]  # why it went no further
+    stopped: Stopped  # why it went no further
     seconds: float
     cells: int
     int8_share: float  # of the multiply-adds of all layers that can be int8, in the end
@@ -79,73 +85,90 @@ class Search:
 
     def run(self, recipe: Recipe) -> tuple[Recipe, SearchReport]:
         """`recipe` with the layers that are to stay fp32."""
-        start = time.monotonic()
-        self._end = start + 60 * self.config.search_minutes
+        self._start = time.monotonic()
         work = multiply_adds(self.workshop.model)
         total = sum(work[name] for name in self.workshop.layers)
         self._share = {name: work[name] / total for name in self.workshop.layers}
         if not holds(self._try("plain", recipe, (), ()).distance, self.config):
             self.aim = 1.0
         blocks = self._rank(recipe)
-        floats, stopped = self._restore(recipe, [block.layers for block in blocks])
+        kept, stopped = self._restore(recipe, [block.layers for block in blocks])
         if stopped == "held":
-            floats = self._give_back(recipe, floats)
+            kept = self._give_back(recipe, kept)
+        floats = flat(kept)
         report = SearchReport(
             blocks=tuple(blocks),
             path=tuple(self.path),
             held=stopped == "held",
             stopped=stopped,
-            seconds=time.monotonic() - start,
+            seconds=time.monotonic() - self._start,
             cells=len(self.yardstick.cells),
             int8_share=1 - self._work(floats),
         )
         return recipe.model_copy(update={"floats": self._in_order(floats)}), report
 
     def _rank(self, recipe: Recipe) -> list[BlockCost]:
+        """Costliest first."""
+        blocks = blocks_of(self.workshop.model, self.workshop.layers, self.config.search_blocks)
+        found = sorted(self._costs(recipe, blocks), key=lambda cost: -cost.drift)
+        whole, seen, refined = sum(cost.drift for cost in found), 0.0, []
+        for cost in found:
+            if len(cost.layers) > 1 and seen < REFINED * whole:
+                refined.append(cost)
+            seen += cost.drift
+        for cost in refined:
+            layers = self._costs(recipe, [(name,) for name in cost.layers])
+            if len(layers) == len(cost.layers):
+                found[found.index(cost) : found.index(cost) + 1] = layers
+        return sorted(found, key=lambda cost: -cost.drift)
+
+    def _costs(self, recipe: Recipe, blocks: Sequence[tuple[str, ...]]) -> list[BlockCost]:
+        """Of as many `blocks` as there is time for."""
         layers, rows = self.workshop.layers, spread(len(self.yardstick.cells), RANKED_ON)
-        blocks = blocks_of(self.workshop.model, layers, self.config.search_blocks)
         found = []
         for number, block in enumerate(blocks, 1):
-            if self._late():
+            if self._late(RANKING):
                 break
             alone = recipe.model_copy(update={"floats": tuple(name for name in layers if name not in block)})
             drift = self.yardstick.distance(self.workshop.build(alone), rows).drift
             found.append(BlockCost(layers=block, drift=drift, work=self._work(block)))
-            self.tell(f"block {number} of {len(blocks)}, {_named(block)}: the vote drifts by {drift:.4f}")
-        return sorted(found, key=lambda cost: -cost.drift)
+            self.tell(f"{number} of {len(blocks)}, {_named(block)} alone in int8: the vote drifts by {drift:.4f}")
+        return found
 
-    def _restore(
-        self, recipe: Recipe, blocks: Sequence[tuple[str, ...]]
-    ) -> tuple[tuple[str, ...], Literal["held", "share", "time", "end"]]:
-        floats: tuple[str, ...] = ()
-        left_out = False
-        for block in blocks:
-            if self._fine(self.path[-1].distance):
-                return floats, "held"
+    def _restore(self, recipe: Recipe, blocks: Sequence[Layers]) -> tuple[list[Layers], Stopped]:
+        """The blocks that come back to fp32, costliest first, and why no more do."""
+        fitting: list[Layers] = []
+        for block in blocks:  # one that is too large may be followed by one that fits
+            if self._work([name for one in (*fitting, block) for name in one]) <= self.config.search_share:
+                fitting.append(block)
+        count, kept = 0, 0
+        while not self._fine(self.path[-1].distance):
             if self._late():
-                return floats, "time"
-            if self._work((*floats, *block)) > self.config.search_share:
-                left_out = True  # a smaller one may still fit
-                continue
-            floats = (*floats, *block)
-            self._try("restore", recipe, floats, block)
-        if self._fine(self.path[-1].distance):
-            return floats, "held"
-        if self._late():
-            return floats, "time"
-        return floats, "share" if left_out else "end"
+                return fitting[:kept], "time"
+            if kept == len(fitting):
+                return fitting, "share" if len(fitting) < len(blocks) else "end"
+            count = max(2 * count, 1)
+            added = fitting[kept:count]
+            kept = min(count, len(fitting))
+            self._try("restore", recipe, flat(fitting[:kept]), flat(added))
+        return fitting[:kept], "held"
 
-    def _give_back(self, recipe: Recipe, floats: tuple[str, ...]) -> tuple[str, ...]:
-        for name in reversed(floats):  # the last restored cost least
-            if len(floats) == 1 or self._late():
-                break
-            fewer = tuple(other for other in floats if other != name)
-            step = self._try("give back", recipe, fewer, (name,))
-            if self._fine(step.distance):
-                floats = fewer
-            else:
-                self.path[-1] = step.model_copy(update={"deed": "keep", "int8_share": 1 - self._work(floats)})
-        return floats
+    def _give_back(self, recipe: Recipe, kept: list[Layers]) -> list[Layers]:
+        """`kept` less the blocks without which the limits hold too."""
+        size = len(kept) // 2
+        while size:
+            for end in range(len(kept), 0, -size):  # the last restored cost least
+                back = kept[max(end - size, 0) : end]
+                fewer = [block for block in kept if block not in back]
+                if not fewer or self._late():
+                    continue
+                step = self._try("give back", recipe, flat(fewer), flat(back))
+                if self._fine(step.distance):
+                    kept = fewer
+                else:
+                    self.path[-1] = step.model_copy(update={"deed": "keep", "int8_share": 1 - self._work(flat(kept))})
+            size //= 2
+        return kept
 
     def _try(self, deed: Deed, recipe: Recipe, floats: tuple[str, ...], changed: tuple[str, ...]) -> Step:
         child = self.workshop.build(recipe.model_copy(update={"floats": self._in_order(floats)}))
@@ -160,8 +183,8 @@ class Search:
     def _fine(self, distance: Distance) -> bool:
         return holds(distance, self.config) and distance.drift <= self.aim * self.path[0].distance.drift
 
-    def _late(self) -> bool:
-        return time.monotonic() > self._end
+    def _late(self, share: float = 1.0) -> bool:
+        return time.monotonic() > self._start + share * 60 * self.config.search_minutes
 
     def _work(self, layers: Collection[str]) -> float:
         return sum(self._share[name] for name in layers)
@@ -186,6 +209,11 @@ def blocks_of(model: onnx.ModelProto, layers: Sequence[str], most: int) -> list[
         place = sizes.index(min(sizes))
         blocks[place : place + 2] = [blocks[place] + blocks[place + 1]]
     return [tuple(block) for block in blocks]
+
+
+def flat(blocks: Sequence[Layers]) -> Layers:
+    """The layers of `blocks`."""
+    return tuple(name for block in blocks for name in block)
 
 
 def spread(cells: int, count: int) -> list[int]:
