@@ -86,8 +86,8 @@ def _compared(network: str, batch: int, rows: Sequence[Row]) -> Iterator[str]:
     yield f"#### {network}, batch {batch}: {SAYS['pixels']}\n"
     if gmac and floors:
         told = ", ".join(f"{floor:.1f} ms in {execution}" for execution, floor in floors.items())
-        yield f"The fused network takes {gmac:.2f} GMAC, so at the measured peak {told} at least. Where a result was measured in"
-        yield "several runs, each ratio is to the PyTorch side of its own run.\n"
+        yield f"The fused network takes {gmac:.2f} GMAC, so at the measured peak {told} at least. Where a result was"
+        yield "measured in several runs, each ratio is to the PyTorch side of its own run.\n"
     yield "| side | calls | p50 ms | p95 | p99 | p99.9 | max | times faster (95 %) | of peak | load s | peak MiB | |"
     yield "|---|---|---|---|---|---|---|---|---|---|---|---|"
     for row in sorted(rows, key=lambda row: row.p50_ms):
