@@ -24,8 +24,8 @@ Change = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 
 @pytest.fixture(scope="module")
 def some(cnmc: Path) -> Sequence[Cell]:
-    """Every 60th of the training's cells, of all patients."""
-    names = sorted(cnmc.rglob("*.webp"))[::60]
+    """Every 120th of the training's cells, of all patients."""
+    names = sorted(cnmc.rglob("*.webp"))[::120]
     return [Cell(path, "all" if path.parent.name == "all" else "hem", path.name.split("_")[1], "", "", "") for path in names]
 
 
@@ -52,7 +52,7 @@ def enlarged(image: NDArray[np.uint8], factor: float) -> NDArray[np.uint8]:
 
 def test_the_training_cells_themselves_give_no_alarm(images: list[NDArray[np.uint8]]) -> None:
     state = state_of(images)
-    assert state.cells == len(images) >= 80
+    assert state.cells == len(images) >= 40
     assert state.enough
     assert state.alarms == ()
     assert max(abs(shift.shift) for shift in state.shifts) < 0.5
@@ -101,13 +101,13 @@ def test_few_cells_say_nothing_yet(images: list[NDArray[np.uint8]]) -> None:
 
 
 def test_only_the_latest_cells_count_and_no_more_are_kept(images: list[NDArray[np.uint8]]) -> None:
-    drift, normal = Drift(window=50), appearance_of(images[0])
+    drift, normal = Drift(window=40), appearance_of(images[0])
     assert normal is not None
     for _ in range(5000):
         drift.add_look(normal._replace(diameter_px=900.0))
-    assert drift.state().cells == 50
+    assert drift.state().cells == 40
     assert any("larger" in alarm for alarm in drift.state().alarms)
-    for image in images[:60]:
+    for image in images:
         look = appearance_of(image)
         assert look is not None
         drift.add_look(look)
