@@ -1,7 +1,7 @@
-"""One piece (tile or strip) of a TIFF turned into pixels: JPEG through the door of all images, the rest by Pillow's libtiff.
+"""One piece (tile or strip) of a TIFF as pixels: JPEG and WebP by the door of all images, the rest by Pillow's libtiff.
 
 tifffile finds the pieces; by itself it decodes neither LZW nor JPEG, and deflate without a limit on what comes out. So a piece
-that isn't a JPEG is wrapped as a TIFF of its own: libtiff fills a buffer of the size that the header promised, and no more.
+of another kind is wrapped as a TIFF of its own: libtiff fills a buffer of the size that the header promised, and no more.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from blastscope.runtime.prediction import Refusal
 RAW = 1
 JPEG = 7
 RGB, YCBCR = 2, 6
+WEBP = 50001
 JPEG_2000 = {33005, 34712}
-DECODED = {RAW, 5, JPEG, 8, 32773, 32946, 34925, 50000, 50001, *JPEG_2000}  # LZW, deflate, packbits, LZMA, Zstandard, WebP
+DECODED = {RAW, 5, JPEG, 8, 32773, 32946, 34925, 50000, WEBP, *JPEG_2000}  # LZW, deflate, packbits, LZMA, Zstandard
 SHORT, LONG = 3, 4
 
 
@@ -49,16 +50,25 @@ def decode_piece(data: bytes, height: int, width: int, form: PieceFormat) -> NDA
         if len(data) < needed:
             raise Unreadable(Refusal("undecodable", f"a piece of the scan is truncated: {len(data)} bytes of {needed}"))
         return np.frombuffer(data, np.uint8, needed).reshape(height, width, form.samples)
-    pixels = _jpeg(data, form) if form.compression == JPEG else _by_pillow(data, height, width, form)
+    alone = {JPEG: _with_tables, WEBP: _as_it_is}.get(form.compression)
+    pixels = _by_the_door(alone(data, form)) if alone else _by_pillow(data, height, width, form)
     if pixels.shape != (height, width, form.samples) or pixels.dtype != np.uint8:
         raise Unreadable(Refusal("undecodable", f"a piece of the scan holds {pixels.shape}, not {width} x {height} pixels"))
     return pixels
 
 
-def _jpeg(data: bytes, form: PieceFormat) -> NDArray[np.uint8]:
+def _with_tables(data: bytes, form: PieceFormat) -> bytes:
     """A piece's JPEG lacks the tables that all pieces share, and doesn't say whether it is RGB or YCbCr: the page does."""
     adobe = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00" + bytes([form.photometric == YCBCR])
-    pixels = decode(b"\xff\xd8" + adobe + form.tables[2:-2] + data[2:])
+    return b"\xff\xd8" + adobe + form.tables[2:-2] + data[2:]
+
+
+def _as_it_is(data: bytes, form: PieceFormat) -> bytes:
+    return data
+
+
+def _by_the_door(content: bytes) -> NDArray[np.uint8]:
+    pixels = decode(content)
     if isinstance(pixels, Refusal):
         raise Unreadable(Refusal("undecodable", f"a piece of the scan is damaged: {pixels.detail}"))
     return pixels

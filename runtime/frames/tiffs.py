@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.frames.pieces import DECODED, JPEG, RAW, RGB, YCBCR, PieceFormat, Unreadable, decode_piece
+from blastscope.runtime.frames.pieces import DECODED, JPEG, RAW, RGB, WEBP, YCBCR, PieceFormat, Unreadable, decode_piece
 from blastscope.runtime.frames.scale_tags import Scale, from_ome, from_tags, from_text
 from blastscope.runtime.header import MAX_PIXELS, TIFF_KINDS
 from blastscope.runtime.prediction import Box, Refusal, RefusalCode
@@ -167,7 +167,7 @@ def _check_page(page: tifffile.TiffPage) -> None:
     if not plain or not (photometric == RGB or (photometric == YCBCR and compression == JPEG)):
         extra = " with an extra channel" if kind == "RGB" and page.samplesperpixel > 3 else ""
         raise _refuse("not-8-bit-rgb", f"a TIFF of {bits}-bit {kind} pixels{extra}; it is not converted: save it as 8-bit RGB")
-    if compression not in DECODED or (compression == JPEG and int(page.planarconfig) == 2):
+    if compression not in DECODED or (compression in (JPEG, WEBP) and int(page.planarconfig) == 2):
         name = getattr(page.compression, "name", str(compression))
         raise _refuse("undecodable", f"pieces compressed as {name} aren't read: save the scan with JPEG, LZW or deflate tiles")
     if page.tags.valueof(274, 1) not in (0, 1):
