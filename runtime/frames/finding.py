@@ -22,6 +22,8 @@ from blastscope.runtime.image import check_array
 from blastscope.runtime.prediction import Box
 
 MARGIN_UM = GROW_UM + 2.0
+COARSEST_UM = 1.2  # a pixel: beyond it a nucleus is five pixels across, and anything could be one
+MOST_PARTS = 800  # so many specks in one place are noise or dirt, not nuclei
 
 
 def reach_px(facts: FrameFacts, spec: FrameSpec) -> int:
@@ -30,9 +32,12 @@ def reach_px(facts: FrameFacts, spec: FrameSpec) -> int:
 
 
 def find_cells(frame: NDArray[np.uint8], facts: FrameFacts, spec: FrameSpec) -> tuple[FoundCell, ...]:
-    """The white cells of `frame` (H, W, 3) uint8 RGB, top to bottom and left to right."""
+    """The white cells of `frame` (H, W, 3) uint8 RGB, top to bottom and left to right; none on pixels of over 1.2 um.
+
+    A turned or flipped frame has its cells turned, one shifted within empty glass has them shifted, to the pixel.
+    """
     frame = np.ascontiguousarray(check_array(frame))
-    if frame.size == 0:
+    if frame.size == 0 or facts.pixel_um > COARSEST_UM:
         return ()
     found = [cell for place in places(frame, facts) for cell in _cells_at(frame, place, facts)]
     return tuple(sorted(found, key=lambda cell: (cell.box[1], cell.box[0])))
@@ -41,6 +46,8 @@ def find_cells(frame: NDArray[np.uint8], facts: FrameFacts, spec: FrameSpec) -> 
 def _cells_at(frame: NDArray[np.uint8], place: Place, facts: FrameFacts) -> list[FoundCell]:
     view = look_at(frame, place, facts, MARGIN_UM)
     parts = parts_of(view.nuclear, view.um)
+    if len(parts) > MOST_PARTS:
+        return []
     whole = joined(parts, opened(view.cellular, view.um), view.inside, view.um)
     nuclei = [part for part in whole if large_enough(part, view.um)]
     cells = [cell_around(nucleus, nuclei, view.cellular, view.um) for nucleus in nuclei]

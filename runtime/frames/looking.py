@@ -75,7 +75,7 @@ def _groups(patch: NDArray[np.uint8], own: NDArray[np.uint8], corner: tuple[int,
     outlines = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
     pixel_um2 = facts.pixel_um**2
     parts = [np.asarray(outline, np.int32) for outline in outlines if cv2.contourArea(outline) * pixel_um2 > SPECK_UM2]
-    for group in _linked(parts, LOBES_UM / facts.pixel_um):
+    for group in _linked(parts, LOBES_UM / facts.pixel_um, mask.shape):
         if sum(cv2.contourArea(outline) for outline in group) * pixel_um2 < LEAST_UM2:
             continue
         x, y, width, height = cv2.boundingRect(np.concatenate(group))
@@ -84,19 +84,19 @@ def _groups(patch: NDArray[np.uint8], own: NDArray[np.uint8], corner: tuple[int,
         yield Place(box, 1 if wide else factor, tuple(outline + np.asarray(corner, np.int32) for outline in group))
 
 
-def _linked(outlines: list[NDArray[np.int32]], gap: float) -> Iterator[list[NDArray[np.int32]]]:
+def _linked(outlines: list[NDArray[np.int32]], gap: float, shape: tuple[int, ...]) -> list[list[NDArray[np.int32]]]:
     """The outlines whose boxes lie within `gap` of each other, or of one between them."""
-    if not outlines:
-        return
-    boxes = np.asarray([cv2.boundingRect(outline) for outline in outlines], np.int64)
-    boxes[:, 2:] += boxes[:, :2]
-    apart = np.maximum(boxes[:, None, :2] - boxes[None, :, 2:], boxes[None, :, :2] - boxes[:, None, 2:]).max(axis=2)
-    near = apart <= gap
-    left = set(range(len(outlines)))
-    while left:
-        group, fresh = set[int](), {left.pop()}
-        while fresh:
-            group |= fresh
-            fresh = {int(other) for one in fresh for other in np.flatnonzero(near[one])} - group
-        left -= group
-        yield [outlines[index] for index in sorted(group)]
+    if len(outlines) < 2:
+        return [outlines] if outlines else []
+    wider = int(gap / 2)  # two boxes that grow by this meet
+    canvas = np.zeros((shape[0] + 2 * wider, shape[1] + 2 * wider), np.uint8)
+    corners = []
+    for outline in outlines:
+        x, y, width, height = cv2.boundingRect(outline)
+        canvas[y : y + height + 2 * wider, x : x + width + 2 * wider] = 1
+        corners.append((y, x))
+    labels = cv2.connectedComponents(canvas, connectivity=8)[1]
+    groups: dict[int, list[NDArray[np.int32]]] = {}
+    for corner, outline in zip(corners, outlines, strict=True):
+        groups.setdefault(int(labels[corner]), []).append(outline)
+    return list(groups.values())
