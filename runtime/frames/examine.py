@@ -124,8 +124,7 @@ class Examiner:
         if scan.blank(tile.region):
             return []
         pixels = np.ascontiguousarray(read_part(scan, tile.region))
-        size = scan.width, scan.height
-        pairs = [(cell, moved(cell, tile, size)) for cell in find_cells(pixels, facts, self.spec)]
+        pairs = [(cell, moved(cell, tile)) for cell in find_cells(pixels, facts, self.spec)]
         own = [(here, cell) for here, cell in pairs if tile.owns(cell.box)]
         wanted = [cut_cell(pixels, here, facts, self.spec) for here, _ in own if here.refusal is None]
         calls = iter(self.classify(wanted) if wanted else [])

@@ -40,15 +40,10 @@ def tiles_of(width: int, height: int, *, side_px: int, margin_px: int) -> Iterat
             yield Tile((left, top, right, bottom), region)
 
 
-def moved(cell: FoundCell, tile: Tile, frame: tuple[int, int]) -> FoundCell:
-    """`cell`, found in the region of `tile`, as it would be found in the whole frame of that width and height."""
-    left, top, right, bottom = tile.region
-    if (left, top, right, bottom) == (0, 0, *frame):
-        return cell
+def moved(cell: FoundCell, tile: Tile) -> FoundCell:
+    """`cell`, found in the region of `tile`, in pixels of the whole frame."""
+    left, top, _, _ = tile.region
     x0, y0, x1, y1 = cell.box
-    corner, box = np.array((left, top), np.int32), (x0 + left, y0 + top, x1 + left, y1 + top)
-    refusal = cell.refusal
-    if refusal:  # its sentence may tell the box and the size of what was looked at
-        sizes = f"{right - left} x {bottom - top}", f"{frame[0]} x {frame[1]}"
-        refusal = replace(refusal, detail=refusal.detail.replace(str(cell.box), str(box)).replace(*sizes))
-    return replace(cell, box=box, contour=cell.contour + corner, nucleus=cell.nucleus + corner, refusal=refusal)
+    corner = np.array((left, top), np.int32)
+    box = (x0 + left, y0 + top, x1 + left, y1 + top)
+    return replace(cell, box=box, contour=cell.contour + corner, nucleus=cell.nucleus + corner)
