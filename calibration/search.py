@@ -142,15 +142,16 @@ class Search:
             if self._work([name for one in (*fitting, block) for name in one]) <= self.config.search_share:
                 fitting.append(block)
         count, kept = 0, 0
+        drifts = {0: self.path[-1].distance.drift}
         while not self._fine(self.path[-1].distance):
-            if self._late():
-                return fitting[:kept], "time"
-            if kept == len(fitting):
-                return fitting, "share" if len(fitting) < len(blocks) else "end"
+            if self._late() or kept == len(fitting):
+                why: Stopped = "time" if self._late() else "share" if len(fitting) < len(blocks) else "end"
+                best = min(drifts, key=lambda number: drifts[number])  # errors may cancel out: more isn't always better
+                return fitting[:best], why
             count = max(2 * count, 1)
             added = fitting[kept:count]
             kept = min(count, len(fitting))
-            self._try("restore", recipe, flat(fitting[:kept]), flat(added))
+            drifts[kept] = self._try("restore", recipe, flat(fitting[:kept]), flat(added)).distance.drift
         return fitting[:kept], "held"
 
     def _give_back(self, recipe: Recipe, kept: list[Layers]) -> list[Layers]:
