@@ -16,6 +16,7 @@ from blastscope.runtime.frames.nuclei import large_enough, parts_of
 from blastscope.runtime.frames.part import Part
 from blastscope.runtime.frames.refusing import why_not
 from blastscope.runtime.frames.spec import FrameSpec
+from blastscope.runtime.frames.spreading import spread
 from blastscope.runtime.frames.thumbnail import Grid
 from blastscope.runtime.frames.view import look_at
 from blastscope.runtime.image import check_array
@@ -39,7 +40,7 @@ def find_cells(frame: NDArray[np.uint8], facts: FrameFacts, spec: FrameSpec) -> 
     frame = np.ascontiguousarray(check_array(frame))
     if frame.size == 0 or facts.pixel_um > COARSEST_UM:
         return ()
-    found = [cell for place in places(frame, facts) for cell in _cells_at(frame, place, facts)]
+    found = [cell for cells in spread(lambda place: _cells_at(frame, place, facts), places(frame, facts)) for cell in cells]
     return tuple(sorted(found, key=lambda cell: (cell.box[1], cell.box[0])))
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.runtime.frames.found import FrameFacts
+from blastscope.runtime.frames.spreading import spread
 from blastscope.runtime.frames.stain import STEP, along
 from blastscope.runtime.frames.thumbnail import nearest_odd_factor, odd_factor
 from blastscope.runtime.prediction import Box
@@ -38,12 +39,12 @@ class Place:
 
 def places(frame: NDArray[np.uint8], facts: FrameFacts) -> list[Place]:
     """The places of `frame` (H, W, 3) that may hold nuclei, each once."""
-    regions = _regions(frame, facts)
-    return [
-        place
-        for rows, columns, own in regions
-        for place in _groups(frame[rows, columns], own, (columns.start, rows.start), facts)
-    ]
+
+    def look(region: tuple[slice, slice, NDArray[np.uint8]]) -> list[Place]:
+        rows, columns, own = region
+        return list(_groups(frame[rows, columns], own, (columns.start, rows.start), facts))
+
+    return [place for found in spread(look, _regions(frame, facts)) for place in found]
 
 
 def _regions(frame: NDArray[np.uint8], facts: FrameFacts) -> Iterator[tuple[slice, slice, NDArray[np.uint8]]]:
