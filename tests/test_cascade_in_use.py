@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from towers import SIDE, crops, reference, two_towers
+from typer.testing import CliRunner
 
+from blastscope.cli import app
 from blastscope.runtime.backends.openvino_cpu import open_engine
 from blastscope.runtime.backends.protocol import Cascade, Engine, EngineOptions
 from blastscope.runtime.classes import CLASSES, VOTERS
@@ -110,6 +114,18 @@ def test_predictions_say_who_decided_early(towers: TowerBundle, tmp_path: Path, 
         row = prediction.row()["probabilities"]
         assert row
         assert [name for name in VOTERS if row[name] is None] == ["a", "combined"]
+
+
+def test_the_command_line_shows_voters_that_were_not_run_as_null(
+    towers: TowerBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    image = tmp_path / "cell.png"
+    cv2.imwrite(str(image), cells(towers.tiny, 1)[0][..., ::-1])
+    said = CliRunner().invoke(app, ["classify", str(image), "--bundle", str(towers.make(threshold=0.5)), "--cascade", "--json"])
+    row = json.loads(said.stdout)
+    assert row["decided_early"]
+    assert [name for name in VOTERS if row["probabilities"][name] is None] == ["b", "combined"]
 
 
 def test_it_is_off_unless_it_is_wished(towers: TowerBundle, tmp_path: Path) -> None:

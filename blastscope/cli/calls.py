@@ -23,6 +23,9 @@ def classify(
     precision: PrecisionName = "auto",
     backend: BackendName = "auto",
     threads: Threads = None,
+    cascade: Annotated[
+        bool, typer.Option("--cascade", help="Let one voter decide alone where it is as sure as the bundle's record asks.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Call each image ALL or HEM, in the order given. Exits 1 when an image was refused."""
@@ -32,7 +35,14 @@ def classify(
     images = find_images(paths)
     refused = 0
     with open_bundle(
-        bundle, device=device, precision=precision, backend=backend, threads=threads, workload="throughput", tell=say
+        bundle,
+        device=device,
+        precision=precision,
+        backend=backend,
+        threads=threads,
+        cascade=cascade,
+        workload="throughput",
+        tell=say,
     ) as scope:
         for note in scope.notes:
             say(note)
