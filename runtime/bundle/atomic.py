@@ -55,6 +55,11 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
             _settle(folder)
 
 
+def moved_aside(folder: Path) -> bool:
+    """Whether a change of `folder` stands between its two renames, by a writer that is at it or one that broke off."""
+    return sibling(Path(os.path.realpath(folder)), "old").exists()
+
+
 def recover(folder: Path) -> None:
     """Puts back a folder whose change broke off between its two renames. Does nothing where the folder is in its place."""
     folder = Path(os.path.realpath(folder))

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from blastscope.runtime.bundle.atomic import recover
+from blastscope.runtime.bundle.atomic import moved_aside, recover
 from blastscope.runtime.bundle.digest import bytes_sha256, file_sha256
 from blastscope.runtime.bundle.manifest import FileEntry, GraphEntry, GraphModels, Manifest
 from blastscope.runtime.bundle.parse import MANIFEST, parse_manifest, read_manifest_bytes
@@ -51,6 +51,8 @@ def read_bundle(path: Path | str, *, cache_dir: Path | None = None) -> Bundle:
     for _ in range(3):
         _recover(path)
         if not path.is_dir():
+            if moved_aside(path) or path.is_dir():
+                continue  # a writer stood between its two renames
             raise BundleError(path, "no such folder or zip")
         before = _identity(path)
         try:
