@@ -65,6 +65,8 @@ def bench(contenders: Sequence[Contender], plan: Plan, tell: Tell) -> BenchResul
     Answers are compared with those of another engine on the same graph file: a side that is fast and wrong raises
     `WrongAnswer`.
     """
+    if plan.against_torch:
+        import torch  # noqa: F401  a machine without it says so now, not after the first measurement
     tell("measuring the machine's peak")
     peaks = list(measure_peaks(plan.threads))
     rows: list[Row] = []

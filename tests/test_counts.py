@@ -103,15 +103,16 @@ def test_an_answer_holds_about_its_image_once_more_at_most(scope: Scope) -> None
 
 def test_answers_leave_nothing_behind(scope: Scope) -> None:
     image = draw_cell(7)
-    for _ in range(ANSWERS):
-        scope.classify(image)
-    gc.collect()
-    blocks, kib = sys.getallocatedblocks(), resident_kib()
-    for _ in range(ANSWERS):
-        scope.classify(image)
-    gc.collect()
-    assert sys.getallocatedblocks() - blocks <= BLOCKS
-    assert resident_kib() - kib < 1024
+    blocks, kib = [], []
+    for _ in range(4):
+        for _ in range(ANSWERS):
+            scope.classify(image)
+        gc.collect()
+        blocks.append(sys.getallocatedblocks())
+        kib.append(resident_kib())
+    # what answers leave, they leave every time; threads of the tests before come and go
+    assert np.diff(blocks).min() <= BLOCKS
+    assert np.diff(kib).min() < 1024
 
 
 def resident_kib() -> int:
