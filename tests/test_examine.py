@@ -96,7 +96,7 @@ def test_each_cell_of_a_real_frame_has_a_place_in_it_and_a_call_or_a_reason(scop
             assert 0 <= x0 < x1 <= 640
             assert 0 <= y0 < y1 <= 480
             assert (cell.label is None) == (cell.refusal is not None)
-            assert ((cell.found.contour >= (x0, y0)) & (cell.found.contour < (x1, y1))).all()
+            assert ((cell.contour >= (x0, y0)) & (cell.contour < (x1, y1))).all()
         assert report.counts["cells"] == len(report.cells) == sum(report.counts[name] for name in ("all", "hem", "refused"))
 
 

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
 
+import numpy as np
+from numpy.typing import NDArray
+
 from blastscope.runtime.classes import CLASSES, ClassName, Voter
 from blastscope.runtime.frames.appearance import Appearance
 from blastscope.runtime.frames.found import FoundCell, FrameFacts, ScaleSource
@@ -55,6 +58,11 @@ class FrameCell:
         return self.found.box
 
     @property
+    def contour(self) -> NDArray[np.int32]:
+        """The cell's outline, (n, 2) int32 x and y in pixels of the frame."""
+        return self.found.contour
+
+    @property
     def refusal(self) -> Refusal | None:
         """Why there is no label; None where there is one."""
         return self.found.refusal or (self.prediction.refusal if self.prediction else None)
@@ -64,15 +72,25 @@ class FrameCell:
         """The call; None with a refusal."""
         return self.prediction.label if self.prediction else None
 
+    @property
+    def probability(self) -> float | None:
+        """The deciding voter's probability of the label; None with a refusal."""
+        return self.prediction.probability if self.prediction else None
+
+    @property
+    def voter(self) -> Voter | None:
+        """Who decided; None with a refusal."""
+        return self.prediction.voter if self.prediction else None
+
     def row(self) -> CellRow:
         """The cell as plain JSON values."""
         prediction, refusal = self.prediction, self.refusal
         return CellRow(
             box=list(self.box),
-            contour=self.found.contour.tolist(),
+            contour=self.contour.tolist(),
             label=self.label,
-            probability=prediction.probability if prediction else None,
-            voter=prediction.voter if prediction else None,
+            probability=self.probability,
+            voter=self.voter,
             refusal=refusal.code if refusal else None,
             score=prediction.score if prediction else None,
             detail=refusal.detail if refusal else None,
@@ -98,6 +116,11 @@ class FrameReport:
     notes: tuple[str, ...] = ()  # what was read of a file that holds more, and where the scale comes from
 
     @property
+    def pixel_um(self) -> float | None:
+        """Micrometres a pixel, as given or as measured; None where the frame was refused."""
+        return self.facts.pixel_um if self.facts else None
+
+    @property
     def counts(self) -> dict[str, int]:
         """How many cells were found, called each class, and refused."""
         labels = [cell.label for cell in self.cells]
@@ -110,7 +133,7 @@ class FrameReport:
             path=str(self.path) if self.path else None,
             refusal=self.refusal.code if self.refusal else None,
             validated=self.validated,
-            pixel_um=self.facts.pixel_um if self.facts else None,
+            pixel_um=self.pixel_um,
             scale_source=self.facts.scale_source if self.facts else None,
             counts=self.counts,
             cells=[cell.row() for cell in self.cells],
