@@ -10,9 +10,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from fake_cuda import FakeCuda
 from paper_driver import paper_library
 
-from blastscope.runtime.errors import DriverError, MissingLibrary
+from blastscope.runtime.crop.kernels import Address, Launch
+from blastscope.runtime.errors import DeviceError, DeviceLost, DriverError, MissingLibrary
 from blastscope.runtime.gpu import driver, graphs, pycuda_gpu
 from blastscope.runtime.gpu.driver import FoundGpu
 from blastscope.runtime.gpu.pycuda_gpu import open_gpu
@@ -95,3 +97,60 @@ def test_without_a_driver_pycuda_is_not_even_imported(monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "pycuda", None)
     with pytest.raises(DriverError, match="no NVIDIA driver is installed"):
         open_gpu(0)
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
+    """pycuda's stack of contexts under a GPU of ours; none is open yet."""
+    fake = FakeCuda()
+    monkeypatch.setattr(pycuda_gpu, "_pycuda", lambda: fake)
+    monkeypatch.setattr(pycuda_gpu, "find_gpu", lambda ordinal: GPU)
+    monkeypatch.setattr(pycuda_gpu, "load_graphs", lambda: graphs.Graphs(fake.driver))
+    monkeypatch.setattr(pycuda_gpu, "_open", {})
+    monkeypatch.setattr(pycuda_gpu.weakref, "finalize", lambda *wanted: None)
+    return fake
+
+
+def test_a_gpu_that_cannot_be_opened_is_not_called_lost(cuda: FakeCuda) -> None:
+    cuda.fails = {"retain"}
+    with pytest.raises(DeviceError, match=r"cuda:0 Test GPU can't be opened: .*device unavailable") as told:
+        open_gpu(0)
+    assert not isinstance(told.value, DeviceLost)
+
+
+def test_kernels_that_cannot_be_loaded_leave_no_context_behind(cuda: FakeCuda) -> None:
+    cuda.fails = {"module_from_buffer"}
+    with pytest.raises(DeviceError, match="loading the crop kernels"):
+        open_gpu(0)
+    assert (cuda.stack, cuda.depth, cuda.retained) == ([], 0, 0)
+
+
+def test_a_gpu_that_stays_lost_may_be_asked_for_again_and_again(cuda: FakeCuda) -> None:
+    gpu = open_gpu(0)
+    assert open_gpu(0) is gpu
+    cuda.lost = 719
+    for _ in range(3):  # another library holds the broken context, so that it isn't made anew
+        with pytest.raises(DeviceLost):
+            open_gpu(0)
+    pycuda_gpu._leave_all()
+    assert (cuda.stack, cuda.depth, cuda.retained) == ([], 0, 0)
+    cuda.lost = 0
+    assert open_gpu(0) is not gpu
+    assert cuda.retained == 1
+
+
+def test_a_loss_that_is_noticed_on_leaving_is_told_as_one(cuda: FakeCuda) -> None:
+    gpu = open_gpu(0)
+    with pytest.raises(DeviceLost), gpu.current():
+        cuda.lost, cuda.fails = 700, {"pop"}
+
+
+def test_a_kernel_is_prepared_once_before_other_threads_see_it(cuda: FakeCuda) -> None:
+    gpu = open_gpu(0)
+    with gpu.current():
+        stream = gpu.open_stream()
+        for _ in range(3):
+            gpu.launch(Launch("crop_gray", (1, 1, 1), (256, 1, 1), 0, (Address(4096), 7)), stream)
+    (function,) = cuda.functions
+    assert len(function.prepared) == 1
+    assert len(function.calls) == 3

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -164,18 +165,24 @@ class RtxEngine(Engine):
         return context
 
 
+class Runtime(SimpleNamespace):
+    """What engines are read by."""
+
+
 class Fake:
     """One library, with all that it made."""
 
     def __init__(self, gpu: HostGpu, kind: type[Engine]) -> None:
         self.gpu, self.kind = gpu, kind
         self.engines: list[Engine] = []
+        self.runtimes: list[Any] = []
         self.refuses = 0  # engines that it won't read
         self.said: list[str] = []
         self.module = SimpleNamespace(ExecutionContextAllocationStrategy=Strategy, Runtime=self._runtime)
 
     def _runtime(self, logger: object) -> Any:
-        return SimpleNamespace(deserialize_cuda_engine=self._deserialize)
+        self.runtimes.append(Runtime(deserialize_cuda_engine=self._deserialize))
+        return self.runtimes[-1]
 
     def _deserialize(self, data: bytes) -> Engine | None:
         if self.refuses:
@@ -298,6 +305,33 @@ def test_an_engine_that_the_library_refuses_is_an_error_in_its_words(library: tu
     with pytest.raises(EngineError, match="can't read its engine: the plan file does not match"):
         opened.again()
     assert library[1].gpu.idle
+
+
+def test_a_library_that_gives_no_runtime_is_an_error_in_its_words(library: tuple[str, Fake], opened: Any) -> None:
+    fake = library[1]
+
+    def none(logger: object) -> Any:
+        fake.said.append("CUDA initialization failure with error: 35")
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    fake.module.Runtime = none
+    with pytest.raises(EngineError, match="can't run here: CUDA initialization failure"):
+        opened.again()
+    assert fake.gpu.idle
+
+
+def test_what_was_made_of_an_engine_goes_before_it_and_what_made_it_last(library: tuple[str, Fake], opened: Any) -> None:
+    gone: list[str] = []
+    engine = opened.again()
+    made = library[1].engines.pop()
+    weakref.finalize(made, gone.append, "engine")
+    if library[0] == "tensorrt-rtx":
+        weakref.finalize(made.config, gone.append, "config")
+        del made.config
+    weakref.finalize(library[1].runtimes.pop(), gone.append, "runtime")
+    del made
+    engine.close()
+    assert gone == (["config"] if library[0] == "tensorrt-rtx" else []) + ["engine", "runtime"]
 
 
 def test_a_kept_engine_that_the_library_refuses_is_built_anew(library: tuple[str, Fake], opened: Any) -> None:

@@ -35,7 +35,11 @@ class TensorRtNetwork:
         self._library = load_library(library)
         self._scratch: dict[int, int] = {}
         with heard(library) as said:
-            self._runtime = self._library.Runtime(library_logger(library))
+            try:
+                self._runtime = self._library.Runtime(library_logger(library))
+            except TypeError as error:  # of the bindings, where the library gives no runtime
+                gpu.check(library)
+                raise EngineError(f"{library} can't run here: {said[0] if said else 'no reason given'}") from error
             self._engine = self._runtime.deserialize_cuda_engine(data)
         if self._engine is None:
             gpu.check(library)
@@ -60,7 +64,8 @@ class TensorRtNetwork:
         """Frees engine and scratch memory."""
         if self._engine is not None:
             self._kernels.keep()
-        self._engine = self._runtime = self._kernels = None  # type: ignore[assignment]  # in this order
+        # in this order: what was made of the engine, the engine, and what made it
+        self._kernels = self._engine = self._runtime = None  # type: ignore[assignment]
         for address in self._scratch.values():
             self._gpu.free(address)
         self._scratch = {}

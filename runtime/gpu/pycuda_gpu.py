@@ -63,13 +63,15 @@ class _PyCudaGpu:
         self._memory: dict[int, Any] = {}
         self._functions: dict[str, Any] = {}
         self._left = False
-        with self._told("opening the GPU"):
-            self._cuda.init()
-            self._context = self._cuda.Device(found.ordinal).retain_primary_context()
-        with self.current(), self._told("loading the crop kernels"):
-            self._module = self._cuda.module_from_buffer(crop_fatbin())
-            self._cleaning = self._cuda.Stream(_NON_BLOCKING)
-            self._event = graphs.open_event()
+        self._context = self._retained()
+        try:
+            with self.current(), self._told("loading the crop kernels"):
+                self._module = self._cuda.module_from_buffer(crop_fatbin())
+                self._cleaning = self._cuda.Stream(_NON_BLOCKING)
+                self._event = graphs.open_event()
+        except BaseException:
+            self.leave()
+            raise
 
     @contextmanager
     def current(self) -> Iterator[None]:
@@ -80,7 +82,8 @@ class _PyCudaGpu:
         try:
             yield
         finally:
-            self._cuda.Context.pop()
+            with self._told("leaving the GPU"):  # in a context that broke this may be what tells of it
+                self._cuda.Context.pop()
 
     def allocate(self, size: int) -> int:
         with self._told(f"taking {size} bytes of device memory"):
@@ -129,8 +132,10 @@ class _PyCudaGpu:
         with self._told(f"kernel {launch.kernel}"):
             function = self._functions.get(launch.kernel)
             if function is None:
-                function = self._functions[launch.kernel] = self._module.get_function(launch.kernel)
-            function.prepare([np.uint64 if isinstance(one, Address) else np.int32 for one in launch.arguments])
+                function = self._module.get_function(launch.kernel)
+                # once, and before other threads see it, since pycuda writes the form bit by bit; it is the same in every plan
+                function.prepare([np.uint64 if isinstance(one, Address) else np.int32 for one in launch.arguments])
+                self._functions[launch.kernel] = function
             arguments = [int(one) for one in launch.arguments]
             shared = launch.shared_bytes
             function.prepared_async_call(launch.grid, launch.block, self._streams[stream], *arguments, shared_size=shared)
@@ -158,7 +163,9 @@ class _PyCudaGpu:
         return True
 
     def leave(self) -> None:
-        """Lets go of the context. One that broke is made anew for the next who asks, if no other library here holds it."""
+        """Lets go of the context, once. One that broke is made anew for the next who asks, if no other library holds it."""
+        if self._left:
+            return  # entered again it would stay on pycuda's stack, which ends the process
         self._left = True
         with suppress(self._cuda.Error):
             self._context.push()
@@ -166,6 +173,16 @@ class _PyCudaGpu:
                 self._context.detach()  # from here on pycuda takes what lived in it for gone
             finally:
                 self._graphs.leave()
+
+    def _retained(self) -> Any:
+        """The device's primary context. Nothing is current yet, so that what fails here can't tell of a loss."""
+        try:
+            self._cuda.init()
+            return self._cuda.Device(self.found.ordinal).retain_primary_context()
+        except self._cuda.MemoryError as error:
+            raise OutOfDeviceMemory("opening the GPU") from error
+        except self._cuda.Error as error:
+            raise DeviceError(f"cuda:{self.found.ordinal} {self.found.name} can't be opened: {error}") from error
 
     def _let_go(self, release: Callable[[], object]) -> None:
         with suppress(self._cuda.Error):  # in a lost context nothing is left to be freed
