@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from blastscope.runtime.bundle import Bundle, Manifest, describe_file, pack, read_bundle, update_bundle, write_bundle
+from blastscope.runtime.bundle.atomic import write_folder
 from blastscope.runtime.crop.spec import CropSpec
 from blastscope.runtime.errors import BlastscopeError, BundleError, DigestMismatch, UsageError
 
@@ -58,7 +59,7 @@ def contents(folder: Path) -> Files:
 
 
 def beside(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.parent.iterdir() if path.suffix not in (".lock", ".zip"))
+    return sorted(path.name for path in folder.parent.iterdir() if path.suffix != ".zip")
 
 
 graph_names = st.from_regex(r"\A[a-z0-9]{1,3}(/[a-z0-9][a-z0-9_]{0,2}){1,2}\.onnx\Z")
@@ -321,6 +322,30 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_bundle(tmp_path: Path) -> 
         assert read_bundle(target).manifest.name in ("one", "two")
     assert write(target, "three").manifest.name == "three"
     assert beside(target) == ["c7"]
+
+
+def test_writers_wait_for_each_other_though_the_lock_is_deleted_after_each(tmp_path: Path) -> None:
+    at_it: list[int] = []
+    most: list[int] = []
+
+    def fill(fresh: Path) -> None:
+        at_it.append(1)
+        (fresh / "file").write_text("whole")
+        threading.Event().wait(0.005)
+        most.append(len(at_it))
+        at_it.pop()
+
+    def work() -> None:
+        for _ in range(5):
+            write_folder(tmp_path / "c7", fill)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1] * 20
+    assert [path.name for path in tmp_path.iterdir()] == ["c7"]
 
 
 def test_a_reader_beside_a_busy_writer_sees_one_whole_bundle_or_says_that_it_is_being_changed(tmp_path: Path) -> None:

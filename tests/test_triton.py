@@ -132,6 +132,7 @@ def test_a_bundle_whose_gate_was_waived_is_not_served(tiny_bundle: Any, tmp_path
 def test_the_verb_prints_where_the_model_lies_and_says_what_it_lacks(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["export", "--triton", str(tmp_path)])
     assert (done.exit_code, done.stdout) == (0, f"{tmp_path / 'blastscope'}\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["blastscope"]  # the server looks at all that lies there
     for words, problem in (
         ([], "where to?"),
         (["--out", str(tmp_path / "b")], "which run?"),

@@ -2,7 +2,8 @@
 
 A file is written beside its place and renamed over it. A folder can't be renamed over another, so its change takes two renames,
 and beside `c7` these siblings may be seen: `.c7.new` (being written: of no worth), `.c7.old` (moved aside: if there is no `c7`
-the change broke off between the two renames, and `.c7.old` is the bundle), `.c7.gone` (being deleted) and `.c7.lock`.
+the change broke off between the two renames, and `.c7.old` is the bundle), `.c7.gone` (being deleted) and `.c7.lock` (a change
+is under way, or broke off).
 """
 
 from __future__ import annotations
@@ -10,10 +11,13 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock
+
+from blastscope.runtime.errors import DataError
 
 
 def sibling(path: Path, kind: str) -> Path:
@@ -22,7 +26,10 @@ def sibling(path: Path, kind: str) -> Path:
 
 
 def write_file(path: Path, fill: Callable[[Path], None]) -> None:
-    """Lets `fill` write a temporary file beside `path` and puts it in `path`'s place, whole or not at all."""
+    """Lets `fill` write a temporary file beside `path` and puts it in `path`'s place, whole or not at all.
+
+    An `OSError`, such as that of a full disk, names `path`.
+    """
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = sibling(path, f"{secrets.token_hex(4)}.new")  # of its own: two writers at once don't mix their bytes
@@ -30,16 +37,36 @@ def write_file(path: Path, fill: Callable[[Path], None]) -> None:
         fill(fresh)
         flush(fresh)
         fresh.replace(path)
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None  # nobody knows the temporary one, and a full disk names none
+        raise
     finally:
         fresh.unlink(missing_ok=True)
     flush(path.parent)
+
+
+def check_place(path: Path) -> None:
+    """Makes sure that `write_file` can write `path`, before hours of work go into what is to be written there.
+
+    The folder is made. Raises `DataError` for a folder in the file's place, and where nothing can be written.
+    """
+    place = Path(os.path.realpath(path))
+    if place.is_dir():
+        raise DataError(path, "is a folder: name a file")
+    trial = sibling(place, f"{secrets.token_hex(4)}.new")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        trial.touch()
+        trial.unlink()
+    except OSError as error:
+        raise DataError(path, f"can't be written, {(error.strerror or 'not usable').lower()}: name another place") from error
 
 
 def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
     """Lets `fill` write a temporary folder and puts it in `folder`'s place; leftovers of a broken change are cleared first."""
     folder = Path(os.path.realpath(folder))  # a link to a bundle keeps pointing at it
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(sibling(folder, "lock")):
+    with _alone(folder):
         _settle(folder)
         fresh = sibling(folder, "new")
         fresh.mkdir()
@@ -65,8 +92,21 @@ def recover(folder: Path) -> None:
     folder = Path(os.path.realpath(folder))
     if folder.exists() or not sibling(folder, "old").exists():
         return
-    with FileLock(sibling(folder, "lock")):  # a writer that is alive finishes first
+    with _alone(folder):  # a writer that is alive finishes first
         _settle(folder)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Holds the lock of `folder`, and leaves no file of it behind."""
+    place = sibling(folder, "lock")
+    with FileLock(place):
+        try:
+            yield
+        finally:
+            if os.name != "nt":  # Windows deletes no file that is open; there the lock itself does it, afterwards
+                # while it is held: whoever waits for this very file finds that it has no name any more, and begins anew
+                place.unlink(missing_ok=True)
 
 
 def _settle(folder: Path) -> None:
