@@ -125,6 +125,15 @@ def test_exit_codes_say_what_went_wrong(words: list[str], code: int) -> None:
     assert run(*words).exit_code == code
 
 
+@pytest.mark.parametrize("option", ["--csv", "--sheet", "--report", "--overlay"])
+def test_a_place_where_nothing_can_be_written_is_said_before_anything_is_examined(option: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = run("nowhere.png", "--bundle", "nowhere", option, tmp_path / "file" / "it.png")  # a bundle isn't even looked for
+    assert result.exit_code == 2
+    assert "file/it.png" in result.stderr
+    assert "can't be written" in result.stderr
+
+
 def test_a_report_is_one_page_only_by_its_name(tmp_path: Path) -> None:
     assert Wanted(report=tmp_path / "r.HTML").one_page
     assert not Wanted(report=tmp_path / "r").one_page

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from sklearn.metrics import accuracy_score, f1_score, recall_score, roc_auc_score
 
 from blastscope.runtime.errors import DataError
@@ -128,17 +129,36 @@ def test_patients_are_taken_where_they_are_named(tmp_path: Path) -> None:
         ("a.png,1,2,1,4,all", "has no inside"),
         ("a.png,-3,2,1,4,all", "outside of the frame"),
         ("a.png,1,2,nan,4,all", "must be numbers"),
+        ("a\0.png,1,2,3,4,all", "is none of the frames"),
+        ("a.png,1,2,3,4,all,5", "line 2: 7 values for 6 columns: is there a comma in one of them"),
+        ("a.png,,,,,\n\na.png,1,2,3,4,all\na.png,1,2,3,4,hem", "line 5: the same box stands on line 4"),
+        ("a.png,10,2,41,20,all", "line 2: the box 10, 2, 41, 20 lies outside of '.*a.png', which has 40 x 30 pixels"),
+        ("a.png,10,2,40,31,all", "lies outside of"),
     ],
 )
 def test_a_wrong_row_is_named(tmp_path: Path, row: str, problem: str) -> None:
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
     with pytest.raises(DataError, match=problem.replace("(", r"\(")):
         read_labels(table(tmp_path, row), [tmp_path / "a.png"])
+
+
+def test_a_table_as_spreadsheets_save_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "labels.csv"
+    path.write_bytes('\ufeffPath, X0, Y0, X1, Y1, Label\r\n\r\n"a.png", 1, 2, 40, 30, ALL\r\na.png\r\n'.encode())
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    labels = read_labels(path, [tmp_path / "a.png"])
+    assert dict(labels.cells) == {tmp_path / "a.png": (LabelledCell((1, 2, 40, 30), "all"),)}  # to the very edge
 
 
 def test_a_wrong_table_is_named(tmp_path: Path) -> None:
     frames = [tmp_path / "a.png", tmp_path / "b.png"]
     with pytest.raises(DataError, match="no column x0, y0, x1, y1, label"):
         read_labels(table(tmp_path, "a.png", head="path"), frames)
+    with pytest.raises(DataError, match=r"no column path.* its columns are parted by ';', save it with commas"):
+        read_labels(table(tmp_path, "a.png;1;2;3;4;all", head=HEAD.replace(",", ";")), frames)
+    (tmp_path / "latin.csv").write_bytes(f"{HEAD}\nF\u00e4rbung.png,1,2,3,4,all\n".encode("latin-1"))
+    with pytest.raises(DataError, match="line 2: is no UTF-8 text: save the table as 'CSV UTF-8'"):
+        read_labels(tmp_path / "latin.csv", frames)
     with pytest.raises(DataError, match="holds no row"):
         read_labels(table(tmp_path), frames)
     with pytest.raises(DataError, match="is of patient 'P1' and of 'P2'"):

@@ -137,6 +137,26 @@ def test_a_record_that_was_changed_by_hand_is_refused(site: Path, tiny_bundle: T
         open_bundle(tiny_bundle.make(), validation=tmp_path / "none.json")
 
 
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["--site", " "], "the site's name ' ' must have 1 to 200 letters"),
+        (["--record", "FILE/record.json"], "can't be written"),
+        (["--report", "FILE/page.html"], "can't be written"),
+        (["--requirements", "FILE"], "recall: input should be a finite number"),
+    ],
+)
+def test_what_can_not_be_is_said_before_a_bundle_is_opened(words: list[str], problem: str, tmp_path: Path) -> None:
+    for name in ("frame.png", "labels.csv"):
+        (tmp_path / name).write_text("path,x0,y0,x1,y1,label\nframe.png\n")
+    (tmp_path / "file").write_text("recall = nan")
+    named = [word.replace("FILE", str(tmp_path / "file")) for word in words]
+    command = ["validate", str(tmp_path / "frame.png"), "--labels", str(tmp_path / "labels.csv"), "--bundle", "nowhere", *named]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 2, done.stderr
+    assert problem in done.stderr
+
+
 def test_the_houses_requirements_are_not_empty() -> None:
     wanted = Requirements()
     assert wanted.frames >= 20

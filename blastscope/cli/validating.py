@@ -38,7 +38,7 @@ def validate(
 
     Frames without a row in the table are not judged; a row with a path alone is a frame without a white cell.
     """
-    from blastscope.runtime.bundle.atomic import write_file
+    from blastscope.runtime.bundle.atomic import check_place, write_file
     from blastscope.runtime.frames.scans import find_frames
     from blastscope.runtime.frames.spec import FrameSpec
     from blastscope.runtime.scope import open_bundle
@@ -54,6 +54,8 @@ def validate(
         spec=FrameSpec.from_toml(config) if config else FrameSpec(),
         requirements=Requirements.from_toml(requirements) if requirements else Requirements(),
     )
+    for place in filter(None, (record, report)):
+        check_place(place)
     table = read_labels(labels, find_frames(frames), [path for path in frames if path.is_dir()])
     with open_bundle(
         bundle, device=device, precision=precision, backend=backend, threads=threads, workload="throughput", tell=say

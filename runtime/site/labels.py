@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from blastscope.runtime.classes import CLASSES, ClassName
 from blastscope.runtime.errors import DataError
-from blastscope.runtime.prediction import Box
+from blastscope.runtime.frames.scans import open_scan
+from blastscope.runtime.prediction import Box, Refusal
 
 COLUMNS = ("path", "x0", "y0", "x1", "y1", "label")
+WANTED = f"wanted: {','.join(COLUMNS)} and, if known, patient"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,46 +43,79 @@ class LabelledFrames:
 
 def read_labels(table: Path, frames: Sequence[Path], folders: Sequence[Path] = ()) -> LabelledFrames:
     """The labels that `table` holds of `frames`, found below `folders`. Raises `DataError` that names the line."""
-    try:
-        content = table.read_bytes()
-        reader = csv.DictReader(content.decode("utf-8-sig").splitlines())
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(table, f"can't be read: {getattr(error, 'strerror', None) or error}") from error
-    missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
-    if missing:
-        raise DataError(table, f"no column {', '.join(missing)} (wanted: {','.join(COLUMNS)} and, if known, patient)")
+    content, rows = _read(table)
     places = {frame.resolve(): frame for frame in frames}
-    cells: dict[Path, list[LabelledCell]] = {}
+    boxes: dict[Path, dict[Box, _Said]] = {}
     patients: dict[Path, str] = {}
-    for number, row in enumerate(reader, 2):
+    for number, row in rows:
         where = f"line {number}"
-        frame = _frame(table, where, row["path"] or "", places, folders)
-        cell = _cell(table, where, row)
-        cells.setdefault(frame, []).extend([cell] if cell else [])
-        _note_patient(table, where, frame, (row.get("patient") or "").strip(), patients)
-    if not cells:
+        frame = _frame(table, where, row["path"], places, folders)
+        own = boxes.setdefault(frame, {})
+        if (cell := _cell(table, where, row)) is not None:
+            if (before := own.get(cell.box)) is not None:  # the second of the two could never be found
+                raise DataError(table, f"{where}: the same box stands on line {before.line}: leave one of the two out")
+            own[cell.box] = _Said(number, cell)
+        _note_patient(table, where, frame, row.get("patient", ""), patients)
+    if not boxes:
         raise DataError(table, "holds no row")
-    if patients and len(patients) < len(cells):
-        unnamed = next(frame for frame in cells if frame not in patients)
+    if patients and len(patients) < len(boxes):
+        unnamed = next(frame for frame in boxes if frame not in patients)
         raise DataError(table, f"names a patient for some frames, and none for '{unnamed}'")
+    for frame, own in boxes.items():
+        _check_inside(table, frame, own)
     return LabelledFrames(
-        cells={frame: tuple(cells[frame]) for frame in frames if frame in cells},
+        cells={frame: tuple(said.cell for said in boxes[frame].values()) for frame in frames if frame in boxes},
         patients=patients or None,
-        unlabelled=tuple(frame for frame in frames if frame not in cells),
+        unlabelled=tuple(frame for frame in frames if frame not in boxes),
         sha256=hashlib.sha256(content).hexdigest(),
     )
 
 
+class _Said(NamedTuple):
+    line: int
+    cell: LabelledCell
+
+
+def _read(table: Path) -> tuple[bytes, list[tuple[int, dict[str, str]]]]:
+    """The table's bytes, and its rows with their lines; the case of column names, and blanks around words, don't matter."""
+    try:
+        content = table.read_bytes()
+    except OSError as error:
+        raise DataError(table, f"can't be read: {error.strerror or error}") from error
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        number = content[: error.start].count(b"\n") + 1
+        raise DataError(table, f"line {number}: is no UTF-8 text: save the table as 'CSV UTF-8'") from error
+    reader = csv.reader(io.StringIO(text, newline=""))
+    try:
+        lines = [(reader.line_num, [word.strip() for word in words]) for words in reader]
+    except csv.Error as error:
+        raise DataError(table, f"line {reader.line_num}: is no CSV: {error}") from error
+    lines = [(number, words) for number, words in lines if any(words)]
+    names = [word.lower() for word in lines[0][1]] if lines else []
+    if missing := [name for name in COLUMNS if name not in names]:
+        parted = next((f": its columns are parted by '{mark}', save it with commas" for mark in ";\t" if mark in text), "")
+        raise DataError(table, f"no column {', '.join(missing)} ({WANTED}){parted if len(names) == 1 else ''}")
+    for number, words in lines[1:]:
+        if len(words) > len(names):
+            raise DataError(
+                table, f"line {number}: {len(words)} values for {len(names)} columns: is there a comma in one of them?"
+            )
+    rows = [(number, dict(zip(names, [*words, *[""] * len(names)], strict=False))) for number, words in lines[1:]]
+    return content, rows
+
+
 def _frame(table: Path, where: str, name: str, places: Mapping[Path, Path], folders: Sequence[Path]) -> Path:
-    candidates = [Path(name), *(folder / name for folder in folders), table.parent / name]
+    candidates = [] if "\0" in name else [Path(name), *(folder / name for folder in folders), table.parent / name]
     for candidate in candidates:
         if (frame := places.get(candidate.resolve())) is not None:
             return frame
     raise DataError(table, f"{where}: '{name}' is none of the frames that were named")
 
 
-def _cell(table: Path, where: str, row: Mapping[str, str | None]) -> LabelledCell | None:
-    words = [(row[name] or "").strip() for name in COLUMNS[1:]]
+def _cell(table: Path, where: str, row: Mapping[str, str]) -> LabelledCell | None:
+    words = [row[name] for name in COLUMNS[1:]]
     if not any(words):
         return None
     *corners, label = words
@@ -92,6 +129,25 @@ def _cell(table: Path, where: str, row: Mapping[str, str | None]) -> LabelledCel
     if known is None:
         raise DataError(table, f"{where}: the label is '{label}', it must be one of {', '.join(CLASSES)}")
     return LabelledCell((x0, y0, x1, y1), known)
+
+
+def _check_inside(table: Path, frame: Path, boxes: Mapping[Box, _Said]) -> None:
+    """Raises `DataError` for a box beyond the frame's edge: it belongs to another frame, or to another size of this one.
+
+    A frame that can't be read is left to whoever examines it.
+    """
+    scan = open_scan(frame) if boxes else Refusal("empty", "nothing to check")
+    if isinstance(scan, Refusal):
+        return
+    width, height = scan.width, scan.height
+    scan.close()
+    for (x0, y0, x1, y1), said in boxes.items():
+        if x1 > width or y1 > height:
+            raise DataError(
+                table,
+                f"line {said.line}: the box {x0}, {y0}, {x1}, {y1} lies outside of '{frame}', which has {width} x {height} "
+                "pixels",
+            )
 
 
 def _note_patient(table: Path, where: str, frame: Path, patient: str, patients: dict[Path, str]) -> None:

@@ -20,6 +20,7 @@ from blastscope.runtime.record import Record, problems
 from blastscope.runtime.site.figures import CallFigures, Fate, Finding
 
 MOST_BYTES = 1_000_000
+MOST_NAME = 200  # letters
 
 
 class Requirements(Record):
@@ -42,7 +43,7 @@ class ValidationRecord(Record):
     """A site's validation, as `validation.json` keeps it."""
 
     format: Literal["1.0"] = "1.0"
-    site: str = Field(min_length=1, max_length=200)
+    site: str = Field(min_length=1, max_length=MOST_NAME)
     created: Moment
     bundle: Digest
     bundle_name: str

@@ -18,7 +18,7 @@ from blastscope.runtime.site.drift import Drift, DriftState
 from blastscope.runtime.site.figures import Outcome, calls, fates, finding
 from blastscope.runtime.site.labels import LabelledCell, LabelledFrames
 from blastscope.runtime.site.matching import match
-from blastscope.runtime.site.proof import Requirements, ValidationRecord, shortfalls
+from blastscope.runtime.site.proof import MOST_NAME, Requirements, ValidationRecord, shortfalls
 
 
 class ExaminesFiles(Protocol):
@@ -35,12 +35,17 @@ class ExaminesFiles(Protocol):
 
 @dataclass(frozen=True)
 class Site:
-    """Who validates, and what is asked for."""
+    """Who validates, and what is asked for. Raises `UsageError` for a name that the record can't keep."""
 
     name: str
     pixel_um: float | None = None
     spec: FrameSpec = field(default_factory=FrameSpec)
     requirements: Requirements = field(default_factory=Requirements)
+
+    def __post_init__(self) -> None:
+        """Checked before anything is examined."""
+        if not 1 <= len(self.name.strip()) <= MOST_NAME:
+            raise UsageError(f"the site's name '{self.name}' must have 1 to {MOST_NAME} letters")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from blastscope.runtime.bundle.atomic import write_file
+from blastscope.runtime.bundle.atomic import check_place, write_file
 from blastscope.runtime.errors import UsageError
 from blastscope.runtime.frames.pages.album import MOST_MAPS, Album, Shown
 from blastscope.runtime.frames.pages.page import compose, diameter_um
@@ -43,14 +43,25 @@ class Wanted:
         """Whether the report is a single page."""
         return self.report is not None and self.report.suffix.lower() in PAGES
 
+    @property
+    def report_page(self) -> Path | None:
+        """The page on all frames."""
+        return self.report if self.one_page or self.report is None else self.report / "index.html"
+
 
 class Papers:
-    """Takes the reports on `paths` as they come, and writes what is wanted. Give `album.look` to `Scope.examine_files`."""
+    """Takes the reports on `paths` as they come, and writes what is wanted. Give `album.look` to `Scope.examine_files`.
+
+    Raises `DataError` at once for a place where nothing can be written.
+    """
 
     def __init__(self, wanted: Wanted, paths: Sequence[Path]) -> None:
         self._wanted = wanted
         self._names = _names(paths)
         overlay = wanted.overlay
+        for place in (wanted.csv, wanted.sheet, wanted.report_page, overlay and overlay / "index"):
+            if place:
+                check_place(place)
         overlays = {path: overlay / f"{name}.overlay.png" for path, name in self._names.items()} if overlay else {}
         maps = MOST_MAPS if wanted.one_page else len(paths) if wanted.report else 0
         self.album = Album(overlays=overlays, cells=bool(wanted.sheet or wanted.report), maps=maps)
@@ -82,11 +93,10 @@ class Papers:
             sheet = draw_contact_sheet(self._kept, title)
             write_file(wanted.sheet, partial(sheet.save, format=PICTURES[wanted.sheet.suffix.lower()]))
             written.append(wanted.sheet)
-        if wanted.report:
-            page = wanted.report if wanted.one_page else wanted.report / "index.html"
+        if wanted.report_page:
             links = None if wanted.one_page else self._links
-            _write_text(page, compose(self._kept, title, audit=audit, links=links))
-            written.append(page)
+            _write_text(wanted.report_page, compose(self._kept, title, audit=audit, links=links))
+            written.append(wanted.report_page)
         return [*written, *([wanted.overlay] if wanted.overlay else [])]
 
 
