@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from blastscope.runtime.errors import Closed
 from blastscope.runtime.frames.finding import find_cells
 from blastscope.runtime.frames.found import FoundCell
 from blastscope.runtime.frames.report import FrameCell, FrameReport
@@ -24,6 +25,8 @@ from blastscope.runtime.hosts.smart import RevisitPlan, Suspect, merged, scan_an
 from blastscope.runtime.hosts.stage import StageMap
 from blastscope.runtime.image import read_image
 from blastscope.runtime.prediction import Audit, Prediction
+from blastscope.runtime.scope import open_bundle
+from blastscope.runtime.stream import Stream
 
 useq = pytest.importorskip("useq", reason="pymmcore-plus is not installed: pip install 'blastscope[micromanager]'")
 PIXEL_UM = 0.07
@@ -60,6 +63,16 @@ class Eyes:
         facts = survey_frame(frame, spec or FrameSpec(), pixel_um=pixel_um)
         cells = tuple(called(cell) for cell in find_cells(frame, facts, spec or FrameSpec()))
         return FrameReport(cells, facts, metadata=metadata or {}, size=(frame.shape[1], frame.shape[0]))
+
+    def stream(
+        self, frames: None, on_report: Callable[[FrameReport], object], queue: int = 4, when_full: str = "", **_: Any
+    ) -> Stream:
+        """As a handle's, which takes the scale from the frame's metadata too."""
+
+        def examine(frame: NDArray[np.uint8], *, metadata: Mapping[str, Any]) -> FrameReport:
+            return self.examine(frame, pixel_um=metadata.get("pixel_um"), metadata=metadata)
+
+        return Stream(examine, on_report, frames, queue=queue, when_full=when_full)
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +131,22 @@ def test_an_acquisition_never_waits_for_the_networks(core: Any) -> None:
     assert listener.stats.dropped >= 30
     assert reports[-1].id == 39  # the newest is never the one that gives way
     listener.frameReady(np.zeros((4, 4, 3), np.uint8))  # closed: it does nothing
+
+
+def test_a_handle_that_closes_first_tells_of_the_frames_that_wait(tiny_bundle: Any, tmp_path: Path) -> None:
+    reports: list[FrameReport] = []
+    words: dict[str, Any] = {"device": "cpu", "precision": "fp32", "backend": "onnxruntime", "cache_dir": tmp_path}
+    with open_bundle(tiny_bundle.make(), **words) as scope:
+        listener = CameraListener(scope, reports.append, spec=FrameSpec(stain="none"))
+        for _ in range(4):
+            listener.frameReady(np.full((60, 80, 3), 230, np.uint8), None, {"pixel_size_um": PIXEL_UM})
+    assert [report.refusal for report in reports] == [None] * 4
+    assert {report.facts.pixel_um for report in reports if report.facts} == {PIXEL_UM}
+    listener.frameReady(np.full((60, 80, 3), 230, np.uint8))  # the handle is closed: it does nothing
+    listener.close()
+    assert (listener.stats.state, listener.stats.taken) == ("stopped", 4)
+    with pytest.raises(Closed):
+        CameraListener(scope, reports.append)
 
 
 def test_a_frame_that_is_no_colour_picture_is_refused_and_the_rest_goes_on() -> None:

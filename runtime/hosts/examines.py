@@ -1,8 +1,8 @@
-"""`Examines`: all that a host program wants of a handle."""
+"""`Examines` and `Streams`: all that a host program wants of a handle."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from blastscope.runtime.frames.report import FrameReport
 from blastscope.runtime.frames.spec import FrameSpec
+from blastscope.runtime.stream import Stream
 
 
 class Examines(Protocol):
@@ -24,4 +25,20 @@ class Examines(Protocol):
         metadata: Mapping[str, Any] | None = None,
     ) -> FrameReport:
         """The report on `frame` (H, W, 3) uint8 RGB."""
+        ...
+
+
+class Streams(Protocol):
+    """What examines frames as they come, as `Scope` does. Its streams tell what waits before it closes."""
+
+    def stream(
+        self,
+        frames: None,
+        on_report: Callable[[FrameReport], object],
+        queue: int = 4,
+        when_full: str = "drop-oldest",
+        *,
+        spec: FrameSpec | None = None,
+    ) -> Stream:
+        """A stream whose frames come by `put`, and bring their scale as 'pixel_um' in their metadata."""
         ...

@@ -4,7 +4,8 @@
         core.mda.run(events, output=listener)
 
 or, for a core's whole life, `core.mda.events.frameReady.connect(listener.frameReady)`: the core holds it weakly, so keep it.
-Neither this file nor the listener needs the library itself; `pip install 'blastscope[micromanager]'` brings it.
+Closing either of the two, in any order, tells of the frames that wait. Neither this file nor the listener needs the library
+itself; `pip install 'blastscope[micromanager]'` brings it.
 """
 
 from __future__ import annotations
@@ -15,16 +16,13 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
-from numpy.typing import NDArray
-
 from blastscope.runtime.errors import Closed
 from blastscope.runtime.frames.report import FrameReport
 from blastscope.runtime.frames.scale_tags import LEAST_UM, MOST_UM
 from blastscope.runtime.frames.spec import FrameSpec
 from blastscope.runtime.hosts.camera_frame import CameraFormat, rgb_of
-from blastscope.runtime.hosts.examines import Examines
-from blastscope.runtime.stream import Stream, StreamStats
+from blastscope.runtime.hosts.examines import Streams
+from blastscope.runtime.stream import StreamStats
 
 
 class CameraListener:
@@ -35,23 +33,26 @@ class CameraListener:
         index       of the event: {'t': 0, 'p': 3}
         stage_um    (x, y) where the frame was taken, or was asked for; absent without a stage
         z_um        the same of the focus
-        pixel_um    as Micro-Manager's pixel size says; absent where none is set, and the red cells tell the scale
+        pixel_um    as Micro-Manager's pixel size says, and counts where `spec` says none; absent where none is set either,
+                    and the red cells tell the scale
         camera, exposure_ms, runner_ms
         event       what the event itself carried as metadata
+
+    Raises `Closed` where the handle is closed already.
     """
 
     def __init__(
         self,
-        scope: Examines,
+        scope: Streams,
         on_report: Callable[[FrameReport], object],
         *,
         camera: CameraFormat | None = None,
         spec: FrameSpec | None = None,
         queue: int = 4,
     ) -> None:
-        self._scope, self._spec, self._camera = scope, spec, camera or CameraFormat()
+        self._camera = camera or CameraFormat()
         self._count, self._counting = 0, threading.Lock()
-        self._stream = Stream(self._examine, on_report, queue=queue, when_full="drop-oldest")
+        self._stream = scope.stream(None, on_report, queue, "drop-oldest", spec=spec)
 
     @property
     def stats(self) -> StreamStats:
@@ -59,7 +60,7 @@ class CameraListener:
         return self._stream.stats
 
     def frameReady(self, image: Any, event: Any = None, metadata: Mapping[str, Any] | None = None) -> None:  # noqa: N802
-        """Called by the acquisition for each frame. Takes as long as a copy of it. Once closed it does nothing."""
+        """Called by the acquisition for each frame. Takes as long as a copy of it. Once it or the handle is closed, nothing."""
         with self._counting:
             number, self._count = self._count, self._count + 1
         with suppress(Closed):
@@ -78,9 +79,6 @@ class CameraListener:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
-
-    def _examine(self, frame: NDArray[np.uint8], *, metadata: Mapping[str, Any]) -> FrameReport:
-        return self._scope.examine(frame, pixel_um=metadata.get("pixel_um"), spec=self._spec, metadata=metadata)
 
 
 def facts_of(event: Any, metadata: Mapping[str, Any]) -> dict[str, Any]:

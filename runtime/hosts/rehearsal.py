@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from blastscope.runtime.errors import BlastscopeError, DataError, UsageError
 from blastscope.runtime.files import find_images
-from blastscope.runtime.hosts.examines import Examines
+from blastscope.runtime.hosts.examines import Streams
 from blastscope.runtime.hosts.smart import RevisitPlan, SmartScan, scan_and_revisit
 from blastscope.runtime.image import read_image
 from blastscope.runtime.prediction import Refusal
@@ -35,7 +35,7 @@ def mosaic(frames: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
     return slide
 
 
-def rehearse(scope: Examines, frames: Sequence[NDArray[np.uint8]], *, pixel_um: float, plan: RevisitPlan) -> SmartScan:
+def rehearse(scope: Streams, frames: Sequence[NDArray[np.uint8]], *, pixel_um: float, plan: RevisitPlan) -> SmartScan:
     """Scans the mosaic of `frames` with the simulated microscope, frame by frame, and visits what `plan` says."""
     from useq import AbsolutePosition, GridRowsColumns, MDASequence
 

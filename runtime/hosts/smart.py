@@ -24,7 +24,7 @@ from pydantic import Field
 from blastscope.runtime.frames.report import FrameCell, FrameReport
 from blastscope.runtime.frames.spec import FrameSpec
 from blastscope.runtime.hosts.camera_frame import CameraFormat
-from blastscope.runtime.hosts.examines import Examines
+from blastscope.runtime.hosts.examines import Streams
 from blastscope.runtime.hosts.micromanager import CameraListener
 from blastscope.runtime.hosts.stage import Place, StageMap, offset_um
 from blastscope.runtime.prediction import Box, RefusalCode
@@ -89,7 +89,7 @@ class SmartScan:
 
 def scan_and_revisit(
     core: CMMCorePlus,
-    scope: Examines,
+    scope: Streams,
     scan: Iterable[MDAEvent],
     *,
     plan: RevisitPlan | None = None,
