@@ -99,13 +99,11 @@ def _one_cell(pair: _Pair, rest: list[Part], cellular: Mask, inside: Mask, *, um
 
 def axes(mask: Mask) -> tuple[float, float]:
     """The long and the short axis of the ellipse that has the mask's second moments, in pixels."""
-    rows, columns = (np.asarray(way, np.int64) for way in np.nonzero(mask))
-    count = len(rows)
+    moments = cv2.moments(mask, binaryImage=True)
+    # whole numbers until the end, so that a turned mask has the same axes to the last digit
+    count, x, y, xx, yy, xy = (int(moments[name]) for name in ("m00", "m10", "m01", "m20", "m02", "m11"))
     if not count:
         return 0.0, 0.0
-    # whole numbers until the end, so that a turned mask has the same axes to the last digit
-    across = count * int((columns * columns).sum()) - int(columns.sum()) ** 2
-    down = count * int((rows * rows).sum()) - int(rows.sum()) ** 2
-    slant = count * int((rows * columns).sum()) - int(rows.sum()) * int(columns.sum())
+    across, down, slant = count * xx - x * x, count * yy - y * y, count * xy - x * y
     middle, spread = (across + down) / 2, math.hypot((across - down) / 2, slant)
     return 4 * math.sqrt(middle + spread) / count, 4 * math.sqrt(max(middle - spread, 0.0)) / count

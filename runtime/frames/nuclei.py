@@ -13,6 +13,8 @@ from blastscope.runtime.frames.part import Mask, Part, depth_in, fill_holes, par
 
 HOLE_UM2 = 4.0  # smaller gaps in a nucleus are chromatin
 PART_UM = 0.5  # inscribed radius of the least lobe
+PART_UM2 = 0.5  # a disc of that radius covers more, however coarse the pixels
+CONVEX = 0.97  # what fills so much of its hull has no neck
 NECK = 0.72  # a neck narrower than this share of both parts parts them
 STEP_UM = 0.2  # between the depths at which necks are looked for
 LEAST_UM2 = 14.0  # a platelet covers less
@@ -25,7 +27,9 @@ def parts_of(stained: Mask, um: float) -> list[Part]:
     mask = fill_holes((sums > 4).astype(np.uint8), HOLE_UM2 / um**2)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
     parts: list[Part] = []
-    for index, (x, y, width, height, _) in enumerate(stats[1:count].tolist(), 1):
+    for index, (x, y, width, height, area) in enumerate(stats[1:count].tolist(), 1):
+        if area * um * um < PART_UM2:
+            continue
         own = (labels[y : y + height, x : x + width] == index).astype(np.uint8)
         parts.extend(_cut(own, (x, y), um))
     return parts
@@ -41,7 +45,7 @@ def _cut(own: Mask, corner: tuple[int, int], um: float) -> list[Part]:
     depth = depth_in(own)
     if float(depth.max()) * um < PART_UM:
         return []
-    seeds = _seeds(depth, um)
+    seeds = [own] if _convex(own) else _seeds(own, depth, um)
     if len(seeds) == 1:
         return [part_of(own, corner)]
     squares = np.stack([squares_to(seed) for seed in seeds])
@@ -50,9 +54,14 @@ def _cut(own: Mask, corner: tuple[int, int], um: float) -> list[Part]:
     return [part_of(claimed & theirs, corner) for theirs in least]
 
 
-def _seeds(depth: NDArray[np.float32], um: float) -> list[Mask]:
+def _convex(own: Mask) -> bool:
+    outlines = cv2.findContours(own, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
+    return cv2.contourArea(outlines[0]) >= CONVEX * cv2.contourArea(cv2.convexHull(outlines[0]))
+
+
+def _seeds(own: Mask, depth: NDArray[np.float32], um: float) -> list[Mask]:
     """The cores of what necks part, found by sinking into the mask until it falls apart."""
-    seeds = [(depth > 0).astype(np.uint8)]
+    seeds = [own]
     deepest = float(depth.max())
     level = STEP_UM / um
     while level < deepest * NECK:

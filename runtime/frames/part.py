@@ -6,6 +6,7 @@ Distances are squared whole numbers: they are exact, so that a turned picture gi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -16,7 +17,7 @@ Squares = NDArray[np.int32]  # squared distances
 Window = tuple[slice, slice]  # rows and columns
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Part:
     """Some stain in a picture."""
 
@@ -24,8 +25,12 @@ class Part:
     y: int
     mask: Mask
     area: int
-    hull: NDArray[np.int32]  # (K, 2), x and y in the picture
     lobes: int = 1
+
+    @cached_property
+    def hull(self) -> NDArray[np.int32]:
+        """(K, 2), x and y in the picture."""
+        return hull_of(self.mask).reshape(-1, 2) + np.asarray((self.x, self.y), np.int32)
 
     @property
     def box(self) -> tuple[int, int, int, int]:
@@ -49,12 +54,15 @@ def part_of(mask: Mask, corner: tuple[int, int] = (0, 0), lobes: int = 1) -> Par
     """The part that `mask` shows, whose own corner (x, y) lies there in the picture."""
     x, y, width, height = cv2.boundingRect(mask)
     own = np.ascontiguousarray(mask[y : y + height, x : x + width])
-    left, top = corner[0] + x, corner[1] + y
-    points = cv2.findNonZero(own)
-    hull = cv2.convexHull(points).reshape(-1, 2) if points is not None else np.zeros((0, 2))
-    return Part(
-        left, top, own, int(cv2.countNonZero(own)), np.asarray(hull, np.int32) + np.asarray((left, top), np.int32), lobes
-    )
+    return Part(corner[0] + x, corner[1] + y, own, cv2.countNonZero(own), lobes)
+
+
+def hull_of(mask: Mask) -> NDArray[np.int32]:
+    """(K, 1, 2) the corners, x and y, of the convex hull of all that the mask shows."""
+    outlines = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
+    if not outlines:
+        return np.zeros((0, 1, 2), np.int32)
+    return np.asarray(cv2.convexHull(np.concatenate(outlines)), np.int32)
 
 
 def both(one: Part, other: Part) -> Part:

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from blastscope.runtime.frames.lobes import axes
 from blastscope.runtime.frames.nuclei import parts_of
+from blastscope.runtime.frames.order import at_share, middle
 from blastscope.runtime.frames.otsu import parting
-from blastscope.runtime.frames.part import Mask, Part, boxes_apart, depth_in, part_of, squares_to, window_around
+from blastscope.runtime.frames.part import Mask, Part, boxes_apart, depth_in, hull_of, squares_to, window_around
 from blastscope.runtime.frames.view import View
 from blastscope.runtime.prediction import Refusal
 
@@ -58,9 +59,10 @@ class _Near:
 
 
 def _cut_off(near: _Near) -> Refusal | None:
-    framed = cv2.copyMakeBorder(near.inside, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=(0,))
-    shown = np.asarray(cv2.erode(framed, np.ones((3, 3), np.uint8)), np.uint8)[1:-1, 1:-1]
-    return Refusal("touches-border", "the cell reaches the edge of the frame") if (near.cell & (1 - shown)).any() else None
+    beyond = 1 - near.inside
+    edge = cv2.dilate(beyond, np.ones((3, 3), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=(1,))
+    cut = cv2.countNonZero(cv2.bitwise_and(near.cell, edge))
+    return Refusal("touches-border", "the cell reaches the edge of the frame") if cut else None
 
 
 def _clumped(near: _Near, others: Mask) -> Refusal | None:
@@ -76,13 +78,14 @@ def _clumped(near: _Near, others: Mask) -> Refusal | None:
 
 def _blurred(near: _Near) -> Refusal | None:
     """Whether the stain falls off too slowly over the nucleus' rim."""
-    inner, outer = depth_in(near.nucleus) * near.um, np.sqrt(squares_to(near.nucleus)) * near.um
-    across, down = (cv2.Sobel(near.stain.astype(np.float32), cv2.CV_32F, *way) for way in ((1, 0), (0, 1)))
-    steep = np.sqrt(across * across + down * down)[(inner < RIM_UM) & (outer < RIM_UM)] / (8 * near.um)
-    full, empty = near.stain[inner > RIM_UM], near.stain[(outer > 1.4 * RIM_UM) & (outer < 3 * RIM_UM)]
+    inner, outer = depth_in(near.nucleus) * np.float32(near.um), squares_to(near.nucleus) * np.float32(near.um**2)
+    full, empty = near.stain[inner > RIM_UM], near.stain[(outer > (1.4 * RIM_UM) ** 2) & (outer < (3 * RIM_UM) ** 2)]
     if not (len(full) and len(empty)):
         return None
-    fall = float(np.median(full) - np.median(empty)) / max(float(np.quantile(steep, 0.75)), 1.0)
+    stain, rim = near.stain.astype(np.float32), (inner < RIM_UM) & (outer < RIM_UM**2)
+    across, down = (cv2.Sobel(stain, cv2.CV_32F, *way)[rim] for way in ((1, 0), (0, 1)))
+    steep = math.sqrt(at_share(across * across + down * down, 0.75)) / (8 * near.um)
+    fall = (middle(full) - middle(empty)) / max(steep, 1.0)
     return Refusal("out-of-focus", f"the nucleus' rim is {fall:.1f} um wide") if fall > BLURRED_UM else None
 
 
@@ -130,14 +133,14 @@ def _look(near: _Near) -> _Look:
     for part in large:
         mask |= part.on(window)
     long, short = axes(mask)
-    stain = near.stain[depth_in(_hull(mask)) * near.um > HULL_RIM_UM].astype(np.float64)
-    evenness = float(np.quantile(stain, 0.05) / max(np.median(stain), 1.0)) if len(stain) else 1.0
+    stain = near.stain[depth_in(_hull(mask)) > HULL_RIM_UM / near.um]
+    evenness = at_share(stain, 0.05) / max(middle(stain), 1.0) if len(stain) else 1.0
     return _Look(len(large), short / max(long, 1.0), _count(mask) / max(_count(near.cell), 1), _solidity(mask), evenness)
 
 
 def _hull(mask: Mask) -> Mask:
     filled = np.zeros_like(mask)
-    cv2.fillConvexPoly(filled, part_of(mask).hull.reshape(-1, 1, 2), (1,))
+    cv2.fillConvexPoly(filled, hull_of(mask), (1,))
     return filled
 
 
@@ -150,4 +153,4 @@ def _wider(mask: Mask) -> NDArray[np.uint8]:
 
 
 def _count(mask: Mask) -> int:
-    return int(cv2.countNonZero(mask))
+    return cv2.countNonZero(mask)

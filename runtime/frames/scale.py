@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.frames.thumbnail import grid_around, reduced
+from blastscope.runtime.frames.thumbnail import grid_within, reduced
 from blastscope.runtime.prediction import Box
 
 LEVELS = ((1, 14.0), (3, 32.0), (5, 68.0), (9, 125.0))  # factor, and its smallest diameter in px
@@ -92,7 +92,7 @@ def _middle(box: Box, widest: int) -> Box:
 
 
 def _edges(frame: NDArray[np.uint8], box: Box, factor: int, avoid: Avoid) -> _Edges | None:
-    picture = reduced(frame, grid_around(box, factor))
+    picture = reduced(frame, grid_within(box, factor))
     if min(picture.shape[:2]) < 16:
         return None
     gray = cv2.transform(picture, np.asarray([[0, 0.5, 0.5]], np.float32))  # red cells hardly show in red

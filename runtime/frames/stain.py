@@ -7,6 +7,8 @@ most.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -38,12 +40,19 @@ def nuclear_axis(red: Colour) -> Colour:
 
 def along(axis: Colour, picture: NDArray[np.uint8], glass: Colour) -> NDArray[np.int16]:
     """(H, W) how much nuclear stain each pixel shows, in 1/STEP; glass and red cells are near 0."""
+    # whole numbers have exact sums, so a pixel shows the same wherever it stands in the frame; channel by channel it takes
+    # a quarter of the time
+    red, green, blue = map(cv2.LUT, cv2.split(picture), _shares(axis, glass))
+    return np.asarray(cv2.add(cv2.add(red, green), blue), np.int16)
+
+
+@lru_cache(maxsize=16)
+def _shares(axis: Colour, glass: Colour) -> tuple[NDArray[np.int16], ...]:
+    """What each level of each channel shows of nuclear stain."""
     densities = _densities(glass)
     steps = np.clip(np.rint(densities * np.asarray(axis) * STEP), -10_000, 10_000).astype(np.int16)
     steps[densities[:, 2] > BLACK, 2] = -30_000
-    # whole numbers have exact sums, so a pixel shows the same wherever it stands in the frame
-    shares = cv2.LUT(np.ascontiguousarray(picture), np.ascontiguousarray(steps[None]))
-    return np.asarray(cv2.transform(shares, np.ones((1, 3), np.float32)), np.int16)
+    return tuple(np.ascontiguousarray(channel) for channel in steps.T)
 
 
 def _densities(glass: Colour) -> NDArray[np.float64]:

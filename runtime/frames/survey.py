@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.runtime.frames.found import Colour, FrameFacts, ScaleSource
+from blastscope.runtime.frames.order import at_share, middle
 from blastscope.runtime.frames.scale import red_cell_px
 from blastscope.runtime.frames.spec import FrameSpec
 from blastscope.runtime.frames.stain import RED_CELL, STEP, along, density, nuclear_axis
-from blastscope.runtime.frames.thumbnail import grid_around, odd_factor, reduced
+from blastscope.runtime.frames.thumbnail import grid_within, odd_factor, reduced
 from blastscope.runtime.image import check_array
 from blastscope.runtime.prediction import Box
 
@@ -51,7 +52,7 @@ def survey_frame(frame: NDArray[np.uint8], spec: FrameSpec, *, pixel_um: float |
     glass_gray = _glass_gray(gray)
     content = _content(gray, glass_gray)
     factor = odd_factor(((content[2] - content[0]) * (content[3] - content[1]) / PIXELS) ** 0.5 + 1)
-    picture = reduced(frame, grid_around(content, factor))
+    picture = reduced(frame, grid_within(content, factor))
     glass = _glass(picture, glass_gray)
     axis = _nuclear_axis(picture, glass)
     nucleus_threshold, cell_threshold = _thresholds(along(axis, picture, glass))
@@ -110,15 +111,15 @@ def _nuclear_axis(picture: NDArray[np.uint8], glass: Colour) -> Colour:
     red &= stained[:, 0] < np.minimum(RED_IN_RED, RED_SHARE * strength)
     if np.count_nonzero(red) < FEWEST_RED * len(stained):
         return nuclear_axis(RED_CELL)
-    full = red & (strength > 0.5 * np.quantile(strength[red], 0.9))  # rims and pale middles have little colour
-    middle = np.median(stained[full], axis=0)
-    return nuclear_axis((float(middle[0]), float(middle[1]), float(middle[2])))
+    full = red & (strength > 0.5 * at_share(strength[red], 0.9))  # rims and pale middles have little colour
+    usual = stained[full]
+    return nuclear_axis((middle(usual[:, 0]), middle(usual[:, 1]), middle(usual[:, 2])))
 
 
 def _thresholds(stain: NDArray[np.int16]) -> tuple[float, float]:
     """Where on the nuclear axis nuclei begin, and where white cells begin."""
     nuclei = stain[stain > round(NUCLEUS_FROM * STEP)]
-    usual = float(np.median(nuclei)) / STEP if len(nuclei) > 30 else 0.0
+    usual = middle(nuclei) / STEP if len(nuclei) > 30 else 0.0
     nucleus = min(max(usual / 2, NUCLEUS_FLOOR), NUCLEUS_CEILING)
     cell = min(max(CELL_SHARE * usual, CELL_FLOOR), CELL_CEILING)
     return round(nucleus, 4), round(cell, 4)

@@ -49,6 +49,12 @@ def grid_around(box: Box, factor: int, margin: int = 0) -> Grid:
     return Grid(x0, y0, factor, width, height)
 
 
+def grid_within(box: Box, factor: int) -> Grid:
+    """The grid centred on `box` of all whole squares in it; around a box too narrow for one."""
+    (x0, width), (y0, height) = _halved(box[0], box[2], factor), _halved(box[1], box[3], factor)
+    return Grid(x0, y0, factor, width, height) if width > 0 and height > 0 else grid_around(box, factor)
+
+
 def reduced(picture: NDArray[np.uint8], grid: Grid) -> NDArray[np.uint8]:
     """(grid.height, grid.width[, C]) means over the grid's squares; outside the frame its nearest pixels go on."""
     across, down = grid.width * grid.factor, grid.height * grid.factor
@@ -70,3 +76,11 @@ def _centred(low: int, high: int, factor: int, margin: int) -> tuple[int, int]:
     squares += (squares - length) % 2  # the spare pixels must halve evenly
     squares += 2 * margin
     return low - (squares * factor - length) // 2, squares
+
+
+def _halved(low: int, high: int, factor: int) -> tuple[int, int]:
+    """The start and the number of squares along one axis, none of which reaches beyond it."""
+    length = high - low
+    squares = length // factor
+    squares -= (length - squares) % 2  # the spare pixels must halve evenly
+    return low + (length - squares * factor) // 2, squares

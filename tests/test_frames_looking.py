@@ -1,0 +1,111 @@
+"""Where nuclei may be: the same in strips and on any number of threads; what is near belongs together."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from blastscope.runtime.frames import looking, spreading
+from blastscope.runtime.frames.finding import find_cells
+from blastscope.runtime.frames.found import FrameFacts
+from blastscope.runtime.frames.order import at_share, middle
+from blastscope.runtime.frames.spec import FrameSpec
+from blastscope.runtime.frames.stain import STEP, along, density
+from blastscope.runtime.frames.thumbnail import grid_within
+
+GLASS = (232.0, 230.0, 226.0)
+AXIS = (0.16, 0.6131, -0.7735)
+
+
+def facts(pixel_um: float) -> FrameFacts:
+    return FrameFacts(pixel_um, "given", GLASS, AXIS, 0.16, 0.03)
+
+
+def stained(seed: int, height: int, width: int) -> NDArray[np.uint8]:
+    """Discs of nuclear stain on glass, some on the edge, none of a size that strips would know."""
+    random = np.random.default_rng(seed)
+    frame = np.full((height, width, 3), GLASS, np.uint8)
+    rows, columns = np.ogrid[:height, :width]
+    for x, y in random.integers(0, (width, height), (9, 2)).tolist():
+        frame[(rows - y) ** 2 + (columns - x) ** 2 < random.integers(15, 26) ** 2] = (104, 70, 150)
+    return frame
+
+
+@given(st.integers(0, 1000), st.integers(60, 200), st.integers(7, 70), st.sampled_from([0.15, 0.3]))
+@settings(max_examples=8)
+def test_strips_of_any_height_show_what_the_whole_shows(seed: int, height: int, strip: int, pixel_um: float) -> None:
+    frame = stained(seed, height, 150)
+    with pytest.MonkeyPatch.context() as patch:
+        found = []
+        for rows in (strip, height):
+            patch.setattr(looking, "STRIP_ROWS", rows)
+            found.append(looking.places(frame, facts(pixel_um)))
+    assert [(place.box, place.factor) for place in found[0]] == [(place.box, place.factor) for place in found[1]]
+    assert found[0]
+
+
+def test_the_number_of_threads_changes_no_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = stained(7, 400, 500)
+    told = []
+    for threads in (1, 2, 5):
+        monkeypatch.setattr(spreading, "usable_threads", lambda threads=threads: threads)
+        cells = find_cells(frame, facts(0.2), FrameSpec())
+        told.append([(cell.contour.tolist(), cell.nucleus.tolist(), cell.refusal) for cell in cells])
+    assert told[0]
+    assert told[0] == told[1] == told[2]
+
+
+boxes = st.lists(st.tuples(st.integers(0, 90), st.integers(0, 90), st.integers(1, 12), st.integers(1, 12)), max_size=14)
+
+
+@given(boxes, st.integers(0, 9))
+def test_parts_within_a_gap_belong_together_and_no_others_do(drawn: list[tuple[int, int, int, int]], gap: int) -> None:
+    outlines = [
+        np.asarray([[[x, y]], [[x + width - 1, y]], [[x + width - 1, y + height - 1]], [[x, y + height - 1]]], np.int32)
+        for x, y, width, height in drawn
+    ]
+    grouped = looking._linked(outlines, gap)
+    assert sorted(id(outline) for group in grouped for outline in group) == sorted(map(id, outlines))
+    number = {id(outline): index for index, group in enumerate(grouped) for outline in group}
+    reached = np.eye(len(drawn), dtype=bool)
+    for (i, one), (j, other) in product(enumerate(drawn), repeat=2):
+        apart = max(one[0] - other[0] - other[2], one[1] - other[1] - other[3])
+        back = max(other[0] - one[0] - one[2], other[1] - one[1] - one[3])
+        reached[i, j] |= max(apart, back) <= gap
+    for _ in drawn:
+        reached = reached @ reached
+    for i, j in product(range(len(drawn)), repeat=2):
+        assert reached[i, j] == (number[id(outlines[i])] == number[id(outlines[j])])
+
+
+@given(st.integers(0, 1000))
+@settings(max_examples=10)
+def test_nuclear_stain_is_the_density_along_the_axis(seed: int) -> None:
+    picture = np.random.default_rng(seed).integers(30, 256, (9, 7, 3)).astype(np.uint8)
+    exact = density(picture, GLASS) @ np.asarray(AXIS, np.float32)
+    assert np.abs(along(AXIS, picture, GLASS) / STEP - exact).max() < 2 / STEP
+
+
+@given(st.lists(st.integers(-1000, 1000), min_size=1, max_size=60), st.floats(0, 1))
+def test_order_statistics_are_values_and_lie_where_they_should(values: list[int], share: float) -> None:
+    found = at_share(np.asarray(values), share)
+    assert found in values
+    assert sum(value < found for value in values) <= share * len(values) <= sum(value <= found for value in values)
+    assert middle(np.asarray(values)) == sorted(values)[len(values) // 2]
+
+
+@given(st.integers(-9, 60), st.integers(1, 90), st.integers(1, 90), st.sampled_from([1, 3, 5, 9]))
+def test_a_grid_within_a_box_wastes_less_than_two_squares_and_has_its_middle(
+    low: int, width: int, height: int, factor: int
+) -> None:
+    grid = grid_within((low, 5, low + width, 5 + height), factor)
+    assert 2 * grid.x0 + grid.width * factor == 2 * low + width
+    assert 2 * grid.y0 + grid.height * factor == 10 + height
+    if min(width, height) >= 2 * factor:
+        assert 0 <= width - grid.width * factor < 2 * factor
+        assert 0 <= height - grid.height * factor < 2 * factor
