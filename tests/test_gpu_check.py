@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import textwrap
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,16 +16,18 @@ from host_backend import HostRunner
 from host_gpu import FOUND, HostGpu
 from host_kernels import HostKernels
 
-from blastscope.benchmarks.gpu import building, check, engines, peers
+from blastscope.benchmarks.gpu import building, check, engines, peers, steps
+from blastscope.benchmarks.gpu.apart import AGAIN, read_lines, run_apart
 from blastscope.benchmarks.gpu.crops import NoNetwork, compare_crops
-from blastscope.benchmarks.gpu.rows import GpuCheck
+from blastscope.benchmarks.gpu.rows import Findings, GpuCheck, GpuRow
 from blastscope.benchmarks.networks import Contender
 from blastscope.benchmarks.page import write_page
+from blastscope.benchmarks.turns import Pace
 from blastscope.runtime import roads
 from blastscope.runtime.backends.engines import GPU_BACKENDS
 from blastscope.runtime.crop import CropSpec
 from blastscope.runtime.errors import DriverError, MissingLibrary
-from blastscope.runtime.gpu import fixed
+from blastscope.runtime.gpu import fixed, pycuda_gpu
 from blastscope.runtime.gpu.driver import FoundDriver
 from blastscope.runtime.gpu.pipeline import Pipeline
 
@@ -80,18 +83,23 @@ def wish(tmp_path: Path) -> argparse.Namespace:
 @pytest.fixture
 def tiny(tiny_bundle: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     contender = Contender("tiny", tmp_path, tiny_bundle.make("fp32"), same_weights=True)
-    monkeypatch.setattr(check, "prepare", lambda name, data, tell: contender)
+    for module in (check, steps):
+        monkeypatch.setattr(module, "prepare", lambda name, data, tell: contender)
     monkeypatch.setattr(
-        check, "some_images", lambda data, count: [tiny_bundle.cell(seed, size_px=70 + seed) for seed in range(count or 3)]
+        steps, "some_images", lambda data, count: [tiny_bundle.cell(seed, size_px=70 + seed) for seed in range(count or 3)]
     )
     return tiny_bundle
 
 
-def test_what_runs_is_measured_and_what_does_not_says_why(
-    gpu: HostGpu, tiny: Any, wish: argparse.Namespace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(check, "Plan", lambda batches, pace: engines.Plan(batches, pace, cells=3))
-    result = check.run(gpu, {"pycuda": "of paper"}, wish)
+def run_here(gpu: HostGpu, wish: argparse.Namespace, built: dict[str, str] | None = None) -> GpuCheck:
+    """The check with its steps in this process."""
+    plan = engines.Plan(tuple(wish.batch), Pace(rounds=1, calls=1, seconds=0.0), cells=3)
+    work = steps.Work(gpu, plan, None, lambda text: None)
+    return check.run(FOUND, built or {}, wish, lambda names: map(work.do, names))
+
+
+def test_what_runs_is_measured_and_what_does_not_says_why(gpu: HostGpu, tiny: Any, wish: argparse.Namespace) -> None:
+    result = run_here(gpu, wish, {"pycuda": "of paper"})
     assert result.passed
     assert [one.different for one in result.crops] == [0, 0]
     crops = [row for row in result.rows if row.what == "crop"]
@@ -126,16 +134,102 @@ def test_what_runs_is_measured_and_what_does_not_says_why(
 def test_ratios_are_of_the_peer_in_the_same_turns(
     gpu: HostGpu, tiny: Any, wish: argparse.Namespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(check, "Plan", lambda batches, pace: engines.Plan(batches, pace, cells=3))
     monkeypatch.setattr(engines, "require_torch", lambda ordinal: "Host GPU")
     monkeypatch.setattr(engines, "three_models", lambda run, where: tiny.expected)
     monkeypatch.setattr(engines, "with_host_crop", lambda infer, spec: lambda images: ["all"] * len(images))
-    rows = check.run(gpu, {}, wish).rows
+    rows = run_here(gpu, wish).rows
     ours = [row for row in rows if row.engine == "fp32/tensorrt"]
     assert all(row.ratio and row.peer == peers.EAGER for row in ours)
     peer = [row for row in rows if row.engine == peers.EAGER]
     assert len(peer) == 4  # once a kind and batch, however many engines stood beside it
     assert all(row.p50_ms and row.ratio is None for row in peer)
+
+
+def test_a_part_that_fails_in_any_way_is_told_and_the_rest_goes_on(
+    gpu: HostGpu, tiny: Any, wish: argparse.Namespace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def misnamed(*wanted: object) -> Any:
+        raise AttributeError("module 'pycuda.driver' has no attribute 'memcpy'")
+
+    def full(crops: Any) -> Any:
+        raise RuntimeError("CUDA out of memory")
+
+    monkeypatch.setattr(steps, "compare_crops", misnamed)
+    monkeypatch.setattr(engines, "require_torch", lambda ordinal: "Host GPU")
+    monkeypatch.setattr(engines, "three_models", lambda run, where: full)
+    result = run_here(gpu, wish)
+    assert not result.passed
+    assert [check.problem for check in result.crops] == ["AttributeError: module 'pycuda.driver' has no attribute 'memcpy'"] * 2
+    ours = [row for row in result.rows if row.engine == "fp32/tensorrt"]
+    assert len(ours) == 4
+    assert {row.problem for row in ours} == {"measured without its peer: RuntimeError: CUDA out of memory"}
+    assert all(row.p50_ms and row.ratio is None for row in ours)
+    assert "Traceback" in capsys.readouterr().err  # where it comes from is for whoever mends it
+    check._keep(result, wish.out)
+    assert "**not compared**: AttributeError" in (wish.out / "RESULTS.md").read_text()
+    assert gpu.idle
+
+
+STEPS = f"""
+    import json, os, sys, time
+    into, *steps = sys.argv[1:]
+    def say(line):
+        with open(into, "a") as stream:
+            stream.write(line + chr(10))
+    if "unlucky" in steps[0]:
+        sys.exit("no GPU can be opened: it is busy")
+    for step in steps:
+        say("begin " + step)
+        if "crash" in step:
+            os.abort()
+        if "hang" in step:
+            time.sleep(60)
+        say(json.dumps(dict(rows=[dict(network="n", what="engine", engine=step, batch=1, p50_ms=os.getpid())])))
+        if "lose" in step:
+            sys.exit({AGAIN})
+"""
+
+
+def test_a_step_that_breaks_its_process_takes_no_other_along(capsys: pytest.CaptureFixture[str]) -> None:
+    def command(left: Any, into: Path) -> list[str]:
+        return [sys.executable, "-c", textwrap.dedent(STEPS), str(into), *left]
+
+    def broken(step: str, problem: str) -> Findings:
+        return Findings(rows=(GpuRow(network="n", what="engine", engine=step, batch=1, problem=problem),))
+
+    wanted = ["one", "lose", "two", "crash", "three", "hang", "four"]
+    found = [row for one in run_apart(wanted, command, broken, patience_s=1.5) for row in one.rows]
+    assert [row.engine for row in found] == wanted
+    problems = {row.engine: row.problem for row in found if row.problem}
+    assert problems == {"crash": "the process was ended by SIGABRT", "hang": "said nothing for 2 s and was ended"}
+    processes = [row.p50_ms for row in found if row.p50_ms]
+    assert len(set(processes)) == 4  # a fresh one after each that broke, and none without need
+    assert processes[0] == processes[1]
+    all_of_them = list(run_apart(["unlucky", "two"], command, broken, patience_s=30.0))
+    told = "the process ended with 1: no GPU can be opened: it is busy"
+    assert [(row.engine, row.problem) for one in all_of_them for row in one.rows] == [("unlucky", told), ("two", told)]
+
+
+def test_the_process_of_the_steps_says_what_each_finds_and_ends_when_the_gpu_is_lost(
+    gpu: HostGpu, tiny: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(pycuda_gpu, "open_gpu", lambda ordinal: gpu)
+    words = ["--batch", "1", "--rounds", "1", "--seconds", "0", "--into", str(tmp_path / "found")]
+    steps_wanted = ["crop keep", "tiny fp32/tensorrt-rtx"]
+    handed = [word for step in steps_wanted for word in ("--step", step)]
+    assert check.main([*words, *handed]) == 0
+    begun, found = read_lines(tmp_path / "found")
+    assert begun == steps_wanted
+    assert [len(one.crops) for one in found] == [1, 0]
+    assert {row.problem for row in found[1].rows if row.engine == "fp32/tensorrt-rtx"} == {
+        "'tensorrt' is not installed: pip install 'blastscope[tensorrt]'"
+    }
+    gpu.lost = True
+    (tmp_path / "found").unlink()
+    assert check.main([*words, *handed]) == AGAIN
+    begun, found = read_lines(tmp_path / "found")
+    assert begun == steps_wanted[:1]
+    assert "the GPU was lost" in str(found[0].crops[0].problem)
 
 
 def test_kernels_that_crop_otherwise_fail_the_check(gpu: HostGpu, tiny: Any, host_kernels: HostKernels) -> None:

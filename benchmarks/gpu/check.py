@@ -2,127 +2,129 @@
 
     python -m blastscope.benchmarks.gpu.check --network inception_resnet_v2 --network shipped
 
-Needs nothing from the network. Exits 0 when all that ran was right, 1 when something was wrong, 4 without a GPU.
+Needs nothing from the network. Each step runs in a process beside this one, so that a library that crashes, hangs or loses the
+GPU costs its own rows and no others. Exits 0 when all that ran was right, 1 when something was wrong, 4 without a GPU.
 """
 
 from __future__ import annotations
 
 import argparse
-import random
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
-from itertools import cycle, islice
+from functools import partial
 from pathlib import Path
 
+from blastscope.benchmarks.gpu.apart import AGAIN, run_apart, write_line
 from blastscope.benchmarks.gpu.building import build_pycuda, rebuild_kernels
-from blastscope.benchmarks.gpu.crops import NoNetwork, compare_crops, time_crops
-from blastscope.benchmarks.gpu.engines import Plan, measure
-from blastscope.benchmarks.gpu.rows import Agreement, CropCheck, GpuCheck, GpuRow
+from blastscope.benchmarks.gpu.engines import Plan, each_once, engine_names, told
+from blastscope.benchmarks.gpu.rows import Findings, GpuCheck
+from blastscope.benchmarks.gpu.steps import CROP, SPECS, Work, broken, step_of
 from blastscope.benchmarks.networks import prepare
 from blastscope.benchmarks.page import write_page
 from blastscope.benchmarks.rows import LIBRARIES, this_machine, versions
-from blastscope.benchmarks.turns import Image, Pace
+from blastscope.benchmarks.turns import Pace
 from blastscope.cli.places import find_data
-from blastscope.runtime.cells import find_cells
-from blastscope.runtime.crop import Crop, CropSpec, crop_cell
-from blastscope.runtime.drawn import draw_cells
+from blastscope.runtime.bundle import read_bundle
 from blastscope.runtime.errors import BlastscopeError
 from blastscope.runtime.gpu.driver import FoundGpu, find_gpu, probe
-from blastscope.runtime.gpu.pipeline import Pipeline
-from blastscope.runtime.gpu.protocol import Gpu
-from blastscope.runtime.image import read_image
-from blastscope.runtime.prediction import Refusal
 
 HERE = Path(__file__).resolve().parent.parent
-SPECS = (CropSpec(), CropSpec(side_px=144, scale="keep", window_px=288))  # the paper's, and that of the shipped bundle
+NETWORKS = ("inception_resnet_v2", "shipped")
+Steps = Iterator[Findings]
 PACKAGES = (*LIBRARIES, "pycuda", "cuda-bindings", "tensorrt", "tensorrt-rtx-cu13", "onnxruntime-gpu", "triton")
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Runs the check. Gives the exit code."""
+    words = sys.argv[1:] if words is None else words
     wish = _arguments().parse_args(words)
     wish.data = find_data(wish.data)
+    if wish.step:
+        return work(wish)
     try:
-        find_gpu(wish.gpu)
-        built = {"pycuda": build_pycuda(wish.wheelhouse, wish.wheelhouse / "built"), "crop kernels": rebuild_kernels()}
-        for name, how in built.items():
-            _tell(f"{name}: {how}")
-        from blastscope.runtime.gpu.pycuda_gpu import open_gpu
+        found = find_gpu(wish.gpu)
+        built = _built(wish.wheelhouse)
+        from blastscope.runtime.gpu.pycuda_gpu import require_pycuda
 
-        gpu = open_gpu(wish.gpu)
+        require_pycuda()
     except BlastscopeError as error:
         _tell(f"nothing can be measured here: {error}")
         write_page(wish.out / "RESULTS.md", wish.out / "results")
         return error.exit_code
-    check = run(gpu, built, wish)
+    try:
+        check = run(found, built, wish, lambda steps: _apart(wish, steps, words))
+    except KeyboardInterrupt:
+        _tell("interrupted: nothing is written")
+        return 130
     _keep(check, wish.out)
     return 0 if check.passed else 1
 
 
-def run(gpu: Gpu, built: dict[str, str], wish: argparse.Namespace) -> GpuCheck:
-    """Everything that was wished for, on `gpu`."""
-    plan = Plan(tuple(wish.batch or (1, 8, 64)), Pace(rounds=wish.rounds, calls=5, seconds=wish.seconds))
-    images = cells_among(some_images(wish.data, 2 * max(*plan.batches, plan.cells)), max(*plan.batches, plan.cells))
-    rows: list[GpuRow] = []
-    agreements: list[Agreement] = []
-    crops = check_all_crops(gpu, wish.data, plan, images, rows)
-    notes: list[str] = []
-    for name in wish.network or ("inception_resnet_v2", "shipped"):
+def _built(wheelhouse: Path) -> dict[str, str]:
+    place = wheelhouse / "built"
+    built = {"pycuda": build_pycuda(wheelhouse, place), "crop kernels": rebuild_kernels()}
+    # for the processes of the steps
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(place.resolve()), os.environ.get("PYTHONPATH")]))
+    for name, how in built.items():
+        _tell(f"{name}: {how}")
+    return built
+
+
+def run(found: FoundGpu, built: dict[str, str], wish: argparse.Namespace, do: Callable[[Sequence[str]], Steps]) -> GpuCheck:
+    """Everything that was wished for; `do` gives what steps find, one after the other."""
+    steps, notes = [step_of(CROP, scale) for scale in SPECS], list[str]()
+    for name in wish.network or NETWORKS:
         try:
-            contender = prepare(name, wish.data, _tell)
-        except (BlastscopeError, ImportError) as error:
-            notes.append(f"{name} could not be prepared: {error}")
+            bundle = prepare(name, wish.data, _tell).bundle
+            steps += [step_of(name, engine) for engine in engine_names(read_bundle(bundle).manifest)]
+        except Exception as error:  # noqa: BLE001  what can't be prepared is noted, and the rest goes on
+            notes.append(f"{name} could not be prepared: {told(error)}")
             _tell(notes[-1])
-            continue
-        more, agreed = measure(gpu, contender, images, plan, _tell)
-        rows += more
-        agreements += agreed
+    every = sum(do(steps), Findings())
     return GpuCheck(
         date=datetime.now(UTC).date().isoformat(),
-        **_told_of(gpu.found),
+        **_told_of(found),
         machine=this_machine(),
         versions=versions(PACKAGES),
         built=built,
-        crops=tuple(crops),
-        agreements=tuple(agreements),
-        rows=tuple(rows),
+        crops=every.crops,
+        agreements=every.agreements,
+        rows=each_once(every.rows),
         notes=tuple(notes),
     )
 
 
-def check_all_crops(gpu: Gpu, data: Path | None, plan: Plan, images: Sequence[Image], rows: list[GpuRow]) -> list[CropCheck]:
-    """The kernels in both shapes of the specification, on all real cells or drawn ones; adds the crop's own times to `rows`."""
-    checks = []
-    every = some_images(data, None)
-    source = "C-NMC" if data else "drawn"
-    for spec in SPECS:
-        _tell(f"crops of {len(every)} images, {spec.scale} to {spec.side_px} px")
-        pipeline = Pipeline("crop", gpu, NoNetwork(), spec, batches=plan.batches)
-        try:
-            checks.append(compare_crops(pipeline, every, spec, f"{source}, {spec.scale} to {spec.side_px} px"))
-            if spec.scale == "fit":
-                for batch in plan.batches:
-                    rows += time_crops(gpu, pipeline, images[:batch], spec, plan.pace)
-        finally:
-            pipeline.close()
-    return checks
+def work(wish: argparse.Namespace) -> int:
+    """Does the steps that were handed to this process, and writes what each finds. Gives the exit code."""
+    from blastscope.runtime.gpu.pycuda_gpu import open_gpu
+
+    try:
+        busy = Work(open_gpu(wish.gpu), _plan(wish), wish.data, _tell)
+    except BlastscopeError as error:
+        _tell(str(error))
+        return error.exit_code
+    for step in wish.step:
+        write_line(wish.into, f"begin {step}")
+        write_line(wish.into, busy.do(step).model_dump_json())
+        if busy.lost():
+            return AGAIN
+    return 0
 
 
-def some_images(data: Path | None, count: int | None) -> list[Image]:
-    """`count` images of real cells below `data`, or of drawn ones; None: all real ones, or 256 drawn ones."""
-    if data is None:
-        return [cell.image for cell in draw_cells(count or 256, seed=0)]
-    cells = list(find_cells(data).cells)
-    chosen = cells if count is None else random.Random(0).sample(cells, min(count, len(cells)))
-    read = [read_image(cell.path) for cell in chosen]
-    return [image for image in read if not isinstance(image, Refusal)]
+def _apart(wish: argparse.Namespace, steps: Sequence[str], words: Sequence[str]) -> Steps:
+    """The steps in processes of their own, each begun with the words that this one was."""
+
+    def command(left: Sequence[str], into: Path) -> list[str]:
+        handed = [word for step in left for word in ("--step", step)]
+        return [sys.executable, "-m", "blastscope.benchmarks.gpu.check", *words, *handed, "--into", str(into)]
+
+    return run_apart(steps, command, partial(broken, plan=_plan(wish)), patience_s=wish.patience)
 
 
-def cells_among(images: Sequence[Image], count: int) -> list[Image]:
-    """`count` of `images` that get a call, not a refusal, so that all sides have the same to do; few are taken repeatedly."""
-    found = [image for image in images if all(isinstance(crop_cell(image, spec), Crop) for spec in SPECS)]
-    return list(islice(cycle(found), count))
+def _plan(wish: argparse.Namespace) -> Plan:
+    return Plan(tuple(wish.batch or (1, 8, 64)), Pace(rounds=wish.rounds, calls=5, seconds=wish.seconds))
 
 
 def _told_of(gpu: FoundGpu) -> dict[str, str]:
@@ -151,6 +153,9 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, default=1.0, help="of one turn of one side")
     parser.add_argument("--data", type=Path, help="folder of C-NMC cells; drawn ones where there are none")
     parser.add_argument("--wheelhouse", type=Path, default=Path("wheelhouse"), help="where pycuda's source package may lie")
+    parser.add_argument("--patience", type=float, default=1800.0, help="seconds after which a step that says nothing is ended")
+    parser.add_argument("--step", action="append", help=argparse.SUPPRESS)  # handed to the process of the steps
+    parser.add_argument("--into", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=HERE, help="where RESULTS.md and results/ are")
     return parser
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,15 +11,16 @@ from itertools import product
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from blastscope import open_bundle
 from blastscope.benchmarks.gpu.peers import COMPILED, EAGER, CompiledNetwork, Infer, require_torch, three_models, with_host_crop
-from blastscope.benchmarks.gpu.rows import Agreement, GpuRow, What, measured
+from blastscope.benchmarks.gpu.rows import Agreement, Findings, GpuRow, What, measured
 from blastscope.benchmarks.networks import Contender
 from blastscope.benchmarks.sides import crop_all, handle
 from blastscope.benchmarks.turns import Answer, Image, Pace, Side, time_in_turn
 from blastscope.runtime.backends.engines import GPU_BACKENDS
-from blastscope.runtime.bundle import read_bundle
+from blastscope.runtime.bundle import Manifest, read_bundle
 from blastscope.runtime.classes import CLASSES, PRECISIONS, ClassName, Precision
 from blastscope.runtime.errors import BlastscopeError
 from blastscope.runtime.gpu.pipeline import Pipeline
@@ -26,9 +28,7 @@ from blastscope.runtime.gpu.protocol import Gpu
 from blastscope.runtime.prediction import Prediction, Refusal
 from blastscope.runtime.vote import vote
 
-Tell = Callable[[str], None]
 Seen = tuple[list[object], np.ndarray]  # a box or a refusal for each image, and the probabilities (n, 3, 2) of the others
-FOREIGN = (RuntimeError, OSError, ValueError, ImportError)  # what PyTorch raises where it can't compile, or has no memory
 KINDS: tuple[What, ...] = ("engine", "pixels")
 
 
@@ -49,27 +49,22 @@ class Contestant(NamedTuple):
     see: Callable[[Sequence[Image]], Seen]
 
 
-def measure(
-    gpu: Gpu, contender: Contender, images: Sequence[Image], plan: Plan, tell: Tell
-) -> tuple[list[GpuRow], list[Agreement]]:
-    """Rows of every engine that the network could have here; those that can't run carry the reason."""
-    bench = _Bench(gpu, contender, images, plan)
-    rows: list[GpuRow] = []
-    agreements: list[Agreement] = []
-    bench.open_peer(rows)
-    for name, opening in bench.openings():
-        tell(f"{contender.name}: {name}")
-        try:
-            with opening() as contestant:
-                agreements.append(bench.agreement(name, contestant))
-                rows += bench.timed(name, contestant)
-        except (BlastscopeError, *FOREIGN) as error:
-            rows += bench.empty(name, _line(error))
-    return _each_once(rows), agreements
+def engine_names(manifest: Manifest) -> list[str]:
+    """Every engine that a network with that manifest could have on a GPU."""
+    precisions = [one for one in PRECISIONS if manifest.graph(one)]
+    return [*(f"{precision}/{backend}" for backend, precision in product(GPU_BACKENDS, precisions)), COMPILED]
 
 
-class _Bench:
-    """One network's comparison."""
+def empty_rows(network: str, engine: str, plan: Plan, problem: str) -> tuple[GpuRow, ...]:
+    """The rows of an engine that stay empty, and why."""
+    return tuple(
+        GpuRow(network=network, what=what, engine=engine, batch=batch, problem=problem)
+        for what, batch in product(KINDS, plan.batches)
+    )
+
+
+class Bench:
+    """One network's comparison on `gpu`, engine after engine."""
 
     def __init__(self, gpu: Gpu, contender: Contender, images: Sequence[Image], plan: Plan) -> None:
         self._gpu, self._contender, self._images, self._plan = gpu, contender, images, plan
@@ -77,21 +72,28 @@ class _Bench:
         self._manifest = read_bundle(contender.bundle).manifest
         self._peer: Infer | None = None
         self._reference: Seen | None = None
-
-    def open_peer(self, rows: list[GpuRow]) -> None:
-        """The three PyTorch models, or empty rows that say why there are none; then no ratio can be told."""
+        self._without_peer: tuple[GpuRow, ...] = ()  # the peer's rows, where there is none
         try:
             require_torch(self._ordinal)
-            self._peer = three_models(self._contender.run, f"cuda:{self._ordinal}")
-        except (BlastscopeError, *FOREIGN) as error:
-            rows += self.empty(EAGER, str(error))
+            self._peer = three_models(contender.run, f"cuda:{self._ordinal}")
+        except Exception as error:  # noqa: BLE001  then no ratio can be told; whatever it is, the rest goes on
+            self._without_peer = empty_rows(contender.name, EAGER, plan, told(error))
 
-    def openings(self) -> Iterator[tuple[str, Callable[[], AbstractContextManager[Contestant]]]]:
-        """Every engine by its name, and how to open it."""
-        precisions = [one for one in PRECISIONS if self._manifest.graph(one)]
-        for backend, precision in product(GPU_BACKENDS, precisions):
-            yield f"{precision}/{backend}", partial(self._open_handle, backend, precision)
-        yield COMPILED, self._open_compiled
+    def measure(self, name: str) -> Findings:
+        """The engine `name`: whether it agrees, and its rows beside its peer's; or rows that carry the reason why not."""
+        try:
+            with self._opening(name)() as contestant:
+                agreement = self._agreement(name, contestant)
+                rows = tuple(self._timed(name, contestant))
+        except Exception as error:  # noqa: BLE001  on a GPU that nobody has tried anything may come; all of it is a finding
+            return Findings(rows=(*self._without_peer, *empty_rows(self._contender.name, name, self._plan, told(error))))
+        return Findings(agreements=(agreement,), rows=(*self._without_peer, *rows))
+
+    def _opening(self, name: str) -> Callable[[], AbstractContextManager[Contestant]]:
+        if name == COMPILED:
+            return self._open_compiled
+        precision, _, backend = name.partition("/")
+        return partial(self._open_handle, backend, next(one for one in PRECISIONS if one == precision))
 
     @contextmanager
     def _open_handle(self, backend: str, precision: Precision) -> Iterator[Contestant]:
@@ -121,7 +123,7 @@ class _Bench:
             pipeline.close()
             network.close()
 
-    def agreement(self, name: str, contestant: Contestant) -> Agreement:
+    def _agreement(self, name: str, contestant: Contestant) -> Agreement:
         """The engine on whole images, crop and all, against ONNX Runtime on the CPU, which runs the most precise graph."""
         images = self._images[: self._plan.cells]
         precision = next(one for one in PRECISIONS if self._manifest.graph(one))
@@ -129,9 +131,12 @@ class _Bench:
         row = Agreement(network=self._contender.name, engine=name, reference=reference, cells=len(images))
         try:
             wanted, expected = self._expected(precision, images)
-        except BlastscopeError as error:
-            return row.model_copy(update={"problem": f"nothing to compare with: {error}"})
-        found, got = contestant.see(images)
+        except Exception as error:  # noqa: BLE001
+            return row.model_copy(update={"problem": f"nothing to compare with: {told(error)}"})
+        try:
+            found, got = contestant.see(images)
+        except Exception as error:  # noqa: BLE001
+            return row.model_copy(update={"problem": told(error)})
         if wanted != found:
             return row.model_copy(update={"refusals_alike": False, "problem": "boxes or refusals differ"})
         if name == COMPILED and not self._contender.same_weights:
@@ -149,17 +154,28 @@ class _Bench:
                 self._reference = _seen(scope.classify_many(images))
         return self._reference
 
-    def timed(self, name: str, contestant: Contestant) -> Iterator[GpuRow]:
+    def _timed(self, name: str, contestant: Contestant) -> Iterator[GpuRow]:
         """The engine's rows and its peer's, at every batch, from crops and from pixels."""
         for what, batch in product(KINDS, self._plan.batches):
             try:
-                times = time_in_turn(self._sides(name, contestant, what, batch), self._images[:batch], self._plan.pace)
-            except (BlastscopeError, *FOREIGN) as error:
-                yield self._row(name, what, batch).model_copy(update={"problem": _line(error)})
+                times, problem = self._in_turn(self._sides(name, contestant, what, batch), batch)
+            except Exception as error:  # noqa: BLE001
+                yield self._row(name, what, batch).model_copy(update={"problem": told(error)})
                 continue
             for side, samples in times.items():
                 against = (EAGER, times[EAGER]) if EAGER in times and side != EAGER else None
-                yield measured(self._row(side, what, batch), samples, against)
+                yield measured(self._row(side, what, batch).model_copy(update={"problem": problem}), samples, against)
+
+    def _in_turn(self, sides: list[Side], batch: int) -> tuple[dict[str, NDArray[np.float64]], str | None]:
+        """The times of each side; where the peer fails, or both do, those of the engine alone, and why."""
+        images, pace = self._images[:batch], self._plan.pace
+        try:
+            return time_in_turn(sides, images, pace), None
+        except Exception as error:
+            if len(sides) == 1:
+                raise
+            problem = f"measured without its peer: {told(error)}"
+        return time_in_turn(sides[-1:], images, pace), problem
 
     def _sides(self, name: str, contestant: Contestant, what: What, batch: int) -> list[Side]:
         images = self._images[:batch]
@@ -183,28 +199,26 @@ class _Bench:
 
         return answer
 
-    def empty(self, name: str, problem: str) -> list[GpuRow]:
-        """The rows that stay empty, and why."""
-        return [
-            self._row(name, what, batch).model_copy(update={"problem": problem})
-            for what, batch in product(KINDS, self._plan.batches)
-        ]
-
 
 def _seen(answers: Sequence[Prediction]) -> Seen:
     tables = [answer.probabilities for answer in answers if answer.probabilities]
     return [answer.refusal or answer.box for answer in answers], np.array(tables, np.float32)
 
 
-def _line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else repr(error)
+def told(error: Exception) -> str:
+    """What `error` says, in a line; where it is none of ours, where it comes from goes to stderr."""
+    first = str(error).splitlines()[0] if str(error) else ""
+    if isinstance(error, BlastscopeError):
+        return first
+    traceback.print_exception(error)
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
-def _each_once(rows: Sequence[GpuRow]) -> list[GpuRow]:
+def each_once(rows: Iterable[GpuRow]) -> tuple[GpuRow, ...]:
     """The peer was timed beside every engine: its first row stands for it, and each ratio is of its own turns."""
-    first: dict[tuple[str, str, int], GpuRow] = {}
+    first: dict[tuple[str, str, str, int], GpuRow] = {}
     for row in rows:
-        key = (row.what, row.engine, row.batch)
+        key = (row.network, row.what, row.engine, row.batch)
         if key not in first or (first[key].p50_ms is None and row.p50_ms is not None):
             first[key] = row
-    return list(first.values())
+    return tuple(first.values())

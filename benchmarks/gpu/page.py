@@ -52,6 +52,7 @@ def _built(check: GpuCheck) -> Iterator[str]:
 def _crops(check: GpuCheck) -> Iterator[str]:
     for one in check.crops:
         verdict = "all the same to the byte" if one.different == 0 else f"**{one.different} differ**"
+        verdict = f"**not compared**: {one.problem}" if one.problem else verdict
         yield f"- crops of {one.images} images ({one.source}) against OpenCV: {verdict}"
     yield ""
 

@@ -19,7 +19,7 @@ SAYS: dict[What, str] = {
 
 
 class GpuRow(Record):
-    """One engine at one batch, in milliseconds for the whole batch. Without times: `problem` says why it didn't run."""
+    """One engine at one batch, in milliseconds for the whole batch. `problem`: why it didn't run, or has no ratio."""
 
     network: str
     what: What
@@ -54,6 +54,20 @@ class CropCheck(Record):
     source: str
     images: int
     different: int  # images whose crop, box or refusal differs in anything
+    problem: str | None = None  # why it could not be compared
+
+
+class Findings(Record):
+    """What one step of the check found."""
+
+    crops: tuple[CropCheck, ...] = ()
+    agreements: tuple[Agreement, ...] = ()
+    rows: tuple[GpuRow, ...] = ()
+
+    def __add__(self, other: Findings) -> Findings:
+        return Findings(
+            crops=self.crops + other.crops, agreements=self.agreements + other.agreements, rows=self.rows + other.rows
+        )
 
 
 class GpuCheck(Record):
@@ -74,8 +88,8 @@ class GpuCheck(Record):
 
     @property
     def passed(self) -> bool:
-        """Whether all that ran was right."""
-        same_crops = all(check.different == 0 for check in self.crops)
+        """Whether the crops were compared, and all that ran was right."""
+        same_crops = all(check.different == 0 and check.problem is None for check in self.crops)
         return same_crops and all(one.refusals_alike is not False for one in self.agreements)
 
 

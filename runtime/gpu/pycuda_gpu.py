@@ -46,6 +46,12 @@ def open_gpu(ordinal: int) -> Gpu:
         return gpu
 
 
+def require_pycuda() -> None:
+    """Raises `MissingLibrary`, `DriverError` where pycuda or cuda-bindings can't be loaded. Opens nothing."""
+    _pycuda()
+    load_graphs()
+
+
 def _leave_all() -> None:
     """At the process's end: pycuda's own way of dropping a primary context asks the driver for the wrong thing."""
     for gpu in _open.values():
