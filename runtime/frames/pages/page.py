@@ -5,13 +5,13 @@ from __future__ import annotations
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from html import escape
 
 import cv2
 
 from blastscope.runtime.frames.pages.album import Shown
 from blastscope.runtime.frames.pages.colours import LOOKS, caution, kind_of, words_of
-from blastscope.runtime.frames.pages.look import PAGE, SCRIPT, STYLE
+from blastscope.runtime.frames.pages.look import SCRIPT
+from blastscope.runtime.frames.pages.markup import Cell, Html, Tile, digits, safe, table, tiles, warning, whole_page
 from blastscope.runtime.frames.pages.sheet import Card, cards_of, name_of, score_of
 from blastscope.runtime.frames.report import FrameCell, FrameReport
 from blastscope.runtime.prediction import Audit, RefusalCode
@@ -35,68 +35,77 @@ REASONS: dict[RefusalCode, str] = {
 }
 
 
-def compose(frames: Sequence[Shown], title: str, *, audit: Audit | None = None, links: Mapping[int, str] | None = None) -> str:
-    """The page on `frames`. With `links` (number of a frame to a page beside this one) it is an index, without cells."""
+def compose(
+    frames: Sequence[Shown],
+    title: str,
+    *,
+    audit: Audit | None = None,
+    links: Mapping[int, str] | None = None,
+    alarms: Sequence[str] = (),
+) -> str:
+    """The page on `frames`, with the `alarms` of a drift.
+
+    With `links` (number of a frame to a page beside this one) it is an index, without cells.
+    """
     reports = [frame.report for frame in frames]
     cards = cards_of(frames)
     sections = [
-        f"<h1>{escape(title)}</h1>",
-        f'<p class="warning">{escape(caution(validated=bool(reports) and all(one.validated for one in reports)))}</p>',
+        f"<h1>{safe(title)}</h1>",
+        warning(caution(validated=bool(reports) and all(one.validated for one in reports))),
+        *map(warning, alarms),
         _tiles(reports, cards),
         _frames(reports, links or {}),
         *([] if links is not None else [_maps(frames), _cells(reports, cards)]),
         _reasons(cards),
         _origin(audit),
     ]
-    return PAGE.substitute(title=escape(title), style=STYLE, script=SCRIPT, body="\n".join(filter(None, sections)))
+    return whole_page(title, sections, script=SCRIPT)
 
 
 def _tiles(reports: Sequence[FrameReport], cards: Sequence[Card]) -> str:
     kinds = Counter(kind_of(card.cell) for card in cards)
     called = kinds["all"] + kinds["hem"]
     share = f"{100 * kinds['all'] / called:.0f} % of those called" if called else "none was called"
-    rows = [
-        ("", "frames", len(reports), f"{sum(report.refusal is not None for report in reports)} not examined"),
-        ("", "white cells", len(cards), "found"),
-        ("all", "called ALL", kinds["all"], share),
-        ("hem", "called HEM", kinds["hem"], "normal"),
-        ("refused", "not called", kinds["refused"], "see the reasons below"),
-    ]
-    tiles = (
-        f'<div class="tile {kind}"><span>{name}</span><b>{n:,}</b><span>{note}</span></div>' for kind, name, n, note in rows
+    return tiles(
+        [
+            Tile("frames", f"{len(reports):,}", f"{sum(report.refusal is not None for report in reports)} not examined"),
+            Tile("white cells", f"{len(cards):,}", "found"),
+            Tile("called ALL", f"{kinds['all']:,}", share, "all"),
+            Tile("called HEM", f"{kinds['hem']:,}", "normal", "hem"),
+            Tile("not called", f"{kinds['refused']:,}", "see the reasons below", "refused"),
+        ]
     )
-    return f'<div class="tiles">{"".join(tiles)}</div>'
 
 
 def _frames(reports: Sequence[FrameReport], links: Mapping[int, str]) -> str:
-    head = "".join(f'<th class="n">{name}</th>' for name in ("white cells", "ALL", "HEM", "not called"))
-    rows = "".join(_frame_row(number, report, links.get(number)) for number, report in enumerate(reports))
-    return (
-        '<h2>Frames</h2><div class="scroll"><table><thead><tr><th>frame</th>'
-        f'<th class="n">pixels</th>{head}<th>micrometres a pixel</th><th>glass</th></tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>"
-    )
+    counts = map(digits, ("pixels", "white cells", "ALL", "HEM", "not called"))
+    heads: list[Cell] = ["frame", *counts, "micrometres a pixel", "glass"]
+    rows = (_frame_row(report, links.get(place)) for place, report in enumerate(reports))
+    return f"<h2>Frames</h2>{table(heads, rows)}"
 
 
-def _frame_row(number: int, report: FrameReport, link: str | None) -> str:
-    name = escape(name_of(report))
-    name = f'<a href="{escape(link, quote=True)}">{name}</a>' if link else name
-    notes = "".join(f'<br><span class="quiet">{escape(_printable(note))}</span>' for note in report.notes)
+def _frame_row(report: FrameReport, link: str | None) -> Html | list[Cell]:
+    name = safe(name_of(report))
+    linked = f'<a href="{safe(link)}">{name}</a>' if link else name
+    named = Html(linked + "".join(f'<br><span class="quiet">{safe(note)}</span>' for note in report.notes))
     size = f"{report.size[0]} x {report.size[1]}" if report.size else ""
     if report.refusal or report.facts is None:
         told = f"not examined: {report.refusal.code}, {report.refusal.detail}" if report.refusal else ""
-        return (
-            f'<tr class="refused"><td class="name">{name}{notes}</td><td class="n">{size}</td>'
-            f'<td colspan="6">{escape(_printable(told))}</td></tr>'
+        return Html(
+            f'<tr class="refused"><td class="name">{named}</td><td class="n">{size}</td><td colspan="6">{safe(told)}</td></tr>'
         )
     counts, facts = report.counts, report.facts
     glass = ", ".join(f"{value:.0f}" for value in facts.background)
-    return (
-        f'<tr><td class="name">{name}{notes}</td><td class="n">{size}</td><td class="n">{counts["cells"]}</td>'
-        f'<td class="n all">{counts["all"]}</td><td class="n hem">{counts["hem"]}</td><td class="n">{counts["refused"]}</td>'
-        f"<td>{facts.pixel_um:.4f}, {SCALES[facts.scale_source]}</td>"
-        f'<td><i class="swatch" style="background: rgb({glass})"></i> {glass}</td></tr>'
-    )
+    return [
+        (named, "name"),
+        digits(size),
+        digits(counts["cells"]),
+        (str(counts["all"]), "n all"),
+        (str(counts["hem"]), "n hem"),
+        digits(counts["refused"]),
+        f"{facts.pixel_um:.4f}, {SCALES[facts.scale_source]}",
+        Html(f'<i class="swatch" style="background: rgb({glass})"></i> {glass}'),
+    ]
 
 
 def _maps(frames: Sequence[Shown]) -> str:
@@ -105,7 +114,7 @@ def _maps(frames: Sequence[Shown]) -> str:
         return ""
     parts = []
     for count, (_, frame) in enumerate(shown):
-        name = escape(name_of(frame.report))
+        name = safe(name_of(frame.report))
         parts.append(
             f"<details{' open' if count < OPEN_MAPS and len(shown) <= OPEN_MAPS else ''}><summary>{name}</summary>"
             f'<figure><img src="{_data(frame.map or b"")}" alt="{name} with its cells outlined"></figure></details>'
@@ -144,7 +153,7 @@ def _form(reports: Sequence[FrameReport]) -> str:
     fields = [("show", "Show", kinds), ("sort", "Order", orders), *([("frame", "Frame", frames)] if len(frames) > 2 else [])]
     picks = "".join(
         f'<label>{label} <select name="{name}">'
-        + "".join(f'<option value="{value}">{escape(text)}</option>' for value, text in options)
+        + "".join(f'<option value="{value}">{safe(text)}</option>' for value, text in options)
         + "</select></label>"
         for name, label, options in fields
     )
@@ -153,7 +162,7 @@ def _form(reports: Sequence[FrameReport]) -> str:
 
 def _card(card: Card, frame: int, *, alone: bool) -> str:
     kind, cell = kind_of(card.cell), card.cell
-    name, words = escape(name_of(card.report)), escape(words_of(cell))
+    name, words = safe(name_of(card.report)), safe(words_of(cell))
     across = diameter_um(cell, card.report)
     size = f"{across:.1f}&nbsp;\u00b5m" if across else ""
     score = score_of(cell)
@@ -162,7 +171,7 @@ def _card(card: Card, frame: int, *, alone: bool) -> str:
     place = f"number {card.number}" if alone else f"{card.number} in {name}"
     alt = f"cell {card.number} of {name}: {words}"
     picture = f'<img src="{_data(card.thumb)}" alt="{alt}" loading="lazy">' if card.thumb else '<i class="none"></i>'
-    title = f' title="{escape(_printable(cell.refusal.detail), quote=True)}"' if cell.refusal else ""
+    title = f' title="{safe(cell.refusal.detail)}"' if cell.refusal else ""
     return (
         f'<li class="cell {kind}" data-kind="{kind}" data-frame="{frame}" data-number="{card.number}" {order}{title}>{picture}'
         f"<div><b>{words}</b><span>{voter}{size}</span><span>{place}</span></div></li>"
@@ -181,28 +190,16 @@ def _reasons(cards: Sequence[Card]) -> str:
     codes = Counter(card.cell.refusal.code for card in cards if card.cell.refusal)
     if not codes:
         return ""
-    rows = "".join(f'<tr><td>{code}</td><td class="n">{n}</td><td>{REASONS[code]}</td></tr>' for code, n in codes.most_common())
-    return (
-        '<h2>Why cells were not called</h2><table><thead><tr><th>reason</th><th class="n">cells</th><th></th></tr></thead>'
-        f"<tbody>{rows}</tbody></table>"
-    )
+    rows = ([code, digits(count), REASONS[code]] for code, count in codes.most_common())
+    return f"<h2>Why cells were not called</h2>{table(['reason', digits('cells'), ''], rows)}"
 
 
 def _origin(audit: Audit | None) -> str:
     if audit is None:
         return ""
-    rows = {
-        "networks": f"bundle <code>{escape(audit.bundle)}</code>",
-        "engine": f"{escape(audit.backend)} on {escape(audit.device)}, {audit.precision} computed in {audit.execution}",
-    }
-    body = "".join(f"<tr><td>{name}</td><td>{text}</td></tr>" for name, text in rows.items())
-    return f"<h2>What answered</h2><table><tbody>{body}</tbody></table>"
+    engine = f"{audit.backend} on {audit.device}, {audit.precision} computed in {audit.execution}"
+    return f"<h2>What answered</h2>{table([], [['networks', Html(f'bundle <code>{audit.bundle}</code>')], ['engine', engine]])}"
 
 
 def _data(jpeg: bytes) -> str:
     return f"data:image/jpeg;base64,{b64encode(jpeg).decode('ascii')}"
-
-
-def _printable(text: str) -> str:
-    """Names of files may hold bytes that are no text."""
-    return text.encode("utf-8", "replace").decode("utf-8")
