@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from blastscope.cli import app
+from blastscope.runtime import scope
 from blastscope.runtime.errors import DataError, DeviceError, UsageError
 from blastscope.runtime.frames.found import FoundCell
-from blastscope.runtime.frames.pages.colours import CAUTION, LOOKS
+from blastscope.runtime.frames.pages.colours import CAUTION, LOOKS, VALIDATED
 from blastscope.runtime.frames.report import FrameCell, FrameReport
 from blastscope.runtime.live import LivePage, board, open_source, sources
 from blastscope.runtime.live.sources import paced
@@ -126,7 +127,7 @@ def test_a_tiff_brings_its_scale_and_a_scan_too_large_is_refused(tmp_path: Path,
         ("nowhere.png", False, DataError, "'nowhere.png': no such file, folder or camera"),
         ("EMPTY", False, DataError, "holds no frame"),
         ("FILE", True, UsageError, "only a folder can be watched"),
-        ("VIDEO", False, DeviceError, "OpenCV knows no such video"),
+        ("VIDEO", False, DataError, "film.avi': can't be read as a video"),
     ],
 )
 def test_a_source_that_can_not_be_is_named(
@@ -458,7 +459,7 @@ def test_a_folder_is_shown_to_its_end_with_a_line_of_json_a_frame(bundle: Path, 
     assert [row["id"] for row in rows] == [row["path"] for row in rows]
     assert {"path", "refusal", "validated", "pixel_um", "counts", "cells"} <= set(rows[0])
     assert "the page is at http://127.0.0.1:" in result.stderr
-    assert "2 frames reported, 0 dropped, 0 failures" in result.stderr
+    assert "2 frames reported, 0 could not be examined, 0 dropped, 0 failures" in result.stderr
 
 
 def test_what_is_assumed_of_frames_may_come_from_a_file(bundle: Path, folder: Path, tmp_path: Path) -> None:
@@ -470,11 +471,35 @@ def test_what_is_assumed_of_frames_may_come_from_a_file(bundle: Path, folder: Pa
     assert live("--source", folder, "--bundle", bundle, "--until-end", "--config", config).exit_code == 2
 
 
-def test_a_damaged_file_is_refused_and_the_rest_is_shown(bundle: Path, folder: Path) -> None:
-    (folder / "215.png").write_bytes(b"")
+def test_damaged_files_are_told_once_and_the_rest_is_shown(bundle: Path, folder: Path) -> None:
+    for name in ("215.png", "216.png"):
+        (folder / name).write_bytes(b"")
     result = live("--source", folder, "--bundle", bundle, "--until-end", "--json")
-    assert [json.loads(line)["refusal"] for line in result.stdout.splitlines()] == [None, "undecodable", None]
+    assert [json.loads(line)["refusal"] for line in result.stdout.splitlines()] == [None, "undecodable", "undecodable", None]
     assert result.exit_code == 1
+    assert result.stderr.count("the file is empty") == 1
+    assert f"frame {folder / '215.png'}, undecodable: the file is empty" in result.stderr
+    assert "4 frames reported, 2 could not be examined" in result.stderr
+
+
+def test_a_site_that_validated_its_frames_is_not_warned_of_the_scope(
+    bundle: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    result = live("--source", folder, "--bundle", bundle, "--until-end", "--validation", tmp_path / "none.json")
+    assert (result.exit_code, "none.json" in result.stderr) == (2, True)
+    monkeypatch.setattr(scope, "_record", lambda path: Passed() if path else None)
+    result = live("--source", folder, "--bundle", bundle, "--until-end", "--json", "--validation", tmp_path / "passed.json")
+    assert [json.loads(line)["validated"] for line in result.stdout.splitlines()] == [True, True], result.stderr
+    assert VALIDATED in result.stderr
+
+
+class Passed:
+    """A record that holds for everything."""
+
+    spec = None
+
+    def objection(self, *_: object) -> None:
+        return None
 
 
 @pytest.mark.parametrize(

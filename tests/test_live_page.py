@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from blastscope.runtime.classes import CLASSES, ClassName
 from blastscope.runtime.errors import DeviceLost
+from blastscope.runtime.frames.appearance import Appearance
 from blastscope.runtime.frames.found import FoundCell
 from blastscope.runtime.frames.pages.colours import CAUTION, LOOKS, VALIDATED, rgb
 from blastscope.runtime.frames.report import FrameCell, FrameReport
@@ -20,6 +22,7 @@ from blastscope.runtime.image import read_image
 from blastscope.runtime.live import LivePage
 from blastscope.runtime.prediction import Audit, Prediction, Refusal
 from blastscope.runtime.scope import open_bundle
+from blastscope.runtime.site.reference import shipped_reference
 from blastscope.runtime.stream import Frame, Stream
 
 if TYPE_CHECKING:
@@ -108,6 +111,23 @@ def test_a_validated_site_is_not_warned_of_the_scope(page: LivePage, browser: Br
     browser.open(page.url)
     drawn(browser, 1)
     assert browser.text("#notice") == VALIDATED
+
+
+def test_cells_that_do_not_look_like_the_trainings_raise_an_alarm_on_the_page(
+    page: LivePage, browser: Browser, tmp_path: Path
+) -> None:
+    usual = [feature.median for feature in shipped_reference().features.values()]
+    looks = [Appearance(*usual)._replace(diameter_px=usual[0] * scale) for scale in (1.0, 1.6)]
+    page.show(report(0, cells=tuple(replace(cell, appearance=looks[0]) for cell in cells() * 10)))
+    browser.open(page.url)
+    drawn(browser, 1)
+    assert browser.value("document.querySelector('#alarms').hidden")
+    page.show(report(1, cells=tuple(replace(cell, appearance=looks[1]) for cell in cells() * 11)))
+    drawn(browser, 2)
+    browser.see("document.querySelector('#alarms').innerText.startsWith('the cells are larger than the training')")
+    assert "check the scale" in browser.text("#alarms")
+    assert browser.console == []
+    assert browser.picture(tmp_path / "drift.png").stat().st_size > 10_000
 
 
 def test_pause_holds_the_picture_while_counting_goes_on(page: LivePage, browser: Browser) -> None:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from blastscope.cli.opened import opened
 from blastscope.cli.options import BackendName, BundlePath, DeviceName, Json, PrecisionName, Threads
-from blastscope.cli.road import say
 
 if TYPE_CHECKING:
     from blastscope.runtime.prediction import Prediction
@@ -30,22 +30,11 @@ def classify(
 ) -> None:
     """Call each image ALL or HEM, in the order given. Exits 1 when an image was refused."""
     from blastscope.runtime.files import find_images
-    from blastscope.runtime.scope import open_bundle
 
     images = find_images(paths)
     refused = 0
-    with open_bundle(
-        bundle,
-        device=device,
-        precision=precision,
-        backend=backend,
-        threads=threads,
-        cascade=cascade,
-        workload="throughput",
-        tell=say,
-    ) as scope:
-        for note in scope.notes:
-            say(note)
+    engine = {"device": device, "precision": precision, "backend": backend, "threads": threads}
+    with opened(bundle, **engine, cascade=cascade, workload="throughput") as scope:
         for path, prediction in scope.classify_files(images):
             refused += prediction.refusal is not None
             typer.echo(json.dumps({"path": str(path), **prediction.row()}) if as_json else line(path, prediction))

@@ -12,16 +12,23 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from blastscope.cli.options import BackendName, BundlePath, DeviceName, Json, PrecisionName, Threads
+from blastscope.cli.opened import opened
+from blastscope.cli.options import (
+    BackendName,
+    BundlePath,
+    DeviceName,
+    Json,
+    PixelUm,
+    PrecisionName,
+    SpecPath,
+    Threads,
+    ValidationPath,
+)
 from blastscope.cli.road import say
 
 if TYPE_CHECKING:
     from blastscope.runtime.frames.report import FrameReport
 
-PixelUm = Annotated[
-    float | None, typer.Option("--pixel-um", help="Micrometres per pixel. Default: what the file says, else by the red cells.")
-]
-SpecPath = Annotated[Path | None, typer.Option("--config", help="TOML file of what is assumed of frames and cells.")]
 HEAD = f"{'cells':>6}{'ALL':>6}{'HEM':>6}{'refused':>9}  {'um/pixel':<19}frame"
 
 
@@ -40,7 +47,7 @@ def examine(
     sheet: Annotated[Path | None, typer.Option(help="PNG or JPEG of all cells, the likeliest ALL first.")] = None,
     report: Annotated[Path | None, typer.Option(help="FILE.html for one page, else a folder of a page a frame.")] = None,
     csv: Annotated[Path | None, typer.Option(help="CSV file of a row a cell.")] = None,
-    validation: Annotated[Path | None, typer.Option(help="The record that `validate` left at this site.")] = None,
+    validation: ValidationPath = None,
 ) -> None:
     """Find the white cells in whole frames and call each, in the order given. Exits 1 when a frame couldn't be examined.
 
@@ -51,35 +58,29 @@ def examine(
     from blastscope.runtime.frames.pages.papers import Papers, Wanted
     from blastscope.runtime.frames.scans import find_frames
     from blastscope.runtime.frames.spec import FrameSpec
-    from blastscope.runtime.scope import open_bundle
+    from blastscope.runtime.site.drift import Drift
 
     spec = FrameSpec.from_toml(config) if config else None
     wanted = Wanted(overlay=overlay, sheet=sheet, report=report, csv=csv)
     paths = find_frames(frames)
-    papers, refused, validated = Papers(wanted, paths), 0, True
-    with open_bundle(
-        bundle,
-        device=device,
-        precision=precision,
-        backend=backend,
-        threads=threads,
-        workload="throughput",
-        validation=validation,
-        tell=say,
-    ) as scope:
-        for note in scope.notes:
-            say(note)
+    papers, drift, refused, validated = Papers(wanted, paths), Drift(), 0, True
+    engine = {"device": device, "precision": precision, "backend": backend, "threads": threads}
+    with opened(bundle, **engine, workload="throughput", validation=validation) as scope:
+        reports = scope.examine_files(paths, pixel_um=pixel_um, spec=spec, look=papers.album.look)
         if not as_json:
             typer.echo(HEAD)
-        reports = scope.examine_files(paths, pixel_um=pixel_um, spec=spec, look=papers.album.look)
         for done in _told(reports, len(paths)):
             refused += done.refusal is not None
             validated &= done.validated
+            drift.add(done)
             typer.echo(json.dumps(done.row()) if as_json else line(done))
             papers.add(done, scope.audit)
-        written = papers.finish(f"{len(paths)} frames" if len(paths) > 1 else paths[0].name, scope.audit)
+        alarms = drift.state().alarms
+        written = papers.finish(f"{len(paths)} frames" if len(paths) > 1 else paths[0].name, scope.audit, alarms=alarms)
     for path in written:
         say(f"written: {path}")
+    for alarm in alarms:
+        say(f"drift: {alarm}")
     say(caution(validated=validated))
     if refused:
         typer.echo(f"{refused} of {len(paths)} frames could not be examined", err=True)

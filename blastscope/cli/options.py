@@ -15,6 +15,11 @@ BackendName = Annotated[
     str, typer.Option("--backend", help="auto, openvino, onnxruntime; on a GPU tensorrt, tensorrt-rtx, onnxruntime.")
 ]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Default: every core that this process may use.")]
+PixelUm = Annotated[
+    float | None, typer.Option("--pixel-um", help="Micrometres per pixel. Default: what the file says, else by the red cells.")
+]
+SpecPath = Annotated[Path | None, typer.Option("--config", help="TOML file of what is assumed of frames and cells.")]
+ValidationPath = Annotated[Path | None, typer.Option("--validation", help="The record that `validate` left at this site.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 ConfigPath = Annotated[
     Path | None, typer.Option("--config", help="TOML file. Default: the paper's values, the house's elsewhere.")

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from blastscope.cli.options import BackendName, BundlePath, DeviceName, Json, PrecisionName, Threads
+from blastscope.cli.opened import opened
+from blastscope.cli.options import BackendName, BundlePath, DeviceName, Json, PixelUm, PrecisionName, SpecPath, Threads
 from blastscope.cli.road import say
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ def validate(
     site: Annotated[str, typer.Option(help="The site's name, as the record will show it.")] = "this site",
     record: Annotated[Path | None, typer.Option(help="Write the record for `examine --validation`, passed or not.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write a page, FILE.html.")] = None,
-    pixel_um: Annotated[float | None, typer.Option("--pixel-um", help="Micrometres per pixel, as for examine.")] = None,
-    config: Annotated[Path | None, typer.Option("--config", help="TOML file of what is assumed of frames and cells.")] = None,
+    pixel_um: PixelUm = None,
+    config: SpecPath = None,
     requirements: Annotated[Path | None, typer.Option(help="TOML file of what must be shown. Default: the house's.")] = None,
     bundle: BundlePath = None,
     device: DeviceName = "auto",
@@ -41,7 +42,6 @@ def validate(
     from blastscope.runtime.bundle.atomic import check_place, write_file
     from blastscope.runtime.frames.scans import find_frames
     from blastscope.runtime.frames.spec import FrameSpec
-    from blastscope.runtime.scope import open_bundle
     from blastscope.runtime.site.labels import read_labels
     from blastscope.runtime.site.page import compose
     from blastscope.runtime.site.proof import Requirements, write_validation
@@ -57,11 +57,8 @@ def validate(
     for place in filter(None, (record, report)):
         check_place(place)
     table = read_labels(labels, find_frames(frames), [path for path in frames if path.is_dir()])
-    with open_bundle(
-        bundle, device=device, precision=precision, backend=backend, threads=threads, workload="throughput", tell=say
-    ) as scope:
-        for note in scope.notes:
-            say(note)
+    engine = {"device": device, "precision": precision, "backend": backend, "threads": threads}
+    with opened(bundle, **engine, workload="throughput") as scope:
         validation = _last(run(scope, table, wanted))
     if record:
         write_validation(validation.record, record)

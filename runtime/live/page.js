@@ -39,10 +39,21 @@ function list(id, rows) {
   at(id).replaceChildren(...parts);
 }
 
+function warn(alarms) {
+  const items = alarms.map((alarm) => {
+    const item = document.createElement("li");
+    item.textContent = alarm;
+    return item;
+  });
+  at("alarms").hidden = !alarms.length;
+  at("alarms").replaceChildren(...items);
+}
+
 const ms = (value) => (value === null ? "–" : `${value.toFixed(value < 10 ? 1 : 0)} ms`);
 
 function tell(status) {
   at("source").textContent = status.source;
+  warn(status.alarms);
   const totals = status.totals;
   list("totals", [
     ["frames", totals.frames, false],

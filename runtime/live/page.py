@@ -11,6 +11,7 @@ from blastscope.runtime.errors import UsageError
 from blastscope.runtime.frames.report import FrameReport
 from blastscope.runtime.live.board import Board
 from blastscope.runtime.live.server import PageServer
+from blastscope.runtime.site.drift import Drift
 from blastscope.runtime.stream import Stream
 
 PATIENCE_S = 10.0  # after which a viewer who waits for a frame is told how it goes all the same
@@ -21,12 +22,14 @@ class LivePage:
     """Serves the page at `url` until it is closed. `port` 0 takes any that is free.
 
     On 127.0.0.1, the default, it is for this machine alone; whoever can reach another `host` can look, without a password.
-    Raises `UsageError` where host and port can't be had.
+    `drift` compares the cells that are shown with the training's; the page tells its alarms. Raises `UsageError` where host and
+    port can't be had.
     """
 
     def __init__(self, source: str, *, host: str = "127.0.0.1", port: int = 0, patience_s: float = PATIENCE_S) -> None:
         self._source = source
         self._board = Board()
+        self.drift = Drift()
         self._stream: Stream | None = None
         try:
             self._server = PageServer(host, port, self._board, self._status, patience_s)
@@ -57,6 +60,7 @@ class LivePage:
 
     def show(self, report: FrameReport) -> None:
         """Shows a report. Its frame is taken from `report.metadata["pixels"]`, and mustn't be written to afterwards."""
+        self.drift.add(report)
         self._board.show(report, report.metadata.get("pixels"))
 
     def refresh(self) -> None:
@@ -79,4 +83,4 @@ class LivePage:
 
     def _status(self) -> dict[str, Any]:
         stats = asdict(self._stream.stats) if self._stream else None
-        return {"source": self._source, "totals": self._board.totals, "stream": stats}
+        return {"source": self._source, "totals": self._board.totals, "stream": stats, "alarms": self.drift.state().alarms}

@@ -116,8 +116,10 @@ class Camera:
         self._stopped = stopped
         self._capture = cv2.VideoCapture(where if isinstance(where, int) else str(where))
         if not self._capture.isOpened():
+            if not isinstance(where, int):
+                raise DataError(where, "can't be read as a video: damaged, or of a kind that OpenCV doesn't know")
             remedy = "is it plugged in, and free? name another with camera:N, or say folder:PATH"
-            raise DeviceError(f"{self.name} can't be opened: {remedy if self.live else 'OpenCV knows no such video'}")
+            raise DeviceError(f"{self.name} can't be opened: {remedy}")
 
     def __iter__(self) -> Iterator[Frame]:
         misses = number = 0

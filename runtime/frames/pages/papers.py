@@ -83,8 +83,8 @@ class Papers:
         if wanted.sheet or wanted.report:
             self._kept.append(shown)
 
-    def finish(self, title: str, audit: Audit) -> list[Path]:
-        """Writes what speaks of all frames; gives the places of everything that was written."""
+    def finish(self, title: str, audit: Audit, *, alarms: Sequence[str] = ()) -> list[Path]:
+        """Writes what speaks of all frames, with the `alarms` of a drift; gives the places of everything that was written."""
         wanted, written = self._wanted, []
         if wanted.csv:
             write_file(wanted.csv, partial(_write_rows, self._rows))
@@ -95,7 +95,7 @@ class Papers:
             written.append(wanted.sheet)
         if wanted.report_page:
             links = None if wanted.one_page else self._links
-            _write_text(wanted.report_page, compose(self._kept, title, audit=audit, links=links))
+            _write_text(wanted.report_page, compose(self._kept, title, audit=audit, links=links, alarms=alarms))
             written.append(wanted.report_page)
         return [*written, *([wanted.overlay] if wanted.overlay else [])]
 

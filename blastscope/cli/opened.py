@@ -1,0 +1,24 @@
+"""A handle for a verb: what opening it took, and passed over, is told on stderr."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from blastscope.cli.road import say
+
+if TYPE_CHECKING:
+    from blastscope.runtime.scope import Scope
+
+
+@contextmanager
+def opened(bundle: Path | None, **words: Any) -> Iterator[Scope]:
+    """The handle on `bundle`, with the words of `open_bundle`."""
+    from blastscope.runtime.scope import open_bundle
+
+    with open_bundle(bundle, **words, tell=say) as scope:
+        for note in scope.notes:
+            say(note)
+        yield scope
