@@ -9,7 +9,6 @@ GPU costs its own rows and no others. Exits 0 when all that ran was right, 1 whe
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -32,6 +31,7 @@ from blastscope.runtime.gpu.driver import FoundGpu, find_gpu, probe
 
 HERE = Path(__file__).resolve().parent.parent
 NETWORKS = ("inception_resnet_v2", "shipped")
+BUILT = "built"  # the folder of a pycuda that was built here, in the wheelhouse
 Steps = Iterator[Findings]
 PACKAGES = (*LIBRARIES, "pycuda", "cuda-bindings", "tensorrt", "tensorrt-rtx-cu13", "onnxruntime-gpu", "triton")
 
@@ -63,10 +63,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _built(wheelhouse: Path) -> dict[str, str]:
-    place = wheelhouse / "built"
-    built = {"pycuda": build_pycuda(wheelhouse, place), "crop kernels": rebuild_kernels()}
-    # for the processes of the steps
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(place.resolve()), os.environ.get("PYTHONPATH")]))
+    built = {"pycuda": build_pycuda(wheelhouse, wheelhouse / BUILT), "crop kernels": rebuild_kernels()}
     for name, how in built.items():
         _tell(f"{name}: {how}")
     return built
@@ -100,6 +97,7 @@ def work(wish: argparse.Namespace) -> int:
     """Does the steps that were handed to this process, and writes what each finds. Gives the exit code."""
     from blastscope.runtime.gpu.pycuda_gpu import open_gpu
 
+    sys.path.insert(0, str(wish.wheelhouse / BUILT))
     try:
         busy = Work(open_gpu(wish.gpu), _plan(wish), wish.data, _tell)
     except BlastscopeError as error:
