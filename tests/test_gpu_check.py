@@ -250,6 +250,8 @@ def test_pycuda_is_built_only_from_what_is_at_hand(tmp_path: Path, monkeypatch: 
     (tmp_path / "pycuda-2026.1.tar.gz").touch()
     monkeypatch.setattr(building, "_cuda_root", lambda: None)
     assert "no CUDA headers" in building.build_pycuda(tmp_path, tmp_path / "built")
+    monkeypatch.setattr(building, "_cuda_root", lambda: tmp_path)
+    assert "could not be built from " in building.build_pycuda(tmp_path, tmp_path / "built")  # it is no archive
 
 
 def test_the_kernels_are_compiled_anew_where_a_compiler_is(monkeypatch: pytest.MonkeyPatch) -> None:

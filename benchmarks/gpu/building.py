@@ -27,8 +27,11 @@ def build_pycuda(wheelhouse: Path, place: Path) -> str:
     if not sources or root is None:
         lacking = "no CUDA headers to build it with" if sources else f"no pycuda-*.tar.gz in '{wheelhouse}' to build it from"
         return f"not installed, and {lacking}"
-    with TemporaryDirectory() as folder:
-        done = _install(sources[-1], root, Path(folder), place)
+    try:
+        with TemporaryDirectory() as folder:
+            done = _install(sources[-1], root, Path(folder), place)
+    except (OSError, ValueError, tarfile.TarError) as error:
+        return f"could not be built from '{sources[-1]}': {error}"
     if done.returncode:
         reason = [line for line in done.stderr.splitlines() if "rror" in line] or ["pip gives no reason"]
         return f"could not be built from '{sources[-1]}': {reason[-1].strip()}"
