@@ -32,7 +32,7 @@ GPU_BACKENDS = {
     "tensorrt-rtx": "blastscope.runtime.backends.tensorrt_gpu:TENSORRT_RTX",
     "onnxruntime": "blastscope.runtime.backends.onnxruntime_gpu",
 }
-LAYOUT = "3"  # of what the backends make of a graph: raise it when they make something else
+LAYOUT = "4"  # of what the backends make of a graph: raise it when they make something else
 _SEAL = 32  # bytes of sha256 at an engine file's end
 _UNUSED_DAYS = 90
 

@@ -1,30 +1,46 @@
-"""An int8 graph as OpenVINO answers it right: each activation as uint8 about 128, which holds the same numbers.
+"""An int8 graph as OpenVINO answers it right, and opens it fast: each activation as uint8, which holds the same numbers.
 
 OpenVINO computes activations unsigned. Where a signed int8 value goes through a concatenation, OpenVINO 2026.4 loses its scale
-on the way there: values are rounded to whole numbers, and a trained ensemble's probabilities moved by 0.6. Given as uint8 with
-the zero point 128, as q + 128, the same graph answers within 0.02 of what its operators say. The file stays signed: TensorRT
-takes nothing else.
+on the way there: values are rounded to whole numbers, and a trained ensemble's probabilities moved by 0.6. Given as uint8 the
+same graph answers within 0.02 of what its operators say. The file stays signed: TensorRT takes nothing else.
+
+    never negative, as after ReLU   0 to 127 stay 0 to 127. A zero point costs OpenVINO a sum over all weights at each opening
+    any other                       q + 128, with the zero point 128
+    before a ReLU or a clamp        left out where the value after it has the same range: rounding before or after the cut
+                                    gives the same number, and operators that aren't there needn't be compiled
+
+Of the int8 Inception-ResNet-v2 ensemble this halves the time to compile it, and takes a third off opening it from the cache.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-LEAST, ZERO = -128, 128  # of int8; and where its 0 lies in uint8
+LEAST, ZERO, TOP = -128, 128, 127  # of int8; and where its 0 lies in uint8
+_CUTTING = ("Relu", "Clamp")
+_KEEPING = ("MaxPool", "AvgPool", "Concat", "Reshape", "Transpose", "Squeeze", "Unsqueeze")  # stay between what they take
+
+Reach = dict[str, float]  # values that are never negative, by operator: the largest that each may be
 
 
 def make_unsigned(library: Any, model: Any) -> int:
-    """Turns every int8 activation of the OpenVINO model `model` into uint8, in place; says how many.
+    """Turns every int8 activation of the OpenVINO model `model` into uint8 or leaves it out, in place; says how many.
 
     ONNX's QuantizeLinear is read as FakeQuantize and Convert to i8, DequantizeLinear as Convert, Subtract and Multiply. What
     has another form, weights among it, stays as it is.
     """
-    changed = 0
     for node in model.get_ordered_ops():
+        if node.get_type_name() == "Minimum":
+            _as_clamp(library, node)
+    changed = sum(_leave_out(node) for node in model.get_ordered_ops() if node.get_type_name() in _CUTTING)
+    reach: Reach = {}
+    for node in model.get_ordered_ops():
+        _follow(node, reach)
         if _is_int8_activation(node):
             subtracts = [_subtract_after(target.get_node()) for target in node.output(0).get_target_inputs()]
             if all(subtracts):
-                _shift(library, node, subtracts)
+                _turn(library, node, subtracts, reach)
                 changed += 1
     model.validate_nodes_and_infer_types()
     return changed
@@ -44,23 +60,98 @@ def _constant(node: Any, place: int) -> float | None:
     return float(source.data.item()) if source.get_type_name() == "Constant" and source.data.size == 1 else None
 
 
+def _users(node: Any) -> list[Any]:
+    return [target.get_node() for target in node.output(0).get_target_inputs()]
+
+
 def _subtract_after(back: Any) -> Any:
     """The operator that takes the zero point from what `back` converts to float32; None where there is none."""
     if back.get_type_name() != "Convert":
         return None
-    users = [target.get_node() for target in back.output(0).get_target_inputs()]
+    users = _users(back)
     return users[0] if len(users) == 1 and users[0].get_type_name() == "Subtract" else None
 
 
-def _shift(library: Any, convert: Any, subtracts: list[Any]) -> None:
-    """Moves one activation and its zero point by 128."""
-    operators, types = library.opset13, library.Type
+def _as_clamp(library: Any, minimum: Any) -> None:
+    """Puts one operator in the place of the two that ONNX's Clip is read as."""
+    maximum, most = _bounded(minimum)
+    if maximum is None or maximum.get_node().get_type_name() != "Maximum":
+        return
+    value, least = _bounded(maximum.get_node())
+    if value is not None and least <= most:
+        clamp = library.opset13.clamp(value, least, most)
+        for target in minimum.output(0).get_target_inputs():
+            target.replace_source_output(clamp.output(0))
+
+
+def _bounded(node: Any) -> tuple[Any | None, float]:
+    """What `node` compares with a number, and the number; None where there is none."""
+    for place in (0, 1):
+        bound = _constant(node, place)
+        if bound is not None:
+            return node.input_value(1 - place), bound
+    return None, 0.0
+
+
+def _leave_out(cut: Any) -> bool:
+    """Lets `cut` read what was to be int8 before it, where only `cut` reads that and quantises its own result alike."""
+    node = cut
+    for kind in ("Multiply", "Subtract", "Convert", "Convert", "FakeQuantize"):
+        node = node.input_value(0).get_node()
+        if node.get_type_name() != kind or len(node.output(0).get_target_inputs()) != 1:
+            return False
+    range_ = _constant(node, 1), _constant(node, 2)
+    after = _users(cut)
+    if None in range_ or not after:
+        return False
+    if any(user.get_type_name() != "FakeQuantize" or (_constant(user, 1), _constant(user, 2)) != range_ for user in after):
+        return False
+    cut.input(0).replace_source_output(node.input_value(0))
+    return True
+
+
+def _follow(node: Any, reach: Reach) -> None:
+    """Notes in `reach` whether what `node` gives is never negative."""
+    kind = node.get_type_name()
+    given = [reach.get(value.get_node().get_name()) for value in node.input_values()] if kind in (*_KEEPING, *_CUTTING) else []
+    if kind == "Relu":
+        reach[node.get_name()] = math.inf if given[0] is None else given[0]
+    elif kind == "Clamp" and node.get_attributes()["min"] >= 0:
+        reach[node.get_name()] = min(node.get_attributes()["max"], math.inf if given[0] is None else given[0])
+    elif kind in _KEEPING:
+        known = [top for top in (given if kind == "Concat" else given[:1]) if top is not None]
+        if len(known) == (len(given) if kind == "Concat" else 1):
+            reach[node.get_name()] = max(known)
+
+
+def _turn(library: Any, convert: Any, subtracts: list[Any], reach: Reach) -> None:
+    """Makes one activation uint8, and tells those that read it."""
+    operators, single = library.opset13, library.Type.f32
     quantise = convert.input_value(0).get_node()
-    for place, bound in ((3, LEAST + ZERO), (4, LEAST + ZERO + 255)):
-        quantise.input(place).replace_source_output(operators.constant(bound, types.f32).output(0))
-    moved = operators.convert(quantise.output(0), "u8")
+    step = (_constant(quantise, 1) or 0.0) / LEAST
+    top = reach.get(quantise.input_value(0).get_node().get_name())
+    if top is not None and step > 0:
+        if top > TOP * step:
+            _clamp(library, quantise, TOP * step)
+        bounds = {1: 0.0, 2: 255 * step, 3: 0.0, 4: 255.0}
+        for back in (user for subtract in subtracts for user in _users(subtract) if user.get_type_name() == "Multiply"):
+            reach[back.get_name()] = min(top, TOP * step)
+    else:
+        bounds = {3: LEAST + ZERO, 4: LEAST + ZERO + 255}
+        for subtract in subtracts:
+            zero = operators.add(subtract.input_value(1), operators.constant(ZERO, single))
+            subtract.input(1).replace_source_output(zero.output(0))
+    for place, bound in bounds.items():
+        quantise.input(place).replace_source_output(operators.constant(bound, single).output(0))
+    small = operators.convert(quantise.output(0), "u8")
     for target in convert.output(0).get_target_inputs():
-        target.replace_source_output(moved.output(0))
-    for subtract in subtracts:
-        zero = operators.add(subtract.input_value(1), operators.constant(ZERO, types.f32))
-        subtract.input(1).replace_source_output(zero.output(0))
+        target.replace_source_output(small.output(0))
+
+
+def _clamp(library: Any, quantise: Any, top: float) -> None:
+    """Cuts what `quantise` takes at int8's end: uint8 goes on to 255."""
+    value, least = quantise.input_value(0), 0.0
+    node = value.get_node()
+    if node.get_type_name() == "Relu":  # one cut does for both
+        value = node.input_value(0)
+    quantise.input(0).replace_source_output(library.opset13.clamp(value, least, top).output(0))
