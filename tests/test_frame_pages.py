@@ -154,12 +154,23 @@ def test_the_page_needs_nothing_beside_it_and_takes_no_name_for_markup() -> None
     assert "<script>alert" not in page
     assert "&lt;script&gt;alert(&quot;x&quot;)&lt;/script&gt;&amp;.png" in page
     assert "two &lt;nuclei&gt;" in page
-    assert not re.search(r'(?:src|href)="(?!data:image/jpeg;base64,)', page)
+    assert not re.search(r'(?:src|href)="(?!data:image/jpeg;base64,|#)', page)
     assert not re.search(r"https?://|@import|url\(", page)
     assert AUDIT.bundle in page
     for number, picture in enumerate(re.findall(r'src="data:image/jpeg;base64,([^"]+)"', page)):
         with Image.open(BytesIO(b64decode(picture))) as image:
             assert image.format == "JPEG", number
+
+
+def test_the_cells_come_before_the_table_of_frames_which_leads_back_to_them() -> None:
+    page = compose(shown(THREE, report(name="none.png"), report(cell(90, 90, score=0.7))), "a", alarms=["larger <cells>"])
+    assert page.index("<h2>Cells") < page.index("<h2>Why cells") < page.index("<h2>Where") < page.index("<h2>Frames")
+    assert re.findall(r'href="(#[^"]*)"', page) == ["#frame=0", "#frame=2"]
+    assert '<p class="warning">larger &lt;cells&gt;</p>' in page
+    assert "#frame" not in compose(shown(THREE), "a")  # it is alone
+    index = compose(shown(THREE), "a", links={0: "three.html"})
+    assert 'href="three.html"' in index
+    assert "<h2>Cells" not in index
 
 
 def test_the_page_says_whether_the_site_has_validated_its_frames() -> None:

@@ -48,7 +48,7 @@ def _verdict(record: ValidationRecord) -> str:
 def _tiles(record: ValidationRecord) -> str:
     figures: list[tuple[str, Interval | None]] = [
         ("cells found", record.finding.recall if record.finding else None),
-        ("of them labelled", record.finding.precision if record.finding else None),
+        ("found ones with a label", record.finding.precision if record.finding else None),
         ("sensitivity", record.calls.sensitivity if record.calls else None),
         ("specificity", record.calls.specificity if record.calls else None),
         ("AUROC", record.calls.auroc if record.calls else None),
@@ -101,7 +101,7 @@ def _drift(validation: Validation) -> str:
             WORDS[shift.feature].name,
             digits(f"{shift.session:.3g}{WORDS[shift.feature].unit}"),
             digits(f"{shift.training:.3g}{WORDS[shift.feature].unit}"),
-            digits(f"{shift.shift:+.1f}"),
+            (f"{shift.shift:+.1f}", "n all" if shift.alarm else "n"),
             digits(f"{shift.limit:.1f}"),
         ]
         for shift in drift.shifts

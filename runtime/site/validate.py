@@ -169,8 +169,8 @@ def _notes(bundle: Bundle, labels: LabelledFrames, drift: Drift, frames: list[Fr
     if labels.patients is None:
         yield "whose frames they are isn't said: cells of one patient resemble each other, so the intervals are too narrow"
     if labels.unlabelled:
-        yield f"{len(labels.unlabelled)} frames without a row in the table were not judged, first '{labels.unlabelled[0]}'"
+        yield f"frames without a row in the table, not judged: {len(labels.unlabelled)}, first '{labels.unlabelled[0]}'"
     if failed := [frame for frame in frames if frame.problem]:
-        yield f"{len(failed)} frames could not be examined, their cells count as missed, first '{failed[0].path}'"
+        yield f"frames that couldn't be examined, their cells count as missed: {len(failed)}, first '{failed[0].path}'"
     if bundle.manifest.training.data_sha256 != drift.reference.data_sha256:
         yield f"the bundle was trained on other cells than those of the drift's reference, {drift.reference.name}"

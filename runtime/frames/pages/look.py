@@ -29,7 +29,7 @@ thead th { border-bottom: 1.5px solid var(--ink); font-weight: 600; white-space:
 tbody tr + tr > * { border-top: 1px solid var(--line); }
 td.n, th.n { text-align: right; white-space: nowrap; }
 td.name { overflow-wrap: anywhere; min-width: 9rem; }
-tr.refused td { color: var(--muted); }
+tr.refused td, td.zero { color: var(--muted); }
 .swatch { display: inline-block; width: .9em; height: .9em; border-radius: 2px;
   border: 1px solid var(--line); vertical-align: -.1em; }
 form { display: none; flex-wrap: wrap; gap: .6rem 1.4rem; align-items: center; margin: .6rem 0 1rem; }
@@ -37,7 +37,7 @@ form { display: none; flex-wrap: wrap; gap: .6rem 1.4rem; align-items: center; m
 select { font: inherit; color: inherit; background: var(--wash); border: 1px solid var(--line); border-radius: .35rem;
   padding: .2rem .4rem; max-width: 22rem; }
 .cells { list-style: none; margin: 0; padding: 0; display: grid; gap: .8rem;
-  grid-template-columns: repeat(auto-fill, minmax(9.4rem, 1fr)); }
+  grid-template-columns: repeat(auto-fill, minmax(10.9rem, 1fr)); }
 .cell { background: var(--wash); border-radius: .5rem; overflow: hidden; border: 2px solid var(--refused); font-size: .84rem; }
 .cell[hidden] { display: none; }
 .cell.all { border-color: var(--all); } .cell.hem { border-color: var(--hem); } .cell.refused { border-style: dashed; }
@@ -92,7 +92,10 @@ SCRIPT = """
     history.replaceState(null, "", "#" + new URLSearchParams(new FormData(form)));
     show();
   });
-  window.addEventListener("hashchange", read);
+  window.addEventListener("hashchange", () => {
+    read();
+    form.scrollIntoView();
+  });
   document.documentElement.classList.add("live");
   read();
 })();

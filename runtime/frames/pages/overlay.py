@@ -94,9 +94,9 @@ def _label(
 def _with_foot(image: Image.Image, report: FrameReport, scale: float) -> Image.Image:
     """`image` above a white foot with the legend, the scale bar and the words of caution."""
     width = max(image.width, LEAST_WIDTH_PX)
-    size = max(12, round(width / 58))
+    size = max(13, round(width / 58))
     line = round(1.7 * size)
-    fonts = ImageFont.load_default(size), ImageFont.load_default(round(0.85 * size))
+    fonts = ImageFont.load_default(size), ImageFont.load_default(max(13, round(0.85 * size)))  # smaller ones run together
     lines = _wrapped(caution(validated=report.validated), fonts[1], width - 2 * line)
     foot = round(2.9 * line) + len(lines) * round(1.25 * size)
     whole = Image.new("RGB", (width, image.height + foot), PAPER)

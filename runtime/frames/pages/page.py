@@ -54,9 +54,9 @@ def compose(
         warning(caution(validated=bool(reports) and all(one.validated for one in reports))),
         *map(warning, alarms),
         _tiles(reports, cards),
-        _frames(reports, links or {}),
-        *([] if links is not None else [_maps(frames), _cells(reports, cards)]),
+        *([_frames(reports, links)] if links is not None else [_cells(reports, cards)]),
         _reasons(cards),
+        *([] if links is not None else [_maps(frames), _frames(reports, _views(reports))]),
         _origin(audit),
     ]
     return whole_page(title, sections, script=SCRIPT)
@@ -84,6 +84,15 @@ def _frames(reports: Sequence[FrameReport], links: Mapping[int, str]) -> str:
     return f"<h2>Frames</h2>{table(heads, rows)}"
 
 
+def _views(reports: Sequence[FrameReport]) -> dict[int, str]:
+    """Where the cells of one frame alone are shown: the page's script understands it."""
+    return {place: f"#frame={place}" for place, report in enumerate(reports) if report.cells} if _several(reports) else {}
+
+
+def _several(reports: Sequence[FrameReport]) -> bool:
+    return sum(bool(report.cells) for report in reports) > 1
+
+
 def _frame_row(report: FrameReport, link: str | None) -> Html | list[Cell]:
     name = safe(name_of(report))
     linked = f'<a href="{safe(link)}">{name}</a>' if link else name
@@ -100,8 +109,7 @@ def _frame_row(report: FrameReport, link: str | None) -> Html | list[Cell]:
         (named, "name"),
         digits(size),
         digits(counts["cells"]),
-        (str(counts["all"]), "n all"),
-        (str(counts["hem"]), "n hem"),
+        *((str(counts[kind]), f"n {kind if counts[kind] else 'zero'}") for kind in ("all", "hem")),
         digits(counts["refused"]),
         f"{facts.pixel_um:.4f}, {SCALES[facts.scale_source]}",
         Html(f'<i class="swatch" style="background: rgb({glass})"></i> {glass}'),
@@ -122,7 +130,7 @@ def _maps(frames: Sequence[Shown]) -> str:
     examined = sum(frame.report.refusal is None for frame in frames)
     more = f" Of {examined:,} frames {len(shown)} are shown; a folder of pages shows them all." if len(shown) < examined else ""
     return (
-        '<h2>Where the cells lie</h2><p class="quiet">Each cell has the number that it has below. '
+        '<h2>Where the cells lie</h2><p class="quiet">Each cell has the number that it has above. '
         f"Solid vermilion: called ALL. Solid blue: called HEM. Dashed: not called.{more}</p>{''.join(parts)}"
     )
 
@@ -149,8 +157,8 @@ def _form(reports: Sequence[FrameReport]) -> str:
         ("size", "largest first"),
         ("place", "by place"),
     ]
-    frames = [("", "all frames"), *((str(number), name_of(report)) for number, report in enumerate(reports) if report.cells)]
-    fields = [("show", "Show", kinds), ("sort", "Order", orders), *([("frame", "Frame", frames)] if len(frames) > 2 else [])]
+    frames = [("", "all frames"), *((str(place), name_of(report)) for place, report in enumerate(reports) if report.cells)]
+    fields = [("show", "Show", kinds), ("sort", "Order", orders), *([("frame", "Frame", frames)] if _several(reports) else [])]
     picks = "".join(
         f'<label>{label} <select name="{name}">'
         + "".join(f'<option value="{value}">{safe(text)}</option>' for value, text in options)
@@ -167,14 +175,15 @@ def _card(card: Card, frame: int, *, alone: bool) -> str:
     size = f"{across:.1f}&nbsp;\u00b5m" if across else ""
     score = score_of(cell)
     order = f'data-score="{"" if score is None else f"{score:.6f}"}" data-size="{f"{across:.3f}" if across else ""}"'
-    voter = f"voter {cell.prediction.voter}, " if cell.prediction and cell.prediction.voter else ""
+    voter = f"voter {cell.prediction.voter}" if cell.prediction and cell.prediction.voter else ""
+    facts = ", ".join(filter(None, (size, voter)))
     place = f"number {card.number}" if alone else f"{card.number} in {name}"
     alt = f"cell {card.number} of {name}: {words}"
     picture = f'<img src="{_data(card.thumb)}" alt="{alt}" loading="lazy">' if card.thumb else '<i class="none"></i>'
     title = f' title="{safe(cell.refusal.detail)}"' if cell.refusal else ""
     return (
         f'<li class="cell {kind}" data-kind="{kind}" data-frame="{frame}" data-number="{card.number}" {order}{title}>{picture}'
-        f"<div><b>{words}</b><span>{voter}{size}</span><span>{place}</span></div></li>"
+        f"<div><b>{words}</b><span>{facts}</span><span>{place}</span></div></li>"
     )
 
 
