@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from blastscope.cli import app
+from blastscope.runtime.drawn import draw_folder
 from blastscope.runtime.errors import Closed, DeviceError
 
 RUNNER = CliRunner()
@@ -97,6 +98,37 @@ def test_an_error_is_one_line_that_names_itself(tmp_path: Path) -> None:
     assert (DeviceError.exit_code, Closed.exit_code) == (4, 1)
 
 
+TINY_RUN = """
+data.validation_share = 0.5
+crop.side_px = 32
+network = { backbone = "test_efficientnet", weights = "none" }
+stage1 = { epochs = 1, batch_size = 8 }
+stage2 = { epochs = 1, batch_size = 8, hidden = 16 }
+compute = { device = "cpu", precision = "fp32" }
+"""
+
+
+def test_training_says_what_it_leaves_out_and_how_far_it_is_beside_the_result(tmp_path: Path) -> None:
+    cells = draw_folder(tmp_path / "cells", patients=4, cells_each=3, size_px=96)
+    (config := tmp_path / "run.toml").write_text(TINY_RUN)
+    first, *_ = sorted(cells.rglob("*_all.png"))
+    (first.parent / "UID_7_1_1_all.png").write_bytes(b"")
+    (first.parent / "UID_2_9_9_all.png").write_bytes(first.read_bytes())
+    result = run("train", cells, "--config", config, "--out", tmp_path / "run", "--cache", tmp_path / "cache", "--json")
+    assert result.exit_code == 0, result.output
+    assert set(json.loads(result.stdout)["scores"]) == {"a", "b", "combined", "vote"}
+    assert "1 duplicates dropped" in result.stderr
+    assert "UID_7_1_1_all.png: undecodable: the file is empty" in result.stderr
+    assert "combined   1/1: loss" in result.stderr
+    assert "left" in result.stderr
+
+
+def test_a_bundle_that_cannot_be_written_is_told_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("not a bundle")
+    result = run("export", tmp_path / "no run", "--out", tmp_path / "mine")
+    assert (result.exit_code, result.stderr) == (2, f"blastscope: '{tmp_path / 'mine'}' is a file: name a folder\n")
+
+
 def test_inspect_prints_the_manifest(bundle: Path) -> None:
     assert json.loads(run("inspect", bundle, "--json").stdout) == json.loads((bundle / "manifest.json").read_text())
     assert "golden set" in run("inspect", bundle).stdout
@@ -136,3 +168,11 @@ def test_the_version_is_the_packages() -> None:
     from blastscope import __version__
 
     assert run("--version").stdout == f"blastscope {__version__}\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+def test_a_full_disk_behind_stdout_is_said_without_a_traceback() -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "blastscope", "inspect", "--json"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (2, "blastscope: the output can't be written: no space left on device\n")

@@ -152,9 +152,21 @@ def test_a_watched_folder_goes_on_with_files_that_come_whole(tmp_path: Path, mon
     (frame,) = islice(frames, 1)
     writer.join()
     assert (frame.id, frame.pixels.shape) == (str(growing), (48, 64, 3))
+    save(tmp_path / "first.png", 90)  # a program that writes to one file again and again
+    (frame,) = islice(frames, 1)
+    assert (frame.id, frame.pixels.max()) == (str(tmp_path / "first.png"), 90)
     (tmp_path / "first.png").unlink()
     stopped.set()
     assert list(frames) == []
+
+
+def test_a_watched_folder_that_is_gone_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "LOOK_S", 0.01)
+    (tmp_path / "here").mkdir()
+    source = open_source(f"folder:{tmp_path / 'here'}", watch=True, stopped=threading.Event())
+    (tmp_path / "here").rmdir()
+    with pytest.raises(DataError, match="here': the folder is gone"):
+        next(iter(source))
 
 
 class Clip:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -110,6 +111,12 @@ def test_a_damaged_piece_is_refused_when_it_is_read(tmp_path: Path) -> None:
     with pytest.raises(Unreadable, match="a piece of the scan is damaged"):
         read_part(scan, (SIDE, SIDE, 2 * SIDE, 2 * SIDE))
     scan.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_is_refused_without_waiting_for_its_writer(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.tif")
+    assert open_scan(tmp_path / "a.tif") == Refusal("undecodable", "not a file")
 
 
 @settings(max_examples=60)

@@ -27,6 +27,8 @@ EXTRAS = {
     "napari": "napari",
 }
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what is written to stdout has no file's name
+
 
 def said(error: BlastscopeError) -> typer.Exit:
     """The exit that goes with `error`, which is told on stderr."""
@@ -49,9 +51,10 @@ class Verbs(TyperGroup):
                 raise
             raise said(MissingLibrary(library, EXTRAS[library])) from error
         except OSError as error:
-            if error.errno == errno.EPIPE or not error.filename:
+            if error.errno == errno.EPIPE or not (error.filename or error.errno in FULL):
                 raise
-            typer.echo(f"blastscope: '{error.filename}': {(error.strerror or 'not usable').lower()}", err=True)
+            place = f"'{error.filename}'" if error.filename else "the output can't be written"
+            typer.echo(f"blastscope: {place}: {(error.strerror or 'not usable').lower()}", err=True)
             raise typer.Exit(2) from error
 
 

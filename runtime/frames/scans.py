@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -107,6 +108,8 @@ def open_scan(path: Path | str) -> Scan | Refusal:
     try:
         if path.is_dir():
             return ZarrScan(path) if is_zarr(path) else Refusal("undecodable", "a folder, and not a Zarr")
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for its writer
+            return Refusal("undecodable", "not a file")
         with path.open("rb") as file:
             is_tiff = file.read(4) in TIFF_MAGIC
         if is_tiff:

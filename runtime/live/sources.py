@@ -84,7 +84,7 @@ class Files:
 
 
 class WatchedFolder:
-    """The image files below a folder, then those that come into it, each once it has stopped growing."""
+    """The image files below a folder, then those that come into it or are written anew, each once it has stopped growing."""
 
     live = False
 
@@ -93,14 +93,16 @@ class WatchedFolder:
         self._folder, self._stopped = folder, stopped
 
     def __iter__(self) -> Iterator[Frame]:
-        shown: set[Path] = set()
+        shown: dict[Path, tuple[int, int]] = {}
         before: dict[Path, tuple[int, int]] = {}
         while True:
             now = _files_below(self._folder)
-            shown &= now.keys()  # no longer than the folder's own list
-            ready = [path for path, state in now.items() if path not in shown and before.get(path) == state]
+            if not now and not self._folder.is_dir():
+                raise DataError(self._folder, "the folder is gone: put it back, and start again")
+            shown = {path: state for path, state in shown.items() if path in now}  # no longer than the folder's own list
+            ready = [path for path, state in now.items() if before.get(path) == state != shown.get(path)]
             for path in sorted(ready, key=lambda path: (now[path][1], path)):
-                shown.add(path)
+                shown[path] = now[path]
                 yield _read(path)
             before = now
             if self._stopped.wait(LOOK_S):
