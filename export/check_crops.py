@@ -42,6 +42,8 @@ def cells_to_check(
     # by name: the patients don't tell the parts apart after a split by image, and the folder may have moved
     names = {Path(cell.file).name for cell in trained.provenance.validation}
     cells = [cell for cell in find_cells(data).cells if cell.path.name in names]
+    if len(cells) < len(names):
+        tell(f"only {len(cells)} of the run's {len(names)} validation cells are there")
     crops = crop_cells(choose_cells(cells, count, config.seed), spec).crops
     if not len(crops):
         raise DataError(data, "none of the run's validation cells is here: name the folder that it was trained on")

@@ -14,8 +14,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from blastscope.cli import app
-from blastscope.runtime.drawn import draw_folder
 from blastscope.runtime.errors import Closed, DeviceError
+from blastscope.train.progress import Progress
 
 RUNNER = CliRunner()
 
@@ -98,29 +98,18 @@ def test_an_error_is_one_line_that_names_itself(tmp_path: Path) -> None:
     assert (DeviceError.exit_code, Closed.exit_code) == (4, 1)
 
 
-TINY_RUN = """
-data.validation_share = 0.5
-crop.side_px = 32
-network = { backbone = "test_efficientnet", weights = "none" }
-stage1 = { epochs = 1, batch_size = 8 }
-stage2 = { epochs = 1, batch_size = 8, hidden = 16 }
-compute = { device = "cpu", precision = "fp32" }
-"""
+@pytest.mark.parametrize(("verb", "function"), [("train", "run.train_ensemble"), ("crossvalidate", "crossval.cross_validate")])
+def test_training_is_followed_on_stderr(verb: str, function: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def trained(data: Path, config: object, out: Path, *, console: Any, **rest: Any) -> Path:
+        with Progress(console) as progress:
+            progress.say(f"left out: {data / 'broken.png'}")
+        return out
 
-
-def test_training_says_what_it_leaves_out_and_how_far_it_is_beside_the_result(tmp_path: Path) -> None:
-    cells = draw_folder(tmp_path / "cells", patients=4, cells_each=3, size_px=96)
-    (config := tmp_path / "run.toml").write_text(TINY_RUN)
-    first, *_ = sorted(cells.rglob("*_all.png"))
-    (first.parent / "UID_7_1_1_all.png").write_bytes(b"")
-    (first.parent / "UID_2_9_9_all.png").write_bytes(first.read_bytes())
-    result = run("train", cells, "--config", config, "--out", tmp_path / "run", "--cache", tmp_path / "cache", "--json")
-    assert result.exit_code == 0, result.output
-    assert set(json.loads(result.stdout)["scores"]) == {"a", "b", "combined", "vote"}
-    assert "1 duplicates dropped" in result.stderr
-    assert "UID_7_1_1_all.png: undecodable: the file is empty" in result.stderr
-    assert "combined   1/1: loss" in result.stderr
-    assert "left" in result.stderr
+    monkeypatch.setattr(f"blastscope.train.{function}", trained)
+    monkeypatch.setattr("blastscope.cli.tables.print_training", lambda run, *, as_json: print("{}"))
+    result = run(verb, tmp_path, "--out", tmp_path / "run", "--json")
+    assert (result.exit_code, result.stdout) == (0, "{}\n")
+    assert result.stderr == f"left out: {tmp_path / 'broken.png'}\n"
 
 
 def test_a_bundle_that_cannot_be_written_is_told_before_the_work(tmp_path: Path) -> None:

@@ -24,3 +24,5 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 ConfigPath = Annotated[
     Path | None, typer.Option("--config", help="TOML file. Default: the paper's values, the house's elsewhere.")
 ]
+LabelledCells = Annotated[Path, typer.Argument(help="Folder with C-NMC cells, in the archive's layout or as all/ and hem/.")]
+CropCache = Annotated[Path | None, typer.Option("--cache", help="Where crops are kept. Default: the user's cache.")]

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from rich.console import Console
 
-from blastscope.cli.options import ConfigPath, Json
+from blastscope.cli.options import ConfigPath, CropCache, Json, LabelledCells
 from blastscope.runtime.errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,12 +18,12 @@ if TYPE_CHECKING:
 
 
 def train(
-    data: Annotated[Path, typer.Argument(help="Folder with C-NMC cells, in the archive's layout or as all/ and hem/.")],
+    data: LabelledCells,
     *,
     out: Annotated[Path, typer.Option(help="Folder of the run: networks, history, report.")],
     config: ConfigPath = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
-    cache: Annotated[Path | None, typer.Option(help="Where crops are kept. Default: the user's cache.")] = None,
+    cache: CropCache = None,
     as_json: Json = False,
 ) -> None:
     """Train A, B and the combined model by the paper's recipe, or by that of a TOML file, and write the report."""
@@ -31,17 +32,17 @@ def train(
     from blastscope.train.run import train_ensemble
 
     chosen = TrainConfig.from_toml(config) if config else TrainConfig()
-    run = train_ensemble(data, chosen, out, resume=resume, cache=cache)
+    run = train_ensemble(data, chosen, out, resume=resume, cache=cache, console=Console(stderr=True))
     print_training(run, as_json=as_json)
 
 
 def crossvalidate(
-    data: Annotated[Path, typer.Argument(help="Folder with C-NMC cells, in the archive's layout or as all/ and hem/.")],
+    data: LabelledCells,
     *,
     out: Annotated[Path, typer.Option(help="Folder of the runs, one a fold, and of the report over all patients.")],
     config: ConfigPath = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the runs in --out.")] = False,
-    cache: Annotated[Path | None, typer.Option(help="Where crops are kept. Default: the user's cache.")] = None,
+    cache: CropCache = None,
     as_json: Json = False,
 ) -> None:
     """Train once for each fold of the patients, and score each patient by the networks that never saw a cell of it."""
@@ -50,7 +51,8 @@ def crossvalidate(
     from blastscope.train.crossval import cross_validate
 
     chosen = TrainConfig.from_toml(config) if config else TrainConfig()
-    print_training(cross_validate(data, chosen, out, resume=resume, cache=cache), as_json=as_json)
+    run = cross_validate(data, chosen, out, resume=resume, cache=cache, console=Console(stderr=True))
+    print_training(run, as_json=as_json)
 
 
 def export(
