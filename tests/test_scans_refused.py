@@ -74,6 +74,11 @@ ALPHA = np.dstack([PLAIN, PLAIN[..., :1]])
 
 REFUSED: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "a stack": (tiff_of(np.stack([PLAIN] * 3), photometric="rgb"), "undecodable", "3 pages"),
+    "channels apart in pages": (
+        tiff_of(PLAIN.transpose(2, 0, 1), photometric="minisblack", metadata={"axes": "CYX"}, ome=True),
+        "undecodable",
+        "(CYX: 3 x 150 x 210): save its channels as one RGB image",
+    ),
     "two images": (two_pages, "undecodable", "2 images"),
     "16 bits": (tiff_of(PLAIN.astype(np.uint16), photometric="rgb"), "not-8-bit-rgb", "16-bit RGB"),
     "gray": (tiff_of(PLAIN[..., 0], photometric="minisblack"), "not-8-bit-rgb", "gray"),

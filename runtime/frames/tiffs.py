@@ -217,9 +217,8 @@ def _the_image(tiff: tifffile.TiffFile) -> tuple[tifffile.TiffPage, list[tifffil
     main = series[0]
     if len(main.pages) != 1 or main.keyframe is None:
         shape = " x ".join(map(str, main.shape))
-        raise _refuse(
-            "undecodable", f"a TIFF of {len(main.pages)} pages ({main.axes}: {shape}): give each image a file of its own"
-        )
+        remedy = "save its channels as one RGB image" if main.axes == "CYX" else "give each image a file of its own"
+        raise _refuse("undecodable", f"a TIFF of {len(main.pages)} pages ({main.axes}: {shape}): {remedy}")
     others = [one for one in series[1:] if not (one.name.lower() in ASIDE or one.keyframe.is_reduced)]
     if others:
         raise _refuse("undecodable", f"a TIFF of {1 + len(others)} images: give each image a file of its own")
