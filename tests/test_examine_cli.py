@@ -134,6 +134,14 @@ def test_a_place_where_nothing_can_be_written_is_said_before_anything_is_examine
     assert "can't be written" in result.stderr
 
 
+def test_a_frame_is_not_written_over(folder: Path) -> None:
+    before = (folder / "a.jpg").read_bytes()
+    result = run(folder, "--bundle", "nowhere", "--sheet", folder / "deep" / ".." / "a.jpg")
+    assert result.exit_code == 2
+    assert "is one of the frames" in result.stderr
+    assert (folder / "a.jpg").read_bytes() == before
+
+
 def test_a_report_is_one_page_only_by_its_name(tmp_path: Path) -> None:
     assert Wanted(report=tmp_path / "r.HTML").one_page
     assert not Wanted(report=tmp_path / "r").one_page

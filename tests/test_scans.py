@@ -115,7 +115,7 @@ def test_a_thumbnail_beside_the_slide_is_no_second_image(tmp_path: Path) -> None
 
 def test_folders_give_the_frames_below_them_and_a_zarr_is_one(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
-    for name in ("b.svs", "a.png", "notes.txt", ".hidden.png", "deep/c.JPG"):
+    for name in ("b.svs", "a.png", "notes.txt", "a.overlay.png", ".hidden.png", "deep/c.JPG"):
         (tmp_path / name).touch()
     ome_zarr(5)(tmp_path / "deep" / "s.zarr")
     found = [tmp_path / name for name in ("a.png", "b.svs", "deep/c.JPG", "deep/s.zarr")]

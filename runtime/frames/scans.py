@@ -22,6 +22,7 @@ from blastscope.runtime.image import SUFFIXES, decode, read_content
 from blastscope.runtime.prediction import Box, Refusal
 
 SCAN_SUFFIXES = (*SUFFIXES, ".btf", ".tf8", ".svs")
+OVERLAY = ".overlay.png"  # how the pictures end that were drawn of frames, and are none
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 BAND_PIXELS = 16_000_000  # that an overview takes at once
 
@@ -176,4 +177,9 @@ def _frames_below(folder: Path) -> Iterator[Path]:
         scans = [name for name in folders if is_zarr(here / name)]
         folders[:] = [name for name in folders if name not in scans and not name.startswith(".")]
         yield from (here / name for name in scans)
-        yield from (here / name for name in names if Path(name).suffix.lower() in SCAN_SUFFIXES and not name.startswith("."))
+        yield from (here / name for name in names if named_as_frame(name))
+
+
+def named_as_frame(name: str) -> bool:
+    """Whether a file in a folder is taken for a frame: by its suffix, unless it is hidden or an overlay."""
+    return Path(name).suffix.lower() in SCAN_SUFFIXES and not name.startswith(".") and not name.endswith(OVERLAY)

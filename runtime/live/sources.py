@@ -13,7 +13,7 @@ import cv2
 
 from blastscope.runtime.errors import DataError, DeviceError, UsageError
 from blastscope.runtime.frames.pieces import Unreadable
-from blastscope.runtime.frames.scans import SCAN_SUFFIXES, find_frames, open_scan, read_part
+from blastscope.runtime.frames.scans import find_frames, named_as_frame, open_scan, read_part
 from blastscope.runtime.header import MAX_PIXELS
 from blastscope.runtime.prediction import Refusal
 from blastscope.runtime.stream import Frame
@@ -168,7 +168,7 @@ def _files_below(folder: Path) -> dict[Path, tuple[int, int]]:
     for place, _, names in os.walk(folder):
         for name in names:
             path = Path(place, name)
-            if path.suffix.lower() in SCAN_SUFFIXES and not name.startswith("."):
+            if named_as_frame(name):
                 try:
                     status = path.stat()
                 except OSError:  # gone again

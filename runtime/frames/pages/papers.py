@@ -9,11 +9,12 @@ from functools import partial
 from pathlib import Path
 
 from blastscope.runtime.bundle.atomic import check_place, write_file
-from blastscope.runtime.errors import UsageError
+from blastscope.runtime.errors import DataError, UsageError
 from blastscope.runtime.frames.pages.album import MOST_MAPS, Album, Shown
 from blastscope.runtime.frames.pages.page import compose, diameter_um
 from blastscope.runtime.frames.pages.sheet import draw_contact_sheet, name_of
 from blastscope.runtime.frames.report import FrameReport
+from blastscope.runtime.frames.scans import OVERLAY
 from blastscope.runtime.prediction import Audit
 
 PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
@@ -52,17 +53,15 @@ class Wanted:
 class Papers:
     """Takes the reports on `paths` as they come, and writes what is wanted. Give `album.look` to `Scope.examine_files`.
 
-    Raises `DataError` at once for a place where nothing can be written.
+    Raises `DataError` at once for a place where nothing can be written, or where one of the frames lies.
     """
 
     def __init__(self, wanted: Wanted, paths: Sequence[Path]) -> None:
         self._wanted = wanted
         self._names = _names(paths)
         overlay = wanted.overlay
-        for place in (wanted.csv, wanted.sheet, wanted.report_page, overlay and overlay / "index"):
-            if place:
-                check_place(place)
-        overlays = {path: overlay / f"{name}.overlay.png" for path, name in self._names.items()} if overlay else {}
+        _check_places(filter(None, (wanted.csv, wanted.sheet, wanted.report_page, overlay and overlay / "index")), paths)
+        overlays = {path: overlay / f"{name}{OVERLAY}" for path, name in self._names.items()} if overlay else {}
         maps = MOST_MAPS if wanted.one_page else len(paths) if wanted.report else 0
         self.album = Album(overlays=overlays, cells=bool(wanted.sheet or wanted.report), maps=maps)
         self._kept: list[Shown] = []
@@ -98,6 +97,14 @@ class Papers:
             _write_text(wanted.report_page, compose(self._kept, title, audit=audit, links=links, alarms=alarms))
             written.append(wanted.report_page)
         return [*written, *([wanted.overlay] if wanted.overlay else [])]
+
+
+def _check_places(places: Iterable[Path], frames: Iterable[Path]) -> None:
+    taken = {frame.resolve() for frame in frames}
+    for place in places:
+        if place.resolve() in taken:
+            raise DataError(place, "is one of the frames: name another place")
+        check_place(place)
 
 
 def _names(paths: Iterable[Path]) -> dict[Path, str]:
