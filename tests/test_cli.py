@@ -66,6 +66,15 @@ def test_people_get_a_line_an_image(bundle: Path, images: Path) -> None:
     assert all(line.split()[0] in ("ALL", "HEM") for line in result.stdout.splitlines())
 
 
+def test_a_layout_may_be_named(bundle: Path, images: Path) -> None:
+    result = run("classify", images, "--bundle", bundle, "--precision", "fp32", "--layout", "fused", "--json")
+    assert result.exit_code == 0, result.output
+    assert "took fp32: the only one to choose from" in result.stderr
+    refused = run("classify", images, "--bundle", bundle, "--layout", "side-by-side", "--threads", "2")
+    assert refused.exit_code == 2
+    assert "layout 'side-by-side' is not for throughput on 2 cores: fused, paired may be had" in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "code"),
     [

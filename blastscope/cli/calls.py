@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from blastscope.cli.opened import opened
-from blastscope.cli.options import BackendName, BundlePath, DeviceName, Json, PrecisionName, Threads
+from blastscope.cli.options import BackendName, BundlePath, DeviceName, Json, LayoutName, PrecisionName, Threads
 
 if TYPE_CHECKING:
     from blastscope.runtime.prediction import Prediction
@@ -23,6 +23,7 @@ def classify(
     precision: PrecisionName = "auto",
     backend: BackendName = "auto",
     threads: Threads = None,
+    layout: LayoutName = "auto",
     cascade: Annotated[
         bool, typer.Option("--cascade", help="Let one voter decide alone where it is as sure as the bundle's record asks.")
     ] = False,
@@ -33,7 +34,7 @@ def classify(
 
     images = find_images(paths)
     refused = 0
-    engine = {"device": device, "precision": precision, "backend": backend, "threads": threads}
+    engine = {"device": device, "precision": precision, "backend": backend, "threads": threads, "layout": layout}
     with opened(bundle, **engine, cascade=cascade, workload="throughput") as scope:
         for path, prediction in scope.classify_files(images):
             refused += prediction.refusal is not None

@@ -18,6 +18,7 @@ from blastscope.cli.options import (
     BundlePath,
     DeviceName,
     Json,
+    LayoutName,
     PixelUm,
     PrecisionName,
     SpecPath,
@@ -40,6 +41,7 @@ def examine(
     precision: PrecisionName = "auto",
     backend: BackendName = "auto",
     threads: Threads = None,
+    layout: LayoutName = "auto",
     pixel_um: PixelUm = None,
     config: SpecPath = None,
     as_json: Json = False,
@@ -64,7 +66,7 @@ def examine(
     wanted = Wanted(overlay=overlay, sheet=sheet, report=report, csv=csv)
     paths = find_frames(frames)
     papers, drift, refused, validated = Papers(wanted, paths), Drift(), 0, True
-    engine = {"device": device, "precision": precision, "backend": backend, "threads": threads}
+    engine = {"device": device, "precision": precision, "backend": backend, "threads": threads, "layout": layout}
     with opened(bundle, **engine, workload="throughput", validation=validation) as scope:
         reports = scope.examine_files(paths, pixel_um=pixel_um, spec=spec, look=papers.album.look)
         if not as_json:

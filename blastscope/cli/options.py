@@ -14,6 +14,9 @@ PrecisionName = Annotated[str, typer.Option("--precision", help="auto, fp32, fp1
 BackendName = Annotated[
     str, typer.Option("--backend", help="auto, openvino, onnxruntime; on a GPU tensorrt, tensorrt-rtx, onnxruntime.")
 ]
+LayoutName = Annotated[
+    str, typer.Option("--layout", help="How a network lies on a CPU's cores: auto, fused, paired or staged.")
+]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Default: every core that this process may use.")]
 PixelUm = Annotated[
     float | None, typer.Option("--pixel-um", help="Micrometres per pixel. Default: what the file says, else by the red cells.")
