@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from base64 import b64decode
 from collections.abc import Sequence
+from dataclasses import replace
 from io import BytesIO
 from itertools import combinations
 from pathlib import Path
@@ -89,6 +90,15 @@ def test_the_scale_bar_is_as_long_as_it_says() -> None:
 def test_an_overlay_of_a_smaller_picture_goes_with_it() -> None:
     drawn = np.asarray(draw_overlay(cv2.resize(FRAME, (200, 150)), THREE))
     assert where(drawn[48 // 2 : 112 // 2 + 4, 28 // 2 : 92 // 2 + 4], LOOKS["all"].colour).sum() > 30
+
+
+def test_lines_are_wider_where_a_picture_is_seen_smaller() -> None:
+    inked = []
+    for width in (1000, 4000):
+        small = replace(report(cell(300, 200, score=0.9, radius=30)), size=(width, 1000))
+        picture = np.asarray(draw_overlay(np.full((1000, width, 3), 255, np.uint8), small))[150:260, 250:360]
+        inked.append(int(where(picture, LOOKS["all"].colour).sum()))
+    assert inked[1] > 2 * inked[0]
 
 
 def test_the_colours_of_calls_are_apart_for_everybody() -> None:

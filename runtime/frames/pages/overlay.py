@@ -14,6 +14,7 @@ SCALE_BARS_UM = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
 BAR_SHARE = 0.22  # of the picture's width that the scale bar may take
 MOST_WORDS, MOST_NUMBERS = 25, 150  # on a picture with more cells the refused have a number only; with more still nobody has
 LEAST_DASH_PX = 5.0
+SEEN_PX = 1300  # of a picture's width are seen at once: on a larger one lines are wider and words larger
 LEAST_WIDTH_PX = 560  # of the foot, so that its words find room
 
 
@@ -22,11 +23,12 @@ def draw_overlay(picture: NDArray[np.uint8], report: FrameReport) -> Image.Image
     canvas = np.ascontiguousarray(picture).copy()
     scale = picture.shape[1] / report.size[0] if report.size else 1.0
     for cell in report.cells:
-        draw_cell_lines(canvas, cell, scale=scale)
+        draw_cell_lines(canvas, cell, scale=scale, least_px=picture.shape[1] // SEEN_PX)
     image = Image.fromarray(canvas)
     if 0 < len(report.cells) <= MOST_NUMBERS:
         usual = sorted(_side(cell) for cell in report.cells)[len(report.cells) // 2] * scale
-        pen, font = ImageDraw.Draw(image), ImageFont.load_default(max(11, round(min(usual / 6, picture.shape[1] / 50))))
+        height = max(11, 10 * picture.shape[1] // SEEN_PX, round(min(usual / 6, picture.shape[1] / 50)))
+        pen, font = ImageDraw.Draw(image), ImageFont.load_default(height)
         for number, cell in enumerate(report.cells, 1):
             words = f"  {words_of(cell)}" if cell.label or len(report.cells) <= MOST_WORDS else ""
             _label(pen, font, f"{number}{words}", cell, scale=scale)
@@ -34,11 +36,17 @@ def draw_overlay(picture: NDArray[np.uint8], report: FrameReport) -> Image.Image
 
 
 def draw_cell_lines(
-    canvas: NDArray[np.uint8], cell: FrameCell, *, scale: float = 1.0, corner: tuple[float, float] = (0, 0), boxed: bool = True
+    canvas: NDArray[np.uint8],
+    cell: FrameCell,
+    *,
+    scale: float = 1.0,
+    corner: tuple[float, float] = (0, 0),
+    boxed: bool = True,
+    least_px: int = 1,
 ) -> None:
     """Draws the outline of `cell` and the corners of its box into `canvas`, which shows the frame from `corner` at `scale`."""
     look = LOOKS[kind_of(cell)]
-    width = max(1, round(_side(cell) * scale / 80))
+    width = max(1, least_px, round(_side(cell) * scale / 80))
     lines = [_scaled(cell.found.contour, scale, corner)]
     lines = _dashes(lines[0], max(LEAST_DASH_PX, 4.0 * width)) if look.dashed else [np.concatenate([lines[0], lines[0][:1]])]
     if boxed:
