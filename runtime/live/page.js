@@ -11,6 +11,7 @@ const STATES = {
 const COLOURS = { all: "#d55e00", hem: "#0072b2", refused: "#1b1f24" }; // as in every picture
 const MOST_CELLS = 24;
 const RETRY_MS = 1000;
+const STALE_MS = 5000; // a picture that is older says so: it may be mistaken for what lies under the objective
 
 const at = (id) => document.getElementById(id);
 const view = at("view");
@@ -18,6 +19,8 @@ let paused = false;
 let news = 0;
 let newest = null;
 let drawn = null; // the number of the frame on the page
+let state = ""; // of the stream, as it was told last
+let since = performance.now(); // the newest frame came then
 
 at("pause").addEventListener("click", () => {
   paused = !paused;
@@ -49,6 +52,14 @@ function warn(alarms) {
   at("alarms").replaceChildren(...items);
 }
 
+function tellState() {
+  const old = performance.now() - since;
+  const stale = state === "running" && old > STALE_MS;
+  const words = state ? STATES[state] || state : "waiting for a stream";
+  at("state").textContent = stale ? `no new frame for ${Math.round(old / 1000)} s` : words;
+  at("state").dataset.bad = String(state === "device-lost" || state === "closed");
+}
+
 const ms = (value) => (value === null ? "–" : `${value.toFixed(value < 10 ? 1 : 0)} ms`);
 
 function tell(status) {
@@ -65,12 +76,9 @@ function tell(status) {
   ]);
   const stream = status.stream;
   at("stream").parentElement.hidden = !stream;
-  if (!stream) {
-    at("state").textContent = "waiting for a stream";
-    return;
-  }
-  at("state").textContent = STATES[stream.state] || stream.state;
-  at("state").dataset.bad = String(stream.state === "device-lost" || stream.state === "closed");
+  state = stream ? stream.state : "";
+  tellState();
+  if (!stream) return;
   list("stream", [
     ["frames taken", stream.taken, false],
     ["dropped", stream.dropped, stream.dropped > 0],
@@ -186,10 +194,12 @@ async function follow() {
       if (!answer.ok) throw new Error(answer.statusText);
       const told = await answer.json();
       news = told.news;
+      if (told.frame && told.frame.number !== (newest && newest.number)) since = performance.now();
       tell(told.status);
       newest = told.frame;
       await show();
     } catch {
+      state = "lost";
       at("state").textContent = "no connection to blastscope: trying again";
       at("state").dataset.bad = "true";
       await new Promise((done) => setTimeout(done, RETRY_MS));
@@ -198,3 +208,4 @@ async function follow() {
 }
 
 follow();
+setInterval(() => state === "running" && tellState(), 1000);
