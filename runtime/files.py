@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from blastscope.runtime.errors import DataError
+from blastscope.runtime.errors import DataError, UsageError
 from blastscope.runtime.image import SUFFIXES
 
 T = TypeVar("T")
@@ -25,7 +25,7 @@ def find_images(paths: Iterable[Path | str]) -> list[Path]:
     `DataError` for a folder without an image.
     """
     found: list[Path] = []
-    for path in map(Path, paths):
+    for path in as_paths(paths):
         found += _images_below(path) if path.is_dir() else [path]
     return found
 
@@ -60,6 +60,13 @@ def in_order(function: Callable[[T], R], items: Iterable[T], *, workers: int) ->
         finally:
             for _, future in line:
                 future.cancel()
+
+
+def as_paths(paths: Iterable[Path | str]) -> Iterator[Path]:
+    """Each of `paths`. Raises `UsageError` for a single one: its letters would be taken for paths."""
+    if isinstance(paths, str | bytes | os.PathLike):
+        raise UsageError(f"'{os.fsdecode(paths)}' is one path where several are asked for: put it into a list")
+    return map(Path, paths)
 
 
 def announced(paths: Iterable[Path]) -> Iterator[Path]:

@@ -20,7 +20,7 @@ from blastscope.runtime.classes import Execution, Layout, Precision
 from blastscope.runtime.deciders import Decider, decider_for
 from blastscope.runtime.device import parse_device, usable_threads
 from blastscope.runtime.errors import Closed, UsageError
-from blastscope.runtime.files import announced, in_order
+from blastscope.runtime.files import announced, as_paths, in_order
 from blastscope.runtime.image import check_array, read_image
 from blastscope.runtime.opening import Opened, user_cache
 from blastscope.runtime.prediction import Audit, Prediction, Refusal
@@ -188,7 +188,7 @@ class Scope:
                     return run.decider.refused(image)
                 return run.decider.classify_read(image, lambda taken: run.room.put(taken).result())
 
-        return in_order(classify, announced(map(Path, paths)), workers=run.decider.readers)
+        return in_order(classify, announced(as_paths(paths)), workers=run.decider.readers)
 
     def examine(
         self,
@@ -233,7 +233,7 @@ class Scope:
 
         with run.opened.lanes.call():
             examiner = self._examiner(classify, spec, pixel_um)
-        return examiner.examine_files(map(Path, paths), look)
+        return examiner.examine_files(as_paths(paths), look)
 
     def stream(
         self,

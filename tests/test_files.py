@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from blastscope.runtime.errors import DataError
-from blastscope.runtime.files import AHEAD, find_images, in_order
+from blastscope.runtime.errors import DataError, UsageError
+from blastscope.runtime.files import AHEAD, as_paths, find_images, in_order
+from blastscope.runtime.frames.scans import find_frames
 
 
 def touch(root: Path, *names: str) -> None:
@@ -29,6 +31,14 @@ def test_a_folder_without_an_image_is_an_error_that_names_it(tmp_path: Path) -> 
     touch(tmp_path, "z/notes.txt")
     with pytest.raises(DataError, match="holds no image"):
         find_images([tmp_path / "z"])
+
+
+@pytest.mark.parametrize("one", ["cell.png", Path("cell.png"), b"cell.png"], ids=repr)
+def test_a_single_path_is_not_taken_for_a_list_of_its_letters(one: Any) -> None:
+    for take in (as_paths, find_images, find_frames):
+        with pytest.raises(UsageError, match=r"'cell\.png' is one path where several are asked for: put it into a list"):
+            take(one)
+    assert list(as_paths(["a", Path("b")])) == [Path("a"), Path("b")]
 
 
 def test_results_come_in_order_however_long_each_takes() -> None:

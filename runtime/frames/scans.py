@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.runtime.errors import BlastscopeError, DataError
+from blastscope.runtime.files import as_paths
 from blastscope.runtime.frames.ome_zarr import ZarrScan, is_zarr
 from blastscope.runtime.frames.pieces import Unreadable
 from blastscope.runtime.frames.tiffs import TiffScan
@@ -163,7 +164,7 @@ def find_frames(paths: Iterable[Path | str]) -> list[Path]:
     A file is taken whatever its suffix, and a path with nothing behind it too. Raises `DataError` for a folder without a frame.
     """
     found: list[Path] = []
-    for path in map(Path, paths):
+    for path in as_paths(paths):
         below = sorted(_frames_below(path)) if path.is_dir() and not is_zarr(path) else [path]
         if not below:
             raise DataError(path, f"holds no frame: looked for {', '.join((*SCAN_SUFFIXES, '.zarr'))}")
