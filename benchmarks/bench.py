@@ -7,28 +7,27 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from blastscope import Scope, open_bundle
+from blastscope import Scope
 from blastscope.benchmarks.layers import engine_layers, told
 from blastscope.benchmarks.load import Cold, measure_cold
 from blastscope.benchmarks.networks import Contender
 from blastscope.benchmarks.outside import SOURCE, benchmark_app
+from blastscope.benchmarks.own import ENGINE, Wish, first_alone, network_alone, only_first, open_first_alone, open_own
 from blastscope.benchmarks.peaks import Peak, measure_peaks, multiply_adds
 from blastscope.benchmarks.peers import BASELINE, FAMILIES, RECIPES, Family, Task, openings
 from blastscope.benchmarks.quantised import PeerGraphs, peer_graphs
 from blastscope.benchmarks.references import SURPLUS, Probabilities, References, clearest, expected, graph_answers
 from blastscope.benchmarks.rows import BenchResult, Row, make_row, this_machine, threads_of, versions, with_floor
 from blastscope.benchmarks.sides import crop_all, handle, separate_models
-from blastscope.benchmarks.turns import Answer, Image, Pace, Side, Turn, run_in_turn
+from blastscope.benchmarks.turns import Image, Pace, Side, Turn, run_in_turn
 from blastscope.runtime.backends.engines import load_backend
 from blastscope.runtime.backends.onnxruntime_cpu import foreign
 from blastscope.runtime.backends.protocol import Workload
 from blastscope.runtime.bundle import Bundle, read_bundle
-from blastscope.runtime.classes import PRECISIONS, ClassName, Execution, Layout, Precision
+from blastscope.runtime.classes import LAYOUTS, PRECISIONS, ClassName, Execution, Layout, Precision
 from blastscope.runtime.errors import BlastscopeError, DeviceError, EngineError, UsageError
 from blastscope.runtime.opening import user_cache
 
@@ -38,7 +37,6 @@ EXECUTIONS: dict[Precision, tuple[Execution, ...]] = {
     "int8": ("int8",),
 }
 NATURAL: dict[Precision, Execution] = {"fp32": "f32", "fp16": "f16", "int8": "int8"}
-ENGINE = "openvino"
 OUTSIDE_ROUNDS = 2  # benchmark_app loads the graph each time
 
 Tell = Callable[[str], None]
@@ -54,6 +52,8 @@ class Plan:
     threads: int | None = None
     peers: tuple[Family, ...] = ()  # beside the PyTorch side that the ratios are of
     own: bool = True  # whether the runtime itself takes part
+    layouts: tuple[Layout, ...] = ()  # of the runtime; none: those that are worth measuring here
+    cascade: bool = False  # whether the network in stages takes part, with all voters and with the first one alone
     cold: bool = True  # whether cold starts are measured, each in a process of its own
     outside: bool = False  # whether benchmark_app checks the network's own figures
     data: Path | None = None  # real cells, for the peers' int8 ranges
@@ -115,7 +115,7 @@ class _Comparison:
         for precision, execution, name in self._computed():
             side = f"{self._contender.name}/{name}/{ENGINE}"
             try:
-                with _open(self._contender, _Wish(precision, execution, "latency", "fused", self._plan.threads)) as scope:
+                with open_own(self._contender, Wish(precision, execution, "latency", "fused", self._plan.threads)) as scope:
                     turns, theirs = self._beside_benchmark_app(scope, precision, execution)
             except DeviceError:
                 continue  # the comparison has said so already
@@ -209,14 +209,16 @@ class _Comparison:
 
     def _own(self, images: Sequence[Image], places: Sequence[int], stack: ExitStack) -> Iterator[Side]:
         workload: Workload = "latency" if len(images) == 1 else "throughput"
-        layouts = load_backend(ENGINE).offered_layouts("CPU", workload, self._plan.threads)
+        offered = load_backend(ENGINE).offered_layouts("CPU", workload, self._plan.threads)
+        layouts = dict.fromkeys((*(self._plan.layouts or offered), *(("staged",) if self._plan.cascade else ())))
         for precision, execution, name in self._computed() if self._plan.own else ():
             for layout in layouts:
                 # the first is what stands unmeasured; named, so that nothing is measured behind our back meanwhile
-                side = f"{self._contender.name}/{name}/{ENGINE}" + ("" if layout == layouts[0] else f"-{layout}")
+                side = f"{self._contender.name}/{name}/{ENGINE}" + ("" if layout == offered[0] else f"-{layout}")
+                wish = Wish(precision, execution, workload, layout, self._plan.threads)
                 try:
-                    wish = _Wish(precision, execution, workload, layout, self._plan.threads)
-                    scope = stack.enter_context(_open(self._contender, wish))
+                    scope = stack.enter_context(open_own(self._contender, wish))
+                    alone = self._first_alone(wish, places, stack) if layout == "staged" and self._plan.cascade else None
                 except (DeviceError, EngineError, UsageError) as error:
                     self._notes.append(f"{side} left out: {error}")
                     if isinstance(error, DeviceError):
@@ -224,6 +226,14 @@ class _Comparison:
                     continue
                 self._told[side] = tuple(scope.notes)
                 yield Side(side, handle(scope), expected(self._answers[precision], places))
+                if alone:
+                    yield replace(alone, name=f"{side}-first-alone")
+
+    def _first_alone(self, wish: Wish, places: Sequence[int], stack: ExitStack) -> Side:
+        lanes = open_first_alone(self._bundle, wish)
+        stack.callback(lanes.close)
+        right = expected(only_first(self._answers[wish.precision]), places)
+        return Side("", first_alone(lanes, self._bundle), right)
 
     def _computed(self) -> Iterator[tuple[Precision, Execution, str]]:
         """How to run each graph. An fp16 graph beside an fp32 one would only repeat its times in f32 and bf16."""
@@ -260,38 +270,6 @@ def failures() -> tuple[type[Exception], ...]:
     return (*known, *foreign()) if find_spec("onnxruntime") else known
 
 
-def network_alone(scope: Scope, crops: NDArray[np.uint8]) -> Answer:
-    """A side that leaves the crop and the vote out, and so answers nothing that could be compared."""
-
-    def answer(_: Sequence[Image]) -> list[ClassName]:
-        scope.infer(crops)
-        return []
-
-    return answer
-
-
-class _Wish(NamedTuple):
-    precision: Precision
-    execution: Execution
-    workload: Workload
-    layout: Layout
-    threads: int | None
-
-
-def _open(contender: Contender, wish: _Wish) -> Scope:
-    return open_bundle(
-        contender.bundle,
-        device="cpu",
-        precision=wish.precision,
-        execution=wish.execution,
-        backend=ENGINE,
-        workload=wish.workload,
-        layout=wish.layout,
-        threads=wish.threads,
-        allow_ungated=True,
-    )
-
-
 def _with_cold(rows: Sequence[Row], contender: Contender, tell: Tell) -> list[Row]:
     found = {name: _cold(name, contender, tell) for name in dict.fromkeys(row.name for row in rows if row.what == "pixels")}
     cold = {name: {"load_s": one.load_s, "peak_mib": one.peak_mib} for name, one in found.items() if one}
@@ -301,10 +279,12 @@ def _with_cold(rows: Sequence[Row], contender: Contender, tell: Tell) -> list[Ro
 def _cold(name: str, contender: Contender, tell: Tell) -> Cold | None:
     """Of the runtime and of three PyTorch models; compiling is no start, and other peers start as their library does."""
     graph, engine = name.removeprefix(f"{contender.name}/").split("/")
-    if engine not in ("torch", ENGINE):  # a layout starts as the network does that it is made of
+    ours = {ENGINE: "fused", **{f"{ENGINE}-{layout}": layout for layout in LAYOUTS}}
+    if engine != "torch" and (engine not in ours or engine == f"{ENGINE}-paired"):  # of the other workload
         return None
     tell(f"cold start of {name}")
     if engine == "torch":
         return measure_cold(contender.run, "fp32", "f32", "torch")
     precision, _, execution = graph.partition("-")
-    return measure_cold(contender.bundle, precision, execution or NATURAL[precision], engine)  # type: ignore[index]
+    execution = execution or NATURAL[precision]  # type: ignore[index]
+    return measure_cold(contender.bundle, precision, execution, ENGINE, layout=ours[engine])

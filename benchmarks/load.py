@@ -1,6 +1,6 @@
 """Cold start and peak memory of one side, in a process of its own.
 
-    python -m blastscope.benchmarks.load BUNDLE PRECISION EXECUTION BACKEND [CACHE]
+    python -m blastscope.benchmarks.load BUNDLE PRECISION EXECUTION BACKEND LAYOUT [CACHE]
 
 prints the clock's time at the first answer and the peak resident memory as JSON. With the backend `torch` the first argument
 is a run, whose three models answer one after the other.
@@ -11,6 +11,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from blastscope.runtime.classes import ClassName
@@ -35,12 +36,14 @@ class Cold(Record):
     label: ClassName | None
 
 
-def measure_cold(path: Path, precision: str, execution: str, backend: str, *, cache: Path | None = None) -> Cold:
+def measure_cold(
+    path: Path, precision: str, execution: str, backend: str, *, layout: str = "fused", cache: Path | None = None
+) -> Cold:
     """Starts a process that opens `path` and answers once.
 
     Engines are taken from `cache`, by default the user's: warm if the same was opened before, cold if the folder is new.
     """
-    command = [sys.executable, "-m", "blastscope.benchmarks.load", str(path), precision, execution, backend]
+    command = [sys.executable, "-m", "blastscope.benchmarks.load", str(path), precision, execution, backend, layout]
     command += [str(cache)] if cache else []
     start = time.time()
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
@@ -48,13 +51,12 @@ def measure_cold(path: Path, precision: str, execution: str, backend: str, *, ca
     return Cold(load_s=answered.moment - start, peak_mib=answered.peak_mib, label=answered.label)
 
 
-def _answer_once(
-    path: Path, precision: str, execution: str, backend: str, cache: Path | None
-) -> tuple[float, ClassName | None]:
+def _answer_once(path: Path, words: Sequence[str], cache: Path | None) -> tuple[float, ClassName | None]:
     """The moment of the first answer, and the answer."""
     from blastscope.runtime.drawn import draw_cell
 
     image = draw_cell(CELL)
+    precision, execution, backend, layout = words
     if backend == "torch":
         from blastscope.benchmarks.sides import separate_models
 
@@ -68,7 +70,7 @@ def _answer_once(
         precision=precision,
         execution=execution,
         backend=backend,
-        layout="fused",  # named: what `auto` measures after the first answer is no part of it, nor of the peak memory
+        layout=layout,  # named: what `auto` measures after the first answer is no part of it, nor of the peak memory
         allow_ungated=True,
         cache_dir=cache,
     ) as scope:
@@ -77,8 +79,8 @@ def _answer_once(
 
 
 def _main() -> None:
-    path, precision, execution, backend, *cache = sys.argv[1:]
-    moment, label = _answer_once(Path(path), precision, execution, backend, Path(cache[0]) if cache else None)
+    path, *words = sys.argv[1:]
+    moment, label = _answer_once(Path(path), words[:4], Path(words[4]) if words[4:] else None)
     print(Answered(moment=moment, label=label, peak_mib=_peak_mib()).model_dump_json())
 
 

@@ -72,7 +72,7 @@ def _write(path: Path, text: str) -> None:
 
 def leads(probabilities: Probabilities) -> NDArray[np.float32]:
     """By how much the surest opinion on each cell leads the surest one of the other class."""
-    surest = probabilities.max(axis=1)
+    surest = np.nanmax(probabilities, axis=1)  # NaN: voters that were left out
     return np.asarray(np.abs(surest[:, 1] - surest[:, 0]), np.float32)
 
 
@@ -85,7 +85,9 @@ def clearest(answers: Sequence[Probabilities], count: int) -> list[int]:
 def expected(probabilities: Probabilities, places: Sequence[int]) -> tuple[ClassName | None, ...]:
     """The labels of the cells at `places`; None where the call is too near to a tie to be compared."""
     chosen = probabilities[list(places)]
-    return tuple(label if lead >= LEAD else None for label, lead in zip(labels_of(chosen), leads(chosen), strict=True))
+    return tuple(
+        label if lead >= LEAD else None for label, lead in zip(labels_of(chosen, partial=True), leads(chosen), strict=True)
+    )
 
 
 def graph_answers(bundle: Path, references: References) -> dict[Precision, Probabilities]:

@@ -76,9 +76,9 @@ def handle(scope: Scope) -> Answer:
     return answer
 
 
-def labels_of(probabilities: NDArray[np.float32]) -> list[ClassName]:
-    """The vote on probabilities (N, 3, 2)."""
-    return [CLASSES[index] for index in vote(probabilities).label]
+def labels_of(probabilities: NDArray[np.float32], *, partial: bool = False) -> list[ClassName]:
+    """The vote on probabilities (N, 3, 2); with `partial` NaN stands for voters that were left out."""
+    return [CLASSES[index] for index in vote(probabilities, partial=partial).label]
 
 
 def crop_all(images: Sequence[Image], spec: CropSpec) -> NDArray[np.uint8]:

@@ -10,6 +10,7 @@ from typing import Any
 import jsonschema  # type: ignore[import-untyped]
 import numpy as np
 import pytest
+from towers import reference, two_towers
 
 from blastscope.benchmarks import bench as bench_module
 from blastscope.benchmarks import peers
@@ -177,6 +178,20 @@ def test_peers_answer_as_their_graphs_do_or_say_why_they_are_left_out(
     }
     assert all(row.how and row.source and row.source.startswith("https://") for row in result.rows)
     assert "tiny/fp32/torch-fused-compiled left out: no C++ compiler was found" in result.notes
+
+
+@pytest.mark.usefixtures("no_peaks")
+def test_a_cascade_is_timed_at_both_its_ends(tiny_bundle: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = two_towers()
+    monkeypatch.setattr(tiny_bundle, "graph", lambda precision="fp32", **_: graph)
+    monkeypatch.setattr(tiny_bundle, "expected", lambda crops: reference(graph, crops))
+    contender = Contender("towers", tmp_path, tiny_bundle.make("fp32"), same_weights=True)
+    plan = Plan(False, (1, 2), Pace(1, 1, 0.0), threads=2, layouts=("fused", "side-by-side"), cascade=True, cold=False)
+    result = bench([contender], plan, lambda text: None)
+    both = {f"towers/fp32/openvino{layout}" for layout in ("", "-staged", "-staged-first-alone")}
+    names = {batch: {row.name for row in result.rows if row.batch == batch and "bf16" not in row.name} for batch in (1, 2)}
+    assert names == {1: both | {"towers/fp32/openvino-side-by-side"}, 2: both}
+    assert any("layout 'side-by-side' is not for throughput" in note for note in result.notes)
 
 
 def test_every_peer_has_a_recipe() -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from blastscope.benchmarks.compare import Comparison
     from blastscope.benchmarks.peers import Family
     from blastscope.benchmarks.rows import BenchResult
+    from blastscope.runtime.classes import Layout
 
 
 def bench(
@@ -39,6 +40,15 @@ def bench(
     outside: Annotated[bool, typer.Option("--outside", help="Let OpenVINO's benchmark_app check the network's times.")] = False,
     cold: Annotated[bool, typer.Option(help="Measure cold starts too, each in a process of its own.")] = True,
     own: Annotated[bool, typer.Option(help="Let the runtime itself take part.")] = True,
+    layout: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Of the runtime: fused, side-by-side, paired, staged; may be repeated. Default: what may be fastest."
+        ),
+    ] = None,
+    cascade: Annotated[
+        bool, typer.Option("--cascade", help="Time the network in stages too, with all voters and with the first alone.")
+    ] = False,
     threads: Threads = None,
     compare: Annotated[Path | None, typer.Option(help="An older result (--json): say what is slower beyond noise.")] = None,
     measured: Annotated[Path | None, typer.Option(help="With --compare: take this result instead of measuring.")] = None,
@@ -67,6 +77,8 @@ def bench(
             threads=threads,
             peers=_families(peers or []),
             own=own,
+            layouts=_layouts(layout or []),
+            cascade=cascade,
             cold=cold,
             outside=outside,
             data=find_data(),
@@ -89,6 +101,15 @@ def _families(wished: list[str]) -> tuple[Family, ...]:
     if unknown:
         raise UsageError(f"peer '{unknown[0]}' is not known: say {', '.join(FAMILIES)} or all")
     return tuple(one for one in FAMILIES if one in wished or "all" in wished)
+
+
+def _layouts(wished: list[str]) -> tuple[Layout, ...]:
+    from blastscope.runtime.classes import LAYOUTS
+
+    unknown = [one for one in wished if one not in LAYOUTS]
+    if unknown:
+        raise UsageError(f"layout '{unknown[0]}' is not known: say {', '.join(LAYOUTS)}")
+    return tuple(one for one in LAYOUTS if one in wished)
 
 
 def _measure(names: list[str], plan: Plan) -> BenchResult:
