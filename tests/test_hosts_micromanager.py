@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from blastscope.runtime.errors import Closed
+from blastscope.runtime.errors import Closed, UsageError
 from blastscope.runtime.frames.finding import find_cells
 from blastscope.runtime.frames.found import FoundCell
 from blastscope.runtime.frames.report import FrameCell, FrameReport
 from blastscope.runtime.frames.spec import FrameSpec
 from blastscope.runtime.frames.survey import survey_frame
+from blastscope.runtime.hosts import rehearsal
 from blastscope.runtime.hosts.micromanager import CameraListener
 from blastscope.runtime.hosts.rehearsal import mosaic, rehearse
 from blastscope.runtime.hosts.smart import RevisitPlan, Suspect, merged, scan_and_revisit
@@ -242,6 +243,24 @@ def test_a_cell_seen_in_two_frames_is_visited_once() -> None:
         Suspect(number, (0, 0, 1, 1), score, (x, 0.0), None) for number, (score, x) in enumerate([(0.6, 0), (0.9, 3), (0.7, 9)])
     ]
     assert [suspect.frame for suspect in merged(suspects, same_um=5)] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["nowhere.png"], "'nowhere.png': can't be read"),
+        (["nowhere.png", "--most", "0"], "most: input should be greater than or equal to 1"),
+        (["nowhere.png", "--least-score", "4"], "least_score: input should be less than or equal to 1"),
+    ],
+)
+def test_a_rehearsal_that_can_not_be_is_told_before_a_bundle_is_opened(words: list[str], problem: str) -> None:
+    with pytest.raises(UsageError, match=problem):
+        rehearsal.main(words)
+
+
+def test_a_rehearsal_has_a_microscopes_scale(frames: list[NDArray[np.uint8]]) -> None:
+    with pytest.raises(UsageError, match="pixel_um is 99: micrometres per pixel must lie between"):
+        rehearse(Eyes(), frames, pixel_um=99, plan=RevisitPlan())
 
 
 def test_the_rehearsal_scans_and_visits(frames: list[NDArray[np.uint8]]) -> None:

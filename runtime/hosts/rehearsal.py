@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from blastscope.runtime.errors import BlastscopeError, DataError, UsageError
 from blastscope.runtime.files import find_images
+from blastscope.runtime.frames.scale_tags import LEAST_UM, MOST_UM
 from blastscope.runtime.hosts.examines import Streams
 from blastscope.runtime.hosts.smart import RevisitPlan, SmartScan, scan_and_revisit
 from blastscope.runtime.image import read_image
 from blastscope.runtime.prediction import Refusal
+from blastscope.runtime.record import problems
 
 
 def mosaic(frames: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
@@ -36,11 +40,16 @@ def mosaic(frames: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
 
 
 def rehearse(scope: Streams, frames: Sequence[NDArray[np.uint8]], *, pixel_um: float, plan: RevisitPlan) -> SmartScan:
-    """Scans the mosaic of `frames` with the simulated microscope, frame by frame, and visits what `plan` says."""
+    """Scans the mosaic of `frames` with the simulated microscope, frame by frame, and visits what `plan` says.
+
+    Raises `UsageError` for frames of several sizes, and for a scale that no microscope has.
+    """
     from useq import AbsolutePosition, GridRowsColumns, MDASequence
 
     from blastscope.runtime.hosts.slide import slide_core
 
+    if not LEAST_UM < pixel_um < MOST_UM:
+        raise UsageError(f"pixel_um is {pixel_um}: micrometres per pixel must lie between {LEAST_UM} and {MOST_UM}")
     slide = mosaic(frames)
     height, width, _ = frames[0].shape
     core = slide_core(slide, pixel_um=pixel_um, size=(width, height))
@@ -64,8 +73,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--most", type=int, default=5, help="visits")
     parser.add_argument("--least-score", type=float, default=0.5, help="probability of ALL from which a cell is visited")
     words = parser.parse_args(arguments)
+    try:
+        plan = RevisitPlan(most=words.most, least_score=words.least_score)
+    except ValidationError as error:
+        raise UsageError("; ".join(problems(error))) from error
     frames = [_read(path) for path in find_images(words.frames)]
-    plan = RevisitPlan(most=words.most, least_score=words.least_score)
     with open_bundle(workload="throughput") as scope:
         done = rehearse(scope, frames, pixel_um=words.pixel_um, plan=plan)
     print(f"{done.frames} frames scanned, {done.suspects} suspicious cells, {len(done.visits)} visited")
@@ -86,4 +98,5 @@ if __name__ == "__main__":
     try:
         main()
     except BlastscopeError as error:
-        raise SystemExit(f"blastscope: {error}") from error
+        print(f"blastscope: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from error
