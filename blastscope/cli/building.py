@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from blastscope.cli.opened import bundle_at
 from blastscope.cli.options import BundleArgument, BundlePath, Json
 from blastscope.cli.road import say
 
 if TYPE_CHECKING:
     from blastscope.export.engines import Built
-    from blastscope.runtime.bundle import Bundle
     from blastscope.runtime.classes import Precision
     from blastscope.runtime.engines.shelf import KeptEngine
 
@@ -46,7 +46,7 @@ def build(
     from blastscope.runtime.opening import user_cache
 
     wish = BuildWish(runtime, _precisions(precision), models, BatchProfile.parse(batch), _targets(gpu))
-    found, machine = _read(bundle), Machine.here()
+    found, machine = bundle_at(bundle), Machine.here()
     planned = plan_engines(found, wish, machine)
     if gpu is None and machine.no_gpu:
         say("no GPU can be used here, so the engines are portable ones, for GPUs from sm80 on: --gpu names others")
@@ -167,7 +167,7 @@ def trust(
     from blastscope.runtime.engines.trust import trust_engine
     from blastscope.runtime.opening import user_cache
 
-    taken = trust_engine(file, _read(bundle), Machine.here(), user_cache(), tell=say)
+    taken = trust_engine(file, bundle_at(bundle), Machine.here(), user_cache(), tell=say)
     facts = {"path": str(taken.path), "sha256": taken.sha256, "key": taken.key.model_dump(mode="json")}
     typer.echo(json.dumps(facts, indent=2) if as_json else taken.path)
 
@@ -177,14 +177,7 @@ def _kept(bundle: Path | None) -> list[KeptEngine]:
     from blastscope.runtime.engines.shelf import list_engines
     from blastscope.runtime.opening import user_cache
 
-    return list_engines(user_cache(), Machine.here(), _read(bundle) if bundle else None)
-
-
-def _read(path: Path | None) -> Bundle:
-    from blastscope import SHIPPED_BUNDLE
-    from blastscope.runtime.bundle import read_bundle
-
-    return read_bundle(path or SHIPPED_BUNDLE)
+    return list_engines(user_cache(), Machine.here(), bundle_at(bundle) if bundle else None)
 
 
 def _facts(engine: KeptEngine) -> dict[str, object]:

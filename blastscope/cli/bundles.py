@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from blastscope.cli.opened import bundle_at
 from blastscope.cli.options import BundleArgument, Json
 
 if TYPE_CHECKING:
-    from blastscope.runtime.bundle import Bundle
+    pass
 
 
 def inspect(bundle: BundleArgument = None, *, as_json: Json = False) -> None:
     """Print what a bundle says of itself, its digests verified."""
     from blastscope.cli.tables import print_bundle
 
-    print_bundle(_read(bundle), as_json=as_json)
+    print_bundle(bundle_at(bundle), as_json=as_json)
 
 
 def verify(
@@ -29,7 +30,7 @@ def verify(
     """Check digests, the golden set and the parity of every engine here. Exits 1 when one answers outside its tolerance."""
     from blastscope.calibration.compare import compare
 
-    comparison = compare(_read(bundle), data)
+    comparison = compare(bundle_at(bundle), data)
     typer.echo(comparison.model_dump_json(indent=2) if as_json else comparison.text())
     if not comparison.passed:
         raise typer.Exit(1)
@@ -42,14 +43,7 @@ def pack(
     """Write a bundle as a zip, the same bytes for the same bundle."""
     from blastscope.runtime.bundle import pack as write_zip
 
-    typer.echo(write_zip(_read(bundle), out))
-
-
-def _read(path: Path | None) -> Bundle:
-    from blastscope import SHIPPED_BUNDLE
-    from blastscope.runtime.bundle import read_bundle
-
-    return read_bundle(path or SHIPPED_BUNDLE)
+    typer.echo(write_zip(bundle_at(bundle), out))
 
 
 VERBS = (inspect, verify, pack)

@@ -1,4 +1,4 @@
-"""A handle for a verb: what opening it took, and passed over, is told on stderr."""
+"""The bundle that a verb was given, and a handle on it: what opening it took, and passed over, is told on stderr."""
 
 from __future__ import annotations
 
@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 from blastscope.cli.road import say
 
 if TYPE_CHECKING:
+    from blastscope.runtime.bundle import Bundle
     from blastscope.runtime.scope import Scope
+
+
+def bundle_at(path: Path | None) -> Bundle:
+    """The bundle at `path`, verified; without one the shipped bundle."""
+    from blastscope import SHIPPED_BUNDLE
+    from blastscope.runtime.bundle import read_bundle
+
+    return read_bundle(path or SHIPPED_BUNDLE)
 
 
 @contextmanager
