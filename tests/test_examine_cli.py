@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -132,6 +133,17 @@ def test_a_place_where_nothing_can_be_written_is_said_before_anything_is_examine
     assert result.exit_code == 2
     assert "file/it.png" in result.stderr
     assert "can't be written" in result.stderr
+
+
+def test_the_longest_name_of_a_frame_leaves_room_for_what_is_made_of_it(bundle: Path, folder: Path, tmp_path: Path) -> None:
+    names = ["\u00e4" * 125 + end for end in ("a.jpg", "b.jpg")]  # 255 bytes
+    for name in names:
+        shutil.copy(folder / "a.jpg", folder / name)
+    paths = [folder / name for name in names]
+    result = run(*paths, "--bundle", bundle, "--overlay", tmp_path / "o", "--report", tmp_path / "r", "--pixel-um", "0.08")
+    assert result.exit_code == 0, result.stderr
+    assert len(list((tmp_path / "o").iterdir())) == 2
+    assert len(list((tmp_path / "r").iterdir())) == 3
 
 
 def test_a_frame_is_not_written_over(folder: Path) -> None:

@@ -17,6 +17,7 @@ from blastscope.runtime.frames.report import FrameReport
 from blastscope.runtime.frames.scans import OVERLAY
 from blastscope.runtime.prediction import Audit
 
+MOST_NAME = 180  # bytes of a frame's name that its overlay and page take on: a file's may have 255, and theirs are longer
 PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 PAGES = {".html", ".htm"}
 COLUMNS = (
@@ -111,7 +112,7 @@ def _names(paths: Iterable[Path]) -> dict[Path, str]:
     """A name for each path that no other has, whatever the case: what is made of a frame is called by it."""
     taken, names = {"index"}, {}
     for path in dict.fromkeys(paths):
-        stem = path.stem.encode("utf-8", "replace").decode("utf-8")
+        stem = path.stem.encode("utf-8", "replace")[:MOST_NAME].decode("utf-8", "ignore")
         name, number = stem, 2
         while name.lower() in taken:
             name, number = f"{stem}-{number}", number + 1
