@@ -28,16 +28,21 @@ GLASS, RED, NUCLEUS, CYTOPLASM = (232, 230, 226), (196, 150, 152), (104, 70, 150
 Frame = NDArray[np.uint8]
 
 
-def drawn(seed: int, width: int = 300, height: int = 240, whites: int = 1) -> Frame:
+Stain = tuple[tuple[int, int, int], ...]  # of glass, red cells, nuclei, cytoplasm
+USUAL: Stain = (GLASS, RED, NUCLEUS, CYTOPLASM)
+
+
+def drawn(seed: int, width: int = 300, height: int = 240, whites: int = 1, *, stain: Stain = USUAL) -> Frame:
     """Red cells of 40 px and white cells on glass, a little noisy."""
+    glass, red, nucleus, cytoplasm = stain
     random = np.random.default_rng(seed)
-    frame = np.full((height, width, 3), GLASS, np.uint8)
+    frame = np.full((height, width, 3), glass, np.uint8)
     for _ in range(14):
-        cv2.circle(frame, (int(random.integers(20, width - 20)), int(random.integers(20, height - 20))), 20, RED, cv2.FILLED)
+        cv2.circle(frame, (int(random.integers(20, width - 20)), int(random.integers(20, height - 20))), 20, red, cv2.FILLED)
     for index in range(whites):
         spot = (int(random.integers(70, width - 70)), int(random.integers(70, height - 70))) if index == 0 else (60, 60)
-        cv2.circle(frame, spot, 32, CYTOPLASM, cv2.FILLED)
-        cv2.ellipse(frame, spot, (25, 22), int(random.integers(180)), 0, 360, NUCLEUS, cv2.FILLED)
+        cv2.circle(frame, spot, 32, cytoplasm, cv2.FILLED)
+        cv2.ellipse(frame, spot, (25, 22), int(random.integers(180)), 0, 360, nucleus, cv2.FILLED)
     soft = cv2.GaussianBlur(frame, (0, 0), 1.2).astype(np.int16)
     return np.clip(soft + random.integers(-4, 5, soft.shape), 0, 255).astype(np.uint8)
 
@@ -89,6 +94,27 @@ def test_a_shift_within_a_padded_frame_moves_the_boxes_by_as_much(seed: int, rig
     assert moved
 
 
+STAINS: dict[str, Stain] = {
+    "nearly black nuclei": ((230, 230, 230), (200, 150, 145), (22, 14, 18), (180, 170, 200)),
+    "black nuclei without a colour": ((230, 230, 230), (200, 150, 145), (28, 26, 29), (180, 170, 200)),
+    "hardly any stain": ((240, 240, 240), (230, 212, 208), (190, 170, 210), (224, 220, 233)),
+    "hardly any colour": ((215, 213, 212), (175, 160, 160), (95, 85, 105), (182, 175, 188)),
+    "gray red cells": ((230, 230, 230), (185, 180, 182), (110, 70, 150), (200, 190, 218)),
+    "gray glass": ((160, 160, 160), (130, 100, 98), (70, 45, 95), (130, 125, 145)),
+    "yellow light": ((225, 215, 160), (195, 140, 90), (95, 60, 90), (180, 170, 140)),
+}
+
+
+@pytest.mark.parametrize("name", STAINS)
+def test_a_white_cell_is_found_in_any_stain(name: str) -> None:
+    for seed in range(3):
+        frame, usual = drawn(seed, stain=STAINS[name]), boxes(drawn(seed))
+        found = boxes(frame)
+        assert len(found) == len(usual) == 1
+        assert np.abs(np.subtract(found[0][0], usual[0][0])).max() <= 6
+        assert boxes(drawn(seed, whites=0, stain=STAINS[name])) == []
+
+
 @given(seed=st.integers(0, 10_000))
 @settings(max_examples=4)
 def test_boxes_and_contours_lie_inside_the_frame_and_agree(seed: int) -> None:
@@ -126,7 +152,8 @@ def noise(shape: tuple[int, int], spread: int) -> Frame:
 
 @pytest.mark.parametrize(
     "frame",
-    [blank((240, 320), level) for level in (0, 1, 128, 254, 255)] + [noise((240, 320), spread) for spread in (4, 30, 128)],
+    [blank((240, 320), level) for level in (0, 1, 128, 254, 255)]
+    + [noise(shape, spread) for shape in ((240, 320), (480, 640)) for spread in (4, 30, 60, 128)],
 )
 def test_a_frame_that_shows_nothing_has_no_cells(frame: Frame) -> None:
     facts = survey_frame(frame, SPEC)

@@ -87,8 +87,12 @@ def test_parts_within_a_gap_belong_together_and_no_others_do(drawn: list[tuple[i
 @settings(max_examples=10)
 def test_nuclear_stain_is_the_density_along_the_axis(seed: int) -> None:
     picture = np.random.default_rng(seed).integers(30, 256, (9, 7, 3)).astype(np.uint8)
-    exact = density(picture, GLASS) @ np.asarray(AXIS, np.float32)
-    assert np.abs(along(AXIS, picture, GLASS) / STEP - exact).max() < 2 / STEP
+    densities = density(picture, GLASS)
+    extra = along(AXIS, picture, GLASS) / STEP - densities @ np.asarray(AXIS, np.float32)
+    usual = densities[..., 0] < 1
+    assert np.abs(extra[usual]).max() < 2 / STEP
+    assert (extra[~usual] >= -2 / STEP).all()  # what is nearly black shows, whatever its colour
+    assert extra[densities[..., 0] > 1.5].min(initial=1) > 0.2
 
 
 @given(st.lists(st.integers(-1000, 1000), min_size=1, max_size=60), st.floats(0, 1))

@@ -52,22 +52,13 @@ def _cells_at(frame: NDArray[np.uint8], place: Place, facts: FrameFacts) -> list
     whole = joined(parts, opened(view.cellular, view.um), view.inside, view.um)
     nuclei = [part for part in whole if large_enough(part, view.um)]
     cells = [cell_around(nucleus, nuclei, view.cellular, view.um) for nucleus in nuclei]
-    own = _own(place, view.grid)
     found = []
     for cell, nucleus in zip(cells, nuclei, strict=True):
         x0, y0, x1, y1 = nucleus.box
-        if 2 * cv2.countNonZero(own[y0:y1, x0:x1] & nucleus.mask) > nucleus.area:
+        if 2 * cv2.countNonZero(view.own[y0:y1, x0:x1] & nucleus.mask) > nucleus.area:
             contour, core = (_outline(part, view.grid, frame.shape) for part in (cell, nucleus))
             found.append(FoundCell(_box(contour), contour, core, why_not(view, nucleus, cell, cells)))
     return found
-
-
-def _own(place: Place, grid: Grid) -> NDArray[np.uint8]:
-    """The picture's pixels that are this place's own stain, and not a neighbour's that the margin shows."""
-    own = np.zeros((grid.height, grid.width), np.uint8)
-    corner = np.asarray((grid.x0, grid.y0))
-    cv2.drawContours(own, [(outline - corner) // grid.factor for outline in place.outlines], -1, (1,), cv2.FILLED)
-    return own
 
 
 def _outline(part: Part, grid: Grid, shape: tuple[int, ...]) -> NDArray[np.int32]:

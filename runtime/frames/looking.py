@@ -19,6 +19,9 @@ LOBES_UM = 4.0  # stained parts that are nearer than this are looked at together
 WIDEST_UM = 45.0  # so wide a group is looked at in full resolution, whose grid no tile can shift
 LEAST_UM2 = 8.0  # of stain: less is no nucleus
 SPECK_UM2 = 0.5
+MOST_UM2 = 700.0  # what is larger than any nucleus, or reaches the edge of the frame, may be the edge of the field of view
+DARK_SHARE = 0.2  # of the glass' level: what is darker in every channel is around the field of view
+RING_SHARE = 0.3  # of what it encloses: a ring covers less
 STRIP_ROWS = 64  # a strip of a frame that the processor's cache holds
 
 Outline = NDArray[np.int32]  # (K, 1, 2), x and y
@@ -37,8 +40,13 @@ def places(frame: NDArray[np.uint8], facts: FrameFacts) -> list[Place]:
     """The places of `frame` (H, W, 3) that may hold nuclei, each once."""
     factor = nearest_odd_factor(WORKING_UM / facts.pixel_um)
     pixel_um2 = facts.pixel_um**2
-    outlines = cv2.findContours(_stained(frame, facts, factor), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
-    parts = [np.asarray(outline, np.int32) for outline in outlines if cv2.contourArea(outline) * pixel_um2 > SPECK_UM2]
+    stained = _stained(frame, facts, factor)
+    outlines, levels = cv2.findContours(stained, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    outer: list[int] = [] if levels is None else np.flatnonzero(levels[0, :, 3] < 0).tolist()
+    candidates = [np.asarray(outlines[index], np.int32) for index in outer]
+    parts = [
+        part for part in candidates if cv2.contourArea(part) * pixel_um2 > SPECK_UM2 and _nuclear(part, frame, stained, facts)
+    ]
     found = []
     for group in _linked(parts, LOBES_UM / facts.pixel_um):
         if sum(cv2.contourArea(outline) for outline in group) * pixel_um2 >= LEAST_UM2:
@@ -61,6 +69,21 @@ def _stained(frame: NDArray[np.uint8], facts: FrameFacts, factor: int) -> NDArra
 
     spread(look, range(0, len(frame), STRIP_ROWS))
     return stained.view(np.uint8)
+
+
+def _nuclear(outline: Outline, frame: NDArray[np.uint8], stained: NDArray[np.uint8], facts: FrameFacts) -> bool:
+    """Whether these are nuclei, and neither a ring nor the dark around the field of view."""
+    x, y, width, height = cv2.boundingRect(outline)
+    within = 0 < x < x + width < frame.shape[1] and 0 < y < y + height < frame.shape[0]
+    if within and cv2.contourArea(outline) * facts.pixel_um**2 < MOST_UM2:
+        return True
+    window = slice(y, y + height), slice(x, x + width)
+    filled = np.zeros((height, width), np.uint8)
+    cv2.drawContours(filled, [outline - np.asarray((x, y), np.int32)], -1, (1,), cv2.FILLED)
+    shown = filled & stained[window]
+    levels = cv2.mean(frame[window], shown)
+    dark = all(level < DARK_SHARE * glass for level, glass in zip(levels, facts.background, strict=False))
+    return not dark and cv2.countNonZero(shown) > RING_SHARE * cv2.countNonZero(filled)
 
 
 def _linked(outlines: list[Outline], gap: float) -> list[list[Outline]]:

@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from blastscope.runtime.frames.thumbnail import grid_within, reduced
 from blastscope.runtime.prediction import Box
 
-LEVELS = ((1, 14.0), (3, 32.0), (5, 68.0), (9, 125.0))  # factor, and its smallest diameter in px
-LARGEST_PX = 400.0  # no red cell is looked for that is larger
+LEVELS = ((1, 14.0, 32.0), (3, 32.0, 68.0), (5, 68.0, 125.0), (9, 125.0, 400.0))  # factor, and diameters in px, from and to
 STEPS = 6  # diameters in an octave
 WIDEST = 255  # a reduced picture's side: of a larger frame the middle tells
 FAINTEST = 5  # the gradient of an edge, gray levels a pixel
@@ -28,8 +27,10 @@ BLUR = 0.15  # of votes, in radii: red cells aren't round
 # found is 0.85 of the mean side of the boxes drawn around red cells.
 FOUND_SHARE = 0.85
 LEAST_FIT = 0.6  # a coarser level makes votes meet up to this much better
+FADED = 0.4  # where so few edges are left at the next coarser level, they were noise: a cell's are seen there too
 FEWEST = 0.4  # whole circles (a half circle counts as an eighth) that must meet before they count
 
+Level = tuple[int, float, float]
 Avoid = Callable[[NDArray[np.uint8]], NDArray[np.bool_]]
 
 
@@ -42,6 +43,11 @@ class _Edges:
     right: NDArray[np.float32]
     down: NDArray[np.float32]
     shape: tuple[int, int]
+
+    @property
+    def share(self) -> float:
+        """Of all pixels."""
+        return len(self.rows) / (self.shape[0] * self.shape[1])
 
 
 def red_cell_px(frame: NDArray[np.uint8], box: Box, avoid: Avoid) -> float | None:
@@ -63,15 +69,12 @@ class _Search:
     box: Box
     avoid: Avoid
 
-    def peak(self, levels: tuple[tuple[int, float], ...]) -> float | None:
+    def peak(self, levels: tuple[Level, ...]) -> float | None:
         """The diameter at which votes meet best, of all that these levels cover."""
         diameters: list[float] = []
         heights: list[float] = []
         most = 0.0
-        for (factor, low), end in zip(levels, [start for _, start in levels[1:]] + [LARGEST_PX], strict=True):
-            edges = _edges(self.frame, _middle(self.box, WIDEST * factor), factor, self.avoid)
-            if edges is None:
-                break
+        for (factor, low, end), edges in self._shown(levels):
             # each level starts at the diameter where the last one ended, and is fitted to it there
             diameter = diameters[-1] if diameters else low
             height = _meeting(edges, diameter / 2 / factor)
@@ -83,6 +86,18 @@ class _Search:
                 diameter *= 2 ** (1 / STEPS)
                 height = _meeting(edges, diameter / 2 / factor)
         return _peak(diameters, heights) if most >= FEWEST else None
+
+    def _shown(self, levels: tuple[Level, ...]) -> list[tuple[Level, _Edges]]:
+        """The levels that show more than noise, with their edges."""
+        shown: list[tuple[Level, _Edges]] = []
+        for level in levels:
+            edges = _edges(self.frame, _middle(self.box, WIDEST * level[0]), level[0], self.avoid)
+            if edges is None:
+                break
+            if shown and edges.share < FADED * shown[-1][1].share:
+                shown.pop()
+            shown.append((level, edges))
+        return shown
 
 
 def _middle(box: Box, widest: int) -> Box:

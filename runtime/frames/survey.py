@@ -26,9 +26,14 @@ GLASS_SHARE = 0.02  # of the pixels: what is brighter and rarer is a glint
 NOT_GLASS = 12  # gray levels away from glass
 LEAST_DENSITY = 0.12  # natural, in all three channels together: what is fainter has no colour to speak of
 RED_DENSITY, RED_IN_RED = 1.6, 0.3  # red cells' density is less: in all channels together, and in red, which they let through
+SURROUND = 1.6  # what is denser in every channel may be the dark around the field of view
+PALE_IN_RED = 0.15  # of a pale stain: half of what its nuclei have
+DENSEST = 0.995  # of the pixels: what is denser is a nucleus
 RED_SHARE = 0.36  # of it in red: what has more is cytoplasm
 FEWEST_RED = 0.02  # of the pixels must be red cells to tell their colour
-NUCLEUS_FROM, NUCLEUS_FLOOR, NUCLEUS_CEILING = 0.15, 0.15, 0.30  # densities along the nuclear axis
+NUCLEUS_FROM, NUCLEUS_CEILING = 0.15, 0.30  # densities along the nuclear axis, of a stain of usual strength
+USUAL_SPREAD = 0.05  # how far below their median a tenth of red cells lies on it, over BCCD's training frames
+PALEST, DARKEST = 0.45, 2.0  # of the usual strength
 CELL_SHARE, CELL_FLOOR, CELL_CEILING = 0.09, 0.028, 0.06  # cytoplasm, of a nucleus
 
 
@@ -45,7 +50,7 @@ def survey_frame(frame: NDArray[np.uint8], spec: FrameSpec, *, pixel_um: float |
             "given" if given else "assumed",
             EMPTY,
             nuclear_axis(RED_CELL),
-            NUCLEUS_FLOOR,
+            NUCLEUS_FROM,
             CELL_FLOOR,
         )
     gray = np.asarray(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), np.uint8)
@@ -54,8 +59,12 @@ def survey_frame(frame: NDArray[np.uint8], spec: FrameSpec, *, pixel_um: float |
     factor = odd_factor(((content[2] - content[0]) * (content[3] - content[1]) / PIXELS) ** 0.5 + 1)
     picture = reduced(frame, grid_within(content, factor))
     glass = _glass(picture, glass_gray)
-    axis = _nuclear_axis(picture, glass)
-    nucleus_threshold, cell_threshold = _thresholds(along(axis, picture, glass))
+    stained = density(picture, glass)
+    red = _red_cells(stained)
+    axis = nuclear_axis(RED_CELL if red is None else _usual(stained[red]))
+    stain = along(axis, picture, glass)
+    stain[stained.min(axis=2) > SURROUND] = 0
+    nucleus_threshold, cell_threshold = _thresholds(stain, red)
     at = round(nucleus_threshold * STEP)
     measured = None if given else red_cell_px(frame, content, lambda part: _near_nuclei(part, glass, axis, at))
     source: ScaleSource = "given" if given else "red-cells" if measured else "assumed"
@@ -102,26 +111,31 @@ def _median(counts: NDArray[np.float64]) -> float:
     return round(max(level - 0.5 + float((half - before) / max(counts[level], 1.0)), 0.0), 3)
 
 
-def _nuclear_axis(picture: NDArray[np.uint8], glass: Colour) -> Colour:
-    """The axis that red cells of this frame don't show on; without red cells the usual one."""
-    stained = density(picture, glass).reshape(-1, 3)
-    strength = stained @ np.ones(3, np.float32)
+def _red_cells(stained: NDArray[np.float32]) -> NDArray[np.bool_] | None:
+    """Which of the densities (H, W, 3) are a red cell's; None where there are too few to tell."""
     # by their density, not by an axis: nuclei of a dark stain lie within a few degrees of red cells
-    red = (strength > LEAST_DENSITY) & (strength < RED_DENSITY)
-    red &= stained[:, 0] < np.minimum(RED_IN_RED, RED_SHARE * strength)
-    if np.count_nonzero(red) < FEWEST_RED * len(stained):
-        return nuclear_axis(RED_CELL)
-    full = red & (strength > 0.5 * at_share(strength[red], 0.9))  # rims and pale middles have little colour
-    usual = stained[full]
-    return nuclear_axis((middle(usual[:, 0]), middle(usual[:, 1]), middle(usual[:, 2])))
+    strength = cv2.transform(stained, np.ones((1, 3), np.float32))
+    in_red = stained[..., 0]
+    most_in_red = min(max(at_share(in_red.ravel(), DENSEST) / 2, PALE_IN_RED), RED_IN_RED)
+    red = (strength > LEAST_DENSITY) & (strength < RED_DENSITY) & (in_red < np.minimum(most_in_red, RED_SHARE * strength))
+    if np.count_nonzero(red) < FEWEST_RED * red.size:
+        return None
+    return np.asarray(red & (strength > 0.5 * at_share(strength[red], 0.9)))  # rims and pale middles have little colour
 
 
-def _thresholds(stain: NDArray[np.int16]) -> tuple[float, float]:
-    """Where on the nuclear axis nuclei begin, and where white cells begin."""
-    nuclei = stain[stain > round(NUCLEUS_FROM * STEP)]
+def _usual(stained: NDArray[np.float32]) -> Colour:
+    """The median of densities (N, 3)."""
+    return middle(stained[:, 0]), middle(stained[:, 1]), middle(stained[:, 2])
+
+
+def _thresholds(stain: NDArray[np.int16], red: NDArray[np.bool_] | None) -> tuple[float, float]:
+    """Where on the nuclear axis nuclei begin, and where white cells begin. Both go with how much red cells vary along it."""
+    varied = (middle(stain[red]) - at_share(stain[red], 0.1)) / STEP if red is not None else USUAL_SPREAD
+    strength = min(max(varied / USUAL_SPREAD, PALEST), DARKEST)
+    nuclei = stain[stain > round(NUCLEUS_FROM * strength * STEP)]
     usual = middle(nuclei) / STEP if len(nuclei) > 30 else 0.0
-    nucleus = min(max(usual / 2, NUCLEUS_FLOOR), NUCLEUS_CEILING)
-    cell = min(max(CELL_SHARE * usual, CELL_FLOOR), CELL_CEILING)
+    nucleus = min(max(usual / 2, NUCLEUS_FROM * strength), NUCLEUS_CEILING * max(strength, 1.0))
+    cell = min(max(CELL_SHARE * usual, CELL_FLOOR * min(strength, 1.0)), CELL_CEILING)
     return round(nucleus, 4), round(cell, 4)
 
 

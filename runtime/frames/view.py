@@ -18,7 +18,7 @@ from blastscope.runtime.frames.thumbnail import Grid, grid_around, reduced
 
 UNIT = 9 * STEP  # of `stain`, whose pixels are sums over nine
 GRAIN_UM = 1.5  # what is black and narrower than this is no edge
-OWN_SHARE = 0.45  # of the usual stain of the nuclei here, where that is more than the frame's threshold
+OWN_SHARE = 0.45  # of the usual stain of this place, where that is more than the frame's threshold
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,6 +29,7 @@ class View:
     um: float
     stain: NDArray[np.int32]  # summed over 3 x 3 pixels, in 1/UNIT
     inside: Mask  # 1 where the frame shows something
+    own: Mask  # 1 where the stain is this place's, and not a neighbour's that the margin shows
     nuclear: Mask  # 1 where the stain is a nucleus'
     cellular: Mask  # 1 where it is at least a white cell's
 
@@ -42,11 +43,19 @@ def look_at(frame: NDArray[np.uint8], place: Place, facts: FrameFacts, margin_um
     inside[grid.inside(frame.shape)] = 1
     _darken(inside, raw, um)
     stain = _summed(raw) * inside
+    own = _own(place, grid)
     level = round(facts.nucleus_threshold * UNIT)
-    usual = stain[stain > level]
+    usual = stain[(stain > level) & (own > 0)]
     level = max(level, round(OWN_SHARE * middle(usual))) if len(usual) else level
     cellular = (_summed(stain) > round(facts.cell_threshold * 9 * UNIT)).view(np.uint8) & inside
-    return View(grid, um, stain, inside, (stain > level).view(np.uint8), cellular)
+    return View(grid, um, stain, inside, own, (stain > level).view(np.uint8), cellular)
+
+
+def _own(place: Place, grid: Grid) -> Mask:
+    own = np.zeros((grid.height, grid.width), np.uint8)
+    corner = np.asarray((grid.x0, grid.y0))
+    cv2.drawContours(own, [(outline - corner) // grid.factor for outline in place.outlines], -1, (1,), cv2.FILLED)
+    return own
 
 
 def _darken(inside: Mask, raw: NDArray[np.int16], um: float) -> None:
