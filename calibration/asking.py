@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from blastscope.calibration.pace import Pace, Tell
 from blastscope.calibration.sample import crop_cells
+from blastscope.runtime.bundle.digest import bytes_sha256
 from blastscope.runtime.cells import Cell
 from blastscope.runtime.classes import CLASSES
 from blastscope.runtime.crop import CropSpec
@@ -38,18 +40,30 @@ class AskedCells:
         return [cell.patient for cell in self.cells]
 
 
+def remembering(infer: Infer) -> Infer:
+    """`infer`, which answers the same crops from memory when they come again."""
+    known: dict[str, NDArray[np.float32]] = {}
+
+    def answer(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        key = bytes_sha256(crops.tobytes())
+        if key not in known:
+            known[key] = np.array(infer(crops))
+        return known[key]
+
+    return answer
+
+
 def labels_of(cells: Sequence[Cell]) -> NDArray[np.int64]:
     """Class index of each cell."""
     return np.array([CLASSES.index(cell.label) for cell in cells], np.int64)
 
 
-def ask(
-    networks: Mapping[str, Infer], cells: Sequence[Cell], spec: CropSpec, *, tell: Callable[[str], None] | None = None
-) -> AskedCells:
-    """What each of `networks` says of `cells`. `tell` hears how many are done. Raises `UsageError` where none can be asked."""
+def ask(networks: Mapping[str, Infer], cells: Sequence[Cell], spec: CropSpec, *, tell: Tell | None = None) -> AskedCells:
+    """What each of `networks` says of `cells`. `tell` hears how far that is. Raises `UsageError` where none can be asked."""
     kept: list[Cell] = []
     refused: list[tuple[Cell, str]] = []
     answers: dict[str, list[NDArray[np.float32]]] = {name: [] for name in networks}
+    pace = Pace("cells", len(cells), tell)
     for start in range(0, len(cells), PIECE):
         piece = crop_cells(cells[start : start + PIECE], spec)
         kept += piece.cells
@@ -57,8 +71,7 @@ def ask(
         if len(piece.crops):
             for name, infer in networks.items():
                 answers[name].append(np.array(infer(piece.crops)))
-        if tell and (start // PIECE) % 8 == 7:
-            tell(f"{start + PIECE} of {len(cells)} cells")
+        pace.step(len(cells[start : start + PIECE]))
     if not kept:
         raise UsageError("no validation cells are left to judge on: calibrate on fewer cells")
     return AskedCells(tuple(kept), {name: np.concatenate(parts) for name, parts in answers.items()}, tuple(refused))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,11 +10,12 @@ from blastscope.calibration.config import CalibrationConfig
 from blastscope.calibration.int8_file import make_int8, write
 from blastscope.calibration.methods import MethodRow, choose_method
 from blastscope.calibration.outcome import Outcome, int8_entry
+from blastscope.calibration.pace import Tell
 from blastscope.calibration.recipe import Recipe, Workshop, same_layers
 from blastscope.calibration.report import CalibrationReport
 from blastscope.calibration.sample import CroppedCells, choose_cells, crop_cells, joined, named_cells, validation_cells, without
 from blastscope.calibration.search import Search, SearchReport
-from blastscope.calibration.trial import Trial, try_out
+from blastscope.calibration.trial import Court, Trial
 from blastscope.calibration.yardstick import Yardstick
 from blastscope.runtime.bundle import Bundle, read_bundle
 from blastscope.runtime.cells import Cell, find_cells
@@ -26,7 +26,6 @@ try:
 except ImportError as error:
     raise MissingLibrary("onnx", "export") from error
 
-Tell = Callable[[str], None]
 SEARCHED = 4  # at most one of so many cells that set no range is kept from the gate
 
 
@@ -50,7 +49,8 @@ def calibrate(
     say(f"looking for validation cells below '{data}'")
     parts = _parts(opened, data, config)
     say(f"measuring ranges on {len(parts.sample.cells)} cells")
-    workshop = Workshop(onnx.load(opened.file(fused)), parts.sample.crops, config, histograms=config.method != "minmax")
+    model = onnx.load(opened.file(fused))
+    workshop = Workshop(model, parts.sample.crops, config, histograms=config.method != "minmax", tell=say)
     with TemporaryDirectory(prefix="blastscope-") as place:
         made = _make(opened, workshop, parts, config, _Bench(Path(place), say))
         entries = [int8_entry(fused, made.child, made.trial)]
@@ -123,12 +123,12 @@ def _parts(bundle: Bundle, data: Path | str, config: CalibrationConfig) -> _Part
 def _make(bundle: Bundle, workshop: Workshop, parts: _Parts, config: CalibrationConfig, bench: _Bench) -> _Made:
     """Chooses the method, tries the graph, and searches where it fails."""
     recipe, methods = _method(workshop, parts, config, bench.say)
-    child = bench.place / "fused.onnx"
+    child, court = bench.place / "fused.onnx", Court(bundle, parts.judges, config, bench.say)
 
     def judged(recipe: Recipe) -> Trial:
         write(workshop.build(recipe), child)
         bench.say(f"judging int8 on {len(parts.judges)} other cells in every engine at hand")
-        return try_out(bundle, child, parts.judges, config)
+        return court.try_out(child)
 
     trial = judged(recipe)
     if not (trial.failures and config.search):

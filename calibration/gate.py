@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.calibration.answers import GraphAnswers
-from blastscope.calibration.asking import ask, labels_of
+from blastscope.calibration.asking import Infer, ask, labels_of
 from blastscope.calibration.config import CalibrationConfig
+from blastscope.calibration.pace import Tell
 from blastscope.runtime.backends.protocol import Backend
 from blastscope.runtime.bundle.manifest import GateResult
 from blastscope.runtime.cells import Cell
@@ -46,11 +45,11 @@ class JudgedCells:
         return [cell.patient for cell in self.cells]
 
 
-def judge(parent: Path, child: Mapping[str, Backend], cells: Sequence[Cell], spec: CropSpec) -> tuple[JudgedCells, ...]:
-    """What the graph `parent` and each engine of its child say of `cells`, cropped and answered piece by piece."""
-    asked = ask(
-        {_PARENT: GraphAnswers(parent).probabilities, **{name: engine.infer for name, engine in child.items()}}, cells, spec
-    )
+def judge(
+    parent: Infer, child: Mapping[str, Backend], cells: Sequence[Cell], spec: CropSpec, *, tell: Tell | None = None
+) -> tuple[JudgedCells, ...]:
+    """What `parent` and each engine of its child say of `cells`, cropped and answered piece by piece."""
+    asked = ask({_PARENT: parent, **{name: engine.infer for name, engine in child.items()}}, cells, spec, tell=tell)
     told = asked.answers[_PARENT]
     return tuple(JudgedCells(asked.cells, told, asked.answers[name], asked.refused, name) for name in child)
 

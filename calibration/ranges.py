@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from blastscope.calibration.answers import GraphAnswers, batches
 from blastscope.calibration.config import CalibrationConfig, Method
+from blastscope.calibration.pace import Pace, Tell
 from blastscope.calibration.plan import Plan
 from blastscope.runtime.errors import EngineError, MissingLibrary
 
@@ -80,7 +81,9 @@ def find_ranges(model: onnx.ModelProto, plan: Plan, crops: NDArray[np.uint8], co
     return Ranges(measured.reach(plan, method, config.percentile), measured.means, measured.refused)
 
 
-def measure(model: onnx.ModelProto, plan: Plan, crops: NDArray[np.uint8], *, histograms: bool = True) -> Measured:
+def measure(
+    model: onnx.ModelProto, plan: Plan, crops: NDArray[np.uint8], *, histograms: bool = True, tell: Tell | None = None
+) -> Measured:
     """What the values of the fp32 graph `model` are like on `crops` (N, S, S, 3). minmax needs no `histograms`.
 
     A crop is refused on which a value is infinite, not a number, or zero where other crops fill it. Raises `EngineError` where
@@ -88,9 +91,10 @@ def measure(model: onnx.ModelProto, plan: Plan, crops: NDArray[np.uint8], *, his
     """
     values = sorted({value for members in plan.measured.values() for value in members})
     session = GraphAnswers(with_outputs(model, values))
-    seen = _Seen(values)
+    seen, pace = _Seen(values), Pace("looks at cells", len(crops) * (2 if histograms else 1), tell)
     for batch in batches(crops, BATCH):
         seen.take(session, batch)
+        pace.step(len(batch))
     largest = np.concatenate(seen.largest)
     dead = ~(largest != 0).any(axis=0)
     refused = tuple(_refused(np.where(dead, np.float32(1), largest), values))
@@ -99,7 +103,7 @@ def measure(model: onnx.ModelProto, plan: Plan, crops: NDArray[np.uint8], *, his
         raise EngineError(f"no cell can calibrate: on the first, {refused[0][1] if refused else 'there is none'}")
     at = {value: float(reach) for value, reach in zip(values, largest[kept].max(axis=0), strict=True)}
     means = {value: (total / len(crops)).astype(np.float32) for value, total in seen.sums.items()}
-    counts = _histograms(session, crops[kept], at) if histograms else {}
+    counts = _histograms(session, crops[kept], at, pace) if histograms else {}
     return Measured(at, seen.channels, means, counts, refused)
 
 
@@ -145,12 +149,15 @@ def with_outputs(model: onnx.ModelProto, values: list[str]) -> bytes:
     return content
 
 
-def _histograms(session: GraphAnswers, crops: NDArray[np.uint8], largest: dict[str, float]) -> dict[str, NDArray[np.int64]]:
+def _histograms(
+    session: GraphAnswers, crops: NDArray[np.uint8], largest: dict[str, float], pace: Pace
+) -> dict[str, NDArray[np.int64]]:
     counts = {value: np.zeros(BINS, np.int64) for value in largest}
     for batch in batches(crops, BATCH):
         for value, array in session.values(list(largest), batch):
             place = (np.abs(thinned(array)) * np.float32(BINS / (largest[value] or 1.0))).astype(np.int32)
             counts[value] += np.bincount(np.minimum(place, BINS - 1), minlength=BINS)
+        pace.step(len(batch))
     return counts
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from blastscope.calibration.config import CalibrationConfig, Method
 from blastscope.calibration.equalise import equalised
+from blastscope.calibration.pace import Tell
 from blastscope.calibration.plan import plan_of
 from blastscope.calibration.quantise import quantise
 from blastscope.calibration.ranges import Measured, measure
@@ -47,11 +48,12 @@ class Workshop:
     crops: NDArray[np.uint8]
     config: CalibrationConfig
     histograms: bool = True  # False: minmax alone
+    tell: Tell | None = None  # hears how far a measurement is
 
     @cached_property
     def measured(self) -> Measured:
         """The graph's values as they are. Raises `EngineError` where no crop can calibrate."""
-        return measure(self.model, plan_of(self.model), self.crops, histograms=self.histograms)
+        return measure(self.model, plan_of(self.model), self.crops, histograms=self.histograms, tell=self.tell)
 
     @property
     def refused(self) -> tuple[tuple[int, str], ...]:
@@ -81,7 +83,7 @@ class Workshop:
         """The graph with equalised channels, and its values."""
         model = equalised(self.model, self.measured.channels) or self.model
         kept = np.setdiff1d(np.arange(len(self.crops)), [row for row, _ in self.refused])
-        return model, measure(model, plan_of(model), self.crops[kept], histograms=self.histograms)
+        return model, measure(model, plan_of(model), self.crops[kept], histograms=self.histograms, tell=self.tell)
 
 
 def same_layers(model: onnx.ModelProto, names: Collection[str], other: onnx.ModelProto) -> tuple[str, ...]:

@@ -102,6 +102,8 @@ class CalibrationReport(Record):
             layers += f" to {step.layers[-1]}" if len(step.layers) > 1 else ""
             lines.append(f"    {layers:<42}{_distance(step.distance)}, {100 * step.int8_share:.1f} % of the work in int8")
         if self.recipe.floats:
+            taken = "" if self.search.held else "; of the graphs on the way the one that drifts least"
+            lines.append(f"  taken           {100 * self.int8_share:.1f} % of the work in int8{taken}")
             lines.append(f"  stay fp32       {', '.join(self.recipe.floats)}")
         return lines
 

@@ -12,12 +12,13 @@ multiply-adds and by time.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal
 
 from blastscope.calibration.config import CalibrationConfig
+from blastscope.calibration.pace import Tell, lasting
 from blastscope.calibration.recipe import Recipe, Workshop
 from blastscope.calibration.work import multiply_adds
 from blastscope.calibration.yardstick import Distance, Yardstick, holds
@@ -79,7 +80,7 @@ class Search:
     workshop: Workshop
     yardstick: Yardstick
     config: CalibrationConfig
-    tell: Callable[[str], None]
+    tell: Tell
     aim: float = 1.0
     path: list[Step] = field(default_factory=list)
 
@@ -132,7 +133,8 @@ class Search:
             alone = recipe.model_copy(update={"floats": tuple(name for name in layers if name not in block)})
             drift = self.yardstick.distance(self.workshop.build(alone), rows).drift
             found.append(BlockCost(layers=block, drift=drift, work=self._work(block)))
-            self.tell(f"{number} of {len(blocks)}, {_named(block)} alone in int8: the vote drifts by {drift:.4f}")
+            alone_in = f"{number} of {len(blocks)}, {_named(block)} alone in int8"
+            self.tell(f"{alone_in}: the vote drifts by {drift:.4f}; {self._left()}")
         return found
 
     def _restore(self, recipe: Recipe, blocks: Sequence[Layers]) -> tuple[list[Layers], Stopped]:
@@ -177,7 +179,7 @@ class Search:
         self.path.append(Step(deed=deed, layers=changed, distance=found, int8_share=1 - self._work(floats)))
         self.tell(
             f"{deed} {_named(changed)}: {100 * found.flips:.2f} % of votes flip, drift {found.drift:.4f}, "
-            f"{100 * self.path[-1].int8_share:.1f} % of the work is int8"
+            f"{100 * self.path[-1].int8_share:.1f} % of the work is int8; {self._left()}"
         )
         return self.path[-1]
 
@@ -186,6 +188,10 @@ class Search:
 
     def _late(self, share: float = 1.0) -> bool:
         return time.monotonic() > self._start + share * 60 * self.config.search_minutes
+
+    def _left(self) -> str:
+        left = self._start + 60 * self.config.search_minutes - time.monotonic()
+        return f"at most {lasting(left)} left" if left > 0 else "time is up"
 
     def _work(self, layers: Collection[str]) -> float:
         return sum(self._share[name] for name in layers)

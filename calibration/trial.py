@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from blastscope.calibration.answers import GraphAnswers
+from blastscope.calibration.asking import Infer, remembering
 from blastscope.calibration.config import CalibrationConfig
 from blastscope.calibration.engines import engines
 from blastscope.calibration.gate import JudgedCells, failures, gate, judge
+from blastscope.calibration.pace import Tell
 from blastscope.runtime.bundle import Bundle, GoldenCheck, check_golden, read_golden
 from blastscope.runtime.bundle.manifest import GateResult, OperatingPoint, Scores
 from blastscope.runtime.cells import Cell
@@ -104,14 +107,28 @@ class Trial:
         return found.summary(precision)
 
 
-def try_out(bundle: Bundle, child: Path, cells: Sequence[Cell], config: CalibrationConfig) -> Trial:
-    """Holds the int8 graph `child` against the bundle's fp32 fused graph on `cells`, and against its golden set."""
-    parent = bundle.graph("fp32")
-    if parent is None:
-        raise BundleError(bundle.path, "no fp32 fused graph to compare with")
-    golden = read_golden(bundle)
-    with engines(child, "int8") as judges:
-        judged = judge(bundle.file(parent), judges, cells, bundle.manifest.crop)
-        checks = [check_golden(engine, golden, tolerance=1.0) for engine in judges.values()]
-    verdicts = [Verdict(one, gate(one, config), check) for one, check in zip(judged, checks, strict=True)]
-    return Trial(tuple(verdicts), config.draws)
+@dataclass(frozen=True)
+class Court:
+    """Holds int8 graphs against the bundle's fp32 fused graph on `cells`, and against its golden set."""
+
+    bundle: Bundle
+    cells: tuple[Cell, ...]
+    config: CalibrationConfig
+    tell: Tell | None = None
+
+    def try_out(self, child: Path) -> Trial:
+        """What is known of the int8 graph `child` then."""
+        golden = read_golden(self.bundle)
+        with engines(child, "int8") as judges:
+            judged = judge(self._parent, judges, self.cells, self.bundle.manifest.crop, tell=self.tell)
+            checks = [check_golden(engine, golden, tolerance=1.0) for engine in judges.values()]
+        verdicts = [Verdict(one, gate(one, self.config), check) for one, check in zip(judged, checks, strict=True)]
+        return Trial(tuple(verdicts), self.config.draws)
+
+    @cached_property
+    def _parent(self) -> Infer:
+        """Its answers are remembered: a graph that is mended is tried on the same cells again."""
+        parent = self.bundle.graph("fp32")
+        if parent is None:
+            raise BundleError(self.bundle.path, "no fp32 fused graph to compare with")
+        return remembering(GraphAnswers(self.bundle.file(parent)).probabilities)
