@@ -93,7 +93,7 @@ def test_a_validation_counts_what_was_found_and_called_and_its_record_makes_repo
     assert sum(sum(told[name].values()) for name in ("hem", "all")) == 16
     assert sum(told["refusals"].values()) == told["hem"]["refused"] + told["all"]["refused"]
     called = sum(told[name][kind] for name in ("hem", "all") for kind in ("called_hem", "called_all"))
-    assert told["calls"]["cells"] == called == told["drift"]["cells"]
+    assert told["calls"]["cells"] == called <= told["drift"]["cells"] <= 16  # a cell that the crop refuses has a look, too
     assert sum(row["right"] + row["wrong"] + row["refused"] for row in told["frame_rows"]) == told["finding"]["found"]
 
     text = page.read_text()

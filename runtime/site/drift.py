@@ -43,7 +43,7 @@ WORDS: dict[str, Words] = {
     "green_red": Words("redness", "", "redder", "greener", "check white balance, the order of channels and the stain"),
     "blue_yellow": Words("yellowness", "", "yellower", "bluer", "check white balance, the order of channels and the stain"),
     "contrast": Words("contrast", "", "richer in contrast", "flatter", "check exposure, gamma and the time in the stain"),
-    "texture": Words("texture", "", "coarser or noisier", "smoother or blurrier", "check focus, sharpening and compression"),
+    "texture": Words("texture", "", "coarser or noisier", "smoother or more blurred", "check focus, sharpening, compression"),
 }
 
 
