@@ -38,7 +38,7 @@ select { font: inherit; color: inherit; background: var(--wash); border: 1px sol
   padding: .2rem .4rem; max-width: 22rem; }
 .cells { list-style: none; margin: 0; padding: 0; display: grid; gap: .8rem;
   grid-template-columns: repeat(auto-fill, minmax(10.9rem, 1fr)); }
-.cell { background: var(--wash); border-radius: .5rem; overflow: hidden; border: 2px solid var(--refused); font-size: .84rem; }
+.cell { background: var(--wash); border-radius: .5rem; overflow: hidden; border: 2px solid var(--refused); font-size: .79rem; }
 .cell[hidden] { display: none; }
 .cell.all { border-color: var(--all); } .cell.hem { border-color: var(--hem); } .cell.refused { border-style: dashed; }
 .cell img, .cell .none { display: block; width: 100%; aspect-ratio: 1; background: var(--line); }
