@@ -19,22 +19,41 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The suite, then every network in turn with its peers, then benchmarks/RESULTS.md: a quarter of an hour on two idle cores, and
-# minutes more where torch.compile's cache or the networks' is cold. PACE=short: the shipped bundle alone, in four minutes.
+# The suite, then every network in turn with its peers, then benchmarks/RESULTS.md: half an hour on two idle cores, and minutes
+# more where the networks or torch.compile's cache are cold. Each piece is kept when it is done: after a break the same command
+# goes on with the next one. PACE=short: the shipped bundle alone, in four minutes. BENCH_OUT: another place for what comes out.
 PACE ?= normal
-KEPT = .cache/bench
-BENCH_short = --network shipped --peers torch --peers onnxruntime --peers openvino --rounds 3 --seconds 0.5 --patience 1 --outside
-BENCH_normal = --network shipped --peers all --rounds 4 --seconds 1 --outside
-bench: $(READY)
-	mkdir -p $(KEPT) && rm -f $(KEPT)/*.json
-	$(BIN)/python -m pytest benchmarks/suite --benchmark-enable --pace $(PACE) --benchmark-json=$(KEPT)/report $(PYTEST_ARGS)
-	$(BIN)/python -m blastscope.benchmarks.parts $(KEPT)/report $(KEPT)/1-parts.json
-	$(BIN)/blastscope bench $(BENCH_$(PACE)) --keep $(KEPT)/2-shipped.json
-	$(if $(filter normal,$(PACE)),$(BIN)/blastscope bench --network inception_resnet_v2 --batch 1 --peers all \
-		--rounds 4 --seconds 1.5 --outside --keep $(KEPT)/3-one.json)
-	$(if $(filter normal,$(PACE)),$(BIN)/blastscope bench --network inception_resnet_v2 --batch 8 --peers onnxruntime \
-		--peers openvino --rounds 3 --calls 1 --seconds 1.5 --no-cold --keep $(KEPT)/4-eight.json)
-	$(BIN)/python -m blastscope.benchmarks.page $(KEPT)/*.json
+BENCH_OUT ?= benchmarks
+KEPT = .cache/bench/$(PACE)
+LARGE = --network inception_resnet_v2
+SUITE = $(BIN)/python -m pytest benchmarks/suite --benchmark-enable --pace $(PACE) -k "not pixels_to_call" $(PYTEST_ARGS)
+PIECES_short = parts-shipped shipped
+PIECES_normal = parts-shipped shipped parts-large large-1 large-8 large-compiled
+BENCH_short = --peers torch --peers onnxruntime --peers openvino --rounds 3 --seconds 0.5 --patience 1
+BENCH_normal = --peers all --rounds 4 --seconds 1
+PIECES = $(PIECES_$(PACE):%=$(KEPT)/%.json)
+bench: $(READY) $(PIECES)
+	$(BIN)/python -m blastscope.benchmarks.page $(PIECES) --out $(BENCH_OUT)
+	rm -rf $(KEPT).last && mv $(KEPT) $(KEPT).last
+
+$(KEPT)/parts-shipped.json: | $(READY)
+	mkdir -p $(KEPT)
+	$(SUITE) --network shipped --benchmark-json=$(KEPT)/parts-shipped.report
+	$(BIN)/python -m blastscope.benchmarks.parts $(KEPT)/parts-shipped.report $@
+$(KEPT)/parts-large.json: | $(READY)
+	mkdir -p $(KEPT)
+	$(SUITE) $(LARGE) --benchmark-json=$(KEPT)/parts-large.report
+	$(BIN)/python -m blastscope.benchmarks.parts $(KEPT)/parts-large.report $@
+$(KEPT)/shipped.json: | $(READY)
+	$(BIN)/blastscope bench --network shipped $(BENCH_$(PACE)) --outside --cascade --keep $@
+$(KEPT)/large-1.json: | $(READY)
+	$(BIN)/blastscope bench $(LARGE) --batch 1 --peers torch --peers onnxruntime --peers openvino --rounds 4 --seconds 1.5 \
+		--outside --cascade --keep $@
+$(KEPT)/large-8.json: | $(READY)
+	$(BIN)/blastscope bench $(LARGE) --batch 8 --peers torch --peers onnxruntime --peers openvino --rounds 3 --calls 1 \
+		--seconds 1.5 --cascade --no-cold --keep $@
+$(KEPT)/large-compiled.json: | $(READY)
+	$(BIN)/blastscope bench $(LARGE) --batch 1 --peers torch-compiled --rounds 3 --seconds 1.5 --no-own --no-cold --keep $@
 
 # Checks and measures this machine's GPU with whatever is installed, and needs nothing from the network. GPU_ARGS="--help" for more.
 GPU_PYTHON ?= $(firstword $(wildcard $(BIN)/python) $(PYTHON))
