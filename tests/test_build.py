@@ -18,8 +18,9 @@ from typing import Any
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from told_builds import listen
 
-from blastscope.runtime.engines import build, library
+from blastscope.runtime.engines import library
 from blastscope.runtime.engines.build import BuildStep, build_engine
 from blastscope.runtime.engines.cache import engine_path, engines_folder, find_engine, obtain_engine
 from blastscope.runtime.engines.key import BatchProfile, EngineKey, GpuFacts, platform_name
@@ -99,36 +100,14 @@ def test_a_graph_is_built_for_named_gpus_or_for_all(precision: str, targets: tup
 def test_the_batch_is_dynamic_within_its_profile(
     batch: str, sizes: tuple[int, int, int], made: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = told_of_engine(monkeypatch)
+    told = listen(trt, monkeypatch)
     build_engine(*made(profile=BatchProfile.parse(batch)))
-    crops = next(line for line in told() if line.startswith("Name: crops,"))
+    crops = next(line for line in told if line.startswith("Name: crops,"))
     first, likely, most = (f"[{size},{SIDE},{SIDE},3]" for size in sizes)
     assert "DataType: UInt8" in crops
     assert f"MinShape: {first}, OptShape: {likely}, MaxShape: {most}" in crops
-    outputs = [line for line in told() if "IOMode: Output" in line]
+    outputs = [line for line in told if "IOMode: Output" in line]
     assert outputs
-
-
-def told_of_engine(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
-    """What the library says of the engines that it builds from now on, which without a GPU can't be asked."""
-    said: list[str] = []
-    configure = build._configure
-
-    class Log(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-
-        def log(self, severity: Any, message: str) -> None:
-            said.extend(line.strip() for line in message.splitlines())
-
-    def in_detail(library: Any, config: Any, key: EngineKey) -> None:
-        configure(library, config, key)
-        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-
-    log = Log()
-    monkeypatch.setattr(build, "library_logger", lambda _: log)
-    monkeypatch.setattr(build, "_configure", in_detail)
-    return lambda: said
 
 
 def test_an_engine_for_the_gpu_at_hand_is_built_by_the_name_of_its_kind(made: Made) -> None:

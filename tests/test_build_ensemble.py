@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from told_builds import listen
 
 from blastscope.runtime.classes import PRECISIONS, Precision
 from blastscope.runtime.crop import crop_cell
 from blastscope.runtime.drawn import draw_cells
-from blastscope.runtime.engines import build
 from blastscope.runtime.engines.build import BuildStep
 from blastscope.runtime.engines.cache import find_engine, obtain_engine
 from blastscope.runtime.engines.key import EngineKey, GpuFacts, platform_name
@@ -60,7 +59,7 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> dict[Precision, Path]:
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_the_ensemble_of_the_paper_is_built_for_three_kinds_of_gpu_at_once(
-    precision: Precision, graphs: dict[Precision, Path], tmp_path: Path, layers: list[str]
+    precision: Precision, graphs: dict[Precision, Path], tmp_path: Path, told: list[str]
 ) -> None:
     graph = graphs[precision]
     key = EngineKey(
@@ -82,7 +81,7 @@ def test_the_ensemble_of_the_paper_is_built_for_three_kinds_of_gpu_at_once(
     for capability in ("8.6", "8.9", "12.0"):
         gpu = GpuFacts(name="any", capability=capability, driver="580")
         assert find_engine(tmp_path, key.model_copy(update={"gpu": gpu, "targets": ()})) == built.data
-    convolutions = [line for line in layers if "LayerType: correlation" in line]
+    convolutions = [line for line in told if line.startswith("Name: ") and "LayerType: correlation" in line]
     typed = [line for line in convolutions if f"Datatype: {TYPES[precision]}" in line.split("Outputs")[0].split("Constants")[0]]
     assert len(convolutions) > 300
     assert len(typed) == len(convolutions)  # a cast that slipped in would turn some of them into fp32
@@ -90,23 +89,5 @@ def test_the_ensemble_of_the_paper_is_built_for_three_kinds_of_gpu_at_once(
 
 
 @pytest.fixture
-def layers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The layers of the engines that are built from now on, as the library tells them; without a GPU they can't be asked."""
-    told: list[str] = []
-    configure = build._configure
-
-    class Log(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-
-        def log(self, severity: Any, message: str) -> None:
-            told.extend(line for line in message.splitlines() if line.startswith("Name: "))
-
-    def in_detail(library: Any, config: Any, key: EngineKey) -> None:
-        configure(library, config, key)
-        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-
-    log = Log()
-    monkeypatch.setattr(build, "library_logger", lambda _: log)
-    monkeypatch.setattr(build, "_configure", in_detail)
-    return told
+def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    return listen(trt, monkeypatch)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from crop_oracles import VIEWS
 from host_kernels import HostKernels, Image, agrees, plan_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -209,22 +209,12 @@ def random_image(rng: np.random.Generator, size: tuple[int, int]) -> Image:
     return image
 
 
-VIEWS: dict[str, Callable[[Image], Image]] = {
-    "upside down": lambda image: image[::-1],
-    "mirrored": lambda image: image[:, ::-1],
-    "channels reversed": lambda image: image[..., ::-1],
-    "every second pixel": lambda image: image[::2, ::2],
-    "a window": lambda image: image[7:-9, 5:-3],
-    "transposed": lambda image: image.transpose(1, 0, 2),
-    "planes": lambda image: np.ascontiguousarray(image.transpose(2, 0, 1)).transpose(1, 2, 0),
-    "of four channels": lambda image: np.dstack([image, image[..., :1]])[..., :3],
-    "one row for all": lambda image: np.broadcast_to(image[60:61], (90, *image.shape[1:])),
-}
+EVERY_VIEW = {**VIEWS, "one row for all": lambda image: np.broadcast_to(image[60:61], (90, *image.shape[1:]))}
 
 
-@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("view", EVERY_VIEW)
 def test_strides_of_any_sign_are_read_where_they_point(host_kernels: HostKernels, view: str) -> None:
-    image = VIEWS[view](draw_cell(4, size_px=121))
+    image = EVERY_VIEW[view](draw_cell(4, size_px=121))
     agrees(host_kernels, [image, image.copy()], plan_for([image, image], CropSpec(side_px=50)))
 
 

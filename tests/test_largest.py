@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+from crop_oracles import labelled_largest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
-from skimage.measure import label, regionprops
 
 from blastscope.runtime.crop.largest import largest_component
-
-
-def labelled_largest(mask: NDArray[np.bool_]) -> tuple[int, int, int, int] | None:
-    labels = label(mask, connectivity=2)
-    regions = regionprops(labels)
-    if not regions:
-        return None
-    flat = labels.ravel()
-    best = min(regions, key=lambda region: (-region.area, int(np.argmax(flat == region.label))))
-    y0, x0, y1, x1 = best.bbox
-    return x0, y0, x1, y1
 
 
 @settings(deadline=None, max_examples=200)

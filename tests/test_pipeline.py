@@ -13,6 +13,7 @@ import pytest
 from host_gpu import HostGpu, RecordableNetwork
 from host_kernels import HostKernels
 from numpy.typing import NDArray
+from sights import is_right
 
 from blastscope import SHIPPED_BUNDLE
 from blastscope.runtime.backends.onnxruntime_gpu import BoundNetwork
@@ -58,15 +59,7 @@ def pipeline(request: pytest.FixtureRequest, gpu: HostGpu, bundle: Bundle) -> It
 
 
 def agrees(pipeline: Pipeline, images: list[NDArray[np.uint8]], tiny: Any, spec: CropSpec) -> None:
-    sight = pipeline.look(images)
-    assert len(sight.found) == len(images)
-    for image, found, answer in zip(images, sight.found, sight.probabilities, strict=True):
-        crop = crop_cell(image, spec)
-        if isinstance(crop, Crop):
-            assert found == crop.box
-            np.testing.assert_allclose(answer, tiny.expected(crop.pixels[None])[0], atol=2e-6)
-        else:
-            assert found == crop
+    is_right(pipeline.look(images), images, tiny, spec)
 
 
 def mixed(tiny: Any) -> list[NDArray[np.uint8]]:

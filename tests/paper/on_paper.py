@@ -22,10 +22,11 @@ sys.path[:0] = [str(HERE.parent), str(HERE.parent / "shim")]
 from conftest import TinyBundle  # noqa: E402
 from host_gpu import RecordableNetwork  # noqa: E402
 from host_kernels import HostKernels  # noqa: E402
+from sights import is_right  # noqa: E402
 
 from blastscope.runtime.backends.onnxruntime_gpu import BoundNetwork  # noqa: E402
 from blastscope.runtime.bundle import read_bundle  # noqa: E402
-from blastscope.runtime.crop import Crop, crop_cell  # noqa: E402
+from blastscope.runtime.crop import crop_cell  # noqa: E402
 from blastscope.runtime.crop.kernels import Address, CropPlan, Launch  # noqa: E402
 from blastscope.runtime.errors import DeviceLost, OutOfDeviceMemory  # noqa: E402
 from blastscope.runtime.gpu.arrays import Intake  # noqa: E402
@@ -97,14 +98,7 @@ def main(folder: Path) -> None:
 
     def answers_are_right() -> None:
         for taken in (images, [intake.take(one) for one in device]):
-            sight = pipeline.look(taken)
-            for image, found, answer in zip(images, sight.found, sight.probabilities, strict=True):
-                crop = crop_cell(image, spec)
-                if isinstance(crop, Crop):
-                    assert found == crop.box
-                    np.testing.assert_allclose(answer, tiny.expected(crop.pixels[None])[0], atol=2e-6)
-                else:
-                    assert found == crop
+            is_right(pipeline.look(taken), images, tiny, spec)
         crops = tiny.crops(9)
         np.testing.assert_allclose(pipeline.infer(crops), tiny.expected(crops), atol=2e-6)
 
