@@ -20,7 +20,7 @@ from blastscope.benchmarks.peaks import Peak, measure_peaks, multiply_adds
 from blastscope.benchmarks.peers import BASELINE, FAMILIES, RECIPES, Family, Task, openings
 from blastscope.benchmarks.quantised import PeerGraphs, peer_graphs
 from blastscope.benchmarks.references import SURPLUS, Probabilities, References, clearest, expected, graph_answers
-from blastscope.benchmarks.rows import BenchResult, Row, make_row, this_machine, threads_of, versions, with_floor
+from blastscope.benchmarks.rows import ALONE, BenchResult, Row, make_row, this_machine, threads_of, versions, with_floor
 from blastscope.benchmarks.sides import crop_all, handle, separate_models
 from blastscope.benchmarks.turns import Image, Pace, Side, Turn, run_in_turn
 from blastscope.runtime.backends.engines import load_backend
@@ -227,7 +227,7 @@ class _Comparison:
                 self._told[side] = tuple(scope.notes)
                 yield Side(side, handle(scope), expected(self._answers[precision], places))
                 if alone:
-                    yield replace(alone, name=f"{side}-first-alone")
+                    yield replace(alone, name=side.removesuffix("-staged") + ALONE)
 
     def _first_alone(self, wish: Wish, places: Sequence[int], stack: ExitStack) -> Side:
         lanes = open_first_alone(self._bundle, wish)
@@ -257,7 +257,7 @@ class _Comparison:
     def _finished(self, row: Row, execution: Execution) -> Row:
         facts = {
             "execution": execution,
-            "gmac": self._gmac * row.batch,
+            "gmac": self._gmac * row.batch if row.whole else None,
             "threads": threads_of(self._plan.threads),
             "notes": self._told.get(row.name, ()),
         }

@@ -130,7 +130,7 @@ def _all(row: Row) -> NDArray[np.float64]:
 
 
 def _at_batch(result: BenchResult, batch: int) -> list[Row]:
-    return [row for row in result.rows if row.what == "pixels" and row.batch == batch]
+    return [row for row in result.rows if row.what == "pixels" and row.batch == batch and row.whole]
 
 
 def _networks(rows: Sequence[Row]) -> list[str]:

@@ -22,6 +22,7 @@ from blastscope.runtime.device import usable_threads
 from blastscope.runtime.record import Record
 
 LIBRARIES = ("blastscope", "numpy", "openvino", "onnxruntime", "opencv-python-headless", "torch", "timm")
+ALONE = "-staged-first-alone"  # ends the name of a side that runs one voter alone, and so answers less than the others
 MANY_CALLS = 1000  # from here on one call in a thousand says something
 What = Literal["pixels", "network", "outside", "crop", "decode", "files", "callers", "load", "cold"]
 SAYS: dict[What, str] = {
@@ -85,6 +86,11 @@ class Row(Record):
     def per_second(self) -> float:
         """Cells, by the median."""
         return 1000 * self.batch / self.p50_ms
+
+    @property
+    def whole(self) -> bool:
+        """Whether all voters answer."""
+        return not self.name.endswith(ALONE)
 
     @property
     def busy(self) -> bool:

@@ -192,6 +192,9 @@ def test_a_cascade_is_timed_at_both_its_ends(tiny_bundle: Any, tmp_path: Path, m
     names = {batch: {row.name for row in result.rows if row.batch == batch and "bf16" not in row.name} for batch in (1, 2)}
     assert names == {1: both | {"towers/fp32/openvino-side-by-side"}, 2: both}
     assert any("layout 'side-by-side' is not for throughput" in note for note in result.notes)
+    alone = [row for row in result.rows if not row.whole]
+    assert alone
+    assert all(row.share is None for row in alone)  # the work of all voters is no floor of one
 
 
 def test_every_peer_has_a_recipe() -> None:
