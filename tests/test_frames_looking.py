@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from blastscope.runtime.frames import looking, spreading
-from blastscope.runtime.frames.finding import find_cells
+from blastscope.runtime.frames.finding import find_cells, reach_px
 from blastscope.runtime.frames.found import FrameFacts
 from blastscope.runtime.frames.order import at_share, middle
 from blastscope.runtime.frames.spec import FrameSpec
@@ -113,3 +113,36 @@ def test_a_grid_within_a_box_wastes_less_than_two_squares_and_has_its_middle(
     if min(width, height) >= 2 * factor:
         assert 0 <= width - grid.width * factor < 2 * factor
         assert 0 <= height - grid.height * factor < 2 * factor
+
+
+def test_a_crowd_falls_into_places_no_wider_than_a_cell() -> None:
+    frame = np.full((500, 900, 3), GLASS, np.uint8)
+    rows, columns = np.ogrid[:500, :900]
+    for x, y in product(range(60, 860, 55), range(60, 460, 55)):
+        frame[(rows - y) ** 2 + (columns - x) ** 2 < 21**2] = (104, 70, 150)  # 8.4 um across, 2.6 um apart
+    places = looking.places(frame, facts(0.2))
+    assert len(places) == 15 * 8
+    assert not any(place.wide for place in places)
+    assert len(find_cells(frame, facts(0.2), FrameSpec())) == 15 * 8
+
+
+def test_a_tile_sees_of_a_cluster_what_the_whole_frame_shows() -> None:
+    """Nuclei that touch, in a chain longer than any tile's margin."""
+    frame = np.full((300, 1400, 3), GLASS, np.uint8)
+    rows, columns = np.ogrid[:300, :1400]
+    for index in range(30):
+        x, y, radius = 50 + 44 * index, 150 + 23 * (index % 3), 20 + index % 4
+        frame[(rows - y) ** 2 + (columns - x) ** 2 < radius**2] = (104 - 2 * index, 70, 150)
+    told = facts(0.2)
+    margin = reach_px(told, FrameSpec())
+    assert margin < 180
+    whole = [cell.box for cell in find_cells(frame, told, FrameSpec())]
+    found = []
+    for left in range(0, 1400, 350):
+        x = max(left - margin, 0)
+        for cell in find_cells(frame[:, x : left + 350 + margin], told, FrameSpec()):
+            box = (cell.box[0] + x, cell.box[1], cell.box[2] + x, cell.box[3])
+            if 2 * left <= box[0] + box[2] < 2 * (left + 350):
+                found.append(box)
+    assert sorted(found) == sorted(whole)
+    assert len(whole) > 20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -16,7 +17,8 @@ from blastscope.runtime.prediction import Box
 
 WORKING_UM = 0.25  # a pixel of the pictures that cells are outlined in
 LOBES_UM = 4.0  # stained parts that are nearer than this are looked at together
-WIDEST_UM = 45.0  # so wide a group is looked at in full resolution, whose grid no tile can shift
+CLOSEST_UM = 0.5  # the least gap at which a wide group is parted
+WIDEST_UM = 26.0  # no cell is wider; a group that is, is looked at in full resolution, whose grid no tile can shift
 LEAST_UM2 = 8.0  # of stain: less is no nucleus
 SPECK_UM2 = 0.5
 MOST_UM2 = 700.0  # what is larger than any nucleus, or reaches the edge of the frame, may be the edge of the field of view
@@ -33,27 +35,44 @@ class Place:
 
     box: Box  # in pixels of the frame
     factor: int  # of the grid on which it is to be looked at
+    wide: bool  # of so much that a tile may show only a piece of it
     outlines: tuple[Outline, ...]  # of each part, in pixels of the frame
 
 
 def places(frame: NDArray[np.uint8], facts: FrameFacts) -> list[Place]:
     """The places of `frame` (H, W, 3) that may hold nuclei, each once."""
     factor = nearest_odd_factor(WORKING_UM / facts.pixel_um)
-    pixel_um2 = facts.pixel_um**2
+    found = []
+    for group, wide in _groups(_parts(frame, facts, factor), facts.pixel_um, LOBES_UM):
+        if sum(map(cv2.contourArea, group)) * facts.pixel_um**2 >= LEAST_UM2:
+            found.append(Place(_box(group), 1 if wide else factor, wide, tuple(group)))
+    return found
+
+
+def _parts(frame: NDArray[np.uint8], facts: FrameFacts, factor: int) -> list[Outline]:
+    """The outlines of all that is stained like a nucleus and larger than a speck."""
     stained = _stained(frame, facts, factor)
     outlines, levels = cv2.findContours(stained, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     outer: list[int] = [] if levels is None else np.flatnonzero(levels[0, :, 3] < 0).tolist()
     candidates = [np.asarray(outlines[index], np.int32) for index in outer]
-    parts = [
-        part for part in candidates if cv2.contourArea(part) * pixel_um2 > SPECK_UM2 and _nuclear(part, frame, stained, facts)
-    ]
-    found = []
-    for group in _linked(parts, LOBES_UM / facts.pixel_um):
-        if sum(cv2.contourArea(outline) for outline in group) * pixel_um2 >= LEAST_UM2:
-            x, y, width, height = cv2.boundingRect(np.concatenate(group))
-            wide = max(width, height) * facts.pixel_um > WIDEST_UM
-            found.append(Place((x, y, x + width, y + height), 1 if wide else factor, tuple(group)))
-    return found
+    large = [part for part in candidates if cv2.contourArea(part) * facts.pixel_um**2 > SPECK_UM2]
+    return [part for part in large if _nuclear(part, frame, stained, facts)]
+
+
+def _groups(parts: list[Outline], pixel_um: float, gap_um: float) -> Iterator[tuple[list[Outline], bool]]:
+    """Parts that are to be looked at together, and whether they reach wide; what does is linked more closely, if it can be."""
+    for group in _linked(parts, gap_um / pixel_um):
+        x0, y0, x1, y1 = _box(group)
+        wide = max(x1 - x0, y1 - y0) * pixel_um > WIDEST_UM
+        if wide and len(group) > 1 and gap_um > CLOSEST_UM:
+            yield from _groups(group, pixel_um, gap_um / 2)
+        else:
+            yield group, wide
+
+
+def _box(outlines: list[Outline]) -> Box:
+    x, y, width, height = cv2.boundingRect(np.concatenate(outlines))
+    return x, y, x + width, y + height
 
 
 def _stained(frame: NDArray[np.uint8], facts: FrameFacts, factor: int) -> NDArray[np.uint8]:

@@ -46,7 +46,8 @@ def look_at(frame: NDArray[np.uint8], place: Place, facts: FrameFacts, margin_um
     own = _own(place, grid)
     level = round(facts.nucleus_threshold * UNIT)
     usual = stain[(stain > level) & (own > 0)]
-    level = max(level, round(OWN_SHARE * middle(usual))) if len(usual) else level
+    if len(usual) and not place.wide:  # a tile may not show all of a wide place
+        level = max(level, round(OWN_SHARE * middle(usual)))
     cellular = (_summed(stain) > round(facts.cell_threshold * 9 * UNIT)).view(np.uint8) & inside
     return View(grid, um, stain, inside, own, (stain > level).view(np.uint8), cellular)
 
