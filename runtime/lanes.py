@@ -32,6 +32,7 @@ class Lanes:
             self._free.put(number)
         self._state = threading.Condition()
         self._calls = 0  # under way
+        self.begun = 0  # calls since the opening
         self._closing = False
         self._process = os.getpid()
         self._here = threading.local()  # .works: this thread is one of the pool's
@@ -93,6 +94,12 @@ class Lanes:
             if self._closing:
                 raise Closed
             self._calls += 1
+            self.begun += 1
+
+    @property
+    def busy(self) -> bool:
+        """Whether a call is under way."""
+        return self._calls > 0
 
     def leave(self) -> None:
         """Ends a call."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -265,6 +266,29 @@ def test_a_graph_that_stays_whole_is_asked_once(tiny_bundle: Any, tmp_path: Path
         scope.classify(tiny_bundle.cell())
         assert scope.audit.layout == "fused"
     assert not any("passed over" in note for note in scope.notes)
+
+
+def test_times_taken_while_the_handle_is_at_work_do_not_count(towers: Any, tmp_path: Path) -> None:
+    path, cache = towers.make("fp32"), tmp_path / "cache"
+    with opened(path, cache, threads=2) as scope:
+        with scope._run.opened.lanes.call():  # a long job
+            scope.classify(towers.cell())
+            time.sleep(0.3)
+            assert not (cache / "choices").exists()
+        while len(scope.notes) < 2:
+            time.sleep(0.01)
+    assert set(remembered(cache)) == {"fp32", "fp32 side-by-side"}
+
+
+def test_a_handle_that_is_closed_at_work_leaves_the_measurement_to_the_next(towers: Any, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    scope = opened(towers.make("fp32"), cache, threads=2)
+    lanes = scope._run.opened.lanes
+    lanes.enter()
+    scope.classify(towers.cell())
+    threading.Timer(0.5, lanes.leave).start()
+    scope.close()
+    assert any("was at work all the time" in note for note in scope.notes) or remembered(cache)
 
 
 def test_a_layout_that_is_named_is_taken_and_nothing_is_measured(towers: Any, tmp_path: Path) -> None:
