@@ -319,7 +319,8 @@ class Scope:
         from blastscope.runtime.frames.spec import FrameSpec
 
         validated = self.validation is not None and self._objection(spec) is None
-        return Examiner(classify, spec or FrameSpec(), pixel_um, usable_threads(), validated=validated)
+        threads = self._wish.threads or usable_threads()
+        return Examiner(classify, spec or FrameSpec(), pixel_um, threads, validated=validated)
 
     def _objection(self, spec: FrameSpec | None) -> str | None:
         if self.validation is None:

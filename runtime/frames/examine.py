@@ -112,19 +112,20 @@ class Examiner:
         return tiles_of(scan.width, scan.height, side_px=self.tile_px, margin_px=reach_px(facts, self.spec))
 
     def _cells(self, scan: Scan, facts: FrameFacts, tiles: Sequence[Tile]) -> list[FrameCell]:
-        def cells_of(tile: Tile) -> list[FrameCell]:
-            return self._cells_of(scan, facts, tile)
+        workers = min(self.threads, MOST_TILES, max(len(tiles), 1))
 
-        workers = min(self.threads, MOST_TILES)
+        def cells_of(tile: Tile) -> list[FrameCell]:
+            return self._cells_of(scan, facts, tile, threads=self.threads // workers)
+
         parts = map(cells_of, tiles) if len(tiles) == 1 else (part for _, part in in_order(cells_of, tiles, workers=workers))
         return sorted((cell for part in parts for cell in part), key=lambda cell: (cell.box[1], cell.box[0], cell.box))
 
-    def _cells_of(self, scan: Scan, facts: FrameFacts, tile: Tile) -> list[FrameCell]:
+    def _cells_of(self, scan: Scan, facts: FrameFacts, tile: Tile, *, threads: int) -> list[FrameCell]:
         """The cells that `tile` owns, all classified in one batch."""
         if scan.blank(tile.region):
             return []
         pixels = np.ascontiguousarray(read_part(scan, tile.region))
-        pairs = [(cell, moved(cell, tile)) for cell in find_cells(pixels, facts, self.spec)]
+        pairs = [(cell, moved(cell, tile)) for cell in find_cells(pixels, facts, self.spec, threads=threads)]
         own = [(here, cell) for here, cell in pairs if tile.owns(cell.box)]
         wanted = [cut_cell(pixels, here, facts, self.spec) for here, _ in own if here.refusal is None]
         calls = iter(self.classify(wanted) if wanted else [])

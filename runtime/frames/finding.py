@@ -32,16 +32,19 @@ def reach_px(facts: FrameFacts, spec: FrameSpec) -> int:
     return math.ceil((WIDEST_UM + MARGIN_UM) / facts.pixel_um)
 
 
-def find_cells(frame: NDArray[np.uint8], facts: FrameFacts, spec: FrameSpec) -> tuple[FoundCell, ...]:
+def find_cells(
+    frame: NDArray[np.uint8], facts: FrameFacts, spec: FrameSpec, *, threads: int | None = None
+) -> tuple[FoundCell, ...]:
     """The white cells of `frame` (H, W, 3) uint8 RGB, top to bottom and left to right; none on pixels of over 1.2 um.
 
+    At most `threads` look at it, or as many as the process may use; their number changes nothing.
     A turned or flipped frame has its cells turned, one shifted within empty glass has them shifted, to the pixel.
     """
     frame = np.ascontiguousarray(check_array(frame))
     if frame.size == 0 or facts.pixel_um > COARSEST_UM:
         return ()
-    found = [cell for cells in spread(lambda place: _cells_at(frame, place, facts), places(frame, facts)) for cell in cells]
-    return tuple(sorted(found, key=lambda cell: (cell.box[1], cell.box[0])))
+    found = spread(lambda place: _cells_at(frame, place, facts), places(frame, facts, threads), threads)
+    return tuple(sorted((cell for cells in found for cell in cells), key=lambda cell: (cell.box[1], cell.box[0])))
 
 
 def _cells_at(frame: NDArray[np.uint8], place: Place, facts: FrameFacts) -> list[FoundCell]:
@@ -49,7 +52,7 @@ def _cells_at(frame: NDArray[np.uint8], place: Place, facts: FrameFacts) -> list
     parts = parts_of(view.nuclear, view.um)
     if len(parts) > MOST_PARTS:
         return []
-    whole = joined(parts, opened(view.cellular, view.um), view.inside, view.um)
+    whole = joined(parts, opened(view.cellular, view.um), view.inside, view.um) if len(parts) > 1 else parts
     nuclei = [part for part in whole if large_enough(part, view.um)]
     cells = [cell_around(nucleus, nuclei, view.cellular, view.um) for nucleus in nuclei]
     found = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -45,6 +46,7 @@ def _one_piece(mask: Mask, nucleus: Mask, um: float) -> Mask:
     return np.asarray(cv2.dilate(whole, _disc(RIM_UM / um)), np.uint8)
 
 
+@lru_cache(maxsize=16)
 def _disc(radius: float) -> Mask:
     """A symmetric disc: cv2's own ellipses aren't."""
     reach = max(math.floor(radius), 1)

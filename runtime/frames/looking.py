@@ -39,19 +39,19 @@ class Place:
     outlines: tuple[Outline, ...]  # of each part, in pixels of the frame
 
 
-def places(frame: NDArray[np.uint8], facts: FrameFacts) -> list[Place]:
+def places(frame: NDArray[np.uint8], facts: FrameFacts, threads: int | None = None) -> list[Place]:
     """The places of `frame` (H, W, 3) that may hold nuclei, each once."""
     factor = nearest_odd_factor(WORKING_UM / facts.pixel_um)
     found = []
-    for group, wide in _groups(_parts(frame, facts, factor), facts.pixel_um, LOBES_UM):
+    for group, wide in _groups(_parts(frame, facts, factor, threads), facts.pixel_um, LOBES_UM):
         if sum(map(cv2.contourArea, group)) * facts.pixel_um**2 >= LEAST_UM2:
             found.append(Place(_box(group), 1 if wide else factor, wide, tuple(group)))
     return found
 
 
-def _parts(frame: NDArray[np.uint8], facts: FrameFacts, factor: int) -> list[Outline]:
+def _parts(frame: NDArray[np.uint8], facts: FrameFacts, factor: int, threads: int | None) -> list[Outline]:
     """The outlines of all that is stained like a nucleus and larger than a speck."""
-    stained = _stained(frame, facts, factor)
+    stained = _stained(frame, facts, factor, threads)
     outlines, levels = cv2.findContours(stained, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     outer: list[int] = [] if levels is None else np.flatnonzero(levels[0, :, 3] < 0).tolist()
     candidates = [np.asarray(outlines[index], np.int32) for index in outer]
@@ -75,7 +75,7 @@ def _box(outlines: list[Outline]) -> Box:
     return x, y, x + width, y + height
 
 
-def _stained(frame: NDArray[np.uint8], facts: FrameFacts, factor: int) -> NDArray[np.uint8]:
+def _stained(frame: NDArray[np.uint8], facts: FrameFacts, factor: int, threads: int | None) -> NDArray[np.uint8]:
     """1 where the mean of factor x factor pixels is stained like a nucleus."""
     level, beyond = round(facts.nucleus_threshold * STEP * factor * factor), factor // 2
     stained = np.empty(frame.shape[:2], np.bool_)
@@ -86,7 +86,7 @@ def _stained(frame: NDArray[np.uint8], facts: FrameFacts, factor: int) -> NDArra
         sums = cv2.boxFilter(stain, cv2.CV_32S, (factor, factor), normalize=False, borderType=cv2.BORDER_REPLICATE)
         np.greater(sums[top - first : end - first], level, out=stained[top:end])
 
-    spread(look, range(0, len(frame), STRIP_ROWS))
+    spread(look, range(0, len(frame), STRIP_ROWS), threads)
     return stained.view(np.uint8)
 
 

@@ -12,10 +12,13 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def spread(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    """`function` of each item, in order. Worth it where OpenCV does the work, which lets go of Python's lock."""
+def spread(function: Callable[[T], R], items: Iterable[T], threads: int | None = None) -> list[R]:
+    """`function` of each item, in order, on at most `threads` threads, or as many as the process may use.
+
+    Worth it where OpenCV does the work, which lets go of Python's lock.
+    """
     items = list(items)
-    workers = min(usable_threads(), len(items)) if len(items) > 1 else 1
+    workers = min(threads or usable_threads(), len(items)) if len(items) > 1 else 1
     if workers == 1:
         return [function(item) for item in items]
     with ThreadPoolExecutor(workers, "blastscope-places") as pool:
