@@ -18,7 +18,8 @@ from blastscope.runtime.frames.found import Colour
 RED_CELL: Colour = (0.12, 0.28, 0.22)  # natural optical density of a red cell in R, G, B: medians over BCCD's training frames
 LEAST_LIKE, LEAST_COLOUR = 0.6, 0.1  # an axis further from the usual one, or of cells with less colour, is noise
 BLACK = 3.4  # no stain is so dense in blue: there the field of view ends, or someone has padded the frame
-DARK, DARK_SHARE = 1.0, 0.5  # nothing but a nucleus is so dense in red; what is nearly black shows little on any axis of colour
+# What is so dense in red is a nucleus. A nearly black one has little colour left, so its density beyond this shows as well.
+EXTRA_FROM, EXTRA = 1.0, 0.5
 STEP = 4096  # of the whole numbers that stand for densities: sums of them are exact in any order
 
 
@@ -52,7 +53,7 @@ def _shares(axis: Colour, glass: Colour) -> tuple[NDArray[np.int16], ...]:
     """What each level of each channel shows of nuclear stain."""
     densities = _densities(glass)
     shown = densities * np.asarray(axis)
-    shown[:, 0] += DARK_SHARE * np.maximum(densities[:, 0] - DARK, 0)
+    shown[:, 0] += EXTRA * np.maximum(densities[:, 0] - EXTRA_FROM, 0)
     steps = np.clip(np.rint(shown * STEP), -10_000, 10_000).astype(np.int16)
     steps[densities[:, 2] > BLACK, 2] = -30_000
     return tuple(np.ascontiguousarray(channel) for channel in steps.T)

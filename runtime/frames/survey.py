@@ -26,14 +26,14 @@ GLASS_SHARE = 0.02  # of the pixels: what is brighter and rarer is a glint
 NOT_GLASS = 12  # gray levels away from glass
 LEAST_DENSITY = 0.12  # natural, in all three channels together: what is fainter has no colour to speak of
 RED_DENSITY, RED_IN_RED = 1.6, 0.3  # red cells' density is less: in all channels together, and in red, which they let through
-SURROUND = 1.6  # what is denser in every channel may be the dark around the field of view
-PALE_IN_RED = 0.15  # of a pale stain: half of what its nuclei have
+PALE_IN_RED = 0.15  # in a pale stain less: half of what its nuclei have, but no less than this
 DENSEST = 0.995  # of the pixels: what is denser is a nucleus
 RED_SHARE = 0.36  # of it in red: what has more is cytoplasm
 FEWEST_RED = 0.02  # of the pixels must be red cells to tell their colour
+SURROUND = 1.6  # what is denser in every channel may be the dark around the field of view: no nuclei are measured there
 NUCLEUS_FROM, NUCLEUS_CEILING = 0.15, 0.30  # densities along the nuclear axis, of a stain of usual strength
 USUAL_SPREAD = 0.05  # how far below their median a tenth of red cells lies on it, over BCCD's training frames
-PALEST, DARKEST = 0.45, 2.0  # of the usual strength
+PALEST, DARKEST = 0.45, 2.0  # stains, of the usual strength: beyond them it is noise, or not red cells, that was measured
 CELL_SHARE, CELL_FLOOR, CELL_CEILING = 0.09, 0.028, 0.06  # cytoplasm, of a nucleus
 
 
