@@ -168,8 +168,9 @@ class Survey:
     def start(self) -> None:
         """Begins, unless it began already."""
         if self._once.acquire(blocking=False):
-            self._thread = threading.Thread(target=self._run, name="blastscope-survey")
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="blastscope-survey")
+            thread.start()
+            self._thread = thread  # not before: `finish` in another thread would wait for one that hasn't begun
 
     def finish(self) -> None:
         """Waits for the candidate that is being measured, and leaves the others to the next opening."""

@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -318,3 +319,30 @@ def test_what_was_measured_with_other_threads_does_not_count(towers: Any, tmp_pa
 
 def _times(memory: Path) -> dict[str, float | None]:
     return dict(json.loads(memory.read_text())["ms_per_crop"])
+
+
+def test_a_handle_may_be_closed_in_the_moment_in_which_its_measurement_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Open(tuple[str, str]):
+        name = "open"
+
+    told: list[Exception | None] = []
+    survey = Survey((Open(("a", "b")), None), [], None, SimpleNamespace(read=dict), [])  # type: ignore[arg-type]
+
+    def finish() -> None:
+        try:
+            survey.finish()
+            told.append(None)
+        except RuntimeError as error:
+            told.append(error)
+
+    class Slow(threading.Thread):
+        def start(self) -> None:
+            closer.start()
+            closer.join(0.05)  # whoever closes is at it before this thread began
+            super().start()
+
+    closer = threading.Thread(target=finish)
+    monkeypatch.setattr("blastscope.runtime.choose.threading.Thread", Slow)
+    survey.start()
+    closer.join()
+    assert told == [None]
