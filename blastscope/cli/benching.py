@@ -154,6 +154,7 @@ def print_result(result: BenchResult) -> None:
     parts: list[RenderableType] = [Text(", ".join(told))]
     for what in dict.fromkeys(row.what for row in result.rows):
         table = Table("side", "batch", "p50 ms", "p95", "p99", "max", "ratio", "of peak", "load s", "MiB", box=None)
+        table.columns[0].overflow = "fold"  # a name that is cut short tells nothing
         for column in table.columns[1:]:
             column.justify = "right"
         for row in (row for row in result.rows if row.what == what):
