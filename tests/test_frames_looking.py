@@ -87,7 +87,7 @@ def test_parts_within_a_gap_belong_together_and_no_others_do(drawn: list[tuple[i
 @settings(max_examples=10)
 def test_nuclear_stain_is_the_density_along_the_axis(seed: int) -> None:
     picture = np.random.default_rng(seed).integers(30, 256, (9, 7, 3)).astype(np.uint8)
-    densities = density(picture, GLASS)
+    densities = np.dstack(density(picture, GLASS))
     extra = along(AXIS, picture, GLASS) / STEP - densities @ np.asarray(AXIS, np.float32)
     usual = densities[..., 0] < 1
     assert np.abs(extra[usual]).max() < 2 / STEP

@@ -23,9 +23,10 @@ EXTRA_FROM, EXTRA = 1.0, 0.5
 STEP = 4096  # of the whole numbers that stand for densities: sums of them are exact in any order
 
 
-def density(picture: NDArray[np.uint8], glass: Colour) -> NDArray[np.float32]:
-    """(H, W, 3) natural optical density over the glass; brighter than glass is negative."""
-    return np.asarray(cv2.LUT(picture, _densities(glass)[None].astype(np.float32)), np.float32)
+def density(picture: NDArray[np.uint8], glass: Colour) -> tuple[NDArray[np.float32], ...]:
+    """Natural optical density over the glass, (H, W) each of red, green and blue; brighter than glass is negative."""
+    levels = np.ascontiguousarray(_densities(glass).T, np.float32)
+    return tuple(np.asarray(cv2.LUT(channel, own), np.float32) for channel, own in zip(cv2.split(picture), levels, strict=True))
 
 
 def nuclear_axis(red: Colour) -> Colour:

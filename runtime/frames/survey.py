@@ -6,6 +6,8 @@ pixels and from reduced pictures whose grid is centred on what is not glass.
 
 from __future__ import annotations
 
+from functools import reduce
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +20,8 @@ from blastscope.runtime.frames.stain import RED_CELL, STEP, along, density, nucl
 from blastscope.runtime.frames.thumbnail import grid_within, odd_factor, reduced
 from blastscope.runtime.image import check_array
 from blastscope.runtime.prediction import Box
+
+Densities = NDArray[np.float32]  # (H, W), natural optical density in one channel
 
 ASSUMED_UM = 0.1  # micrometres a pixel where neither the caller nor red cells tell: a 100x objective and a common camera
 EMPTY: Colour = (255.0, 255.0, 255.0)
@@ -59,11 +63,11 @@ def survey_frame(frame: NDArray[np.uint8], spec: FrameSpec, *, pixel_um: float |
     factor = odd_factor(((content[2] - content[0]) * (content[3] - content[1]) / PIXELS) ** 0.5 + 1)
     picture = reduced(frame, grid_within(content, factor))
     glass = _glass(picture, glass_gray)
-    stained = density(picture, glass)
-    red = _red_cells(stained)
-    axis = nuclear_axis(RED_CELL if red is None else _usual(stained[red]))
+    densities = density(picture, glass)
+    red = _red_cells(densities)
+    axis = nuclear_axis(RED_CELL if red is None else _usual(densities, red))
     stain = along(axis, picture, glass)
-    stain[stained.min(axis=2) > SURROUND] = 0
+    stain[reduce(np.minimum, densities) > SURROUND] = 0
     nucleus_threshold, cell_threshold = _thresholds(stain, red)
     at = round(nucleus_threshold * STEP)
     measured = None if given else red_cell_px(frame, content, lambda part: _near_nuclei(part, glass, axis, at))
@@ -111,11 +115,11 @@ def _median(counts: NDArray[np.float64]) -> float:
     return round(max(level - 0.5 + float((half - before) / max(counts[level], 1.0)), 0.0), 3)
 
 
-def _red_cells(stained: NDArray[np.float32]) -> NDArray[np.bool_] | None:
-    """Which of the densities (H, W, 3) are a red cell's; None where there are too few to tell."""
+def _red_cells(densities: tuple[Densities, ...]) -> NDArray[np.bool_] | None:
+    """Which of the densities, (H, W) each of red, green and blue, are a red cell's; None where there are too few to tell."""
     # by their density, not by an axis: nuclei of a dark stain lie within a few degrees of red cells
-    strength = cv2.transform(stained, np.ones((1, 3), np.float32))
-    in_red = stained[..., 0]
+    in_red, in_green, in_blue = densities
+    strength = in_red + in_green + in_blue
     most_in_red = min(max(at_share(in_red.ravel(), DENSEST) / 2, PALE_IN_RED), RED_IN_RED)
     red = (strength > LEAST_DENSITY) & (strength < RED_DENSITY) & (in_red < np.minimum(most_in_red, RED_SHARE * strength))
     if np.count_nonzero(red) < FEWEST_RED * red.size:
@@ -123,9 +127,10 @@ def _red_cells(stained: NDArray[np.float32]) -> NDArray[np.bool_] | None:
     return np.asarray(red & (strength > 0.5 * at_share(strength[red], 0.9)))  # rims and pale middles have little colour
 
 
-def _usual(stained: NDArray[np.float32]) -> Colour:
-    """The median of densities (N, 3)."""
-    return middle(stained[:, 0]), middle(stained[:, 1]), middle(stained[:, 2])
+def _usual(densities: tuple[Densities, ...], where: NDArray[np.bool_]) -> Colour:
+    """The median density in red, green and blue."""
+    red, green, blue = (middle(channel[where]) for channel in densities)
+    return red, green, blue
 
 
 def _thresholds(stain: NDArray[np.int16], red: NDArray[np.bool_] | None) -> tuple[float, float]:
