@@ -88,8 +88,9 @@ def _glass_gray(gray: NDArray[np.uint8]) -> int:
 
 def _content(gray: NDArray[np.uint8], glass: int) -> Box:
     """The box of all that is neither empty glass nor black."""
-    empty = cv2.bitwise_or(cv2.inRange(gray, (glass - NOT_GLASS,), (glass + NOT_GLASS,)), cv2.inRange(gray, (0,), (0,)))
-    x, y, width, height = cv2.boundingRect(cv2.bitwise_not(empty))
+    levels = np.arange(256)
+    shown = ((abs(levels - glass) > NOT_GLASS) & (levels > 0)).astype(np.uint8)
+    x, y, width, height = cv2.boundingRect(cv2.LUT(gray, shown))
     return (x, y, x + width, y + height) if width else (0, 0, gray.shape[1], gray.shape[0])
 
 
