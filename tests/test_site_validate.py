@@ -107,7 +107,7 @@ def test_a_validation_counts_what_was_found_and_called_and_its_record_makes_repo
         assert all(report.validated for report in scope.examine_files([site / "field0.png"]))
         other = FrameSpec(lymphocyte_um=11)
         assert not scope.examine(frame, pixel_um=PIXEL_UM, spec=other).validated
-        assert not any("validation" in note for note in scope.notes)
+        assert not any("the validation of" in note for note in scope.notes)
     with open_bundle(tiny_bundle.make(name="another"), device="cpu", validation=record) as scope:
         assert not scope.examine(frame, pixel_um=PIXEL_UM).validated
         assert any("is of bundle 'tiny'" in note for note in scope.notes)
