@@ -73,5 +73,5 @@ def ask(networks: Mapping[str, Infer], cells: Sequence[Cell], spec: CropSpec, *,
                 answers[name].append(np.array(infer(piece.crops)))
         pace.step(len(cells[start : start + PIECE]))
     if not kept:
-        raise UsageError("no validation cells are left to judge on: calibrate on fewer cells")
+        raise UsageError(f"the crop refuses all of the {len(cells)} validation cells that are to judge")
     return AskedCells(tuple(kept), {name: np.concatenate(parts) for name, parts in answers.items()}, tuple(refused))

@@ -19,7 +19,7 @@ from blastscope.calibration.trial import Court, Trial
 from blastscope.calibration.yardstick import Yardstick
 from blastscope.runtime.bundle import Bundle, read_bundle
 from blastscope.runtime.cells import Cell, find_cells
-from blastscope.runtime.errors import BundleError, DataError, MissingLibrary
+from blastscope.runtime.errors import BundleError, DataError, MissingLibrary, UsageError
 
 try:
     import onnx
@@ -36,8 +36,8 @@ def calibrate(
 
     Some validation cells set the ranges, others choose the method, and the rest judge. Where they refuse the graph, the layers
     that cost most stay fp32, and they judge once more. The bundle is changed in one step; a refused int8 leaves its graphs as
-    they were. Raises `DataError` where `data` lacks what is needed or `config` names cells that can't calibrate, `BundleError`
-    for a bundle without an fp32 fused graph.
+    they were. Raises `DataError` where `data` lacks what is needed or `config` names cells that can't calibrate, `UsageError`
+    where `config` leaves no cell to judge, `BundleError` for a bundle without an fp32 fused graph.
     """
     config, say = config or CalibrationConfig(), tell or (lambda _: None)
     if not Path(bundle).is_dir():
@@ -115,6 +115,8 @@ def _parts(bundle: Bundle, data: Path | str, config: CalibrationConfig) -> _Part
     if not sample.cells:
         raise DataError(data, f"the crop refuses every calibration cell, the first as {sample.refused[0][1]}")
     rest = sorted(set(known) - set(chosen), key=lambda cell: cell.sha256)
+    if not rest:
+        raise UsageError(f"no validation cells are left to judge int8: calibrate on fewer than {len(known)}")
     wanted = min(config.search_cells, len(rest) // SEARCHED) if config.method == "auto" else 0
     search = choose_cells(rest, wanted, config.seed)
     return _Parts(sample, crop_cells(search, spec), tuple(cell for cell in rest if cell not in set(search)))

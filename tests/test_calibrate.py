@@ -32,7 +32,7 @@ from blastscope.export.config import ExportConfig
 from blastscope.runtime.bundle import Bundle, pack, read_bundle, read_golden, update_bundle
 from blastscope.runtime.cells import Cell, find_cells
 from blastscope.runtime.classes import VOTERS
-from blastscope.runtime.errors import BundleError, DataError
+from blastscope.runtime.errors import BundleError, DataError, UsageError
 from blastscope.train.checkpoint import save_ensemble
 
 LENIENT = CalibrationConfig(method="minmax", cells=8, flips_at_most=0.5, f1_loss_at_most=50, draws=50)
@@ -162,6 +162,13 @@ def _turned_round(parent: onnx.ModelProto) -> onnx.ModelProto:
     del model.graph.node[:]
     model.graph.node.extend([*nodes[:place], negated, *nodes[place:]])
     return model
+
+
+def test_a_calibration_that_leaves_nobody_to_judge_is_refused_before_the_work(bundle: Path, data: Path) -> None:
+    told: list[str] = []
+    with pytest.raises(UsageError, match="calibrate on fewer than"):
+        calibrate(bundle, data, LENIENT.model_copy(update={"cells": 10_000}), tell=told.append)
+    assert len(told) == 1  # that cells are looked for
 
 
 def test_named_training_cells_are_refused(bundle: Path, data: Path) -> None:
