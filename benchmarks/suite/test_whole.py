@@ -14,7 +14,9 @@ import pytest
 from blastscope import Scope, open_bundle
 from blastscope.benchmarks.bench import NATURAL
 from blastscope.benchmarks.load import CELL, measure_cold
+from blastscope.benchmarks.peers import Task, openings
 from blastscope.benchmarks.sides import handle
+from blastscope.runtime.bundle import read_bundle
 from blastscope.runtime.classes import PRECISIONS, Precision
 from blastscope.runtime.drawn import draw_cell
 
@@ -66,7 +68,8 @@ def test_callers(benchmark: Any, told: Any, network: Any, callers: int) -> None:
     precision = network.precision
     images = [network.images[number % len(network.images)] for number in range(IMAGES)]
     with opened(network, precision, "throughput") as (scope, name), ThreadPoolExecutor(callers) as pool:
-        told("callers", f"{name}, {callers} callers", IMAGES, execution=scope.audit.execution, gmac=network.gmac * IMAGES)
+        at_once = "1 caller" if callers == 1 else f"{callers} callers"
+        told("callers", f"{name}, {at_once}", IMAGES, execution=scope.audit.execution, gmac=network.gmac * IMAGES)
         calls = benchmark.pedantic(lambda: list(pool.map(scope.classify, images)), rounds=5, warmup_rounds=1)
     assert right(network, precision, [call.label for call in calls])
 
@@ -100,6 +103,19 @@ def test_cold_start(benchmark: Any, told: Any, network: Any, cache: str, tmp_pat
     assert found.label == label
     # the process's end is no part of its first answer, so its own clock counts
     told("cold", f"{name}, {cache} engine cache", samples_ms=samples, peak_mib=found.peak_mib)
+
+
+def test_compiling_alone(benchmark: Any, told: Any, network: Any) -> None:
+    # what a start without a cache can't do without: the library, used plainly, reads and compiles the same file
+    bundle, precision = read_bundle(network.contender.bundle), network.precision
+    entry = bundle.graph(precision)
+    assert entry is not None
+    graphs = {f"{precision}/openvino-plain": bundle.file(entry)}
+    task = Task(network.contender.run, graphs, bundle.manifest.crop, batch=1)
+    name, opening = next(side for side in openings("openvino", task) if side[0].endswith("-latency"))
+    told("cold", f"{network.contender.name}/{name}, reading and compiling alone")
+    answer = benchmark.pedantic(opening, rounds=2)
+    assert right(network, precision, answer(network.images[:1]))
 
 
 def test_memory_stays_flat(network: Any) -> None:
