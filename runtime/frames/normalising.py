@@ -52,21 +52,19 @@ def normalised(
     image: NDArray[np.uint8], mask: Mask, how: Literal["none", "reinhard", "macenko"], glass: Colour
 ) -> NDArray[np.uint8]:
     """`image` (H, W, 3) with the cell under `mask` in C-NMC's colours; the rest is black."""
-    inside = mask > 0
-    shown = np.zeros_like(image)
-    pixels = image[inside]
-    if len(pixels) >= FEWEST and how == "reinhard":
-        pixels = _reinhard(pixels)
-    elif len(pixels) >= FEWEST and how == "macenko":
-        pixels = _macenko(pixels, glass)
-    shown[inside] = pixels
-    return shown
+    if cv2.countNonZero(mask) >= FEWEST and how == "reinhard":
+        image = _reinhard(image, mask)
+    elif cv2.countNonZero(mask) >= FEWEST and how == "macenko":
+        own = mask > 0
+        coloured = np.zeros_like(image)
+        coloured[own] = _macenko(image[own], glass)
+        image = coloured
+    return np.asarray(cv2.copyTo(image, mask), np.uint8)
 
 
-def look_of(pixels: NDArray[np.uint8]) -> Look:
-    """The look of these pixels (N, 3) RGB."""
-    lab = _lab(pixels)
-    return Look(_colour(lab.mean(axis=0)), _colour(lab.std(axis=0)))
+def look_of(image: NDArray[np.uint8], mask: Mask) -> Look:
+    """The look of the pixels of `image` (H, W, 3) RGB under `mask`."""
+    return _look(_lab(image), mask)
 
 
 def stains_of(pixels: NDArray[np.uint8], glass: Colour) -> Stains | None:
@@ -90,14 +88,19 @@ def stains_of(pixels: NDArray[np.uint8], glass: Colour) -> Stains | None:
     return Stains((_colour(first), _colour(second)), (float(mean[0]), float(mean[1])), (float(spread[0]), float(spread[1])))
 
 
-def _reinhard(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The pixels with C-NMC's mean and spread of L, a and b (Reinhard, 2001)."""
-    lab = _lab(pixels)
-    mean, spread = lab.mean(axis=0), lab.std(axis=0)
-    stretch = np.clip(np.asarray(CNMC_SPREAD) / np.maximum(spread, 1e-3), *STRETCH)
-    moved = ((lab - mean) * stretch + np.asarray(CNMC_MEAN)).astype(np.float32)
-    rgb = cv2.cvtColor(moved[None], cv2.COLOR_Lab2RGB)[0]
-    return _bright(rgb * 255)
+def _reinhard(image: NDArray[np.uint8], mask: Mask) -> NDArray[np.uint8]:
+    """The pixels under `mask` with C-NMC's mean and spread of L, a and b (Reinhard, 2001)."""
+    lab = _lab(image)
+    look = _look(lab, mask)
+    stretch = np.clip(np.asarray(CNMC_SPREAD) / np.maximum(np.asarray(look.spread), 1e-3), *STRETCH)
+    shift = np.asarray(CNMC_MEAN) - np.asarray(look.mean) * stretch
+    moved = np.asarray(cv2.transform(lab, np.column_stack([np.diag(stretch), shift])), np.float32)
+    return _bright(cv2.cvtColor(moved, cv2.COLOR_Lab2RGB) * np.float32(255))
+
+
+def _look(lab: NDArray[np.float32], mask: Mask) -> Look:
+    mean, spread = (np.asarray(figures, np.float64).ravel() for figures in cv2.meanStdDev(lab, mask=mask))
+    return Look(_colour(mean), _colour(spread))
 
 
 def _macenko(pixels: NDArray[np.uint8], glass: Colour) -> NDArray[np.uint8]:
@@ -111,8 +114,9 @@ def _macenko(pixels: NDArray[np.uint8], glass: Colour) -> NDArray[np.uint8]:
     return _bright(255 * np.exp(-np.maximum(amounts, 0) @ np.asarray(CNMC_STAINS)))
 
 
-def _lab(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
-    return np.asarray(cv2.cvtColor((pixels[None] / 255).astype(np.float32), cv2.COLOR_RGB2Lab)[0], np.float64)
+def _lab(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    shares = cv2.LUT(image, (np.arange(256) / 255).astype(np.float32))
+    return np.asarray(cv2.cvtColor(shares, cv2.COLOR_RGB2Lab), np.float32)
 
 
 def _density(pixels: NDArray[np.uint8], glass: Colour) -> NDArray[np.float64]:
