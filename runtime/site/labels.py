@@ -20,6 +20,7 @@ from blastscope.runtime.frames.scans import open_scan
 from blastscope.runtime.prediction import Box, Refusal
 
 COLUMNS = ("path", "x0", "y0", "x1", "y1", "label")
+MOST_TOLD = 5  # wrong lines in one message: where every line is wrong, it is for one reason
 WANTED = f"wanted: {','.join(COLUMNS)} and, if known, patient"
 
 
@@ -42,20 +43,27 @@ class LabelledFrames:
 
 
 def read_labels(table: Path, frames: Sequence[Path], folders: Sequence[Path] = ()) -> LabelledFrames:
-    """The labels that `table` holds of `frames`, found below `folders`. Raises `DataError` that names the line."""
+    """The labels that `table` holds of `frames`, found below `folders`. Raises `DataError` that names the lines."""
     content, rows = _read(table)
     places = {frame.resolve(): frame for frame in frames}
     boxes: dict[Path, dict[Box, _Said]] = {}
     patients: dict[Path, str] = {}
+    wrong: list[str] = []
     for number, row in rows:
         where = f"line {number}"
-        frame = _frame(table, where, row["path"], places, folders)
-        own = boxes.setdefault(frame, {})
-        if (cell := _cell(table, where, row)) is not None:
-            if (before := own.get(cell.box)) is not None:  # the second of the two could never be found
-                raise DataError(table, f"{where}: the same box stands on line {before.line}: leave one of the two out")
-            own[cell.box] = _Said(number, cell)
-        _note_patient(table, where, frame, row.get("patient", ""), patients)
+        try:
+            frame = _frame(table, where, row["path"], places, folders)
+            own = boxes.setdefault(frame, {})
+            if (cell := _cell(table, where, row)) is not None:
+                if (before := own.get(cell.box)) is not None:  # the second of the two could never be found
+                    raise DataError(table, f"{where}: the same box stands on line {before.line}: leave one of the two out")
+                own[cell.box] = _Said(number, cell)
+            _note_patient(table, where, frame, row.get("patient", ""), patients)
+        except DataError as error:
+            wrong.append(error.problem)
+    if wrong:
+        more = f"; and {len(wrong) - MOST_TOLD} lines more" if len(wrong) > MOST_TOLD else ""
+        raise DataError(table, "; ".join(wrong[:MOST_TOLD]) + more)
     if not boxes:
         raise DataError(table, "holds no row")
     if patients and len(patients) < len(boxes):
@@ -111,7 +119,11 @@ def _frame(table: Path, where: str, name: str, places: Mapping[Path, Path], fold
     for candidate in candidates:
         if (frame := places.get(candidate.resolve())) is not None:
             return frame
-    raise DataError(table, f"{where}: '{name}' is none of the frames that were named")
+    raise DataError(
+        table,
+        f"{where}: '{name}' is none of the frames that were named: a path is as in the command, or goes on from a folder named "
+        "there or from the table's",
+    )
 
 
 def _cell(table: Path, where: str, row: Mapping[str, str]) -> LabelledCell | None:
