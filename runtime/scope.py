@@ -264,7 +264,7 @@ class Scope:
             self._examiner(self._run.decider.classify_many, spec, pixel_um)  # a scale that can't be is said now
 
         def examine(frame: NDArray[np.uint8], *, metadata: Mapping[str, Any]) -> FrameReport:
-            scale_um = pixel_um or (spec and spec.pixel_um) or metadata.get("pixel_um")
+            scale_um = pixel_um or (spec and spec.pixel_um) or _told_um(metadata)
             try:
                 return self.examine(frame, pixel_um=scale_um, spec=spec, metadata=metadata)
             except Closed:
@@ -328,6 +328,15 @@ class Scope:
         from blastscope.runtime.frames.spec import FrameSpec
 
         return self.validation.objection(self.bundle.digest, spec or FrameSpec())
+
+
+def _told_um(metadata: Mapping[str, Any]) -> float | None:
+    """The scale that a frame's metadata says: a program's own words, which may be text."""
+    told = metadata.get("pixel_um")
+    try:
+        return None if told is None else float(told)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"a frame's metadata says that pixel_um is {told!r}: micrometres per pixel are a number") from error
 
 
 def _record(validation: Path | str | None) -> ValidationRecord | None:

@@ -63,6 +63,16 @@ def test_a_frame_may_bring_its_own_scale_which_counts_last(scope: Scope) -> None
     assert told == [0.1, 0.2, 0.3]
 
 
+def test_a_scale_in_words_is_read_where_it_is_a_number_and_else_costs_its_frame(scope: Scope) -> None:
+    reports: list[FrameReport] = []
+    with scope.stream(None, reports.append, when_full="block") as stream:
+        for text in ("0.1", "wide"):
+            stream.put(plain(), metadata={"pixel_um": text})
+    assert [report.pixel_um for report in reports] == [0.1, None]
+    assert reports[1].refusal
+    assert "says that pixel_um is 'wide'" in reports[1].refusal.detail
+
+
 def test_what_is_no_frame_is_refused_in_its_turn(scope: Scope) -> None:
     reports: list[FrameReport] = []
     frames = [plain(), np.zeros((4, 4), np.uint8), np.zeros((0, 0, 3), np.uint8), plain()]
