@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Self, get_args
+from typing import ClassVar, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -14,7 +14,7 @@ from blastscope.runtime.errors import ConfigError
 class Record(BaseModel):
     """A value that is checked once, on construction, and never changes."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, ser_json_inf_nan="null")
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, ser_json_inf_nan="null")
 
     @classmethod
     def from_toml(cls, path: Path | str) -> Self:
@@ -40,7 +40,7 @@ def problems(error: ValidationError) -> list[str]:
     """One line for each thing pydantic found, with the key as it is written in the file."""
     found = []
     for item in error.errors():
-        text = item["msg"].removeprefix("Value error, ")
+        text = "no such key" if item["type"] == "extra_forbidden" else item["msg"].removeprefix("Value error, ")
         key = ".".join(map(str, item["loc"]))
         found.append(f"{key}: {text[:1].lower()}{text[1:]}" if key else text)
     return found
