@@ -36,6 +36,16 @@ def test_every_link_leads_somewhere(page: Path) -> None:
     assert not missing
 
 
+def test_every_key_of_a_line_of_json_is_named() -> None:
+    from blastscope.runtime.frames.report import CellRow, FrameRow
+    from blastscope.runtime.prediction import PredictionRow
+
+    lines = re.findall(r'^    (\{"path".*\n(?:     .*\n)+)', PAGES[1].read_text(encoding="utf-8"), re.MULTILINE)
+    image, frame = (set(re.findall(r'"(\w+)"', line)) for line in lines)
+    assert image == {"path", *PredictionRow.__annotations__, "a", "b", "combined", "hem", "all"}
+    assert frame == {*FrameRow.__annotations__, *CellRow.__annotations__, "cells", "hem", "all", "refused"}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
 def test_every_verb_and_make_target_that_is_named_exists(page: Path) -> None:
     from blastscope.cli import app
