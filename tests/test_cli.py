@@ -162,6 +162,23 @@ def test_the_command_starts_without_loading_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_control_c_while_the_command_is_being_imported_is_quiet() -> None:
+    code = """
+import sys
+
+class Interrupting:
+    def find_spec(self, name, path, target=None):
+        if name == "typer":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupting())
+from blastscope.__main__ import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 def test_the_version_is_the_packages() -> None:
     from blastscope import __version__
 

@@ -89,5 +89,5 @@ for name, group in building.GROUPS.items():
 
 
 def main() -> None:
-    """Entry point of `blastscope` and `python -m blastscope`."""
+    """What `blastscope` and `python -m blastscope` run."""
     app()
