@@ -66,6 +66,12 @@ def _whole(content: bytes, needed: int) -> None:
         raise _Refused("undecodable", f"the file is truncated: {len(content)} bytes of {needed}")
 
 
+def _goes_on(content: bytes, needed: int) -> None:
+    """The same where the file doesn't say how long it is, but has a mark at its end."""
+    if needed > len(content):
+        raise _Refused("undecodable", f"the file is truncated: it breaks off after {len(content)} bytes")
+
+
 def _bmp(content: bytes) -> Header:
     start, kind = struct.unpack_from("<II", content, 10)
     width, height, _, bits = struct.unpack_from("<HHHH" if kind == 12 else "<iiHH", content, 18)
@@ -87,9 +93,9 @@ def _png(content: bytes) -> Header:
     _wants_rgb(f"a PNG of {bits}-bit {PNG_KINDS.get(kind, 'unknown')} pixels" if (bits, kind) != (8, 2) else None)
     offset, name = 8, b""
     while name != b"IEND":
-        _whole(content, offset + 12)
+        _goes_on(content, offset + 12)
         length, name = struct.unpack_from(">I4s", content, offset)
-        _whole(content, offset + 12 + length)
+        _goes_on(content, offset + 12 + length)
         _wants_rgb("a PNG with a transparent colour" if name == b"tRNS" else None)
         if name == b"acTL":
             raise _Refused("undecodable", "an animated PNG: give each image a file of its own")
@@ -137,7 +143,7 @@ def _jpeg(content: bytes) -> Header:
     header: Header | None = None
     offset = 2
     while True:
-        _whole(content, offset + 2)
+        _goes_on(content, offset + 2)
         if content[offset] != 0xFF:
             raise _Refused("undecodable", f"the JPEG is damaged: no marker at byte {offset}")
         marker = content[offset + 1]

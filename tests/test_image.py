@@ -103,6 +103,21 @@ def test_a_file_cut_short_anywhere_is_refused(kind: str) -> None:
     assert {code(whole[:length]) for length in sorted(lengths)} == {"undecodable"}
 
 
+@pytest.mark.parametrize(
+    ("content", "lacking"),
+    [
+        (LOSSLESS["bmp"], " bytes of {}"),
+        (LOSSLESS["webp"], " bytes of {}"),
+        (LOSSY["jpeg"], " bytes"),
+        (LOSSLESS["png"], " bytes"),
+    ],
+)
+def test_what_a_cut_file_lacks_is_said_where_the_file_itself_says_it(content: bytes, lacking: str) -> None:
+    refusal = decode(content[:-100])
+    assert isinstance(refusal, Refusal)
+    assert refusal.detail.endswith(f" {len(content) - 100}{lacking.format(len(content))}")
+
+
 @pytest.mark.parametrize("kind", LOSSLESS)
 def test_a_damaged_header_never_raises(kind: str) -> None:
     whole, random = LOSSLESS[kind], np.random.default_rng(1)
