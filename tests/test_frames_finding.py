@@ -133,7 +133,7 @@ def test_another_camera_finds_the_same_cells(bccd: Frames, camera: object) -> No
         assert hits(found, plain) == len(found) == len(plain) > 0, name  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("size", [0.3, 1.0, 1.7])
+@pytest.mark.parametrize("size", [0.3, 0.7, 1.0, 1.7])
 def test_the_scale_comes_from_the_red_cells(bccd: Frames, size: float) -> None:
     found = []
     for name in bccd.names("train")[2:200:40]:

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.frames.thumbnail import grid_within, reduced
+from blastscope.runtime.frames.thumbnail import Pictures
 from blastscope.runtime.prediction import Box
 
 LEVELS = ((1, 14.0, 32.0), (3, 32.0, 68.0), (5, 68.0, 125.0), (9, 125.0, 400.0))  # factor, and diameters in px, from and to
 STEPS = 6  # diameters in an octave
+STEP = 2 ** (1 / STEPS)
 WIDEST = 255  # a reduced picture's side: of a larger frame the middle tells
 FAINTEST = 5  # the gradient of an edge, gray levels a pixel
 BLUR = 0.15  # of votes, in radii: red cells aren't round
@@ -38,8 +39,8 @@ Avoid = Callable[[NDArray[np.uint8]], NDArray[np.bool_]]
 class _Edges:
     """The edge pixels of a reduced picture with their inward unit normals."""
 
-    columns: NDArray[np.float32]
-    rows: NDArray[np.float32]
+    columns: NDArray[np.int64]
+    rows: NDArray[np.int64]
     right: NDArray[np.float32]
     down: NDArray[np.float32]
     shape: tuple[int, int]
@@ -50,12 +51,12 @@ class _Edges:
         return len(self.rows) / (self.shape[0] * self.shape[1])
 
 
-def red_cell_px(frame: NDArray[np.uint8], box: Box, avoid: Avoid) -> float | None:
-    """The usual diameter of red cells in `box` of `frame`, in pixels; None without enough of them.
+def red_cell_px(pictures: Pictures, box: Box, avoid: Avoid) -> float | None:
+    """The usual diameter of red cells in `box` of a frame, in pixels; None without enough of them.
 
     `avoid` tells from a reduced picture (h, w, 3) which of its pixels show no red cell's rim.
     """
-    search = _Search(frame, box, avoid)
+    search = _Search(pictures, box, avoid)
     # the finest level costs most, and few frames need it
     found = search.peak(LEVELS[1:])
     if found is None or found * FOUND_SHARE <= LEVELS[1][1] * 1.2:
@@ -65,9 +66,10 @@ def red_cell_px(frame: NDArray[np.uint8], box: Box, avoid: Avoid) -> float | Non
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Search:
-    frame: NDArray[np.uint8]
+    pictures: Pictures
     box: Box
     avoid: Avoid
+    _seen: dict[int, _Edges | None] = field(default_factory=dict)  # by factor
 
     def peak(self, levels: tuple[Level, ...]) -> float | None:
         """The diameter at which votes meet best, of all that these levels cover."""
@@ -75,29 +77,34 @@ class _Search:
         heights: list[float] = []
         most = 0.0
         for (factor, low, end), edges in self._shown(levels):
-            # each level starts at the diameter where the last one ended, and is fitted to it there
-            diameter = diameters[-1] if diameters else low
-            height = _meeting(edges, diameter / 2 / factor)
-            fit = min(max(heights[-1] / height, LEAST_FIT), 1.0) if heights and height > 0 else 1.0
+            diameter, fit = low, 1.0
+            if diameters:  # a level is fitted to the last one at the diameter where that one ended
+                height = _meeting(edges, diameters[-1] / 2 / factor)
+                diameter, fit = diameters[-1] * STEP, heights[-1] / height if height > 0 else 1.0
             while diameter < end:
-                diameters.append(diameter)
-                heights.append(height * fit)
-                most = max(most, height * edges.shape[0] * edges.shape[1] * 6 * factor / math.pi / diameter)
-                diameter *= 2 ** (1 / STEPS)
                 height = _meeting(edges, diameter / 2 / factor)
+                diameters.append(diameter)
+                heights.append(height * min(max(fit, LEAST_FIT), 1.0))
+                most = max(most, height * edges.shape[0] * edges.shape[1] * 6 * factor / math.pi / diameter)
+                diameter *= STEP
         return _peak(diameters, heights) if most >= FEWEST else None
 
     def _shown(self, levels: tuple[Level, ...]) -> list[tuple[Level, _Edges]]:
         """The levels that show more than noise, with their edges."""
         shown: list[tuple[Level, _Edges]] = []
         for level in levels:
-            edges = _edges(self.frame, _middle(self.box, WIDEST * level[0]), level[0], self.avoid)
+            edges = self._edges(level[0])
             if edges is None:
                 break
             if shown and edges.share < FADED * shown[-1][1].share:
                 shown.pop()
             shown.append((level, edges))
         return shown
+
+    def _edges(self, factor: int) -> _Edges | None:
+        if factor not in self._seen:
+            self._seen[factor] = _edges(self.pictures.within(_middle(self.box, WIDEST * factor), factor), self.avoid)
+        return self._seen[factor]
 
 
 def _middle(box: Box, widest: int) -> Box:
@@ -106,40 +113,40 @@ def _middle(box: Box, widest: int) -> Box:
     return box[0] + spare_x, box[1] + spare_y, box[2] - spare_x, box[3] - spare_y
 
 
-def _edges(frame: NDArray[np.uint8], box: Box, factor: int, avoid: Avoid) -> _Edges | None:
-    picture = reduced(frame, grid_within(box, factor))
-    if min(picture.shape[:2]) < 16:
+def _edges(picture: NDArray[np.uint8], avoid: Avoid) -> _Edges | None:
+    height, width = picture.shape[:2]
+    if min(height, width) < 16:
         return None
     gray = cv2.transform(picture, np.asarray([[0, 0.5, 0.5]], np.float32))  # red cells hardly show in red
     smooth = cv2.GaussianBlur(gray, (3, 3), 0)
-    across, down = (cv2.Sobel(smooth, cv2.CV_16S, *way).astype(np.int32) for way in ((1, 0), (0, 1)))
+    # floats hold these whole numbers exactly
+    across, down = (np.asarray(cv2.Sobel(smooth, cv2.CV_32F, *way), np.float32) for way in ((1, 0), (0, 1)))
     steep = across * across + down * down
     middle = steep[1:-1, 1:-1]
-    lying = np.abs(across[1:-1, 1:-1]) >= np.abs(down[1:-1, 1:-1])
-    standing = np.abs(across[1:-1, 1:-1]) <= np.abs(down[1:-1, 1:-1])
-    ridge = lying & (middle >= steep[1:-1, :-2]) & (middle >= steep[1:-1, 2:])
-    ridge |= standing & (middle >= steep[:-2, 1:-1]) & (middle >= steep[2:, 1:-1])
+    wide, high = np.abs(across[1:-1, 1:-1]), np.abs(down[1:-1, 1:-1])
+    ridge = (wide >= high) & (middle >= steep[1:-1, :-2]) & (middle >= steep[1:-1, 2:])
+    ridge |= (wide <= high) & (middle >= steep[:-2, 1:-1]) & (middle >= steep[2:, 1:-1])
     ridge &= middle > (8 * FAINTEST // 2) ** 2
     ridge &= ~avoid(picture)[1:-1, 1:-1]
-    rows, columns = np.nonzero(ridge)
-    rows, columns = rows + 1, columns + 1
-    length = np.sqrt(steep[rows, columns].astype(np.float32))
-    right, below = (np.asarray(-way[rows, columns] / length, np.float32) for way in (across, down))
-    height, width = picture.shape[:2]
-    return _Edges(columns.astype(np.float32), rows.astype(np.float32), right, below, (height, width))
+    rows, columns = np.divmod(np.flatnonzero(ridge), width - 2)
+    at = (rows + 1) * width + columns + 1
+    length = np.sqrt(steep.ravel()[at])
+    return _Edges(columns + 1, rows + 1, -across.ravel()[at] / length, -down.ravel()[at] / length, (height, width))
 
 
 def _meeting(edges: _Edges, radius: float) -> float:
     """How strongly the votes at this radius meet: the sum of cubes of the share of a whole circle that meets in a point."""
     height, width = edges.shape
+    margin = math.ceil(radius)  # so that no vote falls outside
+    stride = width + 2 * margin
     # rounded away from the edge pixel, so that turned edges vote for turned points
-    columns = (edges.columns + np.rint(edges.right * np.float32(radius))).astype(np.int32)
-    rows = (edges.rows + np.rint(edges.down * np.float32(radius))).astype(np.int32)
-    inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
-    counts = np.bincount((rows * width + columns)[inside], minlength=height * width).reshape(height, width)
+    right, below = (np.rint(way * np.float32(radius)) for way in (edges.right, edges.down))
+    places = edges.rows * stride + edges.columns + (below * np.float32(stride) + right).astype(np.int64)
+    counts = np.bincount(places + margin * (stride + 1), minlength=(height + 2 * margin) * stride)
+    inside = counts.reshape(-1, stride)[margin : margin + height, margin : margin + width]
     spread = BLUR * radius
     taps = 2 * round(3 * spread) + 1
-    votes = cv2.GaussianBlur(counts.astype(np.float32), (taps, taps), spread)
+    votes = cv2.GaussianBlur(inside.astype(np.float32), (taps, taps), spread)
     total = float(cv2.sumElems(cv2.multiply(cv2.multiply(votes, votes), votes))[0])
     return total * spread**4 / (2 * radius**2) / (height * width)
 

@@ -34,11 +34,17 @@ def nuclear_axis(red: Colour) -> Colour:
 
     Gray is dust, and the rim of the field of view.
     """
-    usual, own = (np.cross(np.asarray(colour, np.float64), np.ones(3)) for colour in (RED_CELL, red))
+    usual, own = _beside_gray(RED_CELL), _beside_gray(red)
     like = float(usual @ own) / float(np.linalg.norm(usual) * np.linalg.norm(own) + 1e-12)
     chosen = own if like > LEAST_LIKE and np.linalg.norm(own) > LEAST_COLOUR * np.linalg.norm(red) else usual
     weights = chosen / np.linalg.norm(chosen)
     return round(float(weights[0]), 4), round(float(weights[1]), 4), round(float(weights[2]), 4)
+
+
+def _beside_gray(colour: Colour) -> NDArray[np.float64]:
+    """At a right angle to `colour` and to gray: their cross product, without numpy's toll."""
+    red, green, blue = colour
+    return np.asarray((green - blue, blue - red, red - green))
 
 
 def along(axis: Colour, picture: NDArray[np.uint8], glass: Colour) -> NDArray[np.int16]:

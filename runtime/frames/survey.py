@@ -13,21 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.runtime.frames.found import Colour, FrameFacts, ScaleSource
+from blastscope.runtime.frames.glass import content_box, glass_colour, glass_level
 from blastscope.runtime.frames.order import at_share, middle
 from blastscope.runtime.frames.scale import red_cell_px
 from blastscope.runtime.frames.spec import FrameSpec
 from blastscope.runtime.frames.stain import RED_CELL, STEP, along, density, nuclear_axis
-from blastscope.runtime.frames.thumbnail import grid_within, odd_factor, reduced
+from blastscope.runtime.frames.thumbnail import Pictures, odd_factor
 from blastscope.runtime.image import check_array
-from blastscope.runtime.prediction import Box
 
 Densities = NDArray[np.float32]  # (H, W), natural optical density in one channel
 
 ASSUMED_UM = 0.1  # micrometres a pixel where neither the caller nor red cells tell: a 100x objective and a common camera
 EMPTY: Colour = (255.0, 255.0, 255.0)
 PIXELS = 60_000  # of the thumbnail that colours are measured on
-GLASS_SHARE = 0.02  # of the pixels: what is brighter and rarer is a glint
-NOT_GLASS = 12  # gray levels away from glass
 LEAST_DENSITY = 0.12  # natural, in all three channels together: what is fainter has no colour to speak of
 RED_DENSITY, RED_IN_RED = 1.6, 0.3  # red cells' density is less: in all channels together, and in red, which they let through
 PALE_IN_RED = 0.15  # in a pale stain less: half of what its nuclei have, but no less than this
@@ -41,9 +39,12 @@ PALEST, DARKEST = 0.45, 2.0  # stains, of the usual strength: beyond them it is 
 CELL_SHARE, CELL_FLOOR, CELL_CEILING = 0.09, 0.028, 0.06  # cytoplasm, of a nucleus
 
 
-def survey_frame(frame: NDArray[np.uint8], spec: FrameSpec, *, pixel_um: float | None = None) -> FrameFacts:
+def survey_frame(
+    frame: NDArray[np.uint8], spec: FrameSpec, *, pixel_um: float | None = None, threads: int | None = None
+) -> FrameFacts:
     """What holds for the whole of `frame` (H, W, 3) uint8 RGB. `pixel_um`, or the specification's, settles the scale.
 
+    At most `threads` look at it, or as many as the process may use.
     Raises `ImageError` for anything but such an array. An empty frame has facts too: those that are assumed.
     """
     frame = np.ascontiguousarray(check_array(frame))
@@ -57,12 +58,12 @@ def survey_frame(frame: NDArray[np.uint8], spec: FrameSpec, *, pixel_um: float |
             NUCLEUS_FROM,
             CELL_FLOOR,
         )
-    gray = np.asarray(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), np.uint8)
-    glass_gray = _glass_gray(gray)
-    content = _content(gray, glass_gray)
+    level = glass_level(frame, threads)
+    content = content_box(frame, level)
     factor = odd_factor(((content[2] - content[0]) * (content[3] - content[1]) / PIXELS) ** 0.5 + 1)
-    picture = reduced(frame, grid_within(content, factor))
-    glass = _glass(picture, glass_gray)
+    pictures = Pictures(frame)
+    picture = pictures.within(content, factor)
+    glass = glass_colour(picture, level)
     densities = density(picture, glass)
     red = _red_cells(densities)
     axis = nuclear_axis(RED_CELL if red is None else _usual(densities, red))
@@ -70,50 +71,10 @@ def survey_frame(frame: NDArray[np.uint8], spec: FrameSpec, *, pixel_um: float |
     stain[reduce(np.minimum, densities) > SURROUND] = 0
     nucleus_threshold, cell_threshold = _thresholds(stain, red)
     at = round(nucleus_threshold * STEP)
-    measured = None if given else red_cell_px(frame, content, lambda part: _near_nuclei(part, glass, axis, at))
+    measured = None if given else red_cell_px(pictures, content, lambda part: _near_nuclei(part, glass, axis, at))
     source: ScaleSource = "given" if given else "red-cells" if measured else "assumed"
     scale = given or (round(spec.red_cell_um / measured, 5) if measured else ASSUMED_UM)
     return FrameFacts(scale, source, glass, axis, nucleus_threshold, cell_threshold)
-
-
-def _glass_gray(gray: NDArray[np.uint8]) -> int:
-    """The brightest gray that is common."""
-    smooth = np.convolve(_histogram(gray), np.ones(9), "same")
-    common = smooth >= max(GLASS_SHARE * gray.size, 0.1 * smooth.max())
-    level = int(np.flatnonzero(common)[-1])
-    while level > 0 and smooth[level - 1] >= smooth[level]:  # down from the bright end up to the top of the peak
-        level -= 1
-    return level
-
-
-def _content(gray: NDArray[np.uint8], glass: int) -> Box:
-    """The box of all that is neither empty glass nor black."""
-    levels = np.arange(256)
-    shown = ((abs(levels - glass) > NOT_GLASS) & (levels > 0)).astype(np.uint8)
-    x, y, width, height = cv2.boundingRect(cv2.LUT(gray, shown))
-    return (x, y, x + width, y + height) if width else (0, 0, gray.shape[1], gray.shape[0])
-
-
-def _glass(picture: NDArray[np.uint8], gray: int) -> Colour:
-    """The usual colour of what is as bright as glass; gray glass where the picture shows none."""
-    near = cv2.inRange(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), (max(gray - 5, 0),), (min(gray + 5, 255),))
-    if not near.any():
-        return float(gray), float(gray), float(gray)
-    red, green, blue = (_median(_histogram(picture, np.asarray(near, np.uint8), channel)) for channel in range(3))
-    return red, green, blue
-
-
-def _histogram(picture: NDArray[np.uint8], mask: NDArray[np.uint8] | None = None, channel: int = 0) -> NDArray[np.float64]:
-    return np.asarray(cv2.calcHist([picture], [channel], mask, [256], [0, 256]), np.float64).ravel()
-
-
-def _median(counts: NDArray[np.float64]) -> float:
-    """The median level, with a fraction for where in the level it lies."""
-    total = counts.cumsum()
-    half = total[-1] / 2
-    level = int(np.searchsorted(total, half))
-    before = total[level - 1] if level else 0.0
-    return round(max(level - 0.5 + float((half - before) / max(counts[level], 1.0)), 0.0), 3)
 
 
 def _red_cells(densities: tuple[Densities, ...]) -> NDArray[np.bool_] | None:

@@ -6,7 +6,7 @@ whatever its parity: with an even factor a box of odd width has no middle that a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
@@ -67,6 +67,29 @@ def reduced(picture: NDArray[np.uint8], grid: Grid) -> NDArray[np.uint8]:
     if grid.factor == 1:
         return np.ascontiguousarray(patch)
     return np.asarray(cv2.resize(patch, (grid.width, grid.height), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pictures:
+    """The reduced pictures of one frame, none made twice."""
+
+    frame: NDArray[np.uint8]
+    _made: dict[int, tuple[Grid, NDArray[np.uint8]]] = field(default_factory=dict)
+
+    def within(self, box: Box, factor: int) -> NDArray[np.uint8]:
+        """The frame reduced over `grid_within(box, factor)`."""
+        grid = grid_within(box, factor)
+        if factor in self._made:
+            whole, picture = self._made[factor]
+            # a grid of the same middle falls on the same squares
+            left, top = grid.x0 - whole.x0, grid.y0 - whole.y0
+            x, y = left // factor, top // factor
+            same = left % factor == 0 and top % factor == 0
+            if same and 0 <= x <= whole.width - grid.width and 0 <= y <= whole.height - grid.height:
+                return np.ascontiguousarray(picture[y : y + grid.height, x : x + grid.width])
+        picture = reduced(self.frame, grid)
+        self._made[factor] = grid, picture
+        return picture
 
 
 def _centred(low: int, high: int, factor: int, margin: int) -> tuple[int, int]:

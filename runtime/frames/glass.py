@@ -1,0 +1,84 @@
+"""The glass that a frame shows, and where it shows anything else."""
+
+from __future__ import annotations
+
+from functools import reduce
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from blastscope.runtime.frames.found import Colour
+from blastscope.runtime.frames.spreading import spread
+from blastscope.runtime.prediction import Box
+
+STRIP_PIXELS = 400_000  # that the processor's cache holds
+EDGE_ROWS = 32  # of the frame, looked at together
+GLASS_SHARE = 0.02  # of the pixels: what is brighter and rarer is a glint
+NOT_GLASS = 12  # gray levels away from glass
+
+
+def glass_level(frame: NDArray[np.uint8], threads: int | None = None) -> int:
+    """The brightest gray of `frame` (H, W, 3) that is common. At most `threads` look for it."""
+    counts = _gray_levels(frame, threads)
+    smooth = np.convolve(counts, np.ones(9), "same")
+    common = smooth >= max(GLASS_SHARE * counts.sum(), 0.1 * smooth.max())
+    level = int(np.flatnonzero(common)[-1])
+    while level > 0 and smooth[level - 1] >= smooth[level]:  # down from the bright end up to the top of the peak
+        level -= 1
+    return level
+
+
+def content_box(frame: NDArray[np.uint8], glass: int) -> Box:
+    """The box of all that is neither glass of this gray nor black. Mostly that is all, so it is looked for from the edges."""
+    levels = np.arange(256)
+    shown = ((abs(levels - glass) > NOT_GLASS) & (levels > 0)).astype(np.uint8)
+    height, width = frame.shape[:2]
+    top = _empty_rows(frame, shown)
+    if top == height:
+        return 0, 0, width, height
+    bottom = height - _empty_rows(frame[::-1], shown)
+    columns = frame[top:bottom].transpose(1, 0, 2)
+    return _empty_rows(columns, shown), top, width - _empty_rows(columns[::-1], shown), bottom
+
+
+def _empty_rows(picture: NDArray[np.uint8], shown: NDArray[np.uint8]) -> int:
+    """How many rows of `picture`, from the first on, have no gray that is `shown`."""
+    for first in range(0, len(picture), EDGE_ROWS):
+        gray = cv2.cvtColor(np.ascontiguousarray(picture[first : first + EDGE_ROWS]), cv2.COLOR_RGB2GRAY)
+        _, y, _, height = cv2.boundingRect(cv2.LUT(gray, shown))
+        if height:
+            return first + y
+    return len(picture)
+
+
+def glass_colour(picture: NDArray[np.uint8], gray: int) -> Colour:
+    """The usual colour of what is as bright as glass; gray glass where the picture shows none."""
+    near = cv2.inRange(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), (max(gray - 5, 0),), (min(gray + 5, 255),))
+    if not near.any():
+        return float(gray), float(gray), float(gray)
+    red, green, blue = (_median(_histogram(picture, np.asarray(near, np.uint8), channel)) for channel in range(3))
+    return red, green, blue
+
+
+def _gray_levels(frame: NDArray[np.uint8], threads: int | None) -> NDArray[np.float64]:
+    """How many pixels have each level of gray."""
+    rows = STRIP_PIXELS // frame.shape[1] + 1
+
+    def count(top: int) -> NDArray[np.float64]:
+        return _histogram(np.asarray(cv2.cvtColor(frame[top : top + rows], cv2.COLOR_RGB2GRAY), np.uint8))
+
+    return reduce(np.add, spread(count, range(0, len(frame), rows), threads))
+
+
+def _histogram(picture: NDArray[np.uint8], mask: NDArray[np.uint8] | None = None, channel: int = 0) -> NDArray[np.float64]:
+    return np.asarray(cv2.calcHist([picture], [channel], mask, [256], [0, 256]), np.float64).ravel()
+
+
+def _median(counts: NDArray[np.float64]) -> float:
+    """The median level, with a fraction for where in the level it lies."""
+    total = counts.cumsum()
+    half = total[-1] / 2
+    level = int(np.searchsorted(total, half))
+    before = total[level - 1] if level else 0.0
+    return round(max(level - 0.5 + float((half - before) / max(counts[level], 1.0)), 0.0), 3)
