@@ -10,6 +10,7 @@ serves all three methods, and every plan that quantises the same values or fewer
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import gcd
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.calibration.answers import GraphAnswers, batches
-from blastscope.calibration.config import CalibrationConfig, Method
+from blastscope.calibration.config import Method
 from blastscope.calibration.pace import Pace, Tell
 from blastscope.calibration.plan import Plan
 from blastscope.runtime.errors import EngineError, MissingLibrary
@@ -35,15 +36,6 @@ LEVELS = 128  # of int8 on one side of zero
 
 
 @dataclass(frozen=True, slots=True)
-class Ranges:
-    """The absolute value that int8's 127 stands for, by group of the plan, and the crops that can't calibrate."""
-
-    reach: dict[str, float]
-    means: dict[str, NDArray[np.float32]]  # of each value with channels, (C,)
-    refused: tuple[tuple[int, str], ...]  # row of the crops, with the reason; they don't count in `reach`
-
-
-@dataclass(frozen=True, slots=True)
 class Measured:
     """What is known of a graph's values after they were seen on the calibration cells."""
 
@@ -51,7 +43,7 @@ class Measured:
     channels: dict[str, NDArray[np.float32]]  # the same by channel, (C,), of values that have them
     means: dict[str, NDArray[np.float32]]  # by channel, (C,)
     histograms: dict[str, NDArray[np.int64]]  # of the absolute values, from 0 to the largest; none where not asked for
-    refused: tuple[tuple[int, str], ...]
+    refused: tuple[tuple[int, str], ...]  # row of the crops, with the reason; they don't count in how far values reach
     _cuts: dict[tuple[object, ...], float] = field(default_factory=dict)
 
     def reach(self, plan: Plan, method: Method, percentile: float) -> dict[str, float]:
@@ -72,13 +64,6 @@ class Measured:
         assert not isinstance(histogram, int)
         bins = percentile_bins(histogram, percentile) if method == "percentile" else entropy_bins(histogram)
         return most * bins / BINS
-
-
-def find_ranges(model: onnx.ModelProto, plan: Plan, crops: NDArray[np.uint8], config: CalibrationConfig) -> Ranges:
-    """The ranges of the fp32 graph `model` on `crops` (N, S, S, 3) by `config`'s method; percentile where it names none."""
-    method: Method = "percentile" if config.method == "auto" else config.method
-    measured = measure(model, plan, crops, histograms=method != "minmax")
-    return Ranges(measured.reach(plan, method, config.percentile), measured.means, measured.refused)
 
 
 def measure(
@@ -102,7 +87,7 @@ def measure(
     if not len(kept):
         raise EngineError(f"no cell can calibrate: on the first, {refused[0][1] if refused else 'there is none'}")
     at = {value: float(reach) for value, reach in zip(values, largest[kept].max(axis=0), strict=True)}
-    means = {value: (total / len(crops)).astype(np.float32) for value, total in seen.sums.items()}
+    means = {value: (total / seen.counts[value]).astype(np.float32) for value, total in seen.sums.items()}
     counts = _histograms(session, crops[kept], at, pace) if histograms else {}
     return Measured(at, seen.channels, means, counts, refused)
 
@@ -113,7 +98,8 @@ class _Seen:
     def __init__(self, values: list[str]) -> None:
         self._values = values
         self.largest: list[NDArray[np.float32]] = []  # of each crop and value, (n, values) a batch
-        self.sums: dict[str, NDArray[np.float64]] = {}  # of each value's channels
+        self.sums: dict[str, NDArray[np.float64]] = {}  # of each value's channels, over
+        self.counts: dict[str, int] = defaultdict(int)  # so many crops: a batch with an infinite value has no part
         self.channels: dict[str, NDArray[np.float32]] = {}
 
     def take(self, session: GraphAnswers, batch: NDArray[np.uint8]) -> None:
@@ -127,6 +113,7 @@ class _Seen:
                 axes = (0, 2, 3) if array.ndim == 4 else (0,)
                 mean = array.mean(axis=axes, dtype=np.float64)
                 self.sums[value] = self.sums.get(value, np.zeros_like(mean)) + mean * len(batch)
+                self.counts[value] += len(batch)
                 most = size.max(axis=axes)
                 self.channels[value] = np.maximum(self.channels.get(value, most), most)
         self.largest.append(np.stack(row, axis=1))

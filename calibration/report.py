@@ -7,16 +7,16 @@ from pydantic import Field
 from blastscope.calibration.config import CalibrationConfig
 from blastscope.calibration.methods import MethodRow
 from blastscope.calibration.recipe import Recipe
-from blastscope.calibration.search import SearchReport
+from blastscope.calibration.search import SearchReport, Stopped
 from blastscope.calibration.yardstick import Distance
 from blastscope.runtime.bundle.manifest import Digest, GateResult, Interval, OperatingPoint, Scores
 from blastscope.runtime.record import Record
 
-WHY = {
-    "held": "the limits held",
+WHY: dict[Stopped, str] = {  # a search ended
+    "held": "the limits hold there",
     "share": "no more may stay fp32",
-    "time": "time was up",
-    "end": "every block was tried",
+    "time": "time is up",
+    "end": "every layer tried",
 }
 
 
@@ -90,13 +90,7 @@ class CalibrationReport(Record):
             return []
         lines = [line for gate in self.first_gates for line in _gate_lines(gate)[:2]]
         lines = ["  before that, all in int8:", *lines] if lines else []
-        why = {
-            "held": "the limits hold there",
-            "share": "no more may stay fp32",
-            "time": "time is up",
-            "end": "every layer tried",
-        }
-        lines.append(f"  layers searched on {self.search.cells} cells that don't judge, until {why[self.search.stopped]}:")
+        lines.append(f"  layers searched on {self.search.cells} cells that don't judge, until {WHY[self.search.stopped]}:")
         for step in self.search.path:
             layers = f"{step.deed} {step.layers[0] if step.layers else 'int8'}"
             layers += f" to {step.layers[-1]}" if len(step.layers) > 1 else ""

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from blastscope.calibration.answers import GraphAnswers
 from blastscope.calibration.asking import labels_of
 from blastscope.calibration.config import CalibrationConfig
+from blastscope.calibration.leads import leaning
 from blastscope.runtime.cells import Cell
 from blastscope.runtime.errors import MissingLibrary
 from blastscope.runtime.record import Record
 from blastscope.runtime.scores import f1_loss
-from blastscope.runtime.vote import TINY, vote
+from blastscope.runtime.vote import vote
 
 try:
     import onnx
@@ -58,18 +59,6 @@ class Yardstick:
             flips=float(np.mean(before != after)),
             f1_loss=f1_loss(labels_of(cells), before, after, [cell.patient for cell in cells], draws=1).value,
         )
-
-
-def leaning(probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
-    """How far the vote leans to ALL, (N,) from 0 to 1, through a half where the call turns.
-
-    The logistic function of the strongest margin that says ALL less the strongest that says HEM.
-    """
-    safe = np.log(np.maximum(probabilities, TINY).astype(np.float64))
-    margins = safe[..., 1] - safe[..., 0]
-    lead = np.clip(margins.max(axis=1) + margins.min(axis=1), -60, 60)
-    found: NDArray[np.float64] = 1 / (1 + np.exp(-lead))
-    return found
 
 
 def holds(distance: Distance, config: CalibrationConfig) -> bool:

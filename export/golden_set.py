@@ -7,26 +7,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from blastscope.calibration.leads import leads
 from blastscope.runtime.bundle.golden import Golden
 from blastscope.runtime.classes import CLASSES
 from blastscope.runtime.errors import DataError
-from blastscope.runtime.vote import TINY
 
 CLEAR_LEAD = 1.0  # logit units; bf16 moves a margin of a trained ensemble by 0.1 or so, int8 by a few tenths
-
-
-def margins(probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(N, 3) ln p(all) - ln p(hem) of each voter."""
-    safe = np.log(np.maximum(probabilities, TINY).astype(np.float64))
-    margin: NDArray[np.float64] = safe[..., 1] - safe[..., 0]
-    return margin
-
-
-def leads(probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(N,) the strongest margin that says ALL less the strongest that says HEM: its sign is the call, its size how clear."""
-    margin = margins(probabilities)
-    lead: NDArray[np.float64] = margin.max(axis=1) + margin.min(axis=1)
-    return lead
 
 
 def choose_golden(crops: NDArray[np.uint8], answers: NDArray[np.float32], *, count: int, seed: int, source: Path) -> Golden:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from blastscope.calibration.answers import BATCH, GraphAnswers, batches
-from blastscope.export.golden_set import margins
+from blastscope.calibration.leads import margins
 from blastscope.runtime.bundle.manifest import GraphModels
 from blastscope.runtime.classes import Execution
 from blastscope.runtime.errors import EngineError

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from blastscope.calibration.answers import GraphAnswers
 from blastscope.calibration.config import CalibrationConfig
 from blastscope.calibration.int8_file import make_int8
+from blastscope.calibration.leads import leads
 from blastscope.calibration.trial import LEAST_TOLERANCE, MARGIN
 from blastscope.export.bundle_maker import bundle_of, golden_entry, training_provenance
 from blastscope.export.config import ExportConfig
-from blastscope.export.golden_set import leads
 from blastscope.export.graph import graph_of
 from blastscope.export.graph_files import GraphFile, export_graphs, graph_path
 from blastscope.export.parity import bf16_answers, distance, torch_answers

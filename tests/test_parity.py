@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from blastscope.export.golden_set import choose_golden, leads
+from blastscope.calibration.leads import leads
+from blastscope.export.golden_set import choose_golden
 from blastscope.export.graph import FusedGraph
 from blastscope.export.parity import (
     bf16_answers,

@@ -13,18 +13,19 @@ from torch import nn
 
 from blastscope.calibration.answers import GraphAnswers
 from blastscope.calibration.config import CalibrationConfig, Method
+from blastscope.calibration.int8_file import plain
 from blastscope.calibration.plan import plan_of
 from blastscope.calibration.quantise import check_int8, lost_mean, quantise, quantised_weight
 from blastscope.calibration.ranges import (
     SAMPLED,
     _refused,
     entropy_bins,
-    find_ranges,
     measure,
     percentile_bins,
     stretched,
     thinned,
 )
+from blastscope.calibration.recipe import Workshop
 from blastscope.export.graph import FusedGraph
 from blastscope.export.trace import trace
 from blastscope.runtime.errors import EngineError
@@ -68,9 +69,7 @@ def model() -> onnx.ModelProto:
 
 
 def small(model: onnx.ModelProto, crops: np.ndarray, config: CalibrationConfig = MINMAX) -> onnx.ModelProto:
-    plan = plan_of(model)
-    ranges = find_ranges(model, plan, crops, config)
-    return quantise(model, plan, ranges.reach, means=ranges.means, weight_bits=config.weight_bits)
+    return Workshop(model, crops, config).build(plain(config))
 
 
 def by_output(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
@@ -214,9 +213,7 @@ def test_one_measurement_serves_every_method_and_a_group_reaches_as_far_as_its_f
 ) -> None:
     plan = plan_of(model)
     measured = measure(model, plan, crops)
-    for method in ("minmax", "entropy", "percentile"):
-        alone = find_ranges(model, plan, crops, CalibrationConfig(method=method))
-        assert measured.reach(plan, method, 99.999) == alone.reach
+    assert measure(model, plan, crops, histograms=False).reach(plan, "minmax", 100) == measured.reach(plan, "minmax", 99.999)
     assert any(len(members) > 1 for members in plan.measured.values())
     for group, members in plan.measured.items():
         reaches = [measured.reach(plan, method, 99.999)[group] for method in ("minmax", "entropy", "percentile")]
@@ -271,19 +268,17 @@ def test_what_rounding_takes_from_the_mean_is_what_pytorch_finds(groups: int) ->
 
 def test_corrected_biases_bring_int8_nearer_to_its_parent(model: onnx.ModelProto, crops: np.ndarray) -> None:
     plan = plan_of(model)
-    ranges = find_ranges(model, plan, crops, MINMAX)
+    measured = measure(model, plan, crops, histograms=False)
+    reach = measured.reach(plan, "minmax", 100)
     parent = GraphAnswers(model.SerializeToString()).probabilities(crops)
     plain, corrected = (
-        np.abs(
-            GraphAnswers(quantise(model, plan, ranges.reach, means=means).SerializeToString()).probabilities(crops) - parent
-        ).mean()
-        for means in (None, ranges.means)
+        np.abs(GraphAnswers(quantise(model, plan, reach, means=means).SerializeToString()).probabilities(crops) - parent).mean()
+        for means in (None, measured.means)
     )
     assert corrected < plain
 
 
 def test_a_crop_with_an_infinite_or_zero_range_is_refused_and_does_not_count(model: onnx.ModelProto, crops: np.ndarray) -> None:
-    plan = plan_of(model)
     broken = onnx.ModelProto()
     broken.CopyFrom(model)
     # x (x + 1) / (x + 1), which on black is 0 / 0
@@ -301,16 +296,21 @@ def test_a_crop_with_an_infinite_or_zero_range_is_refused_and_does_not_count(mod
     broken.graph.node.extend([*nodes[:place], *divided, *nodes[place:]])
     crops = np.maximum(crops, 9)
     mixed = np.concatenate([crops, np.zeros((1, SIDE, SIDE, 3), np.uint8)])
-    ranges = find_ranges(broken, plan_of(broken), mixed, MINMAX)
-    ((row, reason),) = ranges.refused
+    found = measure(broken, plan_of(broken), mixed, histograms=False)
+    ((row, reason),) = found.refused
     assert row == len(crops)
     assert "infinite or no number" in reason
     rows = tuple(_refused(np.array([[1, 2], [3, 0], [np.inf, 1]], np.float32), ["conv", "relu"]))
     assert rows == ((1, "the range of relu is zero"), (2, "the range of conv is infinite or no number"))
-    clean = find_ranges(model, plan, crops, MINMAX)
-    assert sorted(ranges.reach.values()) == pytest.approx(sorted(clean.reach.values()), rel=1e-4)
+    clean = measure(model, plan_of(model), crops, histograms=False)
+    assert sorted(found.largest.values()) == pytest.approx(sorted(clean.largest.values()), rel=1e-4)
+    # the batch of the refused crop has no part in means at all: they stay those of the others, and not a share of them
+    last = measure(broken, plan_of(broken), np.concatenate([crops[:4], mixed[-1:]]), histograms=False).means
+    assert {value: mean.tolist() for value, mean in last.items()} == {
+        value: mean.tolist() for value, mean in measure(broken, plan_of(broken), crops[:4], histograms=False).means.items()
+    }
     with pytest.raises(EngineError, match="no cell can calibrate"):
-        find_ranges(broken, plan_of(broken), mixed[-1:], MINMAX)
+        measure(broken, plan_of(broken), mixed[-1:], histograms=False)
 
 
 def test_percentile_and_entropy_cut_outliers_off() -> None:

@@ -190,10 +190,3 @@ def make_ensemble(config: TrainConfig) -> Ensemble:
     bare = config.model_copy(update={"network": config.network.model_copy(update={"weights": "none"})})
     (a, _), (b, _) = make_voter(bare), make_voter(bare)
     return Ensemble(a, b, CombinedHead(a.offered, config.stage2), fine_tuned=config.stage2.fine_tune)
-
-
-def freeze_batch_norm(network: nn.Module) -> None:
-    """Puts every batch-norm into eval mode, so that its running statistics stay. Call after `train()`."""
-    for module in network.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.eval()

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from blastscope.cli.opened import bundle_at
 from blastscope.cli.options import BundleArgument, Json
-
-if TYPE_CHECKING:
-    pass
 
 
 def inspect(bundle: BundleArgument = None, *, as_json: Json = False) -> None:
