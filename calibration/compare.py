@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -86,13 +87,18 @@ def compare(bundle: Bundle, data: Path | None = None) -> Comparison:
     rows = [row for name, executions in there.items() for row in _engine_rows(bundle, name, executions, golden)]
     scores = tuple(_scores(bundle, data, rows)) if data else ()
     return Comparison(
-        bundle=str(bundle.path),
+        bundle=_shown(bundle.path),
         digest=bundle.digest,
         engines=tuple(rows),
         missing=tuple(f"{name} ({reason})" for name, reason in missing.items()),
         scores=scores,
-        data=str(data) if data else None,
+        data=_shown(data) if data else None,
     )
+
+
+def _shown(text: Path | str) -> str:
+    """`text` as JSON can hold it: a name that is no UTF-8 tells its bytes as numbers."""
+    return os.fsencode(text).decode(errors="backslashreplace")
 
 
 def _fused(bundle: Bundle) -> list[GraphEntry]:
@@ -112,7 +118,9 @@ def _engine_row(bundle: Bundle, entry: GraphEntry, backend: str, execution: Exec
     try:
         engine = open_engine(bundle.file(entry), EngineOptions(execution=execution), backend=backend, sha256=entry.sha256)
     except UnavailableError as error:
-        return EngineRow.model_validate({**known, "difference": None, "flips": None, "passed": False, "note": str(error)})
+        return EngineRow.model_validate(
+            {**known, "difference": None, "flips": None, "passed": False, "note": _shown(str(error))}
+        )
     try:
         check = check_golden(engine.lanes[0], golden, tolerance)
     finally:

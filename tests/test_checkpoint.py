@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from blastscope.runtime.image import read_image
 from blastscope.train.checkpoint import load_ensemble, save_ensemble
 from blastscope.train.config import TrainConfig
 from blastscope.train.crops import cache_crops
-from blastscope.train.run import train_ensemble
+from blastscope.train.run import check_place, shown, train_ensemble
 from blastscope.train.untrained import random_ensemble
 
 TINY = {
@@ -160,3 +162,19 @@ def test_a_broken_cropping_leaves_no_cache(cells: Path, tmp_path: Path, monkeypa
     with pytest.raises(KeyboardInterrupt):
         cache_crops(find_cells(cells), CropSpec(side_px=48), tmp_path, tell=broken)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_fills_up_is_named_and_leaves_no_cache(cells: Path, tmp_path: Path) -> None:
+    def full(done: int, of: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left") as caught:
+        cache_crops(find_cells(cells), CropSpec(side_px=48), tmp_path, tell=full)
+    assert str(caught.value.filename).startswith(str(tmp_path / "crops-"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_name_that_is_no_utf8_can_be_told() -> None:
+    assert shown(Path("/data") / os.fsdecode(b"C-NMC_\xe4") / "all" / "ä.bmp", Path("/data")) == "C-NMC_\\xe4/all/ä.bmp"
+    with pytest.raises(DataError, match="not UTF-8"):
+        check_place(Path(os.fsdecode(b"run\xe4")), resume=False)

@@ -60,6 +60,9 @@ def cache_crops(
             _fill(fresh, folder, spec, workers or os.cpu_count() or 1, tell)
             with suppress(OSError):  # another process was faster: its crops are the same
                 fresh.rename(place)
+        except OSError as error:
+            error.filename = error.filename or str(place)  # a full disk names no file
+            raise
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
     return _open(place, folder)
@@ -67,18 +70,19 @@ def cache_crops(
 
 def _fill(place: Path, folder: CellFolder, spec: CropSpec, workers: int, tell: Callable[[int, int], None] | None) -> None:
     shape = (len(folder.cells), spec.side_px, spec.side_px, 3)
-    crops = np.lib.format.open_memmap(place / "crops.npy", mode="w+", dtype=np.uint8, shape=shape)
+    start = np.lib.format.open_memmap(place / "crops.npy", mode="w+", dtype=np.uint8, shape=shape).offset
     kept: list[str] = []
     refused: list[tuple[str, str]] = []
-    for number, (cell, result) in enumerate(crops_of(folder.cells, spec, workers=workers), start=1):
-        if isinstance(result, Crop):
-            crops[len(kept)] = result.pixels
-            kept.append(cell.sha256)
-        else:
-            refused.append((cell.sha256, f"{result.code}: {result.detail}"))
-        if tell:
-            tell(number, len(folder.cells))
-    crops.flush()
+    with (place / "crops.npy").open("r+b") as file:  # written, not mapped: on a full disk a map ends the process with SIGBUS
+        file.seek(start)
+        for number, (cell, result) in enumerate(crops_of(folder.cells, spec, workers=workers), start=1):
+            if isinstance(result, Crop):
+                file.write(result.pixels.tobytes())
+                kept.append(cell.sha256)
+            else:
+                refused.append((cell.sha256, f"{result.code}: {result.detail}"))
+            if tell:
+                tell(number, len(folder.cells))
     content = {"layout": LAYOUT, "crop": spec.model_dump(), "kept": kept, "refused": refused}
     (place / "cells.json").write_text(json.dumps(content), encoding="utf-8")
 

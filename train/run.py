@@ -11,6 +11,7 @@ RUN/report/                  the page and its figures
 from __future__ import annotations
 
 import importlib.util
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -128,6 +129,10 @@ def _report(run: Path, progress: Progress) -> None:
 
 def check_place(out: Path, *, resume: bool) -> None:
     """Raises `DataError` unless `out` is empty or not there yet, or to be resumed."""
+    try:
+        os.fspath(out).encode()
+    except UnicodeEncodeError as error:
+        raise DataError(out, "its name is not UTF-8, and safetensors opens no other: name another folder") from error
     if out.exists() and not out.is_dir():
         raise DataError(out, "is a file: a run needs a folder")
     # a hidden file is a write of run.json that was cut off
@@ -173,9 +178,6 @@ def first_provenance(job: Job, folder: CellFolder, origin: str) -> RunProvenance
 
     cells, patients = job.store.cells, job.store.patients
 
-    def named(path: Path) -> str:
-        return path.relative_to(folder.root).as_posix()
-
     validation = [cells[row] for row in job.split.validation]
     return RunProvenance(
         state="running",
@@ -188,9 +190,11 @@ def first_provenance(job: Job, folder: CellFolder, origin: str) -> RunProvenance
             validation=tuple(sorted(set(patients[job.split.validation].tolist()))),
         ),
         training_cells=len(job.split.training),
-        validation=tuple(ValidationCell(file=named(cell.path), label=cell.label, patient=cell.patient) for cell in validation),
+        validation=tuple(
+            ValidationCell(file=shown(cell.path, folder.root), label=cell.label, patient=cell.patient) for cell in validation
+        ),
         duplicates=len(folder.duplicates),
-        refused=tuple((named(path), reason) for path, reason in (*folder.rejected, *job.store.refused)),
+        refused=tuple((shown(path, folder.root), reason) for path, reason in (*folder.rejected, *job.store.refused)),
         weights=origin,
         versions=dict(versions()),
         device=describe(job.machine),
@@ -199,6 +203,11 @@ def first_provenance(job: Job, folder: CellFolder, origin: str) -> RunProvenance
         notes=(*job.split.notes, *((f"backbone weights: {origin}",) if origin.startswith("random:") else ())),
         config=job.config,
     )
+
+
+def shown(path: Path, root: Path) -> str:
+    """`path` from `root`, with forward slashes. JSON holds text alone: a name that is no UTF-8 tells its bytes as numbers."""
+    return os.fsencode(path.relative_to(root).as_posix()).decode(errors="backslashreplace")
 
 
 def say_data(provenance: RunProvenance, progress: Progress) -> None:
