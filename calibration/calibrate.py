@@ -9,15 +9,25 @@ from tempfile import TemporaryDirectory
 from blastscope.calibration.config import CalibrationConfig
 from blastscope.calibration.int8_file import make_int8, write
 from blastscope.calibration.methods import MethodRow, choose_method
+from blastscope.calibration.opened import open_to_change
 from blastscope.calibration.outcome import Outcome, int8_entry
 from blastscope.calibration.pace import Tell
 from blastscope.calibration.recipe import Recipe, Workshop, same_layers
 from blastscope.calibration.report import CalibrationReport
-from blastscope.calibration.sample import CroppedCells, choose_cells, crop_cells, joined, named_cells, validation_cells, without
+from blastscope.calibration.sample import (
+    CroppedCells,
+    choose_cells,
+    crop_cells,
+    joined,
+    named_cells,
+    note_other_cells,
+    validation_cells,
+    without,
+)
 from blastscope.calibration.search import Search, SearchReport
 from blastscope.calibration.trial import Court, Trial
 from blastscope.calibration.yardstick import Yardstick
-from blastscope.runtime.bundle import Bundle, read_bundle
+from blastscope.runtime.bundle import Bundle
 from blastscope.runtime.cells import Cell, find_cells
 from blastscope.runtime.errors import BundleError, DataError, MissingLibrary, UsageError
 
@@ -40,14 +50,12 @@ def calibrate(
     where `config` leaves no cell to judge, `BundleError` for a bundle without an fp32 fused graph.
     """
     config, say = config or CalibrationConfig(), tell or (lambda _: None)
-    if not Path(bundle).is_dir():
-        raise BundleError(bundle, "not a folder: a zip can't be changed, unpack it and pack it again afterwards")
-    opened = read_bundle(bundle)
+    opened = open_to_change(bundle)
     fused = opened.graph("fp32")
     if fused is None:
         raise BundleError(bundle, "no fp32 fused graph to make int8 from: export with fp32")
     say(f"looking for validation cells below '{data}'")
-    parts = _parts(opened, data, config)
+    parts = _parts(opened, data, config, say)
     say(f"measuring ranges on {len(parts.sample.cells)} cells")
     model = onnx.load(opened.file(fused))
     workshop = Workshop(model, parts.sample.crops, config, histograms=config.method != "minmax", tell=say)
@@ -105,8 +113,9 @@ class _Made:
     search: SearchReport | None
 
 
-def _parts(bundle: Bundle, data: Path | str, config: CalibrationConfig) -> _Parts:
+def _parts(bundle: Bundle, data: Path | str, config: CalibrationConfig, tell: Tell) -> _Parts:
     folder, training, spec = find_cells(data), bundle.manifest.training, bundle.manifest.crop
+    note_other_cells(folder, training.data_sha256, tell)
     known = validation_cells(folder, training)
     chosen = (
         named_cells(known, config.files, folder, training) if config.files else choose_cells(known, config.cells, config.seed)

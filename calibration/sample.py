@@ -10,6 +10,7 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
+from blastscope.calibration.pace import Tell
 from blastscope.runtime.bundle.manifest import TrainingProvenance
 from blastscope.runtime.cells import Cell, CellFolder
 from blastscope.runtime.classes import CLASSES, ClassName
@@ -27,6 +28,12 @@ class CroppedCells:
     cells: tuple[Cell, ...]
     crops: NDArray[np.uint8]  # (N, S, S, 3)
     refused: tuple[tuple[Cell, str], ...]
+
+
+def note_other_cells(folder: CellFolder, trained_on: str | None, tell: Tell) -> None:
+    """Tells where `folder` isn't the one with the digest `trained_on`: cells and patients are then known by name alone."""
+    if trained_on and folder.sha256 != trained_on:
+        tell(f"'{folder.root}' isn't what was trained on, by its digest: patients and cells are taken for those of that name")
 
 
 def validation_cells(folder: CellFolder, training: TrainingProvenance) -> tuple[Cell, ...]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
 
+from blastscope.calibration.opened import check_beside
 from blastscope.export.check_crops import cells_to_check
 from blastscope.export.config import ExportConfig
 from blastscope.export.golden_set import choose_golden
@@ -37,6 +38,7 @@ def export_run(
     config = config or ExportConfig()
     say = tell or (lambda _: None)
     check_place(Path(out))
+    check_beside(Path(out))
     trained = load_ensemble(run)
     checked = cells_to_check(trained, data, config, say)
     answers = torch_answers(graph_of(trained.ensemble, "fused"), checked.crops)

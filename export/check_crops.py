@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.calibration.sample import choose_cells, crop_cells
+from blastscope.calibration.sample import choose_cells, crop_cells, note_other_cells
 from blastscope.export.config import ExportConfig
 from blastscope.runtime.cells import find_cells
 from blastscope.runtime.crop import Crop, CropSpec, crop_cell
@@ -41,7 +41,9 @@ def cells_to_check(
     tell(f"cropping validation cells of '{data}'")
     # by name: the patients don't tell the parts apart after a split by image, and the folder may have moved
     names = {Path(cell.file).name for cell in trained.provenance.validation}
-    cells = [cell for cell in find_cells(data).cells if cell.path.name in names]
+    folder = find_cells(data)
+    note_other_cells(folder, trained.provenance.data_sha256, tell)
+    cells = [cell for cell in folder.cells if cell.path.name in names]
     if len(cells) < len(names):
         tell(f"only {len(cells)} of the run's {len(names)} validation cells are there")
     crops = crop_cells(choose_cells(cells, count, config.seed), spec).crops

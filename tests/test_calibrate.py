@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from blastscope.calibration.cascade.report import CascadeReport
 from blastscope.calibration.cascade.run import calibrate_cascade
 from blastscope.calibration.compare import compare
 from blastscope.calibration.config import CalibrationConfig, CascadeConfig, OperatingPointConfig
+from blastscope.calibration.opened import check_beside
 from blastscope.calibration.recipe import Workshop
 from blastscope.calibration.report import CalibrationReport
 from blastscope.calibration.work import multiply_adds, share_of
@@ -150,6 +152,11 @@ def test_a_refused_int8_leaves_the_bundle_as_it_was(bundle: Path, data: Path, mo
     assert read_bundle(bundle).digest == before.digest == report.digest
 
 
+def test_a_comparison_of_a_bundle_whose_name_is_no_utf8_is_json(exported: Path, tmp_path: Path) -> None:
+    place = Path(shutil.copytree(exported, tmp_path / os.fsdecode(b"b\xe4")))
+    assert json.loads(compare(read_bundle(place)).model_dump_json())["bundle"].endswith("b\\xe4")
+
+
 def _turned_round(parent: onnx.ModelProto) -> onnx.ModelProto:
     """A graph that calls everything the other way round."""
     model = onnx.ModelProto()
@@ -169,6 +176,12 @@ def test_a_calibration_that_leaves_nobody_to_judge_is_refused_before_the_work(bu
     with pytest.raises(UsageError, match="calibrate on fewer than"):
         calibrate(bundle, data, LENIENT.model_copy(update={"cells": 10_000}), tell=told.append)
     assert len(told) == 1  # that cells are looked for
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="this system has no folder into which nobody writes")
+def test_a_place_that_cannot_be_written_is_told_before_the_work() -> None:
+    with pytest.raises(DataError, match="'/proc/bundle': can't be written"):
+        check_beside(Path("/proc/bundle"))
 
 
 def test_named_training_cells_are_refused(bundle: Path, data: Path) -> None:

@@ -80,3 +80,10 @@ def test_folds_by_image_are_refused(cells: Path, tmp_path: Path) -> None:
     config = TrainConfig.model_validate({**TINY, "data": {"split": "image"}})
     with pytest.raises(UsageError, match="over patients"):
         cross_validate(cells, config, tmp_path / "out")
+
+
+def test_more_folds_than_patients_are_refused_before_the_first_is_trained(cells: Path, tmp_path: Path) -> None:
+    config = TrainConfig.model_validate({**TINY, "data": {"folds": 4}})
+    with pytest.raises(DataError, match="3 patients of a class do not fill 4 folds"):
+        cross_validate(cells, config, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

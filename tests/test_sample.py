@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blastscope.calibration.sample import choose_cells, crop_cells, named_cells, validation_cells, without
+from blastscope.calibration.sample import choose_cells, crop_cells, named_cells, note_other_cells, validation_cells, without
 from blastscope.runtime.bundle.manifest import Patients, TrainingProvenance
 from blastscope.runtime.cells import Cell, find_cells
 from blastscope.runtime.crop import CropSpec
@@ -67,6 +67,15 @@ def test_a_sample_is_balanced_and_does_not_depend_on_the_order(
     both = [sum(cell.label == label for cell in cells) for label in ("all", "hem")]
     if min(both) >= size:
         assert abs(classes["all"] - classes["hem"]) <= 1
+
+
+def test_cells_that_are_not_the_trainings_are_noted(tmp_path: Path) -> None:
+    folder = find_cells(draw_folder(tmp_path, patients=2, cells_each=1, size_px=96))
+    told: list[str] = []
+    for digest in (None, folder.sha256, "0" * 64):
+        note_other_cells(folder, digest, told.append)
+    assert len(told) == 1
+    assert "isn't what was trained on" in told[0]
 
 
 def test_only_validation_patients_are_taken(tmp_path: Path) -> None:

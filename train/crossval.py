@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from blastscope.runtime.cells import find_cells
 from blastscope.runtime.errors import DataError, UsageError
-from blastscope.train.config import TrainConfig
+from blastscope.train.config import DataConfig, TrainConfig
 from blastscope.train.run import train_ensemble
+from blastscope.train.split import split_cells
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,12 +46,23 @@ def cross_validate(
     runs = [fold_run(out, fold) for fold in range(config.data.folds)]
     if out.is_dir() and any(out.iterdir()) and not (resume and runs[0].is_dir()):
         raise DataError(out, "is not empty: go on with --resume, or name another folder")
-    for fold, run in enumerate(runs):
-        only = config.data.model_copy(update={"split": "patient", "fold": fold})
-        one = config.model_copy(update={"data": only})
+    parts = [config.data.model_copy(update={"split": "patient", "fold": fold}) for fold in range(config.data.folds)]
+    _check_parts(data, parts)
+    for run, part in zip(runs, parts, strict=True):
+        one = config.model_copy(update={"data": part})
         train_ensemble(data, one, run, resume=resume and run.is_dir(), cache=cache, console=console)
     write_pooled(runs, out)
     return out
+
+
+def _check_parts(data: Path, parts: Sequence[DataConfig]) -> None:
+    """Raises `DataError` where a fold can't be filled: known before the first is trained, not after the last that can."""
+    cells = find_cells(data).cells
+    try:
+        for part in parts:
+            split_cells(cells, part)
+    except ValueError as error:
+        raise DataError(data, str(error)) from error
 
 
 def fold_run(out: Path, fold: int) -> Path:

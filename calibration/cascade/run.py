@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +13,11 @@ from blastscope.calibration.cascade.choice import FIRSTS, Candidates, Choice, Fi
 from blastscope.calibration.cascade.report import CascadeReport, CurvePoint, FirstReport
 from blastscope.calibration.config import CascadeConfig
 from blastscope.calibration.engines import engines
-from blastscope.calibration.sample import validation_cells
+from blastscope.calibration.opened import open_to_change
+from blastscope.calibration.pace import Tell
+from blastscope.calibration.sample import note_other_cells, validation_cells
 from blastscope.calibration.work import share_of
-from blastscope.runtime.bundle import FORMAT, Bundle, read_bundle, update_bundle
+from blastscope.runtime.bundle import FORMAT, Bundle, update_bundle
 from blastscope.runtime.bundle.manifest import CascadeResult, GraphEntry, Interval, Manifest
 from blastscope.runtime.cells import Cell, find_cells
 from blastscope.runtime.classes import Execution, Precision
@@ -34,7 +36,7 @@ POINTS = 120  # of a curve
 
 
 def calibrate_cascade(
-    bundle: Path | str, data: Path | str, config: CascadeConfig | None = None, *, tell: Callable[[str], None] | None = None
+    bundle: Path | str, data: Path | str, config: CascadeConfig | None = None, *, tell: Tell | None = None
 ) -> CascadeReport:
     """Finds when a first voter may decide alone, and writes it into the manifest of the bundle in the folder `bundle`.
 
@@ -43,13 +45,11 @@ def calibrate_cascade(
     `BundleError`, and `EngineError` for a graph whose voters can't be told apart.
     """
     config, say = config or CascadeConfig(), tell or (lambda _: None)
-    if not Path(bundle).is_dir():
-        raise BundleError(bundle, "not a folder: a zip can't be changed, unpack it and pack it again afterwards")
-    opened = read_bundle(bundle)
+    opened = open_to_change(bundle)
     entry = _graph(opened, config.precision)
     model = onnx.load(opened.file(entry))
     shares = {first: share_of(model, first) for first in FIRSTS}
-    cells = _cells(opened, data, entry.precision)
+    cells = _cells(opened, data, entry.precision, say)
     with engines(opened.file(entry), EXECUTED[entry.precision]) as found:
         if entry.precision != "int8":  # engines differ in int8 only
             found = dict(list(found.items())[:1])
@@ -67,8 +67,10 @@ def _graph(bundle: Bundle, wanted: Precision | None) -> GraphEntry:
     raise BundleError(bundle.path, f"no fused {wanted} graph to cascade")
 
 
-def _cells(bundle: Bundle, data: Path | str, precision: Precision) -> Sequence[Cell]:
-    known = validation_cells(find_cells(data), bundle.manifest.training)
+def _cells(bundle: Bundle, data: Path | str, precision: Precision, tell: Tell) -> Sequence[Cell]:
+    folder = find_cells(data)
+    note_other_cells(folder, bundle.manifest.training.data_sha256, tell)
+    known = validation_cells(folder, bundle.manifest.training)
     ranges = bundle.manifest.calibration if precision == "int8" else None
     used = set(ranges.cells) if ranges else set()
     return sorted((cell for cell in known if cell.path.name not in used), key=lambda cell: cell.sha256)
