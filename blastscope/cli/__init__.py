@@ -27,7 +27,7 @@ EXTRAS = {
     "napari": "napari",
 }
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what is written to stdout has no file's name
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what is written to stdout, or piece by piece, has no file's name
 
 
 def said(error: BlastscopeError) -> typer.Exit:
@@ -53,7 +53,8 @@ class Verbs(TyperGroup):
         except OSError as error:
             if error.errno == errno.EPIPE or not (error.filename or error.errno in FULL):
                 raise
-            place = f"'{error.filename}'" if error.filename else "the output can't be written"
+            name = error.filename2 or error.filename  # of a copy the second is the one that was written
+            place = f"'{name}'" if name else "the output, or a temporary file, can't be written"
             typer.echo(f"blastscope: {place}: {(error.strerror or 'not usable').lower()}", err=True)
             raise typer.Exit(2) from error
 
