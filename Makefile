@@ -75,7 +75,7 @@ kernels-check: $(READY)
 
 $(READY): requirements.txt pyproject.toml setup.py
 	@$(PYTHON) -c "import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13) and 'blastscope needs Python 3.11 to 3.13, not %d.%d: make PYTHON=python3.12 ...' % sys.version_info[:2])"
-	@echo "Installing into $(VENV), once: PyTorch, OpenVINO, ONNX Runtime and what they need, 0.7 GB to download where pip finds a"
+	@echo "Installing into $(VENV), once: PyTorch, OpenVINO, ONNX Runtime, Qt and what they need, 0.8 GB to download where pip finds a"
 	@echo "CPU-only PyTorch (set PIP_EXTRA_INDEX_URL to an index that has one), several GB with CUDA elsewhere."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
@@ -107,7 +107,7 @@ wheelhouse: wheel
 	@du -sh wheelhouse
 
 requirements: $(READY)
-	$(BIN)/python -m pip freeze --exclude-editable --all | grep -v '^pip==' | sed 's/+cpu//; s/^tensorrt[-_]rtx.*/&; sys_platform != "darwin"/' > requirements.new
+	$(BIN)/python -m pip freeze --exclude-editable --all | grep -v '^pip==' | sed 's/+cpu//; s/^tensorrt[-_]rtx.*/&; sys_platform != "darwin"/; s/^\(PySide6\|shiboken6\).*/&; platform_machine != "aarch64"/' > requirements.new
 	(sed -n '/^#/p' requirements.txt; cat requirements.new) > requirements.tmp && mv requirements.tmp requirements.txt
 	rm requirements.new
 
