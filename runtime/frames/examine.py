@@ -23,6 +23,7 @@ from blastscope.runtime.frames.report import FrameCell, FrameReport
 from blastscope.runtime.frames.scale_tags import LEAST_UM, MOST_UM
 from blastscope.runtime.frames.scans import ArrayScan, Scan, open_scan, overview, read_part
 from blastscope.runtime.frames.spec import FrameSpec
+from blastscope.runtime.frames.spreading import spread
 from blastscope.runtime.frames.survey import survey_frame
 from blastscope.runtime.frames.tiles import Tile, moved, tiles_of
 from blastscope.runtime.prediction import Box, Prediction, Refusal
@@ -102,7 +103,10 @@ class Examiner:
     def survey(self, scan: Scan) -> FrameFacts:
         """What holds for the whole of `scan`; of a large one it is measured on windows that show something."""
         return survey_frame(
-            sample(scan, self.whole_pixels), self.spec, pixel_um=self.pixel_um or self.spec.pixel_um or scan.pixel_um
+            sample(scan, self.whole_pixels),
+            self.spec,
+            pixel_um=self.pixel_um or self.spec.pixel_um or scan.pixel_um,
+            threads=self.threads,
         )
 
     def _tiles(self, scan: Scan, facts: FrameFacts) -> Iterator[Tile]:
@@ -127,9 +131,10 @@ class Examiner:
         pixels = np.ascontiguousarray(read_part(scan, tile.region))
         pairs = [(cell, moved(cell, tile)) for cell in find_cells(pixels, facts, self.spec, threads=threads)]
         own = [(here, cell) for here, cell in pairs if tile.owns(cell.box)]
-        wanted = [cut_cell(pixels, here, facts, self.spec) for here, _ in own if here.refusal is None]
+        called = [here for here, _ in own if here.refusal is None]
+        wanted = spread(lambda cell: cut_cell(pixels, cell, facts, self.spec), called, threads)
         calls = iter(self.classify(wanted) if wanted else [])
-        looks = iter([appearance_of(image) for image in wanted])
+        looks = iter(spread(appearance_of, wanted, threads))
         return [FrameCell(cell, None) if cell.refusal else FrameCell(cell, next(calls), next(looks)) for _, cell in own]
 
 

@@ -13,7 +13,7 @@ from blastscope.runtime.frames.spreading import spread
 from blastscope.runtime.prediction import Box
 
 STRIP_PIXELS = 400_000  # that the processor's cache holds
-EDGE_ROWS = 32  # of the frame, looked at together
+EDGE_ROWS = 8  # of the frame, looked at first: it mostly shows something up to its edge
 GLASS_SHARE = 0.02  # of the pixels: what is brighter and rarer is a glint
 NOT_GLASS = 12  # gray levels away from glass
 
@@ -44,11 +44,13 @@ def content_box(frame: NDArray[np.uint8], glass: int) -> Box:
 
 def _empty_rows(picture: NDArray[np.uint8], shown: NDArray[np.uint8]) -> int:
     """How many rows of `picture`, from the first on, have no gray that is `shown`."""
-    for first in range(0, len(picture), EDGE_ROWS):
-        gray = cv2.cvtColor(np.ascontiguousarray(picture[first : first + EDGE_ROWS]), cv2.COLOR_RGB2GRAY)
+    first, rows = 0, EDGE_ROWS
+    while first < len(picture):
+        gray = cv2.cvtColor(np.ascontiguousarray(picture[first : first + rows]), cv2.COLOR_RGB2GRAY)
         _, y, _, height = cv2.boundingRect(cv2.LUT(gray, shown))
         if height:
             return first + y
+        first, rows = first + rows, 2 * rows
     return len(picture)
 
 

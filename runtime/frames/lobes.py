@@ -66,15 +66,27 @@ def _pair(one: Part, other: Part, um: float) -> _Pair | None:
     length = _longest(np.concatenate([one.hull, other.hull]))
     if length * um * um > LONGEST_UM**2:
         return None
-    window = window_around([one, other], 0)
-    gap = int(squares_to(one.on(window))[other.on(window) > 0].min())
-    return _Pair(length, gap, one.area + other.area, one, other) if gap * um * um <= GAP_UM**2 else None
+    gap = _gap(one, other, GAP_UM / um)
+    return None if gap is None else _Pair(length, gap, one.area + other.area, one, other)
+
+
+def _gap(one: Part, other: Part, most: float) -> int | None:
+    """The squared distance between the two, in pixels; None where it is more than `most` pixels."""
+    (x0, y0, x1, y1), (u0, v0, u1, v1), reach = one.box, other.box, math.ceil(most)
+    # what is nearest to each other lies near both boxes
+    rows = slice(max(y0, v0) - reach, min(y1, v1) + reach)
+    columns = slice(max(x0, u0) - reach, min(x1, u1) + reach)
+    here, there = one.on((rows, columns)), other.on((rows, columns))
+    if not (here.any() and there.any()):
+        return None
+    gap = int(squares_to(here)[there > 0].min())
+    return gap if gap <= most**2 else None
 
 
 def _longest(points: NDArray[np.int32]) -> int:
     """The squared distance of the two points that are farthest apart."""
-    wide = points.astype(np.int64)
-    return int(((wide[:, None] - wide[None]) ** 2).sum(axis=2).max())
+    x, y = points.T.astype(np.int64)
+    return int(((x[:, None] - x) ** 2 + (y[:, None] - y) ** 2).max())
 
 
 def _one_cell(pair: _Pair, rest: list[Part], cellular: Mask, inside: Mask, *, um: float) -> bool:

@@ -24,6 +24,7 @@ SPECK_UM2 = 0.5
 MOST_UM2 = 700.0  # what is larger than any nucleus, or reaches the edge of the frame, may be the edge of the field of view
 DARK_SHARE = 0.2  # of the glass' level: what is darker in every channel is around the field of view
 RING_SHARE = 0.3  # of what it encloses: a ring covers less
+SPREAD_PIXELS = 600_000  # a smaller frame is seen by one thread before a second one has started
 STRIP_ROWS = 64  # a strip of a frame that the processor's cache holds
 
 Outline = NDArray[np.int32]  # (K, 1, 2), x and y
@@ -86,7 +87,7 @@ def _stained(frame: NDArray[np.uint8], facts: FrameFacts, factor: int, threads: 
         sums = cv2.boxFilter(stain, cv2.CV_32S, (factor, factor), normalize=False, borderType=cv2.BORDER_REPLICATE)
         np.greater(sums[top - first : end - first], level, out=stained[top:end])
 
-    spread(look, range(0, len(frame), STRIP_ROWS), threads)
+    spread(look, range(0, len(frame), STRIP_ROWS), threads if stained.size > SPREAD_PIXELS else 1)
     return stained.view(np.uint8)
 
 
@@ -109,8 +110,8 @@ def _linked(outlines: list[Outline], gap: float) -> list[list[Outline]]:
     """The outlines whose boxes lie within `gap` of each other, or of one between them."""
     if not outlines:
         return []
-    boxes = np.asarray([cv2.boundingRect(outline) for outline in outlines])
-    low, high = boxes[:, :2] - gap, boxes[:, :2] + boxes[:, 2:]
+    x, y, width, height = np.asarray([cv2.boundingRect(outline) for outline in outlines]).T
+    x0, y0, x1, y1 = x - gap, y - gap, x + width, y + height
     left = np.ones(len(outlines), np.bool_)
     groups = []
     for first in range(len(outlines)):
@@ -120,7 +121,7 @@ def _linked(outlines: list[Outline], gap: float) -> list[list[Outline]]:
         while waiting:
             at = waiting.pop()
             group.append(outlines[at])
-            near = np.flatnonzero(left & (low <= high[at]).all(axis=1) & (low[at] <= high).all(axis=1))
+            near = np.flatnonzero(left & (x0 <= x1[at]) & (x0[at] <= x1) & (y0 <= y1[at]) & (y0[at] <= y1))
             left[near] = False
             waiting += near.tolist()
         if group:

@@ -77,27 +77,32 @@ def survey_frame(
     return FrameFacts(scale, source, glass, axis, nucleus_threshold, cell_threshold)
 
 
-def _red_cells(densities: tuple[Densities, ...]) -> NDArray[np.bool_] | None:
-    """Which of the densities, (H, W) each of red, green and blue, are a red cell's; None where there are too few to tell."""
+def _red_cells(densities: tuple[Densities, ...]) -> NDArray[np.intp] | None:
+    """The numbers of the pixels that are a red cell's, by the densities (H, W) in red, green and blue; None of too few."""
     # by their density, not by an axis: nuclei of a dark stain lie within a few degrees of red cells
     in_red, in_green, in_blue = densities
     strength = in_red + in_green + in_blue
     most_in_red = min(max(at_share(in_red.ravel(), DENSEST) / 2, PALE_IN_RED), RED_IN_RED)
     red = (strength > LEAST_DENSITY) & (strength < RED_DENSITY) & (in_red < np.minimum(most_in_red, RED_SHARE * strength))
-    if np.count_nonzero(red) < FEWEST_RED * red.size:
+    places = np.flatnonzero(red)
+    if len(places) < FEWEST_RED * red.size:
         return None
-    return np.asarray(red & (strength > 0.5 * at_share(strength[red], 0.9)))  # rims and pale middles have little colour
+    own = strength.ravel()[places]
+    return np.asarray(places[own > 0.5 * at_share(own, 0.9)])  # rims and pale middles have little colour
 
 
-def _usual(densities: tuple[Densities, ...], where: NDArray[np.bool_]) -> Colour:
+def _usual(densities: tuple[Densities, ...], places: NDArray[np.intp]) -> Colour:
     """The median density in red, green and blue."""
-    red, green, blue = (middle(channel[where]) for channel in densities)
+    red, green, blue = (middle(channel.ravel()[places]) for channel in densities)
     return red, green, blue
 
 
-def _thresholds(stain: NDArray[np.int16], red: NDArray[np.bool_] | None) -> tuple[float, float]:
+def _thresholds(stain: NDArray[np.int16], red: NDArray[np.intp] | None) -> tuple[float, float]:
     """Where on the nuclear axis nuclei begin, and where white cells begin. Both go with how much red cells vary along it."""
-    varied = (middle(stain[red]) - at_share(stain[red], 0.1)) / STEP if red is not None else USUAL_SPREAD
+    varied = USUAL_SPREAD
+    if red is not None:
+        own = stain.ravel()[red]
+        varied = (middle(own) - at_share(own, 0.1)) / STEP
     strength = min(max(varied / USUAL_SPREAD, PALEST), DARKEST)
     nuclei = stain[stain > round(NUCLEUS_FROM * strength * STEP)]
     usual = middle(nuclei) / STEP if len(nuclei) > 30 else 0.0
