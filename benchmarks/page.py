@@ -24,7 +24,7 @@ Made by `make bench` and `make gpu-check` from [results/](results/), one file a 
 ## On CPUs
 """
 NOTHING = "\n**No CPU has been measured yet.**\n"
-PARTS: tuple[What, ...] = ("crop", "decode", "network", "outside", "files", "callers", "load", "cold")
+PARTS: tuple[What, ...] = ("crop", "decode", "frame", "network", "outside", "files", "callers", "load", "cold")
 PICTURES = ("latency", "peers")
 
 

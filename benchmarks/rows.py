@@ -24,13 +24,14 @@ from blastscope.runtime.record import Record
 LIBRARIES = ("blastscope", "numpy", "openvino", "onnxruntime", "opencv-python-headless", "torch", "timm")
 ALONE = "-staged-first-alone"  # ends the name of a side that runs one voter alone, and so answers less than the others
 MANY_CALLS = 1000  # from here on one call in a thousand says something
-What = Literal["pixels", "network", "outside", "crop", "decode", "files", "callers", "load", "cold"]
+What = Literal["pixels", "network", "outside", "crop", "decode", "frame", "files", "callers", "load", "cold"]
 SAYS: dict[What, str] = {
     "pixels": "image in host memory to label",
     "network": "crops in host memory to probabilities",
     "outside": "the same, in turn with OpenVINO's benchmark_app",
     "crop": "image to crop",
     "decode": "file to image",
+    "frame": "frame to its white cells on black, without a network",
     "files": "files on disk to labels, all of a folder",
     "callers": "image to label, every caller in a thread of its own, all of their images",
     "load": "bundle to handle, in a running process, engine cache warm",

@@ -1,0 +1,53 @@
+"""Real frames to cells on black: scale and stain measured, cells found, outlined and cut out. Times are never asserted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from blastscope.cli.places import find_data
+from blastscope.runtime.device import usable_threads
+from blastscope.runtime.frames.examine import Examiner
+from blastscope.runtime.frames.report import FrameReport
+from blastscope.runtime.image import read_image
+
+Frame = NDArray[np.uint8]
+FRAMES = 16  # BCCD's first: 640 x 480, a white cell in most
+
+
+@pytest.fixture(scope="module")
+def frames() -> list[Frame]:
+    cells = find_data()
+    folder = cells.parent / "bccd" / "JPEGImages" if cells else None
+    if folder is None or not folder.is_dir():
+        pytest.skip("BCCD's frames are not at hand")
+    found = [read_image(path) for path in sorted(folder.glob("*.jpg"))[:FRAMES]]
+    return [frame for frame in found if isinstance(frame, np.ndarray)]
+
+
+def uncalled(cells: Sequence[Frame]) -> list[Any]:
+    return [None] * len(cells)
+
+
+def boxes(report: FrameReport) -> list[tuple[int, int, int, int]]:
+    return [cell.box for cell in report.cells]
+
+
+def test_frames_one_by_one(benchmark: Any, told: Any, frames: list[Frame]) -> None:
+    examiner = Examiner(uncalled, threads=usable_threads())
+    told("frame", "frame/640 x 480", len(frames))
+    reports = benchmark.pedantic(lambda: [examiner.examine(frame) for frame in frames], rounds=10, warmup_rounds=2)
+    assert sum(len(boxes(report)) for report in reports) >= len(frames)
+    assert boxes(reports[0]) == boxes(examiner.examine(frames[0].copy()))
+
+
+def test_a_large_frame(benchmark: Any, told: Any, frames: list[Frame]) -> None:
+    large = np.vstack([np.hstack(frames[row : row + 4]) for row in range(0, FRAMES, 4)])
+    examiner = Examiner(uncalled, threads=usable_threads())
+    report = examiner.examine(large)
+    told("frame", f"frame/2560 x 1920, {len(report.cells)} cells")
+    assert boxes(benchmark.pedantic(examiner.examine, (large,), rounds=20, warmup_rounds=2)) == boxes(report)
