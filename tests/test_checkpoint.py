@@ -6,6 +6,8 @@ import errno
 import json
 import os
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from blastscope.runtime.crop import Crop, CropSpec, crop_cell
 from blastscope.runtime.drawn import draw_folder
 from blastscope.runtime.errors import DataError
 from blastscope.runtime.image import read_image
+from blastscope.train.alone import alone
 from blastscope.train.checkpoint import load_ensemble, save_ensemble
 from blastscope.train.config import TrainConfig
 from blastscope.train.crops import cache_crops
@@ -162,6 +165,31 @@ def test_a_broken_cropping_leaves_no_cache(cells: Path, tmp_path: Path, monkeypa
     with pytest.raises(KeyboardInterrupt):
         cache_crops(find_cells(cells), CropSpec(side_px=48), tmp_path, tell=broken)
     assert not list(tmp_path.iterdir())
+
+
+def test_crops_that_a_kill_cut_off_are_cleared_and_a_second_process_takes_the_first_ones(cells: Path, tmp_path: Path) -> None:
+    folder, spec = find_cells(cells), CropSpec(side_px=48)
+    first = cache_crops(folder, spec, tmp_path)
+    (place,) = tmp_path.iterdir()
+    moved = place.rename(tmp_path / "kept")
+    cut_off = tmp_path / f".{place.name}.new"
+    cut_off.mkdir()
+    (cut_off / "crops.npy").write_bytes(b"half")
+    with ThreadPoolExecutor() as pool, alone(tmp_path / f".{place.name}.lock", wait=True):
+        second = pool.submit(cache_crops, folder, spec, tmp_path, tell=lambda done, of: pytest.fail("cropped again"))
+        time.sleep(0.2)
+        assert not second.done()
+        shutil.copytree(moved, place)
+    np.testing.assert_array_equal(second.result().crops, first.crops)
+    shutil.rmtree(place)
+    cache_crops(folder, spec, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [place.name, "kept"]
+
+
+def test_a_run_that_another_process_trains_is_refused(cells: Path, run: Path) -> None:
+    with alone(run / ".lock", wait=False), pytest.raises(DataError, match="another process is at work in it"):
+        train_ensemble(cells, TrainConfig.model_validate(TINY), run, resume=True, cache=run.parent / "cache")
+    assert not (run / ".lock").exists()
 
 
 def test_a_disk_that_fills_up_is_named_and_leaves_no_cache(cells: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from blastscope.runtime.bundle.atomic import write_file
+from blastscope.runtime.bundle.atomic import write_content
 from blastscope.runtime.bundle.manifest import Digest, Patients
 from blastscope.runtime.classes import ClassName
 from blastscope.runtime.errors import DataError
@@ -108,11 +108,7 @@ def read_provenance(run: Path) -> RunProvenance:
 
 def write_record(path: Path, record: Record) -> None:
     """The record as JSON for people and programs, at once or not at all."""
-
-    def fill(fresh: Path) -> None:
-        fresh.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
-
-    write_file(path, fill)
+    write_content(path, record.model_dump_json(indent=1) + "\n")
 
 
 def versions() -> Mapping[str, str]:

@@ -7,18 +7,18 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import mkdtemp
 
 import numpy as np
 from numpy.typing import NDArray
 
+from blastscope.runtime.bundle.atomic import sibling
 from blastscope.runtime.cells import Cell, CellFolder
 from blastscope.runtime.classes import CLASSES
 from blastscope.runtime.crop import Crop, CropSpec
 from blastscope.runtime.crop.cells import crops_of
+from blastscope.train.alone import alone
 
 LAYOUT = 1  # of the cache; a change of the cropping code must raise it
 
@@ -53,19 +53,30 @@ def cache_crops(
     """
     key = hashlib.sha256(f"{LAYOUT} {folder.sha256} {spec.model_dump_json()}".encode()).hexdigest()[:24]
     place = Path(cache_dir) / f"crops-{key}"
-    if not (place / "cells.json").is_file():
-        place.parent.mkdir(parents=True, exist_ok=True)
-        fresh = Path(mkdtemp(prefix=f".{place.name}-", dir=place.parent))
-        try:
-            _fill(fresh, folder, spec, workers or os.cpu_count() or 1, tell)
-            with suppress(OSError):  # another process was faster: its crops are the same
-                fresh.rename(place)
-        except OSError as error:
-            error.filename = error.filename or str(place)  # a full disk names no file
-            raise
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if not _is_there(place):
+        with alone(sibling(place, "lock"), wait=True):
+            if not _is_there(place):  # no other process was faster
+                _make(place, lambda fresh: _fill(fresh, folder, spec, workers or os.cpu_count() or 1, tell))
     return _open(place, folder)
+
+
+def _is_there(place: Path) -> bool:
+    return (place / "cells.json").is_file()
+
+
+def _make(place: Path, fill: Callable[[Path], None]) -> None:
+    fresh = sibling(place, "new")
+    shutil.rmtree(fresh, ignore_errors=True)  # of a process that was killed
+    fresh.mkdir()
+    try:
+        fill(fresh)
+        fresh.rename(place)
+    except OSError as error:
+        error.filename = error.filename or str(place)  # a full disk names no file
+        raise
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def _fill(place: Path, folder: CellFolder, spec: CropSpec, workers: int, tell: Callable[[int, int], None] | None) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from platformdirs import user_cache_path
 from blastscope.runtime.cells import CellFolder, find_cells
 from blastscope.runtime.errors import DataError, MissingLibrary
 from blastscope.runtime.record import Record
+from blastscope.train.alone import alone
 from blastscope.train.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -45,8 +47,9 @@ def train_ensemble(
     """Trains A, B and the combined model on the cells below `data`, writes the report, and returns the run's folder `out`.
 
     With `resume` it goes on after the last whole epoch, with the result that an uninterrupted run would have had. Raises
-    `DataError` for data that can't be used, for an `out` with files in it when not resuming, and for a run of another
-    configuration or other data when resuming. Crops are kept in `cache`, or in the user's cache. Progress goes to `console`.
+    `DataError` for data that can't be used, for an `out` with files in it when not resuming, for one that another process
+    trains, and for a run of another configuration or other data when resuming. Crops are kept in `cache`, or in the user's
+    cache. Progress goes to `console`.
     """
     for module, library in WANTED.items():
         if importlib.util.find_spec(module) is None:
@@ -71,10 +74,12 @@ def train_ensemble(
         except ValueError as error:
             raise DataError(data, str(error)) from error
         job = Job(config, store, split, out, machine, progress)
-        _train(job, folder)
-        if machine.is_global_zero and len(split.validation):
-            _report(out, progress)
-        machine.barrier()
+        out.mkdir(parents=True, exist_ok=True)
+        with alone(out / ".lock", wait=False) if machine.is_global_zero else nullcontext():
+            _train(job, folder)
+            if machine.is_global_zero and len(split.validation):
+                _report(out, progress)
+            machine.barrier()
     return out
 
 

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from blastscope.runtime.bundle.atomic import write_file
+from blastscope.runtime.bundle.atomic import write_content
 from blastscope.runtime.errors import DataError
 from blastscope.train.schedule import EpochRow, FitState
 
@@ -102,12 +102,8 @@ class FitFolder:
 def write_tensors(path: Path, tensors: Tensors, header: dict[str, str] | None = None) -> None:
     """Writes `tensors` at once or not at all."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    content = save(plain, metadata=header)
-
-    def fill(fresh: Path) -> None:
-        fresh.write_bytes(content)  # safetensors' own writer makes a temporary file that a kill would leave behind
-
-    write_file(path, fill)
+    # safetensors' own writer makes a temporary file that a kill would leave behind
+    write_content(path, save(plain, metadata=header))
 
 
 def clear_leftovers(folder: Path) -> None:

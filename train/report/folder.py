@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from blastscope.runtime.bundle.atomic import write_file
+from blastscope.runtime.bundle.atomic import write_content
 from blastscope.runtime.bundle.manifest import TrainingProvenance
 from blastscope.runtime.classes import CLASSES, VOTERS, ClassName
 from blastscope.runtime.errors import DataError
@@ -49,7 +49,7 @@ def write_folder(given: ReportInput, folder: Path) -> Report:
     contents["report.json"] = (report.model_dump_json(indent=2) + "\n").encode()
     contents["index.html"] = compose(report, pictures).encode()
     for name, content in contents.items():
-        write_file(folder / name, lambda fresh, content=content: fresh.write_bytes(content) and None)  # type: ignore[misc]
+        write_content(folder / name, content)
     return report
 
 
