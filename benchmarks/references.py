@@ -15,7 +15,7 @@ from blastscope.benchmarks.turns import Image
 from blastscope.runtime.backends.engines import open_engine
 from blastscope.runtime.backends.protocol import EngineOptions
 from blastscope.runtime.bundle import read_bundle
-from blastscope.runtime.bundle.atomic import write_file
+from blastscope.runtime.bundle.atomic import write_content
 from blastscope.runtime.bundle.digest import file_sha256
 from blastscope.runtime.classes import PRECISIONS, ClassName, Precision
 from blastscope.runtime.crop import CropSpec
@@ -56,18 +56,13 @@ class References:
         finally:
             opened.close()
         if path:
-            text = json.dumps(found.tolist())
-            write_file(path, lambda fresh: _write(fresh, text))
+            write_content(path, json.dumps(found.tolist()))
         return found
 
 
 @cache
 def _drawn(count: int) -> list[Image]:
     return [cell.image for cell in draw_cells(count, seed=0)]
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 def leads(probabilities: Probabilities) -> NDArray[np.float32]:

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from blastscope.benchmarks.compare import SAME
 from blastscope.benchmarks.peaks import Peak
 from blastscope.benchmarks.rows import BenchResult, Row, with_floor
-from blastscope.runtime.bundle.atomic import write_file
+from blastscope.runtime.bundle.atomic import write_content
 from blastscope.runtime.errors import UsageError
 from blastscope.runtime.record import problems
 
@@ -34,8 +34,7 @@ def result_text(result: BenchResult) -> str:
 
 def write_result(path: Path, result: BenchResult) -> None:
     """Writes the JSON of `result` to `path` in one step."""
-    text = result_text(result)
-    write_file(path, lambda fresh: _write(fresh, text))
+    write_content(path, result_text(result))
 
 
 def read_result(path: Path) -> BenchResult:
@@ -89,12 +88,7 @@ def schema_text() -> str:
 
 def main() -> None:
     """Brings the schema in step with the code."""
-    text = schema_text()
-    write_file(SCHEMA_FILE, lambda fresh: _write(fresh, text))
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+    write_content(SCHEMA_FILE, schema_text())
 
 
 if __name__ == "__main__":

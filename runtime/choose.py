@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from blastscope.runtime.bundle import Bundle, Golden
-from blastscope.runtime.bundle.atomic import write_file
+from blastscope.runtime.bundle.atomic import write_content
 from blastscope.runtime.bundle.manifest import GraphEntry
 from blastscope.runtime.classes import PRECISIONS, Execution, Layout, Precision
 from blastscope.runtime.errors import BlastscopeError, Closed, DeviceError, UsageError
@@ -127,12 +127,7 @@ class Memory:
 
     def remember(self, times: Times) -> None:
         """Adds `times`. Raises `OSError` where the cache can't be written."""
-        text = json.dumps({"ms_per_crop": {**self.read(), **times}}, indent=1)
-        write_file(self._path, lambda fresh: _write(fresh, text))
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+        write_content(self._path, json.dumps({"ms_per_crop": {**self.read(), **times}}, indent=1))
 
 
 class Opener(Protocol):

@@ -43,10 +43,7 @@ def _path(engine: Engine, golden: Golden, tolerance: float, place: Path) -> Path
 
 
 def _remember(path: Path) -> None:
-    def fill(fresh: Path) -> None:
-        fresh.touch()
-
     try:
-        write_file(path, fill)
+        write_file(path, Path.touch)
     except OSError:
         return  # it is only a cache

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from blastscope.calibration.cascade.report import AIM, CascadeReport, FirstReport
-from blastscope.runtime.bundle.atomic import write_file
+from blastscope.runtime.bundle.atomic import write_content
 from blastscope.runtime.errors import MissingLibrary
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ STYLE: dict[Any, Any] = {
 def write_report(folder: Path, report: CascadeReport) -> None:
     """Writes `folder`/cascade.json and cascade.png. Raises `MissingLibrary` without matplotlib."""
     picture, text = draw_cascade(report), report.model_dump_json(indent=2)
-    write_file(folder / "cascade.json", lambda fresh: _write(fresh, text.encode()))
-    write_file(folder / "cascade.png", lambda fresh: _write(fresh, picture))
+    write_content(folder / "cascade.json", text)
+    write_content(folder / "cascade.png", picture)
 
 
 def draw_cascade(report: CascadeReport) -> bytes:
@@ -109,7 +109,3 @@ def _title(report: CascadeReport) -> str:
         f"{chosen.first} decides alone from {chosen.threshold:.4f} on: {100 * chosen.flips.value:.2f} % of calls change, "
         f"{100 * chosen.skipped:.0f} % of the work is skipped\n({where})"
     )
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.write_bytes(content)

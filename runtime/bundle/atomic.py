@@ -25,7 +25,13 @@ def sibling(path: Path, kind: str) -> Path:
     return path.with_name(f".{path.name}.{kind}")
 
 
-def write_file(path: Path, fill: Callable[[Path], None]) -> None:
+def write_content(path: Path, content: bytes | str) -> None:
+    """Puts `content`, text as UTF-8, into the place of the file `path`: see `write_file`."""
+    data = content.encode() if isinstance(content, str) else content
+    write_file(path, lambda fresh: fresh.write_bytes(data))
+
+
+def write_file(path: Path, fill: Callable[[Path], object]) -> None:
     """Lets `fill` write a temporary file beside `path` and puts it in `path`'s place, whole or not at all.
 
     An `OSError`, such as that of a full disk, names `path`.

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from blastscope.runtime.backends.protocol import Backend
-from blastscope.runtime.bundle.atomic import write_file
+from blastscope.runtime.bundle.atomic import write_content
 from blastscope.runtime.bundle.bundle import Bundle
 from blastscope.runtime.classes import CLASSES, VOTERS
 from blastscope.runtime.errors import BundleError
@@ -77,12 +77,7 @@ def golden_bytes(golden: Golden) -> bytes:
 
 def write_golden(path: Path | str, golden: Golden) -> None:
     """Writes `golden` to the safetensors file at `path`, in one step."""
-    data = golden_bytes(golden)
-    write_file(Path(path), lambda fresh: _write(fresh, data))
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
+    write_content(Path(path), golden_bytes(golden))
 
 
 def read_golden(bundle: Bundle) -> Golden:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from blastscope.runtime.bundle.atomic import write_file
+from blastscope.runtime.bundle.atomic import write_content
 from blastscope.runtime.bundle.manifest import FORMAT, Manifest
 
 SCHEMA_FILE = Path(__file__).resolve().parents[1] / "bundle.schema.json"
@@ -25,12 +25,7 @@ def schema_text() -> str:
 
 def main() -> None:
     """Brings the file in step with the code."""
-    text = schema_text().encode()
-    write_file(SCHEMA_FILE, lambda fresh: _write(fresh, text))
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
+    write_content(SCHEMA_FILE, schema_text())
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from blastscope.runtime.bundle.atomic import write_file
+from blastscope.runtime.bundle.atomic import write_content
 from blastscope.runtime.bundle.manifest import Digest, Interval, Moment
 from blastscope.runtime.errors import DataError
 from blastscope.runtime.frames.spec import FrameSpec
@@ -111,12 +111,7 @@ def _below(name: str, figure: Interval, value: float, wanted: float) -> Iterator
 
 def write_validation(record: ValidationRecord, path: Path) -> None:
     """Writes the record, whole or not at all."""
-    text = record.model_dump_json(indent=2) + "\n"
-    write_file(path, lambda place: _write(place, text))
-
-
-def _write(place: Path, text: str) -> None:
-    place.write_text(text, encoding="utf-8")
+    write_content(path, record.model_dump_json(indent=2) + "\n")
 
 
 def read_validation(path: Path | str) -> ValidationRecord:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from blastscope.runtime.bundle.atomic import write_file
+from blastscope.runtime.bundle.atomic import write_content
 from blastscope.runtime.cells import Cell, find_cells
 from blastscope.runtime.device import usable_threads
 from blastscope.runtime.errors import DataError
@@ -98,12 +98,8 @@ def main() -> None:
     folder = find_cells(words.folder)
     reference = measure(folder.cells, name=words.name, data_sha256=folder.sha256)
     text = reference.model_dump_json(indent=2) + "\n"
-    write_file(SHIPPED, lambda path: _write(path, text))
+    write_content(SHIPPED, text)
     print(text, end="")
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
