@@ -98,7 +98,11 @@ def test_a_validation_counts_what_was_found_and_called_and_its_record_makes_repo
 
     text = page.read_text()
     assert "Validation of tiny at &lt;North&gt;" in text
-    assert not re.search(r"(src|href)=|https?://", text)
+    assert not re.search(r'(src|href)="(?!data:image/jpeg;base64,)|https?://', text)
+    wrong = sum(row["wrong"] + row["labelled"] - row["found"] + row["refused"] + row["false"] for row in told["frame_rows"])
+    assert wrong == len(re.findall('<li class="cell ', text)) == text.count('src="data:image/jpeg')
+    assert f"Labelled ALL, called HEM: {told['all']['called_hem']}" in text or not told["all"]["called_hem"]
+    assert f"Labelled HEM, called ALL: {told['hem']['called_all']}" in text or not told["hem"]["called_all"]
 
     frame = read_image(site / "field0.png")
     assert isinstance(frame, np.ndarray)

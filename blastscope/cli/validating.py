@@ -39,7 +39,7 @@ def validate(
 
     Frames without a row in the table are not judged; a row with a path alone is a frame without a white cell.
     """
-    from blastscope.runtime.bundle.atomic import check_place, write_file
+    from blastscope.runtime.bundle.atomic import check_place, write_content
     from blastscope.runtime.frames.scans import find_frames
     from blastscope.runtime.frames.spec import FrameSpec
     from blastscope.runtime.site.labels import read_labels
@@ -59,13 +59,13 @@ def validate(
     table = read_labels(labels, find_frames(frames), [path for path in frames if path.is_dir()])
     engine = {"device": device, "precision": precision, "backend": backend, "threads": threads}
     with opened(bundle, **engine, workload="throughput") as scope:
-        validation = _last(run(scope, table, wanted))
+        validation = _last(run(scope, table, wanted, pictures=report is not None))
     if record:
         write_validation(validation.record, record)
         say(f"written: {record}")
     if report:
         page = compose(validation)
-        write_file(report, lambda place: _write(place, page))
+        write_content(report, page)
         say(f"written: {report}")
     for line in [json.dumps(validation.row())] if as_json else lines(validation):
         typer.echo(line)
@@ -106,10 +106,6 @@ def _last(steps: Iterator[FrameFate | Validation]) -> Validation:
         if step.problem:
             say(f"{step.path}: {step.problem}")
     raise AssertionError("a validation ends with its result")
-
-
-def _write(place: Path, page: str) -> None:
-    place.write_text(page, encoding="utf-8")
 
 
 VERBS = (validate,)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from blastscope.runtime.bundle.manifest import Interval
 from blastscope.runtime.frames.pages.markup import Cell, Tile, digits, safe, table, tiles, warning, whole_page
 from blastscope.runtime.site.drift import WORDS
+from blastscope.runtime.site.gallery import gallery
 from blastscope.runtime.site.proof import ValidationRecord
 from blastscope.runtime.site.validate import FrameFate, Validation
 
@@ -25,6 +26,7 @@ def compose(validation: Validation) -> str:
         _fates(record),
         _figures(record),
         _refusals(validation),
+        gallery(validation.mistakes),
         _drift(validation),
         _frames(validation.frames),
         _origin(record),

@@ -12,12 +12,14 @@ from typing import Any, Protocol
 from blastscope.runtime.bundle import Bundle
 from blastscope.runtime.classes import CLASSES
 from blastscope.runtime.errors import UsageError
+from blastscope.runtime.frames.examine import Look
 from blastscope.runtime.frames.report import FrameCell, FrameReport
 from blastscope.runtime.frames.spec import FrameSpec
 from blastscope.runtime.site.drift import Drift, DriftState
 from blastscope.runtime.site.figures import Outcome, calls, fates, finding
 from blastscope.runtime.site.labels import LabelledCell, LabelledFrames
 from blastscope.runtime.site.matching import match
+from blastscope.runtime.site.mistakes import Mistake, Pictures, mistakes_in
 from blastscope.runtime.site.proof import MOST_NAME, Requirements, ValidationRecord, shortfalls
 
 
@@ -27,7 +29,12 @@ class ExaminesFiles(Protocol):
     bundle: Bundle
 
     def examine_files(
-        self, paths: Iterable[Path | str], *, pixel_um: float | None = None, spec: FrameSpec | None = None
+        self,
+        paths: Iterable[Path | str],
+        *,
+        pixel_um: float | None = None,
+        spec: FrameSpec | None = None,
+        look: Look | None = None,
     ) -> Iterator[FrameReport]:
         """The report on each file, in order."""
         ...
@@ -71,6 +78,7 @@ class Validation:
     refusals: Mapping[str, int]  # of labelled cells, by code
     drift: DriftState
     notes: tuple[str, ...]
+    mistakes: tuple[Mistake, ...] = ()  # in the frames that could be examined; for the page, `row` leaves them out
 
     def row(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -83,24 +91,37 @@ class Validation:
         }
 
 
-def validate(scope: ExaminesFiles, labels: LabelledFrames, site: Site) -> Iterator[FrameFate | Validation]:
-    """Each frame's fate as it is known, and at last the `Validation`. Raises `UsageError` where no cell is labelled."""
+def validate(
+    scope: ExaminesFiles, labels: LabelledFrames, site: Site, *, pictures: bool = False
+) -> Iterator[FrameFate | Validation]:
+    """Each frame's fate as it is known, and at last the `Validation`, on demand with pictures of what went wrong.
+
+    Raises `UsageError` where no cell is labelled.
+    """
     if not any(labels.cells.values()):
         raise UsageError("no cell is labelled in any of the frames")
     drift, outcomes, frames = Drift(), list[Outcome](), list[FrameFate]()
-    reports = scope.examine_files(labels.cells, pixel_um=site.pixel_um, spec=site.spec)
+    mistakes, taken = list[Mistake](), Pictures(labels.cells)
+    look = taken.look if pictures else None
+    reports = scope.examine_files(labels.cells, pixel_um=site.pixel_um, spec=site.spec, look=look)
     for (path, cells), report in zip(labels.cells.items(), reports, strict=True):
         drift.add(report)
         unit = labels.patients[path] if labels.patients else str(path)
         own = list(_outcomes(unit, cells, report.cells))
         outcomes += own
         frames.append(_fate(path, own, report))
+        if report.refusal is None:
+            mistakes += taken.shown(list(mistakes_in(path, cells, report.cells)))
         yield frames[-1]
     record = _record(scope.bundle, labels, site, outcomes, [frame for frame in frames if frame.problem is None])
     refusals = Counter(one.refusal for one in outcomes if one.truth is not None and one.refusal)
-    state = drift.state()
     yield Validation(
-        record, tuple(frames), dict(refusals.most_common()), state, tuple(_notes(scope.bundle, labels, drift, frames))
+        record=record,
+        frames=tuple(frames),
+        refusals=dict(refusals.most_common()),
+        drift=drift.state(),
+        notes=tuple(_notes(scope.bundle, labels, drift, frames)),
+        mistakes=tuple(mistakes),
     )
 
 

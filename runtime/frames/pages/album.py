@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from blastscope.runtime.bundle.atomic import write_file
-from blastscope.runtime.frames.pages.overlay import draw_cell_lines, draw_overlay
+from blastscope.runtime.classes import ClassName
+from blastscope.runtime.frames.pages.overlay import draw_box_lines, draw_cell_lines, draw_overlay
 from blastscope.runtime.frames.pieces import Unreadable
 from blastscope.runtime.frames.report import FrameCell, FrameReport
 from blastscope.runtime.frames.scans import Scan, overview, read_part
+from blastscope.runtime.prediction import Box
 
 THUMB_PX = 128
 AROUND = 1.4  # a thumbnail shows so many times the cell's longer side
@@ -74,19 +76,26 @@ class Album:
         with self._lock:
             self._maps_left -= 1
             wanted = self._maps_left >= 0
-        return _jpeg(draw_overlay(overview(scan, MAP_PX), report)) if wanted else None
+        return jpeg(draw_overlay(overview(scan, MAP_PX), report)) if wanted else None
 
     def _thumbs(self, scan: Scan, report: FrameReport) -> tuple[bytes | None, ...]:
         with self._lock:
             count = min(len(report.cells), self._left)
             self._left -= count
-        taken = [_jpeg(Image.fromarray(draw_thumb(scan, cell))) for cell in report.cells[:count]]
+        taken = [jpeg(draw_thumb(scan, cell)) for cell in report.cells[:count]]
         return (*taken, *[None] * (len(report.cells) - count))
 
 
 def draw_thumb(scan: Scan, cell: FrameCell) -> NDArray[np.uint8]:
     """`cell` in the middle of what is around it, (THUMB_PX, THUMB_PX, 3), its outline drawn in."""
-    x0, y0, x1, y1 = cell.box
+    return draw_around(scan, cell.box, [cell])
+
+
+def draw_around(
+    scan: Scan, box: Box, cells: Sequence[FrameCell], labels: Sequence[tuple[Box, ClassName]] = ()
+) -> NDArray[np.uint8]:
+    """`box` in the middle of what is around it, (THUMB_PX, THUMB_PX, 3), with the outlines of `cells` and labelled boxes."""
+    x0, y0, x1, y1 = box
     side = max(math.ceil(AROUND * max(x1 - x0, y1 - y0)), 8)
     left, top = (x0 + x1 - side) // 2, (y0 + y1 - side) // 2
     inside = (max(left, 0), max(top, 0), min(left + side, scan.width), min(top + side, scan.height))
@@ -95,15 +104,19 @@ def draw_thumb(scan: Scan, cell: FrameCell) -> NDArray[np.uint8]:
     scale = THUMB_PX / side
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     thumb = np.asarray(cv2.resize(patch, (THUMB_PX, THUMB_PX), interpolation=how), np.uint8)
-    draw_cell_lines(thumb, cell, scale=scale, corner=(left, top), boxed=False)
+    for labelled, label in labels:
+        draw_box_lines(thumb, labelled, label, scale=scale, corner=(left, top))
+    for cell in cells:
+        draw_cell_lines(thumb, cell, scale=scale, corner=(left, top), boxed=False)
     return thumb
 
 
-def _jpeg(image: Image.Image) -> bytes:
+def jpeg(image: Image.Image | NDArray[np.uint8]) -> bytes:
+    """The image (H, W, 3) as a JPEG."""
     return _encoded(image, ".jpg", cv2.IMWRITE_JPEG_QUALITY, 85)
 
 
-def _encoded(image: Image.Image, suffix: str, *options: int) -> bytes:
+def _encoded(image: Image.Image | NDArray[np.uint8], suffix: str, *options: int) -> bytes:
     """By OpenCV, which writes a PNG ten times faster than Pillow."""
     return bytes(cv2.imencode(suffix, np.asarray(image)[..., ::-1], options)[1])
 

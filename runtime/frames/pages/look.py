@@ -14,6 +14,7 @@ body { margin: 0 auto; padding: 2.2rem 1.5rem 4rem; max-width: 78rem; color: var
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", "Noto Sans", "DejaVu Sans", sans-serif; }
 h1 { font-size: 1.8rem; line-height: 1.2; margin: 0 0 .3rem; overflow-wrap: anywhere; }
 h2 { font-size: 1.2rem; margin: 2.6rem 0 .5rem; padding-top: .9rem; border-top: 1px solid var(--line); }
+h3 { font-size: 1.02rem; margin: 1.6rem 0 .1rem; }
 p { margin: .4rem 0 .8rem; max-width: 52rem; }
 .quiet, figcaption, footer, summary { color: var(--muted); font-size: .92rem; }
 .warning { border-left: 4px solid var(--all); background: var(--warn); padding: .6rem 1rem; margin: .8rem 0; max-width: none; }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import NamedTuple
@@ -61,6 +62,13 @@ def table(heads: Sequence[Cell], rows: Iterable[Html | Sequence[Cell]]) -> Html:
     head = f"<thead><tr>{_cells(heads, 'th')}</tr></thead>" if heads else ""
     body = "".join(row if isinstance(row, Html) else f"<tr>{_cells(row, 'td')}</tr>" for row in rows)
     return Html(f'<div class="scroll"><table>{head}<tbody>{body}</tbody></table></div>')
+
+
+def picture(jpeg: bytes | None, alt: str) -> Html:
+    """A JPEG inside of the page itself; where there is none, its empty place."""
+    if jpeg is None:
+        return Html('<i class="none"></i>')
+    return Html(f'<img src="data:image/jpeg;base64,{b64encode(jpeg).decode("ascii")}" alt="{safe(alt)}" loading="lazy">')
 
 
 def _cells(cells: Iterable[Cell], tag: str) -> str:

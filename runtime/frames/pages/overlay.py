@@ -7,8 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from blastscope.runtime.classes import ClassName
 from blastscope.runtime.frames.pages.colours import FAINT, INK, LOOKS, PAPER, caution, kind_of, rgb, words_of
 from blastscope.runtime.frames.report import FrameCell, FrameReport
+from blastscope.runtime.prediction import Box
 
 SCALE_BARS_UM = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
 BAR_SHARE = 0.22  # of the picture's width that the scale bar may take
@@ -53,6 +55,14 @@ def draw_cell_lines(
         lines += [_scaled(side, scale, corner) for side in _corners(cell)]
     for colour, thickness in (((255, 255, 255), width + 2), (rgb(look.colour), width)):  # a light rim shows on any stain
         cv2.polylines(canvas, lines, isClosed=False, color=colour, thickness=thickness, lineType=cv2.LINE_AA)
+
+
+def draw_box_lines(canvas: NDArray[np.uint8], box: Box, label: ClassName, *, scale: float, corner: tuple[float, float]) -> None:
+    """Draws a box that an expert has drawn and labelled, in its class' colour."""
+    x0, y0, x1, y1 = box
+    (left, top), (right, bottom) = _scaled(np.array([(x0, y0), (x1 - 1, y1 - 1)], np.int32), scale, corner).tolist()
+    for colour, thickness in (((255, 255, 255), 3), (rgb(LOOKS[label].colour), 1)):
+        cv2.rectangle(canvas, (left, top), (right, bottom), colour, thickness)
 
 
 def _scaled(points: NDArray[np.int32], scale: float, corner: tuple[float, float]) -> NDArray[np.int32]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -11,7 +10,7 @@ import cv2
 from blastscope.runtime.frames.pages.album import Shown
 from blastscope.runtime.frames.pages.colours import LOOKS, caution, kind_of, words_of
 from blastscope.runtime.frames.pages.look import SCRIPT
-from blastscope.runtime.frames.pages.markup import Cell, Html, Tile, digits, safe, table, tiles, warning, whole_page
+from blastscope.runtime.frames.pages.markup import Cell, Html, Tile, digits, picture, safe, table, tiles, warning, whole_page
 from blastscope.runtime.frames.pages.sheet import Card, cards_of, name_of, score_of
 from blastscope.runtime.frames.report import FrameCell, FrameReport
 from blastscope.runtime.prediction import Audit, RefusalCode
@@ -125,7 +124,7 @@ def _maps(frames: Sequence[Shown]) -> str:
         name = safe(name_of(frame.report))
         parts.append(
             f"<details{' open' if count < OPEN_MAPS and len(shown) <= OPEN_MAPS else ''}><summary>{name}</summary>"
-            f'<figure><img src="{_data(frame.map or b"")}" alt="{name} with its cells outlined"></figure></details>'
+            f"<figure>{picture(frame.map, f'{name_of(frame.report)} with its cells outlined')}</figure></details>"
         )
     examined = sum(frame.report.refusal is None for frame in frames)
     more = f" Of {examined:,} frames {len(shown)} are shown; a folder of pages shows them all." if len(shown) < examined else ""
@@ -178,11 +177,10 @@ def _card(card: Card, frame: int, *, alone: bool) -> str:
     voter = f"voter {cell.prediction.voter}" if cell.prediction and cell.prediction.voter else ""
     facts = ", ".join(filter(None, (size, voter)))
     place = f"number {card.number}" if alone else f"{card.number} in {name}"
-    alt = f"cell {card.number} of {name}: {words}"
-    picture = f'<img src="{_data(card.thumb)}" alt="{alt}" loading="lazy">' if card.thumb else '<i class="none"></i>'
+    shown = picture(card.thumb, f"cell {card.number} of {name_of(card.report)}: {words_of(cell)}")
     title = f' title="{safe(cell.refusal.detail)}"' if cell.refusal else ""
     return (
-        f'<li class="cell {kind}" data-kind="{kind}" data-frame="{frame}" data-number="{card.number}" {order}{title}>{picture}'
+        f'<li class="cell {kind}" data-kind="{kind}" data-frame="{frame}" data-number="{card.number}" {order}{title}>{shown}'
         f"<div><b>{words}</b><span>{facts}</span><span>{place}</span></div></li>"
     )
 
@@ -208,7 +206,3 @@ def _origin(audit: Audit | None) -> str:
         return ""
     engine = f"{audit.backend} on {audit.device}, {audit.precision} computed in {audit.execution}"
     return f"<h2>What answered</h2>{table([], [['networks', Html(f'bundle <code>{audit.bundle}</code>')], ['engine', engine]])}"
-
-
-def _data(jpeg: bytes) -> str:
-    return f"data:image/jpeg;base64,{b64encode(jpeg).decode('ascii')}"
