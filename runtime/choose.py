@@ -20,6 +20,7 @@ from blastscope.runtime.bundle.manifest import GraphEntry
 from blastscope.runtime.classes import PRECISIONS, Execution, Layout, Precision
 from blastscope.runtime.errors import BlastscopeError, Closed, DeviceError, UsageError
 from blastscope.runtime.lanes import Lanes
+from blastscope.runtime.later import Later
 
 NATURAL: dict[Precision, Execution] = {"fp32": "f32", "fp16": "f16", "int8": "int8"}  # what a graph is written in
 _FLOATS: tuple[Execution, ...] = ("bf16", "f16", "f32")  # where nothing is measured: the likely fastest first, int8 after them
@@ -157,25 +158,16 @@ class Survey:
         self._memory = memory
         self._notes = notes
         self._stop = threading.Event()
-        self._once = threading.Lock()  # taken by the first `start`, or by `finish`
-        self._thread: threading.Thread | None = None
+        self._work = Later(self._run, "blastscope-survey")
 
     def start(self) -> None:
         """Begins, unless it began already."""
-        if self._once.acquire(blocking=False):
-            thread = threading.Thread(target=self._run, name="blastscope-survey")
-            thread.start()
-            self._thread = thread  # not before: `finish` in another thread would wait for one that hasn't begun
+        self._work.start()
 
     def finish(self) -> None:
         """Waits for the candidate that is being measured, and leaves the others to the next opening."""
         self._stop.set()
-        if self._once.acquire(blocking=False):
-            return  # never began, and now never will
-        while self._thread is None:  # `start` is between its two steps
-            time.sleep(0.001)
-        if self._thread is not threading.current_thread():
-            self._thread.join()
+        self._work.finish(begin=False)
 
     def _run(self) -> None:
         for candidate in self._line():

@@ -342,7 +342,7 @@ def test_a_handle_may_be_closed_in_the_moment_in_which_its_measurement_begins(mo
             super().start()
 
     closer = threading.Thread(target=finish)
-    monkeypatch.setattr("blastscope.runtime.choose.threading.Thread", Slow)
+    monkeypatch.setattr("blastscope.runtime.later.threading.Thread", Slow)
     survey.start()
     closer.join()
     assert told == [None]
