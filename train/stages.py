@@ -16,7 +16,7 @@ from blastscope.runtime.classes import VOTERS, Voter
 from blastscope.train.augment import augment, draw_augmentations
 from blastscope.train.bags import Bag, Bags, chances, make_bags, plain_bag
 from blastscope.train.batches import Inputs, TrainingBatches, ValidationBatches, seed_of
-from blastscope.train.config import AugmentConfig, ScheduleConfig, TrainConfig
+from blastscope.train.config import ScheduleConfig, TrainConfig
 from blastscope.train.crops import CropStore
 from blastscope.train.fit import Task, fit
 from blastscope.train.network import CombinedHead, CombinedNetwork, Ensemble, VoterNetwork, make_voter
@@ -142,8 +142,7 @@ def offered(
     a.to(device).eval(), b.to(device).eval()
     rng, table = np.random.default_rng([*job.seed("combined"), COPIES + (augmented or 0)]), None
     if augmented is not None:
-        everything: AugmentConfig = job.config.augment.model_copy(update={"mode": "all"})
-        table = draw_augmentations(everything, np.ones(len(rows), np.bool_), rng)
+        table = draw_augmentations(job.config.augment, np.ones(len(rows), np.bool_), rng)
     found = []
     for start in range(0, len(rows), batch):
         part = slice(start, start + batch)
