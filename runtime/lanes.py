@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.backends.protocol import Backend, Cascade, Engine, Sight
+from blastscope.runtime.backends.protocol import Cascade, Engine, Sight
 from blastscope.runtime.errors import Closed, EngineError, UsageError
 
 T = TypeVar("T")
@@ -56,12 +56,6 @@ class Lanes:
         if len(self.engine.staged) != len(self.engine.lanes):
             raise EngineError(f"{self.name} runs a network whole, so no voter can be left out")
         self.cascade = cascade
-
-    @contextmanager
-    def borrowed(self) -> Iterator[Backend]:
-        """One lane, for this thread alone. Waits for a free one."""
-        with self._number() as number:
-            yield self.engine.lanes[number]
 
     def look(self, images: Sequence[Any]) -> Sight:
         """What one lane that crops by itself sees in `images`, waiting for a free one. To be called inside `call`."""

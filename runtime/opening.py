@@ -1,9 +1,9 @@
-"""From a verified bundle and a device to an engine that has proved itself on the golden set. roads.py chooses the device."""
+"""From a verified bundle and a device, which which_device.py chooses, to an engine that proved itself on the golden set."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import platformdirs
@@ -21,13 +21,12 @@ from blastscope.runtime.prediction import Audit
 from blastscope.runtime.proof import prove
 from blastscope.runtime.wish import Wish
 
+_KEEP_DELAY_S = 0.5  # the library exports an engine without letting go of the interpreter: the first answer is out by then
+
 
 def user_cache() -> Path:
     """Where engines and measurements are kept unless the caller says otherwise."""
     return Path(platformdirs.user_cache_dir("blastscope", appauthor=False))
-
-
-_KEEP_DELAY_S = 0.5  # the library exports an engine without letting go of the interpreter: the first answer is out by then
 
 
 @dataclass(slots=True)
@@ -37,9 +36,9 @@ class Opened:
     candidate: Candidate
     lanes: Lanes
     notes: list[str]
-    survey: Survey | None = field(default=None)
-    keeping: Later | None = field(default=None)
-    building: Building | None = field(default=None)
+    survey: Survey | None = None
+    keeping: Later | None = None
+    building: Building | None = None
 
     def audit(self, bundle: Bundle) -> Audit:
         """What every prediction of this engine says of its origin."""

@@ -24,8 +24,8 @@ from blastscope.runtime.files import announced, as_paths, in_order
 from blastscope.runtime.image import check_array, read_image
 from blastscope.runtime.opening import Opened, user_cache
 from blastscope.runtime.prediction import Audit, Prediction, Refusal
-from blastscope.runtime.roads import open_wished
 from blastscope.runtime.waiting import WaitingRoom
+from blastscope.runtime.which_device import open_wished
 from blastscope.runtime.wish import Wish
 
 if TYPE_CHECKING:

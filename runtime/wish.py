@@ -42,7 +42,7 @@ class Wish:
         *,
         device: str = "auto",
         precision: str = "auto",
-        execution: str | None = "auto",
+        execution: str = "auto",
         backend: str = "auto",
         workload: str = "latency",
         threads: int | None = None,
@@ -59,7 +59,7 @@ class Wish:
         return cls(
             device=parse_device(device),
             precision=None if precision == "auto" else _one_of("precision", precision, PRECISIONS),
-            execution=None if execution in ("auto", None) else _one_of("execution", execution, EXECUTIONS),
+            execution=None if execution == "auto" else _one_of("execution", execution, EXECUTIONS),
             backend=None if backend == "auto" else backend,
             workload=_one_of("workload", workload, WORKLOADS),
             threads=threads,

@@ -23,7 +23,7 @@ from blastscope.benchmarks.gpu.rows import Findings, GpuCheck, GpuRow
 from blastscope.benchmarks.networks import Contender
 from blastscope.benchmarks.page import write_page
 from blastscope.benchmarks.turns import Pace
-from blastscope.runtime import roads
+from blastscope.runtime import which_device
 from blastscope.runtime.backends.engines import GPU_BACKENDS
 from blastscope.runtime.crop import CropSpec
 from blastscope.runtime.errors import DriverError, MissingLibrary
@@ -65,7 +65,7 @@ def gpu(host_kernels: HostKernels, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     for name in GPU_BACKENDS:
         monkeypatch.setitem(GPU_BACKENDS, name, f"{module.__name__}:{'HOST' if name == 'tensorrt' else 'NONE'}")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(roads, "find_gpu", lambda ordinal: FOUND)
+    monkeypatch.setattr(which_device, "find_gpu", lambda ordinal: FOUND)
     monkeypatch.setattr(check, "probe", lambda: FoundDriver((13, 0), "580.1", (FOUND,)))
     monkeypatch.setattr(fixed, "USUAL_PX", 100)
     monkeypatch.setattr(Pipeline.__init__, "__kwdefaults__", {"batches": (1, 2)})

@@ -17,7 +17,7 @@ from host_backend import HostRunner
 from host_gpu import FOUND
 from host_kernels import HostKernels
 
-from blastscope.runtime import roads
+from blastscope.runtime import which_device
 from blastscope.runtime.backends.engines import GPU_BACKENDS
 from blastscope.runtime.errors import (
     Closed,
@@ -55,7 +55,7 @@ def table(host_kernels: HostKernels, monkeypatch: pytest.MonkeyPatch) -> ModuleT
         monkeypatch.setitem(GPU_BACKENDS, name, f"{module.__name__}:{place}")
         setattr(module, place, Absent(name))
     module.FIRST = HostRunner()
-    monkeypatch.setattr(roads, "find_gpu", lambda ordinal: FOUND)
+    monkeypatch.setattr(which_device, "find_gpu", lambda ordinal: FOUND)
     monkeypatch.setattr(fixed, "USUAL_PX", 100)
     monkeypatch.setattr(pipeline.Pipeline.__init__, "__kwdefaults__", {"batches": (1, 4)})
     return module
@@ -212,7 +212,7 @@ def test_auto_is_the_cpu_where_there_is_no_driver_and_says_why(
     def none(ordinal: int) -> Any:
         raise DriverError("no NVIDIA driver is installed", reason="missing")
 
-    monkeypatch.setattr(roads, "find_gpu", none)
+    monkeypatch.setattr(which_device, "find_gpu", none)
     with opened(bundle, tmp_path, device="auto") as scope:
         assert scope.audit.device == "CPU"
         assert scope.notes[0] == "device auto is the CPU here: no NVIDIA driver is installed"
@@ -270,7 +270,7 @@ def test_engines_that_are_not_built_are_not_measured(table: ModuleType, tiny_bun
         assert scope.audit.precision == "int8"
     with opened(path, tmp_path) as scope:
         scope.classify(tiny_bundle.cell())
-        scope._run.opened.survey._thread.join()  # type: ignore[union-attr]
+        scope._run.opened.survey.finish()  # type: ignore[union-attr]
         assert any("measured" in note for note in scope.notes)
     assert table.FIRST.builds == 2
 
@@ -371,7 +371,7 @@ def test_a_reopening_that_fails_leaves_a_closed_handle_that_may_be_reopened(
 ) -> None:
     with opened(bundle, tmp_path) as scope:
         with monkeypatch.context() as patched:
-            patched.setattr(roads, "find_gpu", lambda ordinal: (_ for _ in ()).throw(DriverError("gone")))
+            patched.setattr(which_device, "find_gpu", lambda ordinal: (_ for _ in ()).throw(DriverError("gone")))
             with pytest.raises(DriverError, match="gone"):
                 scope.reopen()
         with pytest.raises(Closed):

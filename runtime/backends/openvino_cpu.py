@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
@@ -97,8 +96,18 @@ def open_engine(graph: Path, sha256: str, options: EngineOptions) -> Engine:
     with translated("loading"):
         execution = _read_back(networks, options.execution)
         lanes, staged = _lanes(networks, spread, kept)
-    engine = Engine(lanes, NAME, options.device, execution, digest, notes=notes, layout=options.layout, staged=staged)
-    return replace(engine, seal=seal, keep=keep if options.keep_later else None)
+    return Engine(
+        lanes=lanes,
+        backend=NAME,
+        device=options.device,
+        execution=execution,
+        digest=digest,
+        notes=notes,
+        layout=options.layout,
+        staged=staged,
+        seal=seal,
+        keep=keep if options.keep_later else None,
+    )
 
 
 def _lanes(
