@@ -90,10 +90,3 @@ def graph_answers(bundle: Path, references: References) -> dict[Precision, Proba
     opened = read_bundle(bundle)
     entries = {precision: opened.graph(precision) for precision in PRECISIONS}
     return {one: references.of(opened.file(entry), precision=one) for one, entry in entries.items() if entry}
-
-
-def clear_cases(bundle: Path, count: int, place: Path | None = None) -> list[Image]:
-    """`count` drawn cells that all precisions of the bundle call clearly."""
-    references = References(read_bundle(bundle).manifest.crop, SURPLUS * count, place)
-    answers = list(graph_answers(bundle, references).values())
-    return [references.images[number] for number in clearest(answers, count)]
