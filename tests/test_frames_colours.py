@@ -29,8 +29,8 @@ def cell(seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
 def test_a_look_is_mean_and_spread_of_the_colours_under_the_mask(seed: int) -> None:
     image, mask = cell(seed)
     look, lab = look_of(image, mask), rgb2lab(image)[mask > 0]
-    assert look.mean == pytest.approx(lab.mean(axis=0), abs=0.4)  # OpenCV interpolates
-    assert look.spread == pytest.approx(lab.std(axis=0), abs=0.4)
+    assert look.mean == pytest.approx(lab.mean(axis=0), abs=0.01)
+    assert look.spread == pytest.approx(lab.std(axis=0), abs=0.01)
 
 
 @given(st.integers(0, 1000))

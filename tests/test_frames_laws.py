@@ -17,7 +17,7 @@ from blastscope.runtime.frames.cutting import cut_cell
 from blastscope.runtime.frames.finding import find_cells, reach_px
 from blastscope.runtime.frames.lobes import axes
 from blastscope.runtime.frames.otsu import parting
-from blastscope.runtime.frames.part import fill_holes, squares_to
+from blastscope.runtime.frames.part import NEAR, deeper_in, depth_in, fill_holes, squares_to
 from blastscope.runtime.frames.spec import FrameSpec
 from blastscope.runtime.frames.survey import survey_frame
 from blastscope.runtime.frames.thumbnail import grid_around, nearest_odd_factor, reduced
@@ -222,6 +222,13 @@ def test_squared_distances_are_exact(mask: NDArray[np.uint8]) -> None:
     y, x = np.indices(mask.shape)
     every = (y[..., None] - rows) ** 2 + (x[..., None] - columns) ** 2
     assert (squares_to(mask) == every.min(axis=2)).all()
+
+
+@given(masks, st.floats(0.1, 8))
+@settings(max_examples=20)
+def test_what_lies_deep_is_the_same_by_erosion_and_by_distances(mask: NDArray[np.uint8], reach: float) -> None:
+    assert (deeper_in(mask, reach) == mask * (depth_in(mask) > reach)).all()
+    assert (deeper_in(mask, reach + NEAR) == mask * (depth_in(mask) > reach + NEAR)).all()
 
 
 @given(st.lists(st.integers(0, 300), min_size=40, max_size=200), st.lists(st.integers(700, 1000), min_size=40, max_size=200))

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from blastscope.runtime.frames.found import FoundCell, FrameFacts
 from blastscope.runtime.frames.normalising import normalised
-from blastscope.runtime.frames.part import Mask, depth_in
+from blastscope.runtime.frames.part import Mask, deeper_in
 from blastscope.runtime.frames.spec import FrameSpec
 from blastscope.runtime.image import check_array
 
@@ -35,7 +35,7 @@ def cut_cell(frame: NDArray[np.uint8], cell: FoundCell, facts: FrameFacts, spec:
 
 def _without_halo(mask: Mask, pixel_um: float) -> Mask:
     """The mask less a rim in which glass shines through; all of it where little would be left."""
-    core = np.where(depth_in(mask) * pixel_um > HALO_UM, mask, np.uint8(0))
+    core = deeper_in(mask, HALO_UM / pixel_um)
     return core if 2 * cv2.countNonZero(core) > cv2.countNonZero(mask) else mask
 
 

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 
 import cv2
 import numpy as np
 
-from blastscope.runtime.frames.part import Mask, Part, boxes_apart, fill_holes, in_one_piece, part_of, squares_to, window_around
+from blastscope.runtime.frames.part import (
+    Mask,
+    Part,
+    boxes_apart,
+    disc,
+    fill_holes,
+    in_one_piece,
+    part_of,
+    squares_to,
+    window_around,
+)
 
 GROW_UM = 5.0  # cytoplasm around a nucleus
 RIM_UM = 0.25  # of the cell's edge is lost to the threshold and the smoothing
@@ -34,21 +43,18 @@ def cell_around(nucleus: Part, others: list[Part], cellular: Mask, um: float) ->
 
 def opened(mask: Mask, um: float) -> Mask:
     """The mask without what is narrower than a cell's bumps."""
-    return np.asarray(cv2.morphologyEx(mask, cv2.MORPH_OPEN, _disc(THREAD_UM / um)), np.uint8)
+    return np.asarray(cv2.morphologyEx(mask, cv2.MORPH_OPEN, _brush(THREAD_UM, um)), np.uint8)
 
 
 def _one_piece(mask: Mask, nucleus: Mask, um: float) -> Mask:
     """The part of the mask that holds the nucleus, smooth and without holes."""
-    disc = _disc(SMOOTH_UM / um)
-    smooth = np.asarray(cv2.morphologyEx(mask, cv2.MORPH_OPEN, disc), np.uint8) | nucleus
-    closed = np.asarray(cv2.morphologyEx(in_one_piece(smooth, nucleus), cv2.MORPH_CLOSE, disc), np.uint8)
+    brush = _brush(SMOOTH_UM, um)
+    smooth = np.asarray(cv2.morphologyEx(mask, cv2.MORPH_OPEN, brush), np.uint8) | nucleus
+    closed = np.asarray(cv2.morphologyEx(in_one_piece(smooth, nucleus), cv2.MORPH_CLOSE, brush), np.uint8)
     whole = fill_holes(closed, float(closed.size))
-    return np.asarray(cv2.dilate(whole, _disc(RIM_UM / um)), np.uint8)
+    return np.asarray(cv2.dilate(whole, _brush(RIM_UM, um)), np.uint8)
 
 
-@lru_cache(maxsize=16)
-def _disc(radius: float) -> Mask:
-    """A symmetric disc: cv2's own ellipses aren't."""
-    reach = max(math.floor(radius), 1)
-    rows, columns = np.ogrid[-reach : reach + 1, -reach : reach + 1]
-    return np.asarray(rows * rows + columns * columns <= max(radius, 1.0) ** 2, np.uint8)
+def _brush(radius_um: float, um: float) -> Mask:
+    """A disc of at least one pixel to each side."""
+    return disc(max(radius_um / um, 1.0))

@@ -7,6 +7,7 @@ specification's `stain` turns it off.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import cv2
@@ -20,8 +21,8 @@ Pair = tuple[float, float]
 
 # Every tenth cell of C-NMC's folds 0 and 1, in the order of their paths, each over its pixels that aren't black: `look_of` and
 # `stains_of` (over white glass), the mean over the 525 cells. Over them L varies by 2.7, a and b by 1.7 and 1.5.
-CNMC_MEAN: Colour = (18.80, 27.57, -22.54)
-CNMC_SPREAD: Colour = (4.12, 3.38, 3.58)
+CNMC_MEAN: Colour = (18.85, 27.70, -22.67)
+CNMC_SPREAD: Colour = (4.14, 3.40, 3.60)
 CNMC_STAINS: tuple[Colour, Colour] = ((0.569, 0.652, 0.499), (0.495, 0.783, 0.373))
 CNMC_AMOUNTS: Pair = (0.481, 2.338)
 CNMC_AMOUNTS_SPREAD: Pair = (0.695, 0.610)
@@ -115,8 +116,15 @@ def _macenko(pixels: NDArray[np.uint8], glass: Colour) -> NDArray[np.uint8]:
 
 
 def _lab(image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    shares = cv2.LUT(image, (np.arange(256) / 255).astype(np.float32))
-    return np.asarray(cv2.cvtColor(shares, cv2.COLOR_RGB2Lab), np.float32)
+    # from linear light: exact, and in half the time of OpenCV's own way there, which interpolates
+    return np.asarray(cv2.cvtColor(cv2.LUT(image, _linear_light()), cv2.COLOR_LRGB2Lab), np.float32)
+
+
+@lru_cache(maxsize=1)
+def _linear_light() -> NDArray[np.float32]:
+    """(256,) the share of light that each level of sRGB stands for."""
+    levels = np.arange(256) / 255
+    return np.where(levels <= 0.04045, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4).astype(np.float32)
 
 
 def _density(pixels: NDArray[np.uint8], glass: Colour) -> NDArray[np.float64]:

@@ -5,8 +5,9 @@ Distances are squared whole numbers: they are exact, so that a turned picture gi
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import cv2
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 Mask = NDArray[np.uint8]  # 0 or 1
 Squares = NDArray[np.int32]  # squared distances
 Window = tuple[slice, slice]  # rows and columns
+NEAR = 12  # pixels: up to here an erosion is faster than distances
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +100,22 @@ def depth_in(mask: Mask) -> NDArray[np.float32]:
     """How deep in the mask each pixel lies; beyond the picture is outside."""
     framed = cv2.copyMakeBorder(mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=(0,))
     return np.asarray(cv2.distanceTransform(framed, cv2.DIST_L2, cv2.DIST_MASK_PRECISE), np.float32)[1:-1, 1:-1]
+
+
+def deeper_in(mask: Mask, reach: float) -> Mask:
+    """What of the mask lies more than `reach` pixels deep; beyond the picture is outside."""
+    if reach > NEAR:
+        return mask * (depth_in(mask) > reach).view(np.uint8)
+    outside = cv2.BORDER_CONSTANT
+    return np.asarray(cv2.erode(mask, disc(reach), borderType=outside, borderValue=(0,)), np.uint8)
+
+
+@lru_cache(maxsize=16)
+def disc(radius: float) -> Mask:
+    """All pixels up to `radius` away, symmetric: cv2's own ellipses aren't."""
+    reach = math.floor(radius)
+    rows, columns = np.ogrid[-reach : reach + 1, -reach : reach + 1]
+    return np.asarray(rows * rows + columns * columns <= radius**2, np.uint8)
 
 
 def fill_holes(mask: Mask, largest: float) -> Mask:
