@@ -18,7 +18,7 @@ from blastscope.export.parity import torch_answers
 from blastscope.runtime.bundle import Bundle, describe_file, golden_bytes, write_bundle
 from blastscope.runtime.bundle.golden import Golden
 from blastscope.runtime.bundle.manifest import GoldenEntry, GraphModels, Manifest, TrainingProvenance
-from blastscope.runtime.bundle.pack import check_place
+from blastscope.runtime.bundle.pack import check_bundle_place
 from blastscope.runtime.classes import VOTERS
 from blastscope.train.checkpoint import RunProvenance, load_ensemble
 
@@ -37,7 +37,7 @@ def export_run(
     """
     config = config or ExportConfig()
     say = tell or (lambda _: None)
-    check_place(Path(out))
+    check_bundle_place(Path(out))
     check_beside(Path(out))
     trained = load_ensemble(run)
     checked = cells_to_check(trained, data, config, say)

@@ -4,7 +4,7 @@
     ├── UsageError (ValueError)     2  the call is wrong: mend the arguments
     │   ├── ConfigError             2  a key or value in a TOML file
     │   ├── ImageError              2  not an image array at all: wrong type, dtype or rank
-    │   └── DataError               2  a data or run folder that can't be used as it is
+    │   └── DataError               2  a file or folder of the caller's that can't be used as it is
     ├── BundleError                 3  the bundle can't be used: get a good copy
     │   ├── DigestMismatch          3  a file differs from what the manifest says
     │   ├── FormatTooNew            3  written for a later version: upgrade
@@ -68,7 +68,7 @@ class ImageError(UsageError):
 
 
 class DataError(UsageError):
-    """A folder of cells, or a run, that can't be used as it stands."""
+    """A file or folder, of cells, labels or a run, that can't be used as it stands."""
 
     def __init__(self, path: Path | str, problem: str) -> None:
         self.path = Path(path)

@@ -32,7 +32,7 @@ def write_bundle(folder: Path | str, manifest: Manifest, files: Mapping[str, Pat
     listed = {entry.file for entry in manifest.files()}
     if listed != set(files):
         raise UsageError(f"bundle '{folder}': manifest and files differ in {', '.join(sorted(listed ^ set(files)))}")
-    check_place(folder)
+    check_bundle_place(folder)
     write_folder(folder, lambda fresh: _fill(fresh, manifest, files, folder))
     return read_bundle(folder)
 
@@ -62,7 +62,7 @@ def pack(bundle: Bundle, path: Path | str) -> Path:
     return path
 
 
-def check_place(folder: Path) -> None:
+def check_bundle_place(folder: Path) -> None:
     """Raises `UsageError` unless a bundle may be written to `folder`; for those who have long work to do before they write.
 
     Nothing but a bundle, or an empty folder, is replaced: whoever mistypes a path must not lose the folder there.

@@ -16,10 +16,10 @@ from blastscope.runtime.errors import UsageError
 from blastscope.runtime.frames.pages.colours import LOOKS
 from blastscope.runtime.frames.report import FrameCell, FrameReport
 from blastscope.runtime.frames.spec import FrameSpec
+from blastscope.runtime.header import MAX_PIXELS
 from blastscope.runtime.hosts.examines import Examines
 
 COLOURS: dict[str, str] = {kind: look.colour for kind, look in LOOKS.items()}
-MOST_PIXELS = 100_000_000
 MARK = "blastscope"  # the key in a layer's metadata by which it is known again
 BOX_WIDTH_PX, OUTLINE_WIDTH_PX, TEXT_PT = 3, 2, 11
 
@@ -50,8 +50,8 @@ def frame_of(layer: Any) -> NDArray[np.uint8]:
         raise UsageError(f"layer '{name}' is a stack of {layer.data.shape[:-3]} frames: put the one that you mean into a layer")
     if layer.data.dtype != np.uint8:
         raise UsageError(f"layer '{name}' is {layer.data.dtype}, not uint8: convert it to 0..255, as you know best how")
-    if layer.data.shape[0] * layer.data.shape[1] > MOST_PIXELS:
-        raise UsageError(f"layer '{name}' has more than {MOST_PIXELS / 1e6:.0f} megapixels: use 'blastscope examine FILE'")
+    if layer.data.shape[0] * layer.data.shape[1] > MAX_PIXELS:
+        raise UsageError(f"layer '{name}' has more than {MAX_PIXELS / 1e6:.0f} megapixels: use 'blastscope examine FILE'")
     pixels = np.asarray(layer.data)  # of a lazy array the whole
     if pixels.shape[2] == 4:
         if not (pixels[..., 3] == 255).all():

@@ -22,8 +22,8 @@ class LivePage:
     """Serves the page at `url` until it is closed. `port` 0 takes any that is free.
 
     On 127.0.0.1, the default, it is for this machine alone; whoever can reach another `host` can look, without a password.
-    `drift` compares the cells that are shown with the training's; the page tells its alarms. Raises `UsageError` where host and
-    port can't be had.
+    Its `drift` compares the cells that are shown with the training's; the page tells the alarms. Raises `UsageError` where host
+    and port can't be had.
     """
 
     def __init__(self, source: str, *, host: str = "127.0.0.1", port: int = 0, patience_s: float = PATIENCE_S) -> None:
