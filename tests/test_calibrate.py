@@ -322,3 +322,6 @@ def test_the_verb_takes_bound_precision_and_a_place_for_the_report(bundle: Path,
     assert (found["precision"], found["flips_at_most"], found["engines"]) == ("fp32", 0.4, ["openvino"])
     assert sorted(path.name for path in (tmp_path / "report").iterdir()) == ["cascade.json", "cascade.png"]
     assert CliRunner().invoke(app, [*words[:4], "--cascade-flips", "0.4"]).exit_code == 2
+    for wrong in (["--cascade-flips", "1"], ["--report", str(tmp_path / "report" / "cascade.json" / "below")]):
+        refused = CliRunner().invoke(app, [*words[:5], *wrong])
+        assert (refused.exit_code, "asking" in refused.output) == (2, False), refused.output

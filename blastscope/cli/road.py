@@ -155,12 +155,22 @@ def calibrate(
 def _cascade(
     bundle: Path, data: Path, config: CalibrationConfig, report: Path | None, as_json: bool, **given: float | str | None
 ) -> None:
+    from pydantic import ValidationError
+
     from blastscope.calibration.cascade.picture import write_report
     from blastscope.calibration.cascade.run import calibrate_cascade
     from blastscope.calibration.config import CascadeConfig
+    from blastscope.runtime.bundle.atomic import check_place
+    from blastscope.runtime.record import problems
 
     said = {key: value for key, value in given.items() if value is not None}
-    found = calibrate_cascade(bundle, data, CascadeConfig.model_validate({**config.cascade.model_dump(), **said}), tell=say)
+    try:
+        wanted = CascadeConfig.model_validate({**config.cascade.model_dump(), **said})
+    except ValidationError as error:  # 1 is too much, and typer's bounds can't say so
+        raise UsageError("; ".join(problems(error))) from error
+    if report:
+        check_place(report / "cascade.json")
+    found = calibrate_cascade(bundle, data, wanted, tell=say)
     if report:
         write_report(report, found)
         say(f"report: {report}")
