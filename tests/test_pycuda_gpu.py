@@ -86,7 +86,7 @@ def test_a_missing_pycuda_names_the_command_that_brings_it(monkeypatch: pytest.M
 
 
 def test_missing_cuda_bindings_name_the_command_that_brings_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "cuda", None)
+    monkeypatch.setitem(sys.modules, "cuda.bindings", None)  # which a PyTorch with CUDA brings and may have loaded
     with pytest.raises(MissingLibrary, match=r"'cuda-bindings' is not installed: pip install 'blastscope\[gpu\]'"):
         graphs.load_graphs()
 
