@@ -276,6 +276,19 @@ def test_the_cascades_report_reads_as_text_and_json_and_has_a_picture(
     assert (tmp_path / "report" / "cascade.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_new_operating_point_ends_the_cascade_of_every_graph(
+    cascaded: tuple[Bundle, CascadeReport], data: Path, tmp_path: Path
+) -> None:
+    bundle = read_bundle(shutil.copytree(cascaded[0].path, tmp_path / "bundle"))
+    manifest = bundle.manifest
+    assert manifest.cascade is not None
+    kept = manifest.model_copy(update={"cascade": manifest.cascade.model_copy(update={"precision": "fp32"})})
+    update_bundle(bundle, kept, {})
+    point = LENIENT.model_copy(update={"operating_point": OperatingPointConfig(sensitivity=0.8)})
+    calibrate(bundle.path, data, point)
+    assert read_bundle(bundle.path).manifest.cascade is None  # it was judged by other calls
+
+
 def test_a_second_calibration_takes_the_first_ones_place_and_ends_its_cascade(
     cascaded: tuple[Bundle, CascadeReport], data: Path, tmp_path: Path
 ) -> None:

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from blastscope.train.bags import plain_bag
+from blastscope.train.bags import Bag, plain_bag
 from blastscope.train.batches import TrainingBatches, ValidationBatches
-from blastscope.train.config import ComputeConfig, ScheduleConfig
+from blastscope.train.config import AugmentConfig, ComputeConfig, ScheduleConfig
 from blastscope.train.fit import Task, fit, follow, freeze, is_frozen, make_optimiser, still, weighted_loss
 from blastscope.train.machine import open_machine, precision_of
 from blastscope.train.network import VoterNetwork, make_voter
@@ -204,6 +204,19 @@ def test_a_last_batch_of_one_image_is_left_out() -> None:
     batches = TrainingBatches(source, labels, plain_bag(np.arange(33)), 16, (0,))
     assert [len(y) for _, y in batches.epoch(0, torch.device("cpu"))] == [16, 16]
     assert batches.steps == 2
+
+
+def test_each_epoch_has_its_own_order_and_augmentations_and_has_them_again_after_a_kill() -> None:
+    crops = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), np.uint8)
+    bag = Bag(np.arange(12), np.ones(12, np.bool_))
+    batches = TrainingBatches(crops, np.arange(12), bag, 12, (0, 1), augment=AugmentConfig())
+    ((first, order),), ((second, other),), ((again, same),) = (
+        batches.epoch(number, torch.device("cpu")) for number in (0, 1, 0)
+    )
+    assert torch.equal(first, again)
+    assert torch.equal(order, same)
+    assert order.tolist() != other.tolist()
+    assert not torch.equal(first[order.argsort()], second[other.argsort()])
 
 
 def test_two_processes_share_each_batch_and_lose_nothing() -> None:

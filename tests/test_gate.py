@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 
 from blastscope.calibration.config import CalibrationConfig
 from blastscope.calibration.gate import JudgedCells, failures, gate
+from blastscope.calibration.trial import Trial, Verdict
+from blastscope.runtime.bundle import GoldenCheck
 from blastscope.runtime.cells import Cell
 from blastscope.runtime.errors import ConfigError
 
@@ -43,7 +46,9 @@ def test_two_flips_of_a_hundred_pass_and_three_fail() -> None:
     wrong = [1 - label if row < 10 else label for row, label in enumerate(labels)]
     two = [labels[row] if row < 2 else call for row, call in enumerate(wrong)]
     three = [labels[row] if row < 3 else call for row, call in enumerate(wrong)]
-    assert gate(judged(labels, wrong, two), CONFIG).passed
+    at_the_limit = gate(judged(labels, wrong, two), CONFIG)
+    assert at_the_limit.passed
+    assert failures(at_the_limit) == ()
     result = gate(judged(labels, wrong, three), CONFIG)
     assert not result.passed
     (only,) = failures(result)
@@ -59,6 +64,42 @@ def test_a_lost_point_fails_although_few_votes_flip() -> None:
     assert result.flips.value == 0.01
     (only,) = failures(result)
     assert only.startswith("in openvino weighted F1 loses 1.00 points")
+
+
+def test_what_fails_in_one_engine_fails_and_the_worst_is_shown() -> None:
+    labels, golden = [0, 1] * 50, GoldenCheck(0.1, 0, passed=True)
+    fine = judged(labels, labels, labels)
+    wrong = replace(judged(labels, labels, [1 - label for label in labels]), engine="onnxruntime")
+    verdicts = (Verdict(fine, gate(fine, CONFIG), golden), Verdict(wrong, gate(wrong, CONFIG), golden))
+    for order in (verdicts, verdicts[::-1]):
+        trial = Trial(order, draws=100)
+        assert len(trial.failures) == 2
+        assert all(failure.startswith("in onnxruntime") for failure in trial.failures)
+        assert trial.worst.judged.engine == "onnxruntime"
+        # 2 % of all may flip and half a point may go, a fifth of it to spare; a hundred points went, and all flipped
+        assert trial.aim == pytest.approx(0.8 * 0.5 / 100)
+
+
+def test_a_golden_call_that_changes_in_one_engine_fails() -> None:
+    calls = [0, 1] * 50
+    same = judged(calls, calls, calls)
+    checks = (GoldenCheck(0.1, 0, passed=True), GoldenCheck(0.2, 1, passed=False))
+    trial = Trial(tuple(Verdict(same, gate(same, CONFIG), check) for check in checks), draws=100)
+    (only,) = trial.failures
+    assert "1 calls of the golden set change" in only
+    assert (trial.golden_flips, trial.golden_difference) == (1, 0.2)
+
+
+@pytest.mark.parametrize(("golden", "moved", "tolerance"), [(0.1, 0, 0.2), (0.01, 0, 0.05), (0.01, 0.3, 0.3), (0.9, 0, 1)])
+def test_the_tolerance_is_twice_what_the_golden_set_moved_or_what_most_cells_did(
+    golden: float, moved: float, tolerance: float
+) -> None:
+    calls = [0, 1] * 50
+    same = judged(calls, calls, calls)
+    child = same.child.copy()
+    child[:10, 0] += np.float32([moved, -moved])
+    verdict = Verdict(replace(same, child=child), gate(same, CONFIG), GoldenCheck(golden, 0, passed=True))
+    assert Trial((verdict,), draws=100).tolerance == pytest.approx(tolerance, abs=1e-6)
 
 
 def test_the_limits_are_fields_of_the_configuration(tmp_path: Path) -> None:

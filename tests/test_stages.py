@@ -69,6 +69,19 @@ def test_a_combined_model_that_moves_its_backbones_sees_every_training_cell_augm
     assert rows.inputs is here.store.crops  # and so each epoch anew
 
 
+def test_the_combined_head_begins_alike_whatever_ran_before(
+    cells: Path, tmp_path: Path, fitted: dict[str, tuple[nn.Module, Rows]]
+) -> None:
+    here = job(cells, tmp_path, stage2={"hidden": 8})
+    voter = make_voter(here.config)[0]
+    heads = []
+    for _ in range(2):
+        train_combined(here, voter, voter)
+        heads.append(fitted["combined"][0].state_dict())
+        torch.rand(1)
+    assert all(torch.equal(heads[0][name], heads[1][name]) for name in heads[0])
+
+
 def test_a_copys_features_stand_beside_its_own_label_and_patient(cells: Path, tmp_path: Path) -> None:
     here = job(cells, tmp_path, augment=PLAIN, stage2={"augmented_copies": 2, "hidden": 8})
     voter = make_voter(here.config)[0].eval()
