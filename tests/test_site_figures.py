@@ -145,11 +145,13 @@ def test_a_wrong_row_is_named(tmp_path: Path, row: str, problem: str) -> None:
 def test_all_wrong_rows_are_named_at_once_and_of_many_the_first(tmp_path: Path) -> None:
     Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
     rows = ["a.png,1,2,3,4,blast", "a.png,1,2,30,20,hem", "z.png,,,,,"]
-    with pytest.raises(DataError, match=r"line 2: the label .*; line 4: 'z.png' is none .* from the table's$"):
+    with pytest.raises(
+        DataError, match=r"line 2: the label .*; line 4: 'z.png' is none of the frames .* below the table's own$"
+    ):
         read_labels(table(tmp_path, *rows), [tmp_path / "a.png"])
-    with pytest.raises(DataError, match=r"line 6: .* and 3 lines more$") as error:
+    with pytest.raises(DataError, match=r"line 4: .* and 5 more$") as error:
         read_labels(table(tmp_path, *rows[:1] * 8), [tmp_path / "a.png"])
-    assert "line 7" not in str(error.value)
+    assert "line 5" not in str(error.value)
 
 
 def test_a_table_as_spreadsheets_save_it_is_read(tmp_path: Path) -> None:

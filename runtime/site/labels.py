@@ -20,7 +20,7 @@ from blastscope.runtime.frames.scans import open_scan
 from blastscope.runtime.prediction import Box, Refusal
 
 COLUMNS = ("path", "x0", "y0", "x1", "y1", "label")
-MOST_TOLD = 5  # wrong lines in one message: where every line is wrong, it is for one reason
+MOST_TOLD = 3  # wrong lines in one message: where every line is wrong, it is for one reason
 WANTED = f"wanted: {','.join(COLUMNS)} and, if known, patient"
 
 
@@ -62,7 +62,7 @@ def read_labels(table: Path, frames: Sequence[Path], folders: Sequence[Path] = (
         except DataError as error:
             wrong.append(error.problem)
     if wrong:
-        more = f"; and {len(wrong) - MOST_TOLD} lines more" if len(wrong) > MOST_TOLD else ""
+        more = f"; and {len(wrong) - MOST_TOLD} more" if len(wrong) > MOST_TOLD else ""
         raise DataError(table, "; ".join(wrong[:MOST_TOLD]) + more)
     if not boxes:
         raise DataError(table, "holds no row")
@@ -119,11 +119,8 @@ def _frame(table: Path, where: str, name: str, places: Mapping[Path, Path], fold
     for candidate in candidates:
         if (frame := places.get(candidate.resolve())) is not None:
             return frame
-    raise DataError(
-        table,
-        f"{where}: '{name}' is none of the frames that were named: a path is as in the command, or goes on from a folder named "
-        "there or from the table's",
-    )
+    found = "by the command, or below a folder named there, or below the table's own"
+    raise DataError(table, f"{where}: '{name}' is none of the frames that were named {found}")
 
 
 def _cell(table: Path, where: str, row: Mapping[str, str]) -> LabelledCell | None:
