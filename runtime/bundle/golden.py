@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +11,6 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from blastscope.runtime.backends.protocol import Backend
-from blastscope.runtime.bundle.atomic import write_content
 from blastscope.runtime.bundle.bundle import Bundle
 from blastscope.runtime.classes import CLASSES, VOTERS
 from blastscope.runtime.errors import BundleError
@@ -73,11 +71,6 @@ def golden_bytes(golden: Golden) -> bytes:
             "probabilities": np.ascontiguousarray(golden.probabilities),
         }
     )
-
-
-def write_golden(path: Path | str, golden: Golden) -> None:
-    """Writes `golden` to the safetensors file at `path`, in one step."""
-    write_content(Path(path), golden_bytes(golden))
 
 
 def read_golden(bundle: Bundle) -> Golden:
