@@ -18,7 +18,7 @@ from blastscope.runtime.bundle import Bundle, Golden
 from blastscope.runtime.bundle.atomic import write_content
 from blastscope.runtime.bundle.manifest import GraphEntry
 from blastscope.runtime.classes import PRECISIONS, Execution, Layout, Precision
-from blastscope.runtime.errors import BlastscopeError, Closed, DeviceError, UsageError
+from blastscope.runtime.errors import BlastscopeError, DeviceError, UsageError
 from blastscope.runtime.lanes import Lanes
 from blastscope.runtime.later import Later
 
@@ -174,8 +174,8 @@ class Survey:
             self._wait()  # so that two engines aren't held in memory all through a long job
             try:
                 self._memory.remember(self._measure(candidate))
-            except Closed:
-                return
+            except BlastscopeError as error:  # one of the two broke off, and the next opening may find out which
+                self._notes.append(f"{candidate.name} is not measured yet: {error}")
             except OSError as error:
                 self._notes.append(f"what was measured can't be kept: {error.strerror or error}")
             if self._stop.is_set():

@@ -180,6 +180,19 @@ def test_a_wish_that_cannot_be_is_a_usage_error(tiny_bundle: Any, tmp_path: Path
         opened(tiny_bundle.make(), tmp_path, **wish)
 
 
+def test_an_engine_that_breaks_off_while_it_is_measured_is_a_note(
+    tiny_bundle: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(survey: Survey, ours: object, theirs: object) -> None:
+        raise EngineError("it broke off")
+
+    monkeypatch.setattr(Survey, "_race", broken)
+    with opened(tiny_bundle.make("fp32", "int8"), tmp_path / "cache") as scope:
+        scope.classify(tiny_bundle.cell())
+    assert "int8 is not measured yet: it broke off" in scope.notes
+    assert not (tmp_path / "cache" / "choices").exists()
+
+
 @pytest.mark.parametrize("device", ["cuda", "cuda:1", "openvino:NPU.9"])
 def test_a_device_that_is_not_here_exits_with_4(tiny_bundle: Any, tmp_path: Path, device: str) -> None:
     with pytest.raises(BlastscopeError) as caught:
