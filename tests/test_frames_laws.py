@@ -16,6 +16,7 @@ from blastscope.runtime.errors import ImageError
 from blastscope.runtime.frames.cutting import cut_cell
 from blastscope.runtime.frames.finding import find_cells, reach_px
 from blastscope.runtime.frames.lobes import axes
+from blastscope.runtime.frames.nuclei import parts_of
 from blastscope.runtime.frames.otsu import parting
 from blastscope.runtime.frames.part import NEAR, deeper_in, depth_in, fill_holes, squares_to
 from blastscope.runtime.frames.spec import FrameSpec
@@ -222,6 +223,13 @@ def test_squared_distances_are_exact(mask: NDArray[np.uint8]) -> None:
     y, x = np.indices(mask.shape)
     every = (y[..., None] - rows) ** 2 + (x[..., None] - columns) ** 2
     assert (squares_to(mask) == every.min(axis=2)).all()
+
+
+def test_what_is_not_stained_or_hardly_has_no_parts() -> None:
+    mask = np.zeros((30, 40), np.uint8)
+    assert parts_of(mask, 0.25) == []
+    mask[3, ::2] = 1
+    assert parts_of(mask, 0.25) == []
 
 
 @given(masks, st.floats(0.1, 8))

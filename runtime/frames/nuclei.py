@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.frames.part import Mask, Part, depth_in, fill_holes, part_of, squares_to
+from blastscope.runtime.frames.part import Mask, Part, deeper_in, depth_in, fill_holes, part_of, squares_to
 
 HOLE_UM2 = 4.0  # smaller gaps in a nucleus are chromatin
 PART_UM = 0.5  # inscribed radius of the least lobe
@@ -25,8 +25,9 @@ def parts_of(stained: Mask, um: float) -> list[Part]:
     """The parts of what is stained in a picture of `um` micrometres a pixel, cut at their necks."""
     sums = np.asarray(cv2.boxFilter(stained, cv2.CV_16S, (3, 3), normalize=False, borderType=cv2.BORDER_REPLICATE))
     smooth = (sums > 4).view(np.uint8)
-    left, top, across, down = cv2.boundingRect(smooth)
-    # the rest is empty, and labelling takes its time there too
+    left, top, across, down = cv2.boundingRect(smooth)  # labelling takes its time beyond it too
+    if not across:
+        return []  # of an empty picture OpenCV's labels end the process
     mask = fill_holes(smooth[top : top + down, left : left + across], HOLE_UM2 / um**2)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
     parts: list[Part] = []
@@ -40,21 +41,25 @@ def parts_of(stained: Mask, um: float) -> list[Part]:
 
 def large_enough(part: Part, um: float) -> bool:
     """Whether so much stain is a nucleus, and not a platelet or a thread of dye."""
-    return part.area * um * um >= LEAST_UM2 and float(depth_in(part.mask).max()) * um >= LEAST_RADIUS_UM
+    return part.area * um * um >= LEAST_UM2 and _reaches(part.mask, LEAST_RADIUS_UM / um)
 
 
 def _cut(own: Mask, corner: tuple[int, int], um: float) -> list[Part]:
     """The parts of one piece."""
-    depth = depth_in(own)
-    if float(depth.max()) * um < PART_UM:
+    if not _reaches(own, PART_UM / um):
         return []
-    seeds = [own] if _convex(own) else _seeds(own, depth, um)
+    seeds = [own] if _convex(own) else _seeds(own, depth_in(own), um)
     if len(seeds) == 1:
         return [part_of(own, corner)]
     squares = np.stack([squares_to(seed) for seed in seeds])
     least = squares == squares.min(axis=0)
     claimed = own & (least.sum(axis=0) == 1)
     return [part_of(claimed & theirs, corner) for theirs in least]
+
+
+def _reaches(mask: Mask, radius: float) -> bool:
+    """Whether a disc of this radius, in pixels, lies somewhere in the mask."""
+    return bool(deeper_in(mask, radius * (1 - 1e-6)).any())  # just so deep is enough
 
 
 def _convex(own: Mask) -> bool:
