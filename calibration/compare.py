@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from blastscope.calibration.asking import Infer, ask
 from blastscope.calibration.engines import offered
-from blastscope.calibration.sample import crop_cells
 from blastscope.runtime.backends.engines import open_engine
-from blastscope.runtime.backends.protocol import Backend, EngineOptions
+from blastscope.runtime.backends.protocol import EngineOptions
 from blastscope.runtime.bundle import Bundle, Golden, check_golden, read_golden
 from blastscope.runtime.bundle.manifest import GraphEntry, Interval, Scores
-from blastscope.runtime.cells import Cell, find_cells
+from blastscope.runtime.cells import find_cells
 from blastscope.runtime.classes import CLASSES, Execution, Precision
 from blastscope.runtime.errors import DataError, UnavailableError
 from blastscope.runtime.record import Record
 from blastscope.runtime.scores import score_calls
 from blastscope.runtime.vote import vote
-
-PIECE = 64  # cells cropped at once
 
 
 class EngineRow(Record):
@@ -135,35 +133,20 @@ def _scores(bundle: Bundle, data: Path, rows: list[EngineRow]) -> Iterator[Score
     cells = [cell for cell in find_cells(data).cells if cell.patient not in trained]
     if {cell.label for cell in cells} != set(CLASSES):
         raise DataError(data, "no cells of both classes of patients that took no part in the training: nothing fair to score")
+    with ExitStack() as opened:
+        networks: dict[str, Infer] = {}
+        for entry in _fused(bundle):
+            if row := next((row for row in rows if row.precision == entry.precision and row.passed), None):
+                options = EngineOptions(execution=row.execution)
+                engine = open_engine(bundle.file(entry), options, backend=row.backend, sha256=entry.sha256)
+                opened.callback(engine.close)
+                networks[entry.precision] = engine.lanes[0].infer
+        asked = ask(networks, cells, bundle.manifest.crop)
     point = bundle.manifest.operating_point
     for entry in _fused(bundle):
-        row = next((row for row in rows if row.precision == entry.precision and row.passed), None)
-        if row is None:
-            continue
-        engine = open_engine(
-            bundle.file(entry), EngineOptions(execution=row.execution), backend=row.backend, sha256=entry.sha256
-        )
-        try:
-            scored, answers = _answers(engine.lanes[0], cells, bundle)
-        finally:
-            engine.close()
-        votes = vote(answers, point.threshold if point else None)
-        labels = [CLASSES.index(cell.label) for cell in scored]
-        patients = [cell.patient for cell in scored]
-        yield score_calls(labels, votes.label, votes.score, patients).summary(entry.precision)
-
-
-def _answers(lane: Backend, cells: list[Cell], bundle: Bundle) -> tuple[list[Cell], NDArray[np.float32]]:
-    scored: list[Cell] = []
-    answers: list[NDArray[np.float32]] = []
-    for start in range(0, len(cells), PIECE):
-        piece = crop_cells(cells[start : start + PIECE], bundle.manifest.crop)
-        scored += piece.cells
-        if piece.cells:
-            answers.append(np.array(lane.infer(piece.crops)))
-    if not scored:
-        raise DataError(bundle.path, "the crop refuses every cell")
-    return scored, np.concatenate(answers)
+        if entry.precision in asked.answers:
+            votes = vote(asked.answers[entry.precision], point.threshold if point else None)
+            yield score_calls(asked.labels, votes.label, votes.score, asked.patients).summary(entry.precision)
 
 
 def _row(*columns: str) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.calibration.plan import Plan
-from blastscope.calibration.regions import META, find_regions
+from blastscope.calibration.regions import META, drop_unused, find_regions
 from blastscope.runtime.errors import EngineError, MissingLibrary
 
 try:
@@ -55,7 +55,7 @@ def quantise(
                 replaced[name] = f"{name}_dequantised"
     del graph.node[:]
     graph.node.extend(nodes)
-    _drop_unused(graph)
+    drop_unused(graph)
     props = {entry.key: entry.value for entry in small.metadata_props}
     del small.metadata_props[:]
     helper.set_model_props(small, {**props, f"{META}precision": "int8"})
@@ -152,13 +152,6 @@ def lost_mean(
     by_group = change.reshape(groups, -1, change.shape[1])  # (groups, outputs of a group, inputs of a group)
     lost: NDArray[np.float32] = np.einsum("goi,gi->go", by_group, mean.reshape(groups, -1)).reshape(-1).astype(np.float32)
     return lost
-
-
-def _drop_unused(graph: onnx.GraphProto) -> None:
-    used = {name for node in graph.node for name in node.input}
-    kept = [onnx.TensorProto.FromString(weight.SerializeToString()) for weight in graph.initializer if weight.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
 
 
 def check_int8(model: onnx.ModelProto) -> None:

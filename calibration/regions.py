@@ -70,3 +70,12 @@ def users_of(nodes: Sequence[onnx.NodeProto]) -> dict[str, list[onnx.NodeProto]]
         for name in dict.fromkeys(node.input):
             users.setdefault(name, []).append(node)
     return users
+
+
+def drop_unused(graph: onnx.GraphProto) -> None:
+    """Takes away the weights that no node takes."""
+    used = {name for node in graph.node for name in node.input}
+    # copied: what is deleted from a list of protobuf's may not be put back
+    kept = [onnx.TensorProto.FromString(weight.SerializeToString()) for weight in graph.initializer if weight.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)

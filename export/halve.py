@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.calibration.regions import find_regions
+from blastscope.calibration.regions import drop_unused, find_regions
 from blastscope.export.trace import describe
 from blastscope.runtime.bundle.manifest import GraphModels
 from blastscope.runtime.errors import EngineError, MissingLibrary
@@ -49,7 +49,7 @@ def halve(model: onnx.ModelProto, models: GraphModels) -> onnx.ModelProto:
         nodes.append(node)
     del graph.node[:]
     graph.node.extend(nodes)
-    _drop_unused(graph)
+    drop_unused(graph)
     describe(half, models, "fp16")
     onnx.checker.check_model(half, full_check=True)
     return half
@@ -92,11 +92,3 @@ def to_half(values: NDArray[np.float32], name: str) -> NDArray[np.float16]:
     if not largest <= LARGEST:  # NaN too
         raise EngineError(f"weight '{name}' reaches {largest:g}, fp16 ends at {LARGEST:g}: export without fp16")
     return values.astype(np.float16)
-
-
-def _drop_unused(graph: onnx.GraphProto) -> None:
-    used = {name for node in graph.node for name in node.input}
-    kept = [weight for weight in graph.initializer if weight.name in used]
-    fresh = [onnx.TensorProto.FromString(weight.SerializeToString()) for weight in kept]
-    del graph.initializer[:]
-    graph.initializer.extend(fresh)
