@@ -48,8 +48,7 @@ def validation_cells(folder: CellFolder, training: TrainingProvenance) -> tuple[
             f"the ensemble was trained with split = '{training.split}', so no patient is in the validation part alone: "
             "calibration and gate need a bundle trained with split = 'patient'",
         )
-    wanted = set(training.patients.validation) - set(training.patients.training)
-    cells = tuple(cell for cell in folder.cells if cell.patient in wanted)
+    cells = tuple(cell for cell in folder.cells if cell.patient in training.patients.validation)
     missing = [label for label in CLASSES if not any(cell.label == label for cell in cells)]
     if missing:
         raise DataError(folder.root, f"no cells of class {', '.join(missing)} of the bundle's validation patients are here")

@@ -90,6 +90,14 @@ def test_a_golden_call_that_changes_in_one_engine_fails() -> None:
     assert (trial.golden_flips, trial.golden_difference) == (1, 0.2)
 
 
+def test_an_operating_point_is_chosen_by_the_scores_of_the_parent() -> None:
+    labels = [0, 1] * 50
+    case = judged(labels, labels, [1 - label for label in labels])
+    trial = Trial((Verdict(case, gate(case, CONFIG), GoldenCheck(0.1, 0, passed=True)),), draws=100)
+    found = trial.operating_point(0.9)
+    assert (found.sensitivity, found.specificity) == (1, 1)
+
+
 @pytest.mark.parametrize(("golden", "moved", "tolerance"), [(0.1, 0, 0.2), (0.01, 0, 0.05), (0.01, 0.3, 0.3), (0.9, 0, 1)])
 def test_the_tolerance_is_twice_what_the_golden_set_moved_or_what_most_cells_did(
     golden: float, moved: float, tolerance: float

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -176,6 +177,27 @@ def test_the_value_before_an_activation_loses_nothing(model: onnx.ModelProto, cr
     assert clips > 3
     answers = [GraphAnswers(graph.SerializeToString(), plain=True).probabilities(crops) for graph in (child, bare)]
     np.testing.assert_array_equal(answers[0], answers[1])
+
+
+def test_127_stands_for_the_largest_value_that_was_seen(model: onnx.ModelProto, crops: np.ndarray) -> None:
+    plan, child = plan_of(model), small(model, crops)
+    reach = measure(model, plan, crops, histograms=False).reach(plan, "minmax", 100)
+    assert plan.values
+    for value, group in plan.values.items():
+        assert scale_of(child, f"{value}_dequantised") == pytest.approx(reach[group] / 127, rel=1e-6)
+
+
+@pytest.mark.parametrize(("bits", "top"), [(7, 64), (8, 127)])
+def test_weights_of_7_bits_leave_room_for_two_products_in_16(
+    model: onnx.ModelProto, crops: np.ndarray, bits: Literal[7, 8], top: int
+) -> None:
+    child = small(model, crops, CalibrationConfig(method="minmax", weight_bits=bits))
+    weights = [numpy_helper.to_array(one) for one in child.graph.initializer if one.name.endswith("_int8")]
+    wide = [int(np.abs(weight.astype(int)).max()) for weight in weights if weight.shape[1] > 1]
+    assert max(wide) == top
+    assert 2 * 255 * 64 < 2**15 <= 2 * 255 * 127
+    depthwise = [int(np.abs(weight.astype(int)).max()) for weight in weights if weight.shape[1] == 1]
+    assert depthwise == [127]  # nine products fit in any case
 
 
 def test_the_library_computes_the_file_as_it_stands(model: onnx.ModelProto, crops: np.ndarray) -> None:
