@@ -27,6 +27,8 @@ class View:
 
     grid: Grid
     um: float
+    facts: FrameFacts
+    picture: NDArray[np.uint8]  # (H, W, 3) RGB
     stain: NDArray[np.int32]  # summed over 3 x 3 pixels, in 1/UNIT
     inside: Mask  # 1 where the frame shows something
     own: Mask  # 1 where the stain is this place's, and not a neighbour's that the margin shows
@@ -38,7 +40,8 @@ def look_at(frame: NDArray[np.uint8], place: Place, facts: FrameFacts, margin_um
     """The view of `place` with `margin_um` around it."""
     um = place.factor * facts.pixel_um
     grid = grid_around(place.box, place.factor, math.ceil(margin_um / um))
-    raw = along(facts.nuclear_axis, reduced(frame, grid), facts.background)
+    picture = reduced(frame, grid)
+    raw = along(facts.nuclear_axis, picture, facts.background)
     inside = np.zeros(raw.shape, np.uint8)
     inside[grid.inside(frame.shape)] = 1
     _darken(inside, raw, um)
@@ -49,7 +52,7 @@ def look_at(frame: NDArray[np.uint8], place: Place, facts: FrameFacts, margin_um
     if len(usual) and not place.wide:  # a tile may not show all of a wide place
         level = max(level, round(OWN_SHARE * middle(usual)))
     cellular = (_summed(stain) > round(facts.cell_threshold * 9 * UNIT)).view(np.uint8) & inside
-    return View(grid, um, stain, inside, own, (stain > level).view(np.uint8), cellular)
+    return View(grid, um, facts, picture, stain, inside, own, (stain > level).view(np.uint8), cellular)
 
 
 def _own(place: Place, grid: Grid) -> Mask:

@@ -24,12 +24,12 @@ REASONS: dict[RefusalCode, str] = {
     "not-8-bit-rgb": "Not an 8-bit colour image; nothing is converted silently.",
     "empty": "No pixels, or nothing brighter than black.",
     "not-on-black": "Something other than one cell on black was cut out.",
-    "touches-border": "The cell is cut off by the edge of the frame.",
+    "touches-border": "The cell is cut off by the edge of the frame, or of the field of view.",
     "too-small": "Too small for a white cell at this scale.",
     "too-large": "Too large for a white cell at this scale.",
     "clumped": "Cells that lie so close that they can't be parted reliably.",
     "out-of-focus": "Too blurred to be judged.",
-    "not-lymphoid": "A lobed or granular nucleus: the networks know lymphoid cells only.",
+    "not-lymphoid": "A lobed or granular nucleus, or pink cytoplasm: the networks know lymphoid cells only.",
     "failed": "An error in the program kept it from being examined.",
 }
 

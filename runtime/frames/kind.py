@@ -1,0 +1,133 @@
+"""`foreign`: the cells that aren't lymphoid, as those are that the networks know: by nucleus, and by what is pink in them.
+
+The limits were set on the cells of BCCD's training frames, looked at one by one: 23 lymphoid ones, and 130 with lobed nuclei or
+granules. They were tried on the same frames in other stains, sizes and cameras, and on C-NMC's cells laid on glass.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from blastscope.runtime.frames.found import Colour
+from blastscope.runtime.frames.lobes import axes
+from blastscope.runtime.frames.near import Near, cropped
+from blastscope.runtime.frames.nuclei import HOLE_UM2, parts_of
+from blastscope.runtime.frames.order import at_share, middle
+from blastscope.runtime.frames.otsu import parting
+from blastscope.runtime.frames.part import Mask, Part, deeper_in, fill_holes, hull_of, part_of
+from blastscope.runtime.frames.stain import STEP, density
+
+LOBE_UM2 = 5.0
+LEAST_OWN = 0.65  # of a nucleus' usual stain: what has more is no gap between lobes, but chromatin
+LEAST_ROUND = 0.55  # short axis of the nucleus, of its long one
+LEAST_SHARE = 0.33  # nucleus of the cell; lymphoid cells are nearly filled by theirs
+# A lymphoid nucleus is convex and evenly stained. Either may be a little less so where the other is beyond doubt.
+SOLID, SOLID_SPAN = 0.90, 0.05
+EVEN, EVEN_SPAN = 0.70, 0.10
+DOUBT = 0.3
+HULL_RIM_UM = 0.8
+# Lymphoid cytoplasm is blue: it takes as much red out of the light, by the green that it takes, as the nucleus or more. That of
+# granulocytes is pink, between their lobes too. In lymphoid cells the pinkest tenth lies below the nucleus by 0.11 at most, in
+# granulocytes with compact nuclei by 0.22 at least; in other stains by up to 0.17 and from 0.2.
+PINK, PINKEST = 0.18, 0.1  # so far below, and in such a share of the cell
+PINK_RIM_UM = 0.5  # there the colours of the cell's edge are the lens'
+FAINT = 0.2  # of the nucleus' density: less has no colour to speak of
+
+SQUARE = np.ones((3, 3), np.uint8)
+
+Densities = NDArray[np.int32]  # of one channel, summed over 3 x 3 pixels, in 1/STEP
+
+
+def foreign(near: Near) -> str | None:
+    """Why the cell isn't lymphoid; None where it may be."""
+    near = cropped(near)
+    core = np.asarray(cv2.erode(near.cell, SQUARE, borderType=cv2.BORDER_CONSTANT, borderValue=(0,)), np.uint8)
+    nucleus = _own_nucleus(near, core)
+    if nucleus is None:
+        return None
+    long, short = axes(nucleus.mask)
+    if short < LEAST_ROUND * long:
+        return f"the nucleus is {long / max(short, 0.01 * long):.1f} times as long as wide"
+    share = nucleus.area / max(cv2.countNonZero(near.cell), 1)
+    if share < LEAST_SHARE:
+        return f"the nucleus fills {share:.0%} of the cell"
+    channels = _channels(near.picture, near.facts.background)
+    return _uneven(near, nucleus, channels) or _pink(near, nucleus, core, channels) or _lobed(near, nucleus)
+
+
+def _own_nucleus(near: Near, core: Mask) -> Part | None:
+    """The nucleus at a threshold of its own, that leaves dark cytoplasm out; None where nothing is large enough."""
+    stain = near.stain[core > 0]
+    level = parting(stain)
+    upper = stain[stain > level]
+    if len(upper):
+        level = min(level, int(LEAST_OWN * middle(upper)))
+    stained = _smooth(core & (near.stain > level), near.um)
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(stained, connectivity=8)
+    large = stats[:count, cv2.CC_STAT_AREA] * near.um**2 > LOBE_UM2
+    large[0] = False
+    return part_of(large.astype(np.uint8)[labels]) if large.any() else None
+
+
+def _smooth(mask: Mask, um: float) -> Mask:
+    """As the finder smooths what is stained."""
+    sums = np.asarray(cv2.boxFilter(mask, cv2.CV_16S, (3, 3), normalize=False, borderType=cv2.BORDER_REPLICATE))
+    return fill_holes((sums > 4).astype(np.uint8), HOLE_UM2 / um**2)
+
+
+def _uneven(near: Near, nucleus: Part, channels: tuple[Densities, ...]) -> str | None:
+    """Whether the nucleus is lobed or its stain patchy."""
+    hull = np.zeros_like(nucleus.mask)
+    cv2.fillConvexPoly(hull, hull_of(nucleus.mask), (1,))
+    solidity = nucleus.area / max(cv2.countNonZero(hull), 1)
+    deep = deeper_in(hull, HULL_RIM_UM / near.um) > 0
+    x0, y0, x1, y1 = nucleus.box
+    # not the view's stain: what that adds for nearly black nuclei makes chromatin look patchy
+    red, green, blue = (
+        np.float32(w) * one[y0:y1, x0:x1][deep] for w, one in zip(near.facts.nuclear_axis, channels, strict=True)
+    )
+    stain = red + green + blue
+    evenness = at_share(stain, 0.05) / max(middle(stain), 1.0) if len(stain) else 1.0
+    if (solidity - SOLID) / SOLID_SPAN + (evenness - EVEN) / EVEN_SPAN < DOUBT:
+        return f"the nucleus is lobed or granular (convex {solidity:.2f}, even {evenness:.2f})"
+    return None
+
+
+def _lobed(near: Near, nucleus: Part) -> str | None:
+    """Whether the nucleus has necks."""
+    lobes = [part for part in parts_of(nucleus.mask, near.um) if part.area * near.um**2 > LOBE_UM2]
+    return f"the nucleus has {len(lobes)} lobes" if len(lobes) > 1 else None
+
+
+def _pink(near: Near, nucleus: Part, core: Mask, channels: tuple[Densities, ...]) -> str | None:
+    """Whether the cell holds what is pink, by its nucleus."""
+    inner = cv2.erode(core, SQUARE, iterations=max(round(PINK_RIM_UM / near.um) - 1, 1)) > 0
+    red, green, blue = (channel[inner] for channel in channels)
+    x0, y0, x1, y1 = nucleus.box
+    own = nucleus.mask > 0
+    usual = [max(middle(channel[y0:y1, x0:x1][own]), 1.0) for channel in channels]
+    coloured = (red + green + blue > FAINT * sum(usual)) & (green > FAINT / 2 * usual[1])
+    tints = red[coloured] / green[coloured]
+    if not len(tints):
+        return None
+    below = usual[0] / usual[1] - at_share(tints, PINKEST)
+    return f"the cytoplasm is pink, as granulocytes' is (by {below:.2f})" if below > PINK else None
+
+
+def _channels(picture: NDArray[np.uint8], glass: Colour) -> tuple[Densities, ...]:
+    """The density over glass in red, green and blue; whole numbers, so that a turned picture has the same sums."""
+    return tuple(
+        np.asarray(cv2.boxFilter(cv2.LUT(channel, steps), cv2.CV_32S, (3, 3), normalize=False, borderType=cv2.BORDER_REPLICATE))
+        for channel, steps in zip(cv2.split(picture), _steps(glass), strict=True)
+    )
+
+
+@lru_cache(maxsize=16)
+def _steps(glass: Colour) -> tuple[NDArray[np.int16], ...]:
+    """The density of each level of each channel."""
+    levels = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], 3, axis=2)
+    return tuple(np.rint(channel.ravel() * STEP).astype(np.int16) for channel in density(levels, glass))

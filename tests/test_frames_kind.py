@@ -1,0 +1,101 @@
+"""Which cells may be called: lymphoid ones, in any stain, and those that the networks were trained on; not granulocytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from blastscope.runtime.frames.finding import find_cells
+from blastscope.runtime.frames.spec import FrameSpec
+from blastscope.runtime.frames.survey import survey_frame
+from blastscope.runtime.image import read_image
+
+Frame = NDArray[np.uint8]
+SPEC = FrameSpec()
+# Of BCCD's training frames, by eye: each shows one whole white cell.
+LYMPHOID = ("020", "038", "047", "054", "076", "083", "120", "191", "195", "211", "224", "258", "275", "283", "305", "356")
+COMPACT = ("044", "078", "086", "087", "090", "092", "150")  # granulocytes whose lobes touch
+
+
+def codes(frame: Frame, pixel_um: float | None = None) -> list[str | None]:
+    """What is said of the cells that the frame's edge doesn't cut."""
+    cells = find_cells(frame, survey_frame(frame, SPEC, pixel_um=pixel_um), SPEC)
+    said = [cell.refusal.code if cell.refusal else None for cell in cells]
+    return [code for code in said if code != "touches-border"]
+
+
+def as_it_is(frame: Frame) -> Frame:
+    return frame
+
+
+def pale(frame: Frame) -> Frame:
+    glass = np.percentile(frame, 90, axis=(0, 1))
+    return np.clip(glass * (frame / glass) ** 0.5, 0, 255).astype(np.uint8)
+
+
+def dim_and_warm(frame: Frame) -> Frame:
+    return np.asarray(frame * np.array([0.7, 0.62, 0.5]), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def frames(shared_data: Path) -> Callable[[str], Frame]:
+    def read(number: str) -> Frame:
+        picture = read_image(shared_data / "bccd" / "JPEGImages" / f"BloodImage_00{number}.jpg")
+        assert isinstance(picture, np.ndarray)
+        return picture
+
+    return read
+
+
+@pytest.mark.parametrize("stain", [as_it_is, pale, dim_and_warm])
+def test_lymphoid_cells_may_be_called_and_compact_granulocytes_not(
+    frames: Callable[[str], Frame], stain: Callable[[Frame], Frame]
+) -> None:
+    said = {number: codes(stain(frames(number))) for number in (*LYMPHOID, *COMPACT)}
+    assert [number for number in LYMPHOID if said[number] != [None]] == []
+    assert [number for number in COMPACT if said[number] != ["not-lymphoid"]] == []
+
+
+def cell_among_red_ones(cytoplasm: tuple[int, int, int]) -> Frame:
+    frame = np.full((300, 300, 3), (232, 230, 226), np.uint8)
+    for x, y in ((40, 40), (260, 50), (45, 250), (250, 255), (150, 30), (40, 150)):
+        cv2.circle(frame, (x, y), 36, (196, 150, 152), cv2.FILLED)
+    cv2.circle(frame, (150, 150), 52, cytoplasm, cv2.FILLED)
+    cv2.circle(frame, (146, 150), 40, (104, 70, 150), cv2.FILLED)
+    return np.asarray(cv2.GaussianBlur(frame, (0, 0), 2), np.uint8)
+
+
+def test_blue_cytoplasm_may_be_called_and_pink_not() -> None:
+    assert codes(cell_among_red_ones((170, 178, 222)), 0.1) == [None]
+    assert codes(cell_among_red_ones((215, 150, 185)), 0.1) == ["not-lymphoid"]
+
+
+@pytest.mark.parametrize(("scale", "glass"), [(0.5, 226), (0.8, 180)])
+def test_the_cells_that_the_networks_know_may_be_called(cnmc: Path, scale: float, glass: int) -> None:
+    said = []
+    for path in sorted(cnmc.rglob("*.webp"))[::180]:
+        image = read_image(path)
+        assert isinstance(image, np.ndarray)
+        frame = np.where(image.max(axis=2, keepdims=True) > 0, image, np.uint8(glass))
+        small = np.asarray(cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8)
+        said += codes(small, SPEC.network_um / scale)
+    assert len(said) >= 28
+    assert said.count(None) >= 0.93 * len(said)
+
+
+def test_a_cell_that_the_edge_of_the_field_of_view_cuts_touches_the_border(frames: Callable[[str], Frame]) -> None:
+    frame = frames("047")  # a lymphoid cell
+    facts = survey_frame(frame, SPEC)
+    (whole,) = find_cells(frame, facts, SPEC)
+    assert whole.refusal is None
+    rows, columns = np.ogrid[: frame.shape[0], : frame.shape[1]]
+    x, y, width = whole.box[0], (whole.box[1] + whole.box[3]) // 2, whole.box[2] - whole.box[0]
+    for edge, wanted in ((0.7, ["touches-border"]), (1.5, [None])):
+        black = (columns - x - edge * width + 400) ** 2 + (rows - y) ** 2 > 400**2
+        cells = find_cells(np.where(black[..., None], np.uint8(0), frame), facts, SPEC)
+        assert [cell.refusal.code if cell.refusal else None for cell in cells] == wanted, edge
