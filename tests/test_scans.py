@@ -84,6 +84,11 @@ def test_the_scale_is_read_where_the_file_says_it(
         ({"resolution": (40_000, 40_000), "resolutionunit": "NONE"}, None),
         ({"resolution": (40_000, 20_000), "resolutionunit": "CENTIMETER"}, None),  # not square
         ({"description": "Aperio Leica Biosystems GT450|AppMag = 40|MPP = 0.2630"}, 0.263),
+        ({"resolution": (4, 4), "imagej": True, "metadata": {"unit": "um"}}, 0.25),
+        ({"resolution": (4, 4), "imagej": True, "metadata": {"unit": r"\u00B5m"}}, 0.25),
+        ({"resolution": (4000, 4000), "imagej": True, "metadata": {"unit": "mm"}}, 0.25),
+        ({"resolution": (4, 4), "imagej": True, "metadata": {"unit": "pixel"}}, None),
+        ({"resolution": (4, 2), "imagej": True, "metadata": {"unit": "micron"}}, None),  # not square
     ],
 )
 def test_resolution_tags_count_where_they_can_be_a_microscopes(
@@ -94,7 +99,8 @@ def test_resolution_tags_count_where_they_can_be_a_microscopes(
     assert not isinstance(scan, Refusal)
     scan.close()
     assert scan.pixel_um == (pytest.approx(pixel_um) if pixel_um else None)
-    assert ("not square" in " ".join(scan.notes)) == (options.get("resolution") == (40_000, 20_000))
+    across, down = options.get("resolution", (1, 1))
+    assert ("not square" in " ".join(scan.notes)) == (across != down)
 
 
 def test_of_several_pages_the_one_that_was_read_is_stated(scans: dict[str, tuple[Scan, NDArray[np.uint8]]]) -> None:

@@ -1,4 +1,4 @@
-"""Micrometres per pixel as a file says it: OME-XML, the resolution tags of a TIFF, or what slide scanners write as text."""
+"""Micrometres per pixel as a file says it: OME-XML, resolution tags of a TIFF, or what scanners and ImageJ write as text."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ SQUARE_WITHIN = 0.01
 # OME's names of units of length, in micrometres
 UNITS = {"m": 1e6, "cm": 1e4, "mm": 1e3, "µm": 1.0, "μm": 1.0, "um": 1.0, "micrometer": 1.0, "nm": 1e-3, "pm": 1e-6, "Å": 1e-4}
 UNIT_PER_INCH, UNIT_PER_CM = 2, 3
+# as ImageJ writes them, whose text is ASCII
+IMAGEJ_UNITS = {**UNITS, r"\u00B5m": 1.0, "micron": 1.0, "microns": 1.0, "inch": 25400.0}
 
 
 class Scale(NamedTuple):
@@ -60,8 +62,20 @@ def from_tags(resolution: tuple[object, object], unit: int) -> Scale | None:
     whole = {UNIT_PER_INCH: 25400.0, UNIT_PER_CM: 10000.0}.get(unit)
     if whole is None:
         return None
+    return _from_density(resolution, whole, "the resolution tags")
+
+
+def from_imagej(description: str, resolution: tuple[object, object]) -> Scale | None:
+    """The scale as ImageJ and Fiji keep it: the same tags, in pixels per the unit that their description names."""
+    unit = re.search(r"^unit=(\S+)", description, re.MULTILINE) if description.startswith("ImageJ=") else None
+    whole = IMAGEJ_UNITS.get(unit[1]) if unit else None
+    return _from_density(resolution, whole, "ImageJ's description") if whole else None
+
+
+def _from_density(resolution: tuple[object, object], whole: float, origin: str) -> Scale | None:
+    """The scale of so many pixels in `whole` micrometres, across and down."""
     across, down = (_fraction(value) for value in resolution)
-    return checked(whole / across if across else None, whole / down if down else None, "the resolution tags")
+    return checked(whole / across if across else None, whole / down if down else None, origin)
 
 
 def _fraction(value: object) -> float | None:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.runtime.frames.pieces import DECODED, JPEG, RAW, RGB, WEBP, YCBCR, PieceFormat, Unreadable, decode_piece
-from blastscope.runtime.frames.scale_tags import Scale, from_ome, from_tags, from_text
+from blastscope.runtime.frames.scale_tags import Scale, from_imagej, from_ome, from_tags, from_text
 from blastscope.runtime.header import MAX_PIXELS, TIFF_KINDS
 from blastscope.runtime.prediction import Box, Refusal, RefusalCode
 
@@ -232,7 +232,8 @@ def _the_image(tiff: tifffile.TiffFile) -> tuple[tifffile.TiffPage, list[tifffil
 
 
 def _scale(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> Scale | None:
-    """OME-XML before the scanner's text before the tags, which many programs fill in without a thought."""
+    """OME-XML before text before the tags alone, which many programs fill in without a thought."""
     by_ome = from_ome(tiff.ome_metadata) if tiff.is_ome and tiff.ome_metadata else None
-    by_text = from_text(page.description or "")
-    return by_ome or by_text or from_tags((page.tags.valueof(282), page.tags.valueof(283)), int(page.tags.valueof(296, 2)))
+    density = page.tags.valueof(282), page.tags.valueof(283)
+    by_text = from_text(page.description or "") or from_imagej(page.description or "", density)
+    return by_ome or by_text or from_tags(density, int(page.tags.valueof(296, 2)))
