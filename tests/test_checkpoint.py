@@ -158,6 +158,21 @@ def test_crops_are_computed_once_and_another_specification_is_another_cache(
     assert not again.crops.flags.writeable
 
 
+def test_cached_crops_stay_with_their_cells_when_files_are_renamed(tmp_path: Path) -> None:
+    root = draw_folder(tmp_path / "data", patients=2, cells_each=3, size_px=96)
+    spec, cache = CropSpec(side_px=48), tmp_path / "cache"
+    before = cache_crops(find_cells(root), spec, cache)
+    for cell in before.cells:  # the first becomes the last of its patient, and so on
+        name = f"UID_{cell.patient}_{90 - int(cell.image)}_{cell.cell}_{cell.label}{cell.path.suffix}"
+        cell.path.rename(cell.path.with_name(name))
+    after = cache_crops(find_cells(root), spec, cache)
+    assert len(list(cache.iterdir())) == 1
+    digests = [cell.sha256 for cell in before.cells]
+    rows = [digests.index(cell.sha256) for cell in after.cells]
+    assert rows != sorted(rows)
+    np.testing.assert_array_equal(after.crops, before.crops[rows])
+
+
 def test_a_broken_cropping_leaves_no_cache(cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(done: int, of: int) -> None:
         raise KeyboardInterrupt
