@@ -112,8 +112,9 @@ def draw_around(
 
 
 def jpeg(image: Image.Image | NDArray[np.uint8]) -> bytes:
-    """The image (H, W, 3) as a JPEG."""
-    return _encoded(image, ".jpg", cv2.IMWRITE_JPEG_QUALITY, 85)
+    """The image (H, W, 3) as a JPEG whose thin lines keep their colour."""
+    full = cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444
+    return _encoded(image, ".jpg", cv2.IMWRITE_JPEG_QUALITY, 85, *full)
 
 
 def _encoded(image: Image.Image | NDArray[np.uint8], suffix: str, *options: int) -> bytes:
