@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from blastscope.runtime.frames.found import Colour
 from blastscope.runtime.frames.lobes import axes
 from blastscope.runtime.frames.near import Near, cropped
-from blastscope.runtime.frames.nuclei import HOLE_UM2, parts_of
+from blastscope.runtime.frames.nuclei import CONVEX, HOLE_UM2, parts_of
 from blastscope.runtime.frames.order import at_share, middle
 from blastscope.runtime.frames.otsu import parting
 from blastscope.runtime.frames.part import Mask, Part, deeper_in, fill_holes, hull_of, part_of
@@ -55,8 +55,14 @@ def foreign(near: Near) -> str | None:
     share = nucleus.area / max(cv2.countNonZero(near.cell), 1)
     if share < LEAST_SHARE:
         return f"the nucleus fills {share:.0%} of the cell"
+    hull = np.zeros_like(nucleus.mask)
+    cv2.fillConvexPoly(hull, hull_of(nucleus.mask), (1,))
+    solidity = nucleus.area / max(cv2.countNonZero(hull), 1)
     channels = _channels(near.picture, near.facts.background)
-    return _uneven(near, nucleus, channels) or _pink(near, nucleus, core, channels) or _lobed(near, nucleus)
+    evenness = _evenness(near, nucleus, hull, channels)
+    if (solidity - SOLID) / SOLID_SPAN + (evenness - EVEN) / EVEN_SPAN < DOUBT:
+        return f"the nucleus is lobed or granular (convex {solidity:.2f}, even {evenness:.2f})"
+    return _pink(near, nucleus, core, channels) or (_lobed(near, nucleus) if solidity < CONVEX else None)
 
 
 def _own_nucleus(near: Near, core: Mask) -> Part | None:
@@ -79,22 +85,15 @@ def _smooth(mask: Mask, um: float) -> Mask:
     return fill_holes((sums > 4).astype(np.uint8), HOLE_UM2 / um**2)
 
 
-def _uneven(near: Near, nucleus: Part, channels: tuple[Densities, ...]) -> str | None:
-    """Whether the nucleus is lobed or its stain patchy."""
-    hull = np.zeros_like(nucleus.mask)
-    cv2.fillConvexPoly(hull, hull_of(nucleus.mask), (1,))
-    solidity = nucleus.area / max(cv2.countNonZero(hull), 1)
+def _evenness(near: Near, nucleus: Part, hull: Mask, channels: tuple[Densities, ...]) -> float:
+    """The palest stain in the hull of the nucleus, of the usual."""
     deep = deeper_in(hull, HULL_RIM_UM / near.um) > 0
     x0, y0, x1, y1 = nucleus.box
     # not the view's stain: what that adds for nearly black nuclei makes chromatin look patchy
-    red, green, blue = (
-        np.float32(w) * one[y0:y1, x0:x1][deep] for w, one in zip(near.facts.nuclear_axis, channels, strict=True)
-    )
+    weighted = zip(near.facts.nuclear_axis, channels, strict=True)
+    red, green, blue = (np.float32(weight) * channel[y0:y1, x0:x1][deep] for weight, channel in weighted)
     stain = red + green + blue
-    evenness = at_share(stain, 0.05) / max(middle(stain), 1.0) if len(stain) else 1.0
-    if (solidity - SOLID) / SOLID_SPAN + (evenness - EVEN) / EVEN_SPAN < DOUBT:
-        return f"the nucleus is lobed or granular (convex {solidity:.2f}, even {evenness:.2f})"
-    return None
+    return at_share(stain, 0.05) / max(middle(stain), 1.0) if len(stain) else 1.0
 
 
 def _lobed(near: Near, nucleus: Part) -> str | None:
