@@ -19,6 +19,7 @@ from blastscope.calibration.answers import GraphAnswers
 from blastscope.calibration.asking import AskedCells
 from blastscope.calibration.calibrate import calibrate
 from blastscope.calibration.cascade import run as cascade_module
+from blastscope.calibration.cascade.choice import upper_share
 from blastscope.calibration.cascade.picture import write_report
 from blastscope.calibration.cascade.report import CascadeReport
 from blastscope.calibration.cascade.run import calibrate_cascade
@@ -250,7 +251,7 @@ def test_a_cascade_that_holds_comes_into_the_manifest_and_nothing_else_changes(
     assert found is not None
     assert (found.precision, found.patients, found.cells) == ("int8", len(VALIDATION), 32 - 8)
     assert found.flips.value <= 0.5
-    assert found.flips_upper >= found.flips.value
+    assert found.flips_upper == max(found.flips.high, upper_share(round(found.flips.value * found.cells), found.cells))
     assert float(np.float32(found.threshold)) == found.threshold
     assert report.digest == bundle.digest
     assert bundle.manifest.model_copy(update={"cascade": None}) == admitted[0].manifest

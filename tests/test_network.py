@@ -83,6 +83,14 @@ def test_standardised_cells_have_one_colour_and_black_stays_black(crops: NDArray
         np.testing.assert_allclose(crop[cell[number]].std(axis=0), np.array(CELL_SPREAD), rtol=0.03)
 
 
+def test_a_flat_cell_is_not_blown_up_to_noise_and_a_black_crop_stays_black() -> None:
+    layer = Normalise(Statistics((0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255)), "standardise")
+    grain = np.random.default_rng(0).integers(0, 2, (1, 32, 32, 3), np.uint8)  # of one step: nothing but rounding
+    flat = layer(torch.from_numpy(np.uint8(100) + grain)).numpy()
+    assert flat.std(axis=(2, 3)).max() < max(CELL_SPREAD) / 4
+    assert not layer(torch.zeros(1, 32, 32, 3, dtype=torch.uint8)).any()
+
+
 def test_eight_views_are_the_eight_orientations() -> None:
     image = torch.arange(2 * 3 * 4 * 4.0).reshape(2, 3, 4, 4)
     views = orientations(image, 8).unflatten(0, (8, 2))  # type: ignore[no-untyped-call]

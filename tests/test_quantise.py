@@ -165,6 +165,15 @@ def test_one_scale_stands_before_and_after_an_activation_and_around_what_only_mo
     assert set(checked) >= {"Relu", "Clip", "Concat", "MaxPool"}
 
 
+def test_the_value_before_an_activation_does_not_widen_its_range(model: onnx.ModelProto, crops: np.ndarray) -> None:
+    plan = plan_of(model)
+    largest = measure(model, plan_of(model), crops, histograms=False).largest
+    before = {node.input[0]: plan.values.get(node.input[0]) for node in model.graph.node if node.op_type in ("Relu", "Clip")}
+    dropped = [value for value, group in before.items() if group and value not in plan.measured[group]]
+    assert len(dropped) > 3
+    assert not set(dropped) & set(largest)  # not even looked at
+
+
 def test_the_value_before_an_activation_loses_nothing(model: onnx.ModelProto, crops: np.ndarray) -> None:
     child = small(model, crops)
     bare = onnx.ModelProto()
