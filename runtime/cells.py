@@ -46,7 +46,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class CellFolder:
-    """All cells below `root`, sorted by their path from it, and the files that were left out."""
+    """All cells below `root`, sorted by their path from it, and the files and folders that were left out."""
 
     root: Path
     cells: tuple[Cell, ...]
@@ -65,10 +65,11 @@ def find_cells(root: Path | str) -> CellFolder:
     root = Path(root)
     if not root.is_dir():
         raise DataError(root, "not a folder" if root.exists() else "no such folder")
-    found, rejected = _read_all(_named_files(root))
+    unread: list[tuple[Path, str]] = []
+    found, rejected = _read_all(_named_files(root, unread))
     _check_patients(root, found)
     cells, duplicates, contradictions = _drop_duplicates(found)
-    rejected = sorted([*rejected, *contradictions], key=lambda item: _order(root, item[0]))
+    rejected = sorted([*rejected, *contradictions, *unread], key=lambda item: _order(root, item[0]))
     _check_classes(root, cells, rejected)
     return CellFolder(root, tuple(cells), tuple(duplicates), tuple(rejected), _digest(cells))
 
@@ -82,9 +83,9 @@ class _Named:
     label: ClassName | None
 
 
-def _named_files(root: Path) -> list[_Named]:
-    """Every image file below `root`, in the order of the relative path."""
-    paths = sorted(_image_files(root), key=lambda path: _order(root, path))
+def _named_files(root: Path, unread: list[tuple[Path, str]]) -> list[_Named]:
+    """Every image file below `root`, in the order of the relative path. Folders that can't be read go to `unread`."""
+    paths = sorted(_image_files(root, unread), key=lambda path: _order(root, path))
     files = [_Named(path, path.stem, _folder_label(root, path)) for path in paths]
     if any(file.label for file in files):
         return files
@@ -96,9 +97,12 @@ def _order(root: Path, path: Path) -> tuple[str, ...]:
     return path.relative_to(root).parts
 
 
-def _image_files(root: Path) -> Iterator[Path]:
+def _image_files(root: Path, unread: list[tuple[Path, str]]) -> Iterator[Path]:
+    def pass_over(error: OSError) -> None:
+        unread.append((Path(error.filename), f"can't be read: {error.strerror}"))
+
     seen: set[tuple[int, int]] = set()
-    for folder, inner, names in os.walk(root, followlinks=True):
+    for folder, inner, names in os.walk(root, followlinks=True, onerror=pass_over):
         status = Path(folder).stat()
         if (status.st_dev, status.st_ino) in seen:  # a link back to a folder above
             inner.clear()

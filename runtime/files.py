@@ -21,8 +21,8 @@ AHEAD = 32  # items a worker may be ahead of the consumer: answers are small, an
 def find_images(paths: Iterable[Path | str]) -> list[Path]:
     """The images that `paths` name, in the order given: files as they are, folders as the image files below them, sorted.
 
-    A file is taken whatever its suffix, and a path with nothing behind it too: classifying gives each a refusal. Raises
-    `DataError` for a folder without an image.
+    A file is taken whatever its suffix, a path with nothing behind it too, and a folder that can't be looked into: classifying
+    gives each a refusal. Raises `DataError` for a folder without an image.
     """
     found: list[Path] = []
     for path in as_paths(paths):
@@ -31,15 +31,16 @@ def find_images(paths: Iterable[Path | str]) -> list[Path]:
 
 
 def _images_below(folder: Path) -> list[Path]:
-    images = sorted(
+    unread: list[Path] = []
+    images = [
         Path(place) / name
-        for place, folders, names in os.walk(folder)
+        for place, _, names in os.walk(folder, onerror=lambda error: unread.append(Path(error.filename)))
         for name in names
         if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
-    )
-    if not images:
+    ]
+    if not (images or unread):
         raise DataError(folder, f"holds no image: looked for {', '.join(SUFFIXES)}")
-    return images
+    return sorted([*images, *unread])
 
 
 def in_order(function: Callable[[T], R], items: Iterable[T], *, workers: int) -> Iterator[tuple[T, R]]:

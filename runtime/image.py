@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 
@@ -47,6 +48,8 @@ def read_content(path: Path | str) -> bytes | Refusal:
     path = Path(path)
     try:
         status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            return refused_folder(path)
         if not stat.S_ISREG(status.st_mode):
             return Refusal("undecodable", "not a file")
         if status.st_size > MAX_BYTES:
@@ -54,6 +57,12 @@ def read_content(path: Path | str) -> bytes | Refusal:
         return path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
         return Refusal("undecodable", f"can't be read: {getattr(error, 'strerror', None) or error}")
+
+
+def refused_folder(path: Path) -> Refusal:
+    """Why a folder is no image. One that can't be looked into stands for the images that it may hold."""
+    readable = os.access(path, os.R_OK | os.X_OK)
+    return Refusal("undecodable", "a folder, not a file" if readable else "a folder that can't be looked into")
 
 
 def decode(content: bytes) -> NDArray[np.uint8] | Refusal:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 
+from blastscope.runtime.cells import find_cells
 from blastscope.runtime.errors import DataError, UsageError
 from blastscope.runtime.files import AHEAD, as_paths, find_images, in_order
-from blastscope.runtime.frames.scans import find_frames
+from blastscope.runtime.frames.scans import find_frames, open_scan
+from blastscope.runtime.image import read_image
+from blastscope.runtime.prediction import Refusal
 
 
 def touch(root: Path, *names: str) -> None:
@@ -31,6 +37,44 @@ def test_a_folder_without_an_image_is_an_error_that_names_it(tmp_path: Path) -> 
     touch(tmp_path, "z/notes.txt")
     with pytest.raises(DataError, match="holds no image"):
         find_images([tmp_path / "z"])
+
+
+@pytest.fixture
+def locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that can't be looked into, beside four cells. Root may look anywhere, so it is pretended."""
+    for label in ("all", "hem"):
+        for patient in (1, 2):
+            path = tmp_path / label / f"UID_{'H' if label == 'hem' else ''}{patient}_1_1_{label}.png"
+            path.parent.mkdir(exist_ok=True)
+            cv2.imwrite(str(path), np.full((9, 9, 3), len(label) * patient + len(path.name), np.uint8))
+    folder = tmp_path / "all" / "locked"
+    folder.mkdir()
+    scandir = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if Path(path) == folder:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    return folder
+
+
+@pytest.mark.parametrize("find", [find_images, find_frames])
+def test_a_folder_that_cannot_be_looked_into_stands_for_what_it_may_hold(find: Any, locked: Path) -> None:
+    found = find([locked.parents[1]])
+    assert locked in found
+    assert len(found) == 5
+    assert find([locked]) == [locked]
+    for refusal in (read_image(locked), open_scan(locked)):
+        assert isinstance(refusal, Refusal)
+        assert "a folder" in refusal.detail
+
+
+def test_labelled_cells_below_a_folder_that_cannot_be_read_are_told_of(locked: Path) -> None:
+    found = find_cells(locked.parents[1])
+    assert len(found.cells) == 4
+    assert found.rejected == ((locked, "can't be read: Permission denied"),)
 
 
 @pytest.mark.parametrize("one", ["cell.png", Path("cell.png"), b"cell.png"], ids=repr)

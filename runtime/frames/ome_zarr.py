@@ -29,7 +29,10 @@ def _refuse(code: RefusalCode, detail: str) -> Unreadable:
 
 def is_zarr(folder: Path) -> bool:
     """Whether `folder` is a Zarr, whatever is in it."""
-    return any((folder / mark).is_file() for mark in MARKS)
+    try:
+        return any((folder / mark).is_file() for mark in MARKS)
+    except PermissionError:
+        return False
 
 
 class Level:

@@ -19,7 +19,7 @@ from blastscope.runtime.frames.ome_zarr import ZarrScan, is_zarr
 from blastscope.runtime.frames.pieces import Unreadable
 from blastscope.runtime.frames.tiffs import TiffScan
 from blastscope.runtime.header import Header, read_header
-from blastscope.runtime.image import SUFFIXES, decode, read_content
+from blastscope.runtime.image import SUFFIXES, decode, read_content, refused_folder
 from blastscope.runtime.prediction import Box, Refusal
 
 SCAN_SUFFIXES = (*SUFFIXES, ".btf", ".tf8", ".svs")
@@ -109,7 +109,7 @@ def open_scan(path: Path | str) -> Scan | Refusal:
     path = Path(path)
     try:
         if path.is_dir():
-            return ZarrScan(path) if is_zarr(path) else Refusal("undecodable", "a folder, and not a Zarr")
+            return ZarrScan(path) if is_zarr(path) else refused_folder(path)
         if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for its writer
             return Refusal("undecodable", "not a file")
         with path.open("rb") as file:
@@ -161,7 +161,8 @@ def overview(scan: Scan, longest_px: int) -> NDArray[np.uint8]:
 def find_frames(paths: Iterable[Path | str]) -> list[Path]:
     """The frames that `paths` name, in the order given: files and OME-Zarrs as they are, folders as what is below them, sorted.
 
-    A file is taken whatever its suffix, and a path with nothing behind it too. Raises `DataError` for a folder without a frame.
+    A file is taken whatever its suffix, a path with nothing behind it too, and a folder that can't be looked into: each gets a
+    refusal. Raises `DataError` for a folder without a frame.
     """
     found: list[Path] = []
     for path in as_paths(paths):
@@ -173,12 +174,14 @@ def find_frames(paths: Iterable[Path | str]) -> list[Path]:
 
 
 def _frames_below(folder: Path) -> Iterator[Path]:
-    for place, folders, names in os.walk(folder):
+    unread: list[Path] = []
+    for place, folders, names in os.walk(folder, onerror=lambda error: unread.append(Path(error.filename))):
         here = Path(place)
         scans = [name for name in folders if is_zarr(here / name)]
         folders[:] = [name for name in folders if name not in scans and not name.startswith(".")]
         yield from (here / name for name in scans)
         yield from (here / name for name in names if named_as_frame(name))
+    yield from unread
 
 
 def named_as_frame(name: str) -> bool:
