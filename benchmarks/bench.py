@@ -29,7 +29,7 @@ from blastscope.runtime.backends.protocol import Workload
 from blastscope.runtime.bundle import Bundle, read_bundle
 from blastscope.runtime.classes import LAYOUTS, PRECISIONS, ClassName, Execution, Layout, Precision
 from blastscope.runtime.errors import BlastscopeError, DeviceError, EngineError, UsageError
-from blastscope.runtime.opening import user_cache
+from blastscope.runtime.user_cache import user_cache
 
 EXECUTIONS: dict[Precision, tuple[Execution, ...]] = {
     "fp32": ("f32", "bf16"),

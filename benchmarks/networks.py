@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
-from platformdirs import user_cache_path
 
 from blastscope import SHIPPED_BUNDLE, __version__
 from blastscope.benchmarks.sides import crop_all
@@ -21,6 +20,7 @@ from blastscope.runtime.crop import CropSpec
 from blastscope.runtime.drawn import draw_cells
 from blastscope.runtime.image import read_image
 from blastscope.runtime.prediction import Refusal
+from blastscope.runtime.user_cache import user_cache
 
 CELLS = 64  # that set the batch-norm statistics and the int8 ranges of random weights
 
@@ -56,7 +56,7 @@ def prepare(name: str, data: Path | None, tell: Tell) -> Contender:
     shipped = name == "shipped"
     manifest = read_bundle(SHIPPED_BUNDLE).manifest if shipped else None
     config = TrainConfig.model_validate(manifest.training.config) if manifest else _random_config(name)
-    place = user_cache_path("blastscope") / "benchmarks" / f"{name}-{config.crop.side_px}-{__version__}"
+    place = user_cache() / "benchmarks" / f"{name}-{config.crop.side_px}-{__version__}"
     place.mkdir(parents=True, exist_ok=True)
     with FileLock(place / "lock"):
         if not (place / "done").exists():

@@ -18,7 +18,7 @@ from blastscope.runtime.bundle import Bundle
 from blastscope.runtime.classes import ClassName, Execution, Layout, Precision
 from blastscope.runtime.errors import UsageError
 from blastscope.runtime.lanes import Lanes
-from blastscope.runtime.opening import user_cache
+from blastscope.runtime.user_cache import user_cache
 
 ENGINE = "openvino"
 FIRST = 0  # the voter that decides alone: a

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-
-import platformdirs
 
 from blastscope.runtime.backends.engines import engine_digest, load_backend, load_gpu_backend
 from blastscope.runtime.backends.protocol import BackendModule
@@ -22,11 +19,6 @@ from blastscope.runtime.proof import prove
 from blastscope.runtime.wish import Wish
 
 _KEEP_DELAY_S = 0.5  # the library exports an engine without letting go of the interpreter: the first answer is out by then
-
-
-def user_cache() -> Path:
-    """Where engines and measurements are kept unless the caller says otherwise."""
-    return Path(platformdirs.user_cache_dir("blastscope", appauthor=False))
 
 
 @dataclass(slots=True)

@@ -22,8 +22,9 @@ from blastscope.runtime.device import parse_device, usable_threads
 from blastscope.runtime.errors import Closed, UsageError
 from blastscope.runtime.files import announced, as_paths, in_order
 from blastscope.runtime.image import check_array, read_image
-from blastscope.runtime.opening import Opened, user_cache
+from blastscope.runtime.opening import Opened
 from blastscope.runtime.prediction import Audit, Prediction, Refusal
+from blastscope.runtime.user_cache import user_cache
 from blastscope.runtime.waiting import WaitingRoom
 from blastscope.runtime.which_device import open_wished
 from blastscope.runtime.wish import Wish

@@ -17,11 +17,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from platformdirs import user_cache_path
-
 from blastscope.runtime.cells import CellFolder, find_cells
 from blastscope.runtime.errors import DataError, MissingLibrary
 from blastscope.runtime.record import Record
+from blastscope.runtime.user_cache import user_cache
 from blastscope.train.alone import alone
 from blastscope.train.config import TrainConfig
 
@@ -65,7 +64,7 @@ def train_ensemble(
     with Progress(console) as progress:
         folder = find_cells(data)
         check_same(out, config, folder)
-        cache_dir = cache or user_cache_path("blastscope")
+        cache_dir = cache or user_cache()
         store = cache_crops(folder, config.crop, cache_dir, workers=config.compute.workers, tell=progress.crops)
         machine = open_machine(config.compute)
         progress.console.quiet |= not machine.is_global_zero

@@ -43,7 +43,7 @@ def build(
     from blastscope.export.engines import BuildWish, build_engines, plan_engines
     from blastscope.runtime.engines.key import BatchProfile
     from blastscope.runtime.engines.machine import Machine
-    from blastscope.runtime.opening import user_cache
+    from blastscope.runtime.user_cache import user_cache
 
     wish = BuildWish(runtime, _precisions(precision), models, BatchProfile.parse(batch), _targets(gpu))
     found, machine = bundle_at(bundle), Machine.here()
@@ -142,7 +142,7 @@ def remove(
     """Delete engines from the user's cache, and print which."""
     from blastscope.runtime.engines.shelf import pick_engine, remove_engine, sweep
     from blastscope.runtime.errors import UsageError
-    from blastscope.runtime.opening import user_cache
+    from blastscope.runtime.user_cache import user_cache
 
     kept = _kept(bundle)
     chosen = [pick_engine(kept, name) for name in names or ()]
@@ -165,7 +165,7 @@ def trust(
     """Take an engine that was built elsewhere, if every field of its sidecar fits. An engine is code: know whose it is."""
     from blastscope.runtime.engines.machine import Machine
     from blastscope.runtime.engines.trust import trust_engine
-    from blastscope.runtime.opening import user_cache
+    from blastscope.runtime.user_cache import user_cache
 
     taken = trust_engine(file, bundle_at(bundle), Machine.here(), user_cache(), tell=say)
     facts = {"path": str(taken.path), "sha256": taken.sha256, "key": taken.key.model_dump(mode="json")}
@@ -175,7 +175,7 @@ def trust(
 def _kept(bundle: Path | None) -> list[KeptEngine]:
     from blastscope.runtime.engines.machine import Machine
     from blastscope.runtime.engines.shelf import list_engines
-    from blastscope.runtime.opening import user_cache
+    from blastscope.runtime.user_cache import user_cache
 
     return list_engines(user_cache(), Machine.here(), bundle_at(bundle) if bundle else None)
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def devices(*, as_json: Json = False) -> None:
     """Print devices, drivers and libraries, the precisions and engines usable on each, and why others aren't."""
     from blastscope.runtime.inventory import take_inventory
-    from blastscope.runtime.opening import user_cache
+    from blastscope.runtime.user_cache import user_cache
 
     found = take_inventory(user_cache())
     if as_json:

@@ -11,13 +11,13 @@ import zlib
 from pathlib import Path
 from typing import BinaryIO
 
-import platformdirs
 from filelock import FileLock
 
 from blastscope.runtime.bundle.atomic import sibling, write_folder
 from blastscope.runtime.bundle.bundle import Bundle, read_folder
 from blastscope.runtime.bundle.parse import MANIFEST, MANIFEST_LIMIT, parse_manifest
 from blastscope.runtime.errors import BundleError, DigestMismatch
+from blastscope.runtime.user_cache import user_cache
 
 GROWTH_LIMIT = 100  # times the zip's size; weights hardly shrink at all, and a bomb grows a thousandfold
 _BROKEN = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, ArithmeticError, ValueError)
@@ -25,7 +25,7 @@ _BROKEN = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplemente
 
 def unpack(path: Path, cache_dir: Path | None = None) -> Bundle:
     """The verified bundle in the zip at `path`. Raises `BundleError`."""
-    home = cache_dir or Path(platformdirs.user_cache_dir("blastscope", appauthor=False))
+    home = cache_dir or user_cache()
     try:
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
