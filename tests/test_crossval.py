@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,15 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def validated(cells: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folds_unreported() -> Iterator[None]:
+    """A fold's own report isn't what is tried here, and each takes four seconds to draw."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("blastscope.train.report.folder.write_folder", lambda given, folder: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def validated(cells: Path, folds_unreported: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("validated") / "out"
     return cross_validate(cells, TrainConfig.model_validate(TINY), out, cache=out.parent / "cache")
 
