@@ -42,7 +42,7 @@ $(KEPT)/parts-shipped.json: | $(READY)
 	$(BIN)/python -m blastscope.benchmarks.parts $(KEPT)/parts-shipped.report $@
 $(KEPT)/parts-large.json: | $(READY)
 	mkdir -p $(KEPT)
-	$(SUITE) $(LARGE) --benchmark-json=$(KEPT)/parts-large.report
+	$(SUITE) --ignore=benchmarks/suite/test_frames.py $(LARGE) --benchmark-json=$(KEPT)/parts-large.report
 	$(BIN)/python -m blastscope.benchmarks.parts $(KEPT)/parts-large.report $@
 $(KEPT)/shipped.json: | $(READY)
 	$(BIN)/blastscope bench --network shipped $(BENCH_$(PACE)) --outside --cascade --keep $@

@@ -150,7 +150,7 @@ def test_a_tile_sees_of_a_cluster_what_the_whole_frame_shows() -> None:
 
 def test_one_thread_is_enough_where_no_more_are_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(spreading, "ThreadPoolExecutor")
-    frame = stained(7, 400, 500)
+    frame = stained(7, 800, 900)  # a smaller one has but one strip's worth of work
     assert find_cells(frame, facts(0.2), FrameSpec(), threads=1)
     with pytest.raises(NameError):
         find_cells(frame, facts(0.2), FrameSpec(), threads=2)

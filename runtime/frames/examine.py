@@ -23,7 +23,6 @@ from blastscope.runtime.frames.report import FrameCell, FrameReport
 from blastscope.runtime.frames.scale_tags import LEAST_UM, MOST_UM
 from blastscope.runtime.frames.scans import ArrayScan, Scan, open_scan, overview, read_part
 from blastscope.runtime.frames.spec import FrameSpec
-from blastscope.runtime.frames.spreading import spread
 from blastscope.runtime.frames.survey import survey_frame
 from blastscope.runtime.frames.tiles import Tile, moved, tiles_of
 from blastscope.runtime.prediction import Box, Prediction, Refusal
@@ -132,9 +131,9 @@ class Examiner:
         pairs = [(cell, moved(cell, tile)) for cell in find_cells(pixels, facts, self.spec, threads=threads)]
         own = [(here, cell) for here, cell in pairs if tile.owns(cell.box)]
         called = [here for here, _ in own if here.refusal is None]
-        wanted = spread(lambda cell: cut_cell(pixels, cell, facts, self.spec), called, threads)
+        wanted = [cut_cell(pixels, cell, facts, self.spec) for cell in called]
         calls = iter(self.classify(wanted) if wanted else [])
-        looks = iter(spread(appearance_of, wanted, threads))
+        looks = map(appearance_of, wanted)
         return [FrameCell(cell, None) if cell.refusal else FrameCell(cell, next(calls), next(looks)) for _, cell in own]
 
 

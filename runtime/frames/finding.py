@@ -16,7 +16,6 @@ from blastscope.runtime.frames.nuclei import large_enough, parts_of
 from blastscope.runtime.frames.part import Part
 from blastscope.runtime.frames.refusing import why_not
 from blastscope.runtime.frames.spec import FrameSpec
-from blastscope.runtime.frames.spreading import spread
 from blastscope.runtime.frames.thumbnail import Grid
 from blastscope.runtime.frames.view import look_at
 from blastscope.runtime.image import check_array
@@ -37,14 +36,15 @@ def find_cells(
 ) -> tuple[FoundCell, ...]:
     """The white cells of `frame` (H, W, 3) uint8 RGB, top to bottom and left to right; none on pixels of over 1.2 um.
 
-    At most `threads` look at it, or as many as the process may use; their number changes nothing.
+    At most `threads` look for stain, or as many as the process may use; their number changes nothing.
     A turned or flipped frame has its cells turned, one shifted within empty glass has them shifted, to the pixel.
     """
     frame = np.ascontiguousarray(check_array(frame))
     if frame.size == 0 or facts.pixel_um > COARSEST_UM:
         return ()
-    found = spread(lambda place: _cells_at(frame, place, facts), places(frame, facts, threads), threads)
-    return tuple(sorted((cell for cells in found for cell in cells), key=lambda cell: (cell.box[1], cell.box[0])))
+    # one after the other: a place is many short steps, and two threads would wait for each other's hold on the interpreter
+    found = [cell for place in places(frame, facts, threads) for cell in _cells_at(frame, place, facts)]
+    return tuple(sorted(found, key=lambda cell: (cell.box[1], cell.box[0])))
 
 
 def _cells_at(frame: NDArray[np.uint8], place: Place, facts: FrameFacts) -> list[FoundCell]:

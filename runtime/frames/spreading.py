@@ -1,4 +1,4 @@
-"""`spread`: work on many places of one frame, on all the cores that the process may use."""
+"""`spread`: work on many strips of one frame, on all the cores that the process may use."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ R = TypeVar("R")
 def spread(function: Callable[[T], R], items: Iterable[T], threads: int | None = None) -> list[R]:
     """`function` of each item, in order, on at most `threads` threads, or as many as the process may use.
 
-    Worth it where OpenCV does the work, which lets go of Python's lock.
+    Worth it where each item is a few long steps of OpenCV's, which lets go of Python's lock. Of many short ones it is slower.
     """
     items = list(items)
     workers = min(threads or usable_threads(), len(items)) if len(items) > 1 else 1
     if workers == 1:
         return [function(item) for item in items]
-    with ThreadPoolExecutor(workers, "blastscope-places") as pool:
+    with ThreadPoolExecutor(workers, "blastscope-strips") as pool:
         return list(pool.map(function, items))
