@@ -90,6 +90,7 @@ def _histogram(axes: Axes, network: str, chosen: Sequence[tuple[Row, str]]) -> N
         axes.axvline(row.p99_ms, color=colour, linewidth=1, linestyle=(0, (4, 3)))
     axes.set(title=f"{network}, batch 1", xscale="log", ylabel="% of calls", xlabel="ms, image in memory to label; dashed: p99")
     _plain_ticks(axes)
+    axes.set_ylim(top=1.4 * axes.get_ylim()[1])  # the legend lies above the bars
     axes.legend(loc="upper center", fontsize=8, frameon=True, facecolor="white", edgecolor="none", framealpha=0.9)
 
 
