@@ -42,7 +42,7 @@ def find_cells(
     frame = np.ascontiguousarray(check_array(frame))
     if frame.size == 0 or facts.pixel_um > COARSEST_UM:
         return ()
-    # one after the other: a place is many short steps, and two threads would wait for each other's hold on the interpreter
+    # one after the other: a place is many short steps, for which two threads took longer than one
     found = [cell for place in places(frame, facts, threads) for cell in _cells_at(frame, place, facts)]
     return tuple(sorted(found, key=lambda cell: (cell.box[1], cell.box[0])))
 
