@@ -105,7 +105,6 @@ class Examiner:
             sample(scan, self.whole_pixels),
             self.spec,
             pixel_um=self.pixel_um or self.spec.pixel_um or scan.pixel_um,
-            threads=self.threads,
         )
 
     def _tiles(self, scan: Scan, facts: FrameFacts) -> Iterator[Tile]:

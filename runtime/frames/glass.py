@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.runtime.frames.found import Colour
-from blastscope.runtime.frames.spreading import spread
 from blastscope.runtime.prediction import Box
 
 STRIP_PIXELS = 400_000  # that the processor's cache holds
@@ -18,9 +17,9 @@ GLASS_SHARE = 0.02  # of the pixels: what is brighter and rarer is a glint
 NOT_GLASS = 12  # gray levels away from glass
 
 
-def glass_level(frame: NDArray[np.uint8], threads: int | None = None) -> int:
-    """The brightest gray of `frame` (H, W, 3) that is common. At most `threads` look for it."""
-    counts = _gray_levels(frame, threads)
+def glass_level(frame: NDArray[np.uint8]) -> int:
+    """The brightest gray of `frame` (H, W, 3) that is common."""
+    counts = _gray_levels(frame)
     smooth = np.convolve(counts, np.ones(9), "same")
     common = smooth >= max(GLASS_SHARE * counts.sum(), 0.1 * smooth.max())
     level = int(np.flatnonzero(common)[-1])
@@ -63,14 +62,11 @@ def glass_colour(picture: NDArray[np.uint8], gray: int) -> Colour:
     return red, green, blue
 
 
-def _gray_levels(frame: NDArray[np.uint8], threads: int | None) -> NDArray[np.float64]:
+def _gray_levels(frame: NDArray[np.uint8]) -> NDArray[np.float64]:
     """How many pixels have each level of gray."""
     rows = STRIP_PIXELS // frame.shape[1] + 1
-
-    def count(top: int) -> NDArray[np.float64]:
-        return _histogram(np.asarray(cv2.cvtColor(frame[top : top + rows], cv2.COLOR_RGB2GRAY), np.uint8))
-
-    return reduce(np.add, spread(count, range(0, len(frame), rows), threads))
+    strips = (cv2.cvtColor(frame[top : top + rows], cv2.COLOR_RGB2GRAY) for top in range(0, len(frame), rows))
+    return reduce(np.add, (_histogram(np.asarray(strip, np.uint8)) for strip in strips))
 
 
 def _histogram(picture: NDArray[np.uint8], mask: NDArray[np.uint8] | None = None, channel: int = 0) -> NDArray[np.float64]:

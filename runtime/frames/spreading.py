@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import TypeVar
 
 from blastscope.runtime.device import usable_threads
 
 T = TypeVar("T")
-R = TypeVar("R")
 
 
-def spread(function: Callable[[T], R], items: Iterable[T], threads: int | None = None) -> list[R]:
-    """`function` of each item, in order, on at most `threads` threads, or as many as the process may use.
+def spread(function: Callable[[T], object], items: Sequence[T], threads: int | None = None) -> None:
+    """`function` of each item, on at most `threads` threads, or as many as the process may use; each has one share of them.
 
-    Worth it where each item is a few long steps of OpenCV's, which lets go of Python's lock. Of many short ones it is slower.
+    Worth it where an item is a few long steps of OpenCV's, which lets go of Python's lock. Of many short ones it is slower.
     """
-    items = list(items)
-    workers = min(threads or usable_threads(), len(items)) if len(items) > 1 else 1
+    workers = max(min(threads or usable_threads(), len(items)), 1)
+    ends = [len(items) * worker // workers for worker in range(workers + 1)]
+    shares = [items[first:end] for first, end in pairwise(ends)]
+
+    def work(share: Sequence[T]) -> None:
+        for item in share:
+            function(item)
+
     if workers == 1:
-        return [function(item) for item in items]
-    with ThreadPoolExecutor(workers, "blastscope-strips") as pool:
-        return list(pool.map(function, items))
+        return work(shares[0])
+    # handing out single items cost what the second thread gained
+    with ThreadPoolExecutor(workers - 1, "blastscope-strips") as pool:
+        others = [pool.submit(work, share) for share in shares[1:]]
+        work(shares[0])
+        for other in others:
+            other.result()

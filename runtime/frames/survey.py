@@ -39,12 +39,9 @@ PALEST, DARKEST = 0.45, 2.0  # stains, of the usual strength: beyond them it is 
 CELL_SHARE, CELL_FLOOR, CELL_CEILING = 0.09, 0.028, 0.06  # cytoplasm, of a nucleus
 
 
-def survey_frame(
-    frame: NDArray[np.uint8], spec: FrameSpec, *, pixel_um: float | None = None, threads: int | None = None
-) -> FrameFacts:
+def survey_frame(frame: NDArray[np.uint8], spec: FrameSpec, *, pixel_um: float | None = None) -> FrameFacts:
     """What holds for the whole of `frame` (H, W, 3) uint8 RGB. `pixel_um`, or the specification's, settles the scale.
 
-    At most `threads` look at it, or as many as the process may use.
     Raises `ImageError` for anything but such an array. An empty frame has facts too: those that are assumed.
     """
     frame = np.ascontiguousarray(check_array(frame))
@@ -58,7 +55,7 @@ def survey_frame(
             NUCLEUS_FROM,
             CELL_FLOOR,
         )
-    level = glass_level(frame, threads)
+    level = glass_level(frame)
     content = content_box(frame, level)
     factor = odd_factor(((content[2] - content[0]) * (content[3] - content[1]) / PIXELS) ** 0.5 + 1)
     pictures = Pictures(frame)
