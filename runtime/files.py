@@ -43,11 +43,14 @@ def _images_below(folder: Path) -> list[Path]:
     return sorted([*images, *unread])
 
 
-def in_order(function: Callable[[T], R], items: Iterable[T], *, workers: int) -> Iterator[tuple[T, R]]:
+def in_order(
+    function: Callable[[T], R], items: Iterable[T], *, workers: int, leave: Callable[[], object] | None = None
+) -> Iterator[tuple[T, R]]:
     """Each item with `function` of it, in the order given, computed by `workers` threads.
 
     Reads `items` as it goes, in the caller's thread, and at most `AHEAD` times `workers` items ahead, so that memory doesn't
-    grow with their number. What `function` raises is raised here at that item's turn; leaving early drops what hasn't begun.
+    grow with their number. What `function` raises is raised here at that item's turn. Leaving early drops what hasn't begun,
+    and waits for what has: `leave`, which is called before, may shorten that.
     """
     line: deque[tuple[T, Future[R]]] = deque()
     with ThreadPoolExecutor(workers, "blastscope-files") as pool:
@@ -58,6 +61,10 @@ def in_order(function: Callable[[T], R], items: Iterable[T], *, workers: int) ->
                     yield _result(line)
             while line:
                 yield _result(line)
+        except BaseException:
+            if leave:
+                leave()
+            raise
         finally:
             for _, future in line:
                 future.cancel()

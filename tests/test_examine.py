@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gc
+import os
+import signal
 import threading
+import time
 import weakref
 import zlib
 from collections.abc import Iterator, Sequence
@@ -315,3 +318,23 @@ def test_paths_are_read_as_the_reports_are_wanted(scope: Scope, frames: list[Pat
     assert next(reports).refusal is None
     reports.close()  # type: ignore[attr-defined]
     assert given < 500
+
+
+@pytest.mark.skipif(os.name == "nt", reason="os.kill ends the process there")
+def test_ctrl_c_waits_for_the_tiles_at_work_and_not_for_their_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[Box] = []
+
+    class Slide(ArrayScan):
+        def read(self, box: Box) -> NDArray[np.uint8]:
+            looked.append(box)
+            if len(looked) == 60:  # the windows of the survey are behind
+                os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.002)
+            return super().read(box)
+
+    slide = Slide(np.full((3000, 3000, 3), 230, np.uint8))
+    monkeypatch.setattr("blastscope.runtime.frames.examine.open_scan", lambda path: slide)
+    examiner = Examiner(by_colour, SPEC, PIXEL_UM, whole_pixels=1000, tile_px=64)  # 2209 tiles
+    with pytest.raises(KeyboardInterrupt):
+        next(examiner.examine_files([tmp_path / "slide.png"]))
+    assert 60 <= len(looked) < 300

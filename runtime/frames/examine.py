@@ -18,6 +18,7 @@ from blastscope.runtime.frames.appearance import appearance_of
 from blastscope.runtime.frames.cutting import cut_cell
 from blastscope.runtime.frames.finding import find_cells, reach_px
 from blastscope.runtime.frames.found import FrameFacts
+from blastscope.runtime.frames.leaving import LeavableScan
 from blastscope.runtime.frames.pieces import Unreadable
 from blastscope.runtime.frames.report import FrameCell, FrameReport
 from blastscope.runtime.frames.scale_tags import LEAST_UM, MOST_UM
@@ -58,13 +59,18 @@ class Examiner:
         return self.examine_scan(ArrayScan(np.ascontiguousarray(frame)), metadata=metadata)
 
     def examine_files(self, paths: Iterable[Path], look: Look | None = None) -> Iterator[FrameReport]:
-        """The report on each file, in order, several at a time; large ones one at a time. `look` sees each while it is open."""
+        """The report on each file, in order, several at a time; large ones one at a time. `look` sees each while it is open.
+
+        Leaving early, with Ctrl-C too, waits for the tiles that are at work, not for their frames.
+        """
         alone = threading.Lock()  # whoever holds it may fill the memory with one large frame
+        left = threading.Event()
 
         def examine(path: Path) -> FrameReport:
-            scan = open_scan(path)
-            if isinstance(scan, Refusal):
-                return FrameReport((), None, scan, path)
+            opened = open_scan(path)
+            if isinstance(opened, Refusal):
+                return FrameReport((), None, opened, path)
+            scan = LeavableScan(opened, left)
             try:
                 with alone if scan.width * scan.height > self.whole_pixels else nullcontext():
                     report = self.examine_scan(scan, path=path)
@@ -74,7 +80,7 @@ class Examiner:
             finally:
                 scan.close()
 
-        return (report for _, report in in_order(examine, paths, workers=self.threads + 1))
+        return (report for _, report in in_order(examine, paths, workers=self.threads + 1, leave=left.set))
 
     def examine_scan(self, scan: Scan, *, path: Path | None = None, metadata: Mapping[str, Any] | None = None) -> FrameReport:
         """The report on a frame of any size, of which no more is read at once than the tiles that are at work."""
