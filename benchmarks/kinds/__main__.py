@@ -1,0 +1,80 @@
+"""How many lymphoid cells are refused as `not-lymphoid`, and how many others pass.
+
+    python -m blastscope.benchmarks.kinds DATA [--json] [--every N]
+
+DATA holds `bccd/` and `cnmc/`. Progress goes to stderr; takes ten minutes, or less with every Nth cell.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from blastscope.benchmarks.kinds.cells import PARTS, labelled_cells
+from blastscope.benchmarks.kinds.glass import GLASSES
+from blastscope.benchmarks.kinds.judging import Count, count_frames, count_on_glass
+from blastscope.benchmarks.kinds.looks import LOOKS
+
+OF_CNMC = 12  # every twelfth of its cells: 438 of 5250
+
+
+def counts(data: Path, every: int = 1) -> Iterator[Count]:
+    """All counts, look by look; of every Nth cell."""
+    known = labelled_cells()[::every]
+    for name, look in LOOKS.items():
+        yield from count_frames(name, look, known, data / "bccd" / "JPEGImages")
+    paths = sorted((data / "cnmc").rglob("*.webp"))[:: OF_CNMC * every]
+    for name, glass in GLASSES.items():
+        yield count_on_glass(name, glass, paths)
+
+
+def table(rows: Sequence[Count]) -> str:
+    """For people: what of each kind is refused or passes, of those judged; and the sums over all looks."""
+    lines = [
+        f"{'':24}" + "".join(f"{part + ': ' + what:>28}" for part in PARTS for what in ("lymphoid refused", "others called"))
+    ]
+    frames = [row for row in rows if row.part in PARTS]
+    for look in dict.fromkeys(row.look for row in frames):
+        lines.append(f"{look:24}" + "".join(f"{_wrong(row):>28}" for row in frames if row.look == look))
+    kinds = dict.fromkeys((row.part, row.kind) for row in frames)
+    sums = [_sum([row for row in frames if (row.part, row.kind) == kind]) for kind in kinds]
+    lines.append(f"{'all looks':24}" + "".join(f"{_wrong(row):>28}" for row in sums))
+    on_glass = [row for row in rows if row.part not in PARTS]
+    lines += ["", f"{'C-NMC on':24}{'lymphoid refused':>28}", *(f"{row.look:24}{_wrong(row):>28}" for row in on_glass)]
+    return "\n".join(lines)
+
+
+def _wrong(row: Count) -> str:
+    wrong = row.not_lymphoid if row.kind == "lymphoid" else row.called
+    beside = row.otherwise + row.lost
+    return f"{wrong} of {row.judged}" + (f" ({beside} unjudged)" if beside else "")
+
+
+def _sum(rows: Sequence[Count]) -> Count:
+    numbers = zip(*((row.called, row.not_lymphoid, row.otherwise, row.lost) for row in rows), strict=True)
+    return Count("all looks", rows[0].part, rows[0].kind, *(sum(column) for column in numbers))
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Prints the table, or with --json the counts."""
+    parser = argparse.ArgumentParser(prog="python -m blastscope.benchmarks.kinds", description=__doc__)
+    parser.add_argument("data", type=Path, help="the folder with bccd/ and cnmc/")
+    parser.add_argument("--json", action="store_true", help="the counts as JSON, and nothing else")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="look at every Nth cell alone")
+    wish = parser.parse_args(words)
+    if not (wish.data / "bccd").is_dir() or not (wish.data / "cnmc").is_dir():
+        parser.error(f"'{wish.data}' holds no bccd/ and cnmc/")
+    rows = []
+    for row in counts(wish.data, max(wish.every, 1)):
+        rows.append(row)
+        sys.stderr.write(f"{row.look}, {row.part} {row.kind}: {_wrong(row)}\n")
+    print(json.dumps([asdict(row) for row in rows], indent=1) if wish.json else table(rows))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
