@@ -6,6 +6,7 @@ pixels and from reduced pictures whose grid is centred on what is not glass.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import reduce
 
 import cv2
@@ -22,6 +23,8 @@ from blastscope.runtime.frames.thumbnail import Pictures, odd_factor
 from blastscope.runtime.image import check_array
 
 Densities = NDArray[np.float32]  # (H, W), natural optical density in one channel
+Stain = NDArray[np.int16]  # (H, W), in 1/STEP
+Numbers = NDArray[np.intp]  # of pixels
 
 ASSUMED_UM = 0.1  # micrometres a pixel where neither the caller nor red cells tell: a 100x objective and a common camera
 EMPTY: Colour = (255.0, 255.0, 255.0)
@@ -32,6 +35,9 @@ PALE_IN_RED = 0.15  # in a pale stain less: half of what its nuclei have, but no
 DENSEST = 0.995  # of the pixels: what is denser is a nucleus
 RED_SHARE = 0.36  # of it in red: what has more is cytoplasm
 FEWEST_RED = 0.02  # of the pixels must be red cells to tell their colour
+# What is densest in red are nuclei if they show so much on the usual axis. One on which they show less than this share of it is
+# their own colour's: without red cells, or behind clipped light, pale nuclei are taken for red cells.
+NUCLEAR, HIDDEN = 0.2, 0.33
 SURROUND = 1.6  # what is denser in every channel may be the dark around the field of view: no nuclei are measured there
 NUCLEUS_FROM, NUCLEUS_CEILING = 0.15, 0.30  # densities along the nuclear axis, of a stain of usual strength
 USUAL_SPREAD = 0.05  # how far below their median a tenth of red cells lies on it, over BCCD's training frames
@@ -62,10 +68,7 @@ def survey_frame(frame: NDArray[np.uint8], spec: FrameSpec, *, pixel_um: float |
     picture = pictures.within(content, factor)
     glass = glass_colour(picture, level)
     densities = density(picture, glass)
-    red = _red_cells(densities)
-    axis = nuclear_axis(RED_CELL if red is None else _usual(densities, red))
-    stain = along(axis, picture, glass)
-    stain[reduce(np.minimum, densities) > SURROUND] = 0
+    axis, stain, red = _axis(picture, glass, densities)
     nucleus_threshold, cell_threshold = _thresholds(stain, red)
     at = round(nucleus_threshold * STEP)
     measured = None if given else red_cell_px(pictures, content, lambda part: _near_nuclei(part, glass, axis, at))
@@ -74,12 +77,30 @@ def survey_frame(frame: NDArray[np.uint8], spec: FrameSpec, *, pixel_um: float |
     return FrameFacts(scale, source, glass, axis, nucleus_threshold, cell_threshold)
 
 
-def _red_cells(densities: tuple[Densities, ...]) -> NDArray[np.intp] | None:
-    """The numbers of the pixels that are a red cell's, by the densities (H, W) in red, green and blue; None of too few."""
+def _axis(picture: NDArray[np.uint8], glass: Colour, densities: Sequence[Densities]) -> tuple[Colour, Stain, Numbers | None]:
+    """The nuclear axis, what shows on it, and the numbers of the red cells' pixels where they tell it."""
+    field = reduce(np.minimum, densities) <= SURROUND
+    densest = at_share(densities[0].ravel(), DENSEST)
+    usual, red = nuclear_axis(RED_CELL), _red_cells(densities, densest)
+    if red is not None:
+        axis = nuclear_axis(_usual(densities, red))
+        stain = along(axis, picture, glass)
+        dense = field & (densities[0] > densest / 2)
+        own, wanted = (middle(shown[dense]) if dense.any() else 0.0 for shown in (stain, along(usual, picture, glass)))
+        if wanted < NUCLEAR * STEP or own > HIDDEN * wanted:
+            return axis, stain * field, red
+    return usual, along(usual, picture, glass) * field, None
+
+
+def _red_cells(densities: Sequence[Densities], densest: float) -> Numbers | None:
+    """The numbers of the pixels that are a red cell's, by the densities in red, green and blue; None of too few.
+
+    `densest` is what nuclei have in red.
+    """
     # by their density, not by an axis: nuclei of a dark stain lie within a few degrees of red cells
     in_red, in_green, in_blue = densities
     strength = in_red + in_green + in_blue
-    most_in_red = min(max(at_share(in_red.ravel(), DENSEST) / 2, PALE_IN_RED), RED_IN_RED)
+    most_in_red = min(max(densest / 2, PALE_IN_RED), RED_IN_RED)
     red = (strength > LEAST_DENSITY) & (strength < RED_DENSITY) & (in_red < np.minimum(most_in_red, RED_SHARE * strength))
     places = np.flatnonzero(red)
     if len(places) < FEWEST_RED * red.size:
@@ -88,13 +109,13 @@ def _red_cells(densities: tuple[Densities, ...]) -> NDArray[np.intp] | None:
     return np.asarray(places[own > 0.5 * at_share(own, 0.9)])  # rims and pale middles have little colour
 
 
-def _usual(densities: tuple[Densities, ...], places: NDArray[np.intp]) -> Colour:
+def _usual(densities: Sequence[Densities], places: Numbers) -> Colour:
     """The median density in red, green and blue."""
     red, green, blue = (middle(channel.ravel()[places]) for channel in densities)
     return red, green, blue
 
 
-def _thresholds(stain: NDArray[np.int16], red: NDArray[np.intp] | None) -> tuple[float, float]:
+def _thresholds(stain: Stain, red: Numbers | None) -> tuple[float, float]:
     """Where on the nuclear axis nuclei begin, and where white cells begin. Both go with how much red cells vary along it."""
     varied = USUAL_SPREAD
     if red is not None:
