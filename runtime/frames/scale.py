@@ -29,12 +29,12 @@ FEWEST = 0.4  # whole circles (a half circle counts as an eighth) that must meet
 Level = tuple[int, float, float]
 
 
-def red_cell_px(pictures: Pictures, box: Box, avoid: Avoid) -> float | None:
+def red_cell_px(pictures: Pictures, box: Box, avoid: Avoid, glass: int) -> float | None:
     """The usual diameter of red cells in `box` of a frame, in pixels; None without enough of them.
 
-    `avoid` tells from a reduced picture (h, w, 3) which of its pixels show no red cell's rim.
+    `avoid` tells from a reduced picture (h, w, 3) which of its pixels show no red cell's rim; `glass` is the glass' gray level.
     """
-    search = _Search(pictures, box, avoid)
+    search = _Search(pictures, box, avoid, glass)
     # the finest level costs most, and few frames need it
     found = search.peak(LEVELS[1:])
     if found is None or found * FOUND_SHARE <= LEVELS[1][1] * 1.2:
@@ -71,6 +71,7 @@ class _Search:
     pictures: Pictures
     box: Box
     avoid: Avoid
+    glass: int
     _seen: dict[int, Edges | None] = field(default_factory=dict)  # by factor
 
     def peak(self, levels: tuple[Level, ...]) -> float | None:
@@ -110,7 +111,8 @@ class _Search:
 
     def _edges(self, factor: int) -> Edges | None:
         if factor not in self._seen:
-            self._seen[factor] = edges_of(self.pictures.within(_middle(self.box, WIDEST * factor), factor), self.avoid)
+            picture = self.pictures.within(_middle(self.box, WIDEST * factor), factor)
+            self._seen[factor] = edges_of(picture, self.avoid, self.glass)
         return self._seen[factor]
 
 

@@ -71,7 +71,7 @@ def survey_frame(frame: NDArray[np.uint8], spec: FrameSpec, *, pixel_um: float |
     axis, stain, red = _axis(picture, glass, densities)
     nucleus_threshold, cell_threshold = _thresholds(stain, red)
     at = round(nucleus_threshold * STEP)
-    measured = None if given else red_cell_px(pictures, content, lambda part: _near_nuclei(part, glass, axis, at))
+    measured = None if given else red_cell_px(pictures, content, lambda part: _near_nuclei(part, glass, axis, at), level)
     source: ScaleSource = "given" if given else "red-cells" if measured else "assumed"
     scale = given or (round(spec.red_cell_um / measured, 5) if measured else ASSUMED_UM)
     return FrameFacts(scale, source, glass, axis, nucleus_threshold, cell_threshold)

@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-FAINTEST = 5  # the gradient of an edge, gray levels a pixel
+FAINTEST = 5  # the gradient of an edge, gray levels a pixel where glass is not dimmer than DIM_GLASS
+DIM_GLASS = 100
 BLUR = 0.15  # of votes, in radii: red cells aren't round
 
 Avoid = Callable[[NDArray[np.uint8]], NDArray[np.bool_]]
@@ -32,12 +33,16 @@ class Edges:
         return len(self.rows) / (self.shape[0] * self.shape[1])
 
 
-def edges_of(picture: NDArray[np.uint8], avoid: Avoid) -> Edges | None:
-    """The edges that `picture` (h, w, 3) shows where `avoid` lets it; None of one that is too small."""
+def edges_of(picture: NDArray[np.uint8], avoid: Avoid, glass: int = 255) -> Edges | None:
+    """The edges that `picture` (h, w, 3) shows where `avoid` lets it; None of one that is too small.
+
+    `glass` is the gray level of the glass: in a dim frame the same edge is fainter.
+    """
     height, width = picture.shape[:2]
     if min(height, width) < 16:
         return None
-    gray = cv2.transform(picture, np.asarray([[0, 0.5, 0.5]], np.float32))  # red cells hardly show in red
+    gain = 0.5 * max(DIM_GLASS / max(glass, 1), 1.0)
+    gray = cv2.transform(picture, np.asarray([[0, gain, gain]], np.float32))  # red cells hardly show in red
     smooth = cv2.GaussianBlur(gray, (3, 3), 0)
     # floats hold these whole numbers exactly
     across, down = (np.asarray(cv2.Sobel(smooth, cv2.CV_32F, *way), np.float32) for way in ((1, 0), (0, 1)))
