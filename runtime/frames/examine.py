@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from blastscope.runtime.frames.scale_tags import LEAST_UM, MOST_UM
 from blastscope.runtime.frames.scans import ArrayScan, Scan, open_scan, overview, read_part
 from blastscope.runtime.frames.spec import FrameSpec
 from blastscope.runtime.frames.survey import survey_frame
-from blastscope.runtime.frames.tiles import Tile, moved, tiles_of
+from blastscope.runtime.frames.tiles import Tile, facts_in, moved, tiles_of
 from blastscope.runtime.prediction import Box, Prediction, Refusal
 
 WHOLE_PIXELS = 8_000_000  # a frame up to this size is looked at as a whole
@@ -107,11 +107,10 @@ class Examiner:
 
     def survey(self, scan: Scan) -> FrameFacts:
         """What holds for the whole of `scan`; of a large one it is measured on windows that show something."""
-        return survey_frame(
-            sample(scan, self.whole_pixels),
-            self.spec,
-            pixel_um=self.pixel_um or self.spec.pixel_um or scan.pixel_um,
-        )
+        given = self.pixel_um or self.spec.pixel_um or scan.pixel_um
+        facts = survey_frame(sample(scan, self.whole_pixels), self.spec, pixel_um=given)
+        # windows side by side don't tell where in the scan something begins
+        return facts if scan.width * scan.height <= self.whole_pixels else replace(facts, corner=(0, 0))
 
     def _tiles(self, scan: Scan, facts: FrameFacts) -> Iterator[Tile]:
         whole = (0, 0, scan.width, scan.height)
@@ -133,7 +132,8 @@ class Examiner:
         if scan.blank(tile.region):
             return []
         pixels = np.ascontiguousarray(read_part(scan, tile.region))
-        pairs = [(cell, moved(cell, tile)) for cell in find_cells(pixels, facts, self.spec, threads=threads)]
+        found = find_cells(pixels, facts_in(facts, tile), self.spec, threads=threads)
+        pairs = [(cell, moved(cell, tile)) for cell in found]
         own = [(here, cell) for here, cell in pairs if tile.owns(cell.box)]
         called = [here for here, _ in own if here.refusal is None]
         wanted = [cut_cell(pixels, cell, facts, self.spec) for cell in called]

@@ -18,6 +18,7 @@ from blastscope.runtime.frames.refusing import why_not
 from blastscope.runtime.frames.spec import FrameSpec
 from blastscope.runtime.frames.thumbnail import Grid
 from blastscope.runtime.frames.view import look_at
+from blastscope.runtime.frames.working import Working, working
 from blastscope.runtime.image import check_array
 from blastscope.runtime.prediction import Box
 
@@ -42,24 +43,25 @@ def find_cells(
     frame = np.ascontiguousarray(check_array(frame))
     if frame.size == 0 or facts.pixel_um > COARSEST_UM:
         return ()
+    whole = working(frame, facts, threads)
     # one after the other: a place is many short steps, for which two threads took longer than one
-    found = [cell for place in places(frame, facts, threads) for cell in _cells_at(frame, place, facts)]
+    found = [cell for place in places(whole) for cell in _cells_at(whole, place)]
     return tuple(sorted(found, key=lambda cell: (cell.box[1], cell.box[0])))
 
 
-def _cells_at(frame: NDArray[np.uint8], place: Place, facts: FrameFacts) -> list[FoundCell]:
-    view = look_at(frame, place, facts, MARGIN_UM)
+def _cells_at(whole: Working, place: Place) -> list[FoundCell]:
+    view = look_at(whole, place, MARGIN_UM)
     parts = parts_of(view.nuclear, view.um)
     if len(parts) > MOST_PARTS:
         return []
-    whole = joined(parts, opened(view.cellular, view.um), view.inside, view.um) if len(parts) > 1 else parts
-    nuclei = [part for part in whole if large_enough(part, view.um)]
+    joint = joined(parts, opened(view.cellular, view.um), view.inside, view.um) if len(parts) > 1 else parts
+    nuclei = [part for part in joint if large_enough(part, view.um)]
     cells = [cell_around(nucleus, nuclei, view.cellular, view.um) for nucleus in nuclei]
     found = []
     for cell, nucleus in zip(cells, nuclei, strict=True):
         x0, y0, x1, y1 = nucleus.box
         if 2 * cv2.countNonZero(view.own[y0:y1, x0:x1] & nucleus.mask) > nucleus.area:
-            contour, core = (_outline(part, view.grid, frame.shape) for part in (cell, nucleus))
+            contour, core = (_outline(part, view.grid, whole.shape) for part in (cell, nucleus))
             found.append(FoundCell(_box(contour), contour, core, why_not(view, nucleus, cell, cells)))
     return found
 

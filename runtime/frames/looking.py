@@ -1,4 +1,4 @@
-"""Where in a frame nuclei may be, pixel by pixel, so that no grid and no tile of the frame's decides."""
+"""Where in a frame nuclei may be: stained parts, those together that may be lobes of one nucleus or nuclei that touch."""
 
 from __future__ import annotations
 
@@ -9,64 +9,55 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.frames.found import FrameFacts
-from blastscope.runtime.frames.spreading import spread
-from blastscope.runtime.frames.stain import STEP, along
-from blastscope.runtime.frames.thumbnail import nearest_odd_factor
+from blastscope.runtime.frames.working import Working
 from blastscope.runtime.prediction import Box
 
-WORKING_UM = 0.25  # a pixel of the pictures that cells are outlined in
 LOBES_UM = 4.0  # stained parts that are nearer than this are looked at together
 CLOSEST_UM = 0.5  # the least gap at which a wide group is parted
-WIDEST_UM = 26.0  # no cell is wider; a group that is, is looked at in full resolution, whose grid no tile can shift
+WIDEST_UM = 26.0  # no cell is wider
 LEAST_UM2 = 8.0  # of stain: less is no nucleus
 SPECK_UM2 = 0.5
 MOST_UM2 = 700.0  # what is larger than any nucleus, or reaches the edge of the frame, may be the edge of the field of view
 DARK_SHARE = 0.2  # of the glass' level: what is darker in every channel is around the field of view
 RING_SHARE = 0.3  # of what it encloses: a ring covers less
-SPREAD_PIXELS = 600_000  # a smaller frame is seen by one thread before a second one has started
-STRIP_ROWS = 64  # a strip of a frame that the processor's cache holds
 
 Outline = NDArray[np.int32]  # (K, 1, 2), x and y
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Place:
-    """Stained parts that may be lobes of one nucleus or nuclei that touch."""
+    """Stained parts that may be lobes of one nucleus or nuclei that touch, in pixels of the working frame."""
 
-    box: Box  # in pixels of the frame
-    factor: int  # of the grid on which it is to be looked at
+    box: Box
     wide: bool  # of so much that a tile may show only a piece of it
-    outlines: tuple[Outline, ...]  # of each part, in pixels of the frame
+    outlines: tuple[Outline, ...]  # of each part
 
 
-def places(frame: NDArray[np.uint8], facts: FrameFacts, threads: int | None = None) -> list[Place]:
-    """The places of `frame` (H, W, 3) that may hold nuclei, each once."""
-    factor = nearest_odd_factor(WORKING_UM / facts.pixel_um)
+def places(whole: Working) -> list[Place]:
+    """The places of a frame that may hold nuclei, each once."""
     found = []
-    for group, wide in _groups(_parts(frame, facts, factor, threads), facts.pixel_um, LOBES_UM):
-        if sum(map(cv2.contourArea, group)) * facts.pixel_um**2 >= LEAST_UM2:
-            found.append(Place(_box(group), 1 if wide else factor, wide, tuple(group)))
+    for group, wide in _groups(_parts(whole), whole.um, LOBES_UM):
+        if sum(map(cv2.contourArea, group)) * whole.um**2 >= LEAST_UM2:
+            found.append(Place(_box(group), wide, tuple(group)))
     return found
 
 
-def _parts(frame: NDArray[np.uint8], facts: FrameFacts, factor: int, threads: int | None) -> list[Outline]:
+def _parts(whole: Working) -> list[Outline]:
     """The outlines of all that is stained like a nucleus and larger than a speck."""
-    stained = _stained(frame, facts, factor, threads)
-    outlines, levels = cv2.findContours(stained, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    outlines, levels = cv2.findContours(whole.stained, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     outer: list[int] = [] if levels is None else np.flatnonzero(levels[0, :, 3] < 0).tolist()
     candidates = [np.asarray(outlines[index], np.int32) for index in outer]
-    large = [part for part in candidates if cv2.contourArea(part) * facts.pixel_um**2 > SPECK_UM2]
-    return [part for part in large if _nuclear(part, frame, stained, facts)]
+    large = [part for part in candidates if cv2.contourArea(part) * whole.um**2 > SPECK_UM2]
+    return [part for part in large if _nuclear(part, whole)]
 
 
-def _groups(parts: list[Outline], pixel_um: float, gap_um: float) -> Iterator[tuple[list[Outline], bool]]:
+def _groups(parts: list[Outline], um: float, gap_um: float) -> Iterator[tuple[list[Outline], bool]]:
     """Parts that are to be looked at together, and whether they reach wide; what does is linked more closely, if it can be."""
-    for group in _linked(parts, gap_um / pixel_um):
+    for group in _linked(parts, gap_um / um):
         x0, y0, x1, y1 = _box(group)
-        wide = max(x1 - x0, y1 - y0) * pixel_um > WIDEST_UM
+        wide = max(x1 - x0, y1 - y0) * um > WIDEST_UM
         if wide and len(group) > 1 and gap_um > CLOSEST_UM:
-            yield from _groups(group, pixel_um, gap_um / 2)
+            yield from _groups(group, um, gap_um / 2)
         else:
             yield group, wide
 
@@ -76,33 +67,18 @@ def _box(outlines: list[Outline]) -> Box:
     return x, y, x + width, y + height
 
 
-def _stained(frame: NDArray[np.uint8], facts: FrameFacts, factor: int, threads: int | None) -> NDArray[np.uint8]:
-    """1 where the mean of factor x factor pixels is stained like a nucleus."""
-    level, beyond = round(facts.nucleus_threshold * STEP * factor * factor), factor // 2
-    stained = np.empty(frame.shape[:2], np.bool_)
-
-    def look(top: int) -> None:
-        first, end = max(top - beyond, 0), min(top + STRIP_ROWS, len(frame))
-        stain = along(facts.nuclear_axis, frame[first : end + beyond], facts.background)
-        sums = cv2.boxFilter(stain, cv2.CV_32S, (factor, factor), normalize=False, borderType=cv2.BORDER_REPLICATE)
-        np.greater(sums[top - first : end - first], level, out=stained[top:end])
-
-    spread(look, range(0, len(frame), STRIP_ROWS), threads if stained.size > SPREAD_PIXELS else 1)
-    return stained.view(np.uint8)
-
-
-def _nuclear(outline: Outline, frame: NDArray[np.uint8], stained: NDArray[np.uint8], facts: FrameFacts) -> bool:
+def _nuclear(outline: Outline, whole: Working) -> bool:
     """Whether these are nuclei, and neither a ring nor the dark around the field of view."""
     x, y, width, height = cv2.boundingRect(outline)
-    within = 0 < x < x + width < frame.shape[1] and 0 < y < y + height < frame.shape[0]
-    if within and cv2.contourArea(outline) * facts.pixel_um**2 < MOST_UM2:
+    within = 0 < x < x + width < whole.grid.width and 0 < y < y + height < whole.grid.height
+    if within and cv2.contourArea(outline) * whole.um**2 < MOST_UM2:
         return True
     window = slice(y, y + height), slice(x, x + width)
     filled = np.zeros((height, width), np.uint8)
     cv2.drawContours(filled, [outline - np.asarray((x, y), np.int32)], -1, (1,), cv2.FILLED)
-    shown = filled & stained[window]
-    levels = cv2.mean(frame[window], shown)
-    dark = all(level < DARK_SHARE * glass for level, glass in zip(levels, facts.background, strict=False))
+    shown = filled & whole.stained[window]
+    levels = cv2.mean(whole.picture[window], shown)
+    dark = all(level < DARK_SHARE * glass for level, glass in zip(levels, whole.facts.background, strict=False))
     return not dark and cv2.countNonZero(shown) > RING_SHARE * cv2.countNonZero(filled)
 
 

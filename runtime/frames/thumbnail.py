@@ -31,6 +31,11 @@ class Grid:
         top, left = -(self.y0 // self.factor) if self.y0 < 0 else 0, -(self.x0 // self.factor) if self.x0 < 0 else 0
         return slice(top, (down - self.y0) // self.factor), slice(left, (across - self.x0) // self.factor)
 
+    def part(self, window: Grid) -> Grid:
+        """Where `window`, a grid of single pixels of the picture, lies in the frame."""
+        x0, y0 = self.x0 + window.x0 * self.factor, self.y0 + window.y0 * self.factor
+        return Grid(x0, y0, self.factor, window.width, window.height)
+
 
 def odd_factor(coarsest: float) -> int:
     """The largest odd whole number up to `coarsest`, at least 1."""
@@ -53,6 +58,12 @@ def grid_within(box: Box, factor: int) -> Grid:
     """The grid centred on `box` of all whole squares in it; around a box too narrow for one."""
     (x0, width), (y0, height) = _halved(box[0], box[2], factor), _halved(box[1], box[3], factor)
     return Grid(x0, y0, factor, width, height) if width > 0 and height > 0 else grid_around(box, factor)
+
+
+def grid_over(shape: tuple[int, ...], factor: int, corner: tuple[int, int]) -> Grid:
+    """The grid of which a square begins at `corner` (x, y), as far as it covers a frame of this shape."""
+    (x0, width), (y0, height) = (_over(length, factor, at) for length, at in zip(shape[1::-1], corner, strict=True))
+    return Grid(x0, y0, factor, width, height)
 
 
 def reduced(picture: NDArray[np.uint8], grid: Grid) -> NDArray[np.uint8]:
@@ -104,6 +115,12 @@ def _centred(low: int, high: int, factor: int, margin: int) -> tuple[int, int]:
     squares += (squares - length) % 2  # the spare pixels must halve evenly
     squares += 2 * margin
     return low - (squares * factor - length) // 2, squares
+
+
+def _over(length: int, factor: int, at: int) -> tuple[int, int]:
+    """The start and the number of squares along one axis, of which one begins `at` there, and all of `length` is covered."""
+    start = at % factor - factor if at % factor else 0
+    return start, -(-(length - start) // factor)
 
 
 def _halved(low: int, high: int, factor: int) -> tuple[int, int]:

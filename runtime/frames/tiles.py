@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from blastscope.runtime.frames.found import FoundCell
+from blastscope.runtime.frames.found import FoundCell, FrameFacts
 from blastscope.runtime.prediction import Box
 
 ALIGNED_PX = 64  # regions begin at multiples of it, so that steps that go by 2, 4 or 8 pixels fall as in the whole frame
@@ -38,6 +38,12 @@ def tiles_of(width: int, height: int, *, side_px: int, margin_px: int) -> Iterat
                 min(bottom + margin_px, height),
             )
             yield Tile((left, top, right, bottom), region)
+
+
+def facts_in(facts: FrameFacts, tile: Tile) -> FrameFacts:
+    """The facts of the whole frame, as they hold for the pixels of the region of `tile`."""
+    (x, y), (left, top, _, _) = facts.corner, tile.region
+    return replace(facts, corner=(x - left, y - top))
 
 
 def moved(cell: FoundCell, tile: Tile) -> FoundCell:

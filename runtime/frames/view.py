@@ -15,6 +15,7 @@ from blastscope.runtime.frames.order import middle
 from blastscope.runtime.frames.part import Mask
 from blastscope.runtime.frames.stain import STEP, along
 from blastscope.runtime.frames.thumbnail import Grid, grid_around, reduced
+from blastscope.runtime.frames.working import Working
 
 UNIT = 9 * STEP  # of `stain`, whose pixels are sums over nine
 GRAIN_UM = 1.5  # what is black and narrower than this is no edge
@@ -36,17 +37,18 @@ class View:
     cellular: Mask  # 1 where it is at least a white cell's
 
 
-def look_at(frame: NDArray[np.uint8], place: Place, facts: FrameFacts, margin_um: float) -> View:
+def look_at(whole: Working, place: Place, margin_um: float) -> View:
     """The view of `place` with `margin_um` around it."""
-    um = place.factor * facts.pixel_um
-    grid = grid_around(place.box, place.factor, math.ceil(margin_um / um))
-    picture = reduced(frame, grid)
+    um, facts = whole.um, whole.facts
+    window = grid_around(place.box, 1, math.ceil(margin_um / um))
+    grid = whole.grid.part(window)
+    picture = reduced(whole.picture, window)
     raw = along(facts.nuclear_axis, picture, facts.background)
     inside = np.zeros(raw.shape, np.uint8)
-    inside[grid.inside(frame.shape)] = 1
+    inside[grid.inside(whole.shape)] = 1
     _darken(inside, raw, um)
     stain = _summed(raw) * inside
-    own = _own(place, grid)
+    own = _own(place, window)
     level = round(facts.nucleus_threshold * UNIT)
     usual = stain[(stain > level) & (own > 0)]
     if len(usual) and not place.wide:  # a tile may not show all of a wide place
@@ -55,10 +57,9 @@ def look_at(frame: NDArray[np.uint8], place: Place, facts: FrameFacts, margin_um
     return View(grid, um, facts, picture, stain, inside, own, (stain > level).view(np.uint8), cellular)
 
 
-def _own(place: Place, grid: Grid) -> Mask:
-    own = np.zeros((grid.height, grid.width), np.uint8)
-    corner = np.asarray((grid.x0, grid.y0))
-    cv2.drawContours(own, [(outline - corner) // grid.factor for outline in place.outlines], -1, (1,), cv2.FILLED)
+def _own(place: Place, window: Grid) -> Mask:
+    own = np.zeros((window.height, window.width), np.uint8)
+    cv2.drawContours(own, place.outlines, -1, (1,), cv2.FILLED, offset=(-window.x0, -window.y0))
     return own
 
 
