@@ -201,6 +201,22 @@ def test_what_may_be_called_can_be_cropped(bccd: Frames) -> None:
                 assert image.shape[1] - 24 == pytest.approx(across, abs=1)
 
 
+def test_a_real_frame_turned_or_shifted_over_glass_has_its_boxes_turned_or_shifted(bccd: Frames) -> None:
+    for name in bccd.names("train")[3:6]:
+        frame = bccd.frame(name)[:-1]  # of an odd height, which halves into no square's edge
+        height, width = frame.shape[:2]
+        facts, cells = examined(frame)
+        plain = [cell.box for cell in cells]
+        turned = [cell.box for cell in examined(np.rot90(frame))[1]]
+        assert sorted(turned) == sorted((y0, width - x1, y1, width - x0) for x0, y0, x1, y1 in plain)
+        shifted = []
+        for x, y in ((20, 20), (33, 47)):
+            padded = np.full((height + 80, width + 80, 3), np.rint(facts.background), np.uint8)
+            padded[y : y + height, x : x + width] = frame
+            shifted.append(np.asarray([cell.box for cell in examined(padded)[1]]) - (x, y, x, y))
+        assert shifted[0].tolist() == shifted[1].tolist() != []
+
+
 def test_tiles_give_what_the_whole_gives(bccd: Frames) -> None:
     names = bccd.names("train")[10:14]
     small = [smaller(bccd.frame(name)) for name in names]

@@ -69,21 +69,26 @@ def quarter_turn(frame: Frame, box: Box) -> tuple[Frame, Box]:
     return np.rot90(frame), (box[1], frame.shape[1] - box[2], box[3], frame.shape[1] - box[0])
 
 
+def larger(frame: Frame, width: int, height: int) -> Frame:
+    """The frame as a camera with finer pixels sees it, of which several make one of the finder's."""
+    return np.asarray(cv2.resize(frame, (width, height), interpolation=cv2.INTER_CUBIC), np.uint8)
+
+
 @pytest.mark.parametrize("way", [left_right, upside_down, across, quarter_turn])
-@given(seed=st.integers(0, 10_000), width=st.integers(240, 330), height=st.integers(230, 260))
-@settings(max_examples=3)
+@given(seed=st.integers(0, 10_000), width=st.integers(240, 330), height=st.integers(230, 260), fine=st.booleans())
+@settings(max_examples=4)
 def test_a_turned_frame_has_its_boxes_turned(
-    way: Callable[[Frame, Box], tuple[Frame, Box]], seed: int, width: int, height: int
+    way: Callable[[Frame, Box], tuple[Frame, Box]], seed: int, width: int, height: int, *, fine: bool
 ) -> None:
-    frame = drawn(seed, width, height)
+    frame = larger(drawn(seed), 2 * width, 2 * height) if fine else drawn(seed, width, height)
     plain = boxes(frame)
     assert boxes(way(frame, (0, 0, 0, 0))[0]) == sorted((way(frame, box)[1], refusal) for box, refusal in plain)
 
 
-@given(seed=st.integers(0, 10_000), right=st.integers(0, 23), down=st.integers(0, 23))
-@settings(max_examples=5)
-def test_a_shift_within_a_padded_frame_moves_the_boxes_by_as_much(seed: int, right: int, down: int) -> None:
-    frame = drawn(seed)
+@given(seed=st.integers(0, 10_000), right=st.integers(0, 23), down=st.integers(0, 23), fine=st.booleans())
+@settings(max_examples=6)
+def test_a_shift_within_a_padded_frame_moves_the_boxes_by_as_much(seed: int, right: int, down: int, *, fine: bool) -> None:
+    frame = larger(drawn(seed), 601, 480) if fine else drawn(seed)
 
     def padded(x: int, y: int) -> Frame:
         wide = np.full((frame.shape[0] + 100, frame.shape[1] + 100, 3), GLASS, np.uint8)

@@ -1,7 +1,8 @@
-"""Where nuclei may be: the same in strips and on any number of threads; what is near belongs together."""
+"""Where nuclei may be: the same in strips, in tiles and on any number of threads; what is near belongs together."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -10,13 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from blastscope.runtime.frames import looking, spreading
+from blastscope.runtime.frames import looking, spreading, working
 from blastscope.runtime.frames.finding import find_cells, reach_px
 from blastscope.runtime.frames.found import FrameFacts
 from blastscope.runtime.frames.order import at_share, middle
 from blastscope.runtime.frames.spec import FrameSpec
 from blastscope.runtime.frames.stain import STEP, along, density
-from blastscope.runtime.frames.thumbnail import grid_within
+from blastscope.runtime.frames.thumbnail import grid_over, grid_within
+from blastscope.runtime.frames.tiles import Tile, facts_in
 
 GLASS = (232.0, 230.0, 226.0)
 AXIS = (0.16, 0.6131, -0.7735)
@@ -41,12 +43,30 @@ def stained(seed: int, height: int, width: int) -> NDArray[np.uint8]:
 def test_strips_of_any_height_show_what_the_whole_shows(seed: int, height: int, strip: int, pixel_um: float) -> None:
     frame = stained(seed, height, 150)
     with pytest.MonkeyPatch.context() as patch:
-        found = []
+        seen = []
         for rows in (strip, height):
-            patch.setattr(looking, "STRIP_ROWS", rows)
-            found.append(looking.places(frame, facts(pixel_um)))
-    assert [(place.box, place.factor) for place in found[0]] == [(place.box, place.factor) for place in found[1]]
-    assert found[0]
+            patch.setattr(working, "STRIP_ROWS", rows)
+            seen.append(working.working(frame, facts(pixel_um)))
+    assert (seen[0].picture == seen[1].picture).all()
+    assert (seen[0].stained == seen[1].stained).all()
+    assert [place.box for place in looking.places(seen[0])]
+
+
+@given(st.integers(0, 1000), st.integers(0, 60), st.integers(0, 60), st.sampled_from([0.03, 0.08, 0.2]))
+@settings(max_examples=8)
+def test_a_tile_of_a_frame_has_the_pixels_of_the_whole(seed: int, x: int, y: int, pixel_um: float) -> None:
+    frame = np.random.default_rng(seed).integers(0, 256, (150, 160, 3)).astype(np.uint8)
+    told = replace(facts(pixel_um), corner=(seed % 7, seed % 5))
+    region = x, y, 160, 150
+    whole = working.working(frame, told)
+    part = working.working(np.ascontiguousarray(frame[y:, x:]), facts_in(told, Tile(region, region)))
+    assert whole.um == part.um
+    factor = whole.grid.factor
+    right, down = (part.grid.x0 + x - whole.grid.x0) // factor, (part.grid.y0 + y - whole.grid.y0) // factor
+    rows, columns = part.grid.inside(part.shape)
+    same = slice(rows.start + down, rows.stop + down), slice(columns.start + right, columns.stop + right)
+    assert (part.picture[rows, columns] == whole.picture[same]).all()
+    assert part.picture[rows, columns].size
 
 
 def test_the_number_of_threads_changes_no_cell(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,12 +135,21 @@ def test_a_grid_within_a_box_wastes_less_than_two_squares_and_has_its_middle(
         assert 0 <= height - grid.height * factor < 2 * factor
 
 
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(0, 12), st.integers(-90, 90), st.integers(-90, 90))
+def test_a_grid_over_a_frame_covers_it_and_no_more(width: int, height: int, half: int, x: int, y: int) -> None:
+    factor = 2 * half + 1
+    grid = grid_over((height, width, 3), factor, (x, y))
+    assert (grid.x0 - x) % factor == (grid.y0 - y) % factor == 0
+    assert -factor < grid.x0 <= 0 <= grid.x0 + grid.width * factor - width < factor
+    assert -factor < grid.y0 <= 0 <= grid.y0 + grid.height * factor - height < factor
+
+
 def test_a_crowd_falls_into_places_no_wider_than_a_cell() -> None:
     frame = np.full((500, 900, 3), GLASS, np.uint8)
     rows, columns = np.ogrid[:500, :900]
     for x, y in product(range(60, 860, 55), range(60, 460, 55)):
         frame[(rows - y) ** 2 + (columns - x) ** 2 < 21**2] = (104, 70, 150)  # 8.4 um across, 2.6 um apart
-    places = looking.places(frame, facts(0.2))
+    places = looking.places(working.working(frame, facts(0.2)))
     assert len(places) == 15 * 8
     assert not any(place.wide for place in places)
     assert len(find_cells(frame, facts(0.2), FrameSpec())) == 15 * 8

@@ -15,7 +15,7 @@ from blastscope.runtime.frames.part import (
     fill_holes,
     in_one_piece,
     part_of,
-    squares_to,
+    roughly_to,
     window_around,
 )
 
@@ -30,14 +30,14 @@ def cell_around(nucleus: Part, others: list[Part], cellular: Mask, um: float) ->
     margin = math.ceil(GROW_UM / um) + 2
     window = window_around([nucleus], margin, cellular.shape)
     own = nucleus.on(window)
-    far = squares_to(own)
-    mask = cellular[window] & (far <= (GROW_UM / um) ** 2)
+    far = roughly_to(own)
+    mask = cellular[window] & (far <= GROW_UM / um)
     theirs = np.zeros_like(own)
     for other in others:
         if other is not nucleus and boxes_apart(other, nucleus) <= 2 * margin:
             theirs |= other.on(window)
     if theirs.any():
-        mask &= far < squares_to(theirs)
+        mask &= far < roughly_to(theirs)
     return part_of(_one_piece(mask | own, own, um), (window[1].start, window[0].start))
 
 

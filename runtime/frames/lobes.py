@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.frames.part import Mask, Part, both, boxes_apart, in_one_piece, squares_to, window_around
+from blastscope.runtime.frames.part import Mask, Part, both, boxes_apart, in_one_piece, roughly_to, squares_to, window_around
 
 GAP_UM = 4.0  # between lobes
 SURE_UM = 10.0  # so short a pair is one nucleus: two that touch are longer
@@ -94,14 +94,14 @@ def _one_cell(pair: _Pair, rest: list[Part], cellular: Mask, inside: Mask, *, um
     margin = math.ceil(AROUND_UM / um)
     window = window_around([pair.one, pair.other], margin, cellular.shape)
     nuclei = pair.one.on(window) | pair.other.on(window)
-    far = squares_to(nuclei)
-    around = cellular[window] & (far <= (AROUND_UM / um) ** 2)
+    far = roughly_to(nuclei)
+    around = cellular[window] & (far <= AROUND_UM / um)
     others = np.zeros_like(nuclei)
     for part in rest:
         if min(boxes_apart(part, pair.one), boxes_apart(part, pair.other)) <= 2 * margin:
             others |= part.on(window)
     if others.any():
-        around &= far < squares_to(others)
+        around &= far < roughly_to(others)
     whole = in_one_piece(nuclei | around, nuclei)
     cut = bool((np.asarray(cv2.dilate(whole, np.ones((3, 3), np.uint8)), np.uint8) & (1 - inside[window])).any())
     share = ROUND_CUT if cut else ROUND_LOBE if min(pair.one.area, pair.other.area) * um * um < LOBE_UM2 else ROUND

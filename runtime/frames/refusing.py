@@ -11,7 +11,7 @@ from blastscope.runtime.frames.kind import foreign
 from blastscope.runtime.frames.looking import DARK_SHARE
 from blastscope.runtime.frames.near import Near, near_cell
 from blastscope.runtime.frames.order import at_share, middle
-from blastscope.runtime.frames.part import Mask, Part, deeper_in, hull_of, squares_to
+from blastscope.runtime.frames.part import Mask, Part, deeper_in, hull_of, roughly_to
 from blastscope.runtime.frames.view import GRAIN_UM, View
 from blastscope.runtime.prediction import Refusal
 
@@ -69,8 +69,8 @@ def _blurred(near: Near) -> Refusal | None:
     """Whether the stain falls off too slowly over the nucleus' rim."""
     around = _around(near.nucleus, math.ceil(3 * RIM_UM / near.um) + 1)
     nucleus, stain = near.nucleus[around], near.stain[around]
-    deep, away = deeper_in(nucleus, RIM_UM / near.um) > 0, squares_to(nucleus)
-    rim, close, far = ((times * RIM_UM / near.um) ** 2 for times in (1.0, 1.4, 3.0))
+    deep, away = deeper_in(nucleus, RIM_UM / near.um) > 0, roughly_to(nucleus)
+    rim, close, far = (times * RIM_UM / near.um for times in (1.0, 1.4, 3.0))
     full, empty = stain[deep], stain[(away > close) & (away < far)]
     if not (len(full) and len(empty)):
         return None

@@ -11,8 +11,6 @@ import numpy as np
 from blastscope.runtime.frames.found import FoundCell, FrameFacts
 from blastscope.runtime.prediction import Box
 
-ALIGNED_PX = 64  # regions begin at multiples of it, so that steps that go by 2, 4 or 8 pixels fall as in the whole frame
-
 
 class Tile(NamedTuple):
     """What is looked at for the cells of one part of a frame."""
@@ -32,8 +30,8 @@ def tiles_of(width: int, height: int, *, side_px: int, margin_px: int) -> Iterat
         for left in range(0, width, side_px):
             right, bottom = min(left + side_px, width), min(top + side_px, height)
             region = (
-                max(left - margin_px, 0) // ALIGNED_PX * ALIGNED_PX,
-                max(top - margin_px, 0) // ALIGNED_PX * ALIGNED_PX,
+                max(left - margin_px, 0),
+                max(top - margin_px, 0),
                 min(right + margin_px, width),
                 min(bottom + margin_px, height),
             )
