@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from blastscope.cli import app
+from blastscope.runtime.frames.pages.names import names_of, title_of
 from blastscope.runtime.frames.pages.papers import COLUMNS, Papers, Wanted
 
 RUNNER = CliRunner()
@@ -78,11 +80,11 @@ def test_everything_that_is_wanted_is_written_and_nothing_else(bundle: Path, fol
     result = run(folder, "--bundle", bundle, *words)
     assert result.exit_code == 1
     written = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
-    pages = ["r/A-2.html", "r/a.html", "r/index.html"]
-    assert written == ["cells.csv", "o/A-2.overlay.png", "o/a.overlay.png", *pages, "sheet.jpg"]
+    pages = ["r/a.html", "r/deep-A.html", "r/index.html"]
+    assert written == ["cells.csv", "o/a.overlay.png", "o/deep-A.overlay.png", *pages, "sheet.jpg"]
     assert f"written: {out / 'cells.csv'}" in result.stderr
     index = (out / "r" / "index.html").read_text(encoding="utf-8")
-    assert 'href="A-2.html"' in index
+    assert '<a href="deep-A.html">deep/A.jpg</a>' in index
     assert "&lt;i&gt;&amp;.png" in index
     with (out / "cells.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -98,7 +100,8 @@ def test_one_page_holds_all_frames_where_a_file_is_named(bundle: Path, folder: P
     assert run(folder, "--bundle", bundle, "--report", tmp_path / "all.html").exit_code == 1
     page = (tmp_path / "all.html").read_text(encoding="utf-8")
     assert page.count('<li class="cell') >= 3
-    assert "<h1>3 frames</h1>" in page
+    assert "<h1>frames: 3 frames</h1>" in page
+    assert re.search(r"\d in deep/A\.jpg<", page)  # the other is called the same
 
 
 def test_what_is_assumed_of_frames_comes_from_a_toml_file(bundle: Path, folder: Path, tmp_path: Path) -> None:
@@ -149,6 +152,37 @@ def test_a_frame_is_not_written_over(folder: Path) -> None:
     assert result.exit_code == 2
     assert "is one of the frames" in result.stderr
     assert (folder / "a.jpg").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["--csv", "out.html", "--report", "out.html"], "'out.html': is to hold two things"),
+        (["--config", "frames.toml", "--csv", "frames.toml"], "'frames.toml': is read by this command"),
+        (["--overlay", "frames.toml"], "'frames.toml': is a file, where a folder is asked for"),
+        (["--report", "frames.toml"], "'frames.toml': is a file, where a folder is asked for"),
+    ],
+)
+def test_no_two_things_go_to_one_place_and_none_over_what_is_read(
+    words: list[str], problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("frames.toml").write_text("pixel_um = 0.1", encoding="utf-8")
+    result = run("nowhere.png", "--bundle", "nowhere", *words)
+    assert result.exit_code == 2
+    assert problem in result.stderr
+    assert [path.read_text(encoding="utf-8") for path in tmp_path.iterdir()] == ["pixel_um = 0.1"]
+
+
+def test_frames_that_are_called_the_same_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    apart = [tmp_path / "slide 1" / "001.png", tmp_path / "slide 1" / "002.png"]
+    assert names_of([*apart, None]) == {apart[0]: "001.png", apart[1]: "002.png", None: "frame"}
+    assert title_of(apart) == "slide 1: 2 frames"
+    both = [*apart, tmp_path / "slide 2" / "001.png"]
+    assert list(names_of(both).values())[1:] == ["slide 1/001.png", "slide 1/002.png", "slide 2/001.png"]
+    assert title_of(both) == f"{tmp_path.name}: 3 frames"
+    assert title_of(both[:1]) == "001.png"
+    assert set(Papers(Wanted(), both)._names.values()) == {"slide 1-001", "slide 1-002", "slide 2-001"}
 
 
 def test_a_report_is_one_page_only_by_its_name(tmp_path: Path) -> None:

@@ -147,6 +147,8 @@ def test_a_record_that_was_changed_by_hand_is_refused(site: Path, tiny_bundle: T
         (["--site", " "], "the site's name ' ' must have 1 to 200 letters"),
         (["--record", "FILE/record.json"], "can't be written"),
         (["--report", "FILE/page.html"], "can't be written"),
+        (["--record", "FILE/../labels.csv"], "is read by this command"),
+        (["--report", "FILE/../frame.png"], "is one of the frames"),
         (["--requirements", "FILE"], "recall: input should be a finite number"),
     ],
 )

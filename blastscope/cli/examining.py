@@ -57,6 +57,7 @@ def examine(
     its reason.
     """
     from blastscope.runtime.frames.pages.colours import caution
+    from blastscope.runtime.frames.pages.names import title_of
     from blastscope.runtime.frames.pages.papers import Papers, Wanted
     from blastscope.runtime.frames.scans import find_frames
     from blastscope.runtime.frames.spec import FrameSpec
@@ -65,7 +66,7 @@ def examine(
     spec = FrameSpec.from_toml(config) if config else None
     wanted = Wanted(overlay=overlay, sheet=sheet, report=report, csv=csv)
     paths = find_frames(frames)
-    papers, drift, refused, validated = Papers(wanted, paths), Drift(), 0, True
+    papers, drift, refused, validated = Papers(wanted, paths, others=(config, validation)), Drift(), 0, True
     engine = {"device": device, "precision": precision, "backend": backend, "threads": threads, "layout": layout}
     with opened(bundle, **engine, workload="throughput", validation=validation) as scope:
         reports = scope.examine_files(paths, pixel_um=pixel_um, spec=spec, look=papers.album.look)
@@ -78,7 +79,7 @@ def examine(
             typer.echo(json.dumps(done.row()) if as_json else line(done))
             papers.add(done, scope.audit)
         alarms = drift.state().alarms
-        written = papers.finish(f"{len(paths)} frames" if len(paths) > 1 else paths[0].name, scope.audit, alarms=alarms)
+        written = papers.finish(title_of(paths), scope.audit, alarms=alarms)
     for path in written:
         say(f"written: {path}")
     for alarm in alarms:
@@ -98,7 +99,9 @@ def _told(reports: Iterator[FrameReport], count: int) -> Iterator[FrameReport]:
 
 def line(report: FrameReport) -> str:
     """One frame for people: counts, scale, path."""
-    path = str(report.path).encode("utf-8", "replace").decode("utf-8")  # a name may hold bytes that are no text
+    from blastscope.runtime.frames.pages.names import printable
+
+    path = printable(report.path)
     if report.refusal or report.facts is None:
         code, detail = (report.refusal.code, f"  ({report.refusal.detail})") if report.refusal else ("", "")
         return f"{'--':>6}  {code:<40}{path}{detail}"

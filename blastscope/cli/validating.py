@@ -39,7 +39,8 @@ def validate(
 
     Frames without a row in the table are not judged; a row with a path alone is a frame without a white cell.
     """
-    from blastscope.runtime.bundle.atomic import check_place, write_content
+    from blastscope.runtime.bundle.atomic import write_content
+    from blastscope.runtime.frames.pages.papers import check_places
     from blastscope.runtime.frames.scans import find_frames
     from blastscope.runtime.frames.spec import FrameSpec
     from blastscope.runtime.site.labels import read_labels
@@ -54,9 +55,9 @@ def validate(
         spec=FrameSpec.from_toml(config) if config else FrameSpec(),
         requirements=Requirements.from_toml(requirements) if requirements else Requirements(),
     )
-    for place in filter(None, (record, report)):
-        check_place(place)
-    table = read_labels(labels, find_frames(frames), [path for path in frames if path.is_dir()])
+    paths = find_frames(frames)
+    check_places(filter(None, (record, report)), paths, others=(labels, config, requirements))
+    table = read_labels(labels, paths, [path for path in frames if path.is_dir()])
     engine = {"device": device, "precision": precision, "backend": backend, "threads": threads}
     with opened(bundle, **engine, workload="throughput") as scope:
         validation = _last(run(scope, table, wanted, pictures=report is not None))

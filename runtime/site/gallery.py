@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from blastscope.runtime.frames.pages.colours import LOOKS, kind_of, words_of
 from blastscope.runtime.frames.pages.markup import Html, picture, safe
+from blastscope.runtime.frames.pages.names import names_of
 from blastscope.runtime.site.mistakes import Kind, Mistake
 
 MOST_CARDS = 120  # of each kind
@@ -18,9 +20,10 @@ HEADS: dict[Kind, tuple[str, str]] = {
 }
 
 
-def gallery(mistakes: Sequence[Mistake]) -> Html:
-    """A heading and a list of cards for each kind of mistake that there is."""
-    parts = [_part(kind, own) for kind in HEADS if (own := [one for one in mistakes if one.kind == kind])]
+def gallery(mistakes: Sequence[Mistake], frames: Sequence[Path] = ()) -> Html:
+    """A heading and a list of cards for each kind of mistake that there is, in some of the `frames`."""
+    names = names_of([*frames, *(one.path for one in mistakes)])
+    parts = [_part(kind, own, names) for kind in HEADS if (own := [one for one in mistakes if one.kind == kind])]
     if not parts:
         return Html("")
     told = (
@@ -30,11 +33,11 @@ def gallery(mistakes: Sequence[Mistake]) -> Html:
     return Html(f'<h2>Cells that went wrong</h2><p class="quiet">{told}</p>{"".join(parts)}')
 
 
-def _part(kind: Kind, mistakes: Sequence[Mistake]) -> str:
+def _part(kind: Kind, mistakes: Sequence[Mistake], names: Mapping[Path | None, str]) -> str:
     name, said = HEADS[kind]
     ordered = sorted(mistakes, key=_sureness, reverse=True)[:MOST_CARDS]
     more = f" The first {len(ordered)} are shown." if len(ordered) < len(mistakes) else ""
-    cards = "".join(map(_card, ordered))
+    cards = "".join(_card(one, names[one.path]) for one in ordered)
     return f'<h3>{name}: {len(mistakes)}</h3><p class="quiet">{said}{more}</p><ul class="cells">{cards}</ul>'
 
 
@@ -42,12 +45,12 @@ def _sureness(mistake: Mistake) -> float:
     return (mistake.cell.probability if mistake.cell else None) or 0.0
 
 
-def _card(mistake: Mistake) -> str:
+def _card(mistake: Mistake, frame: str) -> str:
     cell = mistake.cell
     words = words_of(cell) if cell else "not found"
     labelled = f"labelled {LOOKS[mistake.label].name}" if mistake.label else "no label"
     x0, y0, _, _ = mistake.box
-    place = f"{mistake.path.name}, at {x0}, {y0}"
+    place = f"{frame}, at {x0}, {y0}"
     title = f' title="{safe(cell.refusal.detail)}"' if cell and cell.refusal else ""
     shown = picture(mistake.picture, f"{labelled}: {words}")
     return (

@@ -26,7 +26,7 @@ def compose(validation: Validation) -> str:
         _fates(record),
         _figures(record),
         _refusals(validation),
-        gallery(validation.mistakes),
+        gallery(validation.mistakes, [frame.path for frame in validation.frames]),
         _drift(validation),
         _frames(validation.frames),
         _origin(record),

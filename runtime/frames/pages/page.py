@@ -11,7 +11,8 @@ from blastscope.runtime.frames.pages.album import Shown
 from blastscope.runtime.frames.pages.colours import LOOKS, caution, kind_of, words_of
 from blastscope.runtime.frames.pages.look import SCRIPT
 from blastscope.runtime.frames.pages.markup import Cell, Html, Tile, digits, picture, safe, table, tiles, warning, whole_page
-from blastscope.runtime.frames.pages.sheet import Card, cards_of, name_of, score_of
+from blastscope.runtime.frames.pages.names import names_of
+from blastscope.runtime.frames.pages.sheet import Card, cards_of, score_of
 from blastscope.runtime.frames.report import FrameCell, FrameReport
 from blastscope.runtime.prediction import Audit, RefusalCode
 
@@ -79,7 +80,8 @@ def _tiles(reports: Sequence[FrameReport], cards: Sequence[Card]) -> str:
 def _frames(reports: Sequence[FrameReport], links: Mapping[int, str]) -> str:
     counts = map(digits, ("pixels", "white cells", "ALL", "HEM", "not called"))
     heads: list[Cell] = ["frame", *counts, "micrometres a pixel", "glass"]
-    rows = (_frame_row(report, links.get(place)) for place, report in enumerate(reports))
+    names = names_of(report.path for report in reports)
+    rows = (_frame_row(report, names[report.path], links.get(place)) for place, report in enumerate(reports))
     return f"<h2>Frames</h2>{table(heads, rows)}"
 
 
@@ -92,8 +94,8 @@ def _several(reports: Sequence[FrameReport]) -> bool:
     return sum(bool(report.cells) for report in reports) > 1
 
 
-def _frame_row(report: FrameReport, link: str | None) -> Html | list[Cell]:
-    name = safe(name_of(report))
+def _frame_row(report: FrameReport, called: str, link: str | None) -> Html | list[Cell]:
+    name = safe(called)
     linked = f'<a href="{safe(link)}">{name}</a>' if link else name
     named = Html(linked + "".join(f'<br><span class="quiet">{safe(note)}</span>' for note in report.notes))
     size = f"{report.size[0]} x {report.size[1]}" if report.size else ""
@@ -116,15 +118,15 @@ def _frame_row(report: FrameReport, link: str | None) -> Html | list[Cell]:
 
 
 def _maps(frames: Sequence[Shown]) -> str:
-    shown = [(number, frame) for number, frame in enumerate(frames) if frame.map]
+    shown = [frame for frame in frames if frame.map]
     if not shown:
         return ""
-    parts = []
-    for count, (_, frame) in enumerate(shown):
-        name = safe(name_of(frame.report))
+    names, parts = names_of(frame.report.path for frame in frames), []
+    for count, frame in enumerate(shown):
+        name = names[frame.report.path]
         parts.append(
-            f"<details{' open' if count < OPEN_MAPS and len(shown) <= OPEN_MAPS else ''}><summary>{name}</summary>"
-            f"<figure>{picture(frame.map, f'{name_of(frame.report)} with its cells outlined')}</figure></details>"
+            f"<details{' open' if count < OPEN_MAPS and len(shown) <= OPEN_MAPS else ''}><summary>{safe(name)}</summary>"
+            f"<figure>{picture(frame.map, f'{name} with its cells outlined')}</figure></details>"
         )
     examined = sum(frame.report.refusal is None for frame in frames)
     more = f" Of {examined:,} frames {len(shown)} are shown; a folder of pages shows them all." if len(shown) < examined else ""
@@ -156,7 +158,9 @@ def _form(reports: Sequence[FrameReport]) -> str:
         ("size", "largest first"),
         ("place", "by place"),
     ]
-    frames = [("", "all frames"), *((str(place), name_of(report)) for place, report in enumerate(reports) if report.cells)]
+    names = names_of(report.path for report in reports)
+    shown = [(str(place), names[report.path]) for place, report in enumerate(reports) if report.cells]
+    frames = [("", "all frames"), *shown]
     fields = [("show", "Show", kinds), ("sort", "Order", orders), *([("frame", "Frame", frames)] if _several(reports) else [])]
     picks = "".join(
         f'<label>{label} <select name="{name}">'
@@ -169,7 +173,7 @@ def _form(reports: Sequence[FrameReport]) -> str:
 
 def _card(card: Card, frame: int, *, alone: bool) -> str:
     kind, cell = kind_of(card.cell), card.cell
-    name, words = safe(name_of(card.report)), safe(words_of(cell))
+    name, words = safe(card.frame), safe(words_of(cell))
     across = diameter_um(cell, card.report)
     size = f"{across:.1f}&nbsp;\u00b5m" if across else ""
     score = score_of(cell)
@@ -177,7 +181,7 @@ def _card(card: Card, frame: int, *, alone: bool) -> str:
     voter = f"voter {cell.prediction.voter}" if cell.prediction and cell.prediction.voter else ""
     facts = ", ".join(filter(None, (size, voter)))
     place = f"number {card.number}" if alone else f"{card.number} in {name}"
-    shown = picture(card.thumb, f"cell {card.number} of {name_of(card.report)}: {words_of(cell)}")
+    shown = picture(card.thumb, f"cell {card.number} of {card.frame}: {words_of(cell)}")
     title = f' title="{safe(cell.refusal.detail)}"' if cell.refusal else ""
     return (
         f'<li class="cell {kind}" data-kind="{kind}" data-frame="{frame}" data-number="{card.number}" {order}{title}>{shown}'

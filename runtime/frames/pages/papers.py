@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,8 +11,9 @@ from pathlib import Path
 from blastscope.runtime.bundle.atomic import check_place, write_file
 from blastscope.runtime.errors import DataError, UsageError
 from blastscope.runtime.frames.pages.album import MOST_MAPS, Album, Shown
+from blastscope.runtime.frames.pages.names import names_of, printable
 from blastscope.runtime.frames.pages.page import compose, diameter_um
-from blastscope.runtime.frames.pages.sheet import draw_contact_sheet, name_of
+from blastscope.runtime.frames.pages.sheet import draw_contact_sheet
 from blastscope.runtime.frames.report import FrameReport
 from blastscope.runtime.frames.scans import OVERLAY
 from blastscope.runtime.prediction import Audit
@@ -54,14 +55,20 @@ class Wanted:
 class Papers:
     """Takes the reports on `paths` as they come, and writes what is wanted. Give `album.look` to `Scope.examine_files`.
 
-    Raises `DataError` at once for a place where nothing can be written, or where one of the frames lies.
+    Raises `DataError` at once for a place where nothing can be written, that is named twice, or where one of the frames or of
+    the `others` lies, which are read too.
     """
 
-    def __init__(self, wanted: Wanted, paths: Sequence[Path]) -> None:
+    def __init__(self, wanted: Wanted, paths: Sequence[Path], *, others: Iterable[Path | None] = ()) -> None:
         self._wanted = wanted
-        self._names = _names(paths)
+        self._titles = names_of(paths)
+        self._names = _file_names(self._titles)
         overlay = wanted.overlay
-        _check_places(filter(None, (wanted.csv, wanted.sheet, wanted.report_page, overlay and overlay / "index")), paths)
+        for folder in filter(None, (overlay, None if wanted.one_page else wanted.report)):
+            if folder.is_file():
+                raise DataError(folder, "is a file, where a folder is asked for: name another place")
+        places = (wanted.csv, wanted.sheet, wanted.report_page, overlay and overlay / "index")
+        check_places(filter(None, places), paths, others=others)
         overlays = {path: overlay / f"{name}{OVERLAY}" for path, name in self._names.items()} if overlay else {}
         maps = MOST_MAPS if wanted.one_page else len(paths) if wanted.report else 0
         self.album = Album(overlays=overlays, cells=bool(wanted.sheet or wanted.report), maps=maps)
@@ -77,7 +84,7 @@ class Papers:
         if wanted.report and not wanted.one_page:
             if report.refusal is None and report.path:
                 name = f"{self._names[report.path]}.html"
-                _write_text(wanted.report / name, compose([shown], name_of(report), audit=audit))
+                _write_text(wanted.report / name, compose([shown], self._titles[report.path], audit=audit))
                 self._links[len(self._kept)] = name
             shown = shown if wanted.sheet else Shown(report)
         if wanted.sheet or wanted.report:
@@ -100,19 +107,25 @@ class Papers:
         return [*written, *([wanted.overlay] if wanted.overlay else [])]
 
 
-def _check_places(places: Iterable[Path], frames: Iterable[Path]) -> None:
-    taken = {frame.resolve() for frame in frames}
+def check_places(places: Iterable[Path], frames: Iterable[Path], *, others: Iterable[Path | None] = ()) -> None:
+    """Raises `DataError` for a place where nothing can be written, that is named twice, or where what is read lies."""
+    taken = {other.resolve(): "is read by this command" for other in others if other}
+    taken |= {frame.resolve(): "is one of the frames" for frame in frames}
     for place in places:
-        if place.resolve() in taken:
-            raise DataError(place, "is one of the frames: name another place")
+        if reason := taken.get(place.resolve()):
+            raise DataError(place, f"{reason}: name another place")
+        taken[place.resolve()] = "is to hold two things"
         check_place(place)
 
 
-def _names(paths: Iterable[Path]) -> dict[Path, str]:
+def _file_names(titles: Mapping[Path | None, str]) -> dict[Path, str]:
     """A name for each path that no other has, whatever the case: what is made of a frame is called by it."""
     taken, names = {"index"}, {}
-    for path in dict.fromkeys(paths):
-        stem = path.stem.encode("utf-8", "replace")[:MOST_NAME].decode("utf-8", "ignore")
+    for path, title in titles.items():
+        if path is None:
+            continue
+        called = Path(title).with_suffix("")
+        stem = "-".join(part for part in called.parts if part != called.anchor).encode()[:MOST_NAME].decode("utf-8", "ignore")
         name, number = stem, 2
         while name.lower() in taken:
             name, number = f"{stem}-{number}", number + 1
@@ -128,7 +141,7 @@ def _rows(report: FrameReport) -> list[list[object]]:
         row, across = cell.row(), diameter_um(cell, report)
         call = [row["label"], row["probability"], row["score"], row["voter"], row["refusal"], row["detail"]]
         scale = [facts.pixel_um, facts.scale_source, round(across, 2) if across else None] if facts else [None] * 3
-        path = str(report.path).encode("utf-8", "replace").decode("utf-8") if report.path else None
+        path = printable(report.path) if report.path else None
         rows.append([path, number, *row["box"], *call, *scale, str(report.validated).lower()])
     return rows
 

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from blastscope.runtime.frames.pages.album import THUMB_PX, Shown
 from blastscope.runtime.frames.pages.colours import FAINT, INK, LOOKS, PAPER, caution, kind_of, words_of
+from blastscope.runtime.frames.pages.names import names_of
 from blastscope.runtime.frames.report import FrameCell, FrameReport
 
 COLUMNS = 8
@@ -21,6 +22,7 @@ class Card(NamedTuple):
     """One cell as sheets and pages show it."""
 
     report: FrameReport
+    frame: str  # what it is called
     number: int  # in its frame, from 1
     cell: FrameCell
     thumb: bytes | None
@@ -28,8 +30,9 @@ class Card(NamedTuple):
 
 def cards_of(frames: Sequence[Shown]) -> list[Card]:
     """The cells of `frames` by the deciding voter's probability of ALL, the largest first; then the refused ones."""
+    names = names_of(frame.report.path for frame in frames)
     cards = [
-        Card(frame.report, number, cell, frame.thumbs[number - 1] if frame.thumbs else None)
+        Card(frame.report, names[frame.report.path], number, cell, frame.thumbs[number - 1] if frame.thumbs else None)
         for frame in frames
         for number, cell in enumerate(frame.report.cells, 1)
     ]
@@ -39,11 +42,6 @@ def cards_of(frames: Sequence[Shown]) -> list[Card]:
 def score_of(cell: FrameCell) -> float | None:
     """The probability of ALL, None for a refused cell."""
     return cell.prediction.score if cell.prediction else None
-
-
-def name_of(report: FrameReport) -> str:
-    """The file's name as it can be printed anywhere."""
-    return report.path.name.encode("utf-8", "replace").decode("utf-8") if report.path else "frame"
 
 
 def draw_contact_sheet(frames: Sequence[Shown], title: str) -> Image.Image:
@@ -82,7 +80,7 @@ def _draw_card(sheet: Image.Image, pen: ImageDraw.ImageDraw, card: Card, corner:
     pen.rectangle((x - 2, y - 2, x + THUMB_PX + 1, y + THUMB_PX + 1), outline=look.colour, width=2)
     pen.text((x, y + THUMB_PX + 5), words_of(card.cell), look.colour, ImageFont.load_default(14))
     font = ImageFont.load_default(11)
-    pen.text((x, y + THUMB_PX + 23), _fitting(f"{card.number} in {name_of(card.report)}", font), FAINT, font)
+    pen.text((x, y + THUMB_PX + 23), _fitting(f"{card.number} in {card.frame}", font), FAINT, font)
 
 
 def _fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
