@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -23,10 +24,11 @@ from blastscope.runtime.errors import UsageError
 from blastscope.runtime.frames.finding import find_cells
 from blastscope.runtime.frames.found import FoundCell
 from blastscope.runtime.frames.pages.colours import rgb
+from blastscope.runtime.frames.pages.overlay import MOST_WORDS
 from blastscope.runtime.frames.report import FrameCell, FrameReport
 from blastscope.runtime.frames.spec import FrameSpec
 from blastscope.runtime.frames.survey import survey_frame
-from blastscope.runtime.hosts.napari_layers import COLOURS, examine_layer, frame_of, scale_of
+from blastscope.runtime.hosts.napari_layers import COLOURS, examine_layer, frame_of, scale_of, show_report
 from blastscope.runtime.image import read_image
 from blastscope.runtime.prediction import Audit, Prediction, Refusal
 
@@ -105,6 +107,19 @@ def test_boxes_outlines_and_features_lie_over_the_image(viewer: Any, frame: NDAr
 
     assert np.allclose(cells.edge_color[:2], transform_color([COLOURS["all"], COLOURS["refused"]]))
     assert cells.metadata["report"]["counts"] == report.counts
+    assert len(outlines.data[0]) < len(report.cells[0].contour) / 3  # napari takes long for each point
+    for point in report.cells[0].contour.tolist():
+        drawn = np.ascontiguousarray(outlines.data[0][:, ::-1], np.float32)
+        assert abs(cv2.pointPolygonTest(drawn, point, measureDist=True)) < 0.75
+
+
+def test_the_words_of_many_cells_do_not_hide_them(viewer: Any) -> None:
+    corners = np.array([(0, 0), (9, 0), (9, 9), (0, 9)], np.int32)
+    cell = FrameCell(FoundCell((0, 0, 10, 10), corners, corners, Refusal("clumped", "two cells")), None)
+    layer = viewer.add_image(np.zeros((20, 20, 3), np.uint8), name="smear", rgb=True)
+    for count in (MOST_WORDS, MOST_WORDS + 1):
+        show_report(viewer, layer, FrameReport((cell,) * count, None))
+        assert viewer.layers["smear: cells"].text.visible == (count == MOST_WORDS)
 
 
 def test_examining_again_replaces_the_layers_of_that_image_alone(viewer: Any, frame: NDArray[np.uint8]) -> None:

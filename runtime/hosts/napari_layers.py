@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.runtime.errors import UsageError
+from blastscope.runtime.frames.found import fewer_points
 from blastscope.runtime.frames.pages.colours import LOOKS
+from blastscope.runtime.frames.pages.overlay import MOST_WORDS
 from blastscope.runtime.frames.report import FrameCell, FrameReport
 from blastscope.runtime.frames.spec import FrameSpec
 from blastscope.runtime.header import MAX_PIXELS
@@ -76,6 +78,8 @@ def show_report(viewer: Any, layer: Any, report: FrameReport) -> None:
     colours = [COLOURS[cell.label or "refused"] for cell in report.cells]
     features = features_of(report)
     place = {name: getattr(layer, name) for name in ("scale", "translate", "rotate", "shear", "affine", "units")}
+    words = {"string": "{text}", "size": TEXT_PT, "color": colours, "anchor": "upper_left"}
+    words["visible"] = len(report.cells) <= MOST_WORDS  # more hide the cells, until somebody has zoomed in and asks for them
     outlines = [_points(contour) for cell in report.cells for contour in (cell.found.contour, cell.found.nucleus)]
     viewer.add_shapes(
         outlines,
@@ -98,7 +102,7 @@ def show_report(viewer: Any, layer: Any, report: FrameReport) -> None:
         face_color="transparent",
         opacity=1.0,
         features=features,
-        text={"string": "{text}", "size": TEXT_PT, "color": colours, "anchor": "upper_left"},
+        text=words,
         metadata={MARK: layer.name, "report": report.row()},
         **place,
     )
@@ -124,8 +128,8 @@ def _text(cell: FrameCell) -> str:
 
 
 def _points(contour: NDArray[np.int32]) -> NDArray[np.float64]:
-    """(K, 2) of row and column, as napari has it; at least a triangle, which it needs."""
-    points = contour[:, ::-1].astype(np.float64)
+    """(K, 2) of row and column, as napari has it; at least a triangle, which it needs, and no more points than that shows."""
+    points = fewer_points(contour)[:, ::-1].astype(np.float64)
     return points if len(points) >= 3 else np.resize(points, (3, 2))
 
 

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from blastscope.runtime.frames.found import fewer_points
 from blastscope.runtime.frames.pages.colours import caution
 from blastscope.runtime.frames.report import FrameCell, FrameReport
 
@@ -69,9 +70,7 @@ class Shown:
 
 
 def _row(cell: FrameCell) -> dict[str, Any]:
-    # within half a pixel of the outline, with a fraction of its points
-    outline = cv2.approxPolyDP(np.ascontiguousarray(cell.found.contour).reshape(-1, 1, 2), 0.5, closed=True)
-    return {**cell.row(), "contour": outline.reshape(-1, 2).tolist()}
+    return {**cell.row(), "contour": fewer_points(cell.found.contour).tolist()}
 
 
 class Board:
