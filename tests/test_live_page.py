@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from blastscope.runtime.classes import CLASSES, ClassName
 from blastscope.runtime.errors import DeviceLost
 from blastscope.runtime.frames.appearance import Appearance
-from blastscope.runtime.frames.found import FoundCell
+from blastscope.runtime.frames.found import FoundCell, FrameFacts
 from blastscope.runtime.frames.pages.colours import CAUTION, LOOKS, VALIDATED, rgb
 from blastscope.runtime.frames.report import FrameCell, FrameReport
 from blastscope.runtime.image import read_image
@@ -104,6 +104,21 @@ def test_cells_are_outlined_where_they_are_in_the_colour_of_their_call(
     assert browser.text("#notice") == CAUTION
     assert browser.console == []
     assert browser.picture(tmp_path / "live.png").stat().st_size > 10_000
+
+
+def test_in_a_crowd_no_caption_hides_another_and_the_likeliest_cells_are_shown_as_a_whole(
+    page: LivePage, browser: Browser
+) -> None:
+    x, y = PLACES["all"]
+    crowd = (_cell(None, x + 20, y), *cells() * 15, _cell(None, x + 25, y))
+    page.show(replace(report(cells=crowd), facts=FrameFacts(0.07437, "assumed", GLASS, (0.4, 0.5, -0.7), 0.3, 0.06)))
+    browser.open(page.url)
+    drawn(browser, 1)
+    for step in (25, 30, 40):  # along the upper edge of the call's caption, which the refused cells' would cover
+        assert np.abs(np.subtract(inked(browser, x - RADIUS + step, y - RADIUS - 17), INK["all"])).max() < 40
+    assert browser.text("#called") == "Cells with a call, the likeliest ALL first, 24 of 30"
+    assert browser.text("#counts").split()[8:] == ["\u00b5m", "a", "pixel", "0.0744", "scale", "only", "assumed"]
+    assert browser.console == []
 
 
 def test_a_validated_site_is_not_warned_of_the_scope(page: LivePage, browser: Browser) -> None:

@@ -64,6 +64,8 @@ class Shown:
             "caution": caution(validated=report.validated),
             "refusal": report.refusal.detail if report.refusal else None,
             "counts": report.counts,
+            "pixel_um": report.pixel_um,
+            "scale_source": report.facts.scale_source if report.facts else None,
             "cells": [_row(cell) for cell in report.cells],
         }
         return json.dumps(row)

@@ -9,6 +9,7 @@ const STATES = {
   "closed": "the handle is closed",
 };
 const COLOURS = { all: "#d55e00", hem: "#0072b2", refused: "#1b1f24" }; // as in every picture
+const SCALES = { given: "as given", "red-cells": "by the red cells", assumed: "only assumed" };
 const MOST_CELLS = 24;
 const RETRY_MS = 1000;
 const STALE_MS = 5000; // a picture that is older says so: it may be mistaken for what lies under the objective
@@ -112,7 +113,11 @@ function outline(pen, cell, scale, unit) {
 
 const corners = ([x0, y0, x1, y1]) => [[x0, y0], [x1, y0], [x1, y1], [x0, y1]];
 
-function caption(pen, cell, scale, unit) {
+// Calls before refusals, the likeliest ALL first: what is named first finds room.
+const byScore = (cells) => [...cells].sort((one, other) => (other.score ?? -1) - (one.score ?? -1));
+
+// Where another caption is already it leaves its own out: the outline's colour tells the call.
+function caption(pen, cell, scale, unit, taken) {
   const text = says(cell);
   const high = 16 * unit;
   pen.font = `600 ${12 * unit}px system-ui, sans-serif`;
@@ -120,6 +125,8 @@ function caption(pen, cell, scale, unit) {
   const x = Math.max(0, Math.min(cell.box[0] * scale, view.width - wide));
   const above = cell.box[1] * scale - high - 2 * unit;
   const y = above >= 0 ? above : Math.min(cell.box[3] * scale + 2 * unit, view.height - high);
+  if (taken.some(([left, top, right]) => x < right && left < x + wide && Math.abs(y - top) < high)) return;
+  taken.push([x, y, x + wide]);
   pen.fillStyle = COLOURS[kind(cell)];
   pen.fillRect(x, y, wide, high);
   pen.fillStyle = "#ffffff";
@@ -128,8 +135,10 @@ function caption(pen, cell, scale, unit) {
 }
 
 function strip(frame, picture, scale) {
-  const called = frame.cells.filter((cell) => cell.label);
+  const called = byScore(frame.cells.filter((cell) => cell.label));
   at("strip").hidden = !called.length;
+  const shown = called.length > MOST_CELLS ? `, ${MOST_CELLS} of ${called.length}` : "";
+  at("called").textContent = `Cells with a call, the likeliest ALL first${shown}`;
   const items = called.slice(0, MOST_CELLS).map((cell) => {
     const item = document.createElement("li");
     const tile = document.createElement("canvas");
@@ -165,7 +174,8 @@ async function draw(frame) {
     const unit = Math.max(1, view.width / 900);
     pen.drawImage(picture, 0, 0);
     frame.cells.forEach((cell) => outline(pen, cell, scale, unit));
-    frame.cells.forEach((cell) => caption(pen, cell, scale, unit));
+    const taken = [];
+    byScore(frame.cells).forEach((cell) => caption(pen, cell, scale, unit, taken));
     strip(frame, picture, scale);
   } else {
     view.getContext("2d").clearRect(0, 0, view.width, view.height);
@@ -176,7 +186,12 @@ async function draw(frame) {
   at("refusal").hidden = !frame.refusal;
   at("refusal").textContent = frame.refusal ? `not examined: ${frame.refusal}` : "";
   const counts = frame.counts;
-  list("counts", [["cells", counts.cells, false], ["ALL", counts.all, false], ["HEM", counts.hem, false], ["refused", counts.refused, false]]);
+  const rows = [["cells", counts.cells, false], ["ALL", counts.all, false], ["HEM", counts.hem, false], ["refused", counts.refused, false]];
+  const known = frame.pixel_um === null ? [] : [
+    ["\u00b5m a pixel", frame.pixel_um.toFixed(4), false],
+    ["scale", SCALES[frame.scale_source], frame.scale_source === "assumed"],
+  ];
+  list("counts", [...rows, ...known]);
   drawn = frame.number;
   document.body.dataset.drawn = String(drawn);
 }
