@@ -171,7 +171,7 @@ async function draw(frame) {
     view.height = picture.naturalHeight;
     const pen = view.getContext("2d");
     const scale = picture.naturalWidth / frame.width;
-    const unit = Math.max(1, view.width / 900);
+    const unit = Math.max(1, view.width / (view.clientWidth || 900)); // as large on a narrow page
     pen.drawImage(picture, 0, 0);
     frame.cells.forEach((cell) => outline(pen, cell, scale, unit));
     const taken = [];
