@@ -305,6 +305,12 @@ def test_files_come_in_order_and_a_bad_one_is_refused_alone(scope: Scope, frames
         assert told(reports[number]) == {**alone, "path": str(paths[number])}
 
 
+def test_a_file_that_can_not_be_read_takes_no_validation_away(tmp_path: Path) -> None:
+    for validated in (True, False):
+        (report,) = Examiner(by_colour, SPEC, PIXEL_UM, validated=validated).examine_files([tmp_path / "nowhere.png"])
+        assert report.validated == validated
+
+
 def test_paths_are_read_as_the_reports_are_wanted(scope: Scope, frames: list[Path]) -> None:
     given = 0
 

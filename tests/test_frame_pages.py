@@ -22,7 +22,7 @@ from PIL import Image
 from blastscope.runtime.frames.found import FoundCell, FrameFacts
 from blastscope.runtime.frames.pages.album import THUMB_PX, Album, Shown, draw_thumb
 from blastscope.runtime.frames.pages.colours import CAUTION, LOOKS, VALIDATED, kind_of, rgb
-from blastscope.runtime.frames.pages.overlay import draw_overlay
+from blastscope.runtime.frames.pages.overlay import MOST_NUMBERS, draw_overlay
 from blastscope.runtime.frames.pages.page import REASONS, compose, diameter_um
 from blastscope.runtime.frames.pages.sheet import MOST_CELLS, cards_of, draw_contact_sheet, summary
 from blastscope.runtime.frames.report import FrameCell, FrameReport
@@ -181,6 +181,20 @@ def test_the_cells_come_before_the_table_of_frames_which_leads_back_to_them() ->
     index = compose(shown(THREE), "a", links={0: "three.html"})
     assert 'href="three.html"' in index
     assert "<h2>Cells" not in index
+
+
+def test_the_page_doubts_calls_on_a_scale_that_nobody_knows() -> None:
+    unknown = replace(THREE, facts=replace(FACTS, scale_source="assumed"))
+    assert "so it is only assumed" not in compose(shown(THREE, replace(unknown, cells=())), "a")
+    for frames in ((unknown,), (THREE, unknown)):
+        assert "too few red cells show the scale of 1 of the frames with white cells" in compose(shown(*frames), "a")
+
+
+def test_in_a_crowd_where_no_number_is_drawn_a_cell_is_found_by_its_place() -> None:
+    few = compose(shown(THREE), "a")
+    assert "number 1, at 30, 50<" in few
+    many = compose(shown(report(*[cell(90, 90, score=0.7)] * (MOST_NUMBERS + 1))), "a")
+    assert [f"where there are more than {MOST_NUMBERS} go by its place" in page for page in (few, many)] == [False, True]
 
 
 def test_the_page_says_whether_the_site_has_validated_its_frames() -> None:

@@ -56,7 +56,7 @@ def examine(
     A cell that gets no call (cut off, clumped, blurred, not lymphoid) is a finding, not a failure: it stands in the result with
     its reason.
     """
-    from blastscope.runtime.frames.pages.colours import caution
+    from blastscope.runtime.frames.pages.colours import caution, doubts, without_scale
     from blastscope.runtime.frames.pages.names import title_of
     from blastscope.runtime.frames.pages.papers import Papers, Wanted
     from blastscope.runtime.frames.scans import find_frames
@@ -66,7 +66,8 @@ def examine(
     spec = FrameSpec.from_toml(config) if config else None
     wanted = Wanted(overlay=overlay, sheet=sheet, report=report, csv=csv)
     paths = find_frames(frames)
-    papers, drift, refused, validated = Papers(wanted, paths, others=(config, validation)), Drift(), 0, True
+    papers, drift = Papers(wanted, paths, others=(config, validation)), Drift()
+    refused, unscaled, validated = 0, 0, True
     engine = {"device": device, "precision": precision, "backend": backend, "threads": threads, "layout": layout}
     with opened(bundle, **engine, workload="throughput", validation=validation) as scope:
         reports = scope.examine_files(paths, pixel_um=pixel_um, spec=spec, look=papers.album.look)
@@ -75,6 +76,7 @@ def examine(
         for done in _told(reports, len(paths)):
             refused += done.refusal is not None
             validated &= done.validated
+            unscaled += without_scale(done)
             drift.add(done)
             typer.echo(json.dumps(done.row()) if as_json else line(done))
             papers.add(done, scope.audit)
@@ -82,8 +84,8 @@ def examine(
         written = papers.finish(title_of(paths), scope.audit, alarms=alarms)
     for path in written:
         say(f"written: {path}")
-    for alarm in alarms:
-        say(f"drift: {alarm}")
+    for told in (*(f"drift: {alarm}" for alarm in alarms), *doubts(unscaled)):
+        say(told)
     say(caution(validated=validated))
     if refused:
         typer.echo(f"{refused} of {len(paths)} frames could not be examined", err=True)

@@ -120,7 +120,7 @@ class Show:
         from blastscope.runtime.frames.pages.colours import caution
 
         report = replace(report, path=report.metadata.get("path"))
-        if self._caution is None:
+        if self._caution is None and report.refusal is None:
             self._caution = caution(validated=report.validated)
             say(self._caution)
         self._page.show(report)

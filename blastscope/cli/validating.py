@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
+from rich.progress import Progress
 
 from blastscope.cli.opened import opened
 from blastscope.cli.options import BackendName, BundlePath, DeviceName, Json, PixelUm, PrecisionName, SpecPath, Threads
@@ -60,7 +62,7 @@ def validate(
     table = read_labels(labels, paths, [path for path in frames if path.is_dir()])
     engine = {"device": device, "precision": precision, "backend": backend, "threads": threads}
     with opened(bundle, **engine, workload="throughput") as scope:
-        validation = _last(run(scope, table, wanted, pictures=report is not None))
+        validation = _last(run(scope, table, wanted, pictures=report is not None), len(table.cells))
     if record:
         write_validation(validation.record, record)
         say(f"written: {record}")
@@ -98,14 +100,17 @@ def _figure(figure: Interval) -> str:
     return f"{figure.value:.3f} ({figure.low:.3f} to {figure.high:.3f})"
 
 
-def _last(steps: Iterator[FrameFate | Validation]) -> Validation:
+def _last(steps: Iterator[FrameFate | Validation], count: int) -> Validation:
+    """What comes after the `count` frames, with a bar on stderr until then."""
     from blastscope.runtime.site.validate import Validation
 
-    for step in steps:
-        if isinstance(step, Validation):
-            return step
-        if step.problem:
-            say(f"{step.path}: {step.problem}")
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal, redirect_stdout=False) as progress:
+        for step in progress.track(steps, count, description="validating"):
+            if isinstance(step, Validation):
+                return step
+            if step.problem:
+                say(f"{step.path}: {step.problem}")
     raise AssertionError("a validation ends with its result")
 
 

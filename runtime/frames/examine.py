@@ -69,7 +69,7 @@ class Examiner:
         def examine(path: Path) -> FrameReport:
             opened = open_scan(path)
             if isinstance(opened, Refusal):
-                return FrameReport((), None, opened, path)
+                return FrameReport((), None, opened, path, self.validated)
             scan = LeavableScan(opened, left)
             try:
                 with alone if scan.width * scan.height > self.whole_pixels else nullcontext():

@@ -61,7 +61,7 @@ class Shown:
             "width": width,
             "height": height,
             "picture": self._pixels is not None,
-            "caution": caution(validated=report.validated),
+            "caution": None if report.refusal else caution(validated=report.validated),  # without a call nothing to add
             "refusal": report.refusal.detail if report.refusal else None,
             "counts": report.counts,
             "pixel_um": report.pixel_um,

@@ -182,7 +182,7 @@ async function draw(frame) {
     strip(frame, null, 1);
   }
   at("name").textContent = frame.name;
-  at("notice").textContent = frame.caution;
+  if (frame.caution) at("notice").textContent = frame.caution;
   at("refusal").hidden = !frame.refusal;
   at("refusal").textContent = frame.refusal ? `not examined: ${frame.refusal}` : "";
   const counts = frame.counts;

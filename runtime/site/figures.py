@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from blastscope.runtime.bootstrap import group, interval, resample
 from blastscope.runtime.bundle.manifest import Interval
+from blastscope.runtime.prediction import RefusalCode
 from blastscope.runtime.record import Record
 
 DRAWS, AT_ONCE = 1000, 50
@@ -57,7 +58,7 @@ class Outcome(NamedTuple):
     found: bool
     call: int | None  # None where it was missed or refused
     score: float | None
-    refusal: str | None
+    refusal: RefusalCode | None
 
 
 def finding(outcomes: Sequence[Outcome], *, seed: int = 0) -> Finding | None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from blastscope.runtime.bundle.manifest import Interval
 from blastscope.runtime.frames.pages.markup import Cell, Tile, digits, safe, table, tiles, warning, whole_page
+from blastscope.runtime.frames.pages.page import REASONS
 from blastscope.runtime.site.drift import WORDS
 from blastscope.runtime.site.gallery import gallery
 from blastscope.runtime.site.proof import ValidationRecord
@@ -89,8 +90,8 @@ def _figures(record: ValidationRecord) -> str:
 def _refusals(validation: Validation) -> str:
     if not validation.refusals:
         return ""
-    rows = [[code, digits(count)] for code, count in validation.refusals.items()]
-    return f"<h2>Refused cells</h2>{table(['reason', digits('labelled cells')], rows)}"
+    rows = [[code, digits(count), REASONS[code]] for code, count in validation.refusals.items()]
+    return f"<h2>Refused cells</h2>{table(['reason', digits('labelled cells'), ''], rows)}"
 
 
 def _drift(validation: Validation) -> str:

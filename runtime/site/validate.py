@@ -15,6 +15,7 @@ from blastscope.runtime.errors import UsageError
 from blastscope.runtime.frames.examine import Look
 from blastscope.runtime.frames.report import FrameCell, FrameReport
 from blastscope.runtime.frames.spec import FrameSpec
+from blastscope.runtime.prediction import RefusalCode
 from blastscope.runtime.site.drift import Drift, DriftState
 from blastscope.runtime.site.figures import Outcome, calls, fates, finding
 from blastscope.runtime.site.labels import LabelledCell, LabelledFrames
@@ -75,7 +76,7 @@ class Validation:
 
     record: ValidationRecord
     frames: tuple[FrameFate, ...]
-    refusals: Mapping[str, int]  # of labelled cells, by code
+    refusals: Mapping[RefusalCode, int]  # of labelled cells, by code
     drift: DriftState
     notes: tuple[str, ...]
     mistakes: tuple[Mistake, ...] = ()  # in the frames that could be examined; for the page, `row` leaves them out

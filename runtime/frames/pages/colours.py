@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-from blastscope.runtime.frames.report import FrameCell
+from blastscope.runtime.frames.report import FrameCell, FrameReport
 
 Kind = Literal["all", "hem", "refused"]
 
@@ -38,6 +38,17 @@ def kind_of(cell: FrameCell) -> Kind:
 def caution(*, validated: bool) -> str:
     """What stands on every picture and page."""
     return VALIDATED if validated else CAUTION
+
+
+def without_scale(report: FrameReport) -> bool:
+    """Whether cells were looked at on a scale that nobody knows."""
+    return bool(report.cells) and report.facts is not None and report.facts.scale_source == "assumed"
+
+
+def doubts(count: int) -> list[str]:
+    """What is to be said where `count` frames are `without_scale`."""
+    told = "so it is only assumed: give the micrometres per pixel, or trust no call there"
+    return [f"too few red cells show the scale of {count} of the frames with white cells, {told}"] if count else []
 
 
 def rgb(colour: str) -> tuple[int, int, int]:

@@ -151,7 +151,7 @@ def _scale_bar(
     text = f"{length_um} micrometres{source}"
     bar = length_um * px_per_um
     pen.text((right - pen.textlength(text, font), y), text, INK, font)
-    bottom = y + 1.35 * font.getbbox("0")[3]
+    bottom = y + 1.55 * font.getbbox("0")[3]
     pen.rectangle((right - bar, bottom, right, bottom + 4), fill=INK)
 
 

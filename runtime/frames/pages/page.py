@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 import cv2
 
 from blastscope.runtime.frames.pages.album import Shown
-from blastscope.runtime.frames.pages.colours import LOOKS, caution, kind_of, words_of
+from blastscope.runtime.frames.pages.colours import LOOKS, caution, doubts, kind_of, without_scale, words_of
 from blastscope.runtime.frames.pages.look import SCRIPT
 from blastscope.runtime.frames.pages.markup import Cell, Html, Tile, digits, picture, safe, table, tiles, warning, whole_page
 from blastscope.runtime.frames.pages.names import names_of
+from blastscope.runtime.frames.pages.overlay import MOST_NUMBERS
 from blastscope.runtime.frames.pages.sheet import Card, cards_of, score_of
 from blastscope.runtime.frames.report import FrameCell, FrameReport
 from blastscope.runtime.prediction import Audit, RefusalCode
@@ -52,6 +53,7 @@ def compose(
     sections = [
         f"<h1>{safe(title)}</h1>",
         warning(caution(validated=bool(reports) and all(one.validated for one in reports))),
+        *map(warning, doubts(sum(map(without_scale, reports)))),
         *map(warning, alarms),
         _tiles(reports, cards),
         *([_frames(reports, links)] if links is not None else [_cells(reports, cards)]),
@@ -128,10 +130,14 @@ def _maps(frames: Sequence[Shown]) -> str:
             f"<details{' open' if count < OPEN_MAPS and len(shown) <= OPEN_MAPS else ''}><summary>{safe(name)}</summary>"
             f"<figure>{picture(frame.map, f'{name} with its cells outlined')}</figure></details>"
         )
+    crowded = any(len(frame.report.cells) > MOST_NUMBERS for frame in shown)
+    numbers = "Each cell has the number that it has above" + (
+        f"; where there are more than {MOST_NUMBERS} go by its place: pixels from the left and from the top" if crowded else ""
+    )
     examined = sum(frame.report.refusal is None for frame in frames)
     more = f" Of {examined:,} frames {len(shown)} are shown; a folder of pages shows them all." if len(shown) < examined else ""
     return (
-        '<h2>Where the cells lie</h2><p class="quiet">Each cell has the number that it has above. '
+        f'<h2>Where the cells lie</h2><p class="quiet">{numbers}. '
         f"Solid vermilion: called ALL. Solid blue: called HEM. Dashed: not called.{more}</p>{''.join(parts)}"
     )
 
@@ -180,7 +186,8 @@ def _card(card: Card, frame: int, *, alone: bool) -> str:
     order = f'data-score="{"" if score is None else f"{score:.6f}"}" data-size="{f"{across:.3f}" if across else ""}"'
     voter = f"voter {cell.prediction.voter}" if cell.prediction and cell.prediction.voter else ""
     facts = ", ".join(filter(None, (size, voter)))
-    place = f"number {card.number}" if alone else f"{card.number} in {name}"
+    x0, y0, _, _ = cell.box
+    place = f"{f'number {card.number}' if alone else f'{card.number} in {name}'}, at {x0}, {y0}"
     shown = picture(card.thumb, f"cell {card.number} of {card.frame}: {words_of(cell)}")
     title = f' title="{safe(cell.refusal.detail)}"' if cell.refusal else ""
     return (
