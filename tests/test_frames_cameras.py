@@ -10,12 +10,17 @@ import pytest
 from numpy.typing import NDArray
 
 from blastscope.runtime.frames.finding import find_cells
+from blastscope.runtime.frames.found import FoundCell
 from blastscope.runtime.frames.spec import FrameSpec
 from blastscope.runtime.frames.survey import survey_frame
 from blastscope.runtime.image import read_image
 
 Frame = NDArray[np.uint8]
 SPEC = FrameSpec()
+
+
+def code_of(cell: FoundCell) -> str | None:
+    return cell.refusal.code if cell.refusal else None
 
 
 def cells_on_glass(paths: list[Path], light: float, glass: int) -> Frame:
@@ -51,3 +56,27 @@ def test_the_scale_of_a_dim_frame_is_that_of_the_bright_one(frames: list[Frame])
         bright, dim = (survey_frame(shown, SPEC) for shown in (frame, np.asarray(frame * 0.3, np.uint8)))
         assert dim.scale_source == "red-cells"
         assert dim.pixel_um == pytest.approx(bright.pixel_um, rel=0.12)
+
+
+@pytest.mark.parametrize("level", [0, 12, 25, 40, 65])
+@pytest.mark.parametrize("reach", [220, 300])
+def test_the_dark_around_a_round_field_of_view_is_no_cell_and_hides_none(frames: list[Frame], level: int, reach: int) -> None:
+    mosaic = np.vstack([np.hstack(frames[:2]), np.hstack(frames[2:])])
+    whole = np.asarray(cv2.resize(mosaic, (640, 480), interpolation=cv2.INTER_AREA), np.uint8)
+    rows, columns = np.ogrid[:480, :640]
+    away = np.hypot(rows - 240, columns - 320)
+    lit = np.clip(reach - away, 0, 4)[..., None] / 4
+    field = np.asarray(whole * lit + level * (1 - lit), np.uint8)
+    facts = survey_frame(whole, SPEC)
+    found = find_cells(field, survey_frame(field, SPEC, pixel_um=facts.pixel_um), SPEC)
+    plain = find_cells(whole, facts, SPEC)
+    assert len(plain) == 4
+    for cell in plain:
+        x0, y0, x1, y1 = cell.box
+        corners = [float(away[y, x]) for y in (y0, y1 - 1) for x in (x0, x1 - 1)]
+        near = [other for other in found if max(abs(np.subtract(other.box, cell.box))) <= 8]
+        if max(corners) < reach - 12:
+            assert [code_of(other) for other in near] == [code_of(cell)]
+    for cell in found:
+        x0, y0, x1, y1 = cell.box
+        assert away[(y0 + y1) // 2, (x0 + x1) // 2] < reach

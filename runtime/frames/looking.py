@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from blastscope.runtime.frames.surround import DARK_SHARE as DARK_SHARE
+from blastscope.runtime.frames.surround import dark_in, without_rim
 from blastscope.runtime.frames.working import Working
 from blastscope.runtime.prediction import Box
 
@@ -18,7 +20,6 @@ WIDEST_UM = 26.0  # no cell is wider
 LEAST_UM2 = 8.0  # of stain: less is no nucleus
 SPECK_UM2 = 0.5
 MOST_UM2 = 700.0  # what is larger than any nucleus, or reaches the edge of the frame, may be the edge of the field of view
-DARK_SHARE = 0.2  # of the glass' level: what is darker in every channel is around the field of view
 RING_SHARE = 0.3  # of what it encloses: a ring covers less
 
 Outline = NDArray[np.int32]  # (K, 1, 2), x and y
@@ -48,7 +49,7 @@ def _parts(whole: Working) -> list[Outline]:
     outer: list[int] = [] if levels is None else np.flatnonzero(levels[0, :, 3] < 0).tolist()
     candidates = [np.asarray(outlines[index], np.int32) for index in outer]
     large = [part for part in candidates if cv2.contourArea(part) * whole.um**2 > SPECK_UM2]
-    return [part for part in large if _nuclear(part, whole)]
+    return [nuclei for part in large for nuclei in _nuclei(part, whole)]
 
 
 def _groups(parts: list[Outline], um: float, gap_um: float) -> Iterator[tuple[list[Outline], bool]]:
@@ -67,19 +68,24 @@ def _box(outlines: list[Outline]) -> Box:
     return x, y, x + width, y + height
 
 
-def _nuclear(outline: Outline, whole: Working) -> bool:
-    """Whether these are nuclei, and neither a ring nor the dark around the field of view."""
+def _nuclei(outline: Outline, whole: Working) -> list[Outline]:
+    """What of a stained part may be nuclei: all of it; of a ring nothing; what touches the dark around the field of view."""
     x, y, width, height = cv2.boundingRect(outline)
     within = 0 < x < x + width < whole.grid.width and 0 < y < y + height < whole.grid.height
     if within and cv2.contourArea(outline) * whole.um**2 < MOST_UM2:
-        return True
+        return [outline]
     window = slice(y, y + height), slice(x, x + width)
     filled = np.zeros((height, width), np.uint8)
-    cv2.drawContours(filled, [outline - np.asarray((x, y), np.int32)], -1, (1,), cv2.FILLED)
-    shown = filled & whole.stained[window]
-    levels = cv2.mean(whole.picture[window], shown)
-    dark = all(level < DARK_SHARE * glass for level, glass in zip(levels, whole.facts.background, strict=False))
-    return not dark and cv2.countNonZero(shown) > RING_SHARE * cv2.countNonZero(filled)
+    cv2.drawContours(filled, [outline], -1, (1,), cv2.FILLED, offset=(-x, -y))
+    labels = cv2.connectedComponents(filled & whole.stained[window], connectivity=8)[1]
+    across, down = outline[0, 0]
+    shown = (labels == labels[down - y, across - x]).view(np.uint8)  # a part that it encloses has its own outline
+    dark = dark_in(whole.picture[window], shown, whole.facts.background, whole.um)
+    if dark is None:
+        return [outline] if cv2.countNonZero(shown) > RING_SHARE * cv2.countNonZero(filled) else []
+    left = without_rim(shown & (1 - dark), whole.um)
+    pieces = cv2.findContours(left, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE, offset=(x, y))[0]
+    return [np.asarray(piece, np.int32) for piece in pieces]
 
 
 def _linked(outlines: list[Outline], gap: float) -> list[list[Outline]]:

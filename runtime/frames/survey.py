@@ -39,7 +39,7 @@ FEWEST_RED = 0.02  # of the pixels must be red cells to tell their colour
 # What is densest in red are nuclei if they show so much on the usual axis. One on which they show less than this share of it is
 # their own colour's: without red cells, or behind clipped light, pale nuclei are taken for red cells.
 NUCLEAR, HIDDEN = 0.2, 0.33
-SURROUND = 1.6  # what is denser in every channel may be the dark around the field of view: no nuclei are measured there
+SURROUND = 1.0  # what is denser in every channel may be the dark around the field of view: no nuclei are measured there
 NUCLEUS_FROM, NUCLEUS_CEILING = 0.15, 0.30  # densities along the nuclear axis, of a stain of usual strength
 USUAL_SPREAD = 0.05  # how far below their median a tenth of red cells lies on it, over BCCD's training frames
 PALEST, DARKEST = 0.45, 2.0  # stains, of the usual strength: beyond them it is noise, or not red cells, that was measured

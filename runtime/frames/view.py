@@ -14,6 +14,7 @@ from blastscope.runtime.frames.looking import Place
 from blastscope.runtime.frames.order import middle
 from blastscope.runtime.frames.part import Mask
 from blastscope.runtime.frames.stain import STEP, along
+from blastscope.runtime.frames.surround import blurred, dark_in
 from blastscope.runtime.frames.thumbnail import Grid, grid_around, reduced
 from blastscope.runtime.frames.working import Working
 
@@ -47,8 +48,11 @@ def look_at(whole: Working, place: Place, margin_um: float) -> View:
     inside = np.zeros(raw.shape, np.uint8)
     inside[grid.inside(whole.shape)] = 1
     _darken(inside, raw, um)
-    stain = _summed(raw) * inside
     own = _own(place, window)
+    dark = dark_in(picture, 1 - blurred(own, um), facts.background, um)
+    if dark is not None:
+        inside &= 1 - dark
+    stain = _summed(raw) * inside
     level = round(facts.nucleus_threshold * UNIT)
     usual = stain[(stain > level) & (own > 0)]
     if len(usual) and not place.wide:  # a tile may not show all of a wide place
