@@ -18,6 +18,7 @@ h3 { font-size: 1.02rem; margin: 1.6rem 0 .1rem; }
 p { margin: .4rem 0 .8rem; max-width: 52rem; }
 .quiet, figcaption, footer, summary { color: var(--muted); font-size: .92rem; }
 .warning { border-left: 4px solid var(--all); background: var(--warn); padding: .6rem 1rem; margin: .8rem 0; max-width: none; }
+.warning::first-letter { text-transform: uppercase; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .8rem; margin: 1.2rem 0; }
 .tile { background: var(--wash); border-radius: .5rem; padding: .7rem 1rem; border-top: 4px solid var(--line); }
 .tile b { display: block; font-size: 1.75rem; line-height: 1.25; font-variant-numeric: tabular-nums; }

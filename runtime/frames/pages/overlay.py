@@ -148,7 +148,7 @@ def _scale_bar(
     px_per_um = scale / report.facts.pixel_um
     length_um = next((bar for bar in reversed(SCALE_BARS_UM) if bar * px_per_um <= BAR_SHARE * right), SCALE_BARS_UM[0])
     source = {"given": "", "red-cells": " (scale by red cells)", "assumed": " (scale assumed)"}[report.facts.scale_source]
-    text = f"{length_um} micrometres{source}"
+    text = f"{length_um}  micrometres{source}"  # a single space is lost in small letters
     bar = length_um * px_per_um
     pen.text((right - pen.textlength(text, font), y), text, INK, font)
     bottom = y + 1.55 * font.getbbox("0")[3]

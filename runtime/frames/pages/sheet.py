@@ -80,14 +80,13 @@ def _draw_card(sheet: Image.Image, pen: ImageDraw.ImageDraw, card: Card, corner:
     pen.rectangle((x - 2, y - 2, x + THUMB_PX + 1, y + THUMB_PX + 1), outline=look.colour, width=2)
     pen.text((x, y + THUMB_PX + 5), words_of(card.cell), look.colour, ImageFont.load_default(14))
     font = ImageFont.load_default(11)
-    pen.text((x, y + THUMB_PX + 23), _fitting(f"{card.number} in {card.frame}", font), FAINT, font)
+    pen.text((x, y + THUMB_PX + 23), _fitting(str(card.number), card.frame, font), FAINT, font)
 
 
-def _fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    """The end of `text`, as much as a card has room for."""
-    if font.getlength(text) <= THUMB_PX:
-        return text
-    head, _, name = text.partition(" in ")
-    while name and font.getlength(f"{head} in ..{name}") > THUMB_PX:
+def _fitting(number: str, name: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """The number with the name, of which the end stays where a card has no room for all of it."""
+    text = f"{number}  {name}"
+    while name and font.getlength(text) > THUMB_PX:
         name = name[1:]
-    return f"{head} in ..{name}"
+        text = f"{number}  ..{name}"
+    return text
