@@ -65,18 +65,24 @@ def test_lymphoid_cells_may_be_called_and_compact_granulocytes_not(
     assert sum(said[cell] == ["called"] for cell in LYMPHOID) >= len(LYMPHOID) - 1  # the edge of the frame is close to one
 
 
-def cell_among_red_ones(cytoplasm: tuple[int, int, int]) -> Frame:
+def cell_among_red_ones(cytoplasm: tuple[int, int, int], nucleus: tuple[int, int, int] = (104, 70, 150)) -> Frame:
     frame = np.full((300, 300, 3), (232, 230, 226), np.uint8)
     for x, y in ((40, 40), (260, 50), (45, 250), (250, 255), (150, 30), (40, 150)):
         cv2.circle(frame, (x, y), 36, (196, 150, 152), cv2.FILLED)
     cv2.circle(frame, (150, 150), 52, cytoplasm, cv2.FILLED)
-    cv2.circle(frame, (146, 150), 40, (104, 70, 150), cv2.FILLED)
+    cv2.circle(frame, (146, 150), 40, nucleus, cv2.FILLED)
     return np.asarray(cv2.GaussianBlur(frame, (0, 0), 2), np.uint8)
 
 
 def test_blue_cytoplasm_may_be_called_and_pink_not() -> None:
     assert codes(cell_among_red_ones((170, 178, 222)), 0.1) == [None]
     assert codes(cell_among_red_ones((215, 150, 185)), 0.1) == ["not-lymphoid"]
+
+
+def test_a_black_nucleus_is_no_granular_one_for_a_camera_s_noise() -> None:
+    frame = cell_among_red_ones((170, 165, 200), (14, 13, 14))
+    noise = np.random.default_rng(0).normal(0, 2, frame.shape)
+    assert codes(np.clip(np.rint(frame + noise), 0, 255).astype(np.uint8), 0.1) == [None]
 
 
 @pytest.mark.parametrize(("scale", "glass"), [(0.5, 226), (0.8, 180)])
