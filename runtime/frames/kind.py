@@ -1,8 +1,8 @@
 """`foreign`: the cells that aren't lymphoid, as those are that the networks know: by nucleus, and by what is pink in them.
 
-The limits were set on the white cells of BCCD's training frames, looked at one by one: 20 lymphoid ones, and 132 granulocytes and
+The limits were set on the white cells of BCCD's training frames, looked at one by one: 20 lymphoid ones, 132 granulocytes and
 monocytes. They were tried on the same frames in other stains, sizes and cameras, and on C-NMC's cells laid on glass;
-`benchmarks/kinds` has the cells' table, and repeats it.
+`benchmarks/kinds` has the table of the cells, and repeats it.
 """
 
 from __future__ import annotations
