@@ -175,6 +175,8 @@ def test_a_closed_handle_closes_the_stream() -> None:
     [
         ({"queue": 0}, "queue is 0: at least 1 frame must find room"),
         ({"when_full": "explode"}, "when_full 'explode' is not known: say drop-oldest or block"),
+        ({"frames": np.zeros((9, 9, 3), np.uint8)}, "frames are given as one frame where several are asked for"),
+        ({"frames": "slides"}, "frames are given as one path where several are asked for"),
         ({"frames": 7}, "frames must be iterable, not 'int'; for put they are None"),
     ],
 )

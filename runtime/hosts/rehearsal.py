@@ -28,8 +28,9 @@ from blastscope.runtime.record import problems
 
 def mosaic(frames: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
     """One picture of all `frames` (H, W, 3), which are of one size, row by row; white where they don't fill it."""
-    if len({frame.shape for frame in frames}) != 1:
-        raise UsageError("the frames of a mosaic must be some, and of one size")
+    if len(shapes := {frame.shape for frame in frames}) != 1:
+        sizes = ", ".join(f"{width} x {height}" for height, width, _ in sorted(shapes)) or "none"
+        raise UsageError(f"the frames of a mosaic must be of one size, not of {sizes}")
     height, width, _ = frames[0].shape
     columns = math.ceil(math.sqrt(len(frames)))
     slide = np.full((height * -(-len(frames) // columns), width * columns, 3), 255, np.uint8)
@@ -84,7 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for visit in done.visits:
         x, y = visit.suspect.stage_um
         seen = "no cell there" if visit.offset_um is None else f"{visit.offset_um:.2f} um from the middle"
-        print(f"x {x:8.1f} um  y {y:8.1f} um  score {visit.suspect.score}  {seen}")
+        score = "" if visit.suspect.score is None else f"  score {visit.suspect.score:.3f}"
+        print(f"x {x:8.1f} um  y {y:8.1f} um{score}  {seen}")
 
 
 def _read(path: Path) -> NDArray[np.uint8]:

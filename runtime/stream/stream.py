@@ -244,6 +244,9 @@ def _refused(frame: Frame, refusal: Refusal) -> FrameReport:
 
 
 def _iterator(frames: Iterable[Any]) -> Iterator[Any]:
+    if isinstance(frames, str | bytes | os.PathLike) or getattr(frames, "ndim", 4) < 4:
+        kind = "one frame" if hasattr(frames, "ndim") else "one path"  # its rows, or its letters, would be taken for frames
+        raise UsageError(f"frames are given as {kind} where several are asked for: put a frame's array into a list")
     try:
         return iter(frames)
     except TypeError as error:
