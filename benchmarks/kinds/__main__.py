@@ -33,25 +33,27 @@ def counts(data: Path, every: int = 1) -> Iterator[Count]:
 
 
 def table(rows: Sequence[Count]) -> str:
-    """For people: what of each kind is refused or passes, of those judged; and the sums over all looks."""
-    lines = [
-        f"{'':24}" + "".join(f"{part + ': ' + what:>28}" for part in PARTS for what in ("lymphoid refused", "others called"))
-    ]
+    """For people: of each kind those judged wrong, of those judged; and the sums over all looks."""
     frames = [row for row in rows if row.part in PARTS]
-    for look in dict.fromkeys(row.look for row in frames):
-        lines.append(f"{look:24}" + "".join(f"{_wrong(row):>28}" for row in frames if row.look == look))
     kinds = dict.fromkeys((row.part, row.kind) for row in frames)
+    lines = ["lymphoid cells refused, others called; in brackets: not found, or refused for another reason", ""]
+    lines.append(_line("", [f"{part}: {kind}" for part, kind in kinds]))
+    for look in dict.fromkeys(row.look for row in frames):
+        lines.append(_line(look, [_wrong(row) for row in frames if row.look == look]))
     sums = [_sum([row for row in frames if (row.part, row.kind) == kind]) for kind in kinds]
-    lines.append(f"{'all looks':24}" + "".join(f"{_wrong(row):>28}" for row in sums))
-    on_glass = [row for row in rows if row.part not in PARTS]
-    lines += ["", f"{'C-NMC on':24}{'lymphoid refused':>28}", *(f"{row.look:24}{_wrong(row):>28}" for row in on_glass)]
+    lines += [_line("all looks", [_wrong(row) for row in sums]), "", _line("", ["C-NMC"])]
+    lines += [_line(row.look, [_wrong(row)]) for row in rows if row.part not in PARTS]
     return "\n".join(lines)
+
+
+def _line(name: str, entries: Sequence[str]) -> str:
+    return f"{name:24}" + "".join(f"{entry:>20}" for entry in entries)
 
 
 def _wrong(row: Count) -> str:
     wrong = row.not_lymphoid if row.kind == "lymphoid" else row.called
     beside = row.otherwise + row.lost
-    return f"{wrong} of {row.judged}" + (f" ({beside} unjudged)" if beside else "")
+    return f"{wrong} of {row.judged}" + (f" ({beside})" if beside else "")
 
 
 def _sum(rows: Sequence[Count]) -> Count:
