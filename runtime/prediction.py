@@ -10,7 +10,7 @@ from blastscope.runtime.classes import CLASSES, VOTERS, ClassName, Execution, La
 
 ImageCode = Literal["undecodable", "bomb", "not-8-bit-rgb", "empty", "not-on-black", "touches-border", "too-small", "too-large"]
 FrameCode = Literal["clumped", "out-of-focus", "not-lymphoid"]  # only of a cell in a whole frame
-StreamCode = Literal["failed"]  # only of a frame in a stream: examining it broke off
+StreamCode = Literal["failed"]  # only of a frame in a stream, or of a file: examining it broke off
 RefusalCode = ImageCode | FrameCode | StreamCode
 REFUSALS: tuple[RefusalCode, ...] = (*get_args(ImageCode), *get_args(FrameCode), *get_args(StreamCode))
 

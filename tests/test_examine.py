@@ -305,6 +305,19 @@ def test_files_come_in_order_and_a_bad_one_is_refused_alone(scope: Scope, frames
         assert told(reports[number]) == {**alone, "path": str(paths[number])}
 
 
+def test_an_error_of_the_program_costs_one_file_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def broken(cells: Sequence[NDArray[np.uint8]]) -> list[Prediction]:
+        raise ZeroDivisionError("a mistake")
+
+    paths = [tmp_path / "cells.png", tmp_path / "glass.png"]
+    for path, frame in zip(paths, (draw_frame(1), np.full((330, 440, 3), 230, np.uint8)), strict=True):
+        cv2.imwrite(str(path), frame[..., ::-1])
+    first, second = Examiner(broken, SPEC, PIXEL_UM).examine_files(paths)
+    assert first.refusal == Refusal("failed", "ZeroDivisionError: a mistake")
+    assert f"examining '{paths[0]}' broke off" in caplog.text
+    assert second.refusal is None
+
+
 def test_a_file_that_can_not_be_read_takes_no_validation_away(tmp_path: Path) -> None:
     for validated in (True, False):
         (report,) = Examiner(by_colour, SPEC, PIXEL_UM, validated=validated).examine_files([tmp_path / "nowhere.png"])

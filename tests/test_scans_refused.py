@@ -69,6 +69,11 @@ def unknown_codec(path: Path) -> None:
     write_tiles(path, [b"x"] * 12, compression=34887)
 
 
+def without_pieces(path: Path) -> None:
+    """As a program leaves it that broke off before the first piece."""
+    write_tiles(path, [b""] * 12, compression=8)
+
+
 ALPHA = np.dstack([PLAIN, PLAIN[..., :1]])
 
 
@@ -84,6 +89,7 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "gray": (tiff_of(PLAIN[..., 0], photometric="minisblack"), "not-8-bit-rgb", "gray"),
     "alpha": (tiff_of(ALPHA, photometric="rgb", extrasamples=[2]), "not-8-bit-rgb", "an extra channel"),
     "one compressed piece": (huge, "bomb", "save it in tiles"),
+    "no piece of it": (without_pieces, "undecodable", "all of its pieces are left out"),
     "a codec nobody has": (unknown_codec, "undecodable", "LERC"),
     "a turned image": (tiff_of(PLAIN, photometric="rgb", extratags=[(274, 3, 1, 6, True)]), "undecodable", "upright"),
     "cut short": (cut_short, "undecodable", "truncated"),

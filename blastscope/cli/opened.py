@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ def opened(bundle: Path | None, **words: Any) -> Iterator[Scope]:
     """The handle on `bundle`, with the words of `open_bundle`."""
     from blastscope.runtime.scope import open_bundle
 
+    logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what it says of a damaged file stands in the refusal
     with open_bundle(bundle, **words, tell=say) as scope:
         for note in scope.notes:
             say(note)

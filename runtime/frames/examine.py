@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.errors import UsageError
+from blastscope.runtime.errors import BlastscopeError, UsageError
 from blastscope.runtime.files import in_order
 from blastscope.runtime.frames.appearance import appearance_of
 from blastscope.runtime.frames.cutting import cut_cell
@@ -35,6 +36,7 @@ WINDOW_PX, WINDOWS, GRID = 1024, 8, 6  # a scan is surveyed on so many windows, 
 
 Classify = Callable[[Sequence[NDArray[np.uint8]]], list[Prediction]]
 Look = Callable[[Scan, FrameReport], object]
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Examiner:
             scan = LeavableScan(opened, left)
             try:
                 with alone if scan.width * scan.height > self.whole_pixels else nullcontext():
-                    report = self.examine_scan(scan, path=path)
+                    report = self._examined(scan, path)
                     if look:
                         look(scan, report)
                     return report
@@ -81,6 +83,16 @@ class Examiner:
                 scan.close()
 
         return (report for _, report in in_order(examine, paths, workers=self.threads + 1, leave=left.set))
+
+    def _examined(self, scan: Scan, path: Path) -> FrameReport:
+        """The report on `scan`. An error of the program costs this frame alone, and not what was found in a thousand others."""
+        try:
+            return self.examine_scan(scan, path=path)
+        except (BlastscopeError, MemoryError):
+            raise
+        except Exception as error:
+            LOG.warning("examining '%s' broke off", path, exc_info=True)
+            return FrameReport((), None, Refusal("failed", f"{type(error).__name__}: {error}"), path, self.validated)
 
     def examine_scan(self, scan: Scan, *, path: Path | None = None, metadata: Mapping[str, Any] | None = None) -> FrameReport:
         """The report on a frame of any size, of which no more is read at once than the tiles that are at work."""

@@ -66,6 +66,8 @@ class Pieces:
         wanted = self._across * -(-self.height // self._side[0]) * (3 if self._apart else 1)
         if len(self._offsets) < wanted or len(self._counts) < wanted:
             raise _refuse("undecodable", f"the TIFF is damaged: {len(self._offsets)} pieces of {wanted}")
+        if not any(self._counts):  # whoever wrote it broke off: of a sparse scan some are there
+            raise _refuse("undecodable", "the TIFF holds no pixels: all of its pieces are left out")
         if max(map(sum, zip(self._offsets, self._counts, strict=False)), default=0) > file.size:
             raise _refuse("undecodable", "the TIFF is truncated: a piece of it lies behind its end")
         if self._format.compression != RAW and self._side[0] * self._side[1] > MAX_PIXELS:
