@@ -140,6 +140,15 @@ def test_what_is_no_frame_is_told_apart_from_an_empty_one(scope: Scope) -> None:
     assert (report.refusal.code, report.cells, report.facts) == ("empty", (), None)
 
 
+def test_a_frame_without_light_is_told_from_one_without_cells(shared_data: Path) -> None:
+    examiner = Examiner(by_colour, SPEC)
+    single = next((shared_data / "cnmc" / "C-NMC_training_data" / "fold_0" / "all").glob("*.webp"))
+    (alone,) = examiner.examine_files([single])
+    assert alone.cells == ()
+    assert "is the lamp on? images of single cells on black are for" in alone.notes[0]
+    assert examiner.examine(np.full((90, 120, 3), 230, np.uint8)).notes == ()
+
+
 @pytest.mark.parametrize("shape", [(1, 1, 3), (7, 3, 3), (60, 60, 3)])
 @pytest.mark.parametrize("value", [0, 255])
 def test_a_frame_of_one_colour_has_no_cells(scope: Scope, shape: tuple[int, ...], value: int) -> None:

@@ -15,8 +15,11 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from blastscope.cli import app
+from blastscope.cli.examining import line
+from blastscope.runtime.frames.found import FrameFacts
 from blastscope.runtime.frames.pages.names import names_of, title_of
 from blastscope.runtime.frames.pages.papers import COLUMNS, Papers, Wanted
+from blastscope.runtime.frames.report import FrameReport
 
 RUNNER = CliRunner()
 
@@ -72,6 +75,12 @@ def test_people_get_a_table_and_a_refused_cell_is_a_finding(bundle: Path, folder
     assert int(refused) > 0  # a cell of this frame is cut off
     assert (scale, source, path) == ("0.0800", "given", str(folder / "a.jpg"))
     assert head.index("frame") == line.index(path)
+
+
+def test_what_there_is_to_say_of_a_frame_stands_behind_its_path() -> None:
+    facts = FrameFacts(0.07, "given", (200.0, 201.0, 199.0), (0.4, 0.5, -0.7), 0.3, 0.06)
+    told = line(FrameReport((), facts, path=Path("a.tif"), notes=("page 1 of 2", "0.07 by ImageJ")))
+    assert told.endswith("0.0700 given       a.tif  (page 1 of 2; 0.07 by ImageJ)")
 
 
 def test_everything_that_is_wanted_is_written_and_nothing_else(bundle: Path, folder: Path, tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def _told(reports: Iterator[FrameReport], count: int) -> Iterator[FrameReport]:
 
 
 def line(report: FrameReport) -> str:
-    """One frame for people: counts, scale, path."""
+    """One frame for people: counts, scale, path, and what there is to say."""
     from blastscope.runtime.frames.pages.names import printable
 
     path = printable(report.path)
@@ -109,7 +109,8 @@ def line(report: FrameReport) -> str:
         return f"{'--':>6}  {code:<40}{path}{detail}"
     counts, facts = report.counts, report.facts
     scale = f"{facts.pixel_um:.4f} {facts.scale_source}"
-    return f"{counts['cells']:>6}{counts['all']:>6}{counts['hem']:>6}{counts['refused']:>9}  {scale:<19}{path}"
+    notes = f"  ({'; '.join(report.notes)})" if report.notes else ""
+    return f"{counts['cells']:>6}{counts['all']:>6}{counts['hem']:>6}{counts['refused']:>9}  {scale:<19}{path}{notes}"
 
 
 VERBS = (examine,)

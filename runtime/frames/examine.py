@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -37,6 +38,8 @@ WINDOW_PX, WINDOWS, GRID = 1024, 8, 6  # a scan is surveyed on so many windows, 
 Classify = Callable[[Sequence[NDArray[np.uint8]]], list[Prediction]]
 Look = Callable[[Scan, FrameReport], object]
 LOG = logging.getLogger(__name__)
+BLACK = 24
+UNLIT = "most of the frame is black: is the lamp on? images of single cells on black are for 'blastscope classify'"
 
 
 @dataclass(frozen=True)
@@ -99,11 +102,14 @@ class Examiner:
         facts: FrameFacts | None = None
         refusal: Refusal | None = None
         cells: list[FrameCell] = []
+        notes = scan.notes
         try:
             if scan.width * scan.height == 0:
                 raise Unreadable(Refusal("empty", f"the frame has no pixels: {scan.width} x {scan.height}"))
             facts = self.survey(scan)
             cells = self._cells(scan, facts, list(self._tiles(scan, facts)))
+            if not cells and scan.width * scan.height <= self.whole_pixels and _mostly_black(scan):
+                notes += (UNLIT,)
         except Unreadable as unreadable:
             refusal = unreadable.refusal
         return FrameReport(
@@ -114,7 +120,7 @@ class Examiner:
             metadata=metadata or {},
             size=(scan.width, scan.height),
             validated=self.validated,
-            notes=scan.notes,
+            notes=notes,
         )
 
     def survey(self, scan: Scan) -> FrameFacts:
@@ -152,6 +158,11 @@ class Examiner:
         calls = iter(self.classify(wanted) if wanted else [])
         looks = map(appearance_of, wanted)
         return [FrameCell(cell, None) if cell.refusal else FrameCell(cell, next(calls), next(looks)) for _, cell in own]
+
+
+def _mostly_black(scan: Scan) -> bool:
+    pixels = read_part(scan, (0, 0, scan.width, scan.height))
+    return 2 * cv2.countNonZero(cv2.inRange(pixels, (0, 0, 0), (BLACK, BLACK, BLACK))) > scan.width * scan.height
 
 
 def sample(scan: Scan, whole_pixels: int = WHOLE_PIXELS) -> NDArray[np.uint8]:
