@@ -14,9 +14,16 @@ from blastscope.runtime.frames.found import FoundCell
 from blastscope.runtime.frames.spec import FrameSpec
 from blastscope.runtime.frames.survey import survey_frame
 from blastscope.runtime.image import read_image
+from blastscope.runtime.prediction import Box
 
 Frame = NDArray[np.uint8]
 SPEC = FrameSpec()
+
+
+def overlap(one: Box, other: Box) -> float:
+    sides = [max(min(one[i + 2], other[i + 2]) - max(one[i], other[i]), 0) for i in (0, 1)]
+    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
+    return sides[0] * sides[1] / (areas - sides[0] * sides[1])
 
 
 def code_of(cell: FoundCell) -> str | None:
@@ -58,8 +65,8 @@ def test_the_scale_of_a_dim_frame_is_that_of_the_bright_one(frames: list[Frame])
         assert dim.pixel_um == pytest.approx(bright.pixel_um, rel=0.12)
 
 
-@pytest.mark.parametrize("level", [0, 12, 25, 40, 65])
-@pytest.mark.parametrize("reach", [220, 300])
+@pytest.mark.parametrize("level", [0, 25, 45, 65])
+@pytest.mark.parametrize("reach", [220, 240, 270])
 def test_the_dark_around_a_round_field_of_view_is_no_cell_and_hides_none(frames: list[Frame], level: int, reach: int) -> None:
     mosaic = np.vstack([np.hstack(frames[:2]), np.hstack(frames[2:])])
     whole = np.asarray(cv2.resize(mosaic, (640, 480), interpolation=cv2.INTER_AREA), np.uint8)
@@ -73,10 +80,22 @@ def test_the_dark_around_a_round_field_of_view_is_no_cell_and_hides_none(frames:
     assert len(plain) == 4
     for cell in plain:
         x0, y0, x1, y1 = cell.box
-        corners = [float(away[y, x]) for y in (y0, y1 - 1) for x in (x0, x1 - 1)]
-        near = [other for other in found if max(abs(np.subtract(other.box, cell.box))) <= 8]
-        if max(corners) < reach - 12:
-            assert [code_of(other) for other in near] == [code_of(cell)]
+        if away[(y0 + y1) // 2, (x0 + x1) // 2] < reach - 12:  # at least half of it is shown
+            assert any(overlap(other.box, cell.box) > 0.4 for other in found)
+        if max(float(away[y, x]) for y in (y0, y1 - 1) for x in (x0, x1 - 1)) < reach - 12:
+            assert [code_of(other) for other in found if overlap(other.box, cell.box) > 0.75] == [code_of(cell)]
     for cell in found:
         x0, y0, x1, y1 = cell.box
         assert away[(y0 + y1) // 2, (x0 + x1) // 2] < reach
+
+
+def test_light_of_another_colour_at_one_side_spoils_no_outline(frames: list[Frame]) -> None:
+    """A quarter of the red is missing at the far side, a tenth of the green."""
+    mosaic = np.vstack([np.hstack(frames[:2]), np.hstack(frames[2:])])
+    for whole in (mosaic, mosaic[:, ::-1], mosaic.transpose(1, 0, 2)):
+        across = np.linspace(0, 1, whole.shape[1])[:, None]
+        lit = np.asarray(whole * (1 - across * np.array([0.25, 0.1, 0.0])), np.uint8)
+        plain, found = (find_cells(shown, survey_frame(shown, SPEC), SPEC) for shown in (np.ascontiguousarray(whole), lit))
+        assert len(found) == len(plain) == 4
+        for one, other in zip(plain, found, strict=True):
+            assert overlap(one.box, other.box) > 0.7

@@ -22,6 +22,9 @@ UNIT = 9 * STEP  # of `stain`, whose pixels are sums over nine
 GRAIN_UM = 1.5  # what is black and narrower than this is no edge
 OWN_SHARE = 0.45  # of the usual stain of this place, where that is more than the frame's threshold
 
+AROUND_UM, FEWEST_AROUND = 2.0, 100  # of the edge of a view, where no cytoplasm of its own reaches; pixels that tell
+LEAST_SHIFT = 0.3  # of the cells' threshold: by more it isn't lowered, since red cells vary more than it
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class View:
@@ -57,8 +60,20 @@ def look_at(whole: Working, place: Place, margin_um: float) -> View:
     usual = stain[(stain > level) & (own > 0)]
     if len(usual) and not place.wide:  # a tile may not show all of a wide place
         level = max(level, round(OWN_SHARE * middle(usual)))
-    cellular = (_summed(stain) > round(facts.cell_threshold * 9 * UNIT)).view(np.uint8) & inside
+    cell = round(facts.cell_threshold * UNIT)
+    if not place.wide:
+        cell += max(_around(stain, (stain <= level).view(np.uint8) & inside, um), -round(LEAST_SHIFT * cell))
+    cellular = (_summed(stain) > 9 * cell).view(np.uint8) & inside
     return View(grid, um, facts, picture, stain, inside, own, (stain > level).view(np.uint8), cellular)
+
+
+def _around(stain: NDArray[np.int32], shown: Mask, um: float) -> int:
+    """How far the usual stain along the edge of the view is from nothing: light is not of one colour all over a frame."""
+    band = math.ceil(AROUND_UM / um)
+    edge = shown.copy()
+    edge[band:-band, band:-band] = 0
+    around = stain[edge > 0]
+    return round(middle(around)) if len(around) >= FEWEST_AROUND else 0
 
 
 def _own(place: Place, window: Grid) -> Mask:
