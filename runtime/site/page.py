@@ -133,6 +133,9 @@ def _origin(record: ValidationRecord) -> str:
         "bundle": f"{record.bundle_name}, {record.bundle}",
         "labels": record.labels_sha256,
         "made": record.created,
+        "scale": f"{record.pixel_um} micrometres a pixel, given for all frames"
+        if record.pixel_um
+        else "the specification's, or each file's own, or that of the red cells",
         "specification": record.spec.model_dump_json(),
         "requirements": record.requirements.model_dump_json(),
     }
