@@ -85,17 +85,25 @@ def test_a_black_nucleus_is_no_granular_one_for_a_camera_s_noise() -> None:
     assert codes(np.clip(np.rint(frame + noise), 0, 255).astype(np.uint8), 0.1) == [None]
 
 
+def on_glass(path: Path, scale: float, glass: int) -> Frame:
+    image = read_image(path)
+    assert isinstance(image, np.ndarray)
+    frame = np.where(image.max(axis=2, keepdims=True) > 0, image, np.uint8(glass))
+    return np.asarray(cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8)
+
+
 @pytest.mark.parametrize(("scale", "glass"), [(0.5, 226), (0.8, 180)])
 def test_the_cells_that_the_networks_know_may_be_called(cnmc: Path, scale: float, glass: int) -> None:
-    said = []
-    for path in sorted(cnmc.rglob("*.webp"))[::180]:
-        image = read_image(path)
-        assert isinstance(image, np.ndarray)
-        frame = np.where(image.max(axis=2, keepdims=True) > 0, image, np.uint8(glass))
-        small = np.asarray(cv2.resize(frame, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8)
-        said += codes(small, SPEC.network_um / scale)
+    paths = sorted(cnmc.rglob("*.webp"))[::180]
+    said = [code for path in paths for code in codes(on_glass(path, scale, glass), SPEC.network_um / scale)]
     assert len(said) >= 28
     assert said.count(None) >= 0.93 * len(said)
+
+
+@pytest.mark.parametrize("cell", ["UID_15_3_2_all", "UID_H17_37_5_hem"])
+def test_the_dark_edge_of_a_nucleus_is_not_taken_for_all_of_it(cnmc: Path, cell: str) -> None:
+    (path,) = cnmc.rglob(f"{cell}.webp")
+    assert codes(on_glass(path, 0.5, 226), SPEC.network_um / 0.5) == [None]
 
 
 def test_a_cell_that_the_edge_of_the_field_of_view_cuts_touches_the_border(frames: Callable[[str], Frame]) -> None:

@@ -67,9 +67,12 @@ def _own_nucleus(near: Near, core: Mask) -> Part | None:
     """The nucleus at a threshold of its own, that leaves dark cytoplasm out; None where nothing is large enough."""
     stain = near.stain[core > 0]
     level = parting(stain)
-    upper = stain[stain > level]
-    if len(upper):
-        level = min(level, int(LEAST_OWN * middle(upper)))
+    found = near.stain[(core & near.nucleus) > 0]
+    if len(found):
+        usual = middle(found)
+        if usual > level:  # else what is above is but the dark edge of a nucleus
+            usual = middle(stain[stain > level])
+        level = min(level, int(LEAST_OWN * usual))
     stained = _smooth(core & (near.stain > level), near.um)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(stained, connectivity=8)
     large = stats[:count, cv2.CC_STAT_AREA] * near.um**2 > LOBE_UM2
