@@ -190,6 +190,14 @@ def test_the_page_doubts_calls_on_a_scale_that_nobody_knows() -> None:
         assert "too few red cells show the scale of 1 of the frames with white cells" in compose(shown(*frames), "a")
 
 
+def test_a_page_without_a_cell_doesnt_speak_of_any() -> None:
+    unread = FrameReport((), None, Refusal("undecodable", "the file is empty"), Path("a.png"))
+    for one, said in ((report(), "No white cell was found."), (unread, "No frame could be examined.")):
+        page = compose(shown(one), "a")
+        assert said in page
+        assert not re.search("Where the cells lie|see the reasons below|Why cells", page)
+
+
 def test_in_a_crowd_where_no_number_is_drawn_a_cell_is_found_by_its_place() -> None:
     few = compose(shown(THREE), "a")
     assert "number 1, at 30, 50<" in few

@@ -74,7 +74,7 @@ def _tiles(reports: Sequence[FrameReport], cards: Sequence[Card]) -> str:
             Tile("white cells", f"{len(cards):,}", "found"),
             Tile("called ALL", f"{kinds['all']:,}", share, "all"),
             Tile("called HEM", f"{kinds['hem']:,}", "normal", "hem"),
-            Tile("not called", f"{kinds['refused']:,}", "see the reasons below", "refused"),
+            Tile("not called", f"{kinds['refused']:,}", "see the reasons below" if kinds["refused"] else "", "refused"),
         ]
     )
 
@@ -136,6 +136,8 @@ def _maps(frames: Sequence[Shown]) -> str:
     )
     examined = sum(frame.report.refusal is None for frame in frames)
     more = f" Of {examined:,} frames {len(shown)} are shown; a folder of pages shows them all." if len(shown) < examined else ""
+    if not any(frame.report.cells for frame in shown):
+        return f'<h2>What was looked at</h2><p class="quiet">{more}</p>{"".join(parts)}'
     return (
         f'<h2>Where the cells lie</h2><p class="quiet">{numbers}. '
         f"Solid vermilion: called ALL. Solid blue: called HEM. Dashed: not called.{more}</p>{''.join(parts)}"
@@ -148,7 +150,8 @@ def _cells(reports: Sequence[FrameReport], cards: Sequence[Card]) -> str:
     items = "\n".join(_card(card, numbers[id(card.report)], alone=alone) for card in cards[:MOST_CARDS])
     more = f"; only the first {MOST_CARDS:,} of {len(cards):,} are shown here" if len(cards) > MOST_CARDS else ""
     if not cards:
-        return "<h2>Cells</h2><p>No white cell was found.</p>"
+        seen = any(report.refusal is None for report in reports)
+        return f"<h2>Cells</h2><p>{'No white cell was found.' if seen else 'No frame could be examined.'}</p>"
     return (
         f'<h2>Cells</h2><p class="quiet">By the probability of ALL, the highest first{more}. The figure is the deciding '
         "network's probability of its own call; the diameter is that of a disk of the cell's area.</p>"
