@@ -95,9 +95,12 @@ def _evenness(near: Near, nucleus: Part, hull: Mask, channels: tuple[Densities, 
     weighted = zip(near.facts.nuclear_axis, inside, strict=True)
     red, green, blue = (np.float32(weight) * densities for weight, densities in weighted)
     stain, every = red + green + blue, inside[0] + inside[1] + inside[2]
-    if len(stain) and middle(stain) < LEAST_COLOUR * middle(every):
-        stain = every
-    return at_share(stain, 0.05) / max(middle(stain), 1.0) if len(stain) else 1.0
+    if not len(stain):
+        return 1.0
+    usual, usual_of_every = middle(stain), middle(every)
+    if usual < LEAST_COLOUR * usual_of_every:
+        stain, usual = every, usual_of_every
+    return at_share(stain, 0.05) / max(usual, 1.0)
 
 
 def _pink(near: Near, nucleus: Part, core: Mask, channels: tuple[Densities, ...]) -> str | None:
