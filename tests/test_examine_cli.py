@@ -110,7 +110,7 @@ def test_one_page_holds_all_frames_where_a_file_is_named(bundle: Path, folder: P
     page = (tmp_path / "all.html").read_text(encoding="utf-8")
     assert page.count('<li class="cell') >= 3
     assert "<h1>frames: 3 frames</h1>" in page
-    assert re.search(r"\d in deep/A\.jpg, at \d+, \d+<", page)  # the other is called the same
+    assert re.search(r"\d in deep/A\.jpg</span><span>at \d+, \d+<", page)  # the other is called the same
 
 
 def test_what_is_assumed_of_frames_comes_from_a_toml_file(bundle: Path, folder: Path, tmp_path: Path) -> None:

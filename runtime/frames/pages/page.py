@@ -190,7 +190,7 @@ def _card(card: Card, frame: int, *, alone: bool) -> str:
     voter = f"voter {cell.prediction.voter}" if cell.prediction and cell.prediction.voter else ""
     facts = ", ".join(filter(None, (size, voter)))
     x0, y0, _, _ = cell.box
-    place = f"{f'number {card.number}' if alone else f'{card.number} in {name}'}, at {x0}, {y0}"
+    place = f"number {card.number}, at {x0}, {y0}" if alone else f"{card.number} in {name}</span><span>at {x0}, {y0}"
     shown = picture(card.thumb, f"cell {card.number} of {card.frame}: {words_of(cell)}")
     title = f' title="{safe(cell.refusal.detail)}"' if cell.refusal else ""
     return (
