@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -20,6 +21,7 @@ from blastscope.runtime.frames.found import FrameFacts
 from blastscope.runtime.frames.pages.names import names_of, title_of
 from blastscope.runtime.frames.pages.papers import COLUMNS, Papers, Wanted
 from blastscope.runtime.frames.report import FrameReport
+from blastscope.runtime.prediction import Audit
 
 RUNNER = CliRunner()
 
@@ -192,6 +194,15 @@ def test_frames_that_are_called_the_same_are_told_apart_by_their_folders(tmp_pat
     assert title_of(both) == f"{tmp_path.name}: 3 frames"
     assert title_of(both[:1]) == "001.png"
     assert set(Papers(Wanted(), both)._names.values()) == {"slide 1-001", "slide 1-002", "slide 2-001"}
+
+
+def test_the_index_leads_to_the_page_of_a_frame_whatever_it_is_called(tmp_path: Path) -> None:
+    audit, path = Audit("b" * 64, "e", "openvino", "CPU", "fp16", "f32"), Path("50 % #3.png")
+    papers = Papers(Wanted(report=tmp_path), [path])
+    papers.add(FrameReport((), None, path=path), audit)
+    papers.finish("a", audit)
+    (link,) = re.findall(r'<a href="([^"]*)">50 % #3\.png</a>', (tmp_path / "index.html").read_text(encoding="utf-8"))
+    assert (tmp_path / unquote(urlsplit(link).path)).is_file()
 
 
 def test_a_report_is_one_page_only_by_its_name(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from urllib.parse import quote
 
 from blastscope.runtime.bundle.atomic import check_place, write_file
 from blastscope.runtime.errors import DataError, UsageError
@@ -85,7 +86,7 @@ class Papers:
             if report.refusal is None and report.path:
                 name = f"{self._names[report.path]}.html"
                 _write_text(wanted.report / name, compose([shown], self._titles[report.path], audit=audit))
-                self._links[len(self._kept)] = name
+                self._links[len(self._kept)] = quote(name)  # a name may hold # or %
             shown = shown if wanted.sheet else Shown(report)
         if wanted.sheet or wanted.report:
             self._kept.append(shown)
