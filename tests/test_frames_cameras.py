@@ -99,3 +99,15 @@ def test_light_of_another_colour_at_one_side_spoils_no_outline(frames: list[Fram
         assert len(found) == len(plain) == 4
         for one, other in zip(plain, found, strict=True):
             assert overlap(one.box, other.box) > 0.7
+
+
+@pytest.mark.parametrize("size", [0.15, 0.2, 0.5])
+def test_the_scale_of_a_coarse_frame_of_many_cells_is_found(frames: list[Frame], size: float) -> None:
+    """0.15 of BCCD's size are 0.48 um a pixel, as of a 20x objective."""
+    mosaic = np.vstack([np.hstack(frames[:2]), np.hstack(frames[2:])])
+    mosaic = np.vstack([np.hstack([mosaic, mosaic[:, ::-1]]), np.hstack([mosaic[::-1], mosaic[::-1, ::-1]])])
+    coarse = np.asarray(cv2.resize(mosaic, None, fx=size, fy=size, interpolation=cv2.INTER_AREA), np.uint8)
+    facts = survey_frame(coarse, SPEC)
+    assert facts.scale_source == "red-cells"
+    assert facts.pixel_um * size == pytest.approx(np.median([survey_frame(frame, SPEC).pixel_um for frame in frames]), rel=0.1)
+    assert len(find_cells(coarse, facts, SPEC)) == 16

@@ -15,7 +15,7 @@ from blastscope.runtime.frames.thumbnail import Pictures
 from blastscope.runtime.frames.votes import Avoid, Edges, edges_of, meeting
 from blastscope.runtime.prediction import Box
 
-LEVELS = ((1, 14.0, 32.0), (3, 32.0, 68.0), (5, 68.0, 125.0), (9, 125.0, 400.0))  # factor, and diameters in px, from and to
+LEVELS = ((1, 9.9, 32.0), (3, 32.0, 68.0), (5, 68.0, 125.0), (9, 125.0, 400.0))  # factor, and diameters in px, from and to
 STEPS = 6  # diameters in an octave
 STEP = 2 ** (1 / STEPS)
 WIDEST = 255  # a reduced picture's side: of a larger frame the middle tells
@@ -24,7 +24,7 @@ WIDEST = 255  # a reduced picture's side: of a larger frame the middle tells
 FOUND_SHARE = 0.85
 LEAST_FIT = 0.6  # a coarser level makes votes meet up to this much better
 FADED = 0.4  # where so few edges are left at the next coarser level, they were noise: a cell's are seen there too
-FEWEST = 0.4  # whole circles (a half circle counts as an eighth) that must meet before they count
+FEWEST = 0.3  # whole circles (a half circle counts as an eighth) that must meet before they count
 
 Level = tuple[int, float, float]
 
@@ -78,7 +78,7 @@ class _Search:
         """A red cell's diameter where votes meet best, of all that these levels cover; None where no neighbour is lower."""
         row = self._row(levels)
         top = _summit(row)
-        if not 0 < top < len(row) - 1 or max(diameter.circles for diameter in (*row[::2], row[top])) < FEWEST:
+        if not 0 < top < len(row) - 1 or row[top].circles < FEWEST:
             return None
         left, middle, right = (row[place].height for place in (top - 1, top, top + 1))
         bend = left - 2 * middle + right
