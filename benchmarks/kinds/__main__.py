@@ -2,7 +2,7 @@
 
     python -m blastscope.benchmarks.kinds DATA [--json] [--every N]
 
-DATA holds `bccd/` and `cnmc/`. Progress goes to stderr; takes ten minutes, or less with every Nth cell.
+DATA holds `bccd/` and `cnmc/`. Progress goes to stderr. All cells take four minutes of one core.
 """
 
 from __future__ import annotations
