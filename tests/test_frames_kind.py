@@ -65,12 +65,20 @@ def test_lymphoid_cells_may_be_called_and_compact_granulocytes_not(
     assert sum(said[cell] == ["called"] for cell in LYMPHOID) >= len(LYMPHOID) - 1  # the edge of the frame is close to one
 
 
-def cell_among_red_ones(cytoplasm: tuple[int, int, int], nucleus: tuple[int, int, int] = (104, 70, 150)) -> Frame:
+Lobes = tuple[tuple[int, int, int], ...]  # circles: where they lie, and how large
+ROUND: Lobes = ((146, 150, 40),)
+LOBED: Lobes = ((173, 150, 18), (154, 173, 18), (128, 158, 18))
+
+
+def cell_among_red_ones(
+    cytoplasm: tuple[int, int, int], nucleus: tuple[int, int, int] = (104, 70, 150), lobes: Lobes = ROUND
+) -> Frame:
     frame = np.full((300, 300, 3), (232, 230, 226), np.uint8)
     for x, y in ((40, 40), (260, 50), (45, 250), (250, 255), (150, 30), (40, 150)):
         cv2.circle(frame, (x, y), 36, (196, 150, 152), cv2.FILLED)
     cv2.circle(frame, (150, 150), 52, cytoplasm, cv2.FILLED)
-    cv2.circle(frame, (146, 150), 40, nucleus, cv2.FILLED)
+    for x, y, radius in lobes:
+        cv2.circle(frame, (x, y), radius, nucleus, cv2.FILLED)
     return np.asarray(cv2.GaussianBlur(frame, (0, 0), 2), np.uint8)
 
 
@@ -79,10 +87,12 @@ def test_blue_cytoplasm_may_be_called_and_pink_not() -> None:
     assert codes(cell_among_red_ones((215, 150, 185)), 0.1) == ["not-lymphoid"]
 
 
-def test_a_black_nucleus_is_no_granular_one_for_a_camera_s_noise() -> None:
-    frame = cell_among_red_ones((170, 165, 200), (14, 13, 14))
+@pytest.mark.parametrize(("lobes", "wanted"), [(ROUND, [None]), (LOBED, ["not-lymphoid"])], ids=["round", "lobed"])
+@pytest.mark.parametrize("level", [14, 28])
+def test_black_nuclei_are_judged_by_their_shape_and_not_by_noise(level: int, lobes: Lobes, wanted: list[str | None]) -> None:
+    frame = cell_among_red_ones((170, 165, 200), (level, level - 2, level + 1), lobes)
     noise = np.random.default_rng(0).normal(0, 2, frame.shape)
-    assert codes(np.clip(np.rint(frame + noise), 0, 255).astype(np.uint8), 0.1) == [None]
+    assert codes(np.clip(np.rint(frame + noise), 0, 255).astype(np.uint8), 0.1) == wanted
 
 
 def on_glass(path: Path, scale: float, glass: int) -> Frame:

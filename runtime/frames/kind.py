@@ -23,6 +23,7 @@ from blastscope.runtime.frames.stain import STEP, density
 
 LOBE_UM2 = 5.0  # smaller ones are specks
 LEAST_OWN = 0.65  # of a nucleus' usual stain: what has more is no gap between lobes, but chromatin
+EDGE_TIMES = 3.0  # as dark as a nucleus is its edge at most; what is more is a nucleus, and was found with its cytoplasm
 LEAST_SHARE = 0.33  # nucleus of the cell; lymphoid cells are nearly filled by theirs
 # A lymphoid nucleus is convex and evenly stained. Either may be a little less so where the other is beyond doubt.
 SOLID, SOLID_SPAN = 0.90, 0.05
@@ -67,11 +68,12 @@ def _own_nucleus(near: Near, core: Mask) -> Part | None:
     """The nucleus at a threshold of its own, that leaves dark cytoplasm out; None where nothing is large enough."""
     stain = near.stain[core > 0]
     level = parting(stain)
-    found = near.stain[(core & near.nucleus) > 0]
-    if len(found):
-        usual = middle(found)
-        if usual > level:  # else what is above is but the dark edge of a nucleus
-            usual = middle(stain[stain > level])
+    upper, found = stain[stain > level], near.stain[(core & near.nucleus) > 0]
+    if len(upper) and len(found):
+        # what is above the level is the nucleus, or, where it is less than half of what was found, the dark edge of one
+        usual, dark = middle(found), middle(upper)
+        if usual > level or EDGE_TIMES * usual < dark:
+            usual = dark
         level = min(level, int(LEAST_OWN * usual))
     stained = _smooth(core & (near.stain > level), near.um)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(stained, connectivity=8)
