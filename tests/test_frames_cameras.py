@@ -7,11 +7,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from blastscope.runtime.frames.finding import find_cells
-from blastscope.runtime.frames.found import FoundCell
+from blastscope.runtime.frames.found import Colour, FoundCell
 from blastscope.runtime.frames.spec import FrameSpec
+from blastscope.runtime.frames.stain import RED_CELL, nuclear_axis
 from blastscope.runtime.frames.survey import survey_frame
 from blastscope.runtime.image import read_image
 from blastscope.runtime.prediction import Box
@@ -111,3 +114,14 @@ def test_the_scale_of_a_coarse_frame_of_many_cells_is_found(frames: list[Frame],
     assert facts.scale_source == "red-cells"
     assert facts.pixel_um * size == pytest.approx(np.median([survey_frame(frame, SPEC).pixel_um for frame in frames]), rel=0.1)
     assert len(find_cells(coarse, facts, SPEC)) == 16
+
+
+@given(st.tuples(*[st.floats(0.02, 0.8)] * 3))
+def test_red_cells_of_any_colour_and_gray_lie_at_zero_on_the_nuclear_axis(red: Colour) -> None:
+    axis = np.asarray(nuclear_axis(red))
+    assert np.linalg.norm(axis) == pytest.approx(1, abs=1e-3)
+    assert axis.sum() == pytest.approx(0, abs=1e-3)
+    beside_gray = float(np.linalg.norm(np.cross(red, (1, 1, 1))))
+    if beside_gray > 0.11 * float(np.linalg.norm(red)):  # else they are gray themselves
+        assert axis @ red == pytest.approx(0, abs=1e-3)
+    assert axis @ nuclear_axis(RED_CELL) >= -1e-3
