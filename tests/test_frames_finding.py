@@ -202,7 +202,7 @@ def test_what_may_be_called_can_be_cropped(bccd: Frames) -> None:
 
 
 def test_a_real_frame_turned_or_shifted_over_glass_has_its_boxes_turned_or_shifted(bccd: Frames) -> None:
-    for name in bccd.names("train")[3:6]:
+    for name in (*bccd.names("train")[3:5], "BloodImage_00045"):  # the last has a cell at its edge
         frame = bccd.frame(name)[:-1]  # of an odd height, which halves into no square's edge
         height, width = frame.shape[:2]
         facts, cells = examined(frame)

@@ -17,7 +17,7 @@ from blastscope.runtime.frames.found import FrameFacts
 from blastscope.runtime.frames.order import at_share, middle
 from blastscope.runtime.frames.spec import FrameSpec
 from blastscope.runtime.frames.stain import STEP, along, density
-from blastscope.runtime.frames.thumbnail import grid_over, grid_within
+from blastscope.runtime.frames.thumbnail import grid_around, grid_over, grid_within
 from blastscope.runtime.frames.tiles import Tile, facts_in
 
 GLASS = (232.0, 230.0, 226.0)
@@ -25,7 +25,7 @@ AXIS = (0.16, 0.6131, -0.7735)
 
 
 def facts(pixel_um: float) -> FrameFacts:
-    return FrameFacts(pixel_um, "given", GLASS, AXIS, 0.16, 0.03)
+    return FrameFacts(pixel_um, "given", GLASS, AXIS, 0.16, 0.03, (0, 0, 150, 120))
 
 
 def stained(seed: int, height: int, width: int) -> NDArray[np.uint8]:
@@ -56,7 +56,7 @@ def test_strips_of_any_height_show_what_the_whole_shows(seed: int, height: int, 
 @settings(max_examples=8)
 def test_a_tile_of_a_frame_has_the_pixels_of_the_whole(seed: int, x: int, y: int, pixel_um: float) -> None:
     frame = np.random.default_rng(seed).integers(0, 256, (150, 160, 3)).astype(np.uint8)
-    told = replace(facts(pixel_um), corner=(seed % 7, seed % 5))
+    told = replace(facts(pixel_um), content=(seed % 7, seed % 5, 150, 140))
     region = x, y, 160, 150
     whole = working.working(frame, told)
     part = working.working(np.ascontiguousarray(frame[y:, x:]), facts_in(told, Tile(region, region)))
@@ -138,8 +138,9 @@ def test_a_grid_within_a_box_wastes_less_than_two_squares_and_has_its_middle(
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(0, 12), st.integers(-90, 90), st.integers(-90, 90))
 def test_a_grid_over_a_frame_covers_it_and_no_more(width: int, height: int, half: int, x: int, y: int) -> None:
     factor = 2 * half + 1
-    grid = grid_over((height, width, 3), factor, (x, y))
-    assert (grid.x0 - x) % factor == (grid.y0 - y) % factor == 0
+    grid = grid_over((height, width, 3), (x, y, x + 7, y + 8), factor)
+    around = grid_around((x, y, x + 7, y + 8), factor)
+    assert (grid.x0 - around.x0) % factor == (grid.y0 - around.y0) % factor == 0
     assert -factor < grid.x0 <= 0 <= grid.x0 + grid.width * factor - width < factor
     assert -factor < grid.y0 <= 0 <= grid.y0 + grid.height * factor - height < factor
 

@@ -128,7 +128,8 @@ class Examiner:
         given = self.pixel_um or self.spec.pixel_um or scan.pixel_um
         facts = survey_frame(sample(scan, self.whole_pixels), self.spec, pixel_um=given)
         # windows side by side don't tell where in the scan something begins
-        return facts if scan.width * scan.height <= self.whole_pixels else replace(facts, corner=(0, 0))
+        whole = scan.width * scan.height <= self.whole_pixels
+        return facts if whole else replace(facts, content=(0, 0, scan.width, scan.height))
 
     def _tiles(self, scan: Scan, facts: FrameFacts) -> Iterator[Tile]:
         whole = (0, 0, scan.width, scan.height)

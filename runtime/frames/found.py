@@ -25,7 +25,7 @@ class FrameFacts:
     nuclear_axis: Colour  # weights of the optical densities of R, G and B: a nucleus is far along, a red cell at 0
     nucleus_threshold: float  # on the finder's map of nuclear stain
     cell_threshold: float  # on its map of the whole cell
-    corner: tuple[int, int] = (0, 0)  # x and y in the frame where a square of the working grid begins
+    content: Box  # all that is neither glass nor black; the grid that cells are found on is centred on it
 
 
 @dataclass(frozen=True, slots=True, eq=False)

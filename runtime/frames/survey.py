@@ -20,7 +20,6 @@ from blastscope.runtime.frames.scale import red_cell_px
 from blastscope.runtime.frames.spec import FrameSpec
 from blastscope.runtime.frames.stain import RED_CELL, STEP, along, density, nuclear_axis
 from blastscope.runtime.frames.thumbnail import Pictures, odd_factor
-from blastscope.runtime.frames.working import corner_of
 from blastscope.runtime.image import check_array
 
 Densities = NDArray[np.float32]  # (H, W), natural optical density in one channel
@@ -61,6 +60,7 @@ def survey_frame(frame: NDArray[np.uint8], spec: FrameSpec, *, pixel_um: float |
             nuclear_axis(RED_CELL),
             NUCLEUS_FROM,
             CELL_FLOOR,
+            (0, 0, 0, 0),
         )
     level = glass_level(frame)
     content = content_box(frame, level)
@@ -75,7 +75,7 @@ def survey_frame(frame: NDArray[np.uint8], spec: FrameSpec, *, pixel_um: float |
     measured = None if given else red_cell_px(pictures, content, lambda part: _near_nuclei(part, glass, axis, at), level)
     source: ScaleSource = "given" if given else "red-cells" if measured else "assumed"
     scale = given or (round(spec.red_cell_um / measured, 5) if measured else ASSUMED_UM)
-    return FrameFacts(scale, source, glass, axis, nucleus_threshold, cell_threshold, corner_of(content, scale))
+    return FrameFacts(scale, source, glass, axis, nucleus_threshold, cell_threshold, content)
 
 
 def _axis(picture: NDArray[np.uint8], glass: Colour, densities: Sequence[Densities]) -> tuple[Colour, Stain, Numbers | None]:

@@ -27,9 +27,20 @@ class Grid:
 
     def inside(self, shape: tuple[int, ...]) -> tuple[slice, slice]:
         """The rows and columns of the picture that lie wholly in a frame of this shape."""
-        down, across = shape[0], shape[1]
-        top, left = -(self.y0 // self.factor) if self.y0 < 0 else 0, -(self.x0 // self.factor) if self.x0 < 0 else 0
-        return slice(top, (down - self.y0) // self.factor), slice(left, (across - self.x0) // self.factor)
+        return self.within((0, 0, shape[1], shape[0]))
+
+    def within(self, box: Box) -> tuple[slice, slice]:
+        """The rows and columns of the picture that lie wholly in `box`, in pixels of the frame."""
+        left, top, right, bottom = (
+            max(length // self.factor, 0)
+            for length in (
+                box[0] - self.x0 + self.factor - 1,
+                box[1] - self.y0 + self.factor - 1,
+                box[2] - self.x0,
+                box[3] - self.y0,
+            )
+        )
+        return slice(top, bottom), slice(left, right)
 
     def part(self, window: Grid) -> Grid:
         """Where `window`, a grid of single pixels of the picture, lies in the frame."""
@@ -60,9 +71,10 @@ def grid_within(box: Box, factor: int) -> Grid:
     return Grid(x0, y0, factor, width, height) if width > 0 and height > 0 else grid_around(box, factor)
 
 
-def grid_over(shape: tuple[int, ...], factor: int, corner: tuple[int, int]) -> Grid:
-    """The grid of which a square begins at `corner` (x, y), as far as it covers a frame of this shape."""
-    (x0, width), (y0, height) = (_over(length, factor, at) for length, at in zip(shape[1::-1], corner, strict=True))
+def grid_over(shape: tuple[int, ...], box: Box, factor: int) -> Grid:
+    """The grid centred on `box`, as far as it covers a frame of this shape."""
+    around = grid_around(box, factor)
+    (x0, width), (y0, height) = _over(shape[1], factor, around.x0), _over(shape[0], factor, around.y0)
     return Grid(x0, y0, factor, width, height)
 
 

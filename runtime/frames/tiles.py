@@ -40,8 +40,8 @@ def tiles_of(width: int, height: int, *, side_px: int, margin_px: int) -> Iterat
 
 def facts_in(facts: FrameFacts, tile: Tile) -> FrameFacts:
     """The facts of the whole frame, as they hold for the pixels of the region of `tile`."""
-    (x, y), (left, top, _, _) = facts.corner, tile.region
-    return replace(facts, corner=(x - left, y - top))
+    (x0, y0, x1, y1), (left, top, _, _) = facts.content, tile.region
+    return replace(facts, content=(x0 - left, y0 - top, x1 - left, y1 - top))
 
 
 def moved(cell: FoundCell, tile: Tile) -> FoundCell:

@@ -62,7 +62,10 @@ def look_at(whole: Working, place: Place, margin_um: float) -> View:
         level = max(level, round(OWN_SHARE * middle(usual)))
     cell = round(facts.cell_threshold * UNIT)
     if not place.wide:
-        cell += max(_around(stain, (stain <= level).view(np.uint8) & inside, um), -round(LEAST_SHIFT * cell))
+        shown = np.zeros_like(inside)
+        part = grid.within(facts.content)  # beyond it may be glass, or nothing
+        shown[part] = (stain[part] <= level) & (inside[part] > 0)
+        cell += max(_around(stain, shown, um), -round(LEAST_SHIFT * cell))
     cellular = (_summed(stain) > 9 * cell).view(np.uint8) & inside
     return View(grid, um, facts, picture, stain, inside, own, (stain > level).view(np.uint8), cellular)
 

@@ -1,6 +1,6 @@
 """A frame at the resolution that its cells are looked for and outlined in.
 
-The squares that a pixel stands for are laid by what the frame shows, as `FrameFacts.corner` records it: so a frame that is
+The squares that a pixel stands for are laid by what the frame shows, as `FrameFacts.content` records it: so a frame that is
 turned, flipped or shifted over empty glass has the same pixels, and a tile has those of the whole.
 """
 
@@ -15,8 +15,7 @@ from blastscope.runtime.frames.found import FrameFacts
 from blastscope.runtime.frames.part import Mask
 from blastscope.runtime.frames.spreading import spread
 from blastscope.runtime.frames.stain import STEP, along
-from blastscope.runtime.frames.thumbnail import Grid, grid_around, grid_over, nearest_odd_factor, reduced
-from blastscope.runtime.prediction import Box
+from blastscope.runtime.frames.thumbnail import Grid, grid_over, nearest_odd_factor, reduced
 
 WORKING_UM = 0.25  # a pixel, or the nearest that an odd number of the frame's pixels comes to
 SPREAD_PIXELS = 600_000  # a smaller frame is seen by one thread before a second one has started
@@ -35,15 +34,9 @@ class Working:
     shape: tuple[int, ...]  # of the frame
 
 
-def corner_of(content: Box, pixel_um: float) -> tuple[int, int]:
-    """Where a square of the working grid begins that has the symmetry of `content`, the box of all that a frame shows."""
-    grid = grid_around(content, _factor(pixel_um))
-    return grid.x0 % grid.factor, grid.y0 % grid.factor
-
-
 def working(frame: NDArray[np.uint8], facts: FrameFacts, threads: int | None = None) -> Working:
     """`frame` (H, W, 3) at working resolution. At most `threads` are at work, and their number changes nothing."""
-    grid = grid_over(frame.shape, _factor(facts.pixel_um), facts.corner)
+    grid = grid_over(frame.shape, facts.content, nearest_odd_factor(WORKING_UM / facts.pixel_um))
     picture = frame if grid.factor == 1 else np.empty((grid.height, grid.width, 3), np.uint8)
     stained = np.empty((grid.height, grid.width), np.bool_)
     level, rows = round(facts.nucleus_threshold * STEP), max(STRIP_ROWS // grid.factor, 1)
@@ -58,7 +51,3 @@ def working(frame: NDArray[np.uint8], facts: FrameFacts, threads: int | None = N
     spread(look, range(0, grid.height, rows), threads if frame.size > 3 * SPREAD_PIXELS else 1)
     um = grid.factor * facts.pixel_um
     return Working(grid, um, facts, picture, stained.view(np.uint8), frame.shape)
-
-
-def _factor(pixel_um: float) -> int:
-    return nearest_odd_factor(WORKING_UM / pixel_um)
