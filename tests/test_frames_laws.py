@@ -175,7 +175,7 @@ def test_red_cells_alone_are_no_white_cells() -> None:
 
 
 @pytest.mark.parametrize("shape", [(0, 0), (0, 9), (1, 1), (1, 700), (700, 1), (2, 3), (7, 5), (17, 16), (33, 900), (6000, 40)])
-@pytest.mark.parametrize("pixel_um", [None, 0.01, 0.07, 3.0])
+@pytest.mark.parametrize("pixel_um", [None, 0.01, 0.07, 1.0, 3.0])
 def test_no_size_and_no_scale_makes_it_raise(shape: tuple[int, int], pixel_um: float | None) -> None:
     for frame in (noise(shape, 100), np.resize(drawn(1), (*shape, 3))):
         facts = survey_frame(frame, SPEC, pixel_um=pixel_um)

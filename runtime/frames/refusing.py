@@ -71,10 +71,10 @@ def _blurred(near: Near) -> Refusal | None:
     nucleus, stain = near.nucleus[around], near.stain[around]
     deep, away = deeper_in(nucleus, RIM_UM / near.um) > 0, roughly_to(nucleus)
     rim, close, far = (times * RIM_UM / near.um for times in (1.0, 1.4, 3.0))
-    full, empty = stain[deep], stain[(away > close) & (away < far)]
-    if not (len(full) and len(empty)):
-        return None
-    levels, edge = stain.astype(np.float32), (away < rim) & ~deep
+    full, empty, edge = stain[deep], stain[(away > close) & (away < far)], (away < rim) & ~deep
+    if not (len(full) and len(empty) and edge.any()):
+        return None  # pixels wider than the rim can't tell
+    levels = stain.astype(np.float32)
     across, down = (cv2.Sobel(levels, cv2.CV_32F, *way)[edge] for way in ((1, 0), (0, 1)))
     steep = math.sqrt(at_share(across * across + down * down, 0.75)) / (8 * near.um)
     fall = (middle(full) - middle(empty)) / max(steep, 1.0)
