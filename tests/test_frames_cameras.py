@@ -121,7 +121,8 @@ def test_red_cells_of_any_colour_and_gray_lie_at_zero_on_the_nuclear_axis(red: C
     axis = np.asarray(nuclear_axis(red))
     assert np.linalg.norm(axis) == pytest.approx(1, abs=1e-3)
     assert axis.sum() == pytest.approx(0, abs=1e-3)
-    beside_gray = float(np.linalg.norm(np.cross(red, (1, 1, 1))))
-    if beside_gray > 0.11 * float(np.linalg.norm(red)):  # else they are gray themselves
-        assert axis @ red == pytest.approx(0, abs=1e-3)
-    assert axis @ nuclear_axis(RED_CELL) >= -1e-3
+    beside_gray, usual = np.cross(red, (1, 1, 1)), np.cross(RED_CELL, (1, 1, 1))
+    far = float(np.linalg.norm(beside_gray))
+    if far > 0.11 * np.linalg.norm(red) and beside_gray @ usual > 0.21 * far * np.linalg.norm(usual):
+        assert axis @ red == pytest.approx(0, abs=1e-3)  # other cells are gray themselves, or no red cells
+    assert axis @ nuclear_axis(RED_CELL) > 0.19

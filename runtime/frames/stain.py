@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from blastscope.runtime.frames.found import Colour
 
 RED_CELL: Colour = (0.12, 0.28, 0.22)  # natural optical density of a red cell in R, G, B: medians over BCCD's training frames
-LEAST_COLOUR = 0.1  # the axis of cells with less is noise
+LEAST_LIKE, LEAST_COLOUR = 0.2, 0.1  # an axis further from the usual one, or of cells with less colour, is noise
 BLACK = 3.4  # no stain is so dense in blue: there the field of view ends, or someone has padded the frame
 # What is so dense in red is a nucleus. A nearly black one has little colour left, so its density beyond this shows as well.
 EXTRA_FROM, EXTRA = 1.0, 0.5
@@ -32,11 +32,11 @@ def density(picture: NDArray[np.uint8], glass: Colour) -> tuple[NDArray[np.float
 def nuclear_axis(red: Colour) -> Colour:
     """The unit vector that neither `red` nor gray shows on; of usual red cells where these are all but gray themselves.
 
-    Gray is dust, and the rim of the field of view. Of its two directions the one that nuclei lie in beside usual red cells.
+    Gray is dust, and the rim of the field of view.
     """
     usual, own = _beside_gray(RED_CELL), _beside_gray(red)
-    own *= 1 if usual @ own > 0 else -1
-    chosen = own if np.linalg.norm(own) > LEAST_COLOUR * np.linalg.norm(red) else usual
+    like = float(usual @ own) / float(np.linalg.norm(usual) * np.linalg.norm(own) + 1e-12)
+    chosen = own if like > LEAST_LIKE and np.linalg.norm(own) > LEAST_COLOUR * np.linalg.norm(red) else usual
     weights = chosen / np.linalg.norm(chosen)
     return round(float(weights[0]), 4), round(float(weights[1]), 4), round(float(weights[2]), 4)
 
