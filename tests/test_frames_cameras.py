@@ -92,6 +92,18 @@ def test_the_dark_around_a_round_field_of_view_is_no_cell_and_hides_none(frames:
         assert away[(y0 + y1) // 2, (x0 + x1) // 2] < reach
 
 
+def test_a_nearly_black_nucleus_that_the_frames_edge_cuts_is_not_the_dark_around_a_field() -> None:
+    frame = np.full((300, 400, 3), (232, 230, 226), np.uint8)
+    for x, y in ((60, 60), (330, 70), (120, 250), (300, 240), (200, 130), (390, 160)):
+        cv2.circle(frame, (x, y), 36, (196, 150, 152), cv2.FILLED)
+    for x, y in ((4, 150), (200, 292), (250, 6)):
+        cv2.circle(frame, (x, y), 48, (196, 186, 222), cv2.FILLED)
+        cv2.circle(frame, (x, y), 38, (30, 18, 42), cv2.FILLED)
+    frame = np.asarray(cv2.GaussianBlur(frame, (0, 0), 1.5), np.uint8)
+    found = find_cells(frame, survey_frame(frame, SPEC, pixel_um=0.1), SPEC)
+    assert [code_of(cell) for cell in found] == ["touches-border"] * 3
+
+
 def test_light_of_another_colour_at_one_side_spoils_no_outline(frames: list[Frame]) -> None:
     """A quarter of the red is missing at the far side, a tenth of the green."""
     mosaic = np.vstack([np.hstack(frames[:2]), np.hstack(frames[2:])])

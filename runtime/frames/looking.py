@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.frames.surround import DARK_SHARE as DARK_SHARE
 from blastscope.runtime.frames.surround import dark_in, without_rim
 from blastscope.runtime.frames.working import Working
 from blastscope.runtime.prediction import Box
@@ -71,8 +70,10 @@ def _box(outlines: list[Outline]) -> Box:
 def _nuclei(outline: Outline, whole: Working) -> list[Outline]:
     """What of a stained part may be nuclei: all of it; of a ring nothing; what touches the dark around the field of view."""
     x, y, width, height = cv2.boundingRect(outline)
-    within = 0 < x < x + width < whole.grid.width and 0 < y < y + height < whole.grid.height
-    if within and cv2.contourArea(outline) * whole.um**2 < MOST_UM2:
+    sides = (x == 0) + (y == 0) + (x + width == whole.grid.width) + (y + height == whole.grid.height)
+    # the dark around a round field lies in a corner, or where it is as deep as a nucleus is longer along the frame's edge
+    short = sides == 0 or (sides == 1 and max(width, height) * whole.um < WIDEST_UM)
+    if short and cv2.contourArea(outline) * whole.um**2 < MOST_UM2:
         return [outline]
     window = slice(y, y + height), slice(x, x + width)
     filled = np.zeros((height, width), np.uint8)

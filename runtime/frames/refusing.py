@@ -8,11 +8,10 @@ import cv2
 import numpy as np
 
 from blastscope.runtime.frames.kind import foreign
-from blastscope.runtime.frames.looking import DARK_SHARE
 from blastscope.runtime.frames.near import Near, near_cell
 from blastscope.runtime.frames.order import at_share, middle
 from blastscope.runtime.frames.part import Mask, Part, deeper_in, hull_of, roughly_to
-from blastscope.runtime.frames.view import GRAIN_UM, View
+from blastscope.runtime.frames.view import View
 from blastscope.runtime.prediction import Refusal
 
 LEAST_UM2, MOST_UM2 = 22.0, 450.0  # of a cell: 5.3 and 24 um across
@@ -20,7 +19,6 @@ SHARED = 0.3  # of a cell's outline, with others
 CLUMP_UM2, CLUMP_SOLID = 150.0, 0.85  # a nucleus larger than this and less convex is several
 BLURRED_UM = 1.8  # the nucleus' rim from full stain to none: in focus 0.9 to 1.5, behind a blur of 0.6 um above
 RIM_UM = 0.7
-EDGE_UM = 0.5  # how soft the edge of the dark around a field of view is
 SQUARE = np.ones((3, 3), np.uint8)
 
 
@@ -31,26 +29,13 @@ def why_not(view: View, nucleus: Part, cell: Part, cells: list[Part]) -> Refusal
 
 
 def _cut_off(near: Near) -> Refusal | None:
-    beyond = (1 - near.inside) | _dark(near)
+    beyond = 1 - near.inside
     if beyond.any():
         edge = np.asarray(cv2.dilate(beyond, SQUARE, borderType=cv2.BORDER_CONSTANT, borderValue=(1,)), np.uint8)
         cut = bool((near.cell & edge).any())
     else:
         cut = any(side.any() for side in (near.cell[0], near.cell[-1], near.cell[:, 0], near.cell[:, -1]))
     return Refusal("touches-border", "the cell reaches the edge of what the frame shows") if cut else None
-
-
-def _dark(near: Near) -> Mask:
-    """What lies in the dark around the field of view, and within the blur of its edge: dark in every colour, and no nucleus."""
-    levels = tuple(DARK_SHARE * level for level in near.facts.background)
-    dark: Mask = np.asarray(cv2.inRange(near.picture, (0.0, 0.0, 0.0), levels), np.uint8) & np.uint8(1)
-    if not dark.any():
-        return dark
-    reach = 2 * math.ceil(EDGE_UM / near.um) + 1
-    dark &= 1 - np.asarray(cv2.dilate(near.own, np.ones((reach, reach), np.uint8)), np.uint8)
-    side = 2 * math.ceil(GRAIN_UM / 2 / near.um) + 1
-    wide = cv2.morphologyEx(dark, cv2.MORPH_OPEN, np.ones((side, side), np.uint8))
-    return np.asarray(cv2.dilate(wide, np.ones((reach, reach), np.uint8)), np.uint8)
 
 
 def _clumped(near: Near) -> Refusal | None:
