@@ -23,7 +23,6 @@ class Near:
     picture: NDArray[np.uint8]  # (H, W, 3) RGB
     stain: NDArray[np.int32]  # nuclear stain, as a view's
     inside: Mask  # 1 where the frame shows something
-    own: Mask  # 1 where this place's nuclei are
     cell: Mask
     nucleus: Mask
     others: Mask | None  # cells that touch this one; None where none does
@@ -39,7 +38,6 @@ def near_cell(view: View, nucleus: Part, cell: Part, cells: list[Part], around_u
         view.picture[window],
         view.stain[window],
         view.inside[window],
-        view.own[window],
         cell.on(window),
         nucleus.on(window),
         np.bitwise_or.reduce(touching) if touching else None,
@@ -55,7 +53,6 @@ def cropped(near: Near) -> Near:
         picture=near.picture[box],
         stain=near.stain[box],
         inside=near.inside[box],
-        own=near.own[box],
         cell=near.cell[box],
         nucleus=near.nucleus[box],
         others=None,
