@@ -26,7 +26,7 @@ from blastscope.runtime.errors import Closed, ImageError, UsageError
 from blastscope.runtime.frames.cutting import cut_cell
 from blastscope.runtime.frames.examine import TILE_PX, Examiner
 from blastscope.runtime.frames.report import FrameReport
-from blastscope.runtime.frames.scans import ArrayScan, Scan, open_scan
+from blastscope.runtime.frames.scans.scan import ArrayScan, Scan, open_scan
 from blastscope.runtime.frames.spec import FrameSpec
 from blastscope.runtime.frames.tiles import tiles_of
 from blastscope.runtime.prediction import Audit, Box, Prediction, Refusal

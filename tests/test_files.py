@@ -15,7 +15,7 @@ import pytest
 from blastscope.runtime.cells import find_cells
 from blastscope.runtime.errors import DataError, UsageError
 from blastscope.runtime.files import AHEAD, as_paths, find_images, in_order
-from blastscope.runtime.frames.scans import find_frames, open_scan
+from blastscope.runtime.frames.scans.scan import find_frames, open_scan
 from blastscope.runtime.image import read_image
 from blastscope.runtime.prediction import Refusal
 

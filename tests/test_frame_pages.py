@@ -26,7 +26,7 @@ from blastscope.runtime.frames.pages.overlay import MOST_NUMBERS, draw_overlay
 from blastscope.runtime.frames.pages.page import REASONS, compose, diameter_um
 from blastscope.runtime.frames.pages.sheet import MOST_CELLS, cards_of, draw_contact_sheet, summary
 from blastscope.runtime.frames.report import FrameCell, FrameReport
-from blastscope.runtime.frames.scans import ArrayScan
+from blastscope.runtime.frames.scans.scan import ArrayScan
 from blastscope.runtime.prediction import REFUSALS, Audit, Prediction, Refusal
 
 AUDIT = Audit("b" * 64, "e", "openvino", "CPU", "fp16", "f32")

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from blastscope.runtime.frames.finding import find_cells
+from blastscope.runtime.frames.finding.cells import find_cells
 from blastscope.runtime.frames.found import Colour, FoundCell
 from blastscope.runtime.frames.spec import FrameSpec
 from blastscope.runtime.frames.stain import RED_CELL, nuclear_axis
-from blastscope.runtime.frames.survey import survey_frame
+from blastscope.runtime.frames.surveying.survey import survey_frame
 from blastscope.runtime.image import read_image
 from blastscope.runtime.prediction import Box
 

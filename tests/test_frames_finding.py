@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from blastscope.runtime.crop import Crop, CropSpec, crop_cell
 from blastscope.runtime.frames.cutting import cut_cell
-from blastscope.runtime.frames.finding import find_cells, reach_px
+from blastscope.runtime.frames.finding.cells import find_cells, reach_px
 from blastscope.runtime.frames.found import FoundCell, FrameFacts
 from blastscope.runtime.frames.spec import FrameSpec
-from blastscope.runtime.frames.survey import survey_frame
+from blastscope.runtime.frames.surveying.survey import survey_frame
 from blastscope.runtime.prediction import Box
 
 SPEC = FrameSpec()

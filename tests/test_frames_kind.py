@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from blastscope.benchmarks.kinds.cells import labelled_cells
 from blastscope.benchmarks.kinds.judging import said_of
-from blastscope.runtime.frames.finding import find_cells
+from blastscope.runtime.frames.finding.cells import find_cells
 from blastscope.runtime.frames.spec import FrameSpec
-from blastscope.runtime.frames.survey import survey_frame
+from blastscope.runtime.frames.surveying.survey import survey_frame
 from blastscope.runtime.image import read_image
 
 Frame = NDArray[np.uint8]

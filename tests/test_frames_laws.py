@@ -14,14 +14,14 @@ from skimage.measure import label, regionprops
 
 from blastscope.runtime.errors import ImageError
 from blastscope.runtime.frames.cutting import cut_cell
-from blastscope.runtime.frames.finding import find_cells, reach_px
-from blastscope.runtime.frames.lobes import axes
-from blastscope.runtime.frames.nuclei import parts_of
-from blastscope.runtime.frames.otsu import parting
+from blastscope.runtime.frames.finding.cells import find_cells, reach_px
+from blastscope.runtime.frames.finding.lobes import axes
+from blastscope.runtime.frames.finding.nuclei import parts_of
+from blastscope.runtime.frames.finding.otsu import parting
+from blastscope.runtime.frames.grids import grid_around, nearest_odd_factor, reduced
 from blastscope.runtime.frames.part import NEAR, deeper_in, depth_in, fill_holes, squares_to
 from blastscope.runtime.frames.spec import FrameSpec
-from blastscope.runtime.frames.survey import survey_frame
-from blastscope.runtime.frames.thumbnail import grid_around, nearest_odd_factor, reduced
+from blastscope.runtime.frames.surveying.survey import survey_frame
 from blastscope.runtime.prediction import Box
 
 SPEC = FrameSpec()

@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from blastscope.runtime.frames import looking, spreading, working
-from blastscope.runtime.frames.finding import find_cells, reach_px
+from blastscope.runtime.frames.finding import looking, spreading, working
+from blastscope.runtime.frames.finding.cells import find_cells, reach_px
 from blastscope.runtime.frames.found import FrameFacts
+from blastscope.runtime.frames.grids import grid_around, grid_over, grid_within
 from blastscope.runtime.frames.order import at_share, middle
 from blastscope.runtime.frames.spec import FrameSpec
 from blastscope.runtime.frames.stain import STEP, along, density
-from blastscope.runtime.frames.thumbnail import grid_around, grid_over, grid_within
 from blastscope.runtime.frames.tiles import Tile, facts_in
 
 GLASS = (232.0, 230.0, 226.0)

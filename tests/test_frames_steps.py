@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from blastscope.runtime.frames.glass import NOT_GLASS, content_box, glass_level
-from blastscope.runtime.frames.lobes import _gap
+from blastscope.runtime.frames.finding.lobes import _gap
+from blastscope.runtime.frames.grids import Pictures, grid_within, reduced
 from blastscope.runtime.frames.part import boxes_apart, part_of
-from blastscope.runtime.frames.thumbnail import Pictures, grid_within, reduced
-from blastscope.runtime.frames.votes import Edges, edges_of, meeting
+from blastscope.runtime.frames.surveying.glass import NOT_GLASS, content_box, glass_level
+from blastscope.runtime.frames.surveying.votes import Edges, edges_of, meeting
 
 GLASS = 230
 

@@ -14,11 +14,11 @@ import pytest
 from numpy.typing import NDArray
 
 from blastscope.runtime.errors import Closed, UsageError
-from blastscope.runtime.frames.finding import find_cells
+from blastscope.runtime.frames.finding.cells import find_cells
 from blastscope.runtime.frames.found import FoundCell
 from blastscope.runtime.frames.report import FrameCell, FrameReport
 from blastscope.runtime.frames.spec import FrameSpec
-from blastscope.runtime.frames.survey import survey_frame
+from blastscope.runtime.frames.surveying.survey import survey_frame
 from blastscope.runtime.hosts import rehearsal
 from blastscope.runtime.hosts.micromanager import CameraListener
 from blastscope.runtime.hosts.rehearsal import mosaic, rehearse

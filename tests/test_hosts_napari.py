@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from blastscope.runtime.errors import UsageError
-from blastscope.runtime.frames.finding import find_cells
+from blastscope.runtime.frames.finding.cells import find_cells
 from blastscope.runtime.frames.found import FoundCell
 from blastscope.runtime.frames.pages.colours import rgb
 from blastscope.runtime.frames.pages.overlay import MOST_WORDS
 from blastscope.runtime.frames.report import FrameCell, FrameReport
 from blastscope.runtime.frames.spec import FrameSpec
-from blastscope.runtime.frames.survey import survey_frame
+from blastscope.runtime.frames.surveying.survey import survey_frame
 from blastscope.runtime.hosts.napari_layers import COLOURS, examine_layer, frame_of, scale_of, show_report
 from blastscope.runtime.image import read_image
 from blastscope.runtime.prediction import Audit, Prediction, Refusal

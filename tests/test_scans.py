@@ -15,7 +15,7 @@ from layouts import HEIGHT, LAYOUTS, PLAIN, SIDE, WIDTH, ome_zarr
 from numpy.typing import NDArray
 
 from blastscope.runtime.errors import DataError
-from blastscope.runtime.frames.scans import ArrayScan, Scan, find_frames, open_scan, overview, read_part
+from blastscope.runtime.frames.scans.scan import ArrayScan, Scan, find_frames, open_scan, overview, read_part
 from blastscope.runtime.prediction import Refusal
 
 

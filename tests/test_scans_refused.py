@@ -19,8 +19,8 @@ from layouts import LAYOUTS, PLAIN, SIDE, describe, jpeg_tiles, ome_zarr, write_
 from numpy.typing import NDArray
 
 from blastscope.runtime.errors import MissingLibrary
-from blastscope.runtime.frames.pieces import Unreadable
-from blastscope.runtime.frames.scans import open_scan, read_part
+from blastscope.runtime.frames.scans.pieces import Unreadable
+from blastscope.runtime.frames.scans.scan import open_scan, read_part
 from blastscope.runtime.prediction import Refusal
 
 

@@ -17,7 +17,7 @@ from blastscope.runtime.classes import ClassName
 from blastscope.runtime.frames.found import FoundCell, FrameFacts
 from blastscope.runtime.frames.pages.colours import LOOKS, rgb
 from blastscope.runtime.frames.report import FrameCell, FrameReport
-from blastscope.runtime.frames.scans import ArrayScan
+from blastscope.runtime.frames.scans.scan import ArrayScan
 from blastscope.runtime.prediction import Audit, Box, Prediction, Refusal
 from blastscope.runtime.site import mistakes as taking
 from blastscope.runtime.site.gallery import MOST_CARDS, gallery

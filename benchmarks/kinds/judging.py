@@ -15,9 +15,9 @@ from blastscope.benchmarks.kinds.cells import PARTS, Kind, Labelled
 from blastscope.benchmarks.kinds.glass import Glass, laid_on
 from blastscope.benchmarks.kinds.looks import Frame, Look
 from blastscope.runtime.device import usable_threads
-from blastscope.runtime.frames.finding import find_cells
+from blastscope.runtime.frames.finding.cells import find_cells
 from blastscope.runtime.frames.spec import FrameSpec
-from blastscope.runtime.frames.survey import survey_frame
+from blastscope.runtime.frames.surveying.survey import survey_frame
 from blastscope.runtime.image import read_image
 from blastscope.runtime.prediction import Box, Refusal
 from blastscope.runtime.site.matching import match

@@ -59,7 +59,7 @@ def examine(
     from blastscope.runtime.frames.pages.colours import caution, doubts, without_scale
     from blastscope.runtime.frames.pages.names import title_of
     from blastscope.runtime.frames.pages.papers import Papers, Wanted
-    from blastscope.runtime.frames.scans import find_frames
+    from blastscope.runtime.frames.scans.scan import find_frames
     from blastscope.runtime.frames.spec import FrameSpec
     from blastscope.runtime.site.drift import Drift
 

@@ -43,7 +43,7 @@ def validate(
     """
     from blastscope.runtime.bundle.atomic import write_content
     from blastscope.runtime.frames.pages.papers import check_places
-    from blastscope.runtime.frames.scans import find_frames
+    from blastscope.runtime.frames.scans.scan import find_frames
     from blastscope.runtime.frames.spec import FrameSpec
     from blastscope.runtime.site.labels import read_labels
     from blastscope.runtime.site.page import compose

@@ -18,15 +18,15 @@ from blastscope.runtime.errors import BlastscopeError, UsageError
 from blastscope.runtime.files import in_order
 from blastscope.runtime.frames.appearance import appearance_of
 from blastscope.runtime.frames.cutting import cut_cell
-from blastscope.runtime.frames.finding import find_cells, reach_px
+from blastscope.runtime.frames.finding.cells import find_cells, reach_px
 from blastscope.runtime.frames.found import FrameFacts
-from blastscope.runtime.frames.leaving import LeavableScan
-from blastscope.runtime.frames.pieces import Unreadable
 from blastscope.runtime.frames.report import FrameCell, FrameReport
-from blastscope.runtime.frames.scale_tags import LEAST_UM, MOST_UM
-from blastscope.runtime.frames.scans import ArrayScan, Scan, open_scan, overview, read_part
+from blastscope.runtime.frames.scans.leaving import LeavableScan
+from blastscope.runtime.frames.scans.pieces import Unreadable
+from blastscope.runtime.frames.scans.scale_tags import LEAST_UM, MOST_UM
+from blastscope.runtime.frames.scans.scan import ArrayScan, Scan, open_scan, overview, read_part
 from blastscope.runtime.frames.spec import FrameSpec
-from blastscope.runtime.frames.survey import survey_frame
+from blastscope.runtime.frames.surveying.survey import survey_frame
 from blastscope.runtime.frames.tiles import Tile, facts_in, moved, tiles_of
 from blastscope.runtime.prediction import Box, Prediction, Refusal
 

@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from blastscope.runtime.errors import Closed
 from blastscope.runtime.frames.report import FrameReport
-from blastscope.runtime.frames.scale_tags import LEAST_UM, MOST_UM
+from blastscope.runtime.frames.scans.scale_tags import LEAST_UM, MOST_UM
 from blastscope.runtime.frames.spec import FrameSpec
 from blastscope.runtime.hosts.camera_frame import CameraFormat, rgb_of
 from blastscope.runtime.hosts.examines import Streams

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from blastscope.runtime.errors import BlastscopeError, DataError, UsageError
 from blastscope.runtime.files import find_images
-from blastscope.runtime.frames.scale_tags import LEAST_UM, MOST_UM
+from blastscope.runtime.frames.scans.scale_tags import LEAST_UM, MOST_UM
 from blastscope.runtime.hosts.examines import Streams
 from blastscope.runtime.hosts.smart import RevisitPlan, SmartScan, scan_and_revisit
 from blastscope.runtime.image import read_image

@@ -12,8 +12,8 @@ from typing import Protocol
 import cv2
 
 from blastscope.runtime.errors import DataError, DeviceError, UsageError
-from blastscope.runtime.frames.pieces import Unreadable
-from blastscope.runtime.frames.scans import find_frames, named_as_frame, open_scan, read_part
+from blastscope.runtime.frames.scans.pieces import Unreadable
+from blastscope.runtime.frames.scans.scan import find_frames, named_as_frame, open_scan, read_part
 from blastscope.runtime.header import MAX_PIXELS
 from blastscope.runtime.prediction import Refusal
 from blastscope.runtime.stream import Frame

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from blastscope.runtime.classes import CLASSES, ClassName
 from blastscope.runtime.errors import DataError
-from blastscope.runtime.frames.scans import open_scan
+from blastscope.runtime.frames.scans.scan import open_scan
 from blastscope.runtime.prediction import Box, Refusal
 
 COLUMNS = ("path", "x0", "y0", "x1", "y1", "label")

@@ -10,9 +10,9 @@ from typing import Literal
 
 from blastscope.runtime.classes import ClassName
 from blastscope.runtime.frames.pages.album import draw_around, jpeg
-from blastscope.runtime.frames.pieces import Unreadable
 from blastscope.runtime.frames.report import FrameCell, FrameReport
-from blastscope.runtime.frames.scans import Scan
+from blastscope.runtime.frames.scans.pieces import Unreadable
+from blastscope.runtime.frames.scans.scan import Scan
 from blastscope.runtime.prediction import Box
 from blastscope.runtime.site.labels import LabelledCell
 from blastscope.runtime.site.matching import match

@@ -17,9 +17,9 @@ from PIL import Image
 from blastscope.runtime.bundle.atomic import write_file
 from blastscope.runtime.classes import ClassName
 from blastscope.runtime.frames.pages.overlay import draw_box_lines, draw_cell_lines, draw_overlay
-from blastscope.runtime.frames.pieces import Unreadable
 from blastscope.runtime.frames.report import FrameCell, FrameReport
-from blastscope.runtime.frames.scans import Scan, overview, read_part
+from blastscope.runtime.frames.scans.pieces import Unreadable
+from blastscope.runtime.frames.scans.scan import Scan, overview, read_part
 from blastscope.runtime.prediction import Box
 
 THUMB_PX = 128

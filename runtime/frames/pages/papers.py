@@ -16,7 +16,7 @@ from blastscope.runtime.frames.pages.names import names_of, printable
 from blastscope.runtime.frames.pages.page import compose, diameter_um
 from blastscope.runtime.frames.pages.sheet import draw_contact_sheet
 from blastscope.runtime.frames.report import FrameReport
-from blastscope.runtime.frames.scans import OVERLAY
+from blastscope.runtime.frames.scans.scan import OVERLAY
 from blastscope.runtime.prediction import Audit
 
 MOST_NAME = 180  # bytes of a frame's name that its overlay and page take on: a file's may have 255, and theirs are longer

@@ -11,8 +11,8 @@ import math
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from blastscope.runtime.frames.thumbnail import Pictures
-from blastscope.runtime.frames.votes import Avoid, Edges, edges_of, meeting
+from blastscope.runtime.frames.grids import Pictures
+from blastscope.runtime.frames.surveying.votes import Avoid, Edges, edges_of, meeting
 from blastscope.runtime.prediction import Box
 
 LEVELS = ((1, 9.9, 32.0), (3, 32.0, 68.0), (5, 68.0, 125.0), (9, 125.0, 400.0))  # factor, and diameters in px, from and to

@@ -13,11 +13,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from blastscope.runtime.frames.finding.near import Near, cropped
+from blastscope.runtime.frames.finding.nuclei import HOLE_UM2
+from blastscope.runtime.frames.finding.otsu import parting
 from blastscope.runtime.frames.found import Colour
-from blastscope.runtime.frames.near import Near, cropped
-from blastscope.runtime.frames.nuclei import HOLE_UM2
 from blastscope.runtime.frames.order import at_share, middle
-from blastscope.runtime.frames.otsu import parting
 from blastscope.runtime.frames.part import Mask, Part, deeper_in, fill_holes, hull_of, part_of
 from blastscope.runtime.frames.stain import STEP, density
 

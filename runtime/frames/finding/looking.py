@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.frames.surround import dark_in, without_rim
-from blastscope.runtime.frames.working import Working
+from blastscope.runtime.frames.finding.surround import dark_in, without_rim
+from blastscope.runtime.frames.finding.working import Working
 from blastscope.runtime.prediction import Box
 
 LOBES_UM = 4.0  # stained parts that are nearer than this are looked at together

@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from blastscope.runtime.frames.finding.view import View
 from blastscope.runtime.frames.found import FrameFacts
 from blastscope.runtime.frames.part import Mask, Part, boxes_apart, window_around
-from blastscope.runtime.frames.view import View
 
 
 @dataclass(frozen=True, slots=True, eq=False)

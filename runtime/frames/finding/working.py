@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from blastscope.runtime.frames.finding.spreading import spread
 from blastscope.runtime.frames.found import FrameFacts
+from blastscope.runtime.frames.grids import Grid, grid_over, nearest_odd_factor, reduced
 from blastscope.runtime.frames.part import Mask
-from blastscope.runtime.frames.spreading import spread
 from blastscope.runtime.frames.stain import STEP, along
-from blastscope.runtime.frames.thumbnail import Grid, grid_over, nearest_odd_factor, reduced
 
 WORKING_UM = 0.25  # a pixel, or the nearest that an odd number of the frame's pixels comes to
 SPREAD_PIXELS = 600_000  # a smaller frame is seen by one thread before a second one has started

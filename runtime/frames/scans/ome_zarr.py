@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.runtime.errors import MissingLibrary
-from blastscope.runtime.frames.pieces import Unreadable
-from blastscope.runtime.frames.scale_tags import UNITS, Scale, checked
+from blastscope.runtime.frames.scans.pieces import Unreadable
+from blastscope.runtime.frames.scans.scale_tags import UNITS, Scale, checked
 from blastscope.runtime.header import MAX_PIXELS
 from blastscope.runtime.prediction import Box, Refusal, RefusalCode
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.frames.pieces import DECODED, JPEG, RAW, RGB, WEBP, YCBCR, PieceFormat, Unreadable, decode_piece
-from blastscope.runtime.frames.scale_tags import Scale, from_imagej, from_ome, from_tags, from_text
+from blastscope.runtime.frames.scans.pieces import DECODED, JPEG, RAW, RGB, WEBP, YCBCR, PieceFormat, Unreadable, decode_piece
+from blastscope.runtime.frames.scans.scale_tags import Scale, from_imagej, from_ome, from_tags, from_text
 from blastscope.runtime.header import MAX_PIXELS, TIFF_KINDS
 from blastscope.runtime.prediction import Box, Refusal, RefusalCode
 

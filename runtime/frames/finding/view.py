@@ -9,14 +9,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from blastscope.runtime.frames.finding.looking import Place
+from blastscope.runtime.frames.finding.surround import blurred, dark_in
+from blastscope.runtime.frames.finding.working import Working
 from blastscope.runtime.frames.found import FrameFacts
-from blastscope.runtime.frames.looking import Place
+from blastscope.runtime.frames.grids import Grid, grid_around, reduced
 from blastscope.runtime.frames.order import middle
 from blastscope.runtime.frames.part import Mask
 from blastscope.runtime.frames.stain import STEP, along
-from blastscope.runtime.frames.surround import blurred, dark_in
-from blastscope.runtime.frames.thumbnail import Grid, grid_around, reduced
-from blastscope.runtime.frames.working import Working
 
 UNIT = 9 * STEP  # of `stain`, whose pixels are sums over nine
 GRAIN_UM = 1.5  # what is black and narrower than this is no edge

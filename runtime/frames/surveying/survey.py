@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.runtime.frames.found import Colour, FrameFacts, ScaleSource
-from blastscope.runtime.frames.glass import content_box, glass_colour, glass_level
+from blastscope.runtime.frames.grids import Pictures, odd_factor
 from blastscope.runtime.frames.order import at_share, middle
-from blastscope.runtime.frames.scale import red_cell_px
 from blastscope.runtime.frames.spec import FrameSpec
 from blastscope.runtime.frames.stain import RED_CELL, STEP, along, density, nuclear_axis
-from blastscope.runtime.frames.thumbnail import Pictures, odd_factor
+from blastscope.runtime.frames.surveying.glass import content_box, glass_colour, glass_level
+from blastscope.runtime.frames.surveying.scale import red_cell_px
 from blastscope.runtime.image import check_array
 
 Densities = NDArray[np.float32]  # (H, W), natural optical density in one channel

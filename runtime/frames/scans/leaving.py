@@ -13,7 +13,7 @@ from blastscope.runtime.errors import Closed
 from blastscope.runtime.prediction import Box
 
 if TYPE_CHECKING:
-    from blastscope.runtime.frames.scans import Readable, Scan
+    from blastscope.runtime.frames.scans.scan import Readable, Scan
 
 
 class LeavableImage:

@@ -7,11 +7,11 @@ import math
 import cv2
 import numpy as np
 
-from blastscope.runtime.frames.kind import foreign
-from blastscope.runtime.frames.near import Near, near_cell
+from blastscope.runtime.frames.finding.kind import foreign
+from blastscope.runtime.frames.finding.near import Near, near_cell
+from blastscope.runtime.frames.finding.view import View
 from blastscope.runtime.frames.order import at_share, middle
 from blastscope.runtime.frames.part import Mask, Part, deeper_in, hull_of, roughly_to
-from blastscope.runtime.frames.view import View
 from blastscope.runtime.prediction import Refusal
 
 LEAST_UM2, MOST_UM2 = 22.0, 450.0  # of a cell: 5.3 and 24 um across

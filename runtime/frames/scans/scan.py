@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from blastscope.runtime.errors import BlastscopeError, DataError
 from blastscope.runtime.files import as_paths
-from blastscope.runtime.frames.ome_zarr import ZarrScan, is_zarr
-from blastscope.runtime.frames.pieces import Unreadable
-from blastscope.runtime.frames.tiffs import TiffScan
+from blastscope.runtime.frames.scans.ome_zarr import ZarrScan, is_zarr
+from blastscope.runtime.frames.scans.pieces import Unreadable
+from blastscope.runtime.frames.scans.tiffs import TiffScan
 from blastscope.runtime.header import Header, read_header
 from blastscope.runtime.image import SUFFIXES, decode, read_content, refused_folder
 from blastscope.runtime.prediction import Box, Refusal

@@ -8,17 +8,17 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from blastscope.runtime.frames.finding.growing import GROW_UM, cell_around, opened
+from blastscope.runtime.frames.finding.lobes import joined
+from blastscope.runtime.frames.finding.looking import WIDEST_UM, Place, places
+from blastscope.runtime.frames.finding.nuclei import large_enough, parts_of
+from blastscope.runtime.frames.finding.refusing import why_not
+from blastscope.runtime.frames.finding.view import look_at
+from blastscope.runtime.frames.finding.working import Working, working
 from blastscope.runtime.frames.found import FoundCell, FrameFacts
-from blastscope.runtime.frames.growing import GROW_UM, cell_around, opened
-from blastscope.runtime.frames.lobes import joined
-from blastscope.runtime.frames.looking import WIDEST_UM, Place, places
-from blastscope.runtime.frames.nuclei import large_enough, parts_of
+from blastscope.runtime.frames.grids import Grid
 from blastscope.runtime.frames.part import Part
-from blastscope.runtime.frames.refusing import why_not
 from blastscope.runtime.frames.spec import FrameSpec
-from blastscope.runtime.frames.thumbnail import Grid
-from blastscope.runtime.frames.view import look_at
-from blastscope.runtime.frames.working import Working, working
 from blastscope.runtime.image import check_array
 from blastscope.runtime.prediction import Box
 
