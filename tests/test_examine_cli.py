@@ -80,7 +80,7 @@ def test_people_get_a_table_and_a_refused_cell_is_a_finding(bundle: Path, folder
 
 
 def test_what_there_is_to_say_of_a_frame_stands_behind_its_path() -> None:
-    facts = FrameFacts(0.07, "given", (200.0, 201.0, 199.0), (0.4, 0.5, -0.7), 0.3, 0.06, (0, 0, 640, 480))
+    facts = FrameFacts(0.07, "given", (200.0, 201.0, 199.0), (0.4, 0.5, -0.7), 0.3, 0.06, (0, 0, 640, 480), (0, 0, 640, 480))
     told = line(FrameReport((), facts, path=Path("a.tif"), notes=("page 1 of 2", "0.07 by ImageJ")))
     assert told.endswith("0.0700 given       a.tif  (page 1 of 2; 0.07 by ImageJ)")
 

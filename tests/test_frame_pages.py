@@ -30,7 +30,7 @@ from blastscope.runtime.frames.scans.scan import ArrayScan
 from blastscope.runtime.prediction import REFUSALS, Audit, Prediction, Refusal
 
 AUDIT = Audit("b" * 64, "e", "openvino", "CPU", "fp16", "f32")
-FACTS = FrameFacts(0.1, "red-cells", (200.0, 201.0, 199.0), (0.4, 0.5, -0.7), 0.3, 0.06, (0, 0, 640, 480))
+FACTS = FrameFacts(0.1, "red-cells", (200.0, 201.0, 199.0), (0.4, 0.5, -0.7), 0.3, 0.06, (0, 0, 640, 480), (0, 0, 640, 480))
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 

@@ -207,8 +207,11 @@ def test_a_real_frame_turned_or_shifted_over_glass_has_its_boxes_turned_or_shift
         height, width = frame.shape[:2]
         facts, cells = examined(frame)
         plain = [cell.box for cell in cells]
-        turned = [cell.box for cell in examined(np.rot90(frame))[1]]
-        assert sorted(turned) == sorted((y0, width - x1, y1, width - x0) for x0, y0, x1, y1 in plain)
+        turned = examined(np.rot90(frame))[1]
+        assert sorted(cell.box for cell in turned) == sorted((y0, width - x1, y1, width - x0) for x0, y0, x1, y1 in plain)
+        outlines = [{(y, width - 1 - x) for x, y in cell.contour.tolist()} for cell in cells]
+        assert all({(x, y) for x, y in cell.contour.tolist()} in outlines for cell in turned)
+        assert sorted(map(str, (cell.refusal for cell in turned))) == sorted(map(str, (cell.refusal for cell in cells)))
         shifted = []
         for x, y in ((20, 20), (33, 47)):
             padded = np.full((height + 80, width + 80, 3), np.rint(facts.background), np.uint8)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from skimage.measure import label, regionprops
+from skimage.morphology import convex_hull_image
 
 from blastscope.runtime.errors import ImageError
 from blastscope.runtime.frames.cutting import cut_cell
@@ -19,7 +20,7 @@ from blastscope.runtime.frames.finding.lobes import axes
 from blastscope.runtime.frames.finding.nuclei import parts_of
 from blastscope.runtime.frames.finding.otsu import parting
 from blastscope.runtime.frames.grids import grid_around, nearest_odd_factor, reduced
-from blastscope.runtime.frames.part import NEAR, deeper_in, depth_in, fill_holes, squares_to
+from blastscope.runtime.frames.part import NEAR, deeper_in, depth_in, fill_holes, hull_mask, roughly_to, squares_to
 from blastscope.runtime.frames.spec import FrameSpec
 from blastscope.runtime.frames.surveying.survey import survey_frame
 from blastscope.runtime.prediction import Box
@@ -228,6 +229,19 @@ def test_squared_distances_are_exact(mask: NDArray[np.uint8]) -> None:
     y, x = np.indices(mask.shape)
     every = (y[..., None] - rows) ** 2 + (x[..., None] - columns) ** 2
     assert (squares_to(mask) == every.min(axis=2)).all()
+
+
+@given(masks)
+@settings(max_examples=20)
+def test_hulls_and_distances_of_a_turned_mask_are_turned(mask: NDArray[np.uint8]) -> None:
+    turned = np.ascontiguousarray(np.rot90(mask))
+    assert (hull_mask(turned) == np.rot90(hull_mask(mask))).all()
+    assert (roughly_to(turned) == np.rot90(roughly_to(mask))).all()
+    if mask.any():
+        true = convex_hull_image(mask, offset_coordinates=False)
+        assert (hull_mask(mask) >= true).all()
+        assert np.count_nonzero(hull_mask(mask) != true) < 0.05 * mask.size
+        assert roughly_to(mask) == pytest.approx(np.sqrt(squares_to(mask)), rel=0.02)
 
 
 def test_what_is_not_stained_or_hardly_has_no_parts() -> None:

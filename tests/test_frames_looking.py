@@ -25,7 +25,7 @@ AXIS = (0.16, 0.6131, -0.7735)
 
 
 def facts(pixel_um: float) -> FrameFacts:
-    return FrameFacts(pixel_um, "given", GLASS, AXIS, 0.16, 0.03, (0, 0, 150, 120))
+    return FrameFacts(pixel_um, "given", GLASS, AXIS, 0.16, 0.03, (0, 0, 150, 120), (0, 0, 10_000, 10_000))
 
 
 def stained(seed: int, height: int, width: int) -> NDArray[np.uint8]:
@@ -156,13 +156,14 @@ def test_a_crowd_falls_into_places_no_wider_than_a_cell() -> None:
     assert len(find_cells(frame, facts(0.2), FrameSpec())) == 15 * 8
 
 
-def test_a_tile_sees_of_a_cluster_what_the_whole_frame_shows() -> None:
+@pytest.mark.parametrize("nucleus", [(104, 70, 150), (70, 35, 80)])  # the second is darker in every colour than most surrounds
+def test_a_tile_sees_of_a_cluster_what_the_whole_frame_shows(nucleus: tuple[int, int, int]) -> None:
     """Nuclei that touch, in a chain longer than any tile's margin."""
     frame = np.full((300, 1400, 3), GLASS, np.uint8)
     rows, columns = np.ogrid[:300, :1400]
     for index in range(30):
         x, y, radius = 50 + 44 * index, 150 + 23 * (index % 3), 20 + index % 4
-        frame[(rows - y) ** 2 + (columns - x) ** 2 < radius**2] = (104 - 2 * index, 70, 150)
+        frame[(rows - y) ** 2 + (columns - x) ** 2 < radius**2] = (nucleus[0] - index, *nucleus[1:])
     told = facts(0.2)
     margin = reach_px(told, FrameSpec())
     assert margin < 180

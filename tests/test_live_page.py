@@ -112,7 +112,10 @@ def test_in_a_crowd_no_caption_hides_another_and_the_likeliest_cells_are_shown_a
     x, y = PLACES["all"]
     crowd = (_cell(None, x + 20, y), *cells() * 15, _cell(None, x + 25, y))
     page.show(
-        replace(report(cells=crowd), facts=FrameFacts(0.07437, "assumed", GLASS, (0.4, 0.5, -0.7), 0.3, 0.06, (0, 0, 640, 480)))
+        replace(
+            report(cells=crowd),
+            facts=FrameFacts(0.07437, "assumed", GLASS, (0.4, 0.5, -0.7), 0.3, 0.06, (0, 0, 640, 480), (0, 0, 640, 480)),
+        )
     )
     browser.open(page.url)
     drawn(browser, 1)

@@ -25,7 +25,7 @@ from blastscope.runtime.site.labels import LabelledCell
 from blastscope.runtime.site.mistakes import Mistake, Pictures, mistakes_in
 
 AUDIT = Audit("b" * 64, "e", "openvino", "CPU", "fp16", "f32")
-FACTS = FrameFacts(0.1, "red-cells", (200.0, 201.0, 199.0), (0.4, 0.5, -0.7), 0.3, 0.06, (0, 0, 640, 480))
+FACTS = FrameFacts(0.1, "red-cells", (200.0, 201.0, 199.0), (0.4, 0.5, -0.7), 0.3, 0.06, (0, 0, 640, 480), (0, 0, 640, 480))
 PATH = Path("slide <1>.png")
 
 

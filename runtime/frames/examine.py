@@ -126,10 +126,12 @@ class Examiner:
     def survey(self, scan: Scan) -> FrameFacts:
         """What holds for the whole of `scan`; of a large one it is measured on windows that show something."""
         given = self.pixel_um or self.spec.pixel_um or scan.pixel_um
-        facts = survey_frame(sample(scan, self.whole_pixels), self.spec, pixel_um=given)
-        # windows side by side don't tell where in the scan something begins
-        whole = scan.width * scan.height <= self.whole_pixels
-        return facts if whole else replace(facts, content=(0, 0, scan.width, scan.height))
+        picture = sample(scan, self.whole_pixels)
+        facts = survey_frame(picture, self.spec, pixel_um=given)
+        if picture.shape[:2] == (scan.height, scan.width):
+            return facts
+        whole = 0, 0, scan.width, scan.height  # windows side by side don't tell where something begins
+        return replace(facts, content=whole, extent=whole)
 
     def _tiles(self, scan: Scan, facts: FrameFacts) -> Iterator[Tile]:
         whole = (0, 0, scan.width, scan.height)

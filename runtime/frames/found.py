@@ -17,7 +17,7 @@ Colour = tuple[float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class FrameFacts:
-    """What holds for a whole frame; for a slide it is measured once, on its thumbnail, and all tiles go by it."""
+    """What holds for a whole frame; for a slide it is measured once, on some windows, and all tiles go by it."""
 
     pixel_um: float  # micrometres per pixel
     scale_source: ScaleSource
@@ -26,6 +26,7 @@ class FrameFacts:
     nucleus_threshold: float  # on the finder's map of nuclear stain
     cell_threshold: float  # on its map of the whole cell
     content: Box  # all that is neither glass nor black; the grid that cells are found on is centred on it
+    extent: Box  # of the whole, of which the pixels at hand may be a tile
 
 
 @dataclass(frozen=True, slots=True, eq=False)

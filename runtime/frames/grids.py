@@ -90,9 +90,8 @@ def reduced(picture: NDArray[np.uint8], grid: Grid) -> NDArray[np.uint8]:
     if grid.factor == 1:
         return np.ascontiguousarray(patch)
     size = (grid.width, grid.height)
-    if (
-        grid.factor == 3
-    ):  # the most usual, and INTER_AREA is slow at it; an odd number of pixels has no mean that rounds two ways
+    # the most usual, and INTER_AREA is slow at it; an odd number of pixels has no mean that rounds two ways
+    if grid.factor == 3:
         return np.asarray(cv2.resize(cv2.blur(patch, (3, 3), anchor=(0, 0)), size, interpolation=cv2.INTER_NEAREST), np.uint8)
     return np.asarray(cv2.resize(patch, size, interpolation=cv2.INTER_AREA), np.uint8)
 

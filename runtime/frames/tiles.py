@@ -40,8 +40,12 @@ def tiles_of(width: int, height: int, *, side_px: int, margin_px: int) -> Iterat
 
 def facts_in(facts: FrameFacts, tile: Tile) -> FrameFacts:
     """The facts of the whole frame, as they hold for the pixels of the region of `tile`."""
-    (x0, y0, x1, y1), (left, top, _, _) = facts.content, tile.region
-    return replace(facts, content=(x0 - left, y0 - top, x1 - left, y1 - top))
+    left, top, _, _ = tile.region
+
+    def moved_box(box: Box) -> Box:
+        return box[0] - left, box[1] - top, box[2] - left, box[3] - top
+
+    return replace(facts, content=moved_box(facts.content), extent=moved_box(facts.extent))
 
 
 def moved(cell: FoundCell, tile: Tile) -> FoundCell:

@@ -18,7 +18,7 @@ from blastscope.runtime.frames.finding.nuclei import HOLE_UM2
 from blastscope.runtime.frames.finding.otsu import parting
 from blastscope.runtime.frames.found import Colour
 from blastscope.runtime.frames.order import at_share, middle
-from blastscope.runtime.frames.part import Mask, Part, deeper_in, fill_holes, hull_of, part_of
+from blastscope.runtime.frames.part import Mask, Part, deeper_in, fill_holes, hull_mask, part_of
 from blastscope.runtime.frames.stain import STEP, density
 
 LOBE_UM2 = 5.0  # smaller ones are specks
@@ -54,8 +54,7 @@ def foreign(near: Near) -> str | None:
     share = nucleus.area / max(cv2.countNonZero(near.cell), 1)
     if share < LEAST_SHARE:
         return f"the nucleus fills {share:.0%} of the cell"
-    hull = np.zeros_like(nucleus.mask)
-    cv2.fillConvexPoly(hull, hull_of(nucleus.mask), (1,))
+    hull = hull_mask(nucleus.mask)
     solidity = nucleus.area / max(cv2.countNonZero(hull), 1)
     channels = _channels(near.picture, near.facts.background)
     evenness = _evenness(near, nucleus, hull, channels)

@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.frames.finding.surround import dark_in, without_rim
 from blastscope.runtime.frames.finding.working import Working
 from blastscope.runtime.prediction import Box
 
@@ -48,7 +47,7 @@ def _parts(whole: Working) -> list[Outline]:
     outer: list[int] = [] if levels is None else np.flatnonzero(levels[0, :, 3] < 0).tolist()
     candidates = [np.asarray(outlines[index], np.int32) for index in outer]
     large = [part for part in candidates if cv2.contourArea(part) * whole.um**2 > SPECK_UM2]
-    return [nuclei for part in large for nuclei in _nuclei(part, whole)]
+    return [part for part in large if not _ring(part, whole)]
 
 
 def _groups(parts: list[Outline], um: float, gap_um: float) -> Iterator[tuple[list[Outline], bool]]:
@@ -67,26 +66,17 @@ def _box(outlines: list[Outline]) -> Box:
     return x, y, x + width, y + height
 
 
-def _nuclei(outline: Outline, whole: Working) -> list[Outline]:
-    """What of a stained part may be nuclei: all of it; of a ring nothing; what touches the dark around the field of view."""
+def _ring(outline: Outline, whole: Working) -> bool:
+    """Whether a stained part is but a ring around something, as around a bubble or a field of view."""
     x, y, width, height = cv2.boundingRect(outline)
-    sides = (x == 0) + (y == 0) + (x + width == whole.grid.width) + (y + height == whole.grid.height)
-    # the dark around a round field lies in a corner, or where it is as deep as a nucleus is longer along the frame's edge
-    short = sides == 0 or (sides == 1 and max(width, height) * whole.um < WIDEST_UM)
-    if short and cv2.contourArea(outline) * whole.um**2 < MOST_UM2:
-        return [outline]
-    window = slice(y, y + height), slice(x, x + width)
+    if cv2.contourArea(outline) * whole.um**2 < MOST_UM2:
+        return False
     filled = np.zeros((height, width), np.uint8)
     cv2.drawContours(filled, [outline], -1, (1,), cv2.FILLED, offset=(-x, -y))
-    labels = cv2.connectedComponents(filled & whole.stained[window], connectivity=8)[1]
+    labels = cv2.connectedComponents(filled & whole.stained[y : y + height, x : x + width], connectivity=8)[1]
     across, down = outline[0, 0]
-    shown = (labels == labels[down - y, across - x]).view(np.uint8)  # a part that it encloses has its own outline
-    dark = dark_in(whole.picture[window], shown, whole.facts.background, whole.um)
-    if dark is None:
-        return [outline] if cv2.countNonZero(shown) > RING_SHARE * cv2.countNonZero(filled) else []
-    left = without_rim(shown & (1 - dark), whole.um)
-    pieces = cv2.findContours(left, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE, offset=(x, y))[0]
-    return [np.asarray(piece, np.int32) for piece in pieces]
+    shown = int(np.count_nonzero(labels == labels[down - y, across - x]))  # a part that it encloses has its own outline
+    return shown <= RING_SHARE * cv2.countNonZero(filled)
 
 
 def _linked(outlines: list[Outline], gap: float) -> list[list[Outline]]:

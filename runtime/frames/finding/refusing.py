@@ -11,7 +11,7 @@ from blastscope.runtime.frames.finding.kind import foreign
 from blastscope.runtime.frames.finding.near import Near, near_cell
 from blastscope.runtime.frames.finding.view import View
 from blastscope.runtime.frames.order import at_share, middle
-from blastscope.runtime.frames.part import Mask, Part, deeper_in, hull_of, roughly_to
+from blastscope.runtime.frames.part import Mask, Part, deeper_in, hull_mask, roughly_to
 from blastscope.runtime.prediction import Refusal
 
 LEAST_UM2, MOST_UM2 = 22.0, 450.0  # of a cell: 5.3 and 24 um across
@@ -85,9 +85,7 @@ def _wrong(near: Near) -> Refusal | None:
 
 
 def _solidity(mask: Mask) -> float:
-    hull = np.zeros_like(mask)
-    cv2.fillConvexPoly(hull, hull_of(mask), (1,))
-    return _count(mask) / max(_count(hull), 1)
+    return _count(mask) / max(_count(hull_mask(mask)), 1)
 
 
 def _count(mask: Mask) -> int:

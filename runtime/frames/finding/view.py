@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.runtime.frames.finding.looking import Place
-from blastscope.runtime.frames.finding.surround import blurred, dark_in
 from blastscope.runtime.frames.finding.working import Working
 from blastscope.runtime.frames.found import FrameFacts
 from blastscope.runtime.frames.grids import Grid, grid_around, reduced
@@ -19,7 +18,6 @@ from blastscope.runtime.frames.part import Mask
 from blastscope.runtime.frames.stain import STEP, along
 
 UNIT = 9 * STEP  # of `stain`, whose pixels are sums over nine
-GRAIN_UM = 1.5  # what is black and narrower than this is no edge
 OWN_SHARE = 0.45  # of the usual stain of this place, where that is more than the frame's threshold
 
 AROUND_UM, FEWEST_AROUND = 2.0, 100  # of the edge of a view, where no cytoplasm of its own reaches; pixels that tell
@@ -50,11 +48,9 @@ def look_at(whole: Working, place: Place, margin_um: float) -> View:
     raw = along(facts.nuclear_axis, picture, facts.background)
     inside = np.zeros(raw.shape, np.uint8)
     inside[grid.inside(whole.shape)] = 1
-    _darken(inside, raw, um)
     own = _own(place, window)
-    dark = dark_in(picture, 1 - blurred(own, um), facts.background, um)
-    if dark is not None:
-        inside &= 1 - dark
+    if whole.surround is not None:
+        inside &= 1 - reduced(whole.surround, window)
     stain = _summed(raw) * inside
     level = round(facts.nucleus_threshold * UNIT)
     usual = stain[(stain > level) & (own > 0)]
@@ -63,7 +59,9 @@ def look_at(whole: Working, place: Place, margin_um: float) -> View:
     cell = round(facts.cell_threshold * UNIT)
     if not place.wide:
         shown = np.zeros_like(inside)
-        part = grid.within(facts.content)  # beyond it may be glass, or nothing
+        x0, y0, x1, y1 = facts.content
+        rim = grid.factor  # what is beyond, glass or nothing, is in the sums of the outermost too
+        part = grid.within((x0 + rim, y0 + rim, x1 - rim, y1 - rim))
         shown[part] = (stain[part] <= level) & (inside[part] > 0)
         cell += max(_around(stain, shown, um), -round(LEAST_SHIFT * cell))
     cellular = (_summed(stain) > 9 * cell).view(np.uint8) & inside
@@ -83,14 +81,6 @@ def _own(place: Place, window: Grid) -> Mask:
     own = np.zeros((window.height, window.width), np.uint8)
     cv2.drawContours(own, place.outlines, -1, (1,), cv2.FILLED, offset=(-window.x0, -window.y0))
     return own
-
-
-def _darken(inside: Mask, raw: NDArray[np.int16], um: float) -> None:
-    """Takes what is black out of `inside`: beyond the field of view, not a dark grain in a nucleus."""
-    black = (raw < -4 * STEP).view(np.uint8)
-    if cv2.countNonZero(black):
-        side = 2 * math.ceil(GRAIN_UM / 2 / um) + 1
-        inside[cv2.morphologyEx(black, cv2.MORPH_OPEN, np.ones((side, side), np.uint8)) > 0] = 0
 
 
 def _summed(values: NDArray[np.int16] | NDArray[np.int32]) -> NDArray[np.int32]:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.runtime.frames.finding.spreading import spread
+from blastscope.runtime.frames.finding.surround import surround_in, without_rim
 from blastscope.runtime.frames.found import FrameFacts
 from blastscope.runtime.frames.grids import Grid, grid_over, nearest_odd_factor, reduced
 from blastscope.runtime.frames.part import Mask
@@ -31,6 +32,7 @@ class Working:
     facts: FrameFacts
     picture: NDArray[np.uint8]  # (grid.height, grid.width, 3) RGB
     stained: Mask  # 1 where it is stained like a nucleus
+    surround: Mask | None  # 1 in the dark around the field of view; None without
     shape: tuple[int, ...]  # of the frame
 
 
@@ -49,5 +51,8 @@ def working(frame: NDArray[np.uint8], facts: FrameFacts, threads: int | None = N
         np.greater(along(facts.nuclear_axis, picture[top:end], facts.background), level, out=stained[top:end])
 
     spread(look, range(0, grid.height, rows), threads if frame.size > 3 * SPREAD_PIXELS else 1)
-    um = grid.factor * facts.pixel_um
-    return Working(grid, um, facts, picture, stained.view(np.uint8), frame.shape)
+    um, nuclear = grid.factor * facts.pixel_um, stained.view(np.uint8)
+    surround = surround_in(picture, grid, facts.extent, facts.background, um)
+    if surround is not None:
+        nuclear = without_rim(nuclear, surround, um)
+    return Working(grid, um, facts, picture, nuclear, surround, frame.shape)

@@ -19,8 +19,8 @@ def names_of(paths: Iterable[Path | None]) -> dict[Path | None, str]:
     root = None if unique else _folder_of(files)
     names: dict[Path | None, str] = {None: "frame"}
     for path in files:
-        whole = path.absolute()
-        names[path] = printable(whole.name if unique else whole.relative_to(root).as_posix() if root else path.as_posix())
+        name = path.name if unique else Path(os.path.relpath(path, root)).as_posix() if root else path.as_posix()
+        names[path] = printable(name)
     return names
 
 
@@ -36,6 +36,6 @@ def title_of(paths: Iterable[Path]) -> str:
 def _folder_of(files: list[Path]) -> Path | None:
     """The deepest folder that holds all of `files`; None where they lie on several drives."""
     try:
-        return Path(os.path.commonpath([path.absolute().parent for path in files]))
+        return Path(os.path.commonpath([path.parent.absolute() for path in files]))
     except ValueError:
         return None

@@ -137,7 +137,8 @@ def _maps(frames: Sequence[Shown]) -> str:
     examined = sum(frame.report.refusal is None for frame in frames)
     more = f" Of {examined:,} frames {len(shown)} are shown; a folder of pages shows them all." if len(shown) < examined else ""
     if not any(frame.report.cells for frame in shown):
-        return f'<h2>What was looked at</h2><p class="quiet">{more}</p>{"".join(parts)}'
+        words = f'<p class="quiet">{more}</p>' if more else ""
+        return f"<h2>What was looked at</h2>{words}{''.join(parts)}"
     return (
         f'<h2>Where the cells lie</h2><p class="quiet">{numbers}. '
         f"Solid vermilion: called ALL. Solid blue: called HEM. Dashed: not called.{more}</p>{''.join(parts)}"
@@ -154,7 +155,7 @@ def _cells(reports: Sequence[FrameReport], cards: Sequence[Card]) -> str:
         return f"<h2>Cells</h2><p>{'No white cell was found.' if seen else 'No frame could be examined.'}</p>"
     return (
         f'<h2>Cells</h2><p class="quiet">By the probability of ALL, the highest first{more}. The figure is the deciding '
-        "network's probability of its own call; the diameter is that of a disk of the cell's area.</p>"
+        "network's probability of its own call; the diameter is that of a disc of the cell's area.</p>"
         f'{_form(reports)}<ul class="cells">{items}</ul>'
     )
 

@@ -1,4 +1,4 @@
-"""`survey_frame`: the scale and the stain of a frame or of a slide's thumbnail.
+"""`survey_frame`: the scale and the stain of a frame, or of windows of a slide.
 
 A frame that is turned, flipped, or shifted over empty glass has the same facts to the last digit: they come from counts of
 pixels and from reduced pictures whose grid is centred on what is not glass.
@@ -28,7 +28,7 @@ Numbers = NDArray[np.intp]  # of pixels
 
 ASSUMED_UM = 0.1  # micrometres a pixel where neither the caller nor red cells tell: a 100x objective and a common camera
 EMPTY: Colour = (255.0, 255.0, 255.0)
-PIXELS = 60_000  # of the thumbnail that colours are measured on
+PIXELS = 60_000  # of the reduced picture that colours are measured on
 LEAST_DENSITY = 0.12  # natural, in all three channels together: what is fainter has no colour to speak of
 RED_DENSITY, RED_IN_RED = 1.6, 0.3  # red cells' density is less: in all channels together, and in red, which they let through
 PALE_IN_RED = 0.15  # in a pale stain less: half of what its nuclei have, but no less than this
@@ -51,7 +51,7 @@ def survey_frame(frame: NDArray[np.uint8], spec: FrameSpec, *, pixel_um: float |
     Raises `ImageError` for anything but such an array. An empty frame has facts too: those that are assumed.
     """
     frame = np.ascontiguousarray(check_array(frame))
-    given = pixel_um or spec.pixel_um
+    given, extent = pixel_um or spec.pixel_um, (0, 0, frame.shape[1], frame.shape[0])
     if frame.size == 0:
         return FrameFacts(
             given or ASSUMED_UM,
@@ -60,7 +60,8 @@ def survey_frame(frame: NDArray[np.uint8], spec: FrameSpec, *, pixel_um: float |
             nuclear_axis(RED_CELL),
             NUCLEUS_FROM,
             CELL_FLOOR,
-            (0, 0, 0, 0),
+            extent,
+            extent,
         )
     level = glass_level(frame)
     content = content_box(frame, level)
@@ -75,7 +76,7 @@ def survey_frame(frame: NDArray[np.uint8], spec: FrameSpec, *, pixel_um: float |
     measured = None if given else red_cell_px(pictures, content, lambda part: _near_nuclei(part, glass, axis, at), level)
     source: ScaleSource = "given" if given else "red-cells" if measured else "assumed"
     scale = given or (round(spec.red_cell_um / measured, 5) if measured else ASSUMED_UM)
-    return FrameFacts(scale, source, glass, axis, nucleus_threshold, cell_threshold, content)
+    return FrameFacts(scale, source, glass, axis, nucleus_threshold, cell_threshold, content, extent)
 
 
 def _axis(picture: NDArray[np.uint8], glass: Colour, densities: Sequence[Densities]) -> tuple[Colour, Stain, Numbers | None]:
