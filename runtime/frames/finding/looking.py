@@ -17,7 +17,7 @@ CLOSEST_UM = 0.5  # the least gap at which a wide group is parted
 WIDEST_UM = 26.0  # no cell is wider
 LEAST_UM2 = 8.0  # of stain: less is no nucleus
 SPECK_UM2 = 0.5
-MOST_UM2 = 700.0  # what is larger than any nucleus, or reaches the edge of the frame, may be the edge of the field of view
+MOST_UM2 = 700.0  # what is larger than any nucleus may be a ring
 RING_SHARE = 0.3  # of what it encloses: a ring covers less
 
 Outline = NDArray[np.int32]  # (K, 1, 2), x and y
