@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import product
 
 import cv2
 import numpy as np
@@ -35,6 +34,12 @@ class Part:
     def hull(self) -> NDArray[np.int32]:
         """(K, 2), x and y in the picture."""
         return hull_of(self.mask).reshape(-1, 2) + np.asarray((self.x, self.y), np.int32)
+
+    @cached_property
+    def rim(self) -> NDArray[np.int32]:
+        """(K, 2) the pixels beside others that aren't the part's, x and y in the picture."""
+        outlines = cv2.findContours(self.mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)[0]
+        return np.concatenate(outlines).reshape(-1, 2) + np.asarray((self.x, self.y), np.int32)
 
     @property
     def box(self) -> tuple[int, int, int, int]:
@@ -70,15 +75,11 @@ def hull_of(mask: Mask) -> NDArray[np.int32]:
 
 
 def hull_mask(mask: Mask) -> Mask:
-    """The convex hull of all that the mask shows, filled all eight ways: OpenCV fills a flipped one otherwise."""
-    corners, filled = hull_of(mask), np.zeros_like(mask)
-    for points, shown in ((corners, filled), (corners[..., ::-1], filled.T)):
-        far = np.asarray(shown.shape[::-1], np.int32) - 1
-        for across, down in product((0, 1), repeat=2):
-            way = np.zeros(shown.shape, np.uint8)
-            cv2.fillConvexPoly(way, np.ascontiguousarray(np.abs(points - far * np.asarray((across, down), np.int32))), (1,))
-            np.bitwise_or(shown, way[:: 1 - 2 * down, :: 1 - 2 * across], out=shown)
-    return filled
+    """The convex hull of all that the mask shows, filled from both sides: OpenCV rounds halves to one of them."""
+    corners, filled, turned = hull_of(mask), np.zeros_like(mask), np.zeros_like(mask)
+    cv2.fillConvexPoly(filled, corners, (1,))
+    cv2.fillConvexPoly(turned, np.asarray(mask.shape[::-1], np.int32) - 1 - corners, (1,))
+    return filled | np.asarray(cv2.flip(turned, -1), np.uint8)
 
 
 def both(one: Part, other: Part) -> Part:

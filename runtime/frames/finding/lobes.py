@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.frames.part import Mask, Part, both, boxes_apart, in_one_piece, roughly_to, squares_to, window_around
+from blastscope.runtime.frames.part import Mask, Part, both, boxes_apart, in_one_piece, roughly_to, window_around
 
 GAP_UM = 4.0  # between lobes
 SURE_UM = 10.0  # so short a pair is one nucleus: two that touch are longer
@@ -66,27 +66,19 @@ def _pair(one: Part, other: Part, um: float) -> _Pair | None:
     length = _longest(np.concatenate([one.hull, other.hull]))
     if length * um * um > LONGEST_UM**2:
         return None
-    gap = _gap(one, other, GAP_UM / um)
-    return None if gap is None else _Pair(length, gap, one.area + other.area, one, other)
-
-
-def _gap(one: Part, other: Part, most: float) -> int | None:
-    """The squared distance between the two, in pixels; None where it is more than `most` pixels."""
-    (x0, y0, x1, y1), (u0, v0, u1, v1), reach = one.box, other.box, math.ceil(most)
-    # what is nearest to each other lies near both boxes
-    rows = slice(max(y0, v0) - reach, min(y1, v1) + reach)
-    columns = slice(max(x0, u0) - reach, min(x1, u1) + reach)
-    here, there = one.on((rows, columns)), other.on((rows, columns))
-    if not (here.any() and there.any()):
-        return None
-    gap = int(squares_to(here)[there > 0].min())
-    return gap if gap <= most**2 else None
+    gap = int(_squares(one.rim, other.rim).min())
+    return _Pair(length, gap, one.area + other.area, one, other) if gap * um * um <= GAP_UM**2 else None
 
 
 def _longest(points: NDArray[np.int32]) -> int:
     """The squared distance of the two points that are farthest apart."""
-    x, y = points.T.astype(np.int64)
-    return int(((x[:, None] - x) ** 2 + (y[:, None] - y) ** 2).max())
+    return int(_squares(points, points).max())
+
+
+def _squares(some: NDArray[np.int32], others: NDArray[np.int32]) -> NDArray[np.int32]:
+    """The squared distances of each of some points, (K, 2), to each of others."""
+    across, down = (np.subtract.outer(one, other) for one, other in zip(some.T, others.T, strict=True))
+    return np.asarray(across * across + down * down, np.int32)
 
 
 def _one_cell(pair: _Pair, rest: list[Part], cellular: Mask, inside: Mask, *, um: float) -> bool:

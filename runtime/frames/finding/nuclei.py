@@ -67,23 +67,30 @@ def _convex(own: Mask) -> bool:
     return cv2.contourArea(outlines[0]) >= CONVEX * cv2.contourArea(cv2.convexHull(outlines[0]))
 
 
-def _seeds(own: Mask, depth: NDArray[np.float32], um: float) -> list[Mask]:
-    """The cores of what necks part, found by sinking into the mask until it falls apart."""
-    seeds = [own]
-    deepest = float(depth.max())
-    level = STEP_UM / um
-    while level < deepest * NECK:
-        seeds = [core for seed in seeds for core in _fallen_apart(seed, depth, level, um)]
-        level += STEP_UM / um
-    return seeds
+def _seeds(seed: Mask, depth: NDArray[np.float32], um: float, first: int = 1) -> list[Mask]:
+    """The cores of what necks part, found by sinking into `seed` until it falls apart, `first` a step of STEP_UM each."""
+    step, deepest = STEP_UM / um, float(depth[seed > 0].max())
+    while first * step < NECK * deepest:
+        # cores worth the name at this step reach deeper than `last`: what is one piece there was one all the way down to it
+        last = max(int(first / NECK), int(PART_UM / STEP_UM))
+        if _pieces(seed, depth, last * step)[0] > 1:
+            for here in range(first, last + 1):
+                cores = _cores(seed, depth, here * step, um)
+                if len(cores) > 1:
+                    return [part for core in cores for part in _seeds(core, depth, um, here + 1)]
+        first = last + 1
+    return [seed]
 
 
-def _fallen_apart(seed: Mask, depth: NDArray[np.float32], level: float, um: float) -> list[Mask]:
-    """The cores of `seed` below `level`, where there are at least two worth the name; else the seed."""
-    count, labels = cv2.connectedComponents(seed & (depth > level), connectivity=8)
-    if count <= 2:
-        return [seed]
-    cores = [(labels == index).astype(np.uint8) for index in range(1, count)]
+def _cores(seed: Mask, depth: NDArray[np.float32], level: float, um: float) -> list[Mask]:
+    """The cores of `seed` below `level` that are worth the name."""
+    count, labels = _pieces(seed, depth, level)
+    cores = [(labels == index).view(np.uint8) for index in range(1, count + 1)] if count > 1 else []
     deepest = [float(depth[core > 0].max()) for core in cores]
-    deep = [core for core, most in zip(cores, deepest, strict=True) if level < NECK * most and most * um > PART_UM]
-    return deep if len(deep) > 1 else [seed]
+    return [core for core, most in zip(cores, deepest, strict=True) if level < NECK * most and most * um > PART_UM]
+
+
+def _pieces(seed: Mask, depth: NDArray[np.float32], level: float) -> tuple[int, NDArray[np.int32]]:
+    """The number of pieces of `seed` below `level`, and for each pixel which it is in, 0 for none."""
+    count, labels = cv2.connectedComponents(seed & (depth > level), connectivity=8)
+    return count - 1, np.asarray(labels, np.int32)
