@@ -7,12 +7,15 @@ whatever its parity: with an even factor a box of odd width has no middle that a
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.runtime.prediction import Box
+
+T = TypeVar("T", np.uint8, np.int16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,7 @@ def grid_over(shape: tuple[int, ...], box: Box, factor: int) -> Grid:
     return Grid(x0, y0, factor, width, height)
 
 
-def reduced(picture: NDArray[np.uint8], grid: Grid) -> NDArray[np.uint8]:
+def reduced(picture: NDArray[T], grid: Grid) -> NDArray[T]:
     """(grid.height, grid.width[, C]) means over the grid's squares; outside the frame its nearest pixels go on."""
     across, down = grid.width * grid.factor, grid.height * grid.factor
     x0, y0, x1, y1 = grid.x0, grid.y0, grid.x0 + across, grid.y0 + down
@@ -86,14 +89,14 @@ def reduced(picture: NDArray[np.uint8], grid: Grid) -> NDArray[np.uint8]:
     patch = picture[max(y0, 0) : max(y1, 0), max(x0, 0) : max(x1, 0)]
     beyond = max(-y0, 0), max(y1 - height, 0), max(-x0, 0), max(x1 - width, 0)
     if any(beyond):
-        patch = np.asarray(cv2.copyMakeBorder(patch, *beyond, cv2.BORDER_REPLICATE), np.uint8)
+        patch = np.asarray(cv2.copyMakeBorder(patch, *beyond, cv2.BORDER_REPLICATE), picture.dtype)
     if grid.factor == 1:
         return np.ascontiguousarray(patch)
     size = (grid.width, grid.height)
     # the most usual, and INTER_AREA is slow at it; an odd number of pixels has no mean that rounds two ways
     if grid.factor == 3:
-        return np.asarray(cv2.resize(cv2.blur(patch, (3, 3), anchor=(0, 0)), size, interpolation=cv2.INTER_NEAREST), np.uint8)
-    return np.asarray(cv2.resize(patch, size, interpolation=cv2.INTER_AREA), np.uint8)
+        return np.asarray(cv2.resize(cv2.blur(patch, (3, 3), anchor=(0, 0)), size, interpolation=cv2.INTER_NEAREST), picture.dtype)
+    return np.asarray(cv2.resize(patch, size, interpolation=cv2.INTER_AREA), picture.dtype)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -39,7 +39,7 @@ class Part:
     def rim(self) -> NDArray[np.int32]:
         """(K, 2) the pixels beside others that aren't the part's, x and y in the picture."""
         outlines = cv2.findContours(self.mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)[0]
-        return np.concatenate(outlines).reshape(-1, 2) + np.asarray((self.x, self.y), np.int32)
+        return np.asarray(np.concatenate(outlines).reshape(-1, 2) + np.asarray((self.x, self.y), np.int32), np.int32)
 
     @property
     def box(self) -> tuple[int, int, int, int]:
@@ -99,6 +99,12 @@ def window_around(parts: list[Part], margin: int, shape: tuple[int, ...] | None 
     return slice(top, bottom), slice(left, right)
 
 
+def around(mask: Mask, margin: int) -> Window:
+    """The rows and columns of what the mask shows, and `margin` more, inside of the mask's picture."""
+    x, y, width, height = cv2.boundingRect(mask)
+    return slice(max(y - margin, 0), y + height + margin), slice(max(x - margin, 0), x + width + margin)
+
+
 def boxes_apart(one: Part, other: Part) -> int:
     """How far the parts' boxes are apart at least, along a row or a column; negative where they overlap."""
     (x0, y0, x1, y1), (u0, v0, u1, v1) = one.box, other.box
@@ -142,7 +148,7 @@ def disc(radius: float) -> Mask:
 def fill_holes(mask: Mask, largest: float) -> Mask:
     """The mask with its holes of up to `largest` pixels filled."""
     outlines, levels = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    if levels is None:
+    if levels is None or len(outlines) == 1:
         return mask
     inner = [
         outline

@@ -10,6 +10,7 @@ import numpy as np
 from blastscope.runtime.frames.part import (
     Mask,
     Part,
+    around,
     boxes_apart,
     disc,
     fill_holes,
@@ -38,7 +39,9 @@ def cell_around(nucleus: Part, others: list[Part], cellular: Mask, um: float) ->
             theirs |= other.on(window)
     if theirs.any():
         mask &= far < roughly_to(theirs)
-    return part_of(_one_piece(mask | own, own, um), (window[1].start, window[0].start))
+    mask |= own
+    shown = around(mask, math.ceil(SMOOTH_UM / um) + 1)
+    return part_of(_one_piece(mask[shown], own[shown], um), (window[1].start + shown[1].start, window[0].start + shown[0].start))
 
 
 def opened(mask: Mask, um: float) -> Mask:

@@ -75,8 +75,8 @@ def _own_nucleus(near: Near, core: Mask) -> Part | None:
             usual = dark
         level = min(level, int(LEAST_OWN * usual))
     stained = _smooth(core & (near.stain > level), near.um)
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(stained, connectivity=8)
-    large = stats[:count, cv2.CC_STAT_AREA] * near.um**2 > LOBE_UM2
+    labels = np.asarray(cv2.connectedComponents(stained, connectivity=8)[1], np.int32)
+    large = np.bincount(labels.ravel()) * near.um**2 > LOBE_UM2
     large[0] = False
     return part_of(large.astype(np.uint8)[labels]) if large.any() else None
 

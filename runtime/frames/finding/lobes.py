@@ -95,7 +95,8 @@ def _one_cell(pair: _Pair, rest: list[Part], cellular: Mask, inside: Mask, *, um
     if others.any():
         around &= far < roughly_to(others)
     whole = in_one_piece(nuclei | around, nuclei)
-    cut = bool((np.asarray(cv2.dilate(whole, np.ones((3, 3), np.uint8)), np.uint8) & (1 - inside[window])).any())
+    beyond = 1 - inside[window]
+    cut = bool(beyond.any() and (np.asarray(cv2.dilate(whole, np.ones((3, 3), np.uint8)), np.uint8) & beyond).any())
     share = ROUND_CUT if cut else ROUND_LOBE if min(pair.one.area, pair.other.area) * um * um < LOBE_UM2 else ROUND
     long, short = axes(whole)
     return long * um <= LONGEST_UM and short >= share * long

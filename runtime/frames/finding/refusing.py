@@ -11,7 +11,7 @@ from blastscope.runtime.frames.finding.kind import foreign
 from blastscope.runtime.frames.finding.near import Near, near_cell
 from blastscope.runtime.frames.finding.view import View
 from blastscope.runtime.frames.order import at_share, middle
-from blastscope.runtime.frames.part import Mask, Part, deeper_in, hull_mask, roughly_to
+from blastscope.runtime.frames.part import Mask, Part, around, deeper_in, hull_mask, roughly_to
 from blastscope.runtime.prediction import Refusal
 
 LEAST_UM2, MOST_UM2 = 22.0, 450.0  # of a cell: 5.3 and 24 um across
@@ -52,8 +52,8 @@ def _clumped(near: Near) -> Refusal | None:
 
 def _blurred(near: Near) -> Refusal | None:
     """Whether the stain falls off too slowly over the nucleus' rim."""
-    around = _around(near.nucleus, math.ceil(3 * RIM_UM / near.um) + 1)
-    nucleus, stain = near.nucleus[around], near.stain[around]
+    window = around(near.nucleus, math.ceil(3 * RIM_UM / near.um) + 1)
+    nucleus, stain = near.nucleus[window], near.stain[window]
     deep, away = deeper_in(nucleus, RIM_UM / near.um) > 0, roughly_to(nucleus)
     rim, close, far = (times * RIM_UM / near.um for times in (1.0, 1.4, 3.0))
     full, empty, edge = stain[deep], stain[(away > close) & (away < far)], (away < rim) & ~deep
@@ -64,12 +64,6 @@ def _blurred(near: Near) -> Refusal | None:
     steep = math.sqrt(at_share(across * across + down * down, 0.75)) / (8 * near.um)
     fall = (middle(full) - middle(empty)) / max(steep, 1.0)
     return Refusal("out-of-focus", f"the nucleus' rim is {fall:.1f} um wide") if fall > BLURRED_UM else None
-
-
-def _around(mask: Mask, margin: int) -> tuple[slice, slice]:
-    """The rows and columns of what the mask shows, and so many more."""
-    x, y, width, height = cv2.boundingRect(mask)
-    return slice(max(y - margin, 0), y + height + margin), slice(max(x - margin, 0), x + width + margin)
 
 
 def _wrong(near: Near) -> Refusal | None:

@@ -15,7 +15,7 @@ from blastscope.runtime.frames.found import FrameFacts
 from blastscope.runtime.frames.grids import Grid, grid_around, reduced
 from blastscope.runtime.frames.order import middle
 from blastscope.runtime.frames.part import Mask
-from blastscope.runtime.frames.stain import STEP, along
+from blastscope.runtime.frames.stain import STEP
 
 UNIT = 9 * STEP  # of `stain`, whose pixels are sums over nine
 OWN_SHARE = 0.45  # of the usual stain of this place, where that is more than the frame's threshold
@@ -44,8 +44,7 @@ def look_at(whole: Working, place: Place, margin_um: float) -> View:
     um, facts = whole.um, whole.facts
     window = grid_around(place.box, 1, math.ceil(margin_um / um))
     grid = whole.grid.part(window)
-    picture = reduced(whole.picture, window)
-    raw = along(facts.nuclear_axis, picture, facts.background)
+    picture, raw = reduced(whole.picture, window), reduced(whole.stain, window)
     inside = np.zeros(raw.shape, np.uint8)
     inside[grid.inside(whole.shape)] = 1
     own = _own(place, window)

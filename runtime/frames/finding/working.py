@@ -31,6 +31,7 @@ class Working:
     um: float
     facts: FrameFacts
     picture: NDArray[np.uint8]  # (grid.height, grid.width, 3) RGB
+    stain: NDArray[np.int16]  # nuclear stain, in 1/STEP
     stained: Mask  # 1 where it is stained like a nucleus
     surround: Mask | None  # 1 in the dark around the field of view; None without
     shape: tuple[int, ...]  # of the frame
@@ -40,7 +41,8 @@ def working(frame: NDArray[np.uint8], facts: FrameFacts, threads: int | None = N
     """`frame` (H, W, 3) at working resolution. At most `threads` are at work, and their number changes nothing."""
     grid = grid_over(frame.shape, facts.content, nearest_odd_factor(WORKING_UM / facts.pixel_um))
     picture = frame if grid.factor == 1 else np.empty((grid.height, grid.width, 3), np.uint8)
-    stained = np.empty((grid.height, grid.width), np.bool_)
+    stain = np.empty((grid.height, grid.width), np.int16)
+    stained = np.empty(stain.shape, np.bool_)
     level, rows = round(facts.nucleus_threshold * STEP), max(STRIP_ROWS // grid.factor, 1)
 
     def look(top: int) -> None:
@@ -48,11 +50,12 @@ def working(frame: NDArray[np.uint8], facts: FrameFacts, threads: int | None = N
         if grid.factor > 1:
             strip = Grid(grid.x0, grid.y0 + top * grid.factor, grid.factor, grid.width, end - top)
             picture[top:end] = reduced(frame, strip)
-        np.greater(along(facts.nuclear_axis, picture[top:end], facts.background), level, out=stained[top:end])
+        stain[top:end] = along(facts.nuclear_axis, picture[top:end], facts.background)
+        np.greater(stain[top:end], level, out=stained[top:end])
 
     spread(look, range(0, grid.height, rows), threads if frame.size > 3 * SPREAD_PIXELS else 1)
     um, nuclear = grid.factor * facts.pixel_um, stained.view(np.uint8)
     surround = surround_in(picture, grid, facts.extent, facts.background, um)
     if surround is not None:
         nuclear = without_rim(nuclear, surround, um)
-    return Working(grid, um, facts, picture, nuclear, surround, frame.shape)
+    return Working(grid, um, facts, picture, stain, nuclear, surround, frame.shape)
