@@ -11,11 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from blastscope.runtime.frames.finding import looking, spreading, working
+from blastscope.runtime.frames import spreading
+from blastscope.runtime.frames.finding import looking, working
 from blastscope.runtime.frames.finding.cells import find_cells, reach_px
 from blastscope.runtime.frames.found import FrameFacts
 from blastscope.runtime.frames.grids import grid_around, grid_over, grid_within
 from blastscope.runtime.frames.order import at_share, middle
+from blastscope.runtime.frames.pictures import Pictures
 from blastscope.runtime.frames.spec import FrameSpec
 from blastscope.runtime.frames.stain import STEP, along, density
 from blastscope.runtime.frames.tiles import Tile, facts_in
@@ -45,8 +47,8 @@ def test_strips_of_any_height_show_what_the_whole_shows(seed: int, height: int, 
     with pytest.MonkeyPatch.context() as patch:
         seen = []
         for rows in (strip, height):
-            patch.setattr(working, "STRIP_ROWS", rows)
-            seen.append(working.working(frame, facts(pixel_um)))
+            patch.setattr(working, "STRIP_PIXELS", rows * 150)
+            seen.append(working.working(Pictures(frame), facts(pixel_um)))
     assert (seen[0].picture == seen[1].picture).all()
     assert (seen[0].stained == seen[1].stained).all()
     assert [place.box for place in looking.places(seen[0])]
@@ -58,8 +60,8 @@ def test_a_tile_of_a_frame_has_the_pixels_of_the_whole(seed: int, x: int, y: int
     frame = np.random.default_rng(seed).integers(0, 256, (150, 160, 3)).astype(np.uint8)
     told = replace(facts(pixel_um), content=(seed % 7, seed % 5, 150, 140))
     region = x, y, 160, 150
-    whole = working.working(frame, told)
-    part = working.working(np.ascontiguousarray(frame[y:, x:]), facts_in(told, Tile(region, region)))
+    whole = working.working(Pictures(frame), told)
+    part = working.working(Pictures(np.ascontiguousarray(frame[y:, x:])), facts_in(told, Tile(region, region)))
     assert whole.um == part.um
     factor = whole.grid.factor
     right, down = (part.grid.x0 + x - whole.grid.x0) // factor, (part.grid.y0 + y - whole.grid.y0) // factor
@@ -150,7 +152,7 @@ def test_a_crowd_falls_into_places_no_wider_than_a_cell() -> None:
     rows, columns = np.ogrid[:500, :900]
     for x, y in product(range(60, 860, 55), range(60, 460, 55)):
         frame[(rows - y) ** 2 + (columns - x) ** 2 < 21**2] = (104, 70, 150)  # 8.4 um across, 2.6 um apart
-    places = looking.places(working.working(frame, facts(0.2)))
+    places = looking.places(working.working(Pictures(frame), facts(0.2)))
     assert len(places) == 15 * 8
     assert not any(place.wide for place in places)
     assert len(find_cells(frame, facts(0.2), FrameSpec())) == 15 * 8

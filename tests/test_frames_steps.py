@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-from hypothesis import given, settings
+import pytest
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from blastscope.runtime.frames.finding.lobes import _gap
-from blastscope.runtime.frames.grids import Pictures, grid_within, reduced
-from blastscope.runtime.frames.part import boxes_apart, part_of
+from blastscope.runtime.frames.finding.lobes import GAP_UM, LONGEST_UM, _pair
+from blastscope.runtime.frames.finding.nuclei import NECK, STEP_UM, _cores, _seeds
+from blastscope.runtime.frames.grids import grid_over, grid_within, reduced
+from blastscope.runtime.frames.part import depth_in, part_of
+from blastscope.runtime.frames.pictures import Pictures
 from blastscope.runtime.frames.surveying.glass import NOT_GLASS, content_box, glass_level
 from blastscope.runtime.frames.surveying.votes import Edges, edges_of, meeting
 
@@ -23,15 +26,38 @@ def blob(seed: int) -> NDArray[np.uint8]:
     return mask
 
 
-@given(st.integers(0, 1000), st.integers(0, 1000), st.integers(-30, 30), st.integers(-30, 30), st.floats(1, 20))
+@given(st.integers(0, 1000), st.integers(0, 1000), st.integers(-30, 30), st.integers(-30, 30), st.floats(0.1, 0.3))
 @settings(max_examples=40)
-def test_the_gap_between_two_parts_is_that_of_their_nearest_pixels(one: int, other: int, x: int, y: int, most: float) -> None:
+def test_the_gap_between_two_parts_is_that_of_their_nearest_pixels(one: int, other: int, x: int, y: int, um: float) -> None:
     parts = part_of(blob(one)), part_of(blob(other), (x, y))
-    if boxes_apart(*parts) > most:
-        return
     (a, b) = (np.argwhere(part.mask) + np.asarray((part.y, part.x)) for part in parts)
     true = int(((a[:, None] - b[None]) ** 2).sum(axis=2).min())
-    assert _gap(*parts, most) == (true if true <= most**2 else None)
+    assume(true > 0)  # no pixel is two parts'
+    both = np.concatenate([a, b])
+    longest = int(((both[:, None] - both[None]) ** 2).sum(axis=2).max())
+    pair = _pair(*parts, um)
+    if true * um * um <= GAP_UM**2 and longest * um * um <= LONGEST_UM**2:
+        assert pair is not None
+        assert (pair.gap, pair.length) == (true, longest)
+    else:
+        assert pair is None
+
+
+@given(st.integers(0, 3000), st.sampled_from([0.1, 0.25, 0.4]))
+@settings(max_examples=40)
+def test_seeds_are_those_that_every_single_step_would_find(seed: int, um: float) -> None:
+    count, labels = cv2.connectedComponents(cv2.resize(blob(seed), None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST))
+    own = (labels == 1 + seed % (count - 1)).astype(np.uint8)
+    depth = depth_in(own)
+    expected, level = [own], 1
+    while level * STEP_UM / um < NECK * depth.max():
+        for piece in list(expected):
+            cores = _cores(piece, depth, level * STEP_UM / um, um)
+            if len(cores) > 1:
+                place = next(index for index, one in enumerate(expected) if one is piece)
+                expected[place : place + 1] = cores
+        level += 1
+    assert [one.tolist() for one in _seeds(own, depth, um)] == [one.tolist() for one in expected]
 
 
 @given(st.integers(0, 60), st.integers(0, 60), st.integers(1, 70), st.integers(1, 70), st.booleans())
@@ -44,10 +70,11 @@ def test_the_content_of_a_frame_is_the_box_of_all_that_is_no_glass(x: int, y: in
     frame[y : y + height, x : x + width] = random.integers(GLASS - 100, GLASS - NOT_GLASS - 2, (height, width, 1))
     gray = frame[..., 0].astype(int)
     rows, columns = np.nonzero((abs(gray - GLASS) > NOT_GLASS) & (gray > 0))
-    level = glass_level(frame)
+    shades = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+    level = glass_level(shades)
     assert abs(level - GLASS) <= 4
-    assert content_box(frame, GLASS) == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
-    assert content_box(np.full_like(frame, GLASS), GLASS) == (0, 0, 160, 150)
+    assert content_box(shades, GLASS) == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+    assert content_box(np.full_like(shades, GLASS), GLASS) == (0, 0, 160, 150)
 
 
 @given(st.integers(0, 50), st.integers(30, 100), st.integers(30, 100), st.integers(0, 20), st.sampled_from([1, 3, 5, 9]))
@@ -60,6 +87,22 @@ def test_a_picture_made_before_is_the_one_that_would_be_made(
     inner = (7 + less // 2, 5 + less // 2, 7 + width - less // 2, 5 + height - less // 2)
     for wanted in (box, inner, box):
         assert (pictures.within(wanted, factor) == reduced(frame, grid_within(wanted, factor))).all()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("blastscope.runtime.frames.pictures.LARGE_PIXELS", 0)
+        difference = Pictures(frame).within(box, factor) - reduced(frame, grid_within(box, factor)).astype(int)
+    assert abs(difference).max() <= (factor == 9)  # in two steps, each rounded
+
+
+@given(st.integers(0, 50), st.integers(-20, 40), st.integers(-20, 40), st.sampled_from([3, 5, 7]))
+@settings(max_examples=25)
+def test_a_whole_frame_is_reduced_beyond_its_edges_as_a_part_is(seed: int, x: int, y: int, factor: int) -> None:
+    frame = np.random.default_rng(seed).integers(0, 256, (71, 83, 3)).astype(np.uint8)
+    box = (x, y, x + 45, y + 52)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("blastscope.runtime.frames.pictures.STRIP_PIXELS", 900)
+        grid, picture = Pictures(frame).over(box, factor)
+    assert grid == grid_over(frame.shape, box, factor)
+    assert (picture == reduced(frame, grid)).all()
 
 
 @given(st.integers(0, 50))

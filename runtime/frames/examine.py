@@ -20,6 +20,7 @@ from blastscope.runtime.frames.appearance import appearance_of
 from blastscope.runtime.frames.cutting import cut_cell
 from blastscope.runtime.frames.finding.cells import find_cells, reach_px
 from blastscope.runtime.frames.found import FrameFacts
+from blastscope.runtime.frames.pictures import Pictures, pictures_of
 from blastscope.runtime.frames.report import FrameCell, FrameReport
 from blastscope.runtime.frames.scans.leaving import LeavableScan
 from blastscope.runtime.frames.scans.pieces import Unreadable
@@ -106,10 +107,16 @@ class Examiner:
         try:
             if scan.width * scan.height == 0:
                 raise Unreadable(Refusal("empty", f"the frame has no pixels: {scan.width} x {scan.height}"))
-            facts = self.survey(scan)
-            cells = self._cells(scan, facts, list(self._tiles(scan, facts)))
-            if not cells and scan.width * scan.height <= self.whole_pixels and _mostly_black(scan):
-                notes += (UNLIT,)
+            if scan.width * scan.height > self.whole_pixels:
+                facts = self._surveyed(scan)
+                cells = self._cells(scan, facts)
+            else:
+                whole = 0, 0, scan.width, scan.height
+                pictures = pictures_of(read_part(scan, whole), self.threads)
+                facts = survey_frame(pictures, self.spec, pixel_um=self._given(scan))
+                cells = self._cells_of(pictures, facts, Tile(whole, whole))
+                if not cells and _mostly_black(pictures.frame):
+                    notes += (UNLIT,)
         except Unreadable as unreadable:
             refusal = unreadable.refusal
         return FrameReport(
@@ -123,55 +130,47 @@ class Examiner:
             notes=notes,
         )
 
-    def survey(self, scan: Scan) -> FrameFacts:
-        """What holds for the whole of `scan`; of a large one it is measured on windows that show something."""
-        given = self.pixel_um or self.spec.pixel_um or scan.pixel_um
-        picture = sample(scan, self.whole_pixels)
-        facts = survey_frame(picture, self.spec, pixel_um=given)
-        if picture.shape[:2] == (scan.height, scan.width):
-            return facts
+    def _given(self, scan: Scan) -> float | None:
+        return self.pixel_um or self.spec.pixel_um or scan.pixel_um
+
+    def _surveyed(self, scan: Scan) -> FrameFacts:
+        """What holds for the whole of a large `scan`, measured on windows that show something."""
         whole = 0, 0, scan.width, scan.height  # windows side by side don't tell where something begins
+        facts = survey_frame(sample(scan), self.spec, pixel_um=self._given(scan))
         return replace(facts, content=whole, extent=whole)
 
-    def _tiles(self, scan: Scan, facts: FrameFacts) -> Iterator[Tile]:
-        whole = (0, 0, scan.width, scan.height)
-        if scan.width * scan.height <= self.whole_pixels:
-            return iter([Tile(whole, whole)])
-        return tiles_of(scan.width, scan.height, side_px=self.tile_px, margin_px=reach_px(facts, self.spec))
-
-    def _cells(self, scan: Scan, facts: FrameFacts, tiles: Sequence[Tile]) -> list[FrameCell]:
-        workers = min(self.threads, MOST_TILES, max(len(tiles), 1))
+    def _cells(self, scan: Scan, facts: FrameFacts) -> list[FrameCell]:
+        """The cells of a large `scan`, in tiles."""
+        tiles = list(tiles_of(scan.width, scan.height, side_px=self.tile_px, margin_px=reach_px(facts, self.spec)))
+        workers = min(self.threads, MOST_TILES, len(tiles))
 
         def cells_of(tile: Tile) -> list[FrameCell]:
-            return self._cells_of(scan, facts, tile, threads=self.threads // workers)
+            if scan.blank(tile.region):
+                return []
+            return self._cells_of(pictures_of(read_part(scan, tile.region), self.threads // workers), facts, tile)
 
-        parts = map(cells_of, tiles) if len(tiles) == 1 else (part for _, part in in_order(cells_of, tiles, workers=workers))
+        parts = (part for _, part in in_order(cells_of, tiles, workers=workers))
         return sorted((cell for part in parts for cell in part), key=lambda cell: (cell.box[1], cell.box[0], cell.box))
 
-    def _cells_of(self, scan: Scan, facts: FrameFacts, tile: Tile, *, threads: int) -> list[FrameCell]:
-        """The cells that `tile` owns, all classified in one batch."""
-        if scan.blank(tile.region):
-            return []
-        pixels = np.ascontiguousarray(read_part(scan, tile.region))
-        found = find_cells(pixels, facts_in(facts, tile), self.spec, threads=threads)
+    def _cells_of(self, pictures: Pictures, facts: FrameFacts, tile: Tile) -> list[FrameCell]:
+        """The cells that `tile`, of which these are the pictures, owns; all classified in one batch."""
+        found = find_cells(pictures, facts_in(facts, tile), self.spec)
         pairs = [(cell, moved(cell, tile)) for cell in found]
         own = [(here, cell) for here, cell in pairs if tile.owns(cell.box)]
         called = [here for here, _ in own if here.refusal is None]
-        wanted = [cut_cell(pixels, cell, facts, self.spec) for cell in called]
+        wanted = [cut_cell(pictures.frame, cell, facts, self.spec) for cell in called]
         calls = iter(self.classify(wanted) if wanted else [])
         looks = map(appearance_of, wanted)
         return [FrameCell(cell, None) if cell.refusal else FrameCell(cell, next(calls), next(looks)) for _, cell in own]
 
 
-def _mostly_black(scan: Scan) -> bool:
-    pixels = read_part(scan, (0, 0, scan.width, scan.height))
-    return 2 * cv2.countNonZero(cv2.inRange(pixels, (0, 0, 0), (BLACK, BLACK, BLACK))) > scan.width * scan.height
+def _mostly_black(frame: NDArray[np.uint8]) -> bool:
+    dark = cv2.inRange(frame, (0, 0, 0), (BLACK, BLACK, BLACK))
+    return 2 * cv2.countNonZero(dark) > dark.size
 
 
-def sample(scan: Scan, whole_pixels: int = WHOLE_PIXELS) -> NDArray[np.uint8]:
-    """The whole of a small `scan`; of a large one windows side by side, of the range from sparse to crowded."""
-    if scan.width * scan.height <= whole_pixels:
-        return read_part(scan, (0, 0, scan.width, scan.height))
+def sample(scan: Scan) -> NDArray[np.uint8]:
+    """Windows of a large `scan` side by side, of the range from sparse to crowded."""
     boxes = [box for box in _grid(scan.width, scan.height) if not scan.blank(box)] or _grid(scan.width, scan.height)[:1]
     shown = _content(scan, boxes)
     busy = [

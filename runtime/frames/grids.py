@@ -6,7 +6,7 @@ whatever its parity: with an even factor a box of odd width has no middle that a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar
 
 import cv2
@@ -44,6 +44,21 @@ class Grid:
             )
         )
         return slice(top, bottom), slice(left, right)
+
+    def holds(self, other: Grid) -> bool:
+        """Whether all squares of `other` are whole squares of this one, or several of them."""
+        across, down = other.x0 - self.x0, other.y0 - self.y0
+        step = other.factor // self.factor
+        return (
+            not (across % self.factor or down % self.factor or other.factor % self.factor)
+            and 0 <= across <= (self.width - step * other.width) * self.factor
+            and 0 <= down <= (self.height - step * other.height) * self.factor
+        )
+
+    def place_of(self, other: Grid) -> Grid:
+        """Where `other`, which it may hold, lies on it: a grid in pixels of its picture."""
+        x, y = (other.x0 - self.x0) // self.factor, (other.y0 - self.y0) // self.factor
+        return Grid(x, y, other.factor // self.factor, other.width, other.height)
 
     def part(self, window: Grid) -> Grid:
         """Where `window`, a grid of single pixels of the picture, lies in the frame."""
@@ -95,31 +110,10 @@ def reduced(picture: NDArray[T], grid: Grid) -> NDArray[T]:
     size = (grid.width, grid.height)
     # the most usual, and INTER_AREA is slow at it; an odd number of pixels has no mean that rounds two ways
     if grid.factor == 3:
-        return np.asarray(cv2.resize(cv2.blur(patch, (3, 3), anchor=(0, 0)), size, interpolation=cv2.INTER_NEAREST), picture.dtype)
-    return np.asarray(cv2.resize(patch, size, interpolation=cv2.INTER_AREA), picture.dtype)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Pictures:
-    """The reduced pictures of one frame, none made twice."""
-
-    frame: NDArray[np.uint8]
-    _made: dict[int, tuple[Grid, NDArray[np.uint8]]] = field(default_factory=dict)
-
-    def within(self, box: Box, factor: int) -> NDArray[np.uint8]:
-        """The frame reduced over `grid_within(box, factor)`."""
-        grid = grid_within(box, factor)
-        if factor in self._made:
-            whole, picture = self._made[factor]
-            # a grid of the same middle falls on the same squares
-            left, top = grid.x0 - whole.x0, grid.y0 - whole.y0
-            x, y = left // factor, top // factor
-            same = left % factor == 0 and top % factor == 0
-            if same and 0 <= x <= whole.width - grid.width and 0 <= y <= whole.height - grid.height:
-                return np.ascontiguousarray(picture[y : y + grid.height, x : x + grid.width])
-        picture = reduced(self.frame, grid)
-        self._made[factor] = grid, picture
-        return picture
+        means = cv2.resize(cv2.blur(patch, (3, 3), anchor=(0, 0)), size, interpolation=cv2.INTER_NEAREST)
+    else:
+        means = cv2.resize(patch, size, interpolation=cv2.INTER_AREA)
+    return np.asarray(means, picture.dtype)
 
 
 def _centred(low: int, high: int, factor: int, margin: int) -> tuple[int, int]:

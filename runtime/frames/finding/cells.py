@@ -18,8 +18,8 @@ from blastscope.runtime.frames.finding.working import Working, working
 from blastscope.runtime.frames.found import FoundCell, FrameFacts
 from blastscope.runtime.frames.grids import Grid
 from blastscope.runtime.frames.part import Part
+from blastscope.runtime.frames.pictures import Pictures, pictures_of
 from blastscope.runtime.frames.spec import FrameSpec
-from blastscope.runtime.image import check_array
 from blastscope.runtime.prediction import Box
 
 MARGIN_UM = GROW_UM + 2.0
@@ -33,17 +33,17 @@ def reach_px(facts: FrameFacts, spec: FrameSpec) -> int:
 
 
 def find_cells(
-    frame: NDArray[np.uint8], facts: FrameFacts, spec: FrameSpec, *, threads: int | None = None
+    frame: NDArray[np.uint8] | Pictures, facts: FrameFacts, spec: FrameSpec, *, threads: int | None = None
 ) -> tuple[FoundCell, ...]:
     """The white cells of `frame` (H, W, 3) uint8 RGB, top to bottom and left to right; none on pixels of over 1.2 um.
 
     At most `threads` look for stain, or as many as the process may use; their number changes nothing.
     A turned or flipped frame has its cells turned, one shifted within empty glass has them shifted, to the pixel.
     """
-    frame = np.ascontiguousarray(check_array(frame))
-    if frame.size == 0 or facts.pixel_um > COARSEST_UM:
+    pictures = pictures_of(frame, threads)
+    if pictures.frame.size == 0 or facts.pixel_um > COARSEST_UM:
         return ()
-    whole = working(frame, facts, threads)
+    whole = working(pictures, facts)
     # one after the other: a place is many short steps, for which two threads took longer than one
     found = [cell for place in places(whole) for cell in _cells_at(whole, place)]
     return tuple(sorted(found, key=lambda cell: (cell.box[1], cell.box[0])))

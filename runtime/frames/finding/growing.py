@@ -41,7 +41,9 @@ def cell_around(nucleus: Part, others: list[Part], cellular: Mask, um: float) ->
         mask &= far < roughly_to(theirs)
     mask |= own
     shown = around(mask, math.ceil(SMOOTH_UM / um) + 1)
-    return part_of(_one_piece(mask[shown], own[shown], um), (window[1].start + shown[1].start, window[0].start + shown[0].start))
+    return part_of(
+        _one_piece(mask[shown], own[shown], um), (window[1].start + shown[1].start, window[0].start + shown[0].start)
+    )
 
 
 def opened(mask: Mask, um: float) -> Mask:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import reduce
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -11,15 +9,14 @@ from numpy.typing import NDArray
 from blastscope.runtime.frames.found import Colour
 from blastscope.runtime.prediction import Box
 
-STRIP_PIXELS = 400_000  # that the processor's cache holds
 EDGE_ROWS = 8  # of the frame, looked at first: it mostly shows something up to its edge
 GLASS_SHARE = 0.02  # of the pixels: what is brighter and rarer is a glint
 NOT_GLASS = 12  # gray levels away from glass
 
 
-def glass_level(frame: NDArray[np.uint8]) -> int:
-    """The brightest gray of `frame` (H, W, 3) that is common."""
-    counts = _gray_levels(frame)
+def glass_level(gray: NDArray[np.uint8]) -> int:
+    """The brightest level of `gray` (H, W) that is common."""
+    counts = _histogram(gray)
     smooth = np.convolve(counts, np.ones(9), "same")
     common = smooth >= max(GLASS_SHARE * counts.sum(), 0.1 * smooth.max())
     level = int(np.flatnonzero(common)[-1])
@@ -28,29 +25,28 @@ def glass_level(frame: NDArray[np.uint8]) -> int:
     return level
 
 
-def content_box(frame: NDArray[np.uint8], glass: int) -> Box:
-    """The box of all that is neither glass of this gray nor black. Mostly that is all, so it is looked for from the edges."""
+def content_box(gray: NDArray[np.uint8], glass: int) -> Box:
+    """The box of all in `gray` (H, W) that is neither glass nor black. Looked for from the edges, where it mostly begins."""
     levels = np.arange(256)
     shown = ((abs(levels - glass) > NOT_GLASS) & (levels > 0)).astype(np.uint8)
-    height, width = frame.shape[:2]
-    top = _empty_rows(frame, shown)
+    height, width = gray.shape
+    top = _empty_rows(gray, shown)
     if top == height:
         return 0, 0, width, height
-    bottom = height - _empty_rows(frame[::-1], shown)
-    columns = frame[top:bottom].transpose(1, 0, 2)
+    bottom = height - _empty_rows(gray[::-1], shown)
+    columns = gray[top:bottom].T
     return _empty_rows(columns, shown), top, width - _empty_rows(columns[::-1], shown), bottom
 
 
-def _empty_rows(picture: NDArray[np.uint8], shown: NDArray[np.uint8]) -> int:
-    """How many rows of `picture`, from the first on, have no gray that is `shown`."""
+def _empty_rows(gray: NDArray[np.uint8], shown: NDArray[np.uint8]) -> int:
+    """How many rows of `gray`, from the first on, have no level that is `shown`."""
     first, rows = 0, EDGE_ROWS
-    while first < len(picture):
-        gray = cv2.cvtColor(np.ascontiguousarray(picture[first : first + rows]), cv2.COLOR_RGB2GRAY)
-        _, y, _, height = cv2.boundingRect(cv2.LUT(gray, shown))
+    while first < len(gray):
+        _, y, _, height = cv2.boundingRect(cv2.LUT(np.ascontiguousarray(gray[first : first + rows]), shown))
         if height:
             return first + y
         first, rows = first + rows, 2 * rows
-    return len(picture)
+    return len(gray)
 
 
 def glass_colour(picture: NDArray[np.uint8], gray: int) -> Colour:
@@ -60,13 +56,6 @@ def glass_colour(picture: NDArray[np.uint8], gray: int) -> Colour:
         return float(gray), float(gray), float(gray)
     red, green, blue = (_median(_histogram(picture, np.asarray(near, np.uint8), channel)) for channel in range(3))
     return red, green, blue
-
-
-def _gray_levels(frame: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """How many pixels have each level of gray."""
-    rows = STRIP_PIXELS // frame.shape[1] + 1
-    strips = (cv2.cvtColor(frame[top : top + rows], cv2.COLOR_RGB2GRAY) for top in range(0, len(frame), rows))
-    return reduce(np.add, (_histogram(np.asarray(strip, np.uint8)) for strip in strips))
 
 
 def _histogram(picture: NDArray[np.uint8], mask: NDArray[np.uint8] | None = None, channel: int = 0) -> NDArray[np.float64]:

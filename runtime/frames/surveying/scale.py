@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from blastscope.runtime.frames.grids import Pictures
+from blastscope.runtime.frames.pictures import Pictures
 from blastscope.runtime.frames.surveying.votes import Avoid, Edges, edges_of, meeting
 from blastscope.runtime.prediction import Box
 

@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.runtime.frames.found import Colour, FrameFacts, ScaleSource
-from blastscope.runtime.frames.grids import Pictures, odd_factor
+from blastscope.runtime.frames.grids import odd_factor
 from blastscope.runtime.frames.order import at_share, middle
+from blastscope.runtime.frames.pictures import Pictures, pictures_of
 from blastscope.runtime.frames.spec import FrameSpec
 from blastscope.runtime.frames.stain import RED_CELL, STEP, along, density, nuclear_axis
 from blastscope.runtime.frames.surveying.glass import content_box, glass_colour, glass_level
 from blastscope.runtime.frames.surveying.scale import red_cell_px
-from blastscope.runtime.image import check_array
 
 Densities = NDArray[np.float32]  # (H, W), natural optical density in one channel
 Stain = NDArray[np.int16]  # (H, W), in 1/STEP
@@ -45,12 +45,13 @@ PALEST, DARKEST = 0.45, 2.0  # stains, of the usual strength: beyond them it is 
 CELL_SHARE, CELL_FLOOR, CELL_CEILING = 0.09, 0.028, 0.06  # cytoplasm, of a nucleus
 
 
-def survey_frame(frame: NDArray[np.uint8], spec: FrameSpec, *, pixel_um: float | None = None) -> FrameFacts:
+def survey_frame(frame: NDArray[np.uint8] | Pictures, spec: FrameSpec, *, pixel_um: float | None = None) -> FrameFacts:
     """What holds for the whole of `frame` (H, W, 3) uint8 RGB. `pixel_um`, or the specification's, settles the scale.
 
     Raises `ImageError` for anything but such an array. An empty frame has facts too: those that are assumed.
     """
-    frame = np.ascontiguousarray(check_array(frame))
+    pictures = pictures_of(frame)
+    frame = pictures.frame
     given, extent = pixel_um or spec.pixel_um, (0, 0, frame.shape[1], frame.shape[0])
     if frame.size == 0:
         return FrameFacts(
@@ -63,10 +64,10 @@ def survey_frame(frame: NDArray[np.uint8], spec: FrameSpec, *, pixel_um: float |
             extent,
             extent,
         )
-    level = glass_level(frame)
-    content = content_box(frame, level)
+    gray = np.asarray(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), np.uint8)
+    level = glass_level(gray)
+    content = content_box(gray, level)
     factor = odd_factor(((content[2] - content[0]) * (content[3] - content[1]) / PIXELS) ** 0.5 + 1)
-    pictures = Pictures(frame)
     picture = pictures.within(content, factor)
     glass = glass_colour(picture, level)
     densities = density(picture, glass)

@@ -9,7 +9,14 @@ from typing import TypeVar
 
 from blastscope.runtime.device import usable_threads
 
+SPREAD_PIXELS = 600_000  # fewer are seen by one thread before a second one has started
+
 T = TypeVar("T")
+
+
+def threads_for(pixels: int, threads: int | None) -> int | None:
+    """How many of `threads`, None for as many as may be, are worth it for so many pixels."""
+    return threads if pixels > SPREAD_PIXELS else 1
 
 
 def spread(function: Callable[[T], object], items: Sequence[T], threads: int | None = None) -> None:
@@ -33,3 +40,9 @@ def spread(function: Callable[[T], object], items: Sequence[T], threads: int | N
         work(shares[0])
         for other in others:
             other.result()
+
+
+def strips(rows: slice, height: int) -> list[slice]:
+    """`rows`, in strips of so many, at least one, and what is left."""
+    step = max(height, 1)
+    return [slice(top, min(top + step, rows.stop)) for top in range(rows.start, rows.stop, step)]
