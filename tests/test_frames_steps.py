@@ -8,11 +8,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from skimage.measure import label
 
 from blastscope.runtime.frames.finding.lobes import GAP_UM, LONGEST_UM, _pair
 from blastscope.runtime.frames.finding.nuclei import NECK, STEP_UM, _cores, _seeds
 from blastscope.runtime.frames.grids import grid_over, grid_within, reduced
-from blastscope.runtime.frames.part import depth_in, part_of
+from blastscope.runtime.frames.part import depth_in, how_many, in_one_piece, part_of, pieces
 from blastscope.runtime.frames.pictures import Pictures
 from blastscope.runtime.frames.surveying.glass import NOT_GLASS, content_box, glass_level
 from blastscope.runtime.frames.surveying.votes import Edges, edges_of, meeting
@@ -46,18 +47,34 @@ def test_the_gap_between_two_parts_is_that_of_their_nearest_pixels(one: int, oth
 @given(st.integers(0, 3000), st.sampled_from([0.1, 0.25, 0.4]))
 @settings(max_examples=40)
 def test_seeds_are_those_that_every_single_step_would_find(seed: int, um: float) -> None:
-    count, labels = cv2.connectedComponents(cv2.resize(blob(seed), None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST))
-    own = (labels == 1 + seed % (count - 1)).astype(np.uint8)
-    depth = depth_in(own)
+    large = pieces(cv2.resize(blob(seed), None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST))
+    own = part_of(large[seed % len(large)].mask)
+    depth = depth_in(own.mask)
     expected, level = [own], 1
     while level * STEP_UM / um < NECK * depth.max():
         for piece in list(expected):
             cores = _cores(piece, depth, level * STEP_UM / um, um)
             if len(cores) > 1:
-                place = next(index for index, one in enumerate(expected) if one is piece)
-                expected[place : place + 1] = cores
+                expected = [one for one in expected if one is not piece] + cores
         level += 1
-    assert [one.tolist() for one in _seeds(own, depth, um)] == [one.tolist() for one in expected]
+    places = sorted((*one.box, one.area) for one in expected)
+    assert sorted((*one.box, one.area) for one in _seeds(own, depth, um)) == places
+
+
+@given(st.integers(0, 3000), st.floats(0.2, 0.8), st.integers(0, 2))
+@settings(max_examples=60)
+def test_pieces_are_those_that_a_labelling_finds(seed: int, share: float, blur: int) -> None:
+    noise = np.random.default_rng(seed).random((20, 31))
+    shown = cv2.GaussianBlur(noise, (0, 0), blur) if blur else noise
+    mask = (shown > np.quantile(shown, share)).astype(np.uint8)
+    labels = label(mask, connectivity=2)
+    found = pieces(mask)
+    assert len(found) == how_many(mask) == labels.max()
+    every = slice(0, 20), slice(0, 31)
+    told = {tuple(np.flatnonzero(piece.on(every)).tolist()) for piece in found}
+    assert told == {tuple(np.flatnonzero(labels == number).tolist()) for number in range(1, labels.max() + 1)}
+    core = found[0].on(every)
+    assert (in_one_piece(mask, core) == core).all()
 
 
 @given(st.integers(0, 60), st.integers(0, 60), st.integers(1, 70), st.integers(1, 70), st.booleans())

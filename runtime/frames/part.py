@@ -47,6 +47,12 @@ class Part:
         height, width = self.mask.shape
         return self.x, self.y, self.x + width, self.y + height
 
+    @property
+    def window(self) -> Window:
+        """The rows and columns of the box."""
+        height, width = self.mask.shape
+        return slice(self.y, self.y + height), slice(self.x, self.x + width)
+
     def on(self, window: Window) -> Mask:
         """The part as it lies in this window of the picture."""
         rows, columns = window
@@ -64,6 +70,33 @@ def part_of(mask: Mask, corner: tuple[int, int] = (0, 0), lobes: int = 1) -> Par
     x, y, width, height = cv2.boundingRect(mask)
     own = np.ascontiguousarray(mask[y : y + height, x : x + width])
     return Part(corner[0] + x, corner[1] + y, own, cv2.countNonZero(own), lobes)
+
+
+def pieces(mask: Mask, corner: tuple[int, int] = (0, 0)) -> list[Part]:
+    """What hangs together in `mask`, by its corners too; the mask's own corner lies there in the picture.
+
+    By outlines: OpenCV's labelling takes as long, and wakes threads of its own, which then keep a core busy with waiting.
+    """
+    outlines, levels = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    after, _, inner, outer = levels[0].T.tolist() if outlines else [[]] * 4
+    found = []
+    for outline, hole, around_it in zip(outlines, inner, outer, strict=True):
+        if around_it < 0:
+            edges = [outline]
+            while hole >= 0:
+                edges.append(outlines[hole])
+                hole = after[hole]
+            x, y, width, height = cv2.boundingRect(outline)
+            own = np.zeros((height, width), np.uint8)
+            cv2.drawContours(own, edges, -1, (1,), cv2.FILLED, offset=(-x, -y))
+            found.append(Part(corner[0] + x, corner[1] + y, own, cv2.countNonZero(own)))
+    return found
+
+
+def how_many(mask: Mask) -> int:
+    """The number of pieces of `mask`."""
+    outlines, levels = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    return len(outlines) if len(outlines) < 2 else int(np.count_nonzero(levels[0, :, 3] < 0))
 
 
 def hull_of(mask: Mask) -> NDArray[np.int32]:
@@ -164,10 +197,10 @@ def fill_holes(mask: Mask, largest: float) -> Mask:
 
 def in_one_piece(mask: Mask, core: Mask) -> Mask:
     """What of the mask is connected with the core."""
-    count, labels = cv2.connectedComponents(mask, connectivity=8)
-    if count <= 2:
+    if how_many(mask) <= 1:
         return mask
-    held = np.zeros(count, np.uint8)
-    held[labels[core > 0]] = 1
-    held[0] = 0
-    return np.asarray(held[labels], np.uint8)
+    held = np.zeros_like(mask)
+    for piece in pieces(mask):
+        if (piece.mask & core[piece.window]).any():
+            held[piece.window] |= piece.mask
+    return held

@@ -7,7 +7,7 @@ monocytes. They were tried on the same frames in other stains, sizes and cameras
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, reduce
 
 import cv2
 import numpy as np
@@ -18,7 +18,7 @@ from blastscope.runtime.frames.finding.nuclei import HOLE_UM2
 from blastscope.runtime.frames.finding.otsu import parting
 from blastscope.runtime.frames.found import Colour
 from blastscope.runtime.frames.order import at_share, middle
-from blastscope.runtime.frames.part import Mask, Part, deeper_in, fill_holes, hull_mask, part_of
+from blastscope.runtime.frames.part import Mask, Part, both, deeper_in, fill_holes, hull_mask, pieces
 from blastscope.runtime.frames.stain import STEP, density
 
 LOBE_UM2 = 5.0  # smaller ones are specks
@@ -74,11 +74,8 @@ def _own_nucleus(near: Near, core: Mask) -> Part | None:
         if usual > level or EDGE_TIMES * usual < dark:
             usual = dark
         level = min(level, int(LEAST_OWN * usual))
-    stained = _smooth(core & (near.stain > level), near.um)
-    labels = np.asarray(cv2.connectedComponents(stained, connectivity=8)[1], np.int32)
-    large = np.bincount(labels.ravel()) * near.um**2 > LOBE_UM2
-    large[0] = False
-    return part_of(large.astype(np.uint8)[labels]) if large.any() else None
+    large = [piece for piece in pieces(_smooth(core & (near.stain > level), near.um)) if piece.area * near.um**2 > LOBE_UM2]
+    return reduce(both, large) if large else None
 
 
 def _smooth(mask: Mask, um: float) -> Mask:

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.frames.part import Mask, Part, deeper_in, depth_in, fill_holes, part_of, squares_to
+from blastscope.runtime.frames.part import Mask, Part, deeper_in, depth_in, fill_holes, how_many, part_of, pieces, squares_to
 
 HOLE_UM2 = 4.0  # smaller gaps in a nucleus are chromatin
 PART_UM = 0.5  # inscribed radius of the least lobe
@@ -24,19 +24,8 @@ LEAST_RADIUS_UM = 1.0
 def parts_of(stained: Mask, um: float) -> list[Part]:
     """The parts of what is stained in a picture of `um` micrometres a pixel, cut at their necks."""
     sums = np.asarray(cv2.boxFilter(stained, cv2.CV_16S, (3, 3), normalize=False, borderType=cv2.BORDER_REPLICATE))
-    smooth = (sums > 4).view(np.uint8)
-    left, top, across, down = cv2.boundingRect(smooth)  # labelling takes its time beyond it too
-    if not across:
-        return []  # of an empty picture OpenCV's labels end the process
-    mask = fill_holes(smooth[top : top + down, left : left + across], HOLE_UM2 / um**2)
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
-    parts: list[Part] = []
-    for index, (x, y, width, height, area) in enumerate(stats[1:count].tolist(), 1):
-        if area * um * um < PART_UM2:
-            continue
-        own = (labels[y : y + height, x : x + width] == index).view(np.uint8)
-        parts.extend(_cut(own, (left + x, top + y), um))
-    return parts
+    whole = pieces(fill_holes((sums > 4).view(np.uint8), HOLE_UM2 / um**2))
+    return [part for piece in whole if piece.area * um * um >= PART_UM2 for part in _cut(piece, um)]
 
 
 def large_enough(part: Part, um: float) -> bool:
@@ -44,17 +33,19 @@ def large_enough(part: Part, um: float) -> bool:
     return part.area * um * um >= LEAST_UM2 and _reaches(part.mask, LEAST_RADIUS_UM / um)
 
 
-def _cut(own: Mask, corner: tuple[int, int], um: float) -> list[Part]:
+def _cut(whole: Part, um: float) -> list[Part]:
     """The parts of one piece."""
+    own = whole.mask
     if not _reaches(own, PART_UM / um):
         return []
-    seeds = [own] if _convex(own) else _seeds(own, depth_in(own), um)
-    if len(seeds) == 1:
-        return [part_of(own, corner)]
-    squares = np.stack([squares_to(seed) for seed in seeds])
+    seeds = [] if _convex(own) else _seeds(part_of(own), depth_in(own), um)
+    if len(seeds) < 2:
+        return [whole]
+    every = slice(0, own.shape[0]), slice(0, own.shape[1])
+    squares = np.stack([squares_to(seed.on(every)) for seed in seeds])
     least = squares == squares.min(axis=0)
     claimed = own & (least.sum(axis=0) == 1)
-    return [part_of(claimed & theirs, corner) for theirs in least]
+    return [part_of(claimed & theirs, (whole.x, whole.y)) for theirs in least]
 
 
 def _reaches(mask: Mask, radius: float) -> bool:
@@ -67,13 +58,14 @@ def _convex(own: Mask) -> bool:
     return cv2.contourArea(outlines[0]) >= CONVEX * cv2.contourArea(cv2.convexHull(outlines[0]))
 
 
-def _seeds(seed: Mask, depth: NDArray[np.float32], um: float, first: int = 1) -> list[Mask]:
+def _seeds(seed: Part, depth: NDArray[np.float32], um: float, first: int = 1) -> list[Part]:
     """The cores of what necks part, found by sinking into `seed` until it falls apart, `first` a step of STEP_UM each."""
-    step, deepest = STEP_UM / um, float(depth[seed > 0].max())
+    deep = depth[seed.window] * seed.mask
+    step, deepest = STEP_UM / um, float(deep.max())
     while first * step < NECK * deepest:
         # cores worth the name at this step reach deeper than `last`: what is one piece there was one all the way down to it
         last = max(int(first / NECK), int(PART_UM / STEP_UM))
-        if _pieces(seed, depth, last * step)[0] > 1:
+        if how_many((deep > last * step).view(np.uint8)) > 1:
             for here in range(first, last + 1):
                 cores = _cores(seed, depth, here * step, um)
                 if len(cores) > 1:
@@ -82,15 +74,9 @@ def _seeds(seed: Mask, depth: NDArray[np.float32], um: float, first: int = 1) ->
     return [seed]
 
 
-def _cores(seed: Mask, depth: NDArray[np.float32], level: float, um: float) -> list[Mask]:
+def _cores(seed: Part, depth: NDArray[np.float32], level: float, um: float) -> list[Part]:
     """The cores of `seed` below `level` that are worth the name."""
-    count, labels = _pieces(seed, depth, level)
-    cores = [(labels == index).view(np.uint8) for index in range(1, count + 1)] if count > 1 else []
-    deepest = [float(depth[core > 0].max()) for core in cores]
+    below = seed.mask & (depth[seed.window] > level)
+    cores = pieces(below, (seed.x, seed.y)) if how_many(below) > 1 else []
+    deepest = [float((depth[core.window] * core.mask).max()) for core in cores]
     return [core for core, most in zip(cores, deepest, strict=True) if level < NECK * most and most * um > PART_UM]
-
-
-def _pieces(seed: Mask, depth: NDArray[np.float32], level: float) -> tuple[int, NDArray[np.int32]]:
-    """The number of pieces of `seed` below `level`, and for each pixel which it is in, 0 for none."""
-    count, labels = cv2.connectedComponents(seed & (depth > level), connectivity=8)
-    return count - 1, np.asarray(labels, np.int32)
