@@ -11,6 +11,7 @@ import sys
 import tomllib
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -23,11 +24,14 @@ from PIL import Image
 from blastscope.runtime.errors import UsageError
 from blastscope.runtime.frames.finding.cells import find_cells
 from blastscope.runtime.frames.found import FoundCell
+from blastscope.runtime.frames.grids import Grid
 from blastscope.runtime.frames.pages.colours import rgb
 from blastscope.runtime.frames.pages.overlay import MOST_WORDS
+from blastscope.runtime.frames.part import part_of
 from blastscope.runtime.frames.report import FrameCell, FrameReport
 from blastscope.runtime.frames.spec import FrameSpec
 from blastscope.runtime.frames.surveying.survey import survey_frame
+from blastscope.runtime.frames.traced import Traced
 from blastscope.runtime.hosts.napari_layers import COLOURS, examine_layer, frame_of, scale_of, show_report
 from blastscope.runtime.image import read_image
 from blastscope.runtime.prediction import Audit, Prediction, Refusal
@@ -63,9 +67,9 @@ class Eyes:
 
     def called(self, number: int, cell: FoundCell) -> FrameCell:
         if number % 2:
-            return FrameCell(FoundCell(cell.box, cell.contour, cell.nucleus, Refusal("clumped", "two cells")), None)
+            return FrameCell(replace(cell, refusal=Refusal("clumped", "two cells")), None)
         prediction = Prediction("all", 0.9, 0.9, "b", None, None, None, AUDIT)
-        return FrameCell(FoundCell(cell.box, cell.contour, cell.nucleus), prediction)
+        return FrameCell(replace(cell, refusal=None), prediction)
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +119,8 @@ def test_boxes_outlines_and_features_lie_over_the_image(viewer: Any, frame: NDAr
 
 def test_the_words_of_many_cells_do_not_hide_them(viewer: Any) -> None:
     corners = np.array([(0, 0), (9, 0), (9, 9), (0, 9)], np.int32)
-    cell = FrameCell(FoundCell((0, 0, 10, 10), corners, corners, Refusal("clumped", "two cells")), None)
+    nucleus = Traced(part_of(np.ones((9, 9), np.uint8)), Grid(0, 0, 1, 20, 20), (20, 20))
+    cell = FrameCell(FoundCell((0, 0, 10, 10), corners, nucleus, Refusal("clumped", "two cells")), None)
     layer = viewer.add_image(np.zeros((20, 20, 3), np.uint8), name="smear", rgb=True)
     for count in (MOST_WORDS, MOST_WORDS + 1):
         show_report(viewer, layer, FrameReport((cell,) * count, None))

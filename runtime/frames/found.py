@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from blastscope.runtime.frames.traced import Traced
 from blastscope.runtime.prediction import Box, Refusal
 
 ScaleSource = Literal["given", "red-cells", "assumed"]
@@ -35,8 +36,13 @@ class FoundCell:
 
     box: Box  # of the whole cell, half-open
     contour: NDArray[np.int32]  # (K, 2), x and y along the cell's outline
-    nucleus: NDArray[np.int32]  # (K, 2), the same of its nucleus
+    core: Traced  # its nucleus
     refusal: Refusal | None = None
+
+    @property
+    def nucleus(self) -> NDArray[np.int32]:
+        """(K, 2), x and y along the outline of its nucleus; traced anew each time."""
+        return self.core.outline()
 
 
 def fewer_points(outline: NDArray[np.int32]) -> NDArray[np.int32]:

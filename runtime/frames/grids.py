@@ -97,7 +97,10 @@ def grid_over(shape: tuple[int, ...], box: Box, factor: int) -> Grid:
 
 
 def reduced(picture: NDArray[T], grid: Grid) -> NDArray[T]:
-    """(grid.height, grid.width[, C]) means over the grid's squares; outside the frame its nearest pixels go on."""
+    """(grid.height, grid.width[, C]) means over the grid's squares; outside the frame its nearest pixels go on.
+
+    Where the squares are single pixels it may be a view.
+    """
     across, down = grid.width * grid.factor, grid.height * grid.factor
     x0, y0, x1, y1 = grid.x0, grid.y0, grid.x0 + across, grid.y0 + down
     height, width = picture.shape[:2]
@@ -106,7 +109,7 @@ def reduced(picture: NDArray[T], grid: Grid) -> NDArray[T]:
     if any(beyond):
         patch = np.asarray(cv2.copyMakeBorder(patch, *beyond, cv2.BORDER_REPLICATE), picture.dtype)
     if grid.factor == 1:
-        return np.ascontiguousarray(patch)
+        return patch
     size = (grid.width, grid.height)
     # the most usual, and INTER_AREA is slow at it; an odd number of pixels has no mean that rounds two ways
     if grid.factor == 3:

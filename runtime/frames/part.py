@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 Mask = NDArray[np.uint8]  # 0 or 1
 Squares = NDArray[np.int32]  # squared distances
+Outline = NDArray[np.int32]  # as OpenCV has them: (K, 1, 2), x and y
 Window = tuple[slice, slice]  # rows and columns
 STEPS = 4096  # of a pixel, in distances that aren't exact
 NEAR = 12  # pixels: up to here an erosion is faster than distances
@@ -72,20 +73,23 @@ def part_of(mask: Mask, corner: tuple[int, int] = (0, 0), lobes: int = 1) -> Par
     return Part(corner[0] + x, corner[1] + y, own, cv2.countNonZero(own), lobes)
 
 
-def pieces(mask: Mask, corner: tuple[int, int] = (0, 0)) -> list[Part]:
-    """What hangs together in `mask`, by its corners too; the mask's own corner lies there in the picture.
+def pieces(mask: Mask, corner: tuple[int, int] = (0, 0), *, holes: float = 0.0) -> list[Part]:
+    """What hangs together in `mask`, by its corners too, with its holes of up to `holes` pixels filled.
 
-    By outlines: OpenCV's labelling takes as long, and wakes threads of its own, which then keep a core busy with waiting.
+    The mask's own corner lies there in the picture. By outlines: OpenCV's labelling takes as long, and wakes threads of its
+    own, which then keep a core busy with waiting.
     """
-    outlines, levels = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    after, _, inner, outer = levels[0].T.tolist() if outlines else [[]] * 4
+    outlines, levels = _outlines(mask)
+    small = _holes(outlines, levels, holes)
+    if small:
+        return pieces(_filled(mask, small), corner)
     found = []
-    for outline, hole, around_it in zip(outlines, inner, outer, strict=True):
-        if around_it < 0:
+    for outline, (_, _, hole, outer) in zip(outlines, levels, strict=True):
+        if outer < 0:
             edges = [outline]
             while hole >= 0:
                 edges.append(outlines[hole])
-                hole = after[hole]
+                hole = levels[hole][0]
             x, y, width, height = cv2.boundingRect(outline)
             own = np.zeros((height, width), np.uint8)
             cv2.drawContours(own, edges, -1, (1,), cv2.FILLED, offset=(-x, -y))
@@ -95,8 +99,7 @@ def pieces(mask: Mask, corner: tuple[int, int] = (0, 0)) -> list[Part]:
 
 def how_many(mask: Mask) -> int:
     """The number of pieces of `mask`."""
-    outlines, levels = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    return len(outlines) if len(outlines) < 2 else int(np.count_nonzero(levels[0, :, 3] < 0))
+    return sum(outer < 0 for *_, outer in _outlines(mask)[1])
 
 
 def hull_of(mask: Mask) -> NDArray[np.int32]:
@@ -180,18 +183,25 @@ def disc(radius: float) -> Mask:
 
 def fill_holes(mask: Mask, largest: float) -> Mask:
     """The mask with its holes of up to `largest` pixels filled."""
-    outlines, levels = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    if levels is None or len(outlines) == 1:
-        return mask
-    inner = [
-        outline
-        for outline, level in zip(outlines, levels.reshape(-1, 4), strict=True)
-        if level[3] >= 0 and cv2.contourArea(outline) <= largest
-    ]
-    if not inner:
-        return mask
+    small = _holes(*_outlines(mask), largest)
+    return _filled(mask, small) if small else mask
+
+
+def _outlines(mask: Mask) -> tuple[list[Outline], list[list[int]]]:
+    """The outlines of pieces and holes, and for each those next to it, before it, in it and around it, or -1."""
+    outlines, levels = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    return [np.asarray(outline, np.int32) for outline in outlines], levels[0].tolist() if outlines else []
+
+
+def _holes(outlines: list[Outline], levels: list[list[int]], largest: float) -> list[Outline]:
+    """The holes of up to `largest` pixels."""
+    inner = [outline for outline, (*_, outer) in zip(outlines, levels, strict=True) if outer >= 0]
+    return [hole for hole in inner if cv2.contourArea(hole) <= largest]
+
+
+def _filled(mask: Mask, holes: list[Outline]) -> Mask:
     filled = mask.copy()
-    cv2.drawContours(filled, inner, -1, (1,), cv2.FILLED)
+    cv2.drawContours(filled, holes, -1, (1,), cv2.FILLED)
     return filled
 
 

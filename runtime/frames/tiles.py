@@ -52,6 +52,5 @@ def moved(cell: FoundCell, tile: Tile) -> FoundCell:
     """`cell`, found in the region of `tile`, in pixels of the whole frame."""
     left, top, _, _ = tile.region
     x0, y0, x1, y1 = cell.box
-    corner = np.array((left, top), np.int32)
-    box = (x0 + left, y0 + top, x1 + left, y1 + top)
-    return replace(cell, box=box, contour=cell.contour + corner, nucleus=cell.nucleus + corner)
+    box, contour = (x0 + left, y0 + top, x1 + left, y1 + top), cell.contour + np.array((left, top), np.int32)
+    return replace(cell, box=box, contour=contour, core=replace(cell.core, corner=(left, top)))

@@ -16,10 +16,9 @@ from blastscope.runtime.frames.finding.refusing import why_not
 from blastscope.runtime.frames.finding.view import look_at
 from blastscope.runtime.frames.finding.working import Working, working
 from blastscope.runtime.frames.found import FoundCell, FrameFacts
-from blastscope.runtime.frames.grids import Grid
-from blastscope.runtime.frames.part import Part
 from blastscope.runtime.frames.pictures import Pictures, pictures_of
 from blastscope.runtime.frames.spec import FrameSpec
+from blastscope.runtime.frames.traced import Traced
 from blastscope.runtime.prediction import Box
 
 MARGIN_UM = GROW_UM + 2.0
@@ -61,27 +60,12 @@ def _cells_at(whole: Working, place: Place) -> list[FoundCell]:
     for cell, nucleus in zip(cells, nuclei, strict=True):
         x0, y0, x1, y1 = nucleus.box
         if 2 * cv2.countNonZero(view.own[y0:y1, x0:x1] & nucleus.mask) > nucleus.area:
-            contour, core = (_outline(part, view.grid, whole.shape) for part in (cell, nucleus))
+            contour, core = Traced(cell, view.grid, whole.shape).outline(), Traced(nucleus, view.grid, whole.shape)
             found.append(FoundCell(_box(contour), contour, core, why_not(view, nucleus, cell, cells)))
     return found
 
 
-def _outline(part: Part, grid: Grid, shape: tuple[int, ...]) -> NDArray[np.int32]:
-    """The largest outer contour of `part`, in pixels of the frame and inside of it."""
-    framed = cv2.copyMakeBorder(part.mask * np.uint8(255), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=(0,))
-    size = (framed.shape[1] * grid.factor, framed.shape[0] * grid.factor)
-    steps = cv2.resize(framed, size, interpolation=cv2.INTER_NEAREST)
-    round_ = cv2.blur(steps, (2 * grid.factor + 1, 2 * grid.factor + 1)) if grid.factor > 1 else steps
-    fine = np.asarray(round_, np.uint8) >> 7
-    left, top = (part.x - 1) * grid.factor + grid.x0, (part.y - 1) * grid.factor + grid.y0
-    across, down = max(-left, 0), max(-top, 0)
-    fine = np.ascontiguousarray(fine[down : shape[0] - top, across : shape[1] - left])
-    outlines = cv2.findContours(fine, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
-    largest = max(outlines, key=cv2.contourArea).reshape(-1, 2)
-    return np.asarray(largest + np.asarray((left + across, top + down)), np.int32)
-
-
 def _box(contour: NDArray[np.int32]) -> Box:
     """The half-open box of a contour."""
-    (x0, y0), (x1, y1) = contour.min(axis=0).tolist(), contour.max(axis=0).tolist()
-    return x0, y0, x1 + 1, y1 + 1
+    x, y, width, height = cv2.boundingRect(contour)
+    return x, y, x + width, y + height

@@ -18,7 +18,7 @@ from blastscope.runtime.frames.finding.nuclei import HOLE_UM2
 from blastscope.runtime.frames.finding.otsu import parting
 from blastscope.runtime.frames.found import Colour
 from blastscope.runtime.frames.order import at_share, middle
-from blastscope.runtime.frames.part import Mask, Part, both, deeper_in, fill_holes, hull_mask, pieces
+from blastscope.runtime.frames.part import Mask, Part, both, deeper_in, hull_mask, pieces
 from blastscope.runtime.frames.stain import STEP, density
 
 LOBE_UM2 = 5.0  # smaller ones are specks
@@ -74,14 +74,12 @@ def _own_nucleus(near: Near, core: Mask) -> Part | None:
         if usual > level or EDGE_TIMES * usual < dark:
             usual = dark
         level = min(level, int(LEAST_OWN * usual))
-    large = [piece for piece in pieces(_smooth(core & (near.stain > level), near.um)) if piece.area * near.um**2 > LOBE_UM2]
+    # smoothed as the finder smooths what is stained
+    stained = core & (near.stain > level)
+    sums = np.asarray(cv2.boxFilter(stained, cv2.CV_16S, (3, 3), normalize=False, borderType=cv2.BORDER_REPLICATE))
+    lobes = pieces((sums > 4).view(np.uint8), holes=HOLE_UM2 / near.um**2)
+    large = [lobe for lobe in lobes if lobe.area * near.um**2 > LOBE_UM2]
     return reduce(both, large) if large else None
-
-
-def _smooth(mask: Mask, um: float) -> Mask:
-    """As the finder smooths what is stained."""
-    sums = np.asarray(cv2.boxFilter(mask, cv2.CV_16S, (3, 3), normalize=False, borderType=cv2.BORDER_REPLICATE))
-    return fill_holes((sums > 4).astype(np.uint8), HOLE_UM2 / um**2)
 
 
 def _evenness(near: Near, nucleus: Part, hull: Mask, channels: tuple[Densities, ...]) -> float:

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.frames.part import Mask, Part, deeper_in, depth_in, fill_holes, how_many, part_of, pieces, squares_to
+from blastscope.runtime.frames.part import Mask, Part, deeper_in, depth_in, how_many, part_of, pieces, squares_to
 
 HOLE_UM2 = 4.0  # smaller gaps in a nucleus are chromatin
 PART_UM = 0.5  # inscribed radius of the least lobe
@@ -24,7 +24,7 @@ LEAST_RADIUS_UM = 1.0
 def parts_of(stained: Mask, um: float) -> list[Part]:
     """The parts of what is stained in a picture of `um` micrometres a pixel, cut at their necks."""
     sums = np.asarray(cv2.boxFilter(stained, cv2.CV_16S, (3, 3), normalize=False, borderType=cv2.BORDER_REPLICATE))
-    whole = pieces(fill_holes((sums > 4).view(np.uint8), HOLE_UM2 / um**2))
+    whole = pieces((sums > 4).view(np.uint8), holes=HOLE_UM2 / um**2)
     return [part for piece in whole if piece.area * um * um >= PART_UM2 for part in _cut(piece, um)]
 
 
