@@ -19,8 +19,9 @@ from blastscope.runtime.frames.finding.cells import find_cells, reach_px
 from blastscope.runtime.frames.finding.lobes import axes
 from blastscope.runtime.frames.finding.nuclei import parts_of
 from blastscope.runtime.frames.finding.otsu import parting
+from blastscope.runtime.frames.finding.pieces import fill_holes
 from blastscope.runtime.frames.grids import grid_around, nearest_odd_factor, reduced
-from blastscope.runtime.frames.part import NEAR, deeper_in, depth_in, fill_holes, hull_mask, roughly_to, squares_to
+from blastscope.runtime.frames.part import NEAR, deeper_in, depth_in, hull_mask, roughly_to, squares_to
 from blastscope.runtime.frames.spec import FrameSpec
 from blastscope.runtime.frames.surveying.survey import survey_frame
 from blastscope.runtime.prediction import Box

@@ -12,8 +12,9 @@ from skimage.measure import label
 
 from blastscope.runtime.frames.finding.lobes import GAP_UM, LONGEST_UM, _pair
 from blastscope.runtime.frames.finding.nuclei import NECK, STEP_UM, _cores, _seeds
+from blastscope.runtime.frames.finding.pieces import in_one_piece, pieces_of
 from blastscope.runtime.frames.grids import grid_over, grid_within, reduced
-from blastscope.runtime.frames.part import depth_in, how_many, in_one_piece, part_of, pieces
+from blastscope.runtime.frames.part import depth_in, part_of
 from blastscope.runtime.frames.pictures import Pictures
 from blastscope.runtime.frames.surveying.glass import NOT_GLASS, content_box, glass_level
 from blastscope.runtime.frames.surveying.votes import Edges, edges_of, meeting
@@ -47,13 +48,13 @@ def test_the_gap_between_two_parts_is_that_of_their_nearest_pixels(one: int, oth
 @given(st.integers(0, 3000), st.sampled_from([0.1, 0.25, 0.4]))
 @settings(max_examples=40)
 def test_seeds_are_those_that_every_single_step_would_find(seed: int, um: float) -> None:
-    large = pieces(cv2.resize(blob(seed), None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST))
+    large = list(pieces_of(cv2.resize(blob(seed), None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)))
     own = part_of(large[seed % len(large)].mask)
     depth = depth_in(own.mask)
     expected, level = [own], 1
     while level * STEP_UM / um < NECK * depth.max():
         for piece in list(expected):
-            cores = _cores(piece, depth, level * STEP_UM / um, um)
+            cores = _cores(piece, depth[piece.window] * piece.mask, level * STEP_UM / um, um)
             if len(cores) > 1:
                 expected = [one for one in expected if one is not piece] + cores
         level += 1
@@ -68,8 +69,8 @@ def test_pieces_are_those_that_a_labelling_finds(seed: int, share: float, blur: 
     shown = cv2.GaussianBlur(noise, (0, 0), blur) if blur else noise
     mask = (shown > np.quantile(shown, share)).astype(np.uint8)
     labels = label(mask, connectivity=2)
-    found = pieces(mask)
-    assert len(found) == how_many(mask) == labels.max()
+    found = list(pieces_of(mask))
+    assert len(found) == len(pieces_of(mask)) == labels.max()
     every = slice(0, 20), slice(0, 31)
     told = {tuple(np.flatnonzero(piece.on(every)).tolist()) for piece in found}
     assert told == {tuple(np.flatnonzero(labels == number).tolist()) for number in range(1, labels.max() + 1)}

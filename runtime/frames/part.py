@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 Mask = NDArray[np.uint8]  # 0 or 1
 Squares = NDArray[np.int32]  # squared distances
-Outline = NDArray[np.int32]  # as OpenCV has them: (K, 1, 2), x and y
 Window = tuple[slice, slice]  # rows and columns
 STEPS = 4096  # of a pixel, in distances that aren't exact
 NEAR = 12  # pixels: up to here an erosion is faster than distances
@@ -71,35 +70,6 @@ def part_of(mask: Mask, corner: tuple[int, int] = (0, 0), lobes: int = 1) -> Par
     x, y, width, height = cv2.boundingRect(mask)
     own = np.ascontiguousarray(mask[y : y + height, x : x + width])
     return Part(corner[0] + x, corner[1] + y, own, cv2.countNonZero(own), lobes)
-
-
-def pieces(mask: Mask, corner: tuple[int, int] = (0, 0), *, holes: float = 0.0) -> list[Part]:
-    """What hangs together in `mask`, by its corners too, with its holes of up to `holes` pixels filled.
-
-    The mask's own corner lies there in the picture. By outlines: OpenCV's labelling takes as long, and wakes threads of its
-    own, which then keep a core busy with waiting.
-    """
-    outlines, levels = _outlines(mask)
-    small = _holes(outlines, levels, holes)
-    if small:
-        return pieces(_filled(mask, small), corner)
-    found = []
-    for outline, (_, _, hole, outer) in zip(outlines, levels, strict=True):
-        if outer < 0:
-            edges = [outline]
-            while hole >= 0:
-                edges.append(outlines[hole])
-                hole = levels[hole][0]
-            x, y, width, height = cv2.boundingRect(outline)
-            own = np.zeros((height, width), np.uint8)
-            cv2.drawContours(own, edges, -1, (1,), cv2.FILLED, offset=(-x, -y))
-            found.append(Part(corner[0] + x, corner[1] + y, own, cv2.countNonZero(own)))
-    return found
-
-
-def how_many(mask: Mask) -> int:
-    """The number of pieces of `mask`."""
-    return sum(outer < 0 for *_, outer in _outlines(mask)[1])
 
 
 def hull_of(mask: Mask) -> NDArray[np.int32]:
@@ -179,38 +149,3 @@ def disc(radius: float) -> Mask:
     reach = math.floor(radius)
     rows, columns = np.ogrid[-reach : reach + 1, -reach : reach + 1]
     return np.asarray(rows * rows + columns * columns <= radius**2, np.uint8)
-
-
-def fill_holes(mask: Mask, largest: float) -> Mask:
-    """The mask with its holes of up to `largest` pixels filled."""
-    small = _holes(*_outlines(mask), largest)
-    return _filled(mask, small) if small else mask
-
-
-def _outlines(mask: Mask) -> tuple[list[Outline], list[list[int]]]:
-    """The outlines of pieces and holes, and for each those next to it, before it, in it and around it, or -1."""
-    outlines, levels = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    return [np.asarray(outline, np.int32) for outline in outlines], levels[0].tolist() if outlines else []
-
-
-def _holes(outlines: list[Outline], levels: list[list[int]], largest: float) -> list[Outline]:
-    """The holes of up to `largest` pixels."""
-    inner = [outline for outline, (*_, outer) in zip(outlines, levels, strict=True) if outer >= 0]
-    return [hole for hole in inner if cv2.contourArea(hole) <= largest]
-
-
-def _filled(mask: Mask, holes: list[Outline]) -> Mask:
-    filled = mask.copy()
-    cv2.drawContours(filled, holes, -1, (1,), cv2.FILLED)
-    return filled
-
-
-def in_one_piece(mask: Mask, core: Mask) -> Mask:
-    """What of the mask is connected with the core."""
-    if how_many(mask) <= 1:
-        return mask
-    held = np.zeros_like(mask)
-    for piece in pieces(mask):
-        if (piece.mask & core[piece.window]).any():
-            held[piece.window] |= piece.mask
-    return held

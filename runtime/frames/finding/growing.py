@@ -7,14 +7,13 @@ import math
 import cv2
 import numpy as np
 
+from blastscope.runtime.frames.finding.pieces import fill_holes, in_one_piece
 from blastscope.runtime.frames.part import (
     Mask,
     Part,
     around,
     boxes_apart,
     disc,
-    fill_holes,
-    in_one_piece,
     part_of,
     roughly_to,
     window_around,

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from blastscope.runtime.frames.finding.near import Near, cropped
 from blastscope.runtime.frames.finding.nuclei import HOLE_UM2
 from blastscope.runtime.frames.finding.otsu import parting
+from blastscope.runtime.frames.finding.pieces import pieces_of
 from blastscope.runtime.frames.found import Colour
 from blastscope.runtime.frames.order import at_share, middle
-from blastscope.runtime.frames.part import Mask, Part, both, deeper_in, hull_mask, pieces
+from blastscope.runtime.frames.part import Mask, Part, both, deeper_in, hull_mask
 from blastscope.runtime.frames.stain import STEP, density
 
 LOBE_UM2 = 5.0  # smaller ones are specks
@@ -77,7 +78,7 @@ def _own_nucleus(near: Near, core: Mask) -> Part | None:
     # smoothed as the finder smooths what is stained
     stained = core & (near.stain > level)
     sums = np.asarray(cv2.boxFilter(stained, cv2.CV_16S, (3, 3), normalize=False, borderType=cv2.BORDER_REPLICATE))
-    lobes = pieces((sums > 4).view(np.uint8), holes=HOLE_UM2 / near.um**2)
+    lobes = pieces_of((sums > 4).view(np.uint8), holes=HOLE_UM2 / near.um**2)
     large = [lobe for lobe in lobes if lobe.area * near.um**2 > LOBE_UM2]
     return reduce(both, large) if large else None
 

@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.frames.part import Mask, Part, both, boxes_apart, in_one_piece, roughly_to, window_around
+from blastscope.runtime.frames.finding.pieces import in_one_piece
+from blastscope.runtime.frames.part import Mask, Part, both, boxes_apart, roughly_to, window_around
 
 GAP_UM = 4.0  # between lobes
 SURE_UM = 10.0  # so short a pair is one nucleus: two that touch are longer

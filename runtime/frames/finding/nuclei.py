@@ -5,11 +5,14 @@ Nothing depends on the order in which parts are met: what two have an equal clai
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.frames.part import Mask, Part, deeper_in, depth_in, how_many, part_of, pieces, squares_to
+from blastscope.runtime.frames.finding.pieces import pieces_of
+from blastscope.runtime.frames.part import Mask, Part, deeper_in, depth_in, part_of, squares_to
 
 HOLE_UM2 = 4.0  # smaller gaps in a nucleus are chromatin
 PART_UM = 0.5  # inscribed radius of the least lobe
@@ -24,8 +27,8 @@ LEAST_RADIUS_UM = 1.0
 def parts_of(stained: Mask, um: float) -> list[Part]:
     """The parts of what is stained in a picture of `um` micrometres a pixel, cut at their necks."""
     sums = np.asarray(cv2.boxFilter(stained, cv2.CV_16S, (3, 3), normalize=False, borderType=cv2.BORDER_REPLICATE))
-    whole = pieces((sums > 4).view(np.uint8), holes=HOLE_UM2 / um**2)
-    return [part for piece in whole if piece.area * um * um >= PART_UM2 for part in _cut(piece, um)]
+    pieces = pieces_of((sums > 4).view(np.uint8), holes=HOLE_UM2 / um**2)
+    return [part for piece in pieces if piece.area * um * um >= PART_UM2 for part in _cut(piece, um)]
 
 
 def large_enough(part: Part, um: float) -> bool:
@@ -65,18 +68,21 @@ def _seeds(seed: Part, depth: NDArray[np.float32], um: float, first: int = 1) ->
     while first * step < NECK * deepest:
         # cores worth the name at this step reach deeper than `last`: what is one piece there was one all the way down to it
         last = max(int(first / NECK), int(PART_UM / STEP_UM))
-        if how_many((deep > last * step).view(np.uint8)) > 1:
+        if len(pieces_of((deep > last * step).view(np.uint8))) > 1:
             for here in range(first, last + 1):
-                cores = _cores(seed, depth, here * step, um)
+                cores = _cores(seed, deep, here * step, um)
                 if len(cores) > 1:
                     return [part for core in cores for part in _seeds(core, depth, um, here + 1)]
         first = last + 1
     return [seed]
 
 
-def _cores(seed: Part, depth: NDArray[np.float32], level: float, um: float) -> list[Part]:
-    """The cores of `seed` below `level` that are worth the name."""
-    below = seed.mask & (depth[seed.window] > level)
-    cores = pieces(below, (seed.x, seed.y)) if how_many(below) > 1 else []
-    deepest = [float((depth[core.window] * core.mask).max()) for core in cores]
-    return [core for core, most in zip(cores, deepest, strict=True) if level < NECK * most and most * um > PART_UM]
+def _cores(seed: Part, deep: NDArray[np.float32], level: float, um: float) -> list[Part]:
+    """The cores of `seed`, `deep` as it is, below `level` that are worth the name; none where it is in one piece."""
+    pieces = pieces_of((deep > level).view(np.uint8))
+    found = []
+    for core in pieces if len(pieces) > 1 else ():
+        most = float((deep[core.window] * core.mask).max())
+        if level < NECK * most and most * um > PART_UM:
+            found.append(replace(core, x=seed.x + core.x, y=seed.y + core.y))
+    return found
