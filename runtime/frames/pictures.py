@@ -12,7 +12,8 @@ from blastscope.runtime.frames.spreading import spread, strips, threads_for
 from blastscope.runtime.image import check_array
 from blastscope.runtime.prediction import Box
 
-# Pictures of its multiples are reduced from this one, in a tenth of the time; cells are mostly looked for in it, too.
+# Pictures of a large frame by a multiple of three are reduced from this one, in a tenth of the time: cells are mostly looked
+# for in it, too. Each step rounds, which a small and dim frame can't afford.
 THIRD, LARGE_PIXELS = 3, 1_000_000
 STRIP_PIXELS = 160_000  # of the frame: a strip that the processor's cache holds
 
