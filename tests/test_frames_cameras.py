@@ -138,3 +138,18 @@ def test_red_cells_of_any_colour_and_gray_lie_at_zero_on_the_nuclear_axis(red: C
     if far > 0.11 * np.linalg.norm(red) and beside_gray @ usual > 0.21 * far * np.linalg.norm(usual):
         assert axis @ red == pytest.approx(0, abs=1e-3)  # other cells are gray themselves, or no red cells
     assert axis @ nuclear_axis(RED_CELL) > 0.19
+
+
+def test_a_white_margin_as_around_a_picture_on_a_page_is_not_taken_for_glass(frames: list[Frame]) -> None:
+    for frame in frames:
+        page = np.full((frame.shape[0] + 80, frame.shape[1] + 80, 3), 255, np.uint8)
+        page[40:-40, 40:-40] = frame
+        facts = survey_frame(frame, SPEC)
+        seen = survey_frame(page, SPEC)
+        assert seen.background == pytest.approx(facts.background, abs=2)
+        assert seen.nuclear_axis == pytest.approx(facts.nuclear_axis, abs=0.05)
+        assert seen.pixel_um == pytest.approx(facts.pixel_um, rel=0.05)
+        here, there = find_cells(frame, facts, SPEC), find_cells(page, seen, SPEC)
+        moved = [(x0 - 40, y0 - 40, x1 - 40, y1 - 40) for x0, y0, x1, y1 in (cell.box for cell in there)]
+        assert len(here) == len(moved) > 0
+        assert all(max(overlap(cell.box, box) for box in moved) > 0.8 for cell in here)

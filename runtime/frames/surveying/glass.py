@@ -11,6 +11,9 @@ from blastscope.runtime.prediction import Box
 
 EDGE_ROWS = 8  # of the frame, looked at first: it mostly shows something up to its edge
 GLASS_SHARE = 0.02  # of the pixels: what is brighter and rarer is a glint
+# Of what the frame shows. A level so rare there was a white margin's, as around a picture on a page; of glass, BCCD's training
+# frames in some twenty stains and cameras show twice as much at least.
+LEAST_SHARE = 0.01
 NOT_GLASS = 12  # gray levels away from glass
 
 
@@ -49,13 +52,19 @@ def _empty_rows(gray: NDArray[np.uint8], shown: NDArray[np.uint8]) -> int:
     return len(gray)
 
 
-def glass_colour(picture: NDArray[np.uint8], gray: int) -> Colour:
-    """The usual colour of what is as bright as glass; gray glass where the picture shows none."""
-    near = cv2.inRange(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), (max(gray - 5, 0),), (min(gray + 5, 255),))
-    if not near.any():
-        return float(gray), float(gray), float(gray)
-    red, green, blue = (_median(_histogram(picture, np.asarray(near, np.uint8), channel)) for channel in range(3))
-    return red, green, blue
+def glass_in(picture: NDArray[np.uint8], level: int) -> tuple[int, Colour]:
+    """The gray level of glass in `picture` (h, w, 3), which is `level` unless it hardly shows that, and its usual colour."""
+    gray = np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), np.uint8)
+    near = _near(gray, level)
+    if cv2.countNonZero(near) < LEAST_SHARE * near.size:
+        level = glass_level(gray)
+        near = _near(gray, level)
+    red, green, blue = (_median(_histogram(picture, near, channel)) for channel in range(3))
+    return level, (red, green, blue)
+
+
+def _near(gray: NDArray[np.uint8], level: int) -> NDArray[np.uint8]:
+    return np.asarray(cv2.inRange(gray, (max(level - 5, 0),), (min(level + 5, 255),)), np.uint8)
 
 
 def _histogram(picture: NDArray[np.uint8], mask: NDArray[np.uint8] | None = None, channel: int = 0) -> NDArray[np.float64]:

@@ -19,7 +19,7 @@ from blastscope.runtime.frames.order import at_share, middle
 from blastscope.runtime.frames.pictures import Pictures, pictures_of
 from blastscope.runtime.frames.spec import FrameSpec
 from blastscope.runtime.frames.stain import RED_CELL, STEP, along, density, nuclear_axis
-from blastscope.runtime.frames.surveying.glass import content_box, glass_colour, glass_level
+from blastscope.runtime.frames.surveying.glass import content_box, glass_in, glass_level
 from blastscope.runtime.frames.surveying.scale import red_cell_px
 
 Densities = NDArray[np.float32]  # (H, W), natural optical density in one channel
@@ -69,7 +69,7 @@ def survey_frame(frame: NDArray[np.uint8] | Pictures, spec: FrameSpec, *, pixel_
     content = content_box(gray, level)
     factor = odd_factor(((content[2] - content[0]) * (content[3] - content[1]) / PIXELS) ** 0.5 + 1)
     picture = pictures.within(content, factor)
-    glass = glass_colour(picture, level)
+    level, glass = glass_in(picture, level)
     densities = density(picture, glass)
     axis, stain, red = _axis(picture, glass, densities)
     nucleus_threshold, cell_threshold = _thresholds(stain, red)
