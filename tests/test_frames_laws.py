@@ -14,6 +14,7 @@ from skimage.measure import label, regionprops
 from skimage.morphology import convex_hull_image
 
 from blastscope.runtime.errors import ImageError
+from blastscope.runtime.frames import pictures
 from blastscope.runtime.frames.cutting import cut_cell
 from blastscope.runtime.frames.finding.cells import find_cells, reach_px
 from blastscope.runtime.frames.finding.lobes import axes
@@ -23,6 +24,7 @@ from blastscope.runtime.frames.finding.pieces import fill_holes
 from blastscope.runtime.frames.grids import grid_around, nearest_odd_factor, reduced
 from blastscope.runtime.frames.part import NEAR, deeper_in, depth_in, hull_mask, roughly_to, squares_to
 from blastscope.runtime.frames.spec import FrameSpec
+from blastscope.runtime.frames.surveying import survey
 from blastscope.runtime.frames.surveying.survey import survey_frame
 from blastscope.runtime.prediction import Box
 
@@ -74,6 +76,18 @@ def quarter_turn(frame: Frame, box: Box) -> tuple[Frame, Box]:
 def larger(frame: Frame, width: int, height: int) -> Frame:
     """The frame as a camera with finer pixels sees it, of which several make one of the finder's."""
     return np.asarray(cv2.resize(frame, (width, height), interpolation=cv2.INTER_CUBIC), np.uint8)
+
+
+def test_glass_around_a_frame_changes_no_fact_however_large_it_grows(monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = larger(drawn(3), 600, 480)
+    monkeypatch.setattr(pictures, "LARGE_PIXELS", 400_000)  # more than the frame has, and less than with glass around it
+    monkeypatch.setattr(survey, "PIXELS", 3_000)  # which comes to a factor of nine
+    told = []
+    for margin in (20, 37, 200):
+        around = cv2.copyMakeBorder(frame, *[margin] * 4, cv2.BORDER_CONSTANT, value=GLASS)
+        facts = survey_frame(np.asarray(around, np.uint8), SPEC)
+        told.append((facts.pixel_um, facts.background, facts.nuclear_axis, facts.nucleus_threshold, facts.cell_threshold))
+    assert told[0] == told[1] == told[2]
 
 
 @pytest.mark.parametrize("way", [left_right, upside_down, across, quarter_turn])

@@ -8,13 +8,16 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.ndimage import binary_fill_holes
 from skimage.measure import label
+from skimage.morphology import closing, dilation, opening
 
+from blastscope.runtime.frames.finding.growing import RIM_UM, SMOOTH_UM, cell_around
 from blastscope.runtime.frames.finding.lobes import GAP_UM, LONGEST_UM, _pair
 from blastscope.runtime.frames.finding.nuclei import NECK, STEP_UM, _cores, _seeds
-from blastscope.runtime.frames.finding.pieces import in_one_piece, pieces_of
+from blastscope.runtime.frames.finding.pieces import fill_holes, in_one_piece, pieces_of
 from blastscope.runtime.frames.grids import grid_over, grid_within, reduced
-from blastscope.runtime.frames.part import depth_in, part_of
+from blastscope.runtime.frames.part import depth_in, disc, part_of
 from blastscope.runtime.frames.pictures import Pictures
 from blastscope.runtime.frames.surveying.glass import NOT_GLASS, content_box, glass_level
 from blastscope.runtime.frames.surveying.votes import Edges, edges_of, meeting
@@ -48,7 +51,7 @@ def test_the_gap_between_two_parts_is_that_of_their_nearest_pixels(one: int, oth
 @given(st.integers(0, 3000), st.sampled_from([0.1, 0.25, 0.4]))
 @settings(max_examples=40)
 def test_seeds_are_those_that_every_single_step_would_find(seed: int, um: float) -> None:
-    large = list(pieces_of(cv2.resize(blob(seed), None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)))
+    large = list(pieces_of(cv2.resize(blob(seed), None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)).drawn())
     own = part_of(large[seed % len(large)].mask)
     depth = depth_in(own.mask)
     expected, level = [own], 1
@@ -62,20 +65,51 @@ def test_seeds_are_those_that_every_single_step_would_find(seed: int, um: float)
     assert sorted((*one.box, one.area) for one in _seeds(own, depth, um)) == places
 
 
-@given(st.integers(0, 3000), st.floats(0.2, 0.8), st.integers(0, 2))
-@settings(max_examples=60)
-def test_pieces_are_those_that_a_labelling_finds(seed: int, share: float, blur: int) -> None:
+@given(st.integers(0, 3000), st.floats(0.2, 0.8), st.integers(0, 2), st.integers(0, 12))
+@settings(max_examples=80)
+def test_pieces_are_those_that_a_labelling_finds(seed: int, share: float, blur: int, largest: int) -> None:
     noise = np.random.default_rng(seed).random((20, 31))
     shown = cv2.GaussianBlur(noise, (0, 0), blur) if blur else noise
     mask = (shown > np.quantile(shown, share)).astype(np.uint8)
-    labels = label(mask, connectivity=2)
-    found = list(pieces_of(mask))
-    assert len(found) == len(pieces_of(mask)) == labels.max()
+    labels = label(fill_holes(mask, largest) if largest else mask, connectivity=2)
+    pieces = pieces_of(mask, holes=largest)
+    assert len(pieces) == labels.max()
     every = slice(0, 20), slice(0, 31)
-    told = {tuple(np.flatnonzero(piece.on(every)).tolist()) for piece in found}
-    assert told == {tuple(np.flatnonzero(labels == number).tolist()) for number in range(1, labels.max() + 1)}
-    core = found[0].on(every)
-    assert (in_one_piece(mask, core) == core).all()
+    told = {tuple(np.flatnonzero(piece.on(every)).tolist()) for piece in pieces.drawn()}
+    expected = [np.flatnonzero(labels == number) for number in range(1, labels.max() + 1)]
+    assert told == {tuple(piece.tolist()) for piece in expected}
+    assert [piece.area for piece in pieces.drawn(5)] == [piece.area for piece in pieces.drawn() if piece.area >= 5]
+    core = next(pieces.drawn()).on(every)
+    if not largest:
+        assert (in_one_piece(mask, core) == core).all()
+
+
+def test_the_gap_to_a_part_in_the_hole_of_another_is_told() -> None:
+    rows, columns = np.ogrid[:41, :41]
+    away = (rows - 20) ** 2 + (columns - 20) ** 2
+    ring, core = part_of(((away < 400) & (away > 100)).astype(np.uint8)), part_of((away < 9).astype(np.uint8))
+    pair = _pair(ring, core, 0.25)
+    assert pair is not None
+    points = [np.argwhere(mask) for mask in ((away < 400) & (away > 100), away < 9)]
+    assert pair.gap == ((points[0][:, None] - points[1][None]) ** 2).sum(axis=2).min()
+
+
+@given(st.integers(0, 3000), st.sampled_from([0.2, 0.25, 0.4]))
+@settings(max_examples=15)
+def test_a_cell_is_the_same_however_much_of_the_picture_is_looked_at(seed: int, um: float) -> None:
+    random = np.random.default_rng(seed)
+    rows, columns = np.ogrid[:120, :120]
+    away = (rows - 60) ** 2 + (columns - 60) ** 2
+    nucleus = (away < (3 / um) ** 2).astype(np.uint8)
+    rough = cv2.GaussianBlur(random.random((120, 120)), (0, 0), 2) > random.uniform(0.44, 0.5)
+    cellular = (rough & (away < (7.5 / um) ** 2)).astype(np.uint8)
+    footprint = disc(max(SMOOTH_UM / um, 1.0))
+    smooth = opening(cellular | nucleus, footprint) | nucleus
+    labels = label(smooth, connectivity=2)
+    whole = binary_fill_holes(closing((labels == labels[60, 60]).astype(np.uint8), footprint))
+    expected = dilation(whole.astype(np.uint8), disc(max(RIM_UM / um, 1.0)))
+    cell = cell_around(part_of(nucleus), [], cellular, um)
+    assert (cell.on((slice(0, 120), slice(0, 120))) == expected).all()
 
 
 @given(st.integers(0, 60), st.integers(0, 60), st.integers(1, 70), st.integers(1, 70), st.booleans())

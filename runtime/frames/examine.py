@@ -135,9 +135,9 @@ class Examiner:
 
     def _surveyed(self, scan: Scan) -> FrameFacts:
         """What holds for the whole of a large `scan`, measured on windows that show something."""
-        windows = sample(scan)
+        windows = pictures_of(sample(scan), self.threads)
         facts = survey_frame(windows, self.spec, pixel_um=self._given(scan))
-        if windows.shape[:2] == (scan.height, scan.width):
+        if windows.frame.shape[:2] == (scan.height, scan.width):
             return facts
         whole = 0, 0, scan.width, scan.height  # windows side by side don't tell where something begins
         return replace(facts, content=whole, extent=whole)

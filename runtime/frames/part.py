@@ -111,6 +111,11 @@ def around(mask: Mask, margin: int) -> Window:
     return slice(max(y - margin, 0), y + height + margin), slice(max(x - margin, 0), x + width + margin)
 
 
+def framed(mask: Mask, edge: int) -> Mask:
+    """The mask with so many pixels of nothing around it."""
+    return np.asarray(cv2.copyMakeBorder(mask, edge, edge, edge, edge, cv2.BORDER_CONSTANT, value=(0,)), np.uint8)
+
+
 def boxes_apart(one: Part, other: Part) -> int:
     """How far the parts' boxes are apart at least, along a row or a column; negative where they overlap."""
     (x0, y0, x1, y1), (u0, v0, u1, v1) = one.box, other.box
@@ -131,8 +136,7 @@ def roughly_to(mask: Mask) -> NDArray[np.float32]:
 
 def depth_in(mask: Mask) -> NDArray[np.float32]:
     """How deep in the mask each pixel lies; beyond the picture is outside."""
-    framed = cv2.copyMakeBorder(mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=(0,))
-    return np.asarray(cv2.distanceTransform(framed, cv2.DIST_L2, cv2.DIST_MASK_PRECISE), np.float32)[1:-1, 1:-1]
+    return np.asarray(cv2.distanceTransform(framed(mask, 1), cv2.DIST_L2, cv2.DIST_MASK_PRECISE), np.float32)[1:-1, 1:-1]
 
 
 def deeper_in(mask: Mask, reach: float) -> Mask:

@@ -12,9 +12,9 @@ from blastscope.runtime.frames.spreading import spread, strips, threads_for
 from blastscope.runtime.image import check_array
 from blastscope.runtime.prediction import Box
 
-# Pictures of a large frame by a multiple of three are reduced from this one, in a tenth of the time: cells are mostly looked
-# for in it, too. Each step rounds, which a small and dim frame can't afford.
-THIRD, LARGE_PIXELS = 3, 1_000_000
+# Large pictures by a multiple of three are reduced from this one, in a tenth of the time: cells are mostly looked for in it,
+# too. Each step rounds, which a small and dim frame can't afford.
+THIRD, LARGE_PIXELS = 3, 1_000_000  # of the frame in the picture's box, since glass around it must change nothing
 STRIP_PIXELS = 160_000  # of the frame: a strip that the processor's cache holds
 
 Picture = NDArray[np.uint8]
@@ -39,10 +39,11 @@ class Pictures:
         return grid, self._over[grid]
 
     def within(self, box: Box, factor: int) -> Picture:
-        """The frame reduced over `grid_within(box, factor)`; a large one by a multiple of three in two steps."""
+        """The frame reduced over `grid_within(box, factor)`; a large box by a multiple of three in two steps."""
         grid = grid_within(box, factor)
         if factor not in self._within or not self._within[factor][0].holds(grid):
-            by_third = factor == THIRD or (factor % THIRD == 0 and self.frame.size > 3 * LARGE_PIXELS)
+            large = (box[2] - box[0]) * (box[3] - box[1]) > LARGE_PIXELS
+            by_third = factor == THIRD or (factor % THIRD == 0 and large)
             whole, picture = self.over(box, THIRD if by_third else 1)
             self._within[factor] = grid, reduced(picture, whole.place_of(grid))
         whole, picture = self._within[factor]
@@ -72,5 +73,8 @@ class Pictures:
 
 
 def pictures_of(frame: Picture | Pictures, threads: int | None = None) -> Pictures:
-    """The pictures of `frame`, if it isn't them already. Raises `ImageError` for anything but (H, W, 3) uint8."""
+    """The pictures of `frame`, by so many threads; `frame` itself where it is pictures already, which have their own number.
+
+    Raises `ImageError` for any other array than (H, W, 3) uint8.
+    """
     return frame if isinstance(frame, Pictures) else Pictures(np.ascontiguousarray(check_array(frame)), threads)

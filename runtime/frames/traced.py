@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.runtime.frames.grids import Grid
-from blastscope.runtime.frames.part import Part
+from blastscope.runtime.frames.part import Part, framed
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,9 +24,9 @@ class Traced:
     def outline(self) -> NDArray[np.int32]:
         """(K, 2) the largest outer contour, x and y in pixels of the whole frame, and inside of it."""
         part, grid = self.part, self.grid
-        framed = cv2.copyMakeBorder(part.mask * np.uint8(255), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=(0,))
-        size = (framed.shape[1] * grid.factor, framed.shape[0] * grid.factor)
-        steps = cv2.resize(framed, size, interpolation=cv2.INTER_NEAREST)
+        mask = framed(part.mask * np.uint8(255), 1)
+        size = (mask.shape[1] * grid.factor, mask.shape[0] * grid.factor)
+        steps = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
         round_ = cv2.blur(steps, (2 * grid.factor + 1, 2 * grid.factor + 1)) if grid.factor > 1 else steps
         fine = np.asarray(round_, np.uint8) >> 7
         left, top = (part.x - 1) * grid.factor + grid.x0, (part.y - 1) * grid.factor + grid.y0

@@ -36,7 +36,7 @@ def find_cells(
 ) -> tuple[FoundCell, ...]:
     """The white cells of `frame` (H, W, 3) uint8 RGB, top to bottom and left to right; none on pixels of over 1.2 um.
 
-    At most `threads` look for stain, or as many as the process may use; their number changes nothing.
+    At most `threads` look for stain in an array, or as many as the process may use; their number changes nothing.
     A turned or flipped frame has its cells turned, one shifted within empty glass has them shifted, to the pixel.
     """
     pictures = pictures_of(frame, threads)

@@ -14,6 +14,7 @@ from blastscope.runtime.frames.part import (
     around,
     boxes_apart,
     disc,
+    framed,
     part_of,
     roughly_to,
     window_around,
@@ -39,10 +40,11 @@ def cell_around(nucleus: Part, others: list[Part], cellular: Mask, um: float) ->
     if theirs.any():
         mask &= far < roughly_to(theirs)
     mask |= own
-    shown = around(mask, math.ceil(SMOOTH_UM / um) + 1)
-    return part_of(
-        _one_piece(mask[shown], own[shown], um), (window[1].start + shown[1].start, window[0].start + shown[0].start)
-    )
+    rows, columns = around(mask, 0)
+    edge = math.ceil(SMOOTH_UM / um) + 1  # nothing, for the brush to reach into
+    mask, own = (framed(part[rows, columns], edge) for part in (mask, own))
+    corner = window[1].start + columns.start - edge, window[0].start + rows.start - edge
+    return part_of(_one_piece(mask, own, um), corner)
 
 
 def opened(mask: Mask, um: float) -> Mask:

@@ -78,9 +78,8 @@ def _own_nucleus(near: Near, core: Mask) -> Part | None:
     # smoothed as the finder smooths what is stained
     stained = core & (near.stain > level)
     sums = np.asarray(cv2.boxFilter(stained, cv2.CV_16S, (3, 3), normalize=False, borderType=cv2.BORDER_REPLICATE))
-    lobes = pieces_of((sums > 4).view(np.uint8), holes=HOLE_UM2 / near.um**2)
-    large = [lobe for lobe in lobes if lobe.area * near.um**2 > LOBE_UM2]
-    return reduce(both, large) if large else None
+    lobes = list(pieces_of((sums > 4).view(np.uint8), holes=HOLE_UM2 / near.um**2).drawn(LOBE_UM2 / near.um**2))
+    return reduce(both, lobes) if lobes else None
 
 
 def _evenness(near: Near, nucleus: Part, hull: Mask, channels: tuple[Densities, ...]) -> float:

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from blastscope.runtime.frames.finding.pieces import in_one_piece
 from blastscope.runtime.frames.finding.working import Working
 from blastscope.runtime.prediction import Box
 
@@ -73,10 +74,10 @@ def _ring(outline: Outline, whole: Working) -> bool:
         return False
     filled = np.zeros((height, width), np.uint8)
     cv2.drawContours(filled, [outline], -1, (1,), cv2.FILLED, offset=(-x, -y))
-    labels = cv2.connectedComponents(filled & whole.stained[y : y + height, x : x + width], connectivity=8)[1]
-    across, down = outline[0, 0]
-    shown = int(np.count_nonzero(labels == labels[down - y, across - x]))  # a part that it encloses has its own outline
-    return shown <= RING_SHARE * cv2.countNonZero(filled)
+    own = np.zeros_like(filled)
+    own[outline[0, 0, 1] - y, outline[0, 0, 0] - x] = 1
+    shown = in_one_piece(filled & whole.stained[y : y + height, x : x + width], own)  # what it encloses has its own outline
+    return cv2.countNonZero(shown) <= RING_SHARE * cv2.countNonZero(filled)
 
 
 def _linked(outlines: list[Outline], gap: float) -> list[list[Outline]]:

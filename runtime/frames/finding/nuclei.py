@@ -28,7 +28,7 @@ def parts_of(stained: Mask, um: float) -> list[Part]:
     """The parts of what is stained in a picture of `um` micrometres a pixel, cut at their necks."""
     sums = np.asarray(cv2.boxFilter(stained, cv2.CV_16S, (3, 3), normalize=False, borderType=cv2.BORDER_REPLICATE))
     pieces = pieces_of((sums > 4).view(np.uint8), holes=HOLE_UM2 / um**2)
-    return [part for piece in pieces if piece.area * um * um >= PART_UM2 for part in _cut(piece, um)]
+    return [part for piece in pieces.drawn(PART_UM2 / um**2) for part in _cut(piece, um)]
 
 
 def large_enough(part: Part, um: float) -> bool:
@@ -81,7 +81,7 @@ def _cores(seed: Part, deep: NDArray[np.float32], level: float, um: float) -> li
     """The cores of `seed`, `deep` as it is, below `level` that are worth the name; none where it is in one piece."""
     pieces = pieces_of((deep > level).view(np.uint8))
     found = []
-    for core in pieces if len(pieces) > 1 else ():
+    for core in pieces.drawn() if len(pieces) > 1 else ():
         most = float((deep[core.window] * core.mask).max())
         if level < NECK * most and most * um > PART_UM:
             found.append(replace(core, x=seed.x + core.x, y=seed.y + core.y))

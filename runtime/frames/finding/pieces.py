@@ -28,18 +28,20 @@ class Pieces:
         """How many there are."""
         return sum(outer < 0 for *_, outer in self.levels)
 
-    def __iter__(self) -> Iterator[Part]:
-        """Each piece, in pixels of the mask."""
+    def drawn(self, least: float = 0.0) -> Iterator[Part]:
+        """Each piece of at least so many pixels, in pixels of the mask."""
         for outline, (_, _, hole, outer) in zip(self.outlines, self.levels, strict=True):
-            if outer < 0:
+            x, y, width, height = cv2.boundingRect(outline)
+            if outer < 0 and width * height >= least:
                 edges = [outline]
                 while hole >= 0:
                     edges.append(self.outlines[hole])
                     hole = self.levels[hole][0]
-                x, y, width, height = cv2.boundingRect(outline)
                 own = np.zeros((height, width), np.uint8)
                 cv2.drawContours(own, edges, -1, (1,), cv2.FILLED, offset=(-x, -y))
-                yield Part(x, y, own, cv2.countNonZero(own))
+                area = cv2.countNonZero(own)
+                if area >= least:
+                    yield Part(x, y, own, area)
 
     def holes(self, largest: float) -> list[Outline]:
         """The outlines of the holes of up to `largest` pixels."""
@@ -67,7 +69,7 @@ def in_one_piece(mask: Mask, core: Mask) -> Mask:
     if len(pieces) <= 1:
         return mask
     held = np.zeros_like(mask)
-    for piece in pieces:
+    for piece in pieces.drawn():
         if (piece.mask & core[piece.window]).any():
             held[piece.window] |= piece.mask
     return held

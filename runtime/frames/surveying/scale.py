@@ -18,7 +18,7 @@ from blastscope.runtime.prediction import Box
 LEVELS = ((1, 9.9, 32.0), (3, 32.0, 68.0), (5, 68.0, 125.0), (9, 125.0, 400.0))  # factor, and diameters in px, from and to
 STEPS = 6  # diameters in an octave
 STEP = 2 ** (1 / STEPS)
-WIDEST = 213  # a reduced picture's side: of a larger frame the middle tells
+WIDEST = 255  # a reduced picture's side: of a larger frame the middle tells
 # The votes meet best a little inside of the rim. Over BCCD's training frames, at 0.2 to 2.4 of their size, the diameter
 # found is 0.85 of the mean side of the boxes drawn around red cells.
 FOUND_SHARE = 0.85
