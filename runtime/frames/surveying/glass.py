@@ -11,8 +11,8 @@ from blastscope.runtime.prediction import Box
 
 EDGE_ROWS = 8  # of the frame, looked at first: it mostly shows something up to its edge
 GLASS_SHARE = 0.02  # of the pixels: what is brighter and rarer is a glint
-# Of what the frame shows. A level so rare there was a white margin's, as around a picture on a page; of glass, a quarter of BCCD's
-# training frames in fourteen looks show twice as much at least.
+# Of what the frame shows. A level so rare there was a white margin's, as around a picture on a page; of glass, a quarter of
+# BCCD's training frames in fourteen looks show twice as much at least.
 LEAST_SHARE = 0.01
 NOT_GLASS = 12  # gray levels away from glass
 
