@@ -62,7 +62,7 @@ def _convex(own: Mask) -> bool:
 
 
 def _seeds(seed: Part, depth: NDArray[np.float32], um: float, first: int = 1) -> list[Part]:
-    """The cores of what necks part, found by sinking into `seed` until it falls apart, `first` a step of STEP_UM each."""
+    """The cores of what necks part, found by sinking into `seed` until it falls apart, from the step `first` of STEP_UM on."""
     deep = depth[seed.window] * seed.mask
     step, deepest = STEP_UM / um, float(deep.max())
     while first * step < NECK * deepest:
@@ -78,7 +78,7 @@ def _seeds(seed: Part, depth: NDArray[np.float32], um: float, first: int = 1) ->
 
 
 def _cores(seed: Part, deep: NDArray[np.float32], level: float, um: float) -> list[Part]:
-    """The cores of `seed`, `deep` as it is, below `level` that are worth the name; none where it is in one piece."""
+    """The cores of `seed` below `level` that are worth the name, by how `deep` it is; none where it is in one piece."""
     pieces = pieces_of((deep > level).view(np.uint8))
     found = []
     for core in pieces.drawn() if len(pieces) > 1 else ():
