@@ -14,12 +14,6 @@ def at_share(values: NDArray[Any], share: float) -> float:
     return float(np.partition(values, place)[place])
 
 
-def at_shares(values: NDArray[Any], *shares: float) -> list[float]:
-    """The values that about these shares of `values` lie below."""
-    places = [min(int(share * len(values)), len(values) - 1) for share in shares]
-    return [float(value) for value in np.partition(values, places)[places]]
-
-
 def middle(values: NDArray[Any]) -> float:
     """The median."""
     return at_share(values, 0.5)

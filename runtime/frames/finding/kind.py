@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.runtime.frames.finding.near import Near, cropped
-from blastscope.runtime.frames.finding.nuclei import HOLE_UM2
+from blastscope.runtime.frames.finding.nuclei import smooth_pieces
 from blastscope.runtime.frames.finding.otsu import parting
-from blastscope.runtime.frames.finding.pieces import pieces_of
 from blastscope.runtime.frames.found import Colour
 from blastscope.runtime.frames.order import at_share, middle
 from blastscope.runtime.frames.part import Mask, Part, both, deeper_in, hull_mask
@@ -75,10 +74,7 @@ def _own_nucleus(near: Near, core: Mask) -> Part | None:
         if usual > level or EDGE_TIMES * usual < dark:
             usual = dark
         level = min(level, int(LEAST_OWN * usual))
-    # smoothed as the finder smooths what is stained
-    stained = core & (near.stain > level)
-    sums = np.asarray(cv2.boxFilter(stained, cv2.CV_16S, (3, 3), normalize=False, borderType=cv2.BORDER_REPLICATE))
-    lobes = list(pieces_of((sums > 4).view(np.uint8), holes=HOLE_UM2 / near.um**2).drawn(LOBE_UM2 / near.um**2))
+    lobes = list(smooth_pieces(core & (near.stain > level), near.um).drawn(LOBE_UM2 / near.um**2))
     return reduce(both, lobes) if lobes else None
 
 

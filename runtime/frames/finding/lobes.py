@@ -62,19 +62,15 @@ def joined(parts: list[Part], cellular: Mask, inside: Mask, um: float) -> list[P
 
 def _pair(one: Part, other: Part, um: float) -> _Pair | None:
     """The two, where they are near enough to be lobes of one nucleus."""
-    if boxes_apart(one, other) * um > GAP_UM or (_reach(one, other) - 1) * um > LONGEST_UM:
+    rows, columns = window_around([one, other], 0)
+    longest = max(rows.stop - rows.start, columns.stop - columns.start) - 1  # at least
+    if boxes_apart(one, other) * um > GAP_UM or longest * um > LONGEST_UM:
         return None
     length = _longest(np.concatenate([one.hull, other.hull]))
     if length * um * um > LONGEST_UM**2:
         return None
     gap = int(_squares(one.rim, other.rim).min())
     return _Pair(length, gap, one.area + other.area, one, other) if gap * um * um <= GAP_UM**2 else None
-
-
-def _reach(one: Part, other: Part) -> int:
-    """The longer side of the box around both."""
-    (x0, y0, x1, y1), (u0, v0, u1, v1) = one.box, other.box
-    return max(max(x1, u1) - min(x0, u0), max(y1, v1) - min(y0, v0))
 
 
 def _longest(points: NDArray[np.int32]) -> int:

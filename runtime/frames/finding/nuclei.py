@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.frames.finding.pieces import pieces_of
+from blastscope.runtime.frames.finding.pieces import Pieces, pieces_of
 from blastscope.runtime.frames.part import Mask, Part, deeper_in, depth_in, part_of, squares_to
 
 HOLE_UM2 = 4.0  # smaller gaps in a nucleus are chromatin
@@ -26,9 +26,13 @@ LEAST_RADIUS_UM = 1.0
 
 def parts_of(stained: Mask, um: float) -> list[Part]:
     """The parts of what is stained in a picture of `um` micrometres a pixel, cut at their necks."""
+    return [part for piece in smooth_pieces(stained, um).drawn(PART_UM2 / um**2) for part in _cut(piece, um)]
+
+
+def smooth_pieces(stained: Mask, um: float) -> Pieces:
+    """What hangs together of what is stained, smooth, and without the gaps of its chromatin."""
     sums = np.asarray(cv2.boxFilter(stained, cv2.CV_16S, (3, 3), normalize=False, borderType=cv2.BORDER_REPLICATE))
-    pieces = pieces_of((sums > 4).view(np.uint8), holes=HOLE_UM2 / um**2)
-    return [part for piece in pieces.drawn(PART_UM2 / um**2) for part in _cut(piece, um)]
+    return pieces_of((sums > 4).view(np.uint8), holes=HOLE_UM2 / um**2)
 
 
 def large_enough(part: Part, um: float) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.frames.order import at_shares
+from blastscope.runtime.frames.order import at_share
 
 BINS = 64
 
@@ -14,7 +14,7 @@ def parting(values: NDArray[np.int32]) -> int:
     """What parts `values` into a lower and an upper class; what exceeds it is in the upper."""
     if len(values) < 2:
         return 0
-    low, high = map(int, at_shares(values, 0.01, 0.99))
+    low, high = int(at_share(values, 0.01)), int(at_share(values, 0.99))
     step = max((high - low) // BINS, 1)
     counts = np.bincount((np.clip(values, low, high) - low) // step).astype(np.float64)
     below = counts.cumsum()[:-1]

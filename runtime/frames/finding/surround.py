@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from blastscope.runtime.frames.found import Colour
 from blastscope.runtime.frames.grids import Grid
-from blastscope.runtime.frames.part import Mask
+from blastscope.runtime.frames.part import Mask, framed
 from blastscope.runtime.prediction import Box
 
 # Of the glass' level. What is darker in every channel has a density above `stain.EXTRA_FROM`: it looks like a nearly black
@@ -33,11 +33,11 @@ def surround_in(picture: NDArray[np.uint8], grid: Grid, extent: Box, glass: Colo
         return None
     brush = _square(WIDEST_NUCLEUS_UM / 2, um)
     side = len(brush)
-    framed = np.asarray(cv2.copyMakeBorder(dark, side, side, side, side, cv2.BORDER_CONSTANT, value=(0,)), np.uint8)
+    beyond = framed(dark, side)
     left, top, right, bottom = _squares(extent, grid)
-    framed[:, : max(left + side, 0)] = framed[: max(top + side, 0)] = 1
-    framed[:, max(right + side, 0) :] = framed[max(bottom + side, 0) :] = 1
-    wide = cv2.morphologyEx(framed, cv2.MORPH_OPEN, brush)
+    beyond[:, : max(left + side, 0)] = beyond[: max(top + side, 0)] = 1
+    beyond[:, max(right + side, 0) :] = beyond[max(bottom + side, 0) :] = 1
+    wide = cv2.morphologyEx(beyond, cv2.MORPH_OPEN, brush)
     shown = np.asarray(wide, np.uint8)[side:-side, side:-side] & dark
     return np.asarray(cv2.dilate(shown, _square(EDGE_UM, um)), np.uint8) if cv2.countNonZero(shown) else None
 
