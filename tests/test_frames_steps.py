@@ -137,7 +137,10 @@ def test_a_picture_made_before_is_the_one_that_would_be_made(
     frame = np.random.default_rng(seed).integers(0, 256, (110, 120, 3)).astype(np.uint8)
     pictures, box = Pictures(frame), (7, 5, 7 + width, 5 + height)
     inner = (7 + less // 2, 5 + less // 2, 7 + width - less // 2, 5 + height - less // 2)
-    for wanted in (box, inner, box):
+    beside = [
+        (box[0] + x, box[1] + y, box[2] + x, box[3] + y) for x, y in ((-factor, 0), (0, -factor), (factor, 0), (0, factor))
+    ]
+    for wanted in (box, inner, box, *beside):
         assert (pictures.within(wanted, factor) == reduced(frame, grid_within(wanted, factor))).all()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("blastscope.runtime.frames.pictures.LARGE_PIXELS", 0)
