@@ -140,7 +140,7 @@ def test_a_picture_made_before_is_the_one_that_would_be_made(
     beside = [
         (box[0] + x, box[1] + y, box[2] + x, box[3] + y) for x, y in ((-factor, 0), (0, -factor), (factor, 0), (0, factor))
     ]
-    for wanted in (box, inner, box, *beside):
+    for wanted in (box, inner, box, *(one for moved in beside for one in (moved, box))):
         assert (pictures.within(wanted, factor) == reduced(frame, grid_within(wanted, factor))).all()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("blastscope.runtime.frames.pictures.LARGE_PIXELS", 0)
