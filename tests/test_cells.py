@@ -42,9 +42,9 @@ def test_the_real_cells_are_all_found(cnmc: Path) -> None:
     found = find_cells(cnmc)
     assert not found.rejected
     assert not found.duplicates
-    assert Counter(cell.label for cell in found.cells) == {"all": 3724, "hem": 1526}
-    assert len({cell.patient for cell in found.cells if cell.label == "all"}) == 30
-    assert len({cell.patient for cell in found.cells if cell.label == "hem"}) == 12
+    assert Counter(cell.label for cell in found.cells) == {"all": 4020, "hem": 1671}
+    assert len({cell.patient for cell in found.cells if cell.label == "all"}) == 32
+    assert len({cell.patient for cell in found.cells if cell.label == "hem"}) == 16
     assert all(cell.patient.startswith("H") == (cell.label == "hem") for cell in found.cells)
     assert names(found) == sorted(names(found))
     assert find_cells(cnmc.parent).sha256 == found.sha256

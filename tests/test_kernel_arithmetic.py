@@ -79,8 +79,9 @@ def test_the_rule_of_the_border_is_exact_up_to_the_largest_image(
     count = data.draw(st.integers(1, (x1 - x0) * (y1 - y0)))
     # near the rule's limit on the left, 2 sum_x + count = sqrt(3.2 count^3), or anywhere
     limit = (isqrt(16 * count**3 // 5) - count) // 2 + data.draw(st.integers(-3, 3))
-    sum_x = max(0, limit) if data.draw(st.booleans()) else data.draw(st.integers(x0 * count, x1 * count))
-    sum_y = data.draw(st.integers(y0 * count, y1 * count))
+    least_x, most_x = x0 * count, (x1 - 1) * count  # the box is half-open: no pixel stands at x1
+    sum_x = min(max(least_x, limit), most_x) if data.draw(st.booleans()) else data.draw(st.integers(least_x, most_x))
+    sum_y = data.draw(st.integers(y0 * count, (y1 - 1) * count))
     state = np.array([(1, count, (sum_x, sum_y), (x0, y0, x1, y1), (0, 0, 0, 0))], StateRow)
     table = np.array([image_row(0, (height, width), (3 * width, 3, 1))], ImageRow)
     plan = CropPlan.make(CropSpec(side_px=8, erosion_px=0, min_box_px=20000), 1, 8)  # no pixel is read
