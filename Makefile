@@ -33,17 +33,17 @@ BENCH_short = --peers torch --peers onnxruntime --peers openvino --rounds 3 --se
 BENCH_normal = --peers all --rounds 4
 PIECES = $(PIECES_$(PACE):%=$(KEPT)/%.json)
 bench: $(READY) $(PIECES)
-	$(BIN)/python -m blastscope.benchmarks.page $(PIECES) --out $(BENCH_OUT)
+	$(BIN)/python -m blastscope.benchmarks.results_page $(PIECES) --out $(BENCH_OUT)
 	rm -rf $(KEPT).last && mv $(KEPT) $(KEPT).last
 
 $(KEPT)/parts-shipped.json: | $(READY)
 	mkdir -p $(KEPT)
 	$(SUITE) --network shipped --benchmark-json=$(KEPT)/parts-shipped.report
-	$(BIN)/python -m blastscope.benchmarks.parts $(KEPT)/parts-shipped.report $@
+	$(BIN)/python -m blastscope.benchmarks.pytest_rows $(KEPT)/parts-shipped.report $@
 $(KEPT)/parts-large.json: | $(READY)
 	mkdir -p $(KEPT)
 	$(SUITE) --ignore=benchmarks/suite/test_frames.py $(LARGE) --benchmark-json=$(KEPT)/parts-large.report
-	$(BIN)/python -m blastscope.benchmarks.parts $(KEPT)/parts-large.report $@
+	$(BIN)/python -m blastscope.benchmarks.pytest_rows $(KEPT)/parts-large.report $@
 $(KEPT)/shipped.json: | $(READY)
 	$(BIN)/blastscope bench --network shipped $(BENCH_$(PACE)) --outside --cascade --keep $@
 # long enough for a thousand calls of ours, which 99.9 % need
@@ -67,11 +67,11 @@ gpu-check:
 
 # Needs CUDA's nvcc 13.0 or later, and no GPU. The result is committed.
 kernels: $(READY)
-	$(BIN)/python -m blastscope.runtime.crop.kernels.compiling
+	$(BIN)/python -m blastscope.runtime.cuda.kernels.compile
 
 # The crop kernels on every real cell, through the host shim; the suite takes a few of them.
 kernels-check: $(READY)
-	BLASTSCOPE_EVERY_CELL=1 $(BIN)/python -m pytest tests/test_kernels.py $(PYTEST_ARGS)
+	BLASTSCOPE_EVERY_CELL=1 $(BIN)/python -m pytest tests/runtime/cuda/test_kernels.py $(PYTEST_ARGS)
 
 $(READY): requirements.txt pyproject.toml setup.py
 	@$(PYTHON) -c "import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13) and 'blastscope needs Python 3.11 to 3.13, not %d.%d: make PYTHON=python3.12 ...' % sys.version_info[:2])"
@@ -84,16 +84,16 @@ $(READY): requirements.txt pyproject.toml setup.py
 
 # Every precision for every GPU that TensorRT-RTX names, of Inception-ResNet-v2 with random weights: 19 minutes on two busy cores.
 engines-check: $(READY)
-	$(BIN)/python -m pytest tests/check_engines.py $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests/runtime/backends/check_engines.py $(PYTEST_ARGS)
 
 # 10,000 frames through streams and 100,000 cells through a handle, with errors on the way: memory and threads stay flat.
 soak: $(READY)
-	$(BIN)/python -m pytest -s tests/check_soak.py $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -s tests/runtime/check_soak.py $(PYTEST_ARGS)
 
 # Looks the names of TensorRT's and Triton's interfaces up again, in their wheels.
 api-names: $(READY)
-	$(BIN)/python tests/api_names.py
-	$(BIN)/python tests/triton_schema.py
+	$(BIN)/python tests/runtime/backends/api_names.py
+	$(BIN)/python tests/export/triton_schema.py
 
 wheel: $(READY)
 	rm -rf build dist

@@ -11,25 +11,32 @@ from pathlib import Path
 import numpy as np
 
 from blastscope import Scope
-from blastscope.benchmarks.layers import engine_layers, told
-from blastscope.benchmarks.load import Cold, measure_cold
-from blastscope.benchmarks.networks import Contender
-from blastscope.benchmarks.outside import SOURCE, benchmark_app
-from blastscope.benchmarks.own import ENGINE, Wish, first_alone, network_alone, only_first, open_first_alone, open_own
-from blastscope.benchmarks.peaks import Peak, measure_peaks, multiply_adds
-from blastscope.benchmarks.peers import BASELINE, FAMILIES, RECIPES, Family, Task, openings
-from blastscope.benchmarks.quantised import PeerGraphs, peer_graphs
-from blastscope.benchmarks.references import SURPLUS, Probabilities, References, clearest, expected, graph_answers
-from blastscope.benchmarks.rows import ALONE, BenchResult, Row, make_row, this_machine, threads_of, versions, with_floor
-from blastscope.benchmarks.sides import crop_all, handle, separate_models
-from blastscope.benchmarks.turns import Image, Pace, Side, Turn, run_in_turn
-from blastscope.runtime.backends.engines import load_backend
-from blastscope.runtime.backends.onnxruntime_cpu import foreign
+from blastscope.benchmarks.baseline_int8 import PeerGraphs, peer_graphs
+from blastscope.benchmarks.baselines import BASELINE, FAMILIES, RECIPES, Family, Task, openings
+from blastscope.benchmarks.cold_start import Cold, measure_cold
+from blastscope.benchmarks.contenders import crop_all, handle, separate_models
+from blastscope.benchmarks.interleaved_timing import Image, Pace, Side, Turn, run_in_turn
+from blastscope.benchmarks.models import Contender
+from blastscope.benchmarks.openvino_benchmark_app import SOURCE, benchmark_app, engine_layers, told
+from blastscope.benchmarks.reference_labels import SURPLUS, Probabilities, References, clearest, expected, graph_answers
+from blastscope.benchmarks.roofline import Peak, measure_peaks, multiply_adds
+from blastscope.benchmarks.runtime_targets import (
+    ENGINE,
+    Wish,
+    first_alone,
+    network_alone,
+    only_first,
+    open_first_alone,
+    open_own,
+)
+from blastscope.benchmarks.schema import ALONE, BenchResult, Row, make_row, this_machine, threads_of, versions, with_floor
+from blastscope.runtime.backends.onnxruntime.cpu import foreign
 from blastscope.runtime.backends.protocol import Workload
+from blastscope.runtime.backends.registry import load_backend
 from blastscope.runtime.bundle import Bundle, read_bundle
-from blastscope.runtime.classes import LAYOUTS, PRECISIONS, ClassName, Execution, Layout, Precision
 from blastscope.runtime.errors import BlastscopeError, DeviceError, EngineError, UsageError
-from blastscope.runtime.user_cache import user_cache
+from blastscope.runtime.io.paths import user_cache
+from blastscope.runtime.types import LAYOUTS, PRECISIONS, ClassName, Execution, Layout, Precision
 
 EXECUTIONS: dict[Precision, tuple[Execution, ...]] = {
     "fp32": ("f32", "bf16"),

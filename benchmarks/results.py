@@ -12,12 +12,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from blastscope.benchmarks.compare import SAME
-from blastscope.benchmarks.peaks import Peak
-from blastscope.benchmarks.rows import BenchResult, Row, with_floor
-from blastscope.runtime.bundle.atomic import write_content
+from blastscope.benchmarks.comparison import SAME
+from blastscope.benchmarks.roofline import Peak
+from blastscope.benchmarks.schema import BenchResult, Row, with_floor
 from blastscope.runtime.errors import UsageError
-from blastscope.runtime.record import problems
+from blastscope.runtime.io.atomic import write_content
+from blastscope.runtime.io.strict_model import problems
 
 SCHEMA_FILE = Path(__file__).with_name("bench.schema.json")
 

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from blastscope.runtime.bundle import Bundle
-    from blastscope.runtime.classes import CLASSES, VOTERS
     from blastscope.runtime.errors import BlastscopeError
-    from blastscope.runtime.frames.report import FrameReport
-    from blastscope.runtime.prediction import Prediction
-    from blastscope.runtime.scope import Scope, open_bundle
+    from blastscope.runtime.frames.types import FrameReport
+    from blastscope.runtime.session import Scope, open_bundle
+    from blastscope.runtime.types import CLASSES, VOTERS, Prediction
 
 __version__ = "0.1.0"
 

@@ -12,11 +12,10 @@ from pathlib import Path
 
 from blastscope import SHIPPED_BUNDLE, open_bundle
 from blastscope.runtime.bundle import Bundle, read_bundle
-from blastscope.runtime.cells import Cell, find_cells
-from blastscope.runtime.classes import CLASSES
-from blastscope.runtime.drawn import draw_folder
-from blastscope.runtime.image import read_image
-from blastscope.runtime.prediction import Prediction, Refusal
+from blastscope.runtime.io.cnmc import Cell, find_cells
+from blastscope.runtime.io.image import read_image
+from blastscope.runtime.io.synthetic import draw_folder
+from blastscope.runtime.types import CLASSES, Prediction, Refusal
 from blastscope.sheet import Tile, draw_sheet, save_sheet
 
 NEEDED = ("torch", "timm", "lightning_fabric", "onnx", "onnxruntime")
@@ -65,10 +64,9 @@ def walk_road(data: Path, out: Path, tell: Tell) -> Bundle:
     from blastscope.calibration.calibrate import calibrate
     from blastscope.calibration.compare import compare
     from blastscope.calibration.config import CalibrationConfig
-    from blastscope.export.bundle_maker import export_run
-    from blastscope.export.config import ExportConfig
+    from blastscope.export.exporter import ExportConfig, export_run
     from blastscope.train.config import TrainConfig
-    from blastscope.train.run import train_ensemble
+    from blastscope.train.pipeline import train_ensemble
 
     tell(f"train: {CONFIG.name}, a few steps, to show the way and not to be good")
     run = train_ensemble(data, TrainConfig.from_toml(CONFIG), out / "run")

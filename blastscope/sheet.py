@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from blastscope.runtime.classes import ClassName
-from blastscope.runtime.prediction import Prediction
+from blastscope.runtime.types import ClassName, Prediction
 
 TILE_PX = 172
 TEXT_PX = 50

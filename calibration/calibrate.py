@@ -1,4 +1,7 @@
-"""`calibrate`: a bundle and a folder of cells in; int8 graphs, if the gate lets them, and a report out."""
+"""`calibrate`: a bundle and a folder of cells in; int8 graphs, if the gate lets them, and a report out.
+
+A bundle that is to be changed: opened, and found changeable before an hour of work goes into the change.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from blastscope.calibration.acceptance.drift_metric import Yardstick
+from blastscope.calibration.acceptance.mixed_precision_search import Search, SearchReport
+from blastscope.calibration.acceptance.trial import Court, Trial
 from blastscope.calibration.config import CalibrationConfig
-from blastscope.calibration.int8_file import make_int8, write
-from blastscope.calibration.methods import MethodRow, choose_method
-from blastscope.calibration.opened import open_to_change
-from blastscope.calibration.outcome import Outcome, int8_entry
-from blastscope.calibration.pace import Tell
-from blastscope.calibration.recipe import Recipe, Workshop, same_layers
-from blastscope.calibration.report import CalibrationReport
-from blastscope.calibration.sample import (
+from blastscope.calibration.progress import Tell
+from blastscope.calibration.quantisation.calibration_data import (
     CroppedCells,
     choose_cells,
     crop_cells,
@@ -24,12 +24,21 @@ from blastscope.calibration.sample import (
     validation_cells,
     without,
 )
-from blastscope.calibration.search import Search, SearchReport
-from blastscope.calibration.trial import Court, Trial
-from blastscope.calibration.yardstick import Yardstick
-from blastscope.runtime.bundle import Bundle
-from blastscope.runtime.cells import Cell, find_cells
+from blastscope.calibration.quantisation.quantizer import (
+    MethodRow,
+    Recipe,
+    Workshop,
+    choose_method,
+    make_int8,
+    same_layers,
+    write,
+)
+from blastscope.calibration.report import CalibrationReport
+from blastscope.calibration.result import Outcome, int8_entry
+from blastscope.runtime.bundle import Bundle, read_bundle
 from blastscope.runtime.errors import BundleError, DataError, MissingLibrary, UsageError
+from blastscope.runtime.io.atomic import check_place, sibling
+from blastscope.runtime.io.cnmc import Cell, find_cells
 
 try:
     import onnx
@@ -156,3 +165,20 @@ def _make(bundle: Bundle, workshop: Workshop, parts: _Parts, config: Calibration
 def _method(workshop: Workshop, parts: _Parts, config: CalibrationConfig, say: Tell) -> tuple[Recipe, tuple[MethodRow, ...]]:
     cells = parts.search if parts.search.cells else parts.sample  # where there are too few to keep any apart
     return choose_method(workshop, Yardstick(workshop.model, cells.cells, cells.crops), config, say)
+
+
+def open_to_change(path: Path | str) -> Bundle:
+    """The bundle in the folder `path`. Raises `BundleError`, and `DataError` where nothing can be written beside it."""
+    if not Path(path).is_dir():
+        raise BundleError(path, "not a folder: a zip can't be changed, unpack it and pack it again afterwards")
+    opened = read_bundle(path)
+    check_beside(Path(path))
+    return opened
+
+
+def check_beside(folder: Path) -> None:
+    """Raises `DataError` where the bundle `folder` can't be written: a changed bundle grows beside it, and takes its place."""
+    try:
+        check_place(sibling(folder.resolve(), "trial"))
+    except DataError as error:
+        raise DataError(folder, error.problem) from error  # nobody knows the trial

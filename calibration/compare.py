@@ -9,18 +9,19 @@ from pathlib import Path
 
 import numpy as np
 
-from blastscope.calibration.asking import Infer, ask
-from blastscope.calibration.engines import offered
-from blastscope.runtime.backends.engines import open_engine
+from blastscope.calibration.acceptance.evaluation import Infer, ask
+from blastscope.calibration.acceptance.trial import offered
 from blastscope.runtime.backends.protocol import EngineOptions
-from blastscope.runtime.bundle import Bundle, Golden, check_golden, read_golden
+from blastscope.runtime.backends.registry import open_engine
+from blastscope.runtime.bundle import Bundle, Golden, read_golden
 from blastscope.runtime.bundle.manifest import GraphEntry, Interval, Scores
-from blastscope.runtime.cells import find_cells
-from blastscope.runtime.classes import CLASSES, Execution, Precision
 from blastscope.runtime.errors import DataError, UnavailableError
-from blastscope.runtime.record import Record
-from blastscope.runtime.scores import score_calls
-from blastscope.runtime.vote import vote
+from blastscope.runtime.evaluation.metrics import score_calls
+from blastscope.runtime.inference.validation import check_golden
+from blastscope.runtime.inference.voting import vote
+from blastscope.runtime.io.cnmc import find_cells
+from blastscope.runtime.io.strict_model import Record
+from blastscope.runtime.types import CLASSES, Execution, Precision
 
 
 class EngineRow(Record):

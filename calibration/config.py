@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from blastscope.runtime.classes import Precision
-from blastscope.runtime.record import Record
+from blastscope.runtime.io.strict_model import Record
+from blastscope.runtime.types import Precision
 
 Method = Literal["minmax", "entropy", "percentile"]
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from blastscope.calibration.acceptance.drift_metric import Distance
+from blastscope.calibration.acceptance.mixed_precision_search import SearchReport, Stopped
 from blastscope.calibration.config import CalibrationConfig
-from blastscope.calibration.methods import MethodRow
-from blastscope.calibration.recipe import Recipe
-from blastscope.calibration.search import SearchReport, Stopped
-from blastscope.calibration.yardstick import Distance
+from blastscope.calibration.quantisation.quantizer import MethodRow, Recipe
 from blastscope.runtime.bundle.manifest import Digest, GateResult, Interval, OperatingPoint, Scores
-from blastscope.runtime.record import Record
+from blastscope.runtime.io.strict_model import Record
 
 WHY: dict[Stopped, str] = {  # a search ended
     "held": "the limits hold there",

@@ -22,12 +22,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from blastscope.calibration.answers import BATCH, GraphAnswers, batches
-from blastscope.calibration.leads import margins
+from blastscope.calibration.acceptance.drift_metric import margins
+from blastscope.calibration.acceptance.evaluation import BATCH, GraphAnswers, batches
 from blastscope.runtime.bundle.manifest import GraphModels
-from blastscope.runtime.classes import Execution
 from blastscope.runtime.errors import EngineError
-from blastscope.runtime.vote import vote
+from blastscope.runtime.inference.voting import vote
+from blastscope.runtime.types import Execution
 
 Tolerances = dict[Execution, float]
 BROKEN = 1e-3  # both compute in fp32: what differs by more is not the same network
@@ -95,7 +95,7 @@ def _check_vote(answers: dict[str, NDArray[Any]]) -> None:
     sizes = np.sort(np.abs(margins(answers["probabilities"])), axis=1)
     clear = sizes[:, -1] - sizes[:, -2] > 1e-4
     if ((answers["label"] != votes.label) | (answers["voter"] != votes.voter))[clear].any():
-        raise EngineError("the vote in the ONNX graph differs from runtime/vote.py")
+        raise EngineError("the vote in the ONNX graph differs from runtime/inference/voting.py")
 
 
 def fp32_tolerances(f32: float, bf16: float, fp16: float | None) -> Tolerances:

@@ -12,13 +12,13 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from blastscope.runtime.backends.cache.engine_store import Unusable, read_engine
+from blastscope.runtime.backends.cache.key import BatchProfile
 from blastscope.runtime.bundle import Bundle
-from blastscope.runtime.bundle.atomic import write_folder
 from blastscope.runtime.bundle.manifest import GraphEntry
-from blastscope.runtime.classes import CLASSES, VOTERS, Precision
-from blastscope.runtime.engines.cache import Unusable, read_engine
-from blastscope.runtime.engines.key import BatchProfile
 from blastscope.runtime.errors import EngineError, UngatedBundle, UsageError
+from blastscope.runtime.io.atomic import write_folder
+from blastscope.runtime.types import CLASSES, VOTERS, Precision
 
 MODEL = "blastscope"
 FIRST_CHOICE: tuple[Precision, ...] = ("fp16", "fp32", "int8")  # int8 has to be asked for where there is another

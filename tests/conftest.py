@@ -19,7 +19,7 @@ settings.load_profile("house")
 if TYPE_CHECKING:
     from browser import Browser
     from host_kernels import HostKernels
-    from taught import TaughtBundle
+    from trained_bundle import TaughtBundle
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -66,7 +66,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 @pytest.fixture(scope="session")
 def taught_bundle(tmp_path_factory: pytest.TempPathFactory) -> TaughtBundle:
     """A bundle of a small ensemble with clear calls, and its cells. Not to be changed: copy it."""
-    from taught import taught_bundle
+    from trained_bundle import taught_bundle
 
     return taught_bundle(tmp_path_factory.mktemp("taught"))
 

@@ -1,11 +1,16 @@
-"""Backbones by timm's names, and where their ImageNet weights come from."""
+"""Backbones by timm's names, and where their ImageNet weights come from.
+
+`timm`, imported in the one place that knows how to: torchvision's CUDA wheel beside a CPU-only torch needs mending first.
+"""
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -13,10 +18,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from blastscope.runtime.bundle.digest import file_sha256
-from blastscope.runtime.errors import ConfigError, DataError
+from blastscope.runtime.errors import ConfigError, DataError, MissingLibrary
+from blastscope.runtime.io.hashing import file_sha256
 from blastscope.train.config import NetworkConfig
-from blastscope.train.vision import import_timm
 
 # backbone -> (import name of the PyPI package, sha256 of its weight file)
 PACKAGES: dict[str, tuple[str, str]] = {
@@ -195,3 +199,29 @@ def load_by_position(network: nn.Module, tensors: dict[str, Tensor]) -> None:
         if tensor.shape != other.shape:
             raise ValueError(f"'{name}' {tuple(tensor.shape)} and '{foreign}' {tuple(other.shape)} differ in shape")
     network.load_state_dict(dict(zip(own, tensors.values(), strict=True)))
+
+
+# torchvision's import asks for two operators that its CUDA library would have brought; declared as long as this list lives
+_declared: list[torch.library.Library] = []
+
+
+def import_timm() -> ModuleType:
+    """The module `timm`. Raises `MissingLibrary`."""
+    try:
+        _mend_torchvision()
+        return importlib.import_module("timm")
+    except ModuleNotFoundError as error:
+        raise MissingLibrary(str(error.name), "train") from error
+
+
+def _mend_torchvision() -> None:
+    """Declares torchvision's operators only where its import really fails for the lack of them."""
+    try:
+        importlib.import_module("torchvision")
+    except RuntimeError as error:
+        if _declared or "torchvision::nms" not in str(error):
+            raise
+        library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
+        for operator in ("nms", "qnms"):
+            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
+        _declared.append(library)

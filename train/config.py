@@ -10,8 +10,8 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from blastscope.runtime.crop.spec import CropSpec
-from blastscope.runtime.record import Record
+from blastscope.runtime.crop.specification import CropSpec
+from blastscope.runtime.io.strict_model import Record
 
 PAPER = Path(__file__).with_name("paper.toml")
 SHIPPED = Path(__file__).with_name("shipped.toml")

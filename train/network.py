@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from blastscope.runtime.classes import CLASSES, VOTERS, Voter
+from blastscope.runtime.types import CLASSES, VOTERS, Voter
 from blastscope.train.backbone import Backbone, Look, Statistics, look, make_backbone
 from blastscope.train.config import NetworkConfig, Stage2Config, TrainConfig
 

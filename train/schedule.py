@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from blastscope.runtime.record import Record
+from blastscope.runtime.io.strict_model import Record
 from blastscope.train.config import ScheduleConfig
 
 FIRST, LAST = 0.1, 0.001  # of one-cycle: the rate at the start and at the end, as parts of the highest

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.cells import Cell
-from blastscope.runtime.classes import CLASSES
+from blastscope.runtime.io.cnmc import Cell
+from blastscope.runtime.types import CLASSES
 from blastscope.train.config import DataConfig
 
 LEAKAGE = (

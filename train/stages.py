@@ -12,17 +12,17 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from blastscope.runtime.classes import VOTERS, Voter
+from blastscope.runtime.types import VOTERS, Voter
 from blastscope.train.augment import augment, draw_augmentations
-from blastscope.train.bags import Bag, Bags, chances, make_bags, plain_bag
-from blastscope.train.batches import Inputs, TrainingBatches, ValidationBatches, seed_of
+from blastscope.train.bagging import Bag, Bags, chances, make_bags, plain_bag
 from blastscope.train.config import ScheduleConfig, TrainConfig
-from blastscope.train.crops import CropStore
-from blastscope.train.fit import Task, fit
+from blastscope.train.crop_cache import CropStore
+from blastscope.train.data_loader import Inputs, TrainingBatches, ValidationBatches, seed_of
+from blastscope.train.fit_checkpoint import FitFolder
 from blastscope.train.network import CombinedHead, CombinedNetwork, Ensemble, VoterNetwork, make_voter
 from blastscope.train.progress import Progress
-from blastscope.train.saved import FitFolder
 from blastscope.train.split import Split
+from blastscope.train.trainer import Task, fit
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -15,19 +15,19 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from blastscope.benchmarks.gpu.apart import AGAIN, run_apart, write_line
-from blastscope.benchmarks.gpu.building import build_pycuda, rebuild_kernels
+from blastscope.benchmarks.gpu.build_deps import build_pycuda, rebuild_kernels
 from blastscope.benchmarks.gpu.engines import Plan, each_once, engine_names, told
-from blastscope.benchmarks.gpu.rows import Findings, GpuCheck
+from blastscope.benchmarks.gpu.schema import Findings, GpuCheck
 from blastscope.benchmarks.gpu.steps import CROP, SPECS, Work, broken, step_of
-from blastscope.benchmarks.networks import prepare
-from blastscope.benchmarks.page import write_page
-from blastscope.benchmarks.rows import LIBRARIES, this_machine, versions
-from blastscope.benchmarks.turns import Pace
-from blastscope.cli.places import find_data
+from blastscope.benchmarks.gpu.subprocess_runner import AGAIN, run_apart, write_line
+from blastscope.benchmarks.interleaved_timing import Pace
+from blastscope.benchmarks.models import prepare
+from blastscope.benchmarks.results_page import write_page
+from blastscope.benchmarks.schema import LIBRARIES, this_machine, versions
+from blastscope.cli.session import find_data
 from blastscope.runtime.bundle import read_bundle
+from blastscope.runtime.cuda.driver import FoundGpu, find_gpu, probe
 from blastscope.runtime.errors import BlastscopeError
-from blastscope.runtime.gpu.driver import FoundGpu, find_gpu, probe
 
 HERE = Path(__file__).resolve().parent.parent
 NETWORKS = ("inception_resnet_v2", "shipped")
@@ -46,7 +46,7 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         found = find_gpu(wish.gpu)
         built = _built(wish.wheelhouse)
-        from blastscope.runtime.gpu.pycuda_gpu import require_pycuda
+        from blastscope.runtime.cuda.pycuda_device import require_pycuda
 
         require_pycuda()
     except BlastscopeError as error:
@@ -95,7 +95,7 @@ def run(found: FoundGpu, built: dict[str, str], wish: argparse.Namespace, do: Ca
 
 def work(wish: argparse.Namespace) -> int:
     """Does the steps that were handed to this process, and writes what each finds. Gives the exit code."""
-    from blastscope.runtime.gpu.pycuda_gpu import open_gpu
+    from blastscope.runtime.cuda.pycuda_device import open_gpu
 
     sys.path.insert(0, str(wish.wheelhouse / BUILT))
     try:

@@ -7,14 +7,14 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from blastscope.benchmarks.gpu.rows import CropCheck, GpuRow, measured
-from blastscope.benchmarks.turns import Image, Pace, Side, time_in_turn
-from blastscope.runtime.classes import ClassName
+from blastscope.benchmarks.gpu.schema import CropCheck, GpuRow, measured
+from blastscope.benchmarks.interleaved_timing import Image, Pace, Side, time_in_turn
+from blastscope.runtime.backends.nvidia.bound_network import Pass, Place
+from blastscope.runtime.backends.nvidia.pixel_pipeline import Pipeline
 from blastscope.runtime.crop import Crop, CropSpec, crop_cell
-from blastscope.runtime.gpu.arrays import DeviceImage
-from blastscope.runtime.gpu.network import Pass, Place
-from blastscope.runtime.gpu.pipeline import Pipeline
-from blastscope.runtime.gpu.protocol import Gpu
+from blastscope.runtime.cuda.memory import DeviceImage
+from blastscope.runtime.cuda.protocol import Gpu
+from blastscope.runtime.types import ClassName
 
 OPENCV = "OpenCV on the CPU"
 

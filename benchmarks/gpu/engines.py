@@ -14,19 +14,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope import open_bundle
-from blastscope.benchmarks.gpu.peers import COMPILED, EAGER, CompiledNetwork, Infer, require_torch, three_models, with_host_crop
-from blastscope.benchmarks.gpu.rows import Agreement, Findings, GpuRow, What, measured
-from blastscope.benchmarks.networks import Contender
-from blastscope.benchmarks.sides import crop_all, handle
-from blastscope.benchmarks.turns import Answer, Image, Pace, Side, time_in_turn
-from blastscope.runtime.backends.engines import GPU_BACKENDS
+from blastscope.benchmarks.contenders import crop_all, handle
+from blastscope.benchmarks.gpu.baselines import (
+    COMPILED,
+    EAGER,
+    CompiledNetwork,
+    Infer,
+    require_torch,
+    three_models,
+    with_host_crop,
+)
+from blastscope.benchmarks.gpu.schema import Agreement, Findings, GpuRow, What, measured
+from blastscope.benchmarks.interleaved_timing import Answer, Image, Pace, Side, time_in_turn
+from blastscope.benchmarks.models import Contender
+from blastscope.runtime.backends.nvidia.pixel_pipeline import Pipeline
+from blastscope.runtime.backends.registry import GPU_BACKENDS
 from blastscope.runtime.bundle import Manifest, read_bundle
-from blastscope.runtime.classes import CLASSES, PRECISIONS, ClassName, Precision
+from blastscope.runtime.cuda.protocol import Gpu
 from blastscope.runtime.errors import BlastscopeError
-from blastscope.runtime.gpu.pipeline import Pipeline
-from blastscope.runtime.gpu.protocol import Gpu
-from blastscope.runtime.prediction import Prediction, Refusal
-from blastscope.runtime.vote import vote
+from blastscope.runtime.inference.voting import vote
+from blastscope.runtime.types import CLASSES, PRECISIONS, ClassName, Precision, Prediction, Refusal
 
 Seen = tuple[list[object], np.ndarray]  # a box or a refusal for each image, and the probabilities (n, 3, 2) of the others
 KINDS: tuple[What, ...] = ("engine", "pixels")

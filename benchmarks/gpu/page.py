@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from blastscope.benchmarks.gpu.rows import SAYS, GpuCheck, GpuRow, What
+from blastscope.benchmarks.gpu.schema import SAYS, GpuCheck, GpuRow, What
 
 HEAD = """
 ## On GPUs

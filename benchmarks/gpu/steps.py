@@ -10,17 +10,17 @@ from pathlib import Path
 
 from blastscope.benchmarks.gpu.crops import NoNetwork, compare_crops, time_crops
 from blastscope.benchmarks.gpu.engines import Bench, Plan, empty_rows, told
-from blastscope.benchmarks.gpu.rows import CropCheck, Findings, GpuRow
-from blastscope.benchmarks.networks import Tell, prepare
-from blastscope.benchmarks.turns import Image
-from blastscope.runtime.cells import find_cells
+from blastscope.benchmarks.gpu.schema import CropCheck, Findings, GpuRow
+from blastscope.benchmarks.interleaved_timing import Image
+from blastscope.benchmarks.models import Tell, prepare
+from blastscope.runtime.backends.nvidia.pixel_pipeline import Pipeline
 from blastscope.runtime.crop import Crop, CropSpec, crop_cell
-from blastscope.runtime.drawn import draw_cells
+from blastscope.runtime.cuda.protocol import Gpu
 from blastscope.runtime.errors import DeviceError
-from blastscope.runtime.gpu.pipeline import Pipeline
-from blastscope.runtime.gpu.protocol import Gpu
-from blastscope.runtime.image import read_image
-from blastscope.runtime.prediction import Refusal
+from blastscope.runtime.io.cnmc import find_cells
+from blastscope.runtime.io.image import read_image
+from blastscope.runtime.io.synthetic import draw_cells
+from blastscope.runtime.types import Refusal
 
 CROP = "crop"
 # the paper's, and that of the shipped bundle

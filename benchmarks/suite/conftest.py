@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from blastscope.benchmarks.idle import LIMIT, Watch, wait_for_idle
-from blastscope.benchmarks.networks import Contender, prepare
-from blastscope.benchmarks.peaks import multiply_adds
-from blastscope.benchmarks.references import References, clearest, expected, graph_answers
-from blastscope.benchmarks.rows import What
-from blastscope.benchmarks.turns import Image
-from blastscope.cli.places import find_data
+from blastscope.benchmarks.cpu_contention import LIMIT, Watch, wait_for_idle
+from blastscope.benchmarks.interleaved_timing import Image
+from blastscope.benchmarks.models import Contender, prepare
+from blastscope.benchmarks.reference_labels import References, clearest, expected, graph_answers
+from blastscope.benchmarks.roofline import multiply_adds
+from blastscope.benchmarks.schema import What
+from blastscope.cli.session import find_data
 from blastscope.runtime.bundle import read_bundle
-from blastscope.runtime.classes import ClassName, Precision
+from blastscope.runtime.types import ClassName, Precision
 
 NETWORKS = {"short": ("shipped",), "normal": ("shipped", "inception_resnet_v2")}
 PATIENCE_S = {"short": 1.0, "normal": 5.0}

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from blastscope.cli.places import find_data
-from blastscope.runtime.device import usable_threads
-from blastscope.runtime.frames.examine import Examiner
-from blastscope.runtime.frames.report import FrameReport
-from blastscope.runtime.image import read_image
-from blastscope.runtime.prediction import Box
+from blastscope.cli.session import find_data
+from blastscope.runtime.frames.pipeline import Examiner
+from blastscope.runtime.frames.types import FrameReport
+from blastscope.runtime.io.cpu_info import usable_threads
+from blastscope.runtime.io.image import read_image
+from blastscope.runtime.types import Box
 
 Frame = NDArray[np.uint8]
 FRAMES = 16  # BCCD's first: 640 x 480, a white cell in most

@@ -11,12 +11,12 @@ import pytest
 
 from blastscope import open_bundle
 from blastscope.benchmarks.bench import NATURAL
-from blastscope.benchmarks.sides import crop_all, labels_of
+from blastscope.benchmarks.contenders import crop_all, labels_of
 from blastscope.runtime.bundle import read_bundle
-from blastscope.runtime.classes import PRECISIONS, Execution, Precision
 from blastscope.runtime.crop import Crop, CropSpec, crop_cell
-from blastscope.runtime.drawn import draw_cell
-from blastscope.runtime.image import read_image
+from blastscope.runtime.io.image import read_image
+from blastscope.runtime.io.synthetic import draw_cell
+from blastscope.runtime.types import PRECISIONS, Execution, Precision
 
 
 @pytest.mark.parametrize("scale", ["fit", "keep"])

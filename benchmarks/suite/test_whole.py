@@ -12,13 +12,13 @@ import cv2
 import pytest
 
 from blastscope import Scope, open_bundle
+from blastscope.benchmarks.baselines import Task, openings
 from blastscope.benchmarks.bench import NATURAL
-from blastscope.benchmarks.load import CELL, measure_cold
-from blastscope.benchmarks.peers import Task, openings
-from blastscope.benchmarks.sides import handle
+from blastscope.benchmarks.cold_start import CELL, measure_cold
+from blastscope.benchmarks.contenders import handle
 from blastscope.runtime.bundle import read_bundle
-from blastscope.runtime.classes import PRECISIONS, Precision
-from blastscope.runtime.drawn import draw_cell
+from blastscope.runtime.io.synthetic import draw_cell
+from blastscope.runtime.types import PRECISIONS, Precision
 
 IMAGES = 16  # that callers share, and a folder holds
 GROWTH_MIB = 16  # what hundreds of answers may add to a process: allocators keep some pages

@@ -13,7 +13,16 @@ import typer
 from typer.core import TyperGroup
 
 from blastscope import __version__
-from blastscope.cli import benching, building, bundles, calls, demonstration, devices, examining, road, streaming, validating
+from blastscope.cli import bench as benching
+from blastscope.cli import build as building
+from blastscope.cli import bundle as bundles
+from blastscope.cli import classify as calls
+from blastscope.cli import demo as demonstration
+from blastscope.cli import devices
+from blastscope.cli import examine as examining
+from blastscope.cli import live as streaming
+from blastscope.cli import train_export as road
+from blastscope.cli import validate as validating
 from blastscope.runtime.errors import BlastscopeError, MissingLibrary
 
 EXTRAS = {

@@ -11,13 +11,13 @@ from blastscope.cli.options import Json
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from blastscope.runtime.inventory import DeviceState, Inventory, Service
+    from blastscope.runtime.inference.diagnostics import DeviceState, Inventory, Service
 
 
 def devices(*, as_json: Json = False) -> None:
     """Print devices, drivers and libraries, the precisions and engines usable on each, and why others aren't."""
-    from blastscope.runtime.inventory import take_inventory
-    from blastscope.runtime.user_cache import user_cache
+    from blastscope.runtime.inference.diagnostics import take_inventory
+    from blastscope.runtime.io.paths import user_cache
 
     found = take_inventory(user_cache())
     if as_json:

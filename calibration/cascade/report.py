@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 from blastscope.runtime.bundle.manifest import CascadeResult, Digest, Interval
-from blastscope.runtime.classes import Precision
-from blastscope.runtime.record import Record
+from blastscope.runtime.io.strict_model import Record
+from blastscope.runtime.types import Precision
 
 AIM = 1.5  # times the throughput, what the project wants of a cascade
 

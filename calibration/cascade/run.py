@@ -8,22 +8,31 @@ from pathlib import Path
 
 import numpy as np
 
-from blastscope.calibration.asking import AskedCells, ask
-from blastscope.calibration.cascade.choice import FIRSTS, Candidates, Choice, First, Judged, choose, judge_left_out, upper_share
+from blastscope.calibration.acceptance.evaluation import AskedCells, ask
+from blastscope.calibration.acceptance.trial import engines
+from blastscope.calibration.calibrate import open_to_change
 from blastscope.calibration.cascade.report import CascadeReport, CurvePoint, FirstReport
+from blastscope.calibration.cascade.threshold_selection import (
+    FIRSTS,
+    Candidates,
+    Choice,
+    First,
+    Judged,
+    choose,
+    judge_left_out,
+    upper_share,
+)
 from blastscope.calibration.config import CascadeConfig
-from blastscope.calibration.engines import engines
-from blastscope.calibration.opened import open_to_change
-from blastscope.calibration.pace import Tell
-from blastscope.calibration.sample import note_other_cells, validation_cells
-from blastscope.calibration.work import share_of
+from blastscope.calibration.progress import Tell
+from blastscope.calibration.quantisation.calibration_data import note_other_cells, validation_cells
+from blastscope.calibration.quantisation.macs import share_of
 from blastscope.runtime.bundle import FORMAT, Bundle, update_bundle
 from blastscope.runtime.bundle.manifest import CascadeResult, GraphEntry, Interval, Manifest
-from blastscope.runtime.cells import Cell, find_cells
-from blastscope.runtime.classes import Execution, Precision
 from blastscope.runtime.errors import BundleError, MissingLibrary
-from blastscope.runtime.scores import flips, patient_flips, score_calls
-from blastscope.runtime.vote import vote
+from blastscope.runtime.evaluation.metrics import flips, patient_flips, score_calls
+from blastscope.runtime.inference.voting import vote
+from blastscope.runtime.io.cnmc import Cell, find_cells
+from blastscope.runtime.types import Execution, Precision
 
 try:
     import onnx

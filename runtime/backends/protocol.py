@@ -10,9 +10,9 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.classes import Execution, Layout
-from blastscope.runtime.crop.spec import CropSpec
-from blastscope.runtime.prediction import Box, Refusal
+from blastscope.runtime.crop.specification import CropSpec
+from blastscope.runtime.errors import EngineError
+from blastscope.runtime.types import Box, Execution, Layout, Refusal
 
 Workload = Literal["latency", "throughput"]
 
@@ -147,3 +147,19 @@ class GpuBackendModule(BackendModule, Protocol):
     def build(self, graph: Path, sha256: str, options: EngineOptions) -> None:
         """Puts into the cache what `open_engine` needs. Raises `UnavailableError`s."""
         ...
+
+
+def sure_enough(pairs: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:
+    """Which cells a first voter with the probabilities `pairs` (N, 2) decides alone, (N,).
+
+    Those whose larger probability is at least `threshold`, both as float32. Raises `EngineError` where one is not a number.
+    """
+    require_numbers(pairs)
+    sure: NDArray[np.bool_] = pairs.max(axis=1, initial=0) >= np.float32(threshold)
+    return sure
+
+
+def require_numbers(probabilities: NDArray[np.float32]) -> None:
+    """Raises `EngineError` where one of `probabilities` is NaN or infinite."""
+    if not np.isfinite(probabilities).all():
+        raise EngineError("a network answered with something that is not a number")

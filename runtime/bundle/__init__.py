@@ -1,22 +1,20 @@
 """Bundles: networks with everything needed to trust them, read, checked and packed.
 
-`read_bundle` gives a verified `Bundle`; `write_bundle`, `update_bundle` and `pack` make one; `Golden`, `read_golden` and
-`check_golden` hold an engine to the trained networks' answers. The rules stand in runtime/FORMAT.md.
+`read_bundle` gives a verified `Bundle`; `write_bundle`, `update_bundle` and `pack` make one; `Golden` and `read_golden` give
+the trained networks' answers that an engine is held to. The rules stand in runtime/FORMAT.md.
 """
 
-from blastscope.runtime.bundle.bundle import Bundle, read_bundle
-from blastscope.runtime.bundle.digest import describe_file, file_sha256
-from blastscope.runtime.bundle.golden import Golden, GoldenCheck, check_golden, golden_bytes, read_golden
-from blastscope.runtime.bundle.manifest import FORMAT, Manifest
-from blastscope.runtime.bundle.pack import pack, update_bundle, write_bundle
+from blastscope.runtime.bundle.archive import pack, update_bundle, write_bundle
+from blastscope.runtime.bundle.golden import Golden, golden_bytes, read_golden
+from blastscope.runtime.bundle.manifest import FORMAT, Manifest, describe_file
+from blastscope.runtime.bundle.reader import Bundle, read_bundle
+from blastscope.runtime.io.hashing import file_sha256
 
 __all__ = [
     "FORMAT",
     "Bundle",
     "Golden",
-    "GoldenCheck",
     "Manifest",
-    "check_golden",
     "describe_file",
     "file_sha256",
     "golden_bytes",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,11 +9,9 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from blastscope.runtime.backends.protocol import Backend
-from blastscope.runtime.bundle.bundle import Bundle
-from blastscope.runtime.classes import CLASSES, VOTERS
+from blastscope.runtime.bundle.reader import Bundle
 from blastscope.runtime.errors import BundleError
-from blastscope.runtime.vote import vote
+from blastscope.runtime.types import CLASSES, VOTERS
 
 MAX_CROPS = 16
 _SUM_TOLERANCE = 1e-4  # a float32 softmax of two is within 2e-7 of 1, one computed from bf16 logits in fp32 too
@@ -42,25 +39,6 @@ class Golden:
         sums = self.probabilities.sum(axis=2, dtype=np.float64)
         if not inside.all() or np.abs(sums - 1).max() > _SUM_TOLERANCE:
             raise ValueError("golden probabilities are not probabilities: each pair lies within 0 to 1 and sums to 1")
-
-
-@dataclass(frozen=True, slots=True)
-class GoldenCheck:
-    """How an engine's answers compare with the golden set's."""
-
-    difference: float  # largest absolute difference of a probability; inf where the answers are no probabilities
-    flips: int  # crops whose call changed
-    passed: bool
-
-
-def check_golden(backend: Backend, golden: Golden, tolerance: float) -> GoldenCheck:
-    """Runs the golden crops through `backend`. Passed: no probability differs by more than `tolerance`, and no call changed."""
-    answers = np.array(backend.infer(golden.crops), dtype=np.float32)  # a copy: the backend may use its buffer again
-    if answers.shape != golden.probabilities.shape or not np.isfinite(answers).all():
-        return GoldenCheck(math.inf, len(golden.crops), passed=False)
-    difference = float(np.abs(answers.astype(np.float64) - golden.probabilities).max())
-    flips = int((vote(answers).label != vote(golden.probabilities).label).sum())
-    return GoldenCheck(difference, flips, passed=difference <= tolerance and flips == 0)
 
 
 def golden_bytes(golden: Golden) -> bytes:

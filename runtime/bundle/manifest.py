@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, JsonValue, StringConstraints, model_validator
 
-from blastscope.runtime.classes import CLASSES, VOTERS, ClassName, Execution, Precision, Voter
-from blastscope.runtime.crop.spec import CropSpec
-from blastscope.runtime.record import Record
+from blastscope.runtime.crop.specification import CropSpec
+from blastscope.runtime.io.hashing import bytes_sha256, file_sha256
+from blastscope.runtime.io.strict_model import Record
+from blastscope.runtime.types import CLASSES, VOTERS, ClassName, Execution, Precision, Voter
 
 FORMAT = "1.1"  # major.minor: a reader takes its own major up to its own minor
 FORMAT_PATTERN = r"^(0|[1-9][0-9]{0,3})\.(0|[1-9][0-9]{0,3})$"
@@ -107,7 +109,7 @@ class GoldenEntry(FileEntry):
 
 
 class VoteRule(Record):
-    """How three opinions become one call (runtime/vote.py)."""
+    """How three opinions become one call (runtime/inference/voting.py)."""
 
     rule: Literal["largest-probability"] = "largest-probability"
     # the one tie that the vote knows: a bundle that wants another must not be opened
@@ -261,3 +263,10 @@ class Manifest(Record):
 def _parents(path: str) -> list[str]:
     steps = path.split("/")
     return ["/".join(steps[:count]) for count in range(1, len(steps))]
+
+
+def describe_file(source: Path | bytes, file: str) -> FileEntry:
+    """What a manifest says of `source` when it stands at `file` in the bundle."""
+    if isinstance(source, bytes):
+        return FileEntry(file=file, sha256=bytes_sha256(source), size=len(source))
+    return FileEntry(file=file, sha256=file_sha256(source), size=source.stat().st_size)

@@ -6,6 +6,6 @@ Public names: `CropSpec` says what a crop is, `crop_cell` makes one, `Crop` hold
 from __future__ import annotations
 
 from blastscope.runtime.crop.reference import Crop, crop_cell
-from blastscope.runtime.crop.spec import CropSpec
+from blastscope.runtime.crop.specification import CropSpec
 
 __all__ = ["Crop", "CropSpec", "crop_cell"]

@@ -1,18 +1,28 @@
-"""The crop in OpenCV, on the CPU: the reference that every other implementation matches to the bit."""
+"""The crop in OpenCV, on the CPU: the reference that every other implementation matches to the bit.
+
+The largest 8-connected component, without labelling every pixel.
+
+Otsu's threshold in exact integers, so that no rounding can part two implementations.
+
+The crops of many labelled cells, decoded and cropped in threads.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.crop.largest import Component, component_mask, largest_component
-from blastscope.runtime.crop.otsu import histogram_of, otsu_threshold
-from blastscope.runtime.crop.spec import CropSpec
-from blastscope.runtime.image import check_array
-from blastscope.runtime.prediction import Box, Refusal
+from blastscope.runtime.crop.specification import CropSpec
+from blastscope.runtime.io.cnmc import Cell
+from blastscope.runtime.io.concurrency import in_order
+from blastscope.runtime.io.image import check_array, read_image
+from blastscope.runtime.types import Box, Refusal
 
 KERNEL = np.ones((3, 3), np.uint8)
 # Of the image's outermost pixels, the share that may be brighter than black. A cell that is cut off covers less, and every
@@ -148,3 +158,105 @@ def _resized(patch: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     if patch.shape[:2] == (side, side):
         return patch.copy()
     return np.asarray(cv2.resize(patch, (side, side), interpolation=cv2.INTER_LINEAR_EXACT), np.uint8)
+
+
+class Component(NamedTuple):
+    """Where one component lies: enough to find its pixels again."""
+
+    box: Box
+    first: tuple[int, int]  # row and column of its first pixel in raster order
+
+
+def largest_component(mask: NDArray[np.uint8]) -> Component | None:
+    """The component of `mask` (H, W), 0 or 255, with most pixels; of equals the first in raster order.
+
+    None when no pixel is set. Contours cost a fifteenth of `connectedComponents` (0.06 against 0.9 ms on a cell of C-NMC). A
+    contour encloses holes too, so where there are several components their pixels are counted by filling them, largest box
+    first, until no box left could hold more.
+    """
+    # CCOMP, not EXTERNAL: a small ring may enclose the largest component
+    contours, hierarchy = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    if not contours:
+        return None
+    parents = np.reshape(hierarchy, (-1, 4))[:, 3]
+    outer = [_component(contour) for contour, parent in zip(contours, parents, strict=True) if parent < 0]
+    return outer[0] if len(outer) == 1 else _fullest(mask, outer)
+
+
+def component_mask(mask: NDArray[np.uint8], component: Component) -> NDArray[np.bool_]:
+    """The pixels of `component` within its box, (y1 - y0, x1 - x0), without those of its neighbours."""
+    x0, y0, x1, y1 = component.box
+    region = mask[y0:y1, x0:x1].copy()
+    cv2.floodFill(region, None, (component.first[1] - x0, 0), (128,), flags=8)
+    return np.asarray(region == 128)
+
+
+def _component(contour: Any) -> Component:
+    x, y, width, height = cv2.boundingRect(contour)
+    points = np.reshape(contour, (-1, 2))  # x and y
+    return Component((x, y, x + width, y + height), (y, int(points[points[:, 1] == y, 0].min())))
+
+
+def _fullest(mask: NDArray[np.uint8], components: list[Component]) -> Component:
+    best, most = components[0], 0
+    for component in sorted(components, key=_room, reverse=True):
+        if _room(component) < most:
+            break
+        pixels = int(np.count_nonzero(component_mask(mask, component)))
+        if pixels > most or (pixels == most and component.first < best.first):
+            best, most = component, pixels
+    return best
+
+
+def _room(component: Component) -> int:
+    """The pixels of the component's box: it can't hold more."""
+    x0, y0, x1, y1 = component.box
+    return (x1 - x0) * (y1 - y0)
+
+
+STRIP_PX = 1 << 23  # OpenCV counts in float32, which is exact below 2^24
+NEARLY_EQUAL = 1 - 1e-9  # far wider than the rounding of the few float64 operations below
+
+
+def histogram_of(gray: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """How many pixels of `gray` (H, W) have each of the 256 values, exactly."""
+    flat = gray.reshape(1, -1)
+    counts = np.zeros(256, np.int64)
+    for start in range(0, flat.shape[1], STRIP_PX):
+        strip = flat[:, start : start + STRIP_PX]
+        counts += np.ravel(cv2.calcHist([strip], [0], None, [256], [0, 256])).astype(np.int64)
+    return counts
+
+
+def otsu_threshold(histogram: NDArray[np.int64]) -> int:
+    """The threshold t whose classes gray <= t and gray > t differ most between them; of equals the first.
+
+    The variance between the classes is (N m - n M)^2 / (n (N - n)), up to a constant factor: n and m are count and sum up to t,
+    N and M those of all pixels. With a single gray value that value is the answer, and nothing is brighter.
+    """
+    values = np.flatnonzero(histogram)  # an empty bin repeats its predecessor's variance, so it is never the first
+    counts = histogram[values]
+    below, total = np.cumsum(counts)[:-1], int(counts.sum())
+    if not below.size:
+        return int(values[0])
+    sums = np.cumsum(counts * values)
+    # |N m - n M| <= 255 N^2 / 4, exact in int64 up to 380 million pixels
+    distance = total * sums[:-1] - below * int(sums[-1])
+    variance = distance.astype(np.float64) ** 2 / (below.astype(np.float64) * (total - below))
+    near = np.flatnonzero(variance >= variance.max() * NEARLY_EQUAL)
+    best = near[0] if len(near) == 1 else max(near, key=lambda i: _exact(int(distance[i]), int(below[i]), total))
+    return int(values[best])
+
+
+def _exact(distance: int, below: int, total: int) -> Fraction:
+    return Fraction(distance * distance, below * (total - below))
+
+
+def crops_of(cells: Iterable[Cell], spec: CropSpec, *, workers: int) -> Iterator[tuple[Cell, Crop | Refusal]]:
+    """Each cell with its crop, or with why there is none, in the order given; by `workers` threads, a few cells ahead."""
+
+    def crop(cell: Cell) -> Crop | Refusal:
+        image = read_image(cell.path)
+        return image if isinstance(image, Refusal) else crop_cell(image, spec)
+
+    return in_order(crop, cells, workers=workers)

@@ -4,9 +4,9 @@ Public names: `write_report` (a finished run's folder), `write_folder` and `Repo
 `Report`, `render_table` (Table 1 for a terminal), `Comparison` and `ComparisonRow` (RUN/comparison.json).
 """
 
-from blastscope.train.report.facts import Comparison, ComparisonRow, Report, ReportInput, assess
-from blastscope.train.report.folder import write_folder, write_report
-from blastscope.train.report.table import render_table
+from blastscope.train.report.data import Comparison, ComparisonRow, Report, ReportInput, assess
+from blastscope.train.report.template import render_table
+from blastscope.train.report.writer import write_folder, write_report
 
 __all__ = [
     "Comparison",

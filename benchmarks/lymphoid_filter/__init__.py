@@ -1,0 +1,1 @@
+"""Benchmark of the lymphoid filter on labelled cells, synthetic composites and perturbed frames."""

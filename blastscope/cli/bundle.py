@@ -1,0 +1,46 @@
+"""`blastscope inspect`, `verify` and `pack`: for whoever was given a bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from blastscope.cli.options import BundleArgument, Json
+from blastscope.cli.session import bundle_at
+
+
+def inspect(bundle: BundleArgument = None, *, as_json: Json = False) -> None:
+    """Print what a bundle says of itself, its digests verified."""
+    from blastscope.cli.tables import print_bundle
+
+    print_bundle(bundle_at(bundle), as_json=as_json)
+
+
+def verify(
+    bundle: BundleArgument = None,
+    *,
+    data: Annotated[Path | None, typer.Option(help="Labelled cells: print the scores of every precision side by side.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Check digests, the golden set and the parity of every engine here. Exits 1 when one answers outside its tolerance."""
+    from blastscope.calibration.compare import compare
+
+    comparison = compare(bundle_at(bundle), data)
+    typer.echo(comparison.model_dump_json(indent=2) if as_json else comparison.text())
+    if not comparison.passed:
+        raise typer.Exit(1)
+
+
+def pack(
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder.")],
+    out: Annotated[Path, typer.Argument(help="The zip to write.")],
+) -> None:
+    """Write a bundle as a zip, the same bytes for the same bundle."""
+    from blastscope.runtime.bundle import pack as write_zip
+
+    typer.echo(write_zip(bundle_at(bundle), out))
+
+
+VERBS = (inspect, verify, pack)

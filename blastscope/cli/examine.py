@@ -1,0 +1,115 @@
+"""`blastscope examine`: for whoever has whole frames or scans, and wants their white cells found and called."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from blastscope.cli.options import (
+    BackendName,
+    BundlePath,
+    DeviceName,
+    Json,
+    LayoutName,
+    PixelUm,
+    PrecisionName,
+    SpecPath,
+    Threads,
+    ValidationPath,
+)
+from blastscope.cli.session import opened
+from blastscope.cli.train_export import say
+
+if TYPE_CHECKING:
+    from blastscope.runtime.frames.types import FrameReport
+
+HEAD = f"{'cells':>6}{'ALL':>6}{'HEM':>6}{'refused':>9}  {'um/pixel':<19}frame"
+
+
+def examine(
+    frames: Annotated[list[Path], typer.Argument(help="Stained bright-field frames and scans, and folders of them.")],
+    *,
+    bundle: BundlePath = None,
+    device: DeviceName = "auto",
+    precision: PrecisionName = "auto",
+    backend: BackendName = "auto",
+    threads: Threads = None,
+    layout: LayoutName = "auto",
+    pixel_um: PixelUm = None,
+    config: SpecPath = None,
+    as_json: Json = False,
+    overlay: Annotated[Path | None, typer.Option(help="Folder for a picture a frame, its cells drawn in.")] = None,
+    sheet: Annotated[Path | None, typer.Option(help="PNG or JPEG of all cells, the likeliest ALL first.")] = None,
+    report: Annotated[Path | None, typer.Option(help="FILE.html for one page, else a folder of a page a frame.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="CSV file of a row a cell.")] = None,
+    validation: ValidationPath = None,
+) -> None:
+    """Find the white cells in whole frames and call each, in the order given. Exits 1 when a frame couldn't be examined.
+
+    A cell that gets no call (cut off, clumped, blurred, not lymphoid) is a finding, not a failure: it stands in the result with
+    its reason.
+    """
+    from blastscope.runtime.evaluation.drift import Drift
+    from blastscope.runtime.frames.report.theme import caution, doubts, title_of, without_scale
+    from blastscope.runtime.frames.report.writers import Papers, Wanted
+    from blastscope.runtime.frames.types import FrameSpec
+    from blastscope.runtime.io.slides.slide import find_frames
+
+    spec = FrameSpec.from_toml(config) if config else None
+    wanted = Wanted(overlay=overlay, sheet=sheet, report=report, csv=csv)
+    paths = find_frames(frames)
+    papers, drift = Papers(wanted, paths, others=(config, validation)), Drift()
+    refused, unscaled, validated = 0, 0, True
+    engine = {"device": device, "precision": precision, "backend": backend, "threads": threads, "layout": layout}
+    with opened(bundle, **engine, workload="throughput", validation=validation) as scope:
+        reports = scope.examine_files(paths, pixel_um=pixel_um, spec=spec, look=papers.album.look)
+        if not as_json:
+            typer.echo(HEAD)
+        for done in _told(reports, len(paths)):
+            refused += done.refusal is not None
+            validated &= done.validated
+            unscaled += without_scale(done)
+            drift.add(done)
+            typer.echo(json.dumps(done.row()) if as_json else line(done))
+            papers.add(done, scope.audit)
+        alarms = drift.state().alarms
+        written = papers.finish(title_of(paths), scope.audit, alarms=alarms)
+    for path in written:
+        say(f"written: {path}")
+    for told in (*(f"drift: {alarm}" for alarm in alarms), *doubts(unscaled)):
+        say(told)
+    say(caution(validated=validated))
+    if refused:
+        typer.echo(f"{refused} of {len(paths)} frames could not be examined", err=True)
+        raise typer.Exit(1)
+
+
+def _told(reports: Iterator[FrameReport], count: int) -> Iterator[FrameReport]:
+    """`reports` themselves, with a bar on stderr where the results don't run down the same screen."""
+    bar = sys.stderr.isatty() and not sys.stdout.isatty()
+    with Progress(console=Console(stderr=True), transient=True, disable=not bar, redirect_stdout=False) as progress:
+        yield from progress.track(reports, count, description="examining")
+
+
+def line(report: FrameReport) -> str:
+    """One frame for people: counts, scale, path, and what there is to say."""
+    from blastscope.runtime.frames.report.theme import printable
+
+    path = printable(report.path)
+    if report.refusal or report.facts is None:
+        code, detail = (report.refusal.code, f"  ({report.refusal.detail})") if report.refusal else ("", "")
+        return f"{'--':>6}  {code:<40}{path}{detail}"
+    counts, facts = report.counts, report.facts
+    scale = f"{facts.pixel_um:.4f} {facts.scale_source}"
+    notes = f"  ({'; '.join(report.notes)})" if report.notes else ""
+    return f"{counts['cells']:>6}{counts['all']:>6}{counts['hem']:>6}{counts['refused']:>9}  {scale:<19}{path}{notes}"
+
+
+VERBS = (examine,)

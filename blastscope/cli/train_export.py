@@ -1,0 +1,186 @@
+"""`blastscope train`, `export` and `calibrate`: the road from labelled cells to a bundle, for whoever builds one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from blastscope.cli.options import ConfigPath, CropCache, Json, LabelledCells
+from blastscope.runtime.errors import UsageError
+
+if TYPE_CHECKING:
+    from blastscope.calibration.config import CalibrationConfig
+    from blastscope.runtime.bundle import Bundle
+
+
+def train(
+    data: LabelledCells,
+    *,
+    out: Annotated[Path, typer.Option(help="Folder of the run: networks, history, report.")],
+    config: ConfigPath = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    cache: CropCache = None,
+    as_json: Json = False,
+) -> None:
+    """Train A, B and the combined model by the paper's recipe, or by that of a TOML file, and write the report."""
+    from blastscope.cli.tables import print_training
+    from blastscope.train.config import TrainConfig
+    from blastscope.train.pipeline import train_ensemble
+
+    chosen = TrainConfig.from_toml(config) if config else TrainConfig()
+    run = train_ensemble(data, chosen, out, resume=resume, cache=cache, console=Console(stderr=True))
+    print_training(run, as_json=as_json)
+
+
+def crossvalidate(
+    data: LabelledCells,
+    *,
+    out: Annotated[Path, typer.Option(help="Folder of the runs, one a fold, and of the report over all patients.")],
+    config: ConfigPath = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the runs in --out.")] = False,
+    cache: CropCache = None,
+    as_json: Json = False,
+) -> None:
+    """Train once for each fold of the patients, and score each patient by the networks that never saw a cell of it."""
+    from blastscope.cli.tables import print_training
+    from blastscope.train.config import TrainConfig
+    from blastscope.train.cross_validation import cross_validate
+
+    chosen = TrainConfig.from_toml(config) if config else TrainConfig()
+    run = cross_validate(data, chosen, out, resume=resume, cache=cache, console=Console(stderr=True))
+    print_training(run, as_json=as_json)
+
+
+def export(
+    source: Annotated[
+        Path | None,
+        typer.Argument(help="Folder of a finished run; with --triton alone a bundle. Default: the one that is shipped."),
+    ] = None,
+    *,
+    out: Annotated[Path | None, typer.Option(help="The bundle's folder.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="The run's cells: golden set and checks come from its validation part.")
+    ] = None,
+    config: ConfigPath = None,
+    triton: Annotated[
+        Path | None, typer.Option(help="A model repository of Triton Inference Server to write the fused ensemble into.")
+    ] = None,
+    precision: Annotated[
+        Literal["fp32", "fp16", "int8"] | None, typer.Option(help="With --triton. Default: fp16 where the bundle has it.")
+    ] = None,
+    engine: Annotated[
+        Path | None, typer.Option(help="With --triton: an engine of `build --runtime tensorrt`, in the graph's place.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Turn a run into a bundle: fp32 and fp16 ONNX graphs, each checked against PyTorch. Without --data on drawn cells.
+
+    With --triton, write the fused ensemble into a model repository, from the bundle just made or from SOURCE.
+    """
+    if out is None and triton is None:
+        raise UsageError("where to? say --out BUNDLE, --triton DIR or both")
+    if triton is None and (precision or engine):
+        raise UsageError("--precision and --engine go with --triton; what a bundle holds stands in --config")
+    if out is None:
+        from blastscope import SHIPPED_BUNDLE
+        from blastscope.runtime.bundle import read_bundle
+
+        bundle = read_bundle(source or SHIPPED_BUNDLE)
+    else:
+        bundle = _export(source, out, data, config)
+    if triton is not None:
+        from blastscope.export.triton import write_repository
+
+        place = write_repository(bundle, triton, precision=precision, engine=engine)
+        say(f"Triton's model lies in '{place}'")
+    if out is not None:
+        from blastscope.cli.tables import print_bundle
+
+        print_bundle(bundle, as_json=as_json)
+    else:
+        typer.echo(json.dumps({"model": str(place)}) if as_json else place)
+
+
+def _export(run: Path | None, out: Path, data: Path | None, config: Path | None) -> Bundle:
+    from blastscope.export.exporter import ExportConfig, export_run
+
+    if run is None:
+        raise UsageError("which run? name its folder")
+    chosen = ExportConfig.from_toml(config) if config else ExportConfig()
+    return export_run(run, out, data=data, config=chosen, tell=say)
+
+
+def calibrate(
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder; it is changed in one step.")],
+    *,
+    data: Annotated[Path, typer.Option(help="The cells it was trained on: only validation patients are used.")],
+    config: ConfigPath = None,
+    cascade: Annotated[
+        bool, typer.Option("--cascade", help="Instead of int8: find when a first voter is sure enough to decide alone.")
+    ] = False,
+    cascade_flips: Annotated[
+        float | None, typer.Option(min=0, max=1, help="With --cascade: share of calls that may change. Default: 0.002.")
+    ] = None,
+    precision: Annotated[
+        Literal["fp32", "fp16", "int8"] | None, typer.Option(help="With --cascade: of the graph. Default: int8 if it's there.")
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="With --cascade: folder for cascade.json and cascade.png.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make int8 graphs and let them in if the gate holds. Exits 1, and says which figures failed, if it doesn't.
+
+    With --cascade the graphs stay as they are: measured is what it costs to let one voter decide alone where it is sure.
+    """
+    from blastscope.calibration.calibrate import calibrate as run
+    from blastscope.calibration.config import CalibrationConfig
+    from blastscope.cli.tables import print_calibration
+
+    chosen = CalibrationConfig.from_toml(config) if config else CalibrationConfig()
+    if cascade:
+        _cascade(bundle, data, chosen, report, as_json, flips_at_most=cascade_flips, precision=precision)
+        return
+    if report or precision or cascade_flips is not None:
+        raise UsageError("--report, --precision and --cascade-flips go with --cascade")
+    found = run(bundle, data, chosen, tell=say)
+    print_calibration(found, as_json=as_json)
+    if not found.admitted:
+        raise typer.Exit(1)
+
+
+def _cascade(
+    bundle: Path, data: Path, config: CalibrationConfig, report: Path | None, as_json: bool, **given: float | str | None
+) -> None:
+    from pydantic import ValidationError
+
+    from blastscope.calibration.cascade.plots import write_report
+    from blastscope.calibration.cascade.run import calibrate_cascade
+    from blastscope.calibration.config import CascadeConfig
+    from blastscope.runtime.io.atomic import check_place
+    from blastscope.runtime.io.strict_model import problems
+
+    said = {key: value for key, value in given.items() if value is not None}
+    try:
+        wanted = CascadeConfig.model_validate({**config.cascade.model_dump(), **said})
+    except ValidationError as error:  # 1 is too much, and typer's bounds can't say so
+        raise UsageError("; ".join(problems(error))) from error
+    if report:
+        check_place(report / "cascade.json")
+    found = calibrate_cascade(bundle, data, wanted, tell=say)
+    if report:
+        write_report(report, found)
+        say(f"report: {report}")
+    typer.echo(found.model_dump_json(indent=2) if as_json else found.text())
+    if not found.admitted:
+        raise typer.Exit(1)
+
+
+def say(text: str) -> None:
+    """What long work is doing, on stderr."""
+    typer.echo(text, err=True)
+
+
+VERBS = (train, crossvalidate, export, calibrate)

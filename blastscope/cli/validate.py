@@ -1,0 +1,117 @@
+"""`blastscope validate`: for the site that wants to know, and to show, how good calls on its own frames are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from blastscope.cli.options import BackendName, BundlePath, DeviceName, Json, PixelUm, PrecisionName, SpecPath, Threads
+from blastscope.cli.session import opened
+from blastscope.cli.train_export import say
+
+if TYPE_CHECKING:
+    from blastscope.runtime.bundle.manifest import Interval
+    from blastscope.runtime.evaluation.validation import FrameFate, Validation
+
+
+def validate(
+    frames: Annotated[list[Path], typer.Argument(help="The site's frames and scans, and folders of them.")],
+    *,
+    labels: Annotated[Path, typer.Option(help="CSV of a row a cell: path,x0,y0,x1,y1,label (all or hem), patient if known.")],
+    site: Annotated[str, typer.Option(help="The site's name, as the record will show it.")] = "this site",
+    record: Annotated[Path | None, typer.Option(help="Write the record for `examine --validation`, passed or not.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write a page, FILE.html.")] = None,
+    pixel_um: PixelUm = None,
+    config: SpecPath = None,
+    requirements: Annotated[Path | None, typer.Option(help="TOML file of what must be shown. Default: the house's.")] = None,
+    bundle: BundlePath = None,
+    device: DeviceName = "auto",
+    precision: PrecisionName = "auto",
+    backend: BackendName = "auto",
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Compare the calls on a site's own frames with its experts' labels. Exits 1 when the requirements are not met.
+
+    Frames without a row in the table are not judged; a row with a path alone is a frame without a white cell.
+    """
+    from blastscope.runtime.evaluation.labels import read_labels
+    from blastscope.runtime.evaluation.validation import Site
+    from blastscope.runtime.evaluation.validation import validate as run
+    from blastscope.runtime.evaluation.validation_record import Requirements, write_validation
+    from blastscope.runtime.evaluation.validation_report import compose
+    from blastscope.runtime.frames.report.writers import check_places
+    from blastscope.runtime.frames.types import FrameSpec
+    from blastscope.runtime.io.atomic import write_content
+    from blastscope.runtime.io.slides.slide import find_frames
+
+    wanted = Site(
+        name=site,
+        pixel_um=pixel_um,
+        spec=FrameSpec.from_toml(config) if config else FrameSpec(),
+        requirements=Requirements.from_toml(requirements) if requirements else Requirements(),
+    )
+    paths = find_frames(frames)
+    check_places(filter(None, (record, report)), paths, others=(labels, config, requirements))
+    table = read_labels(labels, paths, [path for path in frames if path.is_dir()])
+    engine = {"device": device, "precision": precision, "backend": backend, "threads": threads}
+    with opened(bundle, **engine, workload="throughput") as scope:
+        validation = _last(run(scope, table, wanted, pictures=report is not None), len(table.cells))
+    if record:
+        write_validation(validation.record, record)
+        say(f"written: {record}")
+    if report:
+        page = compose(validation)
+        write_content(report, page)
+        say(f"written: {report}")
+    for line in [json.dumps(validation.row())] if as_json else lines(validation):
+        typer.echo(line)
+    if not validation.record.passed:
+        say("not passed: reports go on saying that calls on frames were not validated")
+        raise typer.Exit(1)
+
+
+def lines(validation: Validation) -> Iterator[str]:
+    """The validation for people."""
+    record = validation.record
+    if record.finding:
+        yield f"{'cells found':<14}{_figure(record.finding.recall)}  {record.finding.found} of {record.finding.labelled}"
+        yield f"{'  precision':<14}{_figure(record.finding.precision)}  {record.finding.false} without a label"
+    yield f"{'labelled':<14}{'called ALL':>10}{'called HEM':>12}{'refused':>9}{'missed':>8}"
+    for name, fate in (("ALL", record.all), ("HEM", record.hem)):
+        yield f"{name:<14}{fate.called_all:>10}{fate.called_hem:>12}{fate.refused:>9}{fate.missed:>8}"
+    if record.calls:
+        for name in ("sensitivity", "specificity", "auroc"):
+            yield f"{name:<14}{_figure(getattr(record.calls, name))}"
+    yield from (f"refused: {code}, {count} cells" for code, count in validation.refusals.items())
+    yield from (f"drift: {alarm}" for alarm in validation.drift.alarms)
+    yield from (f"note: {note}" for note in validation.notes)
+    yield from (f"short: {one}" for one in record.shortfalls)
+    yield f"{'passed' if record.passed else 'not passed'}: {record.frames} frames, intervals over {record.units}"
+
+
+def _figure(figure: Interval) -> str:
+    return f"{figure.value:.3f} ({figure.low:.3f} to {figure.high:.3f})"
+
+
+def _last(steps: Iterator[FrameFate | Validation], count: int) -> Validation:
+    """What comes after the `count` frames, with a bar on stderr until then."""
+    from blastscope.runtime.evaluation.validation import Validation
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal, redirect_stdout=False) as progress:
+        for step in progress.track(steps, count, description="validating"):
+            if isinstance(step, Validation):
+                return step
+            if step.problem:
+                say(f"{step.path}: {step.problem}")
+    raise AssertionError("a validation ends with its result")
+
+
+VERBS = (validate,)

@@ -1,0 +1,87 @@
+"""How far an int8 graph strays from its parent on cells that don't judge the gate: what a search goes by.
+
+Which way a cell's vote leans and how clearly, from the three voters' probabilities: finer than the call itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blastscope.calibration.acceptance.evaluation import GraphAnswers, labels_of
+from blastscope.calibration.config import CalibrationConfig
+from blastscope.runtime.errors import MissingLibrary
+from blastscope.runtime.evaluation.metrics import f1_loss
+from blastscope.runtime.inference.voting import TINY, vote
+from blastscope.runtime.io.cnmc import Cell
+from blastscope.runtime.io.strict_model import Record
+
+try:
+    import onnx
+except ImportError as error:
+    raise MissingLibrary("onnx", "export") from error
+
+SAFETY = 0.5  # of the gate's limits: few cells tell little
+
+
+class Distance(Record):
+    """Of an int8 graph from its parent, on the search cells."""
+
+    drift: float  # mean change of the vote's leaning, 0 to 1: fine enough to rank by where calls don't change
+    flips: float  # share of cells
+    f1_loss: float  # points of 100
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """Cells with their crops (N, S, S, 3), and the fp32 graph that is the parent."""
+
+    parent: onnx.ModelProto
+    cells: tuple[Cell, ...]
+    crops: NDArray[np.uint8]
+
+    @cached_property
+    def expected(self) -> NDArray[np.float32]:
+        """What the parent says, (N, 3, 2)."""
+        return GraphAnswers(self.parent.SerializeToString()).probabilities(self.crops)
+
+    def distance(self, child: onnx.ModelProto, rows: Sequence[int] | slice = slice(None)) -> Distance:
+        """How far `child` strays on the cells in `rows`."""
+        told = GraphAnswers(child.SerializeToString()).probabilities(self.crops[rows])
+        expected, places = self.expected[rows], np.arange(len(self.cells))[rows]
+        before, after = vote(expected).label, vote(told).label
+        cells = [self.cells[place] for place in places]
+        return Distance(
+            drift=float(np.abs(leaning(told) - leaning(expected)).mean()),
+            flips=float(np.mean(before != after)),
+            f1_loss=f1_loss(labels_of(cells), before, after, [cell.patient for cell in cells], draws=1).value,
+        )
+
+
+def holds(distance: Distance, config: CalibrationConfig) -> bool:
+    """Whether the gate's limits are kept with room to spare."""
+    return distance.flips <= SAFETY * config.flips_at_most and distance.f1_loss <= SAFETY * config.f1_loss_at_most
+
+
+def margins(probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(N, 3) ln p(all) - ln p(hem) of each voter."""
+    safe = np.log(np.maximum(probabilities, TINY).astype(np.float64))
+    margin: NDArray[np.float64] = safe[..., 1] - safe[..., 0]
+    return margin
+
+
+def leads(probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(N,) the strongest margin that says ALL less the strongest that says HEM: its sign is the call, its size how clear."""
+    margin = margins(probabilities)
+    lead: NDArray[np.float64] = margin.max(axis=1) + margin.min(axis=1)
+    return lead
+
+
+def leaning(probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
+    """How far the vote leans to ALL, (N,) from 0 to 1, through a half where the call turns: the logistic of the lead."""
+    found: NDArray[np.float64] = 1 / (1 + np.exp(-np.clip(leads(probabilities), -60, 60)))
+    return found

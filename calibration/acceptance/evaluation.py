@@ -1,0 +1,127 @@
+"""What several networks say of the same cells, cropped and answered piece by piece.
+
+What a graph file answers in ONNX Runtime on the CPU: the yardstick of parity, calibration and gate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blastscope.calibration.progress import Pace, Tell
+from blastscope.calibration.quantisation.calibration_data import crop_cells
+from blastscope.runtime.crop import CropSpec
+from blastscope.runtime.errors import EngineError, MissingLibrary, UsageError
+from blastscope.runtime.io.cnmc import Cell
+from blastscope.runtime.io.hashing import bytes_sha256
+from blastscope.runtime.types import CLASSES
+
+PIECE = 64  # cells cropped at once: the crops of all of them may not fit into memory
+
+Infer = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # crops (N, S, S, 3) to probabilities (N, 3, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class AskedCells:
+    """Cells with the probabilities (N, 3, 2) that each network gave them, by the network's name."""
+
+    cells: tuple[Cell, ...]
+    answers: dict[str, NDArray[np.float32]]
+    refused: tuple[tuple[Cell, str], ...]
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """Class index of each cell."""
+        return labels_of(self.cells)
+
+    @property
+    def patients(self) -> list[str]:
+        """Patient of each cell."""
+        return [cell.patient for cell in self.cells]
+
+
+def remembering(infer: Infer) -> Infer:
+    """`infer`, which answers the same crops from memory when they come again."""
+    known: dict[str, NDArray[np.float32]] = {}
+
+    def answer(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        key = bytes_sha256(crops.tobytes())
+        if key not in known:
+            known[key] = np.array(infer(crops))
+        return known[key]
+
+    return answer
+
+
+def labels_of(cells: Sequence[Cell]) -> NDArray[np.int64]:
+    """Class index of each cell."""
+    return np.array([CLASSES.index(cell.label) for cell in cells], np.int64)
+
+
+def ask(networks: Mapping[str, Infer], cells: Sequence[Cell], spec: CropSpec, *, tell: Tell | None = None) -> AskedCells:
+    """What each of `networks` says of `cells`. `tell` hears how far that is. Raises `UsageError` where none can be asked."""
+    kept: list[Cell] = []
+    refused: list[tuple[Cell, str]] = []
+    answers: dict[str, list[NDArray[np.float32]]] = {name: [] for name in networks}
+    pace = Pace("cells", len(cells), tell)
+    for start in range(0, len(cells), PIECE):
+        piece = crop_cells(cells[start : start + PIECE], spec)
+        kept += piece.cells
+        refused += piece.refused
+        if len(piece.crops):
+            for name, infer in networks.items():
+                answers[name].append(np.array(infer(piece.crops)))
+        pace.step(len(cells[start : start + PIECE]))
+    if not kept:
+        raise UsageError(f"the crop refuses all of the {len(cells)} validation cells that are to judge")
+    return AskedCells(tuple(kept), {name: np.concatenate(parts) for name, parts in answers.items()}, tuple(refused))
+
+
+try:
+    import onnxruntime
+except ImportError as error:
+    raise MissingLibrary("onnxruntime", "export") from error
+
+BATCH = 16  # bounds memory: 16 crops of 299 px need about 1 GB in the fused Inception-ResNet-v2
+
+
+class GraphAnswers:
+    """A loaded graph. `plain` turns every graph optimisation off, so that each operator is computed as the file says."""
+
+    def __init__(self, graph: Path | str | bytes, *, plain: bool = False, threads: int = 0) -> None:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = threads
+        if plain:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        try:
+            content = graph if isinstance(graph, bytes) else str(graph)
+            self._session: Any = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise EngineError(f"onnxruntime can't load the graph: {error}") from error
+        self.outputs = tuple(str(output.name) for output in self._session.get_outputs())
+
+    def all(self, crops: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+        """Every output for `crops` (N, S, S, 3), by name, computed in batches."""
+        parts = [self._session.run(None, {"crops": batch}) for batch in batches(crops)]
+        return {name: np.concatenate(values) for name, values in zip(self.outputs, zip(*parts, strict=True), strict=True)}
+
+    def probabilities(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(N, 3, 2) of a fused graph, (N, 2) of a single one."""
+        parts = [self._session.run(["probabilities"], {"crops": batch})[0] for batch in batches(crops)]
+        return np.concatenate(parts)
+
+    def values(self, names: list[str], crops: NDArray[np.uint8]) -> Iterator[tuple[str, NDArray[np.float32]]]:
+        """The outputs `names` for one batch of `crops`, each under its name."""
+        yield from zip(names, self._session.run(names, {"crops": crops}), strict=True)
+
+
+def batches(crops: NDArray[np.uint8], size: int = BATCH) -> Iterator[NDArray[np.uint8]]:
+    """`crops` in pieces of `size`, each contiguous."""
+    for start in range(0, len(crops), size):
+        yield np.ascontiguousarray(crops[start : start + size])

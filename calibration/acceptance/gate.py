@@ -1,0 +1,94 @@
+"""The gate: an int8 graph ships only if it calls cells as its parent does, in every engine at hand.
+
+Judged on validation cells outside the calibration sample, which neither trained the networks nor set the ranges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blastscope.calibration.acceptance.evaluation import Infer, ask, labels_of
+from blastscope.calibration.config import CalibrationConfig
+from blastscope.calibration.progress import Tell
+from blastscope.runtime.backends.protocol import Backend
+from blastscope.runtime.bundle.manifest import GateResult
+from blastscope.runtime.crop import CropSpec
+from blastscope.runtime.evaluation.metrics import f1_loss, flips, patient_flips
+from blastscope.runtime.inference.voting import vote
+from blastscope.runtime.io.cnmc import Cell
+
+_PARENT = "parent"  # no backend's name
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedCells:
+    """Cells with the probabilities that parent and child gave them, the child in one engine."""
+
+    cells: tuple[Cell, ...]
+    parent: NDArray[np.float32]  # (N, 3, 2)
+    child: NDArray[np.float32]  # (N, 3, 2)
+    refused: tuple[tuple[Cell, str], ...]
+    engine: str  # the backend's name
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """Class index of each cell."""
+        return labels_of(self.cells)
+
+    @property
+    def patients(self) -> list[str]:
+        """Patient of each cell."""
+        return [cell.patient for cell in self.cells]
+
+
+def judge(
+    parent: Infer, child: Mapping[str, Backend], cells: Sequence[Cell], spec: CropSpec, *, tell: Tell | None = None
+) -> tuple[JudgedCells, ...]:
+    """What `parent` and each engine of its child say of `cells`, cropped and answered piece by piece."""
+    asked = ask({_PARENT: parent, **{name: engine.infer for name, engine in child.items()}}, cells, spec, tell=tell)
+    told = asked.answers[_PARENT]
+    return tuple(JudgedCells(asked.cells, told, asked.answers[name], asked.refused, name) for name in child)
+
+
+def gate(judged: JudgedCells, config: CalibrationConfig) -> GateResult:
+    """Whether the child may stand in for the parent. The figures have 95 % intervals by bootstrap over patients.
+
+    The limits hold for the figures themselves, as the project's rule says; the intervals tell how sure they are.
+    """
+    parent, child = vote(judged.parent).label, vote(judged.child).label
+    draws = {"draws": config.draws, "seed": config.seed}
+    flipped = flips(parent, child, judged.patients, **draws)
+    lost = f1_loss(judged.labels, parent, child, judged.patients, **draws)
+    return GateResult(
+        engine=judged.engine,
+        cells=len(judged.cells),
+        patients=len(set(judged.patients)),
+        flips=flipped,
+        flips_at_most=config.flips_at_most,
+        f1_loss=lost,
+        f1_loss_at_most=config.f1_loss_at_most,
+        patient_flips=patient_flips(parent, child, judged.patients, **draws),
+        passed=flipped.value <= config.flips_at_most and lost.value <= config.f1_loss_at_most,
+    )
+
+
+def failures(result: GateResult) -> tuple[str, ...]:
+    """A sentence for each limit that `result` breaks."""
+    found, within = [], f"in {result.engine} "
+    if result.flips.value > result.flips_at_most:
+        low, high = 100 * result.flips.low, 100 * result.flips.high
+        found.append(
+            f"{within}{100 * result.flips.value:.2f} % of the votes flip ({low:.2f} to {high:.2f}), "
+            f"at most {100 * result.flips_at_most:g} % may"
+        )
+    if result.f1_loss.value > result.f1_loss_at_most:
+        low, high = result.f1_loss.low, result.f1_loss.high
+        found.append(
+            f"{within}weighted F1 loses {result.f1_loss.value:.2f} points ({low:.2f} to {high:.2f}), "
+            f"at most {result.f1_loss_at_most:g} may go"
+        )
+    return tuple(found)

@@ -1,0 +1,169 @@
+"""An int8 fused graph on trial in every engine at hand: the gate, the golden set, and the tolerance that follows.
+
+Every engine at hand that runs on the CPU: int8 is judged in each, for one may answer wrongly where another doesn't.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from blastscope.calibration.acceptance.evaluation import GraphAnswers, Infer, remembering
+from blastscope.calibration.acceptance.gate import JudgedCells, failures, gate, judge
+from blastscope.calibration.config import CalibrationConfig
+from blastscope.calibration.progress import Tell
+from blastscope.runtime.backends.protocol import EngineOptions
+from blastscope.runtime.backends.registry import BACKENDS, load_backend, open_engine
+from blastscope.runtime.bundle import Bundle, read_golden
+from blastscope.runtime.bundle.manifest import GateResult, OperatingPoint, Scores
+from blastscope.runtime.errors import BundleError, UnavailableError
+from blastscope.runtime.evaluation.metrics import find_operating_point, score_calls
+from blastscope.runtime.inference.validation import GoldenCheck, check_golden
+from blastscope.runtime.inference.voting import vote
+from blastscope.runtime.inference.worker_pool import Lanes
+from blastscope.runtime.io.cnmc import Cell
+from blastscope.runtime.types import Execution, Precision
+
+MARGIN = 2.0
+LEAST_TOLERANCE = 0.05
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is known of an int8 graph in one engine."""
+
+    judged: JudgedCells
+    gate: GateResult
+    golden: GoldenCheck
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """A sentence for each reason to refuse the graph."""
+        flips = self.golden.flips
+        changed = f"in {self.gate.engine} {flips} calls of the golden set change, and engines may change none"
+        return (*failures(self.gate), *((changed,) if flips else ()))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What is known of an int8 graph before it is let into a bundle."""
+
+    verdicts: tuple[Verdict, ...]  # one for each engine
+    draws: int
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """A sentence for each reason to refuse the graph: what fails in one engine fails."""
+        return tuple(failure for verdict in self.verdicts for failure in verdict.failures)
+
+    @property
+    def aim(self) -> float:
+        """The share of its strayings that the graph must come down to, with a fifth to spare, to keep the gate's limits."""
+        results = [verdict.gate for verdict in self.verdicts]
+        broken = [
+            *(one.flips_at_most / one.flips.value for one in results if one.flips.value > one.flips_at_most),
+            *(one.f1_loss_at_most / one.f1_loss.value for one in results if one.f1_loss.value > one.f1_loss_at_most),
+        ]
+        return 0.8 * min(broken, default=1.0)
+
+    @property
+    def worst(self) -> Verdict:
+        """Of the engine in which most votes flip."""
+        return max(self.verdicts, key=lambda verdict: verdict.gate.flips.value)
+
+    @property
+    def golden_difference(self) -> float:
+        """Largest difference of a probability from the trained networks', on the golden set, of all engines."""
+        return max(verdict.golden.difference for verdict in self.verdicts)
+
+    @property
+    def golden_flips(self) -> int:
+        """Calls of the golden set that change in the engine that changes most."""
+        return max(verdict.golden.flips for verdict in self.verdicts)
+
+    @property
+    def tolerance(self) -> float:
+        """By how much another engine's answers to this graph may differ from the trained networks'.
+
+        Twice the largest difference on the golden set, or the 99th percentile of those on the gate's cells if that is more, at
+        least 0.05: engines round int8 sums differently. The largest of all on the gate's cells would be near 1 (a probability
+        near a tie goes far), and a golden set with that tolerance says nothing.
+        """
+        moved = max(float(np.quantile(np.abs(one.judged.child - one.judged.parent), 0.99)) for one in self.verdicts)
+        return min(max(MARGIN * self.golden_difference, moved, LEAST_TOLERANCE), 1.0)
+
+    @property
+    def scores(self) -> tuple[Scores, ...]:
+        """The vote of parent and child on the gate's cells; nothing where a class has no cells there."""
+        return tuple(self._scores(precision) for precision in ("fp32", "int8") if len(set(self.worst.judged.labels)) > 1)
+
+    def operating_point(self, sensitivity: float) -> OperatingPoint:
+        """The threshold that reaches `sensitivity` on the gate's cells, by the parent's scores."""
+        judged = self.worst.judged
+        return find_operating_point(judged.labels, vote(judged.parent).score, sensitivity)
+
+    def _scores(self, precision: Precision) -> Scores:
+        judged = self.worst.judged
+        votes = vote(judged.child if precision == "int8" else judged.parent)
+        found = score_calls(judged.labels, votes.label, votes.score, judged.patients, draws=self.draws)
+        return found.summary(precision)
+
+
+@dataclass(frozen=True)
+class Court:
+    """Holds int8 graphs against the bundle's fp32 fused graph on `cells`, and against its golden set."""
+
+    bundle: Bundle
+    cells: tuple[Cell, ...]
+    config: CalibrationConfig
+    tell: Tell | None = None
+
+    def try_out(self, child: Path) -> Trial:
+        """What is known of the int8 graph `child` then."""
+        golden = read_golden(self.bundle)
+        with engines(child, "int8") as judges:
+            judged = judge(self._parent, judges, self.cells, self.bundle.manifest.crop, tell=self.tell)
+            checks = [check_golden(engine, golden, tolerance=1.0) for engine in judges.values()]
+        verdicts = [Verdict(one, gate(one, self.config), check) for one, check in zip(judged, checks, strict=True)]
+        return Trial(tuple(verdicts), self.config.draws)
+
+    @cached_property
+    def _parent(self) -> Infer:
+        """Its answers are remembered: a graph that is mended is tried on the same cells again."""
+        parent = self.bundle.graph("fp32")
+        if parent is None:
+            raise BundleError(self.bundle.path, "no fp32 fused graph to compare with")
+        return remembering(GraphAnswers(self.bundle.file(parent)).probabilities)
+
+
+DEVICE = "CPU"
+
+
+def offered() -> tuple[dict[str, tuple[Execution, ...]], dict[str, str]]:
+    """Backends with what each computes in on the CPU, and those that can't be had, with the reason."""
+    there: dict[str, tuple[Execution, ...]] = {}
+    missing: dict[str, str] = {}
+    for name in BACKENDS:
+        try:
+            there[name] = load_backend(name).executions(DEVICE)
+        except UnavailableError as error:
+            missing[name] = str(error)
+    return there, missing
+
+
+@contextmanager
+def engines(graph: Path, execution: Execution) -> Iterator[dict[str, Lanes]]:
+    """The fused `graph` in every engine that computes in `execution`, by the backend's name; closed afterwards."""
+    options = EngineOptions(workload="throughput", execution=execution, device=DEVICE)
+    with ExitStack() as opened:
+        found = {}
+        for name, executions in offered()[0].items():
+            if execution in executions:
+                found[name] = Lanes(open_engine(graph, options, backend=name))
+                opened.callback(found[name].close)
+        yield found

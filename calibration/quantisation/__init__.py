@@ -1,0 +1,1 @@
+"""Quantisation to int8: where the Q/DQ pairs go, activation ranges, equalisation."""

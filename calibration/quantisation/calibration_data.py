@@ -1,0 +1,131 @@
+"""Which cells set the int8 ranges and which judge the result: both from validation patients, and no cell does both."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blastscope.calibration.progress import Tell
+from blastscope.runtime.bundle.manifest import TrainingProvenance
+from blastscope.runtime.crop import Crop, CropSpec
+from blastscope.runtime.crop.reference import crops_of
+from blastscope.runtime.errors import DataError
+from blastscope.runtime.io.cnmc import Cell, CellFolder
+from blastscope.runtime.types import CLASSES, ClassName
+
+READERS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class CroppedCells:
+    """Cells with their crops, and those that the crop refused, with the reason."""
+
+    cells: tuple[Cell, ...]
+    crops: NDArray[np.uint8]  # (N, S, S, 3)
+    refused: tuple[tuple[Cell, str], ...]
+
+
+def note_other_cells(folder: CellFolder, trained_on: str | None, tell: Tell) -> None:
+    """Tells where `folder` isn't the one with the digest `trained_on`: cells and patients are then known by name alone."""
+    if trained_on and folder.sha256 != trained_on:
+        tell(f"'{folder.root}' isn't what was trained on, by its digest: patients and cells are taken for those of that name")
+
+
+def validation_cells(folder: CellFolder, training: TrainingProvenance) -> tuple[Cell, ...]:
+    """The cells of `folder` whose patients are in the validation part.
+
+    Raises `DataError` where there are none, and where patients of the training part would have to judge: after a split by
+    image, or none.
+    """
+    if training.split != "patient":
+        raise DataError(
+            folder.root,
+            f"the ensemble was trained with split = '{training.split}', so no patient is in the validation part alone: "
+            "calibration and gate need a bundle trained with split = 'patient'",
+        )
+    cells = tuple(cell for cell in folder.cells if cell.patient in training.patients.validation)
+    missing = [label for label in CLASSES if not any(cell.label == label for cell in cells)]
+    if missing:
+        raise DataError(folder.root, f"no cells of class {', '.join(missing)} of the bundle's validation patients are here")
+    return cells
+
+
+def named_cells(
+    cells: Sequence[Cell], names: Sequence[str], folder: CellFolder, training: TrainingProvenance
+) -> tuple[Cell, ...]:
+    """The validation `cells` whose file names are `names`. Raises `DataError`, which names those that can't calibrate."""
+    patients = set(training.patients.training)
+    by_name = {cell.path.name: cell for cell in folder.cells}
+    unknown = [name for name in names if name not in by_name]
+    if unknown:
+        raise DataError(folder.root, f"calibration cells that are not here: {_listed(unknown)}")
+    trained = [name for name in names if by_name[name].patient in patients]
+    if trained:
+        raise DataError(folder.root, f"cells of training patients can't calibrate: {_listed(trained)}")
+    known = {cell.path.name: cell for cell in cells}
+    strangers = [name for name in names if name not in known]
+    if strangers:
+        raise DataError(folder.root, f"cells of patients that the bundle doesn't know can't calibrate: {_listed(strangers)}")
+    return tuple(known[name] for name in dict.fromkeys(names))
+
+
+def choose_cells(cells: Sequence[Cell], count: int, seed: int) -> tuple[Cell, ...]:
+    """`count` of `cells`, drawn so that both classes, and within a class all patients, have as equal parts as can be.
+
+    The same cells whatever the order they come in. With fewer than `count` cells all are taken.
+    """
+    rng = np.random.default_rng([seed, 5])
+    queues: dict[ClassName, list[list[Cell]]] = {}
+    for label in CLASSES:
+        by_patient: dict[str, list[Cell]] = defaultdict(list)
+        for cell in sorted((cell for cell in cells if cell.label == label), key=lambda cell: cell.sha256):
+            by_patient[cell.patient].append(cell)
+        groups = [by_patient[name] for name in sorted(by_patient)]
+        shuffled = [[group[index] for index in rng.permutation(len(group))] for group in groups]
+        queues[label] = [shuffled[index] for index in rng.permutation(len(shuffled))]
+    in_turn = {label: list(_in_turn(groups)) for label, groups in queues.items()}
+    return tuple(islice(_in_turn(list(in_turn.values())), count))
+
+
+def _in_turn(groups: Sequence[Sequence[Cell]]) -> Iterator[Cell]:
+    """The first of each group, then the second of each, and so on."""
+    for place in range(max(map(len, groups), default=0)):
+        yield from (group[place] for group in groups if place < len(group))
+
+
+def crop_cells(cells: Sequence[Cell], spec: CropSpec) -> CroppedCells:
+    """The crops of `cells`, in their order."""
+    kept: list[Cell] = []
+    crops: list[NDArray[np.uint8]] = []
+    refused: list[tuple[Cell, str]] = []
+    for cell, result in crops_of(cells, spec, workers=READERS):
+        if isinstance(result, Crop):
+            kept.append(cell)
+            crops.append(result.pixels)
+        else:
+            refused.append((cell, f"{result.code}: {result.detail}"))
+    shape = (0, spec.side_px, spec.side_px, 3)
+    return CroppedCells(tuple(kept), np.stack(crops) if crops else np.empty(shape, np.uint8), tuple(refused))
+
+
+def without(sample: CroppedCells, refused: Sequence[tuple[int, str]]) -> CroppedCells:
+    """`sample` less the rows in `refused`, which are named in it instead."""
+    rows = {row for row, _ in refused}
+    kept = [row for row in range(len(sample.cells)) if row not in rows]
+    named = tuple((sample.cells[row], reason) for row, reason in refused)
+    return CroppedCells(tuple(sample.cells[row] for row in kept), sample.crops[kept], (*sample.refused, *named))
+
+
+def joined(one: CroppedCells, other: CroppedCells) -> CroppedCells:
+    """The cells of both."""
+    crops = np.concatenate([one.crops, other.crops])
+    return CroppedCells((*one.cells, *other.cells), crops, (*one.refused, *other.refused))
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")

@@ -1,0 +1,202 @@
+"""How far the values of a graph reach on the calibration cells, by one of three methods.
+
+    minmax       the largest absolute value
+    percentile   the value below which a share of the absolute values lies: a few outliers don't coarsen all the rest
+    entropy      the cut that changes the histogram least (Kullback-Leibler), as TensorRT's calibrator does it
+
+Values are streamed: a batch of activations is held at a time, and one histogram of 2,048 bins for each value. One measurement
+serves all three methods, and every plan that quantises the same values or fewer.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from math import gcd
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blastscope.calibration.acceptance.evaluation import GraphAnswers, batches
+from blastscope.calibration.config import Method
+from blastscope.calibration.progress import Pace, Tell
+from blastscope.calibration.quantisation.qdq_placement import Plan
+from blastscope.runtime.errors import EngineError, MissingLibrary
+
+try:
+    import onnx
+except ImportError as error:
+    raise MissingLibrary("onnx", "export") from error
+
+BATCH = 4
+BINS = 2048
+SAMPLED = 1 << 18  # values of one batch that go into a histogram
+LEVELS = 128  # of int8 on one side of zero
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What is known of a graph's values after they were seen on the calibration cells."""
+
+    largest: dict[str, float]  # the largest absolute value
+    channels: dict[str, NDArray[np.float32]]  # the same by channel, (C,), of values that have them
+    means: dict[str, NDArray[np.float32]]  # by channel, (C,)
+    histograms: dict[str, NDArray[np.int64]]  # of the absolute values, from 0 to the largest; none where not asked for
+    refused: tuple[tuple[int, str], ...]  # row of the crops, with the reason; they don't count in how far values reach
+    _cuts: dict[tuple[object, ...], float] = field(default_factory=dict)
+
+    def reach(self, plan: Plan, method: Method, percentile: float) -> dict[str, float]:
+        """What 127 stands for, by group of `plan`, by one `method`."""
+        found = {}
+        for group, members in plan.measured.items():
+            key = (members, method, percentile)
+            if key not in self._cuts:
+                self._cuts[key] = self._cut(members, method, percentile)
+            found[group] = self._cuts[key]
+        return found
+
+    def _cut(self, members: tuple[str, ...], method: Method, percentile: float) -> float:
+        most = max(self.largest[value] for value in members) or 1.0
+        if method == "minmax":
+            return most
+        histogram = sum(stretched(self.histograms[value], self.largest[value] / most) for value in members)
+        assert not isinstance(histogram, int)
+        bins = percentile_bins(histogram, percentile) if method == "percentile" else entropy_bins(histogram)
+        return most * bins / BINS
+
+
+def measure(
+    model: onnx.ModelProto, plan: Plan, crops: NDArray[np.uint8], *, histograms: bool = True, tell: Tell | None = None
+) -> Measured:
+    """What the values of the fp32 graph `model` are like on `crops` (N, S, S, 3). minmax needs no `histograms`.
+
+    A crop is refused on which a value is infinite, not a number, or zero where other crops fill it. Raises `EngineError` where
+    none is left. A value that is zero on every crop, as after a branch of zero weights, is zero at any scale.
+    """
+    values = sorted({value for members in plan.measured.values() for value in members})
+    session = GraphAnswers(with_outputs(model, values))
+    seen, pace = _Seen(values), Pace("looks at cells", len(crops) * (2 if histograms else 1), tell)
+    for batch in batches(crops, BATCH):
+        seen.take(session, batch)
+        pace.step(len(batch))
+    largest = np.concatenate(seen.largest)
+    dead = ~(largest != 0).any(axis=0)
+    refused = tuple(_refused(np.where(dead, np.float32(1), largest), values))
+    kept = np.setdiff1d(np.arange(len(crops)), [row for row, _ in refused])
+    if not len(kept):
+        raise EngineError(f"no cell can calibrate: on the first, {refused[0][1] if refused else 'there is none'}")
+    at = {value: float(reach) for value, reach in zip(values, largest[kept].max(axis=0), strict=True)}
+    means = {value: (total / seen.counts[value]).astype(np.float32) for value, total in seen.sums.items()}
+    counts = _histograms(session, crops[kept], at, pace) if histograms else {}
+    return Measured(at, seen.channels, means, counts, refused)
+
+
+class _Seen:
+    """What a first pass over the crops leaves of the values."""
+
+    def __init__(self, values: list[str]) -> None:
+        self._values = values
+        self.largest: list[NDArray[np.float32]] = []  # of each crop and value, (n, values) a batch
+        self.sums: dict[str, NDArray[np.float64]] = {}  # of each value's channels, over
+        self.counts: dict[str, int] = defaultdict(int)  # so many crops: a batch with an infinite value has no part
+        self.channels: dict[str, NDArray[np.float32]] = {}
+
+    def take(self, session: GraphAnswers, batch: NDArray[np.uint8]) -> None:
+        """One batch of crops."""
+        row = []
+        for value, array in session.values(self._values, batch):
+            size = np.abs(array)
+            # the views of a crop stand one batch apart
+            row.append(size.reshape(-1, len(batch), array[0].size).max(axis=(0, 2)))
+            if array.ndim in (2, 4) and np.isfinite(row[-1]).all():
+                axes = (0, 2, 3) if array.ndim == 4 else (0,)
+                mean = array.mean(axis=axes, dtype=np.float64)
+                self.sums[value] = self.sums.get(value, np.zeros_like(mean)) + mean * len(batch)
+                self.counts[value] += len(batch)
+                most = size.max(axis=axes)
+                self.channels[value] = np.maximum(self.channels.get(value, most), most)
+        self.largest.append(np.stack(row, axis=1))
+
+
+def _refused(largest: NDArray[np.float32], values: list[str]) -> Iterator[tuple[int, str]]:
+    for row in range(len(largest)):
+        for value, reach in zip(values, largest[row], strict=True):
+            if not 0 < reach < np.inf:  # NaN too
+                yield row, f"the range of {value} is {'zero' if reach == 0 else 'infinite or no number'}"
+                break
+
+
+def with_outputs(model: onnx.ModelProto, values: list[str]) -> bytes:
+    """`model` with `values` as further outputs."""
+    wide = onnx.ModelProto()
+    wide.CopyFrom(model)
+    wide.graph.output.extend(onnx.helper.make_empty_tensor_value_info(value) for value in values)
+    content: bytes = wide.SerializeToString()
+    return content
+
+
+def _histograms(
+    session: GraphAnswers, crops: NDArray[np.uint8], largest: dict[str, float], pace: Pace
+) -> dict[str, NDArray[np.int64]]:
+    counts = {value: np.zeros(BINS, np.int64) for value in largest}
+    for batch in batches(crops, BATCH):
+        for value, array in session.values(list(largest), batch):
+            place = (np.abs(thinned(array)) * np.float32(BINS / (largest[value] or 1.0))).astype(np.int32)
+            counts[value] += np.bincount(np.minimum(place, BINS - 1), minlength=BINS)
+        pace.step(len(batch))
+    return counts
+
+
+def thinned(array: NDArray[np.float32]) -> NDArray[np.float32]:
+    """At most about `SAMPLED` values of `array`, evenly from all of it: a percentile needs no more, and counting takes time."""
+    step = max(array.size // SAMPLED, 1)
+    while gcd(step, array.shape[-1]) > 1:  # not one column of a map alone
+        step += 1
+    return array.ravel()[::step]
+
+
+def stretched(histogram: NDArray[np.int64], share: float) -> NDArray[np.int64]:
+    """`histogram` of values that reach to `share` of a wider range, on bins of that range."""
+    if share == 1:
+        return histogram
+    place = ((np.arange(BINS) + 0.5) * share).astype(np.int64)
+    return np.bincount(place, weights=histogram, minlength=BINS).astype(np.int64)
+
+
+def percentile_bins(histogram: NDArray[np.int64], percentile: float) -> int:
+    """How many bins hold `percentile` % of the values that aren't in the first bin: zeros after ReLU say nothing of reach."""
+    counts = histogram.copy()
+    counts[0] = 0
+    total = counts.cumsum()
+    if total[-1] == 0:
+        return len(histogram)
+    return int(np.searchsorted(total, total[-1] * percentile / 100)) + 1
+
+
+def entropy_bins(histogram: NDArray[np.int64]) -> int:
+    """How many bins to keep so that the histogram, cut there and put on 128 levels, is least changed."""
+    counts = histogram.astype(np.float64)
+    counts[0] = 0  # zeros are kept exactly, whatever the scale
+    if not counts.any():
+        return len(histogram)
+    best, least = len(histogram), np.inf
+    for bins in range(LEVELS, len(histogram) + 1, 16):
+        kept = counts[:bins].copy()
+        wanted = kept.copy()
+        wanted[-1] += counts[bins:].sum()
+        level = np.arange(bins) * LEVELS // bins
+        filled = kept > 0
+        sums = np.bincount(level, kept, LEVELS)
+        occupied = np.bincount(level, filled.astype(np.float64), LEVELS)
+        spread = np.where(filled, (sums / np.maximum(occupied, 1))[level], 0)
+        change = _divergence(wanted, spread)
+        if change < least:
+            best, least = bins, change
+    return best
+
+
+def _divergence(wanted: NDArray[np.float64], given: NDArray[np.float64]) -> float:
+    p, q = wanted / wanted.sum(), given / max(given.sum(), 1e-12)
+    there = p > 0
+    return float((p[there] * np.log(p[there] / np.maximum(q[there], 1e-9))).sum())

@@ -1,0 +1,170 @@
+"""The int8 graph: quantise-dequantise pairs around every operator of the networks, by the rules that all engines share.
+
+symmetric        every zero point is 0: TensorRT knows no other
+weights          one scale for each output channel, -127 to 127 or, where CPUs without VNNI overflow, -64 to 64
+activations      one scale for each value
+biases           float32: TensorRT refuses an int32 DequantizeLinear
+before, after    normalisation, softmax and vote stay float32 (calibration/quantisation/qdq_placement.py)
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blastscope.calibration.quantisation.qdq_placement import META, Plan, drop_unused, find_regions
+from blastscope.runtime.errors import EngineError, MissingLibrary
+
+try:
+    import onnx
+    from onnx import helper, numpy_helper
+except ImportError as error:
+    raise MissingLibrary("onnx", "export") from error
+
+TOP = 127
+SAFE_TOP = 64  # 2 x 255 x 64 fits into 16 bits
+SHARES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
+
+Means = dict[str, NDArray[np.float32]]
+
+
+def quantise(
+    model: onnx.ModelProto, plan: Plan, reach: dict[str, float], *, means: Means | None = None, weight_bits: int = 7
+) -> onnx.ModelProto:
+    """An int8 copy of the fp32 graph `model`; `reach` says for each group of `plan` what 127 stands for.
+
+    With the `means` of the layers' inputs, by value and channel, biases make good what rounding takes from outputs on average.
+    """
+    small = onnx.ModelProto()
+    small.CopyFrom(model)
+    graph = small.graph
+    added = _Added(graph)
+    weights = _weight_pairs(graph, plan, added, means or {}, weight_bits)
+    replaced = {name: f"{name}_dequantised" for name in weights}
+    nodes: list[onnx.NodeProto] = list(weights.values())
+    inside = set(find_regions(model).networks) - plan.floats
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            if name in replaced and node.name in inside:
+                node.input[place] = replaced[name]
+        nodes.append(node)
+        for name in node.output:
+            if name in plan.values:
+                nodes += added.pair(name, reach[plan.values[name]])
+                replaced[name] = f"{name}_dequantised"
+    del graph.node[:]
+    graph.node.extend(nodes)
+    drop_unused(graph)
+    props = {entry.key: entry.value for entry in small.metadata_props}
+    del small.metadata_props[:]
+    helper.set_model_props(small, {**props, f"{META}precision": "int8"})
+    onnx.checker.check_model(small, full_check=True)
+    check_int8(small)
+    return small
+
+
+class _Added:
+    """Scales and zero points, one initialiser each."""
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self._graph = graph
+        graph.initializer.append(numpy_helper.from_array(np.array(0, np.int8), "zero"))
+
+    def constant(self, name: str, array: NDArray[np.generic]) -> str:
+        self._graph.initializer.append(numpy_helper.from_array(array, name))
+        return name
+
+    def pair(self, name: str, reach: float) -> list[onnx.NodeProto]:
+        """Quantise and dequantise of the value `name`."""
+        scale = self.constant(f"{name}_scale", np.array(reach / TOP, np.float32))
+        small, back = f"{name}_int8", f"{name}_dequantised"
+        return [
+            helper.make_node("QuantizeLinear", [name, scale, "zero"], [small], name=f"Quantize_{name}"),
+            helper.make_node("DequantizeLinear", [small, scale, "zero"], [back], name=f"Dequantize_{name}"),
+        ]
+
+
+def _weight_pairs(
+    graph: onnx.GraphProto, plan: Plan, added: _Added, means: Means, weight_bits: int
+) -> dict[str, onnx.NodeProto]:
+    """For each weight of the plan its DequantizeLinear; the int8 weight takes the float one's place."""
+    arrays = {weight.name: weight for weight in graph.initializer}
+    found = {}
+    for name, axis in plan.weights.items():
+        weight = numpy_helper.to_array(arrays[name])
+        user = next(node for node in graph.node if name in node.input[1:2] and node.name not in plan.floats)
+        top = TOP if weight_bits == 8 or is_depthwise(weight) else SAFE_TOP
+        whole, scale = quantised_weight(weight, axis, top)
+        if len(user.input) > 2 and user.input[0] in means:
+            lost = lost_mean(weight, whole * along(scale, axis, weight.ndim), axis, means[user.input[0]])
+            user.input[2] = added.constant(f"{name}_bias", numpy_helper.to_array(arrays[user.input[2]]) + lost)
+        inputs = [
+            added.constant(f"{name}_int8", whole),
+            added.constant(f"{name}_scale", scale),
+            added.constant(f"{name}_zero", np.zeros(len(scale), np.int8)),
+        ]
+        outputs = [f"{name}_dequantised"]
+        found[name] = helper.make_node("DequantizeLinear", inputs, outputs, name=f"Dequantize_{name}", axis=axis)
+    return found
+
+
+def is_depthwise(weight: NDArray[np.float32]) -> bool:
+    """One input channel for each filter: at most 25 products, which CPUs without VNNI add in 32 bits too."""
+    return weight.ndim == 4 and weight.shape[1] == 1
+
+
+def quantised_weight(weight: NDArray[np.float32], axis: int, top: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """`weight` from -top to top with a scale for each channel of `axis`; a channel of zeros keeps the scale 1.
+
+    Of several scales, each channel takes the one with the smallest squared error: cutting one large weight can pay.
+    """
+    others = tuple(other for other in range(weight.ndim) if other != axis)
+    reach = np.abs(weight).max(axis=others)
+    reach = np.where(reach > 0, reach, np.float32(top))
+    best = (reach / top).astype(np.float32)
+    least = np.full(len(best), np.inf)
+    for share in SHARES:
+        scale = (share * reach / top).astype(np.float32)
+        wide = along(scale, axis, weight.ndim)
+        error = np.square(weight - wide * np.clip(np.rint(weight / wide), -top, top)).sum(axis=others, dtype=np.float64)
+        best, least = np.where(error < least, scale, best), np.minimum(error, least)
+    whole = np.clip(np.rint(weight / along(best, axis, weight.ndim)), -top, top).astype(np.int8)
+    return whole, best
+
+
+def along(scale: NDArray[np.float32], axis: int, ndim: int) -> NDArray[np.float32]:
+    """`scale` shaped to multiply the channels of `axis`."""
+    shaped: NDArray[np.float32] = scale.reshape([-1 if dimension == axis else 1 for dimension in range(ndim)])
+    return shaped
+
+
+def lost_mean(
+    weight: NDArray[np.float32], rounded: NDArray[np.float32], axis: int, mean: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """What rounding takes from each output channel on average: goes back into the bias (Nagel et al. 2019, bias correction).
+
+    `mean` is that of each input channel. Few products don't average their rounding out, so depthwise layers need it most.
+    """
+    change = np.moveaxis(weight - rounded, axis, 0)  # (outputs, inputs of a group, ...)
+    change = change.reshape(change.shape[0], change.shape[1], -1).sum(axis=2)
+    groups = len(mean) // change.shape[1]
+    by_group = change.reshape(groups, -1, change.shape[1])  # (groups, outputs of a group, inputs of a group)
+    lost: NDArray[np.float32] = np.einsum("goi,gi->go", by_group, mean.reshape(groups, -1)).reshape(-1).astype(np.float32)
+    return lost
+
+
+def check_int8(model: onnx.ModelProto) -> None:
+    """Raises `EngineError` where `model` breaks a rule that TensorRT's parsers hold graphs to."""
+    constants = {weight.name: weight for weight in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            continue
+        zero = constants.get(node.input[2]) if len(node.input) > 2 else None
+        if zero is None or zero.data_type != onnx.TensorProto.INT8 or numpy_helper.to_array(zero).any():
+            raise EngineError(f"{node.name}: the zero point is not an int8 0")
+        scale = numpy_helper.to_array(constants[node.input[1]])
+        if not (np.isfinite(scale).all() and (scale > 0).all()):
+            raise EngineError(f"{node.name}: the scale is not above 0")
+        source = constants.get(node.input[0])
+        if node.op_type == "DequantizeLinear" and source is not None and source.data_type != onnx.TensorProto.INT8:
+            raise EngineError(f"{node.name}: dequantises {source.data_type}, not int8")

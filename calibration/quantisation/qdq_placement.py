@@ -1,0 +1,193 @@
+"""Which values of a graph become int8, and which of them share one scale.
+
+A value is quantised when an operator of the networks takes it, so that no float32 operator is left between two convolutions.
+Two kinds of values share a scale, at no cost in precision and with work saved in every engine:
+
+    before and after ReLU or Clip   cutting to int8's range commutes with cutting at the activation's bounds, so with one scale
+                                    the value before loses nothing that the activation keeps
+    around Concat, MaxPool, ...     the output holds the inputs' values, so one scale makes them copies without arithmetic
+
+What comes before and after the networks stays float32 (`find_regions`), and so do layers that are left out by name: what feeds no other layer then stays float32 with them.
+
+The three parts of a graph: what comes before the networks, the networks, and what comes after.
+
+Only the networks are computed in fp16 or int8. Cast, normalisation and a cell's own statistics come before them; pooling, the
+layers on vectors (Gemm), averages over views, softmax and vote after: they stay in fp32 in every precision. Layers on vectors
+cost a thousandth of the work, one int8 scale can't serve features of different kinds, and the vote compares what comes of them.
+The parts are found by the graph's shape, not by names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from blastscope.runtime.errors import EngineError, MissingLibrary
+
+try:
+    import onnx
+except ImportError as error:
+    raise MissingLibrary("onnx", "export") from error
+
+META = "blastscope."  # before the keys of what a graph file says of itself
+LAYERS = ("Conv", "MatMul")  # the layers on maps and sequences
+
+
+@dataclass(frozen=True, slots=True)
+class Regions:
+    """Names of nodes, in the graph's order."""
+
+    before: tuple[str, ...]  # no layer stands before them
+    networks: tuple[str, ...]
+    after: tuple[str, ...]  # no layer stands after them
+
+
+def find_regions(model: onnx.ModelProto) -> Regions:
+    """The parts of `model`, whose nodes must have names and stand in topological order."""
+    nodes = list(model.graph.node)
+    if not any(node.op_type in LAYERS for node in nodes):
+        raise EngineError("the graph holds no layer: not one of blastscope's")
+    fed = _reached(nodes)  # by a layer, going down
+    feeding = _reached([_turned(node) for node in reversed(nodes)])  # a layer, going up
+    parts: dict[str, list[str]] = {"before": [], "networks": [], "after": []}
+    for node in nodes:
+        is_layer = node.op_type in LAYERS
+        inside = is_layer or (node.name in fed and node.name in feeding)
+        parts["networks" if inside else "after" if node.name in fed else "before"].append(node.name)
+    return Regions(tuple(parts["before"]), tuple(parts["networks"]), tuple(parts["after"]))
+
+
+def _reached(nodes: Iterable[onnx.NodeProto]) -> set[str]:
+    """Nodes with a layer among those that they take from, at any distance."""
+    behind: set[str] = set()  # values that a layer stands behind
+    reached: set[str] = set()
+    for node in nodes:
+        if behind.intersection(node.input):
+            reached.add(node.name)
+        if node.name in reached or node.op_type in LAYERS:
+            behind.update(name for name in node.output if name)
+    return reached
+
+
+def _turned(node: onnx.NodeProto) -> onnx.NodeProto:
+    turned: onnx.NodeProto = onnx.helper.make_node(node.op_type, list(node.output), list(node.input), name=node.name)
+    return turned
+
+
+def users_of(nodes: Sequence[onnx.NodeProto]) -> dict[str, list[onnx.NodeProto]]:
+    """The nodes that take each value."""
+    users: dict[str, list[onnx.NodeProto]] = {}
+    for node in nodes:
+        for name in dict.fromkeys(node.input):
+            users.setdefault(name, []).append(node)
+    return users
+
+
+def drop_unused(graph: onnx.GraphProto) -> None:
+    """Takes away the weights that no node takes."""
+    used = {name for node in graph.node for name in node.input}
+    # copied: what is deleted from a list of protobuf's may not be put back
+    kept = [onnx.TensorProto.FromString(weight.SerializeToString()) for weight in graph.initializer if weight.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+
+
+try:
+    import onnx
+except ImportError as error:
+    raise MissingLibrary("onnx", "export") from error
+
+CLIPPING = ("Relu", "Clip")
+MOVING = ("Concat", "MaxPool", "Flatten", "Reshape", "Transpose", "Slice", "Squeeze", "Unsqueeze", "Pad")
+COMPUTING = ("Add", "Mul", "AveragePool", "GlobalAveragePool", "ReduceMean", "Sigmoid", "HardSigmoid", "HardSwish")
+QUANTISED = (*LAYERS, *COMPUTING, *CLIPPING, *MOVING)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Values to quantise, each with the value whose range gives its scale; and layers' weights with their channel axis."""
+
+    values: dict[str, str]  # value -> the name of its group
+    measured: dict[str, tuple[str, ...]]  # group -> the values whose largest range it takes
+    weights: dict[str, int] = field(default_factory=dict)  # weight -> axis of the output channels
+    floats: frozenset[str] = frozenset()  # names of layers that stay float32
+
+
+def plan_of(model: onnx.ModelProto, floats: Collection[str] = ()) -> Plan:
+    """The plan for the fp32 graph `model`, in which the layers named in `floats` stay float32."""
+    inside = set(find_regions(model).networks).difference(floats)
+    nodes = [node for node in model.graph.node if node.name in inside and node.op_type in QUANTISED]
+    wanted = _wanted(model, nodes)
+    groups = _Groups(wanted)
+    for node in nodes:
+        inputs = [name for name in node.input if name in wanted]
+        if node.op_type in CLIPPING and node.output[0] in wanted and _only_user(model, inputs):
+            groups.join(inputs[0], node.output[0], drop=inputs[0])
+        elif node.op_type in MOVING and node.output[0] in wanted:
+            for name in inputs:
+                groups.join(name, node.output[0])
+    return Plan(groups.named(), groups.measured(), _weights(model, nodes), frozenset(floats))
+
+
+def _wanted(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> list[str]:
+    """Float values that a quantised operator takes, in the graph's order, but vectors that never meet a layer again."""
+    constants = {weight.name for weight in model.graph.initializer}
+    computing = {node.name for node in nodes}
+    users = users_of(model.graph.node)
+    feeds: set[str] = set()  # nodes from which a quantised layer is reached through quantised operators
+    for node in reversed(model.graph.node):
+        if node.name not in computing:
+            continue
+        if node.op_type in LAYERS or any(user.name in feeds for name in node.output for user in users.get(name, ())):
+            feeds.add(node.name)
+    wanted: dict[str, None] = {}
+    for node in nodes:
+        if node.name not in feeds:
+            continue
+        data = node.input if node.op_type in ("Add", "Mul", "Concat", "MatMul") else node.input[:1]
+        wanted.update(dict.fromkeys(name for name in data if name and name not in constants))
+    return list(wanted)
+
+
+def _only_user(model: onnx.ModelProto, inputs: list[str]) -> bool:
+    return len(inputs) == 1 and sum(inputs[0] in node.input for node in model.graph.node) == 1
+
+
+def _weights(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> dict[str, int]:
+    constants = {weight.name for weight in model.graph.initializer}
+    found = {}
+    for node in nodes:
+        if node.op_type in LAYERS and len(node.input) > 1 and node.input[1] in constants:
+            found[node.input[1]] = 0 if node.op_type == "Conv" else 1
+    return found
+
+
+class _Groups:
+    """Sets of values that share a scale."""
+
+    def __init__(self, values: list[str]) -> None:
+        self._head = {value: value for value in values}
+        self._dropped: set[str] = set()
+
+    def join(self, one: str, other: str, *, drop: str | None = None) -> None:
+        """Puts both into one group; the range of `drop` doesn't count in it."""
+        first, second = self._find(one), self._find(other)
+        self._head[first] = second
+        if drop is not None:
+            self._dropped.add(drop)
+
+    def named(self) -> dict[str, str]:
+        return {value: self._find(value) for value in self._head}
+
+    def measured(self) -> dict[str, tuple[str, ...]]:
+        members: dict[str, list[str]] = {}
+        for value in self._head:
+            members.setdefault(self._find(value), [])
+            if value not in self._dropped:
+                members[self._find(value)].append(value)
+        return {group: tuple(values) for group, values in members.items()}
+
+    def _find(self, value: str) -> str:
+        while self._head[value] != value:
+            value = self._head[value]
+        return value

@@ -1,0 +1,177 @@
+"""How one int8 graph is made, and the workshop that makes it by any recipe from one measurement of the graph's values.
+
+Chooses the method of calibration by measurement: the recipe that moves the vote least on the search cells.
+
+One thing is changed at a time: first the method, then whether biases are corrected, then whether channels are equalised.
+
+One int8 graph file from one fp32 graph file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blastscope.calibration.acceptance.drift_metric import Distance, Yardstick
+from blastscope.calibration.config import CalibrationConfig, Method
+from blastscope.calibration.progress import Tell
+from blastscope.calibration.quantisation.calibrators import Measured, measure
+from blastscope.calibration.quantisation.cross_layer_equalization import equalised
+from blastscope.calibration.quantisation.qdq import quantise
+from blastscope.calibration.quantisation.qdq_placement import plan_of
+from blastscope.runtime.errors import MissingLibrary
+from blastscope.runtime.io.hashing import bytes_sha256
+from blastscope.runtime.io.strict_model import Record
+
+try:
+    import onnx
+except ImportError as error:
+    raise MissingLibrary("onnx", "export") from error
+
+
+class Recipe(Record):
+    """What can be chosen about an int8 graph."""
+
+    method: Method = "percentile"
+    corrected: bool = True  # biases
+    equalised: bool = False  # channels
+    floats: tuple[str, ...] = ()  # names of layers that stay fp32
+
+    @property
+    def name(self) -> str:
+        """As in reports: 'percentile, corrected'."""
+        extras = [word for word, is_so in (("corrected", self.corrected), ("equalised", self.equalised)) if is_so]
+        return ", ".join([self.method, *extras])
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Makes int8 graphs of the fp32 graph `model` with ranges from `crops` (N, S, S, 3)."""
+
+    model: onnx.ModelProto
+    crops: NDArray[np.uint8]
+    config: CalibrationConfig
+    histograms: bool = True  # False: minmax alone
+    tell: Tell | None = None  # hears how far a measurement is
+
+    @cached_property
+    def measured(self) -> Measured:
+        """The graph's values as they are. Raises `EngineError` where no crop can calibrate."""
+        return measure(self.model, plan_of(self.model), self.crops, histograms=self.histograms, tell=self.tell)
+
+    @property
+    def refused(self) -> tuple[tuple[int, str], ...]:
+        """Rows of the crops that have no part in the ranges, with the reason."""
+        return self.measured.refused
+
+    @cached_property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers that can be int8, in the graph's order."""
+        weights = plan_of(self.model).weights
+        return tuple(node.name for node in self.model.graph.node if len(node.input) > 1 and node.input[1] in weights)
+
+    def build(self, recipe: Recipe) -> onnx.ModelProto:
+        """The int8 graph by `recipe`."""
+        model, measured = self._level if recipe.equalised else (self.model, self.measured)
+        plan = plan_of(model, recipe.floats)
+        means = measured.means if recipe.corrected else None
+        reach = measured.reach(plan, recipe.method, self.config.percentile)
+        return quantise(model, plan, reach, means=means, weight_bits=self.config.weight_bits)
+
+    def can_equalise(self) -> bool:
+        """Whether equalising changes anything."""
+        return equalised(self.model, self.measured.channels) is not None
+
+    @cached_property
+    def _level(self) -> tuple[onnx.ModelProto, Measured]:
+        """The graph with equalised channels, and its values."""
+        model = equalised(self.model, self.measured.channels) or self.model
+        kept = np.setdiff1d(np.arange(len(self.crops)), [row for row, _ in self.refused])
+        return model, measure(model, plan_of(model), self.crops[kept], histograms=self.histograms, tell=self.tell)
+
+
+def same_layers(model: onnx.ModelProto, names: Collection[str], other: onnx.ModelProto) -> tuple[str, ...]:
+    """The layers of `other` that have the weights of the layers `names` of `model`: a single graph numbers its own."""
+    wanted = {digest for name, digest in _weights(model).items() if name in names}
+    return tuple(name for name, digest in _weights(other).items() if digest in wanted)
+
+
+def _weights(model: onnx.ModelProto) -> dict[str, str]:
+    constants = {weight.name: weight for weight in model.graph.initializer}
+    arrays = {
+        node.name: onnx.numpy_helper.to_array(constants[node.input[1]])
+        for node in model.graph.node
+        if len(node.input) > 1 and node.input[1] in constants
+    }
+    return {name: bytes_sha256(repr(array.shape).encode() + array.tobytes()) for name, array in arrays.items()}
+
+
+class MethodRow(Record):
+    """One recipe, and how far its graph strays from the parent on the search cells."""
+
+    recipe: Recipe
+    distance: Distance
+    chosen: bool
+
+
+def choose_method(
+    workshop: Workshop, yardstick: Yardstick, config: CalibrationConfig, tell: Callable[[str], None]
+) -> tuple[Recipe, tuple[MethodRow, ...]]:
+    """The recipe for the graph, and every recipe that was tried; where `config` names the method, that one untried."""
+    first = plain(config)
+    if config.method != "auto":
+        return first, ()
+    tried: dict[str, tuple[Recipe, Distance]] = {}
+
+    def best_of(*recipes: Recipe) -> Recipe:
+        for recipe in recipes:
+            if recipe.name not in tried:
+                tried[recipe.name] = recipe, yardstick.distance(workshop.build(recipe))
+                tell(f"{recipe.name}: the vote drifts by {tried[recipe.name][1].drift:.4f}")
+        return min(recipes, key=lambda recipe: tried[recipe.name][1].drift)
+
+    best = best_of(*(first.model_copy(update={"method": method}) for method in get_args(Method)))
+    if config.correct:
+        best = best_of(best, best.model_copy(update={"corrected": False}))
+    if config.equalise and workshop.can_equalise():
+        best = best_of(best, best.model_copy(update={"equalised": True}))
+        if best.equalised:  # other values, so another method may serve them best
+            best = best_of(best, *(best.model_copy(update={"method": method}) for method in get_args(Method)))
+    rows = tuple(MethodRow(recipe=recipe, distance=found, chosen=recipe == best) for recipe, found in tried.values())
+    return best, rows
+
+
+try:
+    import onnx
+except ImportError as error:
+    raise MissingLibrary("onnx", "export") from error
+
+
+def make_int8(
+    source: Path, target: Path, crops: NDArray[np.uint8], config: CalibrationConfig, *, recipe: Recipe | None = None
+) -> tuple[tuple[int, str], ...]:
+    """Writes to `target` the int8 graph of the fp32 graph `source`, with ranges from `crops` (N, S, S, 3).
+
+    By `recipe`, or by what `config` says without a search. Returns the rows of the crops that can't calibrate, with the reason;
+    they have no part in the ranges.
+    """
+    recipe = recipe or plain(config)
+    workshop = Workshop(onnx.load(source), crops, config, histograms=recipe.method != "minmax")
+    write(workshop.build(recipe), target)
+    return workshop.refused
+
+
+def plain(config: CalibrationConfig) -> Recipe:
+    """The recipe that `config` names; percentile where it leaves the method open."""
+    return Recipe(method="percentile" if config.method == "auto" else config.method, corrected=config.correct)
+
+
+def write(model: onnx.ModelProto, target: Path) -> None:
+    """The same bytes for the same graph."""
+    target.write_bytes(model.SerializeToString(deterministic=True))

@@ -1,0 +1,113 @@
+"""Engines of a bundle's graphs, ahead of time or for the GPU at hand: what `blastscope build` does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+from blastscope.runtime.backends.cache.compatibility import Machine
+from blastscope.runtime.backends.cache.engine_store import obtain_engine
+from blastscope.runtime.backends.cache.key import BatchProfile, EngineKey, Library, engine_key
+from blastscope.runtime.backends.tensorrt.builder import BuildStep
+from blastscope.runtime.backends.tensorrt.library import is_installed, library_version
+from blastscope.runtime.bundle import Bundle
+from blastscope.runtime.bundle.manifest import GraphEntry
+from blastscope.runtime.errors import DriverError, EngineError, MissingLibrary, UsageError
+from blastscope.runtime.types import Precision
+
+Models = Literal["fused", "all"]
+
+
+@dataclass(frozen=True, slots=True)
+class BuildWish:
+    """Which engines are to be built."""
+
+    library: Library | None = None  # None: the one that is installed
+    precisions: tuple[Precision, ...] = ()  # none: all that the bundle has
+    models: Models = "all"
+    profile: BatchProfile = field(default_factory=BatchProfile)
+    targets: tuple[str, ...] | None = None  # kinds of GPU; (): portable; None: the GPU at hand, portable where there is none
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """One engine to build."""
+
+    entry: GraphEntry
+    key: EngineKey
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """One engine that is in the cache now."""
+
+    path: Path
+    key: EngineKey
+    size: int  # bytes
+    built: bool  # False: it was there
+
+
+class Spectator(Protocol):
+    """Whoever watches builds."""
+
+    def say(self, text: str) -> None:
+        """A line for people."""
+        ...
+
+    def begin(self, planned: Planned) -> None:
+        """The next engine is looked for."""
+        ...
+
+    def step(self, step: BuildStep) -> None:
+        """Where its build stands; called from the build's thread."""
+        ...
+
+
+def plan_engines(bundle: Bundle, wish: BuildWish, machine: Machine) -> list[Planned]:
+    """The engines that `wish` asks for, each with its key.
+
+    Raises `UsageError` for what the bundle or the library hasn't, `DriverError` where the library needs the GPU and none is
+    here, `MissingLibrary`.
+    """
+    library = wish.library or _installed(machine, ahead=wish.targets is not None)
+    entries = _entries(bundle, wish)
+    version = library_version(library)
+    gpu = None
+    if wish.targets is None and machine.gpus:
+        gpu = machine.gpus[0]
+    elif wish.targets is None and library == "tensorrt":
+        raise DriverError(f"tensorrt builds only on the GPU that will run the engine, and {machine.no_gpu}", reason="no gpu")
+    keys = [engine_key(one, library, version, profile=wish.profile, gpu=gpu, targets=wish.targets or ()) for one in entries]
+    return [Planned(entry, key) for entry, key in zip(entries, keys, strict=True)]
+
+
+def _installed(machine: Machine, *, ahead: bool) -> Library:
+    """TensorRT where a GPU is here and nothing is to travel, since it tunes for that very GPU; else TensorRT-RTX."""
+    if is_installed("tensorrt") and machine.gpus and not ahead:
+        return "tensorrt"
+    if not is_installed("tensorrt-rtx"):
+        raise MissingLibrary("tensorrt_rtx", "tensorrt-rtx")
+    return "tensorrt-rtx"
+
+
+def _entries(bundle: Bundle, wish: BuildWish) -> list[GraphEntry]:
+    graphs = [entry for entry in bundle.manifest.graphs if wish.models == "all" or entry.models == "fused"]
+    has = list(dict.fromkeys(entry.precision for entry in graphs))
+    for precision in wish.precisions:
+        if precision not in has:
+            remedy = f"blastscope calibrate makes {precision}" if precision == "int8" else "export the run anew"
+            raise UsageError(f"bundle '{bundle.path}' has no {precision} graph, it has {', '.join(has)}: {remedy}")
+    return [entry for entry in graphs if not wish.precisions or entry.precision in wish.precisions]
+
+
+def build_engines(bundle: Bundle, planned: Sequence[Planned], cache_dir: Path, spectator: Spectator) -> Iterator[Built]:
+    """Builds what is not in the cache yet, one after the other. Raises `EngineError`, also where an engine can't be kept."""
+    for one in planned:
+        spectator.begin(one)
+        graph = bundle.file(one.entry)
+        found = obtain_engine(cache_dir, graph, one.key, tell=spectator.say, watch=spectator.step, exact=True)
+        if found.note:
+            raise EngineError(found.note)
+        yield Built(found.path, one.key, len(found.data), found.built)

@@ -1,0 +1,183 @@
+"""`export_run`: a training run in, a bundle with fp32 and fp16 graphs out.
+
+Chooses the golden set: crops with both calls, none near a tie, since every engine must call them as PyTorch did.
+
+The crops that graphs are compared on: validation cells where they are at hand, else cells that the project draws.
+
+`ExportConfig`: what an export may choose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from blastscope.calibration.acceptance.drift_metric import leads
+from blastscope.calibration.calibrate import check_beside
+from blastscope.calibration.quantisation.calibration_data import choose_cells, crop_cells, note_other_cells
+from blastscope.export.onnx_export import graph_of
+from blastscope.export.onnx_writer import GraphFile, export_graphs
+from blastscope.export.parity import torch_answers
+from blastscope.runtime.bundle import Bundle, describe_file, golden_bytes, write_bundle
+from blastscope.runtime.bundle.archive import check_bundle_place
+from blastscope.runtime.bundle.golden import Golden
+from blastscope.runtime.bundle.manifest import GoldenEntry, GraphModels, Manifest, TrainingProvenance
+from blastscope.runtime.crop import Crop, CropSpec, crop_cell
+from blastscope.runtime.errors import DataError
+from blastscope.runtime.io.cnmc import find_cells
+from blastscope.runtime.io.strict_model import Record
+from blastscope.runtime.io.synthetic import draw_cells
+from blastscope.runtime.types import CLASSES, VOTERS
+from blastscope.train.ensemble_checkpoint import RunProvenance, TrainedEnsemble, load_ensemble
+
+GOLDEN_FILE = "golden.safetensors"
+Tell = Callable[[str], None]
+
+
+def export_run(
+    run: Path, out: Path, *, data: Path | None = None, config: ExportConfig | None = None, tell: Tell | None = None
+) -> Bundle:
+    """The bundle at `out` of the ensemble in the folder `run`, each graph checked against PyTorch.
+
+    Golden set and check are made on validation cells found below `data`; on drawn cells without `data`, when the
+    configuration asks for it, and when the run kept no cells for validation. Raises `DataError` for a run or data that don't
+    serve, `EngineError` where a graph and PyTorch disagree. `tell` hears what is being done.
+    """
+    config = config or ExportConfig()
+    say = tell or (lambda _: None)
+    check_bundle_place(Path(out))
+    check_beside(Path(out))
+    trained = load_ensemble(run)
+    checked = cells_to_check(trained, data, config, say)
+    answers = torch_answers(graph_of(trained.ensemble, "fused"), checked.crops)
+    where = Path(run) if data is None else Path(data)
+    golden = choose_golden(checked.crops, answers, count=config.golden_cells, seed=config.seed, source=where)
+    models: tuple[GraphModels, ...] = ("fused",) if config.fused_only else ("fused", *VOTERS)
+    with TemporaryDirectory(prefix="blastscope-") as folder:
+        files: list[GraphFile] = []
+        for name in models:
+            say(f"exporting {name}")
+            files += export_graphs(trained.ensemble, name, checked.crops[: config.parity_cells], Path(folder), config)
+        manifest = Manifest(
+            name=config.name or Path(run).resolve().name[:80] or "run",
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            backbone=trained.config.network.backbone,
+            crop=trained.config.crop,
+            graphs=tuple(file.entry for file in files),
+            golden=golden_entry(golden, checked.source),
+            training=training_provenance(trained.provenance),
+        )
+        return bundle_of(Path(out), manifest, files, golden)
+
+
+def golden_entry(golden: Golden, source: Literal["drawn", "validation"]) -> GoldenEntry:
+    """The manifest's entry of `golden`."""
+    return GoldenEntry(**describe_file(golden_bytes(golden), GOLDEN_FILE).model_dump(), count=len(golden.crops), source=source)
+
+
+def training_provenance(run: RunProvenance) -> TrainingProvenance:
+    """What the manifest says of the training."""
+    return TrainingProvenance(
+        data_sha256=run.data_sha256,
+        split=run.split,
+        seed=run.seed,
+        config=run.config.model_dump(mode="json"),
+        versions=run.versions,
+        patients=run.patients,
+    )
+
+
+def bundle_of(out: Path, manifest: Manifest, files: list[GraphFile], golden: Golden) -> Bundle:
+    """Writes the bundle of `files` and `golden` at `out`."""
+    sources: dict[str, Path | bytes] = {file.entry.file: file.path for file in files}
+    return write_bundle(out, manifest, {**sources, manifest.golden.file: golden_bytes(golden)})
+
+
+CLEAR_LEAD = 1.0  # logit units; bf16 moves a margin of a trained ensemble by 0.1 or so, int8 by a few tenths
+
+
+def choose_golden(crops: NDArray[np.uint8], answers: NDArray[np.float32], *, count: int, seed: int, source: Path) -> Golden:
+    """`count` of `crops` (N, S, S, 3) with the networks' `answers` (N, 3, 2), half of each call where there are enough.
+
+    Drawn among the clear half of each call, and not its clearest: probabilities of exactly 1.0 would hide a wrong engine.
+    Raises `DataError` on `source` where all cells get one call.
+    """
+    lead = leads(answers)
+    rng = np.random.default_rng([seed, 3])
+    sides = [np.flatnonzero(lead < 0), np.flatnonzero(lead >= 0)]
+    if not all(len(side) for side in sides):
+        only = CLASSES[int(len(sides[1]) > 0)]
+        raise DataError(source, f"the ensemble calls all {len(crops)} cells '{only}': a golden set needs both calls")
+    wanted = [count // 2, count - count // 2]
+    wanted = [max(want, count - len(other)) for want, other in zip(wanted, reversed(sides), strict=True)]
+    rows = np.concatenate([_clear(side, lead, want, rng) for side, want in zip(sides, wanted, strict=True)])
+    rows.sort()
+    return Golden(np.ascontiguousarray(crops[rows]), np.ascontiguousarray(answers[rows]))
+
+
+def _clear(side: NDArray[np.int64], lead: NDArray[np.float64], want: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    by_lead = side[np.argsort(-np.abs(lead[side]), kind="stable")]
+    clear = int((np.abs(lead[by_lead]) >= CLEAR_LEAD).sum())
+    pool = by_lead[: max(min(clear, (len(side) + 1) // 2), want)]
+    return rng.choice(pool, size=min(want, len(pool)), replace=False)
+
+
+CANDIDATES = 96  # crops among which the golden set is chosen
+
+
+@dataclass(frozen=True, slots=True)
+class CheckCrops:
+    """Crops, and where they come from."""
+
+    crops: NDArray[np.uint8]  # (N, S, S, 3)
+    source: Literal["drawn", "validation"]
+
+
+def cells_to_check(
+    trained: TrainedEnsemble, data: Path | None, config: ExportConfig, tell: Callable[[str], None]
+) -> CheckCrops:
+    """Crops of validation cells found below `data`, or drawn ones when there are none or the configuration asks for them."""
+    count = max(CANDIDATES, config.parity_cells)
+    spec = trained.config.crop
+    if config.drawn or data is None or not trained.provenance.validation:
+        tell("drawing cells to check the graphs on")
+        return CheckCrops(drawn_crops(count, spec, config.seed), "drawn")
+    tell(f"cropping validation cells of '{data}'")
+    # by name: the patients don't tell the parts apart after a split by image, and the folder may have moved
+    names = {Path(cell.file).name for cell in trained.provenance.validation}
+    folder = find_cells(data)
+    note_other_cells(folder, trained.provenance.data_sha256, tell)
+    cells = [cell for cell in folder.cells if cell.path.name in names]
+    if len(cells) < len(names):
+        tell(f"only {len(cells)} of the run's {len(names)} validation cells are there")
+    crops = crop_cells(choose_cells(cells, count, config.seed), spec).crops
+    if not len(crops):
+        raise DataError(data, "none of the run's validation cells is here: name the folder that it was trained on")
+    return CheckCrops(crops, "validation")
+
+
+def drawn_crops(count: int, spec: CropSpec, seed: int) -> NDArray[np.uint8]:
+    """(count, S, S, 3) crops of drawn cells, normal ones and blasts in turn."""
+    crops = [crop_cell(cell.image, spec) for cell in draw_cells(count, seed)]
+    return np.stack([crop.pixels for crop in crops if isinstance(crop, Crop)])
+
+
+class ExportConfig(Record):
+    """Which graphs are written, and what they are checked on."""
+
+    name: str | None = Field(default=None, min_length=1, max_length=80)  # of the bundle; None: the run's folder
+    # int8 comes from `calibrate`, through its gate
+    precisions: tuple[Literal["fp32", "fp16"], ...] = Field(default=("fp32", "fp16"), min_length=1)
+    fused_only: bool = False  # leave the three single models out
+    drawn: bool = False  # golden set and check on drawn cells, so that no patient's cell is given away with the bundle
+    golden_cells: int = Field(default=16, ge=2, le=16)
+    parity_cells: int = Field(default=48, ge=8)  # crops on which each graph is compared with PyTorch
+    seed: int = Field(default=0, ge=0)

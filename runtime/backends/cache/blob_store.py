@@ -1,0 +1,82 @@
+"""The table of backends, and the cache of compiled engines: derived files, known by a digest of all that can change them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blastscope.runtime.io.atomic import write_file
+from blastscope.runtime.io.cpu_info import cpu_identity
+
+LAYOUT = "4"  # of what the backends make of a graph: raise it when they make something else
+_SEAL = 32  # bytes of sha256 at an engine file's end
+_UNUSED_DAYS = 90
+
+
+def engine_digest(facts: Mapping[str, str]) -> str:
+    """The digest of `facts` and of the machine."""
+    machine = {"layout": LAYOUT, "platform": f"{sys.platform} {platform.machine()}", "cpu": cpu_identity()}
+    return hashlib.sha256(json.dumps({**machine, **facts}, sort_keys=True).encode()).hexdigest()
+
+
+def engine_file(cache_dir: Path, digest: str) -> Path:
+    """Where the engine of that digest is kept."""
+    return cache_dir / "engines" / f"{digest}.engine"
+
+
+class Kept(NamedTuple):
+    """An engine from the cache."""
+
+    data: NDArray[np.uint8]  # mapped: writing into it doesn't change the file
+    seal: bytes  # its sha256
+
+
+def read_engine(path: Path) -> Kept | None:
+    """The engine kept at `path`; None where there is none or where it is damaged."""
+    try:
+        data = np.asarray(np.memmap(path, np.uint8, "c"))
+        os.utime(path)
+    except (OSError, ValueError):  # ValueError: an empty file
+        return None
+    body, seal = data[:-_SEAL], data[-_SEAL:].tobytes()
+    return Kept(body, seal) if len(data) > _SEAL and hashlib.sha256(body.data).digest() == seal else None
+
+
+def write_engine(path: Path, *pieces: bytes | memoryview) -> str | None:
+    """Keeps `pieces` in a row at `path`, sealed with their digest. Gives the reason where the cache can't be written."""
+
+    def fill(fresh: Path) -> None:
+        digest = hashlib.sha256()
+        with fresh.open("wb") as stream:
+            for piece in pieces:
+                stream.write(piece)
+                digest.update(piece)
+            stream.write(digest.digest())
+
+    try:
+        write_file(path, fill)
+        _drop_unused(path.parent)
+    except OSError as error:
+        return f"'{path.parent}' can't be written ({error.strerror or error})"
+    return None
+
+
+def _drop_unused(folder: Path) -> None:
+    """Deletes engines that nobody has opened for months: of libraries and bundles that are gone."""
+    oldest = time.time() - _UNUSED_DAYS * 86400
+    for path in (*folder.glob("*.engine"), *folder.glob("*.proof")):
+        try:
+            if path.stat().st_mtime < oldest:
+                path.unlink()
+        except OSError:
+            continue  # another process was faster

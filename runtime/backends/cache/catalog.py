@@ -1,0 +1,174 @@
+"""What lies in the engine cache: every engine with its state, and its removal.
+
+Takes an engine that was built on another machine into the cache, once the user has asked for it and every field fits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from pydantic import ValidationError
+
+from blastscope.runtime.backends.cache.compatibility import Machine, gpu_misfit, misfits
+from blastscope.runtime.backends.cache.engine_store import (
+    SIDECAR_LIMIT,
+    Sidecar,
+    Unusable,
+    engine_lock,
+    engine_path,
+    engines_folder,
+    keep,
+    known_file,
+    read_engine,
+    read_sidecar,
+)
+from blastscope.runtime.backends.cache.key import EngineKey
+from blastscope.runtime.bundle import Bundle
+from blastscope.runtime.errors import DataError, EngineError, UsageError
+
+State = Literal["ready", "ahead", "stale", "unusable"]
+
+
+@dataclass(frozen=True, slots=True)
+class KeptEngine:
+    """An engine of the cache.
+
+    ready: may run here. ahead: sound, but for a GPU that isn't here. stale: the machine, a library or the bundle changed.
+    unusable: damaged, another user's, or never trusted here. The last two are rebuilt where they are asked for.
+    """
+
+    path: Path
+    size: int  # bytes on disk; 0 where the file is gone
+    key: EngineKey | None  # None where the sidecar can't be read
+    state: State
+    reasons: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """As the verbs call it."""
+        return self.path.stem
+
+
+def list_engines(cache_dir: Path, machine: Machine, bundle: Bundle | None = None) -> list[KeptEngine]:
+    """Every engine kept in `cache_dir`, verified, judged for `machine` and, where one is named, for `bundle`."""
+    folder = engines_folder(cache_dir)
+    stems = {path.stem for ending in ("engine", "json") for path in folder.glob(f"[!.]*.{ending}")}
+    return [_judge(folder / f"{stem}.engine", machine, bundle) for stem in sorted(stems)]
+
+
+def _judge(path: Path, machine: Machine, bundle: Bundle | None) -> KeptEngine:
+    size = path.lstat().st_size if path.is_symlink() or path.exists() else 0
+    try:
+        key = read_sidecar(path).key
+    except Unusable as error:
+        return KeptEngine(path, size, None, "unusable", (str(error),))
+    try:
+        read_engine(path)
+    except Unusable as error:
+        return KeptEngine(path, size, key, "unusable", (str(error),))
+    stale = misfits(key, machine, bundle)
+    elsewhere = gpu_misfit(key, machine)
+    if elsewhere and key.gpu is not None:
+        stale.append(elsewhere)
+    if stale:
+        return KeptEngine(path, size, key, "stale", tuple(stale))
+    return KeptEngine(path, size, key, "ahead", (elsewhere,)) if elsewhere else KeptEngine(path, size, key, "ready", ())
+
+
+def pick_engine(engines: list[KeptEngine], name: str) -> KeptEngine:
+    """The engine called `name`: its name, its path, or the beginning of either. Raises `UsageError`."""
+    wanted = Path(name).name.removesuffix(".engine")
+    found = [engine for engine in engines if engine.name == wanted] or [
+        engine for engine in engines if wanted and engine.name.startswith(wanted)
+    ]
+    if not found:
+        raise UsageError(f"no engine '{name}' is in the cache: 'blastscope engines' lists them")
+    if len(found) > 1:
+        raise UsageError(f"'{name}' is the beginning of {len(found)} engines: {', '.join(one.name for one in found)}")
+    return found[0]
+
+
+def remove_engine(engine: KeptEngine) -> None:
+    """Deletes the engine and all that is known of it. Raises `OSError`."""
+    with suppress(Unusable):  # nothing is known of it then
+        known_file(engine.path, read_sidecar(engine.path).sha256).unlink(missing_ok=True)
+    # the sidecar first: without it the rest is no engine
+    for ending in (".json", ".engine", ".jit"):  # .jit: what TensorRT-RTX compiled of it
+        engine.path.with_suffix(ending).unlink(missing_ok=True)
+
+
+def sweep(cache_dir: Path) -> None:
+    """Deletes what belongs to no engine any more: compiled kernels, known digests, files of killed writers.
+
+    Kernels compiled of an engine that was built ahead of time go too: they are known by the GPU's own key. Raises `OSError`.
+    """
+    folder = engines_folder(cache_dir)
+    wanted = set()
+    for path in folder.glob("[!.]*.json"):
+        with suppress(Unusable):
+            wanted.add(known_file(path, read_sidecar(path).sha256))
+    yesterday = time.time() - 86400
+    for path in (*folder.glob("*.jit"), *folder.glob("known/*"), *folder.rglob(".*.new")):
+        with suppress(FileNotFoundError):
+            orphaned = not path.with_suffix(".engine").exists() if path.suffix == ".jit" else path not in wanted
+            # a file of today may be one that is being written
+            if orphaned and (path.suffix == ".jit" or path.stat().st_mtime < yesterday):
+                path.unlink()
+
+
+class Trusted(NamedTuple):
+    """A travelled engine that was taken."""
+
+    path: Path  # its copy in the cache, which is what will run
+    sha256: str
+    key: EngineKey
+
+
+def trust_engine(
+    file: Path, bundle: Bundle, machine: Machine, cache_dir: Path, *, tell: Callable[[str], None] | None = None
+) -> Trusted:
+    """Copies the engine `file` into the cache and records its digest as one that this user trusts.
+
+    An engine is code: call this only because the user said so. The bytes must be those that the sidecar beside the file
+    describes, and every field of its key must fit `bundle`, the libraries of `machine` and one of its GPUs. Raises `DataError`
+    for files that can't be read, `EngineError` with every field that doesn't fit.
+    """
+    side = _travelled(file)
+    data = _bytes(file, side)
+    elsewhere = gpu_misfit(side.key, machine)
+    problems = [*misfits(side.key, machine, bundle), *([elsewhere] if elsewhere else [])]
+    if problems:
+        remedy = f"build one here: blastscope build --runtime {side.key.library}"
+        raise EngineError(f"engine '{file}' is not taken: {'; '.join(problems)}; {remedy}")
+    path = engine_path(cache_dir, side.key)
+    with engine_lock(path, tell, None):
+        keep(path, data, side, "trusted")
+    return Trusted(path, side.sha256, side.key)
+
+
+def _travelled(file: Path) -> Sidecar:
+    beside = file.with_suffix(".json")
+    try:
+        with beside.open("rb") as stream:
+            return Sidecar.model_validate_json(stream.read(SIDECAR_LIMIT), strict=True)
+    except OSError as error:
+        raise DataError(beside, f"the engine's sidecar can't be read: {(error.strerror or str(error)).lower()}") from error
+    except ValidationError as error:
+        raise DataError(beside, "is not the sidecar of an engine of this version of blastscope") from error
+
+
+def _bytes(file: Path, side: Sidecar) -> bytes:
+    try:
+        with file.open("rb") as stream:
+            data = stream.read(side.size + 1)
+    except OSError as error:
+        raise DataError(file, f"the engine can't be read: {(error.strerror or str(error)).lower()}") from error
+    if len(data) != side.size or hashlib.sha256(data).hexdigest() != side.sha256:
+        raise DataError(file, f"is not the engine that '{file.with_suffix('.json').name}' describes: its bytes differ")
+    return data

@@ -1,0 +1,265 @@
+"""The engines in the user's cache. An engine file is code: only what this user's blastscope built or trusted here is given out.
+
+Beside each `NAME.engine` stands its sidecar `NAME.json` with the key and the file's digest, and `known/DIGEST` says that this
+user built or trusted a file of that digest. All three must be plain files of this user that nobody else may write, the sidecar
+must hold a key that serves the one asked for, and the bytes that are given out are those whose digest was taken. Else there is
+no engine, and the next one that is built takes the place.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal, NamedTuple, Self
+
+from filelock import FileLock, Timeout
+from pydantic import Field, ValidationError
+
+from blastscope.runtime.backends.cache.key import EngineKey
+from blastscope.runtime.backends.tensorrt.builder import Watch, Within, build_engine
+from blastscope.runtime.bundle.manifest import Digest, Moment
+from blastscope.runtime.errors import EngineError
+from blastscope.runtime.io.atomic import sibling, write_file
+from blastscope.runtime.io.strict_model import Record
+
+SIDECAR_LIMIT = 64 * 1024
+_POLL = 0.1  # seconds between looks at a lock that another process holds
+# no link is followed, no pipe waited for, no line end changed
+_PLAINLY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+
+
+class Sidecar(Record):
+    """What stands beside an engine, and travels with it."""
+
+    format: Literal["blastscope engine 1"] = "blastscope engine 1"
+    key: EngineKey
+    sha256: Digest  # of the engine file
+    size: int = Field(ge=1)  # bytes
+    built: Moment
+
+    @classmethod
+    def of(cls, key: EngineKey, data: bytes) -> Self:
+        """The sidecar of an engine that was built just now."""
+        moment = datetime.now(UTC).isoformat(timespec="seconds")
+        return cls(key=key, sha256=hashlib.sha256(data).hexdigest(), size=len(data), built=moment)
+
+
+class Unusable(Exception):
+    """Why a file of the cache isn't used. Doesn't leave this package."""
+
+
+class Obtained(NamedTuple):
+    """An engine's bytes, ready to be deserialised."""
+
+    data: bytes
+    path: Path  # where it lies, or would
+    built: bool  # just now
+    note: str | None  # why it couldn't be kept
+
+
+def engines_folder(cache_dir: Path) -> Path:
+    """Where the engines are kept: apart from those of the CPU's libraries, which hold no code."""
+    return cache_dir / "engines" / "nvidia"
+
+
+def engine_path(cache_dir: Path, key: EngineKey) -> Path:
+    """Where an engine of that key is kept."""
+    return engines_folder(cache_dir) / f"{key.name}.engine"
+
+
+def find_engine(cache_dir: Path, key: EngineKey) -> bytes | None:
+    """The engine for `key`, verified; None where there is none that may be used.
+
+    First the one of that very key, then those built ahead of time that serve its GPU, named ones before portable ones.
+    """
+    found = _first(_candidates(cache_dir, key), key)
+    return found[0] if found else None
+
+
+def _first(paths: Iterable[Path], key: EngineKey) -> tuple[bytes, Path] | None:
+    for path in paths:
+        with suppress(Unusable):
+            return read_engine(path, key)[0], path
+    return None
+
+
+def _candidates(cache_dir: Path, key: EngineKey) -> Iterator[Path]:
+    exact = engine_path(cache_dir, key)
+    yield exact
+    ahead = []
+    for path in sorted(engines_folder(cache_dir).glob("*.engine")):
+        try:
+            found = read_sidecar(path).key
+        except Unusable:
+            continue
+        if path != exact and found.serves(key):
+            ahead.append((not found.targets, path))
+    yield from (path for _, path in sorted(ahead))
+
+
+def read_engine(path: Path, wanted: EngineKey | None = None) -> tuple[bytes, Sidecar]:
+    """The bytes of the engine at `path` and what is known of it. Raises `Unusable` with the reason."""
+    side = read_sidecar(path)
+    if path.stem != side.key.name:
+        raise Unusable("its name is not that of its key")
+    if wanted is not None and not side.key.serves(wanted):
+        raise Unusable("it was built for another key")
+    data = read_own(path, side.size)
+    if len(data) != side.size or hashlib.sha256(data).hexdigest() != side.sha256:
+        raise Unusable("it is damaged: its bytes are not those that were built")
+    try:
+        read_own(known_file(path, side.sha256), SIDECAR_LIMIT)
+    except Unusable as error:
+        raise Unusable("it was neither built here nor trusted: blastscope engines trust FILE") from error
+    return data, side
+
+
+def read_sidecar(path: Path) -> Sidecar:
+    """The sidecar of the engine at `path`. Raises `Unusable`."""
+    try:
+        return Sidecar.model_validate_json(read_own(path.with_suffix(".json"), SIDECAR_LIMIT), strict=True)
+    except ValidationError as error:
+        raise Unusable("its sidecar is damaged, or of another version of blastscope") from error
+
+
+def read_own(path: Path, limit: int) -> bytes:
+    """The bytes of a plain file that belongs to this user alone, at most `limit` + 1 of them. Raises `Unusable`."""
+    try:
+        # what is checked and what is read are one open file: its name may be given to another meanwhile
+        handle = os.open(path, os.O_RDONLY | _PLAINLY)
+    except OSError as error:
+        raise Unusable(f"'{path.name}' can't be opened: {(error.strerror or str(error)).lower()}") from error
+    try:
+        _check_owner(path, os.fstat(handle))
+        with os.fdopen(handle, "rb", closefd=False) as stream:
+            return stream.read(limit + 1)
+    finally:
+        os.close(handle)
+
+
+def _check_owner(path: Path, found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise Unusable(f"'{path.name}' is not a plain file")
+    if not hasattr(os, "geteuid"):
+        return  # Windows: the cache lies in the user's profile, which others can't write
+    if found.st_uid != os.geteuid():
+        raise Unusable(f"'{path.name}' belongs to user {found.st_uid}, not to user {os.geteuid()}")
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise Unusable(f"'{path.name}' may be written by others (mode {stat.S_IMODE(found.st_mode):o})")
+
+
+def keep_engine(cache_dir: Path, key: EngineKey, data: bytes) -> Path:
+    """Keeps an engine that was built here, in one step: the sidecar, which comes last, makes it one. Raises `OSError`."""
+    path = engine_path(cache_dir, key)
+    keep(path, data, Sidecar.of(key, data), "built")
+    return path
+
+
+def keep(path: Path, data: bytes, side: Sidecar, how: Literal["built", "trusted"]) -> None:
+    """Writes an engine, what makes its digest known here, and its sidecar. Raises `OSError`."""
+    _make_folder(path.parent)
+    _make_folder(path.parent / "known")
+    clear_leftovers(path)
+    _write_own(path, data)
+    _write_own(known_file(path, side.sha256), f"{how} {datetime.now(UTC).isoformat(timespec='seconds')}\n".encode())
+    _write_own(path.with_suffix(".json"), (side.model_dump_json(indent=1) + "\n").encode())
+
+
+def clear_leftovers(path: Path) -> None:
+    """Deletes what a writer of this engine that was killed left behind; with the engine's lock held."""
+    for leftover in path.parent.glob(f".{glob.escape(path.stem)}.*.new"):
+        leftover.unlink(missing_ok=True)
+
+
+def _make_folder(folder: Path) -> None:
+    """The folder, with a mode that doesn't depend on the user's habits: `mkdir` gives it to the last one only."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+
+def _write_own(path: Path, data: bytes) -> None:
+    if path.is_symlink():
+        path.unlink()  # a link is replaced, not followed
+
+    def fill(fresh: Path) -> None:
+        handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+
+    write_file(path, fill)
+
+
+def known_file(path: Path, sha256: str) -> Path:
+    """What says that this user built or trusted the engine at `path`."""
+    return path.parent / "known" / sha256
+
+
+@contextmanager
+def engine_lock(path: Path, tell: Callable[[str], None] | None, cancelled: Callable[[], bool] | None) -> Iterator[None]:
+    """Holds the lock under which the engine at `path` is built. The system lets go of a dead process's lock."""
+    _make_folder(path.parent)
+    lock = FileLock(sibling(path, "lock"))
+    waited = False
+    while True:
+        try:
+            lock.acquire(timeout=_POLL if waited else 0)
+            break
+        except Timeout:
+            if cancelled is not None and cancelled():
+                raise EngineError(f"'{path.name}': waiting for the process that builds it was cancelled") from None
+            if not waited and tell is not None:
+                tell(f"another process is building {path.stem}: waiting for it")
+            waited = True
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def obtain_engine(
+    cache_dir: Path,
+    graph: Path,
+    key: EngineKey,
+    *,
+    tell: Callable[[str], None] | None = None,
+    watch: Watch | None = None,
+    cancelled: Callable[[], bool] | None = None,
+    within: Within = nullcontext,
+    exact: bool = False,
+) -> Obtained:
+    """The engine for `key` from the cache, else built from the ONNX file `graph` and kept; of two processes one builds.
+
+    `tell` gets lines for people, `watch` each step of the build; `cancelled` and `within` are as in `build_engine`. With
+    `exact` an engine that was built ahead of time for others as well won't do. Raises as `build_engine` does. A cache that
+    can't be written costs only that the engine isn't kept.
+    """
+    path = engine_path(cache_dir, key)
+    places = [path] if exact else _candidates(cache_dir, key)
+    found = _first(places, key)
+    if found:
+        return Obtained(*found, False, None)
+    note = None
+    with ExitStack() as held:
+        try:
+            held.enter_context(engine_lock(path, tell, cancelled))
+        except OSError as error:
+            note = _why(path, error)
+        found = _first([path], key)  # built by the process that held the lock
+        if found:
+            return Obtained(*found, False, None)
+        data = build_engine(graph, key, tell=watch, cancelled=cancelled, within=within)
+        if note is None:
+            try:
+                keep_engine(cache_dir, key, data)
+            except OSError as error:
+                note = _why(path, error)
+        return Obtained(data, path, True, note)
+
+
+def _why(path: Path, error: OSError) -> str:
+    return f"the engine isn't kept: '{path.parent}' can't be written ({(error.strerror or str(error)).lower()})"

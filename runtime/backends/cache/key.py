@@ -1,0 +1,156 @@
+"""What an engine depends on, as one record. Its digest names the engine, so a stale one can't be picked up.
+
+The builder takes nothing but a key and the graph's bytes (build.py): what can change an engine stands here or changes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import re
+import sys
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from blastscope.runtime.bundle.manifest import Digest, GraphEntry, GraphModels
+from blastscope.runtime.cuda.driver import GpuFacts
+from blastscope.runtime.errors import UsageError
+from blastscope.runtime.io.strict_model import Record
+from blastscope.runtime.types import Precision
+
+Library = Literal["tensorrt", "tensorrt-rtx"]
+Target = Annotated[str, StringConstraints(pattern=r"^sm[1-9][0-9]{1,2}$")]
+
+LAYOUT = 1  # of what build.py makes of a graph: raise it when it makes something else
+LARGEST_BATCH = 1024
+PORTABLE_FROM = (8, 0)  # docs of TensorRT-RTX 1.7: an engine for no named GPU runs on Ampere and later
+
+
+class BatchProfile(Record):
+    """How many crops a call of the engine may hold, and for how many it is tuned."""
+
+    least: int = Field(default=1, ge=1)
+    likely: int = 8
+    most: int = Field(default=64, le=LARGEST_BATCH)
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The profile in `least:likely:most`, such as 1:8:64; a single number stands for all three. Raises `UsageError`."""
+        found = re.fullmatch(r"([0-9]{1,5})(?::([0-9]{1,5}):([0-9]{1,5}))?", text)
+        numbers = [int(part or found[1]) for part in found.groups()] if found else []
+        if not numbers or not 1 <= numbers[0] <= numbers[1] <= numbers[2] <= LARGEST_BATCH:
+            raise UsageError(f"batch '{text}' is not LEAST:LIKELY:MOST, rising from 1 to {LARGEST_BATCH}: say 1:8:64")
+        return cls(least=numbers[0], likely=numbers[1], most=numbers[2])
+
+    @model_validator(mode="after")
+    def _rises(self) -> Self:
+        if not self.least <= self.likely <= self.most:
+            raise ValueError(f"the batch must rise from least to most, not {self}")
+        return self
+
+    def __str__(self) -> str:
+        return f"{self.least}:{self.likely}:{self.most}"
+
+
+class EngineKey(Record):
+    """Everything that can change an engine."""
+
+    layout: int = LAYOUT
+    graph: Digest  # of the ONNX file
+    models: GraphModels
+    precision: Precision
+    library: Library
+    version: str = Field(min_length=1)  # of the library
+    platform: str
+    profile: BatchProfile = BatchProfile()
+    gpu: GpuFacts | None = None  # None: built ahead of time, on a machine that need not have one
+    targets: tuple[Target, ...] = ()  # ahead of time: the kinds of GPU that were named; none: portable
+
+    @model_validator(mode="after")
+    def _is_for_one_machine_or_for_named_ones(self) -> Self:
+        if self.gpu is not None and self.targets:
+            raise ValueError("an engine is for the GPU at hand or for named ones, not both")
+        if self.gpu is None and self.library != "tensorrt-rtx":
+            raise ValueError(f"{self.library} builds only on the GPU that will run the engine")
+        if list(self.targets) != sorted(set(self.targets), key=_order):
+            raise ValueError("targets stand once each, in rising order")
+        return self
+
+    @property
+    def digest(self) -> str:
+        """sha256 over every field."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def place(self) -> str:
+        """The GPUs that it is for, in a word: here-sm86, sm86+sm120, portable."""
+        return f"here-{self.gpu.target}" if self.gpu else "+".join(self.targets) or "portable"
+
+    @property
+    def name(self) -> str:
+        """The engine's file name, less its ending: what people want to read, and enough of the digest to be the only one."""
+        return f"{self.models}-{self.precision}-{self.library}-{self.place}-{self.digest[:16]}"
+
+    def serves(self, wanted: EngineKey) -> bool:
+        """True if an engine of this key may run where one of the key `wanted`, built on its GPU, was asked for."""
+        if self == wanted:
+            return True
+        if self.gpu is not None or wanted.gpu is None or not runs_on(self.targets, wanted.gpu):
+            return False
+        return self == wanted.model_copy(update={"gpu": None, "targets": self.targets})
+
+
+def runs_on(targets: tuple[str, ...], gpu: GpuFacts) -> bool:
+    """True if an engine built ahead of time for `targets` (none: portable) runs on `gpu`."""
+    if targets:
+        return gpu.target in targets
+    major, minor = gpu.capability.split(".")
+    return (int(major), int(minor)) >= PORTABLE_FROM
+
+
+def sorted_targets(names: list[str]) -> tuple[str, ...]:
+    """`names` of kinds of GPU as a key holds them. Raises `UsageError` for what is no such name."""
+    for name in names:
+        if not re.fullmatch(r"sm[1-9][0-9]{1,2}", name):
+            raise UsageError(f"gpu '{name}' is not the name of a kind of GPU: say sm86, sm89, sm120 ...")
+    return tuple(sorted(set(names), key=_order))
+
+
+def _order(target: str) -> int:
+    return int(target[2:])
+
+
+def platform_name() -> str:
+    """The operating system and processor: engines don't move between them."""
+    return f"{sys.platform}-{platform.machine().lower()}"
+
+
+def engine_key(
+    entry: GraphEntry,
+    library: Library,
+    version: str,
+    *,
+    profile: BatchProfile | None = None,
+    gpu: GpuFacts | None = None,
+    targets: tuple[str, ...] = (),
+) -> EngineKey:
+    """The key of an engine of the bundle's graph `entry`, for the GPU at hand, or ahead of time for `targets`.
+
+    `version` is `library_version(library)`. Raises `UsageError` where the library can't build such an engine.
+    """
+    if gpu is None and library != "tensorrt-rtx":
+        raise UsageError(f"{library} builds only on the GPU that will run the engine: for another machine take tensorrt-rtx")
+    return EngineKey(
+        graph=entry.sha256,
+        models=entry.models,
+        precision=entry.precision,
+        library=library,
+        version=version,
+        platform=platform_name(),
+        profile=profile or BatchProfile(),
+        gpu=gpu,
+        targets=targets,
+    )

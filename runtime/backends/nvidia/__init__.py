@@ -1,0 +1,1 @@
+"""What every NVIDIA backend shares: crop kernels and network captured in one CUDA graph, from pixels to probabilities."""

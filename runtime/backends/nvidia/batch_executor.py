@@ -1,0 +1,144 @@
+"""One size of batch on one stream: memory, recordings, what goes in and out. Nothing is allocated from call to call.
+
+    pinned host  [ table of images | pixels ]  --one upload-->  device [ table | pixels ]
+    device       [ table | pixels ] or other libraries' arrays  --crop kernels-->  crops, verdicts
+    device       crops  --fused network-->  probabilities
+    device       [ probabilities | verdicts ]  --one download-->  pinned host
+
+A batch that isn't full is filled up with images without pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blastscope.runtime.backends.nvidia.bound_network import Network, Place, record_around
+from blastscope.runtime.backends.protocol import Sight
+from blastscope.runtime.crop import CropSpec
+from blastscope.runtime.cuda.kernels.crop_launch_plan import MOST_PX, CropPlan, VerdictRow, box_of, refusal_of
+from blastscope.runtime.cuda.memory import DeviceImage, Image, aligned, pixel_bytes, stage
+from blastscope.runtime.cuda.protocol import Gpu
+
+USUAL_PX = 512  # longest side that room is made for at first: C-NMC's images have 450
+_ANSWER = 3 * 2 * 4  # bytes of a cell's probabilities
+
+
+class FixedBatch:
+    """Everything for batches of `batch` images on `stream`. Used by one thread at a time, inside the GPU's `current`."""
+
+    def __init__(self, gpu: Gpu, network: Network, spec: CropSpec, batch: int, stream: int) -> None:
+        self.batch = batch
+        self.notes: list[str] = []  # what isn't as it should be
+        self._gpu, self._spec, self._stream = gpu, spec, stream
+        self._kept, self._roomy = ExitStack(), ExitStack()  # what is held for good, and until larger images come
+        self._verdicts_at = aligned(batch * _ANSWER)
+        self._staged = 0  # bytes that the recorded upload copies
+        try:
+            plan = CropPlan.make(spec, batch, USUAL_PX)
+            self._crops = self._allocate(self._kept, plan.crops_bytes)
+            size = self._verdicts_at + plan.verdicts_bytes
+            self._outbox, self._answers = self._allocate(self._kept, size), self._pinned(self._kept, size)
+            self._pass = network.bind(Place(batch, self._crops, self._outbox, stream))
+            self._kept.callback(self._pass.close)
+            self._make_room(plan, batch * aligned(USUAL_PX * USUAL_PX * 3))
+        except BaseException:
+            self.close()
+            raise
+
+    def look(self, images: Sequence[Image]) -> Sight:
+        """What the crop kernels and the network say of 1 to `batch` images."""
+        self._reserve(images)
+        size = stage(images, self._staging, self.batch, self._inbox)
+        for stream in {image.stream for image in images if isinstance(image, DeviceImage) and image.stream is not None}:
+            self._gpu.follow(self._stream, stream)
+        if size != self._staged:
+            self._from_pixels.resize(self._inbox, size)
+            self._staged = size
+        self._from_pixels.launch()
+        self._gpu.wait(self._stream)
+        rows = self._answers[self._verdicts_at :].view(VerdictRow)
+        found = [refusal_of(row, self._spec, image.shape) or box_of(row) for row, image in zip(rows, images, strict=False)]
+        return Sight(found, self._probabilities(len(images)))
+
+    def infer(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Probabilities (n, 3, 2) of 1 to `batch` crops (n, S, S, 3) from the host."""
+        self._staging[: crops.size].reshape(crops.shape)[...] = crops
+        self._from_crops.launch()
+        self._gpu.wait(self._stream)
+        return self._probabilities(len(crops))
+
+    def repeat(self) -> None:
+        """Does the work of the last `look` once more, with nothing of the host in it: what the device takes for it."""
+        self._from_pixels.launch()
+        self._gpu.wait(self._stream)
+
+    def crops(self, count: int) -> NDArray[np.uint8]:
+        """The crops (count, S, S, 3) that the last `look` made, for those who check them: an extra trip to the host."""
+        side = self._spec.side_px
+        copy = self._staging[: count * side * side * 3]
+        self._gpu.download(copy, self._crops, self._stream)
+        self._gpu.wait(self._stream)
+        return copy.reshape(count, side, side, 3).copy()
+
+    def close(self) -> None:
+        """Gives everything back. Safe to call twice."""
+        self._roomy.close()
+        self._kept.close()
+
+    def _probabilities(self, count: int) -> NDArray[np.float32]:
+        return self._answers[: count * _ANSWER].view(np.float32).reshape(count, 3, 2).copy()
+
+    def _allocate(self, stack: ExitStack, size: int) -> int:
+        address = self._gpu.allocate(size)
+        stack.callback(self._gpu.free, address)
+        return address
+
+    def _pinned(self, stack: ExitStack, size: int) -> NDArray[np.uint8]:
+        memory = self._gpu.pinned(size)
+        stack.callback(self._gpu.unpin, memory)
+        return memory
+
+    def _reserve(self, images: Sequence[Image]) -> None:
+        """Makes room where `images` need more than there is: the one time that anything is allocated after the warm-up."""
+        longest = max(max(image.shape[:2]) for image in images)
+        pixels = pixel_bytes(images)
+        there = len(self._staging) - aligned(self._plan.images_bytes)
+        if longest > self._plan.largest_px or pixels > there:
+            side = max(self._plan.largest_px, min(1 << (longest - 1).bit_length(), MOST_PX))
+            self._make_room(CropPlan.make(self._spec, self.batch, side), max(pixels, there))
+
+    def _make_room(self, plan: CropPlan, pixels: int) -> None:
+        """Memory for `plan` and for `pixels` bytes of images, recorded anew. Where that fails, all stays as it was."""
+        with ExitStack() as fresh:
+            self._equip(fresh, plan, max(aligned(plan.images_bytes) + pixels, plan.crops_bytes))
+            self._roomy.close()
+            self._roomy = fresh.pop_all()
+
+    def _equip(self, fresh: ExitStack, plan: CropPlan, size: int) -> None:
+        gpu, stream = self._gpu, self._stream
+        inbox = self._allocate(fresh, size)
+        workspace = self._allocate(fresh, plan.workspace_bytes)
+        staging = self._pinned(fresh, size)
+        launches = plan.launches(inbox, self._crops, self._outbox + self._verdicts_at, workspace)
+
+        def crop() -> None:
+            gpu.upload(inbox, staging, stream)
+            for launch in launches:
+                gpu.launch(launch, stream)
+
+        def hand_in() -> None:
+            gpu.upload(self._crops, staging[: plan.crops_bytes], stream)
+
+        def answer() -> None:
+            gpu.download(self._answers, self._outbox, stream)
+
+        from_pixels = record_around(gpu, stream, self._pass, self.notes.append, before=crop, after=answer)
+        fresh.callback(from_pixels.close)
+        from_crops = record_around(gpu, stream, self._pass, self.notes.append, before=hand_in, after=answer)
+        fresh.callback(from_crops.close)
+        self._from_pixels, self._from_crops = from_pixels, from_crops
+        self._plan, self._inbox, self._staging, self._staged = plan, inbox, staging, size

@@ -1,0 +1,131 @@
+"""ONNX Runtime on the CPU: the second opinion, and the backend where OpenVINO can't be installed.
+
+One session serves all lanes: its `run` may be called from many threads, and for `throughput` each call works in the thread that
+made it.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blastscope.runtime.backends.cache.blob_store import engine_digest
+from blastscope.runtime.backends.protocol import Engine, EngineOptions, Workload
+from blastscope.runtime.errors import BlastscopeError, DeviceError, EngineError, MissingLibrary
+from blastscope.runtime.io.cpu_info import usable_threads
+from blastscope.runtime.types import Execution, Layout
+
+NAME = "onnxruntime"
+THROUGHPUT_BATCH = 4  # crops a call; each costs Python a little
+
+
+class Lane:
+    """A caller of the session. Lanes may run side by side, each in one thread."""
+
+    name = NAME
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+
+    def infer(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Probabilities (N, 3, 2) of `crops` (N, S, S, 3), in an array of their own."""
+        if self._session is None:
+            raise EngineError("onnxruntime: the engine is closed")
+        with translated("inference"):
+            (answers,) = self._session.run(["probabilities"], {"crops": np.ascontiguousarray(crops)})
+        return np.asarray(answers, np.float32)
+
+    def close(self) -> None:
+        """Lets go of the session; the last lane frees it."""
+        self._session = None
+
+
+def executions(device: str) -> tuple[Execution, ...]:
+    """What the CPU provider computes in: fp16 graphs too run as f32. Raises `DeviceError` for another device."""
+    if device != "CPU":
+        raise DeviceError(f"onnxruntime serves the CPU only, not '{device}'")
+    return ("f32", "int8")
+
+
+def fingerprint(device: str) -> dict[str, str]:
+    """The library's version and the processor."""
+    return {
+        "backend": NAME,
+        "version": str(load_onnxruntime().__version__),
+        "device": device,
+        "device_name": platform.processor(),
+    }
+
+
+def offered_layouts(device: str, workload: Workload, threads: int | None) -> tuple[Layout, ...]:
+    """The whole network in one session, always."""
+    return ("fused",)
+
+
+def open_engine(graph: Path, sha256: str, options: EngineOptions) -> Engine:
+    """Loads `graph` into a session."""
+    offered = executions(options.device)
+    if options.execution not in offered:
+        raise DeviceError(f"onnxruntime on the CPU computes in {', '.join(offered)}; {options.execution} is not offered")
+    if options.layout != "fused":
+        raise DeviceError(f"onnxruntime computes a network whole, not '{options.layout}'")
+    threads = options.threads or usable_threads()
+    many = options.workload == "throughput"
+    facts = {"graph": sha256, "execution": options.execution, "workload": options.workload, "threads": str(threads)}
+    session = _session(graph, threads=1 if many else threads)
+    return Engine(
+        lanes=tuple(Lane(session) for _ in range(threads if many else 1)),
+        backend=NAME,
+        device=options.device,
+        execution=options.execution,
+        digest=engine_digest({**fingerprint(options.device), **facts}),
+        batch=THROUGHPUT_BATCH if many else 1,
+    )
+
+
+def _session(graph: Path, *, threads: int) -> Any:
+    library = load_onnxruntime()
+    options = library.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors only: what we raise says the rest
+    with translated(f"'{graph}'"):
+        session = library.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+        shapes = {output.name: output.shape for output in session.get_outputs()}
+        if shapes.get("probabilities", [])[1:] != [3, 2]:
+            raise EngineError(f"'{graph}' is not a fused graph: its outputs are {shapes}")
+    return session
+
+
+@contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Turns what the library raises into `EngineError`."""
+    try:
+        yield
+    except BlastscopeError:
+        raise
+    except foreign() as error:
+        raise EngineError(f"onnxruntime, {what}: {str(error).splitlines()[0] if str(error) else error!r}") from error
+
+
+def foreign() -> tuple[type[Exception], ...]:
+    """What the library raises: classes of its own, which have no root in common, and Python's for a wrong feed."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    own = [kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    return (*own, RuntimeError, ValueError, TypeError)
+
+
+def load_onnxruntime() -> Any:
+    """The library. Raises `MissingLibrary`."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingLibrary("onnxruntime", "onnxruntime") from error
+    return onnxruntime

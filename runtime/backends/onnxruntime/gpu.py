@@ -1,0 +1,146 @@
+"""ONNX Runtime's CUDA provider on our device memory: the road for a GPU that no TensorRT at hand supports.
+
+The session works on our stream and is bound to our addresses, so that crops and answers never visit the host. It can't be
+recorded: the library refuses to run while its stream is captured.
+"""
+
+from __future__ import annotations
+
+import io
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from blastscope.runtime.backends.cache.blob_store import engine_digest
+from blastscope.runtime.backends.nvidia.bound_network import Pass, Place
+from blastscope.runtime.backends.nvidia.engine_factory import engine_on
+from blastscope.runtime.backends.onnxruntime.cpu import NAME, load_onnxruntime, translated
+from blastscope.runtime.backends.protocol import Engine, EngineOptions
+from blastscope.runtime.cuda.driver import find_gpu
+from blastscope.runtime.cuda.protocol import Gpu
+from blastscope.runtime.cuda.pycuda_device import open_gpu
+from blastscope.runtime.errors import DeviceError, EngineError, MissingLibrary
+from blastscope.runtime.types import Execution
+
+PROVIDER = "CUDAExecutionProvider"
+
+
+def executions(device: str) -> tuple[Execution, ...]:
+    """What the CUDA provider computes in; it has no int8 convolutions. Raises `MissingLibrary`, `DeviceError`s."""
+    find_gpu(int(device))
+    library()
+    return ("f32", "f16")
+
+
+def fingerprint(device: str) -> dict[str, str]:
+    """The library's version, the GPU and its driver."""
+    gpu = find_gpu(int(device))
+    return {"backend": f"{NAME} cuda", "version": str(library().__version__), "gpu": gpu.name, "driver": gpu.driver}
+
+
+def prepared(sha256: str, options: EngineOptions) -> bool:
+    """Always: nothing is built."""
+    return True
+
+
+def build(graph: Path, sha256: str, options: EngineOptions) -> None:
+    """Nothing is built."""
+
+
+def open_engine(graph: Path, sha256: str, options: EngineOptions) -> Engine:
+    """Loads `graph` on the GPU. Raises `MissingLibrary`, `EngineError`, `DeviceError`s."""
+    offered = executions(options.device)
+    if options.execution not in offered:
+        raise DeviceError(f"onnxruntime on CUDA computes in {', '.join(offered)}; {options.execution} is not offered")
+    gpu = open_gpu(int(options.device))
+    facts = {"graph": sha256, "execution": options.execution, **fingerprint(options.device)}
+    return engine_on(
+        gpu,
+        lambda: BoundNetwork(gpu, graph, PROVIDER),
+        options,
+        name=NAME,
+        execution=options.execution,
+        digest=engine_digest(facts),
+    )
+
+
+class BoundNetwork:
+    """See `Network`: a session for each stream, since a session works on one."""
+
+    def __init__(self, gpu: Gpu, graph: Path, provider: str) -> None:
+        self._gpu, self._graph, self._provider = gpu, graph, provider
+        self._sessions: dict[int, Any] = {}
+
+    def bind(self, place: Place) -> Pass:
+        """A pass at `place`; its stream's first one loads the graph."""
+        session = self._sessions.get(place.stream)
+        if session is None:
+            session = self._sessions[place.stream] = self._load(place.stream)
+        return _BoundPass(self._gpu, session, place, "cuda" if self._provider == PROVIDER else "cpu")
+
+    def close(self) -> None:
+        """Frees the sessions."""
+        self._sessions.clear()
+
+    def _load(self, stream: int) -> Any:
+        onnxruntime = load_onnxruntime()
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        settings = {"device_id": str(self._gpu.found.ordinal), "user_compute_stream": str(stream), "use_tf32": "0"}
+        providers = [(PROVIDER, settings), "CPUExecutionProvider"] if self._provider == PROVIDER else [self._provider]
+        with translated(f"'{self._graph}'"):
+            session = onnxruntime.InferenceSession(str(self._graph), options, providers=providers)
+            # without the CUDA libraries that it wants, the library goes to the CPU and only logs it
+            if session.get_providers()[0] != self._provider:
+                raise EngineError(
+                    "onnxruntime can't load its CUDA provider: it wants other versions of CUDA and cuDNN than are here; "
+                    "pip install 'blastscope[onnxruntime-gpu]' brings them"
+                )
+            shapes = {output.name: output.shape for output in session.get_outputs()}
+            if shapes.get("probabilities", [])[1:] != [3, 2]:
+                raise EngineError(f"'{self._graph}' is not a fused graph: its outputs are {shapes}")
+        return session
+
+
+class _BoundPass:
+    recordable = False
+
+    def __init__(self, gpu: Gpu, session: Any, place: Place, kind: str) -> None:
+        self._gpu, self._session = gpu, session
+        side = session.get_inputs()[0].shape[1]
+        ordinal = gpu.found.ordinal
+        with translated("binding"):
+            self._binding = session.io_binding()
+            self._binding.bind_input("crops", kind, ordinal, np.uint8, (place.batch, side, side, 3), place.crops)
+            self._binding.bind_output("probabilities", kind, ordinal, np.float32, (place.batch, 3, 2), place.probabilities)
+            self._options = load_onnxruntime().RunOptions()
+            # the stream is ours, and is waited for once, behind the download
+            self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+
+    def enqueue(self) -> None:
+        try:
+            with translated("inference"):
+                self._session.run_with_iobinding(self._binding, self._options)
+        except EngineError:
+            self._gpu.check("onnxruntime")  # a lost GPU is another matter than a graph that fails
+            raise
+
+    def close(self) -> None:
+        self._binding = self._session = None
+
+
+def library() -> Any:
+    """ONNX Runtime with its CUDA provider. Raises `MissingLibrary`."""
+    try:
+        onnxruntime = load_onnxruntime()
+    except MissingLibrary as error:
+        raise MissingLibrary("onnxruntime-gpu", "onnxruntime-gpu") from error
+    if PROVIDER not in onnxruntime.get_available_providers():
+        # the two packages share their files: both at once is neither
+        raise MissingLibrary("onnxruntime-gpu (in place of onnxruntime)", "onnxruntime-gpu")
+    if hasattr(onnxruntime, "preload_dlls"):
+        with redirect_stdout(io.StringIO()):  # it prints what it doesn't find, where only results may stand
+            onnxruntime.preload_dlls()  # CUDA's and cuDNN's libraries from pip's packages, which no search path holds
+    return onnxruntime

@@ -1,0 +1,1 @@
+"""OpenVINO: compiles a bundle's graph for CPU cores and runs it."""

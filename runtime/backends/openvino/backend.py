@@ -1,0 +1,208 @@
+"""OpenVINO: the default backend, for CPUs and for whatever other device its plugins find.
+
+Every lane answers crop by crop on a graph of fixed shape: measured, a lite0 ensemble costs a core 25 ms a crop so, 33 ms with a
+dynamic batch, and larger batches save nothing. layouts.py says what of the cores each lane has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blastscope.runtime.backends.cache.blob_store import Kept, engine_digest, engine_file, read_engine, write_engine
+from blastscope.runtime.backends.openvino import stream_layout as layouts
+from blastscope.runtime.backends.openvino.core import core, library, translated
+from blastscope.runtime.backends.openvino.infer_request import NAME, Lane, PartsLane
+from blastscope.runtime.backends.openvino.partition import Uncut, cut
+from blastscope.runtime.backends.openvino.stream_layout import Share, Spread
+from blastscope.runtime.backends.openvino.uint8_activations import make_unsigned
+from blastscope.runtime.backends.protocol import Backend, Engine, EngineOptions, Staged, Workload
+from blastscope.runtime.errors import DeviceError, EngineError
+from blastscope.runtime.io.cpu_info import usable_threads
+from blastscope.runtime.types import Execution, Layout
+
+T = TypeVar("T")
+
+_PAGE = 4096
+_CAPABILITIES: dict[str, Execution] = {"FP32": "f32", "BF16": "bf16", "FP16": "f16", "INT8": "int8"}
+_HINTS: dict[Execution, str] = {"f32": "f32", "bf16": "bf16", "f16": "f16", "int8": "f32"}  # int8 stands in the graph itself
+_TYPES: dict[str, Execution] = {
+    "float32": "f32",
+    "f32": "f32",
+    "bfloat16": "bf16",
+    "bf16": "bf16",
+    "float16": "f16",
+    "f16": "f16",
+}
+
+
+def available_devices() -> dict[str, str]:
+    """The devices that the plugins find here, each with its full name. Raises `MissingLibrary`."""
+    with translated("devices"):
+        return {name: str(core().get_property(name, "FULL_DEVICE_NAME")) for name in core().available_devices}
+
+
+def executions(device: str) -> tuple[Execution, ...]:
+    """What `device` computes in, as its plugin says. Raises `MissingLibrary`, `DeviceError`."""
+    here = core().available_devices
+    if device not in here:
+        raise DeviceError(f"openvino has no device '{device}' here: it has {', '.join(here) or 'none'}")
+    with translated(f"device '{device}'"):
+        capabilities = core().get_property(device, "OPTIMIZATION_CAPABILITIES")
+    return tuple(execution for name, execution in _CAPABILITIES.items() if name in capabilities)
+
+
+def fingerprint(device: str) -> dict[str, str]:
+    """The library's version and the device's full name."""
+    with translated(f"device '{device}'"):
+        full_name = core().get_property(device, "FULL_DEVICE_NAME")
+        version = core().get_versions(device)[device].build_number
+    return {"backend": NAME, "version": str(version), "device": device, "device_name": str(full_name)}
+
+
+def offered_layouts(device: str, workload: Workload, threads: int | None) -> tuple[Layout, ...]:
+    """The layouts worth measuring on `device`, the one that is taken unmeasured first."""
+    return layouts.offered(workload, threads or usable_threads()) if device == "CPU" else ("fused",)
+
+
+def open_engine(graph: Path, sha256: str, options: EngineOptions) -> Engine:
+    """Compiles `graph`, or takes the compiled engine from the cache."""
+    offered = executions(options.device)
+    if options.execution not in offered:
+        raise DeviceError(f"'{options.device}' computes in {', '.join(offered)}; {options.execution} is not offered")
+    spread = layouts.spread(options.layout, options.workload, options.threads or usable_threads())
+    settings = [_settings(options, share) for share in spread.shares]
+    facts = {"graph": sha256, "execution": options.execution, "settings": repr([sorted(one.items()) for one in settings])}
+    digest = engine_digest({**fingerprint(options.device), **facts})
+    path = engine_file(options.cache_dir, digest) if options.cache_dir else None
+    kept = read_engine(path) if path else None
+    networks, notes = _load(kept, options.device, settings) if kept else (None, ())
+    seal = kept.seal if kept and networks else None
+    keep: Callable[[], str | None] | None = None
+    if networks is None:
+        if path and path.exists() and not kept:
+            notes = ("a damaged engine in the cache was replaced",)
+        networks = _compile(graph, options.device, settings)
+        keep = partial(_keep, networks, path) if path else None
+        if keep and not options.keep_later and (reason := keep()):
+            notes = (reason,)
+    with translated("loading"):
+        execution = _read_back(networks, options.execution)
+        lanes, staged = _lanes(networks, spread, kept)
+    return Engine(
+        lanes=lanes,
+        backend=NAME,
+        device=options.device,
+        execution=execution,
+        digest=digest,
+        notes=notes,
+        layout=options.layout,
+        staged=staged,
+        seal=seal,
+        keep=keep if options.keep_later else None,
+    )
+
+
+def _lanes(
+    networks: Sequence[Any | None], spread: Spread, memory: Kept | None
+) -> tuple[tuple[Backend, ...], tuple[Staged, ...]]:
+    """The lanes, and those of them that can leave voters out."""
+    if len(networks) == 1:
+        return tuple(Lane(networks[0], memory) for _ in range(spread.lanes)), ()
+    parts = tuple(PartsLane(networks, memory, together=spread.together) for _ in range(spread.lanes))
+    return parts, () if spread.together else parts
+
+
+def _settings(options: EngineOptions, share: Share) -> dict[str, Any]:
+    hint = {"INFERENCE_PRECISION_HINT": _HINTS[options.execution], "PERFORMANCE_HINT": options.workload.upper()}
+    if options.device != "CPU":
+        return hint
+    # Unpinned: the threads that decode and crop share the cores with those that infer.
+    return {**hint, "NUM_STREAMS": share.streams, "INFERENCE_NUM_THREADS": share.threads, "ENABLE_CPU_PINNING": False}
+
+
+def _load(kept: Kept, device: str, settings: Sequence[dict[str, Any]]) -> tuple[list[Any | None] | None, tuple[str, ...]]:
+    """The compiled networks that were kept, or None with a note where they are of no use."""
+
+    def load(blob: NDArray[np.uint8], setting: dict[str, Any]) -> Any | None:
+        # the library reads weights where they are mapped: the lanes hold the mapping
+        return core().import_model(library().Tensor(blob, shared_memory=True), device, setting) if len(blob) else None
+
+    try:
+        with translated("the engine cache"):
+            networks = _two_at_a_time(load, _apart(kept.data, len(settings)), settings)
+    except EngineError as error:
+        return None, (f"an engine in the cache was replaced: {error}",)
+    return networks, ()
+
+
+def _keep(networks: Sequence[Any | None], path: Path) -> str | None:
+    """Writes the compiled networks to `path`; gives the reason where that can't be done."""
+    try:
+        with translated("export"):
+            blobs = [network.export_model().getbuffer() if network else memoryview(b"") for network in networks]
+    except EngineError as error:
+        return f"engine cache: {error}, so every opening compiles anew"
+    pieces = [piece for blob in blobs for piece in (blob, bytes(-len(blob) % _PAGE))]
+    reason = write_engine(path, *pieces, np.array([len(blob) for blob in blobs], "<u8").tobytes())
+    return reason and f"engine cache: {reason}, so every opening compiles anew"
+
+
+def _apart(data: NDArray[np.uint8], count: int) -> list[NDArray[np.uint8]]:
+    """The blobs of an engine file: each from the start of a page, their sizes at the end."""
+    sizes = np.frombuffer(data[-8 * count :].tobytes(), "<u8").tolist()
+    starts = [0, *accumulate(size + -size % _PAGE for size in sizes)]
+    if starts[-1] + 8 * count != len(data):
+        raise EngineError("the file is none of ours")
+    return [data[start : start + size] for start, size in zip(starts, sizes, strict=False)]
+
+
+def _compile(graph: Path, device: str, settings: Sequence[dict[str, Any]]) -> list[Any | None]:
+    with translated(f"'{graph}'"):
+        model = _read(graph)
+        if len(settings) == 1:
+            return [core().compile_model(model, device, settings[0])]
+        try:
+            parts = cut(library(), model)
+        except Uncut as error:
+            raise EngineError(f"'{graph}' can't be cut into parts: {error}") from error
+        # copies: parts share operators, and compilers of two threads must not meet in one
+        copies = [part and part.clone() for part in parts]
+        return _two_at_a_time(lambda part, setting: part and core().compile_model(part, device, setting), copies, settings)
+
+
+def _read(graph: Path) -> Any:
+    """The fused graph for one crop, with probabilities as its only output: the vote is made by inference/voting.py."""
+    model = core().read_model(graph)
+    shape = model.input("crops").partial_shape
+    model.reshape({"crops": [1, *list(shape)[1:]]})
+    answer = model.output("probabilities")
+    if list(answer.partial_shape.to_shape()) != [1, 3, 2]:
+        raise EngineError(f"'{graph}' is not a fused graph: its probabilities are {answer.partial_shape}")
+    make_unsigned(library(), model)
+    return library().Model([answer.node], model.get_parameters())
+
+
+def _two_at_a_time(
+    load: Callable[[T, dict[str, Any]], Any | None], sources: Sequence[T], settings: Sequence[dict[str, Any]]
+) -> list[Any | None]:
+    """Every part loaded, two at a time: A and B cost almost all of it, and the library loads a network with one thread."""
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(load, sources, settings))
+
+
+def _read_back(networks: Sequence[Any | None], asked: Execution) -> Execution:
+    """What the engine computes in, whatever was asked. In an int8 graph that is int8, the rest of it f32."""
+    if asked == "int8":
+        return "int8"
+    told = next(filter(None, networks)).get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    if told not in _TYPES:
+        raise EngineError(f"openvino computes in '{told}', which has no name here")
+    return _TYPES[told]

@@ -1,0 +1,143 @@
+"""Lanes of OpenVINO engines: one network, or the parts of one, run side by side or one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blastscope.runtime.backends.openvino.core import translated
+from blastscope.runtime.backends.openvino.partition import STEM
+from blastscope.runtime.backends.protocol import Cascade, sure_enough
+from blastscope.runtime.errors import EngineError
+
+NAME = "openvino"
+Crops = NDArray[np.uint8]
+
+
+class Lane:
+    """One infer request, on a network that lies in `memory`. Not thread-safe."""
+
+    name = NAME
+
+    def __init__(self, compiled: Any, memory: object) -> None:
+        self._memory = memory
+        self._request = compiled.create_infer_request()
+        self._input: Crops | None = self._request.get_input_tensor(0).data  # (1, S, S, 3)
+
+    def infer(self, crops: Crops) -> NDArray[np.float32]:
+        """Probabilities (N, 3, 2) of `crops` (N, S, S, 3), in an array of their own."""
+        entry = _checked(self._input, crops)
+        answers = np.empty((len(crops), 3, 2), np.float32)
+        with translated("inference"):
+            for crop, answer in zip(crops, answers, strict=True):
+                entry[0] = crop
+                _run(self._request)
+                answer[:] = self._request.get_output_tensor(0).data[0]
+        return answers
+
+    def close(self) -> None:
+        """Frees the request."""
+        self._input = self._request = None
+        self._memory = None
+
+
+class PartsLane:
+    """Infer requests of a network's parts, which lie in `memory` and hand their tensors on without a copy. Not thread-safe.
+
+    `together` runs A and B at the same time, each on its own cores; else one comes after the other, and a cascade may leave
+    the second out.
+    """
+
+    name = NAME
+
+    def __init__(self, parts: Sequence[Any], memory: object, *, together: bool) -> None:
+        stem, a, b, rest, opinion = (part and part.create_infer_request() for part in parts)
+        self._together, self._memory = together, memory
+        self._stem: Any | None = stem
+        self._sides: tuple[Any, ...] = (a, b)
+        self._rest: Any = rest
+        self._opinion: Any = opinion
+        self._entry: Crops | None = (stem or a).get_input_tensor(0).data  # (1, S, S, 3)
+        if stem:
+            for side in self._sides:
+                for entry in side.model_inputs:
+                    place = next(int(name.removeprefix(STEM)) for name in entry.names if name.startswith(STEM))
+                    side.set_tensor(entry, stem.get_output_tensor(place))
+        else:
+            b.set_input_tensor(0, a.get_input_tensor(0))
+        said = [side.get_output_tensor(place) for side in self._sides for place in range(_outputs(side))]
+        for place, tensor in enumerate(said):
+            rest.set_input_tensor(place, tensor)
+
+    def infer(self, crops: Crops) -> NDArray[np.float32]:
+        """Probabilities (N, 3, 2) of `crops` (N, S, S, 3), in an array of their own."""
+        answers = np.empty((len(crops), 3, 2), np.float32)
+        with translated("inference"):
+            for answer in self._begun(crops, answers):
+                self._run_sides()
+                _run(self._rest)
+                answer[:] = self._rest.get_output_tensor(0).data[0]
+        return answers
+
+    def infer_in_turn(self, crops: Crops, cascade: Cascade) -> NDArray[np.float32]:
+        """The same, with NaN for the voters that were not run where the first one of `cascade` was sure enough."""
+        answers = np.full((len(crops), 3, 2), np.nan, np.float32)
+        first, second = self._sides[cascade.first], self._sides[1 - cascade.first]
+        with translated("inference"):
+            for answer in self._begun(crops, answers):
+                _run(first)
+                self._opinion.set_input_tensor(0, first.get_output_tensor(0))
+                _run(self._opinion)
+                pair = self._opinion.get_output_tensor(0).data[0, :1]  # (1, 2)
+                if sure_enough(pair, cascade.threshold)[0]:
+                    answer[cascade.first] = pair[0]
+                    continue
+                _run(second)
+                _run(self._rest)
+                answer[:] = self._rest.get_output_tensor(0).data[0]
+        return answers
+
+    def close(self) -> None:
+        """Frees the requests."""
+        self._entry = self._stem = self._rest = self._opinion = None
+        self._sides = ()
+        self._memory = None
+
+    def _begun(self, crops: Crops, answers: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+        """The place of each crop's answer, once the crop stands where the sides read it."""
+        entry = _checked(self._entry, crops)
+        for crop, answer in zip(crops, answers, strict=True):
+            entry[0] = crop
+            if self._stem:
+                _run(self._stem)
+            yield answer
+
+    def _run_sides(self) -> None:
+        if self._together:
+            for side in self._sides:
+                side.start_async()
+            for side in self._sides:
+                side.wait()
+        else:
+            for side in self._sides:
+                _run(side)
+
+
+def _run(request: Any) -> None:
+    request.start_async()  # cheaper than `infer`, which builds a dictionary of results
+    request.wait()
+
+
+def _outputs(request: Any) -> int:
+    return len(request.model_outputs)
+
+
+def _checked(entry: Crops | None, crops: Crops) -> Crops:
+    if entry is None:
+        raise EngineError("openvino: the engine is closed")
+    if crops.shape[1:] != entry.shape[1:] or crops.dtype != np.uint8:
+        raise EngineError(f"openvino: crops are {crops.dtype} {crops.shape}, the graph takes uint8 {entry.shape}")
+    return entry

@@ -1,0 +1,1 @@
+"""TensorRT and TensorRT-RTX: builds engines from ONNX graphs and runs them."""

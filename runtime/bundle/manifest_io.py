@@ -1,0 +1,116 @@
+"""Turns the bytes of manifest.json into a `Manifest`, or says what is wrong with them. Trusts nothing.
+
+`python -m blastscope.runtime.bundle.manifest_io` rewrites runtime/bundle/bundle.schema.json from the records in manifest.py.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from blastscope.runtime.bundle.manifest import FORMAT, FORMAT_PATTERN, Manifest
+from blastscope.runtime.errors import BundleError, FormatTooNew
+from blastscope.runtime.io.atomic import write_content
+from blastscope.runtime.io.strict_model import problems
+
+MANIFEST = "manifest.json"
+MANIFEST_LIMIT = 8 * 1024 * 1024  # bytes; a manifest of 10,000 calibration cells has about 0.5 MB
+
+
+def read_manifest_bytes(folder: Path, shown: Path) -> bytes:
+    """The bytes of `folder`/manifest.json; errors call the bundle `shown`. Raises `BundleError`."""
+    path = folder / MANIFEST
+    if path.is_symlink() or not path.is_file():
+        raise BundleError(shown, f"holds no {MANIFEST}, so it is not a bundle")
+    with path.open("rb") as stream:
+        data = stream.read(MANIFEST_LIMIT + 1)
+    if len(data) > MANIFEST_LIMIT:
+        raise BundleError(shown, f"{MANIFEST} is larger than {MANIFEST_LIMIT} bytes")
+    return data
+
+
+def parse_manifest(data: bytes, shown: Path) -> Manifest:
+    """The manifest in `data`. Raises `BundleError`, or `FormatTooNew` before any unknown key is looked at."""
+    table = _strict_json(data, shown)
+    _check_format(table.get("format"), shown)
+    try:
+        return Manifest.model_validate_json(data, strict=True)
+    except ValidationError as error:
+        found = problems(error)
+        rest = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
+        raise BundleError(shown, f"{MANIFEST}: {'; '.join(found[:3])}{rest}") from error
+
+
+def _strict_json(data: bytes, shown: Path) -> dict[str, Any]:
+    """`data` as one JSON object in which no key stands twice and every number is finite."""
+    try:
+        table = json.loads(data.decode("utf-8"), object_pairs_hook=_no_key_twice, parse_constant=_refuse, parse_float=_finite)
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+        raise BundleError(shown, f"{MANIFEST} is not JSON: {error}") from error
+    if not isinstance(table, dict):
+        raise BundleError(shown, f"{MANIFEST} is not a JSON object")
+    return table
+
+
+def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    # two readers that keep different ones of a doubled key would see two bundles behind one digest
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)!r} stands twice")
+    return table
+
+
+def _refuse(word: str) -> float:
+    raise ValueError(f"{word} is not a JSON number")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise ValueError(f"{digits} is too large for a number")
+    return value
+
+
+def _check_format(found: object, shown: Path) -> None:
+    if not isinstance(found, str) or not re.fullmatch(FORMAT_PATTERN, found):
+        raise BundleError(shown, f"{MANIFEST} names no format such as '{FORMAT}'")
+    wanted, ours = _version(found), _version(FORMAT)
+    if wanted > ours:
+        raise FormatTooNew(shown, needed=found, supported=FORMAT)
+    if wanted[0] != ours[0]:
+        raise BundleError(shown, f"format {found} is no longer read, only {ours[0]}.0 to {FORMAT}: export the run again")
+
+
+def _version(text: str) -> tuple[int, int]:
+    major, minor = text.split(".")
+    return int(major), int(minor)
+
+
+SCHEMA_FILE = Path(__file__).with_name("bundle.schema.json")
+
+
+def schema_text() -> str:
+    """The JSON schema of manifest.json. Rules between keys (runtime/FORMAT.md) are checked on reading only."""
+    described = Manifest.model_json_schema()
+    schema = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **described,
+        "title": f"blastscope bundle, format {FORMAT}",
+        "required": ["format", *described["required"]],  # has a default in the code only, for writers
+    }
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+
+
+def main() -> None:
+    """Brings the file in step with the code."""
+    write_content(SCHEMA_FILE, schema_text())
+
+
+if __name__ == "__main__":
+    main()

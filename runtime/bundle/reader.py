@@ -1,0 +1,139 @@
+"""Reads a bundle: no `Bundle` exists whose files differ from its manifest."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from blastscope.runtime.bundle.manifest import FileEntry, GraphEntry, GraphModels, Manifest
+from blastscope.runtime.bundle.manifest_io import MANIFEST, parse_manifest, read_manifest_bytes
+from blastscope.runtime.errors import BundleError, DigestMismatch
+from blastscope.runtime.io.atomic import moved_aside, recover
+from blastscope.runtime.io.cpu_info import usable_threads
+from blastscope.runtime.io.hashing import bytes_sha256, file_sha256
+from blastscope.runtime.types import Precision
+
+_LARGE = 64 * 2**20  # bytes: a twentieth of a second of hashing
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A folder that held, when it was read, exactly what its manifest says."""
+
+    path: Path  # absolute
+    manifest: Manifest
+    digest: str  # sha256 of manifest.json, and through it of every file
+
+    def file(self, entry: FileEntry) -> Path:
+        """Where the entry's file lies."""
+        return self.path / entry.file
+
+    def graph(self, precision: Precision, models: GraphModels = "fused") -> GraphEntry | None:
+        """The entry of `models` in `precision`, if the bundle has one."""
+        return self.manifest.graph(precision, models)
+
+
+def read_bundle(path: Path | str, *, cache_dir: Path | None = None) -> Bundle:
+    """The bundle in the folder or zip at `path`, with every digest and size verified.
+
+    A zip is unpacked once, into `cache_dir` (default: the user's cache), under the digest of its bytes. Raises `BundleError`;
+    `DigestMismatch` for a file that is missing or changed, `FormatTooNew` for a bundle of a later version.
+    """
+    path = Path(path)
+    if path.is_file():
+        from blastscope.runtime.bundle.archive import unpack
+
+        return unpack(path, cache_dir)
+    for _ in range(3):
+        _recover(path)
+        if not path.is_dir():
+            if moved_aside(path) or path.is_dir():
+                continue  # a writer stood between its two renames
+            raise BundleError(path, "no such folder or zip")
+        before = _identity(path)
+        try:
+            return read_folder(path, shown=path)
+        except BundleError:
+            # a writer may have put the next bundle in this one's place while it was being read
+            if _identity(path) == before:
+                raise
+    raise BundleError(path, "is being changed again and again: try once more when its writer is done")
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    """What changes when another folder takes the name; with the time, since a freed inode's number is soon used again."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_ctime_ns
+
+
+def _recover(path: Path) -> None:
+    try:
+        recover(path)
+    except OSError as error:
+        raise BundleError(path, f"a broken change of it can't be undone: {error}") from error
+
+
+def read_folder(folder: Path, *, shown: Path) -> Bundle:
+    """The verified bundle in `folder`; errors call it `shown`."""
+    try:
+        data = read_manifest_bytes(folder, shown)
+        manifest = parse_manifest(data, shown)
+        check_listed(folder, manifest, shown)
+        _verify_all(folder, manifest.files(), shown)
+    except OSError as error:
+        raise BundleError(shown, f"can't be read: {error}") from error
+    return Bundle(folder.absolute(), manifest, bytes_sha256(data))
+
+
+def check_listed(folder: Path, manifest: Manifest, shown: Path) -> None:
+    """Refuses what the manifest doesn't list: a stowaway would travel under a digest that says nothing of it."""
+    listed = {MANIFEST, *(entry.file for entry in manifest.files())}
+    for file, is_plain in _walk(folder):
+        if file not in listed:
+            raise BundleError(shown, f"holds '{file}', which the manifest doesn't list")
+        if not is_plain:
+            raise DigestMismatch(shown, file, "is a link or a special file, not a plain file")
+
+
+def _walk(folder: Path, prefix: str = "") -> Iterator[tuple[str, bool]]:
+    """Everything below `folder` but the folders, with whether it is a plain file. Links are never followed."""
+    with os.scandir(folder) as found:
+        for item in found:
+            if item.is_dir(follow_symlinks=False):
+                yield from _walk(Path(item.path), f"{prefix}{item.name}/")
+            else:
+                yield prefix + item.name, item.is_file(follow_symlinks=False)
+
+
+def _verify_all(folder: Path, entries: Sequence[FileEntry], shown: Path) -> None:
+    """Several files at a time where they are large: hashing is most of what opening a large bundle costs before its network."""
+    workers = min(usable_threads(), len(entries)) if sum(entry.size for entry in entries) > _LARGE else 1
+    if workers == 1:
+        for entry in entries:
+            _verify(folder, entry, shown)
+        return
+    with ThreadPoolExecutor(workers, "blastscope-verify") as pool:
+        for _ in pool.map(lambda entry: _verify(folder, entry, shown), entries):
+            pass  # the first one that fails, in the manifest's order, raises here
+
+
+def _verify(folder: Path, entry: FileEntry, shown: Path) -> None:
+    path = folder / entry.file
+    try:
+        found = path.lstat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DigestMismatch(shown, entry.file, "is missing") from error
+    if not stat.S_ISREG(found.st_mode):
+        raise DigestMismatch(shown, entry.file, "is not a plain file")
+    if found.st_size != entry.size:
+        raise DigestMismatch(shown, entry.file, f"is {found.st_size} bytes, manifest says {entry.size}")
+    digest = file_sha256(path)
+    if digest != entry.sha256:
+        raise DigestMismatch(shown, entry.file, f"has sha256 {digest[:12]}…, manifest says {entry.sha256[:12]}…")

@@ -1,0 +1,32 @@
+"""What a crop is, in integers: the part of a bundle that says which pixels the networks see."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from blastscope.runtime.io.strict_model import Record
+
+
+class CropSpec(Record):
+    """How a cell on black becomes S x S pixels. The defaults are the paper's (section 2.2).
+
+    `fit` stretches the cell's box to the side, so that the cell's size is lost. `keep` cuts a window of `window_px` pixels at
+    the box's middle, so that a large blast stays larger than a normal lymphocyte.
+    """
+
+    side_px: int = Field(default=299, ge=8, le=2048)
+    scale: Literal["fit", "keep"] = "fit"
+    window_px: int | None = Field(default=None, ge=8, le=4096)
+    erosion_px: int = Field(default=1, ge=0, le=16)
+    grow_back: bool = True  # False: the paper's literal reading, the box of the eroded mask
+    min_box_px: int = Field(default=24, ge=1)  # C-NMC's smallest cell is 157 px wide
+    max_box_px: int = Field(default=1024, ge=8)  # and its largest 284 px
+    max_background: int = Field(default=24, ge=0, le=254)  # brightest gray that still counts as black around a cell
+
+    @model_validator(mode="after")
+    def _window_goes_with_keep(self) -> Self:
+        if (self.scale == "keep") != (self.window_px is not None):
+            raise ValueError("window_px goes with scale = 'keep', and only with it")
+        return self

@@ -1,0 +1,213 @@
+"""NVIDIA's driver, asked through ctypes alone: which GPUs are here, or why none can be used.
+
+Costs a tenth of a millisecond where there is no driver. Creates no context, so it takes no memory on the device.
+
+A GPU as the key of an engine names it.
+
+NVIDIA's management library (NVML): the driver's version and the free memory, told without creating a context.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any
+
+from pydantic import Field, StringConstraints
+
+from blastscope.runtime.errors import DeviceError, DeviceLost, DriverError, OutOfDeviceMemory
+from blastscope.runtime.io.strict_model import Record
+
+LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+OLDEST = (13, 0)  # the crop kernels are compiled by CUDA 13.0, and older drivers don't load what it makes
+OLDEST_DRIVER = "580"
+OLDEST_CAPABILITY = (7, 5)  # the kernels' oldest target
+_REMEDY = f"install NVIDIA's driver {OLDEST_DRIVER} or later, or say device='cpu'"
+
+_CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76  # CUdevice_attribute
+_OUT_OF_MEMORY = 2
+# From these on every call in the context fails. 201: another library has reset it.
+_LOST = {4, 201, 214, 226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 720, 721, 999}
+_NO_DRIVER = {3: "is not initialised", 34: "is a stub", 803: "and its kernel module differ in version", 35: "is too old"}
+
+
+@dataclass(frozen=True, slots=True)
+class FoundGpu:
+    """A GPU that the driver offers."""
+
+    ordinal: int  # in the driver's order, which CUDA_VISIBLE_DEVICES changes
+    name: str
+    capability: tuple[int, int]
+    memory: int  # bytes
+    pci: str  # bus address, such as 0000:01:00.0
+    driver: str  # version: of the kernel's module where it tells, else of CUDA
+
+    @property
+    def target(self) -> str:
+        """The name of its kind, such as sm86."""
+        return f"sm{self.capability[0]}{self.capability[1]}"
+
+    def free(self) -> int | None:
+        """Bytes of device memory that nobody uses; None where the management library doesn't tell."""
+        return free_memory(self.pci)
+
+
+@dataclass(frozen=True, slots=True)
+class FoundDriver:
+    """A driver that can be used, with its GPUs; at least one."""
+
+    cuda: tuple[int, int]  # newest CUDA that it serves
+    version: str  # of the kernel's module where it tells, else of CUDA
+    gpus: tuple[FoundGpu, ...]
+
+    def gpu(self, ordinal: int) -> FoundGpu:
+        """The GPU of that number. Raises `DeviceError`."""
+        if ordinal >= len(self.gpus):
+            there = ", ".join(f"cuda:{gpu.ordinal} {gpu.name}" for gpu in self.gpus)
+            raise DeviceError(f"there is no GPU 'cuda:{ordinal}' here: there is {there}")
+        return self.gpus[ordinal]
+
+
+def probe(library: str = LIBRARY) -> FoundDriver:
+    """The driver and its GPUs. Raises `DriverError`: missing, too old, or without a GPU; never ends the process."""
+    cuda = _load(library)
+    version = ctypes.c_int()
+    _check(cuda, "cuDriverGetVersion", ctypes.byref(version))
+    newest = (version.value // 1000, version.value % 1000 // 10)
+    if newest < OLDEST:
+        raise DriverError(
+            f"NVIDIA's driver serves CUDA {newest[0]}.{newest[1]}, and CUDA {OLDEST[0]}.{OLDEST[1]} is needed: {_REMEDY}",
+            reason="too old",
+        )
+    _check(cuda, "cuInit", 0)
+    count = ctypes.c_int()
+    _check(cuda, "cuDeviceGetCount", ctypes.byref(count))
+    if count.value < 1:
+        raise DriverError("NVIDIA's driver is here and offers no GPU: is CUDA_VISIBLE_DEVICES set?", reason="no gpu")
+    told = kernel_driver() or f"CUDA {newest[0]}.{newest[1]}"
+    return FoundDriver(newest, told, tuple(_gpu(cuda, number, told) for number in range(count.value)))
+
+
+def find_gpu(ordinal: int, library: str = LIBRARY) -> FoundGpu:
+    """The GPU `cuda:ordinal`, fit for the crop kernels. Raises `DriverError`, `DeviceError`."""
+    gpu = probe(library).gpu(ordinal)
+    if gpu.capability < OLDEST_CAPABILITY:
+        raise DeviceError(
+            f"{gpu.name} is of compute capability {gpu.capability[0]}.{gpu.capability[1]}, and "
+            f"{OLDEST_CAPABILITY[0]}.{OLDEST_CAPABILITY[1]} is the least: say device='cpu'"
+        )
+    return gpu
+
+
+def cuda_error(code: int, doing: str) -> DeviceError:
+    """The error that goes with CUDA's result `code`, which `doing` got."""
+    if code == _OUT_OF_MEMORY:
+        return OutOfDeviceMemory(doing)
+    if code in _LOST:
+        return DeviceLost(doing, code)
+    if code in _NO_DRIVER:
+        return DriverError(f"NVIDIA's driver {_NO_DRIVER[code]}: {_REMEDY}", reason="missing" if code in (3, 34) else "too old")
+    if code == 100:
+        return DriverError(f"NVIDIA's driver is here and finds no GPU: {_REMEDY}", reason="no gpu")
+    if code in (200, 209, 218, 222):
+        return DriverError(f"{doing}: this GPU or its driver can't load the kernels (CUDA error {code}): {_REMEDY}")
+    return DeviceError(f"{doing}: CUDA error {code}")
+
+
+def _load(library: str) -> Any:
+    try:
+        return ctypes.CDLL(library)
+    except OSError as error:
+        raise DriverError(f"no NVIDIA driver is installed ('{library}' is not found): {_REMEDY}", reason="missing") from error
+
+
+def _check(cuda: Any, name: str, *arguments: object) -> None:
+    function: Callable[..., int] | None = getattr(cuda, name, None)
+    if function is None:
+        raise DriverError(f"NVIDIA's driver has no {name}: {_REMEDY}", reason="too old")
+    code = function(*arguments)
+    if code:
+        error = cuda_error(code, name)
+        if isinstance(error, DriverError):
+            raise error
+        # nothing was running that could have been lost
+        raise DriverError(f"NVIDIA's driver fails in {name} (CUDA error {code}): restart the machine, or say device='cpu'")
+
+
+def _gpu(cuda: Any, ordinal: int, driver: str) -> FoundGpu:
+    device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+    memory, name, pci = ctypes.c_size_t(), ctypes.create_string_buffer(256), ctypes.create_string_buffer(64)
+    _check(cuda, "cuDeviceGet", ctypes.byref(device), ordinal)
+    _check(cuda, "cuDeviceGetName", name, len(name), device)
+    _check(cuda, "cuDeviceGetAttribute", ctypes.byref(major), _CAPABILITY_MAJOR, device)
+    _check(cuda, "cuDeviceGetAttribute", ctypes.byref(minor), _CAPABILITY_MINOR, device)
+    _check(cuda, "cuDeviceTotalMem_v2", ctypes.byref(memory), device)
+    _check(cuda, "cuDeviceGetPCIBusId", pci, len(pci), device)
+    capability = (major.value, minor.value)
+    return FoundGpu(ordinal, name.value.decode(), capability, memory.value, pci.value.decode(), driver)
+
+
+def facts_of(found: FoundGpu) -> GpuFacts:
+    """What of `found` an engine depends on: whoever builds and whoever looks for one must say the same."""
+    return GpuFacts(name=found.name, capability=f"{found.capability[0]}.{found.capability[1]}", driver=found.driver)
+
+
+_NVML_LIBRARY = "nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1"
+
+
+class _Memory(ctypes.Structure):
+    _fields_ = [("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong)]
+
+
+@cache
+def kernel_driver(library: str = _NVML_LIBRARY) -> str | None:
+    """The version of the kernel's module, such as 580.95.05; None where nothing tells it."""
+    text = ctypes.create_string_buffer(96)
+    with _opened(library) as nvml:
+        if nvml is None or nvml.nvmlSystemGetDriverVersion(text, len(text)):
+            return None
+    return text.value.decode() or None
+
+
+def free_memory(pci: str, library: str = _NVML_LIBRARY) -> int | None:
+    """Bytes that nobody uses on the GPU at the bus address `pci`; None where nothing tells it."""
+    handle, memory = ctypes.c_void_p(), _Memory()
+    with _opened(library) as nvml:
+        if nvml is None or nvml.nvmlDeviceGetHandleByPciBusId_v2(pci.encode(), ctypes.byref(handle)):
+            return None
+        if nvml.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory)):
+            return None
+    return int(memory.free)
+
+
+@contextmanager
+def _opened(library: str) -> Iterator[Any]:
+    """The library, initialised; None where it isn't there, as on a Jetson."""
+    try:
+        nvml = ctypes.CDLL(library)
+        failed = nvml.nvmlInit_v2()
+    except (OSError, AttributeError):
+        yield None
+        return
+    try:
+        yield None if failed else nvml
+    finally:
+        if not failed:
+            nvml.nvmlShutdown()
+
+
+class GpuFacts(Record):
+    """The GPU that an engine was built on."""
+
+    name: str = Field(min_length=1)  # as the driver calls it
+    capability: Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]?\.[0-9]$")]  # such as 8.6
+    driver: str = Field(min_length=1)
+
+    @property
+    def target(self) -> str:
+        """The name of its kind, such as sm86."""
+        return "sm" + self.capability.replace(".", "")

@@ -1,0 +1,1 @@
+"""How good the calls are: metrics, bootstrap intervals, validation on a site's own labels, drift."""

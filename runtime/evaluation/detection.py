@@ -1,0 +1,195 @@
+"""How good a site's calls are: figures with 95 % intervals by bootstrap over its patients, or over its frames.
+
+`runtime/evaluation/metrics.py` draws patients of which each is either ALL or HEM. A site's frame may hold cells of
+both, and so may its patient: here the units are drawn as one stratum, and draws without both classes are passed over.
+
+Which found cell is which labelled one: each at most once, the best overlap first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blastscope.runtime.bundle.manifest import Interval
+from blastscope.runtime.evaluation.bootstrap import group, interval, resample
+from blastscope.runtime.io.strict_model import Record
+from blastscope.runtime.types import Box, RefusalCode
+
+DRAWS, AT_ONCE = 1000, 50
+
+
+class Finding(Record):
+    """How many of the labelled cells were found, at an overlap (IoU) of 0.5. A refused cell counts as found."""
+
+    labelled: int
+    found: int
+    false: int  # found where no cell is labelled
+    recall: Interval
+    precision: Interval
+
+
+class Fate(Record):
+    """What became of the labelled cells of one class."""
+
+    called_hem: int
+    called_all: int
+    refused: int
+    missed: int
+
+
+class CallFigures(Record):
+    """How good the vote is on the cells that were found and called. ALL is the positive class."""
+
+    cells: int
+    sensitivity: Interval
+    specificity: Interval
+    accuracy: Interval
+    weighted_f1: Interval
+    auroc: Interval
+
+
+class Outcome(NamedTuple):
+    """One cell: labelled, found, or both."""
+
+    unit: str  # its patient, or its frame
+    truth: int | None  # index into CLASSES; None where no cell is labelled
+    found: bool
+    call: int | None  # None where it was missed or refused
+    score: float | None
+    refusal: RefusalCode | None
+
+
+def finding(outcomes: Sequence[Outcome], *, seed: int = 0) -> Finding | None:
+    """How well cells are found; None where none is labelled or none is found."""
+    labelled = np.array([one.truth is not None for one in outcomes], np.float64)
+    found = np.array([one.found for one in outcomes], np.float64)
+    both = labelled * found
+    if not labelled.sum() or not found.sum():
+        return None
+    units = group([one.unit for one in outcomes])
+    weights = resample(np.zeros(len(units.names), np.int64), draws=DRAWS, seed=seed)
+    sums = {name: units.total(values) for name, values in (("labelled", labelled), ("found", found), ("both", both))}
+    drawn = {name: weights @ values for name, values in sums.items()}
+    return Finding(
+        labelled=int(labelled.sum()),
+        found=int(both.sum()),
+        false=int((found - both).sum()),
+        recall=_ratio(sums["both"], sums["labelled"], drawn["both"], drawn["labelled"]),
+        precision=_ratio(sums["both"], sums["found"], drawn["both"], drawn["found"]),
+    )
+
+
+def fates(outcomes: Sequence[Outcome]) -> tuple[Fate, Fate]:
+    """What became of the HEM cells, and of the ALL cells."""
+    hem, malignant = (_fate([one for one in outcomes if one.truth == truth]) for truth in (0, 1))
+    return hem, malignant
+
+
+def calls(outcomes: Sequence[Outcome], *, seed: int = 0) -> CallFigures | None:
+    """How good the vote is; None where not both classes were called something."""
+    called = [one for one in outcomes if one.truth is not None and one.call is not None]
+    truth = np.array([one.truth for one in called], np.int64)
+    if len(set(truth.tolist())) < 2:
+        return None
+    call, score = np.array([one.call for one in called], np.int64), np.array([one.score for one in called], np.float64)
+    units = group([one.unit for one in called])
+    counts = np.bincount(units.of_cell * 4 + truth * 2 + call, minlength=4 * len(units.names)).reshape(-1, 2, 2)
+    weights = resample(np.zeros(len(units.names), np.int64), draws=DRAWS, seed=seed)
+    drawn = np.tensordot(weights, counts.astype(np.float64), axes=1)  # (draws, 2, 2)
+    whole = drawn.sum(axis=2).min(axis=1) > 0  # draws with both classes
+    weights, drawn = weights[whole], drawn[whole]
+    one = counts.sum(axis=0, keepdims=True).astype(np.float64)
+    everyone = np.ones((1, len(units.names)))
+
+    def figure(kind: Literal["sensitivity", "specificity", "accuracy", "weighted_f1"]) -> Interval:
+        return interval(_figures(one)[kind][0], _figures(drawn)[kind])
+
+    return CallFigures(
+        cells=len(called),
+        sensitivity=figure("sensitivity"),
+        specificity=figure("specificity"),
+        accuracy=figure("accuracy"),
+        weighted_f1=figure("weighted_f1"),
+        auroc=interval(
+            _auroc(truth, score, everyone[:, units.of_cell])[0],
+            np.concatenate(
+                [
+                    _auroc(truth, score, weights[start : start + AT_ONCE][:, units.of_cell])
+                    for start in range(0, len(weights), AT_ONCE)
+                ]
+            ),
+        ),
+    )
+
+
+def _ratio(
+    part: NDArray[np.float64], whole: NDArray[np.float64], drawn_part: NDArray[np.float64], drawn_whole: NDArray[np.float64]
+) -> Interval:
+    some = drawn_whole > 0
+    return interval(part.sum() / whole.sum(), drawn_part[some] / drawn_whole[some])
+
+
+def _fate(outcomes: Sequence[Outcome]) -> Fate:
+    found = [one for one in outcomes if one.found]
+    return Fate(
+        called_hem=sum(one.call == 0 for one in found),
+        called_all=sum(one.call == 1 for one in found),
+        refused=sum(one.call is None for one in found),
+        missed=len(outcomes) - len(found),
+    )
+
+
+def _figures(counts: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """The figures of confusion counts (D, 2, 2), each (D,)."""
+    right, support, called = np.diagonal(counts, axis1=1, axis2=2), counts.sum(axis=2), counts.sum(axis=1)
+    recall = right / support
+    f1 = 2 * right / (support + called)
+    return {
+        "specificity": recall[:, 0],
+        "sensitivity": recall[:, 1],
+        "accuracy": right.sum(axis=1) / support.sum(axis=1),
+        "weighted_f1": (f1 * support).sum(axis=1) / support.sum(axis=1),
+    }
+
+
+def _auroc(truth: NDArray[np.int64], score: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The AUROC of the cells under each row of `weights` (D, N): the share of pairs in order, ties counting half."""
+    order = np.argsort(score, kind="stable")
+    starts = np.flatnonzero(np.r_[True, np.diff(score[order]) > 0])
+    hem, malignant = (np.add.reduceat((weights * (truth == one))[:, order], starts, axis=1) for one in (0, 1))
+    below = np.cumsum(hem, axis=1) - hem / 2
+    return np.asarray((malignant * below).sum(axis=1) / (malignant.sum(axis=1) * hem.sum(axis=1)), np.float64)
+
+
+LEAST_IOU = 0.5
+
+
+def match(labelled: Sequence[Box], found: Sequence[Box], *, least_iou: float = LEAST_IOU) -> dict[int, int]:
+    """For each labelled box that was found the number of the found one; both ways each box counts once."""
+    overlaps = iou(labelled, found)
+    pairs: dict[int, int] = {}
+    taken: set[int] = set()
+    order = np.argsort(-overlaps, axis=None, kind="stable")
+    for place in order.tolist():
+        one, other = divmod(place, max(len(found), 1))
+        if overlaps[one, other] < least_iou:
+            break
+        if one not in pairs and other not in taken:
+            pairs[one] = other
+            taken.add(other)
+    return dict(sorted(pairs.items()))
+
+
+def iou(first: Sequence[Box], second: Sequence[Box]) -> NDArray[np.float64]:
+    """(A, B) the intersection of each two boxes over their union."""
+    a, b = (np.asarray(boxes, np.float64).reshape(-1, 4) for boxes in (first, second))
+    corner0 = np.maximum(a[:, None, :2], b[None, :, :2])
+    corner1 = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    shared = np.clip(corner1 - corner0, 0, None).prod(axis=2)
+    sizes = [(boxes[:, 2:] - boxes[:, :2]).prod(axis=1) for boxes in (a, b)]
+    union = sizes[0][:, None] + sizes[1][None, :] - shared
+    return np.asarray(np.divide(shared, union, out=np.zeros_like(shared), where=union > 0), np.float64)

@@ -1,0 +1,151 @@
+"""What went wrong in a validation, cell by cell, with a picture of each: eyes say whether label, outline or call is wrong.
+
+The cells that went wrong in a validation, as a section of its page.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from blastscope.runtime.evaluation.detection import match
+from blastscope.runtime.evaluation.labels import LabelledCell
+from blastscope.runtime.frames.report.markup import Html, picture, safe
+from blastscope.runtime.frames.report.theme import LOOKS, kind_of, names_of, words_of
+from blastscope.runtime.frames.report.thumbnails import draw_around, jpeg
+from blastscope.runtime.frames.types import FrameCell, FrameReport
+from blastscope.runtime.io.slides.slide import Scan
+from blastscope.runtime.io.slides.tiff_codec import Unreadable
+from blastscope.runtime.types import Box, ClassName
+
+MOST_PICTURES = 2000  # some 5 kB each
+
+Kind = Literal["all-called-hem", "hem-called-all", "missed", "refused", "unlabelled"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Mistake:
+    """One cell whose label and call aren't the same."""
+
+    path: Path  # of its frame
+    box: Box  # the label's; of a cell that nobody labelled its own
+    label: ClassName | None  # the expert's; None where no cell is labelled
+    cell: FrameCell | None  # as it was found; None where it wasn't
+    picture: bytes | None = None  # a JPEG: the label's box and the outlines of what was found, in the colours of their classes
+
+    @property
+    def kind(self) -> Kind:
+        """What went wrong."""
+        if self.cell is None:
+            return "missed"
+        if self.label is None:
+            return "unlabelled"
+        if self.cell.label is None:
+            return "refused"
+        return "all-called-hem" if self.label == "all" else "hem-called-all"
+
+
+def mistakes_in(path: Path, labelled: Sequence[LabelledCell], found: Sequence[FrameCell]) -> Iterator[Mistake]:
+    """What went wrong in one frame: the labelled cells first, then those that nobody labelled."""
+    pairs = match([cell.box for cell in labelled], [cell.box for cell in found])
+    for number, expert in enumerate(labelled):
+        cell = found[pairs[number]] if number in pairs else None
+        if cell is None or cell.label != expert.label:
+            yield Mistake(path, expert.box, expert.label, cell)
+    for number, cell in enumerate(found):
+        if number not in pairs.values():
+            yield Mistake(path, cell.box, None, cell)
+
+
+class Pictures:
+    """Pictures of mistakes, taken while their frame is open. `look` is for `Scope.examine_files`: many threads may call it."""
+
+    def __init__(self, labels: Mapping[Path, tuple[LabelledCell, ...]]) -> None:
+        self._labels = labels
+        self._taken: dict[Path, list[bytes | None]] = {}
+        self._left = MOST_PICTURES
+        self._lock = threading.Lock()
+
+    def look(self, scan: Scan, report: FrameReport) -> None:
+        """Takes the pictures of one frame's mistakes."""
+        if report.path is None or report.refusal:
+            return
+        labelled = self._labels[report.path]
+        wrong = list(mistakes_in(report.path, labelled, report.cells))
+        with self._lock:
+            count = min(len(wrong), self._left)
+            self._left -= count
+        taken = [_picture(scan, one, labelled, report.cells) for one in wrong[:count]]
+        with self._lock:
+            self._taken[report.path] = [*taken, *[None] * (len(wrong) - count)]
+
+    def shown(self, mistakes: Sequence[Mistake]) -> list[Mistake]:
+        """The mistakes of one frame with their pictures, which are kept no longer."""
+        with self._lock:
+            taken = self._taken.pop(mistakes[0].path, None) if mistakes else None
+        pictures = taken or [None] * len(mistakes)
+        return [replace(one, picture=picture) for one, picture in zip(mistakes, pictures, strict=True)]
+
+
+def _picture(scan: Scan, mistake: Mistake, labelled: Sequence[LabelledCell], found: Sequence[FrameCell]) -> bytes | None:
+    marks = [(cell.box, cell.label) for cell in labelled if _meet(cell.box, mistake.box)]
+    try:
+        return jpeg(draw_around(scan, mistake.box, [cell for cell in found if _meet(cell.box, mistake.box)], marks))
+    except Unreadable:  # a file that changes meanwhile
+        return None
+
+
+def _meet(one: Box, other: Box) -> bool:
+    return max(one[0], other[0]) < min(one[2], other[2]) and max(one[1], other[1]) < min(one[3], other[3])
+
+
+MOST_CARDS = 120  # of each kind
+HEADS: dict[Kind, tuple[str, str]] = {
+    "all-called-hem": ("Labelled ALL, called HEM", "Blasts that were taken for normal cells; the surest calls first."),
+    "hem-called-all": ("Labelled HEM, called ALL", "Normal cells that were taken for blasts; the surest calls first."),
+    "missed": ("Labelled, not found", "No outline overlaps the label's box by half; one that comes near is drawn."),
+    "refused": ("Labelled and found, but not called", "The reason stands below each."),
+    "unlabelled": ("Found where none is labelled", "Something else was taken for a white cell, or the table lacks one."),
+}
+
+
+def gallery(mistakes: Sequence[Mistake], frames: Sequence[Path] = ()) -> Html:
+    """A heading and a list of cards for each kind of mistake that there is, in some of the `frames`."""
+    names = names_of([*frames, *(one.path for one in mistakes)])
+    parts = [_part(kind, own, names) for kind in HEADS if (own := [one for one in mistakes if one.kind == kind])]
+    if not parts:
+        return Html("")
+    told = (
+        "The box is the label's; the outline is what was found, dashed where it was refused. Vermilion is ALL, blue is HEM. "
+        "Frames that couldn't be examined aren't shown."
+    )
+    return Html(f'<h2>Cells that went wrong</h2><p class="quiet">{told}</p>{"".join(parts)}')
+
+
+def _part(kind: Kind, mistakes: Sequence[Mistake], names: Mapping[Path | None, str]) -> str:
+    name, said = HEADS[kind]
+    ordered = sorted(mistakes, key=_sureness, reverse=True)[:MOST_CARDS]
+    more = f" The first {len(ordered)} are shown." if len(ordered) < len(mistakes) else ""
+    cards = "".join(_card(one, names[one.path]) for one in ordered)
+    return f'<h3>{name}: {len(mistakes)}</h3><p class="quiet">{said}{more}</p><ul class="cells">{cards}</ul>'
+
+
+def _sureness(mistake: Mistake) -> float:
+    return (mistake.cell.probability if mistake.cell else None) or 0.0
+
+
+def _card(mistake: Mistake, frame: str) -> str:
+    cell = mistake.cell
+    words = words_of(cell) if cell else "not found"
+    labelled = f"labelled {LOOKS[mistake.label].name}" if mistake.label else "no label"
+    x0, y0, _, _ = mistake.box
+    place = f"{frame}, at {x0}, {y0}"
+    title = f' title="{safe(cell.refusal.detail)}"' if cell and cell.refusal else ""
+    shown = picture(mistake.picture, f"{labelled}: {words}")
+    return (
+        f'<li class="cell {kind_of(cell) if cell else "refused"}"{title}>{shown}'
+        f"<div><b>{safe(words)}</b><span>{safe(labelled)}</span><span>{safe(place)}</span></div></li>"
+    )

@@ -1,0 +1,163 @@
+"""A site's own labels: a table of one row a cell, `path,x0,y0,x1,y1,label` and if it is known `patient`.
+
+`path` is a frame as the command line names it, or relative to one of the folders named, or to the table's own. A row with a
+path alone says that someone looked at this frame and saw no cell in it. A frame without a row is not judged: nobody looked.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from blastscope.runtime.errors import DataError
+from blastscope.runtime.io.slides.slide import open_scan
+from blastscope.runtime.types import CLASSES, Box, ClassName, Refusal
+
+COLUMNS = ("path", "x0", "y0", "x1", "y1", "label")
+MOST_TOLD = 3  # wrong lines in one message: where every line is wrong, it is for one reason
+WANTED = f"wanted: {','.join(COLUMNS)} and, if known, patient"
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledCell:
+    """What an expert said of one cell."""
+
+    box: Box
+    label: ClassName
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledFrames:
+    """The frames that someone looked at, in the order of the command line."""
+
+    cells: Mapping[Path, tuple[LabelledCell, ...]]
+    patients: Mapping[Path, str] | None  # None where the table doesn't say
+    unlabelled: tuple[Path, ...]  # frames without a row
+    sha256: str  # of the table's bytes
+
+
+def read_labels(table: Path, frames: Sequence[Path], folders: Sequence[Path] = ()) -> LabelledFrames:
+    """The labels that `table` holds of `frames`, found below `folders`. Raises `DataError` that names the lines."""
+    content, rows = _read(table)
+    places = {frame.resolve(): frame for frame in frames}
+    boxes: dict[Path, dict[Box, _Said]] = {}
+    patients: dict[Path, str] = {}
+    wrong: list[str] = []
+    for number, row in rows:
+        where = f"line {number}"
+        try:
+            frame = _frame(table, where, row["path"], places, folders)
+            own = boxes.setdefault(frame, {})
+            if (cell := _cell(table, where, row)) is not None:
+                if (before := own.get(cell.box)) is not None:  # the second of the two could never be found
+                    raise DataError(table, f"{where}: the same box stands on line {before.line}: leave one of the two out")
+                own[cell.box] = _Said(number, cell)
+            _note_patient(table, where, frame, row.get("patient", ""), patients)
+        except DataError as error:
+            wrong.append(error.problem)
+    if wrong:
+        more = f"; and {len(wrong) - MOST_TOLD} more" if len(wrong) > MOST_TOLD else ""
+        raise DataError(table, "; ".join(wrong[:MOST_TOLD]) + more)
+    if not boxes:
+        raise DataError(table, "holds no row")
+    if patients and len(patients) < len(boxes):
+        unnamed = next(frame for frame in boxes if frame not in patients)
+        raise DataError(table, f"names a patient for some frames, and none for '{unnamed}'")
+    for frame, own in boxes.items():
+        _check_inside(table, frame, own)
+    return LabelledFrames(
+        cells={frame: tuple(said.cell for said in boxes[frame].values()) for frame in frames if frame in boxes},
+        patients=patients or None,
+        unlabelled=tuple(frame for frame in frames if frame not in boxes),
+        sha256=hashlib.sha256(content).hexdigest(),
+    )
+
+
+class _Said(NamedTuple):
+    line: int
+    cell: LabelledCell
+
+
+def _read(table: Path) -> tuple[bytes, list[tuple[int, dict[str, str]]]]:
+    """The table's bytes, and its rows with their lines; the case of column names, and blanks around words, don't matter."""
+    try:
+        content = table.read_bytes()
+    except OSError as error:
+        raise DataError(table, f"can't be read: {error.strerror or error}") from error
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        number = content[: error.start].count(b"\n") + 1
+        raise DataError(table, f"line {number}: is no UTF-8 text: save the table as 'CSV UTF-8'") from error
+    reader = csv.reader(io.StringIO(text, newline=""))
+    try:
+        lines = [(reader.line_num, [word.strip() for word in words]) for words in reader]
+    except csv.Error as error:
+        raise DataError(table, f"line {reader.line_num}: is no CSV: {error}") from error
+    lines = [(number, words) for number, words in lines if any(words)]
+    names = [word.lower() for word in lines[0][1]] if lines else []
+    if missing := [name for name in COLUMNS if name not in names]:
+        parted = next((f": its columns are parted by '{mark}', save it with commas" for mark in ";\t" if mark in text), "")
+        raise DataError(table, f"no column {', '.join(missing)} ({WANTED}){parted if len(names) == 1 else ''}")
+    for number, words in lines[1:]:
+        if len(words) > len(names):
+            raise DataError(
+                table, f"line {number}: {len(words)} values for {len(names)} columns: is there a comma in one of them?"
+            )
+    rows = [(number, dict(zip(names, [*words, *[""] * len(names)], strict=False))) for number, words in lines[1:]]
+    return content, rows
+
+
+def _frame(table: Path, where: str, name: str, places: Mapping[Path, Path], folders: Sequence[Path]) -> Path:
+    candidates = [] if "\0" in name else [Path(name), *(folder / name for folder in folders), table.parent / name]
+    for candidate in candidates:
+        if (frame := places.get(candidate.resolve())) is not None:
+            return frame
+    found = "by the command, or below a folder named there, or below the table's own"
+    raise DataError(table, f"{where}: '{name}' is none of the frames that were named {found}")
+
+
+def _cell(table: Path, where: str, row: Mapping[str, str]) -> LabelledCell | None:
+    words = [row[name] for name in COLUMNS[1:]]
+    if not any(words):
+        return None
+    *corners, label = words
+    try:
+        x0, y0, x1, y1 = (round(float(corner)) for corner in corners)
+    except (ValueError, OverflowError) as error:
+        raise DataError(table, f"{where}: x0, y0, x1, y1 must be numbers, not {', '.join(map(repr, corners))}") from error
+    if not (0 <= x0 < x1 and 0 <= y0 < y1):
+        raise DataError(table, f"{where}: the box {x0}, {y0}, {x1}, {y1} has no inside, or lies outside of the frame")
+    known = next((name for name in CLASSES if name == label.lower()), None)
+    if known is None:
+        raise DataError(table, f"{where}: the label is '{label}', it must be one of {', '.join(CLASSES)}")
+    return LabelledCell((x0, y0, x1, y1), known)
+
+
+def _check_inside(table: Path, frame: Path, boxes: Mapping[Box, _Said]) -> None:
+    """Raises `DataError` for a box beyond the frame's edge: it belongs to another frame, or to another size of this one.
+
+    A frame that can't be read is left to whoever examines it.
+    """
+    scan = open_scan(frame) if boxes else Refusal("empty", "nothing to check")
+    if isinstance(scan, Refusal):
+        return
+    width, height = scan.width, scan.height
+    scan.close()
+    for (x0, y0, x1, y1), said in boxes.items():
+        if x1 > width or y1 > height:
+            raise DataError(
+                table,
+                f"line {said.line}: the box {x0}, {y0}, {x1}, {y1} lies outside of '{frame}', which has {width} x {height} "
+                "pixels",
+            )
+
+
+def _note_patient(table: Path, where: str, frame: Path, patient: str, patients: dict[Path, str]) -> None:
+    if patient and patients.setdefault(frame, patient) != patient:
+        raise DataError(table, f"{where}: frame '{frame}' is of patient '{patients[frame]}' and of '{patient}'")

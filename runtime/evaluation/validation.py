@@ -1,0 +1,195 @@
+"""`validate`: a site's labelled frames examined; what was found, missed, refused and called told against the labels."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from blastscope.runtime.bundle import Bundle
+from blastscope.runtime.errors import UsageError
+from blastscope.runtime.evaluation.detection import Outcome, calls, fates, finding, match
+from blastscope.runtime.evaluation.drift import Drift, DriftState
+from blastscope.runtime.evaluation.error_gallery import Mistake, Pictures, mistakes_in
+from blastscope.runtime.evaluation.labels import LabelledCell, LabelledFrames
+from blastscope.runtime.evaluation.validation_record import MOST_NAME, Requirements, ValidationRecord, shortfalls
+from blastscope.runtime.frames.pipeline import Look
+from blastscope.runtime.frames.types import FrameCell, FrameReport, FrameSpec
+from blastscope.runtime.types import CLASSES, RefusalCode
+
+
+class ExaminesFiles(Protocol):
+    """What validation wants of a handle."""
+
+    bundle: Bundle
+
+    def examine_files(
+        self,
+        paths: Iterable[Path | str],
+        *,
+        pixel_um: float | None = None,
+        spec: FrameSpec | None = None,
+        look: Look | None = None,
+    ) -> Iterator[FrameReport]:
+        """The report on each file, in order."""
+        ...
+
+
+@dataclass(frozen=True)
+class Site:
+    """Who validates, and what is asked for. Raises `UsageError` for a name that the record can't keep."""
+
+    name: str
+    pixel_um: float | None = None
+    spec: FrameSpec = field(default_factory=FrameSpec)
+    requirements: Requirements = field(default_factory=Requirements)
+
+    def __post_init__(self) -> None:
+        """Checked before anything is examined."""
+        if not 1 <= len(self.name.strip()) <= MOST_NAME:
+            raise UsageError(f"the site's name '{self.name}' must have 1 to {MOST_NAME} letters")
+
+
+@dataclass(frozen=True)
+class FrameFate:
+    """What became of one frame's cells."""
+
+    path: Path
+    labelled: int
+    found: int  # of the labelled ones
+    false: int  # found where none is labelled
+    right: int  # called as labelled
+    wrong: int
+    refused: int  # of the labelled ones
+    problem: str | None  # why the frame couldn't be examined
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Everything that a site's validation shows."""
+
+    record: ValidationRecord
+    frames: tuple[FrameFate, ...]
+    refusals: Mapping[RefusalCode, int]  # of labelled cells, by code
+    drift: DriftState
+    notes: tuple[str, ...]
+    mistakes: tuple[Mistake, ...] = ()  # in the frames that could be examined; for the page, `row` leaves them out
+
+    def row(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {
+            **self.record.model_dump(mode="json"),
+            "frame_rows": [{**vars(frame), "path": str(frame.path)} for frame in self.frames],
+            "refusals": dict(self.refusals),
+            "drift": self.drift.model_dump(mode="json"),
+            "notes": list(self.notes),
+        }
+
+
+def validate(
+    scope: ExaminesFiles, labels: LabelledFrames, site: Site, *, pictures: bool = False
+) -> Iterator[FrameFate | Validation]:
+    """Each frame's fate as it is known, and at last the `Validation`, on demand with pictures of what went wrong.
+
+    Raises `UsageError` where no cell is labelled.
+    """
+    if not any(labels.cells.values()):
+        raise UsageError("no cell is labelled in any of the frames")
+    drift, outcomes, frames = Drift(), list[Outcome](), list[FrameFate]()
+    mistakes, taken = list[Mistake](), Pictures(labels.cells)
+    look = taken.look if pictures else None
+    reports = scope.examine_files(labels.cells, pixel_um=site.pixel_um, spec=site.spec, look=look)
+    for (path, cells), report in zip(labels.cells.items(), reports, strict=True):
+        drift.add(report)
+        unit = labels.patients[path] if labels.patients else str(path)
+        own = list(_outcomes(unit, cells, report.cells))
+        outcomes += own
+        frames.append(_fate(path, own, report))
+        if report.refusal is None:
+            mistakes += taken.shown(list(mistakes_in(path, cells, report.cells)))
+        yield frames[-1]
+    record = _record(scope.bundle, labels, site, outcomes, [frame for frame in frames if frame.problem is None])
+    refusals = Counter(one.refusal for one in outcomes if one.truth is not None and one.refusal)
+    yield Validation(
+        record=record,
+        frames=tuple(frames),
+        refusals=dict(refusals.most_common()),
+        drift=drift.state(),
+        notes=tuple(_notes(scope.bundle, labels, drift, frames)),
+        mistakes=tuple(mistakes),
+    )
+
+
+def _outcomes(unit: str, labelled: tuple[LabelledCell, ...], found: tuple[FrameCell, ...]) -> Iterator[Outcome]:
+    pairs = match([cell.box for cell in labelled], [cell.box for cell in found])
+    for number, expert in enumerate(labelled):
+        truth = CLASSES.index(expert.label)
+        if number not in pairs:
+            yield Outcome(unit, truth, found=False, call=None, score=None, refusal=None)
+            continue
+        yield _outcome(unit, truth, found[pairs[number]])
+    for number, cell in enumerate(found):
+        if number not in pairs.values():
+            yield _outcome(unit, None, cell)
+
+
+def _outcome(unit: str, truth: int | None, cell: FrameCell) -> Outcome:
+    call = None if cell.label is None else CLASSES.index(cell.label)
+    score = cell.prediction.score if cell.prediction else None
+    return Outcome(unit, truth, found=True, call=call, score=score, refusal=cell.refusal.code if cell.refusal else None)
+
+
+def _fate(path: Path, outcomes: list[Outcome], report: FrameReport) -> FrameFate:
+    labelled = [one for one in outcomes if one.truth is not None]
+    found = [one for one in labelled if one.found]
+    return FrameFate(
+        path=path,
+        labelled=len(labelled),
+        found=len(found),
+        false=len(outcomes) - len(labelled),
+        right=sum(one.call == one.truth for one in found),
+        wrong=sum(one.call not in (None, one.truth) for one in found),
+        refused=sum(one.call is None for one in found),
+        problem=f"{report.refusal.code}: {report.refusal.detail}" if report.refusal else None,
+    )
+
+
+def _record(
+    bundle: Bundle, labels: LabelledFrames, site: Site, outcomes: list[Outcome], examined: list[FrameFate]
+) -> ValidationRecord:
+    hem, malignant = fates(outcomes)
+    patients = len({labels.patients[frame.path] for frame in examined}) if labels.patients else None
+    record = ValidationRecord.model_construct(
+        format="1.0",
+        site=site.name,
+        created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        bundle=bundle.digest,
+        bundle_name=bundle.manifest.name,
+        spec=site.spec,
+        pixel_um=site.pixel_um,
+        labels_sha256=labels.sha256,
+        frames=len(examined),
+        units="patients" if labels.patients else "frames",
+        patients=patients,
+        finding=finding(outcomes),
+        hem=hem,
+        all=malignant,
+        calls=calls(outcomes),
+        requirements=site.requirements,
+    )
+    missing = tuple(shortfalls(record))
+    return ValidationRecord.model_validate({**vars(record), "shortfalls": missing, "passed": not missing})
+
+
+def _notes(bundle: Bundle, labels: LabelledFrames, drift: Drift, frames: list[FrameFate]) -> Iterator[str]:
+    if labels.patients is None:
+        yield "whose frames they are isn't said: cells of one patient resemble each other, so the intervals are too narrow"
+    if labels.unlabelled:
+        yield f"frames without a row in the table, not judged: {len(labels.unlabelled)}, first '{labels.unlabelled[0]}'"
+    if failed := [frame for frame in frames if frame.problem]:
+        yield f"frames that couldn't be examined, their cells count as missed: {len(failed)}, first '{failed[0].path}'"
+    if bundle.manifest.training.data_sha256 != drift.reference.data_sha256:
+        yield f"the bundle was trained on other cells than those of the drift's reference, {drift.reference.name}"

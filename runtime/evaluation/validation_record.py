@@ -1,0 +1,129 @@
+"""The record that a site's validation leaves: what was judged, by which bundle and specification, and whether it was enough.
+
+A report says `validated` where such a record passed and names the very bundle and specification in use. It is no seal: whoever
+can write the file can write anything. It keeps an honest site from mistaking one bundle's proof for another's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from blastscope.runtime.bundle.manifest import Digest, Interval, Moment
+from blastscope.runtime.errors import DataError
+from blastscope.runtime.evaluation.detection import CallFigures, Fate, Finding
+from blastscope.runtime.frames.types import FrameSpec
+from blastscope.runtime.io.atomic import write_content
+from blastscope.runtime.io.strict_model import Record, problems
+
+MOST_BYTES = 1_000_000
+MOST_NAME = 200  # letters
+
+
+class Requirements(Record):
+    """What a validation must show. The paper gives no such figures: these are the house's, a site may want others, and says so.
+
+    With 50 cells of a class a rate of 0.9 has an interval of about 0.79 to 0.96: fewer say next to nothing.
+    """
+
+    frames: int = Field(default=20, ge=1)
+    cells_each: int = Field(default=50, ge=2)  # labelled, found and called, of each class
+    patients: int = Field(default=10, ge=2)  # where they are known
+    recall: float = Field(default=0.9, ge=0, le=1)  # of the labelled cells, found
+    precision: float = Field(default=0.8, ge=0, le=1)  # of the found ones, labelled
+    called: float = Field(default=0.7, ge=0, le=1)  # of the labelled cells, neither missed nor refused
+    sensitivity: float = Field(default=0.8, ge=0, le=1)  # the lower end of its interval
+    specificity: float = Field(default=0.6, ge=0, le=1)  # the lower end of its interval
+
+
+class ValidationRecord(Record):
+    """A site's validation, as `validation.json` keeps it."""
+
+    format: Literal["1.0"] = "1.0"
+    site: str = Field(min_length=1, max_length=MOST_NAME)
+    created: Moment
+    bundle: Digest
+    bundle_name: str
+    spec: FrameSpec
+    pixel_um: float | None  # as it was given for all frames
+    labels_sha256: Digest
+    frames: int  # with labels, and examined
+    units: Literal["patients", "frames"]  # over which the intervals were drawn
+    patients: int | None  # None: nobody said whose frames they are
+    finding: Finding | None
+    hem: Fate
+    all: Fate
+    calls: CallFigures | None
+    requirements: Requirements
+    shortfalls: tuple[str, ...]  # what the requirements ask for and the figures don't show
+    passed: bool
+
+    @model_validator(mode="after")
+    def _says_what_its_figures_say(self) -> Self:
+        if self.shortfalls != tuple(shortfalls(self)) or self.passed != (not self.shortfalls):
+            raise ValueError("'shortfalls' and 'passed' are not what the figures and requirements say")
+        return self
+
+    def objection(self, bundle: str, spec: FrameSpec) -> str | None:
+        """Why this record says nothing of the bundle with the digest `bundle` and of `spec`; None where it holds for them."""
+        if not self.passed:
+            return f"the validation of '{self.site}' fell short: {self.shortfalls[0]}"
+        if self.bundle != bundle:
+            return (
+                f"the validation of '{self.site}' is of bundle '{self.bundle_name}', {self.bundle[:12]}, not of {bundle[:12]}"
+            )
+        if self.spec != spec:
+            changed = [name for name in FrameSpec.model_fields if getattr(self.spec, name) != getattr(spec, name)]
+            return f"the validation of '{self.site}' was made with another specification: {', '.join(changed)} differ"
+        return None
+
+
+def shortfalls(record: ValidationRecord) -> Iterator[str]:
+    """What the record's requirements ask for and its figures don't show, a sentence each."""
+    wanted, finding, calls = record.requirements, record.finding, record.calls
+    if record.frames < wanted.frames:
+        yield f"{record.frames} frames, wanted {wanted.frames}"
+    if record.patients is not None and record.patients < wanted.patients:
+        yield f"{record.patients} patients, wanted {wanted.patients}"
+    for name, fate in (("HEM", record.hem), ("ALL", record.all)):
+        called = fate.called_hem + fate.called_all
+        if called < wanted.cells_each:
+            yield f"{called} {name} cells found and called, wanted {wanted.cells_each}"
+    if finding is None or calls is None:
+        yield "no cell was found" if finding is None else "the cells called are of one class only: no figure can be had"
+        return
+    yield from _below("recall of the cells", finding.recall, finding.recall.value, wanted.recall)
+    yield from _below("precision of the cells", finding.precision, finding.precision.value, wanted.precision)
+    if (share := calls.cells / finding.labelled) < wanted.called:
+        yield f"{share:.3f} of the labelled cells were called, wanted {wanted.called}"
+    yield from _below("sensitivity", calls.sensitivity, calls.sensitivity.low, wanted.sensitivity)
+    yield from _below("specificity", calls.specificity, calls.specificity.low, wanted.specificity)
+
+
+def _below(name: str, figure: Interval, value: float, wanted: float) -> Iterator[str]:
+    if value < wanted:
+        end = "" if value == figure.value else ", lower end of the interval,"
+        yield f"{name} {value:.3f}{end} wanted {wanted}"
+
+
+def write_validation(record: ValidationRecord, path: Path) -> None:
+    """Writes the record, whole or not at all."""
+    write_content(path, record.model_dump_json(indent=2) + "\n")
+
+
+def read_validation(path: Path | str) -> ValidationRecord:
+    """The record in the file `path`. Raises `DataError`."""
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise DataError(path, f"is no validation record: more than {MOST_BYTES} bytes")
+        return ValidationRecord.model_validate_json(content)
+    except OSError as error:
+        raise DataError(path, f"can't be read: {error.strerror}") from error
+    except ValidationError as error:
+        raise DataError(path, f"is no validation record: {'; '.join(problems(error)[:3])}") from error

@@ -1,0 +1,135 @@
+"""`survey_frame`: the scale and the stain of a frame, or of windows of a slide.
+
+A frame that is turned, flipped, or shifted over empty glass has the same facts to the last digit: they come from counts of
+pixels and from reduced pictures whose grid is centred on what is not glass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from blastscope.runtime.frames.estimation.background import content_box, glass_in, glass_level
+from blastscope.runtime.frames.estimation.pixel_size import red_cell_px
+from blastscope.runtime.frames.image_pyramid import Pictures, odd_factor, pictures_of
+from blastscope.runtime.frames.stain import RED_CELL, STEP, along, density, nuclear_axis
+from blastscope.runtime.frames.thresholding import at_share, middle
+from blastscope.runtime.frames.types import Colour, FrameFacts, FrameSpec, ScaleSource
+
+Densities = NDArray[np.float32]  # (H, W), natural optical density in one channel
+Stain = NDArray[np.int16]  # (H, W), in 1/STEP
+Numbers = NDArray[np.intp]  # of pixels
+
+ASSUMED_UM = 0.1  # micrometres a pixel where neither the caller nor red cells tell: a 100x objective and a common camera
+EMPTY: Colour = (255.0, 255.0, 255.0)
+PIXELS = 60_000  # of the reduced picture that colours are measured on
+LEAST_DENSITY = 0.12  # natural, in all three channels together: what is fainter has no colour to speak of
+RED_DENSITY, RED_IN_RED = 1.6, 0.3  # red cells' density is less: in all channels together, and in red, which they let through
+PALE_IN_RED = 0.15  # in a pale stain less: half of what its nuclei have, but no less than this
+DENSEST = 0.995  # of the pixels: what is denser is a nucleus
+RED_SHARE = 0.36  # of it in red: what has more is cytoplasm
+FEWEST_RED = 0.02  # of the pixels must be red cells to tell their colour
+# What is densest in red are nuclei if they show so much on the usual axis. One on which they show less than this share of it is
+# their own colour's: without red cells, or behind clipped light, pale nuclei are taken for red cells.
+NUCLEAR, HIDDEN = 0.2, 0.33
+SURROUND = 1.0  # what is denser in every channel may be the dark around the field of view: no nuclei are measured there
+NUCLEUS_FROM, NUCLEUS_CEILING = 0.15, 0.30  # densities along the nuclear axis, of a stain of usual strength
+USUAL_SPREAD = 0.05  # how far below their median a tenth of red cells lies on it, over BCCD's training frames
+PALEST, DARKEST = 0.45, 2.0  # stains, of the usual strength: beyond them it is noise, or not red cells, that was measured
+CELL_SHARE, CELL_FLOOR, CELL_CEILING = 0.09, 0.028, 0.06  # cytoplasm, of a nucleus
+
+
+def survey_frame(frame: NDArray[np.uint8] | Pictures, spec: FrameSpec, *, pixel_um: float | None = None) -> FrameFacts:
+    """What holds for the whole of `frame` (H, W, 3) uint8 RGB. `pixel_um`, or the specification's, settles the scale.
+
+    Raises `ImageError` for anything but such an array. An empty frame has facts too: those that are assumed.
+    """
+    pictures = pictures_of(frame)
+    frame = pictures.frame
+    given, extent = pixel_um or spec.pixel_um, (0, 0, frame.shape[1], frame.shape[0])
+    if frame.size == 0:
+        return FrameFacts(
+            given or ASSUMED_UM,
+            "given" if given else "assumed",
+            EMPTY,
+            nuclear_axis(RED_CELL),
+            NUCLEUS_FROM,
+            CELL_FLOOR,
+            extent,
+            extent,
+        )
+    gray = np.asarray(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), np.uint8)
+    level = glass_level(gray)
+    content = content_box(gray, level)
+    factor = odd_factor(((content[2] - content[0]) * (content[3] - content[1]) / PIXELS) ** 0.5 + 1)
+    picture = pictures.within(content, factor)
+    level, glass = glass_in(picture, level)
+    densities = density(picture, glass)
+    axis, stain, red = _axis(picture, glass, densities)
+    nucleus_threshold, cell_threshold = _thresholds(stain, red)
+    at = round(nucleus_threshold * STEP)
+    measured = None if given else red_cell_px(pictures, content, lambda part: _near_nuclei(part, glass, axis, at), level)
+    source: ScaleSource = "given" if given else "red-cells" if measured else "assumed"
+    scale = given or (round(spec.red_cell_um / measured, 5) if measured else ASSUMED_UM)
+    return FrameFacts(scale, source, glass, axis, nucleus_threshold, cell_threshold, content, extent)
+
+
+def _axis(picture: NDArray[np.uint8], glass: Colour, densities: Sequence[Densities]) -> tuple[Colour, Stain, Numbers | None]:
+    """The nuclear axis, what shows on it, and the numbers of the red cells' pixels where they tell it."""
+    field = reduce(np.minimum, densities) <= SURROUND
+    densest = at_share(densities[0].ravel(), DENSEST)
+    usual, red = nuclear_axis(RED_CELL), _red_cells(densities, densest)
+    if red is not None:
+        axis = nuclear_axis(_usual(densities, red))
+        stain = along(axis, picture, glass)
+        dense = field & (densities[0] > densest / 2)
+        own, wanted = (middle(shown[dense]) if dense.any() else 0.0 for shown in (stain, along(usual, picture, glass)))
+        if wanted < NUCLEAR * STEP or own > HIDDEN * wanted:
+            return axis, stain * field, red
+    return usual, along(usual, picture, glass) * field, None
+
+
+def _red_cells(densities: Sequence[Densities], densest: float) -> Numbers | None:
+    """The numbers of the pixels that are a red cell's, by the densities in red, green and blue; None of too few.
+
+    `densest` is what nuclei have in red.
+    """
+    # by their density, not by an axis: nuclei of a dark stain lie within a few degrees of red cells
+    in_red, in_green, in_blue = densities
+    strength = in_red + in_green + in_blue
+    most_in_red = min(max(densest / 2, PALE_IN_RED), RED_IN_RED)
+    red = (strength > LEAST_DENSITY) & (strength < RED_DENSITY) & (in_red < np.minimum(most_in_red, RED_SHARE * strength))
+    places = np.flatnonzero(red)
+    if len(places) < FEWEST_RED * red.size:
+        return None
+    own = strength.ravel()[places]
+    return np.asarray(places[own > 0.5 * at_share(own, 0.9)])  # rims and pale middles have little colour
+
+
+def _usual(densities: Sequence[Densities], places: Numbers) -> Colour:
+    """The median density in red, green and blue."""
+    red, green, blue = (middle(channel.ravel()[places]) for channel in densities)
+    return red, green, blue
+
+
+def _thresholds(stain: Stain, red: Numbers | None) -> tuple[float, float]:
+    """Where on the nuclear axis nuclei begin, and where white cells begin. Both go with how much red cells vary along it."""
+    varied = USUAL_SPREAD
+    if red is not None:
+        own = stain.ravel()[red]
+        varied = (middle(own) - at_share(own, 0.1)) / STEP
+    strength = min(max(varied / USUAL_SPREAD, PALEST), DARKEST)
+    nuclei = stain[stain > round(NUCLEUS_FROM * strength * STEP)]
+    usual = middle(nuclei) / STEP if len(nuclei) > 30 else 0.0
+    nucleus = min(max(usual / 2, NUCLEUS_FROM * strength), NUCLEUS_CEILING * max(strength, 1.0))
+    cell = min(max(CELL_SHARE * usual, CELL_FLOOR * min(strength, 1.0)), CELL_CEILING)
+    return round(nucleus, 4), round(cell, 4)
+
+
+def _near_nuclei(picture: NDArray[np.uint8], glass: Colour, axis: Colour, threshold: int) -> NDArray[np.bool_]:
+    stained = (along(axis, picture, glass) > threshold).astype(np.uint8)
+    return np.asarray(cv2.dilate(stained, np.ones((5, 5), np.uint8)), np.bool_)

@@ -1,0 +1,1 @@
+"""Reports on frames and slides: HTML pages, overlays, contact sheets, CSV and JSON."""

@@ -1,0 +1,104 @@
+"""One colour and one line for each kind of cell, in every picture and page: also for who can't tell red from green.
+
+What frames are called in pictures, pages and the names of files, so that people can tell each from all others.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from blastscope.runtime.frames.types import FrameCell, FrameReport
+
+Kind = Literal["all", "hem", "refused"]
+
+
+class Look(NamedTuple):
+    """How a kind of cell is drawn."""
+
+    name: str
+    colour: str  # Okabe and Ito's vermilion and blue, and ink
+    dashed: bool
+
+
+LOOKS: dict[Kind, Look] = {
+    "all": Look("ALL", "#d55e00", False),
+    "hem": Look("HEM", "#0072b2", False),
+    "refused": Look("refused", "#1b1f24", True),
+}
+PAPER, INK, FAINT = "#ffffff", "#1b1f24", "#5b6570"
+CAUTION = (
+    "For research use, not a medical device. Calls on whole frames are outside what was validated: "
+    "the shipped networks were trained on the single cells of C-NMC."
+)
+VALIDATED = "For research use, not a medical device. Calls on frames were validated by this site, on frames of its own."
+
+
+def kind_of(cell: FrameCell) -> Kind:
+    """ALL, HEM or refused."""
+    return cell.label or "refused"
+
+
+def caution(*, validated: bool) -> str:
+    """What stands on every picture and page."""
+    return VALIDATED if validated else CAUTION
+
+
+def without_scale(report: FrameReport) -> bool:
+    """Whether cells were looked at on a scale that nobody knows."""
+    return bool(report.cells) and report.facts is not None and report.facts.scale_source == "assumed"
+
+
+def doubts(count: int) -> list[str]:
+    """What is to be said where `count` frames are `without_scale`."""
+    told = "so it is only assumed: give the micrometres per pixel, or trust no call there"
+    return [f"too few red cells show the scale of {count} of the frames with white cells, {told}"] if count else []
+
+
+def rgb(colour: str) -> tuple[int, int, int]:
+    """`#rrggbb` as numbers."""
+    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
+
+
+def words_of(cell: FrameCell) -> str:
+    """The call with its probability, or the reason why there is none."""
+    if cell.refusal:
+        return cell.refusal.code
+    assert cell.prediction is not None
+    return f"{LOOKS[kind_of(cell)].name} {cell.prediction.probability:.2f}"
+
+
+def printable(text: object) -> str:
+    """`text` as it can be printed anywhere: the name of a file may hold bytes that are no text."""
+    return str(text).encode("utf-8", "replace").decode("utf-8")
+
+
+def names_of(paths: Iterable[Path | None]) -> dict[Path | None, str]:
+    """The name of each frame's file; with its folders, below the one that holds all, where two files are called the same."""
+    files = [path for path in dict.fromkeys(paths) if path is not None]
+    unique = len({path.name.casefold() for path in files}) == len(files)
+    root = None if unique else _folder_of(files)
+    names: dict[Path | None, str] = {None: "frame"}
+    for path in files:
+        name = path.name if unique else Path(os.path.relpath(path, root)).as_posix() if root else path.as_posix()
+        names[path] = printable(name)
+    return names
+
+
+def title_of(paths: Iterable[Path]) -> str:
+    """What a page on all of `paths` is called: the one frame, or the folder that holds all and how many they are."""
+    files = list(paths)
+    if len(files) == 1:
+        return printable(files[0].name)
+    root = _folder_of(files)
+    return f"{printable(root.name)}: {len(files)} frames" if root and root.name else f"{len(files)} frames"
+
+
+def _folder_of(files: list[Path]) -> Path | None:
+    """The deepest folder that holds all of `files`; None where they lie on several drives."""
+    try:
+        return Path(os.path.commonpath([path.parent.absolute() for path in files]))
+    except ValueError:
+        return None

@@ -1,0 +1,125 @@
+"""`Album`: what the pages show of each frame, taken while it is open, so that no frame is kept or read twice."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from blastscope.runtime.frames.report.overlay import draw_box_lines, draw_cell_lines, draw_overlay
+from blastscope.runtime.frames.types import FrameCell, FrameReport
+from blastscope.runtime.io.atomic import write_file
+from blastscope.runtime.io.slides.slide import Scan, overview, read_part
+from blastscope.runtime.io.slides.tiff_codec import Unreadable
+from blastscope.runtime.types import Box, ClassName
+
+THUMB_PX = 128
+AROUND = 1.4  # a thumbnail shows so many times the cell's longer side
+MAP_PX = 1100
+OVERLAY_PX = 4096
+MOST_THUMBS = 20_000  # some 5 kB each
+MOST_MAPS = 40  # on one page, some 120 kB each
+GLASS = 255
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A frame's report with its pictures, all as JPEG."""
+
+    report: FrameReport
+    thumbs: tuple[bytes | None, ...] = ()  # one a cell
+    map: bytes | None = None  # the frame, smaller, with its cells drawn in
+
+
+class Album:
+    """Pictures of frames. `look` is for `Scope.examine_files`, which calls it from several threads."""
+
+    def __init__(self, *, overlays: Mapping[Path, Path] | None = None, cells: bool = False, maps: int = 0) -> None:
+        self._overlays = overlays or {}  # where the overlay of each frame goes
+        self._cells = cells
+        self._shown: defaultdict[Path | None, list[Shown]] = defaultdict(list)  # a frame may be given twice
+        self._left, self._maps_left = MOST_THUMBS, maps
+        self._lock = threading.Lock()
+
+    def look(self, scan: Scan, report: FrameReport) -> None:
+        """Writes the overlay of the frame, and keeps what a sheet or page shows of it."""
+        if report.refusal:
+            return
+        try:
+            place = self._overlays.get(report.path) if report.path else None
+            if place:
+                picture = _encoded(draw_overlay(overview(scan, OVERLAY_PX), report), ".png", cv2.IMWRITE_PNG_COMPRESSION, 1)
+                write_file(place, lambda path: _fill(path, picture))
+            if self._cells:
+                shown = Shown(report, self._thumbs(scan, report), self._map(scan, report))
+                with self._lock:
+                    self._shown[report.path].append(shown)
+        except Unreadable:  # a file that changes meanwhile: its report stands, without pictures
+            return
+
+    def shown(self, report: FrameReport) -> Shown:
+        """Hands out the pictures of the frame that `report` is of, where there are any, and keeps them no longer."""
+        with self._lock:
+            kept = self._shown.get(report.path)
+            return kept.pop(0) if kept else Shown(report)
+
+    def _map(self, scan: Scan, report: FrameReport) -> bytes | None:
+        with self._lock:
+            self._maps_left -= 1
+            wanted = self._maps_left >= 0
+        return jpeg(draw_overlay(overview(scan, MAP_PX), report)) if wanted else None
+
+    def _thumbs(self, scan: Scan, report: FrameReport) -> tuple[bytes | None, ...]:
+        with self._lock:
+            count = min(len(report.cells), self._left)
+            self._left -= count
+        taken = [jpeg(draw_thumb(scan, cell)) for cell in report.cells[:count]]
+        return (*taken, *[None] * (len(report.cells) - count))
+
+
+def draw_thumb(scan: Scan, cell: FrameCell) -> NDArray[np.uint8]:
+    """`cell` in the middle of what is around it, (THUMB_PX, THUMB_PX, 3), its outline drawn in."""
+    return draw_around(scan, cell.box, [cell])
+
+
+def draw_around(
+    scan: Scan, box: Box, cells: Sequence[FrameCell], labels: Sequence[tuple[Box, ClassName]] = ()
+) -> NDArray[np.uint8]:
+    """`box` in the middle of what is around it, (THUMB_PX, THUMB_PX, 3), with the outlines of `cells` and labelled boxes."""
+    x0, y0, x1, y1 = box
+    side = max(math.ceil(AROUND * max(x1 - x0, y1 - y0)), 8)
+    left, top = (x0 + x1 - side) // 2, (y0 + y1 - side) // 2
+    inside = (max(left, 0), max(top, 0), min(left + side, scan.width), min(top + side, scan.height))
+    patch = np.full((side, side, 3), GLASS, np.uint8)
+    patch[inside[1] - top : inside[3] - top, inside[0] - left : inside[2] - left] = read_part(scan, inside)
+    scale = THUMB_PX / side
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    thumb = np.asarray(cv2.resize(patch, (THUMB_PX, THUMB_PX), interpolation=how), np.uint8)
+    for labelled, label in labels:
+        draw_box_lines(thumb, labelled, label, scale=scale, corner=(left, top))
+    for cell in cells:
+        draw_cell_lines(thumb, cell, scale=scale, corner=(left, top), boxed=False)
+    return thumb
+
+
+def jpeg(image: Image.Image | NDArray[np.uint8]) -> bytes:
+    """The image (H, W, 3) as a JPEG whose thin lines keep their colour."""
+    full = cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444
+    return _encoded(image, ".jpg", cv2.IMWRITE_JPEG_QUALITY, 85, *full)
+
+
+def _encoded(image: Image.Image | NDArray[np.uint8], suffix: str, *options: int) -> bytes:
+    """By OpenCV, which writes a PNG ten times faster than Pillow."""
+    return bytes(cv2.imencode(suffix, np.asarray(image)[..., ::-1], options)[1])
+
+
+def _fill(path: Path, content: bytes) -> None:
+    path.write_bytes(content)

@@ -1,0 +1,161 @@
+"""`Papers`: everything that an examination of many frames may leave on disk. Each file is whole or isn't there."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from urllib.parse import quote
+
+from blastscope.runtime.errors import DataError, UsageError
+from blastscope.runtime.frames.report.contact_sheet import draw_contact_sheet
+from blastscope.runtime.frames.report.html_report import compose, diameter_um
+from blastscope.runtime.frames.report.theme import names_of, printable
+from blastscope.runtime.frames.report.thumbnails import MOST_MAPS, Album, Shown
+from blastscope.runtime.frames.types import FrameReport
+from blastscope.runtime.io.atomic import check_place, write_file
+from blastscope.runtime.io.slides.slide import OVERLAY
+from blastscope.runtime.types import Audit
+
+MOST_NAME = 180  # bytes of a frame's name that its overlay and page take on: a file's may have 255, and theirs are longer
+PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
+PAGES = {".html", ".htm"}
+COLUMNS = (
+    *("path", "number", "x0", "y0", "x1", "y1", "label", "probability", "score", "voter", "refusal", "detail"),
+    *("pixel_um", "scale_source", "diameter_um", "validated"),
+)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Where things go; None for what isn't wanted. Raises `UsageError` for a name that says no format."""
+
+    overlay: Path | None = None  # a folder
+    sheet: Path | None = None
+    report: Path | None = None  # one page, or a folder of a page a frame
+    csv: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Checked before anything is examined."""
+        if self.sheet and self.sheet.suffix.lower() not in PICTURES:
+            raise UsageError(f"a sheet is written as one of {', '.join(PICTURES)}, not as '{self.sheet.name}'")
+
+    @property
+    def one_page(self) -> bool:
+        """Whether the report is a single page."""
+        return self.report is not None and self.report.suffix.lower() in PAGES
+
+    @property
+    def report_page(self) -> Path | None:
+        """The page on all frames."""
+        return self.report if self.one_page or self.report is None else self.report / "index.html"
+
+
+class Papers:
+    """Takes the reports on `paths` as they come, and writes what is wanted. Give `album.look` to `Scope.examine_files`.
+
+    Raises `DataError` at once for a place where nothing can be written, that is named twice, or where one of the frames or of
+    the `others` lies, which are read too.
+    """
+
+    def __init__(self, wanted: Wanted, paths: Sequence[Path], *, others: Iterable[Path | None] = ()) -> None:
+        self._wanted = wanted
+        self._titles = names_of(paths)
+        self._names = _file_names(self._titles)
+        overlay = wanted.overlay
+        for folder in filter(None, (overlay, None if wanted.one_page else wanted.report)):
+            if folder.is_file():
+                raise DataError(folder, "is a file, where a folder is asked for: name another place")
+        places = (wanted.csv, wanted.sheet, wanted.report_page, overlay and overlay / "index")
+        check_places(filter(None, places), paths, others=others)
+        overlays = {path: overlay / f"{name}{OVERLAY}" for path, name in self._names.items()} if overlay else {}
+        maps = MOST_MAPS if wanted.one_page else len(paths) if wanted.report else 0
+        self.album = Album(overlays=overlays, cells=bool(wanted.sheet or wanted.report), maps=maps)
+        self._kept: list[Shown] = []
+        self._links: dict[int, str] = {}
+        self._rows: list[list[object]] = []
+
+    def add(self, report: FrameReport, audit: Audit) -> None:
+        """The next report. A page of its own is written at once."""
+        shown, wanted = self.album.shown(report), self._wanted
+        if wanted.csv:
+            self._rows += _rows(report)
+        if wanted.report and not wanted.one_page:
+            if report.refusal is None and report.path:
+                name = f"{self._names[report.path]}.html"
+                _write_text(wanted.report / name, compose([shown], self._titles[report.path], audit=audit))
+                self._links[len(self._kept)] = quote(name)  # a name may hold # or %
+            shown = shown if wanted.sheet else Shown(report)
+        if wanted.sheet or wanted.report:
+            self._kept.append(shown)
+
+    def finish(self, title: str, audit: Audit, *, alarms: Sequence[str] = ()) -> list[Path]:
+        """Writes what speaks of all frames, with the `alarms` of a drift; gives the places of everything that was written."""
+        wanted, written = self._wanted, []
+        if wanted.csv:
+            write_file(wanted.csv, partial(_write_rows, self._rows))
+            written.append(wanted.csv)
+        if wanted.sheet:
+            sheet = draw_contact_sheet(self._kept, title)
+            write_file(wanted.sheet, partial(sheet.save, format=PICTURES[wanted.sheet.suffix.lower()]))
+            written.append(wanted.sheet)
+        if wanted.report_page:
+            links = None if wanted.one_page else self._links
+            _write_text(wanted.report_page, compose(self._kept, title, audit=audit, links=links, alarms=alarms))
+            written.append(wanted.report_page)
+        return [*written, *([wanted.overlay] if wanted.overlay else [])]
+
+
+def check_places(places: Iterable[Path], frames: Iterable[Path], *, others: Iterable[Path | None] = ()) -> None:
+    """Raises `DataError` for a place where nothing can be written, that is named twice, or where what is read lies."""
+    taken = {other.resolve(): "is read by this command" for other in others if other}
+    taken |= {frame.resolve(): "is one of the frames" for frame in frames}
+    for place in places:
+        if reason := taken.get(place.resolve()):
+            raise DataError(place, f"{reason}: name another place")
+        taken[place.resolve()] = "is to hold two things"
+        check_place(place)
+
+
+def _file_names(titles: Mapping[Path | None, str]) -> dict[Path, str]:
+    """A name for each path that no other has, whatever the case: what is made of a frame is called by it."""
+    taken, names = {"index"}, {}
+    for path, title in titles.items():
+        if path is None:
+            continue
+        called = Path(title).with_suffix("")
+        stem = "-".join(part for part in called.parts if part != called.anchor).encode()[:MOST_NAME].decode("utf-8", "ignore")
+        name, number = stem, 2
+        while name.lower() in taken:
+            name, number = f"{stem}-{number}", number + 1
+        taken.add(name.lower())
+        names[path] = name
+    return names
+
+
+def _rows(report: FrameReport) -> list[list[object]]:
+    facts = report.facts
+    rows: list[list[object]] = []
+    for number, cell in enumerate(report.cells, 1):
+        row, across = cell.row(), diameter_um(cell, report)
+        call = [row["label"], row["probability"], row["score"], row["voter"], row["refusal"], row["detail"]]
+        scale = [facts.pixel_um, facts.scale_source, round(across, 2) if across else None] if facts else [None] * 3
+        path = printable(report.path) if report.path else None
+        rows.append([path, number, *row["box"], *call, *scale, str(report.validated).lower()])
+    return rows
+
+
+def _write_rows(rows: list[list[object]], path: Path) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerows([COLUMNS, *rows])
+
+
+def _write_text(path: Path, text: str) -> None:
+    write_file(path, partial(_fill, text))
+
+
+def _fill(text: str, path: Path) -> None:
+    path.write_text(text, encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Segmentation of white cells: candidates, nuclei, cytoplasm, quality control."""

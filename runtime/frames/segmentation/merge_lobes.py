@@ -1,0 +1,117 @@
+"""Which stained parts are lobes of one nucleus: those whose cell, drawn around both, is as round as one cell is.
+
+Two cells that touch make a long shape, one cell around two lobes a round one. The shortest pairs are tried first.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from blastscope.runtime.frames.mask_geometry import Mask, Part, both, boxes_apart, roughly_to, window_around
+from blastscope.runtime.frames.segmentation.split_nuclei import in_one_piece
+
+GAP_UM = 4.0  # between lobes
+SURE_UM = 10.0  # so short a pair is one nucleus: two that touch are longer
+LONGEST_UM = 20.0  # no lobed cell is longer
+AROUND_UM = 4.0  # what counts as the pair's cell
+# The short axis of one cell, of its long one. Two discs that touch have 0.45, two that overlap by a fifth 0.53.
+ROUND = 0.6
+ROUND_LOBE = 0.5  # where one of the two is smaller than any nucleus
+ROUND_CUT = 0.35  # where the frame's edge cuts the cell
+LOBE_UM2 = 28.0  # a lymphocyte's nucleus is 6 um across or more
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    length: int  # squared, px
+    gap: int  # squared, px
+    area: int
+    one: Part
+    other: Part
+
+    @property
+    def rank(self) -> tuple[int, int, int]:
+        return self.length, self.gap, self.area
+
+
+def joined(parts: list[Part], cellular: Mask, inside: Mask, um: float) -> list[Part]:
+    """The parts, lobes of one nucleus joined.
+
+    `cellular` masks what is stained like white cells, `inside` what the frame shows.
+    """
+    parts = list(parts)
+    open_pairs = [pair for index, one in enumerate(parts) for other in parts[:index] if (pair := _pair(one, other, um))]
+    while open_pairs:
+        pair = min(open_pairs, key=lambda pair: pair.rank)
+        rest = [part for part in parts if part is not pair.one and part is not pair.other]
+        if pair.length * um * um > SURE_UM**2 and not _one_cell(pair, rest, cellular, inside, um=um):
+            open_pairs.remove(pair)
+            continue
+        whole = both(pair.one, pair.other)
+        gone = (pair.one, pair.other)
+        open_pairs = [left for left in open_pairs if left.one not in gone and left.other not in gone]
+        open_pairs += [pair for part in rest if (pair := _pair(whole, part, um))]
+        parts = [*rest, whole]
+    return parts
+
+
+def _pair(one: Part, other: Part, um: float) -> _Pair | None:
+    """The two, where they are near enough to be lobes of one nucleus."""
+    rows, columns = window_around([one, other], 0)
+    longest = max(rows.stop - rows.start, columns.stop - columns.start) - 1  # at least
+    if boxes_apart(one, other) * um > GAP_UM or longest * um > LONGEST_UM:
+        return None
+    length = _longest(np.concatenate([one.hull, other.hull]))
+    if length * um * um > LONGEST_UM**2:
+        return None
+    gap = int(_squares(one.rim, other.rim).min())
+    return _Pair(length, gap, one.area + other.area, one, other) if gap * um * um <= GAP_UM**2 else None
+
+
+def _longest(points: NDArray[np.int32]) -> int:
+    """The squared distance of the two points that are farthest apart."""
+    return int(_squares(points, points).max())
+
+
+def _squares(some: NDArray[np.int32], others: NDArray[np.int32]) -> NDArray[np.int32]:
+    """The squared distances of each of some points, (K, 2), to each of others."""
+    across, down = (np.subtract.outer(one, other) for one, other in zip(some.T, others.T, strict=True))
+    return np.asarray(across * across + down * down, np.int32)
+
+
+def _one_cell(pair: _Pair, rest: list[Part], cellular: Mask, inside: Mask, *, um: float) -> bool:
+    """Whether what lies around the pair, and nearer to it than to any other part, is as round as one cell."""
+    margin = math.ceil(AROUND_UM / um)
+    window = window_around([pair.one, pair.other], margin, cellular.shape)
+    nuclei = pair.one.on(window) | pair.other.on(window)
+    far = roughly_to(nuclei)
+    around = cellular[window] & (far <= AROUND_UM / um)
+    others = np.zeros_like(nuclei)
+    for part in rest:
+        if min(boxes_apart(part, pair.one), boxes_apart(part, pair.other)) <= 2 * margin:
+            others |= part.on(window)
+    if others.any():
+        around &= far < roughly_to(others)
+    whole = in_one_piece(nuclei | around, nuclei)
+    beyond = 1 - inside[window]
+    cut = bool(beyond.any() and (np.asarray(cv2.dilate(whole, np.ones((3, 3), np.uint8)), np.uint8) & beyond).any())
+    share = ROUND_CUT if cut else ROUND_LOBE if min(pair.one.area, pair.other.area) * um * um < LOBE_UM2 else ROUND
+    long, short = axes(whole)
+    return long * um <= LONGEST_UM and short >= share * long
+
+
+def axes(mask: Mask) -> tuple[float, float]:
+    """The long and the short axis of the ellipse that has the mask's second moments, in pixels."""
+    moments = cv2.moments(mask, binaryImage=True)
+    # whole numbers until the end, so that a turned mask has the same axes to the last digit
+    count, x, y, xx, yy, xy = (int(moments[name]) for name in ("m00", "m10", "m01", "m20", "m02", "m11"))
+    if not count:
+        return 0.0, 0.0
+    across, down, slant = count * xx - x * x, count * yy - y * y, count * xy - x * y
+    middle, spread = (across + down) / 2, math.hypot((across - down) / 2, slant)
+    return 4 * math.sqrt(middle + spread) / count, 4 * math.sqrt(max(middle - spread, 0.0)) / count

@@ -1,0 +1,70 @@
+"""`find_cells`: the white cells of a frame, each with the outline of its nucleus and of the whole cell."""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from blastscope.runtime.frames.contour import Traced
+from blastscope.runtime.frames.image_pyramid import Pictures, pictures_of
+from blastscope.runtime.frames.segmentation.candidates import WIDEST_UM, Place, places
+from blastscope.runtime.frames.segmentation.cytoplasm import GROW_UM, cell_around, opened
+from blastscope.runtime.frames.segmentation.merge_lobes import joined
+from blastscope.runtime.frames.segmentation.qc import why_not
+from blastscope.runtime.frames.segmentation.region_view import look_at
+from blastscope.runtime.frames.segmentation.split_nuclei import large_enough, parts_of
+from blastscope.runtime.frames.segmentation.stain_map import Working, working
+from blastscope.runtime.frames.types import FoundCell, FrameFacts, FrameSpec
+from blastscope.runtime.types import Box
+
+MARGIN_UM = GROW_UM + 2.0
+COARSEST_UM = 1.2  # a pixel: beyond it a nucleus is five pixels across, and anything could be one
+MOST_PARTS = 800  # so many specks in one place are noise or dirt, not nuclei
+
+
+def reach_px(facts: FrameFacts, spec: FrameSpec) -> int:
+    """How far a pixel can change what is found: the margin that a tile needs."""
+    return math.ceil((WIDEST_UM + MARGIN_UM) / facts.pixel_um)
+
+
+def find_cells(
+    frame: NDArray[np.uint8] | Pictures, facts: FrameFacts, spec: FrameSpec, *, threads: int | None = None
+) -> tuple[FoundCell, ...]:
+    """The white cells of `frame` (H, W, 3) uint8 RGB, top to bottom and left to right; none on pixels of over 1.2 um.
+
+    At most `threads` look for stain in an array, or as many as the process may use; their number changes nothing.
+    A turned or flipped frame has its cells turned, one shifted within empty glass has them shifted, to the pixel.
+    """
+    pictures = pictures_of(frame, threads)
+    if pictures.frame.size == 0 or facts.pixel_um > COARSEST_UM:
+        return ()
+    whole = working(pictures, facts)
+    # one after the other: a place is many short steps, for which two threads took longer than one
+    found = [cell for place in places(whole) for cell in _cells_at(whole, place)]
+    return tuple(sorted(found, key=lambda cell: (cell.box[1], cell.box[0])))
+
+
+def _cells_at(whole: Working, place: Place) -> list[FoundCell]:
+    view = look_at(whole, place, MARGIN_UM)
+    parts = parts_of(view.nuclear, view.um)
+    if len(parts) > MOST_PARTS:
+        return []
+    joint = joined(parts, opened(view.cellular, view.um), view.inside, view.um) if len(parts) > 1 else parts
+    nuclei = [part for part in joint if large_enough(part, view.um)]
+    cells = [cell_around(nucleus, nuclei, view.cellular, view.um) for nucleus in nuclei]
+    found = []
+    for cell, nucleus in zip(cells, nuclei, strict=True):
+        x0, y0, x1, y1 = nucleus.box
+        if 2 * cv2.countNonZero(view.own[y0:y1, x0:x1] & nucleus.mask) > nucleus.area:
+            contour, core = Traced(cell, view.grid, whole.shape).outline(), Traced(nucleus, view.grid, whole.shape)
+            found.append(FoundCell(_box(contour), contour, core, why_not(view, nucleus, cell, cells)))
+    return found
+
+
+def _box(contour: NDArray[np.int32]) -> Box:
+    """The half-open box of a contour."""
+    x, y, width, height = cv2.boundingRect(contour)
+    return x, y, x + width, y + height

@@ -1,0 +1,107 @@
+"""A frame at the resolution that its cells are looked for and outlined in.
+
+The squares that a pixel stands for are laid by what the frame shows, as `FrameFacts.content` records it: so a frame that is
+turned, flipped or shifted over empty glass has the same pixels, and a tile has those of the whole.
+
+The dark around a round field of view, whatever its shade: a camera's own light, or a stop in the eyepiece.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from blastscope.runtime.frames.image_pyramid import Grid, Pictures, nearest_odd_factor
+from blastscope.runtime.frames.mask_geometry import Mask, framed
+from blastscope.runtime.frames.stain import STEP, along
+from blastscope.runtime.frames.types import Colour, FrameFacts
+from blastscope.runtime.io.concurrency import spread, strips, threads_for
+from blastscope.runtime.types import Box
+
+WORKING_UM = 0.25  # a pixel, or the nearest that an odd number of the frame's pixels comes to
+STRIP_PIXELS = 100_000  # a strip that the processor's cache holds
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Working:
+    """A frame in pixels of `um` micrometres."""
+
+    grid: Grid
+    um: float
+    facts: FrameFacts
+    picture: NDArray[np.uint8]  # (grid.height, grid.width, 3) RGB
+    stain: NDArray[np.int16]  # nuclear stain, in 1/STEP
+    stained: Mask  # 1 where it is stained like a nucleus
+    surround: Mask | None  # 1 in the dark around the field of view; None without
+    shape: tuple[int, ...]  # of the frame
+
+
+def working(pictures: Pictures, facts: FrameFacts) -> Working:
+    """A frame at working resolution."""
+    grid, picture = pictures.over(facts.content, nearest_odd_factor(WORKING_UM / facts.pixel_um))
+    stain, stained = np.empty(picture.shape[:2], np.int16), np.empty(picture.shape[:2], np.bool_)
+    level = round(facts.nucleus_threshold * STEP)
+
+    def look(rows: slice) -> None:
+        stain[rows] = along(facts.nuclear_axis, picture[rows], facts.background)
+        np.greater(stain[rows], level, out=stained[rows])
+
+    pieces = strips(slice(0, grid.height), STRIP_PIXELS // grid.width)
+    spread(look, pieces, threads_for(stain.size, pictures.threads))
+    um, nuclear = grid.factor * facts.pixel_um, stained.view(np.uint8)
+    surround = surround_in(picture, grid, facts.extent, facts.background, um)
+    if surround is not None:
+        nuclear = without_rim(nuclear, surround, um)
+    return Working(grid, um, facts, picture, stain, nuclear, surround, pictures.frame.shape)
+
+
+# Of the glass' level. What is darker in every channel has a density above `stain.EXTRA_FROM`: it looks like a nearly black
+# nucleus, and only its size tells.
+DARK_SHARE = 0.37
+WIDEST_NUCLEUS_UM = 16.0  # where the dark is less deep, it is at least as long along the frame's edge
+EDGE_UM = 0.5  # how soft the edge of the dark is
+RIM_UM = 1.5  # what of its blurred edge is left is narrower than this
+
+
+def surround_in(picture: NDArray[np.uint8], grid: Grid, extent: Box, glass: Colour, um: float) -> Mask | None:
+    """Where `picture` (h, w, 3) is dark and wider than a nucleus, and the blur of its edge; None where it is so nowhere.
+
+    It lies on `grid` in the whole frame's `extent`, beyond which it counts as dark. So nothing but what is near tells, and a
+    tile has what the whole frame has.
+    """
+    red, green, blue = (DARK_SHARE * level for level in glass)
+    dark = np.asarray(cv2.inRange(picture, (0.0, 0.0, 0.0), (red, green, blue)), np.uint8) & np.uint8(1)
+    if not cv2.countNonZero(dark):
+        return None
+    brush = _square(WIDEST_NUCLEUS_UM / 2, um)
+    side = len(brush)
+    beyond = framed(dark, side)
+    left, top, right, bottom = _squares(extent, grid)
+    beyond[:, : max(left + side, 0)] = beyond[: max(top + side, 0)] = 1
+    beyond[:, max(right + side, 0) :] = beyond[max(bottom + side, 0) :] = 1
+    wide = cv2.morphologyEx(beyond, cv2.MORPH_OPEN, brush)
+    shown = np.asarray(wide, np.uint8)[side:-side, side:-side] & dark
+    return np.asarray(cv2.dilate(shown, _square(EDGE_UM, um)), np.uint8) if cv2.countNonZero(shown) else None
+
+
+def without_rim(stained: Mask, surround: Mask, um: float) -> Mask:
+    """What is stained, without the surround and what is left of its blurred edge."""
+    left = stained & (1 - surround)
+    near = np.asarray(cv2.dilate(surround, _square(RIM_UM, um)), np.uint8)
+    rimless = np.asarray(cv2.morphologyEx(left, cv2.MORPH_OPEN, _square(RIM_UM / 2, um)), np.uint8)
+    return left & (rimless | (1 - near))
+
+
+def _squares(box: Box, grid: Grid) -> tuple[int, int, int, int]:
+    """The first and the last squares that lie wholly in `box`, which may lie beyond the grid."""
+    left, top = (-((start - end) // grid.factor) for start, end in ((grid.x0, box[0]), (grid.y0, box[1])))
+    return left, top, (box[2] - grid.x0) // grid.factor, (box[3] - grid.y0) // grid.factor
+
+
+def _square(reach_um: float, um: float) -> Mask:
+    side = 2 * math.ceil(reach_um / um) + 1
+    return np.ones((side, side), np.uint8)

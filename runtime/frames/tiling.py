@@ -1,0 +1,56 @@
+"""A frame too large to be looked at as a whole, in tiles: each cell belongs to the one tile that owns its centre."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from blastscope.runtime.frames.types import FoundCell, FrameFacts
+from blastscope.runtime.types import Box
+
+
+class Tile(NamedTuple):
+    """What is looked at for the cells of one part of a frame."""
+
+    core: Box  # whose cells it gives; the cores of all tiles cover the frame once
+    region: Box  # the core and all that may change what is found in it
+
+    def owns(self, box: Box) -> bool:
+        """Whether the centre of `box`, in pixels of the frame, lies in the core. A centre on an edge goes right and down."""
+        x0, y0, x1, y1 = self.core  # twice the centre is a whole number: no rounding decides
+        return 2 * x0 <= box[0] + box[2] < 2 * x1 and 2 * y0 <= box[1] + box[3] < 2 * y1
+
+
+def tiles_of(width: int, height: int, *, side_px: int, margin_px: int) -> Iterator[Tile]:
+    """The tiles of a frame, row by row. A cell that is nearer than `margin_px` across lies whole in its tile's region."""
+    for top in range(0, height, side_px):
+        for left in range(0, width, side_px):
+            right, bottom = min(left + side_px, width), min(top + side_px, height)
+            region = (
+                max(left - margin_px, 0),
+                max(top - margin_px, 0),
+                min(right + margin_px, width),
+                min(bottom + margin_px, height),
+            )
+            yield Tile((left, top, right, bottom), region)
+
+
+def facts_in(facts: FrameFacts, tile: Tile) -> FrameFacts:
+    """The facts of the whole frame, as they hold for the pixels of the region of `tile`."""
+    left, top, _, _ = tile.region
+
+    def moved_box(box: Box) -> Box:
+        return box[0] - left, box[1] - top, box[2] - left, box[3] - top
+
+    return replace(facts, content=moved_box(facts.content), extent=moved_box(facts.extent))
+
+
+def moved(cell: FoundCell, tile: Tile) -> FoundCell:
+    """`cell`, found in the region of `tile`, in pixels of the whole frame."""
+    left, top, _, _ = tile.region
+    x0, y0, x1, y1 = cell.box
+    box, contour = (x0 + left, y0 + top, x1 + left, y1 + top), cell.contour + np.array((left, top), np.int32)
+    return replace(cell, box=box, contour=contour, core=replace(cell.core, corner=(left, top)))

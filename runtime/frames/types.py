@@ -1,0 +1,208 @@
+"""`FrameReport`: everything that was found in one frame, with a call or a refusal for each cell.
+
+What is known of a frame before any network has looked at it: its scale and stain, and its white cells.
+
+What is assumed of a frame and of the cells in it: the numbers that a site may want to change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from blastscope.runtime.frames.contour import Traced
+from blastscope.runtime.frames.features import Appearance
+from blastscope.runtime.io.strict_model import Record
+from blastscope.runtime.types import CLASSES, Box, ClassName, Prediction, Refusal, RefusalCode, Voter
+
+
+class CellRow(TypedDict):
+    """One cell as the command line prints it."""
+
+    box: list[int]
+    contour: list[list[int]]
+    label: ClassName | None
+    probability: float | None
+    voter: Voter | None
+    refusal: RefusalCode | None
+    score: float | None  # the deciding voter's probability of ALL
+    detail: str | None  # of the refusal
+
+
+class FrameRow(TypedDict):
+    """One frame as the command line prints it."""
+
+    path: str | None
+    refusal: RefusalCode | None
+    validated: bool
+    pixel_um: float | None
+    scale_source: ScaleSource | None
+    counts: dict[str, int]
+    cells: list[CellRow]
+    size: list[int] | None  # width, height
+    detail: str | None  # of the refusal
+    notes: list[str]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FrameCell:
+    """A white cell with its call, or with the reason why it got none: the finder's, or the crop's."""
+
+    found: FoundCell
+    prediction: Prediction | None  # None where the finder refused the cell
+    appearance: Appearance | None = None  # as the networks see it: what a drift is noticed by; None with the prediction
+
+    @property
+    def box(self) -> Box:
+        """The whole cell, in pixels of the frame, half-open."""
+        return self.found.box
+
+    @property
+    def contour(self) -> NDArray[np.int32]:
+        """The cell's outline, (n, 2) int32 x and y in pixels of the frame."""
+        return self.found.contour
+
+    @property
+    def refusal(self) -> Refusal | None:
+        """Why there is no label; None where there is one."""
+        return self.found.refusal or (self.prediction.refusal if self.prediction else None)
+
+    @property
+    def label(self) -> ClassName | None:
+        """The call; None with a refusal."""
+        return self.prediction.label if self.prediction else None
+
+    @property
+    def probability(self) -> float | None:
+        """The deciding voter's probability of the label; None with a refusal."""
+        return self.prediction.probability if self.prediction else None
+
+    @property
+    def voter(self) -> Voter | None:
+        """Who decided; None with a refusal."""
+        return self.prediction.voter if self.prediction else None
+
+    def row(self) -> CellRow:
+        """The cell as plain JSON values."""
+        prediction, refusal = self.prediction, self.refusal
+        return CellRow(
+            box=list(self.box),
+            contour=self.contour.tolist(),
+            label=self.label,
+            probability=self.probability,
+            voter=self.voter,
+            refusal=refusal.code if refusal else None,
+            score=prediction.score if prediction else None,
+            detail=refusal.detail if refusal else None,
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FrameReport:
+    """What one frame shows. `validated` is False until the site has validated the networks on frames of its own.
+
+    With a `refusal` the frame couldn't be examined, and there are no cells. `metadata` and, in a stream, `id` are
+    the caller's, passed through.
+    """
+
+    cells: tuple[FrameCell, ...]
+    facts: FrameFacts | None
+    refusal: Refusal | None = None
+    path: Path | None = None
+    validated: bool = False
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    id: int | str | None = None  # of the frame in its stream
+    size: tuple[int, int] | None = None  # width and height of the frame
+    notes: tuple[str, ...] = ()  # what was read of a file that holds more, and where the scale comes from
+
+    @property
+    def pixel_um(self) -> float | None:
+        """Micrometres a pixel, as given or as measured; None where the frame was refused."""
+        return self.facts.pixel_um if self.facts else None
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many cells were found, called each class, and refused."""
+        labels = [cell.label for cell in self.cells]
+        called: dict[str, int] = {name: labels.count(name) for name in CLASSES}
+        return {"cells": len(labels), **called, "refused": labels.count(None)}
+
+    def row(self) -> FrameRow:
+        """The frame as plain JSON values."""
+        return FrameRow(
+            path=str(self.path) if self.path else None,
+            refusal=self.refusal.code if self.refusal else None,
+            validated=self.validated,
+            pixel_um=self.pixel_um,
+            scale_source=self.facts.scale_source if self.facts else None,
+            counts=self.counts,
+            cells=[cell.row() for cell in self.cells],
+            size=list(self.size) if self.size else None,
+            detail=self.refusal.detail if self.refusal else None,
+            notes=list(self.notes),
+        )
+
+
+ScaleSource = Literal["given", "red-cells", "assumed"]
+Colour = tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class FrameFacts:
+    """What holds for a whole frame; for a slide it is measured once, on some windows, and all tiles go by it."""
+
+    pixel_um: float  # micrometres per pixel
+    scale_source: ScaleSource
+    background: Colour  # RGB of the empty glass, 0..255
+    nuclear_axis: Colour  # weights of the optical densities of R, G and B: a nucleus is far along, a red cell at 0
+    nucleus_threshold: float  # on the finder's map of nuclear stain
+    cell_threshold: float  # on its map of the whole cell
+    content: Box  # all that is neither glass nor black; the grid that cells are found on is centred on it
+    extent: Box  # of the whole, of which the pixels at hand may be a tile
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FoundCell:
+    """One white cell, in pixels of the frame. A refused one counts as found, and its box stands."""
+
+    box: Box  # of the whole cell, half-open
+    contour: NDArray[np.int32]  # (K, 2), x and y along the cell's outline
+    core: Traced  # its nucleus
+    refusal: Refusal | None = None
+
+    @property
+    def nucleus(self) -> NDArray[np.int32]:
+        """(K, 2), x and y along the outline of its nucleus; traced anew each time."""
+        return self.core.outline()
+
+
+def fewer_points(outline: NDArray[np.int32]) -> NDArray[np.int32]:
+    """The outline (K, 2) with a fraction of its points, within half a pixel: for whoever draws it, and takes long for each."""
+    corners = cv2.approxPolyDP(np.ascontiguousarray(outline).reshape(-1, 1, 2), 0.5, closed=True)
+    return np.asarray(corners, np.int32).reshape(-1, 2)
+
+
+class FrameSpec(Record):
+    """How white cells are found in a stained bright-field frame, and how each is shown to the networks.
+
+    C-NMC's micrometres per pixel aren't published. So the scale of the networks is given by two assumptions: its cells are
+    `target_px` across (the median of 5,250 cells) and a lymphoid cell is `lymphocyte_um` across on a smear.
+    """
+
+    pixel_um: float | None = Field(default=None, gt=0.005, lt=5)  # micrometres per pixel; None: found from the red cells
+    target_px: float = Field(default=207.0, gt=8, le=1024)
+    lymphocyte_um: float = Field(default=12.0, gt=4, lt=40)
+    red_cell_um: float = Field(default=7.5, gt=4, lt=12)  # on a dried smear
+    stain: Literal["none", "reinhard", "macenko"] = "reinhard"  # towards C-NMC's look, before the networks see a cell
+
+    @property
+    def network_um(self) -> float:
+        """Micrometres per pixel of the images that the networks were trained on, as assumed here."""
+        return self.lymphocyte_um / self.target_px

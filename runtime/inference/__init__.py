@@ -1,0 +1,1 @@
+"""Opening a bundle and answering with it: device selection, loading, autotuning, voting."""

@@ -1,0 +1,236 @@
+"""Which graph, computed in what: the pairs that a bundle and a machine admit, and the measurement that ranks them.
+
+The measurement begins after the first answer, in a thread of its own, and its result counts from the next opening on. The
+choice of an open handle holds, so that two images of one run are never judged by two engines.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from blastscope.runtime.bundle import Bundle, Golden
+from blastscope.runtime.bundle.manifest import GraphEntry
+from blastscope.runtime.errors import BlastscopeError, DeviceError, UsageError
+from blastscope.runtime.inference.background import Later
+from blastscope.runtime.inference.worker_pool import Lanes
+from blastscope.runtime.io.atomic import write_content
+from blastscope.runtime.types import PRECISIONS, Execution, Layout, Precision
+
+NATURAL: dict[Precision, Execution] = {"fp32": "f32", "fp16": "f16", "int8": "int8"}  # what a graph is written in
+_FLOATS: tuple[Execution, ...] = ("bf16", "f16", "f32")  # where nothing is measured: the likely fastest first, int8 after them
+_ROUNDS = (3, 20)  # at least and at most
+_SECONDS = 1.0  # of measurement a candidate
+_GLANCE_S = 0.05
+
+Times = dict[str, float | None]  # ms a crop by a candidate's name; None: it failed
+
+
+class Candidate(NamedTuple):
+    """A fused graph, what it would be computed in, and how it would lie on the cores."""
+
+    entry: GraphEntry
+    execution: Execution
+    layout: Layout = "fused"
+
+    @property
+    def name(self) -> str:
+        """As in benchmark rows: 'int8', 'fp32', 'fp32-bf16', 'int8 side-by-side'."""
+        plain: Execution = "int8" if self.entry.precision == "int8" else "f32"
+        name = self.entry.precision if self.execution == plain else f"{self.entry.precision}-{self.execution}"
+        return name if self.layout == "fused" else f"{name} {self.layout}"
+
+
+def admitted(
+    bundle: Bundle,
+    precision: Precision | None,
+    execution: Execution | None,
+    offered: Sequence[Execution],
+    *,
+    typed: bool = False,
+) -> list[Candidate]:
+    """The candidates that the wish (None: any), the bundle's tolerances and the device's `offered` leave.
+
+    `typed`: the device computes each graph in what it is written in. Where the precision is open, an execution is taken from
+    the first graph that has it: fp16 computed in f32 is fp32 with less in it. Raises `UsageError`, `DeviceError` where none is
+    left.
+    """
+    # an int8 graph that did not pass its gate can't be here: the manifest of a bundle that holds its gate refuses it
+    left: list[Candidate] = []
+    reasons: list[BlastscopeError] = []
+    for one in PRECISIONS if precision is None else (precision,):
+        entry = bundle.graph(one)
+        if entry is None:
+            reasons.append(UsageError(f"bundle '{bundle.path}' has no fused {one} graph: it has {_fused(bundle)}"))
+        else:
+            natural = (NATURAL[one],) if NATURAL[one] in offered else ()
+            left += _executed(bundle, entry, execution, natural if typed else offered, reasons)
+    if not left:
+        # what the bundle lacks says less than what was refused
+        raise min(reasons, key=lambda reason: isinstance(reason, UsageError))
+    first = {candidate.execution: candidate for candidate in reversed(left)}
+    return [candidate for candidate in left if first[candidate.execution] is candidate]
+
+
+def _executed(
+    bundle: Bundle, entry: GraphEntry, wished: Execution | None, offered: Sequence[Execution], reasons: list[BlastscopeError]
+) -> list[Candidate]:
+    """`entry` in every execution that is wished, has a tolerance and is offered by the device."""
+    fitting = [one for one in entry.tolerances if (one == "int8") == (entry.precision == "int8")]
+    wanted = [one for one in fitting if wished in (None, one)]
+    if not wanted:
+        has = ", ".join(fitting) or "none"
+        reasons.append(
+            UsageError(f"bundle '{bundle.path}' gives no tolerance for {entry.precision} computed in {wished}: it gives {has}")
+        )
+    possible = [one for one in wanted if one in offered]
+    if wanted and not possible:
+        there = ", ".join(offered) or "nothing for that graph"
+        reasons.append(DeviceError(f"{entry.precision} is to be computed in {' or '.join(wanted)}; the device offers {there}"))
+    return [Candidate(entry, one) for one in possible]
+
+
+def _fused(bundle: Bundle) -> str:
+    return ", ".join(entry.precision for entry in bundle.manifest.graphs if entry.models == "fused")
+
+
+def in_order_of_speed(candidates: Sequence[Candidate], times: Times) -> list[Candidate]:
+    """The measured ones, fastest first; then the others, likely fastest first and int8 last, which takes longest to load."""
+
+    def rank(candidate: Candidate) -> tuple[float, int]:
+        guess = _FLOATS.index(candidate.execution) if candidate.execution in _FLOATS else len(_FLOATS)
+        known = times.get(candidate.name, math.inf)
+        failed = candidate.name in times and known is None
+        return (math.inf if known is None else known, guess + 10 * failed)
+
+    return sorted(candidates, key=rank)
+
+
+class Memory:
+    """What was measured on this machine, in one small file of the cache. It may be lost at any time."""
+
+    def __init__(self, cache_dir: Path, key: str) -> None:
+        self._path = cache_dir / "choices" / f"{key}.json"
+
+    def read(self) -> Times:
+        """Milliseconds a crop by candidate; nothing where nothing is known or the file is damaged."""
+        try:
+            found = json.loads(self._path.read_text(encoding="utf-8"))
+            times = found["ms_per_crop"]
+            return {str(name): None if value is None else float(value) for name, value in times.items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return {}
+
+    def remember(self, times: Times) -> None:
+        """Adds `times`. Raises `OSError` where the cache can't be written."""
+        write_content(self._path, json.dumps({"ms_per_crop": {**self.read(), **times}}, indent=1))
+
+
+class Opener(Protocol):
+    """Opens a candidate that passes the golden set."""
+
+    @property
+    def golden(self) -> Golden:
+        """The golden set."""
+        ...
+
+    def open(self, candidate: Candidate) -> Lanes:
+        """Raises `BlastscopeError`."""
+        ...
+
+
+class Survey:
+    """Measures the candidates that nobody has measured here yet, in turn with the one that is open."""
+
+    def __init__(
+        self, taken: tuple[Candidate, Lanes], others: Sequence[Candidate], opener: Opener, memory: Memory, notes: list[str]
+    ) -> None:
+        self._taken, self._lanes = taken
+        ours = taken[0][:2]
+        self._others = [one for one in others if one[:2] != ours]
+        self._layouts = [one for one in others if one[:2] == ours]  # of what is open, in another layout
+        self._opener = opener
+        self._memory = memory
+        self._notes = notes
+        self._stop = threading.Event()
+        self._work = Later(self._run, "blastscope-survey")
+
+    def start(self) -> None:
+        """Begins, unless it began already."""
+        self._work.start()
+
+    def finish(self) -> None:
+        """Waits for the candidate that is being measured, and leaves the others to the next opening."""
+        self._stop.set()
+        self._work.finish(begin=False)
+
+    def _run(self) -> None:
+        for candidate in self._line():
+            self._wait()  # so that two engines aren't held in memory all through a long job
+            try:
+                self._memory.remember(self._measure(candidate))
+            except BlastscopeError as error:  # one of the two broke off, and the next opening may find out which
+                self._notes.append(f"{candidate.name} is not measured yet: {error}")
+            except OSError as error:
+                self._notes.append(f"what was measured can't be kept: {error.strerror or error}")
+            if self._stop.is_set():
+                return
+
+    def _line(self) -> Iterator[Candidate]:
+        """Who is measured, in turn: other layouts only of the fastest, which is the open one unless another proved faster."""
+        yield from self._others
+        times = self._memory.read()
+        ours = times.get(self._taken.name)
+        if ours is None or not any(ms is not None and ms < ours for ms in (times.get(one.name) for one in self._others)):
+            yield from self._layouts
+
+    def _measure(self, candidate: Candidate) -> Times:
+        """Times of `candidate` and of the open engine, taken in turn, so that what else runs here slows both.
+
+        All lanes of an engine work: for throughput, fewer lanes that are faster each may make more or less of the cores.
+        """
+        try:
+            other = self._opener.open(candidate)
+        except BlastscopeError as error:
+            self._notes.append(f"{candidate.name} is passed over: {error}")
+            return {candidate.name: None}
+        try:
+            ours, theirs = self._race(self._lanes, other)
+        finally:
+            other.close()
+        if math.isinf(ours):
+            self._notes.append(f"{candidate.name} is not measured yet: the handle was at work all the time")
+            return {}
+        self._notes.append(f"measured {candidate.name}: {theirs:.1f} ms a crop, {self._taken.name} {ours:.1f} ms")
+        return {self._taken.name: ours, candidate.name: theirs}
+
+    def _race(self, ours: Lanes, theirs: Lanes) -> tuple[float, float]:
+        """The best time of each, of rounds in which nobody else used our lanes: waiting for those isn't work."""
+        best = [math.inf, math.inf]
+        end, number = time.monotonic() + _SECONDS, 0
+        for _ in range(_ROUNDS[1]):
+            if number >= _ROUNDS[0] and time.monotonic() > end:
+                break
+            self._wait()
+            begun = ours.begun
+            times = [self._time(lanes) for lanes in (ours, theirs)]
+            if ours.begun == begun and not ours.busy:
+                best = [min(pair) for pair in zip(best, times, strict=True)]
+                number += 1
+        return best[0], best[1]
+
+    def _time(self, lanes: Lanes) -> float:
+        batch = [self._opener.golden.crops[:1]] * len(lanes.engine.lanes)
+        start = time.perf_counter()
+        lanes.spread(lanes.answer, batch)  # outside of `call`: a handle that is being closed ends a race, not breaks it
+        return 1000 * (time.perf_counter() - start) / len(batch)
+
+    def _wait(self) -> None:
+        """Until nobody uses the handle, or it is being closed."""
+        while self._lanes.busy and not self._stop.is_set():
+            time.sleep(_GLANCE_S)

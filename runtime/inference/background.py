@@ -1,0 +1,84 @@
+"""Work that an opening puts off, so that the first answer doesn't wait for it.
+
+An engine that is being built while something else answers.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+
+from blastscope.runtime.errors import BlastscopeError
+
+
+class Later:
+    """Does something once, in a thread of its own: `delay_s` after `start`, or sooner when `finish` waits for it."""
+
+    def __init__(self, function: Callable[[], None], name: str, *, delay_s: float = 0.0) -> None:
+        self._function, self._name, self._delay_s = function, name, delay_s
+        self._hurry = threading.Event()
+        self._once = threading.Lock()  # taken by whoever does it
+        self._done = threading.Event()
+        self._doing: int | None = None  # the thread that is at it
+
+    def start(self) -> None:
+        """Begins, unless it began already."""
+        if self._once.acquire(blocking=False):
+            threading.Thread(target=self._wait_and_run, name=self._name).start()
+
+    def finish(self, *, begin: bool = True) -> None:
+        """Returns when it is done. What never began is done here and now, or never without `begin`."""
+        self._hurry.set()
+        if self._once.acquire(blocking=False):
+            if begin:
+                self._run()
+            self._done.set()
+        elif self._doing != threading.get_ident():  # a forgotten handle may be collected, and closed, by this very work
+            self._done.wait()
+
+    def _wait_and_run(self) -> None:
+        self._hurry.wait(self._delay_s)
+        self._run()
+
+    def _run(self) -> None:
+        self._doing = threading.get_ident()
+        try:
+            self._function()
+        finally:
+            self._doing = None
+            self._done.set()
+
+
+Build = Callable[[Callable[[], bool]], None]  # is told whether it was cancelled
+
+
+class Building:
+    """A build in a thread of its own. `done` is over when the engine is in the cache, or has the reason why it isn't."""
+
+    def __init__(self, build: Build, tell: Callable[[str], None], what: str) -> None:
+        self.done: Future[None] = Future()
+        self._build, self._tell, self._what = build, tell, what
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="blastscope-building")
+        self.done.set_running_or_notify_cancel()
+        self._thread.start()
+
+    def cancel(self) -> None:
+        """Ends the build at its next step, and waits for that."""
+        self._stop.set()
+        if self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            self._build(self._stop.is_set)
+        except BlastscopeError as error:
+            if not self._stop.is_set():
+                self._tell(f"{self._what} could not be built: {error}")
+            self.done.set_exception(error)
+        except BaseException as error:  # noqa: BLE001 whatever it is, it belongs to those who wait
+            self.done.set_exception(error)
+        else:
+            self._tell(f"{self._what} is built: reopen() takes it")
+            self.done.set_result(None)

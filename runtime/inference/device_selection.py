@@ -1,0 +1,149 @@
+"""Which device answers: the one named, or with `auto` the GPU where an engine for it exists or can be built, else the CPU.
+
+What was taken and why stands in the notes. An open handle never moves to another device by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from blastscope.runtime.backends.protocol import Cascade
+from blastscope.runtime.backends.registry import BACKENDS, GPU_BACKENDS, load_gpu_backend
+from blastscope.runtime.bundle import Bundle
+from blastscope.runtime.cuda.driver import FoundGpu, find_gpu
+from blastscope.runtime.errors import (
+    BlastscopeError,
+    DeviceError,
+    DeviceLost,
+    GoldenMismatch,
+    OutOfDeviceMemory,
+    UnavailableError,
+    UngatedBundle,
+    UsageError,
+)
+from blastscope.runtime.inference.background import Building
+from blastscope.runtime.inference.device import CPU, Device
+from blastscope.runtime.inference.loader import Choice, Opened, choose_from, open_choice
+from blastscope.runtime.inference.options import Wish
+from blastscope.runtime.types import VOTERS
+
+DEFAULT = "openvino"
+NEVER_BUILDS = "onnxruntime"  # and is the slowest
+# What a device or its libraries may lack, so that another may be asked.
+_PASSED_OVER = (UnavailableError, GoldenMismatch)
+
+
+def open_wished(bundle: Bundle, wish: Wish) -> Opened:
+    """The engine that was wished for, or the best of those that the wish leaves open. Raises `BlastscopeError`s."""
+    if bundle.manifest.gate != "held" and not wish.allow_ungated:
+        raise UngatedBundle(
+            bundle.path,
+            f"its gate is '{bundle.manifest.gate}', so its calls mean nothing; allow_ungated=True opens it anyway",
+        )
+    if wish.backend is not None and wish.backend not in {**BACKENDS, **GPU_BACKENDS}:
+        raise UsageError(f"backend '{wish.backend}' is not known: say auto, {', '.join(sorted({**BACKENDS, **GPU_BACKENDS}))}")
+    if wish.cascade or wish.layout:
+        return _open_laid_out(bundle, wish)
+    if wish.device.kind == "auto":
+        return _open_auto(bundle, wish)
+    if wish.device.kind == "cuda":
+        return _open_gpu(bundle, wish)
+    return _open_host(bundle, wish)
+
+
+def _open_laid_out(bundle: Bundle, wish: Wish) -> Opened:
+    """On the CPU, in the layout that the wish names or that leaving voters out needs."""
+    what = "cascade" if wish.cascade else "layout"
+    if wish.device.kind == "cuda":
+        raise UsageError(f"{what} is for a CPU: say device='cpu', or leave it out")
+    if not wish.cascade:
+        return _open_host(bundle, wish)
+    found = bundle.manifest.cascade
+    if found is None:
+        raise UsageError(f"bundle '{bundle.path}' has no cascade: 'blastscope calibrate --cascade' measures one")
+    if wish.precision not in (None, found.precision) or wish.layout not in (None, "staged"):
+        wanted = wish.layout if wish.precision in (None, found.precision) else wish.precision
+        raise UsageError(f"the cascade of bundle '{bundle.path}' is of its {found.precision} graph, staged: not {wanted}")
+    opened = _open_host(bundle, replace(wish, precision=found.precision, layout="staged"))
+    opened.lanes.leave_out(Cascade(VOTERS.index(found.first), found.threshold))
+    cost = f"{100 * found.flips.value:.2f} % of the calls that were judged"
+    opened.notes.append(f"cascade: {found.first} decides alone from {found.threshold:.4g} on, which changed {cost}")
+    return opened
+
+
+def _open_auto(bundle: Bundle, wish: Wish) -> Opened:
+    if wish.backend is not None and wish.backend not in GPU_BACKENDS:
+        return _open_host(bundle, wish)
+    try:
+        opened = _open_gpu(bundle, replace(wish, device=Device("cuda", "0")))
+    except _PASSED_OVER as error:
+        if wish.backend is not None and wish.backend not in BACKENDS:
+            raise
+        opened = _open_host(bundle, wish)
+        opened.notes.insert(0, f"device auto is the CPU here: {error}")
+        return opened
+    if not opened.building:
+        opened.notes.insert(0, f"device auto is {opened.lanes.engine.device} here, computed by {opened.lanes.name}")
+    return opened
+
+
+def _open_host(bundle: Bundle, wish: Wish) -> Opened:
+    """On the CPU, or on a device that OpenVINO names."""
+    device = CPU if wish.device.kind in ("auto", "cuda") else wish.device
+    return open_choice(choose_from(bundle, replace(wish, device=device), wish.backend or DEFAULT))
+
+
+def _open_gpu(bundle: Bundle, wish: Wish) -> Opened:
+    """On the GPU that the wish names, by the first library that can. Raises `DriverError`, `UnavailableError`s."""
+    gpu = find_gpu(int(wish.device.name))
+    failures: dict[str, BlastscopeError] = {}
+    for choice in _choices(bundle, wish, failures):
+        if choice.must_build and wish.while_building == "cpu":
+            return _open_meanwhile(choice, gpu)
+        try:
+            opened = open_choice(choice)
+        except _PASSED_OVER as error:
+            failures[choice.name] = error
+            continue
+        opened.notes[:0] = [f"{name} is passed over: {error}" for name, error in failures.items()]
+        return opened
+    raise _summed(gpu, failures)
+
+
+def _choices(bundle: Bundle, wish: Wish, failures: dict[str, BlastscopeError]) -> list[Choice]:
+    """What each library can do: those whose engine is at hand first, then those that build, the one that never builds last."""
+    found = []
+    for name in [wish.backend] if wish.backend else GPU_BACKENDS:
+        try:
+            found.append(choose_from(bundle, wish, name))
+        except UnavailableError as error:
+            failures[name] = error
+    return sorted(found, key=lambda choice: (choice.name == NEVER_BUILDS, choice.must_build))
+
+
+def _open_meanwhile(choice: Choice, gpu: FoundGpu) -> Opened:
+    """The CPU, while the engine of `choice` is built in a thread of its own."""
+    wish, (entry, execution, _) = choice.wish, choice.ranked[0]
+    there = wish.backend if wish.backend in BACKENDS else None
+    opened = _open_host(choice.bundle, replace(wish, execution=None, backend=there))
+    graph = choice.bundle.file(entry)
+
+    def build(cancelled: Callable[[], bool]) -> None:
+        options = replace(wish.options(execution), cancelled=cancelled)
+        load_gpu_backend(choice.name).build(graph, entry.sha256, options)
+
+    what = f"the {entry.precision} engine of {choice.name} for {gpu.name}"
+    opened.notes.insert(0, f"{what} is being built; the CPU answers until reopen() is called")
+    opened.building = Building(build, opened.notes.append, what)
+    return opened
+
+
+def _summed(gpu: FoundGpu, failures: Mapping[str, BlastscopeError]) -> BlastscopeError:
+    """One error for all: the only one, or one that says more than that a library is missing."""
+    errors = list(failures.values())
+    telling = [error for error in errors if isinstance(error, DeviceLost | OutOfDeviceMemory | GoldenMismatch)]
+    if telling or len({str(error) for error in errors}) == 1:
+        return (telling or errors)[0]
+    reasons = "; ".join(f"{name}: {error}" for name, error in failures.items())
+    return DeviceError(f"cuda:{gpu.ordinal} {gpu.name} can't be used: {reasons}")

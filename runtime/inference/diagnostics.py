@@ -1,0 +1,164 @@
+"""What this machine could answer with: devices, the libraries that serve each, and why one can't be used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from blastscope.runtime.backends.cache.catalog import KeptEngine, list_engines
+from blastscope.runtime.backends.cache.compatibility import Machine
+from blastscope.runtime.backends.registry import BACKENDS, GPU_BACKENDS, load_backend, load_gpu_backend
+from blastscope.runtime.backends.tensorrt.library import LIBRARIES
+from blastscope.runtime.cuda.driver import FoundGpu, probe
+from blastscope.runtime.cuda.kernels.compile import crop_fatbin, read_record
+from blastscope.runtime.errors import BlastscopeError, DriverError
+from blastscope.runtime.io.cpu_info import cpu_name
+from blastscope.runtime.io.strict_model import Record
+from blastscope.runtime.types import Execution
+
+PACKAGES = {
+    "openvino": ("openvino",),
+    "onnxruntime": ("onnxruntime-gpu", "onnxruntime"),
+    "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
+    "tensorrt-rtx": ("tensorrt-rtx-cu13", "tensorrt-rtx"),
+    "pycuda": ("pycuda",),
+    "cuda-bindings": ("cuda-bindings",),
+}
+
+
+class Service(Record):
+    """One library on one device."""
+
+    library: str
+    version: str | None  # None: not installed
+    computes: tuple[Execution, ...] = ()  # what it can compute in there
+    engines: tuple[str, ...] = ()  # those of the cache that may run there, by name
+    problem: str | None = None  # why it can't be used
+
+
+class DeviceState(Record):
+    """One device, as `device=` names it."""
+
+    device: str
+    name: str
+    capability: str | None = None
+    memory_mib: int | None = None
+    free_mib: int | None = None
+    services: tuple[Service, ...]
+
+    @property
+    def usable(self) -> bool:
+        """Whether `open_bundle` can use it."""
+        return any(service.computes for service in self.services)
+
+
+class Inventory(Record):
+    """The machine. `parts` are what a GPU's engines are made of, whether a GPU is here or not; all need the first three."""
+
+    driver: str | None  # of NVIDIA
+    cuda: str | None  # newest that the driver serves
+    no_gpu: str | None  # why there is none
+    devices: tuple[DeviceState, ...]
+    parts: tuple[Service, ...]
+    other_engines: dict[str, str]  # engines of the cache that can't be used, with the reason
+
+
+def take_inventory(cache_dir: Path) -> Inventory:
+    """What is here. Takes no GPU memory; raises nothing for what is missing."""
+    engines = list_engines(cache_dir, Machine.here())
+    hosts = (_host("cpu", cpu_name(), "CPU", BACKENDS), *_openvino_devices())
+    needed = (_kernels(), _package("pycuda", "gpu"), _package("cuda-bindings", "gpu"))
+    parts = (*needed, *(_package(name, name) for name in LIBRARIES))
+    others = {engine.name: f"{engine.state}: {'; '.join(engine.reasons)}" for engine in engines if engine.state != "ready"}
+    try:
+        driver = probe()
+    except DriverError as error:
+        return Inventory(driver=None, cuda=None, no_gpu=str(error), devices=hosts, parts=parts, other_engines=others)
+    return Inventory(
+        driver=driver.version,
+        cuda=f"{driver.cuda[0]}.{driver.cuda[1]}",
+        no_gpu=None,
+        devices=(*(_gpu(gpu, needed, engines) for gpu in driver.gpus), *hosts),
+        parts=parts,
+        other_engines=others,
+    )
+
+
+def _gpu(gpu: FoundGpu, needed: tuple[Service, ...], engines: list[KeptEngine]) -> DeviceState:
+    lacking = next((service.problem for service in needed if service.problem), None)
+    free = gpu.free()
+
+    def served(name: str) -> Service:
+        ready = tuple(engine.name for engine in engines if engine.state == "ready" and _is_for(engine, name, gpu))
+        return _service(name, lambda: load_gpu_backend(name).executions(str(gpu.ordinal)), lacking, ready)
+
+    return DeviceState(
+        device=f"cuda:{gpu.ordinal}",
+        name=gpu.name,
+        capability=f"{gpu.capability[0]}.{gpu.capability[1]}",
+        memory_mib=gpu.memory >> 20,
+        free_mib=None if free is None else free >> 20,
+        services=tuple(served(name) for name in GPU_BACKENDS),
+    )
+
+
+def _is_for(engine: KeptEngine, library: str, gpu: FoundGpu) -> bool:
+    key = engine.key
+    return key is not None and key.library == library and (key.gpu is None or key.gpu.name == gpu.name)
+
+
+def _openvino_devices() -> Iterator[DeviceState]:
+    """The devices of OpenVINO's plugins beside the CPU."""
+    try:
+        from blastscope.runtime.backends.openvino.backend import available_devices
+
+        found = available_devices()
+    except BlastscopeError:
+        return
+    for name, full_name in found.items():
+        if name != "CPU":
+            yield _host(f"openvino:{name}", full_name, name, ("openvino",))
+
+
+def _host(device: str, name: str, own: str, libraries: Iterable[str]) -> DeviceState:
+    def served(library: str) -> Service:
+        return _service(library, lambda: load_backend(library).executions(own))
+
+    return DeviceState(device=device, name=name, services=tuple(map(served, libraries)))
+
+
+def _service(
+    name: str, computes: Callable[[], tuple[Execution, ...]], lacking: str | None = None, engines: tuple[str, ...] = ()
+) -> Service:
+    found = _version(name)
+    try:
+        offered = computes()
+    except BlastscopeError as error:
+        return Service(library=name, version=found, engines=engines, problem=str(error))
+    if lacking:
+        return Service(library=name, version=found, engines=engines, problem=lacking)
+    return Service(library=name, version=found, computes=offered, engines=engines)
+
+
+def _package(name: str, extra: str) -> Service:
+    found = _version(name)
+    problem = None if found else f"not installed: pip install 'blastscope[{extra}]'"
+    return Service(library=name, version=found, problem=problem)
+
+
+def _kernels() -> Service:
+    try:
+        crop_fatbin()
+        return Service(library="crop kernels", version=f"nvcc {read_record().nvcc}")
+    except BlastscopeError as error:
+        return Service(library="crop kernels", version=None, problem=str(error))
+
+
+def _version(name: str) -> str | None:
+    for package in PACKAGES[name]:
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            continue
+    return None

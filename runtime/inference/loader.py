@@ -1,0 +1,198 @@
+"""From a verified bundle and a device, which which_device.py chooses, to an engine that proved itself on the golden set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from blastscope.runtime.backends.cache.blob_store import engine_digest
+from blastscope.runtime.backends.protocol import BackendModule
+from blastscope.runtime.backends.registry import load_backend, load_gpu_backend
+from blastscope.runtime.bundle import Bundle, Golden, read_golden
+from blastscope.runtime.errors import BlastscopeError, DeviceError, EngineError, GoldenMismatch
+from blastscope.runtime.inference.autotune import Candidate, Memory, Survey, Times, admitted, in_order_of_speed
+from blastscope.runtime.inference.background import Building, Later
+from blastscope.runtime.inference.options import Wish
+from blastscope.runtime.inference.validation import prove
+from blastscope.runtime.inference.worker_pool import Lanes
+from blastscope.runtime.io.cpu_info import usable_threads
+from blastscope.runtime.types import Audit
+
+_KEEP_DELAY_S = 0.5  # the library exports an engine without letting go of the interpreter: the first answer is out by then
+
+
+@dataclass(slots=True)
+class Opened:
+    """An engine that passed the golden set, with what is to be told of how it was chosen."""
+
+    candidate: Candidate
+    lanes: Lanes
+    notes: list[str]
+    survey: Survey | None = None
+    keeping: Later | None = None
+    building: Building | None = None
+
+    def audit(self, bundle: Bundle) -> Audit:
+        """What every prediction of this engine says of its origin."""
+        engine = self.lanes.engine
+        precision = self.candidate.entry.precision
+        origin = (bundle.digest, engine.digest, engine.backend, engine.device)
+        return Audit(*origin, precision, engine.execution, engine.layout)
+
+    def answered(self) -> None:
+        """To be called after an answer: the first one lets begin what was put off until then."""
+        if self.keeping:
+            self.keeping.start()
+        if self.survey:
+            self.survey.start()
+
+    def close(self) -> None:
+        """Ends the measurement, finishes the calls under way, frees the engine."""
+        self.lanes.stop()
+        if self.building:
+            self.building.cancel()
+        if self.survey:
+            self.survey.finish()
+        if self.keeping:
+            self.keeping.finish()
+        self.lanes.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A backend on a device, and what is known of its candidates."""
+
+    bundle: Bundle
+    wish: Wish
+    name: str
+    backend: BackendModule
+    memory: Memory
+    candidates: list[Candidate]
+    layouts: list[Candidate]  # the same in other layouts
+    ranked: list[Candidate]  # in the order in which they are tried
+    at_hand: list[Candidate]  # those that open without a long build
+
+    @property
+    def must_build(self) -> bool:
+        """Whether the first one that is tried has to be built first."""
+        return self.ranked[0] not in self.at_hand
+
+
+def choose_from(bundle: Bundle, wish: Wish, name: str) -> Choice:
+    """What the backend `name` can do on the wish's device. Raises `UsageError`, `UnavailableError`s."""
+    if wish.device.kind == "cuda":
+        return _choose_on_gpu(bundle, wish, name)
+    backend, device = load_backend(name), wish.device.name
+    plain, *others = (wish.layout,) if wish.layout else backend.offered_layouts(device, wish.workload, wish.threads)
+    found = admitted(bundle, wish.precision, wish.execution, backend.executions(device))
+    candidates = [one._replace(layout=plain) for one in found]
+    layouts = [one._replace(layout=layout) for one in found for layout in others]
+    memory = _memory(bundle, wish, backend, threads=wish.threads or usable_threads())
+    known = memory.read()
+    # a layout that was not measured is never taken: it may be slower, or not to be had of this graph
+    ranked = in_order_of_speed([*candidates, *(one for one in layouts if known.get(one.name))], known)
+    return Choice(bundle, wish, name, backend, memory, candidates, layouts, ranked, candidates)
+
+
+def _choose_on_gpu(bundle: Bundle, wish: Wish, name: str) -> Choice:
+    gpu = load_gpu_backend(name)
+    candidates = admitted(bundle, wish.precision, wish.execution, gpu.executions(wish.device.name), typed=True)
+    memory = _memory(bundle, wish, gpu, threads=wish.threads)
+    at_hand = [one for one in candidates if gpu.prepared(one.entry.sha256, wish.options(one.execution))]
+    ranked = in_order_of_speed(candidates, memory.read())
+    ranked.sort(key=lambda one: one not in at_hand)  # stable: among those at hand the fastest stays first
+    return Choice(bundle, wish, name, gpu, memory, candidates, [], ranked, at_hand)
+
+
+def _memory(bundle: Bundle, wish: Wish, backend: BackendModule, *, threads: int | None) -> Memory:
+    facts = {"bundle": bundle.digest, "workload": wish.workload, "threads": str(threads)}
+    return Memory(wish.cache_dir, engine_digest({**backend.fingerprint(wish.device.name), **facts}))
+
+
+def open_choice(choice: Choice) -> Opened:
+    """The first of the ranked candidates that passes the golden set. Raises `BlastscopeError`s."""
+    notes: list[str] = []
+    bundle, memory = choice.bundle, choice.memory
+    opener = _Opener(bundle, choice.wish, choice.backend, read_golden(bundle))
+    opened = _open_first(choice.ranked, opener, notes)
+    known = memory.read()
+    if keep := opened.lanes.engine.keep:
+        opened.keeping = Later(lambda: notes.extend(filter(None, [keep()])), "blastscope-keep", delay_s=_KEEP_DELAY_S)
+    ours = [one for one in choice.layouts if one[:2] == opened.candidate[:2]]
+    _tell(opened, [*ours, *choice.candidates], known)
+    unknown = [one for one in (*choice.at_hand, *ours) if one != opened.candidate and one.name not in known]
+    if unknown:
+        opened.survey = Survey((opened.candidate, opened.lanes), unknown, opener, memory, notes)
+    return opened
+
+
+@dataclass(frozen=True, slots=True)
+class _Opener:
+    """Opens candidates of one bundle, and holds each to the golden set."""
+
+    bundle: Bundle
+    wish: Wish
+    backend: BackendModule
+    golden: Golden
+
+    def open(self, candidate: Candidate, *, measured: bool = True) -> Lanes:
+        """An engine to be measured, or one that answers, whose keeping is put off. Raises `BlastscopeError`s."""
+        entry, execution, layout = candidate
+        options = replace(self.wish.options(execution, layout), crop=self.bundle.manifest.crop, keep_later=not measured)
+        engine = self.backend.open_engine(self.bundle.file(entry), entry.sha256, options)
+        lanes = Lanes(engine)
+        try:
+            if engine.execution != execution:
+                raise DeviceError(f"{engine.backend} was asked for {execution} and computes in {engine.execution}")
+            tolerance = entry.tolerances[execution]
+            check = prove(lanes, engine, self.golden, tolerance, self.wish.cache_dir)
+            if not check.passed:
+                raise GoldenMismatch(
+                    self.bundle.path,
+                    f"{entry.file} computed in {execution} by {engine.backend} differs from the trained networks by "
+                    f"{check.difference:.2g} (at most {tolerance:.2g}), and {check.flips} calls changed",
+                )
+        except BaseException:
+            lanes.close()
+            raise
+        return lanes
+
+
+def _open_first(ranked: Sequence[Candidate], opener: _Opener, notes: list[str]) -> Opened:
+    """The first candidate that opens and passes; the others' reasons go to the notes."""
+    failures: list[BlastscopeError] = []
+    for candidate in ranked:
+        try:
+            lanes = opener.open(candidate, measured=False)
+        except (GoldenMismatch, EngineError, DeviceError) as error:
+            failures.append(error)
+            notes.append(f"{candidate.name} is passed over: {error}")
+            continue
+        notes.extend(lanes.engine.notes)
+        return Opened(candidate, lanes, notes)
+    # a wrong answer says more of the bundle than a library that broke off
+    raise next((error for error in failures if isinstance(error, GoldenMismatch)), failures[-1])
+
+
+def _tell(opened: Opened, candidates: Sequence[Candidate], known: Times) -> None:
+    """Notes what was taken and why."""
+    candidate = opened.candidate
+    if candidate.entry.precision == "fp16" and candidate.execution != "f16":
+        opened.notes.append(f"the fp16 graph is computed in {candidate.execution} on this device")
+    if len(candidates) < 2:
+        opened.notes.append(f"took {candidate.name}: the only one to choose from")
+        return
+    timed = [f"{one.name} {known[one.name]:.1f} ms" for one in candidates if known.get(one.name) is not None]
+    others = [one.name for one in candidates if one != candidate]
+    failed = [name for name in others if name in known and known[name] is None]
+    if failed:
+        opened.notes.append(f"{', '.join(failed)} failed on this machine when last measured")
+    if failed == others:
+        opened.notes.append(f"took {candidate.name}: the only one that is left")
+    elif known.get(candidate.name) is not None:
+        opened.notes.append(f"took {candidate.name}: fastest of what was measured on this machine ({', '.join(timed)} a crop)")
+    else:
+        opened.notes.append(
+            f"took {candidate.name}: not measured on this machine yet; the others are measured after the first answer, "
+            f"and the fastest is taken at the next opening"
+        )

@@ -1,0 +1,92 @@
+"""What the caller of `open_bundle` asked for, in words that are known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self, TypeVar, get_args
+
+from blastscope.runtime.backends.protocol import EngineOptions, Workload
+from blastscope.runtime.errors import UsageError
+from blastscope.runtime.inference.device import Device, parse_device
+from blastscope.runtime.types import EXECUTIONS, LAYOUTS, PRECISIONS, Execution, Layout, Precision
+
+T = TypeVar("T", bound=str)
+
+WORKLOADS: tuple[Workload, ...] = get_args(Workload)
+Meanwhile = Literal["wait", "cpu"]
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the caller of `open_bundle` asked for. None: choose."""
+
+    device: Device
+    precision: Precision | None
+    execution: Execution | None
+    backend: str | None
+    workload: Workload
+    threads: int | None
+    allow_ungated: bool
+    cache_dir: Path
+    while_building: Meanwhile = "wait"
+    tell: Tell | None = None
+    layout: Layout | None = None
+    cascade: bool = False  # the bundle's first voter may decide alone
+
+    @classmethod
+    def checked(
+        cls,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        execution: str = "auto",
+        backend: str = "auto",
+        workload: str = "latency",
+        threads: int | None = None,
+        allow_ungated: bool = False,
+        cache_dir: Path,
+        while_building: str = "wait",
+        tell: Tell | None = None,
+        layout: str = "auto",
+        cascade: bool = False,
+    ) -> Self:
+        """The wish in these words. Raises `UsageError` for a word that is not known."""
+        if threads is not None and threads < 1:
+            raise UsageError(f"threads is {threads}: at least 1 is needed")
+        return cls(
+            device=parse_device(device),
+            precision=None if precision == "auto" else _one_of("precision", precision, PRECISIONS),
+            execution=None if execution == "auto" else _one_of("execution", execution, EXECUTIONS),
+            backend=None if backend == "auto" else backend,
+            workload=_one_of("workload", workload, WORKLOADS),
+            threads=threads,
+            allow_ungated=allow_ungated,
+            cache_dir=cache_dir,
+            while_building=_one_of("while_building", while_building, get_args(Meanwhile)),
+            tell=tell,
+            layout=None if layout == "auto" else _one_of("layout", layout, LAYOUTS),
+            cascade=cascade,
+        )
+
+    def options(self, execution: Execution, layout: Layout = "fused") -> EngineOptions:
+        """How an engine is to be loaded."""
+        return EngineOptions(
+            self.workload,
+            execution,
+            layout=layout,
+            threads=self.threads,
+            cache_dir=self.cache_dir,
+            device=self.device.name,
+            tell=self.tell,
+        )
+
+
+def _one_of(what: str, value: str, known: tuple[T, ...]) -> T:
+    found = next((one for one in known if one == value), None)
+    if found is None:
+        auto = "auto, " if what in ("precision", "execution", "layout") else ""
+        raise UsageError(f"{what} '{value}' is not known: say {auto}{', '.join(known)}")
+    return found

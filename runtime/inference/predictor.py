@@ -1,0 +1,182 @@
+"""From images to predictions: `HostDecider` crops on the host and hands crops to the lanes, `GpuDecider` hands them the images.
+
+They know nothing of the handle, so that a forgotten handle can be collected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blastscope.runtime.backends.protocol import Eyes
+from blastscope.runtime.bundle import Bundle
+from blastscope.runtime.crop import Crop, crop_cell
+from blastscope.runtime.errors import ImageError
+from blastscope.runtime.inference.voting import vote
+from blastscope.runtime.inference.worker_pool import Lanes
+from blastscope.runtime.io.cpu_info import usable_threads
+from blastscope.runtime.types import CLASSES, VOTERS, Audit, Box, Prediction, Refusal
+
+Taken = Any  # a crop, or an image as the engine's eyes take it
+
+
+class Decider(Protocol):
+    """Everything but `refused` is to be called inside `Lanes.call`."""
+
+    @property
+    def readers(self) -> int:
+        """Threads that are worth having for files."""
+        ...
+
+    def classify(self, image: object) -> Prediction:
+        """The call on one image. Raises `ImageError`."""
+        ...
+
+    def classify_many(self, images: Sequence[object]) -> list[Prediction]:
+        """The calls on many; what is no image array is refused."""
+        ...
+
+    def classify_read(self, image: NDArray[np.uint8], wait: Callable[[Taken], Prediction]) -> Prediction:
+        """The call on an image from a file; `wait` puts what was taken into the waiting room."""
+        ...
+
+    def take(self, image: object) -> Taken | Refusal:
+        """What waits for a lane while the caller's buffer is used again. Raises `ImageError`."""
+        ...
+
+    def decide(self, taken: Sequence[Taken]) -> list[Prediction]:
+        """The calls on a few, from one lane."""
+        ...
+
+    def refused(self, refusal: Refusal) -> Prediction:
+        """A refusal as a prediction."""
+        ...
+
+
+class Ballot:
+    """Probabilities become predictions in one way, whatever engine they come from."""
+
+    def __init__(self, bundle: Bundle, audit: Audit, answered: Callable[[], None], *, partial: bool = False) -> None:
+        point = bundle.manifest.operating_point
+        self._threshold = point.threshold if point else None
+        self._audit, self._answered = audit, answered
+        self._partial = partial  # voters may be left out
+
+    def count(self, boxes: Sequence[Box], probabilities: NDArray[np.float32]) -> list[Prediction]:
+        """The prediction for each row of `probabilities` (n, 3, 2)."""
+        votes = vote(probabilities, self._threshold, partial=self._partial)
+        early = np.asarray(np.isnan(probabilities).any(axis=(1, 2)))
+        self._answered()
+        tables = probabilities.tolist()
+        decided = (votes.label.tolist(), votes.voter.tolist(), votes.score.tolist(), early.tolist())
+        return [
+            Prediction(
+                label=CLASSES[label],
+                probability=table[voter][label],
+                score=score,
+                voter=VOTERS[voter],
+                probabilities=tuple((hem, all_) for hem, all_ in table),
+                box=box,
+                refusal=None,
+                audit=self._audit,
+                decided_early=alone,
+            )
+            for box, table, label, voter, score, alone in zip(boxes, tables, *decided, strict=True)
+        ]
+
+    def refused(self, refusal: Refusal) -> Prediction:
+        """A refusal as a prediction."""
+        return Prediction(None, None, None, None, None, None, refusal, self._audit)
+
+
+class HostDecider:
+    """See `Decider`: the crop on the host, in as many threads as there are lanes."""
+
+    def __init__(self, bundle: Bundle, lanes: Lanes, ballot: Ballot) -> None:
+        self._spec = bundle.manifest.crop
+        self._lanes, self._ballot = lanes, ballot
+        self.refused = ballot.refused
+        # Each lane has a core. A thread more than lanes would only take turns with them: measured on two cores, 9 % fewer.
+        # A single lane works on all cores, and less well than two threads that take turns.
+        self.readers = max(2, len(lanes.engine.lanes))
+
+    def classify(self, image: object) -> Prediction:
+        """See `Decider`."""
+        crop = self.take(image)
+        return self.decide([crop])[0] if isinstance(crop, Crop) else self.refused(crop)
+
+    def classify_many(self, images: Sequence[object]) -> list[Prediction]:
+        """See `Decider`."""
+        return self._lanes.spread(self._classify_or_refuse, images)
+
+    def classify_read(self, image: NDArray[np.uint8], wait: Callable[[Taken], Prediction]) -> Prediction:
+        """See `Decider`: each thread does everything for its file."""
+        return self._classify_or_refuse(image)
+
+    def take(self, image: object) -> Crop | Refusal:
+        """See `Decider`."""
+        return crop_cell(image, self._spec)  # type: ignore[arg-type]  # it checks
+
+    def decide(self, taken: Sequence[Crop]) -> list[Prediction]:
+        """See `Decider`."""
+        pixels = taken[0].pixels[None] if len(taken) == 1 else np.stack([crop.pixels for crop in taken])
+        return self._ballot.count([crop.box for crop in taken], self._lanes.answer(pixels))
+
+    def _classify_or_refuse(self, image: object) -> Prediction:
+        try:
+            return self.classify(image)
+        except ImageError as error:
+            return self.refused(Refusal("not-8-bit-rgb", str(error)))
+
+
+class GpuDecider:
+    """See `Decider`: an engine that crops by itself gets the images, many at once where there are many."""
+
+    def __init__(self, eyes: Eyes, lanes: Lanes, ballot: Ballot) -> None:
+        self._eyes, self._lanes, self._ballot = eyes, lanes, ballot
+        self.refused = ballot.refused
+        # Those that wait for an answer fill the batch of the next one.
+        self.readers = max(usable_threads() + 1, 8)
+
+    def classify(self, image: object) -> Prediction:
+        """See `Decider`."""
+        return self.decide([self._eyes.take(image)])[0]
+
+    def classify_many(self, images: Sequence[object]) -> list[Prediction]:
+        """See `Decider`."""
+        taken = [self._take_or_refuse(image) for image in images]
+        good = [one for one in taken if not isinstance(one, Refusal)]
+        size = self._lanes.engine.batch
+        portions = [good[start : start + size] for start in range(0, len(good), size)]
+        answers = iter([answer for portion in self._lanes.spread(self.decide, portions) for answer in portion])
+        return [self.refused(one) if isinstance(one, Refusal) else next(answers) for one in taken]
+
+    def classify_read(self, image: NDArray[np.uint8], wait: Callable[[Taken], Prediction]) -> Prediction:
+        """See `Decider`: the image is nobody else's, so it waits as it is."""
+        return wait(image)
+
+    def take(self, image: object) -> Taken:
+        """See `Decider`."""
+        return self._eyes.keep(self._eyes.take(image))
+
+    def decide(self, taken: Sequence[Taken]) -> list[Prediction]:
+        """See `Decider`."""
+        found, probabilities = self._lanes.look(taken)
+        boxes = {number: box for number, box in enumerate(found) if not isinstance(box, Refusal)}
+        calls = iter(self._ballot.count(list(boxes.values()), probabilities[list(boxes)]) if boxes else [])
+        return [self.refused(one) if isinstance(one, Refusal) else next(calls) for one in found]
+
+    def _take_or_refuse(self, image: object) -> Taken | Refusal:
+        try:
+            return self._eyes.take(image)
+        except ImageError as error:
+            return Refusal("not-8-bit-rgb", str(error))
+
+
+def decider_for(bundle: Bundle, lanes: Lanes, audit: Audit, answered: Callable[[], None]) -> Decider:
+    """The one that goes with the engine."""
+    ballot, eyes = Ballot(bundle, audit, answered, partial=lanes.cascade is not None), lanes.engine.eyes
+    return HostDecider(bundle, lanes, ballot) if eyes is None else GpuDecider(eyes, lanes, ballot)

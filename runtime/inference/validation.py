@@ -1,0 +1,73 @@
+"""That an engine from the cache passed the golden set, remembered beside it, so that the next opening need not run all of it.
+
+A proof holds for these bytes of an engine, this golden set and this tolerance, on this machine: the same code on the same data.
+What has no seal, because it was just compiled or is of a library that keeps nothing, is proved at every opening. And every
+opening runs one crop at least: a proof can't say that the machine still computes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from blastscope.runtime.backends.protocol import Backend, Engine
+from blastscope.runtime.bundle import Golden
+from blastscope.runtime.inference.voting import vote
+from blastscope.runtime.io.atomic import write_file
+
+
+def prove(backend: Backend, engine: Engine, golden: Golden, tolerance: float, place: Path) -> GoldenCheck:
+    """Whether `engine`, which answers as `backend`, repeats `golden`: all of it, or one crop where all passed before."""
+    path = _path(engine, golden, tolerance, place)
+    if path and path.exists():
+        first = check_golden(backend, Golden(golden.crops[:1], golden.probabilities[:1]), tolerance)
+        if first.passed:
+            return first
+    check = check_golden(backend, golden, tolerance)
+    if path and check.passed:
+        _remember(path)
+    return check
+
+
+def _path(engine: Engine, golden: Golden, tolerance: float, place: Path) -> Path | None:
+    if engine.seal is None:
+        return None
+    parts = (
+        engine.digest.encode(),
+        engine.seal,
+        golden.crops.tobytes(),
+        golden.probabilities.tobytes(),
+        repr(tolerance).encode(),
+    )
+    digest = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts))
+    return place / "engines" / f"{engine.digest}-{digest.hexdigest()[:32]}.proof"
+
+
+def _remember(path: Path) -> None:
+    try:
+        write_file(path, Path.touch)
+    except OSError:
+        return  # it is only a cache
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenCheck:
+    """How an engine's answers compare with the golden set's."""
+
+    difference: float  # largest absolute difference of a probability; inf where the answers are no probabilities
+    flips: int  # crops whose call changed
+    passed: bool
+
+
+def check_golden(backend: Backend, golden: Golden, tolerance: float) -> GoldenCheck:
+    """Runs the golden crops through `backend`. Passed: no probability differs by more than `tolerance`, and no call changed."""
+    answers = np.array(backend.infer(golden.crops), dtype=np.float32)  # a copy: the backend may use its buffer again
+    if answers.shape != golden.probabilities.shape or not np.isfinite(answers).all():
+        return GoldenCheck(math.inf, len(golden.crops), passed=False)
+    difference = float(np.abs(answers.astype(np.float64) - golden.probabilities).max())
+    flips = int((vote(answers).label != vote(golden.probabilities).label).sum())
+    return GoldenCheck(difference, flips, passed=difference <= tolerance and flips == 0)

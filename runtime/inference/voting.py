@@ -1,0 +1,53 @@
+"""The vote of section 2.6: of the three voters the one with the largest probability names the label.
+
+Compared is the ratio of a voter's larger probability to its smaller one, the exponential of its margin. It has the order of the
+probabilities and doesn't saturate: an fp32 softmax keeps the smaller of its two probabilities down to 1e-38, a margin of 87,
+while the larger is exactly 1.0 from 17 on. Ratios of two float32 that differ do so by 3e-15 of their size at least, and float64
+division rounds to 1e-16: so the order is exact and equal ratios are found equal, which logarithms don't give.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blastscope.runtime.backends.protocol import require_numbers
+from blastscope.runtime.errors import EngineError
+
+TINY = np.float32(1e-38)  # an engine that flushes subnormals to zero and one that doesn't give one order
+
+
+class Votes(NamedTuple):
+    """One entry a cell: class index, index of the deciding voter, and that voter's probability of ALL."""
+
+    label: NDArray[np.int32]  # (N,) index into CLASSES
+    voter: NDArray[np.int32]  # (N,) index into VOTERS
+    score: NDArray[np.float32]  # (N,)
+
+
+def vote(probabilities: NDArray[np.float32], threshold: float | None = None, *, partial: bool = False) -> Votes:
+    """Decides each cell of `probabilities` (N, 3, 2).
+
+    Equal ratios go to ALL before HEM (a missed blast costs more than a second look), then to a, b, combined. With a
+    `threshold` (compared as float32) the deciding voter stays, and the label is ALL where its probability of ALL reaches the
+    threshold. With `partial` a voter whose two probabilities are NaN was not run, and the others vote. Raises `EngineError`
+    where a probability is not a number (it would pass for HEM), and where no voter of a cell was run.
+    """
+    absent = np.isnan(probabilities[..., 0]) & np.isnan(probabilities[..., 1]) & partial  # (N, 3)
+    require_numbers(probabilities[~absent])
+    if absent.all(axis=1).any():
+        raise EngineError("no voter of a cell was run")
+    safe = np.maximum(probabilities, TINY).astype(np.float64)
+    hem, all_ = safe[..., 0], safe[..., 1]  # (N, 3)
+    strength = np.where(absent, 0.0, np.maximum(hem, all_) / np.minimum(hem, all_))
+    strongest = strength == strength.max(axis=1, keepdims=True)
+    malignant = strongest & (all_ >= hem)
+    # argmax takes the first of equals, which is a before b before combined
+    candidates = np.where(malignant.any(axis=1, keepdims=True), malignant, strongest)
+    voter = candidates.argmax(axis=1).astype(np.int32)
+    rows = np.arange(len(voter))
+    score = probabilities[rows, voter, 1].astype(np.float32)
+    label = all_[rows, voter] >= hem[rows, voter] if threshold is None else score >= np.float32(threshold)
+    return Votes(label.astype(np.int32), voter, score)

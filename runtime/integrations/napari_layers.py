@@ -1,0 +1,136 @@
+"""A frame in napari with what was found in it: outlines, and boxes that carry call, probability, voter or refusal.
+
+    report = examine_layer(viewer, viewer.layers["smear"], scope)
+
+The layers lie exactly over the image, in whatever place and scale it has. Nothing here imports napari itself.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blastscope.runtime.errors import UsageError
+from blastscope.runtime.frames.report.overlay import MOST_WORDS
+from blastscope.runtime.frames.report.theme import LOOKS
+from blastscope.runtime.frames.types import FrameCell, FrameReport, FrameSpec, fewer_points
+from blastscope.runtime.integrations.protocols import Examines
+from blastscope.runtime.io.image_header import MAX_PIXELS
+
+COLOURS: dict[str, str] = {kind: look.colour for kind, look in LOOKS.items()}
+MARK = "blastscope"  # the key in a layer's metadata by which it is known again
+BOX_WIDTH_PX, OUTLINE_WIDTH_PX, TEXT_PT = 3, 2, 11
+
+
+def examine_layer(
+    viewer: Any, layer: Any, scope: Examines, *, pixel_um: float | None = None, spec: FrameSpec | None = None
+) -> FrameReport:
+    """Examines the image in `layer` and shows the report in `viewer`, in place of an earlier one of the same layer.
+
+    `pixel_um` is the scale; without it the layer's own holds where its units are micrometres, and else the red cells tell it.
+    Raises `UsageError` for a layer that is no 8-bit RGB image.
+    """
+    report = scope.examine(frame_of(layer), pixel_um=pixel_um or scale_of(layer), spec=spec, metadata={"layer": layer.name})
+    show_report(viewer, layer, report)
+    return report
+
+
+def frame_of(layer: Any) -> NDArray[np.uint8]:
+    """The pixels (H, W, 3) uint8 RGB of an image layer. Raises `UsageError` that says what is the matter with it."""
+    name = getattr(layer, "name", None)
+    if not hasattr(layer, "rgb") or not hasattr(layer, "data"):
+        raise UsageError(f"layer '{name}' is no image: choose the image layer that shows the smear")
+    if getattr(layer, "multiscale", False):
+        raise UsageError(f"layer '{name}' has several resolutions: use 'blastscope examine FILE', which reads it in tiles")
+    if not layer.rgb:
+        raise UsageError(f"layer '{name}' is no RGB image: the stain's colours are needed, in one layer with 3 channels")
+    if layer.data.ndim != 3:
+        raise UsageError(f"layer '{name}' is a stack of {layer.data.shape[:-3]} frames: put the one that you mean into a layer")
+    if layer.data.dtype != np.uint8:
+        raise UsageError(f"layer '{name}' is {layer.data.dtype}, not uint8: convert it to 0..255, as you know best how")
+    if layer.data.shape[0] * layer.data.shape[1] > MAX_PIXELS:
+        raise UsageError(f"layer '{name}' has more than {MAX_PIXELS / 1e6:.0f} megapixels: use 'blastscope examine FILE'")
+    pixels = np.asarray(layer.data)  # of a lazy array the whole
+    if pixels.shape[2] == 4:
+        if not (pixels[..., 3] == 255).all():
+            raise UsageError(f"layer '{name}' is transparent in places: what its colours are there depends on the background")
+        pixels = pixels[..., :3]
+    return pixels
+
+
+def scale_of(layer: Any) -> float | None:
+    """Micrometres per pixel, where the layer's units say that its scale is that."""
+    units = [str(unit) for unit in getattr(layer, "units", ())][-2:]
+    down, across = (float(step) for step in layer.scale[-2:])
+    return across if units in (["micrometer"] * 2, ["um"] * 2, ["µm"] * 2) and abs(down - across) < 0.01 * across else None
+
+
+def show_report(viewer: Any, layer: Any, report: FrameReport) -> None:
+    """Adds the layers of `report` over `layer`: outlines of cells and nuclei, then boxes with their texts."""
+    for old in [one for one in viewer.layers if one.metadata.get(MARK) == layer.name]:
+        viewer.layers.remove(old)
+    if not report.cells:
+        return
+    colours = [COLOURS[cell.label or "refused"] for cell in report.cells]
+    features = features_of(report)
+    place = {name: getattr(layer, name) for name in ("scale", "translate", "rotate", "shear", "affine", "units")}
+    words = {"string": "{text}", "size": TEXT_PT, "color": colours, "anchor": "upper_left"}
+    words["visible"] = len(report.cells) <= MOST_WORDS  # more hide the cells, until somebody has zoomed in and asks for them
+    outlines = [_points(contour) for cell in report.cells for contour in (cell.found.contour, cell.found.nucleus)]
+    viewer.add_shapes(
+        outlines,
+        shape_type="polygon",
+        name=f"{layer.name}: outlines",
+        edge_color=[colour for colour in colours for _ in range(2)],
+        edge_width=OUTLINE_WIDTH_PX,
+        face_color="transparent",
+        opacity=1.0,
+        features={name: [value for value in values for _ in range(2)] for name, values in features.items()},
+        metadata={MARK: layer.name},
+        **place,
+    )
+    viewer.add_shapes(
+        [_corners(cell) for cell in report.cells],
+        shape_type="rectangle",
+        name=f"{layer.name}: cells",
+        edge_color=colours,
+        edge_width=BOX_WIDTH_PX,
+        face_color="transparent",
+        opacity=1.0,
+        features=features,
+        text=words,
+        metadata={MARK: layer.name, "report": report.row()},
+        **place,
+    )
+
+
+def features_of(report: FrameReport) -> dict[str, list[Any]]:
+    """One value a cell of each column that napari's table shows."""
+    calls = [(cell, cell.prediction) for cell in report.cells]
+    return {
+        "call": [cell.label or "refused" for cell, _ in calls],
+        "probability": [np.nan if call is None or call.probability is None else call.probability for _, call in calls],
+        "score": [np.nan if call is None or call.score is None else call.score for _, call in calls],
+        "voter": [(call.voter or "") if call else "" for _, call in calls],
+        "refusal": [cell.refusal.code if cell.refusal else "" for cell, _ in calls],
+        "text": [_text(cell) for cell, _ in calls],
+    }
+
+
+def _text(cell: FrameCell) -> str:
+    if cell.prediction is None or cell.label is None:
+        return cell.refusal.code if cell.refusal else ""
+    return f"{cell.label.upper()} {cell.prediction.probability:.2f}"
+
+
+def _points(contour: NDArray[np.int32]) -> NDArray[np.float64]:
+    """(K, 2) of row and column, as napari has it; at least a triangle, which it needs, and no more points than that shows."""
+    points = fewer_points(contour)[:, ::-1].astype(np.float64)
+    return points if len(points) >= 3 else np.resize(points, (3, 2))
+
+
+def _corners(cell: FrameCell) -> NDArray[np.float64]:
+    x0, y0, x1, y1 = cell.box
+    return np.array([[y0, x0], [y0, x1], [y1, x1], [y1, x0]], np.float64) - 0.5  # napari's pixels lie around their numbers

@@ -1,0 +1,90 @@
+"""The widget in napari's Plugins menu: examines the image layer that is chosen, while napari stays alive."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from blastscope.runtime.errors import BlastscopeError, MissingLibrary
+from blastscope.runtime.frames.types import FrameReport
+from blastscope.runtime.integrations.napari_layers import frame_of, scale_of, show_report
+
+if TYPE_CHECKING:
+    from blastscope.runtime.session import Scope
+
+try:
+    from magicgui.widgets import ComboBox, Container, FileEdit, FloatSpinBox, Label, PushButton
+except ModuleNotFoundError as error:
+    raise MissingLibrary("magicgui", "napari") from error
+
+NOTICE = "For research use. The networks know C-NMC's cells: calls on\nframes mean nothing until the site has validated them."
+
+
+class ExamineWidget(Container[Any]):  # type: ignore[misc]  # its types are not followed, for mypy's sake
+    """A choice of layer, scale and bundle, a button, and what came of it. The bundle is opened at the first press, and kept."""
+
+    def __init__(self, napari_viewer: Any) -> None:
+        self._viewer = napari_viewer
+        self._scope: Scope | None = None
+        self._opened: Path | None = None
+        self.layer = ComboBox(label="frame", choices=self._images)
+        self.pixel_um = FloatSpinBox(label="um per pixel", value=0, min=0, max=5, step=0.001, tooltip="0: from the red cells")
+        self.bundle = FileEdit(label="bundle", mode="d", nullable=True, value=None, tooltip="empty: the one that is shipped")
+        self.button = PushButton(text="Examine")
+        self.told = Label(value="")
+        super().__init__(widgets=[self.layer, self.pixel_um, self.bundle, self.button, self.told, Label(value=NOTICE)])
+        self.button.changed.connect(self.examine)
+        for change in (self._viewer.layers.events.inserted, self._viewer.layers.events.removed):
+            change.connect(self.layer.reset_choices)
+
+    def examine(self) -> Any:
+        """Starts the work in a thread, and gives its worker; None where the layer can't be examined, which is told."""
+        from napari.qt.threading import create_worker
+
+        layer = self.layer.value
+        try:
+            if layer is None:
+                raise BlastscopeError("there is no image: open a frame first")
+            pixels, scale = frame_of(layer), self.pixel_um.value or scale_of(layer)
+        except BlastscopeError as error:
+            return self._complain(error)
+        self.button.enabled = False
+        self.told.value = "examining ..."
+        worker = create_worker(self._work, pixels, scale, self.bundle.value, _start_thread=False)
+        worker.returned.connect(lambda report: self._show(layer, report))
+        worker.errored.connect(self._complain)
+        worker.finished.connect(lambda: setattr(self.button, "enabled", True))
+        worker.start()
+        return worker
+
+    def _work(self, pixels: Any, pixel_um: float | None, bundle: Path | None) -> FrameReport:
+        """Runs in a thread of its own; only one does at a time, since the button is off meanwhile."""
+        from blastscope.runtime.session import open_bundle
+
+        if self._scope is None or bundle != self._opened:
+            if self._scope:
+                self._scope.close()
+            self._scope = None
+            self._scope, self._opened = open_bundle(bundle), bundle
+        return self._scope.examine(pixels, pixel_um=pixel_um)
+
+    def _show(self, layer: Any, report: FrameReport) -> None:
+        if report.refusal:
+            self.told.value = f"refused: {report.refusal.detail}"
+            return
+        if layer in self._viewer.layers:  # it may have been closed meanwhile
+            show_report(self._viewer, layer, report)
+        counts = report.counts
+        scale = f"{report.facts.pixel_um:.4f} um per pixel, {report.facts.scale_source}" if report.facts else ""
+        self.told.value = (
+            f"{counts['cells']} white cells: {counts['all']} ALL, {counts['hem']} HEM, {counts['refused']} refused\n{scale}"
+        )
+
+    def _complain(self, error: BaseException) -> None:
+        from napari.utils.notifications import show_error
+
+        self.told.value = str(error)
+        show_error(f"blastscope: {error}")
+
+    def _images(self, _: Any) -> list[Any]:
+        return [layer for layer in self._viewer.layers if hasattr(layer, "rgb")]

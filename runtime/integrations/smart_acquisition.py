@@ -1,0 +1,257 @@
+"""Smart acquisition: a coarse scan, then a visit to each cell that it found suspicious, the most suspicious first.
+
+    with open_bundle() as scope:
+        done = scan_and_revisit(core, scope, useq.GridRowsColumns(rows=4, columns=4, ...), plan=RevisitPlan(most=12))
+        for visit in done.visits:
+            print(visit.suspect.score, visit.suspect.stage_um, visit.offset_um, visit.report.counts)
+
+The engine takes its events from a queue, so that the next event may depend on what was seen. The scan is paced: its next event
+waits until there is room for its frame, so none is dropped, and no event is ever held up in its middle.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from queue import Queue
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from blastscope.runtime.frames.types import FrameCell, FrameReport, FrameSpec
+from blastscope.runtime.integrations.camera_format import CameraFormat
+from blastscope.runtime.integrations.micromanager import CameraListener
+from blastscope.runtime.integrations.protocols import Streams
+from blastscope.runtime.integrations.stage_transform import Place, StageMap, offset_um
+from blastscope.runtime.io.strict_model import Record
+from blastscope.runtime.types import Box, RefusalCode
+
+if TYPE_CHECKING:
+    from pymmcore_plus import CMMCorePlus
+    from useq import MDAEvent
+
+VISIT = "blastscope-visit"  # the key in an event's metadata that tells a visit from the scan
+LOOK_S = 0.002  # between two looks at what came; a stage takes a hundred times as long
+
+
+class RevisitPlan(Record):
+    """Which cells are worth a second look, and how it is taken."""
+
+    least_score: float = Field(default=0.5, ge=0, le=1)  # the vote's probability of ALL from which a cell is suspicious
+    also: tuple[RefusalCode, ...] = ()  # cells refused for this are visited too, after the others: ('touches-border',)
+    most: int = Field(default=20, ge=1, le=10_000)  # visits, of the highest scores
+    same_um: float = Field(default=6.0, ge=0)  # suspects nearer than this are one cell, seen in two frames that overlap
+    exposure_ms: float | None = Field(default=None, gt=0)  # of a visit; None: as the scan left it
+    z_um: float | None = None  # of a visit; None: the focus at which the suspect was seen
+    queue: int = Field(default=4, ge=1, le=64)  # frames of the scan that may be on their way
+    patience_s: float = Field(default=10.0, gt=0)  # for a frame that the camera owes
+    stage: StageMap = StageMap()
+    camera: CameraFormat = CameraFormat()
+    frames: FrameSpec = FrameSpec()
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A cell worth a second look: where it was seen, and where the stage must go to have it in the middle."""
+
+    frame: int | str | None  # the id of the report that it stands in
+    box: Box
+    score: float | None  # the vote's probability of ALL; None of a refused cell
+    stage_um: Place
+    z_um: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """The second look at a suspect."""
+
+    suspect: Suspect
+    report: FrameReport
+    cell: int | None  # of the report's cells the one that lies nearest to the middle; None where there is no cell
+    offset_um: float | None  # how far from the middle: much more than the stage's error means a wrong `StageMap` or pixel size
+
+
+@dataclass(frozen=True, slots=True)
+class SmartScan:
+    """What a smart acquisition did. The reports of the scan itself went to `on_report`."""
+
+    frames: int  # of the scan, examined
+    suspects: int  # at or above the plan's score, each counted once
+    unplaced: int  # of the scan's frames those with suspects, but without a stage position
+    visits: tuple[Visit, ...]  # in the order in which they were made: the highest score first
+    missing: int  # events that gave no frame
+    cancelled: bool
+
+
+def scan_and_revisit(
+    core: CMMCorePlus,
+    scope: Streams,
+    scan: Iterable[MDAEvent],
+    *,
+    plan: RevisitPlan | None = None,
+    on_report: Callable[[FrameReport], object] | None = None,
+) -> SmartScan:
+    """Runs `scan` on `core`, examines its frames, and visits the suspicious cells. Returns when all of it is done.
+
+    `core.mda.cancel()` ends it. `on_report` is told of each frame of the scan and of each visit; what it raises stops
+    nothing. Raises what the engine raises, once the acquisition has ended.
+    """
+    plan = plan or RevisitPlan()
+    seen, chosen = _Seen(plan, on_report), list[Suspect]()
+    with CameraListener(scope, seen.take, camera=plan.camera, spec=plan.frames, queue=plan.queue) as listener:
+        core.mda.events.frameReady.connect(listener.frameReady)
+        feed = _Feed(core, listener, plan)
+        try:
+            feed.put_all(scan)
+            chosen += seen.chosen()
+            feed.put_all(visit_event(suspect, number, plan) for number, suspect in enumerate(chosen))
+        finally:
+            core.mda.events.frameReady.disconnect(listener.frameReady)
+            feed.end()
+    return seen.result(chosen, missing=feed.missing, cancelled=feed.cancelled)
+
+
+def visit_event(suspect: Suspect, number: int, plan: RevisitPlan) -> MDAEvent:
+    """The event that brings `suspect` into the middle of the frame."""
+    from useq import MDAEvent
+
+    return MDAEvent(
+        index={"p": number},  # type: ignore[arg-type]  # pydantic makes its read-only mapping of it
+        x_pos=suspect.stage_um[0],
+        y_pos=suspect.stage_um[1],
+        z_pos=suspect.z_um if plan.z_um is None else plan.z_um,
+        exposure=plan.exposure_ms,
+        metadata={VISIT: number},
+    )
+
+
+def suspects_of(report: FrameReport, plan: RevisitPlan) -> list[Suspect]:
+    """The cells of `report` that deserve a visit. Empty where nobody knows where the frame was taken."""
+    stage_um = report.metadata.get("stage_um")
+    if stage_um is None or report.size is None or report.facts is None:
+        return []
+    return [
+        Suspect(
+            frame=report.id,
+            box=cell.box,
+            score=_score(cell),
+            stage_um=plan.stage.place_of(cell.box, report.size, stage_um, report.facts.pixel_um),
+            z_um=report.metadata.get("z_um"),
+        )
+        for cell in report.cells
+        if _is_suspicious(cell, plan)
+    ]
+
+
+def merged(suspects: Iterable[Suspect], same_um: float) -> list[Suspect]:
+    """`suspects` by falling score, each cell once: of those nearer than `same_um` the one with the highest score."""
+    kept: list[Suspect] = []
+    for suspect in sorted(suspects, key=lambda one: 1.0 if one.score is None else -one.score):
+        if all(math.dist(suspect.stage_um, other.stage_um) >= same_um for other in kept):
+            kept.append(suspect)
+    return kept
+
+
+def _score(cell: FrameCell) -> float | None:
+    return cell.prediction.score if cell.prediction else None
+
+
+def _is_suspicious(cell: FrameCell, plan: RevisitPlan) -> bool:
+    score = _score(cell)
+    return score >= plan.least_score if score is not None else bool(cell.refusal and cell.refusal.code in plan.also)
+
+
+@dataclass
+class _Seen:
+    """What the reports said so far. `take` is called in the stream's thread."""
+
+    plan: RevisitPlan
+    on_report: Callable[[FrameReport], object] | None
+    frames: int = 0
+    unplaced: int = 0
+    suspects: list[Suspect] = field(default_factory=list)
+    visits: dict[int, FrameReport] = field(default_factory=dict)
+
+    def take(self, report: FrameReport) -> None:
+        number = report.metadata.get("event", {}).get(VISIT)
+        if number is not None:
+            self.visits[number] = report
+        else:
+            self.frames += 1
+            self.suspects += suspects_of(report, self.plan)
+            if "stage_um" not in report.metadata:
+                self.unplaced += any(_is_suspicious(cell, self.plan) for cell in report.cells)
+        if self.on_report:
+            self.on_report(report)
+
+    def chosen(self) -> list[Suspect]:
+        self.suspects = merged(self.suspects, self.plan.same_um)
+        return self.suspects[: self.plan.most]
+
+    def result(self, chosen: list[Suspect], *, missing: int, cancelled: bool) -> SmartScan:
+        visits = tuple(_visit(chosen[number], report) for number, report in sorted(self.visits.items()))
+        return SmartScan(self.frames, len(self.suspects), self.unplaced, visits, missing, cancelled)
+
+
+def _visit(suspect: Suspect, report: FrameReport) -> Visit:
+    if not report.cells or report.size is None or report.facts is None:
+        return Visit(suspect, report, None, None)
+    offsets = [math.hypot(*offset_um(cell.box, report.size, report.facts.pixel_um)) for cell in report.cells]
+    nearest = min(range(len(offsets)), key=offsets.__getitem__)
+    return Visit(suspect, report, nearest, offsets[nearest])
+
+
+class _Feed:
+    """The queue from which the engine takes its events. `end` it always: the engine waits for the next event otherwise."""
+
+    def __init__(self, core: CMMCorePlus, listener: CameraListener, plan: RevisitPlan) -> None:
+        self.missing, self.cancelled = 0, False
+        self._core, self._listener, self._plan = core, listener, plan
+        self._asked = 0
+        self._events: Queue[MDAEvent | None] = Queue()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="blastscope-acquisition", daemon=True)
+        self._thread.start()
+
+    def put_all(self, events: Iterable[MDAEvent]) -> None:
+        """Asks for each event once there is room for its frame, and waits until the last one has been seen and told of."""
+        for event in events:
+            self._wait(lambda: self._on_the_way() < self._plan.queue)
+            if self.cancelled:
+                return
+            self._asked += 1
+            self._events.put(event)
+        self._wait(lambda: self._on_the_way() == 0)
+
+    def end(self) -> None:
+        """Lets the engine finish. Raises what it raised."""
+        self._events.put(None)
+        self._thread.join()
+        if self._error:
+            raise self._error
+
+    def _run(self) -> None:
+        try:
+            self._core.mda.run(iter(self._events.get, None))
+        except BaseException as error:  # noqa: BLE001 raised again in `end`, where somebody listens
+            self._error = error
+
+    def _on_the_way(self) -> int:
+        stats = self._listener.stats
+        return max(0, self._asked - self.missing - stats.taken) + stats.waiting
+
+    def _wait(self, ready: Callable[[], bool]) -> None:
+        taken, since = -1, time.monotonic()
+        while not ready() and not self.cancelled:
+            stats = self._listener.stats
+            if stats.taken != taken or stats.waiting:
+                taken, since = stats.taken, time.monotonic()
+            elif time.monotonic() - since > self._plan.patience_s:
+                self.missing = self._asked - stats.taken  # the camera gave nothing: a snap that failed
+                return
+            # after `cancel` the engine still waits for an event, that it won't execute
+            self.cancelled = self._core.mda.status.phase == "finishing" or not self._thread.is_alive()
+            time.sleep(LOOK_S)

@@ -1,0 +1,1 @@
+"""Files in and out: images, slides, data sets, atomic writes, hashes and locks. Knows nothing of networks."""

@@ -1,0 +1,202 @@
+"""Labelled cells on disk: finds C-NMC images in the archive's folders or in flat ones, and says what it left out and why.
+
+    anywhere/fold_0/all/UID_57_29_1_all.bmp      the archive's layout, at any depth
+    anywhere/hem/UID_H49_3_2_hem.png             a flat one
+
+The label is the folder's. Where there is no folder named all or hem, the preliminary test set's table of labels is read. It is
+read only then, so that nobody trains on the test set by naming the archive's root.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from blastscope.runtime.errors import DataError
+from blastscope.runtime.io.image import SUFFIXES, read_content
+from blastscope.runtime.io.image_header import read_header
+from blastscope.runtime.types import CLASSES, ClassName, Refusal
+
+NAME = re.compile(r"UID_(?P<patient>[a-z]?\d+)_(?P<image>\d+)_(?P<cell>\d+)_(?P<label>all|hem)", re.IGNORECASE)
+NAME_IN_WORDS = "the name is not UID_<patient>_<image>_<cell>_<all|hem>"
+TEST_FOLDER = "C-NMC_test_prelim_phase_data"
+TEST_TABLE = f"{TEST_FOLDER}_labels.csv"
+READERS = 8  # hashing and reading release the lock; more threads than cores hide a slow disk
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One labelled image of one cell."""
+
+    path: Path
+    label: ClassName
+    patient: str  # '57' or 'H49', always in upper case
+    image: str
+    cell: str
+    sha256: str  # of the file's bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CellFolder:
+    """All cells below `root`, sorted by their path from it, and the files and folders that were left out."""
+
+    root: Path
+    cells: tuple[Cell, ...]
+    duplicates: tuple[tuple[Path, Path], ...]  # (dropped, kept), byte-identical
+    rejected: tuple[tuple[Path, str], ...]  # with the reason
+    sha256: str  # of label, patient and content of every cell: moving or renaming the folder doesn't change it
+
+
+def find_cells(root: Path | str) -> CellFolder:
+    """The labelled cells below `root`.
+
+    Byte-identical duplicates are dropped; files that can't be read or parsed are named, and the search goes on. Links are
+    followed; hidden files and files that are no images by their suffix are passed over. Raises `DataError` when there is no
+    such folder, a patient has both labels, or a class is missing.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise DataError(root, "not a folder" if root.exists() else "no such folder")
+    unread: list[tuple[Path, str]] = []
+    found, rejected = _read_all(_named_files(root, unread))
+    _check_patients(root, found)
+    cells, duplicates, contradictions = _drop_duplicates(found)
+    rejected = sorted([*rejected, *contradictions, *unread], key=lambda item: _order(root, item[0]))
+    _check_classes(root, cells, rejected)
+    return CellFolder(root, tuple(cells), tuple(duplicates), tuple(rejected), _digest(cells))
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """An image file, the name that tells patient and label, and the label of its folder or of the table."""
+
+    path: Path
+    name: str
+    label: ClassName | None
+
+
+def _named_files(root: Path, unread: list[tuple[Path, str]]) -> list[_Named]:
+    """Every image file below `root`, in the order of the relative path. Folders that can't be read go to `unread`."""
+    paths = sorted(_image_files(root, unread), key=lambda path: _order(root, path))
+    files = [_Named(path, path.stem, _folder_label(root, path)) for path in paths]
+    if any(file.label for file in files):
+        return files
+    table = _test_table(root)
+    return [_Named(file.path, *table.get(file.path, (file.name, None))) for file in files]
+
+
+def _order(root: Path, path: Path) -> tuple[str, ...]:
+    return path.relative_to(root).parts
+
+
+def _image_files(root: Path, unread: list[tuple[Path, str]]) -> Iterator[Path]:
+    def pass_over(error: OSError) -> None:
+        unread.append((Path(error.filename), f"can't be read: {error.strerror}"))
+
+    seen: set[tuple[int, int]] = set()
+    for folder, inner, names in os.walk(root, followlinks=True, onerror=pass_over):
+        status = Path(folder).stat()
+        if (status.st_dev, status.st_ino) in seen:  # a link back to a folder above
+            inner.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        yield from (Path(folder, name) for name in names if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES)
+
+
+def _folder_label(root: Path, path: Path) -> ClassName | None:
+    """The label of the nearest folder named all or hem, `root` itself being the last."""
+    names = [root.resolve().name, *path.relative_to(root).parts[:-1]]
+    return next((label for name in reversed(names) for label in CLASSES if name.lower() == label), None)
+
+
+def _test_table(root: Path) -> dict[Path, tuple[str, ClassName]]:
+    """File -> (name that tells the patient, label), from the preliminary test set's table in or beside `root`."""
+    tables = sorted(root.rglob(TEST_TABLE)) or sorted(root.parent.glob(TEST_TABLE))
+    if not tables:
+        return {}
+    # the final test set has files of the same names, so the folder must be the right one too
+    folders = [tables[0].parent, *sorted(root.rglob(TEST_FOLDER)), *([root] if root.resolve().name == TEST_FOLDER else [])]
+    try:
+        with tables[0].open(newline="", encoding="utf-8-sig") as file:
+            rows = [
+                (row["new_names"], Path(row["Patient_ID"]).stem, CLASSES[int(row["labels"])]) for row in csv.DictReader(file)
+            ]
+    except (KeyError, IndexError, ValueError, TypeError, OSError, csv.Error) as error:
+        raise DataError(tables[0], f"not a table with columns Patient_ID, new_names, labels (0 or 1): {error}") from error
+    return {folder / name: (Path(uid).stem, label) for folder in folders for name, uid, label in rows}
+
+
+def _read_all(files: list[_Named]) -> tuple[list[Cell], list[tuple[Path, str]]]:
+    with ThreadPoolExecutor(READERS) as pool:
+        results = list(pool.map(_read, files))
+    cells = [result for result in results if isinstance(result, Cell)]
+    return cells, [(file.path, result) for file, result in zip(files, results, strict=True) if isinstance(result, str)]
+
+
+def _read(file: _Named) -> Cell | str:
+    """The cell in `file`, or why it is rejected."""
+    match = NAME.fullmatch(file.name)
+    if match is None:
+        return NAME_IN_WORDS
+    if file.label is None:
+        return "in no folder named all or hem"
+    if match["label"].lower() != file.label:
+        return f"the name says {match['label'].lower()}, its folder or table {file.label}"
+    content = read_content(file.path)
+    if isinstance(content, Refusal):
+        return content.detail
+    if isinstance(header := read_header(content), Refusal):
+        return f"{header.code}: {header.detail}"
+    sha256 = hashlib.sha256(content).hexdigest()
+    return Cell(file.path, file.label, match["patient"].upper(), match["image"], match["cell"], sha256)
+
+
+def _check_patients(root: Path, cells: Iterable[Cell]) -> None:
+    labels: dict[str, set[ClassName]] = defaultdict(set)
+    for cell in cells:
+        labels[cell.patient].add(cell.label)
+    both = sorted(patient for patient, seen in labels.items() if len(seen) > 1)
+    if both:
+        raise DataError(root, f"cells labelled all and cells labelled hem of the same patient: {', '.join(both)}")
+
+
+def _drop_duplicates(found: list[Cell]) -> tuple[list[Cell], list[tuple[Path, Path]], list[tuple[Path, str]]]:
+    """Cells, (dropped, kept), and those rejected since the same bytes carry both labels, so that neither can be believed."""
+    first: dict[str, Cell] = {}
+    twins: dict[str, list[Cell]] = defaultdict(list)
+    for cell in found:
+        first.setdefault(cell.sha256, cell)
+        twins[cell.sha256].append(cell)
+    torn = {digest for digest, group in twins.items() if len({cell.label for cell in group}) > 1}
+    cells = [cell for cell in first.values() if cell.sha256 not in torn]
+    dropped = [
+        (cell.path, first[cell.sha256].path) for cell in found if cell.sha256 not in torn and cell is not first[cell.sha256]
+    ]
+    rejected = [(cell.path, "the same bytes stand under both labels") for cell in found if cell.sha256 in torn]
+    return cells, dropped, rejected
+
+
+def _check_classes(root: Path, cells: Iterable[Cell], rejected: list[tuple[Path, str]]) -> None:
+    present = {cell.label for cell in cells}
+    missing = [label for label in CLASSES if label not in present]
+    if not missing:
+        return
+    why = f"; {len(rejected)} files were rejected, first '{rejected[0][0]}': {rejected[0][1]}" if rejected else ""
+    raise DataError(
+        root,
+        f"no cells of class {' and none of class '.join(missing)} (wanted: folders all/ and hem/ holding "
+        f"UID_<patient>_<image>_<cell>_<all|hem> as {', '.join(SUFFIXES)}){why}",
+    )
+
+
+def _digest(cells: Iterable[Cell]) -> str:
+    lines = sorted(f"{cell.label} {cell.patient} {cell.sha256}\n" for cell in cells)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -1,0 +1,92 @@
+"""Which device a string names, and how much of this machine the process may use."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from pathlib import Path
+
+KNOWN = "auto, cpu, cuda, cuda:N or openvino:NAME"
+
+
+def usable_threads() -> int:
+    """How many threads this process can keep busy: the cores in its affinity, not their second threads, within its quota."""
+    allowed = _allowed_cpus()
+    cores = len({_siblings(cpu) for cpu in allowed})
+    quota = _cgroup_quota()
+    return max(1, min(cores, int(quota + 0.5) if quota else cores))
+
+
+def cpu_identity() -> str:
+    """What tells this CPU from others: compiled engines must not travel between CPUs of different instruction sets."""
+    try:
+        block = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0]
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    wanted = ("vendor_id", "cpu family", "model", "model name", "stepping", "flags", "CPU part", "Features")
+    lines = [line for line in block.splitlines() if line.partition("\t")[0].partition(":")[0].strip() in wanted]
+    return "\n".join([platform.machine(), *lines])
+
+
+def cpu_name() -> str:
+    """The processor as its maker calls it."""
+    found = re.search(r"^model name\s*:\s*(.+)$", cpu_identity(), re.MULTILINE)
+    return found[1] if found else platform.processor() or platform.machine()
+
+
+def _allowed_cpus() -> list[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def _siblings(cpu: int) -> str:
+    """The hardware threads of `cpu`'s core, as Linux writes them; elsewhere every thread passes for a core."""
+    try:
+        return Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text(encoding="ascii").strip()
+    except OSError:
+        return str(cpu)
+
+
+def _cgroup_quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float | None:
+    """The smallest CPU quota, in cores, of this process's control group and those above it."""
+    try:
+        lines = own.read_text(encoding="ascii").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return None
+    quotas = []
+    for line in lines:
+        if line.count(":") < 2:
+            continue
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            mounts = (root, root / "unified")  # where the older ones are mounted as well it is beside them
+            quotas += [_quota_v2(folder / "cpu.max") for mount in mounts for folder in _upwards(mount, path)]
+        elif "cpu" in controllers.split(","):
+            mounts = (root / "cpu", root / controllers)  # the first is a link to the second where somebody made one
+            quotas += [_quota_v1(folder) for mount in mounts for folder in _upwards(mount, path)]
+    return min((quota for quota in quotas if quota), default=None)
+
+
+def _upwards(root: Path, path: str) -> list[Path]:
+    """The folder of `path` below `root`, and those above it up to `root`: in a container `path` may not be visible."""
+    steps = [step for step in path.split("/") if step not in ("", "..")]
+    return [root.joinpath(*steps[:count]) for count in range(len(steps), -1, -1)]
+
+
+def _quota_v2(file: Path) -> float | None:
+    try:
+        quota, period = file.read_text(encoding="ascii").split()
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError):
+        return None
+
+
+def _quota_v1(folder: Path) -> float | None:
+    try:
+        quota = int((folder / "cpu.cfs_quota_us").read_text(encoding="ascii"))
+        period = int((folder / "cpu.cfs_period_us").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
+    return quota / period if quota > 0 and period > 0 else None

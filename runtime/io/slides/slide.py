@@ -1,0 +1,225 @@
+"""Frames and scans from files: `open_scan` gives pixels piece by piece, or the reason why there are none.
+
+A scan that nobody waits for any more gives nothing more: whoever looks at a slide for an hour ends within seconds.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from blastscope.runtime.errors import BlastscopeError, Closed, DataError
+from blastscope.runtime.io.image import SUFFIXES, decode, read_content, refused_folder
+from blastscope.runtime.io.image_header import Header, read_header
+from blastscope.runtime.io.paths import as_paths
+from blastscope.runtime.io.slides.ome_zarr import ZarrScan, is_zarr
+from blastscope.runtime.io.slides.tiff import TiffScan
+from blastscope.runtime.io.slides.tiff_codec import Unreadable
+from blastscope.runtime.types import Box, Refusal
+
+if TYPE_CHECKING:
+    pass  # EMPTYIMPORT
+
+
+SCAN_SUFFIXES = (*SUFFIXES, ".btf", ".tf8", ".svs")
+OVERLAY = ".overlay.png"  # how the pictures end that were drawn of frames, and are none
+TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+BAND_PIXELS = 16_000_000  # that an overview takes at once
+
+
+class Readable(Protocol):
+    """An image that gives any part of itself, to many threads at once."""
+
+    width: int
+    height: int
+
+    def read(self, box: Box) -> NDArray[np.uint8]:
+        """The pixels (h, w, 3) RGB of `box`, which lies inside. Raises `Unreadable`."""
+        ...
+
+
+class Scan(Readable, Protocol):
+    """A frame of any size. `close` it."""
+
+    pixel_um: float | None  # where the file says it
+    notes: tuple[str, ...]  # what was read, where the file left a choice, and where the scale comes from
+
+    @property
+    def reduced(self) -> Sequence[Readable]:
+        """Smaller copies of the same, the largest first."""
+        ...
+
+    def blank(self, box: Box) -> bool:
+        """Whether it is known without reading that nothing is there."""
+        ...
+
+    def close(self) -> None:
+        """Frees the file."""
+        ...
+
+
+class ArrayScan:
+    """A `Scan` of a frame in memory: parts are views of it."""
+
+    pixel_um: float | None = None
+    notes: tuple[str, ...] = ()
+    reduced: tuple[Readable, ...] = ()
+
+    def __init__(self, frame: NDArray[np.uint8]) -> None:
+        self._frame = frame
+        self.height, self.width = frame.shape[:2]
+
+    def read(self, box: Box) -> NDArray[np.uint8]:
+        """See `Scan`."""
+        return self._frame[box[1] : box[3], box[0] : box[2]]
+
+    def blank(self, box: Box) -> bool:
+        """See `Scan`."""
+        return False
+
+    def close(self) -> None:
+        """See `Scan`."""
+
+
+class EncodedScan(ArrayScan):
+    """A `Scan` of a file that is decoded as a whole, when it is first read; its size is known before."""
+
+    def __init__(self, content: bytes, header: Header) -> None:
+        self._content, self._decoding = content, threading.Lock()
+        self.width, self.height = header.width, header.height
+
+    def read(self, box: Box) -> NDArray[np.uint8]:
+        """See `Scan`."""
+        with self._decoding:
+            if self._content:
+                frame = decode(self._content)
+                if isinstance(frame, Refusal):
+                    raise Unreadable(frame)
+                self._frame, self._content = frame, b""
+        return super().read(box)
+
+
+def open_scan(path: Path | str) -> Scan | Refusal:
+    """The frame or scan at `path`: a PNG, JPEG, BMP or WebP file, any TIFF, or the folder of an OME-Zarr.
+
+    The first four are decoded when they are first read; of a TIFF and a Zarr only what is asked for is ever read. What can't be
+    read is a refusal, but for `MissingLibrary`, where zarr is not installed.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            return ZarrScan(path) if is_zarr(path) else refused_folder(path)
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for its writer
+            return Refusal("undecodable", "not a file")
+        with path.open("rb") as file:
+            is_tiff = file.read(4) in TIFF_MAGIC
+        if is_tiff:
+            return TiffScan(path)
+    except Unreadable as unreadable:
+        return unreadable.refusal
+    except BlastscopeError:
+        raise
+    except OSError as error:
+        return Refusal("undecodable", f"can't be read: {error.strerror or error}")
+    except Exception as error:  # noqa: BLE001 what a damaged header makes the reading libraries raise is anything
+        return Refusal("undecodable", f"the header is damaged: {error or type(error).__name__}")
+    content = read_content(path)
+    if isinstance(content, Refusal):
+        return content
+    header = read_header(content)
+    return header if isinstance(header, Refusal) else EncodedScan(content, header)
+
+
+def read_part(scan: Readable, box: Box) -> NDArray[np.uint8]:
+    """`scan.read(box)`. Raises `Unreadable` whatever a damaged file makes the reading libraries raise."""
+    try:
+        return scan.read(box)
+    except (Unreadable, MemoryError, BlastscopeError):
+        raise
+    except Exception as error:  # as in open_scan
+        raise Unreadable(Refusal("undecodable", f"can't be read at {box}: {error or type(error).__name__}")) from error
+
+
+def overview(scan: Scan, longest_px: int) -> NDArray[np.uint8]:
+    """The whole scan, made smaller so that no side is longer than `longest_px`. Raises `Unreadable`."""
+    scale = min(1.0, longest_px / max(scan.width, scan.height))
+    width, height = max(round(scan.width * scale), 1), max(round(scan.height * scale), 1)
+    enough = [level for level in scan.reduced if level.width >= width and level.height >= height]
+    level: Readable = min(enough, key=lambda one: one.width) if enough else scan
+    if (level.width, level.height) == (width, height):
+        return read_part(level, (0, 0, width, height))
+    out = np.empty((height, width, 3), np.uint8)
+    rows = max(int(BAND_PIXELS / level.width * height / level.height), 1)
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        band = (0, top * level.height // height, level.width, -(-bottom * level.height // height))
+        out[top:bottom] = cv2.resize(read_part(level, band), (width, bottom - top), interpolation=cv2.INTER_AREA)
+    return out
+
+
+def find_frames(paths: Iterable[Path | str]) -> list[Path]:
+    """The frames that `paths` name, in the order given: files and OME-Zarrs as they are, folders as what is below them, sorted.
+
+    A file is taken whatever its suffix, a path with nothing behind it too, and a folder that can't be looked into: each gets a
+    refusal. Raises `DataError` for a folder without a frame.
+    """
+    found: list[Path] = []
+    for path in as_paths(paths):
+        below = sorted(_frames_below(path)) if path.is_dir() and not is_zarr(path) else [path]
+        if not below:
+            raise DataError(path, f"holds no frame: looked for {', '.join((*SCAN_SUFFIXES, '.zarr'))}")
+        found += below
+    return found
+
+
+def _frames_below(folder: Path) -> Iterator[Path]:
+    unread: list[Path] = []
+    for place, folders, names in os.walk(folder, onerror=lambda error: unread.append(Path(error.filename))):
+        here = Path(place)
+        scans = [name for name in folders if is_zarr(here / name)]
+        folders[:] = [name for name in folders if name not in scans and not name.startswith(".")]
+        yield from (here / name for name in scans)
+        yield from (here / name for name in names if named_as_frame(name))
+    yield from unread
+
+
+def named_as_frame(name: str) -> bool:
+    """Whether a file in a folder is taken for a frame: by its suffix, unless it is hidden or an overlay."""
+    return Path(name).suffix.lower() in SCAN_SUFFIXES and not name.startswith(".") and not name.endswith(OVERLAY)
+
+
+class LeavableImage:
+    """A `Readable` whose `read` raises `Closed` once `left` is set."""
+
+    def __init__(self, image: Readable, left: threading.Event) -> None:
+        self._image, self._left = image, left
+        self.width, self.height = image.width, image.height
+
+    def read(self, box: Box) -> NDArray[np.uint8]:
+        """See `Readable`."""
+        if self._left.is_set():
+            raise Closed("nobody waits for this frame any more")
+        return self._image.read(box)
+
+
+class LeavableScan(LeavableImage):
+    """The same of a `Scan` and its smaller copies."""
+
+    def __init__(self, scan: Scan, left: threading.Event) -> None:
+        super().__init__(scan, left)
+        self._scan = scan
+        self.pixel_um, self.notes = scan.pixel_um, scan.notes
+        self.blank, self.close = scan.blank, scan.close
+
+    @property
+    def reduced(self) -> Sequence[Readable]:
+        """See `Scan`."""
+        return [LeavableImage(level, self._left) for level in self._scan.reduced]

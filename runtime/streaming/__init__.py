@@ -1,0 +1,11 @@
+"""Frames in as they come, reports out in their order: a bounded line before the networks, and another before the consumer.
+
+`Scope.stream` gives a `Stream`. `Frame` is a picture with its id and metadata, `StreamStats` how it goes, `StreamFailure` what
+went wrong without ending it.
+"""
+
+from blastscope.runtime.streaming.frame_queue import Frame
+from blastscope.runtime.streaming.stats import StreamFailure, StreamState, StreamStats
+from blastscope.runtime.streaming.stream import Stream, WhenFull
+
+__all__ = ["Frame", "Stream", "StreamFailure", "StreamState", "StreamStats", "WhenFull"]

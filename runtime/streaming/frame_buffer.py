@@ -1,0 +1,125 @@
+"""`Board`: the last few frames with their reports, as JPEG and JSON that are made once, when the first viewer asks."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import Counter, deque
+from functools import cached_property
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from blastscope.runtime.frames.report.theme import caution
+from blastscope.runtime.frames.types import FrameCell, FrameReport, fewer_points
+
+KEPT = 3  # frames: a viewer asks for the picture a moment after the text
+MOST_PX = 1600  # a picture's longer side
+QUALITY = 85
+
+
+class Shown:
+    """One frame on the board."""
+
+    def __init__(self, number: int, report: FrameReport, pixels: NDArray[np.uint8] | None) -> None:
+        self.number = number
+        self._report, self._pixels = report, pixels
+        self._making = threading.Lock()
+
+    def jpeg(self) -> bytes | None:
+        """The picture; None where the frame has no pixels that can be shown."""
+        with self._making:
+            return self._jpeg
+
+    @cached_property
+    def _jpeg(self) -> bytes | None:
+        if self._pixels is None:
+            return None
+        factor = min(1.0, MOST_PX / max(self._pixels.shape[:2]))
+        small = (
+            cv2.resize(self._pixels, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA) if factor < 1 else self._pixels
+        )
+        done, content = cv2.imencode(".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+        return content.tobytes() if done else None
+
+    def text(self) -> str:
+        """What the page draws over the picture, as JSON."""
+        with self._making:
+            return self._text
+
+    @cached_property
+    def _text(self) -> str:
+        report, path = self._report, self._report.path
+        height, width = self._pixels.shape[:2] if self._pixels is not None else (0, 0)
+        row = {
+            "number": self.number,
+            "id": report.id,
+            "name": path.name if path else f"frame {report.id}" if isinstance(report.id, int) else report.id,
+            "width": width,
+            "height": height,
+            "picture": self._pixels is not None,
+            "caution": None if report.refusal else caution(validated=report.validated),  # without a call nothing to add
+            "refusal": report.refusal.detail if report.refusal else None,
+            "counts": report.counts,
+            "pixel_um": report.pixel_um,
+            "scale_source": report.facts.scale_source if report.facts else None,
+            "cells": [_row(cell) for cell in report.cells],
+        }
+        return json.dumps(row)
+
+
+def _row(cell: FrameCell) -> dict[str, Any]:
+    return {**cell.row(), "contour": fewer_points(cell.found.contour).tolist()}
+
+
+class Board:
+    """Where reports are shown and viewers look. Showing never waits for a viewer; memory holds `KEPT` frames."""
+
+    def __init__(self) -> None:
+        self._state = threading.Condition()
+        self._frames: deque[Shown] = deque(maxlen=KEPT)
+        self._totals: Counter[str] = Counter(frames=0, refused_frames=0)
+        self._news = 0  # rises when there is something to tell, be it a frame or not
+        self._closed = False
+
+    def show(self, report: FrameReport, pixels: object) -> None:
+        """Puts up a report with its frame. What is no (H, W, 3) uint8 array isn't drawn."""
+        drawn = isinstance(pixels, np.ndarray) and pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.size > 0
+        with self._state:
+            self._totals.update({**report.counts, "frames": 1, "refused_frames": int(report.refusal is not None)})
+            self._frames.append(Shown(self._totals["frames"], report, pixels if drawn else None))  # type: ignore[arg-type]
+            self._tell()
+
+    def nudge(self) -> None:
+        """Makes every viewer look again, at what isn't a frame."""
+        with self._state:
+            self._tell()
+
+    def close(self) -> None:
+        """Lets no viewer wait any longer."""
+        with self._state:
+            self._closed = True
+            self._tell()
+
+    def newest(self, news: int, *, timeout: float) -> tuple[int, Shown | None]:
+        """The number of the latest news and the newest frame, waiting for news other than number `news` if time allows."""
+        with self._state:
+            self._state.wait_for(lambda: self._closed or self._news != news, timeout)
+            return self._news, self._frames[-1] if self._frames else None
+
+    def frame(self, number: int) -> Shown | None:
+        """The frame with this number, if it is still up."""
+        with self._state:
+            return next((shown for shown in self._frames if shown.number == number), None)
+
+    @property
+    def totals(self) -> dict[str, int]:
+        """Frames and cells so far."""
+        with self._state:
+            return dict(self._totals)
+
+    def _tell(self) -> None:
+        self._news += 1
+        self._state.notify_all()

@@ -1,0 +1,257 @@
+"""`Stream`: three threads that take frames, examine them and tell of them, with a bounded line between each two."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Literal, NamedTuple, Protocol, Self, get_args
+
+from blastscope.runtime.errors import Closed, DeviceLost, ImageError, UsageError
+from blastscope.runtime.frames.types import FrameReport
+from blastscope.runtime.streaming.frame_queue import Frame, FrameId, Line, as_frame, own
+from blastscope.runtime.streaming.stats import Ledger, StreamFailure, StreamStats
+from blastscope.runtime.types import Refusal
+
+WhenFull = Literal["drop-oldest", "block"]
+OnReport = Callable[[FrameReport], object]
+OnError = Callable[[StreamFailure], object]
+
+REPORTS = 2  # that wait for a consumer: enough to even out its pace, and no more old news
+SOURCE_ERRORS = 8  # that a source may raise in a row, without a frame between them, before it counts as ended
+SOURCE_PATIENCE_S = 5.0  # for a source that is in the middle of a frame when the stream stops
+LOG = logging.getLogger(__name__)
+
+
+class Examine(Protocol):
+    """What makes a report of a frame, as `Scope.examine` does. Called in one thread at a time."""
+
+    def __call__(self, frame: Any, *, metadata: Mapping[str, Any]) -> FrameReport:
+        """The report. Raises `ImageError`, `Closed`, `DeviceLost`; whatever it raises costs that frame alone."""
+        ...
+
+
+class _Taken(NamedTuple):
+    frame: Frame
+    at: float
+
+
+class _Examined(NamedTuple):
+    report: FrameReport
+    at: float  # when its frame was taken
+
+
+class Stream:
+    """Frames in, reports out, in their order, until the source ends or `stop`. Safe to use from many threads and callbacks.
+
+    Without a source frames come by `put`. A handle that is forgotten ends, unless it has a source, which keeps it alive.
+    """
+
+    def __init__(
+        self,
+        examine: Examine,
+        on_report: OnReport,
+        frames: Iterable[Any] | None = None,
+        *,
+        queue: int = 4,
+        when_full: WhenFull | str = "drop-oldest",
+        on_error: OnError | None = None,
+    ) -> None:
+        if queue < 1:
+            raise UsageError(f"queue is {queue}: at least 1 frame must find room")
+        if when_full not in get_args(WhenFull):
+            raise UsageError(f"when_full '{when_full}' is not known: say {' or '.join(get_args(WhenFull))}")
+        line: Line[_Taken] = Line(queue, drops_oldest=when_full == "drop-oldest")
+        run = self._run = _Run(examine, on_report, on_error, line, Ledger(queue))
+        self._pulls, self._process = frames is not None, os.getpid()
+        keep = self if self._pulls else None
+        self._threads = [_thread("examine", run.examine_all), _thread("report", run.tell_all, keep)]
+        self._puller = _thread("source", run.pull, _iterator(frames)) if frames is not None else None
+        weakref.finalize(self, run.stop, drain=True)
+        for thread in [*self._threads, *([self._puller] if self._puller else [])]:
+            thread.start()
+
+    @property
+    def stats(self) -> StreamStats:
+        """How it goes."""
+        return self._run.ledger.stats()
+
+    def put(self, frame: Any, *, id: FrameId | None = None, metadata: Mapping[str, Any] | None = None) -> None:  # noqa: A002
+        """Hands over a frame: (H, W, 3) uint8 RGB, or a `Frame`. When this returns, its buffer may be used again.
+
+        With 'drop-oldest' it takes as long as the copy, whatever the networks and the consumer do; with 'block' it waits for
+        room. What is no such array is reported with a refusal. Raises `Closed` once the stream has stopped.
+        """
+        if os.getpid() != self._process:
+            raise UsageError("a stream doesn't survive a fork: open the bundle in the child, and stream there")
+        if self._pulls:
+            raise UsageError("this stream takes its frames from its source: put goes with frames=None")
+        given = as_frame(frame)
+        self._run.take(replace(given, id=given.id if id is None else id, metadata=metadata or given.metadata))
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Waits until the source has ended, or without a source until no frame is on its way; False when time was up.
+
+        Raises `UsageError` in a callback, which would wait for itself.
+        """
+        if threading.current_thread() in self._own:
+            raise UsageError("a stream's callback can't wait for the stream: it would wait for itself")
+        return self._run.ledger.wait(idle=not self._pulls, timeout=timeout)
+
+    def stop(self, *, drain: bool = True) -> None:
+        """Takes no more frames, and returns when the threads have ended. Safe to call twice, and from everywhere.
+
+        Frames and reports that wait are told first, or dropped with `drain=False`; the second call may cut the first one short.
+        In a callback it returns at once, and the stream ends by itself. A source that hangs is left behind after 5 seconds.
+        """
+        self._run.stop(drain=drain)
+        if threading.current_thread() in self._own:
+            return
+        for thread in self._threads:
+            thread.join()
+        if self._puller:
+            self._puller.join(SOURCE_PATIENCE_S)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop(drain=error is None)
+
+    @property
+    def _own(self) -> list[threading.Thread]:
+        return [*self._threads, *([self._puller] if self._puller else [])]
+
+
+class _Run:
+    """What the threads share. It doesn't know the handle, so that a forgotten one can be collected."""
+
+    def __init__(
+        self, examine: Examine, on_report: OnReport, on_error: OnError | None, frames: Line[_Taken], ledger: Ledger
+    ) -> None:
+        self.ledger = ledger
+        self._examine, self._on_report, self._on_error = examine, on_report, on_error
+        self._frames = frames
+        self._reports: Line[_Examined] = Line(REPORTS)
+        self._number = 0
+        self._door = threading.Lock()  # the numbers of frames follow their order
+        self._stopped, self._closed = threading.Event(), threading.Event()
+
+    def take(self, frame: Frame) -> None:
+        """Puts a copy of `frame` into the line. Raises `Closed`."""
+        at = time.perf_counter()
+        taken = _Taken(own(frame), at)
+        with self._door:
+            if frame.id is None:
+                taken = taken._replace(frame=replace(taken.frame, id=self._number))
+            self.ledger.count(taken=1)  # before the others can count it
+            try:
+                gone = self._frames.put(taken)
+            except Closed:
+                self.ledger.count(taken=-1)
+                raise
+            self._number += 1
+        if gone:
+            self.ledger.count(dropped=len(gone))
+
+    def stop(self, *, drain: bool) -> None:
+        """Ends the lines, without waiting for the threads."""
+        self._stopped.set()
+        gone = len(self._frames.end(keep=drain))
+        if not drain:
+            gone += len(self._reports.end(keep=False))
+        self.ledger.count(dropped=gone)
+
+    def pull(self, source: Iterator[Any]) -> None:
+        """The first thread: from the source into the line."""
+        errors = 0
+        while errors < SOURCE_ERRORS and not self._stopped.is_set():
+            try:
+                self.take(as_frame(next(source)))
+                errors = 0
+            except (StopIteration, Closed):
+                break
+            except BaseException as error:  # noqa: BLE001 a source may raise whatever it likes, and go on
+                errors += 1
+                self._failed(StreamFailure("source", error))
+                self._stopped.wait(0.005 * 2**errors)  # a source that is broken for good shan't keep a core busy
+        if inspect.isgenerator(source):
+            source.close()  # lets go of the camera
+        self._frames.end()
+
+    def examine_all(self) -> None:
+        """The second thread: from the line to the reports."""
+        while (taken := self._frames.get()) is not None:
+            started = time.perf_counter()
+            report = self._examined(taken.frame)
+            self.ledger.examined(1e3 * (time.perf_counter() - started), slow=self._reports.full)
+            try:
+                self._reports.put(_Examined(report, taken.at))
+            except Closed:  # stopped meanwhile, by someone who doesn't want the rest
+                self.ledger.count(dropped=1)
+        self._reports.end()
+
+    def tell_all(self, keep: object = None) -> None:
+        """The third thread: from the reports to the consumer."""
+        while (told := self._reports.get()) is not None:
+            latency_ms = 1e3 * (time.perf_counter() - told.at)
+            try:
+                self._on_report(told.report)
+            except BaseException as error:  # noqa: BLE001 the consumer's mistake isn't the stream's
+                self._failed(StreamFailure("on_report", error, told.report.id, told.report.metadata))
+            self.ledger.told(latency_ms, refused=told.report.refusal is not None)
+        self.ledger.enter("closed" if self._closed.is_set() else "stopped" if self._stopped.is_set() else "ended")
+
+    def _examined(self, frame: Frame) -> FrameReport:
+        if isinstance(frame.pixels, Refusal):
+            return _refused(frame, frame.pixels)
+        try:
+            report = replace(self._examine(frame.pixels, metadata=frame.metadata), id=frame.id, metadata=frame.metadata)
+        except ImageError as error:
+            return _refused(frame, Refusal("not-8-bit-rgb", str(error)))
+        except BaseException as error:  # noqa: BLE001 whatever it is, it costs this frame alone
+            self._failed(StreamFailure("examine", error, frame.id, frame.metadata))
+            if isinstance(error, DeviceLost):
+                self.ledger.enter("device-lost")
+            if isinstance(error, Closed):
+                self._closed.set()
+                self.ledger.count(dropped=len(self._frames.end(keep=False)))
+            return _refused(frame, Refusal("failed", f"{type(error).__name__}: {error}"))
+        self.ledger.enter("running")
+        return report
+
+    def _failed(self, failure: StreamFailure) -> None:
+        self.ledger.fail(failure.error)
+        if self._on_error is None:
+            if failure.where != "examine":  # a frame that couldn't be examined shows in its report
+                LOG.warning("a stream's %s failed: %s", failure.where, failure.error, exc_info=failure.error)
+            return
+        try:
+            self._on_error(failure)
+        except BaseException as error:  # noqa: BLE001 there is nobody left to tell
+            self.ledger.fail(error)
+
+
+def _refused(frame: Frame, refusal: Refusal) -> FrameReport:
+    return FrameReport((), None, refusal=refusal, id=frame.id, metadata=frame.metadata)
+
+
+def _iterator(frames: Iterable[Any]) -> Iterator[Any]:
+    if isinstance(frames, str | bytes | os.PathLike) or getattr(frames, "ndim", 4) < 4:
+        kind = "one frame" if hasattr(frames, "ndim") else "one path"  # its rows, or its letters, would be taken for frames
+        raise UsageError(f"frames are given as {kind} where several are asked for: put a frame's array into a list")
+    try:
+        return iter(frames)
+    except TypeError as error:
+        raise UsageError(f"frames must be iterable, not '{type(frames).__name__}'; for put they are None") from error
+
+
+def _thread(name: str, target: Callable[..., None], *words: Any) -> threading.Thread:
+    # a daemon: a stream that nobody stopped doesn't keep the process from ending
+    return threading.Thread(target=target, args=words, name=f"blastscope-stream-{name}", daemon=True)

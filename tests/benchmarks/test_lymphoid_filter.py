@@ -1,0 +1,85 @@
+"""The measure of `not-lymphoid`: its table, its looks, its cells on glass, and what it counts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from blastscope.benchmarks.lymphoid_filter import __main__ as command
+from blastscope.benchmarks.lymphoid_filter.composites import GLASSES, laid_on
+from blastscope.benchmarks.lymphoid_filter.perturbations import AS_IT_IS, LOOKS
+from blastscope.benchmarks.lymphoid_filter.scoring import Count, count_frames, labelled_cells, said_of
+from blastscope.runtime.io.synthetic import draw_folder
+
+
+def test_each_labelled_cell_lies_once_in_a_frame_of_its_own_part(shared_data: Path) -> None:
+    cells = labelled_cells()
+    assert len({(cell.frame, cell.box) for cell in cells}) == len(cells)
+    for part in ("train", "val"):
+        names = (shared_data / "bccd" / f"{part}.txt").read_text().split()
+        assert {cell.frame for cell in cells if cell.part == part} <= set(names)
+        assert {cell.kind for cell in cells if cell.part == part} >= {"lymphoid", "myeloid"}
+    for x0, y0, x1, y1 in (cell.box for cell in cells):
+        assert 0 <= x0 < x1 <= 640
+        assert 0 <= y0 < y1 <= 480
+
+
+def test_a_kind_that_nobody_knows_is_no_label(tmp_path: Path) -> None:
+    table = tmp_path / "cells.csv"
+    table.write_text("part,frame,x0,y0,x1,y1,kind\ntrain,a,0,0,9,9,lymphatic\n")
+    with pytest.raises(ValueError, match="lymphatic"):
+        labelled_cells(table)
+
+
+def test_every_look_gives_a_frame_again_and_the_same_each_time() -> None:
+    frame = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    for name, look in LOOKS.items():
+        seen = look(frame)
+        assert seen.dtype == np.uint8, name
+        assert seen.shape[2:] == (3,), name
+        assert np.array_equal(seen, look(frame)), name
+        assert (name == AS_IT_IS) == np.array_equal(seen, frame), name
+
+
+def test_cells_on_glass_are_where_it_says(tmp_path: Path) -> None:
+    paths = sorted(draw_folder(tmp_path, patients=2, cells_each=2, seed=1).rglob("*.png"))[:3]
+    (laid,) = laid_on(GLASSES["bright glass, size 0.5"], paths)
+    assert len(laid.boxes) == 3
+    assert "lost" not in said_of(laid.frame, laid.boxes, laid.pixel_um)
+
+
+def test_what_is_said_of_labelled_cells_is_counted(shared_data: Path) -> None:
+    cells = [cell for cell in labelled_cells() if cell.frame[-3:] in ("070", "034", "055")]
+    found = count_frames("plain", LOOKS[AS_IT_IS], cells, shared_data / "bccd" / "JPEGImages")
+    assert found == [
+        Count("plain", "train", "lymphoid", called=1),
+        Count("plain", "train", "myeloid", not_lymphoid=2),  # 034 has a doubtful one too
+        Count("plain", "val", "lymphoid", called=1),
+        Count("plain", "val", "myeloid"),
+    ]
+
+
+def test_the_command_prints_a_table_or_json(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    rows = [
+        Count("plain", "train", "lymphoid", 3, 1),
+        Count("plain", "train", "myeloid", 2, 8, otherwise=1),
+        Count("plain", "val", "lymphoid", 1),
+        Count("plain", "val", "myeloid", 0, 1),
+        Count("dim", "C-NMC", "lymphoid", 7, 1),
+    ]
+    monkeypatch.setattr(command, "counts", lambda data, every: iter(rows))
+    for name in ("bccd", "cnmc"):
+        (tmp_path / name).mkdir()
+    assert command.main([str(tmp_path)]) == 0
+    printed = capsys.readouterr()
+    assert "1 of 4" in printed.out
+    assert "2 of 10 (1)" in printed.out
+    assert "1 of 8" in printed.out
+    assert printed.err.count("\n") == len(rows)
+    assert command.main([str(tmp_path), "--json"]) == 0
+    assert [row["part"] for row in json.loads(capsys.readouterr().out)] == ["train", "train", "val", "val", "C-NMC"]

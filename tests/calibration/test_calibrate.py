@@ -1,0 +1,338 @@
+"""From a bundle and cells to int8 in the bundle, or to a refusal that says why."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from trained_bundle import VALIDATION, TaughtBundle, taught
+from typer.testing import CliRunner
+
+from blastscope.calibration.acceptance.evaluation import AskedCells, GraphAnswers
+from blastscope.calibration.calibrate import calibrate, check_beside
+from blastscope.calibration.cascade import run as cascade_module
+from blastscope.calibration.cascade.plots import write_report
+from blastscope.calibration.cascade.report import CascadeReport
+from blastscope.calibration.cascade.run import calibrate_cascade
+from blastscope.calibration.cascade.threshold_selection import upper_share
+from blastscope.calibration.compare import compare
+from blastscope.calibration.config import CalibrationConfig, CascadeConfig, OperatingPointConfig
+from blastscope.calibration.quantisation.macs import multiply_adds, share_of
+from blastscope.calibration.quantisation.quantizer import Workshop
+from blastscope.calibration.report import CalibrationReport
+from blastscope.cli import app
+from blastscope.export.exporter import ExportConfig, export_run
+from blastscope.runtime.bundle import Bundle, pack, read_bundle, read_golden, update_bundle
+from blastscope.runtime.errors import BundleError, DataError, UsageError
+from blastscope.runtime.io.cnmc import Cell, find_cells
+from blastscope.runtime.types import VOTERS
+from blastscope.train.ensemble_checkpoint import save_ensemble
+
+LENIENT = CalibrationConfig(method="minmax", cells=8, flips_at_most=0.5, f1_loss_at_most=50, draws=50)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def data(taught_bundle: TaughtBundle) -> Path:
+    return taught_bundle.data
+
+
+@pytest.fixture(scope="module")
+def exported(taught_bundle: TaughtBundle) -> Path:
+    return taught_bundle.path
+
+
+@pytest.fixture
+def bundle(exported: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(exported, tmp_path / "bundle"))
+
+
+@pytest.fixture(scope="module")
+def admitted(exported: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, CalibrationReport]:
+    place = Path(shutil.copytree(exported, tmp_path_factory.mktemp("admitted") / "bundle"))
+    config = LENIENT.model_copy(update={"operating_point": OperatingPointConfig(sensitivity=0.9)})
+    report = calibrate(place, data, config)
+    return read_bundle(place), report
+
+
+def test_an_int8_that_holds_its_gate_comes_into_the_bundle(admitted: tuple[Bundle, CalibrationReport]) -> None:
+    bundle, report = admitted
+    assert report.admitted, report.text()
+    assert report.graphs == ("int8/fused.onnx", "int8/a.onnx", "int8/b.onnx", "int8/combined.onnx")
+    fused = bundle.graph("int8")
+    assert fused is not None
+    assert fused.gate in report.gates
+    assert [gate.engine for gate in report.gates] == ["openvino", "onnxruntime"]
+    parent = bundle.graph("fp32")
+    assert parent is not None
+    assert fused.parent == parent.sha256
+    assert report.digest == bundle.digest
+    assert [row.precision for row in bundle.manifest.scores] == ["fp32", "int8"]
+
+
+def test_calibration_and_gate_take_validation_patients_and_no_cell_twice(
+    admitted: tuple[Bundle, CalibrationReport], data: Path
+) -> None:
+    bundle, report = admitted
+    patient_of = {cell.path.name: cell.patient for cell in find_cells(data).cells}
+    assert {patient_of[name] for name in report.sample} <= set(VALIDATION)
+    assert report.gates[0].cells == 32 - 8
+    assert bundle.manifest.calibration is not None
+    assert bundle.manifest.calibration.cells == report.sample
+    assert bundle.manifest.training.patients.calibration == report.sample_patients
+
+
+def test_the_golden_set_passes_in_int8_on_every_backend_here(admitted: tuple[Bundle, CalibrationReport], data: Path) -> None:
+    bundle, _ = admitted
+    comparison = compare(bundle, data)
+    assert comparison.passed, comparison.text()
+    assert {(row.backend, row.precision) for row in comparison.engines} >= {("openvino", "int8"), ("onnxruntime", "int8")}
+    assert [row.precision for row in comparison.scores] == ["fp32", "int8"]
+    assert comparison.scores[0].patients == len(VALIDATION)
+    assert "weighted F1" in comparison.text()
+
+
+def test_single_and_fused_int8_graphs_say_the_same(admitted: tuple[Bundle, CalibrationReport]) -> None:
+    bundle, _ = admitted
+    crops = read_golden(bundle).crops
+    fused = bundle.graph("int8")
+    assert fused is not None
+    together = GraphAnswers(bundle.file(fused)).probabilities(crops)
+    for place, models in enumerate(("a", "b", "combined")):
+        entry = bundle.graph("int8", models)  # type: ignore[arg-type]
+        assert entry is not None
+        np.testing.assert_allclose(GraphAnswers(bundle.file(entry)).probabilities(crops), together[:, place], atol=0.05)
+
+
+def test_an_operating_point_is_chosen_on_validation_cells(admitted: tuple[Bundle, CalibrationReport]) -> None:
+    bundle, report = admitted
+    point = bundle.manifest.operating_point
+    assert point is not None
+    assert point == report.operating_point
+    assert point.sensitivity >= point.sensitivity_wanted == 0.9
+    assert point.cells == report.gates[0].cells
+
+
+def test_the_report_reads_as_text_and_as_json(admitted: tuple[Bundle, CalibrationReport]) -> None:
+    _, report = admitted
+    assert "int8 admitted" in report.text()
+    assert "votes flipped" in report.text()
+    assert CalibrationReport.model_validate(json.loads(report.model_dump_json())) == report
+
+
+def test_a_refused_int8_leaves_the_bundle_as_it_was(bundle: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = read_bundle(bundle)
+    monkeypatch.setattr(Workshop, "build", lambda workshop, recipe: _turned_round(workshop.model))
+    limits = {"flips_at_most": 0.02, "f1_loss_at_most": 0.5, "search": False}
+    report = calibrate(bundle, data, LENIENT.model_copy(update=limits))
+    assert not report.admitted
+    assert report.exit_code == 1
+    assert any("votes flip" in failure for failure in report.failures)
+    assert any("weighted F1 loses" in failure for failure in report.failures)
+    assert any("golden set" in failure for failure in report.failures)
+    assert report.graphs == ()
+    assert report.tolerance is None
+    assert "refused" in report.text()
+    assert read_bundle(bundle).digest == before.digest == report.digest
+
+
+def test_a_comparison_of_a_bundle_whose_name_is_no_utf8_is_json(exported: Path, tmp_path: Path) -> None:
+    place = Path(shutil.copytree(exported, tmp_path / os.fsdecode(b"b\xe4")))
+    assert json.loads(compare(read_bundle(place)).model_dump_json())["bundle"].endswith("b\\xe4")
+
+
+def _turned_round(parent: onnx.ModelProto) -> onnx.ModelProto:
+    """A graph that calls everything the other way round."""
+    model = onnx.ModelProto()
+    model.CopyFrom(parent)
+    softmax = next(node for node in model.graph.node if node.op_type == "Softmax")
+    negated = onnx.helper.make_node("Neg", [softmax.input[0]], ["negated"], name="negated")
+    place = list(model.graph.node).index(softmax)
+    softmax.input[0] = "negated"
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend([*nodes[:place], negated, *nodes[place:]])
+    return model
+
+
+def test_a_calibration_that_leaves_nobody_to_judge_is_refused_before_the_work(bundle: Path, data: Path) -> None:
+    told: list[str] = []
+    with pytest.raises(UsageError, match="calibrate on fewer than"):
+        calibrate(bundle, data, LENIENT.model_copy(update={"cells": 10_000}), tell=told.append)
+    assert len(told) == 1  # that cells are looked for
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="this system has no folder into which nobody writes")
+def test_a_place_that_cannot_be_written_is_told_before_the_work() -> None:
+    with pytest.raises(DataError, match="'/proc/bundle': can't be written"):
+        check_beside(Path("/proc/bundle"))
+
+
+def test_named_training_cells_are_refused(bundle: Path, data: Path) -> None:
+    trained = next(cell.path.name for cell in find_cells(data).cells if cell.patient == "H1")
+    with pytest.raises(DataError, match=f"training patients can't calibrate: {trained}"):
+        calibrate(bundle, data, LENIENT.model_copy(update={"files": (trained,)}))
+
+
+def test_a_zip_and_a_bundle_without_fp32_are_refused(bundle: Path, data: Path, tmp_path: Path) -> None:
+    opened = read_bundle(bundle)
+    with pytest.raises(BundleError, match="not a folder"):
+        calibrate(pack(opened, tmp_path / "bundle.zip"), data)
+    fused = opened.graph("fp32")
+    assert fused is not None
+    half = fused.model_copy(update={"precision": "fp16", "file": "fp16/fused.onnx"})
+    manifest = opened.manifest.model_copy(update={"graphs": (half,)})
+    update_bundle(opened, manifest, {half.file: opened.file(fused).read_bytes()})
+    with pytest.raises(BundleError, match="no fp32 fused graph"):
+        calibrate(bundle, data)
+
+
+@pytest.mark.slow
+def test_the_road_holds_on_real_cells(cnmc: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "few"
+    kept = {"H1": 0}
+    cells = find_cells(cnmc).cells
+    hem = sorted({cell.patient for cell in cells if cell.label == "hem"})[:3]
+    all_ = sorted({cell.patient for cell in cells if cell.label == "all"})[:3]
+    names = dict(zip((*hem, *all_), ("H1", "H3", "H5", "2", "4", "6"), strict=True))
+    for cell in cells:
+        name = names.get(cell.patient)
+        if name is not None and kept.setdefault(name, 0) < 16:
+            kept[name] += 1
+            target = folder / cell.label / f"UID_{name}_{cell.image}_{cell.cell}_{cell.label}{cell.path.suffix}"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.symlink_to(cell.path)
+    save_ensemble(tmp_path / "run", taught(folder, backbone="test_efficientnet", side_px=64))
+    config = ExportConfig(fused_only=True, parity_cells=16)
+    made = export_run(tmp_path / "run", tmp_path / "bundle", data=folder, config=config)
+    assert made.manifest.golden.source == "validation"
+    report = calibrate(made.path, folder, CalibrationConfig(cells=16, flips_at_most=0.1, f1_loss_at_most=10, draws=50))
+    assert report.gates[0].patients == 4
+    assert report.admitted, report.text()
+    assert compare(read_bundle(made.path)).passed
+
+
+# ---- a first voter that decides alone
+
+
+@pytest.fixture(scope="module")
+def cascaded(
+    admitted: tuple[Bundle, CalibrationReport], data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Bundle, CascadeReport]:
+    place = Path(shutil.copytree(admitted[0].path, tmp_path_factory.mktemp("cascaded") / "bundle"))
+    report = calibrate_cascade(place, data, CascadeConfig(flips_at_most=0.5, draws=50))
+    return read_bundle(place), report
+
+
+def test_a_cascade_that_holds_comes_into_the_manifest_and_nothing_else_changes(
+    cascaded: tuple[Bundle, CascadeReport], admitted: tuple[Bundle, CalibrationReport]
+) -> None:
+    bundle, report = cascaded
+    found = bundle.manifest.cascade
+    assert report.admitted, report.text()
+    assert found == report.cascade
+    assert found is not None
+    assert (found.precision, found.patients, found.cells) == ("int8", len(VALIDATION), 32 - 8)
+    assert found.flips.value <= 0.5
+    assert found.flips_upper == max(found.flips.high, upper_share(round(found.flips.value * found.cells), found.cells))
+    assert float(np.float32(found.threshold)) == found.threshold
+    assert report.digest == bundle.digest
+    assert bundle.manifest.model_copy(update={"cascade": None}) == admitted[0].manifest
+
+
+def test_a_voters_share_of_the_work_is_that_of_its_own_graph(admitted: tuple[Bundle, CalibrationReport]) -> None:
+    bundle, _ = admitted
+    work = {entry.models: sum(multiply_adds(onnx.load(bundle.file(entry))).values()) for entry in bundle.manifest.graphs[:4]}
+    fused = bundle.graph("int8")
+    assert fused is not None
+    for voter in VOTERS:
+        assert share_of(onnx.load(bundle.file(fused)), voter) == pytest.approx(work[voter] / work["fused"], rel=1e-3)
+
+
+def test_the_cascades_report_reads_as_text_and_json_and_has_a_picture(
+    cascaded: tuple[Bundle, CascadeReport], tmp_path: Path
+) -> None:
+    _, report = cascaded
+    assert "cascade admitted" in report.text()
+    assert "times the throughput" in report.text()
+    write_report(tmp_path / "report", report)
+    assert CascadeReport.model_validate_json((tmp_path / "report" / "cascade.json").read_bytes()) == report
+    assert (tmp_path / "report" / "cascade.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_new_operating_point_ends_the_cascade_of_every_graph(
+    cascaded: tuple[Bundle, CascadeReport], data: Path, tmp_path: Path
+) -> None:
+    bundle = read_bundle(shutil.copytree(cascaded[0].path, tmp_path / "bundle"))
+    manifest = bundle.manifest
+    assert manifest.cascade is not None
+    kept = manifest.model_copy(update={"cascade": manifest.cascade.model_copy(update={"precision": "fp32"})})
+    update_bundle(bundle, kept, {})
+    point = LENIENT.model_copy(update={"operating_point": OperatingPointConfig(sensitivity=0.8)})
+    calibrate(bundle.path, data, point)
+    assert read_bundle(bundle.path).manifest.cascade is None  # it was judged by other calls
+
+
+def test_a_second_calibration_takes_the_first_ones_place_and_ends_its_cascade(
+    cascaded: tuple[Bundle, CascadeReport], data: Path, tmp_path: Path
+) -> None:
+    first, _ = cascaded
+    place = Path(shutil.copytree(first.path, tmp_path / "again"))
+    report = calibrate(place, data, LENIENT.model_copy(update={"seed": 1}))
+    again = read_bundle(place)
+    assert report.admitted
+    assert len([entry for entry in again.manifest.graphs if entry.precision == "int8"]) == 4
+    assert again.manifest.calibration is not None
+    assert again.manifest.calibration.seed == 1
+    assert again.manifest.operating_point == first.manifest.operating_point  # kept until another is asked for
+    assert again.manifest.cascade is None
+
+
+def test_a_cascade_that_costs_too_much_leaves_the_bundle_as_it_was(
+    bundle: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def against_each_other(networks: dict[str, object], cells: list[Cell], *_: object, **__: object) -> AskedCells:
+        """Each patient's cells are told apart by another voter, so what the others choose is wrong for it."""
+        names = sorted({cell.patient for cell in cells})
+        place = np.array([names.index(cell.patient) % 2 for cell in cells])
+        answers = np.full((len(cells), 3, 2), 0.5, np.float32)
+        rows = np.arange(len(cells))
+        answers[rows, place] = [0.2, 0.8]
+        answers[rows, 1 - place] = [0.7, 0.3]
+        return AskedCells(tuple(cells), dict.fromkeys(networks, answers), ())
+
+    monkeypatch.setattr(cascade_module, "ask", against_each_other)
+    before = read_bundle(bundle)
+    report = calibrate_cascade(bundle, data, CascadeConfig(flips_at_most=0.0, draws=50))
+    assert not report.admitted
+    assert report.exit_code == 1
+    assert report.cascade is None
+    assert "not admitted" in report.text()
+    assert read_bundle(bundle).digest == before.digest == report.digest
+
+
+def test_the_verb_takes_bound_precision_and_a_place_for_the_report(bundle: Path, data: Path, tmp_path: Path) -> None:
+    words = ["calibrate", str(bundle), "--data", str(data), "--cascade", "--cascade-flips", "0.4", "--precision", "fp32"]
+    result = CliRunner().invoke(app, [*words, "--report", str(tmp_path / "report"), "--json"])
+    found = json.loads(result.stdout)
+    assert result.exit_code == (0 if found["admitted"] else 1), result.output
+    assert (found["precision"], found["flips_at_most"], found["engines"]) == ("fp32", 0.4, ["openvino"])
+    assert sorted(path.name for path in (tmp_path / "report").iterdir()) == ["cascade.json", "cascade.png"]
+    assert CliRunner().invoke(app, [*words[:4], "--cascade-flips", "0.4"]).exit_code == 2
+    for wrong in (["--cascade-flips", "1"], ["--report", str(tmp_path / "report" / "cascade.json" / "below")]):
+        refused = CliRunner().invoke(app, [*words[:5], *wrong])
+        assert (refused.exit_code, "asking" in refused.output) == (2, False), refused.output

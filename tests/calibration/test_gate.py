@@ -1,0 +1,124 @@
+"""Whether int8 may ship: the figures and the limits."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from blastscope.calibration.acceptance.gate import JudgedCells, failures, gate
+from blastscope.calibration.acceptance.trial import Trial, Verdict
+from blastscope.calibration.config import CalibrationConfig
+from blastscope.runtime.errors import ConfigError
+from blastscope.runtime.inference.validation import GoldenCheck
+from blastscope.runtime.io.cnmc import Cell
+
+CONFIG = CalibrationConfig(draws=100)
+
+
+def judged(labels: list[int], parent: list[int], child: list[int]) -> JudgedCells:
+    cells = tuple(
+        Cell(Path(f"{row}.bmp"), "all" if label else "hem", f"{'' if label else 'H'}{row % 3}", "1", "1", str(row))
+        for row, label in enumerate(labels)
+    )
+    return JudgedCells(cells, said(parent), said(child), (), "openvino")
+
+
+def said(calls: list[int]) -> np.ndarray:
+    """Probabilities of networks that make `calls`."""
+    pairs = np.array([[0.2, 0.8] if call else [0.8, 0.2] for call in calls], np.float32)
+    return np.repeat(pairs[:, None], 3, axis=1)
+
+
+def test_a_graph_that_calls_as_its_parent_does_passes() -> None:
+    calls = [0, 1] * 50
+    result = gate(judged(calls, calls, calls), CONFIG)
+    assert result.passed
+    assert (result.flips.value, result.f1_loss.value) == (0, 0)
+    assert (result.cells, result.patients) == (100, 6)
+    assert failures(result) == ()
+
+
+def test_two_flips_of_a_hundred_pass_and_three_fail() -> None:
+    labels = [0, 1] * 50
+    wrong = [1 - label if row < 10 else label for row, label in enumerate(labels)]
+    two = [labels[row] if row < 2 else call for row, call in enumerate(wrong)]
+    three = [labels[row] if row < 3 else call for row, call in enumerate(wrong)]
+    at_the_limit = gate(judged(labels, wrong, two), CONFIG)
+    assert at_the_limit.passed
+    assert failures(at_the_limit) == ()
+    result = gate(judged(labels, wrong, three), CONFIG)
+    assert not result.passed
+    (only,) = failures(result)
+    assert only.startswith("in openvino 3.00 % of the votes flip")
+    assert "at most 2 % may" in only
+    assert result.flips.low <= 0.03 <= result.flips.high
+
+
+def test_a_lost_point_fails_although_few_votes_flip() -> None:
+    labels = [0, 1] * 100
+    child = [1 - label if row < 2 else label for row, label in enumerate(labels)]
+    result = gate(judged(labels, labels, child), CONFIG)
+    assert result.flips.value == 0.01
+    (only,) = failures(result)
+    assert only.startswith("in openvino weighted F1 loses 1.00 points")
+
+
+def test_what_fails_in_one_engine_fails_and_the_worst_is_shown() -> None:
+    labels, golden = [0, 1] * 50, GoldenCheck(0.1, 0, passed=True)
+    fine = judged(labels, labels, labels)
+    wrong = replace(judged(labels, labels, [1 - label for label in labels]), engine="onnxruntime")
+    verdicts = (Verdict(fine, gate(fine, CONFIG), golden), Verdict(wrong, gate(wrong, CONFIG), golden))
+    for order in (verdicts, verdicts[::-1]):
+        trial = Trial(order, draws=100)
+        assert len(trial.failures) == 2
+        assert all(failure.startswith("in onnxruntime") for failure in trial.failures)
+        assert trial.worst.judged.engine == "onnxruntime"
+        # 2 % of all may flip and half a point may go, a fifth of it to spare; a hundred points went, and all flipped
+        assert trial.aim == pytest.approx(0.8 * 0.5 / 100)
+
+
+def test_a_golden_call_that_changes_in_one_engine_fails() -> None:
+    calls = [0, 1] * 50
+    same = judged(calls, calls, calls)
+    checks = (GoldenCheck(0.1, 0, passed=True), GoldenCheck(0.2, 1, passed=False))
+    trial = Trial(tuple(Verdict(same, gate(same, CONFIG), check) for check in checks), draws=100)
+    (only,) = trial.failures
+    assert "1 calls of the golden set change" in only
+    assert (trial.golden_flips, trial.golden_difference) == (1, 0.2)
+
+
+def test_an_operating_point_is_chosen_by_the_scores_of_the_parent() -> None:
+    labels = [0, 1] * 50
+    case = judged(labels, labels, [1 - label for label in labels])
+    trial = Trial((Verdict(case, gate(case, CONFIG), GoldenCheck(0.1, 0, passed=True)),), draws=100)
+    found = trial.operating_point(0.9)
+    assert (found.sensitivity, found.specificity) == (1, 1)
+
+
+@pytest.mark.parametrize(("golden", "moved", "tolerance"), [(0.1, 0, 0.2), (0.01, 0, 0.05), (0.01, 0.3, 0.3), (0.9, 0, 1)])
+def test_the_tolerance_is_twice_what_the_golden_set_moved_or_what_most_cells_did(
+    golden: float, moved: float, tolerance: float
+) -> None:
+    calls = [0, 1] * 50
+    same = judged(calls, calls, calls)
+    child = same.child.copy()
+    child[:10, 0] += np.float32([moved, -moved])
+    verdict = Verdict(replace(same, child=child), gate(same, CONFIG), GoldenCheck(golden, 0, passed=True))
+    assert Trial((verdict,), draws=100).tolerance == pytest.approx(tolerance, abs=1e-6)
+
+
+def test_the_limits_are_fields_of_the_configuration(tmp_path: Path) -> None:
+    labels = [0, 1] * 10
+    child = [1 - labels[0], *labels[1:]]
+    assert gate(judged(labels, labels, child), CalibrationConfig(flips_at_most=0.1, f1_loss_at_most=10, draws=50)).passed
+    path = tmp_path / "calibration.toml"
+    path.write_text("flips_at_most = 0.1\n[operating_point]\nsensitivity = 0.95\n")
+    config = CalibrationConfig.from_toml(path)
+    assert config.operating_point is not None
+    assert config.operating_point.sensitivity == 0.95
+    path.write_text("flips_at_mots = 0.1\n")
+    with pytest.raises(ConfigError, match="flips_at_most"):
+        CalibrationConfig.from_toml(path)

@@ -1,0 +1,50 @@
+"""The bundle that is shipped: complete, small, and good on patients that it was not trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import blastscope
+from blastscope.runtime.bundle import Bundle, read_bundle
+from blastscope.runtime.io.synthetic import draw_cell
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Bundle:
+    return read_bundle(blastscope.SHIPPED_BUNDLE)
+
+
+def test_the_shipped_bundle_is_whole_fused_and_at_most_60_mb(shipped: Bundle) -> None:
+    assert {entry.models for entry in shipped.manifest.graphs} == {"fused"}
+    assert sum(path.stat().st_size for path in blastscope.SHIPPED_BUNDLE.rglob("*") if path.is_file()) < 60e6
+    assert shipped.manifest.gate == "held"
+
+
+def test_its_golden_set_is_drawn_so_that_no_patients_cell_is_given_away(shipped: Bundle) -> None:
+    assert shipped.manifest.golden.source == "drawn"
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_every_backend_answers_alike_on_every_precision(shipped: Bundle, backend: str) -> None:
+    image = draw_cell(7)
+    scores = []
+    for entry in shipped.manifest.graphs:
+        with blastscope.open_bundle(precision=entry.precision, backend=backend) as scope:
+            prediction = scope.classify(image)
+            assert prediction.refusal is None
+            scores.append((prediction.score, entry.tolerances[scope.audit.execution]))
+    first = scores[0][0]
+    assert first is not None
+    assert all(score == pytest.approx(first, abs=tolerance + scores[0][1]) for score, tolerance in scores)
+
+
+def test_it_calls_real_cells_far_better_than_chance(cnmc: Path) -> None:
+    """Cells of training patients may be among them: this is a test of the road from file to call, not a score."""
+    blasts = sorted((cnmc / "fold_0" / "all").glob("UID_45_*"))[::10]
+    normal = sorted((cnmc / "fold_0" / "hem").glob("UID_H24_*"))[::10]
+    with blastscope.open_bundle(workload="throughput") as scope:
+        labels = [prediction.label for _, prediction in scope.classify_files([*blasts, *normal])]
+    right = labels[: len(blasts)].count("all") + labels[len(blasts) :].count("hem")
+    assert right >= 0.7 * len(labels)

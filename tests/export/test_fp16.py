@@ -1,0 +1,101 @@
+"""fp16 graphs: the networks in half precision, all around them in fp32."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from torch import nn
+
+from blastscope.calibration.acceptance.evaluation import GraphAnswers
+from blastscope.calibration.quantisation.qdq_placement import find_regions
+from blastscope.export.onnx_export import FusedGraph, trace
+from blastscope.export.onnx_writer import halve, to_half
+from blastscope.runtime.errors import EngineError
+
+SIDE = 16
+HALF = onnx.TensorProto.FLOAT16
+
+
+class Networks(nn.Module):
+    """Three voters on one convolution: enough to have all parts of a graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(nn.Conv2d(3, 24, 5, 2), nn.BatchNorm2d(24), nn.ReLU(), nn.Conv2d(24, 24, 3), nn.ReLU6())
+        self.logits = nn.Linear(24, 6)
+
+    def forward(self, crops: torch.Tensor) -> torch.Tensor:
+        pixels = (crops.permute(0, 3, 1, 2).float() - 127.5) / 127.5
+        return self.logits(self.conv(pixels).mean(dim=(2, 3))).float().reshape(-1, 3, 2)
+
+
+@pytest.fixture(scope="module")
+def model() -> onnx.ModelProto:
+    torch.manual_seed(0)
+    return trace(FusedGraph(Networks()).eval(), SIDE, "fused")
+
+
+@pytest.fixture(scope="module")
+def crops() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (9, SIDE, SIDE, 3), dtype=np.uint8)
+
+
+def test_an_fp16_graph_is_half_as_large_and_answers_nearly_the_same(model: onnx.ModelProto, crops: np.ndarray) -> None:
+    half = halve(model, "fused")
+    weights = [sum(len(weight.raw_data) for weight in graph.graph.initializer) for graph in (half, model)]
+    assert weights[0] < 0.55 * weights[1]
+    answers = [GraphAnswers(graph.SerializeToString()).all(crops) for graph in (model, half)]
+    assert answers[1]["probabilities"].dtype == np.float32
+    np.testing.assert_allclose(answers[0]["probabilities"], answers[1]["probabilities"], atol=2e-3)
+    assert {entry.key: entry.value for entry in half.metadata_props}["blastscope.precision"] == "fp16"
+
+
+def test_normalisation_layers_on_vectors_softmax_and_vote_stay_fp32(model: onnx.ModelProto) -> None:
+    half = halve(model, "fused")
+    kinds = {value.name: value.type.tensor_type.elem_type for value in onnx.shape_inference.infer_shapes(half).graph.value_info}
+    regions = find_regions(half)
+    around = {*regions.before, *regions.after}
+    for node in half.graph.node:
+        halves = [name for name in node.output if kinds.get(name) == HALF]
+        assert not (node.name in around and halves and node.op_type != "Cast"), node.name
+        assert bool(halves) or node.op_type != "Conv", node.name
+    assert next(node for node in half.graph.node if node.op_type == "Softmax").output[0] == "probabilities"
+
+
+def test_the_original_is_left_as_it_was(model: onnx.ModelProto) -> None:
+    before = model.SerializeToString(deterministic=True)
+    first, second = (halve(model, "fused").SerializeToString(deterministic=True) for _ in range(2))
+    assert first == second
+    assert model.SerializeToString(deterministic=True) == before
+
+
+def test_a_weight_beyond_fp16_is_named(model: onnx.ModelProto) -> None:
+    large = onnx.ModelProto()
+    large.CopyFrom(model)
+    conv = next(node for node in large.graph.node if node.op_type == "Conv")
+    weight = next(weight for weight in large.graph.initializer if weight.name == conv.input[1])
+    array = numpy_helper.to_array(weight).copy()
+    array[0, 0, 0, 0] = 70_000
+    weight.CopyFrom(numpy_helper.from_array(array, weight.name))
+    with pytest.raises(EngineError, match=rf"'{conv.input[1]}' reaches 70000, fp16 ends at 65504"):
+        halve(large, "fused")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -66_000.0])
+def test_no_value_becomes_infinite_by_rounding(bad: float) -> None:
+    with pytest.raises(EngineError):
+        to_half(np.array([1, bad], np.float32), "w")
+    assert to_half(np.array([65_504, 1e-9, -3], np.float32), "w").tolist() == [65_504, 0, -3]
+
+
+def test_regions_cover_every_node_once(model: onnx.ModelProto) -> None:
+    regions = find_regions(model)
+    parts = [*regions.before, *regions.networks, *regions.after]
+    assert sorted(parts) == sorted(node.name for node in model.graph.node)
+    kinds = {node.name: node.op_type for node in model.graph.node}
+    assert "Conv" in {kinds[name] for name in regions.networks}
+    assert {"Cast", "Div"} <= {kinds[name] for name in regions.before}
+    assert {"Gemm", "Softmax", "ArgMax", "Where"} <= {kinds[name] for name in regions.after}

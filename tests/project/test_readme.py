@@ -1,0 +1,58 @@
+"""What the pages show runs."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *(ROOT / room / "README.md" for room in ("runtime", "export", "benchmarks"))]
+BLOCKS = [
+    pytest.param(block, id=f"{page.parent.name}-{number}")
+    for page in PAGES
+    for number, block in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL))
+]
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_a_block_of_python_runs_as_it_stands(block: str, tmp_path: Path) -> None:
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", block], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text(encoding="utf-8"))
+    missing = [link for link in links if not (page.parent / link).exists()]
+    assert not missing
+
+
+def test_every_key_of_a_line_of_json_is_named() -> None:
+    from blastscope.runtime.frames.types import CellRow, FrameRow
+    from blastscope.runtime.types import PredictionRow
+
+    lines = re.findall(r'^    (\{"path".*\n(?:     .*\n)+)', PAGES[1].read_text(encoding="utf-8"), re.MULTILINE)
+    image, frame = (set(re.findall(r'"(\w+)"', line)) for line in lines)
+    assert image == {"path", *PredictionRow.__annotations__, "a", "b", "combined", "hem", "all"}
+    assert frame == {*FrameRow.__annotations__, *CellRow.__annotations__, "cells", "hem", "all", "refused"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
+def test_every_verb_and_make_target_that_is_named_exists(page: Path) -> None:
+    from blastscope.cli import app
+
+    verbs = {command.callback.__name__ for command in app.registered_commands if command.callback}
+    verbs |= {group.name for group in app.registered_groups}
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    text = page.read_text(encoding="utf-8")
+    assert set(re.findall(r"\bblastscope ([a-z]+)\b(?= [A-Z-]|`)", text)) <= verbs
+    assert set(re.findall(r"\bmake ([a-z-]+)\b", text)) - {"demo", "test"} <= targets | {"it"}

@@ -1,0 +1,396 @@
+"""The cache of engines: what it gives out, what it refuses, and that one process builds what two ask for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from blastscope.runtime.backends.cache.catalog import list_engines, pick_engine, remove_engine, sweep, trust_engine
+from blastscope.runtime.backends.cache.compatibility import Machine
+from blastscope.runtime.backends.cache.engine_store import (
+    Unusable,
+    engine_lock,
+    engine_path,
+    find_engine,
+    keep_engine,
+    known_file,
+    obtain_engine,
+    read_engine,
+)
+from blastscope.runtime.backends.cache.key import LAYOUT, EngineKey, engine_key, platform_name
+from blastscope.runtime.bundle import Bundle, read_bundle
+from blastscope.runtime.cuda.driver import GpuFacts
+from blastscope.runtime.errors import DataError, EngineError, UsageError
+
+GPU = GpuFacts(name="NVIDIA RTX A4000", capability="8.6", driver="580.65.06")
+MACHINE = Machine(platform_name(), {"tensorrt-rtx": "1.7.1.116", "tensorrt": "10.16.1.11"}, (GPU,))
+BARE = Machine(platform_name(), {"tensorrt-rtx": "1.7.1.116"}, (), "no NVIDIA driver is installed")
+ENGINE = bytes(range(256)) * 4
+
+
+@pytest.fixture
+def bundle(tiny_bundle: Any) -> Bundle:
+    return read_bundle(tiny_bundle.make("fp32", "int8"))
+
+
+@pytest.fixture
+def key(bundle: Bundle) -> EngineKey:
+    """Of an engine built ahead of time for two kinds of GPU."""
+    return engine_key(bundle.manifest.graphs[0], "tensorrt-rtx", "1.7.1.116", targets=("sm86", "sm120"))
+
+
+@pytest.fixture
+def here(key: EngineKey) -> EngineKey:
+    """What the machine with the GPU asks for."""
+    return key.model_copy(update={"gpu": GPU, "targets": ()})
+
+
+def test_what_was_kept_is_found_under_its_key_and_under_no_other(key: EngineKey, here: EngineKey, tmp_path: Path) -> None:
+    assert find_engine(tmp_path, here) is None
+    path = keep_engine(tmp_path, here, ENGINE)
+    assert path == engine_path(tmp_path, here)
+    assert find_engine(tmp_path, here) == ENGINE
+    others = {"graph": "0" * 64, "version": "1.8", "precision": "int8", "models": "a", "platform": "win32-amd64", "layout": 9}
+    for field, value in others.items():
+        assert find_engine(tmp_path, here.model_copy(update={field: value})) is None, field
+    for change in ({"driver": "581"}, {"name": "NVIDIA RTX A5000"}, {"capability": "8.9"}):
+        assert find_engine(tmp_path, here.model_copy(update={"gpu": GPU.model_copy(update=change)})) is None
+    assert find_engine(tmp_path, key) is None
+
+
+def test_an_engine_built_ahead_serves_its_gpus_and_the_named_one_comes_first(
+    key: EngineKey, here: EngineKey, tmp_path: Path
+) -> None:
+    keep_engine(tmp_path, key.model_copy(update={"targets": ()}), b"portable")
+    assert find_engine(tmp_path, here) == b"portable"
+    keep_engine(tmp_path, key, b"for sm86 and sm120")
+    assert find_engine(tmp_path, here) == b"for sm86 and sm120"
+    ada = here.model_copy(update={"gpu": GPU.model_copy(update={"capability": "8.9"})})
+    assert find_engine(tmp_path, ada) == b"portable"
+    keep_engine(tmp_path, here, b"of this very GPU")
+    assert find_engine(tmp_path, here) == b"of this very GPU"
+
+
+def spoil(path: Path, how: str) -> None:
+    data = path.read_bytes()
+    if how == "a flipped bit":
+        path.write_bytes(bytes([data[0] ^ 1]) + data[1:])
+    elif how == "truncated":
+        path.write_bytes(data[:-2])
+    elif how == "longer":
+        path.write_bytes(data + b"\0")
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "writable by the group":
+        path.chmod(0o620)
+    elif how == "writable by all":
+        path.chmod(0o602)
+    elif how == "a link":
+        path.rename(path.with_name("elsewhere"))
+        path.symlink_to(path.with_name("elsewhere"))
+    elif how == "a folder":
+        path.unlink()
+        path.mkdir()
+    elif how == "a pipe":
+        path.unlink()
+        os.mkfifo(path)
+    else:
+        path.unlink()
+
+
+SPOILT = ["a flipped bit", "truncated", "longer", "empty", "gone"]
+FOREIGN = ["writable by the group", "writable by all", "a link", "a folder", "a pipe"]
+
+
+@pytest.mark.parametrize(
+    "how", [*SPOILT, *(pytest.param(one, marks=pytest.mark.skipif(os.name == "nt", reason="POSIX modes")) for one in FOREIGN)]
+)
+@pytest.mark.parametrize("which", ["engine", "sidecar", "known"])
+def test_a_spoilt_or_foreign_file_is_never_given_out_and_is_replaced(
+    which: str, how: str, here: EngineKey, tmp_path: Path
+) -> None:
+    path = keep_engine(tmp_path, here, ENGINE)
+    file = {
+        "engine": path,
+        "sidecar": path.with_suffix(".json"),
+        "known": known_file(path, hashlib.sha256(ENGINE).hexdigest()),
+    }[which]
+    spoil(file, how)
+    if which == "known" and how in SPOILT[:-1]:
+        assert find_engine(tmp_path, here) == ENGINE  # its name says all, what stands in it is for people
+        return
+    assert find_engine(tmp_path, here) is None
+    if how == "a folder":
+        file.rmdir()  # nothing replaces a folder by a file
+    keep_engine(tmp_path, here, ENGINE[::-1])
+    assert find_engine(tmp_path, here) == ENGINE[::-1]
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="POSIX owners")
+def test_a_file_of_another_user_is_not_given_out(here: EngineKey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = keep_engine(tmp_path, here, ENGINE)
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    assert find_engine(tmp_path, here) is None
+    with pytest.raises(Unusable, match=f"belongs to user {os.getuid()}, not to user {os.getuid() + 1}"):
+        read_engine(path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("sha256", "0" * 64), ("size", 3), ("format", "blastscope engine 2"), ("colour", "red"), ("key", {})]
+)
+def test_a_sidecar_that_says_otherwise_is_not_believed(field: str, value: object, here: EngineKey, tmp_path: Path) -> None:
+    side = keep_engine(tmp_path, here, ENGINE).with_suffix(".json")
+    side.write_text(json.dumps({**json.loads(side.read_text()), field: value}))
+    assert find_engine(tmp_path, here) is None
+
+
+def test_a_sidecar_with_another_engines_key_is_not_believed(key: EngineKey, here: EngineKey, tmp_path: Path) -> None:
+    path, other = keep_engine(tmp_path, here, ENGINE), keep_engine(tmp_path, key, b"other")
+    path.with_suffix(".json").write_bytes(other.with_suffix(".json").read_bytes())
+    with pytest.raises(Unusable, match="name is not that of its key"):
+        read_engine(path)
+
+
+def test_engines_can_be_written_by_their_user_alone_whatever_the_umask(here: EngineKey, tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        path = keep_engine(tmp_path, here, ENGINE)
+    finally:
+        os.umask(before)
+    assert find_engine(tmp_path, here) == ENGINE
+    if os.name != "nt":
+        assert {file.stat().st_mode & 0o777 for file in (path, path.with_suffix(".json"))} == {0o600}
+        assert path.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_what_a_killed_writer_left_is_cleared_by_the_next(here: EngineKey, tmp_path: Path) -> None:
+    path = engine_path(tmp_path, here)
+    path.parent.mkdir(parents=True)
+    half = path.with_name(f".{path.name}.0a1b2c3d.new")
+    half.write_bytes(ENGINE[:100])
+    path.write_bytes(ENGINE)  # and no sidecar: killed between the two
+    assert find_engine(tmp_path, here) is None
+    keep_engine(tmp_path, here, ENGINE)
+    assert not half.exists()
+    assert find_engine(tmp_path, here) == ENGINE
+
+
+# ---- building once
+
+TWICE = """
+import sys
+from pathlib import Path
+from blastscope.runtime.backends.cache.engine_store import obtain_engine
+from blastscope.runtime.backends.cache.key import EngineKey
+cache, graph, key = sys.argv[1:]
+print("ready", flush=True)
+sys.stdin.readline()
+found = obtain_engine(Path(cache), Path(graph), EngineKey.model_validate_json(key), tell=lambda text: print(text, flush=True))
+print("built" if found.built else "found", len(found.data), flush=True)
+"""
+
+
+def test_of_two_processes_one_builds_and_the_other_waits_for_it(bundle: Bundle, tmp_path: Path) -> None:
+    trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx-cu13 is not installed")
+    entry = bundle.manifest.graphs[1]
+    key = engine_key(entry, "tensorrt-rtx", trt.__version__, targets=("sm86",))
+    command = [sys.executable, "-c", TWICE, str(tmp_path), str(bundle.file(entry)), key.model_dump_json()]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    both = [subprocess.Popen(command, **pipes) for _ in range(2)]
+    assert [one.stdout.readline() for one in both if one.stdout] == ["ready\n", "ready\n"]
+    for one in both:
+        assert one.stdin
+        one.stdin.write("go\n")
+        one.stdin.flush()
+    said = [one.communicate()[0].splitlines() for one in both]
+    assert sorted(lines[-1].split()[0] for lines in said) == ["built", "found"]
+    assert len({lines[-1].split()[1] for lines in said}) == 1
+    assert [one.returncode for one in both] == [0, 0]
+
+
+def test_whoever_waits_is_told_so_and_may_give_up(bundle: Bundle, here: EngineKey, tmp_path: Path) -> None:
+    told: list[str] = []
+    with engine_lock(engine_path(tmp_path, here), None, None), pytest.raises(EngineError, match="was cancelled"):
+        obtain_engine(tmp_path, bundle.path, here, tell=told.append, cancelled=lambda: bool(told))
+    assert told == [f"another process is building {here.name}: waiting for it"]
+
+
+def test_a_cache_that_cannot_be_written_costs_only_the_keeping(
+    bundle: Bundle, here: EngineKey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blastscope.runtime.backends.cache.engine_store.build_engine", lambda *_, **__: ENGINE)
+    (tmp_path / "file").write_text("not a folder")
+    found = obtain_engine(tmp_path / "file", bundle.path, here)
+    assert (found.data, found.built) == (ENGINE, True)
+    assert "the engine isn't kept" in (found.note or "")
+    assert obtain_engine(tmp_path / "cache", bundle.path, here).note is None
+    assert obtain_engine(tmp_path / "cache", bundle.path, here).built is False
+
+
+def test_whoever_obtains_takes_what_serves_unless_the_very_engine_is_asked_for(
+    bundle: Bundle, key: EngineKey, here: EngineKey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blastscope.runtime.backends.cache.engine_store.build_engine", lambda *_, **__: b"of this very GPU")
+    ahead = keep_engine(tmp_path, key, ENGINE)
+    assert obtain_engine(tmp_path, bundle.path, here) == (ENGINE, ahead, False, None)
+    exact = obtain_engine(tmp_path, bundle.path, here, exact=True)
+    assert exact == (b"of this very GPU", engine_path(tmp_path, here), True, None)
+    assert obtain_engine(tmp_path, bundle.path, here, exact=True).built is False
+
+
+# ---- travelling
+
+
+def travelled(key: EngineKey, tmp_path: Path) -> Path:
+    """The engine as it arrives from the machine that built it."""
+    path = keep_engine(tmp_path / "away", key, ENGINE)
+    stick = tmp_path / "stick"
+    stick.mkdir(exist_ok=True)
+    for ending in (".engine", ".json"):
+        (stick / f"engine{ending}").write_bytes(path.with_suffix(ending).read_bytes())
+    return stick / "engine.engine"
+
+
+def test_an_engine_put_into_the_cache_by_hand_is_not_taken(key: EngineKey, here: EngineKey, tmp_path: Path) -> None:
+    file, place = travelled(key, tmp_path), engine_path(tmp_path / "cache", key)
+    place.parent.mkdir(parents=True)
+    for ending in (".engine", ".json"):
+        target = place.with_suffix(ending)
+        target.write_bytes(file.with_suffix(ending).read_bytes())
+        target.chmod(0o600)
+    assert find_engine(tmp_path / "cache", here) is None
+    (row,) = list_engines(tmp_path / "cache", MACHINE)
+    assert (row.state, row.reasons) == ("unusable", ("it was neither built here nor trusted: blastscope engines trust FILE",))
+
+
+def test_an_engine_is_taken_once_it_is_trusted_and_its_copy_is_what_runs(
+    bundle: Bundle, key: EngineKey, here: EngineKey, tmp_path: Path
+) -> None:
+    file = travelled(key, tmp_path)
+    taken = trust_engine(file, bundle, MACHINE, tmp_path / "cache")
+    assert taken == (engine_path(tmp_path / "cache", key), hashlib.sha256(ENGINE).hexdigest(), key)
+    file.write_bytes(b"changed afterwards")
+    assert find_engine(tmp_path / "cache", here) == ENGINE
+    assert known_file(taken.path, taken.sha256).read_text().startswith("trusted ")
+    (row,) = list_engines(tmp_path / "cache", MACHINE, bundle)
+    assert row.state == "ready"
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"graph": "0" * 64}, "is not in bundle"),
+        ({"models": "a"}, "its graph is that of 'fused', its key says 'a'"),
+        ({"precision": "int8"}, "its graph is fp32, its key says int8"),
+        ({"library": "tensorrt", "gpu": GPU, "targets": ()}, "built by tensorrt 1.7.1.116, 10.16.1.11 is installed"),
+        ({"version": "1.6.1.120"}, "built by tensorrt-rtx 1.6.1.120, 1.7.1.116 is installed"),
+        ({"platform": "win32-amd64"}, "built on win32-amd64, this is"),
+        ({"layout": LAYOUT + 1}, "built by another version of blastscope"),
+        ({"targets": ("sm89",)}, r"built for sm89, here is NVIDIA RTX A4000 \(sm86\)"),
+        ({"targets": (), "gpu": GPU.model_copy(update={"name": "T4"})}, "built on 'T4', here is 'NVIDIA RTX A4000'"),
+        ({"targets": (), "gpu": GPU.model_copy(update={"driver": "570"})}, "built with driver 570, here is 580"),
+        ({"targets": (), "gpu": GPU.model_copy(update={"capability": "8.9"})}, "compute capability 8.9, here is 8.6"),
+    ],
+)
+def test_trust_names_every_field_that_does_not_fit(
+    change: dict[str, Any], problem: str, bundle: Bundle, key: EngineKey, tmp_path: Path
+) -> None:
+    file = travelled(key.model_copy(update=change), tmp_path)
+    with pytest.raises(EngineError, match=problem) as caught:
+        trust_engine(file, bundle, MACHINE, tmp_path / "cache")
+    assert "blastscope build --runtime" in str(caught.value)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_trust_covers_the_batch_profile_by_asking_for_the_very_key(
+    bundle: Bundle, key: EngineKey, here: EngineKey, tmp_path: Path
+) -> None:
+    small = key.profile.model_copy(update={"most": 16})
+    trust_engine(travelled(key.model_copy(update={"profile": small}), tmp_path), bundle, MACHINE, tmp_path / "cache")
+    assert find_engine(tmp_path / "cache", here) is None
+    assert find_engine(tmp_path / "cache", here.model_copy(update={"profile": small})) == ENGINE
+
+
+def test_trust_needs_the_gpu_the_library_and_the_bytes(bundle: Bundle, key: EngineKey, tmp_path: Path) -> None:
+    file = travelled(key, tmp_path)
+    with pytest.raises(EngineError, match="no GPU can be used here"):
+        trust_engine(file, bundle, BARE, tmp_path / "cache")
+    with pytest.raises(EngineError, match=r"tensorrt-rtx is not installed here: pip install 'blastscope\[tensorrt-rtx\]'"):
+        trust_engine(file, bundle, Machine(platform_name(), {}, (GPU,)), tmp_path / "cache")
+    file.write_bytes(ENGINE[:-1] + b"!")
+    with pytest.raises(DataError, match="its bytes differ"):
+        trust_engine(file, bundle, MACHINE, tmp_path / "cache")
+    file.unlink()
+    with pytest.raises(DataError, match="no such file"):
+        trust_engine(file, bundle, MACHINE, tmp_path / "cache")
+    file.with_suffix(".json").write_text("{}")
+    with pytest.raises(DataError, match="is not the sidecar of an engine"):
+        trust_engine(file, bundle, MACHINE, tmp_path / "cache")
+    file.with_suffix(".json").unlink()
+    with pytest.raises(DataError, match="the engine's sidecar can't be read: no such file"):
+        trust_engine(file, bundle, MACHINE, tmp_path / "cache")
+
+
+# ---- the list
+
+
+def test_the_list_says_of_each_engine_why_it_is_what_it_is(
+    bundle: Bundle, key: EngineKey, here: EngineKey, tmp_path: Path
+) -> None:
+    older = here.model_copy(update={"gpu": GPU.model_copy(update={"driver": "570"})})
+    ada = key.model_copy(update={"targets": ("sm89",)})
+    gone = here.model_copy(update={"graph": "0" * 64})
+    for one in (here, older, ada, gone):
+        keep_engine(tmp_path, one, ENGINE)
+    spoil(keep_engine(tmp_path, key, ENGINE), "truncated")
+    rows = {row.key: (row.state, row.reasons) for row in list_engines(tmp_path, MACHINE, bundle)}
+    assert rows[here] == ("ready", ())
+    assert rows[older] == ("stale", ("built with driver 570, here is 580.65.06",))
+    assert rows[ada] == ("ahead", ("built for sm89, here is NVIDIA RTX A4000 (sm86)",))
+    assert rows[gone] == ("stale", (f"its graph 000000000000… is not in bundle '{bundle.path}'",))
+    assert rows[key] == ("unusable", ("it is damaged: its bytes are not those that were built",))
+    bare = {row.key: row.state for row in list_engines(tmp_path, BARE)}
+    assert bare == {here: "stale", older: "stale", ada: "ahead", gone: "stale", key: "unusable"}
+
+
+def test_an_engine_is_picked_by_name_path_or_beginning_and_removed_with_all_that_is_known(
+    key: EngineKey, here: EngineKey, tmp_path: Path
+) -> None:
+    paths = [keep_engine(tmp_path, one, one.digest.encode()) for one in (key, here)]
+    rows = list_engines(tmp_path, MACHINE)
+    assert pick_engine(rows, here.name).path == pick_engine(rows, str(paths[1])).path == paths[1]
+    assert pick_engine(rows, "fused-fp32-tensorrt-rtx-here").path == paths[1]
+    with pytest.raises(UsageError, match="the beginning of 2 engines"):
+        pick_engine(rows, "fused")
+    for name in ("", "b-int8"):
+        with pytest.raises(UsageError, match="'blastscope engines' lists them"):
+            pick_engine(rows, name)
+    remove_engine(pick_engine(rows, here.name))
+    assert [row.key for row in list_engines(tmp_path, MACHINE)] == [key]
+    assert len(list((paths[0].parent / "known").iterdir())) == 1
+    assert find_engine(tmp_path, here) == key.digest.encode()  # the one built ahead
+
+
+def test_sweeping_deletes_what_belongs_to_no_engine_and_nothing_that_is_being_written(
+    key: EngineKey, here: EngineKey, tmp_path: Path
+) -> None:
+    kept, gone = keep_engine(tmp_path, key, ENGINE), keep_engine(tmp_path, here, b"gone")
+    orphans = [gone.with_suffix(".jit"), known_file(gone, "0" * 64), kept.with_name(f".{gone.name}.0123.new")]
+    others = [kept.with_suffix(".jit"), kept.with_name(f".{kept.name}.4567.new"), known_file(kept, "1" * 64)]
+    for path in (*orphans, *others):
+        path.write_bytes(b"x")
+    for path in orphans:
+        os.utime(path, (0, 0))
+    remove_engine(pick_engine(list_engines(tmp_path, MACHINE), here.name))
+    sweep(tmp_path)
+    assert [path.exists() for path in orphans] == [False] * 3
+    assert [path.exists() for path in others] == [True] * 3
+    assert find_engine(tmp_path, here) == ENGINE
+    sweep(tmp_path / "nowhere")

@@ -1,0 +1,132 @@
+"""The page, the schema and the code say the same of a manifest."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonschema  # type: ignore[import-untyped]
+import pytest
+
+from blastscope.runtime.bundle import FORMAT, Manifest
+from blastscope.runtime.bundle import manifest_io as schema_module
+from blastscope.runtime.bundle.manifest_io import SCHEMA_FILE, parse_manifest, schema_text
+from blastscope.runtime.errors import BundleError
+
+PAGE = SCHEMA_FILE.with_name("FORMAT.md").read_text(encoding="utf-8")
+EXAMPLE: dict[str, Any] = json.loads(re.findall(r"```json\n(.*?)```", PAGE, flags=re.DOTALL)[0])
+SCHEMA: dict[str, Any] = json.loads(SCHEMA_FILE.read_text(encoding="utf-8"))
+
+
+def by_schema(table: dict[str, Any]) -> bool:
+    return bool(jsonschema.Draft202012Validator(SCHEMA).is_valid(table))
+
+
+def by_code(table: dict[str, Any]) -> bool:
+    try:
+        parse_manifest(json.dumps(table).encode(), Path("c7"))
+    except BundleError:
+        return False
+    return True
+
+
+def test_the_schema_in_the_repository_is_in_step_with_the_code() -> None:
+    assert SCHEMA_FILE.read_text(encoding="utf-8") == schema_text(), "run python -m blastscope.runtime.bundle.manifest_io"
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+
+
+def test_the_command_rewrites_the_schema(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schema_module, "SCHEMA_FILE", tmp_path / "bundle.schema.json")
+    schema_module.main()
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle.schema.json"]
+    assert (tmp_path / "bundle.schema.json").read_bytes() == SCHEMA_FILE.read_bytes()
+
+
+def test_the_pages_example_is_a_manifest_and_gives_every_key() -> None:
+    assert by_schema(EXAMPLE)
+    manifest = Manifest.model_validate_json(json.dumps(EXAMPLE), strict=True)
+    assert json.loads(manifest.model_dump_json()) == EXAMPLE
+
+
+def test_the_page_is_of_this_format() -> None:
+    assert PAGE.startswith(f"# The bundle, format {FORMAT}\n")
+    assert EXAMPLE["format"] == FORMAT
+
+
+Change = Callable[[dict[str, Any]], Any]
+REFUSED_BY_BOTH: dict[str, Change] = {
+    "an unknown key": lambda table: table.update(colour=1),
+    "an unknown inner key": lambda table: table["graphs"][0].update(colour=1),
+    "no golden set": lambda table: table.pop("golden"),
+    "no graph": lambda table: table.update(graphs=[]),
+    "a short digest": lambda table: table["golden"].update(sha256="77aa"),
+    "a digest in capitals": lambda table: table["golden"].update(sha256="77AA" * 16),
+    "a path up": lambda table: table["golden"].update(file="../golden"),
+    "17 crops": lambda table: table["golden"].update(count=17),
+    "an unknown precision": lambda table: table["graphs"][0].update(precision="int4"),
+    "an unknown execution": lambda table: table["graphs"][0].update(tolerances={"f64": 0.1}),
+    "a tolerance over 1": lambda table: table["graphs"][0].update(tolerances={"f32": 1.5}),
+    "another tie": lambda table: table["vote"].update(tie=["hem", "a", "b", "combined"]),
+    "a local time": lambda table: table.update(created="2026-11-23T01:00:00+02:00"),
+    "a string for a number": lambda table: table["crop"].update(side_px="224"),
+    "a format in words": lambda table: table.update(format="new"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED_BY_BOTH)
+def test_schema_and_code_refuse_alike(name: str) -> None:
+    table = copy.deepcopy(EXAMPLE)
+    REFUSED_BY_BOTH[name](table)
+    assert (by_schema(table), by_code(table)) == (False, False)
+
+
+@pytest.mark.parametrize("key", [*EXAMPLE])
+def test_schema_and_code_agree_on_which_keys_may_be_left_out(key: str) -> None:
+    table = {name: value for name, value in EXAMPLE.items() if name != key}
+    assert by_schema(table) == by_code(table)
+
+
+# ---- formats
+
+
+def _early() -> dict[str, Any]:
+    """The example without what 1.1 brought."""
+    table = copy.deepcopy(EXAMPLE)
+    table["format"] = "1.0"
+    del table["cascade"], table["graphs"][1]["gate"]["patient_flips"]
+    for key in ("corrected", "equalised", "floats", "int8_share"):
+        del table["calibration"][key]
+    return table
+
+
+def test_a_manifest_of_the_first_format_is_read_and_written_with_its_own_keys_alone() -> None:
+    manifest = parse_manifest(json.dumps(_early()).encode(), Path("c7"))
+    assert manifest.cascade is None
+    assert json.loads(manifest.json_bytes()) == _early()
+
+
+@pytest.mark.parametrize("key", ["cascade", "patient_flips", "floats"])
+def test_what_1_1_brought_is_no_key_of_1_0(key: str) -> None:
+    table = _early()
+    if key == "cascade":
+        table["cascade"] = EXAMPLE["cascade"]
+    elif key == "floats":
+        table["calibration"][key] = []
+    else:
+        table["graphs"][1]["gate"][key] = EXAMPLE["graphs"][1]["gate"][key]
+    with pytest.raises(BundleError, match=r"format 1\.0 doesn't have"):
+        parse_manifest(json.dumps(table).encode(), Path("c7"))
+
+
+def test_a_cascade_needs_the_graph_that_it_was_judged_on_and_holds_its_bound() -> None:
+    other, loose = copy.deepcopy(EXAMPLE), copy.deepcopy(EXAMPLE)
+    other["cascade"]["precision"] = "fp16"
+    loose["cascade"]["flips"]["value"] = 0.0021
+    with pytest.raises(BundleError, match="fused fp16 graph, which isn't there"):
+        parse_manifest(json.dumps(other).encode(), Path("c7"))
+    with pytest.raises(BundleError, match=r"flips 0\.0021 of the calls"):
+        parse_manifest(json.dumps(loose).encode(), Path("c7"))

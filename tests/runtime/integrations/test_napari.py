@@ -1,0 +1,250 @@
+"""A report in napari: layers over the image, and the widget in a real window under a virtual screen."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tomllib
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from blastscope.runtime.errors import UsageError
+from blastscope.runtime.frames.contour import Traced
+from blastscope.runtime.frames.estimation.frame_parameters import survey_frame
+from blastscope.runtime.frames.image_pyramid import Grid
+from blastscope.runtime.frames.mask_geometry import part_of
+from blastscope.runtime.frames.report.overlay import MOST_WORDS
+from blastscope.runtime.frames.report.theme import rgb
+from blastscope.runtime.frames.segmentation.pipeline import find_cells
+from blastscope.runtime.frames.types import FoundCell, FrameCell, FrameReport, FrameSpec
+from blastscope.runtime.integrations.napari_layers import COLOURS, examine_layer, frame_of, scale_of, show_report
+from blastscope.runtime.io.image import read_image
+from blastscope.runtime.types import Audit, Prediction, Refusal
+
+if TYPE_CHECKING:
+    from conftest import TinyBundle
+
+pytest.importorskip("napari", reason="napari is not installed: pip install 'blastscope[napari]'", exc_type=ImportError)
+pytestmark = pytest.mark.filterwarnings("ignore")  # napari's own
+AUDIT = Audit("b", "e", "openvino", "cpu", "fp32", "f32")
+HERE = Path(__file__).parent
+PACKAGES = "xvfb libqt6gui6 libxcb-cursor0"  # a screen, and the libraries of the system that Qt's wheel doesn't bring
+NO_QT = ("the Qt platform plugin", "cannot open shared object file", "No Qt bindings could be found")
+
+
+class Eyes:
+    """The finder on a real frame; of its cells the first is called, the second refused, and so on."""
+
+    pixel_um: float | None = None
+
+    def examine(
+        self,
+        frame: NDArray[np.uint8],
+        *,
+        pixel_um: float | None = None,
+        spec: FrameSpec | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> FrameReport:
+        self.pixel_um = pixel_um
+        facts = survey_frame(frame, spec or FrameSpec(), pixel_um=pixel_um)
+        cells = find_cells(frame, facts, spec or FrameSpec())
+        return FrameReport(tuple(map(self.called, range(len(cells)), cells)), facts, metadata=metadata or {})
+
+    def called(self, number: int, cell: FoundCell) -> FrameCell:
+        if number % 2:
+            return FrameCell(replace(cell, refusal=Refusal("clumped", "two cells")), None)
+        prediction = Prediction("all", 0.9, 0.9, "b", None, None, None, AUDIT)
+        return FrameCell(replace(cell, refusal=None), prediction)
+
+
+@pytest.fixture(scope="module")
+def frame(shared_data: Path) -> NDArray[np.uint8]:
+    """Two real fields of view side by side, so that there are some white cells."""
+    names = (shared_data / "bccd" / "train.txt").read_text().split()[:2]
+    images = [read_image(shared_data / "bccd" / "JPEGImages" / f"{name}.jpg") for name in names]
+    return np.concatenate([image for image in images if isinstance(image, np.ndarray)], axis=1)
+
+
+@pytest.fixture
+def viewer() -> Any:
+    from napari.components import ViewerModel
+
+    return ViewerModel()
+
+
+def test_boxes_outlines_and_features_lie_over_the_image(viewer: Any, frame: NDArray[np.uint8]) -> None:
+    layer = viewer.add_image(frame, name="smear", scale=(0.07, 0.07), translate=(3, 5))
+    report = examine_layer(viewer, layer, Eyes(), pixel_um=0.07)
+    assert len(report.cells) >= 2
+    assert [one.name for one in viewer.layers] == ["smear", "smear: outlines", "smear: cells"]
+    cells, outlines = viewer.layers["smear: cells"], viewer.layers["smear: outlines"]
+    assert len(cells.data) == len(report.cells)
+    assert len(outlines.data) == 2 * len(report.cells)
+    for corners, cell in zip(cells.data, report.cells, strict=True):
+        x0, y0, x1, y1 = cell.box
+        assert corners.min(axis=0) == pytest.approx((y0 - 0.5, x0 - 0.5))
+        assert corners.max(axis=0) == pytest.approx((y1 - 0.5, x1 - 0.5))
+    assert np.allclose(cells.scale, layer.scale)
+    assert np.allclose(cells.translate, layer.translate)
+    calls = ["refused" if number % 2 else "all" for number in range(len(report.cells))]
+    assert list(cells.features["call"]) == calls
+    assert list(cells.features["refusal"]) == ["clumped" if call == "refused" else "" for call in calls]
+    assert list(cells.features["voter"])[:2] == ["b", ""]
+    assert np.isnan(cells.features["probability"][1])
+    assert list(cells.text.values)[:2] == ["ALL 0.90", "clumped"]
+    from napari.utils.colormaps.standardize_color import transform_color
+
+    assert np.allclose(cells.edge_color[:2], transform_color([COLOURS["all"], COLOURS["refused"]]))
+    assert cells.metadata["report"]["counts"] == report.counts
+    assert len(outlines.data[0]) < len(report.cells[0].contour) / 3  # napari takes long for each point
+    for point in report.cells[0].contour.tolist():
+        drawn = np.ascontiguousarray(outlines.data[0][:, ::-1], np.float32)
+        assert abs(cv2.pointPolygonTest(drawn, point, measureDist=True)) < 0.75
+
+
+def test_the_words_of_many_cells_do_not_hide_them(viewer: Any) -> None:
+    corners = np.array([(0, 0), (9, 0), (9, 9), (0, 9)], np.int32)
+    nucleus = Traced(part_of(np.ones((9, 9), np.uint8)), Grid(0, 0, 1, 20, 20), (20, 20))
+    cell = FrameCell(FoundCell((0, 0, 10, 10), corners, nucleus, Refusal("clumped", "two cells")), None)
+    layer = viewer.add_image(np.zeros((20, 20, 3), np.uint8), name="smear", rgb=True)
+    for count in (MOST_WORDS, MOST_WORDS + 1):
+        show_report(viewer, layer, FrameReport((cell,) * count, None))
+        assert viewer.layers["smear: cells"].text.visible == (count == MOST_WORDS)
+
+
+def test_examining_again_replaces_the_layers_of_that_image_alone(viewer: Any, frame: NDArray[np.uint8]) -> None:
+    small = frame[:, :640]
+    for name in ("left", "right"):
+        examine_layer(viewer, viewer.add_image(small, name=name), Eyes())
+    examine_layer(viewer, viewer.layers["left"], Eyes())
+    assert sorted(layer.name for layer in viewer.layers if layer.name.endswith("cells")) == ["left: cells", "right: cells"]
+    viewer.layers["left"].data = np.full((60, 80, 3), 240, np.uint8)  # glass and nothing else
+    assert examine_layer(viewer, viewer.layers["left"], Eyes(), pixel_um=0.07).cells == ()
+    assert [layer.name for layer in viewer.layers if layer.metadata.get("blastscope") == "left"] == []
+
+
+def test_the_scale_is_taken_where_the_units_are_micrometres(viewer: Any, frame: NDArray[np.uint8]) -> None:
+    eyes = Eyes()
+    layer = viewer.add_image(frame[:, :640], scale=(0.08, 0.08), units=("um", "um"))
+    examine_layer(viewer, layer, eyes)
+    assert eyes.pixel_um == pytest.approx(0.08)
+    assert scale_of(viewer.add_image(frame[:9, :9], scale=(0.08, 0.08), rgb=True)) is None
+    assert scale_of(viewer.add_image(frame[:9, :9], scale=(0.08, 0.09), units=("um", "um"), rgb=True)) is None
+
+
+@pytest.mark.parametrize(
+    ("data", "words", "message"),
+    [
+        (np.zeros((9, 9), np.uint8), {}, "no RGB image"),
+        (np.zeros((9, 9, 3), np.float32), {"rgb": True}, "float32, not uint8"),
+        (np.zeros((5, 9, 9, 3), np.uint8), {"rgb": True}, "stack"),
+        (np.zeros((9, 9, 4), np.uint8), {"rgb": True}, "transparent"),
+        ([np.zeros((8, 8, 3), np.uint8), np.zeros((4, 4, 3), np.uint8)], {"rgb": True}, "several resolutions"),
+    ],
+)
+def test_a_layer_that_is_no_frame_says_why(viewer: Any, data: Any, words: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        frame_of(viewer.add_image(data, name="it", **words))
+    with pytest.raises(UsageError, match="is no image"):
+        frame_of(viewer.add_points([[1, 1]]))
+
+
+def test_an_opaque_picture_with_alpha_is_the_picture(viewer: Any, frame: NDArray[np.uint8]) -> None:
+    opaque = np.concatenate([frame[:9, :9], np.full((9, 9, 1), 255, np.uint8)], axis=2)
+    assert np.array_equal(frame_of(viewer.add_image(opaque, rgb=True)), frame[:9, :9])
+
+
+def test_the_manifest_is_valid_and_names_what_is_there() -> None:
+    from npe2 import PluginManifest
+
+    import blastscope.runtime.integrations as hosts
+
+    path = Path(hosts.__path__[0]) / "napari.yaml"
+    manifest = PluginManifest.from_file(path)
+    manifest.validate_imports()
+    assert [widget.display_name for widget in manifest.contributions.widgets or ()] == ["Examine a blood smear"]
+    project = tomllib.loads((HERE.parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["entry-points"]["napari.manifest"] == {"blastscope": "blastscope.runtime.integrations:napari.yaml"}
+
+
+def window_of(frame: Path, bundle: Path, folder: Path) -> dict[str, Any]:
+    """What the widget told of `frame` in a real window, whose pictures are the folder's window.png and canvas.png."""
+    screen = ["xvfb-run", "-a", "-s", "-screen 0 1280x900x24"] if sys.platform.startswith("linux") else []
+    if screen and not shutil.which(screen[0]):
+        no_window("no virtual screen")
+    command = [sys.executable, str(HERE / "napari_window.py"), str(frame), str(bundle)]
+    # a session of its own: where it hangs, the virtual screen is ended with it
+    process = subprocess.Popen(
+        [*screen, *command, str(folder / "window.png"), str(folder / "canvas.png")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "XDG_CACHE_HOME": str(folder / "cache"), "NAPARI_CONFIG": str(folder / "napari.yaml")},
+    )
+    try:
+        told, errors = process.communicate(timeout=300)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL) if screen else process.kill()
+    if lacking := next((line for line in errors.splitlines() if any(words in line for words in NO_QT)), None):
+        no_window(lacking)
+    assert process.returncode == 0, errors
+    found: dict[str, Any] = json.loads(told)
+    return found
+
+
+def no_window(reason: str) -> NoReturn:
+    if os.environ.get("CI"):
+        pytest.fail(f"CI must open napari's window: {reason}: apt-get install {PACKAGES}")
+    pytest.skip(f"napari's window can't be opened: {reason} (pip's PySide6-Essentials, Debian's {PACKAGES})")
+
+
+def seen(picture: Path) -> NDArray[np.int64]:
+    with Image.open(picture) as image:
+        return np.asarray(image.convert("RGB")).astype(int)
+
+
+def test_the_widget_examines_a_frame_in_a_window(tmp_path: Path, shared_data: Path, tiny_bundle: TinyBundle) -> None:
+    path = shared_data / "bccd" / "JPEGImages" / "BloodImage_00034.jpg"  # a cell that is called and one that isn't lymphoid
+    window = window_of(path, tiny_bundle.make(), tmp_path)
+    counts, cells = window["report"]["counts"], window["report"]["cells"]
+    calls = {cell["label"] or "refused" for cell in cells}
+    assert "refused" in calls
+    assert len(calls) > 1
+    assert window["told"].startswith(f"{counts['cells']} white cells: {counts['all']} ALL, {counts['hem']} HEM")
+    assert len(np.unique(seen(tmp_path / "window.png")[::4, ::4].reshape(-1, 3), axis=0)) > 1000
+
+    canvas, frame = seen(tmp_path / "canvas.png"), seen(path)
+    lit = canvas.max(axis=2) > 60  # what lies around the frame is black
+    (top, bottom), (left, right) = (np.flatnonzero(lit.mean(axis=axis) > 0.3)[[0, -1]] for axis in (1, 0))
+    scale = (right - left + 1) / frame.shape[1]
+    assert scale == pytest.approx((bottom - top + 1) / frame.shape[0], rel=0.02)
+    for cell in cells:
+        x0, y0, x1, y1 = cell["box"]
+        colour = rgb(COLOURS[cell["label"] or "refused"])
+        drawn = 0
+        for x, y in [(x, y) for step in np.linspace(0.1, 0.9, 9) for x, y in sides(x0, y0, x1, y1, step)]:
+            column, row = round(left + x * scale), round(top + y * scale)
+            around = canvas[max(row - 2, 0) : row + 3, max(column - 2, 0) : column + 3]
+            drawn += bool((np.abs(around - colour).max(axis=2) < 24).any())
+        assert drawn >= 30, (cell["box"], drawn)  # of 36 places on the box's sides
+
+
+def sides(x0: int, y0: int, x1: int, y1: int, step: float) -> list[tuple[float, float]]:
+    """A place on each side of a box, `step` of the way along it."""
+    x, y = x0 + step * (x1 - x0), y0 + step * (y1 - y0)
+    return [(x, y0), (x, y1), (x0, y), (x1, y)]

@@ -1,0 +1,201 @@
+"""Finding labelled cells: layouts, names, duplicates, contradictions."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from blastscope.runtime.errors import DataError
+from blastscope.runtime.io.cnmc import CellFolder, find_cells
+
+
+def write(path: Path, seed: int, suffix: str | None = None) -> Path:
+    """A tiny image of its own at `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (6, 5, 3), dtype=np.uint8)
+    path.write_bytes(cv2.imencode(suffix or path.suffix, pixels)[1].tobytes())
+    return path
+
+
+def flat(root: Path, *, suffix: str = ".bmp") -> Path:
+    """Two ALL cells of patient 57, one HEM cell of patient H3."""
+    write(root / "all" / f"UID_57_1_1_all{suffix}", 1)
+    write(root / "all" / f"UID_57_1_2_all{suffix}", 2)
+    write(root / "hem" / f"UID_h3_4_12_hem{suffix}", 3)
+    return root
+
+
+def names(found: CellFolder) -> list[str]:
+    return [cell.path.relative_to(found.root).as_posix() for cell in found.cells]
+
+
+def reasons(found: CellFolder) -> dict[str, str]:
+    return {path.relative_to(found.root).as_posix(): reason for path, reason in found.rejected}
+
+
+def test_the_real_cells_are_all_found(cnmc: Path) -> None:
+    found = find_cells(cnmc)
+    assert not found.rejected
+    assert not found.duplicates
+    assert Counter(cell.label for cell in found.cells) == {"all": 4020, "hem": 1671}
+    assert len({cell.patient for cell in found.cells if cell.label == "all"}) == 32
+    assert len({cell.patient for cell in found.cells if cell.label == "hem"}) == 16
+    assert all(cell.patient.startswith("H") == (cell.label == "hem") for cell in found.cells)
+    assert names(found) == sorted(names(found))
+    assert find_cells(cnmc.parent).sha256 == found.sha256
+
+
+@pytest.mark.parametrize("suffix", [".bmp", ".png", ".tif", ".tiff", ".webp", ".jpg", ".jpeg", ".BMP", ".Png"])
+def test_a_flat_folder_is_found_in_every_format(tmp_path: Path, suffix: str) -> None:
+    found = find_cells(flat(tmp_path, suffix=suffix))
+    assert [(cell.label, cell.patient, cell.image, cell.cell) for cell in found.cells] == [
+        ("all", "57", "1", "1"),
+        ("all", "57", "1", "2"),
+        ("hem", "H3", "4", "12"),
+    ]
+
+
+def test_the_archive_layout_is_found_at_any_depth_in_upper_and_lower_case(tmp_path: Path) -> None:
+    write(tmp_path / "deep" / "C-NMC_training_data" / "fold_0" / "all" / "UID_57_1_1_all.bmp", 1)
+    write(tmp_path / "deep" / "C-NMC_training_data" / "fold_1" / "HEM" / "uid_H3_1_1_HEM.bmp", 2)
+    assert [(cell.label, cell.patient) for cell in find_cells(str(tmp_path)).cells] == [("all", "57"), ("hem", "H3")]
+
+
+def test_lower_case_h3_is_the_same_patient(tmp_path: Path) -> None:
+    write(flat(tmp_path) / "hem" / "UID_H3_5_1_hem.bmp", 4)
+    assert {cell.patient for cell in find_cells(tmp_path).cells} == {"57", "H3"}
+
+
+def test_byte_identical_duplicates_are_dropped_and_reported(tmp_path: Path) -> None:
+    flat(tmp_path)
+    copy = tmp_path / "fold_2" / "all" / "UID_99_9_9_all.bmp"
+    copy.parent.mkdir(parents=True)
+    shutil.copy(tmp_path / "all" / "UID_57_1_2_all.bmp", copy)
+    found = find_cells(tmp_path)
+    assert found.duplicates == ((copy, tmp_path / "all" / "UID_57_1_2_all.bmp"),)
+    assert len(found.cells) == 3
+    copy.unlink()
+    assert find_cells(tmp_path).sha256 == found.sha256
+
+
+def test_the_same_bytes_under_both_labels_are_believed_by_neither(tmp_path: Path) -> None:
+    flat(tmp_path)
+    shutil.copy(tmp_path / "all" / "UID_57_1_2_all.bmp", tmp_path / "hem" / "UID_H9_1_1_hem.bmp")
+    found = find_cells(tmp_path)
+    assert set(reasons(found)) == {"all/UID_57_1_2_all.bmp", "hem/UID_H9_1_1_hem.bmp"}
+    assert len(found.cells) == 2
+
+
+def test_every_file_left_out_is_named_with_its_reason(tmp_path: Path) -> None:
+    flat(tmp_path)
+    write(tmp_path / "all" / "cell_17.bmp", 10)
+    write(tmp_path / "all" / "UID_57_all.bmp", 11)
+    write(tmp_path / "all" / "UID_H3_8_8_hem.bmp", 12)
+    write(tmp_path / "loose" / "UID_57_8_8_all.bmp", 13)
+    (tmp_path / "hem" / "UID_H3_7_1_hem.bmp").write_bytes(b"")
+    (tmp_path / "hem" / "UID_H3_7_2_hem.png").write_bytes(b"no image")
+    (tmp_path / "hem" / "UID_H3_7_3_hem.png").write_bytes(cv2.imencode(".png", np.zeros((4, 4), np.uint8))[1].tobytes())
+    (tmp_path / "hem" / "UID_H3_7_4_hem.bmp").symlink_to(tmp_path / "gone.bmp")
+    found = find_cells(tmp_path)
+    said = reasons(found)
+    assert len(found.cells) == 3
+    assert "UID_<patient>" in said["all/cell_17.bmp"]
+    assert "UID_<patient>" in said["all/UID_57_all.bmp"]
+    assert said["all/UID_H3_8_8_hem.bmp"] == "the name says hem, its folder or table all"
+    assert "no folder named all or hem" in said["loose/UID_57_8_8_all.bmp"]
+    assert "empty" in said["hem/UID_H3_7_1_hem.bmp"]
+    assert "undecodable" in said["hem/UID_H3_7_2_hem.png"]
+    assert "not-8-bit-rgb" in said["hem/UID_H3_7_3_hem.png"]
+    assert "No such file" in said["hem/UID_H3_7_4_hem.bmp"]
+    assert len(said) == 8
+
+
+def test_what_is_no_image_is_passed_over_silently(tmp_path: Path) -> None:
+    flat(tmp_path)
+    for name in ("Thumbs.db", "notes.txt", "labels.csv", ".DS_Store", "._UID_57_1_1_all.bmp"):
+        (tmp_path / "all" / name).write_bytes(b"x")
+    write(tmp_path / ".cache" / "all" / "UID_57_3_3_all.bmp", 7)
+    (tmp_path / "all" / "UID_57_6_6_all.bmp").mkdir()
+    found = find_cells(tmp_path)
+    assert not found.rejected
+    assert len(found.cells) == 3
+
+
+def test_links_are_followed_once(tmp_path: Path) -> None:
+    flat(tmp_path / "real")
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "all").symlink_to(tmp_path / "real" / "all")
+    (tmp_path / "linked" / "hem").symlink_to(tmp_path / "real" / "hem")
+    (tmp_path / "real" / "hem" / "loop").symlink_to(tmp_path / "real")
+    assert len(find_cells(tmp_path / "linked").cells) == 3
+    found = find_cells(tmp_path / "real")
+    assert (len(found.cells), found.duplicates) == (3, ())
+
+
+def test_a_patient_with_both_labels_is_named(tmp_path: Path) -> None:
+    write(flat(tmp_path) / "hem" / "UID_57_9_9_hem.bmp", 9)
+    with pytest.raises(DataError, match="same patient: 57"):
+        find_cells(tmp_path)
+
+
+@pytest.mark.parametrize("label", ["all", "hem"])
+def test_a_missing_class_is_named(tmp_path: Path, label: str) -> None:
+    shutil.rmtree(flat(tmp_path) / label)
+    with pytest.raises(DataError, match=f"class {label}"):
+        find_cells(tmp_path)
+
+
+def test_a_folder_without_cells_and_a_missing_folder_are_data_errors(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no cells of class hem and none of class all"):
+        find_cells(tmp_path)
+    with pytest.raises(DataError, match="no such folder"):
+        find_cells(tmp_path / "none")
+    with pytest.raises(DataError, match="not a folder"):
+        find_cells(write(tmp_path / "a.bmp", 1))
+
+
+def test_the_digest_knows_content_and_label_but_not_the_place(tmp_path: Path) -> None:
+    first = find_cells(flat(tmp_path / "one"))
+    shutil.copytree(tmp_path / "one", tmp_path / "two" / "fold_0")
+    assert find_cells(tmp_path / "two").sha256 == first.sha256
+    write(tmp_path / "two" / "fold_0" / "hem" / "UID_H3_4_13_hem.bmp", 8)
+    assert find_cells(tmp_path / "two").sha256 != first.sha256
+
+
+def preliminary(root: Path) -> Path:
+    """The preliminary test set as the archive ships it, beside the final one, whose files have the same names."""
+    write(root / "C-NMC_test_prelim_phase_data" / "1.bmp", 21)
+    write(root / "C-NMC_test_prelim_phase_data" / "2.bmp", 22)
+    write(root / "C-NMC_test_final_phase_data" / "1.bmp", 23)
+    table = "Patient_ID,new_names,labels\nUID_58_29_1_all.bmp,1.bmp,1\nUID_h14_3_2_hem.bmp,2.bmp,0\n"
+    (root / "C-NMC_test_prelim_phase_data_labels.csv").write_text(table)
+    return root
+
+
+def test_the_preliminary_test_set_is_labelled_by_its_table(tmp_path: Path) -> None:
+    root = preliminary(tmp_path)
+    found = find_cells(root)
+    assert [(cell.label, cell.patient, cell.path.name) for cell in found.cells] == [
+        ("all", "58", "1.bmp"),
+        ("hem", "H14", "2.bmp"),
+    ]
+    assert list(reasons(found)) == ["C-NMC_test_final_phase_data/1.bmp"]
+    assert find_cells(root / "C-NMC_test_prelim_phase_data").sha256 == found.sha256
+
+
+def test_the_test_set_beside_training_data_is_left_out(tmp_path: Path) -> None:
+    flat(preliminary(tmp_path) / "C-NMC_training_data" / "fold_0")
+    found = find_cells(tmp_path)
+    assert {cell.patient for cell in found.cells} == {"57", "H3"}
+    assert len(found.rejected) == 3
+
+
+def test_a_broken_table_is_named(tmp_path: Path) -> None:
+    (preliminary(tmp_path) / "C-NMC_test_prelim_phase_data_labels.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(DataError, match="Patient_ID, new_names, labels"):
+        find_cells(tmp_path)

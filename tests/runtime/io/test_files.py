@@ -1,0 +1,149 @@
+"""Images are found in folders, and work on many files keeps their order."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from blastscope.runtime.errors import DataError, UsageError
+from blastscope.runtime.io.cnmc import find_cells
+from blastscope.runtime.io.concurrency import AHEAD, in_order
+from blastscope.runtime.io.image import read_image
+from blastscope.runtime.io.paths import as_paths, find_images
+from blastscope.runtime.io.slides.slide import find_frames, open_scan
+from blastscope.runtime.types import Refusal
+
+
+def touch(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+
+
+def test_paths_keep_the_order_given_and_folders_are_sorted_inside(tmp_path: Path) -> None:
+    touch(tmp_path, "z/b.PNG", "z/a/x.bmp", "z/a.tif", "z/notes.txt", "z/.hidden.png", "one.png", "odd.xyz")
+    found = find_images([tmp_path / "odd.xyz", tmp_path / "z", tmp_path / "one.png", tmp_path / "gone.png"])
+    names = [path.relative_to(tmp_path).as_posix() for path in found]
+    assert names == ["odd.xyz", "z/a/x.bmp", "z/a.tif", "z/b.PNG", "one.png", "gone.png"]
+
+
+def test_a_folder_without_an_image_is_an_error_that_names_it(tmp_path: Path) -> None:
+    touch(tmp_path, "z/notes.txt")
+    with pytest.raises(DataError, match="holds no image"):
+        find_images([tmp_path / "z"])
+
+
+@pytest.fixture
+def locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that can't be looked into, beside four cells. Root may look anywhere, so it is pretended."""
+    for label in ("all", "hem"):
+        for patient in (1, 2):
+            path = tmp_path / label / f"UID_{'H' if label == 'hem' else ''}{patient}_1_1_{label}.png"
+            path.parent.mkdir(exist_ok=True)
+            cv2.imwrite(str(path), np.full((9, 9, 3), len(label) * patient + len(path.name), np.uint8))
+    folder = tmp_path / "all" / "locked"
+    folder.mkdir()
+    scandir = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if Path(path) == folder:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    return folder
+
+
+@pytest.mark.parametrize("find", [find_images, find_frames])
+def test_a_folder_that_cannot_be_looked_into_stands_for_what_it_may_hold(find: Any, locked: Path) -> None:
+    found = find([locked.parents[1]])
+    assert locked in found
+    assert len(found) == 5
+    assert find([locked]) == [locked]
+    for refusal in (read_image(locked), open_scan(locked)):
+        assert isinstance(refusal, Refusal)
+        assert "a folder" in refusal.detail
+
+
+def test_labelled_cells_below_a_folder_that_cannot_be_read_are_told_of(locked: Path) -> None:
+    found = find_cells(locked.parents[1])
+    assert len(found.cells) == 4
+    assert found.rejected == ((locked, "can't be read: Permission denied"),)
+
+
+@pytest.mark.parametrize("one", ["cell.png", Path("cell.png"), b"cell.png"], ids=repr)
+def test_a_single_path_is_not_taken_for_a_list_of_its_letters(one: Any) -> None:
+    for take in (as_paths, find_images, find_frames):
+        with pytest.raises(UsageError, match=r"'cell\.png' is one path where several are asked for: put it into a list"):
+            take(one)
+    assert list(as_paths(["a", Path("b")])) == [Path("a"), Path("b")]
+
+
+def test_results_come_in_order_however_long_each_takes() -> None:
+    def work(number: int) -> int:
+        time.sleep(0.001 * (number * 7 % 5))
+        return number * number
+
+    assert list(in_order(work, range(100), workers=4)) == [(number, number * number) for number in range(100)]
+
+
+def test_no_more_items_are_read_ahead_than_the_workers_may_hold() -> None:
+    taken = 0
+
+    def items() -> Iterator[int]:
+        nonlocal taken
+        for number in range(10_000):
+            taken += 1
+            yield number
+
+    results = in_order(lambda number: number, items(), workers=2)
+    for given in range(500):
+        assert next(results)[0] == given
+        assert taken <= given + 2 * AHEAD + 1
+    results.close()  # type: ignore[attr-defined]
+
+
+def test_a_result_is_given_before_the_line_is_full() -> None:
+    def items() -> Iterator[int]:
+        yield 0
+        time.sleep(0.1)
+        yield 1
+        pytest.fail("the first result was there, and a third item was asked for")
+
+    assert next(in_order(lambda number: number, items(), workers=2)) == (0, 0)
+
+
+def test_what_a_worker_raises_is_raised_at_its_turn() -> None:
+    def work(number: int) -> int:
+        if number == 3:
+            raise KeyError(number)
+        return number
+
+    results = in_order(work, range(10), workers=2)
+    assert [next(results)[0] for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(KeyError):
+        next(results)
+
+
+def test_leaving_early_drops_what_has_not_begun() -> None:
+    begun: list[int] = []
+
+    def work(number: int) -> int:
+        begun.append(number)
+        time.sleep(0.02)
+        return number
+
+    results = in_order(work, range(1000), workers=1)
+    next(results)
+    results.close()  # type: ignore[attr-defined]
+    assert len(begun) < AHEAD + 3
+    count = len(begun)
+    time.sleep(0.1)
+    assert len(begun) == count

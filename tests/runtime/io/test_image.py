@@ -1,0 +1,249 @@
+"""Arrays and files at the door."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image
+
+from blastscope.runtime.errors import ImageError
+from blastscope.runtime.io.image import check_array, decode, read_image
+from blastscope.runtime.io.image_header import MAX_PIXELS
+from blastscope.runtime.types import Refusal
+
+RANDOM = np.random.default_rng(0)
+PIXELS = np.clip(cv2.resize(RANDOM.integers(0, 256, (6, 8, 3)).astype(np.float32), (37, 29)), 0, 255).astype(np.uint8)
+
+
+def encoded(pixels: NDArray[np.generic] = PIXELS, kind: str = "PNG", **options: object) -> bytes:
+    """The file that Pillow makes of `pixels`."""
+    return saved(Image.fromarray(pixels), kind, **options)
+
+
+def saved(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def tiff(pixels: NDArray[np.generic] = PIXELS, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, pixels, **{"photometric": "rgb", **options})
+    return buffer.getvalue()
+
+
+def chunk(name: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+
+def png(width: int, height: int, bits: int = 8, kind: int = 2, *extra: bytes) -> bytes:
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0))
+    body = chunk(b"IDAT", zlib.compress(bytes(64)))
+    return b"\x89PNG\r\n\x1a\n" + header + b"".join(extra) + body + chunk(b"IEND", b"")
+
+
+def bmp_header(width: int, height: int, bits: int = 24) -> bytes:
+    return b"BM" + struct.pack("<IIIIiiHHIIiiII", 0, 0, 54, 40, width, height, 1, bits, 0, 0, 0, 0, 0, 0)
+
+
+def webp_header(side: int, flags: int = 0) -> bytes:
+    size = (side - 1).to_bytes(3, "little")
+    return b"RIFF" + struct.pack("<I", 22) + b"WEBPVP8X" + struct.pack("<I", 10) + bytes([flags, 0, 0, 0]) + size + size
+
+
+def code(content: bytes) -> str | None:
+    """The refusal's code, None for pixels."""
+    result = decode(content)
+    return result.code if isinstance(result, Refusal) else None
+
+
+LOSSLESS = {
+    "bmp": encoded(kind="BMP"),
+    "png": encoded(),
+    "webp": encoded(kind="WEBP", lossless=True),
+    "tif": tiff(),
+    "big-endian-tif": tiff(byteorder=">"),
+    "bigtiff": tiff(bigtiff=True),
+    "planar-tif": tiff(PIXELS.transpose(2, 0, 1), planarconfig="separate"),
+    "lzw-tif": encoded(kind="TIFF", compression="tiff_lzw"),
+    "deflate-tif": encoded(kind="TIFF", compression="tiff_adobe_deflate"),
+}
+LOSSY = {
+    "jpeg": encoded(kind="JPEG"),
+    "progressive-jpeg": encoded(kind="JPEG", progressive=True),
+    "webp": encoded(kind="WEBP", quality=80),
+}
+
+
+@pytest.mark.parametrize("kind", LOSSLESS)
+def test_lossless_files_are_decoded_to_the_bytes_that_went_in(kind: str) -> None:
+    assert np.array_equal(decode(LOSSLESS[kind]), PIXELS)
+
+
+@pytest.mark.parametrize("kind", LOSSY)
+def test_lossy_files_are_decoded_as_pillow_decodes_them(kind: str) -> None:
+    pixels = decode(LOSSY[kind])
+    assert isinstance(pixels, np.ndarray)
+    expected = np.asarray(Image.open(io.BytesIO(LOSSY[kind])).convert("RGB")).astype(int)
+    assert np.abs(pixels.astype(int) - expected).max() <= 2
+
+
+@pytest.mark.parametrize("kind", [*LOSSLESS, *(f"lossy {kind}" for kind in LOSSY)])
+def test_a_file_cut_short_anywhere_is_refused(kind: str) -> None:
+    whole = LOSSY[kind[6:]] if kind.startswith("lossy ") else LOSSLESS[kind]
+    lengths = {*range(0, min(len(whole), 600)), *range(0, len(whole), 13), *range(len(whole) - 30, len(whole))}
+    assert {code(whole[:length]) for length in sorted(lengths)} == {"undecodable"}
+
+
+@pytest.mark.parametrize(
+    ("content", "lacking"),
+    [
+        (LOSSLESS["bmp"], " bytes of {}"),
+        (LOSSLESS["webp"], " bytes of {}"),
+        (LOSSY["jpeg"], " bytes"),
+        (LOSSLESS["png"], " bytes"),
+    ],
+)
+def test_what_a_cut_file_lacks_is_said_where_the_file_itself_says_it(content: bytes, lacking: str) -> None:
+    refusal = decode(content[:-100])
+    assert isinstance(refusal, Refusal)
+    assert refusal.detail.endswith(f" {len(content) - 100}{lacking.format(len(content))}")
+
+
+@pytest.mark.parametrize("kind", LOSSLESS)
+def test_a_damaged_header_never_raises(kind: str) -> None:
+    whole, random = LOSSLESS[kind], np.random.default_rng(1)
+    ends = [*range(min(len(whole), 120)), *range(max(len(whole) - 250, 0), len(whole))]
+    for position in ends:
+        damaged = bytearray(whole)
+        damaged[position] = int(random.integers(256))
+        result = decode(bytes(damaged))
+        assert isinstance(result, Refusal) or result.dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        png(40_000, 40_000),
+        bmp_header(40_000, 40_000),
+        bmp_header(40_000, -40_000),
+        webp_header(40_000),
+        tiff(np.zeros((1, 1, 3), np.uint8)).replace(
+            struct.pack("<HHII", 256, 4, 1, 1), struct.pack("<HHII", 256, 4, 1, 2_000_000_000)
+        ),
+        b"\xff\xd8\xff\xc0" + struct.pack(">HBHHB", 17, 8, 40_000, 40_000, 3) + bytes(9),
+    ],
+    ids=["png", "bmp", "bmp-from-the-top", "webp", "tif", "jpeg"],
+)
+def test_a_bomb_is_refused_by_its_header(content: bytes) -> None:
+    assert code(content) == "bomb"
+
+
+def test_the_largest_size_let_through_is_not_a_bomb() -> None:
+    assert code(bmp_header(10_000, MAX_PIXELS // 10_000)) == "undecodable"  # its pixels are missing
+    assert code(bmp_header(10_000, MAX_PIXELS // 10_000 + 1)) == "bomb"
+
+
+GRAY = PIXELS[..., 0].copy()
+NOT_RGB = {
+    "16-bit PNG": png(4, 4, bits=16),
+    "PNG with a transparent colour": png(4, 4, 8, 2, chunk(b"tRNS", bytes(6))),
+    "gray PNG": encoded(GRAY),
+    "PNG with alpha": encoded(np.dstack([PIXELS, GRAY])),
+    "palette PNG": saved(Image.fromarray(PIXELS).quantize(16), "PNG"),
+    "1-bit PNG": saved(Image.fromarray(GRAY).convert("1"), "PNG"),
+    "gray JPEG": encoded(GRAY, "JPEG"),
+    "CMYK JPEG": saved(Image.fromarray(PIXELS).convert("CMYK"), "JPEG"),
+    "gray BMP": encoded(GRAY, "BMP"),
+    "BMP with alpha": encoded(np.dstack([PIXELS, GRAY]), "BMP"),
+    "16-bit BMP": bmp_header(4, 4, bits=16) + bytes(64),
+    "WebP with alpha": encoded(np.dstack([PIXELS, GRAY]), "WEBP", lossless=True),
+    "lossy WebP with alpha": encoded(np.dstack([PIXELS, GRAY]), "WEBP"),
+    "16-bit RGB TIFF": tiff(PIXELS.astype(np.uint16)),
+    "floating-point TIFF": tiff(PIXELS.astype(np.float32)),
+    "signed TIFF": tiff((PIXELS // 2).astype(np.int8)),
+    "gray TIFF": tiff(GRAY, photometric="minisblack"),
+    "TIFF with alpha": tiff(np.dstack([PIXELS, GRAY]), extrasamples=["unassalpha"]),
+    "CMYK TIFF": saved(Image.fromarray(PIXELS).convert("CMYK"), "TIFF"),
+    "palette TIFF": saved(Image.fromarray(PIXELS).quantize(16), "TIFF"),
+}
+
+
+@pytest.mark.parametrize("kind", NOT_RGB)
+def test_what_is_not_8_bit_rgb_is_never_converted_silently(kind: str) -> None:
+    assert code(NOT_RGB[kind]) == "not-8-bit-rgb"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\0" * 1000,
+        b"not an image at all",
+        saved(Image.fromarray(GRAY), "GIF"),
+        tiff(np.stack([PIXELS, PIXELS])),
+        saved(Image.fromarray(PIXELS), "WEBP", save_all=True, append_images=[Image.fromarray(PIXELS[::-1].copy())]),
+        saved(Image.fromarray(PIXELS), "PNG", save_all=True, append_images=[Image.fromarray(PIXELS[::-1].copy())]),
+        tiff(extratags=[(274, "H", 1, 6, True)]),
+        LOSSLESS["png"].replace(b"IDAT", b"IDAt", 1),
+    ],
+    ids=["empty", "zeros", "text", "gif", "two-pages", "animated-webp", "animated-png", "turned-tif", "bad-checksum"],
+)
+def test_what_is_no_single_whole_image_is_undecodable(content: bytes) -> None:
+    assert code(content) == "undecodable"
+
+
+def test_the_exif_orientation_is_not_applied() -> None:
+    exif = Image.Exif()
+    exif[274] = 6  # a quarter turn
+    for kind, options in (("JPEG", {"quality": 95}), ("PNG", {}), ("WEBP", {"lossless": True})):
+        pixels = decode(encoded(kind=kind, exif=exif, **options))
+        assert isinstance(pixels, np.ndarray)
+        assert pixels.shape == PIXELS.shape, kind
+
+
+def test_the_content_decides_and_not_the_suffix(tmp_path: Path) -> None:
+    path = tmp_path / "cell.jpg"
+    path.write_bytes(LOSSLESS["bmp"])
+    assert np.array_equal(read_image(path), PIXELS)
+    assert np.array_equal(read_image(str(path)), PIXELS)
+
+
+def test_what_is_no_readable_file_is_a_refusal_with_the_reason(tmp_path: Path) -> None:
+    for path, reason in ((tmp_path, "not a file"), (tmp_path / "none.png", "No such file"), ("a\0b.png", "null")):
+        result = read_image(path)
+        assert isinstance(result, Refusal)
+        assert result.code == "undecodable"
+        assert reason in result.detail
+
+
+@pytest.mark.parametrize(
+    ("image", "reason"),
+    [
+        ([[[0, 0, 0]]], "list"),
+        (None, "NoneType"),
+        (Image.fromarray(PIXELS), "numpy.asarray"),
+        (PIXELS.astype(np.float32), "float32"),
+        (PIXELS.astype(np.uint16), "uint16"),
+        (PIXELS > 3, "bool"),
+        (GRAY, "shape"),
+        (PIXELS[None], "shape"),
+        (np.dstack([PIXELS, GRAY]), "shape"),
+    ],
+)
+def test_misuse_raises_an_image_error_that_says_what_was_wrong(image: object, reason: str) -> None:
+    with pytest.raises(ImageError, match=reason):
+        check_array(image)
+
+
+def test_a_good_array_is_handed_through() -> None:
+    assert check_array(PIXELS) is PIXELS
+    assert check_array(PIXELS[:0]).shape == (0, 37, 3)

@@ -1,0 +1,104 @@
+"""train/backbone.py and train/backbone.py: names, sides, statistics and where weights come from."""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from blastscope.runtime.errors import ConfigError, DataError
+from blastscope.train import backbone as backbone_module
+from blastscope.train.backbone import PACKAGES, RandomWeightsWarning, import_timm, load_by_position, make_backbone
+from blastscope.train.config import NetworkConfig
+
+TINY = NetworkConfig(backbone="test_efficientnet", weights="none")
+
+
+def test_features_are_pooled_and_counted_right() -> None:
+    made = make_backbone(TINY, 32)
+    assert made.network.eval()(torch.zeros(2, 3, 32, 32)).shape == (2, made.features)
+    assert made.weights == "random"
+
+
+def test_a_vision_transformer_is_built_for_the_crops_side() -> None:
+    made = make_backbone(TINY.model_copy(update={"backbone": "test_vit"}), 48)
+    assert made.network.eval()(torch.zeros(2, 3, 48, 48)).shape == (2, made.features)
+
+
+def test_a_name_that_timm_does_not_know_is_answered_with_near_ones() -> None:
+    with pytest.raises(ConfigError, match=r"timm knows no 'inception_resnet_v9'.*inception_resnet_v2"):
+        make_backbone(NetworkConfig(backbone="inception_resnet_v9", weights="none"), 96)
+
+
+def test_lite0_gets_imagenets_weights_from_its_package() -> None:
+    package, digest = PACKAGES["tf_efficientnet_lite0"]
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed")
+    made = make_backbone(NetworkConfig(backbone="tf_efficientnet_lite0"), 64)
+    assert made.weights == f"package {package}, sha256 {digest}"
+    assert made.statistics == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    stem = made.network.get_submodule("conv_stem").weight
+    random = make_backbone(NetworkConfig(backbone="tf_efficientnet_lite0", weights="none"), 64)
+    assert not torch.equal(stem, random.network.get_submodule("conv_stem").weight)  # type: ignore[arg-type]
+
+
+def test_a_weight_file_of_another_digest_is_never_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    package, _ = PACKAGES["tf_efficientnet_lite0"]
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed")
+    monkeypatch.setitem(PACKAGES, "tf_efficientnet_lite0", (package, "0" * 64))
+    with pytest.raises(DataError, match=r"is not the 0000.*reinstall"):
+        make_backbone(NetworkConfig(backbone="tf_efficientnet_lite0"), 64)
+
+
+def test_weights_that_cannot_be_had_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    create = backbone_module._create
+
+    def offline(config: NetworkConfig, side_px: int, *, pretrained: bool = False) -> object:
+        if pretrained:
+            raise OSError("no hub")
+        return create(config, side_px)
+
+    monkeypatch.setattr(backbone_module, "_create", offline)
+    with pytest.warns(RandomWeightsWarning, match="no ImageNet weights for 'test_efficientnet'.*safetensors"):
+        made = make_backbone(TINY.model_copy(update={"weights": "imagenet"}), 32)
+    assert made.weights.startswith("random:")
+
+
+def test_a_local_file_is_loaded_and_recorded_by_its_digest(tmp_path: Path) -> None:
+    timm = import_timm()
+    source = timm.create_model("test_efficientnet")
+    save_file(source.state_dict(), tmp_path / "mine.safetensors")
+    made = make_backbone(TINY.model_copy(update={"weights": str(tmp_path / "mine.safetensors")}), 32)
+    assert made.weights.startswith("file mine.safetensors, sha256 ")
+    for name, tensor in made.network.state_dict().items():
+        torch.testing.assert_close(tensor, source.state_dict()[name])
+
+
+def test_a_local_file_of_another_network_is_refused_by_the_name_of_a_tensor(tmp_path: Path) -> None:
+    save_file(import_timm().create_model("test_resnet").state_dict(), tmp_path / "other.safetensors")
+    with pytest.raises(DataError, match=r"lacks \d+ tensors of the backbone, the first is 'conv_stem.weight'"):
+        make_backbone(TINY.model_copy(update={"weights": str(tmp_path / "other.safetensors")}), 32)
+    (tmp_path / "broken.safetensors").write_bytes(b"not tensors")
+    with pytest.raises(DataError, match="not a safetensors file"):
+        make_backbone(TINY.model_copy(update={"weights": str(tmp_path / "broken.safetensors")}), 32)
+
+
+def test_loading_by_position_checks_every_shape() -> None:
+    layer = torch.nn.Linear(2, 3)
+    load_by_position(layer, {"x": torch.ones(3, 2), "y": torch.zeros(3)})
+    assert layer.weight.sum() == 6
+    with pytest.raises(ValueError, match=r"'weight' .* and 'x' .* differ in shape"):
+        load_by_position(layer, {"x": torch.ones(2, 3), "y": torch.zeros(3)})
+    with pytest.raises(ValueError, match="the network has 2 tensors, the weights have 1"):
+        load_by_position(layer, {"x": torch.ones(3, 2)})
+
+
+def test_timm_comes_in_without_a_warning() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert import_timm().__name__ == "timm"

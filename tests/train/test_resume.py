@@ -1,0 +1,126 @@
+"""A training that is killed at any moment goes on, and ends with the result of one that wasn't."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file
+
+from blastscope.runtime.errors import DataError
+from blastscope.runtime.io.synthetic import draw_folder
+from blastscope.train.config import TrainConfig
+from blastscope.train.pipeline import train_ensemble
+
+TINY = {
+    "data": {"validation_share": 0.3},
+    "crop": {"side_px": 32},
+    "network": {"backbone": "test_efficientnet", "weights": "none", "dropout": 0.2},
+    "augment": {"stain": 0.3, "scale": 0.05},
+    "stage1": {"epochs": 2, "batch_size": 8, "ema_decay": 0.8, "optimiser": "adamw"},
+    "stage2": {"epochs": 2, "batch_size": 8, "hidden": 16, "augmented_copies": 1},
+    "compute": {"device": "cpu", "precision": "fp32"},
+}
+
+# Imports once, then forks a child for each attempt and kills it after a random while, until one lives to the end.
+KILLER = """
+import json, os, random, signal, sys, time
+from pathlib import Path
+import lightning_fabric
+from blastscope.train import run, stages, crops, machine
+from blastscope.train.config import TrainConfig
+from blastscope.train.backbone import import_timm
+import_timm()
+data, out, cache, config = sys.argv[1:]
+run._report = lambda *_: None
+chance, kills = random.Random(7), 0
+while True:
+    child = os.fork()
+    if child == 0:
+        run.train_ensemble(Path(data), TrainConfig.model_validate_json(config), Path(out), resume=True, cache=Path(cache))
+        os._exit(0)
+    limit = time.monotonic() + chance.uniform(0.2, 1.0 + 0.5 * kills)
+    while time.monotonic() < limit and (done := os.waitpid(child, os.WNOHANG)) == (0, 0):
+        time.sleep(0.01)
+    if done != (0, 0):
+        sys.exit(kills if os.waitstatus_to_exitcode(done[1]) == 0 else 99)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    kills += 1
+"""
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_folder(tmp_path_factory.mktemp("cells"), patients=6, cells_each=4, size_px=96)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def config() -> TrainConfig:
+    return TrainConfig.model_validate(TINY)
+
+
+@pytest.fixture(scope="module")
+def whole(cells: Path, cache: Path, config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing interrupted."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("blastscope.train.pipeline._report", lambda *_: None)
+        return train_ensemble(cells, config, tmp_path_factory.mktemp("runs") / "whole", cache=cache)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork to start many children quickly")
+def test_a_run_killed_at_random_moments_ends_like_one_that_was_not(
+    whole: Path, cells: Path, cache: Path, config: TrainConfig, tmp_path: Path
+) -> None:
+    out = tmp_path / "killed"
+    arguments = [str(cells), str(out), str(cache), config.model_dump_json()]
+    done = subprocess.run([sys.executable, "-c", KILLER, *arguments], capture_output=True, text=True, timeout=300, check=False)
+    assert 0 < done.returncode < 99, done.stderr[-3000:]  # how often it was killed
+    for name in ("ensemble.safetensors", "validation.safetensors"):
+        interrupted, uninterrupted = load_file(out / name), load_file(whole / name)
+        assert interrupted.keys() == uninterrupted.keys()
+        for key, tensor in uninterrupted.items():
+            assert tensor == pytest.approx(interrupted[key], rel=1e-5, abs=1e-6), key  # the order of sums may differ
+    histories = [json.loads((run / "history.json").read_text()) for run in (out, whole)]
+    for ours, theirs in zip(*(history["a"] + history["b"] + history["combined"] for history in histories), strict=True):
+        assert ours | {"seconds": 0} == pytest.approx(theirs | {"seconds": 0}, rel=1e-4)
+    assert not list(out.rglob(".*"))  # no leftovers of broken writes
+
+
+def test_a_folder_with_files_is_not_trained_into(whole: Path, cells: Path, config: TrainConfig, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is not empty: go on with --resume"):
+        train_ensemble(cells, config, whole)
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(DataError, match=r"no run\.json: not a run to go on with"):
+        train_ensemble(cells, config, tmp_path, resume=True)
+
+
+def test_another_configuration_is_refused_by_the_name_of_what_differs(whole: Path, cells: Path, config: TrainConfig) -> None:
+    other = config.model_copy(update={"stage1": config.stage1.model_copy(update={"lr": 0.5})})
+    with pytest.raises(DataError, match=r"stage1\.lr was 0\.001, is 0\.5"):
+        train_ensemble(cells, other, whole, resume=True)
+
+
+def test_other_cells_are_refused(whole: Path, config: TrainConfig, tmp_path: Path) -> None:
+    others = draw_folder(tmp_path / "others", patients=6, cells_each=2, size_px=96, seed=5)
+    with pytest.raises(DataError, match="the data: digest"):
+        train_ensemble(others, config, whole, resume=True)
+
+
+def test_more_threads_are_no_other_configuration(
+    whole: Path, cells: Path, cache: Path, config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blastscope.train.pipeline._report", lambda *_: None)
+    other = config.model_copy(update={"compute": config.compute.model_copy(update={"workers": 3})})
+    before = (whole / "ensemble.safetensors").stat().st_mtime_ns
+    train_ensemble(cells, other, whole, resume=True, cache=cache)  # finished: nothing to do
+    assert (whole / "ensemble.safetensors").stat().st_mtime_ns == before

@@ -1,0 +1,111 @@
+"""Crops of a folder of cells, computed once and kept in the user's cache as one memory-mapped array."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blastscope.runtime.crop import Crop, CropSpec
+from blastscope.runtime.crop.reference import crops_of
+from blastscope.runtime.io.atomic import sibling
+from blastscope.runtime.io.cnmc import Cell, CellFolder
+from blastscope.runtime.io.locks import alone
+from blastscope.runtime.types import CLASSES
+
+LAYOUT = 1  # of the cache; a change of the cropping code must raise it
+
+
+@dataclass(frozen=True, slots=True)
+class CropStore:
+    """The crops of `cells`, in their order. The pixels stay on disk until they are read."""
+
+    crops: NDArray[np.uint8]  # (N, S, S, 3), a read-only memory map
+    cells: tuple[Cell, ...]
+    refused: tuple[tuple[Path, str], ...]  # images without a crop, with the reason
+    data_sha256: str  # of the folder, refused cells included
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """Class index of each cell."""
+        return np.array([CLASSES.index(cell.label) for cell in self.cells], np.int64)
+
+    @property
+    def patients(self) -> NDArray[np.str_]:
+        """Patient of each cell."""
+        return np.array([cell.patient for cell in self.cells])
+
+
+def cache_crops(
+    folder: CellFolder, spec: CropSpec, cache_dir: Path, *, workers: int = 0, tell: Callable[[int, int], None] | None = None
+) -> CropStore:
+    """The crops of every cell in `folder`, from `cache_dir` where they were computed before.
+
+    `tell(done, all)` is called as cells are cropped. A cell that can't be decoded or cropped is left out and named. The cache's
+    key holds the data's digest and the crop's specification, and a half-written cache is never found: it is renamed into place.
+    """
+    key = hashlib.sha256(f"{LAYOUT} {folder.sha256} {spec.model_dump_json()}".encode()).hexdigest()[:24]
+    place = Path(cache_dir) / f"crops-{key}"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if not _is_there(place):
+        with alone(sibling(place, "lock"), wait=True):
+            if not _is_there(place):  # no other process was faster
+                _make(place, lambda fresh: _fill(fresh, folder, spec, workers or os.cpu_count() or 1, tell))
+    return _open(place, folder)
+
+
+def _is_there(place: Path) -> bool:
+    return (place / "cells.json").is_file()
+
+
+def _make(place: Path, fill: Callable[[Path], None]) -> None:
+    fresh = sibling(place, "new")
+    shutil.rmtree(fresh, ignore_errors=True)  # of a process that was killed
+    fresh.mkdir()
+    try:
+        fill(fresh)
+        fresh.rename(place)
+    except OSError as error:
+        error.filename = error.filename or str(place)  # a full disk names no file
+        raise
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _fill(place: Path, folder: CellFolder, spec: CropSpec, workers: int, tell: Callable[[int, int], None] | None) -> None:
+    shape = (len(folder.cells), spec.side_px, spec.side_px, 3)
+    start = np.lib.format.open_memmap(place / "crops.npy", mode="w+", dtype=np.uint8, shape=shape).offset
+    kept: list[str] = []
+    refused: list[tuple[str, str]] = []
+    with (place / "crops.npy").open("r+b") as file:  # written, not mapped: on a full disk a map ends the process with SIGBUS
+        file.seek(start)
+        for number, (cell, result) in enumerate(crops_of(folder.cells, spec, workers=workers), start=1):
+            if isinstance(result, Crop):
+                file.write(result.pixels.tobytes())
+                kept.append(cell.sha256)
+            else:
+                refused.append((cell.sha256, f"{result.code}: {result.detail}"))
+            if tell:
+                tell(number, len(folder.cells))
+    content = {"layout": LAYOUT, "crop": spec.model_dump(), "kept": kept, "refused": refused}
+    (place / "cells.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def _open(place: Path, folder: CellFolder) -> CropStore:
+    content = json.loads((place / "cells.json").read_text(encoding="utf-8"))
+    by_digest = {cell.sha256: cell for cell in folder.cells}
+    # in the folder's order, which may differ from the one that was cached when files were renamed since
+    rows = {digest: row for row, digest in enumerate(content["kept"])}
+    cells = tuple(cell for cell in folder.cells if cell.sha256 in rows)
+    crops = np.load(place / "crops.npy", mmap_mode="r")
+    order = np.array([rows[cell.sha256] for cell in cells], np.int64)
+    ascending = bool((order == np.arange(len(order))).all())
+    refused = tuple((by_digest[digest].path, reason) for digest, reason in content["refused"])
+    return CropStore(crops[: len(cells)] if ascending else crops[order], cells, refused, folder.sha256)

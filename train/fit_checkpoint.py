@@ -1,0 +1,139 @@
+"""What one network's fitting keeps on disk: a state after each epoch, the best weights so far, and the finished network.
+
+    FOLDER/state.safetensors        weights, their average, the optimiser's state; FitState in the header
+    FOLDER/best-0007.safetensors    weights of the best epoch, if the best is kept
+    FOLDER/network.safetensors      the finished network, with its history; the others are deleted then
+
+Every file is written beside its place and renamed. The best weights carry their epoch in the name and are written first, so
+that a kill between two files leaves a state whose best weights are there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from blastscope.runtime.errors import DataError
+from blastscope.runtime.io.atomic import write_content
+from blastscope.train.schedule import EpochRow, FitState
+
+Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Moving:
+    """The parts that change from step to step."""
+
+    network: nn.Module
+    optimiser: torch.optim.Optimizer
+    average: nn.Module | None
+
+
+@dataclass(frozen=True, slots=True)
+class FitFolder:
+    """The files of one network's fitting."""
+
+    folder: Path
+
+    @property
+    def finished(self) -> bool:
+        """The network is trained."""
+        return self._network.is_file()
+
+    def save(self, state: FitState, moving: Moving, kept: nn.Module, *, keep_best: bool) -> None:
+        """Keeps the epoch: after this returns, a kill costs at most the next epoch."""
+        if keep_best and state.improved:
+            write_tensors(self._best(state), kept.state_dict())
+        parts = {"network": moving.network.state_dict(), "optimiser": _optimiser_tensors(moving.optimiser)}
+        if moving.average is not None:
+            parts["average"] = moving.average.state_dict()
+        tensors = {f"{part}.{name}": tensor for part, content in parts.items() for name, tensor in content.items()}
+        write_tensors(self._state, tensors, {"state": state.model_dump_json()})
+        for path in self.folder.glob("best-*.safetensors"):
+            if path != self._best(state):
+                path.unlink()
+
+    def load(self, moving: Moving) -> FitState:
+        """Fills `moving` with the state of the last whole epoch, if there is one, and returns where the fitting stands."""
+        clear_leftovers(self.folder)
+        if not self._state.is_file():
+            return FitState()
+        tensors, header = read_tensors(self._state)
+        moving.network.load_state_dict(_part(tensors, "network"))
+        if moving.average is not None:
+            moving.average.load_state_dict(_part(tensors, "average"))
+        _load_optimiser(moving.optimiser, _part(tensors, "optimiser"))
+        return FitState.model_validate_json(header["state"])
+
+    def finish(self, state: FitState, kept: nn.Module, *, keep_best: bool) -> None:
+        """Writes the finished network: the best epoch's weights, or the last ones in `kept`."""
+        tensors = load_file(self._best(state)) if keep_best and state.best_epoch else kept.state_dict()
+        write_tensors(self._network, tensors, {"state": state.model_dump_json()})
+        for path in (self._state, *self.folder.glob("best-*.safetensors")):
+            path.unlink(missing_ok=True)
+
+    def read(self, network: nn.Module) -> FitState:
+        """Fills `network` with the finished weights and returns how they came about."""
+        tensors, header = read_tensors(self._network)
+        network.load_state_dict(tensors)
+        return FitState.model_validate_json(header["state"])
+
+    def history(self) -> tuple[EpochRow, ...]:
+        """The epochs of the finished network."""
+        return FitState.model_validate_json(read_tensors(self._network)[1]["state"]).history
+
+    @property
+    def _state(self) -> Path:
+        return self.folder / "state.safetensors"
+
+    @property
+    def _network(self) -> Path:
+        return self.folder / "network.safetensors"
+
+    def _best(self, state: FitState) -> Path:
+        return self.folder / f"best-{state.best_epoch:04d}.safetensors"
+
+
+def write_tensors(path: Path, tensors: Tensors, header: dict[str, str] | None = None) -> None:
+    """Writes `tensors` at once or not at all."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    # safetensors' own writer makes a temporary file that a kill would leave behind
+    write_content(path, save(plain, metadata=header))
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Deletes what a write that was cut off has left in `folder`."""
+    for leftover in folder.glob(".*.new"):
+        leftover.unlink()
+
+
+def read_tensors(path: Path) -> tuple[Tensors, dict[str, str]]:
+    """The tensors of `path` and its header. Raises `DataError`."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise DataError(path, f"can't be read as safetensors: {error}") from error
+
+
+def _part(tensors: Tensors, part: str) -> Tensors:
+    return {name.removeprefix(f"{part}."): tensor for name, tensor in tensors.items() if name.startswith(f"{part}.")}
+
+
+def _optimiser_tensors(optimiser: torch.optim.Optimizer) -> Tensors:
+    """`3.square_avg` and so on: the state of parameter 3. Rates and the like come from the configuration."""
+    state = optimiser.state_dict()["state"]
+    return {f"{index}.{name}": torch.as_tensor(value) for index, entry in state.items() for name, value in entry.items()}
+
+
+def _load_optimiser(optimiser: torch.optim.Optimizer, tensors: Tensors) -> None:
+    state: dict[int, Tensors] = {}
+    for name, tensor in tensors.items():
+        index, key = name.split(".", 1)
+        state.setdefault(int(index), {})[key] = tensor
+    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})

@@ -1,0 +1,227 @@
+"""`train_ensemble`: a folder of cells in, a run folder out.
+
+RUN/run.json                 where it comes from; "running" until all is done
+RUN/a/ b/ combined/          the fitting of each network (train/fit_checkpoint.py)
+RUN/history.json             losses, accuracies and rates of every epoch
+RUN/ensemble.safetensors     the three voters as one network
+RUN/validation.safetensors   probabilities (N, 3, 2) of the validation cells, in the order of run.json
+RUN/report/                  the page and its figures
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from contextlib import nullcontext
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from blastscope.runtime.errors import DataError, MissingLibrary
+from blastscope.runtime.io.cnmc import CellFolder, find_cells
+from blastscope.runtime.io.locks import alone
+from blastscope.runtime.io.paths import user_cache
+from blastscope.runtime.io.strict_model import Record
+from blastscope.train.config import TrainConfig
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from blastscope.train.ensemble_checkpoint import RunHistory, RunProvenance
+    from blastscope.train.progress import Progress
+    from blastscope.train.stages import Job
+
+WANTED = {"torch": "torch", "timm": "timm", "safetensors": "safetensors", "lightning_fabric": "lightning-fabric"}
+
+
+def train_ensemble(
+    data: Path,
+    config: TrainConfig,
+    out: Path,
+    *,
+    resume: bool = False,
+    cache: Path | None = None,
+    console: Console | None = None,
+) -> Path:
+    """Trains A, B and the combined model on the cells below `data`, writes the report, and returns the run's folder `out`.
+
+    With `resume` it goes on after the last whole epoch, with the result that an uninterrupted run would have had. Raises
+    `DataError` for data that can't be used, for an `out` with files in it when not resuming, for one that another process
+    trains, and for a run of another configuration or other data when resuming. Crops are kept in `cache`, or in the user's
+    cache. Progress goes to `console`.
+    """
+    for module, library in WANTED.items():
+        if importlib.util.find_spec(module) is None:
+            raise MissingLibrary(library, "train")
+    from blastscope.train.accelerator import open_machine
+    from blastscope.train.crop_cache import cache_crops
+    from blastscope.train.progress import Progress
+    from blastscope.train.split import split_cells
+    from blastscope.train.stages import Job
+
+    out = Path(out)
+    check_place(out, resume=resume)
+    with Progress(console) as progress:
+        folder = find_cells(data)
+        check_same(out, config, folder)
+        cache_dir = cache or user_cache()
+        store = cache_crops(folder, config.crop, cache_dir, workers=config.compute.workers, tell=progress.crops)
+        machine = open_machine(config.compute)
+        progress.console.quiet |= not machine.is_global_zero
+        try:
+            split = split_cells(store.cells, config.data)
+        except ValueError as error:
+            raise DataError(data, str(error)) from error
+        job = Job(config, store, split, out, machine, progress)
+        out.mkdir(parents=True, exist_ok=True)
+        with alone(out / ".lock", wait=False) if machine.is_global_zero else nullcontext():
+            _train(job, folder)
+            if machine.is_global_zero and len(split.validation):
+                _report(out, progress)
+            machine.barrier()
+    return out
+
+
+def _train(job: Job, folder: CellFolder) -> None:
+    """Both stages, and everything of the run folder but the report."""
+    from blastscope.train.ensemble_checkpoint import TrainedEnsemble, read_provenance, save_ensemble, write_record
+    from blastscope.train.fit_checkpoint import clear_leftovers, write_tensors
+    from blastscope.train.stages import probabilities, start_voter, train_combined, train_voters
+
+    voter, origin = start_voter(job)
+    writes = job.machine.is_global_zero
+    if writes:
+        clear_leftovers(job.run)
+    if (job.run / "run.json").is_file():
+        provenance = read_provenance(job.run)
+    else:
+        provenance = first_provenance(job, folder, origin)
+        if writes:
+            write_record(job.run / "run.json", provenance)
+    say_data(provenance, job.progress)
+    if provenance.state == "finished":
+        job.progress.say("this run is finished already")
+        return
+    a, b = train_voters(job, voter)
+    ensemble = train_combined(job, a, b).cpu()
+    validated = probabilities(job, ensemble, job.split.validation)
+    if writes:
+        import torch
+
+        write_tensors(job.run / "validation.safetensors", {"probabilities": torch.from_numpy(validated)})
+        history = read_history(job.run)
+        write_record(job.run / "history.json", history)
+        seconds = sum(row.seconds for rows in (history.a, history.b, history.combined) for row in rows)
+        finished = provenance.model_copy(update={"state": "finished", "seconds": round(seconds, 1)})
+        save_ensemble(job.run, TrainedEnsemble(ensemble.cpu(), job.config, finished))
+
+
+def read_history(run: Path) -> RunHistory:
+    """The epochs of the three finished networks."""
+    from blastscope.train.ensemble_checkpoint import RunHistory
+    from blastscope.train.fit_checkpoint import FitFolder
+
+    return RunHistory(**{name: FitFolder(run / name).history() for name in ("a", "b", "combined")})
+
+
+def _report(run: Path, progress: Progress) -> None:
+    from blastscope.train.report import write_report
+
+    write_report(run)
+    progress.say(f"report: {run / 'report' / 'index.html'}")
+
+
+def check_place(out: Path, *, resume: bool) -> None:
+    """Raises `DataError` unless `out` is empty or not there yet, or to be resumed."""
+    try:
+        os.fspath(out).encode()
+    except UnicodeEncodeError as error:
+        raise DataError(out, "its name is not UTF-8, and safetensors opens no other: name another folder") from error
+    if out.exists() and not out.is_dir():
+        raise DataError(out, "is a file: a run needs a folder")
+    # a hidden file is a write of run.json that was cut off
+    if not out.is_dir() or not any(not path.name.startswith(".") for path in out.iterdir()):
+        return
+    if not resume:
+        raise DataError(out, "is not empty: go on with --resume, or name another folder")
+    if not (out / "run.json").is_file():
+        raise DataError(out, "has files and no run.json: not a run to go on with")
+
+
+def check_same(out: Path, config: TrainConfig, folder: CellFolder) -> None:
+    """Raises `DataError`, which says what differs, unless the run in `out` is of this configuration and these cells."""
+    from blastscope.train.ensemble_checkpoint import read_provenance
+
+    if not (out / "run.json").is_file():
+        return
+    before = read_provenance(out)
+    differing = list(differences(before.config, config))
+    if before.data_sha256 != folder.sha256:
+        differing.append(f"the data: digest {before.data_sha256} then, {folder.sha256} now")
+    if differing:
+        raise DataError(out, f"can't go on, this differs from the run: {'; '.join(differing)}")
+
+
+def differences(before: Record, now: Record, *, prefix: str = "") -> list[str]:
+    """Each field that differs, by its name in the TOML file. How many devices and threads work is left out."""
+    found = []
+    for name in type(before).model_fields:
+        old, new = getattr(before, name), getattr(now, name)
+        if isinstance(old, Record):
+            found += differences(old, new, prefix=f"{prefix}{name}.")
+        elif old != new and f"{prefix}{name}" not in ("compute.devices", "compute.workers"):
+            found.append(f"{prefix}{name} was {old!r}, is {new!r}")
+    return found
+
+
+def first_provenance(job: Job, folder: CellFolder, origin: str) -> RunProvenance:
+    """What is known before the first step."""
+    from blastscope.runtime.bundle.manifest import Patients
+    from blastscope.train.accelerator import describe
+    from blastscope.train.ensemble_checkpoint import RunProvenance, ValidationCell, versions
+
+    cells, patients = job.store.cells, job.store.patients
+
+    validation = [cells[row] for row in job.split.validation]
+    return RunProvenance(
+        state="running",
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        data_sha256=folder.sha256,
+        split=job.config.data.split,
+        seed=job.config.seed,
+        patients=Patients(
+            training=tuple(sorted(set(patients[job.split.training].tolist()))),
+            validation=tuple(sorted(set(patients[job.split.validation].tolist()))),
+        ),
+        training_cells=len(job.split.training),
+        validation=tuple(
+            ValidationCell(file=shown(cell.path, folder.root), label=cell.label, patient=cell.patient) for cell in validation
+        ),
+        duplicates=len(folder.duplicates),
+        refused=tuple((shown(path, folder.root), reason) for path, reason in (*folder.rejected, *job.store.refused)),
+        weights=origin,
+        versions=dict(versions()),
+        device=describe(job.machine),
+        precision=str(job.machine.strategy.precision.precision),
+        seconds=0.0,
+        notes=(*job.split.notes, *((f"backbone weights: {origin}",) if origin.startswith("random:") else ())),
+        config=job.config,
+    )
+
+
+def shown(path: Path, root: Path) -> str:
+    """`path` from `root`, with forward slashes. JSON holds text alone: a name that is no UTF-8 tells its bytes as numbers."""
+    return os.fsencode(path.relative_to(root).as_posix()).decode(errors="backslashreplace")
+
+
+def say_data(provenance: RunProvenance, progress: Progress) -> None:
+    """What goes in and what was left out, by name."""
+    progress.say(
+        f"{provenance.training_cells} cells of {len(provenance.patients.training)} patients train, "
+        f"{len(provenance.validation)} of {len(provenance.patients.validation)} validate; "
+        f"{provenance.duplicates} duplicates dropped"
+    )
+    for file, reason in provenance.refused:
+        progress.say(f"left out: {file}: {reason}")
+    for note in provenance.notes:
+        progress.say(f"note: {note}")

@@ -1,0 +1,206 @@
+"""`fit` trains one network on one page and knows nothing of the others; bagging is the loop outside it (train/stages.py)."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from blastscope.train.config import ScheduleConfig
+from blastscope.train.data_loader import TrainingBatches, ValidationBatches, seed_of
+from blastscope.train.fit_checkpoint import FitFolder, Moving
+from blastscope.train.progress import Progress
+from blastscope.train.schedule import EpochRow, FitState, learning_rate
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One network's name, how and on what it is trained, and the place of its files."""
+
+    name: str
+    config: ScheduleConfig
+    training: TrainingBatches
+    validation: ValidationBatches
+    files: FitFolder
+
+
+class Score(NamedTuple):
+    """Mean over cells."""
+
+    loss: float
+    accuracy: float
+
+
+def fit(network: nn.Module, task: Task, machine: Fabric, progress: Progress) -> FitState:
+    """Trains `network`, which ends with the kept weights in eval mode, and returns its history.
+
+    Goes on from the files of `task` where there are any; a finished network is only read.
+    """
+    network.to(machine.device)
+    if not task.files.finished:
+        _fit(network, task, machine, progress)
+    state = task.files.read(network)
+    network.requires_grad_(True).eval()
+    return state
+
+
+def _fit(network: nn.Module, task: Task, machine: Fabric, progress: Progress) -> None:
+    config, keep_best = task.config, task.config.keep == "best"
+    freeze(network, config)
+    average = copy.deepcopy(network) if config.ema_decay else None
+    kept = average or network
+    wrapped, optimiser = machine.setup(network, make_optimiser(network, config))
+    moving = Moving(wrapped, optimiser, average)
+    state = task.files.load(moving)
+    set_scaler(machine, state)
+    progress.begin(task.name, state.epoch, config.epochs, task.training.steps)
+    while not state.finished(config):
+        started = time.monotonic()
+        batches = progress.track(task.name, task.training.epoch(state.epoch, machine.device))
+        trained = train_epoch(batches, moving, task, state, machine)
+        validated = machine.broadcast(validate(kept, task.validation, machine))  # all processes decide alike
+        row = EpochRow(
+            epoch=state.epoch + 1,
+            lr=rate_after(task, state),
+            train_loss=trained.loss,
+            train_accuracy=trained.accuracy,
+            validation_loss=validated and validated.loss,
+            validation_accuracy=validated and validated.accuracy,
+            seconds=time.monotonic() - started,
+        )
+        state = state.after(row, config).model_copy(update={"scaler": scaler_of(machine)})
+        progress.epoch(task.name, row)
+        if machine.is_global_zero:
+            task.files.save(state, moving, kept, keep_best=keep_best)
+    if machine.is_global_zero:
+        task.files.finish(state, kept, keep_best=keep_best)
+    machine.barrier()
+
+
+def train_epoch(
+    batches: Iterable[tuple[Tensor, Tensor]], moving: Moving, task: Task, state: FitState, machine: Fabric
+) -> Score:
+    """One pass over the bag; the loss and the accuracy on the way, over all processes."""
+    config, steps = task.config, task.training.steps
+    torch.manual_seed(seed_of(*task.training.seed, state.epoch))  # dropout: of the epoch, not of what ran before
+    moving.network.train()
+    still(moving.network, config)
+    weights = torch.tensor(config.class_weights, device=machine.device)
+    totals = torch.zeros(3, device=machine.device)  # loss, right calls, images
+    for step, (inputs, labels) in enumerate(batches, start=state.epoch * steps):
+        set_rate(moving.optimiser, learning_rate(config, step, steps, state.lr_factor))
+        logits = moving.network(inputs)
+        loss = weighted_loss(logits, labels, weights, config.label_smoothing)
+        moving.optimiser.zero_grad()
+        machine.backward(loss)
+        if config.clip_norm:
+            machine.clip_gradients(moving.network, moving.optimiser, max_norm=config.clip_norm)
+        moving.optimiser.step()
+        if moving.average is not None:
+            follow(moving.average, moving.network, config.ema_decay, step)
+        right = (logits.detach().argmax(dim=1) == labels).sum()
+        totals += torch.stack([loss.detach() * len(labels), right, torch.ones_like(right) * len(labels)])
+    summed = machine.all_reduce(totals, reduce_op="sum")
+    assert isinstance(summed, Tensor)
+    loss_sum, right_sum, images = summed.tolist()
+    return Score(loss_sum / images, right_sum / images)
+
+
+def rate_after(task: Task, state: FitState) -> float:
+    """The learning rate of the last step of the epoch that `state` stands before."""
+    last = (state.epoch + 1) * task.training.steps - 1
+    return learning_rate(task.config, last, task.training.steps, state.lr_factor)
+
+
+def weighted_loss(logits: Tensor, labels: Tensor, weights: Tensor, smoothing: float) -> Tensor:
+    """Cross entropy (Eq. 1) with each cell's loss times its class's weight, averaged over cells as Keras does."""
+    losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
+    return (losses * weights[labels]).mean()
+
+
+@torch.inference_mode()
+def validate(network: nn.Module, batches: ValidationBatches, machine: Fabric) -> Score | None:
+    """Unweighted loss and accuracy; None without validation cells. Every process validates all: the rows are few."""
+    if not len(batches):
+        return None
+    network.eval()
+    loss, right = 0.0, 0
+    for inputs, labels in batches.all(machine.device):
+        with machine.autocast():
+            logits = network(inputs).float()
+        loss += float(F.cross_entropy(logits, labels, reduction="sum"))
+        right += int((logits.argmax(dim=1) == labels).sum())
+    return Score(loss / len(batches), right / len(batches))
+
+
+def make_optimiser(network: nn.Module, config: ScheduleConfig) -> torch.optim.Optimizer:
+    """The optimiser over every parameter that moves, in groups by rate and decay."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            factor = config.backbone_lr_factor if "backbone." in name else 1.0
+            decay = config.weight_decay if parameter.ndim > 1 else 0.0
+            groups.setdefault((factor, decay), []).append(parameter)
+    options = [{"params": group, "weight_decay": decay, "factor": factor} for (factor, decay), group in groups.items()]
+    if config.optimiser == "adamw":
+        return torch.optim.AdamW(options, lr=config.lr, betas=config.betas, eps=config.epsilon)
+    return torch.optim.RMSprop(options, lr=config.lr, alpha=config.rho, eps=config.epsilon)
+
+
+def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    """Every group's learning rate from the schedule's."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate * group["factor"]
+
+
+def freeze(network: nn.Module, config: ScheduleConfig) -> None:
+    """Takes the gradients from the backbone's layers that `config.frozen` names."""
+    for name, parameter in network.named_parameters():
+        if is_frozen(name, config):
+            parameter.requires_grad_(False)
+
+
+def is_frozen(name: str, config: ScheduleConfig) -> bool:
+    """The parameter or module `name` belongs to one of the frozen layers."""
+    _, _, layer = f".{name}.".rpartition(".backbone.")
+    return any(layer.startswith(f"{prefix}.") for prefix in config.frozen)
+
+
+def still(network: nn.Module, config: ScheduleConfig) -> None:
+    """Puts into eval mode every batch-norm whose running statistics must stay. Call after `train()`."""
+    for name, module in network.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and (
+            (config.frozen_batch_norm and "backbone." in name) or is_frozen(name, config)
+        ):
+            module.eval()
+
+
+@torch.no_grad()
+def follow(average: nn.Module, network: nn.Module, decay: float, step: int) -> None:
+    """Moves the averaged weights and statistics towards the network's; faster at first, when the average knows little."""
+    decay = min(decay, (1 + step) / (10 + step))
+    for own, other in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
+        if own.is_floating_point():
+            own.lerp_(other, 1 - decay)
+        else:
+            own.copy_(other)
+
+
+def scaler_of(machine: Fabric) -> dict[str, float]:
+    """The loss scale of fp16; nothing in other precisions."""
+    return dict(machine.strategy.precision.state_dict())
+
+
+def set_scaler(machine: Fabric, state: FitState) -> None:
+    """Puts the loss scale back where it was."""
+    if state.scaler:
+        machine.strategy.precision.load_state_dict(state.scaler)
