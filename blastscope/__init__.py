@@ -23,14 +23,14 @@ __version__ = "0.1.0"
 SHIPPED_BUNDLE = Path(__file__).parent / "shipped"
 
 _HOMES = {
-    "CLASSES": "classes",
-    "VOTERS": "classes",
+    "CLASSES": "types",
+    "VOTERS": "types",
     "BlastscopeError": "errors",
     "Bundle": "bundle",
-    "FrameReport": "frames.report",
-    "Prediction": "prediction",
-    "Scope": "scope",
-    "open_bundle": "scope",
+    "FrameReport": "frames.types",
+    "Prediction": "types",
+    "Scope": "session",
+    "open_bundle": "session",
 }
 
 __all__ = [

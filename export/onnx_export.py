@@ -7,7 +7,8 @@ four.
 The networks as the graphs that leave this project: raw crops in, probabilities and the vote out.
 
 Softmax and vote are computed in fp32 whatever the networks compute in. The vote compares logit margins, as
-runtime/inference/voting.py compares ratios of probabilities: both have one order, and neither saturates where a probability is already 1.0.
+runtime/inference/voting.py compares ratios of probabilities: both have one order, and neither
+saturates where a probability is already 1.0.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ Two kinds of values share a scale, at no cost in precision and with work saved i
                                     the value before loses nothing that the activation keeps
     around Concat, MaxPool, ...     the output holds the inputs' values, so one scale makes them copies without arithmetic
 
-What comes before and after the networks stays float32 (`find_regions`), and so do layers that are left out by name: what feeds no other layer then stays float32 with them.
+What comes before and after the networks stays float32 (`find_regions`), and so do layers that are left out by name:
+what feeds no other layer then stays float32 with them.
 
 The three parts of a graph: what comes before the networks, the networks, and what comes after.
 

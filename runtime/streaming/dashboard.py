@@ -60,9 +60,8 @@ class PageServer(ThreadingHTTPServer):
     def __init__(self, host: str, port: int, board: Board, status: Callable[[], dict[str, Any]], patience_s: float) -> None:
         self.board, self.status, self.patience_s = board, status, patience_s
         self.closing = False
-        self.pages = {
-            path: (files(__package__).joinpath("static", name).read_bytes(), kind) for path, (name, kind) in FILES.items()
-        }
+        static = files(__package__) / "static"
+        self.pages = {path: ((static / name).read_bytes(), kind) for path, (name, kind) in FILES.items()}
         self._room = threading.BoundedSemaphore(CONNECTIONS)
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         super().__init__((host, port), Viewer)

@@ -1,4 +1,4 @@
-"""train/ensemble_checkpoint.py, train/crop_cache.py and the run folder: what is written can be read, and says where it comes from."""
+"""Checkpoints, the crop cache and the run folder: what is written can be read, and says where it comes from."""
 
 from __future__ import annotations
 

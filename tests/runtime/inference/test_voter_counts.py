@@ -67,7 +67,7 @@ def test_no_convolution_of_an_int8_network_is_left_in_float(graphs: tuple[Path, 
     assert len(unquantised(fp32, CONVOLUTIONS)) == convolutions  # what the guard sees when it must see
     assert unquantised(int8, CONVOLUTIONS) == []
     assert count_layers(int8, CONVOLUTIONS).total() == convolutions
-    # layers on vectors stay in float (calibration/quantisation/qdq_placement.py): there are three of their kind here, whatever is quantised
+    # layers on vectors stay in float (quantisation/qdq_placement.py): there are three of their kind here, whatever is quantised
     assert {layer.kind for layer in unquantised(int8, HEAVY)} == {"FullyConnected"}
     assert len(unquantised(int8, HEAVY)) == len(unquantised(fp32, HEAVY)) - convolutions
     assert len(unquantised(int8, BETWEEN)) <= FLOAT_BETWEEN
