@@ -41,7 +41,7 @@ def peer_graphs(contender: Contender, data: Path | None, tell: Tell) -> PeerGrap
 
 
 def _export(contender: Contender, graphs: PeerGraphs, out: Path, data: Path | None) -> None:
-    from blastscope.export.exporter import ExportConfig
+    from blastscope.export.config import ExportConfig
     from blastscope.export.onnx_writer import export_graphs
     from blastscope.train.ensemble_checkpoint import load_ensemble
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from blastscope.benchmarks.contenders import crop_all, fused_model, labels_of, separate_models
 from blastscope.benchmarks.interleaved_timing import Answer, Image
-from blastscope.runtime.crop import CropSpec
+from blastscope.runtime.crop import CropSpecification
 from blastscope.runtime.io.cpu_info import usable_threads
 from blastscope.runtime.types import ClassName
 
@@ -69,7 +69,7 @@ class Task:
 
     run: Path  # for PyTorch
     graphs: dict[str, Path]  # for the others, by engine name: 'fp32/onnxruntime' -> file
-    spec: CropSpec
+    spec: CropSpecification
     batch: int
     threads: int | None = None
 
@@ -176,7 +176,7 @@ def _compiled(graph: Path, batch: int, settings: dict[str, Any]) -> Any:
     return core.compile_model(model, "CPU", settings)
 
 
-def _answer(spec: CropSpec, infer: Callable[[NDArray[np.uint8]], NDArray[np.float32]]) -> Answer:
+def _answer(spec: CropSpecification, infer: Callable[[NDArray[np.uint8]], NDArray[np.float32]]) -> Answer:
     def answer(images: Sequence[Image]) -> list[ClassName]:
         return labels_of(np.asarray(infer(crop_all(images, spec)), np.float32))
 

@@ -30,12 +30,12 @@ from blastscope.benchmarks.runtime_targets import (
     open_own,
 )
 from blastscope.benchmarks.schema import ALONE, BenchResult, Row, make_row, this_machine, threads_of, versions, with_floor
-from blastscope.runtime.backends.onnxruntime.cpu import foreign
+from blastscope.runtime.backends.onnxruntime.cpu import is_onnxruntime_error
 from blastscope.runtime.backends.protocol import Workload
 from blastscope.runtime.backends.registry import load_backend
 from blastscope.runtime.bundle import Bundle, read_bundle
 from blastscope.runtime.errors import BlastscopeError, DeviceError, EngineError, UsageError
-from blastscope.runtime.io.paths import user_cache
+from blastscope.runtime.io.paths import default_cache_dir
 from blastscope.runtime.types import LAYOUTS, PRECISIONS, ClassName, Execution, Layout, Precision
 
 EXECUTIONS: dict[Precision, tuple[Execution, ...]] = {
@@ -138,7 +138,7 @@ class _Comparison:
         entry = self._bundle.graph("int8")
         if entry is None:
             return
-        found = told(engine_layers(self._bundle.file(entry), "int8", cache_dir=user_cache()))
+        found = told(engine_layers(self._bundle.file(entry), "int8", cache_dir=default_cache_dir()))
         self._notes.append(f"{self._contender.name}/int8/{ENGINE}: {found}")
 
     def _beside_benchmark_app(self, scope: Scope, precision: Precision, execution: Execution) -> tuple[list[Turn], list[float]]:
@@ -274,7 +274,7 @@ class _Comparison:
 def failures() -> tuple[type[Exception], ...]:
     """What a peer's library may raise where it can't be opened here; ONNX Runtime's classes have no root in common."""
     known: tuple[type[Exception], ...] = (BlastscopeError, ImportError, OSError, RuntimeError, ValueError, TypeError)
-    return (*known, *foreign()) if find_spec("onnxruntime") else known
+    return (*known, *is_onnxruntime_error()) if find_spec("onnxruntime") else known
 
 
 def _with_cold(rows: Sequence[Row], contender: Contender, tell: Tell) -> list[Row]:

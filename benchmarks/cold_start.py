@@ -14,13 +14,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from blastscope.runtime.io.strict_model import Record
+from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.runtime.types import ClassName
 
 CELL = 7  # drawn by this seed
 
 
-class Answered(Record):
+class Answered(StrictModel):
     """What the process says of itself."""
 
     moment: float  # seconds of the system's clock
@@ -28,7 +28,7 @@ class Answered(Record):
     peak_mib: float | None  # None: only Linux tells
 
 
-class Cold(Record):
+class Cold(StrictModel):
     """What a process costs before its second answer."""
 
     load_s: float  # from its start to its first answer
@@ -53,9 +53,9 @@ def measure_cold(
 
 def _answer_once(path: Path, words: Sequence[str], cache: Path | None) -> tuple[float, ClassName | None]:
     """The moment of the first answer, and the answer."""
-    from blastscope.runtime.io.synthetic import draw_cell
+    from blastscope.runtime.io.synthetic import synthetic_cell
 
-    image = draw_cell(CELL)
+    image = synthetic_cell(CELL)
     precision, execution, backend, layout = words
     if backend == "torch":
         from blastscope.benchmarks.contenders import separate_models

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from blastscope.benchmarks.bootstrap import change_interval
 from blastscope.benchmarks.schema import BenchResult, Machine, Row
 
 LEAST = 0.05  # of a change that is told: from one process to the next memory alone moves more than a run's own rounds show
@@ -104,37 +105,3 @@ def _change(old: Row | None, new: Row | None) -> Change:
 def _rounds(row: Row) -> Sequence[NDArray[np.float64]]:
     """The calls of each round, or their medians where the calls weren't kept."""
     return [np.array(calls) for calls in row.samples_ms or [(median,) for median in row.rounds_ms]]
-
-
-DRAWS = 1000
-INTERVAL = (2.5, 97.5)  # percentiles: 95 %
-Rounds = Sequence[NDArray[np.float64]]  # the calls of each round, in milliseconds
-
-
-def ratio_interval(above: Rounds, below: Rounds, *, seed: int = 0) -> tuple[float, float]:
-    """The interval of median(above) / median(below), both sides of one run: round by round they are drawn together.
-
-    With one round it is the ratio itself twice: a single round says nothing of how much rounds differ.
-    """
-    if len(above) != len(below):
-        raise ValueError(f"{len(above)} and {len(below)} rounds: sides that ran in turn have as many")
-    rng = np.random.default_rng(seed)
-    drawn = rng.integers(0, len(above), (DRAWS, len(above)))
-    ratios = [_median(above, places) / _median(below, places) for places in drawn]
-    low, high = np.percentile(ratios, INTERVAL)
-    return float(low), float(high)
-
-
-def change_interval(old: Rounds, new: Rounds, *, seed: int = 0) -> tuple[float, float]:
-    """The interval of median(new) / median(old) of two runs, whose rounds have nothing in common."""
-    rng = np.random.default_rng(seed)
-    changes = [
-        _median(new, rng.integers(0, len(new), len(new))) / _median(old, rng.integers(0, len(old), len(old)))
-        for _ in range(DRAWS)
-    ]
-    low, high = np.percentile(changes, INTERVAL)
-    return float(low), float(high)
-
-
-def _median(rounds: Rounds, places: NDArray[np.int64]) -> float:
-    return float(np.median(np.concatenate([rounds[place] for place in places])))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from blastscope import Scope
 from blastscope.benchmarks.interleaved_timing import Answer, Image
-from blastscope.runtime.crop import Crop, CropSpec, crop_cell
+from blastscope.runtime.crop import Crop, CropSpecification, crop_cell
 from blastscope.runtime.inference.voting import vote
 from blastscope.runtime.io.cpu_info import usable_threads
 from blastscope.runtime.types import CLASSES, VOTERS, ClassName
@@ -42,7 +42,7 @@ def ready(model: Any, *, compiled: bool) -> Any:
     return torch.compile(model, dynamic=False, options={"freezing": True}) if compiled else model
 
 
-def _loaded(run: Path, threads: int | None) -> tuple[Any, CropSpec]:
+def _loaded(run: Path, threads: int | None) -> tuple[Any, CropSpecification]:
     import torch
 
     from blastscope.train.ensemble_checkpoint import load_ensemble
@@ -52,7 +52,7 @@ def _loaded(run: Path, threads: int | None) -> tuple[Any, CropSpec]:
     return trained.ensemble, trained.config.crop
 
 
-def _answer(models: Sequence[Any], spec: CropSpec) -> Answer:
+def _answer(models: Sequence[Any], spec: CropSpecification) -> Answer:
     import torch
 
     def answer(images: Sequence[Image]) -> list[ClassName]:
@@ -81,7 +81,7 @@ def labels_of(probabilities: NDArray[np.float32], *, partial: bool = False) -> l
     return [CLASSES[index] for index in vote(probabilities, partial=partial).label]
 
 
-def crop_all(images: Sequence[Image], spec: CropSpec) -> NDArray[np.uint8]:
+def crop_all(images: Sequence[Image], spec: CropSpecification) -> NDArray[np.uint8]:
     """Crops (N, S, S, 3) of images that are known to be cells."""
     crops = [crop_cell(image, spec) for image in images]
     return np.stack([crop.pixels for crop in crops if isinstance(crop, Crop)])

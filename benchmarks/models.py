@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from blastscope import SHIPPED_BUNDLE, __version__
 from blastscope.benchmarks.contenders import crop_all
 from blastscope.runtime.bundle import read_bundle
-from blastscope.runtime.crop import CropSpec
-from blastscope.runtime.io.cnmc import find_cells
+from blastscope.runtime.crop import CropSpecification
+from blastscope.runtime.io.cnmc import scan_dataset
 from blastscope.runtime.io.image import read_image
-from blastscope.runtime.io.paths import user_cache
-from blastscope.runtime.io.synthetic import draw_cells
+from blastscope.runtime.io.paths import default_cache_dir
+from blastscope.runtime.io.synthetic import synthetic_cells
 from blastscope.runtime.types import Refusal
 
 CELLS = 64  # that set the batch-norm statistics and the int8 ranges of random weights
@@ -56,7 +56,7 @@ def prepare(name: str, data: Path | None, tell: Tell) -> Contender:
     shipped = name == "shipped"
     manifest = read_bundle(SHIPPED_BUNDLE).manifest if shipped else None
     config = TrainConfig.model_validate(manifest.training.config) if manifest else _random_config(name)
-    place = user_cache() / "benchmarks" / f"{name}-{config.crop.side_px}-{__version__}"
+    place = default_cache_dir() / "benchmarks" / f"{name}-{config.crop.side_px}-{__version__}"
     place.mkdir(parents=True, exist_ok=True)
     with FileLock(place / "lock"):
         if not (place / "done").exists():
@@ -66,11 +66,11 @@ def prepare(name: str, data: Path | None, tell: Tell) -> Contender:
     return Contender(name, place / "run", SHIPPED_BUNDLE if shipped else place / "bundle", not shipped, place)
 
 
-def crops_for(spec: CropSpec, data: Path | None) -> NDArray[np.uint8]:
+def crops_for(spec: CropSpecification, data: Path | None) -> NDArray[np.uint8]:
     """Crops (N, S, S, 3) of real cells below `data`, or of drawn ones."""
     if data is None:
-        return crop_all([cell.image for cell in draw_cells(CELLS, seed=0)], spec)
-    cells = random.Random(0).sample(find_cells(data).cells, CELLS)
+        return crop_all([cell.image for cell in synthetic_cells(CELLS, seed=0)], spec)
+    cells = random.Random(0).sample(scan_dataset(data).cells, CELLS)
     images = [read_image(cell.path) for cell in cells]
     return crop_all([image for image in images if not isinstance(image, Refusal)], spec)
 

@@ -15,10 +15,10 @@ from blastscope.benchmarks.interleaved_timing import Image
 from blastscope.runtime.backends.protocol import EngineOptions
 from blastscope.runtime.backends.registry import open_engine
 from blastscope.runtime.bundle import read_bundle
-from blastscope.runtime.crop import CropSpec
+from blastscope.runtime.crop import CropSpecification
 from blastscope.runtime.io.atomic import write_content
 from blastscope.runtime.io.hashing import file_sha256
-from blastscope.runtime.io.synthetic import draw_cells
+from blastscope.runtime.io.synthetic import synthetic_cells
 from blastscope.runtime.types import PRECISIONS, ClassName, Precision
 
 SURPLUS = 4  # cells drawn for each that is kept: those nearest to a tie are left out
@@ -29,7 +29,7 @@ Probabilities = NDArray[np.float32]  # (n, 3, 2)
 class References:
     """Answers to the first `count` drawn cells, by graph file."""
 
-    def __init__(self, spec: CropSpec, count: int, place: Path | None = None) -> None:
+    def __init__(self, spec: CropSpecification, count: int, place: Path | None = None) -> None:
         self._spec, self._count, self._place = spec, count, place
         self._known: dict[str, Probabilities] = {}
 
@@ -62,7 +62,7 @@ class References:
 
 @cache
 def _drawn(count: int) -> list[Image]:
-    return [cell.image for cell in draw_cells(count, seed=0)]
+    return [cell.image for cell in synthetic_cells(count, seed=0)]
 
 
 def leads(probabilities: Probabilities) -> NDArray[np.float32]:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from blastscope.runtime.io.cpu_info import usable_threads
-from blastscope.runtime.io.strict_model import Record
+from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.runtime.types import Execution
 
 SOURCE = Path(__file__).with_name("roofline.cpp")
@@ -31,7 +31,7 @@ STRETCH_S = 0.1  # of one measurement
 CHANNELS, SIDE = 256, 56  # of the library's convolution: 1.85 GMAC on data that fits the caches
 
 
-class Peak(Record):
+class Peak(StrictModel):
     """What all cores together reach in one type."""
 
     execution: Execution

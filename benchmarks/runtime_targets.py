@@ -16,8 +16,8 @@ from blastscope.runtime.backends.protocol import Cascade, EngineOptions, Workloa
 from blastscope.runtime.backends.registry import open_engine
 from blastscope.runtime.bundle import Bundle
 from blastscope.runtime.errors import UsageError
-from blastscope.runtime.inference.worker_pool import Lanes
-from blastscope.runtime.io.paths import user_cache
+from blastscope.runtime.inference.worker_pool import InferencePool
+from blastscope.runtime.io.paths import default_cache_dir
 from blastscope.runtime.types import ClassName, Execution, Layout, Precision
 
 ENGINE = "openvino"
@@ -60,18 +60,18 @@ def network_alone(scope: Scope, crops: NDArray[np.uint8]) -> Answer:
     return answer
 
 
-def open_first_alone(bundle: Bundle, wish: Wish) -> Lanes:
+def open_first_alone(bundle: Bundle, wish: Wish) -> InferencePool:
     """The graph of `wish` in stages, of which only the first voter's are ever run: the least that a cascade can cost."""
     entry = bundle.graph(wish.precision)
     if entry is None:
         raise UsageError(f"bundle '{bundle.path}' has no fused {wish.precision} graph")
-    options = EngineOptions(wish.workload, wish.execution, layout="staged", threads=wish.threads, cache_dir=user_cache())
-    lanes = Lanes(open_engine(bundle.file(entry), options, backend=ENGINE, sha256=entry.sha256))
+    options = EngineOptions(wish.workload, wish.execution, layout="staged", threads=wish.threads, cache_dir=default_cache_dir())
+    lanes = InferencePool(open_engine(bundle.file(entry), options, backend=ENGINE, sha256=entry.sha256))
     lanes.leave_out(AT_ONCE)
     return lanes
 
 
-def first_alone(lanes: Lanes, bundle: Bundle) -> Answer:
+def first_alone(lanes: InferencePool, bundle: Bundle) -> Answer:
     """A side of these lanes: the first voter's call on every image."""
 
     def one(image: Image) -> NDArray[np.float32]:

@@ -13,12 +13,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.benchmarks.comparison import ratio_interval
+from blastscope.benchmarks.bootstrap import ratio_interval
 from blastscope.benchmarks.cpu_contention import governor
 from blastscope.benchmarks.interleaved_timing import Turn
 from blastscope.benchmarks.roofline import Peak
 from blastscope.runtime.io.cpu_info import usable_threads
-from blastscope.runtime.io.strict_model import Record
+from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.runtime.types import Execution
 
 LIBRARIES = ("blastscope", "numpy", "openvino", "onnxruntime", "opencv-python-headless", "torch", "timm")
@@ -39,7 +39,7 @@ SAYS: dict[What, str] = {
 }
 
 
-class Machine(Record):
+class Machine(StrictModel):
     """Where the figures come from."""
 
     processor: str
@@ -51,7 +51,7 @@ class Machine(Record):
     peaks: tuple[Peak, ...] = ()  # most multiply-adds a second, measured on the spot
 
 
-class Row(Record):
+class Row(StrictModel):
     """One side at one batch, in milliseconds for the whole batch, from images in host memory to labels in host memory."""
 
     name: str  # network/precision/engine; precision-execution where the engine computes in another type than the graph's
@@ -99,7 +99,7 @@ class Row(Record):
         return self.busy_rounds > 0
 
 
-class BenchResult(Record):
+class BenchResult(StrictModel):
     """One run of `blastscope bench`."""
 
     machine: Machine

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from blastscope import SHIPPED_BUNDLE, open_bundle
 from blastscope.runtime.bundle import Bundle, read_bundle
-from blastscope.runtime.io.cnmc import Cell, find_cells
+from blastscope.runtime.io.cnmc import DatasetEntry, scan_dataset
 from blastscope.runtime.io.image import read_image
-from blastscope.runtime.io.synthetic import draw_folder
+from blastscope.runtime.io.synthetic import write_synthetic_dataset
 from blastscope.runtime.types import CLASSES, Prediction, Refusal
 from blastscope.sheet import Tile, draw_sheet, save_sheet
 
@@ -30,7 +30,7 @@ Tell = Callable[[str], None]
 class Called:
     """One cell of the demonstration with what the expert and the bundle say of it."""
 
-    cell: Cell
+    cell: DatasetEntry
     prediction: Prediction
 
 
@@ -41,13 +41,13 @@ def missing_libraries() -> list[str]:
 
 def draw_data(folder: Path) -> Path:
     """Cells that this project draws, in a folder like C-NMC's, for machines without real ones."""
-    return draw_folder(folder, patients=6, cells_each=CELLS_OF_A_PATIENT, seed=1)
+    return write_synthetic_dataset(folder, patients=6, cells_each=CELLS_OF_A_PATIENT, seed=1)
 
 
 def few_cells(data: Path, folder: Path) -> Path:
     """A folder like C-NMC's with a few cells of each patient of `data`, as links where the system has them."""
     taken: Counter[str] = Counter()
-    for cell in find_cells(data).cells:
+    for cell in scan_dataset(data).cells:
         taken[cell.patient] += 1
         if taken[cell.patient] <= CELLS_OF_A_PATIENT:
             place = folder / "fold_0" / cell.label / cell.path.name
@@ -64,7 +64,8 @@ def walk_road(data: Path, out: Path, tell: Tell) -> Bundle:
     from blastscope.calibration.calibrate import calibrate
     from blastscope.calibration.compare import compare
     from blastscope.calibration.config import CalibrationConfig
-    from blastscope.export.exporter import ExportConfig, export_run
+    from blastscope.export.config import ExportConfig
+    from blastscope.export.exporter import export_run
     from blastscope.train.config import TrainConfig
     from blastscope.train.pipeline import train_ensemble
 
@@ -81,24 +82,24 @@ def walk_road(data: Path, out: Path, tell: Tell) -> Bundle:
     return read_bundle(bundle)
 
 
-def choose_cells(data: Path, bundle: Bundle, seed: int = 0) -> list[Cell]:
+def choose_cells(data: Path, bundle: Bundle, seed: int = 0) -> list[DatasetEntry]:
     """Cells of both classes in turn, of patients that the bundle was not trained on where there are some."""
-    cells = find_cells(data).cells
+    cells = scan_dataset(data).cells
     training = set(bundle.manifest.training.patients.training)
     strangers = [cell for cell in cells if cell.patient not in training]
-    chosen: list[Cell] = []
+    chosen: list[DatasetEntry] = []
     for label in CLASSES:
         of_class = [cell for cell in strangers if cell.label == label] or [cell for cell in cells if cell.label == label]
         chosen += random.Random(seed).sample(of_class, min(CELLS_OF_A_CLASS, len(of_class)))
     return chosen
 
 
-def known(cells: Sequence[Cell], bundle: Bundle) -> bool:
+def known(cells: Sequence[DatasetEntry], bundle: Bundle) -> bool:
     """Whether the bundle's networks were trained on a patient of these cells."""
     return bool({cell.patient for cell in cells} & set(bundle.manifest.training.patients.training))
 
 
-def call(cells: Sequence[Cell], bundle: Path = SHIPPED_BUNDLE) -> list[Called]:
+def call(cells: Sequence[DatasetEntry], bundle: Path = SHIPPED_BUNDLE) -> list[Called]:
     """The bundle's calls on `cells`."""
     with open_bundle(bundle) as scope:
         predictions = scope.classify_files([cell.path for cell in cells])

@@ -38,7 +38,7 @@ from blastscope.calibration.result import Outcome, int8_entry
 from blastscope.runtime.bundle import Bundle, read_bundle
 from blastscope.runtime.errors import BundleError, DataError, MissingLibrary, UsageError
 from blastscope.runtime.io.atomic import check_place, sibling
-from blastscope.runtime.io.cnmc import Cell, find_cells
+from blastscope.runtime.io.cnmc import DatasetEntry, scan_dataset
 
 try:
     import onnx
@@ -99,7 +99,7 @@ class _Parts:
 
     sample: CroppedCells  # set the ranges
     search: CroppedCells  # choose the method
-    judges: tuple[Cell, ...]
+    judges: tuple[DatasetEntry, ...]
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class _Made:
 
 
 def _parts(bundle: Bundle, data: Path | str, config: CalibrationConfig, tell: Tell) -> _Parts:
-    folder, training, spec = find_cells(data), bundle.manifest.training, bundle.manifest.crop
+    folder, training, spec = scan_dataset(data), bundle.manifest.training, bundle.manifest.crop
     note_other_cells(folder, training.data_sha256, tell)
     known = validation_cells(folder, training)
     chosen = (

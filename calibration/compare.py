@@ -19,12 +19,12 @@ from blastscope.runtime.errors import DataError, UnavailableError
 from blastscope.runtime.evaluation.metrics import score_calls
 from blastscope.runtime.inference.validation import check_golden
 from blastscope.runtime.inference.voting import vote
-from blastscope.runtime.io.cnmc import find_cells
-from blastscope.runtime.io.strict_model import Record
+from blastscope.runtime.io.cnmc import scan_dataset
+from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.runtime.types import CLASSES, Execution, Precision
 
 
-class EngineRow(Record):
+class EngineRow(StrictModel):
     """One backend and one way of executing one graph, on the golden set."""
 
     backend: str
@@ -37,7 +37,7 @@ class EngineRow(Record):
     note: str = ""  # why there is no answer
 
 
-class Comparison(Record):
+class Comparison(StrictModel):
     """What `verify` found. The digests were verified when the bundle was read."""
 
     bundle: str
@@ -131,7 +131,7 @@ def _engine_row(bundle: Bundle, entry: GraphEntry, backend: str, execution: Exec
 
 def _scores(bundle: Bundle, data: Path, rows: list[EngineRow]) -> Iterator[Scores]:
     trained = set(bundle.manifest.training.patients.training)
-    cells = [cell for cell in find_cells(data).cells if cell.patient not in trained]
+    cells = [cell for cell in scan_dataset(data).cells if cell.patient not in trained]
     if {cell.label for cell in cells} != set(CLASSES):
         raise DataError(data, "no cells of both classes of patients that took no part in the training: nothing fair to score")
     with ExitStack() as opened:

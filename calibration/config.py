@@ -6,19 +6,19 @@ from typing import Literal
 
 from pydantic import Field
 
-from blastscope.runtime.io.strict_model import Record
+from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.runtime.types import Precision
 
 Method = Literal["minmax", "entropy", "percentile"]
 
 
-class OperatingPointConfig(Record):
+class OperatingPointConfig(StrictModel):
     """The threshold on the vote's score that reaches a wanted sensitivity on validation patients."""
 
     sensitivity: float = Field(gt=0, le=1)
 
 
-class CascadeConfig(Record):
+class CascadeConfig(StrictModel):
     """What a cascade may cost."""
 
     flips_at_most: float = Field(default=0.002, ge=0, lt=1)  # share of cells
@@ -26,7 +26,7 @@ class CascadeConfig(Record):
     draws: int = Field(default=1000, ge=20)  # of the bootstrap over patients
 
 
-class CalibrationConfig(Record):
+class CalibrationConfig(StrictModel):
     """One calibration. The limits of the gate are the project's: at most 2 % of votes flipped, 0.5 points of F1 lost."""
 
     # auto: method, bias correction and equalisation are those that move the calls least on the search cells

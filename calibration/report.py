@@ -9,7 +9,7 @@ from blastscope.calibration.acceptance.mixed_precision_search import SearchRepor
 from blastscope.calibration.config import CalibrationConfig
 from blastscope.calibration.quantisation.quantizer import MethodRow, Recipe
 from blastscope.runtime.bundle.manifest import Digest, GateResult, Interval, OperatingPoint, Scores
-from blastscope.runtime.io.strict_model import Record
+from blastscope.runtime.io.strict_model import StrictModel
 
 WHY: dict[Stopped, str] = {  # a search ended
     "held": "the limits hold there",
@@ -19,14 +19,14 @@ WHY: dict[Stopped, str] = {  # a search ended
 }
 
 
-class RefusedCell(Record):
+class RefusedCell(StrictModel):
     """A cell that took no part, and why."""
 
     file: str
     reason: str
 
 
-class CalibrationReport(Record):
+class CalibrationReport(StrictModel):
     """The outcome of `calibrate`. With `admitted` False the bundle has no int8 graph, and `failures` says why."""
 
     bundle: str  # path

@@ -18,7 +18,8 @@ from blastscope.calibration.acceptance.evaluation import GraphAnswers
 from blastscope.calibration.acceptance.trial import LEAST_TOLERANCE, MARGIN
 from blastscope.calibration.config import CalibrationConfig
 from blastscope.calibration.quantisation.quantizer import make_int8
-from blastscope.export.exporter import ExportConfig, bundle_of, golden_entry, training_provenance
+from blastscope.export.config import ExportConfig
+from blastscope.export.exporter import bundle_of, golden_entry, training_provenance
 from blastscope.export.onnx_export import graph_of
 from blastscope.export.onnx_writer import GraphFile, export_graphs, graph_path
 from blastscope.export.parity import bf16_answers, distance, torch_answers

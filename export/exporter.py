@@ -18,11 +18,11 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from blastscope.calibration.acceptance.drift_metric import leads
 from blastscope.calibration.calibrate import check_beside
 from blastscope.calibration.quantisation.calibration_data import choose_cells, crop_cells, note_other_cells
+from blastscope.export.config import ExportConfig
 from blastscope.export.onnx_export import graph_of
 from blastscope.export.onnx_writer import GraphFile, export_graphs
 from blastscope.export.parity import torch_answers
@@ -30,11 +30,10 @@ from blastscope.runtime.bundle import Bundle, describe_file, golden_bytes, write
 from blastscope.runtime.bundle.archive import check_bundle_place
 from blastscope.runtime.bundle.golden import Golden
 from blastscope.runtime.bundle.manifest import GoldenEntry, GraphModels, Manifest, TrainingProvenance
-from blastscope.runtime.crop import Crop, CropSpec, crop_cell
+from blastscope.runtime.crop import Crop, CropSpecification, crop_cell
 from blastscope.runtime.errors import DataError
-from blastscope.runtime.io.cnmc import find_cells
-from blastscope.runtime.io.strict_model import Record
-from blastscope.runtime.io.synthetic import draw_cells
+from blastscope.runtime.io.cnmc import scan_dataset
+from blastscope.runtime.io.synthetic import synthetic_cells
 from blastscope.runtime.types import CLASSES, VOTERS
 from blastscope.train.ensemble_checkpoint import RunProvenance, TrainedEnsemble, load_ensemble
 
@@ -153,7 +152,7 @@ def cells_to_check(
     tell(f"cropping validation cells of '{data}'")
     # by name: the patients don't tell the parts apart after a split by image, and the folder may have moved
     names = {Path(cell.file).name for cell in trained.provenance.validation}
-    folder = find_cells(data)
+    folder = scan_dataset(data)
     note_other_cells(folder, trained.provenance.data_sha256, tell)
     cells = [cell for cell in folder.cells if cell.path.name in names]
     if len(cells) < len(names):
@@ -164,20 +163,7 @@ def cells_to_check(
     return CheckCrops(crops, "validation")
 
 
-def drawn_crops(count: int, spec: CropSpec, seed: int) -> NDArray[np.uint8]:
+def drawn_crops(count: int, spec: CropSpecification, seed: int) -> NDArray[np.uint8]:
     """(count, S, S, 3) crops of drawn cells, normal ones and blasts in turn."""
-    crops = [crop_cell(cell.image, spec) for cell in draw_cells(count, seed)]
+    crops = [crop_cell(cell.image, spec) for cell in synthetic_cells(count, seed)]
     return np.stack([crop.pixels for crop in crops if isinstance(crop, Crop)])
-
-
-class ExportConfig(Record):
-    """Which graphs are written, and what they are checked on."""
-
-    name: str | None = Field(default=None, min_length=1, max_length=80)  # of the bundle; None: the run's folder
-    # int8 comes from `calibrate`, through its gate
-    precisions: tuple[Literal["fp32", "fp16"], ...] = Field(default=("fp32", "fp16"), min_length=1)
-    fused_only: bool = False  # leave the three single models out
-    drawn: bool = False  # golden set and check on drawn cells, so that no patient's cell is given away with the bundle
-    golden_cells: int = Field(default=16, ge=2, le=16)
-    parity_cells: int = Field(default=48, ge=8)  # crops on which each graph is compared with PyTorch
-    seed: int = Field(default=0, ge=0)

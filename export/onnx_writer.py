@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from blastscope.calibration.acceptance.evaluation import GraphAnswers
 from blastscope.calibration.quantisation.qdq_placement import drop_unused, find_regions
-from blastscope.export.exporter import ExportConfig
+from blastscope.export.config import ExportConfig
 from blastscope.export.onnx_export import describe, graph_of, trace
 from blastscope.export.parity import (
     Tolerances,

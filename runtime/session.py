@@ -18,21 +18,21 @@ from blastscope.runtime.backends.protocol import Workload
 from blastscope.runtime.bundle import Bundle, read_bundle
 from blastscope.runtime.errors import Closed, UsageError
 from blastscope.runtime.inference.device import parse_device
-from blastscope.runtime.inference.device_selection import open_wished
-from blastscope.runtime.inference.loader import Opened
-from blastscope.runtime.inference.options import Wish
-from blastscope.runtime.inference.predictor import Decider, decider_for
-from blastscope.runtime.inference.request_queue import WaitingRoom
-from blastscope.runtime.io.concurrency import in_order
+from blastscope.runtime.inference.device_selection import load_session
+from blastscope.runtime.inference.loader import LoadedSession
+from blastscope.runtime.inference.options import SessionOptions
+from blastscope.runtime.inference.predictor import Predictor, make_predictor
+from blastscope.runtime.inference.request_queue import RequestQueue
+from blastscope.runtime.io.concurrency import ordered_map
 from blastscope.runtime.io.cpu_info import usable_threads
 from blastscope.runtime.io.image import check_array, read_image
-from blastscope.runtime.io.paths import announced, as_paths, user_cache
+from blastscope.runtime.io.paths import as_paths, default_cache_dir, read_ahead
 from blastscope.runtime.types import Audit, Execution, Layout, Precision, Prediction, Refusal
 
 if TYPE_CHECKING:
     from blastscope.runtime.evaluation.validation_record import ValidationRecord
     from blastscope.runtime.frames.pipeline import Classify, Examiner, Look
-    from blastscope.runtime.frames.types import FrameReport, FrameSpec
+    from blastscope.runtime.frames.types import FrameReport, FrameSpecification
     from blastscope.runtime.streaming.stream import OnError, OnReport, Stream, WhenFull
 
 
@@ -82,8 +82,8 @@ def open_bundle(
         path = SHIPPED_BUNDLE
     if queue < 1:
         raise UsageError(f"queue is {queue}: at least 1 image must find room")
-    cache = cache_dir or user_cache()
-    wish = Wish.checked(
+    cache = cache_dir or default_cache_dir()
+    wish = SessionOptions.checked(
         device=device,
         precision=precision,
         execution=execution,
@@ -103,17 +103,17 @@ def open_bundle(
 class _Run(NamedTuple):
     """What answers from one opening to the next."""
 
-    opened: Opened
+    opened: LoadedSession
     audit: Audit
-    decider: Decider
-    room: WaitingRoom
+    decider: Predictor
+    room: RequestQueue
     close: Callable[[], Any]
 
 
 class Scope:
     """An open bundle for many threads at once. `close` it, or use it as a context manager. It doesn't survive a fork."""
 
-    def __init__(self, bundle: Bundle, wish: Wish, *, queue: int, validation: ValidationRecord | None = None) -> None:
+    def __init__(self, bundle: Bundle, wish: SessionOptions, *, queue: int, validation: ValidationRecord | None = None) -> None:
         self.bundle = bundle
         self.validation = validation
         self._wish, self._queue = wish, queue
@@ -187,14 +187,14 @@ class Scope:
                     return run.decider.refused(image)
                 return run.decider.classify_read(image, lambda taken: run.room.put(taken).result())
 
-        return in_order(classify, announced(as_paths(paths)), workers=run.decider.readers)
+        return ordered_map(classify, read_ahead(as_paths(paths)), workers=run.decider.readers)
 
     def examine(
         self,
         frame: NDArray[np.uint8],
         *,
         pixel_um: float | None = None,
-        spec: FrameSpec | None = None,
+        spec: FrameSpecification | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> FrameReport:
         """The white cells of a stained bright-field frame (H, W, 3) uint8 RGB, each with a call or the reason why it got none.
@@ -215,7 +215,7 @@ class Scope:
         paths: Iterable[Path | str],
         *,
         pixel_um: float | None = None,
-        spec: FrameSpec | None = None,
+        spec: FrameSpecification | None = None,
         look: Look | None = None,
     ) -> Iterator[FrameReport]:
         """The report on each file (PNG, JPEG, BMP, WebP, any TIFF) or OME-Zarr folder, in the order given.
@@ -243,7 +243,7 @@ class Scope:
         *,
         on_error: OnError | None = None,
         pixel_um: float | None = None,
-        spec: FrameSpec | None = None,
+        spec: FrameSpecification | None = None,
     ) -> Stream:
         """Examines frames as they come, in threads of its own, and calls `on_report` with each report, in order.
 
@@ -305,28 +305,28 @@ class Scope:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _open(self, wish: Wish) -> _Run:
-        opened = open_wished(self.bundle, wish)
+    def _open(self, wish: SessionOptions) -> _Run:
+        opened = load_session(self.bundle, wish)
         audit = opened.audit(self.bundle)
-        decider = decider_for(self.bundle, opened.lanes, audit, opened.answered)
-        room = WaitingRoom(opened.lanes, decider.decide, self._queue)
+        decider = make_predictor(self.bundle, opened.lanes, audit, opened.answered)
+        room = RequestQueue(opened.lanes, decider.decide, self._queue)
         # closes a handle that was forgotten, when it is collected or when the process ends
         return _Run(opened, audit, decider, room, weakref.finalize(self, opened.close))
 
-    def _examiner(self, classify: Classify, spec: FrameSpec | None, pixel_um: float | None) -> Examiner:
+    def _examiner(self, classify: Classify, spec: FrameSpecification | None, pixel_um: float | None) -> Examiner:
         from blastscope.runtime.frames.pipeline import Examiner
-        from blastscope.runtime.frames.types import FrameSpec
+        from blastscope.runtime.frames.types import FrameSpecification
 
         validated = self.validation is not None and self._objection(spec) is None
         threads = self._wish.threads or usable_threads()
-        return Examiner(classify, spec or FrameSpec(), pixel_um, threads, validated=validated)
+        return Examiner(classify, spec or FrameSpecification(), pixel_um, threads, validated=validated)
 
-    def _objection(self, spec: FrameSpec | None) -> str | None:
+    def _objection(self, spec: FrameSpecification | None) -> str | None:
         if self.validation is None:
             return None
-        from blastscope.runtime.frames.types import FrameSpec
+        from blastscope.runtime.frames.types import FrameSpecification
 
-        return self.validation.objection(self.bundle.digest, spec or FrameSpec())
+        return self.validation.objection(self.bundle.digest, spec or FrameSpecification())
 
 
 def _told_um(metadata: Mapping[str, Any]) -> float | None:

@@ -10,14 +10,14 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from blastscope.runtime.crop.specification import CropSpec
-from blastscope.runtime.io.strict_model import Record
+from blastscope.runtime.crop.specification import CropSpecification
+from blastscope.runtime.io.strict_model import StrictModel
 
 PAPER = Path(__file__).with_name("paper.toml")
 SHIPPED = Path(__file__).with_name("shipped.toml")
 
 
-class DataConfig(Record):
+class DataConfig(StrictModel):
     """Which cells train and which validate."""
 
     split: Literal["patient", "image", "none"] = (
@@ -37,7 +37,7 @@ class DataConfig(Record):
         return self
 
 
-class NetworkConfig(Record):
+class NetworkConfig(StrictModel):
     """One voter's architecture; A and B share it."""
 
     backbone: str = "inception_resnet_v2"  # any name that timm knows
@@ -48,7 +48,7 @@ class NetworkConfig(Record):
     colour: Literal["none", "standardise"] = "none"  # standardise: each cell's channels to one mean and spread, black left out
 
 
-class AugmentConfig(Record):
+class AugmentConfig(StrictModel):
     """Magnitudes of the augmentations; zero or false turns one off. The paper names them and gives no magnitudes."""
 
     mode: Literal["paper", "all"] = "paper"  # paper: the bag's augmented half; all: every image
@@ -73,7 +73,7 @@ class AugmentConfig(Record):
     texture_chance: float = Field(default=1.0, gt=0, le=1)  # of noise, blur and cutout each, where they are drawn
 
 
-class ScheduleConfig(Record):
+class ScheduleConfig(StrictModel):
     """How one network is trained: optimiser, schedule, loss, sampling."""
 
     optimiser: Literal["rmsprop", "adamw"] = "rmsprop"
@@ -124,7 +124,7 @@ class Stage2Config(ScheduleConfig):
     fine_tune: bool = False  # move the backbones too, on crops augmented as in stage 1: four passes at inference
 
 
-class ComputeConfig(Record):
+class ComputeConfig(StrictModel):
     """How the machine is used. Nothing here is meant to change the result beyond the rounding of floating point."""
 
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"  # auto: bf16 where the device has it, fp16 on older GPUs
@@ -135,12 +135,12 @@ class ComputeConfig(Record):
     workers: int = Field(default=0, ge=0)  # threads that decode and crop; 0: one a core
 
 
-class TrainConfig(Record):
+class TrainConfig(StrictModel):
     """One training run. The defaults are the paper's."""
 
     seed: int = Field(default=0, ge=0)
     data: DataConfig = DataConfig()
-    crop: CropSpec = CropSpec()
+    crop: CropSpecification = CropSpecification()
     network: NetworkConfig = NetworkConfig()
     augment: AugmentConfig = AugmentConfig()
     stage1: Stage1Config = Stage1Config()

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.crop import Crop, CropSpec
-from blastscope.runtime.crop.reference import crops_of
+from blastscope.runtime.crop import Crop, CropSpecification
+from blastscope.runtime.crop.reference import crop_dataset
 from blastscope.runtime.io.atomic import sibling
-from blastscope.runtime.io.cnmc import Cell, CellFolder
-from blastscope.runtime.io.locks import alone
+from blastscope.runtime.io.cnmc import Dataset, DatasetEntry
+from blastscope.runtime.io.locks import exclusive_lock
 from blastscope.runtime.types import CLASSES
 
 LAYOUT = 1  # of the cache; a change of the cropping code must raise it
@@ -28,7 +28,7 @@ class CropStore:
     """The crops of `cells`, in their order. The pixels stay on disk until they are read."""
 
     crops: NDArray[np.uint8]  # (N, S, S, 3), a read-only memory map
-    cells: tuple[Cell, ...]
+    cells: tuple[DatasetEntry, ...]
     refused: tuple[tuple[Path, str], ...]  # images without a crop, with the reason
     data_sha256: str  # of the folder, refused cells included
 
@@ -44,7 +44,12 @@ class CropStore:
 
 
 def cache_crops(
-    folder: CellFolder, spec: CropSpec, cache_dir: Path, *, workers: int = 0, tell: Callable[[int, int], None] | None = None
+    folder: Dataset,
+    spec: CropSpecification,
+    cache_dir: Path,
+    *,
+    workers: int = 0,
+    tell: Callable[[int, int], None] | None = None,
 ) -> CropStore:
     """The crops of every cell in `folder`, from `cache_dir` where they were computed before.
 
@@ -55,7 +60,7 @@ def cache_crops(
     place = Path(cache_dir) / f"crops-{key}"
     place.parent.mkdir(parents=True, exist_ok=True)
     if not _is_there(place):
-        with alone(sibling(place, "lock"), wait=True):
+        with exclusive_lock(sibling(place, "lock"), wait=True):
             if not _is_there(place):  # no other process was faster
                 _make(place, lambda fresh: _fill(fresh, folder, spec, workers or os.cpu_count() or 1, tell))
     return _open(place, folder)
@@ -79,14 +84,14 @@ def _make(place: Path, fill: Callable[[Path], None]) -> None:
         shutil.rmtree(fresh, ignore_errors=True)
 
 
-def _fill(place: Path, folder: CellFolder, spec: CropSpec, workers: int, tell: Callable[[int, int], None] | None) -> None:
+def _fill(place: Path, folder: Dataset, spec: CropSpecification, workers: int, tell: Callable[[int, int], None] | None) -> None:
     shape = (len(folder.cells), spec.side_px, spec.side_px, 3)
     start = np.lib.format.open_memmap(place / "crops.npy", mode="w+", dtype=np.uint8, shape=shape).offset
     kept: list[str] = []
     refused: list[tuple[str, str]] = []
     with (place / "crops.npy").open("r+b") as file:  # written, not mapped: on a full disk a map ends the process with SIGBUS
         file.seek(start)
-        for number, (cell, result) in enumerate(crops_of(folder.cells, spec, workers=workers), start=1):
+        for number, (cell, result) in enumerate(crop_dataset(folder.cells, spec, workers=workers), start=1):
             if isinstance(result, Crop):
                 file.write(result.pixels.tobytes())
                 kept.append(cell.sha256)
@@ -98,7 +103,7 @@ def _fill(place: Path, folder: CellFolder, spec: CropSpec, workers: int, tell: C
     (place / "cells.json").write_text(json.dumps(content), encoding="utf-8")
 
 
-def _open(place: Path, folder: CellFolder) -> CropStore:
+def _open(place: Path, folder: Dataset) -> CropStore:
     content = json.loads((place / "cells.json").read_text(encoding="utf-8"))
     by_digest = {cell.sha256: cell for cell in folder.cells}
     # in the folder's order, which may differ from the one that was cached when files were renamed since

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from blastscope.runtime.errors import DataError, UsageError
-from blastscope.runtime.io.cnmc import find_cells
+from blastscope.runtime.io.cnmc import scan_dataset
 from blastscope.train.config import DataConfig, TrainConfig
 from blastscope.train.pipeline import train_ensemble
 from blastscope.train.split import split_cells
@@ -57,7 +57,7 @@ def cross_validate(
 
 def _check_parts(data: Path, parts: Sequence[DataConfig]) -> None:
     """Raises `DataError` where a fold can't be filled: known before the first is trained, not after the last that can."""
-    cells = find_cells(data).cells
+    cells = scan_dataset(data).cells
     try:
         for part in parts:
             split_cells(cells, part)

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from blastscope.runtime.bundle.manifest import Digest, Patients
 from blastscope.runtime.errors import DataError
 from blastscope.runtime.io.atomic import write_content
-from blastscope.runtime.io.strict_model import Record, problems
+from blastscope.runtime.io.strict_model import StrictModel, problems
 from blastscope.runtime.types import ClassName
 from blastscope.train.config import TrainConfig
 from blastscope.train.fit_checkpoint import read_tensors, write_tensors
@@ -24,7 +24,7 @@ from blastscope.train.schedule import EpochRow
 LIBRARIES = ("blastscope", "torch", "timm", "numpy", "opencv-python-headless", "safetensors", "lightning-fabric")
 
 
-class ValidationCell(Record):
+class ValidationCell(StrictModel):
     """A validation cell, in the order of RUN/validation.safetensors."""
 
     file: str  # from the data folder, with forward slashes
@@ -32,7 +32,7 @@ class ValidationCell(Record):
     patient: str
 
 
-class RunProvenance(Record):
+class RunProvenance(StrictModel):
     """RUN/run.json."""
 
     state: Literal["running", "finished"]
@@ -54,7 +54,7 @@ class RunProvenance(Record):
     config: TrainConfig
 
 
-class RunHistory(Record):
+class RunHistory(StrictModel):
     """RUN/history.json: the epochs of each network."""
 
     a: tuple[EpochRow, ...] = ()
@@ -106,7 +106,7 @@ def read_provenance(run: Path) -> RunProvenance:
         raise DataError(path, "; ".join(problems(error))) from error
 
 
-def write_record(path: Path, record: Record) -> None:
+def write_record(path: Path, record: StrictModel) -> None:
     """The record as JSON for people and programs, at once or not at all."""
     write_content(path, record.model_dump_json(indent=1) + "\n")
 

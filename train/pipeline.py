@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blastscope.runtime.errors import DataError, MissingLibrary
-from blastscope.runtime.io.cnmc import CellFolder, find_cells
-from blastscope.runtime.io.locks import alone
-from blastscope.runtime.io.paths import user_cache
-from blastscope.runtime.io.strict_model import Record
+from blastscope.runtime.io.cnmc import Dataset, scan_dataset
+from blastscope.runtime.io.locks import exclusive_lock
+from blastscope.runtime.io.paths import default_cache_dir
+from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.train.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -62,9 +62,9 @@ def train_ensemble(
     out = Path(out)
     check_place(out, resume=resume)
     with Progress(console) as progress:
-        folder = find_cells(data)
+        folder = scan_dataset(data)
         check_same(out, config, folder)
-        cache_dir = cache or user_cache()
+        cache_dir = cache or default_cache_dir()
         store = cache_crops(folder, config.crop, cache_dir, workers=config.compute.workers, tell=progress.crops)
         machine = open_machine(config.compute)
         progress.console.quiet |= not machine.is_global_zero
@@ -74,7 +74,7 @@ def train_ensemble(
             raise DataError(data, str(error)) from error
         job = Job(config, store, split, out, machine, progress)
         out.mkdir(parents=True, exist_ok=True)
-        with alone(out / ".lock", wait=False) if machine.is_global_zero else nullcontext():
+        with exclusive_lock(out / ".lock", wait=False) if machine.is_global_zero else nullcontext():
             _train(job, folder)
             if machine.is_global_zero and len(split.validation):
                 _report(out, progress)
@@ -82,7 +82,7 @@ def train_ensemble(
     return out
 
 
-def _train(job: Job, folder: CellFolder) -> None:
+def _train(job: Job, folder: Dataset) -> None:
     """Both stages, and everything of the run folder but the report."""
     from blastscope.train.ensemble_checkpoint import TrainedEnsemble, read_provenance, save_ensemble, write_record
     from blastscope.train.fit_checkpoint import clear_leftovers, write_tensors
@@ -148,7 +148,7 @@ def check_place(out: Path, *, resume: bool) -> None:
         raise DataError(out, "has files and no run.json: not a run to go on with")
 
 
-def check_same(out: Path, config: TrainConfig, folder: CellFolder) -> None:
+def check_same(out: Path, config: TrainConfig, folder: Dataset) -> None:
     """Raises `DataError`, which says what differs, unless the run in `out` is of this configuration and these cells."""
     from blastscope.train.ensemble_checkpoint import read_provenance
 
@@ -162,19 +162,19 @@ def check_same(out: Path, config: TrainConfig, folder: CellFolder) -> None:
         raise DataError(out, f"can't go on, this differs from the run: {'; '.join(differing)}")
 
 
-def differences(before: Record, now: Record, *, prefix: str = "") -> list[str]:
+def differences(before: StrictModel, now: StrictModel, *, prefix: str = "") -> list[str]:
     """Each field that differs, by its name in the TOML file. How many devices and threads work is left out."""
     found = []
     for name in type(before).model_fields:
         old, new = getattr(before, name), getattr(now, name)
-        if isinstance(old, Record):
+        if isinstance(old, StrictModel):
             found += differences(old, new, prefix=f"{prefix}{name}.")
         elif old != new and f"{prefix}{name}" not in ("compute.devices", "compute.workers"):
             found.append(f"{prefix}{name} was {old!r}, is {new!r}")
     return found
 
 
-def first_provenance(job: Job, folder: CellFolder, origin: str) -> RunProvenance:
+def first_provenance(job: Job, folder: Dataset, origin: str) -> RunProvenance:
     """What is known before the first step."""
     from blastscope.runtime.bundle.manifest import Patients
     from blastscope.train.accelerator import describe

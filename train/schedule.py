@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 
-from blastscope.runtime.io.strict_model import Record
+from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.train.config import ScheduleConfig
 
 FIRST, LAST = 0.1, 0.001  # of one-cycle: the rate at the start and at the end, as parts of the highest
 
 
-class EpochRow(Record):
+class EpochRow(StrictModel):
     """One epoch in RUN/history.json. The validation fields are None where there is no validation part."""
 
     epoch: int  # from 1
@@ -22,7 +22,7 @@ class EpochRow(Record):
     seconds: float
 
 
-class FitState(Record):
+class FitState(StrictModel):
     """Where the fitting of one network stands after its last whole epoch."""
 
     history: tuple[EpochRow, ...] = ()

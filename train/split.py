@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.io.cnmc import Cell
+from blastscope.runtime.io.cnmc import DatasetEntry
 from blastscope.runtime.types import CLASSES
 from blastscope.train.config import DataConfig
 
@@ -32,7 +32,7 @@ class Split:
     notes: tuple[str, ...] = ()
 
 
-def split_cells(cells: Sequence[Cell], config: DataConfig) -> Split:
+def split_cells(cells: Sequence[DatasetEntry], config: DataConfig) -> Split:
     """The parts of `cells` that `config` asks for; the same ones for the same cells and seed.
 
     Warns with `LeakageWarning` when the split is by image. Raises `ValueError` where a class has too few patients to share.

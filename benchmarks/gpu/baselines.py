@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from blastscope.benchmarks.contenders import crop_all
 from blastscope.benchmarks.interleaved_timing import Answer, Image
-from blastscope.runtime.backends.nvidia.bound_network import Pass, Place
-from blastscope.runtime.crop import CropSpec
+from blastscope.runtime.backends.nvidia.bound_network import BatchBinding, ExecutionContext
+from blastscope.runtime.crop import CropSpecification
 from blastscope.runtime.errors import DeviceError
 from blastscope.runtime.inference.voting import vote
 from blastscope.runtime.types import CLASSES, VOTERS, ClassName
@@ -56,7 +56,7 @@ def three_models(run: Path, where: str) -> Infer:
     return infer
 
 
-def with_host_crop(infer: Infer, spec: CropSpec) -> Answer:
+def with_host_crop(infer: Infer, spec: CropSpecification) -> Answer:
     """Images to labels, the crop on the CPU."""
 
     def answer(images: Sequence[Image]) -> list[ClassName]:
@@ -80,7 +80,7 @@ class CompiledNetwork:
         self._forward: Any = torch.compile(ensemble, dynamic=False)
         self._config = load_ensemble(run).config
 
-    def bind(self, place: Place) -> Pass:
+    def bind(self, place: BatchBinding) -> ExecutionContext:
         """A pass at `place`."""
         torch, side = self._torch, self._config.crop.side_px
         crops = torch.as_tensor(_Shown(place.crops, (place.batch, side, side, 3), "|u1"), device=self._device)

@@ -26,7 +26,7 @@ from blastscope.benchmarks.results_page import write_page
 from blastscope.benchmarks.schema import LIBRARIES, this_machine, versions
 from blastscope.cli.session import find_data
 from blastscope.runtime.bundle import read_bundle
-from blastscope.runtime.cuda.driver import FoundGpu, find_gpu, probe
+from blastscope.runtime.cuda.driver import GpuDevice, find_gpu, probe
 from blastscope.runtime.errors import BlastscopeError
 
 HERE = Path(__file__).resolve().parent.parent
@@ -69,7 +69,7 @@ def _built(wheelhouse: Path) -> dict[str, str]:
     return built
 
 
-def run(found: FoundGpu, built: dict[str, str], wish: argparse.Namespace, do: Callable[[Sequence[str]], Steps]) -> GpuCheck:
+def run(found: GpuDevice, built: dict[str, str], wish: argparse.Namespace, do: Callable[[Sequence[str]], Steps]) -> GpuCheck:
     """Everything that was wished for; `do` gives what steps find, one after the other."""
     steps, notes = [step_of(CROP, scale) for scale in SPECS], list[str]()
     for name in wish.network or NETWORKS:
@@ -125,7 +125,7 @@ def _plan(wish: argparse.Namespace) -> Plan:
     return Plan(tuple(wish.batch or (1, 8, 64)), Pace(rounds=wish.rounds, calls=5, seconds=wish.seconds))
 
 
-def _told_of(gpu: FoundGpu) -> dict[str, str]:
+def _told_of(gpu: GpuDevice) -> dict[str, str]:
     """The GPU and its driver, as the results name them."""
     driver = probe()
     facts = {"gpu": gpu.name, "capability": f"{gpu.capability[0]}.{gpu.capability[1]}"}

@@ -9,9 +9,9 @@ import numpy as np
 
 from blastscope.benchmarks.gpu.schema import CropCheck, GpuRow, measured
 from blastscope.benchmarks.interleaved_timing import Image, Pace, Side, time_in_turn
-from blastscope.runtime.backends.nvidia.bound_network import Pass, Place
-from blastscope.runtime.backends.nvidia.pixel_pipeline import Pipeline
-from blastscope.runtime.crop import Crop, CropSpec, crop_cell
+from blastscope.runtime.backends.nvidia.bound_network import BatchBinding, ExecutionContext
+from blastscope.runtime.backends.nvidia.pixel_pipeline import PixelPipeline
+from blastscope.runtime.crop import Crop, CropSpecification, crop_cell
 from blastscope.runtime.cuda.memory import DeviceImage
 from blastscope.runtime.cuda.protocol import Gpu
 from blastscope.runtime.types import ClassName
@@ -22,7 +22,7 @@ OPENCV = "OpenCV on the CPU"
 class NoNetwork:
     """A network that does nothing, so that what is left is the crop."""
 
-    def bind(self, place: Place) -> Pass:
+    def bind(self, place: BatchBinding) -> ExecutionContext:
         """A pass that queues nothing."""
         return _NoPass()
 
@@ -40,7 +40,7 @@ class _NoPass:
         pass
 
 
-def compare_crops(pipeline: Pipeline, images: Sequence[Image], spec: CropSpec, source: str) -> CropCheck:
+def compare_crops(pipeline: PixelPipeline, images: Sequence[Image], spec: CropSpecification, source: str) -> CropCheck:
     """Every image through the kernels and through OpenCV, in batches of the largest size."""
     size, different = max(pipeline.batches), 0
     for start in range(0, len(images), size):
@@ -53,7 +53,7 @@ def compare_crops(pipeline: Pipeline, images: Sequence[Image], spec: CropSpec, s
     return CropCheck(source=source, images=len(images), different=different)
 
 
-def time_crops(gpu: Gpu, pipeline: Pipeline, images: Sequence[Image], spec: CropSpec, pace: Pace) -> list[GpuRow]:
+def time_crops(gpu: Gpu, pipeline: PixelPipeline, images: Sequence[Image], spec: CropSpecification, pace: Pace) -> list[GpuRow]:
     """From host memory, and from device memory, in turn with OpenCV."""
 
     def opencv(chosen: Sequence[Image]) -> list[ClassName | None]:

@@ -27,7 +27,7 @@ from blastscope.benchmarks.gpu.baselines import (
 from blastscope.benchmarks.gpu.schema import Agreement, Findings, GpuRow, What, measured
 from blastscope.benchmarks.interleaved_timing import Answer, Image, Pace, Side, time_in_turn
 from blastscope.benchmarks.models import Contender
-from blastscope.runtime.backends.nvidia.pixel_pipeline import Pipeline
+from blastscope.runtime.backends.nvidia.pixel_pipeline import PixelPipeline
 from blastscope.runtime.backends.registry import GPU_BACKENDS
 from blastscope.runtime.bundle import Manifest, read_bundle
 from blastscope.runtime.cuda.protocol import Gpu
@@ -114,7 +114,7 @@ class Bench:
     def _open_compiled(self) -> Iterator[Contestant]:
         require_torch(self._ordinal)
         network = CompiledNetwork(self._contender.run, self._ordinal)
-        pipeline = Pipeline(COMPILED, self._gpu, network, self._manifest.crop, batches=self._plan.batches)
+        pipeline = PixelPipeline(COMPILED, self._gpu, network, self._manifest.crop, batches=self._plan.batches)
 
         def see(images: Sequence[Image]) -> Seen:
             sight = pipeline.look(images)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.benchmarks.schema import Machine
-from blastscope.runtime.io.strict_model import Record
+from blastscope.runtime.io.strict_model import StrictModel
 
 What = Literal["crop", "engine", "pixels"]
 SAYS: dict[What, str] = {
@@ -18,7 +18,7 @@ SAYS: dict[What, str] = {
 }
 
 
-class GpuRow(Record):
+class GpuRow(StrictModel):
     """One engine at one batch, in milliseconds for the whole batch. `problem`: why it didn't run, or has no ratio."""
 
     network: str
@@ -35,7 +35,7 @@ class GpuRow(Record):
     problem: str | None = None
 
 
-class Agreement(Record):
+class Agreement(StrictModel):
     """How an engine's answers on whole images compare with ONNX Runtime's on the CPU."""
 
     network: str
@@ -48,7 +48,7 @@ class Agreement(Record):
     problem: str | None = None
 
 
-class CropCheck(Record):
+class CropCheck(StrictModel):
     """Crops of the kernels against OpenCV's."""
 
     source: str
@@ -57,7 +57,7 @@ class CropCheck(Record):
     problem: str | None = None  # why it could not be compared
 
 
-class Findings(Record):
+class Findings(StrictModel):
     """What one step of the check found."""
 
     crops: tuple[CropCheck, ...] = ()
@@ -70,7 +70,7 @@ class Findings(Record):
         )
 
 
-class GpuCheck(Record):
+class GpuCheck(StrictModel):
     """One run of `make gpu-check`."""
 
     date: str

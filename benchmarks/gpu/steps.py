@@ -13,18 +13,18 @@ from blastscope.benchmarks.gpu.engines import Bench, Plan, empty_rows, told
 from blastscope.benchmarks.gpu.schema import CropCheck, Findings, GpuRow
 from blastscope.benchmarks.interleaved_timing import Image
 from blastscope.benchmarks.models import Tell, prepare
-from blastscope.runtime.backends.nvidia.pixel_pipeline import Pipeline
-from blastscope.runtime.crop import Crop, CropSpec, crop_cell
+from blastscope.runtime.backends.nvidia.pixel_pipeline import PixelPipeline
+from blastscope.runtime.crop import Crop, CropSpecification, crop_cell
 from blastscope.runtime.cuda.protocol import Gpu
 from blastscope.runtime.errors import DeviceError
-from blastscope.runtime.io.cnmc import find_cells
+from blastscope.runtime.io.cnmc import scan_dataset
 from blastscope.runtime.io.image import read_image
-from blastscope.runtime.io.synthetic import draw_cells
+from blastscope.runtime.io.synthetic import synthetic_cells
 from blastscope.runtime.types import Refusal
 
 CROP = "crop"
 # the paper's, and that of the shipped bundle
-SPECS = {"fit": CropSpec(), "keep": CropSpec(side_px=144, scale="keep", window_px=288)}
+SPECS = {"fit": CropSpecification(), "keep": CropSpecification(side_px=144, scale="keep", window_px=288)}
 TIMED = "fit"
 
 
@@ -74,7 +74,7 @@ class Work:
         spec, plan, rows = SPECS[scale], self._plan, list[GpuRow]()
         every = some_images(self._data, None)
         source = f"{'C-NMC' if self._data else 'drawn'}, {scale} to {spec.side_px} px"
-        pipeline = Pipeline(CROP, self._gpu, NoNetwork(), spec, batches=plan.batches)
+        pipeline = PixelPipeline(CROP, self._gpu, NoNetwork(), spec, batches=plan.batches)
         try:
             check = compare_crops(pipeline, every, spec, source)
             if scale == TIMED:
@@ -103,8 +103,8 @@ class Work:
 def some_images(data: Path | None, count: int | None) -> list[Image]:
     """`count` images of real cells below `data`, or of drawn ones; None: all real ones, or 256 drawn ones."""
     if data is None:
-        return [cell.image for cell in draw_cells(count or 256, seed=0)]
-    cells = list(find_cells(data).cells)
+        return [cell.image for cell in synthetic_cells(count or 256, seed=0)]
+    cells = list(scan_dataset(data).cells)
     chosen = cells if count is None else random.Random(0).sample(cells, min(count, len(cells)))
     read = [read_image(cell.path) for cell in chosen]
     return [image for image in read if not isinstance(image, Refusal)]

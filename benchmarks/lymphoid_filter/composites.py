@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.benchmarks.lymphoid_filter.perturbations import Frame
-from blastscope.runtime.frames.types import FrameSpec
+from blastscope.runtime.frames.types import FrameSpecification
 from blastscope.runtime.io.image import read_image
 from blastscope.runtime.types import Box
 
@@ -69,7 +69,7 @@ def _laid(glass: Glass, pictures: Sequence[Frame], seed: int) -> Laid:
         x, y = x + glass.size * left, y + glass.size * top
         boxes.append((round(x), round(y), round(x + width), round(y + height)))
     small, there = (cv2.resize(one, None, fx=glass.size, fy=glass.size, interpolation=cv2.INTER_AREA) for one in (frame, shown))
-    um = FrameSpec().network_um / glass.size
+    um = FrameSpecification().network_um / glass.size
     return Laid(_among_red_cells(np.asarray(small, np.uint8), there > 0, um, seed), tuple(boxes), um)
 
 
@@ -95,7 +95,7 @@ def _among_red_cells(frame: Frame, shown: NDArray[np.bool_], um: float, seed: in
     """The same with red cells where room is, a lens' softness and a camera's grain."""
     chance = np.random.default_rng(seed)
     light = frame.astype(np.float32)
-    radius = FrameSpec().red_cell_um / 2 / um
+    radius = FrameSpecification().red_cell_um / 2 / um
     reach = round(radius + 3)
     rows, columns = np.mgrid[-reach : reach + 1, -reach : reach + 1]
     away = np.hypot(rows, columns) / radius

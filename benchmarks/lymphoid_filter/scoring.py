@@ -22,17 +22,17 @@ import numpy as np
 
 from blastscope.benchmarks.lymphoid_filter.composites import Glass, laid_on
 from blastscope.benchmarks.lymphoid_filter.perturbations import Frame, Look
-from blastscope.runtime.evaluation.detection import match
-from blastscope.runtime.frames.estimation.frame_parameters import survey_frame
-from blastscope.runtime.frames.segmentation.pipeline import find_cells
-from blastscope.runtime.frames.types import FrameSpec
+from blastscope.runtime.evaluation.detection import match_boxes
+from blastscope.runtime.frames.estimation.frame_parameters import estimate_frame_parameters
+from blastscope.runtime.frames.segmentation.pipeline import segment_cells
+from blastscope.runtime.frames.types import FrameSpecification
 from blastscope.runtime.io.cpu_info import usable_threads
 from blastscope.runtime.io.image import read_image
 from blastscope.runtime.types import Box, Refusal
 
 Said = Literal["called", "not-lymphoid", "otherwise", "lost"]
 COUNTED: tuple[Kind, ...] = ("lymphoid", "myeloid")
-SPEC = FrameSpec()
+SPEC = FrameSpecification()
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,9 @@ def count_on_glass(name: str, glass: Glass, cells: Sequence[Path]) -> Count:
 
 def said_of(frame: Frame, boxes: Sequence[Box], pixel_um: float | None = None) -> list[Said]:
     """One word for each box."""
-    facts = survey_frame(frame, SPEC, pixel_um=pixel_um)
-    found = find_cells(frame, facts, SPEC)
-    pairs = match(boxes, [cell.box for cell in found])
+    facts = estimate_frame_parameters(frame, SPEC, pixel_um=pixel_um)
+    found = segment_cells(frame, facts, SPEC)
+    pairs = match_boxes(boxes, [cell.box for cell in found])
     return [_word(found[pairs[number]].refusal) if number in pairs else "lost" for number in range(len(boxes))]
 
 

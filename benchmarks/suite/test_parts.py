@@ -13,16 +13,16 @@ from blastscope import open_bundle
 from blastscope.benchmarks.bench import NATURAL
 from blastscope.benchmarks.contenders import crop_all, labels_of
 from blastscope.runtime.bundle import read_bundle
-from blastscope.runtime.crop import Crop, CropSpec, crop_cell
+from blastscope.runtime.crop import Crop, CropSpecification, crop_cell
 from blastscope.runtime.io.image import read_image
-from blastscope.runtime.io.synthetic import draw_cell
+from blastscope.runtime.io.synthetic import synthetic_cell
 from blastscope.runtime.types import PRECISIONS, Execution, Precision
 
 
 @pytest.mark.parametrize("scale", ["fit", "keep"])
 def test_crop(benchmark: Any, told: Any, scale: str) -> None:
-    spec = CropSpec() if scale == "fit" else CropSpec(side_px=144, scale="keep", window_px=288)
-    image = draw_cell(7)
+    spec = CropSpecification() if scale == "fit" else CropSpecification(side_px=144, scale="keep", window_px=288)
+    image = synthetic_cell(7)
     told("crop", f"crop/{scale} to {spec.side_px} px")
     found = benchmark(crop_cell, image, spec)
     again = crop_cell(image.copy(), spec)
@@ -34,7 +34,7 @@ def test_crop(benchmark: Any, told: Any, scale: str) -> None:
 
 @pytest.mark.parametrize("suffix", [".bmp", ".png", ".webp", ".jpg"])
 def test_decode(benchmark: Any, told: Any, suffix: str, tmp_path: Path) -> None:
-    image, path = draw_cell(7), tmp_path / f"cell{suffix}"
+    image, path = synthetic_cell(7), tmp_path / f"cell{suffix}"
     cv2.imwrite(str(path), image[..., ::-1])
     told("decode", f"decode/{suffix[1:]}")
     found = benchmark(read_image, path)

@@ -17,7 +17,7 @@ from blastscope.benchmarks.bench import NATURAL
 from blastscope.benchmarks.cold_start import CELL, measure_cold
 from blastscope.benchmarks.contenders import handle
 from blastscope.runtime.bundle import read_bundle
-from blastscope.runtime.io.synthetic import draw_cell
+from blastscope.runtime.io.synthetic import synthetic_cell
 from blastscope.runtime.types import PRECISIONS, Precision
 
 IMAGES = 16  # that callers share, and a folder holds
@@ -90,7 +90,7 @@ def test_load(benchmark: Any, told: Any, network: Any) -> None:
 def test_cold_start(benchmark: Any, told: Any, network: Any, cache: str, tmp_path: Path) -> None:
     precision = network.precision
     with opened(network, precision, "latency") as (scope, name):
-        execution, label = scope.audit.execution, scope.classify(draw_cell(CELL)).label
+        execution, label = scope.audit.execution, scope.classify(synthetic_cell(CELL)).label
     samples: list[float] = []
 
     def start() -> Any:

@@ -21,7 +21,7 @@ from blastscope.cli.train_export import say
 
 if TYPE_CHECKING:
     from blastscope.export.engine_builds import Built, Planned
-    from blastscope.runtime.backends.cache.catalog import KeptEngine
+    from blastscope.runtime.backends.cache.catalog import StoredEngine
     from blastscope.runtime.backends.tensorrt.builder import BuildStep
     from blastscope.runtime.types import Precision
 
@@ -51,7 +51,7 @@ def build(
     from blastscope.export.engine_builds import BuildWish, build_engines, plan_engines
     from blastscope.runtime.backends.cache.compatibility import Machine
     from blastscope.runtime.backends.cache.key import BatchProfile
-    from blastscope.runtime.io.paths import user_cache
+    from blastscope.runtime.io.paths import default_cache_dir
 
     wish = BuildWish(runtime, _precisions(precision), models, BatchProfile.parse(batch), _targets(gpu))
     found, machine = bundle_at(bundle), Machine.here()
@@ -62,7 +62,7 @@ def build(
     try:
         with Watcher(len(planned)) as watcher:
             started = time.monotonic()
-            for built in build_engines(found, planned, user_cache(), watcher):
+            for built in build_engines(found, planned, default_cache_dir(), watcher):
                 seconds, started = time.monotonic() - started, time.monotonic()
                 how = f"built in {seconds:.1f} s" if built.built else "was there"
                 watcher.say(f"{built.key.name}: {how}, {built.size / 1e6:.1f} MB")
@@ -148,9 +148,9 @@ def remove(
     bundle: BundlePath = None,
 ) -> None:
     """Delete engines from the user's cache, and print which."""
-    from blastscope.runtime.backends.cache.catalog import pick_engine, remove_engine, sweep
+    from blastscope.runtime.backends.cache.catalog import pick_engine, remove_engine, remove_unusable
     from blastscope.runtime.errors import UsageError
-    from blastscope.runtime.io.paths import user_cache
+    from blastscope.runtime.io.paths import default_cache_dir
 
     kept = _kept(bundle)
     chosen = [pick_engine(kept, name) for name in names or ()]
@@ -160,7 +160,7 @@ def remove(
     for engine in dict.fromkeys(chosen):
         remove_engine(engine)
         typer.echo(engine.path)
-    sweep(user_cache())
+    remove_unusable(default_cache_dir())
 
 
 @engines.command()
@@ -173,28 +173,28 @@ def trust(
     """Take an engine that was built elsewhere, if every field of its sidecar fits. An engine is code: know whose it is."""
     from blastscope.runtime.backends.cache.catalog import trust_engine
     from blastscope.runtime.backends.cache.compatibility import Machine
-    from blastscope.runtime.io.paths import user_cache
+    from blastscope.runtime.io.paths import default_cache_dir
 
-    taken = trust_engine(file, bundle_at(bundle), Machine.here(), user_cache(), tell=say)
+    taken = trust_engine(file, bundle_at(bundle), Machine.here(), default_cache_dir(), tell=say)
     facts = {"path": str(taken.path), "sha256": taken.sha256, "key": taken.key.model_dump(mode="json")}
     typer.echo(json.dumps(facts, indent=2) if as_json else taken.path)
 
 
-def _kept(bundle: Path | None) -> list[KeptEngine]:
+def _kept(bundle: Path | None) -> list[StoredEngine]:
     from blastscope.runtime.backends.cache.catalog import list_engines
     from blastscope.runtime.backends.cache.compatibility import Machine
-    from blastscope.runtime.io.paths import user_cache
+    from blastscope.runtime.io.paths import default_cache_dir
 
-    return list_engines(user_cache(), Machine.here(), bundle_at(bundle) if bundle else None)
+    return list_engines(default_cache_dir(), Machine.here(), bundle_at(bundle) if bundle else None)
 
 
-def _facts(engine: KeptEngine) -> dict[str, object]:
+def _facts(engine: StoredEngine) -> dict[str, object]:
     key = engine.key.model_dump(mode="json") if engine.key else None
     facts = {"name": engine.name, "path": str(engine.path), "size": engine.size, "state": engine.state}
     return {**facts, "reasons": list(engine.reasons), "key": key}
 
 
-def _print(kept: list[KeptEngine], *, as_json: bool) -> None:
+def _print(kept: list[StoredEngine], *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps([_facts(engine) for engine in kept], indent=2))
         return
@@ -214,7 +214,7 @@ def _print(kept: list[KeptEngine], *, as_json: bool) -> None:
     show(table, Text(f"in {kept[0].path.parent}"))
 
 
-def _explained(engine: KeptEngine) -> str:
+def _explained(engine: StoredEngine) -> str:
     lines = [f"{engine.path}", f"state     {engine.state}", *(f"because   {reason}" for reason in engine.reasons)]
     if engine.key:
         key = engine.key

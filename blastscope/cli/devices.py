@@ -11,22 +11,22 @@ from blastscope.cli.options import Json
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from blastscope.runtime.inference.diagnostics import DeviceState, Inventory, Service
+    from blastscope.runtime.inference.diagnostics import DeviceState, Diagnostics, LibraryStatus
 
 
 def devices(*, as_json: Json = False) -> None:
     """Print devices, drivers and libraries, the precisions and engines usable on each, and why others aren't."""
-    from blastscope.runtime.inference.diagnostics import take_inventory
-    from blastscope.runtime.io.paths import user_cache
+    from blastscope.runtime.inference.diagnostics import collect_diagnostics
+    from blastscope.runtime.io.paths import default_cache_dir
 
-    found = take_inventory(user_cache())
+    found = collect_diagnostics(default_cache_dir())
     if as_json:
         typer.echo(found.model_dump_json(indent=2))
     else:
         print_inventory(found)
 
 
-def print_inventory(found: Inventory) -> None:
+def print_inventory(found: Diagnostics) -> None:
     """The devices for people."""
     from rich.text import Text
 
@@ -54,7 +54,7 @@ def _title(device: DeviceState) -> str:
     return f"{device.device}: {', '.join(facts)}"
 
 
-def _services(services: tuple[Service, ...]) -> Table:
+def _services(services: tuple[LibraryStatus, ...]) -> Table:
     from rich.table import Table
     from rich.text import Text
 

@@ -58,14 +58,14 @@ def examine(
     """
     from blastscope.runtime.evaluation.drift import Drift
     from blastscope.runtime.frames.report.theme import caution, doubts, title_of, without_scale
-    from blastscope.runtime.frames.report.writers import Papers, Wanted
-    from blastscope.runtime.frames.types import FrameSpec
+    from blastscope.runtime.frames.report.writers import OutputOptions, ReportWriter
+    from blastscope.runtime.frames.types import FrameSpecification
     from blastscope.runtime.io.slides.slide import find_frames
 
-    spec = FrameSpec.from_toml(config) if config else None
-    wanted = Wanted(overlay=overlay, sheet=sheet, report=report, csv=csv)
+    spec = FrameSpecification.from_toml(config) if config else None
+    wanted = OutputOptions(overlay=overlay, sheet=sheet, report=report, csv=csv)
     paths = find_frames(frames)
-    papers, drift = Papers(wanted, paths, others=(config, validation)), Drift()
+    papers, drift = ReportWriter(wanted, paths, others=(config, validation)), Drift()
     refused, unscaled, validated = 0, 0, True
     engine = {"device": device, "precision": precision, "backend": backend, "threads": threads, "layout": layout}
     with opened(bundle, **engine, workload="throughput", validation=validation) as scope:

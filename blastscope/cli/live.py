@@ -53,11 +53,11 @@ def live(
     as_json: Json = False,
 ) -> None:
     """Show the frames of a camera or a folder in the browser as they are examined, until Ctrl-C; --json prints lines too."""
-    from blastscope.runtime.frames.types import FrameSpec
+    from blastscope.runtime.frames.types import FrameSpecification
     from blastscope.runtime.streaming.dashboard import LivePage
     from blastscope.runtime.streaming.sources import open_source, paced
 
-    spec = FrameSpec.from_toml(config) if config else None
+    spec = FrameSpecification.from_toml(config) if config else None
     stopped = threading.Event()
     frames = open_source(source, watch=watch, stopped=stopped)
     engine = {"device": device, "precision": precision, "backend": backend, "threads": threads}
@@ -139,12 +139,12 @@ class Show:
 
     def warn(self) -> None:
         """Tells of a drift, once for each figure that drifts."""
-        from blastscope.runtime.evaluation.drift import told
+        from blastscope.runtime.evaluation.drift import describe_drift
 
         for shift in self._page.drift.state().shifts:
             if shift.alarm and shift.feature not in self._drifted:
                 self._drifted.add(shift.feature)
-                say(f"drift: {told(shift)}")
+                say(f"drift: {describe_drift(shift)}")
 
     def _tell(self, frame: FrameId | None, text: str) -> None:
         """Says what happened to a frame; not again where the one before had the same."""

@@ -106,7 +106,8 @@ def export(
 
 
 def _export(run: Path | None, out: Path, data: Path | None, config: Path | None) -> Bundle:
-    from blastscope.export.exporter import ExportConfig, export_run
+    from blastscope.export.config import ExportConfig
+    from blastscope.export.exporter import export_run
 
     if run is None:
         raise UsageError("which run? name its folder")

@@ -42,19 +42,19 @@ def validate(
     Frames without a row in the table are not judged; a row with a path alone is a frame without a white cell.
     """
     from blastscope.runtime.evaluation.labels import read_labels
-    from blastscope.runtime.evaluation.validation import Site
+    from blastscope.runtime.evaluation.validation import SiteOptions
     from blastscope.runtime.evaluation.validation import validate as run
     from blastscope.runtime.evaluation.validation_record import Requirements, write_validation
-    from blastscope.runtime.evaluation.validation_report import compose
+    from blastscope.runtime.evaluation.validation_report import render_validation_report
     from blastscope.runtime.frames.report.writers import check_places
-    from blastscope.runtime.frames.types import FrameSpec
+    from blastscope.runtime.frames.types import FrameSpecification
     from blastscope.runtime.io.atomic import write_content
     from blastscope.runtime.io.slides.slide import find_frames
 
-    wanted = Site(
+    wanted = SiteOptions(
         name=site,
         pixel_um=pixel_um,
-        spec=FrameSpec.from_toml(config) if config else FrameSpec(),
+        spec=FrameSpecification.from_toml(config) if config else FrameSpecification(),
         requirements=Requirements.from_toml(requirements) if requirements else Requirements(),
     )
     paths = find_frames(frames)
@@ -67,7 +67,7 @@ def validate(
         write_validation(validation.record, record)
         say(f"written: {record}")
     if report:
-        page = compose(validation)
+        page = render_validation_report(validation)
         write_content(report, page)
         say(f"written: {report}")
     for line in [json.dumps(validation.row())] if as_json else lines(validation):

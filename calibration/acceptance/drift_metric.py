@@ -17,8 +17,8 @@ from blastscope.calibration.config import CalibrationConfig
 from blastscope.runtime.errors import MissingLibrary
 from blastscope.runtime.evaluation.metrics import f1_loss
 from blastscope.runtime.inference.voting import TINY, vote
-from blastscope.runtime.io.cnmc import Cell
-from blastscope.runtime.io.strict_model import Record
+from blastscope.runtime.io.cnmc import DatasetEntry
+from blastscope.runtime.io.strict_model import StrictModel
 
 try:
     import onnx
@@ -28,7 +28,7 @@ except ImportError as error:
 SAFETY = 0.5  # of the gate's limits: few cells tell little
 
 
-class Distance(Record):
+class Distance(StrictModel):
     """Of an int8 graph from its parent, on the search cells."""
 
     drift: float  # mean change of the vote's leaning, 0 to 1: fine enough to rank by where calls don't change
@@ -41,7 +41,7 @@ class Yardstick:
     """Cells with their crops (N, S, S, 3), and the fp32 graph that is the parent."""
 
     parent: onnx.ModelProto
-    cells: tuple[Cell, ...]
+    cells: tuple[DatasetEntry, ...]
     crops: NDArray[np.uint8]
 
     @cached_property

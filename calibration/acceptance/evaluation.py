@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from blastscope.calibration.progress import Pace, Tell
 from blastscope.calibration.quantisation.calibration_data import crop_cells
-from blastscope.runtime.crop import CropSpec
+from blastscope.runtime.crop import CropSpecification
 from blastscope.runtime.errors import EngineError, MissingLibrary, UsageError
-from blastscope.runtime.io.cnmc import Cell
+from blastscope.runtime.io.cnmc import DatasetEntry
 from blastscope.runtime.io.hashing import bytes_sha256
 from blastscope.runtime.types import CLASSES
 
@@ -30,9 +30,9 @@ Infer = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # crops (N, S, S, 3)
 class AskedCells:
     """Cells with the probabilities (N, 3, 2) that each network gave them, by the network's name."""
 
-    cells: tuple[Cell, ...]
+    cells: tuple[DatasetEntry, ...]
     answers: dict[str, NDArray[np.float32]]
-    refused: tuple[tuple[Cell, str], ...]
+    refused: tuple[tuple[DatasetEntry, str], ...]
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -58,15 +58,17 @@ def remembering(infer: Infer) -> Infer:
     return answer
 
 
-def labels_of(cells: Sequence[Cell]) -> NDArray[np.int64]:
+def labels_of(cells: Sequence[DatasetEntry]) -> NDArray[np.int64]:
     """Class index of each cell."""
     return np.array([CLASSES.index(cell.label) for cell in cells], np.int64)
 
 
-def ask(networks: Mapping[str, Infer], cells: Sequence[Cell], spec: CropSpec, *, tell: Tell | None = None) -> AskedCells:
+def ask(
+    networks: Mapping[str, Infer], cells: Sequence[DatasetEntry], spec: CropSpecification, *, tell: Tell | None = None
+) -> AskedCells:
     """What each of `networks` says of `cells`. `tell` hears how far that is. Raises `UsageError` where none can be asked."""
-    kept: list[Cell] = []
-    refused: list[tuple[Cell, str]] = []
+    kept: list[DatasetEntry] = []
+    refused: list[tuple[DatasetEntry, str]] = []
     answers: dict[str, list[NDArray[np.float32]]] = {name: [] for name in networks}
     pace = Pace("cells", len(cells), tell)
     for start in range(0, len(cells), PIECE):

@@ -16,10 +16,10 @@ from blastscope.calibration.config import CalibrationConfig
 from blastscope.calibration.progress import Tell
 from blastscope.runtime.backends.protocol import Backend
 from blastscope.runtime.bundle.manifest import GateResult
-from blastscope.runtime.crop import CropSpec
+from blastscope.runtime.crop import CropSpecification
 from blastscope.runtime.evaluation.metrics import f1_loss, flips, patient_flips
 from blastscope.runtime.inference.voting import vote
-from blastscope.runtime.io.cnmc import Cell
+from blastscope.runtime.io.cnmc import DatasetEntry
 
 _PARENT = "parent"  # no backend's name
 
@@ -28,10 +28,10 @@ _PARENT = "parent"  # no backend's name
 class JudgedCells:
     """Cells with the probabilities that parent and child gave them, the child in one engine."""
 
-    cells: tuple[Cell, ...]
+    cells: tuple[DatasetEntry, ...]
     parent: NDArray[np.float32]  # (N, 3, 2)
     child: NDArray[np.float32]  # (N, 3, 2)
-    refused: tuple[tuple[Cell, str], ...]
+    refused: tuple[tuple[DatasetEntry, str], ...]
     engine: str  # the backend's name
 
     @property
@@ -46,7 +46,12 @@ class JudgedCells:
 
 
 def judge(
-    parent: Infer, child: Mapping[str, Backend], cells: Sequence[Cell], spec: CropSpec, *, tell: Tell | None = None
+    parent: Infer,
+    child: Mapping[str, Backend],
+    cells: Sequence[DatasetEntry],
+    spec: CropSpecification,
+    *,
+    tell: Tell | None = None,
 ) -> tuple[JudgedCells, ...]:
     """What `parent` and each engine of its child say of `cells`, cropped and answered piece by piece."""
     asked = ask({_PARENT: parent, **{name: engine.infer for name, engine in child.items()}}, cells, spec, tell=tell)

@@ -23,7 +23,7 @@ from blastscope.calibration.progress import Tell, lasting
 from blastscope.calibration.quantisation.macs import multiply_adds
 from blastscope.calibration.quantisation.quantizer import Recipe, Workshop
 from blastscope.runtime.errors import MissingLibrary
-from blastscope.runtime.io.strict_model import Record
+from blastscope.runtime.io.strict_model import StrictModel
 
 try:
     import onnx
@@ -41,7 +41,7 @@ Deed = Literal["plain", "restore", "give back", "keep"]
 Stopped = Literal["held", "share", "time", "end"]
 
 
-class BlockCost(Record):
+class BlockCost(StrictModel):
     """What one block of layers costs when it alone is int8."""
 
     layers: tuple[str, ...]
@@ -49,7 +49,7 @@ class BlockCost(Record):
     work: float  # its share of the multiply-adds of all layers that can be int8
 
 
-class Step(Record):
+class Step(StrictModel):
     """One graph on the way: what was done, and how far it strays from the parent then."""
 
     deed: Deed
@@ -58,7 +58,7 @@ class Step(Record):
     int8_share: float  # of the multiply-adds of all layers that can be int8
 
 
-class SearchReport(Record):
+class SearchReport(StrictModel):
     """The way to a graph that holds, or as near as the bounds allow."""
 
     blocks: tuple[BlockCost, ...]  # costliest first

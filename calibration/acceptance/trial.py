@@ -25,8 +25,8 @@ from blastscope.runtime.errors import BundleError, UnavailableError
 from blastscope.runtime.evaluation.metrics import find_operating_point, score_calls
 from blastscope.runtime.inference.validation import GoldenCheck, check_golden
 from blastscope.runtime.inference.voting import vote
-from blastscope.runtime.inference.worker_pool import Lanes
-from blastscope.runtime.io.cnmc import Cell
+from blastscope.runtime.inference.worker_pool import InferencePool
+from blastscope.runtime.io.cnmc import DatasetEntry
 from blastscope.runtime.types import Execution, Precision
 
 MARGIN = 2.0
@@ -119,7 +119,7 @@ class Court:
     """Holds int8 graphs against the bundle's fp32 fused graph on `cells`, and against its golden set."""
 
     bundle: Bundle
-    cells: tuple[Cell, ...]
+    cells: tuple[DatasetEntry, ...]
     config: CalibrationConfig
     tell: Tell | None = None
 
@@ -157,13 +157,13 @@ def offered() -> tuple[dict[str, tuple[Execution, ...]], dict[str, str]]:
 
 
 @contextmanager
-def engines(graph: Path, execution: Execution) -> Iterator[dict[str, Lanes]]:
+def engines(graph: Path, execution: Execution) -> Iterator[dict[str, InferencePool]]:
     """The fused `graph` in every engine that computes in `execution`, by the backend's name; closed afterwards."""
     options = EngineOptions(workload="throughput", execution=execution, device=DEVICE)
     with ExitStack() as opened:
         found = {}
         for name, executions in offered()[0].items():
             if execution in executions:
-                found[name] = Lanes(open_engine(graph, options, backend=name))
+                found[name] = InferencePool(open_engine(graph, options, backend=name))
                 opened.callback(found[name].close)
         yield found

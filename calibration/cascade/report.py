@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Literal
 
 from blastscope.runtime.bundle.manifest import CascadeResult, Digest, Interval
-from blastscope.runtime.io.strict_model import Record
+from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.runtime.types import Precision
 
 AIM = 1.5  # times the throughput, what the project wants of a cascade
 
 
-class CurvePoint(Record):
+class CurvePoint(StrictModel):
     """What one threshold would do to all cells, in the engine in which most flip."""
 
     threshold: float
@@ -19,7 +19,7 @@ class CurvePoint(Record):
     skipped: float  # share of the work
 
 
-class FirstReport(Record):
+class FirstReport(StrictModel):
     """One voter as the first: what all cells choose, and what the choice does to patients left out of it."""
 
     first: Literal["a", "b"]
@@ -30,7 +30,7 @@ class FirstReport(Record):
     curve: tuple[CurvePoint, ...]
 
 
-class CascadeReport(Record):
+class CascadeReport(StrictModel):
     """The outcome of `calibrate_cascade`. With `admitted` False the bundle is as it was, and `reason` says why."""
 
     bundle: str  # path

@@ -31,7 +31,7 @@ from blastscope.runtime.bundle.manifest import CascadeResult, GraphEntry, Interv
 from blastscope.runtime.errors import BundleError, MissingLibrary
 from blastscope.runtime.evaluation.metrics import flips, patient_flips, score_calls
 from blastscope.runtime.inference.voting import vote
-from blastscope.runtime.io.cnmc import Cell, find_cells
+from blastscope.runtime.io.cnmc import DatasetEntry, scan_dataset
 from blastscope.runtime.types import Execution, Precision
 
 try:
@@ -76,8 +76,8 @@ def _graph(bundle: Bundle, wanted: Precision | None) -> GraphEntry:
     raise BundleError(bundle.path, f"no fused {wanted} graph to cascade")
 
 
-def _cells(bundle: Bundle, data: Path | str, precision: Precision, tell: Tell) -> Sequence[Cell]:
-    folder = find_cells(data)
+def _cells(bundle: Bundle, data: Path | str, precision: Precision, tell: Tell) -> Sequence[DatasetEntry]:
+    folder = scan_dataset(data)
     note_other_cells(folder, bundle.manifest.training.data_sha256, tell)
     known = validation_cells(folder, bundle.manifest.training)
     ranges = bundle.manifest.calibration if precision == "int8" else None

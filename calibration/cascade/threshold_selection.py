@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.backends.protocol import sure_enough
+from blastscope.runtime.backends.protocol import first_voter_decides
 from blastscope.runtime.inference.voting import vote
 from blastscope.runtime.types import VOTERS
 
@@ -106,7 +106,7 @@ def judge_left_out(candidates: Candidates, flips_at_most: float, *, firsts: Sequ
             continue
         for engine in candidates.answers:
             opinion = table[engine, chosen.first]
-            sure = out & sure_enough(opinion.pairs, chosen.threshold)
+            sure = out & first_voter_decides(opinion.pairs, chosen.threshold)
             calls[engine][sure] = opinion.call[sure]
             early[engine] |= sure
             saved[engine] += int(sure.sum()) * (1 - candidates.shares[chosen.first])

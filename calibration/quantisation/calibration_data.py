@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from blastscope.calibration.progress import Tell
 from blastscope.runtime.bundle.manifest import TrainingProvenance
-from blastscope.runtime.crop import Crop, CropSpec
-from blastscope.runtime.crop.reference import crops_of
+from blastscope.runtime.crop import Crop, CropSpecification
+from blastscope.runtime.crop.reference import crop_dataset
 from blastscope.runtime.errors import DataError
-from blastscope.runtime.io.cnmc import Cell, CellFolder
+from blastscope.runtime.io.cnmc import Dataset, DatasetEntry
 from blastscope.runtime.types import CLASSES, ClassName
 
 READERS = 4
@@ -25,18 +25,18 @@ READERS = 4
 class CroppedCells:
     """Cells with their crops, and those that the crop refused, with the reason."""
 
-    cells: tuple[Cell, ...]
+    cells: tuple[DatasetEntry, ...]
     crops: NDArray[np.uint8]  # (N, S, S, 3)
-    refused: tuple[tuple[Cell, str], ...]
+    refused: tuple[tuple[DatasetEntry, str], ...]
 
 
-def note_other_cells(folder: CellFolder, trained_on: str | None, tell: Tell) -> None:
+def note_other_cells(folder: Dataset, trained_on: str | None, tell: Tell) -> None:
     """Tells where `folder` isn't the one with the digest `trained_on`: cells and patients are then known by name alone."""
     if trained_on and folder.sha256 != trained_on:
         tell(f"'{folder.root}' isn't what was trained on, by its digest: patients and cells are taken for those of that name")
 
 
-def validation_cells(folder: CellFolder, training: TrainingProvenance) -> tuple[Cell, ...]:
+def validation_cells(folder: Dataset, training: TrainingProvenance) -> tuple[DatasetEntry, ...]:
     """The cells of `folder` whose patients are in the validation part.
 
     Raises `DataError` where there are none, and where patients of the training part would have to judge: after a split by
@@ -56,8 +56,8 @@ def validation_cells(folder: CellFolder, training: TrainingProvenance) -> tuple[
 
 
 def named_cells(
-    cells: Sequence[Cell], names: Sequence[str], folder: CellFolder, training: TrainingProvenance
-) -> tuple[Cell, ...]:
+    cells: Sequence[DatasetEntry], names: Sequence[str], folder: Dataset, training: TrainingProvenance
+) -> tuple[DatasetEntry, ...]:
     """The validation `cells` whose file names are `names`. Raises `DataError`, which names those that can't calibrate."""
     patients = set(training.patients.training)
     by_name = {cell.path.name: cell for cell in folder.cells}
@@ -74,15 +74,15 @@ def named_cells(
     return tuple(known[name] for name in dict.fromkeys(names))
 
 
-def choose_cells(cells: Sequence[Cell], count: int, seed: int) -> tuple[Cell, ...]:
+def choose_cells(cells: Sequence[DatasetEntry], count: int, seed: int) -> tuple[DatasetEntry, ...]:
     """`count` of `cells`, drawn so that both classes, and within a class all patients, have as equal parts as can be.
 
     The same cells whatever the order they come in. With fewer than `count` cells all are taken.
     """
     rng = np.random.default_rng([seed, 5])
-    queues: dict[ClassName, list[list[Cell]]] = {}
+    queues: dict[ClassName, list[list[DatasetEntry]]] = {}
     for label in CLASSES:
-        by_patient: dict[str, list[Cell]] = defaultdict(list)
+        by_patient: dict[str, list[DatasetEntry]] = defaultdict(list)
         for cell in sorted((cell for cell in cells if cell.label == label), key=lambda cell: cell.sha256):
             by_patient[cell.patient].append(cell)
         groups = [by_patient[name] for name in sorted(by_patient)]
@@ -92,18 +92,18 @@ def choose_cells(cells: Sequence[Cell], count: int, seed: int) -> tuple[Cell, ..
     return tuple(islice(_in_turn(list(in_turn.values())), count))
 
 
-def _in_turn(groups: Sequence[Sequence[Cell]]) -> Iterator[Cell]:
+def _in_turn(groups: Sequence[Sequence[DatasetEntry]]) -> Iterator[DatasetEntry]:
     """The first of each group, then the second of each, and so on."""
     for place in range(max(map(len, groups), default=0)):
         yield from (group[place] for group in groups if place < len(group))
 
 
-def crop_cells(cells: Sequence[Cell], spec: CropSpec) -> CroppedCells:
+def crop_cells(cells: Sequence[DatasetEntry], spec: CropSpecification) -> CroppedCells:
     """The crops of `cells`, in their order."""
-    kept: list[Cell] = []
+    kept: list[DatasetEntry] = []
     crops: list[NDArray[np.uint8]] = []
-    refused: list[tuple[Cell, str]] = []
-    for cell, result in crops_of(cells, spec, workers=READERS):
+    refused: list[tuple[DatasetEntry, str]] = []
+    for cell, result in crop_dataset(cells, spec, workers=READERS):
         if isinstance(result, Crop):
             kept.append(cell)
             crops.append(result.pixels)

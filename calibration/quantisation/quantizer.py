@@ -27,7 +27,7 @@ from blastscope.calibration.quantisation.qdq import quantise
 from blastscope.calibration.quantisation.qdq_placement import plan_of
 from blastscope.runtime.errors import MissingLibrary
 from blastscope.runtime.io.hashing import bytes_sha256
-from blastscope.runtime.io.strict_model import Record
+from blastscope.runtime.io.strict_model import StrictModel
 
 try:
     import onnx
@@ -35,7 +35,7 @@ except ImportError as error:
     raise MissingLibrary("onnx", "export") from error
 
 
-class Recipe(Record):
+class Recipe(StrictModel):
     """What can be chosen about an int8 graph."""
 
     method: Method = "percentile"
@@ -112,7 +112,7 @@ def _weights(model: onnx.ModelProto) -> dict[str, str]:
     return {name: bytes_sha256(repr(array.shape).encode() + array.tobytes()) for name, array in arrays.items()}
 
 
-class MethodRow(Record):
+class MethodRow(StrictModel):
     """One recipe, and how far its graph strays from the parent on the search cells."""
 
     recipe: Recipe

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.crop.specification import CropSpec
+from blastscope.runtime.crop.specification import CropSpecification
 from blastscope.runtime.errors import EngineError
 from blastscope.runtime.types import Box, Execution, Layout, Refusal
 
@@ -38,7 +38,7 @@ class Cascade(NamedTuple):
     threshold: float  # its larger probability is at least this
 
 
-class Staged(Backend, Protocol):
+class PartialInference(Backend, Protocol):
     """A lane that can leave voters out."""
 
     def infer_in_turn(self, crops: NDArray[np.uint8], cascade: Cascade) -> NDArray[np.float32]:
@@ -46,26 +46,26 @@ class Staged(Backend, Protocol):
         ...
 
 
-class Sight(NamedTuple):
+class BatchResult(NamedTuple):
     """What came of a few images."""
 
     found: list[Box | Refusal]
     probabilities: NDArray[np.float32]  # (n, 3, 2); of a refused image they mean nothing
 
 
-class Eye(Backend, Protocol):
+class ImageLane(Backend, Protocol):
     """A lane that crops by itself, so that an image is handed over once and only the answer comes back."""
 
-    def look(self, images: Sequence[Any]) -> Sight:
-        """What becomes of `images`, each as `Eyes.take` gave it. Raises `EngineError`, `DeviceError`s."""
+    def look(self, images: Sequence[Any]) -> BatchResult:
+        """What becomes of `images`, each as `ImageInput.take` gave it. Raises `EngineError`, `DeviceError`s."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Eyes:
+class ImageInput:
     """The lanes of an engine once more, for images instead of crops."""
 
-    lanes: tuple[Eye, ...]
+    lanes: tuple[ImageLane, ...]
     # an image as the caller has it, checked, as `look` wants it; or `ImageError`. To be called in the caller's thread.
     take: Callable[[object], Any]
     keep: Callable[[Any], Any]  # what was taken, so that the caller's buffer may be used again
@@ -81,7 +81,7 @@ class EngineOptions:
     threads: int | None = None  # None: what the process may use
     cache_dir: Path | None = None  # where compiled engines are kept; None: nowhere
     device: str = "CPU"  # as the inference library calls it
-    crop: CropSpec | None = None  # for engines that crop by themselves
+    crop: CropSpecification | None = None  # for engines that crop by themselves
     keep_later: bool = False  # a compiled engine is put into the cache when `Engine.keep` is called
     cancelled: Callable[[], bool] | None = None  # ends a build that takes long
     tell: Callable[[str], None] | None = None  # hears of what takes long
@@ -99,8 +99,8 @@ class Engine:
     batch: int = 1  # crops that a lane likes to get at once
     notes: tuple[str, ...] = ()
     layout: Layout = "fused"
-    eyes: Eyes | None = None
-    staged: tuple[Staged, ...] = ()  # the lanes once more, where they can leave voters out
+    eyes: ImageInput | None = None
+    staged: tuple[PartialInference, ...] = ()  # the lanes once more, where they can leave voters out
     seal: bytes | None = None  # sha256 of the kept file that the engine was loaded from; None: it was not loaded from one
     keep: Callable[[], str | None] | None = None  # puts it into the cache, once; gives the reason where that can't be done
     held: Callable[[], None] | None = None  # frees what the lanes share; safe to call twice
@@ -149,17 +149,17 @@ class GpuBackendModule(BackendModule, Protocol):
         ...
 
 
-def sure_enough(pairs: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:
+def first_voter_decides(pairs: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:
     """Which cells a first voter with the probabilities `pairs` (N, 2) decides alone, (N,).
 
     Those whose larger probability is at least `threshold`, both as float32. Raises `EngineError` where one is not a number.
     """
-    require_numbers(pairs)
+    require_finite(pairs)
     sure: NDArray[np.bool_] = pairs.max(axis=1, initial=0) >= np.float32(threshold)
     return sure
 
 
-def require_numbers(probabilities: NDArray[np.float32]) -> None:
+def require_finite(probabilities: NDArray[np.float32]) -> None:
     """Raises `EngineError` where one of `probabilities` is NaN or infinite."""
     if not np.isfinite(probabilities).all():
         raise EngineError("a network answered with something that is not a number")

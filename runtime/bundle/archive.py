@@ -25,7 +25,7 @@ from blastscope.runtime.bundle.reader import Bundle, check_listed, read_bundle, 
 from blastscope.runtime.errors import BundleError, DigestMismatch, UsageError
 from blastscope.runtime.io.atomic import recover, sibling, write_file, write_folder
 from blastscope.runtime.io.hashing import bytes_sha256
-from blastscope.runtime.io.paths import user_cache
+from blastscope.runtime.io.paths import default_cache_dir
 
 _LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the first moment that a zip can tell
 
@@ -124,7 +124,7 @@ _BROKEN = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplemente
 
 def unpack(path: Path, cache_dir: Path | None = None) -> Bundle:
     """The verified bundle in the zip at `path`. Raises `BundleError`."""
-    home = cache_dir or user_cache()
+    home = cache_dir or default_cache_dir()
     try:
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()

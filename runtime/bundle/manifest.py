@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, JsonValue, StringConstraints, model_validator
 
-from blastscope.runtime.crop.specification import CropSpec
+from blastscope.runtime.crop.specification import CropSpecification
 from blastscope.runtime.io.hashing import bytes_sha256, file_sha256
-from blastscope.runtime.io.strict_model import Record
+from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.runtime.types import CLASSES, VOTERS, ClassName, Execution, Precision, Voter
 
 FORMAT = "1.1"  # major.minor: a reader takes its own major up to its own minor
@@ -30,7 +30,7 @@ _LATE: dict[str, Any] = {
 }
 
 
-class FileEntry(Record):
+class FileEntry(StrictModel):
     """A file of the bundle, with what is needed to know it again."""
 
     file: RelativePath  # from the bundle's root
@@ -38,7 +38,7 @@ class FileEntry(Record):
     size: int = Field(ge=0)  # bytes
 
 
-class Interval(Record):
+class Interval(StrictModel):
     """An estimate with its 95 % interval from a bootstrap over patients."""
 
     value: float
@@ -46,7 +46,7 @@ class Interval(Record):
     high: float
 
 
-class GateResult(Record):
+class GateResult(StrictModel):
     """How an int8 graph compared with its parent on validation cells outside the calibration sample."""
 
     engine: Annotated[str, StringConstraints(min_length=1, max_length=40)]  # of those that judged, the one with most flips
@@ -60,7 +60,7 @@ class GateResult(Record):
     patient_flips: Interval | None = None  # share of patients whose call by most of their cells changed; since 1.1
 
 
-class CascadeResult(Record):
+class CascadeResult(StrictModel):
     """When the first voter may decide alone, and what that costs on validation cells that had no part in the choice."""
 
     first: Literal["a", "b"]  # the voter that is run first
@@ -108,7 +108,7 @@ class GoldenEntry(FileEntry):
     source: Literal["drawn", "validation"]
 
 
-class VoteRule(Record):
+class VoteRule(StrictModel):
     """How three opinions become one call (runtime/inference/voting.py)."""
 
     rule: Literal["largest-probability"] = "largest-probability"
@@ -116,7 +116,7 @@ class VoteRule(Record):
     tie: tuple[Literal["all"], Literal["a"], Literal["b"], Literal["combined"]] = ("all", "a", "b", "combined")
 
 
-class OperatingPoint(Record):
+class OperatingPoint(StrictModel):
     """A threshold on the vote's score, chosen on validation patients; above or at it a cell is called ALL."""
 
     threshold: float = Field(ge=0, le=1)
@@ -126,7 +126,7 @@ class OperatingPoint(Record):
     cells: int
 
 
-class Patients(Record):
+class Patients(StrictModel):
     """Who was in which part. No name stands in two lists of one split by patient."""
 
     training: tuple[str, ...]
@@ -141,7 +141,7 @@ class Patients(Record):
         return self
 
 
-class TrainingProvenance(Record):
+class TrainingProvenance(StrictModel):
     """Where the networks come from."""
 
     data_sha256: Digest | None  # None: random weights
@@ -161,7 +161,7 @@ class TrainingProvenance(Record):
         return self
 
 
-class CalibrationProvenance(Record):
+class CalibrationProvenance(StrictModel):
     """Which cells set the int8 ranges, and how."""
 
     method: Literal["minmax", "entropy", "percentile"]
@@ -176,7 +176,7 @@ class CalibrationProvenance(Record):
     int8_share: Share | None = None  # of the multiply-adds of all layers that can be int8
 
 
-class Scores(Record):
+class Scores(StrictModel):
     """The vote on the validation cells, of one precision."""
 
     precision: Precision
@@ -188,7 +188,7 @@ class Scores(Record):
     specificity: Interval
 
 
-class Manifest(Record):
+class Manifest(StrictModel):
     """The whole of manifest.json (runtime/FORMAT.md)."""
 
     format: Annotated[str, StringConstraints(pattern=FORMAT_PATTERN)] = FORMAT
@@ -197,7 +197,7 @@ class Manifest(Record):
     classes: tuple[ClassName, ...] = CLASSES
     voters: tuple[Voter, ...] = VOTERS
     backbone: str  # timm's name
-    crop: CropSpec
+    crop: CropSpecification
     vote: VoteRule = VoteRule()
     operating_point: OperatingPoint | None = None
     cascade: CascadeResult | None = None  # since 1.1

@@ -18,9 +18,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.crop.specification import CropSpec
-from blastscope.runtime.io.cnmc import Cell
-from blastscope.runtime.io.concurrency import in_order
+from blastscope.runtime.crop.specification import CropSpecification
+from blastscope.runtime.io.cnmc import DatasetEntry
+from blastscope.runtime.io.concurrency import ordered_map
 from blastscope.runtime.io.image import check_array, read_image
 from blastscope.runtime.types import Box, Refusal
 
@@ -39,7 +39,7 @@ class Crop:
     box: Box
 
 
-def crop_cell(image: NDArray[np.uint8], spec: CropSpec) -> Crop | Refusal:
+def crop_cell(image: NDArray[np.uint8], spec: CropSpecification) -> Crop | Refusal:
     """The cell in `image` (H, W, 3) uint8 RGB, a cell on black, as `spec` wants it; or why there is none.
 
     The image may be any strided view; it is neither written to nor kept. Raises `ImageError` for anything but such an array.
@@ -86,7 +86,7 @@ def _gray_of(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return gray
 
 
-def _not_a_cell(gray: NDArray[np.uint8], histogram: NDArray[np.int64], spec: CropSpec) -> Refusal | None:
+def _not_a_cell(gray: NDArray[np.uint8], histogram: NDArray[np.int64], spec: CropSpecification) -> Refusal | None:
     """Why the image can't be a cell on black, as far as brightness alone tells."""
     brightest = int(np.flatnonzero(histogram)[-1])
     if brightest <= spec.max_background:
@@ -130,7 +130,7 @@ def _is_cut(box: Box, eroded: Box, shape: tuple[int, ...], found: tuple[NDArray[
     return any(at_edge and 5 * far * far < 16 * count**3 for at_edge, far in zip(reached, distances, strict=True))
 
 
-def _wrong_size(box: Box, spec: CropSpec) -> Refusal | None:
+def _wrong_size(box: Box, spec: CropSpecification) -> Refusal | None:
     width, height = box[2] - box[0], box[3] - box[1]
     if min(width, height) < spec.min_box_px:
         return Refusal("too-small", f"the cell is {width} x {height} px, less than {spec.min_box_px} px")
@@ -139,7 +139,7 @@ def _wrong_size(box: Box, spec: CropSpec) -> Refusal | None:
     return None
 
 
-def _patch(image: NDArray[np.uint8], box: Box, spec: CropSpec) -> NDArray[np.uint8]:
+def _patch(image: NDArray[np.uint8], box: Box, spec: CropSpecification) -> NDArray[np.uint8]:
     """The pixels that are resized: the box, or the window at its middle; may be a view of `image`."""
     x0, y0, x1, y1 = box
     if spec.window_px is None:
@@ -252,11 +252,13 @@ def _exact(distance: int, below: int, total: int) -> Fraction:
     return Fraction(distance * distance, below * (total - below))
 
 
-def crops_of(cells: Iterable[Cell], spec: CropSpec, *, workers: int) -> Iterator[tuple[Cell, Crop | Refusal]]:
+def crop_dataset(
+    cells: Iterable[DatasetEntry], spec: CropSpecification, *, workers: int
+) -> Iterator[tuple[DatasetEntry, Crop | Refusal]]:
     """Each cell with its crop, or with why there is none, in the order given; by `workers` threads, a few cells ahead."""
 
-    def crop(cell: Cell) -> Crop | Refusal:
+    def crop(cell: DatasetEntry) -> Crop | Refusal:
         image = read_image(cell.path)
         return image if isinstance(image, Refusal) else crop_cell(image, spec)
 
-    return in_order(crop, cells, workers=workers)
+    return ordered_map(crop, cells, workers=workers)

@@ -6,10 +6,10 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from blastscope.runtime.io.strict_model import Record
+from blastscope.runtime.io.strict_model import StrictModel
 
 
-class CropSpec(Record):
+class CropSpecification(StrictModel):
     """How a cell on black becomes S x S pixels. The defaults are the paper's (section 2.2).
 
     `fit` stretches the cell's box to the side, so that the cell's size is lost. `keep` cuts a window of `window_px` pixels at

@@ -20,7 +20,7 @@ from typing import Annotated, Any
 from pydantic import Field, StringConstraints
 
 from blastscope.runtime.errors import DeviceError, DeviceLost, DriverError, OutOfDeviceMemory
-from blastscope.runtime.io.strict_model import Record
+from blastscope.runtime.io.strict_model import StrictModel
 
 LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 OLDEST = (13, 0)  # the crop kernels are compiled by CUDA 13.0, and older drivers don't load what it makes
@@ -36,7 +36,7 @@ _NO_DRIVER = {3: "is not initialised", 34: "is a stub", 803: "and its kernel mod
 
 
 @dataclass(frozen=True, slots=True)
-class FoundGpu:
+class GpuDevice:
     """A GPU that the driver offers."""
 
     ordinal: int  # in the driver's order, which CUDA_VISIBLE_DEVICES changes
@@ -57,14 +57,14 @@ class FoundGpu:
 
 
 @dataclass(frozen=True, slots=True)
-class FoundDriver:
+class DriverInfo:
     """A driver that can be used, with its GPUs; at least one."""
 
     cuda: tuple[int, int]  # newest CUDA that it serves
     version: str  # of the kernel's module where it tells, else of CUDA
-    gpus: tuple[FoundGpu, ...]
+    gpus: tuple[GpuDevice, ...]
 
-    def gpu(self, ordinal: int) -> FoundGpu:
+    def gpu(self, ordinal: int) -> GpuDevice:
         """The GPU of that number. Raises `DeviceError`."""
         if ordinal >= len(self.gpus):
             there = ", ".join(f"cuda:{gpu.ordinal} {gpu.name}" for gpu in self.gpus)
@@ -72,7 +72,7 @@ class FoundDriver:
         return self.gpus[ordinal]
 
 
-def probe(library: str = LIBRARY) -> FoundDriver:
+def probe(library: str = LIBRARY) -> DriverInfo:
     """The driver and its GPUs. Raises `DriverError`: missing, too old, or without a GPU; never ends the process."""
     cuda = _load(library)
     version = ctypes.c_int()
@@ -89,10 +89,10 @@ def probe(library: str = LIBRARY) -> FoundDriver:
     if count.value < 1:
         raise DriverError("NVIDIA's driver is here and offers no GPU: is CUDA_VISIBLE_DEVICES set?", reason="no gpu")
     told = kernel_driver() or f"CUDA {newest[0]}.{newest[1]}"
-    return FoundDriver(newest, told, tuple(_gpu(cuda, number, told) for number in range(count.value)))
+    return DriverInfo(newest, told, tuple(_gpu(cuda, number, told) for number in range(count.value)))
 
 
-def find_gpu(ordinal: int, library: str = LIBRARY) -> FoundGpu:
+def find_gpu(ordinal: int, library: str = LIBRARY) -> GpuDevice:
     """The GPU `cuda:ordinal`, fit for the crop kernels. Raises `DriverError`, `DeviceError`."""
     gpu = probe(library).gpu(ordinal)
     if gpu.capability < OLDEST_CAPABILITY:
@@ -138,7 +138,7 @@ def _check(cuda: Any, name: str, *arguments: object) -> None:
         raise DriverError(f"NVIDIA's driver fails in {name} (CUDA error {code}): restart the machine, or say device='cpu'")
 
 
-def _gpu(cuda: Any, ordinal: int, driver: str) -> FoundGpu:
+def _gpu(cuda: Any, ordinal: int, driver: str) -> GpuDevice:
     device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
     memory, name, pci = ctypes.c_size_t(), ctypes.create_string_buffer(256), ctypes.create_string_buffer(64)
     _check(cuda, "cuDeviceGet", ctypes.byref(device), ordinal)
@@ -148,10 +148,10 @@ def _gpu(cuda: Any, ordinal: int, driver: str) -> FoundGpu:
     _check(cuda, "cuDeviceTotalMem_v2", ctypes.byref(memory), device)
     _check(cuda, "cuDeviceGetPCIBusId", pci, len(pci), device)
     capability = (major.value, minor.value)
-    return FoundGpu(ordinal, name.value.decode(), capability, memory.value, pci.value.decode(), driver)
+    return GpuDevice(ordinal, name.value.decode(), capability, memory.value, pci.value.decode(), driver)
 
 
-def facts_of(found: FoundGpu) -> GpuFacts:
+def gpu_facts(found: GpuDevice) -> GpuFacts:
     """What of `found` an engine depends on: whoever builds and whoever looks for one must say the same."""
     return GpuFacts(name=found.name, capability=f"{found.capability[0]}.{found.capability[1]}", driver=found.driver)
 
@@ -200,7 +200,7 @@ def _opened(library: str) -> Iterator[Any]:
             nvml.nvmlShutdown()
 
 
-class GpuFacts(Record):
+class GpuFacts(StrictModel):
     """The GPU that an engine was built on."""
 
     name: str = Field(min_length=1)  # as the driver calls it

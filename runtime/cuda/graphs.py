@@ -51,9 +51,9 @@ class Graphs:
             raise
         return _CapturedGraph(self, own, self.call("cuStreamEndCapture", own))
 
-    def open_event(self) -> Follower:
+    def open_event(self) -> Event:
         """What makes one stream follow another."""
-        return Follower(self, self.call("cuEventCreate", _NO_TIMING))
+        return Event(self, self.call("cuEventCreate", _NO_TIMING))
 
     def ordinal_of(self, address: int) -> int | None:
         """The number of the GPU in whose memory `address` lies, if in any's."""
@@ -86,7 +86,7 @@ class Graphs:
         self.driver.cuCtxPopCurrent()
 
 
-class Follower:
+class Event:
     """One event, lent to one pair of streams after the other."""
 
     def __init__(self, graphs: Graphs, event: Any) -> None:

@@ -37,7 +37,7 @@ class DeviceImage:
     owner: object = field(compare=False, repr=False)  # keeps the memory alive
 
 
-class Intake:
+class DeviceArrayImporter:
     """Where device arrays of one GPU come in. May be used by many threads."""
 
     def __init__(self, gpu: Gpu) -> None:

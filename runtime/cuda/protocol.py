@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.cuda.driver import FoundGpu
+from blastscope.runtime.cuda.driver import GpuDevice
 from blastscope.runtime.cuda.kernels.crop_launch_plan import Launch
 
 Work = Callable[[], None]
@@ -39,7 +39,7 @@ class Gpu(Protocol):
     """One GPU. What fails raises a `DeviceError`: `OutOfDeviceMemory`, `DeviceLost` or another."""
 
     @property
-    def found(self) -> FoundGpu:
+    def found(self) -> GpuDevice:
         """What the driver says of it."""
         ...
 

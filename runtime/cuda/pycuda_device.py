@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.cuda.driver import FoundGpu, find_gpu
+from blastscope.runtime.cuda.driver import GpuDevice, find_gpu
 from blastscope.runtime.cuda.graphs import Graphs, load_graphs
 from blastscope.runtime.cuda.kernels.compile import crop_fatbin
 from blastscope.runtime.cuda.kernels.crop_launch_plan import Address, Launch
@@ -61,7 +61,7 @@ def _leave_all() -> None:
 class _PyCudaGpu:
     """See `Gpu`. Streams and addresses are the driver's own, so that TensorRT, ONNX Runtime and others can take them."""
 
-    def __init__(self, found: FoundGpu, graphs: Graphs) -> None:
+    def __init__(self, found: GpuDevice, graphs: Graphs) -> None:
         self.found = found
         self._cuda = _pycuda()
         self._graphs = graphs

@@ -31,13 +31,13 @@ class Grouping(NamedTuple):
         return (malignant > 0).astype(np.int64)
 
 
-def group(patients: Sequence[str]) -> Grouping:
+def group_rows(patients: Sequence[str]) -> Grouping:
     """The cells' patients, one name a cell, as a grouping."""
     names, of_cell = np.unique(np.asarray(patients, dtype=np.str_), return_inverse=True)
     return Grouping(tuple(names.tolist()), of_cell.astype(np.int64))
 
 
-def resample(strata: NDArray[np.int64], *, draws: int, seed: int) -> NDArray[np.float64]:
+def bootstrap_samples(strata: NDArray[np.int64], *, draws: int, seed: int) -> NDArray[np.float64]:
     """How often each patient is drawn, (draws, P), when as many are drawn from each stratum as it holds, with replacement.
 
     `strata` (P,) are the patients' classes: drawing within a class keeps both in every draw, else AUROC has no value in some.
@@ -52,7 +52,7 @@ def resample(strata: NDArray[np.int64], *, draws: int, seed: int) -> NDArray[np.
     return weights
 
 
-def interval(value: float | NDArray[np.float64], drawn: NDArray[np.float64]) -> Interval:
+def bootstrap_interval(value: float | NDArray[np.float64], drawn: NDArray[np.float64]) -> Interval:
     """`value` between the 2.5th and 97.5th percentile of its values `drawn` (draws,)."""
     low, high = np.percentile(drawn, [2.5, 97.5])
     return Interval(value=float(value), low=float(low), high=float(high))

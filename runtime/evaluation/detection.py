@@ -15,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.runtime.bundle.manifest import Interval
-from blastscope.runtime.evaluation.bootstrap import group, interval, resample
-from blastscope.runtime.io.strict_model import Record
+from blastscope.runtime.evaluation.bootstrap import bootstrap_interval, bootstrap_samples, group_rows
+from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.runtime.types import Box, RefusalCode
 
 DRAWS, AT_ONCE = 1000, 50
 
 
-class Finding(Record):
+class DetectionMetrics(StrictModel):
     """How many of the labelled cells were found, at an overlap (IoU) of 0.5. A refused cell counts as found."""
 
     labelled: int
@@ -32,7 +32,7 @@ class Finding(Record):
     precision: Interval
 
 
-class Fate(Record):
+class ConfusionCounts(StrictModel):
     """What became of the labelled cells of one class."""
 
     called_hem: int
@@ -41,7 +41,7 @@ class Fate(Record):
     missed: int
 
 
-class CallFigures(Record):
+class CallFigures(StrictModel):
     """How good the vote is on the cells that were found and called. ALL is the positive class."""
 
     cells: int
@@ -63,18 +63,18 @@ class Outcome(NamedTuple):
     refusal: RefusalCode | None
 
 
-def finding(outcomes: Sequence[Outcome], *, seed: int = 0) -> Finding | None:
+def detection_metrics(outcomes: Sequence[Outcome], *, seed: int = 0) -> DetectionMetrics | None:
     """How well cells are found; None where none is labelled or none is found."""
     labelled = np.array([one.truth is not None for one in outcomes], np.float64)
     found = np.array([one.found for one in outcomes], np.float64)
     both = labelled * found
     if not labelled.sum() or not found.sum():
         return None
-    units = group([one.unit for one in outcomes])
-    weights = resample(np.zeros(len(units.names), np.int64), draws=DRAWS, seed=seed)
+    units = group_rows([one.unit for one in outcomes])
+    weights = bootstrap_samples(np.zeros(len(units.names), np.int64), draws=DRAWS, seed=seed)
     sums = {name: units.total(values) for name, values in (("labelled", labelled), ("found", found), ("both", both))}
     drawn = {name: weights @ values for name, values in sums.items()}
-    return Finding(
+    return DetectionMetrics(
         labelled=int(labelled.sum()),
         found=int(both.sum()),
         false=int((found - both).sum()),
@@ -83,22 +83,22 @@ def finding(outcomes: Sequence[Outcome], *, seed: int = 0) -> Finding | None:
     )
 
 
-def fates(outcomes: Sequence[Outcome]) -> tuple[Fate, Fate]:
+def confusion_counts(outcomes: Sequence[Outcome]) -> tuple[ConfusionCounts, ConfusionCounts]:
     """What became of the HEM cells, and of the ALL cells."""
     hem, malignant = (_fate([one for one in outcomes if one.truth == truth]) for truth in (0, 1))
     return hem, malignant
 
 
-def calls(outcomes: Sequence[Outcome], *, seed: int = 0) -> CallFigures | None:
+def call_metrics(outcomes: Sequence[Outcome], *, seed: int = 0) -> CallFigures | None:
     """How good the vote is; None where not both classes were called something."""
     called = [one for one in outcomes if one.truth is not None and one.call is not None]
     truth = np.array([one.truth for one in called], np.int64)
     if len(set(truth.tolist())) < 2:
         return None
     call, score = np.array([one.call for one in called], np.int64), np.array([one.score for one in called], np.float64)
-    units = group([one.unit for one in called])
+    units = group_rows([one.unit for one in called])
     counts = np.bincount(units.of_cell * 4 + truth * 2 + call, minlength=4 * len(units.names)).reshape(-1, 2, 2)
-    weights = resample(np.zeros(len(units.names), np.int64), draws=DRAWS, seed=seed)
+    weights = bootstrap_samples(np.zeros(len(units.names), np.int64), draws=DRAWS, seed=seed)
     drawn = np.tensordot(weights, counts.astype(np.float64), axes=1)  # (draws, 2, 2)
     whole = drawn.sum(axis=2).min(axis=1) > 0  # draws with both classes
     weights, drawn = weights[whole], drawn[whole]
@@ -106,7 +106,7 @@ def calls(outcomes: Sequence[Outcome], *, seed: int = 0) -> CallFigures | None:
     everyone = np.ones((1, len(units.names)))
 
     def figure(kind: Literal["sensitivity", "specificity", "accuracy", "weighted_f1"]) -> Interval:
-        return interval(_figures(one)[kind][0], _figures(drawn)[kind])
+        return bootstrap_interval(_figures(one)[kind][0], _figures(drawn)[kind])
 
     return CallFigures(
         cells=len(called),
@@ -114,7 +114,7 @@ def calls(outcomes: Sequence[Outcome], *, seed: int = 0) -> CallFigures | None:
         specificity=figure("specificity"),
         accuracy=figure("accuracy"),
         weighted_f1=figure("weighted_f1"),
-        auroc=interval(
+        auroc=bootstrap_interval(
             _auroc(truth, score, everyone[:, units.of_cell])[0],
             np.concatenate(
                 [
@@ -130,12 +130,12 @@ def _ratio(
     part: NDArray[np.float64], whole: NDArray[np.float64], drawn_part: NDArray[np.float64], drawn_whole: NDArray[np.float64]
 ) -> Interval:
     some = drawn_whole > 0
-    return interval(part.sum() / whole.sum(), drawn_part[some] / drawn_whole[some])
+    return bootstrap_interval(part.sum() / whole.sum(), drawn_part[some] / drawn_whole[some])
 
 
-def _fate(outcomes: Sequence[Outcome]) -> Fate:
+def _fate(outcomes: Sequence[Outcome]) -> ConfusionCounts:
     found = [one for one in outcomes if one.found]
-    return Fate(
+    return ConfusionCounts(
         called_hem=sum(one.call == 0 for one in found),
         called_all=sum(one.call == 1 for one in found),
         refused=sum(one.call is None for one in found),
@@ -168,7 +168,7 @@ def _auroc(truth: NDArray[np.int64], score: NDArray[np.float64], weights: NDArra
 LEAST_IOU = 0.5
 
 
-def match(labelled: Sequence[Box], found: Sequence[Box], *, least_iou: float = LEAST_IOU) -> dict[int, int]:
+def match_boxes(labelled: Sequence[Box], found: Sequence[Box], *, least_iou: float = LEAST_IOU) -> dict[int, int]:
     """For each labelled box that was found the number of the found one; both ways each box counts once."""
     overlaps = iou(labelled, found)
     pairs: dict[int, int] = {}

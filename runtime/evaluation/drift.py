@@ -18,15 +18,15 @@ import numpy as np
 
 from blastscope.runtime.errors import UsageError
 from blastscope.runtime.evaluation.reference_stats import Feature, Reference, shipped_reference
-from blastscope.runtime.frames.features import Appearance
+from blastscope.runtime.frames.features import CellFeatures
 from blastscope.runtime.frames.types import FrameReport
-from blastscope.runtime.io.strict_model import Record
+from blastscope.runtime.io.strict_model import StrictModel
 
 WINDOW = 1000  # cells that a session is judged by: the latest
 LEAST_CELLS = 30  # before that a median says little
 
 
-class Words(NamedTuple):
+class DriftWording(NamedTuple):
     """How a feature is told to people."""
 
     name: str
@@ -36,18 +36,24 @@ class Words(NamedTuple):
     remedy: str
 
 
-WORDS: dict[str, Words] = {
-    "diameter_px": Words("diameter", " px", "larger", "smaller", "check the scale: pixel_um, lens and camera binning"),
-    "elongation": Words("elongation", "", "longer", "rounder", "check the smear, and the outlines in an overlay"),
-    "lightness": Words("lightness", "", "lighter", "darker", "check lamp, exposure and the time in the stain"),
-    "green_red": Words("redness", "", "redder", "greener", "check white balance, the order of channels and the stain"),
-    "blue_yellow": Words("yellowness", "", "yellower", "bluer", "check white balance, the order of channels and the stain"),
-    "contrast": Words("contrast", "", "richer in contrast", "flatter", "check exposure, gamma and the time in the stain"),
-    "texture": Words("texture", "", "coarser or noisier", "smoother or more blurred", "check focus, sharpening, compression"),
+WORDS: dict[str, DriftWording] = {
+    "diameter_px": DriftWording("diameter", " px", "larger", "smaller", "check the scale: pixel_um, lens and camera binning"),
+    "elongation": DriftWording("elongation", "", "longer", "rounder", "check the smear, and the outlines in an overlay"),
+    "lightness": DriftWording("lightness", "", "lighter", "darker", "check lamp, exposure and the time in the stain"),
+    "green_red": DriftWording("redness", "", "redder", "greener", "check white balance, the order of channels and the stain"),
+    "blue_yellow": DriftWording(
+        "yellowness", "", "yellower", "bluer", "check white balance, the order of channels and the stain"
+    ),
+    "contrast": DriftWording(
+        "contrast", "", "richer in contrast", "flatter", "check exposure, gamma and the time in the stain"
+    ),
+    "texture": DriftWording(
+        "texture", "", "coarser or noisier", "smoother or more blurred", "check focus, sharpening, compression"
+    ),
 }
 
 
-class Shift(Record):
+class Shift(StrictModel):
     """One feature of the session's cells against the training's."""
 
     feature: str
@@ -58,7 +64,7 @@ class Shift(Record):
     alarm: bool
 
 
-class DriftState(Record):
+class DriftState(StrictModel):
     """The latest cells of a session against the training's."""
 
     reference: str
@@ -75,9 +81,9 @@ class Drift:
         if window < LEAST_CELLS:
             raise UsageError(f"window is {window}: at least {LEAST_CELLS} cells are needed to judge")
         self.reference = reference or shipped_reference()
-        if set(self.reference.features) != set(Appearance._fields):
-            raise UsageError(f"the reference must have the features {', '.join(Appearance._fields)}")
-        self._figures = np.zeros((window, len(Appearance._fields)))  # the latest cells, in no order
+        if set(self.reference.features) != set(CellFeatures._fields):
+            raise UsageError(f"the reference must have the features {', '.join(CellFeatures._fields)}")
+        self._figures = np.zeros((window, len(CellFeatures._fields)))  # the latest cells, in no order
         self._cells = 0  # so far
         self._lock = threading.Lock()
 
@@ -87,7 +93,7 @@ class Drift:
             if cell.appearance is not None:
                 self.add_look(cell.appearance)
 
-    def add_look(self, look: Appearance) -> None:
+    def add_look(self, look: CellFeatures) -> None:
         """Takes in a single cell."""
         with self._lock:
             self._figures[self._cells % len(self._figures)] = look
@@ -98,9 +104,9 @@ class Drift:
         with self._lock:
             figures = self._figures[: self._cells].copy()  # (N, F)
         enough = len(figures) >= LEAST_CELLS
-        medians = dict(zip(Appearance._fields, np.median(figures, axis=0).tolist(), strict=True)) if len(figures) else {}
+        medians = dict(zip(CellFeatures._fields, np.median(figures, axis=0).tolist(), strict=True)) if len(figures) else {}
         shifts = tuple(_shift(name, medians[name], self.reference.features[name], enough=enough) for name in medians)
-        alarms = tuple(told(shift) for shift in shifts if shift.alarm)
+        alarms = tuple(describe_drift(shift) for shift in shifts if shift.alarm)
         return DriftState(reference=self.reference.name, cells=len(figures), enough=enough, shifts=shifts, alarms=alarms)
 
 
@@ -116,7 +122,7 @@ def _shift(name: str, median: float, feature: Feature, *, enough: bool) -> Shift
     )
 
 
-def told(shift: Shift) -> str:
+def describe_drift(shift: Shift) -> str:
     """The shift as a sentence, with what to look at first."""
     words = WORDS[shift.feature]
     return (

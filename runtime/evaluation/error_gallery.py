@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from blastscope.runtime.evaluation.detection import match
+from blastscope.runtime.evaluation.detection import match_boxes
 from blastscope.runtime.evaluation.labels import LabelledCell
 from blastscope.runtime.frames.report.markup import Html, picture, safe
-from blastscope.runtime.frames.report.theme import LOOKS, kind_of, names_of, words_of
+from blastscope.runtime.frames.report.theme import LOOKS, names_of, style_of, words_of
 from blastscope.runtime.frames.report.thumbnails import draw_around, jpeg
 from blastscope.runtime.frames.types import FrameCell, FrameReport
-from blastscope.runtime.io.slides.slide import Scan
-from blastscope.runtime.io.slides.tiff_codec import Unreadable
+from blastscope.runtime.io.slides.slide import Slide
+from blastscope.runtime.io.slides.tiff_codec import ReadError
 from blastscope.runtime.types import Box, ClassName
 
 MOST_PICTURES = 2000  # some 5 kB each
@@ -50,7 +50,7 @@ class Mistake:
 
 def mistakes_in(path: Path, labelled: Sequence[LabelledCell], found: Sequence[FrameCell]) -> Iterator[Mistake]:
     """What went wrong in one frame: the labelled cells first, then those that nobody labelled."""
-    pairs = match([cell.box for cell in labelled], [cell.box for cell in found])
+    pairs = match_boxes([cell.box for cell in labelled], [cell.box for cell in found])
     for number, expert in enumerate(labelled):
         cell = found[pairs[number]] if number in pairs else None
         if cell is None or cell.label != expert.label:
@@ -60,8 +60,8 @@ def mistakes_in(path: Path, labelled: Sequence[LabelledCell], found: Sequence[Fr
             yield Mistake(path, cell.box, None, cell)
 
 
-class Pictures:
-    """Pictures of mistakes, taken while their frame is open. `look` is for `Scope.examine_files`: many threads may call it."""
+class ErrorImages:
+    """Images of wrong calls, cut while their frame is open. Pass `look` to `Scope.examine_files`; it is thread-safe."""
 
     def __init__(self, labels: Mapping[Path, tuple[LabelledCell, ...]]) -> None:
         self._labels = labels
@@ -69,7 +69,7 @@ class Pictures:
         self._left = MOST_PICTURES
         self._lock = threading.Lock()
 
-    def look(self, scan: Scan, report: FrameReport) -> None:
+    def look(self, scan: Slide, report: FrameReport) -> None:
         """Takes the pictures of one frame's mistakes."""
         if report.path is None or report.refusal:
             return
@@ -90,11 +90,11 @@ class Pictures:
         return [replace(one, picture=picture) for one, picture in zip(mistakes, pictures, strict=True)]
 
 
-def _picture(scan: Scan, mistake: Mistake, labelled: Sequence[LabelledCell], found: Sequence[FrameCell]) -> bytes | None:
+def _picture(scan: Slide, mistake: Mistake, labelled: Sequence[LabelledCell], found: Sequence[FrameCell]) -> bytes | None:
     marks = [(cell.box, cell.label) for cell in labelled if _meet(cell.box, mistake.box)]
     try:
         return jpeg(draw_around(scan, mistake.box, [cell for cell in found if _meet(cell.box, mistake.box)], marks))
-    except Unreadable:  # a file that changes meanwhile
+    except ReadError:  # a file that changes meanwhile
         return None
 
 
@@ -112,7 +112,7 @@ HEADS: dict[Kind, tuple[str, str]] = {
 }
 
 
-def gallery(mistakes: Sequence[Mistake], frames: Sequence[Path] = ()) -> Html:
+def render_gallery(mistakes: Sequence[Mistake], frames: Sequence[Path] = ()) -> Html:
     """A heading and a list of cards for each kind of mistake that there is, in some of the `frames`."""
     names = names_of([*frames, *(one.path for one in mistakes)])
     parts = [_part(kind, own, names) for kind in HEADS if (own := [one for one in mistakes if one.kind == kind])]
@@ -146,6 +146,6 @@ def _card(mistake: Mistake, frame: str) -> str:
     title = f' title="{safe(cell.refusal.detail)}"' if cell and cell.refusal else ""
     shown = picture(mistake.picture, f"{labelled}: {words}")
     return (
-        f'<li class="cell {kind_of(cell) if cell else "refused"}"{title}>{shown}'
+        f'<li class="cell {style_of(cell) if cell else "refused"}"{title}>{shown}'
         f"<div><b>{safe(words)}</b><span>{safe(labelled)}</span><span>{safe(place)}</span></div></li>"
     )

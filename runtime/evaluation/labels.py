@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from blastscope.runtime.errors import DataError
-from blastscope.runtime.io.slides.slide import open_scan
+from blastscope.runtime.io.slides.slide import open_slide
 from blastscope.runtime.types import CLASSES, Box, ClassName, Refusal
 
 COLUMNS = ("path", "x0", "y0", "x1", "y1", "label")
@@ -144,7 +144,7 @@ def _check_inside(table: Path, frame: Path, boxes: Mapping[Box, _Said]) -> None:
 
     A frame that can't be read is left to whoever examines it.
     """
-    scan = open_scan(frame) if boxes else Refusal("empty", "nothing to check")
+    scan = open_slide(frame) if boxes else Refusal("empty", "nothing to check")
     if isinstance(scan, Refusal):
         return
     width, height = scan.width, scan.height

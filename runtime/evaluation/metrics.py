@@ -14,15 +14,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from blastscope.runtime.bundle.manifest import Interval, OperatingPoint, Scores
 from blastscope.runtime.errors import UsageError
-from blastscope.runtime.evaluation.bootstrap import Grouping, group, interval, resample
-from blastscope.runtime.io.strict_model import Record
+from blastscope.runtime.evaluation.bootstrap import Grouping, bootstrap_interval, bootstrap_samples, group_rows
+from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.runtime.types import CLASSES, ClassName, Precision
 
 BINS = 10
 ROUNDING = 1e-5  # an engine's softmax may round past one
 
 
-class ClassScores(Record):
+class ClassScores(StrictModel):
     """One row of Table 1. Precision is 0 where no cell is called so, as in scikit-learn."""
 
     precision: float
@@ -31,7 +31,7 @@ class ClassScores(Record):
     support: int
 
 
-class Table1(Record):
+class Table1(StrictModel):
     """The paper's Table 1; `weighted` is the mean of the classes' rows by support."""
 
     hem: ClassScores
@@ -39,7 +39,7 @@ class Table1(Record):
     weighted: ClassScores
 
 
-class PatientScores(Record):
+class PatientScores(StrictModel):
     """One patient's cells taken together.
 
     `call` is what most of the cells are called, ALL where the halves are equal (a missed blast costs more than a second
@@ -55,7 +55,7 @@ class PatientScores(Record):
     call_by_score: ClassName
 
 
-class ReliabilityBin(Record):
+class ReliabilityBin(StrictModel):
     """Cells with a score in (low, high], the first bin with 0 too. An empty bin has no means."""
 
     low: float
@@ -65,14 +65,14 @@ class ReliabilityBin(Record):
     share_all: float | None  # of its cells, those whose label is ALL
 
 
-class Reliability(Record):
+class Reliability(StrictModel):
     """Whether a score of 0.8 is right in 8 of 10 cells. The error is the bins' mean distance, weighted by cells."""
 
     bins: tuple[ReliabilityBin, ...]
     expected_calibration_error: float
 
 
-class CallScores(Record):
+class CallScores(StrictModel):
     """Everything that is said of one set of calls."""
 
     cells: int
@@ -119,8 +119,8 @@ def score_calls(
     score = _probabilities(scores)
     _same_length(truth, called, score, patients)
     _both_classes(truth)
-    cells = group(patients)
-    weights = resample(cells.classes(truth), draws=draws, seed=seed)
+    cells = group_rows(patients)
+    weights = bootstrap_samples(cells.classes(truth), draws=draws, seed=seed)
     counts = _confusion(truth, called, cells)  # (P, 2, 2)
     whole, drawn = counts.sum(axis=0), np.tensordot(weights, counts, axes=1)  # (2, 2), (draws, 2, 2)
     everyone = np.ones((1, len(cells.names)))
@@ -129,11 +129,11 @@ def score_calls(
         cells=len(truth),
         table1=_table1(whole),
         confusion=((int(whole[0, 0]), int(whole[0, 1])), (int(whole[1, 0]), int(whole[1, 1]))),
-        accuracy=interval(_accuracy(whole), _accuracy(drawn)),
-        sensitivity=interval(_recall(whole, 1), _recall(drawn, 1)),
-        specificity=interval(_recall(whole, 0), _recall(drawn, 0)),
-        auroc=interval(_auroc(wins, counts, everyone)[0], _auroc(wins, counts, weights)),
-        weighted_f1=interval(_weighted_f1(whole), _weighted_f1(drawn)),
+        accuracy=bootstrap_interval(_accuracy(whole), _accuracy(drawn)),
+        sensitivity=bootstrap_interval(_recall(whole, 1), _recall(drawn, 1)),
+        specificity=bootstrap_interval(_recall(whole, 0), _recall(drawn, 0)),
+        auroc=bootstrap_interval(_auroc(wins, counts, everyone)[0], _auroc(wins, counts, weights)),
+        weighted_f1=bootstrap_interval(_weighted_f1(whole), _weighted_f1(drawn)),
         patients=_by_patient(counts, cells.total(score), cells),
         reliability=reliability(truth, score),
     )
@@ -143,10 +143,10 @@ def flips(calls_a: ArrayLike, calls_b: ArrayLike, patients: Sequence[str], *, dr
     """The share of cells (0 to 1) that `calls_a` and `calls_b` call differently. Patients are drawn as one stratum."""
     first, second = _classes("calls_a", calls_a), _classes("calls_b", calls_b)
     _same_length(first, second, patients)
-    cells = group(patients)
+    cells = group_rows(patients)
     changed, count = cells.total((first != second).astype(np.float64)), cells.total(np.ones(len(first)))
-    weights = resample(np.zeros(len(cells.names), dtype=np.int64), draws=draws, seed=seed)
-    return interval(changed.sum() / count.sum(), weights @ changed / (weights @ count))
+    weights = bootstrap_samples(np.zeros(len(cells.names), dtype=np.int64), draws=draws, seed=seed)
+    return bootstrap_interval(changed.sum() / count.sum(), weights @ changed / (weights @ count))
 
 
 def patient_flips(
@@ -155,12 +155,12 @@ def patient_flips(
     """The share of patients (0 to 1) whose call by most of their cells differs, ALL where the halves are equal."""
     first, second = _classes("calls_a", calls_a), _classes("calls_b", calls_b)
     _same_length(first, second, patients)
-    cells = group(patients)
+    cells = group_rows(patients)
     count = cells.total(np.ones(len(first)))
     by_most = [2 * cells.total(calls.astype(np.float64)) >= count for calls in (first, second)]
     changed = (by_most[0] != by_most[1]).astype(np.float64)
-    weights = resample(np.zeros(len(cells.names), dtype=np.int64), draws=draws, seed=seed)
-    return interval(changed.mean(), weights @ changed / len(cells.names))
+    weights = bootstrap_samples(np.zeros(len(cells.names), dtype=np.int64), draws=draws, seed=seed)
+    return bootstrap_interval(changed.mean(), weights @ changed / len(cells.names))
 
 
 def f1_loss(
@@ -179,12 +179,12 @@ def f1_loss(
     truth = _classes("labels", labels)
     parent, child = _classes("calls_parent", calls_parent), _classes("calls_child", calls_child)
     _same_length(truth, parent, child, patients)
-    cells = group(patients)
-    weights = resample(cells.classes(truth), draws=draws, seed=seed)
+    cells = group_rows(patients)
+    weights = bootstrap_samples(cells.classes(truth), draws=draws, seed=seed)
     counts = [_confusion(truth, calls, cells) for calls in (parent, child)]
     whole = [_weighted_f1(one.sum(axis=0)) for one in counts]
     drawn = [_weighted_f1(np.tensordot(weights, one, axes=1)) for one in counts]
-    return interval(100 * float(whole[0] - whole[1]), 100 * (drawn[0] - drawn[1]))
+    return bootstrap_interval(100 * float(whole[0] - whole[1]), 100 * (drawn[0] - drawn[1]))
 
 
 def find_operating_point(labels: ArrayLike, scores: ArrayLike, sensitivity: float) -> OperatingPoint:

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from blastscope.runtime.errors import DataError
-from blastscope.runtime.frames.features import Appearance, appearance_of
+from blastscope.runtime.frames.features import CellFeatures, cell_features
 from blastscope.runtime.io.atomic import write_content
-from blastscope.runtime.io.cnmc import Cell, find_cells
-from blastscope.runtime.io.concurrency import in_order
+from blastscope.runtime.io.cnmc import DatasetEntry, scan_dataset
+from blastscope.runtime.io.concurrency import ordered_map
 from blastscope.runtime.io.cpu_info import usable_threads
 from blastscope.runtime.io.image import read_image
-from blastscope.runtime.io.strict_model import Record
+from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.runtime.types import Refusal
 
 SHIPPED = Path(__file__).with_name("training_reference.json")
@@ -32,15 +32,15 @@ LEAST_CELLS = 30  # of a patient whose median is taken seriously
 SLACK, LEAST_LIMIT = 1.25, 1.5  # a site's patient may differ by as much as one of the training's, and a quarter more
 
 
-class Feature(Record):
-    """One figure of `Appearance` over all cells of the training."""
+class Feature(StrictModel):
+    """One figure of `CellFeatures` over all cells of the training."""
 
     median: float
     spread: float = Field(gt=0)  # robust: the median absolute deviation, scaled to a standard deviation
     limit: float = Field(gt=0)  # that a session's median may lie away, in spreads
 
 
-class Reference(Record):
+class Reference(StrictModel):
     """How the training's cells look."""
 
     name: str
@@ -56,13 +56,13 @@ def shipped_reference() -> Reference:
     return Reference.model_validate_json(SHIPPED.read_bytes())
 
 
-def measure(cells: Iterable[Cell], *, name: str, data_sha256: str) -> Reference:
+def measure(cells: Iterable[DatasetEntry], *, name: str, data_sha256: str) -> Reference:
     """The reference that `cells` make. A limit is the largest shift of a single patient's median, and a quarter more.
 
     Raises `DataError` for a cell that can't be read.
     """
     cells = list(cells)
-    figures = np.array([look for _, look in in_order(_look, cells, workers=usable_threads())], np.float64)  # (N, F)
+    figures = np.array([look for _, look in ordered_map(_look, cells, workers=usable_threads())], np.float64)  # (N, F)
     patients = np.array([cell.patient for cell in cells])
     medians, spreads = robust(figures)
     groups = [patients == patient for patient in np.unique(patients) if (patients == patient).sum() >= LEAST_CELLS]
@@ -70,7 +70,7 @@ def measure(cells: Iterable[Cell], *, name: str, data_sha256: str) -> Reference:
     limits = np.maximum(SLACK * np.max(shifts or [np.zeros(len(medians))], axis=0), LEAST_LIMIT)
     features = {
         field: Feature(median=round(float(median), 4), spread=round(float(spread), 4), limit=round(float(limit), 2))
-        for field, median, spread, limit in zip(Appearance._fields, medians, spreads, limits, strict=True)
+        for field, median, spread, limit in zip(CellFeatures._fields, medians, spreads, limits, strict=True)
     }
     return Reference(name=name, data_sha256=data_sha256, cells=len(cells), patients=len(set(patients)), features=features)
 
@@ -81,9 +81,9 @@ def robust(figures: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[n
     return medians, np.asarray(TO_SIGMA * np.median(np.abs(figures - medians), axis=0), np.float64)
 
 
-def _look(cell: Cell) -> Appearance:
+def _look(cell: DatasetEntry) -> CellFeatures:
     image = read_image(cell.path)
-    look = None if isinstance(image, Refusal) else appearance_of(image)
+    look = None if isinstance(image, Refusal) else cell_features(image)
     if look is None:
         raise DataError(cell.path, image.detail if isinstance(image, Refusal) else "shows nothing but black")
     return look
@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="C-NMC's cells")
     parser.add_argument("--name", default="C-NMC 2019, training set")
     words = parser.parse_args()
-    folder = find_cells(words.folder)
+    folder = scan_dataset(words.folder)
     reference = measure(folder.cells, name=words.name, data_sha256=folder.sha256)
     text = reference.model_dump_json(indent=2) + "\n"
     write_content(SHIPPED, text)

@@ -11,13 +11,13 @@ from typing import Any, Protocol
 
 from blastscope.runtime.bundle import Bundle
 from blastscope.runtime.errors import UsageError
-from blastscope.runtime.evaluation.detection import Outcome, calls, fates, finding, match
+from blastscope.runtime.evaluation.detection import Outcome, call_metrics, confusion_counts, detection_metrics, match_boxes
 from blastscope.runtime.evaluation.drift import Drift, DriftState
-from blastscope.runtime.evaluation.error_gallery import Mistake, Pictures, mistakes_in
+from blastscope.runtime.evaluation.error_gallery import ErrorImages, Mistake, mistakes_in
 from blastscope.runtime.evaluation.labels import LabelledCell, LabelledFrames
 from blastscope.runtime.evaluation.validation_record import MOST_NAME, Requirements, ValidationRecord, shortfalls
 from blastscope.runtime.frames.pipeline import Look
-from blastscope.runtime.frames.types import FrameCell, FrameReport, FrameSpec
+from blastscope.runtime.frames.types import FrameCell, FrameReport, FrameSpecification
 from blastscope.runtime.types import CLASSES, RefusalCode
 
 
@@ -31,7 +31,7 @@ class ExaminesFiles(Protocol):
         paths: Iterable[Path | str],
         *,
         pixel_um: float | None = None,
-        spec: FrameSpec | None = None,
+        spec: FrameSpecification | None = None,
         look: Look | None = None,
     ) -> Iterator[FrameReport]:
         """The report on each file, in order."""
@@ -39,12 +39,12 @@ class ExaminesFiles(Protocol):
 
 
 @dataclass(frozen=True)
-class Site:
+class SiteOptions:
     """Who validates, and what is asked for. Raises `UsageError` for a name that the record can't keep."""
 
     name: str
     pixel_um: float | None = None
-    spec: FrameSpec = field(default_factory=FrameSpec)
+    spec: FrameSpecification = field(default_factory=FrameSpecification)
     requirements: Requirements = field(default_factory=Requirements)
 
     def __post_init__(self) -> None:
@@ -90,7 +90,7 @@ class Validation:
 
 
 def validate(
-    scope: ExaminesFiles, labels: LabelledFrames, site: Site, *, pictures: bool = False
+    scope: ExaminesFiles, labels: LabelledFrames, site: SiteOptions, *, pictures: bool = False
 ) -> Iterator[FrameFate | Validation]:
     """Each frame's fate as it is known, and at last the `Validation`, on demand with pictures of what went wrong.
 
@@ -99,7 +99,7 @@ def validate(
     if not any(labels.cells.values()):
         raise UsageError("no cell is labelled in any of the frames")
     drift, outcomes, frames = Drift(), list[Outcome](), list[FrameFate]()
-    mistakes, taken = list[Mistake](), Pictures(labels.cells)
+    mistakes, taken = list[Mistake](), ErrorImages(labels.cells)
     look = taken.look if pictures else None
     reports = scope.examine_files(labels.cells, pixel_um=site.pixel_um, spec=site.spec, look=look)
     for (path, cells), report in zip(labels.cells.items(), reports, strict=True):
@@ -124,7 +124,7 @@ def validate(
 
 
 def _outcomes(unit: str, labelled: tuple[LabelledCell, ...], found: tuple[FrameCell, ...]) -> Iterator[Outcome]:
-    pairs = match([cell.box for cell in labelled], [cell.box for cell in found])
+    pairs = match_boxes([cell.box for cell in labelled], [cell.box for cell in found])
     for number, expert in enumerate(labelled):
         truth = CLASSES.index(expert.label)
         if number not in pairs:
@@ -158,9 +158,9 @@ def _fate(path: Path, outcomes: list[Outcome], report: FrameReport) -> FrameFate
 
 
 def _record(
-    bundle: Bundle, labels: LabelledFrames, site: Site, outcomes: list[Outcome], examined: list[FrameFate]
+    bundle: Bundle, labels: LabelledFrames, site: SiteOptions, outcomes: list[Outcome], examined: list[FrameFate]
 ) -> ValidationRecord:
-    hem, malignant = fates(outcomes)
+    hem, malignant = confusion_counts(outcomes)
     patients = len({labels.patients[frame.path] for frame in examined}) if labels.patients else None
     record = ValidationRecord.model_construct(
         format="1.0",
@@ -174,10 +174,10 @@ def _record(
         frames=len(examined),
         units="patients" if labels.patients else "frames",
         patients=patients,
-        finding=finding(outcomes),
+        detection_metrics=detection_metrics(outcomes),
         hem=hem,
         all=malignant,
-        calls=calls(outcomes),
+        call_metrics=call_metrics(outcomes),
         requirements=site.requirements,
     )
     missing = tuple(shortfalls(record))

@@ -14,16 +14,16 @@ from pydantic import Field, ValidationError, model_validator
 
 from blastscope.runtime.bundle.manifest import Digest, Interval, Moment
 from blastscope.runtime.errors import DataError
-from blastscope.runtime.evaluation.detection import CallFigures, Fate, Finding
-from blastscope.runtime.frames.types import FrameSpec
+from blastscope.runtime.evaluation.detection import CallFigures, ConfusionCounts, DetectionMetrics
+from blastscope.runtime.frames.types import FrameSpecification
 from blastscope.runtime.io.atomic import write_content
-from blastscope.runtime.io.strict_model import Record, problems
+from blastscope.runtime.io.strict_model import StrictModel, problems
 
 MOST_BYTES = 1_000_000
 MOST_NAME = 200  # letters
 
 
-class Requirements(Record):
+class Requirements(StrictModel):
     """What a validation must show. The paper gives no such figures: these are the house's, a site may want others, and says so.
 
     With 50 cells of a class a rate of 0.9 has an interval of about 0.79 to 0.96: fewer say next to nothing.
@@ -39,7 +39,7 @@ class Requirements(Record):
     specificity: float = Field(default=0.6, ge=0, le=1)  # the lower end of its interval
 
 
-class ValidationRecord(Record):
+class ValidationRecord(StrictModel):
     """A site's validation, as `validation.json` keeps it."""
 
     format: Literal["1.0"] = "1.0"
@@ -47,15 +47,15 @@ class ValidationRecord(Record):
     created: Moment
     bundle: Digest
     bundle_name: str
-    spec: FrameSpec
+    spec: FrameSpecification
     pixel_um: float | None  # as it was given for all frames
     labels_sha256: Digest
     frames: int  # with labels, and examined
     units: Literal["patients", "frames"]  # over which the intervals were drawn
     patients: int | None  # None: nobody said whose frames they are
-    finding: Finding | None
-    hem: Fate
-    all: Fate
+    finding: DetectionMetrics | None
+    hem: ConfusionCounts
+    all: ConfusionCounts
     calls: CallFigures | None
     requirements: Requirements
     shortfalls: tuple[str, ...]  # what the requirements ask for and the figures don't show
@@ -67,7 +67,7 @@ class ValidationRecord(Record):
             raise ValueError("'shortfalls' and 'passed' are not what the figures and requirements say")
         return self
 
-    def objection(self, bundle: str, spec: FrameSpec) -> str | None:
+    def objection(self, bundle: str, spec: FrameSpecification) -> str | None:
         """Why this record says nothing of the bundle with the digest `bundle` and of `spec`; None where it holds for them."""
         if not self.passed:
             return f"the validation of '{self.site}' fell short: {self.shortfalls[0]}"
@@ -76,7 +76,7 @@ class ValidationRecord(Record):
                 f"the validation of '{self.site}' is of bundle '{self.bundle_name}', {self.bundle[:12]}, not of {bundle[:12]}"
             )
         if self.spec != spec:
-            changed = [name for name in FrameSpec.model_fields if getattr(self.spec, name) != getattr(spec, name)]
+            changed = [name for name in FrameSpecification.model_fields if getattr(self.spec, name) != getattr(spec, name)]
             return f"the validation of '{self.site}' was made with another specification: {', '.join(changed)} differ"
         return None
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from blastscope.runtime.bundle.manifest import Interval
 from blastscope.runtime.evaluation.drift import WORDS
-from blastscope.runtime.evaluation.error_gallery import gallery
+from blastscope.runtime.evaluation.error_gallery import render_gallery
 from blastscope.runtime.evaluation.validation import FrameFate, Validation
 from blastscope.runtime.evaluation.validation_record import ValidationRecord
 from blastscope.runtime.frames.report.html_report import REASONS
@@ -15,7 +15,7 @@ from blastscope.runtime.frames.report.markup import Cell, Tile, digits, safe, ta
 MOST_FRAMES = 2000
 
 
-def compose(validation: Validation) -> str:
+def render_validation_report(validation: Validation) -> str:
     """The whole page as HTML."""
     record = validation.record
     title = f"Validation of {record.bundle_name} at {record.site}"
@@ -27,7 +27,7 @@ def compose(validation: Validation) -> str:
         _fates(record),
         _figures(record),
         _refusals(validation),
-        gallery(validation.mistakes, [frame.path for frame in validation.frames]),
+        render_gallery(validation.mistakes, [frame.path for frame in validation.frames]),
         _drift(validation),
         _frames(validation.frames),
         _origin(record),

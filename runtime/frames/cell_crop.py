@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.frames.mask_geometry import Mask, deeper_in
-from blastscope.runtime.frames.stain import normalised
-from blastscope.runtime.frames.types import FoundCell, FrameFacts, FrameSpec
+from blastscope.runtime.frames.mask_geometry import Mask, erode_by
+from blastscope.runtime.frames.stain import normalize_stain
+from blastscope.runtime.frames.types import FrameParameters, FrameSpecification, SegmentedCell
 from blastscope.runtime.io.image import check_array
 
 HALO_UM = 0.45  # contours take the whole rim in, as a person would draw them; C-NMC's cells end at the stain
@@ -16,7 +16,9 @@ MARGIN_PX = 12  # black around the cell
 LARGEST_PX = 2048  # a side beyond this is a wrong scale's doing: the crop refuses it as too large, and so may smaller ones
 
 
-def cut_cell(frame: NDArray[np.uint8], cell: FoundCell, facts: FrameFacts, spec: FrameSpec) -> NDArray[np.uint8]:
+def cut_cell(
+    frame: NDArray[np.uint8], cell: SegmentedCell, facts: FrameParameters, spec: FrameSpecification
+) -> NDArray[np.uint8]:
     """The cell (h, w, 3) uint8 RGB, `spec.network_um` a pixel, pure black outside its contour, with a black margin.
 
     A refused cell can be cut as well, to be looked at. Raises `ImageError` for what is no frame.
@@ -27,14 +29,14 @@ def cut_cell(frame: NDArray[np.uint8], cell: FoundCell, facts: FrameFacts, spec:
     mask = np.zeros(patch.shape[:2], np.uint8)
     cv2.drawContours(mask, [cell.contour - np.asarray((x0, y0), np.int32)], -1, (255,), cv2.FILLED)
     image, shown = _scaled(patch, _without_halo(mask, facts.pixel_um), facts.pixel_um / spec.network_um)
-    colours = normalised(image, shown, spec.stain, facts.background)
+    colours = normalize_stain(image, shown, spec.stain, facts.background)
     framed = cv2.copyMakeBorder(colours, MARGIN_PX, MARGIN_PX, MARGIN_PX, MARGIN_PX, cv2.BORDER_CONSTANT, value=(0, 0, 0))
     return np.asarray(framed, np.uint8)
 
 
 def _without_halo(mask: Mask, pixel_um: float) -> Mask:
     """The mask less a rim in which glass shines through; all of it where little would be left."""
-    core = deeper_in(mask, HALO_UM / pixel_um)
+    core = erode_by(mask, HALO_UM / pixel_um)
     return core if 2 * cv2.countNonZero(core) > cv2.countNonZero(mask) else mask
 
 

@@ -1,4 +1,4 @@
-"""`Traced`: a part of a reduced picture, and how its outline runs in the frame."""
+"""`Contour`: a part of a reduced picture, and how its outline runs in the frame."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.runtime.frames.image_pyramid import Grid
-from blastscope.runtime.frames.mask_geometry import Part, framed
+from blastscope.runtime.frames.mask_geometry import Region, framed
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Traced:
+class Contour:
     """A part of the picture that lies on `grid`. Its outline is traced when it is asked for, which takes its time."""
 
-    part: Part
+    part: Region
     grid: Grid
     shape: tuple[int, ...]  # of the frame that the grid is laid on
     corner: tuple[int, int] = (0, 0)  # of that frame, a tile, in the whole one

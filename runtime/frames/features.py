@@ -13,7 +13,7 @@ STEP = 2  # every second pixel of every second row: at the scale of the networks
 LEAST_PIXELS = 9
 
 
-class Appearance(NamedTuple):
+class CellFeatures(NamedTuple):
     """Figures of one cell as the networks see it."""
 
     diameter_px: float  # of the circle of its area
@@ -25,7 +25,7 @@ class Appearance(NamedTuple):
     texture: float  # mean absolute Laplacian of L*, away from the rim: chromatin, and sharpness
 
 
-def appearance_of(image: NDArray[np.uint8]) -> Appearance | None:
+def cell_features(image: NDArray[np.uint8]) -> CellFeatures | None:
     """The figures of the cell in `image` (H, W, 3) uint8 RGB on pure black; None where there is nothing but black."""
     small = np.ascontiguousarray(image[::STEP, ::STEP])  # as they are: a mean would mix the rim with black
     mask = np.where(small[..., 0] | small[..., 1] | small[..., 2], np.uint8(255), np.uint8(0))
@@ -34,7 +34,7 @@ def appearance_of(image: NDArray[np.uint8]) -> Appearance | None:
         return None
     lab = cv2.cvtColor(small, cv2.COLOR_RGB2Lab)  # 8 bits: L* times 2.55, a* and b* plus 128
     means, spreads = (figures.ravel() for figures in cv2.meanStdDev(lab, mask=mask))
-    return Appearance(
+    return CellFeatures(
         diameter_px=STEP * 2 * math.sqrt(moments["m00"] / math.pi),
         elongation=_elongation(moments),
         lightness=float(means[0]) / 2.55,

@@ -3,7 +3,7 @@
 The factor is odd and the grid is centred on a given box. A centred grid of an odd factor has the box's own symmetry
 whatever its parity: with an even factor a box of odd width has no middle that a grid could share.
 
-`Pictures`: a frame, and what it was reduced to, for all who look at it one after the other.
+`ImagePyramid`: a frame, and what it was reduced to, for all who look at it one after the other.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.io.concurrency import spread, strips, threads_for
+from blastscope.runtime.io.concurrency import parallel_map, row_strips, threads_for
 from blastscope.runtime.io.image import check_array
 from blastscope.runtime.types import Box
 
@@ -100,7 +100,7 @@ def grid_over(shape: tuple[int, ...], box: Box, factor: int) -> Grid:
     return Grid(x0, y0, factor, width, height)
 
 
-def reduced(picture: NDArray[T], grid: Grid) -> NDArray[T]:
+def downsample(picture: NDArray[T], grid: Grid) -> NDArray[T]:
     """(grid.height, grid.width[, C]) means over the grid's squares; outside the frame its nearest pixels go on.
 
     Where the squares are single pixels it may be a view.
@@ -155,7 +155,7 @@ Picture = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Pictures:
+class ImagePyramid:
     """A frame (H, W, 3) and its reduced pictures, none made twice. At most `threads` are at work, which changes nothing."""
 
     frame: Picture
@@ -179,9 +179,9 @@ class Pictures:
             large = (box[2] - box[0]) * (box[3] - box[1]) > LARGE_PIXELS
             by_third = factor == THIRD or (factor % THIRD == 0 and large)
             whole, picture = self.over(box, THIRD if by_third else 1)
-            self._within[factor] = grid, reduced(picture, whole.place_of(grid))
+            self._within[factor] = grid, downsample(picture, whole.place_of(grid))
         whole, picture = self._within[factor]
-        return reduced(picture, whole.place_of(grid))
+        return downsample(picture, whole.place_of(grid))
 
     def _reduced(self, grid: Grid) -> Picture:
         """The frame over `grid`, which covers it: by strips, and what reaches beyond it apart, since it takes longer."""
@@ -192,7 +192,7 @@ class Pictures:
         def reduce(down: slice, across: slice = columns) -> None:
             window = Grid(across.start, down.start, 1, across.stop - across.start, down.stop - down.start)
             if window.width > 0 and window.height > 0:
-                picture[down, across] = reduced(self.frame, grid.part(window))
+                picture[down, across] = downsample(self.frame, grid.part(window))
 
         for down, across in (
             (slice(0, rows.start), every),
@@ -201,14 +201,14 @@ class Pictures:
             (rows, right),
         ):
             reduce(down, across)
-        pieces = strips(rows, STRIP_PIXELS // (self.frame.shape[1] * grid.factor))
-        spread(reduce, pieces, threads_for(self.frame.size // 3, self.threads))
+        pieces = row_strips(rows, STRIP_PIXELS // (self.frame.shape[1] * grid.factor))
+        parallel_map(reduce, pieces, threads_for(self.frame.size // 3, self.threads))
         return picture
 
 
-def pictures_of(frame: Picture | Pictures, threads: int | None = None) -> Pictures:
+def image_pyramid(frame: Picture | ImagePyramid, threads: int | None = None) -> ImagePyramid:
     """The pictures of `frame`, by so many threads; `frame` itself where it is pictures already, which have their own number.
 
     Raises `ImageError` for any other array than (H, W, 3) uint8.
     """
-    return frame if isinstance(frame, Pictures) else Pictures(np.ascontiguousarray(check_array(frame)), threads)
+    return frame if isinstance(frame, ImagePyramid) else ImagePyramid(np.ascontiguousarray(check_array(frame)), threads)

@@ -21,7 +21,7 @@ NEAR = 12  # pixels: up to here an erosion is faster than distances
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class Region:
     """Some stain in a picture."""
 
     x: int  # of the mask's corner
@@ -65,11 +65,11 @@ class Part:
         return shown
 
 
-def part_of(mask: Mask, corner: tuple[int, int] = (0, 0), lobes: int = 1) -> Part:
+def region_of(mask: Mask, corner: tuple[int, int] = (0, 0), lobes: int = 1) -> Region:
     """The part that `mask` shows, whose own corner (x, y) lies there in the picture."""
     x, y, width, height = cv2.boundingRect(mask)
     own = np.ascontiguousarray(mask[y : y + height, x : x + width])
-    return Part(corner[0] + x, corner[1] + y, own, cv2.countNonZero(own), lobes)
+    return Region(corner[0] + x, corner[1] + y, own, cv2.countNonZero(own), lobes)
 
 
 def hull_of(mask: Mask) -> NDArray[np.int32]:
@@ -88,14 +88,14 @@ def hull_mask(mask: Mask) -> Mask:
     return filled | np.asarray(cv2.flip(turned, -1), np.uint8)
 
 
-def both(one: Part, other: Part) -> Part:
+def union(one: Region, other: Region) -> Region:
     """Two parts as one."""
     window = window_around([one, other], 0)
     corner = window[1].start, window[0].start
-    return part_of(one.on(window) | other.on(window), corner, one.lobes + other.lobes)
+    return region_of(one.on(window) | other.on(window), corner, one.lobes + other.lobes)
 
 
-def window_around(parts: list[Part], margin: int, shape: tuple[int, ...] | None = None) -> Window:
+def window_around(parts: list[Region], margin: int, shape: tuple[int, ...] | None = None) -> Window:
     """The rows and columns around these parts, inside of a picture of this shape."""
     boxes = [part.box for part in parts]
     top, left = min(box[1] for box in boxes) - margin, min(box[0] for box in boxes) - margin
@@ -116,7 +116,7 @@ def framed(mask: Mask, edge: int) -> Mask:
     return np.asarray(cv2.copyMakeBorder(mask, edge, edge, edge, edge, cv2.BORDER_CONSTANT, value=(0,)), np.uint8)
 
 
-def boxes_apart(one: Part, other: Part) -> int:
+def boxes_apart(one: Region, other: Region) -> int:
     """How far the parts' boxes are apart at least, along a row or a column; negative where they overlap."""
     (x0, y0, x1, y1), (u0, v0, u1, v1) = one.box, other.box
     return max(x0 - u1, u0 - x1, y0 - v1, v0 - y1)
@@ -128,21 +128,21 @@ def squares_to(mask: Mask) -> Squares:
     return np.asarray(np.rint(far * far), np.int32)
 
 
-def roughly_to(mask: Mask) -> NDArray[np.float32]:
+def approx_distance_to(mask: Mask) -> NDArray[np.float32]:
     """(h, w) the distance of each pixel to the nearest of `mask`, to 2 %: in a third of the time."""
     far = np.asarray(cv2.distanceTransform(1 - mask, cv2.DIST_L2, cv2.DIST_MASK_5), np.float32)
     return np.asarray(np.rint(far * STEPS) / STEPS, np.float32)  # a flipped mask's differ in the last digits
 
 
-def depth_in(mask: Mask) -> NDArray[np.float32]:
+def distance_inside(mask: Mask) -> NDArray[np.float32]:
     """How deep in the mask each pixel lies; beyond the picture is outside."""
     return np.asarray(cv2.distanceTransform(framed(mask, 1), cv2.DIST_L2, cv2.DIST_MASK_PRECISE), np.float32)[1:-1, 1:-1]
 
 
-def deeper_in(mask: Mask, reach: float) -> Mask:
+def erode_by(mask: Mask, reach: float) -> Mask:
     """What of the mask lies more than `reach` pixels deep; beyond the picture is outside."""
     if reach > NEAR:
-        return mask * (depth_in(mask) > reach).view(np.uint8)
+        return mask * (distance_inside(mask) > reach).view(np.uint8)
     outside = cv2.BORDER_CONSTANT
     return np.asarray(cv2.erode(mask, disc(reach), borderType=outside, borderValue=(0,)), np.uint8)
 

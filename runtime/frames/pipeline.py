@@ -16,16 +16,16 @@ from numpy.typing import NDArray
 
 from blastscope.runtime.errors import BlastscopeError, UsageError
 from blastscope.runtime.frames.cell_crop import cut_cell
-from blastscope.runtime.frames.estimation.frame_parameters import survey_frame
-from blastscope.runtime.frames.features import appearance_of
-from blastscope.runtime.frames.image_pyramid import Pictures, pictures_of
-from blastscope.runtime.frames.segmentation.pipeline import find_cells, reach_px
-from blastscope.runtime.frames.tiling import Tile, facts_in, moved, tiles_of
-from blastscope.runtime.frames.types import FrameCell, FrameFacts, FrameReport, FrameSpec
-from blastscope.runtime.io.concurrency import in_order
+from blastscope.runtime.frames.estimation.frame_parameters import estimate_frame_parameters
+from blastscope.runtime.frames.features import cell_features
+from blastscope.runtime.frames.image_pyramid import ImagePyramid, image_pyramid
+from blastscope.runtime.frames.segmentation.pipeline import reach_px, segment_cells
+from blastscope.runtime.frames.tiling import Tile, facts_in, shift_cell, tiles_of
+from blastscope.runtime.frames.types import FrameCell, FrameParameters, FrameReport, FrameSpecification
+from blastscope.runtime.io.concurrency import ordered_map
 from blastscope.runtime.io.slides.pixel_size_metadata import LEAST_UM, MOST_UM
-from blastscope.runtime.io.slides.slide import ArrayScan, LeavableScan, Scan, open_scan, overview, read_part
-from blastscope.runtime.io.slides.tiff_codec import Unreadable
+from blastscope.runtime.io.slides.slide import ArraySlide, CancellableSlide, Slide, open_slide, read_overview, read_region
+from blastscope.runtime.io.slides.tiff_codec import ReadError
 from blastscope.runtime.types import Box, Prediction, Refusal
 
 WHOLE_PIXELS = 8_000_000  # a frame up to this size is looked at as a whole
@@ -34,7 +34,7 @@ MOST_TILES = 4  # at work at once, some 200 MB each
 WINDOW_PX, WINDOWS, GRID = 1024, 8, 6  # a scan is surveyed on so many windows, chosen from a grid of GRID x GRID
 
 Classify = Callable[[Sequence[NDArray[np.uint8]]], list[Prediction]]
-Look = Callable[[Scan, FrameReport], object]
+Look = Callable[[Slide, FrameReport], object]
 LOG = logging.getLogger(__name__)
 BLACK = 24
 UNLIT = "most of the frame is black: is the lamp on? images of single cells on black are for 'blastscope classify'"
@@ -45,7 +45,7 @@ class Examiner:
     """Examines frames in one way. Many threads may use it at once. `classify` gives the calls on cells on black."""
 
     classify: Classify
-    spec: FrameSpec = field(default_factory=FrameSpec)
+    spec: FrameSpecification = field(default_factory=FrameSpecification)
     pixel_um: float | None = None  # the caller's word on the scale, before the specification's and the file's
     threads: int = 1
     validated: bool = False  # by the site, with this bundle and specification
@@ -59,7 +59,7 @@ class Examiner:
 
     def examine(self, frame: NDArray[np.uint8], metadata: Mapping[str, Any] | None = None) -> FrameReport:
         """The report on a frame (H, W, 3) uint8 RGB in memory, which is neither kept nor written to."""
-        return self.examine_scan(ArrayScan(np.ascontiguousarray(frame)), metadata=metadata)
+        return self.examine_scan(ArraySlide(np.ascontiguousarray(frame)), metadata=metadata)
 
     def examine_files(self, paths: Iterable[Path], look: Look | None = None) -> Iterator[FrameReport]:
         """The report on each file, in order, several at a time; large ones one at a time. `look` sees each while it is open.
@@ -70,10 +70,10 @@ class Examiner:
         left = threading.Event()
 
         def examine(path: Path) -> FrameReport:
-            opened = open_scan(path)
+            opened = open_slide(path)
             if isinstance(opened, Refusal):
                 return FrameReport((), None, opened, path, self.validated)
-            scan = LeavableScan(opened, left)
+            scan = CancellableSlide(opened, left)
             try:
                 with alone if scan.width * scan.height > self.whole_pixels else nullcontext():
                     report = self._examined(scan, path)
@@ -83,9 +83,9 @@ class Examiner:
             finally:
                 scan.close()
 
-        return (report for _, report in in_order(examine, paths, workers=self.threads + 1, leave=left.set))
+        return (report for _, report in ordered_map(examine, paths, workers=self.threads + 1, leave=left.set))
 
-    def _examined(self, scan: Scan, path: Path) -> FrameReport:
+    def _examined(self, scan: Slide, path: Path) -> FrameReport:
         """The report on `scan`. An error of the program costs this frame alone, and not what was found in a thousand others."""
         try:
             return self.examine_scan(scan, path=path)
@@ -95,26 +95,26 @@ class Examiner:
             LOG.warning("examining '%s' broke off", path, exc_info=True)
             return FrameReport((), None, Refusal("failed", f"{type(error).__name__}: {error}"), path, self.validated)
 
-    def examine_scan(self, scan: Scan, *, path: Path | None = None, metadata: Mapping[str, Any] | None = None) -> FrameReport:
+    def examine_scan(self, scan: Slide, *, path: Path | None = None, metadata: Mapping[str, Any] | None = None) -> FrameReport:
         """The report on a frame of any size, of which no more is read at once than the tiles that are at work."""
-        facts: FrameFacts | None = None
+        facts: FrameParameters | None = None
         refusal: Refusal | None = None
         cells: list[FrameCell] = []
         notes = scan.notes
         try:
             if scan.width * scan.height == 0:
-                raise Unreadable(Refusal("empty", f"the frame has no pixels: {scan.width} x {scan.height}"))
+                raise ReadError(Refusal("empty", f"the frame has no pixels: {scan.width} x {scan.height}"))
             if scan.width * scan.height > self.whole_pixels:
                 facts = self._surveyed(scan)
                 cells = self._cells(scan, facts)
             else:
                 whole = 0, 0, scan.width, scan.height
-                pictures = pictures_of(read_part(scan, whole), self.threads)
-                facts = survey_frame(pictures, self.spec, pixel_um=self._given(scan))
+                pictures = image_pyramid(read_region(scan, whole), self.threads)
+                facts = estimate_frame_parameters(pictures, self.spec, pixel_um=self._given(scan))
                 cells = self._cells_of(pictures, facts, Tile(whole, whole))
                 if not cells and _mostly_black(pictures.frame):
                     notes += (UNLIT,)
-        except Unreadable as unreadable:
+        except ReadError as unreadable:
             refusal = unreadable.refusal
         return FrameReport(
             cells=tuple(cells),
@@ -127,19 +127,19 @@ class Examiner:
             notes=notes,
         )
 
-    def _given(self, scan: Scan) -> float | None:
+    def _given(self, scan: Slide) -> float | None:
         return self.pixel_um or self.spec.pixel_um or scan.pixel_um
 
-    def _surveyed(self, scan: Scan) -> FrameFacts:
+    def _surveyed(self, scan: Slide) -> FrameParameters:
         """What holds for the whole of a large `scan`, measured on windows that show something."""
-        windows = pictures_of(sample(scan), self.threads)
-        facts = survey_frame(windows, self.spec, pixel_um=self._given(scan))
+        windows = image_pyramid(sample(scan), self.threads)
+        facts = estimate_frame_parameters(windows, self.spec, pixel_um=self._given(scan))
         if windows.frame.shape[:2] == (scan.height, scan.width):
             return facts
         whole = 0, 0, scan.width, scan.height  # windows side by side don't tell where something begins
         return replace(facts, content=whole, extent=whole)
 
-    def _cells(self, scan: Scan, facts: FrameFacts) -> list[FrameCell]:
+    def _cells(self, scan: Slide, facts: FrameParameters) -> list[FrameCell]:
         """The cells of a large `scan`, in tiles."""
         tiles = list(tiles_of(scan.width, scan.height, side_px=self.tile_px, margin_px=reach_px(facts, self.spec)))
         workers = min(self.threads, MOST_TILES, len(tiles))
@@ -147,20 +147,20 @@ class Examiner:
         def cells_of(tile: Tile) -> list[FrameCell]:
             if scan.blank(tile.region):
                 return []
-            return self._cells_of(pictures_of(read_part(scan, tile.region), self.threads // workers), facts, tile)
+            return self._cells_of(image_pyramid(read_region(scan, tile.region), self.threads // workers), facts, tile)
 
-        parts = (part for _, part in in_order(cells_of, tiles, workers=workers))
+        parts = (part for _, part in ordered_map(cells_of, tiles, workers=workers))
         return sorted((cell for part in parts for cell in part), key=lambda cell: (cell.box[1], cell.box[0], cell.box))
 
-    def _cells_of(self, pictures: Pictures, facts: FrameFacts, tile: Tile) -> list[FrameCell]:
+    def _cells_of(self, pictures: ImagePyramid, facts: FrameParameters, tile: Tile) -> list[FrameCell]:
         """The cells that `tile`, of which these are the pictures, owns; all classified in one batch."""
-        found = find_cells(pictures, facts_in(facts, tile), self.spec)
-        pairs = [(cell, moved(cell, tile)) for cell in found]
+        found = segment_cells(pictures, facts_in(facts, tile), self.spec)
+        pairs = [(cell, shift_cell(cell, tile)) for cell in found]
         own = [(here, cell) for here, cell in pairs if tile.owns(cell.box)]
         called = [here for here, _ in own if here.refusal is None]
         wanted = [cut_cell(pictures.frame, cell, facts, self.spec) for cell in called]
         calls = iter(self.classify(wanted) if wanted else [])
-        looks = map(appearance_of, wanted)
+        looks = map(cell_features, wanted)
         return [FrameCell(cell, None) if cell.refusal else FrameCell(cell, next(calls), next(looks)) for _, cell in own]
 
 
@@ -169,7 +169,7 @@ def _mostly_black(frame: NDArray[np.uint8]) -> bool:
     return 2 * cv2.countNonZero(dark) > dark.size
 
 
-def sample(scan: Scan) -> NDArray[np.uint8]:
+def sample(scan: Slide) -> NDArray[np.uint8]:
     """Windows of a large `scan` side by side, of the range from sparse to crowded."""
     boxes = [box for box in _grid(scan.width, scan.height) if not scan.blank(box)] or _grid(scan.width, scan.height)[:1]
     shown = _content(scan, boxes)
@@ -177,7 +177,7 @@ def sample(scan: Scan) -> NDArray[np.uint8]:
         box for box, content in sorted(zip(boxes, shown, strict=True), key=lambda pair: pair[1]) if content >= max(shown) / 4
     ]
     taken = [busy[index * (len(busy) - 1) // max(WINDOWS - 1, 1)] for index in range(WINDOWS)]
-    windows = [read_part(scan, box) for box in dict.fromkeys(taken)]
+    windows = [read_region(scan, box) for box in dict.fromkeys(taken)]
     return np.concatenate(windows, axis=1 if windows[0].shape[0] >= windows[0].shape[1] else 0)
 
 
@@ -188,11 +188,11 @@ def _grid(width: int, height: int) -> list[Box]:
     return [(x, y, x + across, y + down) for y in rows for x in columns]
 
 
-def _content(scan: Scan, boxes: Sequence[Box]) -> list[float]:
+def _content(scan: Slide, boxes: Sequence[Box]) -> list[float]:
     """How much each of `boxes` shows: the spread of its green, which all blood stains darken."""
     if not scan.reduced:
-        return [float(read_part(scan, box)[::2, ::2, 1].std()) for box in boxes]
-    small = overview(scan, WINDOW_PX)
+        return [float(read_region(scan, box)[::2, ::2, 1].std()) for box in boxes]
+    small = read_overview(scan, WINDOW_PX)
     scale = small.shape[1] / scan.width
     parts = (small[int(y0 * scale) : int(y1 * scale) + 1, int(x0 * scale) : int(x1 * scale) + 1, 1] for x0, y0, x1, y1 in boxes)
     return [float(part.std()) for part in parts]

@@ -25,8 +25,9 @@ from blastscope.runtime.frames.types import Colour
 
 Pair = tuple[float, float]
 
-# Every tenth cell of C-NMC's folds 0 and 1, in the order of their paths, each over its pixels that aren't black: `look_of` and
-# `stains_of` (over white glass), the mean over the 525 cells. Over them L varies by 2.7, a and b by 1.7 and 1.5.
+# Every tenth cell of C-NMC's folds 0 and 1, in the order of their paths, each over its pixels that aren't black:
+# `lab_statistics` and `estimate_stains` (over white glass), the mean over the 525 cells. Over them L varies by 2.7, a and b
+# by 1.7 and 1.5.
 CNMC_MEAN: Colour = (18.85, 27.70, -22.67)
 CNMC_SPREAD: Colour = (4.14, 3.40, 3.60)
 CNMC_STAINS: tuple[Colour, Colour] = ((0.569, 0.652, 0.499), (0.495, 0.783, 0.373))
@@ -39,7 +40,7 @@ FEWEST = 64  # pixels that a look is measured on
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class LabStatistics:
     """A cell's colours: mean and spread of L, a and b (CIE, L 0..100)."""
 
     mean: Colour
@@ -55,7 +56,7 @@ class Stains:
     spread: Pair
 
 
-def normalised(
+def normalize_stain(
     image: NDArray[np.uint8], mask: Mask, how: Literal["none", "reinhard", "macenko"], glass: Colour
 ) -> NDArray[np.uint8]:
     """`image` (H, W, 3) with the cell under `mask` in C-NMC's colours; the rest is black."""
@@ -69,15 +70,15 @@ def normalised(
     return np.asarray(cv2.copyTo(image, mask), np.uint8)
 
 
-def look_of(image: NDArray[np.uint8], mask: Mask) -> Look:
+def lab_statistics(image: NDArray[np.uint8], mask: Mask) -> LabStatistics:
     """The look of the pixels of `image` (H, W, 3) RGB under `mask`."""
     return _look(_lab(image), mask)
 
 
-def stains_of(pixels: NDArray[np.uint8], glass: Colour) -> Stains | None:
+def estimate_stains(pixels: NDArray[np.uint8], glass: Colour) -> Stains | None:
     """The two stains of these pixels (N, 3) RGB after Macenko (2009); None where they show fewer than two."""
-    density = _density(pixels, glass)
-    strong = density[(density > FAINT).any(axis=1)]
+    optical_density = _density(pixels, glass)
+    strong = optical_density[(optical_density > FAINT).any(axis=1)]
     if len(strong) < FEWEST:
         return None
     plane = np.linalg.eigh(np.cov(strong.T))[1][:, [2, 1]]
@@ -90,7 +91,7 @@ def stains_of(pixels: NDArray[np.uint8], glass: Colour) -> Stains | None:
     first, second = sorted(vectors, key=lambda vector: -float(vector[0]))  # the first lets least red through: the nucleus'
     if float(first @ second) > 0.9999:
         return None
-    amounts = density @ np.linalg.pinv(np.stack([first, second]))
+    amounts = optical_density @ np.linalg.pinv(np.stack([first, second]))
     mean, spread = amounts.mean(axis=0), amounts.std(axis=0)
     return Stains((_colour(first), _colour(second)), (float(mean[0]), float(mean[1])), (float(spread[0]), float(spread[1])))
 
@@ -105,14 +106,14 @@ def _reinhard(image: NDArray[np.uint8], mask: Mask) -> NDArray[np.uint8]:
     return _bright(cv2.cvtColor(moved, cv2.COLOR_Lab2RGB) * np.float32(255))
 
 
-def _look(lab: NDArray[np.float32], mask: Mask) -> Look:
+def _look(lab: NDArray[np.float32], mask: Mask) -> LabStatistics:
     mean, spread = (np.asarray(figures, np.float64).ravel() for figures in cv2.meanStdDev(lab, mask=mask))
-    return Look(_colour(mean), _colour(spread))
+    return LabStatistics(_colour(mean), _colour(spread))
 
 
 def _macenko(pixels: NDArray[np.uint8], glass: Colour) -> NDArray[np.uint8]:
     """The pixels with C-NMC's stains in place of their own, as much and as varied: its cells are dark all over."""
-    own = stains_of(pixels, glass)
+    own = estimate_stains(pixels, glass)
     if own is None:
         return pixels
     amounts = _density(pixels, glass) @ np.linalg.pinv(np.asarray(own.vectors))
@@ -154,7 +155,7 @@ EXTRA_FROM, EXTRA = 1.0, 0.5
 STEP = 4096  # of the whole numbers that stand for densities: sums of them are exact in any order
 
 
-def density(picture: NDArray[np.uint8], glass: Colour) -> tuple[NDArray[np.float32], ...]:
+def optical_density(picture: NDArray[np.uint8], glass: Colour) -> tuple[NDArray[np.float32], ...]:
     """Natural optical density over the glass, (H, W) each of red, green and blue; brighter than glass is negative."""
     levels = np.ascontiguousarray(_densities(glass).T, np.float32)
     return tuple(np.asarray(cv2.LUT(channel, own), np.float32) for channel, own in zip(cv2.split(picture), levels, strict=True))
@@ -178,7 +179,7 @@ def _beside_gray(colour: Colour) -> NDArray[np.float64]:
     return np.asarray((green - blue, blue - red, red - green))
 
 
-def along(axis: Colour, picture: NDArray[np.uint8], glass: Colour) -> NDArray[np.int16]:
+def project_density(axis: Colour, picture: NDArray[np.uint8], glass: Colour) -> NDArray[np.int16]:
     """(H, W) how much nuclear stain each pixel shows, in 1/STEP; glass and red cells are near 0."""
     # whole numbers have exact sums, so a pixel shows the same wherever it stands in the frame; channel by channel it takes
     # a quarter of the time

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 BINS = 64
 
 
-def parting(values: NDArray[np.int32]) -> int:
+def split_threshold(values: NDArray[np.int32]) -> int:
     """What parts `values` into a lower and an upper class; what exceeds it is in the upper."""
     if len(values) < 2:
         return 0
-    low, high = int(at_share(values, 0.01)), int(at_share(values, 0.99))
+    low, high = int(quantile(values, 0.01)), int(quantile(values, 0.99))
     step = max((high - low) // BINS, 1)
     counts = np.bincount((np.clip(values, low, high) - low) // step).astype(np.float64)
     below = counts.cumsum()[:-1]
@@ -29,12 +29,12 @@ def parting(values: NDArray[np.int32]) -> int:
     return low + (int(np.argmax(below * above * apart * apart)) + 1) * step - 1
 
 
-def at_share(values: NDArray[Any], share: float) -> float:
+def quantile(values: NDArray[Any], share: float) -> float:
     """The value that about `share` of `values` lie below; the upper of two in the middle."""
     place = min(int(share * len(values)), len(values) - 1)
     return float(np.partition(values, place)[place])
 
 
-def middle(values: NDArray[Any]) -> float:
+def median(values: NDArray[Any]) -> float:
     """The median."""
-    return at_share(values, 0.5)
+    return quantile(values, 0.5)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from blastscope.runtime.frames.types import FoundCell, FrameFacts
+from blastscope.runtime.frames.types import FrameParameters, SegmentedCell
 from blastscope.runtime.types import Box
 
 
@@ -38,7 +38,7 @@ def tiles_of(width: int, height: int, *, side_px: int, margin_px: int) -> Iterat
             yield Tile((left, top, right, bottom), region)
 
 
-def facts_in(facts: FrameFacts, tile: Tile) -> FrameFacts:
+def facts_in(facts: FrameParameters, tile: Tile) -> FrameParameters:
     """The facts of the whole frame, as they hold for the pixels of the region of `tile`."""
     left, top, _, _ = tile.region
 
@@ -48,7 +48,7 @@ def facts_in(facts: FrameFacts, tile: Tile) -> FrameFacts:
     return replace(facts, content=moved_box(facts.content), extent=moved_box(facts.extent))
 
 
-def moved(cell: FoundCell, tile: Tile) -> FoundCell:
+def shift_cell(cell: SegmentedCell, tile: Tile) -> SegmentedCell:
     """`cell`, found in the region of `tile`, in pixels of the whole frame."""
     left, top, _, _ = tile.region
     x0, y0, x1, y1 = cell.box

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from blastscope.runtime.frames.contour import Traced
-from blastscope.runtime.frames.features import Appearance
-from blastscope.runtime.io.strict_model import Record
+from blastscope.runtime.frames.contour import Contour
+from blastscope.runtime.frames.features import CellFeatures
+from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.runtime.types import CLASSES, Box, ClassName, Prediction, Refusal, RefusalCode, Voter
 
 
@@ -55,9 +55,9 @@ class FrameRow(TypedDict):
 class FrameCell:
     """A white cell with its call, or with the reason why it got none: the finder's, or the crop's."""
 
-    found: FoundCell
+    found: SegmentedCell
     prediction: Prediction | None  # None where the finder refused the cell
-    appearance: Appearance | None = None  # as the networks see it: what a drift is noticed by; None with the prediction
+    appearance: CellFeatures | None = None  # as the networks see it: what a drift is noticed by; None with the prediction
 
     @property
     def box(self) -> Box:
@@ -113,7 +113,7 @@ class FrameReport:
     """
 
     cells: tuple[FrameCell, ...]
-    facts: FrameFacts | None
+    facts: FrameParameters | None
     refusal: Refusal | None = None
     path: Path | None = None
     validated: bool = False
@@ -155,7 +155,7 @@ Colour = tuple[float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
-class FrameFacts:
+class FrameParameters:
     """What holds for a whole frame; for a slide it is measured once, on some windows, and all tiles go by it."""
 
     pixel_um: float  # micrometres per pixel
@@ -169,12 +169,12 @@ class FrameFacts:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class FoundCell:
+class SegmentedCell:
     """One white cell, in pixels of the frame. A refused one counts as found, and its box stands."""
 
     box: Box  # of the whole cell, half-open
     contour: NDArray[np.int32]  # (K, 2), x and y along the cell's outline
-    core: Traced  # its nucleus
+    core: Contour  # its nucleus
     refusal: Refusal | None = None
 
     @property
@@ -189,7 +189,7 @@ def fewer_points(outline: NDArray[np.int32]) -> NDArray[np.int32]:
     return np.asarray(corners, np.int32).reshape(-1, 2)
 
 
-class FrameSpec(Record):
+class FrameSpecification(StrictModel):
     """How white cells are found in a stained bright-field frame, and how each is shown to the networks.
 
     C-NMC's micrometres per pixel aren't published. So the scale of the networks is given by two assumptions: its cells are

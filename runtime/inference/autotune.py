@@ -17,8 +17,8 @@ from typing import NamedTuple, Protocol
 from blastscope.runtime.bundle import Bundle, Golden
 from blastscope.runtime.bundle.manifest import GraphEntry
 from blastscope.runtime.errors import BlastscopeError, DeviceError, UsageError
-from blastscope.runtime.inference.background import Later
-from blastscope.runtime.inference.worker_pool import Lanes
+from blastscope.runtime.inference.background import DeferredTask
+from blastscope.runtime.inference.worker_pool import InferencePool
 from blastscope.runtime.io.atomic import write_content
 from blastscope.runtime.types import PRECISIONS, Execution, Layout, Precision
 
@@ -31,7 +31,7 @@ _GLANCE_S = 0.05
 Times = dict[str, float | None]  # ms a crop by a candidate's name; None: it failed
 
 
-class Candidate(NamedTuple):
+class EngineConfig(NamedTuple):
     """A fused graph, what it would be computed in, and how it would lie on the cores."""
 
     entry: GraphEntry
@@ -46,14 +46,14 @@ class Candidate(NamedTuple):
         return name if self.layout == "fused" else f"{name} {self.layout}"
 
 
-def admitted(
+def eligible_configs(
     bundle: Bundle,
     precision: Precision | None,
     execution: Execution | None,
     offered: Sequence[Execution],
     *,
     typed: bool = False,
-) -> list[Candidate]:
+) -> list[EngineConfig]:
     """The candidates that the wish (None: any), the bundle's tolerances and the device's `offered` leave.
 
     `typed`: the device computes each graph in what it is written in. Where the precision is open, an execution is taken from
@@ -61,7 +61,7 @@ def admitted(
     left.
     """
     # an int8 graph that did not pass its gate can't be here: the manifest of a bundle that holds its gate refuses it
-    left: list[Candidate] = []
+    left: list[EngineConfig] = []
     reasons: list[BlastscopeError] = []
     for one in PRECISIONS if precision is None else (precision,):
         entry = bundle.graph(one)
@@ -79,7 +79,7 @@ def admitted(
 
 def _executed(
     bundle: Bundle, entry: GraphEntry, wished: Execution | None, offered: Sequence[Execution], reasons: list[BlastscopeError]
-) -> list[Candidate]:
+) -> list[EngineConfig]:
     """`entry` in every execution that is wished, has a tolerance and is offered by the device."""
     fitting = [one for one in entry.tolerances if (one == "int8") == (entry.precision == "int8")]
     wanted = [one for one in fitting if wished in (None, one)]
@@ -92,17 +92,17 @@ def _executed(
     if wanted and not possible:
         there = ", ".join(offered) or "nothing for that graph"
         reasons.append(DeviceError(f"{entry.precision} is to be computed in {' or '.join(wanted)}; the device offers {there}"))
-    return [Candidate(entry, one) for one in possible]
+    return [EngineConfig(entry, one) for one in possible]
 
 
 def _fused(bundle: Bundle) -> str:
     return ", ".join(entry.precision for entry in bundle.manifest.graphs if entry.models == "fused")
 
 
-def in_order_of_speed(candidates: Sequence[Candidate], times: Times) -> list[Candidate]:
+def rank_by_latency(candidates: Sequence[EngineConfig], times: Times) -> list[EngineConfig]:
     """The measured ones, fastest first; then the others, likely fastest first and int8 last, which takes longest to load."""
 
-    def rank(candidate: Candidate) -> tuple[float, int]:
+    def rank(candidate: EngineConfig) -> tuple[float, int]:
         guess = _FLOATS.index(candidate.execution) if candidate.execution in _FLOATS else len(_FLOATS)
         known = times.get(candidate.name, math.inf)
         failed = candidate.name in times and known is None
@@ -111,7 +111,7 @@ def in_order_of_speed(candidates: Sequence[Candidate], times: Times) -> list[Can
     return sorted(candidates, key=rank)
 
 
-class Memory:
+class TimingCache:
     """What was measured on this machine, in one small file of the cache. It may be lost at any time."""
 
     def __init__(self, cache_dir: Path, key: str) -> None:
@@ -139,16 +139,21 @@ class Opener(Protocol):
         """The golden set."""
         ...
 
-    def open(self, candidate: Candidate) -> Lanes:
+    def open(self, candidate: EngineConfig) -> InferencePool:
         """Raises `BlastscopeError`."""
         ...
 
 
-class Survey:
+class Autotuner:
     """Measures the candidates that nobody has measured here yet, in turn with the one that is open."""
 
     def __init__(
-        self, taken: tuple[Candidate, Lanes], others: Sequence[Candidate], opener: Opener, memory: Memory, notes: list[str]
+        self,
+        taken: tuple[EngineConfig, InferencePool],
+        others: Sequence[EngineConfig],
+        opener: Opener,
+        memory: TimingCache,
+        notes: list[str],
     ) -> None:
         self._taken, self._lanes = taken
         ours = taken[0][:2]
@@ -158,7 +163,7 @@ class Survey:
         self._memory = memory
         self._notes = notes
         self._stop = threading.Event()
-        self._work = Later(self._run, "blastscope-survey")
+        self._work = DeferredTask(self._run, "blastscope-survey")
 
     def start(self) -> None:
         """Begins, unless it began already."""
@@ -181,7 +186,7 @@ class Survey:
             if self._stop.is_set():
                 return
 
-    def _line(self) -> Iterator[Candidate]:
+    def _line(self) -> Iterator[EngineConfig]:
         """Who is measured, in turn: other layouts only of the fastest, which is the open one unless another proved faster."""
         yield from self._others
         times = self._memory.read()
@@ -189,7 +194,7 @@ class Survey:
         if ours is None or not any(ms is not None and ms < ours for ms in (times.get(one.name) for one in self._others)):
             yield from self._layouts
 
-    def _measure(self, candidate: Candidate) -> Times:
+    def _measure(self, candidate: EngineConfig) -> Times:
         """Times of `candidate` and of the open engine, taken in turn, so that what else runs here slows both.
 
         All lanes of an engine work: for throughput, fewer lanes that are faster each may make more or less of the cores.
@@ -209,7 +214,7 @@ class Survey:
         self._notes.append(f"measured {candidate.name}: {theirs:.1f} ms a crop, {self._taken.name} {ours:.1f} ms")
         return {self._taken.name: ours, candidate.name: theirs}
 
-    def _race(self, ours: Lanes, theirs: Lanes) -> tuple[float, float]:
+    def _race(self, ours: InferencePool, theirs: InferencePool) -> tuple[float, float]:
         """The best time of each, of rounds in which nobody else used our lanes: waiting for those isn't work."""
         best = [math.inf, math.inf]
         end, number = time.monotonic() + _SECONDS, 0
@@ -224,7 +229,7 @@ class Survey:
                 number += 1
         return best[0], best[1]
 
-    def _time(self, lanes: Lanes) -> float:
+    def _time(self, lanes: InferencePool) -> float:
         batch = [self._opener.golden.crops[:1]] * len(lanes.engine.lanes)
         start = time.perf_counter()
         lanes.spread(lanes.answer, batch)  # outside of `call`: a handle that is being closed ends a race, not breaks it

@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from blastscope.runtime.errors import BlastscopeError
 
 
-class Later:
+class DeferredTask:
     """Does something once, in a thread of its own: `delay_s` after `start`, or sooner when `finish` waits for it."""
 
     def __init__(self, function: Callable[[], None], name: str, *, delay_s: float = 0.0) -> None:
@@ -53,7 +53,7 @@ class Later:
 Build = Callable[[Callable[[], bool]], None]  # is told whether it was cancelled
 
 
-class Building:
+class BackgroundBuild:
     """A build in a thread of its own. `done` is over when the engine is in the cache, or has the reason why it isn't."""
 
     def __init__(self, build: Build, tell: Callable[[str], None], what: str) -> None:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from blastscope.runtime.backends.protocol import Cascade
 from blastscope.runtime.backends.registry import BACKENDS, GPU_BACKENDS, load_gpu_backend
 from blastscope.runtime.bundle import Bundle
-from blastscope.runtime.cuda.driver import FoundGpu, find_gpu
+from blastscope.runtime.cuda.driver import GpuDevice, find_gpu
 from blastscope.runtime.errors import (
     BlastscopeError,
     DeviceError,
@@ -22,10 +22,10 @@ from blastscope.runtime.errors import (
     UngatedBundle,
     UsageError,
 )
-from blastscope.runtime.inference.background import Building
+from blastscope.runtime.inference.background import BackgroundBuild
 from blastscope.runtime.inference.device import CPU, Device
-from blastscope.runtime.inference.loader import Choice, Opened, choose_from, open_choice
-from blastscope.runtime.inference.options import Wish
+from blastscope.runtime.inference.loader import BackendPlan, LoadedSession, load_plan, plan_backend
+from blastscope.runtime.inference.options import SessionOptions
 from blastscope.runtime.types import VOTERS
 
 DEFAULT = "openvino"
@@ -34,7 +34,7 @@ NEVER_BUILDS = "onnxruntime"  # and is the slowest
 _PASSED_OVER = (UnavailableError, GoldenMismatch)
 
 
-def open_wished(bundle: Bundle, wish: Wish) -> Opened:
+def load_session(bundle: Bundle, wish: SessionOptions) -> LoadedSession:
     """The engine that was wished for, or the best of those that the wish leaves open. Raises `BlastscopeError`s."""
     if bundle.manifest.gate != "held" and not wish.allow_ungated:
         raise UngatedBundle(
@@ -52,7 +52,7 @@ def open_wished(bundle: Bundle, wish: Wish) -> Opened:
     return _open_host(bundle, wish)
 
 
-def _open_laid_out(bundle: Bundle, wish: Wish) -> Opened:
+def _open_laid_out(bundle: Bundle, wish: SessionOptions) -> LoadedSession:
     """On the CPU, in the layout that the wish names or that leaving voters out needs."""
     what = "cascade" if wish.cascade else "layout"
     if wish.device.kind == "cuda":
@@ -72,7 +72,7 @@ def _open_laid_out(bundle: Bundle, wish: Wish) -> Opened:
     return opened
 
 
-def _open_auto(bundle: Bundle, wish: Wish) -> Opened:
+def _open_auto(bundle: Bundle, wish: SessionOptions) -> LoadedSession:
     if wish.backend is not None and wish.backend not in GPU_BACKENDS:
         return _open_host(bundle, wish)
     try:
@@ -88,13 +88,13 @@ def _open_auto(bundle: Bundle, wish: Wish) -> Opened:
     return opened
 
 
-def _open_host(bundle: Bundle, wish: Wish) -> Opened:
+def _open_host(bundle: Bundle, wish: SessionOptions) -> LoadedSession:
     """On the CPU, or on a device that OpenVINO names."""
     device = CPU if wish.device.kind in ("auto", "cuda") else wish.device
-    return open_choice(choose_from(bundle, replace(wish, device=device), wish.backend or DEFAULT))
+    return load_plan(plan_backend(bundle, replace(wish, device=device), wish.backend or DEFAULT))
 
 
-def _open_gpu(bundle: Bundle, wish: Wish) -> Opened:
+def _open_gpu(bundle: Bundle, wish: SessionOptions) -> LoadedSession:
     """On the GPU that the wish names, by the first library that can. Raises `DriverError`, `UnavailableError`s."""
     gpu = find_gpu(int(wish.device.name))
     failures: dict[str, BlastscopeError] = {}
@@ -102,7 +102,7 @@ def _open_gpu(bundle: Bundle, wish: Wish) -> Opened:
         if choice.must_build and wish.while_building == "cpu":
             return _open_meanwhile(choice, gpu)
         try:
-            opened = open_choice(choice)
+            opened = load_plan(choice)
         except _PASSED_OVER as error:
             failures[choice.name] = error
             continue
@@ -111,18 +111,18 @@ def _open_gpu(bundle: Bundle, wish: Wish) -> Opened:
     raise _summed(gpu, failures)
 
 
-def _choices(bundle: Bundle, wish: Wish, failures: dict[str, BlastscopeError]) -> list[Choice]:
+def _choices(bundle: Bundle, wish: SessionOptions, failures: dict[str, BlastscopeError]) -> list[BackendPlan]:
     """What each library can do: those whose engine is at hand first, then those that build, the one that never builds last."""
     found = []
     for name in [wish.backend] if wish.backend else GPU_BACKENDS:
         try:
-            found.append(choose_from(bundle, wish, name))
+            found.append(plan_backend(bundle, wish, name))
         except UnavailableError as error:
             failures[name] = error
     return sorted(found, key=lambda choice: (choice.name == NEVER_BUILDS, choice.must_build))
 
 
-def _open_meanwhile(choice: Choice, gpu: FoundGpu) -> Opened:
+def _open_meanwhile(choice: BackendPlan, gpu: GpuDevice) -> LoadedSession:
     """The CPU, while the engine of `choice` is built in a thread of its own."""
     wish, (entry, execution, _) = choice.wish, choice.ranked[0]
     there = wish.backend if wish.backend in BACKENDS else None
@@ -135,11 +135,11 @@ def _open_meanwhile(choice: Choice, gpu: FoundGpu) -> Opened:
 
     what = f"the {entry.precision} engine of {choice.name} for {gpu.name}"
     opened.notes.insert(0, f"{what} is being built; the CPU answers until reopen() is called")
-    opened.building = Building(build, opened.notes.append, what)
+    opened.building = BackgroundBuild(build, opened.notes.append, what)
     return opened
 
 
-def _summed(gpu: FoundGpu, failures: Mapping[str, BlastscopeError]) -> BlastscopeError:
+def _summed(gpu: GpuDevice, failures: Mapping[str, BlastscopeError]) -> BlastscopeError:
     """One error for all: the only one, or one that says more than that a library is missing."""
     errors = list(failures.values())
     telling = [error for error in errors if isinstance(error, DeviceLost | OutOfDeviceMemory | GoldenMismatch)]

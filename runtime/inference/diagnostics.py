@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from blastscope.runtime.backends.cache.catalog import KeptEngine, list_engines
+from blastscope.runtime.backends.cache.catalog import StoredEngine, list_engines
 from blastscope.runtime.backends.cache.compatibility import Machine
 from blastscope.runtime.backends.registry import BACKENDS, GPU_BACKENDS, load_backend, load_gpu_backend
 from blastscope.runtime.backends.tensorrt.library import LIBRARIES
-from blastscope.runtime.cuda.driver import FoundGpu, probe
+from blastscope.runtime.cuda.driver import GpuDevice, probe
 from blastscope.runtime.cuda.kernels.compile import crop_fatbin, read_record
 from blastscope.runtime.errors import BlastscopeError, DriverError
 from blastscope.runtime.io.cpu_info import cpu_name
-from blastscope.runtime.io.strict_model import Record
+from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.runtime.types import Execution
 
 PACKAGES = {
@@ -27,7 +27,7 @@ PACKAGES = {
 }
 
 
-class Service(Record):
+class LibraryStatus(StrictModel):
     """One library on one device."""
 
     library: str
@@ -37,7 +37,7 @@ class Service(Record):
     problem: str | None = None  # why it can't be used
 
 
-class DeviceState(Record):
+class DeviceState(StrictModel):
     """One device, as `device=` names it."""
 
     device: str
@@ -45,7 +45,7 @@ class DeviceState(Record):
     capability: str | None = None
     memory_mib: int | None = None
     free_mib: int | None = None
-    services: tuple[Service, ...]
+    services: tuple[LibraryStatus, ...]
 
     @property
     def usable(self) -> bool:
@@ -53,18 +53,18 @@ class DeviceState(Record):
         return any(service.computes for service in self.services)
 
 
-class Inventory(Record):
+class Diagnostics(StrictModel):
     """The machine. `parts` are what a GPU's engines are made of, whether a GPU is here or not; all need the first three."""
 
     driver: str | None  # of NVIDIA
     cuda: str | None  # newest that the driver serves
     no_gpu: str | None  # why there is none
     devices: tuple[DeviceState, ...]
-    parts: tuple[Service, ...]
+    parts: tuple[LibraryStatus, ...]
     other_engines: dict[str, str]  # engines of the cache that can't be used, with the reason
 
 
-def take_inventory(cache_dir: Path) -> Inventory:
+def collect_diagnostics(cache_dir: Path) -> Diagnostics:
     """What is here. Takes no GPU memory; raises nothing for what is missing."""
     engines = list_engines(cache_dir, Machine.here())
     hosts = (_host("cpu", cpu_name(), "CPU", BACKENDS), *_openvino_devices())
@@ -74,8 +74,8 @@ def take_inventory(cache_dir: Path) -> Inventory:
     try:
         driver = probe()
     except DriverError as error:
-        return Inventory(driver=None, cuda=None, no_gpu=str(error), devices=hosts, parts=parts, other_engines=others)
-    return Inventory(
+        return Diagnostics(driver=None, cuda=None, no_gpu=str(error), devices=hosts, parts=parts, other_engines=others)
+    return Diagnostics(
         driver=driver.version,
         cuda=f"{driver.cuda[0]}.{driver.cuda[1]}",
         no_gpu=None,
@@ -85,11 +85,11 @@ def take_inventory(cache_dir: Path) -> Inventory:
     )
 
 
-def _gpu(gpu: FoundGpu, needed: tuple[Service, ...], engines: list[KeptEngine]) -> DeviceState:
+def _gpu(gpu: GpuDevice, needed: tuple[LibraryStatus, ...], engines: list[StoredEngine]) -> DeviceState:
     lacking = next((service.problem for service in needed if service.problem), None)
     free = gpu.free()
 
-    def served(name: str) -> Service:
+    def served(name: str) -> LibraryStatus:
         ready = tuple(engine.name for engine in engines if engine.state == "ready" and _is_for(engine, name, gpu))
         return _service(name, lambda: load_gpu_backend(name).executions(str(gpu.ordinal)), lacking, ready)
 
@@ -103,7 +103,7 @@ def _gpu(gpu: FoundGpu, needed: tuple[Service, ...], engines: list[KeptEngine]) 
     )
 
 
-def _is_for(engine: KeptEngine, library: str, gpu: FoundGpu) -> bool:
+def _is_for(engine: StoredEngine, library: str, gpu: GpuDevice) -> bool:
     key = engine.key
     return key is not None and key.library == library and (key.gpu is None or key.gpu.name == gpu.name)
 
@@ -122,7 +122,7 @@ def _openvino_devices() -> Iterator[DeviceState]:
 
 
 def _host(device: str, name: str, own: str, libraries: Iterable[str]) -> DeviceState:
-    def served(library: str) -> Service:
+    def served(library: str) -> LibraryStatus:
         return _service(library, lambda: load_backend(library).executions(own))
 
     return DeviceState(device=device, name=name, services=tuple(map(served, libraries)))
@@ -130,29 +130,29 @@ def _host(device: str, name: str, own: str, libraries: Iterable[str]) -> DeviceS
 
 def _service(
     name: str, computes: Callable[[], tuple[Execution, ...]], lacking: str | None = None, engines: tuple[str, ...] = ()
-) -> Service:
+) -> LibraryStatus:
     found = _version(name)
     try:
         offered = computes()
     except BlastscopeError as error:
-        return Service(library=name, version=found, engines=engines, problem=str(error))
+        return LibraryStatus(library=name, version=found, engines=engines, problem=str(error))
     if lacking:
-        return Service(library=name, version=found, engines=engines, problem=lacking)
-    return Service(library=name, version=found, computes=offered, engines=engines)
+        return LibraryStatus(library=name, version=found, engines=engines, problem=lacking)
+    return LibraryStatus(library=name, version=found, computes=offered, engines=engines)
 
 
-def _package(name: str, extra: str) -> Service:
+def _package(name: str, extra: str) -> LibraryStatus:
     found = _version(name)
     problem = None if found else f"not installed: pip install 'blastscope[{extra}]'"
-    return Service(library=name, version=found, problem=problem)
+    return LibraryStatus(library=name, version=found, problem=problem)
 
 
-def _kernels() -> Service:
+def _kernels() -> LibraryStatus:
     try:
         crop_fatbin()
-        return Service(library="crop kernels", version=f"nvcc {read_record().nvcc}")
+        return LibraryStatus(library="crop kernels", version=f"nvcc {read_record().nvcc}")
     except BlastscopeError as error:
-        return Service(library="crop kernels", version=None, problem=str(error))
+        return LibraryStatus(library="crop kernels", version=None, problem=str(error))
 
 
 def _version(name: str) -> str | None:

@@ -10,11 +10,11 @@ from blastscope.runtime.backends.protocol import BackendModule
 from blastscope.runtime.backends.registry import load_backend, load_gpu_backend
 from blastscope.runtime.bundle import Bundle, Golden, read_golden
 from blastscope.runtime.errors import BlastscopeError, DeviceError, EngineError, GoldenMismatch
-from blastscope.runtime.inference.autotune import Candidate, Memory, Survey, Times, admitted, in_order_of_speed
-from blastscope.runtime.inference.background import Building, Later
-from blastscope.runtime.inference.options import Wish
-from blastscope.runtime.inference.validation import prove
-from blastscope.runtime.inference.worker_pool import Lanes
+from blastscope.runtime.inference.autotune import Autotuner, EngineConfig, Times, TimingCache, eligible_configs, rank_by_latency
+from blastscope.runtime.inference.background import BackgroundBuild, DeferredTask
+from blastscope.runtime.inference.options import SessionOptions
+from blastscope.runtime.inference.validation import validate_engine
+from blastscope.runtime.inference.worker_pool import InferencePool
 from blastscope.runtime.io.cpu_info import usable_threads
 from blastscope.runtime.types import Audit
 
@@ -22,15 +22,15 @@ _KEEP_DELAY_S = 0.5  # the library exports an engine without letting go of the i
 
 
 @dataclass(slots=True)
-class Opened:
+class LoadedSession:
     """An engine that passed the golden set, with what is to be told of how it was chosen."""
 
-    candidate: Candidate
-    lanes: Lanes
+    candidate: EngineConfig
+    lanes: InferencePool
     notes: list[str]
-    survey: Survey | None = None
-    keeping: Later | None = None
-    building: Building | None = None
+    survey: Autotuner | None = None
+    keeping: DeferredTask | None = None
+    building: BackgroundBuild | None = None
 
     def audit(self, bundle: Bundle) -> Audit:
         """What every prediction of this engine says of its origin."""
@@ -59,18 +59,18 @@ class Opened:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class BackendPlan:
     """A backend on a device, and what is known of its candidates."""
 
     bundle: Bundle
-    wish: Wish
+    wish: SessionOptions
     name: str
     backend: BackendModule
-    memory: Memory
-    candidates: list[Candidate]
-    layouts: list[Candidate]  # the same in other layouts
-    ranked: list[Candidate]  # in the order in which they are tried
-    at_hand: list[Candidate]  # those that open without a long build
+    memory: TimingCache
+    candidates: list[EngineConfig]
+    layouts: list[EngineConfig]  # the same in other layouts
+    ranked: list[EngineConfig]  # in the order in which they are tried
+    at_hand: list[EngineConfig]  # those that open without a long build
 
     @property
     def must_build(self) -> bool:
@@ -78,38 +78,38 @@ class Choice:
         return self.ranked[0] not in self.at_hand
 
 
-def choose_from(bundle: Bundle, wish: Wish, name: str) -> Choice:
+def plan_backend(bundle: Bundle, wish: SessionOptions, name: str) -> BackendPlan:
     """What the backend `name` can do on the wish's device. Raises `UsageError`, `UnavailableError`s."""
     if wish.device.kind == "cuda":
         return _choose_on_gpu(bundle, wish, name)
     backend, device = load_backend(name), wish.device.name
     plain, *others = (wish.layout,) if wish.layout else backend.offered_layouts(device, wish.workload, wish.threads)
-    found = admitted(bundle, wish.precision, wish.execution, backend.executions(device))
+    found = eligible_configs(bundle, wish.precision, wish.execution, backend.executions(device))
     candidates = [one._replace(layout=plain) for one in found]
     layouts = [one._replace(layout=layout) for one in found for layout in others]
     memory = _memory(bundle, wish, backend, threads=wish.threads or usable_threads())
     known = memory.read()
     # a layout that was not measured is never taken: it may be slower, or not to be had of this graph
-    ranked = in_order_of_speed([*candidates, *(one for one in layouts if known.get(one.name))], known)
-    return Choice(bundle, wish, name, backend, memory, candidates, layouts, ranked, candidates)
+    ranked = rank_by_latency([*candidates, *(one for one in layouts if known.get(one.name))], known)
+    return BackendPlan(bundle, wish, name, backend, memory, candidates, layouts, ranked, candidates)
 
 
-def _choose_on_gpu(bundle: Bundle, wish: Wish, name: str) -> Choice:
+def _choose_on_gpu(bundle: Bundle, wish: SessionOptions, name: str) -> BackendPlan:
     gpu = load_gpu_backend(name)
-    candidates = admitted(bundle, wish.precision, wish.execution, gpu.executions(wish.device.name), typed=True)
+    candidates = eligible_configs(bundle, wish.precision, wish.execution, gpu.executions(wish.device.name), typed=True)
     memory = _memory(bundle, wish, gpu, threads=wish.threads)
     at_hand = [one for one in candidates if gpu.prepared(one.entry.sha256, wish.options(one.execution))]
-    ranked = in_order_of_speed(candidates, memory.read())
+    ranked = rank_by_latency(candidates, memory.read())
     ranked.sort(key=lambda one: one not in at_hand)  # stable: among those at hand the fastest stays first
-    return Choice(bundle, wish, name, gpu, memory, candidates, [], ranked, at_hand)
+    return BackendPlan(bundle, wish, name, gpu, memory, candidates, [], ranked, at_hand)
 
 
-def _memory(bundle: Bundle, wish: Wish, backend: BackendModule, *, threads: int | None) -> Memory:
+def _memory(bundle: Bundle, wish: SessionOptions, backend: BackendModule, *, threads: int | None) -> TimingCache:
     facts = {"bundle": bundle.digest, "workload": wish.workload, "threads": str(threads)}
-    return Memory(wish.cache_dir, engine_digest({**backend.fingerprint(wish.device.name), **facts}))
+    return TimingCache(wish.cache_dir, engine_digest({**backend.fingerprint(wish.device.name), **facts}))
 
 
-def open_choice(choice: Choice) -> Opened:
+def load_plan(choice: BackendPlan) -> LoadedSession:
     """The first of the ranked candidates that passes the golden set. Raises `BlastscopeError`s."""
     notes: list[str] = []
     bundle, memory = choice.bundle, choice.memory
@@ -117,12 +117,12 @@ def open_choice(choice: Choice) -> Opened:
     opened = _open_first(choice.ranked, opener, notes)
     known = memory.read()
     if keep := opened.lanes.engine.keep:
-        opened.keeping = Later(lambda: notes.extend(filter(None, [keep()])), "blastscope-keep", delay_s=_KEEP_DELAY_S)
+        opened.keeping = DeferredTask(lambda: notes.extend(filter(None, [keep()])), "blastscope-keep", delay_s=_KEEP_DELAY_S)
     ours = [one for one in choice.layouts if one[:2] == opened.candidate[:2]]
     _tell(opened, [*ours, *choice.candidates], known)
     unknown = [one for one in (*choice.at_hand, *ours) if one != opened.candidate and one.name not in known]
     if unknown:
-        opened.survey = Survey((opened.candidate, opened.lanes), unknown, opener, memory, notes)
+        opened.survey = Autotuner((opened.candidate, opened.lanes), unknown, opener, memory, notes)
     return opened
 
 
@@ -131,21 +131,21 @@ class _Opener:
     """Opens candidates of one bundle, and holds each to the golden set."""
 
     bundle: Bundle
-    wish: Wish
+    wish: SessionOptions
     backend: BackendModule
     golden: Golden
 
-    def open(self, candidate: Candidate, *, measured: bool = True) -> Lanes:
+    def open(self, candidate: EngineConfig, *, measured: bool = True) -> InferencePool:
         """An engine to be measured, or one that answers, whose keeping is put off. Raises `BlastscopeError`s."""
         entry, execution, layout = candidate
         options = replace(self.wish.options(execution, layout), crop=self.bundle.manifest.crop, keep_later=not measured)
         engine = self.backend.open_engine(self.bundle.file(entry), entry.sha256, options)
-        lanes = Lanes(engine)
+        lanes = InferencePool(engine)
         try:
             if engine.execution != execution:
                 raise DeviceError(f"{engine.backend} was asked for {execution} and computes in {engine.execution}")
             tolerance = entry.tolerances[execution]
-            check = prove(lanes, engine, self.golden, tolerance, self.wish.cache_dir)
+            check = validate_engine(lanes, engine, self.golden, tolerance, self.wish.cache_dir)
             if not check.passed:
                 raise GoldenMismatch(
                     self.bundle.path,
@@ -158,7 +158,7 @@ class _Opener:
         return lanes
 
 
-def _open_first(ranked: Sequence[Candidate], opener: _Opener, notes: list[str]) -> Opened:
+def _open_first(ranked: Sequence[EngineConfig], opener: _Opener, notes: list[str]) -> LoadedSession:
     """The first candidate that opens and passes; the others' reasons go to the notes."""
     failures: list[BlastscopeError] = []
     for candidate in ranked:
@@ -169,12 +169,12 @@ def _open_first(ranked: Sequence[Candidate], opener: _Opener, notes: list[str]) 
             notes.append(f"{candidate.name} is passed over: {error}")
             continue
         notes.extend(lanes.engine.notes)
-        return Opened(candidate, lanes, notes)
+        return LoadedSession(candidate, lanes, notes)
     # a wrong answer says more of the bundle than a library that broke off
     raise next((error for error in failures if isinstance(error, GoldenMismatch)), failures[-1])
 
 
-def _tell(opened: Opened, candidates: Sequence[Candidate], known: Times) -> None:
+def _tell(opened: LoadedSession, candidates: Sequence[EngineConfig], known: Times) -> None:
     """Notes what was taken and why."""
     candidate = opened.candidate
     if candidate.entry.precision == "fp16" and candidate.execution != "f16":

@@ -20,7 +20,7 @@ Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class SessionOptions:
     """What the caller of `open_bundle` asked for. None: choose."""
 
     device: Device

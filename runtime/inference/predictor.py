@@ -1,4 +1,4 @@
-"""From images to predictions: `HostDecider` crops on the host and hands crops to the lanes, `GpuDecider` hands them the images.
+"""From images to predictions: preprocessing, inference and the vote, on the CPU (`CpuPredictor`) or the GPU (`GpuPredictor`).
 
 They know nothing of the handle, so that a forgotten handle can be collected.
 """
@@ -11,20 +11,20 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.backends.protocol import Eyes
+from blastscope.runtime.backends.protocol import ImageInput
 from blastscope.runtime.bundle import Bundle
 from blastscope.runtime.crop import Crop, crop_cell
 from blastscope.runtime.errors import ImageError
 from blastscope.runtime.inference.voting import vote
-from blastscope.runtime.inference.worker_pool import Lanes
+from blastscope.runtime.inference.worker_pool import InferencePool
 from blastscope.runtime.io.cpu_info import usable_threads
 from blastscope.runtime.types import CLASSES, VOTERS, Audit, Box, Prediction, Refusal
 
 Taken = Any  # a crop, or an image as the engine's eyes take it
 
 
-class Decider(Protocol):
-    """Everything but `refused` is to be called inside `Lanes.call`."""
+class Predictor(Protocol):
+    """Everything but `refused` is to be called inside `InferencePool.call`."""
 
     @property
     def readers(self) -> int:
@@ -56,7 +56,7 @@ class Decider(Protocol):
         ...
 
 
-class Ballot:
+class VotePostprocessor:
     """Probabilities become predictions in one way, whatever engine they come from."""
 
     def __init__(self, bundle: Bundle, audit: Audit, answered: Callable[[], None], *, partial: bool = False) -> None:
@@ -92,10 +92,10 @@ class Ballot:
         return Prediction(None, None, None, None, None, None, refusal, self._audit)
 
 
-class HostDecider:
-    """See `Decider`: the crop on the host, in as many threads as there are lanes."""
+class CpuPredictor:
+    """See `Predictor`: the crop on the host, in as many threads as there are lanes."""
 
-    def __init__(self, bundle: Bundle, lanes: Lanes, ballot: Ballot) -> None:
+    def __init__(self, bundle: Bundle, lanes: InferencePool, ballot: VotePostprocessor) -> None:
         self._spec = bundle.manifest.crop
         self._lanes, self._ballot = lanes, ballot
         self.refused = ballot.refused
@@ -104,24 +104,24 @@ class HostDecider:
         self.readers = max(2, len(lanes.engine.lanes))
 
     def classify(self, image: object) -> Prediction:
-        """See `Decider`."""
+        """See `Predictor`."""
         crop = self.take(image)
         return self.decide([crop])[0] if isinstance(crop, Crop) else self.refused(crop)
 
     def classify_many(self, images: Sequence[object]) -> list[Prediction]:
-        """See `Decider`."""
+        """See `Predictor`."""
         return self._lanes.spread(self._classify_or_refuse, images)
 
     def classify_read(self, image: NDArray[np.uint8], wait: Callable[[Taken], Prediction]) -> Prediction:
-        """See `Decider`: each thread does everything for its file."""
+        """See `Predictor`: each thread does everything for its file."""
         return self._classify_or_refuse(image)
 
     def take(self, image: object) -> Crop | Refusal:
-        """See `Decider`."""
+        """See `Predictor`."""
         return crop_cell(image, self._spec)  # type: ignore[arg-type]  # it checks
 
     def decide(self, taken: Sequence[Crop]) -> list[Prediction]:
-        """See `Decider`."""
+        """See `Predictor`."""
         pixels = taken[0].pixels[None] if len(taken) == 1 else np.stack([crop.pixels for crop in taken])
         return self._ballot.count([crop.box for crop in taken], self._lanes.answer(pixels))
 
@@ -132,21 +132,21 @@ class HostDecider:
             return self.refused(Refusal("not-8-bit-rgb", str(error)))
 
 
-class GpuDecider:
-    """See `Decider`: an engine that crops by itself gets the images, many at once where there are many."""
+class GpuPredictor:
+    """See `Predictor`: an engine that crops by itself gets the images, many at once where there are many."""
 
-    def __init__(self, eyes: Eyes, lanes: Lanes, ballot: Ballot) -> None:
+    def __init__(self, eyes: ImageInput, lanes: InferencePool, ballot: VotePostprocessor) -> None:
         self._eyes, self._lanes, self._ballot = eyes, lanes, ballot
         self.refused = ballot.refused
         # Those that wait for an answer fill the batch of the next one.
         self.readers = max(usable_threads() + 1, 8)
 
     def classify(self, image: object) -> Prediction:
-        """See `Decider`."""
+        """See `Predictor`."""
         return self.decide([self._eyes.take(image)])[0]
 
     def classify_many(self, images: Sequence[object]) -> list[Prediction]:
-        """See `Decider`."""
+        """See `Predictor`."""
         taken = [self._take_or_refuse(image) for image in images]
         good = [one for one in taken if not isinstance(one, Refusal)]
         size = self._lanes.engine.batch
@@ -155,15 +155,15 @@ class GpuDecider:
         return [self.refused(one) if isinstance(one, Refusal) else next(answers) for one in taken]
 
     def classify_read(self, image: NDArray[np.uint8], wait: Callable[[Taken], Prediction]) -> Prediction:
-        """See `Decider`: the image is nobody else's, so it waits as it is."""
+        """See `Predictor`: the image is nobody else's, so it waits as it is."""
         return wait(image)
 
     def take(self, image: object) -> Taken:
-        """See `Decider`."""
+        """See `Predictor`."""
         return self._eyes.keep(self._eyes.take(image))
 
     def decide(self, taken: Sequence[Taken]) -> list[Prediction]:
-        """See `Decider`."""
+        """See `Predictor`."""
         found, probabilities = self._lanes.look(taken)
         boxes = {number: box for number, box in enumerate(found) if not isinstance(box, Refusal)}
         calls = iter(self._ballot.count(list(boxes.values()), probabilities[list(boxes)]) if boxes else [])
@@ -176,7 +176,7 @@ class GpuDecider:
             return Refusal("not-8-bit-rgb", str(error))
 
 
-def decider_for(bundle: Bundle, lanes: Lanes, audit: Audit, answered: Callable[[], None]) -> Decider:
+def make_predictor(bundle: Bundle, lanes: InferencePool, audit: Audit, answered: Callable[[], None]) -> Predictor:
     """The one that goes with the engine."""
-    ballot, eyes = Ballot(bundle, audit, answered, partial=lanes.cascade is not None), lanes.engine.eyes
-    return HostDecider(bundle, lanes, ballot) if eyes is None else GpuDecider(eyes, lanes, ballot)
+    ballot, eyes = VotePostprocessor(bundle, audit, answered, partial=lanes.cascade is not None), lanes.engine.eyes
+    return CpuPredictor(bundle, lanes, ballot) if eyes is None else GpuPredictor(eyes, lanes, ballot)

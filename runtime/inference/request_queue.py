@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
-from blastscope.runtime.inference.worker_pool import Lanes
+from blastscope.runtime.inference.worker_pool import InferencePool
 from blastscope.runtime.types import Prediction
 
 Decide = Callable[[Sequence[Any]], list[Prediction]]
@@ -19,10 +19,10 @@ class _Waiting(NamedTuple):
     future: Future[Prediction]
 
 
-class WaitingRoom:
+class RequestQueue:
     """Room for `limit` items. `decide` answers a few of them, and is called in the threads of `lanes`."""
 
-    def __init__(self, lanes: Lanes, decide: Decide, limit: int) -> None:
+    def __init__(self, lanes: InferencePool, decide: Decide, limit: int) -> None:
         self._lanes = lanes
         self._decide = decide
         self._limit = limit

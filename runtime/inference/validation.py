@@ -20,7 +20,7 @@ from blastscope.runtime.inference.voting import vote
 from blastscope.runtime.io.atomic import write_file
 
 
-def prove(backend: Backend, engine: Engine, golden: Golden, tolerance: float, place: Path) -> GoldenCheck:
+def validate_engine(backend: Backend, engine: Engine, golden: Golden, tolerance: float, place: Path) -> GoldenCheck:
     """Whether `engine`, which answers as `backend`, repeats `golden`: all of it, or one crop where all passed before."""
     path = _path(engine, golden, tolerance, place)
     if path and path.exists():

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.backends.protocol import require_numbers
+from blastscope.runtime.backends.protocol import require_finite
 from blastscope.runtime.errors import EngineError
 
 TINY = np.float32(1e-38)  # an engine that flushes subnormals to zero and one that doesn't give one order
@@ -36,7 +36,7 @@ def vote(probabilities: NDArray[np.float32], threshold: float | None = None, *, 
     where a probability is not a number (it would pass for HEM), and where no voter of a cell was run.
     """
     absent = np.isnan(probabilities[..., 0]) & np.isnan(probabilities[..., 1]) & partial  # (N, 3)
-    require_numbers(probabilities[~absent])
+    require_finite(probabilities[~absent])
     if absent.all(axis=1).any():
         raise EngineError("no voter of a cell was run")
     safe = np.maximum(probabilities, TINY).astype(np.float64)

@@ -13,14 +13,14 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.backends.protocol import Cascade, Engine, Sight
+from blastscope.runtime.backends.protocol import BatchResult, Cascade, Engine
 from blastscope.runtime.errors import Closed, EngineError, UsageError
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
-class Lanes:
+class InferencePool:
     """An engine that many threads may use. Has the three members of `Backend`, and is thread-safe."""
 
     def __init__(self, engine: Engine) -> None:
@@ -57,7 +57,7 @@ class Lanes:
             raise EngineError(f"{self.name} runs a network whole, so no voter can be left out")
         self.cascade = cascade
 
-    def look(self, images: Sequence[Any]) -> Sight:
+    def look(self, images: Sequence[Any]) -> BatchResult:
         """What one lane that crops by itself sees in `images`, waiting for a free one. To be called inside `call`."""
         if self.engine.eyes is None:
             raise EngineError(f"{self.name} takes crops, not images")

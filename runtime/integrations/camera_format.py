@@ -13,18 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from blastscope.runtime.io.strict_model import Record
+from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.runtime.types import Refusal
 
 
-class CameraFormat(Record):
+class CameraFormat(StrictModel):
     """What the arrays of a camera mean, where they don't say it themselves."""
 
     channels: Literal["rgb", "bgr", "rgba", "bgra", "packed-bgra"] = "rgb"  # packed: (H, W) uint32 or uint64
     bits: int | None = Field(default=None, ge=9, le=16)  # that a 16-bit channel uses: 10, 12, 14, 16; the top 8 are kept
 
 
-def rgb_of(image: object, camera: CameraFormat | None = None) -> NDArray[np.uint8] | Refusal:
+def to_rgb(image: object, camera: CameraFormat | None = None) -> NDArray[np.uint8] | Refusal:
     """The frame (H, W, 3) uint8 RGB that `image` shows, or why it shows none. It may be a view of `image`."""
     camera = camera or CameraFormat()
     if not isinstance(image, np.ndarray):

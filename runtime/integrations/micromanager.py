@@ -17,9 +17,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from blastscope.runtime.errors import Closed
-from blastscope.runtime.frames.types import FrameReport, FrameSpec
-from blastscope.runtime.integrations.camera_format import CameraFormat, rgb_of
-from blastscope.runtime.integrations.protocols import Streams
+from blastscope.runtime.frames.types import FrameReport, FrameSpecification
+from blastscope.runtime.integrations.camera_format import CameraFormat, to_rgb
+from blastscope.runtime.integrations.protocols import StreamFactory
 from blastscope.runtime.io.slides.pixel_size_metadata import LEAST_UM, MOST_UM
 from blastscope.runtime.streaming.stats import StreamStats
 
@@ -42,11 +42,11 @@ class CameraListener:
 
     def __init__(
         self,
-        scope: Streams,
+        scope: StreamFactory,
         on_report: Callable[[FrameReport], object],
         *,
         camera: CameraFormat | None = None,
-        spec: FrameSpec | None = None,
+        spec: FrameSpecification | None = None,
         queue: int = 4,
     ) -> None:
         self._camera = camera or CameraFormat()
@@ -63,7 +63,7 @@ class CameraListener:
         with self._counting:
             number, self._count = self._count, self._count + 1
         with suppress(Closed):
-            self._stream.put(rgb_of(image, self._camera), id=number, metadata=facts_of(event, metadata or {}))
+            self._stream.put(to_rgb(image, self._camera), id=number, metadata=facts_of(event, metadata or {}))
 
     def wait(self, timeout: float | None = None) -> bool:
         """Waits until every frame that came has been told of; False when time was up."""

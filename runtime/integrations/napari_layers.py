@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from blastscope.runtime.errors import UsageError
 from blastscope.runtime.frames.report.overlay import MOST_WORDS
 from blastscope.runtime.frames.report.theme import LOOKS
-from blastscope.runtime.frames.types import FrameCell, FrameReport, FrameSpec, fewer_points
-from blastscope.runtime.integrations.protocols import Examines
+from blastscope.runtime.frames.types import FrameCell, FrameReport, FrameSpecification, fewer_points
+from blastscope.runtime.integrations.protocols import FrameExaminer
 from blastscope.runtime.io.image_header import MAX_PIXELS
 
 COLOURS: dict[str, str] = {kind: look.colour for kind, look in LOOKS.items()}
@@ -25,9 +25,9 @@ BOX_WIDTH_PX, OUTLINE_WIDTH_PX, TEXT_PT = 3, 2, 11
 
 
 def examine_layer(
-    viewer: Any, layer: Any, scope: Examines, *, pixel_um: float | None = None, spec: FrameSpec | None = None
+    viewer: Any, layer: Any, scope: FrameExaminer, *, pixel_um: float | None = None, spec: FrameSpecification | None = None
 ) -> FrameReport:
-    """Examines the image in `layer` and shows the report in `viewer`, in place of an earlier one of the same layer.
+    """FrameExaminer the image in `layer` and shows the report in `viewer`, in place of an earlier one of the same layer.
 
     `pixel_um` is the scale; without it the layer's own holds where its units are micrometres, and else the red cells tell it.
     Raises `UsageError` for a layer that is no 8-bit RGB image.

@@ -1,4 +1,4 @@
-"""`Examines` and `Streams`: all that a host program wants of a handle."""
+"""`FrameExaminer` and `StreamFactory`: all that a host program wants of a handle."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.frames.types import FrameReport, FrameSpec
+from blastscope.runtime.frames.types import FrameReport, FrameSpecification
 from blastscope.runtime.streaming.stream import Stream
 
 
-class Examines(Protocol):
+class FrameExaminer(Protocol):
     """What makes a report of a frame, as `Scope` does."""
 
     def examine(
@@ -20,14 +20,14 @@ class Examines(Protocol):
         frame: NDArray[np.uint8],
         *,
         pixel_um: float | None = None,
-        spec: FrameSpec | None = None,
+        spec: FrameSpecification | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> FrameReport:
         """The report on `frame` (H, W, 3) uint8 RGB."""
         ...
 
 
-class Streams(Protocol):
+class StreamFactory(Protocol):
     """What examines frames as they come, as `Scope` does. Its streams tell what waits before it closes."""
 
     def stream(
@@ -37,7 +37,7 @@ class Streams(Protocol):
         queue: int = 4,
         when_full: str = "drop-oldest",
         *,
-        spec: FrameSpec | None = None,
+        spec: FrameSpecification | None = None,
     ) -> Stream:
         """A stream whose frames come by `put`, and bring their scale as 'pixel_um' in their metadata."""
         ...

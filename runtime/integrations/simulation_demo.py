@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from blastscope.runtime.errors import BlastscopeError, DataError, UsageError
-from blastscope.runtime.integrations.protocols import Streams
+from blastscope.runtime.integrations.protocols import StreamFactory
 from blastscope.runtime.integrations.smart_acquisition import RevisitPlan, SmartScan, scan_and_revisit
 from blastscope.runtime.io.image import read_image
 from blastscope.runtime.io.paths import find_images
@@ -42,7 +42,9 @@ def mosaic(frames: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
     return slide
 
 
-def rehearse(scope: Streams, frames: Sequence[NDArray[np.uint8]], *, pixel_um: float, plan: RevisitPlan) -> SmartScan:
+def run_simulation(
+    scope: StreamFactory, frames: Sequence[NDArray[np.uint8]], *, pixel_um: float, plan: RevisitPlan
+) -> SmartScan:
     """Scans the mosaic of `frames` with the simulated microscope, frame by frame, and visits what `plan` says.
 
     Raises `UsageError` for frames of several sizes, and for a scale that no microscope has.
@@ -82,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise UsageError("; ".join(problems(error))) from error
     frames = [_read(path) for path in find_images(words.frames)]
     with open_bundle(workload="throughput") as scope:
-        done = rehearse(scope, frames, pixel_um=words.pixel_um, plan=plan)
+        done = run_simulation(scope, frames, pixel_um=words.pixel_um, plan=plan)
     print(f"{done.frames} frames scanned, {done.suspects} suspicious cells, {len(done.visits)} visited")
     for visit in done.visits:
         x, y = visit.suspect.stage_um

@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from blastscope.runtime.frames.types import FrameCell, FrameReport, FrameSpec
+from blastscope.runtime.frames.types import FrameCell, FrameReport, FrameSpecification
 from blastscope.runtime.integrations.camera_format import CameraFormat
 from blastscope.runtime.integrations.micromanager import CameraListener
-from blastscope.runtime.integrations.protocols import Streams
+from blastscope.runtime.integrations.protocols import StreamFactory
 from blastscope.runtime.integrations.stage_transform import Place, StageMap, offset_um
-from blastscope.runtime.io.strict_model import Record
+from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.runtime.types import Box, RefusalCode
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ VISIT = "blastscope-visit"  # the key in an event's metadata that tells a visit 
 LOOK_S = 0.002  # between two looks at what came; a stage takes a hundred times as long
 
 
-class RevisitPlan(Record):
+class RevisitPlan(StrictModel):
     """Which cells are worth a second look, and how it is taken."""
 
     least_score: float = Field(default=0.5, ge=0, le=1)  # the vote's probability of ALL from which a cell is suspicious
@@ -50,11 +50,11 @@ class RevisitPlan(Record):
     patience_s: float = Field(default=10.0, gt=0)  # for a frame that the camera owes
     stage: StageMap = StageMap()
     camera: CameraFormat = CameraFormat()
-    frames: FrameSpec = FrameSpec()
+    frames: FrameSpecification = FrameSpecification()
 
 
 @dataclass(frozen=True, slots=True)
-class Suspect:
+class Candidate:
     """A cell worth a second look: where it was seen, and where the stage must go to have it in the middle."""
 
     frame: int | str | None  # the id of the report that it stands in
@@ -68,7 +68,7 @@ class Suspect:
 class Visit:
     """The second look at a suspect."""
 
-    suspect: Suspect
+    suspect: Candidate
     report: FrameReport
     cell: int | None  # of the report's cells the one that lies nearest to the middle; None where there is no cell
     offset_um: float | None  # how far from the middle: much more than the stage's error means a wrong `StageMap` or pixel size
@@ -88,7 +88,7 @@ class SmartScan:
 
 def scan_and_revisit(
     core: CMMCorePlus,
-    scope: Streams,
+    scope: StreamFactory,
     scan: Iterable[MDAEvent],
     *,
     plan: RevisitPlan | None = None,
@@ -100,7 +100,7 @@ def scan_and_revisit(
     nothing. Raises what the engine raises, once the acquisition has ended.
     """
     plan = plan or RevisitPlan()
-    seen, chosen = _Seen(plan, on_report), list[Suspect]()
+    seen, chosen = _Seen(plan, on_report), list[Candidate]()
     with CameraListener(scope, seen.take, camera=plan.camera, spec=plan.frames, queue=plan.queue) as listener:
         core.mda.events.frameReady.connect(listener.frameReady)
         feed = _Feed(core, listener, plan)
@@ -114,7 +114,7 @@ def scan_and_revisit(
     return seen.result(chosen, missing=feed.missing, cancelled=feed.cancelled)
 
 
-def visit_event(suspect: Suspect, number: int, plan: RevisitPlan) -> MDAEvent:
+def visit_event(suspect: Candidate, number: int, plan: RevisitPlan) -> MDAEvent:
     """The event that brings `suspect` into the middle of the frame."""
     from useq import MDAEvent
 
@@ -128,13 +128,13 @@ def visit_event(suspect: Suspect, number: int, plan: RevisitPlan) -> MDAEvent:
     )
 
 
-def suspects_of(report: FrameReport, plan: RevisitPlan) -> list[Suspect]:
+def candidates_of(report: FrameReport, plan: RevisitPlan) -> list[Candidate]:
     """The cells of `report` that deserve a visit. Empty where nobody knows where the frame was taken."""
     stage_um = report.metadata.get("stage_um")
     if stage_um is None or report.size is None or report.facts is None:
         return []
     return [
-        Suspect(
+        Candidate(
             frame=report.id,
             box=cell.box,
             score=_score(cell),
@@ -146,9 +146,9 @@ def suspects_of(report: FrameReport, plan: RevisitPlan) -> list[Suspect]:
     ]
 
 
-def merged(suspects: Iterable[Suspect], same_um: float) -> list[Suspect]:
+def merge_candidates(suspects: Iterable[Candidate], same_um: float) -> list[Candidate]:
     """`suspects` by falling score, each cell once: of those nearer than `same_um` the one with the highest score."""
-    kept: list[Suspect] = []
+    kept: list[Candidate] = []
     for suspect in sorted(suspects, key=lambda one: 1.0 if one.score is None else -one.score):
         if all(math.dist(suspect.stage_um, other.stage_um) >= same_um for other in kept):
             kept.append(suspect)
@@ -172,7 +172,7 @@ class _Seen:
     on_report: Callable[[FrameReport], object] | None
     frames: int = 0
     unplaced: int = 0
-    suspects: list[Suspect] = field(default_factory=list)
+    suspects: list[Candidate] = field(default_factory=list)
     visits: dict[int, FrameReport] = field(default_factory=dict)
 
     def take(self, report: FrameReport) -> None:
@@ -181,22 +181,22 @@ class _Seen:
             self.visits[number] = report
         else:
             self.frames += 1
-            self.suspects += suspects_of(report, self.plan)
+            self.suspects += candidates_of(report, self.plan)
             if "stage_um" not in report.metadata:
                 self.unplaced += any(_is_suspicious(cell, self.plan) for cell in report.cells)
         if self.on_report:
             self.on_report(report)
 
-    def chosen(self) -> list[Suspect]:
-        self.suspects = merged(self.suspects, self.plan.same_um)
+    def chosen(self) -> list[Candidate]:
+        self.suspects = merge_candidates(self.suspects, self.plan.same_um)
         return self.suspects[: self.plan.most]
 
-    def result(self, chosen: list[Suspect], *, missing: int, cancelled: bool) -> SmartScan:
+    def result(self, chosen: list[Candidate], *, missing: int, cancelled: bool) -> SmartScan:
         visits = tuple(_visit(chosen[number], report) for number, report in sorted(self.visits.items()))
         return SmartScan(self.frames, len(self.suspects), self.unplaced, visits, missing, cancelled)
 
 
-def _visit(suspect: Suspect, report: FrameReport) -> Visit:
+def _visit(suspect: Candidate, report: FrameReport) -> Visit:
     if not report.cells or report.size is None or report.facts is None:
         return Visit(suspect, report, None, None)
     offsets = [math.hypot(*offset_um(cell.box, report.size, report.facts.pixel_um)) for cell in report.cells]

@@ -6,13 +6,13 @@ from typing import Self
 
 from pydantic import model_validator
 
-from blastscope.runtime.io.strict_model import Record
+from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.runtime.types import Box
 
 Place = tuple[float, float]  # x and y of the stage, in micrometres
 
 
-class StageMap(Record):
+class StageMap(StrictModel):
     """How the stage's axes lie to the camera's: the step that brings what lies right of the middle, or below it, to the middle.
 
     The default is that of useq's grids, whose first row has the largest y: to see what lies below, y falls. Every mix of

@@ -32,7 +32,7 @@ READERS = 8  # hashing and reading release the lock; more threads than cores hid
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class DatasetEntry:
     """One labelled image of one cell."""
 
     path: Path
@@ -44,17 +44,17 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
-class CellFolder:
+class Dataset:
     """All cells below `root`, sorted by their path from it, and the files and folders that were left out."""
 
     root: Path
-    cells: tuple[Cell, ...]
+    cells: tuple[DatasetEntry, ...]
     duplicates: tuple[tuple[Path, Path], ...]  # (dropped, kept), byte-identical
     rejected: tuple[tuple[Path, str], ...]  # with the reason
     sha256: str  # of label, patient and content of every cell: moving or renaming the folder doesn't change it
 
 
-def find_cells(root: Path | str) -> CellFolder:
+def scan_dataset(root: Path | str) -> Dataset:
     """The labelled cells below `root`.
 
     Byte-identical duplicates are dropped; files that can't be read or parsed are named, and the search goes on. Links are
@@ -70,7 +70,7 @@ def find_cells(root: Path | str) -> CellFolder:
     cells, duplicates, contradictions = _drop_duplicates(found)
     rejected = sorted([*rejected, *contradictions, *unread], key=lambda item: _order(root, item[0]))
     _check_classes(root, cells, rejected)
-    return CellFolder(root, tuple(cells), tuple(duplicates), tuple(rejected), _digest(cells))
+    return Dataset(root, tuple(cells), tuple(duplicates), tuple(rejected), _digest(cells))
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,14 +134,14 @@ def _test_table(root: Path) -> dict[Path, tuple[str, ClassName]]:
     return {folder / name: (Path(uid).stem, label) for folder in folders for name, uid, label in rows}
 
 
-def _read_all(files: list[_Named]) -> tuple[list[Cell], list[tuple[Path, str]]]:
+def _read_all(files: list[_Named]) -> tuple[list[DatasetEntry], list[tuple[Path, str]]]:
     with ThreadPoolExecutor(READERS) as pool:
         results = list(pool.map(_read, files))
-    cells = [result for result in results if isinstance(result, Cell)]
+    cells = [result for result in results if isinstance(result, DatasetEntry)]
     return cells, [(file.path, result) for file, result in zip(files, results, strict=True) if isinstance(result, str)]
 
 
-def _read(file: _Named) -> Cell | str:
+def _read(file: _Named) -> DatasetEntry | str:
     """The cell in `file`, or why it is rejected."""
     match = NAME.fullmatch(file.name)
     if match is None:
@@ -156,10 +156,10 @@ def _read(file: _Named) -> Cell | str:
     if isinstance(header := read_header(content), Refusal):
         return f"{header.code}: {header.detail}"
     sha256 = hashlib.sha256(content).hexdigest()
-    return Cell(file.path, file.label, match["patient"].upper(), match["image"], match["cell"], sha256)
+    return DatasetEntry(file.path, file.label, match["patient"].upper(), match["image"], match["cell"], sha256)
 
 
-def _check_patients(root: Path, cells: Iterable[Cell]) -> None:
+def _check_patients(root: Path, cells: Iterable[DatasetEntry]) -> None:
     labels: dict[str, set[ClassName]] = defaultdict(set)
     for cell in cells:
         labels[cell.patient].add(cell.label)
@@ -168,10 +168,10 @@ def _check_patients(root: Path, cells: Iterable[Cell]) -> None:
         raise DataError(root, f"cells labelled all and cells labelled hem of the same patient: {', '.join(both)}")
 
 
-def _drop_duplicates(found: list[Cell]) -> tuple[list[Cell], list[tuple[Path, Path]], list[tuple[Path, str]]]:
+def _drop_duplicates(found: list[DatasetEntry]) -> tuple[list[DatasetEntry], list[tuple[Path, Path]], list[tuple[Path, str]]]:
     """Cells, (dropped, kept), and those rejected since the same bytes carry both labels, so that neither can be believed."""
-    first: dict[str, Cell] = {}
-    twins: dict[str, list[Cell]] = defaultdict(list)
+    first: dict[str, DatasetEntry] = {}
+    twins: dict[str, list[DatasetEntry]] = defaultdict(list)
     for cell in found:
         first.setdefault(cell.sha256, cell)
         twins[cell.sha256].append(cell)
@@ -184,7 +184,7 @@ def _drop_duplicates(found: list[Cell]) -> tuple[list[Cell], list[tuple[Path, Pa
     return cells, dropped, rejected
 
 
-def _check_classes(root: Path, cells: Iterable[Cell], rejected: list[tuple[Path, str]]) -> None:
+def _check_classes(root: Path, cells: Iterable[DatasetEntry], rejected: list[tuple[Path, str]]) -> None:
     present = {cell.label for cell in cells}
     missing = [label for label in CLASSES if label not in present]
     if not missing:
@@ -197,6 +197,6 @@ def _check_classes(root: Path, cells: Iterable[Cell], rejected: list[tuple[Path,
     )
 
 
-def _digest(cells: Iterable[Cell]) -> str:
+def _digest(cells: Iterable[DatasetEntry]) -> str:
     lines = sorted(f"{cell.label} {cell.patient} {cell.sha256}\n" for cell in cells)
     return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""`spread`: work on many strips of one frame, on all the cores that the process may use."""
+"""`parallel_map`: work on many strips of one frame, on all the cores that the process may use."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def threads_for(pixels: int, threads: int | None) -> int | None:
     return threads if pixels > SPREAD_PIXELS else 1
 
 
-def spread(function: Callable[[Item], object], items: Sequence[Item], threads: int | None = None) -> None:
+def parallel_map(function: Callable[[Item], object], items: Sequence[Item], threads: int | None = None) -> None:
     """`function` of each item, on at most `threads` threads, or as many as the process may use; each has one share of them.
 
     Worth it where an item is a few long steps of OpenCV's, which lets go of Python's lock. Of many short ones it is slower.
@@ -43,7 +43,7 @@ def spread(function: Callable[[Item], object], items: Sequence[Item], threads: i
             other.result()
 
 
-def strips(rows: slice, height: int) -> list[slice]:
+def row_strips(rows: slice, height: int) -> list[slice]:
     """`rows`, in strips of so many, at least one, and what is left."""
     step = max(height, 1)
     return [slice(top, min(top + step, rows.stop)) for top in range(rows.start, rows.stop, step)]
@@ -55,7 +55,7 @@ R = TypeVar("R")
 AHEAD = 32  # items a worker may be ahead of the consumer: answers are small, and one slow file must not stop the others
 
 
-def in_order(
+def ordered_map(
     function: Callable[[T], R], items: Iterable[T], *, workers: int, leave: Callable[[], object] | None = None
 ) -> Iterator[tuple[T, R]]:
     """Each item with `function` of it, in the order given, computed by `workers` threads.

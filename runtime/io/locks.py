@@ -13,7 +13,7 @@ from blastscope.runtime.errors import DataError
 
 
 @contextmanager
-def alone(place: Path, *, wait: bool) -> Iterator[None]:
+def exclusive_lock(place: Path, *, wait: bool) -> Iterator[None]:
     """Holds the lock file `place`, and leaves none behind; the lock of a process that was killed doesn't count.
 
     Raises `DataError`, unless it is to `wait`, where another process holds it.

@@ -47,7 +47,7 @@ def as_paths(paths: Iterable[Path | str]) -> Iterator[Path]:
     return map(Path, paths)
 
 
-def announced(paths: Iterable[Path]) -> Iterator[Path]:
+def read_ahead(paths: Iterable[Path]) -> Iterator[Path]:
     """`paths`, each after the system was told that its file will be read: reading ahead costs no thread of ours."""
     for path in paths:
         _announce(path)
@@ -69,6 +69,6 @@ def _announce(path: Path) -> None:
         os.close(file)
 
 
-def user_cache() -> Path:
+def default_cache_dir() -> Path:
     """Where engines, measurements and unpacked bundles are kept unless the caller says otherwise."""
     return Path(platformdirs.user_cache_dir("blastscope", appauthor=False))

@@ -1,4 +1,4 @@
-"""`Record`, the frozen pydantic model behind every file that blastscope reads: unknown keys are errors."""
+"""`StrictModel`, the frozen pydantic model behind every file that blastscope reads: unknown keys are errors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from blastscope.runtime.errors import ConfigError
 
 
-class Record(BaseModel):
+class StrictModel(BaseModel):
     """A value that is checked once, on construction, and never changes."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, ser_json_inf_nan="null")

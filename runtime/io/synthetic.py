@@ -24,7 +24,7 @@ WAVES = np.round(1024 * np.sin(np.arange(1024) * np.pi / 512)).astype(np.int64) 
 
 
 @dataclass(frozen=True, slots=True)
-class DrawnCell:
+class SyntheticCell:
     """One drawn image with its true label."""
 
     image: NDArray[np.uint8]  # (S, S, 3) RGB
@@ -47,7 +47,9 @@ BLAST = _Look(radius=(98, 126), nucleus=(93, 98), clump=11, depth=(12, 19), lobe
 NORMAL = _Look(radius=(84, 104), nucleus=(78, 89), clump=27, depth=(17, 27), lobes=8)
 
 
-def draw_cell(seed: int, *, malignant: bool | None = None, size_px: int = SCALE_PX, tint: Tint = NO_TINT) -> NDArray[np.uint8]:
+def synthetic_cell(
+    seed: int, *, malignant: bool | None = None, size_px: int = SCALE_PX, tint: Tint = NO_TINT
+) -> NDArray[np.uint8]:
     """A drawn cell (size_px, size_px, 3) uint8 RGB on pure black, the same for the same arguments on every machine.
 
     `malignant` None lets the seed decide. `tint` is added to the stain's red, green and blue: each patient's is a little
@@ -62,17 +64,19 @@ def draw_cell(seed: int, *, malignant: bool | None = None, size_px: int = SCALE_
     return _painted(random, BLAST if is_blast else NORMAL, size_px, tint)
 
 
-def draw_cells(count: int, seed: int, *, size_px: int = SCALE_PX) -> list[DrawnCell]:
+def synthetic_cells(count: int, seed: int, *, size_px: int = SCALE_PX) -> list[SyntheticCell]:
     """`count` drawn cells, normal ones and blasts in turn."""
     seeds = [seed * 100_003 + index for index in range(count)]
     labels = [CLASSES[index % 2] for index in range(count)]
     return [
-        DrawnCell(draw_cell(own, malignant=label == "all", size_px=size_px), label, own)
+        SyntheticCell(synthetic_cell(own, malignant=label == "all", size_px=size_px), label, own)
         for own, label in zip(seeds, labels, strict=True)
     ]
 
 
-def draw_folder(root: Path | str, *, patients: int = 6, cells_each: int = 8, seed: int = 0, size_px: int = SCALE_PX) -> Path:
+def write_synthetic_dataset(
+    root: Path | str, *, patients: int = 6, cells_each: int = 8, seed: int = 0, size_px: int = SCALE_PX
+) -> Path:
     """A small C-NMC-like folder of PNG files in the archive's layout below `root`, which is returned.
 
     Patients are normal and leukaemic in turn (H1, 2, H3, 4 ...), in two folds, each with a stain of its own.
@@ -86,7 +90,7 @@ def draw_folder(root: Path | str, *, patients: int = 6, cells_each: int = 8, see
         folder = root / "C-NMC_training_data" / f"fold_{(patient - 1) // 2 % 2}" / label
         folder.mkdir(parents=True, exist_ok=True)
         for cell in range(1, cells_each + 1):
-            image = draw_cell(
+            image = synthetic_cell(
                 (seed * 1009 + patient) * 10_007 + cell, malignant=malignant, size_px=size_px, tint=(red, green, blue)
             )
             path = folder / f"UID_{'' if malignant else 'H'}{patient}_{cell}_1_{label}.png"

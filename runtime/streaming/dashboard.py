@@ -24,7 +24,7 @@ from urllib.parse import parse_qs
 from blastscope.runtime.errors import UsageError
 from blastscope.runtime.evaluation.drift import Drift
 from blastscope.runtime.frames.types import FrameReport
-from blastscope.runtime.streaming.frame_buffer import Board
+from blastscope.runtime.streaming.frame_buffer import FrameBuffer
 from blastscope.runtime.streaming.stream import Stream
 
 CONNECTIONS = 128  # each is a thread; a viewer has two or three
@@ -57,7 +57,9 @@ class PageServer(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 64
 
-    def __init__(self, host: str, port: int, board: Board, status: Callable[[], dict[str, Any]], patience_s: float) -> None:
+    def __init__(
+        self, host: str, port: int, board: FrameBuffer, status: Callable[[], dict[str, Any]], patience_s: float
+    ) -> None:
         self.board, self.status, self.patience_s = board, status, patience_s
         self.closing = False
         static = files(__package__) / "static"
@@ -183,7 +185,7 @@ class LivePage:
 
     def __init__(self, source: str, *, host: str = "127.0.0.1", port: int = 0, patience_s: float = PATIENCE_S) -> None:
         self._source = source
-        self._board = Board()
+        self._board = FrameBuffer()
         self.drift = Drift()
         self._stream: Stream | None = None
         try:

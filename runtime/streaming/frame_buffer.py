@@ -1,4 +1,4 @@
-"""`Board`: the last few frames with their reports, as JPEG and JSON that are made once, when the first viewer asks."""
+"""`FrameBuffer`: the last few frames with their reports, as JPEG and JSON that are made once, when the first viewer asks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MOST_PX = 1600  # a picture's longer side
 QUALITY = 85
 
 
-class Shown:
+class BufferedFrame:
     """One frame on the board."""
 
     def __init__(self, number: int, report: FrameReport, pixels: NDArray[np.uint8] | None) -> None:
@@ -74,12 +74,12 @@ def _row(cell: FrameCell) -> dict[str, Any]:
     return {**cell.row(), "contour": fewer_points(cell.found.contour).tolist()}
 
 
-class Board:
+class FrameBuffer:
     """Where reports are shown and viewers look. Showing never waits for a viewer; memory holds `KEPT` frames."""
 
     def __init__(self) -> None:
         self._state = threading.Condition()
-        self._frames: deque[Shown] = deque(maxlen=KEPT)
+        self._frames: deque[BufferedFrame] = deque(maxlen=KEPT)
         self._totals: Counter[str] = Counter(frames=0, refused_frames=0)
         self._news = 0  # rises when there is something to tell, be it a frame or not
         self._closed = False
@@ -89,7 +89,7 @@ class Board:
         drawn = isinstance(pixels, np.ndarray) and pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.size > 0
         with self._state:
             self._totals.update({**report.counts, "frames": 1, "refused_frames": int(report.refusal is not None)})
-            self._frames.append(Shown(self._totals["frames"], report, pixels if drawn else None))  # type: ignore[arg-type]
+            self._frames.append(BufferedFrame(self._totals["frames"], report, pixels if drawn else None))  # type: ignore[arg-type]
             self._tell()
 
     def nudge(self) -> None:
@@ -103,13 +103,13 @@ class Board:
             self._closed = True
             self._tell()
 
-    def newest(self, news: int, *, timeout: float) -> tuple[int, Shown | None]:
+    def newest(self, news: int, *, timeout: float) -> tuple[int, BufferedFrame | None]:
         """The number of the latest news and the newest frame, waiting for news other than number `news` if time allows."""
         with self._state:
             self._state.wait_for(lambda: self._closed or self._news != news, timeout)
             return self._news, self._frames[-1] if self._frames else None
 
-    def frame(self, number: int) -> Shown | None:
+    def frame(self, number: int) -> BufferedFrame | None:
         """The frame with this number, if it is still up."""
         with self._state:
             return next((shown for shown in self._frames if shown.number == number), None)

@@ -1,4 +1,4 @@
-"""`Line`: room for a few things on their way from one thread to another.
+"""`BoundedQueue`: room for a few things on their way from one thread to another.
 
 `Frame`: one picture on its way through a stream, with what its sender wants to find again in the report.
 """
@@ -20,7 +20,7 @@ from blastscope.runtime.types import Refusal
 T = TypeVar("T")
 
 
-class Line(Generic[T]):
+class BoundedQueue(Generic[T]):
     """Holds at most `limit` things, in their order. Whoever waits here sleeps."""
 
     def __init__(self, limit: int, *, drops_oldest: bool = False) -> None:

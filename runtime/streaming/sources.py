@@ -13,8 +13,8 @@ import cv2
 
 from blastscope.runtime.errors import DataError, DeviceError, UsageError
 from blastscope.runtime.io.image_header import MAX_PIXELS
-from blastscope.runtime.io.slides.slide import find_frames, named_as_frame, open_scan, read_part
-from blastscope.runtime.io.slides.tiff_codec import Unreadable
+from blastscope.runtime.io.slides.slide import find_frames, has_frame_suffix, open_slide, read_region
+from blastscope.runtime.io.slides.tiff_codec import ReadError
 from blastscope.runtime.streaming.frame_queue import Frame
 from blastscope.runtime.types import Refusal
 
@@ -145,7 +145,7 @@ class Camera:
 
 def _read(path: Path) -> Frame:
     """The file as a frame; with the scale that it knows, or the reason why it has no pixels."""
-    scan = open_scan(path)
+    scan = open_slide(path)
     if isinstance(scan, Refusal):
         return Frame(scan, str(path), {"path": path})
     try:
@@ -153,8 +153,8 @@ def _read(path: Path) -> Frame:
             size = f"{scan.width} x {scan.height} pixels"
             detail = f"{size} are too many for a live page: blastscope examine reads such a scan in pieces"
             return Frame(Refusal("bomb", detail), str(path), {"path": path})
-        pixels = read_part(scan, (0, 0, scan.width, scan.height))
-    except Unreadable as unreadable:
+        pixels = read_region(scan, (0, 0, scan.width, scan.height))
+    except ReadError as unreadable:
         return Frame(unreadable.refusal, str(path), {"path": path})
     finally:
         scan.close()
@@ -168,7 +168,7 @@ def _files_below(folder: Path) -> dict[Path, tuple[int, int]]:
     for place, _, names in os.walk(folder):
         for name in names:
             path = Path(place, name)
-            if named_as_frame(name):
+            if has_frame_suffix(name):
                 try:
                     status = path.stat()
                 except OSError:  # gone again

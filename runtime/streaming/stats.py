@@ -1,4 +1,4 @@
-"""How a stream goes: `StreamStats` for whoever asks, `StreamFailure` for whoever wants to hear, the `Ledger` that counts."""
+"""Statistics of a stream: `StreamStats` (a snapshot), `StreamFailure` (one error), `StatsRecorder` (which counts them)."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class StreamFailure:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Ledger:
+class StatsRecorder:
     """Counts for all threads of a stream, in memory that doesn't grow."""
 
     def __init__(self, queue: int) -> None:

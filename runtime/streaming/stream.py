@@ -15,8 +15,8 @@ from typing import Any, Literal, NamedTuple, Protocol, Self, get_args
 
 from blastscope.runtime.errors import Closed, DeviceLost, ImageError, UsageError
 from blastscope.runtime.frames.types import FrameReport
-from blastscope.runtime.streaming.frame_queue import Frame, FrameId, Line, as_frame, own
-from blastscope.runtime.streaming.stats import Ledger, StreamFailure, StreamStats
+from blastscope.runtime.streaming.frame_queue import BoundedQueue, Frame, FrameId, as_frame, own
+from blastscope.runtime.streaming.stats import StatsRecorder, StreamFailure, StreamStats
 from blastscope.runtime.types import Refusal
 
 WhenFull = Literal["drop-oldest", "block"]
@@ -67,8 +67,8 @@ class Stream:
             raise UsageError(f"queue is {queue}: at least 1 frame must find room")
         if when_full not in get_args(WhenFull):
             raise UsageError(f"when_full '{when_full}' is not known: say {' or '.join(get_args(WhenFull))}")
-        line: Line[_Taken] = Line(queue, drops_oldest=when_full == "drop-oldest")
-        run = self._run = _Run(examine, on_report, on_error, line, Ledger(queue))
+        line: BoundedQueue[_Taken] = BoundedQueue(queue, drops_oldest=when_full == "drop-oldest")
+        run = self._run = _Run(examine, on_report, on_error, line, StatsRecorder(queue))
         self._pulls, self._process = frames is not None, os.getpid()
         keep = self if self._pulls else None
         self._threads = [_thread("examine", run.examine_all), _thread("report", run.tell_all, keep)]
@@ -133,12 +133,17 @@ class _Run:
     """What the threads share. It doesn't know the handle, so that a forgotten one can be collected."""
 
     def __init__(
-        self, examine: Examine, on_report: OnReport, on_error: OnError | None, frames: Line[_Taken], ledger: Ledger
+        self,
+        examine: Examine,
+        on_report: OnReport,
+        on_error: OnError | None,
+        frames: BoundedQueue[_Taken],
+        ledger: StatsRecorder,
     ) -> None:
         self.ledger = ledger
         self._examine, self._on_report, self._on_error = examine, on_report, on_error
         self._frames = frames
-        self._reports: Line[_Examined] = Line(REPORTS)
+        self._reports: BoundedQueue[_Examined] = BoundedQueue(REPORTS)
         self._number = 0
         self._door = threading.Lock()  # the numbers of frames follow their order
         self._stopped, self._closed = threading.Event(), threading.Event()

@@ -11,7 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from blastscope.benchmarks import results
-from blastscope.benchmarks.comparison import change_interval, compare, ratio_interval
+from blastscope.benchmarks.bootstrap import change_interval, ratio_interval
+from blastscope.benchmarks.comparison import compare
 from blastscope.benchmarks.interleaved_timing import Turn
 from blastscope.benchmarks.results import SCHEMA_FILE, merged, read_result, result_text, schema_text, write_result
 from blastscope.benchmarks.roofline import Peak

@@ -26,11 +26,11 @@ from blastscope.benchmarks.interleaved_timing import Pace
 from blastscope.benchmarks.models import Contender
 from blastscope.benchmarks.results_page import write_page
 from blastscope.runtime.backends.nvidia import batch_executor as fixed
-from blastscope.runtime.backends.nvidia.pixel_pipeline import Pipeline
+from blastscope.runtime.backends.nvidia.pixel_pipeline import PixelPipeline
 from blastscope.runtime.backends.registry import GPU_BACKENDS
-from blastscope.runtime.crop import CropSpec
+from blastscope.runtime.crop import CropSpecification
 from blastscope.runtime.cuda import pycuda_device as pycuda_gpu
-from blastscope.runtime.cuda.driver import FoundDriver
+from blastscope.runtime.cuda.driver import DriverInfo
 from blastscope.runtime.errors import DriverError, MissingLibrary
 from blastscope.runtime.inference import device_selection as which_device
 
@@ -69,9 +69,9 @@ def gpu(host_kernels: HostKernels, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         monkeypatch.setitem(GPU_BACKENDS, name, f"{module.__name__}:{'HOST' if name == 'tensorrt' else 'NONE'}")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(which_device, "find_gpu", lambda ordinal: FOUND)
-    monkeypatch.setattr(check, "probe", lambda: FoundDriver((13, 0), "580.1", (FOUND,)))
+    monkeypatch.setattr(check, "probe", lambda: DriverInfo((13, 0), "580.1", (FOUND,)))
     monkeypatch.setattr(fixed, "USUAL_PX", 100)
-    monkeypatch.setattr(Pipeline.__init__, "__kwdefaults__", {"batches": (1, 2)})
+    monkeypatch.setattr(PixelPipeline.__init__, "__kwdefaults__", {"batches": (1, 2)})
     monkeypatch.setattr(engines, "require_torch", lambda ordinal: (_ for _ in ()).throw(DriverError("PyTorch has no CUDA")))
     return HostGpu(host_kernels.launch)
 
@@ -236,11 +236,11 @@ def test_the_process_of_the_steps_says_what_each_finds_and_ends_when_the_gpu_is_
 
 
 def test_kernels_that_crop_otherwise_fail_the_check(gpu: HostGpu, tiny: Any, host_kernels: HostKernels) -> None:
-    spec = CropSpec(side_px=16)
+    spec = CropSpecification(side_px=16)
     images = [tiny.cell(seed) for seed in range(3)] + [np.zeros((20, 20, 3), np.uint8)]
-    good = Pipeline("crop", gpu, NoNetwork(), spec)
+    good = PixelPipeline("crop", gpu, NoNetwork(), spec)
     assert compare_crops(good, images, spec, "drawn").different == 0
-    wrong = Pipeline("crop", gpu, NoNetwork(), spec.model_copy(update={"erosion_px": 3, "grow_back": False}))
+    wrong = PixelPipeline("crop", gpu, NoNetwork(), spec.model_copy(update={"erosion_px": 3, "grow_back": False}))
     assert compare_crops(wrong, images, spec, "drawn").different == 3
 
 

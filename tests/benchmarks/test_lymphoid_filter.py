@@ -12,7 +12,7 @@ from blastscope.benchmarks.lymphoid_filter import __main__ as command
 from blastscope.benchmarks.lymphoid_filter.composites import GLASSES, laid_on
 from blastscope.benchmarks.lymphoid_filter.perturbations import AS_IT_IS, LOOKS
 from blastscope.benchmarks.lymphoid_filter.scoring import Count, count_frames, labelled_cells, said_of
-from blastscope.runtime.io.synthetic import draw_folder
+from blastscope.runtime.io.synthetic import write_synthetic_dataset
 
 
 def test_each_labelled_cell_lies_once_in_a_frame_of_its_own_part(shared_data: Path) -> None:
@@ -45,7 +45,7 @@ def test_every_look_gives_a_frame_again_and_the_same_each_time() -> None:
 
 
 def test_cells_on_glass_are_where_it_says(tmp_path: Path) -> None:
-    paths = sorted(draw_folder(tmp_path, patients=2, cells_each=2, seed=1).rglob("*.png"))[:3]
+    paths = sorted(write_synthetic_dataset(tmp_path, patients=2, cells_each=2, seed=1).rglob("*.png"))[:3]
     (laid,) = laid_on(GLASSES["bright glass, size 0.5"], paths)
     assert len(laid.boxes) == 3
     assert "lost" not in said_of(laid.frame, laid.boxes, laid.pixel_um)

@@ -28,10 +28,11 @@ from blastscope.calibration.quantisation.macs import multiply_adds, share_of
 from blastscope.calibration.quantisation.quantizer import Workshop
 from blastscope.calibration.report import CalibrationReport
 from blastscope.cli import app
-from blastscope.export.exporter import ExportConfig, export_run
+from blastscope.export.config import ExportConfig
+from blastscope.export.exporter import export_run
 from blastscope.runtime.bundle import Bundle, pack, read_bundle, read_golden, update_bundle
 from blastscope.runtime.errors import BundleError, DataError, UsageError
-from blastscope.runtime.io.cnmc import Cell, find_cells
+from blastscope.runtime.io.cnmc import DatasetEntry, scan_dataset
 from blastscope.runtime.types import VOTERS
 from blastscope.train.ensemble_checkpoint import save_ensemble
 
@@ -88,7 +89,7 @@ def test_calibration_and_gate_take_validation_patients_and_no_cell_twice(
     admitted: tuple[Bundle, CalibrationReport], data: Path
 ) -> None:
     bundle, report = admitted
-    patient_of = {cell.path.name: cell.patient for cell in find_cells(data).cells}
+    patient_of = {cell.path.name: cell.patient for cell in scan_dataset(data).cells}
     assert {patient_of[name] for name in report.sample} <= set(VALIDATION)
     assert report.gates[0].cells == 32 - 8
     assert bundle.manifest.calibration is not None
@@ -183,7 +184,7 @@ def test_a_place_that_cannot_be_written_is_told_before_the_work() -> None:
 
 
 def test_named_training_cells_are_refused(bundle: Path, data: Path) -> None:
-    trained = next(cell.path.name for cell in find_cells(data).cells if cell.patient == "H1")
+    trained = next(cell.path.name for cell in scan_dataset(data).cells if cell.patient == "H1")
     with pytest.raises(DataError, match=f"training patients can't calibrate: {trained}"):
         calibrate(bundle, data, LENIENT.model_copy(update={"files": (trained,)}))
 
@@ -205,7 +206,7 @@ def test_a_zip_and_a_bundle_without_fp32_are_refused(bundle: Path, data: Path, t
 def test_the_road_holds_on_real_cells(cnmc: Path, tmp_path: Path) -> None:
     folder = tmp_path / "few"
     kept = {"H1": 0}
-    cells = find_cells(cnmc).cells
+    cells = scan_dataset(cnmc).cells
     hem = sorted({cell.patient for cell in cells if cell.label == "hem"})[:3]
     all_ = sorted({cell.patient for cell in cells if cell.label == "all"})[:3]
     names = dict(zip((*hem, *all_), ("H1", "H3", "H5", "2", "4", "6"), strict=True))
@@ -305,7 +306,7 @@ def test_a_second_calibration_takes_the_first_ones_place_and_ends_its_cascade(
 def test_a_cascade_that_costs_too_much_leaves_the_bundle_as_it_was(
     bundle: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def against_each_other(networks: dict[str, object], cells: list[Cell], *_: object, **__: object) -> AskedCells:
+    def against_each_other(networks: dict[str, object], cells: list[DatasetEntry], *_: object, **__: object) -> AskedCells:
         """Each patient's cells are told apart by another voter, so what the others choose is wrong for it."""
         names = sorted({cell.patient for cell in cells})
         place = np.array([names.index(cell.patient) % 2 for cell in cells])

@@ -21,22 +21,22 @@ from blastscope.calibration.quantisation.calibration_data import (
     without,
 )
 from blastscope.runtime.bundle.manifest import Patients, TrainingProvenance
-from blastscope.runtime.crop import CropSpec
+from blastscope.runtime.crop import CropSpecification
 from blastscope.runtime.errors import DataError
-from blastscope.runtime.io.cnmc import Cell, find_cells
-from blastscope.runtime.io.synthetic import draw_folder
+from blastscope.runtime.io.cnmc import DatasetEntry, scan_dataset
+from blastscope.runtime.io.synthetic import write_synthetic_dataset
 
-SPEC = CropSpec(side_px=32)
+SPEC = CropSpecification(side_px=32)
 
 
-def made_up(patients: dict[str, int]) -> list[Cell]:
+def made_up(patients: dict[str, int]) -> list[DatasetEntry]:
     """Cells of `patients`, name -> how many; names with H are normal."""
     cells = []
     for patient, count in patients.items():
         label = "hem" if patient.startswith("H") else "all"
         for number in range(count):
             name = f"UID_{patient}_1_{number}_{label}"
-            cells.append(Cell(Path(f"{name}.bmp"), label, patient, "1", str(number), f"{patient}-{number:04d}"))  # type: ignore[arg-type]
+            cells.append(DatasetEntry(Path(f"{name}.bmp"), label, patient, "1", str(number), f"{patient}-{number:04d}"))  # type: ignore[arg-type]
     return cells
 
 
@@ -77,7 +77,7 @@ def test_a_sample_is_balanced_and_does_not_depend_on_the_order(
 
 
 def test_cells_that_are_not_the_trainings_are_noted(tmp_path: Path) -> None:
-    folder = find_cells(draw_folder(tmp_path, patients=2, cells_each=1, size_px=96))
+    folder = scan_dataset(write_synthetic_dataset(tmp_path, patients=2, cells_each=1, size_px=96))
     told: list[str] = []
     for digest in (None, folder.sha256, "0" * 64):
         note_other_cells(folder, digest, told.append)
@@ -86,25 +86,25 @@ def test_cells_that_are_not_the_trainings_are_noted(tmp_path: Path) -> None:
 
 
 def test_only_validation_patients_are_taken(tmp_path: Path) -> None:
-    folder = find_cells(draw_folder(tmp_path, patients=4, cells_each=2, size_px=96))
+    folder = scan_dataset(write_synthetic_dataset(tmp_path, patients=4, cells_each=2, size_px=96))
     assert {cell.patient for cell in validation_cells(folder, training())} == {"H3", "4"}
 
 
 @pytest.mark.parametrize("split", ["image", "none"])
 def test_a_split_that_leaves_no_patient_to_judge_is_refused(tmp_path: Path, split: str) -> None:
-    folder = find_cells(draw_folder(tmp_path, patients=4, cells_each=1, size_px=96))
+    folder = scan_dataset(write_synthetic_dataset(tmp_path, patients=4, cells_each=1, size_px=96))
     with pytest.raises(DataError, match=f"split = '{split}'"):
         validation_cells(folder, training(split=split))
 
 
 def test_a_folder_without_validation_patients_is_refused(tmp_path: Path) -> None:
-    folder = find_cells(draw_folder(tmp_path, patients=4, cells_each=1, size_px=96))
+    folder = scan_dataset(write_synthetic_dataset(tmp_path, patients=4, cells_each=1, size_px=96))
     with pytest.raises(DataError, match="no cells of class hem"):
         validation_cells(folder, training(patients=Patients(training=("H1",), validation=("4", "H99"))))
 
 
 def test_named_cells_of_training_patients_are_refused_by_name(tmp_path: Path) -> None:
-    folder = find_cells(draw_folder(tmp_path, patients=4, cells_each=1, size_px=96))
+    folder = scan_dataset(write_synthetic_dataset(tmp_path, patients=4, cells_each=1, size_px=96))
     cells = validation_cells(folder, training())
     fine = cells[0].path.name
     trained = next(cell.path.name for cell in folder.cells if cell.patient == "H1")
@@ -119,7 +119,7 @@ def test_named_cells_of_training_patients_are_refused_by_name(tmp_path: Path) ->
 
 
 def test_cells_that_the_crop_refuses_are_named(tmp_path: Path) -> None:
-    folder = find_cells(draw_folder(tmp_path, patients=2, cells_each=2, size_px=96))
+    folder = scan_dataset(write_synthetic_dataset(tmp_path, patients=2, cells_each=2, size_px=96))
     bad = folder.cells[1]
     cv2.imwrite(str(bad.path), np.full((96, 96, 3), 200, np.uint8))  # no black around it
     cropped = crop_cells(folder.cells, SPEC)
@@ -129,7 +129,7 @@ def test_cells_that_the_crop_refuses_are_named(tmp_path: Path) -> None:
 
 
 def test_rows_taken_out_of_a_sample_are_named_in_it(tmp_path: Path) -> None:
-    folder = find_cells(draw_folder(tmp_path, patients=2, cells_each=2, size_px=96))
+    folder = scan_dataset(write_synthetic_dataset(tmp_path, patients=2, cells_each=2, size_px=96))
     sample = crop_cells(folder.cells, SPEC)
     less = without(sample, [(1, "the range of conv is zero")])
     assert less.refused == ((sample.cells[1], "the range of conv is zero"),)

@@ -13,14 +13,14 @@ from blastscope.calibration.acceptance.trial import Trial, Verdict
 from blastscope.calibration.config import CalibrationConfig
 from blastscope.runtime.errors import ConfigError
 from blastscope.runtime.inference.validation import GoldenCheck
-from blastscope.runtime.io.cnmc import Cell
+from blastscope.runtime.io.cnmc import DatasetEntry
 
 CONFIG = CalibrationConfig(draws=100)
 
 
 def judged(labels: list[int], parent: list[int], child: list[int]) -> JudgedCells:
     cells = tuple(
-        Cell(Path(f"{row}.bmp"), "all" if label else "hem", f"{'' if label else 'H'}{row % 3}", "1", "1", str(row))
+        DatasetEntry(Path(f"{row}.bmp"), "all" if label else "hem", f"{'' if label else 'H'}{row % 3}", "1", "1", str(row))
         for row, label in enumerate(labels)
     )
     return JudgedCells(cells, said(parent), said(child), (), "openvino")

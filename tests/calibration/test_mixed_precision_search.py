@@ -25,7 +25,7 @@ from blastscope.calibration.report import CalibrationReport
 from blastscope.cli import app
 from blastscope.runtime.bundle import Bundle, describe_file, read_bundle, read_golden, update_bundle
 from blastscope.runtime.bundle.manifest import GraphModels
-from blastscope.runtime.io.cnmc import find_cells
+from blastscope.runtime.io.cnmc import scan_dataset
 
 PLAIN = CalibrationConfig(method="minmax", cells=8, flips_at_most=0.05, f1_loss_at_most=5, draws=50)
 FACTOR, CHANNELS = 200, 2
@@ -210,7 +210,7 @@ def test_the_method_is_the_one_that_measures_best_and_equalised_channels_mend_wh
 def test_equalised_channels_change_no_answer(planted: tuple[Path, list[str]], taught_bundle: TaughtBundle) -> None:
     bundle = read_bundle(planted[0])
     model = graph_of(bundle)
-    crops = crop_cells(find_cells(taught_bundle.data).cells[:8], bundle.manifest.crop).crops
+    crops = crop_cells(scan_dataset(taught_bundle.data).cells[:8], bundle.manifest.crop).crops
     plan = plan_of(model)
     before = measure(model, plan, crops)
     level = equalised(model, before.channels)

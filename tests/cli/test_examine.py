@@ -18,8 +18,8 @@ from typer.testing import CliRunner, Result
 from blastscope.cli import app
 from blastscope.cli.examine import line
 from blastscope.runtime.frames.report.theme import names_of, title_of
-from blastscope.runtime.frames.report.writers import COLUMNS, Papers, Wanted
-from blastscope.runtime.frames.types import FrameFacts, FrameReport
+from blastscope.runtime.frames.report.writers import COLUMNS, OutputOptions, ReportWriter
+from blastscope.runtime.frames.types import FrameParameters, FrameReport
 from blastscope.runtime.types import Audit
 
 RUNNER = CliRunner()
@@ -79,7 +79,9 @@ def test_people_get_a_table_and_a_refused_cell_is_a_finding(bundle: Path, folder
 
 
 def test_what_there_is_to_say_of_a_frame_stands_behind_its_path() -> None:
-    facts = FrameFacts(0.07, "given", (200.0, 201.0, 199.0), (0.4, 0.5, -0.7), 0.3, 0.06, (0, 0, 640, 480), (0, 0, 640, 480))
+    facts = FrameParameters(
+        0.07, "given", (200.0, 201.0, 199.0), (0.4, 0.5, -0.7), 0.3, 0.06, (0, 0, 640, 480), (0, 0, 640, 480)
+    )
     told = line(FrameReport((), facts, path=Path("a.tif"), notes=("page 1 of 2", "0.07 by ImageJ")))
     assert told.endswith("0.0700 given       a.tif  (page 1 of 2; 0.07 by ImageJ)")
 
@@ -150,7 +152,7 @@ def test_a_place_where_nothing_can_be_written_is_said_before_anything_is_examine
 def test_the_longest_name_of_a_frame_leaves_room_for_what_is_made_of_it(tmp_path: Path) -> None:
     paths = [Path("\u00e4" * 125 + end) for end in ("a.jpg", "b.jpg")]  # 255 bytes
     assert len(paths[0].name.encode()) == 255
-    names = Papers(Wanted(), paths)._names
+    names = ReportWriter(OutputOptions(), paths)._names
     assert len(set(names.values())) == 2
     for name in names.values():
         (tmp_path / f".{name}.overlay.png.01234567.new").touch()  # the longest, while it is being written
@@ -192,12 +194,12 @@ def test_frames_that_are_called_the_same_are_told_apart_by_their_folders(tmp_pat
     assert list(names_of(both).values())[1:] == ["slide 1/001.png", "slide 1/002.png", "slide 2/001.png"]
     assert title_of(both) == f"{tmp_path.name}: 3 frames"
     assert title_of(both[:1]) == "001.png"
-    assert set(Papers(Wanted(), both)._names.values()) == {"slide 1-001", "slide 1-002", "slide 2-001"}
+    assert set(ReportWriter(OutputOptions(), both)._names.values()) == {"slide 1-001", "slide 1-002", "slide 2-001"}
 
 
 def test_the_index_leads_to_the_page_of_a_frame_whatever_it_is_called(tmp_path: Path) -> None:
     audit, path = Audit("b" * 64, "e", "openvino", "CPU", "fp16", "f32"), Path("50 % #3.png")
-    papers = Papers(Wanted(report=tmp_path), [path])
+    papers = ReportWriter(OutputOptions(report=tmp_path), [path])
     papers.add(FrameReport((), None, path=path), audit)
     papers.finish("a", audit)
     (link,) = re.findall(r'<a href="([^"]*)">50 % #3\.png</a>', (tmp_path / "index.html").read_text(encoding="utf-8"))
@@ -205,9 +207,9 @@ def test_the_index_leads_to_the_page_of_a_frame_whatever_it_is_called(tmp_path: 
 
 
 def test_a_report_is_one_page_only_by_its_name(tmp_path: Path) -> None:
-    assert Wanted(report=tmp_path / "r.HTML").one_page
-    assert not Wanted(report=tmp_path / "r").one_page
-    assert not Wanted().one_page
+    assert OutputOptions(report=tmp_path / "r.HTML").one_page
+    assert not OutputOptions(report=tmp_path / "r").one_page
+    assert not OutputOptions().one_page
 
 
 def test_the_plain_install_examines_and_draws(folder: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 import blastscope
 from blastscope.runtime.bundle import Bundle, read_bundle
-from blastscope.runtime.io.synthetic import draw_cell
+from blastscope.runtime.io.synthetic import synthetic_cell
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def test_its_golden_set_is_drawn_so_that_no_patients_cell_is_given_away(shipped:
 
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
 def test_every_backend_answers_alike_on_every_precision(shipped: Bundle, backend: str) -> None:
-    image = draw_cell(7)
+    image = synthetic_cell(7)
     scores = []
     for entry in shipped.manifest.graphs:
         with blastscope.open_bundle(precision=entry.precision, backend=backend) as scope:

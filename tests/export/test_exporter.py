@@ -13,7 +13,8 @@ import torch
 
 from blastscope.calibration.acceptance.evaluation import GraphAnswers
 from blastscope.export.benchmark_bundle import waived_bundle
-from blastscope.export.exporter import ExportConfig, drawn_crops, export_run
+from blastscope.export.config import ExportConfig
+from blastscope.export.exporter import drawn_crops, export_run
 from blastscope.export.onnx_export import graph_of
 from blastscope.export.onnx_writer import export_graphs, passes_of
 from blastscope.export.parity import torch_answers
@@ -21,8 +22,8 @@ from blastscope.runtime.bundle import Bundle, read_bundle, read_golden
 from blastscope.runtime.bundle.manifest import Patients
 from blastscope.runtime.errors import DataError, DigestMismatch, EngineError
 from blastscope.runtime.inference.validation import check_golden
-from blastscope.runtime.io.cnmc import find_cells
-from blastscope.runtime.io.synthetic import draw_folder
+from blastscope.runtime.io.cnmc import scan_dataset
+from blastscope.runtime.io.synthetic import write_synthetic_dataset
 from blastscope.train.config import TrainConfig
 from blastscope.train.ensemble_checkpoint import TrainedEnsemble, ValidationCell, load_ensemble, save_ensemble
 from blastscope.train.network import Ensemble
@@ -131,8 +132,8 @@ def test_a_graph_is_the_same_bytes_again_and_tells_nothing_of_this_machine(
 
 
 def test_validation_cells_make_the_golden_set_where_they_are_at_hand(trained: TrainedEnsemble, tmp_path: Path) -> None:
-    data = draw_folder(tmp_path / "data", patients=4, cells_each=6, size_px=160)
-    cells = [cell for cell in find_cells(data).cells if cell.patient in ("3", "4", "H3")]
+    data = write_synthetic_dataset(tmp_path / "data", patients=4, cells_each=6, size_px=160)
+    cells = [cell for cell in scan_dataset(data).cells if cell.patient in ("3", "4", "H3")]
     known = tuple(ValidationCell(file=f"elsewhere/{cell.path.name}", label=cell.label, patient=cell.patient) for cell in cells)
     parts = Patients(training=("H1", "2"), validation=("H3", "4"))
     provenance = trained.provenance.model_copy(update={"validation": known, "split": "patient", "patients": parts})
@@ -142,7 +143,7 @@ def test_validation_cells_make_the_golden_set_where_they_are_at_hand(trained: Tr
     assert (made.manifest.golden.source, made.manifest.golden.count) == ("validation", 4)
     assert [entry.file for entry in made.manifest.graphs] == ["fp32/fused.onnx"]
     assert made.manifest.training.patients == parts
-    other = draw_folder(tmp_path / "other", patients=2, cells_each=2, size_px=160)
+    other = write_synthetic_dataset(tmp_path / "other", patients=2, cells_each=2, size_px=160)
     with pytest.raises(DataError, match="none of the run's validation cells is here"):
         export_run(tmp_path / "run", tmp_path / "none", data=other, config=config)
     assert not (tmp_path / "none").exists()

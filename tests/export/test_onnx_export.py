@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from blastscope.export.onnx_export import FusedGraph, SingleGraph, decide, graph_of, trace
-from blastscope.runtime.crop import CropSpec
+from blastscope.runtime.crop import CropSpecification
 from blastscope.runtime.inference.voting import vote
 from blastscope.train.config import NetworkConfig, TrainConfig
 from blastscope.train.network import make_ensemble
@@ -79,7 +79,7 @@ def test_the_fused_graph_says_what_the_separate_ones_say() -> None:
 @pytest.mark.parametrize("views", [1, 2])
 def test_a_graph_says_the_shape_of_its_probabilities_whatever_the_views(views: int) -> None:
     network = NetworkConfig(backbone="test_efficientnet", weights="none", views=views)
-    ensemble = make_ensemble(TrainConfig(network=network, crop=CropSpec(side_px=32))).eval()
+    ensemble = make_ensemble(TrainConfig(network=network, crop=CropSpecification(side_px=32))).eval()
     model = trace(graph_of(ensemble, "fused"), 32, "fused")
     output = next(output for output in model.graph.output if output.name == "probabilities")
     assert [size.dim_value for size in output.type.tensor_type.shape.dim[1:]] == [3, 2]

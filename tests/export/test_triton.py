@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import blastscope
 from blastscope.cli import app
 from blastscope.export.triton import write_repository
-from blastscope.runtime.backends.cache.engine_store import Sidecar, engine_path, keep_engine
+from blastscope.runtime.backends.cache.engine_store import Sidecar, engine_path, store_engine
 from blastscope.runtime.backends.cache.key import BatchProfile, EngineKey, engine_key
 from blastscope.runtime.bundle import Bundle, read_bundle
 from blastscope.runtime.cuda.driver import GpuFacts
@@ -89,7 +89,7 @@ def kept(bundle: Bundle, cache: Path, **changes: Any) -> Path:
     """An engine of the bundle in the cache, of bytes that no library reads here."""
     options: dict[str, Any] = {"gpu": GPU, "profile": BatchProfile(least=1, likely=4, most=16)}
     key = engine_key(bundle.manifest.graphs[0], changes.pop("library", "tensorrt"), "10.16.1.11", **{**options, **changes})
-    return keep_engine(cache, key, b"engine")
+    return store_engine(cache, key, b"engine")
 
 
 def test_an_engine_of_tensorrt_takes_the_graphs_place(shipped: Bundle, model_config: Any, tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_an_engine_that_triton_cannot_run_or_nobody_vouches_for_is_refused(shipp
         **{**Sidecar.model_validate_json(eight.with_suffix(".json").read_text()).key.__dict__, "graph": "0" * 64}
     )
     with pytest.raises(UsageError, match="not of the fused ensemble"):
-        write_repository(shipped, tmp_path / "r", engine=keep_engine(tmp_path, stranger, b"engine"))
+        write_repository(shipped, tmp_path / "r", engine=store_engine(tmp_path, stranger, b"engine"))
     assert engine_path(tmp_path, stranger).exists()
     assert not (tmp_path / "r").exists()
 

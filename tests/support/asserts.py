@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.backends.protocol import Sight
-from blastscope.runtime.crop import Crop, CropSpec, crop_cell
+from blastscope.runtime.backends.protocol import BatchResult
+from blastscope.runtime.crop import Crop, CropSpecification, crop_cell
 
 
-def is_right(sight: Sight, images: Sequence[NDArray[np.uint8]], tiny: Any, spec: CropSpec) -> None:
+def is_right(sight: BatchResult, images: Sequence[NDArray[np.uint8]], tiny: Any, spec: CropSpecification) -> None:
     """Asserts that each image got its own box and answer, or its refusal."""
     assert len(sight.found) == len(images)
     for image, found, answer in zip(images, sight.found, sight.probabilities, strict=True):

@@ -13,7 +13,7 @@ from host_gpu import FOUND, HostGpu, RecordableNetwork
 from host_kernels import HostKernels
 
 from blastscope.runtime.backends.cache.blob_store import engine_digest
-from blastscope.runtime.backends.nvidia.engine_factory import engine_on
+from blastscope.runtime.backends.nvidia.engine_factory import make_engine
 from blastscope.runtime.backends.onnxruntime.gpu import BoundNetwork
 from blastscope.runtime.backends.protocol import Engine, EngineOptions
 from blastscope.runtime.errors import EngineError
@@ -65,7 +65,7 @@ class HostRunner:
             return RecordableNetwork(gpu, bound) if self.recordable else bound
 
         digest = engine_digest({"graph": sha256, "execution": options.execution})
-        return engine_on(gpu, load, options, name=self.name, execution=options.execution, digest=digest)
+        return make_engine(gpu, load, options, name=self.name, execution=options.execution, digest=digest)
 
     def _file(self, sha256: str, options: EngineOptions) -> Path:
         assert options.cache_dir is not None

@@ -16,13 +16,13 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.backends.nvidia.bound_network import Network, Pass, Place
-from blastscope.runtime.cuda.driver import FoundGpu
+from blastscope.runtime.backends.nvidia.bound_network import BatchBinding, ExecutionContext, Network
+from blastscope.runtime.cuda.driver import GpuDevice
 from blastscope.runtime.cuda.kernels.crop_launch_plan import Launch
 from blastscope.runtime.cuda.protocol import Gpu, Recording, Work
 from blastscope.runtime.errors import DeviceLost, OutOfDeviceMemory
 
-FOUND = FoundGpu(0, "Host GPU", (8, 6), 1 << 34, "0000:00:00.0", "999.99")
+FOUND = GpuDevice(0, "Host GPU", (8, 6), 1 << 34, "0000:00:00.0", "999.99")
 Step = Callable[[], None]
 
 
@@ -200,7 +200,7 @@ class RecordableNetwork:
     def __init__(self, gpu: Gpu, inner: Network) -> None:
         self.gpu, self.inner = gpu, inner
 
-    def bind(self, place: Place) -> Pass:
+    def bind(self, place: BatchBinding) -> ExecutionContext:
         return _RecordablePass(self.gpu, self.inner.bind(place), place.stream)
 
     def close(self) -> None:
@@ -208,7 +208,7 @@ class RecordableNetwork:
 
 
 class _RecordablePass:
-    def __init__(self, gpu: Gpu, inner: Pass, stream: int) -> None:
+    def __init__(self, gpu: Gpu, inner: ExecutionContext, stream: int) -> None:
         self._gpu, self._inner, self._stream = gpu, inner, stream
         self.recordable = isinstance(gpu, HostGpu)
 

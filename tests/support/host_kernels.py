@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.crop import Crop, CropSpec, crop_cell
+from blastscope.runtime.crop import Crop, CropSpecification, crop_cell
 from blastscope.runtime.cuda.kernels.crop_launch_plan import (
     Address,
     CropPlan,
@@ -213,7 +213,7 @@ def extent(image: Image) -> tuple[bytes, int]:
     return ctypes.string_at(image.ctypes.data - below, below + above + 1), below
 
 
-def plan_for(images: Sequence[Image], spec: CropSpec) -> CropPlan:
+def plan_for(images: Sequence[Image], spec: CropSpecification) -> CropPlan:
     """The tightest plan for `images`."""
     return CropPlan.make(spec, len(images), max(1, *(side for image in images for side in image.shape[:2])))
 

@@ -8,10 +8,11 @@ from typing import NamedTuple
 import torch
 
 from blastscope.calibration.quantisation.calibration_data import crop_cells
-from blastscope.export.exporter import ExportConfig, export_run
+from blastscope.export.config import ExportConfig
+from blastscope.export.exporter import export_run
 from blastscope.runtime.bundle.manifest import Patients
-from blastscope.runtime.io.cnmc import find_cells
-from blastscope.runtime.io.synthetic import draw_folder
+from blastscope.runtime.io.cnmc import scan_dataset
+from blastscope.runtime.io.synthetic import write_synthetic_dataset
 from blastscope.runtime.types import CLASSES
 from blastscope.train.config import TrainConfig
 from blastscope.train.ensemble_checkpoint import TrainedEnsemble, ValidationCell, save_ensemble
@@ -32,7 +33,7 @@ def taught_bundle(place: Path) -> TaughtBundle:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        data = draw_folder(place / "data", patients=6, cells_each=8, size_px=160)
+        data = write_synthetic_dataset(place / "data", patients=6, cells_each=8, size_px=160)
         save_ensemble(place / "run", taught(data))
         config = ExportConfig(precisions=("fp32",), parity_cells=8, golden_cells=8)
         return TaughtBundle(export_run(place / "run", place / "bundle", data=data, config=config).path, data)
@@ -45,7 +46,7 @@ def taught(folder: Path, *, backbone: str = "test_resnet", side_px: int = 32) ->
     config = TrainConfig.model_validate(
         {"network": {"backbone": backbone, "weights": "none"}, "crop": {"side_px": side_px}, "stage2": {"hidden": 16}}
     )
-    cells = find_cells(folder).cells
+    cells = scan_dataset(folder).cells
     sample = crop_cells(cells, config.crop)
     trained = random_ensemble(config, sample.crops)
     ensemble = trained.ensemble

@@ -17,7 +17,7 @@ from blastscope.runtime.backends.cache.key import EngineKey, platform_name
 from blastscope.runtime.backends.tensorrt.builder import BuildStep
 from blastscope.runtime.crop import crop_cell
 from blastscope.runtime.cuda.driver import GpuFacts
-from blastscope.runtime.io.synthetic import draw_cells
+from blastscope.runtime.io.synthetic import synthetic_cells
 from blastscope.runtime.types import PRECISIONS, Precision
 
 trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx-cu13 is not installed")
@@ -39,7 +39,7 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> dict[Precision, Path]:
     from blastscope.train.random_init import random_ensemble
 
     config = TrainConfig(network=NetworkConfig(backbone="inception_resnet_v2", weights="none"))
-    crops = np.stack([crop_cell(cell.image, config.crop).pixels for cell in draw_cells(2, seed=0)])
+    crops = np.stack([crop_cell(cell.image, config.crop).pixels for cell in synthetic_cells(2, seed=0)])
     folder = tmp_path_factory.mktemp("graphs")
     files: dict[Precision, Path] = {precision: folder / f"{precision}.onnx" for precision in PRECISIONS}
     before = torch.get_num_threads()

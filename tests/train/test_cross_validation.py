@@ -13,7 +13,7 @@ from sklearn.metrics import f1_score, roc_auc_score
 
 from blastscope.runtime.errors import DataError, UsageError
 from blastscope.runtime.inference.voting import vote
-from blastscope.runtime.io.synthetic import draw_folder
+from blastscope.runtime.io.synthetic import write_synthetic_dataset
 from blastscope.train.config import TrainConfig
 from blastscope.train.cross_validation import cross_validate, pooled
 from blastscope.train.report.writer import read_run
@@ -30,7 +30,7 @@ TINY = {
 
 @pytest.fixture(scope="module")
 def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw_folder(tmp_path_factory.mktemp("cells"), patients=6, cells_each=4, size_px=96)
+    return write_synthetic_dataset(tmp_path_factory.mktemp("cells"), patients=6, cells_each=4, size_px=96)
 
 
 @pytest.fixture(scope="module")

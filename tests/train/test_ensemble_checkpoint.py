@@ -15,12 +15,12 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from blastscope.runtime.crop import Crop, CropSpec, crop_cell
+from blastscope.runtime.crop import Crop, CropSpecification, crop_cell
 from blastscope.runtime.errors import DataError
-from blastscope.runtime.io.cnmc import find_cells
+from blastscope.runtime.io.cnmc import scan_dataset
 from blastscope.runtime.io.image import read_image
-from blastscope.runtime.io.locks import alone
-from blastscope.runtime.io.synthetic import draw_folder
+from blastscope.runtime.io.locks import exclusive_lock
+from blastscope.runtime.io.synthetic import write_synthetic_dataset
 from blastscope.train.config import TrainConfig
 from blastscope.train.crop_cache import cache_crops
 from blastscope.train.ensemble_checkpoint import load_ensemble, save_ensemble
@@ -38,8 +38,8 @@ TINY = {
 
 @pytest.fixture(scope="module")
 def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = draw_folder(tmp_path_factory.mktemp("cells"), patients=6, cells_each=4, size_px=96)
-    first = find_cells(root).cells[0].path
+    root = write_synthetic_dataset(tmp_path_factory.mktemp("cells"), patients=6, cells_each=4, size_px=96)
+    first = scan_dataset(root).cells[0].path
     black = first.with_name(first.name.replace("UID_", "UID_").replace(first.stem.split("_")[3], "999"))
     import cv2
 
@@ -58,7 +58,7 @@ def run(cells: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_loaded_ensemble_repeats_the_validation_probabilities(run: Path, cells: Path, tmp_path: Path) -> None:
     trained = load_ensemble(run)
     assert trained.ensemble.passes == 8  # fine-tuned, two views
-    store = cache_crops(find_cells(cells), trained.config.crop, tmp_path)
+    store = cache_crops(scan_dataset(cells), trained.config.crop, tmp_path)
     rows = {cell.path.relative_to(cells).as_posix(): row for row, cell in enumerate(store.cells)}
     crops = store.crops[[rows[cell.file] for cell in trained.provenance.validation]]
     with torch.inference_mode():
@@ -69,7 +69,7 @@ def test_a_loaded_ensemble_repeats_the_validation_probabilities(run: Path, cells
 def test_the_run_says_where_it_comes_from(run: Path, cells: Path) -> None:
     provenance = load_ensemble(run).provenance
     assert provenance.state == "finished"
-    assert provenance.data_sha256 == find_cells(cells).sha256
+    assert provenance.data_sha256 == scan_dataset(cells).sha256
     assert not set(provenance.patients.training) & set(provenance.patients.validation)
     assert {cell.patient for cell in provenance.validation} == set(provenance.patients.validation)
     assert [cell.file for cell in provenance.validation] == sorted(cell.file for cell in provenance.validation)
@@ -130,7 +130,7 @@ def test_random_weights_are_saved_and_loaded_like_trained_ones(tmp_path: Path) -
 
 
 def test_cached_crops_are_the_crops_of_the_runtime(cells: Path, tmp_path: Path) -> None:
-    folder, spec = find_cells(cells), CropSpec(side_px=48)
+    folder, spec = scan_dataset(cells), CropSpecification(side_px=48)
     told: list[tuple[int, int]] = []
     store = cache_crops(folder, spec, tmp_path, tell=lambda done, of: told.append((done, of)))
     assert told[-1] == (len(folder.cells), len(folder.cells))
@@ -147,9 +147,9 @@ def test_cached_crops_are_the_crops_of_the_runtime(cells: Path, tmp_path: Path) 
 def test_crops_are_computed_once_and_another_specification_is_another_cache(
     cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, spec = find_cells(cells), CropSpec(side_px=48)
+    folder, spec = scan_dataset(cells), CropSpecification(side_px=48)
     first = cache_crops(folder, spec, tmp_path)
-    other = cache_crops(folder, CropSpec(side_px=40), tmp_path)
+    other = cache_crops(folder, CropSpecification(side_px=40), tmp_path)
     assert other.crops.shape[1:] == (40, 40, 3)
     monkeypatch.setattr("blastscope.train.crop_cache._fill", lambda *_: pytest.fail("cropped again"))
     again = cache_crops(folder, spec, tmp_path)
@@ -159,13 +159,13 @@ def test_crops_are_computed_once_and_another_specification_is_another_cache(
 
 
 def test_cached_crops_stay_with_their_cells_when_files_are_renamed(tmp_path: Path) -> None:
-    root = draw_folder(tmp_path / "data", patients=2, cells_each=3, size_px=96)
-    spec, cache = CropSpec(side_px=48), tmp_path / "cache"
-    before = cache_crops(find_cells(root), spec, cache)
+    root = write_synthetic_dataset(tmp_path / "data", patients=2, cells_each=3, size_px=96)
+    spec, cache = CropSpecification(side_px=48), tmp_path / "cache"
+    before = cache_crops(scan_dataset(root), spec, cache)
     for cell in before.cells:  # the first becomes the last of its patient, and so on
         name = f"UID_{cell.patient}_{90 - int(cell.image)}_{cell.cell}_{cell.label}{cell.path.suffix}"
         cell.path.rename(cell.path.with_name(name))
-    after = cache_crops(find_cells(root), spec, cache)
+    after = cache_crops(scan_dataset(root), spec, cache)
     assert len(list(cache.iterdir())) == 1
     digests = [cell.sha256 for cell in before.cells]
     rows = [digests.index(cell.sha256) for cell in after.cells]
@@ -178,19 +178,19 @@ def test_a_broken_cropping_leaves_no_cache(cells: Path, tmp_path: Path, monkeypa
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        cache_crops(find_cells(cells), CropSpec(side_px=48), tmp_path, tell=broken)
+        cache_crops(scan_dataset(cells), CropSpecification(side_px=48), tmp_path, tell=broken)
     assert not list(tmp_path.iterdir())
 
 
 def test_crops_that_a_kill_cut_off_are_cleared_and_a_second_process_takes_the_first_ones(cells: Path, tmp_path: Path) -> None:
-    folder, spec = find_cells(cells), CropSpec(side_px=48)
+    folder, spec = scan_dataset(cells), CropSpecification(side_px=48)
     first = cache_crops(folder, spec, tmp_path)
     (place,) = tmp_path.iterdir()
     moved = place.rename(tmp_path / "kept")
     cut_off = tmp_path / f".{place.name}.new"
     cut_off.mkdir()
     (cut_off / "crops.npy").write_bytes(b"half")
-    with ThreadPoolExecutor() as pool, alone(tmp_path / f".{place.name}.lock", wait=True):
+    with ThreadPoolExecutor() as pool, exclusive_lock(tmp_path / f".{place.name}.lock", wait=True):
         second = pool.submit(cache_crops, folder, spec, tmp_path, tell=lambda done, of: pytest.fail("cropped again"))
         time.sleep(0.2)
         assert not second.done()
@@ -202,7 +202,7 @@ def test_crops_that_a_kill_cut_off_are_cleared_and_a_second_process_takes_the_fi
 
 
 def test_a_run_that_another_process_trains_is_refused(cells: Path, run: Path) -> None:
-    with alone(run / ".lock", wait=False), pytest.raises(DataError, match="another process is at work in it"):
+    with exclusive_lock(run / ".lock", wait=False), pytest.raises(DataError, match="another process is at work in it"):
         train_ensemble(cells, TrainConfig.model_validate(TINY), run, resume=True, cache=run.parent / "cache")
     assert not (run / ".lock").exists()
 
@@ -212,7 +212,7 @@ def test_a_disk_that_fills_up_is_named_and_leaves_no_cache(cells: Path, tmp_path
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(OSError, match="No space left") as caught:
-        cache_crops(find_cells(cells), CropSpec(side_px=48), tmp_path, tell=full)
+        cache_crops(scan_dataset(cells), CropSpecification(side_px=48), tmp_path, tell=full)
     assert str(caught.value.filename).startswith(str(tmp_path / "crops-"))
     assert not list(tmp_path.iterdir())
 

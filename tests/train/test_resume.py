@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from blastscope.runtime.errors import DataError
-from blastscope.runtime.io.synthetic import draw_folder
+from blastscope.runtime.io.synthetic import write_synthetic_dataset
 from blastscope.train.config import TrainConfig
 from blastscope.train.pipeline import train_ensemble
 
@@ -56,7 +56,7 @@ while True:
 
 @pytest.fixture(scope="module")
 def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw_folder(tmp_path_factory.mktemp("cells"), patients=6, cells_each=4, size_px=96)
+    return write_synthetic_dataset(tmp_path_factory.mktemp("cells"), patients=6, cells_each=4, size_px=96)
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def test_another_configuration_is_refused_by_the_name_of_what_differs(whole: Pat
 
 
 def test_other_cells_are_refused(whole: Path, config: TrainConfig, tmp_path: Path) -> None:
-    others = draw_folder(tmp_path / "others", patients=6, cells_each=2, size_px=96, seed=5)
+    others = write_synthetic_dataset(tmp_path / "others", patients=6, cells_each=2, size_px=96, seed=5)
     with pytest.raises(DataError, match="the data: digest"):
         train_ensemble(others, config, whole, resume=True)
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from blastscope.runtime.io.cnmc import Cell, find_cells
+from blastscope.runtime.io.cnmc import DatasetEntry, scan_dataset
 from blastscope.runtime.types import ClassName
 from blastscope.train.config import DataConfig
 from blastscope.train.split import LeakageWarning, nearest_subset, split_cells
@@ -19,10 +19,10 @@ from blastscope.train.split import LeakageWarning, nearest_subset, split_cells
 counts_of_patients = st.lists(st.integers(1, 60), min_size=2, max_size=9)
 
 
-def cells_of(label: ClassName, counts: list[int]) -> list[Cell]:
+def cells_of(label: ClassName, counts: list[int]) -> list[DatasetEntry]:
     prefix = "H" if label == "hem" else ""
     return [
-        Cell(
+        DatasetEntry(
             Path(f"{label}/{patient}-{number}.bmp"), label, f"{prefix}{patient}", "1", str(number), f"{label}{patient}{number}"
         )
         for patient, count in enumerate(counts)
@@ -30,7 +30,7 @@ def cells_of(label: ClassName, counts: list[int]) -> list[Cell]:
     ]
 
 
-def patients_of(cells: list[Cell], rows: NDArray[np.int64]) -> set[str]:
+def patients_of(cells: list[DatasetEntry], rows: NDArray[np.int64]) -> set[str]:
     return {cells[row].patient for row in rows}
 
 
@@ -100,7 +100,7 @@ def test_one_patient_of_a_class_is_too_few_to_share() -> None:
 
 
 def test_real_cells_are_shared_as_the_paper_shares_them(cnmc: Path) -> None:
-    cells = list(find_cells(cnmc).cells)
+    cells = list(scan_dataset(cnmc).cells)
     split = split_cells(cells, DataConfig())
     for label in ("hem", "all"):
         validating = sum(cells[row].label == label for row in split.validation)

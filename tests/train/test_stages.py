@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from blastscope.runtime.io.cnmc import find_cells
-from blastscope.runtime.io.synthetic import draw_folder
+from blastscope.runtime.io.cnmc import scan_dataset
+from blastscope.runtime.io.synthetic import write_synthetic_dataset
 from blastscope.runtime.types import CLASSES
 from blastscope.train import stages
 from blastscope.train.accelerator import open_machine
@@ -26,14 +26,14 @@ PLAIN = {"rotation_deg": 0, "flip_horizontal": False, "flip_vertical": False, "n
 
 @pytest.fixture(scope="module")
 def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw_folder(tmp_path_factory.mktemp("cells"), patients=4, cells_each=3, size_px=64)
+    return write_synthetic_dataset(tmp_path_factory.mktemp("cells"), patients=4, cells_each=3, size_px=64)
 
 
 def job(cells: Path, place: Path, **sections: object) -> Job:
     network = {"backbone": "test_efficientnet", "weights": "none"}
     facts = {"crop": {"side_px": 32}, "network": network, "compute": {"device": "cpu", "precision": "fp32"}}
     config = TrainConfig.model_validate({**facts, **sections})
-    store = cache_crops(find_cells(cells), config.crop, place / "cache")
+    store = cache_crops(scan_dataset(cells), config.crop, place / "cache")
     return Job(config, store, split_cells(store.cells, config.data), place / "run", open_machine(config.compute), Progress())
 
 

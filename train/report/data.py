@@ -12,7 +12,7 @@ from blastscope.runtime.bundle.manifest import Interval, OperatingPoint, Trainin
 from blastscope.runtime.errors import EngineError, UsageError
 from blastscope.runtime.evaluation.metrics import CallScores, find_operating_point, score_calls
 from blastscope.runtime.inference.voting import vote
-from blastscope.runtime.io.strict_model import Record
+from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.runtime.types import CLASSES, VOTERS, ClassName, Voter
 from blastscope.train.schedule import EpochRow
 
@@ -24,7 +24,7 @@ NAMES = {"a": "Model A", "b": "Model B", "combined": "Combined", VOTE: "Vote"}
 SUBJECTS = (*VOTERS, VOTE)  # the columns of Table 1
 
 
-class ComparisonRow(Record):
+class ComparisonRow(StrictModel):
     """Another recipe's scores: figures alone, or with their intervals."""
 
     name: str
@@ -35,7 +35,7 @@ class ComparisonRow(Record):
     note: str = ""
 
 
-class Comparison(Record):
+class Comparison(StrictModel):
     """RUN/comparison.json: how other recipes did on the same question, put there by whoever compared them."""
 
     title: str = "Other recipes"
@@ -69,7 +69,7 @@ class ReportInput:
             raise UsageError(f"{count} labels, {len(self.patients)} patients and {len(self.files)} files aren't the same cells")
 
 
-class Part(Record):
+class Part(StrictModel):
     """Who is in one part of the split."""
 
     all: tuple[str, ...]
@@ -77,7 +77,7 @@ class Part(Record):
     unknown: tuple[str, ...] = ()  # patients whose class the run doesn't tell
 
 
-class Report(Record):
+class Report(StrictModel):
     """report.json: every figure of the page. Without cells of both classes `scores` is empty, and a note says why."""
 
     title: str

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from blastscope.runtime.bundle.manifest import TrainingProvenance
 from blastscope.runtime.errors import DataError
 from blastscope.runtime.io.atomic import write_content
-from blastscope.runtime.io.strict_model import Record, problems
+from blastscope.runtime.io.strict_model import StrictModel, problems
 from blastscope.runtime.types import CLASSES, VOTERS, ClassName
 from blastscope.train.config import ScheduleConfig
 from blastscope.train.report.data import Comparison, Report, ReportInput, assess
@@ -26,7 +26,7 @@ from blastscope.train.schedule import EpochRow, watched
 if TYPE_CHECKING:
     from blastscope.train.ensemble_checkpoint import RunProvenance
 
-R = TypeVar("R", bound=Record)
+R = TypeVar("R", bound=StrictModel)
 
 
 def write_report(run: Path) -> Path:

@@ -34,14 +34,14 @@ def engine_file(cache_dir: Path, digest: str) -> Path:
     return cache_dir / "engines" / f"{digest}.engine"
 
 
-class Kept(NamedTuple):
+class CachedEngine(NamedTuple):
     """An engine from the cache."""
 
     data: NDArray[np.uint8]  # mapped: writing into it doesn't change the file
     seal: bytes  # its sha256
 
 
-def read_engine(path: Path) -> Kept | None:
+def read_blob(path: Path) -> CachedEngine | None:
     """The engine kept at `path`; None where there is none or where it is damaged."""
     try:
         data = np.asarray(np.memmap(path, np.uint8, "c"))
@@ -49,10 +49,10 @@ def read_engine(path: Path) -> Kept | None:
     except (OSError, ValueError):  # ValueError: an empty file
         return None
     body, seal = data[:-_SEAL], data[-_SEAL:].tobytes()
-    return Kept(body, seal) if len(data) > _SEAL and hashlib.sha256(body.data).digest() == seal else None
+    return CachedEngine(body, seal) if len(data) > _SEAL and hashlib.sha256(body.data).digest() == seal else None
 
 
-def write_engine(path: Path, *pieces: bytes | memoryview) -> str | None:
+def write_blob(path: Path, *pieces: bytes | memoryview) -> str | None:
     """Keeps `pieces` in a row at `path`, sealed with their digest. Gives the reason where the cache can't be written."""
 
     def fill(fresh: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import ValidationError
 
-from blastscope.runtime.backends.cache.compatibility import Machine, gpu_misfit, misfits
+from blastscope.runtime.backends.cache.compatibility import Machine, gpu_incompatibility, incompatibilities
 from blastscope.runtime.backends.cache.engine_store import (
     SIDECAR_LIMIT,
     Sidecar,
@@ -36,7 +36,7 @@ State = Literal["ready", "ahead", "stale", "unusable"]
 
 
 @dataclass(frozen=True, slots=True)
-class KeptEngine:
+class StoredEngine:
     """An engine of the cache.
 
     ready: may run here. ahead: sound, but for a GPU that isn't here. stale: the machine, a library or the bundle changed.
@@ -55,33 +55,33 @@ class KeptEngine:
         return self.path.stem
 
 
-def list_engines(cache_dir: Path, machine: Machine, bundle: Bundle | None = None) -> list[KeptEngine]:
+def list_engines(cache_dir: Path, machine: Machine, bundle: Bundle | None = None) -> list[StoredEngine]:
     """Every engine kept in `cache_dir`, verified, judged for `machine` and, where one is named, for `bundle`."""
     folder = engines_folder(cache_dir)
     stems = {path.stem for ending in ("engine", "json") for path in folder.glob(f"[!.]*.{ending}")}
     return [_judge(folder / f"{stem}.engine", machine, bundle) for stem in sorted(stems)]
 
 
-def _judge(path: Path, machine: Machine, bundle: Bundle | None) -> KeptEngine:
+def _judge(path: Path, machine: Machine, bundle: Bundle | None) -> StoredEngine:
     size = path.lstat().st_size if path.is_symlink() or path.exists() else 0
     try:
         key = read_sidecar(path).key
     except Unusable as error:
-        return KeptEngine(path, size, None, "unusable", (str(error),))
+        return StoredEngine(path, size, None, "unusable", (str(error),))
     try:
         read_engine(path)
     except Unusable as error:
-        return KeptEngine(path, size, key, "unusable", (str(error),))
-    stale = misfits(key, machine, bundle)
-    elsewhere = gpu_misfit(key, machine)
+        return StoredEngine(path, size, key, "unusable", (str(error),))
+    stale = incompatibilities(key, machine, bundle)
+    elsewhere = gpu_incompatibility(key, machine)
     if elsewhere and key.gpu is not None:
         stale.append(elsewhere)
     if stale:
-        return KeptEngine(path, size, key, "stale", tuple(stale))
-    return KeptEngine(path, size, key, "ahead", (elsewhere,)) if elsewhere else KeptEngine(path, size, key, "ready", ())
+        return StoredEngine(path, size, key, "stale", tuple(stale))
+    return StoredEngine(path, size, key, "ahead", (elsewhere,)) if elsewhere else StoredEngine(path, size, key, "ready", ())
 
 
-def pick_engine(engines: list[KeptEngine], name: str) -> KeptEngine:
+def pick_engine(engines: list[StoredEngine], name: str) -> StoredEngine:
     """The engine called `name`: its name, its path, or the beginning of either. Raises `UsageError`."""
     wanted = Path(name).name.removesuffix(".engine")
     found = [engine for engine in engines if engine.name == wanted] or [
@@ -94,7 +94,7 @@ def pick_engine(engines: list[KeptEngine], name: str) -> KeptEngine:
     return found[0]
 
 
-def remove_engine(engine: KeptEngine) -> None:
+def remove_engine(engine: StoredEngine) -> None:
     """Deletes the engine and all that is known of it. Raises `OSError`."""
     with suppress(Unusable):  # nothing is known of it then
         known_file(engine.path, read_sidecar(engine.path).sha256).unlink(missing_ok=True)
@@ -103,7 +103,7 @@ def remove_engine(engine: KeptEngine) -> None:
         engine.path.with_suffix(ending).unlink(missing_ok=True)
 
 
-def sweep(cache_dir: Path) -> None:
+def remove_unusable(cache_dir: Path) -> None:
     """Deletes what belongs to no engine any more: compiled kernels, known digests, files of killed writers.
 
     Kernels compiled of an engine that was built ahead of time go too: they are known by the GPU's own key. Raises `OSError`.
@@ -141,8 +141,8 @@ def trust_engine(
     """
     side = _travelled(file)
     data = _bytes(file, side)
-    elsewhere = gpu_misfit(side.key, machine)
-    problems = [*misfits(side.key, machine, bundle), *([elsewhere] if elsewhere else [])]
+    elsewhere = gpu_incompatibility(side.key, machine)
+    problems = [*incompatibilities(side.key, machine, bundle), *([elsewhere] if elsewhere else [])]
     if problems:
         remedy = f"build one here: blastscope build --runtime {side.key.library}"
         raise EngineError(f"engine '{file}' is not taken: {'; '.join(problems)}; {remedy}")

@@ -12,14 +12,14 @@ from typing import Self
 from blastscope.runtime.backends.cache.key import LAYOUT, EngineKey, Library, platform_name, runs_on
 from blastscope.runtime.backends.tensorrt.library import LIBRARIES, is_installed, library_version
 from blastscope.runtime.bundle import Bundle
-from blastscope.runtime.cuda.driver import GpuFacts, facts_of, probe
+from blastscope.runtime.cuda.driver import GpuFacts, gpu_facts, probe
 from blastscope.runtime.errors import DriverError, EngineError, MissingLibrary
 
 
-def misfits(key: EngineKey, machine: Machine, bundle: Bundle | None = None) -> list[str]:
+def incompatibilities(key: EngineKey, machine: Machine, bundle: Bundle | None = None) -> list[str]:
     """The reasons why an engine of `key` can't be used on `machine`, and for `bundle` where one is named.
 
-    That no GPU is here, or none that it is for, isn't among them: see `gpu_misfit`.
+    That no GPU is here, or none that it is for, isn't among them: see `gpu_incompatibility`.
     """
     return [*_library(key, machine), *(_graph(key, bundle) if bundle else ())]
 
@@ -47,7 +47,7 @@ def _graph(key: EngineKey, bundle: Bundle) -> Iterator[str]:
         yield f"its graph is {entry.precision}, its key says {key.precision}"
 
 
-def gpu_misfit(key: EngineKey, machine: Machine) -> str | None:
+def gpu_incompatibility(key: EngineKey, machine: Machine) -> str | None:
     """Why no GPU of `machine` can run an engine of `key`; None where one can."""
     if not machine.gpus:
         return "no GPU can be used here: 'blastscope devices' says why"
@@ -89,7 +89,7 @@ class Machine:
             except (EngineError, MissingLibrary):
                 continue  # too old or broken, which the verbs that need it say
         try:
-            gpus = tuple(facts_of(gpu) for gpu in probe().gpus)
+            gpus = tuple(gpu_facts(gpu) for gpu in probe().gpus)
         except DriverError as error:
             return cls(platform_name(), versions, (), str(error))
         return cls(platform_name(), versions, gpus)

@@ -26,7 +26,7 @@ from blastscope.runtime.backends.tensorrt.builder import Watch, Within, build_en
 from blastscope.runtime.bundle.manifest import Digest, Moment
 from blastscope.runtime.errors import EngineError
 from blastscope.runtime.io.atomic import sibling, write_file
-from blastscope.runtime.io.strict_model import Record
+from blastscope.runtime.io.strict_model import StrictModel
 
 SIDECAR_LIMIT = 64 * 1024
 _POLL = 0.1  # seconds between looks at a lock that another process holds
@@ -34,7 +34,7 @@ _POLL = 0.1  # seconds between looks at a lock that another process holds
 _PLAINLY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
-class Sidecar(Record):
+class Sidecar(StrictModel):
     """What stands beside an engine, and travels with it."""
 
     format: Literal["blastscope engine 1"] = "blastscope engine 1"
@@ -54,7 +54,7 @@ class Unusable(Exception):
     """Why a file of the cache isn't used. Doesn't leave this package."""
 
 
-class Obtained(NamedTuple):
+class EngineBlob(NamedTuple):
     """An engine's bytes, ready to be deserialised."""
 
     data: bytes
@@ -154,7 +154,7 @@ def _check_owner(path: Path, found: os.stat_result) -> None:
         raise Unusable(f"'{path.name}' may be written by others (mode {stat.S_IMODE(found.st_mode):o})")
 
 
-def keep_engine(cache_dir: Path, key: EngineKey, data: bytes) -> Path:
+def store_engine(cache_dir: Path, key: EngineKey, data: bytes) -> Path:
     """Keeps an engine that was built here, in one step: the sidecar, which comes last, makes it one. Raises `OSError`."""
     path = engine_path(cache_dir, key)
     keep(path, data, Sidecar.of(key, data), "built")
@@ -231,7 +231,7 @@ def obtain_engine(
     cancelled: Callable[[], bool] | None = None,
     within: Within = nullcontext,
     exact: bool = False,
-) -> Obtained:
+) -> EngineBlob:
     """The engine for `key` from the cache, else built from the ONNX file `graph` and kept; of two processes one builds.
 
     `tell` gets lines for people, `watch` each step of the build; `cancelled` and `within` are as in `build_engine`. With
@@ -242,7 +242,7 @@ def obtain_engine(
     places = [path] if exact else _candidates(cache_dir, key)
     found = _first(places, key)
     if found:
-        return Obtained(*found, False, None)
+        return EngineBlob(*found, False, None)
     note = None
     with ExitStack() as held:
         try:
@@ -251,14 +251,14 @@ def obtain_engine(
             note = _why(path, error)
         found = _first([path], key)  # built by the process that held the lock
         if found:
-            return Obtained(*found, False, None)
+            return EngineBlob(*found, False, None)
         data = build_engine(graph, key, tell=watch, cancelled=cancelled, within=within)
         if note is None:
             try:
-                keep_engine(cache_dir, key, data)
+                store_engine(cache_dir, key, data)
             except OSError as error:
                 note = _why(path, error)
-        return Obtained(data, path, True, note)
+        return EngineBlob(data, path, True, note)
 
 
 def _why(path: Path, error: OSError) -> str:

@@ -17,7 +17,7 @@ from pydantic import Field, StringConstraints, model_validator
 from blastscope.runtime.bundle.manifest import Digest, GraphEntry, GraphModels
 from blastscope.runtime.cuda.driver import GpuFacts
 from blastscope.runtime.errors import UsageError
-from blastscope.runtime.io.strict_model import Record
+from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.runtime.types import Precision
 
 Library = Literal["tensorrt", "tensorrt-rtx"]
@@ -28,7 +28,7 @@ LARGEST_BATCH = 1024
 PORTABLE_FROM = (8, 0)  # docs of TensorRT-RTX 1.7: an engine for no named GPU runs on Ampere and later
 
 
-class BatchProfile(Record):
+class BatchProfile(StrictModel):
     """How many crops a call of the engine may hold, and for how many it is tuned."""
 
     least: int = Field(default=1, ge=1)
@@ -54,7 +54,7 @@ class BatchProfile(Record):
         return f"{self.least}:{self.likely}:{self.most}"
 
 
-class EngineKey(Record):
+class EngineKey(StrictModel):
     """Everything that can change an engine."""
 
     layout: int = LAYOUT

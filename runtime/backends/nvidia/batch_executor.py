@@ -16,9 +16,9 @@ from contextlib import ExitStack
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.backends.nvidia.bound_network import Network, Place, record_around
-from blastscope.runtime.backends.protocol import Sight
-from blastscope.runtime.crop import CropSpec
+from blastscope.runtime.backends.nvidia.bound_network import BatchBinding, Network, capture_graph
+from blastscope.runtime.backends.protocol import BatchResult
+from blastscope.runtime.crop import CropSpecification
 from blastscope.runtime.cuda.kernels.crop_launch_plan import MOST_PX, CropPlan, VerdictRow, box_of, refusal_of
 from blastscope.runtime.cuda.memory import DeviceImage, Image, aligned, pixel_bytes, stage
 from blastscope.runtime.cuda.protocol import Gpu
@@ -27,10 +27,10 @@ USUAL_PX = 512  # longest side that room is made for at first: C-NMC's images ha
 _ANSWER = 3 * 2 * 4  # bytes of a cell's probabilities
 
 
-class FixedBatch:
+class BatchExecutor:
     """Everything for batches of `batch` images on `stream`. Used by one thread at a time, inside the GPU's `current`."""
 
-    def __init__(self, gpu: Gpu, network: Network, spec: CropSpec, batch: int, stream: int) -> None:
+    def __init__(self, gpu: Gpu, network: Network, spec: CropSpecification, batch: int, stream: int) -> None:
         self.batch = batch
         self.notes: list[str] = []  # what isn't as it should be
         self._gpu, self._spec, self._stream = gpu, spec, stream
@@ -42,14 +42,14 @@ class FixedBatch:
             self._crops = self._allocate(self._kept, plan.crops_bytes)
             size = self._verdicts_at + plan.verdicts_bytes
             self._outbox, self._answers = self._allocate(self._kept, size), self._pinned(self._kept, size)
-            self._pass = network.bind(Place(batch, self._crops, self._outbox, stream))
+            self._pass = network.bind(BatchBinding(batch, self._crops, self._outbox, stream))
             self._kept.callback(self._pass.close)
             self._make_room(plan, batch * aligned(USUAL_PX * USUAL_PX * 3))
         except BaseException:
             self.close()
             raise
 
-    def look(self, images: Sequence[Image]) -> Sight:
+    def look(self, images: Sequence[Image]) -> BatchResult:
         """What the crop kernels and the network say of 1 to `batch` images."""
         self._reserve(images)
         size = stage(images, self._staging, self.batch, self._inbox)
@@ -62,7 +62,7 @@ class FixedBatch:
         self._gpu.wait(self._stream)
         rows = self._answers[self._verdicts_at :].view(VerdictRow)
         found = [refusal_of(row, self._spec, image.shape) or box_of(row) for row, image in zip(rows, images, strict=False)]
-        return Sight(found, self._probabilities(len(images)))
+        return BatchResult(found, self._probabilities(len(images)))
 
     def infer(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Probabilities (n, 3, 2) of 1 to `batch` crops (n, S, S, 3) from the host."""
@@ -136,9 +136,9 @@ class FixedBatch:
         def answer() -> None:
             gpu.download(self._answers, self._outbox, stream)
 
-        from_pixels = record_around(gpu, stream, self._pass, self.notes.append, before=crop, after=answer)
+        from_pixels = capture_graph(gpu, stream, self._pass, self.notes.append, before=crop, after=answer)
         fresh.callback(from_pixels.close)
-        from_crops = record_around(gpu, stream, self._pass, self.notes.append, before=hand_in, after=answer)
+        from_crops = capture_graph(gpu, stream, self._pass, self.notes.append, before=hand_in, after=answer)
         fresh.callback(from_crops.close)
         self._from_pixels, self._from_crops = from_pixels, from_crops
         self._plan, self._inbox, self._staging, self._staged = plan, inbox, staging, size

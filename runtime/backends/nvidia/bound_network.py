@@ -12,7 +12,7 @@ from blastscope.runtime.cuda.protocol import Gpu, Recording, Work
 from blastscope.runtime.errors import DeviceError, DeviceLost, EngineError, OutOfDeviceMemory
 
 
-class Place(NamedTuple):
+class BatchBinding(NamedTuple):
     """Where one batch lies on the device, and the stream that works on it."""
 
     batch: int
@@ -21,7 +21,7 @@ class Place(NamedTuple):
     stream: int
 
 
-class Pass(Protocol):
+class ExecutionContext(Protocol):
     """The network bound to one place. Used by one thread at a time, inside the GPU's `current`."""
 
     @property
@@ -41,7 +41,7 @@ class Pass(Protocol):
 class Network(Protocol):
     """A fused graph, loaded. Its passes work side by side."""
 
-    def bind(self, place: Place) -> Pass:
+    def bind(self, place: BatchBinding) -> ExecutionContext:
         """A pass that reads and writes at `place`. Raises `EngineError`, `DeviceError`s."""
         ...
 
@@ -53,7 +53,7 @@ class Network(Protocol):
 Tell = Callable[[str], None]
 
 
-def record_around(gpu: Gpu, stream: int, network: Pass, tell: Tell, *, before: Work, after: Work) -> Recording:
+def capture_graph(gpu: Gpu, stream: int, network: ExecutionContext, tell: Tell, *, before: Work, after: Work) -> Recording:
     """`before`, the network, `after`, done once and then recorded; with the network in between where it can't be recorded.
 
     `tell` gets the reason where the network was thought to be recordable and isn't.
@@ -79,7 +79,7 @@ def record_around(gpu: Gpu, stream: int, network: Pass, tell: Tell, *, before: W
 class _Interrupted:
     """A recording, then a network that queues its own work, then what follows."""
 
-    def __init__(self, before: Recording, network: Pass, after: Work) -> None:
+    def __init__(self, before: Recording, network: ExecutionContext, after: Work) -> None:
         self._before, self._network, self._after = before, network, after
 
     def launch(self) -> None:

@@ -8,20 +8,20 @@ from contextlib import ExitStack, suppress
 import numpy as np
 
 from blastscope.runtime.backends.nvidia.bound_network import Network
-from blastscope.runtime.backends.nvidia.pixel_pipeline import Pipeline
-from blastscope.runtime.backends.protocol import Engine, EngineOptions, Eyes
-from blastscope.runtime.crop import Crop, CropSpec, crop_cell
-from blastscope.runtime.cuda.memory import Image, Intake, on_device
+from blastscope.runtime.backends.nvidia.pixel_pipeline import PixelPipeline
+from blastscope.runtime.backends.protocol import Engine, EngineOptions, ImageInput
+from blastscope.runtime.crop import Crop, CropSpecification, crop_cell
+from blastscope.runtime.cuda.memory import DeviceArrayImporter, Image, on_device
 from blastscope.runtime.cuda.protocol import Gpu
 from blastscope.runtime.errors import DeviceError, EngineError
 from blastscope.runtime.io.image import check_array
-from blastscope.runtime.io.synthetic import draw_cell
+from blastscope.runtime.io.synthetic import synthetic_cell
 from blastscope.runtime.types import Execution
 
 LANES = 2  # for throughput: one lane's images are copied while the other's network works
 
 
-def engine_on(
+def make_engine(
     gpu: Gpu,
     load: Callable[[], Network],
     options: EngineOptions,
@@ -42,11 +42,11 @@ def engine_on(
         with gpu.current():
             network = load()
         held.callback(_close_network, gpu, network)
-        intake = Intake(gpu)
+        intake = DeviceArrayImporter(gpu)
         held.callback(intake.close)
         pipelines = []
         for _ in range(lanes):
-            pipelines.append(Pipeline(name, gpu, network, options.crop))
+            pipelines.append(PixelPipeline(name, gpu, network, options.crop))
             held.callback(pipelines[-1].close)
         check_crops(pipelines[0], options.crop)
         closing = held.pop_all()
@@ -58,14 +58,14 @@ def engine_on(
         digest=digest,
         batch=max(pipelines[0].batches),
         notes=(*notes, *pipelines[0].notes),
-        eyes=Eyes(tuple(pipelines), _Door(intake).take, _kept),
+        eyes=ImageInput(tuple(pipelines), _Door(intake).take, _kept),
         held=closing.close,
     )
 
 
-def check_crops(pipeline: Pipeline, spec: CropSpec) -> None:
+def check_crops(pipeline: PixelPipeline, spec: CropSpecification) -> None:
     """Raises `EngineError` unless the kernels, as this GPU runs them, crop a drawn cell as the host does, to the byte."""
-    image = draw_cell(1)
+    image = synthetic_cell(1)
     expected = crop_cell(image, spec)
     (found,) = pipeline.look([image]).found
     wanted = expected.box if isinstance(expected, Crop) else expected
@@ -77,7 +77,7 @@ def check_crops(pipeline: Pipeline, spec: CropSpec) -> None:
 class _Door:
     """Checks images as they come in. Holds no lane, so that a forgotten engine can be collected."""
 
-    def __init__(self, intake: Intake) -> None:
+    def __init__(self, intake: DeviceArrayImporter) -> None:
         self._intake = intake
 
     def take(self, image: object) -> Image:

@@ -8,10 +8,10 @@ from contextlib import ExitStack, suppress
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.backends.nvidia.batch_executor import FixedBatch
+from blastscope.runtime.backends.nvidia.batch_executor import BatchExecutor
 from blastscope.runtime.backends.nvidia.bound_network import Network
-from blastscope.runtime.backends.protocol import Sight
-from blastscope.runtime.crop import CropSpec, crop_cell
+from blastscope.runtime.backends.protocol import BatchResult
+from blastscope.runtime.crop import CropSpecification, crop_cell
 from blastscope.runtime.cuda.kernels.crop_launch_plan import MOST_PX
 from blastscope.runtime.cuda.memory import Image
 from blastscope.runtime.cuda.protocol import Gpu
@@ -23,28 +23,30 @@ BATCHES = (1, 8, 64)
 ORDINARY_PX = 1024
 
 
-class Pipeline:
+class PixelPipeline:
     """A lane that crops by itself: `look` is the road from pixels, `infer` the one from crops. Not thread-safe."""
 
-    def __init__(self, name: str, gpu: Gpu, network: Network, spec: CropSpec, *, batches: Sequence[int] = BATCHES) -> None:
+    def __init__(
+        self, name: str, gpu: Gpu, network: Network, spec: CropSpecification, *, batches: Sequence[int] = BATCHES
+    ) -> None:
         self.name = name
         self.batches = tuple(sorted(set(batches)))
         self._gpu, self._spec = gpu, spec
         self._held = ExitStack()
-        self._fixed: list[FixedBatch] = []
+        self._fixed: list[BatchExecutor] = []
         try:
             with gpu.current():
                 stream = gpu.open_stream()
                 self._held.callback(gpu.close_stream, stream)
                 for batch in self.batches:
-                    fixed = FixedBatch(gpu, network, spec, batch, stream)
+                    fixed = BatchExecutor(gpu, network, spec, batch, stream)
                     self._held.callback(fixed.close)
                     self._fixed.append(fixed)
         except BaseException:
             self.close()
             raise
 
-    def look(self, images: Sequence[Image]) -> Sight:
+    def look(self, images: Sequence[Image]) -> BatchResult:
         """What the crop kernels and the network say of `images`, in their order. Raises `EngineError`, `DeviceError`s."""
         self._require_open()
         found: dict[int, Box | Refusal] = {}
@@ -55,7 +57,7 @@ class Pipeline:
                 sight = fixed.look(chosen) if _fits(chosen) else self._look_by_hand(chosen)
                 found.update(zip(numbers, sight.found, strict=True))
                 probabilities[numbers] = sight.probabilities
-        return Sight([found[number] for number in range(len(images))], probabilities)
+        return BatchResult([found[number] for number in range(len(images))], probabilities)
 
     def infer(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Probabilities (N, 3, 2) of `crops` (N, S, S, 3)."""
@@ -96,7 +98,7 @@ class Pipeline:
         with suppress(DeviceError), self._gpu.current():  # a lost GPU holds nothing any more
             self._held.close()
 
-    def _shares(self, images: Sequence[Image]) -> Iterator[tuple[list[int], FixedBatch]]:
+    def _shares(self, images: Sequence[Image]) -> Iterator[tuple[list[int], BatchExecutor]]:
         """Which images go together, and where."""
         ordinary = [number for number, image in enumerate(images) if max(image.shape[:2]) <= ORDINARY_PX]
         for start, fixed in self._portions(len(ordinary)):
@@ -104,7 +106,7 @@ class Pipeline:
         for number in sorted(set(range(len(images))) - set(ordinary)):
             yield [number], self._fixed[0]
 
-    def _portions(self, count: int) -> Iterator[tuple[int, FixedBatch]]:
+    def _portions(self, count: int) -> Iterator[tuple[int, BatchExecutor]]:
         """How `count` of something are taken: by the largest batch that is at least half full, again and again."""
         start = 0
         while start < count:
@@ -113,7 +115,7 @@ class Pipeline:
             yield start, fixed
             start += fixed.batch
 
-    def _look_by_hand(self, images: Sequence[Image]) -> Sight:
+    def _look_by_hand(self, images: Sequence[Image]) -> BatchResult:
         """For images that the kernels can't number: cropped on the host, which gives the same bytes."""
         (image,) = images
         if not isinstance(image, np.ndarray):
@@ -122,8 +124,8 @@ class Pipeline:
             )
         crop = crop_cell(image, self._spec)
         if isinstance(crop, Refusal):
-            return Sight([crop], np.zeros((1, 3, 2), np.float32))
-        return Sight([crop.box], self._fixed[0].infer(crop.pixels[None]))
+            return BatchResult([crop], np.zeros((1, 3, 2), np.float32))
+        return BatchResult([crop.box], self._fixed[0].infer(crop.pixels[None]))
 
     def _require_open(self) -> None:
         if not self._fixed:

@@ -37,7 +37,7 @@ class Lane:
         """Probabilities (N, 3, 2) of `crops` (N, S, S, 3), in an array of their own."""
         if self._session is None:
             raise EngineError("onnxruntime: the engine is closed")
-        with translated("inference"):
+        with translate_errors("inference"):
             (answers,) = self._session.run(["probabilities"], {"crops": np.ascontiguousarray(crops)})
         return np.asarray(answers, np.float32)
 
@@ -95,7 +95,7 @@ def _session(graph: Path, *, threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors only: what we raise says the rest
-    with translated(f"'{graph}'"):
+    with translate_errors(f"'{graph}'"):
         session = library.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
         shapes = {output.name: output.shape for output in session.get_outputs()}
         if shapes.get("probabilities", [])[1:] != [3, 2]:
@@ -104,17 +104,17 @@ def _session(graph: Path, *, threads: int) -> Any:
 
 
 @contextmanager
-def translated(what: str) -> Iterator[None]:
+def translate_errors(what: str) -> Iterator[None]:
     """Turns what the library raises into `EngineError`."""
     try:
         yield
     except BlastscopeError:
         raise
-    except foreign() as error:
+    except is_onnxruntime_error() as error:
         raise EngineError(f"onnxruntime, {what}: {str(error).splitlines()[0] if str(error) else error!r}") from error
 
 
-def foreign() -> tuple[type[Exception], ...]:
+def is_onnxruntime_error() -> tuple[type[Exception], ...]:
     """What the library raises: classes of its own, which have no root in common, and Python's for a wrong feed."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from blastscope.runtime.backends.cache.blob_store import engine_digest
-from blastscope.runtime.backends.nvidia.bound_network import Pass, Place
-from blastscope.runtime.backends.nvidia.engine_factory import engine_on
-from blastscope.runtime.backends.onnxruntime.cpu import NAME, load_onnxruntime, translated
+from blastscope.runtime.backends.nvidia.bound_network import BatchBinding, ExecutionContext
+from blastscope.runtime.backends.nvidia.engine_factory import make_engine
+from blastscope.runtime.backends.onnxruntime.cpu import NAME, load_onnxruntime, translate_errors
 from blastscope.runtime.backends.protocol import Engine, EngineOptions
 from blastscope.runtime.cuda.driver import find_gpu
 from blastscope.runtime.cuda.protocol import Gpu
@@ -56,7 +56,7 @@ def open_engine(graph: Path, sha256: str, options: EngineOptions) -> Engine:
         raise DeviceError(f"onnxruntime on CUDA computes in {', '.join(offered)}; {options.execution} is not offered")
     gpu = open_gpu(int(options.device))
     facts = {"graph": sha256, "execution": options.execution, **fingerprint(options.device)}
-    return engine_on(
+    return make_engine(
         gpu,
         lambda: BoundNetwork(gpu, graph, PROVIDER),
         options,
@@ -73,7 +73,7 @@ class BoundNetwork:
         self._gpu, self._graph, self._provider = gpu, graph, provider
         self._sessions: dict[int, Any] = {}
 
-    def bind(self, place: Place) -> Pass:
+    def bind(self, place: BatchBinding) -> ExecutionContext:
         """A pass at `place`; its stream's first one loads the graph."""
         session = self._sessions.get(place.stream)
         if session is None:
@@ -90,7 +90,7 @@ class BoundNetwork:
         options.log_severity_level = 3
         settings = {"device_id": str(self._gpu.found.ordinal), "user_compute_stream": str(stream), "use_tf32": "0"}
         providers = [(PROVIDER, settings), "CPUExecutionProvider"] if self._provider == PROVIDER else [self._provider]
-        with translated(f"'{self._graph}'"):
+        with translate_errors(f"'{self._graph}'"):
             session = onnxruntime.InferenceSession(str(self._graph), options, providers=providers)
             # without the CUDA libraries that it wants, the library goes to the CPU and only logs it
             if session.get_providers()[0] != self._provider:
@@ -107,11 +107,11 @@ class BoundNetwork:
 class _BoundPass:
     recordable = False
 
-    def __init__(self, gpu: Gpu, session: Any, place: Place, kind: str) -> None:
+    def __init__(self, gpu: Gpu, session: Any, place: BatchBinding, kind: str) -> None:
         self._gpu, self._session = gpu, session
         side = session.get_inputs()[0].shape[1]
         ordinal = gpu.found.ordinal
-        with translated("binding"):
+        with translate_errors("binding"):
             self._binding = session.io_binding()
             self._binding.bind_input("crops", kind, ordinal, np.uint8, (place.batch, side, side, 3), place.crops)
             self._binding.bind_output("probabilities", kind, ordinal, np.float32, (place.batch, 3, 2), place.probabilities)
@@ -121,7 +121,7 @@ class _BoundPass:
 
     def enqueue(self) -> None:
         try:
-            with translated("inference"):
+            with translate_errors("inference"):
                 self._session.run_with_iobinding(self._binding, self._options)
         except EngineError:
             self._gpu.check("onnxruntime")  # a lost GPU is another matter than a graph that fails

@@ -16,14 +16,14 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.backends.cache.blob_store import Kept, engine_digest, engine_file, read_engine, write_engine
+from blastscope.runtime.backends.cache.blob_store import CachedEngine, engine_digest, engine_file, read_blob, write_blob
 from blastscope.runtime.backends.openvino import stream_layout as layouts
-from blastscope.runtime.backends.openvino.core import core, library, translated
-from blastscope.runtime.backends.openvino.infer_request import NAME, Lane, PartsLane
-from blastscope.runtime.backends.openvino.partition import Uncut, cut
-from blastscope.runtime.backends.openvino.stream_layout import Share, Spread
-from blastscope.runtime.backends.openvino.uint8_activations import make_unsigned
-from blastscope.runtime.backends.protocol import Backend, Engine, EngineOptions, Staged, Workload
+from blastscope.runtime.backends.openvino.core import core, library, translate_errors
+from blastscope.runtime.backends.openvino.infer_request import NAME, PartitionedLane, RequestLane
+from blastscope.runtime.backends.openvino.partition import NotPartitionable, partition
+from blastscope.runtime.backends.openvino.stream_layout import ExecutionPlan, StreamConfig
+from blastscope.runtime.backends.openvino.uint8_activations import use_uint8_activations
+from blastscope.runtime.backends.protocol import Backend, Engine, EngineOptions, PartialInference, Workload
 from blastscope.runtime.errors import DeviceError, EngineError
 from blastscope.runtime.io.cpu_info import usable_threads
 from blastscope.runtime.types import Execution, Layout
@@ -45,7 +45,7 @@ _TYPES: dict[str, Execution] = {
 
 def available_devices() -> dict[str, str]:
     """The devices that the plugins find here, each with its full name. Raises `MissingLibrary`."""
-    with translated("devices"):
+    with translate_errors("devices"):
         return {name: str(core().get_property(name, "FULL_DEVICE_NAME")) for name in core().available_devices}
 
 
@@ -54,14 +54,14 @@ def executions(device: str) -> tuple[Execution, ...]:
     here = core().available_devices
     if device not in here:
         raise DeviceError(f"openvino has no device '{device}' here: it has {', '.join(here) or 'none'}")
-    with translated(f"device '{device}'"):
+    with translate_errors(f"device '{device}'"):
         capabilities = core().get_property(device, "OPTIMIZATION_CAPABILITIES")
     return tuple(execution for name, execution in _CAPABILITIES.items() if name in capabilities)
 
 
 def fingerprint(device: str) -> dict[str, str]:
     """The library's version and the device's full name."""
-    with translated(f"device '{device}'"):
+    with translate_errors(f"device '{device}'"):
         full_name = core().get_property(device, "FULL_DEVICE_NAME")
         version = core().get_versions(device)[device].build_number
     return {"backend": NAME, "version": str(version), "device": device, "device_name": str(full_name)}
@@ -69,7 +69,7 @@ def fingerprint(device: str) -> dict[str, str]:
 
 def offered_layouts(device: str, workload: Workload, threads: int | None) -> tuple[Layout, ...]:
     """The layouts worth measuring on `device`, the one that is taken unmeasured first."""
-    return layouts.offered(workload, threads or usable_threads()) if device == "CPU" else ("fused",)
+    return layouts.available_layouts(workload, threads or usable_threads()) if device == "CPU" else ("fused",)
 
 
 def open_engine(graph: Path, sha256: str, options: EngineOptions) -> Engine:
@@ -77,12 +77,12 @@ def open_engine(graph: Path, sha256: str, options: EngineOptions) -> Engine:
     offered = executions(options.device)
     if options.execution not in offered:
         raise DeviceError(f"'{options.device}' computes in {', '.join(offered)}; {options.execution} is not offered")
-    spread = layouts.spread(options.layout, options.workload, options.threads or usable_threads())
+    spread = layouts.execution_plan(options.layout, options.workload, options.threads or usable_threads())
     settings = [_settings(options, share) for share in spread.shares]
     facts = {"graph": sha256, "execution": options.execution, "settings": repr([sorted(one.items()) for one in settings])}
     digest = engine_digest({**fingerprint(options.device), **facts})
     path = engine_file(options.cache_dir, digest) if options.cache_dir else None
-    kept = read_engine(path) if path else None
+    kept = read_blob(path) if path else None
     networks, notes = _load(kept, options.device, settings) if kept else (None, ())
     seal = kept.seal if kept and networks else None
     keep: Callable[[], str | None] | None = None
@@ -93,7 +93,7 @@ def open_engine(graph: Path, sha256: str, options: EngineOptions) -> Engine:
         keep = partial(_keep, networks, path) if path else None
         if keep and not options.keep_later and (reason := keep()):
             notes = (reason,)
-    with translated("loading"):
+    with translate_errors("loading"):
         execution = _read_back(networks, options.execution)
         lanes, staged = _lanes(networks, spread, kept)
     return Engine(
@@ -111,16 +111,16 @@ def open_engine(graph: Path, sha256: str, options: EngineOptions) -> Engine:
 
 
 def _lanes(
-    networks: Sequence[Any | None], spread: Spread, memory: Kept | None
-) -> tuple[tuple[Backend, ...], tuple[Staged, ...]]:
+    networks: Sequence[Any | None], spread: ExecutionPlan, memory: CachedEngine | None
+) -> tuple[tuple[Backend, ...], tuple[PartialInference, ...]]:
     """The lanes, and those of them that can leave voters out."""
     if len(networks) == 1:
-        return tuple(Lane(networks[0], memory) for _ in range(spread.lanes)), ()
-    parts = tuple(PartsLane(networks, memory, together=spread.together) for _ in range(spread.lanes))
+        return tuple(RequestLane(networks[0], memory) for _ in range(spread.lanes)), ()
+    parts = tuple(PartitionedLane(networks, memory, together=spread.together) for _ in range(spread.lanes))
     return parts, () if spread.together else parts
 
 
-def _settings(options: EngineOptions, share: Share) -> dict[str, Any]:
+def _settings(options: EngineOptions, share: StreamConfig) -> dict[str, Any]:
     hint = {"INFERENCE_PRECISION_HINT": _HINTS[options.execution], "PERFORMANCE_HINT": options.workload.upper()}
     if options.device != "CPU":
         return hint
@@ -128,7 +128,9 @@ def _settings(options: EngineOptions, share: Share) -> dict[str, Any]:
     return {**hint, "NUM_STREAMS": share.streams, "INFERENCE_NUM_THREADS": share.threads, "ENABLE_CPU_PINNING": False}
 
 
-def _load(kept: Kept, device: str, settings: Sequence[dict[str, Any]]) -> tuple[list[Any | None] | None, tuple[str, ...]]:
+def _load(
+    kept: CachedEngine, device: str, settings: Sequence[dict[str, Any]]
+) -> tuple[list[Any | None] | None, tuple[str, ...]]:
     """The compiled networks that were kept, or None with a note where they are of no use."""
 
     def load(blob: NDArray[np.uint8], setting: dict[str, Any]) -> Any | None:
@@ -136,7 +138,7 @@ def _load(kept: Kept, device: str, settings: Sequence[dict[str, Any]]) -> tuple[
         return core().import_model(library().Tensor(blob, shared_memory=True), device, setting) if len(blob) else None
 
     try:
-        with translated("the engine cache"):
+        with translate_errors("the engine cache"):
             networks = _two_at_a_time(load, _apart(kept.data, len(settings)), settings)
     except EngineError as error:
         return None, (f"an engine in the cache was replaced: {error}",)
@@ -146,12 +148,12 @@ def _load(kept: Kept, device: str, settings: Sequence[dict[str, Any]]) -> tuple[
 def _keep(networks: Sequence[Any | None], path: Path) -> str | None:
     """Writes the compiled networks to `path`; gives the reason where that can't be done."""
     try:
-        with translated("export"):
+        with translate_errors("export"):
             blobs = [network.export_model().getbuffer() if network else memoryview(b"") for network in networks]
     except EngineError as error:
         return f"engine cache: {error}, so every opening compiles anew"
     pieces = [piece for blob in blobs for piece in (blob, bytes(-len(blob) % _PAGE))]
-    reason = write_engine(path, *pieces, np.array([len(blob) for blob in blobs], "<u8").tobytes())
+    reason = write_blob(path, *pieces, np.array([len(blob) for blob in blobs], "<u8").tobytes())
     return reason and f"engine cache: {reason}, so every opening compiles anew"
 
 
@@ -165,13 +167,13 @@ def _apart(data: NDArray[np.uint8], count: int) -> list[NDArray[np.uint8]]:
 
 
 def _compile(graph: Path, device: str, settings: Sequence[dict[str, Any]]) -> list[Any | None]:
-    with translated(f"'{graph}'"):
+    with translate_errors(f"'{graph}'"):
         model = _read(graph)
         if len(settings) == 1:
             return [core().compile_model(model, device, settings[0])]
         try:
-            parts = cut(library(), model)
-        except Uncut as error:
+            parts = partition(library(), model)
+        except NotPartitionable as error:
             raise EngineError(f"'{graph}' can't be cut into parts: {error}") from error
         # copies: parts share operators, and compilers of two threads must not meet in one
         copies = [part and part.clone() for part in parts]
@@ -186,7 +188,7 @@ def _read(graph: Path) -> Any:
     answer = model.output("probabilities")
     if list(answer.partial_shape.to_shape()) != [1, 3, 2]:
         raise EngineError(f"'{graph}' is not a fused graph: its probabilities are {answer.partial_shape}")
-    make_unsigned(library(), model)
+    use_uint8_activations(library(), model)
     return library().Model([answer.node], model.get_parameters())
 
 

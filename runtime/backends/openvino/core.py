@@ -14,7 +14,7 @@ FOREIGN = (RuntimeError, ValueError, TypeError, KeyError)  # what the library ra
 
 
 @contextmanager
-def translated(what: str) -> Iterator[None]:
+def translate_errors(what: str) -> Iterator[None]:
     """Turns what the library raises into `EngineError`."""
     try:
         yield

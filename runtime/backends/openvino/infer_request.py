@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.backends.openvino.core import translated
+from blastscope.runtime.backends.openvino.core import translate_errors
 from blastscope.runtime.backends.openvino.partition import STEM
-from blastscope.runtime.backends.protocol import Cascade, sure_enough
+from blastscope.runtime.backends.protocol import Cascade, first_voter_decides
 from blastscope.runtime.errors import EngineError
 
 NAME = "openvino"
 Crops = NDArray[np.uint8]
 
 
-class Lane:
+class RequestLane:
     """One infer request, on a network that lies in `memory`. Not thread-safe."""
 
     name = NAME
@@ -31,7 +31,7 @@ class Lane:
         """Probabilities (N, 3, 2) of `crops` (N, S, S, 3), in an array of their own."""
         entry = _checked(self._input, crops)
         answers = np.empty((len(crops), 3, 2), np.float32)
-        with translated("inference"):
+        with translate_errors("inference"):
             for crop, answer in zip(crops, answers, strict=True):
                 entry[0] = crop
                 _run(self._request)
@@ -44,7 +44,7 @@ class Lane:
         self._memory = None
 
 
-class PartsLane:
+class PartitionedLane:
     """Infer requests of a network's parts, which lie in `memory` and hand their tensors on without a copy. Not thread-safe.
 
     `together` runs A and B at the same time, each on its own cores; else one comes after the other, and a cascade may leave
@@ -75,7 +75,7 @@ class PartsLane:
     def infer(self, crops: Crops) -> NDArray[np.float32]:
         """Probabilities (N, 3, 2) of `crops` (N, S, S, 3), in an array of their own."""
         answers = np.empty((len(crops), 3, 2), np.float32)
-        with translated("inference"):
+        with translate_errors("inference"):
             for answer in self._begun(crops, answers):
                 self._run_sides()
                 _run(self._rest)
@@ -86,13 +86,13 @@ class PartsLane:
         """The same, with NaN for the voters that were not run where the first one of `cascade` was sure enough."""
         answers = np.full((len(crops), 3, 2), np.nan, np.float32)
         first, second = self._sides[cascade.first], self._sides[1 - cascade.first]
-        with translated("inference"):
+        with translate_errors("inference"):
             for answer in self._begun(crops, answers):
                 _run(first)
                 self._opinion.set_input_tensor(0, first.get_output_tensor(0))
                 _run(self._opinion)
                 pair = self._opinion.get_output_tensor(0).data[0, :1]  # (1, 2)
-                if sure_enough(pair, cascade.threshold)[0]:
+                if first_voter_decides(pair, cascade.threshold)[0]:
                     answer[cascade.first] = pair[0]
                     continue
                 _run(second)

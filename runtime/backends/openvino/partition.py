@@ -18,7 +18,7 @@ _HEAVY = ("Convolution", "GroupConvolution")
 _FROM_INT8 = ("Convert", "Subtract", "Multiply")  # what follows a FakeQuantize, up to the operators that compute in int8
 
 
-class Parts(NamedTuple):
+class Partition(NamedTuple):
     """OpenVINO models in place of one.
 
     `stem` takes the crop; A and B take what it gives, by the names of their inputs, or the crop itself where there is no stem.
@@ -34,7 +34,7 @@ class Parts(NamedTuple):
     opinion: Any
 
 
-class Uncut(Exception):
+class NotPartitionable(Exception):
     """The graph stays whole; the message says why."""
 
 
@@ -58,8 +58,8 @@ class _Shares(NamedTuple):
     b: set[int]
 
 
-def cut(library: Any, model: Any) -> Parts:
-    """The parts of `model`, whose shapes must be fixed and which must have one output. Takes it to pieces. Raises `Uncut`."""
+def partition(library: Any, model: Any) -> Partition:
+    """The parts of `model`, which must have fixed shapes and one output. Consumes it. Raises `NotPartitionable`."""
     _freeze_shapes(library, model)
     web = _weave(model)
     join = _join(web)
@@ -74,7 +74,7 @@ def cut(library: Any, model: Any) -> Parts:
     seams = [_sever(library, web, numbers, own) for numbers, own in zip(given, (shares.a, shares.b), strict=True)]
     one, other = (library.Model(seam.results, _read_by(seam.results, entry)) for seam in seams)
     rest = library.Model([answer], [parameter for seam in seams for parameter in seam.parameters])
-    return Parts(stem, one, other, rest, _opinion(library, rest, web.operators[join].get_friendly_name()))
+    return Partition(stem, one, other, rest, _opinion(library, rest, web.operators[join].get_friendly_name()))
 
 
 def _freeze_shapes(library: Any, model: Any) -> None:
@@ -119,7 +119,7 @@ def _join(web: _Web) -> int:
     for number in reversed(_narrows(web)):
         if web.operators[number].get_type_name() == "Concat" and len(web.operators[number].input_values()) == 3:
             return number
-    raise Uncut("no operator puts the logits of three voters together")
+    raise NotPartitionable("no operator puts the logits of three voters together")
 
 
 def _shares(web: _Web, join: int) -> _Shares:
@@ -134,12 +134,12 @@ def _shares(web: _Web, join: int) -> _Shares:
         if all(any(source in own for own in shares) for source in sources) and len(owners - {0}) < 2:
             shares[max(owners | {1})].add(number)
     if not web.heavy(shares.a):
-        raise Uncut("no convolutions lie side by side")
+        raise NotPartitionable("no convolutions lie side by side")
     taps = {*shares.a, *shares.b} - a - b
     if web.heavy(taps) or web.heavy(set(range(len(web.operators))) - shares.shared - shares.a - shares.b):
-        raise Uncut("it has more than two backbones")
+        raise NotPartitionable("it has more than two backbones")
     if web.heavy(shares.a) != web.heavy(shares.b):
-        raise Uncut("its two backbones are of different architectures")
+        raise NotPartitionable("its two backbones are of different architectures")
     return shares
 
 
@@ -158,7 +158,7 @@ def _given(web: _Web, shares: _Shares, own: set[int], join: int) -> list[int]:
     rest = [number for number in range(len(web.operators)) if not any(number in one for one in shares)]
     read = {source for number in rest for source in web.sources[number]}
     if read & shares.shared:
-        raise Uncut("the heads read what A and B share")
+        raise NotPartitionable("the heads read what A and B share")
     return sorted(read & own, key=lambda number: (number not in web.sources[join], number))
 
 

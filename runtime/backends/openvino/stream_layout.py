@@ -14,22 +14,22 @@ from blastscope.runtime.types import Layout
 PARTS = ("stem", "a", "b", "rest", "opinion")  # in the order of `cutting.Parts`
 
 
-class Share(NamedTuple):
+class StreamConfig(NamedTuple):
     """What of the cores a network, or a part of one, may use."""
 
     streams: int  # requests that are worked on at the same time
     threads: int  # of all streams together
 
 
-class Spread(NamedTuple):
+class ExecutionPlan(NamedTuple):
     """A layout on so many cores."""
 
     lanes: int
-    shares: tuple[Share, ...]  # one: the network is whole; five: its parts
+    shares: tuple[StreamConfig, ...]  # one: the network is whole; five: its parts
     together: bool = False  # A and B run at the same time
 
 
-def offered(workload: Workload, threads: int) -> tuple[Layout, ...]:
+def available_layouts(workload: Workload, threads: int) -> tuple[Layout, ...]:
     """The layouts worth measuring, the one that is taken unmeasured first.
 
     Side by side, A and B don't wait for each other's threads at every operator: measured on two cores, 10 % less at batch 1.
@@ -39,19 +39,19 @@ def offered(workload: Workload, threads: int) -> tuple[Layout, ...]:
     return ("fused", "side-by-side") if workload == "latency" else ("fused", "paired")
 
 
-def spread(layout: Layout, workload: Workload, threads: int) -> Spread:
+def execution_plan(layout: Layout, workload: Workload, threads: int) -> ExecutionPlan:
     """What `layout` means on `threads` cores. Raises `UsageError` for one that this workload or so few cores don't have."""
     many = threads if workload == "throughput" else 1
-    whole = Share(many, threads)
+    whole = StreamConfig(many, threads)
     if layout == "fused":
-        return Spread(many, (whole,))
+        return ExecutionPlan(many, (whole,))
     if layout == "staged":
-        return Spread(many, (whole,) * len(PARTS))
-    there = offered(workload, threads)
+        return ExecutionPlan(many, (whole,) * len(PARTS))
+    there = available_layouts(workload, threads)
     if layout not in there:
         raise UsageError(f"layout '{layout}' is not for {workload} on {threads} cores: {', '.join(there)} may be had")
     if layout == "paired":
         pairs = threads // 2
-        return Spread(pairs, (Share(pairs, threads),))
+        return ExecutionPlan(pairs, (StreamConfig(pairs, threads),))
     half = threads // 2
-    return Spread(1, (whole, Share(1, threads - half), Share(1, half), whole, whole), together=True)
+    return ExecutionPlan(1, (whole, StreamConfig(1, threads - half), StreamConfig(1, half), whole, whole), together=True)

@@ -26,7 +26,7 @@ _KEEPING = ("MaxPool", "AvgPool", "Concat", "Reshape", "Transpose", "Squeeze", "
 Reach = dict[str, float]  # values that are never negative, by operator: the largest that each may be
 
 
-def make_unsigned(library: Any, model: Any) -> int:
+def use_uint8_activations(library: Any, model: Any) -> int:
     """Turns every int8 activation of the OpenVINO model `model` into uint8 or leaves it out, in place; says how many.
 
     ONNX's QuantizeLinear is read as FakeQuantize and Convert to i8, DequantizeLinear as Convert, Subtract and Multiply. What

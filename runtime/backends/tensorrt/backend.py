@@ -8,14 +8,14 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from blastscope.runtime.backends.cache.engine_store import Obtained, find_engine, keep_engine, obtain_engine
+from blastscope.runtime.backends.cache.engine_store import EngineBlob, find_engine, obtain_engine, store_engine
 from blastscope.runtime.backends.cache.key import EngineKey, Library, platform_name
-from blastscope.runtime.backends.nvidia.engine_factory import engine_on
+from blastscope.runtime.backends.nvidia.engine_factory import make_engine
 from blastscope.runtime.backends.protocol import Engine, EngineOptions
 from blastscope.runtime.backends.tensorrt.builder import Within, build_engine
 from blastscope.runtime.backends.tensorrt.context import TensorRtNetwork, UnreadableEngine
 from blastscope.runtime.backends.tensorrt.library import library_version
-from blastscope.runtime.cuda.driver import facts_of, find_gpu
+from blastscope.runtime.cuda.driver import find_gpu, gpu_facts
 from blastscope.runtime.cuda.pycuda_device import open_gpu
 from blastscope.runtime.errors import DeviceError
 from blastscope.runtime.types import Execution, Precision
@@ -60,18 +60,18 @@ class Runner:
             data = build_engine(graph, key, cancelled=options.cancelled, within=self._within(options))
             if options.cache_dir is not None:
                 with suppress(OSError):
-                    keep_engine(options.cache_dir, key, data)
+                    store_engine(options.cache_dir, key, data)
             return self._load(key, found._replace(data=data, built=True, note=notes), options)
 
     def build(self, graph: Path, sha256: str, options: EngineOptions) -> None:
         """Puts the engine of `graph` into the cache."""
         self._obtain(graph, self._key(sha256, options), options)
 
-    def _load(self, key: EngineKey, found: Obtained, options: EngineOptions) -> Engine:
+    def _load(self, key: EngineKey, found: EngineBlob, options: EngineOptions) -> Engine:
         gpu = open_gpu(int(options.device))
         compiled = found.path.with_suffix(".jit") if options.cache_dir else None
         built = (f"the {key.precision} engine was built just now, by {key.library} for {key.place}",) if found.built else ()
-        return engine_on(
+        return make_engine(
             gpu,
             lambda: TensorRtNetwork(gpu, self._library, found.data, compiled),
             options,
@@ -81,13 +81,13 @@ class Runner:
             notes=(*built, *((found.note,) if found.note else ())),
         )
 
-    def _obtain(self, graph: Path, key: EngineKey, options: EngineOptions) -> Obtained:
+    def _obtain(self, graph: Path, key: EngineKey, options: EngineOptions) -> EngineBlob:
         cache = options.cache_dir
         if options.tell and (cache is None or find_engine(cache, key) is None):
             options.tell(f"building the {key.precision} engine of {key.library} for this GPU, once: seconds to minutes")
         cancelled, within = options.cancelled, self._within(options)
         if cache is None:
-            return Obtained(build_engine(graph, key, cancelled=cancelled, within=within), graph, True, None)
+            return EngineBlob(build_engine(graph, key, cancelled=cancelled, within=within), graph, True, None)
         return obtain_engine(cache, graph, key, tell=options.tell, cancelled=cancelled, within=within)
 
     def _within(self, options: EngineOptions) -> Within:
@@ -105,7 +105,7 @@ class Runner:
             library=self._library,
             version=library_version(self._library),
             platform=platform_name(),
-            gpu=facts_of(find_gpu(int(options.device))),
+            gpu=gpu_facts(find_gpu(int(options.device))),
         )
 
 

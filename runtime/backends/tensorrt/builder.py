@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from blastscope.runtime.backends.cache.key import EngineKey
-from blastscope.runtime.backends.tensorrt.library import heard, library_logger, load_library
-from blastscope.runtime.backends.tensorrt.sm75_workaround import TURING, convolve_vectors
+from blastscope.runtime.backends.tensorrt.library import capture_errors, library_logger, load_library
+from blastscope.runtime.backends.tensorrt.sm75_workaround import TURING, matmul_as_convolution
 from blastscope.runtime.errors import EngineError
 
 INPUT = "crops"
@@ -101,7 +101,7 @@ class _Job(threading.Thread):
     def run(self) -> None:
         """Builds; what goes wrong is kept for the thread that waits."""
         try:
-            with self._within(), heard(self._order.key.library) as said:
+            with self._within(), capture_errors(self._order.key.library) as said:
                 self._engine = _build(self._order, self.stop, said)
         except Exception as error:  # noqa: BLE001  handed to the thread that waits
             self._error = error
@@ -135,11 +135,11 @@ def _build(order: _Order, stop: threading.Event, said: list[str]) -> bytes | Non
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(order.content):
         raise EngineError(
-            f"{key.library} {key.version} refuses '{order.shown}': {refused_nodes(trt, order.content, parser, logger)}; "
+            f"{key.library} {key.version} refuses '{order.shown}': {unsupported_nodes(trt, order.content, parser, logger)}; "
             f"export the bundle with this version of blastscope, take another precision, or device='cpu'"
         )
     # held until the engine is built: the library doesn't copy them
-    weights = convolve_vectors(trt, network) if key.library == "tensorrt-rtx" and TURING in _kinds(key) else []
+    weights = matmul_as_convolution(trt, network) if key.library == "tensorrt-rtx" and TURING in _kinds(key) else []
     config = builder.create_builder_config()
     _configure(trt, config, key)
     config.add_optimization_profile(_profile(builder, network, key, order.shown))
@@ -236,7 +236,7 @@ def progress_monitor(trt: Any, tell: Watch, stop: threading.Event) -> Any:
 SHOWN = 5
 
 
-def refused_nodes(trt: Any, content: bytes, parser: Any, logger: Any) -> str:
+def unsupported_nodes(trt: Any, content: bytes, parser: Any, logger: Any) -> str:
     """The refused nodes with the parser's reasons, for a message.
 
     A parser stops at its first error; `supports_model_v2`, where the library has it, looks at the whole graph.

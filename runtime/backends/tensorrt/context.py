@@ -13,8 +13,8 @@ from typing import Any
 
 from blastscope.runtime.backends.cache.engine_store import Unusable, read_own
 from blastscope.runtime.backends.cache.key import Library
-from blastscope.runtime.backends.nvidia.bound_network import Pass, Place
-from blastscope.runtime.backends.tensorrt.library import heard, library_logger, load_library
+from blastscope.runtime.backends.nvidia.bound_network import BatchBinding, ExecutionContext
+from blastscope.runtime.backends.tensorrt.library import capture_errors, library_logger, load_library
 from blastscope.runtime.cuda.protocol import Gpu
 from blastscope.runtime.errors import EngineError
 from blastscope.runtime.io.atomic import write_file
@@ -34,7 +34,7 @@ class TensorRtNetwork:
         self._gpu, self._name = gpu, library
         self._library = load_library(library)
         self._scratch: dict[int, int] = {}
-        with heard(library) as said:
+        with capture_errors(library) as said:
             try:
                 self._runtime = self._library.Runtime(library_logger(library))
             except TypeError as error:  # of the bindings, where the library gives no runtime
@@ -46,13 +46,13 @@ class TensorRtNetwork:
             raise UnreadableEngine(f"{library} can't read its engine: {said[0] if said else 'no reason given'}")
         self._kernels = _Compiled(self._engine, compiled)
 
-    def bind(self, place: Place) -> Pass:
+    def bind(self, place: BatchBinding) -> ExecutionContext:
         """A pass at `place`."""
         engine = self._engine
         size = max(int(engine.device_memory_size_v2), 1)
         if place.stream not in self._scratch:
             self._scratch[place.stream] = self._gpu.allocate(size)
-        with heard(self._name) as said:
+        with capture_errors(self._name) as said:
             context = self._kernels.context(self._library.ExecutionContextAllocationStrategy.USER_MANAGED)
             if context is None:
                 self._gpu.check(self._name)
@@ -74,7 +74,7 @@ class TensorRtNetwork:
 class _Bound:
     """One context with its addresses."""
 
-    def __init__(self, gpu: Gpu, name: Library, context: Any, place: Place, said: list[str]) -> None:
+    def __init__(self, gpu: Gpu, name: Library, context: Any, place: BatchBinding, said: list[str]) -> None:
         self._gpu, self._name, self._context, self._place = gpu, name, context, place
         self._held = ExitStack()
         try:
@@ -90,7 +90,7 @@ class _Bound:
         return asked is None or bool(asked(self._place.stream))
 
     def enqueue(self) -> None:
-        with heard(self._name) as said:
+        with capture_errors(self._name) as said:
             if not self._context.execute_async_v3(self._place.stream):
                 self._gpu.check(self._name)
                 raise EngineError(f"{self._name}: {said[0] if said else 'inference failed, no reason given'}")

@@ -53,7 +53,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 @contextmanager
-def heard(name: Library) -> Iterator[list[str]]:
+def capture_errors(name: Library) -> Iterator[list[str]]:
     """What the library says of errors meanwhile, in this thread or in one of its own."""
     log = library_logger(name)
     found: list[str] = []
@@ -66,7 +66,7 @@ def heard(name: Library) -> Iterator[list[str]]:
 
 @cache
 def library_logger(name: Library) -> Any:
-    """The logger for builders, parsers and runtimes of the library: silent, but for those who listen by `heard`.
+    """The logger for builders, parsers and runtimes of the library: silent, but for those who listen by `capture_errors`.
 
     One for the process, never freed: the library keeps the first that it is given, and calls it as long as it lives.
     """

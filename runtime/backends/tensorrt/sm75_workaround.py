@@ -14,7 +14,7 @@ import numpy as np
 TURING = "sm75"
 
 
-def convolve_vectors(trt: Any, network: Any) -> list[Any]:
+def matmul_as_convolution(trt: Any, network: Any) -> list[Any]:
     """Puts a convolution in the place of every product of vectors with constant weights in the parsed `network`.
 
     Gives the weights, which must live until the engine is built. The products stay behind unused, and the builder drops them.

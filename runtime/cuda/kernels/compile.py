@@ -18,14 +18,14 @@ from pydantic import Field, ValidationError
 
 from blastscope.runtime.errors import KernelError, UnavailableError
 from blastscope.runtime.io.hashing import bytes_sha256
-from blastscope.runtime.io.strict_model import Record
+from blastscope.runtime.io.strict_model import StrictModel
 
 FOLDER = Path(__file__).parent
 FATBIN = "crop.fatbin"
 RECORD = "crop.json"
 
 
-class Compiled(Record):
+class Compiled(StrictModel):
     """What crop.json says: from what, by what and for what crop.fatbin was compiled. Digests are sha256 in hex."""
 
     fatbin: str

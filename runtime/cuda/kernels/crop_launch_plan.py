@@ -7,7 +7,7 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
-from blastscope.runtime.crop.specification import CropSpec
+from blastscope.runtime.crop.specification import CropSpecification
 from blastscope.runtime.errors import UsageError
 from blastscope.runtime.types import Box, Refusal
 
@@ -59,7 +59,7 @@ class Launch:
     arguments: tuple[int, ...]
 
 
-class Part(NamedTuple):
+class BufferSlice(NamedTuple):
     """One array in the workspace, for the whole batch."""
 
     name: str
@@ -75,12 +75,12 @@ class CropPlan:
     anything before and holds nothing of worth afterwards.
     """
 
-    spec: CropSpec
+    spec: CropSpecification
     batch: int
     largest_px: int
 
     @classmethod
-    def make(cls, spec: CropSpec, batch: int, largest_px: int) -> Self:
+    def make(cls, spec: CropSpecification, batch: int, largest_px: int) -> Self:
         """The plan. Raises `UsageError` for a batch or a side that the kernels can't take."""
         if not 1 <= batch <= MOST_BATCH:
             raise UsageError(f"a batch of {batch} images can't be planned: choose 1 to {MOST_BATCH}")
@@ -114,7 +114,7 @@ class CropPlan:
         return last.offset + last.size
 
     @property
-    def parts(self) -> tuple[Part, ...]:
+    def parts(self) -> tuple[BufferSlice, ...]:
         """The arrays in the workspace."""
         words = self._words
         sizes = {
@@ -125,10 +125,10 @@ class CropPlan:
             "pixels": words * 16 * 4,
             "states": 64,
         }
-        parts: list[Part] = []
+        parts: list[BufferSlice] = []
         offset = 0
         for name, size in sizes.items():
-            parts.append(Part(name, offset, size * self.batch))
+            parts.append(BufferSlice(name, offset, size * self.batch))
             offset += -(-size * self.batch // ALIGNMENT) * ALIGNMENT
         return tuple(parts)
 
@@ -182,7 +182,7 @@ def image_row(address: int, shape: tuple[int, ...], strides: tuple[int, ...]) ->
     return row
 
 
-def refusal_of(row: np.void, spec: CropSpec, shape: tuple[int, ...]) -> Refusal | None:
+def refusal_of(row: np.void, spec: CropSpecification, shape: tuple[int, ...]) -> Refusal | None:
     """The refusal in a `VerdictRow`, worded as `crop_cell` words it; None where there is a crop. `shape` is the image's.
 
     Raises `UsageError` when the image was larger than its plan: the caller should have asked `CropPlan.fits`.

@@ -17,7 +17,7 @@ LEAST_SHARE = 0.01
 NOT_GLASS = 12  # gray levels away from glass
 
 
-def glass_level(gray: NDArray[np.uint8]) -> int:
+def background_level(gray: NDArray[np.uint8]) -> int:
     """The brightest level of `gray` (H, W) that is common."""
     counts = _histogram(gray)
     smooth = np.convolve(counts, np.ones(9), "same")
@@ -52,12 +52,12 @@ def _empty_rows(gray: NDArray[np.uint8], shown: NDArray[np.uint8]) -> int:
     return len(gray)
 
 
-def glass_in(picture: NDArray[np.uint8], level: int) -> tuple[int, Colour]:
+def background_mask(picture: NDArray[np.uint8], level: int) -> tuple[int, Colour]:
     """The gray level of glass in `picture` (h, w, 3), which is `level` unless it hardly shows that, and its usual colour."""
     gray = np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), np.uint8)
     near = _near(gray, level)
     if cv2.countNonZero(near) < LEAST_SHARE * near.size:
-        level = glass_level(gray)
+        level = background_level(gray)
         near = _near(gray, level)
     red, green, blue = (_median(_histogram(picture, near, channel)) for channel in range(3))
     return level, (red, green, blue)

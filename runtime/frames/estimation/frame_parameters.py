@@ -1,4 +1,4 @@
-"""`survey_frame`: the scale and the stain of a frame, or of windows of a slide.
+"""`estimate_frame_parameters`: the scale and the stain of a frame, or of windows of a slide.
 
 A frame that is turned, flipped, or shifted over empty glass has the same facts to the last digit: they come from counts of
 pixels and from reduced pictures whose grid is centred on what is not glass.
@@ -13,12 +13,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.frames.estimation.background import content_box, glass_in, glass_level
-from blastscope.runtime.frames.estimation.pixel_size import red_cell_px
-from blastscope.runtime.frames.image_pyramid import Pictures, odd_factor, pictures_of
-from blastscope.runtime.frames.stain import RED_CELL, STEP, along, density, nuclear_axis
-from blastscope.runtime.frames.thresholding import at_share, middle
-from blastscope.runtime.frames.types import Colour, FrameFacts, FrameSpec, ScaleSource
+from blastscope.runtime.frames.estimation.background import background_level, background_mask, content_box
+from blastscope.runtime.frames.estimation.pixel_size import red_cell_diameter_px
+from blastscope.runtime.frames.image_pyramid import ImagePyramid, image_pyramid, odd_factor
+from blastscope.runtime.frames.stain import RED_CELL, STEP, nuclear_axis, optical_density, project_density
+from blastscope.runtime.frames.thresholding import median, quantile
+from blastscope.runtime.frames.types import Colour, FrameParameters, FrameSpecification, ScaleSource
 
 Densities = NDArray[np.float32]  # (H, W), natural optical density in one channel
 Stain = NDArray[np.int16]  # (H, W), in 1/STEP
@@ -43,16 +43,18 @@ PALEST, DARKEST = 0.45, 2.0  # stains, of the usual strength: beyond them it is 
 CELL_SHARE, CELL_FLOOR, CELL_CEILING = 0.09, 0.028, 0.06  # cytoplasm, of a nucleus
 
 
-def survey_frame(frame: NDArray[np.uint8] | Pictures, spec: FrameSpec, *, pixel_um: float | None = None) -> FrameFacts:
+def estimate_frame_parameters(
+    frame: NDArray[np.uint8] | ImagePyramid, spec: FrameSpecification, *, pixel_um: float | None = None
+) -> FrameParameters:
     """What holds for the whole of `frame` (H, W, 3) uint8 RGB. `pixel_um`, or the specification's, settles the scale.
 
     Raises `ImageError` for anything but such an array. An empty frame has facts too: those that are assumed.
     """
-    pictures = pictures_of(frame)
+    pictures = image_pyramid(frame)
     frame = pictures.frame
     given, extent = pixel_um or spec.pixel_um, (0, 0, frame.shape[1], frame.shape[0])
     if frame.size == 0:
-        return FrameFacts(
+        return FrameParameters(
             given or ASSUMED_UM,
             "given" if given else "assumed",
             EMPTY,
@@ -63,34 +65,38 @@ def survey_frame(frame: NDArray[np.uint8] | Pictures, spec: FrameSpec, *, pixel_
             extent,
         )
     gray = np.asarray(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), np.uint8)
-    level = glass_level(gray)
+    level = background_level(gray)
     content = content_box(gray, level)
     factor = odd_factor(((content[2] - content[0]) * (content[3] - content[1]) / PIXELS) ** 0.5 + 1)
     picture = pictures.within(content, factor)
-    level, glass = glass_in(picture, level)
-    densities = density(picture, glass)
+    level, glass = background_mask(picture, level)
+    densities = optical_density(picture, glass)
     axis, stain, red = _axis(picture, glass, densities)
     nucleus_threshold, cell_threshold = _thresholds(stain, red)
     at = round(nucleus_threshold * STEP)
-    measured = None if given else red_cell_px(pictures, content, lambda part: _near_nuclei(part, glass, axis, at), level)
+    measured = (
+        None if given else red_cell_diameter_px(pictures, content, lambda part: _near_nuclei(part, glass, axis, at), level)
+    )
     source: ScaleSource = "given" if given else "red-cells" if measured else "assumed"
     scale = given or (round(spec.red_cell_um / measured, 5) if measured else ASSUMED_UM)
-    return FrameFacts(scale, source, glass, axis, nucleus_threshold, cell_threshold, content, extent)
+    return FrameParameters(scale, source, glass, axis, nucleus_threshold, cell_threshold, content, extent)
 
 
 def _axis(picture: NDArray[np.uint8], glass: Colour, densities: Sequence[Densities]) -> tuple[Colour, Stain, Numbers | None]:
     """The nuclear axis, what shows on it, and the numbers of the red cells' pixels where they tell it."""
     field = reduce(np.minimum, densities) <= SURROUND
-    densest = at_share(densities[0].ravel(), DENSEST)
+    densest = quantile(densities[0].ravel(), DENSEST)
     usual, red = nuclear_axis(RED_CELL), _red_cells(densities, densest)
     if red is not None:
         axis = nuclear_axis(_usual(densities, red))
-        stain = along(axis, picture, glass)
+        stain = project_density(axis, picture, glass)
         dense = field & (densities[0] > densest / 2)
-        own, wanted = (middle(shown[dense]) if dense.any() else 0.0 for shown in (stain, along(usual, picture, glass)))
+        own, wanted = (
+            median(shown[dense]) if dense.any() else 0.0 for shown in (stain, project_density(usual, picture, glass))
+        )
         if wanted < NUCLEAR * STEP or own > HIDDEN * wanted:
             return axis, stain * field, red
-    return usual, along(usual, picture, glass) * field, None
+    return usual, project_density(usual, picture, glass) * field, None
 
 
 def _red_cells(densities: Sequence[Densities], densest: float) -> Numbers | None:
@@ -107,12 +113,12 @@ def _red_cells(densities: Sequence[Densities], densest: float) -> Numbers | None
     if len(places) < FEWEST_RED * red.size:
         return None
     own = strength.ravel()[places]
-    return np.asarray(places[own > 0.5 * at_share(own, 0.9)])  # rims and pale middles have little colour
+    return np.asarray(places[own > 0.5 * quantile(own, 0.9)])  # rims and pale middles have little colour
 
 
 def _usual(densities: Sequence[Densities], places: Numbers) -> Colour:
     """The median density in red, green and blue."""
-    red, green, blue = (middle(channel.ravel()[places]) for channel in densities)
+    red, green, blue = (median(channel.ravel()[places]) for channel in densities)
     return red, green, blue
 
 
@@ -121,15 +127,15 @@ def _thresholds(stain: Stain, red: Numbers | None) -> tuple[float, float]:
     varied = USUAL_SPREAD
     if red is not None:
         own = stain.ravel()[red]
-        varied = (middle(own) - at_share(own, 0.1)) / STEP
+        varied = (median(own) - quantile(own, 0.1)) / STEP
     strength = min(max(varied / USUAL_SPREAD, PALEST), DARKEST)
     nuclei = stain[stain > round(NUCLEUS_FROM * strength * STEP)]
-    usual = middle(nuclei) / STEP if len(nuclei) > 30 else 0.0
+    usual = median(nuclei) / STEP if len(nuclei) > 30 else 0.0
     nucleus = min(max(usual / 2, NUCLEUS_FROM * strength), NUCLEUS_CEILING * max(strength, 1.0))
     cell = min(max(CELL_SHARE * usual, CELL_FLOOR * min(strength, 1.0)), CELL_CEILING)
     return round(nucleus, 4), round(cell, 4)
 
 
 def _near_nuclei(picture: NDArray[np.uint8], glass: Colour, axis: Colour, threshold: int) -> NDArray[np.bool_]:
-    stained = (along(axis, picture, glass) > threshold).astype(np.uint8)
+    stained = (project_density(axis, picture, glass) > threshold).astype(np.uint8)
     return np.asarray(cv2.dilate(stained, np.ones((5, 5), np.uint8)), np.bool_)

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.frames.image_pyramid import Pictures
+from blastscope.runtime.frames.image_pyramid import ImagePyramid
 from blastscope.runtime.types import Box
 
 LEVELS = ((1, 9.9, 32.0), (3, 32.0, 68.0), (5, 68.0, 125.0), (9, 125.0, 400.0))  # factor, and diameters in px, from and to
@@ -35,7 +35,7 @@ FEWEST = 0.3  # whole circles (a half circle counts as an eighth) that must meet
 Level = tuple[int, float, float]
 
 
-def red_cell_px(pictures: Pictures, box: Box, avoid: Avoid, glass: int) -> float | None:
+def red_cell_diameter_px(pictures: ImagePyramid, box: Box, avoid: Avoid, glass: int) -> float | None:
     """The usual diameter of red cells in `box` of a frame, in pixels; None without enough of them.
 
     `avoid` tells from a reduced picture (h, w, 3) which of its pixels show no red cell's rim; `glass` is the glass' gray level.
@@ -69,12 +69,12 @@ class _Diameter:
 
     @cached_property
     def _meeting(self) -> float:
-        return meeting(self.edges, self.diameter / 2 / self.factor)
+        return hough_accumulator(self.edges, self.diameter / 2 / self.factor)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Search:
-    pictures: Pictures
+    pictures: ImagePyramid
     box: Box
     avoid: Avoid
     glass: int
@@ -192,7 +192,7 @@ def edges_of(picture: NDArray[np.uint8], avoid: Avoid, glass: int = 255) -> Edge
     return Edges(columns + 1, rows + 1, -across.ravel()[at] / length, -down.ravel()[at] / length, (height, width))
 
 
-def meeting(edges: Edges, radius: float) -> float:
+def hough_accumulator(edges: Edges, radius: float) -> float:
     """How strongly the votes at this radius meet: the sum of cubes of the share of a whole circle that meets in a point."""
     height, width = edges.shape
     margin = math.ceil(radius)  # so that no vote falls outside

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
-from blastscope.runtime.frames.report.theme import FAINT, INK, LOOKS, PAPER, caution, kind_of, names_of, words_of
-from blastscope.runtime.frames.report.thumbnails import THUMB_PX, Shown
+from blastscope.runtime.frames.report.theme import FAINT, INK, LOOKS, PAPER, caution, names_of, style_of, words_of
+from blastscope.runtime.frames.report.thumbnails import THUMB_PX, Thumbnail
 from blastscope.runtime.frames.types import FrameCell, FrameReport
 
 COLUMNS = 8
@@ -27,7 +27,7 @@ class Card(NamedTuple):
     thumb: bytes | None
 
 
-def cards_of(frames: Sequence[Shown]) -> list[Card]:
+def cards_of(frames: Sequence[Thumbnail]) -> list[Card]:
     """The cells of `frames` by the deciding voter's probability of ALL, the largest first; then the refused ones."""
     names = names_of(frame.report.path for frame in frames)
     cards = [
@@ -43,7 +43,7 @@ def score_of(cell: FrameCell) -> float | None:
     return cell.prediction.score if cell.prediction else None
 
 
-def draw_contact_sheet(frames: Sequence[Shown], title: str) -> Image.Image:
+def draw_contact_sheet(frames: Sequence[Thumbnail], title: str) -> Image.Image:
     """The sheet, of at most `MOST_CELLS` cells; more are counted, not drawn."""
     cards = cards_of(frames)
     drawn = cards[:MOST_CELLS]
@@ -64,7 +64,7 @@ def draw_contact_sheet(frames: Sequence[Shown], title: str) -> Image.Image:
 
 def summary(cards: Sequence[Card]) -> str:
     """How many cells there are, and how many are on the sheet."""
-    kinds = [kind_of(card.cell) for card in cards]
+    kinds = [style_of(card.cell) for card in cards]
     counts = ", ".join(f"{kinds.count(kind)} {look.name}" for kind, look in LOOKS.items())
     more = f"; the first {MOST_CELLS} are shown" if len(cards) > MOST_CELLS else ""
     return f"{len(cards)} white cells: {counts}. By the probability of ALL, the highest first{more}."
@@ -72,7 +72,7 @@ def summary(cards: Sequence[Card]) -> str:
 
 def _draw_card(sheet: Image.Image, pen: ImageDraw.ImageDraw, card: Card, corner: tuple[int, int]) -> None:
     x, y = corner
-    look = LOOKS[kind_of(card.cell)]
+    look = LOOKS[style_of(card.cell)]
     if card.thumb:
         with Image.open(BytesIO(card.thumb)) as thumb:
             sheet.paste(thumb, corner)

@@ -1,4 +1,4 @@
-"""`compose`: the report on a slide or a run as one page that needs nothing beside it, for who reads blood smears."""
+"""The report on a slide or a run as one HTML page that needs no other file."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from blastscope.runtime.frames.report.markup import (
     whole_page,
 )
 from blastscope.runtime.frames.report.overlay import MOST_NUMBERS
-from blastscope.runtime.frames.report.theme import LOOKS, caution, doubts, kind_of, names_of, without_scale, words_of
-from blastscope.runtime.frames.report.thumbnails import Shown
+from blastscope.runtime.frames.report.theme import LOOKS, caution, doubts, names_of, style_of, without_scale, words_of
+from blastscope.runtime.frames.report.thumbnails import Thumbnail
 from blastscope.runtime.frames.types import FrameCell, FrameReport
 from blastscope.runtime.types import Audit, RefusalCode
 
@@ -46,8 +46,8 @@ REASONS: dict[RefusalCode, str] = {
 }
 
 
-def compose(
-    frames: Sequence[Shown],
+def render_slide_report(
+    frames: Sequence[Thumbnail],
     title: str,
     *,
     audit: Audit | None = None,
@@ -75,7 +75,7 @@ def compose(
 
 
 def _tiles(reports: Sequence[FrameReport], cards: Sequence[Card]) -> str:
-    kinds = Counter(kind_of(card.cell) for card in cards)
+    kinds = Counter(style_of(card.cell) for card in cards)
     called = kinds["all"] + kinds["hem"]
     share = f"{100 * kinds['all'] / called:.0f} % of those called" if called else "none was called"
     return tiles(
@@ -129,7 +129,7 @@ def _frame_row(report: FrameReport, called: str, link: str | None) -> Html | lis
     ]
 
 
-def _maps(frames: Sequence[Shown]) -> str:
+def _maps(frames: Sequence[Thumbnail]) -> str:
     shown = [frame for frame in frames if frame.map]
     if not shown:
         return ""
@@ -192,7 +192,7 @@ def _form(reports: Sequence[FrameReport]) -> str:
 
 
 def _card(card: Card, frame: int, *, alone: bool) -> str:
-    kind, cell = kind_of(card.cell), card.cell
+    kind, cell = style_of(card.cell), card.cell
     name, words = safe(card.frame), safe(words_of(cell))
     across = diameter_um(cell, card.report)
     size = f"{across:.1f}&nbsp;\u00b5m" if across else ""

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from blastscope.runtime.frames.report.theme import FAINT, INK, LOOKS, PAPER, caution, kind_of, rgb, words_of
+from blastscope.runtime.frames.report.theme import FAINT, INK, LOOKS, PAPER, caution, rgb, style_of, words_of
 from blastscope.runtime.frames.types import FrameCell, FrameReport
 from blastscope.runtime.types import Box, ClassName
 
@@ -46,7 +46,7 @@ def draw_cell_lines(
     least_px: int = 1,
 ) -> None:
     """Draws the outline of `cell` and the corners of its box into `canvas`, which shows the frame from `corner` at `scale`."""
-    look = LOOKS[kind_of(cell)]
+    look = LOOKS[style_of(cell)]
     width = max(1, least_px, round(_side(cell) * scale / 80))
     lines = [_scaled(cell.found.contour, scale, corner)]
     lines = _dashes(lines[0], max(LEAST_DASH_PX, 4.0 * width)) if look.dashed else [np.concatenate([lines[0], lines[0][:1]])]
@@ -104,8 +104,8 @@ def _label(
     image_width, image_height = pen.im.size
     x = min(max(x0, 0), max(image_width - width, 0))
     y = y0 - height - 3 if y0 - height - 3 >= 0 else min(y1 + 3, image_height - height)
-    pen.rectangle((x, y, x + width, y + height), fill=PAPER, outline=LOOKS[kind_of(cell)].colour)
-    pen.text((x + 4 - left, y + 3 - top), text, LOOKS[kind_of(cell)].colour, font)
+    pen.rectangle((x, y, x + width, y + height), fill=PAPER, outline=LOOKS[style_of(cell)].colour)
+    pen.text((x + 4 - left, y + 3 - top), text, LOOKS[style_of(cell)].colour, font)
 
 
 def _with_foot(image: Image.Image, report: FrameReport, scale: float) -> Image.Image:

@@ -15,7 +15,7 @@ from blastscope.runtime.frames.types import FrameCell, FrameReport
 Kind = Literal["all", "hem", "refused"]
 
 
-class Look(NamedTuple):
+class CallStyle(NamedTuple):
     """How a kind of cell is drawn."""
 
     name: str
@@ -23,10 +23,10 @@ class Look(NamedTuple):
     dashed: bool
 
 
-LOOKS: dict[Kind, Look] = {
-    "all": Look("ALL", "#d55e00", False),
-    "hem": Look("HEM", "#0072b2", False),
-    "refused": Look("refused", "#1b1f24", True),
+LOOKS: dict[Kind, CallStyle] = {
+    "all": CallStyle("ALL", "#d55e00", False),
+    "hem": CallStyle("HEM", "#0072b2", False),
+    "refused": CallStyle("refused", "#1b1f24", True),
 }
 PAPER, INK, FAINT = "#ffffff", "#1b1f24", "#5b6570"
 CAUTION = (
@@ -36,7 +36,7 @@ CAUTION = (
 VALIDATED = "For research use, not a medical device. Calls on frames were validated by this site, on frames of its own."
 
 
-def kind_of(cell: FrameCell) -> Kind:
+def style_of(cell: FrameCell) -> Kind:
     """ALL, HEM or refused."""
     return cell.label or "refused"
 
@@ -67,7 +67,7 @@ def words_of(cell: FrameCell) -> str:
     if cell.refusal:
         return cell.refusal.code
     assert cell.prediction is not None
-    return f"{LOOKS[kind_of(cell)].name} {cell.prediction.probability:.2f}"
+    return f"{LOOKS[style_of(cell)].name} {cell.prediction.probability:.2f}"
 
 
 def printable(text: object) -> str:

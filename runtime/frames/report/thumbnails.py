@@ -1,4 +1,4 @@
-"""`Album`: what the pages show of each frame, taken while it is open, so that no frame is kept or read twice."""
+"""`ThumbnailCollector`: what the pages show of each frame, taken while it is open, so that no frame is kept or read twice."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from PIL import Image
 from blastscope.runtime.frames.report.overlay import draw_box_lines, draw_cell_lines, draw_overlay
 from blastscope.runtime.frames.types import FrameCell, FrameReport
 from blastscope.runtime.io.atomic import write_file
-from blastscope.runtime.io.slides.slide import Scan, overview, read_part
-from blastscope.runtime.io.slides.tiff_codec import Unreadable
+from blastscope.runtime.io.slides.slide import Slide, read_overview, read_region
+from blastscope.runtime.io.slides.tiff_codec import ReadError
 from blastscope.runtime.types import Box, ClassName
 
 THUMB_PX = 128
@@ -31,7 +31,7 @@ GLASS = 255
 
 
 @dataclass(frozen=True)
-class Shown:
+class Thumbnail:
     """A frame's report with its pictures, all as JPEG."""
 
     report: FrameReport
@@ -39,59 +39,61 @@ class Shown:
     map: bytes | None = None  # the frame, smaller, with its cells drawn in
 
 
-class Album:
+class ThumbnailCollector:
     """Pictures of frames. `look` is for `Scope.examine_files`, which calls it from several threads."""
 
     def __init__(self, *, overlays: Mapping[Path, Path] | None = None, cells: bool = False, maps: int = 0) -> None:
         self._overlays = overlays or {}  # where the overlay of each frame goes
         self._cells = cells
-        self._shown: defaultdict[Path | None, list[Shown]] = defaultdict(list)  # a frame may be given twice
+        self._shown: defaultdict[Path | None, list[Thumbnail]] = defaultdict(list)  # a frame may be given twice
         self._left, self._maps_left = MOST_THUMBS, maps
         self._lock = threading.Lock()
 
-    def look(self, scan: Scan, report: FrameReport) -> None:
+    def look(self, scan: Slide, report: FrameReport) -> None:
         """Writes the overlay of the frame, and keeps what a sheet or page shows of it."""
         if report.refusal:
             return
         try:
             place = self._overlays.get(report.path) if report.path else None
             if place:
-                picture = _encoded(draw_overlay(overview(scan, OVERLAY_PX), report), ".png", cv2.IMWRITE_PNG_COMPRESSION, 1)
+                picture = _encoded(
+                    draw_overlay(read_overview(scan, OVERLAY_PX), report), ".png", cv2.IMWRITE_PNG_COMPRESSION, 1
+                )
                 write_file(place, lambda path: _fill(path, picture))
             if self._cells:
-                shown = Shown(report, self._thumbs(scan, report), self._map(scan, report))
+                shown = Thumbnail(report, self._thumbs(scan, report), self._map(scan, report))
                 with self._lock:
                     self._shown[report.path].append(shown)
-        except Unreadable:  # a file that changes meanwhile: its report stands, without pictures
+        except ReadError:  # a file that changes meanwhile: its report stands, without pictures
             return
 
-    def shown(self, report: FrameReport) -> Shown:
+    def shown(self, report: FrameReport) -> Thumbnail:
         """Hands out the pictures of the frame that `report` is of, where there are any, and keeps them no longer."""
         with self._lock:
             kept = self._shown.get(report.path)
-            return kept.pop(0) if kept else Shown(report)
+            return kept.pop(0) if kept else Thumbnail(report)
 
-    def _map(self, scan: Scan, report: FrameReport) -> bytes | None:
+    def _map(self, scan: Slide, report: FrameReport) -> bytes | None:
         with self._lock:
             self._maps_left -= 1
             wanted = self._maps_left >= 0
-        return jpeg(draw_overlay(overview(scan, MAP_PX), report)) if wanted else None
+        return jpeg(draw_overlay(read_overview(scan, MAP_PX), report)) if wanted else None
 
-    def _thumbs(self, scan: Scan, report: FrameReport) -> tuple[bytes | None, ...]:
+    def _thumbs(self, scan: Slide, report: FrameReport) -> tuple[bytes | None, ...]:
         with self._lock:
             count = min(len(report.cells), self._left)
             self._left -= count
-        taken = [jpeg(draw_thumb(scan, cell)) for cell in report.cells[:count]]
+        taken = [jpeg(draw_thumbnail(scan, cell)) for cell in report.cells[:count]]
         return (*taken, *[None] * (len(report.cells) - count))
 
 
-def draw_thumb(scan: Scan, cell: FrameCell) -> NDArray[np.uint8]:
+def draw_thumbnail(scan: Slide, cell: FrameCell) -> NDArray[np.uint8]:
     """`cell` in the middle of what is around it, (THUMB_PX, THUMB_PX, 3), its outline drawn in."""
     return draw_around(scan, cell.box, [cell])
 
 
 def draw_around(
-    scan: Scan, box: Box, cells: Sequence[FrameCell], labels: Sequence[tuple[Box, ClassName]] = ()
+    scan: Slide, box: Box, cells: Sequence[FrameCell], labels: Sequence[tuple[Box, ClassName]] = ()
 ) -> NDArray[np.uint8]:
     """`box` in the middle of what is around it, (THUMB_PX, THUMB_PX, 3), with the outlines of `cells` and labelled boxes."""
     x0, y0, x1, y1 = box
@@ -99,7 +101,7 @@ def draw_around(
     left, top = (x0 + x1 - side) // 2, (y0 + y1 - side) // 2
     inside = (max(left, 0), max(top, 0), min(left + side, scan.width), min(top + side, scan.height))
     patch = np.full((side, side, 3), GLASS, np.uint8)
-    patch[inside[1] - top : inside[3] - top, inside[0] - left : inside[2] - left] = read_part(scan, inside)
+    patch[inside[1] - top : inside[3] - top, inside[0] - left : inside[2] - left] = read_region(scan, inside)
     scale = THUMB_PX / side
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
     thumb = np.asarray(cv2.resize(patch, (THUMB_PX, THUMB_PX), interpolation=how), np.uint8)

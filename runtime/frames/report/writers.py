@@ -1,4 +1,4 @@
-"""`Papers`: everything that an examination of many frames may leave on disk. Each file is whole or isn't there."""
+"""`ReportWriter`: everything that an examination of many frames may leave on disk. Each file is whole or isn't there."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from urllib.parse import quote
 
 from blastscope.runtime.errors import DataError, UsageError
 from blastscope.runtime.frames.report.contact_sheet import draw_contact_sheet
-from blastscope.runtime.frames.report.html_report import compose, diameter_um
+from blastscope.runtime.frames.report.html_report import diameter_um, render_slide_report
 from blastscope.runtime.frames.report.theme import names_of, printable
-from blastscope.runtime.frames.report.thumbnails import MOST_MAPS, Album, Shown
+from blastscope.runtime.frames.report.thumbnails import MOST_MAPS, Thumbnail, ThumbnailCollector
 from blastscope.runtime.frames.types import FrameReport
 from blastscope.runtime.io.atomic import check_place, write_file
 from blastscope.runtime.io.slides.slide import OVERLAY
@@ -29,7 +29,7 @@ COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Wanted:
+class OutputOptions:
     """Where things go; None for what isn't wanted. Raises `UsageError` for a name that says no format."""
 
     overlay: Path | None = None  # a folder
@@ -53,14 +53,14 @@ class Wanted:
         return self.report if self.one_page or self.report is None else self.report / "index.html"
 
 
-class Papers:
+class ReportWriter:
     """Takes the reports on `paths` as they come, and writes what is wanted. Give `album.look` to `Scope.examine_files`.
 
     Raises `DataError` at once for a place where nothing can be written, that is named twice, or where one of the frames or of
     the `others` lies, which are read too.
     """
 
-    def __init__(self, wanted: Wanted, paths: Sequence[Path], *, others: Iterable[Path | None] = ()) -> None:
+    def __init__(self, wanted: OutputOptions, paths: Sequence[Path], *, others: Iterable[Path | None] = ()) -> None:
         self._wanted = wanted
         self._titles = names_of(paths)
         self._names = _file_names(self._titles)
@@ -72,8 +72,8 @@ class Papers:
         check_places(filter(None, places), paths, others=others)
         overlays = {path: overlay / f"{name}{OVERLAY}" for path, name in self._names.items()} if overlay else {}
         maps = MOST_MAPS if wanted.one_page else len(paths) if wanted.report else 0
-        self.album = Album(overlays=overlays, cells=bool(wanted.sheet or wanted.report), maps=maps)
-        self._kept: list[Shown] = []
+        self.album = ThumbnailCollector(overlays=overlays, cells=bool(wanted.sheet or wanted.report), maps=maps)
+        self._kept: list[Thumbnail] = []
         self._links: dict[int, str] = {}
         self._rows: list[list[object]] = []
 
@@ -85,9 +85,9 @@ class Papers:
         if wanted.report and not wanted.one_page:
             if report.refusal is None and report.path:
                 name = f"{self._names[report.path]}.html"
-                _write_text(wanted.report / name, compose([shown], self._titles[report.path], audit=audit))
+                _write_text(wanted.report / name, render_slide_report([shown], self._titles[report.path], audit=audit))
                 self._links[len(self._kept)] = quote(name)  # a name may hold # or %
-            shown = shown if wanted.sheet else Shown(report)
+            shown = shown if wanted.sheet else Thumbnail(report)
         if wanted.sheet or wanted.report:
             self._kept.append(shown)
 
@@ -103,7 +103,7 @@ class Papers:
             written.append(wanted.sheet)
         if wanted.report_page:
             links = None if wanted.one_page else self._links
-            _write_text(wanted.report_page, compose(self._kept, title, audit=audit, links=links, alarms=alarms))
+            _write_text(wanted.report_page, render_slide_report(self._kept, title, audit=audit, links=links, alarms=alarms))
             written.append(wanted.report_page)
         return [*written, *([wanted.overlay] if wanted.overlay else [])]
 

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.frames.segmentation.split_nuclei import in_one_piece
-from blastscope.runtime.frames.segmentation.stain_map import Working
+from blastscope.runtime.frames.segmentation.split_nuclei import largest_component
+from blastscope.runtime.frames.segmentation.stain_map import StainMap
 from blastscope.runtime.types import Box
 
 LOBES_UM = 4.0  # stained parts that are nearer than this are looked at together
@@ -25,7 +25,7 @@ Outline = NDArray[np.int32]  # (K, 1, 2), x and y
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Place:
+class CandidateRegion:
     """Stained parts that may be lobes of one nucleus or nuclei that touch, in pixels of the working frame."""
 
     box: Box
@@ -33,16 +33,16 @@ class Place:
     outlines: tuple[Outline, ...]  # of each part
 
 
-def places(whole: Working) -> list[Place]:
+def find_candidates(whole: StainMap) -> list[CandidateRegion]:
     """The places of a frame that may hold nuclei, each once."""
     found = []
     for group, wide in _groups(_parts(whole), whole.um, LOBES_UM):
         if sum(map(cv2.contourArea, group)) * whole.um**2 >= LEAST_UM2:
-            found.append(Place(_box(group), wide, tuple(group)))
+            found.append(CandidateRegion(_box(group), wide, tuple(group)))
     return found
 
 
-def _parts(whole: Working) -> list[Outline]:
+def _parts(whole: StainMap) -> list[Outline]:
     """The outlines of all that is stained like a nucleus and larger than a speck."""
     outlines, levels = cv2.findContours(whole.stained, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     outer: list[int] = [] if levels is None else np.flatnonzero(levels[0, :, 3] < 0).tolist()
@@ -67,7 +67,7 @@ def _box(outlines: list[Outline]) -> Box:
     return x, y, x + width, y + height
 
 
-def _ring(outline: Outline, whole: Working) -> bool:
+def _ring(outline: Outline, whole: StainMap) -> bool:
     """Whether a stained part is but a ring around something, as around a bubble or a field of view."""
     x, y, width, height = cv2.boundingRect(outline)
     if cv2.contourArea(outline) * whole.um**2 < MOST_UM2:
@@ -76,7 +76,9 @@ def _ring(outline: Outline, whole: Working) -> bool:
     cv2.drawContours(filled, [outline], -1, (1,), cv2.FILLED, offset=(-x, -y))
     own = np.zeros_like(filled)
     own[outline[0, 0, 1] - y, outline[0, 0, 0] - x] = 1
-    shown = in_one_piece(filled & whole.stained[y : y + height, x : x + width], own)  # what it encloses has its own outline
+    shown = largest_component(
+        filled & whole.stained[y : y + height, x : x + width], own
+    )  # what it encloses has its own outline
     return cv2.countNonZero(shown) <= RING_SHARE * cv2.countNonZero(filled)
 
 

@@ -1,4 +1,4 @@
-"""`foreign`: the cells that aren't lymphoid, as those are that the networks know: by nucleus, and by what is pink in them.
+"""Rejects cells that aren't lymphoid, which the networks don't know: by the nucleus and by what is pink in the cell.
 
 The limits were set on the white cells of BCCD's training frames, looked at one by one: 20 lymphoid ones, 132 granulocytes and
 monocytes. They were tried on the same frames in other stains, sizes and cameras, and on C-NMC's cells laid on glass;
@@ -13,11 +13,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.frames.mask_geometry import Mask, Part, both, deeper_in, hull_mask
-from blastscope.runtime.frames.segmentation.region_view import Near, cropped
+from blastscope.runtime.frames.mask_geometry import Mask, Region, erode_by, hull_mask, union
+from blastscope.runtime.frames.segmentation.region_view import CellView, cropped
 from blastscope.runtime.frames.segmentation.split_nuclei import smooth_pieces
-from blastscope.runtime.frames.stain import STEP, density
-from blastscope.runtime.frames.thresholding import at_share, middle, parting
+from blastscope.runtime.frames.stain import STEP, optical_density
+from blastscope.runtime.frames.thresholding import median, quantile, split_threshold
 from blastscope.runtime.frames.types import Colour
 
 LOBE_UM2 = 5.0  # smaller ones are specks
@@ -43,7 +43,7 @@ SQUARE = np.ones((3, 3), np.uint8)
 Densities = NDArray[np.int32]  # of one channel, summed over 3 x 3 pixels, in 1/STEP
 
 
-def foreign(near: Near) -> str | None:
+def rejection_reason(near: CellView) -> str | None:
     """Why the cell isn't lymphoid; None where it may be."""
     near = cropped(near)
     core = np.asarray(cv2.erode(near.cell, SQUARE, borderType=cv2.BORDER_CONSTANT, borderValue=(0,)), np.uint8)
@@ -62,24 +62,24 @@ def foreign(near: Near) -> str | None:
     return _pink(near, nucleus, core, channels)
 
 
-def _own_nucleus(near: Near, core: Mask) -> Part | None:
+def _own_nucleus(near: CellView, core: Mask) -> Region | None:
     """The nucleus at a threshold of its own, that leaves dark cytoplasm out; None where nothing is large enough."""
     stain = near.stain[core > 0]
-    level = parting(stain)
+    level = split_threshold(stain)
     upper, found = stain[stain > level], near.stain[(core & near.nucleus) > 0]
     if len(upper) and len(found):
         # what is above the level is the nucleus, or, where it is less than half of what was found, the dark edge of one
-        usual, dark = middle(found), middle(upper)
+        usual, dark = median(found), median(upper)
         if usual > level or EDGE_TIMES * usual < dark:
             usual = dark
         level = min(level, int(LEAST_OWN * usual))
     lobes = list(smooth_pieces(core & (near.stain > level), near.um).drawn(LOBE_UM2 / near.um**2))
-    return reduce(both, lobes) if lobes else None
+    return reduce(union, lobes) if lobes else None
 
 
-def _evenness(near: Near, nucleus: Part, hull: Mask, channels: tuple[Densities, ...]) -> float:
+def _evenness(near: CellView, nucleus: Region, hull: Mask, channels: tuple[Densities, ...]) -> float:
     """The palest stain in the hull of the nucleus, of the usual."""
-    deep = deeper_in(hull, HULL_RIM_UM / near.um) > 0
+    deep = erode_by(hull, HULL_RIM_UM / near.um) > 0
     x0, y0, x1, y1 = nucleus.box
     # not the view's stain: what that adds for nearly black nuclei makes chromatin look patchy
     inside = [channel[y0:y1, x0:x1][deep] for channel in channels]
@@ -88,24 +88,24 @@ def _evenness(near: Near, nucleus: Part, hull: Mask, channels: tuple[Densities, 
     stain, every = red + green + blue, inside[0] + inside[1] + inside[2]
     if not len(stain):
         return 1.0
-    usual, usual_of_every = middle(stain), middle(every)
+    usual, usual_of_every = median(stain), median(every)
     if usual < LEAST_COLOUR * usual_of_every:
         stain, usual = every, usual_of_every
-    return at_share(stain, 0.05) / max(usual, 1.0)
+    return quantile(stain, 0.05) / max(usual, 1.0)
 
 
-def _pink(near: Near, nucleus: Part, core: Mask, channels: tuple[Densities, ...]) -> str | None:
+def _pink(near: CellView, nucleus: Region, core: Mask, channels: tuple[Densities, ...]) -> str | None:
     """Whether the cell holds what is pink, by its nucleus."""
     inner = cv2.erode(core, SQUARE, iterations=max(round(PINK_RIM_UM / near.um) - 1, 1)) > 0
     red, green, blue = (channel[inner] for channel in channels)
     x0, y0, x1, y1 = nucleus.box
     own = nucleus.mask > 0
-    usual = [max(middle(channel[y0:y1, x0:x1][own]), 1.0) for channel in channels]
+    usual = [max(median(channel[y0:y1, x0:x1][own]), 1.0) for channel in channels]
     coloured = (red + green + blue > FAINT * sum(usual)) & (green > FAINT / 2 * usual[1])
     tints = red[coloured] / green[coloured]
     if not len(tints):
         return None
-    below = usual[0] / usual[1] - at_share(tints, PINKEST)
+    below = usual[0] / usual[1] - quantile(tints, PINKEST)
     return f"the cytoplasm is pink, as granulocytes' is (by {below:.2f})" if below > PINK else None
 
 
@@ -121,4 +121,4 @@ def _channels(picture: NDArray[np.uint8], glass: Colour) -> tuple[Densities, ...
 def _steps(glass: Colour) -> tuple[NDArray[np.int16], ...]:
     """The density of each level of each channel."""
     levels = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], 3, axis=2)
-    return tuple(np.rint(channel.ravel() * STEP).astype(np.int16) for channel in density(levels, glass))
+    return tuple(np.rint(channel.ravel() * STEP).astype(np.int16) for channel in optical_density(levels, glass))

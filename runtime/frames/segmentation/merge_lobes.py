@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.frames.mask_geometry import Mask, Part, both, boxes_apart, roughly_to, window_around
-from blastscope.runtime.frames.segmentation.split_nuclei import in_one_piece
+from blastscope.runtime.frames.mask_geometry import Mask, Region, approx_distance_to, boxes_apart, union, window_around
+from blastscope.runtime.frames.segmentation.split_nuclei import largest_component
 
 GAP_UM = 4.0  # between lobes
 SURE_UM = 10.0  # so short a pair is one nucleus: two that touch are longer
@@ -31,15 +31,15 @@ class _Pair:
     length: int  # squared, px
     gap: int  # squared, px
     area: int
-    one: Part
-    other: Part
+    one: Region
+    other: Region
 
     @property
     def rank(self) -> tuple[int, int, int]:
         return self.length, self.gap, self.area
 
 
-def joined(parts: list[Part], cellular: Mask, inside: Mask, um: float) -> list[Part]:
+def merge_lobes(parts: list[Region], cellular: Mask, inside: Mask, um: float) -> list[Region]:
     """The parts, lobes of one nucleus joined.
 
     `cellular` masks what is stained like white cells, `inside` what the frame shows.
@@ -52,7 +52,7 @@ def joined(parts: list[Part], cellular: Mask, inside: Mask, um: float) -> list[P
         if pair.length * um * um > SURE_UM**2 and not _one_cell(pair, rest, cellular, inside, um=um):
             open_pairs.remove(pair)
             continue
-        whole = both(pair.one, pair.other)
+        whole = union(pair.one, pair.other)
         gone = (pair.one, pair.other)
         open_pairs = [left for left in open_pairs if left.one not in gone and left.other not in gone]
         open_pairs += [pair for part in rest if (pair := _pair(whole, part, um))]
@@ -60,7 +60,7 @@ def joined(parts: list[Part], cellular: Mask, inside: Mask, um: float) -> list[P
     return parts
 
 
-def _pair(one: Part, other: Part, um: float) -> _Pair | None:
+def _pair(one: Region, other: Region, um: float) -> _Pair | None:
     """The two, where they are near enough to be lobes of one nucleus."""
     rows, columns = window_around([one, other], 0)
     longest = max(rows.stop - rows.start, columns.stop - columns.start) - 1  # at least
@@ -84,20 +84,20 @@ def _squares(some: NDArray[np.int32], others: NDArray[np.int32]) -> NDArray[np.i
     return np.asarray(across * across + down * down, np.int32)
 
 
-def _one_cell(pair: _Pair, rest: list[Part], cellular: Mask, inside: Mask, *, um: float) -> bool:
+def _one_cell(pair: _Pair, rest: list[Region], cellular: Mask, inside: Mask, *, um: float) -> bool:
     """Whether what lies around the pair, and nearer to it than to any other part, is as round as one cell."""
     margin = math.ceil(AROUND_UM / um)
     window = window_around([pair.one, pair.other], margin, cellular.shape)
     nuclei = pair.one.on(window) | pair.other.on(window)
-    far = roughly_to(nuclei)
+    far = approx_distance_to(nuclei)
     around = cellular[window] & (far <= AROUND_UM / um)
     others = np.zeros_like(nuclei)
     for part in rest:
         if min(boxes_apart(part, pair.one), boxes_apart(part, pair.other)) <= 2 * margin:
             others |= part.on(window)
     if others.any():
-        around &= far < roughly_to(others)
-    whole = in_one_piece(nuclei | around, nuclei)
+        around &= far < approx_distance_to(others)
+    whole = largest_component(nuclei | around, nuclei)
     beyond = 1 - inside[window]
     cut = bool(beyond.any() and (np.asarray(cv2.dilate(whole, np.ones((3, 3), np.uint8)), np.uint8) & beyond).any())
     share = ROUND_CUT if cut else ROUND_LOBE if min(pair.one.area, pair.other.area) * um * um < LOBE_UM2 else ROUND

@@ -1,4 +1,4 @@
-"""`find_cells`: the white cells of a frame, each with the outline of its nucleus and of the whole cell."""
+"""`segment_cells`: the white cells of a frame, each with the outline of its nucleus and of the whole cell."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.frames.contour import Traced
-from blastscope.runtime.frames.image_pyramid import Pictures, pictures_of
-from blastscope.runtime.frames.segmentation.candidates import WIDEST_UM, Place, places
-from blastscope.runtime.frames.segmentation.cytoplasm import GROW_UM, cell_around, opened
-from blastscope.runtime.frames.segmentation.merge_lobes import joined
-from blastscope.runtime.frames.segmentation.qc import why_not
-from blastscope.runtime.frames.segmentation.region_view import look_at
-from blastscope.runtime.frames.segmentation.split_nuclei import large_enough, parts_of
-from blastscope.runtime.frames.segmentation.stain_map import Working, working
-from blastscope.runtime.frames.types import FoundCell, FrameFacts, FrameSpec
+from blastscope.runtime.frames.contour import Contour
+from blastscope.runtime.frames.image_pyramid import ImagePyramid, image_pyramid
+from blastscope.runtime.frames.segmentation.candidates import WIDEST_UM, CandidateRegion, find_candidates
+from blastscope.runtime.frames.segmentation.cytoplasm import GROW_UM, grow_cytoplasm, open_mask
+from blastscope.runtime.frames.segmentation.merge_lobes import merge_lobes
+from blastscope.runtime.frames.segmentation.qc import reject
+from blastscope.runtime.frames.segmentation.region_view import view_region
+from blastscope.runtime.frames.segmentation.split_nuclei import large_enough, split_nuclei
+from blastscope.runtime.frames.segmentation.stain_map import StainMap, make_stain_map
+from blastscope.runtime.frames.types import FrameParameters, FrameSpecification, SegmentedCell
 from blastscope.runtime.types import Box
 
 MARGIN_UM = GROW_UM + 2.0
@@ -25,42 +25,42 @@ COARSEST_UM = 1.2  # a pixel: beyond it a nucleus is five pixels across, and any
 MOST_PARTS = 800  # so many specks in one place are noise or dirt, not nuclei
 
 
-def reach_px(facts: FrameFacts, spec: FrameSpec) -> int:
+def reach_px(facts: FrameParameters, spec: FrameSpecification) -> int:
     """How far a pixel can change what is found: the margin that a tile needs."""
     return math.ceil((WIDEST_UM + MARGIN_UM) / facts.pixel_um)
 
 
-def find_cells(
-    frame: NDArray[np.uint8] | Pictures, facts: FrameFacts, spec: FrameSpec, *, threads: int | None = None
-) -> tuple[FoundCell, ...]:
+def segment_cells(
+    frame: NDArray[np.uint8] | ImagePyramid, facts: FrameParameters, spec: FrameSpecification, *, threads: int | None = None
+) -> tuple[SegmentedCell, ...]:
     """The white cells of `frame` (H, W, 3) uint8 RGB, top to bottom and left to right; none on pixels of over 1.2 um.
 
     At most `threads` look for stain in an array, or as many as the process may use; their number changes nothing.
     A turned or flipped frame has its cells turned, one shifted within empty glass has them shifted, to the pixel.
     """
-    pictures = pictures_of(frame, threads)
+    pictures = image_pyramid(frame, threads)
     if pictures.frame.size == 0 or facts.pixel_um > COARSEST_UM:
         return ()
-    whole = working(pictures, facts)
+    whole = make_stain_map(pictures, facts)
     # one after the other: a place is many short steps, for which two threads took longer than one
-    found = [cell for place in places(whole) for cell in _cells_at(whole, place)]
+    found = [cell for place in find_candidates(whole) for cell in _cells_at(whole, place)]
     return tuple(sorted(found, key=lambda cell: (cell.box[1], cell.box[0])))
 
 
-def _cells_at(whole: Working, place: Place) -> list[FoundCell]:
-    view = look_at(whole, place, MARGIN_UM)
-    parts = parts_of(view.nuclear, view.um)
+def _cells_at(whole: StainMap, place: CandidateRegion) -> list[SegmentedCell]:
+    view = view_region(whole, place, MARGIN_UM)
+    parts = split_nuclei(view.nuclear, view.um)
     if len(parts) > MOST_PARTS:
         return []
-    joint = joined(parts, opened(view.cellular, view.um), view.inside, view.um) if len(parts) > 1 else parts
+    joint = merge_lobes(parts, open_mask(view.cellular, view.um), view.inside, view.um) if len(parts) > 1 else parts
     nuclei = [part for part in joint if large_enough(part, view.um)]
-    cells = [cell_around(nucleus, nuclei, view.cellular, view.um) for nucleus in nuclei]
+    cells = [grow_cytoplasm(nucleus, nuclei, view.cellular, view.um) for nucleus in nuclei]
     found = []
     for cell, nucleus in zip(cells, nuclei, strict=True):
         x0, y0, x1, y1 = nucleus.box
         if 2 * cv2.countNonZero(view.own[y0:y1, x0:x1] & nucleus.mask) > nucleus.area:
-            contour, core = Traced(cell, view.grid, whole.shape).outline(), Traced(nucleus, view.grid, whole.shape)
-            found.append(FoundCell(_box(contour), contour, core, why_not(view, nucleus, cell, cells)))
+            contour, core = Contour(cell, view.grid, whole.shape).outline(), Contour(nucleus, view.grid, whole.shape)
+            found.append(SegmentedCell(_box(contour), contour, core, reject(view, nucleus, cell, cells)))
     return found
 
 

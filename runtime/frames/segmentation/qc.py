@@ -1,4 +1,4 @@
-"""`why_not`: the cells that are found but not called, and why."""
+"""`reject`: the cells that are found but not called, and why."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import math
 import cv2
 import numpy as np
 
-from blastscope.runtime.frames.mask_geometry import Mask, Part, around, deeper_in, hull_mask, roughly_to
-from blastscope.runtime.frames.segmentation.lymphoid_filter import foreign
-from blastscope.runtime.frames.segmentation.region_view import Near, View, near_cell
-from blastscope.runtime.frames.thresholding import at_share, middle
+from blastscope.runtime.frames.mask_geometry import Mask, Region, approx_distance_to, around, erode_by, hull_mask
+from blastscope.runtime.frames.segmentation.lymphoid_filter import rejection_reason
+from blastscope.runtime.frames.segmentation.region_view import CellView, RegionView, view_cell
+from blastscope.runtime.frames.thresholding import median, quantile
 from blastscope.runtime.types import Refusal
 
 LEAST_UM2, MOST_UM2 = 22.0, 450.0  # of a cell: 5.3 and 24 um across
@@ -21,13 +21,13 @@ RIM_UM = 0.7
 SQUARE = np.ones((3, 3), np.uint8)
 
 
-def why_not(view: View, nucleus: Part, cell: Part, cells: list[Part]) -> Refusal | None:
+def reject(view: RegionView, nucleus: Region, cell: Region, cells: list[Region]) -> Refusal | None:
     """Why this cell gets no call; None where it may. `cells` are all that stand here, this one among them."""
-    one = near_cell(view, nucleus, cell, cells, 3 * RIM_UM)
+    one = view_cell(view, nucleus, cell, cells, 3 * RIM_UM)
     return _cut_off(one) or _clumped(one) or _blurred(one) or _wrong(one)
 
 
-def _cut_off(near: Near) -> Refusal | None:
+def _cut_off(near: CellView) -> Refusal | None:
     beyond = 1 - near.inside
     if beyond.any():
         edge = np.asarray(cv2.dilate(beyond, SQUARE, borderType=cv2.BORDER_CONSTANT, borderValue=(1,)), np.uint8)
@@ -37,7 +37,7 @@ def _cut_off(near: Near) -> Refusal | None:
     return Refusal("touches-border", "the cell reaches the edge of what the frame shows") if cut else None
 
 
-def _clumped(near: Near) -> Refusal | None:
+def _clumped(near: CellView) -> Refusal | None:
     if near.others is not None:
         outline = np.asarray(cv2.dilate(near.cell, SQUARE), np.uint8) & (1 - near.cell)
         shared = _count(outline & near.others) / max(_count(outline), 1)
@@ -49,23 +49,23 @@ def _clumped(near: Near) -> Refusal | None:
     return None
 
 
-def _blurred(near: Near) -> Refusal | None:
+def _blurred(near: CellView) -> Refusal | None:
     """Whether the stain falls off too slowly over the nucleus' rim."""
     window = around(near.nucleus, math.ceil(3 * RIM_UM / near.um) + 1)
     nucleus, stain = near.nucleus[window], near.stain[window]
-    deep, away = deeper_in(nucleus, RIM_UM / near.um) > 0, roughly_to(nucleus)
+    deep, away = erode_by(nucleus, RIM_UM / near.um) > 0, approx_distance_to(nucleus)
     rim, close, far = (times * RIM_UM / near.um for times in (1.0, 1.4, 3.0))
     full, empty, edge = stain[deep], stain[(away > close) & (away < far)], (away < rim) & ~deep
     if not (len(full) and len(empty) and edge.any()):
         return None  # pixels wider than the rim can't tell
     levels = stain.astype(np.float32)
     across, down = (cv2.Sobel(levels, cv2.CV_32F, *way)[edge] for way in ((1, 0), (0, 1)))
-    steep = math.sqrt(at_share(across * across + down * down, 0.75)) / (8 * near.um)
-    fall = (middle(full) - middle(empty)) / max(steep, 1.0)
+    steep = math.sqrt(quantile(across * across + down * down, 0.75)) / (8 * near.um)
+    fall = (median(full) - median(empty)) / max(steep, 1.0)
     return Refusal("out-of-focus", f"the nucleus' rim is {fall:.1f} um wide") if fall > BLURRED_UM else None
 
 
-def _wrong(near: Near) -> Refusal | None:
+def _wrong(near: CellView) -> Refusal | None:
     """A cell of another size, or another kind, than the networks know."""
     area = _count(near.cell) * near.um**2
     across = f"the cell is {math.sqrt(area * 4 / math.pi):.1f} um across"
@@ -73,7 +73,7 @@ def _wrong(near: Near) -> Refusal | None:
         return Refusal("too-small", across)
     if area > MOST_UM2:
         return Refusal("too-large", across)
-    kind = foreign(near)
+    kind = rejection_reason(near)
     return Refusal("not-lymphoid", kind) if kind else None
 
 

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.frames.mask_geometry import Mask, Part, deeper_in, depth_in, part_of, squares_to
+from blastscope.runtime.frames.mask_geometry import Mask, Region, distance_inside, erode_by, region_of, squares_to
 
 HOLE_UM2 = 4.0  # smaller gaps in a nucleus are chromatin
 PART_UM = 0.5  # inscribed radius of the least lobe
@@ -28,40 +28,40 @@ LEAST_UM2 = 14.0  # a platelet covers less
 LEAST_RADIUS_UM = 1.0
 
 
-def parts_of(stained: Mask, um: float) -> list[Part]:
+def split_nuclei(stained: Mask, um: float) -> list[Region]:
     """The parts of what is stained in a picture of `um` micrometres a pixel, cut at their necks."""
     return [part for piece in smooth_pieces(stained, um).drawn(PART_UM2 / um**2) for part in _cut(piece, um)]
 
 
-def smooth_pieces(stained: Mask, um: float) -> Pieces:
+def smooth_pieces(stained: Mask, um: float) -> Components:
     """What hangs together of what is stained, smooth, and without the gaps of its chromatin."""
     sums = np.asarray(cv2.boxFilter(stained, cv2.CV_16S, (3, 3), normalize=False, borderType=cv2.BORDER_REPLICATE))
-    return pieces_of((sums > 4).view(np.uint8), holes=HOLE_UM2 / um**2)
+    return components_of((sums > 4).view(np.uint8), holes=HOLE_UM2 / um**2)
 
 
-def large_enough(part: Part, um: float) -> bool:
+def large_enough(part: Region, um: float) -> bool:
     """Whether so much stain is a nucleus, and not a platelet or a thread of dye."""
     return part.area * um * um >= LEAST_UM2 and _reaches(part.mask, LEAST_RADIUS_UM / um)
 
 
-def _cut(whole: Part, um: float) -> list[Part]:
+def _cut(whole: Region, um: float) -> list[Region]:
     """The parts of one piece."""
     own = whole.mask
     if not _reaches(own, PART_UM / um):
         return []
-    seeds = [] if _convex(own) else _seeds(part_of(own), depth_in(own), um)
+    seeds = [] if _convex(own) else _seeds(region_of(own), distance_inside(own), um)
     if len(seeds) < 2:
         return [whole]
     every = slice(0, own.shape[0]), slice(0, own.shape[1])
     squares = np.stack([squares_to(seed.on(every)) for seed in seeds])
     least = squares == squares.min(axis=0)
     claimed = own & (least.sum(axis=0) == 1)
-    return [part_of(claimed & theirs, (whole.x, whole.y)) for theirs in least]
+    return [region_of(claimed & theirs, (whole.x, whole.y)) for theirs in least]
 
 
 def _reaches(mask: Mask, radius: float) -> bool:
     """Whether a disc of this radius, in pixels, lies somewhere in the mask."""
-    return bool(deeper_in(mask, radius * (1 - 1e-6)).any())  # just so deep is enough
+    return bool(erode_by(mask, radius * (1 - 1e-6)).any())  # just so deep is enough
 
 
 def _convex(own: Mask) -> bool:
@@ -69,14 +69,14 @@ def _convex(own: Mask) -> bool:
     return cv2.contourArea(outlines[0]) >= CONVEX * cv2.contourArea(cv2.convexHull(outlines[0]))
 
 
-def _seeds(seed: Part, depth: NDArray[np.float32], um: float, first: int = 1) -> list[Part]:
+def _seeds(seed: Region, depth: NDArray[np.float32], um: float, first: int = 1) -> list[Region]:
     """The cores of what necks part, found by sinking into `seed` until it falls apart, from the step `first` of STEP_UM on."""
     deep = depth[seed.window] * seed.mask
     step, deepest = STEP_UM / um, float(deep.max())
     while first * step < NECK * deepest:
         # cores worth the name at this step reach deeper than `last`: what is one piece there was one all the way down to it
         last = max(int(first / NECK), int(PART_UM / STEP_UM))
-        if len(pieces_of((deep > last * step).view(np.uint8))) > 1:
+        if len(components_of((deep > last * step).view(np.uint8))) > 1:
             for here in range(first, last + 1):
                 cores = _cores(seed, deep, here * step, um)
                 if len(cores) > 1:
@@ -85,9 +85,9 @@ def _seeds(seed: Part, depth: NDArray[np.float32], um: float, first: int = 1) ->
     return [seed]
 
 
-def _cores(seed: Part, deep: NDArray[np.float32], level: float, um: float) -> list[Part]:
+def _cores(seed: Region, deep: NDArray[np.float32], level: float, um: float) -> list[Region]:
     """The cores of `seed` below `level` that are worth the name, by how `deep` it is; none where it is in one piece."""
-    pieces = pieces_of((deep > level).view(np.uint8))
+    pieces = components_of((deep > level).view(np.uint8))
     found = []
     for core in pieces.drawn() if len(pieces) > 1 else ():
         most = float((deep[core.window] * core.mask).max())
@@ -100,7 +100,7 @@ Outline = NDArray[np.int32]  # (K, 1, 2), x and y
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Pieces:
+class Components:
     """The pieces of a mask. They are counted by their outlines, and drawn one by one as they are asked for."""
 
     outlines: list[Outline]  # of pieces and of holes
@@ -110,7 +110,7 @@ class Pieces:
         """How many there are."""
         return sum(outer < 0 for *_, outer in self.levels)
 
-    def drawn(self, least: float = 0.0) -> Iterator[Part]:
+    def drawn(self, least: float = 0.0) -> Iterator[Region]:
         """Each piece of at least so many pixels, in pixels of the mask."""
         for outline, (_, _, hole, outer) in zip(self.outlines, self.levels, strict=True):
             x, y, width, height = cv2.boundingRect(outline)
@@ -123,7 +123,7 @@ class Pieces:
                 cv2.drawContours(own, edges, -1, (1,), cv2.FILLED, offset=(-x, -y))
                 area = cv2.countNonZero(own)
                 if area >= least:
-                    yield Part(x, y, own, area)
+                    yield Region(x, y, own, area)
 
     def holes(self, largest: float) -> list[Outline]:
         """The outlines of the holes of up to `largest` pixels."""
@@ -131,23 +131,23 @@ class Pieces:
         return [hole for hole in inner if cv2.contourArea(hole) <= largest]
 
 
-def pieces_of(mask: Mask, *, holes: float = 0.0) -> Pieces:
+def components_of(mask: Mask, *, holes: float = 0.0) -> Components:
     """The pieces of `mask` once its holes of up to `holes` pixels are filled."""
     outlines, levels = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    found = Pieces([np.asarray(outline, np.int32) for outline in outlines], levels[0].tolist() if outlines else [])
+    found = Components([np.asarray(outline, np.int32) for outline in outlines], levels[0].tolist() if outlines else [])
     small = found.holes(holes) if holes else []
-    return pieces_of(_filled(mask, small)) if small else found
+    return components_of(_filled(mask, small)) if small else found
 
 
 def fill_holes(mask: Mask, largest: float) -> Mask:
     """The mask with its holes of up to `largest` pixels filled."""
-    small = pieces_of(mask).holes(largest)
+    small = components_of(mask).holes(largest)
     return _filled(mask, small) if small else mask
 
 
-def in_one_piece(mask: Mask, core: Mask) -> Mask:
+def largest_component(mask: Mask, core: Mask) -> Mask:
     """What of the mask is connected with the core."""
-    pieces = pieces_of(mask)
+    pieces = components_of(mask)
     if len(pieces) <= 1:
         return mask
     held = np.zeros_like(mask)

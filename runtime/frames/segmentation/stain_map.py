@@ -1,7 +1,7 @@
 """A frame at the resolution that its cells are looked for and outlined in.
 
-The squares that a pixel stands for are laid by what the frame shows, as `FrameFacts.content` records it: so a frame that is
-turned, flipped or shifted over empty glass has the same pixels, and a tile has those of the whole.
+The squares that a pixel stands for are laid by what the frame shows, as `FrameParameters.content` records it: so a frame
+that is turned, flipped or shifted over empty glass has the same pixels, and a tile has those of the whole.
 
 The dark around a round field of view, whatever its shade: a camera's own light, or a stop in the eyepiece.
 """
@@ -15,11 +15,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.frames.image_pyramid import Grid, Pictures, nearest_odd_factor
+from blastscope.runtime.frames.image_pyramid import Grid, ImagePyramid, nearest_odd_factor
 from blastscope.runtime.frames.mask_geometry import Mask, framed
-from blastscope.runtime.frames.stain import STEP, along
-from blastscope.runtime.frames.types import Colour, FrameFacts
-from blastscope.runtime.io.concurrency import spread, strips, threads_for
+from blastscope.runtime.frames.stain import STEP, project_density
+from blastscope.runtime.frames.types import Colour, FrameParameters
+from blastscope.runtime.io.concurrency import parallel_map, row_strips, threads_for
 from blastscope.runtime.types import Box
 
 WORKING_UM = 0.25  # a pixel, or the nearest that an odd number of the frame's pixels comes to
@@ -27,12 +27,12 @@ STRIP_PIXELS = 100_000  # a strip that the processor's cache holds
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Working:
+class StainMap:
     """A frame in pixels of `um` micrometres."""
 
     grid: Grid
     um: float
-    facts: FrameFacts
+    facts: FrameParameters
     picture: NDArray[np.uint8]  # (grid.height, grid.width, 3) RGB
     stain: NDArray[np.int16]  # nuclear stain, in 1/STEP
     stained: Mask  # 1 where it is stained like a nucleus
@@ -40,23 +40,23 @@ class Working:
     shape: tuple[int, ...]  # of the frame
 
 
-def working(pictures: Pictures, facts: FrameFacts) -> Working:
+def make_stain_map(pictures: ImagePyramid, facts: FrameParameters) -> StainMap:
     """A frame at working resolution."""
     grid, picture = pictures.over(facts.content, nearest_odd_factor(WORKING_UM / facts.pixel_um))
     stain, stained = np.empty(picture.shape[:2], np.int16), np.empty(picture.shape[:2], np.bool_)
     level = round(facts.nucleus_threshold * STEP)
 
     def look(rows: slice) -> None:
-        stain[rows] = along(facts.nuclear_axis, picture[rows], facts.background)
+        stain[rows] = project_density(facts.nuclear_axis, picture[rows], facts.background)
         np.greater(stain[rows], level, out=stained[rows])
 
-    pieces = strips(slice(0, grid.height), STRIP_PIXELS // grid.width)
-    spread(look, pieces, threads_for(stain.size, pictures.threads))
+    pieces = row_strips(slice(0, grid.height), STRIP_PIXELS // grid.width)
+    parallel_map(look, pieces, threads_for(stain.size, pictures.threads))
     um, nuclear = grid.factor * facts.pixel_um, stained.view(np.uint8)
-    surround = surround_in(picture, grid, facts.extent, facts.background, um)
+    surround = field_of_view_surround(picture, grid, facts.extent, facts.background, um)
     if surround is not None:
         nuclear = without_rim(nuclear, surround, um)
-    return Working(grid, um, facts, picture, stain, nuclear, surround, pictures.frame.shape)
+    return StainMap(grid, um, facts, picture, stain, nuclear, surround, pictures.frame.shape)
 
 
 # Of the glass' level. What is darker in every channel has a density above `stain.EXTRA_FROM`: it looks like a nearly black
@@ -67,7 +67,7 @@ EDGE_UM = 0.5  # how soft the edge of the dark is
 RIM_UM = 1.5  # what of its blurred edge is left is narrower than this
 
 
-def surround_in(picture: NDArray[np.uint8], grid: Grid, extent: Box, glass: Colour, um: float) -> Mask | None:
+def field_of_view_surround(picture: NDArray[np.uint8], grid: Grid, extent: Box, glass: Colour, um: float) -> Mask | None:
     """Where `picture` (h, w, 3) is dark and wider than a nucleus, and the blur of its edge; None where it is so nowhere.
 
     It lies on `grid` in the whole frame's `extent`, beyond which it counts as dark. So nothing but what is near tells, and a

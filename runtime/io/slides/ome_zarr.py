@@ -1,4 +1,4 @@
-"""`ZarrScan`: an OME-Zarr image read chunk by chunk, with zarr (the extra `zarr`)."""
+"""`ZarrSlide`: an OME-Zarr image read chunk by chunk, with zarr (the extra `zarr`)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from blastscope.runtime.errors import MissingLibrary
 from blastscope.runtime.io.image_header import MAX_PIXELS
-from blastscope.runtime.io.slides.pixel_size_metadata import UNITS, Scale, checked
-from blastscope.runtime.io.slides.tiff_codec import Unreadable
+from blastscope.runtime.io.slides.pixel_size_metadata import UNITS, PixelSize, checked
+from blastscope.runtime.io.slides.tiff_codec import ReadError
 from blastscope.runtime.types import Box, Refusal, RefusalCode
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ LENGTHS = {**UNITS, "micrometer": 1.0, "micron": 1.0, "nanometer": 1e-3, "millim
 RED_GREEN_BLUE = ("FF0000", "00FF00", "0000FF")
 
 
-def _refuse(code: RefusalCode, detail: str) -> Unreadable:
-    return Unreadable(Refusal(code, detail))
+def _refuse(code: RefusalCode, detail: str) -> ReadError:
+    return ReadError(Refusal(code, detail))
 
 
 def is_zarr(folder: Path) -> bool:
@@ -71,8 +71,8 @@ def _check_array(array: zarr.Array[Any], axes: list[str]) -> None:
         raise _refuse("bomb", f"chunks of {chunk['x']} x {chunk['y']} pixels, more than {MAX_PIXELS}")
 
 
-class ZarrScan:
-    """A `Scan` of the folder `path`. Raises `Unreadable` where it shows no single 8-bit RGB image, `MissingLibrary`."""
+class ZarrSlide:
+    """A `Scan` of the folder `path`. Raises `ReadError` where it shows no single 8-bit RGB image, `MissingLibrary`."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -141,7 +141,7 @@ def _array(group: Any, path: str) -> Any:
     return array
 
 
-def _scale(image: Mapping[str, Any], axes: list[str]) -> Scale | None:
+def _scale(image: Mapping[str, Any], axes: list[str]) -> PixelSize | None:
     """The size of a pixel of the first level: the level's own scale times that of the whole image."""
     factors = [1.0] * len(axes)
     for step in (*image["datasets"][0].get("coordinateTransformations", ()), *image.get("coordinateTransformations", ())):

@@ -16,14 +16,14 @@ UNIT_PER_INCH, UNIT_PER_CM = 2, 3
 IMAGEJ_UNITS = {**UNITS, r"\u00B5m": 1.0, "micron": 1.0, "microns": 1.0, "inch": 25400.0}
 
 
-class Scale(NamedTuple):
+class PixelSize(NamedTuple):
     """Micrometres per pixel where the file says something that can be, and a note on it."""
 
     pixel_um: float | None
     note: str
 
 
-def checked(across: float | None, down: float | None, origin: str) -> Scale | None:
+def checked(across: float | None, down: float | None, origin: str) -> PixelSize | None:
     """The scale where both directions agree, a note where they don't; None where nothing is said that a microscope can be."""
     if across is None or not math.isfinite(across):
         return None
@@ -31,11 +31,11 @@ def checked(across: float | None, down: float | None, origin: str) -> Scale | No
     if not (LEAST_UM < across < MOST_UM and LEAST_UM < down < MOST_UM):
         return None
     if abs(across - down) > SQUARE_WITHIN * across:
-        return Scale(None, f"{origin} says {across:g} x {down:g} micrometres a pixel: not square, so it isn't used")
-    return Scale((across + down) / 2, f"{(across + down) / 2:.4g} micrometres a pixel by {origin}")
+        return PixelSize(None, f"{origin} says {across:g} x {down:g} micrometres a pixel: not square, so it isn't used")
+    return PixelSize((across + down) / 2, f"{(across + down) / 2:.4g} micrometres a pixel by {origin}")
 
 
-def from_ome(xml: str) -> Scale | None:
+def from_ome(xml: str) -> PixelSize | None:
     """The physical size of a pixel of the first image in an OME-XML."""
     if "<!ENTITY" in xml or "<!DOCTYPE" in xml:  # OME-XML has neither, and an entity may unfold without end
         return None
@@ -57,7 +57,7 @@ def _length(text: str | None, unit: str) -> float | None:
         return None
 
 
-def from_tags(resolution: tuple[object, object], unit: int) -> Scale | None:
+def from_tags(resolution: tuple[object, object], unit: int) -> PixelSize | None:
     """The scale by a TIFF's XResolution and YResolution (fractions as two numbers) in pixels per inch or centimetre."""
     whole = {UNIT_PER_INCH: 25400.0, UNIT_PER_CM: 10000.0}.get(unit)
     if whole is None:
@@ -65,14 +65,14 @@ def from_tags(resolution: tuple[object, object], unit: int) -> Scale | None:
     return _from_density(resolution, whole, "the resolution tags")
 
 
-def from_imagej(description: str, resolution: tuple[object, object]) -> Scale | None:
+def from_imagej(description: str, resolution: tuple[object, object]) -> PixelSize | None:
     """The scale as ImageJ and Fiji keep it: the same tags, in pixels per the unit that their description names."""
     unit = re.search(r"^unit=(\S+)", description, re.MULTILINE) if description.startswith("ImageJ=") else None
     whole = IMAGEJ_UNITS.get(unit[1]) if unit else None
     return _from_density(resolution, whole, "ImageJ's description") if whole else None
 
 
-def _from_density(resolution: tuple[object, object], whole: float, origin: str) -> Scale | None:
+def _from_density(resolution: tuple[object, object], whole: float, origin: str) -> PixelSize | None:
     """The scale of so many pixels in `whole` micrometres, across and down."""
     across, down = (_fraction(value) for value in resolution)
     return checked(whole / across if across else None, whole / down if down else None, origin)
@@ -84,7 +84,7 @@ def _fraction(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
-def from_text(description: str) -> Scale | None:
+def from_text(description: str) -> PixelSize | None:
     """The scale in a slide scanner's description: 'MPP = 0.2521' of Aperio."""
     found = re.search(r"\bMPP\s*=\s*([0-9.]{1,12})", description)
     try:

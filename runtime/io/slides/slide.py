@@ -1,4 +1,4 @@
-"""Frames and scans from files: `open_scan` gives pixels piece by piece, or the reason why there are none.
+"""Frames and scans from files: `open_slide` gives pixels piece by piece, or the reason why there are none.
 
 A scan that nobody waits for any more gives nothing more: whoever looks at a slide for an hour ends within seconds.
 """
@@ -20,9 +20,9 @@ from blastscope.runtime.errors import BlastscopeError, Closed, DataError
 from blastscope.runtime.io.image import SUFFIXES, decode, read_content, refused_folder
 from blastscope.runtime.io.image_header import Header, read_header
 from blastscope.runtime.io.paths import as_paths
-from blastscope.runtime.io.slides.ome_zarr import ZarrScan, is_zarr
-from blastscope.runtime.io.slides.tiff import TiffScan
-from blastscope.runtime.io.slides.tiff_codec import Unreadable
+from blastscope.runtime.io.slides.ome_zarr import ZarrSlide, is_zarr
+from blastscope.runtime.io.slides.tiff import TiffSlide
+from blastscope.runtime.io.slides.tiff_codec import ReadError
 from blastscope.runtime.types import Box, Refusal
 
 if TYPE_CHECKING:
@@ -42,11 +42,11 @@ class Readable(Protocol):
     height: int
 
     def read(self, box: Box) -> NDArray[np.uint8]:
-        """The pixels (h, w, 3) RGB of `box`, which lies inside. Raises `Unreadable`."""
+        """The pixels (h, w, 3) RGB of `box`, which lies inside. Raises `ReadError`."""
         ...
 
 
-class Scan(Readable, Protocol):
+class Slide(Readable, Protocol):
     """A frame of any size. `close` it."""
 
     pixel_um: float | None  # where the file says it
@@ -66,8 +66,8 @@ class Scan(Readable, Protocol):
         ...
 
 
-class ArrayScan:
-    """A `Scan` of a frame in memory: parts are views of it."""
+class ArraySlide:
+    """A `Slide` of a frame in memory: parts are views of it."""
 
     pixel_um: float | None = None
     notes: tuple[str, ...] = ()
@@ -78,36 +78,36 @@ class ArrayScan:
         self.height, self.width = frame.shape[:2]
 
     def read(self, box: Box) -> NDArray[np.uint8]:
-        """See `Scan`."""
+        """See `Slide`."""
         return self._frame[box[1] : box[3], box[0] : box[2]]
 
     def blank(self, box: Box) -> bool:
-        """See `Scan`."""
+        """See `Slide`."""
         return False
 
     def close(self) -> None:
-        """See `Scan`."""
+        """See `Slide`."""
 
 
-class EncodedScan(ArrayScan):
-    """A `Scan` of a file that is decoded as a whole, when it is first read; its size is known before."""
+class EncodedSlide(ArraySlide):
+    """A `Slide` of a file that is decoded as a whole, when it is first read; its size is known before."""
 
     def __init__(self, content: bytes, header: Header) -> None:
         self._content, self._decoding = content, threading.Lock()
         self.width, self.height = header.width, header.height
 
     def read(self, box: Box) -> NDArray[np.uint8]:
-        """See `Scan`."""
+        """See `Slide`."""
         with self._decoding:
             if self._content:
                 frame = decode(self._content)
                 if isinstance(frame, Refusal):
-                    raise Unreadable(frame)
+                    raise ReadError(frame)
                 self._frame, self._content = frame, b""
         return super().read(box)
 
 
-def open_scan(path: Path | str) -> Scan | Refusal:
+def open_slide(path: Path | str) -> Slide | Refusal:
     """The frame or scan at `path`: a PNG, JPEG, BMP or WebP file, any TIFF, or the folder of an OME-Zarr.
 
     The first four are decoded when they are first read; of a TIFF and a Zarr only what is asked for is ever read. What can't be
@@ -116,14 +116,14 @@ def open_scan(path: Path | str) -> Scan | Refusal:
     path = Path(path)
     try:
         if path.is_dir():
-            return ZarrScan(path) if is_zarr(path) else refused_folder(path)
+            return ZarrSlide(path) if is_zarr(path) else refused_folder(path)
         if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for its writer
             return Refusal("undecodable", "not a file")
         with path.open("rb") as file:
             is_tiff = file.read(4) in TIFF_MAGIC
         if is_tiff:
-            return TiffScan(path)
-    except Unreadable as unreadable:
+            return TiffSlide(path)
+    except ReadError as unreadable:
         return unreadable.refusal
     except BlastscopeError:
         raise
@@ -135,33 +135,33 @@ def open_scan(path: Path | str) -> Scan | Refusal:
     if isinstance(content, Refusal):
         return content
     header = read_header(content)
-    return header if isinstance(header, Refusal) else EncodedScan(content, header)
+    return header if isinstance(header, Refusal) else EncodedSlide(content, header)
 
 
-def read_part(scan: Readable, box: Box) -> NDArray[np.uint8]:
-    """`scan.read(box)`. Raises `Unreadable` whatever a damaged file makes the reading libraries raise."""
+def read_region(scan: Readable, box: Box) -> NDArray[np.uint8]:
+    """`scan.read(box)`. Raises `ReadError` whatever a damaged file makes the reading libraries raise."""
     try:
         return scan.read(box)
-    except (Unreadable, MemoryError, BlastscopeError):
+    except (ReadError, MemoryError, BlastscopeError):
         raise
     except Exception as error:  # as in open_scan
-        raise Unreadable(Refusal("undecodable", f"can't be read at {box}: {error or type(error).__name__}")) from error
+        raise ReadError(Refusal("undecodable", f"can't be read at {box}: {error or type(error).__name__}")) from error
 
 
-def overview(scan: Scan, longest_px: int) -> NDArray[np.uint8]:
-    """The whole scan, made smaller so that no side is longer than `longest_px`. Raises `Unreadable`."""
+def read_overview(scan: Slide, longest_px: int) -> NDArray[np.uint8]:
+    """The whole scan, made smaller so that no side is longer than `longest_px`. Raises `ReadError`."""
     scale = min(1.0, longest_px / max(scan.width, scan.height))
     width, height = max(round(scan.width * scale), 1), max(round(scan.height * scale), 1)
     enough = [level for level in scan.reduced if level.width >= width and level.height >= height]
     level: Readable = min(enough, key=lambda one: one.width) if enough else scan
     if (level.width, level.height) == (width, height):
-        return read_part(level, (0, 0, width, height))
+        return read_region(level, (0, 0, width, height))
     out = np.empty((height, width, 3), np.uint8)
     rows = max(int(BAND_PIXELS / level.width * height / level.height), 1)
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
         band = (0, top * level.height // height, level.width, -(-bottom * level.height // height))
-        out[top:bottom] = cv2.resize(read_part(level, band), (width, bottom - top), interpolation=cv2.INTER_AREA)
+        out[top:bottom] = cv2.resize(read_region(level, band), (width, bottom - top), interpolation=cv2.INTER_AREA)
     return out
 
 
@@ -187,16 +187,16 @@ def _frames_below(folder: Path) -> Iterator[Path]:
         scans = [name for name in folders if is_zarr(here / name)]
         folders[:] = [name for name in folders if name not in scans and not name.startswith(".")]
         yield from (here / name for name in scans)
-        yield from (here / name for name in names if named_as_frame(name))
+        yield from (here / name for name in names if has_frame_suffix(name))
     yield from unread
 
 
-def named_as_frame(name: str) -> bool:
+def has_frame_suffix(name: str) -> bool:
     """Whether a file in a folder is taken for a frame: by its suffix, unless it is hidden or an overlay."""
     return Path(name).suffix.lower() in SCAN_SUFFIXES and not name.startswith(".") and not name.endswith(OVERLAY)
 
 
-class LeavableImage:
+class CancellableImage:
     """A `Readable` whose `read` raises `Closed` once `left` is set."""
 
     def __init__(self, image: Readable, left: threading.Event) -> None:
@@ -210,10 +210,10 @@ class LeavableImage:
         return self._image.read(box)
 
 
-class LeavableScan(LeavableImage):
-    """The same of a `Scan` and its smaller copies."""
+class CancellableSlide(CancellableImage):
+    """The same of a `Slide` and its smaller copies."""
 
-    def __init__(self, scan: Scan, left: threading.Event) -> None:
+    def __init__(self, scan: Slide, left: threading.Event) -> None:
         super().__init__(scan, left)
         self._scan = scan
         self.pixel_um, self.notes = scan.pixel_um, scan.notes
@@ -221,5 +221,5 @@ class LeavableScan(LeavableImage):
 
     @property
     def reduced(self) -> Sequence[Readable]:
-        """See `Scan`."""
-        return [LeavableImage(level, self._left) for level in self._scan.reduced]
+        """See `Slide`."""
+        return [CancellableImage(level, self._left) for level in self._scan.reduced]

@@ -1,4 +1,4 @@
-"""`TiffScan`: a TIFF of any size read in pieces (OME-TIFF, BigTIFF, slide scanners' pyramids), never as a whole."""
+"""`TiffSlide`: a TIFF of any size read in pieces (OME-TIFF, BigTIFF, slide scanners' pyramids), never as a whole."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.runtime.io.image_header import MAX_PIXELS, TIFF_KINDS
-from blastscope.runtime.io.slides.pixel_size_metadata import Scale, from_imagej, from_ome, from_tags, from_text
-from blastscope.runtime.io.slides.tiff_codec import DECODED, JPEG, RAW, RGB, WEBP, YCBCR, PieceFormat, Unreadable, decode_piece
+from blastscope.runtime.io.slides.pixel_size_metadata import PixelSize, from_imagej, from_ome, from_tags, from_text
+from blastscope.runtime.io.slides.tiff_codec import DECODED, JPEG, RAW, RGB, WEBP, YCBCR, ReadError, TileFormat, decode_tile
 from blastscope.runtime.types import Box, Refusal, RefusalCode
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ NOTHING = 255  # of a piece that a sparse file leaves out: empty glass
 ASIDE = {"label", "macro", "thumbnail", "overview"}  # pictures beside a slide's own
 
 
-def _refuse(code: RefusalCode, detail: str) -> Unreadable:
-    return Unreadable(Refusal(code, detail))
+def _refuse(code: RefusalCode, detail: str) -> ReadError:
+    return ReadError(Refusal(code, detail))
 
 
 class SharedFile:
@@ -38,7 +38,7 @@ class SharedFile:
         self.close = self._file.close
 
     def read(self, offset: int, count: int) -> bytes:
-        """Exactly `count` bytes. Raises `Unreadable`."""
+        """Exactly `count` bytes. Raises `ReadError`."""
         with self._lock:
             self._file.seek(offset)
             data = self._file.read(count)
@@ -47,7 +47,7 @@ class SharedFile:
         return data
 
 
-class Pieces:
+class TileTable:
     """One image of a TIFF as a grid of tiles or strips. Many threads may read."""
 
     def __init__(self, page: tifffile.TiffPage, file: SharedFile) -> None:
@@ -62,7 +62,7 @@ class Pieces:
         samples = 1 if self._apart else 3
         kind = 1 if self._apart else int(page.photometric)
         tables = page.tags.valueof(347) or b""
-        self._format = PieceFormat(int(page.compression), kind, samples, page.predictor, bytes(tables))
+        self._format = TileFormat(int(page.compression), kind, samples, page.predictor, bytes(tables))
         wanted = self._across * -(-self.height // self._side[0]) * (3 if self._apart else 1)
         if len(self._offsets) < wanted or len(self._counts) < wanted:
             raise _refuse("undecodable", f"the TIFF is damaged: {len(self._offsets)} pieces of {wanted}")
@@ -80,7 +80,7 @@ class Pieces:
         self._cached = 0
 
     def read(self, box: Box) -> NDArray[np.uint8]:
-        """The pixels (h, w, 3) of `box`, in an array of their own. Raises `Unreadable`."""
+        """The pixels (h, w, 3) of `box`, in an array of their own. Raises `ReadError`."""
         x0, y0, x1, y1 = box
         out = np.empty((y1 - y0, x1 - x0, 3), np.uint8)
         rows, columns = self._side
@@ -121,7 +121,7 @@ class Pieces:
             if pixels is not None:
                 self._cache.move_to_end(index)
         if pixels is None:
-            pixels = decode_piece(self._file.read(self._offsets[index], self._counts[index]), *self._shape(index), self._format)
+            pixels = decode_tile(self._file.read(self._offsets[index], self._counts[index]), *self._shape(index), self._format)
             with self._lock:
                 self._keep(index, pixels)
         return pixels[y0:y1, x0:x1]
@@ -156,7 +156,7 @@ class Pieces:
 
 
 def _check_page(page: tifffile.TiffPage) -> None:
-    """Raises `Unreadable` for what isn't 8-bit RGB, or can't be decoded here."""
+    """Raises `ReadError` for what isn't 8-bit RGB, or can't be decoded here."""
     width, height = page.imagewidth, page.imagelength
     if width < 1 or height < 1:
         raise _refuse("undecodable", f"the header says {width} x {height} pixels")
@@ -178,8 +178,8 @@ def _check_page(page: tifffile.TiffPage) -> None:
         raise _refuse("undecodable", f"a TIFF of {page.imagedepth} planes in depth: give each image a file of its own")
 
 
-class TiffScan:
-    """A `Scan` of the file `path`. Raises `Unreadable` where it shows no single 8-bit RGB image."""
+class TiffSlide:
+    """A `Scan` of the file `path`. Raises `ReadError` where it shows no single 8-bit RGB image."""
 
     def __init__(self, path: Path) -> None:
         import tifffile
@@ -188,8 +188,8 @@ class TiffScan:
         try:
             with tifffile.TiffFile(path, _multifile=False) as tiff:  # an OME-TIFF that points at other files is read alone
                 page, levels, note = _the_image(tiff)
-                self._pieces = Pieces(page, self._file)
-                self.reduced = tuple(Pieces(level, self._file) for level in levels)
+                self._pieces = TileTable(page, self._file)
+                self.reduced = tuple(TileTable(level, self._file) for level in levels)
                 scale = _scale(tiff, page)
         except BaseException:
             self._file.close()
@@ -212,7 +212,7 @@ class TiffScan:
 
 
 def _the_image(tiff: tifffile.TiffFile) -> tuple[tifffile.TiffPage, list[tifffile.TiffPage], str]:
-    """The page that is meant, its smaller copies, and a note where the file holds more. Raises `Unreadable`."""
+    """The page that is meant, its smaller copies, and a note where the file holds more. Raises `ReadError`."""
     series = tiff.series
     if not series:
         raise _refuse("undecodable", "the TIFF holds no image")
@@ -233,7 +233,7 @@ def _the_image(tiff: tifffile.TiffFile) -> tuple[tifffile.TiffPage, list[tifffil
     return page, levels, f"read: page {page.index + 1} of {count}{copies}, {page.imagewidth} x {page.imagelength} pixels"
 
 
-def _scale(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> Scale | None:
+def _scale(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> PixelSize | None:
     """OME-XML before text before the tags alone, which many programs fill in without a thought."""
     by_ome = from_ome(tiff.ome_metadata) if tiff.is_ome and tiff.ome_metadata else None
     density = page.tags.valueof(282), page.tags.valueof(283)

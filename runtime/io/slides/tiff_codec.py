@@ -25,7 +25,7 @@ DECODED = {RAW, 5, JPEG, 8, 32773, 32946, 34925, 50000, WEBP, *JPEG_2000}  # LZW
 SHORT, LONG = 3, 4
 
 
-class Unreadable(Exception):
+class ReadError(Exception):
     """Carries a refusal out of a reader; caught where a report is made."""
 
     def __init__(self, refusal: Refusal) -> None:
@@ -33,7 +33,7 @@ class Unreadable(Exception):
         super().__init__(refusal.detail)
 
 
-class PieceFormat(NamedTuple):
+class TileFormat(NamedTuple):
     """What all pieces of a TIFF page have in common."""
 
     compression: int
@@ -43,38 +43,38 @@ class PieceFormat(NamedTuple):
     tables: bytes  # of JPEG, which all pieces share
 
 
-def decode_piece(data: bytes, height: int, width: int, form: PieceFormat) -> NDArray[np.uint8]:
-    """The pixels (height, width, samples) of one piece. Raises `Unreadable`."""
+def decode_tile(data: bytes, height: int, width: int, form: TileFormat) -> NDArray[np.uint8]:
+    """The pixels (height, width, samples) of one piece. Raises `ReadError`."""
     if form.compression == RAW:
         needed = height * width * form.samples
         if len(data) < needed:
-            raise Unreadable(Refusal("undecodable", f"a piece of the scan is truncated: {len(data)} bytes of {needed}"))
+            raise ReadError(Refusal("undecodable", f"a piece of the scan is truncated: {len(data)} bytes of {needed}"))
         return np.frombuffer(data, np.uint8, needed).reshape(height, width, form.samples)
     alone = {JPEG: _with_tables, WEBP: _as_it_is}.get(form.compression)
     pixels = _by_the_door(alone(data, form)) if alone else _by_pillow(data, height, width, form)
     if pixels.shape != (height, width, form.samples) or pixels.dtype != np.uint8:
-        raise Unreadable(Refusal("undecodable", f"a piece of the scan holds {pixels.shape}, not {width} x {height} pixels"))
+        raise ReadError(Refusal("undecodable", f"a piece of the scan holds {pixels.shape}, not {width} x {height} pixels"))
     return pixels
 
 
-def _with_tables(data: bytes, form: PieceFormat) -> bytes:
+def _with_tables(data: bytes, form: TileFormat) -> bytes:
     """A piece's JPEG lacks the tables that all pieces share, and doesn't say whether it is RGB or YCbCr: the page does."""
     adobe = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00" + bytes([form.photometric == YCBCR])
     return b"\xff\xd8" + adobe + form.tables[2:-2] + data[2:]
 
 
-def _as_it_is(data: bytes, form: PieceFormat) -> bytes:
+def _as_it_is(data: bytes, form: TileFormat) -> bytes:
     return data
 
 
 def _by_the_door(content: bytes) -> NDArray[np.uint8]:
     pixels = decode(content)
     if isinstance(pixels, Refusal):
-        raise Unreadable(Refusal("undecodable", f"a piece of the scan is damaged: {pixels.detail}"))
+        raise ReadError(Refusal("undecodable", f"a piece of the scan is damaged: {pixels.detail}"))
     return pixels
 
 
-def _by_pillow(data: bytes, height: int, width: int, form: PieceFormat) -> NDArray[np.uint8]:
+def _by_pillow(data: bytes, height: int, width: int, form: TileFormat) -> NDArray[np.uint8]:
     from PIL import Image
 
     alone = form.compression in JPEG_2000
@@ -83,11 +83,11 @@ def _by_pillow(data: bytes, height: int, width: int, form: PieceFormat) -> NDArr
         with Image.open(BytesIO(content), formats=("JPEG2000" if alone else "TIFF",)) as image:
             pixels = np.asarray(image if image.size == (width, height) else ())
     except (Image.DecompressionBombError, OSError, ValueError, SyntaxError, struct.error) as error:
-        raise Unreadable(Refusal("undecodable", f"a piece of the scan is damaged: {error}")) from error
+        raise ReadError(Refusal("undecodable", f"a piece of the scan is damaged: {error}")) from error
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
-def _as_tiff(data: bytes, height: int, width: int, form: PieceFormat) -> bytes:
+def _as_tiff(data: bytes, height: int, width: int, form: TileFormat) -> bytes:
     """A little-endian TIFF of one strip."""
     tags: list[tuple[int, int, tuple[int, ...]]] = [
         (256, LONG, (width,)),

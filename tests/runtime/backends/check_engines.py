@@ -17,7 +17,7 @@ from blastscope.runtime.backends.cache.key import BatchProfile
 from blastscope.runtime.backends.tensorrt.builder import BuildStep
 from blastscope.runtime.bundle import Bundle
 from blastscope.runtime.crop import crop_cell
-from blastscope.runtime.io.synthetic import draw_cells
+from blastscope.runtime.io.synthetic import synthetic_cells
 from blastscope.runtime.types import PRECISIONS, Precision
 from blastscope.train.config import NetworkConfig, TrainConfig
 from blastscope.train.random_init import random_ensemble
@@ -37,7 +37,7 @@ class Silent:
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     config = TrainConfig(network=NetworkConfig(backbone="inception_resnet_v2", weights="none"))
-    crops = np.stack([crop_cell(cell.image, config.crop).pixels for cell in draw_cells(6, seed=0)])
+    crops = np.stack([crop_cell(cell.image, config.crop).pixels for cell in synthetic_cells(6, seed=0)])
     return waived_bundle(random_ensemble(config, crops), crops, tmp_path_factory.mktemp("waived") / "bundle")
 
 

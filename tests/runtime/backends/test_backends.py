@@ -128,16 +128,18 @@ def test_a_closed_lane_says_so(tiny_bundle: Any, graph: Path, backend: str) -> N
         engine.lanes[0].infer(tiny_bundle.crops(1))
 
 
-@pytest.mark.parametrize("kind", [*openvino_core.FOREIGN, *onnxruntime_cpu.foreign()], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(
+    "kind", [*openvino_core.FOREIGN, *onnxruntime_cpu.is_onnxruntime_error()], ids=lambda kind: kind.__name__
+)
 def test_every_foreign_exception_becomes_an_engine_error(kind: type[Exception]) -> None:
-    own = openvino_core.translated if kind in openvino_core.FOREIGN else onnxruntime_cpu.translated
+    own = openvino_core.translate_errors if kind in openvino_core.FOREIGN else onnxruntime_cpu.translate_errors
     with pytest.raises(EngineError) as caught, own("a test"):
         raise kind("what it said")
     assert isinstance(caught.value.__cause__, kind)
 
 
 def test_the_list_of_foreign_exceptions_is_the_librarys() -> None:
-    names = {kind.__name__ for kind in onnxruntime_cpu.foreign()}
+    names = {kind.__name__ for kind in onnxruntime_cpu.is_onnxruntime_error()}
     assert {"Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented"} <= names
 
 
@@ -188,10 +190,10 @@ def test_a_damaged_engine_is_compiled_anew_and_replaced(tiny_bundle: Any, graph:
 
 
 def test_an_engine_that_the_library_refuses_is_replaced(graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from blastscope.runtime.backends.cache.blob_store import engine_file, write_engine
+    from blastscope.runtime.backends.cache.blob_store import engine_file, write_blob
 
     digest = cached(graph, tmp_path).digest
-    write_engine(engine_file(tmp_path, digest), b"sealed, but of another library" * 100)
+    write_blob(engine_file(tmp_path, digest), b"sealed, but of another library" * 100)
     assert any("replaced" in note for note in cached(graph, tmp_path).notes)
     assert not cached(graph, tmp_path).notes
 

@@ -24,7 +24,7 @@ from blastscope.runtime.backends.cache.engine_store import engine_path, engines_
 from blastscope.runtime.backends.cache.key import BatchProfile, EngineKey, platform_name
 from blastscope.runtime.backends.tensorrt import library
 from blastscope.runtime.backends.tensorrt.builder import BuildStep, build_engine
-from blastscope.runtime.backends.tensorrt.library import heard, load_library
+from blastscope.runtime.backends.tensorrt.library import capture_errors, load_library
 from blastscope.runtime.cuda.driver import GpuFacts
 from blastscope.runtime.errors import EngineError, MissingLibrary
 
@@ -315,7 +315,7 @@ def test_a_library_that_gives_no_builder_is_told_in_its_words(made: Made, monkey
 def test_errors_of_the_library_are_heard_and_not_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     noise = tmp_path / "noise.onnx"
     noise.write_bytes(b"not an ONNX file")
-    with heard("tensorrt-rtx") as said, pytest.raises(EngineError):
+    with capture_errors("tensorrt-rtx") as said, pytest.raises(EngineError):
         build_engine(noise, key_of(noise))
     assert said
     assert capfd.readouterr().out == ""

@@ -12,17 +12,17 @@ from typing import Any
 
 import pytest
 
-from blastscope.runtime.backends.cache.catalog import list_engines, pick_engine, remove_engine, sweep, trust_engine
+from blastscope.runtime.backends.cache.catalog import list_engines, pick_engine, remove_engine, remove_unusable, trust_engine
 from blastscope.runtime.backends.cache.compatibility import Machine
 from blastscope.runtime.backends.cache.engine_store import (
     Unusable,
     engine_lock,
     engine_path,
     find_engine,
-    keep_engine,
     known_file,
     obtain_engine,
     read_engine,
+    store_engine,
 )
 from blastscope.runtime.backends.cache.key import LAYOUT, EngineKey, engine_key, platform_name
 from blastscope.runtime.bundle import Bundle, read_bundle
@@ -54,7 +54,7 @@ def here(key: EngineKey) -> EngineKey:
 
 def test_what_was_kept_is_found_under_its_key_and_under_no_other(key: EngineKey, here: EngineKey, tmp_path: Path) -> None:
     assert find_engine(tmp_path, here) is None
-    path = keep_engine(tmp_path, here, ENGINE)
+    path = store_engine(tmp_path, here, ENGINE)
     assert path == engine_path(tmp_path, here)
     assert find_engine(tmp_path, here) == ENGINE
     others = {"graph": "0" * 64, "version": "1.8", "precision": "int8", "models": "a", "platform": "win32-amd64", "layout": 9}
@@ -68,13 +68,13 @@ def test_what_was_kept_is_found_under_its_key_and_under_no_other(key: EngineKey,
 def test_an_engine_built_ahead_serves_its_gpus_and_the_named_one_comes_first(
     key: EngineKey, here: EngineKey, tmp_path: Path
 ) -> None:
-    keep_engine(tmp_path, key.model_copy(update={"targets": ()}), b"portable")
+    store_engine(tmp_path, key.model_copy(update={"targets": ()}), b"portable")
     assert find_engine(tmp_path, here) == b"portable"
-    keep_engine(tmp_path, key, b"for sm86 and sm120")
+    store_engine(tmp_path, key, b"for sm86 and sm120")
     assert find_engine(tmp_path, here) == b"for sm86 and sm120"
     ada = here.model_copy(update={"gpu": GPU.model_copy(update={"capability": "8.9"})})
     assert find_engine(tmp_path, ada) == b"portable"
-    keep_engine(tmp_path, here, b"of this very GPU")
+    store_engine(tmp_path, here, b"of this very GPU")
     assert find_engine(tmp_path, here) == b"of this very GPU"
 
 
@@ -116,7 +116,7 @@ FOREIGN = ["writable by the group", "writable by all", "a link", "a folder", "a 
 def test_a_spoilt_or_foreign_file_is_never_given_out_and_is_replaced(
     which: str, how: str, here: EngineKey, tmp_path: Path
 ) -> None:
-    path = keep_engine(tmp_path, here, ENGINE)
+    path = store_engine(tmp_path, here, ENGINE)
     file = {
         "engine": path,
         "sidecar": path.with_suffix(".json"),
@@ -129,13 +129,13 @@ def test_a_spoilt_or_foreign_file_is_never_given_out_and_is_replaced(
     assert find_engine(tmp_path, here) is None
     if how == "a folder":
         file.rmdir()  # nothing replaces a folder by a file
-    keep_engine(tmp_path, here, ENGINE[::-1])
+    store_engine(tmp_path, here, ENGINE[::-1])
     assert find_engine(tmp_path, here) == ENGINE[::-1]
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="POSIX owners")
 def test_a_file_of_another_user_is_not_given_out(here: EngineKey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = keep_engine(tmp_path, here, ENGINE)
+    path = store_engine(tmp_path, here, ENGINE)
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
     assert find_engine(tmp_path, here) is None
     with pytest.raises(Unusable, match=f"belongs to user {os.getuid()}, not to user {os.getuid() + 1}"):
@@ -146,13 +146,13 @@ def test_a_file_of_another_user_is_not_given_out(here: EngineKey, tmp_path: Path
     ("field", "value"), [("sha256", "0" * 64), ("size", 3), ("format", "blastscope engine 2"), ("colour", "red"), ("key", {})]
 )
 def test_a_sidecar_that_says_otherwise_is_not_believed(field: str, value: object, here: EngineKey, tmp_path: Path) -> None:
-    side = keep_engine(tmp_path, here, ENGINE).with_suffix(".json")
+    side = store_engine(tmp_path, here, ENGINE).with_suffix(".json")
     side.write_text(json.dumps({**json.loads(side.read_text()), field: value}))
     assert find_engine(tmp_path, here) is None
 
 
 def test_a_sidecar_with_another_engines_key_is_not_believed(key: EngineKey, here: EngineKey, tmp_path: Path) -> None:
-    path, other = keep_engine(tmp_path, here, ENGINE), keep_engine(tmp_path, key, b"other")
+    path, other = store_engine(tmp_path, here, ENGINE), store_engine(tmp_path, key, b"other")
     path.with_suffix(".json").write_bytes(other.with_suffix(".json").read_bytes())
     with pytest.raises(Unusable, match="name is not that of its key"):
         read_engine(path)
@@ -161,7 +161,7 @@ def test_a_sidecar_with_another_engines_key_is_not_believed(key: EngineKey, here
 def test_engines_can_be_written_by_their_user_alone_whatever_the_umask(here: EngineKey, tmp_path: Path) -> None:
     before = os.umask(0)
     try:
-        path = keep_engine(tmp_path, here, ENGINE)
+        path = store_engine(tmp_path, here, ENGINE)
     finally:
         os.umask(before)
     assert find_engine(tmp_path, here) == ENGINE
@@ -177,7 +177,7 @@ def test_what_a_killed_writer_left_is_cleared_by_the_next(here: EngineKey, tmp_p
     half.write_bytes(ENGINE[:100])
     path.write_bytes(ENGINE)  # and no sidecar: killed between the two
     assert find_engine(tmp_path, here) is None
-    keep_engine(tmp_path, here, ENGINE)
+    store_engine(tmp_path, here, ENGINE)
     assert not half.exists()
     assert find_engine(tmp_path, here) == ENGINE
 
@@ -238,7 +238,7 @@ def test_whoever_obtains_takes_what_serves_unless_the_very_engine_is_asked_for(
     bundle: Bundle, key: EngineKey, here: EngineKey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("blastscope.runtime.backends.cache.engine_store.build_engine", lambda *_, **__: b"of this very GPU")
-    ahead = keep_engine(tmp_path, key, ENGINE)
+    ahead = store_engine(tmp_path, key, ENGINE)
     assert obtain_engine(tmp_path, bundle.path, here) == (ENGINE, ahead, False, None)
     exact = obtain_engine(tmp_path, bundle.path, here, exact=True)
     assert exact == (b"of this very GPU", engine_path(tmp_path, here), True, None)
@@ -250,7 +250,7 @@ def test_whoever_obtains_takes_what_serves_unless_the_very_engine_is_asked_for(
 
 def travelled(key: EngineKey, tmp_path: Path) -> Path:
     """The engine as it arrives from the machine that built it."""
-    path = keep_engine(tmp_path / "away", key, ENGINE)
+    path = store_engine(tmp_path / "away", key, ENGINE)
     stick = tmp_path / "stick"
     stick.mkdir(exist_ok=True)
     for ending in (".engine", ".json"):
@@ -348,8 +348,8 @@ def test_the_list_says_of_each_engine_why_it_is_what_it_is(
     ada = key.model_copy(update={"targets": ("sm89",)})
     gone = here.model_copy(update={"graph": "0" * 64})
     for one in (here, older, ada, gone):
-        keep_engine(tmp_path, one, ENGINE)
-    spoil(keep_engine(tmp_path, key, ENGINE), "truncated")
+        store_engine(tmp_path, one, ENGINE)
+    spoil(store_engine(tmp_path, key, ENGINE), "truncated")
     rows = {row.key: (row.state, row.reasons) for row in list_engines(tmp_path, MACHINE, bundle)}
     assert rows[here] == ("ready", ())
     assert rows[older] == ("stale", ("built with driver 570, here is 580.65.06",))
@@ -363,7 +363,7 @@ def test_the_list_says_of_each_engine_why_it_is_what_it_is(
 def test_an_engine_is_picked_by_name_path_or_beginning_and_removed_with_all_that_is_known(
     key: EngineKey, here: EngineKey, tmp_path: Path
 ) -> None:
-    paths = [keep_engine(tmp_path, one, one.digest.encode()) for one in (key, here)]
+    paths = [store_engine(tmp_path, one, one.digest.encode()) for one in (key, here)]
     rows = list_engines(tmp_path, MACHINE)
     assert pick_engine(rows, here.name).path == pick_engine(rows, str(paths[1])).path == paths[1]
     assert pick_engine(rows, "fused-fp32-tensorrt-rtx-here").path == paths[1]
@@ -381,7 +381,7 @@ def test_an_engine_is_picked_by_name_path_or_beginning_and_removed_with_all_that
 def test_sweeping_deletes_what_belongs_to_no_engine_and_nothing_that_is_being_written(
     key: EngineKey, here: EngineKey, tmp_path: Path
 ) -> None:
-    kept, gone = keep_engine(tmp_path, key, ENGINE), keep_engine(tmp_path, here, b"gone")
+    kept, gone = store_engine(tmp_path, key, ENGINE), store_engine(tmp_path, here, b"gone")
     orphans = [gone.with_suffix(".jit"), known_file(gone, "0" * 64), kept.with_name(f".{gone.name}.0123.new")]
     others = [kept.with_suffix(".jit"), kept.with_name(f".{kept.name}.4567.new"), known_file(kept, "1" * 64)]
     for path in (*orphans, *others):
@@ -389,8 +389,8 @@ def test_sweeping_deletes_what_belongs_to_no_engine_and_nothing_that_is_being_wr
     for path in orphans:
         os.utime(path, (0, 0))
     remove_engine(pick_engine(list_engines(tmp_path, MACHINE), here.name))
-    sweep(tmp_path)
+    remove_unusable(tmp_path)
     assert [path.exists() for path in orphans] == [False] * 3
     assert [path.exists() for path in others] == [True] * 3
     assert find_engine(tmp_path, here) == ENGINE
-    sweep(tmp_path / "nowhere")
+    remove_unusable(tmp_path / "nowhere")

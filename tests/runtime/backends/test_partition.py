@@ -12,7 +12,7 @@ from onnx_builders import CHANNELS, Towers, crops, reference, two_towers
 from blastscope import SHIPPED_BUNDLE
 from blastscope.runtime.backends.openvino.backend import _read, open_engine
 from blastscope.runtime.backends.openvino.core import core, library
-from blastscope.runtime.backends.openvino.partition import Uncut, cut
+from blastscope.runtime.backends.openvino.partition import NotPartitionable, partition
 from blastscope.runtime.backends.protocol import Cascade, Engine, EngineOptions
 from blastscope.runtime.bundle import read_bundle, read_golden
 from blastscope.runtime.errors import EngineError, UsageError
@@ -70,7 +70,7 @@ def test_what_both_share_is_computed_once() -> None:
         with TemporaryDirectory() as folder:
             path = Path(folder) / "towers.onnx"
             path.write_bytes(two_towers(**shape))
-            return cut(library(), _read(path))
+            return partition(library(), _read(path))
 
     stem, a, b, rest, opinion = parts(trunk=True)
     assert [heavy(model) for model in (stem, a, b, rest, opinion)] == [1, 2, 2, 0, 0]
@@ -82,7 +82,7 @@ def test_what_both_share_is_computed_once() -> None:
 def test_an_int8_convolution_stays_one_in_its_part(tmp_path: Path) -> None:
     path = tmp_path / "towers.onnx"
     path.write_bytes(two_towers(int8=True, trunk=True))
-    parts = cut(library(), _read(path))
+    parts = partition(library(), _read(path))
     for model in (parts.stem, parts.a, parts.b):
         runtime = core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}).get_runtime_model()
         kinds = [
@@ -134,7 +134,7 @@ def other_order() -> bytes:
 def test_what_cannot_be_cut_says_why_and_stays_whole(make: Any, why: str, tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=f"can't be cut into parts: .*{why}") as caught:
         opened(tmp_path, make(), layout="side-by-side")
-    assert isinstance(caught.value.__cause__, Uncut)
+    assert isinstance(caught.value.__cause__, NotPartitionable)
     images = crops(3)
     np.testing.assert_allclose(opened(tmp_path, make()).lanes[0].infer(images), reference(make(), images), atol=1e-5)
 

@@ -18,16 +18,16 @@ from numpy.typing import NDArray
 from blastscope import SHIPPED_BUNDLE
 from blastscope.runtime.backends.nvidia import batch_executor as fixed
 from blastscope.runtime.backends.nvidia import pixel_pipeline as pipelines
-from blastscope.runtime.backends.nvidia.engine_factory import check_crops, engine_on
-from blastscope.runtime.backends.nvidia.pixel_pipeline import Pipeline
+from blastscope.runtime.backends.nvidia.engine_factory import check_crops, make_engine
+from blastscope.runtime.backends.nvidia.pixel_pipeline import PixelPipeline
 from blastscope.runtime.backends.onnxruntime.gpu import BoundNetwork
 from blastscope.runtime.backends.protocol import EngineOptions
 from blastscope.runtime.bundle import Bundle, read_bundle
-from blastscope.runtime.crop import Crop, CropSpec, crop_cell
+from blastscope.runtime.crop import Crop, CropSpecification, crop_cell
 from blastscope.runtime.errors import DeviceLost, EngineError, OutOfDeviceMemory
-from blastscope.runtime.io.cnmc import find_cells
+from blastscope.runtime.io.cnmc import scan_dataset
 from blastscope.runtime.io.image import read_image
-from blastscope.runtime.io.synthetic import draw_cells
+from blastscope.runtime.io.synthetic import synthetic_cells
 
 PROVIDER = "CPUExecutionProvider"
 USUAL_PX = 100  # the shim takes a tenth of a second for what a plan of 512 px launches
@@ -51,14 +51,14 @@ def network(gpu: HostGpu, bundle: Bundle, *, recordable: bool = True) -> Any:
 
 
 @pytest.fixture(params=[True, False], ids=["recorded", "in between"])
-def pipeline(request: pytest.FixtureRequest, gpu: HostGpu, bundle: Bundle) -> Iterator[Pipeline]:
-    made = Pipeline("host", gpu, network(gpu, bundle, recordable=request.param), bundle.manifest.crop, batches=(1, 4))
+def pipeline(request: pytest.FixtureRequest, gpu: HostGpu, bundle: Bundle) -> Iterator[PixelPipeline]:
+    made = PixelPipeline("host", gpu, network(gpu, bundle, recordable=request.param), bundle.manifest.crop, batches=(1, 4))
     yield made
     made.close()
     assert gpu.idle
 
 
-def agrees(pipeline: Pipeline, images: list[NDArray[np.uint8]], tiny: Any, spec: CropSpec) -> None:
+def agrees(pipeline: PixelPipeline, images: list[NDArray[np.uint8]], tiny: Any, spec: CropSpecification) -> None:
     is_right(pipeline.look(images), images, tiny, spec)
 
 
@@ -73,14 +73,14 @@ def mixed(tiny: Any) -> list[NDArray[np.uint8]]:
     ]  # fmt: skip
 
 
-def test_each_image_gets_what_the_host_makes_of_it(pipeline: Pipeline, tiny_bundle: Any, bundle: Bundle) -> None:
+def test_each_image_gets_what_the_host_makes_of_it(pipeline: PixelPipeline, tiny_bundle: Any, bundle: Bundle) -> None:
     images = mixed(tiny_bundle)
     agrees(pipeline, images, tiny_bundle, bundle.manifest.crop)
     for image in images:
         agrees(pipeline, [image], tiny_bundle, bundle.manifest.crop)
 
 
-def test_a_batch_holds_nothing_of_the_one_before(pipeline: Pipeline, tiny_bundle: Any, bundle: Bundle) -> None:
+def test_a_batch_holds_nothing_of_the_one_before(pipeline: PixelPipeline, tiny_bundle: Any, bundle: Bundle) -> None:
     rng = np.random.default_rng(0)
     images = mixed(tiny_bundle)
     for _ in range(6):
@@ -88,7 +88,7 @@ def test_a_batch_holds_nothing_of_the_one_before(pipeline: Pipeline, tiny_bundle
         agrees(pipeline, chosen, tiny_bundle, bundle.manifest.crop)
 
 
-def test_crops_from_the_host_go_the_short_way(pipeline: Pipeline, tiny_bundle: Any) -> None:
+def test_crops_from_the_host_go_the_short_way(pipeline: PixelPipeline, tiny_bundle: Any) -> None:
     for count in (1, 3, 4, 11):
         crops = tiny_bundle.crops(count, seed=count)
         np.testing.assert_allclose(pipeline.infer(crops), tiny_bundle.expected(crops), atol=2e-6)
@@ -96,7 +96,9 @@ def test_crops_from_the_host_go_the_short_way(pipeline: Pipeline, tiny_bundle: A
         pipeline.infer(np.zeros((1, 16, 16, 3)))  # type: ignore[arg-type]
 
 
-def test_the_steady_state_allocates_nothing_and_records_nothing(pipeline: Pipeline, gpu: HostGpu, tiny_bundle: Any) -> None:
+def test_the_steady_state_allocates_nothing_and_records_nothing(
+    pipeline: PixelPipeline, gpu: HostGpu, tiny_bundle: Any
+) -> None:
     images = [tiny_bundle.cell(seed, size_px=40 + 6 * seed) for seed in range(9)]
     before = gpu.counts.copy()
     for _ in range(3):
@@ -108,7 +110,7 @@ def test_the_steady_state_allocates_nothing_and_records_nothing(pipeline: Pipeli
 
 
 def test_one_image_is_one_launch_and_one_wait(gpu: HostGpu, bundle: Bundle, tiny_bundle: Any) -> None:
-    made = Pipeline("host", gpu, network(gpu, bundle), bundle.manifest.crop, batches=(1, 4))
+    made = PixelPipeline("host", gpu, network(gpu, bundle), bundle.manifest.crop, batches=(1, 4))
     made.look([tiny_bundle.cell()])
     before = gpu.counts.copy()
     for seed in range(5):
@@ -119,7 +121,7 @@ def test_one_image_is_one_launch_and_one_wait(gpu: HostGpu, bundle: Bundle, tiny
     assert gpu.counts - before == {"launch_recording": 1, "wait": 1, "resize": 1}
 
 
-def test_batches_are_at_least_half_full(pipeline: Pipeline, gpu: HostGpu, tiny_bundle: Any) -> None:
+def test_batches_are_at_least_half_full(pipeline: PixelPipeline, gpu: HostGpu, tiny_bundle: Any) -> None:
     for count, launches in ((1, 1), (2, 1), (4, 1), (5, 2), (6, 2), (8, 2), (9, 3)):
         before = gpu.counts["launch_recording"]
         pipeline.look([tiny_bundle.cell()] * count)
@@ -127,7 +129,7 @@ def test_batches_are_at_least_half_full(pipeline: Pipeline, gpu: HostGpu, tiny_b
 
 
 def test_room_is_made_once_for_images_that_are_larger(
-    pipeline: Pipeline, gpu: HostGpu, tiny_bundle: Any, bundle: Bundle
+    pipeline: PixelPipeline, gpu: HostGpu, tiny_bundle: Any, bundle: Bundle
 ) -> None:
     large = tiny_bundle.cell(1, size_px=USUAL_PX + 1)
     agrees(pipeline, [large], tiny_bundle, bundle.manifest.crop)
@@ -140,7 +142,7 @@ def test_room_is_made_once_for_images_that_are_larger(
 
 
 def test_where_there_is_no_room_the_error_says_so_and_the_rest_goes_on(
-    pipeline: Pipeline, gpu: HostGpu, tiny_bundle: Any, bundle: Bundle
+    pipeline: PixelPipeline, gpu: HostGpu, tiny_bundle: Any, bundle: Bundle
 ) -> None:
     there, gpu.left = gpu.left, 1000
     with pytest.raises(OutOfDeviceMemory, match="smaller batches"):
@@ -151,7 +153,7 @@ def test_where_there_is_no_room_the_error_says_so_and_the_rest_goes_on(
 
 
 def test_an_image_beyond_the_kernels_is_cropped_on_the_host(
-    pipeline: Pipeline, tiny_bundle: Any, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+    pipeline: PixelPipeline, tiny_bundle: Any, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pipelines, "MOST_PX", 100)
     monkeypatch.setattr(pipelines, "ORDINARY_PX", 90)
@@ -161,7 +163,7 @@ def test_an_image_beyond_the_kernels_is_cropped_on_the_host(
 
 def test_lanes_on_one_gpu_work_side_by_side(gpu: HostGpu, bundle: Bundle, tiny_bundle: Any) -> None:
     options = EngineOptions(workload="throughput", crop=bundle.manifest.crop)
-    engine = engine_on(gpu, lambda: network(gpu, bundle), options, name="host", execution="f32", digest="0" * 64)
+    engine = make_engine(gpu, lambda: network(gpu, bundle), options, name="host", execution="f32", digest="0" * 64)
     assert len(engine.lanes) == 2
     assert engine.eyes
     images = mixed(tiny_bundle)
@@ -185,18 +187,18 @@ def test_kernels_that_crop_otherwise_are_found_out(gpu: HostGpu, bundle: Bundle,
             (ctypes.c_uint8 * 1).from_address(crops)[0] ^= 1
 
     wrong = HostGpu(broken)
-    made = Pipeline("host", wrong, network(wrong, bundle), bundle.manifest.crop, batches=(1,))
+    made = PixelPipeline("host", wrong, network(wrong, bundle), bundle.manifest.crop, batches=(1,))
     with pytest.raises(EngineError, match="crop kernels differ"):
         check_crops(made, bundle.manifest.crop)
     options = EngineOptions(crop=bundle.manifest.crop)
     with pytest.raises(EngineError, match="crop kernels differ"):
-        engine_on(wrong, lambda: network(wrong, bundle), options, name="host", execution="f32", digest="0" * 64)
+        make_engine(wrong, lambda: network(wrong, bundle), options, name="host", execution="f32", digest="0" * 64)
     made.close()
     assert wrong.idle
 
 
 def test_a_lost_gpu_is_told_and_closing_does_not_raise(gpu: HostGpu, bundle: Bundle, tiny_bundle: Any) -> None:
-    made = Pipeline("host", gpu, network(gpu, bundle), bundle.manifest.crop, batches=(1,))
+    made = PixelPipeline("host", gpu, network(gpu, bundle), bundle.manifest.crop, batches=(1,))
     gpu.lost = True
     with pytest.raises(DeviceLost, match=r"reopen\(\)"):
         made.look([tiny_bundle.cell()])
@@ -210,7 +212,7 @@ def test_a_lost_gpu_is_told_and_closing_does_not_raise(gpu: HostGpu, bundle: Bun
 def test_what_does_not_fit_is_given_back(host_kernels: HostKernels, bundle: Bundle, left: int) -> None:
     gpu = HostGpu(host_kernels.launch, memory=left)
     with pytest.raises(OutOfDeviceMemory):
-        Pipeline("host", gpu, network(gpu, bundle), bundle.manifest.crop, batches=(1, 4))
+        PixelPipeline("host", gpu, network(gpu, bundle), bundle.manifest.crop, batches=(1, 4))
     assert gpu.idle
     assert gpu.left == left
 
@@ -220,10 +222,10 @@ def test_the_shipped_network_says_of_real_and_drawn_cells_what_it_says_on_the_ho
 ) -> None:
     shipped = read_bundle(SHIPPED_BUNDLE)
     spec = shipped.manifest.crop
-    cells = find_cells(cnmc).cells
+    cells = scan_dataset(cnmc).cells
     read = [read_image(cell.path) for cell in cells[:: len(cells) // 3][:3]]
-    images = [image for image in read if isinstance(image, np.ndarray)] + [one.image for one in draw_cells(1, seed=3)]
-    made = Pipeline("host", gpu, network(gpu, shipped), spec, batches=(4,))
+    images = [image for image in read if isinstance(image, np.ndarray)] + [one.image for one in synthetic_cells(1, seed=3)]
+    made = PixelPipeline("host", gpu, network(gpu, shipped), spec, batches=(4,))
     sight = made.look(images)
     found = [crop_cell(image, spec) for image in images]
     crops = [one for one in found if isinstance(one, Crop)]

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from blastscope.runtime.backends.tensorrt.library import library_logger
-from blastscope.runtime.backends.tensorrt.sm75_workaround import convolve_vectors
+from blastscope.runtime.backends.tensorrt.sm75_workaround import matmul_as_convolution
 
 trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx-cu13 is not installed")
 rng = np.random.default_rng(0)
@@ -45,7 +45,7 @@ def parsed(model: onnx.ModelProto) -> tuple[Any, Any]:
 )
 def test_the_convolution_computes_what_the_layer_did(model: onnx.ModelProto) -> None:
     _builder, network = parsed(model)  # the builder must outlive its network
-    (weights,) = convolve_vectors(trt, network)
+    (weights,) = matmul_as_convolution(trt, network)
     vectors = rng.normal(size=(4, 5)).astype(np.float32)
     (expected,) = ReferenceEvaluator(model).run(None, {"x": vectors})
     np.testing.assert_allclose(vectors @ weights.T, expected, rtol=1e-6)
@@ -61,7 +61,7 @@ def test_the_products_answer_goes_to_nobody_any_more() -> None:
     model.graph.node.append(helper.make_node("Relu", ["y"], ["z"]))
     model.graph.output[0].name = "z"
     _builder, network = parsed(model)
-    convolve_vectors(trt, network)
+    matmul_as_convolution(trt, network)
     product = next(one for one in layers(network) if one.type == trt.LayerType.MATRIX_MULTIPLY).get_output(0).name
     assert product not in {value for one in layers(network) for value in inputs(one)}
 
@@ -73,7 +73,7 @@ def test_a_product_of_two_computed_values_stays() -> None:
     del model.graph.initializer[:]
     model.graph.output[0].type.tensor_type.shape.dim[1].dim_param = "N"
     _builder, network = parsed(model)
-    assert convolve_vectors(trt, network) == []
+    assert matmul_as_convolution(trt, network) == []
 
 
 def layers(network: Any) -> list[Any]:

@@ -15,14 +15,14 @@ from host_kernels import HostKernels
 from host_tensorrt import Context, Engine, Fake, RtxEngine
 
 from blastscope.runtime.backends.nvidia import batch_executor as fixed
-from blastscope.runtime.backends.nvidia.pixel_pipeline import Pipeline
+from blastscope.runtime.backends.nvidia.pixel_pipeline import PixelPipeline
 from blastscope.runtime.backends.protocol import EngineOptions
 from blastscope.runtime.backends.tensorrt import backend as tensorrt_gpu
 from blastscope.runtime.backends.tensorrt import context as tensorrt_network
 from blastscope.runtime.backends.tensorrt.backend import Runner
 from blastscope.runtime.bundle import read_bundle
 from blastscope.runtime.crop import Crop, crop_cell
-from blastscope.runtime.cuda.driver import facts_of
+from blastscope.runtime.cuda.driver import gpu_facts
 from blastscope.runtime.errors import DeviceError, DeviceLost, EngineError
 
 
@@ -39,7 +39,7 @@ def library(request: pytest.FixtureRequest, host_kernels: HostKernels, monkeypat
     for place in ("engines.cache", "backends.tensorrt_gpu"):
         monkeypatch.setattr(f"blastscope.runtime.{place}.build_engine", lambda graph, key, **rest: graph.read_bytes())
     monkeypatch.setattr(fixed, "USUAL_PX", 100)
-    monkeypatch.setattr(Pipeline.__init__, "__kwdefaults__", {"batches": (1, 4)})
+    monkeypatch.setattr(PixelPipeline.__init__, "__kwdefaults__", {"batches": (1, 4)})
     return name, fake
 
 
@@ -233,7 +233,7 @@ def test_work_that_cannot_be_recorded_is_done_in_between_and_noted(
 
 def test_the_key_is_that_of_the_verb_that_builds(library: tuple[str, Fake], opened: Any) -> None:
     key = opened.runner._key(opened.entry.sha256, opened.options)
-    assert key.gpu == facts_of(FOUND)
+    assert key.gpu == gpu_facts(FOUND)
     assert (key.models, key.precision, str(key.profile)) == ("fused", "fp32", "1:8:64")
     with pytest.raises(DeviceError, match="bf16 is not offered"):
         opened.runner._key(opened.entry.sha256, EngineOptions(execution="bf16", device="0"))

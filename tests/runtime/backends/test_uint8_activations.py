@@ -10,7 +10,7 @@ import openvino
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from blastscope.runtime.backends.openvino.uint8_activations import make_unsigned
+from blastscope.runtime.backends.openvino.uint8_activations import use_uint8_activations
 
 SHAPE = (2, 3, 8, 8)
 SCALE = 1 / 127
@@ -71,14 +71,14 @@ def one_by_one(content: bytes, inputs: dict[str, Any]) -> np.ndarray:
 def compiled(content: bytes, *, changed: int) -> Any:
     core = openvino.Core()
     model = core.read_model(content)
-    assert make_unsigned(openvino, model) == changed
+    assert use_uint8_activations(openvino, model) == changed
     return core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
 
 def zero_points(content: bytes) -> set[float]:
     """Where 0 lies, of each activation as OpenVINO is given it."""
     model = openvino.Core().read_model(content)
-    make_unsigned(openvino, model)
+    use_uint8_activations(openvino, model)
     lows = [node.input_value(1).get_node() for node in model.get_ordered_ops() if node.get_type_name() == "FakeQuantize"]
     return {round(-float(low.data.item()) / SCALE) for low in lows}
 
@@ -110,4 +110,4 @@ def test_a_graph_without_int8_stays_as_it_is() -> None:
         [helper.make_tensor_value_info("out", TensorProto.FLOAT, SHAPE)],
     )
     model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
-    assert make_unsigned(openvino, openvino.Core().read_model(model.SerializeToString())) == 0
+    assert use_uint8_activations(openvino, openvino.Core().read_model(model.SerializeToString())) == 0

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from blastscope.runtime.bundle import Bundle, Manifest, describe_file, pack, read_bundle, update_bundle, write_bundle
-from blastscope.runtime.crop.specification import CropSpec
+from blastscope.runtime.crop.specification import CropSpecification
 from blastscope.runtime.errors import BlastscopeError, BundleError, DigestMismatch, UsageError
 from blastscope.runtime.io.atomic import write_folder
 
@@ -36,7 +36,13 @@ def manifest_of(files: Files, *, name: str = "c7", config: dict[str, Any] | None
     ]
     return Manifest.model_validate(
         {
-            **{"name": name, "created": "2026-11-23T01:00:00Z", "backbone": "lite0", "crop": CropSpec(), "graphs": graphs},
+            **{
+                "name": name,
+                "created": "2026-11-23T01:00:00Z",
+                "backbone": "lite0",
+                "crop": CropSpecification(),
+                "graphs": graphs,
+            },
             "golden": {**describe_file(files[GOLDEN], GOLDEN).model_dump(), "count": 1, "source": "drawn"},
             "training": {
                 **{"data_sha256": None, "split": "none", "seed": 0, "config": config or {}, "versions": {}},

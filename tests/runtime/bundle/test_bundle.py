@@ -27,7 +27,7 @@ from blastscope.runtime.bundle.manifest import (
     Patients,
     TrainingProvenance,
 )
-from blastscope.runtime.crop.specification import CropSpec
+from blastscope.runtime.crop.specification import CropSpecification
 from blastscope.runtime.errors import BundleError, DigestMismatch, FormatTooNew
 
 GRAPH, GOLDEN = "fp32/ensemble.onnx", "golden.safetensors"
@@ -46,7 +46,7 @@ def manifest(**changed: Any) -> Manifest:
         "name": "c7",
         "created": "2026-11-23T01:00:00Z",
         "backbone": "tf_efficientnet_lite0",
-        "crop": CropSpec(),
+        "crop": CropSpecification(),
     }
     return Manifest(**{**values, "graphs": (graph,), "golden": golden, "training": provenance(), **changed})
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from blastscope.runtime.bundle import Bundle, Golden, Manifest, describe_file, golden_bytes, read_golden, write_bundle
-from blastscope.runtime.crop.specification import CropSpec
+from blastscope.runtime.crop.specification import CropSpecification
 from blastscope.runtime.errors import BundleError
 from blastscope.runtime.inference.validation import check_golden
 
@@ -37,7 +37,7 @@ def bundle_of(folder: Path, data: bytes, *, count: int = 4) -> Bundle:
             "name": "c7",
             "created": "2026-11-23T01:00:00Z",
             "backbone": "tf_efficientnet_lite0",
-            "crop": CropSpec(side_px=SIDE),
+            "crop": CropSpecification(side_px=SIDE),
             "graphs": [{**graph, "tolerances": {"f32": 1e-4}}],
             "golden": {**describe_file(data, "golden.safetensors").model_dump(), "count": count, "source": "drawn"},
             "training": {

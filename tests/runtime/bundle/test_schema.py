@@ -17,7 +17,7 @@ from blastscope.runtime.bundle import manifest_io as schema_module
 from blastscope.runtime.bundle.manifest_io import SCHEMA_FILE, parse_manifest, schema_text
 from blastscope.runtime.errors import BundleError
 
-PAGE = SCHEMA_FILE.with_name("FORMAT.md").read_text(encoding="utf-8")
+PAGE = SCHEMA_FILE.parent.with_name("FORMAT.md").read_text(encoding="utf-8")
 EXAMPLE: dict[str, Any] = json.loads(re.findall(r"```json\n(.*?)```", PAGE, flags=re.DOTALL)[0])
 SCHEMA: dict[str, Any] = json.loads(SCHEMA_FILE.read_text(encoding="utf-8"))
 

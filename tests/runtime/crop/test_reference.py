@@ -18,23 +18,23 @@ from skimage.filters import threshold_otsu
 from skimage.measure import label
 from skimage.morphology import convex_hull_image
 
-from blastscope.runtime.crop import Crop, CropSpec, crop_cell
+from blastscope.runtime.crop import Crop, CropSpecification, crop_cell
 from blastscope.runtime.crop.reference import histogram_of, otsu_threshold
 from blastscope.runtime.errors import ConfigError, ImageError
-from blastscope.runtime.io.cnmc import find_cells
+from blastscope.runtime.io.cnmc import scan_dataset
 from blastscope.runtime.io.image import read_image
-from blastscope.runtime.io.synthetic import draw_cell
+from blastscope.runtime.io.synthetic import synthetic_cell
 from blastscope.runtime.types import Refusal
 
 Image = NDArray[np.uint8]
-PAPER = CropSpec()
-SMALL = CropSpec(side_px=32, min_box_px=1)
+PAPER = CropSpecification()
+SMALL = CropSpecification(side_px=32, min_box_px=1)
 SPECS = [
     PAPER,
-    CropSpec(side_px=224, scale="keep", window_px=300),
-    CropSpec(side_px=64, scale="keep", window_px=64, min_box_px=1),
-    CropSpec(side_px=64, erosion_px=3, grow_back=False, min_box_px=1),
-    CropSpec(side_px=33, erosion_px=0, min_box_px=1),
+    CropSpecification(side_px=224, scale="keep", window_px=300),
+    CropSpecification(side_px=64, scale="keep", window_px=64, min_box_px=1),
+    CropSpecification(side_px=64, erosion_px=3, grow_back=False, min_box_px=1),
+    CropSpecification(side_px=33, erosion_px=0, min_box_px=1),
 ]
 
 
@@ -90,7 +90,7 @@ def slow_resize(patch: Image, side: int) -> Image:
     return ((rows[top] * a + rows[top + 1] * b + 32768) >> 16).astype(np.uint8)
 
 
-def slow_crop(image: Image, threshold: int, spec: CropSpec) -> Crop | None:
+def slow_crop(image: Image, threshold: int, spec: CropSpecification) -> Crop | None:
     mask = slow_gray(image) > threshold
     for _ in range(spec.erosion_px):
         mask = slow_erosion(mask)
@@ -117,13 +117,13 @@ def same(one: Crop | Refusal | None, other: Crop | Refusal | None) -> bool:
     return one == other
 
 
-def cropped(image: Image, spec: CropSpec = PAPER) -> Crop:
+def cropped(image: Image, spec: CropSpecification = PAPER) -> Crop:
     crop = crop_cell(image, spec)
     assert isinstance(crop, Crop), crop
     return crop
 
 
-def code(image: Image, spec: CropSpec = PAPER) -> str | None:
+def code(image: Image, spec: CropSpecification = PAPER) -> str | None:
     result = crop_cell(image, spec)
     return result.code if isinstance(result, Refusal) else None
 
@@ -138,7 +138,7 @@ def disk(size: tuple[int, int] = (300, 300), middle: tuple[int, int] = (150, 150
 @pytest.fixture(scope="session")
 def real_cells(cnmc: Path) -> list[Image]:
     """400 real cells, spread over all patients, and those whose debris reaches the edge."""
-    paths = [cell.path for cell in find_cells(cnmc).cells]
+    paths = [cell.path for cell in scan_dataset(cnmc).cells]
     trailing = ("UID_48_12_9_all", "UID_H7_14_1_hem", "UID_52_29_10_all", "UID_34_22_4_all", "UID_23_11_1_all")
     chosen = paths[::13] + [path for path in paths if path.stem in trailing]
     images = [read_image(path) for path in chosen]
@@ -165,12 +165,12 @@ def test_the_box_of_the_hull_is_the_box_of_the_component(real_cells: list[Image]
     labels = label(slow_erosion(gray > otsu_threshold(histogram_of(gray.astype(np.uint8)))), connectivity=2)
     largest = labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
     rows, columns = np.nonzero(convex_hull_image(largest))
-    box = cropped(image, CropSpec(grow_back=False)).box
+    box = cropped(image, CropSpecification(grow_back=False)).box
     assert (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) == box
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
-def test_real_crops_are_the_slow_reference_to_the_byte(real_cells: list[Image], spec: CropSpec) -> None:
+def test_real_crops_are_the_slow_reference_to_the_byte(real_cells: list[Image], spec: CropSpecification) -> None:
     for image in real_cells[::80]:
         threshold = otsu_threshold(np.bincount(slow_gray(image).ravel(), minlength=256))
         assert same(crop_cell(image, spec), slow_crop(image, threshold, spec))
@@ -218,7 +218,7 @@ random_cells = st.builds(
 
 @settings(deadline=None, max_examples=40)
 @given(image=random_cells, spec=st.sampled_from(SPECS[2:]))
-def test_random_crops_are_the_slow_reference_to_the_byte(image: Image, spec: CropSpec) -> None:
+def test_random_crops_are_the_slow_reference_to_the_byte(image: Image, spec: CropSpecification) -> None:
     result = crop_cell(image, spec)
     expected = slow_crop(image, otsu_threshold(np.bincount(slow_gray(image).ravel(), minlength=256)), spec)
     if isinstance(result, Crop):
@@ -229,8 +229,8 @@ def test_random_crops_are_the_slow_reference_to_the_byte(image: Image, spec: Cro
 
 @settings(deadline=None, max_examples=25)
 @given(right=st.integers(0, 40), down=st.integers(0, 40), spec=st.sampled_from([*SPECS[2:], SPECS[1]]), seed=st.integers(0, 50))
-def test_shifting_the_cell_shifts_the_box_and_nothing_else(right: int, down: int, spec: CropSpec, seed: int) -> None:
-    image = draw_cell(seed, size_px=120)
+def test_shifting_the_cell_shifts_the_box_and_nothing_else(right: int, down: int, spec: CropSpecification, seed: int) -> None:
+    image = synthetic_cell(seed, size_px=120)
     shifted = np.zeros((300, 290, 3), np.uint8)
     shifted[down : down + 120, right : right + 120] = image
     if spec.window_px:  # the window may show the frame's edge, so compare on a wide margin
@@ -243,7 +243,7 @@ def test_shifting_the_cell_shifts_the_box_and_nothing_else(right: int, down: int
 @settings(deadline=None, max_examples=25)
 @given(seed=st.integers(0, 200), size=st.integers(96, 160))
 def test_half_a_turn_turns_the_box(seed: int, size: int) -> None:
-    image = draw_cell(seed, size_px=size)
+    image = synthetic_cell(seed, size_px=size)
     x0, y0, x1, y1 = cropped(image, SMALL).box
     turned = cropped(image[::-1, ::-1], SMALL)
     assert turned.box == (size - x1, size - y1, size - x0, size - y0)
@@ -254,14 +254,14 @@ EVERY_VIEW = {**VIEWS, "fortran": np.asfortranarray}
 
 @pytest.mark.parametrize("view", EVERY_VIEW)
 def test_a_strided_view_gives_what_its_copy_gives(view: str) -> None:
-    image = EVERY_VIEW[view](draw_cell(4))
+    image = EVERY_VIEW[view](synthetic_cell(4))
     assert same(crop_cell(image, PAPER), crop_cell(np.array(image, order="C"), PAPER))
     assert code(image) is None
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
-def test_the_image_is_neither_written_to_nor_kept(spec: CropSpec) -> None:
-    image = draw_cell(4)
+def test_the_image_is_neither_written_to_nor_kept(spec: CropSpecification) -> None:
+    image = synthetic_cell(4)
     image.flags.writeable = False
     before = image.copy()
     crop = cropped(image, spec)
@@ -282,7 +282,7 @@ def test_a_box_of_the_crops_own_size_is_copied_and_not_shared() -> None:
 
 
 def test_a_kept_window_is_black_where_it_leaves_the_image() -> None:
-    crop = cropped(disk((100, 90), (40, 50), 30), CropSpec(side_px=200, scale="keep", window_px=200))
+    crop = cropped(disk((100, 90), (40, 50), 30), CropSpecification(side_px=200, scale="keep", window_px=200))
     assert crop.box == (10, 20, 71, 81)
     assert crop.pixels[100, 100].any()
     assert not crop.pixels[:50].any()
@@ -320,7 +320,7 @@ def test_smear_frames_are_not_on_black(shared_data: Path) -> None:
 @pytest.mark.parametrize("middle", [(60, 150), (240, 150), (150, 60), (150, 239), (20, 150), (280, 280), (150, 0)])
 def test_a_cell_at_the_edge_touches_the_border(middle: tuple[int, int]) -> None:
     assert code(disk(middle=middle)) == "touches-border"
-    assert code(disk(middle=middle), CropSpec(grow_back=False)) == "touches-border"
+    assert code(disk(middle=middle), CropSpecification(grow_back=False)) == "touches-border"
 
 
 def test_a_cell_one_pixel_from_the_edge_is_whole() -> None:
@@ -349,14 +349,14 @@ def test_debris_that_trails_to_the_edge_does_not_cut_the_cell() -> None:
 def test_a_speck_is_too_small() -> None:
     assert code(disk(radius=5)) == "too-small"
     assert code(disk(radius=0)) == "too-small"  # erosion leaves nothing
-    assert code(disk(radius=12), CropSpec(min_box_px=25)) is None
-    assert code(disk(radius=12), CropSpec(min_box_px=26)) == "too-small"
+    assert code(disk(radius=12), CropSpecification(min_box_px=25)) is None
+    assert code(disk(radius=12), CropSpecification(min_box_px=26)) == "too-small"
 
 
 def test_a_giant_is_too_large() -> None:
     assert code(disk((1400, 1400), (700, 700), 600)) == "too-large"
-    assert code(disk(radius=60), CropSpec(max_box_px=121)) is None
-    assert code(disk(radius=60), CropSpec(max_box_px=120)) == "too-large"
+    assert code(disk(radius=60), CropSpecification(max_box_px=121)) is None
+    assert code(disk(radius=60), CropSpecification(max_box_px=120)) == "too-large"
 
 
 def test_jpeg_ringing_around_a_cell_passes(real_cells: list[Image]) -> None:
@@ -376,4 +376,4 @@ def test_a_specification_says_which_key_is_wrong(tmp_path: Path) -> None:
     path = tmp_path / "crop.toml"
     path.write_text('side_px = 224\nscale = "keep"\n')
     with pytest.raises(ConfigError, match="window_px"):
-        CropSpec.from_toml(path)
+        CropSpecification.from_toml(path)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blastscope.runtime.crop import CropSpec
+from blastscope.runtime.crop import CropSpecification
 from blastscope.runtime.cuda.kernels.crop_launch_plan import (
     MOST_BATCH,
     MOST_PX,
@@ -25,7 +25,7 @@ from blastscope.runtime.errors import UsageError
 BASES = (1 << 40, 2 << 40, 3 << 40, 4 << 40)
 plans = st.builds(
     CropPlan.make,
-    st.builds(CropSpec, side_px=st.integers(8, 2048), erosion_px=st.integers(0, 16)),
+    st.builds(CropSpecification, side_px=st.integers(8, 2048), erosion_px=st.integers(0, 16)),
     st.integers(1, 300),
     st.integers(1, MOST_PX),
 )
@@ -65,7 +65,7 @@ def test_shapes_are_those_of_the_plan_whatever_the_addresses(plan: CropPlan) -> 
 
 
 def test_a_cell_needs_a_megabyte_and_few_blocks() -> None:
-    plan = CropPlan.make(CropSpec(), 1, 450)
+    plan = CropPlan.make(CropSpecification(), 1, 450)
     assert plan.workspace_bytes < 6 * 450 * 450
     assert max(launch.grid[0] for launch in plan.launches(*BASES)) == 175
 
@@ -73,7 +73,7 @@ def test_a_cell_needs_a_megabyte_and_few_blocks() -> None:
 @pytest.mark.parametrize(("batch", "largest_px"), [(0, 9), (MOST_BATCH + 1, 9), (1, 0), (1, MOST_PX + 1)])
 def test_what_the_kernels_cant_take_is_not_planned(batch: int, largest_px: int) -> None:
     with pytest.raises(UsageError, match="can't be planned: choose"):
-        CropPlan.make(CropSpec(), batch, largest_px)
+        CropPlan.make(CropSpecification(), batch, largest_px)
 
 
 def test_a_row_of_the_table_holds_strides_of_any_sign() -> None:
@@ -85,11 +85,11 @@ def test_a_row_of_the_table_holds_strides_of_any_sign() -> None:
 
 def test_a_verdict_of_ok_has_a_box_and_no_refusal() -> None:
     row = np.array([(0, 71, (1, 2, 30, 40), 200, 3)], VerdictRow)[0]
-    assert refusal_of(row, CropSpec(), (50, 60, 3)) is None
+    assert refusal_of(row, CropSpecification(), (50, 60, 3)) is None
     assert box_of(row) == (1, 2, 30, 40)
 
 
 @pytest.mark.parametrize("status", range(1, len(STATUSES) - 1))
 def test_every_other_verdict_is_a_refusal(status: int) -> None:
     row = np.array([(status, 71, (1, 2, 30, 40), 200, 3)], VerdictRow)[0]
-    assert refusal_of(row, CropSpec(), (50, 60, 3))
+    assert refusal_of(row, CropSpecification(), (50, 60, 3))

@@ -11,7 +11,7 @@ from fake_driver_build import load_paper, paper_library
 
 from blastscope.runtime.cuda import driver
 from blastscope.runtime.cuda import driver as management
-from blastscope.runtime.cuda.driver import OLDEST, FoundGpu, cuda_error, facts_of, find_gpu, probe
+from blastscope.runtime.cuda.driver import OLDEST, GpuDevice, cuda_error, find_gpu, gpu_facts, probe
 from blastscope.runtime.cuda.kernels.compile import read_record
 from blastscope.runtime.errors import DeviceError, DeviceLost, DriverError, OutOfDeviceMemory
 
@@ -48,7 +48,7 @@ def test_a_driver_tells_its_gpus(paper: ctypes.CDLL, place: str) -> None:
     gpu = found.gpu(1)
     assert (gpu.ordinal, gpu.capability, gpu.target, gpu.memory, gpu.pci) == (1, (8, 6), "sm86", 1 << 34, "0000:02:00.0")
     assert gpu.driver == found.version == (management.kernel_driver() or "CUDA 13.1")
-    assert facts_of(gpu).model_dump() == {"name": "Paper GPU 1", "capability": "8.6", "driver": gpu.driver}
+    assert gpu_facts(gpu).model_dump() == {"name": "Paper GPU 1", "capability": "8.6", "driver": gpu.driver}
     with pytest.raises(DeviceError, match="no GPU 'cuda:2' here: there is cuda:0 Paper GPU 0, cuda:1"):
         found.gpu(2)
 
@@ -94,8 +94,8 @@ def test_a_library_that_is_no_driver_is_no_crash() -> None:
 
 
 def test_a_gpu_older_than_the_kernels_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    old = FoundGpu(0, "GTX 1080", (6, 1), 1 << 33, "0000:01:00.0", "580.1")
-    monkeypatch.setattr(driver, "probe", lambda library: driver.FoundDriver((13, 0), "580.1", (old,)))
+    old = GpuDevice(0, "GTX 1080", (6, 1), 1 << 33, "0000:01:00.0", "580.1")
+    monkeypatch.setattr(driver, "probe", lambda library: driver.DriverInfo((13, 0), "580.1", (old,)))
     with pytest.raises(DeviceError, match=r"GTX 1080 is of compute capability 6\.1, and 7\.5 is the least"):
         find_gpu(0)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from blastscope.runtime.crop import CropSpec
+from blastscope.runtime.crop import CropSpecification
 from blastscope.runtime.cuda.kernels.compile import (
     FATBIN,
     FOLDER,
@@ -85,7 +85,7 @@ def test_the_kernels_fit_the_machines(tmp_path: Path) -> None:
         name: int(registers)
         for name, registers in re.findall(r"entry function '(\w+)'.*?Used (\d+) registers", text, re.DOTALL)
     }
-    launches = CropPlan.make(CropSpec(), 1, 450).launches(0, 0, 0, 0)
+    launches = CropPlan.make(CropSpecification(), 1, 450).launches(0, 0, 0, 0)
     assert set(used) == {launch.kernel for launch in launches}
     assert max(used.values()) * launches[0].block[0] * 4 <= REGISTERS  # four blocks at a time at least
     assert {int(spilled) for spilled in re.findall(r"(\d+) bytes spill", text)} == {0}

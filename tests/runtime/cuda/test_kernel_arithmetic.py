@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from blastscope.runtime.crop import CropSpec
+from blastscope.runtime.crop import CropSpecification
 from blastscope.runtime.cuda.kernels.crop_launch_plan import STATUSES, CropPlan, ImageRow, VerdictRow, image_row
 
 StateRow = np.dtype([("best", "<u8"), ("count", "<u8"), ("sums", "<u8", (2,)), ("box", "<i4", (4,)), ("rest", "<i4", (4,))])
@@ -62,7 +62,7 @@ def test_otsu_is_exact_up_to_the_largest_image(
         histogram[value] += 12345678 if equal else count
     if mirrored:  # ties: the last of two equal ones must lose
         histogram[:256] = histogram[:256] // 2 + histogram[255::-1] // 2
-    plan = CropPlan.make(CropSpec(max_background=0), 1, 8)
+    plan = CropPlan.make(CropSpecification(max_background=0), 1, 8)
     table = np.array([image_row(0, (8, 8), (24, 3, 1))], ImageRow)
     found = launched(host_kernels, plan, "crop_mask", table, histograms=histogram)
     assert found["threshold"] == first_largest([int(count) for count in histogram[:256]])
@@ -83,7 +83,7 @@ def test_the_rule_of_the_border_is_exact_up_to_the_largest_image(
     sum_y = data.draw(st.integers(y0 * count, (y1 - 1) * count))
     state = np.array([(1, count, (sum_x, sum_y), (x0, y0, x1, y1), (0, 0, 0, 0))], StateRow)
     table = np.array([image_row(0, (height, width), (3 * width, 3, 1))], ImageRow)
-    plan = CropPlan.make(CropSpec(side_px=8, erosion_px=0, min_box_px=20000), 1, 8)  # no pixel is read
+    plan = CropPlan.make(CropSpecification(side_px=8, erosion_px=0, min_box_px=20000), 1, 8)  # no pixel is read
     found = launched(host_kernels, plan, "crop_resize", table, states=state)
     reached = (x0 == 0, y0 == 0, x1 == width, y1 == height)
     left, top = 2 * sum_x + count, 2 * sum_y + count

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from host_kernels import Array, HostKernels, Image, SanitizedKernels, ShimError, agrees, place, plan_for
 
-from blastscope.runtime.crop import CropSpec
+from blastscope.runtime.crop import CropSpecification
 from blastscope.runtime.cuda.kernels.crop_launch_plan import Address, CropPlan, Launch
-from blastscope.runtime.io.synthetic import draw_cell
+from blastscope.runtime.io.synthetic import synthetic_cell
 
-BARE = CropSpec(side_px=12, erosion_px=0, min_box_px=1)
+BARE = CropSpecification(side_px=12, erosion_px=0, min_box_px=1)
 SPECS = [
-    CropSpec(side_px=21, min_box_px=4),
-    CropSpec(side_px=9, scale="keep", window_px=90, erosion_px=3, grow_back=False, min_box_px=1),
+    CropSpecification(side_px=21, min_box_px=4),
+    CropSpecification(side_px=9, scale="keep", window_px=90, erosion_px=3, grow_back=False, min_box_px=1),
     BARE,
 ]
 
@@ -34,8 +34,8 @@ def images() -> list[Image]:
     """A cell, another whose size is no multiple of anything, a view with strides, a mesh of diagonals, and two refusals."""
     mesh = np.zeros((41, 67, 3), np.uint8)
     mesh[2:-2, 2:-2] = ((np.indices((37, 63)).sum(axis=0) % 5 < 2) * 180)[..., None]
-    odd = np.asarray(cv2.resize(draw_cell(2), (71, 53), interpolation=cv2.INTER_AREA), np.uint8)
-    return [draw_cell(1, size_px=64), odd[::-1, ::-1], mesh, odd[::2, 5:60:3], np.zeros((8, 8, 3), np.uint8), odd[:20]]
+    odd = np.asarray(cv2.resize(synthetic_cell(2), (71, 53), interpolation=cv2.INTER_AREA), np.uint8)
+    return [synthetic_cell(1, size_px=64), odd[::-1, ::-1], mesh, odd[::2, 5:60:3], np.zeros((8, 8, 3), np.uint8), odd[:20]]
 
 
 # ---- the shim sees faults
@@ -90,7 +90,7 @@ def test_arguments_of_the_wrong_kind_are_refused(host_kernels: HostKernels) -> N
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
-def test_sanitizers_find_nothing_in_a_mixed_batch(sanitized: SanitizedKernels, spec: CropSpec) -> None:
+def test_sanitizers_find_nothing_in_a_mixed_batch(sanitized: SanitizedKernels, spec: CropSpecification) -> None:
     plan = CropPlan.make(spec, len(images()), 71)
     assert {"ok", "empty"} <= set(agrees(sanitized, images(), plan))
 

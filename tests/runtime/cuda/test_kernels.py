@@ -15,23 +15,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from blastscope.runtime.crop import Crop, CropSpec, crop_cell
+from blastscope.runtime.crop import Crop, CropSpecification, crop_cell
 from blastscope.runtime.crop.reference import MOST_BRIGHT_BORDER
 from blastscope.runtime.cuda.kernels.crop_launch_plan import CropPlan
 from blastscope.runtime.errors import UsageError
-from blastscope.runtime.io.cnmc import find_cells
+from blastscope.runtime.io.cnmc import scan_dataset
 from blastscope.runtime.io.image import read_image
-from blastscope.runtime.io.synthetic import draw_cell
+from blastscope.runtime.io.synthetic import synthetic_cell
 
-PAPER = CropSpec()
-BARE = CropSpec(side_px=24, erosion_px=0, min_box_px=1)  # the mask as it is, so that a shape is what is drawn
+PAPER = CropSpecification()
+BARE = CropSpecification(side_px=24, erosion_px=0, min_box_px=1)  # the mask as it is, so that a shape is what is drawn
 
 
 # ---- real cells
 
 
 def test_real_cells_are_cropped_to_the_byte(host_kernels: HostKernels, cnmc: Path) -> None:
-    paths = [cell.path for cell in find_cells(cnmc).cells]
+    paths = [cell.path for cell in scan_dataset(cnmc).cells]
     every = os.environ.get("BLASTSCOPE_EVERY_CELL")  # make kernels-check
     chosen = paths if every else paths[::175]
     for start in range(0, len(chosen), 10):
@@ -55,15 +55,15 @@ def test_smear_frames_are_refused_alike(host_kernels: HostKernels, shared_data: 
 def test_every_kind_of_specification(
     host_kernels: HostKernels, erosion_px: int, grow_back: bool, scale: dict[str, object]
 ) -> None:
-    spec = CropSpec.model_validate({"side_px": 61, "erosion_px": erosion_px, "grow_back": grow_back, **scale})
-    images = [draw_cell(seed, size_px=150 + 31 * seed) for seed in range(2)]
+    spec = CropSpecification.model_validate({"side_px": 61, "erosion_px": erosion_px, "grow_back": grow_back, **scale})
+    images = [synthetic_cell(seed, size_px=150 + 31 * seed) for seed in range(2)]
     assert agrees(host_kernels, images, plan_for(images, spec)) == ["ok", "ok"]
 
 
 @pytest.mark.parametrize("side_px", [8, 37, 224, 299, 300, 1024])
 def test_every_side(host_kernels: HostKernels, side_px: int) -> None:
-    images = [draw_cell(3, size_px=133)]
-    assert agrees(host_kernels, images, plan_for(images, CropSpec(side_px=side_px))) == ["ok"]
+    images = [synthetic_cell(3, size_px=133)]
+    assert agrees(host_kernels, images, plan_for(images, CropSpecification(side_px=side_px))) == ["ok"]
 
 
 @pytest.mark.parametrize(("width", "height"), [(26, 34), (30, 51), (27, 58)])
@@ -71,12 +71,12 @@ def test_a_weight_between_two_256ths_goes_to_the_even_one(host_kernels: HostKern
     # there are such weights where a side of 4 n + 2 px becomes 512 px
     image = np.zeros((120, 130, 3), np.uint8)
     image[40 : 40 + height, 50 : 50 + width] = np.random.default_rng(width).integers(100, 256, (height, width, 3))
-    assert agrees(host_kernels, [image], plan_for([image], CropSpec(side_px=512, erosion_px=0))) == ["ok"]
+    assert agrees(host_kernels, [image], plan_for([image], CropSpecification(side_px=512, erosion_px=0))) == ["ok"]
 
 
 def test_limits_beyond_any_image_are_limits_too(host_kernels: HostKernels) -> None:
-    image = draw_cell(3, size_px=133)
-    for spec in (CropSpec(max_box_px=10**12), CropSpec(min_box_px=10**12)):
+    image = synthetic_cell(3, size_px=133)
+    for spec in (CropSpecification(max_box_px=10**12), CropSpecification(min_box_px=10**12)):
         agrees(host_kernels, [image], plan_for([image], spec))
 
 
@@ -182,11 +182,15 @@ def test_the_largest_component_of_random_masks(
     sizes=st.lists(st.tuples(st.integers(8, 110), st.integers(8, 110)), min_size=1, max_size=4),
     more=st.integers(0, 70),
     spec=st.sampled_from(
-        [CropSpec(side_px=40, min_box_px=4), BARE, CropSpec(side_px=16, scale="keep", window_px=40, erosion_px=2)]
+        [
+            CropSpecification(side_px=40, min_box_px=4),
+            BARE,
+            CropSpecification(side_px=16, scale="keep", window_px=40, erosion_px=2),
+        ]
     ),
 )
 def test_batches_of_mixed_random_images(
-    host_kernels: HostKernels, seed: int, sizes: list[tuple[int, int]], more: int, spec: CropSpec
+    host_kernels: HostKernels, seed: int, sizes: list[tuple[int, int]], more: int, spec: CropSpecification
 ) -> None:
     rng = np.random.default_rng(seed)
     images = [random_image(rng, size) for size in sizes]
@@ -214,8 +218,8 @@ EVERY_VIEW = {**VIEWS, "one row for all": lambda image: np.broadcast_to(image[60
 
 @pytest.mark.parametrize("view", EVERY_VIEW)
 def test_strides_of_any_sign_are_read_where_they_point(host_kernels: HostKernels, view: str) -> None:
-    image = EVERY_VIEW[view](draw_cell(4, size_px=121))
-    agrees(host_kernels, [image, image.copy()], plan_for([image, image], CropSpec(side_px=50)))
+    image = EVERY_VIEW[view](synthetic_cell(4, size_px=121))
+    agrees(host_kernels, [image, image.copy()], plan_for([image, image], CropSpecification(side_px=50)))
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (1, 1), (1, 300), (300, 1), (2, 3), (33, 32), (0, 5), (5, 0), (0, 0)])
@@ -229,20 +233,20 @@ def test_the_smallest_images(host_kernels: HostKernels, shape: tuple[int, int]) 
 
 def test_the_largest_images(host_kernels: HostKernels) -> None:
     large = np.zeros((4096, 4096, 3), np.uint8)
-    large[1500:2700, 2900:4000] = cv2.resize(draw_cell(2), (1100, 1200), interpolation=cv2.INTER_NEAREST)
+    large[1500:2700, 2900:4000] = cv2.resize(synthetic_cell(2), (1100, 1200), interpolation=cv2.INTER_NEAREST)
     large[::7, ::9] = 30  # debris: 266,000 components
     wide = np.zeros((11, 4096, 3), np.uint8)
     wide[3:8, 4000:4090] = 130
     images = [large, wide, wide.transpose(1, 0, 2)]
-    spec = CropSpec(min_box_px=5, max_box_px=2000)
+    spec = CropSpecification(min_box_px=5, max_box_px=2000)
     assert agrees(host_kernels, images, CropPlan.make(spec, 3, 4096)) == ["ok"] * 3
 
 
 def test_a_batch_is_filled_up_with_rows_of_zeros(host_kernels: HostKernels) -> None:
-    image = draw_cell(1, size_px=90)
+    image = synthetic_cell(1, size_px=90)
     empty = np.zeros((0, 0, 3), np.uint8)
-    results = host_kernels.crop([image], CropPlan.make(CropSpec(side_px=20), 3, 90))
-    crop = crop_cell(image, CropSpec(side_px=20))
+    results = host_kernels.crop([image], CropPlan.make(CropSpecification(side_px=20), 3, 90))
+    crop = crop_cell(image, CropSpecification(side_px=20))
     assert isinstance(crop, Crop)
     assert isinstance(results[0], Crop)
     assert np.array_equal(results[0].pixels, crop.pixels)
@@ -254,7 +258,7 @@ def test_an_image_larger_than_the_plan_is_not_touched_and_said(host_kernels: Hos
     assert plan.fits(50, 50)
     assert not plan.fits(51, 8)
     with pytest.raises(UsageError, match="60 x 51 px is larger than its plan"):
-        host_kernels.crop([draw_cell(1, size_px=50), np.zeros((51, 60, 3), np.uint8)], plan)
+        host_kernels.crop([synthetic_cell(1, size_px=50), np.zeros((51, 60, 3), np.uint8)], plan)
 
 
 # ---- every refusal
@@ -275,7 +279,7 @@ def test_every_refusal_has_the_words_of_the_cpu(host_kernels: HostKernels) -> No
         *(disk((70, 80), (40, 35), 0.5), disk((70, 80), (40, 35), 9), disk((200, 210), (100, 100), 80)),
         *(disk((70, 80), (20, 35), 20), disk((70, 80), (40, 60), 12), disk((70, 80), (40, 35), 30)),
     ]
-    spec = CropSpec(side_px=16, max_box_px=150)
+    spec = CropSpecification(side_px=16, max_box_px=150)
     codes = Counter(agrees(host_kernels, images, plan_for(images, spec)))
     assert set(codes) == {"empty", "not-on-black", "too-small", "too-large", "touches-border", "ok"}
     assert MOST_BRIGHT_BORDER == 0.5  # the kernels say: more bright pixels than height + width
@@ -293,4 +297,4 @@ def test_cells_at_the_edge_are_cut_or_not_alike(
     image = np.zeros((80, 100, 3), np.uint8)
     cv2.ellipse(image, middle, radii, 0, 0, 360, (150, 90, 160), -1)
     image[middle[1] : middle[1] + tail, middle[0] :] = 120
-    agrees(host_kernels, [image], plan_for([image], CropSpec(side_px=16, min_box_px=1)))
+    agrees(host_kernels, [image], plan_for([image], CropSpecification(side_px=16, min_box_px=1)))

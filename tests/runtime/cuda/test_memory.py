@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from host_gpu import HostGpu
 
-from blastscope.runtime.cuda.memory import DeviceImage, Intake, on_device
+from blastscope.runtime.cuda.memory import DeviceArrayImporter, DeviceImage, on_device
 from blastscope.runtime.errors import ImageError
 
 IMAGE = np.arange(6 * 5 * 3, dtype=np.uint8).reshape(6, 5, 3)
@@ -71,7 +71,7 @@ def test_what_is_a_device_array_is_known_without_its_pixels() -> None:
 @pytest.mark.parametrize("view", [np.s_[:], np.s_[::2], np.s_[:, ::-1], np.s_[1:4, 2:], np.s_[..., ::-1]])
 def test_strides_are_respected_by_both_ways(gpu: HostGpu, view: Any) -> None:
     there = place(gpu, IMAGE)[view]
-    intake = Intake(gpu)
+    intake = DeviceArrayImporter(gpu)
     wanted = IMAGE[view]
     by_dlpack = intake.take(Dlpack(there))
     facts = {"shape": there.shape, "strides": there.strides}
@@ -82,7 +82,7 @@ def test_strides_are_respected_by_both_ways(gpu: HostGpu, view: Any) -> None:
 
 
 def test_the_producer_orders_itself_before_our_stream(gpu: HostGpu) -> None:
-    intake = Intake(gpu)
+    intake = DeviceArrayImporter(gpu)
     shown = Dlpack(place(gpu, IMAGE))
     taken = intake.take(shown)
     assert shown.streams == [taken.stream]
@@ -97,7 +97,7 @@ def test_a_stream_that_the_interface_names_is_followed_and_an_old_producer_is_wa
     gpu: HostGpu, facts: dict[str, Any], follows: int
 ) -> None:
     there = place(gpu, IMAGE)
-    taken = Intake(gpu).take(Interface(there.ctypes.data, **facts))
+    taken = DeviceArrayImporter(gpu).take(Interface(there.ctypes.data, **facts))
     assert gpu.counts["follow"] == follows
     assert (taken.stream is not None) == bool(follows)
 
@@ -105,7 +105,7 @@ def test_a_stream_that_the_interface_names_is_followed_and_an_old_producer_is_wa
 def test_what_is_taken_is_held_and_let_go(gpu: HostGpu) -> None:
     shown = Dlpack(place(gpu, IMAGE))
     held = weakref.ref(shown)
-    taken = Intake(gpu).take(shown)
+    taken = DeviceArrayImporter(gpu).take(shown)
     del shown
     gc.collect()
     assert held() is not None
@@ -128,21 +128,21 @@ def test_what_is_taken_is_held_and_let_go(gpu: HostGpu) -> None:
 def test_what_is_no_image_of_this_gpu_is_refused(gpu: HostGpu, facts: dict[str, Any], words: str) -> None:
     there = place(gpu, IMAGE)
     with pytest.raises(ImageError, match=words):
-        Intake(gpu).take(Interface(there.ctypes.data, **facts))
+        DeviceArrayImporter(gpu).take(Interface(there.ctypes.data, **facts))
 
 
 def test_a_capsule_of_another_type_is_refused_and_so_is_a_producer_that_refuses(gpu: HostGpu) -> None:
     floats = place(gpu, np.zeros((6, 5, 12), np.uint8)).view(np.float32)
     with pytest.raises(ImageError, match="must be uint8"):
-        Intake(gpu).take(Dlpack(floats))
+        DeviceArrayImporter(gpu).take(Dlpack(floats))
 
     class Refuses(Dlpack):
         def __dlpack__(self, *, stream: int | None = None) -> Any:
             raise BufferError("it requires a gradient")
 
     with pytest.raises(ImageError, match="requires a gradient"):
-        Intake(gpu).take(Refuses(IMAGE))
+        DeviceArrayImporter(gpu).take(Refuses(IMAGE))
 
 
 def test_an_image_without_pixels_has_no_address_to_be_checked(gpu: HostGpu) -> None:
-    assert Intake(gpu).take(Interface(0, shape=(0, 5, 3))).shape == (0, 5, 3)
+    assert DeviceArrayImporter(gpu).take(Interface(0, shape=(0, 5, 3))).shape == (0, 5, 3)

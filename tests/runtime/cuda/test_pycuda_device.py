@@ -15,13 +15,13 @@ from fake_driver_build import paper_library
 
 from blastscope.runtime.cuda import driver, graphs
 from blastscope.runtime.cuda import pycuda_device as pycuda_gpu
-from blastscope.runtime.cuda.driver import FoundGpu
+from blastscope.runtime.cuda.driver import GpuDevice
 from blastscope.runtime.cuda.kernels.crop_launch_plan import Address, Launch
 from blastscope.runtime.cuda.pycuda_device import open_gpu
 from blastscope.runtime.errors import DeviceError, DeviceLost, DriverError, MissingLibrary
 
 ROOT = Path(__file__).resolve().parents[3]
-GPU = FoundGpu(0, "Test GPU", (8, 6), 1 << 33, "0000:01:00.0", "580.1")
+GPU = GpuDevice(0, "Test GPU", (8, 6), 1 << 33, "0000:01:00.0", "580.1")
 
 
 def installed(name: str) -> bool:

@@ -12,7 +12,7 @@ from PIL import Image
 from sklearn.metrics import accuracy_score, f1_score, recall_score, roc_auc_score
 
 from blastscope.runtime.errors import DataError
-from blastscope.runtime.evaluation.detection import Outcome, calls, fates, finding, iou, match
+from blastscope.runtime.evaluation.detection import Outcome, call_metrics, confusion_counts, detection_metrics, iou, match_boxes
 from blastscope.runtime.evaluation.labels import LabelledCell, read_labels
 from blastscope.runtime.types import Box
 
@@ -43,7 +43,7 @@ def test_the_figures_are_scikit_learns() -> None:
     outcomes = some_outcomes()
     judged = [one for one in outcomes if one.truth is not None and one.call is not None]
     truth, call, score = ([getattr(one, name) for one in judged] for name in ("truth", "call", "score"))
-    figures = calls(outcomes)
+    figures = call_metrics(outcomes)
     assert figures is not None
     assert figures.cells == 300
     assert figures.sensitivity.value == pytest.approx(recall_score(truth, call))
@@ -58,7 +58,7 @@ def test_the_figures_are_scikit_learns() -> None:
 
 def test_an_interval_is_that_of_a_plain_bootstrap_over_units() -> None:
     outcomes = some_outcomes()[:300]
-    figures = calls(outcomes)
+    figures = call_metrics(outcomes)
     assert figures is not None
     groups = [[one for one in outcomes if one.unit == unit] for unit in sorted({one.unit for one in outcomes})]
     random = np.random.default_rng(1)
@@ -72,20 +72,20 @@ def test_an_interval_is_that_of_a_plain_bootstrap_over_units() -> None:
 
 def test_missed_refused_and_false_cells_are_counted_and_not_scored() -> None:
     outcomes = some_outcomes()
-    found, (hem, malignant) = finding(outcomes), fates(outcomes)
+    found, (hem, malignant) = detection_metrics(outcomes), confusion_counts(outcomes)
     assert found is not None
     assert (found.labelled, found.found, found.false) == (316, 309, 5)
     assert found.recall.value == pytest.approx(309 / 316)
     assert found.precision.value == pytest.approx(309 / 314)
     assert (hem.refused, hem.missed, malignant.refused, malignant.missed) == (9, 0, 0, 7)
     assert hem.called_hem + hem.called_all + malignant.called_hem + malignant.called_all == 300
-    assert finding(outcomes[-5:]) is None
-    assert calls([one for one in outcomes if one.truth == 1]) is None
+    assert detection_metrics(outcomes[-5:]) is None
+    assert call_metrics([one for one in outcomes if one.truth == 1]) is None
 
 
 @given(st.lists(BOXES, max_size=6), st.lists(BOXES, max_size=6))
 def test_each_box_is_matched_at_most_once_and_only_where_it_overlaps(labelled: list[Box], found: list[Box]) -> None:
-    pairs = match(labelled, found)
+    pairs = match_boxes(labelled, found)
     assert len(set(pairs.values())) == len(pairs)
     overlaps = iou(labelled, found)
     assert all(overlaps[one, other] >= 0.5 for one, other in pairs.items())
@@ -95,9 +95,9 @@ def test_each_box_is_matched_at_most_once_and_only_where_it_overlaps(labelled: l
 
 
 def test_the_better_overlap_wins() -> None:
-    assert match([(0, 0, 10, 10), (2, 0, 12, 10)], [(1, 0, 11, 10), (2, 0, 12, 10)]) == {0: 0, 1: 1}
+    assert match_boxes([(0, 0, 10, 10), (2, 0, 12, 10)], [(1, 0, 11, 10), (2, 0, 12, 10)]) == {0: 0, 1: 1}
     assert iou([(0, 0, 10, 10)], [(5, 0, 15, 10)])[0, 0] == pytest.approx(1 / 3)
-    assert match([], [(0, 0, 1, 1)]) == match([(0, 0, 1, 1)], []) == {}
+    assert match_boxes([], [(0, 0, 1, 1)]) == match_boxes([(0, 0, 1, 1)], []) == {}
 
 
 def test_a_table_names_frames_from_its_own_folder_and_from_those_named(tmp_path: Path) -> None:

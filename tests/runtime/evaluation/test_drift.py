@@ -13,34 +13,36 @@ from numpy.typing import NDArray
 from blastscope.runtime.errors import UsageError
 from blastscope.runtime.evaluation.drift import WORDS, Drift, DriftState
 from blastscope.runtime.evaluation.reference_stats import measure, shipped_reference
-from blastscope.runtime.frames.features import Appearance, appearance_of
-from blastscope.runtime.frames.types import FoundCell, FrameCell, FrameReport
-from blastscope.runtime.io.cnmc import Cell
+from blastscope.runtime.frames.features import CellFeatures, cell_features
+from blastscope.runtime.frames.types import FrameCell, FrameReport, SegmentedCell
+from blastscope.runtime.io.cnmc import DatasetEntry
 from blastscope.runtime.io.image import read_image
 
 Change = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 
 
 @pytest.fixture(scope="module")
-def some(cnmc: Path) -> Sequence[Cell]:
+def some(cnmc: Path) -> Sequence[DatasetEntry]:
     """Every 120th of the training's cells, of all patients."""
     names = sorted(cnmc.rglob("*.webp"))[::120]
-    return [Cell(path, "all" if path.parent.name == "all" else "hem", path.name.split("_")[1], "", "", "") for path in names]
+    return [
+        DatasetEntry(path, "all" if path.parent.name == "all" else "hem", path.name.split("_")[1], "", "", "") for path in names
+    ]
 
 
 @pytest.fixture(scope="module")
-def images(some: Sequence[Cell]) -> list[NDArray[np.uint8]]:
+def images(some: Sequence[DatasetEntry]) -> list[NDArray[np.uint8]]:
     read = [read_image(cell.path) for cell in some]
     return [image for image in read if isinstance(image, np.ndarray)]
 
 
 def state_of(images: Sequence[NDArray[np.uint8]], change: Change = lambda image: image) -> DriftState:
     """The drift of a session that sees the changed `images`, ten a frame."""
-    looks = [appearance_of(change(image)) for image in images]
+    looks = [cell_features(change(image)) for image in images]
     drift = Drift()
     nothing = np.zeros((1, 2), np.int32)
     for start in range(0, len(looks), 10):
-        found = FoundCell((0, 0, 1, 1), nothing, nothing)
+        found = SegmentedCell((0, 0, 1, 1), nothing, nothing)
         drift.add(FrameReport(tuple(FrameCell(found, None, look) for look in looks[start : start + 10]), None))
     return drift.state()
 
@@ -83,9 +85,9 @@ def test_no_patient_of_the_training_alarms_alone(cnmc: Path) -> None:
         assert state_of([image for image in read if isinstance(image, np.ndarray)]).alarms == ()
 
 
-def test_the_shipped_reference_is_what_the_cells_say(some: Sequence[Cell]) -> None:
+def test_the_shipped_reference_is_what_the_cells_say(some: Sequence[DatasetEntry]) -> None:
     shipped, again = shipped_reference(), measure(some, name="a part", data_sha256="")
-    assert set(shipped.features) == set(Appearance._fields) == set(WORDS)
+    assert set(shipped.features) == set(CellFeatures._fields) == set(WORDS)
     for name, feature in shipped.features.items():
         assert abs(again.features[name].median - feature.median) < 0.5 * feature.spread
         assert again.features[name].spread == pytest.approx(feature.spread, rel=0.4)
@@ -100,14 +102,14 @@ def test_few_cells_say_nothing_yet(images: list[NDArray[np.uint8]]) -> None:
 
 
 def test_only_the_latest_cells_count_and_no_more_are_kept(images: list[NDArray[np.uint8]]) -> None:
-    drift, normal = Drift(window=40), appearance_of(images[0])
+    drift, normal = Drift(window=40), cell_features(images[0])
     assert normal is not None
     for _ in range(5000):
         drift.add_look(normal._replace(diameter_px=900.0))
     assert drift.state().cells == 40
     assert any("larger" in alarm for alarm in drift.state().alarms)
     for image in images:
-        look = appearance_of(image)
+        look = cell_features(image)
         assert look is not None
         drift.add_look(look)
     assert drift.state().alarms == ()
@@ -122,13 +124,13 @@ def test_a_reference_of_other_features_is_refused() -> None:
 
 
 def test_black_has_no_appearance_and_figures_hold_at_any_place() -> None:
-    assert appearance_of(np.zeros((40, 40, 3), np.uint8)) is None
+    assert cell_features(np.zeros((40, 40, 3), np.uint8)) is None
     disk = cv2.circle(np.zeros((300, 300, 3), np.uint8), (140, 150), 60, (120, 60, 140), -1)
-    look = appearance_of(np.asarray(disk, np.uint8))
+    look = cell_features(np.asarray(disk, np.uint8))
     assert look is not None
     assert look.diameter_px == pytest.approx(120, rel=0.03)
     assert look.elongation == pytest.approx(1, abs=0.02)
     assert look.contrast == look.texture == 0
-    moved = appearance_of(np.roll(disk, (20, -30), (0, 1)))
+    moved = cell_features(np.roll(disk, (20, -30), (0, 1)))
     assert moved is not None
     assert moved == pytest.approx(look)

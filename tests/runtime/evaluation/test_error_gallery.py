@@ -14,15 +14,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from blastscope.runtime.evaluation import error_gallery as taking
-from blastscope.runtime.evaluation.error_gallery import MOST_CARDS, Mistake, Pictures, gallery, mistakes_in
+from blastscope.runtime.evaluation.error_gallery import MOST_CARDS, ErrorImages, Mistake, mistakes_in, render_gallery
 from blastscope.runtime.evaluation.labels import LabelledCell
 from blastscope.runtime.frames.report.theme import LOOKS, rgb
-from blastscope.runtime.frames.types import FoundCell, FrameCell, FrameFacts, FrameReport
-from blastscope.runtime.io.slides.slide import ArrayScan
+from blastscope.runtime.frames.types import FrameCell, FrameParameters, FrameReport, SegmentedCell
+from blastscope.runtime.io.slides.slide import ArraySlide
 from blastscope.runtime.types import Audit, Box, ClassName, Prediction, Refusal
 
 AUDIT = Audit("b" * 64, "e", "openvino", "CPU", "fp16", "f32")
-FACTS = FrameFacts(0.1, "red-cells", (200.0, 201.0, 199.0), (0.4, 0.5, -0.7), 0.3, 0.06, (0, 0, 640, 480), (0, 0, 640, 480))
+FACTS = FrameParameters(
+    0.1, "red-cells", (200.0, 201.0, 199.0), (0.4, 0.5, -0.7), 0.3, 0.06, (0, 0, 640, 480), (0, 0, 640, 480)
+)
 PATH = Path("slide <1>.png")
 
 
@@ -34,10 +36,10 @@ def cell(x: int, y: int, score: float | None) -> FrameCell:
     """A round cell around (x, y), called by its `score`; None is a refused one."""
     contour = np.asarray(cv2.ellipse2Poly((x, y), (30, 30), 0, 0, 360, 1), np.int32)
     if score is None:
-        return FrameCell(FoundCell(box(x, y), contour, contour, Refusal("clumped", 'two "nuclei"')), None)
+        return FrameCell(SegmentedCell(box(x, y), contour, contour, Refusal("clumped", 'two "nuclei"')), None)
     label: ClassName = "all" if score >= 0.5 else "hem"
     call = Prediction(label, max(score, 1 - score), score, "combined", None, box(x, y), None, AUDIT)
-    return FrameCell(FoundCell(box(x, y), contour, contour), call)
+    return FrameCell(SegmentedCell(box(x, y), contour, contour), call)
 
 
 LABELLED = (
@@ -62,8 +64,8 @@ def where(picture: NDArray[np.uint8], colour: str) -> int:
 
 
 def test_a_picture_shows_the_labels_box_and_what_was_found_in_their_colours() -> None:
-    pictures = Pictures({PATH: LABELLED})
-    pictures.look(ArrayScan(np.full((260, 400, 3), (205, 190, 200), np.uint8)), REPORT)
+    pictures = ErrorImages({PATH: LABELLED})
+    pictures.look(ArraySlide(np.full((260, 400, 3), (205, 190, 200), np.uint8)), REPORT)
     shown = pictures.shown(list(mistakes_in(PATH, LABELLED, FOUND)))
     for one, colours in zip(shown, (("all", "hem"), ("hem", "all"), ("hem", "refused"), ("all",), ("all",)), strict=True):
         assert one.picture is not None
@@ -75,16 +77,16 @@ def test_a_picture_shows_the_labels_box_and_what_was_found_in_their_colours() ->
 
 def test_no_more_pictures_are_kept_than_memory_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(taking, "MOST_PICTURES", 2)
-    pictures = Pictures({PATH: LABELLED})
-    pictures.look(ArrayScan(np.zeros((260, 400, 3), np.uint8)), REPORT)
+    pictures = ErrorImages({PATH: LABELLED})
+    pictures.look(ArraySlide(np.zeros((260, 400, 3), np.uint8)), REPORT)
     shown = pictures.shown(list(mistakes_in(PATH, LABELLED, FOUND)))
     assert [one.picture is not None for one in shown] == [True, True, False, False, False]
 
 
 def test_the_worst_mistakes_come_first_and_the_surest_of_them() -> None:
-    page = gallery([Mistake(PATH, box(60, 60), "all", cell(60, 60, score)) for score in (0.4, 0.05, 0.2)])
+    page = render_gallery([Mistake(PATH, box(60, 60), "all", cell(60, 60, score)) for score in (0.4, 0.05, 0.2)])
     assert re.findall(r"<b>([^<]*)</b>", page) == ["HEM 0.95", "HEM 0.80", "HEM 0.60"]
-    page = gallery(list(mistakes_in(PATH, LABELLED, FOUND)))
+    page = render_gallery(list(mistakes_in(PATH, LABELLED, FOUND)))
     heads = re.findall(r"<h3>([^<]*)</h3>", page)
     assert [head.rpartition(":")[0] for head in heads] == [
         "Labelled ALL, called HEM",
@@ -95,12 +97,12 @@ def test_the_worst_mistakes_come_first_and_the_surest_of_them() -> None:
     ]
     assert "slide &lt;1&gt;.png, at 130, 30" in page
     assert "two &quot;nuclei&quot;" in page
-    assert gallery([]) == ""
+    assert render_gallery([]) == ""
 
 
 def test_of_many_mistakes_the_first_are_shown_and_all_are_counted() -> None:
     one = Mistake(PATH, box(60, 60), "hem", None)
-    page = gallery([replace(one) for _ in range(MOST_CARDS + 9)])
+    page = render_gallery([replace(one) for _ in range(MOST_CARDS + 9)])
     assert page.count("<li") == MOST_CARDS
     assert f"Labelled, not found: {MOST_CARDS + 9}" in page
     assert f"The first {MOST_CARDS} are shown." in page

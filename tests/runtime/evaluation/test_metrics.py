@@ -15,7 +15,7 @@ from sklearn import metrics
 from sklearn.calibration import calibration_curve
 
 from blastscope.runtime.errors import UsageError
-from blastscope.runtime.evaluation.bootstrap import group, resample
+from blastscope.runtime.evaluation.bootstrap import bootstrap_samples, group_rows
 from blastscope.runtime.evaluation.metrics import (
     f1_loss,
     find_operating_point,
@@ -74,9 +74,9 @@ def test_every_figure_is_scikit_learns(cells: Cells) -> None:
 def test_intervals_are_those_of_a_bootstrap_written_out() -> None:
     labels, calls, scores, patients = draw(3, steps=10)
     ours = score_calls(labels, calls, scores, patients, draws=40, seed=5)
-    cells = group(patients)
+    cells = group_rows(patients)
     figures = []
-    for times in resample(cells.classes(labels), draws=40, seed=5):
+    for times in bootstrap_samples(cells.classes(labels), draws=40, seed=5):
         weight = times[cells.of_cell]
         figures.append(
             [
@@ -95,7 +95,7 @@ def test_intervals_are_those_of_a_bootstrap_written_out() -> None:
 
 def test_a_draw_takes_as_many_patients_of_each_class_as_there_are() -> None:
     strata = np.array([0, 1, 1, 0, 1])
-    weights = resample(strata, draws=200, seed=0)
+    weights = bootstrap_samples(strata, draws=200, seed=0)
     assert np.all(weights[:, strata == 0].sum(axis=1) == 2)
     assert np.all(weights[:, strata == 1].sum(axis=1) == 3)
     assert weights.max() == 3

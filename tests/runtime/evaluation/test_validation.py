@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from blastscope.cli import app
 from blastscope.runtime.errors import DataError
 from blastscope.runtime.evaluation.validation_record import Requirements, read_validation
-from blastscope.runtime.frames.types import FrameSpec
+from blastscope.runtime.frames.types import FrameSpecification
 from blastscope.runtime.io.image import read_image
 from blastscope.runtime.session import open_bundle
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from conftest import TinyBundle
 
 SCALE = 0.5  # of C-NMC's pixels: the finder's work goes with their number
-PIXEL_UM = FrameSpec().network_um / SCALE
+PIXEL_UM = FrameSpecification().network_um / SCALE
 EASY = """
 frames = 2
 cells_each = 2
@@ -109,7 +109,7 @@ def test_a_validation_counts_what_was_found_and_called_and_its_record_makes_repo
     with open_bundle(bundle, device="cpu", validation=record) as scope:
         assert scope.examine(frame, pixel_um=PIXEL_UM).validated
         assert all(report.validated for report in scope.examine_files([site / "field0.png"]))
-        other = FrameSpec(lymphocyte_um=11)
+        other = FrameSpecification(lymphocyte_um=11)
         assert not scope.examine(frame, pixel_um=PIXEL_UM, spec=other).validated
         assert not any("the validation of" in note for note in scope.notes)
     with open_bundle(tiny_bundle.make(name="another"), device="cpu", validation=record) as scope:

@@ -11,15 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from blastscope.runtime.frames.estimation.frame_parameters import survey_frame
-from blastscope.runtime.frames.segmentation.pipeline import find_cells
+from blastscope.runtime.frames.estimation.frame_parameters import estimate_frame_parameters
+from blastscope.runtime.frames.segmentation.pipeline import segment_cells
 from blastscope.runtime.frames.stain import RED_CELL, nuclear_axis
-from blastscope.runtime.frames.types import Colour, FoundCell, FrameSpec
+from blastscope.runtime.frames.types import Colour, FrameSpecification, SegmentedCell
 from blastscope.runtime.io.image import read_image
 from blastscope.runtime.types import Box
 
 Frame = NDArray[np.uint8]
-SPEC = FrameSpec()
+SPEC = FrameSpecification()
 
 
 def overlap(one: Box, other: Box) -> float:
@@ -28,7 +28,7 @@ def overlap(one: Box, other: Box) -> float:
     return sides[0] * sides[1] / (areas - sides[0] * sides[1])
 
 
-def code_of(cell: FoundCell) -> str | None:
+def code_of(cell: SegmentedCell) -> str | None:
     return cell.refusal.code if cell.refusal else None
 
 
@@ -56,13 +56,13 @@ def frames(shared_data: Path) -> list[Frame]:
 @pytest.mark.parametrize(("light", "glass"), [(1.0, 226), (1.8, 226), (2.4, 234)])
 def test_nuclei_on_clean_glass_are_not_taken_for_red_cells(cnmc: Path, light: float, glass: int) -> None:
     frame = cells_on_glass(sorted(cnmc.rglob("*.webp"))[::440][:12], light, glass)
-    found = find_cells(frame, survey_frame(frame, SPEC, pixel_um=SPEC.network_um / 0.4), SPEC)
+    found = segment_cells(frame, estimate_frame_parameters(frame, SPEC, pixel_um=SPEC.network_um / 0.4), SPEC)
     assert len(found) == 12
 
 
 def test_the_scale_of_a_dim_frame_is_that_of_the_bright_one(frames: list[Frame]) -> None:
     for frame in frames:
-        bright, dim = (survey_frame(shown, SPEC) for shown in (frame, np.asarray(frame * 0.3, np.uint8)))
+        bright, dim = (estimate_frame_parameters(shown, SPEC) for shown in (frame, np.asarray(frame * 0.3, np.uint8)))
         assert dim.scale_source == "red-cells"
         assert dim.pixel_um == pytest.approx(bright.pixel_um, rel=0.12)
 
@@ -76,9 +76,9 @@ def test_the_dark_around_a_round_field_of_view_is_no_cell_and_hides_none(frames:
     away = np.hypot(rows - 240, columns - 320)
     lit = np.clip(reach - away, 0, 4)[..., None] / 4
     field = np.asarray(whole * lit + level * (1 - lit), np.uint8)
-    facts = survey_frame(whole, SPEC)
-    found = find_cells(field, survey_frame(field, SPEC, pixel_um=facts.pixel_um), SPEC)
-    plain = find_cells(whole, facts, SPEC)
+    facts = estimate_frame_parameters(whole, SPEC)
+    found = segment_cells(field, estimate_frame_parameters(field, SPEC, pixel_um=facts.pixel_um), SPEC)
+    plain = segment_cells(whole, facts, SPEC)
     assert len(plain) == 4
     for cell in plain:
         x0, y0, x1, y1 = cell.box
@@ -99,7 +99,7 @@ def test_a_nearly_black_nucleus_that_the_frames_edge_cuts_is_not_the_dark_around
         cv2.circle(frame, (x, y), 48, (196, 186, 222), cv2.FILLED)
         cv2.circle(frame, (x, y), 38, (30, 18, 42), cv2.FILLED)
     frame = np.asarray(cv2.GaussianBlur(frame, (0, 0), 1.5), np.uint8)
-    found = find_cells(frame, survey_frame(frame, SPEC, pixel_um=0.1), SPEC)
+    found = segment_cells(frame, estimate_frame_parameters(frame, SPEC, pixel_um=0.1), SPEC)
     assert [code_of(cell) for cell in found] == ["touches-border"] * 3
 
 
@@ -109,7 +109,9 @@ def test_light_of_another_colour_at_one_side_spoils_no_outline(frames: list[Fram
     for whole in (mosaic, mosaic[:, ::-1], mosaic.transpose(1, 0, 2)):
         across = np.linspace(0, 1, whole.shape[1])[:, None]
         lit = np.asarray(whole * (1 - across * np.array([0.25, 0.1, 0.0])), np.uint8)
-        plain, found = (find_cells(shown, survey_frame(shown, SPEC), SPEC) for shown in (np.ascontiguousarray(whole), lit))
+        plain, found = (
+            segment_cells(shown, estimate_frame_parameters(shown, SPEC), SPEC) for shown in (np.ascontiguousarray(whole), lit)
+        )
         assert len(found) == len(plain) == 4
         for one, other in zip(plain, found, strict=True):
             assert overlap(one.box, other.box) > 0.7
@@ -121,10 +123,12 @@ def test_the_scale_of_a_coarse_frame_of_many_cells_is_found(frames: list[Frame],
     mosaic = np.vstack([np.hstack(frames[:2]), np.hstack(frames[2:])])
     mosaic = np.vstack([np.hstack([mosaic, mosaic[:, ::-1]]), np.hstack([mosaic[::-1], mosaic[::-1, ::-1]])])
     coarse = np.asarray(cv2.resize(mosaic, None, fx=size, fy=size, interpolation=cv2.INTER_AREA), np.uint8)
-    facts = survey_frame(coarse, SPEC)
+    facts = estimate_frame_parameters(coarse, SPEC)
     assert facts.scale_source == "red-cells"
-    assert facts.pixel_um * size == pytest.approx(np.median([survey_frame(frame, SPEC).pixel_um for frame in frames]), rel=0.1)
-    assert len(find_cells(coarse, facts, SPEC)) == 16
+    assert facts.pixel_um * size == pytest.approx(
+        np.median([estimate_frame_parameters(frame, SPEC).pixel_um for frame in frames]), rel=0.1
+    )
+    assert len(segment_cells(coarse, facts, SPEC)) == 16
 
 
 @given(st.tuples(*[st.floats(0.02, 0.8)] * 3))
@@ -143,12 +147,12 @@ def test_a_white_margin_as_around_a_picture_on_a_page_is_not_taken_for_glass(fra
     for frame in frames:
         page = np.full((frame.shape[0] + 80, frame.shape[1] + 80, 3), 255, np.uint8)
         page[40:-40, 40:-40] = frame
-        facts = survey_frame(frame, SPEC)
-        seen = survey_frame(page, SPEC)
+        facts = estimate_frame_parameters(frame, SPEC)
+        seen = estimate_frame_parameters(page, SPEC)
         assert seen.background == pytest.approx(facts.background, abs=2)
         assert seen.nuclear_axis == pytest.approx(facts.nuclear_axis, abs=0.05)
         assert seen.pixel_um == pytest.approx(facts.pixel_um, rel=0.05)
-        here, there = find_cells(frame, facts, SPEC), find_cells(page, seen, SPEC)
+        here, there = segment_cells(frame, facts, SPEC), segment_cells(page, seen, SPEC)
         moved = [(x0 - 40, y0 - 40, x1 - 40, y1 - 40) for x0, y0, x1, y1 in (cell.box for cell in there)]
         assert len(here) == len(moved) > 0
         assert all(max(overlap(cell.box, box) for box in moved) > 0.8 for cell in here)

@@ -11,22 +11,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from blastscope.runtime.frames.image_pyramid import Pictures, grid_around, grid_over, grid_within
+from blastscope.runtime.frames.image_pyramid import ImagePyramid, grid_around, grid_over, grid_within
 from blastscope.runtime.frames.segmentation import candidates as looking
 from blastscope.runtime.frames.segmentation import stain_map as working
-from blastscope.runtime.frames.segmentation.pipeline import find_cells, reach_px
-from blastscope.runtime.frames.stain import STEP, along, density
-from blastscope.runtime.frames.thresholding import at_share, middle
+from blastscope.runtime.frames.segmentation.pipeline import reach_px, segment_cells
+from blastscope.runtime.frames.stain import STEP, optical_density, project_density
+from blastscope.runtime.frames.thresholding import median, quantile
 from blastscope.runtime.frames.tiling import Tile, facts_in
-from blastscope.runtime.frames.types import FrameFacts, FrameSpec
+from blastscope.runtime.frames.types import FrameParameters, FrameSpecification
 from blastscope.runtime.io import concurrency as spreading
 
 GLASS = (232.0, 230.0, 226.0)
 AXIS = (0.16, 0.6131, -0.7735)
 
 
-def facts(pixel_um: float) -> FrameFacts:
-    return FrameFacts(pixel_um, "given", GLASS, AXIS, 0.16, 0.03, (0, 0, 150, 120), (0, 0, 10_000, 10_000))
+def facts(pixel_um: float) -> FrameParameters:
+    return FrameParameters(pixel_um, "given", GLASS, AXIS, 0.16, 0.03, (0, 0, 150, 120), (0, 0, 10_000, 10_000))
 
 
 def stained(seed: int, height: int, width: int) -> NDArray[np.uint8]:
@@ -47,10 +47,10 @@ def test_strips_of_any_height_show_what_the_whole_shows(seed: int, height: int, 
         seen = []
         for rows in (strip, height):
             patch.setattr(working, "STRIP_PIXELS", rows * 150)
-            seen.append(working.working(Pictures(frame), facts(pixel_um)))
+            seen.append(working.make_stain_map(ImagePyramid(frame), facts(pixel_um)))
     assert (seen[0].picture == seen[1].picture).all()
     assert (seen[0].stained == seen[1].stained).all()
-    assert [place.box for place in looking.places(seen[0])]
+    assert [place.box for place in looking.find_candidates(seen[0])]
 
 
 @given(st.integers(0, 1000), st.integers(0, 60), st.integers(0, 60), st.sampled_from([0.03, 0.08, 0.2]))
@@ -59,8 +59,8 @@ def test_a_tile_of_a_frame_has_the_pixels_of_the_whole(seed: int, x: int, y: int
     frame = np.random.default_rng(seed).integers(0, 256, (150, 160, 3)).astype(np.uint8)
     told = replace(facts(pixel_um), content=(seed % 7, seed % 5, 150, 140))
     region = x, y, 160, 150
-    whole = working.working(Pictures(frame), told)
-    part = working.working(Pictures(np.ascontiguousarray(frame[y:, x:])), facts_in(told, Tile(region, region)))
+    whole = working.make_stain_map(ImagePyramid(frame), told)
+    part = working.make_stain_map(ImagePyramid(np.ascontiguousarray(frame[y:, x:])), facts_in(told, Tile(region, region)))
     assert whole.um == part.um
     factor = whole.grid.factor
     right, down = (part.grid.x0 + x - whole.grid.x0) // factor, (part.grid.y0 + y - whole.grid.y0) // factor
@@ -75,7 +75,7 @@ def test_the_number_of_threads_changes_no_cell(monkeypatch: pytest.MonkeyPatch) 
     told = []
     for threads in (1, 2, 5):
         monkeypatch.setattr(spreading, "usable_threads", lambda threads=threads: threads)
-        cells = find_cells(frame, facts(0.2), FrameSpec())
+        cells = segment_cells(frame, facts(0.2), FrameSpecification())
         told.append([(cell.contour.tolist(), cell.nucleus.tolist(), cell.refusal) for cell in cells])
     assert told[0]
     assert told[0] == told[1] == told[2]
@@ -108,8 +108,8 @@ def test_parts_within_a_gap_belong_together_and_no_others_do(drawn: list[tuple[i
 @settings(max_examples=10)
 def test_nuclear_stain_is_the_density_along_the_axis(seed: int) -> None:
     picture = np.random.default_rng(seed).integers(30, 256, (9, 7, 3)).astype(np.uint8)
-    densities = np.dstack(density(picture, GLASS))
-    extra = along(AXIS, picture, GLASS) / STEP - densities @ np.asarray(AXIS, np.float32)
+    densities = np.dstack(optical_density(picture, GLASS))
+    extra = project_density(AXIS, picture, GLASS) / STEP - densities @ np.asarray(AXIS, np.float32)
     usual = densities[..., 0] < 1
     assert np.abs(extra[usual]).max() < 2 / STEP
     assert (extra[~usual] >= -2 / STEP).all()  # what is nearly black shows, whatever its colour
@@ -118,10 +118,10 @@ def test_nuclear_stain_is_the_density_along_the_axis(seed: int) -> None:
 
 @given(st.lists(st.integers(-1000, 1000), min_size=1, max_size=60), st.floats(0, 1))
 def test_order_statistics_are_values_and_lie_where_they_should(values: list[int], share: float) -> None:
-    found = at_share(np.asarray(values), share)
+    found = quantile(np.asarray(values), share)
     assert found in values
     assert sum(value < found for value in values) <= share * len(values) <= sum(value <= found for value in values)
-    assert middle(np.asarray(values)) == sorted(values)[len(values) // 2]
+    assert median(np.asarray(values)) == sorted(values)[len(values) // 2]
 
 
 @given(st.integers(-9, 60), st.integers(1, 90), st.integers(1, 90), st.sampled_from([1, 3, 5, 9]))
@@ -151,10 +151,10 @@ def test_a_crowd_falls_into_places_no_wider_than_a_cell() -> None:
     rows, columns = np.ogrid[:500, :900]
     for x, y in product(range(60, 860, 55), range(60, 460, 55)):
         frame[(rows - y) ** 2 + (columns - x) ** 2 < 21**2] = (104, 70, 150)  # 8.4 um across, 2.6 um apart
-    places = looking.places(working.working(Pictures(frame), facts(0.2)))
+    places = looking.find_candidates(working.make_stain_map(ImagePyramid(frame), facts(0.2)))
     assert len(places) == 15 * 8
     assert not any(place.wide for place in places)
-    assert len(find_cells(frame, facts(0.2), FrameSpec())) == 15 * 8
+    assert len(segment_cells(frame, facts(0.2), FrameSpecification())) == 15 * 8
 
 
 @pytest.mark.parametrize("nucleus", [(104, 70, 150), (70, 35, 80)])  # the second is darker in every colour than most surrounds
@@ -166,13 +166,13 @@ def test_a_tile_sees_of_a_cluster_what_the_whole_frame_shows(nucleus: tuple[int,
         x, y, radius = 50 + 44 * index, 150 + 23 * (index % 3), 20 + index % 4
         frame[(rows - y) ** 2 + (columns - x) ** 2 < radius**2] = (nucleus[0] - index, *nucleus[1:])
     told = facts(0.2)
-    margin = reach_px(told, FrameSpec())
+    margin = reach_px(told, FrameSpecification())
     assert margin < 180
-    whole = [cell.box for cell in find_cells(frame, told, FrameSpec())]
+    whole = [cell.box for cell in segment_cells(frame, told, FrameSpecification())]
     found = []
     for left in range(0, 1400, 350):
         x = max(left - margin, 0)
-        for cell in find_cells(frame[:, x : left + 350 + margin], told, FrameSpec()):
+        for cell in segment_cells(frame[:, x : left + 350 + margin], told, FrameSpecification()):
             box = (cell.box[0] + x, cell.box[1], cell.box[2] + x, cell.box[3])
             if 2 * left <= box[0] + box[2] < 2 * (left + 350):
                 found.append(box)
@@ -183,6 +183,6 @@ def test_a_tile_sees_of_a_cluster_what_the_whole_frame_shows(nucleus: tuple[int,
 def test_one_thread_is_enough_where_no_more_are_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(spreading, "ThreadPoolExecutor")
     frame = stained(7, 800, 900)  # a smaller one has but one strip's worth of work
-    assert find_cells(frame, facts(0.2), FrameSpec(), threads=1)
+    assert segment_cells(frame, facts(0.2), FrameSpecification(), threads=1)
     with pytest.raises(NameError):
-        find_cells(frame, facts(0.2), FrameSpec(), threads=2)
+        segment_cells(frame, facts(0.2), FrameSpecification(), threads=2)

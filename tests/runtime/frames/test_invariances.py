@@ -17,17 +17,17 @@ from blastscope.runtime.errors import ImageError
 from blastscope.runtime.frames import image_pyramid as pictures
 from blastscope.runtime.frames.cell_crop import cut_cell
 from blastscope.runtime.frames.estimation import frame_parameters as survey
-from blastscope.runtime.frames.estimation.frame_parameters import survey_frame
-from blastscope.runtime.frames.image_pyramid import grid_around, nearest_odd_factor, reduced
-from blastscope.runtime.frames.mask_geometry import NEAR, deeper_in, depth_in, hull_mask, roughly_to, squares_to
+from blastscope.runtime.frames.estimation.frame_parameters import estimate_frame_parameters
+from blastscope.runtime.frames.image_pyramid import downsample, grid_around, nearest_odd_factor
+from blastscope.runtime.frames.mask_geometry import NEAR, approx_distance_to, distance_inside, erode_by, hull_mask, squares_to
 from blastscope.runtime.frames.segmentation.merge_lobes import axes
-from blastscope.runtime.frames.segmentation.pipeline import find_cells, reach_px
-from blastscope.runtime.frames.segmentation.split_nuclei import fill_holes, parts_of
-from blastscope.runtime.frames.thresholding import parting
-from blastscope.runtime.frames.types import FrameSpec
+from blastscope.runtime.frames.segmentation.pipeline import reach_px, segment_cells
+from blastscope.runtime.frames.segmentation.split_nuclei import fill_holes, split_nuclei
+from blastscope.runtime.frames.thresholding import split_threshold
+from blastscope.runtime.frames.types import FrameSpecification
 from blastscope.runtime.types import Box
 
-SPEC = FrameSpec()
+SPEC = FrameSpecification()
 GLASS, RED, NUCLEUS, CYTOPLASM = (232, 230, 226), (196, 150, 152), (104, 70, 150), (190, 178, 214)
 Frame = NDArray[np.uint8]
 
@@ -52,8 +52,8 @@ def drawn(seed: int, width: int = 300, height: int = 240, whites: int = 1, *, st
 
 
 def boxes(frame: Frame) -> list[tuple[Box, str | None]]:
-    facts = survey_frame(frame, SPEC)
-    return sorted((cell.box, cell.refusal.code if cell.refusal else None) for cell in find_cells(frame, facts, SPEC))
+    facts = estimate_frame_parameters(frame, SPEC)
+    return sorted((cell.box, cell.refusal.code if cell.refusal else None) for cell in segment_cells(frame, facts, SPEC))
 
 
 def left_right(frame: Frame, box: Box) -> tuple[Frame, Box]:
@@ -84,7 +84,7 @@ def test_glass_around_a_frame_changes_no_fact_however_large_it_grows(monkeypatch
     told = []
     for margin in (20, 37, 200):
         around = cv2.copyMakeBorder(frame, *[margin] * 4, cv2.BORDER_CONSTANT, value=GLASS)
-        facts = survey_frame(np.asarray(around, np.uint8), SPEC)
+        facts = estimate_frame_parameters(np.asarray(around, np.uint8), SPEC)
         told.append((facts.pixel_um, facts.background, facts.nuclear_axis, facts.nucleus_threshold, facts.cell_threshold))
     assert told[0] == told[1] == told[2]
 
@@ -140,8 +140,8 @@ def test_a_white_cell_is_found_in_any_stain(name: str) -> None:
 @settings(max_examples=4)
 def test_boxes_and_contours_lie_inside_the_frame_and_agree(seed: int) -> None:
     frame = drawn(seed, whites=2)
-    facts = survey_frame(frame, SPEC)
-    cells = find_cells(frame, facts, SPEC)
+    facts = estimate_frame_parameters(frame, SPEC)
+    cells = segment_cells(frame, facts, SPEC)
     assert cells
     assert [(cell.box[1], cell.box[0]) for cell in cells] == sorted((cell.box[1], cell.box[0]) for cell in cells)
     for cell in cells:
@@ -177,24 +177,24 @@ def noise(shape: tuple[int, int], spread: int) -> Frame:
     + [noise(shape, spread) for shape in ((240, 320), (480, 640)) for spread in (4, 30, 60, 128)],
 )
 def test_a_frame_that_shows_nothing_has_no_cells(frame: Frame) -> None:
-    facts = survey_frame(frame, SPEC)
+    facts = estimate_frame_parameters(frame, SPEC)
     assert facts.scale_source == "assumed"
-    assert find_cells(frame, facts, SPEC) == ()
+    assert segment_cells(frame, facts, SPEC) == ()
 
 
 def test_red_cells_alone_are_no_white_cells() -> None:
     frame = drawn(8, whites=0)
-    facts = survey_frame(frame, SPEC)
+    facts = estimate_frame_parameters(frame, SPEC)
     assert facts.pixel_um == pytest.approx(7.5 / 40, rel=0.12)
-    assert find_cells(frame, facts, SPEC) == ()
+    assert segment_cells(frame, facts, SPEC) == ()
 
 
 @pytest.mark.parametrize("shape", [(0, 0), (0, 9), (1, 1), (1, 700), (700, 1), (2, 3), (7, 5), (17, 16), (33, 900), (6000, 40)])
 @pytest.mark.parametrize("pixel_um", [None, 0.01, 0.07, 1.0, 3.0])
 def test_no_size_and_no_scale_makes_it_raise(shape: tuple[int, int], pixel_um: float | None) -> None:
     for frame in (noise(shape, 100), np.resize(drawn(1), (*shape, 3))):
-        facts = survey_frame(frame, SPEC, pixel_um=pixel_um)
-        for cell in find_cells(frame, facts, SPEC):
+        facts = estimate_frame_parameters(frame, SPEC, pixel_um=pixel_um)
+        for cell in segment_cells(frame, facts, SPEC):
             assert cut_cell(frame, cell, facts, SPEC).size
         assert reach_px(facts, SPEC) > 0
 
@@ -202,9 +202,9 @@ def test_no_size_and_no_scale_makes_it_raise(shape: tuple[int, int], pixel_um: f
 @pytest.mark.parametrize("frame", [np.zeros((4, 4)), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3), np.uint16)])
 def test_what_is_no_frame_is_refused(frame: NDArray[np.generic]) -> None:
     with pytest.raises(ImageError):
-        survey_frame(frame, SPEC)  # type: ignore[arg-type]
+        estimate_frame_parameters(frame, SPEC)  # type: ignore[arg-type]
     with pytest.raises(ImageError):
-        find_cells(frame, survey_frame(blank((4, 4), 9), SPEC), SPEC)  # type: ignore[arg-type]
+        segment_cells(frame, estimate_frame_parameters(blank((4, 4), 9), SPEC), SPEC)  # type: ignore[arg-type]
 
 
 # ---- the steps, against scikit-image and against plain arithmetic
@@ -250,32 +250,32 @@ def test_squared_distances_are_exact(mask: NDArray[np.uint8]) -> None:
 def test_hulls_and_distances_of_a_turned_mask_are_turned(mask: NDArray[np.uint8]) -> None:
     turned = np.ascontiguousarray(np.rot90(mask))
     assert (hull_mask(turned) == np.rot90(hull_mask(mask))).all()
-    assert (roughly_to(turned) == np.rot90(roughly_to(mask))).all()
+    assert (approx_distance_to(turned) == np.rot90(approx_distance_to(mask))).all()
     if mask.any():
         true = convex_hull_image(mask, offset_coordinates=False)
         assert (hull_mask(mask) >= true).all()
         assert np.count_nonzero(hull_mask(mask) != true) < 0.05 * mask.size
-        assert roughly_to(mask) == pytest.approx(np.sqrt(squares_to(mask)), rel=0.02)
+        assert approx_distance_to(mask) == pytest.approx(np.sqrt(squares_to(mask)), rel=0.02)
 
 
 def test_what_is_not_stained_or_hardly_has_no_parts() -> None:
     mask = np.zeros((30, 40), np.uint8)
-    assert parts_of(mask, 0.25) == []
+    assert split_nuclei(mask, 0.25) == []
     mask[3, ::2] = 1
-    assert parts_of(mask, 0.25) == []
+    assert split_nuclei(mask, 0.25) == []
 
 
 @given(masks, st.floats(0.1, 8))
 @settings(max_examples=20)
 def test_what_lies_deep_is_the_same_by_erosion_and_by_distances(mask: NDArray[np.uint8], reach: float) -> None:
-    assert (deeper_in(mask, reach) == mask * (depth_in(mask) > reach)).all()
-    assert (deeper_in(mask, reach + NEAR) == mask * (depth_in(mask) > reach + NEAR)).all()
+    assert (erode_by(mask, reach) == mask * (distance_inside(mask) > reach)).all()
+    assert (erode_by(mask, reach + NEAR) == mask * (distance_inside(mask) > reach + NEAR)).all()
 
 
 @given(st.lists(st.integers(0, 300), min_size=40, max_size=200), st.lists(st.integers(700, 1000), min_size=40, max_size=200))
 @settings(max_examples=12)
 def test_two_heaps_of_numbers_are_parted_between(low: list[int], high: list[int]) -> None:
-    assert max(low) - 20 <= parting(np.asarray(low + high, np.int32)) < min(high) + 20
+    assert max(low) - 20 <= split_threshold(np.asarray(low + high, np.int32)) < min(high) + 20
 
 
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 9), st.integers(0, 3), st.integers(-4, 40), st.integers(-4, 40))
@@ -286,7 +286,7 @@ def test_a_grid_covers_its_box_evenly(width: int, height: int, half: int, margin
     assert left == right >= margin * factor
     picture = np.random.default_rng(1).integers(0, 256, (50, 60, 3)).astype(np.uint8)
     if x < 60 and y < 50 and x + width > 0 and y + height > 0:
-        assert reduced(picture, grid).shape == (grid.height, grid.width, 3)
+        assert downsample(picture, grid).shape == (grid.height, grid.width, 3)
 
 
 def test_the_nearest_odd_factor_is_nearest_by_ratio() -> None:

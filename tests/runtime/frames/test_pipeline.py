@@ -26,13 +26,13 @@ from blastscope.runtime.errors import Closed, ImageError, UsageError
 from blastscope.runtime.frames.cell_crop import cut_cell
 from blastscope.runtime.frames.pipeline import TILE_PX, Examiner
 from blastscope.runtime.frames.tiling import tiles_of
-from blastscope.runtime.frames.types import FrameReport, FrameSpec
-from blastscope.runtime.io.slides.slide import ArrayScan, Scan, open_scan
+from blastscope.runtime.frames.types import FrameReport, FrameSpecification
+from blastscope.runtime.io.slides.slide import ArraySlide, Slide, open_slide
 from blastscope.runtime.session import Scope, open_bundle
 from blastscope.runtime.types import Audit, Box, Prediction, Refusal
 
 PIXEL_UM = 0.25
-SPEC = FrameSpec()
+SPEC = FrameSpecification()
 AUDIT = Audit("b", "e", "openvino", "cpu", "fp32", "f32")
 
 
@@ -157,7 +157,7 @@ def test_a_frame_of_one_colour_has_no_cells(scope: Scope, shape: tuple[int, ...]
 def test_the_callers_scale_comes_before_the_specifications(scope: Scope) -> None:
     frame = draw_frame(3)
     facts = [
-        scope.examine(frame, pixel_um=pixel_um, spec=FrameSpec(pixel_um=spec)).facts
+        scope.examine(frame, pixel_um=pixel_um, spec=FrameSpecification(pixel_um=spec)).facts
         for pixel_um, spec in ((0.2, 0.3), (None, 0.3), (None, None))
     ]
     assert [(one.pixel_um, one.scale_source) for one in facts[:2] if one] == [(0.2, "given"), (0.3, "given")]
@@ -225,10 +225,10 @@ def test_tiles_give_what_the_whole_gives_on_real_frames(shared_data: Path) -> No
 # ---- scans
 
 
-class Watched(ArrayScan):
+class Watched(ArraySlide):
     """A scan that remembers the largest part that was ever asked for."""
 
-    def __init__(self, scan: Scan) -> None:
+    def __init__(self, scan: Slide) -> None:
         self._scan, self._lock = scan, threading.Lock()
         self.width, self.height, self.notes = scan.width, scan.height, scan.notes
         self.largest, self.count = 0, 0
@@ -264,7 +264,7 @@ def test_a_scan_of_a_gigabyte_is_read_in_tiles(tmp_path: Path) -> None:
     frame = draw_frame(4, 1024, 512)
     write_sparse(tmp_path / "slide.tif", frame, side, corner)
     assert (tmp_path / "slide.tif").stat().st_size < 3_000_000
-    scan = open_scan(tmp_path / "slide.tif")
+    scan = open_slide(tmp_path / "slide.tif")
     assert not isinstance(scan, Refusal)
     watched = Watched(scan)
     report = Examiner(by_colour, pixel_um=PIXEL_UM, threads=2).examine_scan(watched)
@@ -286,7 +286,7 @@ def test_a_file_and_an_array_of_the_same_pixels_give_the_same_report(tmp_path: P
     frame = draw_frame(6)
     options: dict[str, Any] = {"resolution": (40_000, 40_000), "resolutionunit": "CENTIMETER"}
     tifffile.imwrite(tmp_path / "a.tif", frame, photometric="rgb", tile=(128, 128), **options)
-    scan = open_scan(tmp_path / "a.tif")
+    scan = open_slide(tmp_path / "a.tif")
     assert not isinstance(scan, Refusal)
     from_file = Examiner(by_colour, whole_pixels=0, tile_px=200).examine_scan(scan)
     scan.close()
@@ -351,7 +351,7 @@ def test_paths_are_read_as_the_reports_are_wanted(scope: Scope, frames: list[Pat
 def test_ctrl_c_waits_for_the_tiles_at_work_and_not_for_their_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[Box] = []
 
-    class Slide(ArrayScan):
+    class Slide(ArraySlide):
         def read(self, box: Box) -> NDArray[np.uint8]:
             looked.append(box)
             if len(looked) == 60:  # the windows of the survey are behind

@@ -20,16 +20,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from blastscope.runtime.frames.report.contact_sheet import MOST_CELLS, cards_of, draw_contact_sheet, summary
-from blastscope.runtime.frames.report.html_report import REASONS, compose, diameter_um
+from blastscope.runtime.frames.report.html_report import REASONS, diameter_um, render_slide_report
 from blastscope.runtime.frames.report.overlay import MOST_NUMBERS, draw_overlay
-from blastscope.runtime.frames.report.theme import CAUTION, LOOKS, VALIDATED, kind_of, rgb
-from blastscope.runtime.frames.report.thumbnails import THUMB_PX, Album, Shown, draw_thumb
-from blastscope.runtime.frames.types import FoundCell, FrameCell, FrameFacts, FrameReport
-from blastscope.runtime.io.slides.slide import ArrayScan
+from blastscope.runtime.frames.report.theme import CAUTION, LOOKS, VALIDATED, rgb, style_of
+from blastscope.runtime.frames.report.thumbnails import THUMB_PX, Thumbnail, ThumbnailCollector, draw_thumbnail
+from blastscope.runtime.frames.types import FrameCell, FrameParameters, FrameReport, SegmentedCell
+from blastscope.runtime.io.slides.slide import ArraySlide
 from blastscope.runtime.types import REFUSALS, Audit, Prediction, Refusal
 
 AUDIT = Audit("b" * 64, "e", "openvino", "CPU", "fp16", "f32")
-FACTS = FrameFacts(0.1, "red-cells", (200.0, 201.0, 199.0), (0.4, 0.5, -0.7), 0.3, 0.06, (0, 0, 640, 480), (0, 0, 640, 480))
+FACTS = FrameParameters(
+    0.1, "red-cells", (200.0, 201.0, 199.0), (0.4, 0.5, -0.7), 0.3, 0.06, (0, 0, 640, 480), (0, 0, 640, 480)
+)
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
@@ -41,10 +43,10 @@ def cell(x: int, y: int, *, score: float | None, radius: int = 30, code: str = "
     contour = contour[np.argsort(angle)]
     box = (x - radius, y - radius, x + radius + 1, y + radius + 1)
     if score is None:
-        return FrameCell(FoundCell(box, contour, contour, Refusal(code, "two <nuclei>")), None)  # type: ignore[arg-type]
+        return FrameCell(SegmentedCell(box, contour, contour, Refusal(code, "two <nuclei>")), None)  # type: ignore[arg-type]
     label = "all" if score >= 0.5 else "hem"
     call = Prediction(label, max(score, 1 - score), score, "combined", None, box, None, AUDIT)
-    return FrameCell(FoundCell(box, contour, contour), call)
+    return FrameCell(SegmentedCell(box, contour, contour), call)
 
 
 def report(*cells: FrameCell, name: str = "slide.png", validated: bool = False) -> FrameReport:
@@ -66,8 +68,8 @@ def test_every_cell_is_outlined_in_the_colour_of_its_call() -> None:
     for one in THREE.cells:
         x0, y0, x1, y1 = one.box
         near = drawn[y0 - 2 : y1 + 2, x0 - 2 : x1 + 2]
-        others = [look.colour for kind, look in LOOKS.items() if kind != kind_of(one)]
-        assert where(near, LOOKS[kind_of(one)].colour).sum() > 60
+        others = [look.colour for kind, look in LOOKS.items() if kind != style_of(one)]
+        assert where(near, LOOKS[style_of(one)].colour).sum() > 60
         assert not any(where(near, colour).any() for colour in others)
 
 
@@ -115,25 +117,25 @@ def test_the_colours_of_calls_are_apart_for_everybody() -> None:
 
 
 def test_a_thumbnail_shows_a_cell_at_the_edge_with_glass_around_it() -> None:
-    thumb = draw_thumb(ArrayScan(FRAME), cell(5, 5, score=0.9))
+    thumb = draw_thumbnail(ArraySlide(FRAME), cell(5, 5, score=0.9))
     assert thumb.shape == (THUMB_PX, THUMB_PX, 3)
     assert (thumb[:5, :5] == 255).all()
     assert np.array_equal(thumb[-3, -3], FRAME[0, 0])
 
 
-def shown(*reports: FrameReport) -> list[Shown]:
-    album = Album(cells=True, maps=9)
+def shown(*reports: FrameReport) -> list[Thumbnail]:
+    album = ThumbnailCollector(cells=True, maps=9)
     for one in reports:
-        album.look(ArrayScan(FRAME), one)
+        album.look(ArraySlide(FRAME), one)
     return [album.shown(one) for one in reports]
 
 
 def test_pictures_are_handed_out_once_for_each_time_that_a_frame_was_given() -> None:
-    album = Album(cells=True, maps=1)
+    album = ThumbnailCollector(cells=True, maps=1)
     for _ in range(2):
-        album.look(ArrayScan(FRAME), THREE)
+        album.look(ArraySlide(FRAME), THREE)
     assert [bool(album.shown(THREE).map) for _ in range(3)] == [True, False, False]
-    album.look(ArrayScan(FRAME), THREE)
+    album.look(ArraySlide(FRAME), THREE)
     assert [len(album.shown(THREE).thumbs) for _ in range(2)] == [3, 0]
 
 
@@ -153,13 +155,13 @@ def test_a_sheet_begins_with_the_likeliest_all_and_ends_with_the_refused() -> No
     pixels = np.asarray(sheet)
     assert where(pixels[90:100, :160], LOOKS["all"].colour).any()
     assert not where(pixels[90:100, :160], LOOKS["hem"].colour).any()
-    many = Shown(report(*[cell(60, 60, score=0.9)] * (MOST_CELLS + 5)))
+    many = Thumbnail(report(*[cell(60, 60, score=0.9)] * (MOST_CELLS + 5)))
     assert f"the first {MOST_CELLS} are shown" in summary(cards_of([many]))
 
 
 def test_the_page_needs_nothing_beside_it_and_takes_no_name_for_markup() -> None:
     evil = '<script>alert("x")</script>&.png'
-    page = compose(shown(THREE, report(cell(90, 90, score=0.7), name=evil)), evil, audit=AUDIT)
+    page = render_slide_report(shown(THREE, report(cell(90, 90, score=0.7), name=evil)), evil, audit=AUDIT)
     assert "<script>alert" not in page
     assert "&lt;script&gt;alert(&quot;x&quot;)&lt;/script&gt;&amp;.png" in page
     assert "two &lt;nuclei&gt;" in page
@@ -172,41 +174,45 @@ def test_the_page_needs_nothing_beside_it_and_takes_no_name_for_markup() -> None
 
 
 def test_the_cells_come_before_the_table_of_frames_which_leads_back_to_them() -> None:
-    page = compose(shown(THREE, report(name="none.png"), report(cell(90, 90, score=0.7))), "a", alarms=["larger <cells>"])
+    page = render_slide_report(
+        shown(THREE, report(name="none.png"), report(cell(90, 90, score=0.7))), "a", alarms=["larger <cells>"]
+    )
     assert page.index("<h2>Cells") < page.index("<h2>Why cells") < page.index("<h2>Where") < page.index("<h2>Frames")
     assert re.findall(r'href="(#[^"]*)"', page) == ["#frame=0", "#frame=2"]
     assert '<p class="warning">larger &lt;cells&gt;</p>' in page
-    assert "#frame" not in compose(shown(THREE), "a")  # it is alone
-    index = compose(shown(THREE), "a", links={0: "three.html"})
+    assert "#frame" not in render_slide_report(shown(THREE), "a")  # it is alone
+    index = render_slide_report(shown(THREE), "a", links={0: "three.html"})
     assert 'href="three.html"' in index
     assert "<h2>Cells" not in index
 
 
 def test_the_page_doubts_calls_on_a_scale_that_nobody_knows() -> None:
     unknown = replace(THREE, facts=replace(FACTS, scale_source="assumed"))
-    assert "so it is only assumed" not in compose(shown(THREE, replace(unknown, cells=())), "a")
+    assert "so it is only assumed" not in render_slide_report(shown(THREE, replace(unknown, cells=())), "a")
     for frames in ((unknown,), (THREE, unknown)):
-        assert "too few red cells show the scale of 1 of the frames with white cells" in compose(shown(*frames), "a")
+        assert "too few red cells show the scale of 1 of the frames with white cells" in render_slide_report(
+            shown(*frames), "a"
+        )
 
 
 def test_a_page_without_a_cell_doesnt_speak_of_any() -> None:
     unread = FrameReport((), None, Refusal("undecodable", "the file is empty"), Path("a.png"))
     for one, said in ((report(), "No white cell was found."), (unread, "No frame could be examined.")):
-        page = compose(shown(one), "a")
+        page = render_slide_report(shown(one), "a")
         assert said in page
         assert not re.search("Where the cells lie|see the reasons below|Why cells", page)
 
 
 def test_in_a_crowd_where_no_number_is_drawn_a_cell_is_found_by_its_place() -> None:
-    few = compose(shown(THREE), "a")
+    few = render_slide_report(shown(THREE), "a")
     assert "number 1, at 30, 50<" in few
-    many = compose(shown(report(*[cell(90, 90, score=0.7)] * (MOST_NUMBERS + 1))), "a")
+    many = render_slide_report(shown(report(*[cell(90, 90, score=0.7)] * (MOST_NUMBERS + 1))), "a")
     assert [f"where there are more than {MOST_NUMBERS} go by its place" in page for page in (few, many)] == [False, True]
 
 
 def test_the_page_says_whether_the_site_has_validated_its_frames() -> None:
-    assert CAUTION in compose(shown(THREE), "a")
-    page = compose(shown(report(cell(60, 60, score=0.7), validated=True)), "a")
+    assert CAUTION in render_slide_report(shown(THREE), "a")
+    page = render_slide_report(shown(report(cell(60, 60, score=0.7), validated=True)), "a")
     assert VALIDATED in page
     assert CAUTION not in page
     assert "research use, not a medical device" in VALIDATED
@@ -218,7 +224,7 @@ def test_every_refusal_has_a_sentence_for_people() -> None:
 
 def test_a_name_that_is_no_text_can_be_shown() -> None:
     odd = report(cell(60, 60, score=0.7), name=os.fsdecode(b"slide\xff.png"))
-    compose(shown(odd), "a").encode("utf-8")
+    render_slide_report(shown(odd), "a").encode("utf-8")
     draw_contact_sheet(shown(odd), "a")
 
 
@@ -250,7 +256,7 @@ def browse(tmp_path: Path, address: str, *options: str) -> str:
 
 def write_page(tmp_path: Path) -> str:
     other = report(cell(100, 100, score=0.55, radius=20), cell(200, 200, score=0.3), name="other.png")
-    (tmp_path / "page.html").write_text(compose(shown(THREE, other), "Two slides", audit=AUDIT), encoding="utf-8")
+    (tmp_path / "page.html").write_text(render_slide_report(shown(THREE, other), "Two slides", audit=AUDIT), encoding="utf-8")
     return (tmp_path / "page.html").as_uri()
 
 

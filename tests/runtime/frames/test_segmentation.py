@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from blastscope.runtime.crop import Crop, CropSpec, crop_cell
+from blastscope.runtime.crop import Crop, CropSpecification, crop_cell
 from blastscope.runtime.frames.cell_crop import cut_cell
-from blastscope.runtime.frames.estimation.frame_parameters import survey_frame
-from blastscope.runtime.frames.segmentation.pipeline import find_cells, reach_px
-from blastscope.runtime.frames.types import FoundCell, FrameFacts, FrameSpec
+from blastscope.runtime.frames.estimation.frame_parameters import estimate_frame_parameters
+from blastscope.runtime.frames.segmentation.pipeline import reach_px, segment_cells
+from blastscope.runtime.frames.types import FrameParameters, FrameSpecification, SegmentedCell
 from blastscope.runtime.types import Box
 
-SPEC = FrameSpec()
+SPEC = FrameSpecification()
 
 
 class Frames:
@@ -48,9 +48,9 @@ def bccd(shared_data: Path) -> Frames:
     return Frames(shared_data / "bccd")
 
 
-def examined(frame: NDArray[np.uint8]) -> tuple[FrameFacts, tuple[FoundCell, ...]]:
-    facts = survey_frame(frame, SPEC)
-    return facts, find_cells(frame, facts, SPEC)
+def examined(frame: NDArray[np.uint8]) -> tuple[FrameParameters, tuple[SegmentedCell, ...]]:
+    facts = estimate_frame_parameters(frame, SPEC)
+    return facts, segment_cells(frame, facts, SPEC)
 
 
 def overlap(one: Box, other: Box) -> float:
@@ -137,7 +137,7 @@ def test_the_scale_comes_from_the_red_cells(bccd: Frames, size: float) -> None:
     found = []
     for name in bccd.names("train")[2:200:40]:
         frame = cv2.resize(bccd.frame(name), None, fx=size, fy=size, interpolation=cv2.INTER_AREA)
-        facts = survey_frame(np.asarray(frame, np.uint8), SPEC)
+        facts = estimate_frame_parameters(np.asarray(frame, np.uint8), SPEC)
         drawn = [box for box in bccd.boxes(name, "RBC") if box[0] > 2 and box[1] > 2 and box[2] < 638 and box[3] < 478]
         true = size * float(np.median([(box[2] - box[0] + box[3] - box[1]) / 2 for box in drawn]))
         assert facts.scale_source == "red-cells"
@@ -148,10 +148,10 @@ def test_the_scale_comes_from_the_red_cells(bccd: Frames, size: float) -> None:
 
 def test_the_scale_that_is_given_holds() -> None:
     frame = np.full((50, 60, 3), 210, np.uint8)
-    assert survey_frame(frame, SPEC, pixel_um=0.3).scale_source == "given"
-    assert survey_frame(frame, FrameSpec(pixel_um=0.2)).pixel_um == 0.2
-    assert survey_frame(frame, FrameSpec(pixel_um=0.2), pixel_um=0.3).pixel_um == 0.3
-    assert survey_frame(frame, SPEC).scale_source == "assumed"
+    assert estimate_frame_parameters(frame, SPEC, pixel_um=0.3).scale_source == "given"
+    assert estimate_frame_parameters(frame, FrameSpecification(pixel_um=0.2)).pixel_um == 0.2
+    assert estimate_frame_parameters(frame, FrameSpecification(pixel_um=0.2), pixel_um=0.3).pixel_um == 0.3
+    assert estimate_frame_parameters(frame, SPEC).scale_source == "assumed"
 
 
 def test_round_single_nuclei_may_be_called_and_lobed_ones_not(bccd: Frames) -> None:
@@ -168,32 +168,32 @@ def test_round_single_nuclei_may_be_called_and_lobed_ones_not(bccd: Frames) -> N
 
 def test_a_blurred_frame_is_out_of_focus(bccd: Frames) -> None:
     frame = np.asarray(cv2.GaussianBlur(bccd.frame("BloodImage_00047"), (0, 0), 14), np.uint8)
-    cells = find_cells(frame, survey_frame(frame, SPEC, pixel_um=0.072), SPEC)
+    cells = segment_cells(frame, estimate_frame_parameters(frame, SPEC, pixel_um=0.072), SPEC)
     assert [cell.refusal.code for cell in cells if cell.refusal] == ["out-of-focus"]
 
 
 def test_a_frame_of_red_cells_alone_has_no_white_ones(bccd: Frames) -> None:
     for name in bccd.names("train")[:60:6]:
         frame = bccd.frame(name)
-        facts = survey_frame(frame, SPEC)
+        facts = estimate_frame_parameters(frame, SPEC)
         drawn = bccd.boxes(name, "WBC")
         x0, _, x1, _ = drawn[0] if drawn else (0, 0, 0, 0)
         left, right = frame[:, : max(x0 - 40, 0)], frame[:, x1 + 40 :]
         side = left if left.shape[1] > right.shape[1] else right
         if len(drawn) == 1 and side.shape[1] > 150:
-            assert find_cells(side, facts, SPEC) == (), name
-            assert find_cells(side, survey_frame(side, SPEC, pixel_um=facts.pixel_um), SPEC) == (), name
+            assert segment_cells(side, facts, SPEC) == (), name
+            assert segment_cells(side, estimate_frame_parameters(side, SPEC, pixel_um=facts.pixel_um), SPEC) == (), name
 
 
 def test_what_may_be_called_can_be_cropped(bccd: Frames) -> None:
     for name, stain in (("BloodImage_00047", "none"), ("BloodImage_00305", "reinhard"), ("BloodImage_00195", "macenko")):
         frame = bccd.frame(name)
         facts, cells = examined(frame)
-        spec = FrameSpec.model_validate({"stain": stain})
+        spec = FrameSpecification.model_validate({"stain": stain})
         for cell in cells:
             if cell.refusal is None:
                 image = cut_cell(frame, cell, facts, spec)
-                assert isinstance(crop_cell(image, CropSpec()), Crop)
+                assert isinstance(crop_cell(image, CropSpecification()), Crop)
                 assert not image[0].any()
                 assert not image[:, -1].any()
                 across = (cell.box[2] - cell.box[0]) * facts.pixel_um / spec.network_um
@@ -230,7 +230,7 @@ def test_tiles_give_what_the_whole_gives(bccd: Frames) -> None:
         for left in range(0, whole.shape[1], 170):
             y, x = max(top - margin, 0), max(left - margin, 0)
             tile = whole[y : top + 130 + margin, x : left + 170 + margin]
-            for cell in find_cells(tile, facts, SPEC):
+            for cell in segment_cells(tile, facts, SPEC):
                 box = (cell.box[0] + x, cell.box[1] + y, cell.box[2] + x, cell.box[3] + y)
                 middle = (box[0] + box[2]) // 2, (box[1] + box[3]) // 2
                 if left <= middle[0] < left + 170 and top <= middle[1] < top + 130:

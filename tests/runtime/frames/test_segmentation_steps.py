@@ -12,20 +12,20 @@ from scipy.ndimage import binary_fill_holes
 from skimage.measure import label
 from skimage.morphology import closing, dilation, opening
 
-from blastscope.runtime.frames.estimation.background import NOT_GLASS, content_box, glass_level
-from blastscope.runtime.frames.estimation.pixel_size import Edges, edges_of, meeting
-from blastscope.runtime.frames.image_pyramid import Pictures, grid_over, grid_within, reduced
-from blastscope.runtime.frames.mask_geometry import depth_in, disc, part_of
-from blastscope.runtime.frames.segmentation.cytoplasm import RIM_UM, SMOOTH_UM, cell_around
+from blastscope.runtime.frames.estimation.background import NOT_GLASS, background_level, content_box
+from blastscope.runtime.frames.estimation.pixel_size import Edges, edges_of, hough_accumulator
+from blastscope.runtime.frames.image_pyramid import ImagePyramid, downsample, grid_over, grid_within
+from blastscope.runtime.frames.mask_geometry import disc, distance_inside, region_of
+from blastscope.runtime.frames.segmentation.cytoplasm import RIM_UM, SMOOTH_UM, grow_cytoplasm
 from blastscope.runtime.frames.segmentation.merge_lobes import GAP_UM, LONGEST_UM, _pair
 from blastscope.runtime.frames.segmentation.split_nuclei import (
     NECK,
     STEP_UM,
     _cores,
     _seeds,
+    components_of,
     fill_holes,
-    in_one_piece,
-    pieces_of,
+    largest_component,
 )
 
 GLASS = 230
@@ -40,7 +40,7 @@ def blob(seed: int) -> NDArray[np.uint8]:
 @given(st.integers(0, 1000), st.integers(0, 1000), st.integers(-30, 30), st.integers(-30, 30), st.floats(0.1, 0.3))
 @settings(max_examples=40)
 def test_the_gap_between_two_parts_is_that_of_their_nearest_pixels(one: int, other: int, x: int, y: int, um: float) -> None:
-    parts = part_of(blob(one)), part_of(blob(other), (x, y))
+    parts = region_of(blob(one)), region_of(blob(other), (x, y))
     (a, b) = (np.argwhere(part.mask) + np.asarray((part.y, part.x)) for part in parts)
     true = int(((a[:, None] - b[None]) ** 2).sum(axis=2).min())
     assume(true > 0)  # no pixel is two parts'
@@ -57,9 +57,9 @@ def test_the_gap_between_two_parts_is_that_of_their_nearest_pixels(one: int, oth
 @given(st.integers(0, 3000), st.sampled_from([0.1, 0.25, 0.4]))
 @settings(max_examples=40)
 def test_seeds_are_those_that_every_single_step_would_find(seed: int, um: float) -> None:
-    large = list(pieces_of(cv2.resize(blob(seed), None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)).drawn())
-    own = part_of(large[seed % len(large)].mask)
-    depth = depth_in(own.mask)
+    large = list(components_of(cv2.resize(blob(seed), None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)).drawn())
+    own = region_of(large[seed % len(large)].mask)
+    depth = distance_inside(own.mask)
     expected, level = [own], 1
     while level * STEP_UM / um < NECK * depth.max():
         for piece in list(expected):
@@ -78,7 +78,7 @@ def test_pieces_are_those_that_a_labelling_finds(seed: int, share: float, blur: 
     shown = cv2.GaussianBlur(noise, (0, 0), blur) if blur else noise
     mask = (shown > np.quantile(shown, share)).astype(np.uint8)
     labels = label(fill_holes(mask, largest) if largest else mask, connectivity=2)
-    pieces = pieces_of(mask, holes=largest)
+    pieces = components_of(mask, holes=largest)
     assert len(pieces) == labels.max()
     every = slice(0, 20), slice(0, 31)
     told = {tuple(np.flatnonzero(piece.on(every)).tolist()) for piece in pieces.drawn()}
@@ -87,13 +87,13 @@ def test_pieces_are_those_that_a_labelling_finds(seed: int, share: float, blur: 
     assert [piece.area for piece in pieces.drawn(5)] == [piece.area for piece in pieces.drawn() if piece.area >= 5]
     core = next(pieces.drawn()).on(every)
     if not largest:
-        assert (in_one_piece(mask, core) == core).all()
+        assert (largest_component(mask, core) == core).all()
 
 
 def test_the_gap_to_a_part_in_the_hole_of_another_is_told() -> None:
     rows, columns = np.ogrid[:41, :41]
     away = (rows - 20) ** 2 + (columns - 20) ** 2
-    ring, core = part_of(((away < 400) & (away > 100)).astype(np.uint8)), part_of((away < 9).astype(np.uint8))
+    ring, core = region_of(((away < 400) & (away > 100)).astype(np.uint8)), region_of((away < 9).astype(np.uint8))
     pair = _pair(ring, core, 0.25)
     assert pair is not None
     points = [np.argwhere(mask) for mask in ((away < 400) & (away > 100), away < 9)]
@@ -114,7 +114,7 @@ def test_a_cell_is_the_same_however_much_of_the_picture_is_looked_at(seed: int, 
     labels = label(smooth, connectivity=2)
     whole = binary_fill_holes(closing((labels == labels[60, 60]).astype(np.uint8), footprint))
     expected = dilation(whole.astype(np.uint8), disc(max(RIM_UM / um, 1.0)))
-    cell = cell_around(part_of(nucleus), [], cellular, um)
+    cell = grow_cytoplasm(region_of(nucleus), [], cellular, um)
     assert (cell.on((slice(0, 120), slice(0, 120))) == expected).all()
 
 
@@ -129,7 +129,7 @@ def test_the_content_of_a_frame_is_the_box_of_all_that_is_no_glass(x: int, y: in
     gray = frame[..., 0].astype(int)
     rows, columns = np.nonzero((abs(gray - GLASS) > NOT_GLASS) & (gray > 0))
     shades = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
-    level = glass_level(shades)
+    level = background_level(shades)
     assert abs(level - GLASS) <= 4
     assert content_box(shades, GLASS) == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
     assert content_box(np.full_like(shades, GLASS), GLASS) == (0, 0, 160, 150)
@@ -141,16 +141,16 @@ def test_a_picture_made_before_is_the_one_that_would_be_made(
     seed: int, width: int, height: int, less: int, factor: int
 ) -> None:
     frame = np.random.default_rng(seed).integers(0, 256, (110, 120, 3)).astype(np.uint8)
-    pictures, box = Pictures(frame), (7, 5, 7 + width, 5 + height)
+    pictures, box = ImagePyramid(frame), (7, 5, 7 + width, 5 + height)
     inner = (7 + less // 2, 5 + less // 2, 7 + width - less // 2, 5 + height - less // 2)
     beside = [
         (box[0] + x, box[1] + y, box[2] + x, box[3] + y) for x, y in ((-factor, 0), (0, -factor), (factor, 0), (0, factor))
     ]
     for wanted in (box, inner, box, *(one for moved in beside for one in (moved, box))):
-        assert (pictures.within(wanted, factor) == reduced(frame, grid_within(wanted, factor))).all()
+        assert (pictures.within(wanted, factor) == downsample(frame, grid_within(wanted, factor))).all()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("blastscope.runtime.frames.image_pyramid.LARGE_PIXELS", 0)
-        difference = Pictures(frame).within(box, factor) - reduced(frame, grid_within(box, factor)).astype(int)
+        difference = ImagePyramid(frame).within(box, factor) - downsample(frame, grid_within(box, factor)).astype(int)
     assert abs(difference).max() <= (factor == 9)  # in two steps, each rounded
 
 
@@ -161,9 +161,9 @@ def test_a_whole_frame_is_reduced_beyond_its_edges_as_a_part_is(seed: int, x: in
     box = (x, y, x + 45, y + 52)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("blastscope.runtime.frames.image_pyramid.STRIP_PIXELS", 900)
-        grid, picture = Pictures(frame).over(box, factor)
+        grid, picture = ImagePyramid(frame).over(box, factor)
     assert grid == grid_over(frame.shape, box, factor)
-    assert (picture == reduced(frame, grid)).all()
+    assert (picture == downsample(frame, grid)).all()
 
 
 @given(st.integers(0, 50))
@@ -172,7 +172,7 @@ def test_reduced_pixels_are_rounded_means(seed: int) -> None:
     frame = np.random.default_rng(seed).integers(0, 256, (45, 90, 3)).astype(np.uint8)
     for factor in (3, 5, 9):
         mean = frame.reshape(45 // factor, factor, 90 // factor, factor, 3).mean(axis=(1, 3))
-        assert (reduced(frame, grid_within((0, 0, 90, 45), factor)) == np.rint(mean)).all()
+        assert (downsample(frame, grid_within((0, 0, 90, 45), factor)) == np.rint(mean)).all()
 
 
 def test_the_votes_of_a_disc_meet_most_at_its_radius() -> None:
@@ -181,5 +181,5 @@ def test_the_votes_of_a_disc_meet_most_at_its_radius() -> None:
         cv2.circle(picture, (x, y), 14, (190, 150, 150), cv2.FILLED)
     edges = edges_of(picture, lambda shown: np.zeros(shown.shape[:2], np.bool_))
     assert isinstance(edges, Edges)
-    heights = [meeting(edges, radius) for radius in range(6, 24)]
+    heights = [hough_accumulator(edges, radius) for radius in range(6, 24)]
     assert abs(range(6, 24)[int(np.argmax(heights))] - 14) <= 1

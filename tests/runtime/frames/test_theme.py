@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from skimage.color import rgb2lab
 
-from blastscope.runtime.frames.stain import CNMC_MEAN, CNMC_SPREAD, look_of, normalised
+from blastscope.runtime.frames.stain import CNMC_MEAN, CNMC_SPREAD, lab_statistics, normalize_stain
 
 GLASS = (230.0, 228.0, 226.0)
 
@@ -28,7 +28,7 @@ def cell(seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
 @settings(max_examples=5)
 def test_a_look_is_mean_and_spread_of_the_colours_under_the_mask(seed: int) -> None:
     image, mask = cell(seed)
-    look, lab = look_of(image, mask), rgb2lab(image)[mask > 0]
+    look, lab = lab_statistics(image, mask), rgb2lab(image)[mask > 0]
     assert look.mean == pytest.approx(lab.mean(axis=0), abs=0.01)
     assert look.spread == pytest.approx(lab.std(axis=0), abs=0.01)
 
@@ -37,7 +37,7 @@ def test_a_look_is_mean_and_spread_of_the_colours_under_the_mask(seed: int) -> N
 @settings(max_examples=5)
 def test_reinhard_gives_a_cell_the_look_of_the_training(seed: int) -> None:
     image, mask = cell(seed)
-    look = look_of(normalised(image, mask, "reinhard", GLASS), mask)
+    look = lab_statistics(normalize_stain(image, mask, "reinhard", GLASS), mask)
     assert look.mean == pytest.approx(CNMC_MEAN, abs=1.5)  # what no screen can show is clipped
     assert look.spread[0] == pytest.approx(CNMC_SPREAD[0], abs=1.0)
 
@@ -45,9 +45,9 @@ def test_reinhard_gives_a_cell_the_look_of_the_training(seed: int) -> None:
 @pytest.mark.parametrize("how", ["none", "reinhard", "macenko"])
 def test_only_the_cell_is_shown_and_none_of_it_is_black(how: str) -> None:
     image, mask = cell(3)
-    shown = normalised(image, mask, how, GLASS)  # type: ignore[arg-type]
+    shown = normalize_stain(image, mask, how, GLASS)  # type: ignore[arg-type]
     assert not shown[mask == 0].any()
     assert shown[mask > 0].min() >= 1
     few = np.zeros_like(mask)
     few[40:44, 40:44] = 1
-    assert (normalised(image, few, how, GLASS)[few > 0] == image[few > 0]).all()  # type: ignore[arg-type]
+    assert (normalize_stain(image, few, how, GLASS)[few > 0] == image[few > 0]).all()  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ from onnx_builders import reference, two_towers
 from blastscope.runtime.backends.openvino import backend as openvino_cpu
 from blastscope.runtime.bundle import read_bundle
 from blastscope.runtime.errors import BlastscopeError, DeviceError, EngineError, GoldenMismatch, UngatedBundle, UsageError
-from blastscope.runtime.inference.autotune import Candidate, Memory, Survey, admitted, in_order_of_speed
+from blastscope.runtime.inference.autotune import Autotuner, EngineConfig, TimingCache, eligible_configs, rank_by_latency
 from blastscope.runtime.session import Scope, open_bundle
 
 EVERY = {"fp32": {"f32": 1e-4, "bf16": 0.1}, "fp16": {"f32": 1e-2, "bf16": 0.1, "f16": 1e-2}, "int8": {"int8": 0.2, "f32": 0.2}}
@@ -24,7 +24,7 @@ FLOATS: Any = ("f32", "bf16", "f16", "int8")
 
 
 def names(path: Path, precision: Any = None, execution: Any = None, offered: Any = FLOATS) -> list[str]:
-    return [one.name for one in admitted(read_bundle(path), precision, execution, offered)]
+    return [one.name for one in eligible_configs(read_bundle(path), precision, execution, offered)]
 
 
 def test_auto_admits_each_execution_once_from_the_first_graph_that_has_it(tiny_bundle: Any) -> None:
@@ -55,11 +55,11 @@ def test_a_precision_that_the_bundle_lacks_is_refused_with_those_it_has(tiny_bun
 
 def test_measured_candidates_come_first_by_speed_and_failed_ones_last(tiny_bundle: Any) -> None:
     bundle = read_bundle(tiny_bundle.make("fp32", "fp16", "int8", tolerances=EVERY))
-    candidates = admitted(bundle, None, None, FLOATS)
+    candidates = eligible_configs(bundle, None, None, FLOATS)
 
     def ranked(**times: Any) -> list[str]:
         known = {name.replace("_", "-"): value for name, value in times.items()}
-        return [one.name for one in in_order_of_speed(candidates, known)]
+        return [one.name for one in rank_by_latency(candidates, known)]
 
     assert ranked() == ["fp32-bf16", "fp16-f16", "fp32", "int8"]
     assert ranked(int8=3.0, fp32=2.0) == ["fp32", "int8", "fp32-bf16", "fp16-f16"]
@@ -70,7 +70,7 @@ def test_measured_candidates_come_first_by_speed_and_failed_ones_last(tiny_bundl
 def test_a_damaged_memory_is_no_memory(tmp_path: Path, text: str) -> None:
     (tmp_path / "choices").mkdir()
     (tmp_path / "choices" / "key.json").write_text(text)
-    memory = Memory(tmp_path, "key")
+    memory = TimingCache(tmp_path, "key")
     assert memory.read() == {}
     memory.remember({"fp32": 1.5})
     memory.remember({"int8": None})
@@ -183,10 +183,10 @@ def test_a_wish_that_cannot_be_is_a_usage_error(tiny_bundle: Any, tmp_path: Path
 def test_an_engine_that_breaks_off_while_it_is_measured_is_a_note(
     tiny_bundle: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(survey: Survey, ours: object, theirs: object) -> None:
+    def broken(survey: Autotuner, ours: object, theirs: object) -> None:
         raise EngineError("it broke off")
 
-    monkeypatch.setattr(Survey, "_race", broken)
+    monkeypatch.setattr(Autotuner, "_race", broken)
     with opened(tiny_bundle.make("fp32", "int8"), tmp_path / "cache") as scope:
         scope.classify(tiny_bundle.cell())
     assert "int8 is not measured yet: it broke off" in scope.notes
@@ -203,7 +203,7 @@ def test_a_device_that_is_not_here_exits_with_4(tiny_bundle: Any, tmp_path: Path
 def test_a_candidate_is_named_as_in_benchmark_rows(tiny_bundle: Any) -> None:
     entry = read_bundle(tiny_bundle.make("fp32")).graph("fp32")
     assert entry
-    assert [Candidate(entry, "f32").name, Candidate(entry, "bf16").name] == ["fp32", "fp32-bf16"]
+    assert [EngineConfig(entry, "f32").name, EngineConfig(entry, "bf16").name] == ["fp32", "fp32-bf16"]
 
 
 # ---- layouts
@@ -246,11 +246,11 @@ def test_other_layouts_wait_until_the_fastest_precision_is_known(towers: Any, tm
     path, cache = towers.make("fp32", "int8", tolerances={"int8": {"int8": 1.0}}), tmp_path / "cache"
     opener, known = _NoOpener(), _Known({})
     bundle = read_bundle(path)
-    fp32, int8 = admitted(bundle, None, None, ("f32", "int8"))
+    fp32, int8 = eligible_configs(bundle, None, None, ("f32", "int8"))
     for speed, wanted in ((1.0, ["int8"]), (3.0, ["int8", "fp32 side-by-side"])):
         known.times = {"fp32": 2.0, "int8": speed}
         others = [int8, fp32._replace(layout="side-by-side")]
-        survey = Survey((fp32, None), others, opener, known, [])  # type: ignore[arg-type]
+        survey = Autotuner((fp32, None), others, opener, known, [])  # type: ignore[arg-type]
         assert [one.name for one in survey._line()] == wanted
     assert not cache.exists()
 
@@ -258,11 +258,11 @@ def test_other_layouts_wait_until_the_fastest_precision_is_known(towers: Any, tm
 class _NoOpener:
     golden: Any = None
 
-    def open(self, candidate: Candidate) -> Any:
+    def open(self, candidate: EngineConfig) -> Any:
         raise AssertionError(candidate)
 
 
-class _Known(Memory):
+class _Known(TimingCache):
     def __init__(self, times: dict[str, float | None]) -> None:
         self.times = times
 
@@ -339,7 +339,7 @@ def test_a_handle_may_be_closed_in_the_moment_in_which_its_measurement_begins(mo
         name = "open"
 
     told: list[Exception | None] = []
-    survey = Survey((Open(("a", "b")), None), [], None, SimpleNamespace(read=dict), [])  # type: ignore[arg-type]
+    survey = Autotuner((Open(("a", "b")), None), [], None, SimpleNamespace(read=dict), [])  # type: ignore[arg-type]
 
     def finish() -> None:
         try:

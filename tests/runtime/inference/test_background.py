@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from blastscope.runtime.inference.background import Later
+from blastscope.runtime.inference.background import DeferredTask
 
 PATIENCE_S = 10.0
 
@@ -17,7 +17,7 @@ def test_what_was_begun_is_done_once_and_waited_for() -> None:
         assert go_on.wait(PATIENCE_S)
         done.append(threading.current_thread().name)
 
-    later = Later(work, "later", delay_s=PATIENCE_S)
+    later = DeferredTask(work, "later", delay_s=PATIENCE_S)
     later.start()
     later.start()
     waiting = threading.Thread(target=later.finish)
@@ -32,7 +32,7 @@ def test_what_was_begun_is_done_once_and_waited_for() -> None:
 
 def test_what_never_began_is_done_at_the_end_or_never() -> None:
     done: list[str] = []
-    wanted, unwanted = (Later(lambda name=name: done.append(name), "later") for name in ("wanted", "unwanted"))
+    wanted, unwanted = (DeferredTask(lambda name=name: done.append(name), "later") for name in ("wanted", "unwanted"))
     unwanted.finish(begin=False)
     unwanted.start()
     unwanted.finish()
@@ -48,7 +48,7 @@ def test_the_work_itself_may_close_what_waits_for_it() -> None:
         later.finish()
         over.set()
 
-    later = Later(work, "later")
+    later = DeferredTask(work, "later")
     later.start()
     assert over.wait(PATIENCE_S)
     later.finish()

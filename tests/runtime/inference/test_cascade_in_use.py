@@ -20,7 +20,7 @@ from blastscope.runtime.backends.openvino.backend import open_engine
 from blastscope.runtime.backends.protocol import Cascade, Engine, EngineOptions
 from blastscope.runtime.errors import BlastscopeError, EngineError, UsageError
 from blastscope.runtime.inference.voting import vote
-from blastscope.runtime.inference.worker_pool import Lanes
+from blastscope.runtime.inference.worker_pool import InferencePool
 from blastscope.runtime.session import open_bundle
 from blastscope.runtime.types import CLASSES, VOTERS
 
@@ -162,4 +162,4 @@ def test_a_network_that_runs_whole_leaves_nobody_out(tiny_bundle: Any, tmp_path:
     path = tmp_path / "tiny.onnx"
     path.write_bytes(tiny_bundle.graph())
     with pytest.raises(EngineError, match="runs a network whole"):
-        Lanes(open_engine(path, "0" * 64, EngineOptions())).leave_out(Cascade(0, 0.9))
+        InferencePool(open_engine(path, "0" * 64, EngineOptions())).leave_out(Cascade(0, 0.9))

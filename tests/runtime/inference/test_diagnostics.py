@@ -12,10 +12,10 @@ from host_gpu import FOUND
 from typer.testing import CliRunner
 
 from blastscope.cli import app
-from blastscope.runtime.cuda.driver import FoundDriver
+from blastscope.runtime.cuda.driver import DriverInfo
 from blastscope.runtime.errors import DriverError, MissingLibrary
 from blastscope.runtime.inference import diagnostics as inventory
-from blastscope.runtime.inference.diagnostics import Inventory, take_inventory
+from blastscope.runtime.inference.diagnostics import Diagnostics, collect_diagnostics
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +30,7 @@ def missing(*args: object) -> Any:
 
 def test_a_machine_without_a_gpu_has_a_cpu_and_a_reason(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inventory, "probe", missing)
-    found = take_inventory(cache)
+    found = collect_diagnostics(cache)
     assert found.no_gpu == "no NVIDIA driver is installed: install one"
     cpu = found.devices[0]
     assert (cpu.device, cpu.usable) == ("cpu", True)
@@ -41,7 +41,7 @@ def test_a_machine_without_a_gpu_has_a_cpu_and_a_reason(cache: Path, monkeypatch
 
 
 def on_gpu(monkeypatch: pytest.MonkeyPatch, libraries: dict[str, Any]) -> None:
-    monkeypatch.setattr(inventory, "probe", lambda: FoundDriver((13, 0), "580.1", (FOUND,)))
+    monkeypatch.setattr(inventory, "probe", lambda: DriverInfo((13, 0), "580.1", (FOUND,)))
     monkeypatch.setattr(inventory, "load_gpu_backend", libraries.__getitem__)
 
 
@@ -59,7 +59,7 @@ def test_a_gpu_is_listed_with_its_libraries_and_what_keeps_them(cache: Path, mon
     kinds = {"tensorrt": Library(), "tensorrt-rtx": Library("f32", "f16", "int8"), "onnxruntime": Library("f32", "f16")}
     on_gpu(monkeypatch, kinds)
     monkeypatch.setattr(inventory, "_version", lambda name: "1.0")
-    found = take_inventory(cache)
+    found = collect_diagnostics(cache)
     gpu = found.devices[0]
     assert (gpu.device, gpu.name, gpu.capability, gpu.memory_mib) == ("cuda:0", "Host GPU", "8.6", 1 << 14)
     assert gpu.usable
@@ -72,7 +72,7 @@ def test_a_gpu_is_listed_with_its_libraries_and_what_keeps_them(cache: Path, mon
 def test_without_pycuda_no_library_is_usable_on_a_gpu(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     on_gpu(monkeypatch, {name: Library("f32") for name in ("tensorrt", "tensorrt-rtx", "onnxruntime")})
     monkeypatch.setattr(inventory, "_version", lambda name: None if name == "pycuda" else "1.0")
-    gpu = take_inventory(cache).devices[0]
+    gpu = collect_diagnostics(cache).devices[0]
     assert not gpu.usable
     assert {service.problem for service in gpu.services} == {"not installed: pip install 'blastscope[gpu]'"}
 
@@ -85,7 +85,7 @@ def test_engines_are_counted_where_they_may_run_and_explained_where_not(cache: P
 
     engines = [kept("one", "tensorrt-rtx", "ready"), kept("two", "tensorrt-rtx", "stale", "built by 1.0")]
     monkeypatch.setattr(inventory, "list_engines", lambda cache_dir, machine: engines)
-    found = take_inventory(cache)
+    found = collect_diagnostics(cache)
     assert [service.engines for service in found.devices[0].services] == [(), ("one",), ()]
     assert found.other_engines == {"two": "stale: built by 1.0"}
 
@@ -102,5 +102,5 @@ def test_the_verb_prints_both_ways_and_exits_0(cache: Path, monkeypatch: pytest.
     assert "cpu:" in told.stdout
     as_json = CliRunner().invoke(app, ["devices", "--json"])
     assert as_json.exit_code == 0
-    assert Inventory.model_validate_json(as_json.stdout)
+    assert Diagnostics.model_validate_json(as_json.stdout)
     assert json.loads(as_json.stdout)["devices"]

@@ -58,7 +58,7 @@ def table(host_kernels: HostKernels, monkeypatch: pytest.MonkeyPatch) -> ModuleT
     module.FIRST = HostRunner()
     monkeypatch.setattr(which_device, "find_gpu", lambda ordinal: FOUND)
     monkeypatch.setattr(fixed, "USUAL_PX", 100)
-    monkeypatch.setattr(pipeline.Pipeline.__init__, "__kwdefaults__", {"batches": (1, 4)})
+    monkeypatch.setattr(pipeline.PixelPipeline.__init__, "__kwdefaults__", {"batches": (1, 4)})
     return module
 
 

@@ -24,9 +24,9 @@ from blastscope.runtime.backends.protocol import Engine
 from blastscope.runtime.bundle import read_bundle, read_golden
 from blastscope.runtime.crop import Crop, crop_cell
 from blastscope.runtime.errors import Closed, EngineError, ImageError, UsageError
-from blastscope.runtime.inference.request_queue import WaitingRoom
+from blastscope.runtime.inference.request_queue import RequestQueue
 from blastscope.runtime.inference.voting import vote
-from blastscope.runtime.inference.worker_pool import Lanes
+from blastscope.runtime.inference.worker_pool import InferencePool
 from blastscope.runtime.session import Scope, open_bundle
 from blastscope.runtime.types import CLASSES, VOTERS, Prediction
 
@@ -220,15 +220,15 @@ class Slow:
     def close(self) -> None: ...
 
 
-def slow_room(limit: int, batch: int = 1) -> tuple[Slow, Lanes, WaitingRoom]:
+def slow_room(limit: int, batch: int = 1) -> tuple[Slow, InferencePool, RequestQueue]:
     lane = Slow()
-    lanes = Lanes(Engine((lane,), "slow", "CPU", "f32", "0" * 64, batch=batch))
+    lanes = InferencePool(Engine((lane,), "slow", "CPU", "f32", "0" * 64, batch=batch))
 
     def decide(crops: Any) -> list[Prediction]:
         lanes.answer(np.stack([crop.pixels for crop in crops]))
         return [crop.box for crop in crops]  # any value will do
 
-    return lane, lanes, WaitingRoom(lanes, decide, limit)
+    return lane, lanes, RequestQueue(lanes, decide, limit)
 
 
 def numbered(number: int) -> Crop:

@@ -14,8 +14,8 @@ from blastscope.runtime.backends.openvino.backend import open_engine
 from blastscope.runtime.backends.protocol import Engine, EngineOptions
 from blastscope.runtime.bundle import Golden
 from blastscope.runtime.inference import validation as proof
-from blastscope.runtime.inference.background import Later
-from blastscope.runtime.inference.validation import check_golden, prove
+from blastscope.runtime.inference.background import DeferredTask
+from blastscope.runtime.inference.validation import check_golden, validate_engine
 from blastscope.runtime.session import open_bundle
 
 
@@ -54,7 +54,7 @@ def engine(tiny: Any, folder: Path) -> Counting:
 
 def passed(counting: Counting, golden: Golden, folder: Path, tolerance: float = 1e-4) -> tuple[bool, int]:
     before = counting.crops
-    check = prove(counting, counting.engine, golden, tolerance, folder)
+    check = validate_engine(counting, counting.engine, golden, tolerance, folder)
     return check.passed, counting.crops - before
 
 
@@ -134,7 +134,7 @@ def test_a_compiled_engine_is_kept_after_the_first_answer_or_at_the_end(tiny_bun
 def test_what_is_put_off_is_done_once() -> None:
     done: list[int] = []
     for calls in (["finish"], ["start", "finish"], ["start", "start", "finish", "finish"], ["finish", "start", "finish"]):
-        later = Later(lambda: done.append(1), "test")
+        later = DeferredTask(lambda: done.append(1), "test")
         for call in calls:
             getattr(later, call)()
     assert len(done) == 4

@@ -33,7 +33,7 @@ from blastscope.benchmarks.roofline import multiply_adds
 from blastscope.calibration.config import CalibrationConfig
 from blastscope.calibration.quantisation.quantizer import make_int8
 from blastscope.export.onnx_export import FusedGraph, trace
-from blastscope.runtime.io.synthetic import draw_cell
+from blastscope.runtime.io.synthetic import synthetic_cell
 from blastscope.train.config import TrainConfig
 from blastscope.train.random_init import random_ensemble
 
@@ -93,7 +93,7 @@ def scope(tiny_bundle: Any) -> Any:
 
 
 def test_an_answer_holds_about_its_image_once_more_at_most(scope: Scope) -> None:
-    image = draw_cell(7)
+    image = synthetic_cell(7)
     for _ in range(5):
         scope.classify(image)
     tracemalloc.start()
@@ -109,7 +109,7 @@ def test_an_answer_holds_about_its_image_once_more_at_most(scope: Scope) -> None
 
 
 def test_answers_leave_nothing_behind(scope: Scope) -> None:
-    image = draw_cell(7)
+    image = synthetic_cell(7)
     blocks, kib = [], []
     for _ in range(4):
         for _ in range(ANSWERS):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from blastscope.runtime.backends.protocol import sure_enough
+from blastscope.runtime.backends.protocol import first_voter_decides
 from blastscope.runtime.bundle.manifest import VoteRule
 from blastscope.runtime.errors import EngineError
 from blastscope.runtime.inference.voting import TINY, vote
@@ -174,9 +174,9 @@ def test_a_first_voter_on_the_threshold_decides_and_one_step_below_does_not() ->
     threshold = np.float32(0.9990234)
     below = np.nextafter(threshold, np.float32(0))
     pairs = np.array([[1 - threshold, threshold], [below, 1 - below], [1, 0]], np.float32)
-    assert sure_enough(pairs, float(threshold)).tolist() == [True, False, True]
-    assert sure_enough(pairs, 0.9990234).tolist() == [True, False, True]  # written in ten digits it is the same float32
-    assert sure_enough(pairs, 1.0).tolist() == [False, False, True]
-    assert sure_enough(np.empty((0, 2), np.float32), 0.9).tolist() == []
+    assert first_voter_decides(pairs, float(threshold)).tolist() == [True, False, True]
+    assert first_voter_decides(pairs, 0.9990234).tolist() == [True, False, True]  # written in ten digits it is the same float32
+    assert first_voter_decides(pairs, 1.0).tolist() == [False, False, True]
+    assert first_voter_decides(np.empty((0, 2), np.float32), 0.9).tolist() == []
     with pytest.raises(EngineError, match="not a number"):
-        sure_enough(np.full((1, 2), np.nan, np.float32), 0.9)
+        first_voter_decides(np.full((1, 2), np.nan, np.float32), 0.9)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from blastscope.runtime.integrations.camera_format import CameraFormat, rgb_of
+from blastscope.runtime.integrations.camera_format import CameraFormat, to_rgb
 from blastscope.runtime.types import Refusal
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
@@ -37,7 +37,7 @@ def packed(bgra: NDArray[Any]) -> NDArray[Any]:
     ],
 )
 def test_the_same_colours_come_out_of_every_format_that_was_named(image: NDArray[Any], camera: CameraFormat) -> None:
-    frame = rgb_of(image, camera)
+    frame = to_rgb(image, camera)
     assert isinstance(frame, np.ndarray)
     assert frame.dtype == np.uint8
     assert np.array_equal(frame, RGB)
@@ -56,7 +56,7 @@ def test_the_same_colours_come_out_of_every_format_that_was_named(image: NDArray
     ],
 )
 def test_what_nobody_named_is_refused_with_the_reason(image: Any, word: str) -> None:
-    refusal = rgb_of(image)
+    refusal = to_rgb(image)
     assert isinstance(refusal, Refusal)
     assert refusal.code == "not-8-bit-rgb"
     assert word in refusal.detail

@@ -14,13 +14,13 @@ import pytest
 from numpy.typing import NDArray
 
 from blastscope.runtime.errors import Closed, UsageError
-from blastscope.runtime.frames.estimation.frame_parameters import survey_frame
-from blastscope.runtime.frames.segmentation.pipeline import find_cells
-from blastscope.runtime.frames.types import FoundCell, FrameCell, FrameReport, FrameSpec
+from blastscope.runtime.frames.estimation.frame_parameters import estimate_frame_parameters
+from blastscope.runtime.frames.segmentation.pipeline import segment_cells
+from blastscope.runtime.frames.types import FrameCell, FrameReport, FrameSpecification, SegmentedCell
 from blastscope.runtime.integrations import simulation_demo as rehearsal
 from blastscope.runtime.integrations.micromanager import CameraListener
-from blastscope.runtime.integrations.simulation_demo import mosaic, rehearse
-from blastscope.runtime.integrations.smart_acquisition import RevisitPlan, Suspect, merged, scan_and_revisit
+from blastscope.runtime.integrations.simulation_demo import mosaic, run_simulation
+from blastscope.runtime.integrations.smart_acquisition import Candidate, RevisitPlan, merge_candidates, scan_and_revisit
 from blastscope.runtime.integrations.stage_transform import StageMap
 from blastscope.runtime.io.image import read_image
 from blastscope.runtime.session import open_bundle
@@ -32,7 +32,7 @@ PIXEL_UM = 0.07
 AUDIT = Audit("b", "e", "openvino", "cpu", "fp32", "f32")
 
 
-def called(cell: FoundCell) -> FrameCell:
+def called(cell: SegmentedCell) -> FrameCell:
     """Larger is more malignant: any call does here, if it differs from cell to cell, and granulocytes do for lymphocytes."""
     if cell.refusal and cell.refusal.code != "not-lymphoid":
         return FrameCell(cell, None)
@@ -54,13 +54,13 @@ class Eyes:
         frame: NDArray[np.uint8],
         *,
         pixel_um: float | None = None,
-        spec: FrameSpec | None = None,
+        spec: FrameSpecification | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> FrameReport:
         time.sleep(self.delay_s)
         self.scales.append(pixel_um)
-        facts = survey_frame(frame, spec or FrameSpec(), pixel_um=pixel_um)
-        cells = tuple(called(cell) for cell in find_cells(frame, facts, spec or FrameSpec()))
+        facts = estimate_frame_parameters(frame, spec or FrameSpecification(), pixel_um=pixel_um)
+        cells = tuple(called(cell) for cell in segment_cells(frame, facts, spec or FrameSpecification()))
         return FrameReport(cells, facts, metadata=metadata or {}, size=(frame.shape[1], frame.shape[0]))
 
     def stream(
@@ -136,7 +136,7 @@ def test_a_handle_that_closes_first_tells_of_the_frames_that_wait(tiny_bundle: A
     reports: list[FrameReport] = []
     words: dict[str, Any] = {"device": "cpu", "precision": "fp32", "backend": "onnxruntime", "cache_dir": tmp_path}
     with open_bundle(tiny_bundle.make(), **words) as scope:
-        listener = CameraListener(scope, reports.append, spec=FrameSpec(stain="none"))
+        listener = CameraListener(scope, reports.append, spec=FrameSpecification(stain="none"))
         for _ in range(4):
             listener.frameReady(np.full((60, 80, 3), 230, np.uint8), None, {"pixel_size_um": PIXEL_UM})
     assert [report.refusal for report in reports] == [None] * 4
@@ -238,9 +238,10 @@ def test_what_the_engine_raises_is_raised_here(core: Any) -> None:
 
 def test_a_cell_seen_in_two_frames_is_visited_once() -> None:
     suspects = [
-        Suspect(number, (0, 0, 1, 1), score, (x, 0.0), None) for number, (score, x) in enumerate([(0.6, 0), (0.9, 3), (0.7, 9)])
+        Candidate(number, (0, 0, 1, 1), score, (x, 0.0), None)
+        for number, (score, x) in enumerate([(0.6, 0), (0.9, 3), (0.7, 9)])
     ]
-    assert [suspect.frame for suspect in merged(suspects, same_um=5)] == [1, 2]
+    assert [suspect.frame for suspect in merge_candidates(suspects, same_um=5)] == [1, 2]
 
 
 @pytest.mark.parametrize(
@@ -258,10 +259,10 @@ def test_a_rehearsal_that_can_not_be_is_told_before_a_bundle_is_opened(words: li
 
 def test_a_rehearsal_has_a_microscopes_scale(frames: list[NDArray[np.uint8]]) -> None:
     with pytest.raises(UsageError, match="pixel_um is 99: micrometres per pixel must lie between"):
-        rehearse(Eyes(), frames, pixel_um=99, plan=RevisitPlan())
+        run_simulation(Eyes(), frames, pixel_um=99, plan=RevisitPlan())
 
 
 def test_the_rehearsal_scans_and_visits(frames: list[NDArray[np.uint8]]) -> None:
-    done = rehearse(Eyes(), frames[:4], pixel_um=PIXEL_UM, plan=RevisitPlan(least_score=0.05, most=1))
+    done = run_simulation(Eyes(), frames[:4], pixel_um=PIXEL_UM, plan=RevisitPlan(least_score=0.05, most=1))
     assert done.frames == 4
     assert len(done.visits) == 1

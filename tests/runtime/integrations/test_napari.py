@@ -22,14 +22,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from blastscope.runtime.errors import UsageError
-from blastscope.runtime.frames.contour import Traced
-from blastscope.runtime.frames.estimation.frame_parameters import survey_frame
+from blastscope.runtime.frames.contour import Contour
+from blastscope.runtime.frames.estimation.frame_parameters import estimate_frame_parameters
 from blastscope.runtime.frames.image_pyramid import Grid
-from blastscope.runtime.frames.mask_geometry import part_of
+from blastscope.runtime.frames.mask_geometry import region_of
 from blastscope.runtime.frames.report.overlay import MOST_WORDS
 from blastscope.runtime.frames.report.theme import rgb
-from blastscope.runtime.frames.segmentation.pipeline import find_cells
-from blastscope.runtime.frames.types import FoundCell, FrameCell, FrameReport, FrameSpec
+from blastscope.runtime.frames.segmentation.pipeline import segment_cells
+from blastscope.runtime.frames.types import FrameCell, FrameReport, FrameSpecification, SegmentedCell
 from blastscope.runtime.integrations.napari_layers import COLOURS, examine_layer, frame_of, scale_of, show_report
 from blastscope.runtime.io.image import read_image
 from blastscope.runtime.types import Audit, Prediction, Refusal
@@ -55,15 +55,15 @@ class Eyes:
         frame: NDArray[np.uint8],
         *,
         pixel_um: float | None = None,
-        spec: FrameSpec | None = None,
+        spec: FrameSpecification | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> FrameReport:
         self.pixel_um = pixel_um
-        facts = survey_frame(frame, spec or FrameSpec(), pixel_um=pixel_um)
-        cells = find_cells(frame, facts, spec or FrameSpec())
+        facts = estimate_frame_parameters(frame, spec or FrameSpecification(), pixel_um=pixel_um)
+        cells = segment_cells(frame, facts, spec or FrameSpecification())
         return FrameReport(tuple(map(self.called, range(len(cells)), cells)), facts, metadata=metadata or {})
 
-    def called(self, number: int, cell: FoundCell) -> FrameCell:
+    def called(self, number: int, cell: SegmentedCell) -> FrameCell:
         if number % 2:
             return FrameCell(replace(cell, refusal=Refusal("clumped", "two cells")), None)
         prediction = Prediction("all", 0.9, 0.9, "b", None, None, None, AUDIT)
@@ -117,8 +117,8 @@ def test_boxes_outlines_and_features_lie_over_the_image(viewer: Any, frame: NDAr
 
 def test_the_words_of_many_cells_do_not_hide_them(viewer: Any) -> None:
     corners = np.array([(0, 0), (9, 0), (9, 9), (0, 9)], np.int32)
-    nucleus = Traced(part_of(np.ones((9, 9), np.uint8)), Grid(0, 0, 1, 20, 20), (20, 20))
-    cell = FrameCell(FoundCell((0, 0, 10, 10), corners, nucleus, Refusal("clumped", "two cells")), None)
+    nucleus = Contour(region_of(np.ones((9, 9), np.uint8)), Grid(0, 0, 1, 20, 20), (20, 20))
+    cell = FrameCell(SegmentedCell((0, 0, 10, 10), corners, nucleus, Refusal("clumped", "two cells")), None)
     layer = viewer.add_image(np.zeros((20, 20, 3), np.uint8), name="smear", rgb=True)
     for count in (MOST_WORDS, MOST_WORDS + 1):
         show_report(viewer, layer, FrameReport((cell,) * count, None))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from blastscope.runtime.errors import DataError
-from blastscope.runtime.io.cnmc import CellFolder, find_cells
+from blastscope.runtime.io.cnmc import Dataset, scan_dataset
 
 
 def write(path: Path, seed: int, suffix: str | None = None) -> Path:
@@ -30,16 +30,16 @@ def flat(root: Path, *, suffix: str = ".bmp") -> Path:
     return root
 
 
-def names(found: CellFolder) -> list[str]:
+def names(found: Dataset) -> list[str]:
     return [cell.path.relative_to(found.root).as_posix() for cell in found.cells]
 
 
-def reasons(found: CellFolder) -> dict[str, str]:
+def reasons(found: Dataset) -> dict[str, str]:
     return {path.relative_to(found.root).as_posix(): reason for path, reason in found.rejected}
 
 
 def test_the_real_cells_are_all_found(cnmc: Path) -> None:
-    found = find_cells(cnmc)
+    found = scan_dataset(cnmc)
     assert not found.rejected
     assert not found.duplicates
     assert Counter(cell.label for cell in found.cells) == {"all": 4020, "hem": 1671}
@@ -47,12 +47,12 @@ def test_the_real_cells_are_all_found(cnmc: Path) -> None:
     assert len({cell.patient for cell in found.cells if cell.label == "hem"}) == 16
     assert all(cell.patient.startswith("H") == (cell.label == "hem") for cell in found.cells)
     assert names(found) == sorted(names(found))
-    assert find_cells(cnmc.parent).sha256 == found.sha256
+    assert scan_dataset(cnmc.parent).sha256 == found.sha256
 
 
 @pytest.mark.parametrize("suffix", [".bmp", ".png", ".tif", ".tiff", ".webp", ".jpg", ".jpeg", ".BMP", ".Png"])
 def test_a_flat_folder_is_found_in_every_format(tmp_path: Path, suffix: str) -> None:
-    found = find_cells(flat(tmp_path, suffix=suffix))
+    found = scan_dataset(flat(tmp_path, suffix=suffix))
     assert [(cell.label, cell.patient, cell.image, cell.cell) for cell in found.cells] == [
         ("all", "57", "1", "1"),
         ("all", "57", "1", "2"),
@@ -63,12 +63,12 @@ def test_a_flat_folder_is_found_in_every_format(tmp_path: Path, suffix: str) -> 
 def test_the_archive_layout_is_found_at_any_depth_in_upper_and_lower_case(tmp_path: Path) -> None:
     write(tmp_path / "deep" / "C-NMC_training_data" / "fold_0" / "all" / "UID_57_1_1_all.bmp", 1)
     write(tmp_path / "deep" / "C-NMC_training_data" / "fold_1" / "HEM" / "uid_H3_1_1_HEM.bmp", 2)
-    assert [(cell.label, cell.patient) for cell in find_cells(str(tmp_path)).cells] == [("all", "57"), ("hem", "H3")]
+    assert [(cell.label, cell.patient) for cell in scan_dataset(str(tmp_path)).cells] == [("all", "57"), ("hem", "H3")]
 
 
 def test_lower_case_h3_is_the_same_patient(tmp_path: Path) -> None:
     write(flat(tmp_path) / "hem" / "UID_H3_5_1_hem.bmp", 4)
-    assert {cell.patient for cell in find_cells(tmp_path).cells} == {"57", "H3"}
+    assert {cell.patient for cell in scan_dataset(tmp_path).cells} == {"57", "H3"}
 
 
 def test_byte_identical_duplicates_are_dropped_and_reported(tmp_path: Path) -> None:
@@ -76,17 +76,17 @@ def test_byte_identical_duplicates_are_dropped_and_reported(tmp_path: Path) -> N
     copy = tmp_path / "fold_2" / "all" / "UID_99_9_9_all.bmp"
     copy.parent.mkdir(parents=True)
     shutil.copy(tmp_path / "all" / "UID_57_1_2_all.bmp", copy)
-    found = find_cells(tmp_path)
+    found = scan_dataset(tmp_path)
     assert found.duplicates == ((copy, tmp_path / "all" / "UID_57_1_2_all.bmp"),)
     assert len(found.cells) == 3
     copy.unlink()
-    assert find_cells(tmp_path).sha256 == found.sha256
+    assert scan_dataset(tmp_path).sha256 == found.sha256
 
 
 def test_the_same_bytes_under_both_labels_are_believed_by_neither(tmp_path: Path) -> None:
     flat(tmp_path)
     shutil.copy(tmp_path / "all" / "UID_57_1_2_all.bmp", tmp_path / "hem" / "UID_H9_1_1_hem.bmp")
-    found = find_cells(tmp_path)
+    found = scan_dataset(tmp_path)
     assert set(reasons(found)) == {"all/UID_57_1_2_all.bmp", "hem/UID_H9_1_1_hem.bmp"}
     assert len(found.cells) == 2
 
@@ -101,7 +101,7 @@ def test_every_file_left_out_is_named_with_its_reason(tmp_path: Path) -> None:
     (tmp_path / "hem" / "UID_H3_7_2_hem.png").write_bytes(b"no image")
     (tmp_path / "hem" / "UID_H3_7_3_hem.png").write_bytes(cv2.imencode(".png", np.zeros((4, 4), np.uint8))[1].tobytes())
     (tmp_path / "hem" / "UID_H3_7_4_hem.bmp").symlink_to(tmp_path / "gone.bmp")
-    found = find_cells(tmp_path)
+    found = scan_dataset(tmp_path)
     said = reasons(found)
     assert len(found.cells) == 3
     assert "UID_<patient>" in said["all/cell_17.bmp"]
@@ -121,7 +121,7 @@ def test_what_is_no_image_is_passed_over_silently(tmp_path: Path) -> None:
         (tmp_path / "all" / name).write_bytes(b"x")
     write(tmp_path / ".cache" / "all" / "UID_57_3_3_all.bmp", 7)
     (tmp_path / "all" / "UID_57_6_6_all.bmp").mkdir()
-    found = find_cells(tmp_path)
+    found = scan_dataset(tmp_path)
     assert not found.rejected
     assert len(found.cells) == 3
 
@@ -132,39 +132,39 @@ def test_links_are_followed_once(tmp_path: Path) -> None:
     (tmp_path / "linked" / "all").symlink_to(tmp_path / "real" / "all")
     (tmp_path / "linked" / "hem").symlink_to(tmp_path / "real" / "hem")
     (tmp_path / "real" / "hem" / "loop").symlink_to(tmp_path / "real")
-    assert len(find_cells(tmp_path / "linked").cells) == 3
-    found = find_cells(tmp_path / "real")
+    assert len(scan_dataset(tmp_path / "linked").cells) == 3
+    found = scan_dataset(tmp_path / "real")
     assert (len(found.cells), found.duplicates) == (3, ())
 
 
 def test_a_patient_with_both_labels_is_named(tmp_path: Path) -> None:
     write(flat(tmp_path) / "hem" / "UID_57_9_9_hem.bmp", 9)
     with pytest.raises(DataError, match="same patient: 57"):
-        find_cells(tmp_path)
+        scan_dataset(tmp_path)
 
 
 @pytest.mark.parametrize("label", ["all", "hem"])
 def test_a_missing_class_is_named(tmp_path: Path, label: str) -> None:
     shutil.rmtree(flat(tmp_path) / label)
     with pytest.raises(DataError, match=f"class {label}"):
-        find_cells(tmp_path)
+        scan_dataset(tmp_path)
 
 
 def test_a_folder_without_cells_and_a_missing_folder_are_data_errors(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no cells of class hem and none of class all"):
-        find_cells(tmp_path)
+        scan_dataset(tmp_path)
     with pytest.raises(DataError, match="no such folder"):
-        find_cells(tmp_path / "none")
+        scan_dataset(tmp_path / "none")
     with pytest.raises(DataError, match="not a folder"):
-        find_cells(write(tmp_path / "a.bmp", 1))
+        scan_dataset(write(tmp_path / "a.bmp", 1))
 
 
 def test_the_digest_knows_content_and_label_but_not_the_place(tmp_path: Path) -> None:
-    first = find_cells(flat(tmp_path / "one"))
+    first = scan_dataset(flat(tmp_path / "one"))
     shutil.copytree(tmp_path / "one", tmp_path / "two" / "fold_0")
-    assert find_cells(tmp_path / "two").sha256 == first.sha256
+    assert scan_dataset(tmp_path / "two").sha256 == first.sha256
     write(tmp_path / "two" / "fold_0" / "hem" / "UID_H3_4_13_hem.bmp", 8)
-    assert find_cells(tmp_path / "two").sha256 != first.sha256
+    assert scan_dataset(tmp_path / "two").sha256 != first.sha256
 
 
 def preliminary(root: Path) -> Path:
@@ -179,18 +179,18 @@ def preliminary(root: Path) -> Path:
 
 def test_the_preliminary_test_set_is_labelled_by_its_table(tmp_path: Path) -> None:
     root = preliminary(tmp_path)
-    found = find_cells(root)
+    found = scan_dataset(root)
     assert [(cell.label, cell.patient, cell.path.name) for cell in found.cells] == [
         ("all", "58", "1.bmp"),
         ("hem", "H14", "2.bmp"),
     ]
     assert list(reasons(found)) == ["C-NMC_test_final_phase_data/1.bmp"]
-    assert find_cells(root / "C-NMC_test_prelim_phase_data").sha256 == found.sha256
+    assert scan_dataset(root / "C-NMC_test_prelim_phase_data").sha256 == found.sha256
 
 
 def test_the_test_set_beside_training_data_is_left_out(tmp_path: Path) -> None:
     flat(preliminary(tmp_path) / "C-NMC_training_data" / "fold_0")
-    found = find_cells(tmp_path)
+    found = scan_dataset(tmp_path)
     assert {cell.patient for cell in found.cells} == {"57", "H3"}
     assert len(found.rejected) == 3
 
@@ -198,4 +198,4 @@ def test_the_test_set_beside_training_data_is_left_out(tmp_path: Path) -> None:
 def test_a_broken_table_is_named(tmp_path: Path) -> None:
     (preliminary(tmp_path) / "C-NMC_test_prelim_phase_data_labels.csv").write_text("a,b\n1,2\n")
     with pytest.raises(DataError, match="Patient_ID, new_names, labels"):
-        find_cells(tmp_path)
+        scan_dataset(tmp_path)

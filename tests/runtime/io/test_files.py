@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from blastscope.runtime.errors import DataError, UsageError
-from blastscope.runtime.io.cnmc import find_cells
-from blastscope.runtime.io.concurrency import AHEAD, in_order
+from blastscope.runtime.io.cnmc import scan_dataset
+from blastscope.runtime.io.concurrency import AHEAD, ordered_map
 from blastscope.runtime.io.image import read_image
 from blastscope.runtime.io.paths import as_paths, find_images
-from blastscope.runtime.io.slides.slide import find_frames, open_scan
+from blastscope.runtime.io.slides.slide import find_frames, open_slide
 from blastscope.runtime.types import Refusal
 
 
@@ -67,13 +67,13 @@ def test_a_folder_that_cannot_be_looked_into_stands_for_what_it_may_hold(find: A
     assert locked in found
     assert len(found) == 5
     assert find([locked]) == [locked]
-    for refusal in (read_image(locked), open_scan(locked)):
+    for refusal in (read_image(locked), open_slide(locked)):
         assert isinstance(refusal, Refusal)
         assert "a folder" in refusal.detail
 
 
 def test_labelled_cells_below_a_folder_that_cannot_be_read_are_told_of(locked: Path) -> None:
-    found = find_cells(locked.parents[1])
+    found = scan_dataset(locked.parents[1])
     assert len(found.cells) == 4
     assert found.rejected == ((locked, "can't be read: Permission denied"),)
 
@@ -91,7 +91,7 @@ def test_results_come_in_order_however_long_each_takes() -> None:
         time.sleep(0.001 * (number * 7 % 5))
         return number * number
 
-    assert list(in_order(work, range(100), workers=4)) == [(number, number * number) for number in range(100)]
+    assert list(ordered_map(work, range(100), workers=4)) == [(number, number * number) for number in range(100)]
 
 
 def test_no_more_items_are_read_ahead_than_the_workers_may_hold() -> None:
@@ -103,7 +103,7 @@ def test_no_more_items_are_read_ahead_than_the_workers_may_hold() -> None:
             taken += 1
             yield number
 
-    results = in_order(lambda number: number, items(), workers=2)
+    results = ordered_map(lambda number: number, items(), workers=2)
     for given in range(500):
         assert next(results)[0] == given
         assert taken <= given + 2 * AHEAD + 1
@@ -117,7 +117,7 @@ def test_a_result_is_given_before_the_line_is_full() -> None:
         yield 1
         pytest.fail("the first result was there, and a third item was asked for")
 
-    assert next(in_order(lambda number: number, items(), workers=2)) == (0, 0)
+    assert next(ordered_map(lambda number: number, items(), workers=2)) == (0, 0)
 
 
 def test_what_a_worker_raises_is_raised_at_its_turn() -> None:
@@ -126,7 +126,7 @@ def test_what_a_worker_raises_is_raised_at_its_turn() -> None:
             raise KeyError(number)
         return number
 
-    results = in_order(work, range(10), workers=2)
+    results = ordered_map(work, range(10), workers=2)
     assert [next(results)[0] for _ in range(3)] == [0, 1, 2]
     with pytest.raises(KeyError):
         next(results)
@@ -140,7 +140,7 @@ def test_leaving_early_drops_what_has_not_begun() -> None:
         time.sleep(0.02)
         return number
 
-    results = in_order(work, range(1000), workers=1)
+    results = ordered_map(work, range(1000), workers=1)
     next(results)
     results.close()  # type: ignore[attr-defined]
     assert len(begun) < AHEAD + 3

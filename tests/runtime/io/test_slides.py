@@ -15,18 +15,18 @@ from numpy.typing import NDArray
 from stream_layouts import HEIGHT, LAYOUTS, PLAIN, SIDE, WIDTH, ome_zarr
 
 from blastscope.runtime.errors import DataError
-from blastscope.runtime.io.slides.slide import ArrayScan, Scan, find_frames, open_scan, overview, read_part
+from blastscope.runtime.io.slides.slide import ArraySlide, Slide, find_frames, open_slide, read_overview, read_region
 from blastscope.runtime.types import Refusal
 
 
 @pytest.fixture(scope="module")
-def scans(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[Scan, NDArray[np.uint8]]]]:
+def scans(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[Slide, NDArray[np.uint8]]]]:
     """Every layout, open, with what it must give."""
     opened = {}
     for number, (name, (file, write)) in enumerate(LAYOUTS.items()):
         path = tmp_path_factory.mktemp(f"layout{number}") / file
         pixels = write(path)
-        scan = open_scan(path)
+        scan = open_slide(path)
         assert not isinstance(scan, Refusal), f"{name}: {scan}"
         opened[name] = scan, pixels
     yield opened
@@ -35,28 +35,28 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_scan_read_whole_is_what_was_written(scans: dict[str, tuple[Scan, NDArray[np.uint8]]], layout: str) -> None:
+def test_a_scan_read_whole_is_what_was_written(scans: dict[str, tuple[Slide, NDArray[np.uint8]]], layout: str) -> None:
     scan, pixels = scans[layout]
     assert (scan.width, scan.height) == (WIDTH, HEIGHT)
-    assert np.array_equal(read_part(scan, (0, 0, WIDTH, HEIGHT)), pixels)
+    assert np.array_equal(read_region(scan, (0, 0, WIDTH, HEIGHT)), pixels)
 
 
 @settings(max_examples=60, phases=[Phase.generate])
 @given(st.sampled_from(sorted(LAYOUTS)), st.data())
-def test_any_part_is_that_part_of_the_whole(scans: dict[str, tuple[Scan, NDArray[np.uint8]]], layout: str, data: Any) -> None:
+def test_any_part_is_that_part_of_the_whole(scans: dict[str, tuple[Slide, NDArray[np.uint8]]], layout: str, data: Any) -> None:
     scan, pixels = scans[layout]
     x0, y0 = data.draw(st.integers(0, WIDTH - 1)), data.draw(st.integers(0, HEIGHT - 1))
     x1, y1 = data.draw(st.integers(x0 + 1, WIDTH)), data.draw(st.integers(y0 + 1, HEIGHT))
-    assert np.array_equal(read_part(scan, (x0, y0, x1, y1)), pixels[y0:y1, x0:x1])
+    assert np.array_equal(read_region(scan, (x0, y0, x1, y1)), pixels[y0:y1, x0:x1])
 
 
-def test_an_overview_takes_a_smaller_copy_where_there_is_one(scans: dict[str, tuple[Scan, NDArray[np.uint8]]]) -> None:
+def test_an_overview_takes_a_smaller_copy_where_there_is_one(scans: dict[str, tuple[Slide, NDArray[np.uint8]]]) -> None:
     for layout in ("a pyramid", "OME-Zarr 0.4"):
         scan = scans[layout][0]
-        assert np.array_equal(overview(scan, WIDTH // 2), PLAIN[: HEIGHT // 2 * 2 : 2, ::2])
+        assert np.array_equal(read_overview(scan, WIDTH // 2), PLAIN[: HEIGHT // 2 * 2 : 2, ::2])
         assert len(scan.reduced) == 1
-    assert overview(scans["raw strips"][0], 70).shape == (50, 70, 3)
-    assert np.array_equal(overview(ArrayScan(PLAIN), 10_000), PLAIN)
+    assert read_overview(scans["raw strips"][0], 70).shape == (50, 70, 3)
+    assert np.array_equal(read_overview(ArraySlide(PLAIN), 10_000), PLAIN)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_an_overview_takes_a_smaller_copy_where_there_is_one(scans: dict[str, tu
     ],
 )
 def test_the_scale_is_read_where_the_file_says_it(
-    scans: dict[str, tuple[Scan, NDArray[np.uint8]]], layout: str, note: str
+    scans: dict[str, tuple[Slide, NDArray[np.uint8]]], layout: str, note: str
 ) -> None:
     scan = scans[layout][0]
     assert scan.pixel_um == pytest.approx(0.25)
@@ -95,7 +95,7 @@ def test_resolution_tags_count_where_they_can_be_a_microscopes(
     tmp_path: Path, options: dict[str, Any], pixel_um: float | None
 ) -> None:
     tifffile.imwrite(tmp_path / "a.tif", PLAIN, photometric="rgb", **options)
-    scan = open_scan(tmp_path / "a.tif")
+    scan = open_slide(tmp_path / "a.tif")
     assert not isinstance(scan, Refusal)
     scan.close()
     assert scan.pixel_um == (pytest.approx(pixel_um) if pixel_um else None)
@@ -103,7 +103,7 @@ def test_resolution_tags_count_where_they_can_be_a_microscopes(
     assert ("not square" in " ".join(scan.notes)) == (across != down)
 
 
-def test_of_several_pages_the_one_that_was_read_is_stated(scans: dict[str, tuple[Scan, NDArray[np.uint8]]]) -> None:
+def test_of_several_pages_the_one_that_was_read_is_stated(scans: dict[str, tuple[Slide, NDArray[np.uint8]]]) -> None:
     assert scans["a pyramid"][0].notes == (f"read: page 1 of 1 with 1 smaller copy of it, {WIDTH} x {HEIGHT} pixels",)
     assert scans["raw strips"][0].notes == ()
 
@@ -112,9 +112,9 @@ def test_a_thumbnail_beside_the_slide_is_no_second_image(tmp_path: Path) -> None
     with tifffile.TiffWriter(tmp_path / "a.svs") as tiff:
         tiff.write(PLAIN, photometric="rgb", tile=(SIDE, SIDE))
         tiff.write(PLAIN[:40, :50], photometric="rgb", subfiletype=1)
-    scan = open_scan(tmp_path / "a.svs")
+    scan = open_slide(tmp_path / "a.svs")
     assert not isinstance(scan, Refusal)
-    assert np.array_equal(read_part(scan, (0, 0, WIDTH, HEIGHT)), PLAIN)
+    assert np.array_equal(read_region(scan, (0, 0, WIDTH, HEIGHT)), PLAIN)
     scan.close()
     assert scan.notes == (f"read: page 1 of 2, {WIDTH} x {HEIGHT} pixels",)
 

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from stream_layouts import LAYOUTS, PLAIN, SIDE, describe, jpeg_tiles, ome_zarr, write_tiles
 
 from blastscope.runtime.errors import MissingLibrary
-from blastscope.runtime.io.slides.slide import open_scan, read_part
-from blastscope.runtime.io.slides.tiff_codec import Unreadable
+from blastscope.runtime.io.slides.slide import open_slide, read_region
+from blastscope.runtime.io.slides.tiff_codec import ReadError
 from blastscope.runtime.types import Refusal
 
 
@@ -102,7 +102,7 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str, str]] = {
 def test_what_is_no_single_8_bit_rgb_image_is_refused_with_a_reason(tmp_path: Path, case: str) -> None:
     write, code, words = REFUSED[case]
     write(tmp_path / "a.tif")
-    refusal = open_scan(tmp_path / "a.tif")
+    refusal = open_slide(tmp_path / "a.tif")
     assert isinstance(refusal, Refusal)
     assert refusal.code == code
     assert words in refusal.detail
@@ -116,18 +116,18 @@ def test_a_damaged_piece_is_refused_when_it_is_read(tmp_path: Path) -> None:
         start = page.dataoffsets[5]
     content[start : start + 40] = b"\0" * 40
     (tmp_path / "a.tif").write_bytes(content)
-    scan = open_scan(tmp_path / "a.tif")
+    scan = open_slide(tmp_path / "a.tif")
     assert not isinstance(scan, Refusal)
-    assert read_part(scan, (0, 0, SIDE, SIDE)).shape == (SIDE, SIDE, 3)  # another piece is whole
-    with pytest.raises(Unreadable, match="a piece of the scan is damaged"):
-        read_part(scan, (SIDE, SIDE, 2 * SIDE, 2 * SIDE))
+    assert read_region(scan, (0, 0, SIDE, SIDE)).shape == (SIDE, SIDE, 3)  # another piece is whole
+    with pytest.raises(ReadError, match="a piece of the scan is damaged"):
+        read_region(scan, (SIDE, SIDE, 2 * SIDE, 2 * SIDE))
     scan.close()
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 def test_a_pipe_is_refused_without_waiting_for_its_writer(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.tif")
-    assert open_scan(tmp_path / "a.tif") == Refusal("undecodable", "not a file")
+    assert open_slide(tmp_path / "a.tif") == Refusal("undecodable", "not a file")
 
 
 @settings(max_examples=60)
@@ -140,11 +140,11 @@ def test_a_damaged_scan_is_read_or_refused_and_nothing_else(files: dict[str, byt
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "a.tif")
         path.write_bytes(content[: data.draw(st.sampled_from([len(content), len(content) // 2]))])
-        scan = open_scan(path)
+        scan = open_slide(path)
         if isinstance(scan, Refusal):
             return
-        with contextlib.suppress(Unreadable):
-            read_part(scan, (0, 0, min(scan.width, 300), min(scan.height, 300)))
+        with contextlib.suppress(ReadError):
+            read_region(scan, (0, 0, min(scan.width, 300), min(scan.height, 300)))
         scan.close()
 
 
@@ -164,7 +164,7 @@ def test_a_zarr_that_is_no_rgb_image_is_refused(
     for level in "01":
         group.create_array(level, shape=shape, dtype="uint8")
     group.attrs.update({**describe(4), **change})
-    refusal = open_scan(tmp_path / "a.zarr")
+    refusal = open_slide(tmp_path / "a.zarr")
     assert isinstance(refusal, Refusal)
     assert words in refusal.detail
 
@@ -173,4 +173,4 @@ def test_without_zarr_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Mon
     ome_zarr(4)(tmp_path / "a.zarr")
     monkeypatch.setitem(__import__("sys").modules, "zarr", None)
     with pytest.raises(MissingLibrary, match=r"blastscope\[zarr\]"):
-        open_scan(tmp_path / "a.zarr")
+        open_slide(tmp_path / "a.zarr")

@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from blastscope.runtime.crop.specification import CropSpec
+from blastscope.runtime.crop.specification import CropSpecification
 from blastscope.runtime.errors import ConfigError
-from blastscope.runtime.io.strict_model import Record
+from blastscope.runtime.io.strict_model import StrictModel
 
 
-class Inner(Record):
+class Inner(StrictModel):
     rate: float = 0.001
 
 
-class Outer(Record):
+class Outer(StrictModel):
     epochs: int = 50
     stage1: Inner = Inner()
 
@@ -81,5 +81,5 @@ def test_a_record_is_frozen_and_has_a_value() -> None:
 
 def test_a_rule_between_keys_is_told_without_a_made_up_key(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"config\.toml': window_px goes with") as caught:
-        CropSpec.from_toml(toml(tmp_path, "scale = 'keep'\n"))
+        CropSpecification.from_toml(toml(tmp_path, "scale = 'keep'\n"))
     assert len(caught.value.problems) == 1

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from blastscope.runtime.errors import UsageError
 from blastscope.runtime.frames.report.theme import CAUTION, LOOKS
-from blastscope.runtime.frames.types import FoundCell, FrameCell, FrameReport
+from blastscope.runtime.frames.types import FrameCell, FrameReport, SegmentedCell
 from blastscope.runtime.streaming import frame_buffer as board
 from blastscope.runtime.streaming.dashboard import LivePage
 from blastscope.runtime.streaming.frame_queue import Frame
@@ -38,7 +38,7 @@ def report(frame: NDArray[np.uint8] | None, **words: Any) -> FrameReport:
 
 def cell(code: str = "clumped") -> FrameCell:
     ring = np.array([[10, 10], [30, 10], [30, 30], [20, 31], [10, 30]], np.int32)
-    return FrameCell(FoundCell((10, 10, 31, 32), ring, ring, Refusal(code, "told")), None)  # type: ignore[arg-type]
+    return FrameCell(SegmentedCell((10, 10, 31, 32), ring, ring, Refusal(code, "told")), None)  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from blastscope.runtime.errors import DeviceLost
 from blastscope.runtime.evaluation.reference_stats import shipped_reference
-from blastscope.runtime.frames.features import Appearance
+from blastscope.runtime.frames.features import CellFeatures
 from blastscope.runtime.frames.report.theme import CAUTION, LOOKS, VALIDATED, rgb
-from blastscope.runtime.frames.types import FoundCell, FrameCell, FrameFacts, FrameReport
+from blastscope.runtime.frames.types import FrameCell, FrameParameters, FrameReport, SegmentedCell
 from blastscope.runtime.io.image import read_image
 from blastscope.runtime.session import open_bundle
 from blastscope.runtime.streaming.dashboard import LivePage
@@ -56,7 +56,7 @@ def _cell(label: Any, x: int, y: int) -> FrameCell:
     box = (x - RADIUS, y - RADIUS, min(640, x + RADIUS + 1), y + RADIUS + 1)
     refusal = None if label else Refusal("touches-border", "cut off by the frame's right side")
     prediction = Prediction(label, 0.93, 0.93, "a", ((0.07, 0.93),) * 3, (0, 0, 1, 1), None, AUDIT) if label else None
-    return FrameCell(FoundCell(box, ring, ring, refusal), prediction)
+    return FrameCell(SegmentedCell(box, ring, ring, refusal), prediction)
 
 
 def report(number: int = 0, **words: Any) -> FrameReport:
@@ -113,7 +113,7 @@ def test_in_a_crowd_no_caption_hides_another_and_the_likeliest_cells_are_shown_a
     page.show(
         replace(
             report(cells=crowd),
-            facts=FrameFacts(0.07437, "assumed", GLASS, (0.4, 0.5, -0.7), 0.3, 0.06, (0, 0, 640, 480), (0, 0, 640, 480)),
+            facts=FrameParameters(0.07437, "assumed", GLASS, (0.4, 0.5, -0.7), 0.3, 0.06, (0, 0, 640, 480), (0, 0, 640, 480)),
         )
     )
     browser.open(page.url)
@@ -136,7 +136,7 @@ def test_cells_that_do_not_look_like_the_trainings_raise_an_alarm_on_the_page(
     page: LivePage, browser: Browser, tmp_path: Path
 ) -> None:
     usual = [feature.median for feature in shipped_reference().features.values()]
-    looks = [Appearance(*usual)._replace(diameter_px=usual[0] * scale) for scale in (1.0, 1.6)]
+    looks = [CellFeatures(*usual)._replace(diameter_px=usual[0] * scale) for scale in (1.0, 1.6)]
     page.show(report(0, cells=tuple(replace(cell, appearance=looks[0]) for cell in cells() * 10)))
     browser.open(page.url)
     drawn(browser, 1)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from blastscope.runtime.frames.types import FrameReport
-from blastscope.runtime.streaming.frame_queue import Frame, Line
+from blastscope.runtime.streaming.frame_queue import BoundedQueue, Frame
 from blastscope.runtime.streaming.stream import Stream
 
 
@@ -63,7 +63,7 @@ def test_many_threads_put_and_numbers_follow_the_order() -> None:
 
 @given(limit=st.integers(1, 5), steps=st.lists(st.booleans(), max_size=60))
 def test_a_line_that_drops_is_a_bounded_deque(limit: int, steps: list[bool]) -> None:
-    line: Line[int] = Line(limit, drops_oldest=True)
+    line: BoundedQueue[int] = BoundedQueue(limit, drops_oldest=True)
     model: list[int] = []
     for number, puts in enumerate(steps):
         if puts:

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from blastscope.runtime.errors import Closed, UsageError
-from blastscope.runtime.frames.types import FrameReport, FrameSpec
+from blastscope.runtime.frames.types import FrameReport, FrameSpecification
 from blastscope.runtime.io.image import read_image
 from blastscope.runtime.session import Scope, open_bundle
 from blastscope.runtime.types import Refusal
@@ -55,7 +55,7 @@ def test_a_frame_may_bring_its_own_scale_which_counts_last(scope: Scope) -> None
         assert report.facts.scale_source == "given"
         told.append(report.facts.pixel_um)
 
-    for words in ({}, {"spec": FrameSpec(pixel_um=0.2)}, {"spec": FrameSpec(pixel_um=0.2), "pixel_um": 0.3}):
+    for words in ({}, {"spec": FrameSpecification(pixel_um=0.2)}, {"spec": FrameSpecification(pixel_um=0.2), "pixel_um": 0.3}):
         with scope.stream([(plain(), {"pixel_um": 0.1})], consume, when_full="block", **words) as stream:  # type: ignore[arg-type]
             assert stream.wait(PATIENCE_S)
         assert stream.stats.failed == 0

@@ -24,12 +24,12 @@ from conftest import TinyBundle  # noqa: E402
 from host_gpu import RecordableNetwork  # noqa: E402
 from host_kernels import HostKernels  # noqa: E402
 
-from blastscope.runtime.backends.nvidia.pixel_pipeline import Pipeline  # noqa: E402
+from blastscope.runtime.backends.nvidia.pixel_pipeline import PixelPipeline  # noqa: E402
 from blastscope.runtime.backends.onnxruntime.gpu import BoundNetwork  # noqa: E402
 from blastscope.runtime.bundle import read_bundle  # noqa: E402
 from blastscope.runtime.crop import crop_cell  # noqa: E402
 from blastscope.runtime.cuda.kernels.crop_launch_plan import Address, CropPlan, Launch  # noqa: E402
-from blastscope.runtime.cuda.memory import Intake  # noqa: E402
+from blastscope.runtime.cuda.memory import DeviceArrayImporter  # noqa: E402
 from blastscope.runtime.cuda.pycuda_device import open_gpu  # noqa: E402
 from blastscope.runtime.errors import DeviceLost, OutOfDeviceMemory  # noqa: E402
 
@@ -73,7 +73,7 @@ class OnDevice:
         }  # fmt: skip
 
 
-def ended(pipeline: Pipeline) -> None:
+def ended(pipeline: PixelPipeline) -> None:
     """At the end of the process, when the handles are closed."""
     assert PAPER.paper_retained() == 1
     pipeline.close()
@@ -90,8 +90,8 @@ def main(folder: Path) -> None:
     assert open_gpu(0) is gpu
     empty = PAPER.paper_blocks()
     network = RecordableNetwork(gpu, BoundNetwork(gpu, bundle.file(bundle.graph("fp32")), "CPUExecutionProvider"))
-    pipeline = Pipeline("paper", gpu, network, spec, batches=(1, 4))
-    intake = Intake(gpu)
+    pipeline = PixelPipeline("paper", gpu, network, spec, batches=(1, 4))
+    intake = DeviceArrayImporter(gpu)
     images = [tiny.cell(seed, size_px=60 + 9 * seed) for seed in range(6)] + [np.zeros((30, 40, 3), np.uint8)]
     with gpu.current():
         device = [OnDevice(gpu, image, version=2 + number % 2) for number, image in enumerate(images)]
@@ -125,19 +125,19 @@ def main(folder: Path) -> None:
         network.close()
     assert PAPER.paper_blocks() == empty, "not everything was given back"
 
-    pipeline = Pipeline("paper", gpu, network, spec, batches=(1,))
+    pipeline = PixelPipeline("paper", gpu, network, spec, batches=(1,))
     PAPER.paper_lose(719)
     with pytest.raises(DeviceLost, match=r"reopen\(\)"):
         pipeline.look(images[:1])
     pipeline.close()
     again = open_gpu(0)
     assert again is not gpu
-    Pipeline("paper", again, RecordableNetwork(again, network.inner), spec, batches=(1,)).close()
+    PixelPipeline("paper", again, RecordableNetwork(again, network.inner), spec, batches=(1,)).close()
     assert PAPER.paper_depth() == 0
     with pytest.raises(DeviceLost), gpu.current():
         pass  # who held the old one is told
     # forgotten by its owner: the process's end closes it, and then lets go of the context
-    forgotten = Pipeline("paper", again, RecordableNetwork(again, network.inner), spec, batches=(1,))
+    forgotten = PixelPipeline("paper", again, RecordableNetwork(again, network.inner), spec, batches=(1,))
     weakref.finalize(HOOK, ended, forgotten)
     del kernels
     print("all right")
