@@ -238,10 +238,10 @@ def test_control_c_exits_130_and_leaves_nothing(bundle: Path, cache: Path) -> No
     # slow steps, so that the signal comes in the middle of the build
     code = f"""
 import time
-from blastscope.cli import watching
+from blastscope.cli import build
 from blastscope.cli import main
-step = watching.Watcher.step
-watching.Watcher.step = lambda self, one: (step(self, one), self.say("step"), time.sleep(0.05))
+step = build.Watcher.step
+build.Watcher.step = lambda self, one: (step(self, one), self.say("step"), time.sleep(0.05))
 import sys
 sys.argv = ["blastscope", "build", {str(bundle)!r}, "--gpu", "sm86"]
 main()

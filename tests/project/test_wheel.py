@@ -28,7 +28,7 @@ def test_the_wheel_ships_types_the_bundle_and_each_file_once(wheel: Path) -> Non
     for needed in ("py.typed", "demo.toml", "shipped/manifest.json", "runtime/FORMAT.md", "runtime/bundle/bundle.schema.json"):
         assert f"blastscope/{needed}" in names
     assert {"blastscope/train/paper.toml", "blastscope/train/shipped.toml", "blastscope/cli/__init__.py"} <= set(names)
-    kernels = "blastscope/runtime/crop/kernels/"
+    kernels = "blastscope/runtime/cuda/kernels/"
     assert {f"{kernels}crop.fatbin", f"{kernels}crop.json", f"{kernels}crop.cu", f"{kernels}memory.cuh"} <= set(names)
     assert {f"blastscope/runtime/live/{file}" for file in ("icon.svg", "page.css", "page.html", "page.js")} <= set(names)
     assert {"blastscope/runtime/hosts/napari.yaml", "blastscope/runtime/site/training_look.json"} <= set(names)
@@ -44,10 +44,10 @@ import sys
 sys.path.insert(0, {str(tmp_path / "site")!r})
 sys.modules.update(dict.fromkeys(("torch", "timm", "onnx", "onnxruntime", "sklearn", "matplotlib")))
 import blastscope
-from blastscope.runtime.io.synthetic import draw_cell
+from blastscope.runtime.io.synthetic import synthetic_cell
 assert blastscope.__file__.startswith({str(tmp_path)!r}), blastscope.__file__
 with blastscope.open_bundle() as scope:
-    print(scope.classify(draw_cell(7)).label)
+    print(scope.classify(synthetic_cell(7)).label)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -31,17 +31,17 @@ KILLER = """
 import json, os, random, signal, sys, time
 from pathlib import Path
 import lightning_fabric
-from blastscope.train import run, stages, crops, machine
+from blastscope.train import pipeline
 from blastscope.train.config import TrainConfig
 from blastscope.train.backbone import import_timm
 import_timm()
 data, out, cache, config = sys.argv[1:]
-run._report = lambda *_: None
+pipeline._report = lambda *_: None
 chance, kills = random.Random(7), 0
 while True:
     child = os.fork()
     if child == 0:
-        run.train_ensemble(Path(data), TrainConfig.model_validate_json(config), Path(out), resume=True, cache=Path(cache))
+        pipeline.train_ensemble(Path(data), TrainConfig.model_validate_json(config), Path(out), resume=True, cache=Path(cache))
         os._exit(0)
     limit = time.monotonic() + chance.uniform(0.2, 1.0 + 0.5 * kills)
     while time.monotonic() < limit and (done := os.waitpid(child, os.WNOHANG)) == (0, 0):

@@ -360,7 +360,7 @@ def test_ctrl_c_waits_for_the_tiles_at_work_and_not_for_their_frame(tmp_path: Pa
             return super().read(box)
 
     slide = Slide(np.full((3000, 3000, 3), 230, np.uint8))
-    monkeypatch.setattr("blastscope.runtime.frames.pipeline.open_scan", lambda path: slide)
+    monkeypatch.setattr("blastscope.runtime.frames.pipeline.open_slide", lambda path: slide)
     examiner = Examiner(by_colour, SPEC, PIXEL_UM, whole_pixels=1000, tile_px=64)  # 2209 tiles
     with pytest.raises(KeyboardInterrupt):
         next(examiner.examine_files([tmp_path / "slide.png"]))

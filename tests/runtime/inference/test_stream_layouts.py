@@ -45,11 +45,11 @@ def test_a_crop_wakes_no_thread_of_opencv() -> None:
         pytest.skip("OpenCV has one thread here")
     code = """
 import cv2
-from blastscope.runtime.crop import CropSpec, crop_cell
-from blastscope.runtime.io.synthetic import draw_cell
-image = draw_cell(1)
+from blastscope.runtime.crop import CropSpecification, crop_cell
+from blastscope.runtime.io.synthetic import synthetic_cell
+image = synthetic_cell(1)
 before = tasks()
-crop_cell(image, CropSpec())
+crop_cell(image, CropSpecification())
 print(json.dumps([before == tasks(), image.shape[0] * image.shape[1] > 98304]))
 """
     assert told(code) == [True, True]
@@ -103,7 +103,7 @@ def test_files_are_read_by_as_many_threads_as_there_are_lanes(tmp_path: Path, ti
     code = """
 import threading
 from blastscope import open_bundle
-from blastscope.runtime import scope as module
+from blastscope.runtime import session as module
 seen, counts = set(), {"read": 0}
 real = module.read_image
 def read(path):

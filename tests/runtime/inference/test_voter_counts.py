@@ -138,11 +138,11 @@ extern "C" void end() { CALLGRIND_STOP_INSTRUMENTATION; }
 COUNTED = """
 import ctypes, sys
 import cv2
-from blastscope.runtime.crop import CropSpec, crop_cell
-from blastscope.runtime.io.synthetic import draw_cell
+from blastscope.runtime.crop import CropSpecification, crop_cell
+from blastscope.runtime.io.synthetic import synthetic_cell
 cv2.setNumThreads(1)
 marks = ctypes.CDLL(sys.argv[1])
-image, spec = draw_cell(7), CropSpec()
+image, spec = synthetic_cell(7), CropSpecification()
 crop_cell(image, spec)
 marks.begin()
 crop_cell(image, spec)
