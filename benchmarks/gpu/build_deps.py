@@ -11,7 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from blastscope.runtime.cuda.kernels.compile import compiled_bytes, nvcc_version, read_record
+from blastscope.runtime.cuda.kernels.compile import compiled_bytes, nvcc_version
+from blastscope.runtime.cuda.kernels.fatbin import read_record
 from blastscope.runtime.errors import BlastscopeError
 from blastscope.runtime.io.hashing import bytes_sha256
 

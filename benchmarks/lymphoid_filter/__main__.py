@@ -1,6 +1,6 @@
 """How many lymphoid cells are refused as `not-lymphoid`, and how many others pass.
 
-    python -m blastscope.benchmarks.kinds DATA [--json] [--every N]
+    python -m blastscope.benchmarks.lymphoid_filter DATA [--json] [--every N]
 
 DATA holds `bccd/` and `cnmc/`. Progress goes to stderr. All cells take four minutes of one core.
 """
@@ -62,7 +62,7 @@ def _sum(rows: Sequence[Count]) -> Count:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Prints the table, or with --json the counts."""
-    parser = argparse.ArgumentParser(prog="python -m blastscope.benchmarks.kinds", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m blastscope.benchmarks.lymphoid_filter", description=__doc__)
     parser.add_argument("data", type=Path, help="the folder with bccd/ and cnmc/")
     parser.add_argument("--json", action="store_true", help="the counts as JSON, and nothing else")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="look at every Nth cell alone")

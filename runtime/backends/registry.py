@@ -1,4 +1,4 @@
-"""TODO runtime/backends/registry"""
+"""The backends by name, imported when one is asked for."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Turns the bytes of manifest.json into a `Manifest`, or says what is wrong with them. Trusts nothing.
-
-`python -m blastscope.runtime.bundle.manifest_io` rewrites runtime/bundle/bundle.schema.json from the records in manifest.py.
-"""
+"""Turns the bytes of manifest.json into a `Manifest`, or says what is wrong with them. Trusts nothing."""
 
 from __future__ import annotations
 
@@ -15,7 +12,6 @@ from pydantic import ValidationError
 
 from blastscope.runtime.bundle.manifest import FORMAT, FORMAT_PATTERN, Manifest
 from blastscope.runtime.errors import BundleError, FormatTooNew
-from blastscope.runtime.io.atomic import write_content
 from blastscope.runtime.io.strict_model import problems
 
 MANIFEST = "manifest.json"
@@ -90,27 +86,3 @@ def _check_format(found: object, shown: Path) -> None:
 def _version(text: str) -> tuple[int, int]:
     major, minor = text.split(".")
     return int(major), int(minor)
-
-
-SCHEMA_FILE = Path(__file__).with_name("bundle.schema.json")
-
-
-def schema_text() -> str:
-    """The JSON schema of manifest.json. Rules between keys (runtime/FORMAT.md) are checked on reading only."""
-    described = Manifest.model_json_schema()
-    schema = {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **described,
-        "title": f"blastscope bundle, format {FORMAT}",
-        "required": ["format", *described["required"]],  # has a default in the code only, for writers
-    }
-    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
-
-
-def main() -> None:
-    """Brings the file in step with the code."""
-    write_content(SCHEMA_FILE, schema_text())
-
-
-if __name__ == "__main__":
-    main()

@@ -174,10 +174,10 @@ def _record(
         frames=len(examined),
         units="patients" if labels.patients else "frames",
         patients=patients,
-        detection_metrics=detection_metrics(outcomes),
+        finding=detection_metrics(outcomes),
         hem=hem,
         all=malignant,
-        call_metrics=call_metrics(outcomes),
+        calls=call_metrics(outcomes),
         requirements=site.requirements,
     )
     missing = tuple(shortfalls(record))

@@ -1,4 +1,4 @@
-"""TODO runtime/inference/device"""
+"""The device that a caller names: `auto`, `cpu`, `cuda[:n]` or `openvino:NAME`."""
 
 from __future__ import annotations
 

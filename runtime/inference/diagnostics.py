@@ -11,7 +11,7 @@ from blastscope.runtime.backends.cache.compatibility import Machine
 from blastscope.runtime.backends.registry import BACKENDS, GPU_BACKENDS, load_backend, load_gpu_backend
 from blastscope.runtime.backends.tensorrt.library import LIBRARIES
 from blastscope.runtime.cuda.driver import GpuDevice, probe
-from blastscope.runtime.cuda.kernels.compile import crop_fatbin, read_record
+from blastscope.runtime.cuda.kernels.fatbin import crop_fatbin, read_record
 from blastscope.runtime.errors import BlastscopeError, DriverError
 from blastscope.runtime.io.cpu_info import cpu_name
 from blastscope.runtime.io.strict_model import StrictModel

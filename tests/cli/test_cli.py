@@ -107,7 +107,9 @@ def test_an_error_is_one_line_that_names_itself(tmp_path: Path) -> None:
     assert (DeviceError.exit_code, Closed.exit_code) == (4, 1)
 
 
-@pytest.mark.parametrize(("verb", "function"), [("train", "run.train_ensemble"), ("crossvalidate", "crossval.cross_validate")])
+@pytest.mark.parametrize(
+    ("verb", "function"), [("train", "pipeline.train_ensemble"), ("crossvalidate", "cross_validation.cross_validate")]
+)
 def test_training_is_followed_on_stderr(verb: str, function: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def trained(data: Path, config: object, out: Path, *, console: Any, **rest: Any) -> Path:
         with Progress(console) as progress:

@@ -30,7 +30,9 @@ def test_the_wheel_ships_types_the_bundle_and_each_file_once(wheel: Path) -> Non
     assert {"blastscope/train/paper.toml", "blastscope/train/shipped.toml", "blastscope/cli/__init__.py"} <= set(names)
     kernels = "blastscope/runtime/cuda/kernels/"
     assert {f"{kernels}crop.fatbin", f"{kernels}crop.json", f"{kernels}crop.cu", f"{kernels}memory.cuh"} <= set(names)
-    assert {f"blastscope/runtime/live/{file}" for file in ("icon.svg", "page.css", "page.html", "page.js")} <= set(names)
+    assert {f"blastscope/runtime/streaming/static/{file}" for file in ("icon.svg", "page.css", "page.html", "page.js")} <= set(
+        names
+    )
     assert {"blastscope/runtime/hosts/napari.yaml", "blastscope/runtime/site/training_look.json"} <= set(names)
     assert len(names) == len(set(names))
     assert not [name for name in names if name.startswith(("runtime/", "train/", "tests/"))]

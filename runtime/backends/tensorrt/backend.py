@@ -1,6 +1,6 @@
 """TensorRT 10.3 to 11 and TensorRT-RTX: one runner for both, since their APIs match. What only some have is asked for by name.
 
-The engine comes from the user's cache or is built there (runtime/engines/).
+The engine comes from the user's cache or is built there (backends/cache/engine_store.py).
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ Public names: `CropPlan` says which kernels to launch over which memory, as `Lau
 
 from __future__ import annotations
 
-from blastscope.runtime.cuda.kernels.compile import crop_fatbin
 from blastscope.runtime.cuda.kernels.crop_launch_plan import (
     Address,
     CropPlan,
@@ -18,5 +17,6 @@ from blastscope.runtime.cuda.kernels.crop_launch_plan import (
     image_row,
     refusal_of,
 )
+from blastscope.runtime.cuda.kernels.fatbin import crop_fatbin
 
 __all__ = ["Address", "CropPlan", "ImageRow", "Launch", "VerdictRow", "box_of", "crop_fatbin", "image_row", "refusal_of"]

@@ -32,11 +32,11 @@ def library(request: pytest.FixtureRequest, host_kernels: HostKernels, monkeypat
     fake = Fake(HostGpu(host_kernels.launch), kind)
     monkeypatch.setattr(tensorrt_network, "load_library", lambda library: fake.module)
     monkeypatch.setattr(tensorrt_network, "library_logger", lambda library: None)
-    monkeypatch.setattr(tensorrt_network, "heard", fake.heard)
+    monkeypatch.setattr(tensorrt_network, "capture_errors", fake.heard)
     monkeypatch.setattr(tensorrt_gpu, "library_version", lambda library: "10.3.0")
     monkeypatch.setattr(tensorrt_gpu, "find_gpu", lambda ordinal: FOUND)
     monkeypatch.setattr(tensorrt_gpu, "open_gpu", lambda ordinal: fake.gpu)
-    for place in ("engines.cache", "backends.tensorrt_gpu"):
+    for place in ("backends.cache.engine_store", "backends.tensorrt.backend"):
         monkeypatch.setattr(f"blastscope.runtime.{place}.build_engine", lambda graph, key, **rest: graph.read_bytes())
     monkeypatch.setattr(fixed, "USUAL_PX", 100)
     monkeypatch.setattr(PixelPipeline.__init__, "__kwdefaults__", {"batches": (1, 4)})

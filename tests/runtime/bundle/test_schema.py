@@ -13,8 +13,9 @@ import jsonschema  # type: ignore[import-untyped]
 import pytest
 
 from blastscope.runtime.bundle import FORMAT, Manifest
-from blastscope.runtime.bundle import manifest_io as schema_module
-from blastscope.runtime.bundle.manifest_io import SCHEMA_FILE, parse_manifest, schema_text
+from blastscope.runtime.bundle import schema as schema_module
+from blastscope.runtime.bundle.manifest_io import parse_manifest
+from blastscope.runtime.bundle.schema import SCHEMA_FILE, schema_text
 from blastscope.runtime.errors import BundleError
 
 PAGE = SCHEMA_FILE.parent.with_name("FORMAT.md").read_text(encoding="utf-8")
@@ -35,7 +36,7 @@ def by_code(table: dict[str, Any]) -> bool:
 
 
 def test_the_schema_in_the_repository_is_in_step_with_the_code() -> None:
-    assert SCHEMA_FILE.read_text(encoding="utf-8") == schema_text(), "run python -m blastscope.runtime.bundle.manifest_io"
+    assert SCHEMA_FILE.read_text(encoding="utf-8") == schema_text(), "run python -m blastscope.runtime.bundle.schema"
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
 
 

@@ -12,7 +12,7 @@ from fake_driver_build import load_paper, paper_library
 from blastscope.runtime.cuda import driver
 from blastscope.runtime.cuda import driver as management
 from blastscope.runtime.cuda.driver import OLDEST, GpuDevice, cuda_error, find_gpu, gpu_facts, probe
-from blastscope.runtime.cuda.kernels.compile import read_record
+from blastscope.runtime.cuda.kernels.fatbin import read_record
 from blastscope.runtime.errors import DeviceError, DeviceLost, DriverError, OutOfDeviceMemory
 
 ABSENT = "libcuda-that-is-not-here.so.1"
