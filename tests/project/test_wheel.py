@@ -33,7 +33,9 @@ def test_the_wheel_ships_types_the_bundle_and_each_file_once(wheel: Path) -> Non
     assert {f"blastscope/runtime/streaming/static/{file}" for file in ("icon.svg", "page.css", "page.html", "page.js")} <= set(
         names
     )
-    assert {"blastscope/runtime/hosts/napari.yaml", "blastscope/runtime/site/training_look.json"} <= set(names)
+    assert {"blastscope/runtime/integrations/napari.yaml", "blastscope/runtime/evaluation/training_reference.json"} <= set(
+        names
+    )
     assert len(names) == len(set(names))
     assert not [name for name in names if name.startswith(("runtime/", "train/", "tests/"))]
 
