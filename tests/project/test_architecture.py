@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from importlib import import_module
 from pathlib import Path
 
@@ -25,6 +26,10 @@ MAY_KNOW = {
     "benchmarks": {*ROOMS, "front"},
     "front": {*ROOMS, "front"},  # blastscope/ itself: the facade and the command line
 }
+RUNTIME_ORDER = (  # each may import those to its right; integrations are on top because they embed the session
+    *("integrations", "session", "streaming", "evaluation", "frames", "inference", "backends", "cuda", "bundle", "crop", "io"),
+    *("types", "errors"),
+)
 HEAVY = ("torch", "torchvision", "timm", "sklearn", "scipy", "matplotlib", "onnx", "onnxscript", "tensorrt", "nncf")
 OBJECT_FILES = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}  # reading one runs what it holds
 
@@ -85,6 +90,69 @@ def test_arrows_point_one_way() -> None:
         if name.startswith("blastscope.")
         and room_of(name.removeprefix("blastscope.")) not in MAY_KNOW[room_of(file.replace("/", "."))]
     ] == []
+
+
+def runtime_imports(file: str) -> Iterator[tuple[str, ...]]:
+    """The modules of runtime/ that `file` imports, inside functions too, as path parts: ("bundle", "reader")."""
+    for node in ast.walk(tree(file)):
+        names = [name.name for name in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("blastscope.runtime"):
+            names = [f"{node.module}.{name.name}" for name in node.names]  # a name may be a module
+        for name in names:
+            parts = tuple(name.split(".")[2:]) if name.startswith("blastscope.runtime.") else ()
+            while parts and parts not in RUNTIME_MODULES:
+                parts = parts[:-1]
+            if parts:
+                yield parts
+
+
+def runtime_module(file: str) -> tuple[str, ...]:
+    return tuple(file.removesuffix(".py").removesuffix("/__init__").split("/")[1:])
+
+
+RUNTIME_FILES = [file for file in SOURCES if file.startswith("runtime/") and file != "runtime/__init__.py"]
+RUNTIME_MODULES = {runtime_module(file) for file in RUNTIME_FILES}
+RUNTIME_PACKAGES = {runtime_module(file) for file in RUNTIME_FILES if file.endswith("/__init__.py")}
+PARENT_PACKAGES = [  # those that hold other packages
+    pytest.param(
+        package,
+        id=".".join(("runtime", *package)),
+        # backends.cache builds engines with backends.tensorrt, which loads them from backends.cache
+        marks=[pytest.mark.xfail(reason="cache and tensorrt import each other", strict=True)] * (package == ("backends",)),
+    )
+    for package in sorted({package[:-1] for package in RUNTIME_PACKAGES})
+]
+
+
+def test_the_runtime_holds_these_modules_and_packages_alone() -> None:
+    assert {module[0] for module in RUNTIME_MODULES} == set(RUNTIME_ORDER)
+
+
+def test_packages_of_the_runtime_import_downwards_only() -> None:
+    level = {name: number for number, name in enumerate(RUNTIME_ORDER)}
+    assert ("cuda", "driver") in set(runtime_imports("runtime/backends/cache/key.py"))
+    assert [
+        f"{file} imports {'.'.join(target)}"
+        for file in RUNTIME_FILES
+        for target in runtime_imports(file)
+        if level[target[0]] < level[runtime_module(file)[0]]
+    ] == []
+
+
+@pytest.mark.parametrize("package", PARENT_PACKAGES)
+def test_packages_of_the_runtime_form_no_cycle(package: tuple[str, ...]) -> None:
+    """Nor do the modules that lie beside them."""
+    depth = len(package)
+    imported: dict[str, set[str]] = {}
+    for file in RUNTIME_FILES:
+        module = runtime_module(file)
+        if module[:depth] == package and len(module) > depth:
+            targets = {target[depth] for target in runtime_imports(file) if target[:depth] == package and len(target) > depth}
+            imported.setdefault(module[depth], set()).update(targets - {module[depth]})
+    try:
+        TopologicalSorter(imported).prepare()
+    except CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
 
 
 def test_nobody_imports_a_bare_room_or_a_relative_module() -> None:
