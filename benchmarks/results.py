@@ -1,6 +1,6 @@
 """Results on disk: written with one row a line, read, merged piece by piece, and described by bench.schema.json.
 
-python -m blastscope.benchmarks.results          rewrites the schema from the records in rows.py
+python -m blastscope.benchmarks.results          rewrites the schema from the records in schema.py
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Leukaemia calls on single blood cells, made by a deep ensemble beside the microscope.
 
-`open_bundle` gives a `Scope`, which turns uint8 RGB images of cells into `Prediction`s and whole frames into
-`FrameReport`s; `SHIPPED_BUNDLE` is the bundle that comes with the package. Everything else lives in the rooms: `runtime`,
-`train`, `calibration`, `export`, `benchmarks`.
+`open_bundle` gives a `Scope`, which turns uint8 RGB images of cells into `Prediction`s and whole frames into `FrameReport`s.
+`SHIPPED_BUNDLE` is the bundle that comes with the package, and `synthetic_cell` draws an image to try it on. Everything else
+lives in the rooms: `runtime`, `train`, `calibration`, `export`, `benchmarks`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from blastscope.runtime.bundle import Bundle
     from blastscope.runtime.errors import BlastscopeError
     from blastscope.runtime.frames.types import FrameReport
+    from blastscope.runtime.io.synthetic import synthetic_cell
     from blastscope.runtime.session import Scope, open_bundle
     from blastscope.runtime.types import CLASSES, VOTERS, Prediction
 
@@ -31,6 +32,7 @@ _HOMES = {
     "Prediction": "types",
     "Scope": "session",
     "open_bundle": "session",
+    "synthetic_cell": "io.synthetic",
 }
 
 __all__ = [
@@ -44,6 +46,7 @@ __all__ = [
     "Scope",
     "__version__",
     "open_bundle",
+    "synthetic_cell",
 ]
 
 

@@ -2,7 +2,7 @@
 
 The limits were set on the white cells of BCCD's training frames, looked at one by one: 20 lymphoid ones, 132 granulocytes and
 monocytes. They were tried on the same frames in other stains, sizes and cameras, and on C-NMC's cells laid on glass;
-`benchmarks/kinds` has the table of the cells, and repeats it.
+`benchmarks/lymphoid_filter` has the table of the cells, and repeats it.
 """
 
 from __future__ import annotations
