@@ -11,7 +11,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *(ROOT / room / "README.md" for room in ("runtime", "export", "benchmarks"))]
+PAGES = [
+    ROOT / "README.md",
+    *(ROOT / room / "README.md" for room in ("runtime", "export", "benchmarks")),
+    ROOT / "CONTRIBUTING.md",
+]
 BLOCKS = [
     pytest.param(block, id=f"{page.parent.name}-{number}")
     for page in PAGES
@@ -44,6 +48,13 @@ def test_every_key_of_a_line_of_json_is_named() -> None:
     image, frame = (set(re.findall(r'"(\w+)"', line)) for line in lines)
     assert image == {"path", *PredictionRow.__annotations__, "a", "b", "combined", "hem", "all"}
     assert frame == {*FrameRow.__annotations__, *CellRow.__annotations__, "cells", "hem", "all", "refused"}
+
+
+def test_every_file_that_the_page_for_contributors_names_exists() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = re.findall(r"`((?:runtime|train|calibration|export|benchmarks|blastscope|tests)/[\w./]*)`", text)
+    assert len(named) > 10
+    assert [name for name in named if not (ROOT / name).exists()] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
