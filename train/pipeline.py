@@ -94,6 +94,11 @@ def _train(job: Job, folder: Dataset) -> None:
         clear_leftovers(job.run)
     if (job.run / "run.json").is_file():
         provenance = read_provenance(job.run)
+        validating = sorted(set(job.store.patients[job.split.validation].tolist()))
+        if provenance.split == "patient" and validating != list(provenance.patients.validation):
+            raise DataError(
+                job.run, "can't go on: it was split by patient ids that are one person, and now these stay together; begin anew"
+            )
     else:
         provenance = first_provenance(job, folder, origin)
         if writes:

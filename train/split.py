@@ -45,7 +45,7 @@ def split_cells(cells: Sequence[DatasetEntry], config: DataConfig) -> Split:
         warnings.warn(LEAKAGE, LeakageWarning, stacklevel=2)
         chosen = [rows for label in np.unique(labels) for rows in _share(np.flatnonzero(labels == label), config, rng)]
         return _parts(np.isin(np.arange(len(cells)), chosen), LEAKAGE)
-    patients = np.array([cell.patient for cell in cells])
+    patients = np.array([cell.person for cell in cells])  # two ids of one person are one patient
     validating: list[str] = []
     for label in range(len(CLASSES)):
         names, counts = np.unique(patients[labels == label], return_counts=True)

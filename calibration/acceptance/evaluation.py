@@ -41,8 +41,8 @@ class AskedCells:
 
     @property
     def patients(self) -> list[str]:
-        """Patient of each cell."""
-        return [cell.patient for cell in self.cells]
+        """Person of each cell: ids of one person are one patient."""
+        return [cell.person for cell in self.cells]
 
 
 def remembering(infer: Infer) -> Infer:

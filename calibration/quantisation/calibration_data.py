@@ -15,7 +15,7 @@ from blastscope.runtime.bundle.manifest import TrainingProvenance
 from blastscope.runtime.crop import Crop, CropSpecification
 from blastscope.runtime.crop.reference import crop_dataset
 from blastscope.runtime.errors import DataError
-from blastscope.runtime.io.cnmc import Dataset, DatasetEntry
+from blastscope.runtime.io.cnmc import Dataset, DatasetEntry, person_of
 from blastscope.runtime.types import CLASSES, ClassName
 
 READERS = 4
@@ -37,7 +37,7 @@ def note_other_cells(folder: Dataset, trained_on: str | None, tell: Tell) -> Non
 
 
 def validation_cells(folder: Dataset, training: TrainingProvenance) -> tuple[DatasetEntry, ...]:
-    """The cells of `folder` whose patients are in the validation part.
+    """The cells of `folder` whose patients are in the validation part, and no other id of theirs in the training part.
 
     Raises `DataError` where there are none, and where patients of the training part would have to judge: after a split by
     image, or none.
@@ -48,7 +48,9 @@ def validation_cells(folder: Dataset, training: TrainingProvenance) -> tuple[Dat
             f"the ensemble was trained with split = '{training.split}', so no patient is in the validation part alone: "
             "calibration and gate need a bundle trained with split = 'patient'",
         )
-    cells = tuple(cell for cell in folder.cells if cell.patient in training.patients.validation)
+    trained = {cell.person for cell in folder.cells if cell.patient in training.patients.training}
+    trained |= {person_of(patient) for patient in training.patients.training}
+    cells = tuple(cell for cell in folder.cells if cell.patient in training.patients.validation and cell.person not in trained)
     missing = [label for label in CLASSES if not any(cell.label == label for cell in cells)]
     if missing:
         raise DataError(folder.root, f"no cells of class {', '.join(missing)} of the bundle's validation patients are here")

@@ -16,7 +16,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from blastscope.runtime.errors import DataError
@@ -28,6 +28,9 @@ NAME = re.compile(r"UID_(?P<patient>[a-z]?\d+)_(?P<image>\d+)_(?P<cell>\d+)_(?P<
 NAME_IN_WORDS = "the name is not UID_<patient>_<image>_<cell>_<all|hem>"
 TEST_FOLDER = "C-NMC_test_prelim_phase_data"
 TEST_TABLE = f"{TEST_FOLDER}_labels.csv"
+# Ids of C-NMC that are one person: the whole archive holds byte-identical cells under each of them. A part of the archive may
+# lack the copies, so the ids are listed here; in the files at hand they are found by content as well.
+TWIN_PATIENTS = (("51", "75", "78"), ("20", "21"), ("H2", "H4", "H5", "H6"), ("H3", "H10"))
 READERS = 8  # hashing and reading release the lock; more threads than cores hide a slow disk
 
 
@@ -41,6 +44,11 @@ class DatasetEntry:
     image: str
     cell: str
     sha256: str  # of the file's bytes
+    person: str = ""  # one id for all ids of the same person, so that no split parts them; by default from TWIN_PATIENTS
+
+    def __post_init__(self) -> None:
+        if not self.person:
+            object.__setattr__(self, "person", person_of(self.patient))
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +62,15 @@ class Dataset:
     sha256: str  # of label, patient and content of every cell: moving or renaming the folder doesn't change it
 
 
+def person_of(patient: str) -> str:
+    """The id that stands for every id of the person `patient`, by `TWIN_PATIENTS`: '51' for '75', '75' being 51 again."""
+    return next((group[0] for group in TWIN_PATIENTS if patient in group), patient)
+
+
 def scan_dataset(root: Path | str) -> Dataset:
     """The labelled cells below `root`.
 
+    Patient ids under which byte-identical cells stand are one person, transitively: their cells have one `person`.
     Byte-identical duplicates are dropped; files that can't be read or parsed are named, and the search goes on. Links are
     followed; hidden files and files that are no images by their suffix are passed over. Raises `DataError` when there is no
     such folder, a patient has both labels, or a class is missing.
@@ -67,7 +81,7 @@ def scan_dataset(root: Path | str) -> Dataset:
     unread: list[tuple[Path, str]] = []
     found, rejected = _read_all(_named_files(root, unread))
     _check_patients(root, found)
-    cells, duplicates, contradictions = _drop_duplicates(found)
+    cells, duplicates, contradictions = _drop_duplicates(_join_twins(found))
     rejected = sorted([*rejected, *contradictions, *unread], key=lambda item: _order(root, item[0]))
     _check_classes(root, cells, rejected)
     return Dataset(root, tuple(cells), tuple(duplicates), tuple(rejected), _digest(cells))
@@ -166,6 +180,26 @@ def _check_patients(root: Path, cells: Iterable[DatasetEntry]) -> None:
     both = sorted(patient for patient, seen in labels.items() if len(seen) > 1)
     if both:
         raise DataError(root, f"cells labelled all and cells labelled hem of the same patient: {', '.join(both)}")
+
+
+def _join_twins(found: list[DatasetEntry]) -> list[DatasetEntry]:
+    """The cells, with one person for all ids that share a cell's bytes, directly or over other ids."""
+    parent: dict[str, str] = {}
+
+    def root_of(person: str) -> str:
+        while (above := parent.setdefault(person, person)) != person:
+            person = above
+        return person
+
+    first: dict[tuple[str, ClassName], str] = {}
+    for cell in found:  # the same bytes under both labels are an error of one of the two names, not a person
+        one, other = root_of(cell.person), root_of(first.setdefault((cell.sha256, cell.label), cell.person))
+        parent[max(one, other, key=_by_id)] = min(one, other, key=_by_id)
+    return [replace(cell, person=root_of(cell.person)) for cell in found]
+
+
+def _by_id(patient: str) -> tuple[int, str]:
+    return len(patient), patient
 
 
 def _drop_duplicates(found: list[DatasetEntry]) -> tuple[list[DatasetEntry], list[tuple[Path, Path]], list[tuple[Path, str]]]:

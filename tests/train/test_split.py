@@ -23,7 +23,13 @@ def cells_of(label: ClassName, counts: list[int]) -> list[DatasetEntry]:
     prefix = "H" if label == "hem" else ""
     return [
         DatasetEntry(
-            Path(f"{label}/{patient}-{number}.bmp"), label, f"{prefix}{patient}", "1", str(number), f"{label}{patient}{number}"
+            Path(f"{label}/{patient}-{number}.bmp"),
+            label,
+            f"{prefix}{patient}",
+            "1",
+            str(number),
+            f"{label}{patient}{number}",
+            person=f"{prefix}{patient}",
         )
         for patient, count in enumerate(counts)
         for number in range(count)
@@ -105,3 +111,16 @@ def test_real_cells_are_shared_as_the_paper_shares_them(cnmc: Path) -> None:
     for label in ("hem", "all"):
         validating = sum(cells[row].label == label for row in split.validation)
         assert validating / sum(cell.label == label for cell in cells) == pytest.approx(0.3, abs=0.002)
+
+
+TWINS = [{"51", "75", "78"}, {"20", "21"}, {"H2", "H4", "H5", "H6"}, {"H3", "H10"}]  # ids of C-NMC that are one person
+
+
+@pytest.mark.parametrize("fold", [None, 0, 1, 2])
+@pytest.mark.parametrize("seed", range(4))
+def test_ids_of_one_person_stay_on_one_side(cnmc: Path, fold: int | None, seed: int) -> None:
+    cells = list(scan_dataset(cnmc).cells)
+    split = split_cells(cells, DataConfig(fold=fold, seed=seed))
+    training, validation = patients_of(cells, split.training), patients_of(cells, split.validation)
+    assert {"51", "75", "78", "H2", "H4", "H5", "H6", "H3", "H10"} <= training | validation
+    assert [twins for twins in TWINS if twins & training and twins & validation] == []

@@ -199,3 +199,29 @@ def test_a_broken_table_is_named(tmp_path: Path) -> None:
     (preliminary(tmp_path) / "C-NMC_test_prelim_phase_data_labels.csv").write_text("a,b\n1,2\n")
     with pytest.raises(DataError, match="Patient_ID, new_names, labels"):
         scan_dataset(tmp_path)
+
+
+def test_ids_that_share_bytes_are_one_person_over_other_ids(tmp_path: Path) -> None:
+    for number, patient in enumerate((101, 102, 103, 104)):
+        write(tmp_path / "all" / f"UID_{patient}_1_1_all.bmp", number)
+    write(tmp_path / "hem" / "UID_H90_1_1_hem.bmp", 9)
+    # 103 has a cell of 102, and 101 has another one of 103
+    shutil.copy(tmp_path / "all" / "UID_102_1_1_all.bmp", tmp_path / "all" / "UID_103_2_1_all.bmp")
+    write(tmp_path / "all" / "UID_103_3_1_all.bmp", 33)
+    shutil.copy(tmp_path / "all" / "UID_103_3_1_all.bmp", tmp_path / "all" / "UID_101_2_1_all.bmp")
+    found = scan_dataset(tmp_path)
+    people = {cell.patient: cell.person for cell in found.cells}
+    assert people == {"101": "101", "102": "101", "103": "101", "104": "104", "H90": "H90"}
+
+
+def test_ids_that_the_archive_gives_one_person_are_joined_without_their_copies(tmp_path: Path) -> None:
+    for number, patient in enumerate(("51", "75", "78", "20", "21", "57")):
+        write(tmp_path / "all" / f"UID_{patient}_1_1_all.bmp", number)
+    for number, patient in enumerate(("H2", "H4", "H5", "h6", "H3", "H10", "H12"), 10):
+        write(tmp_path / "hem" / f"UID_{patient}_1_1_hem.bmp", number)
+    people: dict[str, set[str]] = {}
+    for cell in scan_dataset(tmp_path).cells:
+        people.setdefault(cell.person, set()).add(cell.patient)
+    assert sorted(map(sorted, people.values())) == [
+        ["20", "21"], ["51", "75", "78"], ["57"], ["H10", "H3"], ["H12"], ["H2", "H4", "H5", "H6"],
+    ]  # fmt: skip
