@@ -1,5 +1,5 @@
 """Trained networks in; ONNX graphs, checked against PyTorch and packed as a bundle, out.
 
-`export_run` (bundle_maker.py) makes a bundle of a run as `ExportConfig` (config.py) says; `waived_bundle` (waived.py) makes one
-of random weights for benchmarks. graph.py holds what is exported, trace.py makes the ONNX graph, halve.py its fp16 form.
+`export_run` (exporter.py) makes a bundle of a run as `ExportConfig` (config.py) says; benchmark_bundle.py makes one of random
+weights for benchmarks. onnx_export.py traces the networks, onnx_writer.py writes the graphs and their fp16 form.
 """

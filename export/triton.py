@@ -12,8 +12,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from blastscope.runtime.backends.cache.engine_store import Unusable, read_engine
-from blastscope.runtime.backends.cache.key import BatchProfile
+from blastscope.runtime.backends.tensorrt.engine_store import Unusable, read_engine
+from blastscope.runtime.backends.tensorrt.key import BatchProfile
 from blastscope.runtime.bundle import Bundle
 from blastscope.runtime.bundle.manifest import GraphEntry
 from blastscope.runtime.errors import EngineError, UngatedBundle, UsageError

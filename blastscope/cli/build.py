@@ -21,8 +21,8 @@ from blastscope.cli.train_export import say
 
 if TYPE_CHECKING:
     from blastscope.export.engine_builds import Built, Planned
-    from blastscope.runtime.backends.cache.catalog import StoredEngine
     from blastscope.runtime.backends.tensorrt.builder import BuildStep
+    from blastscope.runtime.backends.tensorrt.catalog import StoredEngine
     from blastscope.runtime.types import Precision
 
 
@@ -49,8 +49,8 @@ def build(
     """Build engines of a bundle's graphs into the user's cache, and print where each lies. TensorRT-RTX needs no GPU for it."""
     pass  # EMPTYIMPORT
     from blastscope.export.engine_builds import BuildWish, build_engines, plan_engines
-    from blastscope.runtime.backends.cache.compatibility import Machine
-    from blastscope.runtime.backends.cache.key import BatchProfile
+    from blastscope.runtime.backends.tensorrt.compatibility import Machine
+    from blastscope.runtime.backends.tensorrt.key import BatchProfile
     from blastscope.runtime.io.paths import default_cache_dir
 
     wish = BuildWish(runtime, _precisions(precision), models, BatchProfile.parse(batch), _targets(gpu))
@@ -85,7 +85,7 @@ def _precisions(names: list[str] | None) -> tuple[Precision, ...]:
 
 
 def _targets(names: list[str] | None) -> tuple[str, ...] | None:
-    from blastscope.runtime.backends.cache.key import sorted_targets
+    from blastscope.runtime.backends.tensorrt.key import sorted_targets
     from blastscope.runtime.errors import UsageError
 
     if names is None:
@@ -131,7 +131,7 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """Say what an engine was built from and for, and why it can't be used. Exits 1 when it is stale or unusable."""
-    from blastscope.runtime.backends.cache.catalog import pick_engine
+    from blastscope.runtime.backends.tensorrt.catalog import pick_engine
 
     engine = pick_engine(_kept(bundle), name)
     typer.echo(json.dumps(_facts(engine), indent=2) if as_json else _explained(engine))
@@ -148,7 +148,7 @@ def remove(
     bundle: BundlePath = None,
 ) -> None:
     """Delete engines from the user's cache, and print which."""
-    from blastscope.runtime.backends.cache.catalog import pick_engine, remove_engine, remove_unusable
+    from blastscope.runtime.backends.tensorrt.catalog import pick_engine, remove_engine, remove_unusable
     from blastscope.runtime.errors import UsageError
     from blastscope.runtime.io.paths import default_cache_dir
 
@@ -171,8 +171,8 @@ def trust(
     as_json: Json = False,
 ) -> None:
     """Take an engine that was built elsewhere, if every field of its sidecar fits. An engine is code: know whose it is."""
-    from blastscope.runtime.backends.cache.catalog import trust_engine
-    from blastscope.runtime.backends.cache.compatibility import Machine
+    from blastscope.runtime.backends.tensorrt.catalog import trust_engine
+    from blastscope.runtime.backends.tensorrt.compatibility import Machine
     from blastscope.runtime.io.paths import default_cache_dir
 
     taken = trust_engine(file, bundle_at(bundle), Machine.here(), default_cache_dir(), tell=say)
@@ -181,8 +181,8 @@ def trust(
 
 
 def _kept(bundle: Path | None) -> list[StoredEngine]:
-    from blastscope.runtime.backends.cache.catalog import list_engines
-    from blastscope.runtime.backends.cache.compatibility import Machine
+    from blastscope.runtime.backends.tensorrt.catalog import list_engines
+    from blastscope.runtime.backends.tensorrt.compatibility import Machine
     from blastscope.runtime.io.paths import default_cache_dir
 
     return list_engines(default_cache_dir(), Machine.here(), bundle_at(bundle) if bundle else None)

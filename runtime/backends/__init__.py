@@ -1,4 +1,4 @@
-"""Engines that run a fused graph: `engines.open_engine` opens one by its backend's name, `protocol` says what each can do.
+"""Inference backends: `registry.open_engine` opens a fused graph by a backend's name, `protocol` says what each provides.
 
-A backend's library is imported when the backend is asked for by name, in the one module written for it.
+A backend's library is imported when the backend is asked for by name, in the package written for it.
 """

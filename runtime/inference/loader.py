@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from blastscope.runtime.backends.cache.blob_store import engine_digest
+from blastscope.runtime.backends.blob_store import engine_digest
 from blastscope.runtime.backends.protocol import BackendModule
 from blastscope.runtime.backends.registry import load_backend, load_gpu_backend
 from blastscope.runtime.bundle import Bundle, Golden, read_golden

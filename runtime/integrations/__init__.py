@@ -1,6 +1,6 @@
-"""Programs that people already use: acquisition with pymmcore-plus, pictures in napari.
+"""The runtime inside other programs: acquisition with pymmcore-plus, layers and a widget in napari.
 
-`camera_frame` turns what a camera gives into RGB, `micromanager` listens to an acquisition, `smart` lets the networks say where
-the stage goes next, `slide` is a microscope without a microscope, `napari_layers` and `napari_widget` show a report in napari.
-Each needs the library of its extra, and says so where that is missing.
+`camera_format` converts camera frames to RGB, `micromanager` listens to an acquisition, `smart_acquisition` revisits cells by
+their score, `simulated_microscope` is a stage and camera without hardware, `napari_layers` and `napari_widget` show a report
+in napari. Each needs the library of its extra, and raises `MissingLibrary` without it.
 """

@@ -143,8 +143,8 @@ def test_all_other_layers_are_int8_in_the_fused_graph_and_in_the_single_one(
 
 def test_tensorrt_takes_the_mended_graph(planted: tuple[Path, list[str]], mended: CalibrationReport, tmp_path: Path) -> None:
     trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx-cu13 is not installed")
-    from blastscope.runtime.backends.cache.engine_store import obtain_engine
-    from blastscope.runtime.backends.cache.key import EngineKey, platform_name
+    from blastscope.runtime.backends.tensorrt.engine_store import obtain_engine
+    from blastscope.runtime.backends.tensorrt.key import EngineKey, platform_name
 
     assert mended.admitted
     bundle = read_bundle(planted[0])

@@ -15,9 +15,9 @@ from typer.testing import CliRunner, Result
 from blastscope.cli import app
 from blastscope.cli.build import Watcher
 from blastscope.export.engine_builds import BuildWish, Planned, plan_engines
-from blastscope.runtime.backends.cache.compatibility import Machine
-from blastscope.runtime.backends.cache.key import EngineKey, platform_name
 from blastscope.runtime.backends.tensorrt.builder import BuildStep
+from blastscope.runtime.backends.tensorrt.compatibility import Machine
+from blastscope.runtime.backends.tensorrt.key import EngineKey, platform_name
 from blastscope.runtime.bundle import read_bundle
 from blastscope.runtime.cuda.driver import GpuFacts
 from blastscope.runtime.errors import DriverError, MissingLibrary, UsageError

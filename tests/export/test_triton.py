@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 import blastscope
 from blastscope.cli import app
 from blastscope.export.triton import write_repository
-from blastscope.runtime.backends.cache.engine_store import Sidecar, engine_path, store_engine
-from blastscope.runtime.backends.cache.key import BatchProfile, EngineKey, engine_key
+from blastscope.runtime.backends.tensorrt.engine_store import Sidecar, engine_path, store_engine
+from blastscope.runtime.backends.tensorrt.key import BatchProfile, EngineKey, engine_key
 from blastscope.runtime.bundle import Bundle, read_bundle
 from blastscope.runtime.cuda.driver import GpuFacts
 from blastscope.runtime.errors import EngineError, UngatedBundle, UsageError

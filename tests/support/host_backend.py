@@ -12,7 +12,7 @@ from pathlib import Path
 from host_gpu import FOUND, HostGpu, RecordableNetwork
 from host_kernels import HostKernels
 
-from blastscope.runtime.backends.cache.blob_store import engine_digest
+from blastscope.runtime.backends.blob_store import engine_digest
 from blastscope.runtime.backends.nvidia.engine_factory import make_engine
 from blastscope.runtime.backends.onnxruntime.gpu import BoundNetwork
 from blastscope.runtime.backends.protocol import Engine, EngineOptions

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from blastscope.runtime.backends.cache.key import EngineKey
 from blastscope.runtime.backends.tensorrt import builder as build
+from blastscope.runtime.backends.tensorrt.key import EngineKey
 
 
 def listen(trt: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from trt_logs import listen
 
-from blastscope.runtime.backends.cache.engine_store import find_engine, obtain_engine
-from blastscope.runtime.backends.cache.key import EngineKey, platform_name
 from blastscope.runtime.backends.tensorrt.builder import BuildStep
+from blastscope.runtime.backends.tensorrt.engine_store import find_engine, obtain_engine
+from blastscope.runtime.backends.tensorrt.key import EngineKey, platform_name
 from blastscope.runtime.crop import crop_cell
 from blastscope.runtime.cuda.driver import GpuFacts
 from blastscope.runtime.io.synthetic import synthetic_cells

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.backends.cache.blob_store import engine_digest
+from blastscope.runtime.backends.blob_store import engine_digest
 from blastscope.runtime.backends.protocol import Engine, EngineOptions, Workload
 from blastscope.runtime.errors import BlastscopeError, DeviceError, EngineError, MissingLibrary
 from blastscope.runtime.io.cpu_info import usable_threads

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from blastscope.runtime.backends.cache.blob_store import engine_digest
+from blastscope.runtime.backends.blob_store import engine_digest
 from blastscope.runtime.backends.nvidia.bound_network import BatchBinding, ExecutionContext
 from blastscope.runtime.backends.nvidia.engine_factory import make_engine
 from blastscope.runtime.backends.onnxruntime.cpu import NAME, load_onnxruntime, translate_errors

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.backends.cache.blob_store import CachedEngine, engine_digest, engine_file, read_blob, write_blob
+from blastscope.runtime.backends.blob_store import CachedEngine, engine_digest, engine_file, read_blob, write_blob
 from blastscope.runtime.backends.openvino import stream_layout as layouts
 from blastscope.runtime.backends.openvino.core import core, library, translate_errors
 from blastscope.runtime.backends.openvino.infer_request import NAME, PartitionedLane, RequestLane

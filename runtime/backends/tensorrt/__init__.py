@@ -1,1 +1,1 @@
-"""TensorRT and TensorRT-RTX: builds engines from ONNX graphs and runs them."""
+"""TensorRT and TensorRT-RTX: builds engines from ONNX graphs, keeps them in the user's cache by key, and runs them."""

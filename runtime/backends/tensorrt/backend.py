@@ -1,6 +1,6 @@
 """TensorRT 10.3 to 11 and TensorRT-RTX: one runner for both, since their APIs match. What only some have is asked for by name.
 
-The engine comes from the user's cache or is built there (backends/cache/engine_store.py).
+The engine comes from the user's cache or is built there (backends/tensorrt/engine_store.py).
 """
 
 from __future__ import annotations
@@ -8,12 +8,12 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from blastscope.runtime.backends.cache.engine_store import EngineBlob, find_engine, obtain_engine, store_engine
-from blastscope.runtime.backends.cache.key import EngineKey, Library, platform_name
 from blastscope.runtime.backends.nvidia.engine_factory import make_engine
 from blastscope.runtime.backends.protocol import Engine, EngineOptions
 from blastscope.runtime.backends.tensorrt.builder import Within, build_engine
 from blastscope.runtime.backends.tensorrt.context import TensorRtNetwork, UnreadableEngine
+from blastscope.runtime.backends.tensorrt.engine_store import EngineBlob, find_engine, obtain_engine, store_engine
+from blastscope.runtime.backends.tensorrt.key import EngineKey, Library, platform_name
 from blastscope.runtime.backends.tensorrt.library import library_version
 from blastscope.runtime.cuda.driver import find_gpu, gpu_facts
 from blastscope.runtime.cuda.pycuda_device import open_gpu

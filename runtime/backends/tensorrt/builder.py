@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from blastscope.runtime.backends.cache.key import EngineKey
+from blastscope.runtime.backends.tensorrt.key import EngineKey
 from blastscope.runtime.backends.tensorrt.library import capture_errors, library_logger, load_library
 from blastscope.runtime.backends.tensorrt.sm75_workaround import TURING, matmul_as_convolution
 from blastscope.runtime.errors import EngineError

@@ -11,9 +11,9 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from blastscope.runtime.backends.cache.engine_store import Unusable, read_own
-from blastscope.runtime.backends.cache.key import Library
 from blastscope.runtime.backends.nvidia.bound_network import BatchBinding, ExecutionContext
+from blastscope.runtime.backends.tensorrt.engine_store import Unusable, read_own
+from blastscope.runtime.backends.tensorrt.key import Library
 from blastscope.runtime.backends.tensorrt.library import capture_errors, library_logger, load_library
 from blastscope.runtime.cuda.protocol import Gpu
 from blastscope.runtime.errors import EngineError

@@ -13,7 +13,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, get_args
 
-from blastscope.runtime.backends.cache.key import Library
+from blastscope.runtime.backends.tensorrt.key import Library
 from blastscope.runtime.errors import EngineError, MissingLibrary
 
 MODULES: dict[Library, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}

@@ -1,1 +1,1 @@
-"""Slide and frame readers behind one protocol: `open_scan` opens a file and reads it piece by piece."""
+"""Slide and frame readers behind one protocol: `open_slide` opens a file and reads it piece by piece."""

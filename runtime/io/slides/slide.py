@@ -10,7 +10,7 @@ import stat
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -24,10 +24,6 @@ from blastscope.runtime.io.slides.ome_zarr import ZarrSlide, is_zarr
 from blastscope.runtime.io.slides.tiff import TiffSlide
 from blastscope.runtime.io.slides.tiff_codec import ReadError
 from blastscope.runtime.types import Box, Refusal
-
-if TYPE_CHECKING:
-    pass  # EMPTYIMPORT
-
 
 SCAN_SUFFIXES = (*SUFFIXES, ".btf", ".tf8", ".svs")
 OVERLAY = ".overlay.png"  # how the pictures end that were drawn of frames, and are none

@@ -12,9 +12,9 @@ import pytest
 
 from blastscope.export.benchmark_bundle import waived_bundle
 from blastscope.export.engine_builds import BuildWish, build_engines, plan_engines
-from blastscope.runtime.backends.cache.compatibility import Machine
-from blastscope.runtime.backends.cache.key import BatchProfile
 from blastscope.runtime.backends.tensorrt.builder import BuildStep
+from blastscope.runtime.backends.tensorrt.compatibility import Machine
+from blastscope.runtime.backends.tensorrt.key import BatchProfile
 from blastscope.runtime.bundle import Bundle
 from blastscope.runtime.crop import crop_cell
 from blastscope.runtime.io.synthetic import synthetic_cells

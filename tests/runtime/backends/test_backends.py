@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from blastscope.runtime.backends.cache.blob_store import engine_digest
+from blastscope.runtime.backends.blob_store import engine_digest
 from blastscope.runtime.backends.onnxruntime import cpu as onnxruntime_cpu
 from blastscope.runtime.backends.openvino import core as openvino_core
 from blastscope.runtime.backends.protocol import Engine, EngineOptions
@@ -190,7 +190,7 @@ def test_a_damaged_engine_is_compiled_anew_and_replaced(tiny_bundle: Any, graph:
 
 
 def test_an_engine_that_the_library_refuses_is_replaced(graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from blastscope.runtime.backends.cache.blob_store import engine_file, write_blob
+    from blastscope.runtime.backends.blob_store import engine_file, write_blob
 
     digest = cached(graph, tmp_path).digest
     write_blob(engine_file(tmp_path, digest), b"sealed, but of another library" * 100)

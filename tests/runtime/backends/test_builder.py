@@ -20,10 +20,10 @@ import pytest
 from onnx import TensorProto, helper
 from trt_logs import listen
 
-from blastscope.runtime.backends.cache.engine_store import engine_path, engines_folder, find_engine, obtain_engine
-from blastscope.runtime.backends.cache.key import BatchProfile, EngineKey, platform_name
 from blastscope.runtime.backends.tensorrt import library
 from blastscope.runtime.backends.tensorrt.builder import BuildStep, build_engine
+from blastscope.runtime.backends.tensorrt.engine_store import engine_path, engines_folder, find_engine, obtain_engine
+from blastscope.runtime.backends.tensorrt.key import BatchProfile, EngineKey, platform_name
 from blastscope.runtime.backends.tensorrt.library import capture_errors, load_library
 from blastscope.runtime.cuda.driver import GpuFacts
 from blastscope.runtime.errors import EngineError, MissingLibrary
@@ -220,8 +220,8 @@ def test_the_build_runs_within_what_makes_a_gpu_current(made: Made) -> None:
 BUILD = """
 import sys
 from pathlib import Path
-from blastscope.runtime.backends.cache.engine_store import obtain_engine
-from blastscope.runtime.backends.cache.key import EngineKey
+from blastscope.runtime.backends.tensorrt.engine_store import obtain_engine
+from blastscope.runtime.backends.tensorrt.key import EngineKey
 import time
 cache, graph, key = sys.argv[1:]
 def watch(step):

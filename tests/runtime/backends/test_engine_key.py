@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from blastscope.runtime.backends.cache.key import BatchProfile, EngineKey, engine_key, platform_name, runs_on, sorted_targets
+from blastscope.runtime.backends.tensorrt.key import BatchProfile, EngineKey, engine_key, platform_name, runs_on, sorted_targets
 from blastscope.runtime.bundle.manifest import GraphEntry
 from blastscope.runtime.cuda.driver import GpuFacts
 from blastscope.runtime.errors import UsageError

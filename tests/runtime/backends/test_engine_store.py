@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from blastscope.runtime.backends.cache.catalog import list_engines, pick_engine, remove_engine, remove_unusable, trust_engine
-from blastscope.runtime.backends.cache.compatibility import Machine
-from blastscope.runtime.backends.cache.engine_store import (
+from blastscope.runtime.backends.tensorrt.catalog import list_engines, pick_engine, remove_engine, remove_unusable, trust_engine
+from blastscope.runtime.backends.tensorrt.compatibility import Machine
+from blastscope.runtime.backends.tensorrt.engine_store import (
     Unusable,
     engine_lock,
     engine_path,
@@ -24,7 +24,7 @@ from blastscope.runtime.backends.cache.engine_store import (
     read_engine,
     store_engine,
 )
-from blastscope.runtime.backends.cache.key import LAYOUT, EngineKey, engine_key, platform_name
+from blastscope.runtime.backends.tensorrt.key import LAYOUT, EngineKey, engine_key, platform_name
 from blastscope.runtime.bundle import Bundle, read_bundle
 from blastscope.runtime.cuda.driver import GpuFacts
 from blastscope.runtime.errors import DataError, EngineError, UsageError
@@ -187,8 +187,8 @@ def test_what_a_killed_writer_left_is_cleared_by_the_next(here: EngineKey, tmp_p
 TWICE = """
 import sys
 from pathlib import Path
-from blastscope.runtime.backends.cache.engine_store import obtain_engine
-from blastscope.runtime.backends.cache.key import EngineKey
+from blastscope.runtime.backends.tensorrt.engine_store import obtain_engine
+from blastscope.runtime.backends.tensorrt.key import EngineKey
 cache, graph, key = sys.argv[1:]
 print("ready", flush=True)
 sys.stdin.readline()
@@ -225,7 +225,7 @@ def test_whoever_waits_is_told_so_and_may_give_up(bundle: Bundle, here: EngineKe
 def test_a_cache_that_cannot_be_written_costs_only_the_keeping(
     bundle: Bundle, here: EngineKey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("blastscope.runtime.backends.cache.engine_store.build_engine", lambda *_, **__: ENGINE)
+    monkeypatch.setattr("blastscope.runtime.backends.tensorrt.engine_store.build_engine", lambda *_, **__: ENGINE)
     (tmp_path / "file").write_text("not a folder")
     found = obtain_engine(tmp_path / "file", bundle.path, here)
     assert (found.data, found.built) == (ENGINE, True)
@@ -237,7 +237,7 @@ def test_a_cache_that_cannot_be_written_costs_only_the_keeping(
 def test_whoever_obtains_takes_what_serves_unless_the_very_engine_is_asked_for(
     bundle: Bundle, key: EngineKey, here: EngineKey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("blastscope.runtime.backends.cache.engine_store.build_engine", lambda *_, **__: b"of this very GPU")
+    monkeypatch.setattr("blastscope.runtime.backends.tensorrt.engine_store.build_engine", lambda *_, **__: b"of this very GPU")
     ahead = store_engine(tmp_path, key, ENGINE)
     assert obtain_engine(tmp_path, bundle.path, here) == (ENGINE, ahead, False, None)
     exact = obtain_engine(tmp_path, bundle.path, here, exact=True)

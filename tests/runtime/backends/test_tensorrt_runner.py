@@ -36,7 +36,7 @@ def library(request: pytest.FixtureRequest, host_kernels: HostKernels, monkeypat
     monkeypatch.setattr(tensorrt_gpu, "library_version", lambda library: "10.3.0")
     monkeypatch.setattr(tensorrt_gpu, "find_gpu", lambda ordinal: FOUND)
     monkeypatch.setattr(tensorrt_gpu, "open_gpu", lambda ordinal: fake.gpu)
-    for place in ("backends.cache.engine_store", "backends.tensorrt.backend"):
+    for place in ("backends.tensorrt.engine_store", "backends.tensorrt.backend"):
         monkeypatch.setattr(f"blastscope.runtime.{place}.build_engine", lambda graph, key, **rest: graph.read_bytes())
     monkeypatch.setattr(fixed, "USUAL_PX", 100)
     monkeypatch.setattr(PixelPipeline.__init__, "__kwdefaults__", {"batches": (1, 4)})
@@ -181,7 +181,7 @@ def test_an_engine_is_built_on_the_gpu_that_runs_it(
             entered.append(library[1].gpu._inside.depth)
         return graph.read_bytes()
 
-    monkeypatch.setattr("blastscope.runtime.backends.cache.engine_store.build_engine", build)
+    monkeypatch.setattr("blastscope.runtime.backends.tensorrt.engine_store.build_engine", build)
     opened.again().close()
     assert entered == [1]
 

@@ -15,8 +15,8 @@ from typing import Literal, NamedTuple
 
 from pydantic import ValidationError
 
-from blastscope.runtime.backends.cache.compatibility import Machine, gpu_incompatibility, incompatibilities
-from blastscope.runtime.backends.cache.engine_store import (
+from blastscope.runtime.backends.tensorrt.compatibility import Machine, gpu_incompatibility, incompatibilities
+from blastscope.runtime.backends.tensorrt.engine_store import (
     SIDECAR_LIMIT,
     Sidecar,
     Unusable,
@@ -28,7 +28,7 @@ from blastscope.runtime.backends.cache.engine_store import (
     read_engine,
     read_sidecar,
 )
-from blastscope.runtime.backends.cache.key import EngineKey
+from blastscope.runtime.backends.tensorrt.key import EngineKey
 from blastscope.runtime.bundle import Bundle
 from blastscope.runtime.errors import DataError, EngineError, UsageError
 

@@ -1,6 +1,7 @@
 """What an engine depends on, as one record. Its digest names the engine, so a stale one can't be picked up.
 
-The builder takes nothing but a key and the graph's bytes (build.py): what can change an engine stands here or changes nothing.
+The builder (builder.py) takes nothing but a key and the graph's bytes: what can change an engine stands here or changes
+nothing.
 """
 
 from __future__ import annotations

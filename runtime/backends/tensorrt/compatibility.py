@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from blastscope.runtime.backends.cache.key import LAYOUT, EngineKey, Library, platform_name, runs_on
+from blastscope.runtime.backends.tensorrt.key import LAYOUT, EngineKey, Library, platform_name, runs_on
 from blastscope.runtime.backends.tensorrt.library import LIBRARIES, is_installed, library_version
 from blastscope.runtime.bundle import Bundle
 from blastscope.runtime.cuda.driver import GpuFacts, gpu_facts, probe

@@ -21,8 +21,8 @@ from typing import Literal, NamedTuple, Self
 from filelock import FileLock, Timeout
 from pydantic import Field, ValidationError
 
-from blastscope.runtime.backends.cache.key import EngineKey
 from blastscope.runtime.backends.tensorrt.builder import Watch, Within, build_engine
+from blastscope.runtime.backends.tensorrt.key import EngineKey
 from blastscope.runtime.bundle.manifest import Digest, Moment
 from blastscope.runtime.errors import EngineError
 from blastscope.runtime.io.atomic import sibling, write_file

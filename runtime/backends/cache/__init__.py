@@ -1,1 +1,0 @@
-"""The caches of compiled engines: CPU blobs by digest, TensorRT engines by key, and their compatibility with a machine."""
