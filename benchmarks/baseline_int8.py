@@ -1,4 +1,4 @@
-"""The graphs that peers run: the network in fp32, and in int8 as ONNX Runtime's own tool makes it. Built once."""
+"""The baselines' graphs: fp32, and int8 by ONNX Runtime's quantiser."""
 
 from __future__ import annotations
 

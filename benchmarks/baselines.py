@@ -1,4 +1,4 @@
-"""The peers on the CPU, each run as its own documentation advises, with as many threads as the process has cores.
+"""The CPU baselines, each run as its documentation advises.
 
 What a row of the results says in `how` and `source` stands here, beside the code that does it.
 """

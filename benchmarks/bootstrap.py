@@ -1,4 +1,4 @@
-"""Intervals by bootstrap over rounds: calls of one round share the machine's mood, so rounds are what is drawn."""
+"""Bootstrap intervals over rounds of a benchmark."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is compared: this runtime, and PyTorch's models as its own documentation advises to run them."""
+"""The contenders of a comparison: this runtime, and PyTorch models run as PyTorch's documentation advises."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the machine is ours: the share of its cores that others take, from Linux's own counters.
+"""CPU contention: the share of the cores that other processes take.
 
 Others are the other processes and, on a virtual machine, its neighbours (steal). Elsewhere than on Linux nothing is known.
 """

@@ -1,4 +1,4 @@
-"""Sides of a comparison, run in turn (A B A B) in one process, each timed as its user waits."""
+"""Interleaved timing: contenders run in turn (A B A B) in one process."""
 
 from __future__ import annotations
 

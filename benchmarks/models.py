@@ -1,4 +1,4 @@
-"""The networks that are measured: the shipped one, and backbones of random weights, built once into the user's cache."""
+"""The models that are measured: the shipped bundle, and backbones with random weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two pictures of a result: where the times of all calls lie, and how the sides compare."""
+"""Plots of a result: latency distributions, and the comparison of contenders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is right: labels of drawn cells by another engine on the same graph file, kept in the cache, for it takes minutes."""
+"""Reference labels of synthetic cells, by another engine on the same graph; cached."""
 
 from __future__ import annotations
 

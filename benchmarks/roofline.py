@@ -1,4 +1,4 @@
-"""The most multiply-adds a second that this machine can do, measured on the spot, and how many a graph needs.
+"""The machine's peak multiply-adds a second, measured, and the roofline that follows for a graph.
 
 A small native kernel (roofline.cpp) that does nothing else is compiled where g++ is; OpenVINO's own convolution of a size
 that is bound by arithmetic is measured too, and the larger counts: a floor that anything got below would be none.

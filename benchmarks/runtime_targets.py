@@ -1,4 +1,4 @@
-"""The runtime's own sides of a comparison: a graph in a layout, the network alone, and a cascade that decides at once."""
+"""Configurations of this runtime in a comparison: layouts, the network alone, the cascade."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far long work is, and how long it may still take, told every few seconds."""
+"""Progress of long work, with the time left."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a finished calibration makes of the bundle, and of itself as a report."""
+"""Applies the result of a calibration to the bundle, and writes its report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Engines of a bundle's graphs, ahead of time or for the GPU at hand: what `blastscope build` does."""
+"""Builds TensorRT engines of a bundle's graphs, for the GPU at hand or ahead of time."""
 
 from __future__ import annotations
 

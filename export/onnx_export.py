@@ -1,4 +1,4 @@
-"""ONNX graphs of networks: traced, folded, named and stripped of everything that belongs to the machine that made them.
+"""Traces the networks to ONNX graphs, folds constants, and removes traces of the machine.
 
 The exporter is PyTorch's TorchScript one. The newer one (`dynamo=True`) gives the same operators, but took 52 s for the
 fused EfficientNet-Lite0 and 168 s for the fused Inception-ResNet-v2 where this one took 11 s and 21 s, and a bundle holds up to

@@ -1,4 +1,4 @@
-"""How far each graph's answers are from PyTorch's, and the tolerance that follows for each way of executing it.
+"""Compares each graph's outputs with PyTorch's, and derives the tolerance of each execution.
 
 The rule, a line a way of execution, d being the largest difference of a probability measured on the crops at hand:
 

@@ -1,4 +1,4 @@
-"""`open_bundle` and the handle that it gives: images in, predictions out, from as many threads as the caller likes."""
+"""`open_bundle` and `Scope`, the thread-safe handle that classifies cells and examines frames."""
 
 from __future__ import annotations
 

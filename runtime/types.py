@@ -1,4 +1,4 @@
-"""The two classes, the three voters, and the names of precisions, in the order that every array and file keeps.
+"""Classes, voters, precisions and the records that a call returns: `Prediction`, `Refusal`, `Audit`.
 
 What the caller gets for each image: a call with everything that led to it, or a refusal.
 """

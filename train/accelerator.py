@@ -1,4 +1,4 @@
-"""The device that trains, its precision, and several of them at once, through Lightning Fabric."""
+"""Device, precision and distributed set-up, through Lightning Fabric."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Augmentations of the crop: drawn for an epoch as one table of numbers, applied to a batch crop by crop.
+"""Augmentations of crops, drawn for an epoch as one table.
 
 A row of the table belongs to one image; zeros leave it as it is. The table is a pure function of (seed, stage, epoch), so that
 a resumed run draws what the uninterrupted one would have drawn. Black stays black: what the crop knows to be background is

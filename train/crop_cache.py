@@ -1,4 +1,4 @@
-"""Crops of a folder of cells, computed once and kept in the user's cache as one memory-mapped array."""
+"""Crops of a data set, cached as one memory-mapped array."""
 
 from __future__ import annotations
 

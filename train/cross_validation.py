@@ -1,4 +1,4 @@
-"""`cross_validate`: the ensemble trained once a fold, so that every patient is scored by networks that never saw a cell of it.
+"""`cross_validate`: trains the ensemble once a fold, so that each patient is scored by networks that never saw it.
 
 OUT/fold-1 fold-2 ...        whole runs (train/pipeline.py), the part that they hold out being one fold of the patients
 OUT/report/                  the page and its figures, over all patients

@@ -1,4 +1,4 @@
-"""Batches of one network's training and validation: what `fit` draws from, be it crops or cached features."""
+"""Batches for training and validation, of crops or of cached features."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RUN/ensemble.safetensors and RUN/run.json: the trained ensemble and everything that says where it comes from."""
+"""The trained ensemble on disk: RUN/ensemble.safetensors with its provenance, RUN/run.json."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one network's fitting keeps on disk: a state after each epoch, the best weights so far, and the finished network.
+"""Checkpoints of one network's training: the state after each epoch, the best weights, the finished network.
 
     FOLDER/state.safetensors        weights, their average, the optimiser's state; FitState in the header
     FOLDER/best-0007.safetensors    weights of the best epoch, if the best is kept

@@ -1,4 +1,4 @@
-"""The networks of Fig. 3: two voters on their own backbones, the combined head on both, and all three in two passes."""
+"""The networks of Fig. 3: two voters with backbones, and the combined model on the features of both."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far the training is, on stderr: a bar with the time left where a person watches, a line an epoch in a log."""
+"""Training progress on stderr: a bar on a terminal, a line an epoch in a log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`random_ensemble`: networks that have learnt nothing, for benchmarks, with batch-norm statistics of real cells."""
+"""`random_ensemble`: an untrained ensemble for benchmarks, with batch-norm statistics of real cells."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The learning rate of every step, and when to stop: pure functions of what came before, so that a run can be resumed."""
+"""Learning-rate schedules and early stopping, as pure functions of the history."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which cells train and which validate: whole patients, stratified by class, as near to the share as whole patients allow."""
+"""Splits cells into training and validation: whole persons, stratified by class."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`fit` trains one network on one page and knows nothing of the others; bagging is the loop outside it (train/stages.py)."""
+"""`fit` trains one network."""
 
 from __future__ import annotations
 

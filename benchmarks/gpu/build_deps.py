@@ -1,4 +1,4 @@
-"""What the GPU check builds before it measures: pycuda from a source package at hand, the kernels anew where nvcc is."""
+"""Builds what the GPU check needs: pycuda from a source package, the crop kernels with nvcc."""
 
 from __future__ import annotations
 

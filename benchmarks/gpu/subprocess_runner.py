@@ -1,4 +1,4 @@
-"""Steps of the check in a process of their own, so that one that crashes, hangs or loses the GPU takes no other along.
+"""Runs each step of the GPU check in a process of its own.
 
 The process writes a line as each step begins and another with what it found; whoever waits for it reads them. After a step that
 broke the process, or the GPU for it, the steps that are left get a fresh one.

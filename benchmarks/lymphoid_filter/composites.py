@@ -1,4 +1,4 @@
-"""C-NMC's cells laid on glass among drawn red cells: frames of cells that the networks know, so none should be refused."""
+"""Synthetic frames: C-NMC cells composited on glass among drawn red cells."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the same frame would look in another stain, under another camera, or at another size: named changes of its pixels."""
+"""Perturbations of frames: other stains, cameras, sizes."""
 
 from __future__ import annotations
 

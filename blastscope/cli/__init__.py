@@ -1,4 +1,4 @@
-"""The command line: one file for each of the three users and one for the way from cells to a bundle.
+"""The command line: one module for each verb or group of verbs.
 
 Exit codes: 0 done, 1 done with refusals or a gate not passed, 2 wrong usage, 3 bad bundle, 4 missing library or device,
 130 interrupted. Results go to stdout, progress and errors to stderr.

@@ -1,4 +1,4 @@
-"""`blastscope bench`: for whoever measures latency."""
+"""`blastscope bench`: measures latency against baselines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`blastscope build` and `engines`: for whoever makes engines for a GPU, and for the workstation that has it.
+"""`blastscope build` and `engines`: builds and lists TensorRT engines.
 
 The progress of engine builds on stderr: a bar on a terminal, a line an engine elsewhere.
 """

@@ -1,4 +1,4 @@
-"""`blastscope inspect`, `verify` and `pack`: for whoever was given a bundle."""
+"""`blastscope inspect`, `verify` and `pack`: looks into, checks and packs a bundle."""
 
 from __future__ import annotations
 

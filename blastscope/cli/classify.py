@@ -1,4 +1,4 @@
-"""`blastscope classify`: for whoever has images and wants calls."""
+"""`blastscope classify`: calls cells."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`blastscope demo`: for whoever sees blastscope for the first time."""
+"""`blastscope demo`: trains, exports and classifies in small."""
 
 from __future__ import annotations
 

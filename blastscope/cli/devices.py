@@ -1,4 +1,4 @@
-"""`blastscope devices`: for whoever wonders what could answer here, and why something can't."""
+"""`blastscope devices`: devices and libraries of this machine."""
 
 from __future__ import annotations
 

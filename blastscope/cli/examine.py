@@ -1,4 +1,4 @@
-"""`blastscope examine`: for whoever has whole frames or scans, and wants their white cells found and called."""
+"""`blastscope examine`: finds and calls the white cells of frames and slides."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`blastscope live`: for whoever wants to see what the networks see, while it happens."""
+"""`blastscope live`: examines frames as they come, on a web page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The options that several verbs share, each said once."""
+"""Options that several verbs share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bundle that a verb was given, and a handle on it: what opening it took, and passed over, is told on stderr.
+"""Opens the bundle that a verb names; the session's notes go to stderr.
 
 Where real cells may be at hand.
 """

@@ -1,4 +1,4 @@
-"""`blastscope train`, `export` and `calibrate`: the road from labelled cells to a bundle, for whoever builds one."""
+"""`blastscope train`, `crossvalidate`, `export` and `calibrate`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`blastscope validate`: for the site that wants to know, and to show, how good calls on its own frames are."""
+"""`blastscope validate`: measures the calls on a site's labelled frames."""
 
 from __future__ import annotations
 

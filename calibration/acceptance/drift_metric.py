@@ -1,4 +1,4 @@
-"""How far an int8 graph strays from its parent on cells that don't judge the gate: what a search goes by.
+"""How far an int8 graph departs from its fp32 parent, on cells that take no part in the gate.
 
 Which way a cell's vote leans and how clearly, from the three voters' probabilities: finer than the call itself.
 """

@@ -1,4 +1,4 @@
-"""What several networks say of the same cells, cropped and answered piece by piece.
+"""Evaluates several networks on the same cells.
 
 What a graph file answers in ONNX Runtime on the CPU: the yardstick of parity, calibration and gate.
 """

@@ -1,4 +1,4 @@
-"""Where int8 fails: finds the layers that cost the most, and leaves just those in fp32.
+"""Accuracy-aware mixed precision: finds the layers that cost most accuracy, and keeps them in fp32.
 
     rank      each block of layers alone is made int8, all others stay fp32: how far the vote drifts is what the block costs;
               of the blocks that cost nearly all, each layer likewise

@@ -1,4 +1,4 @@
-"""An int8 fused graph on trial in every engine at hand: the gate, the golden set, and the tolerance that follows.
+"""Evaluates an int8 graph in every engine at hand: gate, golden set, tolerance.
 
 Every engine at hand that runs on the CPU: int8 is judged in each, for one may answer wrongly where another doesn't.
 """

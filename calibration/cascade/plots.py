@@ -1,4 +1,4 @@
-"""The cascade's report as files, with its picture: what each threshold changes and saves, for both first voters."""
+"""Plots of the cascade's report: calls changed and work saved by threshold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which cells set the int8 ranges and which judge the result: both from validation patients, and no cell does both."""
+"""Calibration cells and gate cells: disjoint, both from validation patients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far the values of a graph reach on the calibration cells, by one of three methods.
+"""Activation ranges from calibration cells, by maximum, percentile or entropy.
 
     minmax       the largest absolute value
     percentile   the value below which a share of the absolute values lies: a few outliers don't coarsen all the rest

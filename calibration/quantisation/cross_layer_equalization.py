@@ -1,4 +1,4 @@
-"""Brings the channels between two layers to like ranges, so that one int8 scale serves them all; the answers stay the same.
+"""Cross-layer equalisation: rescales channels between layers, so that one int8 scale fits; outputs are unchanged.
 
 What a channel gains in the first layer the second takes back (cross-layer equalisation, Nagel et al. 2019). Between them may
 stand nothing or a ReLU, which scales with its input; not a ReLU6, whose bound doesn't. The first layer's weights have a scale

@@ -1,4 +1,4 @@
-"""The work of a graph: multiply-adds of each layer for one cell, and of the part that a single voter needs."""
+"""Multiply-accumulate operations of each layer, for one cell."""
 
 from __future__ import annotations
 

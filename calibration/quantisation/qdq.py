@@ -1,4 +1,4 @@
-"""The int8 graph: quantise-dequantise pairs around every operator of the networks, by the rules that all engines share.
+"""Inserts quantise-dequantise pairs into a graph, by rules that all engines share.
 
 symmetric        every zero point is 0: TensorRT knows no other
 weights          one scale for each output channel, -127 to 127 or, where CPUs without VNNI overflow, -64 to 64

@@ -1,4 +1,4 @@
-"""Which values of a graph become int8, and which of them share one scale.
+"""Q/DQ placement: which values of a graph become int8, and which share a scale.
 
 A value is quantised when an operator of the networks takes it, so that no float32 operator is left between two convolutions.
 Two kinds of values share a scale, at no cost in precision and with work saved in every engine:

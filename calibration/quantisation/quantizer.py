@@ -1,4 +1,4 @@
-"""How one int8 graph is made, and the workshop that makes it by any recipe from one measurement of the graph's values.
+"""Builds int8 graphs by any quantisation settings from one measurement of the activations.
 
 Chooses the method of calibration by measurement: the recipe that moves the vote least on the search cells.
 

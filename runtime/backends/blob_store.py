@@ -1,4 +1,4 @@
-"""The table of backends, and the cache of compiled engines: derived files, known by a digest of all that can change them."""
+"""The cache of compiled CPU engines, by a digest of everything that can change one."""
 
 from __future__ import annotations
 

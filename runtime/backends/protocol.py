@@ -1,4 +1,4 @@
-"""What every inference library shows to the runtime: lanes of three members, and an engine that holds them."""
+"""Protocols of the inference backends: `Backend`, `Engine` and their options."""
 
 from __future__ import annotations
 

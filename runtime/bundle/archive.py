@@ -1,4 +1,4 @@
-"""Writes bundles: a folder is changed in one step, a zip is the same bytes for the same bundle.
+"""Writes, packs and unpacks bundles; a folder is replaced atomically, zips are reproducible.
 
 Law: what was written or packed, read again, is the same bundle, and an interruption leaves the old one or the new one.
 

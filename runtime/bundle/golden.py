@@ -1,4 +1,4 @@
-"""The golden set: a few crops with the trained networks' answers, which every engine must repeat before it may answer."""
+"""The golden set: a few crops with the trained networks' probabilities, which every engine must reproduce."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`manifest.json`: everything that a bundle says of itself, as records that reject unknown keys."""
+"""`Manifest`: the records of manifest.json; unknown keys are rejected."""
 
 from __future__ import annotations
 

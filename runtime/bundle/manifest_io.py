@@ -1,4 +1,4 @@
-"""Turns the bytes of manifest.json into a `Manifest`, or says what is wrong with them. Trusts nothing."""
+"""Parses manifest.json strictly, and says what is wrong with it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The crop in OpenCV, on the CPU: the reference that every other implementation matches to the bit.
+"""The crop on the CPU, by OpenCV: the reference that every other implementation matches to the bit.
 
 The largest 8-connected component, without labelling every pixel.
 

@@ -1,4 +1,4 @@
-"""What a crop is, in integers: the part of a bundle that says which pixels the networks see."""
+"""`CropSpecification`: the parameters of the crop, as a bundle stores them."""
 
 from __future__ import annotations
 

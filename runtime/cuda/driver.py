@@ -1,4 +1,4 @@
-"""NVIDIA's driver, asked through ctypes alone: which GPUs are here, or why none can be used.
+"""NVIDIA's driver through ctypes: which GPUs are present, or why none can be used.
 
 Costs a tenth of a millisecond where there is no driver. Creates no context, so it takes no memory on the device.
 

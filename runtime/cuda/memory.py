@@ -1,4 +1,4 @@
-"""Device arrays of other libraries, taken where they lie: `__dlpack__` and `__cuda_array_interface__` (CAI).
+"""Device arrays of other libraries (`__dlpack__`, `__cuda_array_interface__`) without a copy, and pinned staging buffers.
 
 DLPack goes first: the producer orders our stream behind its own. CAI tells a stream from its version 3 on. What is taken is
 held until its prediction is there, and never written to.

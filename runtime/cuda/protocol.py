@@ -1,4 +1,4 @@
-"""What the pipeline asks of a GPU: memory, streams, kernels and recordings. Addresses and streams are plain integers.
+"""The `Gpu` protocol: memory, streams, kernels and graph capture; addresses and streams are integers.
 
 `pycuda_gpu.open_gpu` gives a real one; the tests have one on the host. All of it may be called from any thread, but only inside
 `current`; and one stream is used by one thread at a time.

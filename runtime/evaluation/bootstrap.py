@@ -1,4 +1,4 @@
-"""95 % intervals by drawing patients again: the cells of one patient resemble each other, so they are drawn together."""
+"""95 % intervals by cluster bootstrap: patients are drawn, not cells."""
 
 from __future__ import annotations
 

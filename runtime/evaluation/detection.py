@@ -1,4 +1,4 @@
-"""How good a site's calls are: figures with 95 % intervals by bootstrap over its patients, or over its frames.
+"""Detection and call metrics of a validation, with 95 % bootstrap intervals over patients or frames.
 
 `runtime/evaluation/metrics.py` draws patients of which each is either ALL or HEM. A site's frame may hold cells of
 both, and so may its patient: here the units are drawn as one stratum, and draws without both classes are passed over.

@@ -1,4 +1,4 @@
-"""`Drift`: a session's cells against the training's, for as long as the session goes, in memory that doesn't grow.
+"""`Drift`: compares a session's cells with the training cells, in constant memory.
 
     drift = Drift()
     with scope.stream(camera, drift.add) as stream: ...

@@ -1,4 +1,4 @@
-"""What went wrong in a validation, cell by cell, with a picture of each: eyes say whether label, outline or call is wrong.
+"""Images of the cells that a validation found wrong, with label and call.
 
 The cells that went wrong in a validation, as a section of its page.
 """

@@ -1,4 +1,4 @@
-"""A site's own labels: a table of one row a cell, `path,x0,y0,x1,y1,label` and if it is known `patient`.
+"""Reads a site's label table: one row a cell, `path,x0,y0,x1,y1,label` and optionally `patient`.
 
 `path` is a frame as the command line names it, or relative to one of the folders named, or to the table's own. A row with a
 path alone says that someone looked at this frame and saw no cell in it. A frame without a row is not judged: nobody looked.

@@ -1,4 +1,4 @@
-"""How good calls are: the paper's Table 1, and figures with 95 % intervals by bootstrap over patients.
+"""Classification metrics: the paper's Table 1, ROC, reliability, with 95 % bootstrap intervals over patients.
 
 Labels and calls are indices into CLASSES (0 hem, 1 all); ALL is the positive class; a score is a probability of ALL. All in
 numpy, so that a plain install can score a bundle; the tests hold every figure against scikit-learn.

@@ -1,4 +1,4 @@
-"""`validate`: a site's labelled frames examined; what was found, missed, refused and called told against the labels."""
+"""`validate`: examines a site's labelled frames and compares cells and calls with the labels."""
 
 from __future__ import annotations
 

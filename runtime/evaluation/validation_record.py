@@ -1,4 +1,4 @@
-"""The record that a site's validation leaves: what was judged, by which bundle and specification, and whether it was enough.
+"""The record of a site's validation: data, bundle, specification, figures, and whether they meet the requirements.
 
 A report says `validated` where such a record passed and names the very bundle and specification in use. It is no seal: whoever
 can write the file can write anything. It keeps an honest site from mistaking one bundle's proof for another's.

@@ -1,4 +1,4 @@
-"""A validation as one page that needs nothing beside it, for the people of the site."""
+"""The HTML report of a validation, one file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`Contour`: a part of a reduced picture, and how its outline runs in the frame."""
+"""`Contour`: the outline of a region at working resolution, in coordinates of the frame."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a cell on black looks, in a few figures: to notice when a session's cells are not like those of the training."""
+"""Shape and colour features of a cell, for the drift monitor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reduced pictures whose grid is laid by what they show, so that a frame shifted, turned or flipped reduces to the same pixels.
+"""Downsampled images whose grid follows the content: a frame that is shifted, turned or flipped gives the same pixels.
 
 The factor is odd and the grid is centred on a given box. A centred grid of an odd factor has the box's own symmetry
 whatever its parity: with an even factor a box of odd width has no middle that a grid could share.

@@ -1,4 +1,4 @@
-"""A piece of a picture, kept as a small mask and the place where it lies, and what is measured on masks.
+"""`Region`, a mask with its position in the frame, and geometry on masks: hulls, distances, erosion.
 
 Distances are squared whole numbers, or rounded: so a turned picture gives the turned answer.
 """

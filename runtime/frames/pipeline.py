@@ -1,4 +1,4 @@
-"""A frame or a scan examined: surveyed once, its cells found, cut out and classified, in tiles where it is large."""
+"""Examines a frame or slide: estimates its parameters, segments, crops and classifies its cells, in tiles if large."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stain normalisation: a cell from another slide and camera given the colours that the networks know from C-NMC.
+"""Optical density, stain vectors, and normalisation of a cell's stain to C-NMC's.
 
 The look is the cell's own, and so is the shift: a slide may hold one cell. It costs what a cell's depth of stain may tell; the
 specification's `stain` turns it off.

@@ -1,4 +1,4 @@
-"""Otsu's threshold of a few thousand whole numbers.
+"""Otsu's threshold and quantiles of arrays of integers.
 
 Order statistics that are one of the values themselves: exact, and without the toll that numpy's quantiles take.
 """

@@ -1,4 +1,4 @@
-"""A frame too large to be looked at as a whole, in tiles: each cell belongs to the one tile that owns its centre."""
+"""Tiles of a large frame: each cell belongs to the tile that holds its centre."""
 
 from __future__ import annotations
 

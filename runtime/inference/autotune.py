@@ -1,4 +1,4 @@
-"""Which graph, computed in what: the pairs that a bundle and a machine admit, and the measurement that ranks them.
+"""`Autotuner`: measures the eligible graph and execution pairs on this machine, and ranks them.
 
 The measurement begins after the first answer, in a thread of its own, and its result counts from the next opening on. The
 choice of an open handle holds, so that two images of one run are never judged by two engines.

@@ -1,4 +1,4 @@
-"""Work that an opening puts off, so that the first answer doesn't wait for it.
+"""Background tasks of an opening: deferred work, and builds of engines.
 
 An engine that is being built while something else answers.
 """

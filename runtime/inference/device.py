@@ -24,7 +24,7 @@ CPU = Device("cpu", "CPU")
 def parse_device(text: str) -> Device:
     """The device that `text` names: auto, cpu, cuda[:N] or openvino:NAME. Raises `UsageError`.
 
-    `auto` is the first NVIDIA GPU where an engine for it exists or can be built, and else the CPU; which_device.py decides.
+    `auto` is the first NVIDIA GPU where an engine for it exists or can be built, and else the CPU; device_selection.py decides.
     """
     if text == "auto":
         return Device("auto", "0")

@@ -1,4 +1,4 @@
-"""Which device answers: the one named, or with `auto` the GPU where an engine for it exists or can be built, else the CPU.
+"""Selects the device: the one named, or with `auto` a GPU with an engine, else the CPU.
 
 What was taken and why stands in the notes. An open handle never moves to another device by itself.
 """

@@ -1,4 +1,4 @@
-"""What this machine could answer with: devices, the libraries that serve each, and why one can't be used."""
+"""`Diagnostics`: devices of this machine, the libraries that serve each, and why one is unavailable."""
 
 from __future__ import annotations
 

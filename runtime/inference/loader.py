@@ -1,4 +1,4 @@
-"""From a verified bundle and a device, which which_device.py chooses, to an engine that proved itself on the golden set."""
+"""Loads a graph of a verified bundle on a device, and validates it on the golden set."""
 
 from __future__ import annotations
 

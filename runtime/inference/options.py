@@ -1,4 +1,4 @@
-"""What the caller of `open_bundle` asked for, in words that are known."""
+"""`SessionOptions`: the validated arguments of `open_bundle`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was submitted and waits for a lane: bounded, begun in its order, some at once where an engine likes it."""
+"""`RequestQueue`: the bounded queue of submitted images, served in order, in batches where the engine prefers them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""That an engine from the cache passed the golden set, remembered beside it, so that the next opening need not run all of it.
+"""Validates an engine on the golden set, and caches that it passed.
 
 A proof holds for these bytes of an engine, this golden set and this tolerance, on this machine: the same code on the same data.
 What has no seal, because it was just compiled or is of a library that keeps nothing, is proved at every opening. And every

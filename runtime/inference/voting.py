@@ -1,4 +1,4 @@
-"""The vote of section 2.6: of the three voters the one with the largest probability names the label.
+"""The vote of section 2.6: the voter with the largest probability names the label.
 
 Compared is the ratio of a voter's larger probability to its smaller one, the exponential of its margin. It has the order of the
 probabilities and doesn't saturate: an fp32 softmax keeps the smaller of its two probabilities down to 1e-38, a margin of 87,

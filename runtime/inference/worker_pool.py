@@ -1,4 +1,4 @@
-"""The lanes of an engine, shared by many threads: each call borrows one, and closing waits for the calls that are under way."""
+"""`InferencePool`: the lanes of an engine, shared by many threads; closing waits for calls under way."""
 
 from __future__ import annotations
 

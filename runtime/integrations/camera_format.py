@@ -1,4 +1,4 @@
-"""A camera's array as the RGB frame that the networks know, or the reason why it can't be one.
+"""Converts a camera's array to an RGB frame, or says why it can't.
 
 Micro-Manager packs a colour pixel into one integer, blue in its lowest byte: RGB32 is (H, W) uint32, RGB64 is (H, W) uint64.
 pymmcore-plus unpacks both to (H, W, 3) RGB, unless its caller says fix=False. Nothing is guessed, and a gray camera of 32 bits

@@ -1,4 +1,4 @@
-"""`CameraListener`: examines the frames of a pymmcore-plus acquisition, which never waits for it.
+"""`CameraListener`: examines the frames of a pymmcore-plus acquisition without delaying it.
 
     with open_bundle() as scope, CameraListener(scope, on_report) as listener:
         core.mda.run(events, output=listener)

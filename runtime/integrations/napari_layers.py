@@ -1,4 +1,4 @@
-"""A frame in napari with what was found in it: outlines, and boxes that carry call, probability, voter or refusal.
+"""Examines a napari image layer, and shows outlines, boxes and calls as layers.
 
     report = examine_layer(viewer, viewer.layers["smear"], scope)
 

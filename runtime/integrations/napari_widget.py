@@ -1,4 +1,4 @@
-"""The widget in napari's Plugins menu: examines the image layer that is chosen, while napari stays alive."""
+"""The widget in napari's Plugins menu: examines the selected image layer in the background."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`FrameExaminer` and `StreamFactory`: all that a host program wants of a handle."""
+"""`FrameExaminer` and `StreamFactory`: what an integration needs of a session."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A microscope without a microscope: a Micro-Manager core whose stage moves over a picture, and whose camera sees a part of it.
+"""A simulated microscope: a Micro-Manager core whose stage moves over a picture that its camera sees.
 
 For rehearsals and tests of smart acquisition: the core, its engine and its events are the real ones.
 """

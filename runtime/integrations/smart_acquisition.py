@@ -1,4 +1,4 @@
-"""Smart acquisition: a coarse scan, then a visit to each cell that it found suspicious, the most suspicious first.
+"""Smart acquisition: a coarse scan, then a visit to each cell with a high score, highest first.
 
     with open_bundle() as scope:
         done = scan_and_revisit(core, scope, useq.GridRowsColumns(rows=4, columns=4, ...), plan=RevisitPlan(most=12))

@@ -1,4 +1,4 @@
-"""Where the stage must go, so that a place in a frame comes into the frame's middle."""
+"""Maps a place in a frame to the stage position that centres it."""
 
 from __future__ import annotations
 

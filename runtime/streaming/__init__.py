@@ -1,4 +1,4 @@
-"""Frames in as they come, reports out in their order: a bounded line before the networks, and another before the consumer.
+"""Streams of frames: bounded queues before the networks and before the consumer, reports in order.
 
 `Scope.stream` gives a `Stream`. `Frame` is a picture with its id and metadata, `StreamStats` how it goes, `StreamFailure` what
 went wrong without ending it.

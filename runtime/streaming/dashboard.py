@@ -1,4 +1,4 @@
-"""The page's HTTP server: five addresses, all to be read only, for viewers whose browser says a name that is this server's.
+"""The live page: an HTTP server with five read-only addresses, which checks the Host header.
 
 `LivePage`: the page and its server, for a stream that somebody else runs.
 """

@@ -1,4 +1,4 @@
-"""`FrameBuffer`: the last few frames with their reports, as JPEG and JSON that are made once, when the first viewer asks."""
+"""`FrameBuffer`: the latest frames and reports, encoded as JPEG and JSON once a viewer asks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`BoundedQueue`: room for a few things on their way from one thread to another.
+"""`BoundedQueue` between two threads, and `Frame`, what a stream carries.
 
 `Frame`: one picture on its way through a stream, with what its sender wants to find again in the report.
 """

@@ -1,4 +1,4 @@
-"""Where a live page's frames come from: a camera, a video, image files, or a folder that more files may come into."""
+"""Frame sources of the live page: camera, video, image files, or a watched folder."""
 
 from __future__ import annotations
 

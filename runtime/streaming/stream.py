@@ -1,4 +1,4 @@
-"""`Stream`: three threads that take frames, examine them and tell of them, with a bounded line between each two."""
+"""`Stream`: three threads that read, examine and report frames, with a bounded queue between each two."""
 
 from __future__ import annotations
 

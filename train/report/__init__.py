@@ -1,4 +1,4 @@
-"""RUN/report: a page that opens anywhere, its figures as JSON, and its pictures, all made from what a run left behind.
+"""RUN/report: the HTML report of a run, with its figures as JSON and its plots.
 
 Public names: `write_report` (a finished run's folder), `write_folder` and `ReportInput` (the same from arrays), `assess`,
 `Report`, `render_table` (Table 1 for a terminal), `Comparison` and `ComparisonRow` (RUN/comparison.json).

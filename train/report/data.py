@@ -1,4 +1,4 @@
-"""What a report is made of, as records: the material that a run leaves behind, and the figures that `report.json` keeps."""
+"""The report's records: input from a run, and the figures in report.json."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report's pictures, drawn by matplotlib without a screen and without pyplot's state."""
+"""The training report's plots, by matplotlib."""
 
 from __future__ import annotations
 

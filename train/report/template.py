@@ -1,4 +1,4 @@
-"""The report as one page that needs nothing beside it: pictures are inside, everything from outside is escaped.
+"""The report as one HTML page with embedded plots.
 
 The page's frame: what stands around the sections. It loads nothing from anywhere, so it can be mailed and opened offline.
 

@@ -1,4 +1,4 @@
-"""RUN/report: what a run left behind, read, assessed, drawn and written file by file, the page last."""
+"""Writes RUN/report, file by file, the page last."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU: the second opinion, and the backend where OpenVINO can't be installed.
+"""ONNX Runtime on the CPU, for machines without OpenVINO and as a second engine.
 
 One session serves all lanes: its `run` may be called from many threads, and for `throughput` each call works in the thread that
 made it.

@@ -1,4 +1,4 @@
-"""ONNX Runtime's CUDA provider on our device memory: the road for a GPU that no TensorRT at hand supports.
+"""ONNX Runtime's CUDA provider on our device memory, for GPUs that no installed TensorRT supports.
 
 The session works on our stream and is bound to our addresses, so that crops and answers never visit the host. It can't be
 recorded: the library refuses to run while its stream is captured.

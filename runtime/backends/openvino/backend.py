@@ -1,7 +1,7 @@
-"""OpenVINO: the default backend, for CPUs and for whatever other device its plugins find.
+"""The OpenVINO backend, the default for CPUs and for the devices of its plugins.
 
 Every lane answers crop by crop on a graph of fixed shape: measured, a lite0 ensemble costs a core 25 ms a crop so, 33 ms with a
-dynamic batch, and larger batches save nothing. layouts.py says what of the cores each lane has.
+dynamic batch, and larger batches save nothing. stream_layout.py says what of the cores each lane has.
 """
 
 from __future__ import annotations

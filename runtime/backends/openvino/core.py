@@ -1,4 +1,4 @@
-"""The OpenVINO library: imported when first asked for, one core a process, and its errors in our words."""
+"""The OpenVINO library: imported on demand, one core a process, its errors translated."""
 
 from __future__ import annotations
 

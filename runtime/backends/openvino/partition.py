@@ -1,4 +1,4 @@
-"""Where a fused graph falls apart: what A and B share, A, B, and the rest that needs both.
+"""Partitions a fused graph into shared blocks, model A, model B and the combined head.
 
 The cut is found in the graph's structure, from its end. One operator puts together what the three voters say. What A's logits
 are made from and B's are not is A's own, and the other way round; what both are made from is shared. Two backbones of the same

@@ -1,6 +1,6 @@
-"""How a network is spread over the cores of a CPU: how many streams of how many threads, and whether in one piece.
+"""Stream layouts: how many OpenVINO streams of how many threads, and whether A and B run side by side.
 
-Which layout is fastest depends on network, machine and workload; choose.py measures those that a backend offers.
+Which layout is fastest depends on network, machine and workload; inference/autotune.py measures those that a backend offers.
 """
 
 from __future__ import annotations

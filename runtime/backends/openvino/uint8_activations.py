@@ -1,4 +1,4 @@
-"""An int8 graph as OpenVINO answers it right, and opens it fast: each activation as uint8, which holds the same numbers.
+"""Rewrites int8 activations to uint8 with zero point 128, which OpenVINO computes correctly.
 
 OpenVINO computes activations unsigned. Where a signed int8 value goes through a concatenation, OpenVINO 2026.4 loses its scale
 on the way there: values are rounded to whole numbers, and a trained ensemble's probabilities moved by 0.6. Given as uint8 the

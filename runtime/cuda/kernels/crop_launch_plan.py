@@ -1,4 +1,4 @@
-"""Which kernels crop a batch on the GPU, over which memory: all of it numbers, so that it can be planned without a GPU."""
+"""The launch plan of the crop kernels: grid sizes, arguments and buffer layout for a batch; needs no GPU."""
 
 from __future__ import annotations
 

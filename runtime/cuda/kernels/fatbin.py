@@ -1,4 +1,4 @@
-"""The compiled crop kernels, known to be those of the sources that stand beside them."""
+"""The compiled crop kernels, verified against the digests of their sources."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The glass that a frame shows, and where it shows anything else."""
+"""Background (empty glass): its brightness, its mask, and the part of the frame with content."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The scale of a frame from its red cells: the diameter at which the inward normals of the edges meet in the most points.
+"""Pixel size from the diameter of red cells, by a circular Hough transform.
 
 Each edge pixel votes for the point one radius inwards, towards the darker side. At the right radius the votes of a disc's
 rim meet in its middle, whether or not other cells hide half of the rim; pale middles vote outwards, and for nothing.

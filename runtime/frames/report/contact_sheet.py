@@ -1,4 +1,4 @@
-"""`draw_contact_sheet`: the cells of all frames on one picture, the likeliest ALL first and the refused ones last."""
+"""`draw_contact_sheet`: the cells of all frames on one picture, highest score for ALL first, refused cells last."""
 
 from __future__ import annotations
 

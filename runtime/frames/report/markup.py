@@ -1,4 +1,4 @@
-"""The parts that every page is made of. Text is escaped here; `Html` is what was made of text already, and stays as it is.
+"""HTML elements of the report pages; all text is escaped here.
 
 The look of the slide report and its few lines of script. It loads nothing, and without a script it shows everything too.
 """

@@ -1,4 +1,4 @@
-"""`draw_overlay`: a frame with its cells drawn in, and below it a legend and a scale bar in micrometres."""
+"""`draw_overlay`: a frame with outlines, calls, a legend and a scale bar in micrometres."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One colour and one line for each kind of cell, in every picture and page: also for who can't tell red from green.
+"""Colours and wording of calls and refusals in pictures and pages; the colours suit red-green colour blindness.
 
 What frames are called in pictures, pages and the names of files, so that people can tell each from all others.
 """

@@ -1,4 +1,4 @@
-"""`ThumbnailCollector`: what the pages show of each frame, taken while it is open, so that no frame is kept or read twice."""
+"""`ThumbnailCollector`: thumbnails of cells and frames, made while each frame is open."""
 
 from __future__ import annotations
 

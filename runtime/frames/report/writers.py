@@ -1,4 +1,4 @@
-"""`ReportWriter`: everything that an examination of many frames may leave on disk. Each file is whole or isn't there."""
+"""`ReportWriter`: writes CSV, JSON, HTML, overlays and contact sheets of an examination; each file is complete or absent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where in a frame nuclei may be: stained parts, those together that may be lobes of one nucleus or nuclei that touch."""
+"""Candidate regions: where in a frame nuclei may be."""
 
 from __future__ import annotations
 

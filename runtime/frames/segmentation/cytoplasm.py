@@ -1,4 +1,4 @@
-"""From the nucleus to the whole cell: what is stained like a white cell, nearest to this nucleus, and in one piece with it."""
+"""Grows a nucleus to the whole cell, along pixels stained like cytoplasm."""
 
 from __future__ import annotations
 

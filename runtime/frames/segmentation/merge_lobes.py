@@ -1,4 +1,4 @@
-"""Which stained parts are lobes of one nucleus: those whose cell, drawn around both, is as round as one cell is.
+"""Merges nuclear lobes that belong to one cell: those whose common outline is as round as one cell.
 
 Two cells that touch make a long shape, one cell around two lobes a round one. The shortest pairs are tried first.
 """

@@ -1,4 +1,4 @@
-"""`reject`: the cells that are found but not called, and why."""
+"""Quality control: which segmented cells are refused, and why."""
 
 from __future__ import annotations
 

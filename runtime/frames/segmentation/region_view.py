@@ -1,4 +1,4 @@
-"""One place of a frame at working resolution: what every step from the nuclei to the refusals looks at.
+"""Stain maps of one candidate region and of one cell, at working resolution, for all steps of the segmentation.
 
 One found cell with what is around it: what is looked at to judge whether it may be called.
 """

@@ -1,4 +1,4 @@
-"""The stained parts in one place: whole nuclei, lobes of nuclei, and what is cut apart at a neck.
+"""Connected components of the stain map, and nuclei split at their necks.
 
 Nothing depends on the order in which parts are met: what two have an equal claim to belongs to neither.
 

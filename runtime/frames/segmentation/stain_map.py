@@ -1,4 +1,4 @@
-"""A frame at the resolution that its cells are looked for and outlined in.
+"""The stain map of a frame at working resolution, and the field of view.
 
 The squares that a pixel stands for are laid by what the frame shows, as `FrameParameters.content` records it: so a frame
 that is turned, flipped or shifted over empty glass has the same pixels, and a tile has those of the whole.
