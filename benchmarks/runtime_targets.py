@@ -67,7 +67,7 @@ def open_first_alone(bundle: Bundle, wish: Wish) -> InferencePool:
         raise UsageError(f"bundle '{bundle.path}' has no fused {wish.precision} graph")
     options = EngineOptions(wish.workload, wish.execution, layout="staged", threads=wish.threads, cache_dir=default_cache_dir())
     lanes = InferencePool(open_engine(bundle.file(entry), options, backend=ENGINE, sha256=entry.sha256))
-    lanes.leave_out(AT_ONCE)
+    lanes.enable_cascade(AT_ONCE)
     return lanes
 
 

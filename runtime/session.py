@@ -83,7 +83,7 @@ def open_bundle(
     if queue < 1:
         raise UsageError(f"queue is {queue}: at least 1 image must find room")
     cache = cache_dir or default_cache_dir()
-    wish = SessionOptions.checked(
+    options = SessionOptions.parse(
         device=device,
         precision=precision,
         execution=execution,
@@ -97,7 +97,7 @@ def open_bundle(
         layout=layout,
         cascade=cascade,
     )
-    return Scope(read_bundle(path, cache_dir=cache_dir), wish, queue=queue, validation=_record(validation))
+    return Scope(read_bundle(path, cache_dir=cache_dir), options, queue=queue, validation=_record(validation))
 
 
 class _Run(NamedTuple):
@@ -105,7 +105,7 @@ class _Run(NamedTuple):
 
     opened: LoadedSession
     audit: Audit
-    decider: Predictor
+    predictor: Predictor
     room: RequestQueue
     close: Callable[[], Any]
 
@@ -113,13 +113,15 @@ class _Run(NamedTuple):
 class Scope:
     """An open bundle for many threads at once. `close` it, or use it as a context manager. It doesn't survive a fork."""
 
-    def __init__(self, bundle: Bundle, wish: SessionOptions, *, queue: int, validation: ValidationRecord | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, options: SessionOptions, *, queue: int, validation: ValidationRecord | None = None
+    ) -> None:
         self.bundle = bundle
         self.validation = validation
-        self._wish, self._queue = wish, queue
+        self._options, self._queue = options, queue
         self._reopening = threading.Lock()
         self._streams: weakref.WeakSet[Stream] = weakref.WeakSet()
-        self._run = self._open(wish)
+        self._run = self._open(options)
 
     @property
     def audit(self) -> Audit:
@@ -147,13 +149,13 @@ class Scope:
         """
         run = self._run
         with run.opened.lanes.call():
-            return run.decider.classify(image)
+            return run.predictor.classify(image)
 
     def classify_many(self, images: Iterable[NDArray[np.uint8]]) -> list[Prediction]:
         """The calls on many images, in their order. What is no image array is refused there as 'not-8-bit-rgb'."""
         run = self._run
         with run.opened.lanes.call():
-            return run.decider.classify_many(list(images))
+            return run.predictor.classify_many(list(images))
 
     def submit(self, image: NDArray[np.uint8]) -> Future[Prediction]:
         """The future of `classify(image)`. When this returns, the buffer of an image on the host may be used again.
@@ -163,11 +165,11 @@ class Scope:
         """
         run = self._run
         with run.opened.lanes.call():
-            taken = run.decider.take(image)
+            taken = run.predictor.take(image)
         if not isinstance(taken, Refusal):
             return run.room.put(taken)
         future: Future[Prediction] = Future()
-        future.set_result(run.decider.refused(taken))
+        future.set_result(run.predictor.refused(taken))
         return future
 
     def classify_files(self, paths: Iterable[Path | str]) -> Iterator[tuple[Path, Prediction]]:
@@ -184,10 +186,10 @@ class Scope:
             with run.opened.lanes.call():
                 image = read_image(path)
                 if isinstance(image, Refusal):
-                    return run.decider.refused(image)
-                return run.decider.classify_read(image, lambda taken: run.room.put(taken).result())
+                    return run.predictor.refused(image)
+                return run.predictor.classify_decoded(image, lambda taken: run.room.put(taken).result())
 
-        return ordered_map(classify, read_ahead(as_paths(paths)), workers=run.decider.readers)
+        return ordered_map(classify, read_ahead(as_paths(paths)), workers=run.predictor.io_workers)
 
     def examine(
         self,
@@ -208,7 +210,7 @@ class Scope:
         """
         run = self._run
         with run.opened.lanes.call():
-            return self._examiner(run.decider.classify_many, spec, pixel_um).examine(check_array(frame), metadata)
+            return self._examiner(run.predictor.classify_many, spec, pixel_um).examine(check_array(frame), metadata)
 
     def examine_files(
         self,
@@ -228,7 +230,7 @@ class Scope:
 
         def classify(cells: Sequence[NDArray[np.uint8]]) -> list[Prediction]:
             with run.opened.lanes.call():  # a call a batch: a scan of an hour doesn't keep the handle from closing
-                return run.decider.classify_many(cells)
+                return run.predictor.classify_many(cells)
 
         with run.opened.lanes.call():
             examiner = self._examiner(classify, spec, pixel_um)
@@ -260,7 +262,7 @@ class Scope:
         from blastscope.runtime.streaming.stream import Stream
 
         with self._run.opened.lanes.call():
-            self._examiner(self._run.decider.classify_many, spec, pixel_um)  # a scale that can't be is said now
+            self._examiner(self._run.predictor.classify_many, spec, pixel_um)  # a scale that can't be is said now
 
         def examine(frame: NDArray[np.uint8], *, metadata: Mapping[str, Any]) -> FrameReport:
             scale_um = pixel_um or (spec and spec.pixel_um) or _told_um(metadata)
@@ -286,9 +288,9 @@ class Scope:
         """
         with self._reopening:
             if device is not None:
-                self._wish = replace(self._wish, device=parse_device(device))
+                self._options = replace(self._options, device=parse_device(device))
             self._run.close()
-            self._run = self._open(self._wish)
+            self._run = self._open(self._options)
 
     def close(self) -> None:
         """Ends the streams, finishes what was submitted and frees the networks; later calls raise `Closed`. Safe to call twice.
@@ -305,10 +307,10 @@ class Scope:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _open(self, wish: SessionOptions) -> _Run:
-        opened = load_session(self.bundle, wish)
+    def _open(self, options: SessionOptions) -> _Run:
+        opened = load_session(self.bundle, options)
         audit = opened.audit(self.bundle)
-        decider = make_predictor(self.bundle, opened.lanes, audit, opened.answered)
+        decider = make_predictor(self.bundle, opened.lanes, audit, opened.on_first_result)
         room = RequestQueue(opened.lanes, decider.decide, self._queue)
         # closes a handle that was forgotten, when it is collected or when the process ends
         return _Run(opened, audit, decider, room, weakref.finalize(self, opened.close))
@@ -318,7 +320,7 @@ class Scope:
         from blastscope.runtime.frames.types import FrameSpecification
 
         validated = self.validation is not None and self._objection(spec) is None
-        threads = self._wish.threads or usable_threads()
+        threads = self._options.threads or usable_threads()
         return Examiner(classify, spec or FrameSpecification(), pixel_um, threads, validated=validated)
 
     def _objection(self, spec: FrameSpecification | None) -> str | None:

@@ -38,7 +38,7 @@ class CachedEngine(NamedTuple):
     """An engine from the cache."""
 
     data: NDArray[np.uint8]  # mapped: writing into it doesn't change the file
-    seal: bytes  # its sha256
+    content_sha256: bytes  # its sha256
 
 
 def read_blob(path: Path) -> CachedEngine | None:

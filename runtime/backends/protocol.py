@@ -82,7 +82,7 @@ class EngineOptions:
     cache_dir: Path | None = None  # where compiled engines are kept; None: nowhere
     device: str = "CPU"  # as the inference library calls it
     crop: CropSpecification | None = None  # for engines that crop by themselves
-    keep_later: bool = False  # a compiled engine is put into the cache when `Engine.keep` is called
+    defer_save: bool = False  # a compiled engine is put into the cache when `Engine.keep` is called
     cancelled: Callable[[], bool] | None = None  # ends a build that takes long
     tell: Callable[[str], None] | None = None  # hears of what takes long
 
@@ -99,9 +99,11 @@ class Engine:
     batch: int = 1  # crops that a lane likes to get at once
     notes: tuple[str, ...] = ()
     layout: Layout = "fused"
-    eyes: ImageInput | None = None
-    staged: tuple[PartialInference, ...] = ()  # the lanes once more, where they can leave voters out
-    seal: bytes | None = None  # sha256 of the kept file that the engine was loaded from; None: it was not loaded from one
+    image_input: ImageInput | None = None
+    partial_lanes: tuple[PartialInference, ...] = ()  # the lanes once more, where they can leave voters out
+    content_sha256: bytes | None = (
+        None  # sha256 of the kept file that the engine was loaded from; None: it was not loaded from one
+    )
     keep: Callable[[], str | None] | None = None  # puts it into the cache, once; gives the reason where that can't be done
     held: Callable[[], None] | None = None  # frees what the lanes share; safe to call twice
 

@@ -54,7 +54,7 @@ def eligible_configs(
     *,
     typed: bool = False,
 ) -> list[EngineConfig]:
-    """The candidates that the wish (None: any), the bundle's tolerances and the device's `offered` leave.
+    """The candidates that the options (None: any), the bundle's tolerances and the device's `offered` leave.
 
     `typed`: the device computes each graph in what it is written in. Where the precision is open, an execution is taken from
     the first graph that has it: fp16 computed in f32 is fp32 with less in it. Raises `UsageError`, `DeviceError` where none is

@@ -34,53 +34,55 @@ NEVER_BUILDS = "onnxruntime"  # and is the slowest
 _PASSED_OVER = (UnavailableError, GoldenMismatch)
 
 
-def load_session(bundle: Bundle, wish: SessionOptions) -> LoadedSession:
-    """The engine that was wished for, or the best of those that the wish leaves open. Raises `BlastscopeError`s."""
-    if bundle.manifest.gate != "held" and not wish.allow_ungated:
+def load_session(bundle: Bundle, options: SessionOptions) -> LoadedSession:
+    """The engine that the options name, or the best of those that the options leave open. Raises `BlastscopeError`s."""
+    if bundle.manifest.gate != "held" and not options.allow_ungated:
         raise UngatedBundle(
             bundle.path,
             f"its gate is '{bundle.manifest.gate}', so its calls mean nothing; allow_ungated=True opens it anyway",
         )
-    if wish.backend is not None and wish.backend not in {**BACKENDS, **GPU_BACKENDS}:
-        raise UsageError(f"backend '{wish.backend}' is not known: say auto, {', '.join(sorted({**BACKENDS, **GPU_BACKENDS}))}")
-    if wish.cascade or wish.layout:
-        return _open_laid_out(bundle, wish)
-    if wish.device.kind == "auto":
-        return _open_auto(bundle, wish)
-    if wish.device.kind == "cuda":
-        return _open_gpu(bundle, wish)
-    return _open_host(bundle, wish)
+    if options.backend is not None and options.backend not in {**BACKENDS, **GPU_BACKENDS}:
+        raise UsageError(
+            f"backend '{options.backend}' is not known: say auto, {', '.join(sorted({**BACKENDS, **GPU_BACKENDS}))}"
+        )
+    if options.cascade or options.layout:
+        return _open_laid_out(bundle, options)
+    if options.device.kind == "auto":
+        return _open_auto(bundle, options)
+    if options.device.kind == "cuda":
+        return _open_gpu(bundle, options)
+    return _open_host(bundle, options)
 
 
-def _open_laid_out(bundle: Bundle, wish: SessionOptions) -> LoadedSession:
-    """On the CPU, in the layout that the wish names or that leaving voters out needs."""
-    what = "cascade" if wish.cascade else "layout"
-    if wish.device.kind == "cuda":
+def _open_laid_out(bundle: Bundle, options: SessionOptions) -> LoadedSession:
+    """On the CPU, in the layout that the options name or that leaving voters out needs."""
+    what = "cascade" if options.cascade else "layout"
+    if options.device.kind == "cuda":
         raise UsageError(f"{what} is for a CPU: say device='cpu', or leave it out")
-    if not wish.cascade:
-        return _open_host(bundle, wish)
+    if not options.cascade:
+        return _open_host(bundle, options)
     found = bundle.manifest.cascade
     if found is None:
         raise UsageError(f"bundle '{bundle.path}' has no cascade: 'blastscope calibrate --cascade' measures one")
-    if wish.precision not in (None, found.precision) or wish.layout not in (None, "staged"):
-        wanted = wish.layout if wish.precision in (None, found.precision) else wish.precision
+    if options.precision not in (None, found.precision) or options.layout not in (None, "staged"):
+        wanted = options.layout if options.precision in (None, found.precision) else options.precision
         raise UsageError(f"the cascade of bundle '{bundle.path}' is of its {found.precision} graph, staged: not {wanted}")
-    opened = _open_host(bundle, replace(wish, precision=found.precision, layout="staged"))
-    opened.lanes.leave_out(Cascade(VOTERS.index(found.first), found.threshold))
+    opened = _open_host(bundle, replace(options, precision=found.precision, layout="staged"))
+    opened.lanes.enable_cascade(Cascade(VOTERS.index(found.first), found.threshold))
     cost = f"{100 * found.flips.value:.2f} % of the calls that were judged"
     opened.notes.append(f"cascade: {found.first} decides alone from {found.threshold:.4g} on, which changed {cost}")
     return opened
 
 
-def _open_auto(bundle: Bundle, wish: SessionOptions) -> LoadedSession:
-    if wish.backend is not None and wish.backend not in GPU_BACKENDS:
-        return _open_host(bundle, wish)
+def _open_auto(bundle: Bundle, options: SessionOptions) -> LoadedSession:
+    if options.backend is not None and options.backend not in GPU_BACKENDS:
+        return _open_host(bundle, options)
     try:
-        opened = _open_gpu(bundle, replace(wish, device=Device("cuda", "0")))
+        opened = _open_gpu(bundle, replace(options, device=Device("cuda", "0")))
     except _PASSED_OVER as error:
-        if wish.backend is not None and wish.backend not in BACKENDS:
+        if options.backend is not None and options.backend not in BACKENDS:
             raise
-        opened = _open_host(bundle, wish)
+        opened = _open_host(bundle, options)
         opened.notes.insert(0, f"device auto is the CPU here: {error}")
         return opened
     if not opened.building:
@@ -88,18 +90,18 @@ def _open_auto(bundle: Bundle, wish: SessionOptions) -> LoadedSession:
     return opened
 
 
-def _open_host(bundle: Bundle, wish: SessionOptions) -> LoadedSession:
+def _open_host(bundle: Bundle, options: SessionOptions) -> LoadedSession:
     """On the CPU, or on a device that OpenVINO names."""
-    device = CPU if wish.device.kind in ("auto", "cuda") else wish.device
-    return load_plan(plan_backend(bundle, replace(wish, device=device), wish.backend or DEFAULT))
+    device = CPU if options.device.kind in ("auto", "cuda") else options.device
+    return load_plan(plan_backend(bundle, replace(options, device=device), options.backend or DEFAULT))
 
 
-def _open_gpu(bundle: Bundle, wish: SessionOptions) -> LoadedSession:
-    """On the GPU that the wish names, by the first library that can. Raises `DriverError`, `UnavailableError`s."""
-    gpu = find_gpu(int(wish.device.name))
+def _open_gpu(bundle: Bundle, options: SessionOptions) -> LoadedSession:
+    """On the GPU that the options name, by the first library that can. Raises `DriverError`, `UnavailableError`s."""
+    gpu = find_gpu(int(options.device.name))
     failures: dict[str, BlastscopeError] = {}
-    for choice in _choices(bundle, wish, failures):
-        if choice.must_build and wish.while_building == "cpu":
+    for choice in _choices(bundle, options, failures):
+        if choice.must_build and options.while_building == "cpu":
             return _open_meanwhile(choice, gpu)
         try:
             opened = load_plan(choice)
@@ -111,12 +113,12 @@ def _open_gpu(bundle: Bundle, wish: SessionOptions) -> LoadedSession:
     raise _summed(gpu, failures)
 
 
-def _choices(bundle: Bundle, wish: SessionOptions, failures: dict[str, BlastscopeError]) -> list[BackendPlan]:
+def _choices(bundle: Bundle, options: SessionOptions, failures: dict[str, BlastscopeError]) -> list[BackendPlan]:
     """What each library can do: those whose engine is at hand first, then those that build, the one that never builds last."""
     found = []
-    for name in [wish.backend] if wish.backend else GPU_BACKENDS:
+    for name in [options.backend] if options.backend else GPU_BACKENDS:
         try:
-            found.append(plan_backend(bundle, wish, name))
+            found.append(plan_backend(bundle, options, name))
         except UnavailableError as error:
             failures[name] = error
     return sorted(found, key=lambda choice: (choice.name == NEVER_BUILDS, choice.must_build))
@@ -124,14 +126,14 @@ def _choices(bundle: Bundle, wish: SessionOptions, failures: dict[str, Blastscop
 
 def _open_meanwhile(choice: BackendPlan, gpu: GpuDevice) -> LoadedSession:
     """The CPU, while the engine of `choice` is built in a thread of its own."""
-    wish, (entry, execution, _) = choice.wish, choice.ranked[0]
-    there = wish.backend if wish.backend in BACKENDS else None
-    opened = _open_host(choice.bundle, replace(wish, execution=None, backend=there))
+    options, (entry, execution, _) = choice.options, choice.ranked[0]
+    there = options.backend if options.backend in BACKENDS else None
+    opened = _open_host(choice.bundle, replace(options, execution=None, backend=there))
     graph = choice.bundle.file(entry)
 
     def build(cancelled: Callable[[], bool]) -> None:
-        options = replace(wish.options(execution), cancelled=cancelled)
-        load_gpu_backend(choice.name).build(graph, entry.sha256, options)
+        engine_options = replace(options.engine_options(execution), cancelled=cancelled)
+        load_gpu_backend(choice.name).build(graph, entry.sha256, engine_options)
 
     what = f"the {entry.precision} engine of {choice.name} for {gpu.name}"
     opened.notes.insert(0, f"{what} is being built; the CPU answers until reopen() is called")

@@ -28,8 +28,8 @@ class LoadedSession:
     candidate: EngineConfig
     lanes: InferencePool
     notes: list[str]
-    survey: Autotuner | None = None
-    keeping: DeferredTask | None = None
+    autotuner: Autotuner | None = None
+    deferred_save: DeferredTask | None = None
     building: BackgroundBuild | None = None
 
     def audit(self, bundle: Bundle) -> Audit:
@@ -39,22 +39,22 @@ class LoadedSession:
         origin = (bundle.digest, engine.digest, engine.backend, engine.device)
         return Audit(*origin, precision, engine.execution, engine.layout)
 
-    def answered(self) -> None:
+    def on_first_result(self) -> None:
         """To be called after an answer: the first one lets begin what was put off until then."""
-        if self.keeping:
-            self.keeping.start()
-        if self.survey:
-            self.survey.start()
+        if self.deferred_save:
+            self.deferred_save.start()
+        if self.autotuner:
+            self.autotuner.start()
 
     def close(self) -> None:
         """Ends the measurement, finishes the calls under way, frees the engine."""
         self.lanes.stop()
         if self.building:
             self.building.cancel()
-        if self.survey:
-            self.survey.finish()
-        if self.keeping:
-            self.keeping.finish()
+        if self.autotuner:
+            self.autotuner.finish()
+        if self.deferred_save:
+            self.deferred_save.finish()
         self.lanes.close()
 
 
@@ -63,7 +63,7 @@ class BackendPlan:
     """A backend on a device, and what is known of its candidates."""
 
     bundle: Bundle
-    wish: SessionOptions
+    options: SessionOptions
     name: str
     backend: BackendModule
     memory: TimingCache
@@ -78,51 +78,53 @@ class BackendPlan:
         return self.ranked[0] not in self.at_hand
 
 
-def plan_backend(bundle: Bundle, wish: SessionOptions, name: str) -> BackendPlan:
-    """What the backend `name` can do on the wish's device. Raises `UsageError`, `UnavailableError`s."""
-    if wish.device.kind == "cuda":
-        return _choose_on_gpu(bundle, wish, name)
-    backend, device = load_backend(name), wish.device.name
-    plain, *others = (wish.layout,) if wish.layout else backend.offered_layouts(device, wish.workload, wish.threads)
-    found = eligible_configs(bundle, wish.precision, wish.execution, backend.executions(device))
+def plan_backend(bundle: Bundle, options: SessionOptions, name: str) -> BackendPlan:
+    """What the backend `name` can do on the options' device. Raises `UsageError`, `UnavailableError`s."""
+    if options.device.kind == "cuda":
+        return _choose_on_gpu(bundle, options, name)
+    backend, device = load_backend(name), options.device.name
+    plain, *others = (options.layout,) if options.layout else backend.offered_layouts(device, options.workload, options.threads)
+    found = eligible_configs(bundle, options.precision, options.execution, backend.executions(device))
     candidates = [one._replace(layout=plain) for one in found]
     layouts = [one._replace(layout=layout) for one in found for layout in others]
-    memory = _memory(bundle, wish, backend, threads=wish.threads or usable_threads())
+    memory = _memory(bundle, options, backend, threads=options.threads or usable_threads())
     known = memory.read()
     # a layout that was not measured is never taken: it may be slower, or not to be had of this graph
     ranked = rank_by_latency([*candidates, *(one for one in layouts if known.get(one.name))], known)
-    return BackendPlan(bundle, wish, name, backend, memory, candidates, layouts, ranked, candidates)
+    return BackendPlan(bundle, options, name, backend, memory, candidates, layouts, ranked, candidates)
 
 
-def _choose_on_gpu(bundle: Bundle, wish: SessionOptions, name: str) -> BackendPlan:
+def _choose_on_gpu(bundle: Bundle, options: SessionOptions, name: str) -> BackendPlan:
     gpu = load_gpu_backend(name)
-    candidates = eligible_configs(bundle, wish.precision, wish.execution, gpu.executions(wish.device.name), typed=True)
-    memory = _memory(bundle, wish, gpu, threads=wish.threads)
-    at_hand = [one for one in candidates if gpu.prepared(one.entry.sha256, wish.options(one.execution))]
+    candidates = eligible_configs(bundle, options.precision, options.execution, gpu.executions(options.device.name), typed=True)
+    memory = _memory(bundle, options, gpu, threads=options.threads)
+    at_hand = [one for one in candidates if gpu.prepared(one.entry.sha256, options.engine_options(one.execution))]
     ranked = rank_by_latency(candidates, memory.read())
     ranked.sort(key=lambda one: one not in at_hand)  # stable: among those at hand the fastest stays first
-    return BackendPlan(bundle, wish, name, gpu, memory, candidates, [], ranked, at_hand)
+    return BackendPlan(bundle, options, name, gpu, memory, candidates, [], ranked, at_hand)
 
 
-def _memory(bundle: Bundle, wish: SessionOptions, backend: BackendModule, *, threads: int | None) -> TimingCache:
-    facts = {"bundle": bundle.digest, "workload": wish.workload, "threads": str(threads)}
-    return TimingCache(wish.cache_dir, engine_digest({**backend.fingerprint(wish.device.name), **facts}))
+def _memory(bundle: Bundle, options: SessionOptions, backend: BackendModule, *, threads: int | None) -> TimingCache:
+    facts = {"bundle": bundle.digest, "workload": options.workload, "threads": str(threads)}
+    return TimingCache(options.cache_dir, engine_digest({**backend.fingerprint(options.device.name), **facts}))
 
 
 def load_plan(choice: BackendPlan) -> LoadedSession:
     """The first of the ranked candidates that passes the golden set. Raises `BlastscopeError`s."""
     notes: list[str] = []
     bundle, memory = choice.bundle, choice.memory
-    opener = _Opener(bundle, choice.wish, choice.backend, read_golden(bundle))
+    opener = _Opener(bundle, choice.options, choice.backend, read_golden(bundle))
     opened = _open_first(choice.ranked, opener, notes)
     known = memory.read()
     if keep := opened.lanes.engine.keep:
-        opened.keeping = DeferredTask(lambda: notes.extend(filter(None, [keep()])), "blastscope-keep", delay_s=_KEEP_DELAY_S)
+        opened.deferred_save = DeferredTask(
+            lambda: notes.extend(filter(None, [keep()])), "blastscope-keep", delay_s=_KEEP_DELAY_S
+        )
     ours = [one for one in choice.layouts if one[:2] == opened.candidate[:2]]
     _tell(opened, [*ours, *choice.candidates], known)
     unknown = [one for one in (*choice.at_hand, *ours) if one != opened.candidate and one.name not in known]
     if unknown:
-        opened.survey = Autotuner((opened.candidate, opened.lanes), unknown, opener, memory, notes)
+        opened.autotuner = Autotuner((opened.candidate, opened.lanes), unknown, opener, memory, notes)
     return opened
 
 
@@ -131,21 +133,23 @@ class _Opener:
     """Opens candidates of one bundle, and holds each to the golden set."""
 
     bundle: Bundle
-    wish: SessionOptions
+    options: SessionOptions
     backend: BackendModule
     golden: Golden
 
     def open(self, candidate: EngineConfig, *, measured: bool = True) -> InferencePool:
         """An engine to be measured, or one that answers, whose keeping is put off. Raises `BlastscopeError`s."""
         entry, execution, layout = candidate
-        options = replace(self.wish.options(execution, layout), crop=self.bundle.manifest.crop, keep_later=not measured)
-        engine = self.backend.open_engine(self.bundle.file(entry), entry.sha256, options)
+        engine_options = replace(
+            self.options.engine_options(execution, layout), crop=self.bundle.manifest.crop, defer_save=not measured
+        )
+        engine = self.backend.open_engine(self.bundle.file(entry), entry.sha256, engine_options)
         lanes = InferencePool(engine)
         try:
             if engine.execution != execution:
                 raise DeviceError(f"{engine.backend} was asked for {execution} and computes in {engine.execution}")
             tolerance = entry.tolerances[execution]
-            check = validate_engine(lanes, engine, self.golden, tolerance, self.wish.cache_dir)
+            check = validate_engine(lanes, engine, self.golden, tolerance, self.options.cache_dir)
             if not check.passed:
                 raise GoldenMismatch(
                     self.bundle.path,

@@ -37,7 +37,7 @@ class SessionOptions:
     cascade: bool = False  # the bundle's first voter may decide alone
 
     @classmethod
-    def checked(
+    def parse(
         cls,
         *,
         device: str = "auto",
@@ -53,7 +53,7 @@ class SessionOptions:
         layout: str = "auto",
         cascade: bool = False,
     ) -> Self:
-        """The wish in these words. Raises `UsageError` for a word that is not known."""
+        """The options in these words. Raises `UsageError` for a word that is not known."""
         if threads is not None and threads < 1:
             raise UsageError(f"threads is {threads}: at least 1 is needed")
         return cls(
@@ -71,7 +71,7 @@ class SessionOptions:
             cascade=cascade,
         )
 
-    def options(self, execution: Execution, layout: Layout = "fused") -> EngineOptions:
+    def engine_options(self, execution: Execution, layout: Layout = "fused") -> EngineOptions:
         """How an engine is to be loaded."""
         return EngineOptions(
             self.workload,

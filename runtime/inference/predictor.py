@@ -27,7 +27,7 @@ class Predictor(Protocol):
     """Everything but `refused` is to be called inside `InferencePool.call`."""
 
     @property
-    def readers(self) -> int:
+    def io_workers(self) -> int:
         """Threads that are worth having for files."""
         ...
 
@@ -39,7 +39,7 @@ class Predictor(Protocol):
         """The calls on many; what is no image array is refused."""
         ...
 
-    def classify_read(self, image: NDArray[np.uint8], wait: Callable[[Taken], Prediction]) -> Prediction:
+    def classify_decoded(self, image: NDArray[np.uint8], wait: Callable[[Taken], Prediction]) -> Prediction:
         """The call on an image from a file; `wait` puts what was taken into the waiting room."""
         ...
 
@@ -101,7 +101,7 @@ class CpuPredictor:
         self.refused = ballot.refused
         # Each lane has a core. A thread more than lanes would only take turns with them: measured on two cores, 9 % fewer.
         # A single lane works on all cores, and less well than two threads that take turns.
-        self.readers = max(2, len(lanes.engine.lanes))
+        self.io_workers = max(2, len(lanes.engine.lanes))
 
     def classify(self, image: object) -> Prediction:
         """See `Predictor`."""
@@ -112,7 +112,7 @@ class CpuPredictor:
         """See `Predictor`."""
         return self._lanes.spread(self._classify_or_refuse, images)
 
-    def classify_read(self, image: NDArray[np.uint8], wait: Callable[[Taken], Prediction]) -> Prediction:
+    def classify_decoded(self, image: NDArray[np.uint8], wait: Callable[[Taken], Prediction]) -> Prediction:
         """See `Predictor`: each thread does everything for its file."""
         return self._classify_or_refuse(image)
 
@@ -139,7 +139,7 @@ class GpuPredictor:
         self._eyes, self._lanes, self._ballot = eyes, lanes, ballot
         self.refused = ballot.refused
         # Those that wait for an answer fill the batch of the next one.
-        self.readers = max(usable_threads() + 1, 8)
+        self.io_workers = max(usable_threads() + 1, 8)
 
     def classify(self, image: object) -> Prediction:
         """See `Predictor`."""
@@ -154,7 +154,7 @@ class GpuPredictor:
         answers = iter([answer for portion in self._lanes.spread(self.decide, portions) for answer in portion])
         return [self.refused(one) if isinstance(one, Refusal) else next(answers) for one in taken]
 
-    def classify_read(self, image: NDArray[np.uint8], wait: Callable[[Taken], Prediction]) -> Prediction:
+    def classify_decoded(self, image: NDArray[np.uint8], wait: Callable[[Taken], Prediction]) -> Prediction:
         """See `Predictor`: the image is nobody else's, so it waits as it is."""
         return wait(image)
 
@@ -178,5 +178,5 @@ class GpuPredictor:
 
 def make_predictor(bundle: Bundle, lanes: InferencePool, audit: Audit, answered: Callable[[], None]) -> Predictor:
     """The one that goes with the engine."""
-    ballot, eyes = VotePostprocessor(bundle, audit, answered, partial=lanes.cascade is not None), lanes.engine.eyes
+    ballot, eyes = VotePostprocessor(bundle, audit, answered, partial=lanes.cascade is not None), lanes.engine.image_input
     return CpuPredictor(bundle, lanes, ballot) if eyes is None else GpuPredictor(eyes, lanes, ballot)

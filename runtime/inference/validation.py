@@ -34,11 +34,11 @@ def validate_engine(backend: Backend, engine: Engine, golden: Golden, tolerance:
 
 
 def _path(engine: Engine, golden: Golden, tolerance: float, place: Path) -> Path | None:
-    if engine.seal is None:
+    if engine.content_sha256 is None:
         return None
     parts = (
         engine.digest.encode(),
-        engine.seal,
+        engine.content_sha256,
         golden.crops.tobytes(),
         golden.probabilities.tobytes(),
         repr(tolerance).encode(),

@@ -48,21 +48,21 @@ class InferencePool:
         """Probabilities (N, 3, 2) of `crops` from one lane, waiting for a free one. To be called inside `call`."""
         with self._number() as number:
             if self.cascade:
-                return self.engine.staged[number].infer_in_turn(crops, self.cascade)
+                return self.engine.partial_lanes[number].infer_in_turn(crops, self.cascade)
             return np.array(self.engine.lanes[number].infer(crops), np.float32)  # a copy: the lane may use its buffer again
 
-    def leave_out(self, cascade: Cascade) -> None:
+    def enable_cascade(self, cascade: Cascade) -> None:
         """From now on voters are left out where the first one of `cascade` is sure: their probabilities are NaN."""
-        if len(self.engine.staged) != len(self.engine.lanes):
+        if len(self.engine.partial_lanes) != len(self.engine.lanes):
             raise EngineError(f"{self.name} runs a network whole, so no voter can be left out")
         self.cascade = cascade
 
     def look(self, images: Sequence[Any]) -> BatchResult:
         """What one lane that crops by itself sees in `images`, waiting for a free one. To be called inside `call`."""
-        if self.engine.eyes is None:
+        if self.engine.image_input is None:
             raise EngineError(f"{self.name} takes crops, not images")
         with self._number() as number:
-            return self.engine.eyes.lanes[number].look(images)
+            return self.engine.image_input.lanes[number].look(images)
 
     @contextmanager
     def _number(self) -> Iterator[int]:

@@ -58,7 +58,7 @@ def make_engine(
         digest=digest,
         batch=max(pipelines[0].batches),
         notes=(*notes, *pipelines[0].notes),
-        eyes=ImageInput(tuple(pipelines), _Door(intake).take, _kept),
+        image_input=ImageInput(tuple(pipelines), _Door(intake).take, _kept),
         held=closing.close,
     )
 

@@ -84,14 +84,14 @@ def open_engine(graph: Path, sha256: str, options: EngineOptions) -> Engine:
     path = engine_file(options.cache_dir, digest) if options.cache_dir else None
     kept = read_blob(path) if path else None
     networks, notes = _load(kept, options.device, settings) if kept else (None, ())
-    seal = kept.seal if kept and networks else None
+    seal = kept.content_sha256 if kept and networks else None
     keep: Callable[[], str | None] | None = None
     if networks is None:
         if path and path.exists() and not kept:
             notes = ("a damaged engine in the cache was replaced",)
         networks = _compile(graph, options.device, settings)
         keep = partial(_keep, networks, path) if path else None
-        if keep and not options.keep_later and (reason := keep()):
+        if keep and not options.defer_save and (reason := keep()):
             notes = (reason,)
     with translate_errors("loading"):
         execution = _read_back(networks, options.execution)
@@ -104,9 +104,9 @@ def open_engine(graph: Path, sha256: str, options: EngineOptions) -> Engine:
         digest=digest,
         notes=notes,
         layout=options.layout,
-        staged=staged,
-        seal=seal,
-        keep=keep if options.keep_later else None,
+        partial_lanes=staged,
+        content_sha256=seal,
+        keep=keep if options.defer_save else None,
     )
 
 

@@ -53,7 +53,7 @@ def test_the_parts_answer_as_the_whole(shape: str, tmp_path: Path) -> None:
 def test_a_and_b_are_told_apart_by_their_place_among_the_voters(tmp_path: Path) -> None:
     for shape in ("plain", "b-first", "trunk"):
         data, images = two_towers(**SHAPES[shape]), crops(6)
-        (lane,) = opened(tmp_path, data, layout="staged").staged
+        (lane,) = opened(tmp_path, data, layout="staged").partial_lanes
         for first in (0, 1):
             answers = lane.infer_in_turn(images, Cascade(first, 0.0))
             np.testing.assert_allclose(answers[:, first], reference(data, images)[:, first], atol=1e-5)

@@ -165,10 +165,11 @@ def test_lanes_on_one_gpu_work_side_by_side(gpu: HostGpu, bundle: Bundle, tiny_b
     options = EngineOptions(workload="throughput", crop=bundle.manifest.crop)
     engine = make_engine(gpu, lambda: network(gpu, bundle), options, name="host", execution="f32", digest="0" * 64)
     assert len(engine.lanes) == 2
-    assert engine.eyes
+    assert engine.image_input
     images = mixed(tiny_bundle)
     threads = [
-        threading.Thread(target=agrees, args=(eye, images, tiny_bundle, bundle.manifest.crop)) for eye in engine.eyes.lanes
+        threading.Thread(target=agrees, args=(eye, images, tiny_bundle, bundle.manifest.crop))
+        for eye in engine.image_input.lanes
     ]
     for thread in threads:
         thread.start()

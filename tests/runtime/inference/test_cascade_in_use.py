@@ -64,7 +64,7 @@ IMAGES = crops(24, seed=5)
 @settings(max_examples=30)
 @given(first=st.sampled_from([0, 1]), threshold=st.floats(0, 1.5))
 def test_who_is_not_decided_early_has_exactly_the_plain_answer(staged: Engine, first: int, threshold: float) -> None:
-    (lane,) = staged.staged
+    (lane,) = staged.partial_lanes
     plain, answers = lane.infer(IMAGES), lane.infer_in_turn(IMAGES, Cascade(first, threshold))
     early = np.isnan(answers).any(axis=(1, 2))
     np.testing.assert_array_equal(early, plain[:, first].max(axis=1) >= np.float32(threshold))
@@ -74,7 +74,7 @@ def test_who_is_not_decided_early_has_exactly_the_plain_answer(staged: Engine, f
 
 
 def test_a_threshold_of_nothing_leaves_all_to_the_first_and_one_above_1_none(staged: Engine) -> None:
-    (lane,) = staged.staged
+    (lane,) = staged.partial_lanes
     plain = lane.infer(IMAGES)
     for first in (0, 1):
         votes = vote(lane.infer_in_turn(IMAGES, Cascade(first, 0.0)), partial=True)
@@ -162,4 +162,4 @@ def test_a_network_that_runs_whole_leaves_nobody_out(tiny_bundle: Any, tmp_path:
     path = tmp_path / "tiny.onnx"
     path.write_bytes(tiny_bundle.graph())
     with pytest.raises(EngineError, match="runs a network whole"):
-        InferencePool(open_engine(path, "0" * 64, EngineOptions())).leave_out(Cascade(0, 0.9))
+        InferencePool(open_engine(path, "0" * 64, EngineOptions())).enable_cascade(Cascade(0, 0.9))

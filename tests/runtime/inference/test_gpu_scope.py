@@ -271,7 +271,7 @@ def test_engines_that_are_not_built_are_not_measured(table: ModuleType, tiny_bun
         assert scope.audit.precision == "int8"
     with opened(path, tmp_path) as scope:
         scope.classify(tiny_bundle.cell())
-        scope._run.opened.survey.finish()  # type: ignore[union-attr]
+        scope._run.opened.autotuner.finish()  # type: ignore[union-attr]
         assert any("measured" in note for note in scope.notes)
     assert table.FIRST.builds == 2
 

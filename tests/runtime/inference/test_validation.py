@@ -62,10 +62,10 @@ def test_a_kept_engine_is_proved_in_full_once_and_a_compiled_one_always(
     tiny_bundle: Any, golden: Golden, tmp_path: Path
 ) -> None:
     fresh = engine(tiny_bundle, tmp_path)
-    assert fresh.engine.seal is None
+    assert fresh.engine.content_sha256 is None
     assert [passed(fresh, golden, tmp_path) for _ in range(2)] == [(True, 8), (True, 8)]
     kept = engine(tiny_bundle, tmp_path)
-    assert kept.engine.seal
+    assert kept.engine.content_sha256
     assert [passed(kept, golden, tmp_path) for _ in range(3)] == [(True, 8), (True, 1), (True, 1)]
 
 
@@ -75,7 +75,7 @@ def test_a_proof_holds_for_these_bytes_and_this_golden_set_alone(tiny_bundle: An
     passed(kept, golden, tmp_path)
     assert passed(kept, golden, tmp_path, tolerance=2e-4) == (True, 8)
     assert passed(kept, Golden(golden.crops[::-1].copy(), golden.probabilities[::-1].copy()), tmp_path) == (True, 8)
-    kept.engine = replace(kept.engine, seal=b"of other bytes")
+    kept.engine = replace(kept.engine, content_sha256=b"of other bytes")
     assert passed(kept, golden, tmp_path) == (True, 8)
     assert passed(kept, golden, tmp_path) == (True, 1)
 
