@@ -12,7 +12,7 @@ from pathlib import Path
 
 from blastscope import SHIPPED_BUNDLE, open_bundle
 from blastscope.runtime.bundle import Bundle, read_bundle
-from blastscope.runtime.io.cnmc import DatasetEntry, scan_dataset
+from blastscope.runtime.io.cnmc import DatasetEntry, person_of, scan_dataset
 from blastscope.runtime.io.image import read_image
 from blastscope.runtime.io.synthetic import write_synthetic_dataset
 from blastscope.runtime.types import CLASSES, Prediction, Refusal
@@ -84,9 +84,9 @@ def walk_road(data: Path, out: Path, tell: Tell) -> Bundle:
 
 def choose_cells(data: Path, bundle: Bundle, seed: int = 0) -> list[DatasetEntry]:
     """Cells of both classes in turn, of patients that the bundle was not trained on where there are some."""
-    cells = scan_dataset(data).cells
-    training = set(bundle.manifest.training.patients.training)
-    strangers = [cell for cell in cells if cell.patient not in training]
+    folder = scan_dataset(data)
+    cells, training = folder.cells, folder.people_of(bundle.manifest.training.patients.training)
+    strangers = [cell for cell in cells if cell.person not in training]
     chosen: list[DatasetEntry] = []
     for label in CLASSES:
         of_class = [cell for cell in strangers if cell.label == label] or [cell for cell in cells if cell.label == label]
@@ -96,7 +96,8 @@ def choose_cells(data: Path, bundle: Bundle, seed: int = 0) -> list[DatasetEntry
 
 def known(cells: Sequence[DatasetEntry], bundle: Bundle) -> bool:
     """Whether the bundle's networks were trained on a patient of these cells."""
-    return bool({cell.patient for cell in cells} & set(bundle.manifest.training.patients.training))
+    training = bundle.manifest.training.patients.training
+    return bool({cell.person for cell in cells} & {*training, *map(person_of, training)})
 
 
 def call(cells: Sequence[DatasetEntry], bundle: Path = SHIPPED_BUNDLE) -> list[Called]:

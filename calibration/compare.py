@@ -19,7 +19,7 @@ from blastscope.runtime.errors import DataError, UnavailableError
 from blastscope.runtime.evaluation.metrics import score_calls
 from blastscope.runtime.inference.validation import check_golden
 from blastscope.runtime.inference.voting import vote
-from blastscope.runtime.io.cnmc import person_of, scan_dataset
+from blastscope.runtime.io.cnmc import scan_dataset
 from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.runtime.types import CLASSES, Execution, Precision
 
@@ -130,9 +130,9 @@ def _engine_row(bundle: Bundle, entry: GraphEntry, backend: str, execution: Exec
 
 
 def _scores(bundle: Bundle, data: Path, rows: list[EngineRow]) -> Iterator[Scores]:
-    patients, found = set(bundle.manifest.training.patients.training), scan_dataset(data).cells
-    trained = {person_of(patient) for patient in patients} | {cell.person for cell in found if cell.patient in patients}
-    cells = [cell for cell in found if cell.person not in trained]
+    folder = scan_dataset(data)
+    trained = folder.people_of(bundle.manifest.training.patients.training)
+    cells = [cell for cell in folder.cells if cell.person not in trained]
     if {cell.label for cell in cells} != set(CLASSES):
         raise DataError(data, "no cells of both classes of patients that took no part in the training: nothing fair to score")
     with ExitStack() as opened:

@@ -15,7 +15,7 @@ from blastscope.runtime.bundle.manifest import TrainingProvenance
 from blastscope.runtime.crop import Crop, CropSpecification
 from blastscope.runtime.crop.reference import crop_dataset
 from blastscope.runtime.errors import DataError
-from blastscope.runtime.io.cnmc import Dataset, DatasetEntry, person_of
+from blastscope.runtime.io.cnmc import Dataset, DatasetEntry
 from blastscope.runtime.types import CLASSES, ClassName
 
 READERS = 4
@@ -48,8 +48,7 @@ def validation_cells(folder: Dataset, training: TrainingProvenance) -> tuple[Dat
             f"the ensemble was trained with split = '{training.split}', so no patient is in the validation part alone: "
             "calibration and gate need a bundle trained with split = 'patient'",
         )
-    trained = {cell.person for cell in folder.cells if cell.patient in training.patients.training}
-    trained |= {person_of(patient) for patient in training.patients.training}
+    trained = folder.people_of(training.patients.training)
     cells = tuple(cell for cell in folder.cells if cell.patient in training.patients.validation and cell.person not in trained)
     missing = [label for label in CLASSES if not any(cell.label == label for cell in cells)]
     if missing:
@@ -61,12 +60,12 @@ def named_cells(
     cells: Sequence[DatasetEntry], names: Sequence[str], folder: Dataset, training: TrainingProvenance
 ) -> tuple[DatasetEntry, ...]:
     """The validation `cells` whose file names are `names`. Raises `DataError`, which names those that can't calibrate."""
-    patients = set(training.patients.training)
+    people = folder.people_of(training.patients.training)
     by_name = {cell.path.name: cell for cell in folder.cells}
     unknown = [name for name in names if name not in by_name]
     if unknown:
         raise DataError(folder.root, f"calibration cells that are not here: {_listed(unknown)}")
-    trained = [name for name in names if by_name[name].patient in patients]
+    trained = [name for name in names if by_name[name].person in people]
     if trained:
         raise DataError(folder.root, f"cells of training patients can't calibrate: {_listed(trained)}")
     known = {cell.path.name: cell for cell in cells}

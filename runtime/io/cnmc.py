@@ -14,7 +14,7 @@ import hashlib
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,8 +28,9 @@ NAME = re.compile(r"UID_(?P<patient>[a-z]?\d+)_(?P<image>\d+)_(?P<cell>\d+)_(?P<
 NAME_IN_WORDS = "the name is not UID_<patient>_<image>_<cell>_<all|hem>"
 TEST_FOLDER = "C-NMC_test_prelim_phase_data"
 TEST_TABLE = f"{TEST_FOLDER}_labels.csv"
-# Ids of C-NMC that are one person: the whole archive holds byte-identical cells under each of them. A part of the archive may
-# lack the copies, so the ids are listed here; in the files at hand they are found by content as well.
+# Ids of C-NMC that are one person: the whole archive holds byte-identical cells under each of them, by the SHA-256 of all its
+# images. A part of the archive may lack the copies, so the ids are listed here; in the files at hand they are found by content
+# as well. Only files named as C-NMC's are read here, so the list meets no other numbering.
 TWIN_PATIENTS = (("51", "75", "78"), ("20", "21"), ("H2", "H4", "H5", "H6"), ("H3", "H10"))
 READERS = 8  # hashing and reading release the lock; more threads than cores hide a slow disk
 
@@ -60,6 +61,11 @@ class Dataset:
     duplicates: tuple[tuple[Path, Path], ...]  # (dropped, kept), byte-identical
     rejected: tuple[tuple[Path, str], ...]  # with the reason
     sha256: str  # of label, patient and content of every cell: moving or renaming the folder doesn't change it
+    people: Mapping[str, str]  # id -> its person, for each id found, with cells left or without, and each in TWIN_PATIENTS
+
+    def people_of(self, patients: Iterable[str]) -> frozenset[str]:
+        """The people that stand under the ids `patients`, whether or not cells of these ids are here."""
+        return frozenset(self.people.get(patient, patient) for patient in patients)
 
 
 def person_of(patient: str) -> str:
@@ -81,10 +87,12 @@ def scan_dataset(root: Path | str) -> Dataset:
     unread: list[tuple[Path, str]] = []
     found, rejected = _read_all(_named_files(root, unread))
     _check_patients(root, found)
-    cells, duplicates, contradictions = _drop_duplicates(_join_twins(found))
+    people = _people(found)
+    found = [replace(cell, person=people[cell.patient]) for cell in found]
+    cells, duplicates, contradictions = _drop_duplicates(found)
     rejected = sorted([*rejected, *contradictions, *unread], key=lambda item: _order(root, item[0]))
     _check_classes(root, cells, rejected)
-    return Dataset(root, tuple(cells), tuple(duplicates), tuple(rejected), _digest(cells))
+    return Dataset(root, tuple(cells), tuple(duplicates), tuple(rejected), _digest(cells), people)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,8 +190,8 @@ def _check_patients(root: Path, cells: Iterable[DatasetEntry]) -> None:
         raise DataError(root, f"cells labelled all and cells labelled hem of the same patient: {', '.join(both)}")
 
 
-def _join_twins(found: list[DatasetEntry]) -> list[DatasetEntry]:
-    """The cells, with one person for all ids that share a cell's bytes, directly or over other ids."""
+def _people(found: Iterable[DatasetEntry]) -> dict[str, str]:
+    """Patient id -> person: one for all ids that the list joins or that share a cell's bytes, directly or over other ids."""
     parent: dict[str, str] = {}
 
     def root_of(person: str) -> str:
@@ -192,10 +200,12 @@ def _join_twins(found: list[DatasetEntry]) -> list[DatasetEntry]:
         return person
 
     first: dict[tuple[str, ClassName], str] = {}
+    patients = {patient for group in TWIN_PATIENTS for patient in group}
     for cell in found:  # the same bytes under both labels are an error of one of the two names, not a person
         one, other = root_of(cell.person), root_of(first.setdefault((cell.sha256, cell.label), cell.person))
         parent[max(one, other, key=_by_id)] = min(one, other, key=_by_id)
-    return [replace(cell, person=root_of(cell.person)) for cell in found]
+        patients.add(cell.patient)
+    return {patient: root_of(person_of(patient)) for patient in sorted(patients, key=_by_id)}
 
 
 def _by_id(patient: str) -> tuple[int, str]:

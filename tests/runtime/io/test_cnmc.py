@@ -5,10 +5,15 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
 
 from blastscope.runtime.errors import DataError
 from blastscope.runtime.io.cnmc import Dataset, scan_dataset
@@ -225,3 +230,50 @@ def test_ids_that_the_archive_gives_one_person_are_joined_without_their_copies(t
     assert sorted(map(sorted, people.values())) == [
         ["20", "21"], ["51", "75", "78"], ["57"], ["H10", "H3"], ["H12"], ["H2", "H4", "H5", "H6"],
     ]  # fmt: skip
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.sets(st.tuples(st.integers(101, 107), st.integers(101, 107)), max_size=6))
+def test_ids_are_one_person_exactly_where_a_chain_of_shared_cells_joins_them(shared: set[tuple[int, int]]) -> None:
+    with TemporaryDirectory() as folder:
+        root = Path(folder)
+        for patient in range(101, 108):
+            write(root / "all" / f"UID_{patient}_1_1_all.bmp", patient)
+        write(root / "hem" / "UID_H90_1_1_hem.bmp", 9)
+        for number, (one, other) in enumerate(sorted(shared), 2):
+            first = write(root / "all" / f"UID_{one}_{number}_1_all.bmp", 1000 + number)
+            shutil.copy(first, root / "all" / f"UID_{other}_{number}_2_all.bmp")
+        found = scan_dataset(root)
+    _, parts = connected_components(
+        csr_array((np.ones(len(shared)), ([a - 101 for a, _ in shared], [b - 101 for _, b in shared])), shape=(7, 7)),
+        directed=False,
+    )
+    people = [found.people[str(patient)] for patient in range(101, 108)]
+    assert all((people[i] == people[j]) == (parts[i] == parts[j]) for i in range(7) for j in range(7))
+    assert all(cell.person == found.people[cell.patient] for cell in found.cells)
+
+
+def test_an_id_of_which_only_copies_are_here_keeps_its_person(tmp_path: Path) -> None:
+    write(tmp_path / "all" / "UID_101_1_1_all.bmp", 1)
+    shutil.copy(tmp_path / "all" / "UID_101_1_1_all.bmp", tmp_path / "all" / "UID_102_1_1_all.bmp")
+    write(tmp_path / "hem" / "UID_H90_1_1_hem.bmp", 2)
+    found = scan_dataset(tmp_path)
+    assert {cell.patient for cell in found.cells} == {"101", "H90"}
+    assert found.people_of(["102"]) == {"101"}
+
+
+def test_the_list_and_shared_bytes_join_over_each_other(tmp_path: Path) -> None:
+    write(tmp_path / "all" / "UID_75_1_1_all.bmp", 1)
+    shutil.copy(tmp_path / "all" / "UID_75_1_1_all.bmp", tmp_path / "all" / "UID_3_1_1_all.bmp")
+    write(tmp_path / "hem" / "UID_H90_1_1_hem.bmp", 2)
+    found = scan_dataset(tmp_path)
+    # 78 has no cell here, and is 75 by the list
+    assert found.people_of(["3", "51", "75", "78"]) == {"3"}
+
+
+def test_the_same_bytes_under_both_labels_join_nobody(tmp_path: Path) -> None:
+    flat(tmp_path)
+    write(tmp_path / "all" / "UID_101_1_1_all.bmp", 50)
+    shutil.copy(tmp_path / "all" / "UID_101_1_1_all.bmp", tmp_path / "hem" / "UID_H91_1_1_hem.bmp")
+    found = scan_dataset(tmp_path)
+    assert (found.people["101"], found.people["H91"]) == ("101", "H91")
