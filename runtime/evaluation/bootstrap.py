@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +22,11 @@ class Grouping(NamedTuple):
         """The sum of `values` (N,) over the cells of each patient, (P,)."""
         return np.bincount(self.of_cell, weights=values, minlength=len(self.names)).astype(np.float64)
 
+    def people(self, of: Mapping[str, str] | None) -> NDArray[np.int64]:
+        """The index of each patient's person, (P,); a name that `of` doesn't hold is a person of its own."""
+        people = [of.get(name, name) for name in self.names] if of else list(self.names)
+        return np.unique(np.asarray(people, dtype=np.str_), return_inverse=True)[1].astype(np.int64)
+
     def classes(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
         """The class of each patient, (P,). Raises `UsageError` where one patient has cells of both."""
         malignant = self.total(labels.astype(np.float64))
@@ -37,11 +42,20 @@ def group_rows(patients: Sequence[str]) -> Grouping:
     return Grouping(tuple(names.tolist()), of_cell.astype(np.int64))
 
 
-def bootstrap_samples(strata: NDArray[np.int64], *, draws: int, seed: int) -> NDArray[np.float64]:
+def bootstrap_samples(
+    strata: NDArray[np.int64], *, draws: int, seed: int, people: NDArray[np.int64] | None = None
+) -> NDArray[np.float64]:
     """How often each patient is drawn, (draws, P), when as many are drawn from each stratum as it holds, with replacement.
 
     `strata` (P,) are the patients' classes: drawing within a class keeps both in every draw, else AUROC has no value in some.
+    `people` (P,) says whose names these are where one person has several: they are then drawn together. Raises `UsageError`
+    where the names of one person are of both classes.
     """
+    if people is not None:
+        _, first, whose = np.unique(people, return_index=True, return_inverse=True)
+        if np.any(strata[first][whose] != strata):
+            raise UsageError("one person's names are of both classes: a person is either all or hem")
+        return bootstrap_samples(strata[first], draws=draws, seed=seed)[:, whose]
     if draws < 1:
         raise UsageError(f"draws is {draws}: an interval needs at least one, and 1000 for two steady digits")
     random = np.random.default_rng(seed)

@@ -6,7 +6,7 @@ numpy, so that a plain install can score a bundle; the tests hold every figure a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -108,10 +108,18 @@ class RocCurve(NamedTuple):
 
 
 def score_calls(
-    labels: ArrayLike, calls: ArrayLike, scores: ArrayLike, patients: Sequence[str], *, draws: int = 1000, seed: int = 0
+    labels: ArrayLike,
+    calls: ArrayLike,
+    scores: ArrayLike,
+    patients: Sequence[str],
+    *,
+    people: Mapping[str, str] | None = None,
+    draws: int = 1000,
+    seed: int = 0,
 ) -> CallScores:
     """All figures of `calls` (N,) with `scores` (N,) against `labels` (N,), where cell i is of `patients[i]`.
 
+    `people` gives the person of patient ids that share one: the intervals draw people, the rows stay those of the ids.
     Raises `UsageError` where there are no cells, only one class, a patient of two classes, lengths that differ or a score that
     isn't a probability.
     """
@@ -120,7 +128,7 @@ def score_calls(
     _same_length(truth, called, score, patients)
     _both_classes(truth)
     cells = group_rows(patients)
-    weights = bootstrap_samples(cells.classes(truth), draws=draws, seed=seed)
+    weights = bootstrap_samples(cells.classes(truth), draws=draws, seed=seed, people=cells.people(people))
     counts = _confusion(truth, called, cells)  # (P, 2, 2)
     whole, drawn = counts.sum(axis=0), np.tensordot(weights, counts, axes=1)  # (2, 2), (draws, 2, 2)
     everyone = np.ones((1, len(cells.names)))

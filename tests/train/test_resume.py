@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -75,6 +76,23 @@ def whole(cells: Path, cache: Path, config: TrainConfig, tmp_path_factory: pytes
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("blastscope.train.pipeline._report", lambda *_: None)
         return train_ensemble(cells, config, tmp_path_factory.mktemp("runs") / "whole", cache=cache)
+
+
+def test_a_run_whose_recorded_split_is_another_is_refused_and_left_as_it_was(
+    whole: Path, cells: Path, cache: Path, config: TrainConfig, tmp_path: Path
+) -> None:
+    out = tmp_path / "old"
+    shutil.copytree(whole, out)
+    record = json.loads((out / "run.json").read_text())
+    parts = record["patients"]  # as when each id was split for itself
+    moved = parts["training"].pop()
+    parts["validation"] = sorted([*parts["validation"], moved])
+    record["state"] = "running"
+    (out / "run.json").write_text(json.dumps(record))
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and path.name != ".lock"}
+    with pytest.raises(DataError, match="ids that are one person"):
+        train_ensemble(cells, config, out, resume=True, cache=cache)
+    assert {path: path.read_bytes() for path in before} == before
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork to start many children quickly")

@@ -12,6 +12,7 @@ from blastscope.runtime.bundle.manifest import Interval, OperatingPoint, Trainin
 from blastscope.runtime.errors import EngineError, UsageError
 from blastscope.runtime.evaluation.metrics import CallScores, find_operating_point, score_calls
 from blastscope.runtime.inference.voting import vote
+from blastscope.runtime.io.cnmc import person_of
 from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.runtime.types import CLASSES, VOTERS, ClassName, Voter
 from blastscope.train.schedule import EpochRow
@@ -100,11 +101,12 @@ def assess(given: ReportInput) -> Report:
     points: tuple[OperatingPoint, ...] = ()
     notes = list(given.notes)
     deciding: dict[Voter, int] = {}
+    people = {patient: person_of(patient) for patient in given.patients}
     try:
         votes = vote(given.probabilities)
         for subject in SUBJECTS:
             calls, score = opinion(given, subject)
-            scores[subject] = score_calls(given.labels, calls, score, given.patients)
+            scores[subject] = score_calls(given.labels, calls, score, given.patients, people=people)
         points = tuple(find_operating_point(given.labels, votes.score, wanted) for wanted in SENSITIVITIES)
         deciding = {voter: int((votes.voter == place).sum()) for place, voter in enumerate(VOTERS)}
         notes += _few(scores[VOTE])
@@ -138,7 +140,7 @@ def opinion(given: ReportInput, subject: str) -> tuple[NDArray[np.int32], NDArra
 
 def _few(scores: CallScores) -> list[str]:
     """A warning for each class with so few patients that its intervals promise too much."""
-    counts = {label: sum(row.label == label for row in scores.patients) for label in CLASSES}
+    counts = {label: len({person_of(row.patient) for row in scores.patients if row.label == label}) for label in CLASSES}
     return [
         f"only {count} {label.upper()} patient{'s validate' if count > 1 else ' validates'}: "
         "intervals by bootstrap over so few are too narrow"

@@ -93,6 +93,28 @@ def test_intervals_are_those_of_a_bootstrap_written_out() -> None:
     assert [one.high for one in intervals] == pytest.approx(high)
 
 
+def test_ids_of_one_person_are_drawn_together() -> None:
+    labels, calls, scores, patients = draw(3, steps=10)
+    people = {"7": "4", "8": "4", "H3": "H0"}
+    ours = score_calls(labels, calls, scores, patients, people=people, draws=60, seed=5)
+    joined = score_calls(labels, calls, scores, [people.get(one, one) for one in patients], draws=60, seed=5)
+    apart = score_calls(labels, calls, scores, patients, draws=60, seed=5)
+    for name in ("accuracy", "sensitivity", "specificity", "auroc", "weighted_f1"):
+        assert getattr(ours, name).model_dump() == pytest.approx(getattr(joined, name).model_dump())
+    assert ours.accuracy != apart.accuracy
+    assert ours.patients == apart.patients
+
+
+def test_people_who_have_one_id_each_change_nothing() -> None:
+    cells = draw(4)
+    assert score_calls(*cells, people={one: one for one in cells.patients}) == score_calls(*cells)
+
+
+def test_a_person_of_both_classes_is_refused() -> None:
+    with pytest.raises(UsageError, match="either all or hem"):
+        bootstrap_samples(np.array([0, 1, 1]), draws=2, seed=0, people=np.array([0, 0, 1]))
+
+
 def test_a_draw_takes_as_many_patients_of_each_class_as_there_are() -> None:
     strata = np.array([0, 1, 1, 0, 1])
     weights = bootstrap_samples(strata, draws=200, seed=0)
