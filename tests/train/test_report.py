@@ -185,6 +185,16 @@ def test_few_patients_of_a_class_are_a_warning() -> None:
     assert [note.split(":")[0] for note in notes] == ["only 2 HEM patients validate", "only 3 ALL patients validate"]
 
 
+def test_ids_of_one_person_count_once_and_keep_their_rows() -> None:
+    invented = invent()
+    named = {"1": "51", "2": "75", "3": "57", "H1": "H3", "H2": "H10"}  # 51 ~ 75, H3 ~ H10
+    report = assess(replace(invented, patients=tuple(named[name] for name in invented.patients)))
+    assert [note.split(":")[0] for note in report.notes] == ["only 1 HEM patient validates", "only 2 ALL patients validate"]
+    assert {row.patient for row in report.scores["vote"].patients} == set(named.values())
+    specificity = report.scores["vote"].specificity
+    assert specificity.low == specificity.high == specificity.value  # one person drawn from one
+
+
 def test_a_run_without_validation_cells_still_shows_its_curves() -> None:
     history: dict[Voter, tuple[EpochRow, ...]] = {"a": epochs(2, validated=False), "b": (), "combined": ()}
     given = replace(empty(invent()), history=history, kept={"a": 2})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -84,6 +85,26 @@ def test_every_patient_validates_in_exactly_one_fold(hem: list[int], malignant: 
         assert {cells[row].label for row in split.validation} == {"hem", "all"}
 
 
+@given(
+    hem=st.lists(st.integers(0, 4), min_size=6, max_size=12).filter(lambda whose: len(set(whose)) > 2),
+    malignant=st.lists(st.integers(0, 4), min_size=6, max_size=12).filter(lambda whose: len(set(whose)) > 2),
+    seed=st.integers(0, 99),
+    fold=st.sampled_from([None, 0, 1, 2]),
+)
+def test_no_person_with_many_ids_stands_on_both_sides(
+    hem: list[int], malignant: list[int], seed: int, fold: int | None
+) -> None:
+    cells = [
+        replace(cell, person=f"{label}{whose[int(cell.patient.removeprefix('H'))]}")
+        for label, whose in (("hem", hem), ("all", malignant))
+        for cell in cells_of("hem" if label == "hem" else "all", [1 + place % 3 for place in range(len(whose))])
+    ]
+    split = split_cells(cells, DataConfig(seed=seed, fold=fold))
+    assert not {cells[row].person for row in split.training} & {cells[row].person for row in split.validation}
+    for rows in (split.training, split.validation):
+        assert {cells[row].label for row in rows} == {"hem", "all"}
+
+
 def test_a_split_by_image_warns_of_leakage_and_keeps_the_share_of_each_class() -> None:
     cells = cells_of("hem", [50, 50]) + cells_of("all", [100, 100])
     with pytest.warns(LeakageWarning, match="every validation score is too high"):
@@ -124,3 +145,12 @@ def test_ids_of_one_person_stay_on_one_side(cnmc: Path, fold: int | None, seed: 
     training, validation = patients_of(cells, split.training), patients_of(cells, split.validation)
     assert {"51", "75", "78", "H2", "H4", "H5", "H6", "H3", "H10"} <= training | validation
     assert [twins for twins in TWINS if twins & training and twins & validation] == []
+
+
+def test_every_real_person_validates_in_exactly_one_fold(cnmc: Path) -> None:
+    cells = list(scan_dataset(cnmc).cells)
+    folds = [patients_of(cells, split_cells(cells, DataConfig(fold=fold)).validation) for fold in range(3)]
+    assert sum(map(len, folds)) == len({cell.patient for cell in cells})
+    here = set().union(*folds)
+    for twins in TWINS:
+        assert sum(bool(twins & fold) for fold in folds) == bool(twins & here)
