@@ -44,7 +44,7 @@ while True:
     if child == 0:
         pipeline.train_ensemble(Path(data), TrainConfig.model_validate_json(config), Path(out), resume=True, cache=Path(cache))
         os._exit(0)
-    limit = time.monotonic() + chance.uniform(0.2, 1.0 + 0.5 * kills)
+    limit = time.monotonic() + chance.uniform(0.05, 0.3 + 0.5 * kills)
     while time.monotonic() < limit and (done := os.waitpid(child, os.WNOHANG)) == (0, 0):
         time.sleep(0.01)
     if done != (0, 0):
