@@ -25,17 +25,20 @@ from blastscope.calibration.quantisation.calibration_data import choose_cells, c
 from blastscope.export.config import ExportConfig
 from blastscope.export.onnx_export import graph_of
 from blastscope.export.onnx_writer import GraphFile, export_graphs
-from blastscope.export.parity import torch_answers
+from blastscope.export.parity import torch_judgement
 from blastscope.runtime.bundle import Bundle, describe_file, golden_bytes, write_bundle
 from blastscope.runtime.bundle.archive import check_bundle_place
 from blastscope.runtime.bundle.golden import Golden
 from blastscope.runtime.bundle.manifest import GoldenEntry, GraphModels, Manifest, TrainingProvenance
+from blastscope.runtime.bundle.uncertainty import Uncertainty
 from blastscope.runtime.crop import Crop, CropSpecification, crop_cell
 from blastscope.runtime.errors import DataError
 from blastscope.runtime.io.cnmc import scan_dataset
 from blastscope.runtime.io.synthetic import synthetic_cells
 from blastscope.runtime.types import CLASSES, VOTERS
 from blastscope.train.ensemble_checkpoint import RunProvenance, TrainedEnsemble, load_ensemble
+from blastscope.train.uncertainty import FILE as UNCERTAINTY_FILE
+from blastscope.train.uncertainty import read_uncertainty
 
 GOLDEN_FILE = "golden.safetensors"
 Tell = Callable[[str], None]
@@ -54,11 +57,13 @@ def export_run(
     say = tell or (lambda _: None)
     check_bundle_place(Path(out))
     check_beside(Path(out))
-    trained = load_ensemble(run)
+    trained, uncertainty = load_ensemble(run), _uncertainty(Path(run))
+    if uncertainty:
+        trained.ensemble.divide_margins(uncertainty.temperature)
     checked = cells_to_check(trained, data, config, say)
-    answers = torch_answers(graph_of(trained.ensemble, "fused"), checked.crops)
+    answers, novelty = torch_judgement(graph_of(trained.ensemble, "fused"), checked.crops)
     where = Path(run) if data is None else Path(data)
-    golden = choose_golden(checked.crops, answers, count=config.golden_cells, seed=config.seed, source=where)
+    golden = choose_golden(checked.crops, answers, novelty, count=config.golden_cells, seed=config.seed, source=where)
     models: tuple[GraphModels, ...] = ("fused",) if config.fused_only else ("fused", *VOTERS)
     with TemporaryDirectory(prefix="blastscope-") as folder:
         files: list[GraphFile] = []
@@ -73,8 +78,15 @@ def export_run(
             graphs=tuple(file.entry for file in files),
             golden=golden_entry(golden, checked.source),
             training=training_provenance(trained.provenance),
+            uncertainty=uncertainty,
+            measures_novelty=novelty is not None,
         )
         return bundle_of(Path(out), manifest, files, golden)
+
+
+def _uncertainty(run: Path) -> Uncertainty | None:
+    path = run / UNCERTAINTY_FILE
+    return read_uncertainty(path).uncertainty if path.is_file() else None
 
 
 def golden_entry(golden: Golden, source: Literal["drawn", "validation"]) -> GoldenEntry:
@@ -103,7 +115,15 @@ def bundle_of(out: Path, manifest: Manifest, files: list[GraphFile], golden: Gol
 CLEAR_LEAD = 1.0  # logit units; bf16 moves a margin of a trained ensemble by 0.1 or so, int8 by a few tenths
 
 
-def choose_golden(crops: NDArray[np.uint8], answers: NDArray[np.float32], *, count: int, seed: int, source: Path) -> Golden:
+def choose_golden(
+    crops: NDArray[np.uint8],
+    answers: NDArray[np.float32],
+    novelty: NDArray[np.float32] | None = None,
+    *,
+    count: int,
+    seed: int,
+    source: Path,
+) -> Golden:
     """`count` of `crops` (N, S, S, 3) with the networks' `answers` (N, 3, 2), half of each call where there are enough.
 
     Drawn among the clear half of each call, and not its clearest: probabilities of exactly 1.0 would hide a wrong engine.
@@ -119,7 +139,8 @@ def choose_golden(crops: NDArray[np.uint8], answers: NDArray[np.float32], *, cou
     wanted = [max(want, count - len(other)) for want, other in zip(wanted, reversed(sides), strict=True)]
     rows = np.concatenate([_clear(side, lead, want, rng) for side, want in zip(sides, wanted, strict=True)])
     rows.sort()
-    return Golden(np.ascontiguousarray(crops[rows]), np.ascontiguousarray(answers[rows]))
+    distances = None if novelty is None else np.ascontiguousarray(novelty[rows])
+    return Golden(np.ascontiguousarray(crops[rows]), np.ascontiguousarray(answers[rows]), distances)
 
 
 def _clear(side: NDArray[np.int64], lead: NDArray[np.float64], want: int, rng: np.random.Generator) -> NDArray[np.int64]:

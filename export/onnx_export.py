@@ -27,11 +27,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from blastscope.calibration.quantisation.qdq_placement import META
+from blastscope.runtime.backends.protocol import ANSWER_SHAPES
 from blastscope.runtime.bundle.manifest import GraphModels
 from blastscope.runtime.errors import MissingLibrary
 from blastscope.runtime.inference.voting import TINY
 from blastscope.runtime.types import CLASSES, VOTERS, Precision
-from blastscope.train.network import Ensemble
+from blastscope.train.ensemble_checkpoint import AnyEnsemble
+from blastscope.train.trunk import TrunkEnsemble
 
 try:
     import onnx
@@ -47,7 +49,7 @@ def trace(graph: nn.Module, side_px: int, models: GraphModels) -> onnx.ModelProt
     """The fp32 ONNX graph of `graph` (a `FusedGraph` or `SingleGraph`), batch dynamic, side fixed; always the same bytes."""
     # two crops: a batch of one could be taken for a dimension that is always 1
     example = torch.zeros((2, side_px, side_px, 3), dtype=torch.uint8, device=next(graph.parameters()).device)
-    names = outputs_of(models)
+    names = outputs_of(graph)
     with TemporaryDirectory(prefix="blastscope-") as folder, torch.no_grad(), _quiet(), _padding_as_numbers():
         traced = Path(folder) / "traced.onnx"
         torch.onnx.export(
@@ -95,10 +97,12 @@ def describe(model: onnx.ModelProto, models: GraphModels, precision: Precision) 
 
 
 def _say_shape(model: onnx.ModelProto, models: GraphModels) -> None:
-    """Writes down the probabilities' shape, which the tracer loses where it takes the mean over several views."""
-    shape = [len(VOTERS), len(CLASSES)] if models == "fused" else [len(CLASSES)]
-    output = next(output for output in model.graph.output if output.name == "probabilities")
-    output.CopyFrom(onnx.helper.make_tensor_value_info(output.name, onnx.TensorProto.FLOAT, [BATCH, *shape]))
+    """Writes down the answers' shapes, which the tracer loses where it takes the mean over several views."""
+    shapes: dict[str, tuple[int, ...]] = dict(ANSWER_SHAPES) if models == "fused" else {"probabilities": (len(CLASSES),)}
+    for output in model.graph.output:
+        if output.name in shapes:
+            shape: list[str | int | None] = [BATCH, *shapes[output.name]]
+            output.CopyFrom(onnx.helper.make_tensor_value_info(output.name, onnx.TensorProto.FLOAT, shape))
 
 
 def clean(model: onnx.ModelProto) -> None:
@@ -175,6 +179,7 @@ def _pad_same(x: Tensor, kernel: Any, stride: Any, dilation: Any = (1, 1), value
 
 INPUT = "crops"
 FUSED_OUTPUTS = ("probabilities", "label", "probability", "voter")
+NOVELTY_OUTPUTS = (*FUSED_OUTPUTS, "novelty", "answers")
 SINGLE_OUTPUTS = ("probabilities",)
 
 # from here on the smaller probability is no normal fp32 number, and runtime/inference/voting.py holds margins for equal
@@ -188,6 +193,32 @@ class Decision(NamedTuple):
     label: Tensor  # (N,) int32 index into CLASSES
     probability: Tensor  # (N,) float32, the deciding voter's, of the label
     voter: Tensor  # (N,) int32 index into VOTERS
+
+
+class JudgedDecision(NamedTuple):
+    """The same from an ensemble that also says how far a cell is from the training's."""
+
+    probabilities: Tensor
+    label: Tensor
+    probability: Tensor
+    voter: Tensor
+    novelty: Tensor  # (N,) float32
+    answers: Tensor  # (N, 4, 2) float32: the probabilities, and in a fourth row the novelty twice
+
+
+class JudgedGraph(nn.Module):
+    """A `TrunkEnsemble` with softmax, vote and novelty: crops (N, S, S, 3) uint8 to a `JudgedDecision`."""
+
+    def __init__(self, ensemble: TrunkEnsemble) -> None:
+        super().__init__()
+        self.ensemble = ensemble
+
+    def forward(self, crops: Tensor) -> JudgedDecision:
+        """The decision on each crop, and its novelty."""
+        logits, novelty = self.ensemble.judge(crops)
+        decision = decide(logits)
+        last = novelty.reshape(-1, 1, 1).expand(-1, 1, len(CLASSES))
+        return JudgedDecision(*decision, novelty, torch.cat([decision.probabilities, last], dim=1))
 
 
 class FusedGraph(nn.Module):
@@ -235,12 +266,15 @@ def decide(logits: Tensor) -> Decision:
     return Decision(probabilities, label.to(torch.int32), probability, rank.argmax(dim=1).to(torch.int32))
 
 
-def graph_of(ensemble: Ensemble, models: GraphModels) -> nn.Module:
+def graph_of(ensemble: AnyEnsemble, models: GraphModels) -> nn.Module:
     """The graph of all three voters (`fused`) or of one, in eval mode. It shares its weights with `ensemble`."""
-    graph = FusedGraph(ensemble) if models == "fused" else SingleGraph(ensemble.voter(models))
-    return graph.eval()
+    if models != "fused":
+        return SingleGraph(ensemble.voter(models)).eval()
+    return (JudgedGraph(ensemble) if isinstance(ensemble, TrunkEnsemble) else FusedGraph(ensemble)).eval()
 
 
-def outputs_of(models: GraphModels) -> tuple[str, ...]:
-    """Names of the outputs, in order."""
-    return FUSED_OUTPUTS if models == "fused" else SINGLE_OUTPUTS
+def outputs_of(graph: nn.Module) -> tuple[str, ...]:
+    """Names of the outputs of what `graph_of` gives, in order."""
+    if isinstance(graph, SingleGraph):
+        return SINGLE_OUTPUTS
+    return NOVELTY_OUTPUTS if isinstance(graph, JudgedGraph) else FUSED_OUTPUTS

@@ -29,7 +29,8 @@ from blastscope.runtime.bundle.manifest import GraphEntry, GraphModels
 from blastscope.runtime.errors import EngineError, MissingLibrary
 from blastscope.runtime.io.hashing import bytes_sha256
 from blastscope.runtime.types import Precision
-from blastscope.train.network import Ensemble
+from blastscope.train.ensemble_checkpoint import AnyEnsemble
+from blastscope.train.trunk import TrunkEnsemble
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class GraphFile:
 
 
 def export_graphs(
-    ensemble: Ensemble, models: GraphModels, crops: NDArray[np.uint8], folder: Path, config: ExportConfig
+    ensemble: AnyEnsemble, models: GraphModels, crops: NDArray[np.uint8], folder: Path, config: ExportConfig
 ) -> list[GraphFile]:
     """The graphs of `models` in every precision wanted, written below `folder` and compared with PyTorch on `crops`.
 
@@ -65,9 +66,9 @@ def export_graphs(
     return files
 
 
-def passes_of(ensemble: Ensemble, models: GraphModels) -> int:
+def passes_of(ensemble: AnyEnsemble, models: GraphModels) -> int:
     """Backbone passes that a cell costs in the graph of `models`."""
-    if models == "fused":
+    if models == "fused" or isinstance(ensemble, TrunkEnsemble):
         return ensemble.passes
     return 2 * ensemble.views if models == "combined" else ensemble.views
 

@@ -35,12 +35,19 @@ BROKEN = 1e-3  # both compute in fp32: what differs by more is not the same netw
 
 def torch_answers(graph: nn.Module, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Probabilities that PyTorch gives for `crops` (N, S, S, 3) in fp32."""
-    parts = []
+    return torch_judgement(graph, crops)[0]
+
+
+def torch_judgement(graph: nn.Module, crops: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    """Probabilities and, of a graph that measures it, novelty (N,) that PyTorch gives for `crops` (N, S, S, 3) in fp32."""
+    probabilities, novelty = [], []
     with torch.inference_mode():
         for batch in batches(crops, BATCH):
             answer: Any = graph(torch.from_numpy(batch))
-            parts.append((answer if isinstance(answer, Tensor) else answer.probabilities).numpy())
-    return np.concatenate(parts)
+            probabilities.append((answer if isinstance(answer, Tensor) else answer.probabilities).numpy())
+            if hasattr(answer, "novelty"):
+                novelty.append(answer.novelty.numpy())
+    return np.concatenate(probabilities), np.concatenate(novelty) if novelty else None
 
 
 def bf16_answers(graph: nn.Module, crops: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -23,11 +23,12 @@ from blastscope.runtime.inference.loader import LoadedSession
 from blastscope.runtime.inference.options import SessionOptions
 from blastscope.runtime.inference.predictor import Predictor, make_predictor
 from blastscope.runtime.inference.request_queue import RequestQueue
+from blastscope.runtime.inference.smear import SmearCall, call_smear, smear_model
 from blastscope.runtime.io.concurrency import ordered_map
 from blastscope.runtime.io.cpu_info import usable_threads
 from blastscope.runtime.io.image import check_array, read_image
 from blastscope.runtime.io.paths import as_paths, default_cache_dir, read_ahead
-from blastscope.runtime.types import Audit, Execution, Layout, Precision, Prediction, Refusal
+from blastscope.runtime.types import VOTERS, Audit, Execution, Layout, Precision, Prediction, Refusal
 
 if TYPE_CHECKING:
     from blastscope.runtime.evaluation.validation_record import ValidationRecord
@@ -53,6 +54,7 @@ def open_bundle(
     tell: Callable[[str], None] | None = None,
     layout: Layout | Literal["auto"] | str = "auto",
     cascade: bool = False,
+    unlike_training: Literal["refuse", "call"] | str = "refuse",
 ) -> Scope:
     """A handle on the networks of the bundle (folder or zip) at `path`; without one, of the shipped bundle.
 
@@ -69,6 +71,9 @@ def open_bundle(
     `layout` is how the network lies on a CPU's cores; `auto` takes what was measured to be fastest here. With `cascade` the
     bundle's first voter decides alone where it is as sure as the bundle's record demands; such predictions say `decided_early`.
     That changes calls, as often as the record says. It is only on a CPU, and a bundle without such a record is refused.
+
+    A cell that lies farther from the training's cells than the bundle's limit is refused as 'unlike-training', since nobody
+    knows what a call on it is worth; with `unlike_training='call'` it is called all the same, and `Prediction.novelty` tells.
 
     `validation` is the record that `blastscope validate` left: where it passed with this bundle and the specification in use,
     reports on frames say that they are validated; else `Scope.notes` say why not.
@@ -96,6 +101,7 @@ def open_bundle(
         tell=tell,
         layout=layout,
         cascade=cascade,
+        unlike_training=unlike_training,
     )
     return Scope(read_bundle(path, cache_dir=cache_dir), options, queue=queue, validation=_record(validation))
 
@@ -156,6 +162,15 @@ class Scope:
         run = self._run
         with run.opened.lanes.call():
             return run.predictor.classify_many(list(images))
+
+    def classify_smear(self, images: Iterable[NDArray[np.uint8]]) -> SmearCall:
+        """The call on one person, from many of their cells, each an image as `classify` takes it.
+
+        Refused cells are counted and have no part in the call. Raises `UsageError` for a bundle that doesn't say how cells
+        become a call on a person.
+        """
+        model = smear_model(self.bundle)
+        return call_smear(self.classify_many(images), model)
 
     def submit(self, image: NDArray[np.uint8]) -> Future[Prediction]:
         """The future of `classify(image)`. When this returns, the buffer of an image on the host may be used again.
@@ -279,7 +294,7 @@ class Scope:
 
     def infer(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Probabilities (N, 3, 2) of `crops` (N, S, S, 3) made as the bundle's specification says, for benchmarks."""
-        return self._run.opened.lanes.infer(crops)
+        return self._run.opened.lanes.infer(crops)[:, : len(VOTERS)]
 
     def reopen(self, *, device: str | None = None) -> None:
         """Opens the bundle anew, in this handle: after `DeviceLost`, once `building` is done, or for another `device`.
@@ -310,7 +325,7 @@ class Scope:
     def _open(self, options: SessionOptions) -> _Run:
         opened = load_session(self.bundle, options)
         audit = opened.audit(self.bundle)
-        decider = make_predictor(self.bundle, opened.lanes, audit, opened.on_first_result)
+        decider = make_predictor(self.bundle, opened.lanes, audit, opened.on_first_result, options.unlike_training)
         room = RequestQueue(opened.lanes, decider.decide, self._queue)
         # closes a handle that was forgotten, when it is collected or when the process ends
         return _Run(opened, audit, decider, room, weakref.finalize(self, opened.close))

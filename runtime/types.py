@@ -25,9 +25,10 @@ LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
 ImageCode = Literal["undecodable", "bomb", "not-8-bit-rgb", "empty", "not-on-black", "touches-border", "too-small", "too-large"]
 FrameCode = Literal["clumped", "out-of-focus", "not-lymphoid"]  # only of a cell in a whole frame
+TrainingCode = Literal["unlike-training"]  # only of a bundle whose graphs measure novelty
 StreamCode = Literal["failed"]  # only of a frame in a stream, or of a file: examining it broke off
-RefusalCode = ImageCode | FrameCode | StreamCode
-REFUSALS: tuple[RefusalCode, ...] = (*get_args(ImageCode), *get_args(FrameCode), *get_args(StreamCode))
+RefusalCode = ImageCode | FrameCode | TrainingCode | StreamCode
+REFUSALS: tuple[RefusalCode, ...] = tuple(code for kind in get_args(RefusalCode) for code in get_args(kind))
 
 Box = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels of the image, half-open
 
@@ -61,17 +62,22 @@ class PredictionRow(TypedDict):
     voter: Voter | None
     probabilities: dict[str, dict[str, float] | None] | None  # a voter's are null where it was not run
     decided_early: bool
+    novelty: float | None
+    set: list[ClassName] | None
     box: list[int] | None
     refusal: RefusalCode | None
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One image's call. With a refusal, every field but `refusal`, `box` and `audit` is None, and `decided_early` is False.
+    """One image's call. With a refusal, all fields but `refusal`, `box`, `novelty` and `audit` are None, `decided_early` False.
 
     `probability` is the deciding voter's probability of `label`; `score` the same voter's probability of ALL, the figure to
     put a threshold on. `probabilities` holds a row for each voter (a, b, combined) and a column for each class (hem, all).
     With `decided_early` the first voter of a cascade was sure enough to decide alone; the others' rows are NaN.
+    `novelty` is the cell's distance from the training's cells, about 1 for one of theirs; above the bundle's limit the cell
+    is refused as 'unlike-training'. `set` holds the classes that can't be excluded for it (`PredictionSets`): one where the
+    vote is sure, both where it isn't, none where neither class fits. Both are None for a bundle that doesn't measure them.
     """
 
     label: ClassName | None
@@ -83,6 +89,8 @@ class Prediction:
     refusal: Refusal | None
     audit: Audit
     decided_early: bool = False
+    novelty: float | None = None
+    set: tuple[ClassName, ...] | None = None
 
     def row(self) -> PredictionRow:
         """The prediction as plain JSON values."""
@@ -95,6 +103,8 @@ class Prediction:
             voter=self.voter,
             probabilities=table or None,
             decided_early=self.decided_early,
+            novelty=self.novelty,
+            set=None if self.set is None else list(self.set),
             box=list(self.box) if self.box else None,
             refusal=self.refusal.code if self.refusal else None,
         )

@@ -71,13 +71,7 @@ def make_backbone(config: NetworkConfig, side_px: int, stages: int = 0) -> Backb
     Warns with `RandomWeightsWarning` where ImageNet's weights are wanted and can't be had. Raises `ConfigError` for a name that
     timm doesn't know or a backbone without so many stages, `DataError` for a weight file that doesn't fit.
     """
-    timm = import_timm()
-    if not timm.is_model(config.backbone):
-        close = timm.list_models(f"*{config.backbone.split('_')[0]}*")[:12]
-        raise ConfigError("network", [f"backbone: timm knows no '{config.backbone}'"], known=close)
-    network = _create(config, side_px)
-    statistics = Statistics(tuple(network.pretrained_cfg["mean"]), tuple(network.pretrained_cfg["std"]))
-    origin = _load_weights(network, config, side_px)
+    network, statistics, origin = create_backbone(config, side_px)
     network.reset_classifier(0)
     most = len(network.feature_info) - 1 if hasattr(network, "forward_intermediates") else 0
     if stages > most:
@@ -85,6 +79,20 @@ def make_backbone(config: NetworkConfig, side_px: int, stages: int = 0) -> Backb
     with torch.no_grad():  # the names timm gives to these numbers differ between families
         seen = look(network.eval(), torch.zeros(1, 3, side_px, side_px), stages)
     return Backbone(network.train(), seen.pooled.shape[1], seen.offered.shape[1], stages, statistics, origin)
+
+
+def create_backbone(config: NetworkConfig, side_px: int) -> tuple[Any, Statistics, str]:  # timm is not typed
+    """Timm's network of `config`, classifier included, its input's statistics, and where its weights come from.
+
+    Warns and raises as `make_backbone` does.
+    """
+    timm = import_timm()
+    if not timm.is_model(config.backbone):
+        close = timm.list_models(f"*{config.backbone.split('_')[0]}*")[:12]
+        raise ConfigError("network", [f"backbone: timm knows no '{config.backbone}'"], known=close)
+    network = _create(config, side_px)
+    statistics = Statistics(tuple(network.pretrained_cfg["mean"]), tuple(network.pretrained_cfg["std"]))
+    return network, statistics, _load_weights(network, config, side_px)
 
 
 class Look(NamedTuple):

@@ -52,23 +52,57 @@ def plain_bag(cells: NDArray[np.int64]) -> Bag:
 
 
 def chances(
-    bag: Bag, labels: NDArray[np.int64], patients: NDArray[np.str_], config: ScheduleConfig
+    bag: Bag,
+    labels: NDArray[np.int64],
+    patients: NDArray[np.str_],
+    config: ScheduleConfig,
+    *,
+    sizes: NDArray[np.float64] | None = None,
+    match_sizes: float = 0.0,
 ) -> NDArray[np.float64] | None:
     """How likely each image of the bag is drawn, summing to 1; None: every image exactly once.
 
     `labels` and `patients` have an entry a cell. With `balance_patients` an image counts (its patient's images) ^ -balance,
-    so that a patient with many cells doesn't rule; `all_share` then sets the share of ALL.
+    so that a patient with many cells doesn't rule; `match_sizes` brings the classes' distributions of `sizes`, one a cell, to
+    each other (`size_factors`); `all_share` then sets the share of ALL.
     """
-    if not config.balance_patients and config.all_share is None and config.images_per_epoch is None:
+    plain = not config.balance_patients and config.all_share is None and config.images_per_epoch is None
+    if plain and not (match_sizes and sizes is not None):
         return None
     malignant = labels[bag.cells] == 1
     _, inverse, counts = np.unique(patients[bag.cells], return_inverse=True, return_counts=True)
     weight = counts[inverse].astype(np.float64) ** -config.balance_patients
+    if match_sizes and sizes is not None:
+        weight *= size_factors(sizes[bag.cells], malignant, weight) ** match_sizes
     share = malignant.mean() if config.all_share is None else config.all_share
     weight[malignant] *= share / weight[malignant].sum()
     weight[~malignant] *= (1 - share) / weight[~malignant].sum()
     chance: NDArray[np.float64] = weight / weight.sum()
     return chance
+
+
+SIZE_BINS = 12
+MOST_REPEATED = 6.0  # a rare size is drawn at most so many times as often as it would be
+
+
+def size_factors(
+    sizes: NDArray[np.float64], malignant: NDArray[np.bool_], weight: NDArray[np.float64]
+) -> NDArray[np.float64]:  # (M,)
+    """By what each image's weight is multiplied so that both classes have one distribution of sizes.
+
+    Aimed at is the geometric mean of the two histograms, which is small where one of them is: no class is stretched to sizes
+    that it hardly has.
+    """
+    edges = np.quantile(sizes, np.linspace(0, 1, SIZE_BINS + 1)[1:-1])
+    bins = np.searchsorted(edges, sizes)
+    shares = np.stack(
+        [np.bincount(bins[side], weight[side], SIZE_BINS) / weight[side].sum() for side in (~malignant, malignant)]
+    )
+    wanted = np.sqrt(shares.prod(axis=0))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        factors = np.where(shares > 0, wanted / wanted.sum() / shares, 1.0).clip(max=MOST_REPEATED)
+    found: NDArray[np.float64] = factors[malignant.astype(np.int64), bins]
+    return found
 
 
 def draw(chance: NDArray[np.float64] | None, size: int, count: int | None, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -124,6 +124,33 @@ class Stage2Config(ScheduleConfig):
     fine_tune: bool = False  # move the backbones too, on crops augmented as in stage 1: four passes at inference
 
 
+class TrunkConfig(StrictModel):
+    """One frozen backbone for all voters, and the small heads on it (train/trunk.py). Not in the paper."""
+
+    stages: tuple[int, ...] = Field(default=(1, 2, 3), min_length=1)  # timm's, from 0, whose maps are read
+    covariances: tuple[int, ...] = (1, 2)  # of `stages`, those of which the combined model reads the maps' covariances too
+    hidden: int = Field(default=64, ge=1)
+    input_dropout: float = Field(default=0.2, ge=0, lt=1)
+    dropout: float = Field(default=0.5, ge=0, lt=1)
+    limit: float = Field(default=6.0, gt=0)  # standardised features are cut off here
+    members: int = Field(default=3, ge=1)  # networks in a head, whose logits are averaged
+    directions: int = Field(default=96, ge=1)  # of the features, on which `novelty` is measured
+    augmented_copies: int = Field(default=1, ge=1)  # of each cell, drawn once, among which the bags' augmented images are drawn
+    # Cells are drawn so that ALL and HEM have like sizes: 0 as they are, 1 wholly. Size differs between persons as much as
+    # between classes, and a network takes it for malignancy where it may.
+    match_sizes: float = Field(default=0.0, ge=0, le=1)
+    # weight of the squared covariance of margin and mean lightness within each class in the loss: stain is no sign either
+    stain_penalty: float = Field(default=0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _covariances_are_of_stages(self) -> Self:
+        if len(set(self.stages)) != len(self.stages) or any(stage < 0 for stage in self.stages):
+            raise ValueError("stages are different numbers from 0")
+        if not set(self.covariances) <= set(self.stages):
+            raise ValueError("covariances must be among the stages")
+        return self
+
+
 class ComputeConfig(StrictModel):
     """How the machine is used. Nothing here is meant to change the result beyond the rounding of floating point."""
 
@@ -145,4 +172,11 @@ class TrainConfig(StrictModel):
     augment: AugmentConfig = AugmentConfig()
     stage1: Stage1Config = Stage1Config()
     stage2: Stage2Config = Stage2Config()
+    trunk: TrunkConfig | None = None  # set: A, B and the combined model are heads on one frozen backbone
     compute: ComputeConfig = ComputeConfig()
+
+    @model_validator(mode="after")
+    def _trunk_is_frozen(self) -> Self:
+        if self.trunk and (self.network.views > 1 or self.stage2.fine_tune or self.stage2.stages):
+            raise ValueError("with [trunk]: views = 1, and neither stage2.fine_tune nor stage2.stages")
+        return self

@@ -1,6 +1,7 @@
 """`cross_validate`: trains the ensemble once a fold, so that each patient is scored by networks that never saw it.
 
 OUT/fold-1 fold-2 ...        whole runs (train/pipeline.py), the part that they hold out being one fold of the patients
+OUT/uncertainty.json         temperature, prediction sets and so on (train/uncertainty.py), by the held-out people of all folds
 OUT/report/                  the page and its figures, over all patients
 """
 
@@ -51,6 +52,9 @@ def cross_validate(
     for run, part in zip(runs, parts, strict=True):
         one = config.model_copy(update={"data": part})
         train_ensemble(data, one, run, resume=resume and run.is_dir(), cache=cache, console=console)
+    from blastscope.train.uncertainty import write_uncertainty
+
+    write_uncertainty(out, runs)
     write_pooled(runs, out)
     return out
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +16,14 @@ from blastscope.train.bagging import Bag, draw
 from blastscope.train.config import AugmentConfig
 
 Inputs = NDArray[np.uint8] | NDArray[np.float32]  # crops (N, S, S, 3), or features (N, F) that frozen networks gave
+
+
+class Batch(NamedTuple):
+    """What one step of training takes."""
+
+    inputs: Tensor
+    labels: Tensor  # (n,) class indices
+    nuisance: Tensor | None = None  # (n,) float32, what the margin is not to follow (`trainer.nuisance_covariance`)
 
 
 @dataclass(frozen=True)
@@ -33,6 +42,7 @@ class TrainingBatches:
     chance: NDArray[np.float64] | None = None
     images_per_epoch: int | None = None
     augment: AugmentConfig | None = None  # None: the inputs as they are
+    nuisance: NDArray[np.float32] | None = None  # a number for each row of the inputs
     share: tuple[int, int] = field(default=(0, 1))  # this process's rank and how many there are
 
     @property
@@ -42,8 +52,8 @@ class TrainingBatches:
         # a last batch of one image has no spread for batch-norm to divide by
         return images // self.batch_size + (images % self.batch_size > self.share[1])
 
-    def epoch(self, number: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-        """(inputs, labels) of epoch `number`; of each batch this process's share."""
+    def epoch(self, number: int, device: torch.device) -> Iterator[Batch]:
+        """The batches of epoch `number`; of each batch this process's share."""
         rng = np.random.default_rng([*self.seed, number])
         order = draw(self.chance, len(self.bag), self.images_per_epoch, rng)
         table = draw_augmentations(self.augment, self.bag.augmented[order], rng) if self.augment else None
@@ -55,7 +65,8 @@ class TrainingBatches:
             inputs = self.inputs[rows]
             if table is not None:
                 inputs = augment(inputs.astype(np.uint8, copy=False), table[places], rng)
-            yield torch.from_numpy(inputs).to(device), torch.from_numpy(self.labels[rows]).to(device)
+            nuisance = None if self.nuisance is None else torch.from_numpy(self.nuisance[rows]).to(device)
+            yield Batch(torch.from_numpy(inputs).to(device), torch.from_numpy(self.labels[rows]).to(device), nuisance)
 
 
 @dataclass(frozen=True)

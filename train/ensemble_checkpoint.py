@@ -20,6 +20,9 @@ from blastscope.train.config import TrainConfig
 from blastscope.train.fit_checkpoint import read_tensors, write_tensors
 from blastscope.train.network import Ensemble, make_ensemble
 from blastscope.train.schedule import EpochRow
+from blastscope.train.trunk import TrunkEnsemble, make_trunk_ensemble
+
+AnyEnsemble = Ensemble | TrunkEnsemble
 
 LIBRARIES = ("blastscope", "torch", "timm", "numpy", "opencv-python-headless", "safetensors", "lightning-fabric")
 
@@ -66,7 +69,7 @@ class RunHistory(StrictModel):
 class TrainedEnsemble:
     """An ensemble in eval mode, its configuration, and where it comes from."""
 
-    ensemble: Ensemble
+    ensemble: AnyEnsemble
     config: TrainConfig
     provenance: RunProvenance
 
@@ -80,12 +83,20 @@ def load_ensemble(run: Path | str) -> TrainedEnsemble:
     tensors, header = read_tensors(run / "ensemble.safetensors")
     if TrainConfig.model_validate_json(header.get("config", "{}")) != provenance.config:
         raise DataError(run, "ensemble.safetensors and run.json are of different runs")
-    ensemble = make_ensemble(provenance.config)
+    ensemble = empty_ensemble(provenance.config)
     try:
         ensemble.load_state_dict(tensors)
     except RuntimeError as error:
         raise DataError(run / "ensemble.safetensors", f"doesn't fit the network of run.json: {error}") from error
     return TrainedEnsemble(ensemble.eval(), provenance.config, provenance)
+
+
+def empty_ensemble(config: TrainConfig) -> AnyEnsemble:
+    """An ensemble of `config`'s shape with random weights: what a checkpoint is loaded into."""
+    if config.trunk is None:
+        return make_ensemble(config)
+    bare = config.network.model_copy(update={"weights": "none"})
+    return make_trunk_ensemble(config.model_copy(update={"network": bare}))[0]
 
 
 def save_ensemble(run: Path, trained: TrainedEnsemble) -> None:

@@ -172,6 +172,15 @@ class Ensemble(nn.Module):
         logits = [self.a.logits(a.pooled).float(), self.b.logits(b.pooled).float(), self.head(torch.cat(offered, dim=1))]
         return mean_over(self.views, torch.stack(logits, dim=1))
 
+    def divide_margins(self, temperature: float) -> None:
+        """Divides all logits by `temperature` for good."""
+        last = self.head.layers[-1]
+        assert isinstance(last, nn.Linear)
+        with torch.no_grad():
+            for layer in (self.a.classify, self.b.classify, last):
+                layer.weight.div_(temperature)
+                layer.bias.div_(temperature)
+
     def voter(self, name: Voter) -> nn.Module:
         """One voter alone: crops (N, S, S, 3) uint8 to logits (N, 2). It shares its weights with the ensemble."""
         if name == "combined":

@@ -4,7 +4,8 @@ RUN/run.json                 where it comes from; "running" until all is done
 RUN/a/ b/ combined/          the fitting of each network (train/fit_checkpoint.py)
 RUN/history.json             losses, accuracies and rates of every epoch
 RUN/ensemble.safetensors     the three voters as one network
-RUN/validation.safetensors   probabilities (N, 3, 2) of the validation cells, in the order of run.json
+RUN/validation.safetensors   probabilities (N, 3, 2) of the validation cells, in the order of run.json; with [trunk] novelty
+RUN/uncertainty.json         what held-out people say of the answers (train/uncertainty.py), where there are enough of them
 RUN/report/                  the page and its figures
 """
 
@@ -26,10 +27,13 @@ from blastscope.train.config import TrainConfig
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from torch import Tensor
 
-    from blastscope.train.ensemble_checkpoint import RunHistory, RunProvenance
+    from blastscope.train.ensemble_checkpoint import AnyEnsemble, RunHistory, RunProvenance
+    from blastscope.train.network import VoterNetwork
     from blastscope.train.progress import Progress
     from blastscope.train.stages import Job
+    from blastscope.train.trunk import TrunkEnsemble
 
 WANTED = {"torch": "torch", "timm": "timm", "safetensors": "safetensors", "lightning_fabric": "lightning-fabric"}
 
@@ -41,6 +45,7 @@ def train_ensemble(
     *,
     resume: bool = False,
     cache: Path | None = None,
+    uncertainty: Path | None = None,
     console: Console | None = None,
 ) -> Path:
     """Trains A, B and the combined model on the cells below `data`, writes the report, and returns the run's folder `out`.
@@ -48,23 +53,31 @@ def train_ensemble(
     With `resume` it goes on after the last whole epoch, with the result that an uninterrupted run would have had. Raises
     `DataError` for data that can't be used, for an `out` with files in it when not resuming, for one that another process
     trains, and for a run of another configuration or other data when resuming. Crops are kept in `cache`, or in the user's
-    cache. Progress goes to `console`.
+    cache. `uncertainty` is uncertainty.json of a cross validation by the same recipe on the same cells, for a run that holds
+    nobody out; without it a run with enough validation people measures its own. Progress goes to `console`.
     """
     for module, library in WANTED.items():
         if importlib.util.find_spec(module) is None:
             raise MissingLibrary(library, "train")
     from blastscope.train.accelerator import open_machine
     from blastscope.train.crop_cache import cache_crops
+    from blastscope.train.ensemble_checkpoint import write_record
     from blastscope.train.progress import Progress
     from blastscope.train.split import split_cells
     from blastscope.train.stages import Job
+    from blastscope.train.uncertainty import FILE, read_uncertainty, write_uncertainty
 
     out = Path(out)
     check_place(out, resume=resume)
     with Progress(console) as progress:
         folder = scan_dataset(data)
         check_same(out, config, folder)
-        cache_dir = cache or default_cache_dir()
+        given = read_uncertainty(Path(uncertainty)) if uncertainty else None
+        if uncertainty and given and not given.fits(config, folder.sha256):
+            raise DataError(
+                Path(uncertainty), "was measured by another recipe or on other cells: cross-validate this one first"
+            )
+        cache_dir = Path(cache or default_cache_dir())
         store = cache_crops(folder, config.crop, cache_dir, workers=config.compute.workers, tell=progress.crops)
         machine = open_machine(config.compute)
         progress.console.quiet |= not machine.is_global_zero
@@ -72,10 +85,14 @@ def train_ensemble(
             split = split_cells(store.cells, config.data)
         except ValueError as error:
             raise DataError(data, str(error)) from error
-        job = Job(config, store, split, out, machine, progress)
+        job = Job(config, store, split, out, machine, progress, cache_dir)
         out.mkdir(parents=True, exist_ok=True)
         with exclusive_lock(out / ".lock", wait=False) if machine.is_global_zero else nullcontext():
             _train(job, folder)
+            if machine.is_global_zero and given:
+                write_record(out / FILE, given)
+            elif machine.is_global_zero and len(split.validation):
+                write_uncertainty(out, [out])
             if machine.is_global_zero and len(split.validation):
                 _report(out, progress)
             machine.barrier()
@@ -86,9 +103,10 @@ def _train(job: Job, folder: Dataset) -> None:
     """Both stages, and everything of the run folder but the report."""
     from blastscope.train.ensemble_checkpoint import TrainedEnsemble, read_provenance, save_ensemble, write_record
     from blastscope.train.fit_checkpoint import clear_leftovers, write_tensors
-    from blastscope.train.stages import probabilities, start_voter, train_combined, train_voters
+    from blastscope.train.stages import start_voter
+    from blastscope.train.trunk_stages import start_ensemble
 
-    voter, origin = start_voter(job)
+    start, origin = start_ensemble(job) if job.config.trunk else start_voter(job)
     writes = job.machine.is_global_zero
     if writes:
         clear_leftovers(job.run)
@@ -107,18 +125,30 @@ def _train(job: Job, folder: Dataset) -> None:
     if provenance.state == "finished":
         job.progress.say("this run is finished already")
         return
-    a, b = train_voters(job, voter)
-    ensemble = train_combined(job, a, b).cpu()
-    validated = probabilities(job, ensemble, job.split.validation)
+    ensemble, held_out = _fit_all(job, start)
     if writes:
-        import torch
-
-        write_tensors(job.run / "validation.safetensors", {"probabilities": torch.from_numpy(validated)})
+        write_tensors(job.run / "validation.safetensors", held_out)
         history = read_history(job.run)
         write_record(job.run / "history.json", history)
         seconds = sum(row.seconds for rows in (history.a, history.b, history.combined) for row in rows)
         finished = provenance.model_copy(update={"state": "finished", "seconds": round(seconds, 1)})
         save_ensemble(job.run, TrainedEnsemble(ensemble.cpu(), job.config, finished))
+
+
+def _fit_all(job: Job, start: TrunkEnsemble | VoterNetwork) -> tuple[AnyEnsemble, dict[str, Tensor]]:
+    """The trained ensemble, and what it says of the validation cells."""
+    import torch
+
+    from blastscope.train.stages import probabilities, train_combined, train_voters
+    from blastscope.train.trunk import TrunkEnsemble
+    from blastscope.train.trunk_stages import train_on_trunk
+
+    if isinstance(start, TrunkEnsemble):
+        judged = train_on_trunk(job, start)
+        return start, {name: torch.from_numpy(values) for name, values in judged._asdict().items()}
+    a, b = train_voters(job, start)
+    ensemble = train_combined(job, a, b).cpu()
+    return ensemble, {"probabilities": torch.from_numpy(probabilities(job, ensemble, job.split.validation))}
 
 
 def read_history(run: Path) -> RunHistory:

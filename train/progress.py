@@ -45,9 +45,13 @@ class Progress:
 
     def crops(self, done: int, of: int) -> None:
         """`done` of `of` cells are cropped."""
-        if "crops" not in self.tasks:
-            self.tasks["crops"] = self.bars.add_task("crops", total=of, left="")
-        self.bars.update(self.tasks["crops"], completed=done)
+        self.advance("crops", done, of)
+
+    def advance(self, name: str, done: int, of: int) -> None:
+        """`done` of `of` steps of `name` are done."""
+        if name not in self.tasks:
+            self.tasks[name] = self.bars.add_task(name, total=of, left="")
+        self.bars.update(self.tasks[name], completed=done)
 
     def begin(self, name: str, epoch: int, epochs: int, steps: int) -> None:
         """Network `name` stands before epoch `epoch` (from 0) of at most `epochs`, of `steps` each."""

@@ -40,6 +40,7 @@ class Job:
     run: Path
     machine: Fabric
     progress: Progress
+    cache: Path  # a folder for what other runs on the same cells can use again
 
     def seed(self, voter: Voter) -> tuple[int, int]:
         """Of everything random in one network's training."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from blastscope.train.config import ScheduleConfig
-from blastscope.train.data_loader import TrainingBatches, ValidationBatches, seed_of
+from blastscope.train.data_loader import Batch, TrainingBatches, ValidationBatches, seed_of
 from blastscope.train.fit_checkpoint import FitFolder, Moving
 from blastscope.train.progress import Progress
 from blastscope.train.schedule import EpochRow, FitState, learning_rate
@@ -31,6 +31,7 @@ class Task:
     training: TrainingBatches
     validation: ValidationBatches
     files: FitFolder
+    nuisance_penalty: float = 0.0  # weight of `nuisance_covariance` in the loss, where the batches have a nuisance
 
 
 class Score(NamedTuple):
@@ -86,9 +87,7 @@ def _fit(network: nn.Module, task: Task, machine: Fabric, progress: Progress) ->
     machine.barrier()
 
 
-def train_epoch(
-    batches: Iterable[tuple[Tensor, Tensor]], moving: Moving, task: Task, state: FitState, machine: Fabric
-) -> Score:
+def train_epoch(batches: Iterable[Batch], moving: Moving, task: Task, state: FitState, machine: Fabric) -> Score:
     """One pass over the bag; the loss and the accuracy on the way, over all processes."""
     config, steps = task.config, task.training.steps
     torch.manual_seed(seed_of(*task.training.seed, state.epoch))  # dropout: of the epoch, not of what ran before
@@ -96,10 +95,12 @@ def train_epoch(
     still(moving.network, config)
     weights = torch.tensor(config.class_weights, device=machine.device)
     totals = torch.zeros(3, device=machine.device)  # loss, right calls, images
-    for step, (inputs, labels) in enumerate(batches, start=state.epoch * steps):
+    for step, (inputs, labels, nuisance) in enumerate(batches, start=state.epoch * steps):
         set_rate(moving.optimiser, learning_rate(config, step, steps, state.lr_factor))
         logits = moving.network(inputs)
         loss = weighted_loss(logits, labels, weights, config.label_smoothing)
+        if nuisance is not None:
+            loss = loss + task.nuisance_penalty * nuisance_covariance(logits, labels, nuisance)
         moving.optimiser.zero_grad()
         machine.backward(loss)
         if config.clip_norm:
@@ -107,7 +108,7 @@ def train_epoch(
         moving.optimiser.step()
         if moving.average is not None:
             follow(moving.average, moving.network, config.ema_decay, step)
-        right = (logits.detach().argmax(dim=1) == labels).sum()
+        right = (_mean_of_members(logits.detach()).argmax(dim=1) == labels).sum()
         totals += torch.stack([loss.detach() * len(labels), right, torch.ones_like(right) * len(labels)])
     summed = machine.all_reduce(totals, reduce_op="sum")
     assert isinstance(summed, Tensor)
@@ -122,9 +123,38 @@ def rate_after(task: Task, state: FitState) -> float:
 
 
 def weighted_loss(logits: Tensor, labels: Tensor, weights: Tensor, smoothing: float) -> Tensor:
-    """Cross entropy (Eq. 1) with each cell's loss times its class's weight, averaged over cells as Keras does."""
+    """Cross entropy (Eq. 1) with each cell's loss times its class's weight, averaged over cells as Keras does.
+
+    `logits` are (n, 2), or (n, members, 2) of networks that learn side by side: their losses are averaged.
+    """
+    if logits.ndim == 3:
+        labels = labels.repeat_interleave(logits.shape[1])
+        logits = logits.flatten(0, 1)
     losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
     return (losses * weights[labels]).mean()
+
+
+def nuisance_covariance(logits: Tensor, labels: Tensor, nuisance: Tensor) -> Tensor:
+    """Squared covariance of the margin and `nuisance` (n,), standardised within each class, summed over classes.
+
+    `logits` are (n, 2) or (n, members, 2). What varies with the stain alone can't lower the loss then: within a class a stain
+    says nothing of the label.
+    """
+    margins = (logits[..., 1] - logits[..., 0]).reshape(len(labels), -1)  # (n, members)
+    total = margins.new_zeros(())
+    for label in range(logits.shape[-1]):
+        mine = labels == label
+        if mine.sum() < 3:
+            continue
+        values = nuisance[mine]
+        values = (values - values.mean()) / values.std().clamp(min=1e-6)
+        centred = margins[mine] - margins[mine].mean(dim=0)
+        total = total + (centred * values[:, None]).mean(dim=0).pow(2).mean()
+    return total
+
+
+def _mean_of_members(logits: Tensor) -> Tensor:
+    return logits if logits.ndim == 2 else logits.mean(dim=1)
 
 
 @torch.inference_mode()

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from blastscope.benchmarks.contenders import crop_all
 from blastscope.benchmarks.interleaved_timing import Answer, Image
 from blastscope.runtime.backends.nvidia.bound_network import BatchBinding, ExecutionContext
+from blastscope.runtime.backends.protocol import ANSWER_SHAPES, PLAIN_OUTPUT
 from blastscope.runtime.crop import CropSpecification
 from blastscope.runtime.errors import DeviceError
 from blastscope.runtime.inference.voting import vote
@@ -84,7 +85,7 @@ class CompiledNetwork:
         """A pass at `place`."""
         torch, side = self._torch, self._config.crop.side_px
         crops = torch.as_tensor(_Shown(place.crops, (place.batch, side, side, 3), "|u1"), device=self._device)
-        answers = torch.as_tensor(_Shown(place.probabilities, (place.batch, 3, 2), "<f4"), device=self._device)
+        answers = torch.as_tensor(_Shown(place.answers, (place.batch, 3, 2), "<f4"), device=self._device)
         stream = torch.cuda.ExternalStream(place.stream, device=self._device)
 
         def run() -> None:
@@ -109,6 +110,7 @@ class CompiledNetwork:
 class _GraphPass:
     # a graph can't be launched into a capture: it goes between the two recordings of ours
     recordable = False
+    answer_shape = ANSWER_SHAPES[PLAIN_OUTPUT]
 
     def __init__(self, torch: Any, graph: Any, stream: Any) -> None:
         self._torch, self._graph, self._stream = torch, graph, stream

@@ -11,6 +11,7 @@ from blastscope.benchmarks.gpu.schema import CropCheck, GpuRow, measured
 from blastscope.benchmarks.interleaved_timing import Image, Pace, Side, time_in_turn
 from blastscope.runtime.backends.nvidia.bound_network import BatchBinding, ExecutionContext
 from blastscope.runtime.backends.nvidia.pixel_pipeline import PixelPipeline
+from blastscope.runtime.backends.protocol import ANSWER_SHAPES, PLAIN_OUTPUT
 from blastscope.runtime.crop import Crop, CropSpecification, crop_cell
 from blastscope.runtime.cuda.memory import DeviceImage
 from blastscope.runtime.cuda.protocol import Gpu
@@ -32,6 +33,7 @@ class NoNetwork:
 
 class _NoPass:
     recordable = True
+    answer_shape = ANSWER_SHAPES[PLAIN_OUTPUT]
 
     def enqueue(self) -> None:
         pass

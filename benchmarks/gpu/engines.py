@@ -33,7 +33,7 @@ from blastscope.runtime.bundle import Manifest, read_bundle
 from blastscope.runtime.cuda.protocol import Gpu
 from blastscope.runtime.errors import BlastscopeError
 from blastscope.runtime.inference.voting import vote
-from blastscope.runtime.types import CLASSES, PRECISIONS, ClassName, Precision, Prediction, Refusal
+from blastscope.runtime.types import CLASSES, PRECISIONS, VOTERS, ClassName, Precision, Prediction, Refusal
 
 Seen = tuple[list[object], np.ndarray]  # a box or a refusal for each image, and the probabilities (n, 3, 2) of the others
 KINDS: tuple[What, ...] = ("engine", "pixels")
@@ -119,10 +119,10 @@ class Bench:
         def see(images: Sequence[Image]) -> Seen:
             sight = pipeline.look(images)
             cells = [not isinstance(one, Refusal) for one in sight.found]
-            return list(sight.found), sight.probabilities[cells]
+            return list(sight.found), sight.answers[cells, : len(VOTERS)]
 
         def answer(images: Sequence[Image]) -> list[ClassName]:
-            return [CLASSES[label] for label in vote(pipeline.look(images).probabilities).label]
+            return [CLASSES[label] for label in vote(pipeline.look(images).answers[:, : len(VOTERS)]).label]
 
         try:
             yield Contestant(answer, pipeline.infer, see)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from blastscope.cli.options import BackendName, BundlePath, DeviceName, Json, LayoutName, PrecisionName, Threads
+from blastscope.cli.options import BackendName, BundlePath, DeviceName, Json, LayoutName, PrecisionName, Threads, UnlikeTraining
 from blastscope.cli.session import opened
 
 if TYPE_CHECKING:
+    from blastscope.runtime.bundle.uncertainty import SmearModel
+    from blastscope.runtime.inference.smear import SmearCall
     from blastscope.runtime.types import Prediction
+
+GroupBy = Literal["none", "folder", "patient"]
 
 
 def classify(
@@ -27,18 +31,29 @@ def classify(
     cascade: Annotated[
         bool, typer.Option("--cascade", help="Let one voter decide alone where it is as sure as the bundle's record asks.")
     ] = False,
+    unlike_training: UnlikeTraining = "refuse",
+    group_by: Annotated[
+        GroupBy,
+        typer.Option(help="Call each person too: whose cells are in one folder, or under one patient of C-NMC's names."),
+    ] = "none",
     as_json: Json = False,
 ) -> None:
     """Call each image ALL or HEM, in the order given. Exits 1 when an image was refused."""
+    from blastscope.runtime.inference.smear import smear_model
     from blastscope.runtime.io.paths import find_images
 
     images = find_images(paths)
     refused = 0
+    groups: dict[str, list[Prediction]] = {}
     engine = {"device": device, "precision": precision, "backend": backend, "threads": threads, "layout": layout}
-    with opened(bundle, **engine, cascade=cascade, workload="throughput") as scope:
+    with opened(bundle, **engine, cascade=cascade, unlike_training=unlike_training, workload="throughput") as scope:
+        model = smear_model(scope.bundle) if group_by != "none" else None
         for path, prediction in scope.classify_files(images):
+            groups.setdefault(_group(path, group_by), []).append(prediction)
             refused += prediction.refusal is not None
             typer.echo(json.dumps({"path": str(path), **prediction.row()}) if as_json else line(path, prediction))
+        if model:
+            print_smears(groups, model, as_json=as_json)
     if refused:
         typer.echo(f"{refused} of {len(images)} images refused", err=True)
         raise typer.Exit(1)
@@ -50,6 +65,32 @@ def line(path: Path, prediction: Prediction) -> str:
         return f"--   {prediction.refusal.code:<16}{path}  ({prediction.refusal.detail})"
     assert prediction.label is not None
     return f"{prediction.label.upper()}  {prediction.probability:.3f}  {prediction.voter:<9}{path}"
+
+
+def _group(path: Path, group_by: GroupBy) -> str:
+    from blastscope.runtime.io.cnmc import patient_in_name
+
+    if group_by == "patient":
+        return patient_in_name(path) or str(path.parent)
+    return str(path.parent) if group_by == "folder" else ""
+
+
+def print_smears(groups: dict[str, list[Prediction]], model: SmearModel, *, as_json: bool) -> None:
+    """A line for each person: JSON with the key `smear`, or text."""
+    from blastscope.runtime.inference.smear import call_smear
+
+    for name, predictions in groups.items():
+        call = call_smear(predictions, model)
+        typer.echo(json.dumps({"smear": name, **call.row()}) if as_json else smear_line(name, call))
+
+
+def smear_line(name: str, call: SmearCall) -> str:
+    """One person for people: call, probability of ALL with its interval, cells, refusals, name."""
+    refused = ", ".join(f"{count} {code}" for code, count in sorted(call.refused.items()))
+    cells = f"{call.called_all} of {call.cells} cells ALL" + (f", {refused}" if refused else "")
+    if call.label is None:
+        return f"smear  --   {name}  ({call.detail}; {cells})"
+    return f"smear  {call.label.upper()}  {call.probability:.3f} ({call.low:.3f} to {call.high:.3f})  {name}  ({cells})"
 
 
 VERBS = (classify,)

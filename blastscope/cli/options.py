@@ -17,6 +17,12 @@ BackendName = Annotated[
 LayoutName = Annotated[
     str, typer.Option("--layout", help="How a network lies on a CPU's cores: auto, fused, paired or staged.")
 ]
+UnlikeTraining = Annotated[
+    str,
+    typer.Option(
+        "--unlike-training", help="Cells that are not like those of the training: refuse them, or call them all the same."
+    ),
+]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Default: every core that this process may use.")]
 PixelUm = Annotated[
     float | None, typer.Option("--pixel-um", help="Micrometres per pixel. Default: what the file says, else by the red cells.")

@@ -24,6 +24,10 @@ def train(
     config: ConfigPath = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     cache: CropCache = None,
+    uncertainty: Annotated[
+        Path | None,
+        typer.Option(help="uncertainty.json of a cross validation by the same recipe, for a run that holds nobody out."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Train A, B and the combined model by the paper's recipe, or by that of a TOML file, and write the report."""
@@ -32,7 +36,8 @@ def train(
     from blastscope.train.pipeline import train_ensemble
 
     chosen = TrainConfig.from_toml(config) if config else TrainConfig()
-    run = train_ensemble(data, chosen, out, resume=resume, cache=cache, console=Console(stderr=True))
+    console = Console(stderr=True)
+    run = train_ensemble(data, chosen, out, resume=resume, cache=cache, uncertainty=uncertainty, console=console)
     print_training(run, as_json=as_json)
 
 

@@ -19,11 +19,13 @@ from blastscope.runtime.crop import CropSpecification
 from blastscope.runtime.errors import EngineError, MissingLibrary, UsageError
 from blastscope.runtime.io.cnmc import DatasetEntry
 from blastscope.runtime.io.hashing import bytes_sha256
-from blastscope.runtime.types import CLASSES
+from blastscope.runtime.types import CLASSES, VOTERS
 
 PIECE = 64  # cells cropped at once: the crops of all of them may not fit into memory
 
-Infer = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # crops (N, S, S, 3) to probabilities (N, 3, 2)
+Infer = Callable[
+    [NDArray[np.uint8]], NDArray[np.float32]
+]  # crops (N, S, S, 3) to probabilities (N, 3, 2), or to a lane's answers (N, R, 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,7 @@ def ask(
         refused += piece.refused
         if len(piece.crops):
             for name, infer in networks.items():
-                answers[name].append(np.array(infer(piece.crops)))
+                answers[name].append(np.array(infer(piece.crops)[:, : len(VOTERS)]))
         pace.step(len(cells[start : start + PIECE]))
     if not kept:
         raise UsageError(f"the crop refuses all of the {len(cells)} validation cells that are to judge")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from blastscope.runtime.crop.specification import CropSpecification
 from blastscope.runtime.errors import EngineError
-from blastscope.runtime.types import Box, Execution, Layout, Refusal
+from blastscope.runtime.types import CLASSES, VOTERS, Box, Execution, Layout, Refusal
 
 Workload = Literal["latency", "throughput"]
 
@@ -23,7 +23,7 @@ class Backend(Protocol):
     name: str  # as in benchmark rows, such as 'openvino'
 
     def infer(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Probabilities (N, 3, 2) of `crops` (N, S, S, 3). Raises `EngineError`."""
+        """Answers (N, R, 2) on `crops` (N, S, S, 3), see `answer_output`. Raises `EngineError`."""
         ...
 
     def close(self) -> None:
@@ -42,7 +42,7 @@ class PartialInference(Backend, Protocol):
     """A lane that can leave voters out."""
 
     def infer_in_turn(self, crops: NDArray[np.uint8], cascade: Cascade) -> NDArray[np.float32]:
-        """Probabilities (N, 3, 2), NaN for the voters that were not run. Raises `EngineError`."""
+        """Answers (N, R, 2), NaN for the voters that were not run. Raises `EngineError`."""
         ...
 
 
@@ -50,7 +50,7 @@ class BatchResult(NamedTuple):
     """What came of a few images."""
 
     found: list[Box | Refusal]
-    probabilities: NDArray[np.float32]  # (n, 3, 2); of a refused image they mean nothing
+    answers: NDArray[np.float32]  # (n, R, 2), see `answer_output`; of a refused image they mean nothing
 
 
 class ImageLane(Backend, Protocol):
@@ -159,6 +159,23 @@ def first_voter_decides(pairs: NDArray[np.float32], threshold: float) -> NDArray
     require_finite(pairs)
     sure: NDArray[np.bool_] = pairs.max(axis=1, initial=0) >= np.float32(threshold)
     return sure
+
+
+PLAIN_OUTPUT, NOVELTY_OUTPUT = "probabilities", "answers"
+ANSWER_SHAPES = {PLAIN_OUTPUT: (len(VOTERS), len(CLASSES)), NOVELTY_OUTPUT: (len(VOTERS) + 1, len(CLASSES))}
+
+
+def answer_output(shapes: Mapping[str, Sequence[object]], graph: object) -> tuple[str, tuple[int, int]]:
+    """The output of a fused graph that lanes give, and its shape (R, 2) for one crop.
+
+    Its rows are the probabilities of a, b and combined; where the graph has `answers`, a fourth row holds the cell's novelty
+    twice (runtime/FORMAT.md). `shapes` are the graph's outputs by name, the batch first. Raises `EngineError` for a graph that
+    is not a fused one, and names it as `graph`.
+    """
+    name = NOVELTY_OUTPUT if NOVELTY_OUTPUT in shapes else PLAIN_OUTPUT
+    if tuple(shapes.get(name, ()))[1:] != ANSWER_SHAPES[name]:
+        raise EngineError(f"'{graph}' is not a fused graph: its outputs are {dict(shapes)}")
+    return name, ANSWER_SHAPES[name]
 
 
 def require_finite(probabilities: NDArray[np.float32]) -> None:

@@ -24,6 +24,7 @@ class Golden:
 
     crops: NDArray[np.uint8]  # (n, S, S, 3) RGB
     probabilities: NDArray[np.float32]  # (n, 3, 2)
+    novelty: NDArray[np.float32] | None = None  # (n,); None: the graphs measure none
 
     def __post_init__(self) -> None:
         count = len(self.crops) if self.crops.ndim == 4 else 0
@@ -39,16 +40,19 @@ class Golden:
         sums = self.probabilities.sum(axis=2, dtype=np.float64)
         if not inside.all() or np.abs(sums - 1).max() > _SUM_TOLERANCE:
             raise ValueError("golden probabilities are not probabilities: each pair lies within 0 to 1 and sums to 1")
+        if self.novelty is not None:
+            if self.novelty.dtype != np.float32 or self.novelty.shape != (count,):
+                raise ValueError(f"golden novelty is {self.novelty.dtype} {self.novelty.shape}, not float32 ({count},)")
+            if not (np.isfinite(self.novelty) & (self.novelty >= 0)).all():
+                raise ValueError("golden novelty is not a distance: each is a number of at least 0")
 
 
 def golden_bytes(golden: Golden) -> bytes:
     """`golden` as a safetensors file; the same bytes for the same arrays."""
-    return save(
-        {
-            "crops": np.ascontiguousarray(golden.crops),
-            "probabilities": np.ascontiguousarray(golden.probabilities),
-        }
-    )
+    arrays = {"crops": golden.crops, "probabilities": golden.probabilities}
+    if golden.novelty is not None:
+        arrays["novelty"] = golden.novelty
+    return save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
 
 
 def read_golden(bundle: Bundle) -> Golden:
@@ -58,9 +62,10 @@ def read_golden(bundle: Bundle) -> Golden:
         raise BundleError(bundle.path, f"{entry.file} is {entry.size} bytes, more than {MAX_CROPS} crops need")
     try:
         arrays = load(bundle.file(entry).read_bytes())
-        if set(arrays) != {"crops", "probabilities"}:
-            raise ValueError(f"holds {sorted(arrays)}, not crops and probabilities")
-        golden = Golden(arrays["crops"], arrays["probabilities"])
+        wanted = {"crops", "probabilities", *(("novelty",) if bundle.manifest.measures_novelty else ())}
+        if set(arrays) != wanted:
+            raise ValueError(f"holds {sorted(arrays)}, not {', '.join(sorted(wanted))}")
+        golden = Golden(arrays["crops"], arrays["probabilities"], arrays.get("novelty"))
         if golden.crops.shape[:2] != (entry.count, side):
             raise ValueError(f"crops are {golden.crops.shape}, manifest says ({entry.count}, {side}, {side}, 3)")
     except (OSError, SafetensorError, ValueError, KeyError) as error:

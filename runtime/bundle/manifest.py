@@ -7,12 +7,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, JsonValue, StringConstraints, model_validator
 
+from blastscope.runtime.bundle.uncertainty import Uncertainty
 from blastscope.runtime.crop.specification import CropSpecification
 from blastscope.runtime.io.hashing import bytes_sha256, file_sha256
 from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.runtime.types import CLASSES, VOTERS, ClassName, Execution, Precision, Voter
 
-FORMAT = "1.1"  # major.minor: a reader takes its own major up to its own minor
+FORMAT = "1.2"  # major.minor: a reader takes its own major up to its own minor
 FORMAT_PATTERN = r"^(0|[1-9][0-9]{0,3})\.(0|[1-9][0-9]{0,3})$"
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -22,11 +23,14 @@ RelativePath = Annotated[str, StringConstraints(pattern=rf"^{_STEP}(/{_STEP})*$"
 Share = Annotated[float, Field(ge=0, le=1)]
 Moment = Annotated[str, StringConstraints(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]{8,15}(Z|\+00:00)$")]
 GraphModels = Literal["fused", "a", "b", "combined"]
-# what 1.1 brought
-_LATE: dict[str, Any] = {
-    "cascade": True,
-    "graphs": {"__all__": {"gate": {"patient_flips"}}},
-    "calibration": {"corrected", "equalised", "floats", "int8_share"},
+# what each later minor format brought
+_LATE: dict[str, dict[str, Any]] = {
+    "1.1": {
+        "cascade": True,
+        "graphs": {"__all__": {"gate": {"patient_flips"}}},
+        "calibration": {"corrected", "equalised", "floats", "int8_share"},
+    },
+    "1.2": {"uncertainty": True, "measures_novelty": True},
 }
 
 
@@ -201,6 +205,8 @@ class Manifest(StrictModel):
     vote: VoteRule = VoteRule()
     operating_point: OperatingPoint | None = None
     cascade: CascadeResult | None = None  # since 1.1
+    uncertainty: Uncertainty | None = None  # since 1.2
+    measures_novelty: bool = False  # the fused graphs have the outputs `novelty` and `answers`; since 1.2
     gate: Literal["held", "waived: benchmark"] = "held"
     graphs: tuple[GraphEntry, ...] = Field(min_length=1)
     golden: GoldenEntry
@@ -231,10 +237,18 @@ class Manifest(StrictModel):
 
     @model_validator(mode="after")
     def _format_has_every_key(self) -> Self:
-        told = self.calibration.model_dump(include=_LATE["calibration"]) if self.calibration else {}
+        told = self.calibration.model_dump(include=_LATE["1.1"]["calibration"]) if self.calibration else {}
         late = self.cascade or any(entry.gate and entry.gate.patient_flips for entry in self.graphs)
         if self.format == "1.0" and (late or any(value is not None for value in told.values())):
             raise ValueError(f"keys that format 1.0 doesn't have: say {FORMAT}")
+        if self.format in ("1.0", "1.1") and (self.uncertainty or self.measures_novelty):
+            raise ValueError(f"keys that format {self.format} doesn't have: say {FORMAT}")
+        return self
+
+    @model_validator(mode="after")
+    def _limit_has_its_output(self) -> Self:
+        if self.uncertainty and self.uncertainty.novelty and not self.measures_novelty:
+            raise ValueError("a limit of novelty, and graphs that don't measure it")
         return self
 
     @model_validator(mode="after")
@@ -253,11 +267,19 @@ class Manifest(StrictModel):
 
     def json_bytes(self) -> bytes:
         """What stands in manifest.json: in a manifest of an earlier format no key that readers of that one don't know."""
-        return (self.model_dump_json(indent=2, exclude=_LATE if self.format == "1.0" else None) + "\n").encode()
+        late: dict[str, Any] = {}
+        for minor, keys in _LATE.items():
+            if _minor(self.format) < _minor(minor):
+                late |= keys
+        return (self.model_dump_json(indent=2, exclude=late or None) + "\n").encode()
 
     def graph(self, precision: Precision, models: GraphModels = "fused") -> GraphEntry | None:
         """The entry of `models` in `precision`, if the bundle has one."""
         return next((entry for entry in self.graphs if (entry.models, entry.precision) == (models, precision)), None)
+
+
+def _minor(format_: str) -> int:
+    return int(format_.partition(".")[2])
 
 
 def _parents(path: str) -> list[str]:

@@ -16,6 +16,7 @@ T = TypeVar("T", bound=str)
 
 WORKLOADS: tuple[Workload, ...] = get_args(Workload)
 Meanwhile = Literal["wait", "cpu"]
+UnlikeTraining = Literal["refuse", "call"]
 Tell = Callable[[str], None]
 
 
@@ -35,6 +36,7 @@ class SessionOptions:
     tell: Tell | None = None
     layout: Layout | None = None
     cascade: bool = False  # the bundle's first voter may decide alone
+    unlike_training: UnlikeTraining = "refuse"
 
     @classmethod
     def parse(
@@ -52,6 +54,7 @@ class SessionOptions:
         tell: Tell | None = None,
         layout: str = "auto",
         cascade: bool = False,
+        unlike_training: str = "refuse",
     ) -> Self:
         """The options in these words. Raises `UsageError` for a word that is not known."""
         if threads is not None and threads < 1:
@@ -69,6 +72,7 @@ class SessionOptions:
             tell=tell,
             layout=None if layout == "auto" else _one_of("layout", layout, LAYOUTS),
             cascade=cascade,
+            unlike_training=_one_of("unlike_training", unlike_training, get_args(UnlikeTraining)),
         )
 
     def engine_options(self, execution: Execution, layout: Layout = "fused") -> EngineOptions:

@@ -11,10 +11,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.backends.protocol import ImageInput
+from blastscope.runtime.backends.protocol import ImageInput, require_finite
 from blastscope.runtime.bundle import Bundle
 from blastscope.runtime.crop import Crop, crop_cell
 from blastscope.runtime.errors import ImageError
+from blastscope.runtime.inference.options import UnlikeTraining
 from blastscope.runtime.inference.voting import vote
 from blastscope.runtime.inference.worker_pool import InferencePool
 from blastscope.runtime.io.cpu_info import usable_threads
@@ -59,21 +60,36 @@ class Predictor(Protocol):
 class VotePostprocessor:
     """Probabilities become predictions in one way, whatever engine they come from."""
 
-    def __init__(self, bundle: Bundle, audit: Audit, answered: Callable[[], None], *, partial: bool = False) -> None:
-        point = bundle.manifest.operating_point
+    def __init__(
+        self,
+        bundle: Bundle,
+        audit: Audit,
+        answered: Callable[[], None],
+        *,
+        partial: bool = False,
+        unlike_training: UnlikeTraining = "refuse",
+    ) -> None:
+        point, uncertainty = bundle.manifest.operating_point, bundle.manifest.uncertainty
         self._threshold = point.threshold if point else None
+        self._sets = uncertainty.sets if uncertainty else None
+        novelty = uncertainty.novelty if uncertainty and unlike_training == "refuse" else None
+        self._limit = novelty.limit if novelty else None
         self._audit, self._answered = audit, answered
         self._partial = partial  # voters may be left out
 
-    def count(self, boxes: Sequence[Box], probabilities: NDArray[np.float32]) -> list[Prediction]:
-        """The prediction for each row of `probabilities` (n, 3, 2)."""
+    def count(self, boxes: Sequence[Box], answers: NDArray[np.float32]) -> list[Prediction]:
+        """The prediction for each row of `answers` (n, R, 2), as lanes give them. Raises `EngineError`."""
+        probabilities = answers[:, : len(VOTERS)]
         votes = vote(probabilities, self._threshold, partial=self._partial)
         early = np.asarray(np.isnan(probabilities).any(axis=(1, 2)))
+        novelty = [None] * len(answers) if answers.shape[1] == len(VOTERS) else _finite(answers[:, -1, 0])
         self._answered()
         tables = probabilities.tolist()
-        decided = (votes.label.tolist(), votes.voter.tolist(), votes.score.tolist(), early.tolist())
+        decided = (votes.label.tolist(), votes.voter.tolist(), votes.score.tolist(), early.tolist(), novelty)
         return [
-            Prediction(
+            self._unlike(box, distance)
+            if distance is not None and self._limit is not None and distance > self._limit
+            else Prediction(
                 label=CLASSES[label],
                 probability=table[voter][label],
                 score=score,
@@ -83,13 +99,27 @@ class VotePostprocessor:
                 refusal=None,
                 audit=self._audit,
                 decided_early=alone,
+                novelty=distance,
+                set=self._sets.of(score) if self._sets else None,
             )
-            for box, table, label, voter, score, alone in zip(boxes, tables, *decided, strict=True)
+            for box, table, label, voter, score, alone, distance in zip(boxes, tables, *decided, strict=True)
         ]
+
+    def _unlike(self, box: Box, distance: float) -> Prediction:
+        """A cell that the networks know nothing of: their call on it would mean nothing."""
+        detail = f"its features lie {distance:.2f} from those of the training's cells, and {self._limit:.2f} is the limit"
+        refusal = Refusal("unlike-training", detail)
+        return Prediction(None, None, None, None, None, box, refusal, self._audit, novelty=distance)
 
     def refused(self, refusal: Refusal) -> Prediction:
         """A refusal as a prediction."""
         return Prediction(None, None, None, None, None, None, refusal, self._audit)
+
+
+def _finite(novelty: NDArray[np.float32]) -> list[float]:
+    require_finite(novelty)
+    found: list[float] = novelty.tolist()
+    return found
 
 
 class CpuPredictor:
@@ -164,9 +194,9 @@ class GpuPredictor:
 
     def decide(self, taken: Sequence[Taken]) -> list[Prediction]:
         """See `Predictor`."""
-        found, probabilities = self._lanes.look(taken)
+        found, answers = self._lanes.look(taken)
         boxes = {number: box for number, box in enumerate(found) if not isinstance(box, Refusal)}
-        calls = iter(self._ballot.count(list(boxes.values()), probabilities[list(boxes)]) if boxes else [])
+        calls = iter(self._ballot.count(list(boxes.values()), answers[list(boxes)]) if boxes else [])
         return [self.refused(one) if isinstance(one, Refusal) else next(calls) for one in found]
 
     def _take_or_refuse(self, image: object) -> Taken | Refusal:
@@ -176,7 +206,14 @@ class GpuPredictor:
             return Refusal("not-8-bit-rgb", str(error))
 
 
-def make_predictor(bundle: Bundle, lanes: InferencePool, audit: Audit, answered: Callable[[], None]) -> Predictor:
+def make_predictor(
+    bundle: Bundle,
+    lanes: InferencePool,
+    audit: Audit,
+    answered: Callable[[], None],
+    unlike_training: UnlikeTraining = "refuse",
+) -> Predictor:
     """The one that goes with the engine."""
-    ballot, eyes = VotePostprocessor(bundle, audit, answered, partial=lanes.cascade is not None), lanes.engine.image_input
+    partial, eyes = lanes.cascade is not None, lanes.engine.image_input
+    ballot = VotePostprocessor(bundle, audit, answered, partial=partial, unlike_training=unlike_training)
     return CpuPredictor(bundle, lanes, ballot) if eyes is None else GpuPredictor(eyes, lanes, ballot)

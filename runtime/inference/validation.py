@@ -18,19 +18,27 @@ from blastscope.runtime.backends.protocol import Backend, Engine
 from blastscope.runtime.bundle import Golden
 from blastscope.runtime.inference.voting import vote
 from blastscope.runtime.io.atomic import write_file
+from blastscope.runtime.types import CLASSES, VOTERS
+
+NOVELTY_SHARE = 0.25  # int8 moves it by some hundredths; a graph that measures something else by far more
 
 
 def validate_engine(backend: Backend, engine: Engine, golden: Golden, tolerance: float, place: Path) -> GoldenCheck:
     """Whether `engine`, which answers as `backend`, repeats `golden`: all of it, or one crop where all passed before."""
     path = _path(engine, golden, tolerance, place)
     if path and path.exists():
-        first = check_golden(backend, Golden(golden.crops[:1], golden.probabilities[:1]), tolerance)
+        first = check_golden(backend, first_of(golden), tolerance)
         if first.passed:
             return first
     check = check_golden(backend, golden, tolerance)
     if path and check.passed:
         _remember(path)
     return check
+
+
+def first_of(golden: Golden) -> Golden:
+    """The first crop alone."""
+    return Golden(golden.crops[:1], golden.probabilities[:1], None if golden.novelty is None else golden.novelty[:1])
 
 
 def _path(engine: Engine, golden: Golden, tolerance: float, place: Path) -> Path | None:
@@ -41,6 +49,7 @@ def _path(engine: Engine, golden: Golden, tolerance: float, place: Path) -> Path
         engine.content_sha256,
         golden.crops.tobytes(),
         golden.probabilities.tobytes(),
+        b"" if golden.novelty is None else golden.novelty.tobytes(),
         repr(tolerance).encode(),
     )
     digest = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts))
@@ -64,9 +73,17 @@ class GoldenCheck:
 
 
 def check_golden(backend: Backend, golden: Golden, tolerance: float) -> GoldenCheck:
-    """Runs the golden crops through `backend`. Passed: no probability differs by more than `tolerance`, and no call changed."""
-    answers = np.array(backend.infer(golden.crops), dtype=np.float32)  # a copy: the backend may use its buffer again
-    if answers.shape != golden.probabilities.shape or not np.isfinite(answers).all():
+    """Runs the golden crops through `backend`.
+
+    Passed: no probability differs by more than `tolerance`, no call changed, and no novelty differs by more than
+    `NOVELTY_SHARE` of its value.
+    """
+    raw = np.array(backend.infer(golden.crops), dtype=np.float32)  # a copy: the backend may use its buffer again
+    answers = raw[:, : len(VOTERS)]
+    rows = len(VOTERS) + (golden.novelty is not None)
+    if raw.shape != (len(golden.crops), rows, len(CLASSES)) or not np.isfinite(raw).all():
+        return GoldenCheck(math.inf, len(golden.crops), passed=False)
+    if golden.novelty is not None and (np.abs(raw[:, -1, 0] - golden.novelty) > NOVELTY_SHARE * golden.novelty).any():
         return GoldenCheck(math.inf, len(golden.crops), passed=False)
     difference = float(np.abs(answers.astype(np.float64) - golden.probabilities).max())
     flips = int((vote(answers).label != vote(golden.probabilities).label).sum())

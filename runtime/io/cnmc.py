@@ -73,6 +73,12 @@ def person_of(patient: str) -> str:
     return next((group[0] for group in TWIN_PATIENTS if patient in group), patient)
 
 
+def patient_in_name(path: Path) -> str | None:
+    """The patient that a file named as C-NMC's is of, as 'H49', ids of one person under one; None for other names."""
+    match = NAME.match(path.name)
+    return person_of(match["patient"].upper()) if match else None
+
+
 def scan_dataset(root: Path | str) -> Dataset:
     """The labelled cells below `root`.
 

@@ -34,7 +34,8 @@ def job(cells: Path, place: Path, **sections: object) -> Job:
     facts = {"crop": {"side_px": 32}, "network": network, "compute": {"device": "cpu", "precision": "fp32"}}
     config = TrainConfig.model_validate({**facts, **sections})
     store = cache_crops(scan_dataset(cells), config.crop, place / "cache")
-    return Job(config, store, split_cells(store.cells, config.data), place / "run", open_machine(config.compute), Progress())
+    machine, split = open_machine(config.compute), split_cells(store.cells, config.data)
+    return Job(config, store, split, place / "run", machine, Progress(), place / "cache")
 
 
 @pytest.fixture

@@ -2,14 +2,15 @@
 
     pinned host  [ table of images | pixels ]  --one upload-->  device [ table | pixels ]
     device       [ table | pixels ] or other libraries' arrays  --crop kernels-->  crops, verdicts
-    device       crops  --fused network-->  probabilities
-    device       [ probabilities | verdicts ]  --one download-->  pinned host
+    device       crops  --fused network-->  answers
+    device       [ answers | verdicts ]  --one download-->  pinned host
 
 A batch that isn't full is filled up with images without pixels.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 
@@ -17,14 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.runtime.backends.nvidia.bound_network import BatchBinding, Network, capture_graph
-from blastscope.runtime.backends.protocol import BatchResult
+from blastscope.runtime.backends.protocol import ANSWER_SHAPES, BatchResult
 from blastscope.runtime.crop import CropSpecification
 from blastscope.runtime.cuda.kernels.crop_launch_plan import MOST_PX, CropPlan, VerdictRow, box_of, refusal_of
 from blastscope.runtime.cuda.memory import DeviceImage, Image, aligned, pixel_bytes, stage
 from blastscope.runtime.cuda.protocol import Gpu
 
 USUAL_PX = 512  # longest side that room is made for at first: C-NMC's images have 450
-_ANSWER = 3 * 2 * 4  # bytes of a cell's probabilities
+_ANSWER = max(map(math.prod, ANSWER_SHAPES.values())) * 4  # bytes that a cell's answer takes at most
 
 
 class BatchExecutor:
@@ -43,6 +44,7 @@ class BatchExecutor:
             size = self._verdicts_at + plan.verdicts_bytes
             self._outbox, self._answers = self._allocate(self._kept, size), self._pinned(self._kept, size)
             self._pass = network.bind(BatchBinding(batch, self._crops, self._outbox, stream))
+            self.answer_shape = self._pass.answer_shape
             self._kept.callback(self._pass.close)
             self._make_room(plan, batch * aligned(USUAL_PX * USUAL_PX * 3))
         except BaseException:
@@ -62,14 +64,14 @@ class BatchExecutor:
         self._gpu.wait(self._stream)
         rows = self._answers[self._verdicts_at :].view(VerdictRow)
         found = [refusal_of(row, self._spec, image.shape) or box_of(row) for row, image in zip(rows, images, strict=False)]
-        return BatchResult(found, self._probabilities(len(images)))
+        return BatchResult(found, self._answered(len(images)))
 
     def infer(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Probabilities (n, 3, 2) of 1 to `batch` crops (n, S, S, 3) from the host."""
+        """Answers (n, R, 2) on 1 to `batch` crops (n, S, S, 3) from the host."""
         self._staging[: crops.size].reshape(crops.shape)[...] = crops
         self._from_crops.launch()
         self._gpu.wait(self._stream)
-        return self._probabilities(len(crops))
+        return self._answered(len(crops))
 
     def repeat(self) -> None:
         """Does the work of the last `look` once more, with nothing of the host in it: what the device takes for it."""
@@ -89,8 +91,9 @@ class BatchExecutor:
         self._roomy.close()
         self._kept.close()
 
-    def _probabilities(self, count: int) -> NDArray[np.float32]:
-        return self._answers[: count * _ANSWER].view(np.float32).reshape(count, 3, 2).copy()
+    def _answered(self, count: int) -> NDArray[np.float32]:
+        size = count * math.prod(self.answer_shape) * 4
+        return self._answers[:size].view(np.float32).reshape(count, *self.answer_shape).copy()
 
     def _allocate(self, stack: ExitStack, size: int) -> int:
         address = self._gpu.allocate(size)

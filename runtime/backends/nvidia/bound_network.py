@@ -17,12 +17,14 @@ class BatchBinding(NamedTuple):
 
     batch: int
     crops: int  # address of (batch, S, S, 3) uint8
-    probabilities: int  # address of (batch, 3, 2) float32
+    answers: int  # address of float32 (batch, *shape), `ExecutionContext.answer_shape`
     stream: int
 
 
 class ExecutionContext(Protocol):
     """The network bound to one place. Used by one thread at a time, inside the GPU's `current`."""
+
+    answer_shape: tuple[int, int]  # of one crop, see `protocol.answer_output`
 
     @property
     def recordable(self) -> bool:

@@ -42,6 +42,7 @@ class PixelPipeline:
                     fixed = BatchExecutor(gpu, network, spec, batch, stream)
                     self._held.callback(fixed.close)
                     self._fixed.append(fixed)
+            self._answer_shape = self._fixed[0].answer_shape
         except BaseException:
             self.close()
             raise
@@ -50,24 +51,24 @@ class PixelPipeline:
         """What the crop kernels and the network say of `images`, in their order. Raises `EngineError`, `DeviceError`s."""
         self._require_open()
         found: dict[int, Box | Refusal] = {}
-        probabilities = np.zeros((len(images), 3, 2), np.float32)
+        answers = np.zeros((len(images), *self._answer_shape), np.float32)
         with self._gpu.current():
             for numbers, fixed in self._shares(images):
                 chosen = [images[number] for number in numbers]
                 sight = fixed.look(chosen) if _fits(chosen) else self._look_by_hand(chosen)
                 found.update(zip(numbers, sight.found, strict=True))
-                probabilities[numbers] = sight.probabilities
-        return BatchResult([found[number] for number in range(len(images))], probabilities)
+                answers[numbers] = sight.answers
+        return BatchResult([found[number] for number in range(len(images))], answers)
 
     def infer(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Probabilities (N, 3, 2) of `crops` (N, S, S, 3)."""
+        """Answers (N, R, 2) on `crops` (N, S, S, 3)."""
         self._require_open()
         side = self._spec.side_px
         if crops.shape[1:] != (side, side, 3) or crops.dtype != np.uint8:
             raise EngineError(
                 f"{self.name}: crops are {crops.dtype} {crops.shape}, the graph takes uint8 (N, {side}, {side}, 3)"
             )
-        answers = np.empty((len(crops), 3, 2), np.float32)
+        answers = np.empty((len(crops), *self._answer_shape), np.float32)
         with self._gpu.current():
             for start, fixed in self._portions(len(crops)):
                 answers[start : start + fixed.batch] = fixed.infer(crops[start : start + fixed.batch])
@@ -124,7 +125,7 @@ class PixelPipeline:
             )
         crop = crop_cell(image, self._spec)
         if isinstance(crop, Refusal):
-            return BatchResult([crop], np.zeros((1, 3, 2), np.float32))
+            return BatchResult([crop], np.zeros((1, *self._answer_shape), np.float32))
         return BatchResult([crop.box], self._fixed[0].infer(crop.pixels[None]))
 
     def _require_open(self) -> None:

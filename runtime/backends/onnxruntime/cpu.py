@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.runtime.backends.blob_store import engine_digest
-from blastscope.runtime.backends.protocol import Engine, EngineOptions, Workload
+from blastscope.runtime.backends.protocol import Engine, EngineOptions, Workload, answer_output
 from blastscope.runtime.errors import BlastscopeError, DeviceError, EngineError, MissingLibrary
 from blastscope.runtime.io.cpu_info import usable_threads
 from blastscope.runtime.types import Execution, Layout
@@ -30,15 +30,15 @@ class Lane:
 
     name = NAME
 
-    def __init__(self, session: Any) -> None:
-        self._session = session
+    def __init__(self, session: Any, output: str) -> None:
+        self._session, self._output = session, output
 
     def infer(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Probabilities (N, 3, 2) of `crops` (N, S, S, 3), in an array of their own."""
+        """Answers (N, R, 2) on `crops` (N, S, S, 3), in an array of their own."""
         if self._session is None:
             raise EngineError("onnxruntime: the engine is closed")
         with translate_errors("inference"):
-            (answers,) = self._session.run(["probabilities"], {"crops": np.ascontiguousarray(crops)})
+            (answers,) = self._session.run([self._output], {"crops": np.ascontiguousarray(crops)})
         return np.asarray(answers, np.float32)
 
     def close(self) -> None:
@@ -78,9 +78,9 @@ def open_engine(graph: Path, sha256: str, options: EngineOptions) -> Engine:
     threads = options.threads or usable_threads()
     many = options.workload == "throughput"
     facts = {"graph": sha256, "execution": options.execution, "workload": options.workload, "threads": str(threads)}
-    session = _session(graph, threads=1 if many else threads)
+    session, output = _session(graph, threads=1 if many else threads)
     return Engine(
-        lanes=tuple(Lane(session) for _ in range(threads if many else 1)),
+        lanes=tuple(Lane(session, output) for _ in range(threads if many else 1)),
         backend=NAME,
         device=options.device,
         execution=options.execution,
@@ -89,7 +89,7 @@ def open_engine(graph: Path, sha256: str, options: EngineOptions) -> Engine:
     )
 
 
-def _session(graph: Path, *, threads: int) -> Any:
+def _session(graph: Path, *, threads: int) -> tuple[Any, str]:
     library = load_onnxruntime()
     options = library.SessionOptions()
     options.intra_op_num_threads = threads
@@ -97,10 +97,8 @@ def _session(graph: Path, *, threads: int) -> Any:
     options.log_severity_level = 3  # errors only: what we raise says the rest
     with translate_errors(f"'{graph}'"):
         session = library.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
-        shapes = {output.name: output.shape for output in session.get_outputs()}
-        if shapes.get("probabilities", [])[1:] != [3, 2]:
-            raise EngineError(f"'{graph}' is not a fused graph: its outputs are {shapes}")
-    return session
+        output, _ = answer_output({output.name: output.shape for output in session.get_outputs()}, graph)
+    return session, output
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from blastscope.runtime.backends.blob_store import engine_digest
 from blastscope.runtime.backends.nvidia.bound_network import BatchBinding, ExecutionContext
 from blastscope.runtime.backends.nvidia.engine_factory import make_engine
 from blastscope.runtime.backends.onnxruntime.cpu import NAME, load_onnxruntime, translate_errors
-from blastscope.runtime.backends.protocol import Engine, EngineOptions
+from blastscope.runtime.backends.protocol import Engine, EngineOptions, answer_output
 from blastscope.runtime.cuda.driver import find_gpu
 from blastscope.runtime.cuda.protocol import Gpu
 from blastscope.runtime.cuda.pycuda_device import open_gpu
@@ -78,7 +78,7 @@ class BoundNetwork:
         session = self._sessions.get(place.stream)
         if session is None:
             session = self._sessions[place.stream] = self._load(place.stream)
-        return _BoundPass(self._gpu, session, place, "cuda" if self._provider == PROVIDER else "cpu")
+        return _BoundPass(self._gpu, session, self._graph, place, "cuda" if self._provider == PROVIDER else "cpu")
 
     def close(self) -> None:
         """Frees the sessions."""
@@ -98,23 +98,22 @@ class BoundNetwork:
                     "onnxruntime can't load its CUDA provider: it wants other versions of CUDA and cuDNN than are here; "
                     "pip install 'blastscope[onnxruntime-gpu]' brings them"
                 )
-            shapes = {output.name: output.shape for output in session.get_outputs()}
-            if shapes.get("probabilities", [])[1:] != [3, 2]:
-                raise EngineError(f"'{self._graph}' is not a fused graph: its outputs are {shapes}")
         return session
 
 
 class _BoundPass:
     recordable = False
 
-    def __init__(self, gpu: Gpu, session: Any, place: BatchBinding, kind: str) -> None:
+    def __init__(self, gpu: Gpu, session: Any, graph: Path, place: BatchBinding, kind: str) -> None:
         self._gpu, self._session = gpu, session
         side = session.get_inputs()[0].shape[1]
         ordinal = gpu.found.ordinal
         with translate_errors("binding"):
             self._binding = session.io_binding()
             self._binding.bind_input("crops", kind, ordinal, np.uint8, (place.batch, side, side, 3), place.crops)
-            self._binding.bind_output("probabilities", kind, ordinal, np.float32, (place.batch, 3, 2), place.probabilities)
+            outputs = {output.name: output.shape for output in session.get_outputs()}
+            name, self.answer_shape = answer_output(outputs, graph)
+            self._binding.bind_output(name, kind, ordinal, np.float32, (place.batch, *self.answer_shape), place.answers)
             self._options = load_onnxruntime().RunOptions()
             # the stream is ours, and is waited for once, behind the download
             self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")

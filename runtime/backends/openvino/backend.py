@@ -23,7 +23,7 @@ from blastscope.runtime.backends.openvino.infer_request import NAME, Partitioned
 from blastscope.runtime.backends.openvino.partition import NotPartitionable, partition
 from blastscope.runtime.backends.openvino.stream_layout import ExecutionPlan, StreamConfig
 from blastscope.runtime.backends.openvino.uint8_activations import use_uint8_activations
-from blastscope.runtime.backends.protocol import Backend, Engine, EngineOptions, PartialInference, Workload
+from blastscope.runtime.backends.protocol import Backend, Engine, EngineOptions, PartialInference, Workload, answer_output
 from blastscope.runtime.errors import DeviceError, EngineError
 from blastscope.runtime.io.cpu_info import usable_threads
 from blastscope.runtime.types import Execution, Layout
@@ -181,13 +181,13 @@ def _compile(graph: Path, device: str, settings: Sequence[dict[str, Any]]) -> li
 
 
 def _read(graph: Path) -> Any:
-    """The fused graph for one crop, with probabilities as its only output: the vote is made by inference/voting.py."""
+    """The fused graph for one crop, with what lanes answer as its only output: the vote is made by inference/voting.py."""
     model = core().read_model(graph)
     shape = model.input("crops").partial_shape
     model.reshape({"crops": [1, *list(shape)[1:]]})
-    answer = model.output("probabilities")
-    if list(answer.partial_shape.to_shape()) != [1, 3, 2]:
-        raise EngineError(f"'{graph}' is not a fused graph: its probabilities are {answer.partial_shape}")
+    shapes = {output.any_name: [dimension.to_string() for dimension in output.partial_shape] for output in model.outputs}
+    fixed = {name: [int(one) if one.isdigit() else one for one in shape] for name, shape in shapes.items()}
+    answer = model.output(answer_output(fixed, graph)[0])
     use_uint8_activations(library(), model)
     return library().Model([answer.node], model.get_parameters())
 

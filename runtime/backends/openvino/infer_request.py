@@ -26,11 +26,12 @@ class RequestLane:
         self._memory = memory
         self._request = compiled.create_infer_request()
         self._input: Crops | None = self._request.get_input_tensor(0).data  # (1, S, S, 3)
+        self._shape = tuple(self._request.get_output_tensor(0).shape)[1:]
 
     def infer(self, crops: Crops) -> NDArray[np.float32]:
-        """Probabilities (N, 3, 2) of `crops` (N, S, S, 3), in an array of their own."""
+        """Answers (N, R, 2) on `crops` (N, S, S, 3), in an array of their own."""
         entry = _checked(self._input, crops)
-        answers = np.empty((len(crops), 3, 2), np.float32)
+        answers = np.empty((len(crops), *self._shape), np.float32)
         with translate_errors("inference"):
             for crop, answer in zip(crops, answers, strict=True):
                 entry[0] = crop

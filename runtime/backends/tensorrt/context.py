@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from blastscope.runtime.backends.nvidia.bound_network import BatchBinding, ExecutionContext
+from blastscope.runtime.backends.protocol import answer_output
 from blastscope.runtime.backends.tensorrt.engine_store import Unusable, read_own
 from blastscope.runtime.backends.tensorrt.key import Library
 from blastscope.runtime.backends.tensorrt.library import capture_errors, library_logger, load_library
@@ -102,14 +103,14 @@ class _Bound:
     def _bind(self, said: list[str]) -> None:
         context, engine, place = self._context, self._context.engine, self._place
         names = [engine.get_tensor_name(number) for number in range(engine.num_io_tensors)]
-        if not {"crops", "probabilities"} <= set(names):
-            raise EngineError(f"{self._name}: the engine is not of a fused graph: it has {', '.join(names)}")
+        shapes = {name: [int(size) for size in engine.get_tensor_shape(name)] for name in names}
+        answer, self.answer_shape = answer_output(shapes, f"{self._name} engine")
         if context.active_optimization_profile != 0:
             self._require(context.set_optimization_profile_async(0, place.stream), "its profile", said)
             self._gpu.wait(place.stream)
         side = engine.get_tensor_shape("crops")[1]
         self._require(context.set_input_shape("crops", (place.batch, side, side, 3)), f"a batch of {place.batch}", said)
-        places = {"crops": place.crops, "probabilities": place.probabilities}
+        places = {"crops": place.crops, answer: place.answers}
         for name in names:
             self._require(context.set_tensor_address(name, places.get(name) or self._unread(name)), f"'{name}'", said)
 

@@ -1,0 +1,92 @@
+"""How far a bundle's answers can be trusted: `uncertainty` in manifest.json, measured on people who were held out."""
+
+from __future__ import annotations
+
+import math
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from blastscope.runtime.io.strict_model import StrictModel
+from blastscope.runtime.types import ClassName
+
+NORMAL_95 = 1.959964  # of a standard normal, two-sided
+
+
+class PredictionSets(StrictModel):
+    """Conformal sets: with a chance of at least `level` a new person's cell has its class in its set.
+
+    A class is in the set where the vote's probability of it reaches the class's threshold, which held-out cells of that class,
+    each person weighing alike, reach as often as `level` asks. Both classes, or none, can be in it: the vote is unsure then.
+    """
+
+    level: float = Field(gt=0, lt=1)
+    hem: float = Field(ge=0, le=1)  # least probability of HEM with which HEM is in the set
+    all: float = Field(ge=0, le=1)
+    hem_coverage: float = Field(ge=0, le=1)  # share of held-out HEM cells with HEM in their set, thresholds from other people
+    all_coverage: float = Field(ge=0, le=1)
+    both: float = Field(ge=0, le=1)  # share of held-out cells with both classes in their set
+
+    def of(self, score: float) -> tuple[ClassName, ...]:
+        """The set of a cell whose vote's probability of ALL is `score`."""
+        found: list[ClassName] = []
+        if 1 - score >= self.hem:
+            found.append("hem")
+        if score >= self.all:
+            found.append("all")
+        return tuple(found)
+
+
+class NoveltyLimit(StrictModel):
+    """The distance from the training's cells above which a cell isn't called."""
+
+    limit: float = Field(gt=0)  # of the graph's output `novelty`
+    quantile: float = Field(gt=0, lt=1)  # share of held-out people's cells, persons alike, that lie below it
+    refused: float = Field(ge=0, le=1)  # share that lies above it where the limit is taken from other people
+
+
+class SmearModel(StrictModel):
+    """A person's mean margin (log of the vote's odds of ALL) as two normal distributions of one spread, HEM's and ALL's."""
+
+    hem_mean: float
+    all_mean: float
+    person_deviation: float = Field(gt=0)  # between persons of one class
+    cell_deviation: float = Field(gt=0)  # between the cells of one person
+    least_cells: int = Field(ge=1)  # with fewer no call on a person is made
+    people: int = Field(ge=2)
+    right: int = Field(ge=0)  # of them, called right by the model of the others
+
+    @model_validator(mode="after")
+    def _malignant_is_above(self) -> Self:
+        if self.all_mean <= self.hem_mean:
+            raise ValueError("the mean margin of ALL must lie above that of HEM")
+        return self
+
+    def probability(self, mean: float, cells: int) -> float:
+        """Chance that a person with `mean` over `cells` cells has ALL, where half of the people have it.
+
+        Never nearer to 0 or 1 than `people` persons can show: one wrong of so many more is always possible.
+        """
+        variance = self.person_deviation**2 + self.cell_deviation**2 / cells
+        middle = (self.all_mean + self.hem_mean) / 2
+        odds = (self.all_mean - self.hem_mean) * (mean - middle) / variance
+        least = 1 / (self.people + 2)
+        return min(max(1 / (1 + math.exp(-max(-700.0, min(700.0, odds)))), least), 1 - least)
+
+    def interval(self, mean: float, cells: int) -> tuple[float, float]:
+        """`probability` at both ends of the 95 % interval of the mean, which few cells leave wide."""
+        reach = NORMAL_95 * self.cell_deviation / math.sqrt(cells)
+        return self.probability(mean - reach, cells), self.probability(mean + reach, cells)
+
+
+class Uncertainty(StrictModel):
+    """What held-out people showed. The networks that judged them were trained by the same recipe on the others."""
+
+    temperature: float = Field(gt=0)  # by which the margins in every graph of the bundle are divided
+    calibration_error: float = Field(ge=0, le=1)  # expected, persons alike, with temperatures from other people
+    sets: PredictionSets
+    novelty: NoveltyLimit | None = None  # None: the graphs measure none
+    smear: SmearModel | None = None
+    cells: int = Field(ge=1)
+    hem_people: int = Field(ge=1)
+    all_people: int = Field(ge=1)
