@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 
 from blastscope.runtime.backends.protocol import Workload
 from blastscope.runtime.bundle import Bundle, read_bundle
+from blastscope.runtime.crop import crop_cell
 from blastscope.runtime.errors import Closed, UsageError
 from blastscope.runtime.inference.device import parse_device
 from blastscope.runtime.inference.device_selection import load_session
+from blastscope.runtime.inference.explanation import Explanation, explain_crop
 from blastscope.runtime.inference.loader import LoadedSession
 from blastscope.runtime.inference.options import SessionOptions
 from blastscope.runtime.inference.predictor import Predictor, make_predictor
@@ -172,6 +174,18 @@ class Scope:
         model = smear_model(self.bundle)
         return call_smear(self.classify_many(images), model)
 
+    def explain(self, image: NDArray[np.uint8]) -> Explanation:
+        """The call on one cell on the host, and which parts of the cell it rests on; some hundred inferences.
+
+        Raises `ImageError` for what is no (H, W, 3) uint8 array, and `UsageError` for a cell that is refused.
+        """
+        prediction = self.classify(image)
+        crop = crop_cell(image, self.bundle.manifest.crop)
+        if prediction.refusal or isinstance(crop, Refusal):
+            refusal = prediction.refusal or crop
+            raise UsageError(f"there is no call to explain, the cell is refused: {refusal.detail}")  # type: ignore[union-attr]
+        return explain_crop(prediction, crop, self.infer)
+
     def submit(self, image: NDArray[np.uint8]) -> Future[Prediction]:
         """The future of `classify(image)`. When this returns, the buffer of an image on the host may be used again.
 
@@ -205,6 +219,24 @@ class Scope:
                 return run.predictor.classify_decoded(image, lambda taken: run.room.put(taken).result())
 
         return ordered_map(classify, read_ahead(as_paths(paths)), workers=run.predictor.io_workers)
+
+    def classify_pictures(
+        self, paths: Iterable[Path | str], *, pixel_um: float | None = None
+    ) -> Iterator[tuple[Path, Prediction]]:
+        """Each file of one cell with its background (as CellaVision's), with the call on the cell nearest to the middle.
+
+        The cell is cut out and put on black as `examine_files` does, at C-NMC's scale: `pixel_um` is that of the pictures, in
+        micrometres a pixel, which small pictures hardly tell themselves. Without a cell the picture is refused as 'empty'.
+        """
+        refused = self._run.predictor.refused
+        for report in self.examine_files(paths, pixel_um=pixel_um):
+            assert report.path is not None
+            cell = report.middle_cell
+            if cell is not None and cell.prediction is not None:
+                yield report.path, cell.prediction
+            else:
+                refusal = report.refusal or (cell.refusal if cell else None)
+                yield report.path, refused(refusal or Refusal("empty", "no white cell was found in the picture"))
 
     def examine(
         self,

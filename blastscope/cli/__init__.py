@@ -20,6 +20,7 @@ from blastscope.cli import classify as calls
 from blastscope.cli import demo as demonstration
 from blastscope.cli import devices
 from blastscope.cli import examine as examining
+from blastscope.cli import explain as explaining
 from blastscope.cli import live as streaming
 from blastscope.cli import train_export as road
 from blastscope.cli import validate as validating
@@ -91,7 +92,7 @@ def _options(
     """Options before the verb."""
 
 
-for verbs in (calls, examining, road, bundles, building, benching, demonstration, devices, streaming, validating):
+for verbs in (calls, explaining, examining, road, bundles, building, benching, demonstration, devices, streaming, validating):
     for verb in verbs.VERBS:
         app.command()(verb)
 for name, group in building.GROUPS.items():

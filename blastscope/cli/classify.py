@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from blastscope.cli.options import BackendName, BundlePath, DeviceName, Json, LayoutName, PrecisionName, Threads, UnlikeTraining
+from blastscope.cli.options import (
+    BackendName,
+    BundlePath,
+    DeviceName,
+    Json,
+    LayoutName,
+    PixelUm,
+    PrecisionName,
+    Threads,
+    UnlikeTraining,
+)
 from blastscope.cli.session import opened
 
 if TYPE_CHECKING:
@@ -32,6 +42,11 @@ def classify(
         bool, typer.Option("--cascade", help="Let one voter decide alone where it is as sure as the bundle's record asks.")
     ] = False,
     unlike_training: UnlikeTraining = "refuse",
+    on_black: Annotated[
+        bool,
+        typer.Option("--on-black", help="The images show a cell with its background: cut out the one in the middle first."),
+    ] = False,
+    pixel_um: PixelUm = None,
     group_by: Annotated[
         GroupBy,
         typer.Option(help="Call each person too: whose cells are in one folder, or under one patient of C-NMC's names."),
@@ -39,16 +54,20 @@ def classify(
     as_json: Json = False,
 ) -> None:
     """Call each image ALL or HEM, in the order given. Exits 1 when an image was refused."""
+    from blastscope.runtime.errors import UsageError
     from blastscope.runtime.inference.smear import smear_model
     from blastscope.runtime.io.paths import find_images
 
+    if pixel_um is not None and not on_black:
+        raise UsageError("--pixel-um goes with --on-black: cells on black are taken at C-NMC's scale")
     images = find_images(paths)
     refused = 0
     groups: dict[str, list[Prediction]] = {}
     engine = {"device": device, "precision": precision, "backend": backend, "threads": threads, "layout": layout}
     with opened(bundle, **engine, cascade=cascade, unlike_training=unlike_training, workload="throughput") as scope:
         model = smear_model(scope.bundle) if group_by != "none" else None
-        for path, prediction in scope.classify_files(images):
+        answers = scope.classify_pictures(images, pixel_um=pixel_um) if on_black else scope.classify_files(images)
+        for path, prediction in answers:
             groups.setdefault(_group(path, group_by), []).append(prediction)
             refused += prediction.refusal is not None
             typer.echo(json.dumps({"path": str(path), **prediction.row()}) if as_json else line(path, prediction))

@@ -23,7 +23,7 @@ from blastscope.runtime.bundle import Bundle, read_golden
 from blastscope.runtime.bundle.manifest import GateResult, OperatingPoint, Scores
 from blastscope.runtime.errors import BundleError, UnavailableError
 from blastscope.runtime.evaluation.metrics import find_operating_point, score_calls
-from blastscope.runtime.inference.validation import GoldenCheck, check_golden
+from blastscope.runtime.inference.validation import NOVELTY_SHARE, GoldenCheck, check_golden
 from blastscope.runtime.inference.voting import vote
 from blastscope.runtime.inference.worker_pool import InferencePool
 from blastscope.runtime.io.cnmc import DatasetEntry
@@ -46,7 +46,9 @@ class Verdict:
         """A sentence for each reason to refuse the graph."""
         flips = self.golden.flips
         changed = f"in {self.gate.engine} {flips} calls of the golden set change, and engines may change none"
-        return (*failures(self.gate), *((changed,) if flips else ()))
+        novelty = f"in {self.gate.engine} novelty moves by {self.golden.novelty:.0%} on the golden set, and may by {NOVELTY_SHARE:.0%}"
+        moved = self.golden.novelty > NOVELTY_SHARE
+        return (*failures(self.gate), *((changed,) if flips else ()), *((novelty,) if moved else ()))
 
 
 @dataclass(frozen=True)

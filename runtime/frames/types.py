@@ -128,6 +128,17 @@ class FrameReport:
         return self.facts.pixel_um if self.facts else None
 
     @property
+    def middle_cell(self) -> FrameCell | None:
+        """The cell whose box's middle lies nearest to the frame's; None without cells."""
+        width, height = self.size or (0, 0)
+
+        def distance(cell: FrameCell) -> int:
+            x0, y0, x1, y1 = cell.box
+            return (x0 + x1 - width) ** 2 + (y0 + y1 - height) ** 2
+
+        return min(self.cells, key=distance, default=None)
+
+    @property
     def counts(self) -> dict[str, int]:
         """How many cells were found, called each class, and refused."""
         labels = [cell.label for cell in self.cells]
