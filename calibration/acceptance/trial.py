@@ -46,7 +46,8 @@ class Verdict:
         """A sentence for each reason to refuse the graph."""
         flips = self.golden.flips
         changed = f"in {self.gate.engine} {flips} calls of the golden set change, and engines may change none"
-        novelty = f"in {self.gate.engine} novelty moves by {self.golden.novelty:.0%} on the golden set, and may by {NOVELTY_SHARE:.0%}"
+        moves = f"novelty moves by {self.golden.novelty:.0%} on the golden set, and may by {NOVELTY_SHARE:.0%}"
+        novelty = f"in {self.gate.engine} {moves}"
         moved = self.golden.novelty > NOVELTY_SHARE
         return (*failures(self.gate), *((changed,) if flips else ()), *((novelty,) if moved else ()))
 
