@@ -22,7 +22,7 @@ from blastscope.runtime.io.atomic import write_content
 from blastscope.runtime.io.strict_model import problems
 
 SCHEMA_FILE = Path(__file__).with_name("bench.schema.json")
-# keys of version 0.1, which are still read in this version
+# names in files of older versions, which are still read in this version
 RENAMED_ROW_KEYS = {
     "what": "scope",
     "others": "other_cpu_share",
@@ -72,7 +72,7 @@ def read_result(path: Path) -> BenchResult:
     Warns
     -----
     FutureWarning
-        The file has keys of version 0.1.
+        The file has keys of an older version.
     """
     try:
         return BenchResult.model_validate(read_json(path))
@@ -85,7 +85,7 @@ def read_result(path: Path) -> BenchResult:
 
 
 def read_json(path: Path) -> Any:
-    """The JSON in `path`, a result of a CPU or of a GPU, in which keys of version 0.1 have their present names.
+    """The JSON in `path`, a result of a CPU or of a GPU, in which keys of older versions have their present names.
 
     Raises
     ------
@@ -97,14 +97,14 @@ def read_json(path: Path) -> Any:
     Warns
     -----
     FutureWarning
-        It has keys of version 0.1.
+        It has keys of an older version.
     """
     content = from_json(path.read_bytes())
     renamed = rename_keys(content)
     if renamed:
         listed = ", ".join(f"'{old}' is now '{new}'" for old, new in renamed.items())
         warnings.warn(
-            f"'{path}' was written by version 0.1, whose names the next version won't read: {listed}",
+            f"'{path}' was written by an older version, and the next version won't read its names: {listed}",
             FutureWarning,
             stacklevel=3,
         )
@@ -112,7 +112,7 @@ def read_json(path: Path) -> Any:
 
 
 def rename_keys(content: Any) -> dict[str, str]:
-    """Gives keys of version 0.1 in `content`, the JSON of a result, their present names, in place.
+    """Gives keys of older versions in `content`, the JSON of a result, their present names, in place.
 
     Returns
     -------

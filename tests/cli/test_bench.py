@@ -115,5 +115,5 @@ def test_old_keys_in_a_result_are_said_on_stderr(tmp_path: Path) -> None:
     compared = bench("--compare", path, "--result", path)
     assert compared.exit_code == 0
     assert compared.stderr == (
-        f"'{path}' was written by version 0.1, whose names the next version won't read: 'what' is now 'scope'\n" * 2
+        f"'{path}' was written by an older version, and the next version won't read its names: 'what' is now 'scope'\n" * 2
     )
