@@ -40,7 +40,7 @@ def baseline_graphs(model: BenchmarkModel, data: Path | None, progress: Progress
     BaselineGraphs
         Files in the model's cache folder, or in the bundle.
     """
-    folder = (model.cache or model.run.parent) / "peers"
+    folder = (model.cache or model.run.parent) / "peers"  # the name that existing caches have
     folder.mkdir(parents=True, exist_ok=True)
     bundle = read_bundle(model.bundle)
     entry = bundle.graph("fp32") if model.same_weights else None

@@ -71,9 +71,9 @@ def wait_for_idle(timeout_s: float, *, threshold: float = BUSY_THRESHOLD) -> flo
     end = time.monotonic() + timeout_s
     while True:
         time.sleep(min(POLL_INTERVAL_S, max(timeout_s, 0.0)))
-        share = monitor.other_cpu_share()
-        if share is None or share <= threshold or time.monotonic() >= end:
-            return share
+        other_share = monitor.other_cpu_share()
+        if other_share is None or other_share <= threshold or time.monotonic() >= end:
+            return other_share
 
 
 def cpu_governor(cpus: Path = Path("/sys/devices/system/cpu")) -> str | None:
@@ -90,10 +90,10 @@ def _read_cpu_times(proc_stat: Path) -> _CpuTimes | None:
         ticks_per_s = os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, AttributeError):
         return None
-    wanted = {f"cpu{number}" for number in _usable_cpus()}
+    usable = {f"cpu{number}" for number in _usable_cpus()}
     busy = 0
     for fields in map(str.split, lines):
-        if fields and fields[0] in wanted:
+        if fields and fields[0] in usable:
             busy += sum(int(value) for column, value in enumerate(fields[1:]) if column not in _NOT_BUSY_COLUMNS)
     times = os.times()
     process_s = times.user + times.system + times.children_user + times.children_system

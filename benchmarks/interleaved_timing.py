@@ -44,7 +44,7 @@ class TimingConfig:
     Attributes
     ----------
     rounds
-        How often each contender is timed, in turn with the others.
+        Number of rounds; in each of them every contender is timed.
     min_calls
         Calls of each contender in a round, at least.
     seconds
@@ -114,8 +114,8 @@ def time_interleaved(contenders: Sequence[Contender], images: Sequence[Image], t
         check_labels(contender, contender.classify(images), len(images))
         contender.classify(images)
     for _ in range(timing.rounds):
-        share = wait_for_idle(timing.idle_timeout_s) if timing.idle_timeout_s > 0 else None
-        started_busy = (share or 0.0) > BUSY_THRESHOLD
+        other_share = wait_for_idle(timing.idle_timeout_s) if timing.idle_timeout_s > 0 else None
+        started_busy = (other_share or 0.0) > BUSY_THRESHOLD
         for contender in contenders:
             rounds[contender.name].append(_time_round(contender, images, timing, started_busy=started_busy))
     return rounds
@@ -144,7 +144,7 @@ def check_labels(contender: Contender, labels: Sequence[ClassName | None], count
         They differ for an image that has an expected label.
     """
     expected = (contender.expected or ())[:count]
-    if any(wanted not in (None, label) for wanted, label in zip(expected, labels, strict=bool(expected))):
+    if any(right not in (None, label) for right, label in zip(expected, labels, strict=bool(expected))):
         raise WrongAnswer(f"{contender.name} answers {list(labels)}, expected {list(expected)}")
 
 
@@ -158,6 +158,6 @@ def _time_round(contender: Contender, images: Sequence[Image], timing: TimingCon
         start = time.perf_counter()
         labels = contender.classify(images)
         times.append((time.perf_counter() - start) * 1e3)
-    share = monitor.other_cpu_share() if sum(times) > MIN_MONITORED_MS else None
+    other_share = monitor.other_cpu_share() if sum(times) > MIN_MONITORED_MS else None
     check_labels(contender, labels, len(images))
-    return Round(np.array(times), share, started_busy)
+    return Round(np.array(times), other_share, started_busy)

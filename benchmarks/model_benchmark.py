@@ -226,15 +226,15 @@ class ModelBenchmark:
     def _baseline_task(self, batch: int, framework: Framework, progress: ProgressCallback) -> BaselineTask:
         graphs: dict[str, Path] = {}
         if framework in ("onnxruntime", "openvino"):
-            made = self._baseline_graphs(progress)
+            baseline = self._baseline_graphs(progress)
             int8 = self._bundle.graph("int8")
-            graphs = {f"fp32/{'openvino-plain' if framework == 'openvino' else framework}": made.fp32}
+            graphs = {f"fp32/{'openvino-plain' if framework == 'openvino' else framework}": baseline.fp32}
             if framework == "onnxruntime":
-                graphs["int8/onnxruntime-own-int8"] = made.int8
+                graphs["int8/onnxruntime-own-int8"] = baseline.int8
                 if int8:
                     graphs["int8/onnxruntime"] = self._bundle.file(int8)
             else:
-                graphs["int8/openvino-plain"] = self._bundle.file(int8) if int8 else made.int8
+                graphs["int8/openvino-plain"] = self._bundle.file(int8) if int8 else baseline.int8
         return BaselineTask(self._model.run, graphs, self._bundle.manifest.crop, batch, self._config.threads)
 
     def _expected_labels(self, name: str, cells: Sequence[int]) -> tuple[ClassName | None, ...] | None:

@@ -41,12 +41,12 @@ def report_rows(report: dict[str, Any]) -> list[Row]:
 def _row(benchmark: dict[str, Any]) -> Row:
     fields = dict(benchmark["extra_info"])
     samples_ms = fields.pop("samples_ms", None) or [1000 * seconds for seconds in benchmark["stats"]["data"]]
-    share, started_busy = fields.pop("other_cpu_share", None), bool(fields.pop("started_busy", False))
+    other_share, started_busy = fields.pop("other_cpu_share", None), bool(fields.pop("started_busy", False))
     blocks = np.array_split(np.array(samples_ms, np.float64), min(BLOCKS, len(samples_ms)))
-    rounds = [Round(block, share, started_busy) for block in blocks]
+    rounds = [Round(block, other_share, started_busy) for block in blocks]
     row = make_row(fields.pop("name"), fields.pop("batch"), rounds)
-    kept = row.samples_ms if row.calls <= MAX_SAMPLES else ()
-    return Row.model_validate({**row.model_dump(), "samples_ms": kept, "threads": thread_count(None), **fields})
+    samples = row.samples_ms if row.calls <= MAX_SAMPLES else ()
+    return Row.model_validate({**row.model_dump(), "samples_ms": samples, "threads": thread_count(None), **fields})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

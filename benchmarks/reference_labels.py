@@ -120,8 +120,8 @@ def expected_labels(probabilities: Probabilities, cells: Sequence[int]) -> tuple
     return tuple(label if margin >= MIN_MARGIN else None for label, margin in labels)
 
 
-def predict_graphs(bundle: Path, reference: ReferencePredictions) -> dict[Precision, Probabilities]:
-    """The reference's probabilities, float32 (N, 3, 2), with each fused graph of the bundle, by precision."""
-    opened = read_bundle(bundle)
-    entries = {precision: opened.graph(precision) for precision in PRECISIONS}
-    return {one: reference.predict(opened.file(entry), precision=one) for one, entry in entries.items() if entry}
+def predict_graphs(path: Path, reference: ReferencePredictions) -> dict[Precision, Probabilities]:
+    """The reference's probabilities, float32 (N, 3, 2), with each fused graph of the bundle at `path`, by precision."""
+    bundle = read_bundle(path)
+    entries = {precision: bundle.graph(precision) for precision in PRECISIONS}
+    return {one: reference.predict(bundle.file(entry), precision=one) for one, entry in entries.items() if entry}

@@ -73,7 +73,7 @@ def network(request: pytest.FixtureRequest) -> Network:
 @pytest.fixture
 def describe_row(benchmark: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
     """A function that sets the fields of a benchmark's row; the CPU load of other processes is monitored meanwhile."""
-    share = wait_for_idle(IDLE_TIMEOUT_S[request.config.getoption("--pace")])
+    other_share = wait_for_idle(IDLE_TIMEOUT_S[request.config.getoption("--pace")])
     monitor = ContentionMonitor()
 
     def describe(scope: MeasuredScope, name: str, batch: int = 1, **fields: object) -> None:
@@ -81,5 +81,5 @@ def describe_row(benchmark: Any, request: pytest.FixtureRequest) -> Iterator[Any
         benchmark.extra_info.update(scope=scope, name=name, batch=batch, **fields)
 
     yield describe
-    started_busy = (share or 0.0) > BUSY_THRESHOLD
+    started_busy = (other_share or 0.0) > BUSY_THRESHOLD
     benchmark.extra_info.update(other_cpu_share=monitor.other_cpu_share(), started_busy=started_busy)
