@@ -99,6 +99,7 @@ def _classify_once(path: Path, options: Sequence[str], cache: Path | None) -> tu
         backend=backend,
         layout=layout,  # named: what `auto` measures after the first label is no part of it, nor of the peak memory
         allow_ungated=True,
+        unlike_training="call",
         cache_dir=cache,
     ) as scope:
         label = scope.classify(image).label

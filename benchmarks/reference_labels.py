@@ -19,7 +19,7 @@ from blastscope.runtime.crop import CropSpecification
 from blastscope.runtime.io.atomic import write_content
 from blastscope.runtime.io.hashing import file_sha256
 from blastscope.runtime.io.synthetic import synthetic_cells
-from blastscope.runtime.types import PRECISIONS, ClassName, Precision
+from blastscope.runtime.types import PRECISIONS, VOTERS, ClassName, Precision
 
 CANDIDATES_PER_CELL = 4  # synthetic cells for each that is used: those nearest to a tie are left out
 MIN_MARGIN = 0.2  # a vote with a smaller margin may change with an engine's rounding, and isn't compared
@@ -77,7 +77,8 @@ class ReferencePredictions:
         options = EngineOptions(workload="throughput", execution="int8" if precision == "int8" else "f32")
         engine = open_engine(graph, options, backend=backend)
         try:
-            found = np.concatenate([engine.lanes[0].infer(crop_images([image], self._spec)) for image in self.images])
+            answers = [engine.lanes[0].infer(crop_images([image], self._spec))[:, : len(VOTERS)] for image in self.images]
+            found = np.concatenate(answers)
         finally:
             engine.close()
         if path:

@@ -140,7 +140,9 @@ class EngineBenchmark:
     @contextmanager
     def _open_session(self, backend: str, precision: Precision) -> Iterator[OpenEngine]:
         device = f"cuda:{self._ordinal}"
-        with open_bundle(self._model.bundle, device=device, backend=backend, precision=precision, allow_ungated=True) as scope:
+        with open_bundle(
+            self._model.bundle, device=device, backend=backend, precision=precision, allow_ungated=True, unlike_training="call"
+        ) as scope:
             yield OpenEngine(runtime_classifier(scope), scope.infer, lambda images: _outputs(scope.classify_many(images)))
 
     @contextmanager
@@ -189,7 +191,12 @@ class EngineBenchmark:
     def _reference_outputs(self, precision: Precision, images: Sequence[Image]) -> CellOutputs:
         if self._reference is None:
             with open_bundle(
-                self._model.bundle, device="cpu", backend="onnxruntime", precision=precision, allow_ungated=True
+                self._model.bundle,
+                device="cpu",
+                backend="onnxruntime",
+                precision=precision,
+                allow_ungated=True,
+                unlike_training="call",
             ) as scope:
                 self._reference = _outputs(scope.classify_many(images))
         return self._reference

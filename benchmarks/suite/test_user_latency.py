@@ -28,7 +28,13 @@ MAX_GROWTH_MIB = 16  # what hundreds of predictions may add to a process: alloca
 def open_network(network: Any, precision: Precision, workload: str) -> Iterator[tuple[Scope, str]]:
     """A handle, and the name of its rows."""
     with open_bundle(
-        network.model.bundle, device="cpu", precision=precision, workload=workload, layout="fused", allow_ungated=True
+        network.model.bundle,
+        device="cpu",
+        precision=precision,
+        workload=workload,
+        layout="fused",
+        allow_ungated=True,
+        unlike_training="call",
     ) as scope:
         execution = scope.audit.execution
         graph = precision if DEFAULT_EXECUTION[precision] == execution else f"{precision}-{execution}"

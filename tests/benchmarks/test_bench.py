@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]
+import numpy as np
+import onnx
 import pytest
 from onnx_builders import reference, two_towers
 
+from blastscope import open_bundle
 from blastscope.benchmarks import baselines, model_benchmark
 from blastscope.benchmarks import bench as bench_module
 from blastscope.benchmarks.baseline_int8 import BaselineGraphs
@@ -17,9 +20,12 @@ from blastscope.benchmarks.bench import run_benchmark
 from blastscope.benchmarks.interleaved_timing import TimingConfig
 from blastscope.benchmarks.model_benchmark import BenchmarkConfig
 from blastscope.benchmarks.models import BenchmarkModel
+from blastscope.benchmarks.reference_labels import ReferencePredictions, predict_graphs
 from blastscope.benchmarks.results import SCHEMA_FILE, result_json
 from blastscope.benchmarks.roofline import Peak
+from blastscope.benchmarks.runtime_targets import RuntimeConfig, open_runtime
 from blastscope.benchmarks.schema import BenchResult
+from blastscope.runtime import bundle as bundle_module
 from blastscope.runtime.bundle import read_bundle
 from blastscope.runtime.types import Layout
 
@@ -91,6 +97,57 @@ def test_a_cascade_is_timed_at_both_its_ends(tiny_bundle: Any, tmp_path: Path, m
     alone = [row for row in result.rows if not row.runs_all_voters]
     assert alone
     assert all(row.peak_fraction is None for row in alone)  # one voter does less than the work of all of them
+
+
+@pytest.mark.usefixtures("no_peaks")
+def test_cells_unlike_the_training_are_labelled_in_a_benchmark(
+    tiny_bundle: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = BenchmarkModel("novel", tmp_path, bundle_with_novelty(tiny_bundle, monkeypatch), same_weights=True)
+    cell = tiny_bundle.cell()
+    with open_bundle(model.bundle, device="cpu") as scope:
+        assert scope.classify(cell).label is None
+    with open_runtime(model, RuntimeConfig("fp32", "f32", "latency", "fused", None)) as scope:
+        assert scope.classify(cell).label is not None
+    reference = ReferencePredictions(read_bundle(model.bundle).manifest.crop, 3)
+    assert predict_graphs(model.bundle, reference)["fp32"].shape == (3, 3, 2)  # without the novelty
+    result = run_benchmark([model], BenchmarkConfig(False, (2,), QUICK, layouts=("fused",), cold_start=False), print)
+    assert "novel/fp32/openvino" in {row.name for row in result.rows}
+
+
+def bundle_with_novelty(tiny_bundle: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A tiny bundle whose graph measures a novelty of 2 for every cell, and whose limit is 1."""
+    model = onnx.load_model_from_string(tiny_bundle.graph())
+    constants = {"zero": np.float32(0), "two": np.float32(2), "voters": np.array([1]), "classes": np.array([1, 2])}
+    model.graph.initializer.extend(
+        onnx.numpy_helper.from_array(np.asarray(value), f"novelty_{name}") for name, value in constants.items()
+    )
+    model.graph.node.extend(
+        [
+            onnx.helper.make_node("ReduceMean", ["probabilities", "novelty_voters"], ["novelty_mean"], keepdims=1),
+            onnx.helper.make_node("Mul", ["novelty_mean", "novelty_zero"], ["novelty_nothing"]),
+            onnx.helper.make_node("Add", ["novelty_nothing", "novelty_two"], ["novelty_row"]),
+            onnx.helper.make_node("ReduceMean", ["novelty_row", "novelty_classes"], ["novelty"], keepdims=0),
+            onnx.helper.make_node("Concat", ["probabilities", "novelty_row"], ["answers"], axis=1),
+        ]
+    )
+    shapes: dict[str, list[str | int]] = {"novelty": ["N"], "answers": ["N", 4, 2]}
+    model.graph.output.extend(
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in shapes.items()
+    )
+    monkeypatch.setattr(tiny_bundle, "graph", lambda **_: model.SerializeToString())
+    golden_type = bundle_module.Golden
+    monkeypatch.setattr(
+        bundle_module,
+        "Golden",
+        lambda crops, probabilities: golden_type(crops, probabilities, np.full(len(crops), 2, np.float32)),
+    )
+    sets = {"level": 0.9, "hem": 0.1, "all": 0.1, "hem_coverage": 0.9, "all_coverage": 0.9, "both": 0.1}
+    people = {"cells": 9, "hem_people": 3, "all_people": 3}
+    novelty = {"limit": 1.0, "quantile": 0.99, "refused": 0.01}
+    uncertainty = {"temperature": 1.0, "calibration_error": 0.05, "sets": sets, "novelty": novelty, **people}
+    path: Path = tiny_bundle.make("fp32", format="1.2", measures_novelty=True, uncertainty=uncertainty)
+    return path
 
 
 def test_every_baseline_has_a_configuration() -> None:
