@@ -166,7 +166,7 @@ class _RenamedOption(argparse.Action):
 
     def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: Any = None) -> None:
         new = "--" + self.dest.replace("_", "-")
-        _progress(f"{option} is now {new}; the old name is accepted in this version only")
+        _progress(f"{option} is deprecated and will be removed in the next version: use {new}")
         setattr(namespace, self.dest, values)
 
 

@@ -18,11 +18,13 @@ from host_kernels import HostKernels
 
 from blastscope.benchmarks.gpu import baselines, build_deps, check, engines, steps
 from blastscope.benchmarks.gpu.crops import NoNetwork, compare_crops
+from blastscope.benchmarks.gpu.page import gpu_section
 from blastscope.benchmarks.gpu.schema import Findings, GpuCheck, GpuRow
 from blastscope.benchmarks.gpu.subprocess_runner import RESTART_EXIT_CODE, read_lines, run_isolated
 from blastscope.benchmarks.interleaved_timing import TimingConfig
 from blastscope.benchmarks.models import BenchmarkModel
 from blastscope.benchmarks.results_page import write_page
+from blastscope.benchmarks.schema import describe_machine
 from blastscope.runtime.backends.nvidia import batch_executor
 from blastscope.runtime.backends.nvidia.pixel_pipeline import PixelPipeline
 from blastscope.runtime.backends.registry import GPU_BACKENDS
@@ -271,3 +273,25 @@ def test_results_in_the_tree_are_those_of_a_gpu() -> None:
         found = GpuCheck.model_validate(json.loads(path.read_text()))
         assert found.gpu != FOUND.name
         assert "paper" not in found.gpu.lower()
+
+
+def test_the_old_name_of_the_step_timeout_is_accepted_with_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
+    assert check._parser().parse_args([]).step_timeout == 1800.0
+    assert check._parser().parse_args(["--step-timeout", "7"]).step_timeout == 7.0
+    assert capsys.readouterr().err == ""
+    assert check._parser().parse_args(["--patience", "7"]).step_timeout == 7.0
+    assert "--patience is deprecated and will be removed in the next version: use --step-timeout" in capsys.readouterr().err
+
+
+def test_a_gpu_result_with_old_names_is_read_with_a_warning(tmp_path: Path) -> None:
+    rows = [GpuRow(network="n", scope="engine", engine="fp32/tensorrt", batch=1, p50_ms=2.5, ratio=4.0, baseline="PyTorch")]
+    facts = {"date": "2026-11-23", "gpu": "Some GPU", "capability": "8.6", "driver": "580.1", "cuda": "13.0"}
+    result = GpuCheck(
+        **facts, machine=describe_machine(), versions={}, built={}, crops=(), agreements=(), rows=tuple(rows), notes=()
+    )
+    text = result.model_dump_json().replace('"scope"', '"what"').replace('"baseline"', '"peer"')
+    (tmp_path / "some-gpu.json").write_text(text)
+    with pytest.warns(FutureWarning, match="'what' is now 'scope', 'peer' is now 'baseline'"):
+        page = gpu_section(tmp_path)
+    assert "| n | fp32/tensorrt | 1 | 2.500 |" in page
+    assert "| 4.0 |" in page
