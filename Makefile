@@ -19,46 +19,46 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The suite, then every network in turn with its peers, then benchmarks/RESULTS.md: forty minutes on two idle cores, and minutes
-# more where the networks or torch.compile's cache are cold. Each piece is kept when it is done: after a break the same command
-# goes on with the next one. PACE=short: the shipped bundle alone, in four minutes. BENCH_OUT: another place for what comes out.
+# The suite, then every network interleaved with its baselines, then benchmarks/RESULTS.md: forty minutes on two idle cores, and
+# minutes more where the networks or torch.compile's cache are cold. The result of each part is cached: after an interruption the
+# same command goes on with the next part. PACE=short: the shipped bundle alone, in four minutes. BENCH_OUT: another output folder.
 PACE ?= normal
 BENCH_OUT ?= benchmarks
-KEPT = .cache/bench/$(PACE)
+BENCH_CACHE = .cache/bench/$(PACE)
 LARGE = --network inception_resnet_v2
-SUITE = $(BIN)/python -m pytest benchmarks/suite --benchmark-enable --pace $(PACE) -k "not pixels_to_call" $(PYTEST_ARGS)
-PIECES_short = parts-shipped shipped
-PIECES_normal = parts-shipped shipped-1 shipped-8 parts-large large-1 large-8 large-compiled
-BENCH_short = --peers torch --peers onnxruntime --peers openvino --rounds 3 --seconds 0.5 --patience 1
-BENCH_normal = --peers all --rounds 4
-PIECES = $(PIECES_$(PACE):%=$(KEPT)/%.json)
-bench: $(READY) $(PIECES)
-	$(BIN)/python -m blastscope.benchmarks.results_page $(PIECES) --out $(BENCH_OUT)
-	rm -rf $(KEPT).last && mv $(KEPT) $(KEPT).last
+SUITE = $(BIN)/python -m pytest benchmarks/suite --benchmark-enable --pace $(PACE) -k "not pixels_to_label" $(PYTEST_ARGS)
+PARTS_short = parts-shipped shipped
+PARTS_normal = parts-shipped shipped-1 shipped-8 parts-large large-1 large-8 large-compiled
+BENCH_short = --framework torch --framework onnxruntime --framework openvino --rounds 3 --seconds 0.5 --idle-timeout 1
+BENCH_normal = --framework all --rounds 4
+BENCH_RESULTS = $(PARTS_$(PACE):%=$(BENCH_CACHE)/%.json)
+bench: $(READY) $(BENCH_RESULTS)
+	$(BIN)/python -m blastscope.benchmarks.results_page $(BENCH_RESULTS) --out $(BENCH_OUT)
+	rm -rf $(BENCH_CACHE).last && mv $(BENCH_CACHE) $(BENCH_CACHE).last
 
-$(KEPT)/parts-shipped.json: | $(READY)
-	mkdir -p $(KEPT)
-	$(SUITE) --network shipped --benchmark-json=$(KEPT)/parts-shipped.report
-	$(BIN)/python -m blastscope.benchmarks.pytest_rows $(KEPT)/parts-shipped.report $@
-$(KEPT)/parts-large.json: | $(READY)
-	mkdir -p $(KEPT)
-	$(SUITE) --ignore=benchmarks/suite/test_frames.py $(LARGE) --benchmark-json=$(KEPT)/parts-large.report
-	$(BIN)/python -m blastscope.benchmarks.pytest_rows $(KEPT)/parts-large.report $@
-$(KEPT)/shipped.json: | $(READY)
-	$(BIN)/blastscope bench --network shipped $(BENCH_$(PACE)) --outside --cascade --keep $@
+$(BENCH_CACHE)/parts-shipped.json: | $(READY)
+	mkdir -p $(BENCH_CACHE)
+	$(SUITE) --network shipped --benchmark-json=$(BENCH_CACHE)/parts-shipped.report
+	$(BIN)/python -m blastscope.benchmarks.pytest_rows $(BENCH_CACHE)/parts-shipped.report $@
+$(BENCH_CACHE)/parts-large.json: | $(READY)
+	mkdir -p $(BENCH_CACHE)
+	$(SUITE) --ignore=benchmarks/suite/test_frames.py $(LARGE) --benchmark-json=$(BENCH_CACHE)/parts-large.report
+	$(BIN)/python -m blastscope.benchmarks.pytest_rows $(BENCH_CACHE)/parts-large.report $@
+$(BENCH_CACHE)/shipped.json: | $(READY)
+	$(BIN)/blastscope bench --network shipped $(BENCH_$(PACE)) --benchmark-app --cascade --output $@
 # long enough for a thousand calls of ours, which 99.9 % need
-$(KEPT)/shipped-1.json: | $(READY)
-	$(BIN)/blastscope bench --network shipped $(BENCH_$(PACE)) --batch 1 --seconds 5 --outside --cascade --keep $@
-$(KEPT)/shipped-8.json: | $(READY)
-	$(BIN)/blastscope bench --network shipped $(BENCH_$(PACE)) --batch 8 --seconds 1 --cascade --no-cold --keep $@
-$(KEPT)/large-1.json: | $(READY)
-	$(BIN)/blastscope bench $(LARGE) --batch 1 --peers torch --peers onnxruntime --peers openvino --rounds 4 --seconds 1.5 \
-		--outside --cascade --keep $@
-$(KEPT)/large-8.json: | $(READY)
-	$(BIN)/blastscope bench $(LARGE) --batch 8 --peers torch --peers onnxruntime --peers openvino --rounds 3 --calls 1 \
-		--seconds 1.5 --cascade --no-cold --keep $@
-$(KEPT)/large-compiled.json: | $(READY)
-	$(BIN)/blastscope bench $(LARGE) --batch 1 --peers torch-compiled --rounds 3 --seconds 1.5 --no-own --no-cold --keep $@
+$(BENCH_CACHE)/shipped-1.json: | $(READY)
+	$(BIN)/blastscope bench --network shipped $(BENCH_$(PACE)) --batch 1 --seconds 5 --benchmark-app --cascade --output $@
+$(BENCH_CACHE)/shipped-8.json: | $(READY)
+	$(BIN)/blastscope bench --network shipped $(BENCH_$(PACE)) --batch 8 --seconds 1 --cascade --no-cold-start --output $@
+$(BENCH_CACHE)/large-1.json: | $(READY)
+	$(BIN)/blastscope bench $(LARGE) --batch 1 --framework torch --framework onnxruntime --framework openvino --rounds 4 --seconds 1.5 \
+		--benchmark-app --cascade --output $@
+$(BENCH_CACHE)/large-8.json: | $(READY)
+	$(BIN)/blastscope bench $(LARGE) --batch 8 --framework torch --framework onnxruntime --framework openvino --rounds 3 --calls 1 \
+		--seconds 1.5 --cascade --no-cold-start --output $@
+$(BENCH_CACHE)/large-compiled.json: | $(READY)
+	$(BIN)/blastscope bench $(LARGE) --batch 1 --framework torch-compiled --rounds 3 --seconds 1.5 --no-runtime --no-cold-start --output $@
 
 # Checks and measures this machine's GPU with whatever is installed, and needs nothing from the network. GPU_ARGS="--help" for more.
 GPU_PYTHON ?= $(firstword $(wildcard $(BIN)/python) $(PYTHON))

@@ -1,6 +1,6 @@
-"""The CPU baselines, each run as its documentation advises.
+"""The CPU baselines: other implementations of the same network, each run as its documentation advises.
 
-What a row of the results says in `how` and `source` stands here, beside the code that does it.
+`BASELINE_CONFIGS` holds what a row of the results gives as `config` and `source`.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.benchmarks.contenders import crop_all, fused_model, labels_of, separate_models
-from blastscope.benchmarks.interleaved_timing import Answer, Image
+from blastscope.benchmarks.contenders import crop_images, fused_torch_model, separate_torch_models, vote_labels
+from blastscope.benchmarks.interleaved_timing import ClassifyFunction, Image
 from blastscope.runtime.crop import CropSpecification
 from blastscope.runtime.io.cpu_info import usable_threads
 from blastscope.runtime.types import ClassName
 
-Family = Literal["torch", "torch-compiled", "onnxruntime", "openvino"]
-FAMILIES: tuple[Family, ...] = get_args(Family)
-BASELINE = "fp32/torch"  # the paper's ensemble as it stands; all ratios are of it
+Framework = Literal["torch", "torch-compiled", "onnxruntime", "openvino"]
+FRAMEWORKS: tuple[Framework, ...] = get_args(Framework)
+TORCH_BASELINE = "fp32/torch"  # the paper's ensemble as it was trained: all ratios compare with it
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How a peer is run, and who says that it should be run so."""
+class BaselineConfig:
+    """How a baseline is run, and the address of the page that advises it."""
 
-    how: str
+    config: str
     source: str
 
 
@@ -46,127 +46,158 @@ OV_HINTS = (
 _EAGER = "inference_mode, channels_last weights and pixels, one thread a core"
 _COMPILED = "torch.compile with frozen weights, static shapes; inference_mode, channels_last, one thread a core"
 _SESSION = "one session, all graph optimisations, sequential, one intra-op thread a core, spinning allowed"
-RECIPES: dict[str, Recipe] = {
-    "torch": Recipe(f"three models one after the other, eager; {_EAGER}", TUNING),
-    "torch-fused": Recipe(f"one fused network, eager; {_EAGER}", TUNING),
-    "torch-compiled": Recipe(f"three models one after the other; {_COMPILED}", FREEZING),
-    "torch-fused-compiled": Recipe(f"one fused network; {_COMPILED}", FREEZING),
-    "onnxruntime": Recipe(f"{_SESSION}", ORT_THREADS),
-    "onnxruntime-own-int8": Recipe(
+BASELINE_CONFIGS: dict[str, BaselineConfig] = {
+    "torch": BaselineConfig(f"three models one after the other, eager; {_EAGER}", TUNING),
+    "torch-fused": BaselineConfig(f"one fused network, eager; {_EAGER}", TUNING),
+    "torch-compiled": BaselineConfig(f"three models one after the other; {_COMPILED}", FREEZING),
+    "torch-fused-compiled": BaselineConfig(f"one fused network; {_COMPILED}", FREEZING),
+    "onnxruntime": BaselineConfig(_SESSION, ORT_THREADS),
+    "onnxruntime-own-int8": BaselineConfig(
         f"{_SESSION}; quantised by its own tool: pre-processed, calibrated by MinMax, QDQ, U8S8, per channel, 7-bit weights "
         "where there is no VNNI",
         ORT_INT8,
     ),
-    "openvino-plain": Recipe("read_model, batch made static, compile_model with nothing set, called synchronously", OV_HINTS),
-    "openvino-plain-latency": Recipe("the same with PERFORMANCE_HINT=LATENCY", OV_HINTS),
-    "openvino-plain-throughput": Recipe("PERFORMANCE_HINT=THROUGHPUT and an AsyncInferQueue of crops one by one", OV_HINTS),
+    "openvino-plain": BaselineConfig(
+        "read_model, batch made static, compile_model with nothing set, called synchronously", OV_HINTS
+    ),
+    "openvino-plain-latency": BaselineConfig("the same with PERFORMANCE_HINT=LATENCY", OV_HINTS),
+    "openvino-plain-throughput": BaselineConfig(
+        "PERFORMANCE_HINT=THROUGHPUT and an AsyncInferQueue of crops one by one", OV_HINTS
+    ),
 }
 
 
 @dataclass(frozen=True)
-class Task:
-    """A network that peers are to answer with."""
+class BaselineTask:
+    """What the baselines of one network need.
 
-    run: Path  # for PyTorch
-    graphs: dict[str, Path]  # for the others, by engine name: 'fp32/onnxruntime' -> file
+    Attributes
+    ----------
+    run
+        Folder of a trained ensemble, for PyTorch.
+    graphs
+        ONNX files for the other frameworks, by precision and engine: 'fp32/onnxruntime'.
+    spec
+        How cells are cropped.
+    batch
+        Images in a call.
+    threads
+        Threads of each baseline; None: the framework's own choice, or one for each core.
+    """
+
+    run: Path
+    graphs: dict[str, Path]
     spec: CropSpecification
     batch: int
     threads: int | None = None
 
     @property
-    def cores(self) -> int:
-        """Threads for whoever has to be told."""
+    def thread_count(self) -> int:
+        """Threads for a framework that must be given a number."""
         return self.threads or usable_threads()
 
 
-Opening = Callable[[], Answer]
+BaselineFactory = Callable[[], ClassifyFunction]  # loads the network
 
 
-def openings(family: Family, task: Task) -> Iterator[tuple[str, Opening]]:
-    """The sides of `family` by their name (precision/engine), and how to open each; opening may raise what its library does."""
-    if family in ("torch", "torch-compiled"):
-        compiled = family == "torch-compiled"
-        tail = "-compiled" if compiled else ""
-        yield f"fp32/torch{tail}", partial(separate_models, task.run, threads=task.threads, compiled=compiled)
-        yield f"fp32/torch-fused{tail}", partial(fused_model, task.run, threads=task.threads, compiled=compiled)
-    elif family == "onnxruntime":
+def baseline_factories(framework: Framework, task: BaselineTask) -> Iterator[tuple[str, BaselineFactory]]:
+    """The baselines of one framework.
+
+    Parameters
+    ----------
+    framework
+        Which library runs the network.
+    task
+        The network, the batch and the threads.
+
+    Yields
+    ------
+    tuple of str and BaselineFactory
+        The name, `precision/engine`, and the function that loads the network; it may raise whatever the library raises.
+    """
+    if framework in ("torch", "torch-compiled"):
+        compiled = framework == "torch-compiled"
+        suffix = "-compiled" if compiled else ""
+        yield f"fp32/torch{suffix}", partial(separate_torch_models, task.run, threads=task.threads, compiled=compiled)
+        yield f"fp32/torch-fused{suffix}", partial(fused_torch_model, task.run, threads=task.threads, compiled=compiled)
+    elif framework == "onnxruntime":
         for name, graph in task.graphs.items():
             if name.partition("/")[2].startswith("onnxruntime"):
-                yield name, partial(_onnxruntime, graph, task)
+                yield name, partial(_load_onnxruntime, graph, task)
     else:
         for name, graph in task.graphs.items():
             precision, engine = name.split("/")
             if engine == "openvino-plain":
-                yield from _openvino_openings(precision, graph, task)
+                yield from _openvino_factories(precision, graph, task)
 
 
-def _openvino_openings(precision: str, graph: Path, task: Task) -> Iterator[tuple[str, Opening]]:
-    # which type its default is, the plugin decides: the name says what it computes in
-    shown = (
-        {"bf16": f"{precision}-bf16", "f16": f"{precision}-f16"}.get(_default_type(), precision)
+def _openvino_factories(precision: str, graph: Path, task: BaselineTask) -> Iterator[tuple[str, BaselineFactory]]:
+    # the plugin decides which type is its default: the name gives the type that it computes in
+    named = (
+        {"bf16": f"{precision}-bf16", "f16": f"{precision}-f16"}.get(_default_execution(), precision)
         if precision != "int8"
         else precision
     )
+    yield f"{named}/openvino-plain", partial(_load_openvino, graph, task, {})
     if task.batch == 1:
-        yield f"{shown}/openvino-plain", partial(_openvino, graph, task, {})
-        yield f"{shown}/openvino-plain-latency", partial(_openvino, graph, task, {"PERFORMANCE_HINT": "LATENCY"})
+        yield f"{named}/openvino-plain-latency", partial(_load_openvino, graph, task, {"PERFORMANCE_HINT": "LATENCY"})
     else:
-        yield f"{shown}/openvino-plain", partial(_openvino, graph, task, {})
-        yield f"{shown}/openvino-plain-throughput", partial(_openvino_queue, graph, task)
+        yield f"{named}/openvino-plain-throughput", partial(_load_openvino_queue, graph, task)
 
 
-def _default_type() -> str:
+def _default_execution() -> str:
     import openvino
 
-    told = str(openvino.Core().get_property("CPU", "INFERENCE_PRECISION_HINT").get_type_name())
-    return {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}.get(told, told)
+    name = str(openvino.Core().get_property("CPU", "INFERENCE_PRECISION_HINT").get_type_name())
+    return {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}.get(name, name)
 
 
-def _onnxruntime(graph: Path, task: Task) -> Answer:
+def _load_onnxruntime(graph: Path, task: BaselineTask) -> ClassifyFunction:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.intra_op_num_threads = task.cores
+    options.intra_op_num_threads = task.thread_count
     options.add_session_config_entry("session.intra_op.allow_spinning", "1")
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
-    return _answer(task.spec, lambda crops: session.run(["probabilities"], {"crops": crops})[0])
+    return _classifier(task.spec, lambda crops: session.run(["probabilities"], {"crops": crops})[0])
 
 
-def _openvino(graph: Path, task: Task, settings: dict[str, Any]) -> Answer:
-    compiled = _compiled(graph, task.batch, _threaded(settings, task))
+def _load_openvino(graph: Path, task: BaselineTask, settings: dict[str, Any]) -> ClassifyFunction:
+    compiled = _compile_openvino(graph, task.batch, _with_threads(settings, task))
     output = compiled.output("probabilities")
-    return _answer(task.spec, lambda crops: compiled(crops)[output])
+    return _classifier(task.spec, lambda crops: compiled(crops)[output])
 
 
-def _openvino_queue(graph: Path, task: Task) -> Answer:
+def _load_openvino_queue(graph: Path, task: BaselineTask) -> ClassifyFunction:
     import openvino
 
-    queue = openvino.AsyncInferQueue(_compiled(graph, 1, _threaded({"PERFORMANCE_HINT": "THROUGHPUT"}, task)))
+    settings = _with_threads({"PERFORMANCE_HINT": "THROUGHPUT"}, task)
+    queue = openvino.AsyncInferQueue(_compile_openvino(graph, 1, settings))
 
     def infer(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        answers = np.empty((len(crops), 3, 2), np.float32)
+        probabilities = np.empty((len(crops), 3, 2), np.float32)
 
-        def keep(request: Any, place: int) -> None:
-            answers[place] = request.get_tensor("probabilities").data[0]
+        def store(request: Any, index: int) -> None:
+            probabilities[index] = request.get_tensor("probabilities").data[0]
 
-        queue.set_callback(keep)
-        for place, crop in enumerate(crops):
-            queue.start_async({0: crop[None]}, place)
+        queue.set_callback(store)
+        for index, crop in enumerate(crops):
+            queue.start_async({0: crop[None]}, index)
         queue.wait_all()
-        return answers
+        return probabilities
 
-    return _answer(task.spec, infer)
+    return _classifier(task.spec, infer)
 
 
-def _threaded(settings: dict[str, Any], task: Task) -> dict[str, Any]:
-    """Its own choice, unless the run is to use fewer threads than there are cores."""
+def _with_threads(settings: dict[str, Any], task: BaselineTask) -> dict[str, Any]:
+    """`settings` with a number of threads where one was asked for; else OpenVINO chooses."""
     return settings if task.threads is None else {**settings, "INFERENCE_NUM_THREADS": task.threads}
 
 
-def _compiled(graph: Path, batch: int, settings: dict[str, Any]) -> Any:
+def _compile_openvino(graph: Path, batch: int, settings: dict[str, Any]) -> Any:
     import openvino
 
     core = openvino.Core()
@@ -176,8 +207,8 @@ def _compiled(graph: Path, batch: int, settings: dict[str, Any]) -> Any:
     return core.compile_model(model, "CPU", settings)
 
 
-def _answer(spec: CropSpecification, infer: Callable[[NDArray[np.uint8]], NDArray[np.float32]]) -> Answer:
-    def answer(images: Sequence[Image]) -> list[ClassName]:
-        return labels_of(np.asarray(infer(crop_all(images, spec)), np.float32))
+def _classifier(spec: CropSpecification, infer: Callable[[NDArray[np.uint8]], NDArray[np.float32]]) -> ClassifyFunction:
+    def classify(images: Sequence[Image]) -> list[ClassName]:
+        return vote_labels(np.asarray(infer(crop_images(images, spec)), np.float32))
 
-    return answer
+    return classify

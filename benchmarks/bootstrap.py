@@ -1,4 +1,4 @@
-"""Bootstrap intervals over rounds of a benchmark."""
+"""Bootstrap intervals of ratios of medians: whole rounds are resampled, since calls of one round share the machine's state."""
 
 from __future__ import annotations
 
@@ -7,35 +7,64 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-DRAWS = 1000
-INTERVAL = (2.5, 97.5)  # percentiles: 95 %
-Rounds = Sequence[NDArray[np.float64]]  # the calls of each round, in milliseconds
+RESAMPLES = 1000
+PERCENTILES = (2.5, 97.5)  # of a 95 % interval
+RoundTimes = Sequence[NDArray[np.float64]]  # for each round float64 (N,): milliseconds of its calls
 
 
-def ratio_interval(above: Rounds, below: Rounds, *, seed: int = 0) -> tuple[float, float]:
-    """The interval of median(above) / median(below), both sides of one run: round by round they are drawn together.
+def ratio_interval(numerator: RoundTimes, denominator: RoundTimes, *, seed: int = 0) -> tuple[float, float]:
+    """The interval of median(numerator) / median(denominator) of two contenders of one run, whose rounds are drawn in pairs.
 
-    With one round it is the ratio itself twice: a single round says nothing of how much rounds differ.
+    Parameters
+    ----------
+    numerator, denominator
+        The calls of each round, in milliseconds; both have the same number of rounds.
+    seed
+        Of the random generator.
+
+    Returns
+    -------
+    tuple of float
+        Lower and upper end of the 95 % interval. With one round both are the ratio itself: one round doesn't show how much
+        rounds differ.
+
+    Raises
+    ------
+    ValueError
+        The numbers of rounds differ.
     """
-    if len(above) != len(below):
-        raise ValueError(f"{len(above)} and {len(below)} rounds: sides that ran in turn have as many")
+    if len(numerator) != len(denominator):
+        raise ValueError(f"{len(numerator)} and {len(denominator)} rounds: contenders of one run have equally many")
     rng = np.random.default_rng(seed)
-    drawn = rng.integers(0, len(above), (DRAWS, len(above)))
-    ratios = [_median(above, places) / _median(below, places) for places in drawn]
-    low, high = np.percentile(ratios, INTERVAL)
+    resamples = rng.integers(0, len(numerator), (RESAMPLES, len(numerator)))
+    ratios = [_median(numerator, rounds) / _median(denominator, rounds) for rounds in resamples]
+    low, high = np.percentile(ratios, PERCENTILES)
     return float(low), float(high)
 
 
-def change_interval(old: Rounds, new: Rounds, *, seed: int = 0) -> tuple[float, float]:
-    """The interval of median(new) / median(old) of two runs, whose rounds have nothing in common."""
+def change_interval(old: RoundTimes, new: RoundTimes, *, seed: int = 0) -> tuple[float, float]:
+    """The interval of median(new) / median(old) of two separate runs, whose rounds are drawn independently.
+
+    Parameters
+    ----------
+    old, new
+        The calls of each round, in milliseconds.
+    seed
+        Of the random generator.
+
+    Returns
+    -------
+    tuple of float
+        Lower and upper end of the 95 % interval.
+    """
     rng = np.random.default_rng(seed)
-    changes = [
+    ratios = [
         _median(new, rng.integers(0, len(new), len(new))) / _median(old, rng.integers(0, len(old), len(old)))
-        for _ in range(DRAWS)
+        for _ in range(RESAMPLES)
     ]
-    low, high = np.percentile(changes, INTERVAL)
+    low, high = np.percentile(ratios, PERCENTILES)
     return float(low), float(high)
 
 
-def _median(rounds: Rounds, places: NDArray[np.int64]) -> float:
-    return float(np.median(np.concatenate([rounds[place] for place in places])))
+def _median(rounds: RoundTimes, indices: NDArray[np.int64]) -> float:
+    return float(np.median(np.concatenate([rounds[index] for index in indices])))

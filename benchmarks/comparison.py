@@ -1,6 +1,6 @@
-"""Two runs of the benchmarks: what is slower or faster beyond noise, and whether they can be compared at all.
+"""Comparison of two runs: which rows are slower or faster beyond noise, and whether the runs can be compared at all.
 
-Intervals by bootstrap over rounds: calls of one round share the machine's mood, so rounds are what is drawn.
+Intervals are by bootstrap over rounds, since calls of one round share the machine's state.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 from blastscope.benchmarks.bootstrap import change_interval
 from blastscope.benchmarks.schema import BenchResult, Machine, Row
 
-LEAST = 0.05  # of a change that is told: from one process to the next memory alone moves more than a run's own rounds show
-ROUNDS = 3  # fewer don't say how much rounds differ
-SAME = ("processor", "features", "cores", "system", "governor")  # what makes two machines one for a time
+MIN_CHANGE = 0.05  # below it nothing counts: memory layout alone moves times more between processes than within a run
+MIN_ROUNDS = 3  # fewer don't show how much rounds differ
+MACHINE_KEYS = ("processor", "features", "cores", "system", "governor")  # equal on machines whose times can be compared
 
 Verdict = Literal["slower", "faster", "as before", "busy", "too few rounds", "gone", "new"]
 
 
 class Change(NamedTuple):
-    """One row of both runs."""
+    """What became of one row."""
 
     name: str
     batch: int
@@ -34,7 +34,7 @@ class Change(NamedTuple):
 
     @property
     def text(self) -> str:
-        """As people read it."""
+        """The change in one line."""
         head = f"{self.name}, batch {self.batch}: "
         if self.old_ms is None or self.new_ms is None:
             return f"{head}{self.verdict}"
@@ -45,63 +45,84 @@ class Change(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """What became of every row, and why the runs can't be compared, if they can't."""
+    """What became of every row; or why the runs can't be compared.
+
+    Attributes
+    ----------
+    changes
+        One for each row of either run; none where the machines differ.
+    machine_differences
+        Why the times can't be compared, one line each.
+    notes
+        Versions of libraries that changed, one line each.
+    """
 
     changes: tuple[Change, ...]
-    obstacles: tuple[str, ...]
+    machine_differences: tuple[str, ...]
     notes: tuple[str, ...]
 
     @property
     def slower(self) -> bool:
-        """Whether anything is slower beyond noise."""
+        """Whether any row is slower beyond noise."""
         return any(change.verdict == "slower" for change in self.changes)
 
 
 def compare(old: BenchResult, new: BenchResult) -> Comparison:
-    """Every row of either run. With obstacles nothing is judged."""
-    obstacles = _obstacles(old.machine, new.machine)
-    if obstacles:
-        return Comparison((), obstacles, ())
+    """Compares two runs row by row.
+
+    Parameters
+    ----------
+    old, new
+        The earlier and the later run.
+
+    Returns
+    -------
+    Comparison
+        Without changes where the runs come from different machines.
+    """
+    differences = _machine_differences(old.machine, new.machine)
+    if differences:
+        return Comparison((), differences, ())
     before, after = ({_key(row): row for row in run.rows} for run in (old, new))
     changes = [_change(before.get(key), after.get(key)) for key in dict.fromkeys([*before, *after])]
     names = sorted({*old.versions, *new.versions})
-    moved = [
+    notes = [
         f"{name} {old.versions.get(name, 'absent')} is now {new.versions.get(name, 'absent')}"
         for name in names
         if old.versions.get(name) != new.versions.get(name)
     ]
-    return Comparison(tuple(changes), (), tuple(moved))
+    return Comparison(tuple(changes), (), tuple(notes))
 
 
-def _obstacles(old: Machine, new: Machine) -> tuple[str, ...]:
-    pairs = [(name, getattr(old, name), getattr(new, name)) for name in SAME]
-    return tuple(f"{name}: {_shown(before)} then, {_shown(now)} now" for name, before, now in pairs if before != now)
+def _machine_differences(old: Machine, new: Machine) -> tuple[str, ...]:
+    values = [(name, getattr(old, name), getattr(new, name)) for name in MACHINE_KEYS]
+    return tuple(f"{name}: {_format(before)} then, {_format(now)} now" for name, before, now in values if before != now)
 
 
-def _shown(value: object) -> str:
+def _format(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _key(row: Row) -> tuple[str, str, int, int | None]:
-    return row.what, row.name, row.batch, row.threads
+    return row.scope, row.name, row.batch, row.threads
 
 
 def _change(old: Row | None, new: Row | None) -> Change:
-    one = new or old
-    assert one is not None  # a key comes from one of the two
-    name = one.name if one.what == "pixels" else f"{one.what} {one.name}"
+    row = new or old
+    assert row is not None  # a key comes from one of the two
+    name = row.name if row.scope == "pixels" else f"{row.scope} {row.name}"
     if old is None or new is None:
-        return Change(name, one.batch, "new" if old is None else "gone")
-    told = Change(name, one.batch, "as before", old.p50_ms, new.p50_ms)
+        return Change(name, row.batch, "new" if old is None else "gone")
+    change = Change(name, row.batch, "as before", old.p50_ms, new.p50_ms)
     if old.busy or new.busy:
-        return told._replace(verdict="busy")
-    if min(len(old.rounds_ms), len(new.rounds_ms)) < ROUNDS:
-        return told._replace(verdict="too few rounds")
-    low, high = change_interval(_rounds(old), _rounds(new))
-    verdict: Verdict = "slower" if low > 1 + LEAST else "faster" if high < 1 / (1 + LEAST) else "as before"
-    return told._replace(verdict=verdict, low=low, high=high)
+        return change._replace(verdict="busy")
+    if min(len(old.rounds_ms), len(new.rounds_ms)) < MIN_ROUNDS:
+        return change._replace(verdict="too few rounds")
+    low, high = change_interval(_round_times(old), _round_times(new))
+    verdict: Verdict = "slower" if low > 1 + MIN_CHANGE else "faster" if high < 1 / (1 + MIN_CHANGE) else "as before"
+    return change._replace(verdict=verdict, low=low, high=high)
 
 
-def _rounds(row: Row) -> Sequence[NDArray[np.float64]]:
-    """The calls of each round, or their medians where the calls weren't kept."""
-    return [np.array(calls) for calls in row.samples_ms or [(median,) for median in row.rounds_ms]]
+def _round_times(row: Row) -> Sequence[NDArray[np.float64]]:
+    """The calls of each round in milliseconds, or their median where the row has no samples."""
+    return [np.array(times) for times in row.samples_ms or [(median,) for median in row.rounds_ms]]

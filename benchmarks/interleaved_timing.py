@@ -1,4 +1,4 @@
-"""Interleaved timing: contenders run in turn (A B A B) in one process."""
+"""Interleaved timing: contenders run alternately (A B A B) in one process, so that all see the same state of the machine."""
 
 from __future__ import annotations
 
@@ -10,91 +10,154 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.benchmarks.cpu_contention import LIMIT, Watch, wait_for_idle
+from blastscope.benchmarks.cpu_contention import BUSY_THRESHOLD, ContentionMonitor, wait_for_idle
 from blastscope.runtime.types import ClassName
 
 Image = NDArray[np.uint8]  # (H, W, 3) RGB
-Answer = Callable[[Sequence[Image]], Sequence[ClassName | None]]
+ClassifyFunction = Callable[[Sequence[Image]], Sequence[ClassName | None]]  # images to labels, both in host memory
+MIN_MONITORED_MS = 200  # in less time the CPU's counters advance too little to give a share
 
 
 @dataclass(frozen=True)
-class Side:
-    """One contender: images in host memory to labels in host memory, with the labels it must give (None: not compared)."""
+class Contender:
+    """One implementation in a comparison.
 
-    name: str  # network/precision/engine
-    answer: Answer
+    Attributes
+    ----------
+    name
+        `network/precision/engine`.
+    classify
+        What is timed: images in host memory to labels in host memory.
+    expected
+        The label that each image must get; None for an image whose label isn't compared, or for all of them.
+    """
+
+    name: str
+    classify: ClassifyFunction
     expected: tuple[ClassName | None, ...] | None = None
 
 
 @dataclass(frozen=True)
-class Pace:
-    """How long a comparison runs. Every round gives each side at least `calls` calls and about `seconds` seconds.
+class TimingConfig:
+    """How long a comparison runs.
 
-    Before a round the machine is given `patience_s` seconds to become idle; after that the round runs and is marked as busy.
+    Attributes
+    ----------
+    rounds
+        Number of rounds; in each of them every contender is timed.
+    min_calls
+        Calls of each contender in a round, at least.
+    seconds
+        Duration of a contender's calls in a round, about.
+    idle_timeout_s
+        Seconds that a round waits at most for an idle machine; after that it runs and is marked as busy.
     """
 
     rounds: int = 4
-    calls: int = 2
+    min_calls: int = 2
     seconds: float = 3.0
-    patience_s: float = 0.0
+    idle_timeout_s: float = 0.0
 
 
 @dataclass(frozen=True)
-class Turn:
-    """One side's calls in one round."""
+class Round:
+    """One contender's calls in one round.
+
+    Attributes
+    ----------
+    times_ms
+        Float64 (N,): milliseconds of each call.
+    other_cpu_share
+        Share of the cores, 0 to 1, that other processes took meanwhile; None where it is unknown.
+    started_busy
+        Whether the machine was still busy when the round began.
+    """
 
     times_ms: NDArray[np.float64]
-    others: float | None = None  # share of the cores that others took meanwhile; None: not known
-    began_busy: bool = False  # the machine didn't become idle before the round
+    other_cpu_share: float | None = None
+    started_busy: bool = False
 
     @property
     def busy(self) -> bool:
-        """Whether others took enough of the machine to be seen in the times."""
-        return self.began_busy or (self.others or 0.0) > LIMIT
+        """Whether other processes took enough of the machine to show in the times."""
+        return self.started_busy or (self.other_cpu_share or 0.0) > BUSY_THRESHOLD
 
 
 class WrongAnswer(AssertionError):
-    """A side is fast and wrong, which is no result."""
+    """A contender gives wrong labels, so that its times mean nothing."""
 
 
-def run_in_turn(sides: Sequence[Side], images: Sequence[Image], pace: Pace) -> dict[str, list[Turn]]:
-    """The turns of every side, by its name, all sides warmed up first and then run in turn. Every call is kept.
+def time_interleaved(contenders: Sequence[Contender], images: Sequence[Image], timing: TimingConfig) -> dict[str, list[Round]]:
+    """Times all contenders alternately on the same images, after two calls of each as warm-up. No call is dropped.
 
-    Raises `WrongAnswer` when a side's labels aren't the expected ones, in the first call or in the last.
+    Parameters
+    ----------
+    contenders
+        What is compared, in the order of a round.
+    images
+        Uint8 (H, W, 3) RGB, of any sizes: one call classifies all of them.
+    timing
+        How many rounds, and how long they are.
+
+    Returns
+    -------
+    dict of str to list of Round
+        The rounds of each contender, by its name.
+
+    Raises
+    ------
+    WrongAnswer
+        A contender's labels aren't the expected ones, in its first call or in the last one of a round.
     """
-    turns: dict[str, list[Turn]] = {side.name: [] for side in sides}
-    for side in sides:
-        check(side, side.answer(images), len(images))
-        side.answer(images)
-    for _ in range(pace.rounds):
-        others = wait_for_idle(pace.patience_s) if pace.patience_s > 0 else None
-        for side in sides:
-            turns[side.name].append(_one_turn(side, images, pace, began_busy=(others or 0.0) > LIMIT))
-    return turns
+    rounds: dict[str, list[Round]] = {contender.name: [] for contender in contenders}
+    for contender in contenders:
+        check_labels(contender, contender.classify(images), len(images))
+        contender.classify(images)
+    for _ in range(timing.rounds):
+        other_share = wait_for_idle(timing.idle_timeout_s) if timing.idle_timeout_s > 0 else None
+        started_busy = (other_share or 0.0) > BUSY_THRESHOLD
+        for contender in contenders:
+            rounds[contender.name].append(_time_round(contender, images, timing, started_busy=started_busy))
+    return rounds
 
 
-def time_in_turn(sides: Sequence[Side], images: Sequence[Image], pace: Pace) -> dict[str, NDArray[np.float64]]:
-    """Milliseconds of every call, by the side's name, as `run_in_turn` takes them."""
-    return {name: np.concatenate([turn.times_ms for turn in turns]) for name, turns in run_in_turn(sides, images, pace).items()}
+def interleaved_times_ms(
+    contenders: Sequence[Contender], images: Sequence[Image], timing: TimingConfig
+) -> dict[str, NDArray[np.float64]]:
+    """Milliseconds of every call, float64 (N,), by the contender's name, as `time_interleaved` takes them.
+
+    Raises
+    ------
+    WrongAnswer
+        As `time_interleaved` does.
+    """
+    found = time_interleaved(contenders, images, timing)
+    return {name: np.concatenate([one.times_ms for one in rounds]) for name, rounds in found.items()}
 
 
-def check(side: Side, labels: Sequence[ClassName | None], count: int) -> None:
-    """Raises `WrongAnswer` unless `labels` are what `side` must give for its first `count` images."""
-    wanted = (side.expected or ())[:count]
-    if any(want not in (None, got) for want, got in zip(wanted, labels, strict=bool(wanted))):
-        raise WrongAnswer(f"{side.name} answers {list(labels)}, expected {list(wanted)}")
+def check_labels(contender: Contender, labels: Sequence[ClassName | None], count: int) -> None:
+    """Compares `labels` with those that `contender` must give for its first `count` images.
+
+    Raises
+    ------
+    WrongAnswer
+        They differ for an image that has an expected label.
+    """
+    expected = (contender.expected or ())[:count]
+    if any(right not in (None, label) for right, label in zip(expected, labels, strict=bool(expected))):
+        raise WrongAnswer(f"{contender.name} answers {list(labels)}, expected {list(expected)}")
 
 
-def _one_turn(side: Side, images: Sequence[Image], pace: Pace, *, began_busy: bool) -> Turn:
+def _time_round(contender: Contender, images: Sequence[Image], timing: TimingConfig, *, started_busy: bool) -> Round:
     times: list[float] = []
     gc.collect()
-    watch = Watch()
-    end = time.perf_counter() + pace.seconds
+    monitor = ContentionMonitor()
+    end = time.perf_counter() + timing.seconds
     labels: Sequence[ClassName | None] = ()
-    while len(times) < pace.calls or time.perf_counter() < end:
+    while len(times) < timing.min_calls or time.perf_counter() < end:
         start = time.perf_counter()
-        labels = side.answer(images)
+        labels = contender.classify(images)
         times.append((time.perf_counter() - start) * 1e3)
-    others = watch.others() if sum(times) > 200 else None  # shorter than that the counters say nothing
-    check(side, labels, len(images))
-    return Turn(np.array(times), others, began_busy)
+    other_share = monitor.other_cpu_share() if sum(times) > MIN_MONITORED_MS else None
+    check_labels(contender, labels, len(images))
+    return Round(np.array(times), other_share, started_busy)

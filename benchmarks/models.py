@@ -13,7 +13,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from blastscope import SHIPPED_BUNDLE, __version__
-from blastscope.benchmarks.contenders import crop_all
+from blastscope.benchmarks.contenders import crop_images
 from blastscope.runtime.bundle import read_bundle
 from blastscope.runtime.crop import CropSpecification
 from blastscope.runtime.io.cnmc import scan_dataset
@@ -22,57 +22,79 @@ from blastscope.runtime.io.paths import default_cache_dir
 from blastscope.runtime.io.synthetic import synthetic_cells
 from blastscope.runtime.types import Refusal
 
-CELLS = 64  # that set the batch-norm statistics and the int8 ranges of random weights
-
 if TYPE_CHECKING:
     from blastscope.train.config import TrainConfig
 
-Tell = Callable[[str], None]
+SAMPLE_CELLS = 64  # that set the batch-norm statistics and the int8 ranges of random weights
+
+ProgressCallback = Callable[[str], None]  # takes one line of text
 
 
 @dataclass(frozen=True)
-class Contender:
-    """A network in both shapes: a run for PyTorch and a bundle for the runtime.
+class BenchmarkModel:
+    """A network in two forms: a run for PyTorch and a bundle for the runtime.
 
-    `same_weights` is False for the shipped bundle, whose run is not shipped: PyTorch then runs the same architecture with
-    random weights, which costs the same and answers something else.
+    Attributes
+    ----------
+    name
+        'shipped', or the timm backbone.
+    run
+        Folder of a trained ensemble.
+    bundle
+        Folder of a bundle.
+    same_weights
+        False for the shipped bundle, whose run is not shipped: PyTorch then runs the same architecture with random weights,
+        which takes as long and gives other labels.
+    cache
+        Folder for files that the baselines need; None: nothing is kept.
     """
 
     name: str
     run: Path
     bundle: Path
     same_weights: bool
-    cache: Path | None = None  # where what peers need is kept; None: nowhere
+    cache: Path | None = None
 
 
-def prepare(name: str, data: Path | None, tell: Tell) -> Contender:
-    """The contender `name`: 'shipped', or a timm backbone, made in the user's cache when it is first asked for.
+def prepare_model(name: str, data: Path | None, progress: ProgressCallback) -> BenchmarkModel:
+    """The model `name`, built in the user's cache at its first use: minutes for Inception-ResNet-v2.
 
-    Random weights get the batch-norm statistics of real cells below `data`, or of drawn ones. Building Inception-ResNet-v2
-    takes minutes.
+    Parameters
+    ----------
+    name
+        'shipped', or a timm backbone, which gets random weights.
+    data
+        Folder of C-NMC cells that set the batch-norm statistics of random weights; None: synthetic cells set them.
+    progress
+        Called with a line of text when something takes long.
+
+    Returns
+    -------
+    BenchmarkModel
+        With both its forms on disk.
     """
     from blastscope.train.config import TrainConfig
 
     shipped = name == "shipped"
     manifest = read_bundle(SHIPPED_BUNDLE).manifest if shipped else None
     config = TrainConfig.model_validate(manifest.training.config) if manifest else _random_config(name)
-    place = default_cache_dir() / "benchmarks" / f"{name}-{config.crop.side_px}-{__version__}"
-    place.mkdir(parents=True, exist_ok=True)
-    with FileLock(place / "lock"):
-        if not (place / "done").exists():
-            tell(f"{name}: building, once, in '{place}'")
-            _build(config, place, crops_for(config.crop, data), shipped=shipped, tell=tell)
-            (place / "done").touch()
-    return Contender(name, place / "run", SHIPPED_BUNDLE if shipped else place / "bundle", not shipped, place)
+    folder = default_cache_dir() / "benchmarks" / f"{name}-{config.crop.side_px}-{__version__}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "lock"):
+        if not (folder / "done").exists():
+            progress(f"{name}: building, once, in '{folder}'")
+            _build(config, folder, sample_crops(config.crop, data), shipped=shipped, progress=progress)
+            (folder / "done").touch()
+    return BenchmarkModel(name, folder / "run", SHIPPED_BUNDLE if shipped else folder / "bundle", not shipped, folder)
 
 
-def crops_for(spec: CropSpecification, data: Path | None) -> NDArray[np.uint8]:
-    """Crops (N, S, S, 3) of real cells below `data`, or of drawn ones."""
+def sample_crops(spec: CropSpecification, data: Path | None) -> NDArray[np.uint8]:
+    """At most 64 crops, uint8 (N, S, S, 3) RGB, of real cells below `data`, or of synthetic ones where `data` is None."""
     if data is None:
-        return crop_all([cell.image for cell in synthetic_cells(CELLS, seed=0)], spec)
-    cells = random.Random(0).sample(scan_dataset(data).cells, CELLS)
+        return crop_images([cell.image for cell in synthetic_cells(SAMPLE_CELLS, seed=0)], spec)
+    cells = random.Random(0).sample(scan_dataset(data).cells, SAMPLE_CELLS)
     images = [read_image(cell.path) for cell in cells]
-    return crop_all([image for image in images if not isinstance(image, Refusal)], spec)
+    return crop_images([image for image in images if not isinstance(image, Refusal)], spec)
 
 
 def _random_config(backbone: str) -> TrainConfig:
@@ -82,13 +104,13 @@ def _random_config(backbone: str) -> TrainConfig:
     return TrainConfig(network=NetworkConfig(backbone=backbone, weights="none"))
 
 
-def _build(config: TrainConfig, place: Path, crops: NDArray[np.uint8], *, shipped: bool, tell: Tell) -> None:
+def _build(config: TrainConfig, folder: Path, crops: NDArray[np.uint8], *, shipped: bool, progress: ProgressCallback) -> None:
     from blastscope.train.ensemble_checkpoint import save_ensemble
     from blastscope.train.random_init import random_ensemble
 
     trained = random_ensemble(config, crops)
-    save_ensemble(place / "run", trained)
+    save_ensemble(folder / "run", trained)
     if not shipped:
-        from blastscope.export.benchmark_bundle import waived_bundle
+        from blastscope.export.benchmark_bundle import make_benchmark_bundle
 
-        waived_bundle(trained, crops, place / "bundle", tell=tell)
+        make_benchmark_bundle(trained, crops, folder / "bundle", progress=progress)

@@ -1,5 +1,5 @@
-// The most multiply-adds a second that one core can be made to do, by type: nothing but the instruction that does them, on
-// registers. Compiled on the spot by peaks.py; a CPU or a compiler that lacks an instruction lacks the kernel.
+// Peak multiply-adds a second of one core, by type: loops of nothing but the instruction that does them, on registers. Compiled
+// at run time by roofline.py; a CPU or a compiler that lacks an instruction lacks the kernel.
 
 #include <immintrin.h>
 

@@ -1,7 +1,7 @@
-"""The machine's peak multiply-adds a second, measured, and the roofline that follows for a graph.
+"""The machine's peak multiply-adds a second, measured, and the multiply-adds of a graph: both make its roofline.
 
-A small native kernel (roofline.cpp) that does nothing else is compiled where g++ is; OpenVINO's own convolution of a size
-that is bound by arithmetic is measured too, and the larger counts: a floor that anything got below would be none.
+Two kernels are measured and the faster one counts, since a peak that something exceeds is none: native loops of nothing but
+multiply-adds (roofline.cpp, compiled where there is a g++), and a convolution of OpenVINO that is bound by arithmetic.
 """
 
 from __future__ import annotations
@@ -25,24 +25,35 @@ from blastscope.runtime.io.cpu_info import usable_threads
 from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.runtime.types import Execution
 
-SOURCE = Path(__file__).with_name("roofline.cpp")
+KERNEL_SOURCE = Path(__file__).with_name("roofline.cpp")
 ROUNDS = 5
-STRETCH_S = 0.1  # of one measurement
+MEASUREMENT_S = 0.1
 CHANNELS, SIDE = 256, 56  # of the library's convolution: 1.85 GMAC on data that fits the caches
 
 
 class Peak(StrictModel):
-    """What all cores together reach in one type."""
+    """The peak throughput of all cores together in one type."""
 
     execution: Execution
     gmacs: float  # 1e9 multiply-adds a second
-    how: str
+    kernel: str  # that reached it
 
 
 def measure_peaks(threads: int | None = None) -> tuple[Peak, ...]:
-    """The peak of every type that this machine computes in, with `threads` threads (None: what the process may use)."""
+    """The peak throughput in every type that this machine computes in.
+
+    Parameters
+    ----------
+    threads
+        Threads that compute at once; None: one for each core that this process may use.
+
+    Returns
+    -------
+    tuple of Peak
+        One for each type, in 1e9 multiply-adds a second.
+    """
     count = threads or usable_threads()
-    found = [*_native_peaks(count), *_library_peaks(count)]
+    found = [*_native_peaks(count), *_openvino_peaks(count)]
     best: dict[Execution, Peak] = {}
     for peak in found:
         if peak.execution not in best or peak.gmacs > best[peak.execution].gmacs:
@@ -51,11 +62,22 @@ def measure_peaks(threads: int | None = None) -> tuple[Peak, ...]:
 
 
 def multiply_adds(graph: Path) -> int:
-    """Multiply-adds that the ONNX file `graph` costs a crop, in convolutions and matrix products: all but all."""
-    return _count(_read(str(graph)))
+    """The multiply-adds of an ONNX file for one crop, in convolutions and matrix products; other layers cost next to nothing.
+
+    Parameters
+    ----------
+    graph
+        ONNX file; the first dimension of its input is the batch.
+
+    Returns
+    -------
+    int
+        Multiply-adds with a batch of one.
+    """
+    return _count_multiply_adds(_read_single(str(graph)))
 
 
-def _count(model: Any) -> int:
+def _count_multiply_adds(model: Any) -> int:
     total = 0
     for op in model.get_ops():
         kind = op.get_type_name()
@@ -69,7 +91,7 @@ def _count(model: Any) -> int:
     return total
 
 
-def _read(graph: str) -> Any:
+def _read_single(graph: str) -> Any:
     import openvino
 
     model = openvino.Core().read_model(graph)
@@ -79,35 +101,35 @@ def _read(graph: str) -> Any:
 
 
 def _native_peaks(threads: int) -> Iterator[Peak]:
-    with _kernels() as library:
+    with _native_kernels() as library:
         for number in range(library.kernel_count() if library else 0):
             if library.kernel_runs(number):
                 macs, name = library.kernel_macs(number), library.kernel_name(number).decode()
-                rounds = _Stretch(library.kernel_run, number, threads)
-                best = np.max([rounds.rates() for _ in range(ROUNDS)], axis=0).sum()  # of every core, while all of them work
+                timer = _KernelTimer(library.kernel_run, number, threads)
+                best = np.max([timer.rates() for _ in range(ROUNDS)], axis=0).sum()  # of every core, while all of them work
                 execution = library.kernel_type(number).decode()
-                yield Peak(execution=execution, gmacs=float(best) * macs / 1e9, how=f"{name}, in a native loop")
+                yield Peak(execution=execution, gmacs=float(best) * macs / 1e9, kernel=f"{name}, in a native loop")
 
 
-class _Stretch:
-    """Steps of one kernel a second, of every thread while all work; ctypes lets go of Python's lock meanwhile."""
+class _KernelTimer:
+    """Steps of one kernel a second, of every thread while all work; ctypes releases Python's lock meanwhile."""
 
     def __init__(self, run: Callable[[int, int], None], number: int, threads: int) -> None:
         self._run, self._number, self._threads = run, number, threads
-        self._steps = max(1, int(STRETCH_S * self._rate(100_000)))
+        self._steps = max(1, int(MEASUREMENT_S * self._rate(100_000)))
 
     def rates(self) -> list[float]:
-        found = [0.0] * self._threads
+        rates = [0.0] * self._threads
 
-        def work(place: int) -> None:
-            found[place] = self._rate(self._steps)
+        def work(index: int) -> None:
+            rates[index] = self._rate(self._steps)
 
-        crew = [threading.Thread(target=work, args=(place,)) for place in range(self._threads)]
-        for one in crew:
-            one.start()
-        for one in crew:
-            one.join()
-        return found
+        threads = [threading.Thread(target=work, args=(index,)) for index in range(self._threads)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return rates
 
     def _rate(self, steps: int) -> float:
         start = time.perf_counter()
@@ -116,43 +138,44 @@ class _Stretch:
 
 
 @contextmanager
-def _kernels() -> Iterator[Any]:
+def _native_kernels() -> Iterator[Any]:
     """The compiled kernels; None where there is no compiler, or none that knows the instructions."""
     compiler = shutil.which("g++")
     with TemporaryDirectory(prefix="blastscope-") as folder:
-        made = Path(folder) / "peaks.so"
-        command = [compiler or "g++", "-O2", "-std=c++17", "-shared", "-fPIC", "-o", str(made), str(SOURCE)]
+        compiled = Path(folder) / "roofline.so"
+        command = [compiler or "g++", "-O2", "-std=c++17", "-shared", "-fPIC", "-o", str(compiled), str(KERNEL_SOURCE)]
         if compiler is None or subprocess.run(command, capture_output=True, check=False).returncode:
             yield None
             return
-        library = ctypes.CDLL(str(made))
+        library = ctypes.CDLL(str(compiled))
         library.kernel_macs.restype = ctypes.c_double
         library.kernel_name.restype = library.kernel_type.restype = ctypes.c_char_p
         library.kernel_run.argtypes = [ctypes.c_int, ctypes.c_long]
         yield library
 
 
-def _library_peaks(threads: int) -> Iterator[Peak]:
+def _openvino_peaks(threads: int) -> Iterator[Peak]:
     import openvino
 
     core = openvino.Core()
-    offered = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    wanted: dict[str, tuple[Execution, str]] = {
+    capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    types: dict[str, tuple[Execution, str]] = {
         "FP32": ("f32", "f32"),
         "INT8": ("int8", "f32"),
         "BF16": ("bf16", "bf16"),
         "FP16": ("f16", "f16"),
     }
-    for name, (execution, hint) in wanted.items():
-        if name in offered:
+    for name, (execution, hint) in types.items():
+        if name in capabilities:
             model = _convolution(quantised=execution == "int8")
             settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
             request = core.compile_model(model, "CPU", settings).create_infer_request()
-            best = min(_seconds(request) for _ in range(2 * ROUNDS))
-            yield Peak(execution=execution, gmacs=_count(model) / best / 1e9, how="OpenVINO's convolution, 256 channels, 3 x 3")
+            best = min(_run_seconds(request) for _ in range(2 * ROUNDS))
+            gmacs = _count_multiply_adds(model) / best / 1e9
+            yield Peak(execution=execution, gmacs=gmacs, kernel="OpenVINO's convolution, 256 channels, 3 x 3")
 
 
-def _seconds(request: Any) -> float:
+def _run_seconds(request: Any) -> float:
     start = time.perf_counter()
     request.start_async()
     request.wait()
@@ -161,20 +184,20 @@ def _seconds(request: Any) -> float:
 
 @cache
 def _convolution(*, quantised: bool) -> Any:
-    """A convolution that is bound by arithmetic; `quantised` as a reader of QDQ files leaves it."""
+    """A convolution that is bound by arithmetic; `quantised`: as OpenVINO reads it from a QDQ file."""
     import openvino
     from openvino import opset13 as ops
 
-    seen = ops.parameter([1, CHANNELS, SIDE, SIDE], np.float32)
+    data = ops.parameter([1, CHANNELS, SIDE, SIDE], np.float32)
     shape = [CHANNELS, CHANNELS, 3, 3]
     rng = np.random.default_rng(0)
-    left: Any = seen
+    left: Any = data
     if quantised:
         scales = [np.array(value, np.float32) for value in (0, 2.55, 0, 2.55)]
-        left = ops.fake_quantize(seen, *scales, levels=256)
-        bytes_ = ops.constant(rng.integers(-100, 100, shape).astype(np.int8))
-        weights = ops.multiply(ops.convert(bytes_, "f32"), ops.constant(np.full([CHANNELS, 1, 1, 1], 0.01, np.float32)))
+        left = ops.fake_quantize(data, *scales, levels=256)
+        int8_weights = ops.constant(rng.integers(-100, 100, shape).astype(np.int8))
+        weights = ops.multiply(ops.convert(int8_weights, "f32"), ops.constant(np.full([CHANNELS, 1, 1, 1], 0.01, np.float32)))
     else:
         weights = ops.constant(rng.normal(size=shape).astype(np.float32))
-    made = ops.convolution(left, weights, [1, 1], [1, 1], [1, 1], [1, 1])
-    return openvino.Model([made], [seen])
+    output = ops.convolution(left, weights, [1, 1], [1, 1], [1, 1], [1, 1])
+    return openvino.Model([output], [data])

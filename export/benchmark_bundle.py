@@ -1,6 +1,7 @@
 """Benchmark bundles: networks with random weights in every precision, whose gate is waived, since no gate can judge them.
 
-Right then means: as another engine answers to the same graph file. So the golden set holds crops that every graph calls alike.
+An engine is right when it predicts what another engine predicts with the same graph file. So the golden set holds crops whose
+label is the same in every precision.
 """
 
 from __future__ import annotations
@@ -28,38 +29,57 @@ from blastscope.runtime.bundle.manifest import GraphEntry, Manifest
 from blastscope.runtime.errors import EngineError
 from blastscope.train.ensemble_checkpoint import TrainedEnsemble
 
-GOLDEN = 8
-RANGES = 16  # crops that set the int8 ranges
-CANDIDATES = 24  # crops among which the golden set is chosen: each costs five passes
+GOLDEN_CROPS = 8
+CALIBRATION_CROPS = 16  # that set the int8 ranges
+CANDIDATE_CROPS = 24  # among which the golden set is chosen: each costs five passes
 
 
-def waived_bundle(
-    trained: TrainedEnsemble, crops: NDArray[np.uint8], out: Path, *, tell: Callable[[str], None] | None = None
+def make_benchmark_bundle(
+    trained: TrainedEnsemble, crops: NDArray[np.uint8], out: Path, *, progress: Callable[[str], None] | None = None
 ) -> Bundle:
-    """A bundle at `out` of the fused graph in fp32, fp16 and int8, marked `gate: "waived: benchmark"`.
+    """Writes a bundle of the fused graph in fp32, fp16 and int8, marked `gate: "waived: benchmark"`.
 
-    For networks with random weights whose batch-norm statistics fit `crops` (N, S, S, 3), as `random_ensemble` makes them.
+    Parameters
+    ----------
+    trained
+        Networks with random weights whose batch-norm statistics fit `crops`, as `random_ensemble` makes them.
+    crops
+        Uint8 (N, S, S, 3) RGB: the first 16 set the int8 ranges, and the golden set is chosen among the first 24.
+    out
+        Folder of the bundle.
+    progress
+        Called with a line of text when something begins; None: nothing is said.
+
+    Returns
+    -------
+    Bundle
+        The bundle, opened.
+
+    Raises
+    ------
+    EngineError
+        No crop has the same label in every precision.
     """
-    say = tell or (lambda _: None)
+    say = progress or (lambda _: None)
     with TemporaryDirectory(prefix="blastscope-") as folder:
         say("exporting fp32 and fp16")
-        files = export_graphs(trained.ensemble, "fused", crops[:RANGES], Path(folder), ExportConfig())
+        files = export_graphs(trained.ensemble, "fused", crops[:CALIBRATION_CROPS], Path(folder), ExportConfig())
         say("quantising to int8")
-        small = Path(folder) / graph_path("fused", "int8")
-        small.parent.mkdir()
-        make_int8(files[0].path, small, crops[:RANGES], CalibrationConfig(method="minmax"))
+        int8_path = Path(folder) / graph_path("fused", "int8")
+        int8_path.parent.mkdir()
+        make_int8(files[0].path, int8_path, crops[:CALIBRATION_CROPS], CalibrationConfig(method="minmax"))
         say("choosing the golden set")
-        golden, int8 = _golden(trained, crops[:CANDIDATES], [*(file.path for file in files), small])
+        golden, int8_distance = _choose_golden(trained, crops[:CANDIDATE_CROPS], [*(file.path for file in files), int8_path])
         parent = files[0].entry
         entry = GraphEntry(
-            **describe_file(small, graph_path("fused", "int8")).model_dump(),
+            **describe_file(int8_path, graph_path("fused", "int8")).model_dump(),
             models="fused",
             precision="int8",
             parent=parent.sha256,
-            tolerances={"int8": min(max(MARGIN * int8, LEAST_TOLERANCE), 1.0)},
+            tolerances={"int8": min(max(MARGIN * int8_distance, LEAST_TOLERANCE), 1.0)},
             passes=parent.passes,
         )
-        files.append(GraphFile(small, entry))
+        files.append(GraphFile(int8_path, entry))
         manifest = Manifest(
             name=f"benchmark {trained.config.network.backbone}"[:80],
             created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -73,19 +93,19 @@ def waived_bundle(
         return bundle_of(Path(out), manifest, files, golden)
 
 
-def _golden(trained: TrainedEnsemble, crops: NDArray[np.uint8], graphs: list[Path]) -> tuple[Golden, float]:
-    """The crops that all graphs call alike and most clearly, and how far the last graph's answers to them are off."""
+def _choose_golden(trained: TrainedEnsemble, crops: NDArray[np.uint8], graphs: list[Path]) -> tuple[Golden, float]:
+    """The crops with the same label and the largest margins in all graphs, and the last graph's largest error on them."""
     network = graph_of(trained.ensemble, "fused")
     reference = torch_answers(network, crops)
-    answers = [
+    predictions = [
         bf16_answers(network, crops),
         *(GraphAnswers(path).probabilities(crops) for path in graphs),
     ]
-    all_leads = np.stack([leads(found) for found in (reference, *answers)])
-    alike = (np.sign(all_leads) == np.sign(all_leads[0])).all(axis=0)
+    margins = np.stack([leads(found) for found in (reference, *predictions)])
+    alike = (np.sign(margins) == np.sign(margins[0])).all(axis=0)
     rows = np.flatnonzero(alike)
     if not len(rows):
-        raise EngineError("no crop is called alike in every precision: try other crops or another seed")
-    clear = rows[np.argsort(-np.abs(all_leads[:, rows]).min(axis=0), kind="stable")][:GOLDEN]
+        raise EngineError("no crop has the same label in every precision: try other crops or another seed")
+    clear = rows[np.argsort(-np.abs(margins[:, rows]).min(axis=0), kind="stable")][:GOLDEN_CROPS]
     golden = Golden(np.ascontiguousarray(crops[clear]), np.ascontiguousarray(reference[clear]))
-    return golden, distance(answers[-1][clear], reference[clear])
+    return golden, distance(predictions[-1][clear], reference[clear])

@@ -1,1 +1,1 @@
-"""The GPU check: what a machine's GPU can run, whether it is right, and how fast, against three PyTorch models, in one run."""
+"""The GPU check: which engines a machine's GPU can run, whether they are right, and how fast they are against PyTorch."""

@@ -1,4 +1,4 @@
-"""The crop alone: to the byte against OpenCV, and its time."""
+"""The crop kernels alone: compared with OpenCV byte by byte, and timed."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from blastscope.benchmarks.gpu.schema import CropCheck, GpuRow, measured
-from blastscope.benchmarks.interleaved_timing import Image, Pace, Side, time_in_turn
+from blastscope.benchmarks.gpu.schema import CropCheck, GpuRow, with_timings
+from blastscope.benchmarks.interleaved_timing import Contender, Image, TimingConfig, interleaved_times_ms
 from blastscope.runtime.backends.nvidia.bound_network import BatchBinding, ExecutionContext
 from blastscope.runtime.backends.nvidia.pixel_pipeline import PixelPipeline
 from blastscope.runtime.backends.protocol import ANSWER_SHAPES, PLAIN_OUTPUT
@@ -21,17 +21,17 @@ OPENCV = "OpenCV on the CPU"
 
 
 class NoNetwork:
-    """A network that does nothing, so that what is left is the crop."""
+    """A network that does nothing, so that a pipeline runs the crop alone."""
 
-    def bind(self, place: BatchBinding) -> ExecutionContext:
-        """A pass that queues nothing."""
-        return _NoPass()
+    def bind(self, binding: BatchBinding) -> ExecutionContext:
+        """A context that enqueues nothing."""
+        return _EmptyContext()
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Does nothing: there is nothing to free."""
 
 
-class _NoPass:
+class _EmptyContext:
     recordable = True
     answer_shape = ANSWER_SHAPES[PLAIN_OUTPUT]
 
@@ -43,69 +43,110 @@ class _NoPass:
 
 
 def compare_crops(pipeline: PixelPipeline, images: Sequence[Image], spec: CropSpecification, source: str) -> CropCheck:
-    """Every image through the kernels and through OpenCV, in batches of the largest size."""
+    """Compares the kernels' crops with OpenCV's.
+
+    Parameters
+    ----------
+    pipeline
+        The crop kernels, with `NoNetwork`. Its largest batch size is used.
+    images
+        Uint8 (H, W, 3) RGB.
+    spec
+        How images are cropped.
+    source
+        Where the images come from, for the report.
+
+    Returns
+    -------
+    CropCheck
+        The number of images whose crop, box or refusal differs in anything.
+    """
     size, different = max(pipeline.batches), 0
     for start in range(0, len(images), size):
         batch = images[start : start + size]
         found, crops = pipeline.look(batch).found, pipeline.crops(batch)
         for image, one, pixels in zip(batch, found, crops, strict=True):
-            wanted = crop_cell(image, spec)
-            same = one == wanted.box and np.array_equal(pixels, wanted.pixels) if isinstance(wanted, Crop) else one == wanted
+            expected = crop_cell(image, spec)
+            if isinstance(expected, Crop):
+                same = one == expected.box and np.array_equal(pixels, expected.pixels)
+            else:
+                same = one == expected
             different += not same
     return CropCheck(source=source, images=len(images), different=different)
 
 
-def time_crops(gpu: Gpu, pipeline: PixelPipeline, images: Sequence[Image], spec: CropSpecification, pace: Pace) -> list[GpuRow]:
-    """From host memory, and from device memory, in turn with OpenCV."""
+def time_crops(
+    gpu: Gpu, pipeline: PixelPipeline, images: Sequence[Image], spec: CropSpecification, timing: TimingConfig
+) -> list[GpuRow]:
+    """Times the kernels from host memory and from device memory, interleaved with OpenCV.
 
-    def opencv(chosen: Sequence[Image]) -> list[ClassName | None]:
-        for image in chosen:
+    Parameters
+    ----------
+    gpu
+        Where the images are copied to.
+    pipeline
+        The crop kernels, with `NoNetwork`.
+    images
+        Uint8 (H, W, 3) RGB: one batch.
+    spec
+        How images are cropped.
+    timing
+        How many rounds, and how long they are.
+
+    Returns
+    -------
+    list of GpuRow
+        OpenCV's row and three of the kernels, whose ratios compare with OpenCV.
+    """
+
+    def opencv(batch: Sequence[Image]) -> list[ClassName | None]:
+        for image in batch:
             crop_cell(image, spec)
         return []
 
-    def uploaded(chosen: Sequence[Image]) -> list[ClassName | None]:
-        pipeline.look(chosen)
+    def from_host(batch: Sequence[Image]) -> list[ClassName | None]:
+        pipeline.look(batch)
         return []
 
-    with resident(gpu, images) as there:
+    with device_copies(gpu, images) as copies:
 
-        def on_device(chosen: Sequence[Image]) -> list[ClassName | None]:
-            pipeline.look(there)
+        def from_device(batch: Sequence[Image]) -> list[ClassName | None]:
+            pipeline.look(copies)
             return []
 
-        def repeated(chosen: Sequence[Image]) -> list[ClassName | None]:
-            pipeline.repeat(len(there))  # what stood beside it last: the images on the device
+        def repeat(batch: Sequence[Image]) -> list[ClassName | None]:
+            pipeline.repeat(len(copies))  # of the contender before it: the images on the device
             return []
 
-        # in this order: what is repeated is the work of the side before it
-        sides = [
-            Side(OPENCV, opencv),
-            Side("kernels, from host memory", uploaded),
-            Side("kernels, from device memory", on_device),
-            Side("kernels, the recorded work alone", repeated),
+        # in this order: the last one repeats the work of the one before it
+        contenders = [
+            Contender(OPENCV, opencv),
+            Contender("kernels, from host memory", from_host),
+            Contender("kernels, from device memory", from_device),
+            Contender("kernels, the recorded work alone", repeat),
         ]
-        times = time_in_turn(sides, images, pace)
-    rows = [GpuRow(network="crop", what="crop", engine=side.name, batch=len(images)) for side in sides]
-    peer = (OPENCV, times[OPENCV])
-    return [measured(row, times[row.engine], None if row.engine == OPENCV else peer) for row in rows]
+        times = interleaved_times_ms(contenders, images, timing)
+    rows = [GpuRow(network="crop", scope="crop", engine=one.name, batch=len(images)) for one in contenders]
+    baseline = (OPENCV, times[OPENCV])
+    return [with_timings(row, times[row.engine], None if row.engine == OPENCV else baseline) for row in rows]
 
 
 @contextmanager
-def resident(gpu: Gpu, images: Sequence[Image]) -> Iterator[list[DeviceImage]]:
-    """Copies of `images` in the GPU's memory."""
-    held: list[DeviceImage] = []
+def device_copies(gpu: Gpu, images: Sequence[Image]) -> Iterator[list[DeviceImage]]:
+    """Copies of `images`, uint8 (H, W, 3), in the GPU's memory, which are freed at the end."""
+    copies: list[DeviceImage] = []
     try:
         for image in images:
             with gpu.current():
                 stream, pinned, address = gpu.open_stream(), gpu.pinned(image.nbytes), gpu.allocate(image.nbytes)
-                held.append(DeviceImage(address, image.shape, (image.shape[1] * 3, 3, 1), None, None))
+                copies.append(DeviceImage(address, image.shape, (image.shape[1] * 3, 3, 1), None, None))
                 pinned[...] = image.reshape(-1)
                 gpu.upload(address, pinned, stream)
                 gpu.wait(stream)
                 gpu.unpin(pinned)
                 gpu.close_stream(stream)
-        yield held
+        yield copies
     finally:
         with gpu.current():
-            for one in held:
-                gpu.free(one.address)
+            for copy in copies:
+                gpu.free(copy.address)

@@ -1,34 +1,41 @@
-"""The part of benchmarks/RESULTS.md on GPUs: the tables of every one that was measured, newest first."""
+"""The section of benchmarks/RESULTS.md on GPUs: tables of every GPU that was measured, newest first."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from blastscope.benchmarks.gpu.schema import SAYS, GpuCheck, GpuRow, What
+from blastscope.benchmarks.gpu.schema import SCOPE_DESCRIPTIONS, GpuCheck, GpuRow, GpuScope
+from blastscope.benchmarks.results import read_json
 
 HEAD = """
 ## On GPUs
 
 One section a run of `make gpu-check`. `ratio` is how many times faster an engine is than three PyTorch models on the same GPU
-with the crop on the CPU (the crop alone: than OpenCV), by the medians of the same turns. A row without times says why its
+with the crop on the CPU (the crop alone: than OpenCV), by the medians of the same rounds. A row without times says why its
 engine didn't run.
 """
-NOTHING = """
-**No GPU has been measured yet.** No machine with one was at hand; what runs without one (the kernels in their shim, the
-pipeline, the engine builds, pycuda on a driver of paper) is in the test suite. No figure stands here until a run has made it.
+NO_GPU = """
+**No GPU has been measured yet.** No machine with one was at hand; what runs without one (the kernels compiled for the host, the
+pipeline, the engine builds, pycuda on a fake driver) is in the test suite. No figure stands here until a run has made it.
 """
 
 
-def gpu_part(results: Path) -> str:
-    """The part, made of the JSON files in `results`."""
-    checks = [GpuCheck.model_validate_json(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json"))]
+def gpu_section(results: Path) -> str:
+    """The section as Markdown, from the JSON files in the folder `results`.
+
+    Raises
+    ------
+    ValueError
+        A file holds no result of `make gpu-check`.
+    """
+    checks = [GpuCheck.model_validate(read_json(path)) for path in sorted(results.glob("*.json"))]
     checks.sort(key=lambda check: check.date, reverse=True)
-    parts = [HEAD, *(_section(check) for check in checks)] if checks else [HEAD, NOTHING]
+    parts = [HEAD, *(_check_section(check) for check in checks)] if checks else [HEAD, NO_GPU]
     return "".join(parts)
 
 
-def _section(check: GpuCheck) -> str:
+def _check_section(check: GpuCheck) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in check.versions.items())
     lines = [
         f"\n### {check.gpu}, {check.date}\n",
@@ -36,31 +43,31 @@ def _section(check: GpuCheck) -> str:
         f"{check.machine.cores} cores; {versions}.\n",
         *_built(check),
         *_crops(check),
-        *_agreements(check),
+        *_agreement_table(check),
     ]
-    for what, says in SAYS.items():
-        lines += _times(what, says, [row for row in check.rows if row.what == what])
+    for scope in SCOPE_DESCRIPTIONS:
+        lines += _timing_table(scope, [row for row in check.rows if row.scope == scope])
     lines += [f"- {note}" for note in check.notes]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def _built(check: GpuCheck) -> Iterator[str]:
-    yield from (f"- {name}: {how}" for name, how in check.built.items())
+    yield from (f"- {name}: {state}" for name, state in check.built.items())
     yield ""
 
 
 def _crops(check: GpuCheck) -> Iterator[str]:
     for one in check.crops:
-        verdict = "all the same to the byte" if one.different == 0 else f"**{one.different} differ**"
+        verdict = "identical in every byte" if one.different == 0 else f"**{one.different} differ**"
         verdict = f"**not compared**: {one.problem}" if one.problem else verdict
         yield f"- crops of {one.images} images ({one.source}) against OpenCV: {verdict}"
     yield ""
 
 
-def _agreements(check: GpuCheck) -> Iterator[str]:
+def _agreement_table(check: GpuCheck) -> Iterator[str]:
     if not check.agreements:
         return
-    yield "| network | engine | against | cells | largest difference | calls changed | |"
+    yield "| network | engine | reference | cells | largest difference | labels changed | |"
     yield "|---|---|---|---|---|---|---|"
     for one in check.agreements:
         figures = ("" if one.difference is None else f"{one.difference:.2g}", "" if one.flips is None else str(one.flips))
@@ -68,10 +75,10 @@ def _agreements(check: GpuCheck) -> Iterator[str]:
     yield ""
 
 
-def _times(what: What, says: str, rows: Sequence[GpuRow]) -> Iterator[str]:
+def _timing_table(scope: GpuScope, rows: Sequence[GpuRow]) -> Iterator[str]:
     if not rows:
         return
-    yield f"\n#### {what}: {says}\n"
+    yield f"\n#### {scope}: {SCOPE_DESCRIPTIONS[scope]}\n"
     yield "| network | engine | batch | p50 ms | p95 ms | p99 ms | cells/s | ratio | |"
     yield "|---|---|---|---|---|---|---|---|---|"
     for row in rows:

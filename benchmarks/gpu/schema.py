@@ -1,4 +1,4 @@
-"""What the GPU check writes: rows that were measured, and rows that stay empty, with the reason."""
+"""The result of the GPU check: rows with times, and rows without, which say why."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from numpy.typing import NDArray
 from blastscope.benchmarks.schema import Machine
 from blastscope.runtime.io.strict_model import StrictModel
 
-What = Literal["crop", "engine", "pixels"]
-SAYS: dict[What, str] = {
+GpuScope = Literal["crop", "engine", "pixels"]
+SCOPE_DESCRIPTIONS: dict[GpuScope, str] = {
     "crop": "image to crop on the device",
     "engine": "crops in host memory to probabilities",
-    "pixels": "image in host memory to call",
+    "pixels": "image in host memory to label",
 }
 
 
 class GpuRow(StrictModel):
-    """One engine at one batch, in milliseconds for the whole batch. `problem`: why it didn't run, or has no ratio."""
+    """One engine at one batch; milliseconds are for the whole batch. `problem`: why it didn't run, or has no ratio."""
 
     network: str
-    what: What
+    scope: GpuScope  # what is timed
     engine: str  # precision/library
     batch: int
     calls: int | None = None
@@ -30,20 +30,20 @@ class GpuRow(StrictModel):
     p95_ms: float | None = None
     p99_ms: float | None = None
     per_second: float | None = None  # cells
-    ratio: float | None = None  # times faster than the peer in the same turns, by the medians
-    peer: str | None = None
+    ratio: float | None = None  # speed-up over the baseline in the same rounds: ratio of the medians
+    baseline: str | None = None  # whose times the ratio is of
     problem: str | None = None
 
 
 class Agreement(StrictModel):
-    """How an engine's answers on whole images compare with ONNX Runtime's on the CPU."""
+    """How an engine's labels and probabilities of whole images compare with ONNX Runtime's on the CPU."""
 
     network: str
     engine: str
     reference: str
     cells: int = 0
     difference: float | None = None  # largest of a probability
-    flips: int | None = None  # calls that changed
+    flips: int | None = None  # labels that changed
     refusals_alike: bool | None = None
     problem: str | None = None
 
@@ -54,11 +54,11 @@ class CropCheck(StrictModel):
     source: str
     images: int
     different: int  # images whose crop, box or refusal differs in anything
-    problem: str | None = None  # why it could not be compared
+    problem: str | None = None  # why they could not be compared
 
 
 class Findings(StrictModel):
-    """What one step of the check found."""
+    """The results of one step of the check."""
 
     crops: tuple[CropCheck, ...] = ()
     agreements: tuple[Agreement, ...] = ()
@@ -80,7 +80,7 @@ class GpuCheck(StrictModel):
     cuda: str
     machine: Machine
     versions: dict[str, str]
-    built: dict[str, str]  # what was compiled or built here, and how that went
+    built: dict[str, str]  # how each thing that this machine can compile or build was built
     crops: tuple[CropCheck, ...]
     agreements: tuple[Agreement, ...]
     rows: tuple[GpuRow, ...]
@@ -93,16 +93,27 @@ class GpuCheck(StrictModel):
         return same_crops and all(one.refusals_alike is not False for one in self.agreements)
 
 
-def measured(row: GpuRow, times_ms: NDArray[np.float64], peer: tuple[str, NDArray[np.float64]] | None) -> GpuRow:
-    """`row` with the figures of its samples; no sample is dropped."""
+def with_timings(row: GpuRow, times_ms: NDArray[np.float64], baseline: tuple[str, NDArray[np.float64]] | None) -> GpuRow:
+    """`row` with percentiles, throughput and ratio. No call is dropped.
+
+    Parameters
+    ----------
+    row
+        Network, engine and batch.
+    times_ms
+        Float64 (N,): milliseconds of each call.
+    baseline
+        Name and milliseconds of the baseline's calls in the same rounds; None: the row has no ratio.
+    """
     p50, p95, p99 = (float(value) for value in np.percentile(times_ms, (50, 95, 99)))
-    facts: dict[str, object] = {
+    fields: dict[str, object] = {
         "calls": len(times_ms),
         "p50_ms": p50,
         "p95_ms": p95,
         "p99_ms": p99,
         "per_second": 1000 * row.batch / p50,
     }
-    if peer is not None:
-        facts |= {"peer": peer[0], "ratio": float(np.median(peer[1])) / p50}
-    return row.model_copy(update=facts)
+    if baseline is not None:
+        name, baseline_ms = baseline
+        fields |= {"baseline": name, "ratio": float(np.median(baseline_ms)) / p50}
+    return row.model_copy(update=fields)

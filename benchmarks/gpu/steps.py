@@ -1,4 +1,4 @@
-"""The steps of the check: the crop by each specification, and each engine of each network. Whatever happens is a finding."""
+"""The steps of the GPU check: the crop by each specification, and each engine of each network. A failure is a finding too."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from itertools import cycle, islice
 from pathlib import Path
 
 from blastscope.benchmarks.gpu.crops import NoNetwork, compare_crops, time_crops
-from blastscope.benchmarks.gpu.engines import Bench, Plan, empty_rows, told
+from blastscope.benchmarks.gpu.engines import EngineBenchmark, GpuBenchmarkConfig, error_summary, problem_rows
 from blastscope.benchmarks.gpu.schema import CropCheck, Findings, GpuRow
 from blastscope.benchmarks.interleaved_timing import Image
-from blastscope.benchmarks.models import Tell, prepare
+from blastscope.benchmarks.models import ProgressCallback, prepare_model
 from blastscope.runtime.backends.nvidia.pixel_pipeline import PixelPipeline
 from blastscope.runtime.crop import Crop, CropSpecification, crop_cell
 from blastscope.runtime.cuda.protocol import Gpu
@@ -24,44 +24,57 @@ from blastscope.runtime.types import Refusal
 
 CROP = "crop"
 # the paper's, and that of the shipped bundle
-SPECS = {"fit": CropSpecification(), "keep": CropSpecification(side_px=144, scale="keep", window_px=288)}
-TIMED = "fit"
+SPECIFICATIONS = {"fit": CropSpecification(), "keep": CropSpecification(side_px=144, scale="keep", window_px=288)}
+TIMED_SPECIFICATION = "fit"
 
 
-def step_of(network: str, engine: str) -> str:
-    """The name of the step that measures `engine` on `network`; or the crop, by the scale `engine`."""
+def step_name(network: str, engine: str) -> str:
+    """The step that measures `engine` on `network`; or with network 'crop' the crop by the specification `engine`."""
     return f"{network} {engine}"
 
 
-def broken(step: str, problem: str, plan: Plan) -> Findings:
-    """What is to be told of a step that gave nothing."""
+def failed_step(step: str, problem: str, config: GpuBenchmarkConfig) -> Findings:
+    """The findings of a step that gave none: rows with the reason in place of figures."""
     network, _, engine = step.partition(" ")
     if network != CROP:
-        return Findings(rows=empty_rows(network, engine, plan, problem))
-    check = CropCheck(source=f"{engine} to {SPECS[engine].side_px} px", images=0, different=0, problem=problem)
-    row = GpuRow(network=CROP, what="crop", engine="kernels", batch=1, problem=problem)
-    rows = tuple(row.model_copy(update={"batch": batch}) for batch in plan.batches) if engine == TIMED else ()
-    return Findings(crops=(check,), rows=rows)
+        return Findings(rows=problem_rows(network, engine, config, problem))
+    source = f"{engine} to {SPECIFICATIONS[engine].side_px} px"
+    check = CropCheck(source=source, images=0, different=0, problem=problem)
+    row = GpuRow(network=CROP, scope="crop", engine="kernels", batch=1, problem=problem)
+    timed = config.batches if engine == TIMED_SPECIFICATION else ()
+    return Findings(crops=(check,), rows=tuple(row.model_copy(update={"batch": batch}) for batch in timed))
 
 
-class Work:
-    """Does steps on one GPU, in this process. What several steps need is made once."""
+class StepRunner:
+    """Runs steps on one GPU in this process. What several steps need is made once.
 
-    def __init__(self, gpu: Gpu, plan: Plan, data: Path | None, tell: Tell) -> None:
-        self._gpu, self._plan, self._data, self._tell = gpu, plan, data, tell
-        self._bench: tuple[str, Bench] | None = None  # of one network at a time: each fills the GPU's memory
+    Parameters
+    ----------
+    gpu
+        Where the steps run.
+    config
+        What is measured, and for how long.
+    data
+        Folder of C-NMC cells; None: synthetic cells.
+    progress
+        Called with a line of text when something begins.
+    """
 
-    def do(self, step: str) -> Findings:
-        """What `step` finds. Raises nothing: what fails is a finding too."""
+    def __init__(self, gpu: Gpu, config: GpuBenchmarkConfig, data: Path | None, progress: ProgressCallback) -> None:
+        self._gpu, self._config, self._data, self._progress = gpu, config, data, progress
+        self._benchmark: tuple[str, EngineBenchmark] | None = None  # of one network at a time: each fills the GPU's memory
+
+    def run(self, step: str) -> Findings:
+        """The findings of a step that `step_name` names. It raises nothing: an error becomes a finding."""
         network, _, engine = step.partition(" ")
-        self._tell(step)
+        self._progress(step)
         try:
-            return self._crop(engine) if network == CROP else self._bench_of(network).measure(engine)
+            return self._check_crops(engine) if network == CROP else self._benchmark_of(network).measure(engine)
         except Exception as error:  # noqa: BLE001  a first run on a new GPU may fail in any way
-            return broken(step, told(error), self._plan)
+            return failed_step(step, error_summary(error), self._config)
 
-    def lost(self) -> bool:
-        """Whether nothing on the GPU answers any more, in this process."""
+    def gpu_lost(self) -> bool:
+        """Whether nothing on the GPU works any more in this process."""
         try:
             with self._gpu.current():
                 self._gpu.check("looking at the GPU")
@@ -69,39 +82,47 @@ class Work:
             return True
         return False
 
-    def _crop(self, scale: str) -> Findings:
-        """The kernels on all real cells or drawn ones, against OpenCV, and their times."""
-        spec, plan, rows = SPECS[scale], self._plan, list[GpuRow]()
-        every = some_images(self._data, None)
-        source = f"{'C-NMC' if self._data else 'drawn'}, {scale} to {spec.side_px} px"
-        pipeline = PixelPipeline(CROP, self._gpu, NoNetwork(), spec, batches=plan.batches)
+    def _check_crops(self, name: str) -> Findings:
+        """The kernels on all real cells or on synthetic ones, against OpenCV, and their times."""
+        spec, config, rows = SPECIFICATIONS[name], self._config, list[GpuRow]()
+        images = load_images(self._data, None)
+        source = f"{'C-NMC' if self._data else 'drawn'}, {name} to {spec.side_px} px"
+        pipeline = PixelPipeline(CROP, self._gpu, NoNetwork(), spec, batches=config.batches)
         try:
-            check = compare_crops(pipeline, every, spec, source)
-            if scale == TIMED:
-                for batch in plan.batches:
-                    rows += time_crops(self._gpu, pipeline, self._images[:batch], spec, plan.pace)
+            check = compare_crops(pipeline, images, spec, source)
+            if name == TIMED_SPECIFICATION:
+                for batch in config.batches:
+                    rows += time_crops(self._gpu, pipeline, self._images[:batch], spec, config.timing)
         except Exception as error:  # noqa: BLE001
-            found = broken(step_of(CROP, scale), told(error), plan)
+            found = failed_step(step_name(CROP, name), error_summary(error), config)
             return found if not rows else found.model_copy(update={"rows": tuple(rows)})
         finally:
             pipeline.close()
         return Findings(crops=(check,), rows=tuple(rows))
 
-    def _bench_of(self, network: str) -> Bench:
-        if self._bench is None or self._bench[0] != network:
-            self._bench = None
-            contender = prepare(network, self._data, self._tell)
-            self._bench = (network, Bench(self._gpu, contender, self._images, self._plan))
-        return self._bench[1]
+    def _benchmark_of(self, network: str) -> EngineBenchmark:
+        if self._benchmark is None or self._benchmark[0] != network:
+            self._benchmark = None
+            model = prepare_model(network, self._data, self._progress)
+            self._benchmark = (network, EngineBenchmark(self._gpu, model, self._images, self._config))
+        return self._benchmark[1]
 
     @cached_property
     def _images(self) -> list[Image]:
-        most = max(*self._plan.batches, self._plan.cells)
-        return cells_among(some_images(self._data, 2 * most), most)
+        count = max(*self._config.batches, self._config.cells)
+        return croppable_images(load_images(self._data, 2 * count), count)
 
 
-def some_images(data: Path | None, count: int | None) -> list[Image]:
-    """`count` images of real cells below `data`, or of drawn ones; None: all real ones, or 256 drawn ones."""
+def load_images(data: Path | None, count: int | None) -> list[Image]:
+    """Images of cells, uint8 (H, W, 3) RGB.
+
+    Parameters
+    ----------
+    data
+        Folder of C-NMC cells; None: synthetic cells.
+    count
+        How many at most, drawn at random; None: all real ones, or 256 synthetic ones.
+    """
     if data is None:
         return [cell.image for cell in synthetic_cells(count or 256, seed=0)]
     cells = list(scan_dataset(data).cells)
@@ -110,7 +131,7 @@ def some_images(data: Path | None, count: int | None) -> list[Image]:
     return [image for image in read if not isinstance(image, Refusal)]
 
 
-def cells_among(images: Sequence[Image], count: int) -> list[Image]:
-    """`count` of `images` that get a call, not a refusal, so that all sides have the same to do; few are taken repeatedly."""
-    found = [image for image in images if all(isinstance(crop_cell(image, spec), Crop) for spec in SPECS.values())]
+def croppable_images(images: Sequence[Image], count: int) -> list[Image]:
+    """`count` of `images` that no specification refuses, so that all contenders do the same; repeated if too few."""
+    found = [image for image in images if all(isinstance(crop_cell(image, spec), Crop) for spec in SPECIFICATIONS.values())]
     return list(islice(cycle(found), count))

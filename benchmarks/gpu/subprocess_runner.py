@@ -1,7 +1,7 @@
-"""Runs each step of the GPU check in a process of its own.
+"""Runs the steps of the GPU check in child processes.
 
-The process writes a line as each step begins and another with what it found; whoever waits for it reads them. After a step that
-broke the process, or the GPU for it, the steps that are left get a fresh one.
+The child writes a line as each step begins and another with its findings, and the parent reads them. After a step that crashed
+the child, or lost the GPU for it, the remaining steps get a new child.
 """
 
 from __future__ import annotations
@@ -17,86 +17,106 @@ from tempfile import TemporaryDirectory
 
 from blastscope.benchmarks.gpu.schema import Findings
 
-AGAIN = 75  # exit code: the GPU is lost for this process, the steps that are left want another
-_TICK = 0.2
+RESTART_EXIT_CODE = 75  # of a child for which the GPU is lost: the remaining steps need another one
+_POLL_INTERVAL_S = 0.2
+_BEGIN = "begin "
 
-Command = Callable[[Sequence[str], Path], list[str]]  # for steps, and the file that their lines go to
-Broken = Callable[[str, str], Findings]  # of a step that broke its process: its name and why
+MakeCommand = Callable[[Sequence[str], Path], list[str]]  # from steps and the file for the child's lines
+MakeFailure = Callable[[str, str], Findings]  # from a step that crashed its child, and the reason
 
 
-def run_apart(steps: Sequence[str], command: Command, broken: Broken, *, patience_s: float) -> Iterator[Findings]:
-    """What each of `steps` found, in their order. A step that says nothing for `patience_s` seconds is ended."""
-    left = list(steps)
-    while left:
-        with TemporaryDirectory() as place:
-            file = Path(place) / "found"
-            reason = _one_process(command(left, file), file, patience_s)
+def run_isolated(
+    steps: Sequence[str], make_command: MakeCommand, make_failure: MakeFailure, *, step_timeout_s: float
+) -> Iterator[Findings]:
+    """Runs steps in child processes.
+
+    Parameters
+    ----------
+    steps
+        Names, in the order in which they run.
+    make_command
+        Gives the command line of a child that runs these steps and writes its lines with `write_line`.
+    make_failure
+        Gives the findings of a step that crashed its child or hung.
+    step_timeout_s
+        Seconds after which a child that writes nothing is killed.
+
+    Yields
+    ------
+    Findings
+        One for each step, in the order of `steps`.
+    """
+    remaining = list(steps)
+    while remaining:
+        with TemporaryDirectory() as folder:
+            file = Path(folder) / "found"
+            reason = _run_child(make_command(remaining, file), file, step_timeout_s)
             begun, found = read_lines(file)
         yield from found
-        left = left[len(found) :]
+        remaining = remaining[len(found) :]
         if reason is None and not found:
             reason = "the process did nothing"
-        if left and reason is not None:
-            # the step that had begun is to blame, or else whatever comes before the first one
-            blamed = left[:1] if len(begun) > len(found) or found else left
-            yield from (broken(step, reason) for step in blamed)
-            left = left[len(blamed) :]
+        if remaining and reason is not None:
+            # the step that had begun failed; without one the child can't start, and no step can run
+            failed = remaining[:1] if len(begun) > len(found) or found else remaining
+            yield from (make_failure(step, reason) for step in failed)
+            remaining = remaining[len(failed) :]
 
 
 def read_lines(file: Path) -> tuple[list[str], list[Findings]]:
-    """The steps that began, and what those found that ended."""
+    """The steps that began, and the findings of those that ended."""
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    begun = [line.removeprefix("begin ") for line in lines if line.startswith("begin ")]
+    begun = [line.removeprefix(_BEGIN) for line in lines if line.startswith(_BEGIN)]
     return begun, [Findings.model_validate_json(line) for line in lines if line.startswith("{") and line.endswith("}")]
 
 
 def write_line(file: Path, line: str) -> None:
-    """Writes a line for whoever waits; what was written stays, however the process ends."""
+    """Appends a line for the parent; it stays, however this process ends."""
     with file.open("a", encoding="utf-8") as stream:
         stream.write(f"{line}\n")
 
 
-def _one_process(words: list[str], file: Path, patience_s: float) -> str | None:
-    """Why the process ended before its work did; None where it didn't, or asks to be begun anew."""
-    heard: list[str] = []
-    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, errors="replace") as process:
-        listener = threading.Thread(target=_pass_on, args=(process, heard))
-        listener.start()
+def _run_child(command: list[str], file: Path, step_timeout_s: float) -> str | None:
+    """Why the child ended before its work did; None where it finished, or asks for a restart."""
+    stderr_lines: list[str] = []
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, errors="replace") as process:
+        reader = threading.Thread(target=_forward_stderr, args=(process, stderr_lines))
+        reader.start()
         try:
-            silent = _is_silent(process, file, patience_s)
+            silent = _wait_until_silent(process, file, step_timeout_s)
         finally:
             process.kill()  # does nothing to one that has ended
-            listener.join()
+            reader.join()
     if silent:
-        return f"said nothing for {patience_s:.0f} s and was ended"
-    if process.returncode in (0, AGAIN):
+        return f"no output for {step_timeout_s:.0f} s: the process was killed"
+    if process.returncode in (0, RESTART_EXIT_CODE):
         return None
-    lines = [line.strip() for line in heard if line.strip()]
-    return f"the process {ended_by(process.returncode)}{f': {lines[-1]}' if lines else ''}"
+    lines = [line.strip() for line in stderr_lines if line.strip()]
+    return f"the process {describe_exit(process.returncode)}{f': {lines[-1]}' if lines else ''}"
 
 
-def _is_silent(process: subprocess.Popen[str], file: Path, patience_s: float) -> bool:
-    """Waits for the end: False; or True as soon as `file` hasn't grown for `patience_s` seconds."""
+def _wait_until_silent(process: subprocess.Popen[str], file: Path, step_timeout_s: float) -> bool:
+    """True as soon as `file` hasn't grown for `step_timeout_s` seconds; False when the process ends before that."""
     last, size = time.monotonic(), 0
     while process.poll() is None:
-        time.sleep(_TICK)
+        time.sleep(_POLL_INTERVAL_S)
         now = file.stat().st_size if file.exists() else 0
         if now != size:
             last, size = time.monotonic(), now
-        elif time.monotonic() - last > patience_s:
+        elif time.monotonic() - last > step_timeout_s:
             return True
     return False
 
 
-def _pass_on(process: subprocess.Popen[str], heard: list[str]) -> None:
+def _forward_stderr(process: subprocess.Popen[str], lines: list[str]) -> None:
     assert process.stderr is not None
     for line in process.stderr:
-        heard.append(line)
+        lines.append(line)
         sys.stderr.write(line)
 
 
-def ended_by(code: int) -> str:
-    """How a process with that exit code ended."""
+def describe_exit(code: int) -> str:
+    """How a process with this exit code ended, to follow 'the process'."""
     try:
         return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
     except ValueError:

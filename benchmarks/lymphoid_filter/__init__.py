@@ -1,1 +1,1 @@
-"""Benchmark of the lymphoid filter on labelled cells, synthetic composites and perturbed frames."""
+"""Benchmark of the lymphoid filter on labelled cells: frames as they are, perturbed frames, and synthetic composites."""

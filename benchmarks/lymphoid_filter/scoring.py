@@ -1,8 +1,8 @@
-"""What is said of labelled cells: may be called, `not-lymphoid`, refused for another reason, or not found.
+"""Labelled white cells, and what the frame pipeline makes of each: called, `not-lymphoid`, refused otherwise, or not found.
 
-The labelled white cells of BCCD's frames: which are lymphoid, by eye, without a look at what is found there.
+The cells are those of BCCD's frames, labelled by eye as lymphoid or not before the pipeline's result was looked at.
 
-Boxes are BCCD's own (MIT). Left out are cells that the frame's edge cuts, and further pictures of a cell that is there already:
+Boxes are BCCD's own (MIT). Left out are cells that the frame's edge cuts, and further images of a cell that is there already:
 BCCD shows some cells in two frames, on both sides of its split too. The `doubtful` ones, smudged, or monocytes perhaps, are in
 the table and never counted. The kinds that others published of whole frames, with a copy of BCCD, agree on all that isn't
 doubtful.
@@ -20,8 +20,8 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from blastscope.benchmarks.lymphoid_filter.composites import Glass, laid_on
-from blastscope.benchmarks.lymphoid_filter.perturbations import Frame, Look
+from blastscope.benchmarks.lymphoid_filter.composites import Background, compose_frames
+from blastscope.benchmarks.lymphoid_filter.perturbations import Frame, Perturbation
 from blastscope.runtime.evaluation.detection import match_boxes
 from blastscope.runtime.frames.estimation.frame_parameters import estimate_frame_parameters
 from blastscope.runtime.frames.segmentation.pipeline import segment_cells
@@ -30,84 +30,17 @@ from blastscope.runtime.io.cpu_info import usable_threads
 from blastscope.runtime.io.image import read_image
 from blastscope.runtime.types import Box, Refusal
 
-Said = Literal["called", "not-lymphoid", "otherwise", "lost"]
-COUNTED: tuple[Kind, ...] = ("lymphoid", "myeloid")
+Kind = Literal["lymphoid", "myeloid", "doubtful"]  # myeloid: granulocytes and monocytes
+COUNTED_KINDS: tuple[Kind, ...] = ("lymphoid", "myeloid")
+PARTS = ("train", "val")  # limits are chosen on the first; the second only reports
+Outcome = Literal["called", "not-lymphoid", "other-refusal", "not-found"]
+TABLE = Path(__file__).with_name("cells.csv")
 SPEC = FrameSpecification()
 
 
-@dataclass(frozen=True)
-class Count:
-    """What was said of the cells of one kind, in one part and one look."""
-
-    look: str
-    part: str
-    kind: str
-    called: int = 0
-    not_lymphoid: int = 0
-    otherwise: int = 0  # refused for another reason
-    lost: int = 0  # not found
-
-    @property
-    def judged(self) -> int:
-        """Of how many cells the kind was looked at."""
-        return self.called + self.not_lymphoid
-
-
-def count_frames(name: str, look: Look, cells: Iterable[Labelled], folder: Path) -> list[Count]:
-    """What is said of `cells` in BCCD's frames below `folder`, seen in this look: a count for each part and kind."""
-    by_frame: dict[str, list[Labelled]] = {}
-    for cell in cells:
-        by_frame.setdefault(cell.frame, []).append(cell)
-
-    def judge(frame: str) -> list[tuple[str, str, Said]]:
-        picture = read_image(folder / f"{frame}.jpg")
-        if not isinstance(picture, np.ndarray):
-            raise ValueError(f"{frame}: {picture.detail}")
-        seen, own = look(picture), by_frame[frame]
-        size = seen.shape[1] / picture.shape[1]
-        said = said_of(seen, [tuple(round(size * side) for side in cell.box) for cell in own])
-        return [(cell.part, cell.kind, word) for cell, word in zip(own, said, strict=True)]
-
-    with ThreadPoolExecutor(usable_threads()) as threads:
-        told = Counter(word for words in threads.map(judge, by_frame) for word in words)
-    return [_count(name, part, kind, told) for part in PARTS for kind in COUNTED]
-
-
-def count_on_glass(name: str, glass: Glass, cells: Sequence[Path]) -> Count:
-    """What is said of C-NMC's `cells` on this glass."""
-    told: Counter[tuple[str, str, Said]] = Counter()
-    for laid in laid_on(glass, cells):
-        told.update(("C-NMC", "lymphoid", word) for word in said_of(laid.frame, laid.boxes, laid.pixel_um))
-    return _count(name, "C-NMC", "lymphoid", told)
-
-
-def said_of(frame: Frame, boxes: Sequence[Box], pixel_um: float | None = None) -> list[Said]:
-    """One word for each box."""
-    facts = estimate_frame_parameters(frame, SPEC, pixel_um=pixel_um)
-    found = segment_cells(frame, facts, SPEC)
-    pairs = match_boxes(boxes, [cell.box for cell in found])
-    return [_word(found[pairs[number]].refusal) if number in pairs else "lost" for number in range(len(boxes))]
-
-
-def _word(refusal: Refusal | None) -> Said:
-    if refusal is None:
-        return "called"
-    return "not-lymphoid" if refusal.code == "not-lymphoid" else "otherwise"
-
-
-def _count(look: str, part: str, kind: str, told: Counter[tuple[str, str, Said]]) -> Count:
-    words: tuple[Said, ...] = ("called", "not-lymphoid", "otherwise", "lost")
-    return Count(look, part, kind, *(told[part, kind, word] for word in words))
-
-
-Kind = Literal["lymphoid", "myeloid", "doubtful"]  # myeloid: granulocytes and monocytes
-PARTS = ("train", "val")  # limits are chosen on the first; the second only reports
-TABLE = Path(__file__).with_name("cells.csv")
-
-
 @dataclass(frozen=True, slots=True)
-class Labelled:
-    """One white cell that lies whole in its frame."""
+class LabelledCell:
+    """One white cell that lies whole in its frame. `box`: x0, y0, x1, y1 in pixels."""
 
     part: str
     frame: str
@@ -115,14 +48,130 @@ class Labelled:
     kind: Kind
 
 
-def labelled_cells(table: Path = TABLE) -> tuple[Labelled, ...]:
-    """All rows of the table. Raises `ValueError` for a kind or a part that isn't known."""
+def labelled_cells(table: Path = TABLE) -> tuple[LabelledCell, ...]:
+    """All rows of a table of labelled cells.
+
+    Parameters
+    ----------
+    table
+        CSV file with the columns `part`, `frame`, `x0`, `y0`, `x1`, `y1` and `kind`.
+
+    Raises
+    ------
+    ValueError
+        A kind or a part is unknown.
+    """
     with table.open(encoding="utf-8", newline="") as file:
-        return tuple(_labelled(row) for row in csv.DictReader(file))
+        return tuple(_labelled_cell(row) for row in csv.DictReader(file))
 
 
-def _labelled(row: dict[str, str]) -> Labelled:
+def _labelled_cell(row: dict[str, str]) -> LabelledCell:
     if row["kind"] not in get_args(Kind) or row["part"] not in PARTS:
         raise ValueError(f"{row['frame']}: no such kind or part: '{row['kind']}', '{row['part']}'")
     x0, y0, x1, y1 = (int(row[side]) for side in ("x0", "y0", "x1", "y1"))
-    return Labelled(row["part"], row["frame"], (x0, y0, x1, y1), row["kind"])  # type: ignore[arg-type]
+    return LabelledCell(row["part"], row["frame"], (x0, y0, x1, y1), row["kind"])  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class OutcomeCounts:
+    """How many cells of one kind, in one part and under one perturbation, had each outcome."""
+
+    perturbation: str
+    part: str
+    kind: str
+    called: int = 0
+    not_lymphoid: int = 0
+    other_refusal: int = 0
+    not_found: int = 0
+
+    @property
+    def judged(self) -> int:
+        """Cells that the lymphoid filter judged: called, or refused as not lymphoid."""
+        return self.called + self.not_lymphoid
+
+
+def count_frame_outcomes(
+    name: str, perturbation: Perturbation, cells: Iterable[LabelledCell], folder: Path
+) -> list[OutcomeCounts]:
+    """Counts the outcomes of labelled cells in perturbed frames.
+
+    Parameters
+    ----------
+    name
+        Of the perturbation.
+    perturbation
+        Applied to each frame, uint8 (H, W, 3) RGB.
+    cells
+        Labelled cells.
+    folder
+        Folder of BCCD's frames.
+
+    Returns
+    -------
+    list of OutcomeCounts
+        One for each part and kind.
+
+    Raises
+    ------
+    ValueError
+        A frame can't be read.
+    """
+    by_frame: dict[str, list[LabelledCell]] = {}
+    for cell in cells:
+        by_frame.setdefault(cell.frame, []).append(cell)
+
+    def frame_outcomes(frame: str) -> list[tuple[str, str, Outcome]]:
+        image = read_image(folder / f"{frame}.jpg")
+        if not isinstance(image, np.ndarray):
+            raise ValueError(f"{frame}: {image.detail}")
+        perturbed, labelled = perturbation(image), by_frame[frame]
+        scale = perturbed.shape[1] / image.shape[1]
+        outcomes = cell_outcomes(perturbed, [tuple(round(scale * side) for side in cell.box) for cell in labelled])
+        return [(cell.part, cell.kind, outcome) for cell, outcome in zip(labelled, outcomes, strict=True)]
+
+    with ThreadPoolExecutor(usable_threads()) as threads:
+        counter = Counter(outcome for outcomes in threads.map(frame_outcomes, by_frame) for outcome in outcomes)
+    return [_counts(name, part, kind, counter) for part in PARTS for kind in COUNTED_KINDS]
+
+
+def count_composite_outcomes(name: str, background: Background, cells: Sequence[Path]) -> OutcomeCounts:
+    """Counts the outcomes of C-NMC cells, image files, that are composited on a background."""
+    counter: Counter[tuple[str, str, Outcome]] = Counter()
+    for composite in compose_frames(background, cells):
+        outcomes = cell_outcomes(composite.frame, composite.boxes, composite.pixel_um)
+        counter.update(("C-NMC", "lymphoid", outcome) for outcome in outcomes)
+    return _counts(name, "C-NMC", "lymphoid", counter)
+
+
+def cell_outcomes(frame: Frame, boxes: Sequence[Box], pixel_um: float | None = None) -> list[Outcome]:
+    """What the frame pipeline makes of the cells in a frame.
+
+    Parameters
+    ----------
+    frame
+        Uint8 (H, W, 3) RGB.
+    boxes
+        Of the labelled cells: x0, y0, x1, y1 in pixels.
+    pixel_um
+        Micrometres per pixel; None: estimated.
+
+    Returns
+    -------
+    list of Outcome
+        One for each box.
+    """
+    parameters = estimate_frame_parameters(frame, SPEC, pixel_um=pixel_um)
+    found = segment_cells(frame, parameters, SPEC)
+    pairs = match_boxes(boxes, [cell.box for cell in found])
+    return [_outcome(found[pairs[number]].refusal) if number in pairs else "not-found" for number in range(len(boxes))]
+
+
+def _outcome(refusal: Refusal | None) -> Outcome:
+    if refusal is None:
+        return "called"
+    return "not-lymphoid" if refusal.code == "not-lymphoid" else "other-refusal"
+
+
+def _counts(perturbation: str, part: str, kind: str, counter: Counter[tuple[str, str, Outcome]]) -> OutcomeCounts:
+    outcomes: tuple[Outcome, ...] = get_args(Outcome)
+    return OutcomeCounts(perturbation, part, kind, *(counter[part, kind, outcome] for outcome in outcomes))

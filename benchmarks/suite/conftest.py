@@ -1,4 +1,4 @@
-"""Options and fixtures of the suite: the pace, the networks, and the idle check around each benchmark."""
+"""Options and fixtures of the suite: the pace, the networks, and the monitor of other CPU load around each benchmark."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 
 import pytest
 
-from blastscope.benchmarks.cpu_contention import LIMIT, Watch, wait_for_idle
+from blastscope.benchmarks.cpu_contention import BUSY_THRESHOLD, ContentionMonitor, wait_for_idle
 from blastscope.benchmarks.interleaved_timing import Image
-from blastscope.benchmarks.models import Contender, prepare
-from blastscope.benchmarks.reference_labels import References, clearest, expected, graph_answers
+from blastscope.benchmarks.models import BenchmarkModel, prepare_model
+from blastscope.benchmarks.reference_labels import ReferencePredictions, clearest_cells, expected_labels, predict_graphs
 from blastscope.benchmarks.roofline import multiply_adds
-from blastscope.benchmarks.schema import What
+from blastscope.benchmarks.schema import MeasuredScope
 from blastscope.cli.session import find_data
 from blastscope.runtime.bundle import read_bundle
 from blastscope.runtime.types import ClassName, Precision
 
 NETWORKS = {"short": ("shipped",), "normal": ("shipped", "inception_resnet_v2")}
-PATIENCE_S = {"short": 1.0, "normal": 5.0}
-CELLS = 32  # drawn; a quarter of them is used, those that are called most clearly
+IDLE_TIMEOUT_S = {"short": 1.0, "normal": 5.0}
+CELLS = 32  # synthetic; a quarter of them is used, those with the largest margins
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -38,47 +38,48 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @dataclass(frozen=True)
 class Network:
-    """What is measured of a network, and what is right."""
+    """A network, its images and their expected labels."""
 
-    contender: Contender
-    images: list[Image]  # those that every precision calls clearly
+    model: BenchmarkModel
+    images: list[Image]  # those with a large margin in every precision
     labels: dict[Precision, tuple[ClassName | None, ...]]
     gmac: float  # a crop
 
     @property
     def precision(self) -> Precision:
-        """The smallest graph there is: what one runs."""
+        """The smallest graph of the bundle, which users run."""
         return next(one for one in ("int8", "fp16", "fp32") if one in self.labels)
 
-    def need(self, precision: Precision) -> None:
+    def require(self, precision: Precision) -> None:
         """Skips where the bundle has no such graph."""
         if precision not in self.labels:
-            pytest.skip(f"{self.contender.name} has no {precision} graph")
+            pytest.skip(f"{self.model.name} has no {precision} graph")
 
 
 @pytest.fixture(scope="session")
 def network(request: pytest.FixtureRequest) -> Network:
-    contender = prepare(request.param, find_data(), print)
-    bundle = read_bundle(contender.bundle)
-    references = References(bundle.manifest.crop, CELLS, contender.cache)
-    answers = graph_answers(contender.bundle, references)
-    places = clearest(list(answers.values()), CELLS // 4)
-    labels = {precision: expected(found, places) for precision, found in answers.items()}
-    entry = bundle.graph(next(iter(answers)))
+    model = prepare_model(request.param, find_data(), print)
+    bundle = read_bundle(model.bundle)
+    reference = ReferencePredictions(bundle.manifest.crop, CELLS, model.cache)
+    predictions = predict_graphs(model.bundle, reference)
+    cells = clearest_cells(list(predictions.values()), CELLS // 4)
+    labels = {precision: expected_labels(found, cells) for precision, found in predictions.items()}
+    entry = bundle.graph(next(iter(predictions)))
     assert entry is not None
     gmac = multiply_adds(bundle.file(entry)) / 1e9
-    return Network(contender, [references.images[place] for place in places], labels, gmac)
+    return Network(model, [reference.images[cell] for cell in cells], labels, gmac)
 
 
 @pytest.fixture
-def told(benchmark: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
-    """Says of a benchmark what its row is to say; the machine's other load is watched meanwhile."""
-    others = wait_for_idle(PATIENCE_S[request.config.getoption("--pace")])
-    watch = Watch()
+def describe_row(benchmark: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A function that sets the fields of a benchmark's row; the CPU load of other processes is monitored meanwhile."""
+    other_share = wait_for_idle(IDLE_TIMEOUT_S[request.config.getoption("--pace")])
+    monitor = ContentionMonitor()
 
-    def tell(what: What, name: str, batch: int = 1, **facts: object) -> None:
-        benchmark.group = what
-        benchmark.extra_info.update(what=what, name=name, batch=batch, **facts)
+    def describe(scope: MeasuredScope, name: str, batch: int = 1, **fields: object) -> None:
+        benchmark.group = scope
+        benchmark.extra_info.update(scope=scope, name=name, batch=batch, **fields)
 
-    yield tell
-    benchmark.extra_info.update(others=watch.others(), began_busy=(others or 0.0) > LIMIT)
+    yield describe
+    started_busy = (other_share or 0.0) > BUSY_THRESHOLD
+    benchmark.extra_info.update(other_cpu_share=monitor.other_cpu_share(), started_busy=started_busy)

@@ -1,4 +1,4 @@
-"""Real frames to cells on black: scale and stain measured, cells found, outlined and cut out. Times are never asserted."""
+"""Real frames to cells on black: scale and stain estimated, cells segmented and cut out. Times are never asserted."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def frames() -> list[Frame]:
     return [frame for frame in found if isinstance(frame, np.ndarray)]
 
 
-def uncalled(cells: Sequence[Frame]) -> list[Any]:
+def no_labels(cells: Sequence[Frame]) -> list[Any]:
     return [None] * len(cells)
 
 
@@ -40,24 +40,24 @@ def boxes(report: FrameReport) -> list[Box]:
     return [cell.box for cell in report.cells]
 
 
-def test_frames_one_by_one(benchmark: Any, told: Any, frames: list[Frame]) -> None:
-    examiner = Examiner(uncalled, threads=usable_threads())
+def test_frames_one_by_one(benchmark: Any, describe_row: Any, frames: list[Frame]) -> None:
+    examiner = Examiner(no_labels, threads=usable_threads())
     expected = [boxes(examiner.examine(frame)) for frame in frames]
     assert sum(map(len, expected)) >= len(frames)
-    turn = cycle(range(len(frames)))
+    numbers = cycle(range(len(frames)))
     found: list[tuple[int, list[Box]]] = []
 
-    def look(number: int) -> None:
+    def examine(number: int) -> None:
         found.append((number, boxes(examiner.examine(frames[number]))))
 
-    told("frame", "frame/640 x 480")
-    benchmark.pedantic(look, setup=lambda: ((next(turn),), {}), rounds=ROUNDS * len(frames))
+    describe_row("frame", "frame/640 x 480")
+    benchmark.pedantic(examine, setup=lambda: ((next(numbers),), {}), rounds=ROUNDS * len(frames))
     assert all(cells == expected[number] for number, cells in found)
 
 
-def test_a_large_frame(benchmark: Any, told: Any, frames: list[Frame]) -> None:
+def test_a_large_frame(benchmark: Any, describe_row: Any, frames: list[Frame]) -> None:
     large = np.vstack([np.hstack(frames[row : row + 4]) for row in range(0, FRAMES, 4)])
-    examiner = Examiner(uncalled, threads=usable_threads())
+    examiner = Examiner(no_labels, threads=usable_threads())
     report = examiner.examine(large)
-    told("frame", f"frame/2560 x 1920, {len(report.cells)} cells")
+    describe_row("frame", f"frame/2560 x 1920, {len(report.cells)} cells")
     assert boxes(benchmark.pedantic(examiner.examine, (large,), rounds=20, warmup_rounds=2)) == boxes(report)

@@ -24,6 +24,7 @@ from blastscope.cli import explain as explaining
 from blastscope.cli import live as streaming
 from blastscope.cli import train_export as road
 from blastscope.cli import validate as validating
+from blastscope.cli.options import VerbCommand
 from blastscope.runtime.errors import BlastscopeError, MissingLibrary
 
 EXTRAS = {
@@ -94,7 +95,7 @@ def _options(
 
 for verbs in (calls, explaining, examining, road, bundles, building, benching, demonstration, devices, streaming, validating):
     for verb in verbs.VERBS:
-        app.command()(verb)
+        app.command(cls=VerbCommand)(verb)
 for name, group in building.GROUPS.items():
     app.add_typer(group, name=name)
 

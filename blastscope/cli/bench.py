@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,9 +14,9 @@ from blastscope.cli.train_export import say
 from blastscope.runtime.errors import UsageError
 
 if TYPE_CHECKING:
-    from blastscope.benchmarks.baselines import Family
-    from blastscope.benchmarks.bench import Plan
+    from blastscope.benchmarks.baselines import Framework
     from blastscope.benchmarks.comparison import Comparison
+    from blastscope.benchmarks.model_benchmark import BenchmarkConfig
     from blastscope.benchmarks.schema import BenchResult
     from blastscope.runtime.types import Layout
 
@@ -25,21 +26,21 @@ def bench(
     network: Annotated[
         list[str] | None, typer.Option(help="shipped, or a timm backbone with random weights; may be repeated.")
     ] = None,
-    against: Annotated[Literal["torch", "none"], typer.Option(help="The peer whose time the ratios are of.")] = "torch",
-    peers: Annotated[
+    baseline: Annotated[Literal["torch", "none"], typer.Option(help="The baseline whose time the ratios are of.")] = "torch",
+    framework: Annotated[
         list[str] | None,
-        typer.Option(
-            help="More peers in the same turns: torch, torch-compiled, onnxruntime, openvino or all; may be repeated."
-        ),
+        typer.Option(help="More baselines to time: torch, torch-compiled, onnxruntime, openvino or all; may be repeated."),
     ] = None,
     batch: Annotated[list[int] | None, typer.Option(min=1, max=64, help="May be repeated. Default: 1 and 8.")] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Turns of each side.")] = 4,
-    calls: Annotated[int, typer.Option(min=1, help="Of one turn of one side, at least.")] = 2,
-    seconds: Annotated[float, typer.Option(min=0.0, help="Of one turn of one side.")] = 3.0,
-    patience: Annotated[float, typer.Option(min=0.0, help="Seconds that a round waits for an idle machine.")] = 5.0,
-    outside: Annotated[bool, typer.Option("--outside", help="Let OpenVINO's benchmark_app check the network's times.")] = False,
-    cold: Annotated[bool, typer.Option(help="Measure cold starts too, each in a process of its own.")] = True,
-    own: Annotated[bool, typer.Option(help="Let the runtime itself take part.")] = True,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds, in each of which every contender is timed.")] = 4,
+    calls: Annotated[int, typer.Option(min=1, help="Calls of a contender in a round, at least.")] = 2,
+    seconds: Annotated[float, typer.Option(min=0.0, help="Duration of a contender's calls in a round.")] = 3.0,
+    idle_timeout: Annotated[float, typer.Option(min=0.0, help="Seconds that a round waits for an idle machine.")] = 5.0,
+    benchmark_app: Annotated[
+        bool, typer.Option("--benchmark-app", help="Let OpenVINO's benchmark_app time the network too.")
+    ] = False,
+    cold_start: Annotated[bool, typer.Option(help="Measure cold starts too, each in a process of its own.")] = True,
+    runtime: Annotated[bool, typer.Option(help="Time the runtime itself.")] = True,
     layout: Annotated[
         list[str] | None,
         typer.Option(
@@ -51,120 +52,133 @@ def bench(
     ] = False,
     threads: Threads = None,
     compare: Annotated[Path | None, typer.Option(help="An older result (--json): say what is slower beyond noise.")] = None,
-    measured: Annotated[Path | None, typer.Option(help="With --compare: take this result instead of measuring.")] = None,
-    keep: Annotated[Path | None, typer.Option(help="A file to write the result to as well.")] = None,
+    result: Annotated[Path | None, typer.Option(help="With --compare: take this result instead of measuring.")] = None,
+    output: Annotated[Path | None, typer.Option(help="A file to write the result to as well.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Time every engine in turn with three separate PyTorch models: inception_resnet_v2 and the shipped bundle.
+    """Time every engine, interleaved with three separate PyTorch models: inception_resnet_v2 and the shipped bundle.
 
     Exits 1 if --compare finds anything slower, 2 if the two runs can't be compared.
     """
-    from blastscope.benchmarks.results import read_result, result_text, write_result
+    from blastscope.benchmarks.results import result_json, write_result
 
-    if measured and not compare:
-        raise UsageError("--measured goes with --compare: name the older result")
-    old = read_result(compare) if compare else None
-    if measured:
-        result = read_result(measured)
+    if result and not compare:
+        raise UsageError("--result goes with --compare: name the older result")
+    old = _read_result(compare) if compare else None
+    if result:
+        new = _read_result(result)
     else:
-        from blastscope.benchmarks.bench import Plan
-        from blastscope.benchmarks.interleaved_timing import Pace
+        from blastscope.benchmarks.interleaved_timing import TimingConfig
+        from blastscope.benchmarks.model_benchmark import BenchmarkConfig
 
-        plan = Plan(
-            against_torch=against == "torch",
+        config = BenchmarkConfig(
+            torch_baseline=baseline == "torch",
             batches=tuple(batch or (1, 8)),
-            pace=Pace(rounds=rounds, calls=calls, seconds=seconds, patience_s=patience),
+            timing=TimingConfig(rounds=rounds, min_calls=calls, seconds=seconds, idle_timeout_s=idle_timeout),
             threads=threads,
-            peers=_families(peers or []),
-            own=own,
-            layouts=_layouts(layout or []),
+            frameworks=_parse_frameworks(framework or []),
+            runtime=runtime,
+            layouts=_parse_layouts(layout or []),
             cascade=cascade,
-            cold=cold,
-            outside=outside,
+            cold_start=cold_start,
+            benchmark_app=benchmark_app,
             data=find_data(),
         )
-        result = _measure(network or ["inception_resnet_v2", "shipped"], plan)
-    if keep:
-        write_result(keep, result)
+        new = _measure(network or ["inception_resnet_v2", "shipped"], config)
+    if output:
+        write_result(output, new)
     if as_json:
-        typer.echo(result_text(result), nl=False)
-    elif not measured:
-        print_result(result)
+        typer.echo(result_json(new), nl=False)
+    elif not result:
+        print_result(new)
     if old is not None:
-        _compare(old, result, to_stderr=as_json)
+        _compare(old, new, to_stderr=as_json)
 
 
-def _families(wished: list[str]) -> tuple[Family, ...]:
-    from blastscope.benchmarks.baselines import FAMILIES
+def _read_result(path: Path) -> BenchResult:
+    """The result in a file; what is deprecated in it is said on stderr."""
+    from blastscope.benchmarks.results import read_result
 
-    unknown = [one for one in wished if one not in (*FAMILIES, "all")]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", FutureWarning)
+        result = read_result(path)
+    for one in caught:
+        say(str(one.message))
+    return result
+
+
+def _parse_frameworks(names: list[str]) -> tuple[Framework, ...]:
+    from blastscope.benchmarks.baselines import FRAMEWORKS
+
+    unknown = [name for name in names if name not in (*FRAMEWORKS, "all")]
     if unknown:
-        raise UsageError(f"peer '{unknown[0]}' is not known: say {', '.join(FAMILIES)} or all")
-    return tuple(one for one in FAMILIES if one in wished or "all" in wished)
+        raise UsageError(f"framework '{unknown[0]}' is not known: say {', '.join(FRAMEWORKS)} or all")
+    return tuple(one for one in FRAMEWORKS if one in names or "all" in names)
 
 
-def _layouts(wished: list[str]) -> tuple[Layout, ...]:
+def _parse_layouts(names: list[str]) -> tuple[Layout, ...]:
     from blastscope.runtime.types import LAYOUTS
 
-    unknown = [one for one in wished if one not in LAYOUTS]
+    unknown = [name for name in names if name not in LAYOUTS]
     if unknown:
         raise UsageError(f"layout '{unknown[0]}' is not known: say {', '.join(LAYOUTS)}")
-    return tuple(one for one in LAYOUTS if one in wished)
+    return tuple(one for one in LAYOUTS if one in names)
 
 
-def _measure(names: list[str], plan: Plan) -> BenchResult:
-    from blastscope.benchmarks.bench import bench as run
-    from blastscope.benchmarks.models import prepare
+def _measure(networks: list[str], config: BenchmarkConfig) -> BenchResult:
+    from blastscope.benchmarks.bench import run_benchmark
+    from blastscope.benchmarks.models import prepare_model
 
-    return run([prepare(name, plan.data, say) for name in names], plan, say)
+    return run_benchmark([prepare_model(network, config.data, say) for network in networks], config, say)
 
 
 def _compare(old: BenchResult, new: BenchResult, *, to_stderr: bool) -> None:
     from blastscope.benchmarks.comparison import compare
 
-    found = compare(old, new)
-    if found.obstacles:
-        raise UsageError(f"the comparison is not valid, the machine is another one: {'; '.join(found.obstacles)}")
-    for line in comparison_lines(found):
+    comparison = compare(old, new)
+    if comparison.machine_differences:
+        differences = "; ".join(comparison.machine_differences)
+        raise UsageError(f"the comparison is not valid, the machine is another one: {differences}")
+    for line in comparison_lines(comparison):
         typer.echo(line, err=to_stderr)
-    if found.slower:
+    if comparison.slower:
         raise typer.Exit(1)
 
 
-def comparison_lines(found: Comparison) -> list[str]:
-    """What changed, the slower rows first; then what could explain it."""
+def comparison_lines(comparison: Comparison) -> list[str]:
+    """What changed, one line a row with the slower rows first; then the versions that changed."""
     order = ("slower", "faster", "busy", "too few rounds", "as before", "new", "gone")
-    changes = sorted(found.changes, key=lambda change: order.index(change.verdict))
-    verdict = "something is slower" if found.slower else "nothing is slower beyond noise"
-    return [verdict, *(change.text for change in changes), *found.notes]
+    changes = sorted(comparison.changes, key=lambda change: order.index(change.verdict))
+    summary = "something is slower" if comparison.slower else "nothing is slower beyond noise"
+    return [summary, *(change.text for change in changes), *comparison.notes]
 
 
 def print_result(result: BenchResult) -> None:
-    """The rows as a table, with the machine above and what was left out below."""
+    """The rows as tables, with the machine above and the notes below."""
     from rich.console import RenderableType
     from rich.table import Table
     from rich.text import Text
 
-    from blastscope.benchmarks.schema import SAYS
+    from blastscope.benchmarks.schema import SCOPE_DESCRIPTIONS
     from blastscope.cli.tables import show
 
     machine = result.machine
-    told = [machine.processor, f"{machine.cores} cores", *machine.features]
-    told += [f"{peak.execution} peak {peak.gmacs:.0f} GMAC/s" for peak in machine.peaks]
-    parts: list[RenderableType] = [Text(", ".join(told))]
-    for what in dict.fromkeys(row.what for row in result.rows):
-        table = Table("side", "batch", "p50 ms", "p95", "p99", "max", "ratio", "of peak", "load s", "MiB", box=None)
-        table.columns[0].overflow = "fold"  # a name that is cut short tells nothing
+    facts = [machine.processor, f"{machine.cores} cores", *machine.features]
+    facts += [f"{peak.execution} peak {peak.gmacs:.0f} GMAC/s" for peak in machine.peaks]
+    parts: list[RenderableType] = [Text(", ".join(facts))]
+    for scope in dict.fromkeys(row.scope for row in result.rows):
+        table = Table("contender", "batch", "p50 ms", "p95", "p99", "max", "ratio", "of peak", "load s", "MiB", box=None)
+        table.columns[0].overflow = "fold"  # a name that is cut short says nothing
         for column in table.columns[1:]:
             column.justify = "right"
-        for row in (row for row in result.rows if row.what == what):
+        for row in (row for row in result.rows if row.scope == scope):
             times = (f"{value:.1f}" for value in (row.p50_ms, row.p95_ms, row.p99_ms, row.max_ms))
-            optional = [(row.ratio, ".2f"), (row.share, ".0%"), (row.load_s, ".2f"), (row.peak_mib, ".0f")]
+            optional = [(row.ratio, ".2f"), (row.peak_fraction, ".0%"), (row.load_s, ".2f"), (row.peak_mib, ".0f")]
             name = f"{row.name} (busy)" if row.busy else row.name
             table.add_row(
                 name, str(row.batch), *times, *("" if value is None else format(value, form) for value, form in optional)
             )
-        parts += [Text(f"\n{SAYS[what]}"), table]
+        parts += [Text(f"\n{SCOPE_DESCRIPTIONS[scope]}"), table]
     show(*parts, *(Text(note) for note in result.notes))
 
 

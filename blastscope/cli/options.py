@@ -1,11 +1,12 @@
-"""Options that several verbs share."""
+"""Options that several verbs share, and options whose old names are still accepted."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 BundlePath = Annotated[Path | None, typer.Option("--bundle", help="Bundle folder or zip. Default: the one that is shipped.")]
 BundleArgument = Annotated[Path | None, typer.Argument(help="Bundle folder or zip. Default: the one that is shipped.")]
@@ -35,3 +36,34 @@ ConfigPath = Annotated[
 ]
 LabelledCells = Annotated[Path, typer.Argument(help="Folder with C-NMC cells, in the archive's layout or as all/ and hem/.")]
 CropCache = Annotated[Path | None, typer.Option("--cache", help="Where crops are kept. Default: the user's cache.")]
+
+# old and present name by verb; the old ones are accepted in this version
+RENAMED_OPTIONS: dict[str, dict[str, str]] = {
+    "bench": {
+        "--against": "--baseline",
+        "--peers": "--framework",
+        "--patience": "--idle-timeout",
+        "--outside": "--benchmark-app",
+        "--cold": "--cold-start",
+        "--no-cold": "--no-cold-start",
+        "--own": "--runtime",
+        "--no-own": "--no-runtime",
+        "--measured": "--result",
+        "--keep": "--output",
+    },
+}
+
+
+class VerbCommand(TyperCommand):
+    """A verb that also takes the old names of its options, and says on stderr which are deprecated."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """The arguments that are left after the options, as click gives them."""
+        renamed = RENAMED_OPTIONS.get(self.name or "", {})
+        present = []
+        for arg in args:
+            option, equals, value = arg.partition("=")
+            if option in renamed:
+                typer.echo(f"{option} is deprecated and will be removed in the next version: use {renamed[option]}", err=True)
+            present.append(f"{renamed.get(option, option)}{equals}{value}")
+        return super().parse_args(ctx, present)

@@ -1,4 +1,4 @@
-"""The page and the pictures of a result; the suite's report and benchmark_app's as rows."""
+"""The page and the plots of a result; the reports of the suite and of benchmark_app as rows."""
 
 from __future__ import annotations
 
@@ -11,92 +11,93 @@ import cv2
 import numpy as np
 import pytest
 
-from blastscope.benchmarks import openvino_benchmark_app as outside
-from blastscope.benchmarks import pytest_rows as parts
-from blastscope.benchmarks.baselines import RECIPES
-from blastscope.benchmarks.interleaved_timing import Turn
-from blastscope.benchmarks.openvino_benchmark_app import benchmark_app
-from blastscope.benchmarks.plots import is_ours
+from blastscope.benchmarks import openvino_benchmark_app, pytest_rows
+from blastscope.benchmarks.baselines import BASELINE_CONFIGS
+from blastscope.benchmarks.interleaved_timing import Round
+from blastscope.benchmarks.openvino_benchmark_app import run_benchmark_app
+from blastscope.benchmarks.plots import is_runtime_row
 from blastscope.benchmarks.results import read_result, write_result
-from blastscope.benchmarks.results_page import keep, main, slug, write_page
+from blastscope.benchmarks.results_page import machine_slug, main, publish, write_page
 from blastscope.benchmarks.roofline import Peak
 from blastscope.benchmarks.schema import BenchResult, Machine, Row, make_row
 from blastscope.runtime.errors import EngineError
 
 ROOT = Path(__file__).resolve().parents[2]
-PEAK = Peak(execution="int8", gmacs=150.0, how="told")
+PEAK = Peak(execution="int8", gmacs=150.0, kernel="a loop")
 MACHINE = Machine(processor="Some (R) CPU @ 2 GHz", features=("avx2",), cores=2, system="Linux", python="3.11", peaks=(PEAK,))
 
 
-def turns(level_ms: float, others: float = 0.0) -> list[Turn]:
+def rounds_of(level_ms: float, share: float = 0.0) -> list[Round]:
     rng = np.random.default_rng(int(level_ms))
-    return [Turn(level_ms * rng.normal(1, 0.05, 20), others) for _ in range(4)]
+    return [Round(level_ms * rng.normal(1, 0.05, 20), share) for _ in range(4)]
 
 
 @pytest.fixture
 def result() -> BenchResult:
-    baseline = turns(100.0)
-    facts = {"gmac": 0.6, "execution": "int8", "floor_ms": 4.0, "share": 0.4, "threads": 2}
-    peer = RECIPES["onnxruntime"]
+    baseline = rounds_of(100.0)
+    fields = {"gmac": 0.6, "execution": "int8", "roofline_ms": 4.0, "peak_fraction": 0.4, "threads": 2}
+    onnxruntime = BASELINE_CONFIGS["onnxruntime"]
     rows: list[Row] = [
         make_row("net/fp32/torch", 1, baseline, baseline).model_copy(update={"load_s": 5.5}),
-        make_row("net/int8/openvino", 1, turns(10.0), baseline).model_copy(update=facts),
-        make_row("net/int8/onnxruntime", 1, turns(20.0, others=0.4), baseline).model_copy(
-            update={**facts, "how": peer.how, "source": peer.source}
+        make_row("net/int8/openvino", 1, rounds_of(10.0), baseline).model_copy(update=fields),
+        make_row("net/int8/onnxruntime", 1, rounds_of(20.0, share=0.4), baseline).model_copy(
+            update={**fields, "config": onnxruntime.config, "source": onnxruntime.source}
         ),
-        make_row("net/int8/openvino", 1, turns(9.0)).model_copy(update={"what": "outside", "outside_ms": 9.5}),
+        make_row("net/int8/openvino", 1, rounds_of(9.0)).model_copy(update={"scope": "benchmark_app", "benchmark_app_ms": 9.5}),
     ]
     return BenchResult(machine=MACHINE, versions={"openvino": "1"}, rows=tuple(rows), notes=("net/bf16 left out",))
 
 
-def test_the_page_tells_ratios_floors_sources_and_what_was_disturbed(tmp_path: Path, result: BenchResult) -> None:
-    path = keep(result, tmp_path)
+def test_the_page_has_ratios_rooflines_sources_and_busy_rows(tmp_path: Path, result: BenchResult) -> None:
+    path = publish(result, tmp_path)
     assert path.name == "some-r-cpu-2-ghz-2-cores.json"
     assert read_result(path) == result
     page = (tmp_path / "RESULTS.md").read_text()
     assert "### Some (R) CPU @ 2 GHz, 2 cores" in page
-    assert "int8 peak, measured on the spot: 150 GMAC/s (told)" in page
-    assert "**Others disturbed 1 of 4 rows**" in page
+    assert "int8 peak, measured in the same run: 150 GMAC/s (a loop)" in page
+    assert "**Other processes disturbed 1 of 4 rows**" in page
     ours = next(line for line in page.splitlines() if line.startswith("| `int8/openvino`"))
     assert f"{result.rows[1].ratio:.2f} (" in ours
     assert "40%" in ours
-    assert "busy: others took up to 40%" in page
-    assert f"<{RECIPES['onnxruntime'].source}>" in page
+    assert "busy: other processes took up to 40%" in page
+    assert f"<{BASELINE_CONFIGS['onnxruntime'].source}>" in page
     assert "| 9.50 |" in page
     assert "- net/bf16 left out" in page
     assert "## On GPUs" in page
     assert page.count("\n\n\n") == 0
 
 
-def test_the_pictures_can_be_seen_and_are_named_on_the_page(tmp_path: Path, result: BenchResult) -> None:
-    keep(result, tmp_path)
+def test_the_plots_show_something_and_are_named_on_the_page(tmp_path: Path, result: BenchResult) -> None:
+    publish(result, tmp_path)
     page = (tmp_path / "RESULTS.md").read_text()
-    for name in ("latency", "peers"):
-        file = f"results/{slug(result)}-{name}.png"
+    for name in ("latency", "comparison"):
+        file = f"results/{machine_slug(result)}-{name}.png"
         assert f"]({file})" in page
-        picture = cv2.imread(str(tmp_path / file))
-        assert picture is not None
-        assert picture.std() > 10
+        plot = cv2.imread(str(tmp_path / file))
+        assert plot is not None
+        assert plot.std() > 10
 
 
-def test_ours_are_told_from_peers(result: BenchResult) -> None:
-    assert [is_ours(row) for row in result.rows[:3]] == [False, True, False]
+def test_rows_of_the_runtime_are_distinguished_from_baselines(result: BenchResult) -> None:
+    assert [is_runtime_row(row) for row in result.rows[:3]] == [False, True, False]
 
 
-def test_the_page_is_made_of_pieces(tmp_path: Path, result: BenchResult) -> None:
+def test_the_page_is_made_of_several_results(tmp_path: Path, result: BenchResult) -> None:
     for number, row in enumerate(result.rows):
         write_result(tmp_path / f"{number}.json", result.model_copy(update={"rows": (row,)}))
     assert main(["--out", str(tmp_path / "out"), *(str(tmp_path / f"{number}.json") for number in range(4))]) == 0
     found = read_result(next((tmp_path / "out" / "results" / "cpu").iterdir()))
-    assert [(row.what, row.name, row.p50_ms) for row in found.rows] == [(row.what, row.name, row.p50_ms) for row in result.rows]
+    assert [(row.scope, row.name, row.p50_ms) for row in found.rows] == [
+        (row.scope, row.name, row.p50_ms) for row in result.rows
+    ]
     assert found.notes == result.notes
 
 
 def test_results_of_cpus_in_the_tree_are_read() -> None:
     for path in (ROOT / "benchmarks" / "results" / "cpu").glob("*.json"):
         found = read_result(path)
-        assert path.stem == slug(found)
-        assert all((ROOT / "benchmarks" / "results" / f"{path.stem}-{name}.png").exists() for name in ("latency", "peers"))
+        assert path.stem == machine_slug(found)
+        assert all((ROOT / "benchmarks" / "results" / f"{path.stem}-{name}.png").exists() for name in ("latency", "comparison"))
 
 
 def test_a_page_without_results_says_so(tmp_path: Path) -> None:
@@ -105,44 +106,47 @@ def test_a_page_without_results_says_so(tmp_path: Path) -> None:
 
 
 def test_the_suites_report_becomes_rows(tmp_path: Path) -> None:
-    told = {"what": "network", "name": "net/int8/openvino", "batch": 8, "gmac": 4.8, "execution": "int8", "others": 0.5}
+    info = {"scope": "network", "name": "net/int8/openvino", "batch": 8, "gmac": 4.8, "execution": "int8"}
     report = {
         "benchmarks": [
-            {"extra_info": {**told, "began_busy": False}, "stats": {"data": [0.001, 0.003, 0.002]}},
-            {"extra_info": {"what": "cold", "name": "net", "batch": 1, "samples_ms": [900.0, 700.0]}, "stats": {"data": [9.0]}},
+            {"extra_info": {**info, "other_cpu_share": 0.5, "started_busy": False}, "stats": {"data": [0.001, 0.003, 0.002]}},
+            {
+                "extra_info": {"scope": "cold", "name": "net", "batch": 1, "samples_ms": [900.0, 700.0]},
+                "stats": {"data": [9.0]},
+            },
             {"extra_info": {}, "stats": {"data": [1.0]}},
         ]
     }
     (tmp_path / "report").write_text(json.dumps(report))
-    assert parts.main([str(tmp_path / "report"), str(tmp_path / "rows.json")]) == 0
+    assert pytest_rows.main([str(tmp_path / "report"), str(tmp_path / "rows.json")]) == 0
     network, cold = read_result(tmp_path / "rows.json").rows
-    assert (network.what, network.batch, network.calls, network.p50_ms, network.busy) == ("network", 8, 3, 2.0, True)
-    assert network.per_second == 4000.0
+    assert (network.scope, network.batch, network.calls, network.p50_ms, network.busy) == ("network", 8, 3, 2.0, True)
+    assert network.cells_per_second == 4000.0
     assert (cold.p50_ms, cold.max_ms) == (800.0, 900.0)
 
 
 def test_benchmark_apps_median_is_read_from_its_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    words: list[str] = []
+    arguments: list[str] = []
 
     def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
-        words[:] = command
+        arguments[:] = command
         folder = Path(command[command.index("-report_folder") + 1])
         (folder / "benchmark_report.json").write_text(json.dumps({"execution_results": {"latency (ms)": "12.34"}}))
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr(subprocess, "run", run)
-    monkeypatch.setattr(outside, "usable_threads", lambda: 4)
+    monkeypatch.setattr(openvino_benchmark_app, "usable_threads", lambda: 4)
     shape = [1, 16, 16, 3]
-    assert benchmark_app(tmp_path / "g.onnx", shape, "int8", seconds=0.2, threads=None) == 12.34
-    assert words[words.index("-shape") + 1] == "crops[1,16,16,3]"
-    assert words[words.index("-hint") + 1] == "latency"
-    benchmark_app(tmp_path / "g.onnx", shape, "f32", seconds=2, threads=2)
-    assert words[words.index("-hint") + 1] == "none"  # its rule: no hint beside a number of threads
-    assert words[words.index("-nthreads") + 1] == "2"
+    assert run_benchmark_app(tmp_path / "g.onnx", shape, "int8", seconds=0.2, threads=None) == 12.34
+    assert arguments[arguments.index("-shape") + 1] == "crops[1,16,16,3]"
+    assert arguments[arguments.index("-hint") + 1] == "latency"
+    run_benchmark_app(tmp_path / "g.onnx", shape, "f32", seconds=2, threads=2)
+    assert arguments[arguments.index("-hint") + 1] == "none"  # its rule: no hint beside a number of threads
+    assert arguments[arguments.index("-nthreads") + 1] == "2"
 
     def fail(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
         return subprocess.CompletedProcess(command, 1, "[ ERROR ] no such model\n", "")
 
     monkeypatch.setattr(subprocess, "run", fail)
     with pytest.raises(EngineError, match="no such model"):
-        benchmark_app(tmp_path / "g.onnx", shape, "f32", seconds=2, threads=None)
+        run_benchmark_app(tmp_path / "g.onnx", shape, "f32", seconds=2, threads=None)

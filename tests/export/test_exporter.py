@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from blastscope.calibration.acceptance.evaluation import GraphAnswers
-from blastscope.export.benchmark_bundle import waived_bundle
+from blastscope.export.benchmark_bundle import make_benchmark_bundle
 from blastscope.export.config import ExportConfig
 from blastscope.export.exporter import drawn_crops, export_run
 from blastscope.export.onnx_export import graph_of
@@ -229,7 +229,7 @@ def test_weights_that_fp16_cannot_hold_stop_the_export(trained: TrainedEnsemble,
 def test_a_benchmark_bundle_has_every_precision_and_says_that_its_gate_is_waived(tmp_path: Path) -> None:
     config = TrainConfig.model_validate(FACTS)
     crops = drawn_crops(16, config.crop, 3)
-    made = waived_bundle(random_ensemble(config, crops), crops, tmp_path / "bench")
+    made = make_benchmark_bundle(random_ensemble(config, crops), crops, tmp_path / "bench")
     assert made.manifest.gate == "waived: benchmark"
     assert [entry.precision for entry in made.manifest.graphs] == ["fp32", "fp16", "int8"]
     golden = read_golden(made)

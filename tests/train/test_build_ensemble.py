@@ -28,7 +28,7 @@ TYPES: dict[Precision, str] = {"fp32": "Float", "fp16": "Half", "int8": "Int8"} 
 
 @pytest.fixture(scope="module")
 def graphs(tmp_path_factory: pytest.TempPathFactory) -> dict[Precision, Path]:
-    """The graph files, made as `waived_bundle` makes them, less the comparisons, which other tests make on small networks."""
+    """The graph files as `make_benchmark_bundle` makes them, less the comparisons, which other tests make on small networks."""
     import torch
 
     from blastscope.calibration.config import CalibrationConfig

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from blastscope.export.benchmark_bundle import waived_bundle
+from blastscope.export.benchmark_bundle import make_benchmark_bundle
 from blastscope.export.engine_builds import BuildWish, build_engines, plan_engines
 from blastscope.runtime.backends.tensorrt.builder import BuildStep
 from blastscope.runtime.backends.tensorrt.compatibility import Machine
@@ -38,7 +38,7 @@ class Silent:
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     config = TrainConfig(network=NetworkConfig(backbone="inception_resnet_v2", weights="none"))
     crops = np.stack([crop_cell(cell.image, config.crop).pixels for cell in synthetic_cells(6, seed=0)])
-    return waived_bundle(random_ensemble(config, crops), crops, tmp_path_factory.mktemp("waived") / "bundle")
+    return make_benchmark_bundle(random_ensemble(config, crops), crops, tmp_path_factory.mktemp("waived") / "bundle")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from blastscope.benchmarks.lymphoid_filter.scoring import labelled_cells, said_of
+from blastscope.benchmarks.lymphoid_filter.scoring import cell_outcomes, labelled_cells
 from blastscope.runtime.frames.estimation.frame_parameters import estimate_frame_parameters
 from blastscope.runtime.frames.segmentation.pipeline import segment_cells
 from blastscope.runtime.frames.types import FrameSpecification
@@ -58,7 +58,7 @@ def frames(shared_data: Path) -> Callable[[str], Frame]:
 def test_lymphoid_cells_may_be_called_and_compact_granulocytes_not(
     frames: Callable[[str], Frame], stain: Callable[[Frame], Frame]
 ) -> None:
-    said = {cell: said_of(stain(frames(cell.frame)), [cell.box]) for cell in (*LYMPHOID, *OTHERS)}
+    said = {cell: cell_outcomes(stain(frames(cell.frame)), [cell.box]) for cell in (*LYMPHOID, *OTHERS)}
     assert [cell for cell in LYMPHOID if said[cell] == ["not-lymphoid"]] == []
     assert [cell for cell in OTHERS if said[cell] != ["not-lymphoid"]] == []
     assert sum(said[cell] == ["called"] for cell in LYMPHOID) >= len(LYMPHOID) - 1  # the edge of the frame is close to one

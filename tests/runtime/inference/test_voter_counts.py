@@ -21,13 +21,13 @@ import pytest
 
 from blastscope import Scope, open_bundle
 from blastscope.benchmarks.openvino_benchmark_app import (
-    BETWEEN,
+    COMPUTE_LAYERS,
     CONVOLUTIONS,
-    HEAVY,
+    MEMORY_LAYERS,
     count_layers,
+    describe_layers,
     engine_layers,
-    told,
-    unquantised,
+    float_layers,
 )
 from blastscope.benchmarks.roofline import multiply_adds
 from blastscope.calibration.config import CalibrationConfig
@@ -64,14 +64,14 @@ def test_no_convolution_of_an_int8_network_is_left_in_float(graphs: tuple[Path, 
     fp32, int8 = engine_layers(graphs[0], "f32"), engine_layers(graphs[1], "int8")
     convolutions = count_layers(fp32, CONVOLUTIONS).total()
     assert convolutions > 20
-    assert len(unquantised(fp32, CONVOLUTIONS)) == convolutions  # what the guard sees when it must see
-    assert unquantised(int8, CONVOLUTIONS) == []
+    assert len(float_layers(fp32, CONVOLUTIONS)) == convolutions  # what the guard sees when it must see
+    assert float_layers(int8, CONVOLUTIONS) == []
     assert count_layers(int8, CONVOLUTIONS).total() == convolutions
     # layers on vectors stay in float (quantisation/qdq_placement.py): there are three of their kind here, whatever is quantised
-    assert {layer.kind for layer in unquantised(int8, HEAVY)} == {"FullyConnected"}
-    assert len(unquantised(int8, HEAVY)) == len(unquantised(fp32, HEAVY)) - convolutions
-    assert len(unquantised(int8, BETWEEN)) <= FLOAT_BETWEEN
-    assert told(int8).startswith(f"{convolutions} of {convolutions} convolutions compute in 8 bits")
+    assert {layer.kind for layer in float_layers(int8, COMPUTE_LAYERS)} == {"FullyConnected"}
+    assert len(float_layers(int8, COMPUTE_LAYERS)) == len(float_layers(fp32, COMPUTE_LAYERS)) - convolutions
+    assert len(float_layers(int8, MEMORY_LAYERS)) <= FLOAT_BETWEEN
+    assert describe_layers(int8).startswith(f"{convolutions} of {convolutions} convolutions compute in 8 bits")
 
 
 def test_multiply_adds_are_counted_as_pytorch_counts_them(graphs: tuple[Path, Path]) -> None:
