@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from blastscope.runtime.errors import DataError, UsageError
 from blastscope.runtime.io.cnmc import scan_dataset
@@ -77,9 +78,10 @@ def fold_run(out: Path, fold: int) -> Path:
 def write_pooled(runs: Sequence[Path], out: Path) -> None:
     """Writes OUT/report over the held-out cells of all `runs`; OUT/comparison.json, where there is one, becomes a section."""
     from blastscope.train.report import write_folder
-    from blastscope.train.report.writer import read_comparison, read_run
+    from blastscope.train.report.writer import read_comparison, read_measured, read_run
 
-    write_folder(replace(pooled([read_run(run) for run in runs]), comparison=read_comparison(out)), out / "report")
+    whole = replace(pooled([read_run(run) for run in runs]), comparison=read_comparison(out), uncertainty=read_measured(out))
+    write_folder(whole, out / "report")
 
 
 def pooled(folds: Sequence[ReportInput]) -> ReportInput:
@@ -108,6 +110,8 @@ def pooled(folds: Sequence[ReportInput]) -> ReportInput:
         kept=first.kept,
         provenance=first.provenance.model_copy(update={"patients": patients, "config": config.model_dump(mode="json")}),
         patient_classes={name: label for fold in folds for name, label in fold.patient_classes.items()},
+        sizes=_joined([fold.sizes for fold in folds]),
+        lightness=_joined([fold.lightness for fold in folds]),
         circumstances={
             **{f"fold {n}": fold.circumstances["trained"] for n, fold in enumerate(folds, 1)},
             "folds": parts,
@@ -117,3 +121,7 @@ def pooled(folds: Sequence[ReportInput]) -> ReportInput:
             "the curves are those of fold 1",
         ),
     )
+
+
+def _joined(parts: Sequence[NDArray[np.float64] | None]) -> NDArray[np.float64] | None:
+    return np.concatenate([part for part in parts if part is not None]) if all(part is not None for part in parts) else None

@@ -41,6 +41,8 @@ class HeldOut(NamedTuple):
 
     probabilities: NDArray[np.float32]  # (N, 3, 2)
     novelty: NDArray[np.float32]  # (N,)
+    size_px: NDArray[np.float32]  # (N,) side of a square of the box's area
+    lightness: NDArray[np.float32]  # (N,) mean gray level of the cell
 
 
 def train_on_trunk(job: Job, ensemble: TrunkEnsemble) -> HeldOut:
@@ -73,7 +75,8 @@ def train_on_trunk(job: Job, ensemble: TrunkEnsemble) -> HeldOut:
 def _judge(ensemble: TrunkEnsemble, table: FeatureTable, rows: NDArray[np.int64]) -> HeldOut:
     statistics = Statistics(torch.from_numpy(table.features[rows]), torch.from_numpy(table.shape[rows]))
     probabilities = ensemble.logits(statistics.features).softmax(dim=2)
-    return HeldOut(probabilities.numpy(), ensemble.novelty(statistics).numpy())
+    size_px = np.exp(table.shape[rows, 0] / 2)
+    return HeldOut(probabilities.numpy(), ensemble.novelty(statistics).numpy(), size_px, table.lightness[rows])
 
 
 @contextmanager

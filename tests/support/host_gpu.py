@@ -211,6 +211,7 @@ class _RecordablePass:
     def __init__(self, gpu: Gpu, inner: ExecutionContext, stream: int) -> None:
         self._gpu, self._inner, self._stream = gpu, inner, stream
         self.recordable = isinstance(gpu, HostGpu)
+        self.answer_shape = inner.answer_shape
 
     def enqueue(self) -> None:
         if isinstance(self._gpu, HostGpu):

@@ -9,12 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.runtime.bundle.manifest import Interval, OperatingPoint, TrainingProvenance
+from blastscope.runtime.bundle.uncertainty import Uncertainty
 from blastscope.runtime.errors import EngineError, UsageError
 from blastscope.runtime.evaluation.metrics import CallScores, find_operating_point, score_calls
 from blastscope.runtime.inference.voting import vote
 from blastscope.runtime.io.cnmc import person_of
 from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.runtime.types import CLASSES, VOTERS, ClassName, Voter
+from blastscope.train.report.groups import GroupScore, ShareScore, group_scores, share_scores
 from blastscope.train.schedule import EpochRow
 
 FEW = 5  # a bootstrap over fewer patients of a class sees too little of how patients differ
@@ -60,6 +62,9 @@ class ReportInput:
     circumstances: Mapping[str, str]  # what else to say of the training, such as the device
     notes: tuple[str, ...] = ()  # what a reader of the scores must know
     comparison: Comparison | None = None
+    sizes: NDArray[np.float64] | None = None  # (N,) of each cell in pixels; None: not measured
+    lightness: NDArray[np.float64] | None = None  # (N,) mean gray level of each cell
+    uncertainty: Uncertainty | None = None
 
     def __post_init__(self) -> None:
         """Raises `UsageError` where the arrays don't describe the same cells."""
@@ -93,12 +98,17 @@ class Report(StrictModel):
     history: dict[Voter, tuple[EpochRow, ...]]
     kept: dict[Voter, int]
     comparison: Comparison | None
+    groups: tuple[GroupScore, ...] = ()  # of the vote, where sizes and stains were measured
+    shares: tuple[ShareScore, ...] = ()
+    uncertainty: Uncertainty | None = None
 
 
 def assess(given: ReportInput) -> Report:
     """All figures of `given`."""
     scores: dict[str, CallScores] = {}
     points: tuple[OperatingPoint, ...] = ()
+    groups: tuple[GroupScore, ...] = ()
+    shares: tuple[ShareScore, ...] = ()
     notes = list(given.notes)
     deciding: dict[Voter, int] = {}
     people = {patient: person_of(patient) for patient in given.patients}
@@ -108,6 +118,10 @@ def assess(given: ReportInput) -> Report:
             calls, score = opinion(given, subject)
             scores[subject] = score_calls(given.labels, calls, score, given.patients, people=people)
         points = tuple(find_operating_point(given.labels, votes.score, wanted) for wanted in SENSITIVITIES)
+        called = votes.label.astype(np.int64)
+        shares = share_scores(given.labels, called, given.patients)
+        if given.sizes is not None and given.lightness is not None:
+            groups = group_scores(given.labels, called, given.patients, given.sizes, given.lightness)
         deciding = {voter: int((votes.voter == place).sum()) for place, voter in enumerate(VOTERS)}
         notes += _few(scores[VOTE])
     except (UsageError, EngineError) as error:  # a run without a usable validation part still has curves to show
@@ -126,6 +140,9 @@ def assess(given: ReportInput) -> Report:
         history={voter: given.history.get(voter, ()) for voter in VOTERS},
         kept=dict(given.kept),
         comparison=given.comparison,
+        groups=groups,
+        shares=shares,
+        uncertainty=given.uncertainty,
     )
 
 

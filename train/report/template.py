@@ -1,7 +1,5 @@
 """The report as one HTML page with embedded plots.
 
-The page's frame: what stands around the sections. It loads nothing from anywhere, so it can be mailed and opened offline.
-
 Table 1 and the intervals as text for a terminal.
 """
 
@@ -9,9 +7,8 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
-from string import Template
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
@@ -19,12 +16,11 @@ from rich.table import Table
 from rich.text import Text
 
 from blastscope.runtime.bundle.manifest import Interval
+from blastscope.runtime.bundle.uncertainty import Uncertainty
 from blastscope.runtime.evaluation.metrics import CallScores, ClassScores
 from blastscope.train.report.data import NAMES, SUBJECTS, VOTE, Comparison, Part, Report
+from blastscope.train.report.markup import FRAME, STYLE, Cell, Row, body, interval, number, table
 from blastscope.train.report.plots import Picture
-
-Cell = str | tuple[str, str]  # HTML, or HTML with its class
-Row = tuple[str, Sequence[Cell]]  # its class, its cells
 
 
 def compose(report: Report, pictures: Sequence[Picture]) -> str:
@@ -34,6 +30,8 @@ def compose(report: Report, pictures: Sequence[Picture]) -> str:
         _head(report),
         _table1(report) if report.scores else "",
         _intervals(report) if report.scores else "",
+        _groups(report),
+        _uncertainty(report.uncertainty) if report.uncertainty else "",
         _compared(report.comparison) if report.comparison else "",
         _patients(report.scores[VOTE], drawn) if report.scores else "",
         _thresholds(report, drawn) if report.scores else "",
@@ -68,41 +66,86 @@ def _table1(report: Report) -> str:
     head = "".join('<th class="n group">precision</th><th class="n">recall</th><th class="n">F1</th>' for _ in SUBJECTS)
     rows: list[Row] = []
     for key, name in ROWS:
-        cells: list[Cell] = [name, _number(f"{getattr(report.scores[VOTE].table1, key).support:,}")]
+        cells: list[Cell] = [name, number(f"{getattr(report.scores[VOTE].table1, key).support:,}")]
         for subject in SUBJECTS:
             row: ClassScores = getattr(report.scores[subject].table1, key)
-            cells += [(f"{row.precision:.3f}", "n group"), *(_number(f"{value:.3f}") for value in (row.recall, row.f1))]
+            cells += [(f"{row.precision:.3f}", "n group"), *(number(f"{value:.3f}") for value in (row.recall, row.f1))]
         rows.append(("strong" if key == "weighted" else "", cells))
     return (
         "<h2>Precision, recall and F1</h2>"
         '<p class="quiet">As Table 1 of the paper. Weighted: the mean of both classes by their support.</p>'
         f'<div class="scroll"><table class="wide"><thead><tr class="over"><th></th><th></th>{top}</tr>'
-        f'<tr><th></th><th class="n">support</th>{head}</tr></thead><tbody>{_body(rows)}</tbody></table></div>'
+        f'<tr><th></th><th class="n">support</th>{head}</tr></thead><tbody>{body(rows)}</tbody></table></div>'
     )
 
 
 def _intervals(report: Report) -> str:
     rows: list[Row] = [
-        ("", [name, *(_interval(getattr(report.scores[subject], key)) for subject in SUBJECTS)]) for key, name in FIGURES
+        ("", [name, *(interval(getattr(report.scores[subject], key)) for subject in SUBJECTS)]) for key, name in FIGURES
     ]
     decided = ", ".join(f"{NAMES[voter]} in {count:,}" for voter, count in report.deciding.items())
     return (
         "<h2>Intervals</h2>"
         '<p class="quiet">Patients are drawn again 1,000 times within their class, each with all of their cells, since the '
         "cells of one patient resemble each other.</p>"
-        + _table(["", *(NAMES[subject] for subject in SUBJECTS)], rows)
+        + table(["", *(NAMES[subject] for subject in SUBJECTS)], rows)
         + f"<p>The vote was decided by {decided} cells.</p>"
+    )
+
+
+def _groups(report: Report) -> str:
+    if not report.shares:
+        return ""
+    rows: list[Row] = [
+        ("", [row.name, *map(number, (f"{row.cells:,}", str(row.people))), interval(row.right)]) for row in report.groups
+    ]
+    shares: list[Row] = [("", [number(f"{row.all_share:.0%}"), interval(row.weighted_f1)]) for row in report.shares]
+    groups = (
+        '<p class="quiet">Size is the side of a square as large as the cell\'s box. Large normal cells and small blasts are '
+        "where networks fail that take size for malignancy.</p>"
+        + table(["cells", number("cells"), number("people"), "called right"], rows)
+    )
+    return (
+        "<h2>Sizes, stains and shares</h2>"
+        + (groups if rows else "")
+        + "<p>If ALL were another share of the cells, with the vote's sensitivity and specificity as they are:</p>"
+        + table([number("share of ALL"), "weighted F1"], shares)
+    )
+
+
+def _uncertainty(found: Uncertainty) -> str:
+    sets, rows = found.sets, []
+    rows.append(("temperature of the margins", f"{found.temperature:.3f}"))
+    rows.append(("expected calibration error, persons alike", f"{found.calibration_error:.3f}"))
+    rows.append(
+        (
+            f"cells with their class in the set, {sets.level:.0%} wanted",
+            f"HEM {sets.hem_coverage:.3f}, ALL {sets.all_coverage:.3f}",
+        )
+    )
+    rows.append(("cells with both classes in the set", f"{sets.both:.3f}"))
+    if found.novelty:
+        rows.append(
+            (f"held-out cells refused as unlike-training, above {found.novelty.limit:.2f}", f"{found.novelty.refused:.3f}")
+        )
+    if found.smear:
+        rows.append(("people called right from all of their cells", f"{found.smear.right} of {found.smear.people}"))
+    return (
+        "<h2>Uncertainty</h2>"
+        '<p class="quiet">Each figure is of people that had no part in choosing what it judges: thresholds and temperatures '
+        "are those that the other nine tenths of the people give.</p>"
+        + table(["of held-out people", ""], [("", [name, value]) for name, value in rows])
     )
 
 
 def _compared(comparison: Comparison) -> str:
     keys = ("weighted_f1", "auroc", "sensitivity", "specificity")
     rows: list[Row] = [
-        ("", [escape(row.name), *(_interval(getattr(row, key)) for key in keys), escape(row.note)]) for row in comparison.rows
+        ("", [escape(row.name), *(interval(getattr(row, key)) for key in keys), escape(row.note)]) for row in comparison.rows
     ]
     head = ["recipe", *(dict(FIGURES)[key] for key in keys), "note" if any(row.note for row in comparison.rows) else ""]
     note = f'<p class="quiet">{escape(comparison.note)}</p>' if comparison.note else ""
-    return f"<h2>{escape(comparison.title)}</h2>{note}{_table(head, rows)}"
+    return f"<h2>{escape(comparison.title)}</h2>{note}{table(head, rows)}"
 
 
 def _patients(scores: CallScores, drawn: dict[str, Picture]) -> str:
@@ -114,12 +157,12 @@ def _patients(scores: CallScores, drawn: dict[str, Picture]) -> str:
                 row.label.upper(),
                 row.call.upper(),
                 row.call_by_score.upper(),
-                *(_number(text) for text in (f"{row.cells:,}", f"{row.accuracy:.3f}", f"{row.score:.3f}")),
+                *(number(text) for text in (f"{row.cells:,}", f"{row.accuracy:.3f}", f"{row.score:.3f}")),
             ],
         )
         for row in scores.patients
     ]
-    numbers = [_number(name) for name in ("cells", "called right", "mean score")]
+    numbers = [number(name) for name in ("cells", "called right", "mean score")]
     return (
         "<h2>Patients</h2>"
         "<p>A patient is called what most of the cells are called, ALL where the halves are equal.</p>"
@@ -129,7 +172,7 @@ def _patients(scores: CallScores, drawn: dict[str, Picture]) -> str:
             "Share of each patient's cells that the vote calls right. A bar that ends before the dashed line: called wrong.",
         )
         + "<details><summary>The same as a table, with the call by mean score</summary>"
-        + _table(["patient", "label", "call", "by mean score", *numbers], rows)
+        + table(["patient", "label", "call", "by mean score", *numbers], rows)
         + "</details>"
     )
 
@@ -139,7 +182,7 @@ def _thresholds(report: Report, drawn: dict[str, Picture]) -> str:
         (
             "",
             [
-                _number(f"{figure:.{digits}g}" if digits == 4 else f"{figure:.{digits}f}")
+                number(f"{figure:.{digits}g}" if digits == 4 else f"{figure:.{digits}f}")
                 for figure, digits in (
                     (point.sensitivity_wanted, 2),
                     (point.threshold, 4),
@@ -150,7 +193,7 @@ def _thresholds(report: Report, drawn: dict[str, Picture]) -> str:
         )
         for point in report.operating_points
     ]
-    head = [_number(name) for name in ("wanted", "threshold", "sensitivity", "specificity")]
+    head = [number(name) for name in ("wanted", "threshold", "sensitivity", "specificity")]
     return (
         "<h2>Calls and thresholds</h2>"
         + _picture(drawn, "confusion", "Cells by label and call, with the share of the label's cells.")
@@ -161,7 +204,7 @@ def _thresholds(report: Report, drawn: dict[str, Picture]) -> str:
         + '<div class="pair">'
         + _picture(drawn, "reliability", "On the dashed line a score of 0.8 would be right in 8 of 10 cells.")
         + "<div><h3>Thresholds on the vote's score</h3>"
-        + _table(head, rows)
+        + table(head, rows)
         + '<p class="quiet">Chosen and measured on the same validation cells, so on new patients they will do a little '
         "worse. The default is the paper's vote, without a threshold.</p></div></div>"
     )
@@ -184,8 +227,8 @@ def _parts(report: Report) -> str:
     if not report.provenance.patients.training:
         split = "Cross-validated: every patient was held out once, and scored by networks that trained on the others."
     style = ' class="warning"' if report.provenance.split == "image" else ""
-    head: list[Cell] = ["part", "class", _number("patients"), "who"]
-    return f"<h2>Who is in which part</h2><p{style}>{split}</p>" + _table(head, [row for part in rows for row in part])
+    head: list[Cell] = ["part", "class", number("patients"), "who"]
+    return f"<h2>Who is in which part</h2><p{style}>{split}</p>" + table(head, [row for part in rows for row in part])
 
 
 def _part(name: str, part: Part) -> list[Row]:
@@ -194,7 +237,7 @@ def _part(name: str, part: Part) -> list[Row]:
     return [
         (
             "" if place else "first",
-            ["" if place else name, label, _number(str(len(names))), (escape(", ".join(names)) or "nobody", "names")],
+            ["" if place else name, label, number(str(len(names))), (escape(", ".join(names)) or "nobody", "names")],
         )
         for place, (label, names) in enumerate(filled)
     ]
@@ -211,27 +254,13 @@ def _provenance(report: Report) -> str:
     config = json.dumps(origin.config, indent=2, ensure_ascii=False, default=str)
     return (
         "<h2>Where it comes from</h2>"
-        + _table(["", ""], rows)
+        + table(["", ""], rows)
         + f"<details><summary>The whole configuration</summary><pre>{escape(config)}</pre></details>"
     )
 
 
 def _pair(name: str, value: str) -> Row:
     return "", [escape(name), escape(value)]
-
-
-def _table(head: Sequence[Cell], rows: Iterable[Row]) -> str:
-    top = f"<thead><tr>{_cells('th', head)}</tr></thead>" if any(head) else ""
-    return f'<div class="scroll"><table>{top}<tbody>{_body(rows)}</tbody></table></div>'
-
-
-def _body(rows: Iterable[Row]) -> str:
-    return "".join(f'<tr class="{style}">{_cells("td", cells)}</tr>' for style, cells in rows)
-
-
-def _cells(tag: str, cells: Sequence[Cell]) -> str:
-    pairs = [(cell, "") if isinstance(cell, str) else cell for cell in cells]
-    return "".join(f'<{tag} class="{style}">{text}</{tag}>' for text, style in pairs)
 
 
 def _picture(drawn: dict[str, Picture], name: str, caption: str) -> str:
@@ -244,85 +273,12 @@ def _picture(drawn: dict[str, Picture], name: str, caption: str) -> str:
     )
 
 
-def _interval(figure: Interval | float | None) -> str:
-    if figure is None:
-        return ""
-    if isinstance(figure, Interval):
-        return f"{figure.value:.3f} <small>({figure.low:.3f} to {figure.high:.3f})</small>"
-    return f"{figure:.3f}"
-
-
-def _number(text: str) -> tuple[str, str]:
-    return text, "n"
-
-
 def _patients_of(count: int) -> str:
     return f"{count} patient" + "s" * (count != 1)
 
 
 def _sentence(note: str) -> str:
     return note[:1].upper() + note[1:] + ("" if note.endswith(".") else ".")
-
-
-STYLE = """
-:root { --ink: #1f2328; --muted: #59636e; --line: #d8dee4; --wash: #f6f8fa; --all: #d55e00; --hem: #0072b2; }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 2.5rem 1.5rem 4rem; max-width: 62rem; color: var(--ink); background: white;
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", "Noto Sans", "DejaVu Sans", sans-serif; }
-h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .3rem; overflow-wrap: anywhere; }
-h2 { font-size: 1.25rem; margin: 3rem 0 .4rem; padding-top: .9rem; border-top: 1px solid var(--line); }
-h3 { font-size: 1rem; margin: 1.6rem 0 .3rem; }
-p { margin: .4rem 0 .8rem; max-width: 46rem; }
-.quiet, figcaption, footer { color: var(--muted); font-size: .92rem; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(11rem, 1fr)); gap: .8rem; margin: 1.4rem 0; }
-.tile { background: var(--wash); border-radius: .5rem; padding: .8rem 1rem; }
-.tile b { display: block; font-size: 1.75rem; line-height: 1.25; font-variant-numeric: tabular-nums; }
-.tile span { color: var(--muted); font-size: .88rem; }
-.warning { border-left: 4px solid var(--all); background: #fff4ec; padding: .6rem 1rem; margin: .7rem 0; max-width: none; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; margin: .6rem 0 1rem; }
-th, td { text-align: left; padding: .28rem .9rem .28rem 0; vertical-align: top; }
-thead th { border-bottom: 1.5px solid var(--ink); font-weight: 600; white-space: nowrap; }
-tbody th { font-weight: 500; }
-tbody tr + tr > * { border-top: 1px solid var(--line); }
-tbody tr.first > * { border-top: 1.5px solid var(--muted); }
-td.n, th.n { text-align: right; padding-right: 1.3rem; white-space: nowrap; }
-td small { color: var(--muted); white-space: nowrap; }
-table.wide { font-size: .86rem; }
-table.wide th, table.wide td { padding-right: .4rem; }
-table.wide .group { padding-left: 1.1rem; }
-table.wide tr + tr th { font-weight: 500; }
-thead tr.over th { border-bottom: 0; padding-bottom: 0; }
-tr.strong > * { font-weight: 600; }
-tr.wrong td, tr.wrong th { background: #fff4ec; }
-figure { margin: 1rem 0; }
-figure img { width: 100%; height: auto; display: block; }
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); gap: 1.5rem; }
-.pair > * { min-width: 0; }
-.names { overflow-wrap: anywhere; }
-code, pre { font: .85rem/1.5 ui-monospace, "DejaVu Sans Mono", Consolas, monospace; }
-pre { background: var(--wash); border-radius: .5rem; padding: .8rem 1rem; overflow-x: auto; }
-code { overflow-wrap: anywhere; }
-summary { cursor: pointer; color: var(--muted); }
-footer { margin-top: 3rem; padding-top: .9rem; border-top: 1px solid var(--line); }
-@media print { body { max-width: none; font-size: 11px; } figure, table { break-inside: avoid; } }
-"""
-
-FRAME = Template("""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>$title</title>
-<style>$style</style>
-</head>
-<body>
-$body
-<footer>Written by blastscope. For research use, not a medical device.
-The same figures stand in <code>report.json</code>.</footer>
-</body>
-</html>
-""")
 
 
 ROWS = (("hem", "HEM"), ("all", "ALL"), ("weighted", "weighted"))

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from blastscope.runtime.bundle.manifest import TrainingProvenance
+from blastscope.runtime.bundle.uncertainty import Uncertainty
 from blastscope.runtime.errors import DataError
 from blastscope.runtime.io.atomic import write_content
 from blastscope.runtime.io.strict_model import StrictModel, problems
@@ -61,6 +62,7 @@ def read_run(run: Path) -> ReportInput:
     if found.state != "finished":
         raise DataError(run, "the training isn't finished: go on with --resume")
     labels = {cell.patient: cell.label for cell in found.validation}
+    tensors = _tensors(run / "validation.safetensors")
     histories = _record(run / "history.json", RunHistory)
     history = {voter: getattr(histories, voter) for voter in VOTERS}
     schedules = {"a": found.config.stage1, "b": found.config.stage1, "combined": found.config.stage2}
@@ -69,7 +71,7 @@ def read_run(run: Path) -> ReportInput:
         labels=np.array([CLASSES.index(cell.label) for cell in found.validation], dtype=np.int64),
         patients=tuple(cell.patient for cell in found.validation),
         files=tuple(cell.file for cell in found.validation),
-        probabilities=_probabilities(run / "validation.safetensors", len(found.validation)),
+        probabilities=_probabilities(run / "validation.safetensors", tensors, len(found.validation)),
         history=history,
         kept={voter: kept_epoch(rows, schedules[voter]) for voter, rows in history.items() if rows},
         provenance=TrainingProvenance(
@@ -84,6 +86,9 @@ def read_run(run: Path) -> ReportInput:
         circumstances=_circumstances(found),
         notes=found.notes,
         comparison=read_comparison(run),
+        sizes=_floats(tensors, "size_px"),
+        lightness=_floats(tensors, "lightness"),
+        uncertainty=read_measured(run),
     )
 
 
@@ -133,11 +138,27 @@ def _record(path: Path, kind: type[R]) -> R:
         raise DataError(path, "; ".join(problems(error))) from error
 
 
-def _probabilities(path: Path, cells: int) -> NDArray[np.float32]:
+def read_measured(folder: Path) -> Uncertainty | None:
+    """What FOLDER/uncertainty.json says, where there is one. Raises `DataError`."""
+    from blastscope.train.uncertainty import FILE, read_uncertainty
+
+    path = folder / FILE
+    return read_uncertainty(path).uncertainty if path.is_file() else None
+
+
+def _tensors(path: Path) -> dict[str, NDArray[np.float32]]:
     try:
-        found = load_file(path).get("probabilities")
+        return load_file(path)
     except (OSError, SafetensorError) as error:
         raise DataError(path, f"can't be read as safetensors: {error}") from error
+
+
+def _floats(tensors: Mapping[str, NDArray[np.float32]], name: str) -> NDArray[np.float64] | None:
+    return tensors[name].astype(np.float64) if name in tensors else None
+
+
+def _probabilities(path: Path, tensors: Mapping[str, NDArray[np.float32]], cells: int) -> NDArray[np.float32]:
+    found = tensors.get("probabilities")
     if found is None or found.shape != (cells, len(VOTERS), len(CLASSES)):
         shape = "nothing" if found is None else found.shape
         raise DataError(path, f"holds probabilities of shape {shape}, run.json names {cells} validation cells")
