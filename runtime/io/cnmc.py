@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from blastscope.runtime.errors import DataError
-from blastscope.runtime.io.image import SUFFIXES, read_content
+from blastscope.runtime.io.image_decode import SUFFIXES, read_content
 from blastscope.runtime.io.image_header import read_header
 from blastscope.runtime.types import CLASSES, ClassName, Refusal
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.runtime.errors import BlastscopeError, Closed, DataError
-from blastscope.runtime.io.image import SUFFIXES, decode, read_content, refused_folder
+from blastscope.runtime.io.image_decode import SUFFIXES, decode_picture, read_content, refused_folder
 from blastscope.runtime.io.image_header import Header, read_header
 from blastscope.runtime.io.paths import as_paths
 from blastscope.runtime.io.slides.ome_zarr import ZarrSlide, is_zarr
@@ -96,7 +96,7 @@ class EncodedSlide(ArraySlide):
         """See `Slide`."""
         with self._decoding:
             if self._content:
-                frame = decode(self._content)
+                frame = decode_picture(self._content)
                 if isinstance(frame, Refusal):
                     raise ReadError(frame)
                 self._frame, self._content = frame, b""

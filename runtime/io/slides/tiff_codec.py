@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.io.image import decode
+from blastscope.runtime.io.image_decode import decode_picture
 from blastscope.runtime.types import Refusal
 
 RAW = 1
@@ -68,7 +68,7 @@ def _as_it_is(data: bytes, form: TileFormat) -> bytes:
 
 
 def _by_the_door(content: bytes) -> NDArray[np.uint8]:
-    pixels = decode(content)
+    pixels = decode_picture(content)
     if isinstance(pixels, Refusal):
         raise ReadError(Refusal("undecodable", f"a piece of the scan is damaged: {pixels.detail}"))
     return pixels
