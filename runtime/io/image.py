@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 from blastscope.runtime.errors import ImageError
 from blastscope.runtime.io.image_decode import decode_picture, read_content
+from blastscope.runtime.io.image_header import read_header
+from blastscope.runtime.io.slides.container import HEAD_BYTES, TIFF_MAGIC, container_of
+from blastscope.runtime.io.slides.slide import decode_tiff, open_tiff
 from blastscope.runtime.types import Refusal
 
 
@@ -28,13 +31,31 @@ def check_array(image: object) -> NDArray[np.uint8]:
 def read_image(path: Path | str) -> NDArray[np.uint8] | Refusal:
     """The pixels (H, W, 3) RGB of the image file `path`, exactly as stored; or why there are none.
 
-    What the file is, is read from its content, not from its suffix. A file of several images is refused, since nobody said
-    which is meant. Releases the interpreter's lock while it decodes.
+    What the file is, is read from its content and, of a slide's preview, from what lies beside it, not from its suffix. A file
+    of several images is refused, since nobody said which is meant. Releases the interpreter's lock while it decodes.
     """
     content = read_content(path)
-    return content if isinstance(content, Refusal) else decode(content)
+    if isinstance(content, Refusal):
+        return content
+    container = container_of(Path(path), content[:HEAD_BYTES])
+    if container is not None and container.reader != "tiff":
+        remedy = "use 'blastscope examine'" if container.reader else container.remedy
+        return Refusal("undecodable", f"{container.name}, which isn't an image of a cell: {remedy}")
+    return decode(content)
 
 
 def decode(content: bytes) -> NDArray[np.uint8] | Refusal:
     """The pixels (H, W, 3) RGB of the image file whose bytes are `content`, or why there are none."""
-    return decode_picture(content)
+    return decode_tiff(content) if content.startswith(TIFF_MAGIC) else decode_picture(content)
+
+
+def check_image(content: bytes) -> Refusal | None:
+    """Why the image file whose bytes are `content` isn't let through, as far as that is known before its pixels are decoded."""
+    if not content.startswith(TIFF_MAGIC):
+        header = read_header(content)
+        return header if isinstance(header, Refusal) else None
+    slide = open_tiff(content)
+    if isinstance(slide, Refusal):
+        return slide
+    slide.close()
+    return None

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.io.image_header import MAX_PIXELS, Header, read_header
+from blastscope.runtime.io.image_header import MAX_PIXELS, Header, read_gray_jpeg_header, read_header
 from blastscope.runtime.types import Refusal
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -51,6 +51,18 @@ def decode_picture(content: bytes) -> NDArray[np.uint8] | Refusal:
     except cv2.error as error:
         return Refusal("undecodable", f"the decoder gave up: {error.err}")
     return _as_promised(pixels, header)
+
+
+def decode_gray_jpeg(content: bytes) -> NDArray[np.uint8] | Refusal:
+    """The pixels (H, W, 1) of a JPEG of one colour, or why there are none."""
+    header = read_gray_jpeg_header(content)
+    if isinstance(header, Refusal):
+        return header
+    try:
+        plane = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error as error:
+        return Refusal("undecodable", f"the decoder gave up: {error.err}")
+    return Refusal("undecodable", "the pixels are damaged") if plane is None else np.asarray(plane, np.uint8)[..., None]
 
 
 def _as_promised(pixels: object, header: Header) -> NDArray[np.uint8] | Refusal:

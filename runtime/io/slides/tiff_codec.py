@@ -1,4 +1,4 @@
-"""One piece (tile or strip) of a TIFF as pixels: JPEG and WebP by the door of all images, the rest by Pillow's libtiff.
+"""One piece (tile or strip) of a TIFF as pixels: JPEG, WebP and PNG by OpenCV, JPEG 2000 and the rest by Pillow.
 
 tifffile finds the pieces; by itself it decodes neither LZW nor JPEG, and deflate without a limit on what comes out. So a piece
 of another kind is wrapped as a TIFF of its own: libtiff fills a buffer of the size that the header promised, and no more.
@@ -7,22 +7,30 @@ of another kind is wrapped as a TIFF of its own: libtiff fills a buffer of the s
 from __future__ import annotations
 
 import struct
+import zlib
+from collections.abc import Callable
 from io import BytesIO
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.io.image_decode import decode_picture
+from blastscope.runtime.io.image_decode import decode_gray_jpeg, decode_picture
+from blastscope.runtime.io.image_header import MAX_PIXELS
 from blastscope.runtime.types import Refusal
 
-RAW = 1
-JPEG = 7
-RGB, YCBCR = 2, 6
-WEBP = 50001
-JPEG_2000 = {33005, 34712}
-DECODED = {RAW, 5, JPEG, 8, 32773, 32946, 34925, 50000, WEBP, *JPEG_2000}  # LZW, deflate, packbits, LZMA, Zstandard
-SHORT, LONG = 3, 4
+RAW, JPEG, DEFLATE, PNG, WEBP = 1, 7, 8, 34933, 50001
+GRAY, RGB, YCBCR = 1, 2, 6
+BY_LIBTIFF = {RAW, 5, DEFLATE, 32773, 32946, 34925, 50000}  # LZW, deflate, packbits, LZMA, Zstandard
+APERIO_YCBCR = 33003  # JPEG 2000 of YCbCr that doesn't say so
+JPEG_2000 = {APERIO_YCBCR, 33004, 33005, 34712}  # 33004 is Bio-Formats' lossy kind, 33005 Aperio's RGB
+BY_IMAGECODECS = {50002: "jpegxl", 52546: "jpegxl", 22610: "jpegxr", 34934: "jpegxr"}
+DECODED = {*BY_LIBTIFF, *JPEG_2000, *BY_IMAGECODECS, JPEG, PNG, WEBP}
+ALONE = DECODED - BY_LIBTIFF  # each piece is a picture with a header of its own, whose size may differ from the page's
+SHORT, LONG, RATIONAL = 3, 4, 5
+REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+
+Tag = tuple[int, int, tuple[int, ...]]  # number, type and values
 
 
 class ReadError(Exception):
@@ -38,58 +46,153 @@ class TileFormat(NamedTuple):
 
     compression: int
     photometric: int
-    samples: int  # in one piece: 3, or 1 where the colours lie apart
-    predictor: int
-    tables: bytes  # of JPEG, which all pieces share
+    samples: int  # in one piece: 3 or 4, or 1 where the colours lie apart
+    predictor: int = 1
+    tables: bytes = b""  # of JPEG, which all pieces share
+    header: bytes = b""  # of JPEG where a piece is a part of a larger one: Hamamatsu's NDPI
+    reversed_bits: bool = False
+    subsampling: tuple[int, int] = (1, 1)  # of YCbCr that isn't JPEG: pixels that share a colour, across and down
+    conversion: tuple[Tag, ...] = ()  # what the page says on how its YCbCr becomes RGB
 
 
-def decode_tile(data: bytes, height: int, width: int, form: TileFormat) -> NDArray[np.uint8]:
-    """The pixels (height, width, samples) of one piece. Raises `ReadError`."""
-    if form.compression == RAW:
-        needed = height * width * form.samples
-        if len(data) < needed:
-            raise ReadError(Refusal("undecodable", f"a piece of the scan is truncated: {len(data)} bytes of {needed}"))
-        return np.frombuffer(data, np.uint8, needed).reshape(height, width, form.samples)
-    alone = {JPEG: _with_tables, WEBP: _as_it_is}.get(form.compression)
-    pixels = _by_the_door(alone(data, form)) if alone else _by_pillow(data, height, width, form)
-    if pixels.shape != (height, width, form.samples) or pixels.dtype != np.uint8:
-        raise ReadError(Refusal("undecodable", f"a piece of the scan holds {pixels.shape}, not {width} x {height} pixels"))
-    return pixels
+def decode_tile(data: bytes, size: tuple[int, int], needed: tuple[int, int], form: TileFormat) -> NDArray[np.uint8]:
+    """The pixels (h, w, samples) of one piece, RGB or a plane of it.
+
+    Parameters
+    ----------
+    data
+        The piece as it stands in the file.
+    size
+        Height and width that the page promises. No more comes out.
+    needed
+        The part of it that lies inside of the image. A piece at the edge may be stored without the rest.
+    form
+        What the page says of all its pieces.
+
+    Raises
+    ------
+    ReadError
+        Where the piece is damaged, or shows less than is needed.
+    """
+    if form.reversed_bits and form.compression in BY_LIBTIFF:
+        data = data.translate(REVERSED)
+    if form.compression in BY_LIBTIFF:
+        if form.photometric == YCBCR:
+            return _converted(data, size, form)
+        return _uncompressed(data, size, form) if form.compression == RAW else _by_libtiff(data, size, form)
+    if form.compression in JPEG_2000:
+        pixels = _by_pillow(data, "JPEG2000", form)
+    elif form.compression in BY_IMAGECODECS:
+        pixels = _by_imagecodecs(data, size, form)
+    else:
+        pixels = _by_opencv(data, form)
+    (height, width), (rows, columns) = pixels.shape[:2], needed
+    if height < rows or width < columns or pixels.shape[2:] != (form.samples,) or pixels.dtype != np.uint8:
+        raise _damaged(f"it holds {width} x {height} pixels of {size[1]} x {size[0]}")
+    return pixels[: size[0], : size[1]]
 
 
-def _with_tables(data: bytes, form: TileFormat) -> bytes:
-    """A piece's JPEG lacks the tables that all pieces share, and doesn't say whether it is RGB or YCbCr: the page does."""
-    adobe = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00" + bytes([form.photometric == YCBCR])
-    return b"\xff\xd8" + adobe + form.tables[2:-2] + data[2:]
+def _damaged(detail: object) -> ReadError:
+    return ReadError(Refusal("undecodable", f"a piece of the scan is damaged: {detail}"))
 
 
-def _as_it_is(data: bytes, form: TileFormat) -> bytes:
-    return data
+def _uncompressed(data: bytes, size: tuple[int, int], form: TileFormat) -> NDArray[np.uint8]:
+    needed = size[0] * size[1] * form.samples
+    if len(data) < needed:
+        raise ReadError(Refusal("undecodable", f"a piece of the scan is truncated: {len(data)} bytes of {needed}"))
+    return np.frombuffer(data, np.uint8, needed).reshape(*size, form.samples)
 
 
-def _by_the_door(content: bytes) -> NDArray[np.uint8]:
-    pixels = decode_picture(content)
+# ---- pieces that are pictures of their own
+
+
+def _by_opencv(data: bytes, form: TileFormat) -> NDArray[np.uint8]:
+    if form.compression != JPEG:
+        pixels = decode_picture(data)
+    elif form.samples == 1:
+        pixels = decode_gray_jpeg(_whole_jpeg(data, form, b""))
+    else:
+        # A piece's JPEG doesn't say whether it is RGB or YCbCr: the page does.
+        adobe = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00" + bytes([form.photometric == YCBCR])
+        pixels = decode_picture(_whole_jpeg(data, form, adobe))
     if isinstance(pixels, Refusal):
-        raise ReadError(Refusal("undecodable", f"a piece of the scan is damaged: {pixels.detail}"))
+        raise _damaged(pixels.detail)
     return pixels
 
 
-def _by_pillow(data: bytes, height: int, width: int, form: TileFormat) -> NDArray[np.uint8]:
+def _whole_jpeg(data: bytes, form: TileFormat, marker: bytes) -> bytes:
+    """A piece's JPEG with what stands elsewhere in the file: tables that all pieces share, or the whole header."""
+    if form.header:
+        restart = len(data) > 1 and data[-2] == 0xFF and 0xD0 <= data[-1] <= 0xD7
+        return b"\xff\xd8" + marker + form.header[2:] + (data[:-2] if restart else data) + b"\xff\xd9"
+    return b"\xff\xd8" + marker + form.tables[2:-2] + data[2:]
+
+
+def _by_imagecodecs(data: bytes, size: tuple[int, int], form: TileFormat) -> NDArray[np.uint8]:
+    import imagecodecs
+
+    decode: Callable[..., object] = getattr(imagecodecs, f"{BY_IMAGECODECS[form.compression]}_decode")
+    out = np.empty((*size, form.samples), np.uint8)  # whose size is the limit
+    try:
+        decode(data, out=out)
+    except (imagecodecs.DelayedImportError, RuntimeError, ValueError) as error:  # the library's own are RuntimeErrors
+        raise _damaged(error) from error
+    return out
+
+
+def _by_pillow(data: bytes, kind: str, form: TileFormat) -> NDArray[np.uint8]:
     from PIL import Image
 
-    alone = form.compression in JPEG_2000
-    content = data if alone else _as_tiff(data, height, width, form)
     try:
-        with Image.open(BytesIO(content), formats=("JPEG2000" if alone else "TIFF",)) as image:
-            pixels = np.asarray(image if image.size == (width, height) else ())
+        with Image.open(BytesIO(data), formats=(kind,)) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise _damaged(f"{image.width} x {image.height} pixels, more than {MAX_PIXELS}")
+            # of a codestream with fewer colours than pixels the library knows by itself that it is YCbCr
+            hidden = form.compression == APERIO_YCBCR and image.mode == "RGB" and not _subsampled_codestream(data)
+            pixels = np.asarray(image)
+            if hidden:
+                pixels = np.asarray(Image.frombytes("YCbCr", image.size, pixels.tobytes()).convert("RGB"))
     except (Image.DecompressionBombError, OSError, ValueError, SyntaxError, struct.error) as error:
-        raise ReadError(Refusal("undecodable", f"a piece of the scan is damaged: {error}")) from error
+        raise _damaged(error) from error
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
-def _as_tiff(data: bytes, height: int, width: int, form: TileFormat) -> bytes:
+def _subsampled_codestream(data: bytes) -> bool:
+    """Whether the second component of a JPEG 2000 has fewer samples than the first: by its SIZ marker."""
+    at = data.find(b"\xff\x4f\xff\x51")
+    steps = data[at + 42 : at + 42 + 9]  # precision, step across and step down of each component
+    return at >= 0 and len(steps) == 9 and (steps[4], steps[5]) != (steps[1], steps[2])
+
+
+# ---- pieces by libtiff
+
+
+def _by_libtiff(data: bytes, size: tuple[int, int], form: TileFormat) -> NDArray[np.uint8]:
+    pixels = _by_pillow(_as_tiff(data, size, form), "TIFF", form)
+    if pixels.shape != (*size, form.samples) or pixels.dtype != np.uint8:
+        raise _damaged(f"it holds {pixels.shape}, not {size[1]} x {size[0]} pixels")
+    return pixels
+
+
+def _converted(data: bytes, size: tuple[int, int], form: TileFormat) -> NDArray[np.uint8]:
+    """A piece of YCbCr that isn't JPEG, as RGB.
+
+    libtiff converts it, but passes over damage while it does. So the bytes are first taken out as gray ones, strictly.
+    """
+    across, down = form.subsampling
+    if form.predictor != 1 or across not in (1, 2, 4) or down not in (1, 2, 4):
+        raise ReadError(Refusal("undecodable", "YCbCr pixels with a predictor, or with an unusual subsampling, aren't read"))
+    rows, row = -(-size[0] // down), -(-size[1] // across) * (across * down + 2)
+    gray = TileFormat(form.compression, GRAY, 1)
+    stored = (_uncompressed if form.compression == RAW else _by_libtiff)(data, (rows, row), gray)
+    wrapped = form._replace(compression=DEFLATE)  # Pillow itself reads uncompressed ones, and knows no subsampling
+    return _by_libtiff(zlib.compress(stored.tobytes(), 1), size, wrapped)
+
+
+def _as_tiff(data: bytes, size: tuple[int, int], form: TileFormat) -> bytes:
     """A little-endian TIFF of one strip."""
-    tags: list[tuple[int, int, tuple[int, ...]]] = [
+    height, width = size
+    tags: list[Tag] = [
         (256, LONG, (width,)),
         (257, LONG, (height,)),
         (258, SHORT, (8,) * form.samples),
@@ -103,14 +206,19 @@ def _as_tiff(data: bytes, height: int, width: int, form: TileFormat) -> bytes:
     ]
     if form.predictor != 1:
         tags.append((317, SHORT, (form.predictor,)))
+    if form.samples == 4:
+        tags.append((338, SHORT, (2,)))
+    if form.photometric == YCBCR:
+        tags += [(530, SHORT, form.subsampling), *form.conversion]
     body = data + b"\0" * (len(data) % 2)
     directory, spilled = [struct.pack("<H", len(tags))], b""
     after = 8 + len(body) + 2 + 12 * len(tags) + 4  # where values stand that don't fit into their tag
-    for number, kind, values in tags:
+    for number, kind, values in sorted(tags):
         packed = struct.pack(f"<{len(values)}{'H' if kind == SHORT else 'I'}", *values)
+        count = len(values) // 2 if kind == RATIONAL else len(values)
         if len(packed) > 4:
             place, spilled = struct.pack("<I", after + len(spilled)), spilled + packed
         else:
             place = packed.ljust(4, b"\0")
-        directory.append(struct.pack("<HHI", number, kind, len(values)) + place)
+        directory.append(struct.pack("<HHI", number, kind, count) + place)
     return b"".join([struct.pack("<2sHI", b"II", 42, 8 + len(body)), body, *directory, b"\0\0\0\0", spilled])
