@@ -74,8 +74,8 @@ class ArraySlide:
     notes: tuple[str, ...] = ()
     reduced: tuple[Readable, ...] = ()
 
-    def __init__(self, frame: NDArray[np.uint8]) -> None:
-        self._frame = frame
+    def __init__(self, frame: NDArray[np.uint8], pixel_um: float | None = None) -> None:
+        self._frame, self.pixel_um = frame, pixel_um
         self.height, self.width = frame.shape[:2]
 
     def read(self, box: Box) -> NDArray[np.uint8]:
