@@ -1,11 +1,13 @@
-"""One piece (tile or strip) of a TIFF as pixels: JPEG, WebP and PNG by OpenCV, JPEG 2000 and the rest by Pillow.
+"""One piece (tile or strip) of a TIFF as pixels: JPEG, WebP and PNG by OpenCV, the rest by zlib, lzma and Pillow.
 
-tifffile finds the pieces; by itself it decodes neither LZW nor JPEG, and deflate without a limit on what comes out. So a piece
-of another kind is wrapped as a TIFF of its own: libtiff fills a buffer of the size that the header promised, and no more.
+tifffile finds the pieces; by itself it decodes neither LZW nor JPEG, and deflate without a limit on what comes out. A piece in
+LZW, packbits or Zstandard is wrapped as a TIFF of its own for Pillow: its libtiff fills a buffer of the size that the header
+promised, and no more.
 """
 
 from __future__ import annotations
 
+import lzma
 import struct
 import zlib
 from collections.abc import Callable
@@ -21,13 +23,17 @@ from blastscope.runtime.types import Refusal
 
 RAW, JPEG, DEFLATE, PNG, WEBP = 1, 7, 8, 34933, 50001
 GRAY, RGB, YCBCR = 1, 2, 6
-BY_LIBTIFF = {RAW, 5, DEFLATE, 32773, 32946, 34925, 50000}  # LZW, deflate, packbits, LZMA, Zstandard
+DEFLATES, LZMA = {DEFLATE, 32946}, 34925
+BYTEWISE = {RAW, 5, *DEFLATES, 32773, LZMA, 50000}  # 5 is LZW, 32773 packbits, 50000 Zstandard
 APERIO_YCBCR = 33003  # JPEG 2000 of YCbCr that doesn't say so
 JPEG_2000 = {APERIO_YCBCR, 33004, 33005, 34712}  # 33004 is Bio-Formats' lossy kind, 33005 Aperio's RGB
 BY_IMAGECODECS = {50002: "jpegxl", 52546: "jpegxl", 22610: "jpegxr", 34934: "jpegxr"}
-DECODED = {*BY_LIBTIFF, *JPEG_2000, *BY_IMAGECODECS, JPEG, PNG, WEBP}
-ALONE = DECODED - BY_LIBTIFF  # each piece is a picture with a header of its own, whose size may differ from the page's
+DECODED = {*BYTEWISE, *JPEG_2000, *BY_IMAGECODECS, JPEG, PNG, WEBP}
+ALONE = DECODED - BYTEWISE  # each piece is a picture with a header of its own, whose size may differ from the page's
 SHORT, LONG, RATIONAL = 3, 4, 5
+HORIZONTAL = 2  # the predictor by which a pixel is stored as its difference to the one before it
+LZMA_BYTES = 256 << 20  # of memory
+SPARE_BYTES = 4096  # that may follow the pixels of a piece
 REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 Tag = tuple[int, int, tuple[int, ...]]  # number, type and values
@@ -74,12 +80,11 @@ def decode_tile(data: bytes, size: tuple[int, int], needed: tuple[int, int], for
     ReadError
         Where the piece is damaged, or shows less than is needed.
     """
-    if form.reversed_bits and form.compression in BY_LIBTIFF:
+    if form.reversed_bits and form.compression in BYTEWISE:
         data = data.translate(REVERSED)
-    if form.compression in BY_LIBTIFF:
-        if form.photometric == YCBCR:
-            return _converted(data, size, form)
-        return _uncompressed(data, size, form) if form.compression == RAW else _by_libtiff(data, size, form)
+    if form.compression in BYTEWISE:
+        kept = needed[0], size[1]  # the last strip is shorter than the others, or padded
+        return _converted(data, kept, size[0], form) if form.photometric == YCBCR else _bytewise(data, kept, size[0], form)
     if form.compression in JPEG_2000:
         pixels = _by_pillow(data, "JPEG2000", form)
     elif form.compression in BY_IMAGECODECS:
@@ -94,6 +99,44 @@ def decode_tile(data: bytes, size: tuple[int, int], needed: tuple[int, int], for
 
 def _damaged(detail: object) -> ReadError:
     return ReadError(Refusal("undecodable", f"a piece of the scan is damaged: {detail}"))
+
+
+# ---- pieces that are bytes of pixels, packed or not
+
+
+def _bytewise(data: bytes, size: tuple[int, int], rows: int, form: TileFormat) -> NDArray[np.uint8]:
+    """The first pixels of a piece of so many `rows`, of this height and width."""
+    if form.compression == RAW:
+        return _uncompressed(data, size, form)
+    # libtiff stops where its buffer is full, before the checksum that tells damage
+    unpacked = _unpacked(data, form.compression, rows * size[1] * form.samples)
+    if unpacked is None:
+        return _by_libtiff(data, size, form)
+    pixels = _uncompressed(unpacked, size, form)
+    if form.predictor == HORIZONTAL:
+        return np.cumsum(pixels, axis=1, dtype=np.uint8)
+    if form.predictor != 1:
+        raise ReadError(Refusal("undecodable", f"pieces with predictor {form.predictor} aren't read"))
+    return pixels
+
+
+def _unpacked(data: bytes, compression: int, most: int) -> bytes | None:
+    """The bytes of a piece in deflate or LZMA, up to its checksum but few more than `most`; None of another compression."""
+    limit = most + most // 8 + SPARE_BYTES
+    try:
+        if compression in DEFLATES:
+            inflater = zlib.decompressobj()
+            unpacked, ended = inflater.decompress(data, limit), inflater.eof
+        elif compression == LZMA:
+            unpacker = lzma.LZMADecompressor(memlimit=LZMA_BYTES)
+            unpacked, ended = unpacker.decompress(data, limit), unpacker.eof
+        else:
+            return None
+    except (zlib.error, lzma.LZMAError, EOFError) as error:
+        raise _damaged(error) from error
+    if not ended:
+        raise _damaged("it breaks off before its checksum" if len(unpacked) < limit else "it goes on after its pixels")
+    return unpacked
 
 
 def _uncompressed(data: bytes, size: tuple[int, int], form: TileFormat) -> NDArray[np.uint8]:
@@ -164,7 +207,7 @@ def _subsampled_codestream(data: bytes) -> bool:
     return at >= 0 and len(steps) == 9 and (steps[4], steps[5]) != (steps[1], steps[2])
 
 
-# ---- pieces by libtiff
+# ---- by libtiff
 
 
 def _by_libtiff(data: bytes, size: tuple[int, int], form: TileFormat) -> NDArray[np.uint8]:
@@ -174,17 +217,17 @@ def _by_libtiff(data: bytes, size: tuple[int, int], form: TileFormat) -> NDArray
     return pixels
 
 
-def _converted(data: bytes, size: tuple[int, int], form: TileFormat) -> NDArray[np.uint8]:
-    """A piece of YCbCr that isn't JPEG, as RGB.
+def _converted(data: bytes, size: tuple[int, int], rows: int, form: TileFormat) -> NDArray[np.uint8]:
+    """The first pixels of a piece of YCbCr of so many `rows` that isn't JPEG, as RGB.
 
     libtiff converts it, but passes over damage while it does. So the bytes are first taken out as gray ones, strictly.
     """
     across, down = form.subsampling
     if form.predictor != 1 or across not in (1, 2, 4) or down not in (1, 2, 4):
         raise ReadError(Refusal("undecodable", "YCbCr pixels with a predictor, or with an unusual subsampling, aren't read"))
-    rows, row = -(-size[0] // down), -(-size[1] // across) * (across * down + 2)
+    kept, row = -(-size[0] // down), -(-size[1] // across) * (across * down + 2)
     gray = TileFormat(form.compression, GRAY, 1)
-    stored = (_uncompressed if form.compression == RAW else _by_libtiff)(data, (rows, row), gray)
+    stored = _bytewise(data, (kept, row), -(-rows // down), gray)
     wrapped = form._replace(compression=DEFLATE)  # Pillow itself reads uncompressed ones, and knows no subsampling
     return _by_libtiff(zlib.compress(stored.tobytes(), 1), size, wrapped)
 

@@ -81,8 +81,8 @@ class TileTable:
         self.opaque = page.samplesperpixel == 4  # to be: each piece is asked
         self.channels = 1 if plane else 3
         self._apart = page.samplesperpixel if int(page.planarconfig) == 2 else 0
-        self._side = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
-        self._tiled = page.is_tiled
+        strip = min(page.rowsperstrip, self.height), self.width
+        self._side = (page.tilelength, page.tilewidth) if page.is_tiled else strip
         self._across = -(-self.width // self._side[1])
         self._offsets, self._counts = page.dataoffsets, page.databytecounts
         self._format = _format_of(page, 1 if plane or self._apart else page.samplesperpixel)
@@ -177,19 +177,17 @@ class TileTable:
             self._cached -= self._cache.popitem(last=False)[1].nbytes
 
     def _sizes(self, index: int) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Height and width of a piece, and of its part that lies inside of the image.
-
-        Tiles are padded to their size; the last strip is shorter.
-        """
+        """Height and width of a piece, and of its part that lies inside of the image."""
         rows, columns = self._side
         down, across = divmod(index % (len(self._offsets) // max(self._apart, 1)), self._across)
         inside = min(rows, self.height - down * rows), min(columns, self.width - across * columns)
-        return ((rows, columns) if self._tiled else (inside[0], columns)), inside
+        return (rows, columns), inside
 
     def _raw(self, index: int, inside: Box) -> NDArray[np.uint8]:
         """Only the rows that are wanted: an uncompressed scan may be one strip of gigabytes."""
         x0, y0, x1, y1 = inside
-        samples, (height, width) = self._format.samples, self._sizes(index)[0]
+        (_, width), (height, _) = self._sizes(index)
+        samples = self._format.samples
         if self._counts[index] < height * width * samples:
             raise refuse("undecodable", "a piece of the scan is shorter than its pixels")
         row = width * samples

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,6 +73,7 @@ class VendorSlide:
             raise refuse("undecodable", f"the slide says {self.width} x {self.height} pixels")
         if self.width * self.height > MAX_SCAN_PIXELS:
             raise refuse("bomb", f"{self.width} x {self.height} pixels, more than {MAX_SCAN_PIXELS}")
+        self._areas = tuple(self._scanned_areas())
         steps = self._slide.level_downsamples
         self.reduced = tuple(VendorLevel(self, number, step) for number, step in enumerate(steps) if number)
         across, down = (_number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy")
@@ -80,6 +82,16 @@ class VendorSlide:
         vendor = properties.get("openslide.vendor", "unknown")
         what = f"read: by OpenSlide, a slide of the vendor {vendor}, {self.width} x {self.height} pixels"
         self.notes = tuple(filter(None, (what, scale.note if scale else "")))
+
+    def _scanned_areas(self) -> Iterator[Box]:
+        """What was scanned, where the file tells it; between the areas nothing is stored."""
+        properties, (left, top), number = self._slide.properties, self._corner, 0
+        while f"openslide.region[{number}].x" in properties:
+            x, y, width, height = (
+                int(properties[f"openslide.region[{number}].{side}"]) for side in ("x", "y", "width", "height")
+            )
+            yield x - left, y - top, x - left + width, y - top + height
+            number += 1
 
     def read(self, box: Box) -> NDArray[np.uint8]:
         """See `Slide`."""
@@ -104,11 +116,15 @@ class VendorSlide:
 
     def blank(self, box: Box) -> bool:
         """See `Slide`."""
-        return False  # OpenSlide doesn't say which tiles there are
+        return bool(self._areas) and not any(_meet(box, area) for area in self._areas)
 
     def close(self) -> None:
         """See `Slide`."""
         self._slide.close()
+
+
+def _meet(one: Box, other: Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def _number(text: str | None) -> float | None:
