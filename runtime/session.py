@@ -271,7 +271,7 @@ class Scope:
         spec: FrameSpecification | None = None,
         look: Look | None = None,
     ) -> Iterator[FrameReport]:
-        """The report on each file (PNG, JPEG, BMP, WebP, any TIFF) or OME-Zarr folder, in the order given.
+        """The report on each file (PNG, JPEG, BMP, WebP, TIFF, a scanner's slide) or OME-Zarr folder, in the order given.
 
         Reading, finding and inference of several files overlap; scans are read piece by piece. A file that can't be read gets a
         report with a refusal. Where neither `pixel_um` nor the specification says the scale, the file's own word holds. `look`

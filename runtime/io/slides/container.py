@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+JPEG_MAGIC = b"\xff\xd8\xff"
 HEAD_BYTES = 256  # that `container_of` looks at
-UNREAD = "which isn't read here"
+TEXT_BYTES = 1 << 20  # of a slide's text file
 
 
 class Container(NamedTuple):
@@ -41,14 +43,38 @@ UNREADABLE = {
 }
 
 
+def _slide_with(jpeg: Path) -> str | None:
+    """The name of the slide that `jpeg` is a part of."""
+    try:
+        return _slide_parts(jpeg.parent, jpeg.parent.stat().st_mtime_ns).get(jpeg.name)
+    except OSError:  # a folder whose files may be read, but not listed
+        return None
+
+
+@lru_cache(maxsize=16)
+def _slide_parts(folder: Path, _modified_ns: int) -> dict[str, str]:
+    """The JPEGs in `folder` that Hamamatsu's text files name as parts of a slide, with that file's name. Read once a change."""
+    parts: dict[str, str] = {}
+    for slide in folder.iterdir():
+        if slide.suffix.lower() in (".vms", ".vmu") and slide.is_file():
+            words = slide.read_bytes()[:TEXT_BYTES].decode("utf-8", "replace")
+            named = re.findall(r"^(?:ImageFile|MapFile|MacroImage)[^=\n]*=(.+?)\s*$", words, re.MULTILINE)
+            parts.update(dict.fromkeys(named, slide.name))
+    return parts
+
+
 def container_of(path: Path, head: bytes) -> Container | None:
     """The container of the file `path` that begins with `head`; None of a plain picture, and of what nobody knows.
 
-    A MIRAX slide is a folder beside a JPEG, an Olympus slide one beside a TIFF: both pictures show the slide in small.
+    A MIRAX slide is a folder beside a JPEG, an Olympus slide one beside a TIFF: both pictures show the slide in small. The
+    JPEGs of one of Hamamatsu's kinds are parts of a slide.
     """
     suffix = path.suffix.lower()
     if suffix == ".mrxs" or (path.with_suffix("") / "Slidedat.ini").is_file():
         return MIRAX
+    if head.startswith(JPEG_MAGIC):
+        owner = _slide_with(path)
+        return Container(f"a part of the Hamamatsu slide '{owner}'", "", "examine that file") if owner else None
     if suffix == ".vsi" or (head.startswith(TIFF_MAGIC) and path.with_name(f"_{path.stem}_").is_dir()):
         return VSI
     if head.startswith(TIFF_MAGIC):

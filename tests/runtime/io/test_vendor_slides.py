@@ -14,7 +14,7 @@ from stream_layouts import HEIGHT, PLAIN, SMOOTH, WIDTH, ndpi
 from vendor_slides import FIELD, aperio, hamamatsu_vms, leica, overlapping, trestle, ventana
 
 from blastscope.runtime.io.image import read_image
-from blastscope.runtime.io.slides.slide import SCAN_SUFFIXES, Slide, open_slide, read_overview, read_region
+from blastscope.runtime.io.slides.slide import SCAN_SUFFIXES, EncodedSlide, Slide, open_slide, read_overview, read_region
 from blastscope.runtime.io.slides.tiff import TiffSlide
 from blastscope.runtime.types import Refusal
 
@@ -169,6 +169,11 @@ def olympus_alone(folder: Path) -> Path:
     return folder / "slide.vsi"
 
 
+def part_of_a_hamamatsu_slide(folder: Path) -> Path:
+    hamamatsu_vms(folder / "a.vms")
+    return folder / "image.jpg"
+
+
 PREVIEWS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "MIRAX": (mirax, "a MIRAX slide (.mrxs)"),
     "MIRAX under another name": (mirax_under_another_name, "a MIRAX slide (.mrxs)"),
@@ -176,6 +181,7 @@ PREVIEWS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "Olympus": (olympus, "an Olympus slide (.vsi)"),
     "Olympus under another name": (olympus_under_another_name, "an Olympus slide (.vsi)"),
     "Olympus without its folder": (olympus_alone, "an Olympus slide (.vsi)"),
+    "Hamamatsu": (part_of_a_hamamatsu_slide, "a part of the Hamamatsu slide 'a.vms'"),
 }
 
 
@@ -219,6 +225,12 @@ def test_other_containers_are_called_by_their_name(tmp_path: Path, head: bytes, 
     refusal = open_slide(tmp_path / "a.bin")
     assert isinstance(refusal, Refusal)
     assert refusal.detail.startswith(name)
+
+
+def test_a_picture_beside_a_slide_of_several_files_is_still_one(tmp_path: Path) -> None:
+    hamamatsu_vms(tmp_path / "a.vms")
+    jpeg(tmp_path / "frame.jpg")
+    assert isinstance(open_slide(tmp_path / "frame.jpg"), EncodedSlide)
 
 
 def test_slides_in_a_folder_are_found_by_their_suffix() -> None:
