@@ -196,6 +196,7 @@ LAYOUTS: dict[str, tuple[str, Writer]] = {
     "big endian BigTIFF": ("a.tif", by_tifffile(tile=(SIDE, SIDE), bigtiff=True, byteorder=">", compression="deflate")),
     "LZW": ("a.tif", by_pillow("tiff_lzw")),
     "LZW with a predictor": ("a.tif", by_pillow("tiff_lzw", tiffinfo={317: 2})),
+    "LZW in small strips": ("a.tif", by_pillow("tiff_lzw", tiffinfo={278: 7, 317: 2})),
     "Zstandard": ("a.tif", by_pillow("zstd")),
     "packbits": ("a.tif", by_pillow("packbits")),
     "JPEG strips with shared tables": ("a.tif", by_pillow("jpeg")),

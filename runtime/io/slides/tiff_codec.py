@@ -10,8 +10,9 @@ from __future__ import annotations
 import lzma
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from io import BytesIO
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +29,7 @@ BYTEWISE = {RAW, 5, *DEFLATES, 32773, LZMA, 50000}  # 5 is LZW, 32773 packbits, 
 APERIO_YCBCR = 33003  # JPEG 2000 of YCbCr that doesn't say so
 JPEG_2000 = {APERIO_YCBCR, 33004, 33005, 34712}  # 33004 is Bio-Formats' lossy kind, 33005 Aperio's RGB
 BY_IMAGECODECS = {50002: "jpegxl", 52546: "jpegxl", 22610: "jpegxr", 34934: "jpegxr"}
+TOGETHER = BYTEWISE - {RAW, *DEFLATES, LZMA}  # where Pillow's start costs more than a strip: several are decoded at once
 DECODED = {*BYTEWISE, *JPEG_2000, *BY_IMAGECODECS, JPEG, PNG, WEBP}
 ALONE = DECODED - BYTEWISE  # each piece is a picture with a header of its own, whose size may differ from the page's
 SHORT, LONG, RATIONAL = 3, 4, 5
@@ -88,13 +90,36 @@ def decode_tile(data: bytes, size: tuple[int, int], needed: tuple[int, int], for
     if form.compression in JPEG_2000:
         pixels = _by_pillow(data, "JPEG2000", form)
     elif form.compression in BY_IMAGECODECS:
-        pixels = _by_imagecodecs(data, size, form)
+        pixels = _by_imagecodecs(data, (size, (needed[0], size[1]), needed), form)
     else:
         pixels = _by_opencv(data, form)
     (height, width), (rows, columns) = pixels.shape[:2], needed
     if height < rows or width < columns or pixels.shape[2:] != (form.samples,) or pixels.dtype != np.uint8:
         raise _damaged(f"it holds {width} x {height} pixels of {size[1]} x {size[0]}")
     return pixels[: size[0], : size[1]]
+
+
+def decode_strips(data: Sequence[bytes], size: tuple[int, int], rows: int, form: TileFormat) -> list[NDArray[np.uint8]]:
+    """The pixels of strips one below the other, whose compression is in `TOGETHER`.
+
+    Parameters
+    ----------
+    data
+        The strips as they stand in the file.
+    size
+        Height and width of all of them.
+    rows
+        Of each of them but the last.
+    form
+        What the page says of them.
+
+    Raises
+    ------
+    ReadError
+        Where one of them is damaged.
+    """
+    strips = [strip.translate(REVERSED) for strip in data] if form.reversed_bits else data
+    return np.split(_by_libtiff(strips, size, rows, form), range(rows, size[0], rows))
 
 
 def _damaged(detail: object) -> ReadError:
@@ -111,7 +136,7 @@ def _bytewise(data: bytes, size: tuple[int, int], rows: int, form: TileFormat) -
     # libtiff stops where its buffer is full, before the checksum that tells damage
     unpacked = _unpacked(data, form.compression, rows * size[1] * form.samples)
     if unpacked is None:
-        return _by_libtiff(data, size, form)
+        return _by_libtiff([data], size, size[0], form)
     pixels = _uncompressed(unpacked, size, form)
     if form.predictor == HORIZONTAL:
         return np.cumsum(pixels, axis=1, dtype=np.uint8)
@@ -171,16 +196,20 @@ def _whole_jpeg(data: bytes, form: TileFormat, marker: bytes) -> bytes:
     return b"\xff\xd8" + marker + form.tables[2:-2] + data[2:]
 
 
-def _by_imagecodecs(data: bytes, size: tuple[int, int], form: TileFormat) -> NDArray[np.uint8]:
+def _by_imagecodecs(data: bytes, sizes: Iterable[tuple[int, int]], form: TileFormat) -> NDArray[np.uint8]:
+    """The pixels of a piece, of the first of `sizes` that is its own: the library fills what it is given, and no more."""
     import imagecodecs
 
     decode: Callable[..., object] = getattr(imagecodecs, f"{BY_IMAGECODECS[form.compression]}_decode")
-    out = np.empty((*size, form.samples), np.uint8)  # whose size is the limit
-    try:
-        decode(data, out=out)
-    except (imagecodecs.DelayedImportError, RuntimeError, ValueError) as error:  # the library's own are RuntimeErrors
-        raise _damaged(error) from error
-    return out
+    for size in dict.fromkeys(sizes):
+        out = np.empty((*size, form.samples), np.uint8)
+        try:
+            decode(data, out=out)
+        except (imagecodecs.DelayedImportError, RuntimeError, ValueError) as error:  # the library's own are RuntimeErrors
+            why = error
+        else:
+            return out
+    raise _damaged(why) from why
 
 
 def _by_pillow(data: bytes, kind: str, form: TileFormat) -> NDArray[np.uint8]:
@@ -210,8 +239,9 @@ def _subsampled_codestream(data: bytes) -> bool:
 # ---- by libtiff
 
 
-def _by_libtiff(data: bytes, size: tuple[int, int], form: TileFormat) -> NDArray[np.uint8]:
-    pixels = _by_pillow(_as_tiff(data, size, form), "TIFF", form)
+def _by_libtiff(data: Sequence[bytes], size: tuple[int, int], rows: int, form: TileFormat) -> NDArray[np.uint8]:
+    """The pixels of strips one below the other, all but the last of so many `rows`."""
+    pixels = _by_pillow(_as_tiff(data, size, rows, form), "TIFF", form)
     if pixels.shape != (*size, form.samples) or pixels.dtype != np.uint8:
         raise _damaged(f"it holds {pixels.shape}, not {size[1]} x {size[0]} pixels")
     return pixels
@@ -229,22 +259,23 @@ def _converted(data: bytes, size: tuple[int, int], rows: int, form: TileFormat) 
     gray = TileFormat(form.compression, GRAY, 1)
     stored = _bytewise(data, (kept, row), -(-rows // down), gray)
     wrapped = form._replace(compression=DEFLATE)  # Pillow itself reads uncompressed ones, and knows no subsampling
-    return _by_libtiff(zlib.compress(stored.tobytes(), 1), size, wrapped)
+    return _by_libtiff([zlib.compress(stored.tobytes(), 1)], size, size[0], wrapped)
 
 
-def _as_tiff(data: bytes, size: tuple[int, int], form: TileFormat) -> bytes:
-    """A little-endian TIFF of one strip."""
-    height, width = size
+def _as_tiff(data: Sequence[bytes], size: tuple[int, int], rows: int, form: TileFormat) -> bytes:
+    """A little-endian TIFF of these strips."""
+    (height, width), counts = size, tuple(map(len, data))
+    starts = tuple(accumulate(counts, initial=8))[:-1]
     tags: list[Tag] = [
         (256, LONG, (width,)),
         (257, LONG, (height,)),
         (258, SHORT, (8,) * form.samples),
         (259, SHORT, (form.compression,)),
         (262, SHORT, (form.photometric,)),
-        (273, LONG, (8,)),
+        (273, LONG, starts),
         (277, SHORT, (form.samples,)),
-        (278, LONG, (height,)),
-        (279, LONG, (len(data),)),
+        (278, LONG, (rows,)),
+        (279, LONG, counts),
         (284, SHORT, (1,)),
     ]
     if form.predictor != 1:
@@ -253,7 +284,7 @@ def _as_tiff(data: bytes, size: tuple[int, int], form: TileFormat) -> bytes:
         tags.append((338, SHORT, (2,)))
     if form.photometric == YCBCR:
         tags += [(530, SHORT, form.subsampling), *form.conversion]
-    body = data + b"\0" * (len(data) % 2)
+    body = b"".join(data) + b"\0" * (sum(counts) % 2)
     directory, spilled = [struct.pack("<H", len(tags))], b""
     after = 8 + len(body) + 2 + 12 * len(tags) + 4  # where values stand that don't fit into their tag
     for number, kind, values in sorted(tags):

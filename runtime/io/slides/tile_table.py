@@ -24,10 +24,12 @@ from blastscope.runtime.io.slides.tiff_codec import (
     RATIONAL,
     RAW,
     RGB,
+    TOGETHER,
     YCBCR,
     ReadError,
     Tag,
     TileFormat,
+    decode_strips,
     decode_tile,
 )
 from blastscope.runtime.types import Box, Refusal, RefusalCode
@@ -35,6 +37,7 @@ from blastscope.runtime.types import Box, Refusal, RefusalCode
 if TYPE_CHECKING:
     import tifffile
 
+GROUP_BYTES = 8 << 20  # of strips that are decoded at once
 CACHE_BYTES = 64 << 20  # decoded pieces, since neighbouring regions share some
 NOTHING = 255  # of a piece that a sparse file leaves out: empty glass
 PLANAR = {JPEG, *JPEG_2000} | (DECODED - ALONE)  # what may hold one colour a piece
@@ -83,6 +86,7 @@ class TileTable:
         self._apart = page.samplesperpixel if int(page.planarconfig) == 2 else 0
         strip = min(page.rowsperstrip, self.height), self.width
         self._side = (page.tilelength, page.tilewidth) if page.is_tiled else strip
+        self._together = not page.is_tiled and int(page.compression) in TOGETHER and int(page.photometric) != YCBCR
         self._across = -(-self.width // self._side[1])
         self._offsets, self._counts = page.dataoffsets, page.databytecounts
         self._format = _format_of(page, 1 if plane or self._apart else page.samplesperpixel)
@@ -115,6 +119,8 @@ class TileTable:
         x0, y0, x1, y1 = box
         out = np.empty((y1 - y0, x1 - x0, self.channels), np.uint8)
         rows, columns = self._side
+        if self._together:
+            self._decode_strips(range(y0 // rows, -(-y1 // rows)))
         for down in range(y0 // rows, -(-y1 // rows)):
             for across in range(x0 // columns, -(-x1 // columns)):
                 left, top = across * columns, down * rows
@@ -167,6 +173,24 @@ class TileTable:
             with self._lock:
                 self._keep(index, pixels)
         return pixels[y0:y1, x0:x1]
+
+    def _decode_strips(self, numbers: range) -> None:
+        """Decodes strips that are wanted together, as far as they aren't at hand."""
+        rows, columns = self._side
+        most = max(GROUP_BYTES // (rows * columns * self._format.samples), 1)
+        for plane in range(max(self._apart, 1)):
+            first = plane * (len(self._offsets) // max(self._apart, 1))
+            with self._lock:
+                missing = [first + number for number in numbers if first + number not in self._cache]
+            missing = [index for index in missing if self._counts[index]]
+            for at in range(0, len(missing), most):
+                group = missing[at : at + most]
+                height = rows * (len(group) - 1) + self._sizes(group[-1])[1][0]
+                data = [self._file.read(self._offsets[index], self._counts[index]) for index in group]
+                strips = decode_strips(data, (height, columns), rows, self._format)
+                with self._lock:
+                    for index, pixels in zip(group, strips, strict=True):
+                        self._keep(index, pixels)
 
     def _keep(self, index: int, pixels: NDArray[np.uint8]) -> None:
         if index in self._cache:  # another thread was faster

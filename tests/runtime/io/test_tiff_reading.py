@@ -96,6 +96,8 @@ def test_pieces_that_imagecodecs_reads_need_it(tmp_path: Path, codec: str, monke
     pieces = [encode(np.ascontiguousarray(tile), **options) for tile in tiles(SMOOTH)]
     write_tiles(tmp_path / "a.tif", pieces, compression={"jpegxl": 50002, "jpegxr": 34934}[codec])
     assert np.abs(pixels_of(tmp_path / "a.tif").astype(int) - SMOOTH).max() <= 2
+    tifffile.imwrite(tmp_path / "b.tif", SMOOTH, photometric="rgb", compression=codec, rowsperstrip=SIDE)  # the last is shorter
+    assert pixels_of(tmp_path / "b.tif").shape == SMOOTH.shape
     monkeypatch.setattr("blastscope.runtime.io.slides.tile_table.find_spec", lambda name: None)
     for refusal in (scanned(tmp_path / "a.tif"), read_image(tmp_path / "a.tif")):
         assert isinstance(refusal, Refusal)
@@ -234,6 +236,18 @@ def test_an_ndpi_is_read_by_its_restart_intervals(
         shown = read_region(slide, (0, 0, slide.width, slide.height))
         slide.close()
         assert np.abs(shown.astype(int) - ours).mean() < 1
+
+
+@pytest.mark.parametrize("most", [1, 10_000])
+def test_strips_are_decoded_in_groups_that_fit_the_memory(tmp_path: Path, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.fromarray(SMOOTH).save(tmp_path / "a.tif", "TIFF", compression="tiff_lzw", tiffinfo={278: 7})
+    planes = np.ascontiguousarray(SMOOTH.transpose(2, 0, 1))
+    for module, value in (("GROUP_BYTES", most), ("CACHE_BYTES", most)):
+        monkeypatch.setattr(f"blastscope.runtime.io.slides.tile_table.{module}", value)
+    assert np.array_equal(pixels_of(tmp_path / "a.tif"), SMOOTH)
+    pytest.importorskip("imagecodecs", reason="imagecodecs isn't installed: pip install 'blastscope[slides]'")
+    tifffile.imwrite(tmp_path / "b.tif", planes, photometric="rgb", planarconfig="separate", compression="lzw", rowsperstrip=11)
+    assert np.array_equal(pixels_of(tmp_path / "b.tif"), SMOOTH)
 
 
 # ---- damage
