@@ -12,6 +12,7 @@ from xml.etree.ElementTree import Element
 import numpy as np
 from numpy.typing import NDArray
 
+from blastscope.runtime.io.image_header import MAX_PIXELS
 from blastscope.runtime.io.slides.ome_xml import colour_order, pixels_element
 from blastscope.runtime.io.slides.pixel_size_metadata import (
     PixelSize,
@@ -123,12 +124,23 @@ class TiffSlide:
 
 
 def look_into_tiff(path: Path) -> tuple[TiffVendor | None, PixelSize | None]:
-    """Which scanner wrote the TIFF at `path`, and the scale that its first page says."""
+    """Which scanner wrote the TIFF at `path`, and the scale that its first page says.
+
+    Raises `ReadError` for sizes that can't be: OpenSlide asks for memory by them, and ends the process where it gets none.
+    """
     import tifffile
 
     with tifffile.TiffFile(path, _multifile=False) as tiff:
         vendor = tiff_vendor(tiff)
-        return vendor, _scale(tiff, tiff.pages.first, 0) if vendor else None
+        if vendor is None:
+            return None, None
+        for page in tiff.pages:
+            width, height = page.imagewidth, page.imagelength
+            across, down = (page.tilewidth, page.tilelength) if page.is_tiled else (width, min(page.rowsperstrip, height))
+            if width * height > MAX_SCAN_PIXELS or (page.is_tiled and across * down > MAX_PIXELS):
+                found = f"{width} x {height} pixels in pieces of {across} x {down}"
+                raise refuse("bomb", f"{vendor.name} that says {found}: more than any scanner writes")
+        return vendor, _scale(tiff, tiff.pages.first, 0)
 
 
 def _table(pages: Sequence[tifffile.TiffPage], file: SharedFile) -> _Table:

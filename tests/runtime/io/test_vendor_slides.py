@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -199,6 +200,20 @@ def test_a_slide_that_openslide_cannot_read_is_refused_by_its_name(tmp_path: Pat
     refusal = open_slide(mirax(tmp_path))
     assert isinstance(refusal, Refusal)
     assert refusal.detail.startswith("a MIRAX slide (.mrxs) that OpenSlide doesn't read: ")
+
+
+@pytest.mark.parametrize(("tag", "words"), [(322, "1000000000 x 128"), (256, "4000000000 x 384 pixels")])
+def test_sizes_that_cannot_be_are_refused_before_openslide_sees_them(tmp_path: Path, tag: int, words: str) -> None:
+    trestle(tmp_path / "a.tif")
+    with tifffile.TiffFile(tmp_path / "a.tif", mode="r+b") as tiff:
+        at = tiff.pages.first.tags[tag].offset
+    content = bytearray((tmp_path / "a.tif").read_bytes())
+    content[at + 2 : at + 12] = struct.pack("<HII", 4, 1, {322: 1_000_000_000, 256: 4_000_000_000}[tag])
+    (tmp_path / "a.tif").write_bytes(content)
+    refusal = open_slide(tmp_path / "a.tif")
+    assert isinstance(refusal, Refusal)
+    assert refusal.code == "bomb"
+    assert words in refusal.detail
 
 
 @pytest.mark.usefixtures("without_openslide")
