@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,26 @@ def aperio(path: Path) -> NDArray[np.uint8]:
         tiff.write(PLAIN[::2, ::2].copy(), tile=(SIDE, SIDE), description=APERIO, **options)
         tiff.write(PLAIN[:40, :50].copy(), subfiletype=1, description="Aperio\r\nlabel 50x40", **options)
     return PLAIN
+
+
+def philips(path: Path) -> NDArray[np.uint8]:
+    """Most of it left out, as this scanner does where it sees only glass."""
+    words = '<Attribute Name="{0}" Group="0x0028" Element="0x0030" PMSVR="{1}">{2}</Attribute>'
+    spacing = words.format("DICOM_PIXEL_SPACING", "IDoubleArray", "&quot;0.00025&quot; &quot;0.00025&quot;")
+    level = f'<Array><DataObject ObjectType="PixelDataRepresentation">{spacing}</DataObject></Array>'
+    levels = words.format("PIIM_PIXEL_DATA_REPRESENTATION_SEQUENCE", "IDataObjectArray", level)
+    kind = words.format("PIM_DP_IMAGE_TYPE", "IString", "WSI")
+    image = f'<Array><DataObject ObjectType="DPScannedImage">{kind}{spacing}{levels}</DataObject></Array>'
+    images = words.format("PIM_DP_SCANNED_IMAGES", "IDataObjectArray", image)
+    xml = f'<?xml version="1.0" encoding="UTF-8" ?><DataObject ObjectType="DPUfsImport">{images}</DataObject>'
+    shown = np.full((5 * SIDE, 6 * SIDE, 3), 255, np.uint8)
+    shown[SIDE : 2 * SIDE, SIDE : 2 * SIDE] = PLAIN[:SIDE, :SIDE]
+    pieces = [shown[y : y + SIDE, x : x + SIDE] for y in range(0, 5 * SIDE, SIDE) for x in range(0, 6 * SIDE, SIDE)]
+    encoded = [b"" if (piece == 255).all() else zlib.compress(piece.tobytes()) for piece in pieces]
+    options: dict[str, Any] = {"photometric": "rgb", "tile": (SIDE, SIDE), "compression": "deflate", "metadata": None}
+    with tifffile.TiffWriter(path, bigtiff=True) as tiff:
+        tiff.write(iter(encoded), shape=shown.shape, dtype=np.uint8, description=xml, software="Philips DP v1.0", **options)
+    return shown
 
 
 def hamamatsu_vms(path: Path) -> NDArray[np.uint8]:

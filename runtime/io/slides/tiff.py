@@ -134,7 +134,7 @@ def look_into_tiff(path: Path) -> tuple[TiffVendor | None, PixelSize | None]:
         vendor = tiff_vendor(tiff)
         if vendor is None:
             return None, None
-        for page in tiff.pages:
+        for page in (one.aspage() for one in tiff.pages):
             width, height = page.imagewidth, page.imagelength
             across, down = (page.tilewidth, page.tilelength) if page.is_tiled else (width, min(page.rowsperstrip, height))
             if width * height > MAX_SCAN_PIXELS or (page.is_tiled and across * down > MAX_PIXELS):

@@ -16,9 +16,10 @@ from blastscope.runtime.io.slides.tile_table import CACHE_BYTES, refuse
 from blastscope.runtime.types import Box
 
 if TYPE_CHECKING:
-    pass
+    from PIL import Image
 
 EMPTY_GLASS = (255, 255, 255)
+SPARSE = {"mirax", "philips"}  # scanners that leave out most of what is glass, without a list of it that could be asked for
 
 
 def has_openslide() -> bool:
@@ -80,6 +81,7 @@ class VendorSlide:
         scale = first_usable(checked(across, down, "the scanner's description"), stated)
         self.pixel_um = scale.pixel_um if scale else None
         vendor = properties.get("openslide.vendor", "unknown")
+        self._sparse = vendor in SPARSE
         what = f"read: by OpenSlide, a slide of the vendor {vendor}, {self.width} x {self.height} pixels"
         self.notes = tuple(filter(None, (what, scale.note if scale else "")))
 
@@ -101,22 +103,27 @@ class VendorSlide:
         """The pixels (h, w, 3) of `box`, in pixels of a level whose pixels are `step` of the slide's. Raises `ReadError`."""
         from PIL import Image
 
-        place = (self._corner[0] + round(box[0] * step), self._corner[1] + round(box[1] * step))
-        size = box[2] - box[0], box[3] - box[1]
-        try:
-            region = self._slide.read_region(place, level, size)
-        except self._errors as error:
-            raise refuse("undecodable", f"a piece of the slide is damaged: {error}") from error
+        region = self._region(level, box, step)
         pixels = np.asarray(region)
         if (pixels[..., 3] == 255).all():
             return np.ascontiguousarray(pixels[..., :3])
-        shown = Image.new("RGB", size, EMPTY_GLASS)  # nothing is stored where it is transparent
+        shown = Image.new("RGB", region.size, EMPTY_GLASS)  # nothing is stored where it is transparent
         shown.paste(region, mask=region)
         return np.asarray(shown)
 
+    def _region(self, level: int, box: Box, step: float) -> Image.Image:
+        place = (self._corner[0] + round(box[0] * step), self._corner[1] + round(box[1] * step))
+        try:
+            region: Image.Image = self._slide.read_region(place, level, (box[2] - box[0], box[3] - box[1]))
+        except self._errors as error:
+            raise refuse("undecodable", f"a piece of the slide is damaged: {error}") from error
+        return region
+
     def blank(self, box: Box) -> bool:
         """See `Slide`."""
-        return bool(self._areas) and not any(_meet(box, area) for area in self._areas)
+        if self._areas:
+            return not any(_meet(box, area) for area in self._areas)
+        return self._sparse and not np.asarray(self._region(0, box, 1.0))[..., 3].any()
 
     def close(self) -> None:
         """See `Slide`."""

@@ -12,11 +12,12 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 from stream_layouts import HEIGHT, PLAIN, SMOOTH, WIDTH, ndpi
-from vendor_slides import FIELD, aperio, hamamatsu_vms, leica, overlapping, trestle, ventana
+from vendor_slides import FIELD, aperio, hamamatsu_vms, leica, overlapping, philips, trestle, ventana
 
 from blastscope.runtime.io.image import read_image
 from blastscope.runtime.io.slides.slide import SCAN_SUFFIXES, EncodedSlide, Slide, open_slide, read_overview, read_region
 from blastscope.runtime.io.slides.tiff import TiffSlide
+from blastscope.runtime.io.slides.vendor import VendorSlide
 from blastscope.runtime.types import Refusal
 
 Writer = Callable[[Path], NDArray[np.uint8]]
@@ -25,6 +26,7 @@ SLIDES: dict[str, tuple[str, Writer, float]] = {  # and the mean difference to w
     "Trestle": ("a.tif", trestle, 0),
     "Leica": ("a.scn", leica, 0),
     "Aperio": ("a.svs", aperio, 0),
+    "Philips": ("a.tiff", philips, 0),
     "Hamamatsu in one file": ("a.ndpi", ndpi, 1.5),
     "Hamamatsu in several": ("a.vms", hamamatsu_vms, 1.5),
 }
@@ -118,6 +120,16 @@ def test_only_what_was_scanned_counts_and_between_areas_is_glass(tmp_path: Path)
     assert slide.blank((WIDTH, 0, 300 + WIDTH, 300))
     assert not slide.blank((WIDTH - 1, 0, 300 + WIDTH, 300))
     assert (read_region(slide, (WIDTH, 0, 300 + WIDTH, 300)) == 255).all()
+    slide.close()
+
+
+@pytest.mark.usefixtures("openslide")
+def test_what_a_sparse_slide_leaves_out_is_known(tmp_path: Path) -> None:
+    philips(tmp_path / "a.tiff")
+    slide = opened(tmp_path / "a.tiff")
+    assert isinstance(slide, VendorSlide)
+    assert slide.blank((130, 0, 300, 300))
+    assert not slide.blank((120, 0, 300, 300))
     slide.close()
 
 
