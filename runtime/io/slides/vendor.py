@@ -47,10 +47,13 @@ class VendorSlide:
     """
 
     def __init__(self, path: Path, name: str, stated: PixelSize | None = None) -> None:
+        missing = refuse("undecodable", f"{name}, which is read by OpenSlide: pip install 'blastscope[slides]'")
         if not has_openslide():
-            raise refuse("undecodable", f"{name}, which is read by OpenSlide: pip install 'blastscope[slides]'")
-        import openslide
-
+            raise missing
+        try:
+            import openslide
+        except (ImportError, OSError) as error:  # its Python part alone, without the library
+            raise missing from error
         self._errors = openslide.OpenSlideError
         try:
             self._slide = openslide.OpenSlide(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -76,6 +77,20 @@ def test_without_openslide_the_format_and_the_command_are_named(tmp_path: Path, 
     assert open_slide(tmp_path / name) == Refusal(
         "undecodable", f"{NEEDED[vendor]}, which is read by OpenSlide: pip install 'blastscope[slides]'"
     )
+
+
+def test_without_openslides_library_the_command_is_named_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ventana(tmp_path / "a.bif")
+    aperio(tmp_path / "a.svs")
+    monkeypatch.setattr("blastscope.runtime.io.slides.vendor.has_openslide", lambda: True)
+    monkeypatch.setattr("blastscope.runtime.io.slides.slide.has_openslide", lambda: True)
+    monkeypatch.setitem(sys.modules, "openslide", None)
+    refusal = open_slide(tmp_path / "a.bif")
+    assert isinstance(refusal, Refusal)
+    assert "pip install 'blastscope[slides]'" in refusal.detail
+    slide = opened(tmp_path / "a.svs")
+    assert isinstance(slide, TiffSlide)
+    slide.close()
 
 
 @pytest.mark.parametrize("vendor", NEEDED)
