@@ -243,21 +243,25 @@ class Scope:
         frame: NDArray[np.uint8],
         *,
         pixel_um: float | None = None,
+        stated_um: float | None = None,
         spec: FrameSpecification | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> FrameReport:
         """The white cells of a stained bright-field frame (H, W, 3) uint8 RGB, each with a call or the reason why it got none.
 
         `pixel_um` is the frame's scale in micrometres per pixel; without it the specification's holds, or that of the red cells
-        in the frame. A frame of more than 8 megapixels is looked at in tiles, with scale and stain measured once. The array may
-        be any strided view; it is neither written to nor kept. `metadata` comes back in the report. Raises `ImageError` for
-        what is no such array, `UsageError` for a scale that can't be.
+        in the frame. `stated_um` is the scale by a file's or layer's word, which holds unless red cells differ. A frame of more
+        than 8 megapixels is looked at in tiles, with scale and stain measured once. The array may be any strided view; it is
+        neither written to nor kept. `metadata` comes back in the report. Raises `ImageError` for what is no such array,
+        `UsageError` for a scale that can't be.
 
         The shipped networks were trained on C-NMC's cells: calls on frames are outside what was validated.
         """
         run = self._run
         with run.opened.lanes.call():
-            return self._examiner(run.predictor.classify_many, spec, pixel_um).examine(check_array(frame), metadata)
+            return self._examiner(run.predictor.classify_many, spec, pixel_um).examine(
+                check_array(frame), metadata, stated_um=stated_um
+            )
 
     def examine_files(
         self,
@@ -267,7 +271,7 @@ class Scope:
         spec: FrameSpecification | None = None,
         look: Look | None = None,
     ) -> Iterator[FrameReport]:
-        """The report on each file (PNG, JPEG, BMP, WebP, any TIFF) or OME-Zarr folder, in the order given.
+        """The report on each file (PNG, JPEG, BMP, WebP, TIFF, a scanner's slide) or OME-Zarr folder, in the order given.
 
         Reading, finding and inference of several files overlap; scans are read piece by piece. A file that can't be read gets a
         report with a refusal. Where neither `pixel_um` nor the specification says the scale, the file's own word holds. `look`
@@ -312,13 +316,14 @@ class Scope:
             self._examiner(self._run.predictor.classify_many, spec, pixel_um)  # a scale that can't be is said now
 
         def examine(frame: NDArray[np.uint8], *, metadata: Mapping[str, Any]) -> FrameReport:
-            scale_um = pixel_um or (spec and spec.pixel_um) or _told_um(metadata)
+            scale_um = pixel_um or (spec and spec.pixel_um) or _told_um(metadata, "pixel_um")
+            stated_um = _told_um(metadata, "stated_um")
             try:
-                return self.examine(frame, pixel_um=scale_um, spec=spec, metadata=metadata)
+                return self.examine(frame, pixel_um=scale_um, stated_um=stated_um, spec=spec, metadata=metadata)
             except Closed:
                 with self._reopening:  # closed for the time of a `reopen`, perhaps
                     pass
-                return self.examine(frame, pixel_um=scale_um, spec=spec, metadata=metadata)
+                return self.examine(frame, pixel_um=scale_um, stated_um=stated_um, spec=spec, metadata=metadata)
 
         stream = Stream(examine, on_report, frames, queue=queue, when_full=when_full, on_error=on_error)
         self._streams.add(stream)
@@ -378,13 +383,13 @@ class Scope:
         return self.validation.objection(self.bundle.digest, spec or FrameSpecification())
 
 
-def _told_um(metadata: Mapping[str, Any]) -> float | None:
-    """The scale that a frame's metadata says: a program's own words, which may be text."""
-    told = metadata.get("pixel_um")
+def _told_um(metadata: Mapping[str, Any], key: str) -> float | None:
+    """The scale that a frame's metadata says under `key`: a program's own words, which may be text."""
+    told = metadata.get(key)
     try:
         return None if told is None else float(told)
     except (TypeError, ValueError) as error:
-        raise UsageError(f"a frame's metadata says that pixel_um is {told!r}: micrometres per pixel are a number") from error
+        raise UsageError(f"a frame's metadata says that {key} is {told!r}: micrometres per pixel are a number") from error
 
 
 def _record(validation: Path | str | None) -> ValidationRecord | None:

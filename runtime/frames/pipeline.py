@@ -19,7 +19,7 @@ from blastscope.runtime.frames.cell_crop import cut_cell
 from blastscope.runtime.frames.estimation.frame_parameters import estimate_frame_parameters
 from blastscope.runtime.frames.features import cell_features
 from blastscope.runtime.frames.image_pyramid import ImagePyramid, image_pyramid
-from blastscope.runtime.frames.segmentation.pipeline import reach_px, segment_cells
+from blastscope.runtime.frames.segmentation.pipeline import COARSEST_UM, reach_px, segment_cells
 from blastscope.runtime.frames.tiling import Tile, facts_in, shift_cell, tiles_of
 from blastscope.runtime.frames.types import FrameCell, FrameParameters, FrameReport, FrameSpecification
 from blastscope.runtime.io.concurrency import ordered_map
@@ -57,9 +57,14 @@ class Examiner:
         if self.pixel_um is not None and not LEAST_UM < self.pixel_um < MOST_UM:
             raise UsageError(f"pixel_um is {self.pixel_um}: micrometres per pixel must lie between {LEAST_UM} and {MOST_UM}")
 
-    def examine(self, frame: NDArray[np.uint8], metadata: Mapping[str, Any] | None = None) -> FrameReport:
-        """The report on a frame (H, W, 3) uint8 RGB in memory, which is neither kept nor written to."""
-        return self.examine_scan(ArraySlide(np.ascontiguousarray(frame)), metadata=metadata)
+    def examine(
+        self, frame: NDArray[np.uint8], metadata: Mapping[str, Any] | None = None, *, stated_um: float | None = None
+    ) -> FrameReport:
+        """The report on a frame (H, W, 3) uint8 RGB in memory, which is neither kept nor written to.
+
+        `stated_um` is the scale by the file or layer that it comes from, which red cells may overrule.
+        """
+        return self.examine_scan(ArraySlide(np.ascontiguousarray(frame), stated_um), metadata=metadata)
 
     def examine_files(self, paths: Iterable[Path], look: Look | None = None) -> Iterator[FrameReport]:
         """The report on each file, in order, several at a time; large ones one at a time. `look` sees each while it is open.
@@ -110,12 +115,13 @@ class Examiner:
             else:
                 whole = 0, 0, scan.width, scan.height
                 pictures = image_pyramid(read_region(scan, whole), self.threads)
-                facts = estimate_frame_parameters(pictures, self.spec, pixel_um=self._given(scan))
+                facts = self._estimated(pictures, scan)
                 cells = self._cells_of(pictures, facts, Tile(whole, whole))
                 if not cells and _mostly_black(pictures.frame):
                     notes += (UNLIT,)
         except ReadError as unreadable:
             refusal = unreadable.refusal
+        notes += tuple(_scale_notes(facts))
         return FrameReport(
             cells=tuple(cells),
             facts=facts,
@@ -127,13 +133,13 @@ class Examiner:
             notes=notes,
         )
 
-    def _given(self, scan: Slide) -> float | None:
-        return self.pixel_um or self.spec.pixel_um or scan.pixel_um
+    def _estimated(self, pictures: ImagePyramid, scan: Slide) -> FrameParameters:
+        return estimate_frame_parameters(pictures, self.spec, pixel_um=self.pixel_um, stated_um=scan.pixel_um)
 
     def _surveyed(self, scan: Slide) -> FrameParameters:
         """What holds for the whole of a large `scan`, measured on windows that show something."""
         windows = image_pyramid(sample(scan), self.threads)
-        facts = estimate_frame_parameters(windows, self.spec, pixel_um=self._given(scan))
+        facts = self._estimated(windows, scan)
         if windows.frame.shape[:2] == (scan.height, scan.width):
             return facts
         whole = 0, 0, scan.width, scan.height  # windows side by side don't tell where something begins
@@ -162,6 +168,13 @@ class Examiner:
         calls = iter(self.classify(wanted) if wanted else [])
         looks = map(cell_features, wanted)
         return [FrameCell(cell, None) if cell.refusal else FrameCell(cell, next(calls), next(looks)) for _, cell in own]
+
+
+def _scale_notes(facts: FrameParameters | None) -> Iterator[str]:
+    if facts and facts.scale_note:
+        yield facts.scale_note
+    if facts and facts.pixel_um > COARSEST_UM:
+        yield f"at {facts.pixel_um:.4g} micrometres a pixel a nucleus can't be told from dirt: no cell is looked for"
 
 
 def _mostly_black(frame: NDArray[np.uint8]) -> bool:

@@ -18,6 +18,7 @@ from blastscope.runtime.frames.report.theme import LOOKS
 from blastscope.runtime.frames.types import FrameCell, FrameReport, FrameSpecification, fewer_points
 from blastscope.runtime.integrations.protocols import FrameExaminer
 from blastscope.runtime.io.image_header import MAX_PIXELS
+from blastscope.runtime.io.slides.pixel_size_metadata import checked
 
 COLOURS: dict[str, str] = {kind: look.colour for kind, look in LOOKS.items()}
 MARK = "blastscope"  # the key in a layer's metadata by which it is known again
@@ -29,10 +30,11 @@ def examine_layer(
 ) -> FrameReport:
     """FrameExaminer the image in `layer` and shows the report in `viewer`, in place of an earlier one of the same layer.
 
-    `pixel_um` is the scale; without it the layer's own holds where its units are micrometres, and else the red cells tell it.
+    `pixel_um` is the scale; without it the layer's own holds where its units are micrometres, unless the red cells differ.
     Raises `UsageError` for a layer that is no 8-bit RGB image.
     """
-    report = scope.examine(frame_of(layer), pixel_um=pixel_um or scale_of(layer), spec=spec, metadata={"layer": layer.name})
+    frame, metadata = frame_of(layer), {"layer": layer.name}
+    report = scope.examine(frame, pixel_um=pixel_um, stated_um=scale_of(layer), spec=spec, metadata=metadata)
     show_report(viewer, layer, report)
     return report
 
@@ -61,10 +63,11 @@ def frame_of(layer: Any) -> NDArray[np.uint8]:
 
 
 def scale_of(layer: Any) -> float | None:
-    """Micrometres per pixel, where the layer's units say that its scale is that."""
+    """Micrometres per pixel, where the layer's units say that its scale is that, and it can be a microscope's."""
     units = [str(unit) for unit in getattr(layer, "units", ())][-2:]
     down, across = (float(step) for step in layer.scale[-2:])
-    return across if units in (["micrometer"] * 2, ["um"] * 2, ["µm"] * 2) and abs(down - across) < 0.01 * across else None
+    found = checked(across, down, "the layer") if units in (["micrometer"] * 2, ["um"] * 2, ["µm"] * 2) else None
+    return found.pixel_um if found else None
 
 
 def show_report(viewer: Any, layer: Any, report: FrameReport) -> None:

@@ -45,19 +45,19 @@ class ExamineWidget(Container[Any]):  # type: ignore[misc]  # its types are not 
         try:
             if layer is None:
                 raise BlastscopeError("there is no image: open a frame first")
-            pixels, scale = frame_of(layer), self.pixel_um.value or scale_of(layer)
+            pixels, scales = frame_of(layer), (self.pixel_um.value or None, scale_of(layer))
         except BlastscopeError as error:
             return self._complain(error)
         self.button.enabled = False
         self.told.value = "examining ..."
-        worker = create_worker(self._work, pixels, scale, self.bundle.value, _start_thread=False)
+        worker = create_worker(self._work, pixels, scales, self.bundle.value, _start_thread=False)
         worker.returned.connect(lambda report: self._show(layer, report))
         worker.errored.connect(self._complain)
         worker.finished.connect(lambda: setattr(self.button, "enabled", True))
         worker.start()
         return worker
 
-    def _work(self, pixels: Any, pixel_um: float | None, bundle: Path | None) -> FrameReport:
+    def _work(self, pixels: Any, scales: tuple[float | None, float | None], bundle: Path | None) -> FrameReport:
         """Runs in a thread of its own; only one does at a time, since the button is off meanwhile."""
         from blastscope.runtime.session import open_bundle
 
@@ -66,7 +66,7 @@ class ExamineWidget(Container[Any]):  # type: ignore[misc]  # its types are not 
                 self._scope.close()
             self._scope = None
             self._scope, self._opened = open_bundle(bundle), bundle
-        return self._scope.examine(pixels, pixel_um=pixel_um)
+        return self._scope.examine(pixels, pixel_um=scales[0], stated_um=scales[1])
 
     def _show(self, layer: Any, report: FrameReport) -> None:
         if report.refusal:
@@ -78,6 +78,7 @@ class ExamineWidget(Container[Any]):  # type: ignore[misc]  # its types are not 
         scale = f"{report.facts.pixel_um:.4f} um per pixel, {report.facts.scale_source}" if report.facts else ""
         self.told.value = (
             f"{counts['cells']} white cells: {counts['all']} ALL, {counts['hem']} HEM, {counts['refused']} refused\n{scale}"
+            + "".join(f"\n{note}" for note in report.notes)
         )
 
     def _complain(self, error: BaseException) -> None:

@@ -20,6 +20,7 @@ class FrameExaminer(Protocol):
         frame: NDArray[np.uint8],
         *,
         pixel_um: float | None = None,
+        stated_um: float | None = None,
         spec: FrameSpecification | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> FrameReport:

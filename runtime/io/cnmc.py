@@ -20,8 +20,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from blastscope.runtime.errors import DataError
-from blastscope.runtime.io.image import SUFFIXES, read_content
-from blastscope.runtime.io.image_header import read_header
+from blastscope.runtime.io.image import check_image
+from blastscope.runtime.io.image_decode import SUFFIXES, read_content
 from blastscope.runtime.types import CLASSES, ClassName, Refusal
 
 NAME = re.compile(r"UID_(?P<patient>[a-z]?\d+)_(?P<image>\d+)_(?P<cell>\d+)_(?P<label>all|hem)", re.IGNORECASE)
@@ -181,8 +181,8 @@ def _read(file: _Named) -> DatasetEntry | str:
     content = read_content(file.path)
     if isinstance(content, Refusal):
         return content.detail
-    if isinstance(header := read_header(content), Refusal):
-        return f"{header.code}: {header.detail}"
+    if refusal := check_image(content):
+        return f"{refusal.code}: {refusal.detail}"
     sha256 = hashlib.sha256(content).hexdigest()
     return DatasetEntry(file.path, file.label, match["patient"].upper(), match["image"], match["cell"], sha256)
 

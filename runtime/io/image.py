@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import stat
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.runtime.errors import ImageError
-from blastscope.runtime.io.image_header import MAX_PIXELS, Header, read_header
+from blastscope.runtime.io.image_decode import decode_picture, read_content
+from blastscope.runtime.io.image_header import read_header
+from blastscope.runtime.io.slides.container import HEAD_BYTES, TIFF_MAGIC, container_of
+from blastscope.runtime.io.slides.slide import decode_tiff, open_tiff
 from blastscope.runtime.types import Refusal
-
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-MAX_BYTES = 4 * MAX_PIXELS  # no file of an image that is let through is larger
-# Nothing is converted but the order of channels; the EXIF orientation is not applied.
-DECODE = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 
 
 def check_array(image: object) -> NDArray[np.uint8]:
@@ -36,50 +31,31 @@ def check_array(image: object) -> NDArray[np.uint8]:
 def read_image(path: Path | str) -> NDArray[np.uint8] | Refusal:
     """The pixels (H, W, 3) RGB of the image file `path`, exactly as stored; or why there are none.
 
-    What the file is, is read from its content, not from its suffix. A file of several images is refused, since nobody said
-    which is meant. Releases the interpreter's lock while it decodes.
+    What the file is, is read from its content and, of a slide's preview, from what lies beside it, not from its suffix. A file
+    of several images is refused, since nobody said which is meant. Releases the interpreter's lock while it decodes.
     """
     content = read_content(path)
-    return content if isinstance(content, Refusal) else decode(content)
-
-
-def read_content(path: Path | str) -> bytes | Refusal:
-    """The bytes of the file `path`; a file that isn't there or can't be read is a refusal too."""
-    path = Path(path)
-    try:
-        status = path.stat()
-        if stat.S_ISDIR(status.st_mode):
-            return refused_folder(path)
-        if not stat.S_ISREG(status.st_mode):
-            return Refusal("undecodable", "not a file")
-        if status.st_size > MAX_BYTES:
-            return Refusal("bomb", f"the file holds {status.st_size} bytes, more than {MAX_BYTES}")
-        return path.read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: a null character in the name
-        return Refusal("undecodable", f"can't be read: {getattr(error, 'strerror', None) or error}")
-
-
-def refused_folder(path: Path) -> Refusal:
-    """Why a folder is no image. One that can't be looked into stands for the images that it may hold."""
-    readable = os.access(path, os.R_OK | os.X_OK)
-    return Refusal("undecodable", "a folder, not a file" if readable else "a folder that can't be looked into")
+    if isinstance(content, Refusal):
+        return content
+    container = container_of(Path(path), content[:HEAD_BYTES])
+    if container is not None and container.reader != "tiff":
+        remedy = "use 'blastscope examine'" if container.reader else container.remedy
+        return Refusal("undecodable", f"{container.name}, which isn't an image of a cell: {remedy}")
+    return decode(content)
 
 
 def decode(content: bytes) -> NDArray[np.uint8] | Refusal:
     """The pixels (H, W, 3) RGB of the image file whose bytes are `content`, or why there are none."""
-    header = read_header(content)
-    if isinstance(header, Refusal):
-        return header
-    try:
-        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), DECODE)
-    except cv2.error as error:
-        return Refusal("undecodable", f"the decoder gave up: {error.err}")
-    return _as_promised(pixels, header)
+    return decode_tiff(content) if content.startswith(TIFF_MAGIC) else decode_picture(content)
 
 
-def _as_promised(pixels: object, header: Header) -> NDArray[np.uint8] | Refusal:
-    if not isinstance(pixels, np.ndarray):
-        return Refusal("undecodable", "the pixels are damaged")
-    if pixels.shape != (header.height, header.width, 3) or pixels.dtype != np.uint8:
-        return Refusal("undecodable", f"the header says {header.width} x {header.height} pixels, the file holds {pixels.shape}")
-    return pixels
+def check_image(content: bytes) -> Refusal | None:
+    """Why the image file whose bytes are `content` isn't let through, as far as that is known before its pixels are decoded."""
+    if not content.startswith(TIFF_MAGIC):
+        header = read_header(content)
+        return header if isinstance(header, Refusal) else None
+    slide = open_tiff(content)
+    if isinstance(slide, Refusal):
+        return slide
+    slide.close()
+    return None

@@ -1,4 +1,4 @@
-"""What an image file says of itself, read before any pixel is decoded: five formats, by their first bytes and chunks.
+"""What an image file says of itself, read before any pixel is decoded: four formats, by their first bytes and chunks.
 
 Written by hand, since no decoder at hand is both fast and strict: OpenCV decodes two to four times faster
 than Pillow, but converts 16-bit, gray and alpha silently and returns gray for what a truncated JPEG lacks.
@@ -138,7 +138,17 @@ FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # start of frame
 AFTER_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)  # the first marker that isn't part of the pixels
 
 
-def _jpeg(content: bytes) -> Header:
+def read_gray_jpeg_header(content: bytes) -> Header | Refusal:
+    """The header of a JPEG of one colour: a plane of an RGB image."""
+    try:
+        return _jpeg(content, components=1)
+    except _Refused as refused:
+        return refused.refusal
+    except (struct.error, IndexError, OverflowError):
+        return Refusal("undecodable", "the JPEG is truncated in its header")
+
+
+def _jpeg(content: bytes, components: int = 3) -> Header:
     """Walks the markers to the end: a decoder fills up what a truncated file lacks, and says nothing."""
     header: Header | None = None
     offset = 2
@@ -154,80 +164,19 @@ def _jpeg(content: bytes) -> Header:
             continue
         (length,) = struct.unpack_from(">H", content, offset + 2)
         if marker in FRAMES:
-            header = _jpeg_frame(content, offset)
+            header = _jpeg_frame(content, offset, components)
         offset += 2 + length
         if marker == 0xDA:
             following = AFTER_SCAN.search(content, offset)
             offset = following.start() if following else len(content)
 
 
-def _jpeg_frame(content: bytes, offset: int) -> Header:
+def _jpeg_frame(content: bytes, offset: int, wanted: int) -> Header:
     bits, height, width, components = struct.unpack_from(">BHHB", content, offset + 4)
     header = _sized(width, height)
     found = f"a JPEG of {bits}-bit {JPEG_KINDS.get(components, f'{components}-channel')} pixels"
-    _wants_rgb(found if (bits, components) != (8, 3) else None)
+    _wants_rgb(found if (bits, components) != (8, wanted) else None)
     return header
-
-
-TIFF_KINDS = {0: "gray", 1: "gray", 2: "RGB", 3: "palette", 4: "mask", 5: "CMYK", 6: "RGB", 8: "Lab"}  # 6: YCbCr
-TIFF_TYPES = {1: "B", 3: "H", 4: "I", 16: "Q"}  # whole numbers; other types say nothing that matters here
-TIFF_LIMIT = 1 << 20  # entries of a tag
-
-
-class _Tiff(NamedTuple):
-    """How numbers stand in a TIFF: byte order, and the struct codes of the counts that BigTIFF widened."""
-
-    content: bytes
-    order: str
-    entries: str
-    offset: str
-
-    def read(self, code: str, offset: int, count: int = 1) -> tuple[int, ...]:
-        return struct.unpack_from(f"{self.order}{count}{code}", self.content, offset)
-
-    def tag(self, offset: int) -> tuple[int, ...]:
-        """The values of the tag at `offset`, which stand in the tag itself where they fit."""
-        (kind,), (count,) = self.read("H", offset + 2), self.read(self.offset, offset + 4)
-        code = TIFF_TYPES.get(kind)
-        if code is None:
-            return ()
-        if count > TIFF_LIMIT:
-            raise _Refused("undecodable", f"the TIFF is damaged: a tag of {count} values")
-        room = struct.calcsize("<" + self.offset)
-        inside = struct.calcsize("<" + code) * count <= room
-        return self.read(code, offset + 4 + room if inside else self.read(self.offset, offset + 4 + room)[0], count)
-
-
-def _tiff(content: bytes) -> Header:
-    order = "<" if content[:2] == b"II" else ">"
-    big = 43 in content[2:4]
-    tiff = _Tiff(content, order, "Q" if big else "H", "Q" if big else "I")
-    (start,) = tiff.read(tiff.offset, 8 if big else 4)
-    (count,) = tiff.read(tiff.entries, start)
-    size, start = (20, start + 8) if big else (12, start + 2)
-    _whole(content, start + count * size)
-    tags = {tiff.read("H", at)[0]: tiff.tag(at) for at in range(start, start + count * size, size)}
-    if not tags.get(256) or not tags.get(257):
-        raise _Refused("undecodable", "a TIFF without a width and height")
-    header = _sized(tags[256][0], tags[257][0])
-    _wants_rgb(_tiff_pixels(tags))
-    if tiff.read(tiff.offset, start + count * size)[0]:
-        raise _Refused("undecodable", "a TIFF of several pages: give each image a file of its own")
-    if tags.get(274, (1,))[0] not in (0, 1):  # decoders turn such pixels, each in its own way
-        raise _Refused("undecodable", "a TIFF whose orientation tag wants it turned: save it upright")
-    places, lengths = tags.get(273) or tags.get(324, ()), tags.get(279) or tags.get(325, ())
-    _whole(content, max(map(sum, zip(places, lengths, strict=False)), default=0))
-    return header
-
-
-def _tiff_pixels(tags: dict[int, tuple[int, ...]]) -> str | None:
-    """What the pixels are, where they are not 8-bit RGB."""
-    samples, kind = tags.get(277, (1,))[0], TIFF_KINDS.get(tags.get(262, (1,))[0], "unknown")
-    bits, form = set(tags.get(258, (1,))), set(tags.get(339, (1,)))
-    if (bits, samples, form, kind) == ({8}, 3, {1}, "RGB"):
-        return None
-    extra = " with an extra channel" if kind == "RGB" and samples > 3 else ""
-    return f"a TIFF of {max(bits, default=1)}-bit {kind} pixels{extra}"
 
 
 Parser = Callable[[bytes], Header]
@@ -236,5 +185,4 @@ PARSERS: dict[bytes, Parser] = {
     rb"\xff\xd8\xff": _jpeg,
     rb"\x89PNG\r\n\x1a\n": _png,
     rb"RIFF....WEBP": _webp,
-    rb"II\*\x00|MM\x00\*|II\+\x00|MM\x00\+": _tiff,
 }

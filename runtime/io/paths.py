@@ -12,7 +12,7 @@ from pathlib import Path
 import platformdirs
 
 from blastscope.runtime.errors import DataError, UsageError
-from blastscope.runtime.io.image import SUFFIXES
+from blastscope.runtime.io.image_decode import SUFFIXES
 
 
 def find_images(paths: Iterable[Path | str]) -> list[Path]:

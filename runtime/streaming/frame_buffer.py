@@ -65,6 +65,7 @@ class BufferedFrame:
             "counts": report.counts,
             "pixel_um": report.pixel_um,
             "scale_source": report.facts.scale_source if report.facts else None,
+            "scale_note": report.facts.scale_note if report.facts else "",
             "cells": [_row(cell) for cell in report.cells],
         }
         return json.dumps(row)

@@ -158,7 +158,7 @@ def _read(path: Path) -> Frame:
         return Frame(unreadable.refusal, str(path), {"path": path})
     finally:
         scan.close()
-    scale = {"pixel_um": scan.pixel_um} if scan.pixel_um else {}
+    scale = {"stated_um": scan.pixel_um} if scan.pixel_um else {}
     return Frame(pixels, str(path), {"path": path, "pixels": pixels, **scale})
 
 

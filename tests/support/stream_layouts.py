@@ -94,14 +94,59 @@ def without_app(jpeg: bytes) -> bytes:
     return b"".join([*kept, jpeg[at:]])
 
 
-def write_tiles(path: Path, encoded: list[bytes], *, compression: int, photometric: int = 2) -> None:
+def write_tiles(path: Path, encoded: list[bytes], *, compression: int, photometric: int = 2, **words: Any) -> None:
     """tifffile wants a codec at hand even for bytes that are encoded already: so the tags are changed afterwards."""
     with tifffile.TiffWriter(path) as tiff:
-        options: dict[str, Any] = {"photometric": "rgb", "tile": (SIDE, SIDE), "compression": "deflate"}
+        options: dict[str, Any] = {"photometric": "rgb", "tile": (SIDE, SIDE), "compression": "deflate", **words}
         tiff.write(iter(encoded), shape=(HEIGHT, WIDTH, 3), dtype=np.uint8, **options)
     with tifffile.TiffFile(path, mode="r+b") as tiff:
         tiff.pages.first.tags[259].overwrite(compression)
         tiff.pages.first.tags[262].overwrite(photometric)
+
+
+def ndpi(path: Path, *, restarts: bool = False, sized: bool = True) -> NDArray[np.uint8]:
+    """As Hamamatsu's scanners write it: one JPEG whose restart intervals (65426) are places to begin at."""
+    pixels = np.asarray(cv2.resize(SMOOTH, (640, 480)), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=90, subsampling=1, restart_marker_blocks=20)
+    jpeg = bytearray(buffer.getvalue())
+    frame, scan = jpeg.index(b"\xff\xc0"), jpeg.index(b"\xff\xda")
+    begin = scan + 2 + struct.unpack_from(">H", jpeg, scan + 2)[0]
+    marks = [at + 2 for at in range(begin, len(jpeg) - 1) if jpeg[at] == 0xFF and 0xD0 <= jpeg[at + 1] <= 0xD7]
+    starts = [begin, *marks]
+    if not sized:  # as where a side has more than 65,535 pixels
+        jpeg[frame + 5 : frame + 9] = bytes(4)
+    body, places = bytearray(struct.pack("<2sHQ", b"II", 42, 0)), {}  # offsets are of 64 bits, unlike a TIFF's
+    values = {"jpeg": jpeg, "starts": struct.pack(f"<{len(starts)}I", *starts), "bits": struct.pack("<3H", 8, 8, 8)}
+    for name, value in (
+        *values.items(),
+        ("scale", struct.pack("<2I", 40_000, 1)),
+        ("make", b"Hamamatsu\0"),
+        ("by", b"NDP.scan\0"),
+    ):
+        places[name] = len(body)
+        body += value + bytes(len(value) % 2)
+    tags = [(256, 4, 1, 640), (257, 4, 1, 480), (258, 3, 3, places["bits"]), (259, 3, 1, 7), (262, 3, 1, 6)]
+    tags += [
+        (271, 2, 10, places["make"]),
+        (273, 4, 1, places["jpeg"]),
+        (277, 3, 1, 3),
+        (278, 4, 1, 480),
+        (279, 4, 1, len(jpeg)),
+    ]
+    tags += [
+        (282, 5, 1, places["scale"]),
+        (283, 5, 1, places["scale"]),
+        (284, 3, 1, 1),
+        (296, 3, 1, 3),
+        (305, 2, 9, places["by"]),
+    ]
+    tags += [(65420, 4, 1, 1), (65421, 11, 1, struct.unpack("<I", struct.pack("<f", 40))[0]), (65424, 9, 1, 0)]
+    tags += [(65426, 4, len(starts), places["starts"])] * restarts
+    body[4:12] = struct.pack("<Q", len(body))
+    directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    path.write_bytes(body + directory + bytes(8 + 4 * len(tags)))
+    return pixels
 
 
 def pyramid(path: Path) -> NDArray[np.uint8]:
@@ -151,6 +196,7 @@ LAYOUTS: dict[str, tuple[str, Writer]] = {
     "big endian BigTIFF": ("a.tif", by_tifffile(tile=(SIDE, SIDE), bigtiff=True, byteorder=">", compression="deflate")),
     "LZW": ("a.tif", by_pillow("tiff_lzw")),
     "LZW with a predictor": ("a.tif", by_pillow("tiff_lzw", tiffinfo={317: 2})),
+    "LZW in small strips": ("a.tif", by_pillow("tiff_lzw", tiffinfo={278: 7, 317: 2})),
     "Zstandard": ("a.tif", by_pillow("zstd")),
     "packbits": ("a.tif", by_pillow("packbits")),
     "JPEG strips with shared tables": ("a.tif", by_pillow("jpeg")),

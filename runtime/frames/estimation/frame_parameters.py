@@ -14,17 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.runtime.frames.estimation.background import background_level, background_mask, content_box
-from blastscope.runtime.frames.estimation.pixel_size import red_cell_diameter_px
+from blastscope.runtime.frames.estimation.pixel_size import measure_red_cells
+from blastscope.runtime.frames.estimation.scale_choice import choose_scale
 from blastscope.runtime.frames.image_pyramid import ImagePyramid, image_pyramid, odd_factor
 from blastscope.runtime.frames.stain import RED_CELL, STEP, nuclear_axis, optical_density, project_density
 from blastscope.runtime.frames.thresholding import median, quantile
-from blastscope.runtime.frames.types import Colour, FrameParameters, FrameSpecification, ScaleSource
+from blastscope.runtime.frames.types import Colour, FrameParameters, FrameSpecification
 
 Densities = NDArray[np.float32]  # (H, W), natural optical density in one channel
 Stain = NDArray[np.int16]  # (H, W), in 1/STEP
 Numbers = NDArray[np.intp]  # of pixels
 
-ASSUMED_UM = 0.1  # micrometres a pixel where neither the caller nor red cells tell: a 100x objective and a common camera
 EMPTY: Colour = (255.0, 255.0, 255.0)
 PIXELS = 60_000  # of the reduced picture that colours are measured on
 LEAST_DENSITY = 0.12  # natural, in all three channels together: what is fainter has no colour to speak of
@@ -44,19 +44,25 @@ CELL_SHARE, CELL_FLOOR, CELL_CEILING = 0.09, 0.028, 0.06  # cytoplasm, of a nucl
 
 
 def estimate_frame_parameters(
-    frame: NDArray[np.uint8] | ImagePyramid, spec: FrameSpecification, *, pixel_um: float | None = None
+    frame: NDArray[np.uint8] | ImagePyramid,
+    spec: FrameSpecification,
+    *,
+    pixel_um: float | None = None,
+    stated_um: float | None = None,
 ) -> FrameParameters:
     """What holds for the whole of `frame` (H, W, 3) uint8 RGB. `pixel_um`, or the specification's, settles the scale.
 
+    `stated_um` is what the frame's file says of it, which red cells may overrule (`choose_scale`).
     Raises `ImageError` for anything but such an array. An empty frame has facts too: those that are assumed.
     """
     pictures = image_pyramid(frame)
     frame = pictures.frame
     given, extent = pixel_um or spec.pixel_um, (0, 0, frame.shape[1], frame.shape[0])
     if frame.size == 0:
+        scale = choose_scale(given, stated_um, None, spec.red_cell_um)
         return FrameParameters(
-            given or ASSUMED_UM,
-            "given" if given else "assumed",
+            scale.pixel_um,
+            scale.source,
             EMPTY,
             nuclear_axis(RED_CELL),
             NUCLEUS_FROM,
@@ -74,12 +80,19 @@ def estimate_frame_parameters(
     axis, stain, red = _axis(picture, glass, densities)
     nucleus_threshold, cell_threshold = _thresholds(stain, red)
     at = round(nucleus_threshold * STEP)
-    measured = (
-        None if given else red_cell_diameter_px(pictures, content, lambda part: _near_nuclei(part, glass, axis, at), level)
+    red_cells = measure_red_cells(pictures, content, lambda part: _near_nuclei(part, glass, axis, at), level)
+    scale = choose_scale(given, stated_um, red_cells, spec.red_cell_um)
+    return FrameParameters(
+        scale.pixel_um,
+        scale.source,
+        glass,
+        axis,
+        nucleus_threshold,
+        cell_threshold,
+        content,
+        extent,
+        scale.note,
     )
-    source: ScaleSource = "given" if given else "red-cells" if measured else "assumed"
-    scale = given or (round(spec.red_cell_um / measured, 5) if measured else ASSUMED_UM)
-    return FrameParameters(scale, source, glass, axis, nucleus_threshold, cell_threshold, content, extent)
 
 
 def _axis(picture: NDArray[np.uint8], glass: Colour, densities: Sequence[Densities]) -> tuple[Colour, Stain, Numbers | None]:

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -35,15 +36,22 @@ FEWEST = 0.3  # whole circles (a half circle counts as an eighth) that must meet
 Level = tuple[int, float, float]
 
 
-def red_cell_diameter_px(pictures: ImagePyramid, box: Box, avoid: Avoid, glass: int) -> float | None:
-    """The usual diameter of red cells in `box` of a frame, in pixels; None without enough of them.
+class RedCells(NamedTuple):
+    """The usual diameter of a frame's red cells, and how many whole circles show it."""
+
+    diameter_px: float
+    circles: float
+
+
+def measure_red_cells(pictures: ImagePyramid, box: Box, avoid: Avoid, glass: int) -> RedCells | None:
+    """The red cells in `box` of a frame; None without enough of them.
 
     `avoid` tells from a reduced picture (h, w, 3) which of its pixels show no red cell's rim; `glass` is the glass' gray level.
     """
     search = _Search(pictures, box, avoid, glass)
     # the finest level costs most, and few frames need it
     found = search.peak(LEVELS[1:])
-    if found is None or found * FOUND_SHARE <= LEVELS[1][1] * 1.2:
+    if found is None or found.diameter_px * FOUND_SHARE <= LEVELS[1][1] * 1.2:
         found = search.peak(LEVELS) or found
     return found
 
@@ -80,15 +88,16 @@ class _Search:
     glass: int
     _seen: dict[int, Edges | None] = field(default_factory=dict)  # by factor
 
-    def peak(self, levels: tuple[Level, ...]) -> float | None:
-        """A red cell's diameter where votes meet best, of all that these levels cover; None where no neighbour is lower."""
+    def peak(self, levels: tuple[Level, ...]) -> RedCells | None:
+        """The red cells where votes meet best, of all that these levels cover; None where no neighbour is lower."""
         row = self._row(levels)
         top = _summit(row)
         if not 0 < top < len(row) - 1 or row[top].circles < FEWEST:
             return None
         left, middle, right = (row[place].height for place in (top - 1, top, top + 1))
         bend = left - 2 * middle + right
-        return row[top].diameter * 2 ** (0.5 * (left - right) / bend / STEPS if bend < 0 else 0.0) / FOUND_SHARE
+        diameter = row[top].diameter * 2 ** (0.5 * (left - right) / bend / STEPS if bend < 0 else 0.0) / FOUND_SHARE
+        return RedCells(diameter, row[top].circles)
 
     def _row(self, levels: tuple[Level, ...]) -> list[_Diameter]:
         """The diameters of all levels that show something. Each level is fitted to the last one where that one ends."""

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import cv2
+import numpy as np
 
 from blastscope.runtime.frames.report.contact_sheet import Card, cards_of, score_of
 from blastscope.runtime.frames.report.markup import (
@@ -214,7 +215,11 @@ def diameter_um(cell: FrameCell, report: FrameReport) -> float | None:
     """The diameter of the disk that has the cell's area."""
     if report.facts is None or len(cell.found.contour) < 3:
         return None
-    area = cv2.contourArea(cell.found.contour)
+    outline = cell.found.contour
+    steps = np.abs(np.diff(outline, axis=0, append=outline[:1]))
+    # The outline goes through the middles of the outermost pixels, which it halves. By Pick's theorem the area of all pixels is
+    # that inside of it, half a pixel for each that it passes, and one.
+    area = cv2.contourArea(outline) + np.gcd(steps[:, 0], steps[:, 1]).sum() / 2 + 1
     return float(2 * (area / 3.141592653589793) ** 0.5 * report.facts.pixel_um)
 
 

@@ -5,15 +5,51 @@ from __future__ import annotations
 import math
 import re
 from typing import NamedTuple
-from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
+
+from blastscope.runtime.io.slides.ome_xml import parse_xml
 
 LEAST_UM, MOST_UM = 0.005, 5.0  # what a light microscope's camera can see; 72 dots per inch is nobody's scale
 SQUARE_WITHIN = 0.01
+NOT_A_SCALE = "says exactly 1 micrometre a pixel, as programs write it where the scale isn't known: it isn't used"
 # OME's names of units of length, in micrometres
-UNITS = {"m": 1e6, "cm": 1e4, "mm": 1e3, "µm": 1.0, "μm": 1.0, "um": 1.0, "micrometer": 1.0, "nm": 1e-3, "pm": 1e-6, "Å": 1e-4}
-UNIT_PER_INCH, UNIT_PER_CM = 2, 3
-# as ImageJ writes them, whose text is ASCII
-IMAGEJ_UNITS = {**UNITS, r"\u00B5m": 1.0, "micron": 1.0, "microns": 1.0, "inch": 25400.0}
+UNITS = {
+    "m": 1e6,
+    "dm": 1e5,
+    "cm": 1e4,
+    "mm": 1e3,
+    "µm": 1.0,
+    "μm": 1.0,
+    "um": 1.0,
+    "micrometer": 1.0,
+    "nm": 1e-3,
+    "pm": 1e-6,
+} | {
+    "fm": 1e-9,
+    "Å": 1e-4,
+    "km": 1e9,
+    "thou": 25.4,
+    "pt": 25400.0 / 72,
+    "li": 25400.0 / 12,
+    "in": 25400.0,
+    "ft": 304_800.0,
+    "yd": 914_400.0,
+}
+RESOLUTION_UNITS = {2: 25400.0, 3: 1e4, 4: 1e3, 5: 1.0}  # of TIFF's tag 296: inch, centimetre; ImageJ's millimetre, micrometre
+NO_UNIT = 1
+# as ImageJ writes them, whose text is ASCII; words in the singular and in lower case
+WORDS = {"micron": 1.0, "micrometer": 1.0, "micrometre": 1.0, "nanometer": 1e-3, "nanometre": 1e-3, "angstrom": 1e-4} | {
+    "millimeter": 1e3,
+    "millimetre": 1e3,
+    "centimeter": 1e4,
+    "centimetre": 1e4,
+    "meter": 1e6,
+    "metre": 1e6,
+    "inch": 25400.0,
+    "inche": 25400.0,
+}
+IMAGEJ_UNITS = {**UNITS, r"\u00B5m": 1.0, r"\u03BCm": 1.0}
+NUMBER = r"([0-9]{1,6}(?:[.,][0-9]{1,12})?(?:[eE][+-]?[0-9]{1,2})?)"  # a decimal comma stands where Windows wants one
 
 
 class PixelSize(NamedTuple):
@@ -23,8 +59,17 @@ class PixelSize(NamedTuple):
     note: str
 
 
+def first_usable(*found: PixelSize | None) -> PixelSize | None:
+    """The first that says a scale; else the first that says why it doesn't."""
+    said = [one for one in found if one is not None]
+    return next((one for one in said if one.pixel_um is not None), said[0] if said else None)
+
+
 def checked(across: float | None, down: float | None, origin: str) -> PixelSize | None:
-    """The scale where both directions agree, a note where they don't; None where nothing is said that a microscope can be."""
+    """The scale where both directions agree, a note where they don't; None where nothing is said that a microscope can be.
+
+    Exactly 1.0 is what libraries write for a scale that nobody set (nd2, bioio and ome-zarr among them): a note as well.
+    """
     if across is None or not math.isfinite(across):
         return None
     down = across if down is None or not math.isfinite(down) else down
@@ -32,20 +77,13 @@ def checked(across: float | None, down: float | None, origin: str) -> PixelSize 
         return None
     if abs(across - down) > SQUARE_WITHIN * across:
         return PixelSize(None, f"{origin} says {across:g} x {down:g} micrometres a pixel: not square, so it isn't used")
+    if abs(across - 1) < 1e-9 and abs(down - 1) < 1e-9:
+        return PixelSize(None, f"{origin} {NOT_A_SCALE}")
     return PixelSize((across + down) / 2, f"{(across + down) / 2:.4g} micrometres a pixel by {origin}")
 
 
-def from_ome(xml: str) -> PixelSize | None:
-    """The physical size of a pixel of the first image in an OME-XML."""
-    if "<!ENTITY" in xml or "<!DOCTYPE" in xml:  # OME-XML has neither, and an entity may unfold without end
-        return None
-    try:
-        root = ElementTree.fromstring(xml)
-    except (ElementTree.ParseError, ValueError):
-        return None
-    pixels = next((item for item in root.iter() if item.tag.rpartition("}")[2] == "Pixels"), None)
-    if pixels is None:
-        return None
+def from_ome(pixels: Element) -> PixelSize | None:
+    """The physical size of a pixel by an OME-XML's `Pixels`."""
     across, down = (_length(pixels.get(f"PhysicalSize{axis}"), pixels.get(f"PhysicalSize{axis}Unit", "µm")) for axis in "XY")
     return checked(across, down, "OME-XML")
 
@@ -57,18 +95,24 @@ def _length(text: str | None, unit: str) -> float | None:
         return None
 
 
-def from_tags(resolution: tuple[object, object], unit: int) -> PixelSize | None:
-    """The scale by a TIFF's XResolution and YResolution (fractions as two numbers) in pixels per inch or centimetre."""
-    whole = {UNIT_PER_INCH: 25400.0, UNIT_PER_CM: 10000.0}.get(unit)
-    if whole is None:
-        return None
-    return _from_density(resolution, whole, "the resolution tags")
+def from_tags(resolution: tuple[object, object], unit: int, software: str = "") -> PixelSize | None:
+    """The scale by a TIFF's XResolution and YResolution (fractions as two numbers) in pixels per unit.
+
+    Trestle's MedScan writes micrometres per pixel there, without a unit.
+    """
+    if unit == NO_UNIT and software.startswith("MedScan"):
+        across, down = (_fraction(value) for value in resolution)
+        return checked(across, down, "the resolution tags")
+    whole = RESOLUTION_UNITS.get(unit)
+    return _from_density(resolution, whole, "the resolution tags") if whole else None
 
 
 def from_imagej(description: str, resolution: tuple[object, object]) -> PixelSize | None:
     """The scale as ImageJ and Fiji keep it: the same tags, in pixels per the unit that their description names."""
     unit = re.search(r"^unit=(\S+)", description, re.MULTILINE) if description.startswith("ImageJ=") else None
-    whole = IMAGEJ_UNITS.get(unit[1]) if unit else None
+    if not unit:
+        return None
+    whole = IMAGEJ_UNITS.get(unit[1]) or WORDS.get(unit[1].lower().removesuffix("s"))
     return _from_density(resolution, whole, "ImageJ's description") if whole else None
 
 
@@ -85,9 +129,23 @@ def _fraction(value: object) -> float | None:
 
 
 def from_text(description: str) -> PixelSize | None:
-    """The scale in a slide scanner's description: 'MPP = 0.2521' of Aperio."""
-    found = re.search(r"\bMPP\s*=\s*([0-9.]{1,12})", description)
-    try:
-        return checked(float(found[1]), None, "the scanner's description") if found else None
-    except ValueError:
+    """The scale in a slide scanner's description: 'MPP = 0.2521' of Aperio, or '0,2521' as some Windows write it."""
+    found = re.search(rf"\bMPP\s*=\s*{NUMBER}", description)
+    return checked(float(found[1].replace(",", ".")), None, "the scanner's description") if found else None
+
+
+def from_philips(description: str) -> PixelSize | None:
+    """The scale in the XML of a Philips scanner: DICOM_PIXEL_SPACING of its slide, in millimetres, down and then across."""
+    root = parse_xml(description) if "DICOM_PIXEL_SPACING" in description else None
+    if root is None:
         return None
+    images = [item for item in root.iter("DataObject") if item.get("ObjectType") == "DPScannedImage"]
+    slides = [image for image in images if _attribute(image, "PIM_DP_IMAGE_TYPE") == "WSI"]
+    spacing = _attribute(slides[0], "DICOM_PIXEL_SPACING") if slides else None
+    numbers = [float(number.replace(",", ".")) * 1e3 for number in re.findall(NUMBER, spacing or "")]
+    return checked(numbers[1], numbers[0], "the scanner's description") if len(numbers) == 2 else None
+
+
+def _attribute(item: Element, name: str) -> str | None:
+    """The first of this name, of the item itself or of what it holds."""
+    return next((one.text for one in item.iter("Attribute") if one.get("Name") == name), None)

@@ -8,27 +8,32 @@ from __future__ import annotations
 import os
 import stat
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.runtime.errors import BlastscopeError, Closed, DataError
-from blastscope.runtime.io.image import SUFFIXES, decode, read_content, refused_folder
-from blastscope.runtime.io.image_header import Header, read_header
+from blastscope.runtime.io.image_decode import SUFFIXES, decode_picture, read_content, refused_folder
+from blastscope.runtime.io.image_header import MAX_PIXELS, Header, read_header
 from blastscope.runtime.io.paths import as_paths
+from blastscope.runtime.io.slides.container import HEAD_BYTES, Container, container_of
 from blastscope.runtime.io.slides.ome_zarr import ZarrSlide, is_zarr
-from blastscope.runtime.io.slides.tiff import TiffSlide
+from blastscope.runtime.io.slides.tiff import TiffSlide, look_into_tiff
 from blastscope.runtime.io.slides.tiff_codec import ReadError
+from blastscope.runtime.io.slides.vendor import VendorSlide, has_openslide
 from blastscope.runtime.types import Box, Refusal
 
-SCAN_SUFFIXES = (*SUFFIXES, ".btf", ".tf8", ".svs")
+SCAN_SUFFIXES = (
+    *SUFFIXES,
+    *(".bif", ".btf", ".czi", ".mrxs", ".ndpi", ".scn", ".svs", ".svslide", ".tf8", ".vms", ".vmu", ".vsi"),
+)
 OVERLAY = ".overlay.png"  # how the pictures end that were drawn of frames, and are none
-TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 BAND_PIXELS = 16_000_000  # that an overview takes at once
+T = TypeVar("T")
 
 
 class Readable(Protocol):
@@ -69,8 +74,8 @@ class ArraySlide:
     notes: tuple[str, ...] = ()
     reduced: tuple[Readable, ...] = ()
 
-    def __init__(self, frame: NDArray[np.uint8]) -> None:
-        self._frame = frame
+    def __init__(self, frame: NDArray[np.uint8], pixel_um: float | None = None) -> None:
+        self._frame, self.pixel_um = frame, pixel_um
         self.height, self.width = frame.shape[:2]
 
     def read(self, box: Box) -> NDArray[np.uint8]:
@@ -96,7 +101,7 @@ class EncodedSlide(ArraySlide):
         """See `Slide`."""
         with self._decoding:
             if self._content:
-                frame = decode(self._content)
+                frame = decode_picture(self._content)
                 if isinstance(frame, Refusal):
                     raise ReadError(frame)
                 self._frame, self._content = frame, b""
@@ -104,21 +109,35 @@ class EncodedSlide(ArraySlide):
 
 
 def open_slide(path: Path | str) -> Slide | Refusal:
-    """The frame or scan at `path`: a PNG, JPEG, BMP or WebP file, any TIFF, or the folder of an OME-Zarr.
+    """The frame or scan at `path`: a picture, any TIFF, a scanner's own format, or the folder of an OME-Zarr.
 
-    The first four are decoded when they are first read; of a TIFF and a Zarr only what is asked for is ever read. What can't be
+    A PNG, JPEG, BMP or WebP is decoded when it is first read; of the others only what is asked for is ever read. What can't be
     read is a refusal, but for `MissingLibrary`, where zarr is not installed.
     """
     path = Path(path)
-    try:
+
+    def opened() -> Slide | Refusal:
         if path.is_dir():
             return ZarrSlide(path) if is_zarr(path) else refused_folder(path)
         if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for its writer
             return Refusal("undecodable", "not a file")
         with path.open("rb") as file:
-            is_tiff = file.read(4) in TIFF_MAGIC
-        if is_tiff:
-            return TiffSlide(path)
+            container = container_of(path, file.read(HEAD_BYTES))
+        if container is not None:
+            return _open_container(path, container)
+        content = read_content(path)
+        if isinstance(content, Refusal):
+            return content
+        header = read_header(content)
+        return header if isinstance(header, Refusal) else EncodedSlide(content, header)
+
+    return _guarded(opened)
+
+
+def _guarded(opened: Callable[[], T | Refusal]) -> T | Refusal:
+    """What `opened` gives, or the reason why it gives nothing."""
+    try:
+        return opened()
     except ReadError as unreadable:
         return unreadable.refusal
     except BlastscopeError:
@@ -127,11 +146,41 @@ def open_slide(path: Path | str) -> Slide | Refusal:
         return Refusal("undecodable", f"can't be read: {error.strerror or error}")
     except Exception as error:  # noqa: BLE001 what a damaged header makes the reading libraries raise is anything
         return Refusal("undecodable", f"the header is damaged: {error or type(error).__name__}")
-    content = read_content(path)
-    if isinstance(content, Refusal):
-        return content
-    header = read_header(content)
-    return header if isinstance(header, Refusal) else EncodedSlide(content, header)
+
+
+def _open_container(path: Path, container: Container) -> Slide | Refusal:
+    """A TIFF by our own reader where it reads it rightly, and slides of other kinds by OpenSlide."""
+    if container.reader == "openslide":
+        return VendorSlide(path, container.name)
+    if container.reader != "tiff":
+        return Refusal("undecodable", f"{container.name}, which isn't read here: {container.remedy}")
+    vendor, scale = look_into_tiff(path)
+    if vendor is None or not (vendor.stitched or has_openslide()):
+        return TiffSlide(path)
+    try:
+        return VendorSlide(path, vendor.name, scale)
+    except ReadError:
+        if vendor.stitched:
+            raise
+        return TiffSlide(path)  # some files bear a scanner's marks and lack what it always writes
+
+
+def decode_tiff(content: bytes) -> NDArray[np.uint8] | Refusal:
+    """The pixels (H, W, 3) RGB of the one image in a TIFF whose bytes are `content`, or why there are none."""
+    slide = open_tiff(content)
+    if isinstance(slide, Refusal):
+        return slide
+    try:
+        return read_region(slide, (0, 0, slide.width, slide.height))
+    except ReadError as unreadable:
+        return unreadable.refusal
+    finally:
+        slide.close()
+
+
+def open_tiff(content: bytes) -> TiffSlide | Refusal:
+    """The TIFF whose bytes are `content`, of the size of an image that is read whole."""
+    return _guarded(lambda: TiffSlide(content, MAX_PIXELS))
 
 
 def read_region(scan: Readable, box: Box) -> NDArray[np.uint8]:

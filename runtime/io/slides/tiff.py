@@ -2,240 +2,240 @@
 
 from __future__ import annotations
 
-import os
-import threading
-from collections import OrderedDict
+import re
+from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+from xml.etree.ElementTree import Element
 
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.io.image_header import MAX_PIXELS, TIFF_KINDS
-from blastscope.runtime.io.slides.pixel_size_metadata import PixelSize, from_imagej, from_ome, from_tags, from_text
-from blastscope.runtime.io.slides.tiff_codec import DECODED, JPEG, RAW, RGB, WEBP, YCBCR, ReadError, TileFormat, decode_tile
-from blastscope.runtime.types import Box, Refusal, RefusalCode
+from blastscope.runtime.io.image_header import MAX_PIXELS
+from blastscope.runtime.io.slides.ome_xml import colour_order, pixels_element
+from blastscope.runtime.io.slides.pixel_size_metadata import (
+    PixelSize,
+    first_usable,
+    from_imagej,
+    from_ome,
+    from_philips,
+    from_tags,
+    from_text,
+)
+from blastscope.runtime.io.slides.tiff_vendor import TiffVendor, tiff_vendor
+from blastscope.runtime.io.slides.tile_table import SharedFile, TileTable, refuse
+from blastscope.runtime.types import Box
 
 if TYPE_CHECKING:
     import tifffile
 
 MAX_SCAN_PIXELS = 40_000_000_000  # a slide at 0.1 micrometres a pixel, and some
-CACHE_BYTES = 64 << 20  # decoded pieces, since neighbouring regions share some
-NOTHING = 255  # of a piece that a sparse file leaves out: empty glass
-ASIDE = {"label", "macro", "thumbnail", "overview"}  # pictures beside a slide's own
+ASIDE = {"label", "macro", "thumbnail", "overview"}  # words in the names of pictures beside a slide's own
+THUMBNAIL_SHARE = 0.25  # of a tiled image's pixels: a picture in strips that has fewer is one beside it
+DROPPED_ALPHA = "its alpha channel, opaque wherever it is read, is dropped"
 
 
-def _refuse(code: RefusalCode, detail: str) -> ReadError:
-    return ReadError(Refusal(code, detail))
+class _Image(NamedTuple):
+    """What is read of a TIFF."""
+
+    pages: Sequence[tifffile.TiffPage]  # one, or one of each colour
+    levels: Sequence[Sequence[tifffile.TiffPage]]  # its smaller copies
+    number: int  # of its series
+    note: str
 
 
-class SharedFile:
-    """A file that many threads read at once."""
+class _Table(Protocol):
+    """`TileTable`, or several as one."""
 
-    def __init__(self, path: Path) -> None:
-        self._file, self._lock = path.open("rb"), threading.Lock()
-        self.size = os.fstat(self._file.fileno()).st_size
-        self.close = self._file.close
+    width: int
+    height: int
+    opaque: bool
 
-    def read(self, offset: int, count: int) -> bytes:
-        """Exactly `count` bytes. Raises `ReadError`."""
-        with self._lock:
-            self._file.seek(offset)
-            data = self._file.read(count)
-        if len(data) < count:
-            raise _refuse("undecodable", "the scan is truncated")
-        return data
+    def read(self, box: Box) -> NDArray[np.uint8]: ...
+
+    def blank(self, box: Box) -> bool: ...
 
 
-class TileTable:
-    """One image of a TIFF as a grid of tiles or strips. Many threads may read."""
+class PlaneTables:
+    """An RGB image whose colours are pages of their own, in the order red, green, blue. Raises `ReadError`."""
 
-    def __init__(self, page: tifffile.TiffPage, file: SharedFile) -> None:
-        self._file, self._lock = file, threading.Lock()
-        self.width, self.height = page.imagewidth, page.imagelength
-        _check_page(page)
-        self._apart = int(page.planarconfig) == 2
-        self._side = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
-        self._tiled = page.is_tiled
-        self._across = -(-self.width // self._side[1])
-        self._offsets, self._counts = page.dataoffsets, page.databytecounts
-        samples = 1 if self._apart else 3
-        kind = 1 if self._apart else int(page.photometric)
-        tables = page.tags.valueof(347) or b""
-        self._format = TileFormat(int(page.compression), kind, samples, page.predictor, bytes(tables))
-        wanted = self._across * -(-self.height // self._side[0]) * (3 if self._apart else 1)
-        if len(self._offsets) < wanted or len(self._counts) < wanted:
-            raise _refuse("undecodable", f"the TIFF is damaged: {len(self._offsets)} pieces of {wanted}")
-        if not any(self._counts):  # whoever wrote it broke off: of a sparse scan some are there
-            raise _refuse("undecodable", "the TIFF holds no pixels: all of its pieces are left out")
-        if max(map(sum, zip(self._offsets, self._counts, strict=False)), default=0) > file.size:
-            raise _refuse("undecodable", "the TIFF is truncated: a piece of it lies behind its end")
-        if self._format.compression != RAW and self._side[0] * self._side[1] > MAX_PIXELS:
-            raise _refuse(
-                "bomb",
-                f"{self.width} x {self.height} pixels in compressed pieces of {self._side[1]} x {self._side[0]}, more than "
-                f"{MAX_PIXELS}: save it in tiles",
-            )
-        self._cache: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
-        self._cached = 0
+    opaque = False
+
+    def __init__(self, pages: Sequence[tifffile.TiffPage], file: SharedFile) -> None:
+        self._planes = [TileTable(page, file, plane=True) for page in pages]
+        self.width, self.height = self._planes[0].width, self._planes[0].height
+        if len({(plane.width, plane.height) for plane in self._planes}) > 1:
+            raise refuse("undecodable", "the TIFF's colours are planes of different sizes")
 
     def read(self, box: Box) -> NDArray[np.uint8]:
-        """The pixels (h, w, 3) of `box`, in an array of their own. Raises `ReadError`."""
-        x0, y0, x1, y1 = box
-        out = np.empty((y1 - y0, x1 - x0, 3), np.uint8)
-        rows, columns = self._side
-        for down in range(y0 // rows, -(-y1 // rows)):
-            for across in range(x0 // columns, -(-x1 // columns)):
-                left, top = across * columns, down * rows
-                part = (max(x0, left), max(y0, top), min(x1, left + columns), min(y1, top + rows))
-                into = out[part[1] - y0 : part[3] - y0, part[0] - x0 : part[2] - x0]
-                inside = (part[0] - left, part[1] - top, part[2] - left, part[3] - top)
-                self._fill(into, down * self._across + across, inside)
-        return out
+        """The pixels (h, w, 3) of `box`. Raises `ReadError`."""
+        return np.concatenate([plane.read(box) for plane in self._planes], axis=2)
 
     def blank(self, box: Box) -> bool:
         """Whether the file leaves out every piece of `box`."""
-        rows, columns = self._side
-        return all(
-            self._counts[down * self._across + across] == 0
-            for down in range(box[1] // rows, -(-box[3] // rows))
-            for across in range(box[0] // columns, -(-box[2] // columns))
-        )
-
-    def _fill(self, into: NDArray[np.uint8], number: int, inside: Box) -> None:
-        if not self._apart:
-            into[...] = NOTHING if self._counts[number] == 0 else self._piece(number, inside)
-            return
-        plane = len(self._offsets) // 3
-        for channel in range(3):
-            index = number + channel * plane
-            into[..., channel] = NOTHING if self._counts[index] == 0 else self._piece(index, inside)[..., 0]
-
-    def _piece(self, index: int, inside: Box) -> NDArray[np.uint8]:
-        """The part `inside` of piece `index`."""
-        x0, y0, x1, y1 = inside
-        if self._format.compression == RAW:
-            return self._raw(index, inside)
-        with self._lock:
-            pixels = self._cache.get(index)
-            if pixels is not None:
-                self._cache.move_to_end(index)
-        if pixels is None:
-            pixels = decode_tile(self._file.read(self._offsets[index], self._counts[index]), *self._shape(index), self._format)
-            with self._lock:
-                self._keep(index, pixels)
-        return pixels[y0:y1, x0:x1]
-
-    def _keep(self, index: int, pixels: NDArray[np.uint8]) -> None:
-        if index in self._cache:  # another thread was faster
-            return
-        self._cache[index] = pixels
-        self._cached += pixels.nbytes
-        while self._cached > CACHE_BYTES and len(self._cache) > 1:
-            self._cached -= self._cache.popitem(last=False)[1].nbytes
-
-    def _shape(self, index: int) -> tuple[int, int]:
-        """Height and width of a piece: tiles are padded to their size, the last strip is shorter."""
-        rows, columns = self._side
-        down = index % (len(self._offsets) // 3 if self._apart else len(self._offsets)) // self._across
-        return (rows if self._tiled else min(rows, self.height - down * rows)), columns
-
-    def _raw(self, index: int, inside: Box) -> NDArray[np.uint8]:
-        """Only the rows that are wanted: an uncompressed scan may be one strip of gigabytes."""
-        x0, y0, x1, y1 = inside
-        samples, (height, width) = self._format.samples, self._shape(index)
-        if self._counts[index] < height * width * samples:
-            raise _refuse("undecodable", "a piece of the scan is shorter than its pixels")
-        row = width * samples
-        start = self._offsets[index] + y0 * row
-        if 2 * (x1 - x0) >= width:
-            data = self._file.read(start, (y1 - y0) * row)
-            return np.frombuffer(data, np.uint8).reshape(y1 - y0, width, samples)[:, x0:x1]
-        lines = [self._file.read(start + line * row + x0 * samples, (x1 - x0) * samples) for line in range(y1 - y0)]
-        return np.frombuffer(b"".join(lines), np.uint8).reshape(y1 - y0, x1 - x0, samples)
-
-
-def _check_page(page: tifffile.TiffPage) -> None:
-    """Raises `ReadError` for what isn't 8-bit RGB, or can't be decoded here."""
-    width, height = page.imagewidth, page.imagelength
-    if width < 1 or height < 1:
-        raise _refuse("undecodable", f"the header says {width} x {height} pixels")
-    if width * height > MAX_SCAN_PIXELS:
-        raise _refuse("bomb", f"{width} x {height} pixels, more than {MAX_SCAN_PIXELS}")
-    compression, photometric = int(page.compression), int(page.photometric)
-    kind = TIFF_KINDS.get(photometric, "unknown")
-    bits = page.bitspersample if isinstance(page.bitspersample, int) else max(page.bitspersample, default=0)
-    plain = (bits, page.samplesperpixel, int(page.sampleformat)) == (8, 3, 1) and not page.extrasamples
-    if not plain or not (photometric == RGB or (photometric == YCBCR and compression == JPEG)):
-        extra = " with an extra channel" if kind == "RGB" and page.samplesperpixel > 3 else ""
-        raise _refuse("not-8-bit-rgb", f"a TIFF of {bits}-bit {kind} pixels{extra}; it is not converted: save it as 8-bit RGB")
-    if compression not in DECODED or (compression in (JPEG, WEBP) and int(page.planarconfig) == 2):
-        name = getattr(page.compression, "name", str(compression))
-        raise _refuse("undecodable", f"pieces compressed as {name} aren't read: save the scan with JPEG, LZW or deflate tiles")
-    if page.tags.valueof(274, 1) not in (0, 1):
-        raise _refuse("undecodable", "a TIFF whose orientation tag wants it turned: save it upright")
-    if page.imagedepth != 1:
-        raise _refuse("undecodable", f"a TIFF of {page.imagedepth} planes in depth: give each image a file of its own")
+        return all(plane.blank(box) for plane in self._planes)
 
 
 class TiffSlide:
-    """A `Scan` of the file `path`. Raises `ReadError` where it shows no single 8-bit RGB image."""
+    """A `Slide` of a TIFF, a file or its bytes.
 
-    def __init__(self, path: Path) -> None:
+    Raises `ReadError` where it shows no single 8-bit RGB image, or one of more than `most_pixels`.
+    """
+
+    def __init__(self, source: Path | bytes, most_pixels: int = MAX_SCAN_PIXELS) -> None:
         import tifffile
 
-        self._file = SharedFile(path)
+        self._file = SharedFile(source)
         try:
-            with tifffile.TiffFile(path, _multifile=False) as tiff:  # an OME-TIFF that points at other files is read alone
-                page, levels, note = _the_image(tiff)
-                self._pieces = TileTable(page, self._file)
-                self.reduced = tuple(TileTable(level, self._file) for level in levels)
-                scale = _scale(tiff, page)
+            # an OME-TIFF that points at other files is read alone
+            opened = BytesIO(source) if isinstance(source, bytes) else source
+            with tifffile.TiffFile(opened, _multifile=False) as tiff:
+                vendor = tiff_vendor(tiff)
+                if vendor is not None and vendor.stitched:
+                    remedy = "which OpenSlide puts together from its tiles: use 'blastscope examine'"
+                    raise refuse("undecodable", f"{vendor.name}, {remedy}")
+                image = _the_image(tiff)
+                page = image.pages[0]
+                if page.imagewidth * page.imagelength > most_pixels:
+                    raise refuse("bomb", f"{page.imagewidth} x {page.imagelength} pixels, more than {most_pixels}")
+                self._table = _table(image.pages, self._file)
+                self.reduced = tuple(_same_view(self._table, [_table(level, self._file) for level in image.levels]))
+                scale = _scale(tiff, page, image.number)
         except BaseException:
             self._file.close()
             raise
-        self.width, self.height = self._pieces.width, self._pieces.height
+        self.width, self.height = self._table.width, self._table.height
         self.pixel_um = scale.pixel_um if scale else None
-        self.notes = tuple(filter(None, (note, scale.note if scale else "")))
+        alpha = DROPPED_ALPHA if self._table.opaque else ""
+        self.notes = tuple(filter(None, (image.note, alpha, scale.note if scale else "")))
 
     def read(self, box: Box) -> NDArray[np.uint8]:
-        """See `Scan`."""
-        return self._pieces.read(box)
+        """See `Slide`."""
+        return self._table.read(box)
 
     def blank(self, box: Box) -> bool:
-        """See `Scan`."""
-        return self._pieces.blank(box)
+        """See `Slide`."""
+        return self._table.blank(box)
 
     def close(self) -> None:
-        """See `Scan`."""
+        """See `Slide`."""
         self._file.close()
 
 
-def _the_image(tiff: tifffile.TiffFile) -> tuple[tifffile.TiffPage, list[tifffile.TiffPage], str]:
-    """The page that is meant, its smaller copies, and a note where the file holds more. Raises `ReadError`."""
+def look_into_tiff(path: Path) -> tuple[TiffVendor | None, PixelSize | None]:
+    """Which scanner wrote the TIFF at `path`, and the scale that its first page says.
+
+    Raises `ReadError` for sizes that can't be: OpenSlide asks for memory by them, and ends the process where it gets none.
+    """
+    import tifffile
+
+    with tifffile.TiffFile(path, _multifile=False) as tiff:
+        vendor = tiff_vendor(tiff)
+        if vendor is None:
+            return None, None
+        for page in (one.aspage() for one in tiff.pages):
+            width, height = page.imagewidth, page.imagelength
+            across, down = (page.tilewidth, page.tilelength) if page.is_tiled else (width, min(page.rowsperstrip, height))
+            if width * height > MAX_SCAN_PIXELS or (page.is_tiled and across * down > MAX_PIXELS):
+                found = f"{width} x {height} pixels in pieces of {across} x {down}"
+                raise refuse("bomb", f"{vendor.name} that says {found}: more than any scanner writes")
+        return vendor, _scale(tiff, tiff.pages.first, 0)
+
+
+def _table(pages: Sequence[tifffile.TiffPage], file: SharedFile) -> _Table:
+    return TileTable(pages[0], file) if len(pages) == 1 else PlaneTables(pages, file)
+
+
+def _same_view(whole: _Table, levels: Sequence[_Table]) -> list[_Table]:
+    """The levels that show what `whole` does. Some scanners pad small ones to whole tiles: places in them would be off."""
+    return [level for level in levels if abs(level.width * whole.height / whole.width - level.height) < 2]
+
+
+# ---- which of the images
+
+
+def _the_image(tiff: tifffile.TiffFile) -> _Image:
+    """The image that is meant, its smaller copies, and a note where the file holds more. Raises `ReadError`."""
     series = tiff.series
     if not series:
-        raise _refuse("undecodable", "the TIFF holds no image")
-    main = series[0]
-    if len(main.pages) != 1 or main.keyframe is None:
-        shape = " x ".join(map(str, main.shape))
-        remedy = "save its channels as one RGB image" if main.axes == "CYX" else "give each image a file of its own"
-        raise _refuse("undecodable", f"a TIFF of {len(main.pages)} pages ({main.axes}: {shape}): {remedy}")
-    others = [one for one in series[1:] if not (one.name.lower() in ASIDE or one.keyframe.is_reduced)]
+        raise refuse("undecodable", "the TIFF holds no image")
+    meant = [one for one in series if not _is_aside(one)] or list(series)
+    tiled = [one for one in meant if one.keyframe.is_tiled]
+    main = (tiled or meant)[0]
+    most = THUMBNAIL_SHARE * main.keyframe.imagewidth * main.keyframe.imagelength if tiled else 0
+    others = [one for one in meant if one is not main and (one in tiled or _area(one) >= most)]
     if others:
-        raise _refuse("undecodable", f"a TIFF of {1 + len(others)} images: give each image a file of its own")
-    levels = [level.keyframe for level in main.levels[1:]]
+        raise refuse("undecodable", f"a TIFF of {1 + len(others)} images: give each image a file of its own")
+    number = series.index(main)
+    order = _plane_order(main, _ome_pixels(tiff, main.keyframe, number))
+    levels = [_pages(level, order) for level in main.levels[1:]]
     page = main.keyframe
     count = len(tiff.pages)
-    if count == 1 and not levels:
-        return page, [], ""
+    if count == len(order) and not levels and len(series) == 1:
+        return _Image(_pages(main, order), [], number, "")
     copies = f" with {len(levels)} smaller cop{'y' if len(levels) == 1 else 'ies'} of it" if levels else ""
-    return page, levels, f"read: page {page.index + 1} of {count}{copies}, {page.imagewidth} x {page.imagelength} pixels"
+    which = f"page {page.index + 1} of {count}" if len(order) == 1 else f"image {number + 1} of {len(series)}"
+    if page.parent is not tiff or page.is_subifd:
+        which = f"a page below page 1 of {count}"
+    note = f"read: {which}{copies}, {page.imagewidth} x {page.imagelength} pixels"
+    return _Image(_pages(main, order), levels, number, note)
 
 
-def _scale(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> PixelSize | None:
+def _is_aside(series: tifffile.TiffPageSeries) -> bool:
+    """Whether it is flagged as a smaller copy, or named as a picture beside the slide: 'Label', 'macro image'."""
+    return bool(series.keyframe.is_reduced) or not ASIDE.isdisjoint(re.findall(r"[a-z]+", series.name.lower()))
+
+
+def _area(series: tifffile.TiffPageSeries) -> int:
+    return int(series.keyframe.imagewidth * series.keyframe.imagelength)
+
+
+def _ome_pixels(tiff: tifffile.TiffFile, page: tifffile.TiffPage, number: int) -> Element | None:
+    xml = tiff.ome_metadata if tiff.is_ome else None
+    return pixels_element(xml, number, (page.imagewidth, page.imagelength)) if xml else None
+
+
+def _plane_order(main: tifffile.TiffPageSeries, ome: Element | None) -> tuple[int, ...]:
+    """Which of the series' pages are wanted: its only one, or those of red, green and blue. Raises `ReadError`."""
+    whole = main.keyframe is not None and main.size == main.keyframe.size
+    if len(main.pages) == 1 and whole:
+        return (0,)
+    order = colour_order(ome) if main.axes == "CYX" and len(main.pages) == 3 else None
+    if order:
+        return order
+    shape = " x ".join(map(str, main.shape))
+    remedy = "save its channels as one RGB image" if main.axes == "CYX" else "give each image a file of its own"
+    raise refuse("undecodable", f"a TIFF of {max(len(main.pages), main.shape[0])} pages ({main.axes}: {shape}): {remedy}")
+
+
+def _pages(series: tifffile.TiffPageSeries, order: Sequence[int]) -> list[tifffile.TiffPage]:
+    """The pages of a series in this order. Those of planes are read in full: a stack's later pages are kept in short."""
+    if len(order) == 1:
+        return [series.keyframe]
+    found = []
+    for place in order:
+        page = series.pages[place]
+        if page is None:
+            raise refuse("undecodable", "the TIFF is damaged: one of its colours is missing")
+        found.append(page.aspage())
+    return found
+
+
+# ---- its scale
+
+
+def _scale(tiff: tifffile.TiffFile, page: tifffile.TiffPage, number: int) -> PixelSize | None:
     """OME-XML before text before the tags alone, which many programs fill in without a thought."""
-    by_ome = from_ome(tiff.ome_metadata) if tiff.is_ome and tiff.ome_metadata else None
     density = page.tags.valueof(282), page.tags.valueof(283)
-    by_text = from_text(page.description or "") or from_imagej(page.description or "", density)
-    return by_ome or by_text or from_tags(density, int(page.tags.valueof(296, 2)))
+    unit, text = int(page.tags.valueof(296, 2)), page.description or ""
+    # a slide's description stands on its first page, whichever is read
+    first = tiff.pages.first
+    texts = dict.fromkeys((text, first.description or ""))
+    ome = _ome_pixels(tiff, page, number)
+    return first_usable(
+        from_ome(ome) if ome is not None else None,
+        *(found for one in texts for found in (from_text(one), from_philips(one))),
+        from_imagej(text, density),
+        from_tags(density, unit, page.software),
+    )

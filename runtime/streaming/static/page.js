@@ -190,6 +190,7 @@ async function draw(frame) {
   const known = frame.pixel_um === null ? [] : [
     ["\u00b5m a pixel", frame.pixel_um.toFixed(4), false],
     ["scale", SCALES[frame.scale_source], frame.scale_source === "assumed"],
+    ...(frame.scale_note ? [["but", frame.scale_note, true]] : []),
   ];
   list("counts", [...rows, ...known]);
   drawn = frame.number;

@@ -228,9 +228,16 @@ def test_a_name_that_is_no_text_can_be_shown() -> None:
     draw_contact_sheet(shown(odd), "a")
 
 
-def test_the_diameter_is_that_of_a_disk_of_the_cells_area() -> None:
-    one = cell(100, 100, score=0.9, radius=40)
-    assert diameter_um(one, report(one)) == pytest.approx(8.0, rel=0.02)
+@pytest.mark.parametrize("radius", [6, 12, 40, 60.5])
+@pytest.mark.parametrize("corners", [cv2.CHAIN_APPROX_NONE, cv2.CHAIN_APPROX_SIMPLE])
+def test_the_diameter_is_that_of_a_disk_of_the_cells_area(radius: float, corners: int) -> None:
+    y, x = np.mgrid[:130, :130] - 64.5
+    mask = (x * x + y * y <= radius * radius).astype(np.uint8)
+    contour = np.asarray(cv2.findContours(mask, cv2.RETR_EXTERNAL, corners)[0][0][:, 0], np.int32)
+    one = FrameCell(SegmentedCell((0, 0, 130, 130), contour, contour), None)  # type: ignore[arg-type]
+    of_pixels = 2 * (np.count_nonzero(mask) / np.pi) ** 0.5 * FACTS.pixel_um
+    assert diameter_um(one, report(one)) == pytest.approx(of_pixels)
+    assert diameter_um(one, report(one)) == pytest.approx(2 * radius * FACTS.pixel_um, rel=0.02)
 
 
 # ---- in a browser

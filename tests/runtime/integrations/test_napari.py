@@ -49,17 +49,19 @@ class Eyes:
     """The finder on a real frame; of its cells the first is called, the second refused, and so on."""
 
     pixel_um: float | None = None
+    stated_um: float | None = None
 
     def examine(
         self,
         frame: NDArray[np.uint8],
         *,
         pixel_um: float | None = None,
+        stated_um: float | None = None,
         spec: FrameSpecification | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> FrameReport:
-        self.pixel_um = pixel_um
-        facts = estimate_frame_parameters(frame, spec or FrameSpecification(), pixel_um=pixel_um)
+        self.pixel_um, self.stated_um = pixel_um, stated_um
+        facts = estimate_frame_parameters(frame, spec or FrameSpecification(), pixel_um=pixel_um, stated_um=stated_um)
         cells = segment_cells(frame, facts, spec or FrameSpecification())
         return FrameReport(tuple(map(self.called, range(len(cells)), cells)), facts, metadata=metadata or {})
 
@@ -140,7 +142,9 @@ def test_the_scale_is_taken_where_the_units_are_micrometres(viewer: Any, frame: 
     eyes = Eyes()
     layer = viewer.add_image(frame[:, :640], scale=(0.08, 0.08), units=("um", "um"))
     examine_layer(viewer, layer, eyes)
-    assert eyes.pixel_um == pytest.approx(0.08)
+    assert eyes.stated_um == pytest.approx(0.08)
+    never = viewer.add_image(frame[:9, :9], scale=(1, 1), units=("um", "um"), rgb=True)
+    assert scale_of(never) is None  # what a layer has whose scale nobody set
     assert scale_of(viewer.add_image(frame[:9, :9], scale=(0.08, 0.08), rgb=True)) is None
     assert scale_of(viewer.add_image(frame[:9, :9], scale=(0.08, 0.09), units=("um", "um"), rgb=True)) is None
 

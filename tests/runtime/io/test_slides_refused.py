@@ -87,7 +87,7 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "two images": (two_pages, "undecodable", "2 images"),
     "16 bits": (tiff_of(PLAIN.astype(np.uint16), photometric="rgb"), "not-8-bit-rgb", "16-bit RGB"),
     "gray": (tiff_of(PLAIN[..., 0], photometric="minisblack"), "not-8-bit-rgb", "gray"),
-    "alpha": (tiff_of(ALPHA, photometric="rgb", extrasamples=[2]), "not-8-bit-rgb", "an extra channel"),
+    "two extra channels": (tiff_of(np.dstack([ALPHA, ALPHA[..., :1]]), photometric="rgb"), "not-8-bit-rgb", "an extra channel"),
     "one compressed piece": (huge, "bomb", "save it in tiles"),
     "no piece of it": (without_pieces, "undecodable", "all of its pieces are left out"),
     "a codec nobody has": (unknown_codec, "undecodable", "LERC"),

@@ -144,6 +144,7 @@ def test_a_frame_is_told_with_its_cells_and_its_picture(page: LivePage) -> None:
     assert told["frame"]["counts"] == {"cells": 1, "hem": 0, "all": 0, "refused": 1}
     assert (told["frame"]["name"], told["frame"]["width"], told["frame"]["height"]) == ("a.png", 64, 48)
     assert told["frame"]["caution"] == CAUTION
+    assert told["frame"]["scale_note"] == ""  # of a frame without facts
     assert told["frame"]["cells"][0]["box"] == [10, 10, 31, 32]
     assert told["frame"]["cells"][0]["refusal"] == "clumped"
     assert told["status"]["source"] == "a <b>folder</b>"

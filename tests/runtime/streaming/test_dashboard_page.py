@@ -125,6 +125,16 @@ def test_in_a_crowd_no_caption_hides_another_and_the_likeliest_cells_are_shown_a
     assert browser.console == []
 
 
+def test_a_files_scale_that_red_cells_overruled_is_told(page: LivePage, browser: Browser) -> None:
+    note = "the file says 1 micrometres a pixel, the red cells say 0.074"
+    usual = (0.074, "red-cells", GLASS, (0.4, 0.5, -0.7), 0.3, 0.06, (0, 0, 640, 480), (0, 0, 640, 480))
+    page.show(replace(report(cells=()), facts=FrameParameters(*usual, note)))  # type: ignore[arg-type]
+    browser.open(page.url)
+    drawn(browser, 1)
+    assert note in " ".join(browser.text("#counts").split())
+    assert browser.console == []
+
+
 def test_a_validated_site_is_not_warned_of_the_scope(page: LivePage, browser: Browser) -> None:
     page.show(report(validated=True))
     browser.open(page.url)

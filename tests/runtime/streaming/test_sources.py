@@ -53,7 +53,7 @@ def test_a_tiff_brings_its_scale_and_a_scan_too_large_is_refused(tmp_path: Path,
     words: dict[str, Any] = {"photometric": "rgb", "resolution": (1e4 / 0.25, 1e4 / 0.25), "resolutionunit": "CENTIMETER"}
     tifffile.imwrite(tmp_path / "a.tif", picture(), **words)
     (frame,) = open_source(str(tmp_path / "a.tif"), stopped=threading.Event())
-    assert frame.metadata["pixel_um"] == pytest.approx(0.25)
+    assert frame.metadata["stated_um"] == pytest.approx(0.25)
     assert np.array_equal(frame.pixels, picture())
     monkeypatch.setattr(sources, "MAX_PIXELS", 1000)
     (frame,) = open_source(str(tmp_path / "a.tif"), stopped=threading.Event())

@@ -33,6 +33,13 @@ def scope(tiny_bundle: Any, tmp_path: Path) -> Iterator[Scope]:
         yield opened
 
 
+def test_the_scale_that_a_frames_file_states_holds_where_no_red_cell_differs(scope: Scope) -> None:
+    reports: list[FrameReport] = []
+    with scope.stream([(plain(), {"stated_um": 0.12})], reports.append, when_full="block") as stream:
+        assert stream.wait(PATIENCE_S)
+    assert [(report.pixel_um, report.facts and report.facts.scale_source) for report in reports] == [(0.12, "given")]
+
+
 def test_a_stream_reports_what_examine_reports(scope: Scope, shared_data: Path) -> None:
     if not (shared_data / "bccd").is_dir():
         pytest.skip("no real frames are at hand: no bccd/ beside cnmc/")
