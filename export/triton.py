@@ -30,6 +30,10 @@ OUTPUTS: tuple[tuple[str, str, list[int]], ...] = (
     ("probability", "TYPE_FP32", []),
     ("voter", "TYPE_INT32", []),
 )
+NOVELTY_OUTPUTS: tuple[tuple[str, str, list[int]], ...] = (
+    ("novelty", "TYPE_FP32", []),
+    ("answers", "TYPE_FP32", [len(VOTERS) + 1, len(CLASSES)]),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +107,7 @@ def config_text(bundle: Bundle, served: Served, model: str) -> str:
     """The model's config.pbtxt."""
     crop = bundle.manifest.crop
     side = crop.side_px
+    outputs = OUTPUTS + (NOVELTY_OUTPUTS if bundle.manifest.measures_novelty else ())
     batches = sorted({served.batch.likely, served.batch.most} - {1})
     facts = {
         "bundle": bundle.digest,
@@ -118,7 +123,7 @@ def config_text(bundle: Bundle, served: Served, model: str) -> str:
         f"max_batch_size: {served.batch.most}",
         f'input [ {{ name: "crops" data_type: TYPE_UINT8 dims: [ {side}, {side}, 3 ] }} ]',
         "output [",
-        ",\n".join(f"  {_output(name, kind, shape)}" for name, kind, shape in OUTPUTS),
+        ",\n".join(f"  {_output(name, kind, shape)}" for name, kind, shape in outputs),
         "]",
         f"dynamic_batching {{ preferred_batch_size: {batches} max_queue_delay_microseconds: {DELAY_US} }}",
         "model_warmup [",

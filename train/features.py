@@ -68,10 +68,10 @@ def _compute(store: CropStore, trunk: Trunk, config: TrainConfig, progress: Prog
         # drawn for all, also in the paper's mode, which says which images of a bag are augmented
         table = draw_augmentations(config.augment, np.ones(cells, np.bool_), rng) if copy else None
         for start in range(0, cells, batch):
-            crops = np.asarray(store.crops[start : start + batch])
+            crops = np.array(store.crops[start : start + batch])  # a copy: PyTorch takes no read-only map
             if table is not None:
                 crops = augment(crops, table[start : start + batch], rng)
-            statistics = trunk(torch.from_numpy(np.ascontiguousarray(crops)).to(device))
+            statistics = trunk(torch.from_numpy(crops).to(device))
             features.append(statistics.features.cpu())
             shapes.append(statistics.shape.cpu())
             lightness.append(torch.from_numpy(_lightness(crops)))

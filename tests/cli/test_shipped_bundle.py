@@ -31,7 +31,7 @@ def test_every_backend_answers_alike_on_every_precision(shipped: Bundle, backend
     image = synthetic_cell(7)
     scores = []
     for entry in shipped.manifest.graphs:
-        with blastscope.open_bundle(precision=entry.precision, backend=backend) as scope:
+        with blastscope.open_bundle(precision=entry.precision, backend=backend, unlike_training="call") as scope:
             prediction = scope.classify(image)
             assert prediction.refusal is None
             scores.append((prediction.score, entry.tolerances[scope.audit.execution]))

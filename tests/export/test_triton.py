@@ -82,13 +82,17 @@ def test_the_config_carries_what_a_client_must_know_to_crop(shipped: Bundle, mod
     facts = {key: value.string_value for key, value in config.parameters.items()}
     assert json.loads(facts["blastscope.crop"]) == shipped.manifest.crop.model_dump(mode="json")
     assert facts["blastscope.bundle"] == shipped.digest
-    assert facts["blastscope.graph"] == shipped.manifest.graphs[0].sha256
+    graph = shipped.manifest.graph("fp16")
+    assert graph
+    assert facts["blastscope.graph"] == graph.sha256
 
 
 def kept(bundle: Bundle, cache: Path, **changes: Any) -> Path:
     """An engine of the bundle in the cache, of bytes that no library reads here."""
     options: dict[str, Any] = {"gpu": GPU, "profile": BatchProfile(least=1, likely=4, most=16)}
-    key = engine_key(bundle.manifest.graphs[0], changes.pop("library", "tensorrt"), "10.16.1.11", **{**options, **changes})
+    graph = bundle.manifest.graph("fp16")
+    assert graph
+    key = engine_key(graph, changes.pop("library", "tensorrt"), "10.16.1.11", **{**options, **changes})
     return store_engine(cache, key, b"engine")
 
 

@@ -202,7 +202,7 @@ def test_without_validation_cells_the_training_is_watched(tmp_path: Path) -> Non
 def test_a_last_batch_of_one_image_is_left_out() -> None:
     source, labels = np.zeros((33, 2), np.float32), np.zeros(33, np.int64)
     batches = TrainingBatches(source, labels, plain_bag(np.arange(33)), 16, (0,))
-    assert [len(y) for _, y in batches.epoch(0, torch.device("cpu"))] == [16, 16]
+    assert [len(batch.labels) for batch in batches.epoch(0, torch.device("cpu"))] == [16, 16]
     assert batches.steps == 2
 
 
@@ -210,7 +210,7 @@ def test_each_epoch_has_its_own_order_and_augmentations_and_has_them_again_after
     crops = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), np.uint8)
     bag = Bag(np.arange(12), np.ones(12, np.bool_))
     batches = TrainingBatches(crops, np.arange(12), bag, 12, (0, 1), augment=AugmentConfig())
-    ((first, order),), ((second, other),), ((again, same),) = (
+    ((first, order, _),), ((second, other, _),), ((again, same, _),) = (
         batches.epoch(number, torch.device("cpu")) for number in (0, 1, 0)
     )
     assert torch.equal(first, again)
@@ -222,7 +222,7 @@ def test_each_epoch_has_its_own_order_and_augmentations_and_has_them_again_after
 def test_two_processes_share_each_batch_and_lose_nothing() -> None:
     source, labels = np.arange(32, dtype=np.float32)[:, None], np.zeros(32, np.int64)
     shares = [TrainingBatches(source, labels, plain_bag(np.arange(32)), 16, (0,), share=(rank, 2)) for rank in (0, 1)]
-    drawn = [x for share in shares for inputs, _ in share.epoch(0, torch.device("cpu")) for x in inputs[:, 0].tolist()]
+    drawn = [x for share in shares for batch in share.epoch(0, torch.device("cpu")) for x in batch.inputs[:, 0].tolist()]
     assert sorted(drawn) == list(range(32))
 
 

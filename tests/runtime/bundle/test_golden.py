@@ -102,7 +102,7 @@ BAD_FILES: dict[str, tuple[bytes, str]] = {
     "no safetensors": (b"hello", "golden.safetensors: "),
     "a header without end": (b"\xff" * 16, "golden.safetensors: "),
     "cut off": (golden_bytes(golden())[:-1], "golden.safetensors: "),
-    "another array": (changed(extra=np.zeros(1, np.uint8)), "not crops and probabilities"),
+    "another array": (changed(extra=np.zeros(1, np.uint8)), "not crops, probabilities"),
     "too few crops": (golden_bytes(golden(3)), r"manifest says \(4, 16, 16, 3\)"),
     "another side": (changed(crops=np.zeros((4, 8, 8, 3), np.uint8)), r"manifest says \(4, 16, 16, 3\)"),
     "not square": (changed(crops=np.zeros((4, 16, 8, 3), np.uint8)), r"not \(n, S, S, 3\)"),
