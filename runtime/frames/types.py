@@ -34,6 +34,8 @@ class CellRow(TypedDict):
     refusal: RefusalCode | None
     score: float | None  # the deciding voter's probability of ALL
     detail: str | None  # of the refusal
+    novelty: float | None  # distance from the training's cells; None where the bundle measures none
+    set: list[ClassName] | None  # classes that can't be excluded
 
 
 class FrameRow(TypedDict):
@@ -101,6 +103,8 @@ class FrameCell:
             refusal=refusal.code if refusal else None,
             score=prediction.score if prediction else None,
             detail=refusal.detail if refusal else None,
+            novelty=prediction.novelty if prediction else None,
+            set=list(prediction.set) if prediction and prediction.set is not None else None,
         )
 
 

@@ -45,7 +45,7 @@ def test_classify_prints_a_line_of_json_an_image_in_the_order_given(bundle: Path
     rows = [json.loads(line) for line in result.stdout.splitlines()]
     assert result.exit_code == 0
     assert [row["path"] for row in rows] == [str(path) for path in paths]
-    assert set(rows[0]) == {"path", "label", "probability", "voter", "probabilities", "decided_early", "box", "refusal"}
+    assert set(rows[0]) == {"path", "label", "probability", "voter", "probabilities", "decided_early", "novelty", "set", "box", "refusal"}
     assert set(rows[0]["probabilities"]) == {"a", "b", "combined"}
     assert rows[0]["probability"] == rows[0]["probabilities"][rows[0]["voter"]][rows[0]["label"]]
 

@@ -260,7 +260,7 @@ def test_no_room_is_loaded_under_its_bare_name() -> None:
 def test_the_public_names_are_pinned() -> None:
     assert blastscope.__all__ == [
         *("CLASSES", "SHIPPED_BUNDLE", "VOTERS", "BlastscopeError", "Bundle", "FrameReport", "Prediction", "Scope"),
-        *("__version__", "open_bundle", "synthetic_cell"),
+        *("SmearCall", "__version__", "open_bundle", "synthetic_cell"),
     ]
     assert [name for name in blastscope.__all__ if not hasattr(blastscope, name)] == []
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):

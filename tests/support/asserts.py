@@ -15,7 +15,7 @@ from blastscope.runtime.crop import Crop, CropSpecification, crop_cell
 def is_right(sight: BatchResult, images: Sequence[NDArray[np.uint8]], tiny: Any, spec: CropSpecification) -> None:
     """Asserts that each image got its own box and answer, or its refusal."""
     assert len(sight.found) == len(images)
-    for image, found, answer in zip(images, sight.found, sight.probabilities, strict=True):
+    for image, found, answer in zip(images, sight.found, sight.answers, strict=True):
         crop = crop_cell(image, spec)
         if isinstance(crop, Crop):
             assert found == crop.box

@@ -99,7 +99,7 @@ class Engine:
         return ["crops", *OUTPUTS][number]
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return (-1, self.side, self.side, 3)
+        return (-1, self.side, self.side, 3) if name == "crops" else (-1, *OUTPUTS[name][1])
 
     def create_execution_context(self, strategy: Any = Strategy.STATIC) -> Context:
         self.strategies.append(strategy)

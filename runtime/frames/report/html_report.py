@@ -43,6 +43,7 @@ REASONS: dict[RefusalCode, str] = {
     "clumped": "Cells that lie so close that they can't be parted reliably.",
     "out-of-focus": "Too blurred to be judged.",
     "not-lymphoid": "A lobed or granular nucleus, or pink cytoplasm: the networks know lymphoid cells only.",
+    "unlike-training": "Unlike the cells that the networks were trained on: nobody knows what a call on it is worth.",
     "failed": "An error in the program kept it from being examined.",
 }
 

@@ -232,6 +232,7 @@ def test_the_shipped_network_says_of_real_and_drawn_cells_what_it_says_on_the_ho
     crops = [one for one in found if isinstance(one, Crop)]
     assert len(crops) >= 3
     assert sight.found == [one.box if isinstance(one, Crop) else one for one in found]
-    seen = sight.probabilities[[isinstance(one, Crop) for one in found]]
+    assert sight.answers.shape[1:] == (4, 2)  # the novelty comes with the probabilities
+    seen = sight.answers[[isinstance(one, Crop) for one in found]]
     np.testing.assert_allclose(seen, made.infer(np.stack([crop.pixels for crop in crops])), atol=1e-6)
     made.close()
