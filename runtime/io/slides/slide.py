@@ -140,7 +140,7 @@ def _guarded(opened: Callable[[], T | Refusal]) -> T | Refusal:
         return opened()
     except ReadError as unreadable:
         return unreadable.refusal
-    except BlastscopeError:
+    except (BlastscopeError, MemoryError):
         raise
     except OSError as error:
         return Refusal("undecodable", f"can't be read: {error.strerror or error}")
