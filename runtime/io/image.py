@@ -29,7 +29,7 @@ def check_array(image: object) -> NDArray[np.uint8]:
 
 
 def read_image(path: Path | str) -> NDArray[np.uint8] | Refusal:
-    """The pixels (H, W, 3) RGB of the image file `path`, exactly as stored; or why there are none.
+    """The pixels (H, W, 3) RGB of the image file `path`, exactly as stored, and upright; or why there are none.
 
     What the file is, is read from its content and, of a slide's preview, from what lies beside it, not from its suffix. A file
     of several images is refused, since nobody said which is meant. Releases the interpreter's lock while it decodes.

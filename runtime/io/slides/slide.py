@@ -95,7 +95,7 @@ class EncodedSlide(ArraySlide):
 
     def __init__(self, content: bytes, header: Header) -> None:
         self._content, self._decoding = content, threading.Lock()
-        self.width, self.height = header.width, header.height
+        self.width, self.height, self.notes = header.width, header.height, header.notes
 
     def read(self, box: Box) -> NDArray[np.uint8]:
         """See `Slide`."""
