@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from blastscope.runtime.io.exif import turn_upright
 from blastscope.runtime.io.image_header import MAX_PIXELS, Header, breaks_off, read_gray_jpeg_header, read_header
+from blastscope.runtime.io.jpeg_markers import without_comments
 from blastscope.runtime.types import Refusal
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -117,10 +118,10 @@ def _holds_all_blocks(content: bytes) -> bool:
     """Whether a JPEG without its end marker holds the last blocks of its scan: they don't change with what is put behind."""
     from PIL import Image  # OpenCV's decoder writes a warning to stderr for each
 
-    seen = None
+    seen, bare = None, without_comments(content)  # Pillow warns of damaged EXIF
     for end in ENDS:
         try:
-            with Image.open(BytesIO(_ended(content, end)), formats=("JPEG",)) as image:
+            with Image.open(BytesIO(_ended(bare, end)), formats=("JPEG",)) as image:
                 pixels = np.asarray(image)
         except (OSError, ValueError, SyntaxError):
             return False

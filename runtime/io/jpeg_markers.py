@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 START_OF_SCAN, END_OF_IMAGE, RESTART_INTERVAL, APP1 = 0xDA, 0xD9, 0xDD, 0xE1
+COMMENTS = {*range(0xE0, 0xEE), 0xEF, 0xFE}
 FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # start of frame
 NO_LENGTH = {0x01, *range(0xD0, 0xD8)}  # markers that stand alone
 AFTER_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)  # the first marker that isn't part of the pixels
@@ -62,6 +63,15 @@ def segments(content: bytes) -> Iterator[Segment]:
             following = AFTER_SCAN.search(content, end)
             offset = following.start() if following else len(content)
         yield Segment(marker, body, (start, offset))
+
+
+def without_comments(content: bytes) -> bytes:
+    """The file without what isn't needed for its pixels: EXIF and other programs' segments but Adobe's, which tells the colours."""
+    parts = [content[:2]]
+    for marker, body, (start, end) in segments(content):
+        if marker not in COMMENTS and marker != END_OF_IMAGE:
+            parts += [struct.pack(">BBH", 0xFF, marker, len(body) + 2), body, content[start:end]]
+    return b"".join(parts)
 
 
 @dataclass
