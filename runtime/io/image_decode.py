@@ -47,15 +47,23 @@ def refused_folder(path: Path) -> Refusal:
     return Refusal("undecodable", "a folder, not a file" if readable else "a folder that can't be looked into")
 
 
+def read_whole_header(content: bytes) -> Header | Refusal:
+    """`read_header`, and of a JPEG without its end marker whether its last blocks are there."""
+    return _with_all_blocks(content, read_header(content))
+
+
+def _with_all_blocks(content: bytes, header: Header | Refusal) -> Header | Refusal:
+    if isinstance(header, Header) and header.open_end and not _holds_all_blocks(content):
+        return Refusal(*breaks_off(content))
+    return header
+
+
 def decode_picture(content: bytes) -> NDArray[np.uint8] | Refusal:
     """The pixels (H, W, 3) RGB of the image file whose bytes are `content`, or why there are none."""
-    header = read_header(content)
+    header = read_whole_header(content)
     if isinstance(header, Refusal):
         return header
-    if header.open_end:
-        if not _holds_all_blocks(content):
-            return Refusal(*breaks_off(content))
-        content = _ended(content)
+    content = _ended(content) if header.open_end else content
     try:
         pixels: object = cv2.imdecode(np.frombuffer(content, np.uint8), DECODE_ALPHA if header.alpha else DECODE)
     except cv2.error as error:
@@ -69,13 +77,10 @@ def decode_picture(content: bytes) -> NDArray[np.uint8] | Refusal:
 
 def decode_gray_jpeg(content: bytes) -> NDArray[np.uint8] | Refusal:
     """The pixels (H, W, 1) of a JPEG of one colour, or why there are none."""
-    header = read_gray_jpeg_header(content)
+    header = _with_all_blocks(content, read_gray_jpeg_header(content))
     if isinstance(header, Refusal):
         return header
-    if header.open_end:
-        if not _holds_all_blocks(content):
-            return Refusal(*breaks_off(content))
-        content = _ended(content)
+    content = _ended(content) if header.open_end else content
     try:
         plane = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:

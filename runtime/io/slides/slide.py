@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.runtime.errors import BlastscopeError, Closed, DataError
-from blastscope.runtime.io.image_decode import SUFFIXES, decode_picture, read_content, refused_folder
-from blastscope.runtime.io.image_header import MAX_PIXELS, Header, read_header
+from blastscope.runtime.io.image_decode import SUFFIXES, decode_picture, read_content, read_whole_header, refused_folder
+from blastscope.runtime.io.image_header import MAX_PIXELS, Header
 from blastscope.runtime.io.paths import as_paths
 from blastscope.runtime.io.slides.container import HEAD_BYTES, Container, container_of
 from blastscope.runtime.io.slides.ome_zarr import ZarrSlide, is_zarr
@@ -128,7 +128,7 @@ def open_slide(path: Path | str) -> Slide | Refusal:
         content = read_content(path)
         if isinstance(content, Refusal):
             return content
-        header = read_header(content)
+        header = read_whole_header(content)
         return header if isinstance(header, Refusal) else EncodedSlide(content, header)
 
     return _guarded(opened)
