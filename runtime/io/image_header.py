@@ -53,7 +53,7 @@ class Header(NamedTuple):
     def notes(self) -> tuple[str, ...]:
         """What was made of the file beside decoding it."""
         turned = f"turned upright, as its EXIF orientation {self.orientation} says" if self.orientation != UPRIGHT else ""
-        alpha = "its alpha, which is opaque everywhere, is left out" if self.alpha else ""
+        alpha = "its alpha channel, which is opaque everywhere, is dropped" if self.alpha else ""
         return tuple(filter(None, (turned, alpha, "the JPEG's end marker is missing, no pixel is" if self.open_end else "")))
 
 

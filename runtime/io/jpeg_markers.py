@@ -66,7 +66,7 @@ def segments(content: bytes) -> Iterator[Segment]:
 
 
 def without_comments(content: bytes) -> bytes:
-    """The file without what its pixels don't need: EXIF and what programs wrote into it, but for Adobe's word on the colours."""
+    """The file without what its pixels don't need: EXIF and what programs wrote into it, but for Adobe's word on colours."""
     parts = [content[:2]]
     for marker, body, (start, end) in segments(content):
         if marker not in COMMENTS and marker != END_OF_IMAGE:

@@ -237,7 +237,7 @@ def test_alpha_that_is_opaque_everywhere_is_left_out_with_a_note(kind: str) -> N
         return
     header = read_header(OPAQUE_FILES[kind])
     assert isinstance(header, Header)
-    assert header.notes == ("its alpha, which is opaque everywhere, is left out",)
+    assert header.notes == ("its alpha channel, which is opaque everywhere, is dropped",)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "WEBP"])
