@@ -20,6 +20,7 @@ from blastscope.cli.options import (
     UnlikeTraining,
 )
 from blastscope.cli.session import opened
+from blastscope.cli.train_export import say
 
 if TYPE_CHECKING:
     from blastscope.runtime.bundle.uncertainty import SmearModel
@@ -56,11 +57,14 @@ def classify(
     """Call each image ALL or HEM, in the order given. Exits 1 when an image was refused."""
     from blastscope.runtime.errors import UsageError
     from blastscope.runtime.inference.smear import smear_model
-    from blastscope.runtime.io.paths import find_images
+    from blastscope.runtime.io.paths import PassedOver, find_images, left_out
 
     if pixel_um is not None and not on_black:
         raise UsageError("--pixel-um goes with --on-black: cells on black are taken at C-NMC's scale")
-    images = find_images(paths)
+    passed = PassedOver()
+    images = find_images(paths, passed=passed)
+    for told in left_out(passed):
+        say(told)
     refused = 0
     groups: dict[str, list[Prediction]] = {}
     engine = {"device": device, "precision": precision, "backend": backend, "threads": threads, "layout": layout}

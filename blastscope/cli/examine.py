@@ -60,11 +60,15 @@ def examine(
     from blastscope.runtime.frames.report.theme import caution, doubts, title_of, without_scale
     from blastscope.runtime.frames.report.writers import OutputOptions, ReportWriter
     from blastscope.runtime.frames.types import FrameSpecification
+    from blastscope.runtime.io.paths import PassedOver, left_out
     from blastscope.runtime.io.slides.slide import find_frames
 
     spec = FrameSpecification.from_toml(config) if config else None
     wanted = OutputOptions(overlay=overlay, sheet=sheet, report=report, csv=csv)
-    paths = find_frames(frames)
+    passed = PassedOver()
+    paths = find_frames(frames, passed=passed)
+    for told in left_out(passed):
+        say(told)
     papers, drift = ReportWriter(wanted, paths, others=(config, validation)), Drift()
     refused, unscaled, validated = 0, 0, True
     engine = {"device": device, "precision": precision, "backend": backend, "threads": threads, "layout": layout}

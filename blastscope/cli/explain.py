@@ -11,6 +11,7 @@ import typer
 
 from blastscope.cli.options import BackendName, BundlePath, DeviceName, Json, PrecisionName, Threads, UnlikeTraining
 from blastscope.cli.session import opened
+from blastscope.cli.train_export import say
 
 
 def explain(
@@ -30,10 +31,13 @@ def explain(
     from blastscope.runtime.frames.report.theme import names_of
     from blastscope.runtime.io.atomic import write_content
     from blastscope.runtime.io.image import read_image
-    from blastscope.runtime.io.paths import find_images
+    from blastscope.runtime.io.paths import PassedOver, find_images, left_out
     from blastscope.runtime.types import Refusal
 
-    images = find_images(paths)
+    passed = PassedOver()
+    images = find_images(paths, passed=passed)
+    for told in left_out(passed):
+        say(told)
     names, refused = names_of(images), 0
     if out:
         out.mkdir(parents=True, exist_ok=True)

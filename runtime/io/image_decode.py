@@ -17,7 +17,7 @@ from blastscope.runtime.io.image_header import MAX_PIXELS, Header, breaks_off, r
 from blastscope.runtime.io.jpeg_markers import without_comments
 from blastscope.runtime.types import Refusal
 
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+SUFFIXES = (".bmp", ".dib", ".jfif", ".jif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 MAX_BYTES = 4 * MAX_PIXELS  # no file of an image that is let through is larger
 # Nothing is converted but the order of channels. The EXIF orientation is applied here: OpenCV does it for some formats only.
 DECODE = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION

@@ -78,6 +78,13 @@ def test_people_get_a_table_and_a_refused_cell_is_a_finding(bundle: Path, folder
     assert head.index("frame") == line.index(path)
 
 
+def test_files_of_a_folder_that_are_left_out_are_told_of(bundle: Path, folder: Path) -> None:
+    (folder / "deep" / "phone.heic").touch()
+    result = run(folder, "--bundle", bundle)
+    assert "left out of the folders, by their suffix: 1 .heic (name a file itself" in result.stderr
+    assert "left out" not in run(folder / "a.jpg", "--bundle", bundle).stderr
+
+
 def test_what_there_is_to_say_of_a_frame_stands_behind_its_path() -> None:
     facts = FrameParameters(
         0.07, "given", (200.0, 201.0, 199.0), (0.4, 0.5, -0.7), 0.3, 0.06, (0, 0, 640, 480), (0, 0, 640, 480)
