@@ -11,7 +11,8 @@ import typer
 
 from blastscope.cli.options import BackendName, BundlePath, DeviceName, Json, PrecisionName, Threads, UnlikeTraining
 from blastscope.cli.session import opened
-from blastscope.cli.train_export import say
+from blastscope.cli.terminal import echo, say
+from blastscope.runtime.io.printable import printable
 
 
 def explain(
@@ -59,7 +60,7 @@ def explain(
             row = {"path": str(path), "picture": str(picture) if picture else None, **explanation.row()}
             _print(path, row, _sentence(explanation.support, explanation.boxes, picture), as_json=as_json)
     if refused:
-        typer.echo(f"{refused} of {len(images)} images refused", err=True)
+        echo(f"{refused} of {len(images)} images refused", err=True)
         raise typer.Exit(1)
 
 
@@ -74,7 +75,7 @@ def _print(path: Path, row: dict[str, object] | None, text: str, *, as_json: boo
     if as_json:
         typer.echo(json.dumps(row or {"path": str(path), "refusal": text}))
     else:
-        typer.echo(f"{path}  {text}")
+        echo(f"{printable(path)}  {printable(text)}")
 
 
 VERBS = (explain,)

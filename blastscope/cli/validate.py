@@ -13,7 +13,7 @@ from rich.progress import Progress
 
 from blastscope.cli.options import BackendName, BundlePath, DeviceName, Json, PixelUm, PrecisionName, SpecPath, Threads
 from blastscope.cli.session import opened
-from blastscope.cli.train_export import say
+from blastscope.cli.terminal import echo, say
 
 if TYPE_CHECKING:
     from blastscope.runtime.bundle.manifest import Interval
@@ -75,7 +75,7 @@ def validate(
         write_content(report, page)
         say(f"written: {report}")
     for line in [json.dumps(validation.row())] if as_json else lines(validation):
-        typer.echo(line)
+        echo(line)
     if not validation.record.passed:
         say("not passed: reports go on saying that calls on frames were not validated")
         raise typer.Exit(1)

@@ -22,6 +22,7 @@ from blastscope.runtime.frames.segmentation.pipeline import COARSEST_UM, reach_p
 from blastscope.runtime.frames.tiling import Tile, facts_in, shift_cell, tiles_of
 from blastscope.runtime.frames.types import FrameCell, FrameParameters, FrameReport, FrameSpecification
 from blastscope.runtime.io.concurrency import Allowance, SingleThread, ordered_map
+from blastscope.runtime.io.printable import printable
 from blastscope.runtime.io.slides.pixel_size_metadata import LEAST_UM, MOST_UM
 from blastscope.runtime.io.slides.slide import ArraySlide, CancellableSlide, Slide, open_slide, read_overview, read_region
 from blastscope.runtime.io.slides.tiff_codec import ReadError
@@ -103,7 +104,7 @@ class Examiner:
         except MemoryError:
             return FrameReport((), None, NO_MEMORY, path, self.validated)
         except Exception as error:
-            LOG.warning("examining '%s' broke off", path, exc_info=True)
+            LOG.warning("examining '%s' broke off", printable(path), exc_info=True)
             return FrameReport((), None, Refusal("failed", f"{type(error).__name__}: {error}"), path, self.validated)
 
     def examine_scan(self, scan: Slide, *, path: Path | None = None, metadata: Mapping[str, Any] | None = None) -> FrameReport:

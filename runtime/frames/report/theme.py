@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from blastscope.runtime.frames.types import FrameCell, FrameReport
+from blastscope.runtime.io.printable import printable
 
 Kind = Literal["all", "hem", "refused"]
 
@@ -69,11 +70,6 @@ def words_of(cell: FrameCell) -> str:
         return cell.refusal.code
     assert cell.prediction is not None
     return f"{LOOKS[style_of(cell)].name} {cell.prediction.probability:.2f}"
-
-
-def printable(text: object) -> str:
-    """`text` as it can be printed anywhere: the name of a file may hold bytes that are no text."""
-    return str(text).encode("utf-8", "replace").decode("utf-8")
 
 
 def names_of(paths: Iterable[Path | None]) -> dict[Path | None, str]:
