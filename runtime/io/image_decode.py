@@ -52,15 +52,21 @@ def read_whole_header(content: bytes) -> Header | Refusal:
     return _with_all_blocks(content, read_header(content))
 
 
+def _of_at_most(pixels: int, header: Header | Refusal) -> Header | Refusal:
+    if isinstance(header, Header) and header.width * header.height > pixels:
+        return Refusal("bomb", f"{header.width} x {header.height} pixels, more than {pixels}")
+    return header
+
+
 def _with_all_blocks(content: bytes, header: Header | Refusal) -> Header | Refusal:
     if isinstance(header, Header) and header.open_end and not _holds_all_blocks(content):
         return Refusal(*breaks_off(content))
     return header
 
 
-def decode_picture(content: bytes) -> NDArray[np.uint8] | Refusal:
+def decode_picture(content: bytes, most_pixels: int = MAX_PIXELS) -> NDArray[np.uint8] | Refusal:
     """The pixels (H, W, 3) RGB of the image file whose bytes are `content`, or why there are none."""
-    header = read_whole_header(content)
+    header = _with_all_blocks(content, _of_at_most(most_pixels, read_header(content)))
     if isinstance(header, Refusal):
         return header
     content = _ended(content) if header.open_end else content
@@ -75,9 +81,9 @@ def decode_picture(content: bytes) -> NDArray[np.uint8] | Refusal:
     return _as_promised(pixels, header)
 
 
-def decode_gray_jpeg(content: bytes) -> NDArray[np.uint8] | Refusal:
+def decode_gray_jpeg(content: bytes, most_pixels: int = MAX_PIXELS) -> NDArray[np.uint8] | Refusal:
     """The pixels (H, W, 1) of a JPEG of one colour, or why there are none."""
-    header = _with_all_blocks(content, read_gray_jpeg_header(content))
+    header = _with_all_blocks(content, _of_at_most(most_pixels, read_gray_jpeg_header(content)))
     if isinstance(header, Refusal):
         return header
     content = _ended(content) if header.open_end else content

@@ -23,11 +23,14 @@ PIECE_BYTES = 3 * MAX_PIXELS  # of one decoded piece: the largest image that oth
 MEMORY_BYTES = PIECE_BYTES  # of the pieces that are decoded at once
 # A piece may be decoded again for each tile that it touches, but not without end.
 DECODED_BYTES, DECODED_TIMES = 1 << 30, 200
+STORED_TIMES = 10_000  # what is decoded, of what is stored: an empty tile of a scanner's has some 300
 SECONDS, SECONDS_PER_MEGAPIXEL = 60.0, 10.0  # of reading alone, in all threads together: a slow network drive needs less
 
 
 class ReadBudget:
     """What reading a frame of `width` x `height` pixels may cost. Many threads may share it.
+
+    `check_layout` once a level, `check_stored` where a piece may stand for many places, then `decoding` around each piece.
 
     Whatever exceeds it is a `ReadError` with a refusal as 'bomb', which says the figure and its limit.
     """
@@ -51,6 +54,12 @@ class ReadBudget:
         most = min(FEW_PIECES + self._pixels // LEAST_PIXELS, MOST_PIECES)
         if pieces > most:
             raise _beyond(f"{pieces} pieces of {told}, more than the {most} for its size: save it in larger tiles")
+
+    def check_stored(self, decoded_bytes: int, stored_bytes: int) -> None:
+        """Whether so many bytes of pixels may lie in so few of the file: of one piece that stands for many places, say."""
+        if decoded_bytes > DECODED_BYTES and decoded_bytes > STORED_TIMES * stored_bytes:
+            told = f"{decoded_bytes} bytes of pixels in {stored_bytes} bytes of the file"
+            raise _beyond(f"{told}, more than {STORED_TIMES} times as many")
 
     @contextmanager
     def decoding(self, decoded_bytes: int) -> Iterator[None]:

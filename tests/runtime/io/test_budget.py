@@ -72,3 +72,11 @@ def test_what_failed_gives_its_memory_back(monkeypatch: pytest.MonkeyPatch) -> N
     for _ in range(3):
         with pytest.raises(KeyError), budget.decoding(limits.MEMORY_BYTES):
             raise KeyError
+
+
+def test_pixels_that_few_bytes_stand_for_are_refused() -> None:
+    budget = ReadBudget(100_000, 100_000)
+    budget.check_stored(3 * 10**10, 10**8)
+    budget.check_stored(10**9, 100)  # little work, however it is stored
+    with pytest.raises(ReadError, match="30000000000 bytes of pixels in 700 bytes of the file, more than 10000 times"):
+        budget.check_stored(3 * 10**10, 700)
