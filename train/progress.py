@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 
+from blastscope.runtime.io.printable import for_terminal
 from blastscope.train.schedule import EpochRow
 
 Batch = TypeVar("Batch")
@@ -41,7 +42,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """A line that stays."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(for_terminal(text), highlight=False, markup=False, soft_wrap=True)
 
     def crops(self, done: int, of: int) -> None:
         """`done` of `of` cells are cropped."""

@@ -25,7 +25,9 @@ from blastscope.cli import live as streaming
 from blastscope.cli import train_export as road
 from blastscope.cli import validate as validating
 from blastscope.cli.options import VerbCommand
+from blastscope.cli.terminal import echo
 from blastscope.runtime.errors import BlastscopeError, MissingLibrary
+from blastscope.runtime.io.printable import for_terminal
 
 EXTRAS = {
     "torch": "train",
@@ -43,7 +45,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what is written to stdout, o
 
 def said(error: BlastscopeError) -> typer.Exit:
     """The exit that goes with `error`, which is told on stderr."""
-    typer.echo(f"blastscope: {error}", err=True)
+    echo(f"blastscope: {error}", err=True)
     return typer.Exit(error.exit_code)
 
 
@@ -66,8 +68,12 @@ class Verbs(TyperGroup):
                 raise
             name = error.filename2 or error.filename  # of a copy the second is the one that was written
             place = f"'{name}'" if name else "the output, or a temporary file, can't be written"
-            typer.echo(f"blastscope: {place}: {(error.strerror or 'not usable').lower()}", err=True)
+            echo(f"blastscope: {place}: {(error.strerror or 'not usable').lower()}", err=True)
             raise typer.Exit(2) from error
+        except Exception as error:
+            if isinstance(message := getattr(error, "message", None), str):  # wrong usage, which typer tells itself
+                error.message = for_terminal(message)  # type: ignore[attr-defined]
+            raise
 
 
 app = typer.Typer(
@@ -82,7 +88,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"blastscope {__version__}")
+        echo(f"blastscope {__version__}")
         raise typer.Exit
 
 

@@ -10,7 +10,7 @@ import typer
 
 from blastscope.cli.options import Json, Threads
 from blastscope.cli.session import find_data
-from blastscope.cli.train_export import say
+from blastscope.cli.terminal import echo, say
 from blastscope.runtime.errors import UsageError
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def _compare(old: BenchResult, new: BenchResult, *, to_stderr: bool) -> None:
         differences = "; ".join(comparison.machine_differences)
         raise UsageError(f"the comparison is not valid, the machine is another one: {differences}")
     for line in comparison_lines(comparison):
-        typer.echo(line, err=to_stderr)
+        echo(line, err=to_stderr)
     if comparison.slower:
         raise typer.Exit(1)
 

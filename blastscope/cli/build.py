@@ -17,7 +17,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from blastscope.cli.options import BundleArgument, BundlePath, Json
 from blastscope.cli.session import bundle_at
-from blastscope.cli.train_export import say
+from blastscope.cli.terminal import echo, say
+from blastscope.runtime.io.printable import for_terminal
 
 if TYPE_CHECKING:
     from blastscope.export.engine_builds import Built, Planned
@@ -69,7 +70,7 @@ def build(
                 rows.append(_row(built, seconds))
     finally:  # with the bar gone; what was finished is told though a later one failed
         for row in [] if as_json else rows:
-            typer.echo(row["path"])
+            echo(row["path"])
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
 
@@ -134,7 +135,7 @@ def explain(
     from blastscope.runtime.backends.tensorrt.catalog import pick_engine
 
     engine = pick_engine(_kept(bundle), name)
-    typer.echo(json.dumps(_facts(engine), indent=2) if as_json else _explained(engine))
+    echo(json.dumps(_facts(engine), indent=2) if as_json else _explained(engine))
     if engine.state in ("stale", "unusable"):
         raise typer.Exit(1)
 
@@ -159,7 +160,7 @@ def remove(
         raise UsageError("which engine? name one, or say --stale or --all")
     for engine in dict.fromkeys(chosen):
         remove_engine(engine)
-        typer.echo(engine.path)
+        echo(engine.path)
     remove_unusable(default_cache_dir())
 
 
@@ -177,7 +178,7 @@ def trust(
 
     taken = trust_engine(file, bundle_at(bundle), Machine.here(), default_cache_dir(), tell=say)
     facts = {"path": str(taken.path), "sha256": taken.sha256, "key": taken.key.model_dump(mode="json")}
-    typer.echo(json.dumps(facts, indent=2) if as_json else taken.path)
+    echo(json.dumps(facts, indent=2) if as_json else taken.path)
 
 
 def _kept(bundle: Path | None) -> list[StoredEngine]:
@@ -263,7 +264,7 @@ class Watcher:
 
     def say(self, text: str) -> None:
         """A line that stays."""
-        self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._progress.console.print(for_terminal(text), markup=False, highlight=False, soft_wrap=True)
 
     def begin(self, planned: Planned) -> None:
         """The next engine."""

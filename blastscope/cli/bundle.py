@@ -9,6 +9,7 @@ import typer
 
 from blastscope.cli.options import BundleArgument, Json
 from blastscope.cli.session import bundle_at
+from blastscope.cli.terminal import echo
 
 
 def inspect(bundle: BundleArgument = None, *, as_json: Json = False) -> None:
@@ -28,7 +29,7 @@ def verify(
     from blastscope.calibration.compare import compare
 
     comparison = compare(bundle_at(bundle), data)
-    typer.echo(comparison.model_dump_json(indent=2) if as_json else comparison.text())
+    echo(comparison.model_dump_json(indent=2) if as_json else comparison.text())
     if not comparison.passed:
         raise typer.Exit(1)
 
@@ -40,7 +41,7 @@ def pack(
     """Write a bundle as a zip, the same bytes for the same bundle."""
     from blastscope.runtime.bundle import pack as write_zip
 
-    typer.echo(write_zip(bundle_at(bundle), out))
+    echo(write_zip(bundle_at(bundle), out))
 
 
 VERBS = (inspect, verify, pack)

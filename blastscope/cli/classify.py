@@ -20,6 +20,8 @@ from blastscope.cli.options import (
     UnlikeTraining,
 )
 from blastscope.cli.session import opened
+from blastscope.cli.terminal import echo, say
+from blastscope.runtime.io.printable import printable
 
 if TYPE_CHECKING:
     from blastscope.runtime.bundle.uncertainty import SmearModel
@@ -56,11 +58,14 @@ def classify(
     """Call each image ALL or HEM, in the order given. Exits 1 when an image was refused."""
     from blastscope.runtime.errors import UsageError
     from blastscope.runtime.inference.smear import smear_model
-    from blastscope.runtime.io.paths import find_images
+    from blastscope.runtime.io.paths import PassedOver, find_images, left_out
 
     if pixel_um is not None and not on_black:
         raise UsageError("--pixel-um goes with --on-black: cells on black are taken at C-NMC's scale")
-    images = find_images(paths)
+    passed = PassedOver()
+    images = find_images(paths, passed=passed)
+    for told in left_out(passed):
+        say(told)
     refused = 0
     groups: dict[str, list[Prediction]] = {}
     engine = {"device": device, "precision": precision, "backend": backend, "threads": threads, "layout": layout}
@@ -70,20 +75,20 @@ def classify(
         for path, prediction in answers:
             groups.setdefault(_group(path, group_by), []).append(prediction)
             refused += prediction.refusal is not None
-            typer.echo(json.dumps({"path": str(path), **prediction.row()}) if as_json else line(path, prediction))
+            echo(json.dumps({"path": str(path), **prediction.row()}) if as_json else line(path, prediction))
         if model:
             print_smears(groups, model, as_json=as_json)
     if refused:
-        typer.echo(f"{refused} of {len(images)} images refused", err=True)
+        echo(f"{refused} of {len(images)} images refused", err=True)
         raise typer.Exit(1)
 
 
 def line(path: Path, prediction: Prediction) -> str:
     """One image for people: call, probability, the voter that decided, path."""
     if prediction.refusal:
-        return f"--   {prediction.refusal.code:<16}{path}  ({prediction.refusal.detail})"
+        return f"--   {prediction.refusal.code:<16}{printable(path)}  ({printable(prediction.refusal.detail)})"
     assert prediction.label is not None
-    return f"{prediction.label.upper()}  {prediction.probability:.3f}  {prediction.voter:<9}{path}"
+    return f"{prediction.label.upper()}  {prediction.probability:.3f}  {prediction.voter:<9}{printable(path)}"
 
 
 def _group(path: Path, group_by: GroupBy) -> str:
@@ -100,7 +105,7 @@ def print_smears(groups: dict[str, list[Prediction]], model: SmearModel, *, as_j
 
     for name, predictions in groups.items():
         call = call_smear(predictions, model)
-        typer.echo(json.dumps({"smear": name, **call.row()}) if as_json else smear_line(name, call))
+        echo(json.dumps({"smear": name, **call.row()}) if as_json else smear_line(name, call))
 
 
 def smear_line(name: str, call: SmearCall) -> str:
@@ -108,8 +113,10 @@ def smear_line(name: str, call: SmearCall) -> str:
     refused = ", ".join(f"{count} {code}" for code, count in sorted(call.refused.items()))
     cells = f"{call.called_all} of {call.cells} cells ALL" + (f", {refused}" if refused else "")
     if call.label is None:
-        return f"smear  --   {name}  ({call.detail}; {cells})"
-    return f"smear  {call.label.upper()}  {call.probability:.3f} ({call.low:.3f} to {call.high:.3f})  {name}  ({cells})"
+        return f"smear  --   {printable(name)}  ({call.detail}; {cells})"
+    return (
+        f"smear  {call.label.upper()}  {call.probability:.3f} ({call.low:.3f} to {call.high:.3f})  {printable(name)}  ({cells})"
+    )
 
 
 VERBS = (classify,)

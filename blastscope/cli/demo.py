@@ -11,7 +11,7 @@ import typer
 
 from blastscope.cli.options import Json
 from blastscope.cli.session import find_data
-from blastscope.cli.train_export import say
+from blastscope.cli.terminal import say
 
 if TYPE_CHECKING:
     from blastscope.demo import Called

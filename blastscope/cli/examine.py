@@ -25,7 +25,8 @@ from blastscope.cli.options import (
     ValidationPath,
 )
 from blastscope.cli.session import opened
-from blastscope.cli.train_export import say
+from blastscope.cli.terminal import echo, say
+from blastscope.runtime.io.printable import printable
 
 if TYPE_CHECKING:
     from blastscope.runtime.frames.types import FrameReport
@@ -60,24 +61,28 @@ def examine(
     from blastscope.runtime.frames.report.theme import caution, doubts, title_of, without_scale
     from blastscope.runtime.frames.report.writers import OutputOptions, ReportWriter
     from blastscope.runtime.frames.types import FrameSpecification
+    from blastscope.runtime.io.paths import PassedOver, left_out
     from blastscope.runtime.io.slides.slide import find_frames
 
     spec = FrameSpecification.from_toml(config) if config else None
     wanted = OutputOptions(overlay=overlay, sheet=sheet, report=report, csv=csv)
-    paths = find_frames(frames)
+    passed = PassedOver()
+    paths = find_frames(frames, passed=passed)
+    for told in left_out(passed):
+        say(told)
     papers, drift = ReportWriter(wanted, paths, others=(config, validation)), Drift()
     refused, unscaled, validated = 0, 0, True
     engine = {"device": device, "precision": precision, "backend": backend, "threads": threads, "layout": layout}
     with opened(bundle, **engine, workload="throughput", validation=validation) as scope:
         reports = scope.examine_files(paths, pixel_um=pixel_um, spec=spec, look=papers.album.look)
         if not as_json:
-            typer.echo(HEAD)
+            echo(HEAD)
         for done in _told(reports, len(paths)):
             refused += done.refusal is not None
             validated &= done.validated
             unscaled += without_scale(done)
             drift.add(done)
-            typer.echo(json.dumps(done.row()) if as_json else line(done))
+            echo(json.dumps(done.row()) if as_json else line(done))
             papers.add(done, scope.audit)
         alarms = drift.state().alarms
         written = papers.finish(title_of(paths), scope.audit, alarms=alarms)
@@ -87,7 +92,7 @@ def examine(
         say(told)
     say(caution(validated=validated))
     if refused:
-        typer.echo(f"{refused} of {len(paths)} frames could not be examined", err=True)
+        echo(f"{refused} of {len(paths)} frames could not be examined", err=True)
         raise typer.Exit(1)
 
 
@@ -100,15 +105,13 @@ def _told(reports: Iterator[FrameReport], count: int) -> Iterator[FrameReport]:
 
 def line(report: FrameReport) -> str:
     """One frame for people: counts, scale, path, and what there is to say."""
-    from blastscope.runtime.frames.report.theme import printable
-
     path = printable(report.path)
     if report.refusal or report.facts is None:
-        code, detail = (report.refusal.code, f"  ({report.refusal.detail})") if report.refusal else ("", "")
+        code, detail = (report.refusal.code, f"  ({printable(report.refusal.detail)})") if report.refusal else ("", "")
         return f"{'--':>6}  {code:<40}{path}{detail}"
     counts, facts = report.counts, report.facts
     scale = f"{facts.pixel_um:.4f} {facts.scale_source}"
-    notes = f"  ({'; '.join(report.notes)})" if report.notes else ""
+    notes = f"  ({printable('; '.join(report.notes))})" if report.notes else ""
     return f"{counts['cells']:>6}{counts['all']:>6}{counts['hem']:>6}{counts['refused']:>9}  {scale:<19}{path}{notes}"
 
 

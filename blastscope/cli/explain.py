@@ -11,6 +11,8 @@ import typer
 
 from blastscope.cli.options import BackendName, BundlePath, DeviceName, Json, PrecisionName, Threads, UnlikeTraining
 from blastscope.cli.session import opened
+from blastscope.cli.terminal import echo, say
+from blastscope.runtime.io.printable import printable
 
 
 def explain(
@@ -30,10 +32,13 @@ def explain(
     from blastscope.runtime.frames.report.theme import names_of
     from blastscope.runtime.io.atomic import write_content
     from blastscope.runtime.io.image import read_image
-    from blastscope.runtime.io.paths import find_images
+    from blastscope.runtime.io.paths import PassedOver, find_images, left_out
     from blastscope.runtime.types import Refusal
 
-    images = find_images(paths)
+    passed = PassedOver()
+    images = find_images(paths, passed=passed)
+    for told in left_out(passed):
+        say(told)
     names, refused = names_of(images), 0
     if out:
         out.mkdir(parents=True, exist_ok=True)
@@ -55,7 +60,7 @@ def explain(
             row = {"path": str(path), "picture": str(picture) if picture else None, **explanation.row()}
             _print(path, row, _sentence(explanation.support, explanation.boxes, picture), as_json=as_json)
     if refused:
-        typer.echo(f"{refused} of {len(images)} images refused", err=True)
+        echo(f"{refused} of {len(images)} images refused", err=True)
         raise typer.Exit(1)
 
 
@@ -70,7 +75,7 @@ def _print(path: Path, row: dict[str, object] | None, text: str, *, as_json: boo
     if as_json:
         typer.echo(json.dumps(row or {"path": str(path), "refusal": text}))
     else:
-        typer.echo(f"{path}  {text}")
+        echo(f"{printable(path)}  {printable(text)}")
 
 
 VERBS = (explain,)

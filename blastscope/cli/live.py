@@ -21,7 +21,7 @@ from blastscope.cli.options import (
     ValidationPath,
 )
 from blastscope.cli.session import opened
-from blastscope.cli.train_export import say
+from blastscope.cli.terminal import say
 
 if TYPE_CHECKING:
     from blastscope.runtime.frames.types import FrameReport

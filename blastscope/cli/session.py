@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blastscope.cli.train_export import say
+from blastscope.cli.terminal import say
 
 if TYPE_CHECKING:
     from blastscope.runtime.bundle import Bundle

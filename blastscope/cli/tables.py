@@ -11,6 +11,9 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from blastscope.cli.terminal import echo
+from blastscope.runtime.io.printable import for_terminal
+
 if TYPE_CHECKING:
     from blastscope.calibration.report import CalibrationReport
     from blastscope.runtime.bundle import Bundle
@@ -28,18 +31,18 @@ def print_training(run: Path, *, as_json: bool) -> None:
     """Table 1 and the intervals of a finished run."""
     path = run / "report" / "report.json"
     if as_json:
-        typer.echo(path.read_text(encoding="utf-8") if path.is_file() else json.dumps({"run": str(run), "report": None}))
+        echo(path.read_text(encoding="utf-8") if path.is_file() else json.dumps({"run": str(run), "report": None}))
         return
     if path.is_file():
         from blastscope.train.report import Report, render_table
 
         show(render_table(Report.model_validate_json(path.read_text(encoding="utf-8"))))
-    show(Text(f"run: {run}"))
+    show(Text(for_terminal(f"run: {run}")))
 
 
 def print_calibration(report: CalibrationReport, *, as_json: bool) -> None:
     """What a calibration did."""
-    typer.echo(report.model_dump_json(indent=2) if as_json else report.text())
+    echo(report.model_dump_json(indent=2) if as_json else report.text())
 
 
 def print_bundle(bundle: Bundle, *, as_json: bool) -> None:
@@ -48,7 +51,7 @@ def print_bundle(bundle: Bundle, *, as_json: bool) -> None:
     if as_json:
         typer.echo(manifest.model_dump_json(indent=2))
         return
-    show(Text(f"{manifest.name}: {bundle.path}", style="bold"), _facts(bundle), _graphs(manifest))
+    show(Text(for_terminal(f"{manifest.name}: {bundle.path}"), style="bold"), _facts(bundle), _graphs(manifest))
     if manifest.scores:
         show(_scores(manifest))
 

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from blastscope.cli.options import ConfigPath, CropCache, Json, LabelledCells
+from blastscope.cli.terminal import echo, say
 from blastscope.runtime.errors import UsageError
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def export(
 
         print_bundle(bundle, as_json=as_json)
     else:
-        typer.echo(json.dumps({"model": str(place)}) if as_json else place)
+        echo(json.dumps({"model": str(place)}) if as_json else place)
 
 
 def _export(run: Path | None, out: Path, data: Path | None, config: Path | None) -> Bundle:
@@ -179,14 +180,9 @@ def _cascade(
     if report:
         write_report(report, found)
         say(f"report: {report}")
-    typer.echo(found.model_dump_json(indent=2) if as_json else found.text())
+    echo(found.model_dump_json(indent=2) if as_json else found.text())
     if not found.admitted:
         raise typer.Exit(1)
-
-
-def say(text: str) -> None:
-    """What long work is doing, on stderr."""
-    typer.echo(text, err=True)
 
 
 VERBS = (train, crossvalidate, export, calibrate)

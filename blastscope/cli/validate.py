@@ -13,7 +13,7 @@ from rich.progress import Progress
 
 from blastscope.cli.options import BackendName, BundlePath, DeviceName, Json, PixelUm, PrecisionName, SpecPath, Threads
 from blastscope.cli.session import opened
-from blastscope.cli.train_export import say
+from blastscope.cli.terminal import echo, say
 
 if TYPE_CHECKING:
     from blastscope.runtime.bundle.manifest import Interval
@@ -49,6 +49,7 @@ def validate(
     from blastscope.runtime.frames.report.writers import check_places
     from blastscope.runtime.frames.types import FrameSpecification
     from blastscope.runtime.io.atomic import write_content
+    from blastscope.runtime.io.paths import PassedOver, left_out
     from blastscope.runtime.io.slides.slide import find_frames
 
     wanted = SiteOptions(
@@ -57,7 +58,10 @@ def validate(
         spec=FrameSpecification.from_toml(config) if config else FrameSpecification(),
         requirements=Requirements.from_toml(requirements) if requirements else Requirements(),
     )
-    paths = find_frames(frames)
+    passed = PassedOver()
+    paths = find_frames(frames, passed=passed)
+    for told in left_out(passed):
+        say(told)
     check_places(filter(None, (record, report)), paths, others=(labels, config, requirements))
     table = read_labels(labels, paths, [path for path in frames if path.is_dir()])
     engine = {"device": device, "precision": precision, "backend": backend, "threads": threads}
@@ -71,7 +75,7 @@ def validate(
         write_content(report, page)
         say(f"written: {report}")
     for line in [json.dumps(validation.row())] if as_json else lines(validation):
-        typer.echo(line)
+        echo(line)
     if not validation.record.passed:
         say("not passed: reports go on saying that calls on frames were not validated")
         raise typer.Exit(1)

@@ -6,6 +6,7 @@ Distances are squared whole numbers, or rounded: so a turned picture gives the t
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -122,10 +123,22 @@ def boxes_apart(one: Region, other: Region) -> int:
     return max(x0 - u1, u0 - x1, y0 - v1, v0 - y1)
 
 
+def boxes_of(parts: Sequence[Region]) -> NDArray[np.int64]:
+    """(N, 4) the boxes of the parts."""
+    return np.asarray([part.box for part in parts], np.int64).reshape(-1, 4)
+
+
+def apart_from(one: Region, boxes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(N,) `boxes_apart` of a part and each of `boxes`."""
+    (x0, y0, x1, y1), (u0, v0, u1, v1) = one.box, boxes.T
+    return np.asarray(np.maximum(np.maximum(x0 - u1, u0 - x1), np.maximum(y0 - v1, v0 - y1)), np.int64)
+
+
 def squares_to(mask: Mask) -> Squares:
     """(h, w) the squared distance of each pixel to the nearest of `mask`."""
     far = np.asarray(cv2.distanceTransform(1 - mask, cv2.DIST_L2, cv2.DIST_MASK_PRECISE), np.float32)
-    return np.asarray(np.rint(far * far), np.int32)
+    np.multiply(far, far, out=far)  # in place: a mask may be a whole frame's
+    return np.rint(far, out=far).astype(np.int32)
 
 
 def approx_distance_to(mask: Mask) -> NDArray[np.float32]:

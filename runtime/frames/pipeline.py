@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,8 @@ from blastscope.runtime.frames.image_pyramid import ImagePyramid, image_pyramid
 from blastscope.runtime.frames.segmentation.pipeline import COARSEST_UM, reach_px, segment_cells
 from blastscope.runtime.frames.tiling import Tile, facts_in, shift_cell, tiles_of
 from blastscope.runtime.frames.types import FrameCell, FrameParameters, FrameReport, FrameSpecification
-from blastscope.runtime.io.concurrency import ordered_map
+from blastscope.runtime.io.concurrency import Allowance, SingleThread, ordered_map
+from blastscope.runtime.io.printable import printable
 from blastscope.runtime.io.slides.pixel_size_metadata import LEAST_UM, MOST_UM
 from blastscope.runtime.io.slides.slide import ArraySlide, CancellableSlide, Slide, open_slide, read_overview, read_region
 from blastscope.runtime.io.slides.tiff_codec import ReadError
@@ -30,12 +30,14 @@ from blastscope.runtime.types import Box, Prediction, Refusal
 
 WHOLE_PIXELS = 8_000_000  # a frame up to this size is looked at as a whole
 TILE_PX = 2048
-MOST_TILES = 4  # at work at once, some 200 MB each
+MOST_TILES = 4  # at work at once, some 50 MB each
+MOST_PIXELS = MOST_TILES * WHOLE_PIXELS  # of frames that are looked at at once as a whole
 WINDOW_PX, WINDOWS, GRID = 1024, 8, 6  # a scan is surveyed on so many windows, chosen from a grid of GRID x GRID
 
 Classify = Callable[[Sequence[NDArray[np.uint8]]], list[Prediction]]
 Look = Callable[[Slide, FrameReport], object]
 LOG = logging.getLogger(__name__)
+NO_MEMORY = Refusal("failed", "there is not memory enough for it: free some, or take fewer threads")
 BLACK = 24
 UNLIT = "most of the frame is black: is the lamp on? images of single cells on black are for 'blastscope classify'"
 
@@ -51,6 +53,7 @@ class Examiner:
     validated: bool = False  # by the site, with this bundle and specification
     whole_pixels: int = WHOLE_PIXELS
     tile_px: int = TILE_PX
+    crowded: SingleThread = field(default_factory=lambda: SingleThread("blastscope-crowded"), repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Raises `UsageError` for a scale that no microscope has."""
@@ -72,15 +75,17 @@ class Examiner:
         Leaving early, with Ctrl-C too, waits for the tiles that are at work, not for their frames.
         """
         alone = threading.Lock()  # whoever holds it may fill the memory with one large frame
+        room = Allowance(MOST_PIXELS)  # of the others
         left = threading.Event()
 
         def examine(path: Path) -> FrameReport:
-            opened = open_slide(path)
+            opened = _opened(path)
             if isinstance(opened, Refusal):
                 return FrameReport((), None, opened, path, self.validated)
             scan = CancellableSlide(opened, left)
             try:
-                with alone if scan.width * scan.height > self.whole_pixels else nullcontext():
+                pixels = scan.width * scan.height
+                with alone if pixels > self.whole_pixels else room.taken(pixels):
                     report = self._examined(scan, path)
                     if look:
                         look(scan, report)
@@ -94,10 +99,12 @@ class Examiner:
         """The report on `scan`. An error of the program costs this frame alone, and not what was found in a thousand others."""
         try:
             return self.examine_scan(scan, path=path)
-        except (BlastscopeError, MemoryError):
+        except BlastscopeError:
             raise
+        except MemoryError:
+            return FrameReport((), None, NO_MEMORY, path, self.validated)
         except Exception as error:
-            LOG.warning("examining '%s' broke off", path, exc_info=True)
+            LOG.warning("examining '%s' broke off", printable(path), exc_info=True)
             return FrameReport((), None, Refusal("failed", f"{type(error).__name__}: {error}"), path, self.validated)
 
     def examine_scan(self, scan: Slide, *, path: Path | None = None, metadata: Mapping[str, Any] | None = None) -> FrameReport:
@@ -160,7 +167,7 @@ class Examiner:
 
     def _cells_of(self, pictures: ImagePyramid, facts: FrameParameters, tile: Tile) -> list[FrameCell]:
         """The cells that `tile`, of which these are the pictures, owns; all classified in one batch."""
-        found = segment_cells(pictures, facts_in(facts, tile), self.spec)
+        found = segment_cells(pictures, facts_in(facts, tile), self.spec, crowded=self.crowded)
         pairs = [(cell, shift_cell(cell, tile)) for cell in found]
         own = [(here, cell) for here, cell in pairs if tile.owns(cell.box)]
         called = [here for here, _ in own if here.refusal is None]
@@ -175,6 +182,13 @@ def _scale_notes(facts: FrameParameters | None) -> Iterator[str]:
         yield facts.scale_note
     if facts and facts.pixel_um > COARSEST_UM:
         yield f"at {facts.pixel_um:.4g} micrometres a pixel a nucleus can't be told from dirt: no cell is looked for"
+
+
+def _opened(path: Path) -> Slide | Refusal:
+    try:
+        return open_slide(path)
+    except MemoryError:
+        return NO_MEMORY
 
 
 def _mostly_black(frame: NDArray[np.uint8]) -> bool:

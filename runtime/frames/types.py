@@ -181,7 +181,7 @@ class FrameParameters:
     cell_threshold: float  # on its map of the whole cell
     content: Box  # all that is neither glass nor black; the grid that cells are found on is centred on it
     extent: Box  # of the whole, of which the pixels at hand may be a tile
-    scale_note: str = ""  # where the scale that is said and the red cells differ
+    scale_note: str = ""  # where the scale that is said and the red cells differ, or nothing tells it
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,6 +11,8 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import stat
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,8 +36,11 @@ def write_content(path: Path, content: bytes | str) -> None:
 def write_file(path: Path, fill: Callable[[Path], object]) -> None:
     """Lets `fill` write a temporary file beside `path` and puts it in `path`'s place, whole or not at all.
 
-    An `OSError`, such as that of a full disk, names `path`.
+    Into a pipe or a terminal that stands there it is written, once it is whole. An `OSError`, such as that of a full disk,
+    names `path`.
     """
+    if _is_open_end(path):
+        return _write_into(path, fill)
     path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = sibling(path, f"{secrets.token_hex(4)}.new")  # of its own: two writers at once don't mix their bytes
@@ -51,14 +56,41 @@ def write_file(path: Path, fill: Callable[[Path], object]) -> None:
     flush(path.parent)
 
 
+def _is_open_end(path: Path) -> bool:
+    """Whether `path` is a pipe, or a device such as a terminal: nothing to be replaced by a file."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
+
+
+def _write_into(path: Path, fill: Callable[[Path], object]) -> None:
+    """Without a realpath: what '/dev/stdout' leads to may have no path."""
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            fresh = Path(folder, "whole")
+            fill(fresh)
+            with fresh.open("rb") as content, path.open("wb") as end:
+                shutil.copyfileobj(content, end)
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
+        raise
+
+
 def check_place(path: Path) -> None:
     """Makes sure that `write_file` can write `path`, before hours of work go into what is to be written there.
 
-    The folder is made. Raises `DataError` for a folder in the file's place, and where nothing can be written.
+    The folder is made. Raises `DataError` for a folder in the file's place, for a socket or a disk, and where nothing can be
+    written. A pipe or a terminal is taken as it is.
     """
+    if _is_open_end(path):
+        return
     place = Path(os.path.realpath(path))
     if place.is_dir():
         raise DataError(path, "is a folder: name a file")
+    if place.exists() and not place.is_file():
+        raise DataError(path, "is neither a file nor a pipe: name another place")
     trial = sibling(place, f"{secrets.token_hex(4)}.new")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import TypeVar
 
@@ -49,8 +51,46 @@ def row_strips(rows: slice, height: int) -> list[slice]:
     return [slice(top, min(top + step, rows.stop)) for top in range(rows.start, rows.stop, step)]
 
 
+class Allowance:
+    """So much of something, memory say, that several threads share: whoever wants more than is left waits."""
+
+    def __init__(self, whole: int) -> None:
+        self._whole = self._left = whole
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def taken(self, amount: int) -> Iterator[None]:
+        """Holds so much of it. Who wants more than there is gets all of it, and is alone."""
+        amount = min(amount, self._whole)
+        with self._changed:
+            self._changed.wait_for(lambda: self._left >= amount)
+            self._left -= amount
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._left += amount
+                self._changed.notify_all()
+
+
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+class SingleThread:
+    """Runs what several threads hand over in one thread of its own, one after the other.
+
+    For steps that fill much memory for a short time: no two do it at once, and what was freed, which the allocator keeps for
+    the thread that freed it, is kept once. The thread begins with the first step, and ends when nobody holds this any more.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._pool = ThreadPoolExecutor(1, name)
+
+    def run(self, function: Callable[[], R]) -> R:
+        """`function()`, once its turn has come."""
+        return self._pool.submit(function).result()
+
 
 AHEAD = 32  # items a worker may be ahead of the consumer: answers are small, and one slow file must not stop the others
 

@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.runtime.errors import ImageError
-from blastscope.runtime.io.image_decode import decode_picture, read_content
-from blastscope.runtime.io.image_header import read_header
+from blastscope.runtime.io.image_decode import decode_picture, read_content, read_whole_header
 from blastscope.runtime.io.slides.container import HEAD_BYTES, TIFF_MAGIC, container_of
 from blastscope.runtime.io.slides.slide import decode_tiff, open_tiff
 from blastscope.runtime.types import Refusal
@@ -29,7 +28,7 @@ def check_array(image: object) -> NDArray[np.uint8]:
 
 
 def read_image(path: Path | str) -> NDArray[np.uint8] | Refusal:
-    """The pixels (H, W, 3) RGB of the image file `path`, exactly as stored; or why there are none.
+    """The pixels (H, W, 3) RGB of the image file `path`, exactly as stored, and upright; or why there are none.
 
     What the file is, is read from its content and, of a slide's preview, from what lies beside it, not from its suffix. A file
     of several images is refused, since nobody said which is meant. Releases the interpreter's lock while it decodes.
@@ -52,7 +51,7 @@ def decode(content: bytes) -> NDArray[np.uint8] | Refusal:
 def check_image(content: bytes) -> Refusal | None:
     """Why the image file whose bytes are `content` isn't let through, as far as that is known before its pixels are decoded."""
     if not content.startswith(TIFF_MAGIC):
-        header = read_header(content)
+        header = read_whole_header(content)
         return header if isinstance(header, Refusal) else None
     slide = open_tiff(content)
     if isinstance(slide, Refusal):

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import os
 import stat
+import struct
+from io import BytesIO
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.io.image_header import MAX_PIXELS, Header, read_gray_jpeg_header, read_header
+from blastscope.runtime.io.exif import turn_upright
+from blastscope.runtime.io.image_header import MAX_PIXELS, Header, breaks_off, read_gray_jpeg_header, read_header
+from blastscope.runtime.io.jpeg_markers import without_comments
 from blastscope.runtime.types import Refusal
 
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+SUFFIXES = (".bmp", ".dib", ".jfif", ".jif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 MAX_BYTES = 4 * MAX_PIXELS  # no file of an image that is let through is larger
-# Nothing is converted but the order of channels; the EXIF orientation is not applied.
+# Nothing is converted but the order of channels. The EXIF orientation is applied here: OpenCV does it for some formats only.
 DECODE = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+DECODE_ALPHA = cv2.IMREAD_UNCHANGED  # which leaves the orientation alone, too
+OPAQUE = 255
 
 
 def read_content(path: Path | str) -> bytes | Refusal:
@@ -41,23 +47,46 @@ def refused_folder(path: Path) -> Refusal:
     return Refusal("undecodable", "a folder, not a file" if readable else "a folder that can't be looked into")
 
 
-def decode_picture(content: bytes) -> NDArray[np.uint8] | Refusal:
+def read_whole_header(content: bytes) -> Header | Refusal:
+    """`read_header`, and of a JPEG without its end marker whether its last blocks are there."""
+    return _with_all_blocks(content, read_header(content))
+
+
+def _of_at_most(pixels: int, header: Header | Refusal) -> Header | Refusal:
+    if isinstance(header, Header) and header.width * header.height > pixels:
+        return Refusal("bomb", f"{header.width} x {header.height} pixels, more than {pixels}")
+    return header
+
+
+def _with_all_blocks(content: bytes, header: Header | Refusal) -> Header | Refusal:
+    if isinstance(header, Header) and header.open_end and not _holds_all_blocks(content):
+        return Refusal(*breaks_off(content))
+    return header
+
+
+def decode_picture(content: bytes, most_pixels: int = MAX_PIXELS) -> NDArray[np.uint8] | Refusal:
     """The pixels (H, W, 3) RGB of the image file whose bytes are `content`, or why there are none."""
-    header = read_header(content)
+    header = _with_all_blocks(content, _of_at_most(most_pixels, read_header(content)))
     if isinstance(header, Refusal):
         return header
+    content = _ended(content) if header.open_end else content
     try:
-        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), DECODE)
+        pixels: object = cv2.imdecode(np.frombuffer(content, np.uint8), DECODE_ALPHA if header.alpha else DECODE)
     except cv2.error as error:
         return Refusal("undecodable", f"the decoder gave up: {error.err}")
+    if header.alpha:
+        pixels = _without_alpha(pixels, content)
+        if isinstance(pixels, Refusal):
+            return pixels
     return _as_promised(pixels, header)
 
 
-def decode_gray_jpeg(content: bytes) -> NDArray[np.uint8] | Refusal:
+def decode_gray_jpeg(content: bytes, most_pixels: int = MAX_PIXELS) -> NDArray[np.uint8] | Refusal:
     """The pixels (H, W, 1) of a JPEG of one colour, or why there are none."""
-    header = read_gray_jpeg_header(content)
+    header = _with_all_blocks(content, _of_at_most(most_pixels, read_gray_jpeg_header(content)))
     if isinstance(header, Refusal):
         return header
+    content = _ended(content) if header.open_end else content
     try:
         plane = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:
@@ -68,6 +97,50 @@ def decode_gray_jpeg(content: bytes) -> NDArray[np.uint8] | Refusal:
 def _as_promised(pixels: object, header: Header) -> NDArray[np.uint8] | Refusal:
     if not isinstance(pixels, np.ndarray):
         return Refusal("undecodable", "the pixels are damaged")
-    if pixels.shape != (header.height, header.width, 3) or pixels.dtype != np.uint8:
-        return Refusal("undecodable", f"the header says {header.width} x {header.height} pixels, the file holds {pixels.shape}")
-    return pixels
+    if pixels.shape != (*header.stored, 3) or pixels.dtype != np.uint8:
+        height, width = header.stored
+        return Refusal("undecodable", f"the header says {width} x {height} pixels, the file holds {pixels.shape}")
+    return turn_upright(pixels, header.orientation)
+
+
+def _without_alpha(pixels: object, content: bytes) -> object:
+    """RGB of decoded BGRA that is opaque everywhere; a refusal where it isn't, since what shows through is the viewer's."""
+    if not isinstance(pixels, np.ndarray) or pixels.ndim != 3:
+        return None
+    alpha = pixels[..., 3] if pixels.shape[2] == 4 else _fourth_bytes(content)  # OpenCV drops a BMP's, whatever it is
+    if alpha is not None and not (alpha == OPAQUE).all():
+        return Refusal("not-8-bit-rgb", "its alpha isn't opaque everywhere; it is not converted: save it as 8-bit RGB")
+    return cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGB if pixels.shape[2] == 4 else cv2.COLOR_BGR2RGB)
+
+
+def _fourth_bytes(content: bytes) -> NDArray[np.uint8] | None:
+    """What a BMP of 32 bits holds beside its colours: alpha, or where it is 0 everywhere nothing; None of other files."""
+    if content[:2] != b"BM":
+        return None
+    start, (width, height) = struct.unpack_from("<I", content, 10)[0], struct.unpack_from("<ii", content, 18)
+    fourth = np.frombuffer(content, np.uint8, 4 * width * abs(height), start)[3::4]
+    return fourth if fourth.any() else None
+
+
+ENDS = (b"\x00" * 64, b"\x55" * 64, b"\xaa" * 64, bytes(range(1, 255)))  # bits that would make different blocks
+
+
+def _holds_all_blocks(content: bytes) -> bool:
+    """Whether a JPEG without its end marker holds the last blocks of its scan: they don't change with what is put behind."""
+    from PIL import Image  # OpenCV's decoder writes a warning to stderr for each
+
+    seen, bare = None, without_comments(content)  # Pillow warns of damaged EXIF
+    for end in ENDS:
+        try:
+            with Image.open(BytesIO(_ended(bare, end)), formats=("JPEG",)) as image:
+                pixels = np.asarray(image)
+        except (OSError, ValueError, SyntaxError):
+            return False
+        if seen is not None and not np.array_equal(pixels, seen):
+            return False
+        seen = pixels
+    return True
+
+
+def _ended(content: bytes, end: bytes = b"") -> bytes:
+    return content.removesuffix(b"\xff") + end + b"\xff\xd9"

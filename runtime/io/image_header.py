@@ -12,16 +12,49 @@ import zlib
 from collections.abc import Callable
 from typing import NamedTuple
 
+from blastscope.runtime.io.exif import PREFIX, SIDEWAYS, UPRIGHT, orientation_in
+from blastscope.runtime.io.jpeg_markers import (
+    APP1,
+    END_OF_IMAGE,
+    FRAMES,
+    RESTART_INTERVAL,
+    START_OF_SCAN,
+    BreaksOff,
+    Coverage,
+    Damaged,
+    Segment,
+    segments,
+)
 from blastscope.runtime.types import Refusal, RefusalCode
 
 MAX_PIXELS = 100_000_000
 
 
 class Header(NamedTuple):
-    """The size of an image that is 8-bit RGB by its header, and whole as far as its structure tells."""
+    """What is known of an image that is 8-bit RGB by its header, and whole as far as its structure tells."""
 
-    width: int
+    width: int  # as it is shown: upright
     height: int
+    orientation: int = UPRIGHT  # by EXIF: how the stored pixels are to be turned
+    alpha: bool = False  # stored beside RGB, to be left out where it is opaque everywhere
+    open_end: bool = False  # of a JPEG: the end marker lacks, and whether the last blocks are there shows when it is decoded
+
+    def held(self, orientation: int) -> Header:
+        """The same for pixels that were taken in this orientation."""
+        sides = (self.height, self.width) if orientation in SIDEWAYS else (self.width, self.height)
+        return Header(*sides, orientation, self.alpha, self.open_end)
+
+    @property
+    def stored(self) -> tuple[int, int]:
+        """Height and width of the pixels as they lie in the file."""
+        return (self.width, self.height) if self.orientation in SIDEWAYS else (self.height, self.width)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was made of the file beside decoding it."""
+        turned = f"turned upright, as its EXIF orientation {self.orientation} says" if self.orientation != UPRIGHT else ""
+        alpha = "its alpha channel, which is opaque everywhere, is dropped" if self.alpha else ""
+        return tuple(filter(None, (turned, alpha, "the JPEG's end marker is missing, no pixel is" if self.open_end else "")))
 
 
 class _Refused(Exception):
@@ -43,7 +76,7 @@ def read_header(content: bytes) -> Header | Refusal:
         return parse(content)
     except _Refused as refused:
         return refused.refusal
-    except (struct.error, IndexError, OverflowError):
+    except (struct.error, ValueError, IndexError, OverflowError):
         return Refusal("undecodable", "the file is truncated in its header")
 
 
@@ -69,7 +102,20 @@ def _whole(content: bytes, needed: int) -> None:
 def _goes_on(content: bytes, needed: int) -> None:
     """The same where the file doesn't say how long it is, but has a mark at its end."""
     if needed > len(content):
-        raise _Refused("undecodable", f"the file is truncated: it breaks off after {len(content)} bytes")
+        raise _breaks_off(content)
+
+
+def _breaks_off(content: bytes) -> _Refused:
+    return _Refused(*breaks_off(content))
+
+
+def breaks_off(content: bytes) -> tuple[RefusalCode, str]:
+    """How a file without its end is refused."""
+    return "undecodable", f"the file is truncated: it breaks off after {len(content)} bytes"
+
+
+BMP_WAYS = {24: (0,), 32: (0, 3)}  # of compression, for so many bits: none, or the places of the colours as masks
+BMP_MASKS = (0xFF0000, 0xFF00, 0xFF)
 
 
 def _bmp(content: bytes) -> Header:
@@ -77,11 +123,11 @@ def _bmp(content: bytes) -> Header:
     width, height, _, bits = struct.unpack_from("<HHHH" if kind == 12 else "<iiHH", content, 18)
     compression = 0 if kind == 12 else struct.unpack_from("<I", content, 30)[0]
     header = _sized(width, abs(height))  # a negative height means that the top row comes first
-    _wants_rgb(f"a BMP of {bits} bits per pixel" if bits != 24 else None)
-    if compression:
+    _wants_rgb(f"a BMP of {bits} bits per pixel" if bits not in BMP_WAYS else None)
+    if compression not in BMP_WAYS[bits] or (compression and struct.unpack_from("<III", content, 54) != BMP_MASKS):
         raise _Refused("undecodable", f"a BMP with compression {compression}")
-    _whole(content, start + (width * 3 + 3) // 4 * 4 * abs(height))
-    return header
+    _whole(content, start + (width * bits // 8 + 3) // 4 * 4 * abs(height))
+    return header._replace(alpha=bits == 32)
 
 
 PNG_KINDS = {0: "gray", 2: "RGB", 3: "palette", 4: "gray with alpha", 6: "RGB with alpha"}
@@ -90,42 +136,53 @@ PNG_KINDS = {0: "gray", 2: "RGB", 3: "palette", 4: "gray with alpha", 6: "RGB wi
 def _png(content: bytes) -> Header:
     width, height, bits, kind = struct.unpack_from(">IIBB", content, 16)
     header = _sized(width, height)
-    _wants_rgb(f"a PNG of {bits}-bit {PNG_KINDS.get(kind, 'unknown')} pixels" if (bits, kind) != (8, 2) else None)
-    offset, name = 8, b""
+    _wants_rgb(f"a PNG of {bits}-bit {PNG_KINDS.get(kind, 'unknown')} pixels" if bits != 8 or kind not in (2, 6) else None)
+    offset, name, alpha, orientation = 8, b"", kind == 6, UPRIGHT
     while name != b"IEND":
         _goes_on(content, offset + 12)
         length, name = struct.unpack_from(">I4s", content, offset)
         _goes_on(content, offset + 12 + length)
-        _wants_rgb("a PNG with a transparent colour" if name == b"tRNS" else None)
         if name == b"acTL":
             raise _Refused("undecodable", "an animated PNG: give each image a file of its own")
         body = memoryview(content)[offset + 4 : offset + 8 + length]
         if zlib.crc32(body) != struct.unpack_from(">I", content, offset + 8 + length)[0]:
             raise _Refused("undecodable", f"the PNG is damaged: wrong checksum at byte {offset}")
+        alpha |= name == b"tRNS"
+        orientation = orientation_in(bytes(body[4:])) if name == b"eXIf" else orientation
         offset += 12 + length
-    return header
+    return header._replace(alpha=alpha).held(orientation)
 
 
 def _webp(content: bytes) -> Header:
     kind = content[12:16]
+    exif = animated = False
     if kind == b"VP8X":
         flags, width, height = content[20], _int24(content, 24) + 1, _int24(content, 27) + 1
-        alpha, animated = bool(flags & 0x10), bool(flags & 0x02)
+        alpha, animated, exif = bool(flags & 0x10), bool(flags & 0x02), bool(flags & 0x08)
     elif kind == b"VP8L":
         (packed,) = struct.unpack_from("<I", content, 21)
         width, height = (packed & 0x3FFF) + 1, (packed >> 14 & 0x3FFF) + 1
-        alpha, animated = bool(packed >> 28 & 1), False
+        alpha = bool(packed >> 28 & 1)
     elif kind == b"VP8 ":
         width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", content, 26))
-        alpha = animated = False
+        alpha = False
     else:
         raise _Refused("undecodable", f"a WebP that starts with chunk {kind!r}")
     header = _sized(width, height)
-    _wants_rgb("a WebP with alpha" if alpha else None)
     if animated:
         raise _Refused("undecodable", "an animated WebP: give each image a file of its own")
     _whole(content, struct.unpack_from("<I", content, 4)[0] + 8)
-    return header
+    return header._replace(alpha=alpha).held(_webp_orientation(content) if exif else UPRIGHT)
+
+
+def _webp_orientation(content: bytes) -> int:
+    offset = 12
+    while offset + 8 <= len(content):
+        name, length = struct.unpack_from("<4sI", content, offset)
+        if name == b"EXIF":
+            return orientation_in(content[offset + 8 : offset + 8 + length])
+        offset += 8 + length + length % 2
+    return UPRIGHT
 
 
 def _int24(content: bytes, offset: int) -> int:
@@ -133,9 +190,6 @@ def _int24(content: bytes, offset: int) -> int:
 
 
 JPEG_KINDS = {1: "gray", 3: "RGB", 4: "CMYK"}
-NO_LENGTH = {0x01, *range(0xD0, 0xD8)}  # markers that stand alone
-FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # start of frame
-AFTER_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)  # the first marker that isn't part of the pixels
 
 
 def read_gray_jpeg_header(content: bytes) -> Header | Refusal:
@@ -144,39 +198,49 @@ def read_gray_jpeg_header(content: bytes) -> Header | Refusal:
         return _jpeg(content, components=1)
     except _Refused as refused:
         return refused.refusal
-    except (struct.error, IndexError, OverflowError):
+    except (struct.error, ValueError, IndexError, OverflowError):
         return Refusal("undecodable", "the JPEG is truncated in its header")
 
 
 def _jpeg(content: bytes, components: int = 3) -> Header:
     """Walks the markers to the end: a decoder fills up what a truncated file lacks, and says nothing."""
     header: Header | None = None
-    offset = 2
-    while True:
-        _goes_on(content, offset + 2)
-        if content[offset] != 0xFF:
-            raise _Refused("undecodable", f"the JPEG is damaged: no marker at byte {offset}")
-        marker = content[offset + 1]
-        if marker == 0xD9 and header:
-            return header
-        if marker == 0xFF or marker in NO_LENGTH:  # 0xFF: a fill byte
-            offset += 1 if marker == 0xFF else 2
-            continue
-        (length,) = struct.unpack_from(">H", content, offset + 2)
-        if marker in FRAMES:
-            header = _jpeg_frame(content, offset, components)
-        offset += 2 + length
-        if marker == 0xDA:
-            following = AFTER_SCAN.search(content, offset)
-            offset = following.start() if following else len(content)
+    found: list[Segment] = []
+    try:
+        for segment in segments(content):
+            found.append(segment)
+            if segment.marker in FRAMES:
+                header = _jpeg_frame(segment.body, components)
+    except Damaged as damage:
+        raise _Refused("undecodable", f"the JPEG is damaged: no marker at byte {damage.offset}") from damage
+    except BreaksOff:
+        found = []
+    if header is None or not found:
+        raise _breaks_off(content)
+    ended = found[-1].marker == END_OF_IMAGE
+    if not ended and not _holds_all_scans(content, found):
+        raise _breaks_off(content)
+    exif = next((one.body for one in found if one.marker == APP1 and one.body.startswith(PREFIX)), b"")
+    return header.held(orientation_in(exif))._replace(open_end=not ended)
 
 
-def _jpeg_frame(content: bytes, offset: int, wanted: int) -> Header:
-    bits, height, width, components = struct.unpack_from(">BHHB", content, offset + 4)
+def _jpeg_frame(body: bytes, wanted: int) -> Header:
+    bits, height, width, components = struct.unpack_from(">BHHB", body)
     header = _sized(width, height)
     found = f"a JPEG of {bits}-bit {JPEG_KINDS.get(components, f'{components}-channel')} pixels"
     _wants_rgb(found if (bits, components) != (8, wanted) else None)
     return header
+
+
+def _holds_all_scans(content: bytes, found: list[Segment]) -> bool:
+    frame = next(one for one in found if one.marker in FRAMES)
+    coverage = Coverage.of_frame(frame.body)
+    for one in found:
+        if one.marker == RESTART_INTERVAL:
+            (coverage.interval,) = struct.unpack_from(">H", one.body)
+        if one.marker == START_OF_SCAN:
+            coverage.add(one.body, content[slice(*one.pixels)])
+    return coverage.complete
 
 
 Parser = Callable[[bytes], Header]

@@ -6,7 +6,8 @@ Where a user's cache lies.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import platformdirs
@@ -14,30 +15,75 @@ import platformdirs
 from blastscope.runtime.errors import DataError, UsageError
 from blastscope.runtime.io.image_decode import SUFFIXES
 
+# Files that nobody takes for a picture. What is neither read nor one of them is told of: a camera may write it.
+FOREIGN = {
+    *("", ".csv", ".doc", ".docx", ".geojson", ".htm", ".html", ".ini", ".json", ".log", ".md", ".ods", ".odt", ".pdf", ".ppt"),
+    *(".pptx", ".rtf", ".tsv", ".txt", ".xls", ".xlsx", ".xml", ".yaml", ".yml", ".toml", ".7z", ".gz", ".rar", ".tar", ".zip"),
+    *(".bat", ".cfg", ".dat", ".db", ".dll", ".exe", ".ipynb", ".lnk", ".m", ".md5", ".py", ".r", ".sh", ".sha256", ".url"),
+}
+MOST_SUFFIXES, LONGEST_SUFFIX = 9, 12
 
-def find_images(paths: Iterable[Path | str]) -> list[Path]:
+
+class PassedOver:
+    """Which files of folders were not taken, by their suffixes; hidden and plainly foreign ones don't count."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    def note(self, name: str) -> None:
+        """A file that was not taken."""
+        suffix = Path(name).suffix.lower()
+        if not name.startswith(".") and suffix not in FOREIGN:
+            self.counts[suffix if len(suffix) <= LONGEST_SUFFIX else "other"] += 1
+
+    def __bool__(self) -> bool:
+        return bool(self.counts)
+
+    def __str__(self) -> str:
+        """For people: '2 .heic, 1 .jp2'."""
+        often = sorted(self.counts.items(), key=lambda item: (-item[1], item[0]))
+        shown = [f"{count} {suffix}" for suffix, count in often[:MOST_SUFFIXES]]
+        return ", ".join(shown) + (", and others" if len(self.counts) > MOST_SUFFIXES else "")
+
+
+def left_out(passed: PassedOver) -> Iterator[str]:
+    """What is to be said of files that were passed over; nothing where none was."""
+    if passed:
+        yield f"left out of the folders, by their suffix: {passed} (name a file itself to have it tried)"
+
+
+def find_images(paths: Iterable[Path | str], *, passed: PassedOver | None = None) -> list[Path]:
     """The images that `paths` name, in the order given: files as they are, folders as the image files below them, sorted.
+
+    Files in folders that aren't taken are noted in `passed`.
 
     A file is taken whatever its suffix, a path with nothing behind it too, and a folder that can't be looked into: classifying
     gives each a refusal. Raises `DataError` for a folder without an image.
     """
     found: list[Path] = []
     for path in as_paths(paths):
-        found += _images_below(path) if path.is_dir() else [path]
+        found += _images_below(path, PassedOver() if passed is None else passed) if path.is_dir() else [path]
     return found
 
 
-def _images_below(folder: Path) -> list[Path]:
+def _images_below(folder: Path, passed: PassedOver) -> list[Path]:
+    images: list[Path] = []
     unread: list[Path] = []
-    images = [
-        Path(place) / name
-        for place, _, names in os.walk(folder, onerror=lambda error: unread.append(Path(error.filename)))
-        for name in names
-        if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
-    ]
+    for place, _, names in os.walk(folder, onerror=lambda error: unread.append(Path(error.filename))):
+        for name in names:
+            if Path(name).suffix.lower() not in SUFFIXES:
+                passed.note(name)
+            elif not name.startswith("."):
+                images.append(Path(place) / name)
     if not (images or unread):
-        raise DataError(folder, f"holds no image: looked for {', '.join(SUFFIXES)}")
+        raise nothing_in(folder, "image", SUFFIXES, passed)
     return sorted([*images, *unread])
+
+
+def nothing_in(folder: Path, kind: str, suffixes: Sequence[str], passed: PassedOver) -> DataError:
+    """The error of a folder that holds nothing to look at."""
+    instead = f"; it holds {passed}" if passed else ""
+    return DataError(folder, f"holds no {kind}: looked for {', '.join(suffixes)}{instead}")
 
 
 def as_paths(paths: Iterable[Path | str]) -> Iterator[Path]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -19,8 +22,8 @@ from blastscope.cli import app
 from blastscope.cli.examine import line
 from blastscope.runtime.frames.report.theme import names_of, title_of
 from blastscope.runtime.frames.report.writers import COLUMNS, OutputOptions, ReportWriter
-from blastscope.runtime.frames.types import FrameParameters, FrameReport
-from blastscope.runtime.types import Audit
+from blastscope.runtime.frames.types import FrameCell, FrameParameters, FrameReport, SegmentedCell
+from blastscope.runtime.types import Audit, Refusal
 
 RUNNER = CliRunner()
 
@@ -76,6 +79,63 @@ def test_people_get_a_table_and_a_refused_cell_is_a_finding(bundle: Path, folder
     assert int(refused) > 0  # a cell of this frame is cut off
     assert (scale, source, path) == ("0.0800", "given", str(folder / "a.jpg"))
     assert head.index("frame") == line.index(path)
+
+
+def test_files_of_a_folder_that_are_left_out_are_told_of(bundle: Path, folder: Path) -> None:
+    (folder / "deep" / "phone.heic").touch()
+    result = run(folder, "--bundle", bundle)
+    assert "left out of the folders, by their suffix: 1 .heic (name a file itself" in result.stderr
+    assert "left out" not in run(folder / "a.jpg", "--bundle", bundle).stderr
+
+
+ODD = "\x1b[31mred\x9b2J\r\n.png"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="such a name can't be given there")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["examine", "ODD"],
+        ["examine", "."],
+        ["classify", "ODD"],
+        ["explain", "ODD"],
+        ["validate", ".", "--labels", "ODD"],
+        ["examine", "ODD", "--csv", "ODD"],
+        ["examine", "x.png", "--csv", "ODD/x.csv"],
+        ["examine", "x.png", "--bundle", "ODD"],
+        ["examine", "--ODD"],
+        ["ODD"],
+    ],
+)
+def test_escape_sequences_in_names_never_reach_the_terminal(
+    words: list[str], bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(ODD).write_bytes(b"no image")
+    words = [word.replace("ODD", ODD) for word in words]
+    result = RUNNER.invoke(app, words if "--bundle" in words or len(words) == 1 else [*words, "--bundle", str(bundle)])
+    assert result.exit_code in (1, 2, 3), result.exception
+    told = result.stdout + result.stderr
+    assert not re.search("[\x1b\x9b\r]", told)
+    if words[1:2] != ["."] or words[0] == "examine":
+        assert "x1b[31mred" in told
+
+
+def test_a_table_holds_no_formula_and_a_row_a_cell_whatever_frames_are_called(tmp_path: Path) -> None:
+    names = ["=1+1.png", "+1.png", "-1.png", "@a.png", "\t=1.png", 'a\rb,c\n"d.png', "/x/=1.png", "plain.png"]
+    audit = Audit("b" * 64, "e", "openvino", "CPU", "fp16", "f32")
+    papers = ReportWriter(OutputOptions(csv=tmp_path / "cells.csv"), [Path(name) for name in names])
+    outline = np.asarray([(0, 0), (9, 0), (9, 9)], np.int32)
+    cell = FrameCell(SegmentedCell((0, 0, 9, 9), outline, None, Refusal("clumped", "it is")), None)  # type: ignore[arg-type]
+    for name in names:
+        papers.add(FrameReport((cell,), None, path=Path(name)), audit)
+    papers.finish("a", audit)
+    content = (tmp_path / "cells.csv").read_bytes().decode()
+    rows = list(csv.DictReader(io.StringIO(content, newline="")))
+    assert [row["number"] for row in rows] == ["1"] * len(names)
+    assert [Path(row["path"]) for row in rows] == [Path(name) for name in names]
+    assert not any(row["path"].startswith(("=", "+", "-", "@", "\t", "\r")) for row in rows)
+    assert content.count("\r") == 1  # that of the name
 
 
 def test_what_there_is_to_say_of_a_frame_stands_behind_its_path() -> None:

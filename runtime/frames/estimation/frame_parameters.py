@@ -25,6 +25,8 @@ Densities = NDArray[np.float32]  # (H, W), natural optical density in one channe
 Stain = NDArray[np.int16]  # (H, W), in 1/STEP
 Numbers = NDArray[np.intp]  # of pixels
 
+ASSUMED = "too few red cells show its scale: {:.4g} micrometres a pixel are assumed, and cells may be missed"
+FEWEST_NUCLEAR = 30  # pixels of the reduced picture that are stained like a nucleus, for the scale to matter
 EMPTY: Colour = (255.0, 255.0, 255.0)
 PIXELS = 60_000  # of the reduced picture that colours are measured on
 LEAST_DENSITY = 0.12  # natural, in all three channels together: what is fainter has no colour to speak of
@@ -82,6 +84,7 @@ def estimate_frame_parameters(
     at = round(nucleus_threshold * STEP)
     red_cells = measure_red_cells(pictures, content, lambda part: _near_nuclei(part, glass, axis, at), level)
     scale = choose_scale(given, stated_um, red_cells, spec.red_cell_um)
+    unknown = scale.source == "assumed" and np.count_nonzero(stain > at) > FEWEST_NUCLEAR
     return FrameParameters(
         scale.pixel_um,
         scale.source,
@@ -91,7 +94,7 @@ def estimate_frame_parameters(
         cell_threshold,
         content,
         extent,
-        scale.note,
+        ASSUMED.format(scale.pixel_um) if unknown else scale.note,
     )
 
 

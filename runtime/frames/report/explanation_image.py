@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from blastscope.runtime.frames.report.theme import FAINT, INK, LOOKS, PAPER, printable, rgb
+from blastscope.runtime.frames.report.theme import FAINT, INK, LOOKS, PAPER, rgb
 from blastscope.runtime.inference.explanation import Explanation
+from blastscope.runtime.io.printable import printable
 
 SIDE, GAP, HEAD, FOOT = 480, 16, 44, 58
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from blastscope.runtime.frames.types import FrameCell, FrameReport
+from blastscope.runtime.io.printable import printable
 
 Kind = Literal["all", "hem", "refused"]
 
@@ -47,14 +48,15 @@ def caution(*, validated: bool) -> str:
 
 
 def without_scale(report: FrameReport) -> bool:
-    """Whether cells were looked at on a scale that nobody knows."""
-    return bool(report.cells) and report.facts is not None and report.facts.scale_source == "assumed"
+    """Whether something that may be cells was looked at on a scale that nobody knows: on a wrong one none may be found."""
+    facts = report.facts
+    return facts is not None and facts.scale_source == "assumed" and bool(report.cells or facts.scale_note)
 
 
 def doubts(count: int) -> list[str]:
     """What is to be said where `count` frames are `without_scale`."""
-    told = "so it is only assumed: give the micrometres per pixel, or trust no call there"
-    return [f"too few red cells show the scale of {count} of the frames with white cells, {told}"] if count else []
+    told = "so it is only assumed: give the micrometres per pixel, or trust no call there, nor that a frame holds no cell"
+    return [f"too few red cells show the scale of {count} of the frames, {told}"] if count else []
 
 
 def rgb(colour: str) -> tuple[int, int, int]:
@@ -68,11 +70,6 @@ def words_of(cell: FrameCell) -> str:
         return cell.refusal.code
     assert cell.prediction is not None
     return f"{LOOKS[style_of(cell)].name} {cell.prediction.probability:.2f}"
-
-
-def printable(text: object) -> str:
-    """`text` as it can be printed anywhere: the name of a file may hold bytes that are no text."""
-    return str(text).encode("utf-8", "replace").decode("utf-8")
 
 
 def names_of(paths: Iterable[Path | None]) -> dict[Path | None, str]:

@@ -64,7 +64,7 @@ class ThumbnailCollector:
                 shown = Thumbnail(report, self._thumbs(scan, report), self._map(scan, report))
                 with self._lock:
                     self._shown[report.path].append(shown)
-        except ReadError:  # a file that changes meanwhile: its report stands, without pictures
+        except (ReadError, MemoryError):  # a file that changes meanwhile, or too large a picture: the report stands without
             return
 
     def shown(self, report: FrameReport) -> Thumbnail:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,16 +13,18 @@ from urllib.parse import quote
 from blastscope.runtime.errors import DataError, UsageError
 from blastscope.runtime.frames.report.contact_sheet import draw_contact_sheet
 from blastscope.runtime.frames.report.html_report import diameter_um, render_slide_report
-from blastscope.runtime.frames.report.theme import names_of, printable
+from blastscope.runtime.frames.report.theme import names_of
 from blastscope.runtime.frames.report.thumbnails import MOST_MAPS, Thumbnail, ThumbnailCollector
 from blastscope.runtime.frames.types import FrameReport
 from blastscope.runtime.io.atomic import check_place, write_file
+from blastscope.runtime.io.printable import without_surrogates
 from blastscope.runtime.io.slides.slide import OVERLAY
 from blastscope.runtime.types import Audit
 
 MOST_NAME = 180  # bytes of a frame's name that its overlay and page take on: a file's may have 255, and theirs are longer
 PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 PAGES = {".html", ".htm"}
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # how a cell begins that a spreadsheet computes
 COLUMNS = (
     *("path", "number", "x0", "y0", "x1", "y1", "label", "probability", "score", "voter", "refusal", "detail"),
     *("pixel_um", "scale_source", "diameter_um", "validated"),
@@ -142,15 +145,27 @@ def _rows(report: FrameReport) -> list[list[object]]:
         row, across = cell.row(), diameter_um(cell, report)
         call = [row["label"], row["probability"], row["score"], row["voter"], row["refusal"], row["detail"]]
         scale = [facts.pixel_um, facts.scale_source, round(across, 2) if across else None] if facts else [None] * 3
-        path = printable(report.path) if report.path else None
+        path = _as_data(report.path) if report.path else None
         rows.append([path, number, *row["box"], *call, *scale, str(report.validated).lower()])
     return rows
 
 
+def _as_data(path: Path) -> str:
+    """The path as a spreadsheet takes no formula from it, and programs still open it."""
+    text = without_surrogates(path)
+    return f"./{text}" if text.startswith(FORMULA) else text
+
+
 def _write_rows(rows: list[list[object]], path: Path) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerows([COLUMNS, *rows])
+        file.writelines(map(_line, [COLUMNS, *rows]))
+
+
+def _line(row: Sequence[object]) -> str:
+    """Ends with a line feed alone, and quotes what holds a carriage return: Python's writer does either."""
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\r\n").writerow(row)
+    return text.getvalue().removesuffix("\r\n") + "\n"
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -7,12 +7,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
+from itertools import count
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.frames.mask_geometry import Mask, Region, approx_distance_to, boxes_apart, union, window_around
+from blastscope.runtime.frames.mask_geometry import (
+    Mask,
+    Region,
+    apart_from,
+    approx_distance_to,
+    boxes_apart,
+    boxes_of,
+    union,
+    window_around,
+)
 from blastscope.runtime.frames.segmentation.split_nuclei import largest_component
 
 GAP_UM = 4.0  # between lobes
@@ -44,19 +55,33 @@ def merge_lobes(parts: list[Region], cellular: Mask, inside: Mask, um: float) ->
 
     `cellular` masks what is stained like white cells, `inside` what the frame shows.
     """
-    parts = list(parts)
-    open_pairs = [pair for index, one in enumerate(parts) for other in parts[:index] if (pair := _pair(one, other, um))]
+    parts, boxes = list(parts), boxes_of(parts)
+    number = count()  # of pairs of one rank the first that was met
+    open_pairs = [
+        (pair.rank, next(number), pair)
+        for index, one in enumerate(parts)
+        for near in np.flatnonzero(apart_from(one, boxes[:index]) * um <= GAP_UM).tolist()
+        if (pair := _pair(one, parts[near], um))
+    ]
+    heapify(open_pairs)
+    gone: set[Region] = set()
     while open_pairs:
-        pair = min(open_pairs, key=lambda pair: pair.rank)
-        rest = [part for part in parts if part is not pair.one and part is not pair.other]
-        if pair.length * um * um > SURE_UM**2 and not _one_cell(pair, rest, cellular, inside, um=um):
-            open_pairs.remove(pair)
+        _, _, pair = heappop(open_pairs)
+        if pair.one in gone or pair.other in gone:
             continue
+        if pair.length * um * um > SURE_UM**2:
+            apart = np.minimum(apart_from(pair.one, boxes), apart_from(pair.other, boxes))
+            near = [parts[index] for index in np.flatnonzero(apart <= 2 * math.ceil(AROUND_UM / um)).tolist()]
+            if not _one_cell(pair, near, cellular, inside, um=um):
+                continue
         whole = union(pair.one, pair.other)
-        gone = (pair.one, pair.other)
-        open_pairs = [left for left in open_pairs if left.one not in gone and left.other not in gone]
-        open_pairs += [pair for part in rest if (pair := _pair(whole, part, um))]
-        parts = [*rest, whole]
+        gone |= {pair.one, pair.other}
+        parts = [part for part in parts if part not in gone]
+        for part in parts:
+            if pair := _pair(whole, part, um):
+                heappush(open_pairs, (pair.rank, next(number), pair))
+        parts.append(whole)
+        boxes = boxes_of(parts)
     return parts
 
 
@@ -84,16 +109,16 @@ def _squares(some: NDArray[np.int32], others: NDArray[np.int32]) -> NDArray[np.i
     return np.asarray(across * across + down * down, np.int32)
 
 
-def _one_cell(pair: _Pair, rest: list[Region], cellular: Mask, inside: Mask, *, um: float) -> bool:
-    """Whether what lies around the pair, and nearer to it than to any other part, is as round as one cell."""
+def _one_cell(pair: _Pair, near: list[Region], cellular: Mask, inside: Mask, *, um: float) -> bool:
+    """Whether what lies around the pair, and nearer to it than to any other part `near` it, is as round as one cell."""
     margin = math.ceil(AROUND_UM / um)
     window = window_around([pair.one, pair.other], margin, cellular.shape)
     nuclei = pair.one.on(window) | pair.other.on(window)
     far = approx_distance_to(nuclei)
     around = cellular[window] & (far <= AROUND_UM / um)
     others = np.zeros_like(nuclei)
-    for part in rest:
-        if min(boxes_apart(part, pair.one), boxes_apart(part, pair.other)) <= 2 * margin:
+    for part in near:
+        if part not in (pair.one, pair.other):
             others |= part.on(window)
     if others.any():
         around &= far < approx_distance_to(others)

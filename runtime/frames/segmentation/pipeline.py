@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import cv2
 import numpy as np
@@ -15,14 +16,15 @@ from blastscope.runtime.frames.segmentation.cytoplasm import GROW_UM, grow_cytop
 from blastscope.runtime.frames.segmentation.merge_lobes import merge_lobes
 from blastscope.runtime.frames.segmentation.qc import reject
 from blastscope.runtime.frames.segmentation.region_view import view_region
-from blastscope.runtime.frames.segmentation.split_nuclei import large_enough, split_nuclei
+from blastscope.runtime.frames.segmentation.split_nuclei import MOST_PARTS, large_enough, split_nuclei
 from blastscope.runtime.frames.segmentation.stain_map import StainMap, make_stain_map
 from blastscope.runtime.frames.types import FrameParameters, FrameSpecification, SegmentedCell
+from blastscope.runtime.io.concurrency import SingleThread
 from blastscope.runtime.types import Box
 
 MARGIN_UM = GROW_UM + 2.0
+CROWDED_PIXELS = 1_000_000  # of the picture at working resolution, some 40 bytes each
 COARSEST_UM = 1.2  # a pixel: beyond it a nucleus is five pixels across, and anything could be one
-MOST_PARTS = 800  # so many specks in one place are noise or dirt, not nuclei
 
 
 def reach_px(facts: FrameParameters, spec: FrameSpecification) -> int:
@@ -31,19 +33,30 @@ def reach_px(facts: FrameParameters, spec: FrameSpecification) -> int:
 
 
 def segment_cells(
-    frame: NDArray[np.uint8] | ImagePyramid, facts: FrameParameters, spec: FrameSpecification, *, threads: int | None = None
+    frame: NDArray[np.uint8] | ImagePyramid,
+    facts: FrameParameters,
+    spec: FrameSpecification,
+    *,
+    threads: int | None = None,
+    crowded: SingleThread | None = None,
 ) -> tuple[SegmentedCell, ...]:
     """The white cells of `frame` (H, W, 3) uint8 RGB, top to bottom and left to right; none on pixels of over 1.2 um.
 
     At most `threads` look for stain in an array, or as many as the process may use; their number changes nothing.
     A turned or flipped frame has its cells turned, one shifted within empty glass has them shifted, to the pixel.
+    Whoever looks at several frames at once gives all of them the same `crowded`: there goes what hangs together over much of a
+    frame, since that takes ten times the memory of the rest.
     """
     pictures = image_pyramid(frame, threads)
     if pictures.frame.size == 0 or facts.pixel_um > COARSEST_UM:
         return ()
     whole = make_stain_map(pictures, facts)
     # one after the other: a place is many short steps, for which two threads took longer than one
-    found = [cell for place in find_candidates(whole) for cell in _cells_at(whole, place)]
+    found = []
+    for place in find_candidates(whole):
+        x0, y0, x1, y1 = place.box
+        look = partial(_cells_at, whole, place)
+        found += crowded.run(look) if crowded and (x1 - x0) * (y1 - y0) > CROWDED_PIXELS else look()
     return tuple(sorted(found, key=lambda cell: (cell.box[1], cell.box[0])))
 
 

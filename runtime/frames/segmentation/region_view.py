@@ -53,7 +53,8 @@ def view_region(whole: StainMap, place: CandidateRegion, margin_um: float) -> Re
     own = _own(place, window)
     if whole.surround is not None:
         inside &= 1 - downsample(whole.surround, window)
-    stain = _summed(raw) * inside
+    stain = _summed(raw)
+    stain *= inside
     level = round(facts.nucleus_threshold * UNIT)
     usual = stain[(stain > level) & (own > 0)]
     if len(usual) and not place.wide:  # a tile may not show all of a wide place

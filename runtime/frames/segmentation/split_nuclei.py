@@ -9,14 +9,17 @@ By outlines: OpenCV's labelling takes as long, and wakes threads of its own, whi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.frames.mask_geometry import Mask, Region, distance_inside, erode_by, region_of, squares_to
+from blastscope.runtime.frames.mask_geometry import Mask, Region, disc, distance_inside, erode_by, region_of
+from blastscope.runtime.frames.segmentation.influence_zones import influence_zones
 
 HOLE_UM2 = 4.0  # smaller gaps in a nucleus are chromatin
 PART_UM = 0.5  # inscribed radius of the least lobe
@@ -26,11 +29,38 @@ NECK = 0.72  # a neck narrower than this share of both parts parts them
 STEP_UM = 0.2  # between the depths at which necks are looked for
 LEAST_UM2 = 14.0  # a platelet covers less
 LEAST_RADIUS_UM = 1.0
+MOST_PARTS = 800  # so many in one place are noise or dirt, not nuclei
+# What is wider than two cells and covers so little of its box is a hair, a ruling or a net of fibrin. Each has the box of a
+# whole frame, which a thousand of them would fill the memory with.
+SPRAWL_UM, SPRAWL_SHARE = 52.0, 0.1
+THREAD_UM = 2.0  # half the width of what is taken for a thread there: nuclei on it are wider
 
 
 def split_nuclei(stained: Mask, um: float) -> list[Region]:
-    """The parts of what is stained in a picture of `um` micrometres a pixel, cut at their necks."""
-    return [part for piece in smooth_pieces(stained, um).drawn(PART_UM2 / um**2) for part in _cut(piece, um)]
+    """The parts of what is stained in a picture of `um` micrometres a pixel, cut at their necks.
+
+    At the part that is one more than `MOST_PARTS` it stops: so many are noise, and nobody asks which.
+    """
+    smooth = smooth_pieces(stained, um)
+    least, widest = PART_UM2 / um**2, SPRAWL_UM / um
+    parts: list[Region] = []
+    for piece in chain(smooth.drawn(least, widest), _without_threads(smooth, stained.shape, um)):
+        parts += _cut(piece, um)
+        if len(parts) > MOST_PARTS:
+            break
+    return parts
+
+
+def _without_threads(smooth: Components, shape: tuple[int, ...], um: float) -> Iterator[Region]:
+    """What is left of pieces that sprawl, such as hairs and rulings, where they are no wider than a thread: nuclei on them."""
+    threads = smooth.sprawling(SPRAWL_UM / um)
+    if not threads:
+        return
+    mask = np.zeros(shape[:2], np.uint8)
+    cv2.drawContours(mask, threads, -1, (1,), cv2.FILLED)
+    reach = THREAD_UM / um
+    wide = np.asarray(cv2.dilate(erode_by(mask, reach), disc(reach)), np.uint8)
+    yield from components_of(wide).drawn(PART_UM2 / um**2, SPRAWL_UM / um)
 
 
 def smooth_pieces(stained: Mask, um: float) -> Components:
@@ -52,11 +82,10 @@ def _cut(whole: Region, um: float) -> list[Region]:
     seeds = [] if _convex(own) else _seeds(region_of(own), distance_inside(own), um)
     if len(seeds) < 2:
         return [whole]
-    every = slice(0, own.shape[0]), slice(0, own.shape[1])
-    squares = np.stack([squares_to(seed.on(every)) for seed in seeds])
-    least = squares == squares.min(axis=0)
-    claimed = own & (least.sum(axis=0) == 1)
-    return [region_of(claimed & theirs, (whole.x, whole.y)) for theirs in least]
+    if len(seeds) > MOST_PARTS:
+        return seeds
+    zones = influence_zones(region_of(own), seeds, math.ceil(SPRAWL_UM / um))
+    return [replace(zone, x=zone.x + whole.x, y=zone.y + whole.y) for zone in zones]
 
 
 def _reaches(mask: Mask, radius: float) -> bool:
@@ -69,9 +98,22 @@ def _convex(own: Mask) -> bool:
     return cv2.contourArea(outlines[0]) >= CONVEX * cv2.contourArea(cv2.convexHull(outlines[0]))
 
 
-def _seeds(seed: Region, depth: NDArray[np.float32], um: float, first: int = 1) -> list[Region]:
-    """The cores of what necks part, found by sinking into `seed` until it falls apart, from the step `first` of STEP_UM on."""
-    deep = depth[seed.window] * seed.mask
+def _seeds(whole: Region, depth: NDArray[np.float32], um: float) -> list[Region]:
+    """The cores of what necks part, found by sinking into `whole`, step by step of STEP_UM, until it falls apart."""
+    waiting, found = [(whole, 1)], list[Region]()
+    while waiting and len(waiting) + len(found) <= MOST_PARTS:
+        seed, first = waiting.pop()
+        deep = depth[seed.window] * seed.mask
+        cores, here = _fall_apart(seed, deep, um, first)
+        if cores:
+            waiting += [(core, here + 1) for core in reversed(cores)]
+        else:
+            found.append(seed)
+    return found + [seed for seed, _ in waiting]
+
+
+def _fall_apart(seed: Region, deep: NDArray[np.float32], um: float, first: int) -> tuple[list[Region], int]:
+    """What `seed` falls into at the first step, from `first` on, where it does, and that step; nothing where it never does."""
     step, deepest = STEP_UM / um, float(deep.max())
     while first * step < NECK * deepest:
         # cores worth the name at this step reach deeper than `last`: what is one piece there was one all the way down to it
@@ -80,16 +122,16 @@ def _seeds(seed: Region, depth: NDArray[np.float32], um: float, first: int = 1) 
             for here in range(first, last + 1):
                 cores = _cores(seed, deep, here * step, um)
                 if len(cores) > 1:
-                    return [part for core in cores for part in _seeds(core, depth, um, here + 1)]
+                    return cores, here
         first = last + 1
-    return [seed]
+    return [], first
 
 
 def _cores(seed: Region, deep: NDArray[np.float32], level: float, um: float) -> list[Region]:
     """The cores of `seed` below `level` that are worth the name, by how `deep` it is; none where it is in one piece."""
     pieces = components_of((deep > level).view(np.uint8))
     found = []
-    for core in pieces.drawn() if len(pieces) > 1 else ():
+    for core in pieces.drawn(widest=SPRAWL_UM / um) if len(pieces) > 1 else ():
         most = float((deep[core.window] * core.mask).max())
         if level < NECK * most and most * um > PART_UM:
             found.append(replace(core, x=seed.x + core.x, y=seed.y + core.y))
@@ -110,20 +152,36 @@ class Components:
         """How many there are."""
         return sum(outer < 0 for *_, outer in self.levels)
 
-    def drawn(self, least: float = 0.0) -> Iterator[Region]:
-        """Each piece of at least so many pixels, in pixels of the mask."""
-        for outline, (_, _, hole, outer) in zip(self.outlines, self.levels, strict=True):
+    def drawn(self, least: float = 0.0, widest: float = math.inf) -> Iterator[Region]:
+        """Each piece of at least so many pixels, in pixels of the mask, but for those that sprawl wider than `widest`."""
+        for number, (outline, (*_, outer)) in enumerate(zip(self.outlines, self.levels, strict=True)):
             x, y, width, height = cv2.boundingRect(outline)
-            if outer < 0 and width * height >= least:
-                edges = [outline]
-                while hole >= 0:
-                    edges.append(self.outlines[hole])
-                    hole = self.levels[hole][0]
+            if outer < 0 and width * height >= least and not self._sprawls(number, widest):
                 own = np.zeros((height, width), np.uint8)
-                cv2.drawContours(own, edges, -1, (1,), cv2.FILLED, offset=(-x, -y))
+                cv2.drawContours(own, self._edges(number), -1, (1,), cv2.FILLED, offset=(-x, -y))
                 area = cv2.countNonZero(own)
                 if area >= least:
                     yield Region(x, y, own, area)
+
+    def sprawling(self, widest: float) -> list[Outline]:
+        """The outlines, of their holes too, of the pieces that are wider than `widest` and cover little of their box."""
+        outer = [number for number, (*_, around) in enumerate(self.levels) if around < 0]
+        return [edge for number in outer if self._sprawls(number, widest) for edge in self._edges(number)]
+
+    def _sprawls(self, number: int, widest: float) -> bool:
+        _, _, width, height = cv2.boundingRect(self.outlines[number])
+        if max(width, height) <= widest:
+            return False
+        whole, *holes = (cv2.contourArea(edge) for edge in self._edges(number))
+        return whole - sum(holes) < SPRAWL_SHARE * width * height
+
+    def _edges(self, number: int) -> list[Outline]:
+        """The outline of a piece and those of its holes."""
+        edges, hole = [self.outlines[number]], self.levels[number][2]
+        while hole >= 0:
+            edges.append(self.outlines[hole])
+            hole = self.levels[hole][0]
+        return edges
 
     def holes(self, largest: float) -> list[Outline]:
         """The outlines of the holes of up to `largest` pixels."""

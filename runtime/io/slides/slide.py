@@ -16,10 +16,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.errors import BlastscopeError, Closed, DataError
-from blastscope.runtime.io.image_decode import SUFFIXES, decode_picture, read_content, refused_folder
-from blastscope.runtime.io.image_header import MAX_PIXELS, Header, read_header
-from blastscope.runtime.io.paths import as_paths
+from blastscope.runtime.errors import BlastscopeError, Closed
+from blastscope.runtime.io.image_decode import SUFFIXES, decode_picture, read_content, read_whole_header, refused_folder
+from blastscope.runtime.io.image_header import MAX_PIXELS, Header
+from blastscope.runtime.io.paths import PassedOver, as_paths, nothing_in
 from blastscope.runtime.io.slides.container import HEAD_BYTES, Container, container_of
 from blastscope.runtime.io.slides.ome_zarr import ZarrSlide, is_zarr
 from blastscope.runtime.io.slides.tiff import TiffSlide, look_into_tiff
@@ -95,7 +95,7 @@ class EncodedSlide(ArraySlide):
 
     def __init__(self, content: bytes, header: Header) -> None:
         self._content, self._decoding = content, threading.Lock()
-        self.width, self.height = header.width, header.height
+        self.width, self.height, self.notes = header.width, header.height, header.notes
 
     def read(self, box: Box) -> NDArray[np.uint8]:
         """See `Slide`."""
@@ -128,7 +128,7 @@ def open_slide(path: Path | str) -> Slide | Refusal:
         content = read_content(path)
         if isinstance(content, Refusal):
             return content
-        header = read_header(content)
+        header = read_whole_header(content)
         return header if isinstance(header, Refusal) else EncodedSlide(content, header)
 
     return _guarded(opened)
@@ -140,7 +140,7 @@ def _guarded(opened: Callable[[], T | Refusal]) -> T | Refusal:
         return opened()
     except ReadError as unreadable:
         return unreadable.refusal
-    except BlastscopeError:
+    except (BlastscopeError, MemoryError):
         raise
     except OSError as error:
         return Refusal("undecodable", f"can't be read: {error.strerror or error}")
@@ -210,29 +210,34 @@ def read_overview(scan: Slide, longest_px: int) -> NDArray[np.uint8]:
     return out
 
 
-def find_frames(paths: Iterable[Path | str]) -> list[Path]:
+def find_frames(paths: Iterable[Path | str], *, passed: PassedOver | None = None) -> list[Path]:
     """The frames that `paths` name, in the order given: files and OME-Zarrs as they are, folders as what is below them, sorted.
 
     A file is taken whatever its suffix, a path with nothing behind it too, and a folder that can't be looked into: each gets a
-    refusal. Raises `DataError` for a folder without a frame.
+    refusal. Files in folders that aren't taken are noted in `passed`. Raises `DataError` for a folder without a frame.
     """
     found: list[Path] = []
+    passed = PassedOver() if passed is None else passed
     for path in as_paths(paths):
-        below = sorted(_frames_below(path)) if path.is_dir() and not is_zarr(path) else [path]
+        below = sorted(_frames_below(path, passed)) if path.is_dir() and not is_zarr(path) else [path]
         if not below:
-            raise DataError(path, f"holds no frame: looked for {', '.join((*SCAN_SUFFIXES, '.zarr'))}")
+            raise nothing_in(path, "frame", (*SCAN_SUFFIXES, ".zarr"), passed)
         found += below
     return found
 
 
-def _frames_below(folder: Path) -> Iterator[Path]:
+def _frames_below(folder: Path, passed: PassedOver) -> Iterator[Path]:
     unread: list[Path] = []
     for place, folders, names in os.walk(folder, onerror=lambda error: unread.append(Path(error.filename))):
         here = Path(place)
         scans = [name for name in folders if is_zarr(here / name)]
         folders[:] = [name for name in folders if name not in scans and not name.startswith(".")]
         yield from (here / name for name in scans)
-        yield from (here / name for name in names if has_frame_suffix(name))
+        for name in names:
+            if has_frame_suffix(name):
+                yield here / name
+            elif not name.endswith(OVERLAY):
+                passed.note(name)
     yield from unread
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.runtime.io.image_header import MAX_PIXELS
+from blastscope.runtime.io.slides.budget import MOST_PIXELS, ReadBudget
 from blastscope.runtime.io.slides.ome_xml import colour_order, pixels_element
 from blastscope.runtime.io.slides.pixel_size_metadata import (
     PixelSize,
@@ -30,7 +31,6 @@ from blastscope.runtime.types import Box
 if TYPE_CHECKING:
     import tifffile
 
-MAX_SCAN_PIXELS = 40_000_000_000  # a slide at 0.1 micrometres a pixel, and some
 ASIDE = {"label", "macro", "thumbnail", "overview"}  # words in the names of pictures beside a slide's own
 THUMBNAIL_SHARE = 0.25  # of a tiled image's pixels: a picture in strips that has fewer is one beside it
 DROPPED_ALPHA = "its alpha channel, opaque wherever it is read, is dropped"
@@ -62,8 +62,8 @@ class PlaneTables:
 
     opaque = False
 
-    def __init__(self, pages: Sequence[tifffile.TiffPage], file: SharedFile) -> None:
-        self._planes = [TileTable(page, file, plane=True) for page in pages]
+    def __init__(self, pages: Sequence[tifffile.TiffPage], file: SharedFile, budget: ReadBudget) -> None:
+        self._planes = [TileTable(page, file, budget, plane=True) for page in pages]
         self.width, self.height = self._planes[0].width, self._planes[0].height
         if len({(plane.width, plane.height) for plane in self._planes}) > 1:
             raise refuse("undecodable", "the TIFF's colours are planes of different sizes")
@@ -83,7 +83,7 @@ class TiffSlide:
     Raises `ReadError` where it shows no single 8-bit RGB image, or one of more than `most_pixels`.
     """
 
-    def __init__(self, source: Path | bytes, most_pixels: int = MAX_SCAN_PIXELS) -> None:
+    def __init__(self, source: Path | bytes, most_pixels: int = MOST_PIXELS) -> None:
         import tifffile
 
         self._file = SharedFile(source)
@@ -99,8 +99,9 @@ class TiffSlide:
                 page = image.pages[0]
                 if page.imagewidth * page.imagelength > most_pixels:
                     raise refuse("bomb", f"{page.imagewidth} x {page.imagelength} pixels, more than {most_pixels}")
-                self._table = _table(image.pages, self._file)
-                self.reduced = tuple(_same_view(self._table, [_table(level, self._file) for level in image.levels]))
+                budget = ReadBudget(page.imagewidth, page.imagelength)
+                self._table = _table(image.pages, self._file, budget)
+                self.reduced = tuple(_same_view(self._table, [_table(level, self._file, budget) for level in image.levels]))
                 scale = _scale(tiff, page, image.number)
         except BaseException:
             self._file.close()
@@ -137,14 +138,14 @@ def look_into_tiff(path: Path) -> tuple[TiffVendor | None, PixelSize | None]:
         for page in (one.aspage() for one in tiff.pages):
             width, height = page.imagewidth, page.imagelength
             across, down = (page.tilewidth, page.tilelength) if page.is_tiled else (width, min(page.rowsperstrip, height))
-            if width * height > MAX_SCAN_PIXELS or (page.is_tiled and across * down > MAX_PIXELS):
+            if width * height > MOST_PIXELS or (page.is_tiled and across * down > MAX_PIXELS):
                 found = f"{width} x {height} pixels in pieces of {across} x {down}"
                 raise refuse("bomb", f"{vendor.name} that says {found}: more than any scanner writes")
         return vendor, _scale(tiff, tiff.pages.first, 0)
 
 
-def _table(pages: Sequence[tifffile.TiffPage], file: SharedFile) -> _Table:
-    return TileTable(pages[0], file) if len(pages) == 1 else PlaneTables(pages, file)
+def _table(pages: Sequence[tifffile.TiffPage], file: SharedFile, budget: ReadBudget) -> _Table:
+    return TileTable(pages[0], file, budget) if len(pages) == 1 else PlaneTables(pages, file, budget)
 
 
 def _same_view(whole: _Table, levels: Sequence[_Table]) -> list[_Table]:

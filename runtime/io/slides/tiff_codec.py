@@ -36,6 +36,7 @@ SHORT, LONG, RATIONAL = 3, 4, 5
 HORIZONTAL = 2  # the predictor by which a pixel is stored as its difference to the one before it
 LZMA_BYTES = 256 << 20  # of memory
 SPARE_BYTES = 4096  # that may follow the pixels of a piece
+LARGER, SPARE_PIXELS = 4, 1 << 16  # a piece that is a picture of its own may be larger than the page says, but not without end
 REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 Tag = tuple[int, int, tuple[int, ...]]  # number, type and values
@@ -87,12 +88,13 @@ def decode_tile(data: bytes, size: tuple[int, int], needed: tuple[int, int], for
     if form.compression in BYTEWISE:
         kept = needed[0], size[1]  # the last strip is shorter than the others, or padded
         return _converted(data, kept, size[0], form) if form.photometric == YCBCR else _bytewise(data, kept, size[0], form)
+    most = LARGER * size[0] * size[1] + SPARE_PIXELS
     if form.compression in JPEG_2000:
-        pixels = _by_pillow(data, "JPEG2000", form)
+        pixels = _by_pillow(data, "JPEG2000", form, most)
     elif form.compression in BY_IMAGECODECS:
         pixels = _by_imagecodecs(data, (size, (needed[0], size[1]), needed), form)
     else:
-        pixels = _by_opencv(data, form)
+        pixels = _by_opencv(data, form, most)
     (height, width), (rows, columns) = pixels.shape[:2], needed
     if height < rows or width < columns or pixels.shape[2:] != (form.samples,) or pixels.dtype != np.uint8:
         raise _damaged(f"it holds {width} x {height} pixels of {size[1]} x {size[0]}")
@@ -174,15 +176,15 @@ def _uncompressed(data: bytes, size: tuple[int, int], form: TileFormat) -> NDArr
 # ---- pieces that are pictures of their own
 
 
-def _by_opencv(data: bytes, form: TileFormat) -> NDArray[np.uint8]:
+def _by_opencv(data: bytes, form: TileFormat, most: int) -> NDArray[np.uint8]:
     if form.compression != JPEG:
-        pixels = decode_picture(data)
+        pixels = decode_picture(data, most)
     elif form.samples == 1:
-        pixels = decode_gray_jpeg(_whole_jpeg(data, form, b""))
+        pixels = decode_gray_jpeg(_whole_jpeg(data, form, b""), most)
     else:
         # A piece's JPEG doesn't say whether it is RGB or YCbCr: the page does.
         adobe = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00" + bytes([form.photometric == YCBCR])
-        pixels = decode_picture(_whole_jpeg(data, form, adobe))
+        pixels = decode_picture(_whole_jpeg(data, form, adobe), most)
     if isinstance(pixels, Refusal):
         raise _damaged(pixels.detail)
     return pixels
@@ -212,13 +214,13 @@ def _by_imagecodecs(data: bytes, sizes: Iterable[tuple[int, int]], form: TileFor
     raise _damaged(why) from why
 
 
-def _by_pillow(data: bytes, kind: str, form: TileFormat) -> NDArray[np.uint8]:
+def _by_pillow(data: bytes, kind: str, form: TileFormat, most: int) -> NDArray[np.uint8]:
     from PIL import Image
 
     try:
         with Image.open(BytesIO(data), formats=(kind,)) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise _damaged(f"{image.width} x {image.height} pixels, more than {MAX_PIXELS}")
+            if image.width * image.height > most:
+                raise _damaged(f"{image.width} x {image.height} pixels, more than {most}")
             # of a codestream with fewer colours than pixels the library knows by itself that it is YCbCr
             hidden = form.compression == APERIO_YCBCR and image.mode == "RGB" and not _subsampled_codestream(data)
             pixels = np.asarray(image)
@@ -241,7 +243,7 @@ def _subsampled_codestream(data: bytes) -> bool:
 
 def _by_libtiff(data: Sequence[bytes], size: tuple[int, int], rows: int, form: TileFormat) -> NDArray[np.uint8]:
     """The pixels of strips one below the other, all but the last of so many `rows`."""
-    pixels = _by_pillow(_as_tiff(data, size, rows, form), "TIFF", form)
+    pixels = _by_pillow(_as_tiff(data, size, rows, form), "TIFF", form, MAX_PIXELS)
     if pixels.shape != (*size, form.samples) or pixels.dtype != np.uint8:
         raise _damaged(f"it holds {pixels.shape}, not {size[1]} x {size[0]} pixels")
     return pixels

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.runtime.io.image_header import MAX_PIXELS
+from blastscope.runtime.io.slides.budget import PIECE_BYTES, ReadBudget
 from blastscope.runtime.io.slides.tiff_codec import (
     ALONE,
     BY_IMAGECODECS,
@@ -74,11 +75,12 @@ class SharedFile:
 class TileTable:
     """One page of a TIFF, RGB or one plane of it (`plane`), as a grid of pieces. Many threads may read.
 
-    Raises `ReadError` for a page whose pixels aren't 8-bit RGB, can't be decoded, or aren't there.
+    Raises `ReadError` for a page whose pixels aren't 8-bit RGB, can't be decoded, or aren't there, and where reading it would
+    take more than `budget`, which all pages of the image share.
     """
 
-    def __init__(self, page: tifffile.TiffPage, file: SharedFile, *, plane: bool = False) -> None:
-        self._file, self._lock = file, threading.Lock()
+    def __init__(self, page: tifffile.TiffPage, file: SharedFile, budget: ReadBudget, *, plane: bool = False) -> None:
+        self._file, self._lock, self._budget = file, threading.Lock(), budget
         self.width, self.height = page.imagewidth, page.imagelength
         _check_page(page, plane)
         self.opaque = page.samplesperpixel == 4  # to be: each piece is asked
@@ -93,11 +95,14 @@ class TileTable:
         wanted = self._across * -(-self.height // self._side[0]) * max(self._apart, 1)
         if len(self._offsets) < wanted or len(self._counts) < wanted:
             raise refuse("undecodable", f"the TIFF is damaged: {len(self._offsets)} pieces of {wanted}")
-        self._check_pieces()
+        self._check_pieces(wanted)
         self._cache: OrderedDict[int, NDArray[np.uint8]] = OrderedDict()
         self._cached = 0
 
-    def _check_pieces(self) -> None:
+    def _check_pieces(self, wanted: int) -> None:
+        rows, columns = self._side
+        self._piece_bytes = rows * columns * self._format.samples
+        self._budget.check_layout(wanted, columns, rows, 0 if self._by_rows else min(self._piece_bytes, PIECE_BYTES))
         if not any(self._counts):  # whoever wrote it broke off: of a sparse scan some are there
             raise refuse("undecodable", "the TIFF holds no pixels: all of its pieces are left out")
         if max(map(sum, zip(self._offsets, self._counts, strict=False)), default=0) > self._file.size:
@@ -108,6 +113,9 @@ class TileTable:
                 f"{self.width} x {self.height} pixels in pieces of {self._side[1]} x {self._side[0]} that are only read whole, "
                 f"more than {MAX_PIXELS}: save it in tiles",
             )
+        stored = {offset: count for offset, count in zip(self._offsets, self._counts, strict=False) if count}
+        shown = sum(map(bool, self._counts[:wanted])) * self._piece_bytes
+        self._budget.check_stored(shown, sum(stored.values()))
 
     @property
     def _by_rows(self) -> bool:
@@ -169,7 +177,8 @@ class TileTable:
                 self._cache.move_to_end(index)
         if pixels is None:
             data = self._file.read(self._offsets[index], self._counts[index])
-            pixels = decode_tile(data, *self._sizes(index), self._format)
+            with self._budget.decoding(self._piece_bytes):
+                pixels = decode_tile(data, *self._sizes(index), self._format)
             with self._lock:
                 self._keep(index, pixels)
         return pixels[y0:y1, x0:x1]
@@ -187,7 +196,8 @@ class TileTable:
                 group = missing[at : at + most]
                 height = rows * (len(group) - 1) + self._sizes(group[-1])[1][0]
                 data = [self._file.read(self._offsets[index], self._counts[index]) for index in group]
-                strips = decode_strips(data, (height, columns), rows, self._format)
+                with self._budget.decoding(len(group) * self._piece_bytes):
+                    strips = decode_strips(data, (height, columns), rows, self._format)
                 with self._lock:
                     for index, pixels in zip(group, strips, strict=True):
                         self._keep(index, pixels)

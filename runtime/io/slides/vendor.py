@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from blastscope.runtime.io.slides.budget import MOST_PIXELS
 from blastscope.runtime.io.slides.pixel_size_metadata import PixelSize, checked, first_usable
-from blastscope.runtime.io.slides.tiff import MAX_SCAN_PIXELS
 from blastscope.runtime.io.slides.tile_table import CACHE_BYTES, refuse
 from blastscope.runtime.types import Box
 
@@ -75,8 +75,8 @@ class VendorSlide:
         self.height = int(high) if high else height - self._corner[1]
         if self.width < 1 or self.height < 1:
             raise refuse("undecodable", f"the slide says {self.width} x {self.height} pixels")
-        if self.width * self.height > MAX_SCAN_PIXELS:
-            raise refuse("bomb", f"{self.width} x {self.height} pixels, more than {MAX_SCAN_PIXELS}")
+        if self.width * self.height > MOST_PIXELS:
+            raise refuse("bomb", f"{self.width} x {self.height} pixels, more than {MOST_PIXELS}")
         self._areas = tuple(self._scanned_areas())
         steps = self._slide.level_downsamples
         self.reduced = tuple(VendorLevel(self, number, step) for number, step in enumerate(steps) if number)

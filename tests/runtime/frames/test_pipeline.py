@@ -347,6 +347,15 @@ def test_paths_are_read_as_the_reports_are_wanted(scope: Scope, frames: list[Pat
     assert given < 500
 
 
+@pytest.mark.parametrize(("name", "found"), [("BloodImage_00047.jpg", 0), ("BloodImage_00190.jpg", 1)])
+def test_a_scale_that_is_only_assumed_is_noted_whether_cells_are_found_or_not(shared_data: Path, name: str, found: int) -> None:
+    frame = read(shared_data / "bccd" / "JPEGImages" / name)[73:333, 200:460]
+    small = cv2.resize(frame, (117, 117), interpolation=cv2.INTER_AREA) if not found else frame[:120, :120]
+    told = "too few red cells show its scale: 0.1 micrometres a pixel are assumed, and cells may be missed"
+    assert Examiner(by_colour, SPEC).examine(np.ascontiguousarray(small)).notes == (told,)
+    assert Examiner(by_colour, SPEC, 0.16).examine(np.ascontiguousarray(small)).notes == ()
+
+
 @pytest.mark.skipif(os.name == "nt", reason="os.kill ends the process there")
 def test_ctrl_c_waits_for_the_tiles_at_work_and_not_for_their_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[Box] = []

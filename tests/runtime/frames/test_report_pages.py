@@ -188,11 +188,15 @@ def test_the_cells_come_before_the_table_of_frames_which_leads_back_to_them() ->
 
 def test_the_page_doubts_calls_on_a_scale_that_nobody_knows() -> None:
     unknown = replace(THREE, facts=replace(FACTS, scale_source="assumed"))
-    assert "so it is only assumed" not in render_slide_report(shown(THREE, replace(unknown, cells=())), "a")
-    for frames in ((unknown,), (THREE, unknown)):
-        assert "too few red cells show the scale of 1 of the frames with white cells" in render_slide_report(
-            shown(*frames), "a"
-        )
+    assert "so it is only assumed" not in render_slide_report(shown(THREE), "a")
+    empty = replace(unknown, cells=())
+    assert "so it is only assumed" not in render_slide_report(shown(THREE, empty), "a")
+    stained = replace(
+        empty, facts=replace(FACTS, scale_source="assumed", scale_note="assumed")
+    )  # none may be found on a wrong one
+    for frames in ((unknown,), (THREE, unknown), (THREE, stained), (empty, stained)):
+        page = render_slide_report(shown(*frames), "a")
+        assert "too few red cells show the scale of 1 of the frames, so it is only assumed" in page
 
 
 def test_a_page_without_a_cell_doesnt_speak_of_any() -> None:

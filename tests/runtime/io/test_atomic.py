@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import errno
+import os
+import socket
+import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from blastscope.runtime.errors import DataError
-from blastscope.runtime.io.atomic import check_place, write_file
+from blastscope.runtime.io.atomic import _is_open_end, check_place, write_content, write_file
 
 
 def test_a_place_is_tried_and_nothing_is_left_there(tmp_path: Path) -> None:
@@ -25,6 +29,38 @@ def test_a_place_where_nothing_can_be_written_is_named(tmp_path: Path) -> None:
         check_place(tmp_path / "file" / "cells.csv")
     with pytest.raises(DataError, match="is a folder: name a file"):
         check_place(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_gets_what_is_written_and_stays_a_pipe(tmp_path: Path) -> None:
+    pipe = tmp_path / "cells.csv"
+    os.mkfifo(pipe)
+    link = tmp_path / "link.csv"
+    link.symlink_to(pipe)
+    for place in (pipe, link):
+        check_place(place)  # which doesn't wait for a reader
+        with ThreadPoolExecutor(1) as reader:
+            got = reader.submit(pipe.read_bytes)
+            write_content(place, "path,number\n")
+            assert got.result() == b"path,number\n"
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cells.csv", "link.csv"]
+
+
+@pytest.mark.skipif(not Path(os.devnull).is_char_device(), reason="this system has no such device")
+def test_a_device_is_written_into_and_not_replaced(tmp_path: Path) -> None:
+    link = tmp_path / "nothing.csv"  # nothing under /dev is ever named to a function that might replace it
+    link.symlink_to(os.devnull)
+    assert _is_open_end(link)
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="this system has no such sockets")
+def test_a_socket_is_no_place_for_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)  # its path may be long
+    with socket.socket(socket.AF_UNIX) as end:
+        end.bind("end")
+        with pytest.raises(DataError, match="is neither a file nor a pipe: name another place"):
+            check_place(Path("end"))
 
 
 def test_a_full_disk_leaves_the_old_file_and_names_the_one_that_was_wanted(tmp_path: Path) -> None:

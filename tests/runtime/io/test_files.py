@@ -16,7 +16,7 @@ from blastscope.runtime.errors import DataError, UsageError
 from blastscope.runtime.io.cnmc import scan_dataset
 from blastscope.runtime.io.concurrency import AHEAD, ordered_map
 from blastscope.runtime.io.image import read_image
-from blastscope.runtime.io.paths import as_paths, find_images
+from blastscope.runtime.io.paths import PassedOver, as_paths, find_images, left_out
 from blastscope.runtime.io.slides.slide import find_frames, open_slide
 from blastscope.runtime.types import Refusal
 
@@ -38,6 +38,27 @@ def test_a_folder_without_an_image_is_an_error_that_names_it(tmp_path: Path) -> 
     touch(tmp_path, "z/notes.txt")
     with pytest.raises(DataError, match="holds no image"):
         find_images([tmp_path / "z"])
+
+
+@pytest.mark.parametrize("find", [find_images, find_frames])
+def test_what_is_left_out_of_a_folder_is_told_by_suffix_but_for_foreign_files(find: Any, tmp_path: Path) -> None:
+    taken = ("a.jpg", "b.jfif", "c.JPE", "d.dib")
+    foreign = ("notes.txt", "README", ".hidden.heic", "cells.csv", "Thumbs.db", "report.html")
+    touch(tmp_path, *taken, *foreign, "one.heic", "deep/two.HEIC", "x.jp2", "long.averylongsuffix")
+    passed = PassedOver()
+    found = find([tmp_path, tmp_path / "x.jp2"], passed=passed)
+    assert [path.name for path in found] == [*taken, "x.jp2"]  # a file that is named is always taken
+    assert passed.counts == {".heic": 2, ".jp2": 1, "other": 1}
+    (told,) = left_out(passed)
+    assert told.startswith("left out of the folders, by their suffix: 2 .heic, 1 .jp2, 1 other (name a file itself")
+    assert list(left_out(PassedOver())) == []
+
+
+@pytest.mark.parametrize("find", [find_images, find_frames])
+def test_a_folder_of_other_files_alone_says_which(find: Any, tmp_path: Path) -> None:
+    touch(tmp_path, "one.heic", "notes.txt", *(f"x.q{number}" for number in range(20)))
+    with pytest.raises(DataError, match=r"looked for .*; it holds 1 \.heic, 1 \.q\d.*, and others$"):
+        find([tmp_path])
 
 
 @pytest.fixture

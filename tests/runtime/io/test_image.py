@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import tifffile
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from blastscope.runtime.errors import ImageError
+from blastscope.runtime.io.exif import orientation_in
 from blastscope.runtime.io.image import check_array, decode, read_image
-from blastscope.runtime.io.image_header import MAX_PIXELS
+from blastscope.runtime.io.image_header import MAX_PIXELS, Header, read_header
 from blastscope.runtime.types import Refusal
 
 RANDOM = np.random.default_rng(0)
@@ -99,7 +100,8 @@ def test_lossy_files_are_decoded_as_pillow_decodes_them(kind: str) -> None:
 @pytest.mark.parametrize("kind", [*LOSSLESS, *(f"lossy {kind}" for kind in LOSSY)])
 def test_a_file_cut_short_anywhere_is_refused(kind: str) -> None:
     whole = LOSSY[kind[6:]] if kind.startswith("lossy ") else LOSSLESS[kind]
-    lengths = {*range(0, min(len(whole), 600)), *range(0, len(whole), 13), *range(len(whole) - 30, len(whole))}
+    pixels_end = len(whole) - 2 * ("jpeg" in kind)  # a JPEG has an end marker, which nobody needs
+    lengths = {*range(0, min(len(whole), 600)), *range(0, pixels_end, 13), *range(pixels_end - 30, pixels_end)}
     assert {code(whole[:length]) for length in sorted(lengths)} == {"undecodable"}
 
 
@@ -155,7 +157,7 @@ def test_the_largest_size_let_through_is_not_a_bomb() -> None:
 GRAY = PIXELS[..., 0].copy()
 NOT_RGB = {
     "16-bit PNG": png(4, 4, bits=16),
-    "PNG with a transparent colour": png(4, 4, 8, 2, chunk(b"tRNS", bytes(6))),
+    "PNG with a transparent colour": encoded(transparency=tuple(PIXELS[4, 5].tolist())),
     "gray PNG": encoded(GRAY),
     "PNG with alpha": encoded(np.dstack([PIXELS, GRAY])),
     "palette PNG": saved(Image.fromarray(PIXELS).quantize(16), "PNG"),
@@ -201,13 +203,110 @@ def test_what_is_no_single_whole_image_is_undecodable(content: bytes) -> None:
     assert code(content) == "undecodable"
 
 
-def test_the_exif_orientation_is_not_applied() -> None:
+OPAQUE = np.dstack([PIXELS, np.full_like(GRAY, 255)])
+
+
+def bmp32(alpha: int, *, masks: bool = False, top_down: bool = False) -> bytes:
+    """A BMP of 32 bits, with the places of its colours as masks where wanted."""
+    height, width = GRAY.shape
+    start = 14 + 40 + 12 * masks
+    rows = np.dstack([PIXELS[..., ::-1], np.full_like(GRAY, alpha)])
+    body = (rows if top_down else rows[::-1]).tobytes()
+    size = (width, -height if top_down else height)
+    head = struct.pack("<IIIIiiHHIIiiII", start + len(body), 0, start, 40, *size, 1, 32, 3 * masks, len(body), 0, 0, 0, 0)
+    return b"BM" + head + (struct.pack("<III", 0xFF0000, 0xFF00, 0xFF) if masks else b"") + body
+
+
+OPAQUE_FILES = {
+    "PNG": encoded(OPAQUE),
+    "PNG with a transparent colour that no pixel has": encoded(transparency=(1, 2, 3)),
+    "BMP": encoded(OPAQUE, "BMP"),
+    "BMP whose fourth bytes are unused": bmp32(0),
+    "BMP with masks": bmp32(255, masks=True),
+    "BMP from the top": bmp32(255, top_down=True),
+    "TIFF": tiff(OPAQUE, extrasamples=["unassalpha"]),
+    "TIFF of associated alpha": tiff(OPAQUE, extrasamples=["assocalpha"]),
+    "planar TIFF": tiff(OPAQUE.transpose(2, 0, 1), planarconfig="separate", extrasamples=["unassalpha"]),
+}
+
+
+@pytest.mark.parametrize("kind", OPAQUE_FILES)
+def test_alpha_that_is_opaque_everywhere_is_left_out_with_a_note(kind: str) -> None:
+    assert np.array_equal(decode(OPAQUE_FILES[kind]), PIXELS)
+    if "TIFF" in kind:  # which readers of slides read
+        return
+    header = read_header(OPAQUE_FILES[kind])
+    assert isinstance(header, Header)
+    assert header.notes == ("its alpha channel, which is opaque everywhere, is dropped",)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "WEBP"])
+def test_a_single_pixel_that_is_not_opaque_is_enough_for_a_refusal(kind: str) -> None:
+    almost = OPAQUE.copy()
+    almost[7, 9, 3] = 254
+    refusal = decode(encoded(almost, kind, **({"lossless": True} if kind == "WEBP" else {})))
+    assert isinstance(refusal, Refusal)
+    assert refusal.code == "not-8-bit-rgb"
+
+
+HELD = {"JPEG": {"quality": 95}, "PNG": {}, "WEBP": {"lossless": True}, "lossy WEBP": {"quality": 95}}
+
+
+@pytest.mark.parametrize("kind", HELD)
+@pytest.mark.parametrize("orientation", range(10))
+def test_pictures_are_turned_upright_as_their_exif_orientation_says(kind: str, orientation: int) -> None:
     exif = Image.Exif()
-    exif[274] = 6  # a quarter turn
-    for kind, options in (("JPEG", {"quality": 95}), ("PNG", {}), ("WEBP", {"lossless": True})):
-        pixels = decode(encoded(kind=kind, exif=exif, **options))
-        assert isinstance(pixels, np.ndarray)
-        assert pixels.shape == PIXELS.shape, kind
+    exif[274] = orientation
+    content = encoded(kind=kind.removeprefix("lossy "), exif=exif, **HELD[kind])
+    with Image.open(io.BytesIO(content)) as image:
+        expected = np.asarray(ImageOps.exif_transpose(image)).astype(int)
+    pixels, header = decode(content), read_header(content)
+    assert isinstance(pixels, np.ndarray)
+    assert isinstance(header, Header)
+    assert pixels.shape == expected.shape == (header.height, header.width, 3)
+    assert np.abs(pixels - expected).max() <= 2
+    assert ("turned upright" in " ".join(header.notes)) == (2 <= orientation <= 8)
+
+
+def test_a_damaged_jpeg_without_its_end_never_raises() -> None:
+    exif, random = Image.Exif(), np.random.default_rng(2)
+    exif[274] = 8
+    whole = encoded(kind="JPEG", exif=exif, progressive=True, restart_marker_blocks=2)[:-2]
+    for position in range(2, len(whole)):
+        if 2 <= position < 200 or whole[position - 1] in (0xDA, 0xC2, 0xDD) or position % 17 == 0:
+            damaged = bytearray(whole)
+            damaged[position] = int(random.integers(256))
+            result = decode(bytes(damaged))
+            assert isinstance(result, Refusal) or result.dtype == np.uint8
+
+
+def test_a_damaged_exif_block_turns_nothing() -> None:
+    exif = Image.Exif()
+    exif[274] = 6
+    block = exif.tobytes()
+    assert [orientation_in(block[:length]) for length in range(len(block) + 1)].count(6) <= 9
+    assert orientation_in(b"") == orientation_in(b"XX" + bytes(40)) == 1
+
+
+JPEGS = {
+    "baseline": {},
+    "all of the quality": {"quality": 100, "subsampling": 0},
+    "progressive": {"progressive": True},
+    "with restarts": {"restart_marker_blocks": 2},
+    "with restarts a row, whole colours": {"restart_marker_rows": 1, "subsampling": 0},
+    "progressive with restarts": {"progressive": True, "restart_marker_blocks": 3},
+}
+
+
+@pytest.mark.parametrize("kind", JPEGS)
+def test_a_jpeg_that_lacks_nothing_but_its_end_marker_is_read_with_a_note(kind: str) -> None:
+    whole = encoded(kind="JPEG", **JPEGS[kind])
+    for cut in (1, 2):
+        assert np.array_equal(decode(whole[:-cut]), decode(whole))
+        header = read_header(whole[:-cut])
+        assert isinstance(header, Header)
+        assert header.notes == ("the JPEG's end marker is missing, no pixel is",)
+    assert {code(whole[:length]) for length in range(200, len(whole) - 2)} == {"undecodable"}
 
 
 def test_the_content_decides_and_not_the_suffix(tmp_path: Path) -> None:

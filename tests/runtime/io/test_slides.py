@@ -12,6 +12,7 @@ import tifffile
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from PIL import Image
 from stream_layouts import HEIGHT, LAYOUTS, PLAIN, SIDE, WIDTH, ome_zarr
 
 from blastscope.runtime.errors import DataError
@@ -106,6 +107,21 @@ def test_resolution_tags_count_where_they_can_be_a_microscopes(
 def test_of_several_pages_the_one_that_was_read_is_stated(scans: dict[str, tuple[Slide, NDArray[np.uint8]]]) -> None:
     assert scans["a pyramid"][0].notes == (f"read: page 1 of 1 with 1 smaller copy of it, {WIDTH} x {HEIGHT} pixels",)
     assert scans["raw strips"][0].notes == ()
+
+
+def test_what_was_made_of_a_file_is_noted_and_its_size_is_that_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(PLAIN).save(tmp_path / "phone.jpg", exif=exif)
+    (tmp_path / "phone.jpg").write_bytes((tmp_path / "phone.jpg").read_bytes()[:-2])
+    scan = open_slide(tmp_path / "phone.jpg")
+    assert not isinstance(scan, Refusal)
+    assert (scan.width, scan.height) == (HEIGHT, WIDTH)
+    assert scan.notes == (
+        "turned upright, as its EXIF orientation 6 says",
+        "the JPEG's end marker is missing, no pixel is",
+    )
+    assert read_region(scan, (0, 0, HEIGHT, WIDTH)).shape == (WIDTH, HEIGHT, 3)
 
 
 def test_a_thumbnail_beside_the_slide_is_no_second_image(tmp_path: Path) -> None:
