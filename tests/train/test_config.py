@@ -58,3 +58,22 @@ def test_folds_by_image_are_refused(tmp_path: Path) -> None:
     path.write_text('[data]\nfold = 0\nsplit = "image"\n')
     with pytest.raises(ConfigError, match="folds are over patients"):
         TrainConfig.from_toml(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "class_weights = [-1.0, 1.0]",
+        "class_weights = [0.0, 0.0]",
+        "betas = [1.5, 0.9]",
+        "betas = [0.9, 1.0]",
+        "lr = true",
+        "warmup_epochs = 50",
+    ],
+)
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+def test_a_value_that_cannot_be_meant_is_refused_by_its_key(tmp_path: Path, stage: str, text: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(f"[{stage}]\n{text}\n")
+    with pytest.raises(ConfigError, match=rf"{stage}.*{text.split()[0]}"):
+        TrainConfig.from_toml(path)
