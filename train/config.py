@@ -132,6 +132,12 @@ class Stage2Config(ScheduleConfig):
     augmented_copies: int = Field(default=0, ge=0)  # of each cell, drawn once, whose features are cached beside the cell's own
     fine_tune: bool = False  # move the backbones too, on crops augmented as in stage 1: four passes at inference
 
+    @model_validator(mode="after")
+    def _only_moving_layers_are_frozen(self) -> Self:
+        if self.frozen and not self.fine_tune:
+            raise ValueError("frozen names layers of the backbones, which move with fine_tune = true alone")
+        return self
+
 
 class TrunkConfig(StrictModel):
     """One frozen backbone for all voters, and the small heads on it (train/trunk.py). Not in the paper."""

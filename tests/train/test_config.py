@@ -77,3 +77,12 @@ def test_a_value_that_cannot_be_meant_is_refused_by_its_key(tmp_path: Path, stag
     path.write_text(f"[{stage}]\n{text}\n")
     with pytest.raises(ConfigError, match=rf"{stage}.*{text.split()[0]}"):
         TrainConfig.from_toml(path)
+
+
+def test_layers_are_frozen_in_stage_2_only_where_they_move(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('[stage2]\nfrozen = ["conv_stem"]\n')
+    with pytest.raises(ConfigError, match="stage2: frozen names layers of the backbones, which move with fine_tune"):
+        TrainConfig.from_toml(path)
+    path.write_text('[stage2]\nfrozen = ["conv_stem"]\nfine_tune = true\n')
+    assert TrainConfig.from_toml(path).stage2.frozen == ("conv_stem",)
