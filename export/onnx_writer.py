@@ -115,7 +115,7 @@ FLOAT, HALF = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
 def halve(model: onnx.ModelProto, models: GraphModels) -> onnx.ModelProto:
     """An fp16 copy of the fp32 graph `model`, of half its size; inputs and outputs keep their types.
 
-    Raises `EngineError` where a weight doesn't fit into fp16: it would become infinite.
+    Raises `EngineError` where a weight doesn't fit into fp16: it would become infinite; and for a branch or a loop.
     """
     half = onnx.ModelProto()
     half.CopyFrom(model)
@@ -128,6 +128,8 @@ def halve(model: onnx.ModelProto, models: GraphModels) -> onnx.ModelProto:
     nodes: list[onnx.NodeProto] = []
     halved: set[str] = set()  # values that are fp16 now
     for node in graph.node:
+        if any(attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for attribute in node.attribute):
+            raise EngineError(f"'{node.op_type}' holds a graph of its own, which can't be made fp16: export without fp16")
         types = _half_types(node, opset, floats, halved) if node.name in inside else _HalfTypes()
         for place, name in enumerate(node.input):
             if name not in floats:
@@ -163,8 +165,6 @@ def _half_types(node: onnx.NodeProto, opset: int, floats: set[str], halved: set[
     An output follows an input of the same type variable. Some types stand fast: `Resize` takes its scales in fp32, `Cast` to
     FLOAT gives fp32. What is neither computed in fp16 nor compared with an fp16 value keeps its type.
     """
-    if any(attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for attribute in node.attribute):
-        raise EngineError(f"'{node.op_type}' holds a graph of its own, which can't be made fp16: export without fp16")
     schema = onnx.defs.get_schema(node.op_type, opset, node.domain)
     allowed = {one.type_param_str: HALF_NAME in one.allowed_type_strs for one in schema.type_constraints}
     taken = {place: _parameter(schema.inputs, place) for place, name in enumerate(node.input) if name in floats}
