@@ -27,6 +27,7 @@ from blastscope.export.parity import (
 )
 from blastscope.runtime.bundle import describe_file
 from blastscope.runtime.bundle.manifest import GraphEntry, GraphModels
+from blastscope.runtime.bundle.weights import bad_weight
 from blastscope.runtime.errors import EngineError, MissingLibrary
 from blastscope.runtime.io.hashing import bytes_sha256
 from blastscope.runtime.types import Precision
@@ -54,6 +55,8 @@ def export_graphs(
     bf16 = distance(bf16_answers(network, crops), reference)
     model = trace(network, crops.shape[1], models)
     content = model.SerializeToString(deterministic=True)
+    if (name := bad_weight(content)) is not None:
+        raise EngineError(f"the ONNX graph of '{models}' has a weight '{name}' that is not a number: train anew")
     f32 = check_fp32(content, models, crops, reference)
     half = halve(model, models).SerializeToString(deterministic=True) if "fp16" in config.precisions else None
     moved = distance(GraphAnswers(half).probabilities(crops), reference) if half else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from blastscope.runtime.errors import ConfigError
+from blastscope.runtime.errors import ConfigError, UsageError
 from blastscope.train.config import ScheduleConfig
 from blastscope.train.data_loader import Batch, TrainingBatches, ValidationBatches, seed_of
 from blastscope.train.fit_checkpoint import FitFolder, Moving
@@ -70,6 +71,11 @@ def _fit(network: nn.Module, task: Task, machine: Fabric, progress: Progress) ->
         batches = progress.track(task.name, task.training.epoch(state.epoch, machine.device))
         trained = train_epoch(batches, moving, task, state, machine)
         validated = machine.broadcast(validate(kept, task.validation, machine))  # all processes decide alike
+        if not math.isfinite(trained.loss + (validated.loss if validated else 0)):
+            raise UsageError(
+                f"'{task.name}': the loss of epoch {state.epoch + 1} is not a number: the training diverged, "
+                "take a smaller lr or set clip_norm"
+            )
         row = EpochRow(
             epoch=state.epoch + 1,
             lr=rate_after(task, state),
