@@ -36,7 +36,8 @@ from blastscope.calibration.quantisation.quantizer import (
 from blastscope.calibration.report import CalibrationReport
 from blastscope.calibration.result import Outcome, int8_entry
 from blastscope.runtime.bundle import Bundle, read_bundle
-from blastscope.runtime.errors import BundleError, DataError, MissingLibrary, UsageError
+from blastscope.runtime.bundle.weights import bad_weight, check_weights
+from blastscope.runtime.errors import BundleError, DataError, EngineError, MissingLibrary, UsageError
 from blastscope.runtime.io.atomic import check_place, sibling
 from blastscope.runtime.io.cnmc import DatasetEntry, scan_dataset
 
@@ -63,6 +64,8 @@ def calibrate(
     fused = opened.graph("fp32")
     if fused is None:
         raise BundleError(bundle, "no fp32 fused graph to make int8 from: export with fp32")
+    for entry in opened.manifest.graphs:
+        check_weights(opened, entry)
     say(f"looking for validation cells below '{data}'")
     parts = _parts(opened, data, config, say)
     say(f"measuring ranges on {len(parts.sample.cells)} cells")
@@ -78,6 +81,7 @@ def calibrate(
                 floats = same_layers(workshop.model, made.recipe.floats, onnx.load(opened.file(entry)))
                 recipe = made.recipe.model_copy(update={"floats": floats})
                 make_int8(opened.file(entry), single, parts.sample.crops, config, recipe=recipe)
+                require_numbers(single)
                 entries.append(int8_entry(entry, single, made.trial))
         outcome = Outcome(
             bundle=opened,
@@ -91,6 +95,12 @@ def calibrate(
             search=made.search,
         )
         return outcome.report(outcome.settle())
+
+
+def require_numbers(graph: Path) -> None:
+    """Raises `EngineError` where a weight of the graph file is NaN or infinite."""
+    if (name := bad_weight(graph.read_bytes())) is not None:
+        raise EngineError(f"the int8 graph's '{name}' holds what is not a number")
 
 
 @dataclass(frozen=True)
@@ -147,6 +157,7 @@ def _make(bundle: Bundle, workshop: Workshop, parts: _Parts, config: Calibration
 
     def judged(recipe: Recipe) -> Trial:
         write(workshop.build(recipe), child)
+        require_numbers(child)
         bench.say(f"judging int8 on {len(parts.judges)} other cells in every engine at hand")
         return court.try_out(child)
 

@@ -15,6 +15,7 @@ from blastscope.runtime.backends.protocol import EngineOptions
 from blastscope.runtime.backends.registry import open_engine
 from blastscope.runtime.bundle import Bundle, Golden, read_golden
 from blastscope.runtime.bundle.manifest import GraphEntry, Interval, Scores
+from blastscope.runtime.bundle.weights import check_weights
 from blastscope.runtime.errors import DataError, UnavailableError
 from blastscope.runtime.evaluation.metrics import score_calls
 from blastscope.runtime.inference.validation import check_golden
@@ -82,6 +83,8 @@ def compare(bundle: Bundle, data: Path | None = None) -> Comparison:
     Scored are the cells of patients that took no part in the training. Raises `DataError` where `data` has none of them.
     """
     golden = read_golden(bundle)
+    for entry in bundle.manifest.graphs:
+        check_weights(bundle, entry)
     there, missing = offered()
     rows = [row for name, executions in there.items() for row in _engine_rows(bundle, name, executions, golden)]
     scores = tuple(_scores(bundle, data, rows)) if data else ()

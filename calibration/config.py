@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from blastscope.runtime.io.strict_model import StrictModel
+from blastscope.runtime.io.strict_model import NotBool, StrictModel
 from blastscope.runtime.types import Precision
 
 Method = Literal["minmax", "entropy", "percentile"]
@@ -36,7 +36,7 @@ class CalibrationConfig(StrictModel):
     percentile: float = Field(default=99.999, gt=90, le=100)  # of the absolute values; with method = "percentile"
     # 7: weights within 64 of 127. CPUs without VNNI add two products in 16 bits: 2 x 255 x 127 overflows, 2 x 255 x 64 doesn't.
     # With 8 the same file answered up to 0.8 off in OpenVINO and in ONNX Runtime on an AVX2 machine
-    weight_bits: Literal[7, 8] = 7
+    weight_bits: Annotated[Literal[7, 8], NotBool] = 7
     cells: int = Field(default=192, ge=2)  # of the calibration sample
     files: tuple[str, ...] = ()  # calibrate on the cells of these file names, and no others
     search_cells: int = Field(default=96, ge=2)  # judge methods and layers; they set no range and have no part in the gate

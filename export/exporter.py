@@ -25,7 +25,7 @@ from blastscope.calibration.quantisation.calibration_data import choose_cells, c
 from blastscope.export.config import ExportConfig
 from blastscope.export.onnx_export import graph_of
 from blastscope.export.onnx_writer import GraphFile, export_graphs
-from blastscope.export.parity import torch_judgement
+from blastscope.export.parity import check_numbers, torch_judgement
 from blastscope.runtime.bundle import Bundle, describe_file, golden_bytes, write_bundle
 from blastscope.runtime.bundle.archive import check_bundle_place
 from blastscope.runtime.bundle.golden import Golden
@@ -61,6 +61,7 @@ def export_run(
     if uncertainty:
         trained.ensemble.divide_margins(uncertainty.temperature)
     checked = cells_to_check(trained, data, config, say)
+    check_numbers(graph_of(trained.ensemble, "fused"), checked.crops[: config.parity_cells])
     answers, novelty = torch_judgement(graph_of(trained.ensemble, "fused"), checked.crops)
     where = Path(run) if data is None else Path(data)
     golden = choose_golden(checked.crops, answers, novelty, count=config.golden_cells, seed=config.seed, source=where)

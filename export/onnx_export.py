@@ -29,7 +29,7 @@ from torch.nn import functional
 from blastscope.calibration.quantisation.qdq_placement import META
 from blastscope.runtime.backends.protocol import ANSWER_SHAPES
 from blastscope.runtime.bundle.manifest import GraphModels
-from blastscope.runtime.errors import MissingLibrary
+from blastscope.runtime.errors import EngineError, MissingLibrary
 from blastscope.runtime.inference.voting import TINY
 from blastscope.runtime.types import CLASSES, VOTERS, Precision
 from blastscope.train.ensemble_checkpoint import AnyEnsemble
@@ -42,27 +42,36 @@ except ImportError as error:
     raise MissingLibrary("onnx and onnxruntime", "export") from error
 
 OPSET = 18
+# what the exporter raises for an operator that it doesn't know, or knows in part
+UNTRACEABLE = (RuntimeError, TypeError, ValueError, IndexError, AttributeError, KeyError, AssertionError)
 BATCH = "N"
 
 
 def trace(graph: nn.Module, side_px: int, models: GraphModels) -> onnx.ModelProto:
-    """The fp32 ONNX graph of `graph` (a `FusedGraph` or `SingleGraph`), batch dynamic, side fixed; always the same bytes."""
+    """The fp32 ONNX graph of `graph` (a `FusedGraph` or `SingleGraph`), batch dynamic, side fixed; always the same bytes.
+
+    Raises `EngineError` for a network that PyTorch's exporter can't put into ONNX's operators.
+    """
     # two crops: a batch of one could be taken for a dimension that is always 1
     example = torch.zeros((2, side_px, side_px, 3), dtype=torch.uint8, device=next(graph.parameters()).device)
     names = outputs_of(graph)
     with TemporaryDirectory(prefix="blastscope-") as folder, torch.no_grad(), _quiet(), _padding_as_numbers():
         traced = Path(folder) / "traced.onnx"
-        torch.onnx.export(
-            graph,
-            (example,),
-            str(traced),
-            dynamo=False,
-            opset_version=OPSET,
-            input_names=[INPUT],
-            output_names=list(names),
-            dynamic_axes={name: {0: BATCH} for name in (INPUT, *names)},
-            do_constant_folding=True,
-        )
+        try:
+            torch.onnx.export(
+                graph,
+                (example,),
+                str(traced),
+                dynamo=False,
+                opset_version=OPSET,
+                input_names=[INPUT],
+                output_names=list(names),
+                dynamic_axes={name: {0: BATCH} for name in (INPUT, *names)},
+                do_constant_folding=True,
+            )
+        except UNTRACEABLE as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0].partition(". Please")[0].strip()
+            raise EngineError(f"PyTorch's exporter has no ONNX for this network: {reason}: train another backbone") from error
         model = _folded(traced)
     clean(model)
     _say_shape(model, models)
@@ -141,12 +150,22 @@ def _rename(graph: onnx.GraphProto) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter says that it is the older one, the tracer that sizes become constants: both are meant."""
+    """The exporter says that it is the older one, the tracer that sizes become constants: both are meant.
+
+    Where the exporter fails it would print the whole graph.
+    """
+    log = getattr(torch._C, "_jit_onnx_log", None)
     with warnings.catch_warnings():
+        if log is not None:
+            setattr(torch._C, "_jit_onnx_log", lambda *_: None)  # noqa: B010
         for category in (DeprecationWarning, FutureWarning, torch.jit._trace.TracerWarning):
             warnings.simplefilter("ignore", category)
         warnings.filterwarnings("ignore", category=UserWarning, module=r"torch\.onnx")
-        yield
+        try:
+            yield
+        finally:
+            if log is not None:
+                setattr(torch._C, "_jit_onnx_log", log)  # noqa: B010
 
 
 @contextmanager

@@ -5,6 +5,7 @@ The fp16 graph: the networks' weights and arithmetic in half precision, everythi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from blastscope.export.parity import (
 )
 from blastscope.runtime.bundle import describe_file
 from blastscope.runtime.bundle.manifest import GraphEntry, GraphModels
+from blastscope.runtime.bundle.weights import bad_weight
 from blastscope.runtime.errors import EngineError, MissingLibrary
 from blastscope.runtime.io.hashing import bytes_sha256
 from blastscope.runtime.types import Precision
@@ -53,6 +55,8 @@ def export_graphs(
     bf16 = distance(bf16_answers(network, crops), reference)
     model = trace(network, crops.shape[1], models)
     content = model.SerializeToString(deterministic=True)
+    if (name := bad_weight(content)) is not None:
+        raise EngineError(f"the ONNX graph of '{models}' has a weight '{name}' that is not a number: train anew")
     f32 = check_fp32(content, models, crops, reference)
     half = halve(model, models).SerializeToString(deterministic=True) if "fp16" in config.precisions else None
     moved = distance(GraphAnswers(half).probabilities(crops), reference) if half else None
@@ -107,13 +111,14 @@ except ImportError as error:
     raise MissingLibrary("onnx", "export") from error
 
 LARGEST = float(np.finfo(np.float16).max)
+HALF_NAME = "tensor(float16)"
 FLOAT, HALF = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
 
 
 def halve(model: onnx.ModelProto, models: GraphModels) -> onnx.ModelProto:
     """An fp16 copy of the fp32 graph `model`, of half its size; inputs and outputs keep their types.
 
-    Raises `EngineError` where a weight doesn't fit into fp16: it would become infinite.
+    Raises `EngineError` where a weight doesn't fit into fp16: it would become infinite; and for a branch or a loop.
     """
     half = onnx.ModelProto()
     half.CopyFrom(model)
@@ -122,20 +127,23 @@ def halve(model: onnx.ModelProto, models: GraphModels) -> onnx.ModelProto:
     floats = _float_values(half)
     weights = {weight.name: weight for weight in graph.initializer}
     casts = _Casts(floats - set(weights))
+    opset = next(entry.version for entry in half.opset_import if entry.domain in ("", "ai.onnx"))
     nodes: list[onnx.NodeProto] = []
-    made_inside: set[str] = set()
+    halved: set[str] = set()  # values that are fp16 now
     for node in graph.node:
+        if any(attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for attribute in node.attribute):
+            raise EngineError(f"'{node.op_type}' holds a graph of its own, which can't be made fp16: export without fp16")
+        types = _half_types(node, opset, floats, halved) if node.name in inside else _HalfTypes()
         for place, name in enumerate(node.input):
             if name not in floats:
                 continue
-            if node.name in inside and name in weights:
+            if place in types.inputs and name in weights:
                 node.input[place] = _half_weight(graph, weights, name)
-            elif node.name in inside and name not in made_inside:
+            elif place in types.inputs and name not in halved:
                 node.input[place] = casts.to(nodes, name, HALF)
-            elif node.name not in inside and name in made_inside:
+            elif place not in types.inputs and name in halved and not (node.name in inside and types.any_input):
                 node.input[place] = casts.to(nodes, name, FLOAT)
-        if node.name in inside:
-            made_inside.update(name for name in node.output if name in floats)
+        halved.update(node.output[place] for place in types.outputs)
         nodes.append(node)
     del graph.node[:]
     graph.node.extend(nodes)
@@ -143,6 +151,38 @@ def halve(model: onnx.ModelProto, models: GraphModels) -> onnx.ModelProto:
     describe(half, models, "fp16")
     onnx.checker.check_model(half, full_check=True)
     return half
+
+
+@dataclass(frozen=True, slots=True)
+class _HalfTypes:
+    """What of an operator is fp16, by place."""
+
+    inputs: frozenset[int] = frozenset()
+    outputs: frozenset[int] = frozenset()
+    any_input: bool = False  # the others are taken in either type, as `Cast` and `Shape` take theirs
+
+
+def _half_types(node: onnx.NodeProto, opset: int, floats: set[str], halved: set[str]) -> _HalfTypes:
+    """What of the operator `node`, one of the networks', is fp16 by ONNX's rules.
+
+    An output follows an input of the same type variable. Some types stand fast: `Resize` takes its scales in fp32, `Cast` to
+    FLOAT gives fp32. What is neither computed in fp16 nor compared with an fp16 value keeps its type.
+    """
+    schema = onnx.defs.get_schema(node.op_type, opset, node.domain)
+    allowed = {one.type_param_str: HALF_NAME in one.allowed_type_strs for one in schema.type_constraints}
+    taken = {place: _parameter(schema.inputs, place) for place, name in enumerate(node.input) if name in floats}
+    inputs = {place: kind for place, (kind, name) in taken.items() if allowed.get(kind) and name != "roi"}
+    given = {place: _parameter(schema.outputs, place)[0] for place, name in enumerate(node.output) if name in floats}
+    outputs = {place: kind for place, kind in given.items() if kind in inputs.values()}
+    if outputs or (len(inputs) > 1 and halved.intersection(node.input)):
+        return _HalfTypes(frozenset(inputs), frozenset(outputs))
+    return _HalfTypes(any_input=bool(inputs))
+
+
+def _parameter(parameters: Sequence[onnx.defs.OpSchema.FormalParameter], place: int) -> tuple[str, str]:
+    """Type variable and name of the parameter at `place`; the last may stand for several."""
+    found = parameters[min(place, len(parameters) - 1)]
+    return found.type_str, found.name
 
 
 class _Casts:

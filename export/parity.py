@@ -50,6 +50,25 @@ def torch_judgement(graph: nn.Module, crops: NDArray[np.uint8]) -> tuple[NDArray
     return np.concatenate(probabilities), np.concatenate(novelty) if novelty else None
 
 
+def check_numbers(graph: nn.Module, crops: NDArray[np.uint8]) -> None:
+    """Raises `EngineError`, which names the layer, where one gives NaN or an infinite number for `crops`.
+
+    Later layers can hide it, each engine's in a way of its own: ReLU makes 0 of NaN in some, int8 any number.
+    """
+    names = {module: name for name, module in graph.named_modules() if not any(module.children())}
+
+    def check(module: nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and output.is_floating_point() and not output.isfinite().all():
+            raise EngineError(f"layer '{names[module]}' gives what is not a number: the training diverged, train it anew")
+
+    hooks = [module.register_forward_hook(check) for module in names]
+    try:
+        torch_judgement(graph, crops)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 def bf16_answers(graph: nn.Module, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
     """What an engine answers about that multiplies in bf16 and sums in fp32: weights and layers' outputs are rounded.
 

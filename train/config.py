@@ -6,15 +6,18 @@ Where the paper is silent, the comment beside a field says what was chosen and w
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from blastscope.runtime.crop.specification import CropSpecification
-from blastscope.runtime.io.strict_model import StrictModel
+from blastscope.runtime.io.strict_model import NotBool, StrictModel
 
 PAPER = Path(__file__).with_name("paper.toml")
 SHIPPED = Path(__file__).with_name("shipped.toml")
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+ClassWeight = Annotated[float, Field(gt=0)]  # a class of weight 0 would never be learnt
 
 
 class DataConfig(StrictModel):
@@ -44,7 +47,7 @@ class NetworkConfig(StrictModel):
     weights: str = "imagenet"  # or "none", or the path of a safetensors file in timm's names
     dropout: float = Field(default=0.0, ge=0, lt=1)  # before a voter's FC 2
     drop_path: float = Field(default=0.0, ge=0, lt=1)  # stochastic depth, for backbones that have it
-    views: Literal[1, 2, 4, 8] = 1  # orientations of a crop whose logits are averaged at inference
+    views: Annotated[Literal[1, 2, 4, 8], NotBool] = 1  # orientations of a crop whose logits are averaged at inference
     colour: Literal["none", "standardise"] = "none"  # standardise: each cell's channels to one mean and spread, black left out
 
 
@@ -80,7 +83,7 @@ class ScheduleConfig(StrictModel):
     lr: float = Field(default=1e-3, gt=0)  # Keras's defaults, as the paper says
     rho: float = Field(default=0.9, gt=0, lt=1)
     epsilon: float = Field(default=1e-7, gt=0)
-    betas: tuple[float, float] = (0.9, 0.999)  # adamw
+    betas: tuple[Beta, Beta] = (0.9, 0.999)  # adamw
     weight_decay: float = Field(default=0.0, ge=0)  # weights only, no biases, no normalisation
     backbone_lr_factor: float = Field(default=1.0, ge=0)  # below 1: pretrained layers move slower than new ones
     clip_norm: float | None = Field(default=None, gt=0)
@@ -93,7 +96,7 @@ class ScheduleConfig(StrictModel):
     reduce_factor: float = Field(default=0.1, gt=0, le=1)
     stop_after: int = Field(default=12, ge=1)
     keep: Literal["best", "last"] = "best"  # which epoch's weights the network ends with
-    class_weights: tuple[float, float] = (1.0, 1.0)  # hem, all
+    class_weights: tuple[ClassWeight, ClassWeight] = (1.0, 1.0)  # hem, all
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     ema_decay: float = Field(default=0.0, ge=0, lt=1)  # above 0: the averaged weights are validated and kept
     images_per_epoch: int | None = Field(default=None, ge=2)  # None: every image of the bag once
@@ -107,6 +110,12 @@ class ScheduleConfig(StrictModel):
     frozen_batch_norm: bool = False  # keep the running statistics that training starts from
     frozen: tuple[str, ...] = ()  # layers of the backbone that don't move, by the beginnings of their names, as "blocks.0"
 
+    @model_validator(mode="after")
+    def _warming_up_ends(self) -> Self:
+        if self.warmup_epochs and self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs must be below epochs = {self.epochs}")
+        return self
+
 
 class Stage1Config(ScheduleConfig):
     """Models A and B, each on its bag."""
@@ -115,13 +124,19 @@ class Stage1Config(ScheduleConfig):
 class Stage2Config(ScheduleConfig):
     """The combined model on the features of A and B."""
 
-    class_weights: tuple[float, float] = (1.0, 2.5)
+    class_weights: tuple[ClassWeight, ClassWeight] = (1.0, 2.5)
     # 0: on A's and B's pooled vectors, as in the paper; above: on mean and spread of the maps of so many stages before the last
     stages: int = Field(default=0, ge=0, le=8)
     hidden: int = Field(default=1024, ge=1)
     dropout: float = Field(default=0.6, ge=0, lt=1)
     augmented_copies: int = Field(default=0, ge=0)  # of each cell, drawn once, whose features are cached beside the cell's own
     fine_tune: bool = False  # move the backbones too, on crops augmented as in stage 1: four passes at inference
+
+    @model_validator(mode="after")
+    def _only_moving_layers_are_frozen(self) -> Self:
+        if self.frozen and not self.fine_tune:
+            raise ValueError("frozen names layers of the backbones, which move with fine_tune = true alone")
+        return self
 
 
 class TrunkConfig(StrictModel):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import ValidationError
+from torch import Tensor
 
 from blastscope.runtime.bundle.manifest import Digest, Patients
 from blastscope.runtime.errors import DataError
@@ -83,12 +84,21 @@ def load_ensemble(run: Path | str) -> TrainedEnsemble:
     tensors, header = read_tensors(run / "ensemble.safetensors")
     if TrainConfig.model_validate_json(header.get("config", "{}")) != provenance.config:
         raise DataError(run, "ensemble.safetensors and run.json are of different runs")
+    if (strange := next((name for name, tensor in tensors.items() if _no_numbers(tensor)), None)) is not None:
+        told = f"'{strange}' holds what is not a number: the training diverged, train anew with a smaller lr or with clip_norm"
+        raise DataError(run / "ensemble.safetensors", told)
     ensemble = empty_ensemble(provenance.config)
     try:
         ensemble.load_state_dict(tensors)
     except RuntimeError as error:
         raise DataError(run / "ensemble.safetensors", f"doesn't fit the network of run.json: {error}") from error
     return TrainedEnsemble(ensemble.eval(), provenance.config, provenance)
+
+
+def _no_numbers(tensor: Tensor) -> bool:
+    """Holds NaN, or an infinite number beside others than zeros, which would be a mask."""
+    finite = tensor.isfinite()
+    return not finite.all() and bool(tensor.isnan().any() or tensor[finite].any())
 
 
 def empty_ensemble(config: TrainConfig) -> AnyEnsemble:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Callable
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +27,8 @@ from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.train.config import TrainConfig
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from rich.console import Console
     from torch import Tensor
 
@@ -35,7 +38,11 @@ if TYPE_CHECKING:
     from blastscope.train.stages import Job
     from blastscope.train.trunk import TrunkEnsemble
 
+    # the untrained network and some crops (N, S, S, 3) in, a sentence out
+    Rehearsal = Callable[[TrunkEnsemble | VoterNetwork, NDArray[np.uint8]], str]
+
 WANTED = {"torch": "torch", "timm": "timm", "safetensors": "safetensors", "lightning_fabric": "lightning-fabric"}
+REHEARSED = 4  # crops
 
 
 def train_ensemble(
@@ -47,14 +54,16 @@ def train_ensemble(
     cache: Path | None = None,
     uncertainty: Path | None = None,
     console: Console | None = None,
+    rehearse: Rehearsal | None = None,
 ) -> Path:
     """Trains A, B and the combined model on the cells below `data`, writes the report, and returns the run's folder `out`.
 
     With `resume` it goes on after the last whole epoch, with the result that an uninterrupted run would have had. Raises
     `DataError` for data that can't be used, for an `out` with files in it when not resuming, for one that another process
-    trains, and for a run of another configuration or other data when resuming. Crops are kept in `cache`, or in the user's
-    cache. `uncertainty` is uncertainty.json of a cross validation by the same recipe on the same cells, for a run that holds
-    nobody out; without it a run with enough validation people measures its own. Progress goes to `console`.
+    trains, and for a run of another configuration or other data when resuming; `ConfigError` for a network that can't be had
+    as `config` says. Crops are kept in `cache`, or in the user's cache. `uncertainty` is uncertainty.json of a cross validation
+    by the same recipe on the same cells, for a run that holds nobody out; without it a run with enough validation people
+    measures its own. Progress goes to `console`. A run that begins is told first what `rehearse` says of the untrained network.
     """
     for module, library in WANTED.items():
         if importlib.util.find_spec(module) is None:
@@ -77,6 +86,7 @@ def train_ensemble(
             raise DataError(
                 Path(uncertainty), "was measured by another recipe or on other cells: cross-validate this one first"
             )
+        start = _start(out, config)
         cache_dir = Path(cache or default_cache_dir())
         store = cache_crops(folder, config.crop, cache_dir, workers=config.compute.workers, tell=progress.crops)
         machine = open_machine(config.compute)
@@ -88,7 +98,9 @@ def train_ensemble(
         job = Job(config, store, split, out, machine, progress, cache_dir)
         out.mkdir(parents=True, exist_ok=True)
         with exclusive_lock(out / ".lock", wait=False) if machine.is_global_zero else nullcontext():
-            _train(job, folder)
+            if rehearse is not None and machine.is_global_zero and not (out / "run.json").is_file():
+                progress.say(rehearse(start[0], store.crops[:REHEARSED]))
+            _train(job, folder, start)
             if machine.is_global_zero and given:
                 write_record(out / FILE, given)
             elif machine.is_global_zero and len(split.validation):
@@ -99,14 +111,25 @@ def train_ensemble(
     return out
 
 
-def _train(job: Job, folder: Dataset) -> None:
-    """Both stages, and everything of the run folder but the report."""
-    from blastscope.train.ensemble_checkpoint import TrainedEnsemble, read_provenance, save_ensemble, write_record
-    from blastscope.train.fit_checkpoint import clear_leftovers, write_tensors
+def _start(run: Path, config: TrainConfig) -> tuple[TrunkEnsemble | VoterNetwork, str]:
+    """What the training starts from, and where its weights come from; none are fetched for what is trained already."""
+    from blastscope.train.ensemble_checkpoint import read_provenance
+    from blastscope.train.fit_checkpoint import FitFolder
     from blastscope.train.stages import start_voter
     from blastscope.train.trunk_stages import start_ensemble
 
-    start, origin = start_ensemble(job) if job.config.trunk else start_voter(job)
+    finished = (run / "run.json").is_file() and read_provenance(run).state == "finished"
+    if finished or (not config.trunk and all(FitFolder(run / voter).finished for voter in ("a", "b"))):
+        config = config.model_copy(update={"network": config.network.model_copy(update={"weights": "none"})})
+    return start_ensemble(config) if config.trunk else start_voter(config)
+
+
+def _train(job: Job, folder: Dataset, start: tuple[TrunkEnsemble | VoterNetwork, str]) -> None:
+    """Both stages, and everything of the run folder but the report."""
+    from blastscope.train.ensemble_checkpoint import TrainedEnsemble, read_provenance, save_ensemble, write_record
+    from blastscope.train.fit_checkpoint import clear_leftovers, write_tensors
+
+    network, origin = start
     writes = job.machine.is_global_zero
     if writes:
         clear_leftovers(job.run)
@@ -125,7 +148,7 @@ def _train(job: Job, folder: Dataset) -> None:
     if provenance.state == "finished":
         job.progress.say("this run is finished already")
         return
-    ensemble, held_out = _fit_all(job, start)
+    ensemble, held_out = _fit_all(job, network)
     if writes:
         write_tensors(job.run / "validation.safetensors", held_out)
         history = read_history(job.run)

@@ -22,7 +22,7 @@ from blastscope.train.fit_checkpoint import FitFolder
 from blastscope.train.network import CombinedHead, CombinedNetwork, Ensemble, VoterNetwork, make_voter
 from blastscope.train.progress import Progress
 from blastscope.train.split import Split
-from blastscope.train.trainer import Task, fit
+from blastscope.train.trainer import Task, check_frozen, fit
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -164,11 +164,13 @@ def probabilities(job: Job, ensemble: Ensemble, rows: NDArray[np.int64]) -> NDAr
     return np.concatenate(found) if found else np.empty((0, 3, 2), np.float32)
 
 
-def start_voter(job: Job) -> tuple[VoterNetwork, str]:
-    """The network that A and B start from, and where its weights come from."""
-    torch.manual_seed(seed_of(job.config.seed, len(VOTERS)))
-    voter, origin = make_voter(job.config)
-    if job.config.compute.channels_last:
+def start_voter(config: TrainConfig) -> tuple[VoterNetwork, str]:
+    """The network that A and B start from, and where its weights come from. Raises `ConfigError` for layers it doesn't have."""
+    torch.manual_seed(seed_of(config.seed, len(VOTERS)))
+    voter, origin = make_voter(config)
+    for section, stage in (("stage1", config.stage1), ("stage2", config.stage2)):
+        check_frozen(voter, stage, section)
+    if config.compute.channels_last:
         voter = voter.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return voter, origin
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from blastscope.runtime.errors import ConfigError, UsageError
 from blastscope.train.config import ScheduleConfig
 from blastscope.train.data_loader import Batch, TrainingBatches, ValidationBatches, seed_of
 from blastscope.train.fit_checkpoint import FitFolder, Moving
@@ -69,6 +71,11 @@ def _fit(network: nn.Module, task: Task, machine: Fabric, progress: Progress) ->
         batches = progress.track(task.name, task.training.epoch(state.epoch, machine.device))
         trained = train_epoch(batches, moving, task, state, machine)
         validated = machine.broadcast(validate(kept, task.validation, machine))  # all processes decide alike
+        if not math.isfinite(trained.loss + (validated.loss if validated else 0)):
+            raise UsageError(
+                f"'{task.name}': the loss of epoch {state.epoch + 1} is not a number: the training diverged, "
+                "take a smaller lr or set clip_norm"
+            )
         row = EpochRow(
             epoch=state.epoch + 1,
             lr=rate_after(task, state),
@@ -201,8 +208,23 @@ def freeze(network: nn.Module, config: ScheduleConfig) -> None:
 
 def is_frozen(name: str, config: ScheduleConfig) -> bool:
     """The parameter or module `name` belongs to one of the frozen layers."""
-    _, _, layer = f".{name}.".rpartition(".backbone.")
+    layer = _layer(name)
     return any(layer.startswith(f"{prefix}.") for prefix in config.frozen)
+
+
+def check_frozen(network: nn.Module, config: ScheduleConfig, section: str) -> None:
+    """Raises `ConfigError` where one of the names in `config.frozen` is the beginning of no layer in the network's backbone."""
+    layers = [layer for name, _ in network.named_parameters() if (layer := _layer(name))]
+    strange = [prefix for prefix in config.frozen if not any(layer.startswith(f"{prefix}.") for layer in layers)]
+    if strange:
+        known = ", ".join(dict.fromkeys(layer.split(".")[0] for layer in layers))
+        told = f"frozen: the backbone has no layer {', '.join(map(repr, strange))}; its layers begin with {known}"
+        raise ConfigError(section, [told])
+
+
+def _layer(name: str) -> str:
+    """The name of a parameter or module within its backbone, with a dot behind it; nothing outside of a backbone."""
+    return f".{name}.".rpartition(".backbone.")[2] if ".backbone." in f".{name}." else ""
 
 
 def still(network: nn.Module, config: ScheduleConfig) -> None:

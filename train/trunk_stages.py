@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from blastscope.runtime.types import VOTERS, Voter
 from blastscope.train.bagging import Bag, chances, plain_bag
-from blastscope.train.config import ScheduleConfig, TrunkConfig
+from blastscope.train.config import ScheduleConfig, TrainConfig, TrunkConfig
 from blastscope.train.data_loader import TrainingBatches, ValidationBatches, seed_of
 from blastscope.train.features import FeatureTable, trunk_features
 from blastscope.train.fit_checkpoint import FitFolder
@@ -30,10 +30,10 @@ class _Cells(NamedTuple):
     sizes: NDArray[np.float64]  # the box's side in pixels
 
 
-def start_ensemble(job: Job) -> tuple[TrunkEnsemble, str]:
+def start_ensemble(config: TrainConfig) -> tuple[TrunkEnsemble, str]:
     """The ensemble before training, and where its backbone's weights come from."""
-    torch.manual_seed(seed_of(job.config.seed, len(VOTERS)))
-    return make_trunk_ensemble(job.config)
+    torch.manual_seed(seed_of(config.seed, len(VOTERS)))
+    return make_trunk_ensemble(config)
 
 
 class HeldOut(NamedTuple):

@@ -7,6 +7,8 @@ Exit codes: 0 done, 1 done with refusals or a gate not passed, 2 wrong usage, 3 
 from __future__ import annotations
 
 import errno
+import io
+import sys
 from typing import Any
 
 import typer
@@ -108,4 +110,15 @@ for name, group in building.GROUPS.items():
 
 def main() -> None:
     """What `blastscope` and `python -m blastscope` run."""
+    escape_what_the_output_lacks()
     app()
+
+
+def escape_what_the_output_lacks() -> None:
+    r"""Lets stdout and stderr write letters that their encoding lacks as escapes, `\u0418`, in place of an error.
+
+    On Windows output into a file or a pipe is in a code page of 256 letters, and on Linux a file's name may be no text at all.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")

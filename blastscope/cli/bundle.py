@@ -27,9 +27,10 @@ def verify(
 ) -> None:
     """Check digests, the golden set and the parity of every engine here. Exits 1 when one answers outside its tolerance."""
     from blastscope.calibration.compare import compare
+    from blastscope.cli.tables import json_text
 
     comparison = compare(bundle_at(bundle), data)
-    echo(comparison.model_dump_json(indent=2) if as_json else comparison.text())
+    echo(json_text(comparison) if as_json else comparison.text())
     if not comparison.passed:
         raise typer.Exit(1)
 

@@ -16,12 +16,13 @@ if TYPE_CHECKING:
 
 def devices(*, as_json: Json = False) -> None:
     """Print devices, drivers and libraries, the precisions and engines usable on each, and why others aren't."""
+    from blastscope.cli.tables import json_text
     from blastscope.runtime.inference.diagnostics import collect_diagnostics
     from blastscope.runtime.io.paths import default_cache_dir
 
     found = collect_diagnostics(default_cache_dir())
     if as_json:
-        typer.echo(found.model_dump_json(indent=2))
+        typer.echo(json_text(found))
     else:
         print_inventory(found)
 

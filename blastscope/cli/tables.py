@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from blastscope.calibration.report import CalibrationReport
     from blastscope.runtime.bundle import Bundle
     from blastscope.runtime.bundle.manifest import CalibrationProvenance, GraphEntry, Interval, Manifest
+    from blastscope.runtime.io.strict_model import StrictModel
 
 
 def show(*parts: RenderableType) -> None:
@@ -27,11 +28,17 @@ def show(*parts: RenderableType) -> None:
         console.print(part)
 
 
+def json_text(record: StrictModel) -> str:
+    """`record` as indented JSON in ASCII: escapes are JSON's own, whatever encoding the output has."""
+    return json.dumps(json.loads(record.model_dump_json()), indent=2)
+
+
 def print_training(run: Path, *, as_json: bool) -> None:
     """Table 1 and the intervals of a finished run."""
     path = run / "report" / "report.json"
     if as_json:
-        echo(path.read_text(encoding="utf-8") if path.is_file() else json.dumps({"run": str(run), "report": None}))
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"run": str(run), "report": None}
+        echo(json.dumps(found, indent=2))
         return
     if path.is_file():
         from blastscope.train.report import Report, render_table
@@ -42,14 +49,14 @@ def print_training(run: Path, *, as_json: bool) -> None:
 
 def print_calibration(report: CalibrationReport, *, as_json: bool) -> None:
     """What a calibration did."""
-    echo(report.model_dump_json(indent=2) if as_json else report.text())
+    echo(json_text(report) if as_json else report.text())
 
 
 def print_bundle(bundle: Bundle, *, as_json: bool) -> None:
     """What a bundle says of itself."""
     manifest = bundle.manifest
     if as_json:
-        typer.echo(manifest.model_dump_json(indent=2))
+        typer.echo(json_text(manifest))
         return
     show(Text(for_terminal(f"{manifest.name}: {bundle.path}"), style="bold"), _facts(bundle), _graphs(manifest))
     if manifest.scores:

@@ -166,6 +166,7 @@ def _cascade(
     from blastscope.calibration.cascade.plots import write_report
     from blastscope.calibration.cascade.run import calibrate_cascade
     from blastscope.calibration.config import CascadeConfig
+    from blastscope.cli.tables import json_text
     from blastscope.runtime.io.atomic import check_place
     from blastscope.runtime.io.strict_model import problems
 
@@ -180,7 +181,7 @@ def _cascade(
     if report:
         write_report(report, found)
         say(f"report: {report}")
-    echo(found.model_dump_json(indent=2) if as_json else found.text())
+    echo(json_text(found) if as_json else found.text())
     if not found.admitted:
         raise typer.Exit(1)
 

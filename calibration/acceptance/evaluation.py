@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from blastscope.calibration.progress import Pace, Tell
 from blastscope.calibration.quantisation.calibration_data import crop_cells
+from blastscope.runtime.backends.protocol import require_finite
 from blastscope.runtime.crop import CropSpecification
 from blastscope.runtime.errors import EngineError, MissingLibrary, UsageError
 from blastscope.runtime.io.cnmc import DatasetEntry
@@ -116,9 +117,11 @@ class GraphAnswers:
         return {name: np.concatenate(values) for name, values in zip(self.outputs, zip(*parts, strict=True), strict=True)}
 
     def probabilities(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """(N, 3, 2) of a fused graph, (N, 2) of a single one."""
+        """(N, 3, 2) of a fused graph, (N, 2) of a single one. Raises `EngineError` where an answer is not a number."""
         parts = [self._session.run(["probabilities"], {"crops": batch})[0] for batch in batches(crops)]
-        return np.concatenate(parts)
+        answers: NDArray[np.float32] = np.concatenate(parts)
+        require_finite(answers)
+        return answers
 
     def values(self, names: list[str], crops: NDArray[np.uint8]) -> Iterator[tuple[str, NDArray[np.float32]]]:
         """The outputs `names` for one batch of `crops`, each under its name."""

@@ -40,8 +40,8 @@ class Measured:
     """What is known of a graph's values after they were seen on the calibration cells."""
 
     largest: dict[str, float]  # the largest absolute value
-    channels: dict[str, NDArray[np.float32]]  # the same by channel, (C,), of values that have them
-    means: dict[str, NDArray[np.float32]]  # by channel, (C,)
+    channels: dict[str, NDArray[np.float32]]  # the same by channel, (C,), of the maps that convolutions take
+    means: dict[str, NDArray[np.float32]]  # by channel, (C,), of the same
     histograms: dict[str, NDArray[np.int64]]  # of the absolute values, from 0 to the largest; none where not asked for
     refused: tuple[tuple[int, str], ...]  # row of the crops, with the reason; they don't count in how far values reach
     _cuts: dict[tuple[object, ...], float] = field(default_factory=dict)
@@ -76,7 +76,8 @@ def measure(
     """
     values = sorted({value for members in plan.measured.values() for value in members})
     session = GraphAnswers(with_outputs(model, values))
-    seen, pace = _Seen(values), Pace("looks at cells", len(crops) * (2 if histograms else 1), tell)
+    maps = {node.input[0] for node in model.graph.node if node.op_type == "Conv"}
+    seen, pace = _Seen(values, maps), Pace("looks at cells", len(crops) * (2 if histograms else 1), tell)
     for batch in batches(crops, BATCH):
         seen.take(session, batch)
         pace.step(len(batch))
@@ -95,8 +96,8 @@ def measure(
 class _Seen:
     """What a first pass over the crops leaves of the values."""
 
-    def __init__(self, values: list[str]) -> None:
-        self._values = values
+    def __init__(self, values: list[str], maps: set[str]) -> None:
+        self._values, self._maps = values, maps  # maps: those that a convolution takes, whose channels are the second axis
         self.largest: list[NDArray[np.float32]] = []  # of each crop and value, (n, values) a batch
         self.sums: dict[str, NDArray[np.float64]] = {}  # of each value's channels, over
         self.counts: dict[str, int] = defaultdict(int)  # so many crops: a batch with an infinite value has no part
@@ -107,16 +108,25 @@ class _Seen:
         row = []
         for value, array in session.values(self._values, batch):
             size = np.abs(array)
-            # the views of a crop stand one batch apart
-            row.append(size.reshape(-1, len(batch), array[0].size).max(axis=(0, 2)))
-            if array.ndim in (2, 4) and np.isfinite(row[-1]).all():
-                axes = (0, 2, 3) if array.ndim == 4 else (0,)
-                mean = array.mean(axis=axes, dtype=np.float64)
+            row.append(_by_crop(size, len(batch)))
+            if value in self._maps and array.ndim == 4 and np.isfinite(row[-1]).all():
+                mean = array.mean(axis=(0, 2, 3), dtype=np.float64)
                 self.sums[value] = self.sums.get(value, np.zeros_like(mean)) + mean * len(batch)
                 self.counts[value] += len(batch)
-                most = size.max(axis=axes)
+                most = size.max(axis=(0, 2, 3))
                 self.channels[value] = np.maximum(self.channels.get(value, most), most)
         self.largest.append(np.stack(row, axis=1))
+
+
+def _by_crop(size: NDArray[np.float32], crops: int) -> NDArray[np.float32]:
+    """The largest of `size` for each crop; the same for all where the crops don't stand along the first axis.
+
+    The views of a crop stand one batch apart. What attention folds or puts before the batch is not told apart.
+    """
+    if size.ndim == 0 or len(size) % crops:
+        return np.full(crops, size.max())
+    largest: NDArray[np.float32] = size.reshape(-1, crops, size[0].size).max(axis=(0, 2))
+    return largest
 
 
 def _refused(largest: NDArray[np.float32], values: list[str]) -> Iterator[tuple[int, str]]:

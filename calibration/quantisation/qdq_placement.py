@@ -32,6 +32,7 @@ except ImportError as error:
 
 META = "blastscope."  # before the keys of what a graph file says of itself
 LAYERS = ("Conv", "MatMul")  # the layers on maps and sequences
+COUNTING = ("Shape", "Size")  # what comes of them knows a value's shape alone: the scale of attention, sizes to reshape to
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ def _reached(nodes: Iterable[onnx.NodeProto]) -> set[str]:
     for node in nodes:
         if behind.intersection(node.input):
             reached.add(node.name)
-        if node.name in reached or node.op_type in LAYERS:
+        if (node.name in reached and node.op_type not in COUNTING) or node.op_type in LAYERS:
             behind.update(name for name in node.output if name)
     return reached
 
@@ -73,6 +74,15 @@ def _reached(nodes: Iterable[onnx.NodeProto]) -> set[str]:
 def _turned(node: onnx.NodeProto) -> onnx.NodeProto:
     turned: onnx.NodeProto = onnx.helper.make_node(node.op_type, list(node.output), list(node.input), name=node.name)
     return turned
+
+
+def seen_values(model: onnx.ModelProto) -> set[str]:
+    """The values that hold something of the crops, and not of their number and size alone."""
+    seen = {value.name for value in model.graph.input}
+    for node in model.graph.node:
+        if node.op_type not in COUNTING and seen.intersection(node.input):
+            seen.update(node.output)
+    return seen
 
 
 def users_of(nodes: Sequence[onnx.NodeProto]) -> dict[str, list[onnx.NodeProto]]:
@@ -131,8 +141,11 @@ def plan_of(model: onnx.ModelProto, floats: Collection[str] = ()) -> Plan:
 
 
 def _wanted(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> list[str]:
-    """Float values that a quantised operator takes, in the graph's order, but vectors that never meet a layer again."""
-    constants = {weight.name for weight in model.graph.initializer}
+    """Float values that a quantised operator takes, in the graph's order.
+
+    Not those that hold nothing of the crops, such as the scale of attention, nor vectors that never meet a layer again.
+    """
+    seen = seen_values(model)
     computing = {node.name for node in nodes}
     users = users_of(model.graph.node)
     feeds: set[str] = set()  # nodes from which a quantised layer is reached through quantised operators
@@ -146,7 +159,7 @@ def _wanted(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> list[str]:
         if node.name not in feeds:
             continue
         data = node.input if node.op_type in ("Add", "Mul", "Concat", "MatMul") else node.input[:1]
-        wanted.update(dict.fromkeys(name for name in data if name and name not in constants))
+        wanted.update(dict.fromkeys(name for name in data if name in seen))
     return list(wanted)
 
 
@@ -155,11 +168,11 @@ def _only_user(model: onnx.ModelProto, inputs: list[str]) -> bool:
 
 
 def _weights(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> dict[str, int]:
-    constants = {weight.name for weight in model.graph.initializer}
+    constants = {weight.name: len(weight.dims) for weight in model.graph.initializer}
     found = {}
     for node in nodes:
         if node.op_type in LAYERS and len(node.input) > 1 and node.input[1] in constants:
-            found[node.input[1]] = 0 if node.op_type == "Conv" else 1
+            found[node.input[1]] = 0 if node.op_type == "Conv" else constants[node.input[1]] - 1
     return found
 
 

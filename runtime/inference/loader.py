@@ -9,6 +9,7 @@ from blastscope.runtime.backends.blob_store import engine_digest
 from blastscope.runtime.backends.protocol import BackendModule
 from blastscope.runtime.backends.registry import load_backend, load_gpu_backend
 from blastscope.runtime.bundle import Bundle, Golden, read_golden
+from blastscope.runtime.bundle.weights import check_weights
 from blastscope.runtime.errors import BlastscopeError, DeviceError, EngineError, GoldenMismatch
 from blastscope.runtime.inference.autotune import Autotuner, EngineConfig, Times, TimingCache, eligible_configs, rank_by_latency
 from blastscope.runtime.inference.background import BackgroundBuild, DeferredTask
@@ -140,6 +141,7 @@ class _Opener:
     def open(self, candidate: EngineConfig, *, measured: bool = True) -> InferencePool:
         """An engine to be measured, or one that answers, whose keeping is put off. Raises `BlastscopeError`s."""
         entry, execution, layout = candidate
+        check_weights(self.bundle, entry)
         engine_options = replace(
             self.options.engine_options(execution, layout), crop=self.bundle.manifest.crop, defer_save=not measured
         )

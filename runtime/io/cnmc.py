@@ -3,8 +3,8 @@
     anywhere/fold_0/all/UID_57_29_1_all.bmp      the archive's layout, at any depth
     anywhere/hem/UID_H49_3_2_hem.png             a flat one
 
-The label is the folder's. Where there is no folder named all or hem, the preliminary test set's table of labels is read. It is
-read only then, so that nobody trains on the test set by naming the archive's root.
+The label is the folder's. Where no file with such a name lies below a folder named all or hem, the preliminary test set's table
+of labels is read. It is read only then, so that nobody trains on the test set by naming the archive's root.
 """
 
 from __future__ import annotations
@@ -108,16 +108,22 @@ class _Named:
     path: Path
     name: str
     label: ClassName | None
+    problem: str = NAME_IN_WORDS  # where the name tells nothing
 
 
 def _named_files(root: Path, unread: list[tuple[Path, str]]) -> list[_Named]:
     """Every image file below `root`, in the order of the relative path. Folders that can't be read go to `unread`."""
     paths = sorted(_image_files(root, unread), key=lambda path: _order(root, path))
     files = [_Named(path, path.stem, _folder_label(root, path)) for path in paths]
-    if any(file.label for file in files):
+    if any(file.label and NAME.fullmatch(file.name) for file in files):
         return files
     table = _test_table(root)
-    return [_Named(file.path, *table.get(file.path, (file.name, None))) for file in files]
+    if table is None:
+        return files
+    if missing := table.missing(paths):
+        lacks = f"lacks {len(missing)} of the {len(table.rows)} files in '{table.path.name}', the first is '{missing[0]}'"
+        unread.append((root, lacks))
+    return [table.label(file) for file in files]
 
 
 def _order(root: Path, path: Path) -> tuple[str, ...]:
@@ -145,21 +151,45 @@ def _folder_label(root: Path, path: Path) -> ClassName | None:
     return next((label for name in reversed(names) for label in CLASSES if name.lower() == label), None)
 
 
-def _test_table(root: Path) -> dict[Path, tuple[str, ClassName]]:
-    """File -> (name that tells the patient, label), from the preliminary test set's table in or beside `root`."""
+@dataclass(frozen=True, slots=True)
+class _TestTable:
+    """The preliminary test set's labels. Files are known by their stems: the set may have been saved anew in another format."""
+
+    path: Path
+    folders: tuple[Path, ...]  # where its files may lie: the final test set has files of the same names
+    rows: Mapping[str, tuple[str, ClassName]]  # stem -> (name that tells the patient, label)
+
+    def label(self, file: _Named) -> _Named:
+        """`file` with what the table says of it."""
+        if file.path.parent not in self.folders:
+            return file
+        if file.path.stem not in self.rows:
+            return replace(file, problem=f"{NAME_IN_WORDS}, and '{self.path.name}' has no row for it")
+        name, label = self.rows[file.path.stem]
+        return replace(file, name=name, label=label)
+
+    def missing(self, paths: Iterable[Path]) -> list[str]:
+        """The files that the table names and none of `paths` is."""
+        found = {path.stem for path in paths if path.parent in self.folders}
+        return [stem for stem in self.rows if stem not in found]
+
+
+def _test_table(root: Path) -> _TestTable | None:
+    """The preliminary test set's table, in or beside `root`."""
     tables = sorted(root.rglob(TEST_TABLE)) or sorted(root.parent.glob(TEST_TABLE))
-    if not tables:
-        return {}
-    # the final test set has files of the same names, so the folder must be the right one too
-    folders = [tables[0].parent, *sorted(root.rglob(TEST_FOLDER)), *([root] if root.resolve().name == TEST_FOLDER else [])]
+    beside = [tables[0].parent] if tables and tables[0].is_relative_to(root) else []
+    folders = (*beside, *root.rglob(TEST_FOLDER), *([root] if root.resolve().name == TEST_FOLDER else []))
+    if not (tables and folders):
+        return None
     try:
         with tables[0].open(newline="", encoding="utf-8-sig") as file:
-            rows = [
-                (row["new_names"], Path(row["Patient_ID"]).stem, CLASSES[int(row["labels"])]) for row in csv.DictReader(file)
-            ]
-    except (KeyError, IndexError, ValueError, TypeError, OSError, csv.Error) as error:
+            rows = {
+                Path(row["new_names"]).stem: (Path(row["Patient_ID"]).stem, {"0": CLASSES[0], "1": CLASSES[1]}[row["labels"]])
+                for row in csv.DictReader(file)
+            }
+    except (KeyError, ValueError, TypeError, OSError, csv.Error) as error:
         raise DataError(tables[0], f"not a table with columns Patient_ID, new_names, labels (0 or 1): {error}") from error
-    return {folder / name: (Path(uid).stem, label) for folder in folders for name, uid, label in rows}
+    return _TestTable(tables[0], folders, rows)
 
 
 def _read_all(files: list[_Named]) -> tuple[list[DatasetEntry], list[tuple[Path, str]]]:
@@ -173,7 +203,7 @@ def _read(file: _Named) -> DatasetEntry | str:
     """The cell in `file`, or why it is rejected."""
     match = NAME.fullmatch(file.name)
     if match is None:
-        return NAME_IN_WORDS
+        return file.problem
     if file.label is None:
         return "in no folder named all or hem"
     if match["label"].lower() != file.label:

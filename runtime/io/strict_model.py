@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import tomllib
 from pathlib import Path
-from typing import ClassVar, Self, get_args
+from typing import Any, ClassVar, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from blastscope.runtime.errors import ConfigError
 
@@ -20,20 +21,42 @@ class StrictModel(BaseModel):
     def from_toml(cls, path: Path | str) -> Self:
         """The record that the TOML file `path` describes.
 
-        Raises `ConfigError`, which names the file, the key, and the known keys where one is unknown.
+        A value must have its key's type: neither `true` nor a quoted number is a number. A byte-order mark, which some editors
+        on Windows write, is passed over. Raises `ConfigError`, which names the file, the key, and the known keys where one is
+        unknown.
         """
         path = Path(path)
         try:
-            return cls.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+            return cls.model_validate(_with_tuples(tomllib.loads(path.read_text(encoding="utf-8-sig"))), strict=True)
         except FileNotFoundError as error:
             raise ConfigError(path, ["no such file"]) from error
         except OSError as error:
             raise ConfigError(path, [f"can't be read: {error.strerror}"]) from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except UnicodeDecodeError as error:
+            is_utf16 = error.object[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+            found = "the file is UTF-16" if is_utf16 else f"the file isn't UTF-8 from byte {error.start} on"
+            raise ConfigError(path, [f"not TOML: {found}: save it anew with the encoding UTF-8"]) from error
+        except tomllib.TOMLDecodeError as error:
             raise ConfigError(path, [f"not TOML: {error}"]) from error
         except ValidationError as error:
             unknown = [item["loc"] for item in error.errors() if item["type"] == "extra_forbidden"]
             raise ConfigError(path, problems(error), known=_known_keys(cls, unknown[0][:-1]) if unknown else ()) from error
+
+
+def _with_tuples(value: Any) -> Any:
+    """`value` of TOML with tuples for its arrays: no field here is a list."""
+    if isinstance(value, dict):
+        return {key: _with_tuples(inner) for key, inner in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
+
+
+def _not_a_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("should be a whole number")
+    return value
+
+
+NotBool = BeforeValidator(_not_a_bool)  # for a `Literal` of whole numbers, in which pydantic finds `True` as 1
 
 
 def problems(error: ValidationError) -> list[str]:

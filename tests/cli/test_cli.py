@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from blastscope.cli import app
+from blastscope.cli.tables import json_text
+from blastscope.runtime.bundle import read_bundle
 from blastscope.runtime.errors import Closed, DeviceError
 from blastscope.train.progress import Progress
 
@@ -45,7 +48,18 @@ def test_classify_prints_a_line_of_json_an_image_in_the_order_given(bundle: Path
     rows = [json.loads(line) for line in result.stdout.splitlines()]
     assert result.exit_code == 0
     assert [row["path"] for row in rows] == [str(path) for path in paths]
-    assert set(rows[0]) == {"path", "label", "probability", "voter", "probabilities", "decided_early", "novelty", "set", "box", "refusal"}
+    assert set(rows[0]) == {
+        "path",
+        "label",
+        "probability",
+        "voter",
+        "probabilities",
+        "decided_early",
+        "novelty",
+        "set",
+        "box",
+        "refusal",
+    }
     assert set(rows[0]["probabilities"]) == {"a", "b", "combined"}
     assert rows[0]["probability"] == rows[0]["probabilities"][rows[0]["voter"]][rows[0]["label"]]
 
@@ -64,6 +78,30 @@ def test_people_get_a_line_an_image(bundle: Path, images: Path) -> None:
     result = run("classify", images, "--bundle", bundle)
     assert result.exit_code == 0
     assert all(line.split()[0] in ("ALL", "HEM") for line in result.stdout.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("encoding", "written"), [("cp1252", r"\u0418\u0432\u0430\u043d.png"), ("utf-8", "\u0418\u0432\u0430\u043d.png")]
+)
+def test_every_image_is_told_in_an_output_that_lacks_letters(bundle: Path, images: Path, encoding: str, written: str) -> None:
+    (images / "cell1.png").rename(images / "\u0418\u0432\u0430\u043d.png")
+    if os.name == "posix":
+        (images / "cell2.png").rename(os.fsdecode(os.fsencode(images) + b"/caf\xe9.png"))
+        written = f"{written}|caf\\udce9.png"
+    command = [sys.executable, "-m", "blastscope", "classify", images, "--bundle", bundle, "--backend", "onnxruntime"]
+    variables = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run(command, capture_output=True, env=variables, check=True)
+    lines = done.stdout.decode(encoding).splitlines()
+    assert len(lines) == 3
+    for name in written.split("|"):
+        assert sum(line.endswith(name) for line in lines) == 1, name
+
+
+def test_json_is_ascii_whatever_the_output_can_write(bundle: Path) -> None:
+    manifest = read_bundle(bundle).manifest.model_copy(update={"name": "\u0418\xe4\U0001f52c"})
+    text = json_text(manifest)
+    assert text.isascii()
+    assert json.loads(text) == json.loads(manifest.model_dump_json())
 
 
 def test_a_layout_may_be_named(bundle: Path, images: Path) -> None:

@@ -226,6 +226,25 @@ def test_weights_that_fp16_cannot_hold_stop_the_export(trained: TrainedEnsemble,
         export_graphs(ensemble, "combined", drawn_crops(4, trained.config.crop, 0), tmp_path, ExportConfig())
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_run_with_weights_that_are_no_numbers_is_not_exported(run: Path, tmp_path: Path, bad: float) -> None:
+    trained = load_ensemble(run)
+    with torch.no_grad():
+        trained.ensemble.b.backbone.get_parameter("conv1.0.weight")[3, 1, 1, 1] = bad
+    save_ensemble(tmp_path / "run", trained)
+    with pytest.raises(DataError, match=r"ensemble.safetensors.*'b.backbone.conv1.0.weight' holds what is not a number.*lr"):
+        export_run(tmp_path / "run", tmp_path / "out", config=SMALL)
+
+
+def test_a_layer_whose_output_is_infinite_stops_the_export_by_name(run: Path, tmp_path: Path) -> None:
+    trained = load_ensemble(run)
+    with torch.no_grad():
+        trained.ensemble.get_parameter("a.backbone.conv1.0.weight").fill_(1e38)  # a number, and its sums are none
+    save_ensemble(tmp_path / "run", trained)
+    with pytest.raises(EngineError, match=r"layer 'ensemble\.a\.backbone\.conv1\.0' gives what is not a number"):
+        export_run(tmp_path / "run", tmp_path / "out", config=SMALL)
+
+
 def test_a_benchmark_bundle_has_every_precision_and_says_that_its_gate_is_waived(tmp_path: Path) -> None:
     config = TrainConfig.model_validate(FACTS)
     crops = drawn_crops(16, config.crop, 3)

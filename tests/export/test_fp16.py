@@ -99,3 +99,77 @@ def test_regions_cover_every_node_once(model: onnx.ModelProto) -> None:
     assert "Conv" in {kinds[name] for name in regions.networks}
     assert {"Cast", "Div"} <= {kinds[name] for name in regions.before}
     assert {"Gemm", "Softmax", "ArgMax", "Where"} <= {kinds[name] for name in regions.after}
+
+
+class Attention(nn.Module):
+    """What backbones with attention add: scaled products of activations, layer normalisation, maps that are resized."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm, self.qkv = nn.Conv2d(3, 24, 4, 4), nn.LayerNorm(24), nn.Linear(24, 72)
+        self.last, self.logits = nn.Sequential(nn.Conv2d(24, 24, 3), nn.GELU()), nn.Linear(24, 6)
+
+    def forward(self, crops: torch.Tensor) -> torch.Tensor:
+        maps = self.stem((crops.permute(0, 3, 1, 2).float() - 127.5) / 127.5)
+        tokens = maps.flatten(2).transpose(1, 2)  # (N, 16, 24)
+        q, k, v = self.qkv(self.norm(tokens)).reshape(-1, 16, 3, 2, 12).permute(2, 0, 3, 1, 4).unbind(0)
+        seen = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(-1, 16, 24) + tokens
+        maps = nn.functional.interpolate(seen.transpose(1, 2).reshape(-1, 24, 4, 4), scale_factor=2.0, mode="bilinear")
+        return self.logits(self.last(maps).mean(dim=(2, 3))).reshape(-1, 3, 2)
+
+
+@pytest.fixture(scope="module")
+def attention() -> onnx.ModelProto:
+    torch.manual_seed(0)
+    return trace(FusedGraph(Attention()).eval(), SIDE, "fused")
+
+
+def test_attention_and_resizing_are_halved(attention: onnx.ModelProto, crops: np.ndarray) -> None:
+    assert {"Shape", "Resize", "Sqrt", "LayerNormalization"} <= {node.op_type for node in attention.graph.node}
+    half = halve(attention, "fused")
+    answers = [GraphAnswers(graph.SerializeToString()).probabilities(crops) for graph in (attention, half)]
+    np.testing.assert_allclose(answers[0], answers[1], atol=2e-3)
+    weights = [sum(len(weight.raw_data) for weight in graph.graph.initializer) for graph in (half, attention)]
+    assert weights[0] < 0.6 * weights[1]
+
+
+def test_scales_of_resize_and_what_comes_of_shapes_stay_fp32(attention: onnx.ModelProto) -> None:
+    half = halve(attention, "fused")
+    inferred = onnx.shape_inference.infer_shapes(half, strict_mode=True).graph
+    kinds = {value.name: value.type.tensor_type.elem_type for value in inferred.value_info}
+    kinds |= {weight.name: weight.data_type for weight in half.graph.initializer}
+    by_kind = {node.op_type: node for node in half.graph.node}
+    assert kinds[by_kind["Resize"].input[2]] == onnx.TensorProto.FLOAT
+    assert kinds[by_kind["Sqrt"].output[0]] == onnx.TensorProto.FLOAT
+    for kind in ("Conv", "MatMul", "LayerNormalization", "Softmax", "Resize"):
+        assert any(kinds.get(node.output[0]) == HALF for node in half.graph.node if node.op_type == kind), kind
+
+
+def test_an_operator_with_a_graph_of_its_own_is_refused(model: onnx.ModelProto) -> None:
+    branching = onnx.ModelProto()
+    branching.CopyFrom(model)
+    value = next(node for node in branching.graph.node if node.op_type == "Conv").output[0]
+    branches = [
+        onnx.helper.make_graph([onnx.helper.make_node("Identity", [value], [name])], name, [], [output])
+        for name in ("then", "else")
+        for output in [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)]
+    ]
+    branch = onnx.helper.make_node("If", ["true"], ["chosen"], name="If", then_branch=branches[0], else_branch=branches[1])
+    branching.graph.initializer.append(numpy_helper.from_array(np.array(True), "true"))
+    branching.graph.node.append(branch)
+    with pytest.raises(EngineError, match=r"'If' holds a graph of its own.*export without fp16"):
+        halve(branching, "fused")
+
+
+def test_a_network_that_the_exporter_does_not_know_is_told_in_a_sentence(capfd: pytest.CaptureFixture[str]) -> None:
+    class Strange(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.logits = nn.Linear(1, 6)
+
+        def forward(self, crops: torch.Tensor) -> torch.Tensor:
+            return self.logits(torch.special.bessel_j0(crops.float()).mean(dim=(1, 2, 3))[:, None]).reshape(-1, 3, 2)
+
+    with pytest.raises(EngineError, match=r"exporter has no ONNX for this network: .*bessel_j0.*train another backbone"):
+        trace(FusedGraph(Strange()).eval(), SIDE, "fused")
+    assert "IR graph" not in "".join(capfd.readouterr())

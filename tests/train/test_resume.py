@@ -9,12 +9,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from blastscope.runtime.errors import DataError
+from blastscope.runtime.errors import ConfigError, DataError
 from blastscope.runtime.io.synthetic import write_synthetic_dataset
 from blastscope.train.config import TrainConfig
+from blastscope.train.network import VoterNetwork
 from blastscope.train.pipeline import train_ensemble
 
 TINY = {
@@ -142,3 +145,43 @@ def test_more_threads_are_no_other_configuration(
     before = (whole / "ensemble.safetensors").stat().st_mtime_ns
     train_ensemble(cells, other, whole, resume=True, cache=cache)  # finished: nothing to do
     assert (whole / "ensemble.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_network_that_cannot_be_had_is_told_before_cells_are_cropped(
+    cells: Path, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blastscope.train.crop_cache.cache_crops", lambda *_, **__: pytest.fail("crops cells for nothing"))
+    network = config.network.model_copy(update={"drop_path": 0.1, "backbone": "densenet121"})
+    stage1 = config.stage1.model_copy(update={"frozen": ("nobody",)})
+    for change, told in (({"network": network}, "no stochastic depth"), ({"stage1": stage1}, "has no layer 'nobody'")):
+        with pytest.raises(ConfigError, match=told):
+            train_ensemble(cells, config.model_copy(update=change), tmp_path / "out", cache=tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_finished_run_needs_no_weights_to_start_from(
+    whole: Path, cells: Path, config: TrainConfig, cache: Path, tmp_path: Path
+) -> None:
+    out = shutil.copytree(whole, tmp_path / "out")
+    wanted = config.model_copy(update={"network": config.network.model_copy(update={"weights": str(tmp_path / "none")})})
+    text = (out / "run.json").read_text().replace('"weights": "none"', f'"weights": {json.dumps(str(tmp_path / "none"))}')
+    (out / "run.json").write_text(text)
+    assert train_ensemble(cells, wanted, out, resume=True, cache=cache) == out
+
+
+def test_only_a_run_that_begins_is_rehearsed(
+    cells: Path, config: TrainConfig, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blastscope.train.pipeline._report", lambda *_: None)
+    seen: list[tuple[int, ...]] = []
+
+    def rehearse(voter: VoterNetwork, crops: NDArray[np.uint8]) -> str:
+        seen.append(crops.shape)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_ensemble(cells, config, tmp_path / "out", cache=cache, rehearse=rehearse)
+    assert seen == [(4, 32, 32, 3)]
+    train_ensemble(cells, config, tmp_path / "out", resume=True, cache=cache)
+    train_ensemble(cells, config, tmp_path / "out", resume=True, cache=cache, rehearse=rehearse)
+    assert len(seen) == 1

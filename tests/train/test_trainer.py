@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from blastscope.runtime.errors import ConfigError, UsageError
 from blastscope.train.accelerator import open_machine, precision_of
 from blastscope.train.bagging import Bag, plain_bag
 from blastscope.train.config import AugmentConfig, ComputeConfig, ScheduleConfig
@@ -17,7 +18,18 @@ from blastscope.train.fit_checkpoint import FitFolder
 from blastscope.train.network import VoterNetwork, make_voter
 from blastscope.train.progress import Progress
 from blastscope.train.schedule import EpochRow, FitState, learning_rate
-from blastscope.train.trainer import Task, fit, follow, freeze, is_frozen, make_optimiser, still, weighted_loss
+from blastscope.train.trainer import (
+    Score,
+    Task,
+    check_frozen,
+    fit,
+    follow,
+    freeze,
+    is_frozen,
+    make_optimiser,
+    still,
+    weighted_loss,
+)
 
 CPU = ComputeConfig(device="cpu", precision="fp32")
 
@@ -232,3 +244,23 @@ def test_auto_precision_is_full_where_the_cpu_has_no_bf16(monkeypatch: pytest.Mo
     monkeypatch.setattr("blastscope.train.accelerator._cpu_has_bf16", lambda: True)
     assert precision_of(ComputeConfig(), gpu=False) == "bf16"
     assert precision_of(ComputeConfig(precision="fp16"), gpu=True) == "fp16"
+
+
+@pytest.mark.parametrize("wrong", ["blokcs.1", "blocks.0.0.con", "block", "", "classify"])
+def test_a_frozen_name_that_no_layer_begins_with_is_told(voter: VoterNetwork, wrong: str) -> None:
+    check_frozen(voter, ScheduleConfig(frozen=("conv_stem", "bn1", "blocks.0", "blocks.1.0")), "stage1")
+    with pytest.raises(ConfigError, match=rf"'stage1': frozen: the backbone has no layer '{wrong}'; .* conv_stem, bn1, blocks"):
+        check_frozen(voter, ScheduleConfig(frozen=("conv_stem", wrong)), "stage1")
+
+
+def test_a_training_that_diverges_is_told_with_the_remedy(
+    voter: VoterNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blastscope.train.trainer.train_epoch", lambda *_: Score(float("nan"), 0.5))
+    crops, labels = np.zeros((8, 32, 32, 3), np.uint8), np.arange(8) % 2
+    training = TrainingBatches(crops, labels, plain_bag(np.arange(8)), 4, (0, 0))
+    validation = ValidationBatches(crops, labels, np.arange(8), 8)
+    task = Task("a", ScheduleConfig(epochs=3), training, validation, FitFolder(tmp_path))
+    with pytest.raises(UsageError, match="'a': the loss of epoch 1 is not a number: the training diverged, take a smaller lr"):
+        fit(voter, task, open_machine(CPU), Progress())
+    assert not any(tmp_path.iterdir())

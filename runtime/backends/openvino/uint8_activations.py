@@ -6,6 +6,8 @@ same graph answers within 0.02 of what its operators say. The file stays signed:
 
     never negative, as after ReLU   0 to 127 stay 0 to 127. A zero point costs OpenVINO a sum over all weights at each opening
     any other                       q + 128, with the zero point 128
+    read by attention               stays int8: OpenVINO 2026.4 fails to compile products of two uint8 activations with zero
+                                    points, and may crash, also where transposes, slices and the like come between
     before a ReLU or a clamp        left out where the value after it has the same range: rounding before or after the cut
                                     gives the same number, and operators that aren't there needn't be compiled
 
@@ -22,6 +24,11 @@ from typing import Any
 LEAST, ZERO, TOP = -128, 128, 127  # of int8; and where its 0 lies in uint8
 _CUTTING = ("Relu", "Clamp")
 _KEEPING = ("MaxPool", "AvgPool", "Concat", "Reshape", "Transpose", "Squeeze", "Unsqueeze")  # stay between what they take
+# What convolutional networks do with an activation. Anything else, as products of two activations, keeps int8.
+_READERS = {
+    *("Convolution", "GroupConvolution", "Identity", "Relu", "Clamp", "Concat", "MaxPool", "AvgPool", "ReduceMean"),
+    *("Add", "FakeQuantize", "Multiply", "Sigmoid", "HardSigmoid", "HSigmoid", "HSwish", "Swish", "ShapeOf", "Result"),
+}
 
 Reach = dict[str, float]  # values that are never negative, by operator: the largest that each may be
 
@@ -41,7 +48,7 @@ def use_uint8_activations(library: Any, model: Any) -> int:
         _follow(node, reach)
         if _is_int8_activation(node):
             subtracts = [_subtract_after(user) for user in _users(node)]
-            if all(subtracts):
+            if all(subtracts) and _readers(subtracts) <= _READERS:
                 _turn(operators, number, (node, subtracts), reach)
                 changed += 1
     return changed
@@ -71,6 +78,12 @@ def _subtract_after(back: Any) -> Any:
         return None
     users = _users(back)
     return users[0] if len(users) == 1 and users[0].get_type_name() == "Subtract" else None
+
+
+def _readers(subtracts: list[Any]) -> set[str]:
+    """Kinds of the operators that read an activation once its zero point is taken off and its scale is put on."""
+    backs = [back for subtract in subtracts for back in _users(subtract)]
+    return {user.get_type_name() for back in backs if back.get_type_name() == "Multiply" for user in _users(back)}
 
 
 def _make_clamps(operators: Any, model: Any) -> None:

@@ -111,3 +111,34 @@ def test_a_graph_without_int8_stays_as_it_is() -> None:
     )
     model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
     assert use_uint8_activations(openvino, openvino.Core().read_model(model.SerializeToString())) == 0
+
+
+@pytest.mark.parametrize("between", ["nothing", "Transpose", "Slice"])
+def test_what_attention_multiplies_stays_signed(between: str) -> None:
+    square = (2, 3, 8, 8)
+    constants = {
+        "scale": np.array(SCALE, np.float32),
+        "zero": np.array(0, np.int8),
+        "start": np.array([0]),
+        "end": np.array([8]),
+    }
+    nodes = [*through_int8("a"), *through_int8("b")]
+    if between == "Transpose":
+        nodes.append(helper.make_node("Transpose", ["bf"], ["other"], perm=[0, 1, 3, 2]))
+    elif between == "Slice":
+        nodes.append(helper.make_node("Slice", ["bf", "start", "end"], ["other"]))
+    nodes.append(helper.make_node("MatMul", ["af", "bf" if between == "nothing" else "other"], ["out"]))
+    inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, square) for name in ("a", "b")]
+    outputs = [helper.make_tensor_value_info("out", TensorProto.FLOAT, None)]
+    made = helper.make_graph(
+        nodes, "attention", inputs, outputs, [numpy_helper.from_array(one, name) for name, one in constants.items()]
+    )
+    content = helper.make_model(made, opset_imports=[helper.make_opsetid("", 19)], ir_version=9).SerializeToString()
+    model = openvino.Core().read_model(content)
+    use_uint8_activations(openvino, model)
+    signed = [node for node in model.get_ordered_ops() if node.get_output_element_type(0).get_type_name() == "i8"]
+    assert len([node for node in signed if node.get_type_name() == "Convert"]) == 2
+    rng = np.random.default_rng(5)
+    values = {name: rng.uniform(-1, 1, square).astype(np.float32) for name in ("a", "b")}
+    found = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})([values["a"], values["b"]])[0]
+    np.testing.assert_allclose(np.asarray(found), one_by_one(content, values), atol=0.02)

@@ -200,6 +200,51 @@ def test_the_test_set_beside_training_data_is_left_out(tmp_path: Path) -> None:
     assert len(found.rejected) == 3
 
 
+@pytest.mark.parametrize("suffix", [".png", ".BMP", ".tif"])
+def test_the_table_serves_a_test_set_that_was_saved_anew(tmp_path: Path, suffix: str) -> None:
+    root = preliminary(tmp_path)
+    for path in (root / "C-NMC_test_prelim_phase_data").iterdir():
+        path.rename(path.with_name(f"{path.stem}{suffix}"))
+    assert [(cell.label, cell.patient) for cell in scan_dataset(root).cells] == [("all", "58"), ("hem", "H14")]
+
+
+@pytest.mark.parametrize("name", ["ALL", "hem", "all/mine", "Hem/all"])
+def test_the_test_set_may_lie_below_a_folder_named_after_a_class(tmp_path: Path, name: str) -> None:
+    root = preliminary(tmp_path / name)
+    wanted = [("all", "58"), ("hem", "H14")]
+    for place in (tmp_path, root, root / "C-NMC_test_prelim_phase_data"):
+        assert [(cell.label, cell.patient) for cell in scan_dataset(place).cells] == wanted
+
+
+def test_files_and_rows_of_the_table_without_each_other_are_told(tmp_path: Path) -> None:
+    root = preliminary(tmp_path)
+    write(root / "C-NMC_test_prelim_phase_data" / "7.bmp", 27)
+    with (root / "C-NMC_test_prelim_phase_data_labels.csv").open("a") as table:
+        table.write("UID_58_29_2_all.bmp,3.bmp,1\nUID_58_29_3_all.bmp,4.bmp,1\n")
+    found = reasons(scan_dataset(root))
+    assert found["."] == "lacks 2 of the 4 files in 'C-NMC_test_prelim_phase_data_labels.csv', the first is '3'"
+    assert "'C-NMC_test_prelim_phase_data_labels.csv' has no row for it" in found["C-NMC_test_prelim_phase_data/7.bmp"]
+
+
+def test_the_table_labels_no_file_of_the_final_test_set(tmp_path: Path) -> None:
+    root = preliminary(tmp_path)
+    shutil.rmtree(root / "C-NMC_test_prelim_phase_data")
+    with pytest.raises(DataError, match=r"lacks 2 of the 2 files in 'C-NMC_test_prelim_phase_data_labels\.csv'"):
+        scan_dataset(root)
+    with pytest.raises(DataError, match="no cells of class") as caught:
+        scan_dataset(root / "C-NMC_test_final_phase_data")
+    assert "labels.csv" not in str(caught.value)
+
+
+@pytest.mark.parametrize("label", ["-1", "2", "", "all"])
+def test_a_label_in_the_table_other_than_0_and_1_is_refused(tmp_path: Path, label: str) -> None:
+    (preliminary(tmp_path) / "C-NMC_test_prelim_phase_data_labels.csv").write_text(
+        f"Patient_ID,new_names,labels\nUID_58_29_1_all.bmp,1.bmp,{label}\n"
+    )
+    with pytest.raises(DataError, match="0 or 1"):
+        scan_dataset(tmp_path)
+
+
 def test_a_broken_table_is_named(tmp_path: Path) -> None:
     (preliminary(tmp_path) / "C-NMC_test_prelim_phase_data_labels.csv").write_text("a,b\n1,2\n")
     with pytest.raises(DataError, match="Patient_ID, new_names, labels"):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import codecs
 from pathlib import Path
+from typing import Annotated, Literal
 
 import pytest
 from pydantic import ValidationError
 
 from blastscope.runtime.crop.specification import CropSpecification
 from blastscope.runtime.errors import ConfigError
-from blastscope.runtime.io.strict_model import StrictModel
+from blastscope.runtime.io.strict_model import NotBool, StrictModel
 
 
 class Inner(StrictModel):
@@ -19,6 +21,14 @@ class Inner(StrictModel):
 class Outer(StrictModel):
     epochs: int = 50
     stage1: Inner = Inner()
+
+
+class Typed(StrictModel):
+    epochs: int = 1
+    views: Annotated[Literal[1, 2], NotBool] = 1
+    whole: bool = False
+    name: str = ""
+    pair: tuple[float, float] = (0.0, 0.0)
 
 
 def toml(folder: Path, text: str) -> Path:
@@ -54,6 +64,38 @@ def test_a_wrong_value_names_its_key(tmp_path: Path) -> None:
 def test_what_is_not_toml_is_said_to_be_so(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigError, match="not TOML"):
         Outer.from_toml(toml(tmp_path, text))
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_bytes(codecs.BOM_UTF8 + b"epochs = 3\r\n")
+    assert Outer.from_toml(tmp_path / "config.toml").epochs == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("epochs = 3".encode("utf-16"), "is UTF-16: save it anew with the encoding UTF-8"),
+        (b'epochs = 3 # "\xe4"', "isn't UTF-8 from byte 14 on: save it anew"),
+    ],
+)
+def test_a_file_in_another_encoding_is_told_with_the_remedy(tmp_path: Path, content: bytes, told: str) -> None:
+    (tmp_path / "config.toml").write_bytes(content)
+    with pytest.raises(ConfigError, match=told):
+        Outer.from_toml(tmp_path / "config.toml")
+
+
+@pytest.mark.parametrize(
+    "text", ["epochs = '3'", "epochs = 3.0", "epochs = true", "views = true", "whole = 1", "name = 3", "pair = [true, 1]"]
+)
+def test_a_value_of_another_type_is_not_converted(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{text.split()[0]}(\.0)?: .*should be") as caught:
+        Typed.from_toml(toml(tmp_path, text))
+    assert len(caught.value.problems) == 1
+
+
+def test_whole_numbers_and_arrays_serve_where_they_are_meant(tmp_path: Path) -> None:
+    found = Typed.from_toml(toml(tmp_path, "pair = [1, 2]\nviews = 2\nwhole = true\n"))
+    assert found == Typed(pair=(1.0, 2.0), views=2, whole=True)
 
 
 def test_bytes_that_are_no_text_and_a_missing_file_are_configuration_errors(tmp_path: Path) -> None:
