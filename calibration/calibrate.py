@@ -37,8 +37,9 @@ from blastscope.calibration.report import CalibrationReport
 from blastscope.calibration.result import Outcome, int8_entry
 from blastscope.runtime.bundle import Bundle, read_bundle
 from blastscope.runtime.errors import BundleError, DataError, MissingLibrary, UsageError
-from blastscope.runtime.io.atomic import check_place, sibling
+from blastscope.runtime.io.atomic import check_place
 from blastscope.runtime.io.cnmc import DatasetEntry, scan_dataset
+from blastscope.runtime.io.temporary_file import sibling
 
 try:
     import onnx

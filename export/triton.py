@@ -12,12 +12,13 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from blastscope.runtime.backends.tensorrt.engine_store import Unusable, read_engine
+from blastscope.runtime.backends.tensorrt.engine_store import read_engine
 from blastscope.runtime.backends.tensorrt.key import BatchProfile
 from blastscope.runtime.bundle import Bundle
 from blastscope.runtime.bundle.manifest import GraphEntry
 from blastscope.runtime.errors import EngineError, UngatedBundle, UsageError
 from blastscope.runtime.io.atomic import write_folder
+from blastscope.runtime.io.own_files import Unusable
 from blastscope.runtime.types import CLASSES, VOTERS, Precision
 
 MODEL = "blastscope"

@@ -5,6 +5,7 @@
     │   ├── ConfigError             2  a key or value in a TOML file
     │   ├── ImageError              2  not an image array at all: wrong type, dtype or rank
     │   └── DataError               2  a file or folder of the caller's that can't be used as it is
+    │       └── WriteError (OSError) 2  one that can't be written: make room, or name another place
     ├── BundleError                 3  the bundle can't be used: get a good copy
     │   ├── DigestMismatch          3  a file differs from what the manifest says
     │   ├── FormatTooNew            3  written for a later version: upgrade
@@ -74,6 +75,18 @@ class DataError(UsageError):
         self.path = Path(path)
         self.problem = problem
         super().__init__(f"'{self.path}': {problem}")
+
+
+class WriteError(DataError, OSError):
+    """A file or folder that can't be written. `errno` says why, as that of any `OSError`."""
+
+    def __init__(self, path: Path | str, cause: OSError) -> None:
+        reason = (cause.strerror or str(cause) or type(cause).__name__).lower()
+        super().__init__(path, f"can't be written, {reason}: make room there, or name another place")
+        self.errno, self.strerror, self.filename = cause.errno, cause.strerror, str(path)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class BundleError(BlastscopeError):

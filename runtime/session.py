@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 
 from blastscope.runtime.backends.protocol import Workload
 from blastscope.runtime.bundle import Bundle, read_bundle
+from blastscope.runtime.bundle.reader import verify_again
 from blastscope.runtime.crop import crop_cell
-from blastscope.runtime.errors import Closed, UsageError
+from blastscope.runtime.errors import Closed, DigestMismatch, UsageError
 from blastscope.runtime.inference.device import parse_device
 from blastscope.runtime.inference.device_selection import load_session
 from blastscope.runtime.inference.explanation import Explanation, explain_crop
 from blastscope.runtime.inference.loader import LoadedSession
-from blastscope.runtime.inference.options import SessionOptions
+from blastscope.runtime.inference.options import SessionOptions, as_path, whole_number
 from blastscope.runtime.inference.predictor import Predictor, make_predictor
 from blastscope.runtime.inference.request_queue import RequestQueue
 from blastscope.runtime.inference.smear import SmearCall, call_smear, smear_model
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
     from blastscope.runtime.streaming.stream import OnError, OnReport, Stream, WhenFull
 
 
+_TRIES = 3  # of opening a bundle beside a writer
+
+
 def open_bundle(
     path: Path | str | None = None,
     *,
@@ -50,7 +54,7 @@ def open_bundle(
     threads: int | None = None,
     allow_ungated: bool = False,
     queue: int = 64,
-    cache_dir: Path | None = None,
+    cache_dir: Path | str | None = None,
     while_building: Literal["wait", "cpu"] | str = "wait",
     validation: Path | str | None = None,
     tell: Callable[[str], None] | None = None,
@@ -87,9 +91,8 @@ def open_bundle(
         from blastscope import SHIPPED_BUNDLE
 
         path = SHIPPED_BUNDLE
-    if queue < 1:
-        raise UsageError(f"queue is {queue}: at least 1 image must find room")
-    cache = cache_dir or default_cache_dir()
+    path, queue = as_path("path", path), whole_number("queue", queue)
+    cache = default_cache_dir() if cache_dir is None else as_path("cache_dir", cache_dir)
     options = SessionOptions.parse(
         device=device,
         precision=precision,
@@ -105,7 +108,13 @@ def open_bundle(
         cascade=cascade,
         unlike_training=unlike_training,
     )
-    return Scope(read_bundle(path, cache_dir=cache_dir), options, queue=queue, validation=_record(validation))
+    record = _record(validation)
+    for _ in range(_TRIES - 1):
+        try:
+            return Scope(read_bundle(path, cache_dir=cache), options, queue=queue, validation=record)
+        except DigestMismatch:
+            continue  # a writer may have put the next bundle in this one's place; of a damaged one the next reading tells
+    return Scope(read_bundle(path, cache_dir=cache), options, queue=queue, validation=record)
 
 
 class _Run(NamedTuple):
@@ -336,12 +345,14 @@ class Scope:
     def reopen(self, *, device: str | None = None) -> None:
         """Opens the bundle anew, in this handle: after `DeviceLost`, once `building` is done, or for another `device`.
 
-        Finishes what was submitted first. Where it raises, the handle is closed, and may be reopened again.
+        Finishes what was submitted first. The bundle is verified anew: `DigestMismatch` says that another lies in its place.
+        Where it raises, the handle is closed, and may be reopened again.
         """
         with self._reopening:
             if device is not None:
                 self._options = replace(self._options, device=parse_device(device))
             self._run.close()
+            verify_again(self.bundle)
             self._run = self._open(self._options)
 
     def close(self) -> None:
@@ -397,4 +408,4 @@ def _record(validation: Path | str | None) -> ValidationRecord | None:
         return None
     from blastscope.runtime.evaluation.validation_record import read_validation
 
-    return read_validation(validation)
+    return read_validation(as_path("validation", validation))

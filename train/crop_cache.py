@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from blastscope.runtime.crop import Crop, CropSpecification
 from blastscope.runtime.crop.reference import crop_dataset
-from blastscope.runtime.io.atomic import sibling
 from blastscope.runtime.io.cnmc import Dataset, DatasetEntry
 from blastscope.runtime.io.locks import exclusive_lock
+from blastscope.runtime.io.temporary_file import sibling
 from blastscope.runtime.types import CLASSES
 
 LAYOUT = 1  # of the cache; a change of the cropping code must raise it

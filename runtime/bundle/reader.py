@@ -17,12 +17,16 @@ from blastscope.runtime.io.cpu_info import usable_threads
 from blastscope.runtime.io.hashing import bytes_sha256, file_sha256
 from blastscope.runtime.types import Precision
 
+CHANGED = "was changed since the bundle was read: open it anew"
 _LARGE = 64 * 2**20  # bytes: a twentieth of a second of hashing
 
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A folder that held, when it was read, exactly what its manifest says."""
+    """A folder that held, when it was read, exactly what its manifest says.
+
+    Files may be changed or replaced at any time after that: what is used comes from `read`, which verifies it again.
+    """
 
     path: Path  # absolute
     manifest: Manifest
@@ -31,6 +35,17 @@ class Bundle:
     def file(self, entry: FileEntry) -> Path:
         """Where the entry's file lies."""
         return self.path / entry.file
+
+    def read(self, entry: FileEntry) -> bytes:
+        """The entry's bytes, verified. Raises `DigestMismatch` where the file was changed since the bundle was read."""
+        try:
+            with self.file(entry).open("rb") as stream:
+                data = stream.read(entry.size + 1)
+        except OSError as error:
+            raise DigestMismatch(self.path, entry.file, f"can't be read any more: {error.strerror or error}") from error
+        if bytes_sha256(data) != entry.sha256:
+            raise DigestMismatch(self.path, entry.file, CHANGED)
+        return data
 
     def graph(self, precision: Precision, models: GraphModels = "fused") -> GraphEntry | None:
         """The entry of `models` in `precision`, if the bundle has one."""
@@ -45,7 +60,7 @@ def read_bundle(path: Path | str, *, cache_dir: Path | None = None) -> Bundle:
     """
     path = Path(path)
     if path.is_file():
-        from blastscope.runtime.bundle.archive import unpack
+        from blastscope.runtime.bundle.unpack import unpack
 
         return unpack(path, cache_dir)
     for _ in range(3):
@@ -62,6 +77,12 @@ def read_bundle(path: Path | str, *, cache_dir: Path | None = None) -> Bundle:
             if _identity(path) == before:
                 raise
     raise BundleError(path, "is being changed again and again: try once more when its writer is done")
+
+
+def verify_again(bundle: Bundle) -> None:
+    """Raises `DigestMismatch` unless the folder of `bundle` still holds that bundle, and `BundleError` for a damaged one."""
+    if read_bundle(bundle.path).digest != bundle.digest:
+        raise DigestMismatch(bundle.path, MANIFEST, CHANGED)
 
 
 def _identity(path: Path) -> tuple[int, ...]:
