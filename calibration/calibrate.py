@@ -67,7 +67,7 @@ def calibrate(
     say(f"looking for validation cells below '{data}'")
     parts = _parts(opened, data, config, say)
     say(f"measuring ranges on {len(parts.sample.cells)} cells")
-    model = onnx.load(opened.file(fused))
+    model = onnx.load_model_from_string(opened.read(fused))
     workshop = Workshop(model, parts.sample.crops, config, histograms=config.method != "minmax", tell=say)
     with TemporaryDirectory(prefix="blastscope-") as place:
         made = _make(opened, workshop, parts, config, _Bench(Path(place), say))
@@ -76,7 +76,7 @@ def calibrate(
             if entry.precision == "fp32" and entry.models != "fused":
                 say(f"quantising '{entry.models}'")
                 single = Path(place) / f"{entry.models}.onnx"
-                floats = same_layers(workshop.model, made.recipe.floats, onnx.load(opened.file(entry)))
+                floats = same_layers(workshop.model, made.recipe.floats, onnx.load_model_from_string(opened.read(entry)))
                 recipe = made.recipe.model_copy(update={"floats": floats})
                 make_int8(opened.file(entry), single, parts.sample.crops, config, recipe=recipe)
                 entries.append(int8_entry(entry, single, made.trial))

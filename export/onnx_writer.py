@@ -25,6 +25,7 @@ from blastscope.export.parity import (
     torch_answers,
 )
 from blastscope.runtime.bundle import describe_file
+from blastscope.runtime.bundle.graphs import read_graph
 from blastscope.runtime.bundle.manifest import GraphEntry, GraphModels
 from blastscope.runtime.errors import EngineError, MissingLibrary
 from blastscope.runtime.io.hashing import bytes_sha256
@@ -84,6 +85,7 @@ class _Writer:
         place = self.folder / file.file
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(content)
+        read_graph(place, file.sha256, models=self.models)  # what the runtime would refuse is told here, not at the microscope
         entry = GraphEntry(
             **file.model_dump(),
             models=self.models,

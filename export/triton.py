@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +42,7 @@ class Served:
 
     backend: str  # as Triton calls it
     file: str
-    source: Path | bytes
+    content: bytes
     entry: GraphEntry
     batch: BatchProfile
 
@@ -67,10 +66,7 @@ def write_repository(
     def fill(fresh: Path) -> None:
         (fresh / "1").mkdir()
         (fresh / "config.pbtxt").write_text(text, encoding="utf-8")
-        if isinstance(served.source, bytes):
-            (fresh / "1" / served.file).write_bytes(served.source)
-        else:
-            shutil.copyfile(served.source, fresh / "1" / served.file)
+        (fresh / "1" / served.file).write_bytes(served.content)
 
     place = out / model
     write_folder(place, fill)
@@ -83,7 +79,7 @@ def _graph(bundle: Bundle, precision: Precision | None) -> Served:
     if entry is None:
         has = ", ".join(entry.precision for entry in bundle.manifest.graphs if entry.models == "fused")
         raise UsageError(f"bundle '{bundle.path}' has no fused {precision} graph: it has {has}")
-    return Served("onnxruntime", "model.onnx", bundle.file(entry), entry, BatchProfile())
+    return Served("onnxruntime", "model.onnx", bundle.read(entry), entry, BatchProfile())
 
 
 def _engine(bundle: Bundle, engine: Path, precision: Precision | None) -> Served:

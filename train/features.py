@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from blastscope.runtime.io.temporary_file import sibling
 from blastscope.runtime.io.locks import exclusive_lock
+from blastscope.runtime.io.temporary_file import sibling
 from blastscope.train.augment import augment, draw_augmentations
 from blastscope.train.config import TrainConfig
 from blastscope.train.crop_cache import CropStore
