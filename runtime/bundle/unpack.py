@@ -11,7 +11,6 @@ import struct
 import zipfile
 import zlib
 from collections import Counter
-from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -19,7 +18,7 @@ from blastscope.runtime.bundle.manifest import Manifest
 from blastscope.runtime.bundle.manifest_io import MANIFEST, MANIFEST_LIMIT, parse_manifest
 from blastscope.runtime.bundle.reader import CHANGED, Bundle, read_folder
 from blastscope.runtime.errors import BundleError, DataError, DigestMismatch
-from blastscope.runtime.io.atomic import clear_leftovers, write_folder
+from blastscope.runtime.io.atomic import clear_abandoned, write_folder
 from blastscope.runtime.io.hashing import bytes_sha256
 from blastscope.runtime.io.locks import exclusive_lock
 from blastscope.runtime.io.own_files import PRIVATE_FILE, PRIVATE_FOLDER, make_private_folder
@@ -44,7 +43,7 @@ def unpack(path: Path, cache_dir: Path | None = None) -> Bundle:
             make_private_folder(home)
             with exclusive_lock(sibling(folder, _LOCK), wait=True):
                 found = _cached(folder, contents) or _unpack(folder, contents)
-            _clear_broken(home)
+            clear_abandoned(home, lock=_LOCK)  # of whichever zip
             return found
     except (OSError, DataError) as error:
         raise BundleError(path, f"can't be unpacked into '{home}': {error}") from error
@@ -149,11 +148,3 @@ def _extract(contents: _Contents, folder: Path) -> None:
 
 def _private(path: str, flags: int) -> int:
     return os.open(path, flags, PRIVATE_FILE)
-
-
-def _clear_broken(home: Path) -> None:
-    """Deletes what processes that were killed in unpacking left behind, of whichever zip."""
-    names = {path.name[1:].partition(".")[0] for path in home.glob(".*")}
-    for folder in (home / name for name in names if name):
-        with suppress(DataError, OSError), exclusive_lock(sibling(folder, _LOCK), wait=False):  # DataError: it is at work
-            clear_leftovers(folder)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from blastscope.runtime.errors import BlastscopeError, DataError, WriteError
@@ -119,6 +119,16 @@ def clear_leftovers(folder: Path) -> None:
     """Deletes what broken changes of `folder` left beside it, and puts it back where it was moved aside."""
     with _alone(folder):  # a writer that is alive finishes first
         _settle(folder)
+
+
+def clear_abandoned(parent: Path, *, prefix: str = "", lock: str) -> None:
+    """Does that for every folder in `parent` at which a killed process was at work; their names hold no dot.
+
+    `lock` is the kind of sibling that a process holds while it is at work on one: those are left alone.
+    """
+    for name in {path.name[1:].partition(".")[0] for path in parent.glob(f".{prefix}*")} - {""}:
+        with suppress(DataError, OSError), exclusive_lock(sibling(parent / name, lock), wait=False):  # DataError: it is held
+            clear_leftovers(parent / name)
 
 
 def _alone(folder: Path) -> AbstractContextManager[None]:
