@@ -6,12 +6,14 @@ by its age. It is looked for under the few names that writers take, `.NAME.0.new
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 try:
     import fcntl
@@ -30,46 +32,56 @@ def sibling(path: Path, kind: str) -> Path:
 @contextmanager
 def temporary_file(path: Path, mode: int = 0o666) -> Iterator[Path]:
     """A new, empty file beside `path`, which is gone afterwards unless it was renamed. Raises `OSError`."""
-    fresh, handle = _claim(path, mode)
+    made = _claim(path, mode)
     try:
-        yield fresh
+        yield made.path
     finally:
-        fresh.unlink(missing_ok=True)
-        if handle is not None:
-            os.close(handle)
+        if _is_named(made.file, made.path):  # after a renaming the name may be another writer's already
+            made.path.unlink()
+        if made.handle is not None:
+            os.close(made.handle)
 
 
-def _claim(path: Path, mode: int) -> tuple[Path, int | None]:
+class _Made(NamedTuple):
+    path: Path
+    file: os.stat_result
+    handle: int | None  # holds the lock
+
+
+def _claim(path: Path, mode: int) -> _Made:
     for number in range(_NAMES):
         fresh = sibling(path, f"{number}.new")
-        if (found := _create(fresh, mode)) or (_clear(fresh) and (found := _create(fresh, mode))):
+        made = _create(fresh, mode) or (_create(fresh, mode) if _clear(fresh) else None)
+        if made:
             later = number + 1
             while later < _NAMES and _clear(sibling(path, f"{later}.new")):
                 later += 1
-            return fresh, found[0]
-    fresh = sibling(path, f"{secrets.token_hex(4)}.new")
-    fresh.touch(mode, exist_ok=False)
-    return fresh, None
+            return made
+    made = _create(sibling(path, f"{secrets.token_hex(8)}.new"), mode)
+    if made is None:
+        raise FileExistsError(errno.EEXIST, "too many are writing it", str(path))
+    return made
 
 
-def _create(fresh: Path, mode: int) -> tuple[int | None] | None:
-    """The lock of the file that was made; None where there is one of that name."""
+def _create(fresh: Path, mode: int) -> _Made | None:
+    """The file, locked; None where there is one of that name."""
     try:
         handle = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), mode)
     except FileExistsError:
         return None
+    made = _Made(fresh, os.fstat(handle), handle)
     if fcntl is None:
         os.close(handle)  # Windows renames no file that is open
-        return (None,)
+        return made._replace(handle=None)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:  # whoever clears leftovers took the new file for one
         os.close(handle)
         return None
     except OSError:
-        return (handle,)  # a file system without locks: nobody clears anything there
-    if _is_named(handle, fresh):
-        return (handle,)
+        return made  # a file system without locks: nobody clears anything there
+    if _is_named(made.file, fresh):
+        return made
     os.close(handle)
     return None
 
@@ -85,7 +97,7 @@ def _clear(fresh: Path) -> bool:
         handle = os.open(fresh, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            named = _is_named(handle, fresh)
+            named = _is_named(os.fstat(handle), fresh)
             if named:
                 fresh.unlink()
             return named
@@ -95,10 +107,10 @@ def _clear(fresh: Path) -> bool:
         return False
 
 
-def _is_named(handle: int, place: Path) -> bool:
-    """Whether the open file still has that name."""
+def _is_named(file: os.stat_result, place: Path) -> bool:
+    """Whether that file has that name."""
     try:
-        named, opened = place.lstat(), os.fstat(handle)
+        named = place.lstat()
     except FileNotFoundError:
         return False
-    return (named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino)
+    return os.path.samestat(named, file)

@@ -23,9 +23,8 @@ _SINGLE: dict[str, tuple[int, Shape]] = {_ANSWER: (FLOAT, (len(CLASSES),))}
 _TYPES = {FLOAT: "float32", INT32: "int32", UINT8: "uint8"}
 
 
-def check_interface(graph: Graph, known: Mapping[str, Known], models: GraphModels, side_px: int | None) -> None:
-    """Raises `UnfitGraph` where `graph` isn't one of `models` for crops of `side_px` (None: any side)."""
-    _check_input(graph.inputs, side_px)
+def check_outputs(graph: Graph, known: Mapping[str, Known], models: GraphModels) -> None:
+    """Raises `UnfitGraph` where `graph` doesn't give what one of `models` gives, in the number types that it must."""
     wanted = _FUSED if models == "fused" else _SINGLE
     names = [value.name for value in graph.outputs]
     if models == "fused" and set(_NOVELTY) & set(names):
@@ -38,7 +37,8 @@ def check_interface(graph: Graph, known: Mapping[str, Known], models: GraphModel
     _check_int8(graph, known)
 
 
-def _check_input(inputs: list[Value], side_px: int | None) -> None:
+def check_input(inputs: list[Value], side_px: int | None) -> None:
+    """Raises `UnfitGraph` unless the inputs are crops of `side_px` (None: any side) and no more."""
     side = side_px or "S"
     told = f"not '{_INPUT}' of uint8 (N, {side}, {side}, 3) with N free"
     if [value.name for value in inputs] != [_INPUT]:

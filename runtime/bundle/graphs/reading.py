@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from blastscope.runtime.bundle.graphs.interface import check_interface
+from blastscope.runtime.bundle.graphs.interface import check_input, check_outputs
 from blastscope.runtime.bundle.graphs.limits import check_limits
 from blastscope.runtime.bundle.graphs.wire import UnfitGraph, parse_graph
 from blastscope.runtime.bundle.manifest import GraphModels
@@ -53,6 +53,8 @@ def examine_graph(content: bytes, *, models: GraphModels | None = None, side_px:
     if len(content) > GRAPH_LIMIT:
         raise UnfitGraph(f"is larger than {GRAPH_LIMIT} bytes")
     graph = parse_graph(content)
+    if models is not None:
+        check_input(graph.inputs, side_px)
     known = check_limits(graph)
     if models is not None:
-        check_interface(graph, known, models, side_px)
+        check_outputs(graph, known, models)
