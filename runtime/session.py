@@ -319,14 +319,15 @@ class Scope:
 
         The stream survives `reopen`, and ends with `close`, which tells what waits first. Raises `Closed`, `UsageError`.
         """
+        from blastscope.runtime.streaming.metadata import told_um
         from blastscope.runtime.streaming.stream import Stream
 
         with self._run.opened.lanes.call():
             self._examiner(self._run.predictor.classify_many, spec, pixel_um)  # a scale that can't be is said now
 
         def examine(frame: NDArray[np.uint8], *, metadata: Mapping[str, Any]) -> FrameReport:
-            scale_um = pixel_um or (spec and spec.pixel_um) or _told_um(metadata, "pixel_um")
-            stated_um = _told_um(metadata, "stated_um")
+            scale_um = pixel_um or (spec and spec.pixel_um) or told_um(metadata, "pixel_um")
+            stated_um = told_um(metadata, "stated_um")
             try:
                 return self.examine(frame, pixel_um=scale_um, stated_um=stated_um, spec=spec, metadata=metadata)
             except Closed:
@@ -392,15 +393,6 @@ class Scope:
         from blastscope.runtime.frames.types import FrameSpecification
 
         return self.validation.objection(self.bundle.digest, spec or FrameSpecification())
-
-
-def _told_um(metadata: Mapping[str, Any], key: str) -> float | None:
-    """The scale that a frame's metadata says under `key`: a program's own words, which may be text."""
-    told = metadata.get(key)
-    try:
-        return None if told is None else float(told)
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"a frame's metadata says that {key} is {told!r}: micrometres per pixel are a number") from error
 
 
 def _record(validation: Path | str | None) -> ValidationRecord | None:
