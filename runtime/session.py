@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from blastscope.runtime.backends.protocol import Workload
 from blastscope.runtime.bundle import Bundle, read_bundle
-from blastscope.runtime.bundle.reader import verify_again
+from blastscope.runtime.bundle.opening import verify_again
 from blastscope.runtime.crop import crop_cell
 from blastscope.runtime.errors import Closed, DigestMismatch, UsageError
 from blastscope.runtime.inference.device import parse_device

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from blastscope.runtime.bundle.manifest import FileEntry, Manifest
 from blastscope.runtime.bundle.manifest_io import MANIFEST, parse_manifest, read_manifest_bytes
-from blastscope.runtime.bundle.reader import CHANGED, Bundle, check_listed, read_bundle, read_folder
+from blastscope.runtime.bundle.opening import read_bundle
+from blastscope.runtime.bundle.reader import CHANGED, Bundle, check_listed, read_folder
 from blastscope.runtime.errors import BundleError, DigestMismatch, UsageError
 from blastscope.runtime.io.atomic import recover, write_file, write_folder
 from blastscope.runtime.io.hashing import bytes_sha256
