@@ -28,7 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 
 class BlastscopeError(Exception):
@@ -42,8 +42,10 @@ class BlastscopeError(Exception):
 
 
 def _again(kind: type[BlastscopeError], args: tuple[object, ...], facts: dict[str, object]) -> BlastscopeError:
-    error = kind.__new__(kind, *args)
-    vars(error).update(facts)
+    error = kind.__new__(kind)
+    error.args = args
+    for name, value in facts.items():
+        setattr(error, name, value)
     return error
 
 
@@ -85,8 +87,17 @@ class WriteError(DataError, OSError):
         super().__init__(path, f"can't be written, {reason}: make room there, or name another place")
         self.errno, self.strerror, self.filename = cause.errno, cause.strerror, str(path)
 
+    def __new__(cls, *_: object) -> Self:
+        """An `OSError`, which else would take what it is made of for a number and a reason."""
+        return OSError.__new__(cls)
+
     def __str__(self) -> str:
         return str(self.args[0])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """With what an `OSError` keeps apart."""
+        own = {"errno": self.errno, "strerror": self.strerror, "filename": self.filename}
+        return _again, (type(self), self.args, {**vars(self), **own})
 
 
 class BundleError(BlastscopeError):

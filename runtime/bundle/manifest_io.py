@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from blastscope.runtime.bundle.manifest import FORMAT, FORMAT_PATTERN, Manifest
 from blastscope.runtime.errors import BundleError, FormatTooNew
+from blastscope.runtime.io.own_files import open_plain
 from blastscope.runtime.io.strict_model import problems
 
 MANIFEST = "manifest.json"
@@ -24,10 +25,11 @@ _TOLD = 200  # characters of a reason: whoever wrote the manifest chooses how lo
 
 def read_manifest_bytes(folder: Path, shown: Path) -> bytes:
     """The bytes of `folder`/manifest.json; errors call the bundle `shown`. Raises `BundleError`."""
-    path = folder / MANIFEST
-    if path.is_symlink() or not path.is_file():
-        raise BundleError(shown, f"holds no {MANIFEST}, so it is not a bundle")
-    with path.open("rb") as stream:
+    try:
+        stream, _ = open_plain(folder / MANIFEST)
+    except OSError as error:
+        raise BundleError(shown, f"holds no {MANIFEST}, so it is not a bundle ({error.strerror or error})") from error
+    with stream:
         data = stream.read(MANIFEST_LIMIT + 1)
     if len(data) > MANIFEST_LIMIT:
         raise BundleError(shown, f"{MANIFEST} is larger than {MANIFEST_LIMIT} bytes")

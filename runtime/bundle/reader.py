@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
-import stat
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,10 +14,14 @@ from blastscope.runtime.bundle.manifest import FileEntry, GraphEntry, GraphModel
 from blastscope.runtime.bundle.manifest_io import MANIFEST, parse_manifest, read_manifest_bytes
 from blastscope.runtime.errors import BundleError, DigestMismatch
 from blastscope.runtime.io.cpu_info import usable_threads
-from blastscope.runtime.io.hashing import bytes_sha256, file_sha256
+from blastscope.runtime.io.hashing import bytes_sha256
+from blastscope.runtime.io.own_files import open_plain
 from blastscope.runtime.types import Precision
 
 CHANGED = "was changed since the bundle was read: open it anew"
+FILE_LIMIT = 2**31 - 1  # bytes: what one protobuf message can have
+_NOT_PLAIN = (errno.EINVAL, errno.ELOOP)
+_DEPTH = 100  # folders in one another: a path has 200 letters
 _LARGE = 64 * 2**20  # bytes: a twentieth of a second of hashing
 
 
@@ -38,7 +43,8 @@ class Bundle:
     def read(self, entry: FileEntry) -> bytes:
         """The entry's bytes, verified. Raises `DigestMismatch` where the file was changed since the bundle was read."""
         try:
-            with self.file(entry).open("rb") as stream:
+            stream, _ = open_plain(self.file(entry))
+            with stream:
                 data = stream.read(entry.size + 1)
         except OSError as error:
             raise DigestMismatch(self.path, entry.file, f"can't be read any more: {error.strerror or error}") from error
@@ -77,7 +83,7 @@ def _walk(folder: Path, prefix: str = "") -> Iterator[tuple[str, bool]]:
     """Everything below `folder` but the folders, with whether it is a plain file. Links are never followed."""
     with os.scandir(folder) as found:
         for item in found:
-            if item.is_dir(follow_symlinks=False):
+            if item.is_dir(follow_symlinks=False) and prefix.count("/") < _DEPTH:
                 yield from _walk(Path(item.path), f"{prefix}{item.name}/")
             else:
                 yield prefix + item.name, item.is_file(follow_symlinks=False)
@@ -96,15 +102,19 @@ def _verify_all(folder: Path, entries: Sequence[FileEntry], shown: Path) -> None
 
 
 def _verify(folder: Path, entry: FileEntry, shown: Path) -> None:
-    path = folder / entry.file
+    if entry.size > FILE_LIMIT:
+        raise BundleError(shown, f"{entry.file} is {entry.size} bytes by the manifest, at most {FILE_LIMIT} are read")
     try:
-        found = path.lstat()
+        stream, found = open_plain(folder / entry.file)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DigestMismatch(shown, entry.file, "is missing") from error
-    if not stat.S_ISREG(found.st_mode):
-        raise DigestMismatch(shown, entry.file, "is not a plain file")
-    if found.st_size != entry.size:
-        raise DigestMismatch(shown, entry.file, f"is {found.st_size} bytes, manifest says {entry.size}")
-    digest = file_sha256(path)
+    except OSError as error:
+        if error.errno not in _NOT_PLAIN:
+            raise
+        raise DigestMismatch(shown, entry.file, "is not a plain file") from error
+    with stream:
+        if found.st_size != entry.size:
+            raise DigestMismatch(shown, entry.file, f"is {found.st_size} bytes, manifest says {entry.size}")
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
     if digest != entry.sha256:
         raise DigestMismatch(shown, entry.file, f"has sha256 {digest[:12]}…, manifest says {entry.sha256[:12]}…")

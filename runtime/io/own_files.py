@@ -6,11 +6,12 @@ where nobody else may write it.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from contextlib import suppress
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 # no link is followed, no pipe waited for, no line end changed
 _PLAINLY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
@@ -21,19 +22,34 @@ class Unusable(Exception):
     """Why a file of the cache isn't used. Caught by whoever reads the cache: what it holds can be made again."""
 
 
-def open_own(path: Path) -> BinaryIO:
-    """The plain file at `path`, opened for reading. Raises `Unusable` unless it is this user's and nobody else may write it."""
+def open_plain(path: Path) -> tuple[BufferedReader, os.stat_result]:
+    """The plain file at `path`, opened for reading, and what is known of it. Raises `OSError`, also for a link or a pipe.
+
+    What is checked and what is read are one open file: its name may be given to another meanwhile.
+    """
+    handle = os.open(path, os.O_RDONLY | _PLAINLY)
     try:
-        # what is checked and what is read are one open file: its name may be given to another meanwhile
-        handle = os.open(path, os.O_RDONLY | _PLAINLY)
-    except OSError as error:
-        raise Unusable(f"'{path.name}' can't be opened: {(error.strerror or str(error)).lower()}") from error
-    try:
-        _check_owner(path, os.fstat(handle))
-        return os.fdopen(handle, "rb")
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "not a plain file", str(path))
+        return os.fdopen(handle, "rb"), found
     except BaseException:
         os.close(handle)
         raise
+
+
+def open_own(path: Path) -> BufferedReader:
+    """The same. Raises `Unusable` unless the file is this user's and nobody else may write it."""
+    try:
+        stream, found = open_plain(path)
+    except OSError as error:
+        raise Unusable(f"'{path.name}' can't be opened: {(error.strerror or str(error)).lower()}") from error
+    try:
+        _check_owner(path, found)
+    except Unusable:
+        stream.close()
+        raise
+    return stream
 
 
 def read_own(path: Path, limit: int) -> bytes:
@@ -55,8 +71,6 @@ def make_private_folder(folder: Path) -> None:
 
 
 def _check_owner(path: Path, found: os.stat_result) -> None:
-    if not stat.S_ISREG(found.st_mode):
-        raise Unusable(f"'{path.name}' is not a plain file")
     if not hasattr(os, "geteuid"):
         return  # Windows: the cache lies in the user's profile, which others can't write
     if found.st_uid != os.geteuid():

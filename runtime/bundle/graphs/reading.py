@@ -9,9 +9,9 @@ from blastscope.runtime.bundle.graphs.interface import check_input, check_output
 from blastscope.runtime.bundle.graphs.limits import check_limits
 from blastscope.runtime.bundle.graphs.wire import UnfitGraph, parse_graph
 from blastscope.runtime.bundle.manifest import GraphModels
+from blastscope.runtime.bundle.reader import FILE_LIMIT
 from blastscope.runtime.errors import BundleError, DigestMismatch, EngineError
-
-GRAPH_LIMIT = 2**31 - 1  # bytes: what one protobuf message can have
+from blastscope.runtime.io.own_files import open_plain
 
 
 class RefusedGraph(EngineError):
@@ -35,8 +35,9 @@ def read_graph(path: Path, sha256: str, *, models: GraphModels | None = None, si
     Raises `RefusedGraph`.
     """
     try:
-        with path.open("rb") as stream:
-            content = stream.read(GRAPH_LIMIT + 1)
+        stream, found = open_plain(path)
+        with stream:
+            content = stream.read(min(found.st_size, FILE_LIMIT) + 1)
     except OSError as error:
         raise RefusedGraph(path, f"can't be read any more: {error.strerror or error}", changed=True) from error
     if hashlib.sha256(content).hexdigest() != sha256:
@@ -50,8 +51,8 @@ def read_graph(path: Path, sha256: str, *, models: GraphModels | None = None, si
 
 def examine_graph(content: bytes, *, models: GraphModels | None = None, side_px: int | None = None) -> None:
     """Raises `UnfitGraph` where the graph breaks a limit, or isn't one of `models` for crops of `side_px`."""
-    if len(content) > GRAPH_LIMIT:
-        raise UnfitGraph(f"is larger than {GRAPH_LIMIT} bytes")
+    if len(content) > FILE_LIMIT:
+        raise UnfitGraph(f"is larger than {FILE_LIMIT} bytes")
     graph = parse_graph(content)
     if models is not None:
         check_input(graph.inputs, side_px)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from blastscope.runtime.bundle import read_bundle
+from blastscope.runtime.bundle import read_bundle, reader
 from blastscope.runtime.bundle.manifest_io import RECORD_LIMIT, VALUE_LIMIT, _no_key_twice, parse_manifest
 from blastscope.runtime.bundle.unpack import MEMBER_LIMIT
 from blastscope.runtime.errors import BundleError
@@ -60,6 +60,20 @@ def test_what_is_told_of_a_manifest_is_short_however_long_its_words_are(data: by
     with pytest.raises(BundleError) as caught:
         parse_manifest(data.replace(b"%s", b"1" * 100_000), SHOWN)
     assert len(str(caught.value)) < 5000
+
+
+def test_folders_in_one_another_without_end_are_refused(tiny_bundle: Any) -> None:
+    path = tiny_bundle.make()
+    (path / "/".join("a" * 300)).mkdir(parents=True)
+    with pytest.raises(BundleError, match=r"holds 'a/a/.*', which the manifest doesn't list"):
+        read_bundle(path)
+
+
+def test_a_file_larger_than_any_graph_is_not_hashed(tiny_bundle: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tiny_bundle.make()
+    monkeypatch.setattr(reader, "FILE_LIMIT", 1000)
+    with pytest.raises(BundleError, match=r" is \d+ bytes by the manifest, at most 1000 are read"):
+        read_bundle(path)
 
 
 def test_a_zip_of_more_members_than_a_bundle_has_is_refused_by_their_number(tmp_path: Path) -> None:

@@ -118,6 +118,18 @@ def test_a_wrong_engine_with_a_right_seal_is_replaced(pair: tuple[Any, Any], tmp
             scope.classify(one.cell())
 
 
+def test_a_candidate_is_not_remembered_as_failed_because_the_bundle_was_replaced(tiny_bundle: Any, tmp_path: Path) -> None:
+    place, cache = tmp_path / "place", tmp_path / "cache"
+    put(tiny_bundle.make("fp32", "int8"), place)
+    with open_bundle(place, cache_dir=cache, device="cpu", threads=1) as scope:
+        for graph in place.glob("*/*.onnx"):
+            graph.write_bytes(b"of another bundle")
+        scope.classify(tiny_bundle.cell())
+    (note,) = (note for note in scope.notes if "is not measured" in note)
+    assert "int8/ensemble.onnx was changed since it was verified" in note
+    assert "null" not in "".join(kept.read_text() for kept in cache.glob("choices/*"))
+
+
 def test_a_graph_that_breaks_the_format_is_told_with_bundle_and_file(tiny_bundle: Any, tmp_path: Path) -> None:
     import onnx
 
