@@ -40,9 +40,6 @@ if TYPE_CHECKING:
     from blastscope.runtime.streaming.stream import OnError, OnReport, Stream, WhenFull
 
 
-_TRIES = 3  # of opening a bundle beside a writer
-
-
 def open_bundle(
     path: Path | str | None = None,
     *,
@@ -109,7 +106,7 @@ def open_bundle(
         unlike_training=unlike_training,
     )
     record = _record(validation)
-    for _ in range(_TRIES - 1):
+    for _ in range(2):
         try:
             return Scope(read_bundle(path, cache_dir=cache), options, queue=queue, validation=record)
         except DigestMismatch:
