@@ -45,7 +45,7 @@ def trunk_features(store: CropStore, trunk: Trunk, config: TrainConfig, cache_di
             tensors = _read(place)  # another process may have been faster
             if tensors is None:
                 tensors = _compute(store, trunk, config, progress)
-                write_tensors(place, tensors)
+                write_tensors(place, tensors, private=True)  # of patients' cells
     return FeatureTable(*(tensors[name].numpy() for name in ("features", "shape", "lightness")))
 
 

@@ -105,8 +105,8 @@ class FitFolder:
         return self.folder / f"best-{state.best_epoch:04d}.safetensors"
 
 
-def write_tensors(path: Path, tensors: Tensors, header: dict[str, str] | None = None) -> None:
-    """Writes `tensors` at once or not at all, with a digest of the file's bytes in its header."""
+def write_tensors(path: Path, tensors: Tensors, header: dict[str, str] | None = None, *, private: bool = False) -> None:
+    """Writes `tensors` at once or not at all, with a digest of the bytes in its header; `private`: for this user alone."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     # safetensors' own writer makes a temporary file that a kill would leave behind
     content = save(plain)
@@ -117,7 +117,8 @@ def write_tensors(path: Path, tensors: Tensors, header: dict[str, str] | None = 
     text += b" " * (-len(text) % _PREFIX)
     whole = b"".join([len(text).to_bytes(_PREFIX, "little"), text, memoryview(content)[_PREFIX + size :]])
     place = whole.index(f'"{_DIGEST}":"{_BLANK}"'.encode()) + len(_DIGEST) + 4
-    write_content(path, b"".join([whole[:place], bytes_sha256(whole).encode(), memoryview(whole)[place + len(_BLANK) :]]))
+    sealed = b"".join([whole[:place], bytes_sha256(whole).encode(), memoryview(whole)[place + len(_BLANK) :]])
+    write_content(path, sealed, private=private)
 
 
 def clear_leftovers(folder: Path) -> None:
