@@ -38,8 +38,9 @@ from blastscope.calibration.result import Outcome, int8_entry
 from blastscope.runtime.bundle import Bundle, read_bundle
 from blastscope.runtime.bundle.weights import bad_weight, check_weights
 from blastscope.runtime.errors import BundleError, DataError, EngineError, MissingLibrary, UsageError
-from blastscope.runtime.io.atomic import check_place, sibling
+from blastscope.runtime.io.atomic import check_place
 from blastscope.runtime.io.cnmc import DatasetEntry, scan_dataset
+from blastscope.runtime.io.temporary_file import sibling
 
 try:
     import onnx
@@ -69,7 +70,7 @@ def calibrate(
     say(f"looking for validation cells below '{data}'")
     parts = _parts(opened, data, config, say)
     say(f"measuring ranges on {len(parts.sample.cells)} cells")
-    model = onnx.load(opened.file(fused))
+    model = onnx.load_model_from_string(opened.read(fused))
     workshop = Workshop(model, parts.sample.crops, config, histograms=config.method != "minmax", tell=say)
     with TemporaryDirectory(prefix="blastscope-") as place:
         made = _make(opened, workshop, parts, config, _Bench(Path(place), say))
@@ -78,7 +79,7 @@ def calibrate(
             if entry.precision == "fp32" and entry.models != "fused":
                 say(f"quantising '{entry.models}'")
                 single = Path(place) / f"{entry.models}.onnx"
-                floats = same_layers(workshop.model, made.recipe.floats, onnx.load(opened.file(entry)))
+                floats = same_layers(workshop.model, made.recipe.floats, onnx.load_model_from_string(opened.read(entry)))
                 recipe = made.recipe.model_copy(update={"floats": floats})
                 make_int8(opened.file(entry), single, parts.sample.crops, config, recipe=recipe)
                 require_numbers(single)

@@ -13,6 +13,7 @@ from blastscope.calibration.quantisation.calibration_data import CroppedCells
 from blastscope.calibration.quantisation.quantizer import MethodRow, Recipe
 from blastscope.calibration.report import CalibrationReport, RefusedCell
 from blastscope.runtime.bundle import FORMAT, Bundle, describe_file, update_bundle
+from blastscope.runtime.bundle.graphs import read_graph
 from blastscope.runtime.bundle.manifest import CalibrationProvenance, GraphEntry, Manifest
 from blastscope.runtime.io.hashing import bytes_sha256
 
@@ -114,8 +115,10 @@ class Outcome:
 
 def int8_entry(parent: GraphEntry, path: Path, trial: Trial) -> tuple[GraphEntry, Path]:
     """The manifest's entry for the int8 graph in `path`, made from `parent`."""
+    file = describe_file(path, f"int8/{parent.models}.onnx")
+    read_graph(path, file.sha256, models=parent.models)  # what the runtime would refuse is told here
     entry = GraphEntry(
-        **describe_file(path, f"int8/{parent.models}.onnx").model_dump(),
+        **file.model_dump(),
         models=parent.models,
         precision="int8",
         parent=parent.sha256,

@@ -26,6 +26,7 @@ from blastscope.export.parity import (
     torch_answers,
 )
 from blastscope.runtime.bundle import describe_file
+from blastscope.runtime.bundle.graphs import read_graph
 from blastscope.runtime.bundle.manifest import GraphEntry, GraphModels
 from blastscope.runtime.bundle.weights import bad_weight
 from blastscope.runtime.errors import EngineError, MissingLibrary
@@ -88,6 +89,7 @@ class _Writer:
         place = self.folder / file.file
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(content)
+        read_graph(place, file.sha256, models=self.models)  # what the runtime would refuse is told here, not at the microscope
         entry = GraphEntry(
             **file.model_dump(),
             models=self.models,

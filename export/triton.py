@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from blastscope.runtime.backends.tensorrt.engine_store import Unusable, read_engine
+from blastscope.runtime.backends.tensorrt.engine_store import read_engine
 from blastscope.runtime.backends.tensorrt.key import BatchProfile
 from blastscope.runtime.bundle import Bundle
 from blastscope.runtime.bundle.manifest import GraphEntry
 from blastscope.runtime.errors import EngineError, UngatedBundle, UsageError
 from blastscope.runtime.io.atomic import write_folder
+from blastscope.runtime.io.own_files import Unusable
 from blastscope.runtime.types import CLASSES, VOTERS, Precision
 
 MODEL = "blastscope"
@@ -42,7 +42,7 @@ class Served:
 
     backend: str  # as Triton calls it
     file: str
-    source: Path | bytes
+    content: bytes
     entry: GraphEntry
     batch: BatchProfile
 
@@ -66,10 +66,7 @@ def write_repository(
     def fill(fresh: Path) -> None:
         (fresh / "1").mkdir()
         (fresh / "config.pbtxt").write_text(text, encoding="utf-8")
-        if isinstance(served.source, bytes):
-            (fresh / "1" / served.file).write_bytes(served.source)
-        else:
-            shutil.copyfile(served.source, fresh / "1" / served.file)
+        (fresh / "1" / served.file).write_bytes(served.content)
 
     place = out / model
     write_folder(place, fill)
@@ -82,7 +79,7 @@ def _graph(bundle: Bundle, precision: Precision | None) -> Served:
     if entry is None:
         has = ", ".join(entry.precision for entry in bundle.manifest.graphs if entry.models == "fused")
         raise UsageError(f"bundle '{bundle.path}' has no fused {precision} graph: it has {has}")
-    return Served("onnxruntime", "model.onnx", bundle.file(entry), entry, BatchProfile())
+    return Served("onnxruntime", "model.onnx", bundle.read(entry), entry, BatchProfile())
 
 
 def _engine(bundle: Bundle, engine: Path, precision: Precision | None) -> Served:

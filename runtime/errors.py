@@ -5,6 +5,7 @@
     │   ├── ConfigError             2  a key or value in a TOML file
     │   ├── ImageError              2  not an image array at all: wrong type, dtype or rank
     │   └── DataError               2  a file or folder of the caller's that can't be used as it is
+    │       └── WriteError (OSError) 2  one that can't be written: make room, or name another place
     ├── BundleError                 3  the bundle can't be used: get a good copy
     │   ├── DigestMismatch          3  a file differs from what the manifest says
     │   ├── FormatTooNew            3  written for a later version: upgrade
@@ -27,7 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 
 class BlastscopeError(Exception):
@@ -41,8 +42,10 @@ class BlastscopeError(Exception):
 
 
 def _again(kind: type[BlastscopeError], args: tuple[object, ...], facts: dict[str, object]) -> BlastscopeError:
-    error = kind.__new__(kind, *args)
-    vars(error).update(facts)
+    error = kind.__new__(kind)
+    error.args = args
+    for name, value in facts.items():
+        setattr(error, name, value)
     return error
 
 
@@ -74,6 +77,27 @@ class DataError(UsageError):
         self.path = Path(path)
         self.problem = problem
         super().__init__(f"'{self.path}': {problem}")
+
+
+class WriteError(DataError, OSError):
+    """A file or folder that can't be written. `errno` says why, as that of any `OSError`."""
+
+    def __init__(self, path: Path | str, cause: OSError) -> None:
+        reason = (cause.strerror or str(cause) or type(cause).__name__).lower()
+        super().__init__(path, f"can't be written, {reason}: make room there, or name another place")
+        self.errno, self.strerror, self.filename = cause.errno, cause.strerror, str(path)
+
+    def __new__(cls, *_: object) -> Self:
+        """An `OSError`, which else would take what it is made of for a number and a reason."""
+        return OSError.__new__(cls)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """With what an `OSError` keeps apart."""
+        own = {"errno": self.errno, "strerror": self.strerror, "filename": self.filename}
+        return _again, (type(self), self.args, {**vars(self), **own})
 
 
 class BundleError(BlastscopeError):

@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 
 from blastscope.runtime.backends.protocol import Workload
 from blastscope.runtime.bundle import Bundle, read_bundle
+from blastscope.runtime.bundle.opening import verify_again
 from blastscope.runtime.crop import crop_cell
-from blastscope.runtime.errors import Closed, UsageError
+from blastscope.runtime.errors import Closed, DigestMismatch, UsageError
 from blastscope.runtime.inference.device import parse_device
 from blastscope.runtime.inference.device_selection import load_session
 from blastscope.runtime.inference.explanation import Explanation, explain_crop
 from blastscope.runtime.inference.loader import LoadedSession
-from blastscope.runtime.inference.options import SessionOptions
+from blastscope.runtime.inference.options import SessionOptions, as_path, whole_number
 from blastscope.runtime.inference.predictor import Predictor, make_predictor
 from blastscope.runtime.inference.request_queue import RequestQueue
 from blastscope.runtime.inference.smear import SmearCall, call_smear, smear_model
@@ -50,7 +51,7 @@ def open_bundle(
     threads: int | None = None,
     allow_ungated: bool = False,
     queue: int = 64,
-    cache_dir: Path | None = None,
+    cache_dir: Path | str | None = None,
     while_building: Literal["wait", "cpu"] | str = "wait",
     validation: Path | str | None = None,
     tell: Callable[[str], None] | None = None,
@@ -87,9 +88,8 @@ def open_bundle(
         from blastscope import SHIPPED_BUNDLE
 
         path = SHIPPED_BUNDLE
-    if queue < 1:
-        raise UsageError(f"queue is {queue}: at least 1 image must find room")
-    cache = cache_dir or default_cache_dir()
+    path, queue = as_path("path", path), whole_number("queue", queue)
+    cache = default_cache_dir() if cache_dir is None else as_path("cache_dir", cache_dir)
     options = SessionOptions.parse(
         device=device,
         precision=precision,
@@ -105,7 +105,13 @@ def open_bundle(
         cascade=cascade,
         unlike_training=unlike_training,
     )
-    return Scope(read_bundle(path, cache_dir=cache_dir), options, queue=queue, validation=_record(validation))
+    record = _record(validation)
+    for _ in range(2):
+        try:
+            return Scope(read_bundle(path, cache_dir=cache), options, queue=queue, validation=record)
+        except DigestMismatch:
+            continue  # a writer may have put the next bundle in this one's place; of a damaged one the next reading tells
+    return Scope(read_bundle(path, cache_dir=cache), options, queue=queue, validation=record)
 
 
 class _Run(NamedTuple):
@@ -310,14 +316,15 @@ class Scope:
 
         The stream survives `reopen`, and ends with `close`, which tells what waits first. Raises `Closed`, `UsageError`.
         """
+        from blastscope.runtime.streaming.metadata import told_um
         from blastscope.runtime.streaming.stream import Stream
 
         with self._run.opened.lanes.call():
             self._examiner(self._run.predictor.classify_many, spec, pixel_um)  # a scale that can't be is said now
 
         def examine(frame: NDArray[np.uint8], *, metadata: Mapping[str, Any]) -> FrameReport:
-            scale_um = pixel_um or (spec and spec.pixel_um) or _told_um(metadata, "pixel_um")
-            stated_um = _told_um(metadata, "stated_um")
+            scale_um = pixel_um or (spec and spec.pixel_um) or told_um(metadata, "pixel_um")
+            stated_um = told_um(metadata, "stated_um")
             try:
                 return self.examine(frame, pixel_um=scale_um, stated_um=stated_um, spec=spec, metadata=metadata)
             except Closed:
@@ -336,12 +343,14 @@ class Scope:
     def reopen(self, *, device: str | None = None) -> None:
         """Opens the bundle anew, in this handle: after `DeviceLost`, once `building` is done, or for another `device`.
 
-        Finishes what was submitted first. Where it raises, the handle is closed, and may be reopened again.
+        Finishes what was submitted first. The bundle is verified anew: `DigestMismatch` says that another lies in its place.
+        Where it raises, the handle is closed, and may be reopened again.
         """
         with self._reopening:
             if device is not None:
                 self._options = replace(self._options, device=parse_device(device))
             self._run.close()
+            verify_again(self.bundle)
             self._run = self._open(self._options)
 
     def close(self) -> None:
@@ -383,18 +392,9 @@ class Scope:
         return self.validation.objection(self.bundle.digest, spec or FrameSpecification())
 
 
-def _told_um(metadata: Mapping[str, Any], key: str) -> float | None:
-    """The scale that a frame's metadata says under `key`: a program's own words, which may be text."""
-    told = metadata.get(key)
-    try:
-        return None if told is None else float(told)
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"a frame's metadata says that {key} is {told!r}: micrometres per pixel are a number") from error
-
-
 def _record(validation: Path | str | None) -> ValidationRecord | None:
     if validation is None:
         return None
     from blastscope.runtime.evaluation.validation_record import read_validation
 
-    return read_validation(validation)
+    return read_validation(as_path("validation", validation))

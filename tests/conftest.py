@@ -115,7 +115,7 @@ class TinyBundle:
         finest = float(np.abs(self.weight).max()) / 127
         constants: dict[str, Any] = {
             "axes": np.array([1, 2]), "scale": np.float32(255), "shift": np.float32(0.3),
-            "bias": bias, "shape": np.array([-1, 3, 2]), "flat": np.array([-1, 6]),
+            "bias": bias, "shape": np.array([-1, 3, 2]), "flat": np.array([-1, 6]), "last": np.array([1]),
             "weight": self.weight, "step": np.float32(1 / 128), "zero": np.int8(0), "fine": np.float32(finest),
         }  # fmt: skip
         nodes = [
@@ -141,6 +141,8 @@ class TinyBundle:
             helper.make_node("Reshape", ["probabilities", "flat"], ["six"]),
             helper.make_node("ArgMax", ["six"], ["largest"], axis=1, keepdims=0),
             helper.make_node("Cast", ["largest"], ["label"], to=TensorProto.INT32),
+            helper.make_node("Cast", ["largest"], ["voter"], to=TensorProto.INT32),
+            helper.make_node("ReduceMax", ["six", "last"], ["probability"], keepdims=0),
         ]
         side = self.side_px
         graph = helper.make_graph(
@@ -150,6 +152,8 @@ class TinyBundle:
             [
                 helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", 3, 2]),
                 helper.make_tensor_value_info("label", TensorProto.INT32, ["N"]),
+                helper.make_tensor_value_info("probability", TensorProto.FLOAT, ["N"]),
+                helper.make_tensor_value_info("voter", TensorProto.INT32, ["N"]),
             ],
             [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
         )

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +15,16 @@ from numpy.typing import NDArray
 
 from blastscope.runtime.crop import Crop, CropSpecification
 from blastscope.runtime.crop.reference import crop_dataset
-from blastscope.runtime.io.atomic import sibling
+from blastscope.runtime.io.atomic import clear_abandoned, write_folder
 from blastscope.runtime.io.cnmc import Dataset, DatasetEntry
+from blastscope.runtime.io.hashing import file_sha256
 from blastscope.runtime.io.locks import exclusive_lock
+from blastscope.runtime.io.own_files import PRIVATE_FILE, make_private_folder
+from blastscope.runtime.io.temporary_file import sibling
 from blastscope.runtime.types import CLASSES
 
 LAYOUT = 1  # of the cache; a change of the cropping code must raise it
+_LOCK = "crops.lock"  # held while crops are made, apart from the lock of `write_folder`
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,33 +59,28 @@ def cache_crops(
 
     `tell(done, all)` is called as cells are cropped. A cell that can't be decoded or cropped is left out and named. The cache's
     key holds the data's digest and the crop's specification, and a half-written cache is never found: it is renamed into place.
+    A damaged one is made anew. Crops show patients' cells: only this user may look at them.
     """
     key = hashlib.sha256(f"{LAYOUT} {folder.sha256} {spec.model_dump_json()}".encode()).hexdigest()[:24]
     place = Path(cache_dir) / f"crops-{key}"
     place.parent.mkdir(parents=True, exist_ok=True)
-    if not _is_there(place):
-        with exclusive_lock(sibling(place, "lock"), wait=True):
-            if not _is_there(place):  # no other process was faster
-                _make(place, lambda fresh: _fill(fresh, folder, spec, workers or os.cpu_count() or 1, tell))
+    if not _is_sound(place):
+        clear_abandoned(place.parent, prefix="crops-", lock=_LOCK)
+        with exclusive_lock(sibling(place, _LOCK), wait=True):
+            if not _is_sound(place):  # no other process was faster
+                fill = partial(_fill, folder=folder, spec=spec, workers=workers or os.cpu_count() or 1, tell=tell)
+                write_folder(place, fill, private=True)
+    make_private_folder(place)
     return _open(place, folder)
 
 
-def _is_there(place: Path) -> bool:
-    return (place / "cells.json").is_file()
-
-
-def _make(place: Path, fill: Callable[[Path], None]) -> None:
-    fresh = sibling(place, "new")
-    shutil.rmtree(fresh, ignore_errors=True)  # of a process that was killed
-    fresh.mkdir()
+def _is_sound(place: Path) -> bool:
+    """Whether there is a cache whose crops are those that were written into it."""
     try:
-        fill(fresh)
-        fresh.rename(place)
-    except OSError as error:
-        error.filename = error.filename or str(place)  # a full disk names no file
-        raise
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+        content = json.loads((place / "cells.json").read_text(encoding="utf-8"))
+        return bool(content["crops_sha256"] == file_sha256(place / "crops.npy"))
+    except (OSError, ValueError, KeyError, TypeError):  # there is none, or one of an earlier version, without the digest
+        return False
 
 
 def _fill(place: Path, folder: Dataset, spec: CropSpecification, workers: int, tell: Callable[[int, int], None] | None) -> None:
@@ -99,8 +98,11 @@ def _fill(place: Path, folder: Dataset, spec: CropSpecification, workers: int, t
                 refused.append((cell.sha256, f"{result.code}: {result.detail}"))
             if tell:
                 tell(number, len(folder.cells))
-    content = {"layout": LAYOUT, "crop": spec.model_dump(), "kept": kept, "refused": refused}
+    digest = file_sha256(place / "crops.npy")
+    content = {"layout": LAYOUT, "crop": spec.model_dump(), "kept": kept, "refused": refused, "crops_sha256": digest}
     (place / "cells.json").write_text(json.dumps(content), encoding="utf-8")
+    for path in place.iterdir():
+        path.chmod(PRIVATE_FILE)
 
 
 def _open(place: Path, folder: Dataset) -> CropStore:

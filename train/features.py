@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from blastscope.runtime.io.atomic import sibling
+from blastscope.runtime.errors import DataError
 from blastscope.runtime.io.locks import exclusive_lock
+from blastscope.runtime.io.temporary_file import sibling
 from blastscope.train.augment import augment, draw_augmentations
 from blastscope.train.config import TrainConfig
 from blastscope.train.crop_cache import CropStore
-from blastscope.train.fit_checkpoint import read_tensors, write_tensors
+from blastscope.train.fit_checkpoint import Tensors, read_tensors, write_tensors
 from blastscope.train.progress import Progress
 from blastscope.train.trunk import Trunk
 
@@ -38,12 +39,22 @@ def trunk_features(store: CropStore, trunk: Trunk, config: TrainConfig, cache_di
     """
     place = Path(cache_dir) / f"features-{_key(store, trunk, config)}.safetensors"
     place.parent.mkdir(parents=True, exist_ok=True)
-    if not place.is_file():
+    tensors = _read(place)
+    if tensors is None:
         with exclusive_lock(sibling(place, "lock"), wait=True):
-            if not place.is_file():  # no other process was faster
-                write_tensors(place, _compute(store, trunk, config, progress))
-    tensors, _ = read_tensors(place)
+            tensors = _read(place)  # another process may have been faster
+            if tensors is None:
+                tensors = _compute(store, trunk, config, progress)
+                write_tensors(place, tensors, private=True)  # of patients' cells
     return FeatureTable(*(tensors[name].numpy() for name in ("features", "shape", "lightness")))
+
+
+def _read(place: Path) -> Tensors | None:
+    """What is cached; None where nothing is, or where it is damaged."""
+    try:
+        return read_tensors(place)[0] if place.is_file() else None
+    except DataError:
+        return None
 
 
 def _key(store: CropStore, trunk: Trunk, config: TrainConfig) -> str:
@@ -58,7 +69,7 @@ def _key(store: CropStore, trunk: Trunk, config: TrainConfig) -> str:
 
 
 @torch.inference_mode()
-def _compute(store: CropStore, trunk: Trunk, config: TrainConfig, progress: Progress) -> dict[str, torch.Tensor]:
+def _compute(store: CropStore, trunk: Trunk, config: TrainConfig, progress: Progress) -> Tensors:
     assert config.trunk is not None
     cells, batch, copies = len(store.cells), config.compute.batch, config.trunk.augmented_copies
     device = next(trunk.backbone.parameters()).device

@@ -4,25 +4,31 @@
     FOLDER/best-0007.safetensors    weights of the best epoch, if the best is kept
     FOLDER/network.safetensors      the finished network, with its history; the others are deleted then
 
-Every file is written beside its place and renamed. The best weights carry their epoch in the name and are written first, so
-that a kill between two files leaves a state whose best weights are there.
+Every file is written beside its place and renamed, with the digest of its bytes in the header: what was damaged on the disk
+is told, not trained on. The best weights carry their epoch in the name and are written first, so that a kill between two
+files leaves a state whose best weights are there.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from blastscope.runtime.errors import DataError
 from blastscope.runtime.io.atomic import write_content
+from blastscope.runtime.io.hashing import bytes_sha256
 from blastscope.train.schedule import EpochRow, FitState
 
 Tensors = dict[str, Tensor]
+_DIGEST, _BLANK = "sha256", "0" * 64  # the digest is that of the file with blanks in its place
+_PREFIX = 8  # bytes that tell the header's size; it is padded to their multiple
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +78,7 @@ class FitFolder:
 
     def finish(self, state: FitState, kept: nn.Module, *, keep_best: bool) -> None:
         """Writes the finished network: the best epoch's weights, or the last ones in `kept`."""
-        tensors = load_file(self._best(state)) if keep_best and state.best_epoch else kept.state_dict()
+        tensors = read_tensors(self._best(state))[0] if keep_best and state.best_epoch else kept.state_dict()
         write_tensors(self._network, tensors, {"state": state.model_dump_json()})
         for path in (self._state, *self.folder.glob("best-*.safetensors")):
             path.unlink(missing_ok=True)
@@ -99,11 +105,20 @@ class FitFolder:
         return self.folder / f"best-{state.best_epoch:04d}.safetensors"
 
 
-def write_tensors(path: Path, tensors: Tensors, header: dict[str, str] | None = None) -> None:
-    """Writes `tensors` at once or not at all."""
+def write_tensors(path: Path, tensors: Tensors, header: dict[str, str] | None = None, *, private: bool = False) -> None:
+    """Writes `tensors` at once or not at all, with a digest of the bytes in its header; `private`: for this user alone."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     # safetensors' own writer makes a temporary file that a kill would leave behind
-    write_content(path, save(plain, metadata=header))
+    content = save(plain)
+    size = int.from_bytes(content[:_PREFIX], "little")
+    table = {"__metadata__": {**(header or {}), _DIGEST: _BLANK}, **json.loads(content[_PREFIX : _PREFIX + size])}
+    # written here: safetensors puts what stands in the header into another order each time
+    text = json.dumps(table, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _PREFIX)
+    whole = b"".join([len(text).to_bytes(_PREFIX, "little"), text, memoryview(content)[_PREFIX + size :]])
+    place = whole.index(f'"{_DIGEST}":"{_BLANK}"'.encode()) + len(_DIGEST) + 4
+    sealed = b"".join([whole[:place], bytes_sha256(whole).encode(), memoryview(whole)[place + len(_BLANK) :]])
+    write_content(path, sealed, private=private)
 
 
 def clear_leftovers(folder: Path) -> None:
@@ -113,12 +128,27 @@ def clear_leftovers(folder: Path) -> None:
 
 
 def read_tensors(path: Path) -> tuple[Tensors, dict[str, str]]:
-    """The tensors of `path` and its header. Raises `DataError`."""
+    """The tensors of `path` and its header. Raises `DataError`, also where the bytes are not those that were written."""
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            header = file.metadata() or {}
+            _check_digest(path, header.pop(_DIGEST, None))
+            return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise DataError(path, f"can't be read as safetensors: {error}") from error
+
+
+def _check_digest(path: Path, told: str | None) -> None:
+    if told is None:
+        return  # of an earlier version, which wrote none
+    with path.open("rb") as stream:
+        size = stream.read(_PREFIX)
+        head = stream.read(int.from_bytes(size, "little"))  # safetensors has read it before, and bounds it
+        digest = hashlib.sha256(size + head.replace(f'"{_DIGEST}":"{told}"'.encode(), f'"{_DIGEST}":"{_BLANK}"'.encode()))
+        while piece := stream.read(1 << 20):
+            digest.update(piece)
+    if digest.hexdigest() != told:
+        raise DataError(path, "is damaged: its bytes are not those that were written; train anew, or take a copy of the run")
 
 
 def _part(tensors: Tensors, part: str) -> Tensors:

@@ -141,7 +141,7 @@ class Court:
         parent = self.bundle.graph("fp32")
         if parent is None:
             raise BundleError(self.bundle.path, "no fp32 fused graph to compare with")
-        return remembering(GraphAnswers(self.bundle.file(parent)).probabilities)
+        return remembering(GraphAnswers(self.bundle.read(parent)).probabilities)
 
 
 DEVICE = "CPU"

@@ -56,7 +56,7 @@ def calibrate_cascade(
     config, say = config or CascadeConfig(), tell or (lambda _: None)
     opened = open_to_change(bundle)
     entry = _graph(opened, config.precision)
-    model = onnx.load(opened.file(entry))
+    model = onnx.load_model_from_string(opened.read(entry))
     shares = {first: share_of(model, first) for first in FIRSTS}
     cells = _cells(opened, data, entry.precision, say)
     with engines(opened.file(entry), EXECUTED[entry.precision]) as found:

@@ -1,4 +1,8 @@
-"""The cache of compiled CPU engines, by a digest of everything that can change one."""
+"""The cache of compiled CPU engines, by a digest of everything that can change one.
+
+An engine decides what answers. So only this user's own files are read, and each is sealed with the digest that it is kept
+under: a sound engine under another one's name is none.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +21,9 @@ from numpy.typing import NDArray
 
 from blastscope.runtime.io.atomic import write_file
 from blastscope.runtime.io.cpu_info import cpu_identity
+from blastscope.runtime.io.own_files import Unusable, make_private_folder, open_own
 
-LAYOUT = "4"  # of what the backends make of a graph: raise it when they make something else
+LAYOUT = "5"  # of what the backends make of a graph: raise it when they make something else
 _SEAL = 32  # bytes of sha256 at an engine file's end
 _UNUSED_DAYS = 90
 
@@ -42,21 +47,28 @@ class CachedEngine(NamedTuple):
 
 
 def read_blob(path: Path) -> CachedEngine | None:
-    """The engine kept at `path`; None where there is none or where it is damaged."""
+    """The engine kept at `path`; None where there is none, where it is damaged or where others could have written it."""
     try:
-        data = np.asarray(np.memmap(path, np.uint8, "c"))
+        with open_own(path) as stream:
+            data = np.asarray(np.memmap(stream, np.uint8, "c"))
         os.utime(path)
-    except (OSError, ValueError):  # ValueError: an empty file
+    except (Unusable, OSError, ValueError):  # ValueError: an empty file
         return None
     body, seal = data[:-_SEAL], data[-_SEAL:].tobytes()
-    return CachedEngine(body, seal) if len(data) > _SEAL and hashlib.sha256(body.data).digest() == seal else None
+    digest = _sealing(path)
+    digest.update(body.data)
+    return CachedEngine(body, seal) if len(data) > _SEAL and digest.digest() == seal else None
+
+
+def _sealing(path: Path) -> hashlib._Hash:
+    return hashlib.sha256(path.stem.encode())
 
 
 def write_blob(path: Path, *pieces: bytes | memoryview) -> str | None:
-    """Keeps `pieces` in a row at `path`, sealed with their digest. Gives the reason where the cache can't be written."""
+    """Keeps `pieces` in a row at `path`, sealed with a digest of the name and of them. Gives the reason where it can't."""
 
     def fill(fresh: Path) -> None:
-        digest = hashlib.sha256()
+        digest = _sealing(path)
         with fresh.open("wb") as stream:
             for piece in pieces:
                 stream.write(piece)
@@ -64,7 +76,8 @@ def write_blob(path: Path, *pieces: bytes | memoryview) -> str | None:
             stream.write(digest.digest())
 
     try:
-        write_file(path, fill)
+        make_private_folder(path.parent)
+        write_file(path, fill, private=True)
         _drop_unused(path.parent)
     except OSError as error:
         return f"'{path.parent}' can't be written ({error.strerror or error})"
@@ -72,11 +85,12 @@ def write_blob(path: Path, *pieces: bytes | memoryview) -> str | None:
 
 
 def _drop_unused(folder: Path) -> None:
-    """Deletes engines that nobody has opened for months: of libraries and bundles that are gone."""
-    oldest = time.time() - _UNUSED_DAYS * 86400
-    for path in (*folder.glob("*.engine"), *folder.glob("*.proof")):
+    """Deletes engines that nobody has opened for months: of libraries and bundles that are gone. And killed writers' files."""
+    now = time.time()
+    ages = {"*.engine": _UNUSED_DAYS, "*.proof": _UNUSED_DAYS, ".*.new": 1}  # days
+    for path, days in [(path, days) for pattern, days in ages.items() for path in folder.glob(pattern)]:
         try:
-            if path.stat().st_mtime < oldest:
+            if path.stat().st_mtime < now - days * 86400:
                 path.unlink()
         except OSError:
             continue  # another process was faster

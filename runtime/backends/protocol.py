@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from blastscope.runtime.bundle.graphs import read_graph
 from blastscope.runtime.crop.specification import CropSpecification
 from blastscope.runtime.errors import EngineError
 from blastscope.runtime.types import CLASSES, VOTERS, Box, Execution, Layout, Refusal
@@ -82,6 +83,7 @@ class EngineOptions:
     cache_dir: Path | None = None  # where compiled engines are kept; None: nowhere
     device: str = "CPU"  # as the inference library calls it
     crop: CropSpecification | None = None  # for engines that crop by themselves
+    rebuild: bool = False  # takes no engine from the cache: the one there answers wrongly
     defer_save: bool = False  # a compiled engine is put into the cache when `Engine.keep` is called
     cancelled: Callable[[], bool] | None = None  # ends a build that takes long
     tell: Callable[[str], None] | None = None  # hears of what takes long
@@ -149,6 +151,12 @@ class GpuBackendModule(BackendModule, Protocol):
     def build(self, graph: Path, sha256: str, options: EngineOptions) -> None:
         """Puts into the cache what `open_engine` needs. Raises `UnavailableError`s."""
         ...
+
+
+def read_fused(graph: Path, sha256: str, options: EngineOptions) -> bytes:
+    """The bytes of the fused graph at `graph`, verified and examined. Raises `RefusedGraph`, which is an `EngineError`."""
+    side_px = options.crop.side_px if options.crop else None  # told for a bundle's graph
+    return read_graph(graph, sha256, models="fused" if options.crop else None, side_px=side_px)
 
 
 def first_voter_decides(pairs: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:

@@ -7,7 +7,8 @@ the trained networks' answers that an engine is held to. The rules stand in runt
 from blastscope.runtime.bundle.archive import pack, update_bundle, write_bundle
 from blastscope.runtime.bundle.golden import Golden, golden_bytes, read_golden
 from blastscope.runtime.bundle.manifest import FORMAT, Manifest, describe_file
-from blastscope.runtime.bundle.reader import Bundle, read_bundle
+from blastscope.runtime.bundle.opening import read_bundle
+from blastscope.runtime.bundle.reader import Bundle
 from blastscope.runtime.io.hashing import file_sha256
 
 __all__ = [

@@ -61,13 +61,13 @@ def read_golden(bundle: Bundle) -> Golden:
     if entry.size > MAX_CROPS * (side * side * 3 + len(VOTERS) * len(CLASSES) * 4) + _HEADER_LIMIT:
         raise BundleError(bundle.path, f"{entry.file} is {entry.size} bytes, more than {MAX_CROPS} crops need")
     try:
-        arrays = load(bundle.file(entry).read_bytes())
+        arrays = load(bundle.read(entry))
         wanted = {"crops", "probabilities", *(("novelty",) if bundle.manifest.measures_novelty else ())}
         if set(arrays) != wanted:
             raise ValueError(f"holds {sorted(arrays)}, not {', '.join(sorted(wanted))}")
         golden = Golden(arrays["crops"], arrays["probabilities"], arrays.get("novelty"))
         if golden.crops.shape[:2] != (entry.count, side):
             raise ValueError(f"crops are {golden.crops.shape}, manifest says ({entry.count}, {side}, {side}, 3)")
-    except (OSError, SafetensorError, ValueError, KeyError) as error:
+    except (SafetensorError, ValueError, KeyError) as error:
         raise BundleError(bundle.path, f"{entry.file}: {error}") from error
     return golden

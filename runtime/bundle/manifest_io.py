@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,23 @@ from pydantic import ValidationError
 
 from blastscope.runtime.bundle.manifest import FORMAT, FORMAT_PATTERN, Manifest
 from blastscope.runtime.errors import BundleError, FormatTooNew
+from blastscope.runtime.io.own_files import open_plain
 from blastscope.runtime.io.strict_model import problems
 
 MANIFEST = "manifest.json"
 MANIFEST_LIMIT = 8 * 1024 * 1024  # bytes; a manifest of 10,000 calibration cells has about 0.5 MB
+VALUE_LIMIT = 100_000  # of the JSON, at any depth: each wrong one costs memory and time in saying so
+RECORD_LIMIT = 64  # graphs, or scores: there are 12 kinds of graph
+_TOLD = 200  # characters of a reason: whoever wrote the manifest chooses how long its keys and numbers are
 
 
 def read_manifest_bytes(folder: Path, shown: Path) -> bytes:
     """The bytes of `folder`/manifest.json; errors call the bundle `shown`. Raises `BundleError`."""
-    path = folder / MANIFEST
-    if path.is_symlink() or not path.is_file():
-        raise BundleError(shown, f"holds no {MANIFEST}, so it is not a bundle")
-    with path.open("rb") as stream:
+    try:
+        stream, _ = open_plain(folder / MANIFEST)
+    except OSError as error:
+        raise BundleError(shown, f"holds no {MANIFEST}, so it is not a bundle ({error.strerror or error})") from error
+    with stream:
         data = stream.read(MANIFEST_LIMIT + 1)
     if len(data) > MANIFEST_LIMIT:
         raise BundleError(shown, f"{MANIFEST} is larger than {MANIFEST_LIMIT} bytes")
@@ -34,10 +40,11 @@ def parse_manifest(data: bytes, shown: Path) -> Manifest:
     """The manifest in `data`. Raises `BundleError`, or `FormatTooNew` before any unknown key is looked at."""
     table = _strict_json(data, shown)
     _check_format(table.get("format"), shown)
+    _check_extent(table, shown)
     try:
         return Manifest.model_validate_json(data, strict=True)
     except ValidationError as error:
-        found = problems(error)
+        found = [_short(problem) for problem in problems(error)]
         rest = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
         raise BundleError(shown, f"{MANIFEST}: {'; '.join(found[:3])}{rest}") from error
 
@@ -47,7 +54,7 @@ def _strict_json(data: bytes, shown: Path) -> dict[str, Any]:
     try:
         table = json.loads(data.decode("utf-8"), object_pairs_hook=_no_key_twice, parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
-        raise BundleError(shown, f"{MANIFEST} is not JSON: {error}") from error
+        raise BundleError(shown, f"{MANIFEST} is not JSON: {_short(str(error))}") from error
     if not isinstance(table, dict):
         raise BundleError(shown, f"{MANIFEST} is not a JSON object")
     return table
@@ -57,9 +64,30 @@ def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     # two readers that keep different ones of a doubled key would see two bundles behind one digest
     table = dict(pairs)
     if len(table) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)!r} stands twice")
+        ((key, _),) = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"key {_short(key)!r} stands twice")
     return table
+
+
+def _check_extent(table: dict[str, Any], shown: Path) -> None:
+    """Refuses what would take long to refuse: a wrong value costs the model more than a right one."""
+    for key in ("graphs", "scores"):
+        records = table.get(key)
+        if isinstance(records, list) and len(records) > RECORD_LIMIT:
+            raise BundleError(shown, f"{MANIFEST}: {key}: lists {len(records)} records, at most {RECORD_LIMIT} are read")
+    count = 0
+    left: list[Any] = [table]
+    while left and count <= VALUE_LIMIT:
+        value = left.pop()
+        inner = value.values() if isinstance(value, dict) else value
+        count += len(inner)
+        left.extend(one for one in inner if isinstance(one, dict | list))
+    if count > VALUE_LIMIT:
+        raise BundleError(shown, f"{MANIFEST} holds more than {VALUE_LIMIT} values")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _TOLD else f"{text[:_TOLD]}…"
 
 
 def _refuse(word: str) -> float:
@@ -69,7 +97,7 @@ def _refuse(word: str) -> float:
 def _finite(digits: str) -> float:
     value = float(digits)
     if not math.isfinite(value):
-        raise ValueError(f"{digits} is too large for a number")
+        raise ValueError(f"{_short(digits)} is too large for a number")
     return value
 
 

@@ -1,9 +1,10 @@
-"""Reads a bundle: no `Bundle` exists whose files differ from its manifest."""
+"""Reads a bundle's folder: no `Bundle` exists whose files differ from its manifest."""
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
-import stat
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,17 +13,24 @@ from pathlib import Path
 from blastscope.runtime.bundle.manifest import FileEntry, GraphEntry, GraphModels, Manifest
 from blastscope.runtime.bundle.manifest_io import MANIFEST, parse_manifest, read_manifest_bytes
 from blastscope.runtime.errors import BundleError, DigestMismatch
-from blastscope.runtime.io.atomic import moved_aside, recover
 from blastscope.runtime.io.cpu_info import usable_threads
-from blastscope.runtime.io.hashing import bytes_sha256, file_sha256
+from blastscope.runtime.io.hashing import bytes_sha256
+from blastscope.runtime.io.own_files import open_plain
 from blastscope.runtime.types import Precision
 
+CHANGED = "was changed since the bundle was read: open it anew"
+FILE_LIMIT = 2**31 - 1  # bytes: what one protobuf message can have
+_NOT_PLAIN = (errno.EINVAL, errno.ELOOP)
+_DEPTH = 100  # folders in one another: a path has 200 letters
 _LARGE = 64 * 2**20  # bytes: a twentieth of a second of hashing
 
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A folder that held, when it was read, exactly what its manifest says."""
+    """A folder that held, when it was read, exactly what its manifest says.
+
+    Files may be changed or replaced at any time after that: what is used comes from `read`, which verifies it again.
+    """
 
     path: Path  # absolute
     manifest: Manifest
@@ -32,52 +40,21 @@ class Bundle:
         """Where the entry's file lies."""
         return self.path / entry.file
 
+    def read(self, entry: FileEntry) -> bytes:
+        """The entry's bytes, verified. Raises `DigestMismatch` where the file was changed since the bundle was read."""
+        try:
+            stream, _ = open_plain(self.file(entry))
+            with stream:
+                data = stream.read(entry.size + 1)
+        except OSError as error:
+            raise DigestMismatch(self.path, entry.file, f"can't be read any more: {error.strerror or error}") from error
+        if bytes_sha256(data) != entry.sha256:
+            raise DigestMismatch(self.path, entry.file, CHANGED)
+        return data
+
     def graph(self, precision: Precision, models: GraphModels = "fused") -> GraphEntry | None:
         """The entry of `models` in `precision`, if the bundle has one."""
         return self.manifest.graph(precision, models)
-
-
-def read_bundle(path: Path | str, *, cache_dir: Path | None = None) -> Bundle:
-    """The bundle in the folder or zip at `path`, with every digest and size verified.
-
-    A zip is unpacked once, into `cache_dir` (default: the user's cache), under the digest of its bytes. Raises `BundleError`;
-    `DigestMismatch` for a file that is missing or changed, `FormatTooNew` for a bundle of a later version.
-    """
-    path = Path(path)
-    if path.is_file():
-        from blastscope.runtime.bundle.archive import unpack
-
-        return unpack(path, cache_dir)
-    for _ in range(3):
-        _recover(path)
-        if not path.is_dir():
-            if moved_aside(path) or path.is_dir():
-                continue  # a writer stood between its two renames
-            raise BundleError(path, "no such folder or zip")
-        before = _identity(path)
-        try:
-            return read_folder(path, shown=path)
-        except BundleError:
-            # a writer may have put the next bundle in this one's place while it was being read
-            if _identity(path) == before:
-                raise
-    raise BundleError(path, "is being changed again and again: try once more when its writer is done")
-
-
-def _identity(path: Path) -> tuple[int, ...]:
-    """What changes when another folder takes the name; with the time, since a freed inode's number is soon used again."""
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return ()
-    return found.st_dev, found.st_ino, found.st_ctime_ns
-
-
-def _recover(path: Path) -> None:
-    try:
-        recover(path)
-    except OSError as error:
-        raise BundleError(path, f"a broken change of it can't be undone: {error}") from error
 
 
 def read_folder(folder: Path, *, shown: Path) -> Bundle:
@@ -106,7 +83,7 @@ def _walk(folder: Path, prefix: str = "") -> Iterator[tuple[str, bool]]:
     """Everything below `folder` but the folders, with whether it is a plain file. Links are never followed."""
     with os.scandir(folder) as found:
         for item in found:
-            if item.is_dir(follow_symlinks=False):
+            if item.is_dir(follow_symlinks=False) and prefix.count("/") < _DEPTH:
                 yield from _walk(Path(item.path), f"{prefix}{item.name}/")
             else:
                 yield prefix + item.name, item.is_file(follow_symlinks=False)
@@ -125,15 +102,19 @@ def _verify_all(folder: Path, entries: Sequence[FileEntry], shown: Path) -> None
 
 
 def _verify(folder: Path, entry: FileEntry, shown: Path) -> None:
-    path = folder / entry.file
+    if entry.size > FILE_LIMIT:
+        raise BundleError(shown, f"{entry.file} is {entry.size} bytes by the manifest, at most {FILE_LIMIT} are read")
     try:
-        found = path.lstat()
+        stream, found = open_plain(folder / entry.file)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DigestMismatch(shown, entry.file, "is missing") from error
-    if not stat.S_ISREG(found.st_mode):
-        raise DigestMismatch(shown, entry.file, "is not a plain file")
-    if found.st_size != entry.size:
-        raise DigestMismatch(shown, entry.file, f"is {found.st_size} bytes, manifest says {entry.size}")
-    digest = file_sha256(path)
+    except OSError as error:
+        if error.errno not in _NOT_PLAIN:
+            raise
+        raise DigestMismatch(shown, entry.file, "is not a plain file") from error
+    with stream:
+        if found.st_size != entry.size:
+            raise DigestMismatch(shown, entry.file, f"is {found.st_size} bytes, manifest says {entry.size}")
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
     if digest != entry.sha256:
         raise DigestMismatch(shown, entry.file, f"has sha256 {digest[:12]}…, manifest says {entry.sha256[:12]}…")

@@ -16,10 +16,11 @@ from typing import NamedTuple, Protocol
 
 from blastscope.runtime.bundle import Bundle, Golden
 from blastscope.runtime.bundle.manifest import GraphEntry
-from blastscope.runtime.errors import BlastscopeError, DeviceError, UsageError
+from blastscope.runtime.errors import BlastscopeError, DeviceError, DigestMismatch, UsageError
 from blastscope.runtime.inference.background import DeferredTask
 from blastscope.runtime.inference.worker_pool import InferencePool
 from blastscope.runtime.io.atomic import write_content
+from blastscope.runtime.io.own_files import Unusable, make_private_folder, read_own
 from blastscope.runtime.types import PRECISIONS, Execution, Layout, Precision
 
 NATURAL: dict[Precision, Execution] = {"fp32": "f32", "fp16": "f16", "int8": "int8"}  # what a graph is written in
@@ -27,6 +28,7 @@ _FLOATS: tuple[Execution, ...] = ("bf16", "f16", "f32")  # where nothing is meas
 _ROUNDS = (3, 20)  # at least and at most
 _SECONDS = 1.0  # of measurement a candidate
 _GLANCE_S = 0.05
+_TIMES_LIMIT = 1 << 20  # bytes of the file that keeps them
 
 Times = dict[str, float | None]  # ms a crop by a candidate's name; None: it failed
 
@@ -120,15 +122,16 @@ class TimingCache:
     def read(self) -> Times:
         """Milliseconds a crop by candidate; nothing where nothing is known or the file is damaged."""
         try:
-            found = json.loads(self._path.read_text(encoding="utf-8"))
+            found = json.loads(read_own(self._path, _TIMES_LIMIT))
             times = found["ms_per_crop"]
             return {str(name): None if value is None else float(value) for name, value in times.items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (Unusable, ValueError, KeyError, TypeError, AttributeError):
             return {}
 
     def remember(self, times: Times) -> None:
         """Adds `times`. Raises `OSError` where the cache can't be written."""
-        write_content(self._path, json.dumps({"ms_per_crop": {**self.read(), **times}}, indent=1))
+        make_private_folder(self._path.parent)
+        write_content(self._path, json.dumps({"ms_per_crop": {**self.read(), **times}}, indent=1), private=True)
 
 
 class Opener(Protocol):
@@ -201,6 +204,9 @@ class Autotuner:
         """
         try:
             other = self._opener.open(candidate)
+        except DigestMismatch as error:  # the bundle was replaced meanwhile: that says nothing of the candidate
+            self._notes.append(f"{candidate.name} is not measured: {error}")
+            return {}
         except BlastscopeError as error:
             self._notes.append(f"{candidate.name} is passed over: {error}")
             return {candidate.name: None}

@@ -26,6 +26,8 @@ def parse_device(text: str) -> Device:
 
     `auto` is the first NVIDIA GPU where an engine for it exists or can be built, and else the CPU; device_selection.py decides.
     """
+    if not isinstance(text, str):
+        raise UsageError(f"device is {text!r}, not text: say {KNOWN}")
     if text == "auto":
         return Device("auto", "0")
     if text == "cpu":

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from blastscope.runtime.backends.blob_store import engine_digest
-from blastscope.runtime.backends.protocol import BackendModule
+from blastscope.runtime.backends.protocol import BackendModule, Engine, EngineOptions
 from blastscope.runtime.backends.registry import load_backend, load_gpu_backend
 from blastscope.runtime.bundle import Bundle, Golden, read_golden
+from blastscope.runtime.bundle.graphs import RefusedGraph
 from blastscope.runtime.bundle.weights import check_weights
 from blastscope.runtime.errors import BlastscopeError, DeviceError, EngineError, GoldenMismatch
 from blastscope.runtime.inference.autotune import Autotuner, EngineConfig, Times, TimingCache, eligible_configs, rank_by_latency
@@ -140,12 +141,30 @@ class _Opener:
 
     def open(self, candidate: EngineConfig, *, measured: bool = True) -> InferencePool:
         """An engine to be measured, or one that answers, whose keeping is put off. Raises `BlastscopeError`s."""
-        entry, execution, layout = candidate
-        check_weights(self.bundle, entry)
-        engine_options = replace(
-            self.options.engine_options(execution, layout), crop=self.bundle.manifest.crop, defer_save=not measured
+        check_weights(self.bundle, candidate.entry)
+        options = replace(
+            self.options.engine_options(candidate.execution, candidate.layout),
+            crop=self.bundle.manifest.crop,
+            defer_save=not measured,
         )
-        engine = self.backend.open_engine(self.bundle.file(entry), entry.sha256, engine_options)
+        engine = self._load(candidate, options)
+        try:
+            return self._validated(engine, candidate)
+        except (GoldenMismatch, EngineError, DeviceError):
+            if engine.content_sha256 is None:
+                raise
+        # sound, and yet another network's: its place is taken, or it would be refused at every opening from now on
+        return self._validated(self._load(candidate, replace(options, rebuild=True)), candidate)
+
+    def _load(self, candidate: EngineConfig, engine_options: EngineOptions) -> Engine:
+        entry = candidate.entry
+        try:
+            return self.backend.open_engine(self.bundle.file(entry), entry.sha256, engine_options)
+        except RefusedGraph as error:
+            raise error.in_bundle(self.bundle.path, entry.file) from error
+
+    def _validated(self, engine: Engine, candidate: EngineConfig) -> InferencePool:
+        entry, execution, _ = candidate
         lanes = InferencePool(engine)
         try:
             if engine.execution != execution:

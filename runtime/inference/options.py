@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Literal, Self, TypeVar, get_args
 
@@ -49,29 +51,29 @@ class SessionOptions:
         workload: str = "latency",
         threads: int | None = None,
         allow_ungated: bool = False,
-        cache_dir: Path,
+        cache_dir: Path | str,
         while_building: str = "wait",
         tell: Tell | None = None,
         layout: str = "auto",
         cascade: bool = False,
         unlike_training: str = "refuse",
     ) -> Self:
-        """The options in these words. Raises `UsageError` for a word that is not known."""
-        if threads is not None and threads < 1:
-            raise UsageError(f"threads is {threads}: at least 1 is needed")
+        """The options in these words. Raises `UsageError` for a word that is not known, or a value of another type."""
+        if tell is not None and not callable(tell):
+            raise UsageError(f"tell is {tell!r}: it must be a function that takes a line of text")
         return cls(
             device=parse_device(device),
             precision=None if precision == "auto" else _one_of("precision", precision, PRECISIONS),
             execution=None if execution == "auto" else _one_of("execution", execution, EXECUTIONS),
-            backend=None if backend == "auto" else backend,
+            backend=None if backend == "auto" else _text("backend", backend),
             workload=_one_of("workload", workload, WORKLOADS),
-            threads=threads,
-            allow_ungated=allow_ungated,
-            cache_dir=cache_dir,
+            threads=None if threads is None else whole_number("threads", threads),
+            allow_ungated=_flag("allow_ungated", allow_ungated),
+            cache_dir=as_path("cache_dir", cache_dir),
             while_building=_one_of("while_building", while_building, get_args(Meanwhile)),
             tell=tell,
             layout=None if layout == "auto" else _one_of("layout", layout, LAYOUTS),
-            cascade=cascade,
+            cascade=_flag("cascade", cascade),
             unlike_training=_one_of("unlike_training", unlike_training, get_args(UnlikeTraining)),
         )
 
@@ -88,7 +90,36 @@ class SessionOptions:
         )
 
 
+def whole_number(what: str, value: object) -> int:
+    """`value` as a whole number of at least 1. Raises `UsageError`."""
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise UsageError(f"{what} is {value!r}: it must be a whole number")
+    if value < 1:
+        raise UsageError(f"{what} is {value}: at least 1 is needed")
+    return int(value)
+
+
+def as_path(what: str, value: object) -> Path:
+    """`value` as a path. Raises `UsageError`."""
+    if not isinstance(value, str | os.PathLike) or "\0" in (name := os.fspath(value)):
+        raise UsageError(f"{what} is {value!r}: it must be a path")
+    return Path(name)
+
+
+def _flag(what: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise UsageError(f"{what} is {value!r}: say True or False")
+    return value
+
+
+def _text(what: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise UsageError(f"{what} is {value!r}, not text")
+    return value
+
+
 def _one_of(what: str, value: str, known: tuple[T, ...]) -> T:
+    _text(what, value)
     found = next((one for one in known if one == value), None)
     if found is None:
         auto = "auto, " if what in ("precision", "execution", "layout") else ""

@@ -17,7 +17,8 @@ import numpy as np
 from blastscope.runtime.backends.protocol import Backend, Engine
 from blastscope.runtime.bundle import Golden
 from blastscope.runtime.inference.voting import vote
-from blastscope.runtime.io.atomic import write_file
+from blastscope.runtime.io.atomic import write_content
+from blastscope.runtime.io.own_files import Unusable, make_private_folder, read_own
 from blastscope.runtime.types import CLASSES, VOTERS
 
 LEAST_NOVELTY = 0.1  # a tenth of what a training cell has
@@ -27,7 +28,7 @@ NOVELTY_SHARE = 0.25  # int8 moves it by some hundredths; a graph that measures 
 def validate_engine(backend: Backend, engine: Engine, golden: Golden, tolerance: float, place: Path) -> GoldenCheck:
     """Whether `engine`, which answers as `backend`, repeats `golden`: all of it, or one crop where all passed before."""
     path = _path(engine, golden, tolerance, place)
-    if path and path.exists():
+    if path and _is_proved(path):
         first = check_golden(backend, first_of(golden), tolerance)
         if first.passed:
             return first
@@ -57,9 +58,18 @@ def _path(engine: Engine, golden: Golden, tolerance: float, place: Path) -> Path
     return place / "engines" / f"{engine.digest}-{digest.hexdigest()[:32]}.proof"
 
 
+def _is_proved(path: Path) -> bool:
+    try:
+        read_own(path, 0)
+    except Unusable:  # there is none, or somebody else could have put it there
+        return False
+    return True
+
+
 def _remember(path: Path) -> None:
     try:
-        write_file(path, Path.touch)
+        make_private_folder(path.parent)
+        write_content(path, b"", private=True)
     except OSError:
         return  # it is only a cache
 

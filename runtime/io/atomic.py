@@ -1,59 +1,64 @@
 """Changes a file or a folder in one step, so that an interruption leaves the old one or the new one.
 
-A file is written beside its place and renamed over it. A folder can't be renamed over another, so its change takes two renames,
-and beside `c7` these siblings may be seen: `.c7.new` (being written: of no worth), `.c7.old` (moved aside: if there is no `c7`
-the change broke off between the two renames, and `.c7.old` is the bundle), `.c7.gone` (being deleted) and `.c7.lock` (a change
-is under way, or broke off).
+A file is written beside its place, as `.c7.zip.0.new`, and renamed over it; the next writing clears what a killed one left. A
+folder can't be renamed over another, so its change takes two renames, and beside `c7` these siblings may be seen: `.c7.new`
+(being written: of no worth), `.c7.old` (moved aside: if there is no `c7` the change broke off between the two renames, and
+`.c7.old` is the bundle), `.c7.gone` (being deleted) and `.c7.lock` (a change is under way, or broke off).
 """
 
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock
-
-from blastscope.runtime.errors import DataError
-
-
-def sibling(path: Path, kind: str) -> Path:
-    """The hidden place beside `path` that a change of it uses."""
-    return path.with_name(f".{path.name}.{kind}")
+from blastscope.runtime.errors import BlastscopeError, DataError, WriteError
+from blastscope.runtime.io.locks import exclusive_lock
+from blastscope.runtime.io.own_files import PRIVATE_FILE, PRIVATE_FOLDER
+from blastscope.runtime.io.temporary_file import sibling, temporary_file
 
 
-def write_content(path: Path, content: bytes | str) -> None:
+def write_content(path: Path, content: bytes | str, *, private: bool = False) -> None:
     """Puts `content`, text as UTF-8, into the place of the file `path`: see `write_file`."""
     data = content.encode() if isinstance(content, str) else content
-    write_file(path, lambda fresh: fresh.write_bytes(data))
+    write_file(path, lambda fresh: fresh.write_bytes(data), private=private)
 
 
-def write_file(path: Path, fill: Callable[[Path], object]) -> None:
-    """Lets `fill` write a temporary file beside `path` and puts it in `path`'s place, whole or not at all.
+def write_file(path: Path, fill: Callable[[Path], object], *, private: bool = False) -> None:
+    """Lets `fill` write a temporary file, which is there, beside `path` and puts it in `path`'s place, whole or not at all.
 
-    Into a pipe or a terminal that stands there it is written, once it is whole. An `OSError`, such as that of a full disk,
-    names `path`.
+    Into a pipe or a terminal that stands there it is written, once it is whole. With `private` nobody else may read it. Raises
+    `WriteError`, with the name `path`, for any `OSError` in writing, such as that of a full disk.
     """
     if _is_open_end(path):
         return _write_into(path, fill)
     path = Path(os.path.realpath(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = sibling(path, f"{secrets.token_hex(4)}.new")  # of its own: two writers at once don't mix their bytes
+    with _told(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary_file(path, PRIVATE_FILE if private else 0o666) as fresh:
+            fill(fresh)
+            flush(fresh)
+            fresh.replace(path)
+        flush(path.parent)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Turns an `OSError` in writing `path` into one that names it: a full disk names nothing, others the temporary name."""
     try:
-        fill(fresh)
-        flush(fresh)
-        fresh.replace(path)
-    except OSError as error:
-        error.filename, error.filename2 = str(path), None  # nobody knows the temporary one, and a full disk names none
+        yield
+    except BlastscopeError:
         raise
-    finally:
-        fresh.unlink(missing_ok=True)
-    flush(path.parent)
+    except OSError as error:
+        name = error.filename2 or error.filename  # of a copy the second is the one that was written
+        source = None if name is None else Path(os.fsdecode(name))
+        if source is None or path.is_relative_to(source) or str(source).startswith(str(sibling(path, ""))):
+            raise WriteError(path, error) from error
+        raise DataError(source, f"can't be read, {(error.strerror or str(error)).lower()}") from error
 
 
 def _is_open_end(path: Path) -> bool:
@@ -67,15 +72,11 @@ def _is_open_end(path: Path) -> bool:
 
 def _write_into(path: Path, fill: Callable[[Path], object]) -> None:
     """Without a realpath: what '/dev/stdout' leads to may have no path."""
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            fresh = Path(folder, "whole")
-            fill(fresh)
-            with fresh.open("rb") as content, path.open("wb") as end:
-                shutil.copyfileobj(content, end)
-    except OSError as error:
-        error.filename, error.filename2 = str(path), None
-        raise
+    with _told(path), tempfile.TemporaryDirectory() as folder:
+        fresh = Path(folder, "whole")
+        fill(fresh)
+        with fresh.open("rb") as content, path.open("wb") as end:
+            shutil.copyfileobj(content, end)
 
 
 def check_place(path: Path) -> None:
@@ -91,33 +92,41 @@ def check_place(path: Path) -> None:
         raise DataError(path, "is a folder: name a file")
     if place.exists() and not place.is_file():
         raise DataError(path, "is neither a file nor a pipe: name another place")
-    trial = sibling(place, f"{secrets.token_hex(4)}.new")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        trial.touch()
-        trial.unlink()
+        with temporary_file(place):
+            pass
     except OSError as error:
         raise DataError(path, f"can't be written, {(error.strerror or 'not usable').lower()}: name another place") from error
 
 
-def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Lets `fill` write a temporary folder and puts it in `folder`'s place; leftovers of a broken change are cleared first."""
+def write_folder(folder: Path, fill: Callable[[Path], None], *, private: bool = False) -> None:
+    """Lets `fill` write a temporary folder and puts it in `folder`'s place; leftovers of a broken change are cleared first.
+
+    With `private` nobody else may look into it. Raises `WriteError`, with the name `folder`, for any `OSError` in writing.
+    """
     folder = Path(os.path.realpath(folder))  # a link to a bundle keeps pointing at it
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
+    with _told(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(folder):
+            _replace(folder, fill, PRIVATE_FOLDER if private else 0o777)
+
+
+def _replace(folder: Path, fill: Callable[[Path], None], mode: int) -> None:
+    """See `write_folder`; with the lock held."""
+    _settle(folder)
+    fresh = sibling(folder, "new")
+    fresh.mkdir(mode)
+    try:
+        fill(fresh)
+        for path in [*fresh.rglob("*"), fresh]:
+            flush(path)
+        if folder.exists():
+            folder.rename(sibling(folder, "old"))
+        fresh.rename(folder)
+        flush(folder.parent)
+    finally:
         _settle(folder)
-        fresh = sibling(folder, "new")
-        fresh.mkdir()
-        try:
-            fill(fresh)
-            for path in [*fresh.rglob("*"), fresh]:
-                flush(path)
-            if folder.exists():
-                folder.rename(sibling(folder, "old"))
-            fresh.rename(folder)
-            flush(folder.parent)
-        finally:
-            _settle(folder)
 
 
 def moved_aside(folder: Path) -> bool:
@@ -130,21 +139,27 @@ def recover(folder: Path) -> None:
     folder = Path(os.path.realpath(folder))
     if folder.exists() or not sibling(folder, "old").exists():
         return
+    clear_leftovers(folder)
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Deletes what broken changes of `folder` left beside it, and puts it back where it was moved aside."""
     with _alone(folder):  # a writer that is alive finishes first
         _settle(folder)
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Holds the lock of `folder`, and leaves no file of it behind."""
-    place = sibling(folder, "lock")
-    with FileLock(place):
-        try:
-            yield
-        finally:
-            if os.name != "nt":  # Windows deletes no file that is open; there the lock itself does it, afterwards
-                # while it is held: whoever waits for this very file finds that it has no name any more, and begins anew
-                place.unlink(missing_ok=True)
+def clear_abandoned(parent: Path, *, prefix: str = "", lock: str) -> None:
+    """Does that for every folder in `parent` at which a killed process was at work; their names hold no dot.
+
+    `lock` is the kind of sibling that a process holds while it is at work on one: those are left alone.
+    """
+    for name in {path.name[1:].partition(".")[0] for path in parent.glob(f".{prefix}*")} - {""}:
+        with suppress(DataError, OSError), exclusive_lock(sibling(parent / name, lock), wait=False):  # DataError: it is held
+            clear_leftovers(parent / name)
+
+
+def _alone(folder: Path) -> AbstractContextManager[None]:
+    return exclusive_lock(sibling(folder, "lock"), wait=True)
 
 
 def _settle(folder: Path) -> None:

@@ -24,6 +24,7 @@ def exclusive_lock(place: Path, *, wait: bool) -> Iterator[None]:
                 yield
             finally:
                 if os.name != "nt":  # Windows deletes no file that is open; there the lock itself does it, afterwards
+                    # while it is held: whoever waits for this very file finds that it has no name any more, and begins anew
                     place.unlink(missing_ok=True)
     except Timeout as error:
         raise DataError(place.parent, "another process is at work in it: wait for it, or name another folder") from error

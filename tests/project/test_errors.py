@@ -21,12 +21,17 @@ from blastscope.runtime.errors import (
     ImageError,
     MissingLibrary,
     UsageError,
+    WriteError,
 )
 
 TREE = {cls for _, cls in inspect.getmembers(errors, inspect.isclass) if issubclass(cls, BlastscopeError)}
 EXAMPLES: list[tuple[BlastscopeError, str]] = [
     (ConfigError("a.toml", ["lr: bad"], known=["lr"]), "configuration 'a.toml': lr: bad; known keys: lr"),
     (DataError("cells", "holds no hem/"), "'cells': holds no hem/"),
+    (
+        WriteError("c7.zip", OSError(28, "No space left on device")),
+        "'c7.zip': can't be written, no space left on device: make room there, or name another place",
+    ),
     (BundleError("c7", "no such folder or zip"), "bundle 'c7': no such folder or zip"),
     (
         DigestMismatch("c7", "int8/ensemble.onnx", "is 41 bytes, manifest says 9800212"),

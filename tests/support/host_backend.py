@@ -15,7 +15,7 @@ from host_kernels import HostKernels
 from blastscope.runtime.backends.blob_store import engine_digest
 from blastscope.runtime.backends.nvidia.engine_factory import make_engine
 from blastscope.runtime.backends.onnxruntime.gpu import BoundNetwork
-from blastscope.runtime.backends.protocol import Engine, EngineOptions
+from blastscope.runtime.backends.protocol import Engine, EngineOptions, read_fused
 from blastscope.runtime.errors import EngineError
 from blastscope.runtime.types import Execution
 
@@ -59,9 +59,10 @@ class HostRunner:
         if self.gpu is None or self.gpu.lost:
             self.gpu = HostGpu(HostKernels().launch)
         gpu = self.gpu
+        content = read_fused(graph, sha256, options)
 
         def load() -> RecordableNetwork | BoundNetwork:
-            bound = BoundNetwork(gpu, graph, "CPUExecutionProvider")
+            bound = BoundNetwork(gpu, content, "CPUExecutionProvider")
             return RecordableNetwork(gpu, bound) if self.recordable else bound
 
         digest = engine_digest({"graph": sha256, "execution": options.execution})

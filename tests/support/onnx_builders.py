@@ -99,11 +99,22 @@ class Towers:
             views = self.node("Reshape", joined, self.constant(np.array([2, -1, 3, 2])))
             joined = self.node("ReduceMean", views, self.constant(np.array([0])), keepdims=0)
         self._nodes.append(helper.make_node("Softmax", [joined], ["probabilities"], axis=2))
+        whole, axis = (self.constant(np.array(value)) for value in ([0, -1], [1]))
+        flat = self.node("Reshape", "probabilities", whole)
+        largest = self.node("ArgMax", flat, axis=1, keepdims=0)
+        for name in ("label", "voter"):  # not the vote, which is made on the host
+            self._nodes.append(helper.make_node("Cast", [largest], [name], to=TensorProto.INT32))
+        self._nodes.append(helper.make_node("ReduceMax", [flat, axis], ["probability"], keepdims=0))
         graph = helper.make_graph(
             self._nodes,
             "towers",
             [helper.make_tensor_value_info("crops", TensorProto.UINT8, ["N", SIDE, SIDE, 3])],
-            [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", 3, 2])],
+            [
+                helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", 3, 2]),
+                helper.make_tensor_value_info("label", TensorProto.INT32, ["N"]),
+                helper.make_tensor_value_info("probability", TensorProto.FLOAT, ["N"]),
+                helper.make_tensor_value_info("voter", TensorProto.INT32, ["N"]),
+            ],
             [numpy_helper.from_array(value, name) for name, value in self._constants.items()],
         )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)

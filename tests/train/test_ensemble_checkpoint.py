@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import stat
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -190,7 +191,7 @@ def test_crops_that_a_kill_cut_off_are_cleared_and_a_second_process_takes_the_fi
     cut_off = tmp_path / f".{place.name}.new"
     cut_off.mkdir()
     (cut_off / "crops.npy").write_bytes(b"half")
-    with ThreadPoolExecutor() as pool, exclusive_lock(tmp_path / f".{place.name}.lock", wait=True):
+    with ThreadPoolExecutor() as pool, exclusive_lock(tmp_path / f".{place.name}.crops.lock", wait=True):
         second = pool.submit(cache_crops, folder, spec, tmp_path, tell=lambda done, of: pytest.fail("cropped again"))
         time.sleep(0.2)
         assert not second.done()
@@ -199,6 +200,47 @@ def test_crops_that_a_kill_cut_off_are_cleared_and_a_second_process_takes_the_fi
     shutil.rmtree(place)
     cache_crops(folder, spec, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [place.name, "kept"]
+
+
+def test_crops_that_were_damaged_are_made_anew(cells: Path, tmp_path: Path) -> None:
+    folder, spec = scan_dataset(cells), CropSpecification(side_px=48)
+    wanted = np.array(cache_crops(folder, spec, tmp_path).crops)
+    (place,) = tmp_path.iterdir()
+    for file, change in (("crops.npy", b"\xff"), ("cells.json", b"{")):
+        content = (place / file).read_bytes()
+        (place / file).write_bytes(content[:-1] + change)
+        np.testing.assert_array_equal(cache_crops(folder, spec, tmp_path).crops, wanted)
+        assert (place / file).read_bytes() == content
+    assert os.listdir(tmp_path) == [place.name]  # noqa: PTH208
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX modes")
+def test_crops_of_patients_cells_are_for_their_user_alone(cells: Path, tmp_path: Path) -> None:
+    folder, spec = scan_dataset(cells), CropSpecification(side_px=48)
+    cache_crops(folder, spec, tmp_path)
+    (place,) = tmp_path.iterdir()
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (place, *place.iterdir())] == [0o700, 0o600, 0o600]
+    place.chmod(0o755)  # as earlier versions left it
+    cache_crops(folder, spec, tmp_path)
+    assert stat.S_IMODE(place.stat().st_mode) == 0o700
+
+
+def test_crops_that_a_kill_cut_off_go_when_other_crops_are_made(cells: Path, tmp_path: Path) -> None:
+    left = tmp_path / ".crops-0123456789abcdef01234567.new"
+    left.mkdir()
+    (left / "crops.npy").write_bytes(b"half")
+    cache_crops(scan_dataset(cells), CropSpecification(side_px=48), tmp_path)
+    assert not left.exists()
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_an_ensemble_that_was_damaged_on_the_disk_is_not_loaded(run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    content = (copy / "ensemble.safetensors").read_bytes()
+    for place in (len(content) // 2, len(content) - 1):
+        (copy / "ensemble.safetensors").write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        with pytest.raises(DataError, match=r"ensemble\.safetensors': is damaged: its bytes are not those that were written"):
+            load_ensemble(copy)
 
 
 def test_a_run_that_another_process_trains_is_refused(cells: Path, run: Path) -> None:
@@ -211,9 +253,9 @@ def test_a_disk_that_fills_up_is_named_and_leaves_no_cache(cells: Path, tmp_path
     def full(done: int, of: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(OSError, match="No space left") as caught:
+    with pytest.raises(DataError, match=r"crops-.*can't be written, no space left on device: make room") as caught:
         cache_crops(scan_dataset(cells), CropSpecification(side_px=48), tmp_path, tell=full)
-    assert str(caught.value.filename).startswith(str(tmp_path / "crops-"))
+    assert str(caught.value.path).startswith(str(tmp_path / "crops-"))
     assert not list(tmp_path.iterdir())
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.runtime.backends.blob_store import engine_digest
-from blastscope.runtime.backends.protocol import Engine, EngineOptions, Workload, answer_output
+from blastscope.runtime.backends.protocol import Engine, EngineOptions, Workload, answer_output, read_fused
 from blastscope.runtime.errors import BlastscopeError, DeviceError, EngineError, MissingLibrary
 from blastscope.runtime.io.cpu_info import usable_threads
 from blastscope.runtime.types import Execution, Layout
@@ -78,7 +78,7 @@ def open_engine(graph: Path, sha256: str, options: EngineOptions) -> Engine:
     threads = options.threads or usable_threads()
     many = options.workload == "throughput"
     facts = {"graph": sha256, "execution": options.execution, "workload": options.workload, "threads": str(threads)}
-    session, output = _session(graph, threads=1 if many else threads)
+    session, output = _session(read_fused(graph, sha256, options), graph, threads=1 if many else threads)
     return Engine(
         lanes=tuple(Lane(session, output) for _ in range(threads if many else 1)),
         backend=NAME,
@@ -89,14 +89,14 @@ def open_engine(graph: Path, sha256: str, options: EngineOptions) -> Engine:
     )
 
 
-def _session(graph: Path, *, threads: int) -> tuple[Any, str]:
+def _session(content: bytes, graph: Path, *, threads: int) -> tuple[Any, str]:
     library = load_onnxruntime()
     options = library.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors only: what we raise says the rest
     with translate_errors(f"'{graph}'"):
-        session = library.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+        session = library.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         output, _ = answer_output({output.name: output.shape for output in session.get_outputs()}, graph)
     return session, output
 

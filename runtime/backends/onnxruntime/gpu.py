@@ -17,7 +17,7 @@ from blastscope.runtime.backends.blob_store import engine_digest
 from blastscope.runtime.backends.nvidia.bound_network import BatchBinding, ExecutionContext
 from blastscope.runtime.backends.nvidia.engine_factory import make_engine
 from blastscope.runtime.backends.onnxruntime.cpu import NAME, load_onnxruntime, translate_errors
-from blastscope.runtime.backends.protocol import Engine, EngineOptions, answer_output
+from blastscope.runtime.backends.protocol import Engine, EngineOptions, answer_output, read_fused
 from blastscope.runtime.cuda.driver import find_gpu
 from blastscope.runtime.cuda.protocol import Gpu
 from blastscope.runtime.cuda.pycuda_device import open_gpu
@@ -54,11 +54,12 @@ def open_engine(graph: Path, sha256: str, options: EngineOptions) -> Engine:
     offered = executions(options.device)
     if options.execution not in offered:
         raise DeviceError(f"onnxruntime on CUDA computes in {', '.join(offered)}; {options.execution} is not offered")
+    content = read_fused(graph, sha256, options)
     gpu = open_gpu(int(options.device))
     facts = {"graph": sha256, "execution": options.execution, **fingerprint(options.device)}
     return make_engine(
         gpu,
-        lambda: BoundNetwork(gpu, graph, PROVIDER),
+        lambda: BoundNetwork(gpu, content, PROVIDER, str(graph)),
         options,
         name=NAME,
         execution=options.execution,
@@ -69,8 +70,8 @@ def open_engine(graph: Path, sha256: str, options: EngineOptions) -> Engine:
 class BoundNetwork:
     """See `Network`: a session for each stream, since a session works on one."""
 
-    def __init__(self, gpu: Gpu, graph: Path, provider: str) -> None:
-        self._gpu, self._graph, self._provider = gpu, graph, provider
+    def __init__(self, gpu: Gpu, content: bytes, provider: str, shown: str = "the graph") -> None:
+        self._gpu, self._content, self._provider, self._shown = gpu, content, provider, shown
         self._sessions: dict[int, Any] = {}
 
     def bind(self, place: BatchBinding) -> ExecutionContext:
@@ -78,7 +79,7 @@ class BoundNetwork:
         session = self._sessions.get(place.stream)
         if session is None:
             session = self._sessions[place.stream] = self._load(place.stream)
-        return _BoundPass(self._gpu, session, self._graph, place, "cuda" if self._provider == PROVIDER else "cpu")
+        return _BoundPass(self._gpu, session, self._shown, place, "cuda" if self._provider == PROVIDER else "cpu")
 
     def close(self) -> None:
         """Frees the sessions."""
@@ -90,8 +91,8 @@ class BoundNetwork:
         options.log_severity_level = 3
         settings = {"device_id": str(self._gpu.found.ordinal), "user_compute_stream": str(stream), "use_tf32": "0"}
         providers = [(PROVIDER, settings), "CPUExecutionProvider"] if self._provider == PROVIDER else [self._provider]
-        with translate_errors(f"'{self._graph}'"):
-            session = onnxruntime.InferenceSession(str(self._graph), options, providers=providers)
+        with translate_errors(f"'{self._shown}'"):
+            session = onnxruntime.InferenceSession(self._content, options, providers=providers)
             # without the CUDA libraries that it wants, the library goes to the CPU and only logs it
             if session.get_providers()[0] != self._provider:
                 raise EngineError(
@@ -104,7 +105,7 @@ class BoundNetwork:
 class _BoundPass:
     recordable = False
 
-    def __init__(self, gpu: Gpu, session: Any, graph: Path, place: BatchBinding, kind: str) -> None:
+    def __init__(self, gpu: Gpu, session: Any, shown: str, place: BatchBinding, kind: str) -> None:
         self._gpu, self._session = gpu, session
         side = session.get_inputs()[0].shape[1]
         ordinal = gpu.found.ordinal
@@ -112,7 +113,7 @@ class _BoundPass:
             self._binding = session.io_binding()
             self._binding.bind_input("crops", kind, ordinal, np.uint8, (place.batch, side, side, 3), place.crops)
             outputs = {output.name: output.shape for output in session.get_outputs()}
-            name, self.answer_shape = answer_output(outputs, graph)
+            name, self.answer_shape = answer_output(outputs, shown)
             self._binding.bind_output(name, kind, ordinal, np.float32, (place.batch, *self.answer_shape), place.answers)
             self._options = load_onnxruntime().RunOptions()
             # the stream is ours, and is waited for once, behind the download

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
@@ -23,7 +24,15 @@ from blastscope.runtime.backends.openvino.infer_request import NAME, Partitioned
 from blastscope.runtime.backends.openvino.partition import NotPartitionable, partition
 from blastscope.runtime.backends.openvino.stream_layout import ExecutionPlan, StreamConfig
 from blastscope.runtime.backends.openvino.uint8_activations import use_uint8_activations
-from blastscope.runtime.backends.protocol import Backend, Engine, EngineOptions, PartialInference, Workload, answer_output
+from blastscope.runtime.backends.protocol import (
+    Backend,
+    Engine,
+    EngineOptions,
+    PartialInference,
+    Workload,
+    answer_output,
+    read_fused,
+)
 from blastscope.runtime.errors import DeviceError, EngineError
 from blastscope.runtime.io.cpu_info import usable_threads
 from blastscope.runtime.types import Execution, Layout
@@ -82,20 +91,28 @@ def open_engine(graph: Path, sha256: str, options: EngineOptions) -> Engine:
     facts = {"graph": sha256, "execution": options.execution, "settings": repr([sorted(one.items()) for one in settings])}
     digest = engine_digest({**fingerprint(options.device), **facts})
     path = engine_file(options.cache_dir, digest) if options.cache_dir else None
-    kept = read_blob(path) if path else None
+    kept = read_blob(path) if path and not options.rebuild else None
     networks, notes = _load(kept, options.device, settings) if kept else (None, ())
     seal = kept.content_sha256 if kept and networks else None
     keep: Callable[[], str | None] | None = None
     if networks is None:
-        if path and path.exists() and not kept:
-            notes = ("a damaged engine in the cache was replaced",)
-        networks = _compile(graph, options.device, settings)
+        if options.rebuild:
+            notes = ("an engine in the cache was replaced: it is not the one that it is kept as",)
+        elif path and path.exists() and not kept:
+            notes = ("an engine in the cache was replaced: it is damaged, or others could have written it",)
+        content = read_fused(graph, sha256, options)
+        networks = _compile(content, graph, options.device, settings)
         keep = partial(_keep, networks, path) if path else None
         if keep and not options.defer_save and (reason := keep()):
             notes = (reason,)
-    with translate_errors("loading"):
-        execution = _read_back(networks, options.execution)
-        lanes, staged = _lanes(networks, spread, kept)
+    try:
+        with translate_errors("loading"):
+            execution = _read_back(networks, options.execution)
+            lanes, staged = _lanes(networks, spread, kept)
+    except EngineError:
+        if seal is None:
+            raise
+        return open_engine(graph, sha256, replace(options, rebuild=True))
     return Engine(
         lanes=lanes,
         backend=NAME,
@@ -166,9 +183,9 @@ def _apart(data: NDArray[np.uint8], count: int) -> list[NDArray[np.uint8]]:
     return [data[start : start + size] for start, size in zip(starts, sizes, strict=False)]
 
 
-def _compile(graph: Path, device: str, settings: Sequence[dict[str, Any]]) -> list[Any | None]:
+def _compile(content: bytes, graph: Path, device: str, settings: Sequence[dict[str, Any]]) -> list[Any | None]:
     with translate_errors(f"'{graph}'"):
-        model = _read(graph)
+        model = _read(content, graph)
         if len(settings) == 1:
             return [core().compile_model(model, device, settings[0])]
         try:
@@ -180,9 +197,9 @@ def _compile(graph: Path, device: str, settings: Sequence[dict[str, Any]]) -> li
         return _two_at_a_time(lambda part, setting: part and core().compile_model(part, device, setting), copies, settings)
 
 
-def _read(graph: Path) -> Any:
+def _read(content: bytes, graph: Path) -> Any:
     """The fused graph for one crop, with what lanes answer as its only output: the vote is made by inference/voting.py."""
-    model = core().read_model(graph)
+    model = core().read_model(content)
     shape = model.input("crops").partial_shape
     model.reshape({"crops": [1, *list(shape)[1:]]})
     shapes = {output.any_name: [dimension.to_string() for dimension in output.partial_shape] for output in model.outputs}

@@ -9,7 +9,6 @@ Which nodes of a graph a library's parser can't take.
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -20,6 +19,7 @@ from typing import Any, NamedTuple
 from blastscope.runtime.backends.tensorrt.key import EngineKey
 from blastscope.runtime.backends.tensorrt.library import capture_errors, library_logger, load_library
 from blastscope.runtime.backends.tensorrt.sm75_workaround import TURING, matmul_as_convolution
+from blastscope.runtime.bundle.graphs import read_graph
 from blastscope.runtime.errors import EngineError
 
 INPUT = "crops"
@@ -54,15 +54,13 @@ def build_engine(
 
     The build runs in a thread of its own, so that Ctrl-C (`KeyboardInterrupt`) and `cancelled` end it at its next step; nothing
     is written to disk. `within` is entered in that thread: where a GPU other than the first is to be the current one. Raises
-    `MissingLibrary`, and `EngineError` where the graph's bytes are not the key's, where the parser refuses nodes, where the
-    library breaks off, and where `cancelled` became true.
+    `MissingLibrary`, and `EngineError` where the graph's bytes are not the key's or break a limit, where the parser refuses
+    nodes, where the library breaks off, and where `cancelled` became true.
     """
     library = load_library(key.library)
     if str(library.__version__) != key.version:
         raise EngineError(f"{key.library} {library.__version__} is installed, the key asks for {key.version}: ask anew")
-    content = graph.read_bytes()
-    if hashlib.sha256(content).hexdigest() != key.graph:
-        raise EngineError(f"'{graph}' is not the graph that was asked for: it changed on disk")
+    content = read_graph(graph, key.graph, models=key.models)
     job = _Job(_Order(library, key, content, str(graph), tell or (lambda _: None)), within)
     job.start()
     try:

@@ -19,7 +19,6 @@ from blastscope.runtime.backends.tensorrt.compatibility import Machine, gpu_inco
 from blastscope.runtime.backends.tensorrt.engine_store import (
     SIDECAR_LIMIT,
     Sidecar,
-    Unusable,
     engine_lock,
     engine_path,
     engines_folder,
@@ -31,6 +30,7 @@ from blastscope.runtime.backends.tensorrt.engine_store import (
 from blastscope.runtime.backends.tensorrt.key import EngineKey
 from blastscope.runtime.bundle import Bundle
 from blastscope.runtime.errors import DataError, EngineError, UsageError
+from blastscope.runtime.io.own_files import Unusable
 
 State = Literal["ready", "ahead", "stale", "unusable"]
 

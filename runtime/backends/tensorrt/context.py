@@ -13,12 +13,12 @@ from typing import Any
 
 from blastscope.runtime.backends.nvidia.bound_network import BatchBinding, ExecutionContext
 from blastscope.runtime.backends.protocol import answer_output
-from blastscope.runtime.backends.tensorrt.engine_store import Unusable, read_own
 from blastscope.runtime.backends.tensorrt.key import Library
 from blastscope.runtime.backends.tensorrt.library import capture_errors, library_logger, load_library
 from blastscope.runtime.cuda.protocol import Gpu
 from blastscope.runtime.errors import EngineError
-from blastscope.runtime.io.atomic import write_file
+from blastscope.runtime.io.atomic import write_content
+from blastscope.runtime.io.own_files import Unusable, read_own
 
 _WIDEST = 8  # bytes of an output's widest element
 _MOST_COMPILED = 1 << 30
@@ -157,9 +157,4 @@ class _Compiled:
         if data is not None and self._path is not None:
             content = bytes(data)
             with suppress(OSError):
-                write_file(self._path, lambda fresh: _write_own(fresh, content))
-
-
-def _write_own(path: Path, content: bytes) -> None:
-    path.touch(mode=0o600)
-    path.write_bytes(content)
+                write_content(self._path, content, private=True)

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import os
-import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
@@ -25,13 +23,13 @@ from blastscope.runtime.backends.tensorrt.builder import Watch, Within, build_en
 from blastscope.runtime.backends.tensorrt.key import EngineKey
 from blastscope.runtime.bundle.manifest import Digest, Moment
 from blastscope.runtime.errors import EngineError
-from blastscope.runtime.io.atomic import sibling, write_file
+from blastscope.runtime.io.atomic import write_file
+from blastscope.runtime.io.own_files import Unusable, make_private_folder, read_own
 from blastscope.runtime.io.strict_model import StrictModel
+from blastscope.runtime.io.temporary_file import sibling
 
 SIDECAR_LIMIT = 64 * 1024
 _POLL = 0.1  # seconds between looks at a lock that another process holds
-# no link is followed, no pipe waited for, no line end changed
-_PLAINLY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
 class Sidecar(StrictModel):
@@ -48,10 +46,6 @@ class Sidecar(StrictModel):
         """The sidecar of an engine that was built just now."""
         moment = datetime.now(UTC).isoformat(timespec="seconds")
         return cls(key=key, sha256=hashlib.sha256(data).hexdigest(), size=len(data), built=moment)
-
-
-class Unusable(Exception):
-    """Why a file of the cache isn't used. Doesn't leave this package."""
 
 
 class EngineBlob(NamedTuple):
@@ -128,32 +122,6 @@ def read_sidecar(path: Path) -> Sidecar:
         raise Unusable("its sidecar is damaged, or of another version of blastscope") from error
 
 
-def read_own(path: Path, limit: int) -> bytes:
-    """The bytes of a plain file that belongs to this user alone, at most `limit` + 1 of them. Raises `Unusable`."""
-    try:
-        # what is checked and what is read are one open file: its name may be given to another meanwhile
-        handle = os.open(path, os.O_RDONLY | _PLAINLY)
-    except OSError as error:
-        raise Unusable(f"'{path.name}' can't be opened: {(error.strerror or str(error)).lower()}") from error
-    try:
-        _check_owner(path, os.fstat(handle))
-        with os.fdopen(handle, "rb", closefd=False) as stream:
-            return stream.read(limit + 1)
-    finally:
-        os.close(handle)
-
-
-def _check_owner(path: Path, found: os.stat_result) -> None:
-    if not stat.S_ISREG(found.st_mode):
-        raise Unusable(f"'{path.name}' is not a plain file")
-    if not hasattr(os, "geteuid"):
-        return  # Windows: the cache lies in the user's profile, which others can't write
-    if found.st_uid != os.geteuid():
-        raise Unusable(f"'{path.name}' belongs to user {found.st_uid}, not to user {os.geteuid()}")
-    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise Unusable(f"'{path.name}' may be written by others (mode {stat.S_IMODE(found.st_mode):o})")
-
-
 def store_engine(cache_dir: Path, key: EngineKey, data: bytes) -> Path:
     """Keeps an engine that was built here, in one step: the sidecar, which comes last, makes it one. Raises `OSError`."""
     path = engine_path(cache_dir, key)
@@ -163,8 +131,8 @@ def store_engine(cache_dir: Path, key: EngineKey, data: bytes) -> Path:
 
 def keep(path: Path, data: bytes, side: Sidecar, how: Literal["built", "trusted"]) -> None:
     """Writes an engine, what makes its digest known here, and its sidecar. Raises `OSError`."""
-    _make_folder(path.parent)
-    _make_folder(path.parent / "known")
+    make_private_folder(path.parent)
+    make_private_folder(path.parent / "known")
     clear_leftovers(path)
     _write_own(path, data)
     _write_own(known_file(path, side.sha256), f"{how} {datetime.now(UTC).isoformat(timespec='seconds')}\n".encode())
@@ -177,21 +145,11 @@ def clear_leftovers(path: Path) -> None:
         leftover.unlink(missing_ok=True)
 
 
-def _make_folder(folder: Path) -> None:
-    """The folder, with a mode that doesn't depend on the user's habits: `mkdir` gives it to the last one only."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-
-
 def _write_own(path: Path, data: bytes) -> None:
     if path.is_symlink():
         path.unlink()  # a link is replaced, not followed
 
-    def fill(fresh: Path) -> None:
-        handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-
-    write_file(path, fill)
+    write_file(path, lambda fresh: fresh.write_bytes(data), private=True)
 
 
 def known_file(path: Path, sha256: str) -> Path:
@@ -202,7 +160,7 @@ def known_file(path: Path, sha256: str) -> Path:
 @contextmanager
 def engine_lock(path: Path, tell: Callable[[str], None] | None, cancelled: Callable[[], bool] | None) -> Iterator[None]:
     """Holds the lock under which the engine at `path` is built. The system lets go of a dead process's lock."""
-    _make_folder(path.parent)
+    make_private_folder(path.parent)
     lock = FileLock(sibling(path, "lock"))
     waited = False
     while True:

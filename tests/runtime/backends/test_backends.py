@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
@@ -12,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from blastscope.runtime.backends.blob_store import engine_digest
+from blastscope.runtime.backends.blob_store import engine_digest, engine_file, write_blob
 from blastscope.runtime.backends.onnxruntime import cpu as onnxruntime_cpu
 from blastscope.runtime.backends.openvino import core as openvino_core
 from blastscope.runtime.backends.protocol import Engine, EngineOptions
@@ -189,9 +192,46 @@ def test_a_damaged_engine_is_compiled_anew_and_replaced(tiny_bundle: Any, graph:
     assert not cached(graph, tmp_path).notes
 
 
-def test_an_engine_that_the_library_refuses_is_replaced(graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from blastscope.runtime.backends.blob_store import engine_file, write_blob
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="POSIX owners and modes")
+def test_an_engine_that_others_may_write_is_replaced_and_kept_privately(graph: Path, tmp_path: Path) -> None:
+    cached(graph, tmp_path).close()
+    (file,) = (tmp_path / "engines").iterdir()
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (file, file.parent)] == [0o600, 0o700]
+    file.chmod(0o666)
+    assert any("others could have written it" in note for note in cached(graph, tmp_path).notes)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert not cached(graph, tmp_path).notes
 
+
+def test_an_engine_under_anothers_name_is_none(tiny_bundle: Any, graph: Path, graph8: Path, tmp_path: Path) -> None:
+    one, other = cached(graph, tmp_path), cached(graph8, tmp_path, execution="int8")
+    place = engine_file(tmp_path, one.digest)
+    place.write_bytes(engine_file(tmp_path, other.digest).read_bytes())
+    assert any("replaced" in note for note in cached(graph, tmp_path).notes)
+    crops = tiny_bundle.crops(3)
+    np.testing.assert_array_equal(cached(graph, tmp_path).lanes[0].infer(crops), one.lanes[0].infer(crops))
+
+
+def test_a_graph_that_changed_since_it_was_verified_is_not_loaded(tiny_bundle: Any, graph: Path, tmp_path: Path) -> None:
+    digest = sha256(graph.read_bytes()).hexdigest()
+    graph.write_bytes(tiny_bundle.graph(wrong=5.0))
+    for name in ALL:
+        with pytest.raises(EngineError, match="was changed since it was verified"):
+            open_engine(graph, EngineOptions(cache_dir=tmp_path), backend=name, sha256=digest)
+    assert not (tmp_path / "engines").exists()
+
+
+def test_what_killed_writers_left_in_the_cache_goes_in_time(graph: Path, tmp_path: Path) -> None:
+    engines = tmp_path / "engines"
+    engines.mkdir()
+    for name, age in ((".a.engine.0123abcd.new", 2 * 86400), (".b.engine.0.new", 0)):
+        (engines / name).write_bytes(b"half")
+        os.utime(engines / name, (time.time() - age,) * 2)
+    cached(graph, tmp_path).close()
+    assert [path.name for path in engines.glob(".*")] == [".b.engine.0.new"]
+
+
+def test_an_engine_that_the_library_refuses_is_replaced(graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     digest = cached(graph, tmp_path).digest
     write_blob(engine_file(tmp_path, digest), b"sealed, but of another library" * 100)
     assert any("replaced" in note for note in cached(graph, tmp_path).notes)

@@ -15,7 +15,6 @@ import pytest
 from blastscope.runtime.backends.tensorrt.catalog import list_engines, pick_engine, remove_engine, remove_unusable, trust_engine
 from blastscope.runtime.backends.tensorrt.compatibility import Machine
 from blastscope.runtime.backends.tensorrt.engine_store import (
-    Unusable,
     engine_lock,
     engine_path,
     find_engine,
@@ -28,6 +27,7 @@ from blastscope.runtime.backends.tensorrt.key import LAYOUT, EngineKey, engine_k
 from blastscope.runtime.bundle import Bundle, read_bundle
 from blastscope.runtime.cuda.driver import GpuFacts
 from blastscope.runtime.errors import DataError, EngineError, UsageError
+from blastscope.runtime.io.own_files import Unusable
 
 GPU = GpuFacts(name="NVIDIA RTX A4000", capability="8.6", driver="580.65.06")
 MACHINE = Machine(platform_name(), {"tensorrt-rtx": "1.7.1.116", "tensorrt": "10.16.1.11"}, (GPU,))

@@ -46,7 +46,7 @@ def bundle(tiny_bundle: Any) -> Bundle:
 
 def network(gpu: HostGpu, bundle: Bundle, *, recordable: bool = True) -> Any:
     entry = bundle.manifest.graphs[0]
-    bound = BoundNetwork(gpu, bundle.file(entry), PROVIDER)
+    bound = BoundNetwork(gpu, bundle.read(entry), PROVIDER)
     return RecordableNetwork(gpu, bound) if recordable else bound
 
 

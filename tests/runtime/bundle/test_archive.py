@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 
 from blastscope.runtime.bundle import Bundle, Manifest, describe_file, pack, read_bundle, update_bundle, write_bundle
 from blastscope.runtime.crop.specification import CropSpecification
-from blastscope.runtime.errors import BlastscopeError, BundleError, DigestMismatch, UsageError
+from blastscope.runtime.errors import BlastscopeError, BundleError, DataError, DigestMismatch, UsageError, WriteError
 from blastscope.runtime.io.atomic import write_folder
 
 Files = dict[str, bytes]
@@ -198,6 +199,34 @@ def test_a_link_to_a_bundle_still_points_at_it_after_a_change(tmp_path: Path) ->
     write(tmp_path / "current", "2")
     assert (tmp_path / "current").is_symlink()
     assert read_bundle(tmp_path / "c7").manifest.name == "2"
+
+
+def test_a_full_disk_is_told_with_the_place_and_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = write(tmp_path / "c7", "old")
+    pack(bundle, tmp_path / "c7.zip")
+    before = (contents(tmp_path / "c7"), (tmp_path / "c7.zip").read_bytes())
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        for work, place in (
+            (lambda: write(tmp_path / "c7", "new"), "c7"),
+            (lambda: pack(bundle, tmp_path / "c7.zip"), "c7.zip"),
+        ):
+            with pytest.raises(WriteError, match="can't be written, no space left on device: make room") as caught:
+                work()
+            assert (caught.value.path, caught.value.errno) == (tmp_path / place, errno.ENOSPC)
+    assert (contents(tmp_path / "c7"), (tmp_path / "c7.zip").read_bytes()) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c7", "c7.zip"]
+
+
+def test_a_source_that_is_missing_is_not_called_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    files: dict[str, Path | bytes] = {**small("1"), GOLDEN: tmp_path / "none"}
+    with pytest.raises(DataError, match=r"none': can't be read, no such file") as caught:
+        write_bundle(tmp_path / "c7", manifest_of(small("1")), files)
+    assert not isinstance(caught.value, WriteError)
 
 
 # ---- interruptions

@@ -11,14 +11,14 @@ import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
 from blastscope.runtime import bundle as room
-from blastscope.runtime.bundle import Bundle, Manifest, describe_file, pack, read_bundle, write_bundle
+from blastscope.runtime.bundle import Bundle, Manifest, describe_file, pack, read_bundle, unpack, write_bundle
 from blastscope.runtime.bundle.manifest import (
     GateResult,
     GoldenEntry,
@@ -29,6 +29,7 @@ from blastscope.runtime.bundle.manifest import (
 )
 from blastscope.runtime.crop.specification import CropSpecification
 from blastscope.runtime.errors import BundleError, DigestMismatch, FormatTooNew
+from blastscope.runtime.io.atomic import write_folder
 
 GRAPH, GOLDEN = "fp32/ensemble.onnx", "golden.safetensors"
 FILES = {GRAPH: bytes(range(256)) * 40, GOLDEN: b"golden " * 30}
@@ -216,6 +217,19 @@ def test_a_bundle_may_itself_be_reached_through_a_link(folder: Path) -> None:
     assert read_bundle(link).digest == read_bundle(folder).digest
 
 
+def test_a_file_that_is_changed_after_the_bundle_was_read_is_not_given_out(folder: Path) -> None:
+    bundle = read_bundle(folder)
+    entry = bundle.manifest.golden
+    assert bundle.read(entry) == FILES[GOLDEN]
+    for change in (b"x" * len(FILES[GOLDEN]), FILES[GOLDEN] + b"x"):
+        (folder / GOLDEN).write_bytes(change)
+        with pytest.raises(DigestMismatch, match=r"golden\.safetensors was changed since the bundle was read"):
+            bundle.read(entry)
+    (folder / GOLDEN).unlink()
+    with pytest.raises(DigestMismatch, match="can't be read any more"):
+        bundle.read(entry)
+
+
 # ---- zips
 
 
@@ -269,7 +283,7 @@ def test_a_hostile_zip_is_refused_and_leaves_nothing_behind(folder: Path, name: 
     with pytest.raises(BundleError, match=text) as caught:
         read_bundle(path, cache_dir=cache)
     assert caught.value.path == path
-    assert [found for found in (cache / "bundles").iterdir() if found.suffix != ".lock"] == []
+    assert not [found for found in cache.rglob("*") if found != cache / "bundles"]
     assert not (folder.parent / "evil").exists()
 
 
@@ -312,7 +326,7 @@ def test_a_zip_is_unpacked_once_and_again_when_the_cache_was_damaged(folder: Pat
     path, cache = pack(read_bundle(folder), folder.parent / "c7.zip"), folder.parent / "cache"
     first = read_bundle(path, cache_dir=cache)
     with monkeypatch.context() as patch:
-        patch.setattr(zipfile, "ZipFile", lambda *_: pytest.fail("unpacked again"))
+        patch.setattr(unpack, "write_folder", lambda *_, **__: pytest.fail("unpacked again"))
         assert read_bundle(path, cache_dir=cache) == first
     flip_a_bit(first.path)
     (first.path / "stowaway").write_text("x")
@@ -324,12 +338,11 @@ def test_many_readers_of_one_zip_unpack_it_once(folder: Path, monkeypatch: pytes
     path, cache = pack(read_bundle(folder), folder.parent / "c7.zip"), folder.parent / "cache"
     unpacked: list[object] = []
 
-    class Counted(zipfile.ZipFile):
-        def __init__(self, stream: BinaryIO) -> None:
-            unpacked.append(stream)
-            super().__init__(stream)
+    def counted(place: Path, *args: Any, **options: Any) -> None:
+        unpacked.append(place)
+        write_folder(place, *args, **options)
 
-    monkeypatch.setattr(zipfile, "ZipFile", Counted)
+    monkeypatch.setattr(unpack, "write_folder", counted)
     with ThreadPoolExecutor(6) as pool:
         found = list(pool.map(lambda _: read_bundle(path, cache_dir=cache), range(6)))
     assert found == [found[0]] * 6

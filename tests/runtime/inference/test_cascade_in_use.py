@@ -21,6 +21,7 @@ from blastscope.runtime.backends.protocol import Cascade, Engine, EngineOptions
 from blastscope.runtime.errors import BlastscopeError, EngineError, UsageError
 from blastscope.runtime.inference.voting import vote
 from blastscope.runtime.inference.worker_pool import InferencePool
+from blastscope.runtime.io.hashing import file_sha256
 from blastscope.runtime.session import open_bundle
 from blastscope.runtime.types import CLASSES, VOTERS
 
@@ -55,7 +56,7 @@ def towers(tiny_bundle: Any, monkeypatch: pytest.MonkeyPatch) -> TowerBundle:
 def staged(tmp_path_factory: pytest.TempPathFactory) -> Engine:
     path = tmp_path_factory.mktemp("staged") / "towers.onnx"
     path.write_bytes(GRAPH)
-    return open_engine(path, "0" * 64, EngineOptions(layout="staged", threads=1))
+    return open_engine(path, file_sha256(path), EngineOptions(layout="staged", threads=1))
 
 
 IMAGES = crops(24, seed=5)
@@ -162,4 +163,4 @@ def test_a_network_that_runs_whole_leaves_nobody_out(tiny_bundle: Any, tmp_path:
     path = tmp_path / "tiny.onnx"
     path.write_bytes(tiny_bundle.graph())
     with pytest.raises(EngineError, match="runs a network whole"):
-        InferencePool(open_engine(path, "0" * 64, EngineOptions())).enable_cascade(Cascade(0, 0.9))
+        InferencePool(open_engine(path, file_sha256(path), EngineOptions())).enable_cascade(Cascade(0, 0.9))

@@ -16,6 +16,7 @@ from blastscope.runtime.bundle import Golden
 from blastscope.runtime.inference import validation as proof
 from blastscope.runtime.inference.background import DeferredTask
 from blastscope.runtime.inference.validation import check_golden, validate_engine
+from blastscope.runtime.io.hashing import file_sha256
 from blastscope.runtime.session import open_bundle
 
 
@@ -49,7 +50,7 @@ def golden(tiny_bundle: Any) -> Golden:
 def engine(tiny: Any, folder: Path) -> Counting:
     path = folder / "tiny.onnx"
     path.write_bytes(tiny.graph())
-    return Counting(open_engine(path, "1" * 64, EngineOptions(cache_dir=folder, threads=1)))
+    return Counting(open_engine(path, file_sha256(path), EngineOptions(cache_dir=folder, threads=1)))
 
 
 def passed(counting: Counting, golden: Golden, folder: Path, tolerance: float = 1e-4) -> tuple[bool, int]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from blastscope.runtime.errors import DataError
+from blastscope.runtime.errors import DataError, WriteError
 from blastscope.runtime.io.atomic import _is_open_end, check_place, write_content, write_file
 
 
@@ -70,7 +70,8 @@ def test_a_full_disk_leaves_the_old_file_and_names_the_one_that_was_wanted(tmp_p
 
     wanted = tmp_path / "cells.csv"
     wanted.write_text("old")
-    with pytest.raises(OSError, match=r"No space left on device: '.*cells.csv'") as raised:
+    with pytest.raises(WriteError, match=r"cells.csv': can't be written, no space left on device: make room") as raised:
         write_file(wanted, fill)
-    assert raised.value.filename == str(wanted)
+    assert (raised.value.path, raised.value.errno, raised.value.filename) == (wanted, errno.ENOSPC, str(wanted))
+    assert isinstance(raised.value, OSError)
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("cells.csv", "old")]

@@ -89,7 +89,7 @@ def main(folder: Path) -> None:
     assert gpu.found.name == "Paper GPU 0"
     assert open_gpu(0) is gpu
     empty = PAPER.paper_blocks()
-    network = RecordableNetwork(gpu, BoundNetwork(gpu, bundle.file(bundle.graph("fp32")), "CPUExecutionProvider"))
+    network = RecordableNetwork(gpu, BoundNetwork(gpu, bundle.read(bundle.graph("fp32")), "CPUExecutionProvider"))
     pipeline = PixelPipeline("paper", gpu, network, spec, batches=(1, 4))
     intake = DeviceArrayImporter(gpu)
     images = [tiny.cell(seed, size_px=60 + 9 * seed) for seed in range(6)] + [np.zeros((30, 40, 3), np.uint8)]

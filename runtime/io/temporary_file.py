@@ -1,0 +1,116 @@
+"""A temporary file beside the one that is to be written; what a writer that was killed left there goes at the next writing.
+
+While it is written the file is locked, and the system lets go of a dead process's lock. So a leftover is known by its lock, not
+by its age. It is looked for under the few names that writers take, `.NAME.0.new` and so on: no folder is searched.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_NAMES = 64  # writers of one file at the same time that get a name of the row
+_ABANDONED_S = 3600  # on Windows, where the file isn't locked
+
+
+def sibling(path: Path, kind: str) -> Path:
+    """The hidden place beside `path` that a change of it uses."""
+    return path.with_name(f".{path.name}.{kind}")
+
+
+@contextmanager
+def temporary_file(path: Path, mode: int = 0o666) -> Iterator[Path]:
+    """A new, empty file beside `path`, which is gone afterwards unless it was renamed. Raises `OSError`."""
+    made = _claim(path, mode)
+    try:
+        yield made.path
+    finally:
+        if _is_named(made.file, made.path):  # after a renaming the name may be another writer's already
+            made.path.unlink()
+        if made.handle is not None:
+            os.close(made.handle)
+
+
+class _Made(NamedTuple):
+    path: Path
+    file: os.stat_result
+    handle: int | None  # holds the lock
+
+
+def _claim(path: Path, mode: int) -> _Made:
+    for number in range(_NAMES):
+        fresh = sibling(path, f"{number}.new")
+        made = _create(fresh, mode) or (_create(fresh, mode) if _clear(fresh) else None)
+        if made:
+            later = number + 1
+            while later < _NAMES and _clear(sibling(path, f"{later}.new")):
+                later += 1
+            return made
+    made = _create(sibling(path, f"{secrets.token_hex(8)}.new"), mode)
+    if made is None:
+        raise FileExistsError(errno.EEXIST, "too many are writing it", str(path))
+    return made
+
+
+def _create(fresh: Path, mode: int) -> _Made | None:
+    """The file, locked; None where there is one of that name."""
+    try:
+        handle = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), mode)
+    except FileExistsError:
+        return None
+    made = _Made(fresh, os.fstat(handle), handle)
+    if fcntl is None:
+        os.close(handle)  # Windows renames no file that is open
+        return made._replace(handle=None)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:  # whoever clears leftovers took the new file for one
+        os.close(handle)
+        return None
+    except OSError:
+        return made  # a file system without locks: nobody clears anything there
+    if _is_named(made.file, fresh):
+        return made
+    os.close(handle)
+    return None
+
+
+def _clear(fresh: Path) -> bool:
+    """Deletes a dead writer's file; False where there is none, or one that is being written."""
+    try:
+        if fcntl is None:
+            abandoned = time.time() - fresh.lstat().st_mtime > _ABANDONED_S
+            if abandoned:
+                fresh.unlink()
+            return abandoned
+        handle = os.open(fresh, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            named = _is_named(os.fstat(handle), fresh)
+            if named:
+                fresh.unlink()
+            return named
+        finally:
+            os.close(handle)
+    except OSError:  # there is none; or it is written, somebody else's, or a link
+        return False
+
+
+def _is_named(file: os.stat_result, place: Path) -> bool:
+    """Whether that file has that name."""
+    try:
+        named = place.lstat()
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(named, file)

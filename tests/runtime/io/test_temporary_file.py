@@ -1,0 +1,116 @@
+"""Temporary files: one for each writer, and none left of those that were killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+
+import pytest
+
+from blastscope.runtime.io.atomic import write_content, write_file
+from blastscope.runtime.io.temporary_file import sibling, temporary_file
+
+posix = pytest.mark.skipif(os.name == "nt", reason="locks and signals of POSIX")
+WRITER = """
+    import sys, time
+    from pathlib import Path
+    from blastscope.runtime.io.atomic import write_file
+
+    def fill(path):
+        path.write_bytes(b"half of it")
+        print("writing", flush=True)
+        time.sleep(600)
+
+    write_file(Path(sys.argv[1]), fill)
+"""
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def kill_a_writer(path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(WRITER), str(path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    with process.stdout:
+        assert process.stdout.readline() == "writing\n"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
+@posix
+def test_what_killed_writers_left_goes_at_the_next_writing(tmp_path: Path) -> None:
+    path = tmp_path / "c7.zip"
+    for _ in range(3):
+        kill_a_writer(path)
+    assert names(tmp_path) == [".c7.zip.0.new"]  # each cleared what the one before it had left
+    write_content(path, "whole")
+    assert names(tmp_path) == ["c7.zip"]
+
+
+@posix
+def test_what_two_killed_writers_left_goes_at_the_next_writing(tmp_path: Path) -> None:
+    path = tmp_path / "c7.zip"
+    with temporary_file(path):  # a writer that is at it while another is killed
+        kill_a_writer(path)
+    assert names(tmp_path) == [".c7.zip.1.new"]
+    sibling(path, "0.new").write_bytes(b"of the first one")
+    write_content(path, "whole")
+    assert names(tmp_path) == ["c7.zip"]
+
+
+def test_writers_at_the_same_time_have_files_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "c7.zip"
+    with temporary_file(path) as one, temporary_file(path) as two:
+        assert one != two
+        one.write_bytes(b"one")
+        two.write_bytes(b"two")
+        write_content(path, "three")
+        assert (one.read_bytes(), two.read_bytes(), path.read_bytes()) == (b"one", b"two", b"three")
+    assert names(tmp_path) == ["c7.zip"]
+
+
+def test_many_writers_never_mix_their_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "c7.zip"
+    contents = [bytes([number]) * 5000 for number in range(8)]
+
+    def work(content: bytes) -> None:
+        for _ in range(20):
+            write_content(path, content)
+            assert path.read_bytes() in contents
+
+    threads = [threading.Thread(target=work, args=[content]) for content in contents]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert path.read_bytes() in contents
+    assert names(tmp_path) == ["c7.zip"]
+
+
+@posix
+def test_a_link_in_a_temporary_files_place_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+    sibling(tmp_path / "c7.zip", "0.new").symlink_to(tmp_path / "mine")
+    write_content(tmp_path / "c7.zip", "whole")
+    assert (tmp_path / "mine").read_text() == "mine"
+    assert (tmp_path / "c7.zip").read_text() == "whole"
+
+
+@posix
+def test_a_private_file_is_private_from_its_first_byte_on(tmp_path: Path) -> None:
+    modes: list[int] = []
+
+    def fill(path: Path) -> None:
+        modes.append(stat.S_IMODE(path.stat().st_mode))
+        path.write_bytes(b"x")
+
+    write_file(tmp_path / "mine", fill, private=True)
+    modes.append(stat.S_IMODE((tmp_path / "mine").stat().st_mode))
+    assert modes == [0o600, 0o600]

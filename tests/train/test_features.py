@@ -1,0 +1,49 @@
+"""The cache of a frozen trunk's features."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import numpy as np
+
+from blastscope.runtime.io.cnmc import scan_dataset
+from blastscope.runtime.io.synthetic import write_synthetic_dataset
+from blastscope.train.config import TrainConfig
+from blastscope.train.crop_cache import cache_crops
+from blastscope.train.features import FeatureTable, trunk_features
+from blastscope.train.progress import Progress
+from blastscope.train.trunk import make_trunk_ensemble
+
+CONFIG = TrainConfig.model_validate(
+    {
+        "network": {"backbone": "test_efficientnet", "weights": "none"},
+        "crop": {"side_px": 32},
+        "trunk": {"stages": [1, 2], "covariances": [1]},
+        "compute": {"device": "cpu", "precision": "fp32"},
+    }
+)
+
+
+def test_features_that_were_damaged_are_computed_anew(tmp_path: Path) -> None:
+    folder = scan_dataset(write_synthetic_dataset(tmp_path / "cells", patients=2, cells_each=2, size_px=96))
+    store = cache_crops(folder, CONFIG.crop, tmp_path / "cache")
+    trunk = make_trunk_ensemble(CONFIG)[0].trunk.eval()
+
+    def computed() -> FeatureTable:
+        return trunk_features(store, trunk, CONFIG, tmp_path / "cache", Progress())
+
+    wanted = computed()
+    (place,) = (tmp_path / "cache").glob("features-*.safetensors")
+    content = place.read_bytes()
+    place.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    again = computed()
+    for name in ("features", "shape", "lightness"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(wanted, name))
+    assert place.read_bytes() == content
+    if os.name != "nt":
+        assert stat.S_IMODE(place.stat().st_mode) == 0o600
+    place.write_bytes(b"")
+    computed()
+    assert place.read_bytes() == content
