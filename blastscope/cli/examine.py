@@ -22,6 +22,7 @@ from blastscope.cli.options import (
     PrecisionName,
     SpecPath,
     Threads,
+    UnlikeTraining,
     ValidationPath,
 )
 from blastscope.cli.session import opened
@@ -43,6 +44,7 @@ def examine(
     backend: BackendName = "auto",
     threads: Threads = None,
     layout: LayoutName = "auto",
+    unlike_training: UnlikeTraining = "refuse",
     pixel_um: PixelUm = None,
     config: SpecPath = None,
     as_json: Json = False,
@@ -73,7 +75,7 @@ def examine(
     papers, drift = ReportWriter(wanted, paths, others=(config, validation)), Drift()
     refused, unscaled, validated = 0, 0, True
     engine = {"device": device, "precision": precision, "backend": backend, "threads": threads, "layout": layout}
-    with opened(bundle, **engine, workload="throughput", validation=validation) as scope:
+    with opened(bundle, **engine, unlike_training=unlike_training, workload="throughput", validation=validation) as scope:
         reports = scope.examine_files(paths, pixel_um=pixel_um, spec=spec, look=papers.album.look)
         if not as_json:
             echo(HEAD)

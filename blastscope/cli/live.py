@@ -18,6 +18,7 @@ from blastscope.cli.options import (
     PrecisionName,
     SpecPath,
     Threads,
+    UnlikeTraining,
     ValidationPath,
 )
 from blastscope.cli.session import opened
@@ -50,6 +51,7 @@ def live(
     precision: PrecisionName = "auto",
     backend: BackendName = "auto",
     threads: Threads = None,
+    unlike_training: UnlikeTraining = "refuse",
     as_json: Json = False,
 ) -> None:
     """Show the frames of a camera or a folder in the browser as they are examined, until Ctrl-C; --json prints lines too."""
@@ -62,7 +64,7 @@ def live(
     frames = open_source(source, watch=watch, stopped=stopped)
     engine = {"device": device, "precision": precision, "backend": backend, "threads": threads}
     with (
-        opened(bundle, **engine, validation=validation) as scope,
+        opened(bundle, **engine, unlike_training=unlike_training, validation=validation) as scope,
         LivePage(frames.name, host=host, port=port) as page,
     ):
         show = Show(page, as_json=as_json)

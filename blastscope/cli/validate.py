@@ -11,7 +11,17 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from blastscope.cli.options import BackendName, BundlePath, DeviceName, Json, PixelUm, PrecisionName, SpecPath, Threads
+from blastscope.cli.options import (
+    BackendName,
+    BundlePath,
+    DeviceName,
+    Json,
+    PixelUm,
+    PrecisionName,
+    SpecPath,
+    Threads,
+    UnlikeTraining,
+)
 from blastscope.cli.session import opened
 from blastscope.cli.terminal import echo, say
 
@@ -35,6 +45,7 @@ def validate(
     precision: PrecisionName = "auto",
     backend: BackendName = "auto",
     threads: Threads = None,
+    unlike_training: UnlikeTraining = "refuse",
     as_json: Json = False,
 ) -> None:
     """Compare the calls on a site's own frames with its experts' labels. Exits 1 when the requirements are not met.
@@ -65,7 +76,7 @@ def validate(
     check_places(filter(None, (record, report)), paths, others=(labels, config, requirements))
     table = read_labels(labels, paths, [path for path in frames if path.is_dir()])
     engine = {"device": device, "precision": precision, "backend": backend, "threads": threads}
-    with opened(bundle, **engine, workload="throughput") as scope:
+    with opened(bundle, **engine, unlike_training=unlike_training, workload="throughput") as scope:
         validation = _last(run(scope, table, wanted, pictures=report is not None), len(table.cells))
     if record:
         write_validation(validation.record, record)

@@ -196,7 +196,8 @@ def test_the_method_is_the_one_that_measures_best_and_equalised_channels_mend_wh
     planted: tuple[Path, list[str]], taught_bundle: TaughtBundle, tmp_path: Path
 ) -> None:
     place = Path(shutil.copytree(planted[0], tmp_path / "bundle"))
-    report = calibrate(place, taught_bundle.data, PLAIN.model_copy(update={"method": "auto"}))
+    one_of_18 = {"method": "auto", "flips_at_most": 0.06}  # a vote near a tie: CPUs round otherwise
+    report = calibrate(place, taught_bundle.data, PLAIN.model_copy(update=one_of_18))
     assert report.admitted, report.text()
     assert report.recipe.equalised
     assert report.recipe.floats == ()

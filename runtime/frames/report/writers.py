@@ -27,7 +27,7 @@ PAGES = {".html", ".htm"}
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # how a cell begins that a spreadsheet computes
 COLUMNS = (
     *("path", "number", "x0", "y0", "x1", "y1", "label", "probability", "score", "voter", "refusal", "detail"),
-    *("pixel_um", "scale_source", "diameter_um", "validated"),
+    *("pixel_um", "scale_source", "diameter_um", "validated", "novelty", "set"),
 )
 
 
@@ -146,7 +146,8 @@ def _rows(report: FrameReport) -> list[list[object]]:
         call = [row["label"], row["probability"], row["score"], row["voter"], row["refusal"], row["detail"]]
         scale = [facts.pixel_um, facts.scale_source, round(across, 2) if across else None] if facts else [None] * 3
         path = _as_data(report.path) if report.path else None
-        rows.append([path, number, *row["box"], *call, *scale, str(report.validated).lower()])
+        doubt = [row["novelty"], None if row["set"] is None else " ".join(row["set"])]
+        rows.append([path, number, *row["box"], *call, *scale, str(report.validated).lower(), *doubt])
     return rows
 
 
