@@ -30,6 +30,7 @@ from blastscope.runtime.bundle import Bundle, describe_file, golden_bytes, write
 from blastscope.runtime.bundle.archive import check_bundle_place
 from blastscope.runtime.bundle.golden import Golden
 from blastscope.runtime.bundle.manifest import GoldenEntry, GraphModels, Manifest, TrainingProvenance
+from blastscope.runtime.bundle.model_card import CARD_FILE
 from blastscope.runtime.bundle.uncertainty import Uncertainty
 from blastscope.runtime.crop import Crop, CropSpecification, crop_cell
 from blastscope.runtime.errors import DataError
@@ -81,6 +82,7 @@ def export_run(
             training=training_provenance(trained.provenance),
             uncertainty=uncertainty,
             measures_novelty=novelty is not None,
+            card=describe_file(b"", CARD_FILE),
         )
         return bundle_of(Path(out), manifest, files, golden)
 

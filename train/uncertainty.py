@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from blastscope.runtime.bundle.manifest import Digest
 from blastscope.runtime.bundle.uncertainty import NoveltyLimit, PredictionSets, SmearModel, Uncertainty
 from blastscope.runtime.errors import DataError, UsageError
+from blastscope.runtime.evaluation.metrics import score_calls
 from blastscope.runtime.inference.voting import vote
 from blastscope.runtime.io.cnmc import person_of
 from blastscope.runtime.io.strict_model import StrictModel, problems
@@ -125,7 +126,13 @@ def measure_uncertainty(cells: HeldOutCells) -> Uncertainty:
     parts = _parts(cells, counts)
     temperature = fit_temperature(weighed)
     scores = _cross_fitted(parts, lambda others, rows: _score(weighed.margins[rows] / fit_temperature(weighed.at(others))))
+    votes = vote(cells.probabilities)
+    told = score_calls(cells.labels, votes.label, votes.score, cells.people.tolist())
     return Uncertainty(
+        weighted_f1=told.weighted_f1,
+        auroc=told.auroc,
+        sensitivity=told.sensitivity,
+        specificity=told.specificity,
         temperature=temperature,
         calibration_error=calibration_error(scores, weighed.labels, weighed.weights),
         sets=_sets(weighed, scores, _score(weighed.margins / temperature), parts),

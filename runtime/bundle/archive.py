@@ -12,8 +12,9 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from blastscope.runtime.bundle.manifest import FileEntry, Manifest
+from blastscope.runtime.bundle.manifest import FileEntry, Manifest, describe_file
 from blastscope.runtime.bundle.manifest_io import MANIFEST, parse_manifest, read_manifest_bytes
+from blastscope.runtime.bundle.model_card import CARD_FILE, model_card
 from blastscope.runtime.bundle.opening import read_bundle
 from blastscope.runtime.bundle.reader import CHANGED, Bundle, check_listed, read_folder
 from blastscope.runtime.errors import BundleError, DigestMismatch, UsageError
@@ -28,15 +29,23 @@ def write_bundle(folder: Path | str, manifest: Manifest, files: Mapping[str, Pat
 
     Replaces a bundle that stands there, and refuses to replace any other folder with something in it. Raises `UsageError`,
     `WriteError` where the disk is full, and `DigestMismatch` where a source is not what the manifest says; the old bundle is
-    then still in its place.
+    then still in its place. A model card is made from the manifest.
     """
     folder = Path(folder)
+    if manifest.card:
+        manifest, files = _with_card(manifest, files)
     listed = {entry.file for entry in manifest.files()}
     if listed != set(files):
         raise UsageError(f"bundle '{folder}': manifest and files differ in {', '.join(sorted(listed ^ set(files)))}")
     check_bundle_place(folder)
     write_folder(folder, lambda fresh: _fill(fresh, manifest, files, folder))
     return read_bundle(folder)
+
+
+def _with_card(manifest: Manifest, files: Mapping[str, Path | bytes]) -> tuple[Manifest, dict[str, Path | bytes]]:
+    """Both with a model card that says what the manifest says now."""
+    content = model_card(manifest).encode()
+    return manifest.model_copy(update={"card": describe_file(content, CARD_FILE)}), {**files, CARD_FILE: content}
 
 
 def update_bundle(bundle: Bundle, manifest: Manifest, added: Mapping[str, Path | bytes]) -> Bundle:

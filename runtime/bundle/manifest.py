@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, JsonValue, StringConstraints, model_validator
 
+from blastscope.runtime.bundle.uncertainty import Interval as Interval
 from blastscope.runtime.bundle.uncertainty import Uncertainty
 from blastscope.runtime.crop.specification import CropSpecification
 from blastscope.runtime.io.hashing import bytes_sha256, file_sha256
@@ -30,7 +31,7 @@ _LATE: dict[str, dict[str, Any]] = {
         "graphs": {"__all__": {"gate": {"patient_flips"}}},
         "calibration": {"corrected", "equalised", "floats", "int8_share"},
     },
-    "1.2": {"uncertainty": True, "measures_novelty": True},
+    "1.2": {"uncertainty": True, "measures_novelty": True, "card": True},
 }
 
 
@@ -40,14 +41,6 @@ class FileEntry(StrictModel):
     file: RelativePath  # from the bundle's root
     sha256: Digest
     size: int = Field(ge=0)  # bytes
-
-
-class Interval(StrictModel):
-    """An estimate with its 95 % interval from a bootstrap over patients."""
-
-    value: float
-    low: float
-    high: float
 
 
 class GateResult(StrictModel):
@@ -206,6 +199,7 @@ class Manifest(StrictModel):
     operating_point: OperatingPoint | None = None
     cascade: CascadeResult | None = None  # since 1.1
     uncertainty: Uncertainty | None = None  # since 1.2
+    card: FileEntry | None = None  # the model card, written anew with every change; since 1.2
     measures_novelty: bool = False  # the fused graphs have the outputs `novelty` and `answers`; since 1.2
     gate: Literal["held", "waived: benchmark"] = "held"
     graphs: tuple[GraphEntry, ...] = Field(min_length=1)
@@ -241,7 +235,7 @@ class Manifest(StrictModel):
         late = self.cascade or any(entry.gate and entry.gate.patient_flips for entry in self.graphs)
         if self.format == "1.0" and (late or any(value is not None for value in told.values())):
             raise ValueError(f"keys that format 1.0 doesn't have: say {FORMAT}")
-        if self.format in ("1.0", "1.1") and (self.uncertainty or self.measures_novelty):
+        if self.format in ("1.0", "1.1") and (self.uncertainty or self.measures_novelty or self.card):
             raise ValueError(f"keys that format {self.format} doesn't have: say {FORMAT}")
         return self
 
@@ -263,7 +257,7 @@ class Manifest(StrictModel):
 
     def files(self) -> tuple[FileEntry, ...]:
         """Every file of the bundle but manifest.json."""
-        return (*self.graphs, self.golden)
+        return (*self.graphs, self.golden, *((self.card,) if self.card else ()))
 
     def json_bytes(self) -> bytes:
         """What stands in manifest.json: in a manifest of an earlier format no key that readers of that one don't know."""

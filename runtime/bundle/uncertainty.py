@@ -13,6 +13,14 @@ from blastscope.runtime.types import ClassName
 NORMAL_95 = 1.959964  # of a standard normal, two-sided
 
 
+class Interval(StrictModel):
+    """An estimate with its 95 % interval from a bootstrap over patients."""
+
+    value: float
+    low: float
+    high: float
+
+
 class PredictionSets(StrictModel):
     """Conformal sets: with a chance of at least `level` a new person's cell has its class in its set.
 
@@ -87,6 +95,10 @@ class Uncertainty(StrictModel):
     sets: PredictionSets
     novelty: NoveltyLimit | None = None  # None: the graphs measure none
     smear: SmearModel | None = None
+    weighted_f1: Interval  # of the vote, on all held-out cells
+    auroc: Interval
+    sensitivity: Interval
+    specificity: Interval
     cells: int = Field(ge=1)
     hem_people: int = Field(ge=1)
     all_people: int = Field(ge=1)

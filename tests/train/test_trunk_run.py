@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 import blastscope
 from blastscope.export.config import ExportConfig
 from blastscope.export.exporter import export_run
-from blastscope.runtime.bundle import read_bundle, read_golden
+from blastscope.runtime.bundle import read_bundle, read_golden, update_bundle
 from blastscope.runtime.errors import DataError
 from blastscope.runtime.io.cnmc import scan_dataset
 from blastscope.runtime.io.image import read_image
@@ -97,6 +98,19 @@ def test_every_graph_divides_its_margins_by_the_temperature(refit: Path, bundle:
     wanted = (logits / manifest.uncertainty.temperature).softmax(dim=2).numpy()
     np.testing.assert_allclose(golden.probabilities, wanted, atol=1e-5)
     np.testing.assert_allclose(golden.novelty, novelty.numpy(), rtol=1e-4)  # type: ignore[arg-type]
+
+
+def test_the_model_card_says_what_the_manifest_says(bundle: Path, tmp_path: Path) -> None:
+    opened = read_bundle(bundle)
+    found = opened.manifest.uncertainty
+    assert found
+    text = (bundle / "model_card.md").read_text()
+    assert f"Trained on 20 patients: {', '.join(opened.manifest.training.patients.training)}" in text
+    assert f"Weighted F1: {found.weighted_f1.value:.3f}" in text
+    copy = Path(shutil.copytree(bundle, tmp_path / "copy"))
+    renamed = update_bundle(read_bundle(copy), opened.manifest.model_copy(update={"name": "renamed"}), {})
+    assert (copy / "model_card.md").read_text() == text.replace("# b\n", "# renamed\n").replace("# run\n", "# renamed\n")
+    assert renamed.manifest.card != opened.manifest.card
 
 
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])

@@ -100,7 +100,7 @@ def _without_uncertainty() -> dict[str, Any]:
     """The example without what 1.2 brought."""
     table = copy.deepcopy(EXAMPLE)
     table["format"] = "1.1"
-    del table["uncertainty"], table["measures_novelty"]
+    del table["uncertainty"], table["measures_novelty"], table["card"]
     return table
 
 
@@ -126,7 +126,7 @@ def test_a_manifest_of_1_1_is_read_and_written_with_its_own_keys_alone() -> None
     assert json.loads(manifest.json_bytes()) == _without_uncertainty()
 
 
-@pytest.mark.parametrize("key", ["uncertainty", "measures_novelty"])
+@pytest.mark.parametrize("key", ["uncertainty", "measures_novelty", "card"])
 def test_what_1_2_brought_is_no_key_of_1_1(key: str) -> None:
     table = {**_without_uncertainty(), key: EXAMPLE[key]}
     with pytest.raises(BundleError, match=r"format 1\.1 doesn't have|don't measure it"):
