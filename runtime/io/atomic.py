@@ -31,10 +31,11 @@ def write_content(path: Path, content: bytes | str, *, private: bool = False) ->
 def write_file(path: Path, fill: Callable[[Path], object], *, private: bool = False) -> None:
     """Lets `fill` write a temporary file, which is there, beside `path` and puts it in `path`'s place, whole or not at all.
 
-    Into a pipe or a terminal that stands there it is written, once it is whole. With `private` nobody else may read it. Raises
-    `WriteError`, with the name `path`, for any `OSError` in writing, such as that of a full disk.
+    Into a pipe or a terminal that stands there it is written, once it is whole. With `private`, for a cache's own files,
+    nobody else may read it, and whatever stands there is replaced. Raises `WriteError`, with the name `path`, for any `OSError`
+    in writing, such as that of a full disk.
     """
-    if _is_open_end(path):
+    if not private and _is_open_end(path):
         return _write_into(path, fill)
     path = Path(os.path.realpath(path))
     with _told(path):

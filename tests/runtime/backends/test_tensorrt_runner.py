@@ -68,7 +68,7 @@ def test_an_engine_is_built_kept_bound_and_answers(library: tuple[str, Fake], op
     sight = engine.image_input.lanes[0].look(images)
     crops = [crop_cell(image, opened.spec) for image in images]
     expected = tiny_bundle.expected(np.stack([crop.pixels for crop in crops if isinstance(crop, Crop)]))
-    np.testing.assert_allclose(sight.probabilities, expected, atol=2e-6)
+    np.testing.assert_allclose(sight.answers, expected, atol=2e-6)
     before = fake.gpu.counts.copy()
     engine.image_input.lanes[0].look(images[:1])
     assert (fake.gpu.counts - before)["enqueue"] == 0  # it stands in the recording
