@@ -23,6 +23,7 @@ from blastscope.runtime.frames.segmentation.split_nuclei import MOST_PARTS
 from blastscope.runtime.frames.tiling import Tile, facts_in, shift_cell, tiles_of
 from blastscope.runtime.frames.types import FrameCell, FrameParameters, FrameReport, FrameSpecification
 from blastscope.runtime.io.concurrency import Allowance, SingleThread, ordered_map
+from blastscope.runtime.io.image_decode import NO_MEMORY
 from blastscope.runtime.io.printable import printable
 from blastscope.runtime.io.slides.pixel_size_metadata import LEAST_UM, MOST_UM
 from blastscope.runtime.io.slides.slide import ArraySlide, CancellableSlide, Slide, open_slide, read_overview, read_region
@@ -38,7 +39,6 @@ WINDOW_PX, WINDOWS, GRID = 1024, 8, 6  # a scan is surveyed on so many windows, 
 Classify = Callable[[Sequence[NDArray[np.uint8]]], list[Prediction]]
 Look = Callable[[Slide, FrameReport], object]
 LOG = logging.getLogger(__name__)
-NO_MEMORY = Refusal("failed", "there is not memory enough for it: free some, or take fewer threads")
 BLACK = 24
 TOO_MANY = f"where more than {MOST_PARTS} stained parts hang together no cell is looked for: they are taken for noise or tissue"
 UNLIT = "most of the frame is black: is the lamp on? images of single cells on black are for 'blastscope classify'"
