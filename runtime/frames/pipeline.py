@@ -19,9 +19,11 @@ from blastscope.runtime.frames.estimation.frame_parameters import estimate_frame
 from blastscope.runtime.frames.features import cell_features
 from blastscope.runtime.frames.image_pyramid import ImagePyramid, image_pyramid
 from blastscope.runtime.frames.segmentation.pipeline import COARSEST_UM, reach_px, segment_cells
+from blastscope.runtime.frames.segmentation.split_nuclei import MOST_PARTS
 from blastscope.runtime.frames.tiling import Tile, facts_in, shift_cell, tiles_of
 from blastscope.runtime.frames.types import FrameCell, FrameParameters, FrameReport, FrameSpecification
 from blastscope.runtime.io.concurrency import Allowance, SingleThread, ordered_map
+from blastscope.runtime.io.image_decode import NO_MEMORY
 from blastscope.runtime.io.printable import printable
 from blastscope.runtime.io.slides.pixel_size_metadata import LEAST_UM, MOST_UM
 from blastscope.runtime.io.slides.slide import ArraySlide, CancellableSlide, Slide, open_slide, read_overview, read_region
@@ -37,8 +39,8 @@ WINDOW_PX, WINDOWS, GRID = 1024, 8, 6  # a scan is surveyed on so many windows, 
 Classify = Callable[[Sequence[NDArray[np.uint8]]], list[Prediction]]
 Look = Callable[[Slide, FrameReport], object]
 LOG = logging.getLogger(__name__)
-NO_MEMORY = Refusal("failed", "there is not memory enough for it: free some, or take fewer threads")
 BLACK = 24
+TOO_MANY = f"where more than {MOST_PARTS} stained parts hang together no cell is looked for: they are taken for noise or tissue"
 UNLIT = "most of the frame is black: is the lamp on? images of single cells on black are for 'blastscope classify'"
 
 
@@ -112,23 +114,24 @@ class Examiner:
         facts: FrameParameters | None = None
         refusal: Refusal | None = None
         cells: list[FrameCell] = []
+        skipped: list[Box] = []
         notes = scan.notes
         try:
             if scan.width * scan.height == 0:
                 raise ReadError(Refusal("empty", f"the frame has no pixels: {scan.width} x {scan.height}"))
             if scan.width * scan.height > self.whole_pixels:
                 facts = self._surveyed(scan)
-                cells = self._cells(scan, facts)
+                cells = self._cells(scan, facts, skipped)
             else:
                 whole = 0, 0, scan.width, scan.height
                 pictures = image_pyramid(read_region(scan, whole), self.threads)
                 facts = self._estimated(pictures, scan)
-                cells = self._cells_of(pictures, facts, Tile(whole, whole))
+                cells = self._cells_of(pictures, facts, Tile(whole, whole), skipped)
                 if not cells and _mostly_black(pictures.frame):
                     notes += (UNLIT,)
         except ReadError as unreadable:
             refusal = unreadable.refusal
-        notes += tuple(_scale_notes(facts))
+        notes += (*_scale_notes(facts), *([TOO_MANY] if skipped else []))
         return FrameReport(
             cells=tuple(cells),
             facts=facts,
@@ -152,7 +155,7 @@ class Examiner:
         whole = 0, 0, scan.width, scan.height  # windows side by side don't tell where something begins
         return replace(facts, content=whole, extent=whole)
 
-    def _cells(self, scan: Slide, facts: FrameParameters) -> list[FrameCell]:
+    def _cells(self, scan: Slide, facts: FrameParameters, skipped: list[Box]) -> list[FrameCell]:
         """The cells of a large `scan`, in tiles."""
         tiles = list(tiles_of(scan.width, scan.height, side_px=self.tile_px, margin_px=reach_px(facts, self.spec)))
         workers = min(self.threads, MOST_TILES, len(tiles))
@@ -160,14 +163,15 @@ class Examiner:
         def cells_of(tile: Tile) -> list[FrameCell]:
             if scan.blank(tile.region):
                 return []
-            return self._cells_of(image_pyramid(read_region(scan, tile.region), self.threads // workers), facts, tile)
+            pictures = image_pyramid(read_region(scan, tile.region), self.threads // workers)
+            return self._cells_of(pictures, facts, tile, skipped)
 
         parts = (part for _, part in ordered_map(cells_of, tiles, workers=workers))
         return sorted((cell for part in parts for cell in part), key=lambda cell: (cell.box[1], cell.box[0], cell.box))
 
-    def _cells_of(self, pictures: ImagePyramid, facts: FrameParameters, tile: Tile) -> list[FrameCell]:
+    def _cells_of(self, pictures: ImagePyramid, facts: FrameParameters, tile: Tile, skipped: list[Box]) -> list[FrameCell]:
         """The cells that `tile`, of which these are the pictures, owns; all classified in one batch."""
-        found = segment_cells(pictures, facts_in(facts, tile), self.spec, crowded=self.crowded)
+        found = segment_cells(pictures, facts_in(facts, tile), self.spec, crowded=self.crowded, skipped=skipped)
         pairs = [(cell, shift_cell(cell, tile)) for cell in found]
         own = [(here, cell) for here, cell in pairs if tile.owns(cell.box)]
         called = [here for here, _ in own if here.refusal is None]

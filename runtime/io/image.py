@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.runtime.errors import ImageError
-from blastscope.runtime.io.image_decode import decode_picture, read_content, read_whole_header
+from blastscope.runtime.io.image_decode import NO_MEMORY, decode_picture, read_content, read_whole_header
 from blastscope.runtime.io.slides.container import HEAD_BYTES, TIFF_MAGIC, container_of
 from blastscope.runtime.io.slides.slide import decode_tiff, open_tiff
 from blastscope.runtime.types import Refusal
@@ -31,12 +31,20 @@ def read_image(path: Path | str) -> NDArray[np.uint8] | Refusal:
     """The pixels (H, W, 3) RGB of the image file `path`, exactly as stored, and upright; or why there are none.
 
     What the file is, is read from its content and, of a slide's preview, from what lies beside it, not from its suffix. A file
-    of several images is refused, since nobody said which is meant. Releases the interpreter's lock while it decodes.
+    of several images is refused, since nobody said which is meant; so is one for which memory doesn't suffice. Releases the
+    interpreter's lock while it decodes.
     """
+    try:
+        return _read_image(Path(path))
+    except MemoryError:
+        return NO_MEMORY
+
+
+def _read_image(path: Path) -> NDArray[np.uint8] | Refusal:
     content = read_content(path)
     if isinstance(content, Refusal):
         return content
-    container = container_of(Path(path), content[:HEAD_BYTES])
+    container = container_of(path, content[:HEAD_BYTES])
     if container is not None and container.reader != "tiff":
         remedy = "use 'blastscope examine'" if container.reader else container.remedy
         return Refusal("undecodable", f"{container.name}, which isn't an image of a cell: {remedy}")

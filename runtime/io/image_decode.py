@@ -23,6 +23,7 @@ MAX_BYTES = 4 * MAX_PIXELS  # no file of an image that is let through is larger
 DECODE = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 DECODE_ALPHA = cv2.IMREAD_UNCHANGED  # which leaves the orientation alone, too
 OPAQUE = 255
+NO_MEMORY = Refusal("failed", "there is not memory enough for it: free some, or take fewer threads")
 
 
 def read_content(path: Path | str) -> bytes | Refusal:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import re
 
-# What a terminal obeys instead of showing it, and what turns the direction of writing round.
-CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+# What a terminal obeys instead of showing it, what turns the direction of writing round, and bytes that are no text.
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 CONTROL_BUT_LINES = re.compile(f"(?![\\n\\t]){CONTROL.pattern}")
 
 
 def printable(text: object) -> str:
     """`text` in one line that can be shown anywhere: a file's name may hold escape sequences, and bytes that are no text."""
-    return CONTROL.sub(_escaped, without_surrogates(text))
+    return CONTROL.sub(_escaped, str(text))
 
 
 def for_terminal(text: object) -> str:
     """The same of several lines."""
-    return CONTROL_BUT_LINES.sub(_escaped, without_surrogates(text))
+    return CONTROL_BUT_LINES.sub(_escaped, str(text))
 
 
 def without_surrogates(text: object) -> str:

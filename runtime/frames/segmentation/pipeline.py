@@ -39,13 +39,15 @@ def segment_cells(
     *,
     threads: int | None = None,
     crowded: SingleThread | None = None,
+    skipped: list[Box] | None = None,
 ) -> tuple[SegmentedCell, ...]:
     """The white cells of `frame` (H, W, 3) uint8 RGB, top to bottom and left to right; none on pixels of over 1.2 um.
 
     At most `threads` look for stain in an array, or as many as the process may use; their number changes nothing.
     A turned or flipped frame has its cells turned, one shifted within empty glass has them shifted, to the pixel.
     Whoever looks at several frames at once gives all of them the same `crowded`: there goes what hangs together over much of a
-    frame, since that takes ten times the memory of the rest.
+    frame, since that takes ten times the memory of the rest. Places that hold more than `MOST_PARTS` parts are not looked at;
+    their boxes, in pixels of the picture at working resolution, are put into `skipped`.
     """
     pictures = image_pyramid(frame, threads)
     if pictures.frame.size == 0 or facts.pixel_um > COARSEST_UM:
@@ -56,15 +58,19 @@ def segment_cells(
     for place in find_candidates(whole):
         x0, y0, x1, y1 = place.box
         look = partial(_cells_at, whole, place)
-        found += crowded.run(look) if crowded and (x1 - x0) * (y1 - y0) > CROWDED_PIXELS else look()
+        cells = crowded.run(look) if crowded and (x1 - x0) * (y1 - y0) > CROWDED_PIXELS else look()
+        if cells is None and skipped is not None:
+            skipped.append(place.box)
+        found += cells or []
     return tuple(sorted(found, key=lambda cell: (cell.box[1], cell.box[0])))
 
 
-def _cells_at(whole: StainMap, place: CandidateRegion) -> list[SegmentedCell]:
+def _cells_at(whole: StainMap, place: CandidateRegion) -> list[SegmentedCell] | None:
+    """The cells of one place; None where it holds more parts than anyone would look at."""
     view = view_region(whole, place, MARGIN_UM)
     parts = split_nuclei(view.nuclear, view.um)
     if len(parts) > MOST_PARTS:
-        return []
+        return None
     joint = merge_lobes(parts, open_mask(view.cellular, view.um), view.inside, view.um) if len(parts) > 1 else parts
     nuclei = [part for part in joint if large_enough(part, view.um)]
     cells = [grow_cytoplasm(nucleus, nuclei, view.cellular, view.um) for nucleus in nuclei]

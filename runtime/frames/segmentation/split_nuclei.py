@@ -25,6 +25,7 @@ HOLE_UM2 = 4.0  # smaller gaps in a nucleus are chromatin
 PART_UM = 0.5  # inscribed radius of the least lobe
 PART_UM2 = 0.5  # a disc of that radius covers more, however coarse the pixels
 CONVEX = 0.97  # what fills so much of its hull has no neck
+LARGEST_UM2 = 450.0  # no cell's nucleus covers more
 NECK = 0.72  # a neck narrower than this share of both parts parts them
 STEP_UM = 0.2  # between the depths at which necks are looked for
 LEAST_UM2 = 14.0  # a platelet covers less
@@ -79,7 +80,7 @@ def _cut(whole: Region, um: float) -> list[Region]:
     own = whole.mask
     if not _reaches(own, PART_UM / um):
         return []
-    seeds = [] if _convex(own) else _seeds(region_of(own), distance_inside(own), um)
+    seeds = [] if _convex(own, um) else _seeds(region_of(own), distance_inside(own), um)
     if len(seeds) < 2:
         return [whole]
     if len(seeds) > MOST_PARTS:
@@ -93,9 +94,12 @@ def _reaches(mask: Mask, radius: float) -> bool:
     return bool(erode_by(mask, radius * (1 - 1e-6)).any())  # just so deep is enough
 
 
-def _convex(own: Mask) -> bool:
+def _convex(own: Mask, um: float) -> bool:
+    """Whether a piece fills its hull. The gaps between the nuclei of a crowd count, those in a nucleus of its size don't."""
     outlines = cv2.findContours(own, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
-    return cv2.contourArea(outlines[0]) >= CONVEX * cv2.contourArea(cv2.convexHull(outlines[0]))
+    hull = cv2.contourArea(cv2.convexHull(outlines[0]))
+    filled = cv2.contourArea(outlines[0]) if hull * um * um <= LARGEST_UM2 else cv2.countNonZero(own)
+    return filled >= CONVEX * hull
 
 
 def _seeds(whole: Region, depth: NDArray[np.float32], um: float) -> list[Region]:

@@ -67,17 +67,31 @@ def test_each_seed_has_what_is_nearer_to_it_than_to_any_other(seed: int, reach: 
         assert (zone.on((slice(3, 43), slice(7, 57))) == (alone & theirs)).all()
 
 
-def test_touching_nuclei_take_memory_by_their_area_and_not_each() -> None:
-    mask = np.zeros((1000, 1200), np.uint8)
-    places = [(x, y) for x in range(24, 1200, 44) for y in range(24, 1000, 44) if (x * y) % 7]
+def touching(width: int, height: int) -> tuple[NDArray[np.uint8], int]:
+    """Discs of 11.5 micrometres in rows and columns, some left out, and how many there are."""
+    mask = np.zeros((height, width), np.uint8)
+    places = [(x, y) for x in range(24, width, 44) for y in range(24, height, 44) if (x + 3 * y) % 7]
     for place in places:
         cv2.circle(mask, place, 23, (1,), -1)
+    return mask, len(places)
+
+
+def test_touching_nuclei_take_memory_by_their_area_and_not_each() -> None:
+    mask, count = touching(1200, 1000)
     tracemalloc.start()
     parts = split_nuclei(mask, UM)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert len(parts) == len(places)
+    assert len(parts) == count
     assert peak < 40 * mask.size  # a map of distances for each of them was 2,500 bytes a pixel
+
+
+def test_a_crowd_that_fills_its_hull_is_parted_all_the_same() -> None:
+    mask = np.zeros((400, 400), np.uint8)
+    for x in range(24, 400, 44):
+        for y in range(24, 400, 44):
+            cv2.circle(mask, (x, y), 23, (1,), -1)
+    assert len(split_nuclei(mask, UM)) == 9 * 9
 
 
 def lines(side: int, width: int) -> NDArray[np.uint8]:
@@ -106,11 +120,29 @@ def test_a_nucleus_on_a_hair_is_found_without_the_hair() -> None:
 
 
 def test_more_parts_than_anyone_asks_for_are_not_looked_at() -> None:
-    mask = np.zeros((1500, 1500), np.uint8)
-    for x in range(12, 1500, 22):
-        for y in range(12, 1500, 22):
-            cv2.circle(mask, (x, y), 9, (1,), -1)
-    assert MOST_PARTS < len(split_nuclei(mask, UM)) <= MOST_PARTS + 1
+    mask = touching(1500, 1500)[0]
+    assert len(split_nuclei(mask, UM)) > MOST_PARTS
+    skipped: list[Box] = []
+    assert segment_cells(shown(mask), facts(1500, 1500), FrameSpecification(), skipped=skipped) == ()
+    assert len(skipped) == 1
+    few = touching(300, 300)[0]
+    assert segment_cells(shown(few), facts(300, 300), FrameSpecification(), skipped=skipped)
+    assert len(skipped) == 1
+
+
+def test_a_place_that_is_not_looked_at_is_not_passed_over_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def crowd(*frame: Any, skipped: list[Box], **options: Any) -> tuple[()]:
+        skipped.append((0, 0, 9, 9))
+        return ()
+
+    frame = np.full((300, 300, 3), 230, np.uint8)
+    for whole_pixels in (1000, 100_000):
+        examiner = Examiner(lambda cells: [], pixel_um=UM, whole_pixels=whole_pixels, tile_px=200)
+        assert examiner.examine(frame).notes == ()
+        with monkeypatch.context() as patch:
+            patch.setattr(pipeline, "segment_cells", crowd)
+            (note,) = examiner.examine(frame).notes
+        assert note.startswith("where more than 800 stained parts hang together")
 
 
 @given(st.integers(0, 10_000), st.floats(0.3, 0.7), st.floats(0, 1.5))

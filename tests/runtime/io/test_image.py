@@ -324,6 +324,20 @@ def test_what_is_no_readable_file_is_a_refusal_with_the_reason(tmp_path: Path) -
         assert reason in result.detail
 
 
+@pytest.mark.parametrize("step", ["read_content", "decode"])
+def test_a_file_for_which_memory_lacks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    (tmp_path / "a.png").write_bytes(LOSSLESS["png"])
+
+    def lacking(what: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(f"blastscope.runtime.io.image.{step}", lacking)
+    refusal = read_image(tmp_path / "a.png")
+    assert isinstance(refusal, Refusal)
+    assert refusal.code == "failed"
+    assert "memory" in refusal.detail
+
+
 @pytest.mark.parametrize(
     ("image", "reason"),
     [
