@@ -37,9 +37,10 @@ from blastscope.calibration.report import CalibrationReport
 from blastscope.calibration.result import Outcome, int8_entry
 from blastscope.runtime.bundle import Bundle, read_bundle
 from blastscope.runtime.bundle.weights import bad_weight, check_weights
-from blastscope.runtime.errors import BundleError, DataError, EngineError, MissingLibrary, UsageError
+from blastscope.runtime.errors import BundleError, DataError, DeviceError, EngineError, MissingLibrary, UsageError
 from blastscope.runtime.io.atomic import check_place
 from blastscope.runtime.io.cnmc import DatasetEntry, scan_dataset
+from blastscope.runtime.io.cpu_info import int8_sums_overflow
 from blastscope.runtime.io.temporary_file import sibling
 
 try:
@@ -58,9 +59,15 @@ def calibrate(
     Some validation cells set the ranges, others choose the method, and the rest judge. Where they refuse the graph, the layers
     that cost most stay fp32, and they judge once more. The bundle is changed in one step; a refused int8 leaves its graphs as
     they were. Raises `DataError` where `data` lacks what is needed or `config` names cells that can't calibrate, `UsageError`
-    where `config` leaves no cell to judge, `BundleError` for a bundle without an fp32 fused graph.
+    where `config` leaves no cell to judge, `BundleError` for a bundle without an fp32 fused graph, `DeviceError` where this CPU
+    can't compute the weights that `config` wants.
     """
     config, say = config or CalibrationConfig(), tell or (lambda _: None)
+    if config.weight_bits == 8 and int8_sums_overflow():
+        raise DeviceError(
+            "weights of 8 bits can't be judged on this CPU, which has no VNNI and would compute them wrongly: "
+            "take weight_bits = 7, or calibrate on a machine with VNNI"
+        )
     opened = open_to_change(bundle)
     fused = opened.graph("fp32")
     if fused is None:

@@ -35,7 +35,8 @@ class CalibrationConfig(StrictModel):
     equalise: bool = True  # channels of layers in a row are brought to like ranges; tried with method = "auto" alone
     percentile: float = Field(default=99.999, gt=90, le=100)  # of the absolute values; with method = "percentile"
     # 7: weights within 64 of 127. CPUs without VNNI add two products in 16 bits: 2 x 255 x 127 overflows, 2 x 255 x 64 doesn't.
-    # With 8 the same file answered up to 0.8 off in OpenVINO and in ONNX Runtime on an AVX2 machine
+    # With 8 the same file answered up to 0.8 off in OpenVINO and in ONNX Runtime on an AVX2 machine, so that a CPU without VNNI
+    # neither judges such a graph nor opens it
     weight_bits: Annotated[Literal[7, 8], NotBool] = 7
     cells: int = Field(default=192, ge=2)  # of the calibration sample
     files: tuple[str, ...] = ()  # calibrate on the cells of these file names, and no others

@@ -61,10 +61,10 @@ def open_bundle(
 ) -> Scope:
     """A handle on the networks of the bundle (folder or zip) at `path`; without one, of the shipped bundle.
 
-    `precision` names a graph of the bundle, `execution` what the engine computes in; `auto` takes those measured to be fastest
-    on this machine, of those that the gate admitted. `workload` is 'latency' (one answer as soon as possible) or
-    'throughput' (as many as possible). `queue` images may wait in `submit`. Compiled engines and what was measured are kept in
-    `cache_dir`, by default the user's cache.
+    `precision` names a graph of the bundle, `execution` what the engine computes in, `backend` who does; `auto` takes those
+    measured to be fastest on this machine, of those that the gate admitted, and before that the likely fastest. `workload` is
+    'latency' (one answer as soon as possible) or 'throughput' (as many as possible). `queue` images may wait in
+    `submit`. Compiled engines and what was measured are kept in `cache_dir`, by default the user's cache.
 
     `device` is 'auto' (an NVIDIA GPU where an engine for it exists or can be built, else the CPU; `Scope.notes` says which and
     why), 'cpu', 'cuda[:n]' or 'openvino:NAME'. A GPU's engine is built when it is first wanted, which takes seconds to minutes:

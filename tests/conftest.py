@@ -112,7 +112,7 @@ class TinyBundle:
         from onnx import TensorProto, helper, numpy_helper
 
         bias = self.bias + np.tile(np.array([0, wrong], np.float32), 3)
-        finest = float(np.abs(self.weight).max()) / 127
+        finest = float(np.abs(self.weight).max()) / 64
         constants: dict[str, Any] = {
             "axes": np.array([1, 2]), "scale": np.float32(255), "shift": np.float32(0.3),
             "bias": bias, "shape": np.array([-1, 3, 2]), "flat": np.array([-1, 6]), "last": np.array([1]),
@@ -126,7 +126,7 @@ class TinyBundle:
         ]
         left, right = "centred", "weight"
         if precision == "int8":
-            constants["weight"] = np.clip(np.rint(self.weight / finest), -127, 127).astype(np.int8)
+            constants["weight"] = np.clip(np.rint(self.weight / finest), -64, 64).astype(np.int8)
             nodes += [
                 helper.make_node("QuantizeLinear", ["centred", "step", "zero"], ["centred8"]),
                 helper.make_node("DequantizeLinear", ["centred8", "step", "zero"], ["centredq"]),

@@ -118,7 +118,11 @@ class GraphAnswers:
 
     def probabilities(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(N, 3, 2) of a fused graph, (N, 2) of a single one. Raises `EngineError` where an answer is not a number."""
-        parts = [self._session.run(["probabilities"], {"crops": batch})[0] for batch in batches(crops)]
+        return self.output("probabilities", crops)
+
+    def output(self, name: str, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The output `name` for `crops` (N, S, S, 3), computed in batches. Raises `EngineError` where one is not a number."""
+        parts = [self._session.run([name], {"crops": batch})[0] for batch in batches(crops)]
         answers: NDArray[np.float32] = np.concatenate(parts)
         require_finite(answers)
         return answers

@@ -1,6 +1,7 @@
 """Evaluates an int8 graph in every engine at hand: gate, golden set, tolerance.
 
-Every engine at hand that runs on the CPU: int8 is judged in each, for one may answer wrongly where another doesn't.
+Every engine at hand that runs on the CPU: int8 is judged in each, for one may answer wrongly where another doesn't. And once
+more in the codes of the file, for engines that run elsewhere.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from blastscope.calibration.acceptance.evaluation import GraphAnswers, Infer, remembering
 from blastscope.calibration.acceptance.gate import JudgedCells, failures, gate, judge
 from blastscope.calibration.config import CalibrationConfig
 from blastscope.calibration.progress import Tell
-from blastscope.runtime.backends.protocol import EngineOptions
+from blastscope.runtime.backends.protocol import NOVELTY_OUTPUT, PLAIN_OUTPUT, Backend, EngineOptions
 from blastscope.runtime.backends.registry import BACKENDS, load_backend, open_engine
 from blastscope.runtime.bundle import Bundle, read_golden
 from blastscope.runtime.bundle.manifest import GateResult, OperatingPoint, Scores
@@ -129,7 +131,8 @@ class Court:
     def try_out(self, child: Path) -> Trial:
         """What is known of the int8 graph `child` then."""
         golden = read_golden(self.bundle)
-        with engines(child, "int8") as judges:
+        with engines(child, "int8") as found:
+            judges: dict[str, Backend] = {**found, SignedCodes.name: SignedCodes(child)}
             judged = judge(self._parent, judges, self.cells, self.bundle.manifest.crop, tell=self.tell)
             checks = [check_golden(engine, golden, tolerance=1.0) for engine in judges.values()]
         verdicts = [Verdict(one, gate(one, self.config), check) for one, check in zip(judged, checks, strict=True)]
@@ -142,6 +145,28 @@ class Court:
         if parent is None:
             raise BundleError(self.bundle.path, "no fp32 fused graph to compare with")
         return remembering(GraphAnswers(self.bundle.read(parent)).probabilities)
+
+
+class SignedCodes:
+    """An int8 graph as its file says, for engines that can't be had here.
+
+    TensorRT computes with the file's signed activations. CPU engines take them as uint8, some of them with finer steps
+    (runtime/backends/uint8_activations.py), so that they alone would let in what strays farther there.
+    """
+
+    name = "signed codes"
+
+    def __init__(self, graph: Path) -> None:
+        self._answers = GraphAnswers(graph)
+        self._output = NOVELTY_OUTPUT if NOVELTY_OUTPUT in self._answers.outputs else PLAIN_OUTPUT
+
+    def infer(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Answers (N, R, 2) on `crops` (N, S, S, 3)."""
+        found: NDArray[np.float32] = self._answers.output(self._output, crops)
+        return found
+
+    def close(self) -> None:
+        """Nothing is held beyond this object."""
 
 
 DEVICE = "CPU"

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.calibration.quantisation.qdq_placement import META, Plan, drop_unused, find_regions
+from blastscope.runtime.backends.int8_overflow import SAFE_WEIGHT
 from blastscope.runtime.errors import EngineError, MissingLibrary
 
 try:
@@ -22,7 +23,6 @@ except ImportError as error:
     raise MissingLibrary("onnx", "export") from error
 
 TOP = 127
-SAFE_TOP = 64  # 2 x 255 x 64 fits into 16 bits
 SHARES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 
 Means = dict[str, NDArray[np.float32]]
@@ -93,7 +93,7 @@ def _weight_pairs(
     for name, axis in plan.weights.items():
         weight = numpy_helper.to_array(arrays[name])
         user = next(node for node in graph.node if name in node.input[1:2] and node.name not in plan.floats)
-        top = TOP if weight_bits == 8 or is_depthwise(weight) else SAFE_TOP
+        top = TOP if weight_bits == 8 or is_depthwise(weight) else SAFE_WEIGHT
         whole, scale = quantised_weight(weight, axis, top)
         if len(user.input) > 2 and user.input[0] in means:
             lost = lost_mean(weight, whole * along(scale, axis, weight.ndim), axis, means[user.input[0]])

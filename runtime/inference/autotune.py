@@ -1,4 +1,4 @@
-"""`Autotuner`: measures the eligible graph and execution pairs on this machine, and ranks them.
+"""`Autotuner`: measures the eligible graphs, executions and backends on this machine, and ranks them.
 
 The measurement begins after the first answer, in a thread of its own, and its result counts from the next opening on. The
 choice of an open handle holds, so that two images of one run are never judged by two engines.
@@ -10,13 +10,17 @@ import json
 import math
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+import numpy as np
+
+from blastscope.runtime.backends.protocol import Workload
 from blastscope.runtime.bundle import Bundle, Golden
 from blastscope.runtime.bundle.manifest import GraphEntry
 from blastscope.runtime.errors import BlastscopeError, DeviceError, DigestMismatch, UsageError
+from blastscope.runtime.inference.autotune_guess import OTHERWISE
 from blastscope.runtime.inference.background import DeferredTask
 from blastscope.runtime.inference.worker_pool import InferencePool
 from blastscope.runtime.io.atomic import write_content
@@ -24,7 +28,6 @@ from blastscope.runtime.io.own_files import Unusable, make_private_folder, read_
 from blastscope.runtime.types import PRECISIONS, Execution, Layout, Precision
 
 NATURAL: dict[Precision, Execution] = {"fp32": "f32", "fp16": "f16", "int8": "int8"}  # what a graph is written in
-_FLOATS: tuple[Execution, ...] = ("bf16", "f16", "f32")  # where nothing is measured: the likely fastest first, int8 after them
 _ROUNDS = (3, 20)  # at least and at most
 _SECONDS = 1.0  # of measurement a candidate
 _GLANCE_S = 0.05
@@ -34,18 +37,24 @@ Times = dict[str, float | None]  # ms a crop by a candidate's name; None: it fai
 
 
 class EngineConfig(NamedTuple):
-    """A fused graph, what it would be computed in, and how it would lie on the cores."""
+    """A fused graph, what it would be computed in, how it would lie on the cores, and by whom."""
 
     entry: GraphEntry
     execution: Execution
     layout: Layout = "fused"
+    backend: str = ""  # a second one's name; nothing: the first, or only, backend of those that are compared
 
     @property
     def name(self) -> str:
-        """As in benchmark rows: 'int8', 'fp32', 'fp32-bf16', 'int8 side-by-side'."""
+        """As in benchmark rows: 'int8', 'fp32', 'fp32-bf16', 'int8 side-by-side', 'int8/onnxruntime'."""
         plain: Execution = "int8" if self.entry.precision == "int8" else "f32"
         name = self.entry.precision if self.execution == plain else f"{self.entry.precision}-{self.execution}"
-        return name if self.layout == "fused" else f"{name} {self.layout}"
+        laid_out = name if self.layout == "fused" else f"{name} {self.layout}"
+        return f"{laid_out}/{self.backend}" if self.backend else laid_out
+
+    def differs_in_layout(self, other: EngineConfig) -> bool:
+        """Whether the two differ in nothing else, or not at all."""
+        return self._replace(layout=other.layout) == other
 
 
 def eligible_configs(
@@ -101,14 +110,15 @@ def _fused(bundle: Bundle) -> str:
     return ", ".join(entry.precision for entry in bundle.manifest.graphs if entry.models == "fused")
 
 
-def rank_by_latency(candidates: Sequence[EngineConfig], times: Times) -> list[EngineConfig]:
-    """The measured ones, fastest first; then the others, likely fastest first and int8 last, which takes longest to load."""
+def rank_by_latency(
+    candidates: Sequence[EngineConfig], times: Times, guess: Sequence[Execution] = OTHERWISE
+) -> list[EngineConfig]:
+    """The measured ones, fastest first; then the others in the order of `guess`, and those that failed last."""
 
-    def rank(candidate: EngineConfig) -> tuple[float, int]:
-        guess = _FLOATS.index(candidate.execution) if candidate.execution in _FLOATS else len(_FLOATS)
+    def rank(candidate: EngineConfig) -> tuple[float, bool, int]:
         known = times.get(candidate.name, math.inf)
         failed = candidate.name in times and known is None
-        return (math.inf if known is None else known, guess + 10 * failed)
+        return (math.inf if known is None else known, failed, guess.index(candidate.execution))
 
     return sorted(candidates, key=rank)
 
@@ -134,12 +144,41 @@ class TimingCache:
         write_content(self._path, json.dumps({"ms_per_crop": {**self.read(), **times}}, indent=1), private=True)
 
 
+class TimingCaches:
+    """The timing caches of several backends as one: what was measured with each counts while that one stays as it is."""
+
+    def __init__(self, caches: Mapping[str, TimingCache]) -> None:
+        self._caches = caches  # by `EngineConfig.backend`
+
+    def read(self) -> Times:
+        """Milliseconds a crop by candidate, of all backends."""
+        return {
+            f"{name}/{backend}" if backend else name: value
+            for backend, cache in self._caches.items()
+            for name, value in cache.read().items()
+        }
+
+    def remember(self, times: Times) -> None:
+        """Adds `times`. Raises `OSError` where the cache can't be written."""
+        parts: dict[str, Times] = {}
+        for name, value in times.items():
+            plain, _, backend = name.partition("/")
+            parts.setdefault(backend, {})[plain] = value
+        for backend, part in parts.items():
+            self._caches[backend].remember(part)
+
+
 class Opener(Protocol):
     """Opens a candidate that passes the golden set."""
 
     @property
     def golden(self) -> Golden:
         """The golden set."""
+        ...
+
+    @property
+    def workload(self) -> Workload:
+        """What is to be fast: one answer, or many."""
         ...
 
     def open(self, candidate: EngineConfig) -> InferencePool:
@@ -155,13 +194,12 @@ class Autotuner:
         taken: tuple[EngineConfig, InferencePool],
         others: Sequence[EngineConfig],
         opener: Opener,
-        memory: TimingCache,
+        memory: TimingCaches,
         notes: list[str],
     ) -> None:
         self._taken, self._lanes = taken
-        ours = taken[0][:2]
-        self._others = [one for one in others if one[:2] != ours]
-        self._layouts = [one for one in others if one[:2] == ours]  # of what is open, in another layout
+        self._layouts = [one for one in others if one.differs_in_layout(taken[0])]  # of what is open, in another layout
+        self._others = [one for one in others if one not in self._layouts]
         self._opener = opener
         self._memory = memory
         self._notes = notes
@@ -218,7 +256,10 @@ class Autotuner:
             self._notes.append(f"{candidate.name} is not measured yet: the handle was at work all the time")
             return {}
         self._notes.append(f"measured {candidate.name}: {theirs:.1f} ms a crop, {self._taken.name} {ours:.1f} ms")
-        return {self._taken.name: ours, candidate.name: theirs}
+        # The ratio counts. What the open engine was found to take stays, whatever else runs here today: else it would compare
+        # badly with those that were measured in quieter hours.
+        known = self._memory.read().get(self._taken.name) or ours
+        return {self._taken.name: known, candidate.name: theirs * known / ours}
 
     def _race(self, ours: InferencePool, theirs: InferencePool) -> tuple[float, float]:
         """The best time of each, of rounds in which nobody else used our lanes: waiting for those isn't work."""
@@ -236,10 +277,11 @@ class Autotuner:
         return best[0], best[1]
 
     def _time(self, lanes: InferencePool) -> float:
-        batch = [self._opener.golden.crops[:1]] * len(lanes.engine.lanes)
+        crops, count = self._opener.golden.crops, lanes.engine.batch if self._opener.workload == "throughput" else 1
+        batch = [crops[np.arange(count) % len(crops)]] * len(lanes.engine.lanes)
         start = time.perf_counter()
         lanes.spread(lanes.answer, batch)  # outside of `call`: a handle that is being closed ends a race, not breaks it
-        return 1000 * (time.perf_counter() - start) / len(batch)
+        return 1000 * (time.perf_counter() - start) / (count * len(batch))
 
     def _wait(self) -> None:
         """Until nobody uses the handle, or it is being closed."""

@@ -17,6 +17,7 @@ from blastscope.runtime.errors import (
     DeviceError,
     DeviceLost,
     GoldenMismatch,
+    MissingLibrary,
     OutOfDeviceMemory,
     UnavailableError,
     UngatedBundle,
@@ -93,7 +94,24 @@ def _open_auto(bundle: Bundle, options: SessionOptions) -> LoadedSession:
 def _open_host(bundle: Bundle, options: SessionOptions) -> LoadedSession:
     """On the CPU, or on a device that OpenVINO names."""
     device = CPU if options.device.kind in ("auto", "cuda") else options.device
-    return load_plan(plan_backend(bundle, replace(options, device=device), options.backend or DEFAULT))
+    wanted = replace(options, device=device)
+    # whoever names a precision, a layout or a cascade gets the first backend's, and the same one at every opening
+    named = options.backend or options.precision or options.execution or options.layout
+    compared = device == CPU and not named
+    others = [name for name in BACKENDS if name != DEFAULT] if compared else []
+    try:
+        plan = plan_backend(bundle, wanted, options.backend or DEFAULT, *others)
+    except MissingLibrary as error:
+        if not others:
+            raise
+        try:
+            plan = plan_backend(bundle, wanted, *others)
+        except MissingLibrary:
+            raise error from None  # the library that comes with the package
+        opened = load_plan(plan)
+        opened.notes.insert(0, f"{DEFAULT} is passed over: {error}")
+        return opened
+    return load_plan(plan)
 
 
 def _open_gpu(bundle: Bundle, options: SessionOptions) -> LoadedSession:
@@ -126,7 +144,7 @@ def _choices(bundle: Bundle, options: SessionOptions, failures: dict[str, Blasts
 
 def _open_meanwhile(choice: BackendPlan, gpu: GpuDevice) -> LoadedSession:
     """The CPU, while the engine of `choice` is built in a thread of its own."""
-    options, (entry, execution, _) = choice.options, choice.ranked[0]
+    options, (entry, execution, *_) = choice.options, choice.ranked[0]
     there = options.backend if options.backend in BACKENDS else None
     opened = _open_host(choice.bundle, replace(options, execution=None, backend=there))
     graph = choice.bundle.file(entry)

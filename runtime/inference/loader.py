@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from blastscope.runtime.backends.blob_store import engine_digest
-from blastscope.runtime.backends.protocol import BackendModule, Engine, EngineOptions
+from blastscope.runtime.backends.protocol import BackendModule, Engine, EngineOptions, Workload
 from blastscope.runtime.backends.registry import load_backend, load_gpu_backend
 from blastscope.runtime.bundle import Bundle, Golden, read_golden
 from blastscope.runtime.bundle.graphs import RefusedGraph
 from blastscope.runtime.bundle.weights import check_weights
-from blastscope.runtime.errors import BlastscopeError, DeviceError, EngineError, GoldenMismatch
-from blastscope.runtime.inference.autotune import Autotuner, EngineConfig, Times, TimingCache, eligible_configs, rank_by_latency
+from blastscope.runtime.errors import BlastscopeError, DeviceError, EngineError, GoldenMismatch, UnavailableError, UsageError
+from blastscope.runtime.inference.autotune import (
+    Autotuner,
+    EngineConfig,
+    Times,
+    TimingCache,
+    TimingCaches,
+    eligible_configs,
+    rank_by_latency,
+)
+from blastscope.runtime.inference.autotune_guess import OTHERWISE, likely_fastest
 from blastscope.runtime.inference.background import BackgroundBuild, DeferredTask
 from blastscope.runtime.inference.options import SessionOptions
 from blastscope.runtime.inference.validation import validate_engine
 from blastscope.runtime.inference.worker_pool import InferencePool
-from blastscope.runtime.io.cpu_info import usable_threads
+from blastscope.runtime.io.cpu_info import cpu_features, usable_threads
 from blastscope.runtime.types import Audit
 
 _KEEP_DELAY_S = 0.5  # the library exports an engine without letting go of the interpreter: the first answer is out by then
@@ -62,13 +73,13 @@ class LoadedSession:
 
 @dataclass(frozen=True, slots=True)
 class BackendPlan:
-    """A backend on a device, and what is known of its candidates."""
+    """One or several backends on a device, and what is known of their candidates."""
 
     bundle: Bundle
     options: SessionOptions
-    name: str
-    backend: BackendModule
-    memory: TimingCache
+    name: str  # of the first backend
+    backends: Mapping[str, BackendModule]  # by `EngineConfig.backend`
+    memory: TimingCaches
     candidates: list[EngineConfig]
     layouts: list[EngineConfig]  # the same in other layouts
     ranked: list[EngineConfig]  # in the order in which they are tried
@@ -80,30 +91,57 @@ class BackendPlan:
         return self.ranked[0] not in self.at_hand
 
 
-def plan_backend(bundle: Bundle, options: SessionOptions, name: str) -> BackendPlan:
-    """What the backend `name` can do on the options' device. Raises `UsageError`, `UnavailableError`s."""
+def plan_backend(bundle: Bundle, options: SessionOptions, name: str, *others: str) -> BackendPlan:
+    """What the backend `name` can do on the options' device, and on a CPU those of `others` that are there.
+
+    Raises `UsageError`, `UnavailableError`s; what keeps one of `others` is no error.
+    """
     if options.device.kind == "cuda":
         return _choose_on_gpu(bundle, options, name)
+    found = {"": _host_part(bundle, options, name)}
+    for other in others:
+        with suppress(UsageError, UnavailableError):
+            found[other] = _host_part(bundle, options, other)
+    candidates = [one._replace(backend=key) for key, part in found.items() for one in part.candidates]
+    layouts = [one._replace(backend=key) for key, part in found.items() for one in part.layouts]
+    memory = TimingCaches({key: part.memory for key, part in found.items()})
+    backends = {key: part.backend for key, part in found.items()}
+    known = memory.read()
+    guess = likely_fastest(cpu_features()) if options.device.name == "CPU" else OTHERWISE
+    # a layout that was not measured is never taken: it may be slower, or not to be had of this graph
+    ranked = rank_by_latency([*candidates, *(one for one in layouts if known.get(one.name))], known, guess)
+    return BackendPlan(bundle, options, name, backends, memory, candidates, layouts, ranked, candidates)
+
+
+class _HostPart(NamedTuple):
+    """A backend's share of a plan."""
+
+    backend: BackendModule
+    candidates: list[EngineConfig]
+    layouts: list[EngineConfig]
+    memory: TimingCache
+
+
+def _host_part(bundle: Bundle, options: SessionOptions, name: str) -> _HostPart:
     backend, device = load_backend(name), options.device.name
     plain, *others = (options.layout,) if options.layout else backend.offered_layouts(device, options.workload, options.threads)
     found = eligible_configs(bundle, options.precision, options.execution, backend.executions(device))
-    candidates = [one._replace(layout=plain) for one in found]
-    layouts = [one._replace(layout=layout) for one in found for layout in others]
-    memory = _memory(bundle, options, backend, threads=options.threads or usable_threads())
-    known = memory.read()
-    # a layout that was not measured is never taken: it may be slower, or not to be had of this graph
-    ranked = rank_by_latency([*candidates, *(one for one in layouts if known.get(one.name))], known)
-    return BackendPlan(bundle, options, name, backend, memory, candidates, layouts, ranked, candidates)
+    return _HostPart(
+        backend,
+        [one._replace(layout=plain) for one in found],
+        [one._replace(layout=layout) for one in found for layout in others],
+        _memory(bundle, options, backend, threads=options.threads or usable_threads()),
+    )
 
 
 def _choose_on_gpu(bundle: Bundle, options: SessionOptions, name: str) -> BackendPlan:
     gpu = load_gpu_backend(name)
     candidates = eligible_configs(bundle, options.precision, options.execution, gpu.executions(options.device.name), typed=True)
-    memory = _memory(bundle, options, gpu, threads=options.threads)
+    memory = TimingCaches({"": _memory(bundle, options, gpu, threads=options.threads)})
     at_hand = [one for one in candidates if gpu.prepared(one.entry.sha256, options.engine_options(one.execution))]
     ranked = rank_by_latency(candidates, memory.read())
     ranked.sort(key=lambda one: one not in at_hand)  # stable: among those at hand the fastest stays first
-    return BackendPlan(bundle, options, name, gpu, memory, candidates, [], ranked, at_hand)
+    return BackendPlan(bundle, options, name, {"": gpu}, memory, candidates, [], ranked, at_hand)
 
 
 def _memory(bundle: Bundle, options: SessionOptions, backend: BackendModule, *, threads: int | None) -> TimingCache:
@@ -115,16 +153,17 @@ def load_plan(choice: BackendPlan) -> LoadedSession:
     """The first of the ranked candidates that passes the golden set. Raises `BlastscopeError`s."""
     notes: list[str] = []
     bundle, memory = choice.bundle, choice.memory
-    opener = _Opener(bundle, choice.options, choice.backend, read_golden(bundle))
+    opener = _Opener(bundle, choice.options, choice.backends, read_golden(bundle))
     opened = _open_first(choice.ranked, opener, notes)
     known = memory.read()
     if keep := opened.lanes.engine.keep:
         opened.deferred_save = DeferredTask(
             lambda: notes.extend(filter(None, [keep()])), "blastscope-keep", delay_s=_KEEP_DELAY_S
         )
-    ours = [one for one in choice.layouts if one[:2] == opened.candidate[:2]]
+    ours = [one for one in choice.layouts if one.differs_in_layout(opened.candidate)]
     _tell(opened, [*ours, *choice.candidates], known)
-    unknown = [one for one in (*choice.at_hand, *ours) if one != opened.candidate and one.name not in known]
+    at_hand = [one for one in choice.ranked if one in choice.at_hand]  # the likely fastest is measured first
+    unknown = [one for one in (*at_hand, *ours) if one != opened.candidate and one.name not in known]
     if unknown:
         opened.autotuner = Autotuner((opened.candidate, opened.lanes), unknown, opener, memory, notes)
     return opened
@@ -136,8 +175,13 @@ class _Opener:
 
     bundle: Bundle
     options: SessionOptions
-    backend: BackendModule
+    backends: Mapping[str, BackendModule]
     golden: Golden
+
+    @property
+    def workload(self) -> Workload:
+        """What is to be fast."""
+        return self.options.workload
 
     def open(self, candidate: EngineConfig, *, measured: bool = True) -> InferencePool:
         """An engine to be measured, or one that answers, whose keeping is put off. Raises `BlastscopeError`s."""
@@ -159,12 +203,12 @@ class _Opener:
     def _load(self, candidate: EngineConfig, engine_options: EngineOptions) -> Engine:
         entry = candidate.entry
         try:
-            return self.backend.open_engine(self.bundle.file(entry), entry.sha256, engine_options)
+            return self.backends[candidate.backend].open_engine(self.bundle.file(entry), entry.sha256, engine_options)
         except RefusedGraph as error:
             raise error.in_bundle(self.bundle.path, entry.file) from error
 
     def _validated(self, engine: Engine, candidate: EngineConfig) -> InferencePool:
-        entry, execution, _ = candidate
+        entry, execution = candidate.entry, candidate.execution
         lanes = InferencePool(engine)
         try:
             if engine.execution != execution:
@@ -189,7 +233,7 @@ def _open_first(ranked: Sequence[EngineConfig], opener: _Opener, notes: list[str
     for candidate in ranked:
         try:
             lanes = opener.open(candidate, measured=False)
-        except (GoldenMismatch, EngineError, DeviceError) as error:
+        except (GoldenMismatch, UnavailableError) as error:
             failures.append(error)
             notes.append(f"{candidate.name} is passed over: {error}")
             continue

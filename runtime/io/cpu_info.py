@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import sys
 from pathlib import Path
 
 KNOWN = "auto, cpu, cuda, cuda:N or openvino:NAME"
@@ -33,6 +34,29 @@ def cpu_name() -> str:
     """The processor as its maker calls it."""
     found = re.search(r"^model name\s*:\s*(.+)$", cpu_identity(), re.MULTILINE)
     return found[1] if found else platform.processor() or platform.machine()
+
+
+VNNI = ("avx512_vnni", "avx_vnni", "amx_int8")  # each adds products of 8 bits in 32 bits
+_OPENCV = {"avx2": 11, "avx512f": 13, "avx512_vnni": 23}  # numbers of cv::CpuFeatures
+
+
+def cpu_features() -> frozenset[str]:
+    """The instruction sets of this CPU by Linux' names; on other systems those that OpenCV looks for."""
+    found = re.search(r"^(?:flags|Features)\s*:(.*)$", cpu_identity(), re.MULTILINE)
+    if found:
+        return frozenset(found[1].split())
+    import cv2
+
+    return frozenset(name for name, number in _OPENCV.items() if cv2.checkHardwareSupport(number))
+
+
+def int8_sums_overflow() -> bool:
+    """Whether this CPU adds products of uint8 and int8 in 16 bits, as x86 does without VNNI. False where that isn't known."""
+    features = cpu_features()
+    is_x86 = platform.machine().lower() in ("x86_64", "amd64")
+    # AVX-VNNI, of CPUs without AVX-512, is told by Linux alone
+    known = sys.platform == "linux" or "avx512f" in features
+    return is_x86 and known and not features.intersection(VNNI)
 
 
 def _allowed_cpus() -> list[int]:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ from blastscope.cli import app
 from blastscope.export.config import ExportConfig
 from blastscope.export.exporter import export_run
 from blastscope.runtime.bundle import Bundle, pack, read_bundle, read_golden, update_bundle
-from blastscope.runtime.errors import BundleError, DataError, UsageError
+from blastscope.runtime.errors import BundleError, DataError, DeviceError, UsageError
 from blastscope.runtime.io.cnmc import DatasetEntry, scan_dataset
 from blastscope.runtime.types import VOTERS
 from blastscope.train.ensemble_checkpoint import save_ensemble
@@ -77,7 +78,7 @@ def test_an_int8_that_holds_its_gate_comes_into_the_bundle(admitted: tuple[Bundl
     fused = bundle.graph("int8")
     assert fused is not None
     assert fused.gate in report.gates
-    assert [gate.engine for gate in report.gates] == ["openvino", "onnxruntime"]
+    assert [gate.engine for gate in report.gates] == ["openvino", "onnxruntime", "signed codes"]
     parent = bundle.graph("fp32")
     assert parent is not None
     assert fused.parent == parent.sha256
@@ -187,6 +188,15 @@ def test_named_training_cells_are_refused(bundle: Path, data: Path) -> None:
     trained = next(cell.path.name for cell in scan_dataset(data).cells if cell.patient == "H1")
     with pytest.raises(DataError, match=f"training patients can't calibrate: {trained}"):
         calibrate(bundle, data, LENIENT.model_copy(update={"files": (trained,)}))
+
+
+def test_weights_of_8_bits_are_not_judged_by_a_cpu_without_vnni(
+    bundle: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(import_module("blastscope.calibration.calibrate"), "int8_sums_overflow", lambda: True)
+    with pytest.raises(DeviceError, match=r"no VNNI .*weight_bits = 7"):
+        calibrate(bundle, data, CalibrationConfig(weight_bits=8))
+    assert CalibrationConfig().weight_bits == 7  # a bundle goes to machines that nobody knows
 
 
 def test_a_zip_and_a_bundle_without_fp32_are_refused(bundle: Path, data: Path, tmp_path: Path) -> None:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx_builders import crops, two_towers
 
+from blastscope.calibration.acceptance.evaluation import GraphAnswers
 from blastscope.calibration.acceptance.gate import JudgedCells, failures, gate
-from blastscope.calibration.acceptance.trial import Trial, Verdict
+from blastscope.calibration.acceptance.trial import SignedCodes, Trial, Verdict, engines
 from blastscope.calibration.config import CalibrationConfig
 from blastscope.runtime.errors import ConfigError
 from blastscope.runtime.inference.validation import GoldenCheck
@@ -122,3 +124,16 @@ def test_the_limits_are_fields_of_the_configuration(tmp_path: Path) -> None:
     path.write_text("flips_at_mots = 0.1\n")
     with pytest.raises(ConfigError, match="flips_at_most"):
         CalibrationConfig.from_toml(path)
+
+
+def test_signed_codes_answer_as_the_operators_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "int8.onnx"
+    path.write_bytes(two_towers(int8=True, trunk=True))
+    cells = crops(20)
+    judge = SignedCodes(path)
+    plain = GraphAnswers(path, plain=True).probabilities(cells)
+    assert np.abs(judge.infer(cells) - plain).max() < 1e-4
+    with engines(path, "int8") as found:
+        for engine in found.values():  # which code finer: what they let in isn't all that must be judged
+            assert np.abs(engine.infer(cells) - plain).max() > 1e-3
+    judge.close()

@@ -28,6 +28,8 @@ from blastscope.calibration.quantisation.qdq import check_int8, lost_mean, quant
 from blastscope.calibration.quantisation.qdq_placement import plan_of
 from blastscope.calibration.quantisation.quantizer import Workshop, plain
 from blastscope.export.onnx_export import FusedGraph, trace
+from blastscope.runtime.backends.int8_overflow import wide_layers
+from blastscope.runtime.backends.onnx_file import OnnxGraph
 from blastscope.runtime.errors import EngineError
 from blastscope.train.config import TrainConfig
 from blastscope.train.random_init import random_ensemble
@@ -203,6 +205,7 @@ def test_weights_of_7_bits_leave_room_for_two_products_in_16(
     weights = [numpy_helper.to_array(one) for one in child.graph.initializer if one.name.endswith("_int8")]
     wide = [int(np.abs(weight.astype(int)).max()) for weight in weights if weight.shape[1] > 1]
     assert max(wide) == top
+    assert bool(list(wide_layers(OnnxGraph(child)))) is (bits == 8)  # what a CPU without VNNI refuses to open
     assert 2 * 255 * 64 < 2**15 <= 2 * 255 * 127
     depthwise = [int(np.abs(weight.astype(int)).max()) for weight in weights if weight.shape[1] == 1]
     assert depthwise == [127]  # nine products fit in any case

@@ -17,11 +17,12 @@ CHANNELS = 8
 class Towers:
     """An ONNX graph in the making: two convolutional backbones on one normalised crop, a head on both, three voters."""
 
-    def __init__(self, *, seed: int = 0, int8: bool = False, half: bool = False) -> None:
+    def __init__(self, *, seed: int = 0, int8: bool = False, half: bool = False, top: int = 64) -> None:
         self._random = np.random.default_rng(seed)
         self._nodes: list[Any] = []
         self._constants: dict[str, NDArray[Any]] = {}
         self._int8, self._half = int8, half
+        self._top = top  # of the int8 weights; 64 is 7 bits, which every CPU computes rightly
 
     def node(self, kind: str, *inputs: str, **attributes: Any) -> str:
         """Adds an operator, and gives the name of its output."""
@@ -68,7 +69,7 @@ class Towers:
         return self.node("DequantizeLinear", self.node("QuantizeLinear", source, scale, zero), scale, zero)
 
     def _weight_int8(self, weight: NDArray[np.float32]) -> str:
-        step = np.abs(weight).max(axis=(1, 2, 3)) / 127
+        step = np.abs(weight).max(axis=(1, 2, 3)) / self._top
         whole = np.rint(weight / step[:, None, None, None]).astype(np.int8)
         zeros = self.constant(np.zeros(len(step), np.int8))
         return self.node("DequantizeLinear", self.constant(whole), self.constant(step), zeros, axis=0)

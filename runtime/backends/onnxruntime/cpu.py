@@ -7,8 +7,11 @@ made it.
 from __future__ import annotations
 
 import platform
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from numpy.typing import NDArray
 
 from blastscope.runtime.backends.blob_store import engine_digest
 from blastscope.runtime.backends.protocol import Engine, EngineOptions, Workload, answer_output, read_fused
+from blastscope.runtime.backends.uint8_activations import with_uint8_activations
 from blastscope.runtime.errors import BlastscopeError, DeviceError, EngineError, MissingLibrary
 from blastscope.runtime.io.cpu_info import usable_threads
 from blastscope.runtime.types import Execution, Layout
@@ -57,10 +61,21 @@ def fingerprint(device: str) -> dict[str, str]:
     """The library's version and the processor."""
     return {
         "backend": NAME,
-        "version": str(load_onnxruntime().__version__),
+        "version": _version(),
         "device": device,
         "device_name": platform.processor(),
     }
+
+
+def _version() -> str:
+    """The library's version, without importing it: that takes a quarter of a second. Raises `MissingLibrary`."""
+    if "onnxruntime" not in sys.modules and find_spec("onnxruntime"):
+        for name in ("onnxruntime", "onnxruntime-gpu"):
+            try:
+                return version(name)
+            except PackageNotFoundError:
+                continue
+    return str(load_onnxruntime().__version__)
 
 
 def offered_layouts(device: str, workload: Workload, threads: int | None) -> tuple[Layout, ...]:
@@ -78,7 +93,10 @@ def open_engine(graph: Path, sha256: str, options: EngineOptions) -> Engine:
     threads = options.threads or usable_threads()
     many = options.workload == "throughput"
     facts = {"graph": sha256, "execution": options.execution, "workload": options.workload, "threads": str(threads)}
-    session, output = _session(read_fused(graph, sha256, options), graph, threads=1 if many else threads)
+    content = read_fused(graph, sha256, options)
+    if options.execution == "int8":
+        content = with_uint8_activations(content, graph)
+    session, output = _session(content, graph, threads=1 if many else threads)
     return Engine(
         lanes=tuple(Lane(session, output) for _ in range(threads if many else 1)),
         backend=NAME,
@@ -94,6 +112,8 @@ def _session(content: bytes, graph: Path, *, threads: int) -> tuple[Any, str]:
     options = library.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    # threads that wait must not keep cores busy: those that decode and crop want them, and so does other software
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3  # errors only: what we raise says the rest
     with translate_errors(f"'{graph}'"):
         session = library.InferenceSession(content, options, providers=["CPUExecutionProvider"])

@@ -23,7 +23,6 @@ from blastscope.runtime.backends.openvino.core import core, library, translate_e
 from blastscope.runtime.backends.openvino.infer_request import NAME, PartitionedLane, RequestLane
 from blastscope.runtime.backends.openvino.partition import NotPartitionable, partition
 from blastscope.runtime.backends.openvino.stream_layout import ExecutionPlan, StreamConfig
-from blastscope.runtime.backends.openvino.uint8_activations import use_uint8_activations
 from blastscope.runtime.backends.protocol import (
     Backend,
     Engine,
@@ -33,6 +32,7 @@ from blastscope.runtime.backends.protocol import (
     answer_output,
     read_fused,
 )
+from blastscope.runtime.backends.uint8_activations import with_uint8_activations
 from blastscope.runtime.errors import DeviceError, EngineError
 from blastscope.runtime.io.cpu_info import usable_threads
 from blastscope.runtime.types import Execution, Layout
@@ -101,6 +101,8 @@ def open_engine(graph: Path, sha256: str, options: EngineOptions) -> Engine:
         elif path and path.exists() and not kept:
             notes = ("an engine in the cache was replaced: it is damaged, or others could have written it",)
         content = read_fused(graph, sha256, options)
+        if options.execution == "int8":
+            content = with_uint8_activations(content, graph, device=options.device)
         networks = _compile(content, graph, options.device, settings)
         keep = partial(_keep, networks, path) if path else None
         if keep and not options.defer_save and (reason := keep()):
@@ -205,7 +207,6 @@ def _read(content: bytes, graph: Path) -> Any:
     shapes = {output.any_name: [dimension.to_string() for dimension in output.partial_shape] for output in model.outputs}
     fixed = {name: [int(one) if one.isdigit() else one for one in shape] for name, shape in shapes.items()}
     answer = model.output(answer_output(fixed, graph)[0])
-    use_uint8_activations(library(), model)
     return library().Model([answer.node], model.get_parameters())
 
 

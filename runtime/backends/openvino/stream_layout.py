@@ -11,7 +11,7 @@ from blastscope.runtime.backends.protocol import Workload
 from blastscope.runtime.errors import UsageError
 from blastscope.runtime.types import Layout
 
-PARTS = ("stem", "a", "b", "rest", "opinion")  # in the order of `cutting.Parts`
+PARTS = ("stem", "a", "b", "rest", "opinion")  # in the order of `partition.Partition`
 
 
 class StreamConfig(NamedTuple):

@@ -14,6 +14,7 @@ from blastscope.runtime.backends.openvino.backend import _read, open_engine
 from blastscope.runtime.backends.openvino.core import core, library
 from blastscope.runtime.backends.openvino.partition import NotPartitionable, partition
 from blastscope.runtime.backends.protocol import Cascade, Engine, EngineOptions
+from blastscope.runtime.backends.uint8_activations import with_uint8_activations
 from blastscope.runtime.bundle import read_bundle
 from blastscope.runtime.errors import EngineError, UsageError
 from blastscope.runtime.io.hashing import file_sha256
@@ -71,7 +72,8 @@ def test_what_both_share_is_computed_once() -> None:
         with TemporaryDirectory() as folder:
             path = Path(folder) / "towers.onnx"
             path.write_bytes(two_towers(**shape))
-            return partition(library(), _read(path.read_bytes(), path))
+            content = path.read_bytes()
+            return partition(library(), _read(with_uint8_activations(content, path) if shape.get("int8") else content, path))
 
     stem, a, b, rest, opinion = parts(trunk=True)
     assert [heavy(model) for model in (stem, a, b, rest, opinion)] == [1, 2, 2, 0, 0]
@@ -83,7 +85,7 @@ def test_what_both_share_is_computed_once() -> None:
 def test_an_int8_convolution_stays_one_in_its_part(tmp_path: Path) -> None:
     path = tmp_path / "towers.onnx"
     path.write_bytes(two_towers(int8=True, trunk=True))
-    parts = partition(library(), _read(path.read_bytes(), path))
+    parts = partition(library(), _read(with_uint8_activations(path.read_bytes(), path), path))
     for model in (parts.stem, parts.a, parts.b):
         runtime = core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}).get_runtime_model()
         kinds = [

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tracemalloc
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from blastscope.benchmarks.roofline import multiply_adds
 from blastscope.calibration.config import CalibrationConfig
 from blastscope.calibration.quantisation.quantizer import make_int8
 from blastscope.export.onnx_export import FusedGraph, trace
+from blastscope.runtime.backends.uint8_activations import with_uint8_activations
 from blastscope.runtime.io.synthetic import synthetic_cell
 from blastscope.train.config import TrainConfig
 from blastscope.train.random_init import random_ensemble
@@ -72,6 +74,27 @@ def test_no_convolution_of_an_int8_network_is_left_in_float(graphs: tuple[Path, 
     assert len(float_layers(int8, COMPUTE_LAYERS)) == len(float_layers(fp32, COMPUTE_LAYERS)) - convolutions
     assert len(float_layers(int8, MEMORY_LAYERS)) <= FLOAT_BETWEEN
     assert describe_layers(int8).startswith(f"{convolutions} of {convolutions} convolutions compute in 8 bits")
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="counted for ONNX Runtime's x86 kernels")
+def test_onnxruntime_computes_all_but_the_last_convolutions_in_integers(graphs: tuple[Path, Path], tmp_path: Path) -> None:
+    import onnx
+    import onnxruntime
+
+    counts = []
+    int8 = graphs[1].read_bytes()
+    for source in (int8, with_uint8_activations(int8, graphs[1])):
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+        onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        kinds = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
+        counts.append(Counter(kind for kind in kinds if kind in ("QLinearConv", "Conv", "FusedConv")))
+    convolutions = count_layers(engine_layers(graphs[0], "f32"), CONVOLUTIONS).total()
+    assert counts[0]["QLinearConv"] < convolutions  # the file as it is: what the guard sees when it must see
+    # pooling takes what the last convolution of A and of B gives as it is, and it has no kernel for that in integers
+    assert counts[1]["QLinearConv"] == convolutions - 2
+    assert counts[1].total() == convolutions
 
 
 def test_multiply_adds_are_counted_as_pytorch_counts_them(graphs: tuple[Path, Path]) -> None:

@@ -90,3 +90,18 @@ def test_in_a_container_the_path_may_not_be_visible_and_the_root_is_its_own(tmp_
 @pytest.mark.parametrize("text", ["", "nonsense", "0::/\n", "a\n\n:::\n"])
 def test_without_a_readable_control_group_there_is_no_quota(tmp_path: Path, text: str) -> None:
     assert group(tmp_path, text, {}) is None
+
+
+def test_instruction_sets_are_read_as_linux_tells_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    for told, wanted in (
+        ("x86_64\nflags\t\t: fpu avx2 avx512_vnni", {"fpu", "avx2", "avx512_vnni"}),
+        ("aarch64\nFeatures\t: fp asimd asimddp", {"fp", "asimd", "asimddp"}),
+    ):
+        monkeypatch.setattr(device, "cpu_identity", lambda told=told: told)
+        assert device.cpu_features() == wanted
+
+
+def test_where_the_system_tells_no_instruction_sets_opencv_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = device.cpu_features()
+    monkeypatch.setattr(device, "cpu_identity", lambda: "AMD64 a processor")
+    assert device.cpu_features() == {name for name in device._OPENCV if name in told}
