@@ -9,8 +9,7 @@ import typer
 
 from blastscope.cli.options import BundleArgument, Json
 from blastscope.cli.session import bundle_at
-from blastscope.cli.terminal import echo
-from blastscope.cli.train_export import say
+from blastscope.cli.terminal import echo, say
 
 
 def inspect(bundle: BundleArgument = None, *, as_json: Json = False) -> None:

@@ -20,8 +20,8 @@ def for_terminal(text: object) -> str:
 
 
 def without_surrogates(text: object) -> str:
-    """`text` as it can be written in UTF-8."""
-    return str(text).encode("utf-8", "replace").decode("utf-8")
+    """`text` as it can be written in UTF-8: bytes that are no text, in a file's name, are told as escapes."""
+    return str(text).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _escaped(found: re.Match[str]) -> str:

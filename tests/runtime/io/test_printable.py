@@ -25,7 +25,7 @@ def test_nothing_that_a_terminal_obeys_is_left_and_all_else_is_as_it_was(text: s
         ("a\x1b[31mb\x07", "a\\x1b[31mb\\x07"),
         ("one\ntwo\tthree\r", "one\\x0atwo\\x09three\\x0d"),
         ("\x9b2J \u202egnp.exe", "\\u009b2J \\u202egnp.exe"),
-        ("bytes \udcff", "bytes ?"),
+        ("bytes \udcff", "bytes \\udcff"),
         ("Zelle \u00e4\u00b5 \u6f22", "Zelle \u00e4\u00b5 \u6f22"),
     ],
 )
