@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from pydantic import Field
 
 from blastscope.calibration.acceptance.evaluation import Infer, ask
 from blastscope.calibration.acceptance.trial import offered
@@ -19,10 +21,10 @@ from blastscope.runtime.bundle.weights import check_weights
 from blastscope.runtime.errors import DataError, UnavailableError
 from blastscope.runtime.evaluation.metrics import score_calls
 from blastscope.runtime.inference.validation import check_golden
-from blastscope.runtime.inference.voting import vote
-from blastscope.runtime.io.cnmc import scan_dataset
+from blastscope.runtime.inference.voting import Votes, vote
+from blastscope.runtime.io.cnmc import Dataset, DatasetEntry, scan_dataset
 from blastscope.runtime.io.strict_model import StrictModel
-from blastscope.runtime.types import CLASSES, Execution, Precision
+from blastscope.runtime.types import CLASSES, ClassName, Execution, Precision
 
 
 class EngineRow(StrictModel):
@@ -38,6 +40,18 @@ class EngineRow(StrictModel):
     note: str = ""  # why there is no answer
 
 
+class CellCall(StrictModel):
+    """One cell: what the graphs of one precision call it, or why they weren't asked."""
+
+    file: str  # from the data's folder
+    label: ClassName | None  # None: the file was left out before its label was read
+    patient: str | None
+    precision: Precision | None = None  # None: left out
+    call: ClassName | None = None
+    score: float | None = None
+    refusal: str | None = None
+
+
 class Comparison(StrictModel):
     """What `verify` found. The digests were verified when the bundle was read."""
 
@@ -47,6 +61,9 @@ class Comparison(StrictModel):
     missing: tuple[str, ...]  # backends that aren't installed
     scores: tuple[Scores, ...] = ()
     data: str | None = None
+    left_out: tuple[tuple[str, str], ...] = ()  # files of the data that are not scored, with the reason
+    trained_on: int = 0  # cells of the data whose patients took part in the training: not scored either
+    cells: tuple[CellCall, ...] = Field(default=(), exclude=True, repr=False)  # in each precision; then what is left out
 
     @property
     def passed(self) -> bool:
@@ -69,7 +86,11 @@ class Comparison(StrictModel):
         lines += [f"  not installed: {name}" for name in self.missing]
         if self.scores:
             cells, patients = self.scores[0].cells, self.scores[0].patients
-            lines += ["", f"{cells} cells of {patients} patients without a part in the training, in '{self.data}'"]
+            of = f"{cells} of {cells + len(self.left_out)}" if self.left_out else f"{cells}"
+            lines += ["", f"{of} cells are scored, of {patients} patients without a part in the training, in '{self.data}'"]
+            lines += [f"  left out: {file}: {reason}" for file, reason in self.left_out]
+            if self.trained_on:
+                lines.append(f"  not scored: {self.trained_on} cells of patients that took part in the training")
             lines.append(_row("vote of", "weighted F1", "AUROC", "sensitivity", "specificity"))
             for score in self.scores:
                 figures = (score.weighted_f1, score.auroc, score.sensitivity, score.specificity)
@@ -80,21 +101,25 @@ class Comparison(StrictModel):
 def compare(bundle: Bundle, data: Path | None = None) -> Comparison:
     """Runs the golden set on every installed backend, precision and execution; with `data`, scores every fused graph.
 
-    Scored are the cells of patients that took no part in the training. Raises `DataError` where `data` has none of them.
+    Scored are the cells of patients that took no part in the training; what is left out is told. Raises `DataError` where
+    `data` has none of them.
     """
     golden = read_golden(bundle)
     for entry in bundle.manifest.graphs:
         check_weights(bundle, entry)
     there, missing = offered()
     rows = [row for name, executions in there.items() for row in _engine_rows(bundle, name, executions, golden)]
-    scores = tuple(_scores(bundle, data, rows)) if data else ()
+    scored = _score(bundle, data, rows) if data else _Scored()
     return Comparison(
         bundle=_shown(bundle.path),
         digest=bundle.digest,
         engines=tuple(rows),
         missing=tuple(f"{name} ({reason})" for name, reason in missing.items()),
-        scores=scores,
+        scores=scored.scores,
         data=_shown(data) if data else None,
+        left_out=tuple((row.file, row.refusal or "") for row in scored.cells if row.precision is None),
+        trained_on=scored.trained_on,
+        cells=scored.cells,
     )
 
 
@@ -132,7 +157,13 @@ def _engine_row(bundle: Bundle, entry: GraphEntry, backend: str, execution: Exec
     return EngineRow.model_validate({**known, "difference": finite, "flips": check.flips, "passed": check.passed, "note": note})
 
 
-def _scores(bundle: Bundle, data: Path, rows: list[EngineRow]) -> Iterator[Scores]:
+class _Scored(NamedTuple):
+    scores: tuple[Scores, ...] = ()
+    cells: tuple[CellCall, ...] = ()
+    trained_on: int = 0
+
+
+def _score(bundle: Bundle, data: Path, rows: list[EngineRow]) -> _Scored:
     folder = scan_dataset(data)
     trained = folder.people_of(bundle.manifest.training.patients.training)
     cells = [cell for cell in folder.cells if cell.person not in trained]
@@ -148,10 +179,33 @@ def _scores(bundle: Bundle, data: Path, rows: list[EngineRow]) -> Iterator[Score
                 networks[entry.precision] = engine.lanes[0].infer
         asked = ask(networks, cells, bundle.manifest.crop)
     point = bundle.manifest.operating_point
+    scores: list[Scores] = []
+    calls: list[CellCall] = []
     for entry in _fused(bundle):
         if entry.precision in asked.answers:
             votes = vote(asked.answers[entry.precision], point.threshold if point else None)
-            yield score_calls(asked.labels, votes.label, votes.score, asked.patients).summary(entry.precision)
+            scores.append(score_calls(asked.labels, votes.label, votes.score, asked.patients).summary(entry.precision))
+            calls += _calls(folder, asked.cells, entry.precision, votes)
+    return _Scored(tuple(scores), (*calls, *_left_out(folder, asked.refused)), len(folder.cells) - len(cells))
+
+
+def _calls(folder: Dataset, cells: Sequence[DatasetEntry], precision: Precision, votes: Votes) -> Iterator[CellCall]:
+    for cell, label, score in zip(cells, votes.label, votes.score, strict=True):
+        known = {"file": _from(folder, cell.path), "label": cell.label, "patient": cell.patient, "precision": precision}
+        yield CellCall.model_validate({**known, "call": CLASSES[int(label)], "score": float(score)})
+
+
+def _left_out(folder: Dataset, refused: Iterable[tuple[DatasetEntry, str]]) -> Iterator[CellCall]:
+    for cell, reason in refused:
+        yield CellCall(file=_from(folder, cell.path), label=cell.label, patient=cell.patient, refusal=reason)
+    for path, reason in folder.rejected:
+        yield CellCall(file=_from(folder, path), label=None, patient=None, refusal=reason)
+    for path, kept in folder.duplicates:
+        yield CellCall(file=_from(folder, path), label=None, patient=None, refusal=f"a copy of '{_from(folder, kept)}'")
+
+
+def _from(folder: Dataset, path: Path) -> str:
+    return _shown(path.relative_to(folder.root).as_posix())
 
 
 def _row(*columns: str) -> str:

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from blastscope.calibration.quantisation.qdq_placement import META
+from blastscope.calibration.quantisation.qdq_placement import META, check_graph
 from blastscope.runtime.backends.protocol import ANSWER_SHAPES
 from blastscope.runtime.bundle.manifest import GraphModels
 from blastscope.runtime.errors import EngineError, MissingLibrary
@@ -76,7 +76,7 @@ def trace(graph: nn.Module, side_px: int, models: GraphModels) -> onnx.ModelProt
     clean(model)
     _say_shape(model, models)
     describe(model, models, "fp32")
-    onnx.checker.check_model(model, full_check=True)
+    check_graph(model, "fp32")
     return model
 
 

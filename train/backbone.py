@@ -133,7 +133,7 @@ def _build(config: NetworkConfig, side_px: int) -> Any:
         if config.drop_path and "drop_path" in str(error):
             told = f"drop_path: '{config.backbone}' has no stochastic depth: leave drop_path at 0"
             raise ConfigError("network", [told]) from error
-        raise _unfit(config, side_px, error) from error
+        raise unfit(config, side_px, error) from error
 
 
 def _first_look(network: Any, config: NetworkConfig, side_px: int, stages: int) -> Look:
@@ -143,7 +143,7 @@ def _first_look(network: Any, config: NetworkConfig, side_px: int, stages: int) 
         try:
             seen = look(network, pixels, 0)
         except UNBUILDABLE as error:
-            raise _unfit(config, side_px, error) from error
+            raise unfit(config, side_px, error) from error
         try:
             return look(network, pixels, stages) if stages else seen
         except UNBUILDABLE as error:
@@ -151,7 +151,8 @@ def _first_look(network: Any, config: NetworkConfig, side_px: int, stages: int) 
             raise ConfigError("stage2", [told]) from error
 
 
-def _unfit(config: NetworkConfig, side_px: int, error: Exception) -> ConfigError:
+def unfit(config: NetworkConfig, side_px: int, error: Exception) -> ConfigError:
+    """What is told of a backbone that can't take crops of `side_px`; `error` is what it raised, one of `UNBUILDABLE`."""
     side = import_timm().get_pretrained_cfg(config.backbone).input_size[-1]
     hint = f"set [crop] side_px = {side}, for which it was made, or name another backbone"
     if side == side_px:

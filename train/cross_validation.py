@@ -24,6 +24,7 @@ from blastscope.train.split import split_cells
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from blastscope.train.pipeline import Rehearsal
     from blastscope.train.report import ReportInput
 
 
@@ -35,6 +36,7 @@ def cross_validate(
     resume: bool = False,
     cache: Path | None = None,
     console: Console | None = None,
+    rehearse: Rehearsal | None = None,
 ) -> Path:
     """Trains `config` on all folds of the cells below `data` but one, for each fold, and returns the folder `out`.
 
@@ -52,7 +54,8 @@ def cross_validate(
     _check_parts(data, parts)
     for run, part in zip(runs, parts, strict=True):
         one = config.model_copy(update={"data": part})
-        train_ensemble(data, one, run, resume=resume and run.is_dir(), cache=cache, console=console)
+        train_ensemble(data, one, run, resume=resume and run.is_dir(), cache=cache, console=console, rehearse=rehearse)
+        rehearse = None  # the other folds' networks are alike
     from blastscope.train.uncertainty import write_uncertainty
 
     write_uncertainty(out, runs)

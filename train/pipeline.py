@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     Rehearsal = Callable[[TrunkEnsemble | VoterNetwork, NDArray[np.uint8]], str]
 
 WANTED = {"torch": "torch", "timm": "timm", "safetensors": "safetensors", "lightning_fabric": "lightning-fabric"}
-REHEARSED = 4  # crops
+REHEARSED = 2  # crops
 
 
 def train_ensemble(

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from blastscope.runtime.errors import ConfigError
 from blastscope.runtime.types import CLASSES, VOTERS, Voter
-from blastscope.train.backbone import LEAST_VARIANCE, create_backbone
+from blastscope.train.backbone import LEAST_VARIANCE, UNBUILDABLE, create_backbone, unfit
 from blastscope.train.config import TrainConfig, TrunkConfig
 from blastscope.train.network import Normalise
 
@@ -226,5 +226,10 @@ def make_trunk_ensemble(config: TrainConfig) -> tuple[TrunkEnsemble, str]:
     if max(stages) >= known:
         raise ConfigError("trunk", [f"stages: '{config.network.backbone}' has stages 0 to {known - 1}, not {max(stages)}"])
     network.prune_intermediate_layers(stages, prune_norm=True, prune_head=True)
-    trunk = Trunk(network, Normalise(statistics, config.network.colour), config.trunk, config.crop.side_px)
+    try:
+        trunk = Trunk(network, Normalise(statistics, config.network.colour), config.trunk, config.crop.side_px)
+    except ConfigError:
+        raise
+    except UNBUILDABLE as error:
+        raise unfit(config.network, config.crop.side_px, error) from error
     return TrunkEnsemble(trunk, config.trunk), origin

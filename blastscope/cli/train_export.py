@@ -33,12 +33,15 @@ def train(
 ) -> None:
     """Train A, B and the combined model by the paper's recipe, or by that of a TOML file, and write the report."""
     from blastscope.cli.tables import print_training
+    from blastscope.export.rehearsal import rehearse
     from blastscope.train.config import TrainConfig
     from blastscope.train.pipeline import train_ensemble
 
     chosen = TrainConfig.from_toml(config) if config else TrainConfig()
     console = Console(stderr=True)
-    run = train_ensemble(data, chosen, out, resume=resume, cache=cache, uncertainty=uncertainty, console=console)
+    run = train_ensemble(
+        data, chosen, out, resume=resume, cache=cache, uncertainty=uncertainty, console=console, rehearse=rehearse
+    )
     print_training(run, as_json=as_json)
 
 
@@ -53,11 +56,12 @@ def crossvalidate(
 ) -> None:
     """Train once for each fold of the patients, and score each patient by the networks that never saw a cell of it."""
     from blastscope.cli.tables import print_training
+    from blastscope.export.rehearsal import rehearse
     from blastscope.train.config import TrainConfig
     from blastscope.train.cross_validation import cross_validate
 
     chosen = TrainConfig.from_toml(config) if config else TrainConfig()
-    run = cross_validate(data, chosen, out, resume=resume, cache=cache, console=Console(stderr=True))
+    run = cross_validate(data, chosen, out, resume=resume, cache=cache, console=Console(stderr=True), rehearse=rehearse)
     print_training(run, as_json=as_json)
 
 

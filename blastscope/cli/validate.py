@@ -37,6 +37,7 @@ def validate(
     site: Annotated[str, typer.Option(help="The site's name, as the record will show it.")] = "this site",
     record: Annotated[Path | None, typer.Option(help="Write the record for `examine --validation`, passed or not.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write a page, FILE.html.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="CSV file of a row a cell: label, call, score, refusal.")] = None,
     pixel_um: PixelUm = None,
     config: SpecPath = None,
     requirements: Annotated[Path | None, typer.Option(help="TOML file of what must be shown. Default: the house's.")] = None,
@@ -53,13 +54,14 @@ def validate(
     Frames without a row in the table are not judged; a row with a path alone is a frame without a white cell.
     """
     from blastscope.runtime.evaluation.labels import read_labels
-    from blastscope.runtime.evaluation.validation import SiteOptions
+    from blastscope.runtime.evaluation.validation import CellRow, SiteOptions
     from blastscope.runtime.evaluation.validation import validate as run
     from blastscope.runtime.evaluation.validation_record import Requirements, write_validation
     from blastscope.runtime.evaluation.validation_report import render_validation_report
     from blastscope.runtime.frames.report.writers import check_places
     from blastscope.runtime.frames.types import FrameSpecification
     from blastscope.runtime.io.atomic import write_content
+    from blastscope.runtime.io.csv_table import write_table
     from blastscope.runtime.io.paths import PassedOver, left_out
     from blastscope.runtime.io.slides.slide import find_frames
 
@@ -73,7 +75,7 @@ def validate(
     paths = find_frames(frames, passed=passed)
     for told in left_out(passed):
         say(told)
-    check_places(filter(None, (record, report)), paths, others=(labels, config, requirements))
+    check_places(filter(None, (record, report, csv)), paths, others=(labels, config, requirements))
     table = read_labels(labels, paths, [path for path in frames if path.is_dir()])
     engine = {"device": device, "precision": precision, "backend": backend, "threads": threads}
     with opened(bundle, **engine, unlike_training=unlike_training, workload="throughput") as scope:
@@ -85,6 +87,9 @@ def validate(
         page = render_validation_report(validation)
         write_content(report, page)
         say(f"written: {report}")
+    if csv:
+        write_table(csv, CellRow.columns(), (row.values() for row in validation.cells))
+        say(f"written: {csv}")
     for line in [json.dumps(validation.row())] if as_json else lines(validation):
         echo(line)
     if not validation.record.passed:

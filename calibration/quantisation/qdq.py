@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.calibration.quantisation.qdq_placement import META, Plan, drop_unused, find_regions
+from blastscope.calibration.quantisation.qdq_placement import META, Plan, check_graph, drop_unused, find_regions
 from blastscope.runtime.backends.int8_overflow import SAFE_WEIGHT
 from blastscope.runtime.errors import EngineError, MissingLibrary
 
@@ -58,7 +58,7 @@ def quantise(
     props = {entry.key: entry.value for entry in small.metadata_props}
     del small.metadata_props[:]
     helper.set_model_props(small, {**props, f"{META}precision": "int8"})
-    onnx.checker.check_model(small, full_check=True)
+    check_graph(small, "int8")
     check_int8(small)
     return small
 

@@ -24,6 +24,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from blastscope.runtime.errors import EngineError, MissingLibrary
+from blastscope.runtime.types import Precision
 
 try:
     import onnx
@@ -83,6 +84,15 @@ def seen_values(model: onnx.ModelProto) -> set[str]:
         if node.op_type not in COUNTING and seen.intersection(node.input):
             seen.update(node.output)
     return seen
+
+
+def check_graph(model: onnx.ModelProto, precision: Precision) -> None:
+    """Raises `EngineError` where ONNX's checker finds that types or shapes of the graph `model` don't fit each other."""
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise EngineError(f"this network has no valid {precision} graph: {reason}") from error
 
 
 def users_of(nodes: Sequence[onnx.NodeProto]) -> dict[str, list[onnx.NodeProto]]:

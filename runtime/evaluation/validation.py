@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from blastscope.runtime.bundle import Bundle
 from blastscope.runtime.errors import UsageError
@@ -18,7 +18,7 @@ from blastscope.runtime.evaluation.labels import LabelledCell, LabelledFrames
 from blastscope.runtime.evaluation.validation_record import MOST_NAME, Requirements, ValidationRecord, shortfalls
 from blastscope.runtime.frames.pipeline import Look
 from blastscope.runtime.frames.types import FrameCell, FrameReport, FrameSpecification
-from blastscope.runtime.types import CLASSES, RefusalCode
+from blastscope.runtime.types import CLASSES, Box, RefusalCode
 
 
 class ExaminesFiles(Protocol):
@@ -67,6 +67,26 @@ class FrameFate:
     problem: str | None  # why the frame couldn't be examined
 
 
+class CellRow(NamedTuple):
+    """One labelled or found cell, for a table."""
+
+    path: Path
+    box: Box  # the label's; of a cell that is found and not labelled its own
+    outcome: Outcome
+    problem: str | None  # the refusal's code, the cell's or its frame's
+
+    @classmethod
+    def columns(cls) -> tuple[str, ...]:
+        """The names of `values`."""
+        return ("path", "x0", "y0", "x1", "y1", "label", "found", "call", "score", "refusal")
+
+    def values(self) -> tuple[object, ...]:
+        """As fields of a table; None where there is nothing to say."""
+        one = self.outcome
+        label, call = (None if index is None else CLASSES[index] for index in (one.truth, one.call))
+        return (str(self.path), *self.box, label, str(one.found).lower(), call, one.score, self.problem)
+
+
 @dataclass(frozen=True)
 class Validation:
     """Everything that a site's validation shows."""
@@ -76,6 +96,7 @@ class Validation:
     refusals: Mapping[RefusalCode, int]  # of labelled cells, by code
     drift: DriftState
     notes: tuple[str, ...]
+    cells: tuple[CellRow, ...] = ()  # in the order of the frames; for a table, `row` leaves them out
     mistakes: tuple[Mistake, ...] = ()  # in the frames that could be examined; for the page, `row` leaves them out
 
     def row(self) -> dict[str, Any]:
@@ -98,19 +119,20 @@ def validate(
     """
     if not any(labels.cells.values()):
         raise UsageError("no cell is labelled in any of the frames")
-    drift, outcomes, frames = Drift(), list[Outcome](), list[FrameFate]()
+    drift, rows, frames = Drift(), list[CellRow](), list[FrameFate]()
     mistakes, taken = list[Mistake](), ErrorImages(labels.cells)
     look = taken.look if pictures else None
     reports = scope.examine_files(labels.cells, pixel_um=site.pixel_um, spec=site.spec, look=look)
     for (path, cells), report in zip(labels.cells.items(), reports, strict=True):
         drift.add(report)
         unit = labels.patients[path] if labels.patients else str(path)
-        own = list(_outcomes(unit, cells, report.cells))
-        outcomes += own
-        frames.append(_fate(path, own, report))
+        own = list(_rows(path, unit, cells, report))
+        rows += own
+        frames.append(_fate(path, [row.outcome for row in own], report))
         if report.refusal is None:
             mistakes += taken.shown(list(mistakes_in(path, cells, report.cells)))
         yield frames[-1]
+    outcomes = [row.outcome for row in rows]
     record = _record(scope.bundle, labels, site, outcomes, [frame for frame in frames if frame.problem is None])
     refusals = Counter(one.refusal for one in outcomes if one.truth is not None and one.refusal)
     yield Validation(
@@ -119,21 +141,24 @@ def validate(
         refusals=dict(refusals.most_common()),
         drift=drift.state(),
         notes=tuple(_notes(scope.bundle, labels, drift, frames)),
+        cells=tuple(rows),
         mistakes=tuple(mistakes),
     )
 
 
-def _outcomes(unit: str, labelled: tuple[LabelledCell, ...], found: tuple[FrameCell, ...]) -> Iterator[Outcome]:
-    pairs = match_boxes([cell.box for cell in labelled], [cell.box for cell in found])
+def _rows(path: Path, unit: str, labelled: tuple[LabelledCell, ...], report: FrameReport) -> Iterator[CellRow]:
+    pairs = match_boxes([cell.box for cell in labelled], [cell.box for cell in report.cells])
+    unseen = report.refusal.code if report.refusal else None
     for number, expert in enumerate(labelled):
         truth = CLASSES.index(expert.label)
-        if number not in pairs:
-            yield Outcome(unit, truth, found=False, call=None, score=None, refusal=None)
-            continue
-        yield _outcome(unit, truth, found[pairs[number]])
-    for number, cell in enumerate(found):
+        outcome = Outcome(unit, truth, found=False, call=None, score=None, refusal=None)
+        if number in pairs:
+            outcome = _outcome(unit, truth, report.cells[pairs[number]])
+        yield CellRow(path, expert.box, outcome, outcome.refusal or unseen)
+    for number, cell in enumerate(report.cells):
         if number not in pairs.values():
-            yield _outcome(unit, None, cell)
+            outcome = _outcome(unit, None, cell)
+            yield CellRow(path, cell.box, outcome, outcome.refusal)
 
 
 def _outcome(unit: str, truth: int | None, cell: FrameCell) -> Outcome:

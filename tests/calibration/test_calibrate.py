@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnx
 import pytest
@@ -106,6 +109,34 @@ def test_the_golden_set_passes_in_int8_on_every_backend_here(admitted: tuple[Bun
     assert [row.precision for row in comparison.scores] == ["fp32", "int8"]
     assert comparison.scores[0].patients == len(VALIDATION)
     assert "weighted F1" in comparison.text()
+
+
+def test_verify_names_every_cell_that_it_does_not_score(
+    admitted: tuple[Bundle, CalibrationReport], data: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(data, tmp_path / "data"))
+    mine = [cell.path.relative_to(data) for cell in scan_dataset(data).cells if cell.patient in VALIDATION]
+    broken, black, twin = mine[0], mine[1], mine[2].with_name(mine[2].name.replace("_1_", "_77_"))
+    (folder / broken).write_bytes(b"no image")
+    cv2.imwrite(str(folder / black), np.zeros((90, 90, 3), np.uint8))
+    shutil.copyfile(folder / mine[2], folder / twin)
+    table = tmp_path / "cells.csv"
+    done = CliRunner().invoke(app, ["verify", str(admitted[0].path), "--data", str(folder), "--csv", str(table)])
+    assert f"{len(mine) - 2} of {len(mine) + 1} cells are scored" in done.stdout
+    for path, reason in ((broken, "undecodable"), (black, "empty"), (twin, "a copy of")):
+        assert re.search(rf"left out: {re.escape(path.as_posix())}: .*{reason}", done.stdout), done.stdout
+    trained = len(scan_dataset(data).cells) - len(mine)
+    assert f"not scored: {trained} cells of patients that took part in the training" in done.stdout
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["file", "label", "patient", "precision", "call", "score", "refusal"]
+    assert {row["file"] for row in rows} == {path.as_posix() for path in (*mine, twin)}
+    assert {row["file"] for row in rows if row["refusal"]} == {path.as_posix() for path in (broken, black, twin)}
+    for precision, scores in zip(("fp32", "int8"), compare(admitted[0], folder).scores, strict=True):
+        called = [row for row in rows if row["precision"] == precision]
+        positive = [row for row in called if row["label"] == "all"]
+        assert scores.cells == len(called)
+        assert scores.sensitivity.value == pytest.approx(np.mean([row["call"] == "all" for row in positive]))
 
 
 def test_single_and_fused_int8_graphs_say_the_same(admitted: tuple[Bundle, CalibrationReport]) -> None:

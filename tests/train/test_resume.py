@@ -181,7 +181,7 @@ def test_only_a_run_that_begins_is_rehearsed(
 
     with pytest.raises(KeyboardInterrupt):
         train_ensemble(cells, config, tmp_path / "out", cache=cache, rehearse=rehearse)
-    assert seen == [(4, 32, 32, 3)]
+    assert seen == [(2, 32, 32, 3)]
     train_ensemble(cells, config, tmp_path / "out", resume=True, cache=cache)
     train_ensemble(cells, config, tmp_path / "out", resume=True, cache=cache, rehearse=rehearse)
     assert len(seen) == 1

@@ -150,3 +150,9 @@ def test_the_penalty_is_the_squared_covariance_within_classes() -> None:
         wanted += (np.cov(margin, own, ddof=0)[0, 1] / own.std(ddof=1)) ** 2
     found = nuisance_covariance(torch.from_numpy(logits), torch.from_numpy(labels), torch.from_numpy(light))
     assert found.item() == pytest.approx(wanted)
+
+
+def test_a_backbone_made_for_another_side_is_told_with_its_side() -> None:
+    facts = {"crop": {"side_px": 96}, "network": {"backbone": "efficientformer_l1", "weights": "none"}, "trunk": {}}
+    with pytest.raises(ConfigError, match=r"'efficientformer_l1' can't take crops of 96 px .*set \[crop\] side_px = 224"):
+        make_trunk_ensemble(TrainConfig.model_validate(facts))

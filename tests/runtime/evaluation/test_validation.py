@@ -84,7 +84,8 @@ def test_a_validation_counts_what_was_found_and_called_and_its_record_makes_repo
     site: Path, tiny_bundle: TinyBundle, tmp_path: Path
 ) -> None:
     bundle, record, page = tiny_bundle.make(), tmp_path / "validation.json", tmp_path / "page.html"
-    words = ["--record", str(record), "--report", str(page), "--requirements", str(site / "easy.toml")]
+    table = tmp_path / "cells.csv"
+    words = ["--csv", str(table), "--record", str(record), "--report", str(page), "--requirements", str(site / "easy.toml")]
     code, told = run(site, bundle, *words)
     assert (code, told["passed"], told["shortfalls"]) == (0, True, [])
     assert told["finding"]["labelled"] == 16
@@ -95,6 +96,19 @@ def test_a_validation_counts_what_was_found_and_called_and_its_record_makes_repo
     called = sum(told[name][kind] for name in ("hem", "all") for kind in ("called_hem", "called_all"))
     assert told["calls"]["cells"] == called <= told["drift"]["cells"] <= 16  # a cell that the crop refuses has a look, too
     assert sum(row["right"] + row["wrong"] + row["refused"] for row in told["frame_rows"]) == told["finding"]["found"]
+
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    with (site / "labels.csv").open(newline="") as file:
+        labelled = [(str(site / row["path"]), row["x0"], row["y1"], row["label"]) for row in csv.DictReader(file)]
+    assert [(row["path"], row["x0"], row["y1"], row["label"]) for row in rows if row["label"]] == labelled
+    assert sum(row["found"] == "true" and bool(row["label"]) for row in rows) == told["finding"]["found"]
+    assert sum(not row["label"] for row in rows) == told["finding"]["false"]
+    for label in ("all", "hem"):
+        of_class = [row for row in rows if row["label"] == label]
+        assert sum(row["call"] == "all" for row in of_class) == told[label]["called_all"]
+        assert sum(bool(row["refusal"]) for row in of_class) == told[label]["refused"]
+    assert all(bool(row["score"]) == bool(row["call"]) for row in rows)
 
     text = page.read_text()
     assert "Validation of tiny at &lt;North&gt;" in text

@@ -1,0 +1,76 @@
+"""`rehearse`: whether an untrained network can be exported, in which precisions, before hours go into its training."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blastscope.runtime.errors import BlastscopeError, MissingLibrary
+
+if TYPE_CHECKING:
+    import onnx
+
+    from blastscope.runtime.bundle.manifest import GraphModels
+    from blastscope.train.network import VoterNetwork
+    from blastscope.train.trunk import TrunkEnsemble
+
+
+# a rehearsal tells of anything, and never keeps a training from its beginning
+FAILURES = (BlastscopeError, RuntimeError, ValueError, TypeError, LookupError, AssertionError)
+
+
+def rehearse(network: TrunkEnsemble | VoterNetwork, crops: NDArray[np.uint8]) -> str:
+    """Which precisions the graph of `network` can have, as a sentence for the training's log, and why not the others.
+
+    Traces a copy, makes its fp16 and int8 graphs, and runs each on `crops` (N, S, S, 3). What the answers are worth is for the
+    export and for calibration's gate to say: the network isn't trained.
+    """
+    try:
+        from blastscope.export.onnx_export import SingleGraph, graph_of, trace
+        from blastscope.train.network import VoterNetwork
+    except MissingLibrary as error:
+        return f"export: not tried, {error}"
+    still = copy.deepcopy(network).cpu().eval()
+    graph = SingleGraph(still).eval() if isinstance(still, VoterNetwork) else graph_of(still, "fused")
+    models: GraphModels = "a" if isinstance(still, VoterNetwork) else "fused"
+    try:
+        model = trace(graph, crops.shape[1], models)
+        _answer(model, crops)
+    except FAILURES as error:
+        return f"export: this network can't be exported: {_reason(error)}"
+    able, unable = ["fp32"], []
+    for precision, make in (("fp16", _halved), ("int8", _quantised)):
+        try:
+            _answer(make(model, crops), crops)
+            able.append(precision)
+        except FAILURES as error:
+            unable.append(f"; not {precision}: {_reason(error)}")
+    return f"export: this network can have {', '.join(able)}{''.join(unable)}"
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _answer(model: onnx.ModelProto, crops: NDArray[np.uint8]) -> None:
+    """Raises `EngineError` where the graph doesn't load, or answers with what is not a number."""
+    from blastscope.calibration.acceptance.evaluation import GraphAnswers
+
+    GraphAnswers(model.SerializeToString()).probabilities(crops)
+
+
+def _halved(model: onnx.ModelProto, crops: NDArray[np.uint8]) -> onnx.ModelProto:
+    from blastscope.export.onnx_writer import halve
+
+    return halve(model, "fused")
+
+
+def _quantised(model: onnx.ModelProto, crops: NDArray[np.uint8]) -> onnx.ModelProto:
+    from blastscope.calibration.config import CalibrationConfig
+    from blastscope.calibration.quantisation.quantizer import Recipe, Workshop
+
+    recipe = Recipe(method="minmax")
+    return Workshop(model, crops, CalibrationConfig(), histograms=False).build(recipe)
