@@ -163,10 +163,10 @@ class Scope:
     def classify(self, image: ImageSource) -> Prediction:
         """The call on one cell on black; with a refusal if it shows no such cell.
 
-        `image` is an array (H, W, 3) uint8 RGB, or any strided view of one, which is neither written to nor kept; the path of an
-        image file, or the bytes of one, of which a bad one gets a refusal; or a PIL image in RGB. A handle on a GPU takes that
-        GPU's arrays as well (`__dlpack__`, `__cuda_array_interface__`), where they lie. Raises `ImageError` for what is none of
-        these, such as an array of floats or a PIL image in gray.
+        `image` is an array (H, W, 3) uint8 RGB, or any strided view of one, which is neither written to nor kept; the path of
+        an image file, or the bytes of one, of which a bad one gets a refusal; or a PIL image in RGB. A handle on a GPU takes
+        that GPU's arrays as well (`__dlpack__`, `__cuda_array_interface__`), where they lie. Raises `ImageError` for what is
+        none of these, such as an array of floats or a PIL image in gray.
         """
         run = self._run
         with run.opened.lanes.call():
