@@ -47,6 +47,11 @@ def scan_events(core: CMMCorePlus, scan: ScanPlan) -> Iterator[MDAEvent]:
     return iter(_with_field_of_view(core, scan) if any(map(_needs_field_of_view, _grids(scan))) else scan.replace())
 
 
+def gives_frame(event: MDAEvent) -> bool:
+    """Whether the engine takes a picture for `event`; for others, such as autofocus, it doesn't."""
+    return getattr(event.action, "type", "acquire_image") == "acquire_image"
+
+
 def _single_events(events: Iterable[Any]) -> Iterator[MDAEvent]:
     from useq import MDAEvent
 

@@ -25,7 +25,7 @@ from blastscope.runtime.frames.types import FrameCell, FrameReport, FrameSpecifi
 from blastscope.runtime.integrations.camera_format import CameraFormat
 from blastscope.runtime.integrations.micromanager import CameraListener
 from blastscope.runtime.integrations.protocols import StreamFactory
-from blastscope.runtime.integrations.scan_plan import scan_events
+from blastscope.runtime.integrations.scan_plan import gives_frame, scan_events
 from blastscope.runtime.integrations.stage_transform import Place, StageMap, offset_um
 from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.runtime.types import Box, RefusalCode
@@ -228,7 +228,7 @@ class _Feed:
             self._wait(lambda: self._on_the_way() < self._plan.queue)
             if self.cancelled:
                 return
-            self._asked += 1
+            self._asked += gives_frame(event)
             self._events.put(event)
         self._wait(lambda: self._on_the_way() == 0)
 
