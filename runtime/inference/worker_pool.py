@@ -190,10 +190,15 @@ class InferencePool:
             if self._closing:
                 raise Closed
 
+    @property
+    def inherited(self) -> bool:
+        """Whether this is a forked child, which has none of the threads."""
+        return os.getpid() != self._process
+
     def close(self) -> None:
         """Waits for the calls under way and frees the engine; in a future's callback without waiting. Safe to call twice."""
-        if os.getpid() != self._process:
-            return  # a forked child owns none of the threads
+        if self.inherited:
+            return
         self.stop()
         if self.works_here:
             # a callback runs in a thread of the pool, which can't wait for the work that is still to be done by itself
@@ -219,7 +224,7 @@ class InferencePool:
         return next((number for number, turn in enumerate(self._turns) if turn is None or turn() is None), None)
 
     def _require_own_process(self) -> None:
-        if os.getpid() != self._process:
+        if self.inherited:
             raise UsageError(
                 f"the handle was opened in process {self._process} and doesn't survive a fork: open the bundle in the child"
             )

@@ -77,7 +77,7 @@ class Stream:
         keep = self if self._pulls else None
         self._threads = [_thread("examine", run.examine_all), _thread("report", run.tell_all, keep)]
         self._puller = _thread("source", run.pull, _iterator(frames)) if frames is not None else None
-        weakref.finalize(self, run.stop, drain=True)
+        weakref.finalize(self, run.stop_forgotten, self._process)
         for thread in [*self._threads, *([self._puller] if self._puller else [])]:
             thread.start()
 
@@ -202,6 +202,11 @@ class _Run:
         if not drain:
             gone += len(self._reports.end(keep=False))
         self.ledger.count(dropped=gone)
+
+    def stop_forgotten(self, process: int) -> None:
+        """The same for a handle that was collected; nothing in a forked child, whose locks may be held by threads it hasn't."""
+        if os.getpid() == process:
+            self.stop(drain=True)
 
     def pull(self, source: Iterator[Any]) -> None:
         """The first thread: from the source into the line."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import subprocess
 import sys
 import threading
@@ -60,6 +61,25 @@ def test_threads_that_outlive_the_main_one_get_their_answers(
     first, second = done.stdout.splitlines()
     assert first in ("all all", "hem hem")
     assert second == "4 4"
+
+
+IN_A_CHILD = """
+import os, sys, pathlib, blastscope
+scope = blastscope.open_bundle(sys.argv[1], threads=2, cache_dir=pathlib.Path(sys.argv[2]))
+stream = scope.stream(None, lambda report: None)
+scope.submit(sys.argv[3]).result()
+child = os.fork()
+if child:
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), scope.classify(sys.argv[3]).refusal)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_child_ends_though_it_has_none_of_the_threads(tiny_bundle: Any, files: list[Path], tmp_path: Path) -> None:
+    """The measurement of the first opening is under way in its parent."""
+    words = [str(tiny_bundle.make("fp32", "int8")), str(tmp_path / "cache"), str(files[0])]
+    done = subprocess.run([sys.executable, "-c", IN_A_CHILD, *words], timeout=60, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "0 None\n", "")
 
 
 def test_an_iterator_over_files_keeps_its_handle_open(tiny_bundle: Any, files: list[Path], tmp_path: Path) -> None:
