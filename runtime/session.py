@@ -25,7 +25,7 @@ from blastscope.runtime.inference.explanation import Explanation, explain_crop
 from blastscope.runtime.inference.loader import LoadedSession
 from blastscope.runtime.inference.options import SessionOptions, as_path, whole_number
 from blastscope.runtime.inference.predictor import Predictor, make_predictor
-from blastscope.runtime.inference.request_queue import RequestQueue
+from blastscope.runtime.inference.request_queue import RequestQueue, answered
 from blastscope.runtime.inference.smear import SmearCall, call_smear, smear_model
 from blastscope.runtime.io.concurrency import keeping, ordered_map
 from blastscope.runtime.io.cpu_info import usable_threads
@@ -212,18 +212,13 @@ class Scope:
         run = self._run
         with run.opened.lanes.call():
             taken = run.predictor.take(image)
-        if not isinstance(taken, Refusal):
-            return run.room.put(taken)
-        future: Future[Prediction] = Future()
-        future.set_result(run.predictor.refused(taken))
-        return future
+        return answered(run.predictor.refused(taken)) if isinstance(taken, Refusal) else run.room.put(taken)
 
     def classify_files(self, paths: Path | str | Iterable[Path | str]) -> Iterator[tuple[Path, Prediction]]:
         """Each image file with its call, in the order given; a file that can't be decoded gets a refusal.
 
         Of a folder, the image files below it, sorted; `paths` may be a single folder, too. Decoding, cropping and inference of
-        several files overlap. `paths` is read as it goes. `workload='throughput'` is meant for this. The iterator keeps the
-        handle open.
+        several files overlap. `paths` is read as it goes. `workload='throughput'` is meant for this.
         """
         run = self._run
         with run.opened.lanes.call():  # a closed handle says so now, not at the first file

@@ -24,6 +24,13 @@ class _Waiting:
     call: Call  # ends when the item is answered
 
 
+def answered(prediction: Prediction) -> Future[Prediction]:
+    """The future of what is known already."""
+    future: Future[Prediction] = Future()
+    future.set_result(prediction)
+    return future
+
+
 class RequestQueue:
     """Room for `limit` items. `decide` answers a few of them, and is called in the threads of `lanes`."""
 
