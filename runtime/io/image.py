@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.runtime.errors import ImageError, UsageError
-from blastscope.runtime.io.image_decode import decode_picture, read_content, read_whole_header
+from blastscope.runtime.io.image_decode import OPAQUE, decode_picture, read_content, read_whole_header
 from blastscope.runtime.io.slides.container import HEAD_BYTES, TIFF_MAGIC, container_of
 from blastscope.runtime.io.slides.slide import decode_tiff, open_tiff
 from blastscope.runtime.types import Refusal
@@ -50,15 +50,21 @@ def list_images(images: Iterable[Any]) -> list[Any]:
 
 
 def _pillow_pixels(image: Any) -> NDArray[np.uint8]:
-    if image.mode != "RGB" or "transparency" in image.info:
+    """The pixels of a PIL image, as those of its file would be read: upright, without an alpha that is opaque everywhere."""
+    from PIL.ImageOps import exif_transpose
+
+    if image.mode not in ("RGB", "RGBA") or "transparency" in image.info:
         kind = f"'{image.mode}'" if image.mode != "RGB" else "RGB with a transparent colour"
         raise ImageError(f"a PIL image must be 8-bit RGB, not {kind}: convert it with image.convert('RGB'), if you know how")
     if getattr(image, "n_frames", 1) > 1:
         raise ImageError(f"a PIL image of {image.n_frames} frames: hand over the one that you mean, as image.copy()")
     try:
-        return np.asarray(image, np.uint8)
+        pixels = np.asarray(exif_transpose(image), np.uint8)
     except (OSError, SyntaxError, ValueError) as error:  # it reads its file only now
         raise ImageError(f"a PIL image can't be decoded: {error}") from error
+    if pixels.shape[2] == 4 and not (pixels[..., 3] == OPAQUE).all():
+        raise ImageError("a PIL image's alpha isn't opaque everywhere: lay it on black yourself, if that is what you mean")
+    return pixels[..., :3]
 
 
 def check_array(image: object) -> NDArray[np.uint8]:

@@ -69,10 +69,27 @@ def test_files_and_bytes_are_read_strictly(ask: Ask, tiny_bundle: Any, tmp_path:
     assert "can't be read: No such file" in missing.detail
 
 
+def test_a_pil_image_is_seen_as_its_file_is(scope: Scope, tiny_bundle: Any) -> None:
+    """Upright by EXIF, and without an alpha that hides nothing."""
+    pixels = np.zeros((120, 90, 3), np.uint8)
+    pixels[20:100, 4:84] = tiny_bundle.cell(3)
+    pixels[30:40, 30:60] //= 2  # so that it looks otherwise when it is turned
+    turned = Image.Exif()
+    turned[0x0112] = 6  # to the right
+    for content in (encoded(pixels, exif=turned), encoded(np.dstack([pixels, np.full((120, 90), 255, np.uint8)]))):
+        wanted = scope.classify(content)
+        assert wanted.box
+        with Image.open(io.BytesIO(content)) as image:
+            assert scope.classify(image) == wanted
+    assert scope.classify(encoded(pixels, exif=turned)).box != scope.classify(pixels).box
+
+
 def pillow_images(tmp_path: Path) -> Iterator[tuple[Image.Image, str]]:
     pixels = np.zeros((9, 9, 3), np.uint8)
     yield Image.fromarray(pixels).convert("L"), "8-bit RGB, not 'L'"
-    yield Image.fromarray(pixels).convert("RGBA"), "8-bit RGB, not 'RGBA'"
+    glass = Image.fromarray(pixels).convert("RGBA")
+    glass.putpixel((4, 4), (0, 0, 0, 254))
+    yield glass, "alpha isn't opaque everywhere"
     clear = Image.fromarray(pixels)
     clear.info["transparency"] = (0, 0, 0)
     yield clear, "transparent colour"
