@@ -25,18 +25,19 @@ from blastscope.runtime.inference.explanation import Explanation, explain_crop
 from blastscope.runtime.inference.loader import LoadedSession
 from blastscope.runtime.inference.options import SessionOptions, as_path, whole_number
 from blastscope.runtime.inference.predictor import Predictor, make_predictor
-from blastscope.runtime.inference.request_queue import RequestQueue
+from blastscope.runtime.inference.request_queue import RequestQueue, answered
 from blastscope.runtime.inference.smear import SmearCall, call_smear, smear_model
-from blastscope.runtime.io.concurrency import ordered_map
+from blastscope.runtime.io.concurrency import keeping, ordered_map
 from blastscope.runtime.io.cpu_info import usable_threads
-from blastscope.runtime.io.image import check_array, read_image
-from blastscope.runtime.io.paths import as_paths, default_cache_dir, read_ahead
+from blastscope.runtime.io.image import check_array, list_images, read_image
+from blastscope.runtime.io.paths import as_paths, default_cache_dir, each_image, read_ahead
 from blastscope.runtime.types import VOTERS, Audit, Execution, Layout, Precision, Prediction, Refusal
 
 if TYPE_CHECKING:
     from blastscope.runtime.evaluation.validation_record import ValidationRecord
     from blastscope.runtime.frames.pipeline import Classify, Examiner, Look
     from blastscope.runtime.frames.types import FrameReport, FrameSpecification
+    from blastscope.runtime.io.image import ImageSource
     from blastscope.runtime.streaming.stream import OnError, OnReport, Stream, WhenFull
 
 
@@ -105,7 +106,11 @@ def open_bundle(
         cascade=cascade,
         unlike_training=unlike_training,
     )
-    record = _record(validation)
+    record = None
+    if validation is not None:
+        from blastscope.runtime.evaluation.validation_record import read_validation
+
+        record = read_validation(as_path("validation", validation))
     for _ in range(2):
         try:
             return Scope(read_bundle(path, cache_dir=cache), options, queue=queue, validation=record)
@@ -155,23 +160,28 @@ class Scope:
         building = self._run.opened.building
         return building.done if building else None
 
-    def classify(self, image: NDArray[np.uint8]) -> Prediction:
-        """The call on one cell on black, (H, W, 3) uint8 RGB; with a refusal if it shows no such cell.
+    def classify(self, image: ImageSource) -> Prediction:
+        """The call on one cell on black; with a refusal if it shows no such cell.
 
-        The array may be any strided view; it is neither written to nor kept. A handle on a GPU takes that GPU's arrays as well
-        (`__dlpack__`, `__cuda_array_interface__`), where they lie. Raises `ImageError` for what is no such array.
+        `image` is an array (H, W, 3) uint8 RGB, or any strided view of one, which is neither written to nor kept; the path of
+        an image file, or the bytes of one, of which a bad one gets a refusal; or a PIL image in RGB. A handle on a GPU takes
+        that GPU's arrays as well (`__dlpack__`, `__cuda_array_interface__`), where they lie. Raises `ImageError` for what is
+        none of these, such as an array of floats or a PIL image in gray.
         """
         run = self._run
         with run.opened.lanes.call():
             return run.predictor.classify(image)
 
-    def classify_many(self, images: Iterable[NDArray[np.uint8]]) -> list[Prediction]:
-        """The calls on many images, in their order. What is no image array is refused there as 'not-8-bit-rgb'."""
-        run = self._run
-        with run.opened.lanes.call():
-            return run.predictor.classify_many(list(images))
+    def classify_many(self, images: Iterable[ImageSource]) -> list[Prediction]:
+        """The calls on many images, in their order. What `classify` raises for is refused there as 'not-8-bit-rgb'.
 
-    def classify_smear(self, images: Iterable[NDArray[np.uint8]]) -> SmearCall:
+        Raises `UsageError` for a single image.
+        """
+        run, several = self._run, list_images(images)
+        with run.opened.lanes.call():
+            return run.predictor.classify_many(several)
+
+    def classify_smear(self, images: Iterable[ImageSource]) -> SmearCall:
         """The call on one person, from many of their cells, each an image as `classify` takes it.
 
         Refused cells are counted and have no part in the call. Raises `UsageError` for a bundle that doesn't say how cells
@@ -192,26 +202,23 @@ class Scope:
             raise UsageError(f"there is no call to explain, the cell is refused: {refusal.detail}")  # type: ignore[union-attr]
         return explain_crop(prediction, crop, self.infer)
 
-    def submit(self, image: NDArray[np.uint8]) -> Future[Prediction]:
+    def submit(self, image: ImageSource) -> Future[Prediction]:
         """The future of `classify(image)`. When this returns, the buffer of an image on the host may be used again.
 
         A device array is kept as it is until the future is done. Waits while `queue` images wait. Raises `ImageError`, and
-        `Closed` also when the handle is closed meanwhile.
+        `Closed` also when the handle is closed meanwhile. In a future's callback, which runs in a thread of the handle, it
+        raises `UsageError` where it would have to wait; nor may a callback wait for another future.
         """
         run = self._run
         with run.opened.lanes.call():
             taken = run.predictor.take(image)
-        if not isinstance(taken, Refusal):
-            return run.room.put(taken)
-        future: Future[Prediction] = Future()
-        future.set_result(run.predictor.refused(taken))
-        return future
+        return answered(run.predictor.refused(taken)) if isinstance(taken, Refusal) else run.room.put(taken)
 
-    def classify_files(self, paths: Iterable[Path | str]) -> Iterator[tuple[Path, Prediction]]:
+    def classify_files(self, paths: Path | str | Iterable[Path | str]) -> Iterator[tuple[Path, Prediction]]:
         """Each image file with its call, in the order given; a file that can't be decoded gets a refusal.
 
-        Decoding, cropping and inference of several files overlap. `paths` is read as it goes. `workload='throughput'` is meant
-        for this.
+        Of a folder, the image files below it, sorted; `paths` may be a single folder, too. Decoding, cropping and inference of
+        several files overlap. `paths` is read as it goes. `workload='throughput'` is meant for this.
         """
         run = self._run
         with run.opened.lanes.call():  # a closed handle says so now, not at the first file
@@ -224,7 +231,7 @@ class Scope:
                     return run.predictor.refused(image)
                 return run.predictor.classify_decoded(image, lambda taken: run.room.put(taken).result())
 
-        return ordered_map(classify, read_ahead(as_paths(paths)), workers=run.predictor.io_workers)
+        return keeping(self, ordered_map(classify, read_ahead(each_image(paths)), workers=run.predictor.io_workers))
 
     def classify_pictures(
         self, paths: Iterable[Path | str], *, pixel_um: float | None = None
@@ -234,15 +241,9 @@ class Scope:
         The cell is cut out and put on black as `examine_files` does, at C-NMC's scale: `pixel_um` is that of the pictures, in
         micrometres a pixel, which small pictures hardly tell themselves. Without a cell the picture is refused as 'empty'.
         """
-        refused = self._run.predictor.refused
-        for report in self.examine_files(paths, pixel_um=pixel_um):
-            assert report.path is not None
-            cell = report.middle_cell
-            if cell is not None and cell.prediction is not None:
-                yield report.path, cell.prediction
-            else:
-                refusal = report.refusal or (cell.refusal if cell else None)
-                yield report.path, refused(refusal or Refusal("empty", "no white cell was found in the picture"))
+        from blastscope.runtime.frames.pipeline import call_pictures
+
+        return call_pictures(self.examine_files(paths, pixel_um=pixel_um), self._run.predictor.refused)
 
     def examine(
         self,
@@ -291,7 +292,7 @@ class Scope:
 
         with run.opened.lanes.call():
             examiner = self._examiner(classify, spec, pixel_um)
-        return examiner.examine_files(as_paths(paths), look)
+        return keeping(self, examiner.examine_files(as_paths(paths), look))
 
     def stream(
         self,
@@ -357,6 +358,9 @@ class Scope:
         """Ends the streams, finishes what was submitted and frees the networks; later calls raise `Closed`. Safe to call twice.
 
         The first time that `auto` meets a machine it also finishes the measurement that it is in, which takes seconds.
+
+        A callback that hangs doesn't hang this: that of a stream, or of a future, is left behind with its thread after 30
+        seconds, and logged. What then still waits for it is dropped (of a stream), or gets `Closed` (of `submit`).
         """
         for stream in list(self._streams):
             stream.stop()
@@ -390,11 +394,3 @@ class Scope:
         from blastscope.runtime.frames.types import FrameSpecification
 
         return self.validation.objection(self.bundle.digest, spec or FrameSpecification())
-
-
-def _record(validation: Path | str | None) -> ValidationRecord | None:
-    if validation is None:
-        return None
-    from blastscope.runtime.evaluation.validation_record import read_validation
-
-    return read_validation(as_path("validation", validation))

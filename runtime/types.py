@@ -5,7 +5,7 @@ What the caller gets for each image: a call with everything that led to it, or a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import isnan
 from typing import Literal, TypedDict, get_args
 
@@ -66,6 +66,9 @@ class PredictionRow(TypedDict):
     set: list[ClassName] | None
     box: list[int] | None
     refusal: RefusalCode | None
+    score: float | None  # the deciding voter's probability of ALL
+    detail: str | None  # of the refusal
+    audit: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,4 +110,7 @@ class Prediction:
             set=None if self.set is None else list(self.set),
             box=list(self.box) if self.box else None,
             refusal=self.refusal.code if self.refusal else None,
+            score=self.score,
+            detail=self.refusal.detail if self.refusal else None,
+            audit=asdict(self.audit),
         )

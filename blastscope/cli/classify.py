@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from queue import Empty, Queue
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -21,18 +29,28 @@ from blastscope.cli.options import (
 )
 from blastscope.cli.session import opened
 from blastscope.cli.terminal import echo, say
+from blastscope.runtime.errors import Closed, UsageError
 from blastscope.runtime.io.printable import printable
 
 if TYPE_CHECKING:
     from blastscope.runtime.bundle.uncertainty import SmearModel
     from blastscope.runtime.inference.smear import SmearCall
+    from blastscope.runtime.session import Scope
     from blastscope.runtime.types import Prediction
+
+    AtWork = tuple[str, Future[Prediction]]  # a path and its call
+
+STDIN = Path("-")
+LINES_AHEAD = 64  # of stdin that may be at work
+GLANCE_S = 0.5  # a wait without a limit can't be interrupted on Windows
 
 GroupBy = Literal["none", "folder", "patient"]
 
 
 def classify(
-    paths: Annotated[list[Path], typer.Argument(help="Images of single cells on black, and folders of them.")],
+    paths: Annotated[
+        list[Path], typer.Argument(help="Images of single cells on black, and folders of them; - for lines of stdin.")
+    ],
     *,
     bundle: BundlePath = None,
     device: DeviceName = "auto",
@@ -55,35 +73,103 @@ def classify(
     ] = "none",
     as_json: Json = False,
 ) -> None:
-    """Call each image ALL or HEM, in the order given. Exits 1 when an image was refused."""
-    from blastscope.runtime.errors import UsageError
+    """Call each image ALL or HEM, in the order given. Exits 1 when an image was refused.
+
+    With - the paths are read from stdin, one a line, and each is answered with a line as soon as it can be, until stdin ends.
+    """
     from blastscope.runtime.inference.smear import smear_model
     from blastscope.runtime.io.paths import PassedOver, find_images, left_out
 
     if pixel_um is not None and not on_black:
         raise UsageError("--pixel-um goes with --on-black: cells on black are taken at C-NMC's scale")
+    engine = {"device": device, "precision": precision, "backend": backend, "threads": threads, "layout": layout}
+    engine |= {"cascade": cascade, "unlike_training": unlike_training}
+    if STDIN in paths:
+        if len(paths) > 1 or group_by != "none":
+            raise UsageError("with - all paths come from stdin: give no other, and leave --group-by out")
+        with opened(bundle, **engine) as scope:
+            answer_lines(partial(_call_picture, scope, pixel_um) if on_black else scope.classify, as_json=as_json)
+        return
     passed = PassedOver()
     images = find_images(paths, passed=passed)
     for told in left_out(passed):
         say(told)
     refused = 0
     groups: dict[str, list[Prediction]] = {}
-    engine = {"device": device, "precision": precision, "backend": backend, "threads": threads, "layout": layout}
-    with opened(bundle, **engine, cascade=cascade, unlike_training=unlike_training, workload="throughput") as scope:
+    with opened(bundle, **engine, workload="throughput") as scope:
         model = smear_model(scope.bundle) if group_by != "none" else None
         answers = scope.classify_pictures(images, pixel_um=pixel_um) if on_black else scope.classify_files(images)
         for path, prediction in answers:
             groups.setdefault(_group(path, group_by), []).append(prediction)
             refused += prediction.refusal is not None
-            echo(json.dumps({"path": str(path), **prediction.row()}) if as_json else line(path, prediction))
+            tell(path, prediction, as_json=as_json)
         if model:
             print_smears(groups, model, as_json=as_json)
+    exit_with(refused, len(images))
+
+
+def answer_lines(classify: Callable[[str], Prediction], *, as_json: bool) -> None:
+    """Calls the image of each path that comes on stdin, and prints a line for each, in their order and without delay."""
+    from blastscope.runtime.io.concurrency import ThreadPool
+
+    at_work: Queue[AtWork | None] = Queue(LINES_AHEAD)
+    refused = count = 0
+    try:
+        descriptor = sys.stdin.fileno()
+    except (AttributeError, OSError) as error:
+        raise UsageError("stdin can't be read here: name the images instead of -") from error
+    with ThreadPool(2, "blastscope-lines") as pool:
+
+        def take_up() -> None:
+            with suppress(Closed):  # the command ends
+                for name in read_lines(descriptor):
+                    at_work.put((name, pool.submit(classify, name)))
+            at_work.put(None)
+
+        # a daemon: it waits for stdin, which may never end
+        threading.Thread(target=take_up, name="blastscope-stdin", daemon=True).start()
+        while (one := _next(at_work)) is not None:
+            name, prediction = one[0], one[1].result()
+            count, refused = count + 1, refused + (prediction.refusal is not None)
+            tell(name, prediction, as_json=as_json)
+    exit_with(refused, count)
+
+
+def read_lines(descriptor: int) -> Iterator[str]:
+    """The lines of an open file as they come, but the empty ones. Python's own reader holds a lock when the process ends."""
+    rest = b""
+    while chunk := os.read(descriptor, 1 << 16):
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield from (os.fsdecode(text) for text in (one.rstrip(b"\r") for one in lines) if text)
+    if rest:
+        yield os.fsdecode(rest)
+
+
+def _call_picture(scope: Scope, pixel_um: float | None, name: str) -> Prediction:
+    return next(scope.classify_pictures([name], pixel_um=pixel_um))[1]
+
+
+def _next(queue: Queue[AtWork | None]) -> AtWork | None:
+    while True:
+        try:
+            return queue.get(timeout=GLANCE_S)
+        except Empty:
+            continue
+
+
+def exit_with(refused: int, count: int) -> None:
+    """Ends the command with 1 where an image was refused."""
     if refused:
-        echo(f"{refused} of {len(images)} images refused", err=True)
+        echo(f"{refused} of {count} images refused", err=True)
         raise typer.Exit(1)
 
 
-def line(path: Path, prediction: Prediction) -> str:
+def tell(path: Path | str, prediction: Prediction, *, as_json: bool) -> None:
+    """Prints a line, which is flushed."""
+    echo(json.dumps({"path": str(path), **prediction.row()}) if as_json else line(path, prediction))
+
+
+def line(path: Path | str, prediction: Prediction) -> str:
     """One image for people: call, probability, the voter that decided, path."""
     if prediction.refusal:
         return f"--   {prediction.refusal.code:<16}{printable(path)}  ({printable(prediction.refusal.detail)})"

@@ -6,13 +6,13 @@ import errno
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from blastscope.runtime.bundle.manifest import FileEntry, GraphEntry, GraphModels, Manifest
 from blastscope.runtime.bundle.manifest_io import MANIFEST, parse_manifest, read_manifest_bytes
 from blastscope.runtime.errors import BundleError, DigestMismatch
+from blastscope.runtime.io.concurrency import ThreadPool
 from blastscope.runtime.io.cpu_info import usable_threads
 from blastscope.runtime.io.hashing import bytes_sha256
 from blastscope.runtime.io.own_files import open_plain
@@ -96,9 +96,8 @@ def _verify_all(folder: Path, entries: Sequence[FileEntry], shown: Path) -> None
         for entry in entries:
             _verify(folder, entry, shown)
         return
-    with ThreadPoolExecutor(workers, "blastscope-verify") as pool:
-        for _ in pool.map(lambda entry: _verify(folder, entry, shown), entries):
-            pass  # the first one that fails, in the manifest's order, raises here
+    with ThreadPool(workers, "blastscope-verify") as pool:
+        pool.map(lambda entry: _verify(folder, entry, shown), entries)
 
 
 def _verify(folder: Path, entry: FileEntry, shown: Path) -> None:

@@ -181,6 +181,20 @@ class Examiner:
         return [FrameCell(cell, None) if cell.refusal else FrameCell(cell, next(calls), next(looks)) for _, cell in own]
 
 
+def call_pictures(
+    reports: Iterable[FrameReport], refused: Callable[[Refusal], Prediction]
+) -> Iterator[tuple[Path, Prediction]]:
+    """Of each report on a file its path, and the call on the cell nearest to the middle; without one, the refusal of why."""
+    for report in reports:
+        assert report.path is not None
+        cell = report.middle_cell
+        if cell is not None and cell.prediction is not None:
+            yield report.path, cell.prediction
+        else:
+            refusal = report.refusal or (cell.refusal if cell else None)
+            yield report.path, refused(refusal or Refusal("empty", "no white cell was found in the picture"))
+
+
 def _scale_notes(facts: FrameParameters | None) -> Iterator[str]:
     if facts and facts.scale_note:
         yield facts.scale_note

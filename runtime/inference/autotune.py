@@ -19,7 +19,7 @@ import numpy as np
 from blastscope.runtime.backends.protocol import Workload
 from blastscope.runtime.bundle import Bundle, Golden
 from blastscope.runtime.bundle.manifest import GraphEntry
-from blastscope.runtime.errors import BlastscopeError, DeviceError, DigestMismatch, UsageError
+from blastscope.runtime.errors import BlastscopeError, Closed, DeviceError, DigestMismatch, UsageError
 from blastscope.runtime.inference.autotune_guess import OTHERWISE
 from blastscope.runtime.inference.background import DeferredTask
 from blastscope.runtime.inference.worker_pool import InferencePool
@@ -211,7 +211,7 @@ class Autotuner:
         self._work.start()
 
     def finish(self) -> None:
-        """Waits for the candidate that is being measured, and leaves the others to the next opening."""
+        """Waits for the candidate that is being measured, in as few rounds as do; the others are left to the next opening."""
         self._stop.set()
         self._work.finish(begin=False)
 
@@ -245,6 +245,8 @@ class Autotuner:
         except DigestMismatch as error:  # the bundle was replaced meanwhile: that says nothing of the candidate
             self._notes.append(f"{candidate.name} is not measured: {error}")
             return {}
+        except Closed:  # the process ends, which says nothing of the candidate
+            raise
         except BlastscopeError as error:
             self._notes.append(f"{candidate.name} is passed over: {error}")
             return {candidate.name: None}
@@ -266,7 +268,7 @@ class Autotuner:
         best = [math.inf, math.inf]
         end, number = time.monotonic() + _SECONDS, 0
         for _ in range(_ROUNDS[1]):
-            if number >= _ROUNDS[0] and time.monotonic() > end:
+            if number >= _ROUNDS[0] and (time.monotonic() > end or self._stop.is_set()):
                 break
             self._wait()
             begun = ours.begun

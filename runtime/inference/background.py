@@ -13,7 +13,10 @@ from blastscope.runtime.errors import BlastscopeError
 
 
 class DeferredTask:
-    """Does something once, in a thread of its own: `delay_s` after `start`, or sooner when `finish` waits for it."""
+    """Does something once, in a thread of its own: `delay_s` after `start`, or sooner when `finish` waits for it.
+
+    The thread doesn't keep the process from ending: whoever starts it sees to it that `finish` is called then.
+    """
 
     def __init__(self, function: Callable[[], None], name: str, *, delay_s: float = 0.0) -> None:
         self._function, self._name, self._delay_s = function, name, delay_s
@@ -25,7 +28,7 @@ class DeferredTask:
     def start(self) -> None:
         """Begins, unless it began already."""
         if self._once.acquire(blocking=False):
-            threading.Thread(target=self._wait_and_run, name=self._name).start()
+            threading.Thread(target=self._wait_and_run, name=self._name, daemon=True).start()
 
     def finish(self, *, begin: bool = True) -> None:
         """Returns when it is done. What never began is done here and now, or never without `begin`."""
@@ -54,13 +57,16 @@ Build = Callable[[Callable[[], bool]], None]  # is told whether it was cancelled
 
 
 class BackgroundBuild:
-    """A build in a thread of its own. `done` is over when the engine is in the cache, or has the reason why it isn't."""
+    """A build in a thread of its own. `done` is over when the engine is in the cache, or has the reason why it isn't.
+
+    The thread doesn't keep the process from ending: whoever starts it sees to it that `cancel` is called then.
+    """
 
     def __init__(self, build: Build, tell: Callable[[str], None], what: str) -> None:
         self.done: Future[None] = Future()
         self._build, self._tell, self._what = build, tell, what
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="blastscope-building")
+        self._thread = threading.Thread(target=self._run, name="blastscope-building", daemon=True)
         self.done.set_running_or_notify_cancel()
         self._thread.start()
 

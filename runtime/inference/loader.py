@@ -60,7 +60,9 @@ class LoadedSession:
             self.autotuner.start()
 
     def close(self) -> None:
-        """Ends the measurement, finishes the calls under way, frees the engine."""
+        """Ends the measurement, finishes the calls under way, frees the engine. In a forked child nothing."""
+        if self.lanes.inherited:
+            return  # it would wait for threads that only the parent has
         self.lanes.stop()
         if self.building:
             self.building.cancel()

@@ -19,6 +19,7 @@ from blastscope.runtime.inference.options import UnlikeTraining
 from blastscope.runtime.inference.voting import vote
 from blastscope.runtime.inference.worker_pool import InferencePool
 from blastscope.runtime.io.cpu_info import usable_threads
+from blastscope.runtime.io.image import load_pixels
 from blastscope.runtime.types import CLASSES, VOTERS, Audit, Box, Prediction, Refusal
 
 Taken = Any  # a crop, or an image as the engine's eyes take it
@@ -33,7 +34,7 @@ class Predictor(Protocol):
         ...
 
     def classify(self, image: object) -> Prediction:
-        """The call on one image. Raises `ImageError`."""
+        """The call on one image, in any form that `load_pixels` knows. Raises `ImageError`."""
         ...
 
     def classify_many(self, images: Sequence[object]) -> list[Prediction]:
@@ -148,7 +149,8 @@ class CpuPredictor:
 
     def take(self, image: object) -> Crop | Refusal:
         """See `Predictor`."""
-        return crop_cell(image, self._spec)  # type: ignore[arg-type]  # it checks
+        pixels = load_pixels(image)
+        return pixels if isinstance(pixels, Refusal) else crop_cell(pixels, self._spec)
 
     def decide(self, taken: Sequence[Crop]) -> list[Prediction]:
         """See `Predictor`."""
@@ -173,7 +175,8 @@ class GpuPredictor:
 
     def classify(self, image: object) -> Prediction:
         """See `Predictor`."""
-        return self.decide([self._eyes.take(image)])[0]
+        taken = self._take(image)
+        return self.refused(taken) if isinstance(taken, Refusal) else self.decide([taken])[0]
 
     def classify_many(self, images: Sequence[object]) -> list[Prediction]:
         """See `Predictor`."""
@@ -190,7 +193,8 @@ class GpuPredictor:
 
     def take(self, image: object) -> Taken:
         """See `Predictor`."""
-        return self._eyes.keep(self._eyes.take(image))
+        taken = self._take(image)
+        return taken if isinstance(taken, Refusal) else self._eyes.keep(taken)
 
     def decide(self, taken: Sequence[Taken]) -> list[Prediction]:
         """See `Predictor`."""
@@ -199,9 +203,13 @@ class GpuPredictor:
         calls = iter(self._ballot.count(list(boxes.values()), answers[list(boxes)]) if boxes else [])
         return [self.refused(one) if isinstance(one, Refusal) else next(calls) for one in found]
 
+    def _take(self, image: object) -> Taken | Refusal:
+        pixels = load_pixels(image)
+        return pixels if isinstance(pixels, Refusal) else self._eyes.take(pixels)
+
     def _take_or_refuse(self, image: object) -> Taken | Refusal:
         try:
-            return self._eyes.take(image)
+            return self._take(image)
         except ImageError as error:
             return Refusal("not-8-bit-rgb", str(error))
 

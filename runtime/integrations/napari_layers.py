@@ -23,6 +23,9 @@ from blastscope.runtime.io.slides.pixel_size_metadata import checked
 COLOURS: dict[str, str] = {kind: look.colour for kind, look in LOOKS.items()}
 MARK = "blastscope"  # the key in a layer's metadata by which it is known again
 BOX_WIDTH_PX, OUTLINE_WIDTH_PX, TEXT_PT = 3, 2, 11
+# of a shape that somebody adds to a layer of a report: no network has seen it
+BY_HAND = {"call": "", "probability": np.nan, "score": np.nan, "voter": "", "refusal": "", "text": "by hand"}
+BY_HAND_COLOUR = "cyan"
 
 
 def examine_layer(
@@ -71,7 +74,10 @@ def scale_of(layer: Any) -> float | None:
 
 
 def show_report(viewer: Any, layer: Any, report: FrameReport) -> None:
-    """Adds the layers of `report` over `layer`: outlines of cells and nuclei, then boxes with their texts."""
+    """Adds the layers of `report` over `layer`: outlines of cells and nuclei, then boxes with their texts.
+
+    A shape that somebody draws into one of them has no call; its text says that it is by hand.
+    """
     for old in [one for one in viewer.layers if one.metadata.get(MARK) == layer.name]:
         viewer.layers.remove(old)
     if not report.cells:
@@ -82,7 +88,7 @@ def show_report(viewer: Any, layer: Any, report: FrameReport) -> None:
     words = {"string": "{text}", "size": TEXT_PT, "color": colours, "anchor": "upper_left"}
     words["visible"] = len(report.cells) <= MOST_WORDS  # more hide the cells, until somebody has zoomed in and asks for them
     outlines = [_points(contour) for cell in report.cells for contour in (cell.found.contour, cell.found.nucleus)]
-    viewer.add_shapes(
+    drawn = viewer.add_shapes(
         outlines,
         shape_type="polygon",
         name=f"{layer.name}: outlines",
@@ -94,7 +100,7 @@ def show_report(viewer: Any, layer: Any, report: FrameReport) -> None:
         metadata={MARK: layer.name},
         **place,
     )
-    viewer.add_shapes(
+    boxes = viewer.add_shapes(
         [_corners(cell) for cell in report.cells],
         shape_type="rectangle",
         name=f"{layer.name}: cells",
@@ -107,6 +113,16 @@ def show_report(viewer: Any, layer: Any, report: FrameReport) -> None:
         metadata={MARK: layer.name, "report": report.row()},
         **place,
     )
+    for shapes in (drawn, boxes):
+        _expect_shapes_by_hand(shapes)
+        shapes.events.data.connect(lambda event: _expect_shapes_by_hand(event.source) if event.action == "adding" else None)
+
+
+def _expect_shapes_by_hand(shapes: Any) -> None:
+    """The next new shape says `BY_HAND`. napari would give it the features and colour of the last or the selected one."""
+    shapes.feature_defaults = BY_HAND
+    with shapes.block_update_properties():  # the selected ones keep their colour
+        shapes.current_edge_color = BY_HAND_COLOUR
 
 
 def features_of(report: FrameReport) -> dict[str, list[Any]]:

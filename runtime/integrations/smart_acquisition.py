@@ -1,7 +1,7 @@
 """Smart acquisition: a coarse scan, then a visit to each cell with a high score, highest first.
 
     with open_bundle() as scope:
-        done = scan_and_revisit(core, scope, useq.GridRowsColumns(rows=4, columns=4, ...), plan=RevisitPlan(most=12))
+        done = scan_and_revisit(core, scope, useq.GridRowsColumns(rows=4, columns=4), plan=RevisitPlan(most=12))
         for visit in done.visits:
             print(visit.suspect.score, visit.suspect.stage_um, visit.offset_um, visit.report.counts)
 
@@ -25,6 +25,7 @@ from blastscope.runtime.frames.types import FrameCell, FrameReport, FrameSpecifi
 from blastscope.runtime.integrations.camera_format import CameraFormat
 from blastscope.runtime.integrations.micromanager import CameraListener
 from blastscope.runtime.integrations.protocols import StreamFactory
+from blastscope.runtime.integrations.scan_plan import gives_frame, scan_events
 from blastscope.runtime.integrations.stage_transform import Place, StageMap, offset_um
 from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.runtime.types import Box, RefusalCode
@@ -32,6 +33,8 @@ from blastscope.runtime.types import Box, RefusalCode
 if TYPE_CHECKING:
     from pymmcore_plus import CMMCorePlus
     from useq import MDAEvent
+
+    from blastscope.runtime.integrations.scan_plan import ScanPlan
 
 VISIT = "blastscope-visit"  # the key in an event's metadata that tells a visit from the scan
 LOOK_S = 0.002  # between two looks at what came; a stage takes a hundred times as long
@@ -89,23 +92,26 @@ class SmartScan:
 def scan_and_revisit(
     core: CMMCorePlus,
     scope: StreamFactory,
-    scan: Iterable[MDAEvent],
+    scan: ScanPlan,
     *,
     plan: RevisitPlan | None = None,
     on_report: Callable[[FrameReport], object] | None = None,
 ) -> SmartScan:
     """Runs `scan` on `core`, examines its frames, and visits the suspicious cells. Returns when all of it is done.
 
-    `core.mda.cancel()` ends it. `on_report` is told of each frame of the scan and of each visit; what it raises stops
-    nothing. Raises what the engine raises, once the acquisition has ended.
+    `scan` is a `useq.MDASequence`, a grid of useq's, which is laid around the place where the stage is, or single events. A
+    grid that states no field of view gets the camera's. `core.mda.cancel()` ends it. `on_report` is told of each frame of the
+    scan and of each visit; what it raises stops nothing. Raises `UsageError` for a scan whose places can't be known
+    (`scan_plan.scan_events`), and what the engine raises, once the acquisition has ended.
     """
     plan = plan or RevisitPlan()
+    events = scan_events(core, scan)
     seen, chosen = _Seen(plan, on_report), list[Candidate]()
     with CameraListener(scope, seen.take, camera=plan.camera, spec=plan.frames, queue=plan.queue) as listener:
         core.mda.events.frameReady.connect(listener.frameReady)
         feed = _Feed(core, listener, plan)
         try:
-            feed.put_all(scan)
+            feed.put_all(events)
             chosen += seen.chosen()
             feed.put_all(visit_event(suspect, number, plan) for number, suspect in enumerate(chosen))
         finally:
@@ -222,7 +228,7 @@ class _Feed:
             self._wait(lambda: self._on_the_way() < self._plan.queue)
             if self.cancelled:
                 return
-            self._asked += 1
+            self._asked += gives_frame(event)
             self._events.put(event)
         self._wait(lambda: self._on_the_way() == 0)
 

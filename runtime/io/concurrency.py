@@ -1,20 +1,142 @@
-"""`parallel_map`: work on many strips of one frame, on all the cores that the process may use."""
+"""`ThreadPool`, and work spread over its threads: `parallel_map` over parts of one frame, `ordered_map` over many items."""
 
 from __future__ import annotations
 
+import sys
 import threading
+import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import TypeVar
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
+from blastscope.runtime.errors import Closed
 from blastscope.runtime.io.cpu_info import usable_threads
 
-SPREAD_PIXELS = 600_000  # fewer are seen by one thread before a second one has started
-
+T = TypeVar("T")
+R = TypeVar("R")
 Item = TypeVar("Item")
+
+AT_EXIT_S = 10.0  # that a process waits at its end for a job that hangs
+
+
+class ThreadPool:
+    """At most `count` threads that take up jobs in their order.
+
+    `concurrent.futures` has the same, but takes no job once the main thread has ended, though other threads of the program may
+    go on. What was handed over is finished when the process ends; a job that hangs then is left behind after 10 seconds.
+    """
+
+    def __init__(self, count: int, name: str) -> None:
+        self._count, self._name = count, name
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._lock = threading.Lock()
+        self._end = weakref.finalize(self, _end_forgotten, self._jobs, self._threads)
+
+    def submit(self, function: Callable[..., R], *words: Any) -> Future[R]:
+        """The future of `function(*words)`. Raises `Closed` after `close`, and once no thread can be begun any more."""
+        job = _Job(function, words)
+        with self._lock:
+            if not self._end.alive:
+                raise Closed("the threads have ended: the handle is closed, or the process ends")
+            self._threads[:] = [thread for thread in self._threads if thread.is_alive()]  # which began, and in this process
+            if len(self._threads) < self._count:
+                self._begin_thread()
+            self._jobs.put(job)
+        return job.future
+
+    def map(self, function: Callable[..., R], *items: Iterable[Any]) -> list[R]:
+        """`function` of each item, or of one of each kind, in order. The first that fails, in that order, raises."""
+        jobs = [self.submit(function, *words) for words in zip(*items, strict=True)]
+        try:
+            return [job.result() for job in jobs]
+        finally:
+            for job in jobs:
+                job.cancel()
+
+    def close(self, timeout: float | None = None) -> bool:
+        """Takes no more jobs, and returns when the others are done; False when time was up. Safe to call twice."""
+        with self._lock:
+            if self._end.detach():
+                _dismiss(self._jobs, self._threads)
+        return _joined(self._threads, timeout)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _begin_thread(self) -> None:
+        name = f"{self._name}-{len(self._threads)}"
+        # daemons, so that idle ones don't keep the process from ending: `_end_forgotten` waits for the others
+        thread = threading.Thread(target=_serve, args=(self._jobs,), name=name, daemon=True)
+        self._threads.append(thread)  # before it runs: every thread that runs must be dismissed
+        try:
+            thread.start()
+        except RuntimeError as error:  # the process ends, or may have no more threads
+            self._threads.remove(thread)
+            if not self._threads:
+                raise Closed(f"no thread can be begun: {error}") from error
+
+
+class _Job:
+    """A call that waits for a thread."""
+
+    def __init__(self, function: Callable[..., Any], words: tuple[Any, ...]) -> None:
+        self.future: Future[Any] = Future()
+        self._function, self._words = function, words
+
+    def run(self) -> None:
+        future = self.future
+        if not future.set_running_or_notify_cancel():
+            return
+        try:
+            result = self._function(*self._words)
+        except BaseException as error:  # noqa: BLE001 whatever it is, it belongs to whoever waits for the result
+            future.set_exception(error)
+            del self, future  # the error keeps this frame, which would keep the error
+        else:
+            future.set_result(result)
+
+
+def _serve(jobs: SimpleQueue[_Job | None]) -> None:
+    while (job := jobs.get()) is not None:
+        job.run()
+        del job  # a thread that waits keeps nothing of the last job
+
+
+def _dismiss(jobs: SimpleQueue[_Job | None], threads: Sequence[threading.Thread]) -> None:
+    for _ in threads:
+        jobs.put(None)
+
+
+def _end_forgotten(jobs: SimpleQueue[_Job | None], threads: Sequence[threading.Thread]) -> None:
+    """Ends the threads of a pool that was collected, or that is still there when the process ends."""
+    _dismiss(jobs, threads)
+    if not threading.main_thread().is_alive():
+        _joined(threads, AT_EXIT_S)
+
+
+def _joined(threads: Sequence[threading.Thread], timeout: float | None) -> bool:
+    """Whether all `threads` ended in time."""
+    until = None if timeout is None else time.monotonic() + timeout
+    for thread in threads:
+        # a pool may be closed by a job of its own; and nothing runs any more once the interpreter is taken down
+        if thread.ident not in (None, threading.get_ident()) and not sys.is_finalizing():
+            thread.join(None if until is None else max(0.0, until - time.monotonic()))
+            if thread.is_alive():
+                return False
+    return True
+
+
+SPREAD_PIXELS = 600_000  # fewer are seen by one thread before a second one has started
 
 
 def threads_for(pixels: int, threads: int | None) -> int | None:
@@ -38,7 +160,7 @@ def parallel_map(function: Callable[[Item], object], items: Sequence[Item], thre
     if workers == 1:
         return work(shares[0])
     # handing out single items cost what the second thread gained
-    with ThreadPoolExecutor(workers - 1, "blastscope-strips") as pool:
+    with ThreadPool(workers - 1, "blastscope-strips") as pool:
         others = [pool.submit(work, share) for share in shares[1:]]
         work(shares[0])
         for other in others:
@@ -73,10 +195,6 @@ class Allowance:
                 self._changed.notify_all()
 
 
-T = TypeVar("T")
-R = TypeVar("R")
-
-
 class SingleThread:
     """Runs what several threads hand over in one thread of its own, one after the other.
 
@@ -85,7 +203,7 @@ class SingleThread:
     """
 
     def __init__(self, name: str) -> None:
-        self._pool = ThreadPoolExecutor(1, name)
+        self._pool = ThreadPool(1, name)
 
     def run(self, function: Callable[[], R]) -> R:
         """`function()`, once its turn has come."""
@@ -105,7 +223,7 @@ def ordered_map(
     and waits for what has: `leave`, which is called before, may shorten that.
     """
     line: deque[tuple[T, Future[R]]] = deque()
-    with ThreadPoolExecutor(workers, "blastscope-files") as pool:
+    with ThreadPool(workers, "blastscope-files") as pool:
         try:
             for item in items:
                 line.append((item, pool.submit(function, item)))
@@ -125,3 +243,8 @@ def ordered_map(
 def _result(line: deque[tuple[T, Future[R]]]) -> tuple[T, R]:
     item, future = line.popleft()
     return item, future.result()
+
+
+def keeping(owner: object, items: Iterator[T]) -> Iterator[T]:
+    """`items`, by an iterator that keeps `owner` alive until its end."""
+    yield from items

@@ -1,17 +1,70 @@
-"""Images at the door: arrays are checked here, and files decoded unchanged or refused."""
+"""Images at the door: arrays are checked here, and files and encoded bytes decoded unchanged or refused."""
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.errors import ImageError
-from blastscope.runtime.io.image_decode import NO_MEMORY, decode_picture, read_content, read_whole_header
+from blastscope.runtime.errors import ImageError, UsageError
+from blastscope.runtime.io.image_decode import NO_MEMORY, OPAQUE, decode_picture, read_content, read_whole_header
 from blastscope.runtime.io.slides.container import HEAD_BYTES, TIFF_MAGIC, container_of
 from blastscope.runtime.io.slides.slide import decode_tiff, open_tiff
 from blastscope.runtime.types import Refusal
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    # what a cell may be handed over as
+    ImageSource = NDArray[np.uint8] | Path | str | bytes | bytearray | memoryview | Image
+
+
+def load_pixels(image: object) -> Any | Refusal:
+    """The pixels of a path, of a file's bytes or of a PIL image; or why there are none. Anything else as it is, unchecked.
+
+    Raises `ImageError` for a PIL image that isn't one whole 8-bit RGB image.
+    """
+    if isinstance(image, np.ndarray):
+        return image
+    if isinstance(image, str | os.PathLike):
+        return read_image(os.fspath(image))
+    if isinstance(image, bytes | bytearray | memoryview):
+        return decode(bytes(image))
+    pillow = sys.modules.get("PIL.Image")  # not imported: nobody has an image of it otherwise
+    return _pillow_pixels(image) if pillow and isinstance(image, pillow.Image) else image
+
+
+def list_images(images: Iterable[Any]) -> list[Any]:
+    """`images`. Raises `UsageError` for a single one: its rows, or its letters, would be taken for images."""
+    if isinstance(images, str | os.PathLike | bytes | bytearray | memoryview) or getattr(images, "ndim", 4) < 4:
+        raise UsageError("one image is given where several are asked for: put it into a list, or call classify")
+    try:
+        return list(images)
+    except TypeError as error:
+        raise UsageError(f"images must be iterable, not '{type(images).__name__}'; for one image there is classify") from error
+
+
+def _pillow_pixels(image: Any) -> NDArray[np.uint8]:
+    """The pixels of a PIL image, as those of its file would be read: upright, without an alpha that is opaque everywhere."""
+    from PIL.ImageOps import exif_transpose
+
+    if image.mode not in ("RGB", "RGBA") or "transparency" in image.info:
+        kind = f"'{image.mode}'" if image.mode != "RGB" else "RGB with a transparent colour"
+        raise ImageError(f"a PIL image must be 8-bit RGB, not {kind}: convert it with image.convert('RGB'), if you know how")
+    if getattr(image, "n_frames", 1) > 1:
+        raise ImageError(f"a PIL image of {image.n_frames} frames: hand over the one that you mean, as image.copy()")
+    try:
+        pixels = np.asarray(exif_transpose(image), np.uint8)
+    except (OSError, SyntaxError, ValueError) as error:  # it reads its file only now
+        raise ImageError(f"a PIL image can't be decoded: {error}") from error
+    if pixels.shape[2] == 4 and not (pixels[..., 3] == OPAQUE).all():
+        raise ImageError("a PIL image's alpha isn't opaque everywhere: lay it on black yourself, if that is what you mean")
+    return pixels[..., :3]
 
 
 def check_array(image: object) -> NDArray[np.uint8]:

@@ -45,7 +45,9 @@ def read_content(path: Path | str) -> bytes | Refusal:
 def refused_folder(path: Path) -> Refusal:
     """Why a folder is no image. One that can't be looked into stands for the images that it may hold."""
     readable = os.access(path, os.R_OK | os.X_OK)
-    return Refusal("undecodable", "a folder, not a file" if readable else "a folder that can't be looked into")
+    return Refusal(
+        "undecodable", "a folder, not a file, or one without an image" if readable else "a folder that can't be looked into"
+    )
 
 
 def read_whole_header(content: bytes) -> Header | Refusal:

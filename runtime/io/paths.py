@@ -52,18 +52,34 @@ def left_out(passed: PassedOver) -> Iterator[str]:
         yield f"left out of the folders, by their suffix: {passed} (name a file itself to have it tried)"
 
 
-def find_images(paths: Iterable[Path | str], *, passed: PassedOver | None = None) -> list[Path]:
+def find_images(paths: Path | str | Iterable[Path | str], *, passed: PassedOver | None = None) -> list[Path]:
     """The images that `paths` name, in the order given: files as they are, folders as the image files below them, sorted.
 
-    Files in folders that aren't taken are noted in `passed`.
+    A single folder needs no list around it. Files in folders that aren't taken are noted in `passed`.
 
     A file is taken whatever its suffix, a path with nothing behind it too, and a folder that can't be looked into: classifying
     gives each a refusal. Raises `DataError` for a folder without an image.
     """
     found: list[Path] = []
-    for path in as_paths(paths):
-        found += _images_below(path, PassedOver() if passed is None else passed) if path.is_dir() else [path]
+    passed = PassedOver() if passed is None else passed
+    for path in _one_folder_or_paths(paths):
+        images = _images_below(path, passed) if path.is_dir() else [path]
+        if not images:
+            raise nothing_in(path, "image", SUFFIXES, passed)
+        found += images
     return found
+
+
+def each_image(paths: Path | str | Iterable[Path | str]) -> Iterator[Path]:
+    """The same one after the other, as `paths` gives them; a folder without an image stands for itself."""
+    several = _one_folder_or_paths(paths)  # what is no path at all is said now
+    return (image for path in several for image in ((path.is_dir() and _images_below(path, PassedOver())) or [path]))
+
+
+def _one_folder_or_paths(paths: Path | str | Iterable[Path | str]) -> Iterator[Path]:
+    if isinstance(paths, str | os.PathLike) and Path(paths).is_dir():
+        return iter([Path(paths)])
+    return as_paths(paths)
 
 
 def _images_below(folder: Path, passed: PassedOver) -> list[Path]:
@@ -75,8 +91,6 @@ def _images_below(folder: Path, passed: PassedOver) -> list[Path]:
                 passed.note(name)
             elif not name.startswith("."):
                 images.append(Path(place) / name)
-    if not (images or unread):
-        raise nothing_in(folder, "image", SUFFIXES, passed)
     return sorted([*images, *unread])
 
 
@@ -86,7 +100,7 @@ def nothing_in(folder: Path, kind: str, suffixes: Sequence[str], passed: PassedO
     return DataError(folder, f"holds no {kind}: looked for {', '.join(suffixes)}{instead}")
 
 
-def as_paths(paths: Iterable[Path | str]) -> Iterator[Path]:
+def as_paths(paths: Path | str | Iterable[Path | str]) -> Iterator[Path]:
     """Each of `paths`. Raises `UsageError` for a single one: its letters would be taken for paths."""
     if isinstance(paths, str | bytes | os.PathLike):
         raise UsageError(f"'{os.fsdecode(paths)}' is one path where several are asked for: put it into a list")

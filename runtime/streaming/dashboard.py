@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import io
 import ipaddress
 import json
 import logging
@@ -24,10 +25,10 @@ from urllib.parse import parse_qs
 from blastscope.runtime.errors import UsageError
 from blastscope.runtime.evaluation.drift import Drift
 from blastscope.runtime.frames.types import FrameReport
+from blastscope.runtime.streaming.connections import ANSWER_S, Connections, DeadlineReader
 from blastscope.runtime.streaming.frame_buffer import FrameBuffer
 from blastscope.runtime.streaming.stream import Stream
 
-CONNECTIONS = 128  # each is a thread; a viewer has two or three
 FILES = {
     "/": ("page.html", "text/html"),
     "/page.js": ("page.js", "text/javascript"),
@@ -64,7 +65,7 @@ class PageServer(ThreadingHTTPServer):
         self.closing = False
         static = files(__package__) / "static"
         self.pages = {path: ((static / name).read_bytes(), kind) for path, (name, kind) in FILES.items()}
-        self._room = threading.BoundedSemaphore(CONNECTIONS)
+        self.connections = Connections()
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         super().__init__((host, port), Viewer)
         self.loopback = ipaddress.ip_address(str(self.server_address[0])).is_loopback
@@ -86,8 +87,8 @@ class PageServer(ThreadingHTTPServer):
         return address.is_loopback or not self.loopback
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Takes a connection, if there is room for one more."""
-        if self._room.acquire(blocking=False):
+        """Takes a connection, if there is room for one more, or can be made."""
+        if self.connections.admit(request, str(client_address[0])):
             super().process_request(request, client_address)
         else:
             self.shutdown_request(request)
@@ -97,7 +98,7 @@ class PageServer(ThreadingHTTPServer):
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._room.release()
+            self.connections.leave(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A viewer who goes away in the middle of an answer is no error."""
@@ -111,10 +112,22 @@ class Viewer(BaseHTTPRequestHandler):
     server: PageServer
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "blastscope", ""
-    timeout = 30.0
+
+    def setup(self) -> None:
+        """Reads by a deadline for the whole request: a timeout for each byte is none."""
+        super().setup()
+        self._reader = DeadlineReader(self.connection)
+        self.rfile = io.BufferedReader(self._reader)  # type: ignore[type-var]  # its `readinto` takes any buffer
+
+    def handle_one_request(self) -> None:
+        """Waits for a request, and answers it."""
+        self._reader.restart()
+        self.server.connections.wait_for(self.connection, waits=True)
+        super().handle_one_request()
 
     def do_GET(self) -> None:
         """Answers a request."""
+        self.server.connections.wait_for(self.connection, waits=False)
         hosts = self.headers.get_all("Host", [])
         if len(hosts) != 1 or not self.server.knows(hosts[0]):
             self._send(HTTPStatus.FORBIDDEN, b"this page is served to this machine under its own name", "text/plain")
@@ -152,6 +165,8 @@ class Viewer(BaseHTTPRequestHandler):
             self._send(HTTPStatus.OK, content, "image/jpeg")
 
     def _send(self, status: HTTPStatus, content: bytes, kind: str) -> None:
+        self.connection.settimeout(ANSWER_S)
+        self.server.connections.wait_for(self.connection, waits=True)
         self.send_response(status)
         for name, value in HEADERS.items():
             self.send_header(name, value)

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from blastscope.runtime.errors import Closed, ImageError
+from blastscope.runtime.errors import Closed, ImageError, UsageError
 from blastscope.runtime.io.image import check_array
 from blastscope.runtime.types import Refusal
 
@@ -34,10 +34,15 @@ class BoundedQueue(Generic[T]):
         """Whether the next `put` has to wait, or drops something."""
         return len(self._items) >= self._limit
 
-    def put(self, item: T) -> list[T]:
-        """Adds `item`, and gives back what had to give way. Without leave to drop it waits for room. Raises `Closed`."""
+    def put(self, item: T, *, may_wait: bool = True) -> list[T]:
+        """Adds `item`, and gives back what had to give way. Without leave to drop it waits for room.
+
+        Raises `Closed`, and `UsageError` where it had to wait and mustn't.
+        """
         with self._state:
             if not self._drops_oldest:
+                if self.full and not may_wait and not self._ended:
+                    raise UsageError("a stream's callback can't wait for room in the stream: it would wait for itself")
                 self._state.wait_for(lambda: self._ended or not self.full)
             if self._ended:
                 raise Closed("the stream has stopped: start another")

@@ -20,7 +20,8 @@ class StreamStats:
     """A stream at one moment. `taken` is always the sum of `reported`, `dropped` and `waiting`.
 
     `state` is 'device-lost' from `DeviceLost` until a frame succeeds again, which takes a `Scope.reopen`; 'ended' when the
-    source was at its end, 'stopped' by `stop`, 'closed' with the handle. These three are final: everything is told by then.
+    source was at its end, 'stopped' by `stop`, 'closed' with the handle. These three are final: everything is told by then, but
+    the report with which a callback hung when the stream was stopped.
     """
 
     state: StreamState

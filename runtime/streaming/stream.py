@@ -9,6 +9,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Protocol, Self, get_args
@@ -26,6 +27,9 @@ OnError = Callable[[StreamFailure], object]
 REPORTS = 2  # that wait for a consumer: enough to even out its pace, and no more old news
 SOURCE_ERRORS = 8  # that a source may raise in a row, without a frame between them, before it counts as ended
 SOURCE_PATIENCE_S = 5.0  # for a source that is in the middle of a frame when the stream stops
+CONSUMER_PATIENCE_S = 30.0  # for a callback that is at work then, where what waits is still to be told
+HURRY_S = 5.0  # for one where it isn't
+LOOK_S = 0.1
 LOG = logging.getLogger(__name__)
 
 
@@ -69,11 +73,11 @@ class Stream:
             raise UsageError(f"when_full '{when_full}' is not known: say {' or '.join(get_args(WhenFull))}")
         line: BoundedQueue[_Taken] = BoundedQueue(queue, drops_oldest=when_full == "drop-oldest")
         run = self._run = _Run(examine, on_report, on_error, line, StatsRecorder(queue))
-        self._pulls, self._process = frames is not None, os.getpid()
+        self._pulls, self._blocks, self._process = frames is not None, when_full == "block", os.getpid()
         keep = self if self._pulls else None
         self._threads = [_thread("examine", run.examine_all), _thread("report", run.tell_all, keep)]
         self._puller = _thread("source", run.pull, _iterator(frames)) if frames is not None else None
-        weakref.finalize(self, run.stop, drain=True)
+        weakref.finalize(self, run.stop_forgotten, self._process)
         for thread in [*self._threads, *([self._puller] if self._puller else [])]:
             thread.start()
 
@@ -86,14 +90,17 @@ class Stream:
         """Hands over a frame: (H, W, 3) uint8 RGB, or a `Frame`. When this returns, its buffer may be used again.
 
         With 'drop-oldest' it takes as long as the copy, whatever the networks and the consumer do; with 'block' it waits for
-        room. What is no such array is reported with a refusal. Raises `Closed` once the stream has stopped.
+        room. What is no such array is reported with a refusal. Raises `Closed` once the stream has stopped, and `UsageError` in
+        a callback of this stream that would have to wait for room.
         """
         if os.getpid() != self._process:
             raise UsageError("a stream doesn't survive a fork: open the bundle in the child, and stream there")
         if self._pulls:
             raise UsageError("this stream takes its frames from its source: put goes with frames=None")
         given = as_frame(frame)
-        self._run.take(replace(given, id=given.id if id is None else id, metadata=metadata or given.metadata))
+        may_wait = not (self._blocks and threading.current_thread() in self._own)
+        whole = replace(given, id=given.id if id is None else id, metadata=metadata or given.metadata)
+        self._run.take(whole, may_wait=may_wait)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Waits until the source has ended, or without a source until no frame is on its way; False when time was up.
@@ -104,19 +111,37 @@ class Stream:
             raise UsageError("a stream's callback can't wait for the stream: it would wait for itself")
         return self._run.ledger.wait(idle=not self._pulls, timeout=timeout)
 
-    def stop(self, *, drain: bool = True) -> None:
+    def stop(self, *, drain: bool = True) -> bool:
         """Takes no more frames, and returns when the threads have ended. Safe to call twice, and from everywhere.
 
         Frames and reports that wait are told first, or dropped with `drain=False`; the second call may cut the first one short.
-        In a callback it returns at once, and the stream ends by itself. A source that hangs is left behind after 5 seconds.
+        In a callback it returns at once, and the stream ends by itself.
+
+        Returns whether the threads have ended. One that hangs is left behind, and what waits is dropped: a callback that hasn't
+        returned after 30 seconds, or 5 with `drain=False`, and a source after 5 seconds.
         """
         self._run.stop(drain=drain)
         if threading.current_thread() in self._own:
-            return
-        for thread in self._threads:
-            thread.join()
+            return False
+        ended = self._join_threads(drain=drain)
         if self._puller:
             self._puller.join(SOURCE_PATIENCE_S)
+        return ended and not (self._puller and self._puller.is_alive())
+
+    def _join_threads(self, *, drain: bool) -> bool:
+        """Whether the threads ended before one of them hung in a callback."""
+        began = time.monotonic()
+        while alive := [thread for thread in self._threads if thread.is_alive()]:
+            hanging = self._run.in_callbacks_since(began, CONSUMER_PATIENCE_S if drain else HURRY_S)
+            at_work = [thread for thread in alive if thread.ident not in hanging]
+            if hanging:
+                self._run.stop(drain=False)
+            if not at_work:
+                LOG.warning("a stream's callback hasn't returned, and its thread is left behind")
+                self._run.ledger.enter("stopped")
+                return False
+            at_work[0].join(LOOK_S)
+        return True
 
     def __enter__(self) -> Self:
         return self
@@ -147,21 +172,26 @@ class _Run:
         self._number = 0
         self._door = threading.Lock()  # the numbers of frames follow their order
         self._stopped, self._closed = threading.Event(), threading.Event()
+        self._in_callbacks: dict[int, float] = {}  # threads, and since when
 
-    def take(self, frame: Frame) -> None:
-        """Puts a copy of `frame` into the line. Raises `Closed`."""
+    def take(self, frame: Frame, *, may_wait: bool = True) -> None:
+        """Puts a copy of `frame` into the line. Raises `Closed`, and `UsageError` where it had to wait and mustn't."""
         at = time.perf_counter()
         taken = _Taken(own(frame), at)
-        with self._door:
+        if not self._door.acquire(blocking=may_wait):  # somebody waits for room behind it
+            raise UsageError("a stream's callback can't wait for room in the stream: it would wait for itself")
+        try:
             if frame.id is None:
                 taken = taken._replace(frame=replace(taken.frame, id=self._number))
             self.ledger.count(taken=1)  # before the others can count it
             try:
-                gone = self._frames.put(taken)
-            except Closed:
+                gone = self._frames.put(taken, may_wait=may_wait)
+            except (Closed, UsageError):
                 self.ledger.count(taken=-1)
                 raise
             self._number += 1
+        finally:
+            self._door.release()
         if gone:
             self.ledger.count(dropped=len(gone))
 
@@ -172,6 +202,11 @@ class _Run:
         if not drain:
             gone += len(self._reports.end(keep=False))
         self.ledger.count(dropped=gone)
+
+    def stop_forgotten(self, process: int) -> None:
+        """The same for a handle that was collected; nothing in a forked child, whose locks may be held by threads it hasn't."""
+        if os.getpid() == process:
+            self.stop(drain=True)
 
     def pull(self, source: Iterator[Any]) -> None:
         """The first thread: from the source into the line."""
@@ -207,11 +242,25 @@ class _Run:
         while (told := self._reports.get()) is not None:
             latency_ms = 1e3 * (time.perf_counter() - told.at)
             try:
-                self._on_report(told.report)
+                with self._calling_out():
+                    self._on_report(told.report)
             except BaseException as error:  # noqa: BLE001 the consumer's mistake isn't the stream's
                 self._failed(StreamFailure("on_report", error, told.report.id, told.report.metadata))
             self.ledger.told(latency_ms, refused=told.report.refusal is not None)
         self.ledger.enter("closed" if self._closed.is_set() else "stopped" if self._stopped.is_set() else "ended")
+
+    def in_callbacks_since(self, began: float, patience_s: float) -> set[int]:
+        """The threads that have been in a callback for longer than `patience_s`, counted from `began` at the earliest."""
+        now = time.monotonic()
+        return {thread for thread, since in list(self._in_callbacks.items()) if now - max(since, began) > patience_s}
+
+    @contextmanager
+    def _calling_out(self) -> Iterator[None]:
+        self._in_callbacks[threading.get_ident()] = time.monotonic()
+        try:
+            yield
+        finally:
+            self._in_callbacks.pop(threading.get_ident(), None)
 
     def _examined(self, frame: Frame) -> FrameReport:
         if isinstance(frame.pixels, Refusal):
@@ -238,7 +287,8 @@ class _Run:
                 LOG.warning("a stream's %s failed: %s", failure.where, failure.error, exc_info=failure.error)
             return
         try:
-            self._on_error(failure)
+            with self._calling_out():
+                self._on_error(failure)
         except BaseException as error:  # noqa: BLE001 there is nobody left to tell
             self.ledger.fail(error)
 

@@ -18,6 +18,7 @@ from blastscope.cli import app
 from blastscope.cli.tables import json_text
 from blastscope.runtime.bundle import read_bundle
 from blastscope.runtime.errors import Closed, DeviceError
+from blastscope.runtime.types import PredictionRow
 from blastscope.train.progress import Progress
 
 RUNNER = CliRunner()
@@ -48,18 +49,9 @@ def test_classify_prints_a_line_of_json_an_image_in_the_order_given(bundle: Path
     rows = [json.loads(line) for line in result.stdout.splitlines()]
     assert result.exit_code == 0
     assert [row["path"] for row in rows] == [str(path) for path in paths]
-    assert set(rows[0]) == {
-        "path",
-        "label",
-        "probability",
-        "voter",
-        "probabilities",
-        "decided_early",
-        "novelty",
-        "set",
-        "box",
-        "refusal",
-    }
+    assert set(rows[0]) == {"path", *PredictionRow.__annotations__}
+    assert rows[0]["score"] == rows[0]["probabilities"][rows[0]["voter"]]["all"]
+    assert rows[0]["audit"]["bundle"] == read_bundle(bundle).digest
     assert set(rows[0]["probabilities"]) == {"a", "b", "combined"}
     assert rows[0]["probability"] == rows[0]["probabilities"][rows[0]["voter"]][rows[0]["label"]]
 
@@ -70,6 +62,7 @@ def test_a_bad_file_is_refused_by_name_and_the_batch_goes_on(bundle: Path, image
     rows = [json.loads(line) for line in result.stdout.splitlines()]
     assert result.exit_code == 1
     assert [row["refusal"] for row in rows] == [None, "undecodable", None]
+    assert [row["detail"] for row in rows] == [None, "the file is empty", None]
     assert rows[1]["label"] is None
     assert "1 of 3 images refused" in result.stderr
 
@@ -181,7 +174,8 @@ def test_verify_passes_a_good_bundle_and_says_what_it_compared(bundle: Path) -> 
 def test_pack_gives_a_zip_that_answers_as_the_folder_does(bundle: Path, images: Path, tmp_path: Path) -> None:
     packed = tmp_path / "tiny.zip"
     assert run("pack", bundle, packed).exit_code == 0
-    rows = [run("classify", images, "--bundle", path, "--json", "--precision", "fp32").stdout for path in (bundle, packed)]
+    words = ("--json", "--precision", "fp32", "--layout", "fused")
+    rows = [run("classify", images, "--bundle", path, *words).stdout for path in (bundle, packed)]
     assert rows[0] == rows[1]
 
 

@@ -16,7 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from blastscope.cli import app
-from blastscope.runtime import session as scope
+from blastscope.runtime.evaluation import validation_record
 from blastscope.runtime.frames.report.theme import VALIDATED
 
 PATIENCE_S = 30.0
@@ -82,7 +82,7 @@ def test_a_site_that_validated_its_frames_is_not_warned_of_the_scope(
 ) -> None:
     result = live("--source", folder, "--bundle", bundle, "--until-end", "--validation", tmp_path / "none.json")
     assert (result.exit_code, "none.json" in result.stderr) == (2, True)
-    monkeypatch.setattr(scope, "_record", lambda path: Passed() if path else None)
+    monkeypatch.setattr(validation_record, "read_validation", lambda _: Passed())
     result = live("--source", folder, "--bundle", bundle, "--until-end", "--json", "--validation", tmp_path / "passed.json")
     assert [json.loads(line)["validated"] for line in result.stdout.splitlines()] == [True, True], result.stderr
     assert VALIDATED in result.stderr

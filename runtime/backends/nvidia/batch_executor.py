@@ -22,7 +22,7 @@ from blastscope.runtime.backends.protocol import ANSWER_SHAPES, BatchResult
 from blastscope.runtime.crop import CropSpecification
 from blastscope.runtime.cuda.kernels.crop_launch_plan import MOST_PX, CropPlan, VerdictRow, box_of, refusal_of
 from blastscope.runtime.cuda.memory import DeviceImage, Image, aligned, pixel_bytes, stage
-from blastscope.runtime.cuda.protocol import Gpu
+from blastscope.runtime.cuda.protocol import Gpu, Recording
 
 USUAL_PX = 512  # longest side that room is made for at first: C-NMC's images have 450
 _ANSWER = max(map(math.prod, ANSWER_SHAPES.values())) * 4  # bytes that a cell's answer takes at most
@@ -38,6 +38,7 @@ class BatchExecutor:
         self._kept, self._roomy = ExitStack(), ExitStack()  # what is held for good, and until larger images come
         self._verdicts_at = aligned(batch * _ANSWER)
         self._staged = 0  # bytes that the recorded upload copies
+        self._at_work = False  # the last launch was not waited for: an exception of a signal handler broke it off
         try:
             plan = CropPlan.make(spec, batch, USUAL_PX)
             self._crops = self._allocate(self._kept, plan.crops_bytes)
@@ -53,30 +54,30 @@ class BatchExecutor:
 
     def look(self, images: Sequence[Image]) -> BatchResult:
         """What the crop kernels and the network say of 1 to `batch` images."""
+        self._settle()
         self._reserve(images)
         size = stage(images, self._staging, self.batch, self._inbox)
         for stream in {image.stream for image in images if isinstance(image, DeviceImage) and image.stream is not None}:
             self._gpu.follow(self._stream, stream)
         if size != self._staged:
+            self._staged = 0  # unknown until it is done
             self._from_pixels.resize(self._inbox, size)
             self._staged = size
-        self._from_pixels.launch()
-        self._gpu.wait(self._stream)
+        self._run(self._from_pixels)
         rows = self._answers[self._verdicts_at :].view(VerdictRow)
         found = [refusal_of(row, self._spec, image.shape) or box_of(row) for row, image in zip(rows, images, strict=False)]
         return BatchResult(found, self._answered(len(images)))
 
     def infer(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Answers (n, R, 2) on 1 to `batch` crops (n, S, S, 3) from the host."""
+        self._settle()
         self._staging[: crops.size].reshape(crops.shape)[...] = crops
-        self._from_crops.launch()
-        self._gpu.wait(self._stream)
+        self._run(self._from_crops)
         return self._answered(len(crops))
 
     def repeat(self) -> None:
         """Does the work of the last `look` once more, with nothing of the host in it: what the device takes for it."""
-        self._from_pixels.launch()
-        self._gpu.wait(self._stream)
+        self._run(self._from_pixels)
 
     def crops(self, count: int) -> NDArray[np.uint8]:
         """The crops (count, S, S, 3) that the last `look` made, for those who check them: an extra trip to the host."""
@@ -90,6 +91,18 @@ class BatchExecutor:
         """Gives everything back. Safe to call twice."""
         self._roomy.close()
         self._kept.close()
+
+    def _run(self, recorded: Recording) -> None:
+        self._at_work = True
+        recorded.launch()
+        self._gpu.wait(self._stream)
+        self._at_work = False
+
+    def _settle(self) -> None:
+        """Before the host writes where the device may still be reading."""
+        if self._at_work:
+            self._gpu.wait(self._stream)
+            self._at_work = False
 
     def _answered(self, count: int) -> NDArray[np.float32]:
         size = count * math.prod(self.answer_shape) * 4

@@ -7,7 +7,6 @@ dynamic batch, and larger batches save nothing. stream_layout.py says what of th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from itertools import accumulate
@@ -34,6 +33,7 @@ from blastscope.runtime.backends.protocol import (
 )
 from blastscope.runtime.backends.uint8_activations import with_uint8_activations
 from blastscope.runtime.errors import DeviceError, EngineError
+from blastscope.runtime.io.concurrency import ThreadPool
 from blastscope.runtime.io.cpu_info import usable_threads
 from blastscope.runtime.types import Execution, Layout
 
@@ -214,8 +214,8 @@ def _two_at_a_time(
     load: Callable[[T, dict[str, Any]], Any | None], sources: Sequence[T], settings: Sequence[dict[str, Any]]
 ) -> list[Any | None]:
     """Every part loaded, two at a time: A and B cost almost all of it, and the library loads a network with one thread."""
-    with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(load, sources, settings))
+    with ThreadPool(2, "blastscope-load") as pool:
+        return pool.map(load, sources, settings)
 
 
 def _read_back(networks: Sequence[Any | None], asked: Execution) -> Execution:

@@ -1,14 +1,19 @@
-"""Lanes of OpenVINO engines: one network, or the parts of one, run side by side or one after the other."""
+"""Lanes of OpenVINO engines: one network, or the parts of one, run side by side or one after the other.
+
+An exception of a signal handler may strike between a request's start and its end. A run that broke off waits for its requests,
+and the next run for those of a run that couldn't even do that: a request that is still at work takes nothing new.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.backends.openvino.core import translate_errors
+from blastscope.runtime.backends.openvino.core import FOREIGN, translate_errors
 from blastscope.runtime.backends.openvino.partition import STEM
 from blastscope.runtime.backends.protocol import Cascade, first_voter_decides
 from blastscope.runtime.errors import EngineError
@@ -32,7 +37,7 @@ class RequestLane:
         """Answers (N, R, 2) on `crops` (N, S, S, 3), in an array of their own."""
         entry = _checked(self._input, crops)
         answers = np.empty((len(crops), *self._shape), np.float32)
-        with translate_errors("inference"):
+        with translate_errors("inference"), _settled([self._request]):
             for crop, answer in zip(crops, answers, strict=True):
                 entry[0] = crop
                 _run(self._request)
@@ -41,6 +46,7 @@ class RequestLane:
 
     def close(self) -> None:
         """Frees the request."""
+        _settle([self._request])
         self._input = self._request = None
         self._memory = None
 
@@ -76,7 +82,7 @@ class PartitionedLane:
     def infer(self, crops: Crops) -> NDArray[np.float32]:
         """Probabilities (N, 3, 2) of `crops` (N, S, S, 3), in an array of their own."""
         answers = np.empty((len(crops), 3, 2), np.float32)
-        with translate_errors("inference"):
+        with translate_errors("inference"), _settled(self._requests):
             for answer in self._begun(crops, answers):
                 self._run_sides()
                 _run(self._rest)
@@ -87,7 +93,7 @@ class PartitionedLane:
         """The same, with NaN for the voters that were not run where the first one of `cascade` was sure enough."""
         answers = np.full((len(crops), 3, 2), np.nan, np.float32)
         first, second = self._sides[cascade.first], self._sides[1 - cascade.first]
-        with translate_errors("inference"):
+        with translate_errors("inference"), _settled(self._requests):
             for answer in self._begun(crops, answers):
                 _run(first)
                 self._opinion.set_input_tensor(0, first.get_output_tensor(0))
@@ -103,9 +109,14 @@ class PartitionedLane:
 
     def close(self) -> None:
         """Frees the requests."""
+        _settle(self._requests)
         self._entry = self._stem = self._rest = self._opinion = None
         self._sides = ()
         self._memory = None
+
+    @property
+    def _requests(self) -> tuple[Any, ...]:
+        return self._stem, *self._sides, self._rest, self._opinion
 
     def _begun(self, crops: Crops, answers: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
         """The place of each crop's answer, once the crop stands where the sides read it."""
@@ -130,6 +141,25 @@ class PartitionedLane:
 def _run(request: Any) -> None:
     request.start_async()  # cheaper than `infer`, which builds a dictionary of results
     request.wait()
+
+
+@contextmanager
+def _settled(requests: Sequence[Any]) -> Iterator[None]:
+    """Nothing runs on `requests` when this begins, nor when it ends by an exception."""
+    _settle(requests)
+    try:
+        yield
+    except BaseException:
+        _settle(requests)
+        raise
+
+
+def _settle(requests: Iterable[Any]) -> None:
+    for request in filter(None, requests):
+        try:
+            request.wait()  # returns at once where nothing was started
+        except FOREIGN:  # what a run that was given up came to
+            continue
 
 
 def _outputs(request: Any) -> int:

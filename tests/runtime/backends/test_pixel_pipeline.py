@@ -236,3 +236,30 @@ def test_the_shipped_network_says_of_real_and_drawn_cells_what_it_says_on_the_ho
     seen = sight.answers[[isinstance(one, Crop) for one in found]]
     np.testing.assert_allclose(seen, made.infer(np.stack([crop.pixels for crop in crops])), atol=1e-6)
     made.close()
+
+
+@pytest.mark.parametrize(("step", "waits"), [("wait", 2), ("resize", 1)])
+def test_a_batch_that_broke_off_does_not_spoil_the_next(
+    gpu: HostGpu, bundle: Bundle, tiny_bundle: Any, step: str, waits: int
+) -> None:
+    """An exception of a signal's handler: the host must not write where the device may still be reading."""
+    made = PixelPipeline("host", gpu, network(gpu, bundle), bundle.manifest.crop, batches=(1,))
+    small, large = tiny_bundle.cell(0, size_px=60), tiny_bundle.cell(1, size_px=90)
+    agrees(made, [small], tiny_bundle, bundle.manifest.crop)
+    recording = made._fixed[0]._from_pixels
+    whole = recording.resize
+
+    def broken(*words: Any) -> None:
+        if step == "resize":
+            whole(*words)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(gpu if step == "wait" else recording, step, broken)
+        with pytest.raises(KeyboardInterrupt):
+            made.look([large])
+    for image, count in ((small, waits), (large, 1)):
+        before = gpu.counts["wait"]
+        agrees(made, [image], tiny_bundle, bundle.manifest.crop)
+        assert gpu.counts["wait"] - before == count
+    made.close()

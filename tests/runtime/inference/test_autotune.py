@@ -306,9 +306,9 @@ def test_a_handle_that_is_closed_at_work_leaves_the_measurement_to_the_next(towe
     cache = tmp_path / "cache"
     scope = opened(towers.make("fp32"), cache, threads=2)
     lanes = scope._run.opened.lanes
-    lanes.enter()
+    call = lanes.enter()
     scope.classify(towers.cell())
-    threading.Timer(0.5, lanes.leave).start()
+    threading.Timer(0.5, lanes.leave, [call]).start()
     scope.close()
     assert any("was at work all the time" in note for note in scope.notes) or remembered(cache)
 

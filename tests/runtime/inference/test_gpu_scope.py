@@ -16,6 +16,7 @@ import pytest
 from host_backend import HostRunner
 from host_gpu import FOUND
 from host_kernels import HostKernels
+from PIL import Image
 
 from blastscope.runtime.backends.nvidia import batch_executor as fixed
 from blastscope.runtime.backends.nvidia import pixel_pipeline as pipeline
@@ -109,6 +110,13 @@ def test_every_way_to_ask_gives_the_predictions_of_the_cpu(scope: Scope, cpu: Sc
     assert all(map(same, [prediction for _, prediction in read], wanted))
     assert [path for path, _ in read] == [*paths, tmp_path / "gone.png"]
     assert read[-1][1].refusal
+    sources = [*paths[:3], *(path.read_bytes() for path in paths[3:6]), *map(Image.fromarray, images[6:])]
+    assert all(map(same, scope.classify_many(sources), wanted))
+    assert all(map(same, [scope.classify(source) for source in sources], wanted))
+    assert all(map(same, [future.result() for future in map(scope.submit, sources)], wanted))
+    gone = tmp_path / "gone.png"
+    for missing in (scope.classify(gone), scope.submit(gone).result(), *scope.classify_many([gone])):
+        assert missing.refusal == read[-1][1].refusal
     crops = tiny_bundle.crops(5)
     np.testing.assert_allclose(scope.infer(crops), tiny_bundle.expected(crops), atol=2e-6)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, fields
 from math import nan
 
 from blastscope.runtime.types import Audit, Prediction, Refusal
@@ -22,3 +23,14 @@ def test_a_call_of_all_voters_and_a_refusal_were_not_decided_early() -> None:
     refused = Prediction(None, None, None, None, None, None, Refusal("empty", "nothing"), AUDIT)
     assert [one.row()["decided_early"] for one in (full, refused)] == [False, False]
     assert refused.row()["probabilities"] is None
+
+
+def test_a_row_has_every_field_of_a_prediction_in_plain_values() -> None:
+    called = Prediction("hem", 0.75, 0.25, "a", ((0.75, 0.25),) * 3, (0, 1, 2, 3), None, AUDIT)
+    refused = Prediction(None, None, None, None, None, None, Refusal("empty", "nothing"), AUDIT)
+    for one in (called, refused):
+        row = json.loads(json.dumps(one.row(), allow_nan=False))
+        assert {field.name for field in fields(one)} | {"detail"} == set(row)
+        assert (row["score"], row["audit"]) == (one.score, asdict(AUDIT))
+    assert called.row()["detail"] is None
+    assert (refused.row()["refusal"], refused.row()["detail"]) == ("empty", "nothing")

@@ -322,8 +322,9 @@ def test_files_come_back_in_the_order_given_with_the_calls_of_their_arrays(
 
 def test_a_bad_file_is_refused_and_the_run_goes_on(scope: Scope, tiny_bundle: Any, tmp_path: Path) -> None:
     good = write_cells(tmp_path, tiny_bundle, 2)
-    bad = [tmp_path / "gone.png", tmp_path / "empty.png", tmp_path / "text.png", tmp_path]
+    bad = [tmp_path / "gone.png", tmp_path / "empty.png", tmp_path / "text.png", tmp_path / "nothing"]
     bad[1].touch()
+    bad[3].mkdir()
     bad[2].write_text("not an image")
     results = list(scope.classify_files([good[0], *bad, good[1]]))
     assert [path for path, _ in results] == [good[0], *bad, good[1]]

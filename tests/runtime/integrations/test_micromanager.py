@@ -230,6 +230,16 @@ def test_cancelling_ends_a_smart_acquisition(core: Any) -> None:
     assert not core.mda.is_running()
 
 
+def test_events_without_a_picture_are_not_waited_for(core: Any) -> None:
+    events = [
+        useq.MDAEvent(x_pos=0, y_pos=0),
+        useq.MDAEvent(action=useq.CustomAction(name="light")),
+        useq.MDAEvent(x_pos=9, y_pos=9),
+    ]
+    done = scan_and_revisit(core, Eyes(), events, plan=RevisitPlan(most=1, least_score=1.0))
+    assert (done.frames, done.missing) == (2, 0)
+
+
 def test_what_the_engine_raises_is_raised_here(core: Any) -> None:
     core.setCameraDevice("")
     with pytest.raises(RuntimeError):

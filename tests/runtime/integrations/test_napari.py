@@ -117,6 +117,25 @@ def test_boxes_outlines_and_features_lie_over_the_image(viewer: Any, frame: NDAr
         assert abs(cv2.pointPolygonTest(drawn, point, measureDist=True)) < 0.75
 
 
+@pytest.mark.parametrize("name", ["smear: cells", "smear: outlines"])
+def test_a_shape_drawn_by_hand_has_no_call(viewer: Any, frame: NDArray[np.uint8], name: str) -> None:
+    report = examine_layer(viewer, viewer.add_image(frame, name="smear"), Eyes(), pixel_um=0.07)
+    shapes = viewer.layers[name]
+    before, count = shapes.features.copy(), len(shapes.data)
+    shapes.add(np.array([[60, 70], [60, 80], [70, 80], [70, 70]]), shape_type="rectangle")
+    shapes.selected_data = {0}  # some versions of napari give a new shape what the selected one has
+    shapes.current_properties = {key: np.array([value]) for key, value in before.iloc[0].items()}
+    shapes.add(np.array([[10, 20], [10, 30], [20, 30], [20, 20]]), shape_type="rectangle")
+    assert len(report.cells) >= 2
+    assert shapes.features.iloc[:count].equals(before)
+    for _, row in shapes.features.iloc[count:].iterrows():
+        assert (row["call"], row["voter"], row["refusal"], row["text"]) == ("", "", "", "by hand")
+        assert np.isnan([row["probability"], row["score"]]).all()
+    calls = {tuple(colour) for colour in shapes.edge_color[:count]}
+    assert not calls & {tuple(colour) for colour in shapes.edge_color[count:]}
+    assert shapes.features.to_csv().count("\n") == 1 + count + 2
+
+
 def test_the_words_of_many_cells_do_not_hide_them(viewer: Any) -> None:
     corners = np.array([(0, 0), (9, 0), (9, 9), (0, 9)], np.int32)
     nucleus = Contour(region_of(np.ones((9, 9), np.uint8)), Grid(0, 0, 1, 20, 20), (20, 20))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -200,24 +199,6 @@ def test_many_viewers_share_one_picture_and_memory_holds_the_last_few(page: Live
         viewer.join()
     assert (answers, encoded) == ([200] * 20, [1])
     assert ask(page, f"/frame/{number - board.KEPT}.jpg")[0] == 404
-
-
-def test_there_is_room_for_so_many_connections_and_it_is_given_back(page: LivePage, monkeypatch: pytest.MonkeyPatch) -> None:
-    with LivePage("x", patience_s=0.1) as small:
-        small._server._room = threading.BoundedSemaphore(2)
-        port = int(small.url.rstrip("/").rpartition(":")[2])
-        held = [socket.create_connection(("127.0.0.1", port)) for _ in range(2)]
-        for one in held:
-            one.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            assert one.recv(12) == b"HTTP/1.1 200"
-        with pytest.raises((http.client.HTTPException, OSError)):
-            ask(small, "/")
-        for one in held:
-            one.close()
-        limit = time.monotonic() + PATIENCE_S
-        while small._server._room._value < 2 and time.monotonic() < limit:
-            time.sleep(0.01)
-        assert ask(small, "/")[0] == 200
 
 
 def test_a_port_that_is_taken_is_said() -> None:

@@ -1,0 +1,173 @@
+"""Handles that are forgotten, programs that end without closing, and callbacks that hang."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from blastscope.runtime.backends.protocol import Engine
+from blastscope.runtime.errors import Closed, UsageError
+from blastscope.runtime.inference import request_queue, worker_pool
+from blastscope.runtime.inference.request_queue import RequestQueue
+from blastscope.runtime.inference.worker_pool import InferencePool
+from blastscope.runtime.session import open_bundle
+
+PATIENCE_S = 0.05
+
+
+@pytest.fixture
+def files(tiny_bundle: Any, tmp_path: Path) -> list[Path]:
+    paths = [tmp_path / f"{seed}.png" for seed in range(4)]
+    for seed, path in enumerate(paths):
+        cv2.imwrite(str(path), tiny_bundle.cell(seed)[..., ::-1])
+    return paths
+
+
+AT_THE_END = """
+import sys, threading, pathlib, blastscope
+scope = blastscope.open_bundle(sys.argv[1], workload=sys.argv[2], threads=2, cache_dir=pathlib.Path(sys.argv[3]))
+
+def late():
+    threading.main_thread().join()
+    paths = sys.argv[4:]
+    print(scope.submit(paths[0]).result().label, scope.classify(paths[0]).label)
+    print(len(scope.classify_many(paths)), len(list(scope.classify_files(paths))))
+
+scope.classify(sys.argv[4])
+threading.Thread(target=late).start()
+"""
+
+
+@pytest.mark.parametrize("workload", ["latency", "throughput"])
+def test_threads_that_outlive_the_main_one_get_their_answers(
+    tiny_bundle: Any, files: list[Path], tmp_path: Path, workload: str
+) -> None:
+    """At the first opening, whose measurement is under way; and the process ends without a word."""
+    words = [str(tiny_bundle.make("fp32", "int8")), workload, str(tmp_path / "cache"), *map(str, files)]
+    done = subprocess.run([sys.executable, "-W", "error", "-c", AT_THE_END, *words], timeout=60, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    first, second = done.stdout.splitlines()
+    assert first in ("all all", "hem hem")
+    assert second == "4 4"
+
+
+IN_A_CHILD = """
+import os, sys, pathlib, blastscope
+scope = blastscope.open_bundle(sys.argv[1], threads=2, cache_dir=pathlib.Path(sys.argv[2]))
+stream = scope.stream(None, lambda report: None)
+scope.submit(sys.argv[3]).result()
+child = os.fork()
+if child:
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), scope.classify(sys.argv[3]).refusal)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_child_ends_though_it_has_none_of_the_threads(tiny_bundle: Any, files: list[Path], tmp_path: Path) -> None:
+    """The measurement of the first opening is under way in its parent."""
+    words = [str(tiny_bundle.make("fp32", "int8")), str(tmp_path / "cache"), str(files[0])]
+    done = subprocess.run([sys.executable, "-c", IN_A_CHILD, *words], timeout=60, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "0 None\n", "")
+
+
+def test_an_iterator_over_files_keeps_its_handle_open(tiny_bundle: Any, files: list[Path], tmp_path: Path) -> None:
+    path, words = tiny_bundle.make(), {"cache_dir": tmp_path / "cache"}
+    for results in (
+        open_bundle(path, **words).classify_files(files * 20),
+        open_bundle(path, **words).examine_files(files * 2),
+    ):
+        gc.collect()
+        assert len(list(results)) in (80, 8)
+
+
+class Quick:
+    """A lane that answers at once."""
+
+    name = "quick"
+
+    def infer(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return np.full((len(crops), 3, 2), 0.5, np.float32)
+
+    def close(self) -> None: ...
+
+
+@pytest.fixture
+def room(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[InferencePool, RequestQueue]]:
+    """One lane, and room for one that waits."""
+    for module in (worker_pool, request_queue):
+        monkeypatch.setattr(module, "CALLBACK_PATIENCE_S", PATIENCE_S)
+    monkeypatch.setattr(worker_pool, "LOOK_S", 0.01)
+    lanes = InferencePool(Engine((Quick(),), "quick", "CPU", "f32", "0" * 64))
+
+    def decide(crops: Any) -> list[Any]:
+        return list(lanes.answer(np.stack(crops)))
+
+    yield lanes, RequestQueue(lanes, decide, limit=1)
+    lanes.close()
+
+
+def crop() -> NDArray[np.uint8]:
+    return np.zeros((4, 4, 3), np.uint8)
+
+
+def test_a_callback_that_submits_into_a_full_queue_is_told_so(room: tuple[InferencePool, RequestQueue]) -> None:
+    """It runs in the only thread that could make room."""
+    told: Future[str] = Future()
+    kept: list[Future[Any]] = []
+
+    def feed(_: object) -> None:
+        try:
+            for _ in range(3):
+                kept.append(room[1].put(crop()))
+        except UsageError as error:
+            told.set_result(str(error))
+
+    first = room[1].put(crop())
+    first.add_done_callback(feed)
+    assert "1 images wait, and a future's callback can't wait for room" in told.result(10)
+    assert all(future.result(10) is not None for future in [first, *kept])
+
+
+def test_closing_leaves_a_callback_that_hangs_behind(
+    room: tuple[InferencePool, RequestQueue], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever waits for an answer that no thread is left to give is told so."""
+    release, reached = threading.Event(), threading.Event()
+    lanes, queue = room
+
+    def hang(_: object) -> None:
+        reached.set()
+        release.wait(30)
+
+    try:
+        first = queue.put(crop())
+        first.add_done_callback(hang)
+        assert reached.wait(10)
+        second = queue.put(crop())
+        lanes.close()
+        with pytest.raises(Closed, match="while a future's callback hung"):
+            second.result(10)
+        assert first.result() is not None
+        assert "its thread is left behind" in caplog.text
+    finally:
+        release.set()
+
+
+def test_what_is_begun_after_closing_is_refused(room: tuple[InferencePool, RequestQueue]) -> None:
+    room[0].close()
+    with pytest.raises(Closed):
+        room[0].start(lambda: None)
+    with pytest.raises(Closed):
+        room[1].put(crop())
