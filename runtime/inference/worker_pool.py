@@ -57,7 +57,8 @@ class InferencePool:
         self.begun = 0  # calls since the opening
         self._lock = threading.RLock()
         self._state, self._lane_freed = threading.Condition(self._lock), threading.Condition(self._lock)
-        self._calls: weakref.WeakSet[Call] = weakref.WeakSet()  # under way
+        # under way; without callbacks, in which a signal handler's exception would be lost
+        self._calls: dict[int, weakref.ref[Call]] = {}
         self._turns: list[weakref.ref[_Turn] | None] = [None] * len(engine.lanes)  # who uses each lane
         self._closing = self._closed = False
         self._process = os.getpid()
@@ -122,19 +123,23 @@ class InferencePool:
         with self._lock:
             if self._closing:
                 raise Closed
-            self._calls.add(call)
+            self._calls[id(call)] = weakref.ref(call)
             self.begun += 1
 
     def leave(self, call: Call) -> None:
         """Ends `call`."""
         with self._lock:
-            self._calls.discard(call)
+            self._calls.pop(id(call), None)
             self._state.notify_all()
 
     @property
     def busy(self) -> bool:
         """Whether a call is under way."""
-        return len(self._calls) > 0
+        with self._lock:
+            for number, call in list(self._calls.items()):
+                if call() is None:
+                    del self._calls[number]
+            return len(self._calls) > 0
 
     @property
     def works_here(self) -> bool:
@@ -208,7 +213,7 @@ class InferencePool:
 
     def _finish(self) -> None:
         with self._lock:
-            while self._calls:
+            while self.busy:
                 self._state.wait(LOOK_S)
                 self.while_closing()
             threads, self._threads, self._closed = self._threads, None, True
