@@ -41,7 +41,7 @@ def missing_libraries() -> list[str]:
 
 def draw_data(folder: Path) -> Path:
     """Cells that this project draws, in a folder like C-NMC's, for machines without real ones."""
-    return write_synthetic_dataset(folder, patients=6, cells_each=CELLS_OF_A_PATIENT, seed=1)
+    return write_synthetic_dataset(folder, patients=16, cells_each=CELLS_OF_A_PATIENT, seed=1)
 
 
 def few_cells(data: Path, folder: Path) -> Path:
@@ -100,9 +100,9 @@ def known(cells: Sequence[DatasetEntry], bundle: Bundle) -> bool:
     return bool({cell.person for cell in cells} & {*training, *map(person_of, training)})
 
 
-def call(cells: Sequence[DatasetEntry], bundle: Path = SHIPPED_BUNDLE) -> list[Called]:
-    """The bundle's calls on `cells`."""
-    with open_bundle(bundle) as scope:
+def call(cells: Sequence[DatasetEntry], bundle: Path = SHIPPED_BUNDLE, *, drawn: bool = False) -> list[Called]:
+    """The bundle's calls on `cells`; on `drawn` ones too, although they are unlike all of the training's."""
+    with open_bundle(bundle, unlike_training="call" if drawn else "refuse") as scope:
         predictions = scope.classify_files([cell.path for cell in cells])
         return [Called(cell, prediction) for cell, (_, prediction) in zip(cells, predictions, strict=True)]
 

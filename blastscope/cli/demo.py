@@ -45,7 +45,11 @@ def demo(
         known = real and steps.known(chosen, shipped)  # drawn patients may bear the same names
         if known:
             say("the shipped networks know these patients: agreement here is no score, README.md has those")
-        calls = steps.call(chosen)
+        if not real:
+            say(
+                "drawn cells are unlike those of the training, and would be refused: they are called all the same, which means nothing"
+            )
+        calls = steps.call(chosen, drawn=not real)
         kind = "Real cells (C-NMC 2019)" if real else "Drawn cells"
         title = f"{kind}, called by the shipped bundle{', which knows their patients' if known else ''}"
         picture = steps.draw(calls, title, out / "cells.png")
@@ -81,7 +85,9 @@ def print_calls(calls: Sequence[Called], picture: Path, *, as_json: bool) -> Non
         row = (item.cell.path.name, item.cell.patient, item.cell.label.upper(), called, share, prediction.voter or "")
         table.add_row(*row, style=style)
     right = sum(item.prediction.label == item.cell.label for item in calls)
-    show(table, Text(f"{right} of {len(calls)} calls agree with the expert. Picture: {picture}"))
+    made = sum(item.prediction.label is not None for item in calls)
+    refused = f", {len(calls) - made} refused" if made < len(calls) else ""
+    show(table, Text(f"{right} of {made} calls agree with the expert{refused}. Picture: {picture}"))
 
 
 VERBS = (demo,)

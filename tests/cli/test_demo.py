@@ -1,0 +1,26 @@
+"""`blastscope demo` on a machine without real cells: the whole road on drawn ones, and a picture."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from blastscope.cli import app
+
+
+def test_the_road_is_walked_with_drawn_cells_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BLASTSCOPE_DATA", str(tmp_path / "nothing"))
+    done = CliRunner().invoke(app, ["demo", "--out", str(tmp_path / "demo"), "--json"])
+    assert done.exit_code == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert len(told["cells"]) == 24
+    assert all(row["label"] in ("hem", "all") for row in told["cells"])
+    with Image.open(told["picture"]) as picture:
+        assert picture.width > 1000
+    for step in ("train: ", "export: ", "calibrate: ", "verify: "):
+        assert step in done.stderr
+    assert "drawn cells are unlike those of the training" in done.stderr
