@@ -194,4 +194,6 @@ class TrainConfig(StrictModel):
     def _trunk_is_frozen(self) -> Self:
         if self.trunk and (self.network.views > 1 or self.stage2.fine_tune or self.stage2.stages):
             raise ValueError("with [trunk]: views = 1, and neither stage2.fine_tune nor stage2.stages")
+        if self.trunk and (self.network.drop_path or self.stage1.frozen):
+            raise ValueError("with [trunk] nothing of the backbone moves: neither network.drop_path nor stage1.frozen")
         return self

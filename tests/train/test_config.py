@@ -86,3 +86,11 @@ def test_layers_are_frozen_in_stage_2_only_where_they_move(tmp_path: Path) -> No
         TrainConfig.from_toml(path)
     path.write_text('[stage2]\nfrozen = ["conv_stem"]\nfine_tune = true\n')
     assert TrainConfig.from_toml(path).stage2.frozen == ("conv_stem",)
+
+
+@pytest.mark.parametrize("text", ["[network]\ndrop_path = 0.1", '[stage1]\nfrozen = ["conv_stem"]'])
+def test_what_a_frozen_trunk_would_pass_over_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(f"[trunk]\n{text}\n")
+    with pytest.raises(ConfigError, match=r"with \[trunk\] nothing of the backbone moves"):
+        TrainConfig.from_toml(path)
