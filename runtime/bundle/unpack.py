@@ -26,7 +26,7 @@ from blastscope.runtime.io.paths import default_cache_dir
 from blastscope.runtime.io.temporary_file import sibling
 
 GROWTH_LIMIT = 100  # times the zip's size; weights hardly shrink at all, and a bomb grows a thousandfold
-MEMBER_LIMIT = 256  # files and folders: a bundle has at most 14 files
+MEMBER_LIMIT = 256  # files and folders: a bundle has at most 15 files
 _PIECE = 1 << 20  # bytes that are read at a time; a longer directory of members than that is no bundle's
 _BROKEN = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, ArithmeticError, ValueError)
 _LOCK = "unpack.lock"  # apart from the lock of `write_folder`: this one keeps two processes from unpacking one zip twice

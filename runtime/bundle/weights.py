@@ -5,7 +5,6 @@ Engines don't agree on what follows from them: ReLU makes 0 of NaN in some, int8
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -16,7 +15,6 @@ from blastscope.runtime.bundle.manifest import GraphEntry
 from blastscope.runtime.bundle.reader import Bundle
 from blastscope.runtime.errors import BundleError
 
-Buffer = bytes | mmap.mmap
 # onnx.proto: numbers of the fields, and of the types
 _GRAPH, _INITIALISER, _TYPE, _FLOATS, _NAME, _RAW = 7, 5, 2, 4, 8, 9
 _KINDS: dict[int, np.dtype[Any]] = {1: np.dtype("<f4"), 10: np.dtype("<f2"), 11: np.dtype("<f8")}
@@ -32,17 +30,18 @@ class _Field(NamedTuple):
 
 def check_weights(bundle: Bundle, entry: GraphEntry) -> None:
     """Raises `BundleError` where a weight of the graph `entry` is NaN or infinite."""
-    if not entry.size:
-        return  # no graph: the engine says so
-    with bundle.file(entry).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        name = bad_weight(content)
-    if name is not None:
-        raise BundleError(
-            bundle.path, f"{entry.file}: weight '{name}' holds what is not a number: the training diverged, train it anew"
-        )
+    if problem := weights_problem(bundle.read(entry)):
+        raise BundleError(bundle.path, f"{entry.file} {problem}")
 
 
-def bad_weight(graph: Buffer) -> str | None:
+def weights_problem(graph: bytes) -> str | None:
+    """What is wrong with the weights of `graph`; None where nothing is."""
+    if (name := bad_weight(graph)) is None:
+        return None
+    return f"has a weight '{name}' that holds what is not a number: the training diverged, train it anew"
+
+
+def bad_weight(graph: bytes) -> str | None:
     """The name of the first weight in the ONNX model `graph` that holds NaN, or an infinite number beside others.
 
     Infinite numbers among zeros, or alone, are no weights but masks and limits. What is no ONNX model holds none.
@@ -53,7 +52,7 @@ def bad_weight(graph: Buffer) -> str | None:
         return None  # the engine that is to load it says what is wrong
 
 
-def _bad(graph: Buffer) -> Iterator[str]:
+def _bad(graph: bytes) -> Iterator[str]:
     for model in _fields(graph, 0, len(graph)):
         if model.number == _GRAPH and model.end:
             for part in _fields(graph, model.value, model.end):
@@ -64,7 +63,7 @@ def _bad(graph: Buffer) -> Iterator[str]:
                         yield bytes(graph[name.value : name.end]).decode(errors="replace") if name else ""
 
 
-def _is_bad(graph: Buffer, parts: dict[int, _Field]) -> bool:
+def _is_bad(graph: bytes, parts: dict[int, _Field]) -> bool:
     kind, data = _KINDS.get(parts[_TYPE].value if _TYPE in parts else 0), parts.get(_RAW) or parts.get(_FLOATS)
     if kind is None or data is None or (data.end - data.value) % kind.itemsize:
         return False
@@ -75,7 +74,7 @@ def _is_bad(graph: Buffer, parts: dict[int, _Field]) -> bool:
     return bool(np.isnan(values).any() or values[np.isfinite(values)].any())
 
 
-def _fields(graph: Buffer, start: int, end: int) -> Iterator[_Field]:
+def _fields(graph: bytes, start: int, end: int) -> Iterator[_Field]:
     """The fields of one message of protocol buffers."""
     while start < end:
         key, start = _varint(graph, start)
@@ -95,7 +94,7 @@ def _fields(graph: Buffer, start: int, end: int) -> Iterator[_Field]:
             raise ValueError(f"wire type {wire}")
 
 
-def _varint(graph: Buffer, start: int) -> tuple[int, int]:
+def _varint(graph: bytes, start: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         byte = graph[start]

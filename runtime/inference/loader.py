@@ -12,7 +12,6 @@ from blastscope.runtime.backends.protocol import BackendModule, Engine, EngineOp
 from blastscope.runtime.backends.registry import load_backend, load_gpu_backend
 from blastscope.runtime.bundle import Bundle, Golden, read_golden
 from blastscope.runtime.bundle.graphs import RefusedGraph
-from blastscope.runtime.bundle.weights import check_weights
 from blastscope.runtime.errors import BlastscopeError, DeviceError, EngineError, GoldenMismatch, UnavailableError, UsageError
 from blastscope.runtime.inference.autotune import (
     Autotuner,
@@ -187,7 +186,6 @@ class _Opener:
 
     def open(self, candidate: EngineConfig, *, measured: bool = True) -> InferencePool:
         """An engine to be measured, or one that answers, whose keeping is put off. Raises `BlastscopeError`s."""
-        check_weights(self.bundle, candidate.entry)
         options = replace(
             self.options.engine_options(candidate.execution, candidate.layout),
             crop=self.bundle.manifest.crop,

@@ -10,6 +10,7 @@ from blastscope.runtime.bundle.graphs.limits import check_limits
 from blastscope.runtime.bundle.graphs.wire import UnfitGraph, parse_graph
 from blastscope.runtime.bundle.manifest import GraphModels
 from blastscope.runtime.bundle.reader import FILE_LIMIT
+from blastscope.runtime.bundle.weights import weights_problem
 from blastscope.runtime.errors import BundleError, DigestMismatch, EngineError
 from blastscope.runtime.io.own_files import open_plain
 
@@ -57,5 +58,7 @@ def examine_graph(content: bytes, *, models: GraphModels | None = None, side_px:
     if models is not None:
         check_input(graph.inputs, side_px)
     known = check_limits(graph)
+    if problem := weights_problem(content):
+        raise UnfitGraph(problem)
     if models is not None:
         check_outputs(graph, known, models)
