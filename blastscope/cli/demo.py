@@ -46,9 +46,7 @@ def demo(
         if known:
             say("the shipped networks know these patients: agreement here is no score, README.md has those")
         if not real:
-            say(
-                "drawn cells are unlike those of the training, and would be refused: they are called all the same, which means nothing"
-            )
+            say("drawn cells are unlike those of the training and would be refused: here they are called, which means nothing")
         calls = steps.call(chosen, drawn=not real)
         kind = "Real cells (C-NMC 2019)" if real else "Drawn cells"
         title = f"{kind}, called by the shipped bundle{', which knows their patients' if known else ''}"
