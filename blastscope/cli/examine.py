@@ -6,12 +6,13 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
 from rich.progress import Progress
 
+from blastscope.cli.classify import print_smears
 from blastscope.cli.options import (
     BackendName,
     BundlePath,
@@ -31,6 +32,9 @@ from blastscope.runtime.io.printable import printable
 
 if TYPE_CHECKING:
     from blastscope.runtime.frames.types import FrameReport
+    from blastscope.runtime.types import Prediction
+
+FrameGroups = Literal["none", "frame", "folder"]
 
 HEAD = f"{'cells':>6}{'ALL':>6}{'HEM':>6}{'refused':>9}  {'um/pixel':<19}frame"
 
@@ -53,6 +57,10 @@ def examine(
     report: Annotated[Path | None, typer.Option(help="FILE.html for one page, else a folder of a page a frame.")] = None,
     csv: Annotated[Path | None, typer.Option(help="CSV file of a row a cell.")] = None,
     validation: ValidationPath = None,
+    group_by: Annotated[
+        FrameGroups,
+        typer.Option(help="Call each person too: whose cells are in one frame or scan, or in the frames of one folder."),
+    ] = "none",
 ) -> None:
     """Find the white cells in whole frames and call each, in the order given. Exits 1 when a frame couldn't be examined.
 
@@ -63,6 +71,7 @@ def examine(
     from blastscope.runtime.frames.report.theme import caution, doubts, title_of, without_scale
     from blastscope.runtime.frames.report.writers import OutputOptions, ReportWriter
     from blastscope.runtime.frames.types import FrameSpecification
+    from blastscope.runtime.inference.smear import smear_model
     from blastscope.runtime.io.paths import PassedOver, left_out
     from blastscope.runtime.io.slides.slide import find_frames
 
@@ -76,6 +85,8 @@ def examine(
     refused, unscaled, validated = 0, 0, True
     engine = {"device": device, "precision": precision, "backend": backend, "threads": threads, "layout": layout}
     with opened(bundle, **engine, unlike_training=unlike_training, workload="throughput", validation=validation) as scope:
+        smears = smear_model(scope.bundle) if group_by != "none" else None
+        groups: dict[str, list[Prediction]] = {}
         reports = scope.examine_files(paths, pixel_um=pixel_um, spec=spec, look=papers.album.look)
         if not as_json:
             echo(HEAD)
@@ -86,6 +97,11 @@ def examine(
             drift.add(done)
             echo(json.dumps(done.row()) if as_json else line(done))
             papers.add(done, scope.audit)
+            if smears is not None and done.path is not None:
+                called = (cell.prediction for cell in done.cells if cell.prediction)
+                groups.setdefault(str(done.path if group_by == "frame" else done.path.parent), []).extend(called)
+        if smears is not None:
+            print_smears(groups, smears, as_json=as_json)
         alarms = drift.state().alarms
         written = papers.finish(title_of(paths), scope.audit, alarms=alarms)
     for path in written:

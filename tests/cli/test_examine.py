@@ -286,3 +286,20 @@ app({[str(word) for word in words]!r})
     )
     assert done.returncode == 0, done.stderr
     assert {path.name for path in tmp_path.iterdir() if path != folder} == {"o", "s.png", "r.html", "c.csv"}
+
+
+def test_frames_of_one_folder_are_one_persons_where_that_is_said(bundle: Path, folder: Path) -> None:
+    words = ["examine", str(folder), "--json", "--group-by", "folder", "--unlike-training", "call"]
+    done = CliRunner().invoke(app, words)
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    smears = {row["smear"]: row for row in rows if "smear" in row}
+    frames = [row for row in rows if "path" in row]
+    assert set(smears) == {str(folder), str(folder / "deep")}
+    for place, smear in smears.items():
+        counts = [frame["counts"] for frame in frames if str(Path(frame["path"]).parent) == place]
+        assert smear["cells"] == sum(count["all"] + count["hem"] for count in counts)
+        assert smear["label"] is None
+        assert "needs 10 at least" in smear["detail"]
+    refused = CliRunner().invoke(app, ["examine", str(folder), "--bundle", str(bundle), "--group-by", "frame"])
+    assert refused.exit_code == 2
+    assert "doesn't say how cells become a call on a person" in refused.stderr
