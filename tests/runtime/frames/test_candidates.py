@@ -181,7 +181,7 @@ def test_a_tile_sees_of_a_cluster_what_the_whole_frame_shows(nucleus: tuple[int,
 
 
 def test_one_thread_is_enough_where_no_more_are_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(spreading, "ThreadPoolExecutor")
+    monkeypatch.delattr(spreading, "ThreadPool")
     frame = stained(7, 800, 900)  # a smaller one has but one strip's worth of work
     assert segment_cells(frame, facts(0.2), FrameSpecification(), threads=1)
     with pytest.raises(NameError):
