@@ -24,7 +24,7 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class SessionOptions:
-    """What the caller of `open_bundle` asked for. None: choose."""
+    """The checked arguments of `open_bundle`, which explains each. None means that the runtime chooses."""
 
     device: Device
     precision: Precision | None
@@ -58,7 +58,17 @@ class SessionOptions:
         cascade: bool = False,
         unlike_training: str = "refuse",
     ) -> Self:
-        """The options in these words. Raises `UsageError` for a word that is not known, or a value of another type."""
+        """The options that `open_bundle`'s arguments of the same names mean; 'auto' becomes None.
+
+        Returns
+        -------
+        SessionOptions
+
+        Raises
+        ------
+        UsageError
+            A word that isn't known, or a value of another type.
+        """
         if tell is not None and not callable(tell):
             raise UsageError(f"tell is {tell!r}: it must be a function that takes a line of text")
         return cls(
@@ -78,7 +88,19 @@ class SessionOptions:
         )
 
     def engine_options(self, execution: Execution, layout: Layout = "fused") -> EngineOptions:
-        """How an engine is to be loaded."""
+        """What a backend is told when it loads an engine.
+
+        Parameters
+        ----------
+        execution : {'f32', 'bf16', 'f16', 'int8'}
+            What the engine is to compute in.
+        layout : {'fused', 'side-by-side', 'paired', 'staged'}
+            How the network is to lie on the cores of a CPU.
+
+        Returns
+        -------
+        EngineOptions
+        """
         return EngineOptions(
             self.workload,
             execution,
@@ -91,7 +113,24 @@ class SessionOptions:
 
 
 def whole_number(what: str, value: object) -> int:
-    """`value` as a whole number of at least 1. Raises `UsageError`."""
+    """The argument as an int of at least 1.
+
+    Parameters
+    ----------
+    what : str
+        The argument's name, for the error.
+    value : object
+        Any integer; a bool is none.
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    UsageError
+        `value` is no whole number, or below 1.
+    """
     if not isinstance(value, Integral) or isinstance(value, bool):
         raise UsageError(f"{what} is {value!r}: it must be a whole number")
     if value < 1:
@@ -100,7 +139,24 @@ def whole_number(what: str, value: object) -> int:
 
 
 def as_path(what: str, value: object) -> Path:
-    """`value` as a path. Raises `UsageError`."""
+    """The argument as a path.
+
+    Parameters
+    ----------
+    what : str
+        The argument's name, for the error.
+    value : object
+        Text, or an object with `__fspath__`.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    UsageError
+        `value` is something else, or holds a null character.
+    """
     if not isinstance(value, str | os.PathLike) or "\0" in (name := os.fspath(value)):
         raise UsageError(f"{what} is {value!r}: it must be a path")
     return Path(name)
