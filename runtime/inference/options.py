@@ -24,7 +24,42 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class SessionOptions:
-    """The checked arguments of `open_bundle`, which explains each. None means that the runtime chooses."""
+    """The checked arguments of `open_bundle`. None means that the runtime chooses, as 'auto' does there.
+
+    Attributes
+    ----------
+    device : Device
+        From 'auto', 'cpu', 'cuda', 'cuda:N' or 'openvino:NAME'. 'auto' is an NVIDIA GPU where an engine for it exists or can be
+        built, else the CPU; `Scope.notes` says which and why.
+    precision : {'fp32', 'fp16', 'int8'} or None
+        The graph of the bundle. None: the one measured to be fastest on this machine, of those that the gate admitted; before
+        that is measured, the one that is likely fastest.
+    execution : {'f32', 'bf16', 'f16', 'int8'} or None
+        The number type that the engine computes in. None: as for `precision`.
+    backend : str or None
+        The inference library, such as 'openvino'. None: as for `precision`.
+    workload : {'latency', 'throughput'}
+        One answer as soon as possible, or as many answers as possible.
+    threads : int or None
+        The cores to use. None: as many as the process may use.
+    allow_ungated : bool
+        Open a bundle whose gate was waived, too. Its calls mean nothing.
+    cache_dir : Path
+        Where compiled engines and what was measured are kept.
+    while_building : {'wait', 'cpu'}
+        A GPU's engine is built when it is first wanted, in seconds to minutes. 'wait' waits for it; with 'cpu' the handle
+        answers on the CPU until `Scope.reopen` is called.
+    tell : callable or None
+        Takes a line of text. It hears of what takes long while it happens.
+    layout : {'fused', 'side-by-side', 'paired', 'staged'} or None
+        How the network lies on a CPU's cores. None: what was measured to be fastest on this machine.
+    cascade : bool
+        The bundle's first voter decides alone where it is as sure as the bundle's record demands; such predictions say
+        `decided_early`. That changes calls, as often as the record says. On a CPU only; a bundle without a record is refused.
+    unlike_training : {'refuse', 'call'}
+        What happens to a cell that lies farther from the training's cells than the bundle's limit: it is refused as
+        'unlike-training', or called all the same. `Prediction.novelty` tells the distance.
+    """
 
     device: Device
     precision: Precision | None
