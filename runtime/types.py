@@ -125,6 +125,27 @@ class Prediction:
     set : tuple of {'hem', 'all'}, or None
         The classes that can't be excluded at the bundle's level: one where the vote is sure, both where it isn't, none where
         neither fits. None for a bundle without such levels.
+
+    Examples
+    --------
+    >>> from blastscope import open_bundle, synthetic_cell
+    >>> images = [synthetic_cell(seed) for seed in range(4)]
+    >>> with open_bundle(unlike_training="call") as scope:  # drawn cells are unlike those of the training
+    ...     prediction = scope.classify(images[0])
+    ...     many = scope.classify_many(images)
+    ...     future = scope.submit(images[0])
+    ...     later = future.result()
+    >>> prediction.label in ("hem", "all"), len(prediction.probabilities), len(many)
+    (True, 3, 4)
+    >>> later.label == prediction.label
+    True
+
+    Files and folders, with a refusal for what is no image:
+
+    >>> with open_bundle() as scope:
+    ...     for path, prediction in scope.classify_files(["no-such-file.png"]):
+    ...         print(path, prediction.label, prediction.refusal.code)
+    no-such-file.png None undecodable
     """
 
     label: ClassName | None

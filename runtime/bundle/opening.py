@@ -43,8 +43,8 @@ def read_bundle(path: Path | str, *, cache_dir: Path | None = None) -> Bundle:
     >>> bundle = read_bundle(SHIPPED_BUNDLE)
     >>> bundle.manifest.classes
     ('hem', 'all')
-    >>> [entry.precision for entry in bundle.manifest.graphs if entry.models == "fused"]
-    ['fp32', 'fp16']
+    >>> bundle.graph("fp32").models
+    'fused'
     """
     path = Path(path)
     if path.is_file():

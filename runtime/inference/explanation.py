@@ -52,6 +52,16 @@ class Explanation:
         The squares, in pixels of the crop, half-open.
     support : tuple of float
         One figure for each square. Above 0 the square speaks for the called class, below 0 for the other.
+
+    Examples
+    --------
+    >>> from blastscope import open_bundle, synthetic_cell
+    >>> with open_bundle(unlike_training="call") as scope:  # drawn cells are unlike those of the training
+    ...     explanation = scope.explain(synthetic_cell(seed=7))
+    >>> explanation.heat.shape == explanation.crop.shape[:2]
+    True
+    >>> len(explanation.support) == len(explanation.boxes)
+    True
     """
 
     prediction: Prediction

@@ -59,6 +59,13 @@ class SessionOptions:
     unlike_training : {'refuse', 'call'}
         What happens to a cell that lies farther from the training's cells than the bundle's limit: it is refused as
         'unlike-training', or called all the same. `Prediction.novelty` tells the distance.
+
+    Examples
+    --------
+    >>> from blastscope import open_bundle
+    >>> with open_bundle(device="cpu", precision="fp32", workload="throughput", threads=1) as scope:
+    ...     print(scope.audit.precision)
+    fp32
     """
 
     device: Device

@@ -50,6 +50,15 @@ class SmearCall:
         Why there is no call; None where there is one.
     audit : Audit or None
         What answered; None where there were no cells at all.
+
+    Examples
+    --------
+    >>> from blastscope import open_bundle, synthetic_cell
+    >>> cells = [synthetic_cell(seed) for seed in range(12)]  # all cells of one smear
+    >>> with open_bundle(unlike_training="call") as scope:  # drawn cells are unlike those of the training
+    ...     smear = scope.classify_smear(cells)
+    >>> smear.cells, smear.label in ("hem", "all"), smear.low <= smear.probability <= smear.high
+    (12, True, True)
     """
 
     label: ClassName | None
