@@ -181,12 +181,28 @@ def _replace(folder: Path, fill: Callable[[Path], None], mode: int) -> None:
 
 
 def moved_aside(folder: Path) -> bool:
-    """Whether a change of `folder` stands between its two renames, by a writer that is at it or one that broke off."""
+    """Whether a change of a folder stands between its two renames, by a writer at work or one that broke off.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder's own name.
+
+    Returns
+    -------
+    bool
+    """
     return sibling(Path(os.path.realpath(folder)), "old").exists()
 
 
 def recover(folder: Path) -> None:
-    """Puts back a folder whose change broke off between its two renames. Does nothing where the folder is in its place."""
+    """Puts back a folder whose change broke off between its two renames. Does nothing where the folder is in its place.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder's own name.
+    """
     folder = Path(os.path.realpath(folder))
     if folder.exists() or not sibling(folder, "old").exists():
         return
@@ -194,15 +210,28 @@ def recover(folder: Path) -> None:
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Deletes what broken changes of `folder` left beside it, and puts it back where it was moved aside."""
+    """Deletes what broken changes of a folder left beside it, and puts the folder back where it was moved aside.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder's own name. A writer that is at work finishes first.
+    """
     with _alone(folder):  # a writer that is alive finishes first
         _settle(folder)
 
 
 def clear_abandoned(parent: Path, *, prefix: str = "", lock: str) -> None:
-    """Does that for every folder in `parent` at which a killed process was at work; their names hold no dot.
+    """Clears the leftovers of every folder at which a process was killed while it worked.
 
-    `lock` is the kind of sibling that a process holds while it is at work on one: those are left alone.
+    Parameters
+    ----------
+    parent : Path
+        Where the folders lie. Their names hold no dot.
+    prefix : str
+        With which the names begin.
+    lock : str
+        The kind of sibling that a process holds while it works on a folder: folders with such a lock held are left alone.
     """
     for name in {path.name[1:].partition(".")[0] for path in parent.glob(f".{prefix}*")} - {""}:
         with suppress(DataError, OSError), exclusive_lock(sibling(parent / name, lock), wait=False):  # DataError: it is held
@@ -230,7 +259,13 @@ def _settle(folder: Path) -> None:
 
 
 def flush(path: Path) -> None:
-    """Waits until the disk holds `path`, a file or a folder."""
+    """Waits until the disk holds a file or a folder.
+
+    Parameters
+    ----------
+    path : Path
+        It must be there.
+    """
     if os.name == "nt" and path.is_dir():
         return  # Windows can't open a folder; its renames are journalled
     handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)

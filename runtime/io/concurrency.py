@@ -40,7 +40,24 @@ class ThreadPool:
         self._end = weakref.finalize(self, _end_forgotten, self._jobs, self._threads)
 
     def submit(self, function: Callable[..., R], *words: Any) -> Future[R]:
-        """The future of `function(*words)`. Raises `Closed` after `close`, and once no thread can be begun any more."""
+        """The future of a call in one of the threads.
+
+        Parameters
+        ----------
+        function : callable
+            What is called.
+        *words
+            With which arguments.
+
+        Returns
+        -------
+        Future
+
+        Raises
+        ------
+        Closed
+            The pool is closed, or no thread can be begun any more.
+        """
         job = _Job(function, words)
         with self._lock:
             if not self._end.alive:
@@ -52,7 +69,19 @@ class ThreadPool:
         return job.future
 
     def map(self, function: Callable[..., R], *items: Iterable[Any]) -> list[R]:
-        """`function` of each item, or of one of each kind, in order. The first that fails, in that order, raises."""
+        """The results of calls in the threads, in order. The first that fails, in that order, raises here.
+
+        Parameters
+        ----------
+        function : callable
+            What is called.
+        *items : iterables of one length
+            One iterable for each argument.
+
+        Returns
+        -------
+        list
+        """
         jobs = [self.submit(function, *words) for words in zip(*items, strict=True)]
         try:
             return [job.result() for job in jobs]
@@ -61,7 +90,18 @@ class ThreadPool:
                 job.cancel()
 
     def close(self, timeout: float | None = None) -> bool:
-        """Takes no more jobs, and returns when the others are done; False when time was up. Safe to call twice."""
+        """Takes no more jobs, and waits for the others. Safe to call twice.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds to wait at most.
+
+        Returns
+        -------
+        bool
+            False when time was up.
+        """
         with self._lock:
             if self._end.detach():
                 _dismiss(self._jobs, self._threads)

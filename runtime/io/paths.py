@@ -59,7 +59,18 @@ class PassedOver:
 
 
 def left_out(passed: PassedOver) -> Iterator[str]:
-    """What is to be said of files that were passed over; nothing where none was."""
+    """What is to be said of files that were passed over.
+
+    Parameters
+    ----------
+    passed : PassedOver
+        What was passed over.
+
+    Yields
+    ------
+    str
+        One sentence; none where nothing was passed over.
+    """
     if passed:
         yield f"left out of the folders, by their suffix: {passed} (name a file itself to have it tried)"
 
