@@ -32,7 +32,13 @@ from typing import Any, Self
 
 
 class BlastscopeError(Exception):
-    """Root of the tree: catch it to catch all of them."""
+    """Any error that blastscope raises on purpose: catch this class to catch all of them.
+
+    Attributes
+    ----------
+    exit_code : int
+        What the command line exits with.
+    """
 
     exit_code = 1
 
@@ -50,13 +56,23 @@ def _again(kind: type[BlastscopeError], args: tuple[object, ...], facts: dict[st
 
 
 class UsageError(BlastscopeError, ValueError):
-    """The arguments are wrong."""
+    """An argument that is wrong. It is a `ValueError`, too."""
 
     exit_code = 2
 
 
 class ConfigError(UsageError):
-    """A configuration file with an unknown key or a value out of range."""
+    """A configuration file, or a section of one, with an unknown key or a value that can't be.
+
+    Attributes
+    ----------
+    path : Path
+        The file, or the name of the section.
+    problems : tuple of str
+        One line for each key that is wrong.
+    known : tuple of str
+        The keys that would be right, where an unknown one was found.
+    """
 
     def __init__(self, path: Path | str, problems: Iterable[str], *, known: Iterable[str] = ()) -> None:
         self.path = Path(path)
@@ -67,11 +83,19 @@ class ConfigError(UsageError):
 
 
 class ImageError(UsageError):
-    """What was handed over is not a (H, W, 3) uint8 array."""
+    """What was handed over is not an image: not a uint8 array of shape (H, W, 3), or not a PIL image in 8-bit RGB."""
 
 
 class DataError(UsageError):
-    """A file or folder, of cells, labels or a run, that can't be used as it stands."""
+    """A file or folder of cells, labels or a run that can't be used as it is.
+
+    Attributes
+    ----------
+    path : Path
+        The file or folder.
+    problem : str
+        What is wrong with it.
+    """
 
     def __init__(self, path: Path | str, problem: str) -> None:
         self.path = Path(path)
@@ -80,7 +104,15 @@ class DataError(UsageError):
 
 
 class WriteError(DataError, OSError):
-    """A file or folder that can't be written. `errno` says why, as that of any `OSError`."""
+    """A file or folder that can't be written, because the disk is full for example. It is an `OSError`, too.
+
+    Attributes
+    ----------
+    path, problem
+        As those of `DataError`.
+    errno, strerror, filename
+        As those of any `OSError`; `filename` is `path` as text.
+    """
 
     def __init__(self, path: Path | str, cause: OSError) -> None:
         reason = (cause.strerror or str(cause) or type(cause).__name__).lower()
@@ -101,7 +133,15 @@ class WriteError(DataError, OSError):
 
 
 class BundleError(BlastscopeError):
-    """A bundle that can't be opened."""
+    """A bundle that can't be used.
+
+    Attributes
+    ----------
+    path : Path
+        The bundle's folder or zip.
+    problem : str
+        What is wrong with it.
+    """
 
     exit_code = 3
 
@@ -112,7 +152,15 @@ class BundleError(BlastscopeError):
 
 
 class DigestMismatch(BundleError):
-    """A file of the bundle is missing, shortened, lengthened or changed."""
+    """A file of the bundle that is missing, or differs from what the manifest says in size or digest.
+
+    Attributes
+    ----------
+    path, problem
+        As those of `BundleError`.
+    file : str
+        The file's path from the bundle's root.
+    """
 
     def __init__(self, path: Path | str, file: str, problem: str) -> None:
         self.file = file
@@ -120,7 +168,15 @@ class DigestMismatch(BundleError):
 
 
 class FormatTooNew(BundleError):
-    """The bundle's format is newer than this version of blastscope reads."""
+    """A bundle in a later format than this version of blastscope reads.
+
+    Attributes
+    ----------
+    path, problem
+        As those of `BundleError`.
+    needed, supported : str
+        The bundle's format, and the latest that is read, as 'major.minor'.
+    """
 
     def __init__(self, path: Path | str, *, needed: str, supported: str) -> None:
         self.needed = needed
@@ -131,21 +187,29 @@ class FormatTooNew(BundleError):
 
 
 class GoldenMismatch(BundleError):
-    """The engine's answers on the golden set lie outside the tolerance."""
+    """An engine whose answers on the golden set differ from those of the trained networks by more than the tolerance."""
 
 
 class UngatedBundle(BundleError):
-    """The bundle's gate was waived, so its calls mean nothing."""
+    """A bundle whose gate was waived: it is for benchmarks, and its calls mean nothing."""
 
 
 class UnavailableError(BlastscopeError):
-    """The machine lacks what was asked for."""
+    """Something that was asked for and that this machine doesn't have."""
 
     exit_code = 4
 
 
 class MissingLibrary(UnavailableError):
-    """A library that an extra would bring is not installed."""
+    """A library that is not installed.
+
+    Attributes
+    ----------
+    library : str
+        Its name.
+    command : str
+        The pip command that installs it.
+    """
 
     def __init__(self, library: str, extra: str) -> None:
         self.library = library
@@ -154,11 +218,17 @@ class MissingLibrary(UnavailableError):
 
 
 class DeviceError(UnavailableError):
-    """The device named is not here, or stopped working."""
+    """A device that isn't there, or that failed."""
 
 
 class DriverError(DeviceError):
-    """No GPU can be used because of its driver. `reason` says which: missing, too old, no gpu or unusable."""
+    """A driver that keeps every NVIDIA GPU from being used.
+
+    Attributes
+    ----------
+    reason : {'missing', 'too old', 'no gpu', 'unusable'}
+        What is wrong with it.
+    """
 
     def __init__(self, problem: str, *, reason: str = "unusable") -> None:
         self.reason = reason
@@ -166,7 +236,13 @@ class DriverError(DeviceError):
 
 
 class OutOfDeviceMemory(DeviceError):
-    """The GPU's memory is full."""
+    """The GPU's memory is full.
+
+    Attributes
+    ----------
+    doing : str
+        What the memory was wanted for.
+    """
 
     def __init__(self, doing: str) -> None:
         self.doing = doing
@@ -176,7 +252,15 @@ class OutOfDeviceMemory(DeviceError):
 
 
 class DeviceLost(DeviceError):
-    """The GPU, or the process's context on it, broke down; `code` is CUDA's error. Nothing on it answers any more."""
+    """The GPU, or the process's context on it, broke down: nothing on it answers until the handle is reopened.
+
+    Attributes
+    ----------
+    doing : str
+        What was under way.
+    code : int or None
+        CUDA's error number, where it told one.
+    """
 
     def __init__(self, doing: str, code: int | None = None) -> None:
         self.doing = doing
@@ -189,7 +273,15 @@ class DeviceLost(DeviceError):
 
 
 class KernelError(DeviceError):
-    """The compiled crop kernels are missing, or aren't those of the sources beside them."""
+    """The compiled crop kernels are missing, or were not made from the sources beside them.
+
+    Attributes
+    ----------
+    path : Path
+        The kernels' file.
+    problem : str
+        What is wrong with it.
+    """
 
     def __init__(self, path: Path | str, problem: str) -> None:
         self.path = Path(path)
@@ -200,11 +292,11 @@ class KernelError(DeviceError):
 
 
 class EngineError(UnavailableError):
-    """The inference library could not load or run a graph."""
+    """The inference library couldn't load a graph, or broke off while it ran."""
 
 
 class Closed(BlastscopeError):
-    """The handle, or the stream, was closed before this call."""
+    """The handle, or the stream, was closed before this call or during it."""
 
     def __init__(self, problem: str = "the handle is closed: open the bundle again") -> None:
         super().__init__(problem)

@@ -60,30 +60,31 @@ def open_bundle(
     cascade: bool = False,
     unlike_training: Literal["refuse", "call"] | str = "refuse",
 ) -> Scope:
-    """A handle on the networks of the bundle (folder or zip) at `path`; without one, of the shipped bundle.
+    """A handle on the networks of a bundle. `SessionOptions` explains the options in full, runtime/README.md with examples.
 
-    `precision` names a graph of the bundle, `execution` what the engine computes in, `backend` who does; `auto` takes those
-    measured to be fastest on this machine, of those that the gate admitted, and before that the likely fastest. `workload` is
-    'latency' (one answer as soon as possible) or 'throughput' (as many as possible). `queue` images may wait in
-    `submit`. Compiled engines and what was measured are kept in `cache_dir`, by default the user's cache.
+    Raises `UsageError` for a wrong argument, `BundleError` for a bundle that can't be trusted (`UngatedBundle`,
+    `GoldenMismatch` among them), `UnavailableError` for a missing library or device.
 
-    `device` is 'auto' (an NVIDIA GPU where an engine for it exists or can be built, else the CPU; `Scope.notes` says which and
-    why), 'cpu', 'cuda[:n]' or 'openvino:NAME'. A GPU's engine is built when it is first wanted, which takes seconds to minutes:
-    with `while_building='cpu'` the handle answers on the CPU meanwhile, until `Scope.reopen` is called. `tell` hears of what
-    takes long while it happens.
-
-    `layout` is how the network lies on a CPU's cores; `auto` takes what was measured to be fastest here. With `cascade` the
-    bundle's first voter decides alone where it is as sure as the bundle's record demands; such predictions say `decided_early`.
-    That changes calls, as often as the record says. It is only on a CPU, and a bundle without such a record is refused.
-
-    A cell that lies farther from the training's cells than the bundle's limit is refused as 'unlike-training', since nobody
-    knows what a call on it is worth; with `unlike_training='call'` it is called all the same, and `Prediction.novelty` tells.
-
-    `validation` is the record that `blastscope validate` left: where it passed with this bundle and the specification in use,
-    reports on frames say that they are validated; else `Scope.notes` say why not.
-
-    Raises `UsageError` for an argument that can't be, `BundleError` for a bundle that can't be trusted (`UngatedBundle`,
-    `GoldenMismatch` among them), `UnavailableError` where library or device are missing.
+    Parameters
+    ----------
+    path : Path or str, optional
+        The bundle's folder or zip; by default the bundle that comes with the package.
+    device : {'auto', 'cpu', 'cuda', 'cuda:N', 'openvino:NAME'}
+        'auto' is an NVIDIA GPU where an engine for it exists or can be built, else the CPU.
+    precision, execution, backend, layout : str
+        Graph, number type of the engine, library, and layout on the CPU's cores. 'auto' takes what is fastest on this machine.
+    workload, threads : {'latency', 'throughput'}, int
+        One answer as soon as possible, or as many as possible; and the cores to use, by default all that the process may.
+    allow_ungated, cascade : bool
+        Open a bundle whose gate was waived; let its first voter decide alone where it is sure, as its record allows.
+    queue : int
+        How many images may wait in `submit`.
+    cache_dir, validation : Path or str, optional
+        Folder for compiled engines, by default the user's cache; and the record that `blastscope validate` left.
+    while_building, tell : {'wait', 'cpu'}, callable
+        Whether the CPU answers until a GPU's engine is built; and what is called with a line of text about work that is slow.
+    unlike_training : {'refuse', 'call'}
+        Whether a cell unlike those of the training is refused, or called all the same.
     """
     if path is None:
         from blastscope import SHIPPED_BUNDLE
@@ -144,56 +145,64 @@ class Scope:
 
     @property
     def audit(self) -> Audit:
-        """What every prediction says of its origin."""
+        """What answers, as every prediction says it."""
         return self._run.audit
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What opening the bundle took and passed over, and why."""
+        """What opening the bundle chose and passed over, and why: sentences for people."""
         # whether it holds for a specification shows in each report
         objection = self._objection(self.validation.spec) if self.validation else None
         return (*self._run.opened.notes, *([objection] if objection else []))
 
     @property
     def building(self) -> Future[None] | None:
-        """Done when the engine that is built meanwhile is there and `reopen` takes it; None where none is built."""
+        """A future that is done when the GPU's engine is built and `reopen` takes it; None where none is being built."""
         building = self._run.opened.building
         return building.done if building else None
 
     def classify(self, image: ImageSource) -> Prediction:
-        """The call on one cell on black; with a refusal if it shows no such cell.
+        """The call on one cell on black; with a refusal if the image shows no such cell.
 
-        `image` is an array (H, W, 3) uint8 RGB, or any strided view of one, which is neither written to nor kept; the path of
-        an image file, or the bytes of one, of which a bad one gets a refusal; or a PIL image in RGB. A handle on a GPU takes
-        that GPU's arrays as well (`__dlpack__`, `__cuda_array_interface__`), where they lie. Raises `ImageError` for what is
-        none of these, such as an array of floats or a PIL image in gray.
+        Parameters
+        ----------
+        image : (H, W, 3) uint8 array in RGB, path or bytes of an image file, or PIL image in RGB
+            Arrays may be strided views; they are neither written to nor kept. A bad file gets a refusal. A handle on a GPU
+            takes that GPU's arrays as well (`__dlpack__`, `__cuda_array_interface__`), where they lie.
+
+        Raises
+        ------
+        ImageError
+            `image` is none of these: an array of floats, for example, or a PIL image in gray.
         """
         run = self._run
         with run.opened.lanes.call():
             return run.predictor.classify(image)
 
     def classify_many(self, images: Iterable[ImageSource]) -> list[Prediction]:
-        """The calls on many images, in their order. What `classify` raises for is refused there as 'not-8-bit-rgb'.
+        """The calls on many cells, in the order of `images`.
 
-        Raises `UsageError` for a single image.
+        Parameters
+        ----------
+        images : iterable of images as `classify` takes them
+            What `classify` raises for is refused here, as 'not-8-bit-rgb'. A single image raises `UsageError`.
         """
         run, several = self._run, list_images(images)
         with run.opened.lanes.call():
             return run.predictor.classify_many(several)
 
     def classify_smear(self, images: Iterable[ImageSource]) -> SmearCall:
-        """The call on one person, from many of their cells, each an image as `classify` takes it.
+        """The call on one person, from the `images` of many of their cells, as `classify` takes them.
 
-        Refused cells are counted and have no part in the call. Raises `UsageError` for a bundle that doesn't say how cells
-        become a call on a person.
+        Refused cells are counted and have no part in it. Raises `UsageError` for a bundle that can't call persons.
         """
         model = smear_model(self.bundle)
         return call_smear(self.classify_many(images), model)
 
     def explain(self, image: NDArray[np.uint8]) -> Explanation:
-        """The call on one cell on the host, and which parts of the cell it rests on; some hundred inferences.
+        """The call on one cell, and which parts of the cell it rests on; some hundred inferences.
 
-        Raises `ImageError` for what is no (H, W, 3) uint8 array, and `UsageError` for a cell that is refused.
+        Raises `ImageError` where `image` is no (H, W, 3) uint8 array in host memory, `UsageError` where the cell is refused.
         """
         prediction = self.classify(image)
         crop = crop_cell(image, self.bundle.manifest.crop)
@@ -205,9 +214,8 @@ class Scope:
     def submit(self, image: ImageSource) -> Future[Prediction]:
         """The future of `classify(image)`. When this returns, the buffer of an image on the host may be used again.
 
-        A device array is kept as it is until the future is done. Waits while `queue` images wait. Raises `ImageError`, and
-        `Closed` also when the handle is closed meanwhile. In a future's callback, which runs in a thread of the handle, it
-        raises `UsageError` where it would have to wait; nor may a callback wait for another future.
+        A device array must stay as it is until the future is done. Waits while `queue` images wait; where a future's callback
+        would have to wait it raises `UsageError`. Raises `ImageError`, and `Closed`, also when the handle is closed meanwhile.
         """
         run = self._run
         with run.opened.lanes.call():
@@ -217,8 +225,11 @@ class Scope:
     def classify_files(self, paths: Path | str | Iterable[Path | str]) -> Iterator[tuple[Path, Prediction]]:
         """Each image file with its call, in the order given; a file that can't be decoded gets a refusal.
 
-        Of a folder, the image files below it, sorted; `paths` may be a single folder, too. Decoding, cropping and inference of
-        several files overlap. `paths` is read as it goes. `workload='throughput'` is meant for this.
+        Parameters
+        ----------
+        paths : Path, str or iterable of them
+            Files, and folders, whose image files are taken, sorted. It is read while several files are decoded, cropped and
+            classified at once, for which `workload='throughput'` is meant.
         """
         run = self._run
         with run.opened.lanes.call():  # a closed handle says so now, not at the first file
@@ -236,10 +247,9 @@ class Scope:
     def classify_pictures(
         self, paths: Iterable[Path | str], *, pixel_um: float | None = None
     ) -> Iterator[tuple[Path, Prediction]]:
-        """Each file of one cell with its background (as CellaVision's), with the call on the cell nearest to the middle.
+        """Each picture of one cell with its background, with the call on the cell nearest to the middle.
 
-        The cell is cut out and put on black as `examine_files` does, at C-NMC's scale: `pixel_um` is that of the pictures, in
-        micrometres a pixel, which small pictures hardly tell themselves. Without a cell the picture is refused as 'empty'.
+        `pixel_um` is the pictures' scale, in micrometres per pixel. A picture without a cell is refused as 'empty'.
         """
         from blastscope.runtime.frames.pipeline import call_pictures
 
@@ -254,15 +264,19 @@ class Scope:
         spec: FrameSpecification | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> FrameReport:
-        """The white cells of a stained bright-field frame (H, W, 3) uint8 RGB, each with a call or the reason why it got none.
+        """The white cells of a stained bright-field frame, each with a call or the reason why it got none.
 
-        `pixel_um` is the frame's scale in micrometres per pixel; without it the specification's holds, or that of the red cells
-        in the frame. `stated_um` is the scale by a file's or layer's word, which holds unless red cells differ. A frame of more
-        than 8 megapixels is looked at in tiles, with scale and stain measured once. The array may be any strided view; it is
-        neither written to nor kept. `metadata` comes back in the report. Raises `ImageError` for what is no such array,
-        `UsageError` for a scale that can't be.
+        Calls on frames are outside what was validated: the shipped networks were trained on the single cells of C-NMC.
 
-        The shipped networks were trained on C-NMC's cells: calls on frames are outside what was validated.
+        Parameters
+        ----------
+        frame : (H, W, 3) uint8 array in RGB
+            It may be a strided view; it is neither written to nor kept. Anything else raises `ImageError`.
+        pixel_um, stated_um : float, optional
+            Micrometres per pixel: as the caller knows it, or as a file tells it, which holds unless red cells differ. Without
+            them the specification's scale holds, or that of the red cells. One that can't be raises `UsageError`.
+        spec, metadata : FrameSpecification, mapping, optional
+            What is assumed of frames, and what is to come back in the report.
         """
         run = self._run
         with run.opened.lanes.call():
@@ -278,11 +292,10 @@ class Scope:
         spec: FrameSpecification | None = None,
         look: Look | None = None,
     ) -> Iterator[FrameReport]:
-        """The report on each file (PNG, JPEG, BMP, WebP, TIFF, a scanner's slide) or OME-Zarr folder, in the order given.
+        """The report on each frame or scan, in the order given; a file that can't be read gets a report with a refusal.
 
-        Reading, finding and inference of several files overlap; scans are read piece by piece. A file that can't be read gets a
-        report with a refusal. Where neither `pixel_um` nor the specification says the scale, the file's own word holds. `look`
-        is called with the open `Scan` and the report, in one of several threads, before the report is handed out.
+        `pixel_um` and `spec` are as in `examine`; without a scale in them the file's holds. `look` is called with the open
+        `Slide` and the report, in one of several threads, before the report is handed out.
         """
         run = self._run
 
@@ -307,15 +320,9 @@ class Scope:
     ) -> Stream:
         """Examines frames as they come, in threads of its own, and calls `on_report` with each report, in order.
 
-        `frames` gives arrays, arrays with their metadata, or `Frame`s; with None they come by `Stream.put`. Where neither
-        `pixel_um` nor the specification says the scale, a frame's metadata may, as 'pixel_um'.
-
-        `queue` frames may wait; when there are more, the oldest gives way or the sender waits ('drop-oldest', 'block'). While
-        `on_report` is slow frames wait or are dropped, and memory doesn't grow. A frame that can't be examined gets a report
-        with a refusal; `on_error` hears of every exception, also of the source's and of `on_report`'s own, and the stream goes
-        on.
-
-        The stream survives `reopen`, and ends with `close`, which tells what waits first. Raises `Closed`, `UsageError`.
+        `frames` gives arrays, pairs of array and metadata, or `Frame`s; with None they come by `Stream.put`. Where more than
+        `queue` wait, the oldest is dropped, or the sender waits ('block'). `pixel_um` and `spec` are as in `examine`.
+        `on_error` hears of every exception, and the stream goes on. It survives `reopen` and ends with `close`.
         """
         from blastscope.runtime.streaming.metadata import told_um
         from blastscope.runtime.streaming.stream import Stream
@@ -344,8 +351,7 @@ class Scope:
     def reopen(self, *, device: str | None = None) -> None:
         """Opens the bundle anew, in this handle: after `DeviceLost`, once `building` is done, or for another `device`.
 
-        Finishes what was submitted first. The bundle is verified anew: `DigestMismatch` says that another lies in its place.
-        Where it raises, the handle is closed, and may be reopened again.
+        Finishes what was submitted first. If it raises (`DigestMismatch`: a changed bundle) it is closed until reopened.
         """
         with self._reopening:
             if device is not None:
@@ -357,10 +363,7 @@ class Scope:
     def close(self) -> None:
         """Ends the streams, finishes what was submitted and frees the networks; later calls raise `Closed`. Safe to call twice.
 
-        The first time that `auto` meets a machine it also finishes the measurement that it is in, which takes seconds.
-
-        A callback that hangs doesn't hang this: that of a stream, or of a future, is left behind with its thread after 30
-        seconds, and logged. What then still waits for it is dropped (of a stream), or gets `Closed` (of `submit`).
+        Finishes a measurement of `auto` first, in seconds. A callback that hangs is left behind after 30 seconds, with a log.
         """
         for stream in list(self._streams):
             stream.stop()

@@ -35,7 +35,15 @@ Box = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels of the image, half-o
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why an image got no label: a code for programs and a sentence for people."""
+    """Why an image, a cell or a frame got no label.
+
+    Attributes
+    ----------
+    code : str
+        The reason for programs, one of `REFUSALS`.
+    detail : str
+        The reason for people: one sentence, which may change from one version to the next.
+    """
 
     code: RefusalCode
     detail: str
@@ -43,7 +51,21 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """What answered: enough to repeat the call later. Digests are sha256 in hex."""
+    """What answered: the bundle and the engine by their digests, and how the engine computed.
+
+    Attributes
+    ----------
+    bundle, engine : str
+        SHA-256, in hex, of the bundle's manifest and of the engine.
+    backend, device : str
+        The inference library, such as 'openvino', and the device that it ran on.
+    precision : {'fp32', 'fp16', 'int8'}
+        Number type of the graph's file.
+    execution : {'f32', 'bf16', 'f16', 'int8'}
+        Number type that the engine computed in.
+    layout : {'fused', 'side-by-side', 'paired', 'staged'}
+        How the network lies on the cores of a CPU.
+    """
 
     bundle: str
     engine: str
@@ -73,14 +95,57 @@ class PredictionRow(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One image's call. With a refusal, all fields but `refusal`, `box`, `novelty` and `audit` are None, `decided_early` False.
+    """The call on one image, or the reason why there is none.
 
-    `probability` is the deciding voter's probability of `label`; `score` the same voter's probability of ALL, the figure to
-    put a threshold on. `probabilities` holds a row for each voter (a, b, combined) and a column for each class (hem, all).
-    With `decided_early` the first voter of a cascade was sure enough to decide alone; the others' rows are NaN.
-    `novelty` is the cell's distance from the training's cells, about 1 for one of theirs; above the bundle's limit the cell
-    is refused as 'unlike-training'. `set` holds the classes that can't be excluded for it (`PredictionSets`): one where the
-    vote is sure, both where it isn't, none where neither class fits. Both are None for a bundle that doesn't measure them.
+    With a refusal `label`, `probability`, `score`, `voter`, `probabilities` and `set` are None, and `decided_early` is False.
+
+    Attributes
+    ----------
+    label : {'hem', 'all'} or None
+        'all' is a malignant lymphoblast, 'hem' a normal cell.
+    probability : float or None
+        The deciding voter's probability of `label`, 0 to 1.
+    score : float or None
+        The deciding voter's probability of ALL, 0 to 1. Put thresholds on this figure.
+    voter : {'a', 'b', 'combined'} or None
+        The voter that decided.
+    probabilities : tuple of 3 pairs of float, or None
+        A row for each voter (a, b, combined), a column for each class (hem, all). NaN for a voter that was not run.
+    box : (x0, y0, x1, y1) or None
+        The cell in pixels of the image, half-open: x1 and y1 lie outside.
+    refusal : Refusal or None
+        Why there is no label; None where there is one.
+    audit : Audit
+        What answered.
+    decided_early : bool
+        The first voter of a cascade was sure enough to decide alone.
+    novelty : float or None
+        Distance from the cells of the training, about 1 for one of them. A cell above the bundle's limit is refused as
+        'unlike-training'. None for a bundle that doesn't measure it.
+    set : tuple of {'hem', 'all'}, or None
+        The classes that can't be excluded at the bundle's level: one where the vote is sure, both where it isn't, none where
+        neither fits. None for a bundle without such levels.
+
+    Examples
+    --------
+    >>> from blastscope import open_bundle, synthetic_cell
+    >>> images = [synthetic_cell(seed) for seed in range(4)]
+    >>> with open_bundle(unlike_training="call") as scope:  # drawn cells are unlike those of the training
+    ...     prediction = scope.classify(images[0])
+    ...     many = scope.classify_many(images)
+    ...     future = scope.submit(images[0])
+    ...     later = future.result()
+    >>> prediction.label in ("hem", "all"), len(prediction.probabilities), len(many)
+    (True, 3, 4)
+    >>> later.label == prediction.label
+    True
+
+    Files and folders, with a refusal for what is no image:
+
+    >>> with open_bundle() as scope:
+    ...     for path, prediction in scope.classify_files(["no-such-file.png"]):
+    ...         print(path, prediction.label, prediction.refusal.code)
+    no-such-file.png None undecodable
     """
 
     label: ClassName | None
@@ -96,7 +161,14 @@ class Prediction:
     set: tuple[ClassName, ...] | None = None
 
     def row(self) -> PredictionRow:
-        """The prediction as plain JSON values."""
+        """The prediction as plain values, which `json.dumps` takes.
+
+        Returns
+        -------
+        PredictionRow
+            A dict with the names of the attributes; `refusal` is the code and `detail` the sentence, `probabilities` a dict by
+            voter and class, with None for a voter that was not run.
+        """
         table: dict[str, dict[str, float] | None] = {}
         for voter, pair in zip(VOTERS, self.probabilities or (), strict=self.probabilities is not None):
             table[voter] = None if any(map(isnan, pair)) else {**dict(zip(CLASSES, pair, strict=True))}

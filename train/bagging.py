@@ -13,7 +13,15 @@ from blastscope.train.config import ScheduleConfig
 
 @dataclass(frozen=True, slots=True)
 class Bag:
-    """Images of one training set: rows of the cells, and whether each stands there as itself or augmented."""
+    """The M images of one training set.
+
+    Attributes
+    ----------
+    cells : (M,) int64 array
+        Rows of the cells.
+    augmented : (M,) bool array
+        Whether the image is augmented, or the cell as it is.
+    """
 
     cells: NDArray[np.int64]  # (M,)
     augmented: NDArray[np.bool_]  # (M,)
@@ -23,17 +31,34 @@ class Bag:
 
 
 class Bags(NamedTuple):
-    """The two sets of stage 1."""
+    """The two training sets of stage 1.
+
+    Attributes
+    ----------
+    a, b : Bag
+        Those of voter a and of voter b.
+    """
 
     a: Bag
     b: Bag
 
 
 def make_bags(hem: NDArray[np.int64], malignant: NDArray[np.int64], seed: int) -> Bags:
-    """Sets A and B of the training part's HEM rows and ALL rows.
+    """The bags of voters a and b, from the rows of the training part.
 
     ALL is halved at random into All-A and All-B, which differ by at most one cell.
     A = All-A + augmented All-B + HEM + augmented HEM; B = All-B + augmented All-A + HEM + augmented HEM.
+
+    Parameters
+    ----------
+    hem, malignant : int64 array
+        Rows of the HEM cells, and of the ALL cells.
+    seed : int
+        The same seed gives the same halves.
+
+    Returns
+    -------
+    Bags
     """
     shuffled = np.random.default_rng([seed, 2]).permutation(malignant)
     middle = (len(shuffled) + 1) // 2
@@ -47,7 +72,17 @@ def _bag(own: NDArray[np.int64], other: NDArray[np.int64], hem: NDArray[np.int64
 
 
 def plain_bag(cells: NDArray[np.int64]) -> Bag:
-    """Every cell once, as itself: the set of stage 2."""
+    """The bag of stage 2: every cell once, as it is.
+
+    Parameters
+    ----------
+    cells : (M,) int64 array
+        Rows of the cells.
+
+    Returns
+    -------
+    Bag
+    """
     return Bag(cells, np.zeros(len(cells), np.bool_))
 
 
@@ -60,11 +95,31 @@ def chances(
     sizes: NDArray[np.float64] | None = None,
     match_sizes: float = 0.0,
 ) -> NDArray[np.float64] | None:
-    """How likely each image of the bag is drawn, summing to 1; None: every image exactly once.
+    """How likely each image of a bag is drawn.
 
-    `labels` and `patients` have an entry a cell. With `balance_patients` an image counts (its patient's images) ^ -balance,
-    so that a patient with many cells doesn't rule; `match_sizes` brings the classes' distributions of `sizes`, one a cell, to
-    each other (`size_factors`); `all_share` then sets the share of ALL.
+    With `config.balance_patients` an image counts (its patient's images) ^ -balance, so that a patient with many cells doesn't
+    rule. `match_sizes` brings the classes' distributions of sizes to each other (`size_factors`). `config.all_share` then sets
+    the share of ALL.
+
+    Parameters
+    ----------
+    bag : Bag
+        M images.
+    labels : (N,) int64 array
+        Of each cell, 0 hem or 1 all.
+    patients : (N,) array of str
+        The patient of each cell.
+    config : ScheduleConfig
+        How to weigh.
+    sizes : (N,) float64 array, optional
+        The size of each cell.
+    match_sizes : float
+        0 leaves sizes as they are, 1 brings the two distributions together.
+
+    Returns
+    -------
+    (M,) float64 array, or None
+        Sums to 1. None: every image exactly once.
     """
     plain = not config.balance_patients and config.all_share is None and config.images_per_epoch is None
     if plain and not (match_sizes and sizes is not None):
@@ -91,7 +146,20 @@ def size_factors(
     """By what each image's weight is multiplied so that both classes have one distribution of sizes.
 
     Aimed at is the geometric mean of the two histograms, which is small where one of them is: no class is stretched to sizes
-    that it hardly has.
+    that it hardly has. No factor is above 6.
+
+    Parameters
+    ----------
+    sizes : (M,) float64 array
+        The size of each image's cell.
+    malignant : (M,) bool array
+        Whether its label is ALL.
+    weight : (M,) float64 array
+        Its weight before.
+
+    Returns
+    -------
+    (M,) float64 array
     """
     edges = np.quantile(sizes, np.linspace(0, 1, SIZE_BINS + 1)[1:-1])
     bins = np.searchsorted(edges, sizes)
@@ -106,10 +174,25 @@ def size_factors(
 
 
 def draw(chance: NDArray[np.float64] | None, size: int, count: int | None, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Positions in a bag of `size` images in the order of one epoch.
+    """Positions in a bag in the order of one epoch.
 
-    Drawn by systematic sampling: an image's number of copies is its expected number, rounded down or up, so that equal
-    chances and `count` = `size` give every image once.
+    Drawn by systematic sampling: an image's number of copies is its expected number, rounded down or up, so that equal chances
+    and `count` = `size` give every image once.
+
+    Parameters
+    ----------
+    chance : (size,) float64 array, or None
+        How likely each image is drawn, summing to 1. None: every image once, in random order.
+    size : int
+        Images in the bag.
+    count : int or None
+        Images in the epoch; None for `size`.
+    rng : numpy.random.Generator
+        The source of chance.
+
+    Returns
+    -------
+    (count,) int64 array
     """
     order: NDArray[np.int64] = rng.permutation(size)
     if chance is None:

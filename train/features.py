@@ -25,7 +25,17 @@ CACHE_VERSION = 1  # a change of what stands in the file must raise it
 
 @dataclass(frozen=True, slots=True)
 class FeatureTable:
-    """A row for each cell of a crop store, then, for each augmented copy, again a row for each cell."""
+    """A row for each of the N cells of a crop store, then, for each augmented copy, a row for each cell again.
+
+    Attributes
+    ----------
+    features : ((1 + copies) N, F) float32 array
+        As `trunk.Statistics` has them.
+    shape : ((1 + copies) N, 2) float32 array
+        As `trunk.Statistics` has it.
+    lightness : ((1 + copies) N,) float32 array
+        Mean gray level of the cell's pixels, 0 to 255.
+    """
 
     features: NDArray[np.float32]  # ((1 + copies) N, F), as `trunk.Statistics` has them
     shape: NDArray[np.float32]  # ((1 + copies) N, 2)
@@ -33,9 +43,26 @@ class FeatureTable:
 
 
 def trunk_features(store: CropStore, trunk: Trunk, config: TrainConfig, cache_dir: Path, progress: Progress) -> FeatureTable:
-    """The features of every cell of `store`, from `cache_dir` where they were computed before.
+    """The trunk's features of every cell, from the cache where they were computed before.
 
-    The cache's key holds the cells, the crop, the weights of `trunk` and the augmentation, so a stale file is never found.
+    The cache's key holds the cells, the crop, the weights of the trunk and the augmentation, so a stale file is never found.
+
+    Parameters
+    ----------
+    store : CropStore
+        The crops of the cells.
+    trunk : Trunk
+        What computes the features, on the device where it lies.
+    config : TrainConfig
+        With a section `trunk`.
+    cache_dir : Path
+        Where tables are kept; only this user may read them.
+    progress : Progress
+        Is told how far the work is.
+
+    Returns
+    -------
+    FeatureTable
     """
     place = Path(cache_dir) / f"features-{_key(store, trunk, config)}.safetensors"
     place.parent.mkdir(parents=True, exist_ok=True)

@@ -20,12 +20,20 @@ LEAKAGE = (
 
 
 class LeakageWarning(UserWarning):
-    """The split lets a patient stand on both sides."""
+    """The split is by image, so that cells of one patient may be in both parts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Rows of the cells of each part, ascending, and what a reader of the scores must know."""
+    """The rows of the cells of each part, ascending.
+
+    Attributes
+    ----------
+    training, validation : int64 array
+        Rows of the cells that were split.
+    notes : tuple of str
+        What a reader of the scores must know.
+    """
 
     training: NDArray[np.int64]
     validation: NDArray[np.int64]
@@ -33,9 +41,30 @@ class Split:
 
 
 def split_cells(cells: Sequence[DatasetEntry], config: DataConfig) -> Split:
-    """The parts of `cells` that `config` asks for; the same ones for the same cells and seed.
+    """The training and the validation part of cells; the same for the same cells and configuration.
 
-    Warns with `LeakageWarning` when the split is by image. Raises `ValueError` where a class has too few patients to share.
+    By patient, all cells of a person are in one part, and so are all ids of that person.
+
+    Parameters
+    ----------
+    cells : sequence of DatasetEntry
+        As `scan_dataset` gives them.
+    config : DataConfig
+        How to split, which share or fold to hold out, and the seed.
+
+    Returns
+    -------
+    Split
+
+    Raises
+    ------
+    ValueError
+        A class has fewer than two people, or too few for the folds.
+
+    Warns
+    -----
+    LeakageWarning
+        The split is by image.
     """
     labels = np.array([CLASSES.index(cell.label) for cell in cells])
     rng = np.random.default_rng([config.seed, 1])
@@ -68,11 +97,25 @@ def _parts(validates: NDArray[np.bool_], *notes: str) -> Split:
 
 
 def nearest_subset(counts: Sequence[int], share: float, rng: np.random.Generator) -> list[int]:
-    """Indices of the patients whose cells come as near to `share` of all cells as any choice of whole patients does.
+    """The patients to hold out so that their cells come as near to a share of all cells as whole patients can.
 
-    Leaves at least one patient on each side. Among equally near choices the number of patients is near to the share too, and
-    `rng` picks which patients. Counts how many patients reach which sum, exactly: bit s of `reach[i][k]` says that k of the
-    first i patients can have s cells.
+    At least one patient is left on each side. Of equally near choices the one is taken whose number of patients is nearest to
+    the share, and `rng` picks which patients. Counts how many patients reach which sum, exactly: bit s of `reach[i][k]` says
+    that k of the first i patients can have s cells.
+
+    Parameters
+    ----------
+    counts : sequence of int
+        Cells of each patient; at least two patients.
+    share : float
+        The share of all cells that is wanted, 0 to 1.
+    rng : numpy.random.Generator
+        Decides between equally good choices.
+
+    Returns
+    -------
+    list of int
+        Positions in `counts`, ascending.
     """
     order = rng.permutation(len(counts))
     reach = [[1] + [0] * len(counts)]

@@ -25,7 +25,29 @@ SIZE_SLACK = 2.0  # standard deviations of size and fill within which a cell is 
 
 
 class Trunk(nn.Module):
-    """A frozen backbone and the statistics of its maps: crops (N, S, S, 3) uint8 to `Statistics`."""
+    """A frozen backbone that gives statistics of its maps over the pixels of the cell.
+
+    Parameters
+    ----------
+    network : timm model
+        The backbone, with the stages that `config` names. Its weights are frozen.
+    normalise : Normalise
+        What brings uint8 pixels to the backbone's range.
+    config : TrunkConfig
+        Which stages are read, and of which the covariances, too.
+    side_px : int
+        Side of the crops in pixels.
+
+    Attributes
+    ----------
+    first_order, second_order : int
+        How many features are means and deviations, and how many are covariances.
+
+    Raises
+    ------
+    ConfigError
+        The side of a stage's maps doesn't divide `side_px`.
+    """
 
     def __init__(self, network: Any, normalise: Normalise, config: TrunkConfig, side_px: int) -> None:
         super().__init__()
@@ -45,11 +67,21 @@ class Trunk(nn.Module):
             self.register_buffer(f"upper_{place}", upper[0] * channels + upper[1], persistent=False)
 
     def train(self, mode: bool = True) -> Trunk:
-        """Stays in eval mode: the running statistics of a frozen backbone don't move."""
+        """Itself, always in eval mode: the running statistics of a frozen backbone don't move."""
         return super().train(False)
 
     def forward(self, crops: Tensor) -> Statistics:
-        """The statistics of `crops` (N, S, S, 3)."""
+        """The statistics of crops.
+
+        Parameters
+        ----------
+        crops : (N, S, S, 3) uint8 tensor, RGB
+            Cells on black: every pixel that is not black is the cell's.
+
+        Returns
+        -------
+        Statistics
+        """
         cell = (crops.to(torch.float32).permute(0, 3, 1, 2).amax(dim=1, keepdim=True) > 0).to(torch.float32)  # (N, 1, S, S)
         moments, covariances = [], []
         for place, maps in enumerate(self._maps(self.normalise(crops))):
@@ -75,7 +107,15 @@ class Trunk(nn.Module):
 
 
 class Statistics(NamedTuple):
-    """What a trunk gives of each crop."""
+    """What a trunk gives of N crops.
+
+    Attributes
+    ----------
+    features : (N, first_order + second_order) float32 tensor
+        Means and standard deviations of each map, then signed square roots of covariances.
+    shape : (N, 2) float32 tensor
+        Natural logarithm of the area of the cell's box in pixels, and the share of the box that the cell fills.
+    """
 
     features: Tensor  # (N, first_order + second_order) float32: means and deviations of each map, then roots of covariances
     shape: Tensor  # (N, 2) float32: log of the box's area in pixels, share of the box that the cell fills
@@ -90,8 +130,15 @@ def _shape(cell: Tensor) -> Tensor:
 class Head(nn.Module):
     """Small networks side by side on standardised features; at inference the mean of their logits.
 
-    `members` of them are trained at once, on the same draws, each from its own initial weights: their mean changes less from
-    one training to the next than one of them does.
+    They are trained at once, on the same draws, each from its own initial weights: their mean changes less from one training to
+    the next than one of them does.
+
+    Parameters
+    ----------
+    features : int
+        How many features a cell has.
+    config : TrunkConfig
+        How many networks, their width and dropout.
     """
 
     mean: Tensor
@@ -116,12 +163,28 @@ class Head(nn.Module):
         nn.init.zeros_(self.bias)
 
     def standardise(self, mean: Tensor, deviation: Tensor) -> None:
-        """Sets what is subtracted from each feature, and what it is divided by."""
+        """Sets what is subtracted from each feature, and what it is divided by.
+
+        Parameters
+        ----------
+        mean, deviation : (F,) float32 tensor
+            Of the features over the training cells. A deviation below 1e-4 counts as 1e-4.
+        """
         self.mean.copy_(mean)
         self.scale.copy_(1 / deviation.clamp(min=LEAST_DEVIATION))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features (N, F) to logits: (N, members, 2) in training, (N, 2), their mean, at inference."""
+        """The logits of cells.
+
+        Parameters
+        ----------
+        features : (N, F) float32 tensor
+            As the trunk gives them.
+
+        Returns
+        -------
+        (N, members, 2) float32 tensor in training, (N, 2) at inference
+        """
         inputs = ((features - self.mean) * self.scale).clamp(-self.limit, self.limit)
         hidden = self.after(functional.relu(self.widen(self.before(inputs))))
         if self.training:
@@ -133,10 +196,17 @@ class Head(nn.Module):
 
 
 class Novelty(nn.Module):
-    """How far a cell is from those of the training: about 1 for one of theirs.
+    """How far a cell lies from those of the training: about 1 for one of theirs.
 
-    The root mean square of its features' scores on the main directions of the training cells, each by its standard deviation
-    there (a Mahalanobis distance), and of what its size and fill exceed two standard deviations by.
+    The square root of two terms: the mean square of the features' scores on the main directions of the training cells, each in
+    standard deviations (a Mahalanobis distance), and the squares of what size and fill exceed two standard deviations by.
+
+    Parameters
+    ----------
+    features : int
+        How many features a cell has.
+    directions : int
+        How many directions are kept.
     """
 
     mean: Tensor
@@ -154,7 +224,17 @@ class Novelty(nn.Module):
         self.register_buffer("shape_scale", torch.ones(2))
 
     def forward(self, statistics: Statistics) -> Tensor:
-        """(N,) float32."""
+        """The distance of each cell.
+
+        Parameters
+        ----------
+        statistics : Statistics
+            As the trunk gives them, of N cells.
+
+        Returns
+        -------
+        (N,) float32 tensor
+        """
         centred = statistics.features[:, : len(self.mean)] - self.mean
         scores: Tensor = functional.linear(centred, self.directions.t(), self.zeros)
         beyond = (((statistics.shape - self.shape_mean) * self.shape_scale).abs() - SIZE_SLACK).clamp(min=0)
@@ -163,7 +243,15 @@ class Novelty(nn.Module):
 
 
 class TrunkEnsemble(nn.Module):
-    """All three voters on one trunk: crops (N, S, S, 3) uint8 to logits (N, 3, 2) float32, voters a, b, combined."""
+    """All three voters on one trunk.
+
+    Parameters
+    ----------
+    trunk : Trunk
+        The frozen backbone.
+    config : TrunkConfig
+        Sizes of the heads, and directions of the novelty.
+    """
 
     views = passes = 1
 
@@ -175,21 +263,58 @@ class TrunkEnsemble(nn.Module):
         self.novelty = Novelty(trunk.first_order, config.directions)
 
     def forward(self, crops: Tensor) -> Tensor:
-        """Logits (N, 3, 2)."""
+        """The logits of each voter.
+
+        Parameters
+        ----------
+        crops : (N, S, S, 3) uint8 tensor, RGB
+            Cells on black.
+
+        Returns
+        -------
+        (N, 3, 2) float32 tensor
+            Voters in the order a, b, combined; classes in the order hem, all.
+        """
         return self.judge(crops)[0]
 
     def judge(self, crops: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (N, 3, 2) and novelty (N,)."""
+        """The logits of each voter, and the novelty.
+
+        Parameters
+        ----------
+        crops : (N, S, S, 3) uint8 tensor, RGB
+            Cells on black.
+
+        Returns
+        -------
+        (N, 3, 2) float32 tensor, (N,) float32 tensor
+        """
         statistics = self.trunk(crops)
         return self.logits(statistics.features), self.novelty(statistics)
 
     def logits(self, features: Tensor) -> Tensor:
-        """Logits (N, 3, 2) of the trunk's `features`."""
+        """The logits of each voter, from features that the trunk gave.
+
+        Parameters
+        ----------
+        features : (N, F) float32 tensor
+            `Statistics.features`.
+
+        Returns
+        -------
+        (N, 3, 2) float32 tensor
+        """
         first = features[:, : self.trunk.first_order]
         return torch.stack([self.a(first), self.b(first), self.combined(features)], dim=1)
 
     def divide_margins(self, temperature: float) -> None:
-        """Divides all logits by `temperature` for good."""
+        """Divides the logits of all voters by a temperature, for good.
+
+        Parameters
+        ----------
+        temperature : float
+            Above 1 makes probabilities less extreme, below 1 more.
+        """
         with torch.no_grad():
             for voter in VOTERS:
                 self.head(voter).classify.div_(temperature)
@@ -200,7 +325,17 @@ class TrunkEnsemble(nn.Module):
         return {VOTERS[0]: self.a, VOTERS[1]: self.b}.get(voter, self.combined)
 
     def voter(self, name: Voter) -> nn.Module:
-        """One voter alone: crops (N, S, S, 3) uint8 to logits (N, 2). It shares its weights with the ensemble."""
+        """One voter alone: a module from crops (N, S, S, 3) uint8 to logits (N, 2). It shares its weights with the ensemble.
+
+        Parameters
+        ----------
+        name : {'a', 'b', 'combined'}
+            Which voter.
+
+        Returns
+        -------
+        torch.nn.Module
+        """
         return _OneVoter(self.trunk, self.head(name)).train(self.training)
 
 
@@ -216,7 +351,22 @@ class _OneVoter(nn.Module):
 
 
 def make_trunk_ensemble(config: TrainConfig) -> tuple[TrunkEnsemble, str]:
-    """An ensemble with untrained heads, and a sentence on where its backbone's weights come from. Raises `ConfigError`."""
+    """An ensemble with untrained heads, and a sentence on where its backbone's weights come from.
+
+    Parameters
+    ----------
+    config : TrainConfig
+        With a section `trunk`.
+
+    Returns
+    -------
+    TrunkEnsemble, str
+
+    Raises
+    ------
+    ConfigError
+        The backbone doesn't give its maps, has no such stage, or doesn't fit the size of the crops.
+    """
     assert config.trunk is not None
     network, statistics, origin = create_backbone(config.network, config.crop.side_px)
     if not hasattr(network, "forward_intermediates") or not hasattr(network, "prune_intermediate_layers"):

@@ -31,13 +31,40 @@ class _Cells(NamedTuple):
 
 
 def start_ensemble(config: TrainConfig) -> tuple[TrunkEnsemble, str]:
-    """The ensemble before training, and where its backbone's weights come from."""
+    """The ensemble before training, and a sentence on where its backbone's weights come from.
+
+    Parameters
+    ----------
+    config : TrainConfig
+        With a section `trunk`. Its seed decides the initial weights.
+
+    Returns
+    -------
+    TrunkEnsemble, str
+
+    Raises
+    ------
+    ConfigError
+        As `make_trunk_ensemble`.
+    """
     torch.manual_seed(seed_of(config.seed, len(VOTERS)))
     return make_trunk_ensemble(config)
 
 
 class HeldOut(NamedTuple):
-    """What the ensemble says of the validation cells."""
+    """What the ensemble says of the N validation cells.
+
+    Attributes
+    ----------
+    probabilities : (N, 3, 2) float32 array
+        Of each voter and class.
+    novelty : (N,) float32 array
+        Distance from the training cells, about 1 for one of them.
+    size_px : (N,) float32 array
+        Side in pixels of the square that has the area of the cell's box.
+    lightness : (N,) float32 array
+        Mean gray level of the cell's pixels, 0 to 255.
+    """
 
     probabilities: NDArray[np.float32]  # (N, 3, 2)
     novelty: NDArray[np.float32]  # (N,)
@@ -46,7 +73,22 @@ class HeldOut(NamedTuple):
 
 
 def train_on_trunk(job: Job, ensemble: TrunkEnsemble) -> HeldOut:
-    """Trains the three heads of `ensemble`, measures the training cells for `novelty`, and judges the validation cells."""
+    """Trains the three heads, measures the training cells for `novelty`, and judges the validation cells.
+
+    Heads that the run's folder holds finished are not trained again.
+
+    Parameters
+    ----------
+    job : Job
+        Cells, split, bags, configuration, folder and machine of the run.
+    ensemble : TrunkEnsemble
+        As `start_ensemble` gives it. It is trained in place.
+
+    Returns
+    -------
+    HeldOut
+        Of the validation cells, in the order of `job.split.validation`.
+    """
     config = job.config.trunk
     assert config is not None
     ensemble.to(job.machine.device)
@@ -130,14 +172,43 @@ def _fit_head(job: Job, voter: Voter, head: Head, cells: _Cells, bag: Bag) -> No
 
 
 def moments(features: NDArray[np.float32], chance: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Mean and standard deviation (F,) of `features` (M, F) as they are drawn by `chance` (M,)."""
+    """Mean and standard deviation of each feature, with a weight for each cell.
+
+    Parameters
+    ----------
+    features : (M, F) float32 array
+        A row for each cell.
+    chance : (M,) float64 array
+        How likely each cell is drawn, summing to 1.
+
+    Returns
+    -------
+    (F,) float32 array, (F,) float32 array
+    """
     mean = chance @ features
     deviation = np.sqrt(chance @ np.square(features - mean.astype(np.float32)))
     return mean.astype(np.float32), deviation.astype(np.float32)
 
 
 def fit_novelty(novelty: Novelty, table: FeatureTable, rows: NDArray[np.int64], chance: NDArray[np.float64]) -> None:
-    """Sets the directions and the spread that `novelty` measures distances by, from the cells `rows` drawn by `chance`."""
+    """Sets the directions and the spread by which `novelty` measures distances.
+
+    Parameters
+    ----------
+    novelty : Novelty
+        Is written to.
+    table : FeatureTable
+        Features of all cells.
+    rows : (M,) int64 array
+        The training cells' rows of the table.
+    chance : (M,) float64 array
+        How likely each is drawn, summing to 1.
+
+    Raises
+    ------
+    ValueError
+        `novelty` has more directions than features.
+    """
     count = len(novelty.mean)
     features = table.features[rows, :count]
     mean, deviation = moments(features, chance)

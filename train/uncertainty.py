@@ -41,7 +41,19 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HeldOutCells:
-    """Cells judged by networks that saw no cell of their person. Row i of each array is cell i."""
+    """Cells judged by networks that saw no cell of their person. Row i of each array is cell i.
+
+    Attributes
+    ----------
+    probabilities : (N, 3, 2) float32 array
+        Of each voter and class, with temperature 1.
+    labels : (N,) int64 array
+        0 hem, 1 all.
+    people : (N,) array of str
+        The person of each cell.
+    novelty : (N,) float32 array, or None
+        None where the networks don't measure it.
+    """
 
     probabilities: NDArray[np.float32]  # (N, 3, 2), with temperature 1
     labels: NDArray[np.int64]  # (N,)
@@ -50,21 +62,36 @@ class HeldOutCells:
 
 
 class MeasuredUncertainty(StrictModel):
-    """uncertainty.json: the figures, and by which recipe and on which cells they came about."""
+    """The content of uncertainty.json: the figures, and the recipe and cells that they were measured with."""
 
     uncertainty: Uncertainty
     data_sha256: Digest
     config: TrainConfig  # its `data` is of one fold where several were put together
 
     def fits(self, config: TrainConfig, data_sha256: str) -> bool:
-        """Whether it was measured by the recipe `config` on the same cells, however they were split."""
+        """Whether it was measured by the recipe `config` on the same cells, however they were split, on any machine."""
         plain = {"data": DataConfig(), "compute": ComputeConfig()}
         same = self.config.model_copy(update=plain) == config.model_copy(update=plain)
         return same and self.data_sha256 == data_sha256
 
 
 def held_out_cells(runs: Sequence[Path]) -> HeldOutCells:
-    """The validation cells of finished runs, put together. Raises `DataError`."""
+    """The validation cells of finished runs, put together.
+
+    Parameters
+    ----------
+    runs : sequence of Path
+        The runs' folders, such as the folds of a cross validation.
+
+    Returns
+    -------
+    HeldOutCells
+
+    Raises
+    ------
+    DataError
+        A run isn't finished, or its files don't belong together.
+    """
     parts, labels, people = [], [], []
     for run in runs:
         cells = read_provenance(run).validation
@@ -80,7 +107,25 @@ def held_out_cells(runs: Sequence[Path]) -> HeldOutCells:
 
 
 def write_uncertainty(folder: Path, runs: Sequence[Path]) -> Uncertainty | None:
-    """Writes FOLDER/uncertainty.json, what the held-out people of `runs` show; with too few people None, and no file."""
+    """Writes uncertainty.json: what the held-out people of runs show.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the file goes.
+    runs : sequence of Path
+        Folders of finished runs; the recipe is that of the first.
+
+    Returns
+    -------
+    Uncertainty or None
+        None, and no file, where too few people were held out.
+
+    Raises
+    ------
+    DataError
+        A run isn't finished, or its files don't belong together.
+    """
     first = read_provenance(runs[0])
     try:
         measured = measure_uncertainty(held_out_cells(runs))
@@ -92,7 +137,22 @@ def write_uncertainty(folder: Path, runs: Sequence[Path]) -> Uncertainty | None:
 
 
 def read_uncertainty(path: Path) -> MeasuredUncertainty:
-    """The file `path`. Raises `DataError`."""
+    """The content of a file that `write_uncertainty` wrote.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Returns
+    -------
+    MeasuredUncertainty
+
+    Raises
+    ------
+    DataError
+        The file can't be read, or is no such record.
+    """
     try:
         return MeasuredUncertainty.model_validate_json(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -116,7 +176,22 @@ class _Weighed(NamedTuple):
 
 
 def measure_uncertainty(cells: HeldOutCells) -> Uncertainty:
-    """What `cells` show. Raises `UsageError` with fewer than four people of a class."""
+    """Temperature, prediction sets, novelty limit, smear model and scores, from cells of people who were held out.
+
+    Parameters
+    ----------
+    cells : HeldOutCells
+        At least four people of each class.
+
+    Returns
+    -------
+    Uncertainty
+
+    Raises
+    ------
+    UsageError
+        There are fewer people of a class.
+    """
     weighed = _weigh(cells)
     counts = [len(np.unique(cells.people[cells.labels == label])) for label in (0, 1)]
     if min(counts) < LEAST_PEOPLE:
@@ -176,7 +251,7 @@ def _cross_fitted(parts: Sequence[Rows], judge: Callable[[Rows, Rows], NDArray[n
 
 
 def fit_temperature(cells: _Weighed) -> float:
-    """The temperature with the least weighted cross entropy."""
+    """The temperature with the least weighted cross entropy: what margins are to be divided by. Between 0.05 and 20."""
     margins, labels, weights = (torch.from_numpy(values) for values in (cells.margins, cells.labels, cells.weights))
     signed = margins * (2 * labels - 1)
     log_inverse = torch.zeros((), dtype=torch.float64, requires_grad=True)
@@ -198,7 +273,22 @@ def _score(margins: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def calibration_error(scores: NDArray[np.float64], labels: NDArray[np.int64], weights: NDArray[np.float64]) -> float:
-    """Expected calibration error of `scores` (N,) of ALL, over ten bins, each cell with its weight."""
+    """The expected calibration error, over ten bins of equal width.
+
+    Parameters
+    ----------
+    scores : (N,) float64 array
+        Probabilities of ALL.
+    labels : (N,) int64 array
+        0 hem, 1 all.
+    weights : (N,) float64 array
+        How much each cell counts.
+
+    Returns
+    -------
+    float
+        0 to 1.
+    """
     bins = (scores * BINS).astype(np.int64).clip(0, BINS - 1)
     gaps = np.bincount(bins, weights * (labels - scores), BINS)
     return float(np.abs(gaps).sum() / weights.sum())

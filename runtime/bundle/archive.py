@@ -25,11 +25,35 @@ _LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the first moment that a zip can tell
 
 
 def write_bundle(folder: Path | str, manifest: Manifest, files: Mapping[str, Path | bytes]) -> Bundle:
-    """The bundle in `folder`, made of `manifest` and `files`: for each file that the manifest lists, its source or its bytes.
+    """Writes a bundle to `folder`, and returns it as it is read back.
 
-    Replaces a bundle that stands there, and refuses to replace any other folder with something in it. Raises `UsageError`,
-    `WriteError` where the disk is full, and `DigestMismatch` where a source is not what the manifest says; the old bundle is
-    then still in its place. A model card is made from the manifest.
+    Replaces a bundle that stands there, in one step: if anything fails, the old one stays. Any other folder with something
+    in it is left alone. The model card is written anew, from the manifest, where the manifest has one.
+
+    Parameters
+    ----------
+    folder : Path or str
+        Where to write.
+    manifest : Manifest
+        What manifest.json is to say.
+    files : mapping of str to Path or bytes
+        For each file that the manifest lists, by its path from the bundle's root: the file to copy, or the bytes.
+
+    Returns
+    -------
+    Bundle
+        As read from `folder`, verified.
+
+    Raises
+    ------
+    UsageError
+        `files` are not those that the manifest lists, or `folder` is a file or holds something else than a bundle.
+    DigestMismatch
+        A source is not what the manifest says.
+    DataError
+        A source can't be read.
+    WriteError
+        The disk is full, or `folder` can't be written.
     """
     folder = Path(folder)
     if manifest.card:
@@ -49,7 +73,27 @@ def _with_card(manifest: Manifest, files: Mapping[str, Path | bytes]) -> tuple[M
 
 
 def update_bundle(bundle: Bundle, manifest: Manifest, added: Mapping[str, Path | bytes]) -> Bundle:
-    """The bundle in the same folder under a new `manifest`: files in `added` come or change, files no longer listed go."""
+    """Writes the bundle anew in its folder, under a new manifest, and returns it as it is read back.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        As it was read.
+    manifest : Manifest
+        What manifest.json is to say. Files that it no longer lists go.
+    added : mapping of str to Path or bytes
+        The files that are new or change, by their path from the bundle's root. All others that `manifest` lists are kept.
+
+    Returns
+    -------
+    Bundle
+        As read from the folder, verified.
+
+    Raises
+    ------
+    UsageError, DigestMismatch, WriteError
+        As `write_bundle`.
+    """
     kept = {entry.file: bundle.file(entry) for entry in bundle.manifest.files()}
     listed = {entry.file for entry in manifest.files()}
     sources: dict[str, Path | bytes] = {file: path for file, path in kept.items() if file in listed}
@@ -57,9 +101,27 @@ def update_bundle(bundle: Bundle, manifest: Manifest, added: Mapping[str, Path |
 
 
 def pack(bundle: Bundle, path: Path | str) -> Path:
-    """Writes the zip of `bundle` to `path`: sorted, stored, with fixed times, so that equal bundles give equal zips.
+    """Writes the bundle as a zip, and returns its path.
 
-    Raises `DigestMismatch` where the bundle was changed since it was read, and `WriteError`.
+    Equal bundles give equal zips: their files are sorted, not compressed, and have fixed times.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        As it was read.
+    path : Path or str
+        The zip to write; a file that stands there is replaced.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    DigestMismatch
+        The bundle was changed since it was read.
+    WriteError
+        The zip can't be written.
     """
     path = Path(path)
     data = read_manifest_bytes(bundle.path, bundle.path)
@@ -77,9 +139,19 @@ def pack(bundle: Bundle, path: Path | str) -> Path:
 
 
 def check_bundle_place(folder: Path) -> None:
-    """Raises `UsageError` unless a bundle may be written to `folder`; for those who have long work to do before they write.
+    """Checks that a bundle may be written to `folder`; to be called before long work whose result goes there.
 
-    Nothing but a bundle, or an empty folder, is replaced: whoever mistypes a path must not lose the folder there.
+    Only a bundle, or an empty folder, is replaced, so that a mistyped path costs nobody a folder.
+
+    Parameters
+    ----------
+    folder : Path
+        It need not exist.
+
+    Raises
+    ------
+    UsageError
+        `folder` is a file, or holds something else than a bundle.
     """
     recover(folder)
     if not folder.exists():

@@ -20,7 +20,23 @@ _HEADER_LIMIT = 64 * 1024
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Golden:
-    """Crops and what the trained networks said of them. Raises `ValueError` where the arrays can't be that."""
+    """A few crops and the probabilities that the trained networks gave them.
+
+    Attributes
+    ----------
+    crops : (n, S, S, 3) uint8 array, RGB
+        1 to 16 crops.
+    probabilities : (n, 3, 2) float32 array
+        Of each voter (a, b, combined) and class (hem, all).
+    novelty : (n,) float32 array, or None
+        Distance from the cells of the training; None where the graphs don't measure it.
+
+    Raises
+    ------
+    ValueError
+        An array has another shape or dtype, a pair of probabilities lies outside 0 to 1 or doesn't sum to 1, or a novelty is
+        negative or not a finite number.
+    """
 
     crops: NDArray[np.uint8]  # (n, S, S, 3) RGB
     probabilities: NDArray[np.float32]  # (n, 3, 2)
@@ -48,7 +64,18 @@ class Golden:
 
 
 def golden_bytes(golden: Golden) -> bytes:
-    """`golden` as a safetensors file; the same bytes for the same arrays."""
+    """The golden set as a safetensors file; the same bytes for the same arrays.
+
+    Parameters
+    ----------
+    golden : Golden
+        Crops and probabilities.
+
+    Returns
+    -------
+    bytes
+        To be written as the bundle's golden file.
+    """
     arrays = {"crops": golden.crops, "probabilities": golden.probabilities}
     if golden.novelty is not None:
         arrays["novelty"] = golden.novelty
@@ -56,7 +83,24 @@ def golden_bytes(golden: Golden) -> bytes:
 
 
 def read_golden(bundle: Bundle) -> Golden:
-    """The bundle's golden set, in the shapes that its manifest says. Raises `BundleError`."""
+    """The bundle's golden set, verified and in the shapes that its manifest says.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        As `read_bundle` gives it.
+
+    Returns
+    -------
+    Golden
+
+    Raises
+    ------
+    BundleError
+        The file is too large, is no safetensors file, or holds other arrays than the manifest says.
+    DigestMismatch
+        The file was changed since the bundle was read.
+    """
     entry, side = bundle.manifest.golden, bundle.manifest.crop.side_px
     if entry.size > MAX_CROPS * (side * side * 3 + len(VOTERS) * len(CLASSES) * 4) + _HEADER_LIMIT:
         raise BundleError(bundle.path, f"{entry.file} is {entry.size} bytes, more than {MAX_CROPS} crops need")

@@ -36,7 +36,17 @@ _LATE: dict[str, dict[str, Any]] = {
 
 
 class FileEntry(StrictModel):
-    """A file of the bundle, with what is needed to know it again."""
+    """A file of the bundle, with its size and digest.
+
+    Attributes
+    ----------
+    file : str
+        Path from the bundle's root, in lower case, with '/' between folders.
+    sha256 : str
+        SHA-256 of its bytes, 64 digits in hex.
+    size : int
+        Bytes.
+    """
 
     file: RelativePath  # from the bundle's root
     sha256: Digest
@@ -44,7 +54,7 @@ class FileEntry(StrictModel):
 
 
 class GateResult(StrictModel):
-    """How an int8 graph compared with its parent on validation cells outside the calibration sample."""
+    """How an int8 graph compared with the graph that it was made from, on validation cells outside the calibration sample."""
 
     engine: Annotated[str, StringConstraints(min_length=1, max_length=40)]  # of those that judged, the one with most flips
     cells: int = Field(ge=0)
@@ -58,7 +68,7 @@ class GateResult(StrictModel):
 
 
 class CascadeResult(StrictModel):
-    """When the first voter may decide alone, and what that costs on validation cells that had no part in the choice."""
+    """When the first voter may decide alone, and what that changed on validation cells that had no part in the choice."""
 
     first: Literal["a", "b"]  # the voter that is run first
     threshold: float = Field(ge=0.5, le=1)  # it decides where its larger probability, as float32, is at least this
@@ -80,7 +90,23 @@ class CascadeResult(StrictModel):
 
 
 class GraphEntry(FileEntry):
-    """One ONNX graph: uint8 crops (N, S, S, 3) in, probabilities out, (N, 3, 2) when fused and (N, 2) alone."""
+    """One ONNX graph: uint8 crops (N, S, S, 3) in, probabilities out, (N, 3, 2) when fused and (N, 2) alone.
+
+    Attributes
+    ----------
+    models : {'fused', 'a', 'b', 'combined'}
+        All voters and the vote in one graph, or one voter alone.
+    precision : {'fp32', 'fp16', 'int8'}
+        Number type of the file.
+    parent : str or None
+        SHA-256 of the graph that this one was made from.
+    tolerances : dict of str to float
+        For each execution ('f32', 'bf16', 'f16', 'int8') the largest difference of a probability from the trained network's.
+    passes : int
+        Backbone passes that a cell takes.
+    gate : GateResult or None
+        With int8 only.
+    """
 
     models: GraphModels
     precision: Precision
@@ -99,14 +125,14 @@ class GraphEntry(FileEntry):
 
 
 class GoldenEntry(FileEntry):
-    """At most 16 crops with the probabilities of the trained network, in one safetensors file."""
+    """The golden set's file: crops with the probabilities of the trained networks, in safetensors."""
 
     count: int = Field(ge=1, le=16)
     source: Literal["drawn", "validation"]
 
 
 class VoteRule(StrictModel):
-    """How three opinions become one call (runtime/inference/voting.py)."""
+    """How the three voters' probabilities become one call (runtime/inference/voting.py)."""
 
     rule: Literal["largest-probability"] = "largest-probability"
     # the one tie that the vote knows: a bundle that wants another must not be opened
@@ -114,7 +140,7 @@ class VoteRule(StrictModel):
 
 
 class OperatingPoint(StrictModel):
-    """A threshold on the vote's score, chosen on validation patients; above or at it a cell is called ALL."""
+    """A threshold on the vote's score, chosen on validation patients; a cell at or above it is called ALL."""
 
     threshold: float = Field(ge=0, le=1)
     sensitivity_wanted: float = Field(gt=0, le=1)
@@ -124,7 +150,7 @@ class OperatingPoint(StrictModel):
 
 
 class Patients(StrictModel):
-    """Who was in which part. No name stands in two lists of one split by patient."""
+    """The patients of each part, by their ids. No id stands twice in one part."""
 
     training: tuple[str, ...]
     validation: tuple[str, ...]
@@ -159,7 +185,7 @@ class TrainingProvenance(StrictModel):
 
 
 class CalibrationProvenance(StrictModel):
-    """Which cells set the int8 ranges, and how."""
+    """Which cells set the int8 ranges, and by which method."""
 
     method: Literal["minmax", "entropy", "percentile"]
     cells: tuple[str, ...]  # file names
@@ -174,7 +200,7 @@ class CalibrationProvenance(StrictModel):
 
 
 class Scores(StrictModel):
-    """The vote on the validation cells, of one precision."""
+    """How the vote did on the validation cells, in one precision. The intervals are at 95 %, over patients."""
 
     precision: Precision
     cells: int
@@ -186,7 +212,47 @@ class Scores(StrictModel):
 
 
 class Manifest(StrictModel):
-    """The whole of manifest.json (runtime/FORMAT.md)."""
+    """Everything that manifest.json says of a bundle (runtime/FORMAT.md).
+
+    Attributes
+    ----------
+    format : str
+        'major.minor' of the format.
+    name : str
+        The bundle's name, 1 to 80 characters.
+    created : str
+        Moment in UTC, ISO 8601.
+    classes, voters : tuple of str
+        Always ('hem', 'all') and ('a', 'b', 'combined'): the order of columns and rows in probabilities.
+    backbone : str
+        timm's name of the backbone.
+    crop : CropSpecification
+        How an image becomes a crop.
+    vote : VoteRule
+        How voters become a call.
+    operating_point : OperatingPoint or None
+        A threshold in place of the paper's rule.
+    cascade : CascadeResult or None
+        When the first voter may decide alone.
+    uncertainty : Uncertainty or None
+        What people who were held out showed.
+    card : FileEntry or None
+        The model card, written anew with every change.
+    measures_novelty : bool
+        Whether the fused graphs also give how far a cell lies from those of the training.
+    gate : {'held', 'waived: benchmark'}
+        Whether the limits on int8 graphs hold in this bundle. Where they were waived its calls mean nothing.
+    graphs : tuple of GraphEntry
+        At least one, of which at least one is fused; one for each of models and precision.
+    golden : GoldenEntry
+        The crops that an engine must answer as the trained networks did.
+    training : TrainingProvenance
+        Data, split, configuration and patients.
+    calibration : CalibrationProvenance or None
+        How the int8 ranges were set.
+    scores : tuple of Scores
+        How the vote did on validation cells.
+    """
 
     format: Annotated[str, StringConstraints(pattern=FORMAT_PATTERN)] = FORMAT
     name: Annotated[str, StringConstraints(min_length=1, max_length=80)]
@@ -256,11 +322,24 @@ class Manifest(StrictModel):
         return self
 
     def files(self) -> tuple[FileEntry, ...]:
-        """Every file of the bundle but manifest.json."""
+        """The entry of every file in the bundle but manifest.json.
+
+        Returns
+        -------
+        tuple of FileEntry
+        """
         return (*self.graphs, self.golden, *((self.card,) if self.card else ()))
 
     def json_bytes(self) -> bytes:
-        """What stands in manifest.json: in a manifest of an earlier format no key that readers of that one don't know."""
+        """The content of manifest.json.
+
+        A manifest in an earlier format gets none of the keys that came later, since readers of that format refuse them.
+
+        Returns
+        -------
+        bytes
+            UTF-8, with a line feed at the end.
+        """
         late: dict[str, Any] = {}
         for minor, keys in _LATE.items():
             if _minor(self.format) < _minor(minor):
@@ -268,7 +347,19 @@ class Manifest(StrictModel):
         return (self.model_dump_json(indent=2, exclude=late or None) + "\n").encode()
 
     def graph(self, precision: Precision, models: GraphModels = "fused") -> GraphEntry | None:
-        """The entry of `models` in `precision`, if the bundle has one."""
+        """The entry of a graph, if the bundle has one.
+
+        Parameters
+        ----------
+        precision : {'fp32', 'fp16', 'int8'}
+            Number type of the graph's file.
+        models : {'fused', 'a', 'b', 'combined'}
+            All voters in one graph, or one voter alone.
+
+        Returns
+        -------
+        GraphEntry or None
+        """
         return next((entry for entry in self.graphs if (entry.models, entry.precision) == (models, precision)), None)
 
 
@@ -282,7 +373,19 @@ def _parents(path: str) -> list[str]:
 
 
 def describe_file(source: Path | bytes, file: str) -> FileEntry:
-    """What a manifest says of `source` when it stands at `file` in the bundle."""
+    """The entry of a file for a manifest: its path in the bundle, digest and size.
+
+    Parameters
+    ----------
+    source : Path or bytes
+        The file, or its content.
+    file : str
+        Its path from the bundle's root.
+
+    Returns
+    -------
+    FileEntry
+    """
     if isinstance(source, bytes):
         return FileEntry(file=file, sha256=bytes_sha256(source), size=len(source))
     return FileEntry(file=file, sha256=file_sha256(source), size=source.stat().st_size)

@@ -24,7 +24,24 @@ _TOLD = 200  # characters of a reason: whoever wrote the manifest chooses how lo
 
 
 def read_manifest_bytes(folder: Path, shown: Path) -> bytes:
-    """The bytes of `folder`/manifest.json; errors call the bundle `shown`. Raises `BundleError`."""
+    """The bytes of a folder's manifest.json.
+
+    Parameters
+    ----------
+    folder : Path
+        The bundle's folder.
+    shown : Path
+        What errors call the bundle.
+
+    Returns
+    -------
+    bytes
+
+    Raises
+    ------
+    BundleError
+        There is no such plain file, or it is larger than 8 MiB.
+    """
     try:
         stream, _ = open_plain(folder / MANIFEST)
     except OSError as error:
@@ -37,7 +54,26 @@ def read_manifest_bytes(folder: Path, shown: Path) -> bytes:
 
 
 def parse_manifest(data: bytes, shown: Path) -> Manifest:
-    """The manifest in `data`. Raises `BundleError`, or `FormatTooNew` before any unknown key is looked at."""
+    """The manifest in the bytes of a manifest.json.
+
+    Parameters
+    ----------
+    data : bytes
+        The file's content.
+    shown : Path
+        What errors call the bundle.
+
+    Returns
+    -------
+    Manifest
+
+    Raises
+    ------
+    FormatTooNew
+        It is in a later format. This is found before any unknown key is looked at.
+    BundleError
+        It is no JSON, or breaks a rule of the format.
+    """
     table = _strict_json(data, shown)
     _check_format(table.get("format"), shown)
     _check_extent(table, shown)

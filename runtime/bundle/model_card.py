@@ -11,7 +11,17 @@ CARD_FILE = "model_card.md"
 
 
 def model_card(manifest: Manifest) -> str:
-    """The card as Markdown, from nothing but the manifest."""
+    """The model card of a bundle as Markdown: purpose, patients, scores and limits.
+
+    Parameters
+    ----------
+    manifest : Manifest
+        All that the card says comes from it.
+
+    Returns
+    -------
+    str
+    """
     return "\n".join(line for part in (_purpose, _training, _scores, _limits) for line in part(manifest)) + "\n"
 
 

@@ -12,10 +12,39 @@ from blastscope.runtime.io.atomic import moved_aside, recover
 
 
 def read_bundle(path: Path | str, *, cache_dir: Path | None = None) -> Bundle:
-    """The bundle in the folder or zip at `path`, with every digest and size verified.
+    """The bundle in a folder or zip, once the size and digest of each of its files are verified.
 
-    A zip is unpacked once, into `cache_dir` (default: the user's cache), under the digest of its bytes. Raises `BundleError`;
-    `DigestMismatch` for a file that is missing or changed, `FormatTooNew` for a bundle of a later version.
+    A zip is unpacked once, into the cache, under the digest of its bytes.
+
+    Parameters
+    ----------
+    path : Path or str
+        The bundle's folder, or its zip.
+    cache_dir : Path, optional
+        Where a zip is unpacked; by default the user's cache.
+
+    Returns
+    -------
+    Bundle
+
+    Raises
+    ------
+    DigestMismatch
+        A file is missing or changed.
+    FormatTooNew
+        The bundle is in a later format than this version reads.
+    BundleError
+        There is no bundle, or it can't be trusted: the class of the two above.
+
+    Examples
+    --------
+    >>> from blastscope import SHIPPED_BUNDLE
+    >>> from blastscope.runtime.bundle import read_bundle
+    >>> bundle = read_bundle(SHIPPED_BUNDLE)
+    >>> bundle.manifest.classes
+    ('hem', 'all')
+    >>> bundle.graph("fp32").models
+    'fused'
     """
     path = Path(path)
     if path.is_file():
@@ -37,7 +66,20 @@ def read_bundle(path: Path | str, *, cache_dir: Path | None = None) -> Bundle:
 
 
 def verify_again(bundle: Bundle) -> None:
-    """Raises `DigestMismatch` unless the folder of `bundle` still holds that bundle, and `BundleError` for a damaged one."""
+    """Checks that the bundle's folder still holds the same bundle, with every digest.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        As it was read before.
+
+    Raises
+    ------
+    DigestMismatch
+        Another bundle lies there, or a file was changed.
+    BundleError
+        The bundle is damaged or gone.
+    """
     if read_bundle(bundle.path).digest != bundle.digest:
         raise DigestMismatch(bundle.path, MANIFEST, CHANGED)
 

@@ -27,9 +27,18 @@ _LARGE = 64 * 2**20  # bytes: a twentieth of a second of hashing
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A folder that held, when it was read, exactly what its manifest says.
+    """A bundle whose files were, when it was read, exactly those of its manifest.
 
-    Files may be changed or replaced at any time after that: what is used comes from `read`, which verifies it again.
+    Files may be changed or replaced at any time after that. Take what you use from `read`, which verifies it again.
+
+    Attributes
+    ----------
+    path : Path
+        The folder, absolute.
+    manifest : Manifest
+        What manifest.json says.
+    digest : str
+        SHA-256, in hex, of manifest.json, and through it of every file.
     """
 
     path: Path  # absolute
@@ -37,11 +46,37 @@ class Bundle:
     digest: str  # sha256 of manifest.json, and through it of every file
 
     def file(self, entry: FileEntry) -> Path:
-        """Where the entry's file lies."""
+        """The path of one of the bundle's files.
+
+        Parameters
+        ----------
+        entry : FileEntry
+            One of `manifest.files()`.
+
+        Returns
+        -------
+        Path
+            Absolute. What lies there may have changed since the bundle was read: see `read`.
+        """
         return self.path / entry.file
 
     def read(self, entry: FileEntry) -> bytes:
-        """The entry's bytes, verified. Raises `DigestMismatch` where the file was changed since the bundle was read."""
+        """The bytes of one of the bundle's files, verified again.
+
+        Parameters
+        ----------
+        entry : FileEntry
+            One of `manifest.files()`.
+
+        Returns
+        -------
+        bytes
+
+        Raises
+        ------
+        DigestMismatch
+            The file was changed since the bundle was read, or can't be read any more.
+        """
         try:
             stream, _ = open_plain(self.file(entry))
             with stream:
@@ -53,12 +88,41 @@ class Bundle:
         return data
 
     def graph(self, precision: Precision, models: GraphModels = "fused") -> GraphEntry | None:
-        """The entry of `models` in `precision`, if the bundle has one."""
+        """The entry of a graph, if the bundle has one.
+
+        Parameters
+        ----------
+        precision : {'fp32', 'fp16', 'int8'}
+            Number type of the graph's file.
+        models : {'fused', 'a', 'b', 'combined'}
+            All voters in one graph, or one voter alone.
+
+        Returns
+        -------
+        GraphEntry or None
+        """
         return self.manifest.graph(precision, models)
 
 
 def read_folder(folder: Path, *, shown: Path) -> Bundle:
-    """The verified bundle in `folder`; errors call it `shown`."""
+    """The verified bundle in `folder`, read once; `read_bundle` is the function to call from outside.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the files lie.
+    shown : Path
+        What errors call the bundle.
+
+    Returns
+    -------
+    Bundle
+
+    Raises
+    ------
+    BundleError
+        It holds no bundle, or one whose files differ from its manifest.
+    """
     try:
         data = read_manifest_bytes(folder, shown)
         manifest = parse_manifest(data, shown)
@@ -70,7 +134,26 @@ def read_folder(folder: Path, *, shown: Path) -> Bundle:
 
 
 def check_listed(folder: Path, manifest: Manifest, shown: Path) -> None:
-    """Refuses what the manifest doesn't list: a stowaway would travel under a digest that says nothing of it."""
+    """Checks that the folder holds no file that the manifest doesn't list, and no links.
+
+    Other files would travel with the bundle under a digest that says nothing of them.
+
+    Parameters
+    ----------
+    folder : Path
+        The bundle's folder.
+    manifest : Manifest
+        Its manifest.
+    shown : Path
+        What errors call the bundle.
+
+    Raises
+    ------
+    BundleError
+        There is such a file.
+    DigestMismatch
+        A listed file is a link or a special file.
+    """
     listed = {MANIFEST, *(entry.file for entry in manifest.files())}
     for file, is_plain in _walk(folder):
         if file not in listed:

@@ -12,7 +12,12 @@ SCHEMA_FILE = Path(__file__).with_name("bundle.schema.json")
 
 
 def schema_text() -> str:
-    """The JSON schema of manifest.json. Rules between keys (runtime/FORMAT.md) are checked on reading only."""
+    """The JSON schema of manifest.json, as text. Rules between keys (runtime/FORMAT.md) are checked on reading only.
+
+    Returns
+    -------
+    str
+    """
     described = Manifest.model_json_schema()
     schema = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -14,7 +14,15 @@ NORMAL_95 = 1.959964  # of a standard normal, two-sided
 
 
 class Interval(StrictModel):
-    """An estimate with its 95 % interval from a bootstrap over patients."""
+    """A figure with its 95 % interval, from a bootstrap over patients.
+
+    Attributes
+    ----------
+    value : float
+        The figure on all cells.
+    low, high : float
+        The interval's ends.
+    """
 
     value: float
     low: float
@@ -22,10 +30,21 @@ class Interval(StrictModel):
 
 
 class PredictionSets(StrictModel):
-    """Conformal sets: with a chance of at least `level` a new person's cell has its class in its set.
+    """Conformal sets: with a chance of at least `level` a new person's cell has its true class in its set.
 
-    A class is in the set where the vote's probability of it reaches the class's threshold, which held-out cells of that class,
-    each person weighing alike, reach as often as `level` asks. Both classes, or none, can be in it: the vote is unsure then.
+    A class is in the set where the vote's probability of it reaches the class's threshold. Held-out cells of that class, each
+    person weighing alike, reach the threshold as often as `level` asks. A set can hold one class, both or none.
+
+    Attributes
+    ----------
+    level : float
+        The chance, between 0 and 1.
+    hem, all : float
+        The least probability of the class with which it is in the set.
+    hem_coverage, all_coverage : float
+        Share of the held-out cells of the class with it in their set, where thresholds are taken from other people.
+    both : float
+        Share of the held-out cells with both classes in their set.
     """
 
     level: float = Field(gt=0, lt=1)
@@ -36,7 +55,18 @@ class PredictionSets(StrictModel):
     both: float = Field(ge=0, le=1)  # share of held-out cells with both classes in their set
 
     def of(self, score: float) -> tuple[ClassName, ...]:
-        """The set of a cell whose vote's probability of ALL is `score`."""
+        """The set of a cell.
+
+        Parameters
+        ----------
+        score : float
+            The vote's probability of ALL, 0 to 1.
+
+        Returns
+        -------
+        tuple of {'hem', 'all'}
+            In this order; none, one or both.
+        """
         found: list[ClassName] = []
         if 1 - score >= self.hem:
             found.append("hem")
@@ -46,7 +76,17 @@ class PredictionSets(StrictModel):
 
 
 class NoveltyLimit(StrictModel):
-    """The distance from the training's cells above which a cell isn't called."""
+    """The distance from the training's cells above which a cell isn't called.
+
+    Attributes
+    ----------
+    limit : float
+        The largest novelty that is called.
+    quantile : float
+        Share of the held-out cells, each person weighing alike, that lie below it.
+    refused : float
+        Share that lies above it where the limit is taken from other people.
+    """
 
     limit: float = Field(gt=0)  # of the graph's output `novelty`
     quantile: float = Field(gt=0, lt=1)  # share of held-out people's cells, persons alike, that lie below it
@@ -54,7 +94,21 @@ class NoveltyLimit(StrictModel):
 
 
 class SmearModel(StrictModel):
-    """A person's mean margin (log of the vote's odds of ALL) as two normal distributions of one spread, HEM's and ALL's."""
+    """How a person's mean margin is distributed: two normal distributions with one spread, for HEM and for ALL.
+
+    A margin is the natural logarithm of the vote's odds of ALL.
+
+    Attributes
+    ----------
+    hem_mean, all_mean : float
+        The means of the two distributions; that of ALL is larger.
+    person_deviation, cell_deviation : float
+        Standard deviation between persons of one class, and between the cells of one person.
+    least_cells : int
+        With fewer called cells no call on a person is made.
+    people, right : int
+        How many held-out people there were, and how many of them the model of the others called right.
+    """
 
     hem_mean: float
     all_mean: float
@@ -71,9 +125,21 @@ class SmearModel(StrictModel):
         return self
 
     def probability(self, mean: float, cells: int) -> float:
-        """Chance that a person with `mean` over `cells` cells has ALL, where half of the people have it.
+        """The probability that a person has ALL, where half of the people have it.
 
-        Never nearer to 0 or 1 than `people` persons can show: one wrong of so many more is always possible.
+        It is never nearer to 0 or 1 than `people` persons can show, since one wrong in `people` + 2 is always possible.
+
+        Parameters
+        ----------
+        mean : float
+            The mean margin of the person's called cells.
+        cells : int
+            How many cells these are.
+
+        Returns
+        -------
+        float
+            0 to 1.
         """
         variance = self.person_deviation**2 + self.cell_deviation**2 / cells
         middle = (self.all_mean + self.hem_mean) / 2
@@ -82,13 +148,44 @@ class SmearModel(StrictModel):
         return min(max(1 / (1 + math.exp(-max(-700.0, min(700.0, odds)))), least), 1 - least)
 
     def interval(self, mean: float, cells: int) -> tuple[float, float]:
-        """`probability` at both ends of the 95 % interval of the mean, which few cells leave wide."""
+        """The probability at both ends of the 95 % interval of the mean margin, which is wide for few cells.
+
+        Parameters
+        ----------
+        mean : float
+            The mean margin of the person's called cells.
+        cells : int
+            How many cells these are.
+
+        Returns
+        -------
+        (float, float)
+            The lower and the upper end.
+        """
         reach = NORMAL_95 * self.cell_deviation / math.sqrt(cells)
         return self.probability(mean - reach, cells), self.probability(mean + reach, cells)
 
 
 class Uncertainty(StrictModel):
-    """What held-out people showed. The networks that judged them were trained by the same recipe on the others."""
+    """What held-out people showed. The networks that judged them were trained by the same recipe on the others.
+
+    Attributes
+    ----------
+    temperature : float
+        By which the margins in every graph of the bundle are divided already.
+    calibration_error : float
+        Expected calibration error, 0 to 1, each person weighing alike, with temperatures taken from other people.
+    sets : PredictionSets
+        Which classes can't be excluded for a cell.
+    novelty : NoveltyLimit or None
+        Above which distance a cell isn't called; None where the graphs don't measure it.
+    smear : SmearModel or None
+        How cells become a call on a person.
+    weighted_f1, auroc, sensitivity, specificity : Interval
+        Of the vote on all held-out cells, 0 to 1.
+    cells, hem_people, all_people : int
+        How many cells, of how many normal people and of how many with ALL.
+    """
 
     temperature: float = Field(gt=0)  # by which the margins in every graph of the bundle are divided
     calibration_error: float = Field(ge=0, le=1)  # expected, persons alike, with temperatures from other people

@@ -33,7 +33,25 @@ _LOCK = "unpack.lock"  # apart from the lock of `write_folder`: this one keeps t
 
 
 def unpack(path: Path, cache_dir: Path | None = None) -> Bundle:
-    """The verified bundle in the zip at `path`. Raises `BundleError`."""
+    """The verified bundle in a zip, unpacked into the cache once.
+
+    Parameters
+    ----------
+    path : Path
+        The zip.
+    cache_dir : Path, optional
+        By default the user's cache.
+
+    Returns
+    -------
+    Bundle
+        Its folder is in the cache.
+
+    Raises
+    ------
+    BundleError
+        The zip can't be read or isn't safe to unpack, or the bundle in it can't be trusted.
+    """
     home = (cache_dir or default_cache_dir()) / "bundles"
     try:
         with path.open("rb") as stream, zipfile.ZipFile(cast(BinaryIO, _InPieces(stream))) as archive:

@@ -33,16 +33,47 @@ SERIAL_PX = 1 << 16  # OpenCV gives each thread as many pixels as these or more
 
 @dataclass(frozen=True, slots=True)
 class Crop:
-    """What the networks see of one cell, and where in the image it lies."""
+    """The pixels that the networks get of one cell, and where it lies in the image.
+
+    Attributes
+    ----------
+    pixels : (S, S, 3) uint8 array, RGB
+        An array of its own; S is the specification's `side_px`.
+    box : (x0, y0, x1, y1)
+        The cell in pixels of the image, half-open.
+    """
 
     pixels: NDArray[np.uint8]  # (S, S, 3) RGB, owned
     box: Box
 
 
 def crop_cell(image: NDArray[np.uint8], spec: CropSpecification) -> Crop | Refusal:
-    """The cell in `image` (H, W, 3) uint8 RGB, a cell on black, as `spec` wants it; or why there is none.
+    """The crop of the cell in `image`, or the reason why there is none.
 
-    The image may be any strided view; it is neither written to nor kept. Raises `ImageError` for anything but such an array.
+    Parameters
+    ----------
+    image : (H, W, 3) uint8 array, RGB
+        One cell on black. Any strided view will do; it is neither written to nor kept.
+    spec : CropSpecification
+        How to crop; `bundle.manifest.crop` is that of a bundle.
+
+    Returns
+    -------
+    Crop or Refusal
+        A refusal has one of the codes 'empty', 'not-on-black', 'touches-border', 'too-small', 'too-large'.
+
+    Raises
+    ------
+    ImageError
+        `image` is not a uint8 array of shape (H, W, 3).
+
+    Examples
+    --------
+    >>> from blastscope import synthetic_cell
+    >>> from blastscope.runtime.crop import CropSpecification, crop_cell
+    >>> crop = crop_cell(synthetic_cell(seed=7), CropSpecification())
+    >>> crop.pixels.shape, crop.box
+    ((299, 299, 3), (117, 108, 337, 341))
     """
     image = np.ascontiguousarray(check_array(image))
     if image.size == 0:
@@ -168,11 +199,21 @@ class Component(NamedTuple):
 
 
 def largest_component(mask: NDArray[np.uint8]) -> Component | None:
-    """The component of `mask` (H, W), 0 or 255, with most pixels; of equals the first in raster order.
+    """The component of `mask` with most pixels; of equals the first in raster order.
 
-    None when no pixel is set. Contours cost a fifteenth of `connectedComponents` (0.06 against 0.9 ms on a cell of C-NMC). A
-    contour encloses holes too, so where there are several components their pixels are counted by filling them, largest box
-    first, until no box left could hold more.
+    Contours cost a fifteenth of `connectedComponents` (0.06 against 0.9 ms on a cell of C-NMC). A contour encloses holes
+    too, so where there are several components their pixels are counted by filling them, largest box first, until no box left
+    could hold more.
+
+    Parameters
+    ----------
+    mask : (H, W) uint8 array
+        0 outside, 255 inside.
+
+    Returns
+    -------
+    Component or None
+        None where no pixel is set.
     """
     # CCOMP, not EXTERNAL: a small ring may enclose the largest component
     contours, hierarchy = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
@@ -184,7 +225,19 @@ def largest_component(mask: NDArray[np.uint8]) -> Component | None:
 
 
 def component_mask(mask: NDArray[np.uint8], component: Component) -> NDArray[np.bool_]:
-    """The pixels of `component` within its box, (y1 - y0, x1 - x0), without those of its neighbours."""
+    """The pixels of one component within its box, without those of its neighbours.
+
+    Parameters
+    ----------
+    mask : (H, W) uint8 array
+        0 outside, 255 inside. It is not written to.
+    component : Component
+        One that was found in `mask`.
+
+    Returns
+    -------
+    (y1 - y0, x1 - x0) bool array
+    """
     x0, y0, x1, y1 = component.box
     region = mask[y0:y1, x0:x1].copy()
     cv2.floodFill(region, None, (component.first[1] - x0, 0), (128,), flags=8)
@@ -219,7 +272,17 @@ NEARLY_EQUAL = 1 - 1e-9  # far wider than the rounding of the few float64 operat
 
 
 def histogram_of(gray: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """How many pixels of `gray` (H, W) have each of the 256 values, exactly."""
+    """How many pixels have each gray value, exactly.
+
+    Parameters
+    ----------
+    gray : (H, W) uint8 array
+        Any size.
+
+    Returns
+    -------
+    (256,) int64 array
+    """
     flat = gray.reshape(1, -1)
     counts = np.zeros(256, np.int64)
     for start in range(0, flat.shape[1], STRIP_PX):
@@ -229,10 +292,20 @@ def histogram_of(gray: NDArray[np.uint8]) -> NDArray[np.int64]:
 
 
 def otsu_threshold(histogram: NDArray[np.int64]) -> int:
-    """The threshold t whose classes gray <= t and gray > t differ most between them; of equals the first.
+    """Otsu's threshold: the gray value t for which the classes gray <= t and gray > t differ most; of equals the first.
 
-    The variance between the classes is (N m - n M)^2 / (n (N - n)), up to a constant factor: n and m are count and sum up to t,
-    N and M those of all pixels. With a single gray value that value is the answer, and nothing is brighter.
+    Computed in exact integers. The variance between the classes is (N m - n M)^2 / (n (N - n)), up to a constant factor:
+    n and m are count and sum up to t, N and M those of all pixels.
+
+    Parameters
+    ----------
+    histogram : (256,) int64 array
+        Pixels of each gray value. At least one must be there.
+
+    Returns
+    -------
+    int
+        0 to 255. With a single gray value that value, so that nothing is brighter.
     """
     values = np.flatnonzero(histogram)  # an empty bin repeats its predecessor's variance, so it is never the first
     counts = histogram[values]
@@ -255,7 +328,21 @@ def _exact(distance: int, below: int, total: int) -> Fraction:
 def crop_dataset(
     cells: Iterable[DatasetEntry], spec: CropSpecification, *, workers: int
 ) -> Iterator[tuple[DatasetEntry, Crop | Refusal]]:
-    """Each cell with its crop, or with why there is none, in the order given; by `workers` threads, a few cells ahead."""
+    """Each labelled cell with its crop, or with the reason why there is none, in the order given.
+
+    Parameters
+    ----------
+    cells : iterable of DatasetEntry
+        Read as the work goes, a few cells ahead.
+    spec : CropSpecification
+        How to crop.
+    workers : int
+        Threads that decode and crop.
+
+    Yields
+    ------
+    (DatasetEntry, Crop or Refusal)
+    """
 
     def crop(cell: DatasetEntry) -> Crop | Refusal:
         image = read_image(cell.path)

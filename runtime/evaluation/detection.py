@@ -23,7 +23,21 @@ DRAWS, AT_ONCE = 1000, 50
 
 
 class DetectionMetrics(StrictModel):
-    """How many of the labelled cells were found, at an overlap (IoU) of 0.5. A refused cell counts as found."""
+    """How many of the labelled cells were found, at an overlap (IoU) of 0.5. A refused cell counts as found.
+
+    Attributes
+    ----------
+    labelled : int
+        Cells with a label.
+    found : int
+        Of these, the ones that were found.
+    false : int
+        Cells that were found where none is labelled.
+    recall : Interval
+        Share of the labelled cells that were found, 0 to 1.
+    precision : Interval
+        Share of the found cells that are labelled, 0 to 1.
+    """
 
     labelled: int
     found: int
@@ -33,7 +47,7 @@ class DetectionMetrics(StrictModel):
 
 
 class ConfusionCounts(StrictModel):
-    """What became of the labelled cells of one class."""
+    """What became of the labelled cells of one class: how many were called HEM, called ALL, refused, or not found."""
 
     called_hem: int
     called_all: int
@@ -42,7 +56,15 @@ class ConfusionCounts(StrictModel):
 
 
 class CallFigures(StrictModel):
-    """How good the vote is on the cells that were found and called. ALL is the positive class."""
+    """How good the vote is on the cells that were found and called. ALL is the positive class.
+
+    Attributes
+    ----------
+    cells : int
+        How many cells these are.
+    sensitivity, specificity, accuracy, weighted_f1, auroc : Interval
+        0 to 1, with 95 % intervals.
+    """
 
     cells: int
     sensitivity: Interval
@@ -53,7 +75,23 @@ class CallFigures(StrictModel):
 
 
 class Outcome(NamedTuple):
-    """One cell: labelled, found, or both."""
+    """What became of one cell, labelled, found, or both.
+
+    Attributes
+    ----------
+    unit : str
+        The patient, or the frame, that is drawn for intervals.
+    truth : int or None
+        The label's index into `CLASSES`; None where no cell is labelled.
+    found : bool
+        Whether it was found.
+    call : int or None
+        The call's index into `CLASSES`; None where it wasn't found or was refused.
+    score : float or None
+        Probability of ALL, where it was called.
+    refusal : str or None
+        The refusal's code.
+    """
 
     unit: str  # its patient, or its frame
     truth: int | None  # index into CLASSES; None where no cell is labelled
@@ -64,7 +102,20 @@ class Outcome(NamedTuple):
 
 
 def detection_metrics(outcomes: Sequence[Outcome], *, seed: int = 0) -> DetectionMetrics | None:
-    """How well cells are found; None where none is labelled or none is found."""
+    """How well cells are found, with 95 % intervals.
+
+    Parameters
+    ----------
+    outcomes : sequence of Outcome
+        Every labelled and every found cell.
+    seed : int
+        The same seed gives the same intervals.
+
+    Returns
+    -------
+    DetectionMetrics or None
+        None where no cell is labelled, or none was found.
+    """
     labelled = np.array([one.truth is not None for one in outcomes], np.float64)
     found = np.array([one.found for one in outcomes], np.float64)
     both = labelled * found
@@ -84,13 +135,37 @@ def detection_metrics(outcomes: Sequence[Outcome], *, seed: int = 0) -> Detectio
 
 
 def confusion_counts(outcomes: Sequence[Outcome]) -> tuple[ConfusionCounts, ConfusionCounts]:
-    """What became of the HEM cells, and of the ALL cells."""
+    """What became of the labelled cells of each class.
+
+    Parameters
+    ----------
+    outcomes : sequence of Outcome
+        Those without a label have no part.
+
+    Returns
+    -------
+    (ConfusionCounts, ConfusionCounts)
+        Of the HEM cells, and of the ALL cells.
+    """
     hem, malignant = (_fate([one for one in outcomes if one.truth == truth]) for truth in (0, 1))
     return hem, malignant
 
 
 def call_metrics(outcomes: Sequence[Outcome], *, seed: int = 0) -> CallFigures | None:
-    """How good the vote is; None where not both classes were called something."""
+    """How good the vote is on the labelled cells that were found and called, with 95 % intervals.
+
+    Parameters
+    ----------
+    outcomes : sequence of Outcome
+        Others have no part.
+    seed : int
+        The same seed gives the same intervals.
+
+    Returns
+    -------
+    CallFigures or None
+        None unless cells of both classes were called.
+    """
     called = [one for one in outcomes if one.truth is not None and one.call is not None]
     truth = np.array([one.truth for one in called], np.int64)
     if len(set(truth.tolist())) < 2:
@@ -169,7 +244,20 @@ LEAST_IOU = 0.5
 
 
 def match_boxes(labelled: Sequence[Box], found: Sequence[Box], *, least_iou: float = LEAST_IOU) -> dict[int, int]:
-    """For each labelled box that was found the number of the found one; both ways each box counts once."""
+    """Which found box is which labelled one. Each box is in one pair at most; the pairs that overlap most come first.
+
+    Parameters
+    ----------
+    labelled, found : sequence of (x0, y0, x1, y1)
+        Boxes in pixels of the same frame, half-open.
+    least_iou : float
+        The least intersection over union of a pair.
+
+    Returns
+    -------
+    dict of int to int
+        For each labelled box that was found, by its position, the position of the found one.
+    """
     overlaps = iou(labelled, found)
     pairs: dict[int, int] = {}
     taken: set[int] = set()
@@ -185,7 +273,18 @@ def match_boxes(labelled: Sequence[Box], found: Sequence[Box], *, least_iou: flo
 
 
 def iou(first: Sequence[Box], second: Sequence[Box]) -> NDArray[np.float64]:
-    """(A, B) the intersection of each two boxes over their union."""
+    """The overlap of each box of one list with each of another: intersection over union.
+
+    Parameters
+    ----------
+    first, second : sequence of (x0, y0, x1, y1)
+        A and B boxes, half-open.
+
+    Returns
+    -------
+    (A, B) float64 array
+        0 to 1.
+    """
     a, b = (np.asarray(boxes, np.float64).reshape(-1, 4) for boxes in (first, second))
     corner0 = np.maximum(a[:, None, :2], b[None, :, :2])
     corner1 = np.minimum(a[:, None, 2:], b[None, :, 2:])

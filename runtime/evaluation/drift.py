@@ -54,7 +54,21 @@ WORDS: dict[str, DriftWording] = {
 
 
 class Shift(StrictModel):
-    """One feature of the session's cells against the training's."""
+    """One feature of a session's cells beside the training's.
+
+    Attributes
+    ----------
+    feature : str
+        A field of `CellFeatures`.
+    session, training : float
+        Medians, in the feature's own unit.
+    shift : float
+        Their difference, in spreads of the training's cells.
+    limit : float
+        A larger shift, either way, is an alarm.
+    alarm : bool
+        Whether it is one. With fewer than 30 cells none is.
+    """
 
     feature: str
     session: float  # median
@@ -65,7 +79,21 @@ class Shift(StrictModel):
 
 
 class DriftState(StrictModel):
-    """The latest cells of a session against the training's."""
+    """How the latest cells of a session compare with the training's.
+
+    Attributes
+    ----------
+    reference : str
+        The name of what they are compared with.
+    cells : int
+        How many were compared, at most the window.
+    enough : bool
+        Whether these are 30 or more; with fewer there is no alarm.
+    shifts : tuple of Shift
+        One for each feature; empty without a cell.
+    alarms : tuple of str
+        A sentence for each alarm, with what to check first.
+    """
 
     reference: str
     cells: int  # judged, at most the window
@@ -75,7 +103,20 @@ class DriftState(StrictModel):
 
 
 class Drift:
-    """Compares the cells of the reports that it is fed with. Safe to use from many threads."""
+    """Compares the cells of the reports that it is given with those of the training. Safe to use from many threads.
+
+    Parameters
+    ----------
+    reference : Reference, optional
+        What to compare with; by default the cells of C-NMC's training set.
+    window : int
+        How many cells count, the latest; at least 30.
+
+    Raises
+    ------
+    UsageError
+        `window` is below 30, or `reference` has other features than `CellFeatures`.
+    """
 
     def __init__(self, reference: Reference | None = None, *, window: int = WINDOW) -> None:
         if window < LEAST_CELLS:
@@ -88,19 +129,36 @@ class Drift:
         self._lock = threading.Lock()
 
     def add(self, report: FrameReport) -> None:
-        """Takes in the cells of `report` that the networks saw."""
+        """Takes in the cells of a report that the networks saw.
+
+        Parameters
+        ----------
+        report : FrameReport
+            As `Scope.examine` or a stream gives it.
+        """
         for cell in report.cells:
             if cell.appearance is not None:
                 self.add_look(cell.appearance)
 
     def add_look(self, look: CellFeatures) -> None:
-        """Takes in a single cell."""
+        """Takes in a single cell.
+
+        Parameters
+        ----------
+        look : CellFeatures
+            The cell as the networks saw it.
+        """
         with self._lock:
             self._figures[self._cells % len(self._figures)] = look
             self._cells += 1
 
     def state(self) -> DriftState:
-        """How it stands. Takes a fraction of a millisecond."""
+        """The comparison so far. It takes a fraction of a millisecond.
+
+        Returns
+        -------
+        DriftState
+        """
         with self._lock:
             figures = self._figures[: self._cells].copy()  # (N, F)
         enough = len(figures) >= LEAST_CELLS
@@ -123,7 +181,17 @@ def _shift(name: str, median: float, feature: Feature, *, enough: bool) -> Shift
 
 
 def describe_drift(shift: Shift) -> str:
-    """The shift as a sentence, with what to look at first."""
+    """A shift as a sentence for people, with what to check first.
+
+    Parameters
+    ----------
+    shift : Shift
+        One of `DriftState.shifts`.
+
+    Returns
+    -------
+    str
+    """
     words = WORDS[shift.feature]
     return (
         f"the cells are {words.high if shift.shift > 0 else words.low} than the training's: {words.name} "

@@ -28,7 +28,21 @@ Kind = Literal["all-called-hem", "hem-called-all", "missed", "refused", "unlabel
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Mistake:
-    """One cell whose label and call aren't the same."""
+    """A cell whose label and call differ, or that only one of the two has.
+
+    Attributes
+    ----------
+    path : Path
+        Its frame.
+    box : (x0, y0, x1, y1)
+        The label's box in pixels of the frame; of a cell without a label the box that was found.
+    label : {'hem', 'all'} or None
+        The expert's; None where no cell is labelled.
+    cell : FrameCell or None
+        The cell as it was found; None where it wasn't.
+    picture : bytes or None
+        A JPEG of it with the label's box and the outlines of what was found.
+    """
 
     path: Path  # of its frame
     box: Box  # the label's; of a cell that nobody labelled its own
@@ -38,7 +52,7 @@ class Mistake:
 
     @property
     def kind(self) -> Kind:
-        """What went wrong."""
+        """What went wrong: 'all-called-hem', 'hem-called-all', 'missed', 'refused' or 'unlabelled'."""
         if self.cell is None:
             return "missed"
         if self.label is None:
@@ -49,7 +63,22 @@ class Mistake:
 
 
 def mistakes_in(path: Path, labelled: Sequence[LabelledCell], found: Sequence[FrameCell]) -> Iterator[Mistake]:
-    """What went wrong in one frame: the labelled cells first, then those that nobody labelled."""
+    """What went wrong in one frame: the labelled cells first, then those that nobody labelled.
+
+    Parameters
+    ----------
+    path : Path
+        The frame.
+    labelled : sequence of LabelledCell
+        Its labelled cells.
+    found : sequence of FrameCell
+        The cells of its report.
+
+    Yields
+    ------
+    Mistake
+        Without a picture.
+    """
     pairs = match_boxes([cell.box for cell in labelled], [cell.box for cell in found])
     for number, expert in enumerate(labelled):
         cell = found[pairs[number]] if number in pairs else None
@@ -113,7 +142,20 @@ HEADS: dict[Kind, tuple[str, str]] = {
 
 
 def render_gallery(mistakes: Sequence[Mistake], frames: Sequence[Path] = ()) -> Html:
-    """A heading and a list of cards for each kind of mistake that there is, in some of the `frames`."""
+    """The cells that went wrong as a section of HTML: a heading and cards for each kind of mistake.
+
+    Parameters
+    ----------
+    mistakes : sequence of Mistake
+        In any order; of wrong calls the surest come first.
+    frames : sequence of Path
+        All frames, so that those with the same file name are told apart by their folders.
+
+    Returns
+    -------
+    Html
+        Empty without mistakes.
+    """
     names = names_of([*frames, *(one.path for one in mistakes)])
     parts = [_part(kind, own, names) for kind in HEADS if (own := [one for one in mistakes if one.kind == kind])]
     if not parts:

@@ -25,7 +25,7 @@ WANTED = f"wanted: {','.join(COLUMNS)} and, if known, patient"
 
 @dataclass(frozen=True, slots=True)
 class LabelledCell:
-    """What an expert said of one cell."""
+    """What an expert said of one cell: its box in pixels of the frame, half-open, and its class."""
 
     box: Box
     label: ClassName
@@ -33,7 +33,19 @@ class LabelledCell:
 
 @dataclass(frozen=True, slots=True)
 class LabelledFrames:
-    """The frames that someone looked at, in the order of the command line."""
+    """The frames that someone looked at, with their labelled cells.
+
+    Attributes
+    ----------
+    cells : mapping of Path to tuple of LabelledCell
+        In the order in which the frames were named. A frame without a white cell has none.
+    patients : mapping of Path to str, or None
+        The patient of each frame; None where the table doesn't say.
+    unlabelled : tuple of Path
+        Frames without a row: nobody looked at them.
+    sha256 : str
+        SHA-256 of the table's bytes, in hex.
+    """
 
     cells: Mapping[Path, tuple[LabelledCell, ...]]
     patients: Mapping[Path, str] | None  # None where the table doesn't say
@@ -42,7 +54,27 @@ class LabelledFrames:
 
 
 def read_labels(table: Path, frames: Sequence[Path], folders: Sequence[Path] = ()) -> LabelledFrames:
-    """The labels that `table` holds of `frames`, found below `folders`. Raises `DataError` that names the lines."""
+    """The labels that a site's table holds of the frames.
+
+    Parameters
+    ----------
+    table : Path
+        A CSV file with the columns path, x0, y0, x1, y1, label and, if known, patient.
+    frames : sequence of Path
+        The frames that may be labelled.
+    folders : sequence of Path
+        Folders from which the table's paths may go on, beside the table's own.
+
+    Returns
+    -------
+    LabelledFrames
+
+    Raises
+    ------
+    DataError
+        The table can't be read, or lines of it are wrong: it names them. Boxes must lie inside of their frames, be given once,
+        and a patient must be named for all frames or for none.
+    """
     content, rows = _read(table)
     places = {frame.resolve(): frame for frame in frames}
     boxes: dict[Path, dict[Box, _Said]] = {}

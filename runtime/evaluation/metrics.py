@@ -56,7 +56,7 @@ class PatientScores(StrictModel):
 
 
 class ReliabilityBin(StrictModel):
-    """Cells with a score in (low, high], the first bin with 0 too. An empty bin has no means."""
+    """The cells with a score in (low, high]; the first bin holds 0, too. A bin without cells has no means."""
 
     low: float
     high: float
@@ -66,14 +66,17 @@ class ReliabilityBin(StrictModel):
 
 
 class Reliability(StrictModel):
-    """Whether a score of 0.8 is right in 8 of 10 cells. The error is the bins' mean distance, weighted by cells."""
+    """How far scores can be taken for probabilities: whether of cells with a score of 0.8, for example, 8 in 10 are ALL.
+
+    The expected calibration error is the mean distance of a bin's mean score from its share of ALL, weighted by cells.
+    """
 
     bins: tuple[ReliabilityBin, ...]
     expected_calibration_error: float
 
 
 class CallScores(StrictModel):
-    """Everything that is said of one set of calls."""
+    """All figures of one set of calls, 0 to 1, with 95 % intervals over patients. ALL is the positive class."""
 
     cells: int
     table1: Table1
@@ -87,7 +90,7 @@ class CallScores(StrictModel):
     reliability: Reliability
 
     def summary(self, precision: Precision) -> Scores:
-        """The row that a bundle's manifest keeps."""
+        """The figures that a bundle's manifest keeps, as those of the graph in `precision`."""
         return Scores(
             precision=precision,
             cells=self.cells,
@@ -100,7 +103,7 @@ class CallScores(StrictModel):
 
 
 class RocCurve(NamedTuple):
-    """Both rates when cells with a score at or above each threshold are called ALL, thresholds falling from infinity."""
+    """Both rates for each threshold, falling from infinity; cells with a score at or above it are called ALL."""
 
     false_positive_rate: NDArray[np.float64]
     true_positive_rate: NDArray[np.float64]
@@ -117,11 +120,29 @@ def score_calls(
     draws: int = 1000,
     seed: int = 0,
 ) -> CallScores:
-    """All figures of `calls` (N,) with `scores` (N,) against `labels` (N,), where cell i is of `patients[i]`.
+    """All figures of a set of calls against the labels.
 
-    `people` gives the person of patient ids that share one: the intervals draw people, the rows stay those of the ids.
-    Raises `UsageError` where there are no cells, only one class, a patient of two classes, lengths that differ or a score that
-    isn't a probability.
+    Parameters
+    ----------
+    labels, calls : (N,) array of int
+        0 hem, 1 all.
+    scores : (N,) array of float
+        Probabilities of ALL.
+    patients : sequence of N str
+        The patient of each cell.
+    people : mapping of str to str, optional
+        The person of patient ids that share one. Intervals draw people; `CallScores.patients` has a row for each id.
+    draws, seed : int
+        How many bootstrap draws, and what they start from.
+
+    Returns
+    -------
+    CallScores
+
+    Raises
+    ------
+    UsageError
+        There are no cells, only one class, a patient of two classes, lengths that differ, or a score that is no probability.
     """
     truth, called = _classes("labels", labels), _classes("calls", calls)
     score = _probabilities(scores)
@@ -148,7 +169,7 @@ def score_calls(
 
 
 def flips(calls_a: ArrayLike, calls_b: ArrayLike, patients: Sequence[str], *, draws: int = 1000, seed: int = 0) -> Interval:
-    """The share of cells (0 to 1) that `calls_a` and `calls_b` call differently. Patients are drawn as one stratum."""
+    """The share of cells, 0 to 1, whose two calls (N,) differ, with its 95 % interval. Patients are drawn as one stratum."""
     first, second = _classes("calls_a", calls_a), _classes("calls_b", calls_b)
     _same_length(first, second, patients)
     cells = group_rows(patients)
@@ -196,9 +217,27 @@ def f1_loss(
 
 
 def find_operating_point(labels: ArrayLike, scores: ArrayLike, sensitivity: float) -> OperatingPoint:
-    """The largest threshold at or above which at least the share `sensitivity` of the ALL cells lie, with both rates there.
+    """The largest threshold that reaches a sensitivity on these cells, with both rates there.
 
-    The threshold is one of the scores, so that float32 scores compare with it exactly as they did here.
+    It is one of the scores, so that float32 scores compare with it exactly as they did here.
+
+    Parameters
+    ----------
+    labels : (N,) array of int
+        0 hem, 1 all. Both must be there.
+    scores : (N,) array of float
+        Probabilities of ALL.
+    sensitivity : float
+        The least share of the ALL cells at or above the threshold, more than 0 and at most 1.
+
+    Returns
+    -------
+    OperatingPoint
+
+    Raises
+    ------
+    UsageError
+        The sensitivity can't be had, or labels and scores aren't as they must be.
     """
     truth, score = _classes("labels", labels), _probabilities(scores)
     _same_length(truth, score)
@@ -218,7 +257,7 @@ def find_operating_point(labels: ArrayLike, scores: ArrayLike, sensitivity: floa
 
 
 def roc_curve(labels: ArrayLike, scores: ArrayLike) -> RocCurve:
-    """The receiver operating characteristic, from (0, 0) to (1, 1), with one point a distinct score."""
+    """The receiver operating characteristic of `scores` (N,), from (0, 0) to (1, 1), with a point for each distinct score."""
     truth, score = _classes("labels", labels), _probabilities(scores)
     _same_length(truth, score)
     _both_classes(truth)

@@ -33,7 +33,17 @@ SLACK, LEAST_LIMIT = 1.25, 1.5  # a site's patient may differ by as much as one 
 
 
 class Feature(StrictModel):
-    """One figure of `CellFeatures` over all cells of the training."""
+    """One figure of `CellFeatures` over all cells of the training.
+
+    Attributes
+    ----------
+    median : float
+        In the figure's own unit.
+    spread : float
+        Median absolute deviation, scaled to the standard deviation of a normal distribution.
+    limit : float
+        How many spreads a session's median may lie away.
+    """
 
     median: float
     spread: float = Field(gt=0)  # robust: the median absolute deviation, scaled to a standard deviation
@@ -41,7 +51,19 @@ class Feature(StrictModel):
 
 
 class Reference(StrictModel):
-    """How the training's cells look."""
+    """How the cells of a training set look.
+
+    Attributes
+    ----------
+    name : str
+        Of the set.
+    data_sha256 : str
+        Digest of the cells, as in a bundle's training provenance.
+    cells, patients : int
+        How many.
+    features : dict of str to Feature
+        By the names of `CellFeatures`.
+    """
 
     name: str
     data_sha256: str  # of the cells measured, as in a bundle's training provenance
@@ -52,14 +74,37 @@ class Reference(StrictModel):
 
 @cache
 def shipped_reference() -> Reference:
-    """The look of C-NMC's cells."""
+    """The look of the cells of C-NMC's training set, which comes with the package.
+
+    Returns
+    -------
+    Reference
+    """
     return Reference.model_validate_json(SHIPPED.read_bytes())
 
 
 def measure(cells: Iterable[DatasetEntry], *, name: str, data_sha256: str) -> Reference:
-    """The reference that `cells` make. A limit is the largest shift of a single patient's median, and a quarter more.
+    """The look of labelled cells, as a reference.
 
-    Raises `DataError` for a cell that can't be read.
+    A limit is 1.25 times the largest shift of a single patient's median, and at least 1.5 spreads.
+
+    Parameters
+    ----------
+    cells : iterable of DatasetEntry
+        The cells of a training set.
+    name : str
+        What to call it.
+    data_sha256 : str
+        Its digest, as `scan_dataset` gives it.
+
+    Returns
+    -------
+    Reference
+
+    Raises
+    ------
+    DataError
+        A cell can't be read.
     """
     cells = list(cells)
     figures = np.array([look for _, look in ordered_map(_look, cells, workers=usable_threads())], np.float64)  # (N, F)
@@ -76,7 +121,17 @@ def measure(cells: Iterable[DatasetEntry], *, name: str, data_sha256: str) -> Re
 
 
 def robust(figures: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Median and robust spread of each column of `figures` (N, F)."""
+    """The median of each column, and its median absolute deviation scaled to a standard deviation.
+
+    Parameters
+    ----------
+    figures : (N, F) float64 array
+        A row for each cell.
+
+    Returns
+    -------
+    (F,) float64 array, (F,) float64 array
+    """
     medians = np.median(figures, axis=0)
     return medians, np.asarray(TO_SIGMA * np.median(np.abs(figures - medians), axis=0), np.float64)
 

@@ -22,7 +22,7 @@ from blastscope.runtime.types import CLASSES, Box, RefusalCode
 
 
 class ExaminesFiles(Protocol):
-    """What validation wants of a handle."""
+    """What `validate` asks of a handle; a `Scope` has it."""
 
     bundle: Bundle
 
@@ -40,7 +40,24 @@ class ExaminesFiles(Protocol):
 
 @dataclass(frozen=True)
 class SiteOptions:
-    """Who validates, and what is asked for. Raises `UsageError` for a name that the record can't keep."""
+    """Who validates, and what is asked for.
+
+    Attributes
+    ----------
+    name : str
+        The site's name, 1 to 200 characters.
+    pixel_um : float or None
+        Micrometres per pixel of all frames; None where the specification or each file tells.
+    spec : FrameSpecification
+        What is assumed of frames and cells.
+    requirements : Requirements
+        What the figures must show to pass.
+
+    Raises
+    ------
+    UsageError
+        `name` is empty or too long.
+    """
 
     name: str
     pixel_um: float | None = None
@@ -55,7 +72,21 @@ class SiteOptions:
 
 @dataclass(frozen=True)
 class FrameFate:
-    """What became of one frame's cells."""
+    """What became of the cells of one frame.
+
+    Attributes
+    ----------
+    path : Path
+        The frame.
+    labelled : int
+        Cells with a label.
+    found, right, wrong, refused : int
+        Of the labelled cells: found; called as labelled; called the other class; found without a call.
+    false : int
+        Cells that were found where none is labelled.
+    problem : str or None
+        Why the frame couldn't be examined.
+    """
 
     path: Path
     labelled: int
@@ -68,7 +99,19 @@ class FrameFate:
 
 
 class CellRow(NamedTuple):
-    """One labelled or found cell, for a table."""
+    """One labelled or found cell, for a table.
+
+    Attributes
+    ----------
+    path : Path
+        Its frame.
+    box : (x0, y0, x1, y1)
+        The label's box in pixels of the frame; of a cell without a label the box that was found.
+    outcome : Outcome
+        Label, call and score.
+    problem : str or None
+        The refusal's code, the cell's or its frame's.
+    """
 
     path: Path
     box: Box  # the label's; of a cell that is found and not labelled its own
@@ -77,11 +120,22 @@ class CellRow(NamedTuple):
 
     @classmethod
     def columns(cls) -> tuple[str, ...]:
-        """The names of `values`."""
+        """The names of the fields that `values` gives, in their order.
+
+        Returns
+        -------
+        tuple of str
+        """
         return ("path", "x0", "y0", "x1", "y1", "label", "found", "call", "score", "refusal")
 
     def values(self) -> tuple[object, ...]:
-        """As fields of a table; None where there is nothing to say."""
+        """The cell as the fields of a table.
+
+        Returns
+        -------
+        tuple
+            In the order of `columns`; None where there is nothing to say.
+        """
         one = self.outcome
         label, call = (None if index is None else CLASSES[index] for index in (one.truth, one.call))
         return (str(self.path), *self.box, label, str(one.found).lower(), call, one.score, self.problem)
@@ -89,7 +143,25 @@ class CellRow(NamedTuple):
 
 @dataclass(frozen=True)
 class Validation:
-    """Everything that a site's validation shows."""
+    """The result of a site's validation.
+
+    Attributes
+    ----------
+    record : ValidationRecord
+        The figures, and whether they pass; to be kept.
+    frames : tuple of FrameFate
+        In the order of the table's frames.
+    refusals : mapping of str to int
+        Refused cells among the labelled ones, by code.
+    drift : DriftState
+        Whether the cells look like the training's.
+    notes : tuple of str
+        What a reader should know.
+    cells : tuple of CellRow
+        In the order of the frames.
+    mistakes : tuple of Mistake
+        In the frames that could be examined.
+    """
 
     record: ValidationRecord
     frames: tuple[FrameFate, ...]
@@ -100,7 +172,12 @@ class Validation:
     mistakes: tuple[Mistake, ...] = ()  # in the frames that could be examined; for the page, `row` leaves them out
 
     def row(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """The result as plain values, which `json.dumps` takes: the record's keys, and frame_rows, refusals, drift and notes.
+
+        Returns
+        -------
+        dict
+        """
         return {
             **self.record.model_dump(mode="json"),
             "frame_rows": [{**vars(frame), "path": str(frame.path)} for frame in self.frames],
@@ -113,9 +190,28 @@ class Validation:
 def validate(
     scope: ExaminesFiles, labels: LabelledFrames, site: SiteOptions, *, pictures: bool = False
 ) -> Iterator[FrameFate | Validation]:
-    """Each frame's fate as it is known, and at last the `Validation`, on demand with pictures of what went wrong.
+    """What became of each labelled frame, as it is examined, and at last the result of the validation.
 
-    Raises `UsageError` where no cell is labelled.
+    Parameters
+    ----------
+    scope : Scope
+        An open bundle.
+    labels : LabelledFrames
+        As `read_labels` gives them.
+    site : SiteOptions
+        Who validates, and what is asked for.
+    pictures : bool
+        True: the mistakes come with pictures.
+
+    Yields
+    ------
+    FrameFate or Validation
+        A fate for each frame, in the order of the labels; the last item is the `Validation`.
+
+    Raises
+    ------
+    UsageError
+        No cell is labelled in any of the frames.
     """
     if not any(labels.cells.values()):
         raise UsageError("no cell is labelled in any of the frames")

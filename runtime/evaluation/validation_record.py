@@ -40,7 +40,10 @@ class Requirements(StrictModel):
 
 
 class ValidationRecord(StrictModel):
-    """A site's validation, as `validation.json` keeps it."""
+    """A site's validation, as `validation.json` keeps it.
+
+    Making one raises `pydantic.ValidationError` where `passed` or `shortfalls` don't agree with the figures and requirements.
+    """
 
     format: Literal["1.0"] = "1.0"
     site: str = Field(min_length=1, max_length=MOST_NAME)
@@ -68,7 +71,20 @@ class ValidationRecord(StrictModel):
         return self
 
     def objection(self, bundle: str, spec: FrameSpecification) -> str | None:
-        """Why this record says nothing of the bundle with the digest `bundle` and of `spec`; None where it holds for them."""
+        """The reason why this record says nothing of a bundle and a specification.
+
+        Parameters
+        ----------
+        bundle : str
+            The bundle's digest.
+        spec : FrameSpecification
+            What is assumed of frames and cells.
+
+        Returns
+        -------
+        str or None
+            None where the record passed and was made with the same two.
+        """
         if not self.passed:
             return f"the validation of '{self.site}' fell short: {self.shortfalls[0]}"
         if self.bundle != bundle:
@@ -82,7 +98,18 @@ class ValidationRecord(StrictModel):
 
 
 def shortfalls(record: ValidationRecord) -> Iterator[str]:
-    """What the record's requirements ask for and its figures don't show, a sentence each."""
+    """What the requirements ask for and the figures don't show.
+
+    Parameters
+    ----------
+    record : ValidationRecord
+        Figures and requirements.
+
+    Yields
+    ------
+    str
+        A sentence for each.
+    """
     wanted, finding, calls = record.requirements, record.finding, record.calls
     if record.frames < wanted.frames:
         yield f"{record.frames} frames, wanted {wanted.frames}"
@@ -110,12 +137,40 @@ def _below(name: str, figure: Interval, value: float, wanted: float) -> Iterator
 
 
 def write_validation(record: ValidationRecord, path: Path) -> None:
-    """Writes the record, whole or not at all."""
+    """Writes a record to a file as JSON, whole or not at all.
+
+    Parameters
+    ----------
+    record : ValidationRecord
+        The record.
+    path : Path
+        The file; one that stands there is replaced.
+
+    Raises
+    ------
+    WriteError
+        The file can't be written.
+    """
     write_content(path, record.model_dump_json(indent=2) + "\n")
 
 
 def read_validation(path: Path | str) -> ValidationRecord:
-    """The record in the file `path`. Raises `DataError`."""
+    """The record in a file that `write_validation` wrote.
+
+    Parameters
+    ----------
+    path : Path or str
+        The file.
+
+    Returns
+    -------
+    ValidationRecord
+
+    Raises
+    ------
+    DataError
+        The file can't be read, or is no such record.
+    """
     path = Path(path)
     try:
         with path.open("rb") as file:

@@ -16,7 +16,17 @@ MOST_FRAMES = 2000
 
 
 def render_validation_report(validation: Validation) -> str:
-    """The whole page as HTML."""
+    """The page of a validation: HTML that needs nothing beside it.
+
+    Parameters
+    ----------
+    validation : Validation
+        As `validate` gives it last.
+
+    Returns
+    -------
+    str
+    """
     record = validation.record
     title = f"Validation of {record.bundle_name} at {record.site}"
     sections = [

@@ -114,6 +114,16 @@ class FrameReport:
 
     With a `refusal` the frame couldn't be examined, and there are no cells. `metadata` and, in a stream, `id` are
     the caller's, passed through.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from blastscope import open_bundle
+    >>> frame = np.full((480, 640, 3), 230, np.uint8)  # a stained bright-field frame in RGB; this one is empty
+    >>> with open_bundle() as scope:
+    ...     report = scope.examine(frame, pixel_um=0.1)
+    >>> report.counts
+    {'cells': 0, 'hem': 0, 'all': 0, 'refused': 0}
     """
 
     cells: tuple[FrameCell, ...]

@@ -20,14 +20,14 @@ Infer = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # crops (N, S, S, 3)
 
 
 class PatchRow(TypedDict):
-    """One covered square, in pixels of the crop."""
+    """One covered square: its box in pixels of the crop, and its support."""
 
     box: list[int]
     support: float
 
 
 class ExplanationRow(TypedDict):
-    """An explanation as the command line prints it."""
+    """An `Explanation` as plain values, as the command line prints it."""
 
     prediction: PredictionRow
     side_px: int
@@ -36,10 +36,32 @@ class ExplanationRow(TypedDict):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Explanation:
-    """How much each part of a crop supports the call: by how much the deciding voter's margin falls where it is covered.
+    """How much each part of a crop supports the call on it.
 
-    A margin is the log of the odds of the called class. Negative support speaks for the other class. A square is covered with
-    the median colour of the cell, so that its outline and size stay.
+    Squares of the crop are covered one after the other with the median colour of the cell, so that its outline and size stay.
+    A square's support is by how much the deciding voter's margin falls while it is covered. The margin is the natural logarithm
+    of the odds of the called class.
+
+    Attributes
+    ----------
+    prediction : Prediction
+        The call that is explained.
+    crop : (S, S, 3) uint8 array, RGB
+        What the networks saw.
+    boxes : tuple of (x0, y0, x1, y1)
+        The squares, in pixels of the crop, half-open.
+    support : tuple of float
+        One figure for each square. Above 0 the square speaks for the called class, below 0 for the other.
+
+    Examples
+    --------
+    >>> from blastscope import open_bundle, synthetic_cell
+    >>> with open_bundle(unlike_training="call") as scope:  # drawn cells are unlike those of the training
+    ...     explanation = scope.explain(synthetic_cell(seed=7))
+    >>> explanation.heat.shape == explanation.crop.shape[:2]
+    True
+    >>> len(explanation.support) == len(explanation.boxes)
+    True
     """
 
     prediction: Prediction
@@ -49,7 +71,10 @@ class Explanation:
 
     @property
     def heat(self) -> NDArray[np.float32]:
-        """(S, S) mean support of the squares over each pixel; 0 outside of the cell."""
+        """The support of each pixel, for drawing: an (S, S) float32 array.
+
+        It is the mean support of the squares over the pixel, and 0 outside of the cell.
+        """
         total = np.zeros(self.crop.shape[:2], np.float32)
         count = np.zeros_like(total)
         for (x0, y0, x1, y1), value in zip(self.boxes, self.support, strict=True):
@@ -59,13 +84,35 @@ class Explanation:
         return mean
 
     def row(self) -> ExplanationRow:
-        """The explanation as plain JSON values."""
+        """The explanation as plain values, which `json.dumps` takes.
+
+        Returns
+        -------
+        ExplanationRow
+            A dict: `prediction` as `Prediction.row` gives it, `side_px` of the crop, and `patches`, each with `box` and
+            `support`.
+        """
         patches = [PatchRow(box=list(box), support=value) for box, value in zip(self.boxes, self.support, strict=True)]
         return ExplanationRow(prediction=self.prediction.row(), side_px=len(self.crop), patches=patches)
 
 
 def explain_crop(prediction: Prediction, crop: Crop, infer: Infer) -> Explanation:
-    """What of `crop` the call in `prediction` rests on. `infer` is asked once for each square, in one batch."""
+    """Which parts of a crop the call on it rests on.
+
+    Parameters
+    ----------
+    prediction : Prediction
+        The call on this crop. It must have a label.
+    crop : Crop
+        The crop as `crop_cell` gives it.
+    infer : callable
+        Takes crops (N, S, S, 3) uint8 and gives probabilities (N, 3, 2) float32. It is called once, with a crop for each square
+        and one that is not covered: some hundred.
+
+    Returns
+    -------
+    Explanation
+    """
     pixels = crop.pixels
     boxes = _squares(pixels)
     covered = np.repeat(pixels[None], len(boxes) + 1, axis=0)
@@ -76,7 +123,15 @@ def explain_crop(prediction: Prediction, crop: Crop, infer: Infer) -> Explanatio
 
 
 def cover(pixels: NDArray[np.uint8], box: Box) -> None:
-    """Paints the cell's part of `box` in `pixels` (S, S, 3) with the cell's median colour, in place."""
+    """Paints the part of the cell that lies in `box` with the cell's median colour, in place.
+
+    Parameters
+    ----------
+    pixels : (S, S, 3) uint8 array
+        A crop with some cell in it. It is written to.
+    box : (x0, y0, x1, y1)
+        In pixels of the crop, half-open.
+    """
     cell = pixels.max(axis=2) > 0
     median = np.maximum(np.median(pixels[cell], axis=0), 1).astype(np.uint8)
     x0, y0, x1, y1 = box
@@ -84,7 +139,19 @@ def cover(pixels: NDArray[np.uint8], box: Box) -> None:
 
 
 def called_margins(prediction: Prediction, probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(N,) log odds of the called class in `probabilities` (N, 3, 2), by the voter that decided `prediction`."""
+    """The margins of the called class, by the voter that decided: natural logarithms of its odds.
+
+    Parameters
+    ----------
+    prediction : Prediction
+        Whose `label` and `voter` count. It must have both.
+    probabilities : (N, 3, 2) float32 array
+        Of each crop, voter and class.
+
+    Returns
+    -------
+    (N,) float64 array
+    """
     assert prediction.voter is not None
     assert prediction.label is not None
     pairs = np.maximum(probabilities[:, VOTERS.index(prediction.voter)], TINY).astype(np.float64)

@@ -24,7 +24,49 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class SessionOptions:
-    """What the caller of `open_bundle` asked for. None: choose."""
+    """The checked arguments of `open_bundle`. None means that the runtime chooses, as 'auto' does there.
+
+    Attributes
+    ----------
+    device : Device
+        From 'auto', 'cpu', 'cuda', 'cuda:N' or 'openvino:NAME'. 'auto' is an NVIDIA GPU where an engine for it exists or can be
+        built, else the CPU; `Scope.notes` says which and why.
+    precision : {'fp32', 'fp16', 'int8'} or None
+        The graph of the bundle. None: the one measured to be fastest on this machine, of those that the gate admitted; before
+        that is measured, the one that is likely fastest.
+    execution : {'f32', 'bf16', 'f16', 'int8'} or None
+        The number type that the engine computes in. None: as for `precision`.
+    backend : str or None
+        The inference library, such as 'openvino'. None: as for `precision`.
+    workload : {'latency', 'throughput'}
+        One answer as soon as possible, or as many answers as possible.
+    threads : int or None
+        The cores to use. None: as many as the process may use.
+    allow_ungated : bool
+        Open a bundle whose gate was waived, too. Its calls mean nothing.
+    cache_dir : Path
+        Where compiled engines and what was measured are kept.
+    while_building : {'wait', 'cpu'}
+        A GPU's engine is built when it is first wanted, in seconds to minutes. 'wait' waits for it; with 'cpu' the handle
+        answers on the CPU until `Scope.reopen` is called.
+    tell : callable or None
+        Takes a line of text. It hears of what takes long while it happens.
+    layout : {'fused', 'side-by-side', 'paired', 'staged'} or None
+        How the network lies on a CPU's cores. None: what was measured to be fastest on this machine.
+    cascade : bool
+        The bundle's first voter decides alone where it is as sure as the bundle's record demands; such predictions say
+        `decided_early`. That changes calls, as often as the record says. On a CPU only; a bundle without a record is refused.
+    unlike_training : {'refuse', 'call'}
+        What happens to a cell that lies farther from the training's cells than the bundle's limit: it is refused as
+        'unlike-training', or called all the same. `Prediction.novelty` tells the distance.
+
+    Examples
+    --------
+    >>> from blastscope import open_bundle
+    >>> with open_bundle(device="cpu", precision="fp32", workload="throughput", threads=1) as scope:
+    ...     print(scope.audit.precision)
+    fp32
+    """
 
     device: Device
     precision: Precision | None
@@ -58,7 +100,17 @@ class SessionOptions:
         cascade: bool = False,
         unlike_training: str = "refuse",
     ) -> Self:
-        """The options in these words. Raises `UsageError` for a word that is not known, or a value of another type."""
+        """The options that `open_bundle`'s arguments of the same names mean; 'auto' becomes None.
+
+        Returns
+        -------
+        SessionOptions
+
+        Raises
+        ------
+        UsageError
+            A word that isn't known, or a value of another type.
+        """
         if tell is not None and not callable(tell):
             raise UsageError(f"tell is {tell!r}: it must be a function that takes a line of text")
         return cls(
@@ -78,7 +130,19 @@ class SessionOptions:
         )
 
     def engine_options(self, execution: Execution, layout: Layout = "fused") -> EngineOptions:
-        """How an engine is to be loaded."""
+        """What a backend is told when it loads an engine.
+
+        Parameters
+        ----------
+        execution : {'f32', 'bf16', 'f16', 'int8'}
+            What the engine is to compute in.
+        layout : {'fused', 'side-by-side', 'paired', 'staged'}
+            How the network is to lie on the cores of a CPU.
+
+        Returns
+        -------
+        EngineOptions
+        """
         return EngineOptions(
             self.workload,
             execution,
@@ -91,7 +155,24 @@ class SessionOptions:
 
 
 def whole_number(what: str, value: object) -> int:
-    """`value` as a whole number of at least 1. Raises `UsageError`."""
+    """The argument as an int of at least 1.
+
+    Parameters
+    ----------
+    what : str
+        The argument's name, for the error.
+    value : object
+        Any integer; a bool is none.
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    UsageError
+        `value` is no whole number, or below 1.
+    """
     if not isinstance(value, Integral) or isinstance(value, bool):
         raise UsageError(f"{what} is {value!r}: it must be a whole number")
     if value < 1:
@@ -100,7 +181,24 @@ def whole_number(what: str, value: object) -> int:
 
 
 def as_path(what: str, value: object) -> Path:
-    """`value` as a path. Raises `UsageError`."""
+    """The argument as a path.
+
+    Parameters
+    ----------
+    what : str
+        The argument's name, for the error.
+    value : object
+        Text, or an object with `__fspath__`.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    UsageError
+        `value` is something else, or holds a null character.
+    """
     if not isinstance(value, str | os.PathLike) or "\0" in (name := os.fspath(value)):
         raise UsageError(f"{what} is {value!r}: it must be a path")
     return Path(name)

@@ -16,7 +16,7 @@ from blastscope.runtime.types import CLASSES, VOTERS, Audit, ClassName, Predicti
 
 
 class SmearRow(TypedDict):
-    """One person as the command line prints it."""
+    """A `SmearCall` as plain values, as the command line prints it."""
 
     label: ClassName | None
     probability: float | None
@@ -30,10 +30,35 @@ class SmearRow(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class SmearCall:
-    """One person's call. Without enough called cells `label`, `probability`, `low` and `high` are None, and `detail` says why.
+    """The call on one person, from the calls on their cells.
 
-    `probability` is that of ALL where half of the people have it, as held-out people showed (`SmearModel`); between `low` and
-    `high` it would lie, 95 times of 100, for so many other cells of the same person.
+    Attributes
+    ----------
+    label : {'hem', 'all'} or None
+        'all' where `probability` is at least 0.5. None with fewer called cells than the bundle asks for.
+    probability : float or None
+        Probability of ALL, 0 to 1, where half of the people have it, as held-out people showed (`SmearModel`).
+    low, high : float or None
+        Ends of the 95 % interval: where `probability` would lie for as many other cells of the same person.
+    cells : int
+        Cells that got a call.
+    called_all : int
+        Of these, the ones that were called ALL.
+    refused : dict of str to int
+        Cells without a call, counted by the refusal's code.
+    detail : str or None
+        Why there is no call; None where there is one.
+    audit : Audit or None
+        What answered; None where there were no cells at all.
+
+    Examples
+    --------
+    >>> from blastscope import open_bundle, synthetic_cell
+    >>> cells = [synthetic_cell(seed) for seed in range(12)]  # all cells of one smear
+    >>> with open_bundle(unlike_training="call") as scope:  # drawn cells are unlike those of the training
+    ...     smear = scope.classify_smear(cells)
+    >>> smear.cells, smear.label in ("hem", "all"), smear.low <= smear.probability <= smear.high
+    (12, True, True)
     """
 
     label: ClassName | None
@@ -47,7 +72,13 @@ class SmearCall:
     audit: Audit | None  # of the cells' predictions; None without cells
 
     def row(self) -> SmearRow:
-        """The call as plain JSON values."""
+        """The call as plain values, which `json.dumps` takes.
+
+        Returns
+        -------
+        SmearRow
+            A dict with the names of the attributes but `audit`.
+        """
         return SmearRow(
             label=self.label,
             probability=self.probability,
@@ -61,7 +92,22 @@ class SmearCall:
 
 
 def smear_model(bundle: Bundle) -> SmearModel:
-    """How the cells of a person become a call. Raises `UsageError` for a bundle that doesn't say it."""
+    """The bundle's model of how the cells of a person become a call on the person.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        As `read_bundle` gives it.
+
+    Returns
+    -------
+    SmearModel
+
+    Raises
+    ------
+    UsageError
+        The bundle has no such model.
+    """
     uncertainty = bundle.manifest.uncertainty
     if uncertainty is None or uncertainty.smear is None:
         raise UsageError(
@@ -72,7 +118,20 @@ def smear_model(bundle: Bundle) -> SmearModel:
 
 
 def call_smear(predictions: Sequence[Prediction], model: SmearModel) -> SmearCall:
-    """The call on the person whose cells got `predictions`."""
+    """The call on the person whose cells got `predictions`.
+
+    Parameters
+    ----------
+    predictions : sequence of Prediction
+        All cells of one person. Those with a refusal are counted and have no part in the call.
+    model : SmearModel
+        How cells become a call; `smear_model` gives that of a bundle.
+
+    Returns
+    -------
+    SmearCall
+        Without a label where fewer than `model.least_cells` cells have a call.
+    """
     called = [prediction for prediction in predictions if prediction.label is not None]
     refused = Counter(prediction.refusal.code for prediction in predictions if prediction.refusal)
     none = SmearCall(

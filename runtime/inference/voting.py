@@ -20,7 +20,17 @@ TINY = np.float32(1e-38)  # an engine that flushes subnormals to zero and one th
 
 
 class Votes(NamedTuple):
-    """One entry a cell: class index, index of the deciding voter, and that voter's probability of ALL."""
+    """The votes on N cells, one entry for each.
+
+    Attributes
+    ----------
+    label : (N,) int32 array
+        Index into `CLASSES`: 0 hem, 1 all.
+    voter : (N,) int32 array
+        Index into `VOTERS` of the voter that decided: 0 a, 1 b, 2 combined.
+    score : (N,) float32 array
+        That voter's probability of ALL.
+    """
 
     label: NDArray[np.int32]  # (N,) index into CLASSES
     voter: NDArray[np.int32]  # (N,) index into VOTERS
@@ -28,12 +38,28 @@ class Votes(NamedTuple):
 
 
 def vote(probabilities: NDArray[np.float32], threshold: float | None = None, *, partial: bool = False) -> Votes:
-    """Decides each cell of `probabilities` (N, 3, 2).
+    """The label of each cell: that of the voter with the largest probability.
 
-    Equal ratios go to ALL before HEM (a missed blast costs more than a second look), then to a, b, combined. With a
-    `threshold` (compared as float32) the deciding voter stays, and the label is ALL where its probability of ALL reaches the
-    threshold. With `partial` a voter whose two probabilities are NaN was not run, and the others vote. Raises `EngineError`
-    where a probability is not a number (it would pass for HEM), and where no voter of a cell was run.
+    Of equal voters one for ALL goes before one for HEM, since a missed blast costs more than a second look; then the order is
+    a, b, combined.
+
+    Parameters
+    ----------
+    probabilities : (N, 3, 2) float32 array
+        Of each cell, voter (a, b, combined) and class (hem, all).
+    threshold : float, optional
+        The deciding voter stays the same, but the label is ALL where its probability of ALL, as float32, is at least this.
+    partial : bool
+        True: a voter whose two probabilities are NaN was not run, and the others vote.
+
+    Returns
+    -------
+    Votes
+
+    Raises
+    ------
+    EngineError
+        A probability is not a finite number, or no voter of a cell was run.
     """
     absent = np.isnan(probabilities[..., 0]) & np.isnan(probabilities[..., 1]) & partial  # (N, 3)
     require_finite(probabilities[~absent])

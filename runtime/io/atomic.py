@@ -23,17 +23,46 @@ from blastscope.runtime.io.temporary_file import sibling, temporary_file
 
 
 def write_content(path: Path, content: bytes | str, *, private: bool = False) -> None:
-    """Puts `content`, text as UTF-8, into the place of the file `path`: see `write_file`."""
+    """Puts bytes or text into a file's place, whole or not at all.
+
+    Parameters
+    ----------
+    path : Path
+        The file; one that stands there is replaced.
+    content : bytes or str
+        Text is written as UTF-8.
+    private : bool
+        As for `write_file`.
+
+    Raises
+    ------
+    WriteError
+        The file can't be written.
+    """
     data = content.encode() if isinstance(content, str) else content
     write_file(path, lambda fresh: fresh.write_bytes(data), private=private)
 
 
 def write_file(path: Path, fill: Callable[[Path], object], *, private: bool = False) -> None:
-    """Lets `fill` write a temporary file, which is there, beside `path` and puts it in `path`'s place, whole or not at all.
+    """Puts a new file into a file's place, whole or not at all.
 
-    Into a pipe or a terminal that stands there it is written, once it is whole. With `private`, for a cache's own files,
-    nobody else may read it, and whatever stands there is replaced. Raises `WriteError`, with the name `path`, for any `OSError`
-    in writing, such as that of a full disk.
+    Into a pipe or a terminal that stands there the content is written once it is whole.
+
+    Parameters
+    ----------
+    path : Path
+        The file; one that stands there is replaced, and missing folders above it are made.
+    fill : callable
+        Takes the path of a temporary file, which exists, and writes it.
+    private : bool
+        True, for a cache's own files: nobody else may read it, and whatever stands at `path` is replaced.
+
+    Raises
+    ------
+    WriteError
+        Writing failed, for example because the disk is full. The error names `path`.
+    DataError
+        `fill` couldn't read another file. The error names that file.
     """
     if not private and _is_open_end(path):
         return _write_into(path, fill)
@@ -81,10 +110,17 @@ def _write_into(path: Path, fill: Callable[[Path], object]) -> None:
 
 
 def check_place(path: Path) -> None:
-    """Makes sure that `write_file` can write `path`, before hours of work go into what is to be written there.
+    """Checks that `write_file` can write a file, before hours of work go into its content. The folder is made.
 
-    The folder is made. Raises `DataError` for a folder in the file's place, for a socket or a disk, and where nothing can be
-    written. A pipe or a terminal is taken as it is.
+    Parameters
+    ----------
+    path : Path
+        Where the file is to go. A pipe or a terminal is taken as it is.
+
+    Raises
+    ------
+    DataError
+        There is a folder, a socket or a disk of that name, or nothing can be written there.
     """
     if _is_open_end(path):
         return
@@ -102,9 +138,23 @@ def check_place(path: Path) -> None:
 
 
 def write_folder(folder: Path, fill: Callable[[Path], None], *, private: bool = False) -> None:
-    """Lets `fill` write a temporary folder and puts it in `folder`'s place; leftovers of a broken change are cleared first.
+    """Puts a new folder into a folder's place, whole or not at all. Leftovers of a broken change are cleared first.
 
-    With `private` nobody else may look into it. Raises `WriteError`, with the name `folder`, for any `OSError` in writing.
+    Parameters
+    ----------
+    folder : Path
+        The folder; one that stands there is replaced.
+    fill : callable
+        Takes the path of a temporary folder, which exists, and fills it.
+    private : bool
+        True: nobody else may look into it.
+
+    Raises
+    ------
+    WriteError
+        Writing failed, for example because the disk is full. The error names `folder`.
+    DataError
+        `fill` couldn't read another file. The error names that file.
     """
     folder = Path(os.path.realpath(folder))  # a link to a bundle keeps pointing at it
     with _told(folder):
@@ -131,12 +181,28 @@ def _replace(folder: Path, fill: Callable[[Path], None], mode: int) -> None:
 
 
 def moved_aside(folder: Path) -> bool:
-    """Whether a change of `folder` stands between its two renames, by a writer that is at it or one that broke off."""
+    """Whether a change of a folder stands between its two renames, by a writer at work or one that broke off.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder's own name.
+
+    Returns
+    -------
+    bool
+    """
     return sibling(Path(os.path.realpath(folder)), "old").exists()
 
 
 def recover(folder: Path) -> None:
-    """Puts back a folder whose change broke off between its two renames. Does nothing where the folder is in its place."""
+    """Puts back a folder whose change broke off between its two renames. Does nothing where the folder is in its place.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder's own name.
+    """
     folder = Path(os.path.realpath(folder))
     if folder.exists() or not sibling(folder, "old").exists():
         return
@@ -144,15 +210,28 @@ def recover(folder: Path) -> None:
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Deletes what broken changes of `folder` left beside it, and puts it back where it was moved aside."""
+    """Deletes what broken changes of a folder left beside it, and puts the folder back where it was moved aside.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder's own name. A writer that is at work finishes first.
+    """
     with _alone(folder):  # a writer that is alive finishes first
         _settle(folder)
 
 
 def clear_abandoned(parent: Path, *, prefix: str = "", lock: str) -> None:
-    """Does that for every folder in `parent` at which a killed process was at work; their names hold no dot.
+    """Clears the leftovers of every folder at which a process was killed while it worked.
 
-    `lock` is the kind of sibling that a process holds while it is at work on one: those are left alone.
+    Parameters
+    ----------
+    parent : Path
+        Where the folders lie. Their names hold no dot.
+    prefix : str
+        With which the names begin.
+    lock : str
+        The kind of sibling that a process holds while it works on a folder: folders with such a lock held are left alone.
     """
     for name in {path.name[1:].partition(".")[0] for path in parent.glob(f".{prefix}*")} - {""}:
         with suppress(DataError, OSError), exclusive_lock(sibling(parent / name, lock), wait=False):  # DataError: it is held
@@ -180,7 +259,13 @@ def _settle(folder: Path) -> None:
 
 
 def flush(path: Path) -> None:
-    """Waits until the disk holds `path`, a file or a folder."""
+    """Waits until the disk holds a file or a folder.
+
+    Parameters
+    ----------
+    path : Path
+        It must be there.
+    """
     if os.name == "nt" and path.is_dir():
         return  # Windows can't open a folder; its renames are journalled
     handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)

@@ -37,7 +37,23 @@ READERS = 8  # hashing and reading release the lock; more threads than cores hid
 
 @dataclass(frozen=True, slots=True)
 class DatasetEntry:
-    """One labelled image of one cell."""
+    """One labelled image of one cell.
+
+    Attributes
+    ----------
+    path : Path
+        The image file.
+    label : {'hem', 'all'}
+        By the folder's name, or by the test set's table.
+    patient : str
+        The id in the file's name, such as '57' or 'H49', in upper case.
+    image, cell : str
+        The numbers in the file's name.
+    sha256 : str
+        SHA-256 of the file's bytes, in hex.
+    person : str
+        One id for all ids of the same person, so that no split parts them; by default from `TWIN_PATIENTS`.
+    """
 
     path: Path
     label: ClassName
@@ -54,7 +70,23 @@ class DatasetEntry:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """All cells below `root`, sorted by their path from it, and the files and folders that were left out."""
+    """All labelled cells below a folder, and what was left out.
+
+    Attributes
+    ----------
+    root : Path
+        The folder.
+    cells : tuple of DatasetEntry
+        Sorted by their path from `root`.
+    duplicates : tuple of (Path, Path)
+        Files that were dropped, each with the byte-identical one that was kept.
+    rejected : tuple of (Path, str)
+        Files and folders that couldn't be used, each with the reason.
+    sha256 : str
+        Digest of label, patient and content of every cell. Moving or renaming the folder doesn't change it.
+    people : mapping of str to str
+        The person of each patient id that was found, and of each in `TWIN_PATIENTS`.
+    """
 
     root: Path
     cells: tuple[DatasetEntry, ...]
@@ -64,28 +96,73 @@ class Dataset:
     people: Mapping[str, str]  # id -> its person, for each id found, with cells left or without, and each in TWIN_PATIENTS
 
     def people_of(self, patients: Iterable[str]) -> frozenset[str]:
-        """The people that stand under the ids `patients`, whether or not cells of these ids are here."""
+        """The people that stand behind patient ids, whether or not cells of these ids are here.
+
+        Parameters
+        ----------
+        patients : iterable of str
+            Patient ids. One that isn't known stands for itself.
+
+        Returns
+        -------
+        frozenset of str
+        """
         return frozenset(self.people.get(patient, patient) for patient in patients)
 
 
 def person_of(patient: str) -> str:
-    """The id that stands for every id of the person `patient`, by `TWIN_PATIENTS`: '51' for '75', '75' being 51 again."""
+    """The id that stands for all ids of a person, by `TWIN_PATIENTS`: '51' for '75', for example.
+
+    Parameters
+    ----------
+    patient : str
+        A patient id of C-NMC.
+
+    Returns
+    -------
+    str
+        `patient` itself where no other id is known.
+    """
     return next((group[0] for group in TWIN_PATIENTS if patient in group), patient)
 
 
 def patient_in_name(path: Path) -> str | None:
-    """The patient that a file named as C-NMC's is of, as 'H49', ids of one person under one; None for other names."""
+    """The person whose cell a file named as C-NMC's shows.
+
+    Parameters
+    ----------
+    path : Path
+        Only its name counts.
+
+    Returns
+    -------
+    str or None
+        Such as 'H49', with all ids of one person under one; None for other names.
+    """
     match = NAME.match(path.name)
     return person_of(match["patient"].upper()) if match else None
 
 
 def scan_dataset(root: Path | str) -> Dataset:
-    """The labelled cells below `root`.
+    """The labelled cells below a folder in C-NMC's naming.
 
-    Patient ids under which byte-identical cells stand are one person, transitively: their cells have one `person`.
-    Byte-identical duplicates are dropped; files that can't be read or parsed are named, and the search goes on. Links are
-    followed; hidden files and files that are no images by their suffix are passed over. Raises `DataError` when there is no
-    such folder, a patient has both labels, or a class is missing.
+    Patient ids under which byte-identical cells stand are one person, also over a third id: their cells have one `person`.
+    Byte-identical duplicates are dropped. Files that can't be read, or whose names tell nothing, are listed in `rejected`, and
+    the search goes on. Links are followed; hidden files and files with other suffixes than those of images are passed over.
+
+    Parameters
+    ----------
+    root : Path or str
+        The archive, or any folder with folders `all` and `hem` below it.
+
+    Returns
+    -------
+    Dataset
+
+    Raises
+    ------
+    DataError
+        There is no such folder, a patient has both labels, or a class has no cell.
     """
     root = Path(root)
     if not root.is_dir():

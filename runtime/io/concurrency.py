@@ -40,7 +40,24 @@ class ThreadPool:
         self._end = weakref.finalize(self, _end_forgotten, self._jobs, self._threads)
 
     def submit(self, function: Callable[..., R], *words: Any) -> Future[R]:
-        """The future of `function(*words)`. Raises `Closed` after `close`, and once no thread can be begun any more."""
+        """The future of a call in one of the threads.
+
+        Parameters
+        ----------
+        function : callable
+            What is called.
+        *words
+            With which arguments.
+
+        Returns
+        -------
+        Future
+
+        Raises
+        ------
+        Closed
+            The pool is closed, or no thread can be begun any more.
+        """
         job = _Job(function, words)
         with self._lock:
             if not self._end.alive:
@@ -52,7 +69,19 @@ class ThreadPool:
         return job.future
 
     def map(self, function: Callable[..., R], *items: Iterable[Any]) -> list[R]:
-        """`function` of each item, or of one of each kind, in order. The first that fails, in that order, raises."""
+        """The results of calls in the threads, in order. The first that fails, in that order, raises here.
+
+        Parameters
+        ----------
+        function : callable
+            What is called.
+        *items : iterables of one length
+            One iterable for each argument.
+
+        Returns
+        -------
+        list
+        """
         jobs = [self.submit(function, *words) for words in zip(*items, strict=True)]
         try:
             return [job.result() for job in jobs]
@@ -61,7 +90,18 @@ class ThreadPool:
                 job.cancel()
 
     def close(self, timeout: float | None = None) -> bool:
-        """Takes no more jobs, and returns when the others are done; False when time was up. Safe to call twice."""
+        """Takes no more jobs, and waits for the others. Safe to call twice.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds to wait at most.
+
+        Returns
+        -------
+        bool
+            False when time was up.
+        """
         with self._lock:
             if self._end.detach():
                 _dismiss(self._jobs, self._threads)
@@ -145,9 +185,18 @@ def threads_for(pixels: int, threads: int | None) -> int | None:
 
 
 def parallel_map(function: Callable[[Item], object], items: Sequence[Item], threads: int | None = None) -> None:
-    """`function` of each item, on at most `threads` threads, or as many as the process may use; each has one share of them.
+    """Calls a function with each item, on several threads, each with one share of the items; waits for all.
 
     Worth it where an item is a few long steps of OpenCV's, which lets go of Python's lock. Of many short ones it is slower.
+
+    Parameters
+    ----------
+    function : callable
+        Takes an item; what it returns is dropped.
+    items : sequence
+        The items.
+    threads : int, optional
+        At most so many; by default as many as the process may use.
     """
     workers = max(min(threads or usable_threads(), len(items)), 1)
     ends = [len(items) * worker // workers for worker in range(workers + 1)]
@@ -216,11 +265,25 @@ AHEAD = 32  # items a worker may be ahead of the consumer: answers are small, an
 def ordered_map(
     function: Callable[[T], R], items: Iterable[T], *, workers: int, leave: Callable[[], object] | None = None
 ) -> Iterator[tuple[T, R]]:
-    """Each item with `function` of it, in the order given, computed by `workers` threads.
+    """Each item with the result for it, in the order given, computed by several threads.
 
-    Reads `items` as it goes, in the caller's thread, and at most `AHEAD` times `workers` items ahead, so that memory doesn't
-    grow with their number. What `function` raises is raised here at that item's turn. Leaving early drops what hasn't begun,
-    and waits for what has: `leave`, which is called before, may shorten that.
+    `items` is read in the caller's thread while the work goes, at most `AHEAD` times `workers` items ahead, so that memory
+    doesn't grow with their number. Leaving early drops what hasn't begun and waits for what has.
+
+    Parameters
+    ----------
+    function : callable
+        Takes an item. What it raises is raised at that item's turn.
+    items : iterable
+        The items.
+    workers : int
+        How many threads.
+    leave : callable, optional
+        Is called before an early end, and may shorten the wait for what has begun.
+
+    Yields
+    ------
+    (item, result)
     """
     line: deque[tuple[T, Future[R]]] = deque()
     with ThreadPool(workers, "blastscope-files") as pool:

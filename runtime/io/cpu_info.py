@@ -12,7 +12,13 @@ KNOWN = "auto, cpu, cuda, cuda:N or openvino:NAME"
 
 
 def usable_threads() -> int:
-    """How many threads this process can keep busy: the cores in its affinity, not their second threads, within its quota."""
+    """How many threads this process can keep busy.
+
+    Returns
+    -------
+    int
+        The cores that it may run on, without their second threads, within its CPU quota; at least 1.
+    """
     allowed = _allowed_cpus()
     cores = len({_siblings(cpu) for cpu in allowed})
     quota = _cgroup_quota()
@@ -20,7 +26,13 @@ def usable_threads() -> int:
 
 
 def cpu_identity() -> str:
-    """What tells this CPU from others: compiled engines must not travel between CPUs of different instruction sets."""
+    """A text that tells this CPU from others. Compiled engines must not travel between CPUs of different instruction sets.
+
+    Returns
+    -------
+    str
+        Several lines; on Linux from /proc/cpuinfo.
+    """
     try:
         block = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0]
     except OSError:
@@ -31,7 +43,12 @@ def cpu_identity() -> str:
 
 
 def cpu_name() -> str:
-    """The processor as its maker calls it."""
+    """The processor's name as its maker gives it.
+
+    Returns
+    -------
+    str
+    """
     found = re.search(r"^model name\s*:\s*(.+)$", cpu_identity(), re.MULTILINE)
     return found[1] if found else platform.processor() or platform.machine()
 
@@ -41,7 +58,13 @@ _OPENCV = {"avx2": 11, "avx512f": 13, "avx512_vnni": 23}  # numbers of cv::CpuFe
 
 
 def cpu_features() -> frozenset[str]:
-    """The instruction sets of this CPU by Linux' names; on other systems those that OpenCV looks for."""
+    """The instruction sets of this CPU.
+
+    Returns
+    -------
+    frozenset of str
+        Linux' names, such as 'avx512_vnni'; on other systems only some that OpenCV looks for.
+    """
     found = re.search(r"^(?:flags|Features)\s*:(.*)$", cpu_identity(), re.MULTILINE)
     if found:
         return frozenset(found[1].split())
@@ -51,7 +74,13 @@ def cpu_features() -> frozenset[str]:
 
 
 def int8_sums_overflow() -> bool:
-    """Whether this CPU adds products of uint8 and int8 in 16 bits, as x86 does without VNNI. False where that isn't known."""
+    """Whether this CPU adds products of uint8 and int8 in 16 bits, where sums can overflow, as x86 does without VNNI.
+
+    Returns
+    -------
+    bool
+        False where it isn't known.
+    """
     features = cpu_features()
     is_x86 = platform.machine().lower() in ("x86_64", "amd64")
     # AVX-VNNI, of CPUs without AVX-512, is told by Linux alone

@@ -11,9 +11,21 @@ from blastscope.runtime.io.atomic import write_file
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Puts `rows` below `columns` into the file `path`, in UTF-8; None is an empty field.
+    """Writes a table to a CSV file in UTF-8, whole or not at all.
 
-    A file's name that is no text tells its bytes as escapes.
+    Parameters
+    ----------
+    path : Path
+        The file; one that stands there is replaced.
+    columns : sequence of str
+        Names for the first line.
+    rows : iterable of sequences
+        A value for each column; None gives an empty field. Bytes of a file's name that are no text are written as escapes.
+
+    Raises
+    ------
+    WriteError
+        The file can't be written.
     """
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows([columns, *rows])

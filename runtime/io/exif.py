@@ -15,7 +15,18 @@ ORIENTATION_TAG, SHORT = 274, 3
 
 
 def orientation_in(exif: bytes) -> int:
-    """The orientation in an EXIF block, which is a TIFF without pixels; 1 where it says none that there is."""
+    """The orientation that an EXIF block tells.
+
+    Parameters
+    ----------
+    exif : bytes
+        The block, with or without its prefix 'Exif'.
+
+    Returns
+    -------
+    int
+        1 to 8, as EXIF numbers them; 1, upright, where it tells none or is damaged.
+    """
     block = exif.removeprefix(PREFIX)
     order = {b"II": "<", b"MM": ">"}.get(block[:2])
     if order is None:
@@ -34,7 +45,20 @@ def orientation_in(exif: bytes) -> int:
 
 
 def turn_upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """Pixels (H, W, C) as they are to be shown; `pixels` themselves where they are upright."""
+    """The pixels as they are to be shown.
+
+    Parameters
+    ----------
+    pixels : (H, W, C) uint8 array
+        As they are stored.
+    orientation : int
+        1 to 8, as EXIF numbers them.
+
+    Returns
+    -------
+    (H, W, C) or (W, H, C) uint8 array
+        `pixels` itself where the orientation is 1.
+    """
     if orientation == UPRIGHT:
         return pixels
     if orientation in SIDEWAYS:

@@ -7,11 +7,36 @@ from pathlib import Path
 
 
 def bytes_sha256(data: bytes) -> str:
-    """The digest of `data`."""
+    """The SHA-256 of bytes, as 64 digits in hex.
+
+    Parameters
+    ----------
+    data : bytes
+        Any bytes.
+
+    Returns
+    -------
+    str
+    """
     return hashlib.sha256(data).hexdigest()
 
 
 def file_sha256(path: Path | str) -> str:
-    """The digest of the file's bytes, read in pieces: a graph may be larger than the memory that is free."""
+    """The SHA-256 of a file, as 64 digits in hex. The file is read in pieces, since it may be larger than the free memory.
+
+    Parameters
+    ----------
+    path : Path or str
+        The file.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    OSError
+        The file can't be read.
+    """
     with Path(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

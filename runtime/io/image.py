@@ -25,9 +25,21 @@ if TYPE_CHECKING:
 
 
 def load_pixels(image: object) -> Any | Refusal:
-    """The pixels of a path, of a file's bytes or of a PIL image; or why there are none. Anything else as it is, unchecked.
+    """The pixels of an image in any form that `Scope.classify` takes, or the reason why there are none.
 
-    Raises `ImageError` for a PIL image that isn't one whole 8-bit RGB image.
+    Parameters
+    ----------
+    image : array, path, bytes or PIL image
+        An array, and anything that isn't one of these, is handed back as it is, unchecked (see `check_array`).
+
+    Returns
+    -------
+    (H, W, 3) uint8 array in RGB, Refusal, or `image` itself
+
+    Raises
+    ------
+    ImageError
+        A PIL image that isn't one whole 8-bit RGB image.
     """
     if isinstance(image, np.ndarray):
         return image
@@ -40,7 +52,22 @@ def load_pixels(image: object) -> Any | Refusal:
 
 
 def list_images(images: Iterable[Any]) -> list[Any]:
-    """`images`. Raises `UsageError` for a single one: its rows, or its letters, would be taken for images."""
+    """The images as a list.
+
+    Parameters
+    ----------
+    images : iterable
+        Arrays, paths, bytes or PIL images, or one array of at least four dimensions.
+
+    Returns
+    -------
+    list
+
+    Raises
+    ------
+    UsageError
+        A single image, whose rows or letters would be taken for images, or something that isn't iterable.
+    """
     if isinstance(images, str | os.PathLike | bytes | bytearray | memoryview) or getattr(images, "ndim", 4) < 4:
         raise UsageError("one image is given where several are asked for: put it into a list, or call classify")
     try:
@@ -68,7 +95,23 @@ def _pillow_pixels(image: Any) -> NDArray[np.uint8]:
 
 
 def check_array(image: object) -> NDArray[np.uint8]:
-    """`image` itself, once it is known to be a (H, W, 3) uint8 array. Raises `ImageError`."""
+    """The image itself, once it is known to be an image array.
+
+    Parameters
+    ----------
+    image : object
+        What a caller handed over.
+
+    Returns
+    -------
+    (H, W, 3) uint8 array
+        The same object, not a copy.
+
+    Raises
+    ------
+    ImageError
+        It isn't a NumPy array, not uint8, or not of shape (H, W, 3).
+    """
     if not isinstance(image, np.ndarray):
         if hasattr(image, "__cuda_array_interface__"):
             raise ImageError("a device array needs a handle that works on its GPU: open the bundle with device='cuda'")
@@ -81,11 +124,20 @@ def check_array(image: object) -> NDArray[np.uint8]:
 
 
 def read_image(path: Path | str) -> NDArray[np.uint8] | Refusal:
-    """The pixels (H, W, 3) RGB of the image file `path`, exactly as stored, and upright; or why there are none.
+    """The pixels of an image file, exactly as they are stored and turned upright; or the reason why there are none.
 
-    What the file is, is read from its content and, of a slide's preview, from what lies beside it, not from its suffix. A file
-    of several images is refused, since nobody said which is meant; so is one for which memory doesn't suffice. Releases the
-    interpreter's lock while it decodes.
+    The format is told by the file's content, and of a slide's preview by what lies beside it; the suffix doesn't count.
+    Python's lock is released while it decodes.
+
+    Parameters
+    ----------
+    path : Path or str
+        A PNG, JPEG, BMP, WebP or TIFF file with one 8-bit RGB image.
+
+    Returns
+    -------
+    (H, W, 3) uint8 array in RGB, or Refusal
+        A refusal also for a file that isn't there, that holds several images, or that memory doesn't suffice for.
     """
     try:
         return _read_image(Path(path))
@@ -105,12 +157,33 @@ def _read_image(path: Path) -> NDArray[np.uint8] | Refusal:
 
 
 def decode(content: bytes) -> NDArray[np.uint8] | Refusal:
-    """The pixels (H, W, 3) RGB of the image file whose bytes are `content`, or why there are none."""
+    """The pixels of an encoded image, as `read_image` gives those of a file; or the reason why there are none.
+
+    Parameters
+    ----------
+    content : bytes
+        The bytes of an image file.
+
+    Returns
+    -------
+    (H, W, 3) uint8 array in RGB, or Refusal
+    """
     return decode_tiff(content) if content.startswith(TIFF_MAGIC) else decode_picture(content)
 
 
 def check_image(content: bytes) -> Refusal | None:
-    """Why the image file whose bytes are `content` isn't let through, as far as that is known before its pixels are decoded."""
+    """The reason why an encoded image would be refused, as far as it is known before its pixels are decoded.
+
+    Parameters
+    ----------
+    content : bytes
+        The bytes of an image file.
+
+    Returns
+    -------
+    Refusal or None
+        None where nothing speaks against it. Decoding may still find damaged pixels.
+    """
     if not content.startswith(TIFF_MAGIC):
         header = read_whole_header(content)
         return header if isinstance(header, Refusal) else None

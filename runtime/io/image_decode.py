@@ -27,7 +27,18 @@ NO_MEMORY = Refusal("failed", "there is not memory enough for it: free some, or 
 
 
 def read_content(path: Path | str) -> bytes | Refusal:
-    """The bytes of the file `path`; a file that isn't there or can't be read is a refusal too."""
+    """The bytes of a file, or the reason why it can't be an image.
+
+    Parameters
+    ----------
+    path : Path or str
+        The file.
+
+    Returns
+    -------
+    bytes or Refusal
+        A refusal for a file that isn't there, can't be read, is a folder, or is larger than `MAX_BYTES`.
+    """
     path = Path(path)
     try:
         status = path.stat()
@@ -68,7 +79,19 @@ def _with_all_blocks(content: bytes, header: Header | Refusal) -> Header | Refus
 
 
 def decode_picture(content: bytes, most_pixels: int = MAX_PIXELS) -> NDArray[np.uint8] | Refusal:
-    """The pixels (H, W, 3) RGB of the image file whose bytes are `content`, or why there are none."""
+    """The pixels of an encoded image that is no TIFF, or the reason why there are none.
+
+    Parameters
+    ----------
+    content : bytes
+        The bytes of an image file.
+    most_pixels : int
+        A larger image is refused as 'bomb', by its header.
+
+    Returns
+    -------
+    (H, W, 3) uint8 array in RGB, upright, or Refusal
+    """
     header = _with_all_blocks(content, _of_at_most(most_pixels, read_header(content)))
     if isinstance(header, Refusal):
         return header
@@ -85,7 +108,19 @@ def decode_picture(content: bytes, most_pixels: int = MAX_PIXELS) -> NDArray[np.
 
 
 def decode_gray_jpeg(content: bytes, most_pixels: int = MAX_PIXELS) -> NDArray[np.uint8] | Refusal:
-    """The pixels (H, W, 1) of a JPEG of one colour, or why there are none."""
+    """The pixels of a JPEG with one colour, or the reason why there are none.
+
+    Parameters
+    ----------
+    content : bytes
+        The bytes of the file.
+    most_pixels : int
+        A larger image is refused as 'bomb', by its header.
+
+    Returns
+    -------
+    (H, W, 1) uint8 array, as stored, or Refusal
+    """
     header = _with_all_blocks(content, _of_at_most(most_pixels, read_gray_jpeg_header(content)))
     if isinstance(header, Refusal):
         return header

@@ -14,9 +14,19 @@ from blastscope.runtime.errors import DataError
 
 @contextmanager
 def exclusive_lock(place: Path, *, wait: bool) -> Iterator[None]:
-    """Holds the lock file `place`, and leaves none behind; the lock of a process that was killed doesn't count.
+    """Holds a lock file while the `with` block runs, and leaves none behind. The lock of a killed process doesn't count.
 
-    Raises `DataError`, unless it is to `wait`, where another process holds it.
+    Parameters
+    ----------
+    place : Path
+        The lock file.
+    wait : bool
+        Whether to wait for another process that holds it.
+
+    Raises
+    ------
+    DataError
+        Another process holds it, and `wait` is False.
     """
     try:
         with FileLock(place, timeout=-1 if wait else 0):

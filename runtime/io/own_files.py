@@ -23,9 +23,23 @@ class Unusable(Exception):
 
 
 def open_plain(path: Path) -> tuple[BufferedReader, os.stat_result]:
-    """The plain file at `path`, opened for reading, and what is known of it. Raises `OSError`, also for a link or a pipe.
+    """A plain file, opened for reading, with what is known of it.
 
-    What is checked and what is read are one open file: its name may be given to another meanwhile.
+    What is checked and what is read are one open file, since the name may be given to another one meanwhile.
+
+    Parameters
+    ----------
+    path : Path
+        Links and pipes are refused.
+
+    Returns
+    -------
+    BufferedReader, os.stat_result
+
+    Raises
+    ------
+    OSError
+        It can't be opened, or is no plain file.
     """
     handle = os.open(path, os.O_RDONLY | _PLAINLY)
     try:
@@ -39,7 +53,22 @@ def open_plain(path: Path) -> tuple[BufferedReader, os.stat_result]:
 
 
 def open_own(path: Path) -> BufferedReader:
-    """The same. Raises `Unusable` unless the file is this user's and nobody else may write it."""
+    """A plain file of this user that nobody else may write, opened for reading.
+
+    Parameters
+    ----------
+    path : Path
+        A file of the cache.
+
+    Returns
+    -------
+    BufferedReader
+
+    Raises
+    ------
+    Unusable
+        It can't be opened, is another user's, or may be written by others.
+    """
     try:
         stream, found = open_plain(path)
     except OSError as error:
@@ -53,15 +82,43 @@ def open_own(path: Path) -> BufferedReader:
 
 
 def read_own(path: Path, limit: int) -> bytes:
-    """The bytes of such a file, at most `limit` + 1 of them. Raises `Unusable`."""
+    """The content of a file as `open_own` opens it.
+
+    Parameters
+    ----------
+    path : Path
+        A file of the cache.
+    limit : int
+        At most `limit` + 1 bytes are read, so that a longer file is noticed.
+
+    Returns
+    -------
+    bytes
+
+    Raises
+    ------
+    Unusable
+        As `open_own`.
+    """
     with open_own(path) as stream:
         return stream.read(limit + 1)
 
 
 def make_private_folder(folder: Path) -> None:
-    """Makes `folder`, or makes it so, that nobody but this user looks into it. Raises `OSError` where it can't be made.
+    """Makes a folder into which nobody but this user may look.
 
-    A folder of somebody else's is left as it is: files in it are checked one by one.
+    A folder that is there is closed to others. One that belongs to somebody else is left as it is: files in it are checked one
+    by one.
+
+    Parameters
+    ----------
+    folder : Path
+        Missing folders above it are made.
+
+    Raises
+    ------
+    OSError
+        It can't be made.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     folder.mkdir(exist_ok=True, mode=PRIVATE_FOLDER)

@@ -25,13 +25,25 @@ MOST_SUFFIXES, LONGEST_SUFFIX = 9, 12
 
 
 class PassedOver:
-    """Which files of folders were not taken, by their suffixes; hidden and plainly foreign ones don't count."""
+    """How many files of folders were not taken, by suffix. Hidden files and those that nobody takes for a picture don't count.
+
+    Attributes
+    ----------
+    counts : Counter of str
+        Files of each suffix.
+    """
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
 
     def note(self, name: str) -> None:
-        """A file that was not taken."""
+        """Counts a file that was not taken.
+
+        Parameters
+        ----------
+        name : str
+            The file's name.
+        """
         suffix = Path(name).suffix.lower()
         if not name.startswith(".") and suffix not in FOREIGN:
             self.counts[suffix if len(suffix) <= LONGEST_SUFFIX else "other"] += 1
@@ -40,25 +52,52 @@ class PassedOver:
         return bool(self.counts)
 
     def __str__(self) -> str:
-        """For people: '2 .heic, 1 .jp2'."""
+        """The counts for people, such as '2 .heic, 1 .jp2'."""
         often = sorted(self.counts.items(), key=lambda item: (-item[1], item[0]))
         shown = [f"{count} {suffix}" for suffix, count in often[:MOST_SUFFIXES]]
         return ", ".join(shown) + (", and others" if len(self.counts) > MOST_SUFFIXES else "")
 
 
 def left_out(passed: PassedOver) -> Iterator[str]:
-    """What is to be said of files that were passed over; nothing where none was."""
+    """What is to be said of files that were passed over.
+
+    Parameters
+    ----------
+    passed : PassedOver
+        What was passed over.
+
+    Yields
+    ------
+    str
+        One sentence; none where nothing was passed over.
+    """
     if passed:
         yield f"left out of the folders, by their suffix: {passed} (name a file itself to have it tried)"
 
 
 def find_images(paths: Path | str | Iterable[Path | str], *, passed: PassedOver | None = None) -> list[Path]:
-    """The images that `paths` name, in the order given: files as they are, folders as the image files below them, sorted.
+    """The image files that `paths` name, in the order given: files as they are, folders as the image files below them, sorted.
 
-    A single folder needs no list around it. Files in folders that aren't taken are noted in `passed`.
+    A file that is named is taken whatever its suffix, even if it doesn't exist, and so is a folder that can't be looked into:
+    classifying gives each of them a refusal.
 
-    A file is taken whatever its suffix, a path with nothing behind it too, and a folder that can't be looked into: classifying
-    gives each a refusal. Raises `DataError` for a folder without an image.
+    Parameters
+    ----------
+    paths : Path, str or iterable of them
+        Files and folders. A single folder needs no list around it.
+    passed : PassedOver, optional
+        Is told of the files in folders that were not taken.
+
+    Returns
+    -------
+    list of Path
+
+    Raises
+    ------
+    DataError
+        A folder holds no image.
+    UsageError
+        `paths` is a single path and not a folder.
     """
     found: list[Path] = []
     passed = PassedOver() if passed is None else passed
@@ -71,7 +110,23 @@ def find_images(paths: Path | str | Iterable[Path | str], *, passed: PassedOver 
 
 
 def each_image(paths: Path | str | Iterable[Path | str]) -> Iterator[Path]:
-    """The same one after the other, as `paths` gives them; a folder without an image stands for itself."""
+    """The same files as `find_images` gives, one after the other, while `paths` is read.
+
+    Parameters
+    ----------
+    paths : Path, str or iterable of them
+        Files and folders. A single folder needs no list around it.
+
+    Returns
+    -------
+    iterator of Path
+        A folder without an image stands for itself.
+
+    Raises
+    ------
+    UsageError
+        `paths` is a single path and not a folder.
+    """
     several = _one_folder_or_paths(paths)  # what is no path at all is said now
     return (image for path in several for image in ((path.is_dir() and _images_below(path, PassedOver())) or [path]))
 
@@ -95,20 +150,61 @@ def _images_below(folder: Path, passed: PassedOver) -> list[Path]:
 
 
 def nothing_in(folder: Path, kind: str, suffixes: Sequence[str], passed: PassedOver) -> DataError:
-    """The error of a folder that holds nothing to look at."""
+    """The error to raise for a folder that holds nothing to look at.
+
+    Parameters
+    ----------
+    folder : Path
+        Where was looked.
+    kind : str
+        What was looked for, such as 'image'.
+    suffixes : sequence of str
+        The suffixes that were looked for.
+    passed : PassedOver
+        What was found instead.
+
+    Returns
+    -------
+    DataError
+    """
     instead = f"; it holds {passed}" if passed else ""
     return DataError(folder, f"holds no {kind}: looked for {', '.join(suffixes)}{instead}")
 
 
 def as_paths(paths: Path | str | Iterable[Path | str]) -> Iterator[Path]:
-    """Each of `paths`. Raises `UsageError` for a single one: its letters would be taken for paths."""
+    """Each of `paths` as a `Path`, one after the other.
+
+    Parameters
+    ----------
+    paths : iterable of Path or str
+        Read as the iterator goes.
+
+    Returns
+    -------
+    iterator of Path
+
+    Raises
+    ------
+    UsageError
+        `paths` is a single path, whose letters would be taken for paths.
+    """
     if isinstance(paths, str | bytes | os.PathLike):
         raise UsageError(f"'{os.fsdecode(paths)}' is one path where several are asked for: put it into a list")
     return map(Path, paths)
 
 
 def read_ahead(paths: Iterable[Path]) -> Iterator[Path]:
-    """`paths`, each after the system was told that its file will be read: reading ahead costs no thread of ours."""
+    """Each of `paths`, once the system was told that its file will be read; it then reads ahead without a thread of ours.
+
+    Parameters
+    ----------
+    paths : iterable of Path
+        Files, which need not exist.
+
+    Yields
+    ------
+    Path
+    """
     for path in paths:
         _announce(path)
         yield path
@@ -130,5 +226,11 @@ def _announce(path: Path) -> None:
 
 
 def default_cache_dir() -> Path:
-    """Where engines, measurements and unpacked bundles are kept unless the caller says otherwise."""
+    """The user's cache folder for blastscope, where engines, measurements and unpacked bundles are kept by default.
+
+    Returns
+    -------
+    Path
+        It need not exist.
+    """
     return Path(platformdirs.user_cache_dir("blastscope", appauthor=False))

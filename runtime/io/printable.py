@@ -10,17 +10,47 @@ CONTROL_BUT_LINES = re.compile(f"(?![\\n\\t]){CONTROL.pattern}")
 
 
 def printable(text: object) -> str:
-    """`text` in one line that can be shown anywhere: a file's name may hold escape sequences, and bytes that are no text."""
+    """Text in one line that can be shown in any terminal: control characters, and bytes that are no text, become escapes.
+
+    Parameters
+    ----------
+    text : object
+        Is turned into text by `str`; the name of a file, for example.
+
+    Returns
+    -------
+    str
+    """
     return CONTROL.sub(_escaped, str(text))
 
 
 def for_terminal(text: object) -> str:
-    """The same of several lines."""
+    """Text that can be shown in any terminal, as `printable` makes it, but with its line feeds and tabs.
+
+    Parameters
+    ----------
+    text : object
+        Is turned into text by `str`.
+
+    Returns
+    -------
+    str
+    """
     return CONTROL_BUT_LINES.sub(_escaped, str(text))
 
 
 def without_surrogates(text: object) -> str:
-    """`text` as it can be written in UTF-8: a byte that is no text is told by its number."""
+    """Text as it can be written in UTF-8: a byte that is no text becomes an escape with its number.
+
+    Parameters
+    ----------
+    text : object
+        Is turned into text by `str`.
+
+    Returns
+    -------
+    str
+    """
     return str(text).encode("utf-8", "backslashreplace").decode("utf-8")
 
 

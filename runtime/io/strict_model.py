@@ -13,17 +13,30 @@ from blastscope.runtime.errors import ConfigError
 
 
 class StrictModel(BaseModel):
-    """A value that is checked once, on construction, and never changes."""
+    """A record that is checked once, when it is made, and never changes. An unknown key is an error."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, ser_json_inf_nan="null")
 
     @classmethod
     def from_toml(cls, path: Path | str) -> Self:
-        """The record that the TOML file `path` describes.
+        """The record that a TOML file describes.
 
-        A value must have its key's type: neither `true` nor a quoted number is a number. A byte-order mark, which some editors
-        on Windows write, is passed over. Raises `ConfigError`, which names the file, the key, and the known keys where one is
-        unknown.
+        A value must have its key's type: neither `true` nor a quoted number is a number. A byte-order mark is passed over.
+
+        Parameters
+        ----------
+        path : Path or str
+            The file, in UTF-8.
+
+        Returns
+        -------
+        The class that it is called on
+
+        Raises
+        ------
+        ConfigError
+            The file can't be read, is no TOML, or has an unknown key or a value that can't be. It names the file, the key, and
+            the known keys where one is unknown.
         """
         path = Path(path)
         try:
@@ -60,7 +73,17 @@ NotBool = BeforeValidator(_not_a_bool)  # for a `Literal` of whole numbers, in w
 
 
 def problems(error: ValidationError) -> list[str]:
-    """One line for each thing pydantic found, with the key as it is written in the file."""
+    """What pydantic found wrong, one line each, with the key as it is written in the file.
+
+    Parameters
+    ----------
+    error : pydantic.ValidationError
+        As pydantic raised it.
+
+    Returns
+    -------
+    list of str
+    """
     found = []
     for item in error.errors():
         text = "no such key" if item["type"] == "extra_forbidden" else item["msg"].removeprefix("Value error, ")

@@ -25,7 +25,17 @@ WAVES = np.round(1024 * np.sin(np.arange(1024) * np.pi / 512)).astype(np.int64) 
 
 @dataclass(frozen=True, slots=True)
 class SyntheticCell:
-    """One drawn image with its true label."""
+    """A drawn cell with its label.
+
+    Attributes
+    ----------
+    image : (S, S, 3) uint8 array, RGB
+        The cell on black.
+    label : {'hem', 'all'}
+        What it was drawn as.
+    seed : int
+        The seed that draws it again.
+    """
 
     image: NDArray[np.uint8]  # (S, S, 3) RGB
     label: ClassName
@@ -50,10 +60,33 @@ NORMAL = _Look(radius=(84, 104), nucleus=(78, 89), clump=27, depth=(17, 27), lob
 def synthetic_cell(
     seed: int, *, malignant: bool | None = None, size_px: int = SCALE_PX, tint: Tint = NO_TINT
 ) -> NDArray[np.uint8]:
-    """A drawn cell (size_px, size_px, 3) uint8 RGB on pure black, the same for the same arguments on every machine.
+    """A drawn cell on black, the same for the same arguments on every machine.
 
-    `malignant` None lets the seed decide. `tint` is added to the stain's red, green and blue: each patient's is a little
-    different. Raises `UsageError` for a size below 32 px.
+    Parameters
+    ----------
+    seed : int
+        What the cell is drawn from, at least 0.
+    malignant : bool, optional
+        A blast or a normal cell. By default the seed decides.
+    size_px : int
+        Side of the image in pixels, at least 32.
+    tint : (int, int, int)
+        Added to the red, green and blue of the stain, which differs a little from patient to patient.
+
+    Returns
+    -------
+    (size_px, size_px, 3) uint8 array, RGB
+
+    Raises
+    ------
+    UsageError
+        `size_px` is below 32.
+
+    Examples
+    --------
+    >>> from blastscope import synthetic_cell
+    >>> synthetic_cell(seed=7).shape
+    (450, 450, 3)
     """
     if size_px < 32:
         raise UsageError(f"a drawn cell needs at least 32 px, not {size_px}")
@@ -65,7 +98,26 @@ def synthetic_cell(
 
 
 def synthetic_cells(count: int, seed: int, *, size_px: int = SCALE_PX) -> list[SyntheticCell]:
-    """`count` drawn cells, normal ones and blasts in turn."""
+    """Drawn cells with their labels, normal ones and blasts in turn.
+
+    Parameters
+    ----------
+    count : int
+        How many.
+    seed : int
+        What they are drawn from, at least 0.
+    size_px : int
+        Side of each image in pixels, at least 32.
+
+    Returns
+    -------
+    list of SyntheticCell
+
+    Raises
+    ------
+    UsageError
+        `size_px` is below 32.
+    """
     seeds = [seed * 100_003 + index for index in range(count)]
     labels = [CLASSES[index % 2] for index in range(count)]
     return [
@@ -77,9 +129,32 @@ def synthetic_cells(count: int, seed: int, *, size_px: int = SCALE_PX) -> list[S
 def write_synthetic_dataset(
     root: Path | str, *, patients: int = 6, cells_each: int = 8, seed: int = 0, size_px: int = SCALE_PX
 ) -> Path:
-    """A small C-NMC-like folder of PNG files in the archive's layout below `root`, which is returned.
+    """Writes a small folder of drawn cells in the layout of C-NMC's archive, and returns its root.
 
     Patients are normal and leukaemic in turn (H1, 2, H3, 4 ...), in two folds, each with a stain of its own.
+
+    Parameters
+    ----------
+    root : Path or str
+        The folder; it is made where it doesn't exist.
+    patients : int
+        How many patients.
+    cells_each : int
+        PNG files of each patient.
+    seed : int
+        What the cells are drawn from, at least 0.
+    size_px : int
+        Side of each image in pixels, at least 32.
+
+    Returns
+    -------
+    Path
+        `root`.
+
+    Raises
+    ------
+    UsageError
+        `size_px` is below 32.
     """
     root = Path(root)
     for patient in range(1, patients + 1):

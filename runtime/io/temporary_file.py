@@ -25,13 +25,42 @@ _ABANDONED_S = 3600  # on Windows, where the file isn't locked
 
 
 def sibling(path: Path, kind: str) -> Path:
-    """The hidden place beside `path` that a change of it uses."""
+    """The hidden name beside a file or folder that a change of it uses.
+
+    Parameters
+    ----------
+    path : Path
+        The file or folder.
+    kind : str
+        What the name ends in, such as 'new' or 'lock'.
+
+    Returns
+    -------
+    Path
+    """
     return path.with_name(f".{path.name}.{kind}")
 
 
 @contextmanager
 def temporary_file(path: Path, mode: int = 0o666) -> Iterator[Path]:
-    """A new, empty file beside `path`, which is gone afterwards unless it was renamed. Raises `OSError`."""
+    """A new, empty file beside another, for the length of a `with` block. Afterwards it is gone, unless it was renamed.
+
+    Parameters
+    ----------
+    path : Path
+        The file that it is to replace.
+    mode : int
+        Permissions, before the process's mask.
+
+    Yields
+    ------
+    Path
+
+    Raises
+    ------
+    OSError
+        It can't be made.
+    """
     made = _claim(path, mode)
     try:
         yield made.path
