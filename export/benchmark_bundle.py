@@ -14,8 +14,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.calibration.acceptance.drift_metric import leads
-from blastscope.calibration.acceptance.evaluation import GraphAnswers
+from blastscope.calibration.acceptance.drift_metric import vote_margins
+from blastscope.calibration.acceptance.evaluation import ReferenceRunner
 from blastscope.calibration.acceptance.trial import LEAST_TOLERANCE, MARGIN
 from blastscope.calibration.config import CalibrationConfig
 from blastscope.calibration.quantisation.quantizer import make_int8
@@ -99,9 +99,9 @@ def _choose_golden(trained: TrainedEnsemble, crops: NDArray[np.uint8], graphs: l
     reference = torch_answers(network, crops)
     predictions = [
         bf16_answers(network, crops),
-        *(GraphAnswers(path).probabilities(crops) for path in graphs),
+        *(ReferenceRunner(path).probabilities(crops) for path in graphs),
     ]
-    margins = np.stack([leads(found) for found in (reference, *predictions)])
+    margins = np.stack([vote_margins(found) for found in (reference, *predictions)])
     alike = (np.sign(margins) == np.sign(margins[0])).all(axis=0)
     rows = np.flatnonzero(alike)
     if not len(rows):

@@ -19,9 +19,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.calibration.acceptance.drift_metric import leads
-from blastscope.calibration.calibrate import check_beside
-from blastscope.calibration.quantisation.calibration_data import choose_cells, crop_cells, note_other_cells
+from blastscope.calibration.acceptance.drift_metric import vote_margins
+from blastscope.calibration.calibrate import check_writable
+from blastscope.calibration.quantisation.calibration_data import choose_cells, crop_cells, log_dataset_mismatch
 from blastscope.export.config import ExportConfig
 from blastscope.export.onnx_export import graph_of
 from blastscope.export.onnx_writer import GraphFile, export_graphs
@@ -57,7 +57,7 @@ def export_run(
     config = config or ExportConfig()
     say = tell or (lambda _: None)
     check_bundle_place(Path(out))
-    check_beside(Path(out))
+    check_writable(Path(out))
     trained, uncertainty = load_ensemble(run), _uncertainty(Path(run))
     if uncertainty:
         trained.ensemble.divide_margins(uncertainty.temperature)
@@ -132,7 +132,7 @@ def choose_golden(
     Drawn among the clear half of each call, and not its clearest: probabilities of exactly 1.0 would hide a wrong engine.
     Raises `DataError` on `source` where all cells get one call.
     """
-    lead = leads(answers)
+    lead = vote_margins(answers)
     rng = np.random.default_rng([seed, 3])
     sides = [np.flatnonzero(lead < 0), np.flatnonzero(lead >= 0)]
     if not all(len(side) for side in sides):
@@ -177,7 +177,7 @@ def cells_to_check(
     # by name: the patients don't tell the parts apart after a split by image, and the folder may have moved
     names = {Path(cell.file).name for cell in trained.provenance.validation}
     folder = scan_dataset(data)
-    note_other_cells(folder, trained.provenance.data_sha256, tell)
+    log_dataset_mismatch(folder, trained.provenance.data_sha256, tell)
     cells = [cell for cell in folder.cells if cell.path.name in names]
     if len(cells) < len(names):
         tell(f"only {len(cells)} of the run's {len(names)} validation cells are there")

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.calibration.acceptance.evaluation import GraphAnswers
+from blastscope.calibration.acceptance.evaluation import ReferenceRunner
 from blastscope.calibration.quantisation.qdq_placement import check_graph, drop_unused, find_regions
 from blastscope.export.config import ExportConfig
 from blastscope.export.onnx_export import describe, graph_of, trace
@@ -60,7 +60,7 @@ def export_graphs(
         raise EngineError(f"the ONNX graph of '{models}' has a weight '{name}' that is not a number: train anew")
     f32 = check_fp32(content, models, crops, reference)
     half = halve(model, models).SerializeToString(deterministic=True) if "fp16" in config.precisions else None
-    moved = distance(GraphAnswers(half).probabilities(crops), reference) if half else None
+    moved = distance(ReferenceRunner(half).probabilities(crops), reference) if half else None
     maker = _Writer(folder, models, passes_of(ensemble, models))
     files = []
     if "fp32" in config.precisions:

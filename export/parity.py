@@ -22,8 +22,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from blastscope.calibration.acceptance.drift_metric import margins
-from blastscope.calibration.acceptance.evaluation import BATCH, GraphAnswers, batches
+from blastscope.calibration.acceptance.drift_metric import voter_margins
+from blastscope.calibration.acceptance.evaluation import BATCH, ReferenceRunner, batches
 from blastscope.runtime.bundle.manifest import GraphModels
 from blastscope.runtime.errors import EngineError
 from blastscope.runtime.inference.voting import vote
@@ -106,7 +106,7 @@ def distance(answers: NDArray[np.float32], reference: NDArray[np.float32]) -> fl
 
 def check_fp32(content: bytes, models: GraphModels, crops: NDArray[np.uint8], reference: NDArray[np.float32]) -> float:
     """The fp32 graph's distance from PyTorch's `reference`. Raises `EngineError` where the two are not the same network."""
-    answers = GraphAnswers(content).all(crops)
+    answers = ReferenceRunner(content).all(crops)
     difference = distance(answers["probabilities"], reference)
     if difference > BROKEN:
         raise EngineError(f"the ONNX graph of '{models}' differs from PyTorch by {difference:.2g}, more than {BROKEN:g}")
@@ -118,7 +118,7 @@ def check_fp32(content: bytes, models: GraphModels, crops: NDArray[np.uint8], re
 def _check_vote(answers: dict[str, NDArray[Any]]) -> None:
     votes = vote(answers["probabilities"])
     # two margins within rounding of each other may be told apart on one side only
-    sizes = np.sort(np.abs(margins(answers["probabilities"])), axis=1)
+    sizes = np.sort(np.abs(voter_margins(answers["probabilities"])), axis=1)
     clear = sizes[:, -1] - sizes[:, -2] > 1e-4
     if ((answers["label"] != votes.label) | (answers["voter"] != votes.voter))[clear].any():
         raise EngineError("the vote in the ONNX graph differs from runtime/inference/voting.py")

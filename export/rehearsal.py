@@ -57,9 +57,9 @@ def _reason(error: Exception) -> str:
 
 def _answer(model: onnx.ModelProto, crops: NDArray[np.uint8]) -> None:
     """Raises `EngineError` where the graph doesn't load, or answers with what is not a number."""
-    from blastscope.calibration.acceptance.evaluation import GraphAnswers
+    from blastscope.calibration.acceptance.evaluation import ReferenceRunner
 
-    GraphAnswers(model.SerializeToString()).probabilities(crops)
+    ReferenceRunner(model.SerializeToString()).probabilities(crops)
 
 
 def _halved(model: onnx.ModelProto, crops: NDArray[np.uint8]) -> onnx.ModelProto:
@@ -70,7 +70,7 @@ def _halved(model: onnx.ModelProto, crops: NDArray[np.uint8]) -> onnx.ModelProto
 
 def _quantised(model: onnx.ModelProto, crops: NDArray[np.uint8]) -> onnx.ModelProto:
     from blastscope.calibration.config import CalibrationConfig
-    from blastscope.calibration.quantisation.quantizer import Recipe, Workshop
+    from blastscope.calibration.quantisation.quantizer import Int8Builder, QuantConfig
 
-    recipe = Recipe(method="minmax")
-    return Workshop(model, crops, CalibrationConfig(), histograms=False).build(recipe)
+    recipe = QuantConfig(method="minmax")
+    return Int8Builder(model, crops, CalibrationConfig(), histograms=False).build(recipe)

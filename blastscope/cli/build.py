@@ -48,7 +48,6 @@ def build(
     as_json: Json = False,
 ) -> None:
     """Build engines of a bundle's graphs into the user's cache, and print where each lies. TensorRT-RTX needs no GPU for it."""
-    pass  # EMPTYIMPORT
     from blastscope.export.engine_builds import BuildWish, build_engines, plan_engines
     from blastscope.runtime.backends.tensorrt.compatibility import Machine
     from blastscope.runtime.backends.tensorrt.key import BatchProfile

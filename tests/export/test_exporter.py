@@ -11,7 +11,7 @@ import onnx
 import pytest
 import torch
 
-from blastscope.calibration.acceptance.evaluation import GraphAnswers
+from blastscope.calibration.acceptance.evaluation import ReferenceRunner
 from blastscope.export.benchmark_bundle import make_benchmark_bundle
 from blastscope.export.config import ExportConfig
 from blastscope.export.exporter import drawn_crops, export_run
@@ -97,17 +97,17 @@ def test_a_bundle_holds_every_network_in_both_precisions(bundle: Bundle, trained
 def test_every_graph_repeats_pytorch_on_any_batch(bundle: Bundle, trained: TrainedEnsemble) -> None:
     crops = drawn_crops(5, trained.config.crop, 77)
     for entry in bundle.manifest.graphs:
-        answers = GraphAnswers(bundle.file(entry)).probabilities(crops)
+        answers = ReferenceRunner(bundle.file(entry)).probabilities(crops)
         wanted = torch_answers(graph_of(trained.ensemble, entry.models), crops)
         assert np.abs(answers - wanted).max() <= entry.tolerances["f32"], entry.file
-        alone = GraphAnswers(bundle.file(entry)).probabilities(crops[:1])
+        alone = ReferenceRunner(bundle.file(entry)).probabilities(crops[:1])
         np.testing.assert_allclose(alone, answers[:1], atol=1e-4)
 
 
 def test_the_fused_graph_and_the_separate_ones_agree(bundle: Bundle, trained: TrainedEnsemble) -> None:
     crops = drawn_crops(4, trained.config.crop, 5)
     answers = {
-        entry.models: GraphAnswers(bundle.file(entry)).probabilities(crops)
+        entry.models: ReferenceRunner(bundle.file(entry)).probabilities(crops)
         for entry in bundle.manifest.graphs
         if entry.precision == "fp32"
     }
@@ -253,6 +253,6 @@ def test_a_benchmark_bundle_has_every_precision_and_says_that_its_gate_is_waived
     assert [entry.precision for entry in made.manifest.graphs] == ["fp32", "fp16", "int8"]
     golden = read_golden(made)
     for entry in made.manifest.graphs:
-        answers = GraphAnswers(made.file(entry)).probabilities(golden.crops)
+        answers = ReferenceRunner(made.file(entry)).probabilities(golden.crops)
         tolerance = entry.tolerances["int8" if entry.precision == "int8" else "f32"]
         assert np.abs(answers - golden.probabilities).max() <= tolerance

@@ -9,7 +9,7 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from blastscope.calibration.acceptance.evaluation import GraphAnswers
+from blastscope.calibration.acceptance.evaluation import ReferenceRunner
 from blastscope.calibration.quantisation.qdq_placement import find_regions
 from blastscope.export.onnx_export import FusedGraph, trace
 from blastscope.export.onnx_writer import halve, to_half
@@ -47,7 +47,7 @@ def test_an_fp16_graph_is_half_as_large_and_answers_nearly_the_same(model: onnx.
     half = halve(model, "fused")
     weights = [sum(len(weight.raw_data) for weight in graph.graph.initializer) for graph in (half, model)]
     assert weights[0] < 0.55 * weights[1]
-    answers = [GraphAnswers(graph.SerializeToString()).all(crops) for graph in (model, half)]
+    answers = [ReferenceRunner(graph.SerializeToString()).all(crops) for graph in (model, half)]
     assert answers[1]["probabilities"].dtype == np.float32
     np.testing.assert_allclose(answers[0]["probabilities"], answers[1]["probabilities"], atol=2e-3)
     assert {entry.key: entry.value for entry in half.metadata_props}["blastscope.precision"] == "fp16"
@@ -127,7 +127,7 @@ def attention() -> onnx.ModelProto:
 def test_attention_and_resizing_are_halved(attention: onnx.ModelProto, crops: np.ndarray) -> None:
     assert {"Shape", "Resize", "Sqrt", "LayerNormalization"} <= {node.op_type for node in attention.graph.node}
     half = halve(attention, "fused")
-    answers = [GraphAnswers(graph.SerializeToString()).probabilities(crops) for graph in (attention, half)]
+    answers = [ReferenceRunner(graph.SerializeToString()).probabilities(crops) for graph in (attention, half)]
     np.testing.assert_allclose(answers[0], answers[1], atol=2e-3)
     weights = [sum(len(weight.raw_data) for weight in graph.graph.initializer) for graph in (half, attention)]
     assert weights[0] < 0.6 * weights[1]
