@@ -33,8 +33,8 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> dict[Precision, Path]:
 
     from blastscope.calibration.config import CalibrationConfig
     from blastscope.calibration.quantisation.quantizer import make_int8
-    from blastscope.export.onnx_export import graph_of, trace
-    from blastscope.export.onnx_writer import halve
+    from blastscope.export.onnx_export import make_graph, trace
+    from blastscope.export.onnx_writer import convert_fp16
     from blastscope.train.config import NetworkConfig, TrainConfig
     from blastscope.train.random_init import random_ensemble
 
@@ -46,11 +46,11 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> dict[Precision, Path]:
     torch.set_num_threads(1)  # on a busy machine two threads wait for each other longer than they work
     try:
         trained = random_ensemble(config, np.ascontiguousarray(crops[:, ::3, ::3]))  # statistics need no fine detail
-        model = trace(graph_of(trained.ensemble, "fused"), config.crop.side_px, "fused")
+        model = trace(make_graph(trained.ensemble, "fused"), config.crop.side_px, "fused")
     finally:
         torch.set_num_threads(before)
     files["fp32"].write_bytes(model.SerializeToString())
-    files["fp16"].write_bytes(halve(model, "fused").SerializeToString())
+    files["fp16"].write_bytes(convert_fp16(model, "fused").SerializeToString())
     del model, trained
     make_int8(files["fp32"], files["int8"], crops[:1], CalibrationConfig(method="minmax"))
     return files
