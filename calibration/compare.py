@@ -107,8 +107,8 @@ def compare(bundle: Bundle, data: Path | None = None) -> Comparison:
     golden = read_golden(bundle)
     for entry in bundle.manifest.graphs:
         check_weights(bundle, entry)
-    there, missing = available_backends()
-    rows = [row for name, executions in there.items() for row in _engine_rows(bundle, name, executions, golden)]
+    available, missing = available_backends()
+    rows = [row for name, executions in available.items() for row in _engine_rows(bundle, name, executions, golden)]
     scored = _score(bundle, data, rows) if data else _Scored()
     return Comparison(
         bundle=_shown(bundle.path),

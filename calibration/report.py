@@ -44,7 +44,7 @@ class CalibrationReport(StrictModel):
     operating_point: OperatingPoint | None
     scores: tuple[Scores, ...]  # the vote of parent and int8 on the gate's cells
     recipe: QuantConfig  # of the graph that was judged last
-    methods: tuple[MethodRow, ...]  # every recipe that was tried; none where the configuration names one
+    methods: tuple[MethodRow, ...]  # every one that was tried; none where `config` names the method
     first_gates: tuple[GateResult, ...]  # of the graph before layers were left in fp32; none where none were
     search: SearchReport | None
     int8_share: float  # of the multiply-adds of all layers that can be int8

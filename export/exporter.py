@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from blastscope.calibration.acceptance.drift_metric import vote_margins
 from blastscope.calibration.calibrate import check_writable
+from blastscope.calibration.progress import LogCallback
 from blastscope.calibration.quantisation.calibration_data import choose_cells, crop_cells, log_dataset_mismatch
 from blastscope.export.config import ExportConfig
 from blastscope.export.onnx_export import make_graph
@@ -40,7 +40,6 @@ from blastscope.train.uncertainty import FILE as UNCERTAINTY_FILE
 from blastscope.train.uncertainty import read_uncertainty
 
 GOLDEN_FILE = "golden.safetensors"
-LogCallback = Callable[[str], None]
 
 
 def export_run(

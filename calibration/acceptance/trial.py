@@ -151,7 +151,7 @@ class SignedCodes:
     """An int8 graph as its file says, for engines that can't be had here.
 
     TensorRT computes with the file's signed activations. CPU engines take them as uint8, some of them with finer steps
-    (runtime/backends/uint8_activations.py), so that they alone would let in what strays farther there.
+    (runtime/backends/uint8_activations.py), so that they alone would let in what drifts farther there.
     """
 
     name = "signed codes"
@@ -174,14 +174,14 @@ DEVICE = "CPU"
 
 def available_backends() -> tuple[dict[str, tuple[Execution, ...]], dict[str, str]]:
     """Backends with what each computes in on the CPU, and those that can't be had, with the reason."""
-    there: dict[str, tuple[Execution, ...]] = {}
+    available: dict[str, tuple[Execution, ...]] = {}
     missing: dict[str, str] = {}
     for name in BACKENDS:
         try:
-            there[name] = load_backend(name).executions(DEVICE)
+            available[name] = load_backend(name).executions(DEVICE)
         except UnavailableError as error:
             missing[name] = str(error)
-    return there, missing
+    return available, missing
 
 
 @contextmanager

@@ -231,14 +231,14 @@ def test_weights_of_8_bits_are_not_judged_by_a_cpu_without_vnni(
 
 
 def test_a_zip_and_a_bundle_without_fp32_are_refused(bundle: Path, data: Path, tmp_path: Path) -> None:
-    opened = read_bundle(bundle)
+    source = read_bundle(bundle)
     with pytest.raises(BundleError, match="not a folder"):
-        calibrate(pack(opened, tmp_path / "bundle.zip"), data)
-    fused = opened.graph("fp32")
+        calibrate(pack(source, tmp_path / "bundle.zip"), data)
+    fused = source.graph("fp32")
     assert fused is not None
     half = fused.model_copy(update={"precision": "fp16", "file": "fp16/fused.onnx"})
-    manifest = opened.manifest.model_copy(update={"graphs": (half,)})
-    update_bundle(opened, manifest, {half.file: opened.file(fused).read_bytes()})
+    manifest = source.manifest.model_copy(update={"graphs": (half,)})
+    update_bundle(source, manifest, {half.file: source.file(fused).read_bytes()})
     with pytest.raises(BundleError, match="no fp32 fused graph"):
         calibrate(bundle, data)
 

@@ -59,7 +59,7 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> dict[Precision, Path]:
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_the_ensemble_of_the_paper_is_built_for_three_kinds_of_gpu_at_once(
-    precision: Precision, graphs: dict[Precision, Path], tmp_path: Path, told: list[str]
+    precision: Precision, graphs: dict[Precision, Path], tmp_path: Path, build_log: list[str]
 ) -> None:
     graph = graphs[precision]
     key = EngineKey(
@@ -81,7 +81,7 @@ def test_the_ensemble_of_the_paper_is_built_for_three_kinds_of_gpu_at_once(
     for capability in ("8.6", "8.9", "12.0"):
         gpu = GpuFacts(name="any", capability=capability, driver="580")
         assert find_engine(tmp_path, key.model_copy(update={"gpu": gpu, "targets": ()})) == built.data
-    convolutions = [line for line in told if line.startswith("Name: ") and "LayerType: correlation" in line]
+    convolutions = [line for line in build_log if line.startswith("Name: ") and "LayerType: correlation" in line]
     typed = [line for line in convolutions if f"Datatype: {TYPES[precision]}" in line.split("Outputs")[0].split("Constants")[0]]
     assert len(convolutions) > 300
     assert len(typed) == len(convolutions)  # a cast that slipped in would turn some of them into fp32
@@ -89,5 +89,5 @@ def test_the_ensemble_of_the_paper_is_built_for_three_kinds_of_gpu_at_once(
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def build_log(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return listen(trt, monkeypatch)
