@@ -1,6 +1,6 @@
 """`calibrate`: a bundle and a folder of cells in; int8 graphs, if the gate lets them, and a report out.
 
-A bundle that is to be changed: opened, and found changeable before an hour of work goes into the change.
+`open_writable_bundle` checks that the bundle can be changed before an hour of work goes into the change.
 """
 
 from __future__ import annotations
@@ -9,32 +9,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from blastscope.calibration.acceptance.drift_metric import Yardstick
+from blastscope.calibration.acceptance.drift_metric import DriftMetric
 from blastscope.calibration.acceptance.mixed_precision_search import Search, SearchReport
-from blastscope.calibration.acceptance.trial import Court, Trial
+from blastscope.calibration.acceptance.trial import Evaluator, Trial
 from blastscope.calibration.config import CalibrationConfig
-from blastscope.calibration.progress import Tell
+from blastscope.calibration.progress import LogCallback
 from blastscope.calibration.quantisation.calibration_data import (
     CroppedCells,
     choose_cells,
     crop_cells,
-    joined,
+    drop_rows,
+    log_dataset_mismatch,
+    merge_cells,
     named_cells,
-    note_other_cells,
     validation_cells,
-    without,
 )
 from blastscope.calibration.quantisation.quantizer import (
+    Int8Builder,
     MethodRow,
-    Recipe,
-    Workshop,
+    QuantConfig,
     choose_method,
     make_int8,
-    same_layers,
-    write,
+    matching_layers,
+    write_model,
 )
 from blastscope.calibration.report import CalibrationReport
-from blastscope.calibration.result import Outcome, int8_entry
+from blastscope.calibration.result import CalibrationResult, int8_entry
 from blastscope.runtime.bundle import Bundle, read_bundle
 from blastscope.runtime.bundle.weights import bad_weight, check_weights
 from blastscope.runtime.errors import BundleError, DataError, DeviceError, EngineError, MissingLibrary, UsageError
@@ -52,7 +52,7 @@ SEARCHED = 4  # at most one of so many cells that set no range is kept from the 
 
 
 def calibrate(
-    bundle: Path | str, data: Path | str, config: CalibrationConfig | None = None, *, tell: Tell | None = None
+    bundle: Path | str, data: Path | str, config: CalibrationConfig | None = None, *, tell: LogCallback | None = None
 ) -> CalibrationReport:
     """Makes int8 graphs for the bundle in the folder `bundle` from cells below `data`, and admits them if the gate holds.
 
@@ -62,87 +62,89 @@ def calibrate(
     where `config` leaves no cell to judge, `BundleError` for a bundle without an fp32 fused graph, `DeviceError` where this CPU
     can't compute the weights that `config` wants.
     """
-    config, say = config or CalibrationConfig(), tell or (lambda _: None)
+    config, log = config or CalibrationConfig(), tell or (lambda _: None)
     if config.weight_bits == 8 and int8_sums_overflow():
         raise DeviceError(
             "weights of 8 bits can't be judged on this CPU, which has no VNNI and would compute them wrongly: "
             "take weight_bits = 7, or calibrate on a machine with VNNI"
         )
-    opened = open_to_change(bundle)
-    fused = opened.graph("fp32")
+    source = open_writable_bundle(bundle)
+    fused = source.graph("fp32")
     if fused is None:
         raise BundleError(bundle, "no fp32 fused graph to make int8 from: export with fp32")
-    for entry in opened.manifest.graphs:
-        check_weights(opened, entry)
-    say(f"looking for validation cells below '{data}'")
-    parts = _parts(opened, data, config, say)
-    say(f"measuring ranges on {len(parts.sample.cells)} cells")
-    model = onnx.load_model_from_string(opened.read(fused))
-    workshop = Workshop(model, parts.sample.crops, config, histograms=config.method != "minmax", tell=say)
+    for entry in source.manifest.graphs:
+        check_weights(source, entry)
+    log(f"looking for validation cells below '{data}'")
+    split = _split_cells(source, data, config, log)
+    log(f"measuring ranges on {len(split.sample.cells)} cells")
+    model = onnx.load_model_from_string(source.read(fused))
+    builder = Int8Builder(model, split.sample.crops, config, histograms=config.method != "minmax", log=log)
     with TemporaryDirectory(prefix="blastscope-") as place:
-        made = _make(opened, workshop, parts, config, _Bench(Path(place), say))
-        entries = [int8_entry(fused, made.child, made.trial)]
-        for entry in opened.manifest.graphs if not made.trial.failures else ():
+        candidate = _make_candidate(source, builder, split, config, _Workspace(Path(place), log))
+        entries = [int8_entry(fused, candidate.child, candidate.trial)]
+        for entry in source.manifest.graphs if not candidate.trial.failures else ():
             if entry.precision == "fp32" and entry.models != "fused":
-                say(f"quantising '{entry.models}'")
+                log(f"quantising '{entry.models}'")
                 single = Path(place) / f"{entry.models}.onnx"
-                floats = same_layers(workshop.model, made.recipe.floats, onnx.load_model_from_string(opened.read(entry)))
-                recipe = made.recipe.model_copy(update={"floats": floats})
-                make_int8(opened.file(entry), single, parts.sample.crops, config, recipe=recipe)
-                require_numbers(single)
-                entries.append(int8_entry(entry, single, made.trial))
-        outcome = Outcome(
-            bundle=opened,
-            sample=without(parts.sample, workshop.refused),
-            trial=made.trial,
-            first=made.first,
+                floats = matching_layers(
+                    builder.model, candidate.recipe.floats, onnx.load_model_from_string(source.read(entry))
+                )
+                recipe = candidate.recipe.model_copy(update={"floats": floats})
+                make_int8(source.file(entry), single, split.sample.crops, config, recipe=recipe)
+                require_finite_weights(single)
+                entries.append(int8_entry(entry, single, candidate.trial))
+        outcome = CalibrationResult(
+            bundle=source,
+            sample=drop_rows(split.sample, builder.refused),
+            trial=candidate.trial,
+            first=candidate.first,
             entries=tuple(entries),
             config=config,
-            recipe=made.recipe,
-            methods=made.methods,
-            search=made.search,
+            recipe=candidate.recipe,
+            methods=candidate.methods,
+            search=candidate.search,
         )
-        return outcome.report(outcome.settle())
+        return outcome.report(outcome.apply())
 
 
-def require_numbers(graph: Path) -> None:
+def require_finite_weights(graph: Path) -> None:
     """Raises `EngineError` where a weight of the graph file is NaN or infinite."""
     if (name := bad_weight(graph.read_bytes())) is not None:
         raise EngineError(f"the int8 graph's '{name}' holds what is not a number")
 
 
 @dataclass(frozen=True)
-class _Parts:
-    """Validation cells by what they do; no cell does two of these."""
+class _CellSplit:
+    """Validation cells by their part in the calibration; no cell has two."""
 
     sample: CroppedCells  # set the ranges
     search: CroppedCells  # choose the method
-    judges: tuple[DatasetEntry, ...]
+    gate: tuple[DatasetEntry, ...]  # judge the graph
 
 
 @dataclass(frozen=True)
-class _Bench:
-    """Where files lie meanwhile, and who hears of the work."""
+class _Workspace:
+    """A temporary folder, and the callback for progress."""
 
-    place: Path
-    say: Tell
+    folder: Path
+    log: LogCallback
 
 
 @dataclass(frozen=True)
-class _Made:
-    """An int8 fused graph that was judged, and how it came to be."""
+class _Candidate:
+    """An int8 fused graph that was judged, and how it was made."""
 
     child: Path
-    recipe: Recipe
+    recipe: QuantConfig
     trial: Trial
     first: Trial | None  # before the search
     methods: tuple[MethodRow, ...]
     search: SearchReport | None
 
 
-def _parts(bundle: Bundle, data: Path | str, config: CalibrationConfig, tell: Tell) -> _Parts:
+def _split_cells(bundle: Bundle, data: Path | str, config: CalibrationConfig, log: LogCallback) -> _CellSplit:
     folder, training, spec = scan_dataset(data), bundle.manifest.training, bundle.manifest.crop
-    note_other_cells(folder, training.data_sha256, tell)
+    log_dataset_mismatch(folder, training.data_sha256, log)
     known = validation_cells(folder, training)
     chosen = (
         named_cells(known, config.files, folder, training) if config.files else choose_cells(known, config.cells, config.seed)
@@ -155,47 +157,53 @@ def _parts(bundle: Bundle, data: Path | str, config: CalibrationConfig, tell: Te
         raise UsageError(f"no validation cells are left to judge int8: calibrate on fewer than {len(known)}")
     wanted = min(config.search_cells, len(rest) // SEARCHED) if config.method == "auto" else 0
     search = choose_cells(rest, wanted, config.seed)
-    return _Parts(sample, crop_cells(search, spec), tuple(cell for cell in rest if cell not in set(search)))
+    return _CellSplit(sample, crop_cells(search, spec), tuple(cell for cell in rest if cell not in set(search)))
 
 
-def _make(bundle: Bundle, workshop: Workshop, parts: _Parts, config: CalibrationConfig, bench: _Bench) -> _Made:
+def _make_candidate(
+    bundle: Bundle, builder: Int8Builder, split: _CellSplit, config: CalibrationConfig, workspace: _Workspace
+) -> _Candidate:
     """Chooses the method, tries the graph, and searches where it fails."""
-    recipe, methods = _method(workshop, parts, config, bench.say)
-    child, court = bench.place / "fused.onnx", Court(bundle, parts.judges, config, bench.say)
+    recipe, methods = _choose_method(builder, split, config, workspace.log)
+    child, evaluator = workspace.folder / "fused.onnx", Evaluator(bundle, split.gate, config, workspace.log)
 
-    def judged(recipe: Recipe) -> Trial:
-        write(workshop.build(recipe), child)
-        require_numbers(child)
-        bench.say(f"judging int8 on {len(parts.judges)} other cells in every engine at hand")
-        return court.try_out(child)
+    def judged(recipe: QuantConfig) -> Trial:
+        write_model(builder.build(recipe), child)
+        require_finite_weights(child)
+        workspace.log(f"judging int8 on {len(split.gate)} other cells in every engine at hand")
+        return evaluator.evaluate(child)
 
     trial = judged(recipe)
     if not (trial.failures and config.search):
-        return _Made(child, recipe, trial, None, methods, None)
-    cells = joined(without(parts.sample, workshop.refused), parts.search)
-    bench.say(f"int8 fails the gate: searching for the layers that cost most, on {len(cells.cells)} cells that don't judge it")
-    yardstick = Yardstick(workshop.model, cells.cells, cells.crops)
-    mended, search = Search(workshop, yardstick, config, bench.say, aim=trial.aim).run(recipe)
+        return _Candidate(child, recipe, trial, None, methods, None)
+    cells = merge_cells(drop_rows(split.sample, builder.refused), split.search)
+    workspace.log(
+        f"int8 fails the gate: searching for the layers that cost most, on {len(cells.cells)} cells that don't judge it"
+    )
+    metric = DriftMetric(builder.model, cells.cells, cells.crops)
+    mended, search = Search(builder, metric, config, workspace.log, target_drift_ratio=trial.target_drift_ratio).run(recipe)
     if not mended.floats:
-        return _Made(child, recipe, trial, None, methods, search)
-    return _Made(child, mended, judged(mended), trial, methods, search)
+        return _Candidate(child, recipe, trial, None, methods, search)
+    return _Candidate(child, mended, judged(mended), trial, methods, search)
 
 
-def _method(workshop: Workshop, parts: _Parts, config: CalibrationConfig, say: Tell) -> tuple[Recipe, tuple[MethodRow, ...]]:
-    cells = parts.search if parts.search.cells else parts.sample  # where there are too few to keep any apart
-    return choose_method(workshop, Yardstick(workshop.model, cells.cells, cells.crops), config, say)
+def _choose_method(
+    builder: Int8Builder, split: _CellSplit, config: CalibrationConfig, log: LogCallback
+) -> tuple[QuantConfig, tuple[MethodRow, ...]]:
+    cells = split.search if split.search.cells else split.sample  # where there are too few to keep any apart
+    return choose_method(builder, DriftMetric(builder.model, cells.cells, cells.crops), config, log)
 
 
-def open_to_change(path: Path | str) -> Bundle:
+def open_writable_bundle(path: Path | str) -> Bundle:
     """The bundle in the folder `path`. Raises `BundleError`, and `DataError` where nothing can be written beside it."""
     if not Path(path).is_dir():
         raise BundleError(path, "not a folder: a zip can't be changed, unpack it and pack it again afterwards")
-    opened = read_bundle(path)
-    check_beside(Path(path))
-    return opened
+    bundle = read_bundle(path)
+    check_writable(Path(path))
+    return bundle
 
 
-def check_beside(folder: Path) -> None:
+def check_writable(folder: Path) -> None:
     """Raises `DataError` where the bundle `folder` can't be written: a changed bundle grows beside it, and takes its place."""
     try:
         check_place(sibling(folder.resolve(), "trial"))

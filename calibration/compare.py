@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from pydantic import Field
 
-from blastscope.calibration.acceptance.evaluation import Infer, ask
-from blastscope.calibration.acceptance.trial import offered
+from blastscope.calibration.acceptance.evaluation import Infer, evaluate
+from blastscope.calibration.acceptance.trial import available_backends
 from blastscope.runtime.backends.protocol import EngineOptions
 from blastscope.runtime.backends.registry import open_engine
 from blastscope.runtime.bundle import Bundle, Golden, read_golden
@@ -107,8 +107,8 @@ def compare(bundle: Bundle, data: Path | None = None) -> Comparison:
     golden = read_golden(bundle)
     for entry in bundle.manifest.graphs:
         check_weights(bundle, entry)
-    there, missing = offered()
-    rows = [row for name, executions in there.items() for row in _engine_rows(bundle, name, executions, golden)]
+    available, missing = available_backends()
+    rows = [row for name, executions in available.items() for row in _engine_rows(bundle, name, executions, golden)]
     scored = _score(bundle, data, rows) if data else _Scored()
     return Comparison(
         bundle=_shown(bundle.path),
@@ -169,24 +169,26 @@ def _score(bundle: Bundle, data: Path, rows: list[EngineRow]) -> _Scored:
     cells = [cell for cell in folder.cells if cell.person not in trained]
     if {cell.label for cell in cells} != set(CLASSES):
         raise DataError(data, "no cells of both classes of patients that took no part in the training: nothing fair to score")
-    with ExitStack() as opened:
+    with ExitStack() as stack:
         networks: dict[str, Infer] = {}
         for entry in _fused(bundle):
             if row := next((row for row in rows if row.precision == entry.precision and row.passed), None):
                 options = EngineOptions(execution=row.execution)
                 engine = open_engine(bundle.file(entry), options, backend=row.backend, sha256=entry.sha256)
-                opened.callback(engine.close)
+                stack.callback(engine.close)
                 networks[entry.precision] = engine.lanes[0].infer
-        asked = ask(networks, cells, bundle.manifest.crop)
+        predictions = evaluate(networks, cells, bundle.manifest.crop)
     point = bundle.manifest.operating_point
     scores: list[Scores] = []
     calls: list[CellCall] = []
     for entry in _fused(bundle):
-        if entry.precision in asked.answers:
-            votes = vote(asked.answers[entry.precision], point.threshold if point else None)
-            scores.append(score_calls(asked.labels, votes.label, votes.score, asked.patients).summary(entry.precision))
-            calls += _calls(folder, asked.cells, entry.precision, votes)
-    return _Scored(tuple(scores), (*calls, *_left_out(folder, asked.refused)), len(folder.cells) - len(cells))
+        if entry.precision in predictions.probabilities:
+            votes = vote(predictions.probabilities[entry.precision], point.threshold if point else None)
+            scores.append(
+                score_calls(predictions.labels, votes.label, votes.score, predictions.patients).summary(entry.precision)
+            )
+            calls += _calls(folder, predictions.cells, entry.precision, votes)
+    return _Scored(tuple(scores), (*calls, *_left_out(folder, predictions.refused)), len(folder.cells) - len(cells))
 
 
 def _calls(folder: Dataset, cells: Sequence[DatasetEntry], precision: Precision, votes: Votes) -> Iterator[CellCall]:

@@ -5,28 +5,28 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-EVERY_S = 10.0
-Tell = Callable[[str], None]
+LOG_INTERVAL_S = 10.0
+LogCallback = Callable[[str], None]
 
 
-class Pace:
-    """Counts what is done of `total` things that cost about the same each. `tell` hears of it, if at all, from time to time."""
+class Progress:
+    """Counts what is done of `total` things that cost about the same each. `log` is called every ten seconds."""
 
-    def __init__(self, what: str, total: int, tell: Tell | None) -> None:
-        self._what, self._total, self._tell = what, total, tell
+    def __init__(self, what: str, total: int, log: LogCallback | None) -> None:
+        self._what, self._total, self._log = what, total, log
         self._done = 0
-        self._start = self._told = time.monotonic()
+        self._start = self._logged = time.monotonic()
 
     def step(self, count: int = 1) -> None:
         """`count` more are done."""
         self._done += count
         now = time.monotonic()
-        if self._tell and self._done < self._total and now - self._told >= EVERY_S:
-            self._told = now
+        if self._log and self._done < self._total and now - self._logged >= LOG_INTERVAL_S:
+            self._logged = now
             left = (now - self._start) * (self._total - self._done) / self._done
-            self._tell(f"{self._done} of {self._total} {self._what}, about {lasting(left)} left")
+            self._log(f"{self._done} of {self._total} {self._what}, about {format_duration(left)} left")
 
 
-def lasting(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """A time as people say it: '40 s', '3 min'."""
     return f"{max(round(seconds), 1)} s" if seconds < 90 else f"{round(seconds / 60)} min"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from blastscope.calibration.acceptance.drift_metric import Distance
-from blastscope.calibration.acceptance.mixed_precision_search import SearchReport, Stopped
+from blastscope.calibration.acceptance.drift_metric import Drift
+from blastscope.calibration.acceptance.mixed_precision_search import SearchReport, StopReason
 from blastscope.calibration.config import CalibrationConfig
-from blastscope.calibration.quantisation.quantizer import MethodRow, Recipe
+from blastscope.calibration.quantisation.quantizer import MethodRow, QuantConfig
 from blastscope.runtime.bundle.manifest import Digest, GateResult, Interval, OperatingPoint, Scores
 from blastscope.runtime.io.strict_model import StrictModel
 
-WHY: dict[Stopped, str] = {  # a search ended
+WHY: dict[StopReason, str] = {  # a search ended
     "held": "the limits hold there",
     "share": "no more may stay fp32",
     "time": "time is up",
@@ -43,8 +43,8 @@ class CalibrationReport(StrictModel):
     refused: tuple[RefusedCell, ...]
     operating_point: OperatingPoint | None
     scores: tuple[Scores, ...]  # the vote of parent and int8 on the gate's cells
-    recipe: Recipe  # of the graph that was judged last
-    methods: tuple[MethodRow, ...]  # every recipe that was tried; none where the configuration names one
+    recipe: QuantConfig  # of the graph that was judged last
+    methods: tuple[MethodRow, ...]  # every one that was tried; none where `config` names the method
     first_gates: tuple[GateResult, ...]  # of the graph before layers were left in fp32; none where none were
     search: SearchReport | None
     int8_share: float  # of the multiply-adds of all layers that can be int8
@@ -101,7 +101,7 @@ class CalibrationReport(StrictModel):
         return lines
 
 
-def _distance(found: Distance) -> str:
+def _distance(found: Drift) -> str:
     return f"{100 * found.flips:5.2f} % flipped, F1 {0 - found.f1_loss:+.2f}, drift {found.drift:.4f}"
 
 

@@ -10,7 +10,7 @@ from blastscope.calibration.acceptance.mixed_precision_search import SearchRepor
 from blastscope.calibration.acceptance.trial import Trial
 from blastscope.calibration.config import CalibrationConfig
 from blastscope.calibration.quantisation.calibration_data import CroppedCells
-from blastscope.calibration.quantisation.quantizer import MethodRow, Recipe
+from blastscope.calibration.quantisation.quantizer import MethodRow, QuantConfig
 from blastscope.calibration.report import CalibrationReport, RefusedCell
 from blastscope.runtime.bundle import FORMAT, Bundle, describe_file, update_bundle
 from blastscope.runtime.bundle.graphs import read_graph
@@ -21,7 +21,7 @@ LIBRARIES = ("onnx", "onnxruntime", "numpy", "opencv-python-headless")
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CalibrationResult:
     """A finished calibration, before the bundle is changed. The entries are the int8 graphs with the files they lie in."""
 
     bundle: Bundle
@@ -30,7 +30,7 @@ class Outcome:
     first: Trial | None  # before layers were left in fp32
     entries: tuple[tuple[GraphEntry, Path], ...]
     config: CalibrationConfig
-    recipe: Recipe
+    recipe: QuantConfig
     methods: tuple[MethodRow, ...]
     search: SearchReport | None
 
@@ -39,8 +39,8 @@ class Outcome:
         """Whether the graph comes into the bundle."""
         return not self.trial.failures
 
-    def settle(self) -> Bundle:
-        """The bundle as it is from now on."""
+    def apply(self) -> Bundle:
+        """Writes what changes into the bundle, and returns it."""
         before = self.bundle.manifest
         changes: dict[str, object] = {}
         added: dict[str, Path | bytes] = {}
@@ -66,7 +66,7 @@ class Outcome:
         return update_bundle(self.bundle, manifest, added)
 
     def report(self, after: Bundle) -> CalibrationReport:
-        """What there is to say, the bundle now being `after`."""
+        """The report, the bundle now being `after`."""
         trial = self.trial
         refused = (*self.sample.refused, *trial.worst.judged.refused)
         return CalibrationReport(
@@ -74,7 +74,7 @@ class Outcome:
             digest=after.digest,
             admitted=self.admitted,
             failures=trial.failures,
-            gates=tuple(verdict.gate for verdict in trial.verdicts),
+            gates=tuple(result.gate for result in trial.results),
             golden_difference=trial.golden_difference,
             golden_flips=trial.golden_flips,
             tolerance=trial.tolerance if self.admitted else None,
@@ -86,7 +86,7 @@ class Outcome:
             scores=trial.scores,
             recipe=self.recipe,
             methods=self.methods,
-            first_gates=tuple(verdict.gate for verdict in self.first.verdicts) if self.first else (),
+            first_gates=tuple(result.gate for result in self.first.results) if self.first else (),
             search=self.search,
             int8_share=self._int8_share(),
             config=self.config,

@@ -14,16 +14,16 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.calibration.acceptance.drift_metric import leads
-from blastscope.calibration.acceptance.evaluation import GraphAnswers
+from blastscope.calibration.acceptance.drift_metric import vote_margins
+from blastscope.calibration.acceptance.evaluation import ReferenceRunner
 from blastscope.calibration.acceptance.trial import LEAST_TOLERANCE, MARGIN
 from blastscope.calibration.config import CalibrationConfig
 from blastscope.calibration.quantisation.quantizer import make_int8
 from blastscope.export.config import ExportConfig
-from blastscope.export.exporter import bundle_of, golden_entry, training_provenance
-from blastscope.export.onnx_export import graph_of
+from blastscope.export.exporter import golden_entry, training_provenance, write_export_bundle
+from blastscope.export.onnx_export import make_graph
 from blastscope.export.onnx_writer import GraphFile, export_graphs, graph_path
-from blastscope.export.parity import bf16_answers, distance, torch_answers
+from blastscope.export.parity import bf16_probabilities, max_difference, torch_probabilities
 from blastscope.runtime.bundle import Bundle, Golden, describe_file
 from blastscope.runtime.bundle.manifest import GraphEntry, Manifest
 from blastscope.runtime.errors import EngineError
@@ -60,15 +60,15 @@ def make_benchmark_bundle(
     EngineError
         No crop has the same label in every precision.
     """
-    say = progress or (lambda _: None)
+    log = progress or (lambda _: None)
     with TemporaryDirectory(prefix="blastscope-") as folder:
-        say("exporting fp32 and fp16")
+        log("exporting fp32 and fp16")
         files = export_graphs(trained.ensemble, "fused", crops[:CALIBRATION_CROPS], Path(folder), ExportConfig())
-        say("quantising to int8")
+        log("quantising to int8")
         int8_path = Path(folder) / graph_path("fused", "int8")
         int8_path.parent.mkdir()
         make_int8(files[0].path, int8_path, crops[:CALIBRATION_CROPS], CalibrationConfig(method="minmax"))
-        say("choosing the golden set")
+        log("choosing the golden set")
         golden, int8_distance = _choose_golden(trained, crops[:CANDIDATE_CROPS], [*(file.path for file in files), int8_path])
         parent = files[0].entry
         entry = GraphEntry(
@@ -90,22 +90,22 @@ def make_benchmark_bundle(
             golden=golden_entry(golden, "drawn"),
             training=training_provenance(trained.provenance),
         )
-        return bundle_of(Path(out), manifest, files, golden)
+        return write_export_bundle(Path(out), manifest, files, golden)
 
 
 def _choose_golden(trained: TrainedEnsemble, crops: NDArray[np.uint8], graphs: list[Path]) -> tuple[Golden, float]:
     """The crops with the same label and the largest margins in all graphs, and the last graph's largest error on them."""
-    network = graph_of(trained.ensemble, "fused")
-    reference = torch_answers(network, crops)
+    network = make_graph(trained.ensemble, "fused")
+    reference = torch_probabilities(network, crops)
     predictions = [
-        bf16_answers(network, crops),
-        *(GraphAnswers(path).probabilities(crops) for path in graphs),
+        bf16_probabilities(network, crops),
+        *(ReferenceRunner(path).probabilities(crops) for path in graphs),
     ]
-    margins = np.stack([leads(found) for found in (reference, *predictions)])
+    margins = np.stack([vote_margins(found) for found in (reference, *predictions)])
     alike = (np.sign(margins) == np.sign(margins[0])).all(axis=0)
     rows = np.flatnonzero(alike)
     if not len(rows):
         raise EngineError("no crop has the same label in every precision: try other crops or another seed")
     clear = rows[np.argsort(-np.abs(margins[:, rows]).min(axis=0), kind="stable")][:GOLDEN_CROPS]
     golden = Golden(np.ascontiguousarray(crops[clear]), np.ascontiguousarray(reference[clear]))
-    return golden, distance(predictions[-1][clear], reference[clear])
+    return golden, max_difference(predictions[-1][clear], reference[clear])

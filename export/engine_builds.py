@@ -21,7 +21,7 @@ Models = Literal["fused", "all"]
 
 
 @dataclass(frozen=True, slots=True)
-class BuildWish:
+class BuildRequest:
     """Which engines are to be built."""
 
     library: Library | None = None  # None: the one that is installed
@@ -32,7 +32,7 @@ class BuildWish:
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
+class PlannedEngine:
     """One engine to build."""
 
     entry: GraphEntry
@@ -40,7 +40,7 @@ class Planned:
 
 
 @dataclass(frozen=True, slots=True)
-class Built:
+class BuiltEngine:
     """One engine that is in the cache now."""
 
     path: Path
@@ -49,14 +49,14 @@ class Built:
     built: bool  # False: it was there
 
 
-class Spectator(Protocol):
-    """Whoever watches builds."""
+class BuildObserver(Protocol):
+    """Called with the progress of builds."""
 
     def say(self, text: str) -> None:
         """A line for people."""
         ...
 
-    def begin(self, planned: Planned) -> None:
+    def begin(self, planned: PlannedEngine) -> None:
         """The next engine is looked for."""
         ...
 
@@ -65,22 +65,24 @@ class Spectator(Protocol):
         ...
 
 
-def plan_engines(bundle: Bundle, wish: BuildWish, machine: Machine) -> list[Planned]:
-    """The engines that `wish` asks for, each with its key.
+def plan_engines(bundle: Bundle, request: BuildRequest, machine: Machine) -> list[PlannedEngine]:
+    """The engines that `request` asks for, each with its key.
 
     Raises `UsageError` for what the bundle or the library hasn't, `DriverError` where the library needs the GPU and none is
     here, `MissingLibrary`.
     """
-    library = wish.library or _installed(machine, ahead=wish.targets is not None)
-    entries = _entries(bundle, wish)
+    library = request.library or _installed(machine, ahead=request.targets is not None)
+    entries = _entries(bundle, request)
     version = library_version(library)
     gpu = None
-    if wish.targets is None and machine.gpus:
+    if request.targets is None and machine.gpus:
         gpu = machine.gpus[0]
-    elif wish.targets is None and library == "tensorrt":
+    elif request.targets is None and library == "tensorrt":
         raise DriverError(f"tensorrt builds only on the GPU that will run the engine, and {machine.no_gpu}", reason="no gpu")
-    keys = [engine_key(one, library, version, profile=wish.profile, gpu=gpu, targets=wish.targets or ()) for one in entries]
-    return [Planned(entry, key) for entry, key in zip(entries, keys, strict=True)]
+    keys = [
+        engine_key(one, library, version, profile=request.profile, gpu=gpu, targets=request.targets or ()) for one in entries
+    ]
+    return [PlannedEngine(entry, key) for entry, key in zip(entries, keys, strict=True)]
 
 
 def _installed(machine: Machine, *, ahead: bool) -> Library:
@@ -92,22 +94,24 @@ def _installed(machine: Machine, *, ahead: bool) -> Library:
     return "tensorrt-rtx"
 
 
-def _entries(bundle: Bundle, wish: BuildWish) -> list[GraphEntry]:
-    graphs = [entry for entry in bundle.manifest.graphs if wish.models == "all" or entry.models == "fused"]
+def _entries(bundle: Bundle, request: BuildRequest) -> list[GraphEntry]:
+    graphs = [entry for entry in bundle.manifest.graphs if request.models == "all" or entry.models == "fused"]
     has = list(dict.fromkeys(entry.precision for entry in graphs))
-    for precision in wish.precisions:
+    for precision in request.precisions:
         if precision not in has:
             remedy = f"blastscope calibrate makes {precision}" if precision == "int8" else "export the run anew"
             raise UsageError(f"bundle '{bundle.path}' has no {precision} graph, it has {', '.join(has)}: {remedy}")
-    return [entry for entry in graphs if not wish.precisions or entry.precision in wish.precisions]
+    return [entry for entry in graphs if not request.precisions or entry.precision in request.precisions]
 
 
-def build_engines(bundle: Bundle, planned: Sequence[Planned], cache_dir: Path, spectator: Spectator) -> Iterator[Built]:
+def build_engines(
+    bundle: Bundle, planned: Sequence[PlannedEngine], cache_dir: Path, observer: BuildObserver
+) -> Iterator[BuiltEngine]:
     """Builds what is not in the cache yet, one after the other. Raises `EngineError`, also where an engine can't be kept."""
     for one in planned:
-        spectator.begin(one)
+        observer.begin(one)
         graph = bundle.file(one.entry)
-        found = obtain_engine(cache_dir, graph, one.key, tell=spectator.say, watch=spectator.step, exact=True)
+        found = obtain_engine(cache_dir, graph, one.key, tell=observer.say, watch=observer.step, exact=True)
         if found.note:
             raise EngineError(found.note)
-        yield Built(found.path, one.key, len(found.data), found.built)
+        yield BuiltEngine(found.path, one.key, len(found.data), found.built)

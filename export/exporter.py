@@ -1,15 +1,12 @@
 """`export_run`: a training run in, a bundle with fp32 and fp16 graphs out.
 
-Chooses the golden set: crops with both calls, none near a tie, since every engine must call them as PyTorch did.
+`choose_golden` chooses crops with both calls, none near a tie, since every engine must call them as PyTorch did.
 
-The crops that graphs are compared on: validation cells where they are at hand, else cells that the project draws.
-
-`ExportConfig`: what an export may choose.
+`parity_crops` gives the crops that graphs are compared on: validation cells where they are at hand, else synthetic cells.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,13 +16,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.calibration.acceptance.drift_metric import leads
-from blastscope.calibration.calibrate import check_beside
-from blastscope.calibration.quantisation.calibration_data import choose_cells, crop_cells, note_other_cells
+from blastscope.calibration.acceptance.drift_metric import vote_margins
+from blastscope.calibration.calibrate import check_writable
+from blastscope.calibration.progress import LogCallback
+from blastscope.calibration.quantisation.calibration_data import choose_cells, crop_cells, log_dataset_mismatch
 from blastscope.export.config import ExportConfig
-from blastscope.export.onnx_export import graph_of
+from blastscope.export.onnx_export import make_graph
 from blastscope.export.onnx_writer import GraphFile, export_graphs
-from blastscope.export.parity import check_numbers, torch_judgement
+from blastscope.export.parity import require_finite_layers, torch_outputs
 from blastscope.runtime.bundle import Bundle, describe_file, golden_bytes, write_bundle
 from blastscope.runtime.bundle.archive import check_bundle_place
 from blastscope.runtime.bundle.golden import Golden
@@ -42,35 +40,34 @@ from blastscope.train.uncertainty import FILE as UNCERTAINTY_FILE
 from blastscope.train.uncertainty import read_uncertainty
 
 GOLDEN_FILE = "golden.safetensors"
-Tell = Callable[[str], None]
 
 
 def export_run(
-    run: Path, out: Path, *, data: Path | None = None, config: ExportConfig | None = None, tell: Tell | None = None
+    run: Path, out: Path, *, data: Path | None = None, config: ExportConfig | None = None, tell: LogCallback | None = None
 ) -> Bundle:
     """The bundle at `out` of the ensemble in the folder `run`, each graph checked against PyTorch.
 
     Golden set and check are made on validation cells found below `data`; on drawn cells without `data`, when the
     configuration asks for it, and when the run kept no cells for validation. Raises `DataError` for a run or data that don't
-    serve, `EngineError` where a graph and PyTorch disagree. `tell` hears what is being done.
+    serve, `EngineError` where a graph and PyTorch disagree. `tell` is called with a line of text at each step.
     """
     config = config or ExportConfig()
-    say = tell or (lambda _: None)
+    log = tell or (lambda _: None)
     check_bundle_place(Path(out))
-    check_beside(Path(out))
+    check_writable(Path(out))
     trained, uncertainty = load_ensemble(run), _uncertainty(Path(run))
     if uncertainty:
         trained.ensemble.divide_margins(uncertainty.temperature)
-    checked = cells_to_check(trained, data, config, say)
-    check_numbers(graph_of(trained.ensemble, "fused"), checked.crops[: config.parity_cells])
-    answers, novelty = torch_judgement(graph_of(trained.ensemble, "fused"), checked.crops)
+    checked = parity_crops(trained, data, config, log)
+    require_finite_layers(make_graph(trained.ensemble, "fused"), checked.crops[: config.parity_cells])
+    answers, novelty = torch_outputs(make_graph(trained.ensemble, "fused"), checked.crops)
     where = Path(run) if data is None else Path(data)
     golden = choose_golden(checked.crops, answers, novelty, count=config.golden_cells, seed=config.seed, source=where)
     models: tuple[GraphModels, ...] = ("fused",) if config.fused_only else ("fused", *VOTERS)
     with TemporaryDirectory(prefix="blastscope-") as folder:
         files: list[GraphFile] = []
         for name in models:
-            say(f"exporting {name}")
+            log(f"exporting {name}")
             files += export_graphs(trained.ensemble, name, checked.crops[: config.parity_cells], Path(folder), config)
         manifest = Manifest(
             name=config.name or Path(run).resolve().name[:80] or "run",
@@ -84,7 +81,7 @@ def export_run(
             measures_novelty=novelty is not None,
             card=describe_file(b"", CARD_FILE),
         )
-        return bundle_of(Path(out), manifest, files, golden)
+        return write_export_bundle(Path(out), manifest, files, golden)
 
 
 def _uncertainty(run: Path) -> Uncertainty | None:
@@ -109,13 +106,13 @@ def training_provenance(run: RunProvenance) -> TrainingProvenance:
     )
 
 
-def bundle_of(out: Path, manifest: Manifest, files: list[GraphFile], golden: Golden) -> Bundle:
+def write_export_bundle(out: Path, manifest: Manifest, files: list[GraphFile], golden: Golden) -> Bundle:
     """Writes the bundle of `files` and `golden` at `out`."""
     sources: dict[str, Path | bytes] = {file.entry.file: file.path for file in files}
     return write_bundle(out, manifest, {**sources, manifest.golden.file: golden_bytes(golden)})
 
 
-CLEAR_LEAD = 1.0  # logit units; bf16 moves a margin of a trained ensemble by 0.1 or so, int8 by a few tenths
+CLEAR_MARGIN = 1.0  # logit units; bf16 moves a margin of a trained ensemble by 0.1 or so, int8 by a few tenths
 
 
 def choose_golden(
@@ -132,62 +129,62 @@ def choose_golden(
     Drawn among the clear half of each call, and not its clearest: probabilities of exactly 1.0 would hide a wrong engine.
     Raises `DataError` on `source` where all cells get one call.
     """
-    lead = leads(answers)
+    margins = vote_margins(answers)
     rng = np.random.default_rng([seed, 3])
-    sides = [np.flatnonzero(lead < 0), np.flatnonzero(lead >= 0)]
+    sides = [np.flatnonzero(margins < 0), np.flatnonzero(margins >= 0)]
     if not all(len(side) for side in sides):
         only = CLASSES[int(len(sides[1]) > 0)]
         raise DataError(source, f"the ensemble calls all {len(crops)} cells '{only}': a golden set needs both calls")
     wanted = [count // 2, count - count // 2]
     wanted = [max(want, count - len(other)) for want, other in zip(wanted, reversed(sides), strict=True)]
-    rows = np.concatenate([_clear(side, lead, want, rng) for side, want in zip(sides, wanted, strict=True)])
+    rows = np.concatenate([_choose_clear_rows(side, margins, want, rng) for side, want in zip(sides, wanted, strict=True)])
     rows.sort()
     distances = None if novelty is None else np.ascontiguousarray(novelty[rows])
     return Golden(np.ascontiguousarray(crops[rows]), np.ascontiguousarray(answers[rows]), distances)
 
 
-def _clear(side: NDArray[np.int64], lead: NDArray[np.float64], want: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    by_lead = side[np.argsort(-np.abs(lead[side]), kind="stable")]
-    clear = int((np.abs(lead[by_lead]) >= CLEAR_LEAD).sum())
-    pool = by_lead[: max(min(clear, (len(side) + 1) // 2), want)]
+def _choose_clear_rows(
+    side: NDArray[np.int64], margins: NDArray[np.float64], want: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    by_margin = side[np.argsort(-np.abs(margins[side]), kind="stable")]
+    clear = int((np.abs(margins[by_margin]) >= CLEAR_MARGIN).sum())
+    pool = by_margin[: max(min(clear, (len(side) + 1) // 2), want)]
     return rng.choice(pool, size=min(want, len(pool)), replace=False)
 
 
-CANDIDATES = 96  # crops among which the golden set is chosen
+GOLDEN_CANDIDATES = 96  # crops among which the golden set is chosen
 
 
 @dataclass(frozen=True, slots=True)
-class CheckCrops:
+class ParityCrops:
     """Crops, and where they come from."""
 
     crops: NDArray[np.uint8]  # (N, S, S, 3)
     source: Literal["drawn", "validation"]
 
 
-def cells_to_check(
-    trained: TrainedEnsemble, data: Path | None, config: ExportConfig, tell: Callable[[str], None]
-) -> CheckCrops:
+def parity_crops(trained: TrainedEnsemble, data: Path | None, config: ExportConfig, log: LogCallback) -> ParityCrops:
     """Crops of validation cells found below `data`, or drawn ones when there are none or the configuration asks for them."""
-    count = max(CANDIDATES, config.parity_cells)
+    count = max(GOLDEN_CANDIDATES, config.parity_cells)
     spec = trained.config.crop
     if config.drawn or data is None or not trained.provenance.validation:
-        tell("drawing cells to check the graphs on")
-        return CheckCrops(drawn_crops(count, spec, config.seed), "drawn")
-    tell(f"cropping validation cells of '{data}'")
+        log("drawing cells to check the graphs on")
+        return ParityCrops(synthetic_crops(count, spec, config.seed), "drawn")
+    log(f"cropping validation cells of '{data}'")
     # by name: the patients don't tell the parts apart after a split by image, and the folder may have moved
     names = {Path(cell.file).name for cell in trained.provenance.validation}
     folder = scan_dataset(data)
-    note_other_cells(folder, trained.provenance.data_sha256, tell)
+    log_dataset_mismatch(folder, trained.provenance.data_sha256, log)
     cells = [cell for cell in folder.cells if cell.path.name in names]
     if len(cells) < len(names):
-        tell(f"only {len(cells)} of the run's {len(names)} validation cells are there")
+        log(f"only {len(cells)} of the run's {len(names)} validation cells are there")
     crops = crop_cells(choose_cells(cells, count, config.seed), spec).crops
     if not len(crops):
         raise DataError(data, "none of the run's validation cells is here: name the folder that it was trained on")
-    return CheckCrops(crops, "validation")
+    return ParityCrops(crops, "validation")
 
 
-def drawn_crops(count: int, spec: CropSpecification, seed: int) -> NDArray[np.uint8]:
+def synthetic_crops(count: int, spec: CropSpecification, seed: int) -> NDArray[np.uint8]:
     """(count, S, S, 3) crops of drawn cells, normal ones and blasts in turn."""
     crops = [crop_cell(cell.image, spec) for cell in synthetic_cells(count, seed)]
     return np.stack([crop.pixels for crop in crops if isinstance(crop, Crop)])

@@ -54,8 +54,8 @@ def trace(graph: nn.Module, side_px: int, models: GraphModels) -> onnx.ModelProt
     """
     # two crops: a batch of one could be taken for a dimension that is always 1
     example = torch.zeros((2, side_px, side_px, 3), dtype=torch.uint8, device=next(graph.parameters()).device)
-    names = outputs_of(graph)
-    with TemporaryDirectory(prefix="blastscope-") as folder, torch.no_grad(), _quiet(), _padding_as_numbers():
+    names = output_names(graph)
+    with TemporaryDirectory(prefix="blastscope-") as folder, torch.no_grad(), _silence_exporter(), _static_padding():
         traced = Path(folder) / "traced.onnx"
         try:
             torch.onnx.export(
@@ -72,15 +72,15 @@ def trace(graph: nn.Module, side_px: int, models: GraphModels) -> onnx.ModelProt
         except UNTRACEABLE as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0].partition(". Please")[0].strip()
             raise EngineError(f"PyTorch's exporter has no ONNX for this network: {reason}: train another backbone") from error
-        model = _folded(traced)
-    clean(model)
-    _say_shape(model, models)
-    describe(model, models, "fp32")
+        model = _fold_constants(traced)
+    strip_metadata(model)
+    _set_output_shapes(model, models)
+    write_metadata(model, models, "fp32")
     check_graph(model, "fp32")
     return model
 
 
-def _folded(traced: Path) -> onnx.ModelProto:
+def _fold_constants(traced: Path) -> onnx.ModelProto:
     """The graph with constants computed, and padding, scales and batch norms folded into their convolutions.
 
     ONNX Runtime's basic optimisations do that with standard operators only, so that every engine reads the result.
@@ -98,14 +98,14 @@ def _folded(traced: Path) -> onnx.ModelProto:
     return model
 
 
-def describe(model: onnx.ModelProto, models: GraphModels, precision: Precision) -> None:
+def write_metadata(model: onnx.ModelProto, models: GraphModels, precision: Precision) -> None:
     """Writes into `model` which networks it holds and in what precision: a renamed file still says what it is."""
     facts = {"models": models, "precision": precision, "voters": ",".join(VOTERS), "classes": ",".join(CLASSES)}
     del model.metadata_props[:]
     onnx.helper.set_model_props(model, {f"{META}{key}": value for key, value in facts.items()})
 
 
-def _say_shape(model: onnx.ModelProto, models: GraphModels) -> None:
+def _set_output_shapes(model: onnx.ModelProto, models: GraphModels) -> None:
     """Writes down the answers' shapes, which the tracer loses where it takes the mean over several views."""
     shapes: dict[str, tuple[int, ...]] = dict(ANSWER_SHAPES) if models == "fused" else {"probabilities": (len(CLASSES),)}
     for output in model.graph.output:
@@ -114,7 +114,7 @@ def _say_shape(model: onnx.ModelProto, models: GraphModels) -> None:
             output.CopyFrom(onnx.helper.make_tensor_value_info(output.name, onnx.TensorProto.FLOAT, shape))
 
 
-def clean(model: onnx.ModelProto) -> None:
+def strip_metadata(model: onnx.ModelProto) -> None:
     """Takes away doc strings, stack traces and intermediate shapes, and gives initialisers and nodes names of their own."""
     model.producer_name, model.producer_version, model.doc_string, model.domain = "blastscope", "", "", ""
     model.graph.name, model.graph.doc_string = "blastscope", ""
@@ -149,7 +149,7 @@ def _rename(graph: onnx.GraphProto) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _silence_exporter() -> Iterator[None]:
     """The exporter says that it is the older one, the tracer that sizes become constants: both are meant.
 
     Where the exporter fails it would print the whole graph.
@@ -169,7 +169,7 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _padding_as_numbers() -> Iterator[None]:
+def _static_padding() -> Iterator[None]:
     """Lets timm's TensorFlow-like padding trace as fixed numbers.
 
     It is computed from the feature map's size, which depends on the side alone; traced as it stands it becomes thirty small
@@ -214,7 +214,7 @@ class Decision(NamedTuple):
     voter: Tensor  # (N,) int32 index into VOTERS
 
 
-class JudgedDecision(NamedTuple):
+class NoveltyDecision(NamedTuple):
     """The same from an ensemble that also says how far a cell is from the training's."""
 
     probabilities: Tensor
@@ -225,19 +225,19 @@ class JudgedDecision(NamedTuple):
     answers: Tensor  # (N, 4, 2) float32: the probabilities, and in a fourth row the novelty twice
 
 
-class JudgedGraph(nn.Module):
-    """A `TrunkEnsemble` with softmax, vote and novelty: crops (N, S, S, 3) uint8 to a `JudgedDecision`."""
+class NoveltyGraph(nn.Module):
+    """A `TrunkEnsemble` with softmax, vote and novelty: crops (N, S, S, 3) uint8 to a `NoveltyDecision`."""
 
     def __init__(self, ensemble: TrunkEnsemble) -> None:
         super().__init__()
         self.ensemble = ensemble
 
-    def forward(self, crops: Tensor) -> JudgedDecision:
+    def forward(self, crops: Tensor) -> NoveltyDecision:
         """The decision on each crop, and its novelty."""
         logits, novelty = self.ensemble.judge(crops)
         decision = decide(logits)
         last = novelty.reshape(-1, 1, 1).expand(-1, 1, len(CLASSES))
-        return JudgedDecision(*decision, novelty, torch.cat([decision.probabilities, last], dim=1))
+        return NoveltyDecision(*decision, novelty, torch.cat([decision.probabilities, last], dim=1))
 
 
 class FusedGraph(nn.Module):
@@ -285,15 +285,15 @@ def decide(logits: Tensor) -> Decision:
     return Decision(probabilities, label.to(torch.int32), probability, rank.argmax(dim=1).to(torch.int32))
 
 
-def graph_of(ensemble: AnyEnsemble, models: GraphModels) -> nn.Module:
+def make_graph(ensemble: AnyEnsemble, models: GraphModels) -> nn.Module:
     """The graph of all three voters (`fused`) or of one, in eval mode. It shares its weights with `ensemble`."""
     if models != "fused":
         return SingleGraph(ensemble.voter(models)).eval()
-    return (JudgedGraph(ensemble) if isinstance(ensemble, TrunkEnsemble) else FusedGraph(ensemble)).eval()
+    return (NoveltyGraph(ensemble) if isinstance(ensemble, TrunkEnsemble) else FusedGraph(ensemble)).eval()
 
 
-def outputs_of(graph: nn.Module) -> tuple[str, ...]:
-    """Names of the outputs of what `graph_of` gives, in order."""
+def output_names(graph: nn.Module) -> tuple[str, ...]:
+    """Names of the outputs of what `make_graph` gives, in order."""
     if isinstance(graph, SingleGraph):
         return SINGLE_OUTPUTS
-    return NOVELTY_OUTPUTS if isinstance(graph, JudgedGraph) else FUSED_OUTPUTS
+    return NOVELTY_OUTPUTS if isinstance(graph, NoveltyGraph) else FUSED_OUTPUTS

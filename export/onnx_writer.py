@@ -1,6 +1,6 @@
 """The graph files of one network in fp32 and fp16, each compared with PyTorch before it is listed.
 
-The fp16 graph: the networks' weights and arithmetic in half precision, everything before and after them in fp32.
+`convert_fp16` puts the networks' weights and arithmetic into half precision; what comes before and after them stays in fp32.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.calibration.acceptance.evaluation import GraphAnswers
+from blastscope.calibration.acceptance.evaluation import ReferenceRunner
 from blastscope.calibration.quantisation.qdq_placement import check_graph, drop_unused, find_regions
 from blastscope.export.config import ExportConfig
-from blastscope.export.onnx_export import describe, graph_of, trace
+from blastscope.export.onnx_export import make_graph, trace, write_metadata
 from blastscope.export.parity import (
     Tolerances,
-    bf16_answers,
+    bf16_probabilities,
     check_fp32,
-    distance,
     fp16_tolerances,
     fp32_tolerances,
-    torch_answers,
+    max_difference,
+    torch_probabilities,
 )
 from blastscope.runtime.bundle import describe_file
 from blastscope.runtime.bundle.graphs import read_graph
@@ -51,27 +51,27 @@ def export_graphs(
 
     Raises `EngineError` where a graph and PyTorch disagree, or a weight doesn't fit into fp16.
     """
-    network = graph_of(ensemble, models)
-    reference = torch_answers(network, crops)
-    bf16 = distance(bf16_answers(network, crops), reference)
+    network = make_graph(ensemble, models)
+    reference = torch_probabilities(network, crops)
+    bf16 = max_difference(bf16_probabilities(network, crops), reference)
     model = trace(network, crops.shape[1], models)
     content = model.SerializeToString(deterministic=True)
     if (name := bad_weight(content)) is not None:
         raise EngineError(f"the ONNX graph of '{models}' has a weight '{name}' that is not a number: train anew")
     f32 = check_fp32(content, models, crops, reference)
-    half = halve(model, models).SerializeToString(deterministic=True) if "fp16" in config.precisions else None
-    moved = distance(GraphAnswers(half).probabilities(crops), reference) if half else None
-    maker = _Writer(folder, models, passes_of(ensemble, models))
+    fp16 = convert_fp16(model, models).SerializeToString(deterministic=True) if "fp16" in config.precisions else None
+    fp16_difference = max_difference(ReferenceRunner(fp16).probabilities(crops), reference) if fp16 else None
+    writer = _Writer(folder, models, backbone_passes(ensemble, models))
     files = []
     if "fp32" in config.precisions:
-        files.append(maker.write("fp32", content, fp32_tolerances(f32, bf16, moved)))
-    if half and moved is not None:
+        files.append(writer.write("fp32", content, fp32_tolerances(f32, bf16, fp16_difference)))
+    if fp16 and fp16_difference is not None:
         parent = bytes_sha256(content) if files else None
-        files.append(maker.write("fp16", half, fp16_tolerances(moved, bf16), parent=parent))
+        files.append(writer.write("fp16", fp16, fp16_tolerances(fp16_difference, bf16), parent=parent))
     return files
 
 
-def passes_of(ensemble: AnyEnsemble, models: GraphModels) -> int:
+def backbone_passes(ensemble: AnyEnsemble, models: GraphModels) -> int:
     """Backbone passes that a cell costs in the graph of `models`."""
     if models == "fused" or isinstance(ensemble, TrunkEnsemble):
         return ensemble.passes
@@ -112,51 +112,51 @@ try:
 except ImportError as error:
     raise MissingLibrary("onnx", "export") from error
 
-LARGEST = float(np.finfo(np.float16).max)
-HALF_NAME = "tensor(float16)"
-FLOAT, HALF = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
+FP16_MAX = float(np.finfo(np.float16).max)
+FP16_TYPE = "tensor(float16)"
+FP32, FP16 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
 
 
-def halve(model: onnx.ModelProto, models: GraphModels) -> onnx.ModelProto:
+def convert_fp16(model: onnx.ModelProto, models: GraphModels) -> onnx.ModelProto:
     """An fp16 copy of the fp32 graph `model`, of half its size; inputs and outputs keep their types.
 
     Raises `EngineError` where a weight doesn't fit into fp16: it would become infinite; and for a branch or a loop.
     """
-    half = onnx.ModelProto()
-    half.CopyFrom(model)
-    graph = half.graph
-    inside = set(find_regions(half).networks)
-    floats = _float_values(half)
+    converted = onnx.ModelProto()
+    converted.CopyFrom(model)
+    graph = converted.graph
+    inside = set(find_regions(converted).networks)
+    floats = _float_values(converted)
     weights = {weight.name: weight for weight in graph.initializer}
     casts = _Casts(floats - set(weights))
-    opset = next(entry.version for entry in half.opset_import if entry.domain in ("", "ai.onnx"))
+    opset = next(entry.version for entry in converted.opset_import if entry.domain in ("", "ai.onnx"))
     nodes: list[onnx.NodeProto] = []
-    halved: set[str] = set()  # values that are fp16 now
+    fp16_values: set[str] = set()  # values that are fp16 now
     for node in graph.node:
         if any(attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for attribute in node.attribute):
             raise EngineError(f"'{node.op_type}' holds a graph of its own, which can't be made fp16: export without fp16")
-        types = _half_types(node, opset, floats, halved) if node.name in inside else _HalfTypes()
+        types = _fp16_types(node, opset, floats, fp16_values) if node.name in inside else _Fp16Types()
         for place, name in enumerate(node.input):
             if name not in floats:
                 continue
             if place in types.inputs and name in weights:
-                node.input[place] = _half_weight(graph, weights, name)
-            elif place in types.inputs and name not in halved:
-                node.input[place] = casts.to(nodes, name, HALF)
-            elif place not in types.inputs and name in halved and not (node.name in inside and types.any_input):
-                node.input[place] = casts.to(nodes, name, FLOAT)
-        halved.update(node.output[place] for place in types.outputs)
+                node.input[place] = _fp16_weight(graph, weights, name)
+            elif place in types.inputs and name not in fp16_values:
+                node.input[place] = casts.to(nodes, name, FP16)
+            elif place not in types.inputs and name in fp16_values and not (node.name in inside and types.any_input):
+                node.input[place] = casts.to(nodes, name, FP32)
+        fp16_values.update(node.output[place] for place in types.outputs)
         nodes.append(node)
     del graph.node[:]
     graph.node.extend(nodes)
     drop_unused(graph)
-    describe(half, models, "fp16")
-    check_graph(half, "fp16")
-    return half
+    write_metadata(converted, models, "fp16")
+    check_graph(converted, "fp16")
+    return converted
 
 
 @dataclass(frozen=True, slots=True)
-class _HalfTypes:
+class _Fp16Types:
     """What of an operator is fp16, by place."""
 
     inputs: frozenset[int] = frozenset()
@@ -164,21 +164,21 @@ class _HalfTypes:
     any_input: bool = False  # the others are taken in either type, as `Cast` and `Shape` take theirs
 
 
-def _half_types(node: onnx.NodeProto, opset: int, floats: set[str], halved: set[str]) -> _HalfTypes:
+def _fp16_types(node: onnx.NodeProto, opset: int, floats: set[str], fp16_values: set[str]) -> _Fp16Types:
     """What of the operator `node`, one of the networks', is fp16 by ONNX's rules.
 
     An output follows an input of the same type variable. Some types stand fast: `Resize` takes its scales in fp32, `Cast` to
     FLOAT gives fp32. What is neither computed in fp16 nor compared with an fp16 value keeps its type.
     """
     schema = onnx.defs.get_schema(node.op_type, opset, node.domain)
-    allowed = {one.type_param_str: HALF_NAME in one.allowed_type_strs for one in schema.type_constraints}
+    allowed = {one.type_param_str: FP16_TYPE in one.allowed_type_strs for one in schema.type_constraints}
     taken = {place: _parameter(schema.inputs, place) for place, name in enumerate(node.input) if name in floats}
     inputs = {place: kind for place, (kind, name) in taken.items() if allowed.get(kind) and name != "roi"}
     given = {place: _parameter(schema.outputs, place)[0] for place, name in enumerate(node.output) if name in floats}
     outputs = {place: kind for place, kind in given.items() if kind in inputs.values()}
-    if outputs or (len(inputs) > 1 and halved.intersection(node.input)):
-        return _HalfTypes(frozenset(inputs), frozenset(outputs))
-    return _HalfTypes(any_input=bool(inputs))
+    if outputs or (len(inputs) > 1 and fp16_values.intersection(node.input)):
+        return _Fp16Types(frozenset(inputs), frozenset(outputs))
+    return _Fp16Types(any_input=bool(inputs))
 
 
 def _parameter(parameters: Sequence[onnx.defs.OpSchema.FormalParameter], place: int) -> tuple[str, str]:
@@ -196,7 +196,7 @@ class _Casts:
 
     def to(self, nodes: list[onnx.NodeProto], name: str, kind: int) -> str:
         """The name under which the value `name` is had as `kind`; the cast goes to the end of `nodes`."""
-        fresh = f"{name}_{'fp16' if kind == HALF else 'fp32'}"
+        fresh = f"{name}_{'fp16' if kind == FP16 else 'fp32'}"
         if self._made.setdefault((name, kind), fresh) is fresh:
             nodes.append(onnx.helper.make_node("Cast", [name], [fresh], name=f"Cast_{fresh}", to=kind))
         return self._made[name, kind]
@@ -206,21 +206,21 @@ def _float_values(model: onnx.ModelProto) -> set[str]:
     """Names of all values and weights of type fp32."""
     graph = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
     values = (*graph.value_info, *graph.input, *graph.output)
-    named = {value.name for value in values if value.type.tensor_type.elem_type == FLOAT}
-    return named | {weight.name for weight in graph.initializer if weight.data_type == FLOAT}
+    named = {value.name for value in values if value.type.tensor_type.elem_type == FP32}
+    return named | {weight.name for weight in graph.initializer if weight.data_type == FP32}
 
 
-def _half_weight(graph: onnx.GraphProto, weights: dict[str, onnx.TensorProto], name: str) -> str:
+def _fp16_weight(graph: onnx.GraphProto, weights: dict[str, onnx.TensorProto], name: str) -> str:
     fresh = f"{name}_fp16"
     if fresh not in weights:
-        weights[fresh] = numpy_helper.from_array(to_half(numpy_helper.to_array(weights[name]), name), fresh)
+        weights[fresh] = numpy_helper.from_array(cast_fp16(numpy_helper.to_array(weights[name]), name), fresh)
         graph.initializer.append(weights[fresh])
     return fresh
 
 
-def to_half(values: NDArray[np.float32], name: str) -> NDArray[np.float16]:
+def cast_fp16(values: NDArray[np.float32], name: str) -> NDArray[np.float16]:
     """`values` rounded to fp16. Raises `EngineError`, which names the weight, where one is too large."""
     largest = float(np.abs(values).max(initial=0))
-    if not largest <= LARGEST:  # NaN too
-        raise EngineError(f"weight '{name}' reaches {largest:g}, fp16 ends at {LARGEST:g}: export without fp16")
+    if not largest <= FP16_MAX:  # NaN too
+        raise EngineError(f"weight '{name}' reaches {largest:g}, fp16 ends at {FP16_MAX:g}: export without fp16")
     return values.astype(np.float16)

@@ -22,23 +22,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from blastscope.calibration.acceptance.drift_metric import margins
-from blastscope.calibration.acceptance.evaluation import BATCH, GraphAnswers, batches
+from blastscope.calibration.acceptance.drift_metric import voter_margins
+from blastscope.calibration.acceptance.evaluation import BATCH, ReferenceRunner, batches
 from blastscope.runtime.bundle.manifest import GraphModels
 from blastscope.runtime.errors import EngineError
 from blastscope.runtime.inference.voting import vote
 from blastscope.runtime.types import Execution
 
 Tolerances = dict[Execution, float]
-BROKEN = 1e-3  # both compute in fp32: what differs by more is not the same network
+MAX_FP32_DIFFERENCE = 1e-3  # both compute in fp32: what differs by more is not the same network
 
 
-def torch_answers(graph: nn.Module, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+def torch_probabilities(graph: nn.Module, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Probabilities that PyTorch gives for `crops` (N, S, S, 3) in fp32."""
-    return torch_judgement(graph, crops)[0]
+    return torch_outputs(graph, crops)[0]
 
 
-def torch_judgement(graph: nn.Module, crops: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+def torch_outputs(graph: nn.Module, crops: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
     """Probabilities and, of a graph that measures it, novelty (N,) that PyTorch gives for `crops` (N, S, S, 3) in fp32."""
     probabilities, novelty = [], []
     with torch.inference_mode():
@@ -50,7 +50,7 @@ def torch_judgement(graph: nn.Module, crops: NDArray[np.uint8]) -> tuple[NDArray
     return np.concatenate(probabilities), np.concatenate(novelty) if novelty else None
 
 
-def check_numbers(graph: nn.Module, crops: NDArray[np.uint8]) -> None:
+def require_finite_layers(graph: nn.Module, crops: NDArray[np.uint8]) -> None:
     """Raises `EngineError`, which names the layer, where one gives NaN or an infinite number for `crops`.
 
     Later layers can hide it, each engine's in a way of its own: ReLU makes 0 of NaN in some, int8 any number.
@@ -63,13 +63,13 @@ def check_numbers(graph: nn.Module, crops: NDArray[np.uint8]) -> None:
 
     hooks = [module.register_forward_hook(check) for module in names]
     try:
-        torch_judgement(graph, crops)
+        torch_outputs(graph, crops)
     finally:
         for hook in hooks:
             hook.remove()
 
 
-def bf16_answers(graph: nn.Module, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+def bf16_probabilities(graph: nn.Module, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
     """What an engine answers about that multiplies in bf16 and sums in fp32: weights and layers' outputs are rounded.
 
     PyTorch's own bf16 says the same, but takes minutes on a CPU without bf16 instructions.
@@ -81,7 +81,7 @@ def bf16_answers(graph: nn.Module, crops: NDArray[np.uint8]) -> NDArray[np.float
     try:
         for weight in weights:
             weight.data = _rounded(weight.data)
-        return torch_answers(graph, crops)
+        return torch_probabilities(graph, crops)
     finally:
         for hook in hooks:
             hook.remove()
@@ -97,7 +97,7 @@ def _rounded(values: Tensor) -> Tensor:
     return values.to(torch.bfloat16).to(torch.float32)
 
 
-def distance(answers: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
+def max_difference(answers: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
     """The largest difference of a probability. Raises `EngineError` where an answer is not a number."""
     if not np.isfinite(answers).all():
         raise EngineError("the graph answers with something that is not a number")
@@ -106,10 +106,12 @@ def distance(answers: NDArray[np.float32], reference: NDArray[np.float32]) -> fl
 
 def check_fp32(content: bytes, models: GraphModels, crops: NDArray[np.uint8], reference: NDArray[np.float32]) -> float:
     """The fp32 graph's distance from PyTorch's `reference`. Raises `EngineError` where the two are not the same network."""
-    answers = GraphAnswers(content).all(crops)
-    difference = distance(answers["probabilities"], reference)
-    if difference > BROKEN:
-        raise EngineError(f"the ONNX graph of '{models}' differs from PyTorch by {difference:.2g}, more than {BROKEN:g}")
+    answers = ReferenceRunner(content).all(crops)
+    difference = max_difference(answers["probabilities"], reference)
+    if difference > MAX_FP32_DIFFERENCE:
+        raise EngineError(
+            f"the ONNX graph of '{models}' differs from PyTorch by {difference:.2g}, more than {MAX_FP32_DIFFERENCE:g}"
+        )
     if models == "fused":
         _check_vote(answers)
     return difference
@@ -118,7 +120,7 @@ def check_fp32(content: bytes, models: GraphModels, crops: NDArray[np.uint8], re
 def _check_vote(answers: dict[str, NDArray[Any]]) -> None:
     votes = vote(answers["probabilities"])
     # two margins within rounding of each other may be told apart on one side only
-    sizes = np.sort(np.abs(margins(answers["probabilities"])), axis=1)
+    sizes = np.sort(np.abs(voter_margins(answers["probabilities"])), axis=1)
     clear = sizes[:, -1] - sizes[:, -2] > 1e-4
     if ((answers["label"] != votes.label) | (answers["voter"] != votes.voter))[clear].any():
         raise EngineError("the vote in the ONNX graph differs from runtime/inference/voting.py")

@@ -29,22 +29,22 @@ def rehearse(network: TrunkEnsemble | VoterNetwork, crops: NDArray[np.uint8]) ->
     export and for calibration's gate to say: the network isn't trained.
     """
     try:
-        from blastscope.export.onnx_export import SingleGraph, graph_of, trace
+        from blastscope.export.onnx_export import SingleGraph, make_graph, trace
         from blastscope.train.network import VoterNetwork
     except MissingLibrary as error:
         return f"export: not tried, {error}"
     still = copy.deepcopy(network).cpu().eval()
-    graph = SingleGraph(still).eval() if isinstance(still, VoterNetwork) else graph_of(still, "fused")
+    graph = SingleGraph(still).eval() if isinstance(still, VoterNetwork) else make_graph(still, "fused")
     models: GraphModels = "a" if isinstance(still, VoterNetwork) else "fused"
     try:
         model = trace(graph, crops.shape[1], models)
-        _answer(model, crops)
+        _run(model, crops)
     except FAILURES as error:
         return f"export: this network can't be exported: {_reason(error)}"
     able, unable = ["fp32"], []
-    for precision, make in (("fp16", _halved), ("int8", _quantised)):
+    for precision, make in (("fp16", _fp16_graph), ("int8", _int8_graph)):
         try:
-            _answer(make(model, crops), crops)
+            _run(make(model, crops), crops)
             able.append(precision)
         except FAILURES as error:
             unable.append(f"; not {precision}: {_reason(error)}")
@@ -55,22 +55,22 @@ def _reason(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _answer(model: onnx.ModelProto, crops: NDArray[np.uint8]) -> None:
+def _run(model: onnx.ModelProto, crops: NDArray[np.uint8]) -> None:
     """Raises `EngineError` where the graph doesn't load, or answers with what is not a number."""
-    from blastscope.calibration.acceptance.evaluation import GraphAnswers
+    from blastscope.calibration.acceptance.evaluation import ReferenceRunner
 
-    GraphAnswers(model.SerializeToString()).probabilities(crops)
-
-
-def _halved(model: onnx.ModelProto, crops: NDArray[np.uint8]) -> onnx.ModelProto:
-    from blastscope.export.onnx_writer import halve
-
-    return halve(model, "fused")
+    ReferenceRunner(model.SerializeToString()).probabilities(crops)
 
 
-def _quantised(model: onnx.ModelProto, crops: NDArray[np.uint8]) -> onnx.ModelProto:
+def _fp16_graph(model: onnx.ModelProto, crops: NDArray[np.uint8]) -> onnx.ModelProto:
+    from blastscope.export.onnx_writer import convert_fp16
+
+    return convert_fp16(model, "fused")
+
+
+def _int8_graph(model: onnx.ModelProto, crops: NDArray[np.uint8]) -> onnx.ModelProto:
     from blastscope.calibration.config import CalibrationConfig
-    from blastscope.calibration.quantisation.quantizer import Recipe, Workshop
+    from blastscope.calibration.quantisation.quantizer import Int8Builder, QuantConfig
 
-    recipe = Recipe(method="minmax")
-    return Workshop(model, crops, CalibrationConfig(), histograms=False).build(recipe)
+    recipe = QuantConfig(method="minmax")
+    return Int8Builder(model, crops, CalibrationConfig(), histograms=False).build(recipe)

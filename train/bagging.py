@@ -86,7 +86,7 @@ def plain_bag(cells: NDArray[np.int64]) -> Bag:
     return Bag(cells, np.zeros(len(cells), np.bool_))
 
 
-def chances(
+def sampling_probabilities(
     bag: Bag,
     labels: NDArray[np.int64],
     patients: NDArray[np.str_],
@@ -137,7 +137,7 @@ def chances(
 
 
 SIZE_BINS = 12
-MOST_REPEATED = 6.0  # a rare size is drawn at most so many times as often as it would be
+MAX_REPEATS = 6.0  # a rare size is drawn at most so many times as often as it would be
 
 
 def size_factors(
@@ -168,12 +168,14 @@ def size_factors(
     )
     wanted = np.sqrt(shares.prod(axis=0))
     with np.errstate(divide="ignore", invalid="ignore"):
-        factors = np.where(shares > 0, wanted / wanted.sum() / shares, 1.0).clip(max=MOST_REPEATED)
+        factors = np.where(shares > 0, wanted / wanted.sum() / shares, 1.0).clip(max=MAX_REPEATS)
     found: NDArray[np.float64] = factors[malignant.astype(np.int64), bins]
     return found
 
 
-def draw(chance: NDArray[np.float64] | None, size: int, count: int | None, rng: np.random.Generator) -> NDArray[np.int64]:
+def sample_epoch(
+    chance: NDArray[np.float64] | None, size: int, count: int | None, rng: np.random.Generator
+) -> NDArray[np.int64]:
     """Positions in a bag in the order of one epoch.
 
     Drawn by systematic sampling: an image's number of copies is its expected number, rounded down or up, so that equal chances

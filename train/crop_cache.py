@@ -23,7 +23,7 @@ from blastscope.runtime.io.own_files import PRIVATE_FILE, make_private_folder
 from blastscope.runtime.io.temporary_file import sibling
 from blastscope.runtime.types import CLASSES
 
-LAYOUT = 1  # of the cache; a change of the cropping code must raise it
+CACHE_VERSION = 1  # of the cache; a change of the cropping code must raise it
 _LOCK = "crops.lock"  # held while crops are made, apart from the lock of `write_folder`
 
 
@@ -53,22 +53,22 @@ def cache_crops(
     cache_dir: Path,
     *,
     workers: int = 0,
-    tell: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> CropStore:
     """The crops of every cell in `folder`, from `cache_dir` where they were computed before.
 
-    `tell(done, all)` is called as cells are cropped. A cell that can't be decoded or cropped is left out and named. The cache's
-    key holds the data's digest and the crop's specification, and a half-written cache is never found: it is renamed into place.
-    A damaged one is made anew. Crops show patients' cells: only this user may look at them.
+    `progress(done, all)` is called as cells are cropped. A cell that can't be decoded or cropped is left out and named. The
+    cache's key holds the data's digest and the crop's specification, and a half-written cache is never found: it is renamed
+    into place. A damaged one is made anew. Crops show patients' cells: only this user may look at them.
     """
-    key = hashlib.sha256(f"{LAYOUT} {folder.sha256} {spec.model_dump_json()}".encode()).hexdigest()[:24]
+    key = hashlib.sha256(f"{CACHE_VERSION} {folder.sha256} {spec.model_dump_json()}".encode()).hexdigest()[:24]
     place = Path(cache_dir) / f"crops-{key}"
     place.parent.mkdir(parents=True, exist_ok=True)
     if not _is_sound(place):
         clear_abandoned(place.parent, prefix="crops-", lock=_LOCK)
         with exclusive_lock(sibling(place, _LOCK), wait=True):
             if not _is_sound(place):  # no other process was faster
-                fill = partial(_fill, folder=folder, spec=spec, workers=workers or os.cpu_count() or 1, tell=tell)
+                fill = partial(_fill, folder=folder, spec=spec, workers=workers or os.cpu_count() or 1, progress=progress)
                 write_folder(place, fill, private=True)
     make_private_folder(place)
     return _open(place, folder)
@@ -83,7 +83,9 @@ def _is_sound(place: Path) -> bool:
         return False
 
 
-def _fill(place: Path, folder: Dataset, spec: CropSpecification, workers: int, tell: Callable[[int, int], None] | None) -> None:
+def _fill(
+    place: Path, folder: Dataset, spec: CropSpecification, workers: int, progress: Callable[[int, int], None] | None
+) -> None:
     shape = (len(folder.cells), spec.side_px, spec.side_px, 3)
     start = np.lib.format.open_memmap(place / "crops.npy", mode="w+", dtype=np.uint8, shape=shape).offset
     kept: list[str] = []
@@ -96,10 +98,10 @@ def _fill(place: Path, folder: Dataset, spec: CropSpecification, workers: int, t
                 kept.append(cell.sha256)
             else:
                 refused.append((cell.sha256, f"{result.code}: {result.detail}"))
-            if tell:
-                tell(number, len(folder.cells))
+            if progress:
+                progress(number, len(folder.cells))
     digest = file_sha256(place / "crops.npy")
-    content = {"layout": LAYOUT, "crop": spec.model_dump(), "kept": kept, "refused": refused, "crops_sha256": digest}
+    content = {"layout": CACHE_VERSION, "crop": spec.model_dump(), "kept": kept, "refused": refused, "crops_sha256": digest}
     (place / "cells.json").write_text(json.dumps(content), encoding="utf-8")
     for path in place.iterdir():
         path.chmod(PRIVATE_FILE)

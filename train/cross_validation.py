@@ -81,13 +81,15 @@ def fold_run(out: Path, fold: int) -> Path:
 def write_pooled(runs: Sequence[Path], out: Path) -> None:
     """Writes OUT/report over the held-out cells of all `runs`; OUT/comparison.json, where there is one, becomes a section."""
     from blastscope.train.report import write_folder
-    from blastscope.train.report.writer import read_comparison, read_measured, read_run
+    from blastscope.train.report.writer import read_comparison, read_run, read_run_uncertainty
 
-    whole = replace(pooled([read_run(run) for run in runs]), comparison=read_comparison(out), uncertainty=read_measured(out))
+    whole = replace(
+        pool_folds([read_run(run) for run in runs]), comparison=read_comparison(out), uncertainty=read_run_uncertainty(out)
+    )
     write_folder(whole, out / "report")
 
 
-def pooled(folds: Sequence[ReportInput]) -> ReportInput:
+def pool_folds(folds: Sequence[ReportInput]) -> ReportInput:
     """The held-out cells of all `folds` as one. Raises `UsageError` where a patient was held out twice or never."""
     from blastscope.runtime.bundle.manifest import Patients
     from blastscope.train.report import ReportInput
@@ -113,8 +115,8 @@ def pooled(folds: Sequence[ReportInput]) -> ReportInput:
         kept=first.kept,
         provenance=first.provenance.model_copy(update={"patients": patients, "config": config.model_dump(mode="json")}),
         patient_classes={name: label for fold in folds for name, label in fold.patient_classes.items()},
-        sizes=_joined([fold.sizes for fold in folds]),
-        lightness=_joined([fold.lightness for fold in folds]),
+        sizes=_concatenate([fold.sizes for fold in folds]),
+        lightness=_concatenate([fold.lightness for fold in folds]),
         circumstances={
             **{f"fold {n}": fold.circumstances["trained"] for n, fold in enumerate(folds, 1)},
             "folds": parts,
@@ -126,5 +128,5 @@ def pooled(folds: Sequence[ReportInput]) -> ReportInput:
     )
 
 
-def _joined(parts: Sequence[NDArray[np.float64] | None]) -> NDArray[np.float64] | None:
+def _concatenate(parts: Sequence[NDArray[np.float64] | None]) -> NDArray[np.float64] | None:
     return np.concatenate([part for part in parts if part is not None]) if all(part is not None for part in parts) else None

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from blastscope.train.augment import augment, draw_augmentations
-from blastscope.train.bagging import Bag, draw
+from blastscope.train.bagging import Bag, sample_epoch
 from blastscope.train.config import AugmentConfig
 
 Inputs = NDArray[np.uint8] | NDArray[np.float32]  # crops (N, S, S, 3), or features (N, F) that frozen networks gave
@@ -55,7 +55,7 @@ class TrainingBatches:
     def epoch(self, number: int, device: torch.device) -> Iterator[Batch]:
         """The batches of epoch `number`; of each batch this process's share."""
         rng = np.random.default_rng([*self.seed, number])
-        order = draw(self.chance, len(self.bag), self.images_per_epoch, rng)
+        order = sample_epoch(self.chance, len(self.bag), self.images_per_epoch, rng)
         table = draw_augmentations(self.augment, self.bag.augmented[order], rng) if self.augment else None
         rank, world = self.share
         for step in range(self.steps):

@@ -84,9 +84,11 @@ def load_ensemble(run: Path | str) -> TrainedEnsemble:
     tensors, header = read_tensors(run / "ensemble.safetensors")
     if TrainConfig.model_validate_json(header.get("config", "{}")) != provenance.config:
         raise DataError(run, "ensemble.safetensors and run.json are of different runs")
-    if (strange := next((name for name, tensor in tensors.items() if _no_numbers(tensor)), None)) is not None:
-        told = f"'{strange}' holds what is not a number: the training diverged, train anew with a smaller lr or with clip_norm"
-        raise DataError(run / "ensemble.safetensors", told)
+    if (strange := next((name for name, tensor in tensors.items() if _is_not_finite(tensor)), None)) is not None:
+        problem = (
+            f"'{strange}' holds what is not a number: the training diverged, train anew with a smaller lr or with clip_norm"
+        )
+        raise DataError(run / "ensemble.safetensors", problem)
     ensemble = empty_ensemble(provenance.config)
     try:
         ensemble.load_state_dict(tensors)
@@ -95,7 +97,7 @@ def load_ensemble(run: Path | str) -> TrainedEnsemble:
     return TrainedEnsemble(ensemble.eval(), provenance.config, provenance)
 
 
-def _no_numbers(tensor: Tensor) -> bool:
+def _is_not_finite(tensor: Tensor) -> bool:
     """Holds NaN, or an infinite number beside others than zeros, which would be a mask."""
     finite = tensor.isfinite()
     return not finite.all() and bool(tensor.isnan().any() or tensor[finite].any())
@@ -132,7 +134,7 @@ def write_record(path: Path, record: StrictModel) -> None:
     write_content(path, record.model_dump_json(indent=1) + "\n")
 
 
-def versions() -> Mapping[str, str]:
+def installed_versions() -> Mapping[str, str]:
     """What trained: Python and the libraries that decide the numbers."""
     found = {"python": platform.python_version()}
     for name in LIBRARIES:

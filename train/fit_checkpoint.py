@@ -32,7 +32,7 @@ _PREFIX = 8  # bytes that tell the header's size; it is padded to their multiple
 
 
 @dataclass(frozen=True, slots=True)
-class Moving:
+class TrainingState:
     """The parts that change from step to step."""
 
     network: nn.Module
@@ -41,7 +41,7 @@ class Moving:
 
 
 @dataclass(frozen=True, slots=True)
-class FitFolder:
+class FitCheckpoint:
     """The files of one network's fitting."""
 
     folder: Path
@@ -51,29 +51,29 @@ class FitFolder:
         """The network is trained."""
         return self._network.is_file()
 
-    def save(self, state: FitState, moving: Moving, kept: nn.Module, *, keep_best: bool) -> None:
+    def save(self, state: FitState, current: TrainingState, kept: nn.Module, *, keep_best: bool) -> None:
         """Keeps the epoch: after this returns, a kill costs at most the next epoch."""
         if keep_best and state.improved:
             write_tensors(self._best(state), kept.state_dict())
-        parts = {"network": moving.network.state_dict(), "optimiser": _optimiser_tensors(moving.optimiser)}
-        if moving.average is not None:
-            parts["average"] = moving.average.state_dict()
+        parts = {"network": current.network.state_dict(), "optimiser": _optimiser_tensors(current.optimiser)}
+        if current.average is not None:
+            parts["average"] = current.average.state_dict()
         tensors = {f"{part}.{name}": tensor for part, content in parts.items() for name, tensor in content.items()}
         write_tensors(self._state, tensors, {"state": state.model_dump_json()})
         for path in self.folder.glob("best-*.safetensors"):
             if path != self._best(state):
                 path.unlink()
 
-    def load(self, moving: Moving) -> FitState:
-        """Fills `moving` with the state of the last whole epoch, if there is one, and returns where the fitting stands."""
+    def load(self, current: TrainingState) -> FitState:
+        """Fills `current` with the state of the last whole epoch, if there is one, and returns where the fitting stands."""
         clear_leftovers(self.folder)
         if not self._state.is_file():
             return FitState()
         tensors, header = read_tensors(self._state)
-        moving.network.load_state_dict(_part(tensors, "network"))
-        if moving.average is not None:
-            moving.average.load_state_dict(_part(tensors, "average"))
-        _load_optimiser(moving.optimiser, _part(tensors, "optimiser"))
+        current.network.load_state_dict(_part(tensors, "network"))
+        if current.average is not None:
+            current.average.load_state_dict(_part(tensors, "average"))
+        _load_optimiser(current.optimiser, _part(tensors, "optimiser"))
         return FitState.model_validate_json(header["state"])
 
     def finish(self, state: FitState, kept: nn.Module, *, keep_best: bool) -> None:
@@ -138,16 +138,16 @@ def read_tensors(path: Path) -> tuple[Tensors, dict[str, str]]:
         raise DataError(path, f"can't be read as safetensors: {error}") from error
 
 
-def _check_digest(path: Path, told: str | None) -> None:
-    if told is None:
+def _check_digest(path: Path, expected: str | None) -> None:
+    if expected is None:
         return  # of an earlier version, which wrote none
     with path.open("rb") as stream:
         size = stream.read(_PREFIX)
         head = stream.read(int.from_bytes(size, "little"))  # safetensors has read it before, and bounds it
-        digest = hashlib.sha256(size + head.replace(f'"{_DIGEST}":"{told}"'.encode(), f'"{_DIGEST}":"{_BLANK}"'.encode()))
+        digest = hashlib.sha256(size + head.replace(f'"{_DIGEST}":"{expected}"'.encode(), f'"{_DIGEST}":"{_BLANK}"'.encode()))
         while piece := stream.read(1 << 20):
             digest.update(piece)
-    if digest.hexdigest() != told:
+    if digest.hexdigest() != expected:
         raise DataError(path, "is damaged: its bytes are not those that were written; train anew, or take a copy of the run")
 
 

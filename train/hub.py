@@ -1,4 +1,4 @@
-"""ImageNet weights on the Hugging Face hub: what its cache holds needs no network, and a hub out of reach is told at once."""
+"""ImageNet weights on the Hugging Face hub: its cache needs no network, and an unreachable hub fails within seconds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 FILES = ("model.safetensors", "pytorch_model.bin")  # as timm looks for them
-WAIT_S = 3.0
+TIMEOUT_S = 3.0
 
 
 def cached_weights(pretrained: Mapping[str, Any]) -> Path | None:
@@ -25,7 +25,7 @@ def cached_weights(pretrained: Mapping[str, Any]) -> Path | None:
     return None
 
 
-def why_out_of_reach() -> str | None:
+def unreachable_reason() -> str | None:
     """Why the hub doesn't answer within a few seconds; None where it does.
 
     The hub's own client asks again and again, for most of a minute, before it gives up.
@@ -35,7 +35,7 @@ def why_out_of_reach() -> str | None:
     if constants.HF_HUB_OFFLINE:
         return "the hub's client is set to work offline"
     try:
-        urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=WAIT_S).close()
+        urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=TIMEOUT_S).close()
     except (urllib.error.HTTPError, ssl.SSLError):
         return None  # it answers; the client may know a certificate or a password
     except OSError as error:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from blastscope.runtime.types import CLASSES, VOTERS, Voter
-from blastscope.train.backbone import Backbone, Look, Statistics, look, make_backbone
+from blastscope.train.backbone import Backbone, BackboneOutput, Statistics, forward_features, make_backbone
 from blastscope.train.config import NetworkConfig, Stage2Config, TrainConfig
 
 # Where `colour = "standardise"` takes each cell's channels: about what C-NMC's cells have, on a range of 255. Any fixed colour
@@ -65,7 +65,7 @@ class VoterNetwork(nn.Module):
         self.normalise = Normalise(backbone.statistics, config.colour)
         self.backbone = backbone.network
         self.stages = backbone.stages
-        self.offered = backbone.offered
+        self.combined_features = backbone.combined_features
         self.dropout = nn.Dropout(config.dropout)
         self.classify = nn.Linear(backbone.features, len(CLASSES))
 
@@ -76,9 +76,9 @@ class VoterNetwork(nn.Module):
             return self.logits(self.backbone(pixels)).float()
         return mean_over(self.views, self.logits(self.backbone(orientations(pixels, self.views)))).float()
 
-    def look(self, pixels: Tensor) -> Look:
+    def forward_features(self, pixels: Tensor) -> BackboneOutput:
         """One pass of the backbone over normalised `pixels` (N, 3, S, S)."""
-        return look(self.backbone, pixels, self.stages)
+        return forward_features(self.backbone, pixels, self.stages)
 
     def logits(self, features: Tensor) -> Tensor:
         """(N, features) pooled to (N, 2)."""
@@ -106,7 +106,7 @@ def mean_over(views: int, logits: Tensor) -> Tensor:
 
 
 class CombinedHead(nn.Module):
-    """The combined model on what A and B offer, each batch-normalised: FC, FC, FC 2 with ReLU and dropout."""
+    """The combined model on features of A and B, each batch-normalised: FC, FC, FC 2 with ReLU and dropout."""
 
     def __init__(self, features: int, config: Stage2Config) -> None:
         super().__init__()
@@ -141,7 +141,8 @@ class CombinedNetwork(nn.Module):
         """Crops (N, S, S, 3) uint8 to logits (N, 2) float32."""
         pixels, views = self.a.normalise(crops), 1 if self.training else self.a.views
         seen = orientations(pixels, views)
-        return mean_over(views, self.head(torch.cat([self.a.look(seen).offered, self.b.look(seen).offered], dim=1)))
+        features = [network.forward_features(seen).combined_features for network in (self.a, self.b)]
+        return mean_over(views, self.head(torch.cat(features, dim=1)))
 
 
 class Ensemble(nn.Module):
@@ -165,11 +166,11 @@ class Ensemble(nn.Module):
     def forward(self, crops: Tensor) -> Tensor:
         """Logits (N, 3, 2). The input is normalised once: A and B have one architecture."""
         seen = orientations(self.a.normalise(crops), self.views)
-        a, b = self.a.look(seen), self.b.look(seen)
-        offered = [a.offered, b.offered]
+        a, b = self.a.forward_features(seen), self.b.forward_features(seen)
+        features = [a.combined_features, b.combined_features]
         if self.tuned_a is not None and self.tuned_b is not None:
-            offered = [self.tuned_a.look(seen).offered, self.tuned_b.look(seen).offered]
-        logits = [self.a.logits(a.pooled).float(), self.b.logits(b.pooled).float(), self.head(torch.cat(offered, dim=1))]
+            features = [network.forward_features(seen).combined_features for network in (self.tuned_a, self.tuned_b)]
+        logits = [self.a.logits(a.pooled).float(), self.b.logits(b.pooled).float(), self.head(torch.cat(features, dim=1))]
         return mean_over(self.views, torch.stack(logits, dim=1))
 
     def divide_margins(self, temperature: float) -> None:
@@ -198,4 +199,4 @@ def make_ensemble(config: TrainConfig) -> Ensemble:
     """An ensemble of `config`'s shape with random weights: what a checkpoint is loaded into."""
     bare = config.model_copy(update={"network": config.network.model_copy(update={"weights": "none"})})
     (a, _), (b, _) = make_voter(bare), make_voter(bare)
-    return Ensemble(a, b, CombinedHead(a.offered, config.stage2), fine_tuned=config.stage2.fine_tune)
+    return Ensemble(a, b, CombinedHead(a.combined_features, config.stage2), fine_tuned=config.stage2.fine_tune)

@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     # the untrained network and some crops (N, S, S, 3) in, a sentence out
     Rehearsal = Callable[[TrunkEnsemble | VoterNetwork, NDArray[np.uint8]], str]
 
-WANTED = {"torch": "torch", "timm": "timm", "safetensors": "safetensors", "lightning_fabric": "lightning-fabric"}
-REHEARSED = 2  # crops
+REQUIRED_LIBRARIES = {"torch": "torch", "timm": "timm", "safetensors": "safetensors", "lightning_fabric": "lightning-fabric"}
+REHEARSAL_CROPS = 2  # crops
 
 
 def train_ensemble(
@@ -65,10 +65,10 @@ def train_ensemble(
     by the same recipe on the same cells, for a run that holds nobody out; without it a run with enough validation people
     measures its own. Progress goes to `console`. A run that begins is told first what `rehearse` says of the untrained network.
     """
-    for module, library in WANTED.items():
+    for module, library in REQUIRED_LIBRARIES.items():
         if importlib.util.find_spec(module) is None:
             raise MissingLibrary(library, "train")
-    from blastscope.train.accelerator import open_machine
+    from blastscope.train.accelerator import make_fabric
     from blastscope.train.crop_cache import cache_crops
     from blastscope.train.ensemble_checkpoint import write_record
     from blastscope.train.progress import Progress
@@ -77,10 +77,10 @@ def train_ensemble(
     from blastscope.train.uncertainty import FILE, read_uncertainty, write_uncertainty
 
     out = Path(out)
-    check_place(out, resume=resume)
+    check_run_folder(out, resume=resume)
     with Progress(console) as progress:
         folder = scan_dataset(data)
-        check_same(out, config, folder)
+        check_same_run(out, config, folder)
         given = read_uncertainty(Path(uncertainty)) if uncertainty else None
         if uncertainty and given and not given.fits(config, folder.sha256):
             raise DataError(
@@ -88,8 +88,8 @@ def train_ensemble(
             )
         start = _start(out, config)
         cache_dir = Path(cache or default_cache_dir())
-        store = cache_crops(folder, config.crop, cache_dir, workers=config.compute.workers, tell=progress.crops)
-        machine = open_machine(config.compute)
+        store = cache_crops(folder, config.crop, cache_dir, workers=config.compute.workers, progress=progress.crops)
+        machine = make_fabric(config.compute)
         progress.console.quiet |= not machine.is_global_zero
         try:
             split = split_cells(store.cells, config.data)
@@ -99,7 +99,7 @@ def train_ensemble(
         out.mkdir(parents=True, exist_ok=True)
         with exclusive_lock(out / ".lock", wait=False) if machine.is_global_zero else nullcontext():
             if rehearse is not None and machine.is_global_zero and not (out / "run.json").is_file():
-                progress.say(rehearse(start[0], store.crops[:REHEARSED]))
+                progress.say(rehearse(start[0], store.crops[:REHEARSAL_CROPS]))
             _train(job, folder, start)
             if machine.is_global_zero and given:
                 write_record(out / FILE, given)
@@ -114,12 +114,12 @@ def train_ensemble(
 def _start(run: Path, config: TrainConfig) -> tuple[TrunkEnsemble | VoterNetwork, str]:
     """What the training starts from, and where its weights come from; none are fetched for what is trained already."""
     from blastscope.train.ensemble_checkpoint import read_provenance
-    from blastscope.train.fit_checkpoint import FitFolder
+    from blastscope.train.fit_checkpoint import FitCheckpoint
     from blastscope.train.stages import start_voter
     from blastscope.train.trunk_stages import start_ensemble
 
     finished = (run / "run.json").is_file() and read_provenance(run).state == "finished"
-    if finished or (not config.trunk and all(FitFolder(run / voter).finished for voter in ("a", "b"))):
+    if finished or (not config.trunk and all(FitCheckpoint(run / voter).finished for voter in ("a", "b"))):
         config = config.model_copy(update={"network": config.network.model_copy(update={"weights": "none"})})
     return start_ensemble(config) if config.trunk else start_voter(config)
 
@@ -141,10 +141,10 @@ def _train(job: Job, folder: Dataset, start: tuple[TrunkEnsemble | VoterNetwork,
                 job.run, "can't go on: it was split by patient ids that are one person, and now these stay together; begin anew"
             )
     else:
-        provenance = first_provenance(job, folder, origin)
+        provenance = initial_provenance(job, folder, origin)
         if writes:
             write_record(job.run / "run.json", provenance)
-    say_data(provenance, job.progress)
+    log_dataset(provenance, job.progress)
     if provenance.state == "finished":
         job.progress.say("this run is finished already")
         return
@@ -177,9 +177,9 @@ def _fit_all(job: Job, start: TrunkEnsemble | VoterNetwork) -> tuple[AnyEnsemble
 def read_history(run: Path) -> RunHistory:
     """The epochs of the three finished networks."""
     from blastscope.train.ensemble_checkpoint import RunHistory
-    from blastscope.train.fit_checkpoint import FitFolder
+    from blastscope.train.fit_checkpoint import FitCheckpoint
 
-    return RunHistory(**{name: FitFolder(run / name).history() for name in ("a", "b", "combined")})
+    return RunHistory(**{name: FitCheckpoint(run / name).history() for name in ("a", "b", "combined")})
 
 
 def _report(run: Path, progress: Progress) -> None:
@@ -189,7 +189,7 @@ def _report(run: Path, progress: Progress) -> None:
     progress.say(f"report: {run / 'report' / 'index.html'}")
 
 
-def check_place(out: Path, *, resume: bool) -> None:
+def check_run_folder(out: Path, *, resume: bool) -> None:
     """Raises `DataError` unless `out` is empty or not there yet, or to be resumed."""
     try:
         os.fspath(out).encode()
@@ -206,37 +206,37 @@ def check_place(out: Path, *, resume: bool) -> None:
         raise DataError(out, "has files and no run.json: not a run to go on with")
 
 
-def check_same(out: Path, config: TrainConfig, folder: Dataset) -> None:
+def check_same_run(out: Path, config: TrainConfig, folder: Dataset) -> None:
     """Raises `DataError`, which says what differs, unless the run in `out` is of this configuration and these cells."""
     from blastscope.train.ensemble_checkpoint import read_provenance
 
     if not (out / "run.json").is_file():
         return
     before = read_provenance(out)
-    differing = list(differences(before.config, config))
+    differing = list(config_differences(before.config, config))
     if before.data_sha256 != folder.sha256:
         differing.append(f"the data: digest {before.data_sha256} then, {folder.sha256} now")
     if differing:
         raise DataError(out, f"can't go on, this differs from the run: {'; '.join(differing)}")
 
 
-def differences(before: StrictModel, now: StrictModel, *, prefix: str = "") -> list[str]:
+def config_differences(before: StrictModel, now: StrictModel, *, prefix: str = "") -> list[str]:
     """Each field that differs, by its name in the TOML file. How many devices and threads work is left out."""
     found = []
     for name in type(before).model_fields:
         old, new = getattr(before, name), getattr(now, name)
         if isinstance(old, StrictModel):
-            found += differences(old, new, prefix=f"{prefix}{name}.")
+            found += config_differences(old, new, prefix=f"{prefix}{name}.")
         elif old != new and f"{prefix}{name}" not in ("compute.devices", "compute.workers"):
             found.append(f"{prefix}{name} was {old!r}, is {new!r}")
     return found
 
 
-def first_provenance(job: Job, folder: Dataset, origin: str) -> RunProvenance:
+def initial_provenance(job: Job, folder: Dataset, origin: str) -> RunProvenance:
     """What is known before the first step."""
     from blastscope.runtime.bundle.manifest import Patients
-    from blastscope.train.accelerator import describe
-    from blastscope.train.ensemble_checkpoint import RunProvenance, ValidationCell, versions
+    from blastscope.train.accelerator import describe_device
+    from blastscope.train.ensemble_checkpoint import RunProvenance, ValidationCell, installed_versions
 
     cells, patients = job.store.cells, job.store.patients
 
@@ -253,13 +253,14 @@ def first_provenance(job: Job, folder: Dataset, origin: str) -> RunProvenance:
         ),
         training_cells=len(job.split.training),
         validation=tuple(
-            ValidationCell(file=shown(cell.path, folder.root), label=cell.label, patient=cell.patient) for cell in validation
+            ValidationCell(file=relative_name(cell.path, folder.root), label=cell.label, patient=cell.patient)
+            for cell in validation
         ),
         duplicates=len(folder.duplicates),
-        refused=tuple((shown(path, folder.root), reason) for path, reason in (*folder.rejected, *job.store.refused)),
+        refused=tuple((relative_name(path, folder.root), reason) for path, reason in (*folder.rejected, *job.store.refused)),
         weights=origin,
-        versions=dict(versions()),
-        device=describe(job.machine),
+        versions=dict(installed_versions()),
+        device=describe_device(job.machine),
         precision=str(job.machine.strategy.precision.precision),
         seconds=0.0,
         notes=(*job.split.notes, *((f"backbone weights: {origin}",) if origin.startswith("random:") else ())),
@@ -267,12 +268,12 @@ def first_provenance(job: Job, folder: Dataset, origin: str) -> RunProvenance:
     )
 
 
-def shown(path: Path, root: Path) -> str:
+def relative_name(path: Path, root: Path) -> str:
     """`path` from `root`, with forward slashes. JSON holds text alone: a name that is no UTF-8 tells its bytes as numbers."""
     return os.fsencode(path.relative_to(root).as_posix()).decode(errors="backslashreplace")
 
 
-def say_data(provenance: RunProvenance, progress: Progress) -> None:
+def log_dataset(provenance: RunProvenance, progress: Progress) -> None:
     """What goes in and what was left out, by name."""
     progress.say(
         f"{provenance.training_cells} cells of {len(provenance.patients.training)} patients train, "

@@ -12,7 +12,7 @@ from torch import nn
 from blastscope.runtime.bundle.manifest import Patients
 from blastscope.train.config import TrainConfig
 from blastscope.train.data_loader import seed_of
-from blastscope.train.ensemble_checkpoint import AnyEnsemble, RunProvenance, TrainedEnsemble, empty_ensemble, versions
+from blastscope.train.ensemble_checkpoint import AnyEnsemble, RunProvenance, TrainedEnsemble, empty_ensemble, installed_versions
 
 RANDOM = "random weights: the calls mean nothing"
 
@@ -28,7 +28,7 @@ def random_ensemble(config: TrainConfig, crops: NDArray[np.uint8]) -> TrainedEns
     torch.manual_seed(seed_of(config.seed))
     bare = config.model_copy(update={"network": config.network.model_copy(update={"weights": "none"})})
     ensemble = empty_ensemble(bare)
-    set_statistics(ensemble, crops, config.compute.batch)
+    set_batch_norm_statistics(ensemble, crops, config.compute.batch)
     provenance = RunProvenance(
         state="finished",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -41,7 +41,7 @@ def random_ensemble(config: TrainConfig, crops: NDArray[np.uint8]) -> TrainedEns
         duplicates=0,
         refused=(),
         weights="random",
-        versions=dict(versions()),
+        versions=dict(installed_versions()),
         device="cpu",
         precision="32-true",
         seconds=0.0,
@@ -52,7 +52,7 @@ def random_ensemble(config: TrainConfig, crops: NDArray[np.uint8]) -> TrainedEns
 
 
 @torch.inference_mode()
-def set_statistics(ensemble: AnyEnsemble, crops: NDArray[np.uint8], batch: int) -> None:
+def set_batch_norm_statistics(ensemble: AnyEnsemble, crops: NDArray[np.uint8], batch: int) -> None:
     """Replaces the running statistics of every batch-norm by the means over `crops`.
 
     Twice over the crops: the head's statistics are of features as backbones in eval mode give them.

@@ -42,9 +42,9 @@ class FitState(StrictModel):
         """The last epoch is the best so far."""
         return self.best_epoch == self.epoch > 0
 
-    def after(self, row: EpochRow, config: ScheduleConfig) -> FitState:
+    def update(self, row: EpochRow, config: ScheduleConfig) -> FitState:
         """The state once `row` is known: at the 6th epoch without a better value, as Keras counts, the rate is reduced."""
-        value = watched(row, config)
+        value = monitored_value(row, config)
         change: dict[str, float | int]
         if self.best_value is None or value < self.best_value:
             change = {"best_epoch": row.epoch, "best_value": value, "waited": 0}
@@ -60,7 +60,7 @@ class FitState(StrictModel):
         return self.epoch >= config.epochs or (config.schedule == "plateau" and stale >= config.stop_after and self.epoch > 0)
 
 
-def watched(row: EpochRow, config: ScheduleConfig) -> float:
+def monitored_value(row: EpochRow, config: ScheduleConfig) -> float:
     """What a better epoch has less of. Without a validation part the training's own value is watched."""
     validated = row.validation_loss is not None and row.validation_accuracy is not None
     if config.watch == "loss":

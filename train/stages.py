@@ -14,11 +14,11 @@ from torch import nn
 
 from blastscope.runtime.types import VOTERS, Voter
 from blastscope.train.augment import augment, draw_augmentations
-from blastscope.train.bagging import Bag, Bags, chances, make_bags, plain_bag
+from blastscope.train.bagging import Bag, Bags, make_bags, plain_bag, sampling_probabilities
 from blastscope.train.config import ScheduleConfig, TrainConfig
 from blastscope.train.crop_cache import CropStore
 from blastscope.train.data_loader import Inputs, TrainingBatches, ValidationBatches, seed_of
-from blastscope.train.fit_checkpoint import FitFolder
+from blastscope.train.fit_checkpoint import FitCheckpoint
 from blastscope.train.network import CombinedHead, CombinedNetwork, Ensemble, VoterNetwork, make_voter
 from blastscope.train.progress import Progress
 from blastscope.train.split import Split
@@ -54,7 +54,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Rows:
+class TrainingRows:
     """Inputs with the label and the patient of each row."""
 
     inputs: Inputs
@@ -70,9 +70,9 @@ def train_voters(job: Job, start: VoterNetwork) -> tuple[VoterNetwork, VoterNetw
     store = job.store
     parts: tuple[tuple[Voter, VoterNetwork, Bag], ...] = (("a", a, job.bags.a), ("b", b, job.bags.b))
     for voter, network, bag in parts:
-        reset(network.classify, job.seed(voter))
-        _fit(job, voter, network, Rows(store.crops, store.labels, store.patients, bag, job.split.validation))
-        lean(network.classify, job.config.stage1)
+        reset_layer(network.classify, job.seed(voter))
+        _fit(job, voter, network, TrainingRows(store.crops, store.labels, store.patients, bag, job.split.validation))
+        apply_logit_shift(network.classify, job.config.stage1)
     return a, b
 
 
@@ -80,24 +80,24 @@ def train_combined(job: Job, a: VoterNetwork, b: VoterNetwork) -> Ensemble:
     """The combined model on A's and B's features, which move only with `fine_tune`; it completes the ensemble."""
     torch.manual_seed(seed_of(*job.seed("combined")))
     stage = job.config.stage2
-    head = CombinedHead(a.offered, stage)
+    head = CombinedHead(a.combined_features, stage)
     ensemble = Ensemble(a, b, head, fine_tuned=stage.fine_tune)
     if ensemble.tuned_a is not None and ensemble.tuned_b is not None:
         for tuned in (ensemble.tuned_a, ensemble.tuned_b):
             tuned.classify.requires_grad_(False)  # not used here, and several processes wait for every gradient
         bag = Bag(job.split.training, np.ones(len(job.split.training), np.bool_))
-        rows = Rows(job.store.crops, job.store.labels, job.store.patients, bag, job.split.validation)
+        rows = TrainingRows(job.store.crops, job.store.labels, job.store.patients, bag, job.split.validation)
         _fit(job, "combined", CombinedNetwork(ensemble.tuned_a, ensemble.tuned_b, head), rows)
     else:
-        finished = FitFolder(job.run / "combined").finished
-        _fit(job, "combined", head, _nothing(job) if finished else feature_rows(job, a, b))
+        finished = FitCheckpoint(job.run / "combined").finished
+        _fit(job, "combined", head, _empty_rows(job) if finished else feature_rows(job, a, b))
     last = head.layers[-1]
     assert isinstance(last, nn.Linear)
-    lean(last, stage)
+    apply_logit_shift(last, stage)
     return ensemble.eval()
 
 
-def _fit(job: Job, voter: Voter, network: nn.Module, rows: Rows) -> None:
+def _fit(job: Job, voter: Voter, network: nn.Module, rows: TrainingRows) -> None:
     stage: ScheduleConfig = job.config.stage2 if voter == "combined" else job.config.stage1
     training = TrainingBatches(
         rows.inputs,
@@ -105,40 +105,40 @@ def _fit(job: Job, voter: Voter, network: nn.Module, rows: Rows) -> None:
         rows.training,
         stage.batch_size,
         job.seed(voter),
-        chance=chances(rows.training, rows.labels, rows.patients, stage),
+        chance=sampling_probabilities(rows.training, rows.labels, rows.patients, stage),
         images_per_epoch=stage.images_per_epoch,
         augment=job.config.augment if rows.inputs is job.store.crops else None,
         share=(job.machine.global_rank, job.machine.world_size),
     )
     validation = ValidationBatches(rows.inputs, rows.labels, rows.validation, job.config.compute.batch)
-    fit(network, Task(voter, stage, training, validation, FitFolder(job.run / voter)), job.machine, job.progress)
+    fit(network, Task(voter, stage, training, validation, FitCheckpoint(job.run / voter)), job.machine, job.progress)
 
 
-def feature_rows(job: Job, a: VoterNetwork, b: VoterNetwork) -> Rows:
+def feature_rows(job: Job, a: VoterNetwork, b: VoterNetwork) -> TrainingRows:
     """Features of every cell as it is, then of the training cells' augmented copies, drawn once."""
     store, training = job.store, job.split.training
-    parts = [offered(job, a, b, np.arange(len(store.cells)))]
+    parts = [extract_features(job, a, b, np.arange(len(store.cells)))]
     for number in range(job.config.stage2.augmented_copies):
-        parts.append(offered(job, a, b, training, augmented=number))
+        parts.append(extract_features(job, a, b, training, augmented=number))
         job.progress.say(f"combined: features of augmented copy {number + 1} of {job.config.stage2.augmented_copies}")
     copies = np.tile(training, len(parts) - 1)
     labels = np.concatenate([store.labels, store.labels[copies]])
     patients = np.concatenate([store.patients, store.patients[copies]])
     rows = np.concatenate([training, np.arange(len(store.cells), len(labels))])
-    return Rows(np.concatenate(parts), labels, patients, plain_bag(rows), job.split.validation)
+    return TrainingRows(np.concatenate(parts), labels, patients, plain_bag(rows), job.split.validation)
 
 
-def _nothing(job: Job) -> Rows:
+def _empty_rows(job: Job) -> TrainingRows:
     """The rows of a network that is finished and only read."""
     empty = np.empty((len(job.store.cells), 0), np.float32)
-    return Rows(empty, job.store.labels, job.store.patients, plain_bag(job.split.training), job.split.validation)
+    return TrainingRows(empty, job.store.labels, job.store.patients, plain_bag(job.split.training), job.split.validation)
 
 
 @torch.inference_mode()
-def offered(
+def extract_features(
     job: Job, a: VoterNetwork, b: VoterNetwork, rows: NDArray[np.int64], *, augmented: int | None = None
 ) -> NDArray[np.float32]:
-    """(n, 2 offered) float32 of the cells `rows`, each augmented anew where `augmented` gives the copy's number."""
+    """Features (n, 2 F) float32, A's before B's, of the cells `rows`, augmented where `augmented` gives the copy's number."""
     device, batch = job.machine.device, job.config.compute.batch
     a.to(device).eval(), b.to(device).eval()
     rng, table = np.random.default_rng([*job.seed("combined"), COPIES + (augmented or 0)]), None
@@ -151,7 +151,8 @@ def offered(
         crops = crops if table is None else augment(crops, table[part], rng)
         with job.machine.autocast():
             pixels = a.normalise(torch.from_numpy(crops).to(device))
-            found.append(torch.cat([a.look(pixels).offered, b.look(pixels).offered], dim=1).float().cpu().numpy())
+            features = [network.forward_features(pixels).combined_features for network in (a, b)]
+            found.append(torch.cat(features, dim=1).float().cpu().numpy())
     return np.concatenate(found)
 
 
@@ -175,13 +176,13 @@ def start_voter(config: TrainConfig) -> tuple[VoterNetwork, str]:
     return voter, origin
 
 
-def reset(layer: nn.Linear, seed: tuple[int, ...]) -> None:
+def reset_layer(layer: nn.Linear, seed: tuple[int, ...]) -> None:
     """New weights for A's and B's own last layers, so that they differ from the start."""
     torch.manual_seed(seed_of(*seed))
     layer.reset_parameters()
 
 
-def lean(layer: nn.Linear, stage: ScheduleConfig) -> None:
+def apply_logit_shift(layer: nn.Linear, stage: ScheduleConfig) -> None:
     """Adds the stage's shift to ALL's logit for good."""
     if stage.all_logit_shift:
         with torch.no_grad():

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from blastscope.runtime.errors import ConfigError, UsageError
 from blastscope.train.config import ScheduleConfig
 from blastscope.train.data_loader import Batch, TrainingBatches, ValidationBatches, seed_of
-from blastscope.train.fit_checkpoint import FitFolder, Moving
+from blastscope.train.fit_checkpoint import FitCheckpoint, TrainingState
 from blastscope.train.progress import Progress
 from blastscope.train.schedule import EpochRow, FitState, learning_rate
 
@@ -32,7 +32,7 @@ class Task:
     config: ScheduleConfig
     training: TrainingBatches
     validation: ValidationBatches
-    files: FitFolder
+    files: FitCheckpoint
     nuisance_penalty: float = 0.0  # weight of `nuisance_covariance` in the loss, where the batches have a nuisance
 
 
@@ -58,18 +58,18 @@ def fit(network: nn.Module, task: Task, machine: Fabric, progress: Progress) -> 
 
 def _fit(network: nn.Module, task: Task, machine: Fabric, progress: Progress) -> None:
     config, keep_best = task.config, task.config.keep == "best"
-    freeze(network, config)
+    freeze_layers(network, config)
     average = copy.deepcopy(network) if config.ema_decay else None
     kept = average or network
     wrapped, optimiser = machine.setup(network, make_optimiser(network, config))
-    moving = Moving(wrapped, optimiser, average)
-    state = task.files.load(moving)
-    set_scaler(machine, state)
+    current = TrainingState(wrapped, optimiser, average)
+    state = task.files.load(current)
+    load_scaler_state(machine, state)
     progress.begin(task.name, state.epoch, config.epochs, task.training.steps)
     while not state.finished(config):
         started = time.monotonic()
         batches = progress.track(task.name, task.training.epoch(state.epoch, machine.device))
-        trained = train_epoch(batches, moving, task, state, machine)
+        trained = train_epoch(batches, current, task, state, machine)
         validated = machine.broadcast(validate(kept, task.validation, machine))  # all processes decide alike
         if not math.isfinite(trained.loss + (validated.loss if validated else 0)):
             raise UsageError(
@@ -78,43 +78,43 @@ def _fit(network: nn.Module, task: Task, machine: Fabric, progress: Progress) ->
             )
         row = EpochRow(
             epoch=state.epoch + 1,
-            lr=rate_after(task, state),
+            lr=last_learning_rate(task, state),
             train_loss=trained.loss,
             train_accuracy=trained.accuracy,
             validation_loss=validated and validated.loss,
             validation_accuracy=validated and validated.accuracy,
             seconds=time.monotonic() - started,
         )
-        state = state.after(row, config).model_copy(update={"scaler": scaler_of(machine)})
+        state = state.update(row, config).model_copy(update={"scaler": scaler_state(machine)})
         progress.epoch(task.name, row)
         if machine.is_global_zero:
-            task.files.save(state, moving, kept, keep_best=keep_best)
+            task.files.save(state, current, kept, keep_best=keep_best)
     if machine.is_global_zero:
         task.files.finish(state, kept, keep_best=keep_best)
     machine.barrier()
 
 
-def train_epoch(batches: Iterable[Batch], moving: Moving, task: Task, state: FitState, machine: Fabric) -> Score:
+def train_epoch(batches: Iterable[Batch], current: TrainingState, task: Task, state: FitState, machine: Fabric) -> Score:
     """One pass over the bag; the loss and the accuracy on the way, over all processes."""
     config, steps = task.config, task.training.steps
     torch.manual_seed(seed_of(*task.training.seed, state.epoch))  # dropout: of the epoch, not of what ran before
-    moving.network.train()
-    still(moving.network, config)
+    current.network.train()
+    freeze_batch_norm(current.network, config)
     weights = torch.tensor(config.class_weights, device=machine.device)
     totals = torch.zeros(3, device=machine.device)  # loss, right calls, images
     for step, (inputs, labels, nuisance) in enumerate(batches, start=state.epoch * steps):
-        set_rate(moving.optimiser, learning_rate(config, step, steps, state.lr_factor))
-        logits = moving.network(inputs)
+        set_learning_rate(current.optimiser, learning_rate(config, step, steps, state.lr_factor))
+        logits = current.network(inputs)
         loss = weighted_loss(logits, labels, weights, config.label_smoothing)
         if nuisance is not None:
             loss = loss + task.nuisance_penalty * nuisance_covariance(logits, labels, nuisance)
-        moving.optimiser.zero_grad()
+        current.optimiser.zero_grad()
         machine.backward(loss)
         if config.clip_norm:
-            machine.clip_gradients(moving.network, moving.optimiser, max_norm=config.clip_norm)
-        moving.optimiser.step()
-        if moving.average is not None:
-            follow(moving.average, moving.network, config.ema_decay, step)
+            machine.clip_gradients(current.network, current.optimiser, max_norm=config.clip_norm)
+        current.optimiser.step()
+        if current.average is not None:
+            update_ema(current.average, current.network, config.ema_decay, step)
         right = (_mean_of_members(logits.detach()).argmax(dim=1) == labels).sum()
         totals += torch.stack([loss.detach() * len(labels), right, torch.ones_like(right) * len(labels)])
     summed = machine.all_reduce(totals, reduce_op="sum")
@@ -123,7 +123,7 @@ def train_epoch(batches: Iterable[Batch], moving: Moving, task: Task, state: Fit
     return Score(loss_sum / images, right_sum / images)
 
 
-def rate_after(task: Task, state: FitState) -> float:
+def last_learning_rate(task: Task, state: FitState) -> float:
     """The learning rate of the last step of the epoch that `state` stands before."""
     last = (state.epoch + 1) * task.training.steps - 1
     return learning_rate(task.config, last, task.training.steps, state.lr_factor)
@@ -193,13 +193,13 @@ def make_optimiser(network: nn.Module, config: ScheduleConfig) -> torch.optim.Op
     return torch.optim.RMSprop(options, lr=config.lr, alpha=config.rho, eps=config.epsilon)
 
 
-def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
     """Every group's learning rate from the schedule's."""
     for group in optimiser.param_groups:
         group["lr"] = rate * group["factor"]
 
 
-def freeze(network: nn.Module, config: ScheduleConfig) -> None:
+def freeze_layers(network: nn.Module, config: ScheduleConfig) -> None:
     """Takes the gradients from the backbone's layers that `config.frozen` names."""
     for name, parameter in network.named_parameters():
         if is_frozen(name, config):
@@ -208,26 +208,26 @@ def freeze(network: nn.Module, config: ScheduleConfig) -> None:
 
 def is_frozen(name: str, config: ScheduleConfig) -> bool:
     """The parameter or module `name` belongs to one of the frozen layers."""
-    layer = _layer(name)
+    layer = _backbone_layer(name)
     return any(layer.startswith(f"{prefix}.") for prefix in config.frozen)
 
 
 def check_frozen(network: nn.Module, config: ScheduleConfig, section: str) -> None:
     """Raises `ConfigError` where one of the names in `config.frozen` is the beginning of no layer in the network's backbone."""
-    layers = [layer for name, _ in network.named_parameters() if (layer := _layer(name))]
+    layers = [layer for name, _ in network.named_parameters() if (layer := _backbone_layer(name))]
     strange = [prefix for prefix in config.frozen if not any(layer.startswith(f"{prefix}.") for layer in layers)]
     if strange:
         known = ", ".join(dict.fromkeys(layer.split(".")[0] for layer in layers))
-        told = f"frozen: the backbone has no layer {', '.join(map(repr, strange))}; its layers begin with {known}"
-        raise ConfigError(section, [told])
+        problem = f"frozen: the backbone has no layer {', '.join(map(repr, strange))}; its layers begin with {known}"
+        raise ConfigError(section, [problem])
 
 
-def _layer(name: str) -> str:
+def _backbone_layer(name: str) -> str:
     """The name of a parameter or module within its backbone, with a dot behind it; nothing outside of a backbone."""
     return f".{name}.".rpartition(".backbone.")[2] if ".backbone." in f".{name}." else ""
 
 
-def still(network: nn.Module, config: ScheduleConfig) -> None:
+def freeze_batch_norm(network: nn.Module, config: ScheduleConfig) -> None:
     """Puts into eval mode every batch-norm whose running statistics must stay. Call after `train()`."""
     for name, module in network.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and (
@@ -237,7 +237,7 @@ def still(network: nn.Module, config: ScheduleConfig) -> None:
 
 
 @torch.no_grad()
-def follow(average: nn.Module, network: nn.Module, decay: float, step: int) -> None:
+def update_ema(average: nn.Module, network: nn.Module, decay: float, step: int) -> None:
     """Moves the averaged weights and statistics towards the network's; faster at first, when the average knows little."""
     decay = min(decay, (1 + step) / (10 + step))
     for own, other in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
@@ -247,12 +247,12 @@ def follow(average: nn.Module, network: nn.Module, decay: float, step: int) -> N
             own.copy_(other)
 
 
-def scaler_of(machine: Fabric) -> dict[str, float]:
+def scaler_state(machine: Fabric) -> dict[str, float]:
     """The loss scale of fp16; nothing in other precisions."""
     return dict(machine.strategy.precision.state_dict())
 
 
-def set_scaler(machine: Fabric, state: FitState) -> None:
+def load_scaler_state(machine: Fabric, state: FitState) -> None:
     """Puts the loss scale back where it was."""
     if state.scaler:
         machine.strategy.precision.load_state_dict(state.scaler)

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from blastscope.runtime.errors import ConfigError
 from blastscope.runtime.types import CLASSES, VOTERS, Voter
-from blastscope.train.backbone import LEAST_VARIANCE, UNBUILDABLE, create_backbone, unfit
+from blastscope.train.backbone import LEAST_VARIANCE, UNBUILDABLE, create_backbone, unfit_error
 from blastscope.train.config import TrainConfig, TrunkConfig
 from blastscope.train.network import Normalise
 
@@ -381,5 +381,5 @@ def make_trunk_ensemble(config: TrainConfig) -> tuple[TrunkEnsemble, str]:
     except ConfigError:
         raise
     except UNBUILDABLE as error:
-        raise unfit(config.network, config.crop.side_px, error) from error
+        raise unfit_error(config.network, config.crop.side_px, error) from error
     return TrunkEnsemble(trunk, config.trunk), origin

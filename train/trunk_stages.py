@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from blastscope.runtime.types import VOTERS, Voter
-from blastscope.train.bagging import Bag, chances, plain_bag
+from blastscope.train.bagging import Bag, plain_bag, sampling_probabilities
 from blastscope.train.config import ScheduleConfig, TrainConfig, TrunkConfig
 from blastscope.train.data_loader import TrainingBatches, ValidationBatches, seed_of
 from blastscope.train.features import FeatureTable, trunk_features
-from blastscope.train.fit_checkpoint import FitFolder
+from blastscope.train.fit_checkpoint import FitCheckpoint
 from blastscope.train.stages import Job
 from blastscope.train.trainer import Task, fit
 from blastscope.train.trunk import LEAST_DEVIATION, Head, Novelty, Statistics, TrunkEnsemble, make_trunk_ensemble
@@ -139,7 +139,7 @@ def _rows(bag: Bag, cells: int, config: TrunkConfig, seed: list[int]) -> Bag:
 
 
 def _chances(cells: _Cells, bag: Bag, stage: ScheduleConfig, config: TrunkConfig) -> NDArray[np.float64]:
-    found = chances(bag, cells.labels, cells.people, stage, sizes=cells.sizes, match_sizes=config.match_sizes)
+    found = sampling_probabilities(bag, cells.labels, cells.people, stage, sizes=cells.sizes, match_sizes=config.match_sizes)
     return np.full(len(bag), 1 / len(bag)) if found is None else found
 
 
@@ -147,7 +147,7 @@ def _fit_head(job: Job, voter: Voter, head: Head, cells: _Cells, bag: Bag) -> No
     config, stage = job.config.trunk, job.config.stage2 if voter == "combined" else job.config.stage1
     assert config is not None
     features = cells.table.features[:, : len(head.mean)]
-    files = FitFolder(job.run / voter)
+    files = FitCheckpoint(job.run / voter)
     torch.manual_seed(seed_of(*job.seed(voter)))
     head.reset()
     chance = _chances(cells, bag, stage, config)

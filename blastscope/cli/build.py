@@ -21,7 +21,7 @@ from blastscope.cli.terminal import echo, say
 from blastscope.runtime.io.printable import for_terminal
 
 if TYPE_CHECKING:
-    from blastscope.export.engine_builds import Built, Planned
+    from blastscope.export.engine_builds import BuiltEngine, PlannedEngine
     from blastscope.runtime.backends.tensorrt.builder import BuildStep
     from blastscope.runtime.backends.tensorrt.catalog import StoredEngine
     from blastscope.runtime.types import Precision
@@ -48,15 +48,14 @@ def build(
     as_json: Json = False,
 ) -> None:
     """Build engines of a bundle's graphs into the user's cache, and print where each lies. TensorRT-RTX needs no GPU for it."""
-    pass  # EMPTYIMPORT
-    from blastscope.export.engine_builds import BuildWish, build_engines, plan_engines
+    from blastscope.export.engine_builds import BuildRequest, build_engines, plan_engines
     from blastscope.runtime.backends.tensorrt.compatibility import Machine
     from blastscope.runtime.backends.tensorrt.key import BatchProfile
     from blastscope.runtime.io.paths import default_cache_dir
 
-    wish = BuildWish(runtime, _precisions(precision), models, BatchProfile.parse(batch), _targets(gpu))
+    request = BuildRequest(runtime, _precisions(precision), models, BatchProfile.parse(batch), _targets(gpu))
     found, machine = bundle_at(bundle), Machine.here()
-    planned = plan_engines(found, wish, machine)
+    planned = plan_engines(found, request, machine)
     if gpu is None and machine.no_gpu:
         say("no GPU can be used here, so the engines are portable ones, for GPUs from sm80 on: --gpu names others")
     rows: list[dict[str, object]] = []
@@ -97,7 +96,7 @@ def _targets(names: list[str] | None) -> tuple[str, ...] | None:
     return () if PORTABLE in words else sorted_targets(words)
 
 
-def _row(built: Built, seconds: float) -> dict[str, object]:
+def _row(built: BuiltEngine, seconds: float) -> dict[str, object]:
     facts = {"path": str(built.path), "size": built.size, "built": built.built, "seconds": round(seconds, 2)}
     return {**facts, "key": built.key.model_dump(mode="json")}
 
@@ -237,7 +236,7 @@ GROUPS = {"engines": engines}
 
 
 class Watcher:
-    """A `Spectator` of `count` builds."""
+    """A `BuildObserver` of `count` builds."""
 
     def __init__(self, count: int) -> None:
         self._count, self._begun = count, 0
@@ -266,7 +265,7 @@ class Watcher:
         """A line that stays."""
         self._progress.console.print(for_terminal(text), markup=False, highlight=False, soft_wrap=True)
 
-    def begin(self, planned: Planned) -> None:
+    def begin(self, planned: PlannedEngine) -> None:
         """The next engine."""
         self._begun += 1
         name = f"{planned.key.models} {planned.key.precision} for {planned.key.place}"

@@ -1,6 +1,6 @@
-"""How far an int8 graph departs from its fp32 parent, on cells that take no part in the gate.
+"""Drift of an int8 graph from its fp32 parent, on cells that take no part in the gate.
 
-Which way a cell's vote leans and how clearly, from the three voters' probabilities: finer than the call itself.
+`vote_margins` says how clear a cell's vote is, from the three voters' probabilities: finer than the call itself.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.calibration.acceptance.evaluation import GraphAnswers, labels_of
+from blastscope.calibration.acceptance.evaluation import ReferenceRunner, labels_of
 from blastscope.calibration.config import CalibrationConfig
 from blastscope.runtime.errors import MissingLibrary
 from blastscope.runtime.evaluation.metrics import f1_loss
@@ -25,20 +25,20 @@ try:
 except ImportError as error:
     raise MissingLibrary("onnx", "export") from error
 
-SAFETY = 0.5  # of the gate's limits: few cells tell little
+SAFETY = 0.5  # of the gate's limits: few cells show little
 
 
-class Distance(StrictModel):
+class Drift(StrictModel):
     """Of an int8 graph from its parent, on the search cells."""
 
-    drift: float  # mean change of the vote's leaning, 0 to 1: fine enough to rank by where calls don't change
+    drift: float  # mean change of the vote margin's logistic, 0 to 1: fine enough to rank by where calls don't change
     flips: float  # share of cells
     f1_loss: float  # points of 100
 
 
 @dataclass(frozen=True)
-class Yardstick:
-    """Cells with their crops (N, S, S, 3), and the fp32 graph that is the parent."""
+class DriftMetric:
+    """Measures drift on cells with their crops (N, S, S, 3), from the fp32 graph `parent`."""
 
     parent: onnx.ModelProto
     cells: tuple[DatasetEntry, ...]
@@ -46,42 +46,42 @@ class Yardstick:
 
     @cached_property
     def expected(self) -> NDArray[np.float32]:
-        """What the parent says, (N, 3, 2)."""
-        return GraphAnswers(self.parent.SerializeToString()).probabilities(self.crops)
+        """The parent's probabilities (N, 3, 2)."""
+        return ReferenceRunner(self.parent.SerializeToString()).probabilities(self.crops)
 
-    def distance(self, child: onnx.ModelProto, rows: Sequence[int] | slice = slice(None)) -> Distance:
-        """How far `child` strays on the cells in `rows`."""
-        told = GraphAnswers(child.SerializeToString()).probabilities(self.crops[rows])
+    def measure(self, child: onnx.ModelProto, rows: Sequence[int] | slice = slice(None)) -> Drift:
+        """The drift of `child` on the cells in `rows`."""
+        answers = ReferenceRunner(child.SerializeToString()).probabilities(self.crops[rows])
         expected, places = self.expected[rows], np.arange(len(self.cells))[rows]
-        before, after = vote(expected).label, vote(told).label
+        before, after = vote(expected).label, vote(answers).label
         cells = [self.cells[place] for place in places]
-        return Distance(
-            drift=float(np.abs(leaning(told) - leaning(expected)).mean()),
+        return Drift(
+            drift=float(np.abs(vote_logistic(answers) - vote_logistic(expected)).mean()),
             flips=float(np.mean(before != after)),
             f1_loss=f1_loss(labels_of(cells), before, after, [cell.patient for cell in cells], draws=1).value,
         )
 
 
-def holds(distance: Distance, config: CalibrationConfig) -> bool:
+def within_limits(distance: Drift, config: CalibrationConfig) -> bool:
     """Whether the gate's limits are kept with room to spare."""
     return distance.flips <= SAFETY * config.flips_at_most and distance.f1_loss <= SAFETY * config.f1_loss_at_most
 
 
-def margins(probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
+def voter_margins(probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
     """(N, 3) ln p(all) - ln p(hem) of each voter."""
     safe = np.log(np.maximum(probabilities, TINY).astype(np.float64))
     margin: NDArray[np.float64] = safe[..., 1] - safe[..., 0]
     return margin
 
 
-def leads(probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
+def vote_margins(probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
     """(N,) the strongest margin that says ALL less the strongest that says HEM: its sign is the call, its size how clear."""
-    margin = margins(probabilities)
-    lead: NDArray[np.float64] = margin.max(axis=1) + margin.min(axis=1)
-    return lead
+    by_voter = voter_margins(probabilities)
+    margin: NDArray[np.float64] = by_voter.max(axis=1) + by_voter.min(axis=1)
+    return margin
 
 
-def leaning(probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
-    """How far the vote leans to ALL, (N,) from 0 to 1, through a half where the call turns: the logistic of the lead."""
-    found: NDArray[np.float64] = 1 / (1 + np.exp(-np.clip(leads(probabilities), -60, 60)))
+def vote_logistic(probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The logistic of the vote margin, (N,) from 0 (HEM) to 1 (ALL), through a half where the call turns."""
+    found: NDArray[np.float64] = 1 / (1 + np.exp(-np.clip(vote_margins(probabilities), -60, 60)))
     return found

@@ -1,6 +1,6 @@
 """Evaluates several networks on the same cells.
 
-What a graph file answers in ONNX Runtime on the CPU: the yardstick of parity, calibration and gate.
+`ReferenceRunner` computes a graph file in ONNX Runtime on the CPU: the reference of parity, calibration and gate.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.calibration.progress import Pace, Tell
+from blastscope.calibration.progress import LogCallback, Progress
 from blastscope.calibration.quantisation.calibration_data import crop_cells
 from blastscope.runtime.backends.protocol import require_finite
 from blastscope.runtime.crop import CropSpecification
@@ -22,7 +22,7 @@ from blastscope.runtime.io.cnmc import DatasetEntry
 from blastscope.runtime.io.hashing import bytes_sha256
 from blastscope.runtime.types import CLASSES, VOTERS
 
-PIECE = 64  # cells cropped at once: the crops of all of them may not fit into memory
+CELLS_AT_ONCE = 64  # cells cropped at once: the crops of all of them may not fit into memory
 
 Infer = Callable[
     [NDArray[np.uint8]], NDArray[np.float32]
@@ -30,11 +30,11 @@ Infer = Callable[
 
 
 @dataclass(frozen=True, slots=True)
-class AskedCells:
+class CellPredictions:
     """Cells with the probabilities (N, 3, 2) that each network gave them, by the network's name."""
 
     cells: tuple[DatasetEntry, ...]
-    answers: dict[str, NDArray[np.float32]]
+    probabilities: dict[str, NDArray[np.float32]]
     refused: tuple[tuple[DatasetEntry, str], ...]
 
     @property
@@ -48,8 +48,8 @@ class AskedCells:
         return [cell.person for cell in self.cells]
 
 
-def remembering(infer: Infer) -> Infer:
-    """`infer`, which answers the same crops from memory when they come again."""
+def memoize(infer: Infer) -> Infer:
+    """`infer` with a cache: the same crops are answered from memory."""
     known: dict[str, NDArray[np.float32]] = {}
 
     def answer(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -66,25 +66,28 @@ def labels_of(cells: Sequence[DatasetEntry]) -> NDArray[np.int64]:
     return np.array([CLASSES.index(cell.label) for cell in cells], np.int64)
 
 
-def ask(
-    networks: Mapping[str, Infer], cells: Sequence[DatasetEntry], spec: CropSpecification, *, tell: Tell | None = None
-) -> AskedCells:
-    """What each of `networks` says of `cells`. `tell` hears how far that is. Raises `UsageError` where none can be asked."""
+def evaluate(
+    networks: Mapping[str, Infer], cells: Sequence[DatasetEntry], spec: CropSpecification, *, log: LogCallback | None = None
+) -> CellPredictions:
+    """The probabilities of each of `networks` for `cells`; `log` is called with the progress.
+
+    Raises `UsageError` where the crop refuses all cells.
+    """
     kept: list[DatasetEntry] = []
     refused: list[tuple[DatasetEntry, str]] = []
-    answers: dict[str, list[NDArray[np.float32]]] = {name: [] for name in networks}
-    pace = Pace("cells", len(cells), tell)
-    for start in range(0, len(cells), PIECE):
-        piece = crop_cells(cells[start : start + PIECE], spec)
+    probabilities: dict[str, list[NDArray[np.float32]]] = {name: [] for name in networks}
+    progress = Progress("cells", len(cells), log)
+    for start in range(0, len(cells), CELLS_AT_ONCE):
+        piece = crop_cells(cells[start : start + CELLS_AT_ONCE], spec)
         kept += piece.cells
         refused += piece.refused
         if len(piece.crops):
             for name, infer in networks.items():
-                answers[name].append(np.array(infer(piece.crops)[:, : len(VOTERS)]))
-        pace.step(len(cells[start : start + PIECE]))
+                probabilities[name].append(np.array(infer(piece.crops)[:, : len(VOTERS)]))
+        progress.step(len(cells[start : start + CELLS_AT_ONCE]))
     if not kept:
         raise UsageError(f"the crop refuses all of the {len(cells)} validation cells that are to judge")
-    return AskedCells(tuple(kept), {name: np.concatenate(parts) for name, parts in answers.items()}, tuple(refused))
+    return CellPredictions(tuple(kept), {name: np.concatenate(parts) for name, parts in probabilities.items()}, tuple(refused))
 
 
 try:
@@ -95,7 +98,7 @@ except ImportError as error:
 BATCH = 16  # bounds memory: 16 crops of 299 px need about 1 GB in the fused Inception-ResNet-v2
 
 
-class GraphAnswers:
+class ReferenceRunner:
     """A loaded graph. `plain` turns every graph optimisation off, so that each operator is computed as the file says."""
 
     def __init__(self, graph: Path | str | bytes, *, plain: bool = False, threads: int = 0) -> None:
@@ -123,9 +126,9 @@ class GraphAnswers:
     def output(self, name: str, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The output `name` for `crops` (N, S, S, 3), computed in batches. Raises `EngineError` where one is not a number."""
         parts = [self._session.run([name], {"crops": batch})[0] for batch in batches(crops)]
-        answers: NDArray[np.float32] = np.concatenate(parts)
-        require_finite(answers)
-        return answers
+        probabilities: NDArray[np.float32] = np.concatenate(parts)
+        require_finite(probabilities)
+        return probabilities
 
     def values(self, names: list[str], crops: NDArray[np.uint8]) -> Iterator[tuple[str, NDArray[np.float32]]]:
         """The outputs `names` for one batch of `crops`, each under its name."""

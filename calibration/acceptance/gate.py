@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.calibration.acceptance.evaluation import Infer, ask, labels_of
+from blastscope.calibration.acceptance.evaluation import Infer, evaluate, labels_of
 from blastscope.calibration.config import CalibrationConfig
-from blastscope.calibration.progress import Tell
+from blastscope.calibration.progress import LogCallback
 from blastscope.runtime.backends.protocol import Backend
 from blastscope.runtime.bundle.manifest import GateResult
 from blastscope.runtime.crop import CropSpecification
@@ -25,7 +25,7 @@ _PARENT = "parent"  # no backend's name
 
 
 @dataclass(frozen=True, slots=True)
-class JudgedCells:
+class PairedPredictions:
     """Cells with the probabilities that parent and child gave them, the child in one engine."""
 
     cells: tuple[DatasetEntry, ...]
@@ -45,21 +45,24 @@ class JudgedCells:
         return [cell.person for cell in self.cells]
 
 
-def judge(
+def evaluate_pairs(
     parent: Infer,
     child: Mapping[str, Backend],
     cells: Sequence[DatasetEntry],
     spec: CropSpecification,
     *,
-    tell: Tell | None = None,
-) -> tuple[JudgedCells, ...]:
-    """What `parent` and each engine of its child say of `cells`, cropped and answered piece by piece."""
-    asked = ask({_PARENT: parent, **{name: engine.infer for name, engine in child.items()}}, cells, spec, tell=tell)
-    told = asked.answers[_PARENT]
-    return tuple(JudgedCells(asked.cells, told, asked.answers[name], asked.refused, name) for name in child)
+    log: LogCallback | None = None,
+) -> tuple[PairedPredictions, ...]:
+    """The probabilities of `parent` and of each engine of its child for `cells`, which are cropped in batches."""
+    predictions = evaluate({_PARENT: parent, **{name: engine.infer for name, engine in child.items()}}, cells, spec, log=log)
+    expected = predictions.probabilities[_PARENT]
+    return tuple(
+        PairedPredictions(predictions.cells, expected, predictions.probabilities[name], predictions.refused, name)
+        for name in child
+    )
 
 
-def gate(judged: JudgedCells, config: CalibrationConfig) -> GateResult:
+def gate(judged: PairedPredictions, config: CalibrationConfig) -> GateResult:
     """Whether the child may stand in for the parent. The figures have 95 % intervals by bootstrap over patients.
 
     The limits hold for the figures themselves, as the project's rule says; the intervals tell how sure they are.

@@ -17,11 +17,11 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal
 
-from blastscope.calibration.acceptance.drift_metric import Distance, Yardstick, holds
+from blastscope.calibration.acceptance.drift_metric import Drift, DriftMetric, within_limits
 from blastscope.calibration.config import CalibrationConfig
-from blastscope.calibration.progress import Tell, lasting
-from blastscope.calibration.quantisation.macs import multiply_adds
-from blastscope.calibration.quantisation.quantizer import Recipe, Workshop
+from blastscope.calibration.progress import LogCallback, format_duration
+from blastscope.calibration.quantisation.macs import count_macs
+from blastscope.calibration.quantisation.quantizer import Int8Builder, QuantConfig
 from blastscope.runtime.errors import MissingLibrary
 from blastscope.runtime.io.strict_model import StrictModel
 
@@ -30,15 +30,15 @@ try:
 except ImportError as error:
     raise MissingLibrary("onnx", "export") from error
 
-RANKED_ON = 48  # cells: a drift is finer than flips, and needs fewer
+RANKING_CELLS = 48  # cells: a drift is finer than flips, and needs fewer
 JOINTS = ("Add", "Concat")
 
-RANKING = 0.6  # of the time
-REFINED = 0.9  # of the blocks' cost: those that make it up are ranked layer by layer
+RANKING_TIME_SHARE = 0.6  # of the time
+REFINED_COST_SHARE = 0.9  # of the blocks' cost: those that make it up are ranked layer by layer
 
 Layers = tuple[str, ...]
-Deed = Literal["plain", "restore", "give back", "keep"]
-Stopped = Literal["held", "share", "time", "end"]
+Action = Literal["plain", "restore", "give back", "keep"]
+StopReason = Literal["held", "share", "time", "end"]
 
 
 class BlockCost(StrictModel):
@@ -49,12 +49,12 @@ class BlockCost(StrictModel):
     work: float  # its share of the multiply-adds of all layers that can be int8
 
 
-class Step(StrictModel):
-    """One graph on the way: what was done, and how far it strays from the parent then."""
+class SearchStep(StrictModel):
+    """One graph on the way: what was done, and its drift from the parent then."""
 
-    deed: Deed
+    deed: Action
     layers: tuple[str, ...]  # that became fp32, or int8 again; `keep`: that were tried in int8 and stay fp32
-    distance: Distance
+    distance: Drift
     int8_share: float  # of the multiply-adds of all layers that can be int8
 
 
@@ -62,9 +62,9 @@ class SearchReport(StrictModel):
     """The way to a graph that holds, or as near as the bounds allow."""
 
     blocks: tuple[BlockCost, ...]  # costliest first
-    path: tuple[Step, ...]
+    path: tuple[SearchStep, ...]
     held: bool  # on the search cells
-    stopped: Stopped  # why it went no further
+    stopped: StopReason  # why it went no further
     seconds: float
     cells: int
     int8_share: float  # of the multiply-adds of all layers that can be int8, in the end
@@ -74,47 +74,48 @@ class SearchReport(StrictModel):
 class Search:
     """One search.
 
-    `aim` is the drift to come down to, as a share of the plain graph's, where its cells don't see what the gate's cells saw.
+    `target_drift_ratio` is the drift to come down to, as a share of the plain graph's, where the search's cells don't see what
+    the gate's cells saw.
     """
 
-    workshop: Workshop
-    yardstick: Yardstick
+    builder: Int8Builder
+    metric: DriftMetric
     config: CalibrationConfig
-    tell: Tell
-    aim: float = 1.0
-    path: list[Step] = field(default_factory=list)
+    log: LogCallback
+    target_drift_ratio: float = 1.0
+    path: list[SearchStep] = field(default_factory=list)
 
-    def run(self, recipe: Recipe) -> tuple[Recipe, SearchReport]:
+    def run(self, recipe: QuantConfig) -> tuple[QuantConfig, SearchReport]:
         """`recipe` with the layers that are to stay fp32."""
         self._start = time.monotonic()
-        work = multiply_adds(self.workshop.model)
-        total = sum(work[name] for name in self.workshop.layers)
-        self._share = {name: work[name] / total for name in self.workshop.layers}
-        if not holds(self._try("plain", recipe, (), ()).distance, self.config):
-            self.aim = 1.0
+        work = count_macs(self.builder.model)
+        total = sum(work[name] for name in self.builder.layers)
+        self._share = {name: work[name] / total for name in self.builder.layers}
+        if not within_limits(self._evaluate("plain", recipe, (), ()).distance, self.config):
+            self.target_drift_ratio = 1.0
         blocks = self._rank(recipe)
         kept, stopped = self._restore(recipe, [block.layers for block in blocks])
         if stopped == "held":
             kept = self._give_back(recipe, kept)
-        floats = flat(kept)
+        floats = flatten(kept)
         report = SearchReport(
             blocks=tuple(blocks),
             path=tuple(self.path),
             held=stopped == "held",
             stopped=stopped,
             seconds=time.monotonic() - self._start,
-            cells=len(self.yardstick.cells),
-            int8_share=1 - self._work(floats),
+            cells=len(self.metric.cells),
+            int8_share=1 - self._mac_share(floats),
         )
-        return recipe.model_copy(update={"floats": self._in_order(floats)}), report
+        return recipe.model_copy(update={"floats": self._in_graph_order(floats)}), report
 
-    def _rank(self, recipe: Recipe) -> list[BlockCost]:
+    def _rank(self, recipe: QuantConfig) -> list[BlockCost]:
         """Costliest first."""
-        blocks = blocks_of(self.workshop.model, self.workshop.layers, self.config.search_blocks)
+        blocks = blocks_of(self.builder.model, self.builder.layers, self.config.search_blocks)
         found = sorted(self._costs(recipe, blocks), key=lambda cost: -cost.drift)
         whole, seen, refined = sum(cost.drift for cost in found), 0.0, []
         for cost in found:
-            if len(cost.layers) > 1 and seen < REFINED * whole:
+            if len(cost.layers) > 1 and seen < REFINED_COST_SHARE * whole:
                 refined.append(cost)
             seen += cost.drift
         for cost in refined:
@@ -123,81 +124,81 @@ class Search:
                 found[found.index(cost) : found.index(cost) + 1] = layers
         return sorted(found, key=lambda cost: -cost.drift)
 
-    def _costs(self, recipe: Recipe, blocks: Sequence[tuple[str, ...]]) -> list[BlockCost]:
+    def _costs(self, recipe: QuantConfig, blocks: Sequence[tuple[str, ...]]) -> list[BlockCost]:
         """Of as many `blocks` as there is time for."""
-        layers, rows = self.workshop.layers, spread(len(self.yardstick.cells), RANKED_ON)
+        layers, rows = self.builder.layers, evenly_spaced(len(self.metric.cells), RANKING_CELLS)
         found = []
         for number, block in enumerate(blocks, 1):
-            if self._late(RANKING):
+            if self._time_is_up(RANKING_TIME_SHARE):
                 break
             alone = recipe.model_copy(update={"floats": tuple(name for name in layers if name not in block)})
-            drift = self.yardstick.distance(self.workshop.build(alone), rows).drift
-            found.append(BlockCost(layers=block, drift=drift, work=self._work(block)))
+            drift = self.metric.measure(self.builder.build(alone), rows).drift
+            found.append(BlockCost(layers=block, drift=drift, work=self._mac_share(block)))
             alone_in = f"{number} of {len(blocks)}, {_named(block)} alone in int8"
-            self.tell(f"{alone_in}: the vote drifts by {drift:.4f}; {self._left()}")
+            self.log(f"{alone_in}: the vote drifts by {drift:.4f}; {self._time_left()}")
         return found
 
-    def _restore(self, recipe: Recipe, blocks: Sequence[Layers]) -> tuple[list[Layers], Stopped]:
+    def _restore(self, recipe: QuantConfig, blocks: Sequence[Layers]) -> tuple[list[Layers], StopReason]:
         """The blocks that come back to fp32, costliest first, and why no more do."""
         fitting: list[Layers] = []
         for block in blocks:  # one that is too large may be followed by one that fits
-            if self._work([name for one in (*fitting, block) for name in one]) <= self.config.search_share:
+            if self._mac_share([name for one in (*fitting, block) for name in one]) <= self.config.search_share:
                 fitting.append(block)
         count, kept = 0, 0
         drifts = {0: self.path[-1].distance.drift}
-        while not self._fine(self.path[-1].distance):
-            if self._late() or kept == len(fitting):
-                why: Stopped = "time" if self._late() else "share" if len(fitting) < len(blocks) else "end"
+        while not self._within_limits(self.path[-1].distance):
+            if self._time_is_up() or kept == len(fitting):
+                why: StopReason = "time" if self._time_is_up() else "share" if len(fitting) < len(blocks) else "end"
                 best = min(drifts, key=lambda number: drifts[number])  # errors may cancel out: more isn't always better
                 return fitting[:best], why
             count = max(2 * count, 1)
             added = fitting[kept:count]
             kept = min(count, len(fitting))
-            drifts[kept] = self._try("restore", recipe, flat(fitting[:kept]), flat(added)).distance.drift
+            drifts[kept] = self._evaluate("restore", recipe, flatten(fitting[:kept]), flatten(added)).distance.drift
         return fitting[:kept], "held"
 
-    def _give_back(self, recipe: Recipe, kept: list[Layers]) -> list[Layers]:
+    def _give_back(self, recipe: QuantConfig, kept: list[Layers]) -> list[Layers]:
         """`kept` less the blocks without which the limits hold too."""
         size = len(kept) // 2
         while size:
             for end in range(len(kept), 0, -size):  # the last restored cost least
                 back = kept[max(end - size, 0) : end]
                 fewer = [block for block in kept if block not in back]
-                if not fewer or self._late():
+                if not fewer or self._time_is_up():
                     continue
-                step = self._try("give back", recipe, flat(fewer), flat(back))
-                if self._fine(step.distance):
+                step = self._evaluate("give back", recipe, flatten(fewer), flatten(back))
+                if self._within_limits(step.distance):
                     kept = fewer
                 else:
-                    self.path[-1] = step.model_copy(update={"deed": "keep", "int8_share": 1 - self._work(flat(kept))})
+                    self.path[-1] = step.model_copy(update={"deed": "keep", "int8_share": 1 - self._mac_share(flatten(kept))})
             size //= 2
         return kept
 
-    def _try(self, deed: Deed, recipe: Recipe, floats: tuple[str, ...], changed: tuple[str, ...]) -> Step:
-        child = self.workshop.build(recipe.model_copy(update={"floats": self._in_order(floats)}))
-        found = self.yardstick.distance(child)
-        self.path.append(Step(deed=deed, layers=changed, distance=found, int8_share=1 - self._work(floats)))
-        self.tell(
-            f"{deed} {_named(changed)}: {100 * found.flips:.2f} % of votes flip, drift {found.drift:.4f}, "
-            f"{100 * self.path[-1].int8_share:.1f} % of the work is int8; {self._left()}"
+    def _evaluate(self, action: Action, recipe: QuantConfig, floats: tuple[str, ...], changed: tuple[str, ...]) -> SearchStep:
+        child = self.builder.build(recipe.model_copy(update={"floats": self._in_graph_order(floats)}))
+        found = self.metric.measure(child)
+        self.path.append(SearchStep(deed=action, layers=changed, distance=found, int8_share=1 - self._mac_share(floats)))
+        self.log(
+            f"{action} {_named(changed)}: {100 * found.flips:.2f} % of votes flip, drift {found.drift:.4f}, "
+            f"{100 * self.path[-1].int8_share:.1f} % of the work is int8; {self._time_left()}"
         )
         return self.path[-1]
 
-    def _fine(self, distance: Distance) -> bool:
-        return holds(distance, self.config) and distance.drift <= self.aim * self.path[0].distance.drift
+    def _within_limits(self, distance: Drift) -> bool:
+        return within_limits(distance, self.config) and distance.drift <= self.target_drift_ratio * self.path[0].distance.drift
 
-    def _late(self, share: float = 1.0) -> bool:
+    def _time_is_up(self, share: float = 1.0) -> bool:
         return time.monotonic() > self._start + share * 60 * self.config.search_minutes
 
-    def _left(self) -> str:
+    def _time_left(self) -> str:
         left = self._start + 60 * self.config.search_minutes - time.monotonic()
-        return f"at most {lasting(left)} left" if left > 0 else "time is up"
+        return f"at most {format_duration(left)} left" if left > 0 else "time is up"
 
-    def _work(self, layers: Collection[str]) -> float:
+    def _mac_share(self, layers: Collection[str]) -> float:
         return sum(self._share[name] for name in layers)
 
-    def _in_order(self, layers: Collection[str]) -> tuple[str, ...]:
-        return tuple(name for name in self.workshop.layers if name in layers)
+    def _in_graph_order(self, layers: Collection[str]) -> tuple[str, ...]:
+        return tuple(name for name in self.builder.layers if name in layers)
 
 
 def blocks_of(model: onnx.ModelProto, layers: Sequence[str], most: int) -> list[tuple[str, ...]]:
@@ -218,12 +219,12 @@ def blocks_of(model: onnx.ModelProto, layers: Sequence[str], most: int) -> list[
     return [tuple(block) for block in blocks]
 
 
-def flat(blocks: Sequence[Layers]) -> Layers:
+def flatten(blocks: Sequence[Layers]) -> Layers:
     """The layers of `blocks`."""
     return tuple(name for block in blocks for name in block)
 
 
-def spread(cells: int, count: int) -> list[int]:
+def evenly_spaced(cells: int, count: int) -> list[int]:
     """`count` places of `cells` at even distances."""
     return sorted({place * cells // min(count, cells) for place in range(min(count, cells))})
 

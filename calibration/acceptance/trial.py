@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.calibration.acceptance.evaluation import GraphAnswers, Infer, remembering
-from blastscope.calibration.acceptance.gate import JudgedCells, failures, gate, judge
+from blastscope.calibration.acceptance.evaluation import Infer, ReferenceRunner, memoize
+from blastscope.calibration.acceptance.gate import PairedPredictions, evaluate_pairs, failures, gate
 from blastscope.calibration.config import CalibrationConfig
-from blastscope.calibration.progress import Tell
+from blastscope.calibration.progress import LogCallback
 from blastscope.runtime.backends.protocol import NOVELTY_OUTPUT, PLAIN_OUTPUT, Backend, EngineOptions
 from blastscope.runtime.backends.registry import BACKENDS, load_backend, open_engine
 from blastscope.runtime.bundle import Bundle, read_golden
@@ -36,10 +36,10 @@ LEAST_TOLERANCE = 0.05
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What is known of an int8 graph in one engine."""
+class EngineResult:
+    """The evaluation of an int8 graph in one engine."""
 
-    judged: JudgedCells
+    judged: PairedPredictions
     gate: GateResult
     golden: GoldenCheck
 
@@ -56,40 +56,40 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Trial:
-    """What is known of an int8 graph before it is let into a bundle."""
+    """The evaluation of an int8 graph in every engine at hand, before it is let into a bundle."""
 
-    verdicts: tuple[Verdict, ...]  # one for each engine
+    results: tuple[EngineResult, ...]  # one for each engine
     draws: int
 
     @property
     def failures(self) -> tuple[str, ...]:
         """A sentence for each reason to refuse the graph: what fails in one engine fails."""
-        return tuple(failure for verdict in self.verdicts for failure in verdict.failures)
+        return tuple(failure for result in self.results for failure in result.failures)
 
     @property
-    def aim(self) -> float:
-        """The share of its strayings that the graph must come down to, with a fifth to spare, to keep the gate's limits."""
-        results = [verdict.gate for verdict in self.verdicts]
+    def target_drift_ratio(self) -> float:
+        """The share of its drift that the graph must come down to, with a fifth to spare, to keep the gate's limits."""
+        gates = [result.gate for result in self.results]
         broken = [
-            *(one.flips_at_most / one.flips.value for one in results if one.flips.value > one.flips_at_most),
-            *(one.f1_loss_at_most / one.f1_loss.value for one in results if one.f1_loss.value > one.f1_loss_at_most),
+            *(one.flips_at_most / one.flips.value for one in gates if one.flips.value > one.flips_at_most),
+            *(one.f1_loss_at_most / one.f1_loss.value for one in gates if one.f1_loss.value > one.f1_loss_at_most),
         ]
         return 0.8 * min(broken, default=1.0)
 
     @property
-    def worst(self) -> Verdict:
+    def worst(self) -> EngineResult:
         """Of the engine in which most votes flip."""
-        return max(self.verdicts, key=lambda verdict: verdict.gate.flips.value)
+        return max(self.results, key=lambda result: result.gate.flips.value)
 
     @property
     def golden_difference(self) -> float:
         """Largest difference of a probability from the trained networks', on the golden set, of all engines."""
-        return max(verdict.golden.difference for verdict in self.verdicts)
+        return max(result.golden.difference for result in self.results)
 
     @property
     def golden_flips(self) -> int:
         """Calls of the golden set that change in the engine that changes most."""
-        return max(verdict.golden.flips for verdict in self.verdicts)
+        return max(result.golden.flips for result in self.results)
 
     @property
     def tolerance(self) -> float:
@@ -99,7 +99,7 @@ class Trial:
         least 0.05: engines round int8 sums differently. The largest of all on the gate's cells would be near 1 (a probability
         near a tie goes far), and a golden set with that tolerance says nothing.
         """
-        moved = max(float(np.quantile(np.abs(one.judged.child - one.judged.parent), 0.99)) for one in self.verdicts)
+        moved = max(float(np.quantile(np.abs(one.judged.child - one.judged.parent), 0.99)) for one in self.results)
         return min(max(MARGIN * self.golden_difference, moved, LEAST_TOLERANCE), 1.0)
 
     @property
@@ -120,44 +120,44 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Court:
-    """Holds int8 graphs against the bundle's fp32 fused graph on `cells`, and against its golden set."""
+class Evaluator:
+    """Evaluates int8 graphs against the bundle's fp32 fused graph on `cells`, and against its golden set."""
 
     bundle: Bundle
     cells: tuple[DatasetEntry, ...]
     config: CalibrationConfig
-    tell: Tell | None = None
+    log: LogCallback | None = None
 
-    def try_out(self, child: Path) -> Trial:
-        """What is known of the int8 graph `child` then."""
+    def evaluate(self, child: Path) -> Trial:
+        """The evaluation of the int8 graph `child`."""
         golden = read_golden(self.bundle)
-        with engines(child, "int8") as found:
+        with open_engines(child, "int8") as found:
             judges: dict[str, Backend] = {**found, SignedCodes.name: SignedCodes(child)}
-            judged = judge(self._parent, judges, self.cells, self.bundle.manifest.crop, tell=self.tell)
+            judged = evaluate_pairs(self._parent, judges, self.cells, self.bundle.manifest.crop, log=self.log)
             checks = [check_golden(engine, golden, tolerance=1.0) for engine in judges.values()]
-        verdicts = [Verdict(one, gate(one, self.config), check) for one, check in zip(judged, checks, strict=True)]
-        return Trial(tuple(verdicts), self.config.draws)
+        results = [EngineResult(one, gate(one, self.config), check) for one, check in zip(judged, checks, strict=True)]
+        return Trial(tuple(results), self.config.draws)
 
     @cached_property
     def _parent(self) -> Infer:
-        """Its answers are remembered: a graph that is mended is tried on the same cells again."""
+        """Cached: a graph that is mended is evaluated on the same cells again."""
         parent = self.bundle.graph("fp32")
         if parent is None:
             raise BundleError(self.bundle.path, "no fp32 fused graph to compare with")
-        return remembering(GraphAnswers(self.bundle.read(parent)).probabilities)
+        return memoize(ReferenceRunner(self.bundle.read(parent)).probabilities)
 
 
 class SignedCodes:
     """An int8 graph as its file says, for engines that can't be had here.
 
     TensorRT computes with the file's signed activations. CPU engines take them as uint8, some of them with finer steps
-    (runtime/backends/uint8_activations.py), so that they alone would let in what strays farther there.
+    (runtime/backends/uint8_activations.py), so that they alone would let in what drifts farther there.
     """
 
     name = "signed codes"
 
     def __init__(self, graph: Path) -> None:
-        self._answers = GraphAnswers(graph)
+        self._answers = ReferenceRunner(graph)
         self._output = NOVELTY_OUTPUT if NOVELTY_OUTPUT in self._answers.outputs else PLAIN_OUTPUT
 
     def infer(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -172,26 +172,26 @@ class SignedCodes:
 DEVICE = "CPU"
 
 
-def offered() -> tuple[dict[str, tuple[Execution, ...]], dict[str, str]]:
+def available_backends() -> tuple[dict[str, tuple[Execution, ...]], dict[str, str]]:
     """Backends with what each computes in on the CPU, and those that can't be had, with the reason."""
-    there: dict[str, tuple[Execution, ...]] = {}
+    available: dict[str, tuple[Execution, ...]] = {}
     missing: dict[str, str] = {}
     for name in BACKENDS:
         try:
-            there[name] = load_backend(name).executions(DEVICE)
+            available[name] = load_backend(name).executions(DEVICE)
         except UnavailableError as error:
             missing[name] = str(error)
-    return there, missing
+    return available, missing
 
 
 @contextmanager
-def engines(graph: Path, execution: Execution) -> Iterator[dict[str, InferencePool]]:
+def open_engines(graph: Path, execution: Execution) -> Iterator[dict[str, InferencePool]]:
     """The fused `graph` in every engine that computes in `execution`, by the backend's name; closed afterwards."""
     options = EngineOptions(workload="throughput", execution=execution, device=DEVICE)
-    with ExitStack() as opened:
+    with ExitStack() as stack:
         found = {}
-        for name, executions in offered()[0].items():
+        for name, executions in available_backends()[0].items():
             if execution in executions:
                 found[name] = InferencePool(open_engine(graph, options, backend=name))
-                opened.callback(found[name].close)
+                stack.callback(found[name].close)
         yield found

@@ -8,24 +8,24 @@ from pathlib import Path
 
 import numpy as np
 
-from blastscope.calibration.acceptance.evaluation import AskedCells, ask
-from blastscope.calibration.acceptance.trial import engines
-from blastscope.calibration.calibrate import open_to_change
+from blastscope.calibration.acceptance.evaluation import CellPredictions, evaluate
+from blastscope.calibration.acceptance.trial import open_engines
+from blastscope.calibration.calibrate import open_writable_bundle
 from blastscope.calibration.cascade.report import CascadeReport, CurvePoint, FirstReport
 from blastscope.calibration.cascade.threshold_selection import (
-    FIRSTS,
-    Candidates,
-    Choice,
-    First,
-    Judged,
-    choose,
-    judge_left_out,
-    upper_share,
+    FIRST_VOTERS,
+    CascadeOutcome,
+    EnginePredictions,
+    FirstVoter,
+    ThresholdChoice,
+    choose_threshold,
+    clopper_pearson_upper,
+    evaluate_left_out,
 )
 from blastscope.calibration.config import CascadeConfig
-from blastscope.calibration.progress import Tell
-from blastscope.calibration.quantisation.calibration_data import note_other_cells, validation_cells
-from blastscope.calibration.quantisation.macs import share_of
+from blastscope.calibration.progress import LogCallback
+from blastscope.calibration.quantisation.calibration_data import log_dataset_mismatch, validation_cells
+from blastscope.calibration.quantisation.macs import voter_mac_share
 from blastscope.runtime.bundle import FORMAT, Bundle, update_bundle
 from blastscope.runtime.bundle.manifest import CascadeResult, GraphEntry, Interval, Manifest
 from blastscope.runtime.errors import BundleError, MissingLibrary
@@ -45,7 +45,7 @@ POINTS = 120  # of a curve
 
 
 def calibrate_cascade(
-    bundle: Path | str, data: Path | str, config: CascadeConfig | None = None, *, tell: Tell | None = None
+    bundle: Path | str, data: Path | str, config: CascadeConfig | None = None, *, tell: LogCallback | None = None
 ) -> CascadeReport:
     """Finds when a first voter may decide alone, and writes it into the manifest of the bundle in the folder `bundle`.
 
@@ -53,20 +53,20 @@ def calibrate_cascade(
     changes more calls than allowed on the patients left out, or saves nothing, leaves the bundle as it was. Raises `DataError`,
     `BundleError`, and `EngineError` for a graph whose voters can't be told apart.
     """
-    config, say = config or CascadeConfig(), tell or (lambda _: None)
-    opened = open_to_change(bundle)
-    entry = _graph(opened, config.precision)
-    model = onnx.load_model_from_string(opened.read(entry))
-    shares = {first: share_of(model, first) for first in FIRSTS}
-    cells = _cells(opened, data, entry.precision, say)
-    with engines(opened.file(entry), EXECUTED[entry.precision]) as found:
+    config, log = config or CascadeConfig(), tell or (lambda _: None)
+    source = open_writable_bundle(bundle)
+    entry = _graph(source, config.precision)
+    model = onnx.load_model_from_string(source.read(entry))
+    shares = {first: voter_mac_share(model, first) for first in FIRST_VOTERS}
+    cells = _cells(source, data, entry.precision, log)
+    with open_engines(source.file(entry), EXECUTED[entry.precision]) as found:
         if entry.precision != "int8":  # engines differ in int8 only
             found = dict(list(found.items())[:1])
-        say(f"asking the {entry.precision} graph in {' and '.join(found)} about {len(cells)} cells")
-        asked = ask({name: engine.infer for name, engine in found.items()}, cells, opened.manifest.crop, tell=say)
-    point = opened.manifest.operating_point
-    candidates = Candidates(asked.answers, asked.patients, shares, point.threshold if point else None)
-    return _Outcome(opened, entry, asked, candidates, config).report()
+        log(f"asking the {entry.precision} graph in {' and '.join(found)} about {len(cells)} cells")
+        predictions = evaluate({name: engine.infer for name, engine in found.items()}, cells, source.manifest.crop, log=log)
+    point = source.manifest.operating_point
+    engines = EnginePredictions(predictions.probabilities, predictions.patients, shares, point.threshold if point else None)
+    return _CascadeEvaluation(source, entry, predictions, engines, config).report()
 
 
 def _graph(bundle: Bundle, wanted: Precision | None) -> GraphEntry:
@@ -76,9 +76,9 @@ def _graph(bundle: Bundle, wanted: Precision | None) -> GraphEntry:
     raise BundleError(bundle.path, f"no fused {wanted} graph to cascade")
 
 
-def _cells(bundle: Bundle, data: Path | str, precision: Precision, tell: Tell) -> Sequence[DatasetEntry]:
+def _cells(bundle: Bundle, data: Path | str, precision: Precision, log: LogCallback) -> Sequence[DatasetEntry]:
     folder = scan_dataset(data)
-    note_other_cells(folder, bundle.manifest.training.data_sha256, tell)
+    log_dataset_mismatch(folder, bundle.manifest.training.data_sha256, log)
     known = validation_cells(folder, bundle.manifest.training)
     ranges = bundle.manifest.calibration if precision == "int8" else None
     used = set(ranges.cells) if ranges else set()
@@ -86,19 +86,19 @@ def _cells(bundle: Bundle, data: Path | str, precision: Precision, tell: Tell) -
 
 
 @dataclass(frozen=True)
-class _Outcome:
-    """What the networks said, before anything is made of it."""
+class _CascadeEvaluation:
+    """The networks' predictions, and what follows from them."""
 
     bundle: Bundle
     entry: GraphEntry
-    asked: AskedCells
-    candidates: Candidates
+    predictions: CellPredictions
+    engines: EnginePredictions
     config: CascadeConfig
 
     def report(self) -> CascadeReport:
         """Chooses, judges, and writes what holds."""
-        choice = choose(self.candidates, self.config.flips_at_most)
-        judged = max(judge_left_out(self.candidates, self.config.flips_at_most), key=lambda one: one.flips)
+        choice = choose_threshold(self.engines, self.config.flips_at_most)
+        judged = max(evaluate_left_out(self.engines, self.config.flips_at_most), key=lambda one: one.flips)
         reason = self._reason(choice, judged)
         cascade = self._result(choice, judged) if choice and not reason else None
         after = self._settled(cascade) if cascade else self.bundle
@@ -108,17 +108,17 @@ class _Outcome:
             admitted=cascade is not None,
             reason=reason,
             precision=self.entry.precision,
-            engines=tuple(self.candidates.answers),
-            cells=len(self.asked.cells),
-            patients=len(set(self.asked.patients)),
+            engines=tuple(self.engines.probabilities),
+            cells=len(self.predictions.cells),
+            patients=len(set(self.predictions.patients)),
             flips_at_most=self.config.flips_at_most,
-            firsts=tuple(self._first(first) for first in FIRSTS),
+            firsts=tuple(self._first(first) for first in FIRST_VOTERS),
             cascade=cascade,
             weighted_f1=self._scores(judged),
-            left_out=tuple(f"{cell.path.name}: {why}" for cell, why in self.asked.refused),
+            left_out=tuple(f"{cell.path.name}: {why}" for cell, why in self.predictions.refused),
         )
 
-    def _reason(self, choice: Choice | None, judged: Judged) -> str:
+    def _reason(self, choice: ThresholdChoice | None, judged: CascadeOutcome) -> str:
         allowed = f"{100 * self.config.flips_at_most:g} % may"
         if judged.flips > self.config.flips_at_most:
             return f"{100 * judged.flips:.2f} % of calls change on patients left out of the choice, where {allowed}"
@@ -126,68 +126,67 @@ class _Outcome:
             return f"the networks are too unsure: no first voter decides a cell of a patient left out, where {allowed} change"
         return ""
 
-    def _result(self, choice: Choice, judged: Judged) -> CascadeResult:
+    def _result(self, choice: ThresholdChoice, judged: CascadeOutcome) -> CascadeResult:
         flipped = self._flips(judged)
         return CascadeResult(
             first=choice.first,
             threshold=choice.threshold,
             precision=self.entry.precision,
             engine=judged.engine,
-            cells=len(self.asked.cells),
-            patients=len(set(self.asked.patients)),
+            cells=len(self.predictions.cells),
+            patients=len(set(self.predictions.patients)),
             flips=flipped,
-            flips_upper=max(flipped.high, upper_share(int(np.sum(judged.call != judged.full)), len(judged.call))),
+            flips_upper=max(flipped.high, clopper_pearson_upper(int(np.sum(judged.call != judged.full)), len(judged.call))),
             flips_at_most=self.config.flips_at_most,
-            patient_flips=patient_flips(judged.full, judged.call, self.asked.patients, draws=self.config.draws),
+            patient_flips=patient_flips(judged.full, judged.call, self.predictions.patients, draws=self.config.draws),
             skipped=judged.skipped,
         )
 
-    def _flips(self, judged: Judged) -> Interval:
-        return flips(judged.full, judged.call, self.asked.patients, draws=self.config.draws)
+    def _flips(self, judged: CascadeOutcome) -> Interval:
+        return flips(judged.full, judged.call, self.predictions.patients, draws=self.config.draws)
 
     def _settled(self, cascade: CascadeResult) -> Bundle:
         before = self.bundle.manifest.model_dump()
         manifest = Manifest.model_validate({**before, "format": FORMAT, "cascade": cascade.model_dump()})
         return update_bundle(self.bundle, manifest, {})
 
-    def _first(self, first: First) -> FirstReport:
-        choice = choose(self.candidates, self.config.flips_at_most, firsts=(first,))
-        judged = max(judge_left_out(self.candidates, self.config.flips_at_most, firsts=(first,)), key=lambda one: one.flips)
+    def _first(self, first: FirstVoter) -> FirstReport:
+        choice = choose_threshold(self.engines, self.config.flips_at_most, firsts=(first,))
+        judged = max(evaluate_left_out(self.engines, self.config.flips_at_most, firsts=(first,)), key=lambda one: one.flips)
         return FirstReport(
             first=first,
-            work=self.candidates.shares[first],
+            work=self.engines.shares[first],
             threshold=choice.threshold if choice else None,
             flips=self._flips(judged),
             skipped=judged.skipped,
-            curve=_curve(self.candidates, first),
+            curve=_curve(self.engines, first),
         )
 
-    def _scores(self, judged: Judged) -> tuple[Interval, Interval] | None:
-        labels = self.asked.labels
+    def _scores(self, judged: CascadeOutcome) -> tuple[Interval, Interval] | None:
+        labels = self.predictions.labels
         if len(set(labels)) < 2:
             return None
-        told = self.candidates.answers[judged.engine]
-        scores = vote(told).score
+        scores = vote(self.engines.probabilities[judged.engine]).score
         found = [
-            score_calls(labels, calls, scores, self.asked.patients, draws=self.config.draws).weighted_f1
+            score_calls(labels, calls, scores, self.predictions.patients, draws=self.config.draws).weighted_f1
             for calls in (judged.full, judged.call)
         ]
         return found[0], found[1]
 
 
-def _curve(candidates: Candidates, first: First) -> tuple[CurvePoint, ...]:
+def _curve(engines: EnginePredictions, first: FirstVoter) -> tuple[CurvePoint, ...]:
     """Flips and saved work from the largest threshold down, in the engine in which most flip in the end."""
-    opinions = [candidates.opinion(engine, first) for engine in candidates.answers]
-    opinion = max(opinions, key=lambda one: int(one.flips.sum()))
-    order = np.argsort(-opinion.largest, kind="stable")
-    falling, changed = opinion.largest[order], np.cumsum(opinion.flips[order])
+    calls = [engines.first_voter_calls(engine, first) for engine in engines.probabilities]
+    worst = max(calls, key=lambda one: int(one.flips.sum()))
+    order = np.argsort(-worst.largest, kind="stable")
+    falling, changed = worst.largest[order], np.cumsum(worst.flips[order])
     picked = falling[np.linspace(0, len(order) - 1, POINTS).astype(int)]
     places = np.unique(np.searchsorted(-falling, -picked, side="right") - 1)  # equal values go together
     return tuple(
         CurvePoint(
             threshold=float(falling[place]),
             flips=float(changed[place]) / len(order),
-            skipped=(int(place) + 1) / len(order) * (1 - candidates.shares[first]),
+            skipped=(int(place) + 1) / len(order) * (1 - engines.shares[first]),
         )
         for place in places
     )

@@ -22,14 +22,14 @@ from blastscope.runtime.backends.protocol import first_voter_decides
 from blastscope.runtime.inference.voting import vote
 from blastscope.runtime.types import VOTERS
 
-First = Literal["a", "b"]
-FIRSTS: tuple[First, ...] = ("a", "b")
+FirstVoter = Literal["a", "b"]
+FIRST_VOTERS: tuple[FirstVoter, ...] = ("a", "b")
 NEVER = 2.0  # above every probability
 CONFIDENCE = 0.95
 
 
-class Opinion(NamedTuple):
-    """What a first voter says alone."""
+class FirstVoterCalls(NamedTuple):
+    """The calls of a first voter alone."""
 
     largest: NDArray[np.float32]  # (N,) its larger probability
     pairs: NDArray[np.float32]  # (N, 2)
@@ -37,17 +37,17 @@ class Opinion(NamedTuple):
     flips: NDArray[np.bool_]  # (N,) whether that is not the call of all voters
 
 
-class Choice(NamedTuple):
+class ThresholdChoice(NamedTuple):
     """A first voter with its threshold, and the share of the work that is not done so on the cells that chose."""
 
-    first: First
+    first: FirstVoter
     threshold: float
     skipped: float
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """What a cascade did to cells that had no part in its choice, in one engine."""
+class CascadeOutcome:
+    """A cascade's calls of cells that had no part in its choice, in one engine."""
 
     engine: str
     call: NDArray[np.int32]  # (N,) the cascade's
@@ -62,72 +62,81 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True)
-class Candidates:
-    """The same cells as each engine answers them, and the work that each first voter costs as a share of the whole."""
+class EnginePredictions:
+    """The same cells' probabilities in each engine, and the work that each first voter costs as a share of the whole."""
 
-    answers: Mapping[str, NDArray[np.float32]]  # engine -> (N, 3, 2)
+    probabilities: Mapping[str, NDArray[np.float32]]  # engine -> (N, 3, 2)
     patients: Sequence[str]
-    shares: Mapping[First, float]
+    shares: Mapping[FirstVoter, float]
     threshold: float | None = None  # of the bundle's operating point
 
-    def opinion(self, engine: str, first: First) -> Opinion:
-        """What `first` says alone in `engine`."""
-        told = self.answers[engine]
-        alone = np.full_like(told, np.nan)
+    def first_voter_calls(self, engine: str, first: FirstVoter) -> FirstVoterCalls:
+        """The calls of `first` alone in `engine`."""
+        answers = self.probabilities[engine]
+        alone = np.full_like(answers, np.nan)
         place = VOTERS.index(first)
-        alone[:, place] = told[:, place]
+        alone[:, place] = answers[:, place]
         call = vote(alone, self.threshold, partial=True).label
         # a softmax may round past 1, and no threshold lies there
-        return Opinion(np.minimum(told[:, place].max(axis=1), np.float32(1)), told[:, place], call, call != self.full(engine))
+        return FirstVoterCalls(
+            np.minimum(answers[:, place].max(axis=1), np.float32(1)), answers[:, place], call, call != self.full(engine)
+        )
 
     def full(self, engine: str) -> NDArray[np.int32]:
         """The calls of all voters."""
-        return vote(self.answers[engine], self.threshold).label
+        return vote(self.probabilities[engine], self.threshold).label
 
 
-def choose(candidates: Candidates, flips_at_most: float, *, firsts: Sequence[First] = FIRSTS) -> Choice | None:
+def choose_threshold(
+    engines: EnginePredictions, flips_at_most: float, *, firsts: Sequence[FirstVoter] = FIRST_VOTERS
+) -> ThresholdChoice | None:
     """The first voter that saves most work within the bound in every engine; None where none may decide any cell."""
-    table = {(engine, first): candidates.opinion(engine, first) for engine in candidates.answers for first in firsts}
-    everyone = np.ones(len(candidates.patients), bool)
-    return _choose(table, everyone, candidates.shares, flips_at_most)
+    table = {(engine, first): engines.first_voter_calls(engine, first) for engine in engines.probabilities for first in firsts}
+    everyone = np.ones(len(engines.patients), bool)
+    return _choose_threshold(table, everyone, engines.shares, flips_at_most)
 
 
-def judge_left_out(candidates: Candidates, flips_at_most: float, *, firsts: Sequence[First] = FIRSTS) -> tuple[Judged, ...]:
+def evaluate_left_out(
+    engines: EnginePredictions, flips_at_most: float, *, firsts: Sequence[FirstVoter] = FIRST_VOTERS
+) -> tuple[CascadeOutcome, ...]:
     """What the choice of all other patients does to each patient's cells, one result an engine."""
-    names = np.asarray(candidates.patients)
-    table = {(engine, first): candidates.opinion(engine, first) for engine in candidates.answers for first in firsts}
-    calls = {engine: candidates.full(engine).copy() for engine in candidates.answers}
-    early = {engine: np.zeros(len(names), bool) for engine in candidates.answers}
-    saved = dict.fromkeys(candidates.answers, 0.0)
+    names = np.asarray(engines.patients)
+    table = {(engine, first): engines.first_voter_calls(engine, first) for engine in engines.probabilities for first in firsts}
+    calls = {engine: engines.full(engine).copy() for engine in engines.probabilities}
+    early = {engine: np.zeros(len(names), bool) for engine in engines.probabilities}
+    saved = dict.fromkeys(engines.probabilities, 0.0)
     for name in np.unique(names):
         out = names == name
-        chosen = _choose(table, ~out, candidates.shares, flips_at_most)
+        chosen = _choose_threshold(table, ~out, engines.shares, flips_at_most)
         if chosen is None:
             continue
-        for engine in candidates.answers:
-            opinion = table[engine, chosen.first]
-            sure = out & first_voter_decides(opinion.pairs, chosen.threshold)
-            calls[engine][sure] = opinion.call[sure]
+        for engine in engines.probabilities:
+            calls_alone = table[engine, chosen.first]
+            sure = out & first_voter_decides(calls_alone.pairs, chosen.threshold)
+            calls[engine][sure] = calls_alone.call[sure]
             early[engine] |= sure
-            saved[engine] += int(sure.sum()) * (1 - candidates.shares[chosen.first])
+            saved[engine] += int(sure.sum()) * (1 - engines.shares[chosen.first])
     return tuple(
-        Judged(engine, calls[engine], candidates.full(engine), early[engine], saved[engine] / len(names))
-        for engine in candidates.answers
+        CascadeOutcome(engine, calls[engine], engines.full(engine), early[engine], saved[engine] / len(names))
+        for engine in engines.probabilities
     )
 
 
-def _choose(
-    table: Mapping[tuple[str, First], Opinion], rows: NDArray[np.bool_], shares: Mapping[First, float], bound: float
-) -> Choice | None:
-    allowed = flips_allowed(int(rows.sum()), bound)
-    best: Choice | None = None
+def _choose_threshold(
+    table: Mapping[tuple[str, FirstVoter], FirstVoterCalls],
+    rows: NDArray[np.bool_],
+    shares: Mapping[FirstVoter, float],
+    bound: float,
+) -> ThresholdChoice | None:
+    allowed = max_flips(int(rows.sum()), bound)
+    best: ThresholdChoice | None = None
     for first in dict.fromkeys(first for _, first in table):
-        opinions = [opinion for (_, voter), opinion in table.items() if voter == first]
-        threshold = max(smallest_threshold(one.largest[rows], one.flips[rows], allowed) for one in opinions)
-        decided = min(float(np.mean(one.largest[rows] >= np.float32(threshold))) for one in opinions)
+        alone = [calls for (_, voter), calls in table.items() if voter == first]
+        threshold = max(smallest_threshold(one.largest[rows], one.flips[rows], allowed) for one in alone)
+        decided = min(float(np.mean(one.largest[rows] >= np.float32(threshold))) for one in alone)
         skipped = decided * (1 - shares[first])
         if skipped > (best.skipped if best else 0):
-            best = Choice(first, threshold, skipped)
+            best = ThresholdChoice(first, threshold, skipped)
     return best
 
 
@@ -140,29 +149,29 @@ def smallest_threshold(largest: NDArray[np.float32], flips: NDArray[np.bool_], a
     return float(falling[fine[-1]]) if len(fine) else NEVER
 
 
-def flips_allowed(cells: int, bound: float) -> int:
+def max_flips(cells: int, bound: float) -> int:
     """The most flips of `cells` whose share is under `bound` with 95 % confidence, and 0 where there are too few cells."""
     fine = 0
-    for count, chance in enumerate(_at_most(cells, bound)):
+    for count, chance in enumerate(_binomial_cdf(cells, bound)):
         if chance > 1 - CONFIDENCE:
             break
         fine = count
     return fine
 
 
-def upper_share(count: int, cells: int) -> float:
+def clopper_pearson_upper(count: int, cells: int) -> float:
     """The largest share at which `count` of `cells` or fewer still come up in 5 % of cases (Clopper and Pearson 1934)."""
     if count >= cells:
         return 1.0
     low, high = count / cells, 1.0
     for _ in range(50):
         middle = (low + high) / 2
-        chance = next(islice(_at_most(cells, middle), count, None))
+        chance = next(islice(_binomial_cdf(cells, middle), count, None))
         low, high = (middle, high) if chance > 1 - CONFIDENCE else (low, middle)
     return high
 
 
-def _at_most(cells: int, share: float) -> Iterator[float]:
+def _binomial_cdf(cells: int, share: float) -> Iterator[float]:
     """The chance that no more than 0, 1, 2 ... of `cells` come up, each with the chance `share`, below 1."""
     total = 0.0
     for count in range(cells + 1):

@@ -10,7 +10,7 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.calibration.progress import Tell
+from blastscope.calibration.progress import LogCallback
 from blastscope.runtime.bundle.manifest import TrainingProvenance
 from blastscope.runtime.crop import Crop, CropSpecification
 from blastscope.runtime.crop.reference import crop_dataset
@@ -30,10 +30,10 @@ class CroppedCells:
     refused: tuple[tuple[DatasetEntry, str], ...]
 
 
-def note_other_cells(folder: Dataset, trained_on: str | None, tell: Tell) -> None:
-    """Tells where `folder` isn't the one with the digest `trained_on`: cells and patients are then known by name alone."""
+def log_dataset_mismatch(folder: Dataset, trained_on: str | None, log: LogCallback) -> None:
+    """Logs where `folder` isn't the one with the digest `trained_on`: cells and patients are then known by name alone."""
     if trained_on and folder.sha256 != trained_on:
-        tell(f"'{folder.root}' isn't what was trained on, by its digest: patients and cells are taken for those of that name")
+        log(f"'{folder.root}' isn't what was trained on, by its digest: patients and cells are taken for those of that name")
 
 
 def validation_cells(folder: Dataset, training: TrainingProvenance) -> tuple[DatasetEntry, ...]:
@@ -89,11 +89,11 @@ def choose_cells(cells: Sequence[DatasetEntry], count: int, seed: int) -> tuple[
         groups = [by_patient[name] for name in sorted(by_patient)]
         shuffled = [[group[index] for index in rng.permutation(len(group))] for group in groups]
         queues[label] = [shuffled[index] for index in rng.permutation(len(shuffled))]
-    in_turn = {label: list(_in_turn(groups)) for label, groups in queues.items()}
-    return tuple(islice(_in_turn(list(in_turn.values())), count))
+    in_turn = {label: list(_round_robin(groups)) for label, groups in queues.items()}
+    return tuple(islice(_round_robin(list(in_turn.values())), count))
 
 
-def _in_turn(groups: Sequence[Sequence[DatasetEntry]]) -> Iterator[DatasetEntry]:
+def _round_robin(groups: Sequence[Sequence[DatasetEntry]]) -> Iterator[DatasetEntry]:
     """The first of each group, then the second of each, and so on."""
     for place in range(max(map(len, groups), default=0)):
         yield from (group[place] for group in groups if place < len(group))
@@ -114,7 +114,7 @@ def crop_cells(cells: Sequence[DatasetEntry], spec: CropSpecification) -> Croppe
     return CroppedCells(tuple(kept), np.stack(crops) if crops else np.empty(shape, np.uint8), tuple(refused))
 
 
-def without(sample: CroppedCells, refused: Sequence[tuple[int, str]]) -> CroppedCells:
+def drop_rows(sample: CroppedCells, refused: Sequence[tuple[int, str]]) -> CroppedCells:
     """`sample` less the rows in `refused`, which are named in it instead."""
     rows = {row for row, _ in refused}
     kept = [row for row in range(len(sample.cells)) if row not in rows]
@@ -122,7 +122,7 @@ def without(sample: CroppedCells, refused: Sequence[tuple[int, str]]) -> Cropped
     return CroppedCells(tuple(sample.cells[row] for row in kept), sample.crops[kept], (*sample.refused, *named))
 
 
-def joined(one: CroppedCells, other: CroppedCells) -> CroppedCells:
+def merge_cells(one: CroppedCells, other: CroppedCells) -> CroppedCells:
     """The cells of both."""
     crops = np.concatenate([one.crops, other.crops])
     return CroppedCells((*one.cells, *other.cells), crops, (*one.refused, *other.refused))

@@ -18,10 +18,10 @@ from math import gcd
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.calibration.acceptance.evaluation import GraphAnswers, batches
+from blastscope.calibration.acceptance.evaluation import ReferenceRunner, batches
 from blastscope.calibration.config import Method
-from blastscope.calibration.progress import Pace, Tell
-from blastscope.calibration.quantisation.qdq_placement import Plan
+from blastscope.calibration.progress import LogCallback, Progress
+from blastscope.calibration.quantisation.qdq_placement import QdqPlan
 from blastscope.runtime.errors import EngineError, MissingLibrary
 
 try:
@@ -31,13 +31,13 @@ except ImportError as error:
 
 BATCH = 4
 BINS = 2048
-SAMPLED = 1 << 18  # values of one batch that go into a histogram
+HISTOGRAM_SAMPLES = 1 << 18  # values of one batch that go into a histogram
 LEVELS = 128  # of int8 on one side of zero
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """What is known of a graph's values after they were seen on the calibration cells."""
+class ActivationStats:
+    """Statistics of a graph's activations on the calibration cells."""
 
     largest: dict[str, float]  # the largest absolute value
     channels: dict[str, NDArray[np.float32]]  # the same by channel, (C,), of the maps that convolutions take
@@ -46,10 +46,10 @@ class Measured:
     refused: tuple[tuple[int, str], ...]  # row of the crops, with the reason; they don't count in how far values reach
     _cuts: dict[tuple[object, ...], float] = field(default_factory=dict)
 
-    def reach(self, plan: Plan, method: Method, percentile: float) -> dict[str, float]:
-        """What 127 stands for, by group of `plan`, by one `method`."""
+    def ranges(self, plan: QdqPlan, method: Method, percentile: float) -> dict[str, float]:
+        """The range of each group of `plan`, which is what 127 stands for, by one `method`."""
         found = {}
-        for group, members in plan.measured.items():
+        for group, members in plan.members.items():
             key = (members, method, percentile)
             if key not in self._cuts:
                 self._cuts[key] = self._cut(members, method, percentile)
@@ -60,41 +60,41 @@ class Measured:
         most = max(self.largest[value] for value in members) or 1.0
         if method == "minmax":
             return most
-        histogram = sum(stretched(self.histograms[value], self.largest[value] / most) for value in members)
+        histogram = sum(rescale_histogram(self.histograms[value], self.largest[value] / most) for value in members)
         assert not isinstance(histogram, int)
         bins = percentile_bins(histogram, percentile) if method == "percentile" else entropy_bins(histogram)
         return most * bins / BINS
 
 
-def measure(
-    model: onnx.ModelProto, plan: Plan, crops: NDArray[np.uint8], *, histograms: bool = True, tell: Tell | None = None
-) -> Measured:
-    """What the values of the fp32 graph `model` are like on `crops` (N, S, S, 3). minmax needs no `histograms`.
+def collect_stats(
+    model: onnx.ModelProto, plan: QdqPlan, crops: NDArray[np.uint8], *, histograms: bool = True, log: LogCallback | None = None
+) -> ActivationStats:
+    """The activation statistics of the fp32 graph `model` on `crops` (N, S, S, 3). minmax needs no `histograms`.
 
     A crop is refused on which a value is infinite, not a number, or zero where other crops fill it. Raises `EngineError` where
     none is left. A value that is zero on every crop, as after a branch of zero weights, is zero at any scale.
     """
-    values = sorted({value for members in plan.measured.values() for value in members})
-    session = GraphAnswers(with_outputs(model, values))
+    values = sorted({value for members in plan.members.values() for value in members})
+    session = ReferenceRunner(with_outputs(model, values))
     maps = {node.input[0] for node in model.graph.node if node.op_type == "Conv"}
-    seen, pace = _Seen(values, maps), Pace("looks at cells", len(crops) * (2 if histograms else 1), tell)
+    collector, progress = _StatsCollector(values, maps), Progress("looks at cells", len(crops) * (2 if histograms else 1), log)
     for batch in batches(crops, BATCH):
-        seen.take(session, batch)
-        pace.step(len(batch))
-    largest = np.concatenate(seen.largest)
+        collector.update(session, batch)
+        progress.step(len(batch))
+    largest = np.concatenate(collector.largest)
     dead = ~(largest != 0).any(axis=0)
     refused = tuple(_refused(np.where(dead, np.float32(1), largest), values))
     kept = np.setdiff1d(np.arange(len(crops)), [row for row, _ in refused])
     if not len(kept):
         raise EngineError(f"no cell can calibrate: on the first, {refused[0][1] if refused else 'there is none'}")
     at = {value: float(reach) for value, reach in zip(values, largest[kept].max(axis=0), strict=True)}
-    means = {value: (total / seen.counts[value]).astype(np.float32) for value, total in seen.sums.items()}
-    counts = _histograms(session, crops[kept], at, pace) if histograms else {}
-    return Measured(at, seen.channels, means, counts, refused)
+    means = {value: (total / collector.counts[value]).astype(np.float32) for value, total in collector.sums.items()}
+    counts = _histograms(session, crops[kept], at, progress) if histograms else {}
+    return ActivationStats(at, collector.channels, means, counts, refused)
 
 
-class _Seen:
-    """What a first pass over the crops leaves of the values."""
+class _StatsCollector:
+    """Collects statistics in a first pass over the crops."""
 
     def __init__(self, values: list[str], maps: set[str]) -> None:
         self._values, self._maps = values, maps  # maps: those that a convolution takes, whose channels are the second axis
@@ -103,7 +103,7 @@ class _Seen:
         self.counts: dict[str, int] = defaultdict(int)  # so many crops: a batch with an infinite value has no part
         self.channels: dict[str, NDArray[np.float32]] = {}
 
-    def take(self, session: GraphAnswers, batch: NDArray[np.uint8]) -> None:
+    def update(self, session: ReferenceRunner, batch: NDArray[np.uint8]) -> None:
         """One batch of crops."""
         row = []
         for value, array in session.values(self._values, batch):
@@ -147,26 +147,26 @@ def with_outputs(model: onnx.ModelProto, values: list[str]) -> bytes:
 
 
 def _histograms(
-    session: GraphAnswers, crops: NDArray[np.uint8], largest: dict[str, float], pace: Pace
+    session: ReferenceRunner, crops: NDArray[np.uint8], largest: dict[str, float], progress: Progress
 ) -> dict[str, NDArray[np.int64]]:
     counts = {value: np.zeros(BINS, np.int64) for value in largest}
     for batch in batches(crops, BATCH):
         for value, array in session.values(list(largest), batch):
-            place = (np.abs(thinned(array)) * np.float32(BINS / (largest[value] or 1.0))).astype(np.int32)
+            place = (np.abs(subsample(array)) * np.float32(BINS / (largest[value] or 1.0))).astype(np.int32)
             counts[value] += np.bincount(np.minimum(place, BINS - 1), minlength=BINS)
-        pace.step(len(batch))
+        progress.step(len(batch))
     return counts
 
 
-def thinned(array: NDArray[np.float32]) -> NDArray[np.float32]:
-    """At most about `SAMPLED` values of `array`, evenly from all of it: a percentile needs no more, and counting takes time."""
-    step = max(array.size // SAMPLED, 1)
+def subsample(array: NDArray[np.float32]) -> NDArray[np.float32]:
+    """At most about `HISTOGRAM_SAMPLES` values of `array`, evenly from all of it: a percentile needs no more."""
+    step = max(array.size // HISTOGRAM_SAMPLES, 1)
     while gcd(step, array.shape[-1]) > 1:  # not one column of a map alone
         step += 1
     return array.ravel()[::step]
 
 
-def stretched(histogram: NDArray[np.int64], share: float) -> NDArray[np.int64]:
+def rescale_histogram(histogram: NDArray[np.int64], share: float) -> NDArray[np.int64]:
     """`histogram` of values that reach to `share` of a wider range, on bins of that range."""
     if share == 1:
         return histogram

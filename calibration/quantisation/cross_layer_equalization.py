@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.calibration.quantisation.qdq_placement import plan_of, users_of
+from blastscope.calibration.quantisation.qdq_placement import consumers_of, make_plan
 from blastscope.runtime.errors import MissingLibrary
 
 try:
@@ -23,7 +23,7 @@ try:
 except ImportError as error:
     raise MissingLibrary("onnx", "export") from error
 
-MOST = 1e4  # by which a channel may be scaled: a dead one is not blown up to noise
+MAX_CHANNEL_SCALE = 1e4  # by which a channel may be scaled: a dead one is not blown up to noise
 
 
 class Pair(NamedTuple):
@@ -34,7 +34,7 @@ class Pair(NamedTuple):
     value: str  # between them, as the second takes it
 
 
-def equalised(model: onnx.ModelProto, channels: Mapping[str, NDArray[np.float32]]) -> onnx.ModelProto | None:
+def equalize_layers(model: onnx.ModelProto, channels: Mapping[str, NDArray[np.float32]]) -> onnx.ModelProto | None:
     """A copy of the fp32 graph `model` with equalised channels, where `channels` says how far each value's channels reach.
 
     None where the graph has no two layers in a row to equalise.
@@ -42,27 +42,27 @@ def equalised(model: onnx.ModelProto, channels: Mapping[str, NDArray[np.float32]
     pairs = list(_pairs(model))
     if not pairs:
         return None
-    level = onnx.ModelProto()
-    level.CopyFrom(model)
-    arrays = {weight.name: weight for weight in level.graph.initializer}
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    arrays = {weight.name: weight for weight in copy.graph.initializer}
     weights = {
         name: numpy_helper.to_array(arrays[name]).copy() for one, two, _ in pairs for name in (*one.input[1:], two.input[1])
     }
-    nodes = {node.name: node for node in level.graph.node}
+    nodes = {node.name: node for node in copy.graph.node}
     for pair in pairs:
         # layers share a bias where theirs are equal
         bias = nodes[pair.first.name].input[2] = f"{pair.first.name}_bias"
         weights[bias] = weights[pair.first.input[2]]
-        _level(pair, bias, weights, channels[pair.value])
-    kept = [weight for weight in level.graph.initializer if weight.name not in weights]
-    used = {name for node in level.graph.node for name in node.input}
-    del level.graph.initializer[:]
-    level.graph.initializer.extend(kept)
-    level.graph.initializer.extend(numpy_helper.from_array(weights[name], name) for name in weights if name in used)
-    return level
+        _equalize_pair(pair, bias, weights, channels[pair.value])
+    kept = [weight for weight in copy.graph.initializer if weight.name not in weights]
+    used = {name for node in copy.graph.node for name in node.input}
+    del copy.graph.initializer[:]
+    copy.graph.initializer.extend(kept)
+    copy.graph.initializer.extend(numpy_helper.from_array(weights[name], name) for name in weights if name in used)
+    return copy
 
 
-def _level(pair: Pair, bias: str, weights: dict[str, NDArray[Any]], reach: NDArray[np.float32]) -> None:
+def _equalize_pair(pair: Pair, bias: str, weights: dict[str, NDArray[Any]], reach: NDArray[np.float32]) -> None:
     first, second = pair.first.input[1], pair.second.input[1]
     groups = _groups(pair.second)
     taken = _by_input(weights[second], groups)  # (inputs, ...)
@@ -70,7 +70,7 @@ def _level(pair: Pair, bias: str, weights: dict[str, NDArray[Any]], reach: NDArr
     alive = (reach > 0) & (need > 0)
     scale = np.sqrt(np.where(alive, reach, 1) / np.where(alive, need, 1))
     scale /= np.exp(np.log(scale[alive]).mean()) if alive.any() else 1.0  # the value keeps its size
-    scale = np.where(alive, np.clip(scale, 1 / MOST, MOST), 1).astype(np.float32)
+    scale = np.where(alive, np.clip(scale, 1 / MAX_CHANNEL_SCALE, MAX_CHANNEL_SCALE), 1).astype(np.float32)
     weights[first] = weights[first] / scale.reshape(-1, 1, 1, 1)
     weights[bias] = weights[bias] / scale
     grown = _by_input(weights[second], groups) * scale.reshape(-1, *[1] * (taken.ndim - 1))
@@ -96,19 +96,19 @@ def _groups(node: onnx.NodeProto) -> int:
 
 
 def _pairs(model: onnx.ModelProto) -> Iterator[Pair]:
-    users = users_of(model.graph.node)
-    uses = {name: len(nodes) for name, nodes in users.items()}
+    consumers = consumers_of(model.graph.node)
+    uses = {name: len(nodes) for name, nodes in consumers.items()}
     constants = {weight.name for weight in model.graph.initializer}
-    seen = plan_of(model).values
+    seen = make_plan(model).values
     for first in model.graph.node:
         if first.op_type != "Conv" or len(first.input) < 3 or not {*first.input[1:]} <= constants:
             continue
         value = first.output[0]
-        if uses.get(value) == 1 and users[value][0].op_type == "Relu":
-            value = users[value][0].output[0]
+        if uses.get(value) == 1 and consumers[value][0].op_type == "Relu":
+            value = consumers[value][0].output[0]
         if uses.get(value) != 1 or value not in seen:
             continue
-        second = users[value][0]
+        second = consumers[value][0]
         alone = all(uses[name] == 1 for name in (first.input[1], *second.input[1:2]))
         if second.op_type == "Conv" and second.input[0] == value and second.input[1] in constants and alone:
             yield Pair(first, second, value)

@@ -14,10 +14,10 @@ try:
 except ImportError as error:
     raise MissingLibrary("onnx", "export") from error
 
-COUNTED = ("Conv", "MatMul", "Gemm")
+MAC_OPERATORS = ("Conv", "MatMul", "Gemm")
 
 
-def multiply_adds(model: onnx.ModelProto) -> dict[str, int]:
+def count_macs(model: onnx.ModelProto) -> dict[str, int]:
     """Multiply-adds for one cell, by the name of the layer's node. Raises `EngineError` where a shape can't be inferred."""
     single = onnx.ModelProto()
     single.CopyFrom(model)
@@ -26,7 +26,7 @@ def multiply_adds(model: onnx.ModelProto) -> dict[str, int]:
     inferred = onnx.shape_inference.infer_shapes(single, data_prop=True).graph
     shapes = {value.name: _shape(value) for value in (*inferred.value_info, *inferred.output, *inferred.input)}
     shapes.update({weight.name: tuple(weight.dims) for weight in inferred.initializer})
-    return {node.name: _of_layer(node, shapes) for node in inferred.node if node.op_type in COUNTED}
+    return {node.name: _of_layer(node, shapes) for node in inferred.node if node.op_type in MAC_OPERATORS}
 
 
 def _shape(value: onnx.ValueInfoProto) -> tuple[int, ...]:
@@ -44,18 +44,18 @@ def _of_layer(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]) -> int:
     return outputs * (taken[-1] if turned else taken[-2])
 
 
-def share_of(model: onnx.ModelProto, voter: Voter) -> float:
+def voter_mac_share(model: onnx.ModelProto, voter: Voter) -> float:
     """The share of the graph's multiply-adds that `voter` alone needs, 0 to 1.
 
-    Raises `EngineError` where the graph doesn't put three opinions side by side.
+    Raises `EngineError` where the graph doesn't concatenate the outputs of three voters.
     """
-    work = multiply_adds(model)
-    needed = _behind(model, _opinions(model)[VOTERS.index(voter)])
+    work = count_macs(model)
+    needed = _ancestors(model, _voter_outputs(model)[VOTERS.index(voter)])
     return float(np.sum([count for name, count in work.items() if name in needed]) / np.sum(list(work.values())))
 
 
-def _opinions(model: onnx.ModelProto) -> list[str]:
-    """The three values that are put side by side before softmax and vote, in the order of the voters."""
+def _voter_outputs(model: onnx.ModelProto) -> list[str]:
+    """The three values that are concatenated before softmax and vote, in the order of the voters."""
     made = {name: node for node in model.graph.node for name in node.output}
     value = "probabilities"
     while value in made:
@@ -66,7 +66,7 @@ def _opinions(model: onnx.ModelProto) -> list[str]:
     raise EngineError("the graph doesn't put the opinions of three voters side by side: no voter of it can be run alone")
 
 
-def _behind(model: onnx.ModelProto, value: str) -> set[str]:
+def _ancestors(model: onnx.ModelProto, value: str) -> set[str]:
     """Names of the nodes that `value` comes from."""
     made = {name: node for node in model.graph.node for name in node.output}
     found: set[str] = set()

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.calibration.quantisation.qdq_placement import META, Plan, check_graph, drop_unused, find_regions
+from blastscope.calibration.quantisation.qdq_placement import META, QdqPlan, check_graph, drop_unused, find_regions
 from blastscope.runtime.backends.int8_overflow import SAFE_WEIGHT
 from blastscope.runtime.errors import EngineError, MissingLibrary
 
@@ -22,27 +22,27 @@ try:
 except ImportError as error:
     raise MissingLibrary("onnx", "export") from error
 
-TOP = 127
-SHARES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
+INT8_MAX = 127
+CLIP_RATIOS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 
 Means = dict[str, NDArray[np.float32]]
 
 
-def quantise(
-    model: onnx.ModelProto, plan: Plan, reach: dict[str, float], *, means: Means | None = None, weight_bits: int = 7
+def insert_qdq(
+    model: onnx.ModelProto, plan: QdqPlan, reach: dict[str, float], *, means: Means | None = None, weight_bits: int = 7
 ) -> onnx.ModelProto:
     """An int8 copy of the fp32 graph `model`; `reach` says for each group of `plan` what 127 stands for.
 
     With the `means` of the layers' inputs, by value and channel, biases make good what rounding takes from outputs on average.
     """
-    small = onnx.ModelProto()
-    small.CopyFrom(model)
-    graph = small.graph
-    added = _Added(graph)
-    weights = _weight_pairs(graph, plan, added, means or {}, weight_bits)
+    child = onnx.ModelProto()
+    child.CopyFrom(model)
+    graph = child.graph
+    initialisers = _Initialisers(graph)
+    weights = _weight_pairs(graph, plan, initialisers, means or {}, weight_bits)
     replaced = {name: f"{name}_dequantised" for name in weights}
     nodes: list[onnx.NodeProto] = list(weights.values())
-    inside = set(find_regions(model).networks) - plan.floats
+    inside = set(find_regions(model).networks) - plan.fp32_layers
     for node in graph.node:
         for place, name in enumerate(node.input):
             if name in replaced and node.name in inside:
@@ -50,20 +50,20 @@ def quantise(
         nodes.append(node)
         for name in node.output:
             if name in plan.values:
-                nodes += added.pair(name, reach[plan.values[name]])
+                nodes += initialisers.pair(name, reach[plan.values[name]])
                 replaced[name] = f"{name}_dequantised"
     del graph.node[:]
     graph.node.extend(nodes)
     drop_unused(graph)
-    props = {entry.key: entry.value for entry in small.metadata_props}
-    del small.metadata_props[:]
-    helper.set_model_props(small, {**props, f"{META}precision": "int8"})
-    check_graph(small, "int8")
-    check_int8(small)
-    return small
+    props = {entry.key: entry.value for entry in child.metadata_props}
+    del child.metadata_props[:]
+    helper.set_model_props(child, {**props, f"{META}precision": "int8"})
+    check_graph(child, "int8")
+    check_int8(child)
+    return child
 
 
-class _Added:
+class _Initialisers:
     """Scales and zero points, one initialiser each."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
@@ -76,32 +76,32 @@ class _Added:
 
     def pair(self, name: str, reach: float) -> list[onnx.NodeProto]:
         """Quantise and dequantise of the value `name`."""
-        scale = self.constant(f"{name}_scale", np.array(reach / TOP, np.float32))
-        small, back = f"{name}_int8", f"{name}_dequantised"
+        scale = self.constant(f"{name}_scale", np.array(reach / INT8_MAX, np.float32))
+        quantised, dequantised = f"{name}_int8", f"{name}_dequantised"
         return [
-            helper.make_node("QuantizeLinear", [name, scale, "zero"], [small], name=f"Quantize_{name}"),
-            helper.make_node("DequantizeLinear", [small, scale, "zero"], [back], name=f"Dequantize_{name}"),
+            helper.make_node("QuantizeLinear", [name, scale, "zero"], [quantised], name=f"Quantize_{name}"),
+            helper.make_node("DequantizeLinear", [quantised, scale, "zero"], [dequantised], name=f"Dequantize_{name}"),
         ]
 
 
 def _weight_pairs(
-    graph: onnx.GraphProto, plan: Plan, added: _Added, means: Means, weight_bits: int
+    graph: onnx.GraphProto, plan: QdqPlan, initialisers: _Initialisers, means: Means, weight_bits: int
 ) -> dict[str, onnx.NodeProto]:
     """For each weight of the plan its DequantizeLinear; the int8 weight takes the float one's place."""
     arrays = {weight.name: weight for weight in graph.initializer}
     found = {}
     for name, axis in plan.weights.items():
         weight = numpy_helper.to_array(arrays[name])
-        user = next(node for node in graph.node if name in node.input[1:2] and node.name not in plan.floats)
-        top = TOP if weight_bits == 8 or is_depthwise(weight) else SAFE_WEIGHT
-        whole, scale = quantised_weight(weight, axis, top)
+        user = next(node for node in graph.node if name in node.input[1:2] and node.name not in plan.fp32_layers)
+        top = INT8_MAX if weight_bits == 8 or is_depthwise(weight) else SAFE_WEIGHT
+        whole, scale = quantise_weight(weight, axis, top)
         if len(user.input) > 2 and user.input[0] in means:
-            lost = lost_mean(weight, whole * along(scale, axis, weight.ndim), axis, means[user.input[0]])
-            user.input[2] = added.constant(f"{name}_bias", numpy_helper.to_array(arrays[user.input[2]]) + lost)
+            lost = bias_correction(weight, whole * broadcast_along(scale, axis, weight.ndim), axis, means[user.input[0]])
+            user.input[2] = initialisers.constant(f"{name}_bias", numpy_helper.to_array(arrays[user.input[2]]) + lost)
         inputs = [
-            added.constant(f"{name}_int8", whole),
-            added.constant(f"{name}_scale", scale),
-            added.constant(f"{name}_zero", np.zeros(len(scale), np.int8)),
+            initialisers.constant(f"{name}_int8", whole),
+            initialisers.constant(f"{name}_scale", scale),
+            initialisers.constant(f"{name}_zero", np.zeros(len(scale), np.int8)),
         ]
         outputs = [f"{name}_dequantised"]
         found[name] = helper.make_node("DequantizeLinear", inputs, outputs, name=f"Dequantize_{name}", axis=axis)
@@ -113,7 +113,7 @@ def is_depthwise(weight: NDArray[np.float32]) -> bool:
     return weight.ndim == 4 and weight.shape[1] == 1
 
 
-def quantised_weight(weight: NDArray[np.float32], axis: int, top: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+def quantise_weight(weight: NDArray[np.float32], axis: int, top: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """`weight` from -top to top with a scale for each channel of `axis`; a channel of zeros keeps the scale 1.
 
     Of several scales, each channel takes the one with the smallest squared error: cutting one large weight can pay.
@@ -123,22 +123,22 @@ def quantised_weight(weight: NDArray[np.float32], axis: int, top: int) -> tuple[
     reach = np.where(reach > 0, reach, np.float32(top))
     best = (reach / top).astype(np.float32)
     least = np.full(len(best), np.inf)
-    for share in SHARES:
+    for share in CLIP_RATIOS:
         scale = (share * reach / top).astype(np.float32)
-        wide = along(scale, axis, weight.ndim)
+        wide = broadcast_along(scale, axis, weight.ndim)
         error = np.square(weight - wide * np.clip(np.rint(weight / wide), -top, top)).sum(axis=others, dtype=np.float64)
         best, least = np.where(error < least, scale, best), np.minimum(error, least)
-    whole = np.clip(np.rint(weight / along(best, axis, weight.ndim)), -top, top).astype(np.int8)
+    whole = np.clip(np.rint(weight / broadcast_along(best, axis, weight.ndim)), -top, top).astype(np.int8)
     return whole, best
 
 
-def along(scale: NDArray[np.float32], axis: int, ndim: int) -> NDArray[np.float32]:
+def broadcast_along(scale: NDArray[np.float32], axis: int, ndim: int) -> NDArray[np.float32]:
     """`scale` shaped to multiply the channels of `axis`."""
     shaped: NDArray[np.float32] = scale.reshape([-1 if dimension == axis else 1 for dimension in range(ndim)])
     return shaped
 
 
-def lost_mean(
+def bias_correction(
     weight: NDArray[np.float32], rounded: NDArray[np.float32], axis: int, mean: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """What rounding takes from each output channel on average: goes back into the bias (Nagel et al. 2019, bias correction).

@@ -51,7 +51,7 @@ def find_regions(model: onnx.ModelProto) -> Regions:
     if not any(node.op_type in LAYERS for node in nodes):
         raise EngineError("the graph holds no layer: not one of blastscope's")
     fed = _reached(nodes)  # by a layer, going down
-    feeding = _reached([_turned(node) for node in reversed(nodes)])  # a layer, going up
+    feeding = _reached([_reversed(node) for node in reversed(nodes)])  # a layer, going up
     parts: dict[str, list[str]] = {"before": [], "networks": [], "after": []}
     for node in nodes:
         is_layer = node.op_type in LAYERS
@@ -72,12 +72,12 @@ def _reached(nodes: Iterable[onnx.NodeProto]) -> set[str]:
     return reached
 
 
-def _turned(node: onnx.NodeProto) -> onnx.NodeProto:
+def _reversed(node: onnx.NodeProto) -> onnx.NodeProto:
     turned: onnx.NodeProto = onnx.helper.make_node(node.op_type, list(node.output), list(node.input), name=node.name)
     return turned
 
 
-def seen_values(model: onnx.ModelProto) -> set[str]:
+def crop_dependent_values(model: onnx.ModelProto) -> set[str]:
     """The values that hold something of the crops, and not of their number and size alone."""
     seen = {value.name for value in model.graph.input}
     for node in model.graph.node:
@@ -95,13 +95,13 @@ def check_graph(model: onnx.ModelProto, precision: Precision) -> None:
         raise EngineError(f"this network has no valid {precision} graph: {reason}") from error
 
 
-def users_of(nodes: Sequence[onnx.NodeProto]) -> dict[str, list[onnx.NodeProto]]:
+def consumers_of(nodes: Sequence[onnx.NodeProto]) -> dict[str, list[onnx.NodeProto]]:
     """The nodes that take each value."""
-    users: dict[str, list[onnx.NodeProto]] = {}
+    consumers: dict[str, list[onnx.NodeProto]] = {}
     for node in nodes:
         for name in dict.fromkeys(node.input):
-            users.setdefault(name, []).append(node)
-    return users
+            consumers.setdefault(name, []).append(node)
+    return consumers
 
 
 def drop_unused(graph: onnx.GraphProto) -> None:
@@ -113,11 +113,6 @@ def drop_unused(graph: onnx.GraphProto) -> None:
     graph.initializer.extend(kept)
 
 
-try:
-    import onnx
-except ImportError as error:
-    raise MissingLibrary("onnx", "export") from error
-
 CLIPPING = ("Relu", "Clip")
 MOVING = ("Concat", "MaxPool", "Flatten", "Reshape", "Transpose", "Slice", "Squeeze", "Unsqueeze", "Pad")
 COMPUTING = ("Add", "Mul", "AveragePool", "GlobalAveragePool", "ReduceMean", "Sigmoid", "HardSigmoid", "HardSwish")
@@ -125,21 +120,21 @@ QUANTISED = (*LAYERS, *COMPUTING, *CLIPPING, *MOVING)
 
 
 @dataclass(frozen=True)
-class Plan:
+class QdqPlan:
     """Values to quantise, each with the value whose range gives its scale; and layers' weights with their channel axis."""
 
     values: dict[str, str]  # value -> the name of its group
-    measured: dict[str, tuple[str, ...]]  # group -> the values whose largest range it takes
+    members: dict[str, tuple[str, ...]]  # group -> the values whose largest range it takes
     weights: dict[str, int] = field(default_factory=dict)  # weight -> axis of the output channels
-    floats: frozenset[str] = frozenset()  # names of layers that stay float32
+    fp32_layers: frozenset[str] = frozenset()  # names of layers that stay float32
 
 
-def plan_of(model: onnx.ModelProto, floats: Collection[str] = ()) -> Plan:
-    """The plan for the fp32 graph `model`, in which the layers named in `floats` stay float32."""
-    inside = set(find_regions(model).networks).difference(floats)
+def make_plan(model: onnx.ModelProto, fp32_layers: Collection[str] = ()) -> QdqPlan:
+    """The plan for the fp32 graph `model`, in which the layers named in `fp32_layers` stay float32."""
+    inside = set(find_regions(model).networks).difference(fp32_layers)
     nodes = [node for node in model.graph.node if node.name in inside and node.op_type in QUANTISED]
-    wanted = _wanted(model, nodes)
-    groups = _Groups(wanted)
+    wanted = _values_to_quantise(model, nodes)
+    groups = _ScaleGroups(wanted)
     for node in nodes:
         inputs = [name for name in node.input if name in wanted]
         if node.op_type in CLIPPING and node.output[0] in wanted and _only_user(model, inputs):
@@ -147,22 +142,22 @@ def plan_of(model: onnx.ModelProto, floats: Collection[str] = ()) -> Plan:
         elif node.op_type in MOVING and node.output[0] in wanted:
             for name in inputs:
                 groups.join(name, node.output[0])
-    return Plan(groups.named(), groups.measured(), _weights(model, nodes), frozenset(floats))
+    return QdqPlan(groups.named(), groups.members(), _weights(model, nodes), frozenset(fp32_layers))
 
 
-def _wanted(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> list[str]:
+def _values_to_quantise(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> list[str]:
     """Float values that a quantised operator takes, in the graph's order.
 
     Not those that hold nothing of the crops, such as the scale of attention, nor vectors that never meet a layer again.
     """
-    seen = seen_values(model)
+    seen = crop_dependent_values(model)
     computing = {node.name for node in nodes}
-    users = users_of(model.graph.node)
+    consumers = consumers_of(model.graph.node)
     feeds: set[str] = set()  # nodes from which a quantised layer is reached through quantised operators
     for node in reversed(model.graph.node):
         if node.name not in computing:
             continue
-        if node.op_type in LAYERS or any(user.name in feeds for name in node.output for user in users.get(name, ())):
+        if node.op_type in LAYERS or any(user.name in feeds for name in node.output for user in consumers.get(name, ())):
             feeds.add(node.name)
     wanted: dict[str, None] = {}
     for node in nodes:
@@ -186,7 +181,7 @@ def _weights(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> dict[str, i
     return found
 
 
-class _Groups:
+class _ScaleGroups:
     """Sets of values that share a scale."""
 
     def __init__(self, values: list[str]) -> None:
@@ -203,7 +198,7 @@ class _Groups:
     def named(self) -> dict[str, str]:
         return {value: self._find(value) for value in self._head}
 
-    def measured(self) -> dict[str, tuple[str, ...]]:
+    def members(self) -> dict[str, tuple[str, ...]]:
         members: dict[str, list[str]] = {}
         for value in self._head:
             members.setdefault(self._find(value), [])

@@ -1,10 +1,9 @@
-"""Builds int8 graphs by any quantisation settings from one measurement of the activations.
+"""Builds int8 graphs by any quantisation configuration from one pass that collects activation statistics.
 
-Chooses the method of calibration by measurement: the recipe that moves the vote least on the search cells.
+`choose_method` compares configurations by measurement and takes the one that moves the vote least on the search cells. One
+thing is changed at a time: first the method, then whether biases are corrected, then whether channels are equalised.
 
-One thing is changed at a time: first the method, then whether biases are corrected, then whether channels are equalised.
-
-One int8 graph file from one fp32 graph file.
+`make_int8` writes one int8 graph file from one fp32 graph file.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.calibration.acceptance.drift_metric import Distance, Yardstick
+from blastscope.calibration.acceptance.drift_metric import Drift, DriftMetric
 from blastscope.calibration.config import CalibrationConfig, Method
-from blastscope.calibration.progress import Tell
-from blastscope.calibration.quantisation.calibrators import Measured, measure
-from blastscope.calibration.quantisation.cross_layer_equalization import equalised
-from blastscope.calibration.quantisation.qdq import quantise
-from blastscope.calibration.quantisation.qdq_placement import plan_of
+from blastscope.calibration.progress import LogCallback
+from blastscope.calibration.quantisation.calibrators import ActivationStats, collect_stats
+from blastscope.calibration.quantisation.cross_layer_equalization import equalize_layers
+from blastscope.calibration.quantisation.qdq import insert_qdq
+from blastscope.calibration.quantisation.qdq_placement import make_plan
 from blastscope.runtime.errors import MissingLibrary
 from blastscope.runtime.io.hashing import bytes_sha256
 from blastscope.runtime.io.strict_model import StrictModel
@@ -35,8 +34,8 @@ except ImportError as error:
     raise MissingLibrary("onnx", "export") from error
 
 
-class Recipe(StrictModel):
-    """What can be chosen about an int8 graph."""
+class QuantConfig(StrictModel):
+    """How an int8 graph is made: calibration method, corrections, and the layers that stay fp32."""
 
     method: Method = "percentile"
     corrected: bool = True  # biases
@@ -51,52 +50,52 @@ class Recipe(StrictModel):
 
 
 @dataclass(frozen=True)
-class Workshop:
-    """Makes int8 graphs of the fp32 graph `model` with ranges from `crops` (N, S, S, 3)."""
+class Int8Builder:
+    """Builds int8 graphs of the fp32 graph `model` with ranges from `crops` (N, S, S, 3)."""
 
     model: onnx.ModelProto
     crops: NDArray[np.uint8]
     config: CalibrationConfig
     histograms: bool = True  # False: minmax alone
-    tell: Tell | None = None  # hears how far a measurement is
+    log: LogCallback | None = None  # called with the progress of a pass
 
     @cached_property
-    def measured(self) -> Measured:
+    def stats(self) -> ActivationStats:
         """The graph's values as they are. Raises `EngineError` where no crop can calibrate."""
-        return measure(self.model, plan_of(self.model), self.crops, histograms=self.histograms, tell=self.tell)
+        return collect_stats(self.model, make_plan(self.model), self.crops, histograms=self.histograms, log=self.log)
 
     @property
     def refused(self) -> tuple[tuple[int, str], ...]:
         """Rows of the crops that have no part in the ranges, with the reason."""
-        return self.measured.refused
+        return self.stats.refused
 
     @cached_property
     def layers(self) -> tuple[str, ...]:
         """Names of the layers that can be int8, in the graph's order."""
-        weights = plan_of(self.model).weights
+        weights = make_plan(self.model).weights
         return tuple(node.name for node in self.model.graph.node if len(node.input) > 1 and node.input[1] in weights)
 
-    def build(self, recipe: Recipe) -> onnx.ModelProto:
-        """The int8 graph by `recipe`."""
-        model, measured = self._level if recipe.equalised else (self.model, self.measured)
-        plan = plan_of(model, recipe.floats)
-        means = measured.means if recipe.corrected else None
-        reach = measured.reach(plan, recipe.method, self.config.percentile)
-        return quantise(model, plan, reach, means=means, weight_bits=self.config.weight_bits)
+    def build(self, recipe: QuantConfig) -> onnx.ModelProto:
+        """The int8 graph by the configuration `recipe`."""
+        model, stats = self._equalized if recipe.equalised else (self.model, self.stats)
+        plan = make_plan(model, recipe.floats)
+        means = stats.means if recipe.corrected else None
+        reach = stats.ranges(plan, recipe.method, self.config.percentile)
+        return insert_qdq(model, plan, reach, means=means, weight_bits=self.config.weight_bits)
 
     def can_equalise(self) -> bool:
         """Whether equalising changes anything."""
-        return equalised(self.model, self.measured.channels) is not None
+        return equalize_layers(self.model, self.stats.channels) is not None
 
     @cached_property
-    def _level(self) -> tuple[onnx.ModelProto, Measured]:
+    def _equalized(self) -> tuple[onnx.ModelProto, ActivationStats]:
         """The graph with equalised channels, and its values."""
-        model = equalised(self.model, self.measured.channels) or self.model
+        model = equalize_layers(self.model, self.stats.channels) or self.model
         kept = np.setdiff1d(np.arange(len(self.crops)), [row for row, _ in self.refused])
-        return model, measure(model, plan_of(model), self.crops[kept], histograms=self.histograms, tell=self.tell)
+        return model, collect_stats(model, make_plan(model), self.crops[kept], histograms=self.histograms, log=self.log)
 
 
-def same_layers(model: onnx.ModelProto, names: Collection[str], other: onnx.ModelProto) -> tuple[str, ...]:
+def matching_layers(model: onnx.ModelProto, names: Collection[str], other: onnx.ModelProto) -> tuple[str, ...]:
     """The layers of `other` that have the weights of the layers `names` of `model`: a single graph numbers its own."""
     wanted = {digest for name, digest in _weights(model).items() if name in names}
     return tuple(name for name, digest in _weights(other).items() if digest in wanted)
@@ -113,33 +112,33 @@ def _weights(model: onnx.ModelProto) -> dict[str, str]:
 
 
 class MethodRow(StrictModel):
-    """One recipe, and how far its graph strays from the parent on the search cells."""
+    """One quantisation configuration, and how far its graph drifts from the parent on the search cells."""
 
-    recipe: Recipe
-    distance: Distance
+    recipe: QuantConfig
+    distance: Drift
     chosen: bool
 
 
 def choose_method(
-    workshop: Workshop, yardstick: Yardstick, config: CalibrationConfig, tell: Callable[[str], None]
-) -> tuple[Recipe, tuple[MethodRow, ...]]:
-    """The recipe for the graph, and every recipe that was tried; where `config` names the method, that one untried."""
-    first = plain(config)
+    builder: Int8Builder, metric: DriftMetric, config: CalibrationConfig, log: Callable[[str], None]
+) -> tuple[QuantConfig, tuple[MethodRow, ...]]:
+    """The configuration for the graph, and all that were tried; where `config` names the method, that one untried."""
+    first = default_quant_config(config)
     if config.method != "auto":
         return first, ()
-    tried: dict[str, tuple[Recipe, Distance]] = {}
+    tried: dict[str, tuple[QuantConfig, Drift]] = {}
 
-    def best_of(*recipes: Recipe) -> Recipe:
+    def best_of(*recipes: QuantConfig) -> QuantConfig:
         for recipe in recipes:
             if recipe.name not in tried:
-                tried[recipe.name] = recipe, yardstick.distance(workshop.build(recipe))
-                tell(f"{recipe.name}: the vote drifts by {tried[recipe.name][1].drift:.4f}")
+                tried[recipe.name] = recipe, metric.measure(builder.build(recipe))
+                log(f"{recipe.name}: the vote drifts by {tried[recipe.name][1].drift:.4f}")
         return min(recipes, key=lambda recipe: tried[recipe.name][1].drift)
 
     best = best_of(*(first.model_copy(update={"method": method}) for method in get_args(Method)))
     if config.correct:
         best = best_of(best, best.model_copy(update={"corrected": False}))
-    if config.equalise and workshop.can_equalise():
+    if config.equalise and builder.can_equalise():
         best = best_of(best, best.model_copy(update={"equalised": True}))
         if best.equalised:  # other values, so another method may serve them best
             best = best_of(best, *(best.model_copy(update={"method": method}) for method in get_args(Method)))
@@ -147,31 +146,25 @@ def choose_method(
     return best, rows
 
 
-try:
-    import onnx
-except ImportError as error:
-    raise MissingLibrary("onnx", "export") from error
-
-
 def make_int8(
-    source: Path, target: Path, crops: NDArray[np.uint8], config: CalibrationConfig, *, recipe: Recipe | None = None
+    source: Path, target: Path, crops: NDArray[np.uint8], config: CalibrationConfig, *, recipe: QuantConfig | None = None
 ) -> tuple[tuple[int, str], ...]:
     """Writes to `target` the int8 graph of the fp32 graph `source`, with ranges from `crops` (N, S, S, 3).
 
     By `recipe`, or by what `config` says without a search. Returns the rows of the crops that can't calibrate, with the reason;
     they have no part in the ranges.
     """
-    recipe = recipe or plain(config)
-    workshop = Workshop(onnx.load(source), crops, config, histograms=recipe.method != "minmax")
-    write(workshop.build(recipe), target)
-    return workshop.refused
+    recipe = recipe or default_quant_config(config)
+    builder = Int8Builder(onnx.load(source), crops, config, histograms=recipe.method != "minmax")
+    write_model(builder.build(recipe), target)
+    return builder.refused
 
 
-def plain(config: CalibrationConfig) -> Recipe:
-    """The recipe that `config` names; percentile where it leaves the method open."""
-    return Recipe(method="percentile" if config.method == "auto" else config.method, corrected=config.correct)
+def default_quant_config(config: CalibrationConfig) -> QuantConfig:
+    """The quantisation configuration that `config` names; percentile where it leaves the method open."""
+    return QuantConfig(method="percentile" if config.method == "auto" else config.method, corrected=config.correct)
 
 
-def write(model: onnx.ModelProto, target: Path) -> None:
+def write_model(model: onnx.ModelProto, target: Path) -> None:
     """The same bytes for the same graph."""
     target.write_bytes(model.SerializeToString(deterministic=True))

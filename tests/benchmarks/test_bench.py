@@ -143,7 +143,7 @@ def bundle_with_novelty(tiny_bundle: Any, monkeypatch: pytest.MonkeyPatch) -> Pa
         lambda crops, probabilities: golden_type(crops, probabilities, np.full(len(crops), 2, np.float32)),
     )
     sets = {"level": 0.9, "hem": 0.1, "all": 0.1, "hem_coverage": 0.9, "all_coverage": 0.9, "both": 0.1}
-    scores = dict.fromkeys(("weighted_f1", "auroc", "sensitivity", "specificity"), {"value": 0.9, "low": 0.8, "high": 1.0})
+    scores = {name: {"value": 0.9, "low": 0.8, "high": 1.0} for name in ("weighted_f1", "auroc", "sensitivity", "specificity")}
     people = {"cells": 9, "hem_people": 3, "all_people": 3, **scores}
     novelty = {"limit": 1.0, "quantile": 0.99, "refused": 0.01}
     uncertainty = {"temperature": 1.0, "calibration_error": 0.05, "sets": sets, "novelty": novelty, **people}

@@ -19,17 +19,17 @@ import torch
 from trained_bundle import VALIDATION, TaughtBundle, taught
 from typer.testing import CliRunner
 
-from blastscope.calibration.acceptance.evaluation import AskedCells, GraphAnswers
-from blastscope.calibration.calibrate import calibrate, check_beside
+from blastscope.calibration.acceptance.evaluation import CellPredictions, ReferenceRunner
+from blastscope.calibration.calibrate import calibrate, check_writable
 from blastscope.calibration.cascade import run as cascade_module
 from blastscope.calibration.cascade.plots import write_report
 from blastscope.calibration.cascade.report import CascadeReport
 from blastscope.calibration.cascade.run import calibrate_cascade
-from blastscope.calibration.cascade.threshold_selection import upper_share
+from blastscope.calibration.cascade.threshold_selection import clopper_pearson_upper
 from blastscope.calibration.compare import compare
 from blastscope.calibration.config import CalibrationConfig, CascadeConfig, OperatingPointConfig
-from blastscope.calibration.quantisation.macs import multiply_adds, share_of
-from blastscope.calibration.quantisation.quantizer import Workshop
+from blastscope.calibration.quantisation.macs import count_macs, voter_mac_share
+from blastscope.calibration.quantisation.quantizer import Int8Builder
 from blastscope.calibration.report import CalibrationReport
 from blastscope.cli import app
 from blastscope.export.config import ExportConfig
@@ -144,11 +144,11 @@ def test_single_and_fused_int8_graphs_say_the_same(admitted: tuple[Bundle, Calib
     crops = read_golden(bundle).crops
     fused = bundle.graph("int8")
     assert fused is not None
-    together = GraphAnswers(bundle.file(fused)).probabilities(crops)
+    together = ReferenceRunner(bundle.file(fused)).probabilities(crops)
     for place, models in enumerate(("a", "b", "combined")):
         entry = bundle.graph("int8", models)  # type: ignore[arg-type]
         assert entry is not None
-        np.testing.assert_allclose(GraphAnswers(bundle.file(entry)).probabilities(crops), together[:, place], atol=0.05)
+        np.testing.assert_allclose(ReferenceRunner(bundle.file(entry)).probabilities(crops), together[:, place], atol=0.05)
 
 
 def test_an_operating_point_is_chosen_on_validation_cells(admitted: tuple[Bundle, CalibrationReport]) -> None:
@@ -169,7 +169,7 @@ def test_the_report_reads_as_text_and_as_json(admitted: tuple[Bundle, Calibratio
 
 def test_a_refused_int8_leaves_the_bundle_as_it_was(bundle: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = read_bundle(bundle)
-    monkeypatch.setattr(Workshop, "build", lambda workshop, recipe: _turned_round(workshop.model))
+    monkeypatch.setattr(Int8Builder, "build", lambda builder, recipe: _turned_round(builder.model))
     limits = {"flips_at_most": 0.02, "f1_loss_at_most": 0.5, "search": False}
     report = calibrate(bundle, data, LENIENT.model_copy(update=limits))
     assert not report.admitted
@@ -202,17 +202,17 @@ def _turned_round(parent: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def test_a_calibration_that_leaves_nobody_to_judge_is_refused_before_the_work(bundle: Path, data: Path) -> None:
-    told: list[str] = []
+def test_a_calibration_that_leaves_no_gate_cells_is_refused_at_once(bundle: Path, data: Path) -> None:
+    lines: list[str] = []
     with pytest.raises(UsageError, match="calibrate on fewer than"):
-        calibrate(bundle, data, LENIENT.model_copy(update={"cells": 10_000}), tell=told.append)
-    assert len(told) == 1  # that cells are looked for
+        calibrate(bundle, data, LENIENT.model_copy(update={"cells": 10_000}), tell=lines.append)
+    assert len(lines) == 1  # that cells are looked for
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="this system has no folder into which nobody writes")
-def test_a_place_that_cannot_be_written_is_told_before_the_work() -> None:
+def test_a_place_that_cannot_be_written_is_an_error_before_the_work() -> None:
     with pytest.raises(DataError, match="'/proc/bundle': can't be written"):
-        check_beside(Path("/proc/bundle"))
+        check_writable(Path("/proc/bundle"))
 
 
 def test_named_training_cells_are_refused(bundle: Path, data: Path) -> None:
@@ -231,14 +231,14 @@ def test_weights_of_8_bits_are_not_judged_by_a_cpu_without_vnni(
 
 
 def test_a_zip_and_a_bundle_without_fp32_are_refused(bundle: Path, data: Path, tmp_path: Path) -> None:
-    opened = read_bundle(bundle)
+    source = read_bundle(bundle)
     with pytest.raises(BundleError, match="not a folder"):
-        calibrate(pack(opened, tmp_path / "bundle.zip"), data)
-    fused = opened.graph("fp32")
+        calibrate(pack(source, tmp_path / "bundle.zip"), data)
+    fused = source.graph("fp32")
     assert fused is not None
     half = fused.model_copy(update={"precision": "fp16", "file": "fp16/fused.onnx"})
-    manifest = opened.manifest.model_copy(update={"graphs": (half,)})
-    update_bundle(opened, manifest, {half.file: opened.file(fused).read_bytes()})
+    manifest = source.manifest.model_copy(update={"graphs": (half,)})
+    update_bundle(source, manifest, {half.file: source.file(fused).read_bytes()})
     with pytest.raises(BundleError, match="no fp32 fused graph"):
         calibrate(bundle, data)
 
@@ -280,7 +280,7 @@ def cascaded(
     return read_bundle(place), report
 
 
-def test_a_cascade_that_holds_comes_into_the_manifest_and_nothing_else_changes(
+def test_an_admitted_cascade_changes_nothing_else_in_the_manifest(
     cascaded: tuple[Bundle, CascadeReport], admitted: tuple[Bundle, CalibrationReport]
 ) -> None:
     bundle, report = cascaded
@@ -290,7 +290,9 @@ def test_a_cascade_that_holds_comes_into_the_manifest_and_nothing_else_changes(
     assert found is not None
     assert (found.precision, found.patients, found.cells) == ("int8", len(VALIDATION), 32 - 8)
     assert found.flips.value <= 0.5
-    assert found.flips_upper == max(found.flips.high, upper_share(round(found.flips.value * found.cells), found.cells))
+    assert found.flips_upper == max(
+        found.flips.high, clopper_pearson_upper(round(found.flips.value * found.cells), found.cells)
+    )
     assert float(np.float32(found.threshold)) == found.threshold
     assert report.digest == bundle.digest
     assert bundle.manifest.model_copy(update={"cascade": None}) == admitted[0].manifest
@@ -298,11 +300,11 @@ def test_a_cascade_that_holds_comes_into_the_manifest_and_nothing_else_changes(
 
 def test_a_voters_share_of_the_work_is_that_of_its_own_graph(admitted: tuple[Bundle, CalibrationReport]) -> None:
     bundle, _ = admitted
-    work = {entry.models: sum(multiply_adds(onnx.load(bundle.file(entry))).values()) for entry in bundle.manifest.graphs[:4]}
+    work = {entry.models: sum(count_macs(onnx.load(bundle.file(entry))).values()) for entry in bundle.manifest.graphs[:4]}
     fused = bundle.graph("int8")
     assert fused is not None
     for voter in VOTERS:
-        assert share_of(onnx.load(bundle.file(fused)), voter) == pytest.approx(work[voter] / work["fused"], rel=1e-3)
+        assert voter_mac_share(onnx.load(bundle.file(fused)), voter) == pytest.approx(work[voter] / work["fused"], rel=1e-3)
 
 
 def test_the_cascades_report_reads_as_text_and_json_and_has_a_picture(
@@ -329,7 +331,7 @@ def test_a_new_operating_point_ends_the_cascade_of_every_graph(
     assert read_bundle(bundle.path).manifest.cascade is None  # it was judged by other calls
 
 
-def test_a_second_calibration_takes_the_first_ones_place_and_ends_its_cascade(
+def test_a_second_calibration_replaces_the_first_and_its_cascade(
     cascaded: tuple[Bundle, CascadeReport], data: Path, tmp_path: Path
 ) -> None:
     first, _ = cascaded
@@ -347,17 +349,17 @@ def test_a_second_calibration_takes_the_first_ones_place_and_ends_its_cascade(
 def test_a_cascade_that_costs_too_much_leaves_the_bundle_as_it_was(
     bundle: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def against_each_other(networks: dict[str, object], cells: list[DatasetEntry], *_: object, **__: object) -> AskedCells:
+    def against_each_other(networks: dict[str, object], cells: list[DatasetEntry], *_: object, **__: object) -> CellPredictions:
         """Each patient's cells are told apart by another voter, so what the others choose is wrong for it."""
         names = sorted({cell.patient for cell in cells})
         place = np.array([names.index(cell.patient) % 2 for cell in cells])
-        answers = np.full((len(cells), 3, 2), 0.5, np.float32)
+        probabilities = np.full((len(cells), 3, 2), 0.5, np.float32)
         rows = np.arange(len(cells))
-        answers[rows, place] = [0.2, 0.8]
-        answers[rows, 1 - place] = [0.7, 0.3]
-        return AskedCells(tuple(cells), dict.fromkeys(networks, answers), ())
+        probabilities[rows, place] = [0.2, 0.8]
+        probabilities[rows, 1 - place] = [0.7, 0.3]
+        return CellPredictions(tuple(cells), dict.fromkeys(networks, probabilities), ())
 
-    monkeypatch.setattr(cascade_module, "ask", against_each_other)
+    monkeypatch.setattr(cascade_module, "evaluate", against_each_other)
     before = read_bundle(bundle)
     report = calibrate_cascade(bundle, data, CascadeConfig(flips_at_most=0.0, draws=50))
     assert not report.admitted

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from blastscope.calibration.quantisation.calibration_data import (
     choose_cells,
     crop_cells,
+    drop_rows,
+    log_dataset_mismatch,
     named_cells,
-    note_other_cells,
     validation_cells,
-    without,
 )
 from blastscope.runtime.bundle.manifest import Patients, TrainingProvenance
 from blastscope.runtime.crop import CropSpecification
@@ -78,11 +78,11 @@ def test_a_sample_is_balanced_and_does_not_depend_on_the_order(
 
 def test_cells_that_are_not_the_trainings_are_noted(tmp_path: Path) -> None:
     folder = scan_dataset(write_synthetic_dataset(tmp_path, patients=2, cells_each=1, size_px=96))
-    told: list[str] = []
+    lines: list[str] = []
     for digest in (None, folder.sha256, "0" * 64):
-        note_other_cells(folder, digest, told.append)
-    assert len(told) == 1
-    assert "isn't what was trained on" in told[0]
+        log_dataset_mismatch(folder, digest, lines.append)
+    assert len(lines) == 1
+    assert "isn't what was trained on" in lines[0]
 
 
 def test_only_validation_patients_are_taken(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_cells_that_the_crop_refuses_are_named(tmp_path: Path) -> None:
 def test_rows_taken_out_of_a_sample_are_named_in_it(tmp_path: Path) -> None:
     folder = scan_dataset(write_synthetic_dataset(tmp_path, patients=2, cells_each=2, size_px=96))
     sample = crop_cells(folder.cells, SPEC)
-    less = without(sample, [(1, "the range of conv is zero")])
+    less = drop_rows(sample, [(1, "the range of conv is zero")])
     assert less.refused == ((sample.cells[1], "the range of conv is zero"),)
     np.testing.assert_array_equal(less.crops, np.delete(sample.crops, 1, axis=0))
-    assert without(sample, []).cells == replace(sample).cells
+    assert drop_rows(sample, []).cells == replace(sample).cells

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from blastscope.calibration.quantisation.macs import multiply_adds
+from blastscope.calibration.quantisation.macs import count_macs
 
 
 @pytest.mark.parametrize(
@@ -27,4 +27,4 @@ def test_a_layers_work_is_that_of_one_cell(
     given = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, taken)
     made = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)
     graph = helper.make_graph([node], "g", [given], [made], [numpy_helper.from_array(np.zeros(weight, np.float32), "w")])
-    assert multiply_adds(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])) == {"layer": work}
+    assert count_macs(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])) == {"layer": work}

@@ -12,15 +12,15 @@ from onnx import numpy_helper
 from trained_bundle import TaughtBundle
 from typer.testing import CliRunner
 
-from blastscope.calibration.acceptance.evaluation import GraphAnswers
-from blastscope.calibration.acceptance.mixed_precision_search import blocks_of, spread
+from blastscope.calibration.acceptance.evaluation import ReferenceRunner
+from blastscope.calibration.acceptance.mixed_precision_search import blocks_of, evenly_spaced
 from blastscope.calibration.calibrate import calibrate
 from blastscope.calibration.config import CalibrationConfig
 from blastscope.calibration.quantisation.calibration_data import crop_cells
-from blastscope.calibration.quantisation.calibrators import measure
-from blastscope.calibration.quantisation.cross_layer_equalization import equalised
-from blastscope.calibration.quantisation.qdq_placement import plan_of
-from blastscope.calibration.quantisation.quantizer import same_layers
+from blastscope.calibration.quantisation.calibrators import collect_stats
+from blastscope.calibration.quantisation.cross_layer_equalization import equalize_layers
+from blastscope.calibration.quantisation.qdq_placement import make_plan
+from blastscope.calibration.quantisation.quantizer import matching_layers
 from blastscope.calibration.report import CalibrationReport
 from blastscope.cli import app
 from blastscope.runtime.bundle import Bundle, describe_file, read_bundle, read_golden, update_bundle
@@ -61,7 +61,7 @@ def plant(model: onnx.ModelProto, where: list[tuple[str, str]]) -> onnx.ModelPro
     return grown
 
 
-def graph_of(bundle: Bundle, models: GraphModels = "fused", precision: str = "fp32") -> onnx.ModelProto:
+def load_graph(bundle: Bundle, models: GraphModels = "fused", precision: str = "fp32") -> onnx.ModelProto:
     entry = bundle.graph(precision, models)  # type: ignore[arg-type]
     assert entry is not None
     return onnx.load(bundle.file(entry))
@@ -72,10 +72,10 @@ def planted(taught_bundle: TaughtBundle, tmp_path_factory: pytest.TempPathFactor
     """A bundle of the fused graph and A alone, planted once in A and once in B; and the names of the layers that suffer."""
     place = Path(shutil.copytree(taught_bundle.path, tmp_path_factory.mktemp("planted") / "bundle"))
     bundle = read_bundle(place)
-    fused, alone = graph_of(bundle), graph_of(bundle, "a")
+    fused, alone = load_graph(bundle), load_graph(bundle, "a")
     chosen = pairs(fused)
     assert len(chosen) == 2
-    single = [(same_layers(fused, [one], alone)[0], same_layers(fused, [other], alone)[0]) for one, other in chosen[1:]]
+    single = [(matching_layers(fused, [one], alone)[0], matching_layers(fused, [other], alone)[0]) for one, other in chosen[1:]]
     files = {"fp32/fused.onnx": plant(fused, chosen), "fp32/a.onnx": plant(alone, single)}
     content = {name: model.SerializeToString() for name, model in files.items()}
     entries = tuple(
@@ -96,7 +96,9 @@ def test_planted_channels_change_no_answer_in_fp32_and_ruin_int8(
     planted: tuple[Path, list[str]], taught_bundle: TaughtBundle, mended: CalibrationReport
 ) -> None:
     crops = read_golden(read_bundle(planted[0])).crops
-    before, after = (GraphAnswers(graph_of(read_bundle(path)).SerializeToString()) for path in (taught_bundle.path, planted[0]))
+    before, after = (
+        ReferenceRunner(load_graph(read_bundle(path)).SerializeToString()) for path in (taught_bundle.path, planted[0])
+    )
     np.testing.assert_allclose(after.probabilities(crops), before.probabilities(crops), atol=1e-5)
     assert all(not gate.passed and gate.flips.value > 0.2 for gate in mended.first_gates)
     assert mended.search is not None
@@ -113,19 +115,19 @@ def test_the_search_finds_exactly_the_planted_layers_and_the_gate_holds(
     assert {mended.search.blocks[0].layers[0], mended.search.blocks[1].layers[0]} == set(layers)
     assert [step.deed for step in mended.search.path] == ["plain", "restore", "restore", "keep", "keep"]
     assert all(gate.flips.value == 0 for gate in mended.gates)
-    told = read_bundle(place).manifest.calibration
-    assert told is not None
-    assert told.floats == mended.recipe.floats
-    assert told.int8_share == mended.int8_share == pytest.approx(mended.search.path[2].int8_share)
+    provenance = read_bundle(place).manifest.calibration
+    assert provenance is not None
+    assert provenance.floats == mended.recipe.floats
+    assert provenance.int8_share == mended.int8_share == pytest.approx(mended.search.path[2].int8_share)
     assert 0.7 < mended.int8_share < 1
 
 
-def test_all_other_layers_are_int8_in_the_fused_graph_and_in_the_single_one(
+def test_all_other_layers_are_int8_in_fused_and_single_graphs(
     planted: tuple[Path, list[str]], mended: CalibrationReport
 ) -> None:
     bundle = read_bundle(planted[0])
     for models, count in (("fused", 2), ("a", 1)):
-        child = graph_of(bundle, models, "int8")  # type: ignore[arg-type]
+        child = load_graph(bundle, models, "int8")  # type: ignore[arg-type]
         made = {name: node.op_type for node in child.graph.node for name in node.output}
         plain = [
             node.name
@@ -192,7 +194,7 @@ def test_a_search_keeps_its_bounds_and_a_gate_that_fails_stays_shut(
     assert report.text()
 
 
-def test_the_method_is_the_one_that_measures_best_and_equalised_channels_mend_what_was_planted(
+def test_the_method_that_drifts_least_is_taken(
     planted: tuple[Path, list[str]], taught_bundle: TaughtBundle, tmp_path: Path
 ) -> None:
     place = Path(shutil.copytree(planted[0], tmp_path / "bundle"))
@@ -210,15 +212,15 @@ def test_the_method_is_the_one_that_measures_best_and_equalised_channels_mend_wh
 
 def test_equalised_channels_change_no_answer(planted: tuple[Path, list[str]], taught_bundle: TaughtBundle) -> None:
     bundle = read_bundle(planted[0])
-    model = graph_of(bundle)
+    model = load_graph(bundle)
     crops = crop_cells(scan_dataset(taught_bundle.data).cells[:8], bundle.manifest.crop).crops
-    plan = plan_of(model)
-    before = measure(model, plan, crops)
-    level = equalised(model, before.channels)
+    plan = make_plan(model)
+    before = collect_stats(model, plan, crops)
+    level = equalize_layers(model, before.channels)
     assert level is not None
-    after = measure(level, plan, crops)
-    told = [GraphAnswers(one.SerializeToString()).probabilities(crops) for one in (model, level)]
-    np.testing.assert_allclose(told[1], told[0], atol=1e-5)
+    after = collect_stats(level, plan, crops)
+    answers = [ReferenceRunner(one.SerializeToString()).probabilities(crops) for one in (model, level)]
+    np.testing.assert_allclose(answers[1], answers[0], atol=1e-5)
     made = {node.name: node for node in model.graph.node}
     for layer in planted[1]:
         value = made[layer].input[0]
@@ -229,7 +231,7 @@ def test_equalised_channels_change_no_answer(planted: tuple[Path, list[str]], ta
 
 
 def test_blocks_hold_every_layer_once_in_order_and_are_as_many_as_may_be(taught_bundle: TaughtBundle) -> None:
-    model = graph_of(read_bundle(taught_bundle.path))
+    model = load_graph(read_bundle(taught_bundle.path))
     layers = [node.name for node in model.graph.node if node.op_type == "Conv"]
     assert blocks_of(model, layers, len(layers)) == [(name,) for name in layers]
     for most in (3, 8, len(layers) - 1):
@@ -239,5 +241,5 @@ def test_blocks_hold_every_layer_once_in_order_and_are_as_many_as_may_be(taught_
 
 
 def test_places_are_spread_evenly() -> None:
-    assert spread(10, 5) == [0, 2, 4, 6, 8]
-    assert spread(3, 48) == [0, 1, 2]
+    assert evenly_spaced(10, 5) == [0, 2, 4, 6, 8]
+    assert evenly_spaced(3, 48) == [0, 1, 2]

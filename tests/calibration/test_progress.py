@@ -1,23 +1,23 @@
-"""How far long work is: told from time to time, never at its end."""
+"""Progress of long work: logged from time to time, never at its end."""
 
 from __future__ import annotations
 
 import pytest
 
-from blastscope.calibration import progress as pace
-from blastscope.calibration.progress import Pace, lasting
+from blastscope.calibration import progress as module
+from blastscope.calibration.progress import Progress, format_duration
 
 
-def test_what_is_left_is_told_every_few_seconds_and_not_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter(range(0, 1000, 4))  # seconds, each time that somebody looks
-    monkeypatch.setattr(pace.time, "monotonic", lambda: float(next(clock)))
-    told: list[str] = []
-    work = Pace("cells", 60, told.append)
+def test_the_time_left_is_logged_every_few_seconds_not_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 1000, 4))  # seconds, each time that the clock is read
+    monkeypatch.setattr(module.time, "monotonic", lambda: float(next(clock)))
+    lines: list[str] = []
+    work = Progress("cells", 60, lines.append)
     for _ in range(6):
         work.step(10)
-    assert told == ["30 of 60 cells, about 12 s left"]
-    Pace("cells", 1, None).step()  # nobody listens
+    assert lines == ["30 of 60 cells, about 12 s left"]
+    Progress("cells", 1, None).step()  # nothing is logged
 
 
-def test_a_time_is_told_as_people_say_it() -> None:
-    assert [lasting(seconds) for seconds in (0.2, 40.4, 89, 100, 3600)] == ["1 s", "40 s", "89 s", "2 min", "60 min"]
+def test_a_duration_is_written_in_seconds_or_minutes() -> None:
+    assert [format_duration(seconds) for seconds in (0.2, 40.4, 89, 100, 3600)] == ["1 s", "40 s", "89 s", "2 min", "60 min"]

@@ -12,21 +12,21 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from blastscope.calibration.acceptance.evaluation import GraphAnswers
+from blastscope.calibration.acceptance.evaluation import ReferenceRunner
 from blastscope.calibration.config import CalibrationConfig, Method
 from blastscope.calibration.quantisation.calibrators import (
-    SAMPLED,
+    HISTOGRAM_SAMPLES,
     _by_crop,
     _refused,
+    collect_stats,
     entropy_bins,
-    measure,
     percentile_bins,
-    stretched,
-    thinned,
+    rescale_histogram,
+    subsample,
 )
-from blastscope.calibration.quantisation.qdq import check_int8, lost_mean, quantise, quantised_weight
-from blastscope.calibration.quantisation.qdq_placement import plan_of
-from blastscope.calibration.quantisation.quantizer import Workshop, plain
+from blastscope.calibration.quantisation.qdq import bias_correction, check_int8, insert_qdq, quantise_weight
+from blastscope.calibration.quantisation.qdq_placement import make_plan
+from blastscope.calibration.quantisation.quantizer import Int8Builder, default_quant_config
 from blastscope.export.onnx_export import FusedGraph, trace
 from blastscope.runtime.backends.int8_overflow import wide_layers
 from blastscope.runtime.backends.onnx_file import OnnxGraph
@@ -70,8 +70,8 @@ def model() -> onnx.ModelProto:
     return trace(FusedGraph(Networks()).eval(), SIDE, "fused")
 
 
-def small(model: onnx.ModelProto, crops: np.ndarray, config: CalibrationConfig = MINMAX) -> onnx.ModelProto:
-    return Workshop(model, crops, config).build(plain(config))
+def quantised(model: onnx.ModelProto, crops: np.ndarray, config: CalibrationConfig = MINMAX) -> onnx.ModelProto:
+    return Int8Builder(model, crops, config).build(default_quant_config(config))
 
 
 def by_output(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
@@ -86,15 +86,15 @@ def scale_of(model: onnx.ModelProto, value: str) -> float:
 
 @pytest.mark.parametrize("method", ["minmax", "entropy", "percentile"])
 def test_an_int8_graph_answers_nearly_as_its_parent(model: onnx.ModelProto, crops: np.ndarray, method: Method) -> None:
-    child = small(model, crops, CalibrationConfig(method=method))
-    parent = GraphAnswers(model.SerializeToString()).probabilities(crops)
-    answers = GraphAnswers(child.SerializeToString()).all(crops)
+    child = quantised(model, crops, CalibrationConfig(method=method))
+    parent = ReferenceRunner(model.SerializeToString()).probabilities(crops)
+    answers = ReferenceRunner(child.SerializeToString()).all(crops)
     assert np.abs(answers["probabilities"] - parent).max() < 0.05
     assert {entry.key: entry.value for entry in child.metadata_props}["blastscope.precision"] == "int8"
 
 
 def test_every_layer_on_maps_computes_in_int8(model: onnx.ModelProto, crops: np.ndarray) -> None:
-    child = small(model, crops)
+    child = quantised(model, crops)
     made = by_output(child)
     layers = [node for node in child.graph.node if node.op_type in ("Conv", "Gemm")]
     int8 = [
@@ -111,11 +111,11 @@ def test_every_layer_on_maps_computes_in_int8(model: onnx.ModelProto, crops: np.
     assert made[softmax.input[0]].op_type != "DequantizeLinear"
 
 
-def test_no_vector_is_quantised_even_where_the_combined_model_looks_at_stages() -> None:
+def test_no_vector_is_quantised_even_with_features_of_stages() -> None:
     settings = {"crop": {"side_px": 32}, "network": {"backbone": "test_efficientnet"}, "stage2": {"hidden": 16, "stages": 3}}
     seen = np.random.default_rng(5).integers(0, 256, (8, 32, 32, 3), np.uint8)
     trained = random_ensemble(TrainConfig.model_validate(settings), seen)
-    plan = plan_of(graph := trace(FusedGraph(trained.ensemble).eval(), 32, "fused"))
+    plan = make_plan(graph := trace(FusedGraph(trained.ensemble).eval(), 32, "fused"))
     shapes = {value.name: value.type.tensor_type.shape for value in onnx.shape_inference.infer_shapes(graph).graph.value_info}
     assert plan.values
     assert {len(shapes[value].dim) for value in plan.values} == {4}
@@ -123,7 +123,7 @@ def test_no_vector_is_quantised_even_where_the_combined_model_looks_at_stages() 
 
 
 def test_the_rules_that_tensorrt_holds_graphs_to_are_kept(model: onnx.ModelProto, crops: np.ndarray) -> None:
-    child = small(model, crops)
+    child = quantised(model, crops)
     check_int8(child)
     constants = {weight.name: weight for weight in child.graph.initializer}
     for node in child.graph.node:
@@ -136,7 +136,7 @@ def test_the_rules_that_tensorrt_holds_graphs_to_are_kept(model: onnx.ModelProto
 
 @pytest.mark.parametrize("broken", ["zero point", "int32"])
 def test_a_broken_rule_is_named(model: onnx.ModelProto, crops: np.ndarray, broken: str) -> None:
-    child = small(model, crops)
+    child = quantised(model, crops)
     if broken == "zero point":
         zero = next(weight for weight in child.graph.initializer if weight.name == "zero")
         zero.CopyFrom(numpy_helper.from_array(np.array(3, np.int8), "zero"))
@@ -150,10 +150,8 @@ def test_a_broken_rule_is_named(model: onnx.ModelProto, crops: np.ndarray, broke
         check_int8(child)
 
 
-def test_one_scale_stands_before_and_after_an_activation_and_around_what_only_moves(
-    model: onnx.ModelProto, crops: np.ndarray
-) -> None:
-    child = small(model, crops)
+def test_activations_and_moving_operators_share_one_scale(model: onnx.ModelProto, crops: np.ndarray) -> None:
+    child = quantised(model, crops)
     made, checked = by_output(child), Counter[str]()
     taken = {node.input[0]: f"{node.input[0]}_dequantised" for node in child.graph.node if node.op_type == "QuantizeLinear"}
     for node in child.graph.node:
@@ -167,16 +165,16 @@ def test_one_scale_stands_before_and_after_an_activation_and_around_what_only_mo
 
 
 def test_the_value_before_an_activation_does_not_widen_its_range(model: onnx.ModelProto, crops: np.ndarray) -> None:
-    plan = plan_of(model)
-    largest = measure(model, plan_of(model), crops, histograms=False).largest
+    plan = make_plan(model)
+    largest = collect_stats(model, make_plan(model), crops, histograms=False).largest
     before = {node.input[0]: plan.values.get(node.input[0]) for node in model.graph.node if node.op_type in ("Relu", "Clip")}
-    dropped = [value for value, group in before.items() if group and value not in plan.measured[group]]
+    dropped = [value for value, group in before.items() if group and value not in plan.members[group]]
     assert len(dropped) > 3
     assert not set(dropped) & set(largest)  # not even looked at
 
 
 def test_the_value_before_an_activation_loses_nothing(model: onnx.ModelProto, crops: np.ndarray) -> None:
-    child = small(model, crops)
+    child = quantised(model, crops)
     bare = onnx.ModelProto()
     bare.CopyFrom(child)
     made, clips = by_output(bare), 0
@@ -185,13 +183,13 @@ def test_the_value_before_an_activation_loses_nothing(model: onnx.ModelProto, cr
             node.input[0] = made[made[node.input[0]].input[0]].input[0]  # as if no pair stood before it
             clips += 1
     assert clips > 3
-    answers = [GraphAnswers(graph.SerializeToString(), plain=True).probabilities(crops) for graph in (child, bare)]
+    answers = [ReferenceRunner(graph.SerializeToString(), plain=True).probabilities(crops) for graph in (child, bare)]
     np.testing.assert_array_equal(answers[0], answers[1])
 
 
 def test_127_stands_for_the_largest_value_that_was_seen(model: onnx.ModelProto, crops: np.ndarray) -> None:
-    plan, child = plan_of(model), small(model, crops)
-    reach = measure(model, plan, crops, histograms=False).reach(plan, "minmax", 100)
+    plan, child = make_plan(model), quantised(model, crops)
+    reach = collect_stats(model, plan, crops, histograms=False).ranges(plan, "minmax", 100)
     assert plan.values
     for value, group in plan.values.items():
         assert scale_of(child, f"{value}_dequantised") == pytest.approx(reach[group] / 127, rel=1e-6)
@@ -201,7 +199,7 @@ def test_127_stands_for_the_largest_value_that_was_seen(model: onnx.ModelProto, 
 def test_weights_of_7_bits_leave_room_for_two_products_in_16(
     model: onnx.ModelProto, crops: np.ndarray, bits: Literal[7, 8], top: int
 ) -> None:
-    child = small(model, crops, CalibrationConfig(method="minmax", weight_bits=bits))
+    child = quantised(model, crops, CalibrationConfig(method="minmax", weight_bits=bits))
     weights = [numpy_helper.to_array(one) for one in child.graph.initializer if one.name.endswith("_int8")]
     wide = [int(np.abs(weight.astype(int)).max()) for weight in weights if weight.shape[1] > 1]
     assert max(wide) == top
@@ -213,20 +211,18 @@ def test_weights_of_7_bits_leave_room_for_two_products_in_16(
 
 def test_the_library_computes_the_file_as_it_stands(model: onnx.ModelProto, crops: np.ndarray) -> None:
     # with weights of 8 bits CPUs without VNNI overflow here, and differ by tenths
-    content = small(model, crops).SerializeToString()
-    plain = GraphAnswers(content, plain=True).probabilities(crops)
-    assert np.abs(GraphAnswers(content).probabilities(crops) - plain).max() < 0.02
+    content = quantised(model, crops).SerializeToString()
+    plain = ReferenceRunner(content, plain=True).probabilities(crops)
+    assert np.abs(ReferenceRunner(content).probabilities(crops) - plain).max() < 0.02
 
 
-def test_a_layer_left_in_fp32_takes_and_holds_no_int8_and_all_others_keep_the_rules(
-    model: onnx.ModelProto, crops: np.ndarray
-) -> None:
-    parent = GraphAnswers(model.SerializeToString()).probabilities(crops)
-    measured = measure(model, plan_of(model), crops)
+def test_a_layer_left_in_fp32_takes_and_holds_no_int8(model: onnx.ModelProto, crops: np.ndarray) -> None:
+    parent = ReferenceRunner(model.SerializeToString()).probabilities(crops)
+    stats = collect_stats(model, make_plan(model), crops)
     layers = [node.name for node in model.graph.node if node.op_type == "Conv"]
     for floats in ([layers[0]], [layers[1]], [layers[3], layers[4]], [layers[-1]], layers[:-1]):
-        plan = plan_of(model, floats)
-        child = quantise(model, plan, measured.reach(plan, "minmax", 100), means=measured.means)
+        plan = make_plan(model, floats)
+        child = insert_qdq(model, plan, stats.ranges(plan, "minmax", 100), means=stats.means)
         made = by_output(child)
         for node in child.graph.node:
             if node.op_type == "Conv":
@@ -234,50 +230,50 @@ def test_a_layer_left_in_fp32_takes_and_holds_no_int8_and_all_others_keep_the_ru
                 assert ends == {node.name not in floats}, node.name
             if node.op_type == "Concat" and len(node.input) == 2 and made[node.input[0]].op_type == "DequantizeLinear":
                 assert len({scale_of(child, name) for name in node.input}) == 1
-        told = GraphAnswers(child.SerializeToString()).probabilities(crops)
-        assert np.abs(told - parent).max() < 0.05
-    nothing = quantise(model, plan_of(model, layers), {})
+        answers = ReferenceRunner(child.SerializeToString()).probabilities(crops)
+        assert np.abs(answers - parent).max() < 0.05
+    nothing = insert_qdq(model, make_plan(model, layers), {})
     assert not {"QuantizeLinear", "DequantizeLinear"} & {node.op_type for node in nothing.graph.node}
-    np.testing.assert_array_equal(GraphAnswers(nothing.SerializeToString()).probabilities(crops), parent)
+    np.testing.assert_array_equal(ReferenceRunner(nothing.SerializeToString()).probabilities(crops), parent)
 
 
-def test_one_measurement_serves_every_method_and_a_group_reaches_as_far_as_its_farthest(
-    model: onnx.ModelProto, crops: np.ndarray
-) -> None:
-    plan = plan_of(model)
-    measured = measure(model, plan, crops)
-    assert measure(model, plan, crops, histograms=False).reach(plan, "minmax", 100) == measured.reach(plan, "minmax", 99.999)
-    assert any(len(members) > 1 for members in plan.measured.values())
-    for group, members in plan.measured.items():
-        reaches = [measured.reach(plan, method, 99.999)[group] for method in ("minmax", "entropy", "percentile")]
-        assert reaches[0] == max(measured.largest[value] for value in members)
+def test_one_pass_serves_every_method_and_groups_share_a_range(model: onnx.ModelProto, crops: np.ndarray) -> None:
+    plan = make_plan(model)
+    stats = collect_stats(model, plan, crops)
+    assert collect_stats(model, plan, crops, histograms=False).ranges(plan, "minmax", 100) == stats.ranges(
+        plan, "minmax", 99.999
+    )
+    assert any(len(members) > 1 for members in plan.members.values())
+    for group, members in plan.members.items():
+        reaches = [stats.ranges(plan, method, 99.999)[group] for method in ("minmax", "entropy", "percentile")]
+        assert reaches[0] == max(stats.largest[value] for value in members)
         assert max(reaches) == reaches[0]
 
 
-def test_a_thinned_array_is_a_fair_sample_of_all_columns_and_channels() -> None:
+def test_a_subsample_is_a_fair_sample_of_all_columns_and_channels() -> None:
     array = np.random.default_rng(0).normal(size=(4, 40, 72, 72)).astype(np.float32) * np.arange(1, 41).reshape(1, -1, 1, 1)
-    sample = thinned(array)
-    assert SAMPLED / 2 < len(sample) <= SAMPLED * 1.01
+    sample = subsample(array)
+    assert HISTOGRAM_SAMPLES / 2 < len(sample) <= HISTOGRAM_SAMPLES * 1.01
     np.testing.assert_allclose(np.quantile(np.abs(sample), [0.5, 0.99]), np.quantile(np.abs(array), [0.5, 0.99]), rtol=0.02)
-    places = thinned(np.arange(array.size, dtype=np.float64).reshape(array.shape))
+    places = subsample(np.arange(array.size, dtype=np.float64).reshape(array.shape))
     assert len({int(place) % 72 for place in places}) == 72
-    assert thinned(array[0, 0]).size == 72 * 72
+    assert subsample(array[0, 0]).size == 72 * 72
 
 
-def test_a_stretched_histogram_holds_the_same_values_on_wider_bins() -> None:
+def test_a_rescaled_histogram_holds_the_same_values_on_wider_bins() -> None:
     histogram = np.random.default_rng(0).integers(0, 50, 2048)
-    half = stretched(histogram, 0.5)
+    half = rescale_histogram(histogram, 0.5)
     assert half.sum() == histogram.sum()
     np.testing.assert_array_equal(half[:1024], histogram.reshape(1024, 2).sum(axis=1))
-    assert stretched(histogram, 1.0) is histogram
+    assert rescale_histogram(histogram, 1.0) is histogram
 
 
-def test_weights_keep_their_largest_value_within_the_range_and_their_channels_apart() -> None:
+def test_weights_stay_within_the_range_of_their_own_channel() -> None:
     weight = np.random.default_rng(0).normal(size=(6, 4, 3, 3)).astype(np.float32)
     weight[2] *= 1000
     weight[3] = 0
     for top in (64, 127):
-        whole, scale = quantised_weight(weight, 0, top)
+        whole, scale = quantise_weight(weight, 0, top)
         assert np.abs(whole).max() <= top
         assert (scale > 0).all()
         back = whole * scale.reshape(-1, 1, 1, 1)
@@ -295,23 +291,25 @@ def test_what_rounding_takes_from_the_mean_is_what_pytorch_finds(groups: int) ->
     rounded = (weight * 4).round() / 4
     inputs = torch.randn(1, 8, 1, 1).expand(1, 8, 5, 5).contiguous()
     change = nn.functional.conv2d(inputs, weight - rounded, groups=groups).mean(dim=(0, 2, 3))
-    lost = lost_mean(weight.numpy(), rounded.numpy(), 0, inputs[0, :, 0, 0].numpy())
+    lost = bias_correction(weight.numpy(), rounded.numpy(), 0, inputs[0, :, 0, 0].numpy())
     np.testing.assert_allclose(lost, change.numpy(), atol=1e-4)
 
 
 def test_corrected_biases_bring_int8_nearer_to_its_parent(model: onnx.ModelProto, crops: np.ndarray) -> None:
-    plan = plan_of(model)
-    measured = measure(model, plan, crops, histograms=False)
-    reach = measured.reach(plan, "minmax", 100)
-    parent = GraphAnswers(model.SerializeToString()).probabilities(crops)
+    plan = make_plan(model)
+    stats = collect_stats(model, plan, crops, histograms=False)
+    reach = stats.ranges(plan, "minmax", 100)
+    parent = ReferenceRunner(model.SerializeToString()).probabilities(crops)
     plain, corrected = (
-        np.abs(GraphAnswers(quantise(model, plan, reach, means=means).SerializeToString()).probabilities(crops) - parent).mean()
-        for means in (None, measured.means)
+        np.abs(
+            ReferenceRunner(insert_qdq(model, plan, reach, means=means).SerializeToString()).probabilities(crops) - parent
+        ).mean()
+        for means in (None, stats.means)
     )
     assert corrected < plain
 
 
-def test_a_crop_with_an_infinite_or_zero_range_is_refused_and_does_not_count(model: onnx.ModelProto, crops: np.ndarray) -> None:
+def test_a_crop_with_an_infinite_or_zero_range_is_refused(model: onnx.ModelProto, crops: np.ndarray) -> None:
     broken = onnx.ModelProto()
     broken.CopyFrom(model)
     # x (x + 1) / (x + 1), which on black is 0 / 0
@@ -329,21 +327,22 @@ def test_a_crop_with_an_infinite_or_zero_range_is_refused_and_does_not_count(mod
     broken.graph.node.extend([*nodes[:place], *divided, *nodes[place:]])
     crops = np.maximum(crops, 9)
     mixed = np.concatenate([crops, np.zeros((1, SIDE, SIDE, 3), np.uint8)])
-    found = measure(broken, plan_of(broken), mixed, histograms=False)
+    found = collect_stats(broken, make_plan(broken), mixed, histograms=False)
     ((row, reason),) = found.refused
     assert row == len(crops)
     assert "infinite or no number" in reason
     rows = tuple(_refused(np.array([[1, 2], [3, 0], [np.inf, 1]], np.float32), ["conv", "relu"]))
     assert rows == ((1, "the range of relu is zero"), (2, "the range of conv is infinite or no number"))
-    clean = measure(model, plan_of(model), crops, histograms=False)
+    clean = collect_stats(model, make_plan(model), crops, histograms=False)
     assert sorted(found.largest.values()) == pytest.approx(sorted(clean.largest.values()), rel=1e-4)
     # the batch of the refused crop has no part in means at all: they stay those of the others, and not a share of them
-    last = measure(broken, plan_of(broken), np.concatenate([crops[:4], mixed[-1:]]), histograms=False).means
+    last = collect_stats(broken, make_plan(broken), np.concatenate([crops[:4], mixed[-1:]]), histograms=False).means
     assert {value: mean.tolist() for value, mean in last.items()} == {
-        value: mean.tolist() for value, mean in measure(broken, plan_of(broken), crops[:4], histograms=False).means.items()
+        value: mean.tolist()
+        for value, mean in collect_stats(broken, make_plan(broken), crops[:4], histograms=False).means.items()
     }
     with pytest.raises(EngineError, match="no cell can calibrate"):
-        measure(broken, plan_of(broken), mixed[-1:], histograms=False)
+        collect_stats(broken, make_plan(broken), mixed[-1:], histograms=False)
 
 
 def test_percentile_and_entropy_cut_outliers_off() -> None:
@@ -380,8 +379,8 @@ def attention() -> onnx.ModelProto:
 
 
 def test_a_network_with_attention_becomes_int8(attention: onnx.ModelProto, crops: np.ndarray) -> None:
-    child = small(attention, crops[:23])  # the last batch is smaller
-    answers = [GraphAnswers(graph.SerializeToString()).probabilities(crops) for graph in (attention, child)]
+    child = quantised(attention, crops[:23])  # the last batch is smaller
+    answers = [ReferenceRunner(graph.SerializeToString()).probabilities(crops) for graph in (attention, child)]
     np.testing.assert_allclose(answers[0], answers[1], atol=0.05)
     products = [node for node in child.graph.node if node.op_type == "MatMul"]
     made = by_output(child)
@@ -390,7 +389,7 @@ def test_a_network_with_attention_becomes_int8(attention: onnx.ModelProto, crops
 
 
 def test_values_that_hold_nothing_of_the_crops_stay_float(attention: onnx.ModelProto) -> None:
-    made, plan = by_output(attention), plan_of(attention)
+    made, plan = by_output(attention), make_plan(attention)
     roots = [node.output[0] for node in attention.graph.node if node.op_type == "Sqrt"]
     assert roots
     assert plan.values.keys().isdisjoint(roots)

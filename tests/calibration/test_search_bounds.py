@@ -1,4 +1,4 @@
-"""How far a search goes, on layers whose costs are made up: to its aim, to its limits, and no further than its bounds."""
+"""How far a search goes, on layers whose costs are made up: to its target, to its limits, and no further than its bounds."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from types import SimpleNamespace
 
 import pytest
 
-from blastscope.calibration.acceptance.drift_metric import Distance
+from blastscope.calibration.acceptance.drift_metric import Drift
 from blastscope.calibration.acceptance.mixed_precision_search import Search, SearchReport
 from blastscope.calibration.config import CalibrationConfig
-from blastscope.calibration.quantisation.quantizer import Recipe
+from blastscope.calibration.quantisation.quantizer import QuantConfig
 
 COSTS = {"a": 0.02, "b": 0.05, "c": 0.3, "d": 0.03}  # the drift of each layer alone in int8
-Far = Callable[[tuple[str, ...]], Distance]  # from the layers in fp32
+Far = Callable[[tuple[str, ...]], Drift]  # from the layers in fp32
 
 
 @pytest.fixture(autouse=True)
 def _equal_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "blastscope.calibration.acceptance.mixed_precision_search.multiply_adds", lambda _: dict.fromkeys(COSTS, 1)
+        "blastscope.calibration.acceptance.mixed_precision_search.count_macs", lambda _: dict.fromkeys(COSTS, 1)
     )
 
 
@@ -27,46 +27,46 @@ def drift(floats: tuple[str, ...]) -> float:
     return sum(cost for name, cost in COSTS.items() if name not in floats)
 
 
-def search(far: Far, *, aim: float = 1.0, share: float = 0.75) -> tuple[tuple[str, ...], SearchReport]:
-    workshop = SimpleNamespace(model=None, layers=tuple(COSTS), build=lambda recipe: recipe)
-    yardstick = SimpleNamespace(cells=range(64), distance=lambda recipe, rows=None: far(recipe.floats))
+def search(far: Far, *, target_drift_ratio: float = 1.0, share: float = 0.75) -> tuple[tuple[str, ...], SearchReport]:
+    builder = SimpleNamespace(model=None, layers=tuple(COSTS), build=lambda recipe: recipe)
+    metric = SimpleNamespace(cells=range(64), measure=lambda recipe, rows=None: far(recipe.floats))
     config = CalibrationConfig(search_share=share)
-    recipe, report = Search(workshop, yardstick, config, lambda _: None, aim=aim).run(Recipe())  # type: ignore[arg-type]
+    recipe, report = Search(builder, metric, config, lambda _: None, target_drift_ratio=target_drift_ratio).run(QuantConfig())  # type: ignore[arg-type]
     return recipe.floats, report
 
 
-def unseen(floats: tuple[str, ...]) -> Distance:
+def unseen(floats: tuple[str, ...]) -> Drift:
     """The search's cells flip in no graph, though the gate's did."""
-    return Distance(drift=drift(floats), flips=0, f1_loss=0)
+    return Drift(drift=drift(floats), flips=0, f1_loss=0)
 
 
-def test_where_its_cells_see_nothing_a_search_comes_down_to_its_aim() -> None:
+def test_where_its_cells_see_nothing_a_search_comes_down_to_its_target() -> None:
     assert search(unseen)[0] == ()
-    floats, report = search(unseen, aim=0.5)
+    floats, report = search(unseen, target_drift_ratio=0.5)
     assert floats == ("c",)
     assert (report.stopped, report.int8_share) == ("held", 0.75)
-    assert search(unseen, aim=0.15)[0] == ("b", "c")
+    assert search(unseen, target_drift_ratio=0.15)[0] == ("b", "c")
 
 
-def test_where_its_cells_see_the_fault_they_are_gone_by_and_not_the_aim() -> None:
-    def seen(floats: tuple[str, ...]) -> Distance:
-        return Distance(drift=drift(floats), flips=0.0 if "c" in floats else 0.3, f1_loss=0)
+def test_where_its_cells_see_the_fault_they_are_gone_by_and_not_the_target() -> None:
+    def seen(floats: tuple[str, ...]) -> Drift:
+        return Drift(drift=drift(floats), flips=0.0 if "c" in floats else 0.3, f1_loss=0)
 
-    assert search(seen, aim=0.01)[0] == ("c",)
+    assert search(seen, target_drift_ratio=0.01)[0] == ("c",)
 
 
 def test_half_of_the_gates_limits_is_what_few_cells_must_keep() -> None:
-    def near(floats: tuple[str, ...]) -> Distance:
-        return Distance(drift=drift(floats), flips=0.011 if "c" not in floats else 0.0099, f1_loss=0)
+    def near(floats: tuple[str, ...]) -> Drift:
+        return Drift(drift=drift(floats), flips=0.011 if "c" not in floats else 0.0099, f1_loss=0)
 
     assert search(near)[0] == ("c",)
 
 
 def test_at_its_bounds_the_graph_that_drifts_least_is_taken() -> None:
-    def cancelling(floats: tuple[str, ...]) -> Distance:
+    def cancelling(floats: tuple[str, ...]) -> Drift:
         """Errors cancel out: one layer in fp32 is better than two."""
         few = {0: 0.4, 1: 0.2, 2: 0.3}
-        return Distance(drift=few.get(len(floats), drift(floats)), flips=0.3, f1_loss=0)
+        return Drift(drift=few.get(len(floats), drift(floats)), flips=0.3, f1_loss=0)
 
     floats, report = search(cancelling, share=0.5)
     assert [step.deed for step in report.path] == ["plain", "restore", "restore"]

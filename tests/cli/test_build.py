@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from blastscope.cli import app
 from blastscope.cli.build import Watcher
-from blastscope.export.engine_builds import BuildWish, Planned, plan_engines
+from blastscope.export.engine_builds import BuildRequest, PlannedEngine, plan_engines
 from blastscope.runtime.backends.tensorrt.builder import BuildStep
 from blastscope.runtime.backends.tensorrt.compatibility import Machine
 from blastscope.runtime.backends.tensorrt.key import EngineKey, platform_name
@@ -112,12 +112,12 @@ def test_a_missing_library_driver_or_bundle_is_told_with_the_remedy(bundle: Path
     assert run("build", "nowhere").exit_code == 3
     monkeypatch.setattr("blastscope.export.engine_builds.library_version", lambda _: "10.16.1.11")
     with pytest.raises(DriverError, match="builds only on the GPU that will run the engine, and no NVIDIA driver is installed"):
-        plan_engines(found, BuildWish("tensorrt"), bare)
+        plan_engines(found, BuildRequest("tensorrt"), bare)
     with pytest.raises(UsageError, match="for another machine take tensorrt-rtx"):
-        plan_engines(found, BuildWish("tensorrt", targets=("sm86",)), bare)
+        plan_engines(found, BuildRequest("tensorrt", targets=("sm86",)), bare)
     monkeypatch.setattr("blastscope.export.engine_builds.is_installed", lambda _: False)
     with pytest.raises(MissingLibrary, match=r"blastscope\[tensorrt-rtx\]"):
-        plan_engines(found, BuildWish(), bare)
+        plan_engines(found, BuildRequest(), bare)
 
 
 def test_the_library_is_tensorrt_only_where_it_can_tune_for_the_gpu(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,12 +125,12 @@ def test_the_library_is_tensorrt_only_where_it_can_tune_for_the_gpu(bundle: Path
     monkeypatch.setattr("blastscope.export.engine_builds.is_installed", lambda _: True)
     found, there, bare = read_bundle(bundle), machine(monkeypatch, GPU), machine(monkeypatch)
 
-    def chosen(wish: BuildWish, on: Machine) -> set[str]:
-        return {planned.key.library for planned in plan_engines(found, wish, on)}
+    def chosen(request: BuildRequest, on: Machine) -> set[str]:
+        return {planned.key.library for planned in plan_engines(found, request, on)}
 
-    assert chosen(BuildWish(), there) == {"tensorrt"}
-    assert chosen(BuildWish(targets=("sm86",)), there) == {"tensorrt-rtx"}
-    assert chosen(BuildWish(), bare) == {"tensorrt-rtx"}
+    assert chosen(BuildRequest(), there) == {"tensorrt"}
+    assert chosen(BuildRequest(targets=("sm86",)), there) == {"tensorrt-rtx"}
+    assert chosen(BuildRequest(), bare) == {"tensorrt-rtx"}
 
 
 def test_build_needs_nothing_of_training_or_export(bundle: Path) -> None:
@@ -220,7 +220,7 @@ def test_progress_is_drawn_on_a_terminal_and_told_by_the_line_elsewhere(
             monkeypatch.setenv("FORCE_COLOR", "1")
             monkeypatch.setenv("TTY_COMPATIBLE", "1")
         with Watcher(1) as watcher:
-            watcher.begin(Planned(entry, key))
+            watcher.begin(PlannedEngine(entry, key))
             watcher.step(BuildStep("Timing graph nodes", 3, 7, "Building engine"))
             watcher.step(BuildStep("Nothing to see", 0, 1, None))
             watcher.say("done")

@@ -11,13 +11,13 @@ import onnx
 import pytest
 import torch
 
-from blastscope.calibration.acceptance.evaluation import GraphAnswers
+from blastscope.calibration.acceptance.evaluation import ReferenceRunner
 from blastscope.export.benchmark_bundle import make_benchmark_bundle
 from blastscope.export.config import ExportConfig
-from blastscope.export.exporter import drawn_crops, export_run
-from blastscope.export.onnx_export import graph_of
-from blastscope.export.onnx_writer import export_graphs, passes_of
-from blastscope.export.parity import torch_answers
+from blastscope.export.exporter import export_run, synthetic_crops
+from blastscope.export.onnx_export import make_graph
+from blastscope.export.onnx_writer import backbone_passes, export_graphs
+from blastscope.export.parity import torch_probabilities
 from blastscope.runtime.bundle import Bundle, read_bundle, read_golden
 from blastscope.runtime.bundle.manifest import Patients
 from blastscope.runtime.errors import DataError, DigestMismatch, EngineError
@@ -46,10 +46,10 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def opinionated(**changes: object) -> TrainedEnsemble:
+def decisive_ensemble(**changes: object) -> TrainedEnsemble:
     """Random networks whose voters call half of the cells ALL, and do so clearly."""
     config = TrainConfig.model_validate({**FACTS, **changes})
-    crops = drawn_crops(24, config.crop, 0)
+    crops = synthetic_crops(24, config.crop, 0)
     trained = random_ensemble(config, crops)
     ensemble = trained.ensemble
     with torch.no_grad():
@@ -64,7 +64,7 @@ def opinionated(**changes: object) -> TrainedEnsemble:
 
 @pytest.fixture(scope="module")
 def trained() -> TrainedEnsemble:
-    return opinionated()
+    return decisive_ensemble()
 
 
 @pytest.fixture(scope="module")
@@ -95,19 +95,19 @@ def test_a_bundle_holds_every_network_in_both_precisions(bundle: Bundle, trained
 
 
 def test_every_graph_repeats_pytorch_on_any_batch(bundle: Bundle, trained: TrainedEnsemble) -> None:
-    crops = drawn_crops(5, trained.config.crop, 77)
+    crops = synthetic_crops(5, trained.config.crop, 77)
     for entry in bundle.manifest.graphs:
-        answers = GraphAnswers(bundle.file(entry)).probabilities(crops)
-        wanted = torch_answers(graph_of(trained.ensemble, entry.models), crops)
+        answers = ReferenceRunner(bundle.file(entry)).probabilities(crops)
+        wanted = torch_probabilities(make_graph(trained.ensemble, entry.models), crops)
         assert np.abs(answers - wanted).max() <= entry.tolerances["f32"], entry.file
-        alone = GraphAnswers(bundle.file(entry)).probabilities(crops[:1])
+        alone = ReferenceRunner(bundle.file(entry)).probabilities(crops[:1])
         np.testing.assert_allclose(alone, answers[:1], atol=1e-4)
 
 
 def test_the_fused_graph_and_the_separate_ones_agree(bundle: Bundle, trained: TrainedEnsemble) -> None:
-    crops = drawn_crops(4, trained.config.crop, 5)
+    crops = synthetic_crops(4, trained.config.crop, 5)
     answers = {
-        entry.models: GraphAnswers(bundle.file(entry)).probabilities(crops)
+        entry.models: ReferenceRunner(bundle.file(entry)).probabilities(crops)
         for entry in bundle.manifest.graphs
         if entry.precision == "fp32"
     }
@@ -119,7 +119,7 @@ def test_a_graph_is_the_same_bytes_again_and_tells_nothing_of_this_machine(
     bundle: Bundle, trained: TrainedEnsemble, tmp_path: Path
 ) -> None:
     config = ExportConfig(precisions=("fp32",))
-    (again,) = export_graphs(trained.ensemble, "a", drawn_crops(4, trained.config.crop, 0), tmp_path, config)
+    (again,) = export_graphs(trained.ensemble, "a", synthetic_crops(4, trained.config.crop, 0), tmp_path, config)
     entry = bundle.graph("fp32", "a")
     assert entry is not None
     assert again.entry.sha256 == entry.sha256
@@ -150,16 +150,16 @@ def test_validation_cells_make_the_golden_set_where_they_are_at_hand(trained: Tr
 
 
 def test_an_ensemble_with_moved_backbones_makes_four_passes_and_says_so(tmp_path: Path) -> None:
-    trained = opinionated(stage2={"hidden": 16, "fine_tune": True})
+    trained = decisive_ensemble(stage2={"hidden": 16, "fine_tune": True})
     ensemble = trained.ensemble
     assert ensemble.tuned_a is not None
     with torch.no_grad():
         ensemble.tuned_a.backbone.conv1.weight.mul_(1.5) if hasattr(ensemble.tuned_a.backbone.conv1, "weight") else None
     (fused,) = export_graphs(
-        ensemble, "fused", drawn_crops(6, trained.config.crop, 0), tmp_path, ExportConfig(precisions=("fp32",))
+        ensemble, "fused", synthetic_crops(6, trained.config.crop, 0), tmp_path, ExportConfig(precisions=("fp32",))
     )
     assert fused.entry.passes == 4
-    assert [passes_of(ensemble, models) for models in ("a", "b", "combined")] == [1, 1, 2]
+    assert [backbone_passes(ensemble, models) for models in ("a", "b", "combined")] == [1, 1, 2]
 
 
 # A and B can't be swapped: each place where they could be, and what catches it
@@ -202,7 +202,7 @@ def test_an_ensemble_whose_a_and_b_are_swapped_fails_the_golden_set(bundle: Bund
         name = "swapped"
 
         def infer(self, crops: np.ndarray) -> np.ndarray:
-            return torch_answers(graph_of(swapped, "fused"), crops)
+            return torch_probabilities(make_graph(swapped, "fused"), crops)
 
         def close(self) -> None:
             pass
@@ -223,7 +223,7 @@ def test_weights_that_fp16_cannot_hold_stop_the_export(trained: TrainedEnsemble,
     with torch.no_grad():
         next(ensemble.a.backbone.parameters())[0, 0, 0, 0] = 1e5
     with pytest.raises(EngineError, match="export without fp16"):
-        export_graphs(ensemble, "combined", drawn_crops(4, trained.config.crop, 0), tmp_path, ExportConfig())
+        export_graphs(ensemble, "combined", synthetic_crops(4, trained.config.crop, 0), tmp_path, ExportConfig())
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -245,14 +245,14 @@ def test_a_layer_whose_output_is_infinite_stops_the_export_by_name(run: Path, tm
         export_run(tmp_path / "run", tmp_path / "out", config=SMALL)
 
 
-def test_a_benchmark_bundle_has_every_precision_and_says_that_its_gate_is_waived(tmp_path: Path) -> None:
+def test_a_benchmark_bundle_has_every_precision_and_a_waived_gate(tmp_path: Path) -> None:
     config = TrainConfig.model_validate(FACTS)
-    crops = drawn_crops(16, config.crop, 3)
+    crops = synthetic_crops(16, config.crop, 3)
     made = make_benchmark_bundle(random_ensemble(config, crops), crops, tmp_path / "bench")
     assert made.manifest.gate == "waived: benchmark"
     assert [entry.precision for entry in made.manifest.graphs] == ["fp32", "fp16", "int8"]
     golden = read_golden(made)
     for entry in made.manifest.graphs:
-        answers = GraphAnswers(made.file(entry)).probabilities(golden.crops)
+        answers = ReferenceRunner(made.file(entry)).probabilities(golden.crops)
         tolerance = entry.tolerances["int8" if entry.precision == "int8" else "f32"]
         assert np.abs(answers - golden.probabilities).max() <= tolerance

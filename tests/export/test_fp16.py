@@ -9,10 +9,10 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from blastscope.calibration.acceptance.evaluation import GraphAnswers
+from blastscope.calibration.acceptance.evaluation import ReferenceRunner
 from blastscope.calibration.quantisation.qdq_placement import find_regions
 from blastscope.export.onnx_export import FusedGraph, trace
-from blastscope.export.onnx_writer import halve, to_half
+from blastscope.export.onnx_writer import cast_fp16, convert_fp16
 from blastscope.runtime.errors import EngineError
 
 SIDE = 16
@@ -44,17 +44,17 @@ def crops() -> np.ndarray:
 
 
 def test_an_fp16_graph_is_half_as_large_and_answers_nearly_the_same(model: onnx.ModelProto, crops: np.ndarray) -> None:
-    half = halve(model, "fused")
+    half = convert_fp16(model, "fused")
     weights = [sum(len(weight.raw_data) for weight in graph.graph.initializer) for graph in (half, model)]
     assert weights[0] < 0.55 * weights[1]
-    answers = [GraphAnswers(graph.SerializeToString()).all(crops) for graph in (model, half)]
+    answers = [ReferenceRunner(graph.SerializeToString()).all(crops) for graph in (model, half)]
     assert answers[1]["probabilities"].dtype == np.float32
     np.testing.assert_allclose(answers[0]["probabilities"], answers[1]["probabilities"], atol=2e-3)
     assert {entry.key: entry.value for entry in half.metadata_props}["blastscope.precision"] == "fp16"
 
 
 def test_normalisation_layers_on_vectors_softmax_and_vote_stay_fp32(model: onnx.ModelProto) -> None:
-    half = halve(model, "fused")
+    half = convert_fp16(model, "fused")
     kinds = {value.name: value.type.tensor_type.elem_type for value in onnx.shape_inference.infer_shapes(half).graph.value_info}
     regions = find_regions(half)
     around = {*regions.before, *regions.after}
@@ -67,7 +67,7 @@ def test_normalisation_layers_on_vectors_softmax_and_vote_stay_fp32(model: onnx.
 
 def test_the_original_is_left_as_it_was(model: onnx.ModelProto) -> None:
     before = model.SerializeToString(deterministic=True)
-    first, second = (halve(model, "fused").SerializeToString(deterministic=True) for _ in range(2))
+    first, second = (convert_fp16(model, "fused").SerializeToString(deterministic=True) for _ in range(2))
     assert first == second
     assert model.SerializeToString(deterministic=True) == before
 
@@ -81,14 +81,14 @@ def test_a_weight_beyond_fp16_is_named(model: onnx.ModelProto) -> None:
     array[0, 0, 0, 0] = 70_000
     weight.CopyFrom(numpy_helper.from_array(array, weight.name))
     with pytest.raises(EngineError, match=rf"'{conv.input[1]}' reaches 70000, fp16 ends at 65504"):
-        halve(large, "fused")
+        convert_fp16(large, "fused")
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -66_000.0])
 def test_no_value_becomes_infinite_by_rounding(bad: float) -> None:
     with pytest.raises(EngineError):
-        to_half(np.array([1, bad], np.float32), "w")
-    assert to_half(np.array([65_504, 1e-9, -3], np.float32), "w").tolist() == [65_504, 0, -3]
+        cast_fp16(np.array([1, bad], np.float32), "w")
+    assert cast_fp16(np.array([65_504, 1e-9, -3], np.float32), "w").tolist() == [65_504, 0, -3]
 
 
 def test_regions_cover_every_node_once(model: onnx.ModelProto) -> None:
@@ -124,17 +124,17 @@ def attention() -> onnx.ModelProto:
     return trace(FusedGraph(Attention()).eval(), SIDE, "fused")
 
 
-def test_attention_and_resizing_are_halved(attention: onnx.ModelProto, crops: np.ndarray) -> None:
+def test_attention_and_resizing_become_fp16(attention: onnx.ModelProto, crops: np.ndarray) -> None:
     assert {"Shape", "Resize", "Sqrt", "LayerNormalization"} <= {node.op_type for node in attention.graph.node}
-    half = halve(attention, "fused")
-    answers = [GraphAnswers(graph.SerializeToString()).probabilities(crops) for graph in (attention, half)]
+    half = convert_fp16(attention, "fused")
+    answers = [ReferenceRunner(graph.SerializeToString()).probabilities(crops) for graph in (attention, half)]
     np.testing.assert_allclose(answers[0], answers[1], atol=2e-3)
     weights = [sum(len(weight.raw_data) for weight in graph.graph.initializer) for graph in (half, attention)]
     assert weights[0] < 0.6 * weights[1]
 
 
 def test_scales_of_resize_and_what_comes_of_shapes_stay_fp32(attention: onnx.ModelProto) -> None:
-    half = halve(attention, "fused")
+    half = convert_fp16(attention, "fused")
     inferred = onnx.shape_inference.infer_shapes(half, strict_mode=True).graph
     kinds = {value.name: value.type.tensor_type.elem_type for value in inferred.value_info}
     kinds |= {weight.name: weight.data_type for weight in half.graph.initializer}
@@ -158,7 +158,7 @@ def test_an_operator_with_a_graph_of_its_own_is_refused(model: onnx.ModelProto) 
     branching.graph.initializer.append(numpy_helper.from_array(np.array(True), "true"))
     branching.graph.node.append(branch)
     with pytest.raises(EngineError, match=r"'If' holds a graph of its own.*export without fp16"):
-        halve(branching, "fused")
+        convert_fp16(branching, "fused")
 
 
 def test_a_network_that_the_exporter_does_not_know_is_told_in_a_sentence(capfd: pytest.CaptureFixture[str]) -> None:

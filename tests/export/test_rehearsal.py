@@ -53,19 +53,19 @@ def test_a_network_that_cannot_be_exported_says_why() -> None:
 
 
 @pytest.mark.parametrize("error", [EngineError("no room"), ValueError("no room\nmore"), IndexError("no room")])
-def test_a_precision_that_fails_is_told_and_the_others_stay(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+def test_a_precision_that_fails_is_named_and_the_others_stay(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr("blastscope.export.onnx_writer.halve", fail)
-    told = rehearse(untrained("test_efficientnet"), CROPS)
-    assert told == "export: this network can have fp32, int8; not fp16: no room"
+    monkeypatch.setattr("blastscope.export.onnx_writer.convert_fp16", fail)
+    sentence = rehearse(untrained("test_efficientnet"), CROPS)
+    assert sentence == "export: this network can have fp32, int8; not fp16: no room"
 
 
 def test_without_onnx_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.startswith(("blastscope.export.onnx_", "blastscope.calibration."))]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "onnx", None)
-    told = rehearse(untrained("test_efficientnet"), CROPS)
-    assert told.startswith("export: not tried, 'onnx")
-    assert "blastscope[export]" in told
+    sentence = rehearse(untrained("test_efficientnet"), CROPS)
+    assert sentence.startswith("export: not tried, 'onnx")
+    assert "blastscope[export]" in sentence

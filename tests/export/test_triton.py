@@ -49,12 +49,12 @@ def test_the_config_says_what_the_graph_takes_and_gives(shipped: Bundle, model_c
     )
     types = {"tensor(uint8)": "TYPE_UINT8", "tensor(float)": "TYPE_FP32", "tensor(int32)": "TYPE_INT32"}
     kinds = config.DESCRIPTOR.file.enum_types_by_name["DataType"].values_by_number
-    for told, real in ((config.input, session.get_inputs()), (config.output, session.get_outputs())):
-        assert [tensor.name for tensor in told] == [tensor.name for tensor in real]
-        assert [kinds[tensor.data_type].name for tensor in told] == [types[tensor.type] for tensor in real]
-        shapes = [list(tensor.reshape.shape) if tensor.HasField("reshape") else list(tensor.dims) for tensor in told]
+    for configured, real in ((config.input, session.get_inputs()), (config.output, session.get_outputs())):
+        assert [tensor.name for tensor in configured] == [tensor.name for tensor in real]
+        assert [kinds[tensor.data_type].name for tensor in configured] == [types[tensor.type] for tensor in real]
+        shapes = [list(tensor.reshape.shape) if tensor.HasField("reshape") else list(tensor.dims) for tensor in configured]
         assert shapes == [tensor.shape[1:] for tensor in real]
-        assert all(len(tensor.dims) for tensor in told)  # the server refuses an empty shape
+        assert all(len(tensor.dims) for tensor in configured)  # the server refuses an empty shape
     assert (config.name, config.backend, config.max_batch_size) == ("blastscope", "onnxruntime", 64)
 
 

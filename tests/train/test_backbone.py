@@ -65,8 +65,8 @@ def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 def test_weights_that_cannot_be_had_end_the_training_at_once(no_hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda **_: pytest.fail("asks a hub that doesn't answer"))
-    told = "no ImageNet weights for 'test_efficientnet' .*can't be reached.*local safetensors file.*weights = \"none\""
-    with pytest.raises(ConfigError, match=told):
+    problem = "no ImageNet weights for 'test_efficientnet' .*can't be reached.*local safetensors file.*weights = \"none\""
+    with pytest.raises(ConfigError, match=problem):
         make_backbone(TINY.model_copy(update={"weights": "imagenet"}), 32)
 
 
@@ -95,12 +95,12 @@ def test_what_the_hubs_cache_holds_needs_no_connection(no_hub: Path) -> None:
     ("name", "side", "made_for"),
     [("efficientformer_l1", 96, 224), ("vit_tiny_patch16_224", 8, 224), ("crossvit_9_240", 96, 240)],
 )
-def test_a_backbone_made_for_another_side_is_told_with_its_side(name: str, side: int, made_for: int) -> None:
+def test_a_backbone_made_for_another_side_is_an_error_with_its_side(name: str, side: int, made_for: int) -> None:
     with pytest.raises(ConfigError, match=rf"'{name}' can't take crops of {side} px .*set \[crop\] side_px = {made_for}"):
         make_backbone(NetworkConfig(backbone=name, weights="none"), side)
 
 
-def test_a_backbone_whose_maps_cannot_be_looked_at_is_told() -> None:
+def test_a_backbone_without_readable_maps_is_an_error() -> None:
     with pytest.raises(ConfigError, match="stages: the maps of 'hiera_tiny_224' can't be looked at: set stages = 0"):
         make_backbone(NetworkConfig(backbone="hiera_tiny_224", weights="none"), 224, 3)
 
@@ -121,7 +121,7 @@ def test_a_local_file_is_loaded_and_recorded_by_its_digest(tmp_path: Path) -> No
         torch.testing.assert_close(tensor, source.state_dict()[name])
 
 
-def test_a_local_file_of_another_network_is_refused_by_the_name_of_a_tensor(tmp_path: Path) -> None:
+def test_weights_of_another_network_are_refused_by_a_tensors_name(tmp_path: Path) -> None:
     save_file(import_timm().create_model("test_resnet").state_dict(), tmp_path / "other.safetensors")
     with pytest.raises(DataError, match=r"lacks \d+ tensors of the backbone, the first is 'conv_stem.weight'"):
         make_backbone(TINY.model_copy(update={"weights": str(tmp_path / "other.safetensors")}), 32)

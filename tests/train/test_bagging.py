@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blastscope.train.bagging import chances, draw, make_bags, plain_bag
+from blastscope.train.bagging import make_bags, plain_bag, sample_epoch, sampling_probabilities
 from blastscope.train.config import ScheduleConfig
 
 sizes = st.integers(2, 60)
@@ -37,7 +37,7 @@ def test_bags_are_made_as_figure_2_shows(hem: int, malignant: int, seed: int) ->
 
 @given(size=st.integers(1, 500), seed=st.integers(0, 99))
 def test_without_balance_an_epoch_is_every_image_once(size: int, seed: int) -> None:
-    order = draw(None, size, None, np.random.default_rng(seed))
+    order = sample_epoch(None, size, None, np.random.default_rng(seed))
     assert sorted(order) == list(range(size))
 
 
@@ -46,7 +46,7 @@ def test_a_balanced_epoch_has_the_shares_asked_for() -> None:
     patients = np.repeat(["H1", "H2", "7", "8"], [10, 20, 90, 180])
     bag = plain_bag(np.arange(300))
     config = ScheduleConfig(balance_patients=1.0, all_share=0.4, images_per_epoch=400)
-    order = draw(chances(bag, labels, patients, config), 300, 400, np.random.default_rng(0))
+    order = sample_epoch(sampling_probabilities(bag, labels, patients, config), 300, 400, np.random.default_rng(0))
     drawn = Counter(patients[order].tolist())
     assert sum(labels[order]) == pytest.approx(160, abs=8)  # each cell's copies are its expected number, rounded
     assert drawn["H1"] == pytest.approx(drawn["H2"], rel=0.15)
@@ -56,10 +56,10 @@ def test_a_balanced_epoch_has_the_shares_asked_for() -> None:
 def test_a_drawn_cell_has_its_expected_number_of_copies_rounded() -> None:
     chance = np.array([0.5, 0.25, 0.125, 0.125])
     for seed in range(20):
-        copies = Counter(draw(chance, 4, 10, np.random.default_rng(seed)).tolist())
+        copies = Counter(sample_epoch(chance, 4, 10, np.random.default_rng(seed)).tolist())
         assert all(abs(copies[i] - 10 * chance[i]) < 1 for i in range(4))
 
 
 def test_the_paper_draws_every_image_without_weights() -> None:
     bag = plain_bag(np.arange(4))
-    assert chances(bag, np.array([0, 0, 1, 1]), np.array(["H1", "H1", "1", "1"]), ScheduleConfig()) is None
+    assert sampling_probabilities(bag, np.array([0, 0, 1, 1]), np.array(["H1", "H1", "1", "1"]), ScheduleConfig()) is None

@@ -33,8 +33,8 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> dict[Precision, Path]:
 
     from blastscope.calibration.config import CalibrationConfig
     from blastscope.calibration.quantisation.quantizer import make_int8
-    from blastscope.export.onnx_export import graph_of, trace
-    from blastscope.export.onnx_writer import halve
+    from blastscope.export.onnx_export import make_graph, trace
+    from blastscope.export.onnx_writer import convert_fp16
     from blastscope.train.config import NetworkConfig, TrainConfig
     from blastscope.train.random_init import random_ensemble
 
@@ -46,11 +46,11 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> dict[Precision, Path]:
     torch.set_num_threads(1)  # on a busy machine two threads wait for each other longer than they work
     try:
         trained = random_ensemble(config, np.ascontiguousarray(crops[:, ::3, ::3]))  # statistics need no fine detail
-        model = trace(graph_of(trained.ensemble, "fused"), config.crop.side_px, "fused")
+        model = trace(make_graph(trained.ensemble, "fused"), config.crop.side_px, "fused")
     finally:
         torch.set_num_threads(before)
     files["fp32"].write_bytes(model.SerializeToString())
-    files["fp16"].write_bytes(halve(model, "fused").SerializeToString())
+    files["fp16"].write_bytes(convert_fp16(model, "fused").SerializeToString())
     del model, trained
     make_int8(files["fp32"], files["int8"], crops[:1], CalibrationConfig(method="minmax"))
     return files
@@ -59,7 +59,7 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> dict[Precision, Path]:
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_the_ensemble_of_the_paper_is_built_for_three_kinds_of_gpu_at_once(
-    precision: Precision, graphs: dict[Precision, Path], tmp_path: Path, told: list[str]
+    precision: Precision, graphs: dict[Precision, Path], tmp_path: Path, build_log: list[str]
 ) -> None:
     graph = graphs[precision]
     key = EngineKey(
@@ -81,7 +81,7 @@ def test_the_ensemble_of_the_paper_is_built_for_three_kinds_of_gpu_at_once(
     for capability in ("8.6", "8.9", "12.0"):
         gpu = GpuFacts(name="any", capability=capability, driver="580")
         assert find_engine(tmp_path, key.model_copy(update={"gpu": gpu, "targets": ()})) == built.data
-    convolutions = [line for line in told if line.startswith("Name: ") and "LayerType: correlation" in line]
+    convolutions = [line for line in build_log if line.startswith("Name: ") and "LayerType: correlation" in line]
     typed = [line for line in convolutions if f"Datatype: {TYPES[precision]}" in line.split("Outputs")[0].split("Constants")[0]]
     assert len(convolutions) > 300
     assert len(typed) == len(convolutions)  # a cast that slipped in would turn some of them into fp32
@@ -89,5 +89,5 @@ def test_the_ensemble_of_the_paper_is_built_for_three_kinds_of_gpu_at_once(
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def build_log(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return listen(trt, monkeypatch)

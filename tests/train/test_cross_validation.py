@@ -15,7 +15,7 @@ from blastscope.runtime.errors import DataError, UsageError
 from blastscope.runtime.inference.voting import vote
 from blastscope.runtime.io.synthetic import write_synthetic_dataset
 from blastscope.train.config import TrainConfig
-from blastscope.train.cross_validation import cross_validate, pooled
+from blastscope.train.cross_validation import cross_validate, pool_folds
 from blastscope.train.report.writer import read_run
 
 TINY = {
@@ -82,7 +82,7 @@ def test_a_finished_cross_validation_is_resumed_without_training(validated: Path
 def test_runs_that_are_no_folds_of_one_another_are_refused(validated: Path) -> None:
     one = read_run(validated / "fold-1")
     with pytest.raises(UsageError, match="held out once"):
-        pooled([one, one])
+        pool_folds([one, one])
 
 
 def test_folds_by_image_are_refused(cells: Path, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from blastscope.runtime.io.synthetic import write_synthetic_dataset
 from blastscope.train.config import TrainConfig
 from blastscope.train.crop_cache import cache_crops
 from blastscope.train.ensemble_checkpoint import load_ensemble, save_ensemble
-from blastscope.train.pipeline import check_place, shown, train_ensemble
+from blastscope.train.pipeline import check_run_folder, relative_name, train_ensemble
 from blastscope.train.random_init import random_ensemble
 
 TINY = {
@@ -132,9 +132,9 @@ def test_random_weights_are_saved_and_loaded_like_trained_ones(tmp_path: Path) -
 
 def test_cached_crops_are_the_crops_of_the_runtime(cells: Path, tmp_path: Path) -> None:
     folder, spec = scan_dataset(cells), CropSpecification(side_px=48)
-    told: list[tuple[int, int]] = []
-    store = cache_crops(folder, spec, tmp_path, tell=lambda done, of: told.append((done, of)))
-    assert told[-1] == (len(folder.cells), len(folder.cells))
+    calls: list[tuple[int, int]] = []
+    store = cache_crops(folder, spec, tmp_path, progress=lambda done, of: calls.append((done, of)))
+    assert calls[-1] == (len(folder.cells), len(folder.cells))
     assert (len(store.cells), len(store.refused)) == (len(folder.cells) - 1, 1)
     assert store.refused[0][1].startswith("empty")
     for row in (0, 7, len(store.cells) - 1):
@@ -145,9 +145,7 @@ def test_cached_crops_are_the_crops_of_the_runtime(cells: Path, tmp_path: Path) 
         np.testing.assert_array_equal(store.crops[row], crop.pixels)
 
 
-def test_crops_are_computed_once_and_another_specification_is_another_cache(
-    cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_crops_are_computed_once_for_each_specification(cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, spec = scan_dataset(cells), CropSpecification(side_px=48)
     first = cache_crops(folder, spec, tmp_path)
     other = cache_crops(folder, CropSpecification(side_px=40), tmp_path)
@@ -179,11 +177,11 @@ def test_a_broken_cropping_leaves_no_cache(cells: Path, tmp_path: Path, monkeypa
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        cache_crops(scan_dataset(cells), CropSpecification(side_px=48), tmp_path, tell=broken)
+        cache_crops(scan_dataset(cells), CropSpecification(side_px=48), tmp_path, progress=broken)
     assert not list(tmp_path.iterdir())
 
 
-def test_crops_that_a_kill_cut_off_are_cleared_and_a_second_process_takes_the_first_ones(cells: Path, tmp_path: Path) -> None:
+def test_half_made_crops_are_cleared_and_whole_ones_are_shared(cells: Path, tmp_path: Path) -> None:
     folder, spec = scan_dataset(cells), CropSpecification(side_px=48)
     first = cache_crops(folder, spec, tmp_path)
     (place,) = tmp_path.iterdir()
@@ -192,7 +190,7 @@ def test_crops_that_a_kill_cut_off_are_cleared_and_a_second_process_takes_the_fi
     cut_off.mkdir()
     (cut_off / "crops.npy").write_bytes(b"half")
     with ThreadPoolExecutor() as pool, exclusive_lock(tmp_path / f".{place.name}.crops.lock", wait=True):
-        second = pool.submit(cache_crops, folder, spec, tmp_path, tell=lambda done, of: pytest.fail("cropped again"))
+        second = pool.submit(cache_crops, folder, spec, tmp_path, progress=lambda done, of: pytest.fail("cropped again"))
         time.sleep(0.2)
         assert not second.done()
         shutil.copytree(moved, place)
@@ -254,12 +252,12 @@ def test_a_disk_that_fills_up_is_named_and_leaves_no_cache(cells: Path, tmp_path
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(DataError, match=r"crops-.*can't be written, no space left on device: make room") as caught:
-        cache_crops(scan_dataset(cells), CropSpecification(side_px=48), tmp_path, tell=full)
+        cache_crops(scan_dataset(cells), CropSpecification(side_px=48), tmp_path, progress=full)
     assert str(caught.value.path).startswith(str(tmp_path / "crops-"))
     assert not list(tmp_path.iterdir())
 
 
-def test_a_name_that_is_no_utf8_can_be_told() -> None:
-    assert shown(Path("/data") / os.fsdecode(b"C-NMC_\xe4") / "all" / "ä.bmp", Path("/data")) == "C-NMC_\\xe4/all/ä.bmp"
+def test_a_name_that_is_no_utf8_can_be_recorded() -> None:
+    assert relative_name(Path("/data") / os.fsdecode(b"C-NMC_\xe4") / "all" / "ä.bmp", Path("/data")) == "C-NMC_\\xe4/all/ä.bmp"
     with pytest.raises(DataError, match="not UTF-8"):
-        check_place(Path(os.fsdecode(b"run\xe4")), resume=False)
+        check_run_folder(Path(os.fsdecode(b"run\xe4")), resume=False)

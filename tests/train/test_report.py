@@ -27,9 +27,9 @@ from blastscope.train.report import (
     write_folder,
     write_report,
 )
-from blastscope.train.report.data import opinion
+from blastscope.train.report.data import voter_calls
 from blastscope.train.report.plots import draw_pictures
-from blastscope.train.report.template import compose
+from blastscope.train.report.template import render_training_report
 from blastscope.train.report.writer import classes_by_name, kept_epoch
 from blastscope.train.schedule import EpochRow
 
@@ -154,7 +154,7 @@ def test_each_voter_is_scored_by_its_own_probabilities() -> None:
     report = assess(given)
     assert report.scores["b"].weighted_f1.value == 1
     assert report.scores["a"].weighted_f1.value < 1
-    assert np.array_equal(opinion(given, "combined")[1], given.probabilities[:, 2, 1])
+    assert np.array_equal(voter_calls(given, "combined")[1], given.probabilities[:, 2, 1])
 
 
 def test_patients_stand_in_their_part_and_class_in_natural_order() -> None:
@@ -167,13 +167,13 @@ def test_patients_stand_in_their_part_and_class_in_natural_order() -> None:
 def test_a_split_by_image_warns_on_the_page() -> None:
     given = invent()
     report = assess(replace(given, provenance=given.provenance.model_copy(update={"split": "image"})))
-    assert "leaks patients" in compose(report, [])
-    assert "leaks patients" not in compose(assess(given), [])
+    assert "leaks patients" in render_training_report(report, [])
+    assert "leaks patients" not in render_training_report(assess(given), [])
 
 
 def test_notes_stand_on_the_page_and_in_the_terminal() -> None:
     report = assess(replace(invent(), notes=("backbone weights: random <x>",)))
-    assert "Backbone weights: random &lt;x&gt;." in compose(report, [])
+    assert "Backbone weights: random &lt;x&gt;." in render_training_report(report, [])
     console = Console(width=120)
     with console.capture() as capture:
         console.print(render_table(report))
@@ -203,7 +203,7 @@ def test_a_run_without_validation_cells_still_shows_its_curves() -> None:
     assert any("no cells" in note for note in report.notes)
     pictures = draw_pictures(given, report)
     assert [picture.name for picture in pictures] == ["curves"]
-    assert "Training" in compose(report, pictures)
+    assert "Training" in render_training_report(report, pictures)
 
 
 def test_networks_that_answer_nan_give_a_note_instead_of_scores() -> None:
@@ -232,7 +232,7 @@ def test_other_recipes_stand_beside_with_or_without_intervals() -> None:
         ComparisonRow(name="paper <&>", weighted_f1=Interval(value=0.7123, low=0.6, high=0.8), note="literal"),
         ComparisonRow(name="shipped", weighted_f1=0.8456, auroc=0.9),
     )
-    page = compose(assess(replace(invent(), comparison=Comparison(note="three folds", rows=rows))), [])
+    page = render_training_report(assess(replace(invent(), comparison=Comparison(note="three folds", rows=rows))), [])
     assert "Other recipes" in page
     assert "paper &lt;&amp;&gt;" in page
     assert "0.712 <small>(0.600 to 0.800)</small>" in page
@@ -256,7 +256,7 @@ def test_the_kept_epoch_is_the_first_of_the_best_or_the_last() -> None:
     assert kept_epoch(rows, ScheduleConfig(keep="last")) == 4
 
 
-def test_classes_are_taken_from_names_only_where_the_known_ones_keep_to_them() -> None:
+def test_classes_follow_names_only_where_known_classes_do() -> None:
     assert classes_by_name({"5": "all", "H2": "hem"}, ["H7", "8"]) == {"5": "all", "H2": "hem", "H7": "hem", "8": "all"}
     assert classes_by_name({"5": "hem"}, ["H7", "8"]) == {"5": "hem"}
     assert classes_by_name({}, ["H7"]) == {}

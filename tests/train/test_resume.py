@@ -81,7 +81,7 @@ def whole(cells: Path, cache: Path, config: TrainConfig, tmp_path_factory: pytes
         return train_ensemble(cells, config, tmp_path_factory.mktemp("runs") / "whole", cache=cache)
 
 
-def test_a_run_whose_recorded_split_is_another_is_refused_and_left_as_it_was(
+def test_a_run_with_another_recorded_split_is_refused_unchanged(
     whole: Path, cells: Path, cache: Path, config: TrainConfig, tmp_path: Path
 ) -> None:
     out = tmp_path / "old"
@@ -147,14 +147,14 @@ def test_more_threads_are_no_other_configuration(
     assert (whole / "ensemble.safetensors").stat().st_mtime_ns == before
 
 
-def test_a_network_that_cannot_be_had_is_told_before_cells_are_cropped(
+def test_a_network_that_cannot_be_built_is_an_error_before_cropping(
     cells: Path, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("blastscope.train.crop_cache.cache_crops", lambda *_, **__: pytest.fail("crops cells for nothing"))
     network = config.network.model_copy(update={"drop_path": 0.1, "backbone": "densenet121"})
     stage1 = config.stage1.model_copy(update={"frozen": ("nobody",)})
-    for change, told in (({"network": network}, "no stochastic depth"), ({"stage1": stage1}, "has no layer 'nobody'")):
-        with pytest.raises(ConfigError, match=told):
+    for change, problem in (({"network": network}, "no stochastic depth"), ({"stage1": stage1}, "has no layer 'nobody'")):
+        with pytest.raises(ConfigError, match=problem):
             train_ensemble(cells, config.model_copy(update=change), tmp_path / "out", cache=tmp_path)
     assert not (tmp_path / "out").exists()
 

@@ -105,7 +105,7 @@ def test_no_person_with_many_ids_stands_on_both_sides(
         assert {cells[row].label for row in rows} == {"hem", "all"}
 
 
-def test_a_split_by_image_warns_of_leakage_and_keeps_the_share_of_each_class() -> None:
+def test_a_split_by_image_warns_of_leakage_and_keeps_class_shares() -> None:
     cells = cells_of("hem", [50, 50]) + cells_of("all", [100, 100])
     with pytest.warns(LeakageWarning, match="every validation score is too high"):
         split = split_cells(cells, DataConfig(split="image"))

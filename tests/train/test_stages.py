@@ -13,13 +13,13 @@ from blastscope.runtime.io.cnmc import scan_dataset
 from blastscope.runtime.io.synthetic import write_synthetic_dataset
 from blastscope.runtime.types import CLASSES
 from blastscope.train import stages
-from blastscope.train.accelerator import open_machine
+from blastscope.train.accelerator import make_fabric
 from blastscope.train.config import ScheduleConfig, TrainConfig
 from blastscope.train.crop_cache import cache_crops
 from blastscope.train.network import make_voter
 from blastscope.train.progress import Progress
 from blastscope.train.split import split_cells
-from blastscope.train.stages import Job, Rows, feature_rows, lean, train_combined, train_voters
+from blastscope.train.stages import Job, TrainingRows, apply_logit_shift, feature_rows, train_combined, train_voters
 
 PLAIN = {"rotation_deg": 0, "flip_horizontal": False, "flip_vertical": False, "noise": 0, "contrast": 0, "channel": 0}
 
@@ -34,20 +34,20 @@ def job(cells: Path, place: Path, **sections: object) -> Job:
     facts = {"crop": {"side_px": 32}, "network": network, "compute": {"device": "cpu", "precision": "fp32"}}
     config = TrainConfig.model_validate({**facts, **sections})
     store = cache_crops(scan_dataset(cells), config.crop, place / "cache")
-    machine, split = open_machine(config.compute), split_cells(store.cells, config.data)
+    machine, split = make_fabric(config.compute), split_cells(store.cells, config.data)
     return Job(config, store, split, place / "run", machine, Progress(), place / "cache")
 
 
 @pytest.fixture
-def fitted(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[nn.Module, Rows]]:
+def fitted(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[nn.Module, TrainingRows]]:
     """What would be trained, by the network's name, as it stands before the first step."""
-    seen: dict[str, tuple[nn.Module, Rows]] = {}
+    seen: dict[str, tuple[nn.Module, TrainingRows]] = {}
     monkeypatch.setattr(stages, "_fit", lambda _, name, network, rows: seen.update({name: (network, rows)}))
     return seen
 
 
 def test_a_and_b_begin_with_one_backbone_and_last_layers_of_their_own(
-    cells: Path, tmp_path: Path, fitted: dict[str, tuple[nn.Module, Rows]]
+    cells: Path, tmp_path: Path, fitted: dict[str, tuple[nn.Module, TrainingRows]]
 ) -> None:
     here = job(cells, tmp_path)
     train_voters(here, make_voter(here.config)[0])
@@ -58,8 +58,8 @@ def test_a_and_b_begin_with_one_backbone_and_last_layers_of_their_own(
     assert (rows_a.training.augmented != rows_b.training.augmented).any()
 
 
-def test_a_combined_model_that_moves_its_backbones_sees_every_training_cell_augmented(
-    cells: Path, tmp_path: Path, fitted: dict[str, tuple[nn.Module, Rows]]
+def test_fine_tuned_backbones_see_every_training_cell_augmented(
+    cells: Path, tmp_path: Path, fitted: dict[str, tuple[nn.Module, TrainingRows]]
 ) -> None:
     here = job(cells, tmp_path, stage2={"fine_tune": True, "hidden": 8})
     voter = make_voter(here.config)[0]
@@ -71,7 +71,7 @@ def test_a_combined_model_that_moves_its_backbones_sees_every_training_cell_augm
 
 
 def test_the_combined_head_begins_alike_whatever_ran_before(
-    cells: Path, tmp_path: Path, fitted: dict[str, tuple[nn.Module, Rows]]
+    cells: Path, tmp_path: Path, fitted: dict[str, tuple[nn.Module, TrainingRows]]
 ) -> None:
     here = job(cells, tmp_path, stage2={"hidden": 8})
     voter = make_voter(here.config)[0]
@@ -107,7 +107,7 @@ def test_each_copy_is_augmented_in_its_own_way(cells: Path, tmp_path: Path) -> N
 def test_a_shift_goes_to_the_logit_of_all() -> None:
     layer = nn.Linear(3, 2)
     before = layer.bias.tolist()
-    lean(layer, ScheduleConfig(all_logit_shift=0.25))
+    apply_logit_shift(layer, ScheduleConfig(all_logit_shift=0.25))
     moved = np.subtract(layer.bias.tolist(), before)
     assert moved[CLASSES.index("all")] == pytest.approx(0.25)
     assert moved[CLASSES.index("hem")] == 0

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from blastscope.runtime.errors import ConfigError, UsageError
-from blastscope.train.accelerator import open_machine, precision_of
+from blastscope.train.accelerator import make_fabric, resolve_precision
 from blastscope.train.bagging import Bag, plain_bag
 from blastscope.train.config import AugmentConfig, ComputeConfig, ScheduleConfig
 from blastscope.train.data_loader import TrainingBatches, ValidationBatches
-from blastscope.train.fit_checkpoint import FitFolder
+from blastscope.train.fit_checkpoint import FitCheckpoint
 from blastscope.train.network import VoterNetwork, make_voter
 from blastscope.train.progress import Progress
 from blastscope.train.schedule import EpochRow, FitState, learning_rate
@@ -23,11 +23,11 @@ from blastscope.train.trainer import (
     Task,
     check_frozen,
     fit,
-    follow,
-    freeze,
+    freeze_batch_norm,
+    freeze_layers,
     is_frozen,
     make_optimiser,
-    still,
+    update_ema,
     weighted_loss,
 )
 
@@ -40,16 +40,16 @@ def row(epoch: int, accuracy: float, loss: float = 1.0) -> EpochRow:
     )  # fmt: skip
 
 
-def after(accuracies: list[float], config: ScheduleConfig) -> list[FitState]:
+def states_after(accuracies: list[float], config: ScheduleConfig) -> list[FitState]:
     states = [FitState()]
     for epoch, accuracy in enumerate(accuracies, start=1):
-        states.append(states[-1].after(row(epoch, accuracy), config))
+        states.append(states[-1].update(row(epoch, accuracy), config))
     return states
 
 
 def test_the_rate_falls_as_pytorchs_plateau_does_with_a_patience_of_five() -> None:
     accuracies = np.random.default_rng(5).integers(0, 40, 50) / 40
-    states = after(accuracies.tolist(), ScheduleConfig())
+    states = states_after(accuracies.tolist(), ScheduleConfig())
     optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     oracle = torch.optim.lr_scheduler.ReduceLROnPlateau(optimiser, factor=0.1, patience=5, threshold=0, min_lr=0, eps=0)
     for state, accuracy in zip(states[1:], accuracies, strict=True):
@@ -59,23 +59,23 @@ def test_the_rate_falls_as_pytorchs_plateau_does_with_a_patience_of_five() -> No
     assert learning_rate(ScheduleConfig(lr=0.5), 40, 10, 0.01) == pytest.approx(0.005)
 
 
-def test_keras_reduces_at_the_sixth_stagnant_epoch_and_stops_at_the_twelfth() -> None:
-    states = after([0.9] + [0.8] * 12, ScheduleConfig())
+def test_keras_reduces_at_stagnant_epoch_six_and_stops_at_twelve() -> None:
+    states = states_after([0.9] + [0.8] * 12, ScheduleConfig())
     assert [state.lr_factor for state in states] == pytest.approx([1] * 7 + [0.1] * 6 + [0.01])
     assert [state.finished(ScheduleConfig()) for state in states] == [False] * 13 + [True]
 
 
 def test_only_the_plateau_stops_early() -> None:
     config = ScheduleConfig(schedule="cosine")
-    assert not after([0.9] + [0.8] * 20, config)[-1].finished(config)
-    assert after([0.9] * 50, config)[-1].finished(config)
+    assert not states_after([0.9] + [0.8] * 20, config)[-1].finished(config)
+    assert states_after([0.9] * 50, config)[-1].finished(config)
 
 
 def test_the_loss_can_be_watched_in_place_of_the_error() -> None:
     rows = (row(1, 0.9, loss=1.0), row(2, 0.5, loss=0.5))
     for watch, best in (("loss", 2), ("error", 1)):
         config = ScheduleConfig.model_validate({"watch": watch})
-        assert FitState().after(rows[0], config).after(rows[1], config).best_epoch == best
+        assert FitState().update(rows[0], config).update(rows[1], config).best_epoch == best
 
 
 def test_one_cycle_rises_and_falls() -> None:
@@ -119,14 +119,14 @@ def test_frozen_layers_get_no_gradient_and_keep_their_statistics(voter: VoterNet
     config = ScheduleConfig(
         frozen=("conv_stem", "bn1", "blocks.0"), optimiser="adamw", weight_decay=0.1, backbone_lr_factor=0.5
     )
-    freeze(voter, config)
+    freeze_layers(voter, config)
     voter.train()
-    still(voter, config)
+    freeze_batch_norm(voter, config)
     assert is_frozen("backbone.blocks.0.0.conv_pw.weight", config)
     assert not is_frozen("backbone.blocks.01.conv.weight", config)
     assert not voter.backbone.get_submodule("bn1").training
     assert voter.backbone.get_submodule("bn2").training
-    still(voter, ScheduleConfig(frozen_batch_norm=True))
+    freeze_batch_norm(voter, ScheduleConfig(frozen_batch_norm=True))
     assert not voter.backbone.get_submodule("bn2").training
     groups = make_optimiser(voter, config).param_groups
     moving = sum(len(group["params"]) for group in groups)
@@ -141,7 +141,7 @@ def test_the_average_goes_halfway_and_copies_counters() -> None:
     own, other = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
     other.weight.data.fill_(3.0)
     other.num_batches_tracked.fill_(7)  # type: ignore[union-attr]
-    follow(own, other, 0.5, step=10_000)
+    update_ema(own, other, 0.5, step=10_000)
     assert own.weight.tolist() == [2, 2]
     assert own.num_batches_tracked == 7
 
@@ -156,7 +156,9 @@ def learnable(folder: Path, **change: object) -> tuple[nn.Module, Task]:
     training = TrainingBatches(source, labels, plain_bag(np.arange(120)), config.batch_size, (0, 1))
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 2))
-    return network, Task("x", config, training, ValidationBatches(source, labels, np.arange(120, 160), 16), FitFolder(folder))
+    return network, Task(
+        "x", config, training, ValidationBatches(source, labels, np.arange(120, 160), 16), FitCheckpoint(folder)
+    )
 
 
 def validation_loss(network: nn.Module, task: Task) -> float:
@@ -168,13 +170,13 @@ def validation_loss(network: nn.Module, task: Task) -> float:
 
 def test_fit_learns_and_leaves_one_finished_file(tmp_path: Path) -> None:
     network, task = learnable(tmp_path)
-    state = fit(network, task, open_machine(CPU), Progress())
+    state = fit(network, task, make_fabric(CPU), Progress())
     assert state.history[-1].validation_accuracy == pytest.approx(0.97, abs=0.04)
     assert state.history[0].train_loss > state.history[-1].train_loss
     assert [path.name for path in tmp_path.iterdir()] == ["network.safetensors"]
     assert not network.training
     again, task = learnable(tmp_path)
-    assert fit(again, task, open_machine(CPU), Progress()) == state  # a finished network is only read
+    assert fit(again, task, make_fabric(CPU), Progress()) == state  # a finished network is only read
     for own, other in zip(network.state_dict().values(), again.state_dict().values(), strict=True):
         assert torch.equal(own, other)
 
@@ -182,7 +184,7 @@ def test_fit_learns_and_leaves_one_finished_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("keep", ["best", "last"])
 def test_the_epoch_asked_for_is_kept(tmp_path: Path, keep: str) -> None:
     network, task = learnable(tmp_path, keep=keep, lr=0.5)
-    state = fit(network, task, open_machine(CPU), Progress())
+    state = fit(network, task, make_fabric(CPU), Progress())
     assert state.best_epoch < state.epoch
     epoch = state.best_epoch if keep == "best" else state.epoch
     assert validation_loss(network, task) == pytest.approx(state.history[epoch - 1].validation_loss)
@@ -190,10 +192,10 @@ def test_the_epoch_asked_for_is_kept(tmp_path: Path, keep: str) -> None:
 
 def test_averaged_weights_are_validated_and_kept(tmp_path: Path) -> None:
     network, task = learnable(tmp_path, ema_decay=0.9, keep="last")
-    state = fit(network, task, open_machine(CPU), Progress())
+    state = fit(network, task, make_fabric(CPU), Progress())
     assert validation_loss(network, task) == pytest.approx(state.history[-1].validation_loss)
     plain, task = learnable(tmp_path / "plain", keep="last")
-    fit(plain, task, open_machine(CPU), Progress())
+    fit(plain, task, make_fabric(CPU), Progress())
     assert validation_loss(plain, task) != pytest.approx(validation_loss(network, task))
 
 
@@ -206,7 +208,7 @@ def test_without_validation_cells_the_training_is_watched(tmp_path: Path) -> Non
         ValidationBatches(task.validation.inputs, task.validation.labels, np.empty(0, np.int64), 16),
         task.files,
     )
-    state = fit(network, bare, open_machine(CPU), Progress())
+    state = fit(network, bare, make_fabric(CPU), Progress())
     assert state.history[0].validation_loss is None
     assert state.best_epoch > 0
 
@@ -218,7 +220,7 @@ def test_a_last_batch_of_one_image_is_left_out() -> None:
     assert batches.steps == 2
 
 
-def test_each_epoch_has_its_own_order_and_augmentations_and_has_them_again_after_a_kill() -> None:
+def test_each_epoch_has_its_own_order_and_repeats_it_after_a_kill() -> None:
     crops = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), np.uint8)
     bag = Bag(np.arange(12), np.ones(12, np.bool_))
     batches = TrainingBatches(crops, np.arange(12), bag, 12, (0, 1), augment=AugmentConfig())
@@ -240,27 +242,27 @@ def test_two_processes_share_each_batch_and_lose_nothing() -> None:
 
 def test_auto_precision_is_full_where_the_cpu_has_no_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("blastscope.train.accelerator._cpu_has_bf16", lambda: False)
-    assert precision_of(ComputeConfig(), gpu=False) == "fp32"
+    assert resolve_precision(ComputeConfig(), gpu=False) == "fp32"
     monkeypatch.setattr("blastscope.train.accelerator._cpu_has_bf16", lambda: True)
-    assert precision_of(ComputeConfig(), gpu=False) == "bf16"
-    assert precision_of(ComputeConfig(precision="fp16"), gpu=True) == "fp16"
+    assert resolve_precision(ComputeConfig(), gpu=False) == "bf16"
+    assert resolve_precision(ComputeConfig(precision="fp16"), gpu=True) == "fp16"
 
 
 @pytest.mark.parametrize("wrong", ["blokcs.1", "blocks.0.0.con", "block", "", "classify"])
-def test_a_frozen_name_that_no_layer_begins_with_is_told(voter: VoterNetwork, wrong: str) -> None:
+def test_a_frozen_name_that_no_layer_begins_with_is_an_error(voter: VoterNetwork, wrong: str) -> None:
     check_frozen(voter, ScheduleConfig(frozen=("conv_stem", "bn1", "blocks.0", "blocks.1.0")), "stage1")
     with pytest.raises(ConfigError, match=rf"'stage1': frozen: the backbone has no layer '{wrong}'; .* conv_stem, bn1, blocks"):
         check_frozen(voter, ScheduleConfig(frozen=("conv_stem", wrong)), "stage1")
 
 
-def test_a_training_that_diverges_is_told_with_the_remedy(
+def test_a_training_that_diverges_is_an_error_with_the_remedy(
     voter: VoterNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("blastscope.train.trainer.train_epoch", lambda *_: Score(float("nan"), 0.5))
     crops, labels = np.zeros((8, 32, 32, 3), np.uint8), np.arange(8) % 2
     training = TrainingBatches(crops, labels, plain_bag(np.arange(8)), 4, (0, 0))
     validation = ValidationBatches(crops, labels, np.arange(8), 8)
-    task = Task("a", ScheduleConfig(epochs=3), training, validation, FitFolder(tmp_path))
+    task = Task("a", ScheduleConfig(epochs=3), training, validation, FitCheckpoint(tmp_path))
     with pytest.raises(UsageError, match="'a': the loss of epoch 1 is not a number: the training diverged, take a smaller lr"):
-        fit(voter, task, open_machine(CPU), Progress())
+        fit(voter, task, make_fabric(CPU), Progress())
     assert not any(tmp_path.iterdir())

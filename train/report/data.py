@@ -115,7 +115,7 @@ def assess(given: ReportInput) -> Report:
     try:
         votes = vote(given.probabilities)
         for subject in SUBJECTS:
-            calls, score = opinion(given, subject)
+            calls, score = voter_calls(given, subject)
             scores[subject] = score_calls(given.labels, calls, score, given.patients, people=people)
         points = tuple(find_operating_point(given.labels, votes.score, wanted) for wanted in SENSITIVITIES)
         called = votes.label.astype(np.int64)
@@ -146,7 +146,7 @@ def assess(given: ReportInput) -> Report:
     )
 
 
-def opinion(given: ReportInput, subject: str) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+def voter_calls(given: ReportInput, subject: str) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """The calls and the scores, (N,) each, of one voter or of the vote."""
     if subject == VOTE:
         votes = vote(given.probabilities)

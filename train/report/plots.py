@@ -12,7 +12,7 @@ import numpy as np
 from blastscope.runtime.errors import MissingLibrary
 from blastscope.runtime.evaluation.metrics import PatientScores, roc_curve
 from blastscope.runtime.types import VOTERS
-from blastscope.train.report.data import NAMES, SUBJECTS, VOTE, Report, ReportInput, opinion
+from blastscope.train.report.data import NAMES, SUBJECTS, VOTE, Report, ReportInput, voter_calls
 from blastscope.train.schedule import EpochRow
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ def draw_roc(given: ReportInput, report: Report) -> Figure:
     axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1)
     styles = {"a": (0, (1, 1.2)), "b": (0, (4, 1.5)), "combined": (0, (6, 1.5, 1, 1.5)), VOTE: "solid"}
     for subject in SUBJECTS:
-        curve = roc_curve(given.labels, opinion(given, subject)[1])
+        curve = roc_curve(given.labels, voter_calls(given, subject)[1])
         axes.plot(
             curve.false_positive_rate,
             curve.true_positive_rate,
@@ -217,7 +217,7 @@ def draw_scores(given: ReportInput) -> Figure:
     """How the vote's score is spread in each class."""
     figure = _figure(4.8, 4.6)
     panels = figure.subplots(2, 1, sharex=True, sharey=True)
-    _, score = opinion(given, VOTE)
+    _, score = voter_calls(given, VOTE)
     edges = np.linspace(0, 1, 26)
     for axes, label, index in zip(panels, ("all", "hem"), (1, 0), strict=True):
         chosen = score[given.labels == index]

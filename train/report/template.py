@@ -23,7 +23,7 @@ from blastscope.train.report.markup import FRAME, STYLE, Cell, Row, body, interv
 from blastscope.train.report.plots import Picture
 
 
-def compose(report: Report, pictures: Sequence[Picture]) -> str:
+def render_training_report(report: Report, pictures: Sequence[Picture]) -> str:
     """The whole page as HTML."""
     drawn = {picture.name: picture for picture in pictures}
     sections = [

@@ -21,8 +21,8 @@ from blastscope.runtime.types import CLASSES, VOTERS, ClassName
 from blastscope.train.config import ScheduleConfig
 from blastscope.train.report.data import Comparison, Report, ReportInput, assess
 from blastscope.train.report.plots import draw_pictures
-from blastscope.train.report.template import compose
-from blastscope.train.schedule import EpochRow, watched
+from blastscope.train.report.template import render_training_report
+from blastscope.train.schedule import EpochRow, monitored_value
 
 if TYPE_CHECKING:
     from blastscope.train.ensemble_checkpoint import RunProvenance
@@ -48,7 +48,7 @@ def write_folder(given: ReportInput, folder: Path) -> Report:
     contents = {f"{picture.name}.png": picture.png for picture in pictures}
     contents |= {f"{picture.name}.svg": picture.svg for picture in pictures}
     contents["report.json"] = (report.model_dump_json(indent=2) + "\n").encode()
-    contents["index.html"] = compose(report, pictures).encode()
+    contents["index.html"] = render_training_report(report, pictures).encode()
     for name, content in contents.items():
         write_content(folder / name, content)
     return report
@@ -88,7 +88,7 @@ def read_run(run: Path) -> ReportInput:
         comparison=read_comparison(run),
         sizes=_floats(tensors, "size_px"),
         lightness=_floats(tensors, "lightness"),
-        uncertainty=read_measured(run),
+        uncertainty=read_run_uncertainty(run),
     )
 
 
@@ -100,7 +100,7 @@ def read_comparison(folder: Path) -> Comparison | None:
 
 def kept_epoch(rows: Sequence[EpochRow], config: ScheduleConfig) -> int:
     """The epoch whose weights the network ended with: the first of the best, or the last."""
-    return min(rows, key=lambda row: watched(row, config)).epoch if config.keep == "best" else rows[-1].epoch
+    return min(rows, key=lambda row: monitored_value(row, config)).epoch if config.keep == "best" else rows[-1].epoch
 
 
 def classes_by_name(known: Mapping[str, ClassName], others: Sequence[str]) -> dict[str, ClassName]:
@@ -138,7 +138,7 @@ def _record(path: Path, kind: type[R]) -> R:
         raise DataError(path, "; ".join(problems(error))) from error
 
 
-def read_measured(folder: Path) -> Uncertainty | None:
+def read_run_uncertainty(folder: Path) -> Uncertainty | None:
     """What FOLDER/uncertainty.json says, where there is one. Raises `DataError`."""
     from blastscope.train.uncertainty import FILE, read_uncertainty
 

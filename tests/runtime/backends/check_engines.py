@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from blastscope.export.benchmark_bundle import make_benchmark_bundle
-from blastscope.export.engine_builds import BuildWish, build_engines, plan_engines
+from blastscope.export.engine_builds import BuildRequest, build_engines, plan_engines
 from blastscope.runtime.backends.tensorrt.builder import BuildStep
 from blastscope.runtime.backends.tensorrt.compatibility import Machine
 from blastscope.runtime.backends.tensorrt.key import BatchProfile
@@ -47,8 +47,8 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 )
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_it_is_built(precision: Precision, targets: tuple[str, ...], batch: str, bundle: Bundle, tmp_path: Path) -> None:
-    wish = BuildWish("tensorrt-rtx", (precision,), "all", BatchProfile.parse(batch), targets)
-    planned = plan_engines(bundle, wish, Machine.here())
+    request = BuildRequest("tensorrt-rtx", (precision,), "all", BatchProfile.parse(batch), targets)
+    planned = plan_engines(bundle, request, Machine.here())
     (built,) = build_engines(bundle, planned, tmp_path, Silent())
     print(f"{built.key.name}: {built.size / 1e6:.0f} MB")
     assert built.built

@@ -128,14 +128,14 @@ def test_with_stages_the_combined_model_sees_means_and_spreads_of_the_maps_befor
     blocks = [fused.a.backbone.get_submodule(f"blocks.{place}") for place in (2, 3)]
     hooks = [block.register_forward_hook(lambda _m, _i, out: maps.append(out)) for block in blocks]
     with torch.inference_mode():
-        seen = fused.a.look(fused.a.normalise(torch.from_numpy(crops)))
+        seen = fused.a.forward_features(fused.a.normalise(torch.from_numpy(crops)))
         alone = fused.a.backbone(fused.a.normalise(torch.from_numpy(crops)))
     for hook in hooks:
         hook.remove()
     wanted = [part for each in maps[:2] for part in (each.mean((2, 3)), each.std((2, 3), correction=0))]
-    torch.testing.assert_close(seen.offered, torch.cat(wanted, dim=1), atol=2e-3, rtol=1e-3)
+    torch.testing.assert_close(seen.combined_features, torch.cat(wanted, dim=1), atol=2e-3, rtol=1e-3)
     torch.testing.assert_close(seen.pooled, alone)
-    assert fused.head.features == seen.offered.shape[1]
+    assert fused.head.features == seen.combined_features.shape[1]
     logits = answer(fused, crops)
     for place, name in enumerate(VOTERS):
         torch.testing.assert_close(answer(fused.voter(name), crops), logits[:, place], atol=1e-5, rtol=1e-4)

@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch import nn
 
-from blastscope.calibration.acceptance.drift_metric import leads
+from blastscope.calibration.acceptance.drift_metric import vote_margins
 from blastscope.export.exporter import choose_golden
 from blastscope.export.onnx_export import FusedGraph, trace
 from blastscope.export.parity import (
-    bf16_answers,
+    bf16_probabilities,
     check_fp32,
-    distance,
     fp16_tolerances,
     fp32_tolerances,
-    torch_answers,
+    max_difference,
+    torch_probabilities,
 )
 from blastscope.runtime.errors import DataError, EngineError
 from blastscope.runtime.inference.voting import vote
@@ -53,7 +53,7 @@ def crops() -> np.ndarray:
 
 def test_a_right_graph_repeats_pytorch(graph: nn.Module, crops: np.ndarray) -> None:
     content = trace(graph, SIDE, "fused").SerializeToString()
-    assert check_fp32(content, "fused", crops, torch_answers(graph, crops)) < 1e-5
+    assert check_fp32(content, "fused", crops, torch_probabilities(graph, crops)) < 1e-5
 
 
 def test_voters_swapped_in_the_graph_are_caught(graph: nn.Module, crops: np.ndarray) -> None:
@@ -62,18 +62,18 @@ def test_voters_swapped_in_the_graph_are_caught(graph: nn.Module, crops: np.ndar
     swapped.voters = nn.ModuleList([swapped.voters[1], swapped.voters[0], swapped.voters[2]])
     content = trace(FusedGraph(swapped).eval(), SIDE, "fused").SerializeToString()
     with pytest.raises(EngineError, match="'fused' differs from PyTorch"):
-        check_fp32(content, "fused", crops, torch_answers(graph, crops))
+        check_fp32(content, "fused", crops, torch_probabilities(graph, crops))
 
 
 def test_bf16_is_close_to_pytorchs_own_and_leaves_the_weights_alone(graph: nn.Module, crops: np.ndarray) -> None:
     before = {name: value.clone() for name, value in graph.state_dict().items()}
-    ours = bf16_answers(graph, crops)
+    ours = bf16_probabilities(graph, crops)
     for name, value in graph.state_dict().items():
         assert torch.equal(value, before[name]), name
-    reference = torch_answers(graph, crops)
+    reference = torch_probabilities(graph, crops)
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
         theirs = graph(torch.from_numpy(crops)).probabilities.numpy()
-    moved, expected = distance(ours, reference), distance(theirs, reference)
+    moved, expected = max_difference(ours, reference), max_difference(theirs, reference)
     assert moved > 1e-3
     assert expected / 3 < moved < 3 * expected
 
@@ -90,7 +90,7 @@ def test_an_answer_that_is_no_number_is_no_answer() -> None:
     answers = np.full((2, 3, 2), 0.5, np.float32)
     answers[1, 2, 0] = np.nan
     with pytest.raises(EngineError, match="not a number"):
-        distance(answers, np.full((2, 3, 2), 0.5, np.float32))
+        max_difference(answers, np.full((2, 3, 2), 0.5, np.float32))
 
 
 def pairs(margins: np.ndarray) -> np.ndarray:
@@ -105,7 +105,7 @@ def test_a_golden_set_holds_both_calls_and_nothing_near_a_tie(tmp_path) -> None:
     golden = choose_golden(crops, answers, count=16, seed=0, source=tmp_path)
     labels = vote(golden.probabilities).label
     assert (labels == 0).sum() == (labels == 1).sum() == 8
-    assert np.abs(leads(golden.probabilities)).min() >= 1
+    assert np.abs(vote_margins(golden.probabilities)).min() >= 1
     again = choose_golden(crops, answers, count=16, seed=0, source=tmp_path)
     np.testing.assert_array_equal(golden.crops, again.crops)
 
@@ -115,12 +115,12 @@ def test_a_golden_set_is_of_each_calls_clearer_half_and_of_clear_cells_alone(tmp
     sizes = np.linspace(least, most, 40)
     margins = np.repeat(np.concatenate([sizes, -sizes])[:, None], 3, axis=1)
     golden = choose_golden(np.zeros((80, 8, 8, 3), np.uint8), pairs(margins), count=16, seed=0, source=tmp_path)
-    assert np.abs(leads(golden.probabilities)).min() >= max(1, 2 * np.median(sizes)) - 1e-5
+    assert np.abs(vote_margins(golden.probabilities)).min() >= max(1, 2 * np.median(sizes)) - 1e-5
 
 
 def test_the_sign_of_a_lead_is_the_call() -> None:
     answers = pairs(np.random.default_rng(1).normal(0, 2, (200, 3)))
-    np.testing.assert_array_equal(leads(answers) >= 0, vote(answers).label == 1)
+    np.testing.assert_array_equal(vote_margins(answers) >= 0, vote(answers).label == 1)
 
 
 def test_one_call_makes_no_golden_set(tmp_path) -> None:  # type: ignore[no-untyped-def]
