@@ -107,6 +107,7 @@ def _limits(manifest: Manifest) -> Iterator[str]:
         yield "  what a call on one is worth."
     else:
         yield "- It doesn't notice cells of other stains, scales and scanners than the training's: it calls them like any."
+    yield "- Recipes are chosen by the scores of the people at hand: expect less on new ones."
     yield "- Intervals are of the people who were held out. A site's own may lie outside: `blastscope validate` measures them."
     yield ""
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from blastscope.train.report.groups import group_scores, share_scores
+from blastscope.train.report.groups import group_scores, same_size_score, share_scores
 
 
 def cells(seed: int, *, hem: int = 300, malignant: int = 700) -> tuple[np.ndarray, np.ndarray, list[str]]:  # type: ignore[type-arg]
@@ -41,3 +41,17 @@ def test_each_cell_is_in_one_group_of_size_and_one_of_stain() -> None:
     right = sum(group.right.value * group.cells for group in by_size) / len(labels)
     assert right == pytest.approx((labels == calls).mean())
     assert {group.people for group in groups} == {8, 10}
+
+
+def test_where_size_tells_nothing_a_call_by_size_is_worth_nothing() -> None:
+    """A threshold on size looks good on cells as they are, and is right in half of the normal ones once sizes are alike."""
+    rng = np.random.default_rng(4)
+    labels, _, names = cells(4, hem=4000, malignant=6000)
+    sizes = rng.normal(np.where(labels == 1, 215, 185), 20)
+    middle = float(np.median(sizes[labels == 1]))
+    found = same_size_score(labels, (sizes > middle).astype(np.int64), names, sizes)
+    assert found.specificity is not None
+    assert ((sizes <= middle) == (labels == 0))[labels == 0].mean() > 0.9
+    assert found.specificity.value == pytest.approx(0.5, abs=0.1)
+    perfect = same_size_score(labels, labels, names, sizes)
+    assert perfect.weighted_f1.value == pytest.approx(1)

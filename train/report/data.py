@@ -16,7 +16,7 @@ from blastscope.runtime.inference.voting import vote
 from blastscope.runtime.io.cnmc import person_of
 from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.runtime.types import CLASSES, VOTERS, ClassName, Voter
-from blastscope.train.report.groups import GroupScore, ShareScore, group_scores, share_scores
+from blastscope.train.report.groups import GroupScore, ShareScore, group_scores, same_size_score, share_scores
 from blastscope.train.schedule import EpochRow
 
 FEW = 5  # a bootstrap over fewer patients of a class sees too little of how patients differ
@@ -121,6 +121,7 @@ def assess(given: ReportInput) -> Report:
         called = votes.label.astype(np.int64)
         shares = share_scores(given.labels, called, given.patients)
         if given.sizes is not None and given.lightness is not None:
+            shares += (same_size_score(given.labels, called, given.patients, given.sizes),)
             groups = group_scores(given.labels, called, given.patients, given.sizes, given.lightness)
         deciding = {voter: int((votes.voter == place).sum()) for place, voter in enumerate(VOTERS)}
         notes += _few(scores[VOTE])

@@ -14,6 +14,7 @@ from blastscope.runtime.io.strict_model import StrictModel
 
 SHARES = (0.5, 0.65)  # of ALL: even, and that of the challenge's preliminary test set
 DRAWS = 1000
+MOST_WEIGHT = 8.0  # of a cell of a size that is rare in its class
 
 Weights = NDArray[np.float64]
 
@@ -32,6 +33,8 @@ class ShareScore(StrictModel):
 
     all_share: float
     weighted_f1: Interval
+    same_sizes: bool = False  # normal cells weighted to the sizes of the malignant ones, so that size tells nothing
+    specificity: Interval | None = None  # with these weights; None: as the cells are
 
 
 def group_scores(
@@ -85,6 +88,39 @@ def share_scores(
         value, drawn = (weighted_f1(share, specificity, sensitivity) for specificity, sensitivity in zip(*rates, strict=True))
         found.append(ShareScore(all_share=share, weighted_f1=bootstrap_interval(float(value[0]), drawn)))
     return tuple(found)
+
+
+def same_size_score(
+    labels: NDArray[np.int64],
+    calls: NDArray[np.int64],
+    patients: Sequence[str],
+    sizes: NDArray[np.float64],
+    all_share: float = SHARES[-1],
+) -> ShareScore:
+    """Weighted F1 and specificity if HEM cells were as large as ALL cells: what is left where size tells nothing.
+
+    HEM cells weigh by how common their size is among ALL cells against HEM cells, at most `MOST_WEIGHT` times, in ten groups of
+    equally many ALL cells.
+    """
+    edges = np.quantile(sizes[labels == 1], np.linspace(0, 1, 11)[1:-1])
+    bins = np.searchsorted(edges, sizes)
+    shares = [np.bincount(bins[labels == label], minlength=10) / (labels == label).sum() for label in (0, 1)]
+    factors = np.where(shares[0] > 0, shares[1] / np.maximum(shares[0], 1e-12), 0).clip(max=MOST_WEIGHT)
+    weight = np.where(labels == 0, factors[bins], 1.0)
+    cells, weights = _drawn(labels, patients)
+    everyone = np.ones((1, len(cells.names)))
+    rates = []
+    for label in (0, 1):
+        mine = weight * (labels == label)
+        right, total = cells.total(mine * (calls == labels)), cells.total(mine)
+        rates.append([(drawn @ right) / np.maximum(drawn @ total, 1e-12) for drawn in (everyone, weights)])
+    value, drawn = (weighted_f1(all_share, specificity, sensitivity) for specificity, sensitivity in zip(*rates, strict=True))
+    return ShareScore(
+        all_share=all_share,
+        weighted_f1=bootstrap_interval(float(value[0]), drawn),
+        same_sizes=True,
+        specificity=bootstrap_interval(float(rates[0][0][0]), rates[0][1]),
+    )
 
 
 def weighted_f1(all_share: float, specificity: Weights, sensitivity: Weights) -> Weights:

@@ -99,7 +99,13 @@ def _groups(report: Report) -> str:
     rows: list[Row] = [
         ("", [row.name, *map(number, (f"{row.cells:,}", str(row.people))), interval(row.right)]) for row in report.groups
     ]
-    shares: list[Row] = [("", [number(f"{row.all_share:.0%}"), interval(row.weighted_f1)]) for row in report.shares]
+    shares: list[Row] = [
+        (
+            "",
+            [number(f"{row.all_share:.0%}"), "as those of ALL" if row.same_sizes else "as they are", interval(row.weighted_f1)],
+        )
+        for row in report.shares
+    ]
     groups = (
         '<p class="quiet">Size is the side of a square as large as the cell\'s box. Large normal cells and small blasts are '
         "where networks fail that take size for malignancy.</p>"
@@ -108,8 +114,8 @@ def _groups(report: Report) -> str:
     return (
         "<h2>Sizes, stains and shares</h2>"
         + (groups if rows else "")
-        + "<p>If ALL were another share of the cells, with the vote's sensitivity and specificity as they are:</p>"
-        + table([number("share of ALL"), "weighted F1"], shares)
+        + "<p>If ALL were another share of the cells, and if normal cells were as large as malignant ones, so that size told "
+        "nothing:</p>" + table([number("share of ALL"), "sizes of HEM", "weighted F1"], shares)
     )
 
 
