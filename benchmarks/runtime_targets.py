@@ -103,11 +103,11 @@ def first_voter_classifier(pool: InferencePool, bundle: Bundle) -> ClassifyFunct
     """What is timed of the pool that `open_first_voter` gives: the first voter's label of each image."""
 
     def probabilities(image: Image) -> NDArray[np.float32]:
-        return pool.answer(crop_images([image], bundle.manifest.crop))[:, : len(VOTERS)]
+        return pool.infer_on_lane(crop_images([image], bundle.manifest.crop))[:, : len(VOTERS)]
 
     def classify(images: Sequence[Image]) -> list[ClassName]:
         with pool.call():
-            found = np.concatenate(pool.spread(probabilities, images))
+            found = np.concatenate(pool.parallel_map(probabilities, images))
         return vote_labels(found, partial=True)
 
     return classify

@@ -126,7 +126,7 @@ class _Run(NamedTuple):
     opened: LoadedSession
     audit: Audit
     predictor: Predictor
-    room: RequestQueue
+    queue: RequestQueue
     close: Callable[[], Any]
 
 
@@ -219,8 +219,8 @@ class Scope:
         """
         run = self._run
         with run.opened.lanes.call():
-            taken = run.predictor.take(image)
-        return answered(run.predictor.refused(taken)) if isinstance(taken, Refusal) else run.room.put(taken)
+            taken = run.predictor.preprocess(image)
+        return answered(run.predictor.refused(taken)) if isinstance(taken, Refusal) else run.queue.put(taken)
 
     def classify_files(self, paths: Path | str | Iterable[Path | str]) -> Iterator[tuple[Path, Prediction]]:
         """Each image file with its call, in the order given; a file that can't be decoded gets a refusal.
@@ -240,7 +240,7 @@ class Scope:
                 image = read_image(path)
                 if isinstance(image, Refusal):
                     return run.predictor.refused(image)
-                return run.predictor.classify_decoded(image, lambda taken: run.room.put(taken).result())
+                return run.predictor.classify_decoded(image, lambda taken: run.queue.put(taken).result())
 
         return keeping(self, ordered_map(classify, read_ahead(each_image(paths)), workers=run.predictor.io_workers))
 
@@ -378,10 +378,10 @@ class Scope:
     def _open(self, options: SessionOptions) -> _Run:
         opened = load_session(self.bundle, options)
         audit = opened.audit(self.bundle)
-        decider = make_predictor(self.bundle, opened.lanes, audit, opened.on_first_result, options.unlike_training)
-        room = RequestQueue(opened.lanes, decider.decide, self._queue)
+        predictor = make_predictor(self.bundle, opened.lanes, audit, opened.on_first_result, options.unlike_training)
+        queue = RequestQueue(opened.lanes, predictor.predict_batch, self._queue)
         # closes a handle that was forgotten, when it is collected or when the process ends
-        return _Run(opened, audit, decider, room, weakref.finalize(self, opened.close))
+        return _Run(opened, audit, predictor, queue, weakref.finalize(self, opened.close))
 
     def _examiner(self, classify: Classify, spec: FrameSpecification | None, pixel_um: float | None) -> Examiner:
         from blastscope.runtime.frames.pipeline import Examiner

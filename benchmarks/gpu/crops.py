@@ -64,7 +64,7 @@ def compare_crops(pipeline: PixelPipeline, images: Sequence[Image], spec: CropSp
     size, different = max(pipeline.batches), 0
     for start in range(0, len(images), size):
         batch = images[start : start + size]
-        found, crops = pipeline.look(batch).found, pipeline.crops(batch)
+        found, crops = pipeline.infer_images(batch).found, pipeline.crops(batch)
         for image, one, pixels in zip(batch, found, crops, strict=True):
             expected = crop_cell(image, spec)
             if isinstance(expected, Crop):
@@ -105,13 +105,13 @@ def time_crops(
         return []
 
     def from_host(batch: Sequence[Image]) -> list[ClassName | None]:
-        pipeline.look(batch)
+        pipeline.infer_images(batch)
         return []
 
     with device_copies(gpu, images) as copies:
 
         def from_device(batch: Sequence[Image]) -> list[ClassName | None]:
-            pipeline.look(copies)
+            pipeline.infer_images(copies)
             return []
 
         def repeat(batch: Sequence[Image]) -> list[ClassName | None]:

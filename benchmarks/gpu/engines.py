@@ -152,12 +152,12 @@ class EngineBenchmark:
         pipeline = PixelPipeline(TORCH_COMPILED, self._gpu, network, self._manifest.crop, batches=self._config.batches)
 
         def predict(images: Sequence[Image]) -> CellOutputs:
-            result = pipeline.look(images)
+            result = pipeline.infer_images(images)
             cells = [not isinstance(one, Refusal) for one in result.found]
             return list(result.found), result.answers[cells, : len(VOTERS)]
 
         def classify(images: Sequence[Image]) -> list[ClassName]:
-            return vote_labels(pipeline.look(images).answers[:, : len(VOTERS)])
+            return vote_labels(pipeline.infer_images(images).answers[:, : len(VOTERS)])
 
         try:
             yield OpenEngine(classify, pipeline.infer, predict)

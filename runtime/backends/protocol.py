@@ -57,8 +57,8 @@ class BatchResult(NamedTuple):
 class ImageLane(Backend, Protocol):
     """A lane that crops by itself, so that an image is handed over once and only the answer comes back."""
 
-    def look(self, images: Sequence[Any]) -> BatchResult:
-        """What becomes of `images`, each as `ImageInput.take` gave it. Raises `EngineError`, `DeviceError`s."""
+    def infer_images(self, images: Sequence[Any]) -> BatchResult:
+        """What becomes of `images`, each as `ImageInput.check` gave it. Raises `EngineError`, `DeviceError`s."""
         ...
 
 
@@ -67,9 +67,9 @@ class ImageInput:
     """The lanes of an engine once more, for images instead of crops."""
 
     lanes: tuple[ImageLane, ...]
-    # an image as the caller has it, checked, as `look` wants it; or `ImageError`. To be called in the caller's thread.
-    take: Callable[[object], Any]
-    keep: Callable[[Any], Any]  # what was taken, so that the caller's buffer may be used again
+    # an image as the caller has it, checked, as `infer_images` wants it; or `ImageError`. To be called in the caller's thread.
+    check: Callable[[object], Any]
+    retain: Callable[[Any], Any]  # what was taken, so that the caller's buffer may be used again
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class EngineOptions:
     device: str = "CPU"  # as the inference library calls it
     crop: CropSpecification | None = None  # for engines that crop by themselves
     rebuild: bool = False  # takes no engine from the cache: the one there answers wrongly
-    defer_save: bool = False  # a compiled engine is put into the cache when `Engine.keep` is called
+    defer_save: bool = False  # a compiled engine is put into the cache when `Engine.save_to_cache` is called
     cancelled: Callable[[], bool] | None = None  # ends a build that takes long
     tell: Callable[[str], None] | None = None  # hears of what takes long
 
@@ -103,18 +103,16 @@ class Engine:
     layout: Layout = "fused"
     image_input: ImageInput | None = None
     partial_lanes: tuple[PartialInference, ...] = ()  # the lanes once more, where they can leave voters out
-    content_sha256: bytes | None = (
-        None  # sha256 of the kept file that the engine was loaded from; None: it was not loaded from one
-    )
-    keep: Callable[[], str | None] | None = None  # puts it into the cache, once; gives the reason where that can't be done
-    held: Callable[[], None] | None = None  # frees what the lanes share; safe to call twice
+    content_sha256: bytes | None = None  # of the cached file that it was loaded from; None: it was not loaded from one
+    save_to_cache: Callable[[], str | None] | None = None  # once; gives the reason where it can't be saved
+    on_close: Callable[[], None] | None = None  # frees what the lanes share; safe to call twice
 
     def close(self) -> None:
         """Closes every lane, and then what they share. Safe to call twice."""
         for lane in self.lanes:
             lane.close()
-        if self.held:
-            self.held()
+        if self.on_close:
+            self.on_close()
 
 
 class BackendModule(Protocol):

@@ -157,9 +157,9 @@ def load_plan(choice: BackendPlan) -> LoadedSession:
     opener = _Opener(bundle, choice.options, choice.backends, read_golden(bundle))
     opened = _open_first(choice.ranked, opener, notes)
     known = memory.read()
-    if keep := opened.lanes.engine.keep:
+    if save := opened.lanes.engine.save_to_cache:
         opened.deferred_save = DeferredTask(
-            lambda: notes.extend(filter(None, [keep()])), "blastscope-keep", delay_s=_KEEP_DELAY_S
+            lambda: notes.extend(filter(None, [save()])), "blastscope-keep", delay_s=_KEEP_DELAY_S
         )
     ours = [one for one in choice.layouts if one.differs_in_layout(opened.candidate)]
     _tell(opened, [*ours, *choice.candidates], known)

@@ -22,7 +22,7 @@ from blastscope.runtime.io.cpu_info import usable_threads
 from blastscope.runtime.io.image import load_pixels
 from blastscope.runtime.types import CLASSES, VOTERS, Audit, Box, Prediction, Refusal
 
-Taken = Any  # a crop, or an image as the engine's eyes take it
+Taken = Any  # a crop, or an image as the engine's `ImageInput` takes it
 
 
 class Predictor(Protocol):
@@ -45,11 +45,11 @@ class Predictor(Protocol):
         """The call on an image from a file; `wait` puts what was taken into the waiting room."""
         ...
 
-    def take(self, image: object) -> Taken | Refusal:
+    def preprocess(self, image: object) -> Taken | Refusal:
         """What waits for a lane while the caller's buffer is used again. Raises `ImageError`."""
         ...
 
-    def decide(self, taken: Sequence[Taken]) -> list[Prediction]:
+    def predict_batch(self, taken: Sequence[Taken]) -> list[Prediction]:
         """The calls on a few, from one lane."""
         ...
 
@@ -78,7 +78,7 @@ class VotePostprocessor:
         self._audit, self._answered = audit, answered
         self._partial = partial  # voters may be left out
 
-    def count(self, boxes: Sequence[Box], answers: NDArray[np.float32]) -> list[Prediction]:
+    def predictions(self, boxes: Sequence[Box], answers: NDArray[np.float32]) -> list[Prediction]:
         """The prediction for each row of `answers` (n, R, 2), as lanes give them. Raises `EngineError`."""
         probabilities = answers[:, : len(VOTERS)]
         votes = vote(probabilities, self._threshold, partial=self._partial)
@@ -126,36 +126,36 @@ def _finite(novelty: NDArray[np.float32]) -> list[float]:
 class CpuPredictor:
     """See `Predictor`: the crop on the host, in as many threads as there are lanes."""
 
-    def __init__(self, bundle: Bundle, lanes: InferencePool, ballot: VotePostprocessor) -> None:
+    def __init__(self, bundle: Bundle, lanes: InferencePool, postprocessor: VotePostprocessor) -> None:
         self._spec = bundle.manifest.crop
-        self._lanes, self._ballot = lanes, ballot
-        self.refused = ballot.refused
+        self._lanes, self._postprocessor = lanes, postprocessor
+        self.refused = postprocessor.refused
         # Each lane has a core. A thread more than lanes would only take turns with them: measured on two cores, 9 % fewer.
         # A single lane works on all cores, and less well than two threads that take turns.
         self.io_workers = max(2, len(lanes.engine.lanes))
 
     def classify(self, image: object) -> Prediction:
         """See `Predictor`."""
-        crop = self.take(image)
-        return self.decide([crop])[0] if isinstance(crop, Crop) else self.refused(crop)
+        crop = self.preprocess(image)
+        return self.predict_batch([crop])[0] if isinstance(crop, Crop) else self.refused(crop)
 
     def classify_many(self, images: Sequence[object]) -> list[Prediction]:
         """See `Predictor`."""
-        return self._lanes.spread(self._classify_or_refuse, images)
+        return self._lanes.parallel_map(self._classify_or_refuse, images)
 
     def classify_decoded(self, image: NDArray[np.uint8], wait: Callable[[Taken], Prediction]) -> Prediction:
         """See `Predictor`: each thread does everything for its file."""
         return self._classify_or_refuse(image)
 
-    def take(self, image: object) -> Crop | Refusal:
+    def preprocess(self, image: object) -> Crop | Refusal:
         """See `Predictor`."""
         pixels = load_pixels(image)
         return pixels if isinstance(pixels, Refusal) else crop_cell(pixels, self._spec)
 
-    def decide(self, taken: Sequence[Crop]) -> list[Prediction]:
+    def predict_batch(self, taken: Sequence[Crop]) -> list[Prediction]:
         """See `Predictor`."""
         pixels = taken[0].pixels[None] if len(taken) == 1 else np.stack([crop.pixels for crop in taken])
-        return self._ballot.count([crop.box for crop in taken], self._lanes.answer(pixels))
+        return self._postprocessor.predictions([crop.box for crop in taken], self._lanes.infer_on_lane(pixels))
 
     def _classify_or_refuse(self, image: object) -> Prediction:
         try:
@@ -167,16 +167,16 @@ class CpuPredictor:
 class GpuPredictor:
     """See `Predictor`: an engine that crops by itself gets the images, many at once where there are many."""
 
-    def __init__(self, eyes: ImageInput, lanes: InferencePool, ballot: VotePostprocessor) -> None:
-        self._eyes, self._lanes, self._ballot = eyes, lanes, ballot
-        self.refused = ballot.refused
+    def __init__(self, image_input: ImageInput, lanes: InferencePool, postprocessor: VotePostprocessor) -> None:
+        self._input, self._lanes, self._postprocessor = image_input, lanes, postprocessor
+        self.refused = postprocessor.refused
         # Those that wait for an answer fill the batch of the next one.
         self.io_workers = max(usable_threads() + 1, 8)
 
     def classify(self, image: object) -> Prediction:
         """See `Predictor`."""
         taken = self._take(image)
-        return self.refused(taken) if isinstance(taken, Refusal) else self.decide([taken])[0]
+        return self.refused(taken) if isinstance(taken, Refusal) else self.predict_batch([taken])[0]
 
     def classify_many(self, images: Sequence[object]) -> list[Prediction]:
         """See `Predictor`."""
@@ -184,28 +184,28 @@ class GpuPredictor:
         good = [one for one in taken if not isinstance(one, Refusal)]
         size = self._lanes.engine.batch
         portions = [good[start : start + size] for start in range(0, len(good), size)]
-        answers = iter([answer for portion in self._lanes.spread(self.decide, portions) for answer in portion])
+        answers = iter([answer for portion in self._lanes.parallel_map(self.predict_batch, portions) for answer in portion])
         return [self.refused(one) if isinstance(one, Refusal) else next(answers) for one in taken]
 
     def classify_decoded(self, image: NDArray[np.uint8], wait: Callable[[Taken], Prediction]) -> Prediction:
         """See `Predictor`: the image is nobody else's, so it waits as it is."""
         return wait(image)
 
-    def take(self, image: object) -> Taken:
+    def preprocess(self, image: object) -> Taken:
         """See `Predictor`."""
         taken = self._take(image)
-        return taken if isinstance(taken, Refusal) else self._eyes.keep(taken)
+        return taken if isinstance(taken, Refusal) else self._input.retain(taken)
 
-    def decide(self, taken: Sequence[Taken]) -> list[Prediction]:
+    def predict_batch(self, taken: Sequence[Taken]) -> list[Prediction]:
         """See `Predictor`."""
-        found, answers = self._lanes.look(taken)
+        found, answers = self._lanes.infer_images(taken)
         boxes = {number: box for number, box in enumerate(found) if not isinstance(box, Refusal)}
-        calls = iter(self._ballot.count(list(boxes.values()), answers[list(boxes)]) if boxes else [])
+        calls = iter(self._postprocessor.predictions(list(boxes.values()), answers[list(boxes)]) if boxes else [])
         return [self.refused(one) if isinstance(one, Refusal) else next(calls) for one in found]
 
     def _take(self, image: object) -> Taken | Refusal:
         pixels = load_pixels(image)
-        return pixels if isinstance(pixels, Refusal) else self._eyes.take(pixels)
+        return pixels if isinstance(pixels, Refusal) else self._input.check(pixels)
 
     def _take_or_refuse(self, image: object) -> Taken | Refusal:
         try:
@@ -222,6 +222,8 @@ def make_predictor(
     unlike_training: UnlikeTraining = "refuse",
 ) -> Predictor:
     """The one that goes with the engine."""
-    partial, eyes = lanes.cascade is not None, lanes.engine.image_input
-    ballot = VotePostprocessor(bundle, audit, answered, partial=partial, unlike_training=unlike_training)
-    return CpuPredictor(bundle, lanes, ballot) if eyes is None else GpuPredictor(eyes, lanes, ballot)
+    partial, image_input = lanes.cascade is not None, lanes.engine.image_input
+    postprocessor = VotePostprocessor(bundle, audit, answered, partial=partial, unlike_training=unlike_training)
+    if image_input is None:
+        return CpuPredictor(bundle, lanes, postprocessor)
+    return GpuPredictor(image_input, lanes, postprocessor)

@@ -14,7 +14,7 @@ from blastscope.runtime.errors import Closed, UsageError
 from blastscope.runtime.inference.worker_pool import CALLBACK_PATIENCE_S, Call, InferencePool
 from blastscope.runtime.types import Prediction
 
-Decide = Callable[[Sequence[Any]], list[Prediction]]
+PredictBatch = Callable[[Sequence[Any]], list[Prediction]]
 
 
 @dataclass(slots=True, eq=False)
@@ -34,9 +34,9 @@ def answered(prediction: Prediction) -> Future[Prediction]:
 class RequestQueue:
     """Room for `limit` items. `decide` answers a few of them, and is called in the threads of `lanes`."""
 
-    def __init__(self, lanes: InferencePool, decide: Decide, limit: int) -> None:
+    def __init__(self, lanes: InferencePool, predict_batch: PredictBatch, limit: int) -> None:
         self._lanes = lanes
-        self._decide = decide
+        self._predict_batch = predict_batch
         self._limit = limit
         self._line: deque[_Waiting] = deque()
         self._lock = threading.Lock()
@@ -87,7 +87,7 @@ class RequestQueue:
         answers: list[Prediction] = []
         failure: BaseException | None = None
         try:
-            answers = self._decide([waiting.item for waiting in wanted]) if wanted else []
+            answers = self._predict_batch([waiting.item for waiting in wanted]) if wanted else []
         except BaseException as error:  # noqa: BLE001 whatever it is, it belongs to those who wait for the answers
             failure = error
         self._end(taken)  # before the futures are told: a callback may close the handle

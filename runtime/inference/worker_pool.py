@@ -69,9 +69,9 @@ class InferencePool:
         """Probabilities (N, 3, 2) of `crops` (N, S, S, 3), in an array of their own; the crops are spread over the lanes."""
         with self.call():
             count = max(1, min(len(self.engine.lanes), len(crops)))
-            return np.concatenate(self.spread(self.answer, np.array_split(crops, count)))
+            return np.concatenate(self.parallel_map(self.infer_on_lane, np.array_split(crops, count)))
 
-    def answer(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def infer_on_lane(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Probabilities (N, 3, 2) of `crops` from one lane, waiting for a free one. To be called inside `call`."""
         with _Turn(self) as number:
             if self.cascade:
@@ -84,12 +84,12 @@ class InferencePool:
             raise EngineError(f"{self.name} runs a network whole, so no voter can be left out")
         self.cascade = cascade
 
-    def look(self, images: Sequence[Any]) -> BatchResult:
+    def infer_images(self, images: Sequence[Any]) -> BatchResult:
         """What one lane that crops by itself sees in `images`, waiting for a free one. To be called inside `call`."""
         if self.engine.image_input is None:
             raise EngineError(f"{self.name} takes crops, not images")
         with _Turn(self) as number:
-            return self.engine.image_input.lanes[number].look(images)
+            return self.engine.image_input.lanes[number].infer_images(images)
 
     def take_lane(self, turn: _Turn) -> int:
         """The number of a lane that is `turn`'s until `give_back`, waiting for a free one."""
@@ -146,7 +146,7 @@ class InferencePool:
         """Whether this thread is one of the pool's: a future's callback runs in one."""
         return getattr(self._here, "works", False)
 
-    def spread(self, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    def parallel_map(self, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
         """`function` of every item, in order, by as many threads as there are lanes. The calling thread is one of them."""
         results: dict[int, R] = {}
         numbers = iter(range(len(items)))

@@ -12,10 +12,10 @@ from blastscope.runtime.backends.protocol import BatchResult
 from blastscope.runtime.crop import Crop, CropSpecification, crop_cell
 
 
-def is_right(sight: BatchResult, images: Sequence[NDArray[np.uint8]], tiny: Any, spec: CropSpecification) -> None:
+def is_right(result: BatchResult, images: Sequence[NDArray[np.uint8]], tiny: Any, spec: CropSpecification) -> None:
     """Asserts that each image got its own box and answer, or its refusal."""
-    assert len(sight.found) == len(images)
-    for image, found, answer in zip(images, sight.found, sight.answers, strict=True):
+    assert len(result.found) == len(images)
+    for image, found, answer in zip(images, result.found, result.answers, strict=True):
         crop = crop_cell(image, spec)
         if isinstance(crop, Crop):
             assert found == crop.box

@@ -52,7 +52,7 @@ class BatchExecutor:
             self.close()
             raise
 
-    def look(self, images: Sequence[Image]) -> BatchResult:
+    def infer_images(self, images: Sequence[Image]) -> BatchResult:
         """What the crop kernels and the network say of 1 to `batch` images."""
         self._settle()
         self._reserve(images)
@@ -76,11 +76,11 @@ class BatchExecutor:
         return self._answered(len(crops))
 
     def repeat(self) -> None:
-        """Does the work of the last `look` once more, with nothing of the host in it: what the device takes for it."""
+        """Does the work of the last `infer_images` once more, with nothing of the host in it: what the device takes for it."""
         self._run(self._from_pixels)
 
     def crops(self, count: int) -> NDArray[np.uint8]:
-        """The crops (count, S, S, 3) that the last `look` made, for those who check them: an extra trip to the host."""
+        """The crops (count, S, S, 3) that the last `infer_images` made, for those who check them: an extra trip to the host."""
         side = self._spec.side_px
         copy = self._staging[: count * side * side * 3]
         self._gpu.download(copy, self._crops, self._stream)

@@ -58,8 +58,8 @@ def make_engine(
         digest=digest,
         batch=max(pipelines[0].batches),
         notes=(*notes, *pipelines[0].notes),
-        image_input=ImageInput(tuple(pipelines), _Door(intake).take, _kept),
-        held=closing.close,
+        image_input=ImageInput(tuple(pipelines), _Door(intake).check, _kept),
+        on_close=closing.close,
     )
 
 
@@ -67,7 +67,7 @@ def check_crops(pipeline: PixelPipeline, spec: CropSpecification) -> None:
     """Raises `EngineError` unless the kernels, as this GPU runs them, crop a drawn cell as the host does, to the byte."""
     image = synthetic_cell(1)
     expected = crop_cell(image, spec)
-    (found,) = pipeline.look([image]).found
+    (found,) = pipeline.infer_images([image]).found
     wanted = expected.box if isinstance(expected, Crop) else expected
     same = found == wanted and (not isinstance(expected, Crop) or np.array_equal(pipeline.crops([image])[0], expected.pixels))
     if not same:
@@ -80,7 +80,7 @@ class _Door:
     def __init__(self, intake: DeviceArrayImporter) -> None:
         self._intake = intake
 
-    def take(self, image: object) -> Image:
+    def check(self, image: object) -> Image:
         if not isinstance(image, np.ndarray) and on_device(image):
             return self._intake.take(image)
         return check_array(image)

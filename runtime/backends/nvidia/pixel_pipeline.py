@@ -24,7 +24,7 @@ ORDINARY_PX = 1024
 
 
 class PixelPipeline:
-    """A lane that crops by itself: `look` is the road from pixels, `infer` the one from crops. Not thread-safe."""
+    """A lane that crops by itself: `infer_images` is the road from pixels, `infer` the one from crops. Not thread-safe."""
 
     def __init__(
         self, name: str, gpu: Gpu, network: Network, spec: CropSpecification, *, batches: Sequence[int] = BATCHES
@@ -47,7 +47,7 @@ class PixelPipeline:
             self.close()
             raise
 
-    def look(self, images: Sequence[Image]) -> BatchResult:
+    def infer_images(self, images: Sequence[Image]) -> BatchResult:
         """What the crop kernels and the network say of `images`, in their order. Raises `EngineError`, `DeviceError`s."""
         self._require_open()
         found: dict[int, Box | Refusal] = {}
@@ -55,9 +55,9 @@ class PixelPipeline:
         with self._gpu.current():
             for numbers, fixed in self._shares(images):
                 chosen = [images[number] for number in numbers]
-                sight = fixed.look(chosen) if _fits(chosen) else self._look_by_hand(chosen)
-                found.update(zip(numbers, sight.found, strict=True))
-                answers[numbers] = sight.answers
+                result = fixed.infer_images(chosen) if _fits(chosen) else self._infer_by_hand(chosen)
+                found.update(zip(numbers, result.found, strict=True))
+                answers[numbers] = result.answers
         return BatchResult([found[number] for number in range(len(images))], answers)
 
     def infer(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -84,7 +84,7 @@ class PixelPipeline:
         self._require_open()
         fixed = next(one for one in self._fixed if one.batch >= len(images))
         with self._gpu.current():
-            fixed.look(images)
+            fixed.infer_images(images)
             return fixed.crops(len(images))
 
     def repeat(self, batch: int) -> None:
@@ -116,7 +116,7 @@ class PixelPipeline:
             yield start, fixed
             start += fixed.batch
 
-    def _look_by_hand(self, images: Sequence[Image]) -> BatchResult:
+    def _infer_by_hand(self, images: Sequence[Image]) -> BatchResult:
         """For images that the kernels can't number: cropped on the host, which gives the same bytes."""
         (image,) = images
         if not isinstance(image, np.ndarray):

@@ -125,7 +125,7 @@ def open_engine(graph: Path, sha256: str, options: EngineOptions) -> Engine:
         layout=options.layout,
         partial_lanes=staged,
         content_sha256=seal,
-        keep=keep if options.defer_save else None,
+        save_to_cache=keep if options.defer_save else None,
     )
 
 

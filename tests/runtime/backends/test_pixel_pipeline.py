@@ -59,7 +59,7 @@ def pipeline(request: pytest.FixtureRequest, gpu: HostGpu, bundle: Bundle) -> It
 
 
 def agrees(pipeline: PixelPipeline, images: list[NDArray[np.uint8]], tiny: Any, spec: CropSpecification) -> None:
-    is_right(pipeline.look(images), images, tiny, spec)
+    is_right(pipeline.infer_images(images), images, tiny, spec)
 
 
 def mixed(tiny: Any) -> list[NDArray[np.uint8]]:
@@ -102,8 +102,8 @@ def test_the_steady_state_allocates_nothing_and_records_nothing(
     images = [tiny_bundle.cell(seed, size_px=40 + 6 * seed) for seed in range(9)]
     before = gpu.counts.copy()
     for _ in range(3):
-        pipeline.look(images)
-        pipeline.look(images[:1])
+        pipeline.infer_images(images)
+        pipeline.infer_images(images[:1])
         pipeline.infer(tiny_bundle.crops(5))
     used = gpu.counts - before
     assert not {"allocate", "free", "pinned", "unpin", "open_stream", "record"} & set(used)
@@ -111,20 +111,20 @@ def test_the_steady_state_allocates_nothing_and_records_nothing(
 
 def test_one_image_is_one_launch_and_one_wait(gpu: HostGpu, bundle: Bundle, tiny_bundle: Any) -> None:
     made = PixelPipeline("host", gpu, network(gpu, bundle), bundle.manifest.crop, batches=(1, 4))
-    made.look([tiny_bundle.cell()])
+    made.infer_images([tiny_bundle.cell()])
     before = gpu.counts.copy()
     for seed in range(5):
-        made.look([tiny_bundle.cell(seed)])  # of one size, so not even the upload is changed
+        made.infer_images([tiny_bundle.cell(seed)])  # of one size, so not even the upload is changed
     assert gpu.counts - before == {"launch_recording": 5, "wait": 5}
     before = gpu.counts.copy()
-    made.look([tiny_bundle.cell(0, size_px=90)])
+    made.infer_images([tiny_bundle.cell(0, size_px=90)])
     assert gpu.counts - before == {"launch_recording": 1, "wait": 1, "resize": 1}
 
 
 def test_batches_are_at_least_half_full(pipeline: PixelPipeline, gpu: HostGpu, tiny_bundle: Any) -> None:
     for count, launches in ((1, 1), (2, 1), (4, 1), (5, 2), (6, 2), (8, 2), (9, 3)):
         before = gpu.counts["launch_recording"]
-        pipeline.look([tiny_bundle.cell()] * count)
+        pipeline.infer_images([tiny_bundle.cell()] * count)
         assert gpu.counts["launch_recording"] - before == launches, count
 
 
@@ -146,7 +146,7 @@ def test_where_there_is_no_room_the_error_says_so_and_the_rest_goes_on(
 ) -> None:
     there, gpu.left = gpu.left, 1000
     with pytest.raises(OutOfDeviceMemory, match="smaller batches"):
-        pipeline.look([tiny_bundle.cell(1, size_px=200)])
+        pipeline.infer_images([tiny_bundle.cell(1, size_px=200)])
     agrees(pipeline, [tiny_bundle.cell(2)], tiny_bundle, bundle.manifest.crop)
     gpu.left = there
     agrees(pipeline, [tiny_bundle.cell(1, size_px=200), tiny_bundle.cell(2)], tiny_bundle, bundle.manifest.crop)
@@ -202,11 +202,11 @@ def test_a_lost_gpu_is_told_and_closing_does_not_raise(gpu: HostGpu, bundle: Bun
     made = PixelPipeline("host", gpu, network(gpu, bundle), bundle.manifest.crop, batches=(1,))
     gpu.lost = True
     with pytest.raises(DeviceLost, match=r"reopen\(\)"):
-        made.look([tiny_bundle.cell()])
+        made.infer_images([tiny_bundle.cell()])
     made.close()
     made.close()
     with pytest.raises(EngineError, match="closed"):
-        made.look([tiny_bundle.cell()])
+        made.infer_images([tiny_bundle.cell()])
 
 
 @pytest.mark.parametrize("left", [1 << 10, 1 << 16, 1 << 18])
@@ -227,13 +227,13 @@ def test_the_shipped_network_says_of_real_and_drawn_cells_what_it_says_on_the_ho
     read = [read_image(cell.path) for cell in cells[:: len(cells) // 3][:3]]
     images = [image for image in read if isinstance(image, np.ndarray)] + [one.image for one in synthetic_cells(1, seed=3)]
     made = PixelPipeline("host", gpu, network(gpu, shipped), spec, batches=(4,))
-    sight = made.look(images)
+    result = made.infer_images(images)
     found = [crop_cell(image, spec) for image in images]
     crops = [one for one in found if isinstance(one, Crop)]
     assert len(crops) >= 3
-    assert sight.found == [one.box if isinstance(one, Crop) else one for one in found]
-    assert sight.answers.shape[1:] == (4, 2)  # the novelty comes with the probabilities
-    seen = sight.answers[[isinstance(one, Crop) for one in found]]
+    assert result.found == [one.box if isinstance(one, Crop) else one for one in found]
+    assert result.answers.shape[1:] == (4, 2)  # the novelty comes with the probabilities
+    seen = result.answers[[isinstance(one, Crop) for one in found]]
     np.testing.assert_allclose(seen, made.infer(np.stack([crop.pixels for crop in crops])), atol=1e-6)
     made.close()
 
@@ -257,7 +257,7 @@ def test_a_batch_that_broke_off_does_not_spoil_the_next(
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(gpu if step == "wait" else recording, step, broken)
         with pytest.raises(KeyboardInterrupt):
-            made.look([large])
+            made.infer_images([large])
     for image, count in ((small, waits), (large, 1)):
         before = gpu.counts["wait"]
         agrees(made, [image], tiny_bundle, bundle.manifest.crop)

@@ -65,12 +65,12 @@ def test_an_engine_is_built_kept_bound_and_answers(library: tuple[str, Fake], op
     assert (engine.backend, engine.execution, engine.device) == (name, "f32", "cuda:0 Host GPU")
     assert any("was built just now" in note for note in engine.notes)
     images = [tiny_bundle.cell(seed, size_px=60 + seed) for seed in range(5)]
-    sight = engine.image_input.lanes[0].look(images)
+    result = engine.image_input.lanes[0].infer_images(images)
     crops = [crop_cell(image, opened.spec) for image in images]
     expected = tiny_bundle.expected(np.stack([crop.pixels for crop in crops if isinstance(crop, Crop)]))
-    np.testing.assert_allclose(sight.answers, expected, atol=2e-6)
+    np.testing.assert_allclose(result.answers, expected, atol=2e-6)
     before = fake.gpu.counts.copy()
-    engine.image_input.lanes[0].look(images[:1])
+    engine.image_input.lanes[0].infer_images(images[:1])
     assert (fake.gpu.counts - before)["enqueue"] == 0  # it stands in the recording
     engine.close()
     engine.close()

@@ -173,7 +173,7 @@ def test_a_batch_that_broke_off_takes_up_nothing_more() -> None:
     lanes = InferencePool(Engine((lane,), "stubborn", "CPU", "f32", "0" * 64))
     crops = [np.full((1, 4, 4, 3), number, np.uint8) for number in range(9)]
     with pytest.raises(Stop), lanes.call():
-        lanes.spread(lanes.answer, crops)
+        lanes.parallel_map(lanes.infer_on_lane, crops)
     assert lane.crops == [0]
-    assert len(lanes.spread(lanes.answer, crops)) == 9
+    assert len(lanes.parallel_map(lanes.infer_on_lane, crops)) == 9
     lanes.close()

@@ -112,7 +112,7 @@ def room(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[InferencePool, Reque
     lanes = InferencePool(Engine((Quick(),), "quick", "CPU", "f32", "0" * 64))
 
     def decide(crops: Any) -> list[Any]:
-        return list(lanes.answer(np.stack(crops)))
+        return list(lanes.infer_on_lane(np.stack(crops)))
 
     yield lanes, RequestQueue(lanes, decide, limit=1)
     lanes.close()

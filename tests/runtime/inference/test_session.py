@@ -225,7 +225,7 @@ def slow_room(limit: int, batch: int = 1) -> tuple[Slow, InferencePool, RequestQ
     lanes = InferencePool(Engine((lane,), "slow", "CPU", "f32", "0" * 64, batch=batch))
 
     def decide(crops: Any) -> list[Prediction]:
-        lanes.answer(np.stack([crop.pixels for crop in crops]))
+        lanes.infer_on_lane(np.stack([crop.pixels for crop in crops]))
         return [crop.box for crop in crops]  # any value will do
 
     return lane, lanes, RequestQueue(lanes, decide, limit)

@@ -98,7 +98,7 @@ def main(folder: Path) -> None:
 
     def answers_are_right() -> None:
         for taken in (images, [intake.take(one) for one in device]):
-            is_right(pipeline.look(taken), images, tiny, spec)
+            is_right(pipeline.infer_images(taken), images, tiny, spec)
         crops = tiny.crops(9)
         np.testing.assert_allclose(pipeline.infer(crops), tiny.expected(crops), atol=2e-6)
 
@@ -112,10 +112,10 @@ def main(folder: Path) -> None:
     assert PAPER.paper_depth() == 0, "a context was left on the stack"
     PAPER.paper_memory(1000)
     with pytest.raises(OutOfDeviceMemory, match="smaller batches"):
-        pipeline.look([tiny.cell(0, size_px=900)])
+        pipeline.infer_images([tiny.cell(0, size_px=900)])
     PAPER.paper_memory(1 << 33)
     answers_are_right()
-    assert pipeline.look([tiny.cell(0, size_px=900)]).found == [crop_cell(tiny.cell(0, size_px=900), spec).box]
+    assert pipeline.infer_images([tiny.cell(0, size_px=900)]).found == [crop_cell(tiny.cell(0, size_px=900), spec).box]
     answers_are_right()
     intake.close()
     pipeline.close()
@@ -128,7 +128,7 @@ def main(folder: Path) -> None:
     pipeline = PixelPipeline("paper", gpu, network, spec, batches=(1,))
     PAPER.paper_lose(719)
     with pytest.raises(DeviceLost, match=r"reopen\(\)"):
-        pipeline.look(images[:1])
+        pipeline.infer_images(images[:1])
     pipeline.close()
     again = open_gpu(0)
     assert again is not gpu
