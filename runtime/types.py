@@ -55,8 +55,10 @@ class Audit:
 
     Attributes
     ----------
-    bundle, engine : str
-        SHA-256, in hex, of the bundle's manifest and of the engine.
+    bundle : str
+        SHA-256, in hex, of the bundle's manifest, and through it of all its files.
+    engine : str
+        SHA-256, in hex, of what can change the engine: graph, library, device, execution and threads.
     backend, device : str
         The inference library, such as 'openvino', and the device that it ran on.
     precision : {'fp32', 'fp16', 'int8'}

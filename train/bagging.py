@@ -188,13 +188,14 @@ def sample_epoch(
     size : int
         Images in the bag.
     count : int or None
-        Images in the epoch; None for `size`.
+        Images in the epoch; None for `size`. Without `chance` it has no effect.
     rng : numpy.random.Generator
         The source of chance.
 
     Returns
     -------
     (count,) int64 array
+        (size,) without `chance`.
     """
     order: NDArray[np.int64] = rng.permutation(size)
     if chance is None:

@@ -283,8 +283,6 @@ class Autotuner:
         batch = [crops[np.arange(count) % len(crops)]] * len(lanes.engine.lanes)
         start = time.perf_counter()
         lanes.parallel_map(lanes.infer_on_lane, batch)  # outside of `call`: a handle that closes ends a race, not breaks it
-            lanes.infer_on_lane, batch
-        )  # outside of `call`: a handle that is being closed ends a race, not breaks it
         return 1000 * (time.perf_counter() - start) / (count * len(batch))
 
     def _wait(self) -> None:

@@ -1,0 +1,396 @@
+"""`Scope`, the thread-safe handle that classifies cells and examines frames; `open_bundle` makes it."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blastscope.runtime.bundle import Bundle
+from blastscope.runtime.bundle.opening import verify_again
+from blastscope.runtime.crop import crop_cell
+from blastscope.runtime.errors import Closed, UsageError
+from blastscope.runtime.inference.device import parse_device
+from blastscope.runtime.inference.device_selection import load_session
+from blastscope.runtime.inference.explanation import Explanation, explain_crop
+from blastscope.runtime.inference.loader import LoadedSession
+from blastscope.runtime.inference.options import SessionOptions
+from blastscope.runtime.inference.predictor import Predictor, make_predictor
+from blastscope.runtime.inference.request_queue import RequestQueue, answered
+from blastscope.runtime.inference.smear import SmearCall, call_smear, smear_model
+from blastscope.runtime.io.concurrency import keeping, ordered_map
+from blastscope.runtime.io.cpu_info import usable_threads
+from blastscope.runtime.io.image import check_array, list_images, read_image
+from blastscope.runtime.io.paths import as_paths, each_image, read_ahead
+from blastscope.runtime.types import VOTERS, Audit, Prediction, Refusal
+
+if TYPE_CHECKING:
+    from blastscope.runtime.evaluation.validation_record import ValidationRecord
+    from blastscope.runtime.frames.pipeline import Classify, Examiner, Look
+    from blastscope.runtime.frames.types import FrameReport, FrameSpecification
+    from blastscope.runtime.io.image import ImageSource
+    from blastscope.runtime.streaming.stream import OnError, OnReport, Stream, WhenFull
+
+
+class _Run(NamedTuple):
+    """What answers from one opening to the next."""
+
+    opened: LoadedSession
+    audit: Audit
+    predictor: Predictor
+    queue: RequestQueue
+    close: Callable[[], Any]
+
+
+class Scope:
+    """An open bundle for many threads at once. `close` it, or use it as a context manager. It doesn't survive a fork."""
+
+    def __init__(
+        self, bundle: Bundle, options: SessionOptions, *, queue: int, validation: ValidationRecord | None = None
+    ) -> None:
+        self.bundle = bundle
+        self.validation = validation
+        self._options, self._queue = options, queue
+        self._reopening = threading.Lock()
+        self._streams: weakref.WeakSet[Stream] = weakref.WeakSet()
+        self._run = self._open(options)
+
+    @property
+    def audit(self) -> Audit:
+        """What answers, as every prediction says it."""
+        return self._run.audit
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What opening the bundle chose and passed over, and why: sentences for people."""
+        # whether it holds for a specification shows in each report
+        objection = self._objection(self.validation.spec) if self.validation else None
+        return (*self._run.opened.notes, *([objection] if objection else []))
+
+    @property
+    def building(self) -> Future[None] | None:
+        """A future that is done when the GPU's engine is built and `reopen` takes it; None where none is being built."""
+        building = self._run.opened.building
+        return building.done if building else None
+
+    def classify(self, image: ImageSource) -> Prediction:
+        """The call on one cell on black, a `Prediction`; with a refusal if the image shows no such cell.
+
+        Parameters
+        ----------
+        image : (H, W, 3) uint8 array in RGB, path or bytes of an image file, or PIL image in RGB
+            Arrays may be strided views; they are neither written to nor kept. A bad file gets a refusal. A handle on a GPU
+            takes that GPU's arrays as well (`__dlpack__`, `__cuda_array_interface__`), where they lie.
+
+        Raises
+        ------
+        ImageError
+            `image` is none of these: an array of floats, for example, or a PIL image in gray.
+        """
+        run = self._run
+        with run.opened.lanes.call():
+            return run.predictor.classify(image)
+
+    def classify_many(self, images: Iterable[ImageSource]) -> list[Prediction]:
+        """The calls on many cells, a list of `Prediction`s in the order of `images`.
+
+        Parameters
+        ----------
+        images : iterable of images as `classify` takes them
+            What `classify` raises for is refused here, as 'not-8-bit-rgb'.
+
+        Raises
+        ------
+        UsageError
+            `images` is a single image.
+        """
+        run, several = self._run, list_images(images)
+        with run.opened.lanes.call():
+            return run.predictor.classify_many(several)
+
+    def classify_smear(self, images: Iterable[ImageSource]) -> SmearCall:
+        """The call on one person, a `SmearCall` from the calls on many of their cells.
+
+        Parameters
+        ----------
+        images : iterable of images as `classify` takes them
+            Refused cells are counted and have no part in the call.
+
+        Raises
+        ------
+        UsageError
+            The bundle doesn't say how cells become a call on a person.
+        """
+        model = smear_model(self.bundle)
+        return call_smear(self.classify_many(images), model)
+
+    def explain(self, image: NDArray[np.uint8]) -> Explanation:
+        """An `Explanation` of the call on one cell: which parts of the cell it rests on. It takes some hundred inferences.
+
+        Parameters
+        ----------
+        image : (H, W, 3) uint8 array in RGB
+            In host memory.
+
+        Raises
+        ------
+        ImageError, UsageError
+            `image` is no such array; the cell is refused, so there is no call to explain.
+        """
+        prediction = self.classify(image)
+        crop = crop_cell(image, self.bundle.manifest.crop)
+        if prediction.refusal or isinstance(crop, Refusal):
+            refusal = prediction.refusal or crop
+            raise UsageError(f"there is no call to explain, the cell is refused: {refusal.detail}")  # type: ignore[union-attr]
+        return explain_crop(prediction, crop, self.infer)
+
+    def submit(self, image: ImageSource) -> Future[Prediction]:
+        """The future of `classify(image)`. When this returns, the buffer of an image on the host may be used again.
+
+        Waits while `queue` images wait. A future's callback runs in a thread of the handle: it may not wait for a future.
+
+        Parameters
+        ----------
+        image : as `classify` takes it
+            A device array must stay as it is until the future is done.
+
+        Raises
+        ------
+        ImageError, Closed
+            As `classify`; the handle is closed, or was closed meanwhile.
+        UsageError
+            It would have to wait in a future's callback.
+        """
+        run = self._run
+        with run.opened.lanes.call():
+            taken = run.predictor.preprocess(image)
+        return answered(run.predictor.refused(taken)) if isinstance(taken, Refusal) else run.queue.put(taken)
+
+    def classify_files(self, paths: Path | str | Iterable[Path | str]) -> Iterator[tuple[Path, Prediction]]:
+        """Each image file with its call, in the order given; a file that can't be decoded gets a refusal.
+
+        Decoding, cropping and inference of several files overlap. `workload='throughput'` is meant for this.
+
+        Parameters
+        ----------
+        paths : Path, str or iterable of them
+            Files, and folders, of which the image files below are taken, sorted. It is read as the work goes.
+
+        Yields
+        ------
+        (Path, Prediction)
+        """
+        run = self._run
+        with run.opened.lanes.call():  # a closed handle says so now, not at the first file
+            pass
+
+        def classify(path: Path) -> Prediction:
+            with run.opened.lanes.call():
+                image = read_image(path)
+                if isinstance(image, Refusal):
+                    return run.predictor.refused(image)
+                return run.predictor.classify_decoded(image, lambda taken: run.queue.put(taken).result())
+
+        return keeping(self, ordered_map(classify, read_ahead(each_image(paths)), workers=run.predictor.io_workers))
+
+    def classify_pictures(
+        self, paths: Iterable[Path | str], *, pixel_um: float | None = None
+    ) -> Iterator[tuple[Path, Prediction]]:
+        """Each picture of one cell with its background (as CellaVision's), with the call on the cell nearest to the middle.
+
+        The cell is cut out and put on black as `examine_files` does, at C-NMC's scale.
+
+        Parameters
+        ----------
+        paths : iterable of Path or str
+            The pictures.
+        pixel_um : float, optional
+            Their scale, in micrometres per pixel, which small pictures hardly tell themselves.
+
+        Returns
+        -------
+        iterator of (Path, Prediction)
+            A picture without a cell is refused as 'empty'.
+        """
+        from blastscope.runtime.frames.pipeline import call_pictures
+
+        return call_pictures(self.examine_files(paths, pixel_um=pixel_um), self._run.predictor.refused)
+
+    def examine(
+        self,
+        frame: NDArray[np.uint8],
+        *,
+        pixel_um: float | None = None,
+        stated_um: float | None = None,
+        spec: FrameSpecification | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> FrameReport:
+        """A `FrameReport`: the white cells of a stained bright-field frame, each with a call or the reason why it got none.
+
+        Calls on frames are outside what was validated: the shipped networks were trained on the single cells of C-NMC.
+
+        Parameters
+        ----------
+        frame : (H, W, 3) uint8 array in RGB
+            It may be a strided view; it is neither written to nor kept. Above 8 megapixels it is looked at in tiles.
+        pixel_um : float, optional
+            Micrometres per pixel. Without it the specification's scale holds, or that of the red cells in the frame.
+        stated_um : float, optional
+            Micrometres per pixel by a file's or layer's word, which holds unless red cells differ.
+        spec : FrameSpecification, optional
+            What is assumed of frames and cells.
+        metadata : mapping, optional
+            Comes back in the report.
+
+        Raises
+        ------
+        ImageError, UsageError
+            `frame` is no such array; a scale that can't be.
+        """
+        run = self._run
+        with run.opened.lanes.call():
+            return self._examiner(run.predictor.classify_many, spec, pixel_um).examine(
+                check_array(frame), metadata, stated_um=stated_um
+            )
+
+    def examine_files(
+        self,
+        paths: Iterable[Path | str],
+        *,
+        pixel_um: float | None = None,
+        spec: FrameSpecification | None = None,
+        look: Look | None = None,
+    ) -> Iterator[FrameReport]:
+        """The `FrameReport` on each file, in the order given; a file that can't be read gets one with a refusal.
+
+        Parameters
+        ----------
+        paths : iterable of Path or str
+            PNG, JPEG, BMP, WebP, TIFF, scanners' slides, OME-Zarr folders. Several are examined at once; scans in pieces.
+        pixel_um, spec : float, FrameSpecification, optional
+            As in `examine`. Where neither tells the scale the file's own word holds.
+        look : callable, optional
+            Takes the open `Slide` and the report, in one of several threads, before the report is handed out.
+        """
+        run = self._run
+
+        def classify(cells: Sequence[NDArray[np.uint8]]) -> list[Prediction]:
+            with run.opened.lanes.call():  # a call a batch: a scan of an hour doesn't keep the handle from closing
+                return run.predictor.classify_many(cells)
+
+        with run.opened.lanes.call():
+            examiner = self._examiner(classify, spec, pixel_um)
+        return keeping(self, examiner.examine_files(as_paths(paths), look))
+
+    def stream(
+        self,
+        frames: Iterable[Any] | None,
+        on_report: OnReport,
+        queue: int = 4,
+        when_full: WhenFull | str = "drop-oldest",
+        *,
+        on_error: OnError | None = None,
+        pixel_um: float | None = None,
+        spec: FrameSpecification | None = None,
+    ) -> Stream:
+        """A `Stream`: examines frames as they come, in threads of its own, and calls `on_report` with each report, in order.
+
+        It survives `reopen`, and ends with `close`, which tells what waits first.
+
+        Parameters
+        ----------
+        frames : iterable, or None
+            Gives arrays, pairs of array and metadata, or `Frame`s. With None they come by `Stream.put`.
+        on_report, on_error : callable
+            The first takes each report. The second takes every exception, the source's too, and the stream goes on.
+        queue, when_full : int, {'drop-oldest', 'block'}
+            How many frames may wait, and whether the oldest then gives way or the sender waits.
+        pixel_um, spec : float, FrameSpecification, optional
+            As in `examine`. Where neither tells the scale a frame's metadata may, as 'pixel_um'.
+
+        Raises
+        ------
+        Closed, UsageError
+            The handle is closed; an argument can't be.
+        """
+        from blastscope.runtime.streaming.metadata import told_um
+        from blastscope.runtime.streaming.stream import Stream
+
+        with self._run.opened.lanes.call():
+            self._examiner(self._run.predictor.classify_many, spec, pixel_um)  # a scale that can't be is said now
+
+        def examine(frame: NDArray[np.uint8], *, metadata: Mapping[str, Any]) -> FrameReport:
+            scale_um = pixel_um or (spec and spec.pixel_um) or told_um(metadata, "pixel_um")
+            stated_um = told_um(metadata, "stated_um")
+            try:
+                return self.examine(frame, pixel_um=scale_um, stated_um=stated_um, spec=spec, metadata=metadata)
+            except Closed:
+                with self._reopening:  # closed for the time of a `reopen`, perhaps
+                    pass
+                return self.examine(frame, pixel_um=scale_um, stated_um=stated_um, spec=spec, metadata=metadata)
+
+        stream = Stream(examine, on_report, frames, queue=queue, when_full=when_full, on_error=on_error)
+        self._streams.add(stream)
+        return stream
+
+    def infer(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Probabilities (N, 3, 2) of `crops` (N, S, S, 3) made as the bundle's specification says, for benchmarks."""
+        return self._run.opened.lanes.infer(crops)[:, : len(VOTERS)]
+
+    def reopen(self, *, device: str | None = None) -> None:
+        """Opens the bundle anew, in this handle: after `DeviceLost`, once `building` is done, or for another `device`.
+
+        Finishes what was submitted first. If it raises (`DigestMismatch`: a changed bundle) it is closed until reopened.
+        """
+        with self._reopening:
+            if device is not None:
+                self._options = replace(self._options, device=parse_device(device))
+            self._run.close()
+            verify_again(self.bundle)
+            self._run = self._open(self._options)
+
+    def close(self) -> None:
+        """Ends the streams, finishes what was submitted and frees the networks; later calls raise `Closed`. Safe to call twice.
+
+        Finishes a measurement of `auto` first, in seconds. A callback that hangs is left behind after 30 seconds, with a log.
+        """
+        for stream in list(self._streams):
+            stream.stop()
+        self._run.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _open(self, options: SessionOptions) -> _Run:
+        opened = load_session(self.bundle, options)
+        audit = opened.audit(self.bundle)
+        predictor = make_predictor(self.bundle, opened.lanes, audit, opened.on_first_result, options.unlike_training)
+        queue = RequestQueue(opened.lanes, predictor.predict_batch, self._queue)
+        # closes a handle that was forgotten, when it is collected or when the process ends
+        return _Run(opened, audit, predictor, queue, weakref.finalize(self, opened.close))
+
+    def _examiner(self, classify: Classify, spec: FrameSpecification | None, pixel_um: float | None) -> Examiner:
+        from blastscope.runtime.frames.pipeline import Examiner
+        from blastscope.runtime.frames.types import FrameSpecification
+
+        validated = self.validation is not None and self._objection(spec) is None
+        threads = self._options.threads or usable_threads()
+        return Examiner(classify, spec or FrameSpecification(), pixel_um, threads, validated=validated)
+
+    def _objection(self, spec: FrameSpecification | None) -> str | None:
+        if self.validation is None:
+            return None
+        from blastscope.runtime.frames.types import FrameSpecification
+
+        return self.validation.objection(self.bundle.digest, spec or FrameSpecification())
