@@ -188,7 +188,7 @@ def test_a_stale_engine_is_explained_by_what_changed(engine: Path, monkeypatch: 
     assert run("engines", "remove", "--all").stdout == f"{engine}\n"
 
 
-def test_a_travelled_engine_is_taken_by_trust_and_only_on_a_machine_that_fits(
+def test_a_foreign_engine_is_taken_by_trust_on_a_machine_that_fits(
     engine: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stick = tmp_path / "stick"

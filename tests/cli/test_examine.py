@@ -121,7 +121,7 @@ def test_escape_sequences_in_names_never_reach_the_terminal(
         assert "x1b[31mred" in told
 
 
-def test_a_table_holds_no_formula_and_a_row_a_cell_whatever_frames_are_called(tmp_path: Path) -> None:
+def test_a_table_holds_no_formula_whatever_frames_are_called(tmp_path: Path) -> None:
     names = ["=1+1.png", "+1.png", "-1.png", "@a.png", "\t=1.png", 'a\rb,c\n"d.png', "/x/=1.png", "plain.png"]
     audit = Audit("b" * 64, "e", "openvino", "CPU", "fp16", "f32")
     papers = ReportWriter(OutputOptions(csv=tmp_path / "cells.csv"), [Path(name) for name in names])
@@ -201,7 +201,7 @@ def test_exit_codes_say_what_went_wrong(words: list[str], code: int) -> None:
 
 
 @pytest.mark.parametrize("option", ["--csv", "--sheet", "--report", "--overlay"])
-def test_a_place_where_nothing_can_be_written_is_said_before_anything_is_examined(option: str, tmp_path: Path) -> None:
+def test_an_unwritable_place_is_said_before_anything_is_examined(option: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     result = run("nowhere.png", "--bundle", "nowhere", option, tmp_path / "file" / "it.png")  # a bundle isn't even looked for
     assert result.exit_code == 2

@@ -280,3 +280,9 @@ def test_the_links_of_the_import_name_point_at_the_rooms() -> None:
     if not all(link.is_symlink() for link in links):
         pytest.skip("no links here: a zip download, or Windows without them")
     assert [link.resolve() for link in links] == [ROOT / room for room in ROOMS]
+
+
+def test_names_of_tests_have_at_most_70_characters() -> None:
+    names = [name for path in (ROOT / "tests").rglob("*.py") for name in re.findall(r"def (test_\w+)", path.read_text("utf-8"))]
+    assert len(names) > 1000
+    assert [name for name in names if len(name) > 70] == []

@@ -40,7 +40,7 @@ def test_the_wheel_ships_types_the_bundle_and_each_file_once(wheel: Path) -> Non
     assert not [name for name in names if name.startswith(("runtime/", "train/", "tests/"))]
 
 
-def test_the_wheel_alone_classifies_with_the_shipped_bundle_and_without_torch(wheel: Path, tmp_path: Path) -> None:
+def test_the_wheel_alone_classifies_without_torch(wheel: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")
     code = f"""

@@ -121,7 +121,7 @@ def test_the_head_is_the_papers(ensemble: Ensemble) -> None:
     assert [layer.p for layer in head.layers if isinstance(layer, torch.nn.Dropout)] == [0.6, 0.6]
 
 
-def test_with_stages_the_combined_model_sees_means_and_spreads_of_the_maps_before_the_last(crops: NDArray[np.uint8]) -> None:
+def test_with_stages_the_combined_model_sees_statistics_of_earlier_maps(crops: NDArray[np.uint8]) -> None:
     config = TINY.model_copy(update={"stage2": Stage2Config(hidden=16, stages=2)})
     fused = random_ensemble(config, crops).ensemble
     maps: list[torch.Tensor] = []

@@ -136,7 +136,7 @@ def test_an_engine_for_the_gpu_at_hand_is_built_by_the_name_of_its_kind(made: Ma
     assert len(here) == pytest.approx(len(build_engine(*made())), rel=0.01)
 
 
-def test_a_kind_of_gpu_that_the_library_does_not_know_is_named_with_those_that_it_does(made: Made) -> None:
+def test_an_unknown_kind_of_gpu_is_named_with_the_known_ones(made: Made) -> None:
     with pytest.raises(EngineError, match="doesn't build for sm90: it knows sm75, sm80, sm86"):
         build_engine(*made(targets=("sm90",)))
 
@@ -157,7 +157,7 @@ def test_turing_has_no_fp32_matrix_product_and_is_built_for_all_the_same(made: M
     assert len(build_engine(*made(targets=(), gpu=turing))) > 1000
 
 
-def test_what_the_library_cannot_build_is_told_in_its_words_with_what_to_do(tmp_path: Path) -> None:
+def test_what_the_library_cannot_build_is_told_in_its_words(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("Cast", ["crops"], ["x"], to=TensorProto.FLOAT),
         helper.make_node("Transpose", ["x"], ["turned"], perm=[0, 1, 3, 2]),

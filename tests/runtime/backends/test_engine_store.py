@@ -65,9 +65,7 @@ def test_what_was_kept_is_found_under_its_key_and_under_no_other(key: EngineKey,
     assert find_engine(tmp_path, key) is None
 
 
-def test_an_engine_built_ahead_serves_its_gpus_and_the_named_one_comes_first(
-    key: EngineKey, here: EngineKey, tmp_path: Path
-) -> None:
+def test_an_engine_built_ahead_serves_its_gpus_the_named_one_first(key: EngineKey, here: EngineKey, tmp_path: Path) -> None:
     store_engine(tmp_path, key.model_copy(update={"targets": ()}), b"portable")
     assert find_engine(tmp_path, here) == b"portable"
     store_engine(tmp_path, key, b"for sm86 and sm120")
@@ -234,7 +232,7 @@ def test_a_cache_that_cannot_be_written_costs_only_the_keeping(
     assert obtain_engine(tmp_path / "cache", bundle.path, here).built is False
 
 
-def test_whoever_obtains_takes_what_serves_unless_the_very_engine_is_asked_for(
+def test_any_serving_engine_is_taken_unless_the_very_one_is_asked_for(
     bundle: Bundle, key: EngineKey, here: EngineKey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("blastscope.runtime.backends.tensorrt.engine_store.build_engine", lambda *_, **__: b"of this very GPU")
@@ -360,7 +358,7 @@ def test_the_list_says_of_each_engine_why_it_is_what_it_is(
     assert bare == {here: "stale", older: "stale", ada: "ahead", gone: "stale", key: "unusable"}
 
 
-def test_an_engine_is_picked_by_name_path_or_beginning_and_removed_with_all_that_is_known(
+def test_an_engine_is_picked_by_name_or_path_and_removed_with_all_of_it(
     key: EngineKey, here: EngineKey, tmp_path: Path
 ) -> None:
     paths = [store_engine(tmp_path, one, one.digest.encode()) for one in (key, here)]
@@ -378,9 +376,7 @@ def test_an_engine_is_picked_by_name_path_or_beginning_and_removed_with_all_that
     assert find_engine(tmp_path, here) == key.digest.encode()  # the one built ahead
 
 
-def test_sweeping_deletes_what_belongs_to_no_engine_and_nothing_that_is_being_written(
-    key: EngineKey, here: EngineKey, tmp_path: Path
-) -> None:
+def test_sweeping_deletes_strays_and_nothing_that_is_being_written(key: EngineKey, here: EngineKey, tmp_path: Path) -> None:
     kept, gone = store_engine(tmp_path, key, ENGINE), store_engine(tmp_path, here, b"gone")
     orphans = [gone.with_suffix(".jit"), known_file(gone, "0" * 64), kept.with_name(f".{gone.name}.0123.new")]
     others = [kept.with_suffix(".jit"), kept.with_name(f".{kept.name}.4567.new"), known_file(kept, "1" * 64)]

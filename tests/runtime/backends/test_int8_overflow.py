@@ -47,7 +47,7 @@ def test_weights_of_7_bits_lose_nothing_in_sums_of_16_bits(activations: Any, wei
     assert vpmaddubsw(activations, weights).astype(np.int64).sum() == exact(activations, weights)
 
 
-def test_one_more_than_7_bits_overflows_and_one_depthwise_product_never_does() -> None:
+def test_more_than_7_bits_overflow_and_a_depthwise_product_never_does() -> None:
     full, zeros = np.full(32, 255, np.uint8), np.arange(32) % 2
     for weight in (SAFE_WEIGHT, -SAFE_WEIGHT):
         assert vpmaddubsw(full, np.full(32, weight, np.int8)).sum(dtype=int) == 32 * 255 * weight

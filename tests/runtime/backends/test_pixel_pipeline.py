@@ -218,9 +218,7 @@ def test_what_does_not_fit_is_given_back(host_kernels: HostKernels, bundle: Bund
     assert gpu.left == left
 
 
-def test_the_shipped_network_says_of_real_and_drawn_cells_what_it_says_on_the_host(
-    gpu: HostGpu, cnmc: Path, host_kernels: HostKernels
-) -> None:
+def test_the_shipped_network_answers_as_on_the_host(gpu: HostGpu, cnmc: Path, host_kernels: HostKernels) -> None:
     shipped = read_bundle(SHIPPED_BUNDLE)
     spec = shipped.manifest.crop
     cells = scan_dataset(cnmc).cells

@@ -183,7 +183,7 @@ def test_a_bundle_that_someone_put_notes_into_is_not_replaced(tmp_path: Path) ->
     assert (tmp_path / "c7" / "notes.txt").read_text() == "mine"
 
 
-def test_a_file_is_not_replaced_but_an_empty_folder_and_a_damaged_bundle_are(tmp_path: Path) -> None:
+def test_an_empty_folder_or_a_damaged_bundle_is_replaced_but_no_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UsageError, match="is a file"):
         write(tmp_path / "file", "1")
@@ -222,7 +222,7 @@ def test_a_full_disk_is_told_with_the_place_and_leaves_what_was_there(tmp_path: 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c7", "c7.zip"]
 
 
-def test_a_source_that_is_missing_is_not_called_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+def test_a_missing_source_is_not_called_an_unwritable_place(tmp_path: Path) -> None:
     files: dict[str, Path | bytes] = {**small("1"), GOLDEN: tmp_path / "none"}
     with pytest.raises(DataError, match=r"none': can't be read, no such file") as caught:
         write_bundle(tmp_path / "c7", manifest_of(small("1")), files)
@@ -383,7 +383,7 @@ def test_writers_wait_for_each_other_though_the_lock_is_deleted_after_each(tmp_p
     assert [path.name for path in tmp_path.iterdir()] == ["c7"]
 
 
-def test_a_reader_beside_a_busy_writer_sees_one_whole_bundle_or_says_that_it_is_being_changed(tmp_path: Path) -> None:
+def test_a_reader_beside_a_writer_sees_a_whole_bundle_or_says_it_changes(tmp_path: Path) -> None:
     digests = {write(tmp_path / name, name).digest for name in ("one", "two")}
     target = tmp_path / "there" / "c7"
     write(target, "one")

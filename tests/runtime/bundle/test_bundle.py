@@ -385,7 +385,7 @@ def int8(result: GateResult | None) -> GraphEntry:
     return GraphEntry(**dict(entry), models="fused", precision="int8", tolerances={"int8": 0.1}, gate=result)
 
 
-def test_an_int8_graph_ships_only_behind_a_gate_that_passed_or_was_waived_aloud() -> None:
+def test_an_int8_graph_ships_only_behind_a_passed_or_waived_gate() -> None:
     fp32 = manifest().graphs
     for refused in (None, gate(passed=False)):
         with pytest.raises(ValidationError, match="without a gate result that passed"):

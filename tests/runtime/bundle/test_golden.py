@@ -67,7 +67,7 @@ class Echo:
 
 @settings(deadline=None, max_examples=30)
 @given(st.integers(1, 16), st.integers(0, 99))
-def test_a_golden_set_is_written_as_the_same_bytes_and_read_as_the_same_arrays(count: int, seed: int) -> None:
+def test_a_golden_set_survives_writing_and_reading_to_the_byte(count: int, seed: int) -> None:
     data = golden_bytes(golden(count, seed=seed))
     assert data == golden_bytes(golden(count, seed=seed))
     arrays = safetensors.numpy.load(data)

@@ -76,7 +76,7 @@ def test_a_file_larger_than_any_graph_is_not_hashed(tiny_bundle: Any, monkeypatc
         read_bundle(path)
 
 
-def test_a_zip_of_more_members_than_a_bundle_has_is_refused_by_their_number(tmp_path: Path) -> None:
+def test_a_zip_of_too_many_members_is_refused_by_their_number(tmp_path: Path) -> None:
     path = tmp_path / "many.zip"
     with zipfile.ZipFile(path, "w") as archive:
         for number in range(MEMBER_LIMIT + 1):

@@ -114,7 +114,7 @@ def _early() -> dict[str, Any]:
     return table
 
 
-def test_a_manifest_of_the_first_format_is_read_and_written_with_its_own_keys_alone() -> None:
+def test_a_manifest_of_1_0_is_read_and_written_with_its_own_keys_alone() -> None:
     manifest = parse_manifest(json.dumps(_early()).encode(), Path("c7"))
     assert manifest.cascade is None
     assert json.loads(manifest.json_bytes()) == _early()
@@ -146,7 +146,7 @@ def test_what_1_1_brought_is_no_key_of_1_0(key: str) -> None:
         parse_manifest(json.dumps(table).encode(), Path("c7"))
 
 
-def test_a_cascade_needs_the_graph_that_it_was_judged_on_and_holds_its_bound() -> None:
+def test_a_cascade_needs_the_graph_it_was_judged_on_and_holds_its_bound() -> None:
     other, loose = copy.deepcopy(EXAMPLE), copy.deepcopy(EXAMPLE)
     other["cascade"]["precision"] = "fp16"
     loose["cascade"]["flips"]["value"] = 0.0021

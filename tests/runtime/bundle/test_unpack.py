@@ -38,7 +38,7 @@ def test_unpacked_bundles_are_for_their_user_alone(tiny_bundle: Any, tmp_path: P
         assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
 
 
-def test_what_processes_left_that_were_killed_in_unpacking_goes_at_the_next_use(tiny_bundle: Any, tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_unpacking_go_at_the_next_use(tiny_bundle: Any, tmp_path: Path) -> None:
     path, home = zipped(tiny_bundle, tmp_path), tmp_path / "cache" / "bundles"
     first = read_bundle(path, cache_dir=home.parent)
     assert os.listdir(home) == [first.path.name]  # noqa: PTH208

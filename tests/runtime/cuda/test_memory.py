@@ -93,9 +93,7 @@ def test_the_producer_orders_itself_before_our_stream(gpu: HostGpu) -> None:
     ("facts", "follows"),
     [({"stream": None}, 0), ({"stream": 1}, 1), ({"stream": 99}, 1), ({"version": 2}, 1), ({"version": 3}, 0)],
 )
-def test_a_stream_that_the_interface_names_is_followed_and_an_old_producer_is_waited_for(
-    gpu: HostGpu, facts: dict[str, Any], follows: int
-) -> None:
+def test_a_named_stream_is_followed_and_an_old_producer_waited_for(gpu: HostGpu, facts: dict[str, Any], follows: int) -> None:
     there = place(gpu, IMAGE)
     taken = DeviceArrayImporter(gpu).take(Interface(there.ctypes.data, **facts))
     assert gpu.counts["follow"] == follows
@@ -131,7 +129,7 @@ def test_what_is_no_image_of_this_gpu_is_refused(gpu: HostGpu, facts: dict[str, 
         DeviceArrayImporter(gpu).take(Interface(there.ctypes.data, **facts))
 
 
-def test_a_capsule_of_another_type_is_refused_and_so_is_a_producer_that_refuses(gpu: HostGpu) -> None:
+def test_a_capsule_of_another_type_and_a_refusing_producer_are_refused(gpu: HostGpu) -> None:
     floats = place(gpu, np.zeros((6, 5, 12), np.uint8)).view(np.float32)
     with pytest.raises(ImageError, match="must be uint8"):
         DeviceArrayImporter(gpu).take(Dlpack(floats))

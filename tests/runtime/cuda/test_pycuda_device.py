@@ -45,7 +45,7 @@ def on_paper(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @needs_pycuda
-def test_the_road_runs_through_pycuda_and_cuda_bindings_up_to_the_drivers_edge(tmp_path: Path) -> None:
+def test_the_road_runs_through_pycuda_and_cuda_bindings_to_the_driver(tmp_path: Path) -> None:
     done = on_paper(str(ROOT / "tests" / "support" / "fake_cuda_driver" / "on_paper.py"), str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert done.stdout == "all right\nclosed in time\n"

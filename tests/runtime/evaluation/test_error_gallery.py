@@ -63,7 +63,7 @@ def where(picture: NDArray[np.uint8], colour: str) -> int:
     return int((np.abs(picture.astype(np.int16) - rgb(colour)).max(axis=2) < 60).sum())
 
 
-def test_a_picture_shows_the_labels_box_and_what_was_found_in_their_colours() -> None:
+def test_a_picture_shows_label_and_finding_in_their_colours() -> None:
     pictures = ErrorImages({PATH: LABELLED})
     pictures.look(ArraySlide(np.full((260, 400, 3), (205, 190, 200), np.uint8)), REPORT)
     shown = pictures.shown(list(mistakes_in(PATH, LABELLED, FOUND)))

@@ -80,7 +80,7 @@ def run(site: Path, bundle: Path, *words: str) -> tuple[int, dict[str, Any]]:
     return done.exit_code, json.loads(done.stdout)
 
 
-def test_a_validation_counts_what_was_found_and_called_and_its_record_makes_reports_say_so(
+def test_a_validation_counts_findings_and_its_record_makes_reports_say_so(
     site: Path, tiny_bundle: TinyBundle, tmp_path: Path
 ) -> None:
     bundle, record, page = tiny_bundle.make(), tmp_path / "validation.json", tmp_path / "page.html"

@@ -91,7 +91,7 @@ def test_the_dark_around_a_round_field_of_view_is_no_cell_and_hides_none(frames:
         assert away[(y0 + y1) // 2, (x0 + x1) // 2] < reach
 
 
-def test_a_nearly_black_nucleus_that_the_frames_edge_cuts_is_not_the_dark_around_a_field() -> None:
+def test_a_nearly_black_nucleus_at_the_edge_is_not_the_dark_around_a_field() -> None:
     frame = np.full((300, 400, 3), (232, 230, 226), np.uint8)
     for x, y in ((60, 60), (330, 70), (120, 250), (300, 240), (200, 130), (390, 160)):
         cv2.circle(frame, (x, y), 36, (196, 150, 152), cv2.FILLED)
@@ -143,7 +143,7 @@ def test_red_cells_of_any_colour_and_gray_lie_at_zero_on_the_nuclear_axis(red: C
     assert axis @ nuclear_axis(RED_CELL) > 0.19
 
 
-def test_a_white_margin_as_around_a_picture_on_a_page_is_not_taken_for_glass(frames: list[Frame]) -> None:
+def test_a_white_margin_around_a_picture_is_not_taken_for_glass(frames: list[Frame]) -> None:
     for frame in frames:
         page = np.full((frame.shape[0] + 80, frame.shape[1] + 80, 3), 255, np.uint8)
         page[40:-40, 40:-40] = frame

@@ -125,9 +125,7 @@ def test_order_statistics_are_values_and_lie_where_they_should(values: list[int]
 
 
 @given(st.integers(-9, 60), st.integers(1, 90), st.integers(1, 90), st.sampled_from([1, 3, 5, 9]))
-def test_a_grid_within_a_box_wastes_less_than_two_squares_and_has_its_middle(
-    low: int, width: int, height: int, factor: int
-) -> None:
+def test_a_grid_within_a_box_wastes_less_than_two_squares(low: int, width: int, height: int, factor: int) -> None:
     grid = grid_within((low, 5, low + width, 5 + height), factor)
     assert 2 * grid.x0 + grid.width * factor == 2 * low + width
     assert 2 * grid.y0 + grid.height * factor == 10 + height

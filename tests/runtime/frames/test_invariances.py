@@ -154,7 +154,7 @@ def test_boxes_and_contours_lie_inside_the_frame_and_agree(seed: int) -> None:
         assert cut_cell(frame, cell, facts, SPEC).ndim == 3
 
 
-def test_a_strided_frame_is_examined_like_a_copy_of_it_and_is_not_written_to() -> None:
+def test_a_strided_frame_is_examined_like_its_copy_and_not_written_to() -> None:
     frame = drawn(5)
     wide = np.repeat(np.repeat(frame, 2, axis=0), 2, axis=1)[::2, ::2]
     wide.flags.writeable = False

@@ -85,7 +85,7 @@ def read(path: Path) -> NDArray[np.uint8]:
 # ---- one frame
 
 
-def test_each_cell_of_a_real_frame_has_a_place_in_it_and_a_call_or_a_reason(scope: Scope, frames: list[Path]) -> None:
+def test_each_cell_of_a_real_frame_has_a_place_and_a_call_or_a_reason(scope: Scope, frames: list[Path]) -> None:
     for path in frames:
         frame = read(path)
         report = scope.examine(frame, metadata={"stage": (3, 4)})
@@ -348,7 +348,7 @@ def test_paths_are_read_as_the_reports_are_wanted(scope: Scope, frames: list[Pat
 
 
 @pytest.mark.parametrize(("name", "found"), [("BloodImage_00047.jpg", 0), ("BloodImage_00190.jpg", 1)])
-def test_a_scale_that_is_only_assumed_is_noted_whether_cells_are_found_or_not(shared_data: Path, name: str, found: int) -> None:
+def test_an_assumed_scale_is_noted_whether_cells_are_found_or_not(shared_data: Path, name: str, found: int) -> None:
     frame = read(shared_data / "bccd" / "JPEGImages" / name)[73:333, 200:460]
     small = cv2.resize(frame, (117, 117), interpolation=cv2.INTER_AREA) if not found else frame[:120, :120]
     told = "too few red cells show its scale: 0.1 micrometres a pixel are assumed, and cells may be missed"

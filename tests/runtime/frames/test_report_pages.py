@@ -73,7 +73,7 @@ def test_every_cell_is_outlined_in_the_colour_of_its_call() -> None:
         assert not any(where(near, colour).any() for colour in others)
 
 
-def test_the_inside_of_a_cell_and_the_frame_away_from_cells_stay_as_they_were() -> None:
+def test_inside_cells_and_away_from_them_the_frame_stays_as_it_was() -> None:
     before = FRAME.copy()
     drawn = np.asarray(draw_overlay(FRAME, THREE))
     assert np.array_equal(FRAME, before)
@@ -173,7 +173,7 @@ def test_the_page_needs_nothing_beside_it_and_takes_no_name_for_markup() -> None
             assert image.format == "JPEG", number
 
 
-def test_the_cells_come_before_the_table_of_frames_which_leads_back_to_them() -> None:
+def test_cells_come_before_the_table_of_frames_that_leads_back_to_them() -> None:
     page = render_slide_report(
         shown(THREE, report(name="none.png"), report(cell(90, 90, score=0.7))), "a", alarms=["larger <cells>"]
     )

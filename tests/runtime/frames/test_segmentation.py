@@ -81,7 +81,7 @@ def recall_and_precision(bccd: Frames, names: list[str]) -> tuple[float, float]:
     return hit / true, hit / found
 
 
-def test_nearly_all_white_cells_of_frames_never_seen_are_found_and_little_else(bccd: Frames) -> None:
+def test_nearly_all_white_cells_of_unseen_frames_are_found_and_little_else(bccd: Frames) -> None:
     recall, precision = recall_and_precision(bccd, bccd.names("val"))
     assert recall >= 0.95
     assert precision >= 0.93
@@ -200,7 +200,7 @@ def test_what_may_be_called_can_be_cropped(bccd: Frames) -> None:
                 assert image.shape[1] - 24 == pytest.approx(across, abs=1)
 
 
-def test_a_real_frame_turned_or_shifted_over_glass_has_its_boxes_turned_or_shifted(bccd: Frames) -> None:
+def test_a_frame_turned_or_shifted_has_its_boxes_turned_or_shifted(bccd: Frames) -> None:
     for name in (*bccd.names("train")[3:5], "BloodImage_00045"):  # the last has a cell at its edge
         frame = bccd.frame(name)[:-1]  # of an odd height, which halves into no square's edge
         height, width = frame.shape[:2]

@@ -88,7 +88,7 @@ def opened(path: Path, cache: Path, backend: str = "openvino", **wish: Any) -> S
     return open_bundle(path, cache_dir=cache, backend=backend, **wish)
 
 
-def test_the_first_opening_answers_unmeasured_and_the_next_takes_the_fastest(tiny_bundle: Any, tmp_path: Path) -> None:
+def test_the_first_opening_is_unmeasured_and_the_next_takes_the_fastest(tiny_bundle: Any, tmp_path: Path) -> None:
     path = tiny_bundle.make("fp32", "int8")
     with opened(path, tmp_path / "cache") as scope:
         assert scope.audit.precision == "fp32"
@@ -230,7 +230,7 @@ def remembered(cache: Path) -> dict[str, float | None]:
     return dict(json.loads(memory.read_text())["ms_per_crop"])
 
 
-def test_the_layouts_of_the_fastest_are_measured_and_the_best_is_taken_next_time(towers: Any, tmp_path: Path) -> None:
+def test_the_fastests_layouts_are_measured_and_the_best_is_taken_next(towers: Any, tmp_path: Path) -> None:
     path, cache = towers.make("fp32"), tmp_path / "cache"
     with opened(path, cache, threads=2) as scope:
         assert scope.audit.layout == "fused"
@@ -302,7 +302,7 @@ def test_times_taken_while_the_handle_is_at_work_do_not_count(towers: Any, tmp_p
     assert set(remembered(cache)) == {"fp32", "fp32 side-by-side"}
 
 
-def test_a_handle_that_is_closed_at_work_leaves_the_measurement_to_the_next(towers: Any, tmp_path: Path) -> None:
+def test_a_handle_closed_at_work_leaves_the_measurement_to_the_next(towers: Any, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     scope = opened(towers.make("fp32"), cache, threads=2)
     lanes = scope._run.opened.lanes
@@ -342,7 +342,7 @@ def _times(memory: Path) -> dict[str, float | None]:
     return dict(json.loads(memory.read_text())["ms_per_crop"])
 
 
-def test_a_handle_may_be_closed_in_the_moment_in_which_its_measurement_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_handle_may_be_closed_as_its_measurement_begins(monkeypatch: pytest.MonkeyPatch) -> None:
     class Open(tuple[str, str]):
         name = "open"
 

@@ -74,7 +74,7 @@ def test_who_is_not_decided_early_has_exactly_the_plain_answer(staged: Engine, f
     assert np.isnan(np.delete(answers[early], first, axis=1)).all()
 
 
-def test_a_threshold_of_nothing_leaves_all_to_the_first_and_one_above_1_none(staged: Engine) -> None:
+def test_a_threshold_of_0_leaves_all_to_the_first_and_one_above_1_none(staged: Engine) -> None:
     (lane,) = staged.partial_lanes
     plain = lane.infer(IMAGES)
     for first in (0, 1):

@@ -375,7 +375,7 @@ def test_a_lost_gpu_is_told_and_the_handle_is_reopened(
         assert same(scope.classify(tiny_bundle.cell()), before)
 
 
-def test_a_reopening_that_fails_leaves_a_closed_handle_that_may_be_reopened(
+def test_a_failed_reopening_leaves_a_handle_that_may_be_reopened(
     table: ModuleType, bundle: Path, tmp_path: Path, tiny_bundle: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with opened(bundle, tmp_path) as scope:

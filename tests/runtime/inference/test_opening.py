@@ -118,7 +118,7 @@ def test_a_wrong_engine_with_a_right_seal_is_replaced(pair: tuple[Any, Any], tmp
             scope.classify(one.cell())
 
 
-def test_a_candidate_is_not_remembered_as_failed_because_the_bundle_was_replaced(tiny_bundle: Any, tmp_path: Path) -> None:
+def test_a_replaced_bundle_leaves_no_candidate_remembered_as_failed(tiny_bundle: Any, tmp_path: Path) -> None:
     place, cache = tmp_path / "place", tmp_path / "cache"
     put(tiny_bundle.make("fp32", "int8"), place)
     with open_bundle(place, cache_dir=cache, device="cpu", threads=1) as scope:

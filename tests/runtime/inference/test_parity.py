@@ -111,7 +111,7 @@ def test_a_golden_set_holds_both_calls_and_nothing_near_a_tie(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(("least", "most"), [(0.6, 8.0), (0.05, 0.65)])
-def test_a_golden_set_is_of_each_calls_clearer_half_and_of_clear_cells_alone(tmp_path: Path, least: float, most: float) -> None:
+def test_a_golden_set_is_of_each_calls_clearer_half_and_clear_cells_alone(tmp_path: Path, least: float, most: float) -> None:
     sizes = np.linspace(least, most, 40)
     margins = np.repeat(np.concatenate([sizes, -sizes])[:, None], 3, axis=1)
     golden = choose_golden(np.zeros((80, 8, 8, 3), np.uint8), pairs(margins), count=16, seed=0, source=tmp_path)

@@ -97,7 +97,7 @@ def test_an_image_without_a_cell_is_refused_everywhere(scope: Scope) -> None:
         assert prediction.refusal.code == "empty"
 
 
-def test_views_are_taken_as_they_are_and_arrays_are_neither_written_nor_kept(scope: Scope, tiny_bundle: Any) -> None:
+def test_views_are_taken_and_arrays_neither_written_nor_kept(scope: Scope, tiny_bundle: Any) -> None:
     image = tiny_bundle.cell(3)
     wanted = scope.classify(image)
     wide = np.zeros((160, 160, 6), np.uint8)

@@ -55,7 +55,7 @@ print(json.dumps([before == tasks(), image.shape[0] * image.shape[1] > 98304]))
     assert told(code) == [True, True]
 
 
-def test_one_thread_given_is_one_core_taken_and_a_handle_that_waits_takes_nothing(tmp_path: Path) -> None:
+def test_one_thread_takes_one_core_and_a_waiting_handle_none(tmp_path: Path) -> None:
     code = """
 from blastscope import open_bundle
 with open_bundle(device="cpu", threads=1, layout="fused", cache_dir=Path(sys.argv[1])) as scope:

@@ -155,7 +155,7 @@ def test_voters_that_were_not_run_take_no_part_in_the_vote(
     assert (among.score == alone.score).all()
 
 
-def test_half_a_pair_or_no_voter_at_all_is_an_error_and_so_is_any_gap_in_a_full_vote() -> None:
+def test_half_a_pair_no_voter_or_a_gap_in_a_full_vote_is_an_error() -> None:
     pairs = np.full((2, 3, 2), 0.5, np.float32)
     pairs[1, 1:] = np.nan
     assert vote(pairs, partial=True).voter.tolist() == [A, A]
@@ -170,7 +170,7 @@ def test_half_a_pair_or_no_voter_at_all_is_an_error_and_so_is_any_gap_in_a_full_
         vote(pairs, partial=True)
 
 
-def test_a_first_voter_on_the_threshold_decides_and_one_step_below_does_not() -> None:
+def test_a_first_voter_on_the_threshold_decides_one_step_below_does_not() -> None:
     threshold = np.float32(0.9990234)
     below = np.nextafter(threshold, np.float32(0))
     pairs = np.array([[1 - threshold, threshold], [below, 1 - below], [1, 0]], np.float32)

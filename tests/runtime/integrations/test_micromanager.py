@@ -97,9 +97,7 @@ def grid(x: float = 0, y: float = 0) -> Any:
     return useq.MDASequence(grid_plan=plan, stage_positions=(useq.AbsolutePosition(x=x, y=y),))
 
 
-def test_each_frame_of_an_acquisition_is_reported_with_its_index_place_and_scale(
-    core: Any, frames: Sequence[NDArray[np.uint8]]
-) -> None:
+def test_each_frame_of_an_acquisition_has_its_index_place_and_scale(core: Any, frames: Sequence[NDArray[np.uint8]]) -> None:
     eyes, reports = Eyes(), list[FrameReport]()
     with CameraListener(eyes, reports.append, queue=6) as listener:
         core.mda.run(grid(), output=listener)
@@ -185,7 +183,7 @@ def test_micro_managers_own_camera_gives_its_colours_in_the_right_order() -> Non
     core.unloadAllDevices()
 
 
-def test_a_smart_acquisition_brings_each_suspicious_cell_into_the_middle_the_worst_first(core: Any) -> None:
+def test_smart_acquisition_centres_each_suspicious_cell_the_worst_first(core: Any) -> None:
     reports: list[FrameReport] = []
     done = scan_and_revisit(core, Eyes(), grid(), plan=RevisitPlan(least_score=0.05, most=4), on_report=reports.append)
     assert (done.frames, done.missing, done.cancelled, done.unplaced) == (6, 0, False, 0)
@@ -207,7 +205,7 @@ def test_a_stage_that_goes_the_other_way_shows_in_the_offset(core: Any) -> None:
     assert any(visit.offset_um is None or visit.offset_um > 4 for visit in done.visits)
 
 
-def test_cells_cut_by_the_border_of_a_frame_are_visited_last_when_asked_for(core: Any) -> None:
+def test_cells_cut_by_a_frames_border_are_visited_last_when_asked_for(core: Any) -> None:
     plan = RevisitPlan(least_score=0.05, also=("touches-border",), most=20)
     done = scan_and_revisit(core, Eyes(), grid(x=11, y=5), plan=plan)  # so that borders go through cells
     scores = [visit.suspect.score for visit in done.visits]

@@ -264,7 +264,7 @@ def test_ids_that_share_bytes_are_one_person_over_other_ids(tmp_path: Path) -> N
     assert people == {"101": "101", "102": "101", "103": "101", "104": "104", "H90": "H90"}
 
 
-def test_ids_that_the_archive_gives_one_person_are_joined_without_their_copies(tmp_path: Path) -> None:
+def test_ids_of_one_person_are_joined_without_their_copies(tmp_path: Path) -> None:
     for number, patient in enumerate(("51", "75", "78", "20", "21", "57")):
         write(tmp_path / "all" / f"UID_{patient}_1_1_all.bmp", number)
     for number, patient in enumerate(("H2", "H4", "H5", "h6", "H3", "H10", "H12"), 10):
@@ -279,7 +279,7 @@ def test_ids_that_the_archive_gives_one_person_are_joined_without_their_copies(t
 
 @settings(deadline=None, max_examples=15)
 @given(st.sets(st.tuples(st.integers(101, 107), st.integers(101, 107)), max_size=6))
-def test_ids_are_one_person_exactly_where_a_chain_of_shared_cells_joins_them(shared: set[tuple[int, int]]) -> None:
+def test_ids_are_one_person_where_a_chain_of_shared_cells_joins_them(shared: set[tuple[int, int]]) -> None:
     with TemporaryDirectory() as folder:
         root = Path(folder)
         for patient in range(101, 108):

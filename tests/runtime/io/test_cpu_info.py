@@ -81,7 +81,7 @@ def test_control_groups_are_found_where_they_are_mounted(tmp_path: Path) -> None
     assert group(tmp_path / "both", "3:cpuacct:/\n0::/b\n", {"unified/b/cpu.max": "120000 100000"}) == 1.2
 
 
-def test_in_a_container_the_path_may_not_be_visible_and_the_root_is_its_own(tmp_path: Path) -> None:
+def test_in_a_container_the_path_may_be_invisible_and_the_root_its_own(tmp_path: Path) -> None:
     assert group(tmp_path, "0::/system.slice/docker-4f2a.scope\n", {"cpu.max": "175000 50000\n"}) == 3.5
     files = {"cpu/cpu.cfs_quota_us": "150000", "cpu/cpu.cfs_period_us": "100000"}
     assert group(tmp_path / "older", "4:cpu,cpuacct:/docker/4f2a\n", files) == 1.5

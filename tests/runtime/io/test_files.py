@@ -41,7 +41,7 @@ def test_a_folder_without_an_image_is_an_error_that_names_it(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("find", [find_images, find_frames])
-def test_what_is_left_out_of_a_folder_is_told_by_suffix_but_for_foreign_files(find: Any, tmp_path: Path) -> None:
+def test_what_a_folder_leaves_out_is_told_by_suffix_but_foreign_files(find: Any, tmp_path: Path) -> None:
     taken = ("a.jpg", "b.jfif", "c.JPE", "d.dib")
     foreign = ("notes.txt", "README", ".hidden.heic", "cells.csv", "Thumbs.db", "report.html")
     touch(tmp_path, *taken, *foreign, "one.heic", "deep/two.HEIC", "x.jp2", "long.averylongsuffix")

@@ -98,7 +98,7 @@ def test_whole_numbers_and_arrays_serve_where_they_are_meant(tmp_path: Path) -> 
     assert found == Typed(pair=(1.0, 2.0), views=2, whole=True)
 
 
-def test_bytes_that_are_no_text_and_a_missing_file_are_configuration_errors(tmp_path: Path) -> None:
+def test_bytes_that_are_no_text_and_no_file_are_configuration_errors(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match="not TOML"):
         Outer.from_toml(tmp_path / "config.toml")

@@ -27,7 +27,7 @@ def test_naming_what_the_seed_would_choose_changes_nothing() -> None:
         )
 
 
-def test_every_drawn_cell_lies_on_black_and_is_cropped_at_the_scale_of_real_ones() -> None:
+def test_every_drawn_cell_lies_on_black_at_the_scale_of_real_ones() -> None:
     for drawn in synthetic_cells(24, seed=5):
         crop = crop_cell(drawn.image, CropSpecification())
         assert isinstance(crop, Crop)

@@ -145,7 +145,7 @@ def zstd(*blocks: bytes) -> bytes:
     return b"\x28\xb5\x2f\xfd\x00\x58" + b"".join(header + block for header, block in zip(headers, blocks, strict=True))
 
 
-def test_zstandard_that_does_not_say_its_size_is_read_or_measured_by_its_blocks(tmp_path: Path) -> None:
+def test_zstandard_without_its_size_is_measured_by_its_blocks(tmp_path: Path) -> None:
     folder = write(tmp_path / "a.zarr", compressors=V2["zstd"])
     content = PIXELS[0, :SIDE, :SIDE].tobytes()
     chunk_of(folder).write_bytes(zstd(content[:99], content[99:]))

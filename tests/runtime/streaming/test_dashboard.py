@@ -69,7 +69,7 @@ def following(page: LivePage, news: int = 0) -> Any:
     return json.loads(ask(page, f"/next?after={news}")[2])
 
 
-def test_the_page_and_its_parts_are_served_with_headers_that_keep_others_out(quiet_page: LivePage) -> None:
+def test_the_page_is_served_with_headers_that_keep_others_out(quiet_page: LivePage) -> None:
     for path, kind in {"/": "text/html", "/page.js": "text/javascript", "/page.css": "text/css"}.items():
         status, headers, content = ask(quiet_page, path)
         assert (status, headers["Content-Type"]) == (200, f"{kind}; charset=utf-8")

@@ -105,9 +105,7 @@ def test_cells_are_outlined_where_they_are_in_the_colour_of_their_call(
     assert browser.picture(tmp_path / "live.png").stat().st_size > 10_000
 
 
-def test_in_a_crowd_no_caption_hides_another_and_the_likeliest_cells_are_shown_as_a_whole(
-    page: LivePage, browser: Browser
-) -> None:
+def test_in_a_crowd_no_caption_hides_another_and_likely_cells_are_whole(page: LivePage, browser: Browser) -> None:
     x, y = PLACES["all"]
     crowd = (_cell(None, x + 20, y), *cells() * 15, _cell(None, x + 25, y))
     page.show(
@@ -142,9 +140,7 @@ def test_a_validated_site_is_not_warned_of_the_scope(page: LivePage, browser: Br
     assert browser.text("#notice") == VALIDATED
 
 
-def test_cells_that_do_not_look_like_the_trainings_raise_an_alarm_on_the_page(
-    page: LivePage, browser: Browser, tmp_path: Path
-) -> None:
+def test_cells_unlike_the_trainings_raise_an_alarm_on_the_page(page: LivePage, browser: Browser, tmp_path: Path) -> None:
     usual = [feature.median for feature in shipped_reference().features.values()]
     looks = [CellFeatures(*usual)._replace(diameter_px=usual[0] * scale) for scale in (1.0, 1.6)]
     page.show(report(0, cells=tuple(replace(cell, appearance=looks[0]) for cell in cells() * 10)))
@@ -187,7 +183,7 @@ def test_a_frame_that_could_not_be_examined_says_why(page: LivePage, browser: Br
     assert browser.console == []
 
 
-def test_the_page_tells_of_a_lost_device_of_the_end_and_of_a_server_that_is_gone(browser: Browser) -> None:
+def test_the_page_tells_of_a_lost_device_the_end_and_a_gone_server(browser: Browser) -> None:
     def examine(frame: Any, *, metadata: Any) -> FrameReport:
         if "lost" in metadata:
             raise DeviceLost("inference")

@@ -33,7 +33,7 @@ def scope(tiny_bundle: Any, tmp_path: Path) -> Iterator[Scope]:
         yield opened
 
 
-def test_the_scale_that_a_frames_file_states_holds_where_no_red_cell_differs(scope: Scope) -> None:
+def test_a_files_scale_holds_where_no_red_cell_differs(scope: Scope) -> None:
     reports: list[FrameReport] = []
     with scope.stream([(plain(), {"stated_um": 0.12})], reports.append, when_full="block") as stream:
         assert stream.wait(PATIENCE_S)
@@ -69,7 +69,7 @@ def test_a_frame_may_bring_its_own_scale_which_counts_last(scope: Scope) -> None
     assert told == [0.1, 0.2, 0.3]
 
 
-def test_a_scale_in_words_is_read_where_it_is_a_number_and_else_costs_its_frame(scope: Scope) -> None:
+def test_a_scale_in_words_must_be_a_number_or_costs_its_frame(scope: Scope) -> None:
     reports: list[FrameReport] = []
     with scope.stream(None, reports.append, when_full="block") as stream:
         for text in ("0.1", "wide"):
