@@ -24,6 +24,13 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what opens pages: whoever takes the window needs a browser."""
+    for item in items:
+        if "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker("browser")
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder with `cnmc/` and `bccd/`: BLASTSCOPE_DATA, or ../shared/data beside the repository."""

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from blastscope.cli import app
 
 
+@pytest.mark.slow
 def test_the_road_is_walked_with_drawn_cells_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BLASTSCOPE_DATA", str(tmp_path / "nothing"))
     done = CliRunner().invoke(app, ["demo", "--out", str(tmp_path / "demo"), "--json"])

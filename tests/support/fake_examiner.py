@@ -19,7 +19,7 @@ def pixels(value: int, side: int = 4) -> NDArray[np.uint8]:
     return np.full((side, side, 3), value, np.uint8)
 
 
-def infer_images(frame: Any, *, metadata: Mapping[str, Any]) -> FrameReport:
+def look(frame: Any, *, metadata: Mapping[str, Any]) -> FrameReport:
     """A report whose metadata is to be replaced by the frame's."""
     return FrameReport((), None, metadata={"mean": int(frame.mean())})
 

@@ -44,6 +44,7 @@ def on_paper(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
 
 
+@pytest.mark.gpu
 @needs_pycuda
 def test_the_road_runs_through_pycuda_and_cuda_bindings_to_the_driver(tmp_path: Path) -> None:
     done = on_paper(str(ROOT / "tests" / "support" / "fake_cuda_driver" / "on_paper.py"), str(tmp_path))
