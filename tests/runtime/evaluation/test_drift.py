@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from blastscope import SHIPPED_BUNDLE
+from blastscope.runtime.bundle import read_bundle
 from blastscope.runtime.errors import UsageError
 from blastscope.runtime.evaluation.drift import WORDS, Drift, DriftState
 from blastscope.runtime.evaluation.reference_stats import measure, shipped_reference
@@ -91,7 +93,10 @@ def test_the_shipped_reference_is_what_the_cells_say(some: Sequence[DatasetEntry
     for name, feature in shipped.features.items():
         assert abs(again.features[name].median - feature.median) < 0.5 * feature.spread
         assert again.features[name].spread == pytest.approx(feature.spread, rel=0.4)
-    assert shipped.cells == 5250
+    trained = read_bundle(SHIPPED_BUNDLE).manifest
+    assert shipped.data_sha256 == trained.training.data_sha256  # of the very cells that the shipped networks were trained on
+    assert trained.uncertainty
+    assert shipped.cells == trained.uncertainty.cells
 
 
 def test_few_cells_say_nothing_yet(images: list[NDArray[np.uint8]]) -> None:
