@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from blastscope.calibration.report import CalibrationReport
     from blastscope.runtime.bundle import Bundle
     from blastscope.runtime.bundle.manifest import CalibrationProvenance, GraphEntry, Interval, Manifest
+    from blastscope.runtime.bundle.uncertainty import Uncertainty
     from blastscope.runtime.io.strict_model import StrictModel
 
 
@@ -77,6 +78,8 @@ def _facts(bundle: Bundle) -> Table:
         "golden set": f"{manifest.golden.count} crops, {manifest.golden.source}",
         "gate": manifest.gate,
     }
+    if manifest.uncertainty:
+        rows |= _held_out(manifest.uncertainty)
     if manifest.calibration and manifest.calibration.int8_share is not None:
         rows["int8"] = _int8(manifest.calibration)
     if one := manifest.cascade:
@@ -87,6 +90,18 @@ def _facts(bundle: Bundle) -> Table:
     for name, value in rows.items():
         facts.add_row(name, Text(value))
     return facts
+
+
+def _held_out(found: Uncertainty) -> dict[str, str]:
+    """What people who were held out by ensembles of the same recipe showed."""
+    figures = (("weighted F1", found.weighted_f1), ("AUROC", found.auroc), ("sensitivity", found.sensitivity))
+    scores = [f"{name} {one.value:.3f}" for name, one in (*figures, ("specificity", found.specificity))]
+    rows = {"held out": f"{found.hem_people} HEM and {found.all_people} ALL people: {', '.join(scores)}"}
+    if found.novelty:
+        rows["novelty"] = f"above {found.novelty.limit:.2f} unlike-training: {found.novelty.refused:.1%} of held-out cells"
+    if found.smear:
+        rows["persons"] = f"{found.smear.right} of {found.smear.people} called right, from {found.smear.least_cells} cells on"
+    return rows
 
 
 def _int8(told: CalibrationProvenance) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 import blastscope
+from blastscope.cli import app
 from blastscope.runtime.bundle import Bundle, read_bundle
 from blastscope.runtime.io.synthetic import synthetic_cell
 
@@ -48,3 +50,12 @@ def test_it_calls_real_cells_far_better_than_chance(cnmc: Path) -> None:
         labels = [prediction.label for _, prediction in scope.classify_files([*blasts, *normal])]
     right = labels[: len(blasts)].count("all") + labels[len(blasts) :].count("hem")
     assert right >= 0.7 * len(labels)
+
+
+def test_inspect_tells_what_held_out_people_showed(shipped: Bundle) -> None:
+    shown = CliRunner().invoke(app, ["inspect"]).stdout
+    found = shipped.manifest.uncertainty
+    assert found
+    assert found.smear
+    assert f"weighted F1 {found.weighted_f1.value:.3f}" in shown
+    assert f"{found.smear.right} of {found.smear.people} called right" in shown
