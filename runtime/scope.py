@@ -28,7 +28,7 @@ from blastscope.runtime.inference.request_queue import RequestQueue, answered
 from blastscope.runtime.inference.smear import SmearCall, call_smear, smear_model
 from blastscope.runtime.io.concurrency import keeping, ordered_map
 from blastscope.runtime.io.cpu_info import usable_threads
-from blastscope.runtime.io.image import check_array, list_images, read_image
+from blastscope.runtime.io.image import check_array, list_images, load_pixels, read_image
 from blastscope.runtime.io.paths import as_paths, each_image, read_ahead
 from blastscope.runtime.types import VOTERS, Audit, Prediction, Refusal
 
@@ -132,24 +132,24 @@ class Scope:
         model = smear_model(self.bundle)
         return call_smear(self.classify_many(images), model)
 
-    def explain(self, image: NDArray[np.uint8]) -> Explanation:
+    def explain(self, image: ImageSource) -> Explanation:
         """An `Explanation` of the call on one cell: which parts of the cell it rests on. It takes some hundred inferences.
 
         Parameters
         ----------
-        image : (H, W, 3) uint8 array in RGB
-            In host memory.
+        image : as `classify` takes it
+            An array must be in host memory.
 
         Raises
         ------
         ImageError, UsageError
-            `image` is no such array; the cell is refused, so there is no call to explain.
+            `image` is none of these; the cell is refused, so there is no call to explain.
         """
-        prediction = self.classify(image)
-        crop = crop_cell(image, self.bundle.manifest.crop)
-        if prediction.refusal or isinstance(crop, Refusal):
-            refusal = prediction.refusal or crop
-            raise UsageError(f"there is no call to explain, the cell is refused: {refusal.detail}")  # type: ignore[union-attr]
+        pixels: Any = load_pixels(image)
+        prediction = self._run.predictor.refused(pixels) if isinstance(pixels, Refusal) else self.classify(pixels)
+        crop = prediction.refusal or crop_cell(pixels, self.bundle.manifest.crop)
+        if isinstance(crop, Refusal):
+            raise UsageError(f"there is no call to explain, the cell is refused: {crop.detail}")
         return explain_crop(prediction, crop, self.infer)
 
     def submit(self, image: ImageSource) -> Future[Prediction]:

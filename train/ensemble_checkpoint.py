@@ -122,7 +122,7 @@ def read_provenance(run: Path) -> RunProvenance:
     """RUN/run.json. Raises `DataError`."""
     path = run / "run.json"
     try:
-        return RunProvenance.model_validate_json(path.read_text(encoding="utf-8"))
+        return RunProvenance.model_validate_json(path.read_bytes())
     except FileNotFoundError as error:
         raise DataError(run, "no run.json: not the folder of a training run") from error
     except ValidationError as error:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from blastscope.train.progress import Progress
     from blastscope.train.stages import Job
     from blastscope.train.trunk import TrunkEnsemble
+    from blastscope.train.uncertainty import MeasuredUncertainty
 
     # the untrained network and some crops (N, S, S, 3) in, a sentence out
     Rehearsal = Callable[[TrunkEnsemble | VoterNetwork, NDArray[np.uint8]], str]
@@ -70,7 +71,6 @@ def train_ensemble(
             raise MissingLibrary(library, "train")
     from blastscope.train.accelerator import make_fabric
     from blastscope.train.crop_cache import cache_crops
-    from blastscope.train.ensemble_checkpoint import write_record
     from blastscope.train.progress import Progress
     from blastscope.train.split import split_cells
     from blastscope.train.stages import Job
@@ -100,10 +100,8 @@ def train_ensemble(
         with exclusive_lock(out / ".lock", wait=False) if machine.is_global_zero else nullcontext():
             if rehearse is not None and machine.is_global_zero and not (out / "run.json").is_file():
                 progress.say(rehearse(start[0], store.crops[:REHEARSAL_CROPS]))
-            _train(job, folder, start)
-            if machine.is_global_zero and given:
-                write_record(out / FILE, given)
-            elif machine.is_global_zero and len(split.validation):
+            _train(job, folder, start, given)
+            if machine.is_global_zero and len(split.validation) and not (out / FILE).is_file():
                 write_uncertainty(out, [out])
             if machine.is_global_zero and len(split.validation):
                 _report(out, progress)
@@ -124,10 +122,13 @@ def _start(run: Path, config: TrainConfig) -> tuple[TrunkEnsemble | VoterNetwork
     return start_ensemble(config) if config.trunk else start_voter(config)
 
 
-def _train(job: Job, folder: Dataset, start: tuple[TrunkEnsemble | VoterNetwork, str]) -> None:
-    """Both stages, and everything of the run folder but the report."""
+def _train(
+    job: Job, folder: Dataset, start: tuple[TrunkEnsemble | VoterNetwork, str], uncertainty: MeasuredUncertainty | None
+) -> None:
+    """Both stages, and everything of the run folder but the report and the uncertainty that the run itself measures."""
     from blastscope.train.ensemble_checkpoint import TrainedEnsemble, read_provenance, save_ensemble, write_record
     from blastscope.train.fit_checkpoint import clear_leftovers, write_tensors
+    from blastscope.train.uncertainty import FILE as UNCERTAINTY_FILE
 
     network, origin = start
     writes = job.machine.is_global_zero
@@ -144,6 +145,8 @@ def _train(job: Job, folder: Dataset, start: tuple[TrunkEnsemble | VoterNetwork,
         provenance = initial_provenance(job, folder, origin)
         if writes:
             write_record(job.run / "run.json", provenance)
+    if writes and uncertainty:  # before the work: a run that is resumed needn't be given it again
+        write_record(job.run / UNCERTAINTY_FILE, uncertainty)
     log_dataset(provenance, job.progress)
     if provenance.state == "finished":
         job.progress.say("this run is finished already")

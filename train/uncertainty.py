@@ -154,7 +154,7 @@ def read_uncertainty(path: Path) -> MeasuredUncertainty:
         The file can't be read, or is no such record.
     """
     try:
-        return MeasuredUncertainty.model_validate_json(path.read_text(encoding="utf-8"))
+        return MeasuredUncertainty.model_validate_json(path.read_bytes())
     except OSError as error:
         raise DataError(path, f"can't be read: {error.strerror}") from error
     except ValidationError as error:

@@ -69,7 +69,7 @@ def classify(
     pixel_um: PixelUm = None,
     group_by: Annotated[
         GroupBy,
-        typer.Option(help="Call each person too: whose cells are in one folder, or under one patient of C-NMC's names."),
+        typer.Option(help="Call each person too: by folder, or by the patient in C-NMC's names (in others by folder)."),
     ] = "none",
     as_json: Json = False,
 ) -> None:
@@ -78,6 +78,7 @@ def classify(
     With - the paths are read from stdin, one a line, and each is answered with a line as soon as it can be, until stdin ends.
     """
     from blastscope.runtime.inference.smear import smear_model
+    from blastscope.runtime.io.cnmc import patient_in_name
     from blastscope.runtime.io.paths import PassedOver, find_images, left_out
 
     if pixel_um is not None and not on_black:
@@ -94,6 +95,8 @@ def classify(
     images = find_images(paths, passed=passed)
     for told in left_out(passed):
         say(told)
+    if group_by == "patient" and (nameless := sum(patient_in_name(path) is None for path in images)):
+        say(f"{nameless} of {len(images)} images aren't named as C-NMC's: those of one folder are taken for one person's")
     refused = 0
     groups: dict[str, list[Prediction]] = {}
     with opened(bundle, **engine, workload="throughput") as scope:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Annotated
@@ -28,8 +29,10 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """Cover each part of a cell in turn, and show how much its call changes. Exits 1 when an image was refused."""
+    from blastscope.runtime.errors import DataError
     from blastscope.runtime.frames.report.explanation_image import draw_explanation
     from blastscope.runtime.frames.report.theme import names_of
+    from blastscope.runtime.frames.report.writers import file_names
     from blastscope.runtime.io.atomic import write_content
     from blastscope.runtime.io.image import read_image
     from blastscope.runtime.io.paths import PassedOver, find_images, left_out
@@ -39,7 +42,10 @@ def explain(
     images = find_images(paths, passed=passed)
     for told in left_out(passed):
         say(told)
-    names, refused = names_of(images), 0
+    titles, refused = names_of(images), 0
+    names = file_names(titles)
+    if out and out.is_file():
+        raise DataError(out, "is a file, where a folder is asked for: name another place")
     if out:
         out.mkdir(parents=True, exist_ok=True)
     engine = {"device": device, "precision": precision, "backend": backend, "threads": threads}
@@ -48,17 +54,21 @@ def explain(
             image = read_image(path)
             refusal = image if isinstance(image, Refusal) else scope.classify(image).refusal
             if refusal or isinstance(image, Refusal):
+                assert refusal is not None
                 refused += 1
-                _print(path, None, f"{refusal.code}: {refusal.detail}" if refusal else "", as_json=as_json)
+                row = {"path": str(path), "picture": None, "refusal": refusal.code, "detail": refusal.detail}
+                _print(path, row, f"{refusal.code}: {refusal.detail}", as_json=as_json)
                 continue
             explanation = scope.explain(image)
-            picture = out / f"{names[path].replace('/', '-')}.explained.png" if out else None
+            picture = out / f"{names[path]}.explained.png" if out else None
             if picture:
                 content = BytesIO()
-                draw_explanation(explanation, names[path]).save(content, "PNG")
+                draw_explanation(explanation, titles[path]).save(content, "PNG")
                 write_content(picture, content.getvalue())
-            row = {"path": str(path), "picture": str(picture) if picture else None, **explanation.row()}
-            _print(path, row, _sentence(explanation.support, explanation.boxes, picture), as_json=as_json)
+            told = {"path": str(path), "picture": str(picture) if picture else None, "refusal": None, "detail": None}
+            _print(
+                path, {**told, **explanation.row()}, _sentence(explanation.support, explanation.boxes, picture), as_json=as_json
+            )
     if refused:
         echo(f"{refused} of {len(images)} images refused", err=True)
         raise typer.Exit(1)
@@ -71,9 +81,9 @@ def _sentence(support: tuple[float, ...], boxes: tuple[tuple[int, int, int, int]
     return told + (f"; written: {picture}" if picture else "")
 
 
-def _print(path: Path, row: dict[str, object] | None, text: str, *, as_json: bool) -> None:
+def _print(path: Path, row: Mapping[str, object], text: str, *, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(row or {"path": str(path), "refusal": text}))
+        echo(json.dumps(row))
     else:
         echo(f"{printable(path)}  {printable(text)}")
 

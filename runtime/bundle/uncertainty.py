@@ -11,6 +11,7 @@ from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.runtime.types import ClassName
 
 NORMAL_95 = 1.959964  # of a standard normal, two-sided
+LEAST, MOST = 1e-6, 1e6  # of margins and their deviations: far beyond what float32 probabilities give
 
 
 class Interval(StrictModel):
@@ -27,6 +28,12 @@ class Interval(StrictModel):
     value: float
     low: float
     high: float
+
+    @model_validator(mode="after")
+    def _low_is_not_above_high(self) -> Self:
+        if self.low > self.high:
+            raise ValueError(f"an interval from {self.low} to {self.high}")
+        return self
 
 
 class PredictionSets(StrictModel):
@@ -110,18 +117,20 @@ class SmearModel(StrictModel):
         How many held-out people there were, and how many of them the model of the others called right.
     """
 
-    hem_mean: float
-    all_mean: float
-    person_deviation: float = Field(gt=0)  # between persons of one class
-    cell_deviation: float = Field(gt=0)  # between the cells of one person
+    hem_mean: float = Field(ge=-MOST, le=MOST)
+    all_mean: float = Field(ge=-MOST, le=MOST)
+    person_deviation: float = Field(ge=LEAST, le=MOST)  # between persons of one class
+    cell_deviation: float = Field(ge=LEAST, le=MOST)  # between the cells of one person
     least_cells: int = Field(ge=1)  # with fewer no call on a person is made
     people: int = Field(ge=2)
     right: int = Field(ge=0)  # of them, called right by the model of the others
 
     @model_validator(mode="after")
-    def _malignant_is_above(self) -> Self:
+    def _figures_agree(self) -> Self:
         if self.all_mean <= self.hem_mean:
             raise ValueError("the mean margin of ALL must lie above that of HEM")
+        if self.right > self.people:
+            raise ValueError(f"{self.right} people called right, of {self.people}")
         return self
 
     def probability(self, mean: float, cells: int) -> float:

@@ -12,10 +12,12 @@ from typing import Any
 
 import cv2
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from blastscope.cli import app
 from blastscope.cli.classify import read_lines
+from blastscope.runtime.io.synthetic import synthetic_cell
 from blastscope.runtime.session import open_bundle
 
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -105,3 +107,11 @@ def test_stdin_goes_with_no_other_paths_and_no_groups(words: list[str]) -> None:
     result = CliRunner().invoke(app, ["classify", *words])
     assert result.exit_code == 2
     assert "with - all paths come from stdin" in result.stderr
+
+
+def test_cells_without_a_patient_in_their_names_are_told(tmp_path: Path) -> None:
+    for name in ("UID_H7_1_1_hem.png", "mine.png"):
+        Image.fromarray(synthetic_cell(seed=7)).save(tmp_path / name)
+    result = CliRunner().invoke(app, ["classify", str(tmp_path), "--group-by", "patient", "--json"])
+    assert [row["smear"] for row in map(json.loads, result.stdout.splitlines()) if "smear" in row] == ["H7", str(tmp_path)]
+    assert "1 of 2 images aren't named as C-NMC's" in result.stderr

@@ -86,6 +86,23 @@ def test_the_uncertainty_of_another_recipe_is_refused(cells: Path, folds: Path, 
         train_ensemble(cells, other, tmp_path / "run", uncertainty=folds / "uncertainty.json", cache=tmp_path / "cache")
 
 
+def test_a_resumed_run_keeps_the_uncertainty_it_was_given(
+    cells: Path, folds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = CONFIG.model_copy(update={"data": CONFIG.data.model_copy(update={"split": "none"})})
+    place = {"cache": tmp_path / "cache"}
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr("blastscope.train.pipeline._fit_all", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train_ensemble(cells, whole, tmp_path / "run", uncertainty=folds / "uncertainty.json", **place)
+    run = train_ensemble(cells, whole, tmp_path / "run", resume=True, **place)
+    assert read_uncertainty(run / "uncertainty.json") == read_uncertainty(folds / "uncertainty.json")
+
+
 def test_every_graph_divides_its_margins_by_the_temperature(refit: Path, bundle: Path, cells: Path) -> None:
     trained = load_ensemble(refit).ensemble
     assert isinstance(trained, TrunkEnsemble)

@@ -114,5 +114,8 @@ def test_a_file_of_something_else_is_named(tmp_path: Path) -> None:
     (tmp_path / "uncertainty.json").write_text('{"temperature": 1}')
     with pytest.raises(DataError, match=r"uncertainty\.json"):
         read_uncertainty(tmp_path / "uncertainty.json")
+    (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match=r"binary\.json.*JSON"):
+        read_uncertainty(tmp_path / "binary.json")
     with pytest.raises(DataError, match="can't be read"):
         read_uncertainty(tmp_path / "none.json")

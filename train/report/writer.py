@@ -131,7 +131,7 @@ def _circumstances(found: RunProvenance) -> dict[str, str]:
 
 def _record(path: Path, kind: type[R]) -> R:
     try:
-        return kind.model_validate_json(path.read_text(encoding="utf-8"))
+        return kind.model_validate_json(path.read_bytes())
     except FileNotFoundError as error:
         raise DataError(path, "no such file in the run") from error
     except ValidationError as error:

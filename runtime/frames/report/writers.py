@@ -66,7 +66,7 @@ class ReportWriter:
     def __init__(self, wanted: OutputOptions, paths: Sequence[Path], *, others: Iterable[Path | None] = ()) -> None:
         self._wanted = wanted
         self._titles = names_of(paths)
-        self._names = _file_names(self._titles)
+        self._names = file_names(self._titles)
         overlay = wanted.overlay
         for folder in filter(None, (overlay, None if wanted.one_page else wanted.report)):
             if folder.is_file():
@@ -122,7 +122,7 @@ def check_places(places: Iterable[Path], frames: Iterable[Path], *, others: Iter
         check_place(place)
 
 
-def _file_names(titles: Mapping[Path | None, str]) -> dict[Path, str]:
+def file_names(titles: Mapping[Path | None, str]) -> dict[Path, str]:
     """A name for each path that no other has, whatever the case: what is made of a frame is called by it."""
     taken, names = {"index"}, {}
     for path, title in titles.items():

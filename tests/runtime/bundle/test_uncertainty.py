@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from blastscope.runtime.bundle.uncertainty import PredictionSets, SmearModel
+from blastscope.runtime.bundle.uncertainty import Interval, PredictionSets, SmearModel
 
 FACTS = {"hem_mean": -2.0, "all_mean": 2.5, "person_deviation": 1.1, "cell_deviation": 1.4, "least_cells": 10, "right": 900}
 MODEL = SmearModel.model_validate({**FACTS, "people": 10**9})  # so many that nothing is cut off
@@ -36,6 +36,26 @@ def test_no_person_is_surer_than_the_number_of_people_allows() -> None:
 def test_a_model_that_ranks_the_classes_the_wrong_way_is_refused() -> None:
     with pytest.raises(ValueError, match="must lie above"):
         SmearModel.model_validate({**FACTS, "people": 4, "all_mean": -3.0})
+
+
+@pytest.mark.parametrize(
+    "figures", [{"cell_deviation": 1e300}, {"person_deviation": 1e-200}, {"all_mean": 1e308}, {"right": 5}]
+)
+def test_figures_that_nothing_can_show_are_refused(figures: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"less than or equal|greater than or equal|5 people called right, of 4"):
+        SmearModel.model_validate({**FACTS, "people": 4, "right": 4, **figures})
+
+
+@given(st.floats(-1e6, 1e6), st.integers(1, 10**6), st.sampled_from([1e-6, 1, 1e6]), st.sampled_from([1e-6, 1, 1e6]))
+def test_any_model_that_is_taken_gives_a_probability(mean: float, cells: int, person: float, cell: float) -> None:
+    deviations = {"person_deviation": person, "cell_deviation": cell, "hem_mean": -1e6, "all_mean": 1e6}
+    low, high = SmearModel.model_validate({**FACTS, "people": 10**9, **deviations}).interval(mean, cells)
+    assert 0 <= low <= high <= 1
+
+
+def test_an_interval_that_ends_before_it_begins_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"an interval from 0\.9 to 0\.8"):
+        Interval(value=0.85, low=0.9, high=0.8)
 
 
 def test_a_set_holds_each_class_that_reaches_its_threshold() -> None:

@@ -58,6 +58,38 @@ def test_a_refused_cell_has_nothing_to_explain(scope: Scope) -> None:
         scope.explain(np.zeros((300, 300, 3), np.uint8))
 
 
+def test_a_path_and_bytes_and_a_pil_image_are_explained_as_arrays_are(scope: Scope, cnmc: Path, tmp_path: Path) -> None:
+    file = next(one for one, call in scope.classify_files(cnmc / "fold_0" / "hem") if call.label)
+    pixels = read_image(file)
+    assert isinstance(pixels, np.ndarray)
+    wanted = scope.explain(pixels).support
+    for image in (file, str(file), file.read_bytes(), Image.fromarray(pixels)):
+        assert scope.explain(image).support == pytest.approx(wanted)
+    with pytest.raises(UsageError, match="the cell is refused: can't be read: No such file"):
+        scope.explain(tmp_path / "gone.png")
+
+
+def test_each_cell_gets_a_picture_of_its_own_whatever_it_is_called(tmp_path: Path) -> None:
+    names = ["a/x.png", "a-x.png", "b/x.png", "X.bmp", f"{'long' * 60}.png"]
+    for name in names:
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(blastscope.synthetic_cell(seed=7)).save(tmp_path / "in" / name)
+    words = ["explain", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--unlike-training", "call", "--json"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.stderr
+    written = {json.loads(line)["picture"] for line in done.stdout.splitlines()}
+    assert written == {str(path) for path in (tmp_path / "out").iterdir()}
+    assert len({path.lower() for path in written}) == len(names)
+
+
+def test_a_file_in_the_place_of_the_folder_for_pictures_is_told(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+    Image.fromarray(blastscope.synthetic_cell(seed=7)).save(tmp_path / "cell.png")
+    done = CliRunner().invoke(app, ["explain", str(tmp_path / "cell.png"), "--out", str(tmp_path / "out")])
+    assert "is a file, where a folder is asked for" in done.stderr
+    assert (tmp_path / "out").read_text() == "mine"
+
+
 def test_the_verb_draws_a_picture_of_each_cell(tmp_path: Path) -> None:
     cell = tmp_path / "cell.png"
     Image.fromarray(blastscope.synthetic_cell(seed=7)).save(cell)
@@ -67,11 +99,12 @@ def test_the_verb_draws_a_picture_of_each_cell(tmp_path: Path) -> None:
     assert done.exit_code == 1, done.stderr
     assert "1 of 2 images refused" in done.stderr
     refused, row = map(json.loads, done.stdout.splitlines())
-    assert refused["refusal"].startswith("empty: ")
+    assert (refused["refusal"], refused["picture"]) == ("empty", None)
+    assert refused["detail"].startswith("nothing is brighter")
     assert row["prediction"]["label"] in ("hem", "all")
     with Image.open(row["picture"]) as picture:
         assert picture.size == (1008, 582)
         pixels = np.asarray(picture.convert("RGB"), np.int64)
     right = pixels[44:524, 512:992].reshape(-1, 3)
     assert (np.abs(right - right.mean(axis=1, keepdims=True)).max(axis=1) > 30).any()  # the map is in colour
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["cell.png.explained.png"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["cell.explained.png"]
