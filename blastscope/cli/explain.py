@@ -65,9 +65,9 @@ def explain(
                 content = BytesIO()
                 draw_explanation(explanation, titles[path]).save(content, "PNG")
                 write_content(picture, content.getvalue())
-            told = {"path": str(path), "picture": str(picture) if picture else None, "refusal": None, "detail": None}
+            known = {"path": str(path), "picture": str(picture) if picture else None, "refusal": None, "detail": None}
             _print(
-                path, {**told, **explanation.row()}, _sentence(explanation.support, explanation.boxes, picture), as_json=as_json
+                path, {**known, **explanation.row()}, _sentence(explanation.support, explanation.boxes, picture), as_json=as_json
             )
     if refused:
         echo(f"{refused} of {len(images)} images refused", err=True)
