@@ -67,7 +67,10 @@ def explain(
                 write_content(picture, content.getvalue())
             known = {"path": str(path), "picture": str(picture) if picture else None, "refusal": None, "detail": None}
             _print(
-                path, {**known, **explanation.row()}, _sentence(explanation.support, explanation.boxes, picture), as_json=as_json
+                path,
+                {**known, **explanation.row()},
+                _sentence(explanation.support, explanation.boxes, picture),
+                as_json=as_json,
             )
     if refused:
         echo(f"{refused} of {len(images)} images refused", err=True)

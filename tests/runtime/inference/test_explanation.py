@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -67,6 +68,14 @@ def test_a_path_and_bytes_and_a_pil_image_are_explained_as_arrays_are(scope: Sco
         assert scope.explain(image).support == pytest.approx(wanted)
     with pytest.raises(UsageError, match="the cell is refused: can't be read: No such file"):
         scope.explain(tmp_path / "gone.png")
+
+
+def test_a_ring_that_fills_no_square_is_explained_too(tmp_path: Path) -> None:
+    ring = np.zeros((450, 450, 3), np.uint8)
+    cv2.circle(ring, (225, 225), 100, (180, 120, 200), 2)
+    Image.fromarray(ring).save(tmp_path / "ring.png")
+    done = CliRunner().invoke(app, ["explain", str(tmp_path / "ring.png"), "--unlike-training", "call"])
+    assert "supports the call most" in done.stdout
 
 
 def test_each_cell_gets_a_picture_of_its_own_whatever_it_is_called(tmp_path: Path) -> None:
