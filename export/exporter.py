@@ -55,7 +55,8 @@ def export_run(
     log = tell or (lambda _: None)
     check_bundle_place(Path(out))
     check_writable(Path(out))
-    trained, uncertainty = load_ensemble(run), _uncertainty(Path(run))
+    trained = load_ensemble(run)
+    uncertainty = _uncertainty(Path(run), trained.provenance)
     if uncertainty:
         trained.ensemble.divide_margins(uncertainty.temperature)
     checked = parity_crops(trained, data, config, log)
@@ -84,9 +85,15 @@ def export_run(
         return write_export_bundle(Path(out), manifest, files, golden)
 
 
-def _uncertainty(run: Path) -> Uncertainty | None:
+def _uncertainty(run: Path, trained: RunProvenance) -> Uncertainty | None:
+    """Raises `DataError` for a file that was measured on other networks than this run's."""
     path = run / UNCERTAINTY_FILE
-    return read_uncertainty(path).uncertainty if path.is_file() else None
+    if not path.is_file():
+        return None
+    found = read_uncertainty(path)
+    if not found.fits(trained.config, trained.data_sha256 or ""):
+        raise DataError(path, "was measured by another recipe or on other cells than this run's: delete it, or train anew")
+    return found.uncertainty
 
 
 def golden_entry(golden: Golden, source: Literal["drawn", "validation"]) -> GoldenEntry:

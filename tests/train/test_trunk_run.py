@@ -103,6 +103,14 @@ def test_a_resumed_run_keeps_the_uncertainty_it_was_given(
     assert read_uncertainty(run / "uncertainty.json") == read_uncertainty(folds / "uncertainty.json")
 
 
+def test_a_run_with_the_uncertainty_of_another_is_not_exported(refit: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(refit, tmp_path / "run"))
+    table = json.loads((run / "uncertainty.json").read_text())
+    (run / "uncertainty.json").write_text(json.dumps({**table, "data_sha256": "0" * 64}))
+    with pytest.raises(DataError, match=r"uncertainty\.json.*another recipe or on other cells"):
+        export_run(run, tmp_path / "b")
+
+
 def test_every_graph_divides_its_margins_by_the_temperature(refit: Path, bundle: Path, cells: Path) -> None:
     trained = load_ensemble(refit).ensemble
     assert isinstance(trained, TrunkEnsemble)
