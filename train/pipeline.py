@@ -74,7 +74,7 @@ def train_ensemble(
     from blastscope.train.progress import Progress
     from blastscope.train.split import split_cells
     from blastscope.train.stages import Job
-    from blastscope.train.uncertainty import FILE, read_uncertainty, write_uncertainty
+    from blastscope.train.uncertainty import FILE, TOO_FEW, read_uncertainty, write_uncertainty
 
     out = Path(out)
     check_run_folder(out, resume=resume)
@@ -101,9 +101,9 @@ def train_ensemble(
             if rehearse is not None and machine.is_global_zero and not (out / "run.json").is_file():
                 progress.say(rehearse(start[0], store.crops[:REHEARSAL_CROPS]))
             _train(job, folder, start, given)
-            if machine.is_global_zero and len(split.validation) and not (out / FILE).is_file():
-                write_uncertainty(out, [out])
             if machine.is_global_zero and len(split.validation):
+                if not (out / FILE).is_file() and write_uncertainty(out, [out]) is None:
+                    progress.say(TOO_FEW)
                 _report(out, progress)
             machine.barrier()
     return out

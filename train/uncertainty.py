@@ -30,11 +30,12 @@ from blastscope.train.fit_checkpoint import read_tensors
 
 LEVEL = 0.9  # of the prediction sets
 QUANTILE = 0.975  # of held-out cells that novelty may not refuse
+FILE = "uncertainty.json"
 LEAST_PEOPLE = 4  # of each class: a spread between persons can't be had from fewer
 LEAST_CELLS = 10  # of a person: random tens of a held-out person's cells were called right in 95 of 100 draws, fives in 94
+TOO_FEW = f"note: no {FILE}: it takes {LEAST_PEOPLE} held-out people of each class at least"
 FOLDS = 10
 BINS = 10
-FILE = "uncertainty.json"
 
 Rows = NDArray[np.int64]
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 import blastscope
 from blastscope.export.config import ExportConfig
@@ -101,6 +103,14 @@ def test_a_resumed_run_keeps_the_uncertainty_it_was_given(
             train_ensemble(cells, whole, tmp_path / "run", uncertainty=folds / "uncertainty.json", **place)
     run = train_ensemble(cells, whole, tmp_path / "run", resume=True, **place)
     assert read_uncertainty(run / "uncertainty.json") == read_uncertainty(folds / "uncertainty.json")
+
+
+def test_a_run_with_too_few_held_out_people_says_so(cells: Path, tmp_path: Path) -> None:
+    console = Console(file=StringIO(), width=200)
+    few = CONFIG.model_copy(update={"data": CONFIG.data.model_copy(update={"folds": 5})})
+    run = train_ensemble(cells, few, tmp_path / "run", cache=tmp_path / "cache", console=console)
+    assert "no uncertainty.json: it takes 4 held-out people of each class" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert not (run / "uncertainty.json").exists()
 
 
 def test_a_run_with_the_uncertainty_of_another_is_not_exported(refit: Path, tmp_path: Path) -> None:
