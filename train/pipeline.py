@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from blastscope.runtime.errors import DataError, MissingLibrary
+from blastscope.runtime.errors import DataError, MissingLibrary, UsageError
 from blastscope.runtime.io.cnmc import Dataset, scan_dataset
 from blastscope.runtime.io.locks import exclusive_lock
 from blastscope.runtime.io.paths import default_cache_dir
@@ -77,6 +77,8 @@ def train_ensemble(
     from blastscope.train.uncertainty import FILE, TOO_FEW, read_uncertainty, write_uncertainty
 
     out = Path(out)
+    if uncertainty and config.data.split != "none":
+        raise UsageError("this run holds people out and measures its own uncertainty: another's goes with split = 'none'")
     check_run_folder(out, resume=resume)
     with Progress(console) as progress:
         folder = scan_dataset(data)

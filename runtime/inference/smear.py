@@ -142,7 +142,7 @@ def call_smear(predictions: Sequence[Prediction], model: SmearModel) -> SmearCal
         cells=len(called),
         called_all=sum(prediction.label == CLASSES[1] for prediction in called),
         refused=dict(refused),
-        detail=f"{len(called)} cells were called, and a call on a person needs {model.least_cells} at least",
+        detail=f"a call on a person needs {model.least_cells} called cells at least, here are {len(called)}",
         audit=predictions[0].audit if predictions else None,
     )
     if len(called) < model.least_cells:

@@ -299,7 +299,7 @@ def test_frames_of_one_folder_are_one_persons_where_that_is_said(bundle: Path, f
         counts = [frame["counts"] for frame in frames if str(Path(frame["path"]).parent) == place]
         assert smear["cells"] == sum(count["all"] + count["hem"] for count in counts)
         assert smear["label"] is None
-        assert "needs 10 at least" in smear["detail"]
+        assert "needs 10 called cells at least" in smear["detail"]
     refused = CliRunner().invoke(app, ["examine", str(folder), "--bundle", str(bundle), "--group-by", "frame"])
     assert refused.exit_code == 2
     assert "doesn't say how cells become a call on a person" in refused.stderr

@@ -16,7 +16,7 @@ import blastscope
 from blastscope.export.config import ExportConfig
 from blastscope.export.exporter import export_run
 from blastscope.runtime.bundle import read_bundle, read_golden, update_bundle
-from blastscope.runtime.errors import DataError
+from blastscope.runtime.errors import DataError, UsageError
 from blastscope.runtime.io.cnmc import scan_dataset
 from blastscope.runtime.io.image import read_image
 from blastscope.runtime.io.synthetic import synthetic_cell, write_synthetic_dataset
@@ -82,8 +82,15 @@ def test_the_same_seed_gives_the_same_run(cells: Path, refit: Path, tmp_path: Pa
     assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
+def test_a_run_that_holds_people_out_takes_no_others_uncertainty(cells: Path, folds: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="measures its own uncertainty"):
+        train_ensemble(cells, CONFIG, tmp_path / "run", uncertainty=folds / "uncertainty.json")
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_uncertainty_of_another_recipe_is_refused(cells: Path, folds: Path, tmp_path: Path) -> None:
-    other = CONFIG.model_copy(update={"seed": 5})
+    whole = CONFIG.data.model_copy(update={"split": "none"})
+    other = CONFIG.model_copy(update={"seed": 5, "data": whole})
     with pytest.raises(DataError, match="another recipe"):
         train_ensemble(cells, other, tmp_path / "run", uncertainty=folds / "uncertainty.json", cache=tmp_path / "cache")
 
@@ -185,7 +192,7 @@ def test_a_persons_cells_become_one_call(bundle: Path, cells: Path, tmp_path: Pa
     assert smear.high is not None
     assert smear.low <= smear.probability <= smear.high
     assert (few.label, few.cells) == (None, 3)
-    assert few.detail == "3 cells were called, and a call on a person needs 10 at least"
+    assert few.detail == "a call on a person needs 10 called cells at least, here are 3"
     assert (empty.cells, empty.audit) == (0, None)
 
 
