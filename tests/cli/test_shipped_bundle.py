@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 import blastscope
 from blastscope.cli import app
 from blastscope.runtime.bundle import Bundle, read_bundle
+from blastscope.runtime.io.image import read_image
 from blastscope.runtime.io.synthetic import synthetic_cell
 
 
@@ -59,3 +62,21 @@ def test_inspect_tells_what_held_out_people_showed(shipped: Bundle) -> None:
     assert found.smear
     assert f"weighted F1 {found.weighted_f1.value:.3f}" in shown
     assert f"{found.smear.right} of {found.smear.people} called right" in shown
+
+
+def test_what_is_no_cell_of_its_scale_is_refused_as_unlike_the_training(cnmc: Path) -> None:
+    """Real cells at half their size, blurred, or filled with noise, and plain discs; as they are nearly all are called."""
+    files = [*sorted((cnmc / "fold_0" / "all").glob("*"))[::200][:8], *sorted((cnmc / "fold_0" / "hem").glob("*"))[::100][:8]]
+    cells = [image for image in map(read_image, files) if isinstance(image, np.ndarray)]
+    rng = np.random.default_rng(0)
+    half = [cv2.resize(cell, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA) for cell in cells]
+    noise = [
+        np.where(cell.max(axis=2, keepdims=True) > 0, rng.integers(30, 255, cell.shape), 0).astype(np.uint8) for cell in cells
+    ]
+    discs = [
+        cv2.circle(np.zeros((450, 450, 3), np.uint8), (225, 225), radius, (110, 60, 140), -1) for radius in range(60, 130, 5)
+    ]
+    with blastscope.open_bundle(workload="throughput") as scope:
+        for strange in (half, noise, discs):
+            assert {answer.refusal and answer.refusal.code for answer in scope.classify_many(strange)} == {"unlike-training"}
+        assert sum(answer.label is not None for answer in scope.classify_many(cells)) >= len(cells) - 2
