@@ -38,7 +38,7 @@ def draw_explanation(explanation: Explanation, title: str) -> Image.Image:
     text = f"+{reach:.2g}: speaks for {LOOKS[prediction.label].name}"
     pen.text((left + width - pen.textlength(text, font=small), top + 18), text, FAINT, font=small)
     pen.text(
-        (GAP, top), "Change of the call's log odds where a square is covered. Compare squares, not signs.", FAINT, font=small
+        (GAP, top), "Change of the call's log odds under a cover. Compare squares, not signs.", FAINT, font=small
     )
     pen.text((GAP, top + 18), "For research use, not a medical device.", FAINT, font=small)
     return sheet
