@@ -37,9 +37,7 @@ def draw_explanation(explanation: Explanation, title: str) -> Image.Image:
     pen.text((left, top + 18), f"-{reach:.2g}: speaks for {LOOKS[other].name}", FAINT, font=small)  # type: ignore[index]
     text = f"+{reach:.2g}: speaks for {LOOKS[prediction.label].name}"
     pen.text((left + width - pen.textlength(text, font=small), top + 18), text, FAINT, font=small)
-    pen.text(
-        (GAP, top), "Change of the call's log odds under a cover. Compare squares, not signs.", FAINT, font=small
-    )
+    pen.text((GAP, top), "Change of the call's log odds under a cover. Compare squares, not signs.", FAINT, font=small)
     pen.text((GAP, top + 18), "For research use, not a medical device.", FAINT, font=small)
     return sheet
 
