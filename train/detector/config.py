@@ -38,14 +38,14 @@ class HeadConfig(StrictModel):
     """The network on the trunk's maps."""
 
     channels: int = Field(default=64, ge=8)
-    depth: int = Field(default=3, ge=1)  # convolutions of 3 x 3
+    depth: int = Field(default=2, ge=1)  # convolutions of 3 x 3
     dropout: float = Field(default=0.1, ge=0, lt=1)  # of whole channels of the trunk's maps
 
 
 class FitConfig(StrictModel):
     """Optimiser, schedule and losses."""
 
-    epochs: int = Field(default=6, ge=1)
+    epochs: int = Field(default=4, ge=1)
     batch_size: int = Field(default=16, ge=1)
     lr: float = Field(default=2e-3, gt=0)  # the highest, of one cycle
     weight_decay: float = Field(default=0.01, ge=0)

@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 
 from blastscope.runtime.errors import DataError
 from blastscope.runtime.io.hashing import file_sha256
-from blastscope.runtime.io.locks import exclusive_lock
-from blastscope.runtime.io.temporary_file import sibling
 from blastscope.train.detector.config import DetectorConfig
 from blastscope.train.detector.pictures import Cell, Prepared, draw_sample, prepare, prepare_cell
 from blastscope.train.detector.sources import cnmc_cells, each_source, pbc_cells
@@ -28,7 +26,6 @@ SOURCES = ("bccd", "raabin", "pbc", "pbc_cells", "cnmc")
 # sources whose pictures show the same laboratory's: leaving one out leaves out all of them
 SAME_SOURCE = {"bccd": ("bccd",), "raabin": ("raabin",), "pbc": ("pbc", "pbc_cells")}
 MOST_CELLS = 800  # of C-NMC, evenly over its patients
-LIGHT = 2  # bytes a number
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,8 +89,10 @@ def pool_key(data: Path, trunk: DetectorTrunk, config: DetectorConfig) -> str:
     return digest.hexdigest()[:24]
 
 
-def fill_pool(data: Path, trunk: DetectorTrunk, config: DetectorConfig, folder: Path, progress: Progress) -> None:
-    """Draws what is missing in the pool at `folder`. Several processes may work at one pool at a time."""
+def fill_pool(
+    data: Path, trunk: DetectorTrunk, config: DetectorConfig, folder: Path, progress: Progress, *, part: tuple[int, int] = (0, 1)
+) -> None:
+    """Draws what is missing in the pool at `folder`; with `part` (k, n) each n-th shard from the k-th on."""
     folder.mkdir(parents=True, exist_ok=True)
     pictures = PictureSource(data, config)
     runner: TrunkRunner | None = None
@@ -101,19 +100,13 @@ def fill_pool(data: Path, trunk: DetectorTrunk, config: DetectorConfig, folder: 
     wanted.sort(key=lambda item: item[1])  # a little of each source first
     for done, (source, at, count) in enumerate(wanted):
         place = _place(folder, source, at, count)
-        if place.is_file():
+        if done % part[1] != part[0] or place.is_file():
             continue
-        try:
-            with exclusive_lock(sibling(place, "lock"), wait=False):
-                if place.is_file():
-                    continue
-                runner = runner or TrunkRunner(trunk, config.picture.side_px)
-                drawn, targets = pictures.pictures(source, at, count)
-                fine, coarse = runner.maps(drawn)
-                arrays = {"fine": fine, "coarse": coarse, **targets._asdict()}
-                write_tensors(place, {name: torch.from_numpy(array) for name, array in arrays.items()}, private=True)
-        except BlockingIOError:
-            continue
+        runner = runner or TrunkRunner(trunk, config.picture.side_px)
+        drawn, targets = pictures.pictures(source, at, count)
+        fine, coarse = runner.maps(drawn)
+        arrays = {"fine": fine, "coarse": coarse, **targets._asdict()}
+        write_tensors(place, {name: torch.from_numpy(array) for name, array in arrays.items()}, private=True)
         progress.advance("pictures", done + 1, len(wanted))
 
 
