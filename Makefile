@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.installed
 
-.PHONY: demo test lint bench gpu-check kernels kernels-check engines-check soak api-names wheelhouse wheel requirements clean
+.PHONY: demo test lint bench gpu-check kernels kernels-check engines-check soak fuzz api-names wheelhouse wheel requirements clean
 
 demo: $(READY)
 	$(BIN)/blastscope demo --out demo
@@ -89,6 +89,15 @@ engines-check: $(READY)
 # 10,000 frames through streams and 100,000 cells through a handle, with errors on the way: memory and threads stay flat.
 soak: $(READY)
 	$(BIN)/python -m pytest -s tests/runtime/check_soak.py $(PYTEST_ARGS)
+
+# Mutated images, slides, bundles, settings, tables and requests through every reader, first as chance has it, then as atheris chooses
+# them, where it is installed (pip install atheris; it has no wheel for every Python): no crash, no hang, no untyped error.
+FUZZ_SECONDS ?= 3600
+FUZZ = PYTHONPATH=tests/support $(BIN)/python -m fuzzing --out .cache/fuzz
+fuzz: $(READY)
+	$(FUZZ) --seconds $$(($(FUZZ_SECONDS) / 2))
+	if $(BIN)/python -c "import atheris" 2> /dev/null; then $(FUZZ)/guided --seconds $$(($(FUZZ_SECONDS) / 2)) --coverage; \
+		else $(FUZZ) --seconds $$(($(FUZZ_SECONDS) / 2)) --seed 1; fi
 
 # Looks the names of TensorRT's and Triton's interfaces up again, in their wheels.
 api-names: $(READY)
