@@ -3,10 +3,10 @@
     python requirements/install.py demo     what `make demo` needs
     python requirements/install.py test     all that the suite and the linters need
 
-The files beside this one, written by lock.py, pin every package by version and by the hashes that PyPI gives. PyTorch is the one
-exception: pip's own settings may name an index or a folder with a build of it for the CPU alone, whose hashes PyPI doesn't know.
-So pip is asked first which files it would take. Those of PyPI are installed by their hashes, with the CUDA libraries that they
-need; other builds by their version, and their files and digests are told.
+The files beside this one, written by lock.py, pin every package by version and by the hashes that PyPI gives. PyTorch is the
+one exception: pip's own settings may name an index or a folder with a build of it for the CPU alone, whose hashes PyPI doesn't
+know. So pip is asked first which files it would take. Those of PyPI are installed by their hashes, with the CUDA libraries that
+they need; other builds by their version, and their files and digests are told.
 
 Needs Python's standard library alone. Packages but PyTorch are installed by uv where there is one, which is faster; pip's
 settings of indexes and folders are passed on to it. Whatever it can't do, pip does.
@@ -39,9 +39,7 @@ SAID = {
 
 def main() -> None:
     """What the command line runs."""
-    parser = argparse.ArgumentParser(
-        description="Installs a set of pinned packages, and blastscope, into a virtual environment."
-    )
+    parser = argparse.ArgumentParser(description="Installs a set of pinned packages, and blastscope.")
     parser.add_argument("set", choices=SETS)
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv", help="default: .venv beside README.md")
     asked = parser.parse_args()
@@ -49,8 +47,8 @@ def main() -> None:
         found = "{}.{}".format(*sys.version_info)
         sys.exit(f"blastscope needs Python 3.11 to 3.14, not {found}: make PYTHON=python3.12 ...")
     print(
-        f"Installing into {asked.venv}, once: {SAID[asked.set]}. Where pip finds no PyTorch for the CPU alone (PIP_EXTRA_INDEX_URL\n"
-        f"may name an index that has one) it brings CUDA, several GB on Linux.",
+        f"Installing into {asked.venv}, once: {SAID[asked.set]}.\n"
+        f"Where pip finds no PyTorch for the CPU alone (PIP_EXTRA_INDEX_URL may name an index) it brings CUDA, several GB.",
         flush=True,
     )
     if not (asked.venv / "pyvenv.cfg").exists():
