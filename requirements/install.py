@@ -60,14 +60,15 @@ def main() -> None:
 
 
 def install_hashed(python: Path, pins: Path) -> None:
-    """Installs what a file of pins lists; a package whose hash isn't listed there is refused."""
+    """Installs what a file of pins lists, and no more: it is complete. A file whose hash isn't listed there is refused."""
     if uv := shutil.which("uv"):
-        command = [uv, "pip", "install", "--quiet", "--python", str(python), "--require-hashes", "--requirements", str(pins)]
-        done = subprocess.run([*command, "--index-strategy", "unsafe-best-match", *uv_settings(python)], check=False)
+        command = [uv, "pip", "install", "--quiet", "--python", str(python), "--no-deps", "--require-hashes"]
+        command += ["--requirements", str(pins), "--index-strategy", "unsafe-best-match", *uv_settings(python)]
+        done = subprocess.run(command, check=False)
         if done.returncode == 0:
             return
         print("uv couldn't install them: pip does", file=sys.stderr, flush=True)
-    run_pip(python, "install", "--require-hashes", "--requirement", str(pins))
+    run_pip(python, "install", "--no-deps", "--require-hashes", "--requirement", str(pins))
 
 
 def uv_settings(python: Path) -> list[str]:
