@@ -1,8 +1,8 @@
 """Bundles: networks with everything needed to trust them, read, checked and packed.
 
 `read_bundle` gives a verified `Bundle`; `write_bundle`, `update_bundle` and `pack` make one; `sign_bundle` signs it, and
-`read_signed_bundle` asks for the signature; `Golden` and `read_golden` give the trained networks' answers that an engine is held
-to. The rules stand in runtime/FORMAT.md.
+`read_signed_bundle` asks for the signature. `Golden` and `read_golden` give the trained networks' answers that an engine is
+held to. The rules stand in runtime/FORMAT.md.
 """
 
 from blastscope.runtime.bundle.archive import pack, update_bundle, write_bundle
