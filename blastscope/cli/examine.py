@@ -21,6 +21,7 @@ from blastscope.cli.options import (
     LayoutName,
     PixelUm,
     PrecisionName,
+    RequireSignature,
     SpecPath,
     Threads,
     UnlikeTraining,
@@ -49,6 +50,7 @@ def examine(
     threads: Threads = None,
     layout: LayoutName = "auto",
     unlike_training: UnlikeTraining = "refuse",
+    require_signature: RequireSignature = None,
     pixel_um: PixelUm = None,
     config: SpecPath = None,
     as_json: Json = False,
@@ -84,7 +86,8 @@ def examine(
     papers, drift = ReportWriter(wanted, paths, others=(config, validation)), Drift()
     refused, unscaled, validated = 0, 0, True
     engine = {"device": device, "precision": precision, "backend": backend, "threads": threads, "layout": layout}
-    with opened(bundle, **engine, unlike_training=unlike_training, workload="throughput", validation=validation) as scope:
+    engine |= {"unlike_training": unlike_training, "require_signature": require_signature}
+    with opened(bundle, **engine, workload="throughput", validation=validation) as scope:
         smears = smear_model(scope.bundle) if group_by != "none" else None
         groups: dict[str, list[Prediction]] = {}
         reports = scope.examine_files(paths, pixel_um=pixel_um, spec=spec, look=papers.album.look)
