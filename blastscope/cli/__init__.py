@@ -33,6 +33,8 @@ from blastscope.runtime.io.printable import for_terminal
 
 EXTRAS = {
     "torch": "train",
+    "ome_types": "ome",
+    "highdicom": "dicom",
     "timm": "train",
     "lightning_fabric": "train",
     "matplotlib": "train",
