@@ -171,9 +171,9 @@ class Examiner:
 
     def _cells_of(self, pictures: ImagePyramid, facts: FrameParameters, tile: Tile, skipped: list[Box]) -> list[FrameCell]:
         """The cells that `tile`, of which these are the pictures, owns; all classified in one batch."""
-        found = segment_cells(pictures, facts_in(facts, tile), self.spec, crowded=self.crowded, skipped=skipped)
-        pairs = [(cell, shift_cell(cell, tile)) for cell in found]
-        own = [(here, cell) for here, cell in pairs if tile.owns(cell.box)]
+        here = facts_in(facts, tile)
+        found = segment_cells(pictures, here, self.spec, crowded=self.crowded, skipped=skipped, core=tile.core_in_region)
+        own = [(cell, shift_cell(cell, tile)) for cell in found]
         called = [here for here, _ in own if here.refusal is None]
         wanted = [cut_cell(pictures.frame, cell, facts, self.spec) for cell in called]
         calls = iter(self.classify(wanted) if wanted else [])

@@ -18,10 +18,17 @@ class Tile(NamedTuple):
     core: Box  # whose cells it gives; the cores of all tiles cover the frame once
     region: Box  # the core and all that may change what is found in it
 
-    def owns(self, box: Box) -> bool:
-        """Whether the centre of `box`, in pixels of the frame, lies in the core. A centre on an edge goes right and down."""
-        x0, y0, x1, y1 = self.core  # twice the centre is a whole number: no rounding decides
-        return 2 * x0 <= box[0] + box[2] < 2 * x1 and 2 * y0 <= box[1] + box[3] < 2 * y1
+    @property
+    def core_in_region(self) -> Box:
+        """The core in pixels of the region."""
+        (left, top), (x0, y0, x1, y1) = self.region[:2], self.core
+        return x0 - left, y0 - top, x1 - left, y1 - top
+
+
+def owns(core: Box, box: Box) -> bool:
+    """Whether the centre of `box` lies in `core`. A centre on an edge goes right and down."""
+    x0, y0, x1, y1 = core  # twice the centre is a whole number: no rounding decides
+    return 2 * x0 <= box[0] + box[2] < 2 * x1 and 2 * y0 <= box[1] + box[3] < 2 * y1
 
 
 def tiles_of(width: int, height: int, *, side_px: int, margin_px: int) -> Iterator[Tile]:
