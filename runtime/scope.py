@@ -34,10 +34,26 @@ from blastscope.runtime.types import VOTERS, Audit, Prediction, Refusal
 
 if TYPE_CHECKING:
     from blastscope.runtime.evaluation.validation_record import ValidationRecord
+    from blastscope.runtime.frames.detection.detector import Detector
     from blastscope.runtime.frames.pipeline import Classify, Examiner, Look
     from blastscope.runtime.frames.types import FrameReport, FrameSpecification
     from blastscope.runtime.io.image import ImageSource
     from blastscope.runtime.streaming.stream import OnError, OnReport, Stream, WhenFull
+
+
+class DeferredOpening:
+    """The bundle's detector, opened when it is first asked for: whoever classifies single cells doesn't wait for it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._found: tuple[Detector | None] | None = None
+
+    def get(self, open_it: Callable[[], Detector | None]) -> Detector | None:
+        """What `open_it` gave at the first call that didn't raise. Thread-safe."""
+        with self._lock:
+            if self._found is None:
+                self._found = (open_it(),)
+            return self._found[0]
 
 
 class _Run(NamedTuple):
@@ -47,6 +63,7 @@ class _Run(NamedTuple):
     audit: Audit
     predictor: Predictor
     queue: RequestQueue
+    detector: DeferredOpening
     close: Callable[[], Any]
 
 
@@ -378,15 +395,22 @@ class Scope:
         predictor = make_predictor(self.bundle, opened.lanes, audit, opened.on_first_result, options.unlike_training)
         queue = RequestQueue(opened.lanes, predictor.predict_batch, self._queue)
         # closes a handle that was forgotten, when it is collected or when the process ends
-        return _Run(opened, audit, predictor, queue, weakref.finalize(self, opened.close))
+        return _Run(opened, audit, predictor, queue, DeferredOpening(), weakref.finalize(self, opened.close))
 
     def _examiner(self, classify: Classify, spec: FrameSpecification | None, pixel_um: float | None) -> Examiner:
         from blastscope.runtime.frames.pipeline import Examiner
         from blastscope.runtime.frames.types import FrameSpecification
 
         validated = self.validation is not None and self._objection(spec) is None
+        threads, spec = self._options.threads or usable_threads(), spec or FrameSpecification()
+        detector = self._run.detector.get(self._detector) if spec.finder == "auto" else None
+        return Examiner(classify, spec, pixel_um, threads, validated=validated, detector=detector)
+
+    def _detector(self) -> Detector | None:
+        from blastscope.runtime.frames.detection.loader import load_detector
+
         threads = self._options.threads or usable_threads()
-        return Examiner(classify, spec or FrameSpecification(), pixel_um, threads, validated=validated)
+        return load_detector(self.bundle, backend=self._run.opened.lanes.engine.backend, threads=threads)
 
     def _objection(self, spec: FrameSpecification | None) -> str | None:
         if self.validation is None:

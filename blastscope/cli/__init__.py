@@ -20,6 +20,7 @@ from blastscope.cli import build as building
 from blastscope.cli import bundle as bundles
 from blastscope.cli import classify as calls
 from blastscope.cli import demo as demonstration
+from blastscope.cli import detector as detecting
 from blastscope.cli import devices, signing
 from blastscope.cli import examine as examining
 from blastscope.cli import explain as explaining
@@ -104,7 +105,21 @@ def _options(
 
 
 for verbs in (
-    *(calls, explaining, examining, road, bundles, signing, building, benching, demonstration, devices, streaming, validating),
+    *(
+        calls,
+        explaining,
+        examining,
+        road,
+        detecting,
+        bundles,
+        signing,
+        building,
+        benching,
+        demonstration,
+        devices,
+        streaming,
+        validating,
+    ),
 ):
     for verb in verbs.VERBS:
         app.command(cls=VerbCommand)(verb)

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from blastscope.runtime.io.synthetic import synthetic_cell
+from blastscope.train.detector.pieces import UNKNOWN, Piece, clip_boxes
 from blastscope.train.detector.sources import PLATELET, RED
 from blastscope.train.detector.stains import USUAL, render
-
-if TYPE_CHECKING:
-    from blastscope.train.detector.pictures import Piece
 
 Floats = NDArray[np.float32]
 
 
 def draw_glass(size: tuple[int, int], red_cell_px: float, rng: np.random.Generator) -> Piece:
-    """A picture of `size` (width, height) with drawn red cells some `red_cell_px` across, platelets and dirt, in the usual stain."""
-    from blastscope.train.detector.pictures import UNKNOWN, Piece
-
+    """A picture of `size` (width, height) with drawn red cells some `red_cell_px` across, platelets and dirt."""
     width, height = size
     dense = np.zeros((height, width, 3), np.float32)
     boxes, labels = [], []
@@ -50,15 +45,26 @@ def draw_glass(size: tuple[int, int], red_cell_px: float, rng: np.random.Generat
         np.ones(count, np.bool_),
         np.ones((2, height, width), np.float32),
     )
-    from blastscope.train.detector.pictures import clip_boxes
-
     return clip_boxes(piece)
+
+
+def drawn_cell(seed: int) -> NDArray[np.uint8]:
+    """A drawn white cell (H, W, 3) on black at C-NMC's scale: one with chromatin, or two plain ellipses, nucleus and plasm."""
+    if seed % 2:
+        return synthetic_cell(seed)
+    rng = np.random.default_rng([seed, 5])
+    cell = np.zeros((450, 450, 3), np.uint8)
+    turn, axes, share = rng.uniform(0, 180), rng.uniform((90, 80), (130, 110)), rng.uniform(0.65, 0.95)
+    for colour, part in (((188, 172, 212), 1.0), ((122, 84, 172), share)):
+        sides = (round(axes[0] * part), round(axes[1] * part))
+        cv2.ellipse(cell, (225, 225), sides, turn, 0, 360, colour, -1, cv2.LINE_AA)
+    return cell
 
 
 def _add_disc(
     dense: Floats, radius: float, rng: np.random.Generator, colour: Floats, *, pallor: float
 ) -> tuple[float, float, float, float]:
-    """Adds a round shape with a soft edge to the densities (H, W, 3) and returns its box. `pallor`: how much paler its middle is."""
+    """Adds a soft round shape to the densities (H, W, 3) and returns its box. `pallor`: how much paler its middle is."""
     height, width = dense.shape[:2]
     x, y = rng.uniform(-radius / 2, width + radius / 2), rng.uniform(-radius / 2, height + radius / 2)
     stretch, angle = float(np.exp(rng.normal(0, 0.12))), rng.uniform(0, np.pi)

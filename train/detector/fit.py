@@ -66,7 +66,9 @@ def fit(
         average.load_state_dict(saved["average"])
         history = FitHistory.model_validate_json(read_tensors(state)[1]["history"])
         moments = {int(key.split(".")[0]) for key in saved["optimiser"]}
-        entries = {at: {k.split(".", 1)[1]: v for k, v in saved["optimiser"].items() if k.startswith(f"{at}.")} for at in moments}
+        entries = {
+            at: {k.split(".", 1)[1]: v for k, v in saved["optimiser"].items() if k.startswith(f"{at}.")} for at in moments
+        }
         optimiser.load_state_dict({"state": entries, "param_groups": optimiser.state_dict()["param_groups"]})
         for _ in range(steps * len(history.epochs)):
             schedule.step()
@@ -88,7 +90,9 @@ def fit(
         heat, box, group = (float(value) for value in totals / max(steps, 1))
         row = DetectorEpoch(epoch=epoch + 1, heat=heat, box=box, group=group, seconds=time.monotonic() - began)
         history = FitHistory(epochs=(*history.epochs, row))
-        progress.say(f"{name} {epoch + 1}/{settings.epochs}: heat {heat:.3f}, box {box:.3f}, group {group:.3f}, {row.seconds:.0f} s")
+        progress.say(
+            f"{name} {epoch + 1}/{settings.epochs}: heat {heat:.3f}, box {box:.3f}, group {group:.3f}, {row.seconds:.0f} s"
+        )
         _save(state, head, average, optimiser, history)
     head.load_state_dict(average.state_dict())
     write_tensors(finished, head.state_dict(), {"history": history.model_dump_json()})
@@ -96,7 +100,9 @@ def fit(
     return history
 
 
-def _batches(shards: Sequence[Shard], size: int, rng: np.random.Generator) -> Iterator[tuple[tuple[Tensor, Tensor], TargetBatch]]:
+def _batches(
+    shards: Sequence[Shard], size: int, rng: np.random.Generator
+) -> Iterator[tuple[tuple[Tensor, Tensor], TargetBatch]]:
     """All pictures once, in random order."""
     places = np.asarray([(at, row) for at, shard in enumerate(shards) for row in range(len(shard.fine))])
     order = rng.permutation(len(places))
@@ -132,7 +138,9 @@ def _save(
     moments = optimiser.state_dict()["state"]
     tensors = {f"head/{name}": tensor for name, tensor in head.state_dict().items()}
     tensors |= {f"average/{name}": tensor for name, tensor in average.state_dict().items()}
-    tensors |= {f"optimiser/{at}.{key}": torch.as_tensor(value) for at, entry in moments.items() for key, value in entry.items()}
+    tensors |= {
+        f"optimiser/{at}.{key}": torch.as_tensor(value) for at, entry in moments.items() for key, value in entry.items()
+    }
     write_tensors(path, tensors, {"history": history.model_dump_json()})
 
 

@@ -49,8 +49,8 @@ class DetectorHead(nn.Module):
 class Detector(nn.Module):
     """Trunk and head: pictures (N, H, W, 3) uint8 RGB to maps (N, 10, H / 8, W / 8) float32.
 
-    Channels: probabilities that here is the middle of a white cell, a red cell, a platelet; pixels from the middle of this place
-    to the left, top, right and bottom of the box around it; probabilities of the groups lymphoid, myeloid and other.
+    Channels: probabilities that here is the middle of a white cell, a red cell, a platelet; pixels from the middle of this
+    place to the left, top, right and bottom of the box around it; probabilities of the groups lymphoid, myeloid and other.
     """
 
     def __init__(self, trunk: DetectorTrunk, head: DetectorHead) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -12,16 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.train.detector.config import PictureConfig
-from blastscope.train.detector.drawn_glass import draw_glass
+from blastscope.train.detector.drawn_glass import draw_glass, drawn_cell
+from blastscope.train.detector.laid_cells import Cell, lay_cells, prepare_cell
+from blastscope.train.detector.pieces import OVERSAMPLED, UNKNOWN, Piece, clip_boxes
 from blastscope.train.detector.sources import WHITE, Frame, read_rgb
 from blastscope.train.detector.stains import USUAL, Stain, expose, recolour, stain_of
 
 Picture = NDArray[np.uint8]
-
-OVERSAMPLED = 1.7  # frames are kept at this multiple of the working scale, so that enlarged ones stay sharp
-CNMC_RED_CELL_PX = 129.0  # what a red cell would measure in C-NMC's pictures: a cell of 207 px is taken for 12 um across
-LEAST_SHOWN = 0.5  # of a box: what is cut off further is neither a cell nor none
-UNKNOWN = -1
 
 
 class Boxes(NamedTuple):
@@ -58,39 +54,6 @@ def prepare(frame: Frame, config: PictureConfig) -> Prepared:
     size = max(round(picture.shape[1] * ratio), 16), max(round(picture.shape[0] * ratio), 16)
     small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if ratio < 1 else cv2.INTER_LINEAR)
     return Prepared(np.asarray(small, np.uint8), frame, ratio, stain_of(picture, frame))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Cell:
-    """A cell of C-NMC at `OVERSAMPLED` times the working scale, on black, with its soft mask."""
-
-    picture: Picture
-    mask: NDArray[np.float32]
-
-
-def prepare_cell(path: Path, config: PictureConfig) -> Cell:
-    """Reads a cell on black and brings it to the working scale."""
-    whole = read_rgb(path)
-    x, y, width, height = cv2.boundingRect((whole.max(axis=2) > 0).astype(np.uint8))
-    cut = whole[y : y + height, x : x + width]
-    mask = (cut.max(axis=2) > 0).astype(np.float32)
-    inside = cv2.erode(mask, np.ones((5, 5), np.uint8), borderValue=(0,))  # the rim is mixed with black
-    ratio = config.red_cell_px * OVERSAMPLED / CNMC_RED_CELL_PX
-    size = max(round(width * ratio), 4), max(round(height * ratio), 4)
-    weight = cv2.resize(inside, size, interpolation=cv2.INTER_AREA)[..., None]
-    colours = cv2.resize(cut.astype(np.float32) * inside[..., None], size, interpolation=cv2.INTER_AREA)
-    return Cell(np.clip(colours / np.maximum(weight, 1e-3), 0, 255).astype(np.uint8), np.asarray(weight[..., 0], np.float32))
-
-
-class Piece(NamedTuple):
-    """A part of a picture before it is put into its place."""
-
-    picture: Picture
-    corners: NDArray[np.float32]
-    labels: NDArray[np.int64]
-    groups: NDArray[np.int64]
-    sized: NDArray[np.bool_]
-    complete: NDArray[np.float32]  # (2, h, w)
 
 
 def draw_sample(
@@ -166,25 +129,6 @@ def _cut(chosen: Prepared, room: tuple[int, int], scale: float, rng: np.random.G
     return _turned(piece, rng, square=room[0] == room[1] or max(cut.shape[:2]) <= min(room))
 
 
-def clip_boxes(piece: Piece) -> Piece:
-    """The piece with its boxes cut at its edges; of what shows too little, the place is marked as not known."""
-    height, width = piece.picture.shape[:2]
-    limits = np.asarray([width, height] * 2, np.float32)
-    cut = np.clip(piece.corners, 0, limits)
-    shown = _areas(cut) / np.maximum(_areas(piece.corners), 1e-3)
-    complete = piece.complete.copy()
-    for box, share in zip(cut, shown, strict=True):
-        if 0 < share < LEAST_SHOWN:
-            x0, y0, x1, y1 = np.round(box).astype(int)
-            complete[:, y0:y1, x0:x1] = 0
-    kept = shown >= LEAST_SHOWN
-    return Piece(piece.picture, cut[kept], piece.labels[kept], piece.groups[kept], piece.sized[kept], complete)
-
-
-def _areas(corners: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.asarray((corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1]), np.float32)
-
-
 def _turned(piece: Piece, rng: np.random.Generator, *, square: bool) -> Piece:
     """The piece flipped, and where it stays in its room, turned by a right angle."""
     picture, corners, complete = piece.picture, piece.corners.copy(), piece.complete
@@ -200,65 +144,9 @@ def _turned(piece: Piece, rng: np.random.Generator, *, square: bool) -> Piece:
     return piece._replace(picture=np.ascontiguousarray(picture), corners=corners, complete=complete)
 
 
-def lay_cells(piece: Piece, cells: Sequence[Cell], scale: float, rng: np.random.Generator, *, most: int) -> Piece:
-    """The piece with some of C-NMC's cells laid where no white cell is; in a blast smear they touch."""
-    picture = piece.picture.copy()
-    height, width = picture.shape[:2]
-    glass = np.quantile(picture.reshape(-1, 3), 0.9, axis=0)
-    added: list[tuple[float, float, float, float]] = []
-    taken = [tuple(box) for box in piece.corners[piece.labels == WHITE]]
-    tint = rng.uniform(0.88, 1.1, 3)
-    fainter = rng.uniform(0.3, 1.0)  # a power on what passes through is a factor on the optical density
-    for _ in range(int(rng.integers(1, most + 1))):
-        cell = cells[int(rng.integers(len(cells)))]
-        factor = scale / OVERSAMPLED * rng.uniform(0.85, 1.2)
-        size = max(round(cell.mask.shape[1] * factor), 6), max(round(cell.mask.shape[0] * factor), 6)
-        if size[0] > width or size[1] > height:
-            continue
-        for _ in range(6):
-            x, y = int(rng.integers(0, width - size[0] + 1)), int(rng.integers(0, height - size[1] + 1))
-            box = (float(x), float(y), float(x + size[0]), float(y + size[1]))
-            if all(_overlap(box, other) < 0.12 for other in (*taken, *added)):
-                break
-        else:
-            continue
-        method = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
-        soft = cv2.GaussianBlur(cv2.resize(cell.mask, size, interpolation=method), (3, 3), 0)[..., None]
-        colours = cv2.resize(cell.picture, size, interpolation=method).astype(np.float32)
-        # C-NMC's cells come without glass: their colours are taken as before white light, and lit like this glass
-        lit = (colours / 250) ** fainter * glass * tint
-        if rng.random() < 0.5:
-            turned = int(rng.integers(0, 2))
-            soft, lit = soft[:, ::-1] if turned else soft[::-1], lit[:, ::-1] if turned else lit[::-1]
-        under = picture[y : y + size[1], x : x + size[0]]
-        under[:] = np.clip(soft * lit + (1 - soft) * under, 0, 255)
-        added.append(box)
-    if not added:
-        return piece
-    new = np.asarray(added, np.float32)
-    covered = np.asarray([max(_covered(tuple(box), other) for other in added) > 0.5 for box in piece.corners], np.bool_)
-    kept = ~covered if len(covered) else np.zeros(0, np.bool_)
-    count = len(new)
-    return Piece(
-        picture,
-        np.concatenate([piece.corners[kept], new]),
-        np.concatenate([piece.labels[kept], np.full(count, WHITE)]),
-        np.concatenate([piece.groups[kept], np.zeros(count, np.int64)]),  # C-NMC's are lymphoid, all of them
-        np.concatenate([piece.sized[kept], np.ones(count, np.bool_)]),
-        piece.complete,
-    )
-
-
-def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> float:
-    """The shared area, of the smaller box."""
-    shared = _shared(one, other)
-    return shared / max(min((b[2] - b[0]) * (b[3] - b[1]) for b in (one, other)), 1e-3)
-
-
-def _covered(one: tuple[float, ...], other: tuple[float, ...]) -> float:
-    return _shared(one, other) / max((one[2] - one[0]) * (one[3] - one[1]), 1e-3)
-
-
-def _shared(one: tuple[float, ...], other: tuple[float, ...]) -> float:
-    across = max(min(one[2], other[2]) - max(one[0], other[0]), 0.0)
-    return across * max(min(one[3], other[3]) - max(one[1], other[1]), 0.0)
+def drawn_picture(seed: int, size: tuple[int, int]) -> Picture:
+    """A drawn smear (height, width, 3) at the working scale with a few drawn white cells; nobody's."""
+    rng, config = np.random.default_rng([seed, 9]), PictureConfig()
+    cells = [prepare_cell(drawn_cell(10 * seed + number), config) for number in range(4)]
+    glass = draw_glass((size[1], size[0]), config.red_cell_px, rng)
+    return lay_cells(glass, cells, 1.0, rng, most=4).picture

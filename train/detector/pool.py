@@ -14,14 +14,16 @@ from numpy.typing import NDArray
 from blastscope.runtime.errors import DataError
 from blastscope.runtime.io.hashing import file_sha256
 from blastscope.train.detector.config import DetectorConfig
-from blastscope.train.detector.pictures import Cell, Prepared, draw_sample, prepare, prepare_cell
-from blastscope.train.detector.sources import cnmc_cells, each_source, pbc_cells
+from blastscope.train.detector.drawn_glass import drawn_cell
+from blastscope.train.detector.laid_cells import Cell, prepare_cell
+from blastscope.train.detector.pictures import Prepared, draw_sample, prepare
+from blastscope.train.detector.sources import cnmc_cells, each_source, pbc_cells, read_rgb
 from blastscope.train.detector.targets import Targets, encode, joined
 from blastscope.train.detector.trunk_maps import DetectorTrunk, TrunkRunner
 from blastscope.train.fit_checkpoint import read_tensors, write_tensors
 from blastscope.train.progress import Progress
 
-POOL_VERSION = 3  # a change of how pictures are drawn must raise it
+POOL_VERSION = 4  # a change of how pictures are drawn must raise it
 SOURCES = ("bccd", "raabin", "pbc", "pbc_cells", "cnmc")
 # sources whose pictures show the same laboratory's: leaving one out leaves out all of them
 SAME_SOURCE = {"bccd": ("bccd",), "raabin": ("raabin",), "pbc": ("pbc", "pbc_cells")}
@@ -57,7 +59,8 @@ class PictureSource:
         if not self._cells:
             paths = cnmc_cells(self._data / "cnmc")
             step = max(len(paths) // MOST_CELLS, 1)
-            self._cells = [prepare_cell(path, self._config.picture) for path in paths[::step]]
+            whole = [*map(read_rgb, paths[::step]), *map(drawn_cell, range(self._config.pool.drawn_cells))]
+            self._cells = [prepare_cell(picture, self._config.picture) for picture in whole]
         return self._cells
 
     def _read(self, source: str) -> list[Prepared] | None:
@@ -76,7 +79,7 @@ def shards_of(config: DetectorConfig, source: str) -> list[int]:
 def pool_key(data: Path, trunk: DetectorTrunk, config: DetectorConfig) -> str:
     """A digest of all that decides what the pool holds."""
     digest = hashlib.sha256(f"{POOL_VERSION} {config.seed} {config.backbone} {config.picture.model_dump_json()}".encode())
-    digest.update(f"{config.pool.shard} {MOST_CELLS}".encode())
+    digest.update(f"{config.pool.shard} {MOST_CELLS} {config.pool.drawn_cells}".encode())
     for name in ("bccd/train.txt", "txl/boxes.csv"):
         if not (data / name).is_file():
             raise DataError(data / name, "is missing: DATA must hold bccd/, txl/, pbc/ and cnmc/")
@@ -90,7 +93,13 @@ def pool_key(data: Path, trunk: DetectorTrunk, config: DetectorConfig) -> str:
 
 
 def fill_pool(
-    data: Path, trunk: DetectorTrunk, config: DetectorConfig, folder: Path, progress: Progress, *, part: tuple[int, int] = (0, 1)
+    data: Path,
+    trunk: DetectorTrunk,
+    config: DetectorConfig,
+    folder: Path,
+    progress: Progress,
+    *,
+    part: tuple[int, int] = (0, 1),
 ) -> None:
     """Draws what is missing in the pool at `folder`; with `part` (k, n) each n-th shard from the k-th on."""
     folder.mkdir(parents=True, exist_ok=True)

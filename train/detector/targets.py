@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.train.detector.pictures import Sample
-from blastscope.train.detector.sources import RED, WHITE
+from blastscope.train.detector.sources import WHITE
 from blastscope.train.detector.trunk_maps import STRIDE
 
 KINDS = 3  # channels of the heat map: white cell, red cell, platelet
@@ -44,7 +44,10 @@ def encode(sample: Sample) -> Targets:
             continue
         across, down = (max(WIDTH * length / STRIDE, LEAST_WIDTH) * STRIDE for length in (x1 - x0, y1 - y0))
         bell = np.exp(
-            -(((middles - (x0 + x1) / 2) ** 2)[None] / (2 * across**2) + ((middles - (y0 + y1) / 2) ** 2)[:, None] / (2 * down**2))
+            -(
+                ((middles - (x0 + x1) / 2) ** 2)[None] / (2 * across**2)
+                + ((middles - (y0 + y1) / 2) ** 2)[:, None] / (2 * down**2)
+            )
         ).astype(np.float32)
         bell /= max(float(bell.max()), 1e-6)
         heat[labels[at]] = np.maximum(heat[labels[at]], bell)
@@ -56,8 +59,6 @@ def encode(sample: Sample) -> Targets:
         group[inside] = groups[at] if labels[at] == WHITE else UNKNOWN_GROUP
     whole = np.stack([cv2.resize(plane, (side, side), interpolation=cv2.INTER_AREA) for plane in sample.complete]) > 0.5
     known = np.stack([whole[0], whole[1], whole[1]]) | (heat > 0.05)
-    order = [WHITE, RED]
-    assert order == [0, 1]
     return Targets(
         heat[None].astype(np.float16), known[None], box[None].astype(np.float16), weight[None].astype(np.float16), group[None]
     )

@@ -1,4 +1,4 @@
-"""The trunk of a detector: a frozen ImageNet backbone, cut off at a sixteenth of the picture's side, and its maps of pictures."""
+"""The trunk of a detector: a frozen ImageNet backbone, cut off at a sixteenth of the picture's side."""
 
 from __future__ import annotations
 

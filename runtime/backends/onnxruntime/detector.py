@@ -37,7 +37,7 @@ class DetectorNetwork:
 
 
 def open_detector(content: bytes, graph: Path, *, threads: int) -> DetectorNetwork:
-    """The detector in the bytes `content` of the file `graph`, verified and examined. Raises `EngineError`, `MissingLibrary`."""
+    """The detector in `content`, the verified bytes of the file `graph`. Raises `EngineError`, `MissingLibrary`."""
     library = load_onnxruntime()
     options = library.SessionOptions()
     options.intra_op_num_threads = threads

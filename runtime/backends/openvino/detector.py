@@ -47,7 +47,7 @@ class DetectorNetwork:
 
 
 def open_detector(content: bytes, graph: Path, *, threads: int) -> DetectorNetwork:
-    """The detector in the bytes `content` of the file `graph`, verified and examined. Raises `EngineError`, `MissingLibrary`."""
+    """The detector in `content`, the verified bytes of the file `graph`. Raises `EngineError`, `MissingLibrary`."""
     with translate_errors(f"'{graph}'"):
         model = core().read_model(content)
         model.reshape({"pictures": [1, -1, -1, 3]})

@@ -62,7 +62,12 @@ def check_detector(graph: Graph, known: Mapping[str, Known]) -> None:
     if taken.type != UINT8 or not free:
         raise UnfitGraph(f"takes type {taken.type} as {_dims(taken)}: {told}")
     made = known.get(given.name)
-    if made is None or given.type != FLOAT or made.type not in (0, FLOAT) or made.shape != (BATCH, 10, PICTURE // 8, PICTURE // 8):
+    if (
+        made is None
+        or given.type != FLOAT
+        or made.type not in (0, FLOAT)
+        or made.shape != (BATCH, 10, PICTURE // 8, PICTURE // 8)
+    ):
         raise UnfitGraph(f"gives {made.shape if made else 'nothing'} of a picture of {PICTURE} pixels: {told}")
 
 

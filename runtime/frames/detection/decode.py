@@ -8,10 +8,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from blastscope.runtime.frames.types import GROUPS
+
 STRIDE = 8  # pixels of the picture to one place of the maps
 WHITE, RED, PLATELET = 0, 1, 2
 KINDS = 3
-GROUPS = ("lymphoid", "myeloid", "other")
 CHANNELS = KINDS + 4 + len(GROUPS)
 SAME = 0.5  # boxes that share this much of their union are one cell
 INSIDE = 0.7  # or this much of the smaller one

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple, Protocol
 
 import cv2
@@ -15,6 +16,7 @@ from blastscope.runtime.frames.detection.decode import RED, STRIDE, WHITE, Detec
 MULTIPLE = 32  # of the sides that the network is given: few shapes, and halves down to a sixteenth
 PIECE_PX, MARGIN_PX = 768, 64  # larger pictures are looked at in pieces; a cell is some 50 px across
 RED_SCORE = 0.3
+NEAR_ENOUGH = 1.05  # a picture whose scale is so near to the detector's isn't resized
 
 
 class Network(Protocol):
@@ -45,7 +47,7 @@ class Detector:
     network : Network
         Runs the graph.
     pixel_um : float
-        Micrometres a pixel of the pictures that it was trained on. It copes with 0.6 to 1.7 times as much.
+        Micrometres a pixel of the pictures that it is given.
     least_score : float
         What is surer than this is a white cell.
     """
@@ -54,8 +56,19 @@ class Detector:
     pixel_um: float
     least_score: float
 
-    def find(self, picture: NDArray[np.uint8]) -> FoundCells:
-        """The cells in `picture` (h, w, 3) uint8 RGB, which is at about the working scale. Raises `EngineError`."""
+    def find(self, picture: NDArray[np.uint8], um: float) -> FoundCells:
+        """The cells in `picture` (h, w, 3) uint8 RGB of `um` micrometres a pixel, in its pixels. Raises `EngineError`."""
+        ratio = um / self.pixel_um
+        if not 1 / NEAR_ENOUGH < ratio < NEAR_ENOUGH:
+            size = max(round(picture.shape[1] * ratio), 1), max(round(picture.shape[0] * ratio), 1)
+            how = cv2.INTER_AREA if ratio < 1 else cv2.INTER_LINEAR
+            picture = np.asarray(cv2.resize(picture, size, interpolation=how), np.uint8)
+        else:
+            ratio = 1.0
+        found = self._found(picture)
+        return FoundCells(found.white.scaled(1 / ratio), found.red.scaled(1 / ratio))
+
+    def _found(self, picture: NDArray[np.uint8]) -> FoundCells:
         height, width = picture.shape[:2]
         if min(height, width) < STRIDE:
             none = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros((0, 3), np.float32))
@@ -80,7 +93,7 @@ def _pieces(length: int) -> Iterator[tuple[int, int]]:
     """Even parts of at most `PIECE_PX`."""
     count = -(-length // PIECE_PX)
     edges = [length * at // count for at in range(count + 1)]
-    return zip(edges[:-1], edges[1:], strict=True)
+    return pairwise(edges)
 
 
 def _own(middle: NDArray[np.float32], start: int, end: int, length: int) -> NDArray[np.bool_]:
