@@ -12,7 +12,9 @@ from blastscope.runtime.frames.segmentation.stain_map import WORKING_UM
 from blastscope.runtime.frames.types import FrameParameters, FrameSpecification
 from blastscope.runtime.types import Box
 
-FEWEST = 5  # whole red cells that tell a scale
+FEWEST = 3  # red cells that tell a scale
+MOST_LOOKS = 3  # at scales that red cells told, before the last one is taken
+MORE_EVIDENCE = 1.2  # times as much must another scale show, to be taken in place of the one that was assumed
 AGREE_WITHIN = 1.3  # further apart than this factor, the measured scale is wrong and the cells are looked for anew
 LADDER = (1.0, 0.5, 2.0, 4.0)  # factors on a scale that was only assumed, in the order in which they are tried
 EDGE_PX = 2.0  # a box that is nearer to the picture's edge may be cut
@@ -47,14 +49,21 @@ def look_at(detector: Detector, pictures: ImagePyramid, content: Box, pixel_um: 
 
 
 def told_um(look: Look, red_cell_um: float) -> float | None:
-    """Micrometres per pixel of the frame by the red cells of `look`; None of too few."""
-    boxes, side = look.found.red.boxes, np.asarray((look.grid.width, look.grid.height)) - EDGE_PX
-    whole = (boxes[:, :2] > EDGE_PX).all(axis=1) & (boxes[:, 2:] < side).all(axis=1)
-    sizes = np.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))[whole]
+    """Micrometres per pixel of the frame by the red cells of `look`; None of too few.
+
+    Of a cell that one edge of the picture cuts, the side along this edge is whole.
+    """
+    boxes = look.found.red.boxes
+    low, high = boxes[:, :2] <= EDGE_PX, boxes[:, 2:] >= np.asarray((look.grid.width, look.grid.height)) - EDGE_PX
+    cut = low | high  # across, down
+    sides = np.where(cut, np.nan, boxes[:, 2:] - boxes[:, :2])[~cut.all(axis=1)]
+    sizes = np.where(np.isnan(sides).any(axis=1), np.nansum(sides, axis=1), np.sqrt(np.abs(sides).prod(axis=1)))
     return red_cell_um / (float(np.median(sizes)) * look.grid.factor) if len(sizes) >= FEWEST else None
 
 
-def confirmed(detector: Detector, pictures: ImagePyramid, facts: FrameParameters, spec: FrameSpecification) -> FrameParameters:
+def confirmed(
+    detector: Detector, pictures: ImagePyramid, facts: FrameParameters, spec: FrameSpecification
+) -> FrameParameters:
     """The facts of a frame with the scale that the detector's red cells confirm.
 
     A given scale stands. One that was measured stands where the red cells' boxes agree or are too few; otherwise theirs is
@@ -65,15 +74,16 @@ def confirmed(detector: Detector, pictures: ImagePyramid, facts: FrameParameters
     best: Look | None = None
     for factor in LADDER if facts.scale_source == "assumed" else (1.0,):
         look = look_at(detector, pictures, facts.content, facts.pixel_um * factor)
-        told = told_um(look, spec.red_cell_um)
-        if told is not None and not 1 / AGREE_WITHIN < told / look.pixel_um < AGREE_WITHIN:
-            look = look_at(detector, pictures, facts.content, round(told, 5))
+        for _ in range(MOST_LOOKS):
             told = told_um(look, spec.red_cell_um)
-        if told is not None and 1 / AGREE_WITHIN < told / look.pixel_um < AGREE_WITHIN:
+            if told is None or 1 / AGREE_WITHIN < told / look.pixel_um < AGREE_WITHIN:
+                break
+            look = look_at(detector, pictures, facts.content, round(told, 5))
+        if told is not None:
             if look.pixel_um == facts.pixel_um and facts.scale_source == "red-cells":
                 return facts
             return replace(facts, pixel_um=round(told, 5), scale_source="red-cells", scale_note="")
-        if best is None or look.evidence > 1.2 * best.evidence:
+        if best is None or look.evidence > MORE_EVIDENCE * best.evidence:
             best = look
     if best is None or facts.scale_source == "red-cells" or best.pixel_um == facts.pixel_um:
         return facts
