@@ -17,7 +17,7 @@ def test_what_was_chosen_is_typed_and_logged_and_noted(
     tiny_bundle: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "blastscope")
-    with open_bundle(tiny_bundle.make("fp32"), device="cpu", execution="f32", cache_dir=tmp_path) as scope:
+    with open_bundle(tiny_bundle.make("fp32"), device="cpu", execution="f32", layout="fused", cache_dir=tmp_path) as scope:
         scope.classify(tiny_bundle.cell())
         events = scope.events
         assert scope.notes[: len(events)] == tuple(map(str, events))
