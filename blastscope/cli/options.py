@@ -24,6 +24,13 @@ UnlikeTraining = Annotated[
         "--unlike-training", help="Cells that are not like those of the training: refuse them, or call them all the same."
     ),
 ]
+RequireSignature = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--require-signature",
+        help="Public key that must have signed the bundle, or 'trusted' for those of `blastscope trust`. May be given again.",
+    ),
+]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Default: every core that this process may use.")]
 PixelUm = Annotated[
     float | None, typer.Option("--pixel-um", help="Micrometres per pixel. Default: what the file says, else by the red cells.")
