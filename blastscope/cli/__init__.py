@@ -27,7 +27,7 @@ from blastscope.cli import live as streaming
 from blastscope.cli import train_export as road
 from blastscope.cli import validate as validating
 from blastscope.cli.options import VerbCommand
-from blastscope.cli.terminal import echo
+from blastscope.cli.terminal import echo, logged_to_terminal
 from blastscope.runtime.errors import BlastscopeError, MissingLibrary
 from blastscope.runtime.io.printable import for_terminal
 
@@ -98,9 +98,11 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
+    ctx: typer.Context,
     version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
 ) -> None:
     """Options before the verb."""
+    ctx.with_resource(logged_to_terminal())
 
 
 for verbs in (

@@ -122,7 +122,7 @@ def _export(run: Path | None, out: Path, data: Path | None, config: Path | None)
     if run is None:
         raise UsageError("which run? name its folder")
     chosen = ExportConfig.from_toml(config) if config else ExportConfig()
-    return export_run(run, out, data=data, config=chosen, tell=say)
+    return export_run(run, out, data=data, config=chosen)
 
 
 def calibrate(
@@ -157,7 +157,7 @@ def calibrate(
         return
     if report or precision or cascade_flips is not None:
         raise UsageError("--report, --precision and --cascade-flips go with --cascade")
-    found = run(bundle, data, chosen, tell=say)
+    found = run(bundle, data, chosen)
     print_calibration(found, as_json=as_json)
     if not found.admitted:
         raise typer.Exit(1)
@@ -182,7 +182,7 @@ def _cascade(
         raise UsageError("; ".join(problems(error))) from error
     if report:
         check_place(report / "cascade.json")
-    found = calibrate_cascade(bundle, data, wanted, tell=say)
+    found = calibrate_cascade(bundle, data, wanted)
     if report:
         write_report(report, found)
         say(f"report: {report}")

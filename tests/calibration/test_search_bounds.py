@@ -31,7 +31,7 @@ def search(far: Far, *, target_drift_ratio: float = 1.0, share: float = 0.75) ->
     builder = SimpleNamespace(model=None, layers=tuple(COSTS), build=lambda recipe: recipe)
     metric = SimpleNamespace(cells=range(64), measure=lambda recipe, rows=None: far(recipe.floats))
     config = CalibrationConfig(search_share=share)
-    recipe, report = Search(builder, metric, config, lambda _: None, target_drift_ratio=target_drift_ratio).run(QuantConfig())  # type: ignore[arg-type]
+    recipe, report = Search(builder, metric, config, target_drift_ratio=target_drift_ratio).run(QuantConfig())  # type: ignore[arg-type]
     return recipe.floats, report
 
 
