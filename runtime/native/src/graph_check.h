@@ -1,17 +1,12 @@
-// Examines an ONNX file of a bundle before a library sees it: its interface, and what it asks for in memory and work.
+// Examines an ONNX file of a bundle before a library sees it: its interface, its weights, and what it asks for in memory and work.
 #pragma once
 
-#include <stdexcept>
 #include <string>
 
 #include "bundle.h"
+#include "onnx_wire.h"
 
 namespace blastscope {
-
-class UnfitGraph : public std::runtime_error {  // why a graph isn't given to a library
-public:
-    using std::runtime_error::runtime_error;
-};
 
 // Throws UnfitGraph where the graph in the bytes of an ONNX file breaks a rule of runtime/FORMAT.md.
 void examine_graph(const std::string& content, const std::string& models, int side_px);
