@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
 
 from blastscope.cli.classify import print_smears
 from blastscope.cli.options import (
@@ -21,11 +17,13 @@ from blastscope.cli.options import (
     LayoutName,
     PixelUm,
     PrecisionName,
+    ResumeFile,
     SpecPath,
     Threads,
     UnlikeTraining,
     ValidationPath,
 )
+from blastscope.cli.progress import ExamineProgress
 from blastscope.cli.session import opened
 from blastscope.cli.terminal import echo, say
 from blastscope.runtime.io.printable import printable
@@ -61,6 +59,8 @@ def examine(
         FrameGroups,
         typer.Option(help="Call each person too: whose cells are in one frame or scan, or in the frames of one folder."),
     ] = "none",
+    cells: Annotated[bool, typer.Option("--cells", help="Print a line of JSON a cell too, as soon as it is found.")] = False,
+    resume: ResumeFile = None,
 ) -> None:
     """Find the white cells in whole frames and call each, in the order given. Exits 1 when a frame couldn't be examined.
 
@@ -75,22 +75,24 @@ def examine(
     from blastscope.runtime.io.paths import PassedOver, left_out
     from blastscope.runtime.io.slides.slide import find_frames
 
-    spec = FrameSpecification.from_toml(config) if config else None
+    spec, as_json = FrameSpecification.from_toml(config) if config else None, as_json or cells
     wanted = OutputOptions(overlay=overlay, sheet=sheet, report=report, csv=csv)
     passed = PassedOver()
     paths = find_frames(frames, passed=passed)
     for told in left_out(passed):
         say(told)
-    papers, drift = ReportWriter(wanted, paths, others=(config, validation)), Drift()
+    papers, drift = ReportWriter(wanted, paths, others=(config, validation, resume)), Drift()
     refused, unscaled, validated = 0, 0, True
     engine = {"device": device, "precision": precision, "backend": backend, "threads": threads, "layout": layout}
-    with opened(bundle, **engine, unlike_training=unlike_training, workload="throughput", validation=validation) as scope:
+    engine |= {"unlike_training": unlike_training, "validation": validation}
+    with opened(bundle, **engine, workload="throughput") as scope, ExamineProgress(len(paths), cells=cells) as progress:
         smears = smear_model(scope.bundle) if group_by != "none" else None
         groups: dict[str, list[Prediction]] = {}
-        reports = scope.examine_files(paths, pixel_um=pixel_um, spec=spec, look=papers.album.look)
+        look, watch = papers.album.look, progress.watch
+        reports = scope.examine_files(paths, pixel_um=pixel_um, spec=spec, look=look, watch=watch, resume=resume)
         if not as_json:
             echo(HEAD)
-        for done in _told(reports, len(paths)):
+        for done in progress.told(reports):
             refused += done.refusal is not None
             validated &= done.validated
             unscaled += without_scale(done)
@@ -104,21 +106,12 @@ def examine(
             print_smears(groups, smears, as_json=as_json)
         alarms = drift.state().alarms
         written = papers.finish(title_of(paths), scope.audit, alarms=alarms)
-    for path in written:
-        say(f"written: {path}")
-    for told in (*(f"drift: {alarm}" for alarm in alarms), *doubts(unscaled)):
+    for told in (*(f"written: {path}" for path in written), *(f"drift: {alarm}" for alarm in alarms), *doubts(unscaled)):
         say(told)
     say(caution(validated=validated))
     if refused:
         echo(f"{refused} of {len(paths)} frames could not be examined", err=True)
         raise typer.Exit(1)
-
-
-def _told(reports: Iterator[FrameReport], count: int) -> Iterator[FrameReport]:
-    """`reports` themselves, with a bar on stderr where the results don't run down the same screen."""
-    bar = sys.stderr.isatty() and not sys.stdout.isatty()
-    with Progress(console=Console(stderr=True), transient=True, disable=not bar, redirect_stdout=False) as progress:
-        yield from progress.track(reports, count, description="examining")
 
 
 def line(report: FrameReport) -> str:
