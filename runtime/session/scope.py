@@ -23,7 +23,7 @@ from blastscope.runtime.session.open_session import OpenSession
 from blastscope.runtime.types import VOTERS, Prediction, Refusal
 
 if TYPE_CHECKING:
-    from blastscope.runtime.frames.pipeline import Classify, Examiner, Look
+    from blastscope.runtime.frames.pipeline import Classify, Examiner, Look, Watch
     from blastscope.runtime.frames.types import FrameReport, FrameSpecification
     from blastscope.runtime.io.image import ImageSource
     from blastscope.runtime.streaming.stream import OnError, OnReport, Stream, WhenFull
@@ -73,7 +73,7 @@ class Scope(OpenSession):
         Parameters
         ----------
         images : iterable of images as `classify` takes them
-            Refused cells are counted and have no part in the call.
+            Refused cells are counted and have no part.
 
         Raises
         ------
@@ -155,21 +155,18 @@ class Scope(OpenSession):
     def classify_pictures(
         self, paths: Iterable[Path | str], *, pixel_um: float | None = None
     ) -> Iterator[tuple[Path, Prediction]]:
-        """Each picture of one cell with its background (as CellaVision's), with the call on the cell nearest to the middle.
-
-        The cell is cut out and put on black as `examine_files` does, at C-NMC's scale.
+        """Each picture of one cell with its background, and the call on the cell in its middle, cut out as `examine` does.
 
         Parameters
         ----------
         paths : iterable of Path or str
-            The pictures.
+            The pictures. One without a cell is refused as 'empty'.
         pixel_um : float, optional
             Their scale, in micrometres per pixel, which small pictures hardly tell themselves.
 
-        Returns
-        -------
-        iterator of (Path, Prediction)
-            A picture without a cell is refused as 'empty'.
+        Yields
+        ------
+        (Path, Prediction)
         """
         from blastscope.runtime.frames.pipeline import call_pictures
 
@@ -208,9 +205,8 @@ class Scope(OpenSession):
         """
         run = self._run
         with run.opened.lanes.call():
-            return self._examiner(run.predictor.classify_many, spec, pixel_um).examine(
-                check_array(frame), metadata, stated_um=stated_um
-            )
+            examiner = self._examiner(run.predictor.classify_many, spec, pixel_um)
+            return examiner.examine(check_array(frame), metadata, stated_um=stated_um)
 
     def examine_files(
         self,
@@ -219,6 +215,8 @@ class Scope(OpenSession):
         pixel_um: float | None = None,
         spec: FrameSpecification | None = None,
         look: Look | None = None,
+        watch: Watch | None = None,
+        resume: Path | None = None,
     ) -> Iterator[FrameReport]:
         """The `FrameReport` on each file, in the order given; a file that can't be read gets one with a refusal.
 
@@ -229,7 +227,11 @@ class Scope(OpenSession):
         pixel_um, spec : float, FrameSpecification, optional
             As in `examine`. Where neither tells the scale the file's own word holds.
         look : callable, optional
-            Takes the open `Slide` and the report, in one of several threads, before the report is handed out.
+            Takes the open `Slide` and the report, in one of several threads, before it is handed out.
+        watch : callable, optional
+            Takes a `TileProgress`, with the cells in it, for each tile of a scan and each whole frame, in several threads.
+        resume : Path, optional
+            A file that keeps what is done: what a run that was killed left there isn't examined again.
         """
         run = self._run
 
@@ -237,9 +239,10 @@ class Scope(OpenSession):
             with run.opened.lanes.call():  # a call a batch: a scan of an hour doesn't keep the handle from closing
                 return run.predictor.classify_many(cells)
 
+        origin = {"bundle": self.bundle.digest, "handling of unlike cells": self._options.unlike_training}
         with run.opened.lanes.call():
             examiner = self._examiner(classify, spec, pixel_um)
-        return keeping(self, examiner.examine_files(as_paths(paths), look))
+        return keeping(self, examiner.examine_files(as_paths(paths), look, watch=watch, journal=resume, origin=origin))
 
     def stream(
         self,
