@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.installed
 READY_DEMO = $(VENV)/.installed-demo
 
-.PHONY: demo test lint bench gpu-check kernels kernels-check engines-check soak api-names wheelhouse wheel lock sbom clean
+.PHONY: demo test lint bench gpu-check kernels kernels-check engines-check soak fuzz api-names wheelhouse wheel lock sbom platforms clean
 
 demo: $(READY_DEMO)
 	$(BIN)/blastscope demo --out demo
@@ -90,6 +90,15 @@ engines-check: $(READY)
 soak: $(READY)
 	$(BIN)/python -m pytest -s tests/runtime/check_soak.py $(PYTEST_ARGS)
 
+# Mutated images, slides, bundles, settings, tables and requests through every reader, first as chance has it, then as atheris chooses
+# them, where it is installed (pip install atheris; it has no wheel for every Python): no crash, no hang, no untyped error.
+FUZZ_SECONDS ?= 3600
+FUZZ = PYTHONPATH=tests/support $(BIN)/python -m fuzzing --out .cache/fuzz
+fuzz: $(READY)
+	$(FUZZ) --seconds $$(($(FUZZ_SECONDS) / 2))
+	if $(BIN)/python -c "import atheris" 2> /dev/null; then $(FUZZ)/guided --seconds $$(($(FUZZ_SECONDS) / 2)) --coverage; \
+		else $(FUZZ) --seconds $$(($(FUZZ_SECONDS) / 2)) --seed 1; fi
+
 # Looks the names of TensorRT's and Triton's interfaces up again, in their wheels.
 api-names: $(READY)
 	$(BIN)/python tests/runtime/backends/api_names.py
@@ -111,10 +120,13 @@ LOCK_ARGS ?=
 lock:
 	$(PYTHON) requirements/lock.py $(LOCK_ARGS)
 
-# What a release is made of, as CycloneDX, from what base.txt pins.
+# What a release is made of, as CycloneDX: dist/blastscope-VERSION.cdx.json, from the installed packages that base.txt pins.
 sbom: $(READY)
-	mkdir -p dist
-	$(BIN)/python requirements/sbom.py dist/sbom.cdx.json
+	$(BIN)/python requirements/sbom.py dist
+
+# Whether every kind of machine has wheels of what the runtime needs. Needs uv, which asks PyPI.
+platforms:
+	$(PYTHON) requirements/platforms.py
 
 clean:
 	rm -rf build dist demo wheelhouse *.egg-info
