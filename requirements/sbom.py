@@ -20,6 +20,8 @@ from typing import Any
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
+from blastscope import __version__
+
 HERE = Path(__file__).resolve().parent
 SHIPPED = HERE.parent / "blastscope" / "shipped"
 MANIFEST = "manifest.json"
@@ -32,12 +34,12 @@ ATTRIBUTION = (
 def main(dist: Path) -> None:
     """Writes `blastscope-VERSION.cdx.json` into `dist`, and prints its path."""
     bill = shipped_only(environment(), base_pins())
-    add_networks(bill)
+    describe_release(bill)
     text = json.dumps(bill, indent=2, sort_keys=True) + "\n"
     if error := JsonStrictValidator(SchemaVersion.V1_6).validate_str(text):
         sys.exit(f"the bill of materials is not CycloneDX 1.6: {error}")
     dist.mkdir(parents=True, exist_ok=True)
-    path = dist / f"blastscope-{bill['metadata']['component']['version']}.cdx.json"
+    path = dist / f"blastscope-{__version__}.cdx.json"
     path.write_text(text, encoding="utf-8")
     print(path)
 
@@ -46,7 +48,16 @@ def environment() -> dict[str, Any]:
     """The bill of everything that is installed, with blastscope at its root."""
     with tempfile.TemporaryDirectory() as place:
         out = Path(place) / "all.json"
-        command = [sys.executable, "-m", "cyclonedx_py", "environment", "--spec-version", "1.6", "--output-reproducible"]
+        command = [
+            sys.executable,
+            "-m",
+            "cyclonedx_py",
+            "environment",
+            "--spec-version",
+            "1.6",
+            "--output-reproducible",
+            "--no-validate",
+        ]
         command += [
             "--mc-type",
             "library",
@@ -84,8 +95,11 @@ def shipped_only(bill: dict[str, Any], pins: dict[str, set[str]]) -> dict[str, A
     return {**bill, "components": kept, "dependencies": edges}
 
 
-def add_networks(bill: dict[str, Any]) -> None:
-    """Adds the shipped bundle, whose digest covers each of its files."""
+def describe_release(bill: dict[str, Any]) -> None:
+    """Adds blastscope's own version and licence, and the shipped bundle, whose digest covers each of its files."""
+    own = bill["metadata"]["component"]
+    own |= {"version": __version__, "purl": f"pkg:pypi/blastscope@{__version__}"}
+    own["licenses"] = [{"license": {"id": "Apache-2.0"}}]
     data = (SHIPPED / MANIFEST).read_bytes()
     manifest = json.loads(data)
     bill["components"].append(
