@@ -26,6 +26,7 @@ from blastscope.runtime.inference.options import SessionOptions
 from blastscope.runtime.inference.predictor import Predictor, make_predictor
 from blastscope.runtime.inference.request_queue import RequestQueue, answered
 from blastscope.runtime.inference.smear import SmearCall, call_smear, smear_model
+from blastscope.runtime.inference.worker_pool import InferencePool
 from blastscope.runtime.io.concurrency import keeping, ordered_map
 from blastscope.runtime.io.cpu_info import usable_threads
 from blastscope.runtime.io.image import check_array, list_images, load_pixels, read_image
@@ -80,6 +81,11 @@ class Scope:
         """A future that is done when the GPU's engine is built and `reopen` takes it; None where none is being built."""
         building = self._run.opened.building
         return building.done if building else None
+
+    @property
+    def lanes(self) -> InferencePool:
+        """What the networks run in, for programs that have crops or batches of their own; another one after `reopen`."""
+        return self._run.opened.lanes
 
     def classify(self, image: ImageSource) -> Prediction:
         """The call on one cell on black, a `Prediction`; with a refusal if the image shows no such cell.
@@ -226,7 +232,7 @@ class Scope:
 
     def examine(
         self,
-        frame: NDArray[np.uint8],
+        frame: NDArray[np.uint8] | bytes,
         *,
         pixel_um: float | None = None,
         stated_um: float | None = None,
@@ -239,8 +245,8 @@ class Scope:
 
         Parameters
         ----------
-        frame : (H, W, 3) uint8 array in RGB
-            It may be a strided view; it is neither written to nor kept. Above 8 megapixels it is looked at in tiles.
+        frame : (H, W, 3) uint8 array in RGB, or bytes of an image file
+            It may be strided; it is neither written to nor kept. Above 8 megapixels it is looked at in tiles.
         pixel_um : float, optional
             Micrometres per pixel. Without it the specification's scale holds, or that of the red cells in the frame.
         stated_um : float, optional
@@ -258,7 +264,7 @@ class Scope:
         run = self._run
         with run.opened.lanes.call():
             return self._examiner(run.predictor.classify_many, spec, pixel_um).examine(
-                check_array(frame), metadata, stated_um=stated_um
+                frame if isinstance(frame, bytes) else check_array(frame), metadata, stated_um=stated_um
             )
 
     def examine_files(
@@ -384,13 +390,10 @@ class Scope:
         from blastscope.runtime.frames.pipeline import Examiner
         from blastscope.runtime.frames.types import FrameSpecification
 
+        spec = spec or FrameSpecification()
         validated = self.validation is not None and self._objection(spec) is None
         threads = self._options.threads or usable_threads()
-        return Examiner(classify, spec or FrameSpecification(), pixel_um, threads, validated=validated)
+        return Examiner(classify, spec, pixel_um, threads, validated=validated)
 
-    def _objection(self, spec: FrameSpecification | None) -> str | None:
-        if self.validation is None:
-            return None
-        from blastscope.runtime.frames.types import FrameSpecification
-
-        return self.validation.objection(self.bundle.digest, spec or FrameSpecification())
+    def _objection(self, spec: FrameSpecification) -> str | None:
+        return self.validation.objection(self.bundle.digest, spec) if self.validation else None
