@@ -31,7 +31,9 @@ def serve(tiny_bundle: Any, tmp_path: Path) -> Iterator[Callable[..., Served]]:
                 **{"bundles": {"tiny": bundle}, "port": 0, "grpc_port": 0, **words},
                 limits=Limits(**limits),
             )
-            return Served(running.enter_context(BackgroundServer(options)), bundle)
+            server = Served(running.enter_context(BackgroundServer(options)), bundle)
+            running.callback(server.close)
+            return server
 
         yield start
 
