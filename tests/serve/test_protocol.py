@@ -267,7 +267,7 @@ def test_unknown_models_and_versions_are_not_found(triton: Clients, cells: list[
 def test_five_hundred_real_cells_get_the_calls_of_classify_many(
     serve: Callable[..., Served], cnmc: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    paths = sorted(cnmc.rglob("*.bmp"))[::10][:500]
+    paths = sorted(cnmc.rglob("*.webp"))[::10][:500]
     server = serve(bundles={"shipped": None})
     with open_bundle(workload="throughput") as scope:
         expected = scope.classify_many(paths)
