@@ -24,6 +24,7 @@ from blastscope.cli import devices, signing
 from blastscope.cli import examine as examining
 from blastscope.cli import explain as explaining
 from blastscope.cli import live as streaming
+from blastscope.cli import serve as serving
 from blastscope.cli import train_export as road
 from blastscope.cli import validate as validating
 from blastscope.cli.options import VerbCommand
@@ -42,6 +43,11 @@ EXTRAS = {
     "onnxruntime": "export",
     "pymmcore_plus": "micromanager",
     "napari": "napari",
+    "grpc": "serve",
+    "httptools": "serve",
+    "prometheus_client": "serve",
+    "starlette": "serve",
+    "uvicorn": "serve",
 }
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what is written to stdout, or piece by piece, has no file's name
@@ -105,9 +111,11 @@ def _options(
     ctx.with_resource(logged_to_terminal())
 
 
-for verbs in (
+ALL_VERBS = (
     *(calls, explaining, examining, road, bundles, signing, building, benching, demonstration, devices, streaming, validating),
-):
+    serving,
+)
+for verbs in ALL_VERBS:
     for verb in verbs.VERBS:
         app.command(cls=VerbCommand)(verb)
 for name, group in {**building.GROUPS, **signing.GROUPS}.items():

@@ -30,7 +30,7 @@ from blastscope.runtime.io.concurrency import Allowance, SingleThread, ordered_m
 from blastscope.runtime.io.image_decode import NO_MEMORY
 from blastscope.runtime.io.printable import printable
 from blastscope.runtime.io.slides.pixel_size_metadata import LEAST_UM, MOST_UM
-from blastscope.runtime.io.slides.slide import ArraySlide, CancellableSlide, Slide, open_slide, read_region
+from blastscope.runtime.io.slides.slide import ArraySlide, CancellableSlide, Slide, open_content, open_slide, read_region
 from blastscope.runtime.io.slides.tiff_codec import ReadError
 from blastscope.runtime.types import Box, Prediction, Refusal
 
@@ -118,12 +118,20 @@ class Examiner:
             raise UsageError(f"pixel_um is {self.pixel_um}: micrometres per pixel must lie between {LEAST_UM} and {MOST_UM}")
 
     def examine(
-        self, frame: NDArray[np.uint8], metadata: Mapping[str, Any] | None = None, *, stated_um: float | None = None
+        self, frame: NDArray[np.uint8] | bytes, metadata: Mapping[str, Any] | None = None, *, stated_um: float | None = None
     ) -> FrameReport:
-        """The report on a frame (H, W, 3) uint8 RGB in memory, which is neither kept nor written to.
+        """The report on a frame in memory: an array (H, W, 3) uint8 RGB, neither kept nor written to, or an image file's bytes.
 
-        `stated_um` is the scale by the file or layer that it comes from, which red cells may overrule.
+        `stated_um` is the scale by the file or layer that an array comes from, which red cells may overrule.
         """
+        if isinstance(frame, bytes):
+            slide = open_content(frame)
+            if isinstance(slide, Refusal):
+                return FrameReport((), None, slide, None, self.validated, metadata or {})
+            try:
+                return self.examine_scan(slide, metadata=metadata)
+            finally:
+                slide.close()
         return self.examine_scan(ArraySlide(np.ascontiguousarray(frame), stated_um), metadata=metadata)
 
     def examine_files(

@@ -20,6 +20,7 @@ from blastscope.runtime.inference.loader import LoadedSession
 from blastscope.runtime.inference.options import SessionOptions
 from blastscope.runtime.inference.predictor import Predictor, make_predictor
 from blastscope.runtime.inference.request_queue import RequestQueue
+from blastscope.runtime.inference.worker_pool import InferencePool
 from blastscope.runtime.types import Audit
 
 if TYPE_CHECKING:
@@ -76,6 +77,11 @@ class OpenSession:
         """A future that is done when the GPU's engine is built and `reopen` takes it; None where none is being built."""
         building = self._run.opened.building
         return building.done if building else None
+
+    @property
+    def lanes(self) -> InferencePool:
+        """What the networks run in, for programs that have crops or batches of their own; another one after `reopen`."""
+        return self._run.opened.lanes
 
     def reopen(self, *, device: str | None = None) -> None:
         """Opens the bundle anew, in this handle: after `DeviceLost`, once `building` is done, or for another `device`.

@@ -174,7 +174,7 @@ class Scope(OpenSession):
 
     def examine(
         self,
-        frame: NDArray[np.uint8],
+        frame: NDArray[np.uint8] | bytes,
         *,
         pixel_um: float | None = None,
         stated_um: float | None = None,
@@ -187,8 +187,8 @@ class Scope(OpenSession):
 
         Parameters
         ----------
-        frame : (H, W, 3) uint8 array in RGB
-            It may be a strided view; it is neither written to nor kept. Above 8 megapixels it is looked at in tiles.
+        frame : (H, W, 3) uint8 array in RGB, or bytes of an image file
+            It may be strided; it is neither written to nor kept. Above 8 megapixels it is looked at in tiles.
         pixel_um : float, optional
             Micrometres per pixel. Without it the specification's scale holds, or that of the red cells in the frame.
         stated_um : float, optional
@@ -206,7 +206,8 @@ class Scope(OpenSession):
         run = self._run
         with run.opened.lanes.call():
             examiner = self._examiner(run.predictor.classify_many, spec, pixel_um)
-            return examiner.examine(check_array(frame), metadata, stated_um=stated_um)
+            pixels = frame if isinstance(frame, bytes) else check_array(frame)
+            return examiner.examine(pixels, metadata, stated_um=stated_um)
 
     def examine_files(
         self,
@@ -303,6 +304,7 @@ class Scope(OpenSession):
         from blastscope.runtime.frames.pipeline import Examiner
         from blastscope.runtime.frames.types import FrameSpecification
 
+        spec = spec or FrameSpecification()
         validated = self.validation is not None and self._objection(spec) is None
         threads = self._options.threads or usable_threads()
-        return Examiner(classify, spec or FrameSpecification(), pixel_um, threads, validated=validated)
+        return Examiner(classify, spec, pixel_um, threads, validated=validated)
