@@ -10,9 +10,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from blastscope.calibration.acceptance.drift_metric import DriftMetric
+from blastscope.calibration.acceptance.gate import PairedPredictions
 from blastscope.calibration.acceptance.mixed_precision_search import Search, SearchReport
 from blastscope.calibration.acceptance.trial import Evaluator, Trial
 from blastscope.calibration.config import CalibrationConfig
+from blastscope.calibration.fold_gate import evaluate_folds, fold_trial, read_folds, training_sample
 from blastscope.calibration.progress import LogCallback
 from blastscope.calibration.quantisation.calibration_data import (
     CroppedCells,
@@ -29,6 +31,7 @@ from blastscope.calibration.quantisation.quantizer import (
     MethodRow,
     QuantConfig,
     choose_method,
+    default_quant_config,
     make_int8,
     matching_layers,
     write_model,
@@ -39,7 +42,7 @@ from blastscope.runtime.bundle import Bundle, read_bundle
 from blastscope.runtime.bundle.weights import bad_weight, check_weights
 from blastscope.runtime.errors import BundleError, DataError, DeviceError, EngineError, MissingLibrary, UsageError
 from blastscope.runtime.io.atomic import check_place
-from blastscope.runtime.io.cnmc import DatasetEntry, scan_dataset
+from blastscope.runtime.io.cnmc import Dataset, DatasetEntry, scan_dataset
 from blastscope.runtime.io.cpu_info import int8_sums_overflow
 from blastscope.runtime.io.temporary_file import sibling
 
@@ -52,15 +55,47 @@ SEARCHED = 4  # at most one of so many cells that set no range is kept from the 
 
 
 def calibrate(
-    bundle: Path | str, data: Path | str, config: CalibrationConfig | None = None, *, tell: LogCallback | None = None
+    bundle: Path | str,
+    data: Path | str,
+    config: CalibrationConfig | None = None,
+    *,
+    folds: Path | str | None = None,
+    tell: LogCallback | None = None,
 ) -> CalibrationReport:
     """Makes int8 graphs for the bundle in the folder `bundle` from cells below `data`, and admits them if the gate holds.
 
     Some validation cells set the ranges, others choose the method, and the rest judge. Where they refuse the graph, the layers
-    that cost most stay fp32, and they judge once more. The bundle is changed in one step; a refused int8 leaves its graphs as
-    they were. Raises `DataError` where `data` lacks what is needed or `config` names cells that can't calibrate, `UsageError`
-    where `config` leaves no cell to judge, `BundleError` for a bundle without an fp32 fused graph, `DeviceError` where this CPU
-    can't compute the weights that `config` wants.
+    that cost most stay fp32, and they judge once more. An ensemble that was trained on all patients has no such cells: with
+    `folds` its cross validation's ensembles judge (calibration/fold_gate.py), and method and layers are those that `config`
+    names. The bundle is changed in one step; a refused int8 leaves its graphs as they were.
+
+    Parameters
+    ----------
+    bundle
+        Folder of the bundle.
+    data
+        Folder of the cells that it was trained on.
+    config
+        How int8 is made and what the gate admits.
+    folds
+        Folder with a bundle for each fold of the cross validation; None: the bundle's own held-out patients judge.
+    tell
+        Is called with lines of progress.
+
+    Returns
+    -------
+    CalibrationReport
+
+    Raises
+    ------
+    DataError
+        `data` lacks what is needed, or `config` names cells that can't calibrate.
+    UsageError
+        `config` leaves no cell to judge, or `folds` don't stand for the bundle.
+    BundleError
+        A bundle has no fp32 fused graph.
+    DeviceError
+        This CPU can't compute the weights that `config` wants.
     """
     config, log = config or CalibrationConfig(), tell or (lambda _: None)
     if config.weight_bits == 8 and int8_sums_overflow():
@@ -74,13 +109,21 @@ def calibrate(
         raise BundleError(bundle, "no fp32 fused graph to make int8 from: export with fp32")
     for entry in source.manifest.graphs:
         check_weights(source, entry)
-    log(f"looking for validation cells below '{data}'")
-    split = _split_cells(source, data, config, log)
+    parts = read_folds(source, folds) if folds else ()
+    if parts:
+        split = _trained_cells(source, data, config, log)
+    else:
+        log(f"looking for validation cells below '{data}'")
+        split = _split_cells(source, data, config, log)
     log(f"measuring ranges on {len(split.sample.cells)} cells")
     model = onnx.load_model_from_string(source.read(fused))
     builder = Int8Builder(model, split.sample.crops, config, histograms=config.method != "minmax", log=log)
     with TemporaryDirectory(prefix="blastscope-") as place:
-        candidate = _make_candidate(source, builder, split, config, _Workspace(Path(place), log))
+        workspace = _Workspace(Path(place), log)
+        if parts:
+            candidate = _candidate_by_folds(source, parts, builder, scan_dataset(data), workspace)
+        else:
+            candidate = _make_candidate(source, builder, split, config, workspace)
         entries = [int8_entry(fused, candidate.child, candidate.trial)]
         for entry in source.manifest.graphs if not candidate.trial.failures else ():
             if entry.precision == "fp32" and entry.models != "fused":
@@ -103,6 +146,7 @@ def calibrate(
             recipe=candidate.recipe,
             methods=candidate.methods,
             search=candidate.search,
+            folds=len(parts),
         )
         return outcome.report(outcome.apply())
 
@@ -158,6 +202,29 @@ def _split_cells(bundle: Bundle, data: Path | str, config: CalibrationConfig, lo
     wanted = min(config.search_cells, len(rest) // SEARCHED) if config.method == "auto" else 0
     search = choose_cells(rest, wanted, config.seed)
     return _CellSplit(sample, crop_cells(search, spec), tuple(cell for cell in rest if cell not in set(search)))
+
+
+def _trained_cells(bundle: Bundle, data: Path | str, config: CalibrationConfig, log: LogCallback) -> _CellSplit:
+    """Cells that the bundle was trained on set the ranges; its folds judge."""
+    if config.files:
+        raise UsageError("'files' names validation cells, and an ensemble with folds has none: leave it out")
+    folder = scan_dataset(data)
+    log_dataset_mismatch(folder, bundle.manifest.training.data_sha256, log)
+    return _CellSplit(training_sample(bundle, folder, config), crop_cells((), bundle.manifest.crop), ())
+
+
+def _candidate_by_folds(
+    bundle: Bundle, folds: tuple[Bundle, ...], builder: Int8Builder, folder: Dataset, workspace: _Workspace
+) -> _Candidate:
+    """Makes the graph by the method that the configuration names, and lets the folds judge it."""
+    config, recipe, child = builder.config, default_quant_config(builder.config), workspace.folder / "fused.onnx"
+    write_model(builder.build(recipe), child)
+    require_finite_weights(child)
+
+    def judge() -> tuple[PairedPredictions, ...]:
+        return evaluate_folds(folds, folder, recipe, config, workspace.folder, workspace.log)
+
+    return _Candidate(child, recipe, fold_trial(bundle, child, judge, config), None, (), None)
 
 
 def _make_candidate(

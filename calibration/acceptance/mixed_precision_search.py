@@ -132,7 +132,7 @@ class Search:
             if self._time_is_up(RANKING_TIME_SHARE):
                 break
             alone = recipe.model_copy(update={"floats": tuple(name for name in layers if name not in block)})
-            drift = self.metric.measure(self.builder.build(alone), rows).drift
+            drift = self.metric.measure(self.builder.build(alone, features=False), rows).drift
             found.append(BlockCost(layers=block, drift=drift, work=self._mac_share(block)))
             alone_in = f"{number} of {len(blocks)}, {_named(block)} alone in int8"
             self.log(f"{alone_in}: the vote drifts by {drift:.4f}; {self._time_left()}")
