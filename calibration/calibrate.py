@@ -11,9 +11,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from blastscope.calibration.acceptance.drift_metric import DriftMetric
+from blastscope.calibration.acceptance.gate import PairedPredictions
 from blastscope.calibration.acceptance.mixed_precision_search import Search, SearchReport
 from blastscope.calibration.acceptance.trial import Evaluator, Trial
 from blastscope.calibration.config import CalibrationConfig
+from blastscope.calibration.fold_gate import evaluate_folds, fold_trial, read_folds, training_sample
 from blastscope.calibration.quantisation.calibration_data import (
     CroppedCells,
     choose_cells,
@@ -29,6 +31,7 @@ from blastscope.calibration.quantisation.quantizer import (
     MethodRow,
     QuantConfig,
     choose_method,
+    default_quant_config,
     make_int8,
     matching_layers,
     write_model,
@@ -39,7 +42,7 @@ from blastscope.runtime.bundle import Bundle, read_bundle
 from blastscope.runtime.bundle.weights import bad_weight, check_weights
 from blastscope.runtime.errors import BundleError, DataError, DeviceError, EngineError, MissingLibrary, UsageError
 from blastscope.runtime.io.atomic import check_place
-from blastscope.runtime.io.cnmc import DatasetEntry, scan_dataset
+from blastscope.runtime.io.cnmc import Dataset, DatasetEntry, scan_dataset
 from blastscope.runtime.io.cpu_info import int8_sums_overflow
 from blastscope.runtime.io.temporary_file import sibling
 
@@ -53,14 +56,45 @@ except ImportError as error:
 SEARCHED = 4  # at most one of so many cells that set no range is kept from the gate
 
 
-def calibrate(bundle: Path | str, data: Path | str, config: CalibrationConfig | None = None) -> CalibrationReport:
+def calibrate(
+    bundle: Path | str,
+    data: Path | str,
+    config: CalibrationConfig | None = None,
+    *,
+    folds: Path | str | None = None,
+) -> CalibrationReport:
     """Makes int8 graphs for the bundle in the folder `bundle` from cells below `data`, and admits them if the gate holds.
 
     Some validation cells set the ranges, others choose the method, and the rest judge. Where they refuse the graph, the layers
-    that cost most stay fp32, and they judge once more. The bundle is changed in one step; a refused int8 leaves its graphs as
-    they were. Raises `DataError` where `data` lacks what is needed or `config` names cells that can't calibrate, `UsageError`
-    where `config` leaves no cell to judge, `BundleError` for a bundle without an fp32 fused graph, `DeviceError` where this CPU
-    can't compute the weights that `config` wants.
+    that cost most stay fp32, and they judge once more. An ensemble that was trained on all patients has no such cells: with
+    `folds` its cross validation's ensembles judge (calibration/fold_gate.py), and method and layers are those that `config`
+    names. The bundle is changed in one step; a refused int8 leaves its graphs as they were.
+
+    Parameters
+    ----------
+    bundle
+        Folder of the bundle.
+    data
+        Folder of the cells that it was trained on.
+    config
+        How int8 is made and what the gate admits.
+    folds
+        Folder with a bundle for each fold of the cross validation; None: the bundle's own held-out patients judge.
+
+    Returns
+    -------
+    CalibrationReport
+
+    Raises
+    ------
+    DataError
+        `data` lacks what is needed, or `config` names cells that can't calibrate.
+    UsageError
+        `config` leaves no cell to judge, or `folds` don't stand for the bundle.
+    BundleError
+        A bundle has no fp32 fused graph.
+    DeviceError
+        This CPU can't compute the weights that `config` wants.
     """
     config = config or CalibrationConfig()
     if config.weight_bits == 8 and int8_sums_overflow():
@@ -74,13 +108,20 @@ def calibrate(bundle: Path | str, data: Path | str, config: CalibrationConfig | 
         raise BundleError(bundle, "no fp32 fused graph to make int8 from: export with fp32")
     for entry in source.manifest.graphs:
         check_weights(source, entry)
-    logger.info("looking for validation cells below '%s'", data)
-    split = _split_cells(source, data, config)
+    parts = read_folds(source, folds) if folds else ()
+    if parts:
+        split = _trained_cells(source, data, config)
+    else:
+        logger.info("looking for validation cells below '%s'", data)
+        split = _split_cells(source, data, config)
     logger.info("measuring ranges on %s cells", len(split.sample.cells))
     model = onnx.load_model_from_string(source.read(fused))
     builder = Int8Builder(model, split.sample.crops, config, histograms=config.method != "minmax")
     with TemporaryDirectory(prefix="blastscope-") as place:
-        candidate = _make_candidate(source, builder, split, config, Path(place))
+        if parts:
+            candidate = _candidate_by_folds(source, parts, builder, scan_dataset(data), Path(place))
+        else:
+            candidate = _make_candidate(source, builder, split, config, Path(place))
         entries = [int8_entry(fused, candidate.child, candidate.trial)]
         for entry in source.manifest.graphs if not candidate.trial.failures else ():
             if entry.precision == "fp32" and entry.models != "ensemble":
@@ -103,6 +144,7 @@ def calibrate(bundle: Path | str, data: Path | str, config: CalibrationConfig | 
             recipe=candidate.recipe,
             methods=candidate.methods,
             search=candidate.search,
+            folds=len(parts),
         )
         return outcome.report(outcome.apply())
 
@@ -150,6 +192,29 @@ def _split_cells(bundle: Bundle, data: Path | str, config: CalibrationConfig) ->
     wanted = min(config.search_cells, len(rest) // SEARCHED) if config.method == "auto" else 0
     search = choose_cells(rest, wanted, config.seed)
     return _CellSplit(sample, crop_cells(search, spec), tuple(cell for cell in rest if cell not in set(search)))
+
+
+def _trained_cells(bundle: Bundle, data: Path | str, config: CalibrationConfig) -> _CellSplit:
+    """Cells that the bundle was trained on set the ranges; its folds judge."""
+    if config.files:
+        raise UsageError("'files' names validation cells, and an ensemble with folds has none: leave it out")
+    folder = scan_dataset(data)
+    log_dataset_mismatch(folder, bundle.manifest.training.data_sha256)
+    return _CellSplit(training_sample(bundle, folder, config), crop_cells((), bundle.manifest.crop), ())
+
+
+def _candidate_by_folds(
+    bundle: Bundle, folds: tuple[Bundle, ...], builder: Int8Builder, folder: Dataset, place: Path
+) -> _Candidate:
+    """Makes the graph by the method that the configuration names, and lets the folds judge it."""
+    config, recipe, child = builder.config, default_quant_config(builder.config), place / "ensemble.onnx"
+    write_model(builder.build(recipe), child)
+    require_finite_weights(child)
+
+    def judge() -> tuple[PairedPredictions, ...]:
+        return evaluate_folds(folds, folder, recipe, config, place)
+
+    return _Candidate(child, recipe, fold_trial(bundle, child, judge, config), None, (), None)
 
 
 def _make_candidate(

@@ -134,7 +134,7 @@ class Search:
             if self._time_is_up(RANKING_TIME_SHARE):
                 break
             alone = recipe.model_copy(update={"floats": tuple(name for name in layers if name not in block)})
-            drift = self.metric.measure(self.builder.build(alone), rows).drift
+            drift = self.metric.measure(self.builder.build(alone, features=False), rows).drift
             found.append(BlockCost(layers=block, drift=drift, work=self._mac_share(block)))
             alone_in = f"{number} of {len(blocks)}, {_named(block)} alone in int8"
             logger.info("%s: the vote drifts by %.4f; %s", alone_in, drift, self._time_left())

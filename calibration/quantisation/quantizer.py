@@ -22,8 +22,9 @@ from blastscope.calibration.acceptance.drift_metric import Drift, DriftMetric
 from blastscope.calibration.config import CalibrationConfig, Method
 from blastscope.calibration.quantisation.calibrators import ActivationStats, collect_stats
 from blastscope.calibration.quantisation.cross_layer_equalization import equalize_layers
+from blastscope.calibration.quantisation.feature_correction import Features, correct_features, find_features, read_features
 from blastscope.calibration.quantisation.qdq import insert_qdq
-from blastscope.calibration.quantisation.qdq_placement import make_plan
+from blastscope.calibration.quantisation.qdq_placement import check_graph, make_plan
 from blastscope.runtime.errors import MissingLibrary
 from blastscope.runtime.io.hashing import bytes_sha256
 from blastscope.runtime.io.strict_model import StrictModel
@@ -40,7 +41,7 @@ class QuantConfig(StrictModel):
     """How an int8 graph is made: calibration method, corrections, and the layers that stay fp32."""
 
     method: Method = "percentile"
-    corrected: bool = True  # biases
+    corrected: bool = True  # biases, and what the heads read
     equalised: bool = False  # channels
     floats: tuple[str, ...] = ()  # names of layers that stay fp32
 
@@ -76,13 +77,41 @@ class Int8Builder:
         weights = make_plan(self.model).weights
         return tuple(node.name for node in self.model.graph.node if len(node.input) > 1 and node.input[1] in weights)
 
-    def build(self, recipe: QuantConfig) -> onnx.ModelProto:
-        """The int8 graph by the configuration `recipe`."""
+    def build(self, recipe: QuantConfig, *, features: bool = True) -> onnx.ModelProto:
+        """The int8 graph by the configuration `recipe`.
+
+        Parameters
+        ----------
+        recipe
+            Method, corrections and layers that stay fp32.
+        features
+            False: what the heads read isn't corrected, even where `recipe` corrects. That saves two runs on all crops where
+            graphs are only compared with each other.
+
+        Returns
+        -------
+        onnx.ModelProto
+        """
         model, stats = self._equalized if recipe.equalised else (self.model, self.stats)
         plan = make_plan(model, recipe.floats)
         means = stats.means if recipe.corrected else None
         reach = stats.ranges(plan, recipe.method, self.config.percentile)
-        return insert_qdq(model, plan, reach, means=means, weight_bits=self.config.weight_bits)
+        child = insert_qdq(model, plan, reach, means=means, weight_bits=self.config.weight_bits)
+        if not (recipe.corrected and features and self._features):
+            return child
+        child = correct_features(child, self._features, self._kept_crops)
+        check_graph(child, "int8")
+        return child
+
+    @cached_property
+    def _features(self) -> Features:
+        """What the heads of the fp32 graph read, for the crops that calibrate."""
+        names = find_features(self.model)
+        return read_features(self.model, names, self._kept_crops) if names else {}
+
+    @property
+    def _kept_crops(self) -> NDArray[np.uint8]:
+        return self.crops[np.setdiff1d(np.arange(len(self.crops)), [row for row, _ in self.refused])]
 
     def can_equalise(self) -> bool:
         """Whether equalising changes anything."""
@@ -92,8 +121,7 @@ class Int8Builder:
     def _equalized(self) -> tuple[onnx.ModelProto, ActivationStats]:
         """The graph with equalised channels, and its values."""
         model = equalize_layers(self.model, self.stats.channels) or self.model
-        kept = np.setdiff1d(np.arange(len(self.crops)), [row for row, _ in self.refused])
-        return model, collect_stats(model, make_plan(model), self.crops[kept], histograms=self.histograms)
+        return model, collect_stats(model, make_plan(model), self._kept_crops, histograms=self.histograms)
 
 
 def matching_layers(model: onnx.ModelProto, names: Collection[str], other: onnx.ModelProto) -> tuple[str, ...]:
