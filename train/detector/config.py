@@ -8,7 +8,7 @@ from pydantic import Field
 
 from blastscope.runtime.io.strict_model import StrictModel
 
-SHIPPED = Path(__file__).with_name("detector.toml")
+SHIPPED = Path(__file__).parents[1] / "detector.toml"
 
 
 class PoolConfig(StrictModel):
