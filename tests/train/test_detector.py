@@ -179,7 +179,7 @@ def test_frames_are_scaled_by_their_red_cells(data: Path) -> None:
     assert frame.red_cell_px == 80
     assert (frame.labels == RED).sum() == 4
     prepared = prepare(frame, PictureConfig())
-    assert prepared.picture.shape[1] == round(640 * 22 * 1.7 / 80)
+    assert prepared.picture.shape[1] == round(640 * 28 * 1.7 / 80)
 
 
 def test_types_of_single_cells_are_groups_and_platelets_are_none(data: Path) -> None:

@@ -105,8 +105,8 @@ def train_detector(
 
 
 def pixel_um(config: DetectorConfig) -> float:
-    """Micrometres a pixel of the training pictures, by their red cells."""
-    return round(FrameSpecification().red_cell_um / config.picture.red_cell_px, 4)
+    """Micrometres a pixel of the pictures that the detector is given at work."""
+    return round(FrameSpecification().red_cell_um / config.picture.shown_red_cell_px, 4)
 
 
 def load_detector_run(run: Path) -> TrainedDetector:
@@ -126,7 +126,7 @@ def load_detector_run(run: Path) -> TrainedDetector:
 def judged(
     data: Path, trunk: DetectorTrunk, config: DetectorConfig, out: Path, left_out: str | None, progress: Progress
 ) -> tuple[SourceScores, FitHistory]:
-    """What the detector that never saw `left_out` shows on it; with None, the one of all sources on BCCD's validation frames."""
+    """What the detector that never saw `left_out` shows on it; with None, that of all sources on BCCD's validation frames."""
     module, history = _fitted(trunk, config, out, left_out, progress)
     place = out / _name(left_out) / SCORES
     if place.is_file():
