@@ -6,7 +6,8 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.installed
 
-.PHONY: demo test lint bench gpu-check kernels kernels-check engines-check soak api-names wheelhouse wheel requirements clean
+.PHONY: demo test lint bench gpu-check kernels kernels-check engines-check soak api-names wheelhouse wheel requirements clean \
+    native native-package native-check native-fuzz
 
 demo: $(READY)
 	$(BIN)/blastscope demo --out demo
@@ -89,6 +90,23 @@ engines-check: $(READY)
 # 10,000 frames through streams and 100,000 cells through a handle, with errors on the way: memory and threads stay flat.
 soak: $(READY)
 	$(BIN)/python -m pytest -s tests/runtime/check_soak.py $(PYTEST_ARGS)
+
+# libblastscope (runtime/native/README.md): a library for C and C++, a folder with all that it needs, its longer checks, its fuzzers.
+NATIVE = .cache/native
+OPENVINO = $$($(BIN)/python -c 'import openvino; print(openvino.__path__[0])')
+native: $(READY)
+	cmake -S runtime/native -B $(NATIVE) -DOpenVINO_DIR="$(OPENVINO)/cmake" > /dev/null
+	cmake --build $(NATIVE) --parallel --target blastscope
+
+native-package: native
+	mkdir -p dist
+	runtime/native/packaging/package.sh $(NATIVE) "$(OPENVINO)" blastscope/shipped dist/libblastscope
+
+native-check: $(READY)
+	BLASTSCOPE_EVERY_CELL=1 $(BIN)/python -m pytest -s tests/native tests/native/check_native.py $(PYTEST_ARGS)
+
+native-fuzz: $(READY)
+	tests/native/fuzz.sh "$(OPENVINO)/cmake" blastscope/shipped
 
 # Looks the names of TensorRT's and Triton's interfaces up again, in their wheels.
 api-names: $(READY)

@@ -15,6 +15,7 @@ PAGES = [
     ROOT / "README.md",
     *(ROOT / room / "README.md" for room in ("runtime", "export", "benchmarks")),
     ROOT / "CONTRIBUTING.md",
+    ROOT / "runtime" / "native" / "README.md",
 ]
 BLOCKS = [
     pytest.param(block, id=f"{page.parent.name}-{number}")
