@@ -8,6 +8,7 @@
 
 #include "errors.h"
 #include "scope.h"
+#include "utf8.h"
 
 static_assert(sizeof(blastscope_prediction) == 384 && sizeof(blastscope_image) == 40, "other languages have these sizes");
 
@@ -85,7 +86,7 @@ private:
 
 void keep(const char* message) noexcept {
     try {
-        last_error = message;
+        last_error = readable(message);
     } catch (...) {
         last_error.clear();
     }
