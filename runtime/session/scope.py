@@ -23,6 +23,7 @@ from blastscope.runtime.session.open_session import OpenSession
 from blastscope.runtime.types import VOTERS, Prediction, Refusal
 
 if TYPE_CHECKING:
+    from blastscope.runtime.frames.detection.detector import Detector
     from blastscope.runtime.frames.pipeline import Classify, Examiner, Look, Watch
     from blastscope.runtime.frames.types import FrameReport, FrameSpecification
     from blastscope.runtime.io.image import ImageSource
@@ -307,4 +308,11 @@ class Scope(OpenSession):
         spec = spec or FrameSpecification()
         validated = self.validation is not None and self._objection(spec) is None
         threads = self._options.threads or usable_threads()
-        return Examiner(classify, spec, pixel_um, threads, validated=validated)
+        detector = self._run.detector.get(self._detector) if spec.finder == "auto" else None
+        return Examiner(classify, spec, pixel_um, threads, validated=validated, detector=detector)
+
+    def _detector(self) -> Detector | None:
+        from blastscope.runtime.frames.detection.loader import load_detector
+
+        threads = self._options.threads or usable_threads()
+        return load_detector(self.bundle, backend=self._run.opened.lanes.engine.backend, threads=threads)
