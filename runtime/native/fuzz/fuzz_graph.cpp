@@ -6,7 +6,7 @@
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     const std::string content(reinterpret_cast<const char*>(data), size);
     try {
-        blastscope::examine_graph(content, "fused", 16);
+        blastscope::examine_graph(content, "ensemble", 16);
         blastscope::with_uint8_activations(content, "fuzzed", "CPU");
     } catch (const blastscope::UnfitGraph&) {
     } catch (const blastscope::Error&) {
