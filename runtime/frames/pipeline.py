@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
@@ -16,6 +17,9 @@ from numpy.typing import NDArray
 
 from blastscope.runtime.errors import BlastscopeError, UsageError
 from blastscope.runtime.frames.cell_crop import cut_cell
+from blastscope.runtime.frames.detection.cells import detect_cells
+from blastscope.runtime.frames.detection.detector import Detector
+from blastscope.runtime.frames.detection.scale import confirmed
 from blastscope.runtime.frames.estimation.frame_parameters import estimate_frame_parameters
 from blastscope.runtime.frames.features import cell_features
 from blastscope.runtime.frames.image_pyramid import ImagePyramid, image_pyramid
@@ -107,6 +111,7 @@ class Examiner:
     pixel_um: float | None = None  # the caller's word on the scale, before the specification's and the file's
     threads: int = 1
     validated: bool = False  # by the site, with this bundle and specification
+    detector: Detector | None = None  # what finds the cells; None: they are found by their stain
     whole_pixels: int = WHOLE_PIXELS
     tile_px: int = TILE_PX
     crowded: SingleThread = field(default_factory=lambda: SingleThread("blastscope-crowded"), repr=False, compare=False)
@@ -134,13 +139,31 @@ class Examiner:
         return self.examine_scan(ArraySlide(np.ascontiguousarray(frame), stated_um), metadata=metadata)
 
     def examine_files(
-        self, paths: Iterable[Path], look: Look | None = None, *, watch: Watch | None = None, journal: Journal | None = None
+        self,
+        paths: Iterable[Path],
+        look: Look | None = None,
+        *,
+        watch: Watch | None = None,
+        journal: Path | None = None,
+        origin: Mapping[str, str] | None = None,
     ) -> Iterator[FrameReport]:
         """The report on each file, in order, several at a time; large ones one at a time. `look` sees each while it is open.
 
-        `watch` is told of each part as it is done, in one of several threads. What `journal` holds isn't examined again.
-        Leaving early, with Ctrl-C too, waits for the tiles that are at work, not for their frames.
+        `watch` is told of each part as it is done, in one of several threads. What the file `journal` holds isn't examined
+        again; it must have been begun with this examiner and `origin`. Leaving early, with Ctrl-C too, waits for the tiles that
+        are at work, not for their frames.
         """
+        made_with = {**(origin or {}), "specification": self.spec.model_dump(), "pixel size": self.pixel_um, **self._tiling}
+        kept = Journal(Path(journal), made_with) if journal else None  # what is wrong with it is said now
+        return self._reports(paths, look, watch, kept)
+
+    @property
+    def _tiling(self) -> dict[str, int]:
+        return {"tile size": self.tile_px, "size of whole frames": self.whole_pixels}
+
+    def _reports(
+        self, paths: Iterable[Path], look: Look | None, watch: Watch | None, journal: Journal | None
+    ) -> Iterator[FrameReport]:
         alone = threading.Lock()  # whoever holds it may fill the memory with one large frame
         room = Allowance(MOST_PIXELS)  # of the others
         left = threading.Event()
@@ -160,7 +183,9 @@ class Examiner:
             finally:
                 scan.close()
 
-        return (report for _, report in ordered_map(examine, paths, workers=self.threads + 1, leave=left.set))
+        with journal or nullcontext():
+            for _, report in ordered_map(examine, paths, workers=self.threads + 1, leave=left.set):
+                yield report
 
     def _examined(self, scan: Slide, run: _Run) -> FrameReport:
         """The report on `scan`. An error of the program costs this frame alone, and not what was found in a thousand others."""
@@ -215,7 +240,8 @@ class Examiner:
         return facts, found, not found.cells and _mostly_black(pictures.frame)
 
     def _estimated(self, pictures: ImagePyramid, scan: Slide) -> FrameParameters:
-        return estimate_frame_parameters(pictures, self.spec, pixel_um=self.pixel_um, stated_um=scan.pixel_um)
+        facts = estimate_frame_parameters(pictures, self.spec, pixel_um=self.pixel_um, stated_um=scan.pixel_um)
+        return confirmed(self.detector, pictures, facts, self.spec) if self.detector else facts
 
     def _surveyed(self, scan: Slide) -> FrameParameters:
         """What holds for the whole of a large `scan`, measured on windows that show something."""
@@ -247,7 +273,10 @@ class Examiner:
     def _cells_of(self, pictures: ImagePyramid, facts: FrameParameters, tile: Tile) -> TileRecord:
         """The cells that `tile`, of which these are the pictures, owns; all classified in one batch."""
         here, skipped = facts_in(facts, tile), list[Box]()
-        found = segment_cells(pictures, here, self.spec, crowded=self.crowded, skipped=skipped, core=tile.core_in_region)
+        if self.detector:
+            found = detect_cells(self.detector, pictures, here, core=tile.core_in_region)
+        else:
+            found = segment_cells(pictures, here, self.spec, crowded=self.crowded, skipped=skipped, core=tile.core_in_region)
         called = [cell for cell in found if cell.refusal is None]
         wanted = [cut_cell(pictures.frame, cell, facts, self.spec) for cell in called]
         calls = iter(self.classify(wanted) if wanted else [])

@@ -27,7 +27,7 @@ MAY_KNOW = {
     "front": {*ROOMS, "front"},  # blastscope/ itself: the facade, the command line and the server
 }
 RUNTIME_ORDER = (  # each may import those to its right; integrations are on top because they embed the session
-    *("integrations", "session", "scope", "streaming", "evaluation", "frames", "inference", "backends", "cuda", "bundle"),
+    *("integrations", "session", "streaming", "evaluation", "frames", "inference", "backends", "cuda", "bundle"),
     *("crop", "io", "types", "errors"),
 )
 HEAVY = ("torch", "torchvision", "timm", "sklearn", "scipy", "matplotlib", "onnx", "onnxscript", "tensorrt", "nncf")
