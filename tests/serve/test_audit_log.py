@@ -146,7 +146,17 @@ def test_no_answer_is_sent_whose_line_could_not_be_written(
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 def test_a_kill_in_mid_load_loses_no_answer_that_a_client_got(tiny_bundle: Any, cells: list[bytes], tmp_path: Path) -> None:
-    words = ["serve", "--bundle", str(tiny_bundle.make()), "--port", "0", "--grpc-port", "0", "--audit-log", str(tmp_path / "log")]
+    words = [
+        "serve",
+        "--bundle",
+        str(tiny_bundle.make()),
+        "--port",
+        "0",
+        "--grpc-port",
+        "0",
+        "--audit-log",
+        str(tmp_path / "log"),
+    ]
     with subprocess.Popen([sys.executable, "-m", "blastscope", *words], stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr
         address = next(line for line in server.stderr if line.startswith("gRPC at ")).split()[-1]
@@ -175,7 +185,11 @@ def test_a_kill_in_mid_load_loses_no_answer_that_a_client_got(tiny_bundle: Any, 
         server.send_signal(signal.SIGKILL)
         for thread in threads:
             thread.join()
-    logged = {json.loads(line)["request"] for line in log_files(tmp_path / "log")[0].read_bytes().splitlines()[1:] if line[-1:] == b"}"}
+    logged = {
+        json.loads(line)["request"]
+        for line in log_files(tmp_path / "log")[0].read_bytes().splitlines()[1:]
+        if line[-1:] == b"}"
+    }
     assert set(answered) <= logged
     check_log(tmp_path / "log")
     written(tmp_path / "log", 1)  # the next server goes on with it

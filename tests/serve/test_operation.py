@@ -98,7 +98,10 @@ def test_a_page_of_another_site_gets_nothing(serve: Serve) -> None:
 
 def test_a_port_in_use_is_told(serve: Serve) -> None:
     server = serve()
-    for words in ({"port": server.running.server.port, "grpc_port": 0}, {"port": 0, "grpc_port": server.running.server.grpc_port}):
+    for words in (
+        {"port": server.running.server.port, "grpc_port": 0},
+        {"port": 0, "grpc_port": server.running.server.grpc_port},
+    ):
         with pytest.raises(UsageError, match="can't listen"), BackgroundServer(ServeOptions({"tiny": server.bundle}, **words)):
             pass
 
@@ -189,7 +192,17 @@ def test_a_damaged_bundle_is_not_taken_and_the_old_one_goes_on(serve: Serve, cel
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM")
 def test_sigterm_answers_what_is_under_way_and_ends_with_0(tiny_bundle: Any, cells: list[bytes], tmp_path: Path) -> None:
-    words = ["serve", "--bundle", f"x={tiny_bundle.make()}", "--port", "0", "--grpc-port", "0", "--audit-log", str(tmp_path / "log")]
+    words = [
+        "serve",
+        "--bundle",
+        f"x={tiny_bundle.make()}",
+        "--port",
+        "0",
+        "--grpc-port",
+        "0",
+        "--audit-log",
+        str(tmp_path / "log"),
+    ]
     with subprocess.Popen([sys.executable, "-m", "blastscope", *words], stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr
         address = next(line for line in server.stderr if line.startswith("gRPC at ")).split()[-1]
