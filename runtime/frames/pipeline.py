@@ -19,8 +19,9 @@ from blastscope.runtime.errors import BlastscopeError, UsageError
 from blastscope.runtime.frames.cell_crop import cut_cell
 from blastscope.runtime.frames.detection.cells import detect_cells
 from blastscope.runtime.frames.detection.detector import Detector
-from blastscope.runtime.frames.detection.scale import confirmed
+from blastscope.runtime.frames.detection.scale import red_cells_found
 from blastscope.runtime.frames.estimation.frame_parameters import estimate_frame_parameters
+from blastscope.runtime.frames.estimation.pixel_size import RedCells
 from blastscope.runtime.frames.features import cell_features
 from blastscope.runtime.frames.image_pyramid import ImagePyramid, image_pyramid
 from blastscope.runtime.frames.journal import WHOLE, FrameRecord, Journal, TileRecord, in_order
@@ -240,8 +241,16 @@ class Examiner:
         return facts, found, not found.cells and _mostly_black(pictures.frame)
 
     def _estimated(self, pictures: ImagePyramid, scan: Slide) -> FrameParameters:
-        facts = estimate_frame_parameters(pictures, self.spec, pixel_um=self.pixel_um, stated_um=scan.pixel_um)
-        return confirmed(self.detector, pictures, facts, self.spec) if self.detector else facts
+        detector, given_um, stated_um = self.detector, self.pixel_um or self.spec.pixel_um, scan.pixel_um
+
+        def measure(pictures: ImagePyramid, content: Box) -> RedCells | None:
+            assert detector is not None
+            guess_um = given_um or stated_um
+            return red_cells_found(detector, pictures, content, guess_um=guess_um, red_cell_um=self.spec.red_cell_um)
+
+        return estimate_frame_parameters(
+            pictures, self.spec, pixel_um=given_um, stated_um=stated_um, measure=measure if detector else None
+        )
 
     def _surveyed(self, scan: Slide) -> FrameParameters:
         """What holds for the whole of a large `scan`, measured on windows that show something."""

@@ -23,7 +23,6 @@ from blastscope.runtime.session.open_session import OpenSession
 from blastscope.runtime.types import VOTERS, Prediction, Refusal
 
 if TYPE_CHECKING:
-    from blastscope.runtime.frames.detection.detector import Detector
     from blastscope.runtime.frames.pipeline import Classify, Examiner, Look, Watch
     from blastscope.runtime.frames.types import FrameReport, FrameSpecification
     from blastscope.runtime.io.image import ImageSource
@@ -310,9 +309,3 @@ class Scope(OpenSession):
         threads = self._options.threads or usable_threads()
         detector = self._run.detector.get(self._detector) if spec.finder == "auto" else None
         return Examiner(classify, spec, pixel_um, threads, validated=validated, detector=detector)
-
-    def _detector(self) -> Detector | None:
-        from blastscope.runtime.frames.detection.loader import load_detector
-
-        threads = self._options.threads or usable_threads()
-        return load_detector(self.bundle, backend=self._run.opened.lanes.engine.backend, threads=threads)
