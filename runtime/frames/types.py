@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NamedTuple, TypedDict, get_args
 
 import cv2
 import numpy as np
@@ -21,6 +21,25 @@ from blastscope.runtime.frames.contour import Contour
 from blastscope.runtime.frames.features import CellFeatures
 from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.runtime.types import CLASSES, Box, ClassName, Prediction, Refusal, RefusalCode, Voter
+
+DoubtCode = Literal["nothing-found", "many-white-cells", "scale-assumed", "scale-disputed"]
+DOUBTS: tuple[DoubtCode, ...] = get_args(DoubtCode)
+
+
+class Doubt(NamedTuple):
+    """Why a frame's result shouldn't be trusted before somebody has looked at it.
+
+    Attributes
+    ----------
+    code : str
+        For programs: 'nothing-found' (though dark purple objects are there), 'many-white-cells' (as many as red ones),
+        'scale-assumed' (nothing tells it), 'scale-disputed' (the file or the caller and the red cells differ).
+    detail : str
+        For people: one sentence, which may change from one version to the next.
+    """
+
+    code: DoubtCode
+    detail: str
 
 
 class CellRow(TypedDict):
@@ -51,6 +70,8 @@ class FrameRow(TypedDict):
     size: list[int] | None  # width, height
     detail: str | None  # of the refusal
     notes: list[str]
+    doubts: list[DoubtCode]
+    groups: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -134,7 +155,8 @@ class FrameReport:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     id: int | str | None = None  # of the frame in its stream
     size: tuple[int, int] | None = None  # width and height of the frame
-    notes: tuple[str, ...] = ()  # what was read of a file that holds more, and where the scale comes from
+    notes: tuple[str, ...] = ()  # what was read of a file that holds more, where the scale comes from, and all doubts in words
+    doubts: tuple[Doubt, ...] = ()  # why the frame may not have been understood
 
     @property
     def pixel_um(self) -> float | None:
@@ -159,6 +181,23 @@ class FrameReport:
         called: dict[str, int] = {name: labels.count(name) for name in CLASSES}
         return {"cells": len(labels), **called, "refused": labels.count(None)}
 
+    @property
+    def doubt_codes(self) -> frozenset[DoubtCode]:
+        """What kinds of doubt there are about the frame."""
+        return frozenset(doubt.code for doubt in self.doubts)
+
+    @property
+    def groups(self) -> dict[str, int]:
+        """The cells by what is known of their kind, as a differential's first line.
+
+        'lymphoid' are those that look it and were called, 'not_lymphoid' those with a lobed or granular nucleus or pink
+        cytoplasm; all others are 'not_judged': cut off, clumped, blurred, or unlike the training's cells. No kind is told apart
+        within a group.
+        """
+        codes = [cell.refusal.code if cell.refusal else None for cell in self.cells]
+        lymphoid, other = codes.count(None), codes.count("not-lymphoid")
+        return {"lymphoid": lymphoid, "not_lymphoid": other, "not_judged": len(codes) - lymphoid - other}
+
     def row(self) -> FrameRow:
         """The frame as plain JSON values."""
         return FrameRow(
@@ -172,6 +211,8 @@ class FrameReport:
             size=list(self.size) if self.size else None,
             detail=self.refusal.detail if self.refusal else None,
             notes=list(self.notes),
+            doubts=sorted(self.doubt_codes),
+            groups=self.groups,
         )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import cv2
 import numpy as np
 
+from blastscope.runtime.frames.doubts import doubt_sentences
 from blastscope.runtime.frames.report.contact_sheet import Card, cards_of, score_of
 from blastscope.runtime.frames.report.markup import (
     SCRIPT,
@@ -23,7 +24,7 @@ from blastscope.runtime.frames.report.markup import (
     whole_page,
 )
 from blastscope.runtime.frames.report.overlay import MOST_NUMBERS
-from blastscope.runtime.frames.report.theme import LOOKS, caution, doubts, names_of, style_of, without_scale, words_of
+from blastscope.runtime.frames.report.theme import LOOKS, caution, names_of, style_of, words_of
 from blastscope.runtime.frames.report.thumbnails import Thumbnail
 from blastscope.runtime.frames.types import FrameCell, FrameReport
 from blastscope.runtime.types import Audit, RefusalCode
@@ -65,7 +66,7 @@ def render_slide_report(
     sections = [
         f"<h1>{safe(title)}</h1>",
         warning(caution(validated=bool(reports) and all(one.validated for one in reports))),
-        *map(warning, doubts(sum(map(without_scale, reports)))),
+        *map(warning, doubt_sentences(Counter(code for one in reports for code in one.doubt_codes))),
         *map(warning, alarms),
         _tiles(reports, cards),
         *([_frames(reports, links)] if links is not None else [_cells(reports, cards)]),
@@ -83,12 +84,20 @@ def _tiles(reports: Sequence[FrameReport], cards: Sequence[Card]) -> str:
     return tiles(
         [
             Tile("frames", f"{len(reports):,}", f"{sum(report.refusal is not None for report in reports)} not examined"),
-            Tile("white cells", f"{len(cards):,}", "found"),
+            Tile("white cells", f"{len(cards):,}", _kinds(reports)),
             Tile("called ALL", f"{kinds['all']:,}", share, "all"),
             Tile("called HEM", f"{kinds['hem']:,}", "normal", "hem"),
             Tile("not called", f"{kinds['refused']:,}", "see the reasons below" if kinds["refused"] else "", "refused"),
         ]
     )
+
+
+def _kinds(reports: Sequence[FrameReport]) -> str:
+    """A differential's first line, as far as it is known."""
+    groups: Counter[str] = Counter()
+    for report in reports:
+        groups.update(report.groups)
+    return f"{groups['lymphoid']:,} lymphoid, {groups['not_lymphoid']:,} not, {groups['not_judged']:,} not judged"
 
 
 def _frames(reports: Sequence[FrameReport], links: Mapping[int, str]) -> str:
