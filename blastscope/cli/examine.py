@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
 
 from blastscope.cli.classify import print_smears
 from blastscope.cli.options import (
@@ -25,11 +22,13 @@ from blastscope.cli.options import (
     PixelUm,
     PrecisionName,
     RequireSignature,
+    ResumeFile,
     SpecPath,
     Threads,
     UnlikeTraining,
     ValidationPath,
 )
+from blastscope.cli.progress import ExamineProgress
 from blastscope.cli.session import opened
 from blastscope.cli.terminal import echo, say
 from blastscope.runtime.io.printable import printable
@@ -85,6 +84,8 @@ def examine(
         FrameGroups,
         typer.Option(help="Call each person too: whose cells are in one frame or scan, or in the frames of one folder."),
     ] = "none",
+    cells: Annotated[bool, typer.Option("--cells", help="Print a line of JSON a cell too, as soon as it is found.")] = False,
+    resume: ResumeFile = None,
 ) -> None:
     """Find the white cells in whole frames and call each, in the order given. Exits 1 when a frame couldn't be examined.
 
@@ -101,26 +102,26 @@ def examine(
     from blastscope.runtime.io.paths import PassedOver, left_out
     from blastscope.runtime.io.slides.slide import find_frames
 
-    spec = FrameSpecification.from_toml(config) if config else None
+    spec, as_json = FrameSpecification.from_toml(config) if config else None, as_json or cells
     wanted = OutputOptions(overlay=overlay, sheet=sheet, report=report, csv=csv)
     passed = PassedOver()
     paths = find_frames(frames, passed=passed)
     for told in left_out(passed):
         say(told)
-    papers, drift = ReportWriter(wanted, paths, others=(config, validation)), Drift()
+    papers, drift = ReportWriter(wanted, paths, others=(config, validation, resume)), Drift()
     formats = AnnotationOptions(geojson=geojson, coco=coco, yolo=yolo, ome=ome, dicom=dicom)
-    others, beside = (config, validation), (csv, sheet, wanted.report_page)
+    others, beside = (config, validation, resume), (csv, sheet, wanted.report_page)
     annotations = AnnotationWriter(formats, paths, others=others, beside=beside, version=__version__)
     seen = _Tally(drift, group_by)
     engine = {"device": device, "precision": precision, "backend": backend, "threads": threads, "layout": layout}
-    engine |= {"unlike_training": unlike_training, "require_signature": require_signature}
-    with opened(bundle, **engine, workload="throughput", validation=validation) as scope:
+    engine |= {"unlike_training": unlike_training, "require_signature": require_signature, "validation": validation}
+    with opened(bundle, **engine, workload="throughput") as scope, ExamineProgress(len(paths), cells=cells) as progress:
         smears = smear_model(scope.bundle) if group_by != "none" else None
-        looks = papers.album.look, annotations.look
-        reports = scope.examine_files(paths, pixel_um=pixel_um, spec=spec, look=partial(_each, looks))
+        look = partial(_each, (papers.album.look, annotations.look))
+        reports = scope.examine_files(paths, pixel_um=pixel_um, spec=spec, look=look, watch=progress.watch, resume=resume)
         if not as_json:
             echo(HEAD)
-        for done in _told(reports, len(paths)):
+        for done in progress.told(reports):
             seen.add(done)
             echo(json.dumps(done.row()) if as_json else line(done))
             papers.add(done, scope.audit)
@@ -179,13 +180,6 @@ def _tell_end(seen: _Tally, written: Iterable[Path], count: int, *, strict: bool
 def _each(looks: Iterable[Look], scan: Slide, report: FrameReport) -> None:
     for look in looks:
         look(scan, report)
-
-
-def _told(reports: Iterator[FrameReport], count: int) -> Iterator[FrameReport]:
-    """`reports` themselves, with a bar on stderr where the results don't run down the same screen."""
-    bar = sys.stderr.isatty() and not sys.stdout.isatty()
-    with Progress(console=Console(stderr=True), transient=True, disable=not bar, redirect_stdout=False) as progress:
-        yield from progress.track(reports, count, description="examining")
 
 
 def line(report: FrameReport) -> str:

@@ -37,6 +37,10 @@ PixelUm = Annotated[
 ]
 SpecPath = Annotated[Path | None, typer.Option("--config", help="TOML file of what is assumed of frames and cells.")]
 ValidationPath = Annotated[Path | None, typer.Option("--validation", help="The record that `validate` left at this site.")]
+ResumeFile = Annotated[
+    Path | None,
+    typer.Option("--resume", help="File that keeps what is done: after a kill the same command goes on from there."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 ConfigPath = Annotated[
     Path | None, typer.Option("--config", help="TOML file. Default: the paper's values, the house's elsewhere.")

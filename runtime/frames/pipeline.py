@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
@@ -30,7 +31,7 @@ from blastscope.runtime.io.concurrency import Allowance, SingleThread, ordered_m
 from blastscope.runtime.io.image_decode import NO_MEMORY
 from blastscope.runtime.io.printable import printable
 from blastscope.runtime.io.slides.pixel_size_metadata import LEAST_UM, MOST_UM
-from blastscope.runtime.io.slides.slide import ArraySlide, CancellableSlide, Slide, open_slide, read_region
+from blastscope.runtime.io.slides.slide import ArraySlide, CancellableSlide, Slide, open_content, open_slide, read_region
 from blastscope.runtime.io.slides.tiff_codec import ReadError
 from blastscope.runtime.types import Box, Prediction, Refusal
 
@@ -118,22 +119,48 @@ class Examiner:
             raise UsageError(f"pixel_um is {self.pixel_um}: micrometres per pixel must lie between {LEAST_UM} and {MOST_UM}")
 
     def examine(
-        self, frame: NDArray[np.uint8], metadata: Mapping[str, Any] | None = None, *, stated_um: float | None = None
+        self, frame: NDArray[np.uint8] | bytes, metadata: Mapping[str, Any] | None = None, *, stated_um: float | None = None
     ) -> FrameReport:
-        """The report on a frame (H, W, 3) uint8 RGB in memory, which is neither kept nor written to.
+        """The report on a frame in memory: an array (H, W, 3) uint8 RGB, neither kept nor written to, or an image file's bytes.
 
-        `stated_um` is the scale by the file or layer that it comes from, which red cells may overrule.
+        `stated_um` is the scale by the file or layer that an array comes from, which red cells may overrule.
         """
+        if isinstance(frame, bytes):
+            slide = open_content(frame)
+            if isinstance(slide, Refusal):
+                return FrameReport((), None, slide, None, self.validated, metadata or {})
+            try:
+                return self.examine_scan(slide, metadata=metadata)
+            finally:
+                slide.close()
         return self.examine_scan(ArraySlide(np.ascontiguousarray(frame), stated_um), metadata=metadata)
 
     def examine_files(
-        self, paths: Iterable[Path], look: Look | None = None, *, watch: Watch | None = None, journal: Journal | None = None
+        self,
+        paths: Iterable[Path],
+        look: Look | None = None,
+        *,
+        watch: Watch | None = None,
+        journal: Path | None = None,
+        origin: Mapping[str, str] | None = None,
     ) -> Iterator[FrameReport]:
         """The report on each file, in order, several at a time; large ones one at a time. `look` sees each while it is open.
 
-        `watch` is told of each part as it is done, in one of several threads. What `journal` holds isn't examined again.
-        Leaving early, with Ctrl-C too, waits for the tiles that are at work, not for their frames.
+        `watch` is told of each part as it is done, in one of several threads. What the file `journal` holds isn't examined
+        again; it must have been begun with this examiner and `origin`. Leaving early, with Ctrl-C too, waits for the tiles that
+        are at work, not for their frames.
         """
+        made_with = {**(origin or {}), "specification": self.spec.model_dump(), "pixel size": self.pixel_um, **self._tiling}
+        kept = Journal(Path(journal), made_with) if journal else None  # what is wrong with it is said now
+        return self._reports(paths, look, watch, kept)
+
+    @property
+    def _tiling(self) -> dict[str, int]:
+        return {"tile size": self.tile_px, "size of whole frames": self.whole_pixels}
+
+    def _reports(
+        self, paths: Iterable[Path], look: Look | None, watch: Watch | None, journal: Journal | None
+    ) -> Iterator[FrameReport]:
         alone = threading.Lock()  # whoever holds it may fill the memory with one large frame
         room = Allowance(MOST_PIXELS)  # of the others
         left = threading.Event()
@@ -153,7 +180,9 @@ class Examiner:
             finally:
                 scan.close()
 
-        return (report for _, report in ordered_map(examine, paths, workers=self.threads + 1, leave=left.set))
+        with journal or nullcontext():
+            for _, report in ordered_map(examine, paths, workers=self.threads + 1, leave=left.set):
+                yield report
 
     def _examined(self, scan: Slide, run: _Run) -> FrameReport:
         """The report on `scan`. An error of the program costs this frame alone, and not what was found in a thousand others."""
