@@ -24,6 +24,7 @@ from blastscope.runtime.frames.report.markup import (
     whole_page,
 )
 from blastscope.runtime.frames.report.overlay import MOST_NUMBERS
+from blastscope.runtime.frames.report.review import REVIEW_SCRIPT, answer_field, card_data, review_panel
 from blastscope.runtime.frames.report.theme import LOOKS, caution, names_of, style_of, words_of
 from blastscope.runtime.frames.report.thumbnails import Thumbnail
 from blastscope.runtime.frames.types import FrameCell, FrameReport
@@ -69,12 +70,12 @@ def render_slide_report(
         *map(warning, doubt_sentences(Counter(code for one in reports for code in one.doubt_codes))),
         *map(warning, alarms),
         _tiles(reports, cards),
-        *([_frames(reports, links)] if links is not None else [_cells(reports, cards)]),
+        *([_frames(reports, links)] if links is not None else [_cells(reports, cards), review_panel(reports)]),
         _reasons(cards),
         *([] if links is not None else [_maps(frames), _frames(reports, _views(reports))]),
         _origin(audit),
     ]
-    return whole_page(title, sections, script=SCRIPT)
+    return whole_page(title, sections, script=SCRIPT + REVIEW_SCRIPT)
 
 
 def _tiles(reports: Sequence[FrameReport], cards: Sequence[Card]) -> str:
@@ -216,8 +217,9 @@ def _card(card: Card, frame: int, *, alone: bool) -> str:
     shown = picture(card.thumb, f"cell {card.number} of {card.frame}: {words_of(cell)}")
     title = f' title="{safe(cell.refusal.detail)}"' if cell.refusal else ""
     return (
-        f'<li class="cell {kind}" data-kind="{kind}" data-frame="{frame}" data-number="{card.number}" {order}{title}>{shown}'
-        f"<div><b>{words}</b><span>{facts}</span><span>{place}</span></div></li>"
+        f'<li class="cell {kind}" data-kind="{kind}" data-frame="{frame}" data-number="{card.number}" {order} {card_data(cell)}'
+        f"{title}>{shown}<div><b>{words}</b><span>{facts}</span><span>{place}</span>"
+        f"{answer_field(cell, f'cell {card.number} of {card.frame}')}</div></li>"
     )
 
 
