@@ -129,6 +129,31 @@ def read_labels(table: Path, frames: Sequence[Path], folders: Sequence[Path] = (
     )
 
 
+def frames_named_in(table: Path) -> list[Path]:
+    """The frames that a table names, as they are found from the working folder or from the table's own.
+
+    Parameters
+    ----------
+    table : Path
+        A table of labels or corrections.
+
+    Returns
+    -------
+    list of Path
+        Each once, in the table's order. One that isn't found is left out, and `read_labels` names its line.
+
+    Raises
+    ------
+    DataError
+        The table can't be read.
+    """
+    _, rows, _ = _read(table)
+    names = dict.fromkeys(row["path"] for _, row in rows if "\0" not in row["path"])
+    candidates = ((Path(name), table.parent / name) for name in names)
+    found = [next((path for path in paths if path.exists()), None) for paths in candidates]
+    return list(dict.fromkeys(path for path in found if path is not None))
+
+
 class _Said(NamedTuple):
     line: int
     answer: str
