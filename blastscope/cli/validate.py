@@ -34,7 +34,10 @@ if TYPE_CHECKING:
 def validate(
     frames: Annotated[list[Path], typer.Argument(help="The site's frames and scans, and folders of them.")],
     *,
-    labels: Annotated[Path, typer.Option(help="CSV of a row a cell: path,x0,y0,x1,y1,label (all or hem), patient if known.")],
+    labels: Annotated[
+        Path,
+        typer.Option(help="CSV of a row a cell: path,x0,y0,x1,y1,label (all or hem), patient if known; or corrections.csv."),
+    ],
     site: Annotated[str, typer.Option(help="The site's name, as the record will show it.")] = "this site",
     record: Annotated[Path | None, typer.Option(help="Write the record for `examine --validation`, passed or not.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write a page, FILE.html.")] = None,

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from blastscope.runtime.scope import Scope
 from native_library import NOTES, NativeLibrary, NativeScope
 from trained_bundle import TaughtBundle
 
@@ -17,7 +18,6 @@ from blastscope.runtime.crop import Crop, crop_cell
 from blastscope.runtime.io.cnmc import scan_dataset
 from blastscope.runtime.io.image import read_image
 from blastscope.runtime.io.synthetic import synthetic_cell
-from blastscope.runtime.scope import Scope
 
 Pair = tuple[NativeScope, Scope]
 
