@@ -63,7 +63,7 @@ def _export_fp32(model: BenchmarkModel, graphs: BaselineGraphs, out: Path, data:
     trained = load_ensemble(model.run)
     crops = sample_crops(trained.config.crop, data)[:CALIBRATION_CELLS]
     with TemporaryDirectory(dir=out.parent) as folder:
-        files = export_graphs(trained.ensemble, "fused", crops, Path(folder), ExportConfig(precisions=("fp32",)))
+        files = export_graphs(trained.ensemble, "ensemble", crops, Path(folder), ExportConfig(precisions=("fp32",)))
         files[0].path.replace(out)
 
 

@@ -83,7 +83,7 @@ def calibrate(
         candidate = _make_candidate(source, builder, split, config, _Workspace(Path(place), log))
         entries = [int8_entry(fused, candidate.child, candidate.trial)]
         for entry in source.manifest.graphs if not candidate.trial.failures else ():
-            if entry.precision == "fp32" and entry.models != "fused":
+            if entry.precision == "fp32" and entry.models != "ensemble":
                 log(f"quantising '{entry.models}'")
                 single = Path(place) / f"{entry.models}.onnx"
                 floats = matching_layers(

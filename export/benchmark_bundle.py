@@ -37,7 +37,7 @@ CANDIDATE_CROPS = 24  # among which the golden set is chosen: each costs five pa
 def make_benchmark_bundle(
     trained: TrainedEnsemble, crops: NDArray[np.uint8], out: Path, *, progress: Callable[[str], None] | None = None
 ) -> Bundle:
-    """Writes a bundle of the fused graph in fp32, fp16 and int8, marked `gate: "waived: benchmark"`.
+    """Writes a bundle of the fused graph in fp32, fp16 and int8, marked `gate: "waived"`.
 
     Parameters
     ----------
@@ -63,17 +63,17 @@ def make_benchmark_bundle(
     log = progress or (lambda _: None)
     with TemporaryDirectory(prefix="blastscope-") as folder:
         log("exporting fp32 and fp16")
-        files = export_graphs(trained.ensemble, "fused", crops[:CALIBRATION_CROPS], Path(folder), ExportConfig())
+        files = export_graphs(trained.ensemble, "ensemble", crops[:CALIBRATION_CROPS], Path(folder), ExportConfig())
         log("quantising to int8")
-        int8_path = Path(folder) / graph_path("fused", "int8")
+        int8_path = Path(folder) / graph_path("ensemble", "int8")
         int8_path.parent.mkdir()
         make_int8(files[0].path, int8_path, crops[:CALIBRATION_CROPS], CalibrationConfig(method="minmax"))
         log("choosing the golden set")
         golden, int8_distance = _choose_golden(trained, crops[:CANDIDATE_CROPS], [*(file.path for file in files), int8_path])
         parent = files[0].entry
         entry = GraphEntry(
-            **describe_file(int8_path, graph_path("fused", "int8")).model_dump(),
-            models="fused",
+            **describe_file(int8_path, graph_path("ensemble", "int8")).model_dump(),
+            models="ensemble",
             precision="int8",
             parent=parent.sha256,
             tolerances={"int8": min(max(MARGIN * int8_distance, LEAST_TOLERANCE), 1.0)},
@@ -85,7 +85,7 @@ def make_benchmark_bundle(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             backbone=trained.config.network.backbone,
             crop=trained.config.crop,
-            gate="waived: benchmark",
+            gate="waived",
             graphs=tuple(file.entry for file in files),
             golden=golden_entry(golden, "drawn"),
             training=training_provenance(trained.provenance),
@@ -95,7 +95,7 @@ def make_benchmark_bundle(
 
 def _choose_golden(trained: TrainedEnsemble, crops: NDArray[np.uint8], graphs: list[Path]) -> tuple[Golden, float]:
     """The crops with the same label and the largest margins in all graphs, and the last graph's largest error on them."""
-    network = make_graph(trained.ensemble, "fused")
+    network = make_graph(trained.ensemble, "ensemble")
     reference = torch_probabilities(network, crops)
     predictions = [
         bf16_probabilities(network, crops),

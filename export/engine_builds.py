@@ -17,7 +17,7 @@ from blastscope.runtime.bundle.manifest import GraphEntry
 from blastscope.runtime.errors import DriverError, EngineError, MissingLibrary, UsageError
 from blastscope.runtime.types import Precision
 
-Models = Literal["fused", "all"]
+Models = Literal["ensemble", "all"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ def _installed(machine: Machine, *, ahead: bool) -> Library:
 
 
 def _entries(bundle: Bundle, request: BuildRequest) -> list[GraphEntry]:
-    graphs = [entry for entry in bundle.manifest.graphs if request.models == "all" or entry.models == "fused"]
+    graphs = [entry for entry in bundle.manifest.graphs if request.models == "all" or entry.models == "ensemble"]
     has = list(dict.fromkeys(entry.precision for entry in graphs))
     for precision in request.precisions:
         if precision not in has:

@@ -60,11 +60,11 @@ def export_run(
     if uncertainty:
         trained.ensemble.divide_margins(uncertainty.temperature)
     checked = parity_crops(trained, data, config, log)
-    require_finite_layers(make_graph(trained.ensemble, "fused"), checked.crops[: config.parity_cells])
-    answers, novelty = torch_outputs(make_graph(trained.ensemble, "fused"), checked.crops)
+    require_finite_layers(make_graph(trained.ensemble, "ensemble"), checked.crops[: config.parity_cells])
+    answers, novelty = torch_outputs(make_graph(trained.ensemble, "ensemble"), checked.crops)
     where = Path(run) if data is None else Path(data)
     golden = choose_golden(checked.crops, answers, novelty, count=config.golden_cells, seed=config.seed, source=where)
-    models: tuple[GraphModels, ...] = ("fused",) if config.fused_only else ("fused", *VOTERS)
+    models: tuple[GraphModels, ...] = ("ensemble",) if config.fused_only else ("ensemble", *VOTERS)
     with TemporaryDirectory(prefix="blastscope-") as folder:
         files: list[GraphFile] = []
         for name in models:

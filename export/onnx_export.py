@@ -107,7 +107,7 @@ def write_metadata(model: onnx.ModelProto, models: GraphModels, precision: Preci
 
 def _set_output_shapes(model: onnx.ModelProto, models: GraphModels) -> None:
     """Writes down the answers' shapes, which the tracer loses where it takes the mean over several views."""
-    shapes: dict[str, tuple[int, ...]] = dict(ANSWER_SHAPES) if models == "fused" else {"probabilities": (len(CLASSES),)}
+    shapes: dict[str, tuple[int, ...]] = dict(ANSWER_SHAPES) if models == "ensemble" else {"probabilities": (len(CLASSES),)}
     for output in model.graph.output:
         if output.name in shapes:
             shape: list[str | int | None] = [BATCH, *shapes[output.name]]
@@ -287,7 +287,7 @@ def decide(logits: Tensor) -> Decision:
 
 def make_graph(ensemble: AnyEnsemble, models: GraphModels) -> nn.Module:
     """The graph of all three voters (`fused`) or of one, in eval mode. It shares its weights with `ensemble`."""
-    if models != "fused":
+    if models != "ensemble":
         return SingleGraph(ensemble.voter(models)).eval()
     return (NoveltyGraph(ensemble) if isinstance(ensemble, TrunkEnsemble) else FusedGraph(ensemble)).eval()
 

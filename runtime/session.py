@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from blastscope.runtime.backends.protocol import Workload
-from blastscope.runtime.bundle import read_bundle
+from blastscope.runtime.bundle import read_bundle, read_signed_bundle
+from blastscope.runtime.bundle.trusted_keys import RequiredSignature
 from blastscope.runtime.errors import DigestMismatch
 from blastscope.runtime.inference.options import SessionOptions, as_path, whole_number
 from blastscope.runtime.io.paths import default_cache_dir
 from blastscope.runtime.scope import Scope as Scope
 from blastscope.runtime.types import Execution, Layout, Precision
+
+if TYPE_CHECKING:
+    from blastscope.runtime.evaluation.validation_record import ValidationRecord
 
 
 def open_bundle(
@@ -33,11 +39,12 @@ def open_bundle(
     layout: Layout | Literal["auto"] | str = "auto",
     cascade: bool = False,
     unlike_training: Literal["refuse", "call"] | str = "refuse",
+    require_signature: RequiredSignature | None = None,
 ) -> Scope:
     """A handle on the networks of a bundle. `SessionOptions` explains the options in full, runtime/README.md with examples.
 
     Raises `UsageError` for a wrong argument, `BundleError` for a bundle that can't be trusted (`UngatedBundle`,
-    `GoldenMismatch` among them), `UnavailableError` for a missing library or device.
+    `GoldenMismatch`, `SignatureError` among them), `UnavailableError` for a missing library or device.
 
     Parameters
     ----------
@@ -59,6 +66,8 @@ def open_bundle(
         Whether the CPU answers until a GPU's engine is built; and what is called with a line of text about work that is slow.
     unlike_training : {'refuse', 'call'}
         Whether a cell unlike those of the training is refused, or called all the same.
+    require_signature : Path, str or iterable of these, optional
+        Public keys, one of which must have signed the bundle, or 'trusted' for those that `blastscope trust` keeps.
     """
     if path is None:
         from blastscope import SHIPPED_BUNDLE
@@ -81,14 +90,17 @@ def open_bundle(
         cascade=cascade,
         unlike_training=unlike_training,
     )
-    record = None
-    if validation is not None:
-        from blastscope.runtime.evaluation.validation_record import read_validation
-
-        record = read_validation(as_path("validation", validation))
+    record = None if validation is None else _read_record(as_path("validation", validation))
+    read = partial(read_bundle, path, cache_dir=cache)
+    if require_signature is not None:
+        read = partial(read_signed_bundle, path, require_signature, cache_dir=cache)
     for _ in range(2):
-        try:
-            return Scope(read_bundle(path, cache_dir=cache), options, queue=queue, validation=record)
-        except DigestMismatch:
-            continue  # a writer may have put the next bundle in this one's place; of a damaged one the next reading tells
-    return Scope(read_bundle(path, cache_dir=cache), options, queue=queue, validation=record)
+        with suppress(DigestMismatch):  # a writer may have put the next bundle in this one's place
+            return Scope(read(), options, queue=queue, validation=record)
+    return Scope(read(), options, queue=queue, validation=record)
+
+
+def _read_record(path: Path) -> ValidationRecord:
+    from blastscope.runtime.evaluation.validation_record import read_validation
+
+    return read_validation(path)

@@ -20,7 +20,7 @@ from blastscope.cli import build as building
 from blastscope.cli import bundle as bundles
 from blastscope.cli import classify as calls
 from blastscope.cli import demo as demonstration
-from blastscope.cli import devices
+from blastscope.cli import devices, signing
 from blastscope.cli import examine as examining
 from blastscope.cli import explain as explaining
 from blastscope.cli import live as streaming
@@ -33,6 +33,8 @@ from blastscope.runtime.io.printable import for_terminal
 
 EXTRAS = {
     "torch": "train",
+    "ome_types": "ome",
+    "highdicom": "dicom",
     "timm": "train",
     "lightning_fabric": "train",
     "matplotlib": "train",
@@ -101,10 +103,12 @@ def _options(
     """Options before the verb."""
 
 
-for verbs in (calls, explaining, examining, road, bundles, building, benching, demonstration, devices, streaming, validating):
+for verbs in (
+    *(calls, explaining, examining, road, bundles, signing, building, benching, demonstration, devices, streaming, validating),
+):
     for verb in verbs.VERBS:
         app.command(cls=VerbCommand)(verb)
-for name, group in building.GROUPS.items():
+for name, group in {**building.GROUPS, **signing.GROUPS}.items():
     app.add_typer(group, name=name)
 
 

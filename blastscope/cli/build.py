@@ -44,7 +44,9 @@ def build(
         typer.Option(help="sm86, sm89 ... or portable; repeated, one engine serves all. Default: the GPU here, else portable."),
     ] = None,
     batch: Annotated[str, typer.Option(help="Crops a call: least:likely:most.")] = "1:8:64",
-    models: Annotated[Literal["fused", "all"], typer.Option(help="all: the three models alone too, where there are.")] = "all",
+    models: Annotated[
+        Literal["ensemble", "all"], typer.Option(help="all: the three models alone too, where there are.")
+    ] = "all",
     as_json: Json = False,
 ) -> None:
     """Build engines of a bundle's graphs into the user's cache, and print where each lies. TensorRT-RTX needs no GPU for it."""

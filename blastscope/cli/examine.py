@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -17,6 +20,7 @@ from blastscope.cli.options import (
     LayoutName,
     PixelUm,
     PrecisionName,
+    RequireSignature,
     ResumeFile,
     SpecPath,
     Threads,
@@ -29,10 +33,20 @@ from blastscope.cli.terminal import echo, say
 from blastscope.runtime.io.printable import printable
 
 if TYPE_CHECKING:
+    from blastscope.runtime.evaluation.drift import Drift
+    from blastscope.runtime.frames.pipeline import Look
     from blastscope.runtime.frames.types import FrameReport
+    from blastscope.runtime.io.slides.slide import Slide
     from blastscope.runtime.types import Prediction
 
 FrameGroups = Literal["none", "frame", "folder"]
+GeoJson = Annotated[
+    Path | None, typer.Option("--geojson", help="Folder of a GeoJSON file a frame, for QuPath; FILE.geojson for one.")
+]
+Coco = Annotated[Path | None, typer.Option("--coco", help="JSON file of all frames' boxes and outlines, in COCO's format.")]
+Yolo = Annotated[Path | None, typer.Option("--yolo", help="Folder for YOLO's labels, a text file a frame.")]
+OmeTiff = Annotated[Path | None, typer.Option("--ome", help="Folder of an OME-TIFF a frame, its cells as ROIs.")]
+Dicom = Annotated[Path | None, typer.Option("--dicom", help="Folder of Microscopy Bulk Simple Annotations, one a DICOM slide.")]
 
 HEAD = f"{'cells':>6}{'ALL':>6}{'HEM':>6}{'refused':>9}  {'um/pixel':<19}frame"
 
@@ -47,6 +61,7 @@ def examine(
     threads: Threads = None,
     layout: LayoutName = "auto",
     unlike_training: UnlikeTraining = "refuse",
+    require_signature: RequireSignature = None,
     pixel_um: PixelUm = None,
     config: SpecPath = None,
     as_json: Json = False,
@@ -54,6 +69,11 @@ def examine(
     sheet: Annotated[Path | None, typer.Option(help="PNG or JPEG of all cells, the likeliest ALL first.")] = None,
     report: Annotated[Path | None, typer.Option(help="FILE.html for one page, else a folder of a page a frame.")] = None,
     csv: Annotated[Path | None, typer.Option(help="CSV file of a row a cell.")] = None,
+    geojson: GeoJson = None,
+    coco: Coco = None,
+    yolo: Yolo = None,
+    ome: OmeTiff = None,
+    dicom: Dicom = None,
     validation: ValidationPath = None,
     group_by: Annotated[
         FrameGroups,
@@ -67,51 +87,87 @@ def examine(
     A cell that gets no call (cut off, clumped, blurred, not lymphoid) is a finding, not a failure: it stands in the result with
     its reason.
     """
+    from blastscope import __version__
     from blastscope.runtime.evaluation.drift import Drift
-    from blastscope.runtime.frames.report.theme import caution, doubts, title_of, without_scale
+    from blastscope.runtime.frames.annotations.writer import AnnotationOptions, AnnotationWriter
+    from blastscope.runtime.frames.report.theme import caution, doubts, title_of
     from blastscope.runtime.frames.report.writers import OutputOptions, ReportWriter
     from blastscope.runtime.frames.types import FrameSpecification
     from blastscope.runtime.inference.smear import smear_model
-    from blastscope.runtime.io.paths import PassedOver, left_out
-    from blastscope.runtime.io.slides.slide import find_frames
 
     spec, as_json = FrameSpecification.from_toml(config) if config else None, as_json or cells
     wanted = OutputOptions(overlay=overlay, sheet=sheet, report=report, csv=csv)
-    passed = PassedOver()
-    paths = find_frames(frames, passed=passed)
-    for told in left_out(passed):
-        say(told)
+    paths = _frames(frames)
     papers, drift = ReportWriter(wanted, paths, others=(config, validation, resume)), Drift()
-    refused, unscaled, validated = 0, 0, True
+    formats = AnnotationOptions(geojson=geojson, coco=coco, yolo=yolo, ome=ome, dicom=dicom)
+    others, beside = (config, validation, resume), (csv, sheet, wanted.report_page)
+    annotations = AnnotationWriter(formats, paths, others=others, beside=beside, version=__version__)
+    seen = _Tally(drift, group_by)
     engine = {"device": device, "precision": precision, "backend": backend, "threads": threads, "layout": layout}
-    engine |= {"unlike_training": unlike_training, "validation": validation}
-    with opened(bundle, **engine, workload="throughput") as scope, ExamineProgress(len(paths), cells=cells) as progress:
+    engine |= {"unlike_training": unlike_training, "require_signature": require_signature}
+    engine |= {"validation": validation, "workload": "throughput"}
+    with opened(bundle, **engine) as scope, ExamineProgress(len(paths), cells=cells) as progress:
         smears = smear_model(scope.bundle) if group_by != "none" else None
-        groups: dict[str, list[Prediction]] = {}
-        look, watch = papers.album.look, progress.watch
+        look, watch = partial(_each, (papers.album.look, annotations.look)), progress.watch
         reports = scope.examine_files(paths, pixel_um=pixel_um, spec=spec, look=look, watch=watch, resume=resume)
         if not as_json:
             echo(HEAD)
         for done in progress.told(reports):
-            refused += done.refusal is not None
-            validated &= done.validated
-            unscaled += without_scale(done)
-            drift.add(done)
+            seen.add(done)
             echo(json.dumps(done.row()) if as_json else line(done))
             papers.add(done, scope.audit)
-            if smears is not None and done.path is not None:
-                called = (cell.prediction for cell in done.cells if cell.prediction)
-                groups.setdefault(str(done.path if group_by == "frame" else done.path.parent), []).extend(called)
+            for told in annotations.add(done, scope.audit):
+                say(told)
         if smears is not None:
-            print_smears(groups, smears, as_json=as_json)
+            print_smears(seen.groups, smears, as_json=as_json)
         alarms = drift.state().alarms
-        written = papers.finish(title_of(paths), scope.audit, alarms=alarms)
-    for told in (*(f"written: {path}" for path in written), *(f"drift: {alarm}" for alarm in alarms), *doubts(unscaled)):
+        written = [*papers.finish(title_of(paths), scope.audit, alarms=alarms), *annotations.finish()]
+    for told in (*(f"written: {path}" for path in written), *(f"drift: {alarm}" for alarm in alarms), *doubts(seen.unscaled)):
         say(told)
-    say(caution(validated=validated))
-    if refused:
-        echo(f"{refused} of {len(paths)} frames could not be examined", err=True)
+    say(caution(validated=seen.validated))
+    if seen.refused:
+        echo(f"{seen.refused} of {len(paths)} frames could not be examined", err=True)
         raise typer.Exit(1)
+
+
+def _frames(named: list[Path]) -> list[Path]:
+    """The frames that are meant, once it was told what folders hold beside them."""
+    from blastscope.runtime.io.paths import PassedOver, left_out
+    from blastscope.runtime.io.slides.slide import find_frames
+
+    passed = PassedOver()
+    paths = find_frames(named, passed=passed)
+    for told in left_out(passed):
+        say(told)
+    return paths
+
+
+@dataclass
+class _Tally:
+    """What is to be said at the end of all frames."""
+
+    drift: Drift
+    group_by: FrameGroups
+    refused: int = 0
+    unscaled: int = 0
+    validated: bool = True
+    groups: dict[str, list[Prediction]] = field(default_factory=dict)
+
+    def add(self, report: FrameReport) -> None:
+        from blastscope.runtime.frames.report.theme import without_scale
+
+        self.refused += report.refusal is not None
+        self.validated &= report.validated
+        self.unscaled += without_scale(report)
+        self.drift.add(report)
+        if self.group_by != "none" and report.path is not None:
+            called = (cell.prediction for cell in report.cells if cell.prediction)
+            self.groups.setdefault(str(report.path if self.group_by == "frame" else report.path.parent), []).extend(called)
+
+
+def _each(looks: Iterable[Look], scan: Slide, report: FrameReport) -> None:
+    for look in looks:
+        look(scan, report)
 
 
 def line(report: FrameReport) -> str:

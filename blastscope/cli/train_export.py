@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from blastscope.cli.options import ConfigPath, CropCache, Json, LabelledCells
-from blastscope.cli.terminal import echo, say
+from blastscope.cli.terminal import deprecations_said, echo, say
 from blastscope.runtime.errors import UsageError
 
 if TYPE_CHECKING:
@@ -150,9 +150,10 @@ def calibrate(
     from blastscope.calibration.config import CalibrationConfig
     from blastscope.cli.tables import print_calibration
 
-    chosen = CalibrationConfig.from_toml(config) if config else CalibrationConfig()
+    with deprecations_said():
+        chosen = CalibrationConfig.from_toml(config) if config else CalibrationConfig()
     if cascade:
-        _cascade(bundle, data, chosen, report, as_json, flips_at_most=cascade_flips, precision=precision)
+        _cascade(bundle, data, chosen, report, as_json, max_flip_rate=cascade_flips, precision=precision)
         return
     if report or precision or cascade_flips is not None:
         raise UsageError("--report, --precision and --cascade-flips go with --cascade")

@@ -38,7 +38,7 @@ REFINED_COST_SHARE = 0.9  # of the blocks' cost: those that make it up are ranke
 
 Layers = tuple[str, ...]
 Action = Literal["plain", "restore", "give back", "keep"]
-StopReason = Literal["held", "share", "time", "end"]
+StopReason = Literal["passed", "share", "time", "end"]
 
 
 class BlockCost(StrictModel):
@@ -63,7 +63,7 @@ class SearchReport(StrictModel):
 
     blocks: tuple[BlockCost, ...]  # costliest first
     path: tuple[SearchStep, ...]
-    held: bool  # on the search cells
+    passed: bool  # on the search cells
     stopped: StopReason  # why it went no further
     seconds: float
     cells: int
@@ -95,13 +95,13 @@ class Search:
             self.target_drift_ratio = 1.0
         blocks = self._rank(recipe)
         kept, stopped = self._restore(recipe, [block.layers for block in blocks])
-        if stopped == "held":
+        if stopped == "passed":
             kept = self._give_back(recipe, kept)
         floats = flatten(kept)
         report = SearchReport(
             blocks=tuple(blocks),
             path=tuple(self.path),
-            held=stopped == "held",
+            passed=stopped == "passed",
             stopped=stopped,
             seconds=time.monotonic() - self._start,
             cells=len(self.metric.cells),
@@ -155,7 +155,7 @@ class Search:
             added = fitting[kept:count]
             kept = min(count, len(fitting))
             drifts[kept] = self._evaluate("restore", recipe, flatten(fitting[:kept]), flatten(added)).distance.drift
-        return fitting[:kept], "held"
+        return fitting[:kept], "passed"
 
     def _give_back(self, recipe: QuantConfig, kept: list[Layers]) -> list[Layers]:
         """`kept` less the blocks without which the limits hold too."""
@@ -179,7 +179,7 @@ class Search:
         found = self.metric.measure(child)
         self.path.append(SearchStep(deed=action, layers=changed, distance=found, int8_share=1 - self._mac_share(floats)))
         self.log(
-            f"{action} {_named(changed)}: {100 * found.flips:.2f} % of votes flip, drift {found.drift:.4f}, "
+            f"{action} {_named(changed)}: {100 * found.flip_rate:.2f} % of votes flip, drift {found.drift:.4f}, "
             f"{100 * self.path[-1].int8_share:.1f} % of the work is int8; {self._time_left()}"
         )
         return self.path[-1]

@@ -71,15 +71,19 @@ class Trial:
         """The share of its drift that the graph must come down to, with a fifth to spare, to keep the gate's limits."""
         gates = [result.gate for result in self.results]
         broken = [
-            *(one.flips_at_most / one.flips.value for one in gates if one.flips.value > one.flips_at_most),
-            *(one.f1_loss_at_most / one.f1_loss.value for one in gates if one.f1_loss.value > one.f1_loss_at_most),
+            *(one.max_flip_rate / one.flip_rate.value for one in gates if one.flip_rate.value > one.max_flip_rate),
+            *(
+                one.max_f1_drop_points / one.f1_drop_points.value
+                for one in gates
+                if one.f1_drop_points.value > one.max_f1_drop_points
+            ),
         ]
         return 0.8 * min(broken, default=1.0)
 
     @property
     def worst(self) -> EngineResult:
         """Of the engine in which most votes flip."""
-        return max(self.results, key=lambda result: result.gate.flips.value)
+        return max(self.results, key=lambda result: result.gate.flip_rate.value)
 
     @property
     def golden_difference(self) -> float:

@@ -29,7 +29,7 @@ from blastscope.calibration.quantisation.macs import voter_mac_share
 from blastscope.runtime.bundle import FORMAT, Bundle, update_bundle
 from blastscope.runtime.bundle.manifest import CascadeResult, GraphEntry, Interval, Manifest
 from blastscope.runtime.errors import BundleError, MissingLibrary
-from blastscope.runtime.evaluation.metrics import flips, patient_flips, score_calls
+from blastscope.runtime.evaluation.metrics import flip_rate, patient_flip_rate, score_calls
 from blastscope.runtime.inference.voting import vote
 from blastscope.runtime.io.cnmc import DatasetEntry, scan_dataset
 from blastscope.runtime.types import Execution, Precision
@@ -97,8 +97,8 @@ class _CascadeEvaluation:
 
     def report(self) -> CascadeReport:
         """Chooses, judges, and writes what holds."""
-        choice = choose_threshold(self.engines, self.config.flips_at_most)
-        judged = max(evaluate_left_out(self.engines, self.config.flips_at_most), key=lambda one: one.flips)
+        choice = choose_threshold(self.engines, self.config.max_flip_rate)
+        judged = max(evaluate_left_out(self.engines, self.config.max_flip_rate), key=lambda one: one.flip_rate)
         reason = self._reason(choice, judged)
         cascade = self._result(choice, judged) if choice and not reason else None
         after = self._settled(cascade) if cascade else self.bundle
@@ -111,7 +111,7 @@ class _CascadeEvaluation:
             engines=tuple(self.engines.probabilities),
             cells=len(self.predictions.cells),
             patients=len(set(self.predictions.patients)),
-            flips_at_most=self.config.flips_at_most,
+            max_flip_rate=self.config.max_flip_rate,
             firsts=tuple(self._first(first) for first in FIRST_VOTERS),
             cascade=cascade,
             weighted_f1=self._scores(judged),
@@ -119,15 +119,15 @@ class _CascadeEvaluation:
         )
 
     def _reason(self, choice: ThresholdChoice | None, judged: CascadeOutcome) -> str:
-        allowed = f"{100 * self.config.flips_at_most:g} % may"
-        if judged.flips > self.config.flips_at_most:
-            return f"{100 * judged.flips:.2f} % of calls change on patients left out of the choice, where {allowed}"
+        allowed = f"{100 * self.config.max_flip_rate:g} % may"
+        if judged.flip_rate > self.config.max_flip_rate:
+            return f"{100 * judged.flip_rate:.2f} % of calls change on patients left out of the choice, where {allowed}"
         if choice is None or judged.skipped <= 0:
             return f"the networks are too unsure: no first voter decides a cell of a patient left out, where {allowed} change"
         return ""
 
     def _result(self, choice: ThresholdChoice, judged: CascadeOutcome) -> CascadeResult:
-        flipped = self._flips(judged)
+        flipped = self._flip_rate(judged)
         return CascadeResult(
             first=choice.first,
             threshold=choice.threshold,
@@ -135,15 +135,15 @@ class _CascadeEvaluation:
             engine=judged.engine,
             cells=len(self.predictions.cells),
             patients=len(set(self.predictions.patients)),
-            flips=flipped,
-            flips_upper=max(flipped.high, clopper_pearson_upper(int(np.sum(judged.call != judged.full)), len(judged.call))),
-            flips_at_most=self.config.flips_at_most,
-            patient_flips=patient_flips(judged.full, judged.call, self.predictions.patients, draws=self.config.draws),
+            flip_rate=flipped,
+            flip_rate_upper=max(flipped.high, clopper_pearson_upper(int(np.sum(judged.call != judged.full)), len(judged.call))),
+            max_flip_rate=self.config.max_flip_rate,
+            patient_flip_rate=patient_flip_rate(judged.full, judged.call, self.predictions.patients, draws=self.config.draws),
             skipped=judged.skipped,
         )
 
-    def _flips(self, judged: CascadeOutcome) -> Interval:
-        return flips(judged.full, judged.call, self.predictions.patients, draws=self.config.draws)
+    def _flip_rate(self, judged: CascadeOutcome) -> Interval:
+        return flip_rate(judged.full, judged.call, self.predictions.patients, draws=self.config.draws)
 
     def _settled(self, cascade: CascadeResult) -> Bundle:
         before = self.bundle.manifest.model_dump()
@@ -151,13 +151,13 @@ class _CascadeEvaluation:
         return update_bundle(self.bundle, manifest, {})
 
     def _first(self, first: FirstVoter) -> FirstReport:
-        choice = choose_threshold(self.engines, self.config.flips_at_most, firsts=(first,))
-        judged = max(evaluate_left_out(self.engines, self.config.flips_at_most, firsts=(first,)), key=lambda one: one.flips)
+        choice = choose_threshold(self.engines, self.config.max_flip_rate, firsts=(first,))
+        judged = max(evaluate_left_out(self.engines, self.config.max_flip_rate, firsts=(first,)), key=lambda one: one.flip_rate)
         return FirstReport(
             first=first,
             work=self.engines.shares[first],
             threshold=choice.threshold if choice else None,
-            flips=self._flips(judged),
+            flip_rate=self._flip_rate(judged),
             skipped=judged.skipped,
             curve=_curve(self.engines, first),
         )
@@ -185,7 +185,7 @@ def _curve(engines: EnginePredictions, first: FirstVoter) -> tuple[CurvePoint, .
     return tuple(
         CurvePoint(
             threshold=float(falling[place]),
-            flips=float(changed[place]) / len(order),
+            flip_rate=float(changed[place]) / len(order),
             skipped=(int(place) + 1) / len(order) * (1 - engines.shares[first]),
         )
         for place in places

@@ -154,7 +154,7 @@ class GpuBackendModule(BackendModule, Protocol):
 def read_fused(graph: Path, sha256: str, options: EngineOptions) -> bytes:
     """The bytes of the fused graph at `graph`, verified and examined. Raises `RefusedGraph`, which is an `EngineError`."""
     side_px = options.crop.side_px if options.crop else None  # told for a bundle's graph
-    return read_graph(graph, sha256, models="fused" if options.crop else None, side_px=side_px)
+    return read_graph(graph, sha256, models="ensemble" if options.crop else None, side_px=side_px)
 
 
 def first_voter_decides(pairs: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:

@@ -107,7 +107,7 @@ def _executed(
 
 
 def _fused(bundle: Bundle) -> str:
-    return ", ".join(entry.precision for entry in bundle.manifest.graphs if entry.models == "fused")
+    return ", ".join(entry.precision for entry in bundle.manifest.graphs if entry.models == "ensemble")
 
 
 def rank_by_latency(

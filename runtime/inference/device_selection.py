@@ -37,7 +37,7 @@ _PASSED_OVER = (UnavailableError, GoldenMismatch)
 
 def load_session(bundle: Bundle, options: SessionOptions) -> LoadedSession:
     """The engine that the options name, or the best of those that the options leave open. Raises `BlastscopeError`s."""
-    if bundle.manifest.gate != "held" and not options.allow_ungated:
+    if bundle.manifest.gate != "passed" and not options.allow_ungated:
         raise UngatedBundle(
             bundle.path,
             f"its gate is '{bundle.manifest.gate}', so its calls mean nothing; allow_ungated=True opens it anyway",
@@ -70,7 +70,7 @@ def _open_laid_out(bundle: Bundle, options: SessionOptions) -> LoadedSession:
         raise UsageError(f"the cascade of bundle '{bundle.path}' is of its {found.precision} graph, staged: not {wanted}")
     opened = _open_host(bundle, replace(options, precision=found.precision, layout="staged"))
     opened.lanes.enable_cascade(Cascade(VOTERS.index(found.first), found.threshold))
-    cost = f"{100 * found.flips.value:.2f} % of the calls that were judged"
+    cost = f"{100 * found.flip_rate.value:.2f} % of the calls that were judged"
     opened.notes.append(f"cascade: {found.first} decides alone from {found.threshold:.4g} on, which changed {cost}")
     return opened
 

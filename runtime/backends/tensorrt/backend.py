@@ -100,7 +100,7 @@ class Runner:
             raise DeviceError(f"{self._library} computes in {offered}; {options.execution} is not offered")
         return EngineKey(
             graph=sha256,
-            models="fused",
+            models="ensemble",
             precision=_GRAPHS[options.execution],
             library=self._library,
             version=library_version(self._library),

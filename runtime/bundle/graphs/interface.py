@@ -25,9 +25,9 @@ _TYPES = {FLOAT: "float32", INT32: "int32", UINT8: "uint8"}
 
 def check_outputs(graph: Graph, known: Mapping[str, Known], models: GraphModels) -> None:
     """Raises `UnfitGraph` where `graph` doesn't give what one of `models` gives, in the number types that it must."""
-    wanted = _FUSED if models == "fused" else _SINGLE
+    wanted = _FUSED if models == "ensemble" else _SINGLE
     names = [value.name for value in graph.outputs]
-    if models == "fused" and set(_NOVELTY) & set(names):
+    if models == "ensemble" and set(_NOVELTY) & set(names):
         wanted = {**_FUSED, **_NOVELTY}
     if sorted(names) != sorted(wanted):
         raise UnfitGraph(f"has the outputs {', '.join(map(_short, names)) or 'none'}, not {', '.join(wanted)}")

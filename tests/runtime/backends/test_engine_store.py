@@ -285,7 +285,7 @@ def test_an_engine_is_taken_once_it_is_trusted_and_its_copy_is_what_runs(
     ("change", "problem"),
     [
         ({"graph": "0" * 64}, "is not in bundle"),
-        ({"models": "a"}, "its graph is that of 'fused', its key says 'a'"),
+        ({"models": "a"}, "its graph is that of 'ensemble', its key says 'a'"),
         ({"precision": "int8"}, "its graph is fp32, its key says int8"),
         ({"library": "tensorrt", "gpu": GPU, "targets": ()}, "built by tensorrt 1.7.1.116, 10.16.1.11 is installed"),
         ({"version": "1.6.1.120"}, "built by tensorrt-rtx 1.6.1.120, 1.7.1.116 is installed"),
@@ -366,7 +366,7 @@ def test_an_engine_is_picked_by_name_or_path_and_removed_with_all_of_it(
     assert pick_engine(rows, here.name).path == pick_engine(rows, str(paths[1])).path == paths[1]
     assert pick_engine(rows, "fused-fp32-tensorrt-rtx-here").path == paths[1]
     with pytest.raises(UsageError, match="the beginning of 2 engines"):
-        pick_engine(rows, "fused")
+        pick_engine(rows, "ensemble")
     for name in ("", "b-int8"):
         with pytest.raises(UsageError, match="'blastscope engines' lists them"):
             pick_engine(rows, name)

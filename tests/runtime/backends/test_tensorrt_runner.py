@@ -234,6 +234,6 @@ def test_work_that_cannot_be_recorded_is_done_in_between_and_noted(
 def test_the_key_is_that_of_the_verb_that_builds(library: tuple[str, Fake], opened: Any) -> None:
     key = opened.runner._key(opened.entry.sha256, opened.options)
     assert key.gpu == gpu_facts(FOUND)
-    assert (key.models, key.precision, str(key.profile)) == ("fused", "fp32", "1:8:64")
+    assert (key.models, key.precision, str(key.profile)) == ("ensemble", "fp32", "1:8:64")
     with pytest.raises(DeviceError, match="bf16 is not offered"):
         opened.runner._key(opened.entry.sha256, EngineOptions(execution="bf16", device="0"))
