@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.installed
 READY_DEMO = $(VENV)/.installed-demo
 
-.PHONY: demo test lint bench gpu-check kernels kernels-check engines-check soak fuzz api-names wheelhouse wheel lock sbom clean
+.PHONY: demo test lint bench gpu-check kernels kernels-check engines-check soak fuzz api-names wheelhouse wheel lock sbom platforms clean
 
 demo: $(READY_DEMO)
 	$(BIN)/blastscope demo --out demo
@@ -120,10 +120,13 @@ LOCK_ARGS ?=
 lock:
 	$(PYTHON) requirements/lock.py $(LOCK_ARGS)
 
-# What a release is made of, as CycloneDX, from what base.txt pins.
+# What a release is made of, as CycloneDX: dist/blastscope-VERSION.cdx.json, from the installed packages that base.txt pins.
 sbom: $(READY)
-	mkdir -p dist
-	$(BIN)/python requirements/sbom.py dist/sbom.cdx.json
+	$(BIN)/python requirements/sbom.py dist
+
+# Whether every kind of machine has wheels of what the runtime needs. Needs uv, which asks PyPI.
+platforms:
+	$(PYTHON) requirements/platforms.py
 
 clean:
 	rm -rf build dist demo wheelhouse *.egg-info

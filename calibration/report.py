@@ -49,6 +49,7 @@ class CalibrationReport(StrictModel):
     search: SearchReport | None
     int8_share: float  # of the multiply-adds of all layers that can be int8
     config: CalibrationConfig
+    folds: int = 0  # of a cross validation, whose ensembles judged; 0: the bundle's own held-out patients did
 
     @property
     def exit_code(self) -> int:
@@ -58,10 +59,14 @@ class CalibrationReport(StrictModel):
     def text(self) -> str:
         """The report for people."""
         gate, patients = self.gates[0], len(self.sample_patients)
+        part, judged = "validation", f"{gate.cells} other cells of {gate.patients} validation patients"
+        if self.folds:
+            part = "training"
+            judged = f"{gate.cells} cells of {gate.patients} patients, each held out of one of {self.folds} folds' ensembles"
         lines = [
             f"int8 {'admitted' if self.admitted else 'refused'}: {self.bundle}",
-            f"  calibrated on   {len(self.sample)} cells of {patients} validation patients ({self.recipe.name})",
-            f"  judged on       {gate.cells} other cells of {gate.patients} validation patients",
+            f"  calibrated on   {len(self.sample)} cells of {patients} {part} patients ({self.recipe.name})",
+            f"  judged on       {judged}",
             *self._method_lines(),
             *(line for gate in self.gates for line in _gate_lines(gate)),
             *self._search_lines(),

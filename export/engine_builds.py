@@ -52,10 +52,6 @@ class BuiltEngine:
 class BuildObserver(Protocol):
     """Called with the progress of builds."""
 
-    def say(self, text: str) -> None:
-        """A line for people."""
-        ...
-
     def begin(self, planned: PlannedEngine) -> None:
         """The next engine is looked for."""
         ...
@@ -111,7 +107,7 @@ def build_engines(
     for one in planned:
         observer.begin(one)
         graph = bundle.file(one.entry)
-        found = obtain_engine(cache_dir, graph, one.key, tell=observer.say, watch=observer.step, exact=True)
+        found = obtain_engine(cache_dir, graph, one.key, watch=observer.step, exact=True)
         if found.note:
             raise EngineError(found.note)
         yield BuiltEngine(found.path, one.key, len(found.data), found.built)

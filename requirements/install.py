@@ -9,7 +9,8 @@ know. So pip is asked first which files it would take. Those of PyPI are install
 they need; other builds by their version, and their files and digests are told.
 
 Needs Python's standard library alone. Packages but PyTorch are installed by uv where there is one, which is faster; pip's
-settings of indexes and folders are passed on to it. Whatever it can't do, pip does.
+settings of indexes and folders are passed on to it. Whatever it can't do, pip does. Python compiles a module when it first
+imports it, and so not all of them here.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def install_hashed(python: Path, pins: Path) -> None:
         if done.returncode == 0:
             return
         print("uv couldn't install them: pip does", file=sys.stderr, flush=True)
-    run_pip(python, "install", "--no-deps", "--require-hashes", "--requirement", str(pins))
+    run_pip(python, "install", "--no-deps", "--no-compile", "--require-hashes", "--requirement", str(pins))
 
 
 def uv_settings(python: Path) -> list[str]:
@@ -100,7 +101,7 @@ def install_torch(python: Path) -> None:
         return
     for url, digest in chosen:
         print(f"not PyPI's file, taken by pip's settings: {url} (sha256 {digest})" if digest not in known else url, flush=True)
-    run_pip(python, "install", "--no-deps", *pins)
+    run_pip(python, "install", "--no-deps", "--no-compile", *pins)
 
 
 def torch_pins() -> list[str]:

@@ -45,13 +45,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         before = Path(place) / "before.txt"
         before.write_text("" if upgrade else pins_only(ALL) + pins_only(HERE / "torch.txt"), encoding="utf-8")
-        everything = compiled(uv, EXTRAS[ALL], before)
+        everything = compiled(uv, ALL, before)
         chosen = Path(place) / "chosen.txt"
         chosen.write_text(everything, encoding="utf-8")
         write(ALL, [block for block in blocks(everything) if not OF_TORCH.match(block)])
         write(HERE / "torch.txt", [block for block in blocks(everything) if OF_TORCH.match(block)])
         for path in (HERE / "base.txt", HERE / "demo.txt"):
-            write(path, [block for block in blocks(compiled(uv, EXTRAS[path], chosen)) if not OF_TORCH.match(block)])
+            write(path, [block for block in blocks(compiled(uv, path, chosen)) if not OF_TORCH.match(block)])
 
 
 def pins_only(path: Path) -> str:
@@ -62,16 +62,16 @@ def pins_only(path: Path) -> str:
     return "".join(f"{line.strip()}\n" for line in lines)
 
 
-def compiled(uv: str, extras: tuple[str, ...], preferred: Path) -> str:
-    """The pins of the base set and of some extras, in the versions of `preferred` where they fit."""
+def compiled(uv: str, path: Path, preferred: Path) -> str:
+    """The pins that belong into a file, in the versions of `preferred` where they fit."""
     with tempfile.TemporaryDirectory() as place:
         out = Path(place) / "out.txt"
         shutil.copyfile(preferred, out)  # uv keeps what stands in the file that it writes
         command = [uv, "pip", "compile", "--quiet", "--universal", "--python-version", "3.11", "--generate-hashes"]
         command += ["--no-config", "--no-annotate", "--no-header", "--constraints", str(HERE / "constraints.txt")]
-        command += [word for extra in extras for word in ("--extra", extra)]
+        command += [word for extra in EXTRAS[path] for word in ("--extra", extra)]
         command += ["--output-file", str(out), str(ROOT / "pyproject.toml"), "-"]
-        subprocess.run(command, input=BUILDING, text=True, check=True)
+        subprocess.run(command, input=BUILDING if EXTRAS[path] else "", text=True, check=True)
         return out.read_text(encoding="utf-8")
 
 

@@ -9,7 +9,7 @@ import typer
 
 from blastscope.cli.options import Json, Threads
 from blastscope.cli.session import find_data
-from blastscope.cli.terminal import deprecations_said, echo, say
+from blastscope.cli.terminal import deprecations_said, echo
 from blastscope.runtime.errors import UsageError
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def _measure(networks: list[str], config: BenchmarkConfig) -> BenchResult:
     from blastscope.benchmarks.bench import run_benchmark
     from blastscope.benchmarks.models import prepare_model
 
-    return run_benchmark([prepare_model(network, config.data, say) for network in networks], config, say)
+    return run_benchmark([prepare_model(network, config.data) for network in networks], config)
 
 
 def _compare(old: BenchResult, new: BenchResult, *, to_stderr: bool) -> None:

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from blastscope.calibration.acceptance.evaluation import Infer, evaluate, labels_of
 from blastscope.calibration.config import CalibrationConfig
-from blastscope.calibration.progress import LogCallback
 from blastscope.runtime.backends.protocol import Backend
 from blastscope.runtime.bundle.manifest import GateResult
 from blastscope.runtime.crop import CropSpecification
@@ -50,11 +49,9 @@ def evaluate_pairs(
     child: Mapping[str, Backend],
     cells: Sequence[DatasetEntry],
     spec: CropSpecification,
-    *,
-    log: LogCallback | None = None,
 ) -> tuple[PairedPredictions, ...]:
     """The probabilities of `parent` and of each engine of its child for `cells`, which are cropped in batches."""
-    predictions = evaluate({_PARENT: parent, **{name: engine.infer for name, engine in child.items()}}, cells, spec, log=log)
+    predictions = evaluate({_PARENT: parent, **{name: engine.infer for name, engine in child.items()}}, cells, spec)
     expected = predictions.probabilities[_PARENT]
     return tuple(
         PairedPredictions(predictions.cells, expected, predictions.probabilities[name], predictions.refused, name)

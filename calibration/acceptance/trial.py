@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from blastscope.calibration.acceptance.evaluation import Infer, ReferenceRunner, memoize
 from blastscope.calibration.acceptance.gate import PairedPredictions, evaluate_pairs, failures, gate
 from blastscope.calibration.config import CalibrationConfig
-from blastscope.calibration.progress import LogCallback
 from blastscope.runtime.backends.protocol import NOVELTY_OUTPUT, PLAIN_OUTPUT, Backend, EngineOptions
 from blastscope.runtime.backends.registry import BACKENDS, load_backend, open_engine
 from blastscope.runtime.bundle import Bundle, read_golden
@@ -130,14 +129,13 @@ class Evaluator:
     bundle: Bundle
     cells: tuple[DatasetEntry, ...]
     config: CalibrationConfig
-    log: LogCallback | None = None
 
     def evaluate(self, child: Path) -> Trial:
         """The evaluation of the int8 graph `child`."""
         golden = read_golden(self.bundle)
         with open_engines(child, "int8") as found:
             judges: dict[str, Backend] = {**found, SignedCodes.name: SignedCodes(child)}
-            judged = evaluate_pairs(self._parent, judges, self.cells, self.bundle.manifest.crop, log=self.log)
+            judged = evaluate_pairs(self._parent, judges, self.cells, self.bundle.manifest.crop)
             checks = [check_golden(engine, golden, tolerance=1.0) for engine in judges.values()]
         results = [EngineResult(one, gate(one, self.config), check) for one, check in zip(judged, checks, strict=True)]
         return Trial(tuple(results), self.config.draws)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,6 @@ from blastscope.calibration.cascade.threshold_selection import (
     evaluate_left_out,
 )
 from blastscope.calibration.config import CascadeConfig
-from blastscope.calibration.progress import LogCallback
 from blastscope.calibration.quantisation.calibration_data import log_dataset_mismatch, validation_cells
 from blastscope.calibration.quantisation.macs import voter_mac_share
 from blastscope.runtime.bundle import FORMAT, Bundle, update_bundle
@@ -33,6 +33,8 @@ from blastscope.runtime.evaluation.metrics import flip_rate, patient_flip_rate, 
 from blastscope.runtime.inference.voting import vote
 from blastscope.runtime.io.cnmc import DatasetEntry, scan_dataset
 from blastscope.runtime.types import Execution, Precision
+
+logger = logging.getLogger(__name__)
 
 try:
     import onnx
@@ -44,26 +46,24 @@ EXECUTED: dict[Precision, Execution] = {"fp32": "f32", "fp16": "f32", "int8": "i
 POINTS = 120  # of a curve
 
 
-def calibrate_cascade(
-    bundle: Path | str, data: Path | str, config: CascadeConfig | None = None, *, tell: LogCallback | None = None
-) -> CascadeReport:
+def calibrate_cascade(bundle: Path | str, data: Path | str, config: CascadeConfig | None = None) -> CascadeReport:
     """Finds when a first voter may decide alone, and writes it into the manifest of the bundle in the folder `bundle`.
 
     Asked are the cells of validation patients below `data`, for int8 those that had no part in its ranges. A cascade that
     changes more calls than allowed on the patients left out, or saves nothing, leaves the bundle as it was. Raises `DataError`,
     `BundleError`, and `EngineError` for a graph whose voters can't be told apart.
     """
-    config, log = config or CascadeConfig(), tell or (lambda _: None)
+    config = config or CascadeConfig()
     source = open_writable_bundle(bundle)
     entry = _graph(source, config.precision)
     model = onnx.load_model_from_string(source.read(entry))
     shares = {first: voter_mac_share(model, first) for first in FIRST_VOTERS}
-    cells = _cells(source, data, entry.precision, log)
+    cells = _cells(source, data, entry.precision)
     with open_engines(source.file(entry), EXECUTED[entry.precision]) as found:
         if entry.precision != "int8":  # engines differ in int8 only
             found = dict(list(found.items())[:1])
-        log(f"asking the {entry.precision} graph in {' and '.join(found)} about {len(cells)} cells")
-        predictions = evaluate({name: engine.infer for name, engine in found.items()}, cells, source.manifest.crop, log=log)
+        logger.info("asking the %s graph in %s about %s cells", entry.precision, " and ".join(found), len(cells))
+        predictions = evaluate({name: engine.infer for name, engine in found.items()}, cells, source.manifest.crop)
     point = source.manifest.operating_point
     engines = EnginePredictions(predictions.probabilities, predictions.patients, shares, point.threshold if point else None)
     return _CascadeEvaluation(source, entry, predictions, engines, config).report()
@@ -76,9 +76,9 @@ def _graph(bundle: Bundle, wanted: Precision | None) -> GraphEntry:
     raise BundleError(bundle.path, f"no fused {wanted} graph to cascade")
 
 
-def _cells(bundle: Bundle, data: Path | str, precision: Precision, log: LogCallback) -> Sequence[DatasetEntry]:
+def _cells(bundle: Bundle, data: Path | str, precision: Precision) -> Sequence[DatasetEntry]:
     folder = scan_dataset(data)
-    log_dataset_mismatch(folder, bundle.manifest.training.data_sha256, log)
+    log_dataset_mismatch(folder, bundle.manifest.training.data_sha256)
     known = validation_cells(folder, bundle.manifest.training)
     ranges = bundle.manifest.calibration if precision == "int8" else None
     used = set(ranges.cells) if ranges else set()

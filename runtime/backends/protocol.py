@@ -86,7 +86,6 @@ class EngineOptions:
     rebuild: bool = False  # takes no engine from the cache: the one there answers wrongly
     defer_save: bool = False  # a compiled engine is put into the cache when `Engine.save_to_cache` is called
     cancelled: Callable[[], bool] | None = None  # ends a build that takes long
-    tell: Callable[[str], None] | None = None  # hears of what takes long
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 
 from blastscope.runtime.errors import BlastscopeError, UsageError
 from blastscope.runtime.frames.cell_crop import cut_cell
+from blastscope.runtime.frames.detection.cells import detect_cells
+from blastscope.runtime.frames.detection.detector import Detector
+from blastscope.runtime.frames.detection.scale import confirmed
 from blastscope.runtime.frames.estimation.frame_parameters import estimate_frame_parameters
 from blastscope.runtime.frames.features import cell_features
 from blastscope.runtime.frames.image_pyramid import ImagePyramid, image_pyramid
@@ -30,7 +33,7 @@ from blastscope.runtime.io.concurrency import Allowance, SingleThread, ordered_m
 from blastscope.runtime.io.image_decode import NO_MEMORY
 from blastscope.runtime.io.printable import printable
 from blastscope.runtime.io.slides.pixel_size_metadata import LEAST_UM, MOST_UM
-from blastscope.runtime.io.slides.slide import ArraySlide, CancellableSlide, Slide, open_slide, read_region
+from blastscope.runtime.io.slides.slide import ArraySlide, CancellableSlide, Slide, open_content, open_slide, read_region
 from blastscope.runtime.io.slides.tiff_codec import ReadError
 from blastscope.runtime.types import Box, Prediction, Refusal
 
@@ -108,6 +111,7 @@ class Examiner:
     pixel_um: float | None = None  # the caller's word on the scale, before the specification's and the file's
     threads: int = 1
     validated: bool = False  # by the site, with this bundle and specification
+    detector: Detector | None = None  # what finds the cells; None: they are found by their stain
     whole_pixels: int = WHOLE_PIXELS
     tile_px: int = TILE_PX
     crowded: SingleThread = field(default_factory=lambda: SingleThread("blastscope-crowded"), repr=False, compare=False)
@@ -118,12 +122,20 @@ class Examiner:
             raise UsageError(f"pixel_um is {self.pixel_um}: micrometres per pixel must lie between {LEAST_UM} and {MOST_UM}")
 
     def examine(
-        self, frame: NDArray[np.uint8], metadata: Mapping[str, Any] | None = None, *, stated_um: float | None = None
+        self, frame: NDArray[np.uint8] | bytes, metadata: Mapping[str, Any] | None = None, *, stated_um: float | None = None
     ) -> FrameReport:
-        """The report on a frame (H, W, 3) uint8 RGB in memory, which is neither kept nor written to.
+        """The report on a frame in memory: an array (H, W, 3) uint8 RGB, neither kept nor written to, or an image file's bytes.
 
-        `stated_um` is the scale by the file or layer that it comes from, which red cells may overrule.
+        `stated_um` is the scale by the file or layer that an array comes from, which red cells may overrule.
         """
+        if isinstance(frame, bytes):
+            slide = open_content(frame)
+            if isinstance(slide, Refusal):
+                return FrameReport((), None, slide, None, self.validated, metadata or {})
+            try:
+                return self.examine_scan(slide, metadata=metadata)
+            finally:
+                slide.close()
         return self.examine_scan(ArraySlide(np.ascontiguousarray(frame), stated_um), metadata=metadata)
 
     def examine_files(
@@ -228,7 +240,8 @@ class Examiner:
         return facts, found, not found.cells and _mostly_black(pictures.frame)
 
     def _estimated(self, pictures: ImagePyramid, scan: Slide) -> FrameParameters:
-        return estimate_frame_parameters(pictures, self.spec, pixel_um=self.pixel_um, stated_um=scan.pixel_um)
+        facts = estimate_frame_parameters(pictures, self.spec, pixel_um=self.pixel_um, stated_um=scan.pixel_um)
+        return confirmed(self.detector, pictures, facts, self.spec) if self.detector else facts
 
     def _surveyed(self, scan: Slide) -> FrameParameters:
         """What holds for the whole of a large `scan`, measured on windows that show something."""
@@ -260,7 +273,10 @@ class Examiner:
     def _cells_of(self, pictures: ImagePyramid, facts: FrameParameters, tile: Tile) -> TileRecord:
         """The cells that `tile`, of which these are the pictures, owns; all classified in one batch."""
         here, skipped = facts_in(facts, tile), list[Box]()
-        found = segment_cells(pictures, here, self.spec, crowded=self.crowded, skipped=skipped, core=tile.core_in_region)
+        if self.detector:
+            found = detect_cells(self.detector, pictures, here, core=tile.core_in_region)
+        else:
+            found = segment_cells(pictures, here, self.spec, crowded=self.crowded, skipped=skipped, core=tile.core_in_region)
         called = [cell for cell in found if cell.refusal is None]
         wanted = [cut_cell(pictures.frame, cell, facts, self.spec) for cell in called]
         calls = iter(self.classify(wanted) if wanted else [])

@@ -28,10 +28,10 @@ def drift(floats: tuple[str, ...]) -> float:
 
 
 def search(far: Far, *, target_drift_ratio: float = 1.0, share: float = 0.75) -> tuple[tuple[str, ...], SearchReport]:
-    builder = SimpleNamespace(model=None, layers=tuple(COSTS), build=lambda recipe: recipe)
+    builder = SimpleNamespace(model=None, layers=tuple(COSTS), build=lambda recipe, **_: recipe)
     metric = SimpleNamespace(cells=range(64), measure=lambda recipe, rows=None: far(recipe.floats))
     config = CalibrationConfig(search_share=share)
-    recipe, report = Search(builder, metric, config, lambda _: None, target_drift_ratio=target_drift_ratio).run(QuantConfig())  # type: ignore[arg-type]
+    recipe, report = Search(builder, metric, config, target_drift_ratio=target_drift_ratio).run(QuantConfig())  # type: ignore[arg-type]
     return recipe.floats, report
 
 
