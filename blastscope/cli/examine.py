@@ -97,34 +97,18 @@ def examine(
 
     spec, as_json = FrameSpecification.from_toml(config) if config else None, as_json or cells
     wanted = OutputOptions(overlay=overlay, sheet=sheet, report=report, csv=csv)
-<<<<<<< HEAD
     paths = _frames(frames)
-=======
-    passed = PassedOver()
-    paths = find_frames(frames, passed=passed)
-    for told in left_out(passed):
-        say(told)
->>>>>>> 52eaa7a2b8bd460b481a30e08af342ac963460f1
     papers, drift = ReportWriter(wanted, paths, others=(config, validation, resume)), Drift()
     formats = AnnotationOptions(geojson=geojson, coco=coco, yolo=yolo, ome=ome, dicom=dicom)
     others, beside = (config, validation, resume), (csv, sheet, wanted.report_page)
     annotations = AnnotationWriter(formats, paths, others=others, beside=beside, version=__version__)
     seen = _Tally(drift, group_by)
     engine = {"device": device, "precision": precision, "backend": backend, "threads": threads, "layout": layout}
-<<<<<<< HEAD
-    engine |= {"unlike_training": unlike_training, "require_signature": require_signature}
-    engine |= {"validation": validation, "workload": "throughput"}
-    with opened(bundle, **engine) as scope, ExamineProgress(len(paths), cells=cells) as progress:
-        smears = smear_model(scope.bundle) if group_by != "none" else None
-        look, watch = partial(_each, (papers.album.look, annotations.look)), progress.watch
-        reports = scope.examine_files(paths, pixel_um=pixel_um, spec=spec, look=look, watch=watch, resume=resume)
-=======
     engine |= {"unlike_training": unlike_training, "require_signature": require_signature, "validation": validation}
     with opened(bundle, **engine, workload="throughput") as scope, ExamineProgress(len(paths), cells=cells) as progress:
         smears = smear_model(scope.bundle) if group_by != "none" else None
         look = partial(_each, (papers.album.look, annotations.look))
         reports = scope.examine_files(paths, pixel_um=pixel_um, spec=spec, look=look, watch=progress.watch, resume=resume)
->>>>>>> 52eaa7a2b8bd460b481a30e08af342ac963460f1
         if not as_json:
             echo(HEAD)
         for done in progress.told(reports):
@@ -137,13 +121,7 @@ def examine(
             print_smears(seen.groups, smears, as_json=as_json)
         alarms = drift.state().alarms
         written = [*papers.finish(title_of(paths), scope.audit, alarms=alarms), *annotations.finish()]
-<<<<<<< HEAD
     for told in (*(f"written: {path}" for path in written), *(f"drift: {alarm}" for alarm in alarms), *doubts(seen.unscaled)):
-=======
-    for path in written:
-        say(f"written: {path}")
-    for told in (*(f"drift: {alarm}" for alarm in alarms), *doubts(seen.unscaled)):
->>>>>>> 52eaa7a2b8bd460b481a30e08af342ac963460f1
         say(told)
     say(caution(validated=seen.validated))
     if seen.refused:
@@ -151,7 +129,6 @@ def examine(
         raise typer.Exit(1)
 
 
-<<<<<<< HEAD
 def _frames(named: list[Path]) -> list[Path]:
     """The frames that are meant, once it was told what folders hold beside them."""
     from blastscope.runtime.io.paths import PassedOver, left_out
@@ -164,8 +141,6 @@ def _frames(named: list[Path]) -> list[Path]:
     return paths
 
 
-=======
->>>>>>> 52eaa7a2b8bd460b481a30e08af342ac963460f1
 @dataclass
 class _Tally:
     """What is to be said at the end of all frames."""
