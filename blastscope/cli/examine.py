@@ -99,15 +99,10 @@ def examine(
     from blastscope.runtime.frames.report.writers import OutputOptions, ReportWriter
     from blastscope.runtime.frames.types import FrameSpecification
     from blastscope.runtime.inference.smear import smear_model
-    from blastscope.runtime.io.paths import PassedOver, left_out
-    from blastscope.runtime.io.slides.slide import find_frames
 
     spec, as_json = FrameSpecification.from_toml(config) if config else None, as_json or cells
     wanted = OutputOptions(overlay=overlay, sheet=sheet, report=report, csv=csv)
-    passed = PassedOver()
-    paths = find_frames(frames, passed=passed)
-    for told in left_out(passed):
-        say(told)
+    paths = _frames(frames)
     papers, drift = ReportWriter(wanted, paths, others=(config, validation, resume)), Drift()
     formats = AnnotationOptions(geojson=geojson, coco=coco, yolo=yolo, ome=ome, dicom=dicom)
     others, beside = (config, validation, resume), (csv, sheet, wanted.report_page)
@@ -132,6 +127,18 @@ def examine(
         alarms = drift.state().alarms
         written = [*papers.finish(title_of(paths), scope.audit, alarms=alarms), *annotations.finish()]
     _tell_end(seen, written, len(paths), strict=strict)
+
+
+def _frames(named: list[Path]) -> list[Path]:
+    """The frames that are meant, once it was told what folders hold beside them."""
+    from blastscope.runtime.io.paths import PassedOver, left_out
+    from blastscope.runtime.io.slides.slide import find_frames
+
+    passed = PassedOver()
+    paths = find_frames(named, passed=passed)
+    for told in left_out(passed):
+        say(told)
+    return paths
 
 
 @dataclass
