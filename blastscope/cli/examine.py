@@ -85,7 +85,13 @@ def examine(
         say(told)
     papers, drift = ReportWriter(wanted, paths, others=(config, validation)), Drift()
     refused, unscaled, validated = 0, 0, True
-    engine = {"device": device, "precision": precision, "backend": backend, "threads": threads, "layout": layout}
+    engine: dict[str, object] = {
+        "device": device,
+        "precision": precision,
+        "backend": backend,
+        "threads": threads,
+        "layout": layout,
+    }
     engine |= {"unlike_training": unlike_training, "require_signature": require_signature}
     with opened(bundle, **engine, workload="throughput", validation=validation) as scope:
         smears = smear_model(scope.bundle) if group_by != "none" else None
