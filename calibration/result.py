@@ -33,6 +33,7 @@ class CalibrationResult:
     recipe: QuantConfig
     methods: tuple[MethodRow, ...]
     search: SearchReport | None
+    folds: int = 0  # that judged in place of the bundle's own held-out patients
 
     @property
     def admitted(self) -> bool:
@@ -90,6 +91,7 @@ class CalibrationResult:
             search=self.search,
             int8_share=self._int8_share(),
             config=self.config,
+            folds=self.folds,
         )
 
     def _int8_share(self) -> float:
@@ -124,7 +126,7 @@ def int8_entry(parent: GraphEntry, path: Path, trial: Trial) -> tuple[GraphEntry
         parent=parent.sha256,
         tolerances={"int8": trial.tolerance},
         passes=parent.passes,
-        gate=trial.worst.gate if parent.models == "fused" else None,
+        gate=trial.worst.gate if parent.models == "ensemble" else None,
     )
     return entry, path
 

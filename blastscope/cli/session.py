@@ -12,8 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blastscope.cli.terminal import say
-
 if TYPE_CHECKING:
     from blastscope.runtime.bundle import Bundle
     from blastscope.runtime.session import Scope
@@ -34,9 +32,7 @@ def opened(bundle: Path | None, **words: Any) -> Iterator[Scope]:
     from blastscope.runtime.session import open_bundle
 
     logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what it says of a damaged file stands in the refusal
-    with open_bundle(bundle, **words, tell=say) as scope:
-        for note in scope.notes:
-            say(note)
+    with open_bundle(bundle, **words) as scope:
         yield scope
 
 

@@ -8,7 +8,8 @@ thing is changed at a time: first the method, then whether biases are corrected,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import logging
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,14 +20,16 @@ from numpy.typing import NDArray
 
 from blastscope.calibration.acceptance.drift_metric import Drift, DriftMetric
 from blastscope.calibration.config import CalibrationConfig, Method
-from blastscope.calibration.progress import LogCallback
 from blastscope.calibration.quantisation.calibrators import ActivationStats, collect_stats
 from blastscope.calibration.quantisation.cross_layer_equalization import equalize_layers
+from blastscope.calibration.quantisation.feature_correction import Features, correct_features, find_features, read_features
 from blastscope.calibration.quantisation.qdq import insert_qdq
-from blastscope.calibration.quantisation.qdq_placement import make_plan
+from blastscope.calibration.quantisation.qdq_placement import check_graph, make_plan
 from blastscope.runtime.errors import MissingLibrary
 from blastscope.runtime.io.hashing import bytes_sha256
 from blastscope.runtime.io.strict_model import StrictModel
+
+logger = logging.getLogger(__name__)
 
 try:
     import onnx
@@ -38,7 +41,7 @@ class QuantConfig(StrictModel):
     """How an int8 graph is made: calibration method, corrections, and the layers that stay fp32."""
 
     method: Method = "percentile"
-    corrected: bool = True  # biases
+    corrected: bool = True  # biases, and what the heads read
     equalised: bool = False  # channels
     floats: tuple[str, ...] = ()  # names of layers that stay fp32
 
@@ -57,12 +60,11 @@ class Int8Builder:
     crops: NDArray[np.uint8]
     config: CalibrationConfig
     histograms: bool = True  # False: minmax alone
-    log: LogCallback | None = None  # called with the progress of a pass
 
     @cached_property
     def stats(self) -> ActivationStats:
         """The graph's values as they are. Raises `EngineError` where no crop can calibrate."""
-        return collect_stats(self.model, make_plan(self.model), self.crops, histograms=self.histograms, log=self.log)
+        return collect_stats(self.model, make_plan(self.model), self.crops, histograms=self.histograms)
 
     @property
     def refused(self) -> tuple[tuple[int, str], ...]:
@@ -75,13 +77,41 @@ class Int8Builder:
         weights = make_plan(self.model).weights
         return tuple(node.name for node in self.model.graph.node if len(node.input) > 1 and node.input[1] in weights)
 
-    def build(self, recipe: QuantConfig) -> onnx.ModelProto:
-        """The int8 graph by the configuration `recipe`."""
+    def build(self, recipe: QuantConfig, *, features: bool = True) -> onnx.ModelProto:
+        """The int8 graph by the configuration `recipe`.
+
+        Parameters
+        ----------
+        recipe
+            Method, corrections and layers that stay fp32.
+        features
+            False: what the heads read isn't corrected, even where `recipe` corrects. That saves two runs on all crops where
+            graphs are only compared with each other.
+
+        Returns
+        -------
+        onnx.ModelProto
+        """
         model, stats = self._equalized if recipe.equalised else (self.model, self.stats)
         plan = make_plan(model, recipe.floats)
         means = stats.means if recipe.corrected else None
         reach = stats.ranges(plan, recipe.method, self.config.percentile)
-        return insert_qdq(model, plan, reach, means=means, weight_bits=self.config.weight_bits)
+        child = insert_qdq(model, plan, reach, means=means, weight_bits=self.config.weight_bits)
+        if not (recipe.corrected and features and self._features):
+            return child
+        child = correct_features(child, self._features, self._kept_crops)
+        check_graph(child, "int8")
+        return child
+
+    @cached_property
+    def _features(self) -> Features:
+        """What the heads of the fp32 graph read, for the crops that calibrate."""
+        names = find_features(self.model)
+        return read_features(self.model, names, self._kept_crops) if names else {}
+
+    @property
+    def _kept_crops(self) -> NDArray[np.uint8]:
+        return self.crops[np.setdiff1d(np.arange(len(self.crops)), [row for row, _ in self.refused])]
 
     def can_equalise(self) -> bool:
         """Whether equalising changes anything."""
@@ -91,8 +121,7 @@ class Int8Builder:
     def _equalized(self) -> tuple[onnx.ModelProto, ActivationStats]:
         """The graph with equalised channels, and its values."""
         model = equalize_layers(self.model, self.stats.channels) or self.model
-        kept = np.setdiff1d(np.arange(len(self.crops)), [row for row, _ in self.refused])
-        return model, collect_stats(model, make_plan(model), self.crops[kept], histograms=self.histograms, log=self.log)
+        return model, collect_stats(model, make_plan(model), self._kept_crops, histograms=self.histograms)
 
 
 def matching_layers(model: onnx.ModelProto, names: Collection[str], other: onnx.ModelProto) -> tuple[str, ...]:
@@ -120,7 +149,7 @@ class MethodRow(StrictModel):
 
 
 def choose_method(
-    builder: Int8Builder, metric: DriftMetric, config: CalibrationConfig, log: Callable[[str], None]
+    builder: Int8Builder, metric: DriftMetric, config: CalibrationConfig
 ) -> tuple[QuantConfig, tuple[MethodRow, ...]]:
     """The configuration for the graph, and all that were tried; where `config` names the method, that one untried."""
     first = default_quant_config(config)
@@ -132,7 +161,7 @@ def choose_method(
         for recipe in recipes:
             if recipe.name not in tried:
                 tried[recipe.name] = recipe, metric.measure(builder.build(recipe))
-                log(f"{recipe.name}: the vote drifts by {tried[recipe.name][1].drift:.4f}")
+                logger.info("%s: the vote drifts by %.4f", recipe.name, tried[recipe.name][1].drift)
         return min(recipes, key=lambda recipe: tried[recipe.name][1].drift)
 
     best = best_of(*(first.model_copy(update={"method": method}) for method in get_args(Method)))

@@ -48,8 +48,10 @@ def test_no_input_is_too_long_for_its_note() -> None:
 ILL = """
 import os, time
 
-def endless_seeds(folder): return [b"1", b"22"]
-def endless(folder): return lambda data: time.sleep(60 if len(data) > 1 else 0)
+def waits_seeds(folder): return [b"1", b"22"]
+def waits(folder): return lambda data: time.sleep(60 if len(data) > 1 else 0)
+def works_seeds(folder): return [b"1", b"22"]
+def works(folder): return lambda data: sum(0 for _ in range(10**12 if len(data) > 1 else 0))
 def ends_seeds(folder): return [b"1", b"22"]
 def ends(folder): return lambda data: os.abort() if len(data) > 1 else None
 """
@@ -58,8 +60,9 @@ def ends(folder): return lambda data: os.abort() if len(data) > 1 else None
 def test_a_reader_that_hangs_or_dies_is_found_and_gone_past(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "ill_readers.py").write_text(ILL)
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(fuzzer, "STUCK_S", 0.5)
     monkeypatch.setattr(fuzzer, "SLOW_S", 0.5)
-    for name, kind in (("endless", "slow"), ("ends", "crash")):
+    for name, kind in (("waits", "slow"), ("works", "slow"), ("ends", "crash")):
         row = fuzzer.run(f"ill_readers:{name}", inputs=3, seconds=60, seed=0, out=tmp_path)
         assert row.inputs == 3
         assert row.faults[0].startswith(f"{name}-{kind}-")

@@ -2,7 +2,7 @@
 
     PYTHONPATH=tests/support python -m fuzzing --seconds 3600 --out .cache/fuzz
 
-An input that crashes a reader, takes longer than ten seconds or a gigabyte more memory, or raises anything but a
+An input that crashes a reader, takes ten seconds or a gigabyte of memory more, or raises anything but a
 `BlastscopeError` is written to OUT/faults and counted, and the run goes on. OUT/fuzz.json holds the table that is printed.
 With atheris installed, `--coverage` lets it choose the inputs by what they reach in our own code.
 """
@@ -25,8 +25,9 @@ from tempfile import TemporaryDirectory
 from fuzzing.child import NOTE, NOTE_BYTES, READERS, Fault, feed
 from fuzzing.guided import here, run_guided
 
-SLOW_S = 10.0  # for one input
-STARTING_S = 120.0  # imports and seeds, on a busy machine
+SLOW_S = 10.0  # of processor time, for one input
+STUCK_S = 120.0  # of time altogether: whoever waits takes no processor time
+STARTING_S = 300.0  # imports and seeds, on a busy machine
 GLANCE_S = 0.05
 MOST_FAULTS = 20  # of one reader
 
@@ -100,18 +101,20 @@ def _watch(name: str, folder: Path, *, first: int, inputs: int, seconds: float, 
     ]
     with (folder / "stderr").open("wb") as errors:
         process = subprocess.Popen([sys.executable, "-m", "fuzzing", *map(str, words)], stderr=errors, env=here())
-    begun, since, before = time.monotonic(), time.monotonic(), first
-    slow = False
-    while process.poll() is None:
+    before, since, spent = first, time.monotonic(), 0.0
+    slow = ""
+    while process.poll() is None and not slow:
         time.sleep(GLANCE_S)
-        number, now = _noted(note)[0], time.monotonic()
+        number, now, processor = _noted(note)[0], time.monotonic(), _processor_s(process.pid)
         if number != before:
-            before, since = number, now
-        patience = SLOW_S if before > first else STARTING_S
-        if now - max(since, begun) > patience:
-            slow = True
-            process.kill()
-            process.wait()
+            before, since, spent = number, now, processor
+        elif before > first and processor - spent > SLOW_S:
+            slow = f"more than {SLOW_S:g} s of processor time"
+        elif now - since > (STUCK_S if before > first else STARTING_S):
+            slow = f"more than {now - since:.0f} s"
+    if slow:
+        process.kill()
+    process.wait()
     number, data = _noted(note)
     told = (folder / "stderr").read_text(encoding="utf-8", errors="replace")[-4000:]
     if (folder / "fault").exists():
@@ -120,11 +123,20 @@ def _watch(name: str, folder: Path, *, first: int, inputs: int, seconds: float, 
     if number == first and process.returncode:
         raise SystemExit(f"{name}: the process ended before its first input:\n{told}")
     if slow:
-        return number, Fault("slow", f"more than {SLOW_S:g} s", data)
+        return number, Fault("slow", slow, data)
     if process.returncode:
         ended = signal.Signals(-process.returncode).name if process.returncode < 0 else f"exit code {process.returncode}"
         return number, Fault("crash", f"{ended}\n{told}", data)
     return number, None
+
+
+def _processor_s(process: int) -> float:
+    """The processor time that a process has taken; 0 when it has ended."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _noted(note: Path) -> tuple[int, bytes]:
