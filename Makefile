@@ -13,8 +13,10 @@ READY_DEMO = $(VENV)/.installed-demo
 demo: $(READY_DEMO)
 	$(BIN)/blastscope demo --out demo
 
+# One process a core, up to four. SHARDS=0 takes this one alone, as a debugger wants it.
+SHARDS ?= logical
 test: $(READY)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses $(SHARDS) --maxprocesses 4 --dist worksteal $(PYTEST_ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
