@@ -113,22 +113,8 @@ def _options(
 
 
 ALL_VERBS = (
-    *(
-        calls,
-        explaining,
-        examining,
-        road,
-        detecting,
-        bundles,
-        signing,
-        building,
-        benching,
-        demonstration,
-        devices,
-        streaming,
-        validating,
-    ),
-    serving,
+    *(calls, explaining, examining, road, detecting, bundles, signing, building, benching, demonstration, devices),
+    *(streaming, validating, serving),
 )
 for verbs in ALL_VERBS:
     for verb in verbs.VERBS:

@@ -20,6 +20,7 @@ from blastscope.runtime.frames.cell_crop import cut_cell
 from blastscope.runtime.frames.detection.cells import detect_cells
 from blastscope.runtime.frames.detection.detector import Detector
 from blastscope.runtime.frames.detection.scale import red_cells_found
+from blastscope.runtime.frames.doubts import doubts_about
 from blastscope.runtime.frames.estimation.frame_parameters import estimate_frame_parameters
 from blastscope.runtime.frames.estimation.pixel_size import RedCells
 from blastscope.runtime.frames.features import cell_features
@@ -29,7 +30,7 @@ from blastscope.runtime.frames.segmentation.pipeline import COARSEST_UM, reach_p
 from blastscope.runtime.frames.segmentation.split_nuclei import MOST_PARTS
 from blastscope.runtime.frames.survey import GlassMap, glass_map, sample
 from blastscope.runtime.frames.tiling import Tile, cropped, facts_in, shift_cell, tiles_of
-from blastscope.runtime.frames.types import FrameCell, FrameParameters, FrameReport, FrameSpecification
+from blastscope.runtime.frames.types import Doubt, FrameCell, FrameParameters, FrameReport, FrameSpecification
 from blastscope.runtime.io.concurrency import Allowance, SingleThread, ordered_map
 from blastscope.runtime.io.image_decode import NO_MEMORY
 from blastscope.runtime.io.printable import printable
@@ -208,7 +209,8 @@ class Examiner:
         facts: FrameParameters | None = None
         refusal: Refusal | None = None
         found: list[TileRecord] = []
-        notes = scan.notes
+        cells: list[FrameCell] = []
+        notes, doubts = scan.notes, list[Doubt]()
         try:
             if scan.width * scan.height == 0:
                 raise ReadError(Refusal("empty", f"the frame has no pixels: {scan.width} x {scan.height}"))
@@ -218,11 +220,17 @@ class Examiner:
             else:
                 facts, whole, unlit = self._whole(scan, run)
                 found, notes = [whole], notes + ((UNLIT,) if unlit else ())
+            cells = in_order([cell for part in found for cell in part.cells])
+            doubts += doubts_about(scan, facts, cells, self.whole_pixels)
         except ReadError as unreadable:
             refusal = unreadable.refusal
-        notes += (*_scale_notes(facts), *([TOO_MANY] if any(part.crowded for part in found) else []))
+        notes += (
+            *(doubt.detail for doubt in doubts),
+            *_too_coarse(facts),
+            *([TOO_MANY] if any(part.crowded for part in found) else []),
+        )
         return FrameReport(
-            cells=tuple(in_order([cell for part in found for cell in part.cells])),
+            cells=tuple(cells),
             facts=facts,
             refusal=refusal,
             path=run.path,
@@ -230,6 +238,7 @@ class Examiner:
             size=(scan.width, scan.height),
             validated=self.validated,
             notes=notes,
+            doubts=tuple(doubts),
         )
 
     def _whole(self, scan: Slide, run: _Run) -> tuple[FrameParameters, TileRecord, bool]:
@@ -317,9 +326,7 @@ def call_pictures(
             yield report.path, refused(refusal or Refusal("empty", "no white cell was found in the picture"))
 
 
-def _scale_notes(facts: FrameParameters | None) -> Iterator[str]:
-    if facts and facts.scale_note:
-        yield facts.scale_note
+def _too_coarse(facts: FrameParameters | None) -> Iterator[str]:
     if facts and facts.pixel_um > COARSEST_UM:
         yield f"at {facts.pixel_um:.4g} micrometres a pixel a nucleus can't be told from dirt: no cell is looked for"
 
