@@ -26,9 +26,9 @@ from blastscope.cli.options import (
     Threads,
     UnlikeTraining,
     ValidationPath,
+    opened,
 )
 from blastscope.cli.progress import ExamineProgress
-from blastscope.cli.session import opened
 from blastscope.cli.terminal import echo, say
 from blastscope.runtime.io.printable import printable
 
@@ -93,7 +93,7 @@ def examine(
     from blastscope.runtime.frames.report.theme import caution, doubts, title_of
     from blastscope.runtime.frames.report.writers import OutputOptions, ReportWriter
     from blastscope.runtime.frames.types import FrameSpecification
-    from blastscope.runtime.inference.smear import smear_model
+    from blastscope.runtime.inference.voting import smear_model
     from blastscope.runtime.io.paths import PassedOver, left_out
     from blastscope.runtime.io.slides.slide import find_frames
 

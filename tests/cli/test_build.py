@@ -16,7 +16,7 @@ from blastscope.cli import app
 from blastscope.cli.build import Watcher
 from blastscope.export.engine_builds import BuildRequest, PlannedEngine, plan_engines
 from blastscope.runtime.backends.tensorrt.builder import BuildStep
-from blastscope.runtime.backends.tensorrt.compatibility import Machine
+from blastscope.runtime.backends.tensorrt.catalog import Machine
 from blastscope.runtime.backends.tensorrt.key import EngineKey, platform_name
 from blastscope.runtime.bundle import read_bundle
 from blastscope.runtime.cuda.driver import GpuFacts

@@ -13,8 +13,14 @@ from typing import Any
 
 import pytest
 
-from blastscope.runtime.backends.tensorrt.catalog import list_engines, pick_engine, remove_engine, remove_unusable, trust_engine
-from blastscope.runtime.backends.tensorrt.compatibility import Machine
+from blastscope.runtime.backends.tensorrt.catalog import (
+    Machine,
+    list_engines,
+    pick_engine,
+    remove_engine,
+    remove_unusable,
+    trust_engine,
+)
 from blastscope.runtime.backends.tensorrt.engine_store import (
     engine_lock,
     engine_path,
