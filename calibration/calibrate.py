@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from blastscope.calibration.acceptance.drift_metric import DriftMetric
-from blastscope.calibration.acceptance.gate import PairedPredictions
+from blastscope.calibration.acceptance.evaluation import DriftMetric
 from blastscope.calibration.acceptance.mixed_precision_search import Search, SearchReport
-from blastscope.calibration.acceptance.trial import Evaluator, Trial
+from blastscope.calibration.acceptance.trial import Evaluator, PairedPredictions, Trial
 from blastscope.calibration.config import CalibrationConfig
 from blastscope.calibration.fold_gate import evaluate_folds, fold_trial, read_folds, training_sample
 from blastscope.calibration.quantisation.calibration_data import (
@@ -36,8 +35,7 @@ from blastscope.calibration.quantisation.quantizer import (
     matching_layers,
     write_model,
 )
-from blastscope.calibration.report import CalibrationReport
-from blastscope.calibration.result import CalibrationResult, int8_entry
+from blastscope.calibration.result import CalibrationReport, CalibrationResult, int8_entry
 from blastscope.runtime.bundle import Bundle, read_bundle
 from blastscope.runtime.bundle.weights import bad_weight, check_weights
 from blastscope.runtime.errors import BundleError, DataError, DeviceError, EngineError, MissingLibrary, UsageError

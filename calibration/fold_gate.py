@@ -16,8 +16,15 @@ from typing import Any
 import numpy as np
 import onnx
 
-from blastscope.calibration.acceptance.gate import PairedPredictions, gate
-from blastscope.calibration.acceptance.trial import EngineResult, Evaluator, SignedCodes, Trial, open_engines
+from blastscope.calibration.acceptance.trial import (
+    EngineResult,
+    Evaluator,
+    PairedPredictions,
+    SignedCodes,
+    Trial,
+    gate,
+    open_engines,
+)
 from blastscope.calibration.config import CalibrationConfig
 from blastscope.calibration.quantisation.calibration_data import CroppedCells, choose_cells, crop_cells, validation_cells
 from blastscope.calibration.quantisation.quantizer import Int8Builder, QuantConfig, write_model

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from blastscope.cli.options import Json, Threads
-from blastscope.cli.session import find_data
+from blastscope.cli.options import Json, Threads, find_data
 from blastscope.cli.terminal import deprecations_said, echo
 from blastscope.runtime.errors import UsageError
 

@@ -14,7 +14,7 @@ from blastscope.export.onnx_export import make_graph, trace
 from blastscope.runtime.crop import Crop, CropSpecification, crop_cell
 from blastscope.runtime.io.synthetic import synthetic_cells
 from blastscope.train.config import TrainConfig
-from blastscope.train.random_init import random_ensemble
+from blastscope.train.ensemble_checkpoint import random_ensemble
 from blastscope.train.trunk import make_trunk_ensemble
 
 CONFIG = TrainConfig.model_validate(

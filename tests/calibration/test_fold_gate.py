@@ -18,8 +18,8 @@ from blastscope.calibration.config import CalibrationConfig
 from blastscope.calibration.quantisation.calibration_data import crop_cells
 from blastscope.calibration.quantisation.quantizer import Int8Builder
 from blastscope.cli import app
-from blastscope.export.config import ExportConfig
 from blastscope.export.exporter import export_run
+from blastscope.export.onnx_writer import ExportConfig
 from blastscope.runtime.bundle import read_bundle
 from blastscope.runtime.bundle.manifest import Patients
 from blastscope.runtime.errors import BundleError, UsageError
