@@ -20,6 +20,7 @@ from blastscope.benchmarks.load.sweeps import Window, is_stable, measure_until_s
 from blastscope.cli import app
 from blastscope.runtime.bundle import read_bundle
 from blastscope.runtime.errors import EngineError
+from blastscope.runtime.io.cnmc import scan_dataset
 from blastscope.runtime.types import CLASSES
 
 
@@ -109,7 +110,8 @@ def test_a_bundle_is_judged_on_the_patients_that_it_holds_out(taught_bundle: Any
     known = SimpleNamespace(manifest=SimpleNamespace(training=digest))
     found = load_samples(known, taught_bundle.data, 100)  # type: ignore[arg-type]
     assert found.held_out
-    assert set(found.people) == set(patients.validation)
+    people = scan_dataset(taught_bundle.data).people_of(patients.validation)
+    assert set(found.people) == set(people)
     whole = digest.model_copy(update={"split": "none"})
     everybody = load_samples(SimpleNamespace(manifest=SimpleNamespace(training=whole)), taught_bundle.data, 100)  # type: ignore[arg-type]
     assert not everybody.held_out
