@@ -5,9 +5,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+import numpy as np
+from numpy.typing import NDArray
 
 from blastscope.calibration.acceptance.drift_metric import DriftMetric
 from blastscope.calibration.acceptance.gate import PairedPredictions
@@ -39,6 +43,7 @@ from blastscope.calibration.quantisation.quantizer import (
 from blastscope.calibration.report import CalibrationReport
 from blastscope.calibration.result import CalibrationResult, int8_entry
 from blastscope.runtime.bundle import Bundle, read_bundle
+from blastscope.runtime.bundle.manifest import GraphEntry
 from blastscope.runtime.bundle.weights import bad_weight, check_weights
 from blastscope.runtime.errors import BundleError, DataError, DeviceError, EngineError, MissingLibrary, UsageError
 from blastscope.runtime.io.atomic import check_place
@@ -125,17 +130,8 @@ def calibrate(
         else:
             candidate = _make_candidate(source, builder, split, config, workspace)
         entries = [int8_entry(fused, candidate.child, candidate.trial)]
-        for entry in source.manifest.graphs if not candidate.trial.failures else ():
-            if entry.precision == "fp32" and entry.models != "fused":
-                log(f"quantising '{entry.models}'")
-                single = Path(place) / f"{entry.models}.onnx"
-                floats = matching_layers(
-                    builder.model, candidate.recipe.floats, onnx.load_model_from_string(source.read(entry))
-                )
-                recipe = candidate.recipe.model_copy(update={"floats": floats})
-                make_int8(source.file(entry), single, split.sample.crops, config, recipe=recipe)
-                require_finite_weights(single)
-                entries.append(int8_entry(entry, single, candidate.trial))
+        if not candidate.trial.failures:
+            entries += _single_models(source, builder, split.sample.crops, candidate, workspace)
         outcome = CalibrationResult(
             bundle=source,
             sample=drop_rows(split.sample, builder.refused),
@@ -149,6 +145,22 @@ def calibrate(
             folds=len(parts),
         )
         return outcome.report(outcome.apply())
+
+
+def _single_models(
+    bundle: Bundle, builder: Int8Builder, crops: NDArray[np.uint8], candidate: _Candidate, workspace: _Workspace
+) -> Iterator[tuple[GraphEntry, Path]]:
+    """The int8 graphs of the voters alone, by the recipe that was admitted, with their entries."""
+    for entry in bundle.manifest.graphs:
+        if entry.precision == "fp32" and entry.models != "fused":
+            workspace.log(f"quantising '{entry.models}'")
+            single = workspace.folder / f"{entry.models}.onnx"
+            parent = onnx.load_model_from_string(bundle.read(entry))
+            floats = matching_layers(builder.model, candidate.recipe.floats, parent)
+            recipe = candidate.recipe.model_copy(update={"floats": floats})
+            make_int8(bundle.file(entry), single, crops, builder.config, recipe=recipe)
+            require_finite_weights(single)
+            yield int8_entry(entry, single, candidate.trial)
 
 
 def require_finite_weights(graph: Path) -> None:
@@ -222,7 +234,7 @@ def _candidate_by_folds(
     require_finite_weights(child)
 
     def judge() -> tuple[PairedPredictions, ...]:
-        return evaluate_folds(folds, folder, recipe, config, workspace.folder, workspace.log)
+        return evaluate_folds(folds, folder, recipe, config, place=workspace.folder, log=workspace.log)
 
     return _Candidate(child, recipe, fold_trial(bundle, child, judge, config), None, (), None)
 

@@ -121,7 +121,7 @@ class _Network:
     def measure(self) -> list[LoadRow]:
         """A row for each scenario and level."""
         wanted = self._config.scenarios
-        rows = {}
+        rows: dict[MlperfScenario, LoadRow] = {}
         with self._open("throughput") as scope:
             guess, _ = self._measured(scope, ScenarioSettings("offline", min(self._config.seconds, 1.0), 0.0, 1.0))
             self._fastest = guess.figures.get("Samples per second", 1.0)
@@ -292,7 +292,7 @@ def _cells_per_s(summary: Summary, scenario: MlperfScenario) -> float | None:
     return figure * cells if cells else 1e9 * CELLS_PER_QUERY / figure
 
 
-def _percentiles(level: Level) -> dict[str, float | None]:
+def _percentiles(level: Level) -> dict[str, Any]:
     if not len(level.latencies_ms):
         return {}
     return {f"p{share}_ms": float(np.percentile(level.latencies_ms, share)) for share in (50, 90, 95, 99)}

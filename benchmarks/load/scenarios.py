@@ -20,6 +20,7 @@ from array import array
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -155,7 +156,7 @@ class _SystemUnderTest:
             if self._scenario == "server":
                 for sample in samples:
                     future = self._scope.submit(self._images[sample.index])
-                    future.add_done_callback(lambda done, sample=sample: self._finish(sample, done))  # type: ignore[misc]
+                    future.add_done_callback(partial(self._finish, sample))
                 return
             for start in range(0, len(samples), PIECE):
                 piece = samples[start : start + PIECE]

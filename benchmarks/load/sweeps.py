@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -152,7 +153,7 @@ def sweep_request_rate(scope: Scope, images: Sequence[Image], rate: float, windo
             except BaseException as error:  # noqa: BLE001  raised again by the thread that measures
                 log.fail(error)
                 return
-            future.add_done_callback(lambda done, due=due: _answered(log, done, due))  # type: ignore[misc]
+            future.add_done_callback(partial(_answered, log, due))
             number += 1
 
     sender = threading.Thread(target=send, daemon=True)
@@ -164,7 +165,7 @@ def sweep_request_rate(scope: Scope, images: Sequence[Image], rate: float, windo
         sender.join()
 
 
-def _answered(log: _AnswerLog, done: Future[Prediction], due: float) -> None:
+def _answered(log: _AnswerLog, due: float, done: Future[Prediction]) -> None:
     error = done.exception()
     if error is not None:
         log.fail(error)

@@ -61,10 +61,9 @@ def print_load(result: LoadResult) -> None:
     for column in table.columns[3:]:
         column.justify = "right"
     for row in result.rows:
+        f1, auroc = (row.accuracy.weighted_f1.value, row.accuracy.auroc.value) if row.accuracy else (None, None)
         optional = [(row.cells_per_s, ".1f"), (row.p50_ms, ".1f"), (row.p90_ms, ".1f"), (row.p99_ms, ".1f")]
-        accuracy = row.accuracy
-        optional += [(accuracy and accuracy.weighted_f1.value, ".3f"), (accuracy and accuracy.auroc.value, ".3f")]
-        optional += [(row.energy_j_per_cell, ".3f")]
+        optional += [(f1, ".3f"), (auroc, ".3f"), (row.energy_j_per_cell, ".3f")]
         cells = ("" if value is None else format(value, form) for value, form in optional)
         table.add_row(f"{row.name}/{row.precision}", _described(row), "yes" if row.valid else "no", *cells)
     show(Text(result.machine.processor), table, *(Text(note) for note in dict.fromkeys(_notes(result))))
