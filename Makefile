@@ -1,14 +1,15 @@
 # `make demo` and `make test` are all a newcomer needs. Pip's own settings (PIP_INDEX_URL, pip.conf) choose where packages come
-# from, and so whether PyTorch comes with or without CUDA.
+# from, and so whether PyTorch comes with or without CUDA. The demo installs what it needs, everything else adds the rest.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.installed
+READY_DEMO = $(VENV)/.installed-demo
 
-.PHONY: demo test lint bench gpu-check kernels kernels-check engines-check soak api-names wheelhouse wheel requirements clean
+.PHONY: demo test lint bench gpu-check kernels kernels-check engines-check soak fuzz api-names wheelhouse wheel lock sbom platforms clean
 
-demo: $(READY)
+demo: $(READY_DEMO)
 	$(BIN)/blastscope demo --out demo
 
 test: $(READY)
@@ -73,14 +74,13 @@ kernels: $(READY)
 kernels-check: $(READY)
 	BLASTSCOPE_EVERY_CELL=1 $(BIN)/python -m pytest tests/runtime/cuda/test_kernels.py $(PYTEST_ARGS)
 
-$(READY): requirements.txt pyproject.toml setup.py
-	@$(PYTHON) -c "import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13) and 'blastscope needs Python 3.11 to 3.13, not %d.%d: make PYTHON=python3.12 ...' % sys.version_info[:2])"
-	@echo "Installing into $(VENV), once: PyTorch, OpenVINO, ONNX Runtime, Qt and what they need, 0.8 GB to download where pip finds a"
-	@echo "CPU-only PyTorch (set PIP_EXTRA_INDEX_URL to an index that has one), several GB with CUDA elsewhere."
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	@touch $(READY)
+$(READY_DEMO): requirements/demo.txt requirements/torch.txt requirements/install.py pyproject.toml setup.py
+	$(PYTHON) requirements/install.py demo --venv $(VENV)
+	@touch $@
+
+$(READY): requirements.txt requirements/torch.txt requirements/install.py pyproject.toml setup.py
+	$(PYTHON) requirements/install.py test --venv $(VENV)
+	@touch $(READY_DEMO) $@
 
 # Every precision for every GPU that TensorRT-RTX names, of Inception-ResNet-v2 with random weights: 19 minutes on two busy cores.
 engines-check: $(READY)
@@ -89,6 +89,15 @@ engines-check: $(READY)
 # 10,000 frames through streams and 100,000 cells through a handle, with errors on the way: memory and threads stay flat.
 soak: $(READY)
 	$(BIN)/python -m pytest -s tests/runtime/check_soak.py $(PYTEST_ARGS)
+
+# Mutated images, slides, bundles, settings, tables and requests through every reader, first as chance has it, then as atheris chooses
+# them, where it is installed (pip install atheris; it has no wheel for every Python): no crash, no hang, no untyped error.
+FUZZ_SECONDS ?= 3600
+FUZZ = PYTHONPATH=tests/support $(BIN)/python -m fuzzing --out .cache/fuzz
+fuzz: $(READY)
+	$(FUZZ) --seconds $$(($(FUZZ_SECONDS) / 2))
+	if $(BIN)/python -c "import atheris" 2> /dev/null; then $(FUZZ)/guided --seconds $$(($(FUZZ_SECONDS) / 2)) --coverage; \
+		else $(FUZZ) --seconds $$(($(FUZZ_SECONDS) / 2)) --seed 1; fi
 
 # Looks the names of TensorRT's and Triton's interfaces up again, in their wheels.
 api-names: $(READY)
@@ -99,17 +108,25 @@ wheel: $(READY)
 	rm -rf build dist
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist .
 
-# What a machine without a network needs: pip install --no-index --find-links wheelhouse blastscope
+# For a machine without a network, of this one's kind and Python. There, in the folder that the wheelhouse was copied to:
+# pip install --no-index --find-links wheelhouse --require-hashes -r wheelhouse/requirements.txt
 wheelhouse: wheel
 	rm -rf wheelhouse
-	mkdir wheelhouse
-	$(BIN)/python -m pip wheel --quiet --wheel-dir wheelhouse --constraint requirements.txt dist/blastscope-*.whl
+	$(BIN)/python requirements/wheelhouse.py dist wheelhouse
 	@du -sh wheelhouse
 
-requirements: $(READY)
-	$(BIN)/python -m pip freeze --exclude-editable --all | grep -v '^pip==' | sed 's/+cpu//; s/^tensorrt[-_]rtx.*/&; sys_platform != "darwin"/; s/^\(PySide6\|shiboken6\).*/&; platform_machine != "aarch64"/' > requirements.new
-	(sed -n '/^#/p' requirements.txt; cat requirements.new) > requirements.tmp && mv requirements.tmp requirements.txt
-	rm requirements.new
+# Chooses the pins and their hashes anew: LOCK_ARGS=--upgrade takes the newest of each. Needs uv, which asks PyPI.
+LOCK_ARGS ?=
+lock:
+	$(PYTHON) requirements/lock.py $(LOCK_ARGS)
+
+# What a release is made of, as CycloneDX: dist/blastscope-VERSION.cdx.json, from the installed packages that base.txt pins.
+sbom: $(READY)
+	$(BIN)/python requirements/sbom.py dist
+
+# Whether every kind of machine has wheels of what the runtime needs. Needs uv, which asks PyPI.
+platforms:
+	$(PYTHON) requirements/platforms.py
 
 clean:
 	rm -rf build dist demo wheelhouse *.egg-info

@@ -15,7 +15,7 @@ def room_packages(room: str) -> list[str]:
 
 
 # The links in blastscope/ serve editors; following them here would pack every room twice.
-own = list(find_packages(str(HERE), include=["blastscope", "blastscope.cli"]))
+own = list(find_packages(str(HERE), include=["blastscope", "blastscope.cli", "blastscope.serve"]))
 
 setup(
     packages=own + [name for room in ROOMS for name in room_packages(room)],

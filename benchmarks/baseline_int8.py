@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from filelock import FileLock
 
-from blastscope.benchmarks.models import BenchmarkModel, ProgressCallback, sample_crops
+from blastscope.benchmarks.models import BenchmarkModel, sample_crops
 from blastscope.benchmarks.schema import describe_machine
 from blastscope.runtime.bundle import read_bundle
+
+logger = logging.getLogger(__name__)
 
 CALIBRATION_CELLS = 8  # that set the int8 ranges
 VNNI_FEATURES = ("avx512_vnni", "avx_vnni", "amx_int8")
@@ -23,7 +26,7 @@ class BaselineGraphs(NamedTuple):
     int8: Path  # quantised by ONNX Runtime's tool, as its documentation advises for this CPU
 
 
-def baseline_graphs(model: BenchmarkModel, data: Path | None, progress: ProgressCallback) -> BaselineGraphs:
+def baseline_graphs(model: BenchmarkModel, data: Path | None) -> BaselineGraphs:
     """The graphs of `model` for the baselines, made at their first use: minutes for Inception-ResNet-v2.
 
     Parameters
@@ -32,8 +35,6 @@ def baseline_graphs(model: BenchmarkModel, data: Path | None, progress: Progress
         The network. Where its bundle has the same weights as its run, the fp32 file is the bundle's.
     data
         Folder of C-NMC cells that set the int8 ranges; None: synthetic cells set them.
-    progress
-        Called with a line of text when something takes long.
 
     Returns
     -------
@@ -48,7 +49,7 @@ def baseline_graphs(model: BenchmarkModel, data: Path | None, progress: Progress
     with FileLock(folder / "lock"):
         for path, make in ((graphs.fp32, _export_fp32), (graphs.int8, _quantise)):
             if not path.exists():
-                progress(f"{model.name}: making the {path.stem} graph for the baselines, once, in '{folder}'")
+                logger.info("%s: making the %s graph for the baselines, once, in '%s'", model.name, path.stem, folder)
                 temporary = path.with_suffix(".new")
                 make(model, graphs, temporary, data)
                 temporary.replace(path)
@@ -63,7 +64,7 @@ def _export_fp32(model: BenchmarkModel, graphs: BaselineGraphs, out: Path, data:
     trained = load_ensemble(model.run)
     crops = sample_crops(trained.config.crop, data)[:CALIBRATION_CELLS]
     with TemporaryDirectory(dir=out.parent) as folder:
-        files = export_graphs(trained.ensemble, "fused", crops, Path(folder), ExportConfig(precisions=("fp32",)))
+        files = export_graphs(trained.ensemble, "ensemble", crops, Path(folder), ExportConfig(precisions=("fp32",)))
         files[0].path.replace(out)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -22,7 +23,7 @@ from blastscope.benchmarks.baselines import (
 )
 from blastscope.benchmarks.contenders import crop_images, separate_torch_models
 from blastscope.benchmarks.interleaved_timing import Contender, Image, Round, TimingConfig, time_interleaved
-from blastscope.benchmarks.models import BenchmarkModel, ProgressCallback
+from blastscope.benchmarks.models import BenchmarkModel
 from blastscope.benchmarks.openvino_benchmark_app import SOURCE, describe_layers, engine_layers, run_benchmark_app
 from blastscope.benchmarks.reference_labels import (
     CANDIDATES_PER_CELL,
@@ -57,6 +58,8 @@ from blastscope.runtime.bundle import Bundle, read_bundle
 from blastscope.runtime.errors import BlastscopeError, DeviceError, EngineError, UsageError
 from blastscope.runtime.io.paths import default_cache_dir
 from blastscope.runtime.types import PRECISIONS, ClassName, Execution, Layout, Precision
+
+logger = logging.getLogger(__name__)
 
 EXECUTIONS: dict[Precision, tuple[Execution, ...]] = {
     "fp32": ("f32", "bf16"),
@@ -136,12 +139,12 @@ class ModelBenchmark:
         self._gmac = multiply_adds(self._bundle.file(entries[0])) / 1e9
         self._scope_notes: dict[str, tuple[str, ...]] = {}
 
-    def compare_contenders(self, batch: int, progress: ProgressCallback) -> list[Row]:
+    def compare_contenders(self, batch: int) -> list[Row]:
         """The rows of all contenders at `batch`."""
-        cells = self._clearest_cells(progress)[:batch]
+        cells = self._clearest_cells()[:batch]
         images = [self._reference.images[cell] for cell in cells]
         with ExitStack() as stack:
-            contenders = [*self._baselines(images, cells, progress), *self._runtime_contenders(images, cells, stack)]
+            contenders = [*self._baselines(images, cells), *self._runtime_contenders(images, cells, stack)]
             rounds = time_interleaved(contenders, images, self._config.timing)
         return self._make_rows(rounds, batch)
 
@@ -188,33 +191,33 @@ class ModelBenchmark:
             medians_ms.append(run_benchmark_app(graph, shape, execution, seconds=timing.seconds, threads=self._config.threads))
         return rounds, medians_ms
 
-    def _clearest_cells(self, progress: ProgressCallback) -> list[int]:
+    def _clearest_cells(self) -> list[int]:
         """The cells with the largest margins in the graphs of the bundle and of the baselines."""
         predictions = list(self._predictions.values())
         if {"onnxruntime", "openvino"} & set(self._config.frameworks):
-            graphs = self._baseline_graphs(progress)
+            graphs = self._baseline_graphs()
             predictions += [self._predict_baseline(graphs, "fp32"), self._predict_baseline(graphs, "int8")]
         return clearest_cells(predictions, max(self._config.batches))
 
-    def _baseline_graphs(self, progress: ProgressCallback) -> BaselineGraphs:
+    def _baseline_graphs(self) -> BaselineGraphs:
         if self._graphs is None:
-            self._graphs = baseline_graphs(self._model, self._config.data, progress)
+            self._graphs = baseline_graphs(self._model, self._config.data)
         return self._graphs
 
     def _predict_baseline(self, graphs: BaselineGraphs, precision: Precision) -> Probabilities:
         graph, backend = (graphs.fp32, "onnxruntime") if precision == "fp32" else (graphs.int8, "openvino")
         return self._reference.predict(graph, precision=precision, backend=backend)
 
-    def _baselines(self, images: Sequence[Image], cells: Sequence[int], progress: ProgressCallback) -> Iterator[Contender]:
+    def _baselines(self, images: Sequence[Image], cells: Sequence[int]) -> Iterator[Contender]:
         model = self._model.name
         if self._config.torch_baseline:
             classify = separate_torch_models(self._model.run, threads=self._config.threads)
             yield Contender(f"{model}/{TORCH_BASELINE}", classify, self._expected_labels(TORCH_BASELINE, cells))
         for framework in (one for one in FRAMEWORKS if one in self._config.frameworks):
-            for name, load in baseline_factories(framework, self._baseline_task(len(images), framework, progress)):
+            for name, load in baseline_factories(framework, self._baseline_task(len(images), framework)):
                 if name == TORCH_BASELINE:
                     continue
-                progress(f"{model}, opening {name}")
+                logger.info("%s, opening %s", model, name)
                 try:
                     classify = load()
                     classify(images)  # compiles here, where a failure leaves the other contenders standing
@@ -223,10 +226,10 @@ class ModelBenchmark:
                     continue
                 yield Contender(f"{model}/{name}", classify, self._expected_labels(name, cells))
 
-    def _baseline_task(self, batch: int, framework: Framework, progress: ProgressCallback) -> BaselineTask:
+    def _baseline_task(self, batch: int, framework: Framework) -> BaselineTask:
         graphs: dict[str, Path] = {}
         if framework in ("onnxruntime", "openvino"):
-            baseline = self._baseline_graphs(progress)
+            baseline = self._baseline_graphs()
             int8 = self._bundle.graph("int8")
             graphs = {f"fp32/{'openvino-plain' if framework == 'openvino' else framework}": baseline.fp32}
             if framework == "onnxruntime":

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import random
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,9 +25,9 @@ from blastscope.runtime.types import Refusal
 if TYPE_CHECKING:
     from blastscope.train.config import TrainConfig
 
-SAMPLE_CELLS = 64  # that set the batch-norm statistics and the int8 ranges of random weights
+logger = logging.getLogger(__name__)
 
-ProgressCallback = Callable[[str], None]  # takes one line of text
+SAMPLE_CELLS = 64  # that set the batch-norm statistics and the int8 ranges of random weights
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class BenchmarkModel:
     cache: Path | None = None
 
 
-def prepare_model(name: str, data: Path | None, progress: ProgressCallback) -> BenchmarkModel:
+def prepare_model(name: str, data: Path | None) -> BenchmarkModel:
     """The model `name`, built in the user's cache at its first use: minutes for Inception-ResNet-v2.
 
     Parameters
@@ -65,8 +65,6 @@ def prepare_model(name: str, data: Path | None, progress: ProgressCallback) -> B
         'shipped', or a timm backbone, which gets random weights.
     data
         Folder of C-NMC cells that set the batch-norm statistics of random weights; None: synthetic cells set them.
-    progress
-        Called with a line of text when something takes long.
 
     Returns
     -------
@@ -82,8 +80,8 @@ def prepare_model(name: str, data: Path | None, progress: ProgressCallback) -> B
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock"):
         if not (folder / "done").exists():
-            progress(f"{name}: building, once, in '{folder}'")
-            _build(config, folder, sample_crops(config.crop, data), shipped=shipped, progress=progress)
+            logger.info("%s: building, once, in '%s'", name, folder)
+            _build(config, folder, sample_crops(config.crop, data), shipped=shipped)
             (folder / "done").touch()
     return BenchmarkModel(name, folder / "run", SHIPPED_BUNDLE if shipped else folder / "bundle", not shipped, folder)
 
@@ -104,7 +102,7 @@ def _random_config(backbone: str) -> TrainConfig:
     return TrainConfig(network=NetworkConfig(backbone=backbone, weights="none"))
 
 
-def _build(config: TrainConfig, folder: Path, crops: NDArray[np.uint8], *, shipped: bool, progress: ProgressCallback) -> None:
+def _build(config: TrainConfig, folder: Path, crops: NDArray[np.uint8], *, shipped: bool) -> None:
     from blastscope.train.ensemble_checkpoint import save_ensemble
     from blastscope.train.random_init import random_ensemble
 
@@ -113,4 +111,4 @@ def _build(config: TrainConfig, folder: Path, crops: NDArray[np.uint8], *, shipp
     if not shipped:
         from blastscope.export.benchmark_bundle import make_benchmark_bundle
 
-        make_benchmark_bundle(trained, crops, folder / "bundle", progress=progress)
+        make_benchmark_bundle(trained, crops, folder / "bundle")

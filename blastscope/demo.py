@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import random
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +19,12 @@ from blastscope.runtime.io.synthetic import write_synthetic_dataset
 from blastscope.runtime.types import CLASSES, Prediction, Refusal
 from blastscope.sheet import Tile, draw_sheet, save_sheet
 
+logger = logging.getLogger(__name__)
+
 NEEDED = ("torch", "timm", "lightning_fabric", "onnx", "onnxruntime")
 CELLS_OF_A_CLASS = 12
 CELLS_OF_A_PATIENT = 12
 CONFIG = Path(__file__).with_name("demo.toml")
-
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def few_cells(data: Path, folder: Path) -> Path:
     return folder
 
 
-def walk_road(data: Path, out: Path, tell: Tell) -> Bundle:
+def walk_road(data: Path, out: Path) -> Bundle:
     """Trains a small ensemble for a few steps, exports it, calibrates and verifies it: each step as its verb does it."""
     from blastscope.calibration.calibrate import calibrate
     from blastscope.calibration.compare import compare
@@ -69,16 +70,16 @@ def walk_road(data: Path, out: Path, tell: Tell) -> Bundle:
     from blastscope.train.config import TrainConfig
     from blastscope.train.pipeline import train_ensemble
 
-    tell(f"train: {CONFIG.name}, a few steps, to show the way and not to be good")
+    logger.info("train: %s, a few steps, to show the way and not to be good", CONFIG.name)
     run = train_ensemble(data, TrainConfig.from_toml(CONFIG), out / "run")
-    tell("export: fp32 and fp16 graphs, checked against PyTorch")
+    logger.info("export: fp32 and fp16 graphs, checked against PyTorch")
     bundle = out / "bundle"
-    export_run(run, bundle, data=data, config=ExportConfig(name="demo", fused_only=True), tell=tell)
-    tell("calibrate: int8, if the gate lets it in")
-    report = calibrate(bundle, data, CalibrationConfig(cells=32), tell=tell)
-    tell(report.text())
-    tell("verify: digests, golden set, every engine here")
-    tell(compare(read_bundle(bundle), None).text())
+    export_run(run, bundle, data=data, config=ExportConfig(name="demo", fused_only=True))
+    logger.info("calibrate: int8, if the gate lets it in")
+    report = calibrate(bundle, data, CalibrationConfig(cells=32))
+    logger.info("%s", report.text())
+    logger.info("verify: digests, golden set, every engine here")
+    logger.info("%s", compare(read_bundle(bundle), None).text())
     return read_bundle(bundle)
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,6 @@ from blastscope.calibration.acceptance.mixed_precision_search import Search, Sea
 from blastscope.calibration.acceptance.trial import Evaluator, Trial
 from blastscope.calibration.config import CalibrationConfig
 from blastscope.calibration.fold_gate import evaluate_folds, fold_trial, read_folds, training_sample
-from blastscope.calibration.progress import LogCallback
 from blastscope.calibration.quantisation.calibration_data import (
     CroppedCells,
     choose_cells,
@@ -51,6 +51,8 @@ from blastscope.runtime.io.cnmc import Dataset, DatasetEntry, scan_dataset
 from blastscope.runtime.io.cpu_info import int8_sums_overflow
 from blastscope.runtime.io.temporary_file import sibling
 
+logger = logging.getLogger(__name__)
+
 try:
     import onnx
 except ImportError as error:
@@ -65,7 +67,6 @@ def calibrate(
     config: CalibrationConfig | None = None,
     *,
     folds: Path | str | None = None,
-    tell: LogCallback | None = None,
 ) -> CalibrationReport:
     """Makes int8 graphs for the bundle in the folder `bundle` from cells below `data`, and admits them if the gate holds.
 
@@ -84,8 +85,6 @@ def calibrate(
         How int8 is made and what the gate admits.
     folds
         Folder with a bundle for each fold of the cross validation; None: the bundle's own held-out patients judge.
-    tell
-        Is called with lines of progress.
 
     Returns
     -------
@@ -102,7 +101,7 @@ def calibrate(
     DeviceError
         This CPU can't compute the weights that `config` wants.
     """
-    config, log = config or CalibrationConfig(), tell or (lambda _: None)
+    config = config or CalibrationConfig()
     if config.weight_bits == 8 and int8_sums_overflow():
         raise DeviceError(
             "weights of 8 bits can't be judged on this CPU, which has no VNNI and would compute them wrongly: "
@@ -116,22 +115,21 @@ def calibrate(
         check_weights(source, entry)
     parts = read_folds(source, folds) if folds else ()
     if parts:
-        split = _trained_cells(source, data, config, log)
+        split = _trained_cells(source, data, config)
     else:
-        log(f"looking for validation cells below '{data}'")
-        split = _split_cells(source, data, config, log)
-    log(f"measuring ranges on {len(split.sample.cells)} cells")
+        logger.info("looking for validation cells below '%s'", data)
+        split = _split_cells(source, data, config)
+    logger.info("measuring ranges on %s cells", len(split.sample.cells))
     model = onnx.load_model_from_string(source.read(fused))
-    builder = Int8Builder(model, split.sample.crops, config, histograms=config.method != "minmax", log=log)
+    builder = Int8Builder(model, split.sample.crops, config, histograms=config.method != "minmax")
     with TemporaryDirectory(prefix="blastscope-") as place:
-        workspace = _Workspace(Path(place), log)
         if parts:
-            candidate = _candidate_by_folds(source, parts, builder, scan_dataset(data), workspace)
+            candidate = _candidate_by_folds(source, parts, builder, scan_dataset(data), Path(place))
         else:
-            candidate = _make_candidate(source, builder, split, config, workspace)
+            candidate = _make_candidate(source, builder, split, config, Path(place))
         entries = [int8_entry(fused, candidate.child, candidate.trial)]
         if not candidate.trial.failures:
-            entries += _single_models(source, builder, split.sample.crops, candidate, workspace)
+            entries += _single_models(source, builder, split.sample.crops, candidate, Path(place))
         outcome = CalibrationResult(
             bundle=source,
             sample=drop_rows(split.sample, builder.refused),
@@ -148,13 +146,13 @@ def calibrate(
 
 
 def _single_models(
-    bundle: Bundle, builder: Int8Builder, crops: NDArray[np.uint8], candidate: _Candidate, workspace: _Workspace
+    bundle: Bundle, builder: Int8Builder, crops: NDArray[np.uint8], candidate: _Candidate, place: Path
 ) -> Iterator[tuple[GraphEntry, Path]]:
     """The int8 graphs of the voters alone, by the recipe that was admitted, with their entries."""
     for entry in bundle.manifest.graphs:
-        if entry.precision == "fp32" and entry.models != "fused":
-            workspace.log(f"quantising '{entry.models}'")
-            single = workspace.folder / f"{entry.models}.onnx"
+        if entry.precision == "fp32" and entry.models != "ensemble":
+            logger.info("quantising '%s'", entry.models)
+            single = place / f"{entry.models}.onnx"
             parent = onnx.load_model_from_string(bundle.read(entry))
             floats = matching_layers(builder.model, candidate.recipe.floats, parent)
             recipe = candidate.recipe.model_copy(update={"floats": floats})
@@ -179,14 +177,6 @@ class _CellSplit:
 
 
 @dataclass(frozen=True)
-class _Workspace:
-    """A temporary folder, and the callback for progress."""
-
-    folder: Path
-    log: LogCallback
-
-
-@dataclass(frozen=True)
 class _Candidate:
     """An int8 fused graph that was judged, and how it was made."""
 
@@ -198,9 +188,9 @@ class _Candidate:
     search: SearchReport | None
 
 
-def _split_cells(bundle: Bundle, data: Path | str, config: CalibrationConfig, log: LogCallback) -> _CellSplit:
+def _split_cells(bundle: Bundle, data: Path | str, config: CalibrationConfig) -> _CellSplit:
     folder, training, spec = scan_dataset(data), bundle.manifest.training, bundle.manifest.crop
-    log_dataset_mismatch(folder, training.data_sha256, log)
+    log_dataset_mismatch(folder, training.data_sha256)
     known = validation_cells(folder, training)
     chosen = (
         named_cells(known, config.files, folder, training) if config.files else choose_cells(known, config.cells, config.seed)
@@ -216,61 +206,61 @@ def _split_cells(bundle: Bundle, data: Path | str, config: CalibrationConfig, lo
     return _CellSplit(sample, crop_cells(search, spec), tuple(cell for cell in rest if cell not in set(search)))
 
 
-def _trained_cells(bundle: Bundle, data: Path | str, config: CalibrationConfig, log: LogCallback) -> _CellSplit:
+def _trained_cells(bundle: Bundle, data: Path | str, config: CalibrationConfig) -> _CellSplit:
     """Cells that the bundle was trained on set the ranges; its folds judge."""
     if config.files:
         raise UsageError("'files' names validation cells, and an ensemble with folds has none: leave it out")
     folder = scan_dataset(data)
-    log_dataset_mismatch(folder, bundle.manifest.training.data_sha256, log)
+    log_dataset_mismatch(folder, bundle.manifest.training.data_sha256)
     return _CellSplit(training_sample(bundle, folder, config), crop_cells((), bundle.manifest.crop), ())
 
 
 def _candidate_by_folds(
-    bundle: Bundle, folds: tuple[Bundle, ...], builder: Int8Builder, folder: Dataset, workspace: _Workspace
+    bundle: Bundle, folds: tuple[Bundle, ...], builder: Int8Builder, folder: Dataset, place: Path
 ) -> _Candidate:
     """Makes the graph by the method that the configuration names, and lets the folds judge it."""
-    config, recipe, child = builder.config, default_quant_config(builder.config), workspace.folder / "fused.onnx"
+    config, recipe, child = builder.config, default_quant_config(builder.config), place / "ensemble.onnx"
     write_model(builder.build(recipe), child)
     require_finite_weights(child)
 
     def judge() -> tuple[PairedPredictions, ...]:
-        return evaluate_folds(folds, folder, recipe, config, place=workspace.folder, log=workspace.log)
+        return evaluate_folds(folds, folder, recipe, config, place=place)
 
     return _Candidate(child, recipe, fold_trial(bundle, child, judge, config), None, (), None)
 
 
 def _make_candidate(
-    bundle: Bundle, builder: Int8Builder, split: _CellSplit, config: CalibrationConfig, workspace: _Workspace
+    bundle: Bundle, builder: Int8Builder, split: _CellSplit, config: CalibrationConfig, folder: Path
 ) -> _Candidate:
     """Chooses the method, tries the graph, and searches where it fails."""
-    recipe, methods = _choose_method(builder, split, config, workspace.log)
-    child, evaluator = workspace.folder / "fused.onnx", Evaluator(bundle, split.gate, config, workspace.log)
+    recipe, methods = _choose_method(builder, split, config)
+    child, evaluator = folder / "ensemble.onnx", Evaluator(bundle, split.gate, config)
 
     def judged(recipe: QuantConfig) -> Trial:
         write_model(builder.build(recipe), child)
         require_finite_weights(child)
-        workspace.log(f"judging int8 on {len(split.gate)} other cells in every engine at hand")
+        logger.info("judging int8 on %s other cells in every engine at hand", len(split.gate))
         return evaluator.evaluate(child)
 
     trial = judged(recipe)
     if not (trial.failures and config.search):
         return _Candidate(child, recipe, trial, None, methods, None)
     cells = merge_cells(drop_rows(split.sample, builder.refused), split.search)
-    workspace.log(
-        f"int8 fails the gate: searching for the layers that cost most, on {len(cells.cells)} cells that don't judge it"
+    logger.info(
+        "int8 fails the gate: searching for the layers that cost most, on %s cells that don't judge it", len(cells.cells)
     )
     metric = DriftMetric(builder.model, cells.cells, cells.crops)
-    mended, search = Search(builder, metric, config, workspace.log, target_drift_ratio=trial.target_drift_ratio).run(recipe)
+    mended, search = Search(builder, metric, config, target_drift_ratio=trial.target_drift_ratio).run(recipe)
     if not mended.floats:
         return _Candidate(child, recipe, trial, None, methods, search)
     return _Candidate(child, mended, judged(mended), trial, methods, search)
 
 
 def _choose_method(
-    builder: Int8Builder, split: _CellSplit, config: CalibrationConfig, log: LogCallback
+    builder: Int8Builder, split: _CellSplit, config: CalibrationConfig
 ) -> tuple[QuantConfig, tuple[MethodRow, ...]]:
     cells = split.search if split.search.cells else split.sample  # where there are too few to keep any apart
-    return choose_method(builder, DriftMetric(builder.model, cells.cells, cells.crops), config, log)
+    return choose_method(builder, DriftMetric(builder.model, cells.cells, cells.crops), config)
 
 
 def open_writable_bundle(path: Path | str) -> Bundle:

@@ -129,7 +129,7 @@ def _shown(text: Path | str) -> str:
 
 
 def _fused(bundle: Bundle) -> list[GraphEntry]:
-    return [entry for entry in bundle.manifest.graphs if entry.models == "fused"]
+    return [entry for entry in bundle.manifest.graphs if entry.models == "ensemble"]
 
 
 def _engine_rows(bundle: Bundle, backend: str, executions: tuple[Execution, ...], golden: Golden) -> Iterator[EngineRow]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -21,7 +22,8 @@ class OperatingPointConfig(StrictModel):
 class CascadeConfig(StrictModel):
     """What a cascade may cost."""
 
-    flips_at_most: float = Field(default=0.002, ge=0, lt=1)  # share of cells
+    renamed_keys: ClassVar[Mapping[str, str]] = {"flips_at_most": "max_flip_rate"}
+    max_flip_rate: float = Field(default=0.002, ge=0, lt=1)  # share of cells
     precision: Precision | None = None  # of the graph that is judged; None: int8 where the bundle has it, else fp32, else fp16
     draws: int = Field(default=1000, ge=20)  # of the bootstrap over patients
 
@@ -29,6 +31,7 @@ class CascadeConfig(StrictModel):
 class CalibrationConfig(StrictModel):
     """One calibration. The limits of the gate are the project's: at most 2 % of votes flipped, 0.5 points of F1 lost."""
 
+    renamed_keys: ClassVar[Mapping[str, str]] = {"flips_at_most": "max_flip_rate", "f1_loss_at_most": "max_f1_drop_points"}
     # auto: method, bias correction and equalisation are those that move the calls least on the search cells
     method: Method | Literal["auto"] = "auto"
     correct: bool = True  # biases make good what rounding takes on average; tried without too with method = "auto"
@@ -46,8 +49,8 @@ class CalibrationConfig(StrictModel):
     search_share: float = Field(default=0.25, ge=0, lt=1)  # of the multiply-adds that may stay fp32
     search_minutes: float = Field(default=15, gt=0)
     seed: int = Field(default=0, ge=0)
-    flips_at_most: float = Field(default=0.02, ge=0, le=1)  # share of cells
-    f1_loss_at_most: float = Field(default=0.5, ge=0)  # points of 100
+    max_flip_rate: float = Field(default=0.02, ge=0, le=1)  # share of cells
+    max_f1_drop_points: float = Field(default=0.5, ge=0)  # points of 100
     draws: int = Field(default=1000, ge=20)  # of the bootstrap over patients
     operating_point: OperatingPointConfig | None = None
     cascade: CascadeConfig = CascadeConfig()  # for `calibrate --cascade`

@@ -8,6 +8,7 @@ cross validation's scores stand for networks that were trained by the same confi
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ import numpy as np
 from blastscope.calibration.acceptance.gate import PairedPredictions, gate
 from blastscope.calibration.acceptance.trial import EngineResult, Evaluator, SignedCodes, Trial, open_engines
 from blastscope.calibration.config import CalibrationConfig
-from blastscope.calibration.progress import LogCallback
 from blastscope.calibration.quantisation.calibration_data import CroppedCells, choose_cells, crop_cells, validation_cells
 from blastscope.calibration.quantisation.quantizer import Int8Builder, QuantConfig, write_model
 from blastscope.runtime.backends.protocol import Backend
@@ -31,6 +31,8 @@ try:
     import onnx
 except ImportError as error:
     raise MissingLibrary("onnx", "export") from error
+
+logger = logging.getLogger(__name__)
 
 
 def read_folds(bundle: Bundle, folder: Path | str) -> tuple[Bundle, ...]:
@@ -107,7 +109,7 @@ def training_sample(bundle: Bundle, folder: Dataset, config: CalibrationConfig) 
 
 
 def evaluate_folds(
-    folds: Sequence[Bundle], folder: Dataset, recipe: QuantConfig, config: CalibrationConfig, *, place: Path, log: LogCallback
+    folds: Sequence[Bundle], folder: Dataset, recipe: QuantConfig, config: CalibrationConfig, *, place: Path
 ) -> tuple[PairedPredictions, ...]:
     """What parent and child of every fold say of its held-out patients' cells, pooled, for each engine at hand.
 
@@ -123,8 +125,6 @@ def evaluate_folds(
         Of the calibration.
     place
         A folder for the int8 graphs.
-    log
-        Is told how far the work is.
 
     Returns
     -------
@@ -136,7 +136,9 @@ def evaluate_folds(
         parent = fold.graph("fp32")
         assert parent is not None  # read_folds looked
         held_out = validation_cells(folder, fold.manifest.training)
-        log(f"fold {number} of {len(folds)}: calibrating, then judging on {len(held_out)} cells of held-out patients")
+        logger.info(
+            "fold %s of %s: calibrating, then judging on %s cells of held-out patients", number, len(folds), len(held_out)
+        )
         sample = training_sample(fold, folder, config)
         builder = Int8Builder(
             onnx.load_model_from_string(fold.read(parent)), sample.crops, config, histograms=recipe.method != "minmax"

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable
 
 LOG_INTERVAL_S = 10.0
-LogCallback = Callable[[str], None]
+
+logger = logging.getLogger(__name__)
 
 
 class Progress:
-    """Counts what is done of `total` things that cost about the same each. `log` is called every ten seconds."""
+    """Counts what is done of `total` things that cost about the same each. Logged every ten seconds."""
 
-    def __init__(self, what: str, total: int, log: LogCallback | None) -> None:
-        self._what, self._total, self._log = what, total, log
+    def __init__(self, what: str, total: int) -> None:
+        self._what, self._total = what, total
         self._done = 0
         self._start = self._logged = time.monotonic()
 
@@ -21,10 +22,10 @@ class Progress:
         """`count` more are done."""
         self._done += count
         now = time.monotonic()
-        if self._log and self._done < self._total and now - self._logged >= LOG_INTERVAL_S:
+        if self._done < self._total and now - self._logged >= LOG_INTERVAL_S:
             self._logged = now
             left = (now - self._start) * (self._total - self._done) / self._done
-            self._log(f"{self._done} of {self._total} {self._what}, about {format_duration(left)} left")
+            logger.info("%d of %d %s, about %s left", self._done, self._total, self._what, format_duration(left))
 
 
 def format_duration(seconds: float) -> str:

@@ -12,7 +12,7 @@ from blastscope.runtime.bundle.manifest import Digest, GateResult, Interval, Ope
 from blastscope.runtime.io.strict_model import StrictModel
 
 WHY: dict[StopReason, str] = {  # a search ended
-    "held": "the limits hold there",
+    "passed": "the limits hold there",
     "share": "no more may stay fp32",
     "time": "time is up",
     "end": "every layer tried",
@@ -100,21 +100,21 @@ class CalibrationReport(StrictModel):
             layers += f" to {step.layers[-1]}" if len(step.layers) > 1 else ""
             lines.append(f"    {layers:<42}{_distance(step.distance)}, {100 * step.int8_share:.1f} % of the work in int8")
         if self.recipe.floats:
-            taken = "" if self.search.held else "; of the graphs on the way the one that drifts least"
+            taken = "" if self.search.passed else "; of the graphs on the way the one that drifts least"
             lines.append(f"  taken           {100 * self.int8_share:.1f} % of the work in int8{taken}")
             lines.append(f"  stay fp32       {', '.join(self.recipe.floats)}")
         return lines
 
 
 def _distance(found: Drift) -> str:
-    return f"{100 * found.flips:5.2f} % flipped, F1 {0 - found.f1_loss:+.2f}, drift {found.drift:.4f}"
+    return f"{100 * found.flip_rate:5.2f} % flipped, F1 {0 - found.f1_drop_points:+.2f}, drift {found.drift:.4f}"
 
 
 def _gate_lines(gate: GateResult) -> tuple[str, ...]:
-    patients = (f"{'':18}{_percent(gate.patient_flips)} of patients called otherwise",) if gate.patient_flips else ()
+    patients = (f"{'':18}{_percent(gate.patient_flip_rate)} of patients called otherwise",) if gate.patient_flip_rate else ()
     return (
-        f"  in {gate.engine:<12} {_percent(gate.flips)} of votes flipped, at most {100 * gate.flips_at_most:g} % may",
-        f"{'':18}{_points(gate.f1_loss)} points of weighted F1 lost, at most {gate.f1_loss_at_most:g}",
+        f"  in {gate.engine:<12} {_percent(gate.flip_rate)} of votes flipped, at most {100 * gate.max_flip_rate:g} % may",
+        f"{'':18}{_points(gate.f1_drop_points)} points of weighted F1 lost, at most {gate.max_f1_drop_points:g}",
         *patients,
     )
 

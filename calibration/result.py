@@ -126,7 +126,7 @@ def int8_entry(parent: GraphEntry, path: Path, trial: Trial) -> tuple[GraphEntry
         parent=parent.sha256,
         tolerances={"int8": trial.tolerance},
         passes=parent.passes,
-        gate=trial.worst.gate if parent.models == "fused" else None,
+        gate=trial.worst.gate if parent.models == "ensemble" else None,
     )
     return entry, path
 

@@ -6,7 +6,7 @@ label is the same in every precision.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,15 +29,15 @@ from blastscope.runtime.bundle.manifest import GraphEntry, Manifest
 from blastscope.runtime.errors import EngineError
 from blastscope.train.ensemble_checkpoint import TrainedEnsemble
 
+logger = logging.getLogger(__name__)
+
 GOLDEN_CROPS = 8
 CALIBRATION_CROPS = 16  # that set the int8 ranges
 CANDIDATE_CROPS = 24  # among which the golden set is chosen: each costs five passes
 
 
-def make_benchmark_bundle(
-    trained: TrainedEnsemble, crops: NDArray[np.uint8], out: Path, *, progress: Callable[[str], None] | None = None
-) -> Bundle:
-    """Writes a bundle of the fused graph in fp32, fp16 and int8, marked `gate: "waived: benchmark"`.
+def make_benchmark_bundle(trained: TrainedEnsemble, crops: NDArray[np.uint8], out: Path) -> Bundle:
+    """Writes a bundle of the fused graph in fp32, fp16 and int8, marked `gate: "waived"`.
 
     Parameters
     ----------
@@ -47,8 +47,6 @@ def make_benchmark_bundle(
         Uint8 (N, S, S, 3) RGB: the first 16 set the int8 ranges, and the golden set is chosen among the first 24.
     out
         Folder of the bundle.
-    progress
-        Called with a line of text when something begins; None: nothing is said.
 
     Returns
     -------
@@ -60,20 +58,19 @@ def make_benchmark_bundle(
     EngineError
         No crop has the same label in every precision.
     """
-    log = progress or (lambda _: None)
     with TemporaryDirectory(prefix="blastscope-") as folder:
-        log("exporting fp32 and fp16")
-        files = export_graphs(trained.ensemble, "fused", crops[:CALIBRATION_CROPS], Path(folder), ExportConfig())
-        log("quantising to int8")
-        int8_path = Path(folder) / graph_path("fused", "int8")
+        logger.info("exporting fp32 and fp16")
+        files = export_graphs(trained.ensemble, "ensemble", crops[:CALIBRATION_CROPS], Path(folder), ExportConfig())
+        logger.info("quantising to int8")
+        int8_path = Path(folder) / graph_path("ensemble", "int8")
         int8_path.parent.mkdir()
         make_int8(files[0].path, int8_path, crops[:CALIBRATION_CROPS], CalibrationConfig(method="minmax"))
-        log("choosing the golden set")
+        logger.info("choosing the golden set")
         golden, int8_distance = _choose_golden(trained, crops[:CANDIDATE_CROPS], [*(file.path for file in files), int8_path])
         parent = files[0].entry
         entry = GraphEntry(
-            **describe_file(int8_path, graph_path("fused", "int8")).model_dump(),
-            models="fused",
+            **describe_file(int8_path, graph_path("ensemble", "int8")).model_dump(),
+            models="ensemble",
             precision="int8",
             parent=parent.sha256,
             tolerances={"int8": min(max(MARGIN * int8_distance, LEAST_TOLERANCE), 1.0)},
@@ -85,7 +82,7 @@ def make_benchmark_bundle(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             backbone=trained.config.network.backbone,
             crop=trained.config.crop,
-            gate="waived: benchmark",
+            gate="waived",
             graphs=tuple(file.entry for file in files),
             golden=golden_entry(golden, "drawn"),
             training=training_provenance(trained.provenance),
@@ -95,7 +92,7 @@ def make_benchmark_bundle(
 
 def _choose_golden(trained: TrainedEnsemble, crops: NDArray[np.uint8], graphs: list[Path]) -> tuple[Golden, float]:
     """The crops with the same label and the largest margins in all graphs, and the last graph's largest error on them."""
-    network = make_graph(trained.ensemble, "fused")
+    network = make_graph(trained.ensemble, "ensemble")
     reference = torch_probabilities(network, crops)
     predictions = [
         bf16_probabilities(network, crops),

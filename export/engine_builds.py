@@ -17,7 +17,7 @@ from blastscope.runtime.bundle.manifest import GraphEntry
 from blastscope.runtime.errors import DriverError, EngineError, MissingLibrary, UsageError
 from blastscope.runtime.types import Precision
 
-Models = Literal["fused", "all"]
+Models = Literal["ensemble", "all"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +51,6 @@ class BuiltEngine:
 
 class BuildObserver(Protocol):
     """Called with the progress of builds."""
-
-    def say(self, text: str) -> None:
-        """A line for people."""
-        ...
 
     def begin(self, planned: PlannedEngine) -> None:
         """The next engine is looked for."""
@@ -95,7 +91,7 @@ def _installed(machine: Machine, *, ahead: bool) -> Library:
 
 
 def _entries(bundle: Bundle, request: BuildRequest) -> list[GraphEntry]:
-    graphs = [entry for entry in bundle.manifest.graphs if request.models == "all" or entry.models == "fused"]
+    graphs = [entry for entry in bundle.manifest.graphs if request.models == "all" or entry.models == "ensemble"]
     has = list(dict.fromkeys(entry.precision for entry in graphs))
     for precision in request.precisions:
         if precision not in has:
@@ -111,7 +107,7 @@ def build_engines(
     for one in planned:
         observer.begin(one)
         graph = bundle.file(one.entry)
-        found = obtain_engine(cache_dir, graph, one.key, tell=observer.say, watch=observer.step, exact=True)
+        found = obtain_engine(cache_dir, graph, one.key, watch=observer.step, exact=True)
         if found.note:
             raise EngineError(found.note)
         yield BuiltEngine(found.path, one.key, len(found.data), found.built)

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +19,6 @@ from numpy.typing import NDArray
 
 from blastscope.calibration.acceptance.drift_metric import vote_margins
 from blastscope.calibration.calibrate import check_writable
-from blastscope.calibration.progress import LogCallback
 from blastscope.calibration.quantisation.calibration_data import choose_cells, crop_cells, log_dataset_mismatch
 from blastscope.export.config import ExportConfig
 from blastscope.export.onnx_export import make_graph
@@ -39,36 +39,35 @@ from blastscope.train.ensemble_checkpoint import RunProvenance, TrainedEnsemble,
 from blastscope.train.uncertainty import FILE as UNCERTAINTY_FILE
 from blastscope.train.uncertainty import read_uncertainty
 
+logger = logging.getLogger(__name__)
+
 GOLDEN_FILE = "golden.safetensors"
 
 
-def export_run(
-    run: Path, out: Path, *, data: Path | None = None, config: ExportConfig | None = None, tell: LogCallback | None = None
-) -> Bundle:
+def export_run(run: Path, out: Path, *, data: Path | None = None, config: ExportConfig | None = None) -> Bundle:
     """The bundle at `out` of the ensemble in the folder `run`, each graph checked against PyTorch.
 
     Golden set and check are made on validation cells found below `data`; on drawn cells without `data`, when the
     configuration asks for it, and when the run kept no cells for validation. Raises `DataError` for a run or data that don't
-    serve, `EngineError` where a graph and PyTorch disagree. `tell` is called with a line of text at each step.
+    serve, `EngineError` where a graph and PyTorch disagree. Each step is logged.
     """
     config = config or ExportConfig()
-    log = tell or (lambda _: None)
     check_bundle_place(Path(out))
     check_writable(Path(out))
     trained = load_ensemble(run)
     uncertainty = _uncertainty(Path(run), trained.provenance)
     if uncertainty:
         trained.ensemble.divide_margins(uncertainty.temperature)
-    checked = parity_crops(trained, data, config, log)
-    require_finite_layers(make_graph(trained.ensemble, "fused"), checked.crops[: config.parity_cells])
-    answers, novelty = torch_outputs(make_graph(trained.ensemble, "fused"), checked.crops)
+    checked = parity_crops(trained, data, config)
+    require_finite_layers(make_graph(trained.ensemble, "ensemble"), checked.crops[: config.parity_cells])
+    answers, novelty = torch_outputs(make_graph(trained.ensemble, "ensemble"), checked.crops)
     where = Path(run) if data is None else Path(data)
     golden = choose_golden(checked.crops, answers, novelty, count=config.golden_cells, seed=config.seed, source=where)
-    models: tuple[GraphModels, ...] = ("fused",) if config.fused_only else ("fused", *VOTERS)
+    models: tuple[GraphModels, ...] = ("ensemble",) if config.fused_only else ("ensemble", *VOTERS)
     with TemporaryDirectory(prefix="blastscope-") as folder:
         files: list[GraphFile] = []
         for name in models:
-            log(f"exporting {name}")
+            logger.info("exporting %s", name)
             files += export_graphs(trained.ensemble, name, checked.crops[: config.parity_cells], Path(folder), config)
         manifest = Manifest(
             name=config.name or Path(run).resolve().name[:80] or "run",
@@ -170,21 +169,21 @@ class ParityCrops:
     source: Literal["drawn", "validation"]
 
 
-def parity_crops(trained: TrainedEnsemble, data: Path | None, config: ExportConfig, log: LogCallback) -> ParityCrops:
+def parity_crops(trained: TrainedEnsemble, data: Path | None, config: ExportConfig) -> ParityCrops:
     """Crops of validation cells found below `data`, or drawn ones when there are none or the configuration asks for them."""
     count = max(GOLDEN_CANDIDATES, config.parity_cells)
     spec = trained.config.crop
     if config.drawn or data is None or not trained.provenance.validation:
-        log("drawing cells to check the graphs on")
+        logger.info("drawing cells to check the graphs on")
         return ParityCrops(synthetic_crops(count, spec, config.seed), "drawn")
-    log(f"cropping validation cells of '{data}'")
+    logger.info("cropping validation cells of '%s'", data)
     # by name: the patients don't tell the parts apart after a split by image, and the folder may have moved
     names = {Path(cell.file).name for cell in trained.provenance.validation}
     folder = scan_dataset(data)
-    log_dataset_mismatch(folder, trained.provenance.data_sha256, log)
+    log_dataset_mismatch(folder, trained.provenance.data_sha256)
     cells = [cell for cell in folder.cells if cell.path.name in names]
     if len(cells) < len(names):
-        log(f"only {len(cells)} of the run's {len(names)} validation cells are there")
+        logger.info("only %s of the run's %s validation cells are there", len(cells), len(names))
     crops = crop_cells(choose_cells(cells, count, config.seed), spec).crops
     if not len(crops):
         raise DataError(data, "none of the run's validation cells is here: name the folder that it was trained on")

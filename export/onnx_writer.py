@@ -73,7 +73,7 @@ def export_graphs(
 
 def backbone_passes(ensemble: AnyEnsemble, models: GraphModels) -> int:
     """Backbone passes that a cell costs in the graph of `models`."""
-    if models == "fused" or isinstance(ensemble, TrunkEnsemble):
+    if models == "ensemble" or isinstance(ensemble, TrunkEnsemble):
         return ensemble.passes
     return 2 * ensemble.views if models == "combined" else ensemble.views
 

@@ -112,7 +112,7 @@ def check_fp32(content: bytes, models: GraphModels, crops: NDArray[np.uint8], re
         raise EngineError(
             f"the ONNX graph of '{models}' differs from PyTorch by {difference:.2g}, more than {MAX_FP32_DIFFERENCE:g}"
         )
-    if models == "fused":
+    if models == "ensemble":
         _check_vote(answers)
     return difference
 

@@ -34,8 +34,8 @@ def rehearse(network: TrunkEnsemble | VoterNetwork, crops: NDArray[np.uint8]) ->
     except MissingLibrary as error:
         return f"export: not tried, {error}"
     still = copy.deepcopy(network).cpu().eval()
-    graph = SingleGraph(still).eval() if isinstance(still, VoterNetwork) else make_graph(still, "fused")
-    models: GraphModels = "a" if isinstance(still, VoterNetwork) else "fused"
+    graph = SingleGraph(still).eval() if isinstance(still, VoterNetwork) else make_graph(still, "ensemble")
+    models: GraphModels = "a" if isinstance(still, VoterNetwork) else "ensemble"
     try:
         model = trace(graph, crops.shape[1], models)
         _run(model, crops)
@@ -65,7 +65,7 @@ def _run(model: onnx.ModelProto, crops: NDArray[np.uint8]) -> None:
 def _fp16_graph(model: onnx.ModelProto, crops: NDArray[np.uint8]) -> onnx.ModelProto:
     from blastscope.export.onnx_writer import convert_fp16
 
-    return convert_fp16(model, "fused")
+    return convert_fp16(model, "ensemble")
 
 
 def _int8_graph(model: onnx.ModelProto, crops: NDArray[np.uint8]) -> onnx.ModelProto:

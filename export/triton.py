@@ -56,7 +56,7 @@ def write_repository(
     bundle's ONNX graph of `precision`. Raises `UsageError`, `EngineError` for an engine that can't be vouched for, and
     `UngatedBundle` for networks whose calls mean nothing.
     """
-    if bundle.manifest.gate != "held":
+    if bundle.manifest.gate != "passed":
         raise UngatedBundle(bundle.path, f"its gate is '{bundle.manifest.gate}': what means nothing isn't served")
     if not re.fullmatch(r"[A-Za-z0-9_.-]+", model):
         raise UsageError(f"model name '{model}': letters, digits, '_', '.' and '-' only")
@@ -77,7 +77,7 @@ def _graph(bundle: Bundle, precision: Precision | None) -> ServedModel:
     entries = [bundle.graph(one) for one in ((precision,) if precision else PREFERRED_PRECISIONS)]
     entry = next((entry for entry in entries if entry), None)
     if entry is None:
-        has = ", ".join(entry.precision for entry in bundle.manifest.graphs if entry.models == "fused")
+        has = ", ".join(entry.precision for entry in bundle.manifest.graphs if entry.models == "ensemble")
         raise UsageError(f"bundle '{bundle.path}' has no fused {precision} graph: it has {has}")
     return ServedModel("onnxruntime", "model.onnx", bundle.read(entry), entry, BatchProfile())
 
@@ -91,7 +91,7 @@ def _engine(bundle: Bundle, engine: Path, precision: Precision | None) -> Served
     if key.library != "tensorrt":
         raise UsageError(f"engine '{engine}' is one of {key.library}, and Triton runs those of tensorrt: leave it out for ONNX")
     entry = next((entry for entry in bundle.manifest.graphs if entry.sha256 == key.graph), None)
-    if entry is None or entry.models != "fused":
+    if entry is None or entry.models != "ensemble":
         raise UsageError(f"engine '{engine}' is not of the fused ensemble of bundle '{bundle.path}'")
     if key.profile.least != 1:
         raise UsageError(f"engine '{engine}' takes {key.profile.least} crops at least, and requests of one come: build it anew")

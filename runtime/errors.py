@@ -9,6 +9,7 @@
     ├── BundleError                 3  the bundle can't be used: get a good copy
     │   ├── DigestMismatch          3  a file differs from what the manifest says
     │   ├── FormatTooNew            3  written for a later version: upgrade
+    │   ├── SignatureError          3  it isn't signed by a key that was required: ask its maker
     │   ├── GoldenMismatch          3  this engine answers differently from the networks that were trained
     │   └── UngatedBundle           3  a benchmark bundle, whose answers mean nothing
     ├── UnavailableError            4  this machine lacks something
@@ -184,6 +185,10 @@ class FormatTooNew(BundleError):
         super().__init__(
             path, f"format {needed} is newer than {supported}: upgrade blastscope to one that reads format {needed}"
         )
+
+
+class SignatureError(BundleError):
+    """A bundle that a signature was required of, and that has none, or one of another key or of other bytes."""
 
 
 class GoldenMismatch(BundleError):

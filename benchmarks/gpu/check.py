@@ -9,6 +9,7 @@ own rows and no others. Exits 0 when all that ran was right, 1 when something wa
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -42,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(arguments)
     options.data = find_data(options.data)
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("blastscope").setLevel(logging.INFO)  # on stderr, as `_progress`
     if options.step:
         return run_steps(options)
     try:
@@ -87,7 +90,7 @@ def run_check(gpu: GpuDevice, built: dict[str, str], options: argparse.Namespace
     steps, notes = [step_name(CROP, name) for name in SPECIFICATIONS], list[str]()
     for network in options.network or NETWORKS:
         try:
-            bundle = prepare_model(network, options.data, _progress).bundle
+            bundle = prepare_model(network, options.data).bundle
             steps += [step_name(network, engine) for engine in engine_names(read_bundle(bundle).manifest)]
         except Exception as error:  # noqa: BLE001  a network that can't be prepared is noted, and the rest goes on
             notes.append(f"{network} could not be prepared: {error_summary(error)}")
@@ -112,7 +115,7 @@ def run_steps(options: argparse.Namespace) -> int:
 
     sys.path.insert(0, str(options.wheelhouse / PYCUDA_FOLDER))
     try:
-        runner = StepRunner(open_gpu(options.gpu), _config(options), options.data, _progress)
+        runner = StepRunner(open_gpu(options.gpu), _config(options), options.data)
     except BlastscopeError as error:
         _progress(str(error))
         return error.exit_code

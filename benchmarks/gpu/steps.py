@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Sequence
 from functools import cached_property
@@ -12,7 +13,7 @@ from blastscope.benchmarks.gpu.crops import NoNetwork, compare_crops, time_crops
 from blastscope.benchmarks.gpu.engines import EngineBenchmark, GpuBenchmarkConfig, error_summary, problem_rows
 from blastscope.benchmarks.gpu.schema import CropCheck, Findings, GpuRow
 from blastscope.benchmarks.interleaved_timing import Image
-from blastscope.benchmarks.models import ProgressCallback, prepare_model
+from blastscope.benchmarks.models import prepare_model
 from blastscope.runtime.backends.nvidia.pixel_pipeline import PixelPipeline
 from blastscope.runtime.crop import Crop, CropSpecification, crop_cell
 from blastscope.runtime.cuda.protocol import Gpu
@@ -21,6 +22,8 @@ from blastscope.runtime.io.cnmc import scan_dataset
 from blastscope.runtime.io.image import read_image
 from blastscope.runtime.io.synthetic import synthetic_cells
 from blastscope.runtime.types import Refusal
+
+logger = logging.getLogger(__name__)
 
 CROP = "crop"
 # the paper's, and that of the shipped bundle
@@ -56,18 +59,16 @@ class StepRunner:
         What is measured, and for how long.
     data
         Folder of C-NMC cells; None: synthetic cells.
-    progress
-        Called with a line of text when something begins.
     """
 
-    def __init__(self, gpu: Gpu, config: GpuBenchmarkConfig, data: Path | None, progress: ProgressCallback) -> None:
-        self._gpu, self._config, self._data, self._progress = gpu, config, data, progress
+    def __init__(self, gpu: Gpu, config: GpuBenchmarkConfig, data: Path | None) -> None:
+        self._gpu, self._config, self._data = gpu, config, data
         self._benchmark: tuple[str, EngineBenchmark] | None = None  # of one network at a time: each fills the GPU's memory
 
     def run(self, step: str) -> Findings:
         """The findings of a step that `step_name` names. It raises nothing: an error becomes a finding."""
         network, _, engine = step.partition(" ")
-        self._progress(step)
+        logger.info("%s", step)
         try:
             return self._check_crops(engine) if network == CROP else self._benchmark_of(network).measure(engine)
         except Exception as error:  # noqa: BLE001  a first run on a new GPU may fail in any way
@@ -103,7 +104,7 @@ class StepRunner:
     def _benchmark_of(self, network: str) -> EngineBenchmark:
         if self._benchmark is None or self._benchmark[0] != network:
             self._benchmark = None
-            model = prepare_model(network, self._data, self._progress)
+            model = prepare_model(network, self._data)
             self._benchmark = (network, EngineBenchmark(self._gpu, model, self._images, self._config))
         return self._benchmark[1]
 

@@ -58,7 +58,7 @@ class Network:
 
 @pytest.fixture(scope="session")
 def network(request: pytest.FixtureRequest) -> Network:
-    model = prepare_model(request.param, find_data(), print)
+    model = prepare_model(request.param, find_data())
     bundle = read_bundle(model.bundle)
     reference = ReferencePredictions(bundle.manifest.crop, CELLS, model.cache)
     predictions = predict_graphs(model.bundle, reference)

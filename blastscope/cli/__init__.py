@@ -20,19 +20,23 @@ from blastscope.cli import build as building
 from blastscope.cli import bundle as bundles
 from blastscope.cli import classify as calls
 from blastscope.cli import demo as demonstration
-from blastscope.cli import devices
+from blastscope.cli import detector as detecting
+from blastscope.cli import devices, signing
 from blastscope.cli import examine as examining
 from blastscope.cli import explain as explaining
 from blastscope.cli import live as streaming
+from blastscope.cli import serve as serving
 from blastscope.cli import train_export as road
 from blastscope.cli import validate as validating
 from blastscope.cli.options import VerbCommand
-from blastscope.cli.terminal import echo
+from blastscope.cli.terminal import echo, logged_to_terminal
 from blastscope.runtime.errors import BlastscopeError, MissingLibrary
 from blastscope.runtime.io.printable import for_terminal
 
 EXTRAS = {
     "torch": "train",
+    "ome_types": "ome",
+    "highdicom": "dicom",
     "timm": "train",
     "lightning_fabric": "train",
     "matplotlib": "train",
@@ -40,6 +44,11 @@ EXTRAS = {
     "onnxruntime": "export",
     "pymmcore_plus": "micromanager",
     "napari": "napari",
+    "grpc": "serve",
+    "httptools": "serve",
+    "prometheus_client": "serve",
+    "starlette": "serve",
+    "uvicorn": "serve",
 }
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what is written to stdout, or piece by piece, has no file's name
@@ -96,15 +105,21 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
+    ctx: typer.Context,
     version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
 ) -> None:
     """Options before the verb."""
+    ctx.with_resource(logged_to_terminal())
 
 
-for verbs in (calls, explaining, examining, road, bundles, building, benching, demonstration, devices, streaming, validating):
+ALL_VERBS = (
+    *(calls, explaining, examining, road, detecting, bundles, signing, building, benching, demonstration, devices),
+    *(streaming, validating, serving),
+)
+for verbs in ALL_VERBS:
     for verb in verbs.VERBS:
         app.command(cls=VerbCommand)(verb)
-for name, group in building.GROUPS.items():
+for name, group in {**building.GROUPS, **signing.GROUPS}.items():
     app.add_typer(group, name=name)
 
 

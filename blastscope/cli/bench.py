@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,7 +10,7 @@ import typer
 from blastscope.cli.loadgen import LOADGEN_HELP, run_loadgen
 from blastscope.cli.options import Json, Threads
 from blastscope.cli.session import find_data
-from blastscope.cli.terminal import echo, say
+from blastscope.cli.terminal import deprecations_said, echo
 from blastscope.runtime.errors import UsageError
 
 if TYPE_CHECKING:
@@ -108,12 +107,8 @@ def _read_result(path: Path) -> BenchResult:
     """The result in a file; what is deprecated in it is said on stderr."""
     from blastscope.benchmarks.results import read_result
 
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", FutureWarning)
-        result = read_result(path)
-    for one in caught:
-        say(str(one.message))
-    return result
+    with deprecations_said():
+        return read_result(path)
 
 
 def _parse_frameworks(names: list[str]) -> tuple[Framework, ...]:
@@ -138,7 +133,7 @@ def _measure(networks: list[str], config: BenchmarkConfig) -> BenchResult:
     from blastscope.benchmarks.bench import run_benchmark
     from blastscope.benchmarks.models import prepare_model
 
-    return run_benchmark([prepare_model(network, config.data, say) for network in networks], config, say)
+    return run_benchmark([prepare_model(network, config.data) for network in networks], config)
 
 
 def _compare(old: BenchResult, new: BenchResult, *, to_stderr: bool) -> None:

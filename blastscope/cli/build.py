@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from blastscope.cli.options import BundleArgument, BundlePath, Json
 from blastscope.cli.session import bundle_at
-from blastscope.cli.terminal import echo, say
+from blastscope.cli.terminal import echo, log_handler, say
 from blastscope.runtime.io.printable import for_terminal
 
 if TYPE_CHECKING:
@@ -44,7 +44,9 @@ def build(
         typer.Option(help="sm86, sm89 ... or portable; repeated, one engine serves all. Default: the GPU here, else portable."),
     ] = None,
     batch: Annotated[str, typer.Option(help="Crops a call: least:likely:most.")] = "1:8:64",
-    models: Annotated[Literal["fused", "all"], typer.Option(help="all: the three models alone too, where there are.")] = "all",
+    models: Annotated[
+        Literal["ensemble", "all"], typer.Option(help="all: the three models alone too, where there are.")
+    ] = "all",
     as_json: Json = False,
 ) -> None:
     """Build engines of a bundle's graphs into the user's cache, and print where each lies. TensorRT-RTX needs no GPU for it."""
@@ -175,7 +177,7 @@ def trust(
     from blastscope.runtime.backends.tensorrt.compatibility import Machine
     from blastscope.runtime.io.paths import default_cache_dir
 
-    taken = trust_engine(file, bundle_at(bundle), Machine.here(), default_cache_dir(), tell=say)
+    taken = trust_engine(file, bundle_at(bundle), Machine.here(), default_cache_dir())
     facts = {"path": str(taken.path), "sha256": taken.sha256, "key": taken.key.model_dump(mode="json")}
     echo(json.dumps(facts, indent=2) if as_json else taken.path)
 
@@ -254,10 +256,12 @@ class Watcher:
 
     def __enter__(self) -> Self:
         self._progress.start()
+        log_handler.show = self.say
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._progress.stop()
+        log_handler.show = say
         if kind is KeyboardInterrupt:
             self.say("cancelled: nothing half-built is left behind")
 

@@ -7,16 +7,16 @@ from typing import Annotated
 
 import typer
 
-from blastscope.cli.options import BundleArgument, Json
+from blastscope.cli.options import BundleArgument, Json, RequireSignature
 from blastscope.cli.session import bundle_at
 from blastscope.cli.terminal import echo, say
 
 
-def inspect(bundle: BundleArgument = None, *, as_json: Json = False) -> None:
+def inspect(bundle: BundleArgument = None, *, require_signature: RequireSignature = None, as_json: Json = False) -> None:
     """Print what a bundle says of itself, its digests verified."""
     from blastscope.cli.tables import print_bundle
 
-    print_bundle(bundle_at(bundle), as_json=as_json)
+    print_bundle(bundle_at(bundle, require_signature), as_json=as_json)
 
 
 def verify(
@@ -26,6 +26,7 @@ def verify(
     csv: Annotated[
         Path | None, typer.Option(help="With --data: CSV file of each cell's call and score, and of those left out, with why.")
     ] = None,
+    require_signature: RequireSignature = None,
     as_json: Json = False,
 ) -> None:
     """Check digests, the golden set and the parity of every engine here. Exits 1 when one answers outside its tolerance."""
@@ -39,7 +40,7 @@ def verify(
         raise UsageError("--csv goes with --data: without labelled cells there is none to list")
     if csv:
         check_place(csv)
-    comparison = compare(bundle_at(bundle), data)
+    comparison = compare(bundle_at(bundle, require_signature), data)
     if csv:
         write_table(csv, list(CellCall.model_fields), (list(cell.model_dump().values()) for cell in comparison.cells))
         say(f"written: {csv}")

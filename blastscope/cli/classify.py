@@ -24,6 +24,7 @@ from blastscope.cli.options import (
     LayoutName,
     PixelUm,
     PrecisionName,
+    RequireSignature,
     Threads,
     UnlikeTraining,
 )
@@ -62,6 +63,7 @@ def classify(
         bool, typer.Option("--cascade", help="Let one voter decide alone where it is as sure as the bundle's record asks.")
     ] = False,
     unlike_training: UnlikeTraining = "refuse",
+    require_signature: RequireSignature = None,
     on_black: Annotated[
         bool,
         typer.Option("--on-black", help="The images show a cell with its background: cut out the one in the middle first."),
@@ -84,7 +86,7 @@ def classify(
     if pixel_um is not None and not on_black:
         raise UsageError("--pixel-um goes with --on-black: cells on black are taken at C-NMC's scale")
     engine = {"device": device, "precision": precision, "backend": backend, "threads": threads, "layout": layout}
-    engine |= {"cascade": cascade, "unlike_training": unlike_training}
+    engine |= {"cascade": cascade, "unlike_training": unlike_training, "require_signature": require_signature}
     if STDIN in paths:
         if len(paths) > 1 or group_by != "none":
             raise UsageError("with - all paths come from stdin: give no other, and leave --group-by out")

@@ -39,7 +39,7 @@ def demo(
             say(f"without {', '.join(lacking)} the road is not walked: pip install 'blastscope[train,export]'")
         else:
             few = steps.few_cells(cells_at, Path(place) / "few") if real else cells_at
-            steps.walk_road(few, fresh(out), say)
+            steps.walk_road(few, fresh(out))
         shipped = read_bundle(SHIPPED_BUNDLE)
         chosen = steps.choose_cells(cells_at, shipped)
         known = real and steps.known(chosen, shipped)  # drawn patients may bear the same names

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
 
 from blastscope.cli.classify import print_smears
 from blastscope.cli.options import (
@@ -21,20 +20,33 @@ from blastscope.cli.options import (
     LayoutName,
     PixelUm,
     PrecisionName,
+    RequireSignature,
+    ResumeFile,
     SpecPath,
     Threads,
     UnlikeTraining,
     ValidationPath,
 )
+from blastscope.cli.progress import ExamineProgress
 from blastscope.cli.session import opened
 from blastscope.cli.terminal import echo, say
 from blastscope.runtime.io.printable import printable
 
 if TYPE_CHECKING:
+    from blastscope.runtime.evaluation.drift import Drift
+    from blastscope.runtime.frames.pipeline import Look
     from blastscope.runtime.frames.types import FrameReport
+    from blastscope.runtime.io.slides.slide import Slide
     from blastscope.runtime.types import Prediction
 
 FrameGroups = Literal["none", "frame", "folder"]
+GeoJson = Annotated[
+    Path | None, typer.Option("--geojson", help="Folder of a GeoJSON file a frame, for QuPath; FILE.geojson for one.")
+]
+Coco = Annotated[Path | None, typer.Option("--coco", help="JSON file of all frames' boxes and outlines, in COCO's format.")]
+Yolo = Annotated[Path | None, typer.Option("--yolo", help="Folder for YOLO's labels, a text file a frame.")]
+OmeTiff = Annotated[Path | None, typer.Option("--ome", help="Folder of an OME-TIFF a frame, its cells as ROIs.")]
+Dicom = Annotated[Path | None, typer.Option("--dicom", help="Folder of Microscopy Bulk Simple Annotations, one a DICOM slide.")]
 
 HEAD = f"{'cells':>6}{'ALL':>6}{'HEM':>6}{'refused':>9}  {'um/pixel':<19}frame"
 
@@ -49,6 +61,7 @@ def examine(
     threads: Threads = None,
     layout: LayoutName = "auto",
     unlike_training: UnlikeTraining = "refuse",
+    require_signature: RequireSignature = None,
     pixel_um: PixelUm = None,
     config: SpecPath = None,
     as_json: Json = False,
@@ -56,69 +69,99 @@ def examine(
     sheet: Annotated[Path | None, typer.Option(help="PNG or JPEG of all cells, the likeliest ALL first.")] = None,
     report: Annotated[Path | None, typer.Option(help="FILE.html for one page, else a folder of a page a frame.")] = None,
     csv: Annotated[Path | None, typer.Option(help="CSV file of a row a cell.")] = None,
+    geojson: GeoJson = None,
+    coco: Coco = None,
+    yolo: Yolo = None,
+    ome: OmeTiff = None,
+    dicom: Dicom = None,
     validation: ValidationPath = None,
     group_by: Annotated[
         FrameGroups,
         typer.Option(help="Call each person too: whose cells are in one frame or scan, or in the frames of one folder."),
     ] = "none",
+    cells: Annotated[bool, typer.Option("--cells", help="Print a line of JSON a cell too, as soon as it is found.")] = False,
+    resume: ResumeFile = None,
 ) -> None:
     """Find the white cells in whole frames and call each, in the order given. Exits 1 when a frame couldn't be examined.
 
     A cell that gets no call (cut off, clumped, blurred, not lymphoid) is a finding, not a failure: it stands in the result with
     its reason.
     """
+    from blastscope import __version__
     from blastscope.runtime.evaluation.drift import Drift
-    from blastscope.runtime.frames.report.theme import caution, doubts, title_of, without_scale
+    from blastscope.runtime.frames.annotations.writer import AnnotationOptions, AnnotationWriter
+    from blastscope.runtime.frames.report.theme import caution, doubts, title_of
     from blastscope.runtime.frames.report.writers import OutputOptions, ReportWriter
     from blastscope.runtime.frames.types import FrameSpecification
     from blastscope.runtime.inference.smear import smear_model
     from blastscope.runtime.io.paths import PassedOver, left_out
     from blastscope.runtime.io.slides.slide import find_frames
 
-    spec = FrameSpecification.from_toml(config) if config else None
+    spec, as_json = FrameSpecification.from_toml(config) if config else None, as_json or cells
     wanted = OutputOptions(overlay=overlay, sheet=sheet, report=report, csv=csv)
     passed = PassedOver()
     paths = find_frames(frames, passed=passed)
     for told in left_out(passed):
         say(told)
-    papers, drift = ReportWriter(wanted, paths, others=(config, validation)), Drift()
-    refused, unscaled, validated = 0, 0, True
+    papers, drift = ReportWriter(wanted, paths, others=(config, validation, resume)), Drift()
+    formats = AnnotationOptions(geojson=geojson, coco=coco, yolo=yolo, ome=ome, dicom=dicom)
+    others, beside = (config, validation, resume), (csv, sheet, wanted.report_page)
+    annotations = AnnotationWriter(formats, paths, others=others, beside=beside, version=__version__)
+    seen = _Tally(drift, group_by)
     engine = {"device": device, "precision": precision, "backend": backend, "threads": threads, "layout": layout}
-    with opened(bundle, **engine, unlike_training=unlike_training, workload="throughput", validation=validation) as scope:
+    engine |= {"unlike_training": unlike_training, "require_signature": require_signature, "validation": validation}
+    with opened(bundle, **engine, workload="throughput") as scope, ExamineProgress(len(paths), cells=cells) as progress:
         smears = smear_model(scope.bundle) if group_by != "none" else None
-        groups: dict[str, list[Prediction]] = {}
-        reports = scope.examine_files(paths, pixel_um=pixel_um, spec=spec, look=papers.album.look)
+        look = partial(_each, (papers.album.look, annotations.look))
+        reports = scope.examine_files(paths, pixel_um=pixel_um, spec=spec, look=look, watch=progress.watch, resume=resume)
         if not as_json:
             echo(HEAD)
-        for done in _told(reports, len(paths)):
-            refused += done.refusal is not None
-            validated &= done.validated
-            unscaled += without_scale(done)
-            drift.add(done)
+        for done in progress.told(reports):
+            seen.add(done)
             echo(json.dumps(done.row()) if as_json else line(done))
             papers.add(done, scope.audit)
-            if smears is not None and done.path is not None:
-                called = (cell.prediction for cell in done.cells if cell.prediction)
-                groups.setdefault(str(done.path if group_by == "frame" else done.path.parent), []).extend(called)
+            for told in annotations.add(done, scope.audit):
+                say(told)
         if smears is not None:
-            print_smears(groups, smears, as_json=as_json)
+            print_smears(seen.groups, smears, as_json=as_json)
         alarms = drift.state().alarms
-        written = papers.finish(title_of(paths), scope.audit, alarms=alarms)
+        written = [*papers.finish(title_of(paths), scope.audit, alarms=alarms), *annotations.finish()]
     for path in written:
         say(f"written: {path}")
-    for told in (*(f"drift: {alarm}" for alarm in alarms), *doubts(unscaled)):
+    for told in (*(f"drift: {alarm}" for alarm in alarms), *doubts(seen.unscaled)):
         say(told)
-    say(caution(validated=validated))
-    if refused:
-        echo(f"{refused} of {len(paths)} frames could not be examined", err=True)
+    say(caution(validated=seen.validated))
+    if seen.refused:
+        echo(f"{seen.refused} of {len(paths)} frames could not be examined", err=True)
         raise typer.Exit(1)
 
 
-def _told(reports: Iterator[FrameReport], count: int) -> Iterator[FrameReport]:
-    """`reports` themselves, with a bar on stderr where the results don't run down the same screen."""
-    bar = sys.stderr.isatty() and not sys.stdout.isatty()
-    with Progress(console=Console(stderr=True), transient=True, disable=not bar, redirect_stdout=False) as progress:
-        yield from progress.track(reports, count, description="examining")
+@dataclass
+class _Tally:
+    """What is to be said at the end of all frames."""
+
+    drift: Drift
+    group_by: FrameGroups
+    refused: int = 0
+    unscaled: int = 0
+    validated: bool = True
+    groups: dict[str, list[Prediction]] = field(default_factory=dict)
+
+    def add(self, report: FrameReport) -> None:
+        from blastscope.runtime.frames.report.theme import without_scale
+
+        self.refused += report.refusal is not None
+        self.validated &= report.validated
+        self.unscaled += without_scale(report)
+        self.drift.add(report)
+        if self.group_by != "none" and report.path is not None:
+            called = (cell.prediction for cell in report.cells if cell.prediction)
+            self.groups.setdefault(str(report.path if self.group_by == "frame" else report.path.parent), []).extend(called)
+
+
+def _each(looks: Iterable[Look], scan: Slide, report: FrameReport) -> None:
+    for look in looks:
+        look(scan, report)
 
 
 def line(report: FrameReport) -> str:

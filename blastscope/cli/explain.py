@@ -10,7 +10,16 @@ from typing import Annotated
 
 import typer
 
-from blastscope.cli.options import BackendName, BundlePath, DeviceName, Json, PrecisionName, Threads, UnlikeTraining
+from blastscope.cli.options import (
+    BackendName,
+    BundlePath,
+    DeviceName,
+    Json,
+    PrecisionName,
+    RequireSignature,
+    Threads,
+    UnlikeTraining,
+)
 from blastscope.cli.session import opened
 from blastscope.cli.terminal import echo, say
 from blastscope.runtime.io.printable import printable
@@ -26,6 +35,7 @@ def explain(
     backend: BackendName = "auto",
     threads: Threads = None,
     unlike_training: UnlikeTraining = "refuse",
+    require_signature: RequireSignature = None,
     as_json: Json = False,
 ) -> None:
     """Cover each part of a cell in turn, and show how much its call changes. Exits 1 when an image was refused."""
@@ -49,7 +59,8 @@ def explain(
     if out:
         out.mkdir(parents=True, exist_ok=True)
     engine = {"device": device, "precision": precision, "backend": backend, "threads": threads}
-    with opened(bundle, **engine, unlike_training=unlike_training, workload="throughput") as scope:
+    engine |= {"unlike_training": unlike_training, "require_signature": require_signature}
+    with opened(bundle, **engine, workload="throughput") as scope:
         for path in images:
             image = read_image(path)
             refusal = image if isinstance(image, Refusal) else scope.classify(image).refusal

@@ -16,6 +16,7 @@ from blastscope.cli.options import (
     Json,
     PixelUm,
     PrecisionName,
+    RequireSignature,
     SpecPath,
     Threads,
     UnlikeTraining,
@@ -52,6 +53,7 @@ def live(
     backend: BackendName = "auto",
     threads: Threads = None,
     unlike_training: UnlikeTraining = "refuse",
+    require_signature: RequireSignature = None,
     as_json: Json = False,
 ) -> None:
     """Show the frames of a camera or a folder in the browser as they are examined, until Ctrl-C; --json prints lines too."""
@@ -63,8 +65,9 @@ def live(
     stopped = threading.Event()
     frames = open_source(source, watch=watch, stopped=stopped)
     engine = {"device": device, "precision": precision, "backend": backend, "threads": threads}
+    engine |= {"unlike_training": unlike_training, "require_signature": require_signature}
     with (
-        opened(bundle, **engine, unlike_training=unlike_training, validation=validation) as scope,
+        opened(bundle, **engine, validation=validation) as scope,
         LivePage(frames.name, host=host, port=port) as page,
     ):
         show = Show(page, as_json=as_json)

@@ -24,12 +24,23 @@ UnlikeTraining = Annotated[
         "--unlike-training", help="Cells that are not like those of the training: refuse them, or call them all the same."
     ),
 ]
+RequireSignature = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--require-signature",
+        help="Public key that must have signed the bundle, or 'trusted' for those of `blastscope trust`. May be given again.",
+    ),
+]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Default: every core that this process may use.")]
 PixelUm = Annotated[
     float | None, typer.Option("--pixel-um", help="Micrometres per pixel. Default: what the file says, else by the red cells.")
 ]
 SpecPath = Annotated[Path | None, typer.Option("--config", help="TOML file of what is assumed of frames and cells.")]
 ValidationPath = Annotated[Path | None, typer.Option("--validation", help="The record that `validate` left at this site.")]
+ResumeFile = Annotated[
+    Path | None,
+    typer.Option("--resume", help="File that keeps what is done: after a kill the same command goes on from there."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 ConfigPath = Annotated[
     Path | None, typer.Option("--config", help="TOML file. Default: the paper's values, the house's elsewhere.")
@@ -52,6 +63,8 @@ RENAMED_OPTIONS: dict[str, dict[str, str]] = {
         "--keep": "--output",
     },
 }
+# option, old value and present value by verb, in the same way
+RENAMED_VALUES: dict[str, tuple[str, str, str]] = {"build": ("--models", "fused", "ensemble")}
 
 
 class VerbCommand(TyperCommand):
@@ -60,10 +73,23 @@ class VerbCommand(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """The arguments that are left after the options, as click gives them."""
         renamed = RENAMED_OPTIONS.get(self.name or "", {})
-        present = []
+        present: list[str] = []
         for arg in args:
             option, equals, value = arg.partition("=")
             if option in renamed:
-                typer.echo(f"{option} is deprecated and will be removed in the next version: use {renamed[option]}", err=True)
+                _deprecate(option, renamed[option])
             present.append(f"{renamed.get(option, option)}{equals}{value}")
-        return super().parse_args(ctx, present)
+        return super().parse_args(ctx, self._with_present_values(present))
+
+    def _with_present_values(self, args: list[str]) -> list[str]:
+        option, old, new = RENAMED_VALUES.get(self.name or "", ("", "", ""))
+        present = list(args)
+        for place, arg in enumerate(args):
+            if option and (arg == f"{option}={old}" or (arg == old and args[place - 1 : place] == [option])):
+                _deprecate(f"{option} {old}", f"{option} {new}")
+                present[place] = arg.removesuffix(old) + new
+        return present
+
+
+def _deprecate(old: str, new: str) -> None:
+    typer.echo(f"{old} is deprecated and will be removed in the next version: use {new}", err=True)

@@ -7,24 +7,23 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from blastscope.cli.terminal import say
 
 if TYPE_CHECKING:
     from blastscope.runtime.bundle import Bundle
     from blastscope.runtime.session import Scope
 
 
-def bundle_at(path: Path | None) -> Bundle:
-    """The bundle at `path`, verified; without one the shipped bundle."""
+def bundle_at(path: Path | None, require_signature: Sequence[str] | None = None) -> Bundle:
+    """The bundle at `path`, verified, its signature too where one is required; without a path the shipped bundle."""
     from blastscope import SHIPPED_BUNDLE
-    from blastscope.runtime.bundle import read_bundle
+    from blastscope.runtime.bundle import read_bundle, read_signed_bundle
 
-    return read_bundle(path or SHIPPED_BUNDLE)
+    path = path or SHIPPED_BUNDLE
+    return read_signed_bundle(path, require_signature) if require_signature else read_bundle(path)
 
 
 @contextmanager
@@ -33,9 +32,7 @@ def opened(bundle: Path | None, **words: Any) -> Iterator[Scope]:
     from blastscope.runtime.session import open_bundle
 
     logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what it says of a damaged file stands in the refusal
-    with open_bundle(bundle, **words, tell=say) as scope:
-        for note in scope.notes:
-            say(note)
+    with open_bundle(bundle, **words) as scope:
         yield scope
 
 

@@ -85,7 +85,7 @@ def _facts(bundle: Bundle) -> Table:
     if one := manifest.cascade:
         rows["cascade"] = (
             f"{one.first} alone from {one.threshold:.4f} on, {one.precision}: {100 * one.skipped:.0f} % of the work skipped, "
-            f"{100 * one.flips.value:.2f} % of calls changed (below {100 * one.flips_upper:.2f} %)"
+            f"{100 * one.flip_rate.value:.2f} % of calls changed (below {100 * one.flip_rate_upper:.2f} %)"
         )
     for name, value in rows.items():
         facts.add_row(name, Text(value))
@@ -122,7 +122,7 @@ def _graphs(manifest: Manifest) -> Table:
 def _gate(entry: GraphEntry) -> tuple[str, str]:
     if entry.gate is None:
         return "", ""
-    return f"{100 * entry.gate.flips.value:.2f} %", f"{entry.gate.f1_loss.value:.2f} points"
+    return f"{100 * entry.gate.flip_rate.value:.2f} %", f"{entry.gate.f1_drop_points.value:.2f} points"
 
 
 def _scores(manifest: Manifest) -> Table:

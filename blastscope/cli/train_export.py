@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from blastscope.cli.options import ConfigPath, CropCache, Json, LabelledCells
-from blastscope.cli.terminal import echo, say
+from blastscope.cli.terminal import deprecations_said, echo, say
 from blastscope.runtime.errors import UsageError
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def _export(run: Path | None, out: Path, data: Path | None, config: Path | None)
     if run is None:
         raise UsageError("which run? name its folder")
     chosen = ExportConfig.from_toml(config) if config else ExportConfig()
-    return export_run(run, out, data=data, config=chosen, tell=say)
+    return export_run(run, out, data=data, config=chosen)
 
 
 def calibrate(
@@ -154,15 +154,16 @@ def calibrate(
     from blastscope.calibration.config import CalibrationConfig
     from blastscope.cli.tables import print_calibration
 
-    chosen = CalibrationConfig.from_toml(config) if config else CalibrationConfig()
+    with deprecations_said():
+        chosen = CalibrationConfig.from_toml(config) if config else CalibrationConfig()
     if cascade:
         if folds:
             raise UsageError("--folds doesn't go with --cascade")
-        _cascade(bundle, data, chosen, report, as_json, flips_at_most=cascade_flips, precision=precision)
+        _cascade(bundle, data, chosen, report, as_json, max_flip_rate=cascade_flips, precision=precision)
         return
     if report or precision or cascade_flips is not None:
         raise UsageError("--report, --precision and --cascade-flips go with --cascade")
-    found = run(bundle, data, chosen, folds=folds, tell=say)
+    found = run(bundle, data, chosen, folds=folds)
     print_calibration(found, as_json=as_json)
     if not found.admitted:
         raise typer.Exit(1)
@@ -187,7 +188,7 @@ def _cascade(
         raise UsageError("; ".join(problems(error))) from error
     if report:
         check_place(report / "cascade.json")
-    found = calibrate_cascade(bundle, data, wanted, tell=say)
+    found = calibrate_cascade(bundle, data, wanted)
     if report:
         write_report(report, found)
         say(f"report: {report}")

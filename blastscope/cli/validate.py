@@ -18,6 +18,7 @@ from blastscope.cli.options import (
     Json,
     PixelUm,
     PrecisionName,
+    RequireSignature,
     SpecPath,
     Threads,
     UnlikeTraining,
@@ -47,6 +48,7 @@ def validate(
     backend: BackendName = "auto",
     threads: Threads = None,
     unlike_training: UnlikeTraining = "refuse",
+    require_signature: RequireSignature = None,
     as_json: Json = False,
 ) -> None:
     """Compare the calls on a site's own frames with its experts' labels. Exits 1 when the requirements are not met.
@@ -78,7 +80,8 @@ def validate(
     check_places(filter(None, (record, report, csv)), paths, others=(labels, config, requirements))
     table = read_labels(labels, paths, [path for path in frames if path.is_dir()])
     engine = {"device": device, "precision": precision, "backend": backend, "threads": threads}
-    with opened(bundle, **engine, unlike_training=unlike_training, workload="throughput") as scope:
+    engine |= {"unlike_training": unlike_training, "require_signature": require_signature}
+    with opened(bundle, **engine, workload="throughput") as scope:
         validation = _last(run(scope, table, wanted, pictures=report is not None), len(table.cells))
     if record:
         write_validation(validation.record, record)

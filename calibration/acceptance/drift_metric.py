@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from blastscope.calibration.acceptance.evaluation import ReferenceRunner, labels_of
 from blastscope.calibration.config import CalibrationConfig
 from blastscope.runtime.errors import MissingLibrary
-from blastscope.runtime.evaluation.metrics import f1_loss
+from blastscope.runtime.evaluation.metrics import f1_drop_points
 from blastscope.runtime.inference.voting import TINY, vote
 from blastscope.runtime.io.cnmc import DatasetEntry
 from blastscope.runtime.io.strict_model import StrictModel
@@ -32,8 +32,8 @@ class Drift(StrictModel):
     """Of an int8 graph from its parent, on the search cells."""
 
     drift: float  # mean change of the vote margin's logistic, 0 to 1: fine enough to rank by where calls don't change
-    flips: float  # share of cells
-    f1_loss: float  # points of 100
+    flip_rate: float  # share of cells
+    f1_drop_points: float  # points of 100
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,14 @@ class DriftMetric:
         cells = [self.cells[place] for place in places]
         return Drift(
             drift=float(np.abs(vote_logistic(answers) - vote_logistic(expected)).mean()),
-            flips=float(np.mean(before != after)),
-            f1_loss=f1_loss(labels_of(cells), before, after, [cell.patient for cell in cells], draws=1).value,
+            flip_rate=float(np.mean(before != after)),
+            f1_drop_points=f1_drop_points(labels_of(cells), before, after, [cell.patient for cell in cells], draws=1).value,
         )
 
 
 def within_limits(distance: Drift, config: CalibrationConfig) -> bool:
     """Whether the gate's limits are kept with room to spare."""
-    return distance.flips <= SAFETY * config.flips_at_most and distance.f1_loss <= SAFETY * config.f1_loss_at_most
+    return distance.flip_rate <= SAFETY * config.max_flip_rate and distance.f1_drop_points <= SAFETY * config.max_f1_drop_points
 
 
 def voter_margins(probabilities: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.calibration.progress import LogCallback, Progress
+from blastscope.calibration.progress import Progress
 from blastscope.calibration.quantisation.calibration_data import crop_cells
 from blastscope.runtime.backends.protocol import require_finite
 from blastscope.runtime.crop import CropSpecification
@@ -66,17 +66,15 @@ def labels_of(cells: Sequence[DatasetEntry]) -> NDArray[np.int64]:
     return np.array([CLASSES.index(cell.label) for cell in cells], np.int64)
 
 
-def evaluate(
-    networks: Mapping[str, Infer], cells: Sequence[DatasetEntry], spec: CropSpecification, *, log: LogCallback | None = None
-) -> CellPredictions:
-    """The probabilities of each of `networks` for `cells`; `log` is called with the progress.
+def evaluate(networks: Mapping[str, Infer], cells: Sequence[DatasetEntry], spec: CropSpecification) -> CellPredictions:
+    """The probabilities of each of `networks` for `cells`; the progress is logged.
 
     Raises `UsageError` where the crop refuses all cells.
     """
     kept: list[DatasetEntry] = []
     refused: list[tuple[DatasetEntry, str]] = []
     probabilities: dict[str, list[NDArray[np.float32]]] = {name: [] for name in networks}
-    progress = Progress("cells", len(cells), log)
+    progress = Progress("cells", len(cells))
     for start in range(0, len(cells), CELLS_AT_ONCE):
         piece = crop_cells(cells[start : start + CELLS_AT_ONCE], spec)
         kept += piece.cells

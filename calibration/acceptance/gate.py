@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 
 from blastscope.calibration.acceptance.evaluation import Infer, evaluate, labels_of
 from blastscope.calibration.config import CalibrationConfig
-from blastscope.calibration.progress import LogCallback
 from blastscope.runtime.backends.protocol import Backend
 from blastscope.runtime.bundle.manifest import GateResult
 from blastscope.runtime.crop import CropSpecification
-from blastscope.runtime.evaluation.metrics import f1_loss, flips, patient_flips
+from blastscope.runtime.evaluation.metrics import f1_drop_points, flip_rate, patient_flip_rate
 from blastscope.runtime.inference.voting import vote
 from blastscope.runtime.io.cnmc import DatasetEntry
 
@@ -50,11 +49,9 @@ def evaluate_pairs(
     child: Mapping[str, Backend],
     cells: Sequence[DatasetEntry],
     spec: CropSpecification,
-    *,
-    log: LogCallback | None = None,
 ) -> tuple[PairedPredictions, ...]:
     """The probabilities of `parent` and of each engine of its child for `cells`, which are cropped in batches."""
-    predictions = evaluate({_PARENT: parent, **{name: engine.infer for name, engine in child.items()}}, cells, spec, log=log)
+    predictions = evaluate({_PARENT: parent, **{name: engine.infer for name, engine in child.items()}}, cells, spec)
     expected = predictions.probabilities[_PARENT]
     return tuple(
         PairedPredictions(predictions.cells, expected, predictions.probabilities[name], predictions.refused, name)
@@ -69,34 +66,34 @@ def gate(judged: PairedPredictions, config: CalibrationConfig) -> GateResult:
     """
     parent, child = vote(judged.parent).label, vote(judged.child).label
     draws = {"draws": config.draws, "seed": config.seed}
-    flipped = flips(parent, child, judged.patients, **draws)
-    lost = f1_loss(judged.labels, parent, child, judged.patients, **draws)
+    flipped = flip_rate(parent, child, judged.patients, **draws)
+    lost = f1_drop_points(judged.labels, parent, child, judged.patients, **draws)
     return GateResult(
         engine=judged.engine,
         cells=len(judged.cells),
         patients=len(set(judged.patients)),
-        flips=flipped,
-        flips_at_most=config.flips_at_most,
-        f1_loss=lost,
-        f1_loss_at_most=config.f1_loss_at_most,
-        patient_flips=patient_flips(parent, child, judged.patients, **draws),
-        passed=flipped.value <= config.flips_at_most and lost.value <= config.f1_loss_at_most,
+        flip_rate=flipped,
+        max_flip_rate=config.max_flip_rate,
+        f1_drop_points=lost,
+        max_f1_drop_points=config.max_f1_drop_points,
+        patient_flip_rate=patient_flip_rate(parent, child, judged.patients, **draws),
+        passed=flipped.value <= config.max_flip_rate and lost.value <= config.max_f1_drop_points,
     )
 
 
 def failures(result: GateResult) -> tuple[str, ...]:
     """A sentence for each limit that `result` breaks."""
     found, within = [], f"in {result.engine} "
-    if result.flips.value > result.flips_at_most:
-        low, high = 100 * result.flips.low, 100 * result.flips.high
+    if result.flip_rate.value > result.max_flip_rate:
+        low, high = 100 * result.flip_rate.low, 100 * result.flip_rate.high
         found.append(
-            f"{within}{100 * result.flips.value:.2f} % of the votes flip ({low:.2f} to {high:.2f}), "
-            f"at most {100 * result.flips_at_most:g} % may"
+            f"{within}{100 * result.flip_rate.value:.2f} % of the votes flip ({low:.2f} to {high:.2f}), "
+            f"at most {100 * result.max_flip_rate:g} % may"
         )
-    if result.f1_loss.value > result.f1_loss_at_most:
-        low, high = result.f1_loss.low, result.f1_loss.high
+    if result.f1_drop_points.value > result.max_f1_drop_points:
+        low, high = result.f1_drop_points.low, result.f1_drop_points.high
         found.append(
-            f"{within}weighted F1 loses {result.f1_loss.value:.2f} points ({low:.2f} to {high:.2f}), "
-            f"at most {result.f1_loss_at_most:g} may go"
+            f"{within}weighted F1 loses {result.f1_drop_points.value:.2f} points ({low:.2f} to {high:.2f}), "
+            f"at most {result.max_f1_drop_points:g} may go"
         )
     return tuple(found)

@@ -11,6 +11,7 @@ multiply-adds and by time.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -19,11 +20,13 @@ from typing import Literal
 
 from blastscope.calibration.acceptance.drift_metric import Drift, DriftMetric, within_limits
 from blastscope.calibration.config import CalibrationConfig
-from blastscope.calibration.progress import LogCallback, format_duration
+from blastscope.calibration.progress import format_duration
 from blastscope.calibration.quantisation.macs import count_macs
 from blastscope.calibration.quantisation.quantizer import Int8Builder, QuantConfig
 from blastscope.runtime.errors import MissingLibrary
 from blastscope.runtime.io.strict_model import StrictModel
+
+logger = logging.getLogger(__name__)
 
 try:
     import onnx
@@ -38,7 +41,7 @@ REFINED_COST_SHARE = 0.9  # of the blocks' cost: those that make it up are ranke
 
 Layers = tuple[str, ...]
 Action = Literal["plain", "restore", "give back", "keep"]
-StopReason = Literal["held", "share", "time", "end"]
+StopReason = Literal["passed", "share", "time", "end"]
 
 
 class BlockCost(StrictModel):
@@ -63,7 +66,7 @@ class SearchReport(StrictModel):
 
     blocks: tuple[BlockCost, ...]  # costliest first
     path: tuple[SearchStep, ...]
-    held: bool  # on the search cells
+    passed: bool  # on the search cells
     stopped: StopReason  # why it went no further
     seconds: float
     cells: int
@@ -81,7 +84,6 @@ class Search:
     builder: Int8Builder
     metric: DriftMetric
     config: CalibrationConfig
-    log: LogCallback
     target_drift_ratio: float = 1.0
     path: list[SearchStep] = field(default_factory=list)
 
@@ -95,13 +97,13 @@ class Search:
             self.target_drift_ratio = 1.0
         blocks = self._rank(recipe)
         kept, stopped = self._restore(recipe, [block.layers for block in blocks])
-        if stopped == "held":
+        if stopped == "passed":
             kept = self._give_back(recipe, kept)
         floats = flatten(kept)
         report = SearchReport(
             blocks=tuple(blocks),
             path=tuple(self.path),
-            held=stopped == "held",
+            passed=stopped == "passed",
             stopped=stopped,
             seconds=time.monotonic() - self._start,
             cells=len(self.metric.cells),
@@ -135,7 +137,7 @@ class Search:
             drift = self.metric.measure(self.builder.build(alone, features=False), rows).drift
             found.append(BlockCost(layers=block, drift=drift, work=self._mac_share(block)))
             alone_in = f"{number} of {len(blocks)}, {_named(block)} alone in int8"
-            self.log(f"{alone_in}: the vote drifts by {drift:.4f}; {self._time_left()}")
+            logger.info("%s: the vote drifts by %.4f; %s", alone_in, drift, self._time_left())
         return found
 
     def _restore(self, recipe: QuantConfig, blocks: Sequence[Layers]) -> tuple[list[Layers], StopReason]:
@@ -155,7 +157,7 @@ class Search:
             added = fitting[kept:count]
             kept = min(count, len(fitting))
             drifts[kept] = self._evaluate("restore", recipe, flatten(fitting[:kept]), flatten(added)).distance.drift
-        return fitting[:kept], "held"
+        return fitting[:kept], "passed"
 
     def _give_back(self, recipe: QuantConfig, kept: list[Layers]) -> list[Layers]:
         """`kept` less the blocks without which the limits hold too."""
@@ -178,9 +180,14 @@ class Search:
         child = self.builder.build(recipe.model_copy(update={"floats": self._in_graph_order(floats)}))
         found = self.metric.measure(child)
         self.path.append(SearchStep(deed=action, layers=changed, distance=found, int8_share=1 - self._mac_share(floats)))
-        self.log(
-            f"{action} {_named(changed)}: {100 * found.flips:.2f} % of votes flip, drift {found.drift:.4f}, "
-            f"{100 * self.path[-1].int8_share:.1f} % of the work is int8; {self._time_left()}"
+        logger.info(
+            "%s %s: %.2f %% of votes flip, drift %.4f, %.1f %% of the work is int8; %s",
+            action,
+            _named(changed),
+            100 * found.flip_rate,
+            found.drift,
+            100 * self.path[-1].int8_share,
+            self._time_left(),
         )
         return self.path[-1]
 

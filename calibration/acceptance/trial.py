@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from blastscope.calibration.acceptance.evaluation import Infer, ReferenceRunner, memoize
 from blastscope.calibration.acceptance.gate import PairedPredictions, evaluate_pairs, failures, gate
 from blastscope.calibration.config import CalibrationConfig
-from blastscope.calibration.progress import LogCallback
 from blastscope.runtime.backends.protocol import NOVELTY_OUTPUT, PLAIN_OUTPUT, Backend, EngineOptions
 from blastscope.runtime.backends.registry import BACKENDS, load_backend, open_engine
 from blastscope.runtime.bundle import Bundle, read_golden
@@ -71,15 +70,19 @@ class Trial:
         """The share of its drift that the graph must come down to, with a fifth to spare, to keep the gate's limits."""
         gates = [result.gate for result in self.results]
         broken = [
-            *(one.flips_at_most / one.flips.value for one in gates if one.flips.value > one.flips_at_most),
-            *(one.f1_loss_at_most / one.f1_loss.value for one in gates if one.f1_loss.value > one.f1_loss_at_most),
+            *(one.max_flip_rate / one.flip_rate.value for one in gates if one.flip_rate.value > one.max_flip_rate),
+            *(
+                one.max_f1_drop_points / one.f1_drop_points.value
+                for one in gates
+                if one.f1_drop_points.value > one.max_f1_drop_points
+            ),
         ]
         return 0.8 * min(broken, default=1.0)
 
     @property
     def worst(self) -> EngineResult:
         """Of the engine in which most votes flip."""
-        return max(self.results, key=lambda result: result.gate.flips.value)
+        return max(self.results, key=lambda result: result.gate.flip_rate.value)
 
     @property
     def golden_difference(self) -> float:
@@ -126,14 +129,13 @@ class Evaluator:
     bundle: Bundle
     cells: tuple[DatasetEntry, ...]
     config: CalibrationConfig
-    log: LogCallback | None = None
 
     def evaluate(self, child: Path) -> Trial:
         """The evaluation of the int8 graph `child`."""
         golden = read_golden(self.bundle)
         with open_engines(child, "int8") as found:
             judges: dict[str, Backend] = {**found, SignedCodes.name: SignedCodes(child)}
-            judged = evaluate_pairs(self._parent, judges, self.cells, self.bundle.manifest.crop, log=self.log)
+            judged = evaluate_pairs(self._parent, judges, self.cells, self.bundle.manifest.crop)
             checks = [check_golden(engine, golden, tolerance=1.0) for engine in judges.values()]
         results = [EngineResult(one, gate(one, self.config), check) for one, check in zip(judged, checks, strict=True)]
         return Trial(tuple(results), self.config.draws)

@@ -69,23 +69,23 @@ def draw_cascade(report: CascadeReport) -> bytes:
 def _lines(above: Axes, below: Axes, one: FirstReport) -> None:
     at = [point.threshold for point in one.curve]
     named: dict[str, Any] = {"color": COLOURS[one.first], "label": f"{one.first} first"}
-    above.plot(at, [100 * point.flips for point in one.curve], drawstyle="steps-post", **named)
+    above.plot(at, [100 * point.flip_rate for point in one.curve], drawstyle="steps-post", **named)
     below.plot(at, [100 * point.skipped for point in one.curve], **named)
     if one.threshold is None:
         return
     place = max(int(np.searchsorted([-value for value in at], -one.threshold)) - 1, 0)
-    above.plot([one.threshold], [100 * one.flips.value], "o", color=COLOURS[one.first])
-    spread = [[one.flips.value - one.flips.low], [one.flips.high - one.flips.value]]
-    above.errorbar([one.threshold], [100 * one.flips.value], 100 * np.array(spread), color=COLOURS[one.first], capsize=3)
+    above.plot([one.threshold], [100 * one.flip_rate.value], "o", color=COLOURS[one.first])
+    spread = [[one.flip_rate.value - one.flip_rate.low], [one.flip_rate.high - one.flip_rate.value]]
+    above.errorbar([one.threshold], [100 * one.flip_rate.value], 100 * np.array(spread), color=COLOURS[one.first], capsize=3)
     below.plot([one.threshold], [100 * one.curve[place].skipped], "o", color=COLOURS[one.first])
 
 
 def _allowed(axes: Axes, report: CascadeReport) -> None:
-    bound = 100 * report.flips_at_most
+    bound = 100 * report.max_flip_rate
     axes.axhline(bound, color=INK, linewidth=0.9, linestyle="--")
     axes.annotate(f"{bound:g} % allowed", (1, bound), (-4, 4), ha="right", textcoords="offset points", color=MUTED)
     axes.set_ylabel("% of calls changed")
-    tall = max([bound, *(100 * one.flips.high for one in report.firsts)])
+    tall = max([bound, *(100 * one.flip_rate.high for one in report.firsts)])
     axes.set_ylim(-0.04 * tall, 4 * max(tall, 0.05))  # near the bound, where it matters
     axes.set_xlim(0.498, 1.002)
     axes.legend(loc="upper right", title="lines: all cells; dots: patients left out,\nwith 95 % interval", alignment="left")
@@ -106,6 +106,6 @@ def _title(report: CascadeReport) -> str:
         return f"No cascade holds ({where})"
     chosen = report.cascade
     return (
-        f"{chosen.first} decides alone from {chosen.threshold:.4f} on: {100 * chosen.flips.value:.2f} % of calls change, "
+        f"{chosen.first} decides alone from {chosen.threshold:.4f} on: {100 * chosen.flip_rate.value:.2f} % of calls change, "
         f"{100 * chosen.skipped:.0f} % of the work is skipped\n({where})"
     )

@@ -15,7 +15,7 @@ class CurvePoint(StrictModel):
     """What one threshold would do to all cells, in the engine in which most flip."""
 
     threshold: float
-    flips: float  # share of cells
+    flip_rate: float  # share of cells
     skipped: float  # share of the work
 
 
@@ -25,7 +25,7 @@ class FirstReport(StrictModel):
     first: Literal["a", "b"]
     work: float  # its share of the whole network's multiply-adds
     threshold: float | None  # None: it may decide no cell
-    flips: Interval  # on the patients left out, in the engine in which most flip
+    flip_rate: Interval  # on the patients left out, in the engine in which most flip
     skipped: float  # on the patients left out
     curve: tuple[CurvePoint, ...]
 
@@ -41,7 +41,7 @@ class CascadeReport(StrictModel):
     engines: tuple[str, ...]
     cells: int
     patients: int
-    flips_at_most: float
+    max_flip_rate: float
     firsts: tuple[FirstReport, ...]
     cascade: CascadeResult | None  # judged; in the manifest where it was admitted
     weighted_f1: tuple[Interval, Interval] | None  # of all voters and of the cascade; None where a class has no cells
@@ -64,7 +64,7 @@ class CascadeReport(StrictModel):
             f"cascade {'admitted' if self.admitted else 'refused'}: {self.bundle}",
             f"  asked          the {self.precision} graph in {' and '.join(self.engines)}",
             f"  judged on      {self.cells} cells of {self.patients} validation patients, {judged}",
-            f"  allowed        {_percent(self.flips_at_most)} of calls changed",
+            f"  allowed        {_percent(self.max_flip_rate)} of calls changed",
             "",
             _row("first voter", "its work", "threshold", "calls changed", "work skipped"),
             *(_first(one) for one in self.firsts),
@@ -88,8 +88,8 @@ class CascadeReport(StrictModel):
     def _judged(self, one: CascadeResult) -> list[str]:
         lines = [
             f"  chosen         {one.first} first, alone from a probability of {one.threshold:.7g} on",
-            f"  calls changed  {_range(one.flips)} of cells, below {_percent(one.flips_upper)} with 95 % confidence",
-            f"                 {_range(one.patient_flips)} of patients, by most of their cells",
+            f"  calls changed  {_range(one.flip_rate)} of cells, below {_percent(one.flip_rate_upper)} with 95 % confidence",
+            f"                 {_range(one.patient_flip_rate)} of patients, by most of their cells",
             f"  work skipped   {_percent(one.skipped)}",
         ]
         if self.weighted_f1:
@@ -100,7 +100,7 @@ class CascadeReport(StrictModel):
 
 def _first(one: FirstReport) -> str:
     threshold = "none" if one.threshold is None else f"{one.threshold:.6f}"
-    return _row(one.first, _percent(one.work), threshold, _range(one.flips), _percent(one.skipped))
+    return _row(one.first, _percent(one.work), threshold, _range(one.flip_rate), _percent(one.skipped))
 
 
 def _row(*columns: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,16 +24,17 @@ from blastscope.calibration.cascade.threshold_selection import (
     evaluate_left_out,
 )
 from blastscope.calibration.config import CascadeConfig
-from blastscope.calibration.progress import LogCallback
 from blastscope.calibration.quantisation.calibration_data import log_dataset_mismatch, validation_cells
 from blastscope.calibration.quantisation.macs import voter_mac_share
 from blastscope.runtime.bundle import FORMAT, Bundle, update_bundle
 from blastscope.runtime.bundle.manifest import CascadeResult, GraphEntry, Interval, Manifest
 from blastscope.runtime.errors import BundleError, MissingLibrary
-from blastscope.runtime.evaluation.metrics import flips, patient_flips, score_calls
+from blastscope.runtime.evaluation.metrics import flip_rate, patient_flip_rate, score_calls
 from blastscope.runtime.inference.voting import vote
 from blastscope.runtime.io.cnmc import DatasetEntry, scan_dataset
 from blastscope.runtime.types import Execution, Precision
+
+logger = logging.getLogger(__name__)
 
 try:
     import onnx
@@ -44,26 +46,24 @@ EXECUTED: dict[Precision, Execution] = {"fp32": "f32", "fp16": "f32", "int8": "i
 POINTS = 120  # of a curve
 
 
-def calibrate_cascade(
-    bundle: Path | str, data: Path | str, config: CascadeConfig | None = None, *, tell: LogCallback | None = None
-) -> CascadeReport:
+def calibrate_cascade(bundle: Path | str, data: Path | str, config: CascadeConfig | None = None) -> CascadeReport:
     """Finds when a first voter may decide alone, and writes it into the manifest of the bundle in the folder `bundle`.
 
     Asked are the cells of validation patients below `data`, for int8 those that had no part in its ranges. A cascade that
     changes more calls than allowed on the patients left out, or saves nothing, leaves the bundle as it was. Raises `DataError`,
     `BundleError`, and `EngineError` for a graph whose voters can't be told apart.
     """
-    config, log = config or CascadeConfig(), tell or (lambda _: None)
+    config = config or CascadeConfig()
     source = open_writable_bundle(bundle)
     entry = _graph(source, config.precision)
     model = onnx.load_model_from_string(source.read(entry))
     shares = {first: voter_mac_share(model, first) for first in FIRST_VOTERS}
-    cells = _cells(source, data, entry.precision, log)
+    cells = _cells(source, data, entry.precision)
     with open_engines(source.file(entry), EXECUTED[entry.precision]) as found:
         if entry.precision != "int8":  # engines differ in int8 only
             found = dict(list(found.items())[:1])
-        log(f"asking the {entry.precision} graph in {' and '.join(found)} about {len(cells)} cells")
-        predictions = evaluate({name: engine.infer for name, engine in found.items()}, cells, source.manifest.crop, log=log)
+        logger.info("asking the %s graph in %s about %s cells", entry.precision, " and ".join(found), len(cells))
+        predictions = evaluate({name: engine.infer for name, engine in found.items()}, cells, source.manifest.crop)
     point = source.manifest.operating_point
     engines = EnginePredictions(predictions.probabilities, predictions.patients, shares, point.threshold if point else None)
     return _CascadeEvaluation(source, entry, predictions, engines, config).report()
@@ -76,9 +76,9 @@ def _graph(bundle: Bundle, wanted: Precision | None) -> GraphEntry:
     raise BundleError(bundle.path, f"no fused {wanted} graph to cascade")
 
 
-def _cells(bundle: Bundle, data: Path | str, precision: Precision, log: LogCallback) -> Sequence[DatasetEntry]:
+def _cells(bundle: Bundle, data: Path | str, precision: Precision) -> Sequence[DatasetEntry]:
     folder = scan_dataset(data)
-    log_dataset_mismatch(folder, bundle.manifest.training.data_sha256, log)
+    log_dataset_mismatch(folder, bundle.manifest.training.data_sha256)
     known = validation_cells(folder, bundle.manifest.training)
     ranges = bundle.manifest.calibration if precision == "int8" else None
     used = set(ranges.cells) if ranges else set()
@@ -97,8 +97,8 @@ class _CascadeEvaluation:
 
     def report(self) -> CascadeReport:
         """Chooses, judges, and writes what holds."""
-        choice = choose_threshold(self.engines, self.config.flips_at_most)
-        judged = max(evaluate_left_out(self.engines, self.config.flips_at_most), key=lambda one: one.flips)
+        choice = choose_threshold(self.engines, self.config.max_flip_rate)
+        judged = max(evaluate_left_out(self.engines, self.config.max_flip_rate), key=lambda one: one.flip_rate)
         reason = self._reason(choice, judged)
         cascade = self._result(choice, judged) if choice and not reason else None
         after = self._settled(cascade) if cascade else self.bundle
@@ -111,7 +111,7 @@ class _CascadeEvaluation:
             engines=tuple(self.engines.probabilities),
             cells=len(self.predictions.cells),
             patients=len(set(self.predictions.patients)),
-            flips_at_most=self.config.flips_at_most,
+            max_flip_rate=self.config.max_flip_rate,
             firsts=tuple(self._first(first) for first in FIRST_VOTERS),
             cascade=cascade,
             weighted_f1=self._scores(judged),
@@ -119,15 +119,15 @@ class _CascadeEvaluation:
         )
 
     def _reason(self, choice: ThresholdChoice | None, judged: CascadeOutcome) -> str:
-        allowed = f"{100 * self.config.flips_at_most:g} % may"
-        if judged.flips > self.config.flips_at_most:
-            return f"{100 * judged.flips:.2f} % of calls change on patients left out of the choice, where {allowed}"
+        allowed = f"{100 * self.config.max_flip_rate:g} % may"
+        if judged.flip_rate > self.config.max_flip_rate:
+            return f"{100 * judged.flip_rate:.2f} % of calls change on patients left out of the choice, where {allowed}"
         if choice is None or judged.skipped <= 0:
             return f"the networks are too unsure: no first voter decides a cell of a patient left out, where {allowed} change"
         return ""
 
     def _result(self, choice: ThresholdChoice, judged: CascadeOutcome) -> CascadeResult:
-        flipped = self._flips(judged)
+        flipped = self._flip_rate(judged)
         return CascadeResult(
             first=choice.first,
             threshold=choice.threshold,
@@ -135,15 +135,15 @@ class _CascadeEvaluation:
             engine=judged.engine,
             cells=len(self.predictions.cells),
             patients=len(set(self.predictions.patients)),
-            flips=flipped,
-            flips_upper=max(flipped.high, clopper_pearson_upper(int(np.sum(judged.call != judged.full)), len(judged.call))),
-            flips_at_most=self.config.flips_at_most,
-            patient_flips=patient_flips(judged.full, judged.call, self.predictions.patients, draws=self.config.draws),
+            flip_rate=flipped,
+            flip_rate_upper=max(flipped.high, clopper_pearson_upper(int(np.sum(judged.call != judged.full)), len(judged.call))),
+            max_flip_rate=self.config.max_flip_rate,
+            patient_flip_rate=patient_flip_rate(judged.full, judged.call, self.predictions.patients, draws=self.config.draws),
             skipped=judged.skipped,
         )
 
-    def _flips(self, judged: CascadeOutcome) -> Interval:
-        return flips(judged.full, judged.call, self.predictions.patients, draws=self.config.draws)
+    def _flip_rate(self, judged: CascadeOutcome) -> Interval:
+        return flip_rate(judged.full, judged.call, self.predictions.patients, draws=self.config.draws)
 
     def _settled(self, cascade: CascadeResult) -> Bundle:
         before = self.bundle.manifest.model_dump()
@@ -151,13 +151,13 @@ class _CascadeEvaluation:
         return update_bundle(self.bundle, manifest, {})
 
     def _first(self, first: FirstVoter) -> FirstReport:
-        choice = choose_threshold(self.engines, self.config.flips_at_most, firsts=(first,))
-        judged = max(evaluate_left_out(self.engines, self.config.flips_at_most, firsts=(first,)), key=lambda one: one.flips)
+        choice = choose_threshold(self.engines, self.config.max_flip_rate, firsts=(first,))
+        judged = max(evaluate_left_out(self.engines, self.config.max_flip_rate, firsts=(first,)), key=lambda one: one.flip_rate)
         return FirstReport(
             first=first,
             work=self.engines.shares[first],
             threshold=choice.threshold if choice else None,
-            flips=self._flips(judged),
+            flip_rate=self._flip_rate(judged),
             skipped=judged.skipped,
             curve=_curve(self.engines, first),
         )
@@ -185,7 +185,7 @@ def _curve(engines: EnginePredictions, first: FirstVoter) -> tuple[CurvePoint, .
     return tuple(
         CurvePoint(
             threshold=float(falling[place]),
-            flips=float(changed[place]) / len(order),
+            flip_rate=float(changed[place]) / len(order),
             skipped=(int(place) + 1) / len(order) * (1 - engines.shares[first]),
         )
         for place in places

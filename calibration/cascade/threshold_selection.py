@@ -56,7 +56,7 @@ class CascadeOutcome:
     skipped: float
 
     @property
-    def flips(self) -> float:
+    def flip_rate(self) -> float:
         """Share of cells that are called otherwise."""
         return float(np.mean(self.call != self.full))
 
@@ -88,16 +88,16 @@ class EnginePredictions:
 
 
 def choose_threshold(
-    engines: EnginePredictions, flips_at_most: float, *, firsts: Sequence[FirstVoter] = FIRST_VOTERS
+    engines: EnginePredictions, max_flip_rate: float, *, firsts: Sequence[FirstVoter] = FIRST_VOTERS
 ) -> ThresholdChoice | None:
     """The first voter that saves most work within the bound in every engine; None where none may decide any cell."""
     table = {(engine, first): engines.first_voter_calls(engine, first) for engine in engines.probabilities for first in firsts}
     everyone = np.ones(len(engines.patients), bool)
-    return _choose_threshold(table, everyone, engines.shares, flips_at_most)
+    return _choose_threshold(table, everyone, engines.shares, max_flip_rate)
 
 
 def evaluate_left_out(
-    engines: EnginePredictions, flips_at_most: float, *, firsts: Sequence[FirstVoter] = FIRST_VOTERS
+    engines: EnginePredictions, max_flip_rate: float, *, firsts: Sequence[FirstVoter] = FIRST_VOTERS
 ) -> tuple[CascadeOutcome, ...]:
     """What the choice of all other patients does to each patient's cells, one result an engine."""
     names = np.asarray(engines.patients)
@@ -107,7 +107,7 @@ def evaluate_left_out(
     saved = dict.fromkeys(engines.probabilities, 0.0)
     for name in np.unique(names):
         out = names == name
-        chosen = _choose_threshold(table, ~out, engines.shares, flips_at_most)
+        chosen = _choose_threshold(table, ~out, engines.shares, max_flip_rate)
         if chosen is None:
             continue
         for engine in engines.probabilities:

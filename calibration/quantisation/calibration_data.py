@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,13 +11,14 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.calibration.progress import LogCallback
 from blastscope.runtime.bundle.manifest import TrainingProvenance
 from blastscope.runtime.crop import Crop, CropSpecification
 from blastscope.runtime.crop.reference import crop_dataset
 from blastscope.runtime.errors import DataError
 from blastscope.runtime.io.cnmc import Dataset, DatasetEntry
 from blastscope.runtime.types import CLASSES, ClassName
+
+logger = logging.getLogger(__name__)
 
 READERS = 4
 
@@ -30,10 +32,12 @@ class CroppedCells:
     refused: tuple[tuple[DatasetEntry, str], ...]
 
 
-def log_dataset_mismatch(folder: Dataset, trained_on: str | None, log: LogCallback) -> None:
+def log_dataset_mismatch(folder: Dataset, trained_on: str | None) -> None:
     """Logs where `folder` isn't the one with the digest `trained_on`: cells and patients are then known by name alone."""
     if trained_on and folder.sha256 != trained_on:
-        log(f"'{folder.root}' isn't what was trained on, by its digest: patients and cells are taken for those of that name")
+        logger.info(
+            "'%s' isn't what was trained on, by its digest: patients and cells are taken for those of that name", folder.root
+        )
 
 
 def validation_cells(folder: Dataset, training: TrainingProvenance) -> tuple[DatasetEntry, ...]:

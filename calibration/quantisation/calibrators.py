@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from blastscope.calibration.acceptance.evaluation import ReferenceRunner, batches
 from blastscope.calibration.config import Method
-from blastscope.calibration.progress import LogCallback, Progress
+from blastscope.calibration.progress import Progress
 from blastscope.calibration.quantisation.qdq_placement import QdqPlan
 from blastscope.runtime.errors import EngineError, MissingLibrary
 
@@ -67,7 +67,7 @@ class ActivationStats:
 
 
 def collect_stats(
-    model: onnx.ModelProto, plan: QdqPlan, crops: NDArray[np.uint8], *, histograms: bool = True, log: LogCallback | None = None
+    model: onnx.ModelProto, plan: QdqPlan, crops: NDArray[np.uint8], *, histograms: bool = True
 ) -> ActivationStats:
     """The activation statistics of the fp32 graph `model` on `crops` (N, S, S, 3). minmax needs no `histograms`.
 
@@ -77,7 +77,7 @@ def collect_stats(
     values = sorted({value for members in plan.members.values() for value in members})
     session = ReferenceRunner(with_outputs(model, values))
     maps = {node.input[0] for node in model.graph.node if node.op_type == "Conv"}
-    collector, progress = _StatsCollector(values, maps), Progress("looks at cells", len(crops) * (2 if histograms else 1), log)
+    collector, progress = _StatsCollector(values, maps), Progress("looks at cells", len(crops) * (2 if histograms else 1))
     for batch in batches(crops, BATCH):
         collector.update(session, batch)
         progress.step(len(batch))

@@ -8,7 +8,8 @@ thing is changed at a time: first the method, then whether biases are corrected,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import logging
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +20,6 @@ from numpy.typing import NDArray
 
 from blastscope.calibration.acceptance.drift_metric import Drift, DriftMetric
 from blastscope.calibration.config import CalibrationConfig, Method
-from blastscope.calibration.progress import LogCallback
 from blastscope.calibration.quantisation.calibrators import ActivationStats, collect_stats
 from blastscope.calibration.quantisation.cross_layer_equalization import equalize_layers
 from blastscope.calibration.quantisation.feature_correction import Features, correct_features, find_features, read_features
@@ -28,6 +28,8 @@ from blastscope.calibration.quantisation.qdq_placement import check_graph, make_
 from blastscope.runtime.errors import MissingLibrary
 from blastscope.runtime.io.hashing import bytes_sha256
 from blastscope.runtime.io.strict_model import StrictModel
+
+logger = logging.getLogger(__name__)
 
 try:
     import onnx
@@ -58,12 +60,11 @@ class Int8Builder:
     crops: NDArray[np.uint8]
     config: CalibrationConfig
     histograms: bool = True  # False: minmax alone
-    log: LogCallback | None = None  # called with the progress of a pass
 
     @cached_property
     def stats(self) -> ActivationStats:
         """The graph's values as they are. Raises `EngineError` where no crop can calibrate."""
-        return collect_stats(self.model, make_plan(self.model), self.crops, histograms=self.histograms, log=self.log)
+        return collect_stats(self.model, make_plan(self.model), self.crops, histograms=self.histograms)
 
     @property
     def refused(self) -> tuple[tuple[int, str], ...]:
@@ -120,7 +121,7 @@ class Int8Builder:
     def _equalized(self) -> tuple[onnx.ModelProto, ActivationStats]:
         """The graph with equalised channels, and its values."""
         model = equalize_layers(self.model, self.stats.channels) or self.model
-        return model, collect_stats(model, make_plan(model), self._kept_crops, histograms=self.histograms, log=self.log)
+        return model, collect_stats(model, make_plan(model), self._kept_crops, histograms=self.histograms)
 
 
 def matching_layers(model: onnx.ModelProto, names: Collection[str], other: onnx.ModelProto) -> tuple[str, ...]:
@@ -148,7 +149,7 @@ class MethodRow(StrictModel):
 
 
 def choose_method(
-    builder: Int8Builder, metric: DriftMetric, config: CalibrationConfig, log: Callable[[str], None]
+    builder: Int8Builder, metric: DriftMetric, config: CalibrationConfig
 ) -> tuple[QuantConfig, tuple[MethodRow, ...]]:
     """The configuration for the graph, and all that were tried; where `config` names the method, that one untried."""
     first = default_quant_config(config)
@@ -160,7 +161,7 @@ def choose_method(
         for recipe in recipes:
             if recipe.name not in tried:
                 tried[recipe.name] = recipe, metric.measure(builder.build(recipe))
-                log(f"{recipe.name}: the vote drifts by {tried[recipe.name][1].drift:.4f}")
+                logger.info("%s: the vote drifts by %.4f", recipe.name, tried[recipe.name][1].drift)
         return min(recipes, key=lambda recipe: tried[recipe.name][1].drift)
 
     best = best_of(*(first.model_copy(update={"method": method}) for method in get_args(Method)))

@@ -86,7 +86,6 @@ class EngineOptions:
     rebuild: bool = False  # takes no engine from the cache: the one there answers wrongly
     defer_save: bool = False  # a compiled engine is put into the cache when `Engine.save_to_cache` is called
     cancelled: Callable[[], bool] | None = None  # ends a build that takes long
-    tell: Callable[[str], None] | None = None  # hears of what takes long
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +153,7 @@ class GpuBackendModule(BackendModule, Protocol):
 def read_fused(graph: Path, sha256: str, options: EngineOptions) -> bytes:
     """The bytes of the fused graph at `graph`, verified and examined. Raises `RefusedGraph`, which is an `EngineError`."""
     side_px = options.crop.side_px if options.crop else None  # told for a bundle's graph
-    return read_graph(graph, sha256, models="fused" if options.crop else None, side_px=side_px)
+    return read_graph(graph, sha256, models="ensemble" if options.crop else None, side_px=side_px)
 
 
 def first_voter_decides(pairs: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, JsonValue, StringConstraints, model_validator
 
+from blastscope.runtime.bundle.entries import DetectorEntry, Share
+from blastscope.runtime.bundle.entries import Digest as Digest
+from blastscope.runtime.bundle.entries import FileEntry as FileEntry
+from blastscope.runtime.bundle.former_names import SINCE, with_former_names
 from blastscope.runtime.bundle.uncertainty import Interval as Interval
 from blastscope.runtime.bundle.uncertainty import Uncertainty
 from blastscope.runtime.crop.specification import CropSpecification
@@ -14,43 +19,21 @@ from blastscope.runtime.io.hashing import bytes_sha256, file_sha256
 from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.runtime.types import CLASSES, VOTERS, ClassName, Execution, Precision, Voter
 
-FORMAT = "1.2"  # major.minor: a reader takes its own major up to its own minor
+FORMAT = "1.3"  # major.minor: a reader takes its own major up to its own minor
 FORMAT_PATTERN = r"^(0|[1-9][0-9]{0,3})\.(0|[1-9][0-9]{0,3})$"
 
-Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-# lower case and no leading or trailing dot: one path means one file on every file system
-_STEP = r"[a-z0-9]([a-z0-9._-]*[a-z0-9_-])?"
-RelativePath = Annotated[str, StringConstraints(pattern=rf"^{_STEP}(/{_STEP})*$", max_length=200)]
-Share = Annotated[float, Field(ge=0, le=1)]
 Moment = Annotated[str, StringConstraints(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]{8,15}(Z|\+00:00)$")]
-GraphModels = Literal["fused", "a", "b", "combined"]
+GraphModels = Literal["ensemble", "a", "b", "combined"]
 # what each later minor format brought
 _LATE: dict[str, dict[str, Any]] = {
     "1.1": {
         "cascade": True,
-        "graphs": {"__all__": {"gate": {"patient_flips"}}},
+        "graphs": {"__all__": {"gate": {"patient_flip_rate"}}},
         "calibration": {"corrected", "equalised", "floats", "int8_share"},
     },
     "1.2": {"uncertainty": True, "measures_novelty": True, "card": True},
+    "1.3": {"detector": True},
 }
-
-
-class FileEntry(StrictModel):
-    """A file of the bundle, with its size and digest.
-
-    Attributes
-    ----------
-    file : str
-        Path from the bundle's root, in lower case, with '/' between folders.
-    sha256 : str
-        SHA-256 of its bytes, 64 digits in hex.
-    size : int
-        Bytes.
-    """
-
-    file: RelativePath  # from the bundle's root
-    sha256: Digest
-    size: int = Field(ge=0)  # bytes
 
 
 class GateResult(StrictModel):
@@ -59,12 +42,12 @@ class GateResult(StrictModel):
     engine: Annotated[str, StringConstraints(min_length=1, max_length=40)]  # of those that judged, the one with most flips
     cells: int = Field(ge=0)
     patients: int = Field(ge=0)
-    flips: Interval  # share of cells whose vote changed
-    flips_at_most: float
-    f1_loss: Interval  # weighted F1 of the parent less that of this graph, in points of 100
-    f1_loss_at_most: float
+    flip_rate: Interval  # share of cells whose vote changed
+    max_flip_rate: float
+    f1_drop_points: Interval  # weighted F1 of the parent less that of this graph, in points of 100
+    max_f1_drop_points: float
     passed: bool
-    patient_flips: Interval | None = None  # share of patients whose call by most of their cells changed; since 1.1
+    patient_flip_rate: Interval | None = None  # share of patients whose call by most of their cells changed; since 1.1
 
 
 class CascadeResult(StrictModel):
@@ -76,16 +59,18 @@ class CascadeResult(StrictModel):
     engine: Annotated[str, StringConstraints(min_length=1, max_length=40)]  # of those that judged, the one with most flips
     cells: int = Field(ge=0)
     patients: int = Field(ge=0)
-    flips: Interval  # share of cells whose call is not that of all voters
-    flips_upper: Share  # 95 % upper bound, above 0 also where no call changed
-    flips_at_most: Share
-    patient_flips: Interval  # share of patients whose call by most of their cells changed
+    flip_rate: Interval  # share of cells whose call is not that of all voters
+    flip_rate_upper: Share  # 95 % upper bound, above 0 also where no call changed
+    max_flip_rate: Share
+    patient_flip_rate: Interval  # share of patients whose call by most of their cells changed
     skipped: Share  # of the work of the backbones
 
     @model_validator(mode="after")
     def _holds_its_bound(self) -> Self:
-        if self.flips.value > self.flips_at_most:
-            raise ValueError(f"a cascade that flips {self.flips.value:.4f} of the calls, where {self.flips_at_most:.4f} may")
+        if self.flip_rate.value > self.max_flip_rate:
+            raise ValueError(
+                f"a cascade that flips {self.flip_rate.value:.4f} of the calls, where {self.max_flip_rate:.4f} may"
+            )
         return self
 
 
@@ -94,7 +79,7 @@ class GraphEntry(FileEntry):
 
     Attributes
     ----------
-    models : {'fused', 'a', 'b', 'combined'}
+    models : {'ensemble', 'a', 'b', 'combined'}
         All voters and the vote in one graph, or one voter alone.
     precision : {'fp32', 'fp16', 'int8'}
         Number type of the file.
@@ -238,9 +223,11 @@ class Manifest(StrictModel):
         What people who were held out showed.
     card : FileEntry or None
         The model card, written anew with every change.
+    detector : DetectorEntry or None
+        What finds white cells in frames; without one they are found by their stain.
     measures_novelty : bool
         Whether the fused graphs also give how far a cell lies from those of the training.
-    gate : {'held', 'waived: benchmark'}
+    gate : {'passed', 'waived'}
         Whether the limits on int8 graphs hold in this bundle. Where they were waived its calls mean nothing.
     graphs : tuple of GraphEntry
         At least one, of which at least one is fused; one for each of models and precision.
@@ -266,8 +253,9 @@ class Manifest(StrictModel):
     cascade: CascadeResult | None = None  # since 1.1
     uncertainty: Uncertainty | None = None  # since 1.2
     card: FileEntry | None = None  # the model card, written anew with every change; since 1.2
+    detector: DetectorEntry | None = None  # since 1.3
     measures_novelty: bool = False  # the fused graphs have the outputs `novelty` and `answers`; since 1.2
-    gate: Literal["held", "waived: benchmark"] = "held"
+    gate: Literal["passed", "waived"] = "passed"
     graphs: tuple[GraphEntry, ...] = Field(min_length=1)
     golden: GoldenEntry
     training: TrainingProvenance
@@ -281,12 +269,12 @@ class Manifest(StrictModel):
         kinds = [(entry.models, entry.precision) for entry in self.graphs]
         if len(set(kinds)) != len(kinds):
             raise ValueError("two graphs of the same models and precision")
-        if not any(entry.models == "fused" for entry in self.graphs):
+        if not any(entry.models == "ensemble" for entry in self.graphs):
             raise ValueError("no fused graph")
         for entry in self.graphs:
-            gated = entry.models == "fused" and entry.precision == "int8" and self.gate == "held"
+            gated = entry.models == "ensemble" and entry.precision == "int8" and self.gate == "passed"
             if gated and not (entry.gate and entry.gate.passed):
-                raise ValueError("a fused int8 graph without a gate result that passed, in a bundle that says its gate held")
+                raise ValueError("a fused int8 graph without a gate result that passed, in a bundle that says its gate passed")
         return self
 
     @model_validator(mode="after")
@@ -298,11 +286,13 @@ class Manifest(StrictModel):
     @model_validator(mode="after")
     def _format_has_every_key(self) -> Self:
         told = self.calibration.model_dump(include=_LATE["1.1"]["calibration"]) if self.calibration else {}
-        late = self.cascade or any(entry.gate and entry.gate.patient_flips for entry in self.graphs)
+        late = self.cascade or any(entry.gate and entry.gate.patient_flip_rate for entry in self.graphs)
         if self.format == "1.0" and (late or any(value is not None for value in told.values())):
             raise ValueError(f"keys that format 1.0 doesn't have: say {FORMAT}")
         if self.format in ("1.0", "1.1") and (self.uncertainty or self.measures_novelty or self.card):
             raise ValueError(f"keys that format {self.format} doesn't have: say {FORMAT}")
+        if self.format in ("1.0", "1.1", "1.2") and self.detector:
+            raise ValueError(f"a key that format {self.format} doesn't have: say {FORMAT}")
         return self
 
     @model_validator(mode="after")
@@ -328,12 +318,14 @@ class Manifest(StrictModel):
         -------
         tuple of FileEntry
         """
-        return (*self.graphs, self.golden, *((self.card,) if self.card else ()))
+        detector = (self.detector.graph, self.detector.golden) if self.detector else ()
+        return (*self.graphs, self.golden, *detector, *((self.card,) if self.card else ()))
 
     def json_bytes(self) -> bytes:
         """The content of manifest.json.
 
-        A manifest in an earlier format gets none of the keys that came later, since readers of that format refuse them.
+        A manifest in an earlier format has that format's names, and none of the keys that came later, since readers of that
+        format refuse them.
 
         Returns
         -------
@@ -344,16 +336,19 @@ class Manifest(StrictModel):
         for minor, keys in _LATE.items():
             if _minor(self.format) < _minor(minor):
                 late |= keys
-        return (self.model_dump_json(indent=2, exclude=late or None) + "\n").encode()
+        text = self.model_dump_json(indent=2, exclude=late or None)
+        if _minor(self.format) < SINCE:
+            text = json.dumps(with_former_names(json.loads(text)), indent=2, ensure_ascii=False)
+        return (text + "\n").encode()
 
-    def graph(self, precision: Precision, models: GraphModels = "fused") -> GraphEntry | None:
+    def graph(self, precision: Precision, models: GraphModels = "ensemble") -> GraphEntry | None:
         """The entry of a graph, if the bundle has one.
 
         Parameters
         ----------
         precision : {'fp32', 'fp16', 'int8'}
             Number type of the graph's file.
-        models : {'fused', 'a', 'b', 'combined'}
+        models : {'ensemble', 'a', 'b', 'combined'}
             All voters in one graph, or one voter alone.
 
         Returns

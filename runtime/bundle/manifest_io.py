@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from blastscope.runtime.bundle.former_names import SINCE, with_present_names
 from blastscope.runtime.bundle.manifest import FORMAT, FORMAT_PATTERN, Manifest
 from blastscope.runtime.errors import BundleError, FormatTooNew
 from blastscope.runtime.io.own_files import open_plain
@@ -77,6 +78,11 @@ def parse_manifest(data: bytes, shown: Path) -> Manifest:
     table = _strict_json(data, shown)
     _check_format(table.get("format"), shown)
     _check_extent(table, shown)
+    if _version(table["format"])[1] < SINCE:
+        try:
+            data = json.dumps(with_present_names(table)).encode()
+        except ValueError as error:
+            raise BundleError(shown, f"{MANIFEST}: {error}, and the manifest says {table['format']}") from error
     try:
         return Manifest.model_validate_json(data, strict=True)
     except ValidationError as error:

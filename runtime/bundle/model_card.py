@@ -37,7 +37,7 @@ def _purpose(manifest: Manifest) -> Iterator[str]:
     yield ""
     yield f"- Backbone: {manifest.backbone}. Crops of {crop.side_px} x {crop.side_px} pixels, scale '{crop.scale}'."
     yield f"- Made {manifest.created}, format {manifest.format}."
-    precisions = ", ".join(entry.precision for entry in manifest.graphs if entry.models == "fused")
+    precisions = ", ".join(entry.precision for entry in manifest.graphs if entry.models == "ensemble")
     yield f"- Precisions: {precisions}."
     yield ""
 

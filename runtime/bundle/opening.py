@@ -44,7 +44,7 @@ def read_bundle(path: Path | str, *, cache_dir: Path | None = None) -> Bundle:
     >>> bundle.manifest.classes
     ('hem', 'all')
     >>> bundle.graph("fp32").models
-    'fused'
+    'ensemble'
     """
     path = Path(path)
     if path.is_file():

@@ -87,14 +87,14 @@ class Bundle:
             raise DigestMismatch(self.path, entry.file, CHANGED)
         return data
 
-    def graph(self, precision: Precision, models: GraphModels = "fused") -> GraphEntry | None:
+    def graph(self, precision: Precision, models: GraphModels = "ensemble") -> GraphEntry | None:
         """The entry of a graph, if the bundle has one.
 
         Parameters
         ----------
         precision : {'fp32', 'fp16', 'int8'}
             Number type of the graph's file.
-        models : {'fused', 'a', 'b', 'combined'}
+        models : {'ensemble', 'a', 'b', 'combined'}
             All voters in one graph, or one voter alone.
 
         Returns

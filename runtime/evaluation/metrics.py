@@ -168,7 +168,7 @@ def score_calls(
     )
 
 
-def flips(calls_a: ArrayLike, calls_b: ArrayLike, patients: Sequence[str], *, draws: int = 1000, seed: int = 0) -> Interval:
+def flip_rate(calls_a: ArrayLike, calls_b: ArrayLike, patients: Sequence[str], *, draws: int = 1000, seed: int = 0) -> Interval:
     """The share of cells, 0 to 1, whose two calls (N,) differ, with its 95 % interval. Patients are drawn as one stratum."""
     first, second = _classes("calls_a", calls_a), _classes("calls_b", calls_b)
     _same_length(first, second, patients)
@@ -178,7 +178,7 @@ def flips(calls_a: ArrayLike, calls_b: ArrayLike, patients: Sequence[str], *, dr
     return bootstrap_interval(changed.sum() / count.sum(), weights @ changed / (weights @ count))
 
 
-def patient_flips(
+def patient_flip_rate(
     calls_a: ArrayLike, calls_b: ArrayLike, patients: Sequence[str], *, draws: int = 1000, seed: int = 0
 ) -> Interval:
     """The share of patients (0 to 1) whose call by most of their cells differs, ALL where the halves are equal."""
@@ -192,7 +192,7 @@ def patient_flips(
     return bootstrap_interval(changed.mean(), weights @ changed / len(cells.names))
 
 
-def f1_loss(
+def f1_drop_points(
     labels: ArrayLike,
     calls_parent: ArrayLike,
     calls_child: ArrayLike,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +17,23 @@ from numpy.typing import NDArray
 
 from blastscope.runtime.errors import BlastscopeError, UsageError
 from blastscope.runtime.frames.cell_crop import cut_cell
+from blastscope.runtime.frames.detection.cells import detect_cells
+from blastscope.runtime.frames.detection.detector import Detector
+from blastscope.runtime.frames.detection.scale import confirmed
 from blastscope.runtime.frames.estimation.frame_parameters import estimate_frame_parameters
 from blastscope.runtime.frames.features import cell_features
 from blastscope.runtime.frames.image_pyramid import ImagePyramid, image_pyramid
+from blastscope.runtime.frames.journal import WHOLE, FrameRecord, Journal, TileRecord, in_order
 from blastscope.runtime.frames.segmentation.pipeline import COARSEST_UM, reach_px, segment_cells
 from blastscope.runtime.frames.segmentation.split_nuclei import MOST_PARTS
-from blastscope.runtime.frames.tiling import Tile, facts_in, shift_cell, tiles_of
+from blastscope.runtime.frames.survey import GlassMap, glass_map, sample
+from blastscope.runtime.frames.tiling import Tile, cropped, facts_in, shift_cell, tiles_of
 from blastscope.runtime.frames.types import FrameCell, FrameParameters, FrameReport, FrameSpecification
 from blastscope.runtime.io.concurrency import Allowance, SingleThread, ordered_map
 from blastscope.runtime.io.image_decode import NO_MEMORY
 from blastscope.runtime.io.printable import printable
 from blastscope.runtime.io.slides.pixel_size_metadata import LEAST_UM, MOST_UM
-from blastscope.runtime.io.slides.slide import ArraySlide, CancellableSlide, Slide, open_slide, read_overview, read_region
+from blastscope.runtime.io.slides.slide import ArraySlide, CancellableSlide, Slide, open_content, open_slide, read_region
 from blastscope.runtime.io.slides.tiff_codec import ReadError
 from blastscope.runtime.types import Box, Prediction, Refusal
 
@@ -34,14 +41,65 @@ WHOLE_PIXELS = 8_000_000  # a frame up to this size is looked at as a whole
 TILE_PX = 2048
 MOST_TILES = 4  # at work at once, some 50 MB each
 MOST_PIXELS = MOST_TILES * WHOLE_PIXELS  # of frames that are looked at at once as a whole
-WINDOW_PX, WINDOWS, GRID = 1024, 8, 6  # a scan is surveyed on so many windows, chosen from a grid of GRID x GRID
 
 Classify = Callable[[Sequence[NDArray[np.uint8]]], list[Prediction]]
 Look = Callable[[Slide, FrameReport], object]
+Watch = Callable[["TileProgress"], object]
 LOG = logging.getLogger(__name__)
 BLACK = 24
 TOO_MANY = f"where more than {MOST_PARTS} stained parts hang together no cell is looked for: they are taken for noise or tissue"
 UNLIT = "most of the frame is black: is the lamp on? images of single cells on black are for 'blastscope classify'"
+
+
+@dataclass(frozen=True, slots=True)
+class TileProgress:
+    """A part of a frame that has just been examined: a tile of a scan, or the whole of a smaller frame.
+
+    Attributes
+    ----------
+    path : Path or None
+        The frame's.
+    cells : tuple of FrameCell
+        What was found in this part, in pixels of the frame.
+    done, total : int
+        How many parts of the frame are done, and how many it has.
+    """
+
+    path: Path | None
+    cells: tuple[FrameCell, ...]
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Who is to be told of the parts of one frame as they are done, and where they are kept."""
+
+    path: Path | None = None
+    watch: Watch | None = None
+    record: FrameRecord | None = None
+    done: Iterator[int] = field(default_factory=lambda: count(1))
+
+    def part(self, number: int, total: int, examine: Callable[[], TileRecord]) -> TileRecord:
+        """What an earlier run found in this part; else what `examine` finds, which is kept."""
+        found = self.record.tile(number) if self.record else None
+        if found is None:
+            found = examine()
+            if self.record:
+                self.record.keep_tile(number, found)
+        if self.watch:
+            self.watch(TileProgress(self.path, tuple(found.cells), next(self.done), total))
+        return found
+
+    def facts(self, measure: Callable[[], FrameParameters]) -> FrameParameters:
+        """What an earlier run measured; else what `measure` does, which is kept."""
+        if self.record is None:
+            return measure()
+        if self.record.facts is not None:
+            return self.record.facts
+        facts = measure()
+        self.record.keep_facts(facts)
+        return facts
 
 
 @dataclass(frozen=True)
@@ -53,6 +111,7 @@ class Examiner:
     pixel_um: float | None = None  # the caller's word on the scale, before the specification's and the file's
     threads: int = 1
     validated: bool = False  # by the site, with this bundle and specification
+    detector: Detector | None = None  # what finds the cells; None: they are found by their stain
     whole_pixels: int = WHOLE_PIXELS
     tile_px: int = TILE_PX
     crowded: SingleThread = field(default_factory=lambda: SingleThread("blastscope-crowded"), repr=False, compare=False)
@@ -63,19 +122,48 @@ class Examiner:
             raise UsageError(f"pixel_um is {self.pixel_um}: micrometres per pixel must lie between {LEAST_UM} and {MOST_UM}")
 
     def examine(
-        self, frame: NDArray[np.uint8], metadata: Mapping[str, Any] | None = None, *, stated_um: float | None = None
+        self, frame: NDArray[np.uint8] | bytes, metadata: Mapping[str, Any] | None = None, *, stated_um: float | None = None
     ) -> FrameReport:
-        """The report on a frame (H, W, 3) uint8 RGB in memory, which is neither kept nor written to.
+        """The report on a frame in memory: an array (H, W, 3) uint8 RGB, neither kept nor written to, or an image file's bytes.
 
-        `stated_um` is the scale by the file or layer that it comes from, which red cells may overrule.
+        `stated_um` is the scale by the file or layer that an array comes from, which red cells may overrule.
         """
+        if isinstance(frame, bytes):
+            slide = open_content(frame)
+            if isinstance(slide, Refusal):
+                return FrameReport((), None, slide, None, self.validated, metadata or {})
+            try:
+                return self.examine_scan(slide, metadata=metadata)
+            finally:
+                slide.close()
         return self.examine_scan(ArraySlide(np.ascontiguousarray(frame), stated_um), metadata=metadata)
 
-    def examine_files(self, paths: Iterable[Path], look: Look | None = None) -> Iterator[FrameReport]:
+    def examine_files(
+        self,
+        paths: Iterable[Path],
+        look: Look | None = None,
+        *,
+        watch: Watch | None = None,
+        journal: Path | None = None,
+        origin: Mapping[str, str] | None = None,
+    ) -> Iterator[FrameReport]:
         """The report on each file, in order, several at a time; large ones one at a time. `look` sees each while it is open.
 
-        Leaving early, with Ctrl-C too, waits for the tiles that are at work, not for their frames.
+        `watch` is told of each part as it is done, in one of several threads. What the file `journal` holds isn't examined
+        again; it must have been begun with this examiner and `origin`. Leaving early, with Ctrl-C too, waits for the tiles that
+        are at work, not for their frames.
         """
+        made_with = {**(origin or {}), "specification": self.spec.model_dump(), "pixel size": self.pixel_um, **self._tiling}
+        kept = Journal(Path(journal), made_with) if journal else None  # what is wrong with it is said now
+        return self._reports(paths, look, watch, kept)
+
+    @property
+    def _tiling(self) -> dict[str, int]:
+        return {"tile size": self.tile_px, "size of whole frames": self.whole_pixels}
+
+    def _reports(
+        self, paths: Iterable[Path], look: Look | None, watch: Watch | None, journal: Journal | None
+    ) -> Iterator[FrameReport]:
         alone = threading.Lock()  # whoever holds it may fill the memory with one large frame
         room = Allowance(MOST_PIXELS)  # of the others
         left = threading.Event()
@@ -88,63 +176,72 @@ class Examiner:
             try:
                 pixels = scan.width * scan.height
                 with alone if pixels > self.whole_pixels else room.taken(pixels):
-                    report = self._examined(scan, path)
+                    report = self._examined(scan, _Run(path, watch, journal.frame(path) if journal else None))
                     if look:
                         look(scan, report)
                     return report
             finally:
                 scan.close()
 
-        return (report for _, report in ordered_map(examine, paths, workers=self.threads + 1, leave=left.set))
+        with journal or nullcontext():
+            for _, report in ordered_map(examine, paths, workers=self.threads + 1, leave=left.set):
+                yield report
 
-    def _examined(self, scan: Slide, path: Path) -> FrameReport:
+    def _examined(self, scan: Slide, run: _Run) -> FrameReport:
         """The report on `scan`. An error of the program costs this frame alone, and not what was found in a thousand others."""
         try:
-            return self.examine_scan(scan, path=path)
+            return self._report(scan, run)
         except BlastscopeError:
             raise
         except MemoryError:
-            return FrameReport((), None, NO_MEMORY, path, self.validated)
+            return FrameReport((), None, NO_MEMORY, run.path, self.validated)
         except Exception as error:
-            LOG.warning("examining '%s' broke off", printable(path), exc_info=True)
-            return FrameReport((), None, Refusal("failed", f"{type(error).__name__}: {error}"), path, self.validated)
+            LOG.warning("examining '%s' broke off", printable(run.path), exc_info=True)
+            return FrameReport((), None, Refusal("failed", f"{type(error).__name__}: {error}"), run.path, self.validated)
 
     def examine_scan(self, scan: Slide, *, path: Path | None = None, metadata: Mapping[str, Any] | None = None) -> FrameReport:
         """The report on a frame of any size, of which no more is read at once than the tiles that are at work."""
+        return self._report(scan, _Run(path), metadata)
+
+    def _report(self, scan: Slide, run: _Run, metadata: Mapping[str, Any] | None = None) -> FrameReport:
         facts: FrameParameters | None = None
         refusal: Refusal | None = None
-        cells: list[FrameCell] = []
-        skipped: list[Box] = []
+        found: list[TileRecord] = []
         notes = scan.notes
         try:
             if scan.width * scan.height == 0:
                 raise ReadError(Refusal("empty", f"the frame has no pixels: {scan.width} x {scan.height}"))
             if scan.width * scan.height > self.whole_pixels:
-                facts = self._surveyed(scan)
-                cells = self._cells(scan, facts, skipped)
+                facts = run.facts(lambda: self._surveyed(scan))
+                found = self._tiles(scan, facts, run)
             else:
-                whole = 0, 0, scan.width, scan.height
-                pictures = image_pyramid(read_region(scan, whole), self.threads)
-                facts = self._estimated(pictures, scan)
-                cells = self._cells_of(pictures, facts, Tile(whole, whole), skipped)
-                if not cells and _mostly_black(pictures.frame):
-                    notes += (UNLIT,)
+                facts, whole, unlit = self._whole(scan, run)
+                found, notes = [whole], notes + ((UNLIT,) if unlit else ())
         except ReadError as unreadable:
             refusal = unreadable.refusal
-        notes += (*_scale_notes(facts), *([TOO_MANY] if skipped else []))
+        notes += (*_scale_notes(facts), *([TOO_MANY] if any(part.crowded for part in found) else []))
         return FrameReport(
-            cells=tuple(cells),
+            cells=tuple(in_order([cell for part in found for cell in part.cells])),
             facts=facts,
             refusal=refusal,
-            path=path,
+            path=run.path,
             metadata=metadata or {},
             size=(scan.width, scan.height),
             validated=self.validated,
             notes=notes,
         )
 
+    def _whole(self, scan: Slide, run: _Run) -> tuple[FrameParameters, TileRecord, bool]:
+        """The facts of a frame that is looked at as a whole, what is found in it, and whether it is black instead."""
+        whole = 0, 0, scan.width, scan.height
+        pictures = image_pyramid(read_region(scan, whole), self.threads)
+        facts = run.facts(lambda: self._estimated(pictures, scan))
+        found = run.part(WHOLE, 1, lambda: self._cells_of(pictures, facts, Tile(whole, whole)))
+        return facts, found, not found.cells and _mostly_black(pictures.frame)
+
     def _estimated(self, pictures: ImagePyramid, scan: Slide) -> FrameParameters:
-        return estimate_frame_parameters(pictures, self.spec, pixel_um=self.pixel_um, stated_um=scan.pixel_um)
+        facts = estimate_frame_parameters(pictures, self.spec, pixel_um=self.pixel_um, stated_um=scan.pixel_um)
+        return confirmed(self.detector, pictures, facts, self.spec) if self.detector else facts
 
     def _surveyed(self, scan: Slide) -> FrameParameters:
         """What holds for the whole of a large `scan`, measured on windows that show something."""
@@ -155,30 +252,46 @@ class Examiner:
         whole = 0, 0, scan.width, scan.height  # windows side by side don't tell where something begins
         return replace(facts, content=whole, extent=whole)
 
-    def _cells(self, scan: Slide, facts: FrameParameters, skipped: list[Box]) -> list[FrameCell]:
-        """The cells of a large `scan`, in tiles."""
-        tiles = list(tiles_of(scan.width, scan.height, side_px=self.tile_px, margin_px=reach_px(facts, self.spec)))
-        workers = min(self.threads, MOST_TILES, len(tiles))
+    def _tiles(self, scan: Slide, facts: FrameParameters, run: _Run) -> list[TileRecord]:
+        """What is found in a large `scan`, tile by tile."""
+        margin = reach_px(facts, self.spec)
+        tiles = list(tiles_of(scan.width, scan.height, side_px=self.tile_px, margin_px=margin))
+        workers, glass = min(self.threads, MOST_TILES, len(tiles)), glass_map(scan, facts)
 
-        def cells_of(tile: Tile) -> list[FrameCell]:
-            if scan.blank(tile.region):
-                return []
-            pictures = image_pyramid(read_region(scan, tile.region), self.threads // workers)
-            return self._cells_of(pictures, facts, tile, skipped)
+        def found_in(numbered: tuple[int, Tile]) -> TileRecord:
+            number, tile = numbered
+            return run.part(number, len(tiles), lambda: self._tile(scan, facts, _without_glass(tile, glass, margin), workers))
 
-        parts = (part for _, part in ordered_map(cells_of, tiles, workers=workers))
-        return sorted((cell for part in parts for cell in part), key=lambda cell: (cell.box[1], cell.box[0], cell.box))
+        return [part for _, part in ordered_map(found_in, enumerate(tiles), workers=workers)]
 
-    def _cells_of(self, pictures: ImagePyramid, facts: FrameParameters, tile: Tile, skipped: list[Box]) -> list[FrameCell]:
+    def _tile(self, scan: Slide, facts: FrameParameters, tile: Tile | None, workers: int) -> TileRecord:
+        if tile is None or scan.blank(tile.region):
+            return TileRecord([], crowded=False)
+        pictures = image_pyramid(read_region(scan, tile.region), self.threads // workers)
+        return self._cells_of(pictures, facts, tile)
+
+    def _cells_of(self, pictures: ImagePyramid, facts: FrameParameters, tile: Tile) -> TileRecord:
         """The cells that `tile`, of which these are the pictures, owns; all classified in one batch."""
-        found = segment_cells(pictures, facts_in(facts, tile), self.spec, crowded=self.crowded, skipped=skipped)
-        pairs = [(cell, shift_cell(cell, tile)) for cell in found]
-        own = [(here, cell) for here, cell in pairs if tile.owns(cell.box)]
-        called = [here for here, _ in own if here.refusal is None]
+        here, skipped = facts_in(facts, tile), list[Box]()
+        if self.detector:
+            found = detect_cells(self.detector, pictures, here, core=tile.core_in_region)
+        else:
+            found = segment_cells(pictures, here, self.spec, crowded=self.crowded, skipped=skipped, core=tile.core_in_region)
+        called = [cell for cell in found if cell.refusal is None]
         wanted = [cut_cell(pictures.frame, cell, facts, self.spec) for cell in called]
         calls = iter(self.classify(wanted) if wanted else [])
         looks = map(cell_features, wanted)
-        return [FrameCell(cell, None) if cell.refusal else FrameCell(cell, next(calls), next(looks)) for _, cell in own]
+        moved = [shift_cell(cell, tile) for cell in found]
+        cells = [FrameCell(cell, None) if cell.refusal else FrameCell(cell, next(calls), next(looks)) for cell in moved]
+        return TileRecord(cells, crowded=bool(skipped))
+
+
+def _without_glass(tile: Tile, glass: GlassMap | None, margin: int) -> Tile | None:
+    """What of `tile` isn't known to be glass; None where its core is nothing else."""
+    if glass is None:
+        return tile
+    content = glass.content(tile.region)
+    return cropped(tile, content, margin) if content and glass.content(tile.core) else None
 
 
 def call_pictures(
@@ -212,32 +325,3 @@ def _opened(path: Path) -> Slide | Refusal:
 def _mostly_black(frame: NDArray[np.uint8]) -> bool:
     dark = cv2.inRange(frame, (0, 0, 0), (BLACK, BLACK, BLACK))
     return 2 * cv2.countNonZero(dark) > dark.size
-
-
-def sample(scan: Slide) -> NDArray[np.uint8]:
-    """Windows of a large `scan` side by side, of the range from sparse to crowded."""
-    boxes = [box for box in _grid(scan.width, scan.height) if not scan.blank(box)] or _grid(scan.width, scan.height)[:1]
-    shown = _content(scan, boxes)
-    busy = [
-        box for box, content in sorted(zip(boxes, shown, strict=True), key=lambda pair: pair[1]) if content >= max(shown) / 4
-    ]
-    taken = [busy[index * (len(busy) - 1) // max(WINDOWS - 1, 1)] for index in range(WINDOWS)]
-    windows = [read_region(scan, box) for box in dict.fromkeys(taken)]
-    return np.concatenate(windows, axis=1 if windows[0].shape[0] >= windows[0].shape[1] else 0)
-
-
-def _grid(width: int, height: int) -> list[Box]:
-    across, down = min(WINDOW_PX, width), min(WINDOW_PX, height)
-    columns = sorted({(width - across) * step // (GRID - 1) for step in range(GRID)})
-    rows = sorted({(height - down) * step // (GRID - 1) for step in range(GRID)})
-    return [(x, y, x + across, y + down) for y in rows for x in columns]
-
-
-def _content(scan: Slide, boxes: Sequence[Box]) -> list[float]:
-    """How much each of `boxes` shows: the spread of its green, which all blood stains darken."""
-    if not scan.reduced:
-        return [float(read_region(scan, box)[::2, ::2, 1].std()) for box in boxes]
-    small = read_overview(scan, WINDOW_PX)
-    scale = small.shape[1] / scan.width
-    parts = (small[int(y0 * scale) : int(y1 * scale) + 1, int(x0 * scale) : int(x1 * scale) + 1, 1] for x0, y0, x1, y1 in boxes)
-    return [float(part.std()) for part in parts]

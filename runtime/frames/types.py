@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NamedTuple, TypedDict, get_args
 
 import cv2
 import numpy as np
@@ -36,6 +36,7 @@ class CellRow(TypedDict):
     detail: str | None  # of the refusal
     novelty: float | None  # distance from the training's cells; None where the bundle measures none
     set: list[ClassName] | None  # classes that can't be excluded
+    group: GroupName | None  # by the detector; None where the bundle has none
 
 
 class FrameRow(TypedDict):
@@ -47,6 +48,7 @@ class FrameRow(TypedDict):
     pixel_um: float | None
     scale_source: ScaleSource | None
     counts: dict[str, int]
+    groups: dict[str, int] | None  # cells by the detector's groups; None where the bundle has none
     cells: list[CellRow]
     size: list[int] | None  # width, height
     detail: str | None  # of the refusal
@@ -105,6 +107,7 @@ class FrameCell:
             detail=refusal.detail if refusal else None,
             novelty=prediction.novelty if prediction else None,
             set=list(prediction.set) if prediction and prediction.set is not None else None,
+            group=self.found.group.name if self.found.group else None,
         )
 
 
@@ -159,6 +162,12 @@ class FrameReport:
         called: dict[str, int] = {name: labels.count(name) for name in CLASSES}
         return {"cells": len(labels), **called, "refused": labels.count(None)}
 
+    @property
+    def groups(self) -> dict[str, int] | None:
+        """How many cells look lymphoid, myeloid, or like neither; None where no detector said so of all of them."""
+        names = [cell.found.group.name for cell in self.cells if cell.found.group]
+        return {name: names.count(name) for name in GROUPS} if len(names) == len(self.cells) and names else None
+
     def row(self) -> FrameRow:
         """The frame as plain JSON values."""
         return FrameRow(
@@ -168,6 +177,7 @@ class FrameReport:
             pixel_um=self.pixel_um,
             scale_source=self.facts.scale_source if self.facts else None,
             counts=self.counts,
+            groups=self.groups,
             cells=[cell.row() for cell in self.cells],
             size=list(self.size) if self.size else None,
             detail=self.refusal.detail if self.refusal else None,
@@ -194,6 +204,17 @@ class FrameParameters:
     scale_note: str = ""  # where the scale that is said and the red cells differ, or nothing tells it
 
 
+GroupName = Literal["lymphoid", "myeloid", "other"]
+GROUPS: tuple[GroupName, ...] = get_args(GroupName)
+
+
+class CellGroup(NamedTuple):
+    """What kind of white cell a detector takes one for."""
+
+    name: GroupName
+    probability: float
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class SegmentedCell:
     """One white cell, in pixels of the frame. A refused one counts as found, and its box stands."""
@@ -202,6 +223,8 @@ class SegmentedCell:
     contour: NDArray[np.int32]  # (K, 2), x and y along the cell's outline
     core: Contour  # its nucleus
     refusal: Refusal | None = None
+    score: float | None = None  # the detector's probability that it is a white cell; None: it was found by its stain
+    group: CellGroup | None = None  # by the detector
 
     @property
     def nucleus(self) -> NDArray[np.int32]:
@@ -226,6 +249,7 @@ class FrameSpecification(StrictModel):
     target_px: float = Field(default=207.0, gt=8, le=1024)
     lymphocyte_um: float = Field(default=12.0, gt=4, lt=40)
     red_cell_um: float = Field(default=7.5, gt=4, lt=12)  # on a dried smear
+    finder: Literal["auto", "stain"] = "auto"  # auto: the bundle's detector, where it has one; stain: nuclei by their colour
     stain: Literal["none", "reinhard", "macenko"] = "reinhard"  # towards C-NMC's look, before the networks see a cell
 
     @property

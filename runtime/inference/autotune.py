@@ -22,6 +22,7 @@ from blastscope.runtime.bundle.manifest import GraphEntry
 from blastscope.runtime.errors import BlastscopeError, Closed, DeviceError, DigestMismatch, UsageError
 from blastscope.runtime.inference.autotune_guess import OTHERWISE
 from blastscope.runtime.inference.background import DeferredTask
+from blastscope.runtime.inference.events import EventLog, Measured, NotMeasured, PassedOver, TimesNotKept
 from blastscope.runtime.inference.worker_pool import InferencePool
 from blastscope.runtime.io.atomic import write_content
 from blastscope.runtime.io.own_files import Unusable, make_private_folder, read_own
@@ -107,7 +108,7 @@ def _executed(
 
 
 def _fused(bundle: Bundle) -> str:
-    return ", ".join(entry.precision for entry in bundle.manifest.graphs if entry.models == "fused")
+    return ", ".join(entry.precision for entry in bundle.manifest.graphs if entry.models == "ensemble")
 
 
 def rank_by_latency(
@@ -195,14 +196,14 @@ class Autotuner:
         others: Sequence[EngineConfig],
         opener: Opener,
         memory: TimingCaches,
-        notes: list[str],
+        events: EventLog,
     ) -> None:
         self._taken, self._lanes = taken
         self._layouts = [one for one in others if one.differs_in_layout(taken[0])]  # of what is open, in another layout
         self._others = [one for one in others if one not in self._layouts]
         self._opener = opener
         self._memory = memory
-        self._notes = notes
+        self._events = events
         self._stop = threading.Event()
         self._work = DeferredTask(self._run, "blastscope-survey")
 
@@ -221,9 +222,9 @@ class Autotuner:
             try:
                 self._memory.remember(self._measure(candidate))
             except BlastscopeError as error:  # one of the two broke off, and the next opening may find out which
-                self._notes.append(f"{candidate.name} is not measured yet: {error}")
+                self._events.add(NotMeasured(candidate.name, str(error)))
             except OSError as error:
-                self._notes.append(f"what was measured can't be kept: {error.strerror or error}")
+                self._events.add(TimesNotKept(str(error.strerror or error)))
             if self._stop.is_set():
                 return
 
@@ -243,21 +244,21 @@ class Autotuner:
         try:
             other = self._opener.open(candidate)
         except DigestMismatch as error:  # the bundle was replaced meanwhile: that says nothing of the candidate
-            self._notes.append(f"{candidate.name} is not measured: {error}")
+            self._events.add(NotMeasured(candidate.name, str(error), yet=False))
             return {}
         except Closed:  # the process ends, which says nothing of the candidate
             raise
         except BlastscopeError as error:
-            self._notes.append(f"{candidate.name} is passed over: {error}")
+            self._events.add(PassedOver(candidate.name, str(error)))
             return {candidate.name: None}
         try:
             ours, theirs = self._race(self._lanes, other)
         finally:
             other.close()
         if math.isinf(ours):
-            self._notes.append(f"{candidate.name} is not measured yet: the handle was at work all the time")
+            self._events.add(NotMeasured(candidate.name, "the handle was at work all the time"))
             return {}
-        self._notes.append(f"measured {candidate.name}: {theirs:.1f} ms a crop, {self._taken.name} {ours:.1f} ms")
+        self._events.add(Measured(candidate.name, theirs, self._taken.name, ours))
         # The ratio counts. What the open engine was found to take stays, whatever else runs here today: else it would compare
         # badly with those that were measured in quieter hours.
         known = self._memory.read().get(self._taken.name) or ours

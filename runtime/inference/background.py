@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 from blastscope.runtime.errors import BlastscopeError
+from blastscope.runtime.inference.events import BuildFailed, BuildFinished, EventLog
 
 
 class DeferredTask:
@@ -62,9 +63,9 @@ class BackgroundBuild:
     The thread doesn't keep the process from ending: whoever starts it sees to it that `cancel` is called then.
     """
 
-    def __init__(self, build: Build, tell: Callable[[str], None], what: str) -> None:
+    def __init__(self, build: Build, events: EventLog, engine: str) -> None:
         self.done: Future[None] = Future()
-        self._build, self._tell, self._what = build, tell, what
+        self._build, self._events, self._engine = build, events, engine
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="blastscope-building", daemon=True)
         self.done.set_running_or_notify_cancel()
@@ -81,10 +82,10 @@ class BackgroundBuild:
             self._build(self._stop.is_set)
         except BlastscopeError as error:
             if not self._stop.is_set():
-                self._tell(f"{self._what} could not be built: {error}")
+                self._events.add(BuildFailed(self._engine, str(error)))
             self.done.set_exception(error)
         except BaseException as error:  # noqa: BLE001 whatever it is, it belongs to those who wait
             self.done.set_exception(error)
         else:
-            self._tell(f"{self._what} is built: reopen() takes it")
+            self._events.add(BuildFinished(self._engine))
             self.done.set_result(None)

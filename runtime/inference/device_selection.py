@@ -1,6 +1,6 @@
 """Selects the device: the one named, or with `auto` a GPU with an engine, else the CPU.
 
-What was taken and why stands in the notes. An open handle never moves to another device by itself.
+What was taken and why stands in the session's events. An open handle never moves to another device by itself.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from blastscope.runtime.errors import (
 )
 from blastscope.runtime.inference.background import BackgroundBuild
 from blastscope.runtime.inference.device import CPU, Device
+from blastscope.runtime.inference.events import BuildStarted, CascadeEnabled, DeviceSelected, PassedOver
 from blastscope.runtime.inference.loader import BackendPlan, LoadedSession, load_plan, plan_backend
 from blastscope.runtime.inference.options import SessionOptions
 from blastscope.runtime.types import VOTERS
@@ -37,7 +38,7 @@ _PASSED_OVER = (UnavailableError, GoldenMismatch)
 
 def load_session(bundle: Bundle, options: SessionOptions) -> LoadedSession:
     """The engine that the options name, or the best of those that the options leave open. Raises `BlastscopeError`s."""
-    if bundle.manifest.gate != "held" and not options.allow_ungated:
+    if bundle.manifest.gate != "passed" and not options.allow_ungated:
         raise UngatedBundle(
             bundle.path,
             f"its gate is '{bundle.manifest.gate}', so its calls mean nothing; allow_ungated=True opens it anyway",
@@ -70,8 +71,7 @@ def _open_laid_out(bundle: Bundle, options: SessionOptions) -> LoadedSession:
         raise UsageError(f"the cascade of bundle '{bundle.path}' is of its {found.precision} graph, staged: not {wanted}")
     opened = _open_host(bundle, replace(options, precision=found.precision, layout="staged"))
     opened.lanes.enable_cascade(Cascade(VOTERS.index(found.first), found.threshold))
-    cost = f"{100 * found.flips.value:.2f} % of the calls that were judged"
-    opened.notes.append(f"cascade: {found.first} decides alone from {found.threshold:.4g} on, which changed {cost}")
+    opened.events.add(CascadeEnabled(found.first, found.threshold, found.flip_rate.value))
     return opened
 
 
@@ -84,10 +84,10 @@ def _open_auto(bundle: Bundle, options: SessionOptions) -> LoadedSession:
         if options.backend is not None and options.backend not in BACKENDS:
             raise
         opened = _open_host(bundle, options)
-        opened.notes.insert(0, f"device auto is the CPU here: {error}")
+        opened.events.add_first(DeviceSelected("CPU", opened.lanes.name, str(error)))
         return opened
     if not opened.building:
-        opened.notes.insert(0, f"device auto is {opened.lanes.engine.device} here, computed by {opened.lanes.name}")
+        opened.events.add_first(DeviceSelected(opened.lanes.engine.device, opened.lanes.name))
     return opened
 
 
@@ -109,7 +109,7 @@ def _open_host(bundle: Bundle, options: SessionOptions) -> LoadedSession:
         except MissingLibrary:
             raise error from None  # the library that comes with the package
         opened = load_plan(plan)
-        opened.notes.insert(0, f"{DEFAULT} is passed over: {error}")
+        opened.events.add_first(PassedOver(DEFAULT, str(error)))
         return opened
     return load_plan(plan)
 
@@ -126,7 +126,7 @@ def _open_gpu(bundle: Bundle, options: SessionOptions) -> LoadedSession:
         except _PASSED_OVER as error:
             failures[choice.name] = error
             continue
-        opened.notes[:0] = [f"{name} is passed over: {error}" for name, error in failures.items()]
+        opened.events.add_first(*(PassedOver(name, str(error)) for name, error in failures.items()))
         return opened
     raise _summed(gpu, failures)
 
@@ -154,8 +154,8 @@ def _open_meanwhile(choice: BackendPlan, gpu: GpuDevice) -> LoadedSession:
         load_gpu_backend(choice.name).build(graph, entry.sha256, engine_options)
 
     what = f"the {entry.precision} engine of {choice.name} for {gpu.name}"
-    opened.notes.insert(0, f"{what} is being built; the CPU answers until reopen() is called")
-    opened.building = BackgroundBuild(build, opened.notes.append, what)
+    opened.events.add_first(BuildStarted(what))
+    opened.building = BackgroundBuild(build, opened.events, what)
     return opened
 
 

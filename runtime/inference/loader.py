@@ -24,6 +24,14 @@ from blastscope.runtime.inference.autotune import (
 )
 from blastscope.runtime.inference.autotune_guess import OTHERWISE, likely_fastest
 from blastscope.runtime.inference.background import BackgroundBuild, DeferredTask
+from blastscope.runtime.inference.events import (
+    ComputedIn,
+    EngineNote,
+    EngineSelected,
+    EventLog,
+    FailedBefore,
+    PassedOver,
+)
 from blastscope.runtime.inference.options import SessionOptions
 from blastscope.runtime.inference.validation import validate_engine
 from blastscope.runtime.inference.worker_pool import InferencePool
@@ -39,7 +47,7 @@ class LoadedSession:
 
     candidate: EngineConfig
     lanes: InferencePool
-    notes: list[str]
+    events: EventLog
     autotuner: Autotuner | None = None
     deferred_save: DeferredTask | None = None
     building: BackgroundBuild | None = None
@@ -152,21 +160,21 @@ def _memory(bundle: Bundle, options: SessionOptions, backend: BackendModule, *, 
 
 def load_plan(choice: BackendPlan) -> LoadedSession:
     """The first of the ranked candidates that passes the golden set. Raises `BlastscopeError`s."""
-    notes: list[str] = []
+    events = EventLog()
     bundle, memory = choice.bundle, choice.memory
     opener = _Opener(bundle, choice.options, choice.backends, read_golden(bundle))
-    opened = _open_first(choice.ranked, opener, notes)
+    opened = _open_first(choice.ranked, opener, events)
     known = memory.read()
     if save := opened.lanes.engine.save_to_cache:
         opened.deferred_save = DeferredTask(
-            lambda: notes.extend(filter(None, [save()])), "blastscope-keep", delay_s=_KEEP_DELAY_S
+            lambda: events.add(*map(EngineNote, filter(None, [save()]))), "blastscope-keep", delay_s=_KEEP_DELAY_S
         )
     ours = [one for one in choice.layouts if one.differs_in_layout(opened.candidate)]
     _tell(opened, [*ours, *choice.candidates], known)
     at_hand = [one for one in choice.ranked if one in choice.at_hand]  # the likely fastest is measured first
     unknown = [one for one in (*at_hand, *ours) if one != opened.candidate and one.name not in known]
     if unknown:
-        opened.autotuner = Autotuner((opened.candidate, opened.lanes), unknown, opener, memory, notes)
+        opened.autotuner = Autotuner((opened.candidate, opened.lanes), unknown, opener, memory, events)
     return opened
 
 
@@ -227,41 +235,42 @@ class _Opener:
         return lanes
 
 
-def _open_first(ranked: Sequence[EngineConfig], opener: _Opener, notes: list[str]) -> LoadedSession:
-    """The first candidate that opens and passes; the others' reasons go to the notes."""
+def _open_first(ranked: Sequence[EngineConfig], opener: _Opener, events: EventLog) -> LoadedSession:
+    """The first candidate that opens and passes; the others' reasons go to the events."""
     failures: list[BlastscopeError] = []
     for candidate in ranked:
         try:
             lanes = opener.open(candidate, measured=False)
         except (GoldenMismatch, UnavailableError) as error:
             failures.append(error)
-            notes.append(f"{candidate.name} is passed over: {error}")
+            events.add(PassedOver(candidate.name, str(error)))
             continue
-        notes.extend(lanes.engine.notes)
-        return LoadedSession(candidate, lanes, notes)
+        events.add(*map(EngineNote, lanes.engine.notes))
+        return LoadedSession(candidate, lanes, events)
     # a wrong answer says more of the bundle than a library that broke off
     raise next((error for error in failures if isinstance(error, GoldenMismatch)), failures[-1])
 
 
 def _tell(opened: LoadedSession, candidates: Sequence[EngineConfig], known: Times) -> None:
-    """Notes what was taken and why."""
-    candidate = opened.candidate
+    """Adds what was taken and why to the session's events."""
+    candidate, events = opened.candidate, opened.events
     if candidate.entry.precision == "fp16" and candidate.execution != "f16":
-        opened.notes.append(f"the fp16 graph is computed in {candidate.execution} on this device")
+        events.add(ComputedIn("fp16", candidate.execution))
     if len(candidates) < 2:
-        opened.notes.append(f"took {candidate.name}: the only one to choose from")
+        events.add(EngineSelected(candidate.name, "the only one to choose from"))
         return
     timed = [f"{one.name} {known[one.name]:.1f} ms" for one in candidates if known.get(one.name) is not None]
     others = [one.name for one in candidates if one != candidate]
     failed = [name for name in others if name in known and known[name] is None]
     if failed:
-        opened.notes.append(f"{', '.join(failed)} failed on this machine when last measured")
+        events.add(FailedBefore(tuple(failed)))
     if failed == others:
-        opened.notes.append(f"took {candidate.name}: the only one that is left")
+        reason = "the only one that is left"
     elif known.get(candidate.name) is not None:
-        opened.notes.append(f"took {candidate.name}: fastest of what was measured on this machine ({', '.join(timed)} a crop)")
+        reason = f"fastest of what was measured on this machine ({', '.join(timed)} a crop)"
     else:
-        opened.notes.append(
-            f"took {candidate.name}: not measured on this machine yet; the others are measured after the first answer, "
-            f"and the fastest is taken at the next opening"
+        reason = (
+            "not measured on this machine yet; the others are measured after the first answer, "
+            "and the fastest is taken at the next opening"
         )
+    events.add(EngineSelected(candidate.name, reason))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
@@ -19,7 +18,6 @@ T = TypeVar("T", bound=str)
 WORKLOADS: tuple[Workload, ...] = get_args(Workload)
 Meanwhile = Literal["wait", "cpu"]
 UnlikeTraining = Literal["refuse", "call"]
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +47,6 @@ class SessionOptions:
     while_building : {'wait', 'cpu'}
         A GPU's engine is built when it is first wanted, in seconds to minutes. 'wait' waits for it; with 'cpu' the handle
         answers on the CPU until `Scope.reopen` is called.
-    tell : callable or None
-        Takes a line of text. It hears of what takes long while it happens.
     layout : {'fused', 'side-by-side', 'paired', 'staged'} or None
         How the network lies on a CPU's cores. None: what was measured to be fastest on this machine.
     cascade : bool
@@ -77,7 +73,6 @@ class SessionOptions:
     allow_ungated: bool
     cache_dir: Path
     while_building: Meanwhile = "wait"
-    tell: Tell | None = None
     layout: Layout | None = None
     cascade: bool = False  # the bundle's first voter may decide alone
     unlike_training: UnlikeTraining = "refuse"
@@ -95,7 +90,6 @@ class SessionOptions:
         allow_ungated: bool = False,
         cache_dir: Path | str,
         while_building: str = "wait",
-        tell: Tell | None = None,
         layout: str = "auto",
         cascade: bool = False,
         unlike_training: str = "refuse",
@@ -111,8 +105,6 @@ class SessionOptions:
         UsageError
             A word that isn't known, or a value of another type.
         """
-        if tell is not None and not callable(tell):
-            raise UsageError(f"tell is {tell!r}: it must be a function that takes a line of text")
         return cls(
             device=parse_device(device),
             precision=None if precision == "auto" else _one_of("precision", precision, PRECISIONS),
@@ -123,7 +115,6 @@ class SessionOptions:
             allow_ungated=_flag("allow_ungated", allow_ungated),
             cache_dir=as_path("cache_dir", cache_dir),
             while_building=_one_of("while_building", while_building, get_args(Meanwhile)),
-            tell=tell,
             layout=None if layout == "auto" else _one_of("layout", layout, LAYOUTS),
             cascade=_flag("cascade", cascade),
             unlike_training=_one_of("unlike_training", unlike_training, get_args(UnlikeTraining)),
@@ -150,7 +141,6 @@ class SessionOptions:
             threads=self.threads,
             cache_dir=self.cache_dir,
             device=self.device.name,
-            tell=self.tell,
         )
 
 

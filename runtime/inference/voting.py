@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from blastscope.runtime.backends.protocol import require_finite
 from blastscope.runtime.errors import EngineError
+from blastscope.runtime.types import VOTERS
 
 TINY = np.float32(1e-38)  # an engine that flushes subnormals to zero and one that doesn't give one order
 
@@ -77,3 +78,34 @@ def vote(probabilities: NDArray[np.float32], threshold: float | None = None, *, 
     score = probabilities[rows, voter, 1].astype(np.float32)
     label = all_[rows, voter] >= hem[rows, voter] if threshold is None else score >= np.float32(threshold)
     return Votes(label.astype(np.int32), voter, score)
+
+
+class GraphOutputs(NamedTuple):
+    """The outputs of a fused graph on N crops, named as in runtime/FORMAT.md.
+
+    Attributes
+    ----------
+    probabilities : (N, 3, 2) float32 array
+        Of each crop, voter (a, b, combined) and class (hem, all). NaN for a voter that was not run.
+    label, voter : (N,) int32 array
+        Index into `CLASSES`, and into `VOTERS`.
+    probability : (N,) float32 array
+        The deciding voter's probability of the label.
+    novelty : (N,) float32 array or None
+        Distance from the cells of the training; None for a bundle that doesn't measure it.
+    """
+
+    probabilities: NDArray[np.float32]
+    label: NDArray[np.int32]
+    probability: NDArray[np.float32]
+    voter: NDArray[np.int32]
+    novelty: NDArray[np.float32] | None
+
+
+def graph_outputs(answers: NDArray[np.float32], *, partial: bool = False) -> GraphOutputs:
+    """The outputs of a fused graph from the answers (N, R, 2) of an engine; the paper's vote decides. Raises `EngineError`."""
+    probabilities = answers[:, : len(VOTERS)]
+    novelty = answers[:, -1, 0] if answers.shape[1] > len(VOTERS) else None
+    votes = vote(probabilities, partial=partial)
+    probability = probabilities[np.arange(len(answers)), votes.voter, votes.label]
+    return GraphOutputs(probabilities, votes.label, probability, votes.voter, novelty)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import codecs
 import tomllib
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self, get_args
 
@@ -15,6 +17,7 @@ from blastscope.runtime.errors import ConfigError
 class StrictModel(BaseModel):
     """A record that is checked once, when it is made, and never changes. An unknown key is an error."""
 
+    renamed_keys: ClassVar[Mapping[str, str]] = {}  # former names of keys, accepted for one version with a `FutureWarning`
     model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, ser_json_inf_nan="null")
 
     @classmethod
@@ -37,10 +40,16 @@ class StrictModel(BaseModel):
         ConfigError
             The file can't be read, is no TOML, or has an unknown key or a value that can't be. It names the file, the key, and
             the known keys where one is unknown.
+
+        Warns
+        -----
+        FutureWarning
+            A key has a former name.
         """
         path = Path(path)
         try:
-            return cls.model_validate(_with_tuples(tomllib.loads(path.read_text(encoding="utf-8-sig"))), strict=True)
+            table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+            return cls.model_validate(_with_tuples(_with_present_keys(table, cls)), strict=True)
         except FileNotFoundError as error:
             raise ConfigError(path, ["no such file"]) from error
         except OSError as error:
@@ -54,6 +63,27 @@ class StrictModel(BaseModel):
         except ValidationError as error:
             unknown = [item["loc"] for item in error.errors() if item["type"] == "extra_forbidden"]
             raise ConfigError(path, problems(error), known=_known_keys(cls, unknown[0][:-1]) if unknown else ()) from error
+
+
+def _with_present_keys(table: dict[str, Any], record: type[StrictModel]) -> dict[str, Any]:
+    """`table` of a TOML file, in which keys under their former names have their present ones, in inner sections too."""
+    present = {}
+    for key, value in table.items():
+        name = key
+        if key in record.renamed_keys and record.renamed_keys[key] not in table:
+            name = record.renamed_keys[key]
+            text = f"'{key}' is deprecated and will be removed in the next version: use '{name}'"
+            warnings.warn(text, FutureWarning, stacklevel=3)
+        inner = _section(record, name) if isinstance(value, dict) else None
+        present[name] = _with_present_keys(value, inner) if inner else value
+    return present
+
+
+def _section(record: type[BaseModel], key: str) -> type[StrictModel] | None:
+    """The record that a key of `record` holds, if it holds one; an optional section is a union."""
+    field = record.model_fields.get(key)
+    kinds = [] if field is None else [field.annotation, *get_args(field.annotation)]
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, StrictModel)), None)
 
 
 def _with_tuples(value: Any) -> Any:
@@ -95,9 +125,7 @@ def problems(error: ValidationError) -> list[str]:
 def _known_keys(record: type[BaseModel], section: tuple[int | str, ...]) -> list[str]:
     """The keys of `record`, or of the section in it where the unknown key stands."""
     for key in section:
-        field = record.model_fields.get(str(key))
-        kinds = [] if field is None else [field.annotation, *get_args(field.annotation)]  # an optional section is a union
-        inner = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+        inner = _section(record, str(key))
         if inner is None:
             return []
         record = inner

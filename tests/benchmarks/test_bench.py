@@ -43,7 +43,7 @@ def no_peaks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_rows_name_precision_and_engine_and_notes_what_was_left_out(tiny_bundle: Any, tmp_path: Path) -> None:
     path = tiny_bundle.make("fp32", "int8", tolerances={"fp32": {"f32": 1e-4, "bf16": 0.5}})
     model = BenchmarkModel("tiny", tmp_path, path, same_weights=True)
-    result = run_benchmark([model], BenchmarkConfig(torch_baseline=False, batches=(1,), timing=QUICK), print)
+    result = run_benchmark([model], BenchmarkConfig(torch_baseline=False, batches=(1,), timing=QUICK))
     text = result_json(result)
     assert BenchResult.model_validate(json.loads(text)) == result
     jsonschema.validate(json.loads(text), SCHEMA)
@@ -71,7 +71,7 @@ def test_baselines_label_as_their_graphs_do_or_are_left_out_with_a_note(
     monkeypatch.setattr(baselines, "separate_torch_models", no_compiler)
     monkeypatch.setattr(baselines, "fused_torch_model", no_compiler)
     config = BenchmarkConfig(False, (2,), QUICK, frameworks=baselines.FRAMEWORKS, runtime=False, cold_start=False)
-    result = run_benchmark([BenchmarkModel("tiny", tmp_path, path, same_weights=True)], config, print)
+    result = run_benchmark([BenchmarkModel("tiny", tmp_path, path, same_weights=True)], config)
     engines = {row.name.removeprefix("tiny/").replace("fp32-bf16", "fp32") for row in result.rows}
     assert engines == {
         *("fp32/onnxruntime", "int8/onnxruntime", "int8/onnxruntime-own-int8"),
@@ -89,7 +89,7 @@ def test_a_cascade_is_timed_at_both_its_ends(tiny_bundle: Any, tmp_path: Path, m
     model = BenchmarkModel("towers", tmp_path, tiny_bundle.make("fp32"), same_weights=True)
     layouts: tuple[Layout, ...] = ("fused", "side-by-side")
     config = BenchmarkConfig(False, (1, 2), QUICK, threads=2, layouts=layouts, cascade=True, cold_start=False)
-    result = run_benchmark([model], config, print)
+    result = run_benchmark([model], config)
     both = {f"towers/fp32/openvino{layout}" for layout in ("", "-staged", "-staged-first-alone")}
     names = {batch: {row.name for row in result.rows if row.batch == batch and "bf16" not in row.name} for batch in (1, 2)}
     assert names == {1: both | {"towers/fp32/openvino-side-by-side"}, 2: both}
@@ -111,7 +111,7 @@ def test_cells_unlike_the_training_are_labelled_in_a_benchmark(
         assert scope.classify(cell).label is not None
     reference = ReferencePredictions(read_bundle(model.bundle).manifest.crop, 3)
     assert predict_graphs(model.bundle, reference)["fp32"].shape == (3, 3, 2)  # without the novelty
-    result = run_benchmark([model], BenchmarkConfig(False, (2,), QUICK, layouts=("fused",), cold_start=False), print)
+    result = run_benchmark([model], BenchmarkConfig(False, (2,), QUICK, layouts=("fused",), cold_start=False))
     assert "novel/fp32/openvino" in {row.name for row in result.rows}
 
 

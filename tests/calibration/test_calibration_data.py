@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -76,13 +77,13 @@ def test_a_sample_is_balanced_and_does_not_depend_on_the_order(
         assert abs(classes["all"] - classes["hem"]) <= 1
 
 
-def test_cells_that_are_not_the_trainings_are_noted(tmp_path: Path) -> None:
+def test_cells_that_are_not_the_trainings_are_noted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = scan_dataset(write_synthetic_dataset(tmp_path, patients=2, cells_each=1, size_px=96))
-    lines: list[str] = []
+    caplog.set_level(logging.INFO, "blastscope")
     for digest in (None, folder.sha256, "0" * 64):
-        log_dataset_mismatch(folder, digest, lines.append)
-    assert len(lines) == 1
-    assert "isn't what was trained on" in lines[0]
+        log_dataset_mismatch(folder, digest)
+    assert len(caplog.messages) == 1
+    assert "isn't what was trained on" in caplog.messages[0]
 
 
 def test_only_validation_patients_are_taken(tmp_path: Path) -> None:

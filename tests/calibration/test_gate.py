@@ -38,7 +38,7 @@ def test_a_graph_that_calls_as_its_parent_does_passes() -> None:
     calls = [0, 1] * 50
     result = gate(judged(calls, calls, calls), CONFIG)
     assert result.passed
-    assert (result.flips.value, result.f1_loss.value) == (0, 0)
+    assert (result.flip_rate.value, result.f1_drop_points.value) == (0, 0)
     assert (result.cells, result.patients) == (100, 6)
     assert failures(result) == ()
 
@@ -56,14 +56,14 @@ def test_two_flips_of_a_hundred_pass_and_three_fail() -> None:
     (only,) = failures(result)
     assert only.startswith("in openvino 3.00 % of the votes flip")
     assert "at most 2 % may" in only
-    assert result.flips.low <= 0.03 <= result.flips.high
+    assert result.flip_rate.low <= 0.03 <= result.flip_rate.high
 
 
 def test_a_lost_point_fails_although_few_votes_flip() -> None:
     labels = [0, 1] * 100
     child = [1 - label if row < 2 else label for row, label in enumerate(labels)]
     result = gate(judged(labels, labels, child), CONFIG)
-    assert result.flips.value == 0.01
+    assert result.flip_rate.value == 0.01
     (only,) = failures(result)
     assert only.startswith("in openvino weighted F1 loses 1.00 points")
 
@@ -113,14 +113,26 @@ def test_the_tolerance_follows_the_golden_set_and_most_of_the_cells(golden: floa
 def test_the_limits_are_fields_of_the_configuration(tmp_path: Path) -> None:
     labels = [0, 1] * 10
     child = [1 - labels[0], *labels[1:]]
-    assert gate(judged(labels, labels, child), CalibrationConfig(flips_at_most=0.1, f1_loss_at_most=10, draws=50)).passed
+    assert gate(judged(labels, labels, child), CalibrationConfig(max_flip_rate=0.1, max_f1_drop_points=10, draws=50)).passed
     path = tmp_path / "calibration.toml"
-    path.write_text("flips_at_most = 0.1\n[operating_point]\nsensitivity = 0.95\n")
+    path.write_text("max_flip_rate = 0.1\n[operating_point]\nsensitivity = 0.95\n")
     config = CalibrationConfig.from_toml(path)
     assert config.operating_point is not None
     assert config.operating_point.sensitivity == 0.95
-    path.write_text("flips_at_mots = 0.1\n")
-    with pytest.raises(ConfigError, match="flips_at_most"):
+    path.write_text("max_flip_rtae = 0.1\n")
+    with pytest.raises(ConfigError, match="max_flip_rate"):
+        CalibrationConfig.from_toml(path)
+
+
+def test_former_keys_of_the_configuration_are_taken_with_a_warning(tmp_path: Path) -> None:
+    path = tmp_path / "calibration.toml"
+    path.write_text("flips_at_most = 0.1\nf1_loss_at_most = 2.0\n[cascade]\nflips_at_most = 0.01\n")
+    with pytest.warns(FutureWarning, match="is deprecated and will be removed in the next version: use") as told:
+        config = CalibrationConfig.from_toml(path)
+    assert (config.max_flip_rate, config.max_f1_drop_points, config.cascade.max_flip_rate) == (0.1, 2.0, 0.01)
+    assert len(told) == 3
+    path.write_text("flips_at_most = 0.1\nmax_flip_rate = 0.1\n")
+    with pytest.raises(ConfigError, match="flips_at_most: no such key"):
         CalibrationConfig.from_toml(path)
 
 

@@ -27,7 +27,7 @@ from blastscope.runtime.bundle import Bundle, describe_file, read_bundle, read_g
 from blastscope.runtime.bundle.manifest import GraphModels
 from blastscope.runtime.io.cnmc import scan_dataset
 
-PLAIN = CalibrationConfig(method="minmax", cells=8, flips_at_most=0.05, f1_loss_at_most=5, draws=50)
+PLAIN = CalibrationConfig(method="minmax", cells=8, max_flip_rate=0.05, max_f1_drop_points=5, draws=50)
 FACTOR, CHANNELS = 200, 2
 
 
@@ -61,7 +61,7 @@ def plant(model: onnx.ModelProto, where: list[tuple[str, str]]) -> onnx.ModelPro
     return grown
 
 
-def load_graph(bundle: Bundle, models: GraphModels = "fused", precision: str = "fp32") -> onnx.ModelProto:
+def load_graph(bundle: Bundle, models: GraphModels = "ensemble", precision: str = "fp32") -> onnx.ModelProto:
     entry = bundle.graph(precision, models)  # type: ignore[arg-type]
     assert entry is not None
     return onnx.load(bundle.file(entry))
@@ -76,7 +76,7 @@ def planted(taught_bundle: TaughtBundle, tmp_path_factory: pytest.TempPathFactor
     chosen = pairs(fused)
     assert len(chosen) == 2
     single = [(matching_layers(fused, [one], alone)[0], matching_layers(fused, [other], alone)[0]) for one, other in chosen[1:]]
-    files = {"fp32/fused.onnx": plant(fused, chosen), "fp32/a.onnx": plant(alone, single)}
+    files = {"fp32/ensemble.onnx": plant(fused, chosen), "fp32/a.onnx": plant(alone, single)}
     content = {name: model.SerializeToString() for name, model in files.items()}
     entries = tuple(
         entry.model_copy(update=describe_file(content[entry.file], entry.file).model_dump())
@@ -100,9 +100,9 @@ def test_planted_channels_change_no_answer_in_fp32_and_ruin_int8(
         ReferenceRunner(load_graph(read_bundle(path)).SerializeToString()) for path in (taught_bundle.path, planted[0])
     )
     np.testing.assert_allclose(after.probabilities(crops), before.probabilities(crops), atol=1e-5)
-    assert all(not gate.passed and gate.flips.value > 0.2 for gate in mended.first_gates)
+    assert all(not gate.passed and gate.flip_rate.value > 0.2 for gate in mended.first_gates)
     assert mended.search is not None
-    assert mended.search.path[0].distance.flips > 0.2
+    assert mended.search.path[0].distance.flip_rate > 0.2
 
 
 def test_the_search_finds_exactly_the_planted_layers_and_the_gate_holds(
@@ -114,7 +114,7 @@ def test_the_search_finds_exactly_the_planted_layers_and_the_gate_holds(
     assert mended.search is not None
     assert {mended.search.blocks[0].layers[0], mended.search.blocks[1].layers[0]} == set(layers)
     assert [step.deed for step in mended.search.path] == ["plain", "restore", "restore", "keep", "keep"]
-    assert all(gate.flips.value == 0 for gate in mended.gates)
+    assert all(gate.flip_rate.value == 0 for gate in mended.gates)
     provenance = read_bundle(place).manifest.calibration
     assert provenance is not None
     assert provenance.floats == mended.recipe.floats
@@ -126,7 +126,7 @@ def test_all_other_layers_are_int8_in_fused_and_single_graphs(
     planted: tuple[Path, list[str]], mended: CalibrationReport
 ) -> None:
     bundle = read_bundle(planted[0])
-    for models, count in (("fused", 2), ("a", 1)):
+    for models, count in (("ensemble", 2), ("a", 1)):
         child = load_graph(bundle, models, "int8")  # type: ignore[arg-type]
         made = {name: node.op_type for node in child.graph.node for name in node.output}
         plain = [
@@ -154,7 +154,7 @@ def test_tensorrt_takes_the_mended_graph(planted: tuple[Path, list[str]], mended
     assert entry is not None
     key = EngineKey(
         graph=entry.sha256,
-        models="fused",
+        models="ensemble",
         precision="int8",
         library="tensorrt-rtx",
         version=trt.__version__,
@@ -198,7 +198,7 @@ def test_the_method_that_drifts_least_is_taken(
     planted: tuple[Path, list[str]], taught_bundle: TaughtBundle, tmp_path: Path
 ) -> None:
     place = Path(shutil.copytree(planted[0], tmp_path / "bundle"))
-    one_of_18 = {"method": "auto", "flips_at_most": 0.06}  # a vote near a tie: CPUs round otherwise
+    one_of_18 = {"method": "auto", "max_flip_rate": 0.06}  # a vote near a tie: CPUs round otherwise
     report = calibrate(place, taught_bundle.data, PLAIN.model_copy(update=one_of_18))
     assert report.admitted, report.text()
     assert report.recipe.equalised

@@ -67,7 +67,7 @@ def crops() -> np.ndarray:
 @pytest.fixture(scope="module")
 def model() -> onnx.ModelProto:
     torch.manual_seed(1)
-    return trace(FusedGraph(Networks()).eval(), SIDE, "fused")
+    return trace(FusedGraph(Networks()).eval(), SIDE, "ensemble")
 
 
 def quantised(model: onnx.ModelProto, crops: np.ndarray, config: CalibrationConfig = MINMAX) -> onnx.ModelProto:
@@ -115,7 +115,7 @@ def test_no_vector_is_quantised_even_with_features_of_stages() -> None:
     settings = {"crop": {"side_px": 32}, "network": {"backbone": "test_efficientnet"}, "stage2": {"hidden": 16, "stages": 3}}
     seen = np.random.default_rng(5).integers(0, 256, (8, 32, 32, 3), np.uint8)
     trained = random_ensemble(TrainConfig.model_validate(settings), seen)
-    plan = make_plan(graph := trace(FusedGraph(trained.ensemble).eval(), 32, "fused"))
+    plan = make_plan(graph := trace(FusedGraph(trained.ensemble).eval(), 32, "ensemble"))
     shapes = {value.name: value.type.tensor_type.shape for value in onnx.shape_inference.infer_shapes(graph).graph.value_info}
     assert plan.values
     assert {len(shapes[value].dim) for value in plan.values} == {4}
@@ -375,7 +375,7 @@ class Attention(nn.Module):
 @pytest.fixture(scope="module")
 def attention() -> onnx.ModelProto:
     torch.manual_seed(1)
-    return trace(FusedGraph(Attention()).eval(), SIDE, "fused")
+    return trace(FusedGraph(Attention()).eval(), SIDE, "ensemble")
 
 
 def test_a_network_with_attention_becomes_int8(attention: onnx.ModelProto, crops: np.ndarray) -> None:

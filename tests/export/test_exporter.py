@@ -81,14 +81,16 @@ def bundle(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 def test_a_bundle_holds_every_network_in_both_precisions(bundle: Bundle, trained: TrainedEnsemble) -> None:
     kinds = {(entry.models, entry.precision): entry for entry in bundle.manifest.graphs}
-    assert set(kinds) == {(models, precision) for models in ("fused", "a", "b", "combined") for precision in ("fp32", "fp16")}
+    assert set(kinds) == {
+        (models, precision) for models in ("ensemble", "a", "b", "combined") for precision in ("fp32", "fp16")
+    }
     for (models, precision), entry in kinds.items():
         props = {prop.key: prop.value for prop in onnx.load(bundle.file(entry)).metadata_props}
         assert (props["blastscope.models"], props["blastscope.precision"]) == (models, precision)
         assert props["blastscope.voters"] == "a,b,combined"
         assert set(entry.tolerances) == {"f32", "bf16", "f16"}
         assert entry.parent == (None if precision == "fp32" else kinds[models, "fp32"].sha256)
-        assert entry.passes == {"fused": 2, "a": 1, "b": 1, "combined": 2}[models]
+        assert entry.passes == {"ensemble": 2, "a": 1, "b": 1, "combined": 2}[models]
     assert bundle.manifest.crop == trained.config.crop
     assert bundle.manifest.training.data_sha256 is None
     assert bundle.manifest.golden.source == "drawn"
@@ -112,7 +114,7 @@ def test_the_fused_graph_and_the_separate_ones_agree(bundle: Bundle, trained: Tr
         if entry.precision == "fp32"
     }
     for place, voter in enumerate(("a", "b", "combined")):
-        np.testing.assert_allclose(answers["fused"][:, place], answers[voter], atol=1e-4)
+        np.testing.assert_allclose(answers["ensemble"][:, place], answers[voter], atol=1e-4)
 
 
 def test_a_graph_is_the_same_bytes_again_and_tells_nothing_of_this_machine(
@@ -141,7 +143,7 @@ def test_validation_cells_make_the_golden_set_where_they_are_at_hand(trained: Tr
     config = ExportConfig(fused_only=True, precisions=("fp32",), parity_cells=8, golden_cells=4)
     made = export_run(tmp_path / "run", tmp_path / "bundle", data=data, config=config)
     assert (made.manifest.golden.source, made.manifest.golden.count) == ("validation", 4)
-    assert [entry.file for entry in made.manifest.graphs] == ["fp32/fused.onnx"]
+    assert [entry.file for entry in made.manifest.graphs] == ["fp32/ensemble.onnx"]
     assert made.manifest.training.patients == parts
     other = write_synthetic_dataset(tmp_path / "other", patients=2, cells_each=2, size_px=160)
     with pytest.raises(DataError, match="none of the run's validation cells is here"):
@@ -156,7 +158,7 @@ def test_an_ensemble_with_moved_backbones_makes_four_passes_and_says_so(tmp_path
     with torch.no_grad():
         ensemble.tuned_a.backbone.conv1.weight.mul_(1.5) if hasattr(ensemble.tuned_a.backbone.conv1, "weight") else None
     (fused,) = export_graphs(
-        ensemble, "fused", synthetic_crops(6, trained.config.crop, 0), tmp_path, ExportConfig(precisions=("fp32",))
+        ensemble, "ensemble", synthetic_crops(6, trained.config.crop, 0), tmp_path, ExportConfig(precisions=("fp32",))
     )
     assert fused.entry.passes == 4
     assert [backbone_passes(ensemble, models) for models in ("a", "b", "combined")] == [1, 1, 2]
@@ -202,7 +204,7 @@ def test_an_ensemble_whose_a_and_b_are_swapped_fails_the_golden_set(bundle: Bund
         name = "swapped"
 
         def infer(self, crops: np.ndarray) -> np.ndarray:
-            return torch_probabilities(make_graph(swapped, "fused"), crops)
+            return torch_probabilities(make_graph(swapped, "ensemble"), crops)
 
         def close(self) -> None:
             pass
@@ -249,7 +251,7 @@ def test_a_benchmark_bundle_has_every_precision_and_a_waived_gate(tmp_path: Path
     config = TrainConfig.model_validate(FACTS)
     crops = synthetic_crops(16, config.crop, 3)
     made = make_benchmark_bundle(random_ensemble(config, crops), crops, tmp_path / "bench")
-    assert made.manifest.gate == "waived: benchmark"
+    assert made.manifest.gate == "waived"
     assert [entry.precision for entry in made.manifest.graphs] == ["fp32", "fp16", "int8"]
     golden = read_golden(made)
     for entry in made.manifest.graphs:

@@ -35,7 +35,7 @@ class Networks(nn.Module):
 @pytest.fixture(scope="module")
 def model() -> onnx.ModelProto:
     torch.manual_seed(0)
-    return trace(FusedGraph(Networks()).eval(), SIDE, "fused")
+    return trace(FusedGraph(Networks()).eval(), SIDE, "ensemble")
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def crops() -> np.ndarray:
 
 
 def test_an_fp16_graph_is_half_as_large_and_answers_nearly_the_same(model: onnx.ModelProto, crops: np.ndarray) -> None:
-    half = convert_fp16(model, "fused")
+    half = convert_fp16(model, "ensemble")
     weights = [sum(len(weight.raw_data) for weight in graph.graph.initializer) for graph in (half, model)]
     assert weights[0] < 0.55 * weights[1]
     answers = [ReferenceRunner(graph.SerializeToString()).all(crops) for graph in (model, half)]
@@ -54,7 +54,7 @@ def test_an_fp16_graph_is_half_as_large_and_answers_nearly_the_same(model: onnx.
 
 
 def test_normalisation_layers_on_vectors_softmax_and_vote_stay_fp32(model: onnx.ModelProto) -> None:
-    half = convert_fp16(model, "fused")
+    half = convert_fp16(model, "ensemble")
     kinds = {value.name: value.type.tensor_type.elem_type for value in onnx.shape_inference.infer_shapes(half).graph.value_info}
     regions = find_regions(half)
     around = {*regions.before, *regions.after}
@@ -67,7 +67,7 @@ def test_normalisation_layers_on_vectors_softmax_and_vote_stay_fp32(model: onnx.
 
 def test_the_original_is_left_as_it_was(model: onnx.ModelProto) -> None:
     before = model.SerializeToString(deterministic=True)
-    first, second = (convert_fp16(model, "fused").SerializeToString(deterministic=True) for _ in range(2))
+    first, second = (convert_fp16(model, "ensemble").SerializeToString(deterministic=True) for _ in range(2))
     assert first == second
     assert model.SerializeToString(deterministic=True) == before
 
@@ -81,7 +81,7 @@ def test_a_weight_beyond_fp16_is_named(model: onnx.ModelProto) -> None:
     array[0, 0, 0, 0] = 70_000
     weight.CopyFrom(numpy_helper.from_array(array, weight.name))
     with pytest.raises(EngineError, match=rf"'{conv.input[1]}' reaches 70000, fp16 ends at 65504"):
-        convert_fp16(large, "fused")
+        convert_fp16(large, "ensemble")
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -66_000.0])
@@ -121,12 +121,12 @@ class Attention(nn.Module):
 @pytest.fixture(scope="module")
 def attention() -> onnx.ModelProto:
     torch.manual_seed(0)
-    return trace(FusedGraph(Attention()).eval(), SIDE, "fused")
+    return trace(FusedGraph(Attention()).eval(), SIDE, "ensemble")
 
 
 def test_attention_and_resizing_become_fp16(attention: onnx.ModelProto, crops: np.ndarray) -> None:
     assert {"Shape", "Resize", "Sqrt", "LayerNormalization"} <= {node.op_type for node in attention.graph.node}
-    half = convert_fp16(attention, "fused")
+    half = convert_fp16(attention, "ensemble")
     answers = [ReferenceRunner(graph.SerializeToString()).probabilities(crops) for graph in (attention, half)]
     np.testing.assert_allclose(answers[0], answers[1], atol=2e-3)
     weights = [sum(len(weight.raw_data) for weight in graph.graph.initializer) for graph in (half, attention)]
@@ -134,7 +134,7 @@ def test_attention_and_resizing_become_fp16(attention: onnx.ModelProto, crops: n
 
 
 def test_scales_of_resize_and_what_comes_of_shapes_stay_fp32(attention: onnx.ModelProto) -> None:
-    half = convert_fp16(attention, "fused")
+    half = convert_fp16(attention, "ensemble")
     inferred = onnx.shape_inference.infer_shapes(half, strict_mode=True).graph
     kinds = {value.name: value.type.tensor_type.elem_type for value in inferred.value_info}
     kinds |= {weight.name: weight.data_type for weight in half.graph.initializer}
@@ -158,7 +158,7 @@ def test_an_operator_with_a_graph_of_its_own_is_refused(model: onnx.ModelProto) 
     branching.graph.initializer.append(numpy_helper.from_array(np.array(True), "true"))
     branching.graph.node.append(branch)
     with pytest.raises(EngineError, match=r"'If' holds a graph of its own.*export without fp16"):
-        convert_fp16(branching, "fused")
+        convert_fp16(branching, "ensemble")
 
 
 def test_a_network_that_the_exporter_does_not_know_is_told_in_a_sentence(capfd: pytest.CaptureFixture[str]) -> None:
@@ -171,5 +171,5 @@ def test_a_network_that_the_exporter_does_not_know_is_told_in_a_sentence(capfd: 
             return self.logits(torch.special.bessel_j0(crops.float()).mean(dim=(1, 2, 3))[:, None]).reshape(-1, 3, 2)
 
     with pytest.raises(EngineError, match=r"exporter has no ONNX for this network: .*bessel_j0.*train another backbone"):
-        trace(FusedGraph(Strange()).eval(), SIDE, "fused")
+        trace(FusedGraph(Strange()).eval(), SIDE, "ensemble")
     assert "IR graph" not in "".join(capfd.readouterr())

@@ -67,7 +67,7 @@ def test_the_fused_graph_says_what_the_separate_ones_say() -> None:
         config.model_copy(update={"network": NetworkConfig(backbone="test_resnet", weights="none", views=2)})
     )
     crops = torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8)
-    fused, singles = make_graph(ensemble.eval(), "fused"), [make_graph(ensemble, name) for name in ("a", "b", "combined")]
+    fused, singles = make_graph(ensemble.eval(), "ensemble"), [make_graph(ensemble, name) for name in ("a", "b", "combined")]
     assert isinstance(fused, FusedGraph)
     assert all(isinstance(single, SingleGraph) for single in singles)
     with torch.inference_mode():
@@ -80,6 +80,6 @@ def test_the_fused_graph_says_what_the_separate_ones_say() -> None:
 def test_a_graph_says_the_shape_of_its_probabilities_whatever_the_views(views: int) -> None:
     network = NetworkConfig(backbone="test_efficientnet", weights="none", views=views)
     ensemble = make_ensemble(TrainConfig(network=network, crop=CropSpecification(side_px=32))).eval()
-    model = trace(make_graph(ensemble, "fused"), 32, "fused")
+    model = trace(make_graph(ensemble, "ensemble"), 32, "ensemble")
     output = next(output for output in model.graph.output if output.name == "probabilities")
     assert [size.dim_value for size in output.type.tensor_type.shape.dim[1:]] == [3, 2]

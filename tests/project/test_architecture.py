@@ -24,10 +24,10 @@ MAY_KNOW = {
     "calibration": {"calibration", "runtime"},
     "export": {"export", "train", "calibration", "runtime"},
     "benchmarks": {*ROOMS, "front"},
-    "front": {*ROOMS, "front"},  # blastscope/ itself: the facade and the command line
+    "front": {*ROOMS, "front"},  # blastscope/ itself: the facade, the command line and the server
 }
 RUNTIME_ORDER = (  # each may import those to its right; integrations are on top because they embed the session
-    *("integrations", "session", "scope", "streaming", "evaluation", "frames", "inference", "backends", "cuda", "bundle"),
+    *("integrations", "session", "streaming", "evaluation", "frames", "inference", "backends", "cuda", "bundle"),
     *("crop", "io", "types", "errors"),
 )
 HEAVY = ("torch", "torchvision", "timm", "sklearn", "scipy", "matplotlib", "onnx", "onnxscript", "tensorrt", "nncf")
@@ -39,6 +39,7 @@ def _sources() -> Iterator[Path]:
         yield from (ROOT / room).rglob("*.py")
     yield from (path for path in (ROOT / "blastscope").glob("*.py"))
     yield from (ROOT / "blastscope" / "cli").rglob("*.py")
+    yield from (ROOT / "blastscope" / "serve").rglob("*.py")
 
 
 SOURCES = sorted(path.relative_to(ROOT).as_posix() for path in _sources())

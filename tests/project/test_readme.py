@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
     ROOT / "README.md",
     *(ROOT / room / "README.md" for room in ("runtime", "export", "benchmarks")),
+    ROOT / "blastscope" / "serve" / "README.md",
     ROOT / "CONTRIBUTING.md",
 ]
 BLOCKS = [

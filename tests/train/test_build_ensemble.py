@@ -46,11 +46,11 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> dict[Precision, Path]:
     torch.set_num_threads(1)  # on a busy machine two threads wait for each other longer than they work
     try:
         trained = random_ensemble(config, np.ascontiguousarray(crops[:, ::3, ::3]))  # statistics need no fine detail
-        model = trace(make_graph(trained.ensemble, "fused"), config.crop.side_px, "fused")
+        model = trace(make_graph(trained.ensemble, "ensemble"), config.crop.side_px, "ensemble")
     finally:
         torch.set_num_threads(before)
     files["fp32"].write_bytes(model.SerializeToString())
-    files["fp16"].write_bytes(convert_fp16(model, "fused").SerializeToString())
+    files["fp16"].write_bytes(convert_fp16(model, "ensemble").SerializeToString())
     del model, trained
     make_int8(files["fp32"], files["int8"], crops[:1], CalibrationConfig(method="minmax"))
     return files
@@ -64,7 +64,7 @@ def test_the_ensemble_of_the_paper_is_built_for_three_kinds_of_gpu_at_once(
     graph = graphs[precision]
     key = EngineKey(
         graph=hashlib.sha256(graph.read_bytes()).hexdigest(),
-        models="fused",
+        models="ensemble",
         precision=precision,
         library="tensorrt-rtx",
         version=trt.__version__,

@@ -5,6 +5,7 @@ The engine comes from the user's cache or is built there (backends/tensorrt/engi
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from blastscope.runtime.cuda.driver import find_gpu, gpu_facts
 from blastscope.runtime.cuda.pycuda_device import open_gpu
 from blastscope.runtime.errors import DeviceError
 from blastscope.runtime.types import Execution, Precision
+
+logger = logging.getLogger(__name__)
 
 # strongly typed: a graph is computed in what it is written in, and in nothing else
 _GRAPHS: dict[Execution, Precision] = {"f32": "fp32", "f16": "fp16", "int8": "int8"}
@@ -83,12 +86,13 @@ class Runner:
 
     def _obtain(self, graph: Path, key: EngineKey, options: EngineOptions) -> EngineBlob:
         cache = options.cache_dir
-        if options.tell and (cache is None or find_engine(cache, key) is None):
-            options.tell(f"building the {key.precision} engine of {key.library} for this GPU, once: seconds to minutes")
+        if cache is None or find_engine(cache, key) is None:
+            text = "building the %s engine of %s for this GPU, once: seconds to minutes"
+            logger.info(text, key.precision, key.library)
         cancelled, within = options.cancelled, self._within(options)
         if cache is None:
             return EngineBlob(build_engine(graph, key, cancelled=cancelled, within=within), graph, True, None)
-        return obtain_engine(cache, graph, key, tell=options.tell, cancelled=cancelled, within=within)
+        return obtain_engine(cache, graph, key, cancelled=cancelled, within=within)
 
     def _within(self, options: EngineOptions) -> Within:
         """What makes the engine's GPU the current one where it is built: the library tunes it on that."""
@@ -100,7 +104,7 @@ class Runner:
             raise DeviceError(f"{self._library} computes in {offered}; {options.execution} is not offered")
         return EngineKey(
             graph=sha256,
-            models="fused",
+            models="ensemble",
             precision=_GRAPHS[options.execution],
             library=self._library,
             version=library_version(self._library),

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,9 +129,7 @@ class Trusted(NamedTuple):
     key: EngineKey
 
 
-def trust_engine(
-    file: Path, bundle: Bundle, machine: Machine, cache_dir: Path, *, tell: Callable[[str], None] | None = None
-) -> Trusted:
+def trust_engine(file: Path, bundle: Bundle, machine: Machine, cache_dir: Path) -> Trusted:
     """Copies the engine `file` into the cache and records its digest as one that this user trusts.
 
     An engine is code: call this only because the user said so. The bytes must be those that the sidecar beside the file
@@ -147,7 +144,7 @@ def trust_engine(
         remedy = f"build one here: blastscope build --runtime {side.key.library}"
         raise EngineError(f"engine '{file}' is not taken: {'; '.join(problems)}; {remedy}")
     path = engine_path(cache_dir, side.key)
-    with engine_lock(path, tell, None):
+    with engine_lock(path, None):
         keep(path, data, side, "trusted")
     return Trusted(path, side.sha256, side.key)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
@@ -27,6 +28,8 @@ from blastscope.runtime.io.atomic import write_file
 from blastscope.runtime.io.own_files import Unusable, make_private_folder, read_own
 from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.runtime.io.temporary_file import sibling
+
+logger = logging.getLogger(__name__)
 
 SIDECAR_LIMIT = 64 * 1024
 _POLL = 0.1  # seconds between looks at a lock that another process holds
@@ -158,7 +161,7 @@ def known_file(path: Path, sha256: str) -> Path:
 
 
 @contextmanager
-def engine_lock(path: Path, tell: Callable[[str], None] | None, cancelled: Callable[[], bool] | None) -> Iterator[None]:
+def engine_lock(path: Path, cancelled: Callable[[], bool] | None) -> Iterator[None]:
     """Holds the lock under which the engine at `path` is built. The system lets go of a dead process's lock."""
     make_private_folder(path.parent)
     lock = FileLock(sibling(path, "lock"))
@@ -170,8 +173,8 @@ def engine_lock(path: Path, tell: Callable[[str], None] | None, cancelled: Calla
         except Timeout:
             if cancelled is not None and cancelled():
                 raise EngineError(f"'{path.name}': waiting for the process that builds it was cancelled") from None
-            if not waited and tell is not None:
-                tell(f"another process is building {path.stem}: waiting for it")
+            if not waited:
+                logger.info("another process is building %s: waiting for it", path.stem)
             waited = True
     try:
         yield
@@ -184,7 +187,6 @@ def obtain_engine(
     graph: Path,
     key: EngineKey,
     *,
-    tell: Callable[[str], None] | None = None,
     watch: Watch | None = None,
     cancelled: Callable[[], bool] | None = None,
     within: Within = nullcontext,
@@ -192,7 +194,7 @@ def obtain_engine(
 ) -> EngineBlob:
     """The engine for `key` from the cache, else built from the ONNX file `graph` and kept; of two processes one builds.
 
-    `tell` gets lines for people, `watch` each step of the build; `cancelled` and `within` are as in `build_engine`. With
+    `watch` gets each step of the build; `cancelled` and `within` are as in `build_engine`. With
     `exact` an engine that was built ahead of time for others as well won't do. Raises as `build_engine` does. A cache that
     can't be written costs only that the engine isn't kept.
     """
@@ -204,7 +206,7 @@ def obtain_engine(
     note = None
     with ExitStack() as held:
         try:
-            held.enter_context(engine_lock(path, tell, cancelled))
+            held.enter_context(engine_lock(path, cancelled))
         except OSError as error:
             note = _why(path, error)
         found = _first([path], key)  # built by the process that held the lock

@@ -20,7 +20,7 @@ from blastscope.runtime.errors import BlastscopeError, Closed
 from blastscope.runtime.io.image_decode import SUFFIXES, decode_picture, read_content, read_whole_header, refused_folder
 from blastscope.runtime.io.image_header import MAX_PIXELS, Header
 from blastscope.runtime.io.paths import PassedOver, as_paths, nothing_in
-from blastscope.runtime.io.slides.container import HEAD_BYTES, Container, container_of
+from blastscope.runtime.io.slides.container import HEAD_BYTES, TIFF_MAGIC, Container, container_of
 from blastscope.runtime.io.slides.ome_zarr import ZarrSlide, is_zarr
 from blastscope.runtime.io.slides.tiff import TiffSlide, look_into_tiff
 from blastscope.runtime.io.slides.tiff_codec import ReadError
@@ -126,12 +126,19 @@ def open_slide(path: Path | str) -> Slide | Refusal:
         if container is not None:
             return _open_container(path, container)
         content = read_content(path)
-        if isinstance(content, Refusal):
-            return content
-        header = read_whole_header(content)
-        return header if isinstance(header, Refusal) else EncodedSlide(content, header)
+        return content if isinstance(content, Refusal) else _open_picture(content)
 
     return _guarded(opened)
+
+
+def open_content(content: bytes) -> Slide | Refusal:
+    """The frame in the bytes of an image file: a picture, or a TIFF."""
+    return open_tiff(content) if content.startswith(TIFF_MAGIC) else _open_picture(content)
+
+
+def _open_picture(content: bytes) -> Slide | Refusal:
+    header = read_whole_header(content)
+    return header if isinstance(header, Refusal) else EncodedSlide(content, header)
 
 
 def _guarded(opened: Callable[[], T | Refusal]) -> T | Refusal:

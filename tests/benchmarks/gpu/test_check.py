@@ -98,7 +98,7 @@ def run_here(gpu: HostGpu, options: argparse.Namespace, built: dict[str, str] | 
     """The check with its steps in this process."""
     timing = TimingConfig(rounds=1, min_calls=1, seconds=0.0)
     config = engines.GpuBenchmarkConfig(tuple(options.batch), timing, cells=3)
-    runner = steps.StepRunner(gpu, config, None, lambda text: None)
+    runner = steps.StepRunner(gpu, config, None)
     return check.run_check(FOUND, built or {}, options, lambda names: map(runner.run, names))
 
 

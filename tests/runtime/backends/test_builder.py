@@ -37,7 +37,7 @@ Made = Callable[..., tuple[Path, EngineKey]]
 def key_of(graph: Path, **fields: Any) -> EngineKey:
     facts: dict[str, Any] = {
         "graph": hashlib.sha256(graph.read_bytes()).hexdigest(),
-        "models": "fused",
+        "models": "ensemble",
         "precision": "fp32",
         "library": "tensorrt-rtx",
         "version": trt.__version__,

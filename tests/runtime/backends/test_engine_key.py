@@ -30,7 +30,7 @@ def keys_of(**parts: st.SearchStrategy[Any]) -> st.SearchStrategy[EngineKey]:
         EngineKey,
         layout=st.integers(1, 9),
         graph=DIGESTS,
-        models=st.sampled_from(["fused", "a", "b", "combined"]),
+        models=st.sampled_from(["ensemble", "a", "b", "combined"]),
         precision=st.sampled_from(["fp32", "fp16", "int8"]),
         version=WORDS,
         platform=WORDS,
@@ -105,7 +105,7 @@ def test_a_key_comes_back_from_its_sidecar_as_it_was(key: EngineKey) -> None:
 def test_the_digest_of_a_known_key_stays_what_it_is() -> None:
     """Changed on purpose, this throws away every user's engines: raise LAYOUT instead where build.py makes something else."""
     key = EngineKey(
-        layout=1, graph="ab" * 32, models="fused", precision="int8", library="tensorrt-rtx", version="1.7.1.116",
+        layout=1, graph="ab" * 32, models="ensemble", precision="int8", library="tensorrt-rtx", version="1.7.1.116",
         platform="linux-x86_64", targets=("sm86", "sm120"),
     )  # fmt: skip
     assert key.digest == "0b726d3f7e0310a7da49966d1d4d34335bbae7e4c7602a915806121a3cdfeabd"
@@ -152,7 +152,7 @@ def test_a_portable_engine_runs_from_ampere_on() -> None:
 def test_a_key_that_no_builder_could_take_does_not_exist(fields: dict[str, Any], problem: str) -> None:
     good = {
         "graph": "0" * 64,
-        "models": "fused",
+        "models": "ensemble",
         "precision": "fp16",
         "library": "tensorrt-rtx",
         "version": "1",

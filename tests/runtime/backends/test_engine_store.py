@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -183,14 +184,16 @@ def test_what_a_killed_writer_left_is_cleared_by_the_next(here: EngineKey, tmp_p
 # ---- building once
 
 TWICE = """
+import logging
 import sys
 from pathlib import Path
 from blastscope.runtime.backends.tensorrt.engine_store import obtain_engine
 from blastscope.runtime.backends.tensorrt.key import EngineKey
 cache, graph, key = sys.argv[1:]
+logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
 print("ready", flush=True)
 sys.stdin.readline()
-found = obtain_engine(Path(cache), Path(graph), EngineKey.model_validate_json(key), tell=lambda text: print(text, flush=True))
+found = obtain_engine(Path(cache), Path(graph), EngineKey.model_validate_json(key))
 print("built" if found.built else "found", len(found.data), flush=True)
 """
 
@@ -213,11 +216,13 @@ def test_of_two_processes_one_builds_and_the_other_waits_for_it(bundle: Bundle, 
     assert [one.returncode for one in both] == [0, 0]
 
 
-def test_whoever_waits_is_told_so_and_may_give_up(bundle: Bundle, here: EngineKey, tmp_path: Path) -> None:
-    told: list[str] = []
-    with engine_lock(engine_path(tmp_path, here), None, None), pytest.raises(EngineError, match="was cancelled"):
-        obtain_engine(tmp_path, bundle.path, here, tell=told.append, cancelled=lambda: bool(told))
-    assert told == [f"another process is building {here.name}: waiting for it"]
+def test_whoever_waits_is_told_so_and_may_give_up(
+    bundle: Bundle, here: EngineKey, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "blastscope")
+    with engine_lock(engine_path(tmp_path, here), None), pytest.raises(EngineError, match="was cancelled"):
+        obtain_engine(tmp_path, bundle.path, here, cancelled=lambda: bool(caplog.records))
+    assert caplog.messages == [f"another process is building {here.name}: waiting for it"]
 
 
 def test_a_cache_that_cannot_be_written_costs_only_the_keeping(
@@ -285,7 +290,7 @@ def test_an_engine_is_taken_once_it_is_trusted_and_its_copy_is_what_runs(
     ("change", "problem"),
     [
         ({"graph": "0" * 64}, "is not in bundle"),
-        ({"models": "a"}, "its graph is that of 'fused', its key says 'a'"),
+        ({"models": "a"}, "its graph is that of 'ensemble', its key says 'a'"),
         ({"precision": "int8"}, "its graph is fp32, its key says int8"),
         ({"library": "tensorrt", "gpu": GPU, "targets": ()}, "built by tensorrt 1.7.1.116, 10.16.1.11 is installed"),
         ({"version": "1.6.1.120"}, "built by tensorrt-rtx 1.6.1.120, 1.7.1.116 is installed"),
@@ -366,7 +371,7 @@ def test_an_engine_is_picked_by_name_or_path_and_removed_with_all_of_it(
     assert pick_engine(rows, here.name).path == pick_engine(rows, str(paths[1])).path == paths[1]
     assert pick_engine(rows, "fused-fp32-tensorrt-rtx-here").path == paths[1]
     with pytest.raises(UsageError, match="the beginning of 2 engines"):
-        pick_engine(rows, "fused")
+        pick_engine(rows, "ensemble")
     for name in ("", "b-int8"):
         with pytest.raises(UsageError, match="'blastscope engines' lists them"):
             pick_engine(rows, name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import logging
 import weakref
 from pathlib import Path
 from types import SimpleNamespace
@@ -81,13 +81,14 @@ def test_an_engine_is_built_kept_bound_and_answers(library: tuple[str, Fake], op
     again.close()
 
 
-def test_whoever_waits_for_a_build_hears_of_it(library: tuple[str, Fake], opened: Any, tiny_bundle: Any) -> None:
-    told: list[str] = []
-    options = dataclasses.replace(opened.options, tell=told.append)
+def test_whoever_waits_for_a_build_hears_of_it(
+    library: tuple[str, Fake], opened: Any, tiny_bundle: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "blastscope")
     graph = read_bundle(tiny_bundle.make()).file(opened.entry)
     for _ in range(2):
-        opened.runner.open_engine(graph, opened.entry.sha256, options).close()
-    assert told == [f"building the fp32 engine of {library[0]} for this GPU, once: seconds to minutes"]
+        opened.runner.open_engine(graph, opened.entry.sha256, opened.options).close()
+    assert caplog.messages == [f"building the fp32 engine of {library[0]} for this GPU, once: seconds to minutes"]
 
 
 def test_contexts_share_their_scratch_and_each_serves_one_size(library: tuple[str, Fake], opened: Any) -> None:
@@ -234,6 +235,6 @@ def test_work_that_cannot_be_recorded_is_done_in_between_and_noted(
 def test_the_key_is_that_of_the_verb_that_builds(library: tuple[str, Fake], opened: Any) -> None:
     key = opened.runner._key(opened.entry.sha256, opened.options)
     assert key.gpu == gpu_facts(FOUND)
-    assert (key.models, key.precision, str(key.profile)) == ("fused", "fp32", "1:8:64")
+    assert (key.models, key.precision, str(key.profile)) == ("ensemble", "fp32", "1:8:64")
     with pytest.raises(DeviceError, match="bf16 is not offered"):
         opened.runner._key(opened.entry.sha256, EngineOptions(execution="bf16", device="0"))

@@ -30,7 +30,7 @@ GOLDEN = "golden.safetensors"
 
 def manifest_of(files: Files, *, name: str = "c7", config: dict[str, Any] | None = None) -> Manifest:
     """A manifest that lists `files`: the golden file, and each other as a graph of its own kind."""
-    kinds = [(models, precision) for precision in ("fp32", "fp16") for models in ("fused", "a", "b", "combined")]
+    kinds = [(models, precision) for precision in ("fp32", "fp16") for models in ("ensemble", "a", "b", "combined")]
     graphs = [
         {**describe_file(files[file], file).model_dump(), "models": models, "precision": precision, "tolerances": {"f32": 1e-4}}
         for file, (models, precision) in zip(sorted(files.keys() - {GOLDEN}), kinds, strict=False)

@@ -31,7 +31,7 @@ def golden(count: int = 4, *, seed: int = 0) -> Golden:
 
 def bundle_of(folder: Path, data: bytes, *, count: int = 4) -> Bundle:
     """A bundle whose golden file holds `data`."""
-    graph = {**describe_file(b"graph", "fp32/ensemble.onnx").model_dump(), "models": "fused", "precision": "fp32"}
+    graph = {**describe_file(b"graph", "fp32/ensemble.onnx").model_dump(), "models": "ensemble", "precision": "fp32"}
     manifest = Manifest.model_validate(
         {
             "name": "c7",

@@ -96,9 +96,29 @@ def test_schema_and_code_agree_on_which_keys_may_be_left_out(key: str) -> None:
 # ---- formats
 
 
+def _former() -> dict[str, Any]:
+    """The example as a writer of 1.2 had it."""
+    text = json.dumps(EXAMPLE)
+    for new, old in {
+        '"format": "1.3"': '"format": "1.2"',
+        '"gate": "passed"': '"gate": "held"',
+        '"models": "ensemble"': '"models": "fused"',
+        '"flip_rate"': '"flips"',
+        '"max_flip_rate"': '"flips_at_most"',
+        '"flip_rate_upper"': '"flips_upper"',
+        '"patient_flip_rate"': '"patient_flips"',
+        '"f1_drop_points"': '"f1_loss"',
+        '"max_f1_drop_points"': '"f1_loss_at_most"',
+    }.items():
+        assert new in text
+        text = text.replace(new, old)
+    table: dict[str, Any] = json.loads(text)
+    return table
+
+
 def _without_uncertainty() -> dict[str, Any]:
     """The example without what 1.2 brought."""
-    table = copy.deepcopy(EXAMPLE)
+    table = _former()
     table["format"] = "1.1"
     del table["uncertainty"], table["measures_novelty"], table["card"]
     return table
@@ -112,6 +132,49 @@ def _early() -> dict[str, Any]:
     for key in ("corrected", "equalised", "floats", "int8_share"):
         del table["calibration"][key]
     return table
+
+
+def test_a_manifest_of_1_2_says_the_same_under_its_former_names() -> None:
+    former, present = (parse_manifest(json.dumps(table).encode(), Path("c7")) for table in (_former(), EXAMPLE))
+    assert former.model_copy(update={"format": "1.3"}) == present
+    assert json.loads(former.json_bytes()) == _former()
+    assert json.loads(present.json_bytes()) == EXAMPLE
+
+
+def _set(table: dict[str, Any], path: str, value: object) -> None:
+    *steps, last = path.split(".")
+    for step in steps:
+        table = table[int(step)] if step.isdigit() else table[step]  # type: ignore[index]
+    table[last] = value
+
+
+PRESENT_NAMES = {
+    "gate": "passed",
+    "graphs.0.models": "ensemble",
+    "graphs.1.gate.max_f1_drop_points": 0.5,
+    "cascade.max_flip_rate": 0.5,
+}
+FORMER_NAMES = {
+    "gate": "held",
+    "graphs.0.models": "fused",
+    "graphs.1.gate.f1_loss_at_most": 0.5,
+    "cascade.flips_at_most": 0.5,
+}
+
+
+@pytest.mark.parametrize("path", PRESENT_NAMES)
+def test_a_manifest_of_1_2_has_none_of_the_present_names(path: str) -> None:
+    table = _former()
+    _set(table, path, PRESENT_NAMES[path])
+    with pytest.raises(BundleError, match=r"since format 1\.3, and the manifest says 1\.2"):
+        parse_manifest(json.dumps(table).encode(), Path("c7"))
+
+
+@pytest.mark.parametrize("path", FORMER_NAMES)
+def test_a_manifest_of_1_3_has_none_of_the_former_names(path: str) -> None:
+    table = copy.deepcopy(EXAMPLE)
+    _set(table, path, FORMER_NAMES[path])
+    assert (by_schema(table), by_code(table)) == (False, False)
 
 
 def test_a_manifest_of_1_0_is_read_and_written_with_its_own_keys_alone() -> None:
@@ -137,11 +200,11 @@ def test_what_1_2_brought_is_no_key_of_1_1(key: str) -> None:
 def test_what_1_1_brought_is_no_key_of_1_0(key: str) -> None:
     table = _early()
     if key == "cascade":
-        table["cascade"] = EXAMPLE["cascade"]
+        table["cascade"] = _former()["cascade"]
     elif key == "floats":
         table["calibration"][key] = []
     else:
-        table["graphs"][1]["gate"][key] = EXAMPLE["graphs"][1]["gate"][key]
+        table["graphs"][1]["gate"][key] = _former()["graphs"][1]["gate"][key]
     with pytest.raises(BundleError, match=r"format 1\.0 doesn't have"):
         parse_manifest(json.dumps(table).encode(), Path("c7"))
 

@@ -17,10 +17,10 @@ from sklearn.calibration import calibration_curve
 from blastscope.runtime.errors import UsageError
 from blastscope.runtime.evaluation.bootstrap import bootstrap_samples, group_rows
 from blastscope.runtime.evaluation.metrics import (
-    f1_loss,
+    f1_drop_points,
     find_operating_point,
-    flips,
-    patient_flips,
+    flip_rate,
+    patient_flip_rate,
     reliability,
     roc_curve,
     score_calls,
@@ -221,31 +221,35 @@ def test_flips_are_the_share_of_cells_whose_call_changed() -> None:
     cells = draw(4)
     other = cells.calls.copy()
     other[:15] ^= 1
-    share = flips(cells.calls, other, cells.patients)
+    share = flip_rate(cells.calls, other, cells.patients)
     assert share.value == 0.05
     assert 0 <= share.low <= 0.05 <= share.high <= 0.2
-    assert flips(other, cells.calls, cells.patients) == share
-    assert flips(other, other, cells.patients).high == 0
+    assert flip_rate(other, cells.calls, cells.patients) == share
+    assert flip_rate(other, other, cells.patients).high == 0
 
 
 def test_the_loss_of_f1_is_scikit_learns_difference_in_points() -> None:
     cells = draw(5)
     other = (cells.scores >= 0.7).astype(np.int64)
     parent, child = (metrics.f1_score(cells.labels, calls, average="weighted") for calls in (cells.calls, other))
-    loss = f1_loss(cells.labels, cells.calls, other, cells.patients)
+    loss = f1_drop_points(cells.labels, cells.calls, other, cells.patients)
     assert loss.value == pytest.approx(100 * (parent - child))
     assert loss.low <= loss.value <= loss.high
-    assert f1_loss(cells.labels, other, cells.calls, cells.patients).value == pytest.approx(-loss.value)
+    assert f1_drop_points(cells.labels, other, cells.calls, cells.patients).value == pytest.approx(-loss.value)
 
 
 def test_equal_calls_lose_nothing_in_any_draw() -> None:
     cells = draw(6)
-    assert f1_loss(cells.labels, cells.calls, cells.calls, cells.patients).model_dump() == {"value": 0, "low": 0, "high": 0}
+    assert f1_drop_points(cells.labels, cells.calls, cells.calls, cells.patients).model_dump() == {
+        "value": 0,
+        "low": 0,
+        "high": 0,
+    }
 
 
 def test_flips_and_loss_have_values_where_only_one_class_is_there() -> None:
-    assert flips([1, 1], [1, 0], ["1", "2"]).value == 0.5
-    loss = f1_loss([1, 1], [1, 1], [1, 0], ["1", "2"])
+    assert flip_rate([1, 1], [1, 0], ["1", "2"]).value == 0.5
+    loss = f1_drop_points([1, 1], [1, 1], [1, 0], ["1", "2"])
     assert loss.value == pytest.approx(100 - 100 * 2 / 3)
 
 
@@ -307,8 +311,8 @@ def test_a_patient_flips_when_most_of_its_cells_are_called_otherwise() -> None:
     patients = ["1", "1", "1", "2", "2", "3", "3", "3"]
     before = [1, 1, 0, 1, 0, 0, 0, 1]
     after = [1, 0, 0, 0, 1, 0, 1, 0]  # 1: all to hem; 2: half and half is all both times; 3: hem both times
-    share = patient_flips(before, after, patients)
+    share = patient_flip_rate(before, after, patients)
     assert share.value == pytest.approx(1 / 3)
     assert share.low == 0
     assert share.high == pytest.approx(1)
-    assert patient_flips(before, before, patients).high == 0
+    assert patient_flip_rate(before, before, patients).high == 0

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from blastscope.runtime.errors import Closed, ImageError, UsageError
 from blastscope.runtime.frames.cell_crop import cut_cell
 from blastscope.runtime.frames.pipeline import TILE_PX, Examiner
-from blastscope.runtime.frames.tiling import tiles_of
+from blastscope.runtime.frames.tiling import owns, tiles_of
 from blastscope.runtime.frames.types import FrameReport, FrameSpecification
 from blastscope.runtime.io.slides.slide import ArraySlide, Slide, open_slide
 from blastscope.runtime.session import Scope, open_bundle
@@ -196,7 +196,7 @@ def test_every_cell_belongs_to_one_tile_and_lies_in_its_region(
     assert sum((x1 - x0) * (y1 - y0) for (x0, y0, x1, y1), _ in tiles) == width * height
     x0, y0 = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
     x1, y1 = (data.draw(st.integers(low + 1, min(low + max(margin, 1), most))) for low, most in ((x0, width), (y0, height)))
-    owners = [tile for tile in tiles if tile.owns((x0, y0, x1, y1))]
+    owners = [tile for tile in tiles if owns(tile.core, (x0, y0, x1, y1))]
     assert len(owners) == 1
     left, top, right, bottom = owners[0].region
     assert left <= x0 < x1 <= right

@@ -18,6 +18,7 @@ from blastscope.runtime.bundle import read_bundle
 from blastscope.runtime.errors import BlastscopeError, DeviceError, EngineError, GoldenMismatch, UngatedBundle, UsageError
 from blastscope.runtime.inference import loader
 from blastscope.runtime.inference.autotune import Autotuner, EngineConfig, TimingCache, eligible_configs, rank_by_latency
+from blastscope.runtime.inference.events import EventLog
 from blastscope.runtime.session import Scope, open_bundle
 
 EVERY = {"fp32": {"f32": 1e-4, "bf16": 0.1}, "fp16": {"f32": 1e-2, "bf16": 0.1, "f16": 1e-2}, "int8": {"int8": 0.2, "f32": 0.2}}
@@ -157,7 +158,7 @@ def test_an_engine_that_breaks_off_is_passed_over(tiny_bundle: Any, tmp_path: Pa
 
 
 def test_a_benchmark_bundle_opens_only_for_who_knows_what_it_is(tiny_bundle: Any, tmp_path: Path) -> None:
-    path = tiny_bundle.make("fp32", "int8", gate="waived: benchmark", int8_gate="none")
+    path = tiny_bundle.make("fp32", "int8", gate="waived", int8_gate="none")
     with pytest.raises(UngatedBundle, match="allow_ungated"):
         opened(path, tmp_path)
     with opened(path, tmp_path, precision="int8", allow_ungated=True) as scope:
@@ -257,7 +258,7 @@ def test_other_layouts_wait_until_the_fastest_precision_is_known(towers: Any, tm
     for speed, wanted in ((1.0, ["int8"]), (3.0, ["int8", "fp32 side-by-side"])):
         known.times = {"fp32": 2.0, "int8": speed}
         others = [int8, fp32._replace(layout="side-by-side")]
-        survey = Autotuner((fp32, None), others, opener, known, [])  # type: ignore[arg-type]
+        survey = Autotuner((fp32, None), others, opener, known, EventLog())  # type: ignore[arg-type]
         assert [one.name for one in survey._line()] == wanted
     assert not cache.exists()
 
@@ -347,7 +348,7 @@ def test_a_handle_may_be_closed_as_its_measurement_begins(monkeypatch: pytest.Mo
         name = "open"
 
     told: list[Exception | None] = []
-    survey = Autotuner((Open(("a", "b")), None), [], None, SimpleNamespace(read=dict), [])  # type: ignore[arg-type]
+    survey = Autotuner((Open(("a", "b")), None), [], None, SimpleNamespace(read=dict), EventLog())  # type: ignore[arg-type]
 
     def finish() -> None:
         try:

@@ -41,7 +41,7 @@ class TowerBundle:
         none = {"value": 0.0, "low": 0.0, "high": 0.0}
         record = {
             **{"first": "a", "threshold": 0.7, "precision": "fp32", "engine": "openvino", "cells": 9, "patients": 3},
-            **{"flips": none, "flips_upper": 0.1, "flips_at_most": 0.002, "patient_flips": none, "skipped": 0.3},
+            **{"flip_rate": none, "flip_rate_upper": 0.1, "max_flip_rate": 0.002, "patient_flip_rate": none, "skipped": 0.3},
             **cascade,
         }
         return Path(self.tiny.make("fp32", tolerances={"fp32": {"f32": 1e-3}}, cascade=record))

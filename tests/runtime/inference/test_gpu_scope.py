@@ -33,6 +33,7 @@ from blastscope.runtime.errors import (
     UsageError,
 )
 from blastscope.runtime.inference import device_selection as which_device
+from blastscope.runtime.inference.events import BuildFailed, BuildStarted
 from blastscope.runtime.session import Scope, open_bundle
 
 PLACES = {"tensorrt": "FIRST", "tensorrt-rtx": "SECOND", "onnxruntime": "THIRD"}
@@ -342,6 +343,9 @@ def test_a_build_that_fails_is_told_and_the_cpu_goes_on(
         with pytest.raises(EngineError):
             scope.building.result(10)
         assert scope.notes[-1].endswith("could not be built: a node is refused")
+        assert isinstance(scope.events[0], BuildStarted)
+        assert isinstance(scope.events[-1], BuildFailed)
+        assert scope.events[-1].reason == "a node is refused"
         assert scope.classify(tiny_bundle.cell()).label
 
 

@@ -52,17 +52,17 @@ def crops() -> np.ndarray:
 
 
 def test_a_right_graph_repeats_pytorch(graph: nn.Module, crops: np.ndarray) -> None:
-    content = trace(graph, SIDE, "fused").SerializeToString()
-    assert check_fp32(content, "fused", crops, torch_probabilities(graph, crops)) < 1e-5
+    content = trace(graph, SIDE, "ensemble").SerializeToString()
+    assert check_fp32(content, "ensemble", crops, torch_probabilities(graph, crops)) < 1e-5
 
 
 def test_voters_swapped_in_the_graph_are_caught(graph: nn.Module, crops: np.ndarray) -> None:
     swapped = Voters()
     swapped.load_state_dict(graph.ensemble.state_dict())  # type: ignore[union-attr, arg-type]
     swapped.voters = nn.ModuleList([swapped.voters[1], swapped.voters[0], swapped.voters[2]])
-    content = trace(FusedGraph(swapped).eval(), SIDE, "fused").SerializeToString()
-    with pytest.raises(EngineError, match="'fused' differs from PyTorch"):
-        check_fp32(content, "fused", crops, torch_probabilities(graph, crops))
+    content = trace(FusedGraph(swapped).eval(), SIDE, "ensemble").SerializeToString()
+    with pytest.raises(EngineError, match="'ensemble' differs from PyTorch"):
+        check_fp32(content, "ensemble", crops, torch_probabilities(graph, crops))
 
 
 def test_bf16_is_close_to_pytorchs_own_and_leaves_the_weights_alone(graph: nn.Module, crops: np.ndarray) -> None:

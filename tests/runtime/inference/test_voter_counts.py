@@ -56,7 +56,7 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     crops = np.random.default_rng(5).integers(0, 256, (8, SIDE, SIDE, 3), np.uint8)
     trained = random_ensemble(TrainConfig.model_validate(SETTINGS), crops)
     fp32, int8 = folder / "fp32.onnx", folder / "int8.onnx"
-    fp32.write_bytes(trace(FusedGraph(trained.ensemble).eval(), SIDE, "fused").SerializeToString())
+    fp32.write_bytes(trace(FusedGraph(trained.ensemble).eval(), SIDE, "ensemble").SerializeToString())
     make_int8(fp32, int8, crops, CalibrationConfig(method="minmax"))
     return fp32, int8
 

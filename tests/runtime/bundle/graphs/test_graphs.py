@@ -323,8 +323,8 @@ def rewired(graph: Any) -> None:
 def test_a_graph_with_another_interface_is_no_bundles(tiny_bundle: Any, what: str) -> None:
     change, text = WRONG[what]
     with pytest.raises(UnfitGraph, match=text):
-        examine_graph(redeclared(tiny_bundle, change), models="fused", side_px=16)
-    examine_graph(tiny_bundle.graph(), models="fused", side_px=16)
+        examine_graph(redeclared(tiny_bundle, change), models="ensemble", side_px=16)
+    examine_graph(tiny_bundle.graph(), models="ensemble", side_px=16)
 
 
 def test_a_softmax_in_another_type_is_refused(tiny_bundle: Any) -> None:
@@ -334,17 +334,17 @@ def test_a_softmax_in_another_type_is_refused(tiny_bundle: Any) -> None:
         softmax.input[0] = "halves"
 
     with pytest.raises(UnfitGraph, match=r"ONNX's type|not float32"):
-        examine_graph(redeclared(tiny_bundle, half), models="fused", side_px=16)
+        examine_graph(redeclared(tiny_bundle, half), models="ensemble", side_px=16)
 
 
 @pytest.mark.parametrize("zero", [np.int8(3), np.uint8(0)])
 def test_int8_that_is_not_symmetric_is_refused(tiny_bundle: Any, zero: Any) -> None:
     model = onnx.load_model_from_string(tiny_bundle.graph(precision="int8"))
-    examine_graph(model.SerializeToString(), models="fused")
+    examine_graph(model.SerializeToString(), models="ensemble")
     tensor = next(one for one in model.graph.initializer if one.name == "zero")
     tensor.CopyFrom(numpy_helper.from_array(np.asarray(zero), "zero"))
     with pytest.raises(UnfitGraph, match=r"quantises asymmetrically|only int8 is quantised"):
-        examine_graph(model.SerializeToString(), models="fused")
+        examine_graph(model.SerializeToString(), models="ensemble")
 
 
 # ---- reading
@@ -353,7 +353,7 @@ def test_int8_that_is_not_symmetric_is_refused(tiny_bundle: Any, zero: Any) -> N
 def test_what_is_read_is_what_was_verified(tiny_bundle: Any, tmp_path: Path) -> None:
     path, content = tmp_path / "graph.onnx", tiny_bundle.graph()
     path.write_bytes(content)
-    assert read_graph(path, bytes_sha256(content), models="fused", side_px=16) == content
+    assert read_graph(path, bytes_sha256(content), models="ensemble", side_px=16) == content
     path.write_bytes(tiny_bundle.graph(wrong=1.0))
     with pytest.raises(RefusedGraph, match="was changed since it was verified") as caught:
         read_graph(path, bytes_sha256(content))

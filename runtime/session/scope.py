@@ -1,85 +1,37 @@
-"""`Scope`, the thread-safe handle that classifies cells and examines frames; `open_bundle` makes it."""
+"""`Scope`, the thread-safe handle that classifies cells and examines frames."""
 
 from __future__ import annotations
 
-import threading
-import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.bundle import Bundle
-from blastscope.runtime.bundle.opening import verify_again
 from blastscope.runtime.crop import crop_cell
 from blastscope.runtime.errors import Closed, UsageError
-from blastscope.runtime.inference.device import parse_device
-from blastscope.runtime.inference.device_selection import load_session
 from blastscope.runtime.inference.explanation import Explanation, explain_crop
-from blastscope.runtime.inference.loader import LoadedSession
-from blastscope.runtime.inference.options import SessionOptions
-from blastscope.runtime.inference.predictor import Predictor, make_predictor
-from blastscope.runtime.inference.request_queue import RequestQueue, answered
+from blastscope.runtime.inference.request_queue import answered
 from blastscope.runtime.inference.smear import SmearCall, call_smear, smear_model
 from blastscope.runtime.io.concurrency import keeping, ordered_map
 from blastscope.runtime.io.cpu_info import usable_threads
 from blastscope.runtime.io.image import check_array, list_images, load_pixels, read_image
 from blastscope.runtime.io.paths import as_paths, each_image, read_ahead
-from blastscope.runtime.types import VOTERS, Audit, Prediction, Refusal
+from blastscope.runtime.session.open_session import OpenSession
+from blastscope.runtime.types import VOTERS, Prediction, Refusal
 
 if TYPE_CHECKING:
-    from blastscope.runtime.evaluation.validation_record import ValidationRecord
-    from blastscope.runtime.frames.pipeline import Classify, Examiner, Look
+    from blastscope.runtime.frames.detection.detector import Detector
+    from blastscope.runtime.frames.pipeline import Classify, Examiner, Look, Watch
     from blastscope.runtime.frames.types import FrameReport, FrameSpecification
     from blastscope.runtime.io.image import ImageSource
     from blastscope.runtime.streaming.stream import OnError, OnReport, Stream, WhenFull
 
 
-class _Run(NamedTuple):
-    """What answers from one opening to the next."""
-
-    opened: LoadedSession
-    audit: Audit
-    predictor: Predictor
-    queue: RequestQueue
-    close: Callable[[], Any]
-
-
-class Scope:
+class Scope(OpenSession):
     """An open bundle for many threads at once. `close` it, or use it as a context manager. It doesn't survive a fork."""
-
-    def __init__(
-        self, bundle: Bundle, options: SessionOptions, *, queue: int, validation: ValidationRecord | None = None
-    ) -> None:
-        self.bundle = bundle
-        self.validation = validation
-        self._options, self._queue = options, queue
-        self._reopening = threading.Lock()
-        self._streams: weakref.WeakSet[Stream] = weakref.WeakSet()
-        self._run = self._open(options)
-
-    @property
-    def audit(self) -> Audit:
-        """What answers, as every prediction says it."""
-        return self._run.audit
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What opening the bundle chose and passed over, and why: sentences for people."""
-        # whether it holds for a specification shows in each report
-        objection = self._objection(self.validation.spec) if self.validation else None
-        return (*self._run.opened.notes, *([objection] if objection else []))
-
-    @property
-    def building(self) -> Future[None] | None:
-        """A future that is done when the GPU's engine is built and `reopen` takes it; None where none is being built."""
-        building = self._run.opened.building
-        return building.done if building else None
 
     def classify(self, image: ImageSource) -> Prediction:
         """The call on one cell on black, a `Prediction`; with a refusal if the image shows no such cell.
@@ -122,7 +74,7 @@ class Scope:
         Parameters
         ----------
         images : iterable of images as `classify` takes them
-            Refused cells are counted and have no part in the call.
+            Refused cells are counted and have no part.
 
         Raises
         ------
@@ -204,21 +156,18 @@ class Scope:
     def classify_pictures(
         self, paths: Iterable[Path | str], *, pixel_um: float | None = None
     ) -> Iterator[tuple[Path, Prediction]]:
-        """Each picture of one cell with its background (as CellaVision's), with the call on the cell nearest to the middle.
-
-        The cell is cut out and put on black as `examine_files` does, at C-NMC's scale.
+        """Each picture of one cell with its background, and the call on the cell in its middle, cut out as `examine` does.
 
         Parameters
         ----------
         paths : iterable of Path or str
-            The pictures.
+            The pictures. One without a cell is refused as 'empty'.
         pixel_um : float, optional
             Their scale, in micrometres per pixel, which small pictures hardly tell themselves.
 
-        Returns
-        -------
-        iterator of (Path, Prediction)
-            A picture without a cell is refused as 'empty'.
+        Yields
+        ------
+        (Path, Prediction)
         """
         from blastscope.runtime.frames.pipeline import call_pictures
 
@@ -226,7 +175,7 @@ class Scope:
 
     def examine(
         self,
-        frame: NDArray[np.uint8],
+        frame: NDArray[np.uint8] | bytes,
         *,
         pixel_um: float | None = None,
         stated_um: float | None = None,
@@ -239,8 +188,8 @@ class Scope:
 
         Parameters
         ----------
-        frame : (H, W, 3) uint8 array in RGB
-            It may be a strided view; it is neither written to nor kept. Above 8 megapixels it is looked at in tiles.
+        frame : (H, W, 3) uint8 array in RGB, or bytes of an image file
+            It may be strided; it is neither written to nor kept. Above 8 megapixels it is looked at in tiles.
         pixel_um : float, optional
             Micrometres per pixel. Without it the specification's scale holds, or that of the red cells in the frame.
         stated_um : float, optional
@@ -257,9 +206,9 @@ class Scope:
         """
         run = self._run
         with run.opened.lanes.call():
-            return self._examiner(run.predictor.classify_many, spec, pixel_um).examine(
-                check_array(frame), metadata, stated_um=stated_um
-            )
+            examiner = self._examiner(run.predictor.classify_many, spec, pixel_um)
+            pixels = frame if isinstance(frame, bytes) else check_array(frame)
+            return examiner.examine(pixels, metadata, stated_um=stated_um)
 
     def examine_files(
         self,
@@ -268,6 +217,8 @@ class Scope:
         pixel_um: float | None = None,
         spec: FrameSpecification | None = None,
         look: Look | None = None,
+        watch: Watch | None = None,
+        resume: Path | None = None,
     ) -> Iterator[FrameReport]:
         """The `FrameReport` on each file, in the order given; a file that can't be read gets one with a refusal.
 
@@ -278,7 +229,11 @@ class Scope:
         pixel_um, spec : float, FrameSpecification, optional
             As in `examine`. Where neither tells the scale the file's own word holds.
         look : callable, optional
-            Takes the open `Slide` and the report, in one of several threads, before the report is handed out.
+            Takes the open `Slide` and the report, in one of several threads, before it is handed out.
+        watch : callable, optional
+            Takes a `TileProgress`, with the cells in it, for each tile of a scan and each whole frame, in several threads.
+        resume : Path, optional
+            A file that keeps what is done: what a run that was killed left there isn't examined again.
         """
         run = self._run
 
@@ -286,9 +241,10 @@ class Scope:
             with run.opened.lanes.call():  # a call a batch: a scan of an hour doesn't keep the handle from closing
                 return run.predictor.classify_many(cells)
 
+        origin = {"bundle": self.bundle.digest, "handling of unlike cells": self._options.unlike_training}
         with run.opened.lanes.call():
             examiner = self._examiner(classify, spec, pixel_um)
-        return keeping(self, examiner.examine_files(as_paths(paths), look))
+        return keeping(self, examiner.examine_files(as_paths(paths), look, watch=watch, journal=resume, origin=origin))
 
     def stream(
         self,
@@ -345,52 +301,18 @@ class Scope:
         """Probabilities (N, 3, 2) of `crops` (N, S, S, 3) made as the bundle's specification says, for benchmarks."""
         return self._run.opened.lanes.infer(crops)[:, : len(VOTERS)]
 
-    def reopen(self, *, device: str | None = None) -> None:
-        """Opens the bundle anew, in this handle: after `DeviceLost`, once `building` is done, or for another `device`.
-
-        Finishes what was submitted first. If it raises (`DigestMismatch`: a changed bundle) it is closed until reopened.
-        """
-        with self._reopening:
-            if device is not None:
-                self._options = replace(self._options, device=parse_device(device))
-            self._run.close()
-            verify_again(self.bundle)
-            self._run = self._open(self._options)
-
-    def close(self) -> None:
-        """Ends the streams, finishes what was submitted and frees the networks; later calls raise `Closed`. Safe to call twice.
-
-        Finishes a measurement of `auto` first, in seconds. A callback that hangs is left behind after 30 seconds, with a log.
-        """
-        for stream in list(self._streams):
-            stream.stop()
-        self._run.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
-
-    def _open(self, options: SessionOptions) -> _Run:
-        opened = load_session(self.bundle, options)
-        audit = opened.audit(self.bundle)
-        predictor = make_predictor(self.bundle, opened.lanes, audit, opened.on_first_result, options.unlike_training)
-        queue = RequestQueue(opened.lanes, predictor.predict_batch, self._queue)
-        # closes a handle that was forgotten, when it is collected or when the process ends
-        return _Run(opened, audit, predictor, queue, weakref.finalize(self, opened.close))
-
     def _examiner(self, classify: Classify, spec: FrameSpecification | None, pixel_um: float | None) -> Examiner:
         from blastscope.runtime.frames.pipeline import Examiner
         from blastscope.runtime.frames.types import FrameSpecification
 
+        spec = spec or FrameSpecification()
         validated = self.validation is not None and self._objection(spec) is None
         threads = self._options.threads or usable_threads()
-        return Examiner(classify, spec or FrameSpecification(), pixel_um, threads, validated=validated)
+        detector = self._run.detector.get(self._detector) if spec.finder == "auto" else None
+        return Examiner(classify, spec, pixel_um, threads, validated=validated, detector=detector)
 
-    def _objection(self, spec: FrameSpecification | None) -> str | None:
-        if self.validation is None:
-            return None
-        from blastscope.runtime.frames.types import FrameSpecification
+    def _detector(self) -> Detector | None:
+        from blastscope.runtime.frames.detection.loader import load_detector
 
-        return self.validation.objection(self.bundle.digest, spec or FrameSpecification())
+        threads = self._options.threads or usable_threads()
+        return load_detector(self.bundle, backend=self._run.opened.lanes.engine.backend, threads=threads)

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from blastscope.runtime.backends.protocol import Workload
-from blastscope.runtime.bundle import read_bundle
-from blastscope.runtime.errors import DigestMismatch
+from blastscope.runtime.bundle import read_bundle, read_signed_bundle
+from blastscope.runtime.bundle.trusted_keys import RequiredSignature
+from blastscope.runtime.errors import DigestMismatch, UsageError
 from blastscope.runtime.inference.options import SessionOptions, as_path, whole_number
 from blastscope.runtime.io.paths import default_cache_dir
-from blastscope.runtime.scope import Scope as Scope
+from blastscope.runtime.session.scope import Scope as Scope
 from blastscope.runtime.types import Execution, Layout, Precision
+
+if TYPE_CHECKING:
+    from blastscope.runtime.evaluation.validation_record import ValidationRecord
 
 
 def open_bundle(
@@ -33,11 +41,12 @@ def open_bundle(
     layout: Layout | Literal["auto"] | str = "auto",
     cascade: bool = False,
     unlike_training: Literal["refuse", "call"] | str = "refuse",
+    require_signature: RequiredSignature | None = None,
 ) -> Scope:
     """A handle on the networks of a bundle. `SessionOptions` explains the options in full, runtime/README.md with examples.
 
     Raises `UsageError` for a wrong argument, `BundleError` for a bundle that can't be trusted (`UngatedBundle`,
-    `GoldenMismatch` among them), `UnavailableError` for a missing library or device.
+    `GoldenMismatch`, `SignatureError` among them), `UnavailableError` for a missing library or device.
 
     Parameters
     ----------
@@ -55,15 +64,21 @@ def open_bundle(
         How many images may wait in `submit`.
     cache_dir, validation : Path or str, optional
         Folder for compiled engines, by default the user's cache; and the record that `blastscope validate` left.
-    while_building, tell : {'wait', 'cpu'}, callable
-        Whether the CPU answers until a GPU's engine is built; and what is called with a line of text about work that is slow.
+    while_building : {'wait', 'cpu'}
+        Whether the CPU answers until a GPU's engine is built.
+    tell : callable, optional
+        Deprecated, gone in the next version: the logger 'blastscope' says what takes long, and what was chosen.
     unlike_training : {'refuse', 'call'}
         Whether a cell unlike those of the training is refused, or called all the same.
+    require_signature : Path, str or iterable of these, optional
+        Public keys, one of which must have signed the bundle, or 'trusted' for those that `blastscope trust` keeps.
     """
     if path is None:
         from blastscope import SHIPPED_BUNDLE
 
         path = SHIPPED_BUNDLE
+    if tell is not None:
+        _log_to(tell)
     path, queue = as_path("path", path), whole_number("queue", queue)
     cache = default_cache_dir() if cache_dir is None else as_path("cache_dir", cache_dir)
     options = SessionOptions.parse(
@@ -76,19 +91,45 @@ def open_bundle(
         allow_ungated=allow_ungated,
         cache_dir=cache,
         while_building=while_building,
-        tell=tell,
         layout=layout,
         cascade=cascade,
         unlike_training=unlike_training,
     )
-    record = None
-    if validation is not None:
-        from blastscope.runtime.evaluation.validation_record import read_validation
-
-        record = read_validation(as_path("validation", validation))
+    record = None if validation is None else _read_record(as_path("validation", validation))
+    read = partial(read_bundle, path, cache_dir=cache)
+    if require_signature is not None:
+        read = partial(read_signed_bundle, path, require_signature, cache_dir=cache)
     for _ in range(2):
-        try:
-            return Scope(read_bundle(path, cache_dir=cache), options, queue=queue, validation=record)
-        except DigestMismatch:
-            continue  # a writer may have put the next bundle in this one's place; of a damaged one the next reading tells
-    return Scope(read_bundle(path, cache_dir=cache), options, queue=queue, validation=record)
+        with suppress(DigestMismatch):  # a writer may have put the next bundle in this one's place
+            return Scope(read(), options, queue=queue, validation=record)
+    return Scope(read(), options, queue=queue, validation=record)
+
+
+def _read_record(path: Path) -> ValidationRecord:
+    from blastscope.runtime.evaluation.validation_record import read_validation
+
+    return read_validation(path)
+
+
+class _TellHandler(logging.Handler):
+    """Gives what takes long to a function that takes a line of text."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        super().__init__(logging.INFO)
+        self.tell = tell
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.tell(record.getMessage())
+
+
+def _log_to(tell: Callable[[str], None]) -> None:
+    """What `tell` did before there was logging."""
+    if not callable(tell):
+        raise UsageError(f"tell is {tell!r}: it must be a function that takes a line of text")
+    text = "tell is deprecated and will be removed in the next version: add a handler to logging.getLogger('blastscope')"
+    warnings.warn(text, FutureWarning, stacklevel=3)
+    logger = logging.getLogger("blastscope.runtime.backends")
+    if not any(isinstance(handler, _TellHandler) and handler.tell == tell for handler in logger.handlers):
+        logger.addHandler(_TellHandler(tell))
+    if logger.getEffectiveLevel() > logging.INFO:
+        logger.setLevel(logging.INFO)

@@ -1,0 +1,159 @@
+"""The Open Inference Protocol over gRPC: `make_grpc_server`."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from blastscope.runtime.errors import DataError, UsageError
+from blastscope.serve.messages import SERVICE, message, methods
+from blastscope.serve.options import ServeOptions
+from blastscope.serve.service import Caller, InferAnswer, InferenceService, InferRequest
+from blastscope.serve.status import Code, RequestError, invalid
+from blastscope.serve.tensors import CONTENTS, Tensor, checked_shape, from_binary, from_contents, to_binary
+
+OPEN_METHODS = ("ServerLive", "ServerReady")  # for whoever watches the server: without a token
+FRAMING_BYTES = 1 << 16  # that a message may have beside its tensors
+Method = Callable[[Any, Caller, float], Awaitable[Any]]
+
+
+def make_grpc_server(service: InferenceService, options: ServeOptions) -> tuple[grpc.aio.Server, int]:
+    """The server, which is bound and not yet started, and its port. Raises `UsageError` where the port can't be had."""
+    limits = options.limits
+    server = grpc.aio.server(
+        options=[
+            ("grpc.max_receive_message_length", limits.body_bytes + FRAMING_BYTES),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.max_concurrent_streams", limits.requests),
+            ("grpc.so_reuseport", 0),
+        ]
+    )
+    methods_ = GrpcMethods(service, options)
+    handlers = {
+        name: grpc.unary_unary_rpc_method_handler(
+            methods_.handler(name), request_deserializer=request.FromString, response_serializer=answer.SerializeToString
+        )
+        for name, (request, answer) in methods().items()
+    }
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    address = f"{host}:{options.grpc_port}"
+    try:
+        if options.certificate and options.key:
+            pair = (options.key.read_bytes(), options.certificate.read_bytes())
+            port = server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
+        else:
+            port = server.add_insecure_port(address)
+    except OSError as error:
+        raise DataError(options.certificate or "", f"can't be read: {error}") from error
+    except RuntimeError as error:
+        raise UsageError(f"gRPC can't listen on '{address}': is the port in use? name another with --grpc-port") from error
+    return server, port
+
+
+class GrpcMethods:
+    """The methods of the service."""
+
+    def __init__(self, service: InferenceService, options: ServeOptions) -> None:
+        self._service, self._options = service, options
+
+    def handler(self, name: str) -> Callable[[Any, Any], Awaitable[Any]]:
+        """What gRPC calls for the method `name`: it checks the token, and turns errors into gRPC's status."""
+        method: Method = getattr(self, f"_{name}")
+
+        async def handle(request: Any, context: Any) -> Any:
+            try:
+                caller = self._caller(name, context)
+                left = context.time_remaining()
+                return await method(request, caller, math.inf if left is None else left)
+            except RequestError as error:
+                status = getattr(grpc.StatusCode, error.code.grpc)
+                await context.abort(status, error.detail)
+
+        return handle
+
+    def _caller(self, name: str, context: Any) -> Caller:
+        carrier = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        client = None
+        if self._options.tokens and name not in OPEN_METHODS:
+            client = self._options.tokens.client(carrier.get("authorization", ""))
+            if client is None:
+                raise RequestError(Code.UNAUTHENTICATED, "metadata 'authorization: Bearer TOKEN' is missing or wrong")
+        carrier.pop("authorization", None)
+        return Caller("grpc", client, context.peer() or "", carrier)
+
+    async def _ServerLive(self, request: Any, caller: Caller, left_s: float) -> Any:  # noqa: N802 the protocol's names
+        return message("ServerLiveResponse")(live=True)
+
+    async def _ServerReady(self, request: Any, caller: Caller, left_s: float) -> Any:  # noqa: N802
+        return message("ServerReadyResponse")(ready=self._service.ready)
+
+    async def _ModelReady(self, request: Any, caller: Caller, left_s: float) -> Any:  # noqa: N802
+        return message("ModelReadyResponse")(ready=self._service.model_ready(request.name, request.version))
+
+    async def _ServerMetadata(self, request: Any, caller: Caller, left_s: float) -> Any:  # noqa: N802
+        return message("ServerMetadataResponse")(**self._service.metadata())
+
+    async def _ModelMetadata(self, request: Any, caller: Caller, left_s: float) -> Any:  # noqa: N802
+        return message("ModelMetadataResponse")(**self._service.model_metadata(request.name, request.version))
+
+    async def _RepositoryIndex(self, request: Any, caller: Caller, left_s: float) -> Any:  # noqa: N802
+        return message("RepositoryIndexResponse")(models=self._service.index(ready_only=request.ready))
+
+    async def _RepositoryModelLoad(self, request: Any, caller: Caller, left_s: float) -> Any:  # noqa: N802
+        if request.parameters:
+            raise invalid("a model is loaded from its bundle alone: parameters are not taken")
+        await self._service.load(request.model_name)
+        return message("RepositoryModelLoadResponse")()
+
+    async def _ModelInfer(self, request: Any, caller: Caller, left_s: float) -> Any:  # noqa: N802
+        begun = time.monotonic()
+        with self._service.observed(caller, request.model_name), self._service.admitted():
+            asked = read_request(request)
+            answer = await self._service.infer(asked, caller, left_s - (time.monotonic() - begun))
+            return write_answer(answer)
+
+
+def read_request(request: Any) -> InferRequest:
+    """A request from its message. Raises `RequestError`."""
+    tensors: dict[str, Tensor] = {}
+    raw = request.raw_input_contents
+    if raw and len(raw) != len(request.inputs):
+        raise invalid(f"{len(raw)} raw contents for {len(request.inputs)} inputs: there must be one for each")
+    for number, given in enumerate(request.inputs):
+        shape = checked_shape(given.name, list(given.shape))
+        if given.datatype not in CONTENTS:
+            raise invalid(f"tensor '{given.name[:80]}': datatype '{given.datatype[:20]}' is not taken")
+        if given.name in tensors:
+            raise invalid(f"tensor '{given.name[:80]}' is there twice")
+        if raw:
+            if given.contents.ListFields():
+                raise invalid(f"tensor '{given.name}' has both contents and raw contents")
+            tensors[given.name] = from_binary(given.name, given.datatype, shape, raw[number])
+        else:
+            tensors[given.name] = from_contents(given.name, given.datatype, shape, given.contents)
+    wanted = tuple(dict.fromkeys(output.name for output in request.outputs))
+    return InferRequest(request.model_name, request.model_version, request.id, tensors, plain(request.parameters), wanted)
+
+
+def plain(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters as plain values."""
+    return {
+        name: getattr(value, choice) for name, value in parameters.items() if (choice := value.WhichOneof("parameter_choice"))
+    }
+
+
+def write_answer(answer: InferAnswer) -> Any:
+    """The message of an answer, its tensors in raw contents."""
+    response = message("ModelInferResponse")(model_name=answer.model, model_version=answer.version, id=answer.id)
+    for name, value in answer.parameters.items():
+        response.parameters[name].string_param = value
+    for tensor in answer.outputs:
+        response.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+        response.raw_output_contents.append(to_binary(tensor))
+    return response

@@ -1,0 +1,185 @@
+"""`Journal`: what has been examined, tile by tile, in a file that a killed run leaves behind and the next one goes on with.
+
+A line of JSON each: first what the run is made with, then of each frame its facts and, as they come, its finished tiles. A line
+that a kill broke off is passed over, and its tile is examined again. A frame is known by its path, size and time of change.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+from blastscope.runtime.errors import DataError, UsageError, WriteError
+from blastscope.runtime.frames.cell_record import cell_from_row, cell_to_row, facts_from_row, facts_to_row
+from blastscope.runtime.frames.types import FrameCell, FrameParameters
+from blastscope.runtime.io.locks import exclusive_lock
+
+FORMAT = 1
+WHOLE = -1  # the number of the tile that is a whole frame
+
+Row = dict[str, Any]
+
+
+class TileRecord(NamedTuple):
+    """What one tile gave."""
+
+    cells: list[FrameCell]
+    crowded: bool  # a place of it was too crowded to be looked at
+
+
+@dataclass(frozen=True, slots=True)
+class FrameRecord:
+    """What is known of one frame from an earlier run, and where what is found is kept."""
+
+    key: str
+    facts: FrameParameters | None
+    places: Mapping[int, int]  # of the lines of finished tiles in the file
+    journal: Journal
+
+    def tile(self, number: int) -> TileRecord | None:
+        """What an earlier run found in a tile; None where it didn't come so far."""
+        place = self.places.get(number)
+        if place is None:
+            return None
+        row = self.journal.row_at(place)
+        return TileRecord([cell_from_row(cell) for cell in row["cells"]], row["crowded"])
+
+    def keep_facts(self, facts: FrameParameters) -> None:
+        """Writes what was measured of the frame."""
+        self.journal.append({"frame": self.key, "facts": facts_to_row(facts)})
+
+    def keep_tile(self, number: int, found: TileRecord) -> None:
+        """Writes a finished tile. Many threads may."""
+        cells = [cell_to_row(cell) for cell in found.cells]
+        self.journal.append({"frame": self.key, "tile": number, "cells": cells, "crowded": found.crowded})
+
+
+class Journal:
+    """The file `path`, opened to be gone on with. `close` it, or use it as a context manager.
+
+    Parameters
+    ----------
+    path : Path
+        It is made where there is none.
+    made_with : mapping
+        All that changes what is found: bundle, specification, scale. JSON values.
+
+    Raises
+    ------
+    UsageError
+        The file was begun with something else.
+    DataError, WriteError
+        It is no journal; another process writes it; it can't be read or written.
+    """
+
+    def __init__(self, path: Path, made_with: Mapping[str, Any]) -> None:
+        self.path, self._lock = path, threading.Lock()
+        self._facts: dict[str, Row] = {}
+        self._tiles: dict[str, dict[int, int]] = {}
+        head = {"journal": FORMAT, **made_with}
+        with ExitStack() as held:
+            try:
+                held.enter_context(exclusive_lock(path.with_name(f".{path.name}.lock"), wait=False))
+                self._file = held.enter_context(path.open("a+b"))
+                whole = self._read(head)
+                self._file.truncate(whole)  # a line that was broken off: what follows would stand behind it
+            except OSError as error:
+                if isinstance(error, DataError):
+                    raise
+                raise WriteError(path, error) from error
+            if not whole:
+                self.append(head)
+            self._held = held.pop_all()
+
+    def frame(self, path: Path) -> FrameRecord:
+        """What is known of the frame at `path`, and where more of it is kept."""
+        key = _key(path)
+        facts = self._facts.get(key)
+        return FrameRecord(key, None if facts is None else facts_from_row(facts), self._tiles.get(key, {}), self)
+
+    @property
+    def tiles(self) -> int:
+        """How many finished tiles an earlier run left."""
+        return sum(map(len, self._tiles.values()))
+
+    def append(self, row: Row) -> None:
+        """Writes a line. It stands when this returns, whatever ends the process."""
+        line = json.dumps(row, separators=(",", ":")).encode() + b"\n"
+        with self._lock:
+            try:
+                self._file.write(line)
+                self._file.flush()
+            except OSError as error:
+                raise WriteError(self.path, error) from error
+
+    def row_at(self, place: int) -> Row:
+        """The line that begins there."""
+        with self._lock:
+            self._file.seek(place)
+            line = self._file.readline()
+        row: Row = json.loads(line)
+        return row
+
+    def close(self) -> None:
+        """Ends writing. Safe to call twice."""
+        with self._lock:
+            self._held.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _read(self, head: Row) -> int:
+        """Takes up all whole lines, and gives their bytes together."""
+        self._file.seek(0)
+        place = 0
+        for line in self._file:
+            row = _parsed(line)
+            if row is None:
+                if place == 0 and not line.startswith(b'{"journal"'):
+                    raise DataError(self.path, "is no journal of 'examine': name another file")
+                break
+            if place == 0:
+                self._check_head(row, head)
+            elif "facts" in row:
+                self._facts[row["frame"]] = row["facts"]
+            else:
+                self._tiles.setdefault(row["frame"], {})[row["tile"]] = place
+            place += len(line)
+        return place
+
+    def _check_head(self, found: Row, wanted: Row) -> None:
+        if found.get("journal") != FORMAT:
+            raise DataError(self.path, "is no journal of 'examine', or one of another version: name another file")
+        changed = [name for name in wanted if found.get(name) != wanted[name]]
+        if changed:
+            raise UsageError(f"'{self.path}' was begun with another {' and '.join(changed)}: name another file, or the same")
+
+
+def _parsed(line: bytes) -> Row | None:
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and ("journal" in row or "frame" in row) else None
+
+
+def _key(path: Path) -> str:
+    """What names a frame as it is now: another content gets another name."""
+    status = path.stat()
+    return json.dumps([os.path.realpath(path), status.st_size, status.st_mtime_ns])
+
+
+def in_order(cells: Sequence[FrameCell]) -> list[FrameCell]:
+    """Cells of many tiles in the order of a report: top to bottom and left to right."""
+    return sorted(cells, key=lambda cell: (cell.box[1], cell.box[0], cell.box))
