@@ -114,11 +114,7 @@ def calibrate(
     for entry in source.manifest.graphs:
         check_weights(source, entry)
     parts = read_folds(source, folds) if folds else ()
-    if parts:
-        split = _trained_cells(source, data, config)
-    else:
-        logger.info("looking for validation cells below '%s'", data)
-        split = _split_cells(source, data, config)
+    split = _trained_cells(source, data, config) if parts else _split_cells(source, data, config)
     logger.info("measuring ranges on %s cells", len(split.sample.cells))
     model = onnx.load_model_from_string(source.read(fused))
     builder = Int8Builder(model, split.sample.crops, config, histograms=config.method != "minmax")
@@ -189,6 +185,7 @@ class _Candidate:
 
 
 def _split_cells(bundle: Bundle, data: Path | str, config: CalibrationConfig) -> _CellSplit:
+    logger.info("looking for validation cells below '%s'", data)
     folder, training, spec = scan_dataset(data), bundle.manifest.training, bundle.manifest.crop
     log_dataset_mismatch(folder, training.data_sha256)
     known = validation_cells(folder, training)
