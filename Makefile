@@ -71,7 +71,7 @@ gpu-check:
 
 # Needs CUDA's nvcc 13.0 or later, and no GPU. The result is committed.
 kernels: $(READY)
-	$(BIN)/python -m blastscope.runtime.cuda.kernels.compile
+	$(BIN)/python -m blastscope.runtime.cuda.kernels.fatbin
 
 # The crop kernels on every real cell, through the host shim; the suite takes a few of them.
 kernels-check: $(READY)

@@ -27,9 +27,9 @@ from blastscope.cli.options import (
     Threads,
     UnlikeTraining,
     ValidationPath,
+    opened,
 )
 from blastscope.cli.progress import ExamineProgress
-from blastscope.cli.session import opened
 from blastscope.cli.terminal import echo, say
 from blastscope.runtime.io.printable import printable
 
@@ -98,7 +98,7 @@ def examine(
     from blastscope.runtime.frames.report.theme import title_of
     from blastscope.runtime.frames.report.writers import OutputOptions, ReportWriter
     from blastscope.runtime.frames.types import FrameSpecification
-    from blastscope.runtime.inference.smear import smear_model
+    from blastscope.runtime.inference.voting import smear_model
 
     spec, as_json = FrameSpecification.from_toml(config) if config else None, as_json or cells
     wanted = OutputOptions(overlay=overlay, sheet=sheet, report=report, csv=csv)

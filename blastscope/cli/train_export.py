@@ -43,7 +43,7 @@ def train(
     With --corrections the cells that are trained on lie in OUT.cells; name it as --data of export and calibrate.
     """
     from blastscope.cli.tables import print_training
-    from blastscope.export.rehearsal import rehearse
+    from blastscope.export.parity import rehearse
     from blastscope.train.config import TrainConfig
     from blastscope.train.pipeline import train_ensemble
 
@@ -80,7 +80,7 @@ def crossvalidate(
 ) -> None:
     """Train once for each fold of the patients, and score each patient by the networks that never saw a cell of it."""
     from blastscope.cli.tables import print_training
-    from blastscope.export.rehearsal import rehearse
+    from blastscope.export.parity import rehearse
     from blastscope.train.config import TrainConfig
     from blastscope.train.cross_validation import cross_validate
 
@@ -140,8 +140,8 @@ def export(
 
 
 def _export(run: Path | None, out: Path, data: Path | None, config: Path | None) -> Bundle:
-    from blastscope.export.config import ExportConfig
     from blastscope.export.exporter import export_run
+    from blastscope.export.onnx_writer import ExportConfig
 
     if run is None:
         raise UsageError("which run? name its folder")
@@ -198,7 +198,7 @@ def _cascade(
 ) -> None:
     from pydantic import ValidationError
 
-    from blastscope.calibration.cascade.plots import write_report
+    from blastscope.calibration.cascade.report import write_report
     from blastscope.calibration.cascade.run import calibrate_cascade
     from blastscope.calibration.config import CascadeConfig
     from blastscope.cli.tables import json_text
