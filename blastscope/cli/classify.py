@@ -85,7 +85,13 @@ def classify(
 
     if pixel_um is not None and not on_black:
         raise UsageError("--pixel-um goes with --on-black: cells on black are taken at C-NMC's scale")
-    engine = {"device": device, "precision": precision, "backend": backend, "threads": threads, "layout": layout}
+    engine: dict[str, object] = {
+        "device": device,
+        "precision": precision,
+        "backend": backend,
+        "threads": threads,
+        "layout": layout,
+    }
     engine |= {"cascade": cascade, "unlike_training": unlike_training, "require_signature": require_signature}
     if STDIN in paths:
         if len(paths) > 1 or group_by != "none":
@@ -100,16 +106,16 @@ def classify(
     if group_by == "patient" and (nameless := sum(patient_in_name(path) is None for path in images)):
         say(f"{nameless} of {len(images)} images aren't named as C-NMC's: those of one folder are taken for one person's")
     refused = 0
-    groups: dict[str, list[Prediction]] = {}
+    groups: dict[str, dict[Path, Prediction]] = {}  # a file that is given twice shows a person's cell once
     with opened(bundle, **engine, workload="throughput") as scope:
         model = smear_model(scope.bundle) if group_by != "none" else None
         answers = scope.classify_pictures(images, pixel_um=pixel_um) if on_black else scope.classify_files(images)
         for path, prediction in answers:
-            groups.setdefault(_group(path, group_by), []).append(prediction)
+            groups.setdefault(_group(path, group_by), {})[path.resolve()] = prediction
             refused += prediction.refusal is not None
             tell(path, prediction, as_json=as_json)
         if model:
-            print_smears(groups, model, as_json=as_json)
+            print_smears({name: list(cells.values()) for name, cells in groups.items()}, model, as_json=as_json)
     exit_with(refused, len(images))
 
 

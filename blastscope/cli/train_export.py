@@ -29,9 +29,19 @@ def train(
         Path | None,
         typer.Option(help="uncertainty.json of a cross validation by the same recipe, for a run that holds nobody out."),
     ] = None,
+    corrections: Annotated[
+        Path | None,
+        typer.Option(help="corrections.csv or labels of a site's frames: its cells are cut out and learnt from as well."),
+    ] = None,
+    frame_config: Annotated[
+        Path | None, typer.Option(help="With --corrections: TOML file of what is assumed of frames and cells.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Train A, B and the combined model by the paper's recipe, or by that of a TOML file, and write the report."""
+    """Train A, B and the combined model by the paper's recipe, or by that of a TOML file, and write the report.
+
+    With --corrections the cells that are trained on lie in OUT.cells; name it as --data of export and calibrate.
+    """
     from blastscope.cli.tables import print_training
     from blastscope.export.parity import rehearse
     from blastscope.train.config import TrainConfig
@@ -39,10 +49,24 @@ def train(
 
     chosen = TrainConfig.from_toml(config) if config else TrainConfig()
     console = Console(stderr=True)
+    if corrections:
+        data = _with_site_cells(data, corrections, frame_config, out.with_name(f"{out.name}.cells"), resume=resume)
+    elif frame_config:
+        raise UsageError("--frame-config goes with --corrections")
     run = train_ensemble(
         data, chosen, out, resume=resume, cache=cache, uncertainty=uncertainty, console=console, rehearse=rehearse
     )
     print_training(run, as_json=as_json)
+
+
+def _with_site_cells(data: Path, corrections: Path, config: Path | None, place: Path, *, resume: bool) -> Path:
+    from blastscope.runtime.frames.types import FrameSpecification
+    from blastscope.train.site_cells import add_site_cells
+
+    if resume and place.is_dir():
+        return place  # the run goes on with the cells that it began with
+    spec = FrameSpecification.from_toml(config) if config else FrameSpecification()
+    return add_site_cells(data, corrections, place, spec=spec, tell=say)
 
 
 def crossvalidate(

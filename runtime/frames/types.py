@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NamedTuple, TypedDict, get_args
 
 import cv2
 import numpy as np
@@ -21,6 +21,25 @@ from blastscope.runtime.frames.contour import Contour
 from blastscope.runtime.frames.features import CellFeatures
 from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.runtime.types import CLASSES, Box, ClassName, Prediction, Refusal, RefusalCode, Voter
+
+DoubtCode = Literal["nothing-found", "many-white-cells", "scale-assumed", "scale-disputed"]
+DOUBTS: tuple[DoubtCode, ...] = get_args(DoubtCode)
+
+
+class Doubt(NamedTuple):
+    """Why a frame's result shouldn't be trusted before somebody has looked at it.
+
+    Attributes
+    ----------
+    code : str
+        For programs: 'nothing-found' (though dark purple objects are there), 'many-white-cells' (as many as red ones),
+        'scale-assumed' (nothing tells it), 'scale-disputed' (the file or the caller and the red cells differ).
+    detail : str
+        For people: one sentence, which may change from one version to the next.
+    """
+
+    code: DoubtCode
+    detail: str
 
 
 class CellRow(TypedDict):
@@ -36,6 +55,7 @@ class CellRow(TypedDict):
     detail: str | None  # of the refusal
     novelty: float | None  # distance from the training's cells; None where the bundle measures none
     set: list[ClassName] | None  # classes that can't be excluded
+    group: GroupName | None  # by the detector; None where the bundle has none
 
 
 class FrameRow(TypedDict):
@@ -47,10 +67,12 @@ class FrameRow(TypedDict):
     pixel_um: float | None
     scale_source: ScaleSource | None
     counts: dict[str, int]
+    groups: dict[str, int]  # cells by group: see `FrameReport.groups`
     cells: list[CellRow]
     size: list[int] | None  # width, height
     detail: str | None  # of the refusal
     notes: list[str]
+    doubts: list[DoubtCode]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,6 +127,7 @@ class FrameCell:
             detail=refusal.detail if refusal else None,
             novelty=prediction.novelty if prediction else None,
             set=list(prediction.set) if prediction and prediction.set is not None else None,
+            group=self.found.group.name if self.found.group else None,
         )
 
 
@@ -134,7 +157,8 @@ class FrameReport:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     id: int | str | None = None  # of the frame in its stream
     size: tuple[int, int] | None = None  # width and height of the frame
-    notes: tuple[str, ...] = ()  # what was read of a file that holds more, and where the scale comes from
+    notes: tuple[str, ...] = ()  # what was read of a file that holds more, where the scale comes from, and all doubts in words
+    doubts: tuple[Doubt, ...] = ()  # why the frame may not have been understood
 
     @property
     def pixel_um(self) -> float | None:
@@ -159,6 +183,26 @@ class FrameReport:
         called: dict[str, int] = {name: labels.count(name) for name in CLASSES}
         return {"cells": len(labels), **called, "refused": labels.count(None)}
 
+    @property
+    def doubt_codes(self) -> frozenset[DoubtCode]:
+        """What kinds of doubt there are about the frame."""
+        return frozenset(doubt.code for doubt in self.doubts)
+
+    @property
+    def groups(self) -> dict[str, int]:
+        """The cells by group, as a differential's first line.
+
+        Where the bundle's detector told the group of each cell: 'lymphoid', 'myeloid' and 'other'. Elsewhere by what became of
+        them: 'lymphoid' those that look it and were called, 'not_lymphoid' those with a lobed or granular nucleus or pink
+        cytoplasm; all others are 'not_judged': cut off, clumped, blurred, or unlike the training's cells.
+        """
+        names = [cell.found.group.name for cell in self.cells if cell.found.group]
+        if names and len(names) == len(self.cells):
+            return {name: names.count(name) for name in GROUPS}
+        codes = [cell.refusal.code if cell.refusal else None for cell in self.cells]
+        lymphoid, other = codes.count(None), codes.count("not-lymphoid")
+        return {"lymphoid": lymphoid, "not_lymphoid": other, "not_judged": len(codes) - lymphoid - other}
+
     def row(self) -> FrameRow:
         """The frame as plain JSON values."""
         return FrameRow(
@@ -168,10 +212,12 @@ class FrameReport:
             pixel_um=self.pixel_um,
             scale_source=self.facts.scale_source if self.facts else None,
             counts=self.counts,
+            groups=self.groups,
             cells=[cell.row() for cell in self.cells],
             size=list(self.size) if self.size else None,
             detail=self.refusal.detail if self.refusal else None,
             notes=list(self.notes),
+            doubts=sorted(self.doubt_codes),
         )
 
 
@@ -194,6 +240,17 @@ class FrameParameters:
     scale_note: str = ""  # where the scale that is said and the red cells differ, or nothing tells it
 
 
+GroupName = Literal["lymphoid", "myeloid", "other"]
+GROUPS: tuple[GroupName, ...] = get_args(GroupName)
+
+
+class CellGroup(NamedTuple):
+    """What kind of white cell a detector takes one for."""
+
+    name: GroupName
+    probability: float
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class SegmentedCell:
     """One white cell, in pixels of the frame. A refused one counts as found, and its box stands."""
@@ -202,6 +259,8 @@ class SegmentedCell:
     contour: NDArray[np.int32]  # (K, 2), x and y along the cell's outline
     core: Contour  # its nucleus
     refusal: Refusal | None = None
+    score: float | None = None  # the detector's probability that it is a white cell; None: it was found by its stain
+    group: CellGroup | None = None  # by the detector
 
     @property
     def nucleus(self) -> NDArray[np.int32]:
@@ -226,6 +285,7 @@ class FrameSpecification(StrictModel):
     target_px: float = Field(default=207.0, gt=8, le=1024)
     lymphocyte_um: float = Field(default=12.0, gt=4, lt=40)
     red_cell_um: float = Field(default=7.5, gt=4, lt=12)  # on a dried smear
+    finder: Literal["auto", "stain"] = "auto"  # auto: the bundle's detector, where it has one; stain: nuclei by their colour
     stain: Literal["none", "reinhard", "macenko"] = "reinhard"  # towards C-NMC's look, before the networks see a cell
 
     @property

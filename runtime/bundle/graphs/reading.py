@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from blastscope.runtime.bundle.graphs.call import Known, Shape
-from blastscope.runtime.bundle.graphs.limits import BATCH, check_limits
+from blastscope.runtime.bundle.graphs.limits import BATCH, PICTURE, check_limits
 from blastscope.runtime.bundle.graphs.wire import FLOAT, INT8, INT32, UINT8, Graph, UnfitGraph, Value, parse_graph
 from blastscope.runtime.bundle.manifest import GraphModels
 from blastscope.runtime.bundle.reader import FILE_LIMIT
@@ -55,6 +56,26 @@ def check_input(inputs: list[Value], side_px: int | None) -> None:
     batch, rows, columns, channels = value.dims
     if isinstance(batch, int) or not isinstance(rows, int) or rows != columns or channels != 3 or side_px not in (None, rows):
         raise UnfitGraph(f"takes {_dims(value)}, {told}")
+
+
+def check_detector(graph: Graph, known: Mapping[str, Known]) -> None:
+    """Raises `UnfitGraph` unless `graph` takes pictures of any size and gives the maps of a detector."""
+    told = "not a detector: 'pictures' of uint8 (N, H, W, 3), all but the 3 free, to 'maps' of float32 (N, 10, H / 8, W / 8)"
+    names = [value.name for value in graph.inputs], [value.name for value in graph.outputs]
+    if names != (["pictures"], ["maps"]):
+        raise UnfitGraph(f"takes {', '.join(map(_short, names[0])) or 'nothing'}: {told}")
+    (taken,), (given,) = graph.inputs, graph.outputs
+    free = len(taken.dims) == 4 and not any(isinstance(side, int) for side in taken.dims[:3]) and taken.dims[3] == 3
+    if taken.type != UINT8 or not free:
+        raise UnfitGraph(f"takes type {taken.type} as {_dims(taken)}: {told}")
+    made = known.get(given.name)
+    if (
+        made is None
+        or given.type != FLOAT
+        or made.type not in (0, FLOAT)
+        or made.shape != (BATCH, 10, PICTURE // 8, PICTURE // 8)
+    ):
+        raise UnfitGraph(f"gives {made.shape if made else 'nothing'} of a picture of {PICTURE} pixels: {told}")
 
 
 def _check_output(value: Value, known: Known | None, kind: int, shape: Shape) -> None:
@@ -115,7 +136,9 @@ class RefusedGraph(EngineError):
         return DigestMismatch(bundle, file, self.problem) if self.changed else BundleError(bundle, f"{file} {self.problem}")
 
 
-def read_graph(path: Path, sha256: str, *, models: GraphModels | None = None, side_px: int | None = None) -> bytes:
+def read_graph(
+    path: Path, sha256: str, *, models: GraphModels | Literal["detector"] | None = None, side_px: int | None = None
+) -> bytes:
     """The bytes of the ONNX file at `path`, whose digest is `sha256`.
 
     With `models`, also the inputs and outputs that a bundle's graph of these models has, for crops of `side_px`, are checked.
@@ -136,15 +159,19 @@ def read_graph(path: Path, sha256: str, *, models: GraphModels | None = None, si
     return content
 
 
-def examine_graph(content: bytes, *, models: GraphModels | None = None, side_px: int | None = None) -> None:
-    """Raises `UnfitGraph` where the graph breaks a limit, or isn't one of `models` for crops of `side_px`."""
+def examine_graph(
+    content: bytes, *, models: GraphModels | Literal["detector"] | None = None, side_px: int | None = None
+) -> None:
+    """Raises `UnfitGraph` where the graph breaks a limit, or isn't one of `models` for crops of `side_px`, or a detector."""
     if len(content) > FILE_LIMIT:
         raise UnfitGraph(f"is larger than {FILE_LIMIT} bytes")
     graph = parse_graph(content)
-    if models is not None:
+    if models is not None and models != "detector":
         check_input(graph.inputs, side_px)
     known = check_limits(graph)
     if problem := weights_problem(content):
         raise UnfitGraph(problem)
-    if models is not None:
+    if models == "detector":
+        check_detector(graph, known)
+    elif models is not None:
         check_outputs(graph, known, models)
