@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from blastscope import __version__
 from blastscope.cli.classify import print_smears
+from blastscope.cli.cluster import ClusterJob, RayAddress, Results, run_on_cluster
 from blastscope.cli.options import (
     BackendName,
     BundlePath,
@@ -81,16 +83,17 @@ def examine(
     ] = "none",
     cells: Annotated[bool, typer.Option("--cells", help="Print a line of JSON a cell too, as soon as it is found.")] = False,
     resume: ResumeFile = None,
+    ray: RayAddress = None,
+    results: Results = None,
 ) -> None:
     """Find the white cells in whole frames and call each, in the order given. Exits 1 when a frame couldn't be examined.
 
     A cell that gets no call (cut off, clumped, blurred, not lymphoid) is a finding, not a failure: it stands in the result with
     its reason.
     """
-    from blastscope import __version__
     from blastscope.runtime.evaluation.drift import Drift
     from blastscope.runtime.frames.annotations.writer import AnnotationOptions, AnnotationWriter
-    from blastscope.runtime.frames.report.theme import caution, doubts, title_of
+    from blastscope.runtime.frames.report.theme import title_of
     from blastscope.runtime.frames.report.writers import OutputOptions, ReportWriter
     from blastscope.runtime.frames.types import FrameSpecification
     from blastscope.runtime.inference.smear import smear_model
@@ -98,13 +101,17 @@ def examine(
     spec, as_json = FrameSpecification.from_toml(config) if config else None, as_json or cells
     wanted = OutputOptions(overlay=overlay, sheet=sheet, report=report, csv=csv)
     paths = _frames(frames)
-    papers, drift = ReportWriter(wanted, paths, others=(config, validation, resume)), Drift()
+    engine = {"device": device, "precision": precision, "backend": backend, "threads": threads, "layout": layout}
+    engine |= {"unlike_training": unlike_training, "require_signature": require_signature, "validation": validation}
     formats = AnnotationOptions(geojson=geojson, coco=coco, yolo=yolo, ome=ome, dicom=dicom)
+    if ray:
+        given = (cells, resume, group_by != "none", *vars(wanted).values(), *vars(formats).values())
+        job = ClusterJob("examine", ray, results, bundle, engine, pixel_um, spec)
+        return run_on_cluster(job, paths, alone=not any(given), as_json=as_json)
+    papers, drift = ReportWriter(wanted, paths, others=(config, validation, resume)), Drift()
     others, beside = (config, validation, resume), (csv, sheet, wanted.report_page)
     annotations = AnnotationWriter(formats, paths, others=others, beside=beside, version=__version__)
     seen = _Tally(drift, group_by)
-    engine = {"device": device, "precision": precision, "backend": backend, "threads": threads, "layout": layout}
-    engine |= {"unlike_training": unlike_training, "require_signature": require_signature, "validation": validation}
     with opened(bundle, **engine, workload="throughput") as scope, ExamineProgress(len(paths), cells=cells) as progress:
         smears = smear_model(scope.bundle) if group_by != "none" else None
         look = partial(_each, (papers.album.look, annotations.look))
@@ -121,12 +128,9 @@ def examine(
             print_smears(seen.groups, smears, as_json=as_json)
         alarms = drift.state().alarms
         written = [*papers.finish(title_of(paths), scope.audit, alarms=alarms), *annotations.finish()]
-    for told in (*(f"written: {path}" for path in written), *(f"drift: {alarm}" for alarm in alarms), *doubts(seen.unscaled)):
+    for told in (*(f"written: {path}" for path in written), *(f"drift: {alarm}" for alarm in alarms)):
         say(told)
-    say(caution(validated=seen.validated))
-    if seen.refused:
-        echo(f"{seen.refused} of {len(paths)} frames could not be examined", err=True)
-        raise typer.Exit(1)
+    seen.conclude(len(paths))
 
 
 def _frames(named: list[Path]) -> list[Path]:
@@ -162,6 +166,16 @@ class _Tally:
         if self.group_by != "none" and report.path is not None:
             called = (cell.prediction for cell in report.cells if cell.prediction)
             self.groups.setdefault(str(report.path if self.group_by == "frame" else report.path.parent), []).extend(called)
+
+    def conclude(self, frames: int) -> None:
+        """Says what holds for all; ends the command with 1 where a frame couldn't be examined."""
+        from blastscope.runtime.frames.report.theme import caution, doubts
+
+        for told in (*doubts(self.unscaled), caution(validated=self.validated)):
+            say(told)
+        if self.refused:
+            echo(f"{self.refused} of {frames} frames could not be examined", err=True)
+            raise typer.Exit(1)
 
 
 def _each(looks: Iterable[Look], scan: Slide, report: FrameReport) -> None:
