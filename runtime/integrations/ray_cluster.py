@@ -37,11 +37,24 @@ CALL: dict[str, Any] = {"label": "string", "probability": "float64", "score": "f
     "refusal": "string",
     "detail": "string",
 }
+CELL: dict[str, Any] = CALL | {"contour": [["int32"]], "group": "string"}
+COUNTS = dict.fromkeys(("cells", "hem", "all", "refused"), "int32")
+GROUPS = dict.fromkeys(("lymphoid", "myeloid", "other", "not_lymphoid", "not_judged"), "int32")
 SCHEMAS: dict[Task, dict[str, Any]] = {
     "classify": CALL | {"probabilities": {"a": PAIR, "b": PAIR, "combined": PAIR}, "decided_early": "bool_", "audit": AUDIT},
-    "examine": {"refusal": "string", "detail": "string", "validated": "bool_", "pixel_um": "float64", "scale_source": "string"}
-    | {"counts": dict.fromkeys(("cells", "hem", "all", "refused"), "int32"), "cells": [CALL | {"contour": [["int32"]]}]}
-    | {"size": ["int32"], "notes": ["string"]},
+    "examine": {
+        "refusal": "string",
+        "detail": "string",
+        "validated": "bool_",
+        "pixel_um": "float64",
+        "scale_source": "string",
+        "counts": COUNTS,
+        "groups": GROUPS,
+        "cells": [CELL],
+        "size": ["int32"],
+        "notes": ["string"],
+        "doubts": ["string"],
+    },
 }
 
 
@@ -215,5 +228,7 @@ def _alone(address: str) -> dict[str, Any]:
 
 def _failed(task: Task, refusal: Refusal) -> Row:
     nothing: Row = dict.fromkeys(SCHEMAS[task])
-    empty: Row = {"decided_early": False} if task == "classify" else {"validated": False, "cells": [], "notes": []}
+    empty: Row = (
+        {"decided_early": False} if task == "classify" else {"validated": False, "cells": [], "notes": [], "doubts": []}
+    )
     return {**nothing, **empty, "refusal": refusal.code, "detail": refusal.detail}

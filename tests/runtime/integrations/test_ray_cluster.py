@@ -15,15 +15,17 @@ from PIL import Image
 
 from blastscope.runtime.bundle import read_bundle
 from blastscope.runtime.errors import DataError, UsageError
+from blastscope.runtime.frames.types import CellRow, FrameRow
 from blastscope.runtime.io.parquet_parts import PartFolder
 from blastscope.runtime.io.synthetic import synthetic_cell
 from blastscope.runtime.session import open_bundle
+from blastscope.runtime.types import PredictionRow
 
 pytest.importorskip("ray", reason="the extra ray is not installed")
 parquet = pytest.importorskip("pyarrow.parquet", reason="the extra ray is not installed")
 
 from blastscope.runtime.integrations import ray_cluster  # noqa: E402
-from blastscope.runtime.integrations.ray_cluster import Answered, RayRun, Work  # noqa: E402
+from blastscope.runtime.integrations.ray_cluster import SCHEMAS, Answered, RayRun, Work  # noqa: E402
 
 SCHEMA = {"label": "string", "refusal": "string"}
 
@@ -57,6 +59,24 @@ def test_a_folder_goes_with_one_bundle_and_holds_nothing_but_parts(tmp_path: Pat
     (out / "part-0.parquet").write_bytes(b"PAR1 of no table")
     with pytest.raises(DataError, match="part-0"):
         PartFolder(out, SCHEMA, {"bundle": "x", "task": "classify"})
+
+
+def test_a_row_of_the_results_has_the_keys_of_a_line_of_json() -> None:
+    assert set(SCHEMAS["classify"]) == set(PredictionRow.__annotations__)
+    assert {"path", *SCHEMAS["examine"]} == set(FrameRow.__annotations__)
+    assert set(SCHEMAS["examine"]["cells"][0]) == set(CellRow.__annotations__)
+
+
+def test_a_frame_with_its_cells_comes_back_from_a_part(shared_data: Path, tmp_path: Path) -> None:
+    frame = sorted((shared_data / "bccd" / "JPEGImages").glob("*.jpg"))[0]
+    with open_bundle(device="cpu", threads=1) as scope:
+        (report,) = scope.examine_files([frame])
+    row = report.row()
+    assert row["cells"]
+    PartFolder(tmp_path, SCHEMAS["examine"], {}).write([frame], [dict(row)])
+    (back,) = rows_in(tmp_path)
+    assert {name: value for name, value in back["groups"].items() if value is not None} == row["groups"]
+    assert [back[name] for name in row if name != "groups"] == [row[name] for name in row if name != "groups"]  # type: ignore[literal-required]
 
 
 # ---- a cluster
