@@ -146,7 +146,8 @@ class RayRun:
         self._parts = PartFolder(results, SCHEMAS[work.task], work.made_with)
         try:
             ray.init(address=address, log_to_driver=False, logging_level="error", **_alone(address))
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        except Exception as error:  # Ray raises no class of its own where a node doesn't come up
+            ray.shutdown()
             raise DeviceError(f"no Ray cluster answers at '{address}': {error}") from error
         try:
             threads = work.engine.get("threads") or 1

@@ -105,6 +105,7 @@ def test_a_cluster_that_loses_a_worker_loses_no_image_and_doubles_none(
     work: Work, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "600")  # on a busy machine a node needs minutes to come up
     monkeypatch.setitem(ray_cluster.CHUNK, "classify", 4)
     out, found = tmp_path / "out", list[Answered]()
     with RayRun("local", work, out, actors=2) as run:
