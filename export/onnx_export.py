@@ -55,7 +55,7 @@ def trace(graph: nn.Module, side_px: int, models: GraphModels) -> onnx.ModelProt
     # two crops: a batch of one could be taken for a dimension that is always 1
     example = torch.zeros((2, side_px, side_px, 3), dtype=torch.uint8, device=next(graph.parameters()).device)
     names = output_names(graph)
-    with TemporaryDirectory(prefix="blastscope-") as folder, torch.no_grad(), _silence_exporter(), _static_padding():
+    with TemporaryDirectory(prefix="blastscope-") as folder, torch.no_grad(), silence_exporter(), static_padding():
         traced = Path(folder) / "traced.onnx"
         try:
             torch.onnx.export(
@@ -72,7 +72,7 @@ def trace(graph: nn.Module, side_px: int, models: GraphModels) -> onnx.ModelProt
         except UNTRACEABLE as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0].partition(". Please")[0].strip()
             raise EngineError(f"PyTorch's exporter has no ONNX for this network: {reason}: train another backbone") from error
-        model = _fold_constants(traced)
+        model = fold_constants(traced)
     strip_metadata(model)
     _set_output_shapes(model, models)
     write_metadata(model, models, "fp32")
@@ -80,7 +80,7 @@ def trace(graph: nn.Module, side_px: int, models: GraphModels) -> onnx.ModelProt
     return model
 
 
-def _fold_constants(traced: Path) -> onnx.ModelProto:
+def fold_constants(traced: Path) -> onnx.ModelProto:
     """The graph with constants computed, and padding, scales and batch norms folded into their convolutions.
 
     ONNX Runtime's basic optimisations do that with standard operators only, so that every engine reads the result.
@@ -149,7 +149,7 @@ def _rename(graph: onnx.GraphProto) -> None:
 
 
 @contextmanager
-def _silence_exporter() -> Iterator[None]:
+def silence_exporter() -> Iterator[None]:
     """The exporter says that it is the older one, the tracer that sizes become constants: both are meant.
 
     Where the exporter fails it would print the whole graph.
@@ -169,7 +169,7 @@ def _silence_exporter() -> Iterator[None]:
 
 
 @contextmanager
-def _static_padding() -> Iterator[None]:
+def static_padding() -> Iterator[None]:
     """Lets timm's TensorFlow-like padding trace as fixed numbers.
 
     It is computed from the feature map's size, which depends on the side alone; traced as it stands it becomes thirty small

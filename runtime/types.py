@@ -24,7 +24,7 @@ LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
 
 ImageCode = Literal["undecodable", "bomb", "not-8-bit-rgb", "empty", "not-on-black", "touches-border", "too-small", "too-large"]
-FrameCode = Literal["clumped", "out-of-focus", "not-lymphoid"]  # only of a cell in a whole frame
+FrameCode = Literal["clumped", "out-of-focus", "not-lymphoid", "unsegmented"]  # only of a cell in a whole frame
 TrainingCode = Literal["unlike-training"]  # only of a bundle whose graphs measure novelty
 StreamCode = Literal["failed"]  # only of a frame in a stream, or of a file: examining it broke off
 RefusalCode = ImageCode | FrameCode | TrainingCode | StreamCode

@@ -20,6 +20,7 @@ from blastscope.cli import build as building
 from blastscope.cli import bundle as bundles
 from blastscope.cli import classify as calls
 from blastscope.cli import demo as demonstration
+from blastscope.cli import detector as detecting
 from blastscope.cli import devices, signing
 from blastscope.cli import examine as examining
 from blastscope.cli import explain as explaining
@@ -112,8 +113,8 @@ def _options(
 
 
 ALL_VERBS = (
-    *(calls, explaining, examining, road, bundles, signing, building, benching, demonstration, devices, streaming, validating),
-    serving,
+    *(calls, explaining, examining, road, detecting, bundles, signing, building, benching, demonstration, devices),
+    *(streaming, validating, serving),
 )
 for verbs in ALL_VERBS:
     for verb in verbs.VERBS:

@@ -85,7 +85,13 @@ def classify(
 
     if pixel_um is not None and not on_black:
         raise UsageError("--pixel-um goes with --on-black: cells on black are taken at C-NMC's scale")
-    engine = {"device": device, "precision": precision, "backend": backend, "threads": threads, "layout": layout}
+    engine: dict[str, object] = {
+        "device": device,
+        "precision": precision,
+        "backend": backend,
+        "threads": threads,
+        "layout": layout,
+    }
     engine |= {"cascade": cascade, "unlike_training": unlike_training, "require_signature": require_signature}
     if STDIN in paths:
         if len(paths) > 1 or group_by != "none":

@@ -99,22 +99,18 @@ def examine(
     from blastscope.runtime.frames.report.writers import OutputOptions, ReportWriter
     from blastscope.runtime.frames.types import FrameSpecification
     from blastscope.runtime.inference.smear import smear_model
-    from blastscope.runtime.io.paths import PassedOver, left_out
-    from blastscope.runtime.io.slides.slide import find_frames
 
     spec, as_json = FrameSpecification.from_toml(config) if config else None, as_json or cells
     wanted = OutputOptions(overlay=overlay, sheet=sheet, report=report, csv=csv)
-    passed = PassedOver()
-    paths = find_frames(frames, passed=passed)
-    for told in left_out(passed):
-        say(told)
+    paths = _frames(frames)
     papers, drift = ReportWriter(wanted, paths, others=(config, validation, resume)), Drift()
     formats = AnnotationOptions(geojson=geojson, coco=coco, yolo=yolo, ome=ome, dicom=dicom)
     others, beside = (config, validation, resume), (csv, sheet, wanted.report_page)
     annotations = AnnotationWriter(formats, paths, others=others, beside=beside, version=__version__)
     seen = _Tally(drift, group_by)
-    engine = {"device": device, "precision": precision, "backend": backend, "threads": threads, "layout": layout}
+    engine: dict[str, object] = {"device": device, "precision": precision, "backend": backend, "threads": threads}
     engine |= {"unlike_training": unlike_training, "require_signature": require_signature, "validation": validation}
+    engine["layout"] = layout
     with opened(bundle, **engine, workload="throughput") as scope, ExamineProgress(len(paths), cells=cells) as progress:
         smears = smear_model(scope.bundle) if group_by != "none" else None
         look = partial(_each, (papers.album.look, annotations.look))
@@ -132,6 +128,18 @@ def examine(
         alarms = drift.state().alarms
         written = [*papers.finish(title_of(paths), scope.audit, alarms=alarms), *annotations.finish()]
     _tell_end(seen, written, len(paths), strict=strict)
+
+
+def _frames(named: list[Path]) -> list[Path]:
+    """The frames that are meant, once it was told what folders hold beside them."""
+    from blastscope.runtime.io.paths import PassedOver, left_out
+    from blastscope.runtime.io.slides.slide import find_frames
+
+    passed = PassedOver()
+    paths = find_frames(named, passed=passed)
+    for told in left_out(passed):
+        say(told)
+    return paths
 
 
 @dataclass

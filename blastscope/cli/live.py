@@ -64,7 +64,7 @@ def live(
     spec = FrameSpecification.from_toml(config) if config else None
     stopped = threading.Event()
     frames = open_source(source, watch=watch, stopped=stopped)
-    engine = {"device": device, "precision": precision, "backend": backend, "threads": threads}
+    engine: dict[str, object] = {"device": device, "precision": precision, "backend": backend, "threads": threads}
     engine |= {"unlike_training": unlike_training, "require_signature": require_signature}
     with (
         opened(bundle, **engine, validation=validation) as scope,

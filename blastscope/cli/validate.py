@@ -82,7 +82,7 @@ def validate(
         say(told)
     check_places(filter(None, (record, report, csv)), paths, others=(labels, config, requirements))
     table = read_labels(labels, paths, [path for path in frames if path.is_dir()])
-    engine = {"device": device, "precision": precision, "backend": backend, "threads": threads}
+    engine: dict[str, object] = {"device": device, "precision": precision, "backend": backend, "threads": threads}
     engine |= {"unlike_training": unlike_training, "require_signature": require_signature}
     with opened(bundle, **engine, workload="throughput") as scope:
         validation = _last(run(scope, table, wanted, pictures=report is not None), len(table.cells))

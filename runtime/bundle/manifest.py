@@ -8,6 +8,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, JsonValue, StringConstraints, model_validator
 
+from blastscope.runtime.bundle.entries import DetectorEntry, Share
+from blastscope.runtime.bundle.entries import Digest as Digest
+from blastscope.runtime.bundle.entries import FileEntry as FileEntry
 from blastscope.runtime.bundle.former_names import SINCE, with_former_names
 from blastscope.runtime.bundle.uncertainty import Interval as Interval
 from blastscope.runtime.bundle.uncertainty import Uncertainty
@@ -19,11 +22,6 @@ from blastscope.runtime.types import CLASSES, VOTERS, ClassName, Execution, Prec
 FORMAT = "1.3"  # major.minor: a reader takes its own major up to its own minor
 FORMAT_PATTERN = r"^(0|[1-9][0-9]{0,3})\.(0|[1-9][0-9]{0,3})$"
 
-Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-# lower case and no leading or trailing dot: one path means one file on every file system
-_STEP = r"[a-z0-9]([a-z0-9._-]*[a-z0-9_-])?"
-RelativePath = Annotated[str, StringConstraints(pattern=rf"^{_STEP}(/{_STEP})*$", max_length=200)]
-Share = Annotated[float, Field(ge=0, le=1)]
 Moment = Annotated[str, StringConstraints(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]{8,15}(Z|\+00:00)$")]
 GraphModels = Literal["ensemble", "a", "b", "combined"]
 # what each later minor format brought
@@ -34,25 +32,8 @@ _LATE: dict[str, dict[str, Any]] = {
         "calibration": {"corrected", "equalised", "floats", "int8_share"},
     },
     "1.2": {"uncertainty": True, "measures_novelty": True, "card": True},
+    "1.3": {"detector": True},
 }
-
-
-class FileEntry(StrictModel):
-    """A file of the bundle, with its size and digest.
-
-    Attributes
-    ----------
-    file : str
-        Path from the bundle's root, in lower case, with '/' between folders.
-    sha256 : str
-        SHA-256 of its bytes, 64 digits in hex.
-    size : int
-        Bytes.
-    """
-
-    file: RelativePath  # from the bundle's root
-    sha256: Digest
-    size: int = Field(ge=0)  # bytes
 
 
 class GateResult(StrictModel):
@@ -242,6 +223,8 @@ class Manifest(StrictModel):
         What people who were held out showed.
     card : FileEntry or None
         The model card, written anew with every change.
+    detector : DetectorEntry or None
+        What finds white cells in frames; without one they are found by their stain.
     measures_novelty : bool
         Whether the fused graphs also give how far a cell lies from those of the training.
     gate : {'passed', 'waived'}
@@ -270,6 +253,7 @@ class Manifest(StrictModel):
     cascade: CascadeResult | None = None  # since 1.1
     uncertainty: Uncertainty | None = None  # since 1.2
     card: FileEntry | None = None  # the model card, written anew with every change; since 1.2
+    detector: DetectorEntry | None = None  # since 1.3
     measures_novelty: bool = False  # the fused graphs have the outputs `novelty` and `answers`; since 1.2
     gate: Literal["passed", "waived"] = "passed"
     graphs: tuple[GraphEntry, ...] = Field(min_length=1)
@@ -307,6 +291,8 @@ class Manifest(StrictModel):
             raise ValueError(f"keys that format 1.0 doesn't have: say {FORMAT}")
         if self.format in ("1.0", "1.1") and (self.uncertainty or self.measures_novelty or self.card):
             raise ValueError(f"keys that format {self.format} doesn't have: say {FORMAT}")
+        if self.format in ("1.0", "1.1", "1.2") and self.detector:
+            raise ValueError(f"a key that format {self.format} doesn't have: say {FORMAT}")
         return self
 
     @model_validator(mode="after")
@@ -332,7 +318,8 @@ class Manifest(StrictModel):
         -------
         tuple of FileEntry
         """
-        return (*self.graphs, self.golden, *((self.card,) if self.card else ()))
+        detector = (self.detector.graph, self.detector.golden) if self.detector else ()
+        return (*self.graphs, self.golden, *detector, *((self.card,) if self.card else ()))
 
     def json_bytes(self) -> bytes:
         """The content of manifest.json.

@@ -14,7 +14,7 @@ from blastscope.runtime.frames.contour import Contour
 from blastscope.runtime.frames.features import CellFeatures
 from blastscope.runtime.frames.image_pyramid import Grid
 from blastscope.runtime.frames.mask_geometry import Region
-from blastscope.runtime.frames.types import FrameCell, FrameParameters, SegmentedCell
+from blastscope.runtime.frames.types import CellGroup, FrameCell, FrameParameters, SegmentedCell
 from blastscope.runtime.types import Audit, Prediction, Refusal
 
 Row = dict[str, Any]
@@ -37,6 +37,8 @@ def cell_to_row(cell: FrameCell) -> Row:
             "tile": list(core.corner),
         },
         "refusal": _refusal_row(found.refusal),
+        "score": found.score,
+        "group": None if found.group is None else list(found.group),
         "prediction": None if cell.prediction is None else _prediction_row(cell.prediction),
         "appearance": None if cell.appearance is None else list(cell.appearance),
     }
@@ -49,7 +51,8 @@ def cell_from_row(row: Row) -> FrameCell:
     region = Region(x, y, _unpacked(nucleus["mask"]), nucleus["area"], nucleus["lobes"])
     core = Contour(region, Grid(*nucleus["grid"]), tuple(nucleus["shape"]), _pair(nucleus["tile"]))
     x0, y0, x1, y1 = row["box"]
-    found = SegmentedCell((x0, y0, x1, y1), _unpacked(row["contour"]), core, _refusal(row["refusal"]))
+    group = None if row["group"] is None else CellGroup(*row["group"])
+    found = SegmentedCell((x0, y0, x1, y1), _unpacked(row["contour"]), core, _refusal(row["refusal"]), row["score"], group)
     prediction = None if row["prediction"] is None else _prediction(row["prediction"])
     return FrameCell(found, prediction, None if row["appearance"] is None else CellFeatures(*row["appearance"]))
 

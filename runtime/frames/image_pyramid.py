@@ -162,6 +162,7 @@ class ImagePyramid:
     threads: int | None = None
     _over: dict[Grid, Picture] = field(default_factory=dict)
     _within: dict[int, tuple[Grid, Picture]] = field(default_factory=dict)  # by factor
+    memo: dict[object, object] = field(default_factory=dict)  # what others found in these pictures, and need not look for again
 
     def over(self, box: Box, factor: int) -> tuple[Grid, Picture]:
         """The whole frame, reduced over `grid_over(..., box, factor)`."""

@@ -17,8 +17,12 @@ from numpy.typing import NDArray
 
 from blastscope.runtime.errors import BlastscopeError, UsageError
 from blastscope.runtime.frames.cell_crop import cut_cell
+from blastscope.runtime.frames.detection.cells import detect_cells
+from blastscope.runtime.frames.detection.detector import Detector
+from blastscope.runtime.frames.detection.scale import red_cells_found
 from blastscope.runtime.frames.doubts import doubts_about
 from blastscope.runtime.frames.estimation.frame_parameters import estimate_frame_parameters
+from blastscope.runtime.frames.estimation.pixel_size import RedCells
 from blastscope.runtime.frames.features import cell_features
 from blastscope.runtime.frames.image_pyramid import ImagePyramid, image_pyramid
 from blastscope.runtime.frames.journal import WHOLE, FrameRecord, Journal, TileRecord, in_order
@@ -109,6 +113,7 @@ class Examiner:
     pixel_um: float | None = None  # the caller's word on the scale, before the specification's and the file's
     threads: int = 1
     validated: bool = False  # by the site, with this bundle and specification
+    detector: Detector | None = None  # what finds the cells; None: they are found by their stain
     whole_pixels: int = WHOLE_PIXELS
     tile_px: int = TILE_PX
     crowded: SingleThread = field(default_factory=lambda: SingleThread("blastscope-crowded"), repr=False, compare=False)
@@ -245,7 +250,16 @@ class Examiner:
         return facts, found, not found.cells and _mostly_black(pictures.frame)
 
     def _estimated(self, pictures: ImagePyramid, scan: Slide) -> FrameParameters:
-        return estimate_frame_parameters(pictures, self.spec, pixel_um=self.pixel_um, stated_um=scan.pixel_um)
+        detector, given_um, stated_um = self.detector, self.pixel_um or self.spec.pixel_um, scan.pixel_um
+
+        def measure(pictures: ImagePyramid, content: Box) -> RedCells | None:
+            assert detector is not None
+            guess_um = given_um or stated_um
+            return red_cells_found(detector, pictures, content, guess_um=guess_um, red_cell_um=self.spec.red_cell_um)
+
+        return estimate_frame_parameters(
+            pictures, self.spec, pixel_um=given_um, stated_um=stated_um, measure=measure if detector else None
+        )
 
     def _surveyed(self, scan: Slide) -> FrameParameters:
         """What holds for the whole of a large `scan`, measured on windows that show something."""
@@ -277,7 +291,10 @@ class Examiner:
     def _cells_of(self, pictures: ImagePyramid, facts: FrameParameters, tile: Tile) -> TileRecord:
         """The cells that `tile`, of which these are the pictures, owns; all classified in one batch."""
         here, skipped = facts_in(facts, tile), list[Box]()
-        found = segment_cells(pictures, here, self.spec, crowded=self.crowded, skipped=skipped, core=tile.core_in_region)
+        if self.detector:
+            found = detect_cells(self.detector, pictures, here, core=tile.core_in_region)
+        else:
+            found = segment_cells(pictures, here, self.spec, crowded=self.crowded, skipped=skipped, core=tile.core_in_region)
         called = [cell for cell in found if cell.refusal is None]
         wanted = [cut_cell(pictures.frame, cell, facts, self.spec) for cell in called]
         calls = iter(self.classify(wanted) if wanted else [])

@@ -55,6 +55,7 @@ class CellRow(TypedDict):
     detail: str | None  # of the refusal
     novelty: float | None  # distance from the training's cells; None where the bundle measures none
     set: list[ClassName] | None  # classes that can't be excluded
+    group: GroupName | None  # by the detector; None where the bundle has none
 
 
 class FrameRow(TypedDict):
@@ -66,12 +67,12 @@ class FrameRow(TypedDict):
     pixel_um: float | None
     scale_source: ScaleSource | None
     counts: dict[str, int]
+    groups: dict[str, int]  # cells by group: see `FrameReport.groups`
     cells: list[CellRow]
     size: list[int] | None  # width, height
     detail: str | None  # of the refusal
     notes: list[str]
     doubts: list[DoubtCode]
-    groups: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -126,6 +127,7 @@ class FrameCell:
             detail=refusal.detail if refusal else None,
             novelty=prediction.novelty if prediction else None,
             set=list(prediction.set) if prediction and prediction.set is not None else None,
+            group=self.found.group.name if self.found.group else None,
         )
 
 
@@ -188,12 +190,15 @@ class FrameReport:
 
     @property
     def groups(self) -> dict[str, int]:
-        """The cells by what is known of their kind, as a differential's first line.
+        """The cells by group, as a differential's first line.
 
-        'lymphoid' are those that look it and were called, 'not_lymphoid' those with a lobed or granular nucleus or pink
-        cytoplasm; all others are 'not_judged': cut off, clumped, blurred, or unlike the training's cells. No kind is told apart
-        within a group.
+        Where the bundle's detector told the group of each cell: 'lymphoid', 'myeloid' and 'other'. Elsewhere by what became of
+        them: 'lymphoid' those that look it and were called, 'not_lymphoid' those with a lobed or granular nucleus or pink
+        cytoplasm; all others are 'not_judged': cut off, clumped, blurred, or unlike the training's cells.
         """
+        names = [cell.found.group.name for cell in self.cells if cell.found.group]
+        if names and len(names) == len(self.cells):
+            return {name: names.count(name) for name in GROUPS}
         codes = [cell.refusal.code if cell.refusal else None for cell in self.cells]
         lymphoid, other = codes.count(None), codes.count("not-lymphoid")
         return {"lymphoid": lymphoid, "not_lymphoid": other, "not_judged": len(codes) - lymphoid - other}
@@ -207,12 +212,12 @@ class FrameReport:
             pixel_um=self.pixel_um,
             scale_source=self.facts.scale_source if self.facts else None,
             counts=self.counts,
+            groups=self.groups,
             cells=[cell.row() for cell in self.cells],
             size=list(self.size) if self.size else None,
             detail=self.refusal.detail if self.refusal else None,
             notes=list(self.notes),
             doubts=sorted(self.doubt_codes),
-            groups=self.groups,
         )
 
 
@@ -235,6 +240,17 @@ class FrameParameters:
     scale_note: str = ""  # where the scale that is said and the red cells differ, or nothing tells it
 
 
+GroupName = Literal["lymphoid", "myeloid", "other"]
+GROUPS: tuple[GroupName, ...] = get_args(GroupName)
+
+
+class CellGroup(NamedTuple):
+    """What kind of white cell a detector takes one for."""
+
+    name: GroupName
+    probability: float
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class SegmentedCell:
     """One white cell, in pixels of the frame. A refused one counts as found, and its box stands."""
@@ -243,6 +259,8 @@ class SegmentedCell:
     contour: NDArray[np.int32]  # (K, 2), x and y along the cell's outline
     core: Contour  # its nucleus
     refusal: Refusal | None = None
+    score: float | None = None  # the detector's probability that it is a white cell; None: it was found by its stain
+    group: CellGroup | None = None  # by the detector
 
     @property
     def nucleus(self) -> NDArray[np.int32]:
@@ -267,6 +285,7 @@ class FrameSpecification(StrictModel):
     target_px: float = Field(default=207.0, gt=8, le=1024)
     lymphocyte_um: float = Field(default=12.0, gt=4, lt=40)
     red_cell_um: float = Field(default=7.5, gt=4, lt=12)  # on a dried smear
+    finder: Literal["auto", "stain"] = "auto"  # auto: the bundle's detector, where it has one; stain: nuclei by their colour
     stain: Literal["none", "reinhard", "macenko"] = "reinhard"  # towards C-NMC's look, before the networks see a cell
 
     @property

@@ -21,14 +21,31 @@ from blastscope.runtime.inference.options import SessionOptions
 from blastscope.runtime.inference.predictor import Predictor, make_predictor
 from blastscope.runtime.inference.request_queue import RequestQueue
 from blastscope.runtime.inference.worker_pool import InferencePool
+from blastscope.runtime.io.cpu_info import usable_threads
 from blastscope.runtime.types import Audit
 
 if TYPE_CHECKING:
     from blastscope.runtime.evaluation.validation_record import ValidationRecord
+    from blastscope.runtime.frames.detection.detector import Detector
     from blastscope.runtime.frames.types import FrameSpecification
     from blastscope.runtime.streaming.stream import Stream
 
 logger = logging.getLogger(__name__)
+
+
+class DeferredOpening:
+    """The bundle's detector, opened when it is first asked for: whoever classifies single cells doesn't wait for it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._found: tuple[Detector | None] | None = None
+
+    def get(self, open_it: Callable[[], Detector | None]) -> Detector | None:
+        """What `open_it` gave at the first call that didn't raise. Thread-safe."""
+        with self._lock:
+            if self._found is None:
+                self._found = (open_it(),)
+            return self._found[0]
 
 
 class _Run(NamedTuple):
@@ -38,6 +55,7 @@ class _Run(NamedTuple):
     audit: Audit
     predictor: Predictor
     queue: RequestQueue
+    detector: DeferredOpening
     close: Callable[[], Any]
 
 
@@ -116,7 +134,13 @@ class OpenSession:
         predictor = make_predictor(self.bundle, opened.lanes, audit, opened.on_first_result, options.unlike_training)
         queue = RequestQueue(opened.lanes, predictor.predict_batch, self._queue)
         # closes a handle that was forgotten, when it is collected or when the process ends
-        return _Run(opened, audit, predictor, queue, weakref.finalize(self, opened.close))
+        return _Run(opened, audit, predictor, queue, DeferredOpening(), weakref.finalize(self, opened.close))
+
+    def _detector(self) -> Detector | None:
+        from blastscope.runtime.frames.detection.loader import load_detector
+
+        threads = self._options.threads or usable_threads()
+        return load_detector(self.bundle, backend=self._run.opened.lanes.engine.backend, threads=threads)
 
     def _validation_objection(self) -> str | None:
         """Why the validation record isn't this bundle's; whether it holds for a specification shows in each report."""

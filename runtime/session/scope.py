@@ -307,4 +307,5 @@ class Scope(OpenSession):
         spec = spec or FrameSpecification()
         validated = self.validation is not None and self._objection(spec) is None
         threads = self._options.threads or usable_threads()
-        return Examiner(classify, spec, pixel_um, threads, validated=validated)
+        detector = self._run.detector.get(self._detector) if spec.finder == "auto" else None
+        return Examiner(classify, spec, pixel_um, threads, validated=validated, detector=detector)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from blastscope.runtime.bundle.graphs.call import Known, Shape
-from blastscope.runtime.bundle.graphs.limits import BATCH
+from blastscope.runtime.bundle.graphs.limits import BATCH, PICTURE
 from blastscope.runtime.bundle.graphs.wire import FLOAT, INT8, INT32, UINT8, Graph, UnfitGraph, Value
 from blastscope.runtime.bundle.manifest import GraphModels
 from blastscope.runtime.types import CLASSES, VOTERS
@@ -49,6 +49,26 @@ def check_input(inputs: list[Value], side_px: int | None) -> None:
     batch, rows, columns, channels = value.dims
     if isinstance(batch, int) or not isinstance(rows, int) or rows != columns or channels != 3 or side_px not in (None, rows):
         raise UnfitGraph(f"takes {_dims(value)}, {told}")
+
+
+def check_detector(graph: Graph, known: Mapping[str, Known]) -> None:
+    """Raises `UnfitGraph` unless `graph` takes pictures of any size and gives the maps of a detector."""
+    told = "not a detector: 'pictures' of uint8 (N, H, W, 3), all but the 3 free, to 'maps' of float32 (N, 10, H / 8, W / 8)"
+    names = [value.name for value in graph.inputs], [value.name for value in graph.outputs]
+    if names != (["pictures"], ["maps"]):
+        raise UnfitGraph(f"takes {', '.join(map(_short, names[0])) or 'nothing'}: {told}")
+    (taken,), (given,) = graph.inputs, graph.outputs
+    free = len(taken.dims) == 4 and not any(isinstance(side, int) for side in taken.dims[:3]) and taken.dims[3] == 3
+    if taken.type != UINT8 or not free:
+        raise UnfitGraph(f"takes type {taken.type} as {_dims(taken)}: {told}")
+    made = known.get(given.name)
+    if (
+        made is None
+        or given.type != FLOAT
+        or made.type not in (0, FLOAT)
+        or made.shape != (BATCH, 10, PICTURE // 8, PICTURE // 8)
+    ):
+        raise UnfitGraph(f"gives {made.shape if made else 'nothing'} of a picture of {PICTURE} pixels: {told}")
 
 
 def _check_output(value: Value, known: Known | None, kind: int, shape: Shape) -> None:

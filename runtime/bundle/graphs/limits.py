@@ -18,6 +18,7 @@ BATCH = 2  # with one crop a batch that is written into the graph would pass for
 OPSETS = range(13, 24)  # versions of ONNX's operators whose rules are known here
 HELD_LIMIT = 2**25  # elements that are held at one time, and ...
 HELD_PER_PIXEL = 64  # ... as many more for each number of the two crops
+PICTURE = 64  # pixels, for the free sides of a detector's pictures: it is the least that each of its rules can be seen on
 WORK_LIMIT = 2**42  # multiply-adds, and elements that are written
 AHEAD_LIMIT = 2**22  # elements that are computed at loading, and as many more as ...
 AHEAD_PER_WEIGHT = 4  # ... for each weight in the file
@@ -59,8 +60,9 @@ def check_limits(graph: Graph) -> dict[str, Known]:
 
 
 def _sides(value: Value) -> Shape:
-    """The declared shape, with the batch in place of what is free."""
-    sides = tuple(side if isinstance(side, int) else BATCH for side in value.dims)
+    """The declared shape, with the batch in place of a free first side, and a small picture's in place of others."""
+    free = (BATCH, *[PICTURE] * len(value.dims))
+    sides = tuple(side if isinstance(side, int) else small for side, small in zip(value.dims, free, strict=False))
     if any(not 0 < side < 2**16 for side in sides):
         raise UnfitGraph(f"declares '{value.name[:80]}' as {value.dims}")
     return sides

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Literal
 
-from blastscope.runtime.bundle.graphs.interface import check_input, check_outputs
+from blastscope.runtime.bundle.graphs.interface import check_detector, check_input, check_outputs
 from blastscope.runtime.bundle.graphs.limits import check_limits
 from blastscope.runtime.bundle.graphs.wire import UnfitGraph, parse_graph
 from blastscope.runtime.bundle.manifest import GraphModels
@@ -29,7 +30,9 @@ class RefusedGraph(EngineError):
         return DigestMismatch(bundle, file, self.problem) if self.changed else BundleError(bundle, f"{file} {self.problem}")
 
 
-def read_graph(path: Path, sha256: str, *, models: GraphModels | None = None, side_px: int | None = None) -> bytes:
+def read_graph(
+    path: Path, sha256: str, *, models: GraphModels | Literal["detector"] | None = None, side_px: int | None = None
+) -> bytes:
     """The bytes of the ONNX file at `path`, whose digest is `sha256`.
 
     With `models`, also the inputs and outputs that a bundle's graph of these models has, for crops of `side_px`, are checked.
@@ -50,15 +53,19 @@ def read_graph(path: Path, sha256: str, *, models: GraphModels | None = None, si
     return content
 
 
-def examine_graph(content: bytes, *, models: GraphModels | None = None, side_px: int | None = None) -> None:
-    """Raises `UnfitGraph` where the graph breaks a limit, or isn't one of `models` for crops of `side_px`."""
+def examine_graph(
+    content: bytes, *, models: GraphModels | Literal["detector"] | None = None, side_px: int | None = None
+) -> None:
+    """Raises `UnfitGraph` where the graph breaks a limit, or isn't one of `models` for crops of `side_px`, or a detector."""
     if len(content) > FILE_LIMIT:
         raise UnfitGraph(f"is larger than {FILE_LIMIT} bytes")
     graph = parse_graph(content)
-    if models is not None:
+    if models is not None and models != "detector":
         check_input(graph.inputs, side_px)
     known = check_limits(graph)
     if problem := weights_problem(content):
         raise UnfitGraph(problem)
-    if models is not None:
+    if models == "detector":
+        check_detector(graph, known)
+    elif models is not None:
         check_outputs(graph, known, models)

@@ -98,7 +98,7 @@ def _kinds(reports: Sequence[FrameReport]) -> str:
     groups: Counter[str] = Counter()
     for report in reports:
         groups.update(report.groups)
-    return f"{groups['lymphoid']:,} lymphoid, {groups['not_lymphoid']:,} not, {groups['not_judged']:,} not judged"
+    return ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in groups.items())
 
 
 def _frames(reports: Sequence[FrameReport], links: Mapping[int, str]) -> str:

@@ -1,0 +1,121 @@
+"""`Detector`: the white and red cells of a frame, by a network that runs on its picture at working scale."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple, Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from blastscope.runtime.frames.detection.decode import RED, STRIDE, WHITE, Detections, decode, distinct
+
+MULTIPLE = 32  # of the sides that the network is given: few shapes, and halves down to a sixteenth
+PIECE_PX, MARGIN_PX = 768, 64  # larger pictures are looked at in pieces; a cell is some 50 px across
+RED_SCORE = 0.3
+NEAR_ENOUGH = 1.05  # a picture whose scale is so near to the detector's isn't resized
+
+
+class Network(Protocol):
+    """What runs the detector's graph. Thread-safe."""
+
+    def infer(self, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Maps (10, H / 8, W / 8) of `picture` (H, W, 3) RGB, H and W multiples of 32. Raises `EngineError`."""
+        ...
+
+    def close(self) -> None:
+        """Frees what it holds. Safe to call twice."""
+        ...
+
+
+class FoundCells(NamedTuple):
+    """What a picture shows, in its pixels."""
+
+    white: Detections
+    red: Detections
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Detector:
+    """A detector with the scale and the limit that its bundle says.
+
+    Attributes
+    ----------
+    network : Network
+        Runs the graph.
+    pixel_um : float
+        Micrometres a pixel of the pictures that it is given.
+    least_score : float
+        What is surer than this is a white cell.
+    """
+
+    network: Network
+    pixel_um: float
+    least_score: float
+
+    def find(self, picture: NDArray[np.uint8], um: float) -> FoundCells:
+        """The cells in `picture` (h, w, 3) uint8 RGB of `um` micrometres a pixel, in its pixels. Raises `EngineError`."""
+        ratio = um / self.pixel_um
+        if not 1 / NEAR_ENOUGH < ratio < NEAR_ENOUGH:
+            size = max(round(picture.shape[1] * ratio), 1), max(round(picture.shape[0] * ratio), 1)
+            how = cv2.INTER_AREA if ratio < 1 else cv2.INTER_LINEAR
+            picture = np.asarray(cv2.resize(picture, size, interpolation=how), np.uint8)
+        else:
+            ratio = 1.0
+        found = self._found(picture)
+        return FoundCells(found.white.scaled(1 / ratio), found.red.scaled(1 / ratio))
+
+    def _found(self, picture: NDArray[np.uint8]) -> FoundCells:
+        height, width = picture.shape[:2]
+        if min(height, width) < STRIDE:
+            none = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros((0, 3), np.float32))
+            return FoundCells(none, none)
+        glass = _glass(picture)
+        parts: tuple[list[Detections], list[Detections]] = ([], [])
+        for y0, y1 in _pieces(height):
+            for x0, x1 in _pieces(width):
+                top, left = max(y0 - MARGIN_PX, 0), max(x0 - MARGIN_PX, 0)
+                piece = picture[top : min(y1 + MARGIN_PX, height), left : min(x1 + MARGIN_PX, width)]
+                maps = self.network.infer(_padded(piece, glass))
+                for found, kind, least in zip(parts, (WHITE, RED), (self.least_score, RED_SCORE), strict=True):
+                    here = decode(maps, kind, least)
+                    boxes = here.boxes + np.asarray([left, top] * 2, np.float32)
+                    x, y = (boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2
+                    own = _own(x, x0, x1, width) & _own(y, y0, y1, height)
+                    found.append(Detections(boxes[own], here.scores[own], here.groups[own]))
+        return FoundCells(*(_joined(found, (width, height)) for found in parts))
+
+
+def _pieces(length: int) -> Iterator[tuple[int, int]]:
+    """Even parts of at most `PIECE_PX`."""
+    count = -(-length // PIECE_PX)
+    edges = [length * at // count for at in range(count + 1)]
+    return pairwise(edges)
+
+
+def _own(middle: NDArray[np.float32], start: int, end: int, length: int) -> NDArray[np.bool_]:
+    """Whether a cell is this piece's; one whose middle lies beyond the picture is the outermost's."""
+    return ((middle >= start) | (start == 0)) & ((middle < end) | (end == length))
+
+
+def _joined(parts: list[Detections], size: tuple[int, int]) -> Detections:
+    """The cells of all pieces, the surest first, cut at the picture's edges."""
+    boxes, scores, groups = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    order = np.argsort(-scores, kind="stable")
+    boxes = np.clip(boxes[order], 0, np.asarray(size * 2, np.float32))
+    kept = distinct(boxes) if len(parts) > 1 else np.arange(len(boxes))
+    return Detections(boxes[kept], scores[order][kept], groups[order][kept])
+
+
+def _glass(picture: NDArray[np.uint8]) -> tuple[float, ...]:
+    """The picture's glass: a high level of each channel, with which it is padded."""
+    few = picture[:: max(picture.shape[0] // 64, 1), :: max(picture.shape[1] // 64, 1)].reshape(-1, 3)
+    return tuple(float(level) for level in np.partition(few, len(few) * 9 // 10, axis=0)[len(few) * 9 // 10])
+
+
+def _padded(picture: NDArray[np.uint8], glass: tuple[float, ...]) -> NDArray[np.uint8]:
+    down, across = (-side % MULTIPLE for side in picture.shape[:2])
+    return np.ascontiguousarray(cv2.copyMakeBorder(picture, 0, down, 0, across, cv2.BORDER_CONSTANT, value=glass), np.uint8)

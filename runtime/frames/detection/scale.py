@@ -1,0 +1,93 @@
+"""The red cells that a detector finds tell a frame's scale, over a range in which outlines of circles tell little."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from blastscope.runtime.frames.detection.detector import Detector, FoundCells
+from blastscope.runtime.frames.estimation.pixel_size import RedCells
+from blastscope.runtime.frames.image_pyramid import Grid, ImagePyramid, nearest_odd_factor
+from blastscope.runtime.frames.segmentation.stain_map import WORKING_UM
+from blastscope.runtime.types import Box
+
+FEWEST = 3  # red cells that tell a scale
+MOST_LOOKS = 3  # at scales that red cells told, before the last one is taken
+# A detector finds cells at up to this factor from the right scale as well as at it, and red cells that are measured at twice or
+# half of it tell it better than that.
+AGREE_WITHIN = 1.35
+GUESS_UM = 0.08  # micrometres a pixel where nothing tells: a 100x objective and a common camera
+LADDER = (1.0, 2.0, 0.5, 4.0)  # factors on the guess, in the order in which they are tried
+EDGE_PX = 2.0  # a box that is nearer to the picture's edge may be cut
+MIDDLE_PX = 1024  # of a larger frame the middle tells
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Look:
+    """What a detector found in a frame taken to have pixels of `pixel_um`."""
+
+    pixel_um: float
+    grid: Grid  # of the picture that was looked at
+    found: FoundCells  # in pixels of that picture
+
+    def agrees_with(self, pixel_um: float) -> bool:
+        """Whether it was taken at about that scale."""
+        return 1 / AGREE_WITHIN < pixel_um / self.pixel_um < AGREE_WITHIN
+
+
+def look_at(detector: Detector, pictures: ImagePyramid, content: Box, pixel_um: float) -> Look:
+    """What is found at about a scale. A frame is looked at once at each. Raises `EngineError`."""
+    looks = pictures.memo.setdefault(("looks", content), [])
+    assert isinstance(looks, list)
+    known = next((look for look in looks if look.agrees_with(pixel_um)), None)
+    if known is None:
+        grid, picture = pictures.over(content, nearest_odd_factor(WORKING_UM / pixel_um))
+        known = Look(pixel_um, grid, detector.find(picture, grid.factor * pixel_um))
+        looks.append(known)
+    assert isinstance(known, Look)
+    return known
+
+
+def red_cells_found(
+    detector: Detector, pictures: ImagePyramid, content: Box, *, guess_um: float | None, red_cell_um: float
+) -> RedCells | None:
+    """The red cells in `content` of a frame, whose scale may be about `guess_um`; None of too few at any scale.
+
+    `red_cell_um` is how large a red cell is taken to be. Raises `EngineError`.
+    """
+    if max(content[2] - content[0], content[3] - content[1]) > 1.5 * MIDDLE_PX:
+        pictures, content = _middle(pictures, content)
+    for factor in (1.0, *LADDER) if guess_um else LADDER:
+        look = look_at(detector, pictures, content, (guess_um or GUESS_UM) * factor)
+        found = _measured(look)
+        for _ in range(MOST_LOOKS):
+            if found is None or look.agrees_with(told := red_cell_um / found.diameter_px):
+                break
+            look = look_at(detector, pictures, content, told)
+            found = _measured(look)
+        if found is not None:
+            return found
+    return None
+
+
+def _middle(pictures: ImagePyramid, content: Box) -> tuple[ImagePyramid, Box]:
+    """The middle of a large frame by itself."""
+    x0, y0, x1, y1 = content
+    left, top = max((x0 + x1 - MIDDLE_PX) // 2, x0), max((y0 + y1 - MIDDLE_PX) // 2, y0)
+    right, bottom = min(left + MIDDLE_PX, x1), min(top + MIDDLE_PX, y1)
+    part = np.ascontiguousarray(pictures.frame[top:bottom, left:right])
+    return ImagePyramid(part, pictures.threads), (0, 0, right - left, bottom - top)
+
+
+def _measured(look: Look) -> RedCells | None:
+    """The usual diameter of the red cells of `look`, in pixels of the frame; None of too few.
+
+    Of a cell that one edge of the picture cuts, the side along this edge is whole.
+    """
+    boxes = look.found.red.boxes
+    low, high = boxes[:, :2] <= EDGE_PX, boxes[:, 2:] >= np.asarray((look.grid.width, look.grid.height)) - EDGE_PX
+    cut = low | high  # across, down
+    sides = np.where(cut, np.nan, boxes[:, 2:] - boxes[:, :2])[~cut.all(axis=1)]
+    sizes = np.where(np.isnan(sides).any(axis=1), np.nansum(sides, axis=1), np.sqrt(np.abs(sides).prod(axis=1)))
+    return RedCells(float(np.median(sizes)) * look.grid.factor, float(len(sizes))) if len(sizes) >= FEWEST else None

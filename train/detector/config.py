@@ -1,0 +1,67 @@
+"""`DetectorConfig`: everything that the training of a detector may choose."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from blastscope.runtime.io.strict_model import StrictModel
+
+SHIPPED = Path(__file__).parents[1] / "detector.toml"
+
+
+class PoolConfig(StrictModel):
+    """How many training pictures are drawn of each source. They are drawn once; the trunk's maps of them are kept."""
+
+    bccd: int = Field(default=2250, ge=0)
+    raabin: int = Field(default=2250, ge=0)
+    pbc: int = Field(default=1750, ge=0)  # frames of TXL-PBC
+    pbc_cells: int = Field(default=1250, ge=0)  # single cells of the PBC set, whose types are known
+    cnmc: int = Field(default=2500, ge=0)  # C-NMC's cells on drawn glass with drawn red cells
+    drawn_cells: int = Field(default=100, ge=0)  # laid on like C-NMC's: simulated microscopes show such
+    shard: int = Field(default=250, ge=1)  # pictures that are drawn and kept together
+
+
+class PictureConfig(StrictModel):
+    """What a training picture looks like."""
+
+    side_px: int = Field(default=160, ge=64, multiple_of=16)
+    red_cell_px: float = Field(default=22.0, gt=8)  # diameter of a red cell at the working scale
+    scale: tuple[float, float] = (0.65, 1.5)  # factor on the working scale, uniform in its logarithm
+    mosaic: float = Field(default=0.35, ge=0, le=1)  # chance that four frames make up a picture
+    pasted: float = Field(default=0.3, ge=0, le=1)  # chance that C-NMC's cells are laid on a frame
+    restained: float = Field(default=0.45, ge=0, le=1)  # chance that nuclei and red cells get colours of their own
+    recoloured: float = Field(default=0.4, ge=0, le=1)  # chance that the stain is moved as a whole; else it stays
+
+
+class HeadConfig(StrictModel):
+    """The network on the trunk's maps."""
+
+    channels: int = Field(default=64, ge=8)
+    depth: int = Field(default=2, ge=1)  # convolutions of 3 x 3
+    dropout: float = Field(default=0.1, ge=0, lt=1)  # of whole channels of the trunk's maps
+
+
+class FitConfig(StrictModel):
+    """Optimiser, schedule and losses."""
+
+    epochs: int = Field(default=4, ge=1)
+    batch_size: int = Field(default=16, ge=1)
+    lr: float = Field(default=2e-3, gt=0)  # the highest, of one cycle
+    weight_decay: float = Field(default=0.01, ge=0)
+    clip_norm: float = Field(default=5.0, gt=0)
+    box_weight: float = Field(default=2.0, ge=0)
+    group_weight: float = Field(default=0.5, ge=0)
+    ema_decay: float = Field(default=0.995, ge=0, lt=1)
+
+
+class DetectorConfig(StrictModel):
+    """One training run of a detector."""
+
+    seed: int = Field(default=0, ge=0)
+    backbone: str = "tf_efficientnet_lite0"
+    pool: PoolConfig = PoolConfig()
+    picture: PictureConfig = PictureConfig()
+    head: HeadConfig = HeadConfig()
+    fit: FitConfig = FitConfig()

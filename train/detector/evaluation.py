@@ -1,0 +1,154 @@
+"""How well a detector finds the white cells of frames that it never saw, at a scale that nobody tells it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from blastscope.runtime.evaluation.detection import DetectionMetrics, Outcome, detection_metrics, match_boxes
+from blastscope.runtime.frames.detection.decode import Detections
+from blastscope.runtime.frames.detection.detector import Detector
+from blastscope.runtime.frames.detection.scale import look_at, red_cells_found
+from blastscope.runtime.frames.estimation.frame_parameters import estimate_frame_parameters
+from blastscope.runtime.frames.estimation.pixel_size import RedCells
+from blastscope.runtime.frames.image_pyramid import ImagePyramid, image_pyramid
+from blastscope.runtime.frames.segmentation.pipeline import segment_cells
+from blastscope.runtime.frames.types import FrameSpecification
+from blastscope.runtime.io.strict_model import StrictModel
+from blastscope.runtime.types import Box
+from blastscope.train.detector.network import Detector as DetectorModule
+from blastscope.train.detector.sources import WHITE, Frame, bccd_frames, read_rgb, txl_frames
+from blastscope.train.progress import Progress
+
+LIMITS = (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6)  # of the score, at which a detector is judged
+
+
+class LimitScores(StrictModel):
+    """What a detector shows at one limit of the score."""
+
+    limit: float
+    metrics: DetectionMetrics | None
+
+
+class SourceScores(StrictModel):
+    """What was found in the frames of one source.
+
+    Attributes
+    ----------
+    source : str
+        The source, or the part of it that no detector trains on.
+    frames : int
+        How many.
+    left_out : bool
+        Whether the detector was trained without all of the source's pictures, and not only without these.
+    by_limit : tuple of LimitScores
+        The detector, at each limit of its score.
+    by_stain : DetectionMetrics or None
+        The cells that are found by their stain alone, as without a detector.
+    wrong_scale : float
+        Share of frames whose scale is off by more than 1.3 after the detector has checked it.
+    wrong_scale_before : float
+        The same before.
+    """
+
+    source: str
+    frames: int
+    left_out: bool
+    by_limit: tuple[LimitScores, ...]
+    by_stain: DetectionMetrics | None
+    wrong_scale: float
+    wrong_scale_before: float
+
+    def at(self, limit: float) -> DetectionMetrics | None:
+        """The scores at one of `LIMITS`."""
+        return next(one.metrics for one in self.by_limit if one.limit == limit)
+
+
+class TorchNetwork:
+    """A detector as PyTorch has it, run by OpenVINO, on pictures of any size."""
+
+    def __init__(self, module: DetectorModule) -> None:
+        import openvino
+
+        example = torch.zeros((1, 64, 64, 3), dtype=torch.uint8)
+        model = openvino.convert_model(module.eval(), example_input=example, input=[openvino.PartialShape([1, -1, -1, 3])])
+        settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
+        self._compiled = openvino.Core().compile_model(model, "CPU", settings)
+
+    def infer(self, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Maps (10, H / 8, W / 8) of `picture` (H, W, 3) RGB."""
+        return np.array(self._compiled(picture[None])[0][0], np.float32)
+
+    def close(self) -> None:
+        """Frees nothing: it goes with its owner."""
+
+
+def score_source(
+    source: str, frames: Sequence[Frame], module: DetectorModule, pixel_um: float, *, left_out: bool, progress: Progress
+) -> SourceScores:
+    """How well the white cells of `frames` are found, by the detector and by their stain.
+
+    The scale is measured as the runtime does; the boxes of red cells only tell how often it was wrong.
+    """
+    detector = Detector(TorchNetwork(module), pixel_um, LIMITS[0])
+    spec = FrameSpecification()
+    by_limit: dict[float, list[Outcome]] = {limit: [] for limit in LIMITS}
+    by_stain: list[Outcome] = []
+    scales = []
+
+    def measure(pictures: ImagePyramid, content: Box) -> RedCells | None:
+        return red_cells_found(detector, pictures, content, guess_um=None, red_cell_um=spec.red_cell_um)
+
+    for at, frame in enumerate(frames):
+        pictures = image_pyramid(read_rgb(frame.path), 1)
+        before = estimate_frame_parameters(pictures, spec)
+        facts = estimate_frame_parameters(pictures, spec, measure=measure)
+        look = look_at(detector, pictures, facts.content, facts.pixel_um)
+        white = _in_frame(look.found.white, look.grid.factor, (look.grid.x0, look.grid.y0))
+        labelled = frame.boxes[frame.labels == WHITE]
+        unit = frame.path.name
+        for limit, outcomes in by_limit.items():
+            outcomes += _outcomes(unit, labelled, white.boxes[white.scores >= limit])
+        stained = [cell.box for cell in segment_cells(pictures, before, spec)]
+        by_stain += _outcomes(unit, labelled, np.asarray(stained, np.float32).reshape(-1, 4))
+        true_um = spec.red_cell_um / frame.red_cell_px
+        scales.append([abs(np.log(found.pixel_um / true_um)) > np.log(1.3) for found in (facts, before)])
+        progress.advance(f"scoring {source}", at + 1, len(frames))
+    wrong = np.asarray(scales, np.float64).mean(axis=0) if scales else np.zeros(2)
+    return SourceScores(
+        source=source,
+        frames=len(frames),
+        left_out=left_out,
+        by_limit=tuple(LimitScores(limit=limit, metrics=detection_metrics(found)) for limit, found in by_limit.items()),
+        by_stain=detection_metrics(by_stain),
+        wrong_scale=float(wrong[0]),
+        wrong_scale_before=float(wrong[1]),
+    )
+
+
+def _in_frame(found: Detections, factor: int, corner: tuple[int, int]) -> Detections:
+    return found._replace(boxes=found.boxes * np.float32(factor) + np.asarray(corner * 2, np.float32))
+
+
+def _outcomes(unit: str, labelled: NDArray[np.float32], found: NDArray[np.float32]) -> list[Outcome]:
+    """Every labelled and every found cell of one frame; the unit of intervals is the frame."""
+    pairs = match_boxes([_box(box) for box in labelled], [_box(box) for box in found])
+    rows = [Outcome(unit, 0, at in pairs, None, None, None) for at in range(len(labelled))]
+    hit = set(pairs.values())
+    return rows + [Outcome(unit, None, True, None, None, None) for at in range(len(found)) if at not in hit]
+
+
+def _box(box: NDArray[np.float32]) -> Box:
+    x0, y0, x1, y1 = (round(float(side)) for side in box)
+    return x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)
+
+
+def frames_of(data: Path, source: str) -> list[Frame]:
+    """The frames that a detector trained without `source` is judged on: all of it."""
+    if source == "bccd":
+        return [*bccd_frames(data / "bccd", "train"), *bccd_frames(data / "bccd", "val")]
+    return txl_frames(data / "txl", source)

@@ -1,0 +1,153 @@
+"""Fitting of a detector's head on the pool, resumable after each epoch."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import ConfigDict
+from torch import Tensor
+
+from blastscope.runtime.io.strict_model import StrictModel
+from blastscope.train.detector.config import DetectorConfig
+from blastscope.train.detector.losses import Losses, TargetBatch, losses_of
+from blastscope.train.detector.network import DetectorHead
+from blastscope.train.detector.pool import Shard
+from blastscope.train.fit_checkpoint import read_tensors, write_tensors
+from blastscope.train.progress import Progress
+
+FINISHED, STATE = "head.safetensors", "state.safetensors"
+
+
+class DetectorEpoch(StrictModel):
+    """What one epoch showed."""
+
+    model_config = ConfigDict(frozen=True)
+
+    epoch: int
+    heat: float
+    box: float
+    group: float
+    seconds: float
+
+
+class FitHistory(StrictModel):
+    """All epochs."""
+
+    epochs: tuple[DetectorEpoch, ...] = ()
+
+
+def fit(
+    head: DetectorHead, shards: Sequence[Shard], config: DetectorConfig, folder: Path, progress: Progress, *, name: str
+) -> FitHistory:
+    """Fits `head` on `shards` and leaves the averaged weights in it; goes on where `folder` shows that it was left.
+
+    The same seed, pool and number of threads give the same weights, interrupted or not.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    finished, state = folder / FINISHED, folder / STATE
+    if finished.is_file():
+        tensors, header = read_tensors(finished)
+        head.load_state_dict(tensors)
+        return FitHistory.model_validate_json(header["history"])
+    settings = config.fit
+    sizes = [len(shard.fine) for shard in shards]
+    steps = sum(sizes) // settings.batch_size
+    optimiser = torch.optim.AdamW(head.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.lr, total_steps=max(steps * settings.epochs, 2))
+    average, history = copy.deepcopy(head), FitHistory()
+    if state.is_file():
+        saved = torch_state(state)
+        head.load_state_dict(saved["head"])
+        average.load_state_dict(saved["average"])
+        history = FitHistory.model_validate_json(read_tensors(state)[1]["history"])
+        moments = {int(key.split(".")[0]) for key in saved["optimiser"]}
+        entries = {
+            at: {k.split(".", 1)[1]: v for k, v in saved["optimiser"].items() if k.startswith(f"{at}.")} for at in moments
+        }
+        optimiser.load_state_dict({"state": entries, "param_groups": optimiser.state_dict()["param_groups"]})
+        for _ in range(steps * len(history.epochs)):
+            schedule.step()
+    for epoch in range(len(history.epochs), settings.epochs):
+        began = time.monotonic()
+        head.train()
+        torch.manual_seed(config.seed * 1000 + epoch)
+        totals = np.zeros(3)
+        for maps, targets in _batches(shards, settings.batch_size, np.random.default_rng([config.seed, 77, epoch])):
+            losses = losses_of(head(*maps), targets)
+            loss = losses.heat + settings.box_weight * losses.box + settings.group_weight * losses.group
+            optimiser.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(head.parameters(), settings.clip_norm)
+            optimiser.step()
+            schedule.step()
+            _follow(average, head, settings.ema_decay)
+            totals += _floats(losses)
+        heat, box, group = (float(value) for value in totals / max(steps, 1))
+        row = DetectorEpoch(epoch=epoch + 1, heat=heat, box=box, group=group, seconds=time.monotonic() - began)
+        history = FitHistory(epochs=(*history.epochs, row))
+        progress.say(
+            f"{name} {epoch + 1}/{settings.epochs}: heat {heat:.3f}, box {box:.3f}, group {group:.3f}, {row.seconds:.0f} s"
+        )
+        _save(state, head, average, optimiser, history)
+    head.load_state_dict(average.state_dict())
+    write_tensors(finished, head.state_dict(), {"history": history.model_dump_json()})
+    state.unlink(missing_ok=True)
+    return history
+
+
+def _batches(
+    shards: Sequence[Shard], size: int, rng: np.random.Generator
+) -> Iterator[tuple[tuple[Tensor, Tensor], TargetBatch]]:
+    """All pictures once, in random order."""
+    places = np.asarray([(at, row) for at, shard in enumerate(shards) for row in range(len(shard.fine))])
+    order = rng.permutation(len(places))
+    for start in range(0, len(order) - size + 1, size):
+        chosen = places[np.sort(order[start : start + size])]
+        parts = [(shards[at], chosen[chosen[:, 0] == at, 1]) for at in np.unique(chosen[:, 0])]
+        fine = torch.from_numpy(np.concatenate([shard.fine[rows] for shard, rows in parts])).float()
+        coarse = torch.from_numpy(np.concatenate([shard.coarse[rows] for shard, rows in parts])).float()
+        tensors = []
+        for field in range(5):
+            array = np.concatenate([shard.targets[field][rows] for shard, rows in parts])
+            tensors.append(torch.from_numpy(array.astype(np.float32) if array.dtype == np.float16 else array))
+        yield (fine, coarse), TargetBatch(*tensors)
+
+
+def _floats(losses: Losses) -> list[float]:
+    return [float(loss.detach()) for loss in losses]
+
+
+def _follow(average: torch.nn.Module, network: torch.nn.Module, decay: float) -> None:
+    """Moves the averaged weights a little towards the network's; its counts are taken as they are."""
+    with torch.no_grad():
+        for mean, own in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
+            if mean.dtype.is_floating_point:
+                mean.lerp_(own, 1 - decay)
+            else:
+                mean.copy_(own)
+
+
+def _save(
+    path: Path, head: torch.nn.Module, average: torch.nn.Module, optimiser: torch.optim.Optimizer, history: FitHistory
+) -> None:
+    moments = optimiser.state_dict()["state"]
+    tensors = {f"head/{name}": tensor for name, tensor in head.state_dict().items()}
+    tensors |= {f"average/{name}": tensor for name, tensor in average.state_dict().items()}
+    tensors |= {
+        f"optimiser/{at}.{key}": torch.as_tensor(value) for at, entry in moments.items() for key, value in entry.items()
+    }
+    write_tensors(path, tensors, {"history": history.model_dump_json()})
+
+
+def torch_state(path: Path) -> dict[str, dict[str, Tensor]]:
+    """The tensors of a state, by part."""
+    parts: dict[str, dict[str, Tensor]] = {"head": {}, "average": {}, "optimiser": {}}
+    for name, tensor in read_tensors(path)[0].items():
+        part, _, key = name.partition("/")
+        parts[part][key] = tensor
+    return parts

@@ -1,0 +1,158 @@
+"""`train_detector`: frames with boxes in, a run folder with a detector and its report out.
+
+RUN/run.json            configuration, digests and versions; where the trunk's weights come from
+RUN/pool/               training pictures' maps, shard by shard; deleted by nobody, needed by a resumed run
+RUN/without-SOURCE/     the head that never saw SOURCE, with its history
+RUN/head/               the head trained on all sources
+RUN/report/             report.json and index.html: each source by the head that never saw it
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from blastscope.runtime.errors import DataError
+from blastscope.runtime.frames.types import FrameSpecification
+from blastscope.runtime.io.atomic import write_content
+from blastscope.runtime.io.locks import exclusive_lock
+from blastscope.runtime.io.strict_model import StrictModel
+from blastscope.train.detector.config import DetectorConfig
+from blastscope.train.detector.evaluation import SourceScores, frames_of, score_source
+from blastscope.train.detector.fit import FINISHED, FitHistory, fit
+from blastscope.train.detector.network import Detector, DetectorHead
+from blastscope.train.detector.pool import fill_pool, pool_key, read_pool
+from blastscope.train.detector.report import DetectorReport, best_limit, write_report
+from blastscope.train.detector.sources import FRAME_SOURCES, bccd_frames
+from blastscope.train.detector.trunk_maps import DetectorTrunk, make_trunk
+from blastscope.train.fit_checkpoint import read_tensors
+from blastscope.train.progress import Progress
+
+LIBRARIES = ("blastscope", "torch", "timm", "openvino", "numpy", "opencv-python-headless")
+RECORD = "run.json"
+
+
+class DetectorRun(StrictModel):
+    """Where a run comes from."""
+
+    config: DetectorConfig
+    pool_sha256: str  # of all that decides what the training pictures are
+    weights: str  # of the trunk
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainedDetector:
+    """A finished run's detector."""
+
+    network: Detector
+    pixel_um: float
+    least_score: float
+    sources: tuple[str, ...]
+
+
+def train_detector(
+    data: Path, config: DetectorConfig, out: Path, *, resume: bool = False, console: Console | None = None
+) -> DetectorReport:
+    """Trains a detector of white cells, judges it by leaving each source out in turn, and writes the report.
+
+    Parameters
+    ----------
+    data : Path
+        Folder with `bccd`, `txl`, `pbc` and `cnmc`.
+    config : DetectorConfig
+        Pictures, head and schedule.
+    out : Path
+        The run's folder.
+    resume : bool
+        Go on with the run in `out`: after the last shard of pictures and the last epoch, to the result that it would have had.
+    console : Console, optional
+        Where progress goes.
+
+    Raises
+    ------
+    DataError
+        Data that can't be used; files in `out` when not resuming; a run of another configuration or other data when resuming.
+    ConfigError
+        A backbone that can't be had.
+    """
+    out = Path(out)
+    if not resume and out.is_dir() and any(out.iterdir()):
+        raise DataError(out, "holds files: name an empty folder, or say --resume")
+    out.mkdir(parents=True, exist_ok=True)
+    with exclusive_lock(out / ".lock", wait=False), Progress(console) as progress:
+        torch.manual_seed(config.seed)
+        trunk, origin = make_trunk(config.backbone)
+        record = DetectorRun(
+            config=config,
+            pool_sha256=pool_key(data, trunk, config),
+            weights=origin,
+            versions={name: version(name) for name in LIBRARIES if name != "blastscope"},
+        )
+        _same_run(out, record, resume=resume)
+        fill_pool(data, trunk, config, out / "pool", progress)
+        scores: list[SourceScores] = []
+        for source in FRAME_SOURCES:
+            module, _ = _fitted(trunk, config, out, source, progress)
+            frames = frames_of(data, source)
+            scores.append(score_source(source, frames, module, pixel_um(config), left_out=True, progress=progress))
+        module, history = _fitted(trunk, config, out, None, progress)
+        validation = bccd_frames(data / "bccd", "val")
+        own = score_source("bccd val", validation, module, pixel_um(config), left_out=False, progress=progress)
+        report = DetectorReport(
+            run=record.model_dump(mode="json"), limit=best_limit(scores), sources=(*scores, own), history=history
+        )
+        write_report(out / "report", report)
+        return report
+
+
+def pixel_um(config: DetectorConfig) -> float:
+    """Micrometres a pixel of the training pictures, by their red cells."""
+    return round(FrameSpecification().red_cell_um / config.picture.red_cell_px, 4)
+
+
+def load_detector_run(run: Path) -> TrainedDetector:
+    """The detector of a finished run, trained on all sources. Raises `DataError`."""
+    run = Path(run)
+    record = _record(run)
+    report = run / "report" / "report.json"
+    if not (run / "head" / FINISHED).is_file() or not report.is_file():
+        raise DataError(run, "the detector's training isn't finished: say 'blastscope train-detector ... --resume'")
+    found = DetectorReport.model_validate_json(report.read_bytes())
+    trunk, _ = make_trunk(record.config.backbone)
+    head = DetectorHead(trunk.channels, record.config.head)
+    head.load_state_dict(read_tensors(run / "head" / FINISHED)[0])
+    return TrainedDetector(Detector(trunk, head).eval(), pixel_um(record.config), found.limit, (*FRAME_SOURCES, "cnmc"))
+
+
+def _fitted(
+    trunk: DetectorTrunk, config: DetectorConfig, out: Path, left_out: str | None, progress: Progress
+) -> tuple[Detector, FitHistory]:
+    """The detector trained without a source, or on all."""
+    name = f"without-{left_out}" if left_out else "head"
+    torch.manual_seed(config.seed)
+    head = DetectorHead(trunk.channels, config.head)
+    shards = [] if (out / name / FINISHED).is_file() else [shard for _, shard in read_pool(config, out / "pool", left_out)]
+    history = fit(head, shards, config, out / name, progress, name=name)
+    return Detector(trunk, head).eval(), history
+
+
+def _same_run(out: Path, record: DetectorRun, *, resume: bool) -> None:
+    """Keeps what the run is, or compares with what it was."""
+    if not (out / RECORD).is_file():
+        write_content(out / RECORD, record.model_dump_json(indent=2) + "\n")
+    elif resume:
+        before = _record(out)
+        if (before.config, before.pool_sha256) != (record.config, record.pool_sha256):
+            raise DataError(out, "is a run of another configuration or other data: name another folder")
+
+
+def _record(run: Path) -> DetectorRun:
+    try:
+        return DetectorRun.model_validate_json((run / RECORD).read_bytes())
+    except (OSError, ValueError) as error:
+        raise DataError(run / RECORD, f"is no record of a detector's training: {error}") from error
