@@ -106,7 +106,7 @@ def explain(
 
 
 def cut_middle_cell(scope: Scope, path: Path, pixel_um: float | None) -> NDArray[np.uint8] | Refusal:
-    """The cell nearest to the middle of a picture with its background, on black as the networks see it; or why there is none."""
+    """The cell nearest to a picture's middle, on black as the networks see it; or why there is none."""
     from blastscope.runtime.frames.cell_crop import cut_from
     from blastscope.runtime.frames.types import FrameSpecification
     from blastscope.runtime.types import Refusal
