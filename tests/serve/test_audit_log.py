@@ -69,7 +69,7 @@ def test_files_follow_one_another_and_a_missing_one_is_told(tmp_path: Path) -> N
     assert len(files) > 3
     assert check_log(tmp_path / "log").lines == len(lines)
     files[1].unlink()
-    with pytest.raises(DataError, match="audit-00000002.jsonl is missing"):
+    with pytest.raises(DataError, match=r"audit-00000002\.jsonl is missing"):
         check_log(tmp_path / "log")
 
 
