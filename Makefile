@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.installed
 READY_DEMO = $(VENV)/.installed-demo
 
-.PHONY: demo test lint bench gpu-check kernels kernels-check engines-check soak fuzz api-names wheelhouse wheel lock sbom platforms clean
+.PHONY: demo test lint bench gpu-check kernels kernels-check engines-check soak fuzz api-names triton-check serve-bench wheelhouse wheel lock sbom platforms clean
 
 demo: $(READY_DEMO)
 	$(BIN)/blastscope demo --out demo
@@ -98,6 +98,10 @@ fuzz: $(READY)
 	$(FUZZ) --seconds $$(($(FUZZ_SECONDS) / 2))
 	if $(BIN)/python -c "import atheris" 2> /dev/null; then $(FUZZ)/guided --seconds $$(($(FUZZ_SECONDS) / 2)) --coverage; \
 		else $(FUZZ) --seconds $$(($(FUZZ_SECONDS) / 2)) --seed 1; fi
+
+# Asks a real Triton Inference Server, from PyPI, for the models of `export --triton`, beside `blastscope serve`.
+triton-check: $(READY)
+	$(BIN)/python tests/export/check_triton.py $(TRITON_ARGS)
 
 # Looks the names of TensorRT's and Triton's interfaces up again, in their wheels.
 api-names: $(READY)
