@@ -99,6 +99,11 @@ fuzz: $(READY)
 	if $(BIN)/python -c "import atheris" 2> /dev/null; then $(FUZZ)/guided --seconds $$(($(FUZZ_SECONDS) / 2)) --coverage; \
 		else $(FUZZ) --seconds $$(($(FUZZ_SECONDS) / 2)) --seed 1; fi
 
+# Calls through `blastscope serve`, from eight clients, beside `classify_many`.
+SERVE_DATA ?= $(or $(BLASTSCOPE_DATA),../shared/data)
+serve-bench: $(READY)
+	$(BIN)/python -m blastscope.benchmarks.serve $(SERVE_DATA)/cnmc $(SERVE_ARGS)
+
 # Asks a real Triton Inference Server, from PyPI, for the models of `export --triton`, beside `blastscope serve`.
 triton-check: $(READY)
 	$(BIN)/python tests/export/check_triton.py $(TRITON_ARGS)
