@@ -125,7 +125,8 @@ def wait_until_ready(process: subprocess.Popen[bytes], address: str, log: Path) 
             pass
         time.sleep(1)
     process.terminate()
-    sys.exit(f"Triton didn't start:\n{log.read_text()[-4000:]}")
+    told = [line for line in log.read_text().splitlines() if not line.startswith(("I", "+")) and "|" not in line[:1]]
+    sys.exit("\n".join(["Triton didn't start:", *told[-40:]]))
 
 
 def free_port() -> int:
