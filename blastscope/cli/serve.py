@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import signal
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -118,10 +117,7 @@ async def run(options: ServeOptions) -> None:
     from blastscope.serve.server import Server
 
     logging.getLogger("tifffile").addHandler(logging.NullHandler())
-    log = logging.getLogger("blastscope")
-    log.setLevel(logging.INFO)
-    log.addHandler(_Said())
-    server = Server(replace(options))
+    server = Server(options)
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -148,14 +144,6 @@ async def run(options: ServeOptions) -> None:
     await ended.wait()
     say("ending: what is under way is answered")
     await server.stop()
-
-
-class _Said(logging.Handler):
-    """Says what is logged on stderr."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """As logging calls it."""
-        say(self.format(record))
 
 
 def audit(

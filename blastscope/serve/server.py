@@ -110,10 +110,7 @@ class Server:
 
     def _open_scope(self, path: Path | None) -> Scope:
         words: dict[str, Any] = {"workload": "throughput", **self.options.session}
-        scope = open_bundle(path, **words)
-        for note in scope.notes:
-            LOG.info("%s", note)
-        return scope
+        return open_bundle(path, **words)
 
 
 class BackgroundServer:
