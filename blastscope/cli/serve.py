@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from blastscope.cli.options import BackendName, DeviceName, Json, PrecisionName, Threads, UnlikeTraining, ValidationPath
+from blastscope.cli.options import (
+    BackendName,
+    DeviceName,
+    Json,
+    PrecisionName,
+    RequireSignature,
+    Threads,
+    UnlikeTraining,
+    ValidationPath,
+)
 from blastscope.cli.terminal import echo, say
 from blastscope.runtime.errors import UsageError
 
@@ -57,6 +66,7 @@ def serve(
     backend: BackendName = "auto",
     threads: Threads = None,
     unlike_training: UnlikeTraining = "refuse",
+    require_signature: RequireSignature = None,
     validation: ValidationPath = None,
 ) -> None:
     """Serve bundles over the Open Inference Protocol (KServe v2), until Ctrl-C or SIGTERM; SIGHUP loads the bundles anew."""
@@ -72,7 +82,7 @@ def serve(
         drain_s=drain,
         batch_delay_s=batch_delay_ms / 1000,
     )
-    engine = {"device": device, "precision": precision, "backend": backend, "threads": threads}
+    engine: dict[str, object] = {"device": device, "precision": precision, "backend": backend, "threads": threads}
     options = ServeOptions(
         named_bundles(bundle or []),
         host=host,
@@ -84,7 +94,7 @@ def serve(
         audit_log=audit_log,
         audit_rotate_bytes=int(audit_file_mb * MB),
         audit_sync=audit_sync,
-        session={**engine, "unlike_training": unlike_training, "validation": validation},
+        session=engine | {"unlike_training": unlike_training, "validation": validation, "require_signature": require_signature},
         limits=limits,
     )
     asyncio.run(run(options))
