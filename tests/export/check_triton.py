@@ -98,10 +98,10 @@ def triton(environment: Path, repository: Path, folder: Path) -> Iterator[str]:
     shutil.copytree(server / "backends", backends)
     shutil.copy(server / "python_backend_stubs" / version / "triton_python_backend_stub", backends / "python")
     libraries = [package / "nvidia_pytriton.libs", sysconfig.get_config_var("LIBDIR")]
-    words = {  # the backend's Python is this one, with its packages
+    words = {  # the backend's Python is the first on the path: this one, with its packages
         **os.environ,
         "LD_LIBRARY_PATH": ":".join(map(str, libraries)),
-        "PYTHONPATH": ":".join([str(Path(__file__).resolve().parents[2]), sysconfig.get_path("purelib")]),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "OMP_NUM_THREADS": "1",
     }
     ports = [free_port() for _ in range(3)]
