@@ -19,8 +19,8 @@ from blastscope.cli.options import (
     RequireSignature,
     Threads,
     UnlikeTraining,
+    opened,
 )
-from blastscope.cli.session import opened
 from blastscope.cli.terminal import echo, say
 from blastscope.runtime.io.printable import printable
 
@@ -58,7 +58,7 @@ def explain(
         raise DataError(out, "is a file, where a folder is asked for: name another place")
     if out:
         out.mkdir(parents=True, exist_ok=True)
-    engine = {"device": device, "precision": precision, "backend": backend, "threads": threads}
+    engine: dict[str, object] = {"device": device, "precision": precision, "backend": backend, "threads": threads}
     engine |= {"unlike_training": unlike_training, "require_signature": require_signature}
     with opened(bundle, **engine, workload="throughput") as scope:
         for path in images:
