@@ -7,7 +7,8 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.installed
 READY_DEMO = $(VENV)/.installed-demo
 
-.PHONY: demo test lint bench gpu-check kernels kernels-check engines-check soak fuzz api-names wheelhouse wheel lock sbom platforms clean
+.PHONY: demo test lint bench gpu-check kernels kernels-check engines-check soak fuzz api-names wheelhouse wheel lock sbom platforms clean \
+    native native-package native-check native-fuzz
 
 demo: $(READY_DEMO)
 	$(BIN)/blastscope demo --out demo
@@ -70,7 +71,7 @@ gpu-check:
 
 # Needs CUDA's nvcc 13.0 or later, and no GPU. The result is committed.
 kernels: $(READY)
-	$(BIN)/python -m blastscope.runtime.cuda.kernels.compile
+	$(BIN)/python -m blastscope.runtime.cuda.kernels.fatbin
 
 # The crop kernels on every real cell, through the host shim; the suite takes a few of them.
 kernels-check: $(READY)
@@ -91,6 +92,23 @@ engines-check: $(READY)
 # 10,000 frames through streams and 100,000 cells through a handle, with errors on the way: memory and threads stay flat.
 soak: $(READY)
 	$(BIN)/python -m pytest -s tests/runtime/check_soak.py $(PYTEST_ARGS)
+
+# libblastscope (runtime/native/README.md): a library for C and C++, a folder with all that it needs, its longer checks, its fuzzers.
+NATIVE = .cache/native
+OPENVINO = $$($(BIN)/python -c 'import openvino; print(openvino.__path__[0])')
+native: $(READY)
+	cmake -S runtime/native -B $(NATIVE) -DOpenVINO_DIR="$(OPENVINO)/cmake" > /dev/null
+	cmake --build $(NATIVE) --parallel --target blastscope
+
+native-package: native
+	mkdir -p dist
+	runtime/native/packaging/package.sh $(NATIVE) "$(OPENVINO)" blastscope/shipped dist/libblastscope
+
+native-check: $(READY)
+	BLASTSCOPE_EVERY_CELL=1 $(BIN)/python -m pytest -s tests/native tests/native/check_native.py $(PYTEST_ARGS)
+
+native-fuzz: $(READY)
+	tests/native/fuzz.sh "$(OPENVINO)/cmake" blastscope/shipped
 
 # Mutated images, slides, bundles, settings, tables and requests through every reader, first as chance has it, then as atheris chooses
 # them, where it is installed (pip install atheris; it has no wheel for every Python): no crash, no hang, no untyped error.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,22 +27,25 @@ from blastscope.cli.options import (
     Threads,
     UnlikeTraining,
     ValidationPath,
+    opened,
 )
 from blastscope.cli.progress import ExamineProgress
-from blastscope.cli.session import opened
 from blastscope.cli.terminal import echo, say
 from blastscope.runtime.io.printable import printable
 
 if TYPE_CHECKING:
     from blastscope.runtime.evaluation.drift import Drift
     from blastscope.runtime.frames.pipeline import Look
-    from blastscope.runtime.frames.types import FrameReport
+    from blastscope.runtime.frames.types import DoubtCode, FrameReport
     from blastscope.runtime.io.slides.slide import Slide
     from blastscope.runtime.types import Prediction
 
 FrameGroups = Literal["none", "frame", "folder"]
 GeoJson = Annotated[
     Path | None, typer.Option("--geojson", help="Folder of a GeoJSON file a frame, for QuPath; FILE.geojson for one.")
+]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Exit 1 too where a frame may not have been understood, as its notes say.")
 ]
 Coco = Annotated[Path | None, typer.Option("--coco", help="JSON file of all frames' boxes and outlines, in COCO's format.")]
 Yolo = Annotated[Path | None, typer.Option("--yolo", help="Folder for YOLO's labels, a text file a frame.")]
@@ -74,6 +78,7 @@ def examine(
     yolo: Yolo = None,
     ome: OmeTiff = None,
     dicom: Dicom = None,
+    strict: Strict = False,
     validation: ValidationPath = None,
     group_by: Annotated[
         FrameGroups,
@@ -90,19 +95,14 @@ def examine(
     from blastscope import __version__
     from blastscope.runtime.evaluation.drift import Drift
     from blastscope.runtime.frames.annotations.writer import AnnotationOptions, AnnotationWriter
-    from blastscope.runtime.frames.report.theme import caution, doubts, title_of
+    from blastscope.runtime.frames.report.theme import title_of
     from blastscope.runtime.frames.report.writers import OutputOptions, ReportWriter
     from blastscope.runtime.frames.types import FrameSpecification
-    from blastscope.runtime.inference.smear import smear_model
-    from blastscope.runtime.io.paths import PassedOver, left_out
-    from blastscope.runtime.io.slides.slide import find_frames
+    from blastscope.runtime.inference.voting import smear_model
 
     spec, as_json = FrameSpecification.from_toml(config) if config else None, as_json or cells
     wanted = OutputOptions(overlay=overlay, sheet=sheet, report=report, csv=csv)
-    passed = PassedOver()
-    paths = find_frames(frames, passed=passed)
-    for told in left_out(passed):
-        say(told)
+    paths = _frames(frames)
     papers, drift = ReportWriter(wanted, paths, others=(config, validation, resume)), Drift()
     formats = AnnotationOptions(geojson=geojson, coco=coco, yolo=yolo, ome=ome, dicom=dicom)
     others, beside = (config, validation, resume), (csv, sheet, wanted.report_page)
@@ -127,14 +127,19 @@ def examine(
             print_smears(seen.groups, smears, as_json=as_json)
         alarms = drift.state().alarms
         written = [*papers.finish(title_of(paths), scope.audit, alarms=alarms), *annotations.finish()]
-    for path in written:
-        say(f"written: {path}")
-    for told in (*(f"drift: {alarm}" for alarm in alarms), *doubts(seen.unscaled)):
+    _tell_end(seen, written, len(paths), strict=strict)
+
+
+def _frames(named: list[Path]) -> list[Path]:
+    """The frames that are meant, once it was told what folders hold beside them."""
+    from blastscope.runtime.io.paths import PassedOver, left_out
+    from blastscope.runtime.io.slides.slide import find_frames
+
+    passed = PassedOver()
+    paths = find_frames(named, passed=passed)
+    for told in left_out(passed):
         say(told)
-    say(caution(validated=seen.validated))
-    if seen.refused:
-        echo(f"{seen.refused} of {len(paths)} frames could not be examined", err=True)
-        raise typer.Exit(1)
+    return paths
 
 
 @dataclass
@@ -144,20 +149,40 @@ class _Tally:
     drift: Drift
     group_by: FrameGroups
     refused: int = 0
-    unscaled: int = 0
+    doubted: int = 0
+    doubts: Counter[DoubtCode] = field(default_factory=Counter)
     validated: bool = True
     groups: dict[str, list[Prediction]] = field(default_factory=dict)
+    grouped: set[Path] = field(default_factory=set)
 
     def add(self, report: FrameReport) -> None:
-        from blastscope.runtime.frames.report.theme import without_scale
-
         self.refused += report.refusal is not None
         self.validated &= report.validated
-        self.unscaled += without_scale(report)
+        self.doubts.update(report.doubt_codes)
+        self.doubted += bool(report.doubts)
         self.drift.add(report)
-        if self.group_by != "none" and report.path is not None:
+        if self.group_by != "none" and report.path is not None and (place := report.path.resolve()) not in self.grouped:
+            self.grouped.add(place)  # a frame that is given twice shows a person's cells once
             called = (cell.prediction for cell in report.cells if cell.prediction)
             self.groups.setdefault(str(report.path if self.group_by == "frame" else report.path.parent), []).extend(called)
+
+
+def _tell_end(seen: _Tally, written: Iterable[Path], count: int, *, strict: bool) -> None:
+    """What is to be said after the last frame. Exits with 1 where a frame was refused or, with `strict`, is doubtful."""
+    from blastscope.runtime.frames.doubts import doubt_sentences
+    from blastscope.runtime.frames.report.theme import caution
+
+    for path in written:
+        say(f"written: {path}")
+    for told in (*(f"drift: {alarm}" for alarm in seen.drift.state().alarms), *doubt_sentences(seen.doubts)):
+        say(told)
+    say(caution(validated=seen.validated))
+    if seen.refused:
+        echo(f"{seen.refused} of {count} frames could not be examined", err=True)
+    if strict and seen.doubted:
+        echo(f"{seen.doubted} of {count} frames may not have been understood", err=True)
+    if seen.refused or (strict and seen.doubted):
+        raise typer.Exit(1)
 
 
 def _each(looks: Iterable[Look], scan: Slide, report: FrameReport) -> None:

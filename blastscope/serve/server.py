@@ -20,8 +20,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from blastscope.runtime.errors import UsageError
-from blastscope.runtime.scope import Scope
-from blastscope.runtime.session import open_bundle
+from blastscope.runtime.session import Scope, open_bundle
 from blastscope.serve.audit_log import AuditLog
 from blastscope.serve.grpc_server import make_grpc_server
 from blastscope.serve.http_app import make_app

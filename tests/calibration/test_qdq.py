@@ -28,11 +28,11 @@ from blastscope.calibration.quantisation.qdq import bias_correction, check_int8,
 from blastscope.calibration.quantisation.qdq_placement import make_plan
 from blastscope.calibration.quantisation.quantizer import Int8Builder, default_quant_config
 from blastscope.export.onnx_export import FusedGraph, trace
-from blastscope.runtime.backends.int8_overflow import wide_layers
 from blastscope.runtime.backends.onnx_file import OnnxGraph
+from blastscope.runtime.backends.uint8_activations import wide_layers
 from blastscope.runtime.errors import EngineError
 from blastscope.train.config import TrainConfig
-from blastscope.train.random_init import random_ensemble
+from blastscope.train.ensemble_checkpoint import random_ensemble
 
 SIDE = 16
 MINMAX = CalibrationConfig(method="minmax")

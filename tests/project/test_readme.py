@@ -16,6 +16,7 @@ PAGES = [
     *(ROOT / room / "README.md" for room in ("runtime", "export", "benchmarks")),
     ROOT / "blastscope" / "serve" / "README.md",
     ROOT / "CONTRIBUTING.md",
+    ROOT / "runtime" / "native" / "README.md",
 ]
 BLOCKS = [
     pytest.param(block, id=f"{page.parent.name}-{number}")

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from blastscope.runtime.io.strict_model import StrictModel
 
-SHIPPED = Path(__file__).with_name("detector.toml")
+SHIPPED = Path(__file__).parents[1] / "detector.toml"
 
 
 class PoolConfig(StrictModel):
@@ -46,7 +46,7 @@ class HeadConfig(StrictModel):
 class FitConfig(StrictModel):
     """Optimiser, schedule and losses."""
 
-    epochs: int = Field(default=6, ge=1)
+    epochs: int = Field(default=4, ge=1)
     batch_size: int = Field(default=16, ge=1)
     lr: float = Field(default=2e-3, gt=0)  # the highest, of one cycle
     weight_decay: float = Field(default=0.01, ge=0)

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from blastscope.runtime.evaluation.detection import DetectionMetrics, Outcome, detection_metrics, match_boxes
 from blastscope.runtime.frames.detection.decode import Detections
 from blastscope.runtime.frames.detection.detector import Detector
-from blastscope.runtime.frames.detection.scale import confirmed, look_at
+from blastscope.runtime.frames.detection.scale import look_at, red_cells_found
 from blastscope.runtime.frames.estimation.frame_parameters import estimate_frame_parameters
-from blastscope.runtime.frames.image_pyramid import image_pyramid
+from blastscope.runtime.frames.estimation.pixel_size import RedCells
+from blastscope.runtime.frames.image_pyramid import ImagePyramid, image_pyramid
 from blastscope.runtime.frames.segmentation.pipeline import segment_cells
 from blastscope.runtime.frames.types import FrameSpecification
 from blastscope.runtime.io.strict_model import StrictModel
@@ -98,10 +99,14 @@ def score_source(
     by_limit: dict[float, list[Outcome]] = {limit: [] for limit in LIMITS}
     by_stain: list[Outcome] = []
     scales = []
+
+    def measure(pictures: ImagePyramid, content: Box) -> RedCells | None:
+        return red_cells_found(detector, pictures, content, guess_um=None, red_cell_um=spec.red_cell_um)
+
     for at, frame in enumerate(frames):
         pictures = image_pyramid(read_rgb(frame.path), 1)
         before = estimate_frame_parameters(pictures, spec)
-        facts = confirmed(detector, pictures, before, spec)
+        facts = estimate_frame_parameters(pictures, spec, measure=measure)
         look = look_at(detector, pictures, facts.content, facts.pixel_um)
         white = _in_frame(look.found.white, look.grid.factor, (look.grid.x0, look.grid.y0))
         labelled = frame.boxes[frame.labels == WHITE]

@@ -19,7 +19,7 @@ from rich.console import Console
 from blastscope.runtime.errors import DataError
 from blastscope.runtime.frames.types import FrameSpecification
 from blastscope.runtime.io.atomic import write_content
-from blastscope.runtime.io.locks import exclusive_lock
+from blastscope.runtime.io.own_files import exclusive_lock
 from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.train.detector.config import DetectorConfig
 from blastscope.train.detector.evaluation import SourceScores, frames_of, score_source

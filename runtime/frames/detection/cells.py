@@ -53,7 +53,8 @@ def detect_cells(
     if not len(white.boxes):
         return ()
     whole = make_stain_map(pictures, facts)
-    cells = segment_boxes(whole, white.boxes)
+    corner = np.asarray((look.grid.x0 - whole.grid.x0, look.grid.y0 - whole.grid.y0) * 2, np.float32)
+    cells = segment_boxes(whole, (white.boxes * np.float32(look.grid.factor) + corner) / np.float32(whole.grid.factor))
     found = [
         _judged(cell, float(score), groups)
         for cell, score, groups in zip(cells, white.scores, white.groups.tolist(), strict=True)

@@ -87,7 +87,7 @@ def _cell(whole: StainMap, box: Boxes, near: Boxes) -> SegmentedCell | None:
     seen = _seen(view, whole, box, near)
     if seen is None:
         return None
-    others = [other.nucleus for neighbour in near if (other := _nucleus(view, whole, neighbour, box)) is not None]
+    others = [other for neighbour in near if (other := _nucleus(view, whole, neighbour, box)) is not None]
     cell = grow_cytoplasm(seen.nucleus, others, view.cellular & seen.own, view.um)
     contour = Contour(cell, view.grid, whole.shape).outline()
     x, y, width, height = cv2.boundingRect(contour)

@@ -66,7 +66,7 @@ typedef enum blastscope_status {
 /* Why an image got no label; `blastscope_refusal_name` gives the names that Python uses. */
 typedef enum blastscope_refusal {
     BLASTSCOPE_NOT_REFUSED = 0,
-    BLASTSCOPE_UNDECODABLE = 1,        /* 'undecodable'; 1, 2, 9, 10, 11 and 13 come from Python alone */
+    BLASTSCOPE_UNDECODABLE = 1,        /* 'undecodable'; 1, 2, 9, 10, 11, 13 and 14 come from Python alone */
     BLASTSCOPE_BOMB = 2,               /* 'bomb' */
     BLASTSCOPE_NOT_8_BIT_RGB = 3,      /* 'not-8-bit-rgb': in `blastscope_classify_many`, what is BLASTSCOPE_IMAGE elsewhere */
     BLASTSCOPE_EMPTY = 4,              /* 'empty': nothing is brighter than background */
@@ -78,7 +78,8 @@ typedef enum blastscope_refusal {
     BLASTSCOPE_OUT_OF_FOCUS = 10,      /* 'out-of-focus' */
     BLASTSCOPE_NOT_LYMPHOID = 11,      /* 'not-lymphoid' */
     BLASTSCOPE_UNLIKE_TRAINING = 12,   /* 'unlike-training': farther from the training's cells than the bundle's limit */
-    BLASTSCOPE_FAILED = 13             /* 'failed' */
+    BLASTSCOPE_FAILED = 13,            /* 'failed' */
+    BLASTSCOPE_UNSEGMENTED = 14        /* 'unsegmented' */
 } blastscope_refusal;
 
 typedef enum blastscope_format {       /* order of the bytes of a pixel */

@@ -8,6 +8,7 @@
 
 #include "errors.h"
 #include "scope.h"
+#include "utf8.h"
 
 static_assert(sizeof(blastscope_prediction) == 384 && sizeof(blastscope_image) == 40, "other languages have these sizes");
 
@@ -85,7 +86,7 @@ private:
 
 void keep(const char* message) noexcept {
     try {
-        last_error = message;
+        last_error = readable(message);
     } catch (...) {
         last_error.clear();
     }
@@ -171,7 +172,8 @@ const char* blastscope_status_name(int32_t status) {
 
 const char* blastscope_refusal_name(int32_t refusal) {
     static const char* const names[] = {"",          "undecodable", "bomb",      "not-8-bit-rgb", "empty",        "not-on-black",    "touches-border",
-                                        "too-small", "too-large",   "clumped",   "out-of-focus",  "not-lymphoid", "unlike-training", "failed"};
+                                        "too-small", "too-large",   "clumped",   "out-of-focus",  "not-lymphoid", "unlike-training", "failed",
+                                        "unsegmented"};
     return refusal >= 0 && refusal < static_cast<int32_t>(sizeof names / sizeof *names) ? names[refusal] : "";
 }
 

@@ -79,9 +79,9 @@ void check_int8(const Graph& graph, const std::map<std::string, Known>& known) {
 }
 
 void check_outputs(const Graph& graph, const std::map<std::string, Known>& known, const std::string& models) {
-    std::map<std::string, Wanted> wanted = models == "fused" ? FUSED : SINGLE;
+    std::map<std::string, Wanted> wanted = models == "ensemble" ? FUSED : SINGLE;
     for (const Value& value : graph.outputs)
-        if (models == "fused" && NOVELTY.count(value.name)) wanted.insert(NOVELTY.begin(), NOVELTY.end());
+        if (models == "ensemble" && NOVELTY.count(value.name)) wanted.insert(NOVELTY.begin(), NOVELTY.end());
     std::set<std::string> names;
     for (const Value& value : graph.outputs) names.insert(value.name);
     bool fits = names.size() == graph.outputs.size() && names.size() == wanted.size();

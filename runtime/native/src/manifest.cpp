@@ -75,24 +75,39 @@ void take_file(Record& record, FileEntry& entry) {
     entry.size = record.whole("size", 0);
 }
 
-void take_gate(Record record, GraphEntry& entry) {
+// The names of keys and values that format 1.3 replaced by others (runtime/bundle/former_names.py).
+struct Names {
+    bool former;  // format 1.0 to 1.2
+    const char* flip_rate = former ? "flips" : "flip_rate";
+    const char* max_flip_rate = former ? "flips_at_most" : "max_flip_rate";
+    const char* flip_rate_upper = former ? "flips_upper" : "flip_rate_upper";
+    const char* patient_flip_rate = former ? "patient_flips" : "patient_flip_rate";
+    const char* f1_drop_points = former ? "f1_loss" : "f1_drop_points";
+    const char* max_f1_drop_points = former ? "f1_loss_at_most" : "max_f1_drop_points";
+    const char* passed = former ? "held" : "passed";
+    const char* waived = former ? "waived: benchmark" : "waived";
+    const char* ensemble = former ? "fused" : "ensemble";
+};
+
+void take_gate(Record record, GraphEntry& entry, const Names& names) {
     record.text("engine", 1, 40);
     record.whole("cells", 0);
     record.whole("patients", 0);
-    take_interval(record.record("flips"));
-    record.number("flips_at_most");
-    take_interval(record.record("f1_loss"));
-    record.number("f1_loss_at_most");
+    take_interval(record.record(names.flip_rate));
+    record.number(names.max_flip_rate);
+    take_interval(record.record(names.f1_drop_points));
+    record.number(names.max_f1_drop_points);
     entry.gate_passed = record.flag("passed");
-    entry.gate_tells_patients = record.has("patient_flips");
-    if (entry.gate_tells_patients) take_interval(record.record("patient_flips"));
+    entry.gate_tells_patients = record.has(names.patient_flip_rate);
+    if (entry.gate_tells_patients) take_interval(record.record(names.patient_flip_rate));
     record.end();
 }
 
-GraphEntry take_graph(Record record) {
+GraphEntry take_graph(Record record, const Names& names) {
     GraphEntry entry;
     take_file(record, entry);
-    entry.models = record.one_of("models", {"fused", "a", "b", "combined"});
+    entry.models = record.one_of("models", {names.ensemble, "a", "b", "combined"});
+    if (entry.models == names.ensemble) entry.models = "ensemble";
     entry.precision = record.one_of("precision", {"fp32", "fp16", "int8"});
     if (record.has("parent")) record.digest("parent");
     for (const auto& [execution, value] : record.items("tolerances")) {
@@ -102,7 +117,7 @@ GraphEntry take_graph(Record record) {
     }
     if (entry.tolerances.empty()) record.wrong("tolerances", "a graph needs the tolerance of one execution at least");
     if (!record.absent("passes")) record.whole("passes", 1);
-    if (record.has("gate")) take_gate(record.record("gate"), entry);
+    if (record.has("gate")) take_gate(record.record("gate"), entry, names);
     if (entry.gate_passed && entry.precision != "int8")
         record.wrong("gate", "a gate result goes with int8, not with " + entry.precision);
     record.end();
@@ -124,7 +139,7 @@ CropSpecification take_crop(Record record) {
     return crop;
 }
 
-CascadeRule take_cascade(Record record) {
+CascadeRule take_cascade(Record record, const Names& names) {
     CascadeRule rule;
     rule.first = record.one_of("first", {"a", "b"}) == "b";
     rule.threshold = record.number("threshold", {0.5, 1, false, false});
@@ -132,13 +147,13 @@ CascadeRule take_cascade(Record record) {
     record.text("engine", 1, 40);
     record.whole("cells", 0);
     record.whole("patients", 0);
-    rule.flips = take_interval(record.record("flips"));
-    record.number("flips_upper", SHARE);
-    const double most = record.number("flips_at_most", SHARE);
-    take_interval(record.record("patient_flips"));
+    rule.flips = take_interval(record.record(names.flip_rate));
+    record.number(names.flip_rate_upper, SHARE);
+    const double most = record.number(names.max_flip_rate, SHARE);
+    take_interval(record.record(names.patient_flip_rate));
     record.number("skipped", SHARE);
     record.end();
-    if (rule.flips > most) record.wrong("flips", "a cascade that flips more calls than may be");
+    if (rule.flips > most) record.wrong(names.flip_rate, "a cascade that flips more calls than may be");
     return rule;
 }
 
@@ -233,6 +248,19 @@ void take_operating_point(Record record, Manifest& manifest) {
     record.end();
 }
 
+void take_detector(Record record, Manifest& manifest) {
+    for (const char* key : {"graph", "golden"}) {
+        Record file = record.record(key);
+        take_file(file, manifest.detector.emplace_back());
+        file.end();
+    }
+    record.number("tolerance", SHARE);
+    record.number("pixel_um", {0.02, 5, true, true});
+    record.number("least_score", {0, 1, true, true});
+    record.texts("sources");
+    record.end();
+}
+
 void check_words(Record& record, const char* key, const std::vector<std::string>& wanted) {
     if (!record.absent(key) && record.texts(key) != wanted) record.wrong(key, "must be as runtime/FORMAT.md says, in that order");
 }
@@ -243,17 +271,18 @@ void check_whole(Record& record, const Manifest& manifest, bool late_calibration
     bool fused = false, patient_flips = false;
     for (const GraphEntry& entry : manifest.graphs) {
         if (!kinds.emplace(entry.models, entry.precision).second) record.wrong("graphs", "two of the same models and precision");
-        fused |= entry.models == "fused";
+        fused |= entry.models == "ensemble";
         patient_flips |= entry.gate_tells_patients;
-        if (entry.models == "fused" && entry.precision == "int8" && manifest.gate == "held" && !entry.gate_passed.value_or(false))
-            record.wrong("graphs", "a fused int8 graph without a gate result that passed, in a bundle that says its gate held");
+        if (entry.models == "ensemble" && entry.precision == "int8" && manifest.gate_passed && !entry.gate_passed.value_or(false))
+            record.wrong("graphs", "a fused int8 graph without a gate result that passed, in a bundle that says its gate passed");
     }
     if (!fused) record.wrong("graphs", "no fused graph");
     if (manifest.cascade && !manifest.fused(manifest.cascade->precision))
         record.wrong("cascade", "judged on a fused " + manifest.cascade->precision + " graph, which isn't there");
     const bool late = manifest.cascade || patient_flips || late_calibration;
     const bool later = manifest.has_uncertainty || manifest.measures_novelty || manifest.card;
-    if ((manifest.format == "1.0" && late) || ((manifest.format == "1.0" || manifest.format == "1.1") && later))
+    const bool latest = !manifest.detector.empty() && manifest.format != "1.3";
+    if ((manifest.format == "1.0" && late) || ((manifest.format == "1.0" || manifest.format == "1.1") && later) || latest)
         record.wrong("format", "keys that format " + manifest.format + " doesn't have: say " + NEWEST_FORMAT);
     if (manifest.novelty_limit && !manifest.measures_novelty)
         record.wrong("uncertainty", "a limit of novelty, and graphs that don't measure it");
@@ -269,6 +298,7 @@ void check_whole(Record& record, const Manifest& manifest, bool late_calibration
 Manifest take_manifest(Record record) {
     Manifest manifest;
     manifest.format = record.text("format");
+    const Names names{manifest.format != NEWEST_FORMAT};
     manifest.name = record.text("name", 1, 80);
     if (!is_moment(record.text("created"))) record.wrong("created", "should be a moment in UTC, ISO 8601");
     check_words(record, "classes", {"hem", "all"});
@@ -282,16 +312,17 @@ Manifest take_manifest(Record record) {
         vote.end();
     }
     if (record.has("operating_point")) take_operating_point(record.record("operating_point"), manifest);
-    if (record.has("cascade")) manifest.cascade = take_cascade(record.record("cascade"));
+    if (record.has("cascade")) manifest.cascade = take_cascade(record.record("cascade"), names);
     if (record.has("uncertainty")) take_uncertainty(record.record("uncertainty"), manifest);
     if (record.has("card")) {
         Record card = record.record("card");
         take_file(card, manifest.card.emplace());
         card.end();
     }
+    if (record.has("detector")) take_detector(record.record("detector"), manifest);
     if (!record.absent("measures_novelty")) manifest.measures_novelty = record.flag("measures_novelty");
-    if (!record.absent("gate")) manifest.gate = record.one_of("gate", {"held", "waived: benchmark"});
-    for (Record& graph : record.records("graphs")) manifest.graphs.push_back(take_graph(std::move(graph)));
+    if (!record.absent("gate")) manifest.gate_passed = record.one_of("gate", {names.passed, names.waived}) == names.passed;
+    for (Record& graph : record.records("graphs")) manifest.graphs.push_back(take_graph(std::move(graph), names));
     if (manifest.graphs.empty()) record.wrong("graphs", "should have at least one");
     Record golden = record.record("golden");
     take_file(golden, manifest.golden);
@@ -347,13 +378,14 @@ std::optional<double> GraphEntry::tolerance(const std::string& execution) const 
 std::vector<FileEntry> Manifest::files() const {
     std::vector<FileEntry> all(graphs.begin(), graphs.end());
     all.push_back(golden);
+    all.insert(all.end(), detector.begin(), detector.end());
     if (card) all.push_back(*card);
     return all;
 }
 
 const GraphEntry* Manifest::fused(const std::string& precision) const {
     for (const GraphEntry& entry : graphs)
-        if (entry.models == "fused" && entry.precision == precision) return &entry;
+        if (entry.models == "ensemble" && entry.precision == precision) return &entry;
     return nullptr;
 }
 

@@ -12,7 +12,7 @@
 namespace blastscope {
 
 constexpr const char* MANIFEST = "manifest.json";
-constexpr const char* NEWEST_FORMAT = "1.2";
+constexpr const char* NEWEST_FORMAT = "1.3";
 constexpr uint64_t MANIFEST_LIMIT = 8 * 1024 * 1024;  // bytes
 
 struct FileEntry {
@@ -21,7 +21,7 @@ struct FileEntry {
 };
 
 struct GraphEntry : FileEntry {
-    std::string models, precision;
+    std::string models, precision;  // models as in format 1.3: 'ensemble', 'a', 'b', 'combined'
     std::vector<std::pair<std::string, double>> tolerances;  // by execution
     std::optional<bool> gate_passed;                         // nothing: there is no gate result
     bool gate_tells_patients = false;
@@ -41,7 +41,8 @@ struct PredictionSets {
 };
 
 struct Manifest {
-    std::string format = NEWEST_FORMAT, name, gate = "held";
+    std::string format = NEWEST_FORMAT, name;
+    bool gate_passed = true;  // false: waived, and its calls mean nothing
     CropSpecification crop;
     std::optional<double> operating_point;
     std::optional<CascadeRule> cascade;
@@ -52,6 +53,7 @@ struct Manifest {
     FileEntry golden;
     int64_t golden_count = 0;
     std::optional<FileEntry> card;
+    std::vector<FileEntry> detector;  // its graph and golden set, which the library doesn't read
 
     std::vector<FileEntry> files() const;  // all but manifest.json
     const GraphEntry* fused(const std::string& precision) const;

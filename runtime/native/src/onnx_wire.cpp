@@ -5,6 +5,8 @@
 #include <optional>
 #include <set>
 
+#include "utf8.h"
+
 namespace blastscope::wire {
 namespace {
 
@@ -73,16 +75,9 @@ private:
 
 bool is_utf8(const char* text, size_t size) {
     for (size_t at = 0; at < size;) {
-        const auto lead = static_cast<unsigned char>(text[at]);
-        const size_t more = lead < 0x80 ? 0 : lead >= 0xC2 && lead < 0xE0 ? 1 : lead >= 0xE0 && lead < 0xF0 ? 2 : lead >= 0xF0 && lead < 0xF5 ? 3 : 9;
-        if (more == 9 || at + more >= size) return false;
-        for (size_t i = 1; i <= more; i++)
-            if ((static_cast<unsigned char>(text[at + i]) & 0xC0) != 0x80) return false;
-        const auto second = more ? static_cast<unsigned char>(text[at + 1]) : 0;
-        if ((lead == 0xE0 && second < 0xA0) || (lead == 0xED && second > 0x9F) || (lead == 0xF0 && second < 0x90) ||
-            (lead == 0xF4 && second > 0x8F))
-            return false;
-        at += more + 1;
+        const size_t length = utf8_length(text + at, size - at);
+        if (length == 0) return false;
+        at += length;
     }
     return true;
 }

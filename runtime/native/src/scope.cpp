@@ -10,6 +10,7 @@
 
 #include "errors.h"
 #include "quiet.h"
+#include "utf8.h"
 #include "vote.h"
 
 namespace blastscope {
@@ -305,12 +306,12 @@ void Scope::answer(const std::shared_ptr<Ticket>& ticket) {
             ticket->prediction = prediction;
         } catch (const Error& error) {
             status = error.status;
-            message = error.what();
+            message = readable(error.what());
         } catch (const std::bad_alloc&) {
             status = BLASTSCOPE_OUT_OF_MEMORY;
         } catch (const std::exception& error) {
             status = BLASTSCOPE_ERROR;
-            message = error.what();
+            message = readable(error.what());
         }
     }
     std::vector<uint8_t>().swap(ticket->crop);

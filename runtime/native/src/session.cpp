@@ -37,7 +37,7 @@ bool contains(const std::vector<std::string>& all, const std::string& one) { ret
 std::string fused_of(const Bundle& bundle) {
     std::vector<std::string> found;
     for (const GraphEntry& entry : bundle.manifest.graphs)
-        if (entry.models == "fused") found.push_back(entry.precision);
+        if (entry.models == "ensemble") found.push_back(entry.precision);
     return joined(found);
 }
 
@@ -228,8 +228,8 @@ std::unique_ptr<Engine> open_validated(const Session& session, const Candidate& 
 }
 
 std::unique_ptr<Session> open_session(Bundle bundle, const Options& given) {
-    if (bundle.manifest.gate != "held" && !given.allow_ungated)
-        bundle_fail(bundle.path, "its gate is '" + bundle.manifest.gate + "', so its calls mean nothing; allow_ungated opens it anyway",
+    if (!bundle.manifest.gate_passed && !given.allow_ungated)
+        bundle_fail(bundle.path, "its gate is 'waived', so its calls mean nothing; allow_ungated opens it anyway",
                     BLASTSCOPE_UNGATED);
     auto session = std::make_unique<Session>();
     session->bundle = std::make_shared<const Bundle>(std::move(bundle));

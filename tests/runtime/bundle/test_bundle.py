@@ -18,7 +18,8 @@ import pytest
 from pydantic import ValidationError
 
 from blastscope.runtime import bundle as room
-from blastscope.runtime.bundle import Bundle, Manifest, describe_file, pack, read_bundle, unpack, write_bundle
+from blastscope.runtime.bundle import Bundle, Manifest, describe_file, pack, read_bundle, write_bundle
+from blastscope.runtime.bundle import opening as unpack
 from blastscope.runtime.bundle.manifest import (
     GateResult,
     GoldenEntry,

@@ -1,0 +1,26 @@
+// libFuzzer: any bytes as a zip are unpacked into a cache, or refused with an Error.
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+
+#include "errors.h"
+#include "files.h"
+#include "unpack.h"
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+    static const std::string place = [] {
+        char folder[] = "/tmp/fuzz-zip-XXXXXX";
+        return std::string(::mkdtemp(folder));
+    }();
+    const std::string path = place + "/fuzzed.zip";
+    std::FILE* file = std::fopen(path.c_str(), "wb");
+    std::fwrite(data, 1, size, file);
+    std::fclose(file);
+    try {
+        blastscope::unpack(path, place + "/cache");
+    } catch (const blastscope::Error&) {
+    }
+    blastscope::remove_all(place + "/cache");
+    return 0;
+}

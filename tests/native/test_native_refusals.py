@@ -1,0 +1,302 @@
+"""libblastscope refuses what Python refuses, with the names of Python's exceptions."""
+
+from __future__ import annotations
+
+import copy
+import ctypes
+import json
+import random
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from native_library import Image, NativeError, NativeLibrary, NativeScope, Prediction
+from onnx import TensorProto, helper, numpy_helper
+
+from blastscope import SHIPPED_BUNDLE, open_bundle
+from blastscope.runtime.bundle import read_bundle
+from blastscope.runtime.bundle.archive import pack
+from blastscope.runtime.errors import BlastscopeError
+from blastscope.runtime.io.hashing import file_sha256
+
+Json = Any
+
+
+def python_says(path: Path, cache: Path, **options: Any) -> str:
+    try:
+        read_bundle(path, cache_dir=cache)
+        open_bundle(path, device="cpu", backend="openvino", cache_dir=cache, **options).close()
+    except BlastscopeError as error:
+        return type(error).__name__
+    return "Ok"
+
+
+def native_says(native: NativeLibrary, path: Path, cache: Path, **options: Any) -> str:
+    try:
+        with native.opened(path, cache_dir=cache, measure=0, **options):
+            return "Ok"
+    except NativeError as error:
+        return error.name
+
+
+def places(value: Json, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    if path:
+        yield path
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, one in inner:
+        yield from places(one, (*path, key))
+
+
+def changed(manifest: Json, path: tuple[Any, ...], value: Json) -> Json:
+    found = copy.deepcopy(manifest)
+    parent = found
+    for key in path[:-1]:
+        parent = parent[key]
+    if value == "gone":
+        del parent[path[-1]]
+    else:
+        parent[path[-1]] = value
+    return found
+
+
+VALUES: list[Json] = ["gone", None, True, "x", "", -1, 0, 1, 1.5, 2**70, 1e300, [], {}, [1], {"x": 1}, "all", "1.1", 0.5]
+
+
+def test_a_changed_manifest_is_judged_as_python_judges_it(native: NativeLibrary, tiny_bundle: Any, tmp_path: Path) -> None:
+    whole = json.loads((SHIPPED_BUNDLE / "manifest.json").read_text(encoding="utf-8"))
+    tiny = tiny_bundle.make()
+    manifest = json.loads((tiny / "manifest.json").read_text(encoding="utf-8"))
+    manifest["uncertainty"] = whole["uncertainty"] | {"novelty": None}
+    manifest["calibration"] = {"method": "minmax", "cells": ["a"], "cells_sha256": "0" * 64, "seed": 0, "versions": {"a": "1"}}
+    interval = whole["uncertainty"]["auroc"]
+    figures = dict.fromkeys(("weighted_f1", "auroc", "sensitivity", "specificity"), interval)
+    manifest["scores"] = [{"precision": "fp32", "cells": 1, "patients": 1, **figures}]
+    manifest["operating_point"] = {
+        "threshold": 0.5, "sensitivity_wanted": 0.5, "sensitivity": 0.5, "specificity": 0.5, "cells": 3
+    }  # fmt: skip
+    none = {"value": 0, "low": 0, "high": 0}
+    manifest["cascade"] = {
+        **{"first": "a", "threshold": 0.7, "precision": "fp32", "engine": "openvino", "cells": 9, "patients": 3},
+        **{"flip_rate": none, "flip_rate_upper": 0.1, "max_flip_rate": 0.01, "patient_flip_rate": none, "skipped": 0.3},
+    }
+    every = [(path, value) for path in places(manifest) for value in VALUES]
+    every += [((*path, "unknown"), 1) for path in places(manifest)]
+    chosen = random.Random(7).sample(every, 150)
+    found = set()
+    for path, value in [((), manifest), *chosen]:
+        try:
+            table = changed(manifest, path, value) if path else manifest
+        except TypeError:  # a key below what is no object
+            continue
+        (tiny / "manifest.json").write_text(json.dumps(table), encoding="utf-8")
+        try:
+            read_bundle(tiny)
+            theirs = "Ok"
+        except BlastscopeError as error:
+            theirs = type(error).__name__
+        ours = native_says(native, tiny, tmp_path)
+        if theirs == "Ok":  # what is wrong with the network then is told later, by both
+            theirs = python_says(tiny, tmp_path) if ours != "Ok" else "Ok"
+        assert ours == theirs, (path, value)
+        found.add(ours)
+    assert found >= {"Ok", "BundleError"}
+
+
+TEXTS: list[Callable[[str], str | bytes]] = [
+    lambda text: text[:-20],
+    lambda text: text.replace('"name"', '"name": "twice", "name"', 1),
+    lambda text: text.replace('"seed": 0', '"seed": NaN'),
+    lambda text: text.replace('"seed": 0', '"seed": 1e999'),
+    lambda text: "\ufeff" + text,
+    lambda text: text.encode()[:50] + b"\xff" + text.encode()[50:],
+    lambda text: f"[{text}]",
+    lambda text: "[" * 5000,
+    lambda text: "",
+    lambda text: text + " " * 2**23,
+    lambda text: text.replace('"format": "1.3"', '"format": "1.4"'),
+    lambda text: text.replace('"format": "1.3"', '"format": "2.0"'),
+    lambda text: text.replace('"format": "1.3"', '"format": "0.9"'),
+    lambda text: text.replace('"format": "1.3"', '"format": "01.3"'),
+    lambda text: text.replace('"format": "1.3"', '"format": "1.2"'),
+    lambda text: text.replace('"config": {}', f'"config": {{"a": {[0] * 100_001}}}'),
+    lambda text: text.replace('"config": {}', f'"config": {"[" * 150}{"]" * 150}'),
+    lambda text: text.replace("2026-11-23T01:00:00Z", "2026-11-23"),
+    lambda text: text.replace("fp32/ensemble.onnx", "../ensemble.onnx"),
+]
+
+
+@pytest.mark.parametrize("number", range(len(TEXTS)))
+def test_a_manifest_that_is_no_json_is_refused_as_in_python(
+    native: NativeLibrary, tiny_bundle: Any, tmp_path: Path, number: int
+) -> None:
+    bundle = tiny_bundle.make()
+    text = (bundle / "manifest.json").read_text(encoding="utf-8")
+    content = TEXTS[number](text)
+    assert content != text
+    (bundle / "manifest.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+    said = python_says(bundle, tmp_path)
+    assert native_says(native, bundle, tmp_path) == said != "Ok"
+    assert said == ("FormatTooNew" if number in (10, 11) else "BundleError")
+
+
+def damage(bundle: Path, kind: str) -> None:
+    golden, graph = bundle / "golden.safetensors", bundle / "fp32" / "ensemble.onnx"
+    data = bytearray(graph.read_bytes())
+    match kind:
+        case "a flipped bit":
+            data[len(data) // 2] ^= 1
+            graph.write_bytes(data)
+        case "a longer file":
+            graph.write_bytes(data + b"x")
+        case "a missing file":
+            golden.unlink()
+        case "another file":
+            (bundle / ".hidden").write_bytes(b"")
+        case "a link":
+            shutil.move(golden, bundle.parent / "elsewhere")
+            golden.symlink_to(bundle.parent / "elsewhere")
+        case "no manifest":
+            (bundle / "manifest.json").unlink()
+
+
+@pytest.mark.parametrize("kind", ["a flipped bit", "a longer file", "a missing file", "another file", "a link", "no manifest"])
+def test_a_damaged_folder_is_refused_as_in_python(native: NativeLibrary, tiny_bundle: Any, tmp_path: Path, kind: str) -> None:
+    bundle = tiny_bundle.make()
+    damage(bundle, kind)
+    said = python_says(bundle, tmp_path / "cache")
+    assert native_says(native, bundle, tmp_path / "cache") == said != "Ok"
+
+
+def test_gate_golden_set_and_tolerance_are_held_as_in_python(native: NativeLibrary, tiny_bundle: Any, tmp_path: Path) -> None:
+    waived, wrong = tiny_bundle.make(gate="waived"), tiny_bundle.make(wrong={"fp32": 0.01})
+    assert native_says(native, waived, tmp_path) == python_says(waived, tmp_path) == "UngatedBundle"
+    assert native_says(native, waived, tmp_path, allow_ungated=1) == "Ok"
+    assert native_says(native, wrong, tmp_path) == python_says(wrong, tmp_path) == "GoldenMismatch"
+    fitting = tiny_bundle.make()
+    for options in ({"precision": "int8"}, {"execution": "f16"}, {"layout": "paired"}, {"layout": "staged"}, {"cascade": True}):
+        ours = native_says(native, fitting, tmp_path, **{**options, **({"cascade": 1} if "cascade" in options else {})})
+        assert ours == python_says(fitting, tmp_path, **options) != "Ok"  # type: ignore[arg-type]
+
+
+def test_a_zip_is_opened_and_a_bad_one_is_refused_as_in_python(native: NativeLibrary, tiny_bundle: Any, tmp_path: Path) -> None:
+    bundle, cache = read_bundle(tiny_bundle.make()), tmp_path / "cache"
+    good = pack(bundle, tmp_path / "good.zip")
+    image = tiny_bundle.cell(1)
+    with native.opened(good, cache_dir=cache) as scope, open_bundle(good, device="cpu", cache_dir=cache) as python:
+        assert scope.row(scope.classify(image))["label"] == python.classify(image).label
+        assert scope.audit["bundle"] == bundle.digest
+    assert (cache / "bundles" / file_sha256(good) / "manifest.json").is_file()
+    content = good.read_bytes()
+    names = zipfile.ZipFile(good).namelist()
+    bad: dict[str, bytes] = {
+        "cut off": content[:-30],
+        "damaged": content[: len(content) // 2] + b"\0\1\2\3" + content[len(content) // 2 + 4 :],
+        "no zip": b"PK\3\4 and so on",
+        "empty": b"",
+    }
+    for name, data in bad.items():
+        (tmp_path / f"{name}.zip").write_bytes(data)
+    for name, (renamed, compression) in {
+        "climbs": ("../golden.safetensors", zipfile.ZIP_STORED),
+        "absolute": ("/golden.safetensors", zipfile.ZIP_STORED),
+        "backslash": ("a\\golden.safetensors", zipfile.ZIP_STORED),
+        "other compression": ("golden.safetensors", zipfile.ZIP_LZMA),
+        "more than listed": ("extra", zipfile.ZIP_STORED),
+    }.items():
+        with zipfile.ZipFile(good) as source, zipfile.ZipFile(tmp_path / f"{name}.zip", "w", compression) as sink:
+            for member in names:
+                if member != "golden.safetensors" or name == "more than listed":
+                    sink.writestr(member, source.read(member))
+            sink.writestr(renamed, source.read("golden.safetensors"))
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as sink:
+        sink.writestr("manifest.json", b" " * 10**7)
+    for path in sorted(tmp_path.glob("*.zip")):
+        if path != good:
+            assert native_says(native, path, cache) == python_says(path, cache) != "Ok", path
+
+
+def unfit(model: onnx.ModelProto, kind: str) -> None:
+    graph = model.graph
+    match kind:
+        case "a subgraph":
+            graph.node.append(helper.make_node("If", ["crops"], ["x"], then_branch=graph, else_branch=graph))
+        case "another domain":
+            graph.node[0].domain = "com.example"
+        case "an unknown operator":
+            graph.node.append(helper.make_node("Loop", [], ["x"]))
+        case "a fixed batch":
+            graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
+        case "another input":
+            graph.input[0].name = "images"
+        case "an output too many":
+            graph.output.append(helper.make_tensor_value_info("more", TensorProto.FLOAT, ["N"]))
+        case "weights elsewhere":
+            graph.initializer[0].data_location = TensorProto.EXTERNAL
+        case "a weight that is no number":
+            bad = numpy_helper.to_array(graph.initializer[0]).astype(np.float32).copy()
+            bad.reshape(-1)[:1] = np.nan
+            graph.initializer.append(numpy_helper.from_array(bad, "bad"))
+            graph.initializer.append(numpy_helper.from_array(np.array([1, np.nan], np.float32), "worse"))
+        case "much memory":
+            graph.initializer.append(numpy_helper.from_array(np.array([2**20, 2**10], np.int64), "sides"))
+            graph.node.insert(0, helper.make_node("ConstantOfShape", ["sides"], ["huge"]))
+        case "an old version":
+            model.opset_import[0].version = 9
+
+
+KINDS = [
+    *("a subgraph", "another domain", "an unknown operator", "a fixed batch", "another input", "an output too many"),
+    *("weights elsewhere", "a weight that is no number", "much memory", "an old version"),
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_graph_that_python_refuses_is_refused(native: NativeLibrary, tiny_bundle: Any, tmp_path: Path, kind: str) -> None:
+    bundle = tiny_bundle.make()
+    path = bundle / "fp32" / "ensemble.onnx"
+    model = onnx.load(path)
+    unfit(model, kind)
+    path.write_bytes(model.SerializeToString())
+    manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+    manifest["graphs"][0] |= {"sha256": file_sha256(path), "size": path.stat().st_size}
+    (bundle / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    said = python_says(bundle, tmp_path)
+    assert native_says(native, bundle, tmp_path) == said == "BundleError"
+
+
+def test_wrong_arguments_and_images_are_told(native: NativeLibrary, tiny_bundle: Any, tmp_path: Path) -> None:
+    bundle = tiny_bundle.make()
+    for options in (
+        {"device": "gpu"},
+        {"precision": "fp8"},
+        {"threads": -1},
+        {"queue": -1},
+        {"cascade": 2},
+        {"workload": "fast"},
+    ):
+        assert native_says(native, bundle, tmp_path, **options) == "UsageError"  # type: ignore[arg-type]
+    assert native_says(native, bundle, tmp_path, device="cuda") == "DeviceError"
+    assert native_says(native, bundle, tmp_path, device="openvino:TPU") == "DeviceError"
+    with native.opened(bundle, cache_dir=tmp_path) as scope:
+        pixels = np.zeros((10, 10, 3), np.uint8)
+        good = pixels.ctypes.data
+        for image in (
+            Image(None, 10, 10), Image(good, -1, 10), Image(good, 10, 10, 0, 0, 9), Image(good, 2**31 - 1, 2**31 - 1),
+            Image(good, 10, 10, 2**62, 0),
+        ):  # fmt: skip
+            with pytest.raises(NativeError, match="ImageError: an image"):
+                call(native, scope, image)
+        assert scope.row(scope.classify(pixels))["refusal"] == "empty"
+        assert scope.row(scope.classify(np.zeros((0, 5, 3), np.uint8)))["refusal"] == "empty"
+        refused = Prediction()
+        status = native.c.blastscope_classify_many(scope.handle, ctypes.byref(Image(None, 10, 10)), 1, ctypes.byref(refused))
+        assert (status, scope.row(refused)["refusal"]) == (0, "not-8-bit-rgb")
+
+
+def call(native: NativeLibrary, scope: NativeScope, image: Image) -> None:
+    native.check(native.c.blastscope_classify(scope.handle, ctypes.byref(image), ctypes.byref(Prediction())))
