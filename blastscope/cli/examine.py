@@ -108,12 +108,8 @@ def examine(
     wanted = OutputOptions(overlay=overlay, sheet=sheet, report=report, csv=csv)
     paths = _frames(frames)
     engine: dict[str, object] = {"device": device, "precision": precision, "backend": backend, "threads": threads}
-    engine |= {
-        "layout": layout,
-        "unlike_training": unlike_training,
-        "require_signature": require_signature,
-        "validation": validation,
-    }
+    engine |= {"layout": layout, "unlike_training": unlike_training}
+    engine |= {"require_signature": require_signature, "validation": validation}
     formats = AnnotationOptions(geojson=geojson, coco=coco, yolo=yolo, ome=ome, dicom=dicom)
     if ray:
         given = (cells, resume, strict, group_by != "none", *vars(wanted).values(), *vars(formats).values())
