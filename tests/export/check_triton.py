@@ -25,7 +25,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-import tritonclient.http as client
+import tritonclient.grpc as client
 from tritonclient.utils import InferenceServerException
 
 from blastscope import SHIPPED_BUNDLE, synthetic_cell
@@ -75,9 +75,9 @@ def main() -> None:
         write_triton_models(bundle, repository)
         with (
             triton(environment, repository, folder) as theirs,
-            BackgroundServer(ServeOptions({"x": None}, port=0, grpc_port=None)) as ours,
+            BackgroundServer(ServeOptions({"x": None}, port=0, grpc_port=0)) as ours,
         ):
-            failures = compare(theirs, ours.url.removeprefix("http://"), bundle.manifest.crop.side_px)
+            failures = compare(theirs, ours.grpc_address, bundle.manifest.crop.side_px)
     sys.exit(f"{failures} differences" if failures else 0)
 
 
@@ -109,8 +109,8 @@ def triton(environment: Path, repository: Path, folder: Path) -> Iterator[str]:
     command = [server / "bin" / "tritonserver", f"--model-repository={repository}", f"--backend-directory={backends}", *options]
     with (folder / "log").open("w") as log, subprocess.Popen(command, env=words, stdout=log, stderr=log) as process:
         try:
-            wait_until_ready(process, f"127.0.0.1:{ports[0]}", folder / "log")
-            yield f"127.0.0.1:{ports[0]}"
+            wait_until_ready(process, f"127.0.0.1:{ports[1]}", folder / "log")
+            yield f"127.0.0.1:{ports[1]}"
         finally:
             process.terminate()
 
@@ -121,7 +121,7 @@ def wait_until_ready(process: subprocess.Popen[bytes], address: str, log: Path) 
         try:
             if client.InferenceServerClient(address).is_server_ready():
                 return
-        except OSError:
+        except InferenceServerException:
             pass
         time.sleep(1)
     process.terminate()
@@ -165,7 +165,7 @@ def files(*contents: bytes) -> np.ndarray[Any, Any]:
 
 def answer(address: str, model: str, tensor: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any, Any]] | str:
     """The outputs by name, or the error."""
-    one = client.InferenceServerClient(address, network_timeout=120)
+    one = client.InferenceServerClient(address)
     name = {"crops": "crops", "cells": "image", "frames": "frame"}[model]
     given = client.InferInput(name, list(tensor.shape), "UINT8" if model == "crops" else "BYTES")
     given.set_data_from_numpy(tensor)
@@ -173,7 +173,7 @@ def answer(address: str, model: str, tensor: np.ndarray[Any, Any]) -> dict[str, 
         told = one.infer(model, [given])
     except InferenceServerException as error:
         return str(error)
-    return {output["name"]: told.as_numpy(output["name"]) for output in told.get_response()["outputs"]}
+    return {output.name: told.as_numpy(output.name) for output in told.get_response().outputs}
 
 
 def alike(model: str, theirs: dict[str, np.ndarray[Any, Any]] | str, ours: dict[str, np.ndarray[Any, Any]] | str) -> bool:
