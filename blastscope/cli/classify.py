@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from blastscope.cli.cluster import ClusterJob, RayAddress, Results, run_on_cluster
 from blastscope.cli.options import (
     BackendName,
     BundlePath,
@@ -74,6 +75,8 @@ def classify(
         typer.Option(help="Call each person too: by folder, or by the patient in C-NMC's names (in others by folder)."),
     ] = "none",
     as_json: Json = False,
+    ray: RayAddress = None,
+    results: Results = None,
 ) -> None:
     """Call each image ALL or HEM, in the order given. Exits 1 when an image was refused.
 
@@ -94,8 +97,8 @@ def classify(
     }
     engine |= {"cascade": cascade, "unlike_training": unlike_training, "require_signature": require_signature}
     if STDIN in paths:
-        if len(paths) > 1 or group_by != "none":
-            raise UsageError("with - all paths come from stdin: give no other, and leave --group-by out")
+        if len(paths) > 1 or group_by != "none" or ray:
+            raise UsageError("with - all paths come from stdin: give no other, and leave --group-by and --ray out")
         with opened(bundle, **engine) as scope:
             answer_lines(partial(_call_picture, scope, pixel_um) if on_black else scope.classify, as_json=as_json)
         return
@@ -103,6 +106,9 @@ def classify(
     images = find_images(paths, passed=passed)
     for told in left_out(passed):
         say(told)
+    if ray:
+        alone = group_by == "none" and not on_black
+        return run_on_cluster(ClusterJob("classify", ray, results, bundle, engine), images, alone=alone, as_json=as_json)
     if group_by == "patient" and (nameless := sum(patient_in_name(path) is None for path in images)):
         say(f"{nameless} of {len(images)} images aren't named as C-NMC's: those of one folder are taken for one person's")
     refused = 0
