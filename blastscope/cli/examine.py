@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from blastscope import __version__
 from blastscope.cli.classify import print_smears
+from blastscope.cli.cluster import ClusterJob, RayAddress, Results, run_on_cluster
 from blastscope.cli.options import (
     BackendName,
     BundlePath,
@@ -27,9 +29,9 @@ from blastscope.cli.options import (
     Threads,
     UnlikeTraining,
     ValidationPath,
+    opened,
 )
 from blastscope.cli.progress import ExamineProgress
-from blastscope.cli.session import opened
 from blastscope.cli.terminal import echo, say
 from blastscope.runtime.io.printable import printable
 
@@ -86,31 +88,40 @@ def examine(
     ] = "none",
     cells: Annotated[bool, typer.Option("--cells", help="Print a line of JSON a cell too, as soon as it is found.")] = False,
     resume: ResumeFile = None,
+    ray: RayAddress = None,
+    results: Results = None,
 ) -> None:
     """Find the white cells in whole frames and call each, in the order given. Exits 1 when a frame couldn't be examined.
 
     A cell that gets no call (cut off, clumped, blurred, not lymphoid) is a finding, not a failure: it stands in the result with
     its reason.
     """
-    from blastscope import __version__
     from blastscope.runtime.evaluation.drift import Drift
     from blastscope.runtime.frames.annotations.writer import AnnotationOptions, AnnotationWriter
     from blastscope.runtime.frames.report.theme import title_of
     from blastscope.runtime.frames.report.writers import OutputOptions, ReportWriter
     from blastscope.runtime.frames.types import FrameSpecification
-    from blastscope.runtime.inference.smear import smear_model
+    from blastscope.runtime.inference.voting import smear_model
 
     spec, as_json = FrameSpecification.from_toml(config) if config else None, as_json or cells
     wanted = OutputOptions(overlay=overlay, sheet=sheet, report=report, csv=csv)
     paths = _frames(frames)
-    papers, drift = ReportWriter(wanted, paths, others=(config, validation, resume)), Drift()
+    engine: dict[str, object] = {"device": device, "precision": precision, "backend": backend, "threads": threads}
+    engine |= {
+        "layout": layout,
+        "unlike_training": unlike_training,
+        "require_signature": require_signature,
+        "validation": validation,
+    }
     formats = AnnotationOptions(geojson=geojson, coco=coco, yolo=yolo, ome=ome, dicom=dicom)
+    if ray:
+        given = (cells, resume, strict, group_by != "none", *vars(wanted).values(), *vars(formats).values())
+        job = ClusterJob("examine", ray, results, bundle, engine, pixel_um, spec)
+        return run_on_cluster(job, paths, alone=not any(given), as_json=as_json)
+    papers, drift = ReportWriter(wanted, paths, others=(config, validation, resume)), Drift()
     others, beside = (config, validation, resume), (csv, sheet, wanted.report_page)
     annotations = AnnotationWriter(formats, paths, others=others, beside=beside, version=__version__)
     seen = _Tally(drift, group_by)
-    engine: dict[str, object] = {"device": device, "precision": precision, "backend": backend, "threads": threads}
-    engine |= {"unlike_training": unlike_training, "require_signature": require_signature, "validation": validation}
-    engine["layout"] = layout
     with opened(bundle, **engine, workload="throughput") as scope, ExamineProgress(len(paths), cells=cells) as progress:
         smears = smear_model(scope.bundle) if group_by != "none" else None
         look = partial(_each, (papers.album.look, annotations.look))

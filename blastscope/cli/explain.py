@@ -20,8 +20,8 @@ from blastscope.cli.options import (
     RequireSignature,
     Threads,
     UnlikeTraining,
+    opened,
 )
-from blastscope.cli.session import opened
 from blastscope.cli.terminal import echo, say
 from blastscope.runtime.io.printable import printable
 

@@ -22,8 +22,8 @@ from blastscope.cli.options import (
     SpecPath,
     Threads,
     UnlikeTraining,
+    opened,
 )
-from blastscope.cli.session import opened
 from blastscope.cli.terminal import echo, say
 
 if TYPE_CHECKING:
@@ -66,8 +66,8 @@ def validate(
     from blastscope.runtime.frames.report.writers import check_places
     from blastscope.runtime.frames.types import FrameSpecification
     from blastscope.runtime.io.atomic import write_content
-    from blastscope.runtime.io.csv_table import write_table
     from blastscope.runtime.io.paths import PassedOver, left_out
+    from blastscope.runtime.io.printable import write_table
     from blastscope.runtime.io.slides.slide import find_frames
 
     wanted = SiteOptions(

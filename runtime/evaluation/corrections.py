@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from blastscope.runtime.errors import DataError
-from blastscope.runtime.io.csv_table import write_table
+from blastscope.runtime.io.printable import write_table
 from blastscope.runtime.types import CLASSES, Box, ClassName
 
 Answer = Literal["hem", "all", "other", "unsure", "none"]

@@ -13,14 +13,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from blastscope.runtime.bundle import Bundle
 from blastscope.runtime.bundle.opening import verify_again
-from blastscope.runtime.inference.device import parse_device
 from blastscope.runtime.inference.device_selection import load_session
 from blastscope.runtime.inference.events import SessionEvent
 from blastscope.runtime.inference.loader import LoadedSession
-from blastscope.runtime.inference.options import SessionOptions
+from blastscope.runtime.inference.options import SessionOptions, parse_device
 from blastscope.runtime.inference.predictor import Predictor, make_predictor
-from blastscope.runtime.inference.request_queue import RequestQueue
-from blastscope.runtime.inference.worker_pool import InferencePool
+from blastscope.runtime.inference.worker_pool import InferencePool, RequestQueue
 from blastscope.runtime.io.cpu_info import usable_threads
 from blastscope.runtime.types import Audit
 

@@ -15,15 +15,14 @@ from onnx_builders import reference, two_towers
 from blastscope import open_bundle
 from blastscope.benchmarks import baselines, model_benchmark
 from blastscope.benchmarks import bench as bench_module
-from blastscope.benchmarks.baseline_int8 import BaselineGraphs
+from blastscope.benchmarks.baselines import BaselineGraphs
 from blastscope.benchmarks.bench import run_benchmark
+from blastscope.benchmarks.contenders import ReferencePredictions, RuntimeConfig, open_runtime, predict_graphs
 from blastscope.benchmarks.interleaved_timing import TimingConfig
 from blastscope.benchmarks.model_benchmark import BenchmarkConfig
 from blastscope.benchmarks.models import BenchmarkModel
-from blastscope.benchmarks.reference_labels import ReferencePredictions, predict_graphs
 from blastscope.benchmarks.results import SCHEMA_FILE, result_json
 from blastscope.benchmarks.roofline import Peak
-from blastscope.benchmarks.runtime_targets import RuntimeConfig, open_runtime
 from blastscope.benchmarks.schema import BenchResult
 from blastscope.runtime import bundle as bundle_module
 from blastscope.runtime.bundle import read_bundle

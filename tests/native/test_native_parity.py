@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from blastscope.runtime.scope import Scope
 from native_library import NOTES, NativeLibrary, NativeScope
 from trained_bundle import TaughtBundle
 
@@ -18,6 +17,7 @@ from blastscope.runtime.crop import Crop, crop_cell
 from blastscope.runtime.io.cnmc import scan_dataset
 from blastscope.runtime.io.image import read_image
 from blastscope.runtime.io.synthetic import synthetic_cell
+from blastscope.runtime.session import Scope
 
 Pair = tuple[NativeScope, Scope]
 
