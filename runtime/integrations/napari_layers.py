@@ -7,7 +7,7 @@ The layers lie exactly over the image, in whatever place and scale it has. Nothi
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +19,6 @@ from blastscope.runtime.frames.types import FrameCell, FrameReport, FrameSpecifi
 from blastscope.runtime.integrations.protocols import FrameExaminer
 from blastscope.runtime.io.image_header import MAX_PIXELS
 from blastscope.runtime.io.slides.pixel_size_metadata import checked
-
-if TYPE_CHECKING:
-    pass
 
 COLOURS: dict[str, str] = {kind: look.colour for kind, look in LOOKS.items()}
 MARK = "blastscope"  # the key in a layer's metadata by which it is known again

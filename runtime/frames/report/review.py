@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from blastscope.runtime.evaluation.corrections import ANSWERS, COLUMNS, COMPLETE, FORMULA, WORDS
+from blastscope.runtime.frames.corrections import ANSWERS, COLUMNS, COMPLETE, FORMULA, WORDS
 from blastscope.runtime.frames.report.markup import Html, safe
 from blastscope.runtime.frames.report.theme import names_of
 from blastscope.runtime.frames.types import FrameCell, FrameReport
