@@ -1,6 +1,6 @@
 """Review on the slide page: a person says what each cell is, and saves it as `corrections.csv`.
 
-The page sends nothing anywhere: the browser writes the file. `runtime/evaluation/corrections.py` says what its rows mean.
+The page sends nothing anywhere: the browser writes the file. `runtime/frames/corrections.py` says what its rows mean.
 """
 
 from __future__ import annotations
