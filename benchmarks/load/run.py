@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from blastscope.benchmarks.cpu_contention import ContentionMonitor
 
 from blastscope import Scope, open_bundle
+from blastscope.benchmarks.interleaved_timing import ContentionMonitor
 from blastscope.benchmarks.load.energy import EnergyMeter
 from blastscope.benchmarks.load.samples import LoadSamples, load_samples
 from blastscope.benchmarks.load.scenarios import (
@@ -33,13 +34,13 @@ from blastscope.benchmarks.load.schema import (
     Sweep,
 )
 from blastscope.benchmarks.load.sweeps import Level, sweep_concurrency, sweep_request_rate
-from blastscope.benchmarks.models import ProgressCallback
 from blastscope.benchmarks.schema import LIBRARIES, describe_machine, installed_versions
 from blastscope.runtime.bundle import read_bundle
 from blastscope.runtime.evaluation.metrics import score_calls
 from blastscope.runtime.types import Audit
 
 Workload = Literal["latency", "throughput"]
+logger = logging.getLogger(__name__)
 CONCURRENCY = (1, 2, 4, 8)
 RATE_SHARES = (0.9, 0.7, 0.5, 0.3, 0.1)  # of the offline scenario's rate: those that server and request-rate try
 MOST_QUERIES_IN_WAIT = 4096  # the server scenario's sender must never wait for the handle
@@ -73,7 +74,7 @@ class LoadConfig:
     data: Path | None = None
 
 
-def run_load(bundles: dict[str, Path], config: LoadConfig, progress: ProgressCallback) -> LoadResult:
+def run_load(bundles: dict[str, Path], config: LoadConfig) -> LoadResult:
     """Measures every network of `bundles`, which gives the bundle's folder by the network's name.
 
     Parameters
@@ -82,8 +83,6 @@ def run_load(bundles: dict[str, Path], config: LoadConfig, progress: ProgressCal
         Bundles by the names that their rows get.
     config
         What is measured.
-    progress
-        Called with a line of text when something begins.
 
     Returns
     -------
@@ -101,7 +100,7 @@ def run_load(bundles: dict[str, Path], config: LoadConfig, progress: ProgressCal
     for name, path in bundles.items():
         samples = load_samples(read_bundle(path), config.data, config.cells)
         notes.append(f"{name}: {len(samples.images)} cells of {samples.note}")
-        rows += _Network(name, path, samples, config, progress).measure()
+        rows += _Network(name, path, samples, config).measure()
     return LoadResult(
         machine=describe_machine(),
         versions=installed_versions((*LIBRARIES, "mlcommons-loadgen")),
@@ -113,9 +112,9 @@ def run_load(bundles: dict[str, Path], config: LoadConfig, progress: ProgressCal
 class _Network:
     """One network: its handles are opened for latency, and for throughput where many cells come at once."""
 
-    def __init__(self, name: str, bundle: Path, samples: LoadSamples, config: LoadConfig, progress: ProgressCallback) -> None:
+    def __init__(self, name: str, bundle: Path, samples: LoadSamples, config: LoadConfig) -> None:
         self._name, self._bundle, self._samples = name, bundle, samples
-        self._config, self._progress = config, progress
+        self._config = config
         self._fastest = 0.0  # cells a second in the offline scenario
 
     def measure(self) -> list[LoadRow]:
@@ -171,7 +170,7 @@ class _Network:
         config = self._config
         settings = ScenarioSettings(scenario, config.seconds, config.latency_bound_ms, rate)
         is_server = scenario == "server"
-        self._progress(f"{self._name}, {scenario}" + (f" at {rate:.1f} cells a second" if is_server else ""))
+        logger.info("%s, %s%s", self._name, scenario, f" at {rate:.1f} cells a second" if is_server else "")
         summary, facts = self._measured(scope, settings)
         percentile = PERCENTILES.get(scenario)
         return LoadRow(
@@ -225,7 +224,7 @@ class _Network:
         return {"accuracy": score_answers(answers, samples), "accuracy_note": samples.note}
 
     def _sweep_row(self, scope: Scope, sweep: Sweep, level: float) -> LoadRow:
-        self._progress(f"{self._name}, {sweep} {level:g}")
+        logger.info("%s, %s %g", self._name, sweep, level)
         images, window_s = self._samples.images, self._config.seconds
         audit = scope.classify(images[0]).audit
         monitor, meter = ContentionMonitor(), EnergyMeter(audit.device)

@@ -25,11 +25,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-from blastscope.runtime.scope import Scope
-
 from blastscope.benchmarks.interleaved_timing import Image
 from blastscope.benchmarks.load.schema import MlperfScenario
 from blastscope.runtime.errors import EngineError, MissingLibrary
+from blastscope.runtime.session import Scope
 from blastscope.runtime.types import CLASSES, Prediction
 
 try:

@@ -15,10 +15,10 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from blastscope.runtime.scope import Scope
 from numpy.typing import NDArray
 
 from blastscope.benchmarks.interleaved_timing import Image
+from blastscope.runtime.session import Scope
 from blastscope.runtime.types import Prediction
 
 STABLE_WINDOWS, MOST_WINDOWS = 3, 10

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from blastscope.cli.session import find_data
-from blastscope.cli.terminal import say
+from blastscope.cli.options import find_data
 from blastscope.runtime.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ def run_loadgen(
         raise UsageError("--loadgen takes --seconds above 0: LoadGen runs each scenario for so long at least")
     chosen = tuple(one for one in SCENARIOS if one in names or "all" in names)
     config = LoadConfig(chosen, seconds, latency_bound_ms, threads=threads, data=find_data())
-    result = run_load({network: _bundle(network) for network in networks}, config, say)
+    result = run_load({network: _bundle(network) for network in networks}, config)
     if as_json:
         typer.echo(result.model_dump_json(indent=1))
     else:
@@ -46,7 +45,7 @@ def _bundle(network: str) -> Path:
         return Path(network)
     from blastscope.benchmarks.models import prepare_model
 
-    return prepare_model(network, find_data(), say).bundle
+    return prepare_model(network, find_data()).bundle
 
 
 def print_load(result: LoadResult) -> None:

@@ -110,7 +110,8 @@ class Int8Builder:
 
     @property
     def _kept_crops(self) -> NDArray[np.uint8]:
-        return self.crops[np.setdiff1d(np.arange(len(self.crops)), [row for row, _ in self.refused])]
+        kept: NDArray[np.uint8] = self.crops[np.setdiff1d(np.arange(len(self.crops)), [row for row, _ in self.refused])]
+        return kept
 
     def can_equalise(self) -> bool:
         """Whether equalising changes anything."""
