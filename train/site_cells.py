@@ -21,12 +21,11 @@ from numpy.typing import NDArray
 from blastscope.runtime.errors import DataError
 from blastscope.runtime.evaluation.detection import match_boxes
 from blastscope.runtime.evaluation.labels import LabelledFrames, frames_named_in, read_labels
-from blastscope.runtime.frames.cell_crop import cut_cell
+from blastscope.runtime.frames.cell_crop import cut_from
 from blastscope.runtime.frames.pipeline import Examiner
-from blastscope.runtime.frames.tiling import Tile, shift_cell
 from blastscope.runtime.frames.types import FrameReport, FrameSpecification
 from blastscope.runtime.io.atomic import write_folder
-from blastscope.runtime.io.slides.slide import Slide, read_region
+from blastscope.runtime.io.slides.slide import Slide
 from blastscope.runtime.types import Audit, ClassName, Prediction, Refusal
 
 UNUSABLE = {"touches-border", "clumped", "out-of-focus"}  # what the finder says of cells that can't be shown whole and alone
@@ -108,9 +107,7 @@ def _cut(labels: LabelledFrames, spec: FrameSpecification, threads: int) -> tupl
             elif cell.refusal and cell.refusal.code in UNUSABLE:
                 lost[cell.refusal.code] += 1
             else:
-                patch = read_region(scan, cell.box)
-                here = shift_cell(cell, Tile(cell.box, (-cell.box[0], -cell.box[1], 0, 0)))
-                cells.append((expert.label, cut_cell(patch, here, report.facts, spec)))
+                cells.append((expert.label, cut_from(scan, cell, report.facts, spec)))
         with lock:
             taken[report.path] = cells
             left.update(lost)

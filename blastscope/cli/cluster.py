@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from blastscope.cli.session import bundle_at
+from blastscope.cli.options import bundle_at
 from blastscope.cli.terminal import echo, say
 from blastscope.runtime.errors import UsageError
 from blastscope.runtime.io.printable import printable

@@ -43,9 +43,9 @@ if TYPE_CHECKING:
     from blastscope.runtime.types import Prediction
 
 FrameGroups = Literal["none", "frame", "folder"]
-GroupFrames = Annotated[
+GroupBy = Annotated[
     FrameGroups,
-    typer.Option("--group-by", help="Call each person too: whose cells are in one frame or scan, or in one folder's frames."),
+    typer.Option(help="Call each person too: whose cells are in one frame or scan, or in the frames of one folder."),
 ]
 GeoJson = Annotated[
     Path | None, typer.Option("--geojson", help="Folder of a GeoJSON file a frame, for QuPath; FILE.geojson for one.")
@@ -86,7 +86,7 @@ def examine(
     dicom: Dicom = None,
     strict: Strict = False,
     validation: ValidationPath = None,
-    group_by: GroupFrames = "none",
+    group_by: GroupBy = "none",
     cells: Annotated[bool, typer.Option("--cells", help="Print a line of JSON a cell too, as soon as it is found.")] = False,
     resume: ResumeFile = None,
     ray: RayAddress = None,

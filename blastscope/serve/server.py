@@ -109,11 +109,8 @@ class Server:
             self._audit.close()
 
     def _open_scope(self, path: Path | None) -> Scope:
-        words: dict[str, Any] = {"workload": "throughput", "tell": LOG.info, **self.options.session}
-        scope = open_bundle(path, **words)
-        for note in scope.notes:
-            LOG.info("%s", note)
-        return scope
+        words: dict[str, Any] = {"workload": "throughput", **self.options.session}
+        return open_bundle(path, **words)
 
 
 class BackgroundServer:

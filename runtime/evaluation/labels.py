@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from blastscope.runtime.errors import DataError
-from blastscope.runtime.evaluation.corrections import ANSWERS, COMPLETE, ReviewedFrame
-from blastscope.runtime.evaluation.corrections import COLUMNS as CORRECTION_COLUMNS
+from blastscope.runtime.frames.corrections import ANSWERS, COMPLETE, ReviewedFrame
+from blastscope.runtime.frames.corrections import COLUMNS as CORRECTION_COLUMNS
 from blastscope.runtime.io.slides.slide import open_slide
 from blastscope.runtime.types import CLASSES, Box, ClassName, Refusal
 

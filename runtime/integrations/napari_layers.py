@@ -7,13 +7,12 @@ The layers lie exactly over the image, in whatever place and scale it has. Nothi
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.errors import BlastscopeError, MissingLibrary, UsageError
+from blastscope.runtime.errors import UsageError
 from blastscope.runtime.frames.report.overlay import MOST_WORDS
 from blastscope.runtime.frames.report.theme import LOOKS
 from blastscope.runtime.frames.types import FrameCell, FrameReport, FrameSpecification, fewer_points
@@ -21,14 +20,12 @@ from blastscope.runtime.integrations.protocols import FrameExaminer
 from blastscope.runtime.io.image_header import MAX_PIXELS
 from blastscope.runtime.io.slides.pixel_size_metadata import checked
 
-if TYPE_CHECKING:
-    from blastscope.runtime.session import Scope
-
 COLOURS: dict[str, str] = {kind: look.colour for kind, look in LOOKS.items()}
 MARK = "blastscope"  # the key in a layer's metadata by which it is known again
 BOX_WIDTH_PX, OUTLINE_WIDTH_PX, TEXT_PT = 3, 2, 11
 # of a shape that somebody adds to a layer of a report: no network has seen it
-BY_HAND = {"call": "", "probability": np.nan, "score": np.nan, "voter": "", "refusal": "", "text": "by hand"}
+BY_HAND: dict[str, Any] = {"call": "", "probability": np.nan, "score": np.nan, "voter": "", "refusal": "", "text": "by hand"}
+BY_HAND |= {"number": 0, "answer": ""}
 BY_HAND_COLOUR = "cyan"
 
 
@@ -118,11 +115,11 @@ def show_report(viewer: Any, layer: Any, report: FrameReport) -> None:
         **place,
     )
     for shapes in (drawn, boxes):
-        _expect_shapes_by_hand(shapes)
-        shapes.events.data.connect(lambda event: _expect_shapes_by_hand(event.source) if event.action == "adding" else None)
+        expect_shapes_by_hand(shapes)
+        shapes.events.data.connect(lambda event: expect_shapes_by_hand(event.source) if event.action == "adding" else None)
 
 
-def _expect_shapes_by_hand(shapes: Any) -> None:
+def expect_shapes_by_hand(shapes: Any) -> None:
     """The next new shape says `BY_HAND`. napari would give it the features and colour of the last or the selected one."""
     shapes.feature_defaults = BY_HAND
     with shapes.block_update_properties():  # the selected ones keep their colour
@@ -139,6 +136,8 @@ def features_of(report: FrameReport) -> dict[str, list[Any]]:
         "voter": [(call.voter or "") if call else "" for _, call in calls],
         "refusal": [cell.refusal.code if cell.refusal else "" for cell, _ in calls],
         "text": [_text(cell) for cell, _ in calls],
+        "number": list(range(1, len(calls) + 1)),
+        "answer": [""] * len(calls),  # what a person says of the cell
     }
 
 
@@ -157,82 +156,3 @@ def _points(contour: NDArray[np.int32]) -> NDArray[np.float64]:
 def _corners(cell: FrameCell) -> NDArray[np.float64]:
     x0, y0, x1, y1 = cell.box
     return np.array([[y0, x0], [y0, x1], [y1, x1], [y1, x0]], np.float64) - 0.5  # napari's pixels lie around their numbers
-
-
-try:
-    from magicgui.widgets import ComboBox, Container, FileEdit, FloatSpinBox, Label, PushButton
-except ModuleNotFoundError as error:
-    raise MissingLibrary("magicgui", "napari") from error
-
-NOTICE = "For research use. The networks know C-NMC's cells: calls on\nframes mean nothing until the site has validated them."
-
-
-class ExamineWidget(Container[Any]):  # type: ignore[misc]  # its types are not followed, for mypy's sake
-    """A choice of layer, scale and bundle, a button, and what came of it. The bundle is opened at the first press, and kept."""
-
-    def __init__(self, napari_viewer: Any) -> None:
-        self._viewer = napari_viewer
-        self._scope: Scope | None = None
-        self._opened: Path | None = None
-        self.layer = ComboBox(label="frame", choices=self._images)
-        self.pixel_um = FloatSpinBox(label="um per pixel", value=0, min=0, max=5, step=0.001, tooltip="0: from the red cells")
-        self.bundle = FileEdit(label="bundle", mode="d", nullable=True, value=None, tooltip="empty: the one that is shipped")
-        self.button = PushButton(text="Examine")
-        self.told = Label(value="")
-        super().__init__(widgets=[self.layer, self.pixel_um, self.bundle, self.button, self.told, Label(value=NOTICE)])
-        self.button.changed.connect(self.examine)
-        for change in (self._viewer.layers.events.inserted, self._viewer.layers.events.removed):
-            change.connect(self.layer.reset_choices)
-
-    def examine(self) -> Any:
-        """Starts the work in a thread, and gives its worker; None where the layer can't be examined, which is told."""
-        from napari.qt.threading import create_worker
-
-        layer = self.layer.value
-        try:
-            if layer is None:
-                raise BlastscopeError("there is no image: open a frame first")
-            pixels, scales = frame_of(layer), (self.pixel_um.value or None, scale_of(layer))
-        except BlastscopeError as error:
-            return self._complain(error)
-        self.button.enabled = False
-        self.told.value = "examining ..."
-        worker = create_worker(self._work, pixels, scales, self.bundle.value, _start_thread=False)
-        worker.returned.connect(lambda report: self._show(layer, report))
-        worker.errored.connect(self._complain)
-        worker.finished.connect(lambda: setattr(self.button, "enabled", True))
-        worker.start()
-        return worker
-
-    def _work(self, pixels: Any, scales: tuple[float | None, float | None], bundle: Path | None) -> FrameReport:
-        """Runs in a thread of its own; only one does at a time, since the button is off meanwhile."""
-        from blastscope.runtime.session import open_bundle
-
-        if self._scope is None or bundle != self._opened:
-            if self._scope:
-                self._scope.close()
-            self._scope = None
-            self._scope, self._opened = open_bundle(bundle), bundle
-        return self._scope.examine(pixels, pixel_um=scales[0], stated_um=scales[1])
-
-    def _show(self, layer: Any, report: FrameReport) -> None:
-        if report.refusal:
-            self.told.value = f"refused: {report.refusal.detail}"
-            return
-        if layer in self._viewer.layers:  # it may have been closed meanwhile
-            show_report(self._viewer, layer, report)
-        counts = report.counts
-        scale = f"{report.facts.pixel_um:.4f} um per pixel, {report.facts.scale_source}" if report.facts else ""
-        self.told.value = (
-            f"{counts['cells']} white cells: {counts['all']} ALL, {counts['hem']} HEM, {counts['refused']} refused\n{scale}"
-            + "".join(f"\n{note}" for note in report.notes)
-        )
-
-    def _complain(self, error: BaseException) -> None:
-        from napari.utils.notifications import show_error
-
-        self.told.value = str(error)
-        show_error(f"blastscope: {error}")
-
-    def _images(self, _: Any) -> list[Any]:
-        return [layer for layer in self._viewer.layers if hasattr(layer, "rgb")]

@@ -62,7 +62,7 @@ def test_baselines_label_as_their_graphs_do_or_are_left_out_with_a_note(
     path = tiny_bundle.make("fp32", "int8")
     bundle = read_bundle(path)
     files = [bundle.file(entry) for entry in (bundle.graph("fp32"), bundle.graph("int8")) if entry]
-    monkeypatch.setattr(model_benchmark, "baseline_graphs", lambda model, data, progress: BaselineGraphs(*files))
+    monkeypatch.setattr(model_benchmark, "baseline_graphs", lambda model, data: BaselineGraphs(*files))
 
     def no_compiler(*args: Any, **options: Any) -> Any:
         raise RuntimeError("no C++ compiler was found\nand a long trace")

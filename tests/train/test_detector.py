@@ -52,8 +52,7 @@ depth = 1
 epochs = 1
 batch_size = 2
 """
-XML = """<annotation><object><name>WBC</name><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox>
-</object></annotation>"""
+XML = "<object><name>{}</name><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox></object>"
 
 
 def picture(seed: int) -> NDArray[np.uint8]:
@@ -68,7 +67,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / folder).mkdir(parents=True)
     for number, split in enumerate(("train", "val")):
         cv2.imwrite(str(root / f"bccd/JPEGImages/frame{number}.jpg"), picture(number))
-        (root / f"bccd/Annotations/frame{number}.xml").write_text(XML.format(100, 120, 260, 290))
+        (root / f"bccd/Annotations/frame{number}.xml").write_text(
+            f"<annotation>{XML.format('WBC', 100, 120, 260, 290)}{XML.format('RBC', 300, 120, 410, 230)}</annotation>"
+        )
         (root / f"bccd/{split}.txt").write_text(f"frame{number}\n")
     rows = []
     for source in ("raabin", "pbc"):
@@ -178,7 +179,7 @@ def test_frames_are_scaled_by_their_red_cells(data: Path) -> None:
     assert frame.red_cell_px == 80
     assert (frame.labels == RED).sum() == 4
     prepared = prepare(frame, PictureConfig())
-    assert prepared.picture.shape[1] == round(640 * 22 * 1.7 / 80)
+    assert prepared.picture.shape[1] == round(640 * 28 * 1.7 / 80)
 
 
 def test_types_of_single_cells_are_groups_and_platelets_are_none(data: Path) -> None:

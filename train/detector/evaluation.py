@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from blastscope.runtime.evaluation.detection import DetectionMetrics, Outcome, detection_metrics, match_boxes
@@ -22,6 +21,7 @@ from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.runtime.types import Box
 from blastscope.train.detector.network import Detector as DetectorModule
 from blastscope.train.detector.sources import WHITE, Frame, bccd_frames, read_rgb, txl_frames
+from blastscope.train.detector.trunk_maps import compiled_module
 from blastscope.train.progress import Progress
 
 LIMITS = (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6)  # of the score, at which a detector is judged
@@ -72,12 +72,7 @@ class TorchNetwork:
     """A detector as PyTorch has it, run by OpenVINO, on pictures of any size."""
 
     def __init__(self, module: DetectorModule) -> None:
-        import openvino
-
-        example = torch.zeros((1, 64, 64, 3), dtype=torch.uint8)
-        model = openvino.convert_model(module.eval(), example_input=example, input=[openvino.PartialShape([1, -1, -1, 3])])
-        settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
-        self._compiled = openvino.Core().compile_model(model, "CPU", settings)
+        self._compiled = compiled_module(module, (1, -1, -1, 3))
 
     def infer(self, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Maps (10, H / 8, W / 8) of `picture` (H, W, 3) RGB."""

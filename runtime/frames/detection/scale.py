@@ -14,13 +14,13 @@ from blastscope.runtime.types import Box
 
 FEWEST = 3  # red cells that tell a scale
 MOST_LOOKS = 3  # at scales that red cells told, before the last one is taken
-# A detector finds cells at up to this factor from the right scale as well as at it, and red cells that are measured at twice or
-# half of it tell it better than that.
-AGREE_WITHIN = 1.35
+# Up to this factor from the right scale a detector finds white cells as well as at it. The sizes of red cells, which it tells
+# over a wider range, lead to the right one.
+AGREE_WITHIN = 1.2
 GUESS_UM = 0.08  # micrometres a pixel where nothing tells: a 100x objective and a common camera
 LADDER = (1.0, 2.0, 0.5, 4.0)  # factors on the guess, in the order in which they are tried
 EDGE_PX = 2.0  # a box that is nearer to the picture's edge may be cut
-MIDDLE_PX = 1024  # of a larger frame the middle tells
+MIDDLE_PX = 640  # of a larger frame the middle tells
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -44,7 +44,8 @@ REASONS: dict[RefusalCode, str] = {
     "too-large": "Too large for a white cell at this scale.",
     "clumped": "Cells that lie so close that they can't be parted reliably.",
     "out-of-focus": "Too blurred to be judged.",
-    "not-lymphoid": "A lobed or granular nucleus, or pink cytoplasm: the networks know lymphoid cells only.",
+    "not-lymphoid": "A lobed or granular nucleus, pink cytoplasm, or another look than that of lymphoid cells.",
+    "unsegmented": "A white cell whose outline can't be told from what is around it.",
     "unlike-training": "Unlike the cells that the networks were trained on: nobody knows what a call on it is worth.",
     "failed": "An error in the program kept it from being examined.",
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from blastscope.runtime.evaluation.corrections import ANSWERS, COLUMNS, COMPLETE, FORMULA, WORDS
+from blastscope.runtime.frames.corrections import ANSWERS, COLUMNS, COMPLETE, FORMULA, WORDS
 from blastscope.runtime.frames.report.markup import Html, safe
 from blastscope.runtime.frames.report.theme import names_of
 from blastscope.runtime.frames.types import FrameCell, FrameReport
@@ -95,7 +95,12 @@ REVIEW_SCRIPT = """
     const state = unsaved ? "; not saved" : "";
     said.textContent = `${count} of ${cells.length} cells reviewed, ${changed} of them changed${more}${state}`;
   };
-  const change = () => { unsaved = true; tell(); };
+  const warn = (event) => event.preventDefault();
+  const change = () => {
+    unsaved = true;
+    window.addEventListener("beforeunload", warn);
+    tell();
+  };
   const guarded = (text) => formula.includes(text[0]) ? "./" + text : text;
   const quoted = (value) => /[",\\r\\n]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : String(value);
   const rows = (who, when) => {
@@ -172,10 +177,10 @@ REVIEW_SCRIPT = """
     link.download = "corrections.csv";
     link.click();
     unsaved = false;
+    window.removeEventListener("beforeunload", warn);
     tell();
   });
   document.documentElement.classList.add("live");
-  window.addEventListener("beforeunload", (event) => { if (unsaved) event.preventDefault(); });
   tell();
 })();
 """

@@ -87,7 +87,7 @@ def options(tmp_path: Path) -> argparse.Namespace:
 def tiny(tiny_bundle: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     model = BenchmarkModel("tiny", tmp_path, tiny_bundle.make("fp32"), same_weights=True)
     for module in (check, steps):
-        monkeypatch.setattr(module, "prepare_model", lambda name, data, progress: model)
+        monkeypatch.setattr(module, "prepare_model", lambda name, data: model)
     monkeypatch.setattr(
         steps, "load_images", lambda data, count: [tiny_bundle.cell(seed, size_px=70 + seed) for seed in range(count or 3)]
     )

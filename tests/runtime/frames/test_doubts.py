@@ -162,4 +162,4 @@ def test_a_page_tells_how_many_cells_look_lymphoid(shared_data: Path) -> None:
     lymphoid = replace(report.cells[0], found=replace(report.cells[0].found, refusal=None), prediction=one)
     whole = FrameReport((*cells, lymphoid), report.facts, path=report.path, size=report.size)
     assert whole.groups == {"lymphoid": 1, "not_lymphoid": 2, "not_judged": 1}
-    assert "1 lymphoid, 2 not, 1 not judged" in render_slide_report([Thumbnail(whole)], "a")
+    assert "1 lymphoid, 2 not lymphoid, 1 not judged" in render_slide_report([Thumbnail(whole)], "a")

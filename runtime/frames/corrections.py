@@ -7,11 +7,13 @@ says that the whole frame was looked at: what has no row there is no white cell.
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from blastscope.runtime.errors import DataError
 from blastscope.runtime.io.printable import write_table
 from blastscope.runtime.types import CLASSES, Box, ClassName
 
@@ -82,6 +84,44 @@ def write_corrections(path: Path, corrections: Iterable[Correction]) -> None:
         for one in corrections
     ]
     write_table(path, COLUMNS, rows)
+
+
+def read_corrections(path: Path) -> list[Correction]:
+    """The rows of a file that `write_corrections`, the page or napari wrote, as they stand.
+
+    Parameters
+    ----------
+    path : Path
+        The CSV file.
+
+    Returns
+    -------
+    list of Correction
+
+    Raises
+    ------
+    DataError
+        The file can't be read, or is no table of corrections.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+        return [
+            Correction(
+                path=row["path"],
+                number=int(row["number"]) if row["number"] else None,
+                box=(int(row["x0"]), int(row["y0"]), int(row["x1"]), int(row["y1"])) if row["x0"] else None,
+                old=row["old"],
+                new=row["new"],  # type: ignore[arg-type]  # whoever uses it says what is wrong with it
+                who=row["who"],
+                when=row["when"],
+            )
+            for row in rows
+        ]
+    except OSError as error:
+        raise DataError(path, f"can't be read: {error.strerror or error}") from error
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise DataError(path, f"is no table of corrections ({','.join(COLUMNS)}): {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
