@@ -32,7 +32,7 @@ _HOMES = {
     "FrameReport": "frames.types",
     "Prediction": "types",
     "Scope": "session",
-    "SmearCall": "inference.smear",
+    "SmearCall": "inference.voting",
     "open_bundle": "session",
     "synthetic_cell": "io.synthetic",
 }

@@ -43,6 +43,10 @@ if TYPE_CHECKING:
     from blastscope.runtime.types import Prediction
 
 FrameGroups = Literal["none", "frame", "folder"]
+GroupBy = Annotated[
+    FrameGroups,
+    typer.Option(help="Call each person too: whose cells are in one frame or scan, or in the frames of one folder."),
+]
 GeoJson = Annotated[
     Path | None, typer.Option("--geojson", help="Folder of a GeoJSON file a frame, for QuPath; FILE.geojson for one.")
 ]
@@ -82,10 +86,7 @@ def examine(
     dicom: Dicom = None,
     strict: Strict = False,
     validation: ValidationPath = None,
-    group_by: Annotated[
-        FrameGroups,
-        typer.Option(help="Call each person too: whose cells are in one frame or scan, or in the frames of one folder."),
-    ] = "none",
+    group_by: GroupBy = "none",
     cells: Annotated[bool, typer.Option("--cells", help="Print a line of JSON a cell too, as soon as it is found.")] = False,
     resume: ResumeFile = None,
     ray: RayAddress = None,
@@ -107,12 +108,8 @@ def examine(
     wanted = OutputOptions(overlay=overlay, sheet=sheet, report=report, csv=csv)
     paths = _frames(frames)
     engine: dict[str, object] = {"device": device, "precision": precision, "backend": backend, "threads": threads}
-    engine |= {
-        "layout": layout,
-        "unlike_training": unlike_training,
-        "require_signature": require_signature,
-        "validation": validation,
-    }
+    engine |= {"layout": layout, "unlike_training": unlike_training}
+    engine |= {"require_signature": require_signature, "validation": validation}
     formats = AnnotationOptions(geojson=geojson, coco=coco, yolo=yolo, ome=ome, dicom=dicom)
     if ray:
         given = (cells, resume, strict, group_by != "none", *vars(wanted).values(), *vars(formats).values())

@@ -109,9 +109,6 @@ def export(
     engine: Annotated[
         Path | None, typer.Option(help="With --triton: an engine of `build --runtime tensorrt`, in the graph's place.")
     ] = None,
-    python_models: Annotated[
-        bool, typer.Option("--python-models", help="With --triton: also cells and frames, for Triton's Python backend.")
-    ] = False,
     as_json: Json = False,
 ) -> None:
     """Turn a run into a bundle: fp32 and fp16 ONNX graphs, each checked against PyTorch. Without --data on drawn cells.
@@ -120,8 +117,8 @@ def export(
     """
     if out is None and triton is None:
         raise UsageError("where to? say --out BUNDLE, --triton DIR or both")
-    if triton is None and (precision or engine or python_models):
-        raise UsageError("--precision, --engine and --python-models go with --triton; what a bundle holds stands in --config")
+    if triton is None and (precision or engine):
+        raise UsageError("--precision and --engine go with --triton; what a bundle holds stands in --config")
     if out is None:
         from blastscope import SHIPPED_BUNDLE
         from blastscope.runtime.bundle import read_bundle
@@ -134,11 +131,6 @@ def export(
 
         place = write_repository(bundle, triton, precision=precision, engine=engine)
         say(f"Triton's model lies in '{place}'")
-        if python_models:
-            from blastscope.serve.triton_repository import write_triton_models
-
-            for model in write_triton_models(bundle, triton):
-                say(f"and another in '{model}'")
     if out is not None:
         from blastscope.cli.tables import print_bundle
 

@@ -114,6 +114,7 @@ class GrpcMethods:
     async def _ModelInfer(self, request: Any, caller: Caller, left_s: float) -> Any:  # noqa: N802
         begun = time.monotonic()
         with self._service.observed(caller, request.model_name), self._service.admitted():
+            self._service.repository.find(request.model_name, request.model_version)
             asked = read_request(request)
             answer = await self._service.infer(asked, caller, left_s - (time.monotonic() - begun))
             return write_answer(answer)

@@ -172,9 +172,9 @@ class RestMethods:
     def _parsed(self, model: str, version: str, body: bytes, stated: str | None) -> Asked:
         if stated is not None and not (stated.isascii() and stated.isdigit() and len(stated) < 12):
             raise invalid(f"{HEADER_LENGTH} must be a number of bytes")
+        _, lane = self._service.repository.find(model, version)  # what is not there is told before what is wrong
         header_length = None if stated is None else int(stated)
         if header_length == 0:
-            _, lane = self._service.repository.find(model, version)
             return read_raw(model, version, body, lane.model.inputs[0])
         return read_request(model, version, body, header_length)
 

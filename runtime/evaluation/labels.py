@@ -2,7 +2,7 @@
 
 `path` is a frame as the command line names it, or relative to one of the folders named, or to the table's own. A row with a
 path alone says that someone looked at this frame and saw no cell in it. A frame without a row is not judged: nobody looked.
-A table of corrections (`runtime/evaluation/corrections.py`) is taken as well.
+A table of corrections (`runtime/frames/corrections.py`) is taken as well.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from blastscope.runtime.errors import DataError
-from blastscope.runtime.evaluation.corrections import ANSWERS, COMPLETE, ReviewedFrame
-from blastscope.runtime.evaluation.corrections import COLUMNS as CORRECTION_COLUMNS
+from blastscope.runtime.frames.corrections import ANSWERS, COMPLETE, ReviewedFrame
+from blastscope.runtime.frames.corrections import COLUMNS as CORRECTION_COLUMNS
 from blastscope.runtime.io.slides.slide import open_slide
 from blastscope.runtime.types import CLASSES, Box, ClassName, Refusal
 

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple, Protocol
 
 from blastscope.runtime.bundle import Bundle
 from blastscope.runtime.errors import UsageError
-from blastscope.runtime.evaluation.corrections import ReviewedFrame
 from blastscope.runtime.evaluation.detection import Outcome, call_metrics, confusion_counts, detection_metrics, match_boxes
 from blastscope.runtime.evaluation.drift import Drift, DriftState
 from blastscope.runtime.evaluation.error_gallery import ErrorImages, Mistake, mistakes_in
 from blastscope.runtime.evaluation.labels import LabelledCell, LabelledFrames
 from blastscope.runtime.evaluation.validation_record import MOST_NAME, Requirements, ValidationRecord, shortfalls
+from blastscope.runtime.frames.corrections import ReviewedFrame
 from blastscope.runtime.frames.pipeline import Look
 from blastscope.runtime.frames.types import FrameCell, FrameReport, FrameSpecification
 from blastscope.runtime.types import CLASSES, Box, RefusalCode

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from blastscope.runtime.errors import UsageError
-from blastscope.runtime.evaluation.corrections import COMPLETE, WORDS, Answer, Correction, read_corrections, write_corrections
+from blastscope.runtime.frames.corrections import COMPLETE, WORDS, Answer, Correction, read_corrections, write_corrections
 from blastscope.runtime.integrations.napari_layers import MARK, expect_shapes_by_hand
 
 ARROW = " \u2192 "  # between the call and the answer, in a cell's text

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blastscope.runtime.errors import BlastscopeError, MissingLibrary, UsageError
-from blastscope.runtime.evaluation.corrections import WORDS
+from blastscope.runtime.frames.corrections import WORDS
 from blastscope.runtime.frames.types import FrameReport
 from blastscope.runtime.integrations.napari_layers import frame_of, scale_of, show_report
 from blastscope.runtime.integrations.napari_review import answer_cells, cells_layer, corrections_in, save_corrections

@@ -1,4 +1,4 @@
-"""Asks a real Triton Inference Server for the models of `export --triton`, beside `blastscope serve`: `make triton-check`.
+"""Asks a real Triton Inference Server for the model of `export --triton`, beside `blastscope serve`: `make triton-check`.
 
 The server is that of the PyPI package nvidia-pytriton, in an environment of its own. It has no backend for ONNX, so Triton's
 Python backend runs the exported graph with ONNX Runtime, below the exported config, without the warm-up. Prints a line of JSON
@@ -23,19 +23,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import cv2
 import numpy as np
-import tritonclient.http as client
+import tritonclient.grpc as client
 from tritonclient.utils import InferenceServerException
 
-from blastscope import SHIPPED_BUNDLE, synthetic_cell
+from blastscope import SHIPPED_BUNDLE
 from blastscope.export.triton import write_repository
 from blastscope.runtime.bundle import read_bundle
 from blastscope.serve.options import ServeOptions
 from blastscope.serve.server import BackgroundServer
-from blastscope.serve.triton_repository import write_triton_models
 
-PACKAGE = "nvidia-pytriton==0.7.0"
+PACKAGES = ("nvidia-pytriton==0.7.0", "onnxruntime>=1.22,<2")
 START_S = 300
 STAND_IN = """
 import json
@@ -72,19 +70,18 @@ def main() -> None:
         (crops / "1" / "model.py").write_text(STAND_IN, encoding="utf-8")
         config = (crops / "config.pbtxt").read_text(encoding="utf-8").replace('backend: "onnxruntime"', 'backend: "python"')
         (crops / "config.pbtxt").write_text(re.sub(r"model_warmup \[.*?\n\]\n", "", config, flags=re.DOTALL), encoding="utf-8")
-        write_triton_models(bundle, repository)
         with (
             triton(environment, repository, folder) as theirs,
-            BackgroundServer(ServeOptions({"x": None}, port=0, grpc_port=None)) as ours,
+            BackgroundServer(ServeOptions({"x": None}, port=0, grpc_port=0)) as ours,
         ):
-            failures = compare(theirs, ours.url.removeprefix("http://"), bundle.manifest.crop.side_px)
+            failures = compare(theirs, ours.grpc_address, bundle.manifest.crop.side_px)
     sys.exit(f"{failures} differences" if failures else 0)
 
 
 def installed(folder: Path) -> Path:
     """An environment with the server."""
     venv.create(folder, with_pip=True)
-    subprocess.run([folder / "bin" / "pip", "install", "-q", PACKAGE], check=True)
+    subprocess.run([folder / "bin" / "pip", "install", "-q", *PACKAGES], check=True)
     return folder
 
 
@@ -98,10 +95,10 @@ def triton(environment: Path, repository: Path, folder: Path) -> Iterator[str]:
     shutil.copytree(server / "backends", backends)
     shutil.copy(server / "python_backend_stubs" / version / "triton_python_backend_stub", backends / "python")
     libraries = [package / "nvidia_pytriton.libs", sysconfig.get_config_var("LIBDIR")]
-    words = {  # the backend's Python is the first on the path: this one, with its packages
+    words = {  # the backend's Python is the first on the path; with NumPy 2 it answers with no bytes
         **os.environ,
         "LD_LIBRARY_PATH": ":".join(map(str, libraries)),
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PATH": f"{environment / 'bin'}{os.pathsep}{os.environ['PATH']}",
         "OMP_NUM_THREADS": "1",
     }
     ports = [free_port() for _ in range(3)]
@@ -109,8 +106,8 @@ def triton(environment: Path, repository: Path, folder: Path) -> Iterator[str]:
     command = [server / "bin" / "tritonserver", f"--model-repository={repository}", f"--backend-directory={backends}", *options]
     with (folder / "log").open("w") as log, subprocess.Popen(command, env=words, stdout=log, stderr=log) as process:
         try:
-            wait_until_ready(process, f"127.0.0.1:{ports[0]}", folder / "log")
-            yield f"127.0.0.1:{ports[0]}"
+            wait_until_ready(process, f"127.0.0.1:{ports[1]}", folder / "log")
+            yield f"127.0.0.1:{ports[1]}"
         finally:
             process.terminate()
 
@@ -121,7 +118,7 @@ def wait_until_ready(process: subprocess.Popen[bytes], address: str, log: Path) 
         try:
             if client.InferenceServerClient(address).is_server_ready():
                 return
-        except OSError:
+        except InferenceServerException:
             pass
         time.sleep(1)
     process.terminate()
@@ -137,13 +134,9 @@ def free_port() -> int:
 
 def compare(theirs: str, ours: str, side: int) -> int:
     """How many answers differ in another way than the page says."""
-    cells = [cv2.imencode(".png", synthetic_cell(seed)[..., ::-1])[1].tobytes() for seed in range(5)]
-    frame = cv2.imencode(".png", np.full((480, 640, 3), 230, np.uint8))[1].tobytes()
     crops = np.random.default_rng(0).integers(0, 255, (3, side, side, 3)).astype(np.uint8)
     questions = {
         "crops": [crops, crops[:1], crops[:0]],
-        "cells": [files(*cells), files(cells[0], b"no image"), files()],
-        "frames": [files(frame), files(b"no image", frame)],
     }
     failures = 0
     for model, asked in questions.items():
@@ -157,23 +150,16 @@ def compare(theirs: str, ours: str, side: int) -> int:
     return failures
 
 
-def files(*contents: bytes) -> np.ndarray[Any, Any]:
-    array = np.empty(len(contents), np.object_)
-    array[:] = contents
-    return array
-
-
 def answer(address: str, model: str, tensor: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any, Any]] | str:
     """The outputs by name, or the error."""
-    one = client.InferenceServerClient(address, network_timeout=120)
-    name = {"crops": "crops", "cells": "image", "frames": "frame"}[model]
-    given = client.InferInput(name, list(tensor.shape), "UINT8" if model == "crops" else "BYTES")
+    one = client.InferenceServerClient(address)
+    given = client.InferInput("crops", list(tensor.shape), "UINT8")
     given.set_data_from_numpy(tensor)
     try:
         told = one.infer(model, [given])
     except InferenceServerException as error:
         return str(error)
-    return {output["name"]: told.as_numpy(output["name"]) for output in told.get_response()["outputs"]}
+    return {output.name: told.as_numpy(output.name) for output in told.get_response().outputs}
 
 
 def alike(model: str, theirs: dict[str, np.ndarray[Any, Any]] | str, ours: dict[str, np.ndarray[Any, Any]] | str) -> bool:
@@ -190,8 +176,6 @@ def alike(model: str, theirs: dict[str, np.ndarray[Any, Any]] | str, ours: dict[
             return False
         other = other.reshape(value.shape)
         exact = value.dtype.kind in "Oi"
-        if name == "detail":
-            continue  # a sentence for people, with a distance in it
         if not (np.array_equal(value, other) if exact else np.allclose(value, other, 1e-3, 1e-3, equal_nan=True)):
             return False
     return True

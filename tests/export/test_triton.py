@@ -20,7 +20,6 @@ from blastscope.runtime.backends.tensorrt.key import BatchProfile, EngineKey, en
 from blastscope.runtime.bundle import Bundle, read_bundle
 from blastscope.runtime.cuda.driver import GpuFacts
 from blastscope.runtime.errors import EngineError, UngatedBundle, UsageError
-from blastscope.serve.models import Cells, Frames
 
 GPU = GpuFacts(name="NVIDIA RTX A4000", capability="8.6", driver="580.65.06")
 
@@ -140,21 +139,7 @@ def test_the_verb_prints_where_the_model_lies_and_says_what_it_lacks(tmp_path: P
         (["--out", str(tmp_path / "b")], "which run?"),
         (["run", "--out", "b", "--precision", "fp16"], "go with --triton"),
         (["--triton", str(tmp_path), "--precision", "int8"], "has no fused int8 graph"),
-        (["run", "--out", "b", "--python-models"], "go with --triton"),
     ):
         done = CliRunner().invoke(app, ["export", *words])
         assert done.exit_code == 2
         assert problem in done.stderr
-
-
-def test_cells_and_frames_have_the_names_and_shapes_of_the_server(tmp_path: Path) -> None:
-    model_config_pb2 = pytest.importorskip("tritonclient.grpc.model_config_pb2")
-    done = CliRunner().invoke(app, ["export", "--triton", str(tmp_path), "--python-models"])
-    assert done.exit_code == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["cells", "crops", "frames"]
-    for model in (Cells(), Frames()):
-        config = read_config(tmp_path / model.kind, model_config_pb2.ModelConfig)
-        assert (config.name, config.backend, config.max_batch_size) == (model.kind, "python", 0)
-        for configured, served in ((config.input, model.inputs), (config.output, model.outputs)):
-            assert [(one.name, tuple(one.dims)) for one in configured] == [(spec.name, spec.shape) for spec in served]
-        assert read_bundle(tmp_path / model.kind / "1" / "bundle.zip").digest == read_bundle(blastscope.SHIPPED_BUNDLE).digest

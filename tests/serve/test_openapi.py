@@ -26,7 +26,7 @@ def test_answers_to_made_up_requests_are_as_the_document_says(serve: Callable[..
 
         @given(case=operation.as_strategy())
         @settings(
-            max_examples=15,
+            max_examples=5,
             deadline=None,
             database=None,
             derandomize=True,

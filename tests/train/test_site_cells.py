@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from blastscope.cli import app
 from blastscope.runtime.errors import DataError
-from blastscope.runtime.evaluation.corrections import Correction, write_corrections
+from blastscope.runtime.frames.corrections import Correction, write_corrections
 from blastscope.runtime.frames.pipeline import Examiner
 from blastscope.runtime.frames.types import FrameReport, FrameSpecification
 from blastscope.runtime.io.cnmc import scan_dataset

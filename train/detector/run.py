@@ -95,7 +95,7 @@ def train_detector(
         )
         _same_run(out, record, resume=resume)
         fill_pool(data, trunk, config, out / "pool", progress)
-        found = [judged(data, trunk, config, out, source, progress) for source in (*FRAME_SOURCES, None)]
+        found = [judged(data, trunk, config, out, source, progress=progress) for source in (*FRAME_SOURCES, None)]
         scores = tuple(one for one, _ in found)
         report = DetectorReport(
             run=record.model_dump(mode="json"), limit=best_limit(scores), sources=scores, history=found[-1][1]
@@ -124,7 +124,7 @@ def load_detector_run(run: Path) -> TrainedDetector:
 
 
 def judged(
-    data: Path, trunk: DetectorTrunk, config: DetectorConfig, out: Path, left_out: str | None, progress: Progress
+    data: Path, trunk: DetectorTrunk, config: DetectorConfig, out: Path, left_out: str | None, *, progress: Progress
 ) -> tuple[SourceScores, FitHistory]:
     """What the detector that never saw `left_out` shows on it; with None, that of all sources on BCCD's validation frames."""
     module, history = _fitted(trunk, config, out, left_out, progress)

@@ -1,6 +1,6 @@
 """Review on the slide page: a person says what each cell is, and saves it as `corrections.csv`.
 
-The page sends nothing anywhere: the browser writes the file. `runtime/evaluation/corrections.py` says what its rows mean.
+The page sends nothing anywhere: the browser writes the file. `runtime/frames/corrections.py` says what its rows mean.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from blastscope.runtime.evaluation.corrections import ANSWERS, COLUMNS, COMPLETE, FORMULA, WORDS
+from blastscope.runtime.frames.corrections import ANSWERS, COLUMNS, COMPLETE, FORMULA, WORDS
 from blastscope.runtime.frames.report.markup import Html, safe
 from blastscope.runtime.frames.report.theme import names_of
 from blastscope.runtime.frames.types import FrameCell, FrameReport

@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 import pytest
 
-from blastscope.runtime.evaluation.corrections import COLUMNS, Correction, write_corrections
 from blastscope.runtime.evaluation.labels import LabelledCell, read_labels
+from blastscope.runtime.frames.corrections import COLUMNS, Correction, write_corrections
 from blastscope.runtime.frames.report.html_report import render_slide_report
 from blastscope.runtime.frames.report.thumbnails import Thumbnail
 from blastscope.runtime.frames.types import FrameCell, FrameParameters, FrameReport, SegmentedCell

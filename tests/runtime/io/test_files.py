@@ -43,21 +43,21 @@ def test_a_folder_without_an_image_is_an_error_that_names_it(tmp_path: Path) -> 
 @pytest.mark.parametrize("find", [find_images, find_frames])
 def test_what_a_folder_leaves_out_is_told_by_suffix_but_foreign_files(find: Any, tmp_path: Path) -> None:
     taken = ("a.jpg", "b.jfif", "c.JPE", "d.dib")
-    foreign = ("notes.txt", "README", ".hidden.heic", "cells.csv", "Thumbs.db", "report.html")
-    touch(tmp_path, *taken, *foreign, "one.heic", "deep/two.HEIC", "x.jp2", "long.averylongsuffix")
+    foreign = ("notes.txt", "README", ".hidden.avif", "cells.csv", "Thumbs.db", "report.html")
+    touch(tmp_path, *taken, *foreign, "one.avif", "deep/two.AVIF", "x.jp2", "long.averylongsuffix")
     passed = PassedOver()
     found = find([tmp_path, tmp_path / "x.jp2"], passed=passed)
     assert [path.name for path in found] == [*taken, "x.jp2"]  # a file that is named is always taken
-    assert passed.counts == {".heic": 2, ".jp2": 1, "other": 1}
+    assert passed.counts == {".avif": 2, ".jp2": 1, "other": 1}
     (told,) = left_out(passed)
-    assert told.startswith("left out of the folders, by their suffix: 2 .heic, 1 .jp2, 1 other (name a file itself")
+    assert told.startswith("left out of the folders, by their suffix: 2 .avif, 1 .jp2, 1 other (name a file itself")
     assert list(left_out(PassedOver())) == []
 
 
 @pytest.mark.parametrize("find", [find_images, find_frames])
 def test_a_folder_of_other_files_alone_says_which(find: Any, tmp_path: Path) -> None:
-    touch(tmp_path, "one.heic", "notes.txt", *(f"x.q{number}" for number in range(20)))
-    with pytest.raises(DataError, match=r"looked for .*; it holds 1 \.heic, 1 \.q\d.*, and others$"):
+    touch(tmp_path, "one.avif", "notes.txt", *(f"x.q{number}" for number in range(20)))
+    with pytest.raises(DataError, match=r"looked for .*; it holds 1 \.avif, 1 \.q\d.*, and others$"):
         find([tmp_path])
 
 

@@ -26,7 +26,7 @@ WORDS: dict[Answer, str] = {
     "unsure": "can't tell",
     "none": "no white cell",
 }
-COMPLETE = "complete"
+COMPLETE: Literal["complete"] = "complete"
 COLUMNS = ("path", "number", "x0", "y0", "x1", "y1", "old", "new", "who", "when")
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # how a cell begins that a spreadsheet computes
 
