@@ -14,8 +14,8 @@ COPY requirements/base.txt /tmp/base.txt
 RUN pip install --no-cache-dir --only-binary :all: --no-deps --require-hashes --requirement /tmp/base.txt
 RUN --mount=type=bind,from=build,source=/wheels,target=/wheels pip install --no-cache-dir --no-deps --no-index /wheels/*.whl
 RUN useradd --create-home --uid 1000 user
-USER user
+USER 1000
 # shows at build time that cells are called
-RUN blastscope verify --json > /dev/null && rm -r /home/user/.cache
+RUN blastscope demo --out /tmp/demo && rm -r /tmp/demo /home/user/.cache
 ENTRYPOINT ["blastscope"]
 CMD ["--help"]

@@ -8,13 +8,15 @@ READY = $(VENV)/.installed
 READY_DEMO = $(VENV)/.installed-demo
 
 .PHONY: demo test lint bench gpu-check kernels kernels-check engines-check soak fuzz api-names wheelhouse wheel lock sbom platforms clean \
-    native native-package native-check native-fuzz
+    triton-check serve-bench native native-package native-check native-fuzz
 
 demo: $(READY_DEMO)
 	$(BIN)/blastscope demo --out demo
 
+# One process a core, up to four. SHARDS=0 takes this one alone, as a debugger wants it.
+SHARDS ?= logical
 test: $(READY)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses $(SHARDS) --maxprocesses 4 --dist worksteal $(PYTEST_ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -69,7 +71,7 @@ gpu-check:
 
 # Needs CUDA's nvcc 13.0 or later, and no GPU. The result is committed.
 kernels: $(READY)
-	$(BIN)/python -m blastscope.runtime.cuda.kernels.compile
+	$(BIN)/python -m blastscope.runtime.cuda.kernels.fatbin
 
 # The crop kernels on every real cell, through the host shim; the suite takes a few of them.
 kernels-check: $(READY)
@@ -116,6 +118,15 @@ fuzz: $(READY)
 	$(FUZZ) --seconds $$(($(FUZZ_SECONDS) / 2))
 	if $(BIN)/python -c "import atheris" 2> /dev/null; then $(FUZZ)/guided --seconds $$(($(FUZZ_SECONDS) / 2)) --coverage; \
 		else $(FUZZ) --seconds $$(($(FUZZ_SECONDS) / 2)) --seed 1; fi
+
+# Calls through `blastscope serve`, from eight clients, beside `classify_many`.
+SERVE_DATA ?= $(or $(BLASTSCOPE_DATA),../shared/data)
+serve-bench: $(READY)
+	$(BIN)/python -m blastscope.benchmarks.serve $(SERVE_DATA)/cnmc $(SERVE_ARGS)
+
+# Asks a real Triton Inference Server, from PyPI, for the models of `export --triton`, beside `blastscope serve`.
+triton-check: $(READY)
+	$(BIN)/python tests/export/check_triton.py $(TRITON_ARGS)
 
 # Looks the names of TensorRT's and Triton's interfaces up again, in their wheels.
 api-names: $(READY)

@@ -11,8 +11,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.benchmarks.bootstrap import change_interval
-from blastscope.benchmarks.schema import BenchResult, Machine, Row
+from blastscope.benchmarks.schema import BenchResult, Machine, Row, change_interval
 
 MIN_CHANGE = 0.05  # below it nothing counts: memory layout alone moves times more between processes than within a run
 MIN_ROUNDS = 3  # fewer don't show how much rounds differ

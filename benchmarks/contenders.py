@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from blastscope import Scope, open_bundle
 from blastscope.benchmarks.interleaved_timing import ClassifyFunction, Image
+from blastscope.runtime.backends.protocol import Cascade, EngineOptions, Workload, open_engine
+from blastscope.runtime.bundle import Bundle, read_bundle
 from blastscope.runtime.crop import Crop, CropSpecification, crop_cell
+from blastscope.runtime.errors import UsageError
 from blastscope.runtime.inference.voting import vote
+from blastscope.runtime.inference.worker_pool import InferencePool
+from blastscope.runtime.io.atomic import write_content
 from blastscope.runtime.io.cpu_info import usable_threads
-from blastscope.runtime.types import CLASSES, VOTERS, ClassName
+from blastscope.runtime.io.hashing import file_sha256
+from blastscope.runtime.io.paths import default_cache_dir
+from blastscope.runtime.io.synthetic import synthetic_cells
+from blastscope.runtime.types import CLASSES, PRECISIONS, VOTERS, ClassName, Execution, Layout, Precision
+
+if TYPE_CHECKING:
+    from blastscope.benchmarks.models import BenchmarkModel
 
 
 def separate_torch_models(run: Path, *, threads: int | None = None, compiled: bool = False) -> ClassifyFunction:
@@ -102,3 +116,210 @@ def crop_images(images: Sequence[Image], spec: CropSpecification) -> NDArray[np.
     """The crops, uint8 (N, S, S, 3) RGB, of images that are known to be cells; an image that is refused has none."""
     crops = [crop_cell(image, spec) for image in images]
     return np.stack([crop.pixels for crop in crops if isinstance(crop, Crop)])
+
+
+BACKEND = "openvino"
+FIRST_VOTER = 0  # the voter that decides alone: a
+ALWAYS_DECIDES = Cascade(FIRST_VOTER, 0.0)  # no probability is below this threshold
+
+
+class RuntimeConfig(NamedTuple):
+    """How the runtime runs a graph: options of `open_bundle`."""
+
+    precision: Precision
+    execution: Execution
+    workload: Workload
+    layout: Layout
+    threads: int | None
+
+
+def open_runtime(model: BenchmarkModel, config: RuntimeConfig) -> Scope:
+    """The bundle of `model`, opened on the CPU as a user opens it.
+
+    Raises
+    ------
+    BlastscopeError
+        As `open_bundle` does: the CPU can't compute in that type, or the engine doesn't open.
+    """
+    return open_bundle(
+        model.bundle,
+        device="cpu",
+        precision=config.precision,
+        execution=config.execution,
+        backend=BACKEND,
+        workload=config.workload,
+        layout=config.layout,
+        threads=config.threads,
+        allow_ungated=True,
+        unlike_training="call",  # every contender labels the same synthetic cells
+    )
+
+
+def runtime_classifier(scope: Scope) -> ClassifyFunction:
+    """What is timed of the runtime: one image goes through `classify`, several through `classify_many`."""
+
+    def classify(images: Sequence[Image]) -> list[ClassName | None]:
+        if len(images) == 1:
+            return [scope.classify(images[0]).label]
+        return [prediction.label for prediction in scope.classify_many(images)]
+
+    return classify
+
+
+def network_only(scope: Scope, crops: NDArray[np.uint8]) -> ClassifyFunction:
+    """The network without crop and vote: `crops`, uint8 (N, S, S, 3), to probabilities; it gives no labels to compare."""
+
+    def classify(_: Sequence[Image]) -> list[ClassName]:
+        scope.infer(crops)
+        return []
+
+    return classify
+
+
+def open_first_voter(bundle: Bundle, config: RuntimeConfig) -> InferencePool:
+    """The graph of `config` with layout 'staged', of which only the first voter is ever run: the least that a cascade can cost.
+
+    Raises
+    ------
+    UsageError
+        The bundle has no fused graph of that precision.
+    EngineError
+        The graph can't be run voter by voter.
+    """
+    entry = bundle.graph(config.precision)
+    if entry is None:
+        raise UsageError(f"bundle '{bundle.path}' has no fused {config.precision} graph")
+    options = EngineOptions(
+        config.workload, config.execution, layout="staged", threads=config.threads, cache_dir=default_cache_dir()
+    )
+    pool = InferencePool(open_engine(bundle.file(entry), options, backend=BACKEND, sha256=entry.sha256))
+    pool.enable_cascade(ALWAYS_DECIDES)
+    return pool
+
+
+def first_voter_classifier(pool: InferencePool, bundle: Bundle) -> ClassifyFunction:
+    """What is timed of the pool that `open_first_voter` gives: the first voter's label of each image."""
+
+    def probabilities(image: Image) -> NDArray[np.float32]:
+        return pool.infer_on_lane(crop_images([image], bundle.manifest.crop))[:, : len(VOTERS)]
+
+    def classify(images: Sequence[Image]) -> list[ClassName]:
+        with pool.call():
+            found = np.concatenate(pool.parallel_map(probabilities, images))
+        return vote_labels(found, partial=True)
+
+    return classify
+
+
+def mask_other_voters(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A copy of `probabilities`, float32 (N, 3, 2), with NaN for all voters but the first, as a cascade gives them."""
+    masked = np.full_like(probabilities, np.nan)
+    masked[:, FIRST_VOTER] = probabilities[:, FIRST_VOTER]
+    return masked
+
+
+CANDIDATES_PER_CELL = 4  # synthetic cells for each that is used: those nearest to a tie are left out
+MIN_MARGIN = 0.2  # a vote with a smaller margin may change with an engine's rounding, and isn't compared
+Probabilities = NDArray[np.float32]  # (N, 3, 2): cells, voters, classes
+
+
+class ReferencePredictions:
+    """What reference engines predict for synthetic cells, by graph file; computed once.
+
+    Parameters
+    ----------
+    spec
+        How the cells are cropped.
+    count
+        Number of cells.
+    cache
+        Folder where predictions are kept from one process to the next; None: nowhere.
+    """
+
+    def __init__(self, spec: CropSpecification, count: int, cache: Path | None = None) -> None:
+        self._spec, self._count, self._cache = spec, count, cache
+        self._predictions: dict[str, Probabilities] = {}
+
+    @property
+    def images(self) -> list[Image]:
+        """The cells, uint8 (H, W, 3) RGB."""
+        return _synthetic_images(self._count)
+
+    def predict(self, graph: Path, *, precision: Precision, backend: str = "onnxruntime") -> Probabilities:
+        """The probabilities of all cells with the ONNX file `graph`.
+
+        Parameters
+        ----------
+        graph
+            ONNX file of a fused network.
+        precision
+            Of that file.
+        backend
+            The engine that runs it: one that the contender with this graph doesn't use.
+
+        Returns
+        -------
+        Probabilities
+            Float32 (N, 3, 2).
+        """
+        key = f"{file_sha256(graph)}-{backend}-{self._count}"
+        if key not in self._predictions:
+            self._predictions[key] = self._cached_or_computed(key, graph, precision, backend)
+        return self._predictions[key]
+
+    def _cached_or_computed(self, key: str, graph: Path, precision: Precision, backend: str) -> Probabilities:
+        path = self._cache / "answers" / f"{key}.json" if self._cache else None
+        if path and path.exists():
+            return np.array(json.loads(path.read_text(encoding="utf-8")), np.float32)
+        options = EngineOptions(workload="throughput", execution="int8" if precision == "int8" else "f32")
+        engine = open_engine(graph, options, backend=backend)
+        try:
+            answers = [engine.lanes[0].infer(crop_images([image], self._spec))[:, : len(VOTERS)] for image in self.images]
+            found = np.concatenate(answers)
+        finally:
+            engine.close()
+        if path:
+            write_content(path, json.dumps(found.tolist()))
+        return found
+
+
+@cache
+def _synthetic_images(count: int) -> list[Image]:
+    return [cell.image for cell in synthetic_cells(count, seed=0)]
+
+
+def vote_margins(probabilities: Probabilities) -> NDArray[np.float32]:
+    """How clearly each cell is decided: the largest probability of one class less that of the other.
+
+    Parameters
+    ----------
+    probabilities
+        Float32 (N, 3, 2), with NaN for voters that were not run.
+
+    Returns
+    -------
+    numpy.ndarray
+        Float32 (N,), 0 to 1.
+    """
+    largest = np.nanmax(probabilities, axis=1)
+    return np.asarray(np.abs(largest[:, 1] - largest[:, 0]), np.float32)
+
+
+def clearest_cells(predictions: Sequence[Probabilities], count: int) -> list[int]:
+    """Indices of the `count` cells whose smallest margin over all predictions is largest, so that rounding changes no label."""
+    margins = np.min([vote_margins(one) for one in predictions], axis=0)
+    return [int(index) for index in np.argsort(-margins, kind="stable")[:count]]
+
+
+def expected_labels(probabilities: Probabilities, cells: Sequence[int]) -> tuple[ClassName | None, ...]:
+    """The labels of the cells with these indices; None where the margin is too small for a comparison."""
+    chosen = probabilities[list(cells)]
+    labels = zip(vote_labels(chosen, partial=True), vote_margins(chosen), strict=True)
+    return tuple(label if margin >= MIN_MARGIN else None for label, margin in labels)
+
+
+def predict_graphs(path: Path, reference: ReferencePredictions) -> dict[Precision, Probabilities]:
+    """The reference's probabilities, float32 (N, 3, 2), with each fused graph of the bundle at `path`, by precision."""
+    bundle = read_bundle(path)
+    entries = {precision: bundle.graph(precision) for precision in PRECISIONS}
+    return {one: reference.predict(bundle.file(entry), precision=one) for one, entry in entries.items() if entry}

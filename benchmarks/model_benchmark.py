@@ -12,38 +12,38 @@ from pathlib import Path
 import numpy as np
 
 from blastscope import Scope
-from blastscope.benchmarks.baseline_int8 import BaselineGraphs, baseline_graphs
 from blastscope.benchmarks.baselines import (
     BASELINE_CONFIGS,
     FRAMEWORKS,
     TORCH_BASELINE,
+    BaselineGraphs,
     BaselineTask,
     Framework,
     baseline_factories,
+    baseline_graphs,
 )
-from blastscope.benchmarks.contenders import crop_images, separate_torch_models
-from blastscope.benchmarks.interleaved_timing import Contender, Image, Round, TimingConfig, time_interleaved
-from blastscope.benchmarks.models import BenchmarkModel
-from blastscope.benchmarks.openvino_benchmark_app import SOURCE, describe_layers, engine_layers, run_benchmark_app
-from blastscope.benchmarks.reference_labels import (
+from blastscope.benchmarks.contenders import (
+    BACKEND,
     CANDIDATES_PER_CELL,
     Probabilities,
     ReferencePredictions,
-    clearest_cells,
-    expected_labels,
-    predict_graphs,
-)
-from blastscope.benchmarks.roofline import Peak, multiply_adds
-from blastscope.benchmarks.runtime_targets import (
-    BACKEND,
     RuntimeConfig,
+    clearest_cells,
+    crop_images,
+    expected_labels,
     first_voter_classifier,
     mask_other_voters,
     network_only,
     open_first_voter,
     open_runtime,
+    predict_graphs,
     runtime_classifier,
+    separate_torch_models,
 )
+from blastscope.benchmarks.interleaved_timing import Contender, Image, Round, TimingConfig, time_interleaved
+from blastscope.benchmarks.models import BenchmarkModel
+from blastscope.benchmarks.openvino_benchmark_app import SOURCE, describe_layers, engine_layers, run_benchmark_app
+from blastscope.benchmarks.roofline import Peak, multiply_adds
 from blastscope.benchmarks.schema import (
     FIRST_VOTER_SUFFIX,
     Row,
@@ -52,8 +52,7 @@ from blastscope.benchmarks.schema import (
     with_roofline,
 )
 from blastscope.runtime.backends.onnxruntime.cpu import is_onnxruntime_error
-from blastscope.runtime.backends.protocol import Workload
-from blastscope.runtime.backends.registry import load_backend
+from blastscope.runtime.backends.protocol import Workload, load_backend
 from blastscope.runtime.bundle import Bundle, read_bundle
 from blastscope.runtime.errors import BlastscopeError, DeviceError, EngineError, UsageError
 from blastscope.runtime.io.paths import default_cache_dir

@@ -103,8 +103,7 @@ def _random_config(backbone: str) -> TrainConfig:
 
 
 def _build(config: TrainConfig, folder: Path, crops: NDArray[np.uint8], *, shipped: bool) -> None:
-    from blastscope.train.ensemble_checkpoint import save_ensemble
-    from blastscope.train.random_init import random_ensemble
+    from blastscope.train.ensemble_checkpoint import random_ensemble, save_ensemble
 
     trained = random_ensemble(config, crops)
     save_ensemble(folder / "run", trained)

@@ -13,8 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-from blastscope.runtime.backends.protocol import EngineOptions
-from blastscope.runtime.backends.registry import open_engine
+from blastscope.runtime.backends.protocol import EngineOptions, open_engine
 from blastscope.runtime.errors import EngineError
 from blastscope.runtime.io.cpu_info import usable_threads
 from blastscope.runtime.types import Execution

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from blastscope.benchmarks.gpu.page import gpu_section
+from blastscope.benchmarks.gpu.schema import gpu_section
 from blastscope.benchmarks.plots import plot_comparison, plot_latencies
 from blastscope.benchmarks.results import merge_results, read_result, write_result
 from blastscope.benchmarks.schema import FIRST_VOTER_SUFFIX, SCOPE_DESCRIPTIONS, BenchResult, MeasuredScope, Row

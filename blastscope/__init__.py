@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from blastscope.runtime.bundle import Bundle
     from blastscope.runtime.errors import BlastscopeError
     from blastscope.runtime.frames.types import FrameReport
-    from blastscope.runtime.inference.smear import SmearCall
+    from blastscope.runtime.inference.voting import SmearCall
     from blastscope.runtime.io.synthetic import synthetic_cell
     from blastscope.runtime.session import Scope, open_bundle
     from blastscope.runtime.types import CLASSES, VOTERS, Prediction
@@ -32,7 +32,7 @@ _HOMES = {
     "FrameReport": "frames.types",
     "Prediction": "types",
     "Scope": "session",
-    "SmearCall": "inference.smear",
+    "SmearCall": "inference.voting",
     "open_bundle": "session",
     "synthetic_cell": "io.synthetic",
 }

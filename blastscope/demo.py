@@ -65,8 +65,8 @@ def walk_road(data: Path, out: Path) -> Bundle:
     from blastscope.calibration.calibrate import calibrate
     from blastscope.calibration.compare import compare
     from blastscope.calibration.config import CalibrationConfig
-    from blastscope.export.config import ExportConfig
     from blastscope.export.exporter import export_run
+    from blastscope.export.onnx_writer import ExportConfig
     from blastscope.train.config import TrainConfig
     from blastscope.train.pipeline import train_ensemble
 

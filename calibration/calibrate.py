@@ -6,14 +6,17 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from blastscope.calibration.acceptance.drift_metric import DriftMetric
-from blastscope.calibration.acceptance.gate import PairedPredictions
+import numpy as np
+from numpy.typing import NDArray
+
+from blastscope.calibration.acceptance.evaluation import DriftMetric
 from blastscope.calibration.acceptance.mixed_precision_search import Search, SearchReport
-from blastscope.calibration.acceptance.trial import Evaluator, Trial
+from blastscope.calibration.acceptance.trial import Evaluator, PairedPredictions, Trial
 from blastscope.calibration.config import CalibrationConfig
 from blastscope.calibration.fold_gate import evaluate_folds, fold_trial, read_folds, training_sample
 from blastscope.calibration.quantisation.calibration_data import (
@@ -36,9 +39,9 @@ from blastscope.calibration.quantisation.quantizer import (
     matching_layers,
     write_model,
 )
-from blastscope.calibration.report import CalibrationReport
-from blastscope.calibration.result import CalibrationResult, int8_entry
+from blastscope.calibration.result import CalibrationReport, CalibrationResult, int8_entry
 from blastscope.runtime.bundle import Bundle, read_bundle
+from blastscope.runtime.bundle.manifest import GraphEntry
 from blastscope.runtime.bundle.weights import bad_weight, check_weights
 from blastscope.runtime.errors import BundleError, DataError, DeviceError, EngineError, MissingLibrary, UsageError
 from blastscope.runtime.io.atomic import check_place
@@ -109,11 +112,7 @@ def calibrate(
     for entry in source.manifest.graphs:
         check_weights(source, entry)
     parts = read_folds(source, folds) if folds else ()
-    if parts:
-        split = _trained_cells(source, data, config)
-    else:
-        logger.info("looking for validation cells below '%s'", data)
-        split = _split_cells(source, data, config)
+    split = _trained_cells(source, data, config) if parts else _split_cells(source, data, config)
     logger.info("measuring ranges on %s cells", len(split.sample.cells))
     model = onnx.load_model_from_string(source.read(fused))
     builder = Int8Builder(model, split.sample.crops, config, histograms=config.method != "minmax")
@@ -123,17 +122,8 @@ def calibrate(
         else:
             candidate = _make_candidate(source, builder, split, config, Path(place))
         entries = [int8_entry(fused, candidate.child, candidate.trial)]
-        for entry in source.manifest.graphs if not candidate.trial.failures else ():
-            if entry.precision == "fp32" and entry.models != "ensemble":
-                logger.info("quantising '%s'", entry.models)
-                single = Path(place) / f"{entry.models}.onnx"
-                floats = matching_layers(
-                    builder.model, candidate.recipe.floats, onnx.load_model_from_string(source.read(entry))
-                )
-                recipe = candidate.recipe.model_copy(update={"floats": floats})
-                make_int8(source.file(entry), single, split.sample.crops, config, recipe=recipe)
-                require_finite_weights(single)
-                entries.append(int8_entry(entry, single, candidate.trial))
+        if not candidate.trial.failures:
+            entries += _single_models(source, builder, split.sample.crops, candidate, Path(place))
         outcome = CalibrationResult(
             bundle=source,
             sample=drop_rows(split.sample, builder.refused),
@@ -147,6 +137,22 @@ def calibrate(
             folds=len(parts),
         )
         return outcome.report(outcome.apply())
+
+
+def _single_models(
+    bundle: Bundle, builder: Int8Builder, crops: NDArray[np.uint8], candidate: _Candidate, place: Path
+) -> Iterator[tuple[GraphEntry, Path]]:
+    """The int8 graphs of the voters alone, by the recipe that was admitted, with their entries."""
+    for entry in bundle.manifest.graphs:
+        if entry.precision == "fp32" and entry.models != "ensemble":
+            logger.info("quantising '%s'", entry.models)
+            single = place / f"{entry.models}.onnx"
+            parent = onnx.load_model_from_string(bundle.read(entry))
+            floats = matching_layers(builder.model, candidate.recipe.floats, parent)
+            recipe = candidate.recipe.model_copy(update={"floats": floats})
+            make_int8(bundle.file(entry), single, crops, builder.config, recipe=recipe)
+            require_finite_weights(single)
+            yield int8_entry(entry, single, candidate.trial)
 
 
 def require_finite_weights(graph: Path) -> None:
@@ -177,6 +183,7 @@ class _Candidate:
 
 
 def _split_cells(bundle: Bundle, data: Path | str, config: CalibrationConfig) -> _CellSplit:
+    logger.info("looking for validation cells below '%s'", data)
     folder, training, spec = scan_dataset(data), bundle.manifest.training, bundle.manifest.crop
     log_dataset_mismatch(folder, training.data_sha256)
     known = validation_cells(folder, training)
@@ -212,7 +219,7 @@ def _candidate_by_folds(
     require_finite_weights(child)
 
     def judge() -> tuple[PairedPredictions, ...]:
-        return evaluate_folds(folds, folder, recipe, config, place)
+        return evaluate_folds(folds, folder, recipe, config, place=place)
 
     return _Candidate(child, recipe, fold_trial(bundle, child, judge, config), None, (), None)
 

@@ -13,8 +13,7 @@ from pydantic import Field
 
 from blastscope.calibration.acceptance.evaluation import Infer, evaluate
 from blastscope.calibration.acceptance.trial import available_backends
-from blastscope.runtime.backends.protocol import EngineOptions
-from blastscope.runtime.backends.registry import open_engine
+from blastscope.runtime.backends.protocol import EngineOptions, open_engine
 from blastscope.runtime.bundle import Bundle, Golden, read_golden
 from blastscope.runtime.bundle.manifest import GraphEntry, Interval, Scores
 from blastscope.runtime.bundle.weights import check_weights

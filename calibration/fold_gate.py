@@ -14,19 +14,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 
-from blastscope.calibration.acceptance.gate import PairedPredictions, gate
-from blastscope.calibration.acceptance.trial import EngineResult, Evaluator, SignedCodes, Trial, open_engines
+from blastscope.calibration.acceptance.trial import (
+    EngineResult,
+    Evaluator,
+    PairedPredictions,
+    SignedCodes,
+    Trial,
+    gate,
+    open_engines,
+)
 from blastscope.calibration.config import CalibrationConfig
 from blastscope.calibration.quantisation.calibration_data import CroppedCells, choose_cells, crop_cells, validation_cells
 from blastscope.calibration.quantisation.quantizer import Int8Builder, QuantConfig, write_model
 from blastscope.runtime.backends.protocol import Backend
 from blastscope.runtime.bundle import Bundle, read_bundle, read_golden
 from blastscope.runtime.bundle.manifest import Manifest
-from blastscope.runtime.errors import BundleError, DataError, UsageError
+from blastscope.runtime.errors import BundleError, DataError, MissingLibrary, UsageError
 from blastscope.runtime.inference.validation import check_golden
 from blastscope.runtime.io.cnmc import Dataset
+
+try:
+    import onnx
+except ImportError as error:
+    raise MissingLibrary("onnx", "export") from error
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +116,7 @@ def training_sample(bundle: Bundle, folder: Dataset, config: CalibrationConfig) 
 
 
 def evaluate_folds(
-    folds: Sequence[Bundle], folder: Dataset, recipe: QuantConfig, config: CalibrationConfig, place: Path
+    folds: Sequence[Bundle], folder: Dataset, recipe: QuantConfig, config: CalibrationConfig, *, place: Path
 ) -> tuple[PairedPredictions, ...]:
     """What parent and child of every fold say of its held-out patients' cells, pooled, for each engine at hand.
 

@@ -14,15 +14,13 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.calibration.acceptance.drift_metric import vote_margins
-from blastscope.calibration.acceptance.evaluation import ReferenceRunner
+from blastscope.calibration.acceptance.evaluation import ReferenceRunner, vote_margins
 from blastscope.calibration.acceptance.trial import LEAST_TOLERANCE, MARGIN
 from blastscope.calibration.config import CalibrationConfig
 from blastscope.calibration.quantisation.quantizer import make_int8
-from blastscope.export.config import ExportConfig
 from blastscope.export.exporter import golden_entry, training_provenance, write_export_bundle
 from blastscope.export.onnx_export import make_graph
-from blastscope.export.onnx_writer import GraphFile, export_graphs, graph_path
+from blastscope.export.onnx_writer import ExportConfig, GraphFile, export_graphs, graph_path
 from blastscope.export.parity import bf16_probabilities, max_difference, torch_probabilities
 from blastscope.runtime.bundle import Bundle, Golden, describe_file
 from blastscope.runtime.bundle.manifest import GraphEntry, Manifest

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from blastscope.runtime.backends.tensorrt.builder import BuildStep
-from blastscope.runtime.backends.tensorrt.compatibility import Machine
+from blastscope.runtime.backends.tensorrt.catalog import Machine
 from blastscope.runtime.backends.tensorrt.engine_store import obtain_engine
-from blastscope.runtime.backends.tensorrt.key import BatchProfile, EngineKey, Library, engine_key
-from blastscope.runtime.backends.tensorrt.library import is_installed, library_version
+from blastscope.runtime.backends.tensorrt.key import BatchProfile, EngineKey, Library, engine_key, is_installed, library_version
 from blastscope.runtime.bundle import Bundle
 from blastscope.runtime.bundle.manifest import GraphEntry
 from blastscope.runtime.errors import DriverError, EngineError, MissingLibrary, UsageError

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from blastscope.calibration.acceptance.evaluation import ReferenceRunner
 from blastscope.calibration.quantisation.qdq_placement import check_graph, drop_unused, find_regions
-from blastscope.export.config import ExportConfig
 from blastscope.export.onnx_export import make_graph, trace, write_metadata
 from blastscope.export.parity import (
     Tolerances,
@@ -31,9 +32,23 @@ from blastscope.runtime.bundle.manifest import GraphEntry, GraphModels
 from blastscope.runtime.bundle.weights import bad_weight
 from blastscope.runtime.errors import EngineError, MissingLibrary
 from blastscope.runtime.io.hashing import bytes_sha256
+from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.runtime.types import Precision
 from blastscope.train.ensemble_checkpoint import AnyEnsemble
 from blastscope.train.trunk import TrunkEnsemble
+
+
+class ExportConfig(StrictModel):
+    """Which graphs are written, and what they are checked on."""
+
+    name: str | None = Field(default=None, min_length=1, max_length=80)  # of the bundle; None: the run's folder
+    # int8 comes from `calibrate`, through its gate
+    precisions: tuple[Literal["fp32", "fp16"], ...] = Field(default=("fp32", "fp16"), min_length=1)
+    fused_only: bool = False  # leave the three single models out
+    drawn: bool = False  # golden set and check on drawn cells, so that no patient's cell is given away with the bundle
+    golden_cells: int = Field(default=16, ge=2, le=16)
+    parity_cells: int = Field(default=48, ge=8)  # crops on which each graph is compared with PyTorch
+    seed: int = Field(default=0, ge=0)
 
 
 @dataclass(frozen=True, slots=True)

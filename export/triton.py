@@ -20,7 +20,8 @@ from blastscope.runtime.io.atomic import write_folder
 from blastscope.runtime.io.own_files import Unusable
 from blastscope.runtime.types import CLASSES, VOTERS, Precision
 
-MODEL = "blastscope"
+MODEL = "crops"  # as `blastscope serve` calls what takes crops
+PARAMETERS = "blastscope"  # before the names of the config's parameters
 PREFERRED_PRECISIONS: tuple[Precision, ...] = ("fp16", "fp32", "int8")  # int8 has to be asked for where there is another
 DELAY_US = 2000  # that a request waits for others to share a batch with: a fifth of what a batch takes on a small GPU
 # name, type, shape of one cell in the config, and how the server reshapes it
@@ -127,7 +128,7 @@ def config_text(bundle: Bundle, served: ServedModel, model: str) -> str:
         ",\n".join(f"  {_warm_up(batch, side)}" for batch in sorted({served.batch.least, *batches})),
         "]",
         *(
-            f"parameters {{ key: {_text(f'{MODEL}.{key}')} value {{ string_value: {_text(value)} }} }}"
+            f"parameters {{ key: {_text(f'{PARAMETERS}.{key}')} value {{ string_value: {_text(value)} }} }}"
             for key, value in facts.items()
         ),
     ]
@@ -135,7 +136,7 @@ def config_text(bundle: Bundle, served: ServedModel, model: str) -> str:
 
 
 def _output(name: str, kind: str, shape: list[int]) -> str:
-    # the server knows no output without dimensions: it is told one, and to take it away
+    # the server knows no output without dimensions: it is told one, and to take it away; clients get it back, (N, 1) for (N,)
     dims = f"dims: {shape}" if shape else "dims: [ 1 ] reshape: { shape: [ ] }"
     return f'{{ name: "{name}" data_type: {kind} {dims} }}'
 

@@ -16,6 +16,10 @@ from numpy.typing import NDArray
 settings.register_profile("house", deadline=None, database=None, print_blob=True)
 settings.load_profile("house")
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # one of several processes on these cores: a thread for each core in each of them would only wait for the others'
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 if TYPE_CHECKING:
     from browser import Browser
     from host_kernels import HostKernels

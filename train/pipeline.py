@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from blastscope.runtime.errors import DataError, MissingLibrary, UsageError
 from blastscope.runtime.io.cnmc import Dataset, scan_dataset
-from blastscope.runtime.io.locks import exclusive_lock
+from blastscope.runtime.io.own_files import exclusive_lock
 from blastscope.runtime.io.paths import default_cache_dir
 from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.train.config import TrainConfig
@@ -69,11 +69,11 @@ def train_ensemble(
     for module, library in REQUIRED_LIBRARIES.items():
         if importlib.util.find_spec(module) is None:
             raise MissingLibrary(library, "train")
-    from blastscope.train.accelerator import make_fabric
-    from blastscope.train.crop_cache import cache_crops
+    from blastscope.train.data_loader import cache_crops
     from blastscope.train.progress import Progress
     from blastscope.train.split import split_cells
     from blastscope.train.stages import Job
+    from blastscope.train.trainer import make_fabric
     from blastscope.train.uncertainty import FILE, TOO_FEW, read_uncertainty, write_uncertainty
 
     out = Path(out)
@@ -240,8 +240,8 @@ def config_differences(before: StrictModel, now: StrictModel, *, prefix: str = "
 def initial_provenance(job: Job, folder: Dataset, origin: str) -> RunProvenance:
     """What is known before the first step."""
     from blastscope.runtime.bundle.manifest import Patients
-    from blastscope.train.accelerator import describe_device
     from blastscope.train.ensemble_checkpoint import RunProvenance, ValidationCell, installed_versions
+    from blastscope.train.trainer import describe_device
 
     cells, patients = job.store.cells, job.store.patients
 

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as RichProgress
 
 from blastscope.runtime.io.printable import for_terminal
-from blastscope.train.schedule import EpochRow
+from blastscope.train.fit_checkpoint import EpochRow
 
 Batch = TypeVar("Batch")
 

@@ -14,9 +14,8 @@ from blastscope.runtime.types import VOTERS, Voter
 from blastscope.train.bagging import Bag, plain_bag, sampling_probabilities
 from blastscope.train.config import ScheduleConfig, TrainConfig, TrunkConfig
 from blastscope.train.data_loader import TrainingBatches, ValidationBatches, seed_of
-from blastscope.train.features import FeatureTable, trunk_features
 from blastscope.train.fit_checkpoint import FitCheckpoint
-from blastscope.train.stages import Job
+from blastscope.train.stages import FeatureTable, Job, trunk_features
 from blastscope.train.trainer import Task, fit
 from blastscope.train.trunk import LEAST_DEVIATION, Head, Novelty, Statistics, TrunkEnsemble, make_trunk_ensemble
 

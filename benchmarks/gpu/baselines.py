@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from blastscope.benchmarks.contenders import crop_images, vote_labels
 from blastscope.benchmarks.interleaved_timing import ClassifyFunction, Image
-from blastscope.runtime.backends.nvidia.bound_network import BatchBinding, ExecutionContext
+from blastscope.runtime.backends.nvidia.batch_executor import BatchBinding, ExecutionContext
 from blastscope.runtime.backends.protocol import ANSWER_SHAPES, PLAIN_OUTPUT
 from blastscope.runtime.crop import CropSpecification
 from blastscope.runtime.errors import DeviceError

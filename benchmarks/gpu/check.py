@@ -17,16 +17,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from blastscope.benchmarks.gpu.build_deps import build_pycuda, rebuild_kernels
 from blastscope.benchmarks.gpu.engines import GpuBenchmarkConfig, deduplicate_rows, engine_names, error_summary
 from blastscope.benchmarks.gpu.schema import Findings, GpuCheck
 from blastscope.benchmarks.gpu.steps import CROP, SPECIFICATIONS, StepRunner, failed_step, step_name
-from blastscope.benchmarks.gpu.subprocess_runner import RESTART_EXIT_CODE, run_isolated, write_line
+from blastscope.benchmarks.gpu.subprocess_runner import (
+    RESTART_EXIT_CODE,
+    build_pycuda,
+    rebuild_kernels,
+    run_isolated,
+    write_line,
+)
 from blastscope.benchmarks.interleaved_timing import TimingConfig
 from blastscope.benchmarks.models import prepare_model
 from blastscope.benchmarks.results_page import write_page
 from blastscope.benchmarks.schema import LIBRARIES, describe_machine, installed_versions
-from blastscope.cli.session import find_data
+from blastscope.cli.options import find_data
 from blastscope.runtime.bundle import read_bundle
 from blastscope.runtime.cuda.driver import GpuDevice, find_gpu, probe
 from blastscope.runtime.errors import BlastscopeError

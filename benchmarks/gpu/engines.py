@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope import open_bundle
-from blastscope.benchmarks.contenders import crop_images, vote_labels
+from blastscope.benchmarks.contenders import crop_images, runtime_classifier, vote_labels
 from blastscope.benchmarks.gpu.baselines import (
     TORCH_BASELINE,
     TORCH_COMPILED,
@@ -27,11 +27,10 @@ from blastscope.benchmarks.gpu.baselines import (
 from blastscope.benchmarks.gpu.schema import Agreement, Findings, GpuRow, GpuScope, with_timings
 from blastscope.benchmarks.interleaved_timing import ClassifyFunction, Contender, Image, TimingConfig, interleaved_times_ms
 from blastscope.benchmarks.models import BenchmarkModel
-from blastscope.benchmarks.runtime_targets import runtime_classifier
-from blastscope.runtime.backends.nvidia.pixel_pipeline import PixelPipeline
-from blastscope.runtime.backends.registry import GPU_BACKENDS
+from blastscope.runtime.backends.nvidia.engine_factory import PixelPipeline
+from blastscope.runtime.backends.protocol import GPU_BACKENDS
 from blastscope.runtime.bundle import Manifest, read_bundle
-from blastscope.runtime.cuda.protocol import Gpu
+from blastscope.runtime.cuda.graphs import Gpu
 from blastscope.runtime.errors import BlastscopeError
 from blastscope.runtime.inference.voting import vote
 from blastscope.runtime.types import PRECISIONS, VOTERS, ClassName, Precision, Prediction, Refusal

@@ -14,8 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from blastscope.benchmarks.lymphoid_filter.composites import BACKGROUNDS
-from blastscope.benchmarks.lymphoid_filter.perturbations import PERTURBATIONS
+from blastscope.benchmarks.lymphoid_filter.composites import BACKGROUNDS, PERTURBATIONS
 from blastscope.benchmarks.lymphoid_filter.scoring import (
     PARTS,
     OutcomeCounts,

@@ -20,8 +20,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from blastscope.benchmarks.lymphoid_filter.composites import Background, compose_frames
-from blastscope.benchmarks.lymphoid_filter.perturbations import Frame, Perturbation
+from blastscope.benchmarks.lymphoid_filter.composites import Background, Frame, Perturbation, compose_frames
 from blastscope.runtime.evaluation.detection import match_boxes
 from blastscope.runtime.frames.estimation.frame_parameters import estimate_frame_parameters
 from blastscope.runtime.frames.segmentation.pipeline import segment_cells

@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 
-from blastscope.benchmarks.cpu_contention import BUSY_THRESHOLD, ContentionMonitor, wait_for_idle
-from blastscope.benchmarks.interleaved_timing import Image
+from blastscope.benchmarks.contenders import ReferencePredictions, clearest_cells, expected_labels, predict_graphs
+from blastscope.benchmarks.interleaved_timing import BUSY_THRESHOLD, ContentionMonitor, Image, wait_for_idle
 from blastscope.benchmarks.models import BenchmarkModel, prepare_model
-from blastscope.benchmarks.reference_labels import ReferencePredictions, clearest_cells, expected_labels, predict_graphs
 from blastscope.benchmarks.roofline import multiply_adds
 from blastscope.benchmarks.schema import MeasuredScope
-from blastscope.cli.session import find_data
+from blastscope.cli.options import find_data
 from blastscope.runtime.bundle import read_bundle
 from blastscope.runtime.types import ClassName, Precision
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from blastscope.cli.session import find_data
+from blastscope.cli.options import find_data
 from blastscope.runtime.frames.pipeline import Examiner
 from blastscope.runtime.frames.types import FrameReport
 from blastscope.runtime.io.cpu_info import usable_threads

@@ -13,9 +13,9 @@ import pytest
 
 from blastscope import Scope, open_bundle
 from blastscope.benchmarks.baselines import BaselineTask, baseline_factories
-from blastscope.benchmarks.cold_start import CELL_SEED, measure_cold_start
+from blastscope.benchmarks.bench import CELL_SEED, measure_cold_start
+from blastscope.benchmarks.contenders import runtime_classifier
 from blastscope.benchmarks.model_benchmark import DEFAULT_EXECUTION
-from blastscope.benchmarks.runtime_targets import runtime_classifier
 from blastscope.runtime.bundle import read_bundle
 from blastscope.runtime.io.synthetic import synthetic_cell
 from blastscope.runtime.types import PRECISIONS, Precision

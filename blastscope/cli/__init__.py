@@ -17,7 +17,6 @@ from typer.core import TyperGroup
 from blastscope import __version__
 from blastscope.cli import bench as benching
 from blastscope.cli import build as building
-from blastscope.cli import bundle as bundles
 from blastscope.cli import classify as calls
 from blastscope.cli import demo as demonstration
 from blastscope.cli import detector as detecting
@@ -26,6 +25,7 @@ from blastscope.cli import examine as examining
 from blastscope.cli import explain as explaining
 from blastscope.cli import live as streaming
 from blastscope.cli import serve as serving
+from blastscope.cli import tables as bundles
 from blastscope.cli import train_export as road
 from blastscope.cli import validate as validating
 from blastscope.cli.options import VerbCommand

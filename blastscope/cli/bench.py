@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from blastscope.cli.options import Json, Threads
-from blastscope.cli.session import find_data
+from blastscope.cli.loadgen import LOADGEN_HELP, run_loadgen
+from blastscope.cli.options import Json, Threads, find_data
 from blastscope.cli.terminal import deprecations_said, echo
 from blastscope.runtime.errors import UsageError
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from blastscope.benchmarks.model_benchmark import BenchmarkConfig
     from blastscope.benchmarks.schema import BenchResult
     from blastscope.runtime.types import Layout
+
+
+DEFAULT_NETWORKS = ["inception_resnet_v2", "shipped"]
 
 
 def bench(
@@ -50,6 +53,8 @@ def bench(
         bool, typer.Option("--cascade", help="Time the network in stages too, with all voters and with the first alone.")
     ] = False,
     threads: Threads = None,
+    loadgen: Annotated[list[str] | None, typer.Option(help=LOADGEN_HELP)] = None,
+    latency_bound_ms: Annotated[float, typer.Option(min=0.1, help="With --loadgen server: of the 99th percentile.")] = 100.0,
     compare: Annotated[Path | None, typer.Option(help="An older result (--json): say what is slower beyond noise.")] = None,
     result: Annotated[Path | None, typer.Option(help="With --compare: take this result instead of measuring.")] = None,
     output: Annotated[Path | None, typer.Option(help="A file to write the result to as well.")] = None,
@@ -61,6 +66,9 @@ def bench(
     """
     from blastscope.benchmarks.results import result_json, write_result
 
+    if loadgen:
+        run_loadgen(loadgen, network or DEFAULT_NETWORKS, seconds, latency_bound_ms, threads=threads, as_json=as_json)
+        return
     if result and not compare:
         raise UsageError("--result goes with --compare: name the older result")
     old = _read_result(compare) if compare else None
@@ -83,7 +91,7 @@ def bench(
             benchmark_app=benchmark_app,
             data=find_data(),
         )
-        new = _measure(network or ["inception_resnet_v2", "shipped"], config)
+        new = _measure(network or DEFAULT_NETWORKS, config)
     if output:
         write_result(output, new)
     if as_json:

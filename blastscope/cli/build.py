@@ -15,8 +15,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from blastscope.cli.options import BundleArgument, BundlePath, Json
-from blastscope.cli.session import bundle_at
+from blastscope.cli.options import BundleArgument, BundlePath, Json, bundle_at
 from blastscope.cli.terminal import echo, log_handler, say
 from blastscope.runtime.io.printable import for_terminal
 
@@ -51,7 +50,7 @@ def build(
 ) -> None:
     """Build engines of a bundle's graphs into the user's cache, and print where each lies. TensorRT-RTX needs no GPU for it."""
     from blastscope.export.engine_builds import BuildRequest, build_engines, plan_engines
-    from blastscope.runtime.backends.tensorrt.compatibility import Machine
+    from blastscope.runtime.backends.tensorrt.catalog import Machine
     from blastscope.runtime.backends.tensorrt.key import BatchProfile
     from blastscope.runtime.io.paths import default_cache_dir
 
@@ -173,8 +172,7 @@ def trust(
     as_json: Json = False,
 ) -> None:
     """Take an engine that was built elsewhere, if every field of its sidecar fits. An engine is code: know whose it is."""
-    from blastscope.runtime.backends.tensorrt.catalog import trust_engine
-    from blastscope.runtime.backends.tensorrt.compatibility import Machine
+    from blastscope.runtime.backends.tensorrt.catalog import Machine, trust_engine
     from blastscope.runtime.io.paths import default_cache_dir
 
     taken = trust_engine(file, bundle_at(bundle), Machine.here(), default_cache_dir())
@@ -183,8 +181,7 @@ def trust(
 
 
 def _kept(bundle: Path | None) -> list[StoredEngine]:
-    from blastscope.runtime.backends.tensorrt.catalog import list_engines
-    from blastscope.runtime.backends.tensorrt.compatibility import Machine
+    from blastscope.runtime.backends.tensorrt.catalog import Machine, list_engines
     from blastscope.runtime.io.paths import default_cache_dir
 
     return list_engines(default_cache_dir(), Machine.here(), bundle_at(bundle) if bundle else None)

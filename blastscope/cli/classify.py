@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from blastscope.cli.cluster import ClusterJob, RayAddress, Results, run_on_cluster
 from blastscope.cli.options import (
     BackendName,
     BundlePath,
@@ -27,15 +28,15 @@ from blastscope.cli.options import (
     RequireSignature,
     Threads,
     UnlikeTraining,
+    opened,
 )
-from blastscope.cli.session import opened
 from blastscope.cli.terminal import echo, say
 from blastscope.runtime.errors import Closed, UsageError
 from blastscope.runtime.io.printable import printable
 
 if TYPE_CHECKING:
     from blastscope.runtime.bundle.uncertainty import SmearModel
-    from blastscope.runtime.inference.smear import SmearCall
+    from blastscope.runtime.inference.voting import SmearCall
     from blastscope.runtime.session import Scope
     from blastscope.runtime.types import Prediction
 
@@ -74,22 +75,30 @@ def classify(
         typer.Option(help="Call each person too: by folder, or by the patient in C-NMC's names (in others by folder)."),
     ] = "none",
     as_json: Json = False,
+    ray: RayAddress = None,
+    results: Results = None,
 ) -> None:
     """Call each image ALL or HEM, in the order given. Exits 1 when an image was refused.
 
     With - the paths are read from stdin, one a line, and each is answered with a line as soon as it can be, until stdin ends.
     """
-    from blastscope.runtime.inference.smear import smear_model
+    from blastscope.runtime.inference.voting import smear_model
     from blastscope.runtime.io.cnmc import patient_in_name
     from blastscope.runtime.io.paths import PassedOver, find_images, left_out
 
     if pixel_um is not None and not on_black:
         raise UsageError("--pixel-um goes with --on-black: cells on black are taken at C-NMC's scale")
-    engine = {"device": device, "precision": precision, "backend": backend, "threads": threads, "layout": layout}
+    engine: dict[str, object] = {
+        "device": device,
+        "precision": precision,
+        "backend": backend,
+        "threads": threads,
+        "layout": layout,
+    }
     engine |= {"cascade": cascade, "unlike_training": unlike_training, "require_signature": require_signature}
     if STDIN in paths:
-        if len(paths) > 1 or group_by != "none":
-            raise UsageError("with - all paths come from stdin: give no other, and leave --group-by out")
+        if len(paths) > 1 or group_by != "none" or ray:
+            raise UsageError("with - all paths come from stdin: give no other, and leave --group-by and --ray out")
         with opened(bundle, **engine) as scope:
             answer_lines(partial(_call_picture, scope, pixel_um) if on_black else scope.classify, as_json=as_json)
         return
@@ -97,19 +106,22 @@ def classify(
     images = find_images(paths, passed=passed)
     for told in left_out(passed):
         say(told)
+    if ray:
+        alone = group_by == "none" and not on_black
+        return run_on_cluster(ClusterJob("classify", ray, results, bundle, engine), images, alone=alone, as_json=as_json)
     if group_by == "patient" and (nameless := sum(patient_in_name(path) is None for path in images)):
         say(f"{nameless} of {len(images)} images aren't named as C-NMC's: those of one folder are taken for one person's")
     refused = 0
-    groups: dict[str, list[Prediction]] = {}
+    groups: dict[str, dict[Path, Prediction]] = {}  # a file that is given twice shows a person's cell once
     with opened(bundle, **engine, workload="throughput") as scope:
         model = smear_model(scope.bundle) if group_by != "none" else None
         answers = scope.classify_pictures(images, pixel_um=pixel_um) if on_black else scope.classify_files(images)
         for path, prediction in answers:
-            groups.setdefault(_group(path, group_by), []).append(prediction)
+            groups.setdefault(_group(path, group_by), {})[path.resolve()] = prediction
             refused += prediction.refusal is not None
             tell(path, prediction, as_json=as_json)
         if model:
-            print_smears(groups, model, as_json=as_json)
+            print_smears({name: list(cells.values()) for name, cells in groups.items()}, model, as_json=as_json)
     exit_with(refused, len(images))
 
 
@@ -192,7 +204,7 @@ def _group(path: Path, group_by: GroupBy) -> str:
 
 def print_smears(groups: dict[str, list[Prediction]], model: SmearModel, *, as_json: bool) -> None:
     """A line for each person: JSON with the key `smear`, or text."""
-    from blastscope.runtime.inference.smear import call_smear
+    from blastscope.runtime.inference.voting import call_smear
 
     for name, predictions in groups.items():
         call = call_smear(predictions, model)

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from blastscope.cli.options import Json
-from blastscope.cli.session import find_data
+from blastscope.cli.options import Json, find_data
 from blastscope.cli.terminal import say
 
 if TYPE_CHECKING:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from blastscope import __version__
 from blastscope.cli.classify import print_smears
+from blastscope.cli.cluster import ClusterJob, RayAddress, Results, run_on_cluster
 from blastscope.cli.options import (
     BackendName,
     BundlePath,
@@ -26,22 +29,29 @@ from blastscope.cli.options import (
     Threads,
     UnlikeTraining,
     ValidationPath,
+    opened,
 )
 from blastscope.cli.progress import ExamineProgress
-from blastscope.cli.session import opened
 from blastscope.cli.terminal import echo, say
 from blastscope.runtime.io.printable import printable
 
 if TYPE_CHECKING:
     from blastscope.runtime.evaluation.drift import Drift
     from blastscope.runtime.frames.pipeline import Look
-    from blastscope.runtime.frames.types import FrameReport
+    from blastscope.runtime.frames.types import DoubtCode, FrameReport
     from blastscope.runtime.io.slides.slide import Slide
     from blastscope.runtime.types import Prediction
 
 FrameGroups = Literal["none", "frame", "folder"]
+GroupBy = Annotated[
+    FrameGroups,
+    typer.Option(help="Call each person too: whose cells are in one frame or scan, or in the frames of one folder."),
+]
 GeoJson = Annotated[
     Path | None, typer.Option("--geojson", help="Folder of a GeoJSON file a frame, for QuPath; FILE.geojson for one.")
+]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Exit 1 too where a frame may not have been understood, as its notes say.")
 ]
 Coco = Annotated[Path | None, typer.Option("--coco", help="JSON file of all frames' boxes and outlines, in COCO's format.")]
 Yolo = Annotated[Path | None, typer.Option("--yolo", help="Folder for YOLO's labels, a text file a frame.")]
@@ -74,42 +84,45 @@ def examine(
     yolo: Yolo = None,
     ome: OmeTiff = None,
     dicom: Dicom = None,
+    strict: Strict = False,
     validation: ValidationPath = None,
-    group_by: Annotated[
-        FrameGroups,
-        typer.Option(help="Call each person too: whose cells are in one frame or scan, or in the frames of one folder."),
-    ] = "none",
+    group_by: GroupBy = "none",
     cells: Annotated[bool, typer.Option("--cells", help="Print a line of JSON a cell too, as soon as it is found.")] = False,
     resume: ResumeFile = None,
+    ray: RayAddress = None,
+    results: Results = None,
 ) -> None:
     """Find the white cells in whole frames and call each, in the order given. Exits 1 when a frame couldn't be examined.
 
     A cell that gets no call (cut off, clumped, blurred, not lymphoid) is a finding, not a failure: it stands in the result with
     its reason.
     """
-    from blastscope import __version__
     from blastscope.runtime.evaluation.drift import Drift
     from blastscope.runtime.frames.annotations.writer import AnnotationOptions, AnnotationWriter
-    from blastscope.runtime.frames.report.theme import caution, doubts, title_of
+    from blastscope.runtime.frames.report.theme import title_of
     from blastscope.runtime.frames.report.writers import OutputOptions, ReportWriter
     from blastscope.runtime.frames.types import FrameSpecification
-    from blastscope.runtime.inference.smear import smear_model
-    from blastscope.runtime.io.paths import PassedOver, left_out
-    from blastscope.runtime.io.slides.slide import find_frames
+    from blastscope.runtime.inference.voting import smear_model
 
     spec, as_json = FrameSpecification.from_toml(config) if config else None, as_json or cells
     wanted = OutputOptions(overlay=overlay, sheet=sheet, report=report, csv=csv)
-    passed = PassedOver()
-    paths = find_frames(frames, passed=passed)
-    for told in left_out(passed):
-        say(told)
-    papers, drift = ReportWriter(wanted, paths, others=(config, validation, resume)), Drift()
+    paths = _frames(frames)
+    engine: dict[str, object] = {"device": device, "precision": precision, "backend": backend, "threads": threads}
+    engine |= {
+        "layout": layout,
+        "unlike_training": unlike_training,
+        "require_signature": require_signature,
+        "validation": validation,
+    }
     formats = AnnotationOptions(geojson=geojson, coco=coco, yolo=yolo, ome=ome, dicom=dicom)
+    if ray:
+        given = (cells, resume, strict, group_by != "none", *vars(wanted).values(), *vars(formats).values())
+        job = ClusterJob("examine", ray, results, bundle, engine, pixel_um, spec)
+        return run_on_cluster(job, paths, alone=not any(given), as_json=as_json)
+    papers, drift = ReportWriter(wanted, paths, others=(config, validation, resume)), Drift()
     others, beside = (config, validation, resume), (csv, sheet, wanted.report_page)
     annotations = AnnotationWriter(formats, paths, others=others, beside=beside, version=__version__)
     seen = _Tally(drift, group_by)
-    engine = {"device": device, "precision": precision, "backend": backend, "threads": threads, "layout": layout}
-    engine |= {"unlike_training": unlike_training, "require_signature": require_signature, "validation": validation}
     with opened(bundle, **engine, workload="throughput") as scope, ExamineProgress(len(paths), cells=cells) as progress:
         smears = smear_model(scope.bundle) if group_by != "none" else None
         look = partial(_each, (papers.album.look, annotations.look))
@@ -126,14 +139,19 @@ def examine(
             print_smears(seen.groups, smears, as_json=as_json)
         alarms = drift.state().alarms
         written = [*papers.finish(title_of(paths), scope.audit, alarms=alarms), *annotations.finish()]
-    for path in written:
-        say(f"written: {path}")
-    for told in (*(f"drift: {alarm}" for alarm in alarms), *doubts(seen.unscaled)):
+    _tell_end(seen, written, len(paths), strict=strict)
+
+
+def _frames(named: list[Path]) -> list[Path]:
+    """The frames that are meant, once it was told what folders hold beside them."""
+    from blastscope.runtime.io.paths import PassedOver, left_out
+    from blastscope.runtime.io.slides.slide import find_frames
+
+    passed = PassedOver()
+    paths = find_frames(named, passed=passed)
+    for told in left_out(passed):
         say(told)
-    say(caution(validated=seen.validated))
-    if seen.refused:
-        echo(f"{seen.refused} of {len(paths)} frames could not be examined", err=True)
-        raise typer.Exit(1)
+    return paths
 
 
 @dataclass
@@ -143,20 +161,40 @@ class _Tally:
     drift: Drift
     group_by: FrameGroups
     refused: int = 0
-    unscaled: int = 0
+    doubted: int = 0
+    doubts: Counter[DoubtCode] = field(default_factory=Counter)
     validated: bool = True
     groups: dict[str, list[Prediction]] = field(default_factory=dict)
+    grouped: set[Path] = field(default_factory=set)
 
     def add(self, report: FrameReport) -> None:
-        from blastscope.runtime.frames.report.theme import without_scale
-
         self.refused += report.refusal is not None
         self.validated &= report.validated
-        self.unscaled += without_scale(report)
+        self.doubts.update(report.doubt_codes)
+        self.doubted += bool(report.doubts)
         self.drift.add(report)
-        if self.group_by != "none" and report.path is not None:
+        if self.group_by != "none" and report.path is not None and (place := report.path.resolve()) not in self.grouped:
+            self.grouped.add(place)  # a frame that is given twice shows a person's cells once
             called = (cell.prediction for cell in report.cells if cell.prediction)
             self.groups.setdefault(str(report.path if self.group_by == "frame" else report.path.parent), []).extend(called)
+
+
+def _tell_end(seen: _Tally, written: Iterable[Path], count: int, *, strict: bool) -> None:
+    """What is to be said after the last frame. Exits with 1 where a frame was refused or, with `strict`, is doubtful."""
+    from blastscope.runtime.frames.doubts import doubt_sentences
+    from blastscope.runtime.frames.report.theme import caution
+
+    for path in written:
+        say(f"written: {path}")
+    for told in (*(f"drift: {alarm}" for alarm in seen.drift.state().alarms), *doubt_sentences(seen.doubts)):
+        say(told)
+    say(caution(validated=seen.validated))
+    if seen.refused:
+        echo(f"{seen.refused} of {count} frames could not be examined", err=True)
+    if strict and seen.doubted:
+        echo(f"{seen.doubted} of {count} frames may not have been understood", err=True)
+    if seen.refused or (strict and seen.doubted):
+        raise typer.Exit(1)
 
 
 def _each(looks: Iterable[Look], scan: Slide, report: FrameReport) -> None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,14 +15,24 @@ from blastscope.cli.options import (
     BundlePath,
     DeviceName,
     Json,
+    PixelUm,
     PrecisionName,
     RequireSignature,
     Threads,
     UnlikeTraining,
+    opened,
 )
-from blastscope.cli.session import opened
 from blastscope.cli.terminal import echo, say
 from blastscope.runtime.io.printable import printable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from blastscope.runtime.frames.types import FrameReport
+    from blastscope.runtime.io.slides.slide import Slide
+    from blastscope.runtime.session import Scope
+    from blastscope.runtime.types import Refusal
 
 
 def explain(
@@ -36,10 +46,15 @@ def explain(
     threads: Threads = None,
     unlike_training: UnlikeTraining = "refuse",
     require_signature: RequireSignature = None,
+    on_black: Annotated[
+        bool,
+        typer.Option("--on-black", help="The images show a cell with its background: cut out the one in the middle first."),
+    ] = False,
+    pixel_um: PixelUm = None,
     as_json: Json = False,
 ) -> None:
     """Cover each part of a cell in turn, and show how much its call changes. Exits 1 when an image was refused."""
-    from blastscope.runtime.errors import DataError
+    from blastscope.runtime.errors import DataError, UsageError
     from blastscope.runtime.frames.report.explanation_image import draw_explanation
     from blastscope.runtime.frames.report.theme import names_of
     from blastscope.runtime.frames.report.writers import file_names
@@ -48,6 +63,8 @@ def explain(
     from blastscope.runtime.io.paths import PassedOver, find_images, left_out
     from blastscope.runtime.types import Refusal
 
+    if pixel_um is not None and not on_black:
+        raise UsageError("--pixel-um goes with --on-black: cells on black are taken at C-NMC's scale")
     passed = PassedOver()
     images = find_images(paths, passed=passed)
     for told in left_out(passed):
@@ -58,11 +75,11 @@ def explain(
         raise DataError(out, "is a file, where a folder is asked for: name another place")
     if out:
         out.mkdir(parents=True, exist_ok=True)
-    engine = {"device": device, "precision": precision, "backend": backend, "threads": threads}
+    engine: dict[str, object] = {"device": device, "precision": precision, "backend": backend, "threads": threads}
     engine |= {"unlike_training": unlike_training, "require_signature": require_signature}
     with opened(bundle, **engine, workload="throughput") as scope:
         for path in images:
-            image = read_image(path)
+            image = cut_middle_cell(scope, path, pixel_um) if on_black else read_image(path)
             refusal = image if isinstance(image, Refusal) else scope.classify(image).refusal
             if refusal or isinstance(image, Refusal):
                 assert refusal is not None
@@ -86,6 +103,27 @@ def explain(
     if refused:
         echo(f"{refused} of {len(images)} images refused", err=True)
         raise typer.Exit(1)
+
+
+def cut_middle_cell(scope: Scope, path: Path, pixel_um: float | None) -> NDArray[np.uint8] | Refusal:
+    """The cell nearest to a picture's middle, on black as the networks see it; or why there is none."""
+    from blastscope.runtime.frames.cell_crop import cut_from
+    from blastscope.runtime.frames.types import FrameSpecification
+    from blastscope.runtime.types import Refusal
+
+    cut: list[NDArray[np.uint8]] = []
+
+    def look(scan: Slide, report: FrameReport) -> None:
+        cell = report.middle_cell
+        if cell is not None and cell.found.refusal is None and report.facts is not None:
+            cut.append(cut_from(scan, cell.found, report.facts, FrameSpecification()))
+
+    (report,) = scope.examine_files([path], pixel_um=pixel_um, look=look)
+    if cut:
+        return cut[0]
+    cell = report.middle_cell
+    none = Refusal("empty", "no white cell was found in the picture")
+    return report.refusal or (cell.refusal if cell else None) or none
 
 
 def _sentence(support: tuple[float, ...], boxes: tuple[tuple[int, int, int, int], ...], picture: Path | None) -> str:

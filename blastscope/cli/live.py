@@ -21,15 +21,14 @@ from blastscope.cli.options import (
     Threads,
     UnlikeTraining,
     ValidationPath,
+    opened,
 )
-from blastscope.cli.session import opened
 from blastscope.cli.terminal import say
 
 if TYPE_CHECKING:
     from blastscope.runtime.frames.types import FrameReport
     from blastscope.runtime.streaming.dashboard import LivePage
-    from blastscope.runtime.streaming.frame_queue import FrameId
-    from blastscope.runtime.streaming.stats import StreamFailure, StreamStats
+    from blastscope.runtime.streaming.frame_queue import FrameId, StreamFailure, StreamStats
     from blastscope.runtime.streaming.stream import Stream
 
 GLANCE_S = 0.5  # a wait without a limit can't be interrupted on Windows
@@ -64,7 +63,7 @@ def live(
     spec = FrameSpecification.from_toml(config) if config else None
     stopped = threading.Event()
     frames = open_source(source, watch=watch, stopped=stopped)
-    engine = {"device": device, "precision": precision, "backend": backend, "threads": threads}
+    engine: dict[str, object] = {"device": device, "precision": precision, "backend": backend, "threads": threads}
     engine |= {"unlike_training": unlike_training, "require_signature": require_signature}
     with (
         opened(bundle, **engine, validation=validation) as scope,

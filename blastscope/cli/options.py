@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
+
+if TYPE_CHECKING:
+    from blastscope.runtime.bundle import Bundle
+    from blastscope.runtime.session import Scope
 
 BundlePath = Annotated[Path | None, typer.Option("--bundle", help="Bundle folder or zip. Default: the one that is shipped.")]
 BundleArgument = Annotated[Path | None, typer.Argument(help="Bundle folder or zip. Default: the one that is shipped.")]
@@ -93,3 +101,34 @@ class VerbCommand(TyperCommand):
 
 def _deprecate(old: str, new: str) -> None:
     typer.echo(f"{old} is deprecated and will be removed in the next version: use {new}", err=True)
+
+
+def bundle_at(path: Path | None, require_signature: Sequence[str] | None = None) -> Bundle:
+    """The bundle at `path`, verified, its signature too where one is required; without a path the shipped bundle."""
+    from blastscope import SHIPPED_BUNDLE
+    from blastscope.runtime.bundle import read_bundle, read_signed_bundle
+
+    path = path or SHIPPED_BUNDLE
+    return read_signed_bundle(path, require_signature) if require_signature else read_bundle(path)
+
+
+@contextmanager
+def opened(bundle: Path | None, **words: Any) -> Iterator[Scope]:
+    """The handle on `bundle`, with the words of `open_bundle`."""
+    from blastscope.runtime.session import open_bundle
+
+    logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what it says of a damaged file stands in the refusal
+    with open_bundle(bundle, **words) as scope:
+        yield scope
+
+
+VARIABLE = "BLASTSCOPE_DATA"
+DEFAULT = Path("..", "shared", "data")  # from the repository's root
+
+
+def find_data(named: Path | None = None) -> Path | None:
+    """The folder of C-NMC cells: `named`, or below the one that BLASTSCOPE_DATA names, or below ../shared/data."""
+    if named is not None:
+        return named
+    folder = Path(os.environ.get(VARIABLE) or DEFAULT) / "cnmc"
+    return folder if folder.is_dir() else None

@@ -7,13 +7,21 @@ import json
 import logging
 import os
 import signal
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from blastscope.cli.options import BackendName, DeviceName, Json, PrecisionName, Threads, UnlikeTraining, ValidationPath
+from blastscope.cli.options import (
+    BackendName,
+    DeviceName,
+    Json,
+    PrecisionName,
+    RequireSignature,
+    Threads,
+    UnlikeTraining,
+    ValidationPath,
+)
 from blastscope.cli.terminal import echo, say
 from blastscope.runtime.errors import UsageError
 
@@ -58,6 +66,7 @@ def serve(
     backend: BackendName = "auto",
     threads: Threads = None,
     unlike_training: UnlikeTraining = "refuse",
+    require_signature: RequireSignature = None,
     validation: ValidationPath = None,
 ) -> None:
     """Serve bundles over the Open Inference Protocol (KServe v2), until Ctrl-C or SIGTERM; SIGHUP loads the bundles anew."""
@@ -73,7 +82,7 @@ def serve(
         drain_s=drain,
         batch_delay_s=batch_delay_ms / 1000,
     )
-    engine = {"device": device, "precision": precision, "backend": backend, "threads": threads}
+    engine: dict[str, object] = {"device": device, "precision": precision, "backend": backend, "threads": threads}
     options = ServeOptions(
         named_bundles(bundle or []),
         host=host,
@@ -85,7 +94,7 @@ def serve(
         audit_log=audit_log,
         audit_rotate_bytes=int(audit_file_mb * MB),
         audit_sync=audit_sync,
-        session={**engine, "unlike_training": unlike_training, "validation": validation},
+        session=engine | {"unlike_training": unlike_training, "validation": validation, "require_signature": require_signature},
         limits=limits,
     )
     asyncio.run(run(options))
@@ -118,10 +127,7 @@ async def run(options: ServeOptions) -> None:
     from blastscope.serve.server import Server
 
     logging.getLogger("tifffile").addHandler(logging.NullHandler())
-    log = logging.getLogger("blastscope")
-    log.setLevel(logging.INFO)
-    log.addHandler(_Said())
-    server = Server(replace(options))
+    server = Server(options)
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -148,14 +154,6 @@ async def run(options: ServeOptions) -> None:
     await ended.wait()
     say("ending: what is under way is answered")
     await server.stop()
-
-
-class _Said(logging.Handler):
-    """Says what is logged on stderr."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """As logging calls it."""
-        say(self.format(record))
 
 
 def audit(

@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from blastscope.cli.options import Json
-from blastscope.cli.session import bundle_at
+from blastscope.cli.options import Json, bundle_at
 from blastscope.cli.terminal import echo, say
 from blastscope.runtime.io.printable import printable
 

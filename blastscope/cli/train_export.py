@@ -29,20 +29,44 @@ def train(
         Path | None,
         typer.Option(help="uncertainty.json of a cross validation by the same recipe, for a run that holds nobody out."),
     ] = None,
+    corrections: Annotated[
+        Path | None,
+        typer.Option(help="corrections.csv or labels of a site's frames: its cells are cut out and learnt from as well."),
+    ] = None,
+    frame_config: Annotated[
+        Path | None, typer.Option(help="With --corrections: TOML file of what is assumed of frames and cells.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Train A, B and the combined model by the paper's recipe, or by that of a TOML file, and write the report."""
+    """Train A, B and the combined model by the paper's recipe, or by that of a TOML file, and write the report.
+
+    With --corrections the cells that are trained on lie in OUT.cells; name it as --data of export and calibrate.
+    """
     from blastscope.cli.tables import print_training
-    from blastscope.export.rehearsal import rehearse
+    from blastscope.export.parity import rehearse
     from blastscope.train.config import TrainConfig
     from blastscope.train.pipeline import train_ensemble
 
     chosen = TrainConfig.from_toml(config) if config else TrainConfig()
     console = Console(stderr=True)
+    if corrections:
+        data = _with_site_cells(data, corrections, frame_config, out.with_name(f"{out.name}.cells"), resume=resume)
+    elif frame_config:
+        raise UsageError("--frame-config goes with --corrections")
     run = train_ensemble(
         data, chosen, out, resume=resume, cache=cache, uncertainty=uncertainty, console=console, rehearse=rehearse
     )
     print_training(run, as_json=as_json)
+
+
+def _with_site_cells(data: Path, corrections: Path, config: Path | None, place: Path, *, resume: bool) -> Path:
+    from blastscope.runtime.frames.types import FrameSpecification
+    from blastscope.train.site_cells import add_site_cells
+
+    if resume and place.is_dir():
+        return place  # the run goes on with the cells that it began with
+    spec = FrameSpecification.from_toml(config) if config else FrameSpecification()
+    return add_site_cells(data, corrections, place, spec=spec, tell=say)
 
 
 def crossvalidate(
@@ -56,7 +80,7 @@ def crossvalidate(
 ) -> None:
     """Train once for each fold of the patients, and score each patient by the networks that never saw a cell of it."""
     from blastscope.cli.tables import print_training
-    from blastscope.export.rehearsal import rehearse
+    from blastscope.export.parity import rehearse
     from blastscope.train.config import TrainConfig
     from blastscope.train.cross_validation import cross_validate
 
@@ -85,6 +109,9 @@ def export(
     engine: Annotated[
         Path | None, typer.Option(help="With --triton: an engine of `build --runtime tensorrt`, in the graph's place.")
     ] = None,
+    python_models: Annotated[
+        bool, typer.Option("--python-models", help="With --triton: also cells and frames, for Triton's Python backend.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Turn a run into a bundle: fp32 and fp16 ONNX graphs, each checked against PyTorch. Without --data on drawn cells.
@@ -93,8 +120,8 @@ def export(
     """
     if out is None and triton is None:
         raise UsageError("where to? say --out BUNDLE, --triton DIR or both")
-    if triton is None and (precision or engine):
-        raise UsageError("--precision and --engine go with --triton; what a bundle holds stands in --config")
+    if triton is None and (precision or engine or python_models):
+        raise UsageError("--precision, --engine and --python-models go with --triton; what a bundle holds stands in --config")
     if out is None:
         from blastscope import SHIPPED_BUNDLE
         from blastscope.runtime.bundle import read_bundle
@@ -107,6 +134,11 @@ def export(
 
         place = write_repository(bundle, triton, precision=precision, engine=engine)
         say(f"Triton's model lies in '{place}'")
+        if python_models:
+            from blastscope.serve.triton_repository import write_triton_models
+
+            for model in write_triton_models(bundle, triton):
+                say(f"and another in '{model}'")
     if out is not None:
         from blastscope.cli.tables import print_bundle
 
@@ -116,8 +148,8 @@ def export(
 
 
 def _export(run: Path | None, out: Path, data: Path | None, config: Path | None) -> Bundle:
-    from blastscope.export.config import ExportConfig
     from blastscope.export.exporter import export_run
+    from blastscope.export.onnx_writer import ExportConfig
 
     if run is None:
         raise UsageError("which run? name its folder")
@@ -174,7 +206,7 @@ def _cascade(
 ) -> None:
     from pydantic import ValidationError
 
-    from blastscope.calibration.cascade.plots import write_report
+    from blastscope.calibration.cascade.report import write_report
     from blastscope.calibration.cascade.run import calibrate_cascade
     from blastscope.calibration.config import CascadeConfig
     from blastscope.cli.tables import json_text

@@ -22,8 +22,8 @@ from blastscope.cli.options import (
     SpecPath,
     Threads,
     UnlikeTraining,
+    opened,
 )
-from blastscope.cli.session import opened
 from blastscope.cli.terminal import echo, say
 
 if TYPE_CHECKING:
@@ -34,7 +34,10 @@ if TYPE_CHECKING:
 def validate(
     frames: Annotated[list[Path], typer.Argument(help="The site's frames and scans, and folders of them.")],
     *,
-    labels: Annotated[Path, typer.Option(help="CSV of a row a cell: path,x0,y0,x1,y1,label (all or hem), patient if known.")],
+    labels: Annotated[
+        Path,
+        typer.Option(help="CSV of a row a cell: path,x0,y0,x1,y1,label (all or hem), patient if known; or corrections.csv."),
+    ],
     site: Annotated[str, typer.Option(help="The site's name, as the record will show it.")] = "this site",
     record: Annotated[Path | None, typer.Option(help="Write the record for `examine --validation`, passed or not.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write a page, FILE.html.")] = None,
@@ -63,8 +66,8 @@ def validate(
     from blastscope.runtime.frames.report.writers import check_places
     from blastscope.runtime.frames.types import FrameSpecification
     from blastscope.runtime.io.atomic import write_content
-    from blastscope.runtime.io.csv_table import write_table
     from blastscope.runtime.io.paths import PassedOver, left_out
+    from blastscope.runtime.io.printable import write_table
     from blastscope.runtime.io.slides.slide import find_frames
 
     wanted = SiteOptions(
@@ -79,7 +82,7 @@ def validate(
         say(told)
     check_places(filter(None, (record, report, csv)), paths, others=(labels, config, requirements))
     table = read_labels(labels, paths, [path for path in frames if path.is_dir()])
-    engine = {"device": device, "precision": precision, "backend": backend, "threads": threads}
+    engine: dict[str, object] = {"device": device, "precision": precision, "backend": backend, "threads": threads}
     engine |= {"unlike_training": unlike_training, "require_signature": require_signature}
     with opened(bundle, **engine, workload="throughput") as scope:
         validation = _last(run(scope, table, wanted, pictures=report is not None), len(table.cells))

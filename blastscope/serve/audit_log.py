@@ -21,8 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from blastscope.runtime.errors import DataError, WriteError
-from blastscope.runtime.io.locks import exclusive_lock
-from blastscope.runtime.io.own_files import make_private_folder
+from blastscope.runtime.io.own_files import exclusive_lock, make_private_folder
 
 FIRST = "0" * 64  # what the first line has for a line before it
 NAME = re.compile(r"audit-(\d{8})\.jsonl")

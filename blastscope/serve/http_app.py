@@ -7,6 +7,7 @@ import functools
 import ipaddress
 import time
 from collections.abc import Awaitable, Callable
+from urllib.parse import urlsplit
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
@@ -84,7 +85,7 @@ class RestMethods:
 
     def _caller(self, request: Request, *, open_to_all: bool) -> Caller:
         """Who asks. Raises `RequestError` for a stranger, and for a page of another site that a browser shows here."""
-        if self._options.loopback and not _is_this_machine(request.url.hostname):
+        if self._options.loopback and not _is_this_machine(request.headers.getlist("host")):
             raise RequestError(Code.FORBIDDEN, "this server answers under this machine's own names: ask 127.0.0.1 or localhost")
         client = None
         if self._options.tokens and not open_to_all:
@@ -209,11 +210,10 @@ async def _gone(request: Request) -> None:
         pass
 
 
-def _is_this_machine(host: str | None) -> bool:
-    """Whether a Host header names this machine: a page of another site may send its own name to this address."""
-    if host == "localhost":
-        return True
+def _is_this_machine(hosts: list[str]) -> bool:
+    """Whether the Host header names this machine: a page of another site may send its own name to this address."""
     try:
-        return ipaddress.ip_address((host or "").strip("[]")).is_loopback
+        name = urlsplit(f"//{hosts[0]}").hostname if len(hosts) == 1 else None
+        return name == "localhost" or ipaddress.ip_address(name or "").is_loopback
     except ValueError:
         return False

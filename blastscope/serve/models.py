@@ -19,7 +19,7 @@ from blastscope.runtime.frames.types import FrameReport
 from blastscope.runtime.inference.voting import GraphOutputs, graph_outputs
 from blastscope.runtime.io.image_header import Header, read_header
 from blastscope.runtime.io.slides.pixel_size_metadata import LEAST_UM, MOST_UM
-from blastscope.runtime.scope import Scope
+from blastscope.runtime.session import Scope
 from blastscope.runtime.types import CLASSES, VOTERS, Prediction
 from blastscope.serve.status import Code, RequestError, invalid
 from blastscope.serve.tensors import FREE, Tensor, TensorSpec, numbers, texts

@@ -18,7 +18,7 @@ from blastscope import SHIPPED_BUNDLE
 from blastscope.runtime.bundle import read_bundle
 from blastscope.runtime.errors import BlastscopeError
 from blastscope.runtime.io.cpu_info import usable_threads
-from blastscope.runtime.scope import Scope
+from blastscope.runtime.session import Scope
 from blastscope.serve.batching import Batcher
 from blastscope.serve.metrics import Metrics
 from blastscope.serve.models import Cells, Crops, Frames, Model

@@ -20,8 +20,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from blastscope.runtime.errors import UsageError
-from blastscope.runtime.scope import Scope
-from blastscope.runtime.session import open_bundle
+from blastscope.runtime.session import Scope, open_bundle
 from blastscope.serve.audit_log import AuditLog
 from blastscope.serve.grpc_server import make_grpc_server
 from blastscope.serve.http_app import make_app
@@ -110,11 +109,8 @@ class Server:
             self._audit.close()
 
     def _open_scope(self, path: Path | None) -> Scope:
-        words: dict[str, Any] = {"workload": "throughput", "tell": LOG.info, **self.options.session}
-        scope = open_bundle(path, **words)
-        for note in scope.notes:
-            LOG.info("%s", note)
-        return scope
+        words: dict[str, Any] = {"workload": "throughput", **self.options.session}
+        return open_bundle(path, **words)
 
 
 class BackgroundServer:

@@ -25,7 +25,7 @@ from blastscope.calibration.cascade.threshold_selection import (
 )
 from blastscope.calibration.config import CascadeConfig
 from blastscope.calibration.quantisation.calibration_data import log_dataset_mismatch, validation_cells
-from blastscope.calibration.quantisation.macs import voter_mac_share
+from blastscope.calibration.quantisation.qdq_placement import voter_mac_share
 from blastscope.runtime.bundle import FORMAT, Bundle, update_bundle
 from blastscope.runtime.bundle.manifest import CascadeResult, GraphEntry, Interval, Manifest
 from blastscope.runtime.errors import BundleError, MissingLibrary

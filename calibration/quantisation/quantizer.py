@@ -18,12 +18,11 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.calibration.acceptance.drift_metric import Drift, DriftMetric
+from blastscope.calibration.acceptance.evaluation import Drift, DriftMetric
 from blastscope.calibration.config import CalibrationConfig, Method
 from blastscope.calibration.quantisation.calibrators import ActivationStats, collect_stats
-from blastscope.calibration.quantisation.cross_layer_equalization import equalize_layers
 from blastscope.calibration.quantisation.feature_correction import Features, correct_features, find_features, read_features
-from blastscope.calibration.quantisation.qdq import insert_qdq
+from blastscope.calibration.quantisation.qdq import equalize_layers, insert_qdq
 from blastscope.calibration.quantisation.qdq_placement import check_graph, make_plan
 from blastscope.runtime.errors import MissingLibrary
 from blastscope.runtime.io.hashing import bytes_sha256
@@ -111,7 +110,8 @@ class Int8Builder:
 
     @property
     def _kept_crops(self) -> NDArray[np.uint8]:
-        return self.crops[np.setdiff1d(np.arange(len(self.crops)), [row for row, _ in self.refused])]
+        kept: NDArray[np.uint8] = self.crops[np.setdiff1d(np.arange(len(self.crops)), [row for row, _ in self.refused])]
+        return kept
 
     def can_equalise(self) -> bool:
         """Whether equalising changes anything."""

@@ -24,8 +24,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from blastscope.runtime.backends.int8_overflow import check_sums
 from blastscope.runtime.backends.onnx_file import FLOAT, INT8, INT64, UINT8, OnnxGraph, attribute_of, parse_model, whole_numbers
+from blastscope.runtime.errors import DeviceError
+from blastscope.runtime.io.cpu_info import int8_sums_overflow
 
 TOP, WIDE_TOP, MIDDLE = 127, 255, 128  # the largest codes of int8 and uint8; where int8's 0 lies in uint8
 _MOVING = (
@@ -266,3 +267,27 @@ def _count_border(graph: OnnxGraph, pool: Any, code: tuple[str, str], *, from_ze
     for name in ("count_include_pad", "pads"):
         if (attribute := attribute_of(pool, name)) is not None:
             pool.attribute.remove(attribute)
+
+
+SAFE_WEIGHT = 64  # of 7 bits
+_LAYERS = ("Conv", "MatMul")
+
+
+def check_sums(path: Path, graph: OnnxGraph) -> None:
+    """Raises `DeviceError` where this CPU would compute the int8 `graph` of the file `path` wrongly."""
+    if int8_sums_overflow() and (layer := next(wide_layers(graph), None)) is not None:
+        raise DeviceError(
+            f"'{path}' has int8 weights of 8 bits, in '{layer}' among others, and this CPU has no VNNI, so that their sums "
+            "overflow: take another precision, or calibrate with weight_bits = 7"
+        )
+
+
+def wide_layers(graph: OnnxGraph) -> Iterator[str]:
+    """Names of the layers whose weights want VNNI."""
+    for node in graph.nodes:
+        maker = graph.maker.get(node.input[1]) if node.op_type in _LAYERS else None
+        weight = graph.array(maker.input[0], INT8) if maker is not None and maker.op_type == "DequantizeLinear" else None
+        if weight is None or (node.op_type == "Conv" and weight.shape[1] == 1):
+            continue
+        if np.abs(weight.astype(np.int16)).max(initial=0) > SAFE_WEIGHT:
+            yield node.name or node.output[0]

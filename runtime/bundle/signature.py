@@ -110,8 +110,10 @@ def sign_bundle(bundle: Bundle, key: Path | str, path: Path | str) -> Path:
     from model_signing import hashing, signing
 
     path = Path(path)
-    everything = hashing.Config().set_ignored_paths(paths=[], ignore_git_paths=False)
-    config = signing.Config().set_hashing_config(everything)
+    everything = hashing.Config()  # type: ignore[no-untyped-call]
+    everything.set_ignored_paths(paths=[], ignore_git_paths=False)
+    config = signing.Config()  # type: ignore[no-untyped-call]
+    config.set_hashing_config(everything)
     try:
         config.use_elliptic_key_signer(private_key=_key_file(Path(key)))
     except (ValueError, TypeError, AttributeError) as error:
@@ -213,7 +215,8 @@ def _objection(folder: Path, signature: bytes, key: Path) -> str | None:
     from model_signing import verifying
 
     try:
-        config = verifying.Config().use_elliptic_key_verifier(public_key=_key_file(key))
+        config = verifying.Config()  # type: ignore[no-untyped-call]
+        config.use_elliptic_key_verifier(public_key=_key_file(key))
     except (ValueError, TypeError, AttributeError) as error:
         raise DataError(key, f"is no public key in PEM on P-256, P-384 or P-521: {error}") from error
     with tempfile.TemporaryDirectory(prefix="blastscope-") as place:

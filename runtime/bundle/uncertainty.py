@@ -150,14 +150,19 @@ class SmearModel(StrictModel):
         float
             0 to 1.
         """
+        least = 1 / (self.people + 2)
+        return min(max(self._unbounded(mean, cells), least), 1 - least)
+
+    def _unbounded(self, mean: float, cells: int) -> float:
         variance = self.person_deviation**2 + self.cell_deviation**2 / cells
         middle = (self.all_mean + self.hem_mean) / 2
         odds = (self.all_mean - self.hem_mean) * (mean - middle) / variance
-        least = 1 / (self.people + 2)
-        return min(max(1 / (1 + math.exp(-max(-700.0, min(700.0, odds)))), least), 1 - least)
+        return 1 / (1 + math.exp(-max(-700.0, min(700.0, odds))))
 
     def interval(self, mean: float, cells: int) -> tuple[float, float]:
         """The probability at both ends of the 95 % interval of the mean margin, which is wide for few cells.
+
+        An end beyond what `people` persons can show is 0 or 1: a probability that was held back there has that much room.
 
         Parameters
         ----------
@@ -172,7 +177,9 @@ class SmearModel(StrictModel):
             The lower and the upper end.
         """
         reach = NORMAL_95 * self.cell_deviation / math.sqrt(cells)
-        return self.probability(mean - reach, cells), self.probability(mean + reach, cells)
+        least = 1 / (self.people + 2)
+        low, high = self._unbounded(mean - reach, cells), self._unbounded(mean + reach, cells)
+        return 0.0 if low < least else min(low, 1 - least), 1.0 if high > 1 - least else max(high, least)
 
 
 class Uncertainty(StrictModel):

@@ -184,6 +184,17 @@ def free_memory(pci: str, library: str = _NVML_LIBRARY) -> int | None:
     return int(memory.free)
 
 
+def total_energy_mj(index: int, library: str = _NVML_LIBRARY) -> int | None:
+    """Millijoules that GPU `index` has taken since its driver was loaded; None where nothing tells it, as before Volta."""
+    handle, found = ctypes.c_void_p(), ctypes.c_ulonglong()
+    with _opened(library) as nvml:
+        if nvml is None or nvml.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(handle)):
+            return None
+        if nvml.nvmlDeviceGetTotalEnergyConsumption(handle, ctypes.byref(found)):
+            return None
+    return int(found.value)
+
+
 @contextmanager
 def _opened(library: str) -> Iterator[Any]:
     """The library, initialised; None where it isn't there, as on a Jetson."""

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from blastscope.runtime.cuda.graphs import Gpu
 from blastscope.runtime.cuda.kernels.crop_launch_plan import MOST_PX, ImageRow, image_row
-from blastscope.runtime.cuda.protocol import Gpu
 from blastscope.runtime.errors import DeviceError, ImageError
 
 _KINDS = {2, 13}  # DLPack: CUDA, and CUDA's managed memory

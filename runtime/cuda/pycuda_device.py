@@ -17,10 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.runtime.cuda.driver import GpuDevice, find_gpu
-from blastscope.runtime.cuda.graphs import Graphs, load_graphs
+from blastscope.runtime.cuda.graphs import Gpu, Graphs, Recording, Work, load_graphs
 from blastscope.runtime.cuda.kernels.crop_launch_plan import Address, Launch
 from blastscope.runtime.cuda.kernels.fatbin import crop_fatbin
-from blastscope.runtime.cuda.protocol import Gpu, Recording, Work
 from blastscope.runtime.errors import BlastscopeError, DeviceError, DeviceLost, DriverError, MissingLibrary, OutOfDeviceMemory
 
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: doesn't wait for what others do on the default stream

@@ -2,6 +2,7 @@
 
 `path` is a frame as the command line names it, or relative to one of the folders named, or to the table's own. A row with a
 path alone says that someone looked at this frame and saw no cell in it. A frame without a row is not judged: nobody looked.
+A table of corrections (`runtime/evaluation/corrections.py`) is taken as well.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ import csv
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from blastscope.runtime.errors import DataError
+from blastscope.runtime.frames.corrections import ANSWERS, COMPLETE, ReviewedFrame
+from blastscope.runtime.frames.corrections import COLUMNS as CORRECTION_COLUMNS
 from blastscope.runtime.io.slides.slide import open_slide
 from blastscope.runtime.types import CLASSES, Box, ClassName, Refusal
 
@@ -45,12 +48,19 @@ class LabelledFrames:
         Frames without a row: nobody looked at them.
     sha256 : str
         SHA-256 of the table's bytes, in hex.
+    reviewed : mapping of Path to ReviewedFrame
+        Of a table of corrections what was said of each frame; empty of a table of labels, which claims to be complete.
     """
 
     cells: Mapping[Path, tuple[LabelledCell, ...]]
     patients: Mapping[Path, str] | None  # None where the table doesn't say
     unlabelled: tuple[Path, ...]  # frames without a row
     sha256: str  # of the table's bytes
+    reviewed: Mapping[Path, ReviewedFrame] = field(default_factory=dict)
+
+    def complete(self, frame: Path) -> bool:
+        """Whether the table names every white cell of a frame."""
+        return frame not in self.reviewed or self.reviewed[frame].complete
 
 
 def read_labels(table: Path, frames: Sequence[Path], folders: Sequence[Path] = ()) -> LabelledFrames:
@@ -59,7 +69,8 @@ def read_labels(table: Path, frames: Sequence[Path], folders: Sequence[Path] = (
     Parameters
     ----------
     table : Path
-        A CSV file with the columns path, x0, y0, x1, y1, label and, if known, patient.
+        A CSV file with the columns path, x0, y0, x1, y1, label and, if known, patient; or corrections, as the slide page and
+        napari save them.
     frames : sequence of Path
         The frames that may be labelled.
     folders : sequence of Path
@@ -75,20 +86,25 @@ def read_labels(table: Path, frames: Sequence[Path], folders: Sequence[Path] = (
         The table can't be read, or lines of it are wrong: it names them. Boxes must lie inside of their frames, be given once,
         and a patient must be named for all frames or for none.
     """
-    content, rows = _read(table)
+    content, rows, names = _read(table)
+    corrected = "new" in names
     places = {frame.resolve(): frame for frame in frames}
     boxes: dict[Path, dict[Box, _Said]] = {}
     patients: dict[Path, str] = {}
+    complete: set[Path] = set()
     wrong: list[str] = []
     for number, row in rows:
         where = f"line {number}"
         try:
             frame = _frame(table, where, row["path"], places, folders)
             own = boxes.setdefault(frame, {})
-            if (cell := _cell(table, where, row)) is not None:
-                if (before := own.get(cell.box)) is not None:  # the second of the two could never be found
+            if corrected and row["new"].lower() == COMPLETE:
+                complete.add(frame)
+            elif (said := _cell(table, where, row, "new" if corrected else "label")) is not None:
+                box, answer = said
+                if not corrected and (before := own.get(box)) is not None:  # the second of the two could never be found
                     raise DataError(table, f"{where}: the same box stands on line {before.line}: leave one of the two out")
-                own[cell.box] = _Said(number, cell)
+                own[box] = _Said(number, answer)
             _note_patient(table, where, frame, row.get("patient", ""), patients)
         except DataError as error:
             wrong.append(error.problem)
@@ -102,21 +118,49 @@ def read_labels(table: Path, frames: Sequence[Path], folders: Sequence[Path] = (
         raise DataError(table, f"names a patient for some frames, and none for '{unnamed}'")
     for frame, own in boxes.items():
         _check_inside(table, frame, own)
+    answers = {frame: {box: said.answer for box, said in boxes[frame].items()} for frame in frames if frame in boxes}
+    reviewed = {frame: ReviewedFrame.of(said, complete=frame in complete) for frame, said in answers.items()}
     return LabelledFrames(
-        cells={frame: tuple(said.cell for said in boxes[frame].values()) for frame in frames if frame in boxes},
+        cells={frame: tuple(LabelledCell(box, label) for box, label in one.labels.items()) for frame, one in reviewed.items()},
         patients=patients or None,
         unlabelled=tuple(frame for frame in frames if frame not in boxes),
         sha256=hashlib.sha256(content).hexdigest(),
+        reviewed=reviewed if corrected else {},
     )
+
+
+def frames_named_in(table: Path) -> list[Path]:
+    """The frames that a table names, as they are found from the working folder or from the table's own.
+
+    Parameters
+    ----------
+    table : Path
+        A table of labels or corrections.
+
+    Returns
+    -------
+    list of Path
+        Each once, in the table's order. One that isn't found is left out, and `read_labels` names its line.
+
+    Raises
+    ------
+    DataError
+        The table can't be read.
+    """
+    _, rows, _ = _read(table)
+    names = dict.fromkeys(row["path"] for _, row in rows if "\0" not in row["path"])
+    candidates = ((Path(name), table.parent / name) for name in names)
+    found = [next((path for path in paths if path.exists()), None) for paths in candidates]
+    return list(dict.fromkeys(path for path in found if path is not None))
 
 
 class _Said(NamedTuple):
     line: int
-    cell: LabelledCell
+    answer: str
 
 
-def _read(table: Path) -> tuple[bytes, list[tuple[int, dict[str, str]]]]:
-    """The table's bytes, and its rows with their lines; the case of column names, and blanks around words, don't matter."""
+def _read(table: Path) -> tuple[bytes, list[tuple[int, dict[str, str]]], list[str]]:
+    """The table's bytes, its rows with their lines, and its columns; their case, and blanks around words, don't matter."""
     try:
         content = table.read_bytes()
     except OSError as error:
@@ -133,7 +177,8 @@ def _read(table: Path) -> tuple[bytes, list[tuple[int, dict[str, str]]]]:
         raise DataError(table, f"line {reader.line_num}: is no CSV: {error}") from error
     lines = [(number, words) for number, words in lines if any(words)]
     names = [word.lower() for word in lines[0][1]] if lines else []
-    if missing := [name for name in COLUMNS if name not in names]:
+    wanted = CORRECTION_COLUMNS if "new" in names and "label" not in names else COLUMNS
+    if missing := [name for name in wanted if name not in names]:
         parted = next((f": its columns are parted by '{mark}', save it with commas" for mark in ";\t" if mark in text), "")
         raise DataError(table, f"no column {', '.join(missing)} ({WANTED}){parted if len(names) == 1 else ''}")
     for number, words in lines[1:]:
@@ -142,7 +187,7 @@ def _read(table: Path) -> tuple[bytes, list[tuple[int, dict[str, str]]]]:
                 table, f"line {number}: {len(words)} values for {len(names)} columns: is there a comma in one of them?"
             )
     rows = [(number, dict(zip(names, [*words, *[""] * len(names)], strict=False))) for number, words in lines[1:]]
-    return content, rows
+    return content, rows, [] if wanted is COLUMNS else names
 
 
 def _frame(table: Path, where: str, name: str, places: Mapping[Path, Path], folders: Sequence[Path]) -> Path:
@@ -154,8 +199,8 @@ def _frame(table: Path, where: str, name: str, places: Mapping[Path, Path], fold
     raise DataError(table, f"{where}: '{name}' is none of the frames that were named {found}")
 
 
-def _cell(table: Path, where: str, row: Mapping[str, str]) -> LabelledCell | None:
-    words = [row[name] for name in COLUMNS[1:]]
+def _cell(table: Path, where: str, row: Mapping[str, str], column: str) -> tuple[Box, str] | None:
+    words = [*(row[name] for name in COLUMNS[1:5]), row[column]]
     if not any(words):
         return None
     *corners, label = words
@@ -165,10 +210,10 @@ def _cell(table: Path, where: str, row: Mapping[str, str]) -> LabelledCell | Non
         raise DataError(table, f"{where}: x0, y0, x1, y1 must be numbers, not {', '.join(map(repr, corners))}") from error
     if not (0 <= x0 < x1 and 0 <= y0 < y1):
         raise DataError(table, f"{where}: the box {x0}, {y0}, {x1}, {y1} has no inside, or lies outside of the frame")
-    known = next((name for name in CLASSES if name == label.lower()), None)
-    if known is None:
-        raise DataError(table, f"{where}: the label is '{label}', it must be one of {', '.join(CLASSES)}")
-    return LabelledCell((x0, y0, x1, y1), known)
+    known: tuple[str, ...] = CLASSES if column == "label" else ANSWERS
+    if label.lower() not in known:
+        raise DataError(table, f"{where}: the label is '{label}', it must be one of {', '.join(known)}")
+    return (x0, y0, x1, y1), label.lower()
 
 
 def _check_inside(table: Path, frame: Path, boxes: Mapping[Box, _Said]) -> None:

@@ -16,6 +16,7 @@ from blastscope.runtime.evaluation.drift import Drift, DriftState
 from blastscope.runtime.evaluation.error_gallery import ErrorImages, Mistake, mistakes_in
 from blastscope.runtime.evaluation.labels import LabelledCell, LabelledFrames
 from blastscope.runtime.evaluation.validation_record import MOST_NAME, Requirements, ValidationRecord, shortfalls
+from blastscope.runtime.frames.corrections import ReviewedFrame
 from blastscope.runtime.frames.pipeline import Look
 from blastscope.runtime.frames.types import FrameCell, FrameReport, FrameSpecification
 from blastscope.runtime.types import CLASSES, Box, RefusalCode
@@ -222,14 +223,17 @@ def validate(
     for (path, cells), report in zip(labels.cells.items(), reports, strict=True):
         drift.add(report)
         unit = labels.patients[path] if labels.patients else str(path)
-        own = list(_rows(path, unit, cells, report))
+        own = list(_rows(path, unit, cells, report, labels.reviewed.get(path)))
         rows += own
         frames.append(_fate(path, [row.outcome for row in own], report))
         if report.refusal is None:
-            mistakes += taken.shown(list(mistakes_in(path, cells, report.cells)))
+            beside = {report.cells[number].box for number in _unjudged(cells, report, labels.reviewed.get(path))}
+            shown = taken.shown(list(mistakes_in(path, cells, report.cells)))
+            mistakes += [one for one in shown if one.label or one.box not in beside]
         yield frames[-1]
     outcomes = [row.outcome for row in rows]
-    record = _record(scope.bundle, labels, site, outcomes, [frame for frame in frames if frame.problem is None])
+    looked_at = [row.outcome for row in rows if labels.complete(row.path)]
+    record = _record(scope.bundle, labels, site, (outcomes, looked_at), [frame for frame in frames if frame.problem is None])
     refusals = Counter(one.refusal for one in outcomes if one.truth is not None and one.refusal)
     yield Validation(
         record=record,
@@ -242,8 +246,11 @@ def validate(
     )
 
 
-def _rows(path: Path, unit: str, labelled: tuple[LabelledCell, ...], report: FrameReport) -> Iterator[CellRow]:
+def _rows(
+    path: Path, unit: str, labelled: tuple[LabelledCell, ...], report: FrameReport, reviewed: ReviewedFrame | None
+) -> Iterator[CellRow]:
     pairs = match_boxes([cell.box for cell in labelled], [cell.box for cell in report.cells])
+    unjudged = _unjudged(labelled, report, reviewed)
     unseen = report.refusal.code if report.refusal else None
     for number, expert in enumerate(labelled):
         truth = CLASSES.index(expert.label)
@@ -252,9 +259,22 @@ def _rows(path: Path, unit: str, labelled: tuple[LabelledCell, ...], report: Fra
             outcome = _outcome(unit, truth, report.cells[pairs[number]])
         yield CellRow(path, expert.box, outcome, outcome.refusal or unseen)
     for number, cell in enumerate(report.cells):
-        if number not in pairs.values():
+        if number not in pairs.values() and number not in unjudged:
             outcome = _outcome(unit, None, cell)
             yield CellRow(path, cell.box, outcome, outcome.refusal)
+
+
+def _unjudged(labelled: tuple[LabelledCell, ...], report: FrameReport, reviewed: ReviewedFrame | None) -> set[int]:
+    """The numbers of the found cells of which the table says nothing that they could be judged by."""
+    if reviewed is None:
+        return set()
+    found = [cell.box for cell in report.cells]
+    pairs = match_boxes([*(cell.box for cell in labelled), *reviewed.others], found)
+    unjudged = {place for number, place in pairs.items() if number >= len(labelled)}
+    if not reviewed.complete:  # nobody said anything of the rest, but for what is no white cell
+        rejected = match_boxes(reviewed.rejected, found).values()
+        unjudged |= set(range(len(found))) - set(rejected) - set(pairs.values())
+    return unjudged
 
 
 def _outcome(unit: str, truth: int | None, cell: FrameCell) -> Outcome:
@@ -279,8 +299,13 @@ def _fate(path: Path, outcomes: list[Outcome], report: FrameReport) -> FrameFate
 
 
 def _record(
-    bundle: Bundle, labels: LabelledFrames, site: SiteOptions, outcomes: list[Outcome], examined: list[FrameFate]
+    bundle: Bundle,
+    labels: LabelledFrames,
+    site: SiteOptions,
+    judged: tuple[list[Outcome], list[Outcome]],
+    examined: list[FrameFate],
 ) -> ValidationRecord:
+    outcomes, looked_at = judged  # of all frames, and of those whose every cell is labelled
     hem, malignant = confusion_counts(outcomes)
     patients = len({labels.patients[frame.path] for frame in examined}) if labels.patients else None
     record = ValidationRecord.model_construct(
@@ -295,7 +320,7 @@ def _record(
         frames=len(examined),
         units="patients" if labels.patients else "frames",
         patients=patients,
-        finding=detection_metrics(outcomes),
+        finding=detection_metrics(looked_at),
         hem=hem,
         all=malignant,
         calls=call_metrics(outcomes),
@@ -308,6 +333,11 @@ def _record(
 def _notes(bundle: Bundle, labels: LabelledFrames, drift: Drift, frames: list[FrameFate]) -> Iterator[str]:
     if labels.patients is None:
         yield "whose frames they are isn't said: cells of one patient resemble each other, so the intervals are too narrow"
+    if partly := [frame for frame in labels.cells if not labels.complete(frame)]:
+        yield (
+            f"frames of which single cells were reviewed, and not the whole: {len(partly)}, first '{partly[0]}'; "
+            "they have no part in how well cells are found"
+        )
     if labels.unlabelled:
         yield f"frames without a row in the table, not judged: {len(labels.unlabelled)}, first '{labels.unlabelled[0]}'"
     if failed := [frame for frame in frames if frame.problem]:

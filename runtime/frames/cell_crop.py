@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +12,7 @@ from blastscope.runtime.frames.mask_geometry import Mask, erode_by
 from blastscope.runtime.frames.stain import normalize_stain
 from blastscope.runtime.frames.types import FrameParameters, FrameSpecification, SegmentedCell
 from blastscope.runtime.io.image import check_array
+from blastscope.runtime.io.slides.slide import Readable, read_region
 
 HALO_UM = 0.45  # contours take the whole rim in, as a person would draw them; C-NMC's cells end at the stain
 MARGIN_PX = 12  # black around the cell
@@ -32,6 +35,13 @@ def cut_cell(
     colours = normalize_stain(image, shown, spec.stain, facts.background)
     framed = cv2.copyMakeBorder(colours, MARGIN_PX, MARGIN_PX, MARGIN_PX, MARGIN_PX, cv2.BORDER_CONSTANT, value=(0, 0, 0))
     return np.asarray(framed, np.uint8)
+
+
+def cut_from(scan: Readable, cell: SegmentedCell, facts: FrameParameters, spec: FrameSpecification) -> NDArray[np.uint8]:
+    """The same of a cell in a slide, of which its box alone is read. Raises `ReadError`."""
+    x0, y0, x1, y1 = cell.box
+    here = replace(cell, box=(0, 0, x1 - x0, y1 - y0), contour=cell.contour - np.asarray((x0, y0), np.int32))
+    return cut_cell(read_region(scan, cell.box), here, facts, spec)
 
 
 def _without_halo(mask: Mask, pixel_um: float) -> Mask:

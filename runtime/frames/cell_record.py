@@ -64,7 +64,8 @@ def facts_to_row(facts: FrameParameters) -> Row:
 
 def facts_from_row(row: Row) -> FrameParameters:
     """The facts that `facts_to_row` made `row` of."""
-    return FrameParameters(**{name: tuple(value) if isinstance(value, list) else value for name, value in row.items()})
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
+    return FrameParameters(**values)
 
 
 def _prediction_row(prediction: Prediction) -> Row:

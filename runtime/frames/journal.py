@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Self
 from blastscope.runtime.errors import DataError, UsageError, WriteError
 from blastscope.runtime.frames.cell_record import cell_from_row, cell_to_row, facts_from_row, facts_to_row
 from blastscope.runtime.frames.types import FrameCell, FrameParameters
-from blastscope.runtime.io.locks import exclusive_lock
+from blastscope.runtime.io.own_files import exclusive_lock
 
 FORMAT = 1
 WHOLE = -1  # the number of the tile that is a whole frame

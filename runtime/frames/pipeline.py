@@ -19,8 +19,10 @@ from blastscope.runtime.errors import BlastscopeError, UsageError
 from blastscope.runtime.frames.cell_crop import cut_cell
 from blastscope.runtime.frames.detection.cells import detect_cells
 from blastscope.runtime.frames.detection.detector import Detector
-from blastscope.runtime.frames.detection.scale import confirmed
+from blastscope.runtime.frames.detection.scale import red_cells_found
+from blastscope.runtime.frames.doubts import doubts_about
 from blastscope.runtime.frames.estimation.frame_parameters import estimate_frame_parameters
+from blastscope.runtime.frames.estimation.pixel_size import RedCells
 from blastscope.runtime.frames.features import cell_features
 from blastscope.runtime.frames.image_pyramid import ImagePyramid, image_pyramid
 from blastscope.runtime.frames.journal import WHOLE, FrameRecord, Journal, TileRecord, in_order
@@ -28,7 +30,7 @@ from blastscope.runtime.frames.segmentation.pipeline import COARSEST_UM, reach_p
 from blastscope.runtime.frames.segmentation.split_nuclei import MOST_PARTS
 from blastscope.runtime.frames.survey import GlassMap, glass_map, sample
 from blastscope.runtime.frames.tiling import Tile, cropped, facts_in, shift_cell, tiles_of
-from blastscope.runtime.frames.types import FrameCell, FrameParameters, FrameReport, FrameSpecification
+from blastscope.runtime.frames.types import Doubt, FrameCell, FrameParameters, FrameReport, FrameSpecification
 from blastscope.runtime.io.concurrency import Allowance, SingleThread, ordered_map
 from blastscope.runtime.io.image_decode import NO_MEMORY
 from blastscope.runtime.io.printable import printable
@@ -207,7 +209,8 @@ class Examiner:
         facts: FrameParameters | None = None
         refusal: Refusal | None = None
         found: list[TileRecord] = []
-        notes = scan.notes
+        cells: list[FrameCell] = []
+        notes, doubts = scan.notes, list[Doubt]()
         try:
             if scan.width * scan.height == 0:
                 raise ReadError(Refusal("empty", f"the frame has no pixels: {scan.width} x {scan.height}"))
@@ -217,11 +220,17 @@ class Examiner:
             else:
                 facts, whole, unlit = self._whole(scan, run)
                 found, notes = [whole], notes + ((UNLIT,) if unlit else ())
+            cells = in_order([cell for part in found for cell in part.cells])
+            doubts += doubts_about(scan, facts, cells, self.whole_pixels)
         except ReadError as unreadable:
             refusal = unreadable.refusal
-        notes += (*_scale_notes(facts), *([TOO_MANY] if any(part.crowded for part in found) else []))
+        notes += (
+            *(doubt.detail for doubt in doubts),
+            *_too_coarse(facts),
+            *([TOO_MANY] if any(part.crowded for part in found) else []),
+        )
         return FrameReport(
-            cells=tuple(in_order([cell for part in found for cell in part.cells])),
+            cells=tuple(cells),
             facts=facts,
             refusal=refusal,
             path=run.path,
@@ -229,6 +238,7 @@ class Examiner:
             size=(scan.width, scan.height),
             validated=self.validated,
             notes=notes,
+            doubts=tuple(doubts),
         )
 
     def _whole(self, scan: Slide, run: _Run) -> tuple[FrameParameters, TileRecord, bool]:
@@ -240,8 +250,16 @@ class Examiner:
         return facts, found, not found.cells and _mostly_black(pictures.frame)
 
     def _estimated(self, pictures: ImagePyramid, scan: Slide) -> FrameParameters:
-        facts = estimate_frame_parameters(pictures, self.spec, pixel_um=self.pixel_um, stated_um=scan.pixel_um)
-        return confirmed(self.detector, pictures, facts, self.spec) if self.detector else facts
+        detector, given_um, stated_um = self.detector, self.pixel_um or self.spec.pixel_um, scan.pixel_um
+
+        def measure(pictures: ImagePyramid, content: Box) -> RedCells | None:
+            assert detector is not None
+            guess_um = given_um or stated_um
+            return red_cells_found(detector, pictures, content, guess_um=guess_um, red_cell_um=self.spec.red_cell_um)
+
+        return estimate_frame_parameters(
+            pictures, self.spec, pixel_um=given_um, stated_um=stated_um, measure=measure if detector else None
+        )
 
     def _surveyed(self, scan: Slide) -> FrameParameters:
         """What holds for the whole of a large `scan`, measured on windows that show something."""
@@ -308,9 +326,7 @@ def call_pictures(
             yield report.path, refused(refusal or Refusal("empty", "no white cell was found in the picture"))
 
 
-def _scale_notes(facts: FrameParameters | None) -> Iterator[str]:
-    if facts and facts.scale_note:
-        yield facts.scale_note
+def _too_coarse(facts: FrameParameters | None) -> Iterator[str]:
     if facts and facts.pixel_um > COARSEST_UM:
         yield f"at {facts.pixel_um:.4g} micrometres a pixel a nucleus can't be told from dirt: no cell is looked for"
 

@@ -22,6 +22,25 @@ from blastscope.runtime.frames.features import CellFeatures
 from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.runtime.types import CLASSES, Box, ClassName, Prediction, Refusal, RefusalCode, Voter
 
+DoubtCode = Literal["nothing-found", "many-white-cells", "scale-assumed", "scale-disputed"]
+DOUBTS: tuple[DoubtCode, ...] = get_args(DoubtCode)
+
+
+class Doubt(NamedTuple):
+    """Why a frame's result shouldn't be trusted before somebody has looked at it.
+
+    Attributes
+    ----------
+    code : str
+        For programs: 'nothing-found' (though dark purple objects are there), 'many-white-cells' (as many as red ones),
+        'scale-assumed' (nothing tells it), 'scale-disputed' (the file or the caller and the red cells differ).
+    detail : str
+        For people: one sentence, which may change from one version to the next.
+    """
+
+    code: DoubtCode
+    detail: str
+
 
 class CellRow(TypedDict):
     """One cell as the command line prints it."""
@@ -48,11 +67,12 @@ class FrameRow(TypedDict):
     pixel_um: float | None
     scale_source: ScaleSource | None
     counts: dict[str, int]
-    groups: dict[str, int] | None  # cells by the detector's groups; None where the bundle has none
+    groups: dict[str, int]  # cells by group: see `FrameReport.groups`
     cells: list[CellRow]
     size: list[int] | None  # width, height
     detail: str | None  # of the refusal
     notes: list[str]
+    doubts: list[DoubtCode]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,7 +157,8 @@ class FrameReport:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     id: int | str | None = None  # of the frame in its stream
     size: tuple[int, int] | None = None  # width and height of the frame
-    notes: tuple[str, ...] = ()  # what was read of a file that holds more, and where the scale comes from
+    notes: tuple[str, ...] = ()  # what was read of a file that holds more, where the scale comes from, and all doubts in words
+    doubts: tuple[Doubt, ...] = ()  # why the frame may not have been understood
 
     @property
     def pixel_um(self) -> float | None:
@@ -163,10 +184,24 @@ class FrameReport:
         return {"cells": len(labels), **called, "refused": labels.count(None)}
 
     @property
-    def groups(self) -> dict[str, int] | None:
-        """How many cells look lymphoid, myeloid, or like neither; None where no detector said so of all of them."""
+    def doubt_codes(self) -> frozenset[DoubtCode]:
+        """What kinds of doubt there are about the frame."""
+        return frozenset(doubt.code for doubt in self.doubts)
+
+    @property
+    def groups(self) -> dict[str, int]:
+        """The cells by group, as a differential's first line.
+
+        Where the bundle's detector told the group of each cell: 'lymphoid', 'myeloid' and 'other'. Elsewhere by what became of
+        them: 'lymphoid' those that look it and were called, 'not_lymphoid' those with a lobed or granular nucleus or pink
+        cytoplasm; all others are 'not_judged': cut off, clumped, blurred, or unlike the training's cells.
+        """
         names = [cell.found.group.name for cell in self.cells if cell.found.group]
-        return {name: names.count(name) for name in GROUPS} if len(names) == len(self.cells) and names else None
+        if names and len(names) == len(self.cells):
+            return {name: names.count(name) for name in GROUPS}
+        codes = [cell.refusal.code if cell.refusal else None for cell in self.cells]
+        lymphoid, other = codes.count(None), codes.count("not-lymphoid")
+        return {"lymphoid": lymphoid, "not_lymphoid": other, "not_judged": len(codes) - lymphoid - other}
 
     def row(self) -> FrameRow:
         """The frame as plain JSON values."""
@@ -182,6 +217,7 @@ class FrameReport:
             size=list(self.size) if self.size else None,
             detail=self.refusal.detail if self.refusal else None,
             notes=list(self.notes),
+            doubts=sorted(self.doubt_codes),
         )
 
 

@@ -11,6 +11,7 @@ import math
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -20,13 +21,23 @@ from blastscope.runtime.backends.protocol import Workload
 from blastscope.runtime.bundle import Bundle, Golden
 from blastscope.runtime.bundle.manifest import GraphEntry
 from blastscope.runtime.errors import BlastscopeError, Closed, DeviceError, DigestMismatch, UsageError
-from blastscope.runtime.inference.autotune_guess import OTHERWISE
 from blastscope.runtime.inference.background import DeferredTask
 from blastscope.runtime.inference.events import EventLog, Measured, NotMeasured, PassedOver, TimesNotKept
 from blastscope.runtime.inference.worker_pool import InferencePool
 from blastscope.runtime.io.atomic import write_content
 from blastscope.runtime.io.own_files import Unusable, make_private_folder, read_own
 from blastscope.runtime.types import PRECISIONS, Execution, Layout, Precision
+
+OTHERWISE: tuple[Execution, ...] = ("bf16", "f16", "f32", "int8")
+_BF16 = {"avx512_bf16", "amx_bf16"}
+
+
+def likely_fastest(features: AbstractSet[str]) -> tuple[Execution, ...]:
+    """The executions in the order in which a CPU with these `features`, named as in Linux, is likely fast, fastest first."""
+    if "avx2" not in features:
+        return OTHERWISE
+    return ("int8", "bf16", "f32", "f16") if _BF16 & features else ("int8", "f32", "bf16", "f16")
+
 
 NATURAL: dict[Precision, Execution] = {"fp32": "f32", "fp16": "f16", "int8": "int8"}  # what a graph is written in
 _ROUNDS = (3, 20)  # at least and at most

@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from blastscope.runtime.backends.protocol import Cascade
-from blastscope.runtime.backends.registry import BACKENDS, GPU_BACKENDS, load_gpu_backend
+from blastscope.runtime.backends.protocol import BACKENDS, GPU_BACKENDS, Cascade, load_gpu_backend
 from blastscope.runtime.bundle import Bundle
 from blastscope.runtime.cuda.driver import GpuDevice, find_gpu
 from blastscope.runtime.errors import (
@@ -24,10 +23,9 @@ from blastscope.runtime.errors import (
     UsageError,
 )
 from blastscope.runtime.inference.background import BackgroundBuild
-from blastscope.runtime.inference.device import CPU, Device
 from blastscope.runtime.inference.events import BuildStarted, CascadeEnabled, DeviceSelected, PassedOver
 from blastscope.runtime.inference.loader import BackendPlan, LoadedSession, load_plan, plan_backend
-from blastscope.runtime.inference.options import SessionOptions
+from blastscope.runtime.inference.options import CPU, Device, SessionOptions
 from blastscope.runtime.types import VOTERS
 
 DEFAULT = "openvino"

@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from blastscope.runtime.backends.registry import BACKENDS, GPU_BACKENDS, load_backend, load_gpu_backend
-from blastscope.runtime.backends.tensorrt.catalog import StoredEngine, list_engines
-from blastscope.runtime.backends.tensorrt.compatibility import Machine
-from blastscope.runtime.backends.tensorrt.library import LIBRARIES
+from blastscope.runtime.backends.protocol import BACKENDS, GPU_BACKENDS, load_backend, load_gpu_backend
+from blastscope.runtime.backends.tensorrt.catalog import Machine, StoredEngine, list_engines
+from blastscope.runtime.backends.tensorrt.key import LIBRARIES
 from blastscope.runtime.cuda.driver import GpuDevice, probe
 from blastscope.runtime.cuda.kernels.fatbin import crop_fatbin, read_record
 from blastscope.runtime.errors import BlastscopeError, DriverError

@@ -8,21 +8,21 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from blastscope.runtime.backends.blob_store import engine_digest
-from blastscope.runtime.backends.protocol import BackendModule, Engine, EngineOptions, Workload
-from blastscope.runtime.backends.registry import load_backend, load_gpu_backend
+from blastscope.runtime.backends.protocol import BackendModule, Engine, EngineOptions, Workload, load_backend, load_gpu_backend
 from blastscope.runtime.bundle import Bundle, Golden, read_golden
 from blastscope.runtime.bundle.graphs import RefusedGraph
 from blastscope.runtime.errors import BlastscopeError, DeviceError, EngineError, GoldenMismatch, UnavailableError, UsageError
 from blastscope.runtime.inference.autotune import (
+    OTHERWISE,
     Autotuner,
     EngineConfig,
     Times,
     TimingCache,
     TimingCaches,
     eligible_configs,
+    likely_fastest,
     rank_by_latency,
 )
-from blastscope.runtime.inference.autotune_guess import OTHERWISE, likely_fastest
 from blastscope.runtime.inference.background import BackgroundBuild, DeferredTask
 from blastscope.runtime.inference.events import (
     ComputedIn,

@@ -10,9 +10,12 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -22,6 +25,7 @@ from numpy.typing import NDArray
 from blastscope.runtime.backends.protocol import BatchResult, Cascade, Engine
 from blastscope.runtime.errors import Closed, EngineError, UsageError
 from blastscope.runtime.io.concurrency import ThreadPool
+from blastscope.runtime.types import Prediction
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -248,3 +252,113 @@ class _Turn:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._pool.give_back(self)
+
+
+PredictBatch = Callable[[Sequence[Any]], list[Prediction]]
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    item: Any  # a crop, or an image for an engine that crops by itself
+    future: Future[Prediction]
+    call: Call  # ends when the item is answered
+
+
+def answered(prediction: Prediction) -> Future[Prediction]:
+    """The future of what is known already."""
+    future: Future[Prediction] = Future()
+    future.set_result(prediction)
+    return future
+
+
+class RequestQueue:
+    """Room for `limit` items. `decide` answers a few of them, and is called in the threads of `lanes`."""
+
+    def __init__(self, lanes: InferencePool, predict_batch: PredictBatch, limit: int) -> None:
+        self._lanes = lanes
+        self._predict_batch = predict_batch
+        self._limit = limit
+        self._line: deque[_Waiting] = deque()
+        self._lock = threading.Lock()
+        self._telling: dict[int, float] = {}  # threads that are in futures' callbacks, and since when
+        lanes.while_closing = self._give_up
+
+    def put(self, item: Any) -> Future[Prediction]:
+        """The future of the answer. Waits while the room is full. Raises `Closed`.
+
+        In a thread of `lanes`, where futures' callbacks run, it might wait for itself: there it raises `UsageError` instead.
+        """
+        while True:
+            waiting = _Waiting(item, Future(), self._lanes.enter())
+            try:
+                with self._lock:
+                    there_is_room = len(self._line) < self._limit
+                    if there_is_room:
+                        self._line.append(waiting)
+                if there_is_room:
+                    self._lanes.start(self._answer_some)
+                    return waiting.future
+            except BaseException:
+                self._withdraw(waiting)
+                raise
+            self._lanes.leave(waiting.call)
+            if self._lanes.works_here:
+                raise UsageError(
+                    f"{self._limit} images wait, and a future's callback can't wait for room: it would wait for itself; hand "
+                    "over fewer, open the bundle with a larger queue, or submit from a thread of your own"
+                )
+            self._lanes.wait_until(lambda: len(self._line) < self._limit)
+
+    def _withdraw(self, waiting: _Waiting) -> None:
+        """Takes back what nobody will ask for, unless it is being answered already."""
+        with self._lock:
+            if waiting in self._line:
+                self._line.remove(waiting)
+        self._lanes.leave(waiting.call)
+
+    def _answer_some(self) -> None:
+        """Answers those at the head of the line; there may be none left, when another thread took them along."""
+        with self._lock:
+            taken = [self._line.popleft() for _ in range(min(self._lanes.engine.batch, len(self._line)))]
+        if not taken:
+            return
+        self._lanes.wake()
+        wanted = [item for item in taken if item.future.set_running_or_notify_cancel()]
+        answers: list[Prediction] = []
+        failure: BaseException | None = None
+        try:
+            answers = self._predict_batch([waiting.item for waiting in wanted]) if wanted else []
+        except BaseException as error:  # noqa: BLE001 whatever it is, it belongs to those who wait for the answers
+            failure = error
+        self._end(taken)  # before the futures are told: a callback may close the handle
+        self._tell(wanted, answers, failure)
+
+    def _tell(self, wanted: Sequence[_Waiting], answers: Sequence[Prediction], failure: BaseException | None) -> None:
+        thread = threading.get_ident()
+        try:
+            for number, item in enumerate(wanted):
+                self._telling[thread] = time.monotonic()
+                if failure is not None:
+                    item.future.set_exception(failure)
+                else:
+                    item.future.set_result(answers[number])
+        finally:
+            self._telling.pop(thread, None)
+
+    def _give_up(self) -> None:
+        """Fails those who wait where every thread that could answer them is in a callback that doesn't return."""
+        long_ago = time.monotonic() - CALLBACK_PATIENCE_S
+        if sum(since < long_ago for since in list(self._telling.values())) < len(self._lanes.engine.lanes):
+            return
+        with self._lock:
+            taken = list(self._line)
+            self._line.clear()
+        self._end(taken)
+        error = Closed("the handle was closed while a future's callback hung, and with it the thread that would have answered")
+        wanted = [item for item in taken if item.future.set_running_or_notify_cancel()]
+        # in a thread of its own: these futures may have the same callback
+        threading.Thread(target=self._tell, args=(wanted, [], error), name="blastscope-give-up", daemon=True).start()
+
+    def _end(self, taken: Sequence[_Waiting]) -> None:
+        for waiting in taken:
+            self._lanes.leave(waiting.call)

@@ -24,7 +24,8 @@ COLOURS: dict[str, str] = {kind: look.colour for kind, look in LOOKS.items()}
 MARK = "blastscope"  # the key in a layer's metadata by which it is known again
 BOX_WIDTH_PX, OUTLINE_WIDTH_PX, TEXT_PT = 3, 2, 11
 # of a shape that somebody adds to a layer of a report: no network has seen it
-BY_HAND = {"call": "", "probability": np.nan, "score": np.nan, "voter": "", "refusal": "", "text": "by hand"}
+BY_HAND: dict[str, Any] = {"call": "", "probability": np.nan, "score": np.nan, "voter": "", "refusal": "", "text": "by hand"}
+BY_HAND |= {"number": 0, "answer": ""}
 BY_HAND_COLOUR = "cyan"
 
 
@@ -114,11 +115,11 @@ def show_report(viewer: Any, layer: Any, report: FrameReport) -> None:
         **place,
     )
     for shapes in (drawn, boxes):
-        _expect_shapes_by_hand(shapes)
-        shapes.events.data.connect(lambda event: _expect_shapes_by_hand(event.source) if event.action == "adding" else None)
+        expect_shapes_by_hand(shapes)
+        shapes.events.data.connect(lambda event: expect_shapes_by_hand(event.source) if event.action == "adding" else None)
 
 
-def _expect_shapes_by_hand(shapes: Any) -> None:
+def expect_shapes_by_hand(shapes: Any) -> None:
     """The next new shape says `BY_HAND`. napari would give it the features and colour of the last or the selected one."""
     shapes.feature_defaults = BY_HAND
     with shapes.block_update_properties():  # the selected ones keep their colour
@@ -135,6 +136,8 @@ def features_of(report: FrameReport) -> dict[str, list[Any]]:
         "voter": [(call.voter or "") if call else "" for _, call in calls],
         "refusal": [cell.refusal.code if cell.refusal else "" for cell, _ in calls],
         "text": [_text(cell) for cell, _ in calls],
+        "number": list(range(1, len(calls) + 1)),
+        "answer": [""] * len(calls),  # what a person says of the cell
     }
 
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blastscope.runtime.errors import BlastscopeError, MissingLibrary
+from blastscope.runtime.errors import BlastscopeError, MissingLibrary, UsageError
+from blastscope.runtime.frames.corrections import WORDS
 from blastscope.runtime.frames.types import FrameReport
 from blastscope.runtime.integrations.napari_layers import frame_of, scale_of, show_report
+from blastscope.runtime.integrations.napari_review import answer_cells, cells_layer, corrections_in, save_corrections
 
 if TYPE_CHECKING:
     from blastscope.runtime.session import Scope
 
 try:
-    from magicgui.widgets import ComboBox, Container, FileEdit, FloatSpinBox, Label, PushButton
+    from magicgui.widgets import CheckBox, ComboBox, Container, FileEdit, FloatSpinBox, Label, LineEdit, PushButton
 except ModuleNotFoundError as error:
     raise MissingLibrary("magicgui", "napari") from error
 
@@ -32,8 +34,18 @@ class ExamineWidget(Container[Any]):  # type: ignore[misc]  # its types are not 
         self.bundle = FileEdit(label="bundle", mode="d", nullable=True, value=None, tooltip="empty: the one that is shipped")
         self.button = PushButton(text="Examine")
         self.told = Label(value="")
-        super().__init__(widgets=[self.layer, self.pixel_um, self.bundle, self.button, self.told, Label(value=NOTICE)])
+        self.answer = ComboBox(label="selected cells are", choices=[(words, answer) for answer, words in WORDS.items()])
+        self.say = PushButton(text="Say so")
+        self.who = LineEdit(label="your name or initials", value="")
+        self.whole = CheckBox(text="I looked at the whole frame", value=False)
+        self.file = FileEdit(label="corrections", mode="w", filter="*.csv", value=Path("corrections.csv"))
+        self.save = PushButton(text="Save corrections")
+        examining = [self.layer, self.pixel_um, self.bundle, self.button, self.told]
+        reviewing = [self.answer, self.say, self.who, self.whole, self.file, self.save]
+        super().__init__(widgets=[*examining, *reviewing, Label(value=NOTICE)])
         self.button.changed.connect(self.examine)
+        self.say.changed.connect(self.answer_selected)
+        self.save.changed.connect(self.save_review)
         for change in (self._viewer.layers.events.inserted, self._viewer.layers.events.removed):
             change.connect(self.layer.reset_choices)
 
@@ -56,6 +68,33 @@ class ExamineWidget(Container[Any]):  # type: ignore[misc]  # its types are not 
         worker.finished.connect(lambda: setattr(self.button, "enabled", True))
         worker.start()
         return worker
+
+    def answer_selected(self) -> None:
+        """Notes the answer for the cells that are selected in the layer of boxes."""
+        try:
+            shapes = self._cells()
+            if not shapes.selected_data:
+                raise UsageError(f"no cell is selected: select some in the layer '{shapes.name}'")
+            count = answer_cells(shapes, shapes.selected_data, self.answer.value)
+            self.told.value = f"{count} cells: {WORDS[self.answer.value]}"
+        except BlastscopeError as error:
+            self._complain(error)
+
+    def save_review(self) -> None:
+        """Adds what was said of the frame to the file of corrections."""
+        try:
+            layer = self.layer.value
+            path = str(layer.source.path or layer.name) if layer is not None else ""
+            rows = corrections_in(self._cells(), path, self.who.value, whole=self.whole.value)
+            held = save_corrections(self.file.value, rows)
+            self.told.value = f"{len(rows)} rows saved; '{self.file.value}' now holds {held}"
+        except BlastscopeError as error:
+            self._complain(error)
+
+    def _cells(self) -> Any:
+        if self.layer.value is None:
+            raise UsageError("there is no image: open a frame first")
+        return cells_layer(self._viewer, self.layer.value)
 
     def _work(self, pixels: Any, scales: tuple[float | None, float | None], bundle: Path | None) -> FrameReport:
         """Runs in a thread of its own; only one does at a time, since the button is off meanwhile."""

@@ -22,11 +22,9 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from blastscope.runtime.frames.types import FrameCell, FrameReport, FrameSpecification
-from blastscope.runtime.integrations.camera_format import CameraFormat
-from blastscope.runtime.integrations.micromanager import CameraListener
+from blastscope.runtime.integrations.micromanager import CameraFormat, CameraListener
 from blastscope.runtime.integrations.protocols import StreamFactory
-from blastscope.runtime.integrations.scan_plan import gives_frame, scan_events
-from blastscope.runtime.integrations.stage_transform import Place, StageMap, offset_um
+from blastscope.runtime.integrations.scan_plan import Place, StageMap, gives_frame, offset_um, scan_events
 from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.runtime.types import Box, RefusalCode
 

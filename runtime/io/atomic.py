@@ -17,8 +17,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from blastscope.runtime.errors import BlastscopeError, DataError, WriteError
-from blastscope.runtime.io.locks import exclusive_lock
-from blastscope.runtime.io.own_files import PRIVATE_FILE, PRIVATE_FOLDER
+from blastscope.runtime.io.own_files import PRIVATE_FILE, PRIVATE_FOLDER, exclusive_lock
 from blastscope.runtime.io.temporary_file import sibling, temporary_file
 
 

@@ -12,8 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.io.exif import turn_upright
-from blastscope.runtime.io.image_header import MAX_PIXELS, Header, breaks_off, read_gray_jpeg_header, read_header
+from blastscope.runtime.io.image_header import MAX_PIXELS, Header, breaks_off, read_gray_jpeg_header, read_header, turn_upright
 from blastscope.runtime.io.jpeg_markers import without_comments
 from blastscope.runtime.types import Refusal
 

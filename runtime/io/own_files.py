@@ -9,9 +9,14 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from blastscope.runtime.errors import DataError
 
 # no link is followed, no pipe waited for, no line end changed
 _PLAINLY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
@@ -134,3 +139,31 @@ def _check_owner(path: Path, found: os.stat_result) -> None:
         raise Unusable(f"'{path.name}' belongs to user {found.st_uid}, not to user {os.geteuid()}")
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise Unusable(f"'{path.name}' may be written by others (mode {stat.S_IMODE(found.st_mode):o})")
+
+
+@contextmanager
+def exclusive_lock(place: Path, *, wait: bool) -> Iterator[None]:
+    """Holds a lock file while the `with` block runs, and leaves none behind. The lock of a killed process doesn't count.
+
+    Parameters
+    ----------
+    place : Path
+        The lock file.
+    wait : bool
+        Whether to wait for another process that holds it.
+
+    Raises
+    ------
+    DataError
+        Another process holds it, and `wait` is False.
+    """
+    try:
+        with FileLock(place, timeout=-1 if wait else 0):
+            try:
+                yield
+            finally:
+                if os.name != "nt":  # Windows deletes no file that is open; there the lock itself does it, afterwards
+                    # while it is held: whoever waits for this very file finds that it has no name any more, and begins anew
+                    place.unlink(missing_ok=True)
+    except Timeout as error:
+        raise DataError(place.parent, "another process is at work in it: wait for it, or name another folder") from error

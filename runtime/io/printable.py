@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from blastscope.runtime.io.atomic import write_file
 
 # What a terminal obeys instead of showing it, what turns the direction of writing round, and bytes that are no text.
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -57,3 +63,26 @@ def without_surrogates(text: object) -> str:
 def _escaped(found: re.Match[str]) -> str:
     code = ord(found[0])
     return f"\\x{code:02x}" if code < 0x20 else f"\\u{code:04x}"  # the latter may stand in JSON, where the former never are
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Writes a table to a CSV file in UTF-8, whole or not at all.
+
+    Parameters
+    ----------
+    path : Path
+        The file; one that stands there is replaced.
+    columns : sequence of str
+        Names for the first line.
+    rows : iterable of sequences
+        A value for each column; None gives an empty field. Bytes of a file's name that are no text are written as escapes.
+
+    Raises
+    ------
+    WriteError
+        The file can't be written.
+    """
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
+    content = text.getvalue().encode("utf-8", "backslashreplace")
+    write_file(path, lambda fresh: fresh.write_bytes(content))

@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from blastscope.runtime.bundle import Bundle
 from blastscope.runtime.bundle.opening import verify_again
-from blastscope.runtime.inference.device import parse_device
 from blastscope.runtime.inference.device_selection import load_session
 from blastscope.runtime.inference.events import SessionEvent
 from blastscope.runtime.inference.loader import LoadedSession
-from blastscope.runtime.inference.options import SessionOptions
+from blastscope.runtime.inference.options import SessionOptions, parse_device
 from blastscope.runtime.inference.predictor import Predictor, make_predictor
-from blastscope.runtime.inference.request_queue import RequestQueue
-from blastscope.runtime.inference.worker_pool import InferencePool
+from blastscope.runtime.inference.worker_pool import InferencePool, RequestQueue
+from blastscope.runtime.io.cpu_info import usable_threads
 from blastscope.runtime.types import Audit
 
 if TYPE_CHECKING:
@@ -134,6 +133,12 @@ class OpenSession:
         queue = RequestQueue(opened.lanes, predictor.predict_batch, self._queue)
         # closes a handle that was forgotten, when it is collected or when the process ends
         return _Run(opened, audit, predictor, queue, DeferredOpening(), weakref.finalize(self, opened.close))
+
+    def _detector(self) -> Detector | None:
+        from blastscope.runtime.frames.detection.loader import load_detector
+
+        threads = self._options.threads or usable_threads()
+        return load_detector(self.bundle, backend=self._run.opened.lanes.engine.backend, threads=threads)
 
     def _validation_objection(self) -> str | None:
         """Why the validation record isn't this bundle's; whether it holds for a specification shows in each report."""

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from blastscope.runtime.crop import crop_cell
 from blastscope.runtime.errors import Closed, UsageError
 from blastscope.runtime.inference.explanation import Explanation, explain_crop
-from blastscope.runtime.inference.request_queue import answered
-from blastscope.runtime.inference.smear import SmearCall, call_smear, smear_model
+from blastscope.runtime.inference.voting import SmearCall, call_smear, smear_model
+from blastscope.runtime.inference.worker_pool import answered
 from blastscope.runtime.io.concurrency import keeping, ordered_map
 from blastscope.runtime.io.cpu_info import usable_threads
 from blastscope.runtime.io.image import check_array, list_images, load_pixels, read_image
@@ -23,7 +23,6 @@ from blastscope.runtime.session.open_session import OpenSession
 from blastscope.runtime.types import VOTERS, Prediction, Refusal
 
 if TYPE_CHECKING:
-    from blastscope.runtime.frames.detection.detector import Detector
     from blastscope.runtime.frames.pipeline import Classify, Examiner, Look, Watch
     from blastscope.runtime.frames.types import FrameReport, FrameSpecification
     from blastscope.runtime.io.image import ImageSource
@@ -277,7 +276,7 @@ class Scope(OpenSession):
         Closed, UsageError
             The handle is closed; an argument can't be.
         """
-        from blastscope.runtime.streaming.metadata import told_um
+        from blastscope.runtime.streaming.frame_queue import told_um
         from blastscope.runtime.streaming.stream import Stream
 
         with self._run.opened.lanes.call():
@@ -310,9 +309,3 @@ class Scope(OpenSession):
         threads = self._options.threads or usable_threads()
         detector = self._run.detector.get(self._detector) if spec.finder == "auto" else None
         return Examiner(classify, spec, pixel_um, threads, validated=validated, detector=detector)
-
-    def _detector(self) -> Detector | None:
-        from blastscope.runtime.frames.detection.loader import load_detector
-
-        threads = self._options.threads or usable_threads()
-        return load_detector(self.bundle, backend=self._run.opened.lanes.engine.backend, threads=threads)

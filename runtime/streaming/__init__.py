@@ -4,8 +4,7 @@
 went wrong without ending it.
 """
 
-from blastscope.runtime.streaming.frame_queue import Frame
-from blastscope.runtime.streaming.stats import StreamFailure, StreamState, StreamStats
+from blastscope.runtime.streaming.frame_queue import Frame, StreamFailure, StreamState, StreamStats
 from blastscope.runtime.streaming.stream import Stream, WhenFull
 
 __all__ = ["Frame", "Stream", "StreamFailure", "StreamState", "StreamStats", "WhenFull"]

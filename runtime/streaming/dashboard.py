@@ -25,8 +25,7 @@ from urllib.parse import parse_qs
 from blastscope.runtime.errors import UsageError
 from blastscope.runtime.evaluation.drift import Drift
 from blastscope.runtime.frames.types import FrameReport
-from blastscope.runtime.streaming.connections import ANSWER_S, Connections, DeadlineReader
-from blastscope.runtime.streaming.frame_buffer import FrameBuffer
+from blastscope.runtime.streaming.frame_buffer import ANSWER_S, Connections, DeadlineReader, FrameBuffer
 from blastscope.runtime.streaming.stream import Stream
 
 FILES = {

@@ -16,8 +16,16 @@ from typing import Any, Literal, NamedTuple, Protocol, Self, get_args
 
 from blastscope.runtime.errors import Closed, DeviceLost, ImageError, UsageError
 from blastscope.runtime.frames.types import FrameReport
-from blastscope.runtime.streaming.frame_queue import BoundedQueue, Frame, FrameId, as_frame, own
-from blastscope.runtime.streaming.stats import StatsRecorder, StreamFailure, StreamStats
+from blastscope.runtime.streaming.frame_queue import (
+    BoundedQueue,
+    Frame,
+    FrameId,
+    StatsRecorder,
+    StreamFailure,
+    StreamStats,
+    as_frame,
+    own,
+)
 from blastscope.runtime.types import Refusal
 
 WhenFull = Literal["drop-oldest", "block"]

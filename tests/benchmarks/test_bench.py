@@ -15,15 +15,14 @@ from onnx_builders import reference, two_towers
 from blastscope import open_bundle
 from blastscope.benchmarks import baselines, model_benchmark
 from blastscope.benchmarks import bench as bench_module
-from blastscope.benchmarks.baseline_int8 import BaselineGraphs
+from blastscope.benchmarks.baselines import BaselineGraphs
 from blastscope.benchmarks.bench import run_benchmark
+from blastscope.benchmarks.contenders import ReferencePredictions, RuntimeConfig, open_runtime, predict_graphs
 from blastscope.benchmarks.interleaved_timing import TimingConfig
 from blastscope.benchmarks.model_benchmark import BenchmarkConfig
 from blastscope.benchmarks.models import BenchmarkModel
-from blastscope.benchmarks.reference_labels import ReferencePredictions, predict_graphs
 from blastscope.benchmarks.results import SCHEMA_FILE, result_json
 from blastscope.benchmarks.roofline import Peak
-from blastscope.benchmarks.runtime_targets import RuntimeConfig, open_runtime
 from blastscope.benchmarks.schema import BenchResult
 from blastscope.runtime import bundle as bundle_module
 from blastscope.runtime.bundle import read_bundle
@@ -63,7 +62,7 @@ def test_baselines_label_as_their_graphs_do_or_are_left_out_with_a_note(
     path = tiny_bundle.make("fp32", "int8")
     bundle = read_bundle(path)
     files = [bundle.file(entry) for entry in (bundle.graph("fp32"), bundle.graph("int8")) if entry]
-    monkeypatch.setattr(model_benchmark, "baseline_graphs", lambda model, data, progress: BaselineGraphs(*files))
+    monkeypatch.setattr(model_benchmark, "baseline_graphs", lambda model, data: BaselineGraphs(*files))
 
     def no_compiler(*args: Any, **options: Any) -> Any:
         raise RuntimeError("no C++ compiler was found\nand a long trace")

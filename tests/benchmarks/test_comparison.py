@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from blastscope.benchmarks.bootstrap import change_interval, ratio_interval
 from blastscope.benchmarks.comparison import compare
 from blastscope.benchmarks.interleaved_timing import Round
-from blastscope.benchmarks.schema import BenchResult, Machine, Row, make_row
+from blastscope.benchmarks.schema import BenchResult, Machine, Row, change_interval, make_row, ratio_interval
 
 MACHINE = Machine(processor="fake", features=("avx2",), cores=2, system="Linux", python="3.11")
 

@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from blastscope.benchmarks.cpu_contention import ContentionMonitor, cpu_governor, wait_for_idle
+from blastscope.benchmarks.interleaved_timing import ContentionMonitor, cpu_governor, wait_for_idle
 
 
 def test_the_share_of_other_processes_is_counted_from_kernel_ticks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counters = tmp_path / "stat"
     clock = iter([0.0, 2.0, 2.0])
-    monkeypatch.setattr("blastscope.benchmarks.cpu_contention.time.monotonic", lambda: next(clock))
-    monkeypatch.setattr("blastscope.benchmarks.cpu_contention._usable_cpus", lambda: {0, 1})
-    monkeypatch.setattr("blastscope.benchmarks.cpu_contention.os.sysconf", lambda name: 100)
+    monkeypatch.setattr("blastscope.benchmarks.interleaved_timing.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("blastscope.benchmarks.interleaved_timing._usable_cpus", lambda: {0, 1})
+    monkeypatch.setattr("blastscope.benchmarks.interleaved_timing.os.sysconf", lambda name: 100)
     now = type("Times", (), {"user": 0.0, "system": 0.0, "children_user": 0.0, "children_system": 0.0})
-    monkeypatch.setattr("blastscope.benchmarks.cpu_contention.os.times", lambda: now)
+    monkeypatch.setattr("blastscope.benchmarks.interleaved_timing.os.times", lambda: now)
     counters.write_text("cpu 9 9\ncpu0 100 0 0 500 7 0 0 0 0 0\ncpu1 50 0 0 900 0 0 0 0 0 0\ncpu2 0 0 0 0 0 0 0 0 0 0\n")
     monitor = ContentionMonitor(counters)
     # in two seconds 190 ticks of two cores: 40 of them steal, 100 of them our own; the third core can't be used by us
@@ -30,7 +30,7 @@ def test_the_share_of_other_processes_is_counted_from_kernel_ticks(tmp_path: Pat
 def test_the_wait_for_an_idle_machine_ends_at_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     shares = iter([0.9, 0.5, 0.01, 0.9, 0.9])
     monkeypatch.setattr(ContentionMonitor, "other_cpu_share", lambda self: next(shares))
-    monkeypatch.setattr("blastscope.benchmarks.cpu_contention.POLL_INTERVAL_S", 0.0)
+    monkeypatch.setattr("blastscope.benchmarks.interleaved_timing.POLL_INTERVAL_S", 0.0)
     assert wait_for_idle(60.0) == 0.01
     assert wait_for_idle(0.0) == 0.9
 

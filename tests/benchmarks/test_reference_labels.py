@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from blastscope.benchmarks.reference_labels import ReferencePredictions, clearest_cells, predict_graphs, vote_margins
+from blastscope.benchmarks.contenders import ReferencePredictions, clearest_cells, predict_graphs, vote_margins
 from blastscope.runtime.bundle import read_bundle
 
 
@@ -18,7 +18,7 @@ def test_predictions_are_computed_once_and_the_clearest_cells_chosen(
     path = tiny_bundle.make("fp32")
     spec = read_bundle(path).manifest.crop
     first = predict_graphs(path, ReferencePredictions(spec, 6, tmp_path))["fp32"]
-    monkeypatch.setattr("blastscope.benchmarks.reference_labels.open_engine", lambda *_, **__: pytest.fail("computed again"))
+    monkeypatch.setattr("blastscope.benchmarks.contenders.open_engine", lambda *_, **__: pytest.fail("computed again"))
     again = predict_graphs(path, ReferencePredictions(spec, 6, tmp_path))["fp32"]
     np.testing.assert_allclose(again, first)
     chosen = clearest_cells([first], 2)

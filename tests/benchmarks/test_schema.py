@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from blastscope.benchmarks.cpu_contention import BUSY_THRESHOLD
-from blastscope.benchmarks.interleaved_timing import Round
+from blastscope.benchmarks.interleaved_timing import BUSY_THRESHOLD, Round
 from blastscope.benchmarks.roofline import Peak
 from blastscope.benchmarks.schema import MIN_CALLS_P999, Row, make_row, with_roofline
 

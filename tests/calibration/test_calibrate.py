@@ -23,18 +23,17 @@ from typer.testing import CliRunner
 from blastscope.calibration.acceptance.evaluation import CellPredictions, ReferenceRunner
 from blastscope.calibration.calibrate import calibrate, check_writable
 from blastscope.calibration.cascade import run as cascade_module
-from blastscope.calibration.cascade.plots import write_report
-from blastscope.calibration.cascade.report import CascadeReport
+from blastscope.calibration.cascade.report import CascadeReport, write_report
 from blastscope.calibration.cascade.run import calibrate_cascade
 from blastscope.calibration.cascade.threshold_selection import clopper_pearson_upper
 from blastscope.calibration.compare import compare
 from blastscope.calibration.config import CalibrationConfig, CascadeConfig, OperatingPointConfig
-from blastscope.calibration.quantisation.macs import count_macs, voter_mac_share
+from blastscope.calibration.quantisation.qdq_placement import count_macs, voter_mac_share
 from blastscope.calibration.quantisation.quantizer import Int8Builder
-from blastscope.calibration.report import CalibrationReport
+from blastscope.calibration.result import CalibrationReport
 from blastscope.cli import app
-from blastscope.export.config import ExportConfig
 from blastscope.export.exporter import export_run
+from blastscope.export.onnx_writer import ExportConfig
 from blastscope.runtime.bundle import Bundle, pack, read_bundle, read_golden, update_bundle
 from blastscope.runtime.errors import BundleError, DataError, DeviceError, UsageError
 from blastscope.runtime.io.cnmc import DatasetEntry, scan_dataset

@@ -14,7 +14,7 @@ from blastscope.export.onnx_export import make_graph, trace
 from blastscope.runtime.crop import Crop, CropSpecification, crop_cell
 from blastscope.runtime.io.synthetic import synthetic_cells
 from blastscope.train.config import TrainConfig
-from blastscope.train.random_init import random_ensemble
+from blastscope.train.ensemble_checkpoint import random_ensemble
 from blastscope.train.trunk import make_trunk_ensemble
 
 CONFIG = TrainConfig.model_validate(
@@ -36,7 +36,7 @@ def crops() -> np.ndarray:
 @pytest.fixture(scope="module")
 def model() -> onnx.ModelProto:
     torch.manual_seed(0)
-    return trace(make_graph(make_trunk_ensemble(CONFIG)[0].eval(), "fused"), 64, "fused")
+    return trace(make_graph(make_trunk_ensemble(CONFIG)[0].eval(), "ensemble"), 64, "ensemble")
 
 
 def test_features_are_the_trunk_s_statistics(model: onnx.ModelProto, crops: np.ndarray) -> None:
@@ -51,7 +51,7 @@ def test_features_are_the_trunk_s_statistics(model: onnx.ModelProto, crops: np.n
 def test_features_of_two_backbones_are_each_one_s_pooled_maps(crops: np.ndarray) -> None:
     facts = {"network": {"backbone": "test_resnet", "weights": "none"}, "crop": {"side_px": 64}, "stage2": {"hidden": 16}}
     trained = random_ensemble(TrainConfig.model_validate(facts), crops[:8])
-    graph = trace(make_graph(trained.ensemble, "fused"), 64, "fused")
+    graph = trace(make_graph(trained.ensemble, "ensemble"), 64, "ensemble")
     found = read_features(graph, find_features(graph), crops[:4])
     with torch.inference_mode():
         wanted = [

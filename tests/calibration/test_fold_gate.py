@@ -18,8 +18,8 @@ from blastscope.calibration.config import CalibrationConfig
 from blastscope.calibration.quantisation.calibration_data import crop_cells
 from blastscope.calibration.quantisation.quantizer import Int8Builder
 from blastscope.cli import app
-from blastscope.export.config import ExportConfig
 from blastscope.export.exporter import export_run
+from blastscope.export.onnx_writer import ExportConfig
 from blastscope.runtime.bundle import read_bundle
 from blastscope.runtime.bundle.manifest import Patients
 from blastscope.runtime.errors import BundleError, UsageError
@@ -27,7 +27,7 @@ from blastscope.runtime.io.cnmc import scan_dataset
 from blastscope.runtime.io.synthetic import write_synthetic_dataset
 from blastscope.train.ensemble_checkpoint import TrainedEnsemble, ValidationCell, save_ensemble
 
-LENIENT = CalibrationConfig(method="minmax", cells=8, flips_at_most=0.5, f1_loss_at_most=50, draws=50)
+LENIENT = CalibrationConfig(method="minmax", cells=8, max_flip_rate=0.5, max_f1_drop_points=50, draws=50)
 PARTS = (("H1", "2", "H3"), ("4", "H5", "6"))
 EVERYBODY = tuple(sorted(PARTS[0] + PARTS[1]))
 
@@ -113,7 +113,7 @@ def test_no_held_out_cell_sets_a_range_of_its_fold(place: Path, data: Path, monk
 def test_folds_that_flip_too_much_leave_the_bundle_as_it_was(place: Path, data: Path) -> None:
     before = read_bundle(place / "whole").digest
     strict = LENIENT.model_copy(
-        update={"f1_loss_at_most": 0.0, "flips_at_most": 0.0, "percentile": 90.1, "method": "percentile"}
+        update={"max_f1_drop_points": 0.0, "max_flip_rate": 0.0, "percentile": 90.1, "method": "percentile"}
     )
     report = calibrate(place / "whole", data, strict, folds=place / "folds")
     assert not report.admitted

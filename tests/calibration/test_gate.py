@@ -10,8 +10,15 @@ import pytest
 from onnx_builders import crops, two_towers
 
 from blastscope.calibration.acceptance.evaluation import ReferenceRunner
-from blastscope.calibration.acceptance.gate import PairedPredictions, failures, gate
-from blastscope.calibration.acceptance.trial import EngineResult, SignedCodes, Trial, open_engines
+from blastscope.calibration.acceptance.trial import (
+    EngineResult,
+    PairedPredictions,
+    SignedCodes,
+    Trial,
+    failures,
+    gate,
+    open_engines,
+)
 from blastscope.calibration.config import CalibrationConfig
 from blastscope.runtime.errors import ConfigError
 from blastscope.runtime.inference.validation import GoldenCheck

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from blastscope.calibration.quantisation.macs import count_macs
+from blastscope.calibration.quantisation.qdq_placement import count_macs
 
 
 @pytest.mark.parametrize(

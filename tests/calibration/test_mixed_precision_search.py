@@ -18,10 +18,10 @@ from blastscope.calibration.calibrate import calibrate
 from blastscope.calibration.config import CalibrationConfig
 from blastscope.calibration.quantisation.calibration_data import crop_cells
 from blastscope.calibration.quantisation.calibrators import collect_stats
-from blastscope.calibration.quantisation.cross_layer_equalization import equalize_layers
+from blastscope.calibration.quantisation.qdq import equalize_layers
 from blastscope.calibration.quantisation.qdq_placement import make_plan
 from blastscope.calibration.quantisation.quantizer import matching_layers
-from blastscope.calibration.report import CalibrationReport
+from blastscope.calibration.result import CalibrationReport
 from blastscope.cli import app
 from blastscope.runtime.bundle import Bundle, describe_file, read_bundle, read_golden, update_bundle
 from blastscope.runtime.bundle.manifest import GraphModels

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from blastscope.calibration.acceptance.drift_metric import Drift
+from blastscope.calibration.acceptance.evaluation import Drift
 from blastscope.calibration.acceptance.mixed_precision_search import Search, SearchReport
 from blastscope.calibration.config import CalibrationConfig
 from blastscope.calibration.quantisation.quantizer import QuantConfig

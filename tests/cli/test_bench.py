@@ -38,11 +38,11 @@ def configs(monkeypatch: pytest.MonkeyPatch) -> list[BenchmarkConfig]:
     """The configurations of the runs that `bench` starts; none of them measures anything."""
     found: list[BenchmarkConfig] = []
 
-    def run(prepared: Any, config: BenchmarkConfig, progress: Any) -> BenchResult:
+    def run(prepared: Any, config: BenchmarkConfig) -> BenchResult:
         found.append(config)
         return result(10.0)
 
-    monkeypatch.setattr(models, "prepare_model", lambda network, data, progress: network)
+    monkeypatch.setattr(models, "prepare_model", lambda network, data: network)
     monkeypatch.setattr(bench_module, "run_benchmark", run)
     return found
 

@@ -16,7 +16,7 @@ from blastscope.cli import app
 from blastscope.cli.build import Watcher
 from blastscope.export.engine_builds import BuildRequest, PlannedEngine, plan_engines
 from blastscope.runtime.backends.tensorrt.builder import BuildStep
-from blastscope.runtime.backends.tensorrt.compatibility import Machine
+from blastscope.runtime.backends.tensorrt.catalog import Machine
 from blastscope.runtime.backends.tensorrt.key import EngineKey, platform_name
 from blastscope.runtime.bundle import read_bundle
 from blastscope.runtime.cuda.driver import GpuFacts
@@ -59,7 +59,7 @@ def test_build_prints_each_engine_s_path_and_builds_nothing_twice(
     paths = [Path(line) for line in first.stdout.splitlines()]
     assert [path.parent for path in paths] == [cache, cache]
     assert all(path.is_file() and "sm86+sm89+sm120" in path.name for path in paths)
-    assert "1 of 2: fused fp32" in first.stderr
+    assert "1 of 2: ensemble fp32" in first.stderr
     assert "built in" in first.stderr
     rows = json.loads(run(*words, "--precision", "int8", "--json").stdout)
     assert [(row["path"], row["built"], row["key"]["precision"]) for row in rows] == [(str(paths[1]), False, "int8")]
@@ -226,7 +226,7 @@ def test_progress_is_drawn_on_a_terminal_and_told_by_the_line_elsewhere(
             watcher.say("done")
         said = capsys.readouterr()
         assert said.out == ""
-        assert "1 of 1: fused fp32 for portable" in said.err
+        assert "1 of 1: ensemble fp32 for portable" in said.err
         assert ("Timing graph nodes" in said.err) == terminal
         assert "Nothing to see" not in said.err
         assert "done" in said.err

@@ -82,9 +82,9 @@ def test_people_get_a_table_and_a_refused_cell_is_a_finding(bundle: Path, folder
 
 
 def test_files_of_a_folder_that_are_left_out_are_told_of(bundle: Path, folder: Path) -> None:
-    (folder / "deep" / "phone.heic").touch()
+    (folder / "deep" / "phone.avif").touch()
     result = run(folder, "--bundle", bundle)
-    assert "left out of the folders, by their suffix: 1 .heic (name a file itself" in result.stderr
+    assert "left out of the folders, by their suffix: 1 .avif (name a file itself" in result.stderr
     assert "left out" not in run(folder / "a.jpg", "--bundle", bundle).stderr
 
 

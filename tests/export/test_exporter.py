@@ -13,10 +13,9 @@ import torch
 
 from blastscope.calibration.acceptance.evaluation import ReferenceRunner
 from blastscope.export.benchmark_bundle import make_benchmark_bundle
-from blastscope.export.config import ExportConfig
 from blastscope.export.exporter import export_run, synthetic_crops
 from blastscope.export.onnx_export import make_graph
-from blastscope.export.onnx_writer import backbone_passes, export_graphs
+from blastscope.export.onnx_writer import ExportConfig, backbone_passes, export_graphs
 from blastscope.export.parity import torch_probabilities
 from blastscope.runtime.bundle import Bundle, read_bundle, read_golden
 from blastscope.runtime.bundle.manifest import Patients
@@ -25,9 +24,8 @@ from blastscope.runtime.inference.validation import check_golden
 from blastscope.runtime.io.cnmc import scan_dataset
 from blastscope.runtime.io.synthetic import write_synthetic_dataset
 from blastscope.train.config import TrainConfig
-from blastscope.train.ensemble_checkpoint import TrainedEnsemble, ValidationCell, load_ensemble, save_ensemble
+from blastscope.train.ensemble_checkpoint import TrainedEnsemble, ValidationCell, load_ensemble, random_ensemble, save_ensemble
 from blastscope.train.network import Ensemble
-from blastscope.train.random_init import random_ensemble
 
 SIDE = 32
 FACTS = {

@@ -20,6 +20,7 @@ from blastscope.runtime.backends.tensorrt.key import BatchProfile, EngineKey, en
 from blastscope.runtime.bundle import Bundle, read_bundle
 from blastscope.runtime.cuda.driver import GpuFacts
 from blastscope.runtime.errors import EngineError, UngatedBundle, UsageError
+from blastscope.serve.models import Cells, Frames
 
 GPU = GpuFacts(name="NVIDIA RTX A4000", capability="8.6", driver="580.65.06")
 
@@ -44,9 +45,7 @@ def read_config(model: Path, model_config: Any) -> Any:
 
 def test_the_config_says_what_the_graph_takes_and_gives(shipped: Bundle, model_config: Any, tmp_path: Path) -> None:
     config = read_config(write_repository(shipped, tmp_path), model_config)
-    session = onnxruntime.InferenceSession(
-        str(tmp_path / "blastscope" / "1" / "model.onnx"), providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime.InferenceSession(str(tmp_path / "crops" / "1" / "model.onnx"), providers=["CPUExecutionProvider"])
     types = {"tensor(uint8)": "TYPE_UINT8", "tensor(float)": "TYPE_FP32", "tensor(int32)": "TYPE_INT32"}
     kinds = config.DESCRIPTOR.file.enum_types_by_name["DataType"].values_by_number
     for configured, real in ((config.input, session.get_inputs()), (config.output, session.get_outputs())):
@@ -55,7 +54,7 @@ def test_the_config_says_what_the_graph_takes_and_gives(shipped: Bundle, model_c
         shapes = [list(tensor.reshape.shape) if tensor.HasField("reshape") else list(tensor.dims) for tensor in configured]
         assert shapes == [tensor.shape[1:] for tensor in real]
         assert all(len(tensor.dims) for tensor in configured)  # the server refuses an empty shape
-    assert (config.name, config.backend, config.max_batch_size) == ("blastscope", "onnxruntime", 64)
+    assert (config.name, config.backend, config.max_batch_size) == ("crops", "onnxruntime", 64)
 
 
 def test_requests_share_batches_and_every_preferred_size_is_warmed_up(
@@ -66,9 +65,7 @@ def test_requests_share_batches_and_every_preferred_size_is_warmed_up(
     assert config.dynamic_batching.max_queue_delay_microseconds == 2000
     assert [warm.batch_size for warm in config.model_warmup] == [1, 8, 64]
     side = shipped.manifest.crop.side_px
-    session = onnxruntime.InferenceSession(
-        str(tmp_path / "blastscope" / "1" / "model.onnx"), providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime.InferenceSession(str(tmp_path / "crops" / "1" / "model.onnx"), providers=["CPUExecutionProvider"])
     for warm in config.model_warmup:
         crops = warm.inputs["crops"]
         assert list(crops.dims) == [side, side, 3]
@@ -136,14 +133,28 @@ def test_a_bundle_whose_gate_was_waived_is_not_served(tiny_bundle: Any, tmp_path
 
 def test_the_verb_prints_where_the_model_lies_and_says_what_it_lacks(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["export", "--triton", str(tmp_path)])
-    assert (done.exit_code, done.stdout) == (0, f"{tmp_path / 'blastscope'}\n")
-    assert [path.name for path in tmp_path.iterdir()] == ["blastscope"]  # the server looks at all that lies there
+    assert (done.exit_code, done.stdout) == (0, f"{tmp_path / 'crops'}\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["crops"]  # the server looks at all that lies there
     for words, problem in (
         ([], "where to?"),
         (["--out", str(tmp_path / "b")], "which run?"),
         (["run", "--out", "b", "--precision", "fp16"], "go with --triton"),
         (["--triton", str(tmp_path), "--precision", "int8"], "has no fused int8 graph"),
+        (["run", "--out", "b", "--python-models"], "go with --triton"),
     ):
         done = CliRunner().invoke(app, ["export", *words])
         assert done.exit_code == 2
         assert problem in done.stderr
+
+
+def test_cells_and_frames_have_the_names_and_shapes_of_the_server(tmp_path: Path) -> None:
+    model_config_pb2 = pytest.importorskip("tritonclient.grpc.model_config_pb2")
+    done = CliRunner().invoke(app, ["export", "--triton", str(tmp_path), "--python-models"])
+    assert done.exit_code == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cells", "crops", "frames"]
+    for model in (Cells(), Frames()):
+        config = read_config(tmp_path / model.kind, model_config_pb2.ModelConfig)
+        assert (config.name, config.backend, config.max_batch_size) == (model.kind, "python", 0)
+        for configured, served in ((config.input, model.inputs), (config.output, model.outputs)):
+            assert [(one.name, tuple(one.dims)) for one in configured] == [(spec.name, spec.shape) for spec in served]
+        assert read_bundle(tmp_path / model.kind / "1" / "bundle.zip").digest == read_bundle(blastscope.SHIPPED_BUNDLE).digest

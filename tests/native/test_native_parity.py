@@ -17,7 +17,7 @@ from blastscope.runtime.crop import Crop, crop_cell
 from blastscope.runtime.io.cnmc import scan_dataset
 from blastscope.runtime.io.image import read_image
 from blastscope.runtime.io.synthetic import synthetic_cell
-from blastscope.runtime.scope import Scope
+from blastscope.runtime.session import Scope
 
 Pair = tuple[NativeScope, Scope]
 

@@ -12,10 +12,13 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+
+import blastscope
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = {
@@ -177,3 +180,24 @@ def test_the_bill_of_materials_lists_every_package_and_the_networks(tmp_path: Pa
     assert "dc64i46r" in shipped["description"]
     (own,) = (edge for edge in bill["dependencies"] if edge["ref"] == bill["metadata"]["component"]["bom-ref"])
     assert len(own["dependsOn"]) == len(PYPROJECT["dependencies"])
+
+
+def test_the_conda_recipe_asks_for_what_the_metadata_asks_for() -> None:
+    recipe = yaml.safe_load((ROOT / "conda" / "recipe.yaml").read_text(encoding="utf-8"))
+    python, *run = recipe["requirements"]["run"]
+    assert python.removeprefix("python ") == PYPROJECT["requires-python"]
+    renamed = [line.replace("py-opencv", "opencv-python-headless").replace(" ", "", 1) for line in run]
+    assert set(map(Requirement, renamed)) == set(map(Requirement, PYPROJECT["dependencies"]))
+    assert recipe["context"]["version"] == blastscope.__version__
+    assert {f"{name} = {target}" for name, target in PYPROJECT["scripts"].items()} == set(
+        recipe["build"]["python"]["entry_points"]
+    )
+
+
+def test_the_container_installs_by_hashes_and_runs_as_nobody_special() -> None:
+    lines = (ROOT / "Dockerfile").read_text(encoding="utf-8").splitlines()
+    assert any("--require-hashes" in line and "base.txt" in line for line in lines)
+    users = [number for number, line in enumerate(lines) if line.startswith("USER ")]
+    assert users
+    assert users[-1] < lines.index('ENTRYPOINT ["blastscope"]')
+    assert all((ROOT / line.split()[1]).exists() for line in lines if line.startswith("COPY requirements"))

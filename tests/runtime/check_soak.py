@@ -24,8 +24,7 @@ from blastscope.runtime.frames.types import FrameReport
 from blastscope.runtime.io.cpu_info import usable_threads
 from blastscope.runtime.io.image import read_image
 from blastscope.runtime.session import Scope, open_bundle
-from blastscope.runtime.streaming.frame_queue import Frame
-from blastscope.runtime.streaming.stats import StreamFailure
+from blastscope.runtime.streaming.frame_queue import Frame, StreamFailure
 from blastscope.runtime.types import Refusal
 
 SHARE = float(os.environ.get("SOAK_SHARE", "1"))

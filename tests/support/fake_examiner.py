@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.runtime.frames.types import FrameReport
-from blastscope.runtime.streaming.stats import StreamStats
+from blastscope.runtime.streaming.frame_queue import StreamStats
 
 PATIENCE_S = 30.0
 

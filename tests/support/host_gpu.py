@@ -16,10 +16,10 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.backends.nvidia.bound_network import BatchBinding, ExecutionContext, Network
+from blastscope.runtime.backends.nvidia.batch_executor import BatchBinding, ExecutionContext, Network
 from blastscope.runtime.cuda.driver import GpuDevice
+from blastscope.runtime.cuda.graphs import Gpu, Recording, Work
 from blastscope.runtime.cuda.kernels.crop_launch_plan import Launch
-from blastscope.runtime.cuda.protocol import Gpu, Recording, Work
 from blastscope.runtime.errors import DeviceLost, OutOfDeviceMemory
 
 FOUND = GpuDevice(0, "Host GPU", (8, 6), 1 << 34, "0000:00:00.0", "999.99")

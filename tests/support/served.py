@@ -30,7 +30,8 @@ class Served:
     def __init__(self, running: BackgroundServer, bundle: Path | None) -> None:
         self.running, self.bundle = running, bundle
         self.url, self.grpc_address = running.url, running.grpc_address
-        self._pool = urllib3.PoolManager(retries=False, cert_reqs="CERT_NONE", maxsize=32)
+        trusted = running.server.options.certificate
+        self._pool = urllib3.PoolManager(retries=False, ca_certs=trusted and str(trusted), maxsize=32)
 
     def ask(self, path: str, body: object = None, headers: dict[str, str] | None = None, **words: Any) -> Any:
         """A request over HTTP: POST where there is a body, which is JSON where it is no bytes."""

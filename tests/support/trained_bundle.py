@@ -8,15 +8,14 @@ from typing import NamedTuple
 import torch
 
 from blastscope.calibration.quantisation.calibration_data import crop_cells
-from blastscope.export.config import ExportConfig
 from blastscope.export.exporter import export_run
+from blastscope.export.onnx_writer import ExportConfig
 from blastscope.runtime.bundle.manifest import Patients
 from blastscope.runtime.io.cnmc import scan_dataset
 from blastscope.runtime.io.synthetic import write_synthetic_dataset
 from blastscope.runtime.types import CLASSES
 from blastscope.train.config import TrainConfig
-from blastscope.train.ensemble_checkpoint import TrainedEnsemble, ValidationCell, save_ensemble
-from blastscope.train.random_init import random_ensemble
+from blastscope.train.ensemble_checkpoint import TrainedEnsemble, ValidationCell, random_ensemble, save_ensemble
 
 TRAINING, VALIDATION = ("H1", "2"), ("H3", "4", "H5", "6")
 

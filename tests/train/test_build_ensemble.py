@@ -36,7 +36,7 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> dict[Precision, Path]:
     from blastscope.export.onnx_export import make_graph, trace
     from blastscope.export.onnx_writer import convert_fp16
     from blastscope.train.config import NetworkConfig, TrainConfig
-    from blastscope.train.random_init import random_ensemble
+    from blastscope.train.ensemble_checkpoint import random_ensemble
 
     config = TrainConfig(network=NetworkConfig(backbone="inception_resnet_v2", weights="none"))
     crops = np.stack([crop_cell(cell.image, config.crop).pixels for cell in synthetic_cells(2, seed=0)])

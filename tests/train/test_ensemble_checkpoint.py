@@ -20,13 +20,12 @@ from blastscope.runtime.crop import Crop, CropSpecification, crop_cell
 from blastscope.runtime.errors import DataError
 from blastscope.runtime.io.cnmc import scan_dataset
 from blastscope.runtime.io.image import read_image
-from blastscope.runtime.io.locks import exclusive_lock
+from blastscope.runtime.io.own_files import exclusive_lock
 from blastscope.runtime.io.synthetic import write_synthetic_dataset
 from blastscope.train.config import TrainConfig
-from blastscope.train.crop_cache import cache_crops
-from blastscope.train.ensemble_checkpoint import load_ensemble, save_ensemble
+from blastscope.train.data_loader import cache_crops
+from blastscope.train.ensemble_checkpoint import load_ensemble, random_ensemble, save_ensemble
 from blastscope.train.pipeline import check_run_folder, relative_name, train_ensemble
-from blastscope.train.random_init import random_ensemble
 
 TINY = {
     "crop": {"side_px": 32},
@@ -150,7 +149,7 @@ def test_crops_are_computed_once_for_each_specification(cells: Path, tmp_path: P
     first = cache_crops(folder, spec, tmp_path)
     other = cache_crops(folder, CropSpecification(side_px=40), tmp_path)
     assert other.crops.shape[1:] == (40, 40, 3)
-    monkeypatch.setattr("blastscope.train.crop_cache._fill", lambda *_: pytest.fail("cropped again"))
+    monkeypatch.setattr("blastscope.train.data_loader._fill", lambda *_: pytest.fail("cropped again"))
     again = cache_crops(folder, spec, tmp_path)
     np.testing.assert_array_equal(again.crops, first.crops)
     assert (again.cells, again.refused) == (first.cells, first.refused)

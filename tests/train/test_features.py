@@ -11,9 +11,9 @@ import numpy as np
 from blastscope.runtime.io.cnmc import scan_dataset
 from blastscope.runtime.io.synthetic import write_synthetic_dataset
 from blastscope.train.config import TrainConfig
-from blastscope.train.crop_cache import cache_crops
-from blastscope.train.features import FeatureTable, trunk_features
+from blastscope.train.data_loader import cache_crops
 from blastscope.train.progress import Progress
+from blastscope.train.stages import FeatureTable, trunk_features
 from blastscope.train.trunk import make_trunk_ensemble
 
 CONFIG = TrainConfig.model_validate(

@@ -17,6 +17,7 @@ from blastscope.runtime.bundle.manifest import Interval, Patients, TrainingProve
 from blastscope.runtime.errors import DataError, UsageError
 from blastscope.runtime.types import CLASSES, ClassName, Voter
 from blastscope.train.config import ScheduleConfig, TrainConfig
+from blastscope.train.fit_checkpoint import EpochRow
 from blastscope.train.report import (
     Comparison,
     ComparisonRow,
@@ -31,7 +32,6 @@ from blastscope.train.report.data import voter_calls
 from blastscope.train.report.plots import draw_pictures
 from blastscope.train.report.template import render_training_report
 from blastscope.train.report.writer import classes_by_name, kept_epoch
-from blastscope.train.schedule import EpochRow
 
 PICTURES = ["confusion", "curves", "patients", "reliability", "roc", "scores"]
 NAMES = ("1", "2", "3", "H1", "H2")

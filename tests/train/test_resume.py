@@ -150,7 +150,7 @@ def test_more_threads_are_no_other_configuration(
 def test_a_network_that_cannot_be_built_is_an_error_before_cropping(
     cells: Path, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("blastscope.train.crop_cache.cache_crops", lambda *_, **__: pytest.fail("crops cells for nothing"))
+    monkeypatch.setattr("blastscope.train.data_loader.cache_crops", lambda *_, **__: pytest.fail("crops cells for nothing"))
     network = config.network.model_copy(update={"drop_path": 0.1, "backbone": "densenet121"})
     stage1 = config.stage1.model_copy(update={"frozen": ("nobody",)})
     for change, problem in (({"network": network}, "no stochastic depth"), ({"stage1": stage1}, "has no layer 'nobody'")):

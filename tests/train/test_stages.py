@@ -13,13 +13,13 @@ from blastscope.runtime.io.cnmc import scan_dataset
 from blastscope.runtime.io.synthetic import write_synthetic_dataset
 from blastscope.runtime.types import CLASSES
 from blastscope.train import stages
-from blastscope.train.accelerator import make_fabric
 from blastscope.train.config import ScheduleConfig, TrainConfig
-from blastscope.train.crop_cache import cache_crops
+from blastscope.train.data_loader import cache_crops
 from blastscope.train.network import make_voter
 from blastscope.train.progress import Progress
 from blastscope.train.split import split_cells
 from blastscope.train.stages import Job, TrainingRows, apply_logit_shift, feature_rows, train_combined, train_voters
+from blastscope.train.trainer import make_fabric
 
 PLAIN = {"rotation_deg": 0, "flip_horizontal": False, "flip_vertical": False, "noise": 0, "contrast": 0, "channel": 0}
 

@@ -1,4 +1,4 @@
-"""train/trainer.py and train/schedule.py: rates, stopping, weights of classes, averages, and that something is learnt."""
+"""train/trainer.py and train/fit_checkpoint.py: rates, stopping, weights of classes, averages, and that something is learnt."""
 
 from __future__ import annotations
 
@@ -10,14 +10,12 @@ import torch
 from torch import nn
 
 from blastscope.runtime.errors import ConfigError, UsageError
-from blastscope.train.accelerator import make_fabric, resolve_precision
 from blastscope.train.bagging import Bag, plain_bag
 from blastscope.train.config import AugmentConfig, ComputeConfig, ScheduleConfig
 from blastscope.train.data_loader import TrainingBatches, ValidationBatches
-from blastscope.train.fit_checkpoint import FitCheckpoint
+from blastscope.train.fit_checkpoint import EpochRow, FitCheckpoint, FitState, learning_rate
 from blastscope.train.network import VoterNetwork, make_voter
 from blastscope.train.progress import Progress
-from blastscope.train.schedule import EpochRow, FitState, learning_rate
 from blastscope.train.trainer import (
     Score,
     Task,
@@ -26,7 +24,9 @@ from blastscope.train.trainer import (
     freeze_batch_norm,
     freeze_layers,
     is_frozen,
+    make_fabric,
     make_optimiser,
+    resolve_precision,
     update_ema,
     weighted_loss,
 )
@@ -241,9 +241,9 @@ def test_two_processes_share_each_batch_and_lose_nothing() -> None:
 
 
 def test_auto_precision_is_full_where_the_cpu_has_no_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("blastscope.train.accelerator._cpu_has_bf16", lambda: False)
+    monkeypatch.setattr("blastscope.train.trainer._cpu_has_bf16", lambda: False)
     assert resolve_precision(ComputeConfig(), gpu=False) == "fp32"
-    monkeypatch.setattr("blastscope.train.accelerator._cpu_has_bf16", lambda: True)
+    monkeypatch.setattr("blastscope.train.trainer._cpu_has_bf16", lambda: True)
     assert resolve_precision(ComputeConfig(), gpu=False) == "bf16"
     assert resolve_precision(ComputeConfig(precision="fp16"), gpu=True) == "fp16"
 

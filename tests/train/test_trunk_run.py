@@ -13,8 +13,8 @@ import torch
 from rich.console import Console
 
 import blastscope
-from blastscope.export.config import ExportConfig
 from blastscope.export.exporter import export_run
+from blastscope.export.onnx_writer import ExportConfig
 from blastscope.runtime.bundle import read_bundle, read_golden, update_bundle
 from blastscope.runtime.errors import DataError, UsageError
 from blastscope.runtime.io.cnmc import scan_dataset

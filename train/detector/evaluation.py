@@ -6,21 +6,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from blastscope.runtime.evaluation.detection import DetectionMetrics, Outcome, detection_metrics, match_boxes
 from blastscope.runtime.frames.detection.decode import Detections
 from blastscope.runtime.frames.detection.detector import Detector
-from blastscope.runtime.frames.detection.scale import confirmed, look_at
+from blastscope.runtime.frames.detection.scale import look_at, red_cells_found
 from blastscope.runtime.frames.estimation.frame_parameters import estimate_frame_parameters
-from blastscope.runtime.frames.image_pyramid import image_pyramid
+from blastscope.runtime.frames.estimation.pixel_size import RedCells
+from blastscope.runtime.frames.image_pyramid import ImagePyramid, image_pyramid
 from blastscope.runtime.frames.segmentation.pipeline import segment_cells
 from blastscope.runtime.frames.types import FrameSpecification
 from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.runtime.types import Box
 from blastscope.train.detector.network import Detector as DetectorModule
 from blastscope.train.detector.sources import WHITE, Frame, bccd_frames, read_rgb, txl_frames
+from blastscope.train.detector.trunk_maps import compiled_module
 from blastscope.train.progress import Progress
 
 LIMITS = (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6)  # of the score, at which a detector is judged
@@ -71,12 +72,7 @@ class TorchNetwork:
     """A detector as PyTorch has it, run by OpenVINO, on pictures of any size."""
 
     def __init__(self, module: DetectorModule) -> None:
-        import openvino
-
-        example = torch.zeros((1, 64, 64, 3), dtype=torch.uint8)
-        model = openvino.convert_model(module.eval(), example_input=example, input=[openvino.PartialShape([1, -1, -1, 3])])
-        settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
-        self._compiled = openvino.Core().compile_model(model, "CPU", settings)
+        self._compiled = compiled_module(module, (1, -1, -1, 3))
 
     def infer(self, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Maps (10, H / 8, W / 8) of `picture` (H, W, 3) RGB."""
@@ -98,10 +94,14 @@ def score_source(
     by_limit: dict[float, list[Outcome]] = {limit: [] for limit in LIMITS}
     by_stain: list[Outcome] = []
     scales = []
+
+    def measure(pictures: ImagePyramid, content: Box) -> RedCells | None:
+        return red_cells_found(detector, pictures, content, guess_um=None, red_cell_um=spec.red_cell_um)
+
     for at, frame in enumerate(frames):
         pictures = image_pyramid(read_rgb(frame.path), 1)
         before = estimate_frame_parameters(pictures, spec)
-        facts = confirmed(detector, pictures, before, spec)
+        facts = estimate_frame_parameters(pictures, spec, measure=measure)
         look = look_at(detector, pictures, facts.content, facts.pixel_um)
         white = _in_frame(look.found.white, look.grid.factor, (look.grid.x0, look.grid.y0))
         labelled = frame.boxes[frame.labels == WHITE]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -70,8 +71,10 @@ def fit(
             at: {k.split(".", 1)[1]: v for k, v in saved["optimiser"].items() if k.startswith(f"{at}.")} for at in moments
         }
         optimiser.load_state_dict({"state": entries, "param_groups": optimiser.state_dict()["param_groups"]})
-        for _ in range(steps * len(history.epochs)):
-            schedule.step()
+        with warnings.catch_warnings():  # that the optimiser has made no step yet: it made them before
+            warnings.simplefilter("ignore", UserWarning)
+            for _ in range(steps * len(history.epochs)):
+                schedule.step()
     for epoch in range(len(history.epochs), settings.epochs):
         began = time.monotonic()
         head.train()

@@ -148,5 +148,6 @@ def drawn_picture(seed: int, size: tuple[int, int]) -> Picture:
     """A drawn smear (height, width, 3) at the working scale with a few drawn white cells; nobody's."""
     rng, config = np.random.default_rng([seed, 9]), PictureConfig()
     cells = [prepare_cell(drawn_cell(10 * seed + number), config) for number in range(4)]
-    glass = draw_glass((size[1], size[0]), config.red_cell_px, rng)
-    return lay_cells(glass, cells, 1.0, rng, most=4).picture
+    scale = config.shown_red_cell_px / config.red_cell_px
+    glass = draw_glass((size[1], size[0]), config.shown_red_cell_px, rng)
+    return lay_cells(glass, cells, scale, rng, most=4).picture

@@ -23,7 +23,7 @@ from blastscope.train.detector.trunk_maps import DetectorTrunk, TrunkRunner
 from blastscope.train.fit_checkpoint import read_tensors, write_tensors
 from blastscope.train.progress import Progress
 
-POOL_VERSION = 4  # a change of how pictures are drawn must raise it
+POOL_VERSION = 1  # a change of how pictures are drawn must raise it
 SOURCES = ("bccd", "raabin", "pbc", "pbc_cells", "cnmc")
 # sources whose pictures show the same laboratory's: leaving one out leaves out all of them
 SAME_SOURCE = {"bccd": ("bccd",), "raabin": ("raabin",), "pbc": ("pbc", "pbc_cells")}
@@ -78,7 +78,8 @@ def shards_of(config: DetectorConfig, source: str) -> list[int]:
 
 def pool_key(data: Path, trunk: DetectorTrunk, config: DetectorConfig) -> str:
     """A digest of all that decides what the pool holds."""
-    digest = hashlib.sha256(f"{POOL_VERSION} {config.seed} {config.backbone} {config.picture.model_dump_json()}".encode())
+    pictures = config.picture.model_dump_json(exclude={"shown_red_cell_px"})
+    digest = hashlib.sha256(f"{POOL_VERSION} {config.seed} {config.backbone} {pictures}".encode())
     digest.update(f"{config.pool.shard} {MOST_CELLS} {config.pool.drawn_cells}".encode())
     for name in ("bccd/train.txt", "txl/boxes.csv"):
         if not (data / name).is_file():
@@ -126,7 +127,7 @@ def _place(folder: Path, source: str, at: int, count: int) -> Path:
 def read_pool(config: DetectorConfig, folder: Path, left_out: str | None) -> Iterator[tuple[str, Shard]]:
     """The shards of all sources but `left_out`, with their sources."""
     without = SAME_SOURCE[left_out] if left_out else ()
-    for source in SOURCES:
+    for source in sorted(SOURCES):
         for at, count in enumerate(shards_of(config, source)):
             if source not in without:
                 tensors = read_tensors(_place(folder, source, at, count))[0]

@@ -2,8 +2,8 @@
 
 RUN/run.json            configuration, digests and versions; where the trunk's weights come from
 RUN/pool/               training pictures' maps, shard by shard; deleted by nobody, needed by a resumed run
-RUN/without-SOURCE/     the head that never saw SOURCE, with its history
-RUN/head/               the head trained on all sources
+RUN/without-SOURCE/     the head that never saw SOURCE, with its history, and scores.json of SOURCE's frames
+RUN/head/               the head trained on all sources, and scores.json of BCCD's validation frames
 RUN/report/             report.json and index.html: each source by the head that never saw it
 """
 
@@ -19,7 +19,7 @@ from rich.console import Console
 from blastscope.runtime.errors import DataError
 from blastscope.runtime.frames.types import FrameSpecification
 from blastscope.runtime.io.atomic import write_content
-from blastscope.runtime.io.locks import exclusive_lock
+from blastscope.runtime.io.own_files import exclusive_lock
 from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.train.detector.config import DetectorConfig
 from blastscope.train.detector.evaluation import SourceScores, frames_of, score_source
@@ -33,7 +33,7 @@ from blastscope.train.fit_checkpoint import read_tensors
 from blastscope.train.progress import Progress
 
 LIBRARIES = ("blastscope", "torch", "timm", "openvino", "numpy", "opencv-python-headless")
-RECORD = "run.json"
+RECORD, SCORES = "run.json", "scores.json"
 
 
 class DetectorRun(StrictModel):
@@ -95,24 +95,18 @@ def train_detector(
         )
         _same_run(out, record, resume=resume)
         fill_pool(data, trunk, config, out / "pool", progress)
-        scores: list[SourceScores] = []
-        for source in FRAME_SOURCES:
-            module, _ = _fitted(trunk, config, out, source, progress)
-            frames = frames_of(data, source)
-            scores.append(score_source(source, frames, module, pixel_um(config), left_out=True, progress=progress))
-        module, history = _fitted(trunk, config, out, None, progress)
-        validation = bccd_frames(data / "bccd", "val")
-        own = score_source("bccd val", validation, module, pixel_um(config), left_out=False, progress=progress)
+        found = [judged(data, trunk, config, out, source, progress=progress) for source in (*FRAME_SOURCES, None)]
+        scores = tuple(one for one, _ in found)
         report = DetectorReport(
-            run=record.model_dump(mode="json"), limit=best_limit(scores), sources=(*scores, own), history=history
+            run=record.model_dump(mode="json"), limit=best_limit(scores), sources=scores, history=found[-1][1]
         )
         write_report(out / "report", report)
         return report
 
 
 def pixel_um(config: DetectorConfig) -> float:
-    """Micrometres a pixel of the training pictures, by their red cells."""
-    return round(FrameSpecification().red_cell_um / config.picture.red_cell_px, 4)
+    """Micrometres a pixel of the pictures that the detector is given at work."""
+    return round(FrameSpecification().red_cell_um / config.picture.shown_red_cell_px, 4)
 
 
 def load_detector_run(run: Path) -> TrainedDetector:
@@ -129,11 +123,31 @@ def load_detector_run(run: Path) -> TrainedDetector:
     return TrainedDetector(Detector(trunk, head).eval(), pixel_um(record.config), found.limit, (*FRAME_SOURCES, "cnmc"))
 
 
+def judged(
+    data: Path, trunk: DetectorTrunk, config: DetectorConfig, out: Path, left_out: str | None, *, progress: Progress
+) -> tuple[SourceScores, FitHistory]:
+    """What the detector that never saw `left_out` shows on it; with None, that of all sources on BCCD's validation frames."""
+    module, history = _fitted(trunk, config, out, left_out, progress)
+    place = out / _name(left_out) / SCORES
+    if place.is_file():
+        return SourceScores.model_validate_json(place.read_bytes()), history
+    frames = frames_of(data, left_out) if left_out else bccd_frames(data / "bccd", "val")
+    scores = score_source(
+        left_out or "bccd val", frames, module, pixel_um(config), left_out=left_out is not None, progress=progress
+    )
+    write_content(place, scores.model_dump_json(indent=1) + "\n")
+    return scores, history
+
+
+def _name(left_out: str | None) -> str:
+    return f"without-{left_out}" if left_out else "head"
+
+
 def _fitted(
     trunk: DetectorTrunk, config: DetectorConfig, out: Path, left_out: str | None, progress: Progress
 ) -> tuple[Detector, FitHistory]:
     """The detector trained without a source, or on all."""
-    name = f"without-{left_out}" if left_out else "head"
+    name = _name(left_out)
     torch.manual_seed(config.seed)
     head = DetectorHead(trunk.channels, config.head)
     shards = [] if (out / name / FINISHED).is_file() else [shard for _, shard in read_pool(config, out / "pool", left_out)]

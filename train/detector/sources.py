@@ -119,7 +119,11 @@ def cnmc_cells(folder: Path) -> list[Path]:
 def _with_scale(found: list[tuple[Path, list[tuple[float, ...]], tuple[int, int]]]) -> list[Frame]:
     tables = [np.asarray(rows, np.float64).reshape(-1, 5) for _, rows, _ in found]
     sizes = [_red_sizes(table, size) for table, (_, _, size) in zip(tables, found, strict=True)]
-    usual = float(np.median(np.concatenate(sizes)))
+    measured = np.concatenate(sizes) if sizes else np.zeros(0)
+    if not len(measured):
+        where = found[0][0].parent if found else Path()
+        raise DataError(where, "has no frame with the box of a whole red cell: nothing tells the scale")
+    usual = float(np.median(measured))
     return [
         Frame(
             path,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,19 @@ def make_trunk(backbone: str) -> tuple[DetectorTrunk, str]:
     return DetectorTrunk(network, statistics), origin
 
 
+def compiled_module(module: nn.Module, shape: tuple[int, ...]) -> Any:  # OpenVINO's CompiledModel
+    """A module of pictures, compiled by OpenVINO in float32; -1 in `shape` is any side that is a multiple of 16."""
+    import openvino
+
+    example = torch.zeros([side if side > 0 else 64 for side in shape], dtype=torch.uint8)
+    with warnings.catch_warnings():  # of the tracer: sizes that become constants, and that it is the older one
+        for category in (DeprecationWarning, FutureWarning, torch.jit.TracerWarning):
+            warnings.simplefilter("ignore", category)
+        model = openvino.convert_model(module.eval(), example_input=example, input=[openvino.PartialShape(list(shape))])
+    settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
+    return openvino.Core().compile_model(model, "CPU", settings)
+
+
 class TrunkRunner:
     """Runs a trunk in OpenVINO, on a CPU several times as fast as PyTorch does.
 
@@ -60,15 +74,8 @@ class TrunkRunner:
     """
 
     def __init__(self, trunk: DetectorTrunk, side_px: int, batch: int = 8) -> None:
-        import openvino
-
         self.batch = batch
-        example = torch.zeros(batch, side_px, side_px, 3, dtype=torch.uint8)
-        model = openvino.convert_model(trunk, example_input=example, input=[example.shape])
-        threads = torch.get_num_threads()
-        self._compiled = openvino.Core().compile_model(
-            model, "CPU", {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
-        )
+        self._compiled = compiled_module(trunk, (batch, side_px, side_px, 3))
 
     def maps(self, pictures: NDArray[np.uint8]) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
         """The maps of pictures (N, S, S, 3) uint8 RGB: (N, C, S / 8, S / 8) and (N, D, S / 16, S / 16)."""

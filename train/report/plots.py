@@ -12,8 +12,8 @@ import numpy as np
 from blastscope.runtime.errors import MissingLibrary
 from blastscope.runtime.evaluation.metrics import PatientScores, roc_curve
 from blastscope.runtime.types import VOTERS
+from blastscope.train.fit_checkpoint import EpochRow
 from blastscope.train.report.data import NAMES, SUBJECTS, VOTE, Report, ReportInput, voter_calls
-from blastscope.train.schedule import EpochRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -19,10 +19,10 @@ from blastscope.runtime.io.atomic import write_content
 from blastscope.runtime.io.strict_model import StrictModel, problems
 from blastscope.runtime.types import CLASSES, VOTERS, ClassName
 from blastscope.train.config import ScheduleConfig
+from blastscope.train.fit_checkpoint import EpochRow, monitored_value
 from blastscope.train.report.data import Comparison, Report, ReportInput, assess
 from blastscope.train.report.plots import draw_pictures
 from blastscope.train.report.template import render_training_report
-from blastscope.train.schedule import EpochRow, monitored_value
 
 if TYPE_CHECKING:
     from blastscope.train.ensemble_checkpoint import RunProvenance

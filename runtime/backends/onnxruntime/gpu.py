@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from blastscope.runtime.backends.blob_store import engine_digest
-from blastscope.runtime.backends.nvidia.bound_network import BatchBinding, ExecutionContext
+from blastscope.runtime.backends.nvidia.batch_executor import BatchBinding, ExecutionContext
 from blastscope.runtime.backends.nvidia.engine_factory import make_engine
 from blastscope.runtime.backends.onnxruntime.cpu import NAME, load_onnxruntime, translate_errors
 from blastscope.runtime.backends.protocol import Engine, EngineOptions, answer_output, read_fused
 from blastscope.runtime.cuda.driver import find_gpu
-from blastscope.runtime.cuda.protocol import Gpu
+from blastscope.runtime.cuda.graphs import Gpu
 from blastscope.runtime.cuda.pycuda_device import open_gpu
 from blastscope.runtime.errors import DeviceError, EngineError, MissingLibrary
 from blastscope.runtime.types import Execution

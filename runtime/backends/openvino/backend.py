@@ -18,8 +18,14 @@ from numpy.typing import NDArray
 
 from blastscope.runtime.backends.blob_store import CachedEngine, engine_digest, engine_file, read_blob, write_blob
 from blastscope.runtime.backends.openvino import stream_layout as layouts
-from blastscope.runtime.backends.openvino.core import core, library, translate_errors
-from blastscope.runtime.backends.openvino.infer_request import NAME, PartitionedLane, RequestLane
+from blastscope.runtime.backends.openvino.infer_request import (
+    NAME,
+    PartitionedLane,
+    RequestLane,
+    core,
+    library,
+    translate_errors,
+)
 from blastscope.runtime.backends.openvino.partition import NotPartitionable, partition
 from blastscope.runtime.backends.openvino.stream_layout import ExecutionPlan, StreamConfig
 from blastscope.runtime.backends.protocol import (

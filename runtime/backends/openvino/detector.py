@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.backends.openvino.core import core, library, translate_errors
+from blastscope.runtime.backends.openvino.infer_request import core, library, translate_errors
 from blastscope.runtime.errors import EngineError
 
 NAME = "openvino"

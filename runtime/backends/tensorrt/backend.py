@@ -14,8 +14,7 @@ from blastscope.runtime.backends.protocol import Engine, EngineOptions
 from blastscope.runtime.backends.tensorrt.builder import Within, build_engine
 from blastscope.runtime.backends.tensorrt.context import TensorRtNetwork, UnreadableEngine
 from blastscope.runtime.backends.tensorrt.engine_store import EngineBlob, find_engine, obtain_engine, store_engine
-from blastscope.runtime.backends.tensorrt.key import EngineKey, Library, platform_name
-from blastscope.runtime.backends.tensorrt.library import library_version
+from blastscope.runtime.backends.tensorrt.key import EngineKey, Library, library_version, platform_name
 from blastscope.runtime.cuda.driver import find_gpu, gpu_facts
 from blastscope.runtime.cuda.pycuda_device import open_gpu
 from blastscope.runtime.errors import DeviceError

@@ -11,11 +11,10 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from blastscope.runtime.backends.nvidia.bound_network import BatchBinding, ExecutionContext
+from blastscope.runtime.backends.nvidia.batch_executor import BatchBinding, ExecutionContext
 from blastscope.runtime.backends.protocol import answer_output
-from blastscope.runtime.backends.tensorrt.key import Library
-from blastscope.runtime.backends.tensorrt.library import capture_errors, library_logger, load_library
-from blastscope.runtime.cuda.protocol import Gpu
+from blastscope.runtime.backends.tensorrt.key import Library, capture_errors, library_logger, load_library
+from blastscope.runtime.cuda.graphs import Gpu
 from blastscope.runtime.errors import EngineError
 from blastscope.runtime.io.atomic import write_content
 from blastscope.runtime.io.own_files import Unusable, read_own

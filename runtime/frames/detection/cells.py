@@ -53,19 +53,26 @@ def detect_cells(
     if not len(white.boxes):
         return ()
     whole = make_stain_map(pictures, facts)
-    cells = segment_boxes(whole, white.boxes)
+    corner = np.asarray((look.grid.x0 - whole.grid.x0, look.grid.y0 - whole.grid.y0) * 2, np.float32)
+    boxes = (white.boxes * np.float32(look.grid.factor) + corner) / np.float32(whole.grid.factor)
+    groups = [_group(probabilities) for probabilities in white.groups.tolist()]
+    refused = [_not_lymphoid(group, float(row[LYMPHOID])) for group, row in zip(groups, white.groups, strict=True)]
+    cells = segment_boxes(whole, boxes, refused)
     found = [
-        _judged(cell, float(score), groups)
-        for cell, score, groups in zip(cells, white.scores, white.groups.tolist(), strict=True)
+        replace(cell, score=round(float(score), 4), group=group)
+        for cell, score, group in zip(cells, white.scores, groups, strict=True)
         if core is None or owns(core, cell.box)
     ]
     return tuple(sorted(found, key=lambda cell: (cell.box[1], cell.box[0])))
 
 
-def _judged(cell: SegmentedCell, score: float, groups: list[float]) -> SegmentedCell:
-    at = int(np.argmax(groups))
-    group = CellGroup(name=GROUPS[at], probability=round(groups[at], 4))
-    refusal = cell.refusal
-    if refusal is None and groups[LYMPHOID] < LEAST_LYMPHOID:
-        refusal = Refusal("not-lymphoid", f"it looks {group.name} ({group.probability:.2f})")
-    return replace(cell, refusal=refusal, score=round(score, 4), group=group)
+def _group(probabilities: list[float]) -> CellGroup:
+    at = int(np.argmax(probabilities))
+    return CellGroup(GROUPS[at], round(probabilities[at], 4))
+
+
+def _not_lymphoid(group: CellGroup, lymphoid: float) -> Refusal | None:
+    """Why a cell of this group gets no call; None where it may be lymphoid."""
+    if lymphoid >= LEAST_LYMPHOID:
+        return None
+    return Refusal("not-lymphoid", f"it looks {group.name} ({group.probability:.2f})")

@@ -30,7 +30,7 @@ class Detections(NamedTuple):
         return self._replace(boxes=self.boxes * np.float32(factor))
 
 
-def decode(maps: NDArray[np.float32], kind: int, least: float) -> Detections:
+def decode(maps: NDArray[np.float32], kind: int, least: float, most: int | None = None) -> Detections:
     """The cells of `kind` whose score is at least `least`.
 
     Parameters
@@ -41,6 +41,8 @@ def decode(maps: NDArray[np.float32], kind: int, least: float) -> Detections:
         `WHITE`, `RED` or `PLATELET`.
     least : float
         0 to 1.
+    most : int, optional
+        Only so many of the surest peaks are looked at.
 
     Returns
     -------
@@ -51,7 +53,7 @@ def decode(maps: NDArray[np.float32], kind: int, least: float) -> Detections:
     peak = (heat >= cv2.dilate(heat, np.ones((3, 3), np.uint8))) & (heat >= least)
     rows, columns = np.nonzero(peak)
     scores = heat[rows, columns]
-    order = np.argsort(-scores, kind="stable")
+    order = np.argsort(-scores, kind="stable")[:most]
     rows, columns, scores = rows[order], columns[order], scores[order]
     left, top, right, bottom = maps[KINDS : KINDS + 4, rows, columns]
     x, y = (columns + 0.5) * STRIDE, (rows + 0.5) * STRIDE

@@ -15,7 +15,7 @@ from blastscope.runtime.frames.detection.decode import RED, STRIDE, WHITE, Detec
 
 MULTIPLE = 32  # of the sides that the network is given: few shapes, and halves down to a sixteenth
 PIECE_PX, MARGIN_PX = 768, 64  # larger pictures are looked at in pieces; a cell is some 50 px across
-RED_SCORE = 0.3
+RED_SCORE, MOST_RED = 0.3, 100  # of red cells, of which only the usual size is asked for
 NEAR_ENOUGH = 1.05  # a picture whose scale is so near to the detector's isn't resized
 
 
@@ -80,8 +80,9 @@ class Detector:
                 top, left = max(y0 - MARGIN_PX, 0), max(x0 - MARGIN_PX, 0)
                 piece = picture[top : min(y1 + MARGIN_PX, height), left : min(x1 + MARGIN_PX, width)]
                 maps = self.network.infer(_padded(piece, glass))
-                for found, kind, least in zip(parts, (WHITE, RED), (self.least_score, RED_SCORE), strict=True):
-                    here = decode(maps, kind, least)
+                for found, here in zip(
+                    parts, (decode(maps, WHITE, self.least_score), decode(maps, RED, RED_SCORE, MOST_RED)), strict=True
+                ):
                     boxes = here.boxes + np.asarray([left, top] * 2, np.float32)
                     x, y = (boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2
                     own = _own(x, x0, x1, width) & _own(y, y0, y1, height)

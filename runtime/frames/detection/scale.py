@@ -1,21 +1,26 @@
-"""The scale of a frame by the red cells that a detector finds, as a check of the one that was measured."""
+"""The red cells that a detector finds tell a frame's scale, over a range in which outlines of circles tell little."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from blastscope.runtime.frames.detection.detector import Detector, FoundCells
+from blastscope.runtime.frames.estimation.pixel_size import RedCells
 from blastscope.runtime.frames.image_pyramid import Grid, ImagePyramid, nearest_odd_factor
 from blastscope.runtime.frames.segmentation.stain_map import WORKING_UM
-from blastscope.runtime.frames.types import FrameParameters, FrameSpecification
 from blastscope.runtime.types import Box
 
-FEWEST = 5  # whole red cells that tell a scale
-AGREE_WITHIN = 1.3  # further apart than this factor, the measured scale is wrong and the cells are looked for anew
-LADDER = (1.0, 0.5, 2.0, 4.0)  # factors on a scale that was only assumed, in the order in which they are tried
+FEWEST = 3  # red cells that tell a scale
+MOST_LOOKS = 3  # at scales that red cells told, before the last one is taken
+# Up to this factor from the right scale a detector finds white cells as well as at it. The sizes of red cells, which it tells
+# over a wider range, lead to the right one.
+AGREE_WITHIN = 1.2
+GUESS_UM = 0.08  # micrometres a pixel where nothing tells: a 100x objective and a common camera
+LADDER = (1.0, 2.0, 0.5, 4.0)  # factors on the guess, in the order in which they are tried
 EDGE_PX = 2.0  # a box that is nearer to the picture's edge may be cut
+MIDDLE_PX = 640  # of a larger frame the middle tells
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,55 +31,63 @@ class Look:
     grid: Grid  # of the picture that was looked at
     found: FoundCells  # in pixels of that picture
 
-    @property
-    def evidence(self) -> float:
-        """How much it shows: the scores of all cells together."""
-        return float(self.found.red.scores.sum() + 2 * self.found.white.scores.sum())
+    def agrees_with(self, pixel_um: float) -> bool:
+        """Whether it was taken at about that scale."""
+        return 1 / AGREE_WITHIN < pixel_um / self.pixel_um < AGREE_WITHIN
 
 
 def look_at(detector: Detector, pictures: ImagePyramid, content: Box, pixel_um: float) -> Look:
-    """What is found at a scale; a frame is looked at once at each.
+    """What is found at about a scale. A frame is looked at once at each. Raises `EngineError`."""
+    looks = pictures.memo.setdefault(("looks", content), [])
+    assert isinstance(looks, list)
+    known = next((look for look in looks if look.agrees_with(pixel_um)), None)
+    if known is None:
+        grid, picture = pictures.over(content, nearest_odd_factor(WORKING_UM / pixel_um))
+        known = Look(pixel_um, grid, detector.find(picture, grid.factor * pixel_um))
+        looks.append(known)
+    assert isinstance(known, Look)
+    return known
 
-    Raises `EngineError`.
+
+def red_cells_found(
+    detector: Detector, pictures: ImagePyramid, content: Box, *, guess_um: float | None, red_cell_um: float
+) -> RedCells | None:
+    """The red cells in `content` of a frame, whose scale may be about `guess_um`; None of too few at any scale.
+
+    `red_cell_um` is how large a red cell is taken to be. Raises `EngineError`.
     """
-    grid, picture = pictures.over(content, nearest_odd_factor(WORKING_UM / pixel_um))
-    key = ("look", grid, pixel_um)
-    if key not in pictures.memo:
-        pictures.memo[key] = Look(pixel_um, grid, detector.find(picture, grid.factor * pixel_um))
-    found = pictures.memo[key]
-    assert isinstance(found, Look)
-    return found
+    if max(content[2] - content[0], content[3] - content[1]) > 1.5 * MIDDLE_PX:
+        pictures, content = _middle(pictures, content)
+    for factor in (1.0, *LADDER) if guess_um else LADDER:
+        look = look_at(detector, pictures, content, (guess_um or GUESS_UM) * factor)
+        found = _measured(look)
+        for _ in range(MOST_LOOKS):
+            if found is None or look.agrees_with(told := red_cell_um / found.diameter_px):
+                break
+            look = look_at(detector, pictures, content, told)
+            found = _measured(look)
+        if found is not None:
+            return found
+    return None
 
 
-def told_um(look: Look, red_cell_um: float) -> float | None:
-    """Micrometres per pixel of the frame by the red cells of `look`; None of too few."""
-    boxes, side = look.found.red.boxes, np.asarray((look.grid.width, look.grid.height)) - EDGE_PX
-    whole = (boxes[:, :2] > EDGE_PX).all(axis=1) & (boxes[:, 2:] < side).all(axis=1)
-    sizes = np.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))[whole]
-    return red_cell_um / (float(np.median(sizes)) * look.grid.factor) if len(sizes) >= FEWEST else None
+def _middle(pictures: ImagePyramid, content: Box) -> tuple[ImagePyramid, Box]:
+    """The middle of a large frame by itself."""
+    x0, y0, x1, y1 = content
+    left, top = max((x0 + x1 - MIDDLE_PX) // 2, x0), max((y0 + y1 - MIDDLE_PX) // 2, y0)
+    right, bottom = min(left + MIDDLE_PX, x1), min(top + MIDDLE_PX, y1)
+    part = np.ascontiguousarray(pictures.frame[top:bottom, left:right])
+    return ImagePyramid(part, pictures.threads), (0, 0, right - left, bottom - top)
 
 
-def confirmed(detector: Detector, pictures: ImagePyramid, facts: FrameParameters, spec: FrameSpecification) -> FrameParameters:
-    """The facts of a frame with the scale that the detector's red cells confirm.
+def _measured(look: Look) -> RedCells | None:
+    """The usual diameter of the red cells of `look`, in pixels of the frame; None of too few.
 
-    A given scale stands. One that was measured stands where the red cells' boxes agree or are too few; otherwise theirs is
-    taken. Where it was only assumed, others are tried too. Raises `EngineError`.
+    Of a cell that one edge of the picture cuts, the side along this edge is whole.
     """
-    if facts.scale_source == "given" or pictures.frame.size == 0:
-        return facts
-    best: Look | None = None
-    for factor in LADDER if facts.scale_source == "assumed" else (1.0,):
-        look = look_at(detector, pictures, facts.content, facts.pixel_um * factor)
-        told = told_um(look, spec.red_cell_um)
-        if told is not None and not 1 / AGREE_WITHIN < told / look.pixel_um < AGREE_WITHIN:
-            look = look_at(detector, pictures, facts.content, round(told, 5))
-            told = told_um(look, spec.red_cell_um)
-        if told is not None and 1 / AGREE_WITHIN < told / look.pixel_um < AGREE_WITHIN:
-            if look.pixel_um == facts.pixel_um and facts.scale_source == "red-cells":
-                return facts
-            return replace(facts, pixel_um=round(told, 5), scale_source="red-cells", scale_note="")
-        if best is None or look.evidence > 1.2 * best.evidence:
-            best = look
-    if best is None or facts.scale_source == "red-cells" or best.pixel_um == facts.pixel_um:
-        return facts
-    return replace(facts, pixel_um=best.pixel_um)
+    boxes = look.found.red.boxes
+    low, high = boxes[:, :2] <= EDGE_PX, boxes[:, 2:] >= np.asarray((look.grid.width, look.grid.height)) - EDGE_PX
+    cut = low | high  # across, down
+    sides = np.where(cut, np.nan, boxes[:, 2:] - boxes[:, :2])[~cut.all(axis=1)]
+    sizes = np.where(np.isnan(sides).any(axis=1), np.nansum(sides, axis=1), np.sqrt(np.abs(sides).prod(axis=1)))
+    return RedCells(float(np.median(sizes)) * look.grid.factor, float(len(sizes))) if len(sizes) >= FEWEST else None

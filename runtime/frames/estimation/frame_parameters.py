@@ -6,7 +6,7 @@ pixels and from reduced pictures whose grid is centred on what is not glass.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import reduce
 
 import cv2
@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.runtime.frames.estimation.background import background_level, background_mask, content_box
-from blastscope.runtime.frames.estimation.pixel_size import measure_red_cells
+from blastscope.runtime.frames.estimation.pixel_size import RedCells, measure_red_cells
 from blastscope.runtime.frames.estimation.scale_choice import choose_scale
 from blastscope.runtime.frames.image_pyramid import ImagePyramid, image_pyramid, odd_factor
 from blastscope.runtime.frames.stain import RED_CELL, STEP, nuclear_axis, optical_density, project_density
 from blastscope.runtime.frames.thresholding import median, quantile
 from blastscope.runtime.frames.types import Colour, FrameParameters, FrameSpecification
+from blastscope.runtime.types import Box
 
 Densities = NDArray[np.float32]  # (H, W), natural optical density in one channel
 Stain = NDArray[np.int16]  # (H, W), in 1/STEP
@@ -51,10 +52,12 @@ def estimate_frame_parameters(
     *,
     pixel_um: float | None = None,
     stated_um: float | None = None,
+    measure: Callable[[ImagePyramid, Box], RedCells | None] | None = None,
 ) -> FrameParameters:
     """What holds for the whole of `frame` (H, W, 3) uint8 RGB. `pixel_um`, or the specification's, settles the scale.
 
-    `stated_um` is what the frame's file says of it, which red cells may overrule (`choose_scale`).
+    `stated_um` is what the frame's file says of it, which red cells may overrule (`choose_scale`). They are measured by
+    `measure`, and by their outlines where that is missing or gives nothing.
     Raises `ImageError` for anything but such an array. An empty frame has facts too: those that are assumed.
     """
     pictures = image_pyramid(frame)
@@ -82,7 +85,9 @@ def estimate_frame_parameters(
     axis, stain, red = _axis(picture, glass, densities)
     nucleus_threshold, cell_threshold = _thresholds(stain, red)
     at = round(nucleus_threshold * STEP)
-    red_cells = measure_red_cells(pictures, content, lambda part: _near_nuclei(part, glass, axis, at), level)
+    red_cells = measure(pictures, content) if measure else None
+    if red_cells is None:
+        red_cells = measure_red_cells(pictures, content, lambda part: _near_nuclei(part, glass, axis, at), level)
     scale = choose_scale(given, stated_um, red_cells, spec.red_cell_um)
     unknown = scale.source == "assumed" and np.count_nonzero(stain > at) > FEWEST_NUCLEAR
     return FrameParameters(

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import cv2
 import numpy as np
 
+from blastscope.runtime.frames.doubts import doubt_sentences
 from blastscope.runtime.frames.report.contact_sheet import Card, cards_of, score_of
 from blastscope.runtime.frames.report.markup import (
     SCRIPT,
@@ -23,7 +24,8 @@ from blastscope.runtime.frames.report.markup import (
     whole_page,
 )
 from blastscope.runtime.frames.report.overlay import MOST_NUMBERS
-from blastscope.runtime.frames.report.theme import LOOKS, caution, doubts, names_of, style_of, without_scale, words_of
+from blastscope.runtime.frames.report.review import REVIEW_SCRIPT, answer_field, card_data, review_panel
+from blastscope.runtime.frames.report.theme import LOOKS, caution, names_of, style_of, words_of
 from blastscope.runtime.frames.report.thumbnails import Thumbnail
 from blastscope.runtime.frames.types import FrameCell, FrameReport
 from blastscope.runtime.types import Audit, RefusalCode
@@ -42,7 +44,8 @@ REASONS: dict[RefusalCode, str] = {
     "too-large": "Too large for a white cell at this scale.",
     "clumped": "Cells that lie so close that they can't be parted reliably.",
     "out-of-focus": "Too blurred to be judged.",
-    "not-lymphoid": "A lobed or granular nucleus, or pink cytoplasm: the networks know lymphoid cells only.",
+    "not-lymphoid": "A lobed or granular nucleus, pink cytoplasm, or another look than that of lymphoid cells.",
+    "unsegmented": "A white cell whose outline can't be told from what is around it.",
     "unlike-training": "Unlike the cells that the networks were trained on: nobody knows what a call on it is worth.",
     "failed": "An error in the program kept it from being examined.",
 }
@@ -65,15 +68,15 @@ def render_slide_report(
     sections = [
         f"<h1>{safe(title)}</h1>",
         warning(caution(validated=bool(reports) and all(one.validated for one in reports))),
-        *map(warning, doubts(sum(map(without_scale, reports)))),
+        *map(warning, doubt_sentences(Counter(code for one in reports for code in one.doubt_codes))),
         *map(warning, alarms),
         _tiles(reports, cards),
-        *([_frames(reports, links)] if links is not None else [_cells(reports, cards)]),
+        *([_frames(reports, links)] if links is not None else [_cells(reports, cards), review_panel(reports)]),
         _reasons(cards),
         *([] if links is not None else [_maps(frames), _frames(reports, _views(reports))]),
         _origin(audit),
     ]
-    return whole_page(title, sections, script=SCRIPT)
+    return whole_page(title, sections, script=SCRIPT + REVIEW_SCRIPT)
 
 
 def _tiles(reports: Sequence[FrameReport], cards: Sequence[Card]) -> str:
@@ -83,12 +86,20 @@ def _tiles(reports: Sequence[FrameReport], cards: Sequence[Card]) -> str:
     return tiles(
         [
             Tile("frames", f"{len(reports):,}", f"{sum(report.refusal is not None for report in reports)} not examined"),
-            Tile("white cells", f"{len(cards):,}", "found"),
+            Tile("white cells", f"{len(cards):,}", _kinds(reports)),
             Tile("called ALL", f"{kinds['all']:,}", share, "all"),
             Tile("called HEM", f"{kinds['hem']:,}", "normal", "hem"),
             Tile("not called", f"{kinds['refused']:,}", "see the reasons below" if kinds["refused"] else "", "refused"),
         ]
     )
+
+
+def _kinds(reports: Sequence[FrameReport]) -> str:
+    """A differential's first line, as far as it is known."""
+    groups: Counter[str] = Counter()
+    for report in reports:
+        groups.update(report.groups)
+    return ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in groups.items())
 
 
 def _frames(reports: Sequence[FrameReport], links: Mapping[int, str]) -> str:
@@ -207,8 +218,9 @@ def _card(card: Card, frame: int, *, alone: bool) -> str:
     shown = picture(card.thumb, f"cell {card.number} of {card.frame}: {words_of(cell)}")
     title = f' title="{safe(cell.refusal.detail)}"' if cell.refusal else ""
     return (
-        f'<li class="cell {kind}" data-kind="{kind}" data-frame="{frame}" data-number="{card.number}" {order}{title}>{shown}'
-        f"<div><b>{words}</b><span>{facts}</span><span>{place}</span></div></li>"
+        f'<li class="cell {kind}" data-kind="{kind}" data-frame="{frame}" data-number="{card.number}" {order} {card_data(cell)}'
+        f"{title}>{shown}<div><b>{words}</b><span>{facts}</span><span>{place}</span>"
+        f"{answer_field(cell, f'cell {card.number} of {card.frame}')}</div></li>"
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from blastscope.runtime.frames.types import FrameCell, FrameReport
+from blastscope.runtime.frames.types import FrameCell
 from blastscope.runtime.io.printable import printable
 
 Kind = Literal["all", "hem", "refused"]
@@ -45,18 +45,6 @@ def style_of(cell: FrameCell) -> Kind:
 def caution(*, validated: bool) -> str:
     """What stands on every picture and page."""
     return VALIDATED if validated else CAUTION
-
-
-def without_scale(report: FrameReport) -> bool:
-    """Whether something that may be cells was looked at on a scale that nobody knows: on a wrong one none may be found."""
-    facts = report.facts
-    return facts is not None and facts.scale_source == "assumed" and bool(report.cells or facts.scale_note)
-
-
-def doubts(count: int) -> list[str]:
-    """What is to be said where `count` frames are `without_scale`."""
-    told = "so it is only assumed: give the micrometres per pixel, or trust no call there, nor that a frame holds no cell"
-    return [f"too few red cells show the scale of {count} of the frames, {told}"] if count else []
 
 
 def rgb(colour: str) -> tuple[int, int, int]:

@@ -45,7 +45,7 @@ class _Seen:
     own: Mask  # 1 where this box is the nearest
 
 
-def segment_boxes(whole: StainMap, boxes: Boxes) -> list[SegmentedCell]:
+def segment_boxes(whole: StainMap, boxes: Boxes, refused: Sequence[Refusal | None] | None = None) -> list[SegmentedCell]:
     """The cell of each box, in its order.
 
     Parameters
@@ -54,6 +54,8 @@ def segment_boxes(whole: StainMap, boxes: Boxes) -> list[SegmentedCell]:
         Of the frame.
     boxes : (K, 4) float32 array
         In pixels of `whole`.
+    refused : sequence of Refusal or None, optional
+        Why a cell gets no call, where that is known. Its quality isn't looked at.
 
     Returns
     -------
@@ -64,11 +66,11 @@ def segment_boxes(whole: StainMap, boxes: Boxes) -> list[SegmentedCell]:
     dense: StainMap | None = None
     cells = []
     for at, box in enumerate(boxes):
-        near = _near(boxes, at, math.ceil(MARGIN_UM / whole.um))
-        cell = _cell(whole, box, near)
+        near, refusal = _near(boxes, at, math.ceil(MARGIN_UM / whole.um)), refused[at] if refused else None
+        cell = _cell(whole, box, near, refusal)
         if cell is None:
             dense = dense or _by_density(whole)
-            cell = _cell(_with_threshold(dense, box), box, near)
+            cell = _cell(_with_threshold(dense, box), box, near, refusal)
         cells.append(cell or _unsegmented(whole, box))
     return cells
 
@@ -81,13 +83,13 @@ def _near(boxes: Boxes, at: int, reach: int) -> Boxes:
     return boxes[~apart]
 
 
-def _cell(whole: StainMap, box: Boxes, near: Boxes) -> SegmentedCell | None:
+def _cell(whole: StainMap, box: Boxes, near: Boxes, refusal: Refusal | None) -> SegmentedCell | None:
     """The cell in `box`; None where nothing in it looks like one."""
     view = _view(whole, box)
     seen = _seen(view, whole, box, near)
     if seen is None:
         return None
-    others = [other.nucleus for neighbour in near if (other := _nucleus(view, whole, neighbour, box)) is not None]
+    others = [other for neighbour in near if (other := _nucleus(view, whole, neighbour, box)) is not None]
     cell = grow_cytoplasm(seen.nucleus, others, view.cellular & seen.own, view.um)
     contour = Contour(cell, view.grid, whole.shape).outline()
     x, y, width, height = cv2.boundingRect(contour)
@@ -95,7 +97,7 @@ def _cell(whole: StainMap, box: Boxes, near: Boxes) -> SegmentedCell | None:
     if _alike(found, _in_frame(whole, box)) < ALIKE:
         return None
     core = Contour(seen.nucleus, view.grid, whole.shape)
-    return SegmentedCell(found, contour, core, reject(view, seen.nucleus, cell, [cell]))
+    return SegmentedCell(found, contour, core, refusal or reject(view, seen.nucleus, cell, [cell]))
 
 
 def _view(whole: StainMap, box: Boxes) -> RegionView:

@@ -17,25 +17,27 @@ class Container(NamedTuple):
     """A kind of file other than a plain picture."""
 
     name: str  # for people, with its article
-    reader: str  # "tiff", "openslide", or "" where nothing here reads it
+    reader: str  # "tiff", "openslide", "czi", "dicom", "heif", or "" where nothing here reads it
     remedy: str = "save it as PNG or TIFF"
 
 
 TIFF = Container("a TIFF", "tiff")
 MIRAX = Container("a MIRAX slide (.mrxs)", "openslide")
 VSI = Container("an Olympus slide (.vsi)", "", "export it as OME-TIFF")
-BY_OPENSLIDE = {
-    rb"\[(Uncompressed )?Virtual Microscope Specimen\]": "a Hamamatsu slide (.vms, .vmu)",
-    rb".{128}DICM": "a DICOM file",
-    rb"SQLite format 3\0": "a Sakura slide (.svslide)",
-    rb"ZISRAWFILE\0": "a Zeiss slide (.czi)",
+READABLE = {
+    rb"\[(Uncompressed )?Virtual Microscope Specimen\]": Container("a Hamamatsu slide (.vms, .vmu)", "openslide"),
+    rb".{128}DICM": Container("a DICOM file", "dicom"),
+    rb"SQLite format 3\0": Container("a Sakura slide (.svslide)", "openslide"),
+    rb"ZISRAWFILE\0": Container("a Zeiss slide (.czi)", "czi"),
 }
+HEIF = Container("a HEIF photograph", "heif")
+HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"}
+AVIF_BRANDS = {b"avif", b"avis"}
 UNREADABLE = {
     rb"\xda\xce\xbe\x0a": "a Nikon ND2 file",
     rb"\x70\0\0\0.{4}\x2a": "a Leica LIF file",
     rb"OLYMPUSRAWFORMAT": "an Olympus OIR file",
     rb"<DataObject ObjectType=\"DPUfsImport\"": "a Philips iSyntax slide",
-    rb"....ftyp(heic|heix|heim|heis|hevc|mif1|msf1|avif)": "a HEIF photograph",
     rb"\0\0\0\x0cjP  \r\n|\xff\x4f\xff\x51": "a JPEG 2000 picture",
     rb"\0\0\0\x0cJXL \r\n|\xff\x0a": "a JPEG XL picture",
     rb"GIF8[79]a": "a GIF picture",
@@ -79,8 +81,17 @@ def container_of(path: Path, head: bytes) -> Container | None:
         return VSI
     if head.startswith(TIFF_MAGIC):
         return TIFF
-    for readable, kinds in ((True, BY_OPENSLIDE), (False, UNREADABLE)):
-        name = next((name for magic, name in kinds.items() if re.match(magic, head, re.DOTALL)), None)
-        if name:
-            return Container(name, "openslide" if readable else "")
-    return None
+    readable = next((kind for magic, kind in READABLE.items() if re.match(magic, head, re.DOTALL)), None)
+    name = next((name for magic, name in UNREADABLE.items() if re.match(magic, head, re.DOTALL)), None)
+    return readable or _by_brands(head) or (Container(name, "") if name else None)
+
+
+def _by_brands(head: bytes) -> Container | None:
+    """What a file in the ISO base media format holds: by all brands of its first box, since the first may be a general one."""
+    if head[4:8] != b"ftyp":
+        return None
+    size = min(int.from_bytes(head[:4], "big"), len(head))
+    brands = {head[8:12], *(head[at : at + 4] for at in range(16, size - 3, 4))}
+    if brands & AVIF_BRANDS:
+        return Container("an AVIF photograph", "")
+    return HEIF if brands & (HEIF_BRANDS | {b"mif1", b"msf1"}) else None

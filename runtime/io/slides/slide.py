@@ -21,6 +21,9 @@ from blastscope.runtime.io.image_decode import SUFFIXES, decode_picture, read_co
 from blastscope.runtime.io.image_header import MAX_PIXELS, Header
 from blastscope.runtime.io.paths import PassedOver, as_paths, nothing_in
 from blastscope.runtime.io.slides.container import HEAD_BYTES, TIFF_MAGIC, Container, container_of
+from blastscope.runtime.io.slides.czi import CziSlide, has_czi
+from blastscope.runtime.io.slides.dicom import DicomSlide, has_wsidicom
+from blastscope.runtime.io.slides.heif import HeifSlide
 from blastscope.runtime.io.slides.ome_zarr import ZarrSlide, is_zarr
 from blastscope.runtime.io.slides.tiff import TiffSlide, look_into_tiff
 from blastscope.runtime.io.slides.tiff_codec import ReadError
@@ -29,7 +32,7 @@ from blastscope.runtime.types import Box, Refusal
 
 SCAN_SUFFIXES = (
     *SUFFIXES,
-    *(".bif", ".btf", ".czi", ".mrxs", ".ndpi", ".scn", ".svs", ".svslide", ".tf8", ".vms", ".vmu", ".vsi"),
+    *(".bif", ".btf", ".czi", ".heic", ".heif", ".mrxs", ".ndpi", ".scn", ".svs", ".svslide", ".tf8", ".vms", ".vmu", ".vsi"),
 )
 OVERLAY = ".overlay.png"  # how the pictures end that were drawn of frames, and are none
 BAND_PIXELS = 16_000_000  # that an overview takes at once
@@ -157,8 +160,8 @@ def _guarded(opened: Callable[[], T | Refusal]) -> T | Refusal:
 
 def _open_container(path: Path, container: Container) -> Slide | Refusal:
     """A TIFF by our own reader where it reads it rightly, and slides of other kinds by OpenSlide."""
-    if container.reader == "openslide":
-        return VendorSlide(path, container.name)
+    if container.reader in READERS:
+        return READERS[container.reader](path, container.name)
     if container.reader != "tiff":
         return Refusal("undecodable", f"{container.name}, which isn't read here: {container.remedy}")
     vendor, scale = look_into_tiff(path)
@@ -170,6 +173,31 @@ def _open_container(path: Path, container: Container) -> Slide | Refusal:
         if vendor.stitched:
             raise
         return TiffSlide(path)  # some files bear a scanner's marks and lack what it always writes
+
+
+def _open_czi(path: Path, name: str) -> Slide:
+    """By pylibCZIrw, which reads all of them; by OpenSlide where that is missing."""
+    return VendorSlide(path, name) if has_openslide() and not has_czi() else CziSlide(path)
+
+
+def _open_dicom(path: Path, name: str) -> Slide:
+    """By OpenSlide; by wsidicom what that doesn't read, or where it is missing."""
+    if not has_openslide() and not has_wsidicom():
+        return VendorSlide(path, name)  # which says what is missing
+    try:
+        return VendorSlide(path, name)
+    except ReadError as unread:
+        if not has_wsidicom():
+            raise
+        return DicomSlide(path, unread.refusal if has_openslide() else None)
+
+
+READERS: dict[str, Callable[[Path, str], Slide]] = {
+    "openslide": VendorSlide,
+    "czi": _open_czi,
+    "dicom": _open_dicom,
+    "heif": lambda path, _: HeifSlide(path),
+}
 
 
 def decode_tiff(content: bytes) -> NDArray[np.uint8] | Refusal:

@@ -16,18 +16,18 @@ from host_backend import HostRunner
 from host_gpu import FOUND, HostGpu
 from host_kernels import HostKernels
 
-from blastscope.benchmarks.gpu import baselines, build_deps, check, engines, steps
-from blastscope.benchmarks.gpu.crops import NoNetwork, compare_crops
-from blastscope.benchmarks.gpu.page import gpu_section
-from blastscope.benchmarks.gpu.schema import Findings, GpuCheck, GpuRow
+from blastscope.benchmarks.gpu import baselines, check, engines, steps
+from blastscope.benchmarks.gpu import subprocess_runner as build_deps
+from blastscope.benchmarks.gpu.schema import Findings, GpuCheck, GpuRow, gpu_section
+from blastscope.benchmarks.gpu.steps import NoNetwork, compare_crops
 from blastscope.benchmarks.gpu.subprocess_runner import RESTART_EXIT_CODE, read_lines, run_isolated
 from blastscope.benchmarks.interleaved_timing import TimingConfig
 from blastscope.benchmarks.models import BenchmarkModel
 from blastscope.benchmarks.results_page import write_page
 from blastscope.benchmarks.schema import describe_machine
 from blastscope.runtime.backends.nvidia import batch_executor
-from blastscope.runtime.backends.nvidia.pixel_pipeline import PixelPipeline
-from blastscope.runtime.backends.registry import GPU_BACKENDS
+from blastscope.runtime.backends.nvidia.engine_factory import PixelPipeline
+from blastscope.runtime.backends.protocol import GPU_BACKENDS
 from blastscope.runtime.crop import CropSpecification
 from blastscope.runtime.cuda import pycuda_device
 from blastscope.runtime.cuda.driver import DriverInfo
@@ -87,7 +87,7 @@ def options(tmp_path: Path) -> argparse.Namespace:
 def tiny(tiny_bundle: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     model = BenchmarkModel("tiny", tmp_path, tiny_bundle.make("fp32"), same_weights=True)
     for module in (check, steps):
-        monkeypatch.setattr(module, "prepare_model", lambda name, data, progress: model)
+        monkeypatch.setattr(module, "prepare_model", lambda name, data: model)
     monkeypatch.setattr(
         steps, "load_images", lambda data, count: [tiny_bundle.cell(seed, size_px=70 + seed) for seed in range(count or 3)]
     )

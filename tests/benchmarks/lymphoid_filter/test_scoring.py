@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from blastscope.benchmarks.lymphoid_filter import __main__ as command
-from blastscope.benchmarks.lymphoid_filter.composites import BACKGROUNDS, compose_frames
-from blastscope.benchmarks.lymphoid_filter.perturbations import PERTURBATIONS, UNCHANGED
+from blastscope.benchmarks.lymphoid_filter.composites import BACKGROUNDS, PERTURBATIONS, UNCHANGED, compose_frames
 from blastscope.benchmarks.lymphoid_filter.scoring import OutcomeCounts, cell_outcomes, count_frame_outcomes, labelled_cells
 from blastscope.runtime.io.synthetic import write_synthetic_dataset
 

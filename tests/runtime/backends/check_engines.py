@@ -13,14 +13,14 @@ import pytest
 from blastscope.export.benchmark_bundle import make_benchmark_bundle
 from blastscope.export.engine_builds import BuildRequest, build_engines, plan_engines
 from blastscope.runtime.backends.tensorrt.builder import BuildStep
-from blastscope.runtime.backends.tensorrt.compatibility import Machine
+from blastscope.runtime.backends.tensorrt.catalog import Machine
 from blastscope.runtime.backends.tensorrt.key import BatchProfile
 from blastscope.runtime.bundle import Bundle
 from blastscope.runtime.crop import crop_cell
 from blastscope.runtime.io.synthetic import synthetic_cells
 from blastscope.runtime.types import PRECISIONS, Precision
 from blastscope.train.config import NetworkConfig, TrainConfig
-from blastscope.train.random_init import random_ensemble
+from blastscope.train.ensemble_checkpoint import random_ensemble
 
 trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx-cu13 is not installed")
 

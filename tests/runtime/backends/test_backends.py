@@ -17,9 +17,8 @@ import pytest
 
 from blastscope.runtime.backends.blob_store import engine_digest, engine_file, write_blob
 from blastscope.runtime.backends.onnxruntime import cpu as onnxruntime_cpu
-from blastscope.runtime.backends.openvino import core as openvino_core
-from blastscope.runtime.backends.protocol import Engine, EngineOptions
-from blastscope.runtime.backends.registry import BACKENDS, load_backend, open_engine
+from blastscope.runtime.backends.openvino import infer_request as openvino_core
+from blastscope.runtime.backends.protocol import BACKENDS, Engine, EngineOptions, load_backend, open_engine
 from blastscope.runtime.errors import DeviceError, EngineError, MissingLibrary, UsageError
 
 ALL = sorted(BACKENDS)
@@ -260,7 +259,7 @@ def test_whatever_changes_an_engine_changes_its_digest(graph: Path, graph8: Path
 def test_openvino_is_imported_without_its_converter_and_still_shows_it() -> None:
 
     code = (
-        "from blastscope.runtime.backends.openvino.core import library\n"
+        "from blastscope.runtime.backends.openvino.infer_request import library\n"
         "import sys; library = library(); assert 'openvino.tools.ovc' not in sys.modules\n"
         "assert callable(library.convert_model)\n"
         "import openvino.tools.ovc"

@@ -11,8 +11,8 @@ from blastscope.runtime.errors import ConfigError
 from blastscope.runtime.types import VOTERS, Voter
 from blastscope.train.backbone import Statistics
 from blastscope.train.config import NetworkConfig, Stage2Config, TrainConfig
+from blastscope.train.ensemble_checkpoint import random_ensemble
 from blastscope.train.network import CELL_MEAN, CELL_SPREAD, Ensemble, Normalise, make_ensemble, orientations
-from blastscope.train.random_init import random_ensemble
 
 SIDE = 32
 TINY = TrainConfig.model_validate(

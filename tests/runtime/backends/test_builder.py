@@ -21,11 +21,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from trt_logs import listen
 
-from blastscope.runtime.backends.tensorrt import builder, library
+from blastscope.runtime.backends.tensorrt import builder
+from blastscope.runtime.backends.tensorrt import key as library
 from blastscope.runtime.backends.tensorrt.builder import BuildStep, build_engine
 from blastscope.runtime.backends.tensorrt.engine_store import engine_path, engines_folder, find_engine, obtain_engine
-from blastscope.runtime.backends.tensorrt.key import BatchProfile, EngineKey, platform_name
-from blastscope.runtime.backends.tensorrt.library import capture_errors, load_library
+from blastscope.runtime.backends.tensorrt.key import BatchProfile, EngineKey, capture_errors, load_library, platform_name
 from blastscope.runtime.cuda.driver import GpuFacts
 from blastscope.runtime.errors import EngineError, MissingLibrary
 

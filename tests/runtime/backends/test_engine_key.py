@@ -108,8 +108,8 @@ def test_the_digest_of_a_known_key_stays_what_it_is() -> None:
         layout=1, graph="ab" * 32, models="ensemble", precision="int8", library="tensorrt-rtx", version="1.7.1.116",
         platform="linux-x86_64", targets=("sm86", "sm120"),
     )  # fmt: skip
-    assert key.digest == "0b726d3f7e0310a7da49966d1d4d34335bbae7e4c7602a915806121a3cdfeabd"
-    assert key.name == f"fused-int8-tensorrt-rtx-sm86+sm120-{key.digest[:16]}"
+    assert key.digest == "a6e0cb9d736746420347aa5b94981351f7924c44a308a965896824d79150608c"
+    assert key.name == f"ensemble-int8-tensorrt-rtx-sm86+sm120-{key.digest[:16]}"
 
 
 @given(AHEAD, GPUS)

@@ -13,8 +13,14 @@ from typing import Any
 
 import pytest
 
-from blastscope.runtime.backends.tensorrt.catalog import list_engines, pick_engine, remove_engine, remove_unusable, trust_engine
-from blastscope.runtime.backends.tensorrt.compatibility import Machine
+from blastscope.runtime.backends.tensorrt.catalog import (
+    Machine,
+    list_engines,
+    pick_engine,
+    remove_engine,
+    remove_unusable,
+    trust_engine,
+)
 from blastscope.runtime.backends.tensorrt.engine_store import (
     engine_lock,
     engine_path,
@@ -369,7 +375,7 @@ def test_an_engine_is_picked_by_name_or_path_and_removed_with_all_of_it(
     paths = [store_engine(tmp_path, one, one.digest.encode()) for one in (key, here)]
     rows = list_engines(tmp_path, MACHINE)
     assert pick_engine(rows, here.name).path == pick_engine(rows, str(paths[1])).path == paths[1]
-    assert pick_engine(rows, "fused-fp32-tensorrt-rtx-here").path == paths[1]
+    assert pick_engine(rows, "ensemble-fp32-tensorrt-rtx-here").path == paths[1]
     with pytest.raises(UsageError, match="the beginning of 2 engines"):
         pick_engine(rows, "ensemble")
     for name in ("", "b-int8"):

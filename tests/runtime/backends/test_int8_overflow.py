@@ -17,11 +17,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx_builders import crops, two_towers
 
-from blastscope.runtime.backends import int8_overflow
-from blastscope.runtime.backends.int8_overflow import SAFE_WEIGHT, wide_layers
+from blastscope.runtime.backends import uint8_activations as int8_overflow
 from blastscope.runtime.backends.onnx_file import OnnxGraph, message_classes
-from blastscope.runtime.backends.protocol import EngineOptions
-from blastscope.runtime.backends.registry import BACKENDS, open_engine
+from blastscope.runtime.backends.protocol import BACKENDS, EngineOptions, open_engine
+from blastscope.runtime.backends.uint8_activations import SAFE_WEIGHT, wide_layers
 from blastscope.runtime.errors import DeviceError
 from blastscope.runtime.io import cpu_info
 

@@ -11,7 +11,7 @@ from onnx_builders import CHANNELS, Towers, crops, reference, two_towers
 
 from blastscope import SHIPPED_BUNDLE
 from blastscope.runtime.backends.openvino.backend import _read, open_engine
-from blastscope.runtime.backends.openvino.core import core, library
+from blastscope.runtime.backends.openvino.infer_request import core, library
 from blastscope.runtime.backends.openvino.partition import NotPartitionable, partition
 from blastscope.runtime.backends.protocol import Cascade, Engine, EngineOptions
 from blastscope.runtime.backends.uint8_activations import with_uint8_activations

@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 
 from blastscope import SHIPPED_BUNDLE
 from blastscope.runtime.backends.nvidia import batch_executor as fixed
-from blastscope.runtime.backends.nvidia import pixel_pipeline as pipelines
-from blastscope.runtime.backends.nvidia.engine_factory import check_crops, make_engine
-from blastscope.runtime.backends.nvidia.pixel_pipeline import PixelPipeline
+from blastscope.runtime.backends.nvidia import engine_factory as pipelines
+from blastscope.runtime.backends.nvidia.engine_factory import PixelPipeline, check_crops, make_engine
 from blastscope.runtime.backends.onnxruntime.gpu import BoundNetwork
 from blastscope.runtime.backends.protocol import EngineOptions
 from blastscope.runtime.bundle import Bundle, read_bundle

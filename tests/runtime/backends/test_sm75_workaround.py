@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from blastscope.runtime.backends.tensorrt.library import library_logger
-from blastscope.runtime.backends.tensorrt.sm75_workaround import matmul_as_convolution
+from blastscope.runtime.backends.tensorrt.builder import matmul_as_convolution
+from blastscope.runtime.backends.tensorrt.key import library_logger
 
 trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx-cu13 is not installed")
 rng = np.random.default_rng(0)

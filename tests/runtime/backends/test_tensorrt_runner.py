@@ -15,7 +15,7 @@ from host_kernels import HostKernels
 from host_tensorrt import Context, Engine, Fake, RtxEngine
 
 from blastscope.runtime.backends.nvidia import batch_executor as fixed
-from blastscope.runtime.backends.nvidia.pixel_pipeline import PixelPipeline
+from blastscope.runtime.backends.nvidia.engine_factory import PixelPipeline
 from blastscope.runtime.backends.protocol import EngineOptions
 from blastscope.runtime.backends.tensorrt import backend as tensorrt_gpu
 from blastscope.runtime.backends.tensorrt import context as tensorrt_network

@@ -15,43 +15,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pydantic import ValidationError
+from plain_manifest import FILES, GOLDEN, GRAPH, manifest
 
 from blastscope.runtime import bundle as room
-from blastscope.runtime.bundle import Bundle, Manifest, describe_file, pack, read_bundle, unpack, write_bundle
-from blastscope.runtime.bundle.manifest import (
-    GateResult,
-    GoldenEntry,
-    GraphEntry,
-    Interval,
-    Patients,
-    TrainingProvenance,
-)
-from blastscope.runtime.crop.specification import CropSpecification
+from blastscope.runtime.bundle import opening as unpack
+from blastscope.runtime.bundle import pack, read_bundle, write_bundle
 from blastscope.runtime.errors import BundleError, DigestMismatch, FormatTooNew
 from blastscope.runtime.io.atomic import write_folder
-
-GRAPH, GOLDEN = "fp32/ensemble.onnx", "golden.safetensors"
-FILES = {GRAPH: bytes(range(256)) * 40, GOLDEN: b"golden " * 30}
-
-
-def provenance(**changed: Any) -> TrainingProvenance:
-    values: dict[str, Any] = {"data_sha256": None, "split": "none", "seed": 0, "config": {}, "versions": {}}
-    return TrainingProvenance(**{**values, "patients": Patients(training=(), validation=()), **changed})
-
-
-def manifest(**changed: Any) -> Manifest:
-    graph = GraphEntry(
-        **dict(describe_file(FILES[GRAPH], GRAPH)), models="ensemble", precision="fp32", tolerances={"f32": 1e-4}
-    )
-    golden = GoldenEntry(**dict(describe_file(FILES[GOLDEN], GOLDEN)), count=1, source="drawn")
-    values: dict[str, Any] = {
-        "name": "c7",
-        "created": "2026-11-23T01:00:00Z",
-        "backbone": "tf_efficientnet_lite0",
-        "crop": CropSpecification(),
-    }
-    return Manifest(**{**values, "graphs": (graph,), "golden": golden, "training": provenance(), **changed})
 
 
 @pytest.fixture
@@ -363,50 +333,3 @@ def test_a_zip_lands_in_the_users_cache(folder: Path, monkeypatch: pytest.Monkey
     path = pack(read_bundle(folder), folder.parent / "c7.zip")
     if os.name == "posix":
         assert read_bundle(path).path == folder.parent / "home/blastscope/bundles" / room.file_sha256(path)
-
-
-# ---- laws of the manifest
-
-
-def gate(*, passed: bool) -> GateResult:
-    nothing = Interval(value=0, low=0, high=0)
-    return GateResult(
-        engine="openvino",
-        cells=9,
-        patients=2,
-        flip_rate=nothing,
-        max_flip_rate=0.02,
-        f1_drop_points=nothing,
-        max_f1_drop_points=0.5,
-        passed=passed,
-    )
-
-
-def int8(result: GateResult | None) -> GraphEntry:
-    entry = describe_file(b"int8", "int8/ensemble.onnx")
-    return GraphEntry(**dict(entry), models="ensemble", precision="int8", tolerances={"int8": 0.1}, gate=result)
-
-
-def test_an_int8_graph_ships_only_behind_a_passed_or_waived_gate() -> None:
-    fp32 = manifest().graphs
-    for refused in (None, gate(passed=False)):
-        with pytest.raises(ValidationError, match="without a gate result that passed"):
-            manifest(graphs=(*fp32, int8(refused)))
-        assert manifest(graphs=(*fp32, int8(refused)), gate="waived")
-    assert manifest(graphs=(*fp32, int8(gate(passed=True)))).graph("int8")
-
-
-def test_no_patient_stands_on_both_sides_of_a_split_by_patient() -> None:
-    leaky = Patients(training=("57", "H3"), validation=("H3",))
-    with pytest.raises(ValidationError, match="on both sides: H3"):
-        provenance(split="patient", patients=leaky)
-    assert provenance(split="image", patients=leaky)
-    with pytest.raises(ValidationError, match="on both sides: 57"):
-        provenance(split="patient", patients=Patients(training=("57",), validation=("H3",), calibration=("57",)))
-    with pytest.raises(ValidationError, match="a patient stands twice in training"):
-        Patients(training=("57", "57"), validation=())
-
-
-def test_a_bundle_is_a_value() -> None:
-    one = Bundle(Path("x"), manifest(), "0" * 64)
-    assert one == Bundle(Path("x"), manifest(), "0" * 64)

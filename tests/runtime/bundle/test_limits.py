@@ -11,7 +11,7 @@ import pytest
 
 from blastscope.runtime.bundle import read_bundle, reader
 from blastscope.runtime.bundle.manifest_io import RECORD_LIMIT, VALUE_LIMIT, _no_key_twice, parse_manifest
-from blastscope.runtime.bundle.unpack import MEMBER_LIMIT
+from blastscope.runtime.bundle.opening import MEMBER_LIMIT
 from blastscope.runtime.errors import BundleError
 
 SHOWN = Path("c7")

@@ -113,6 +113,7 @@ def _former() -> dict[str, Any]:
         assert new in text
         text = text.replace(new, old)
     table: dict[str, Any] = json.loads(text)
+    del table["detector"]
     return table
 
 
@@ -136,9 +137,14 @@ def _early() -> dict[str, Any]:
 
 def test_a_manifest_of_1_2_says_the_same_under_its_former_names() -> None:
     former, present = (parse_manifest(json.dumps(table).encode(), Path("c7")) for table in (_former(), EXAMPLE))
-    assert former.model_copy(update={"format": "1.3"}) == present
+    assert former.model_copy(update={"format": "1.3", "detector": present.detector}) == present
     assert json.loads(former.json_bytes()) == _former()
     assert json.loads(present.json_bytes()) == EXAMPLE
+
+
+def test_a_detector_is_no_key_of_1_2() -> None:
+    with pytest.raises(BundleError, match=r"a key that format 1\.2 doesn't have: say 1\.3"):
+        parse_manifest(json.dumps({**_former(), "detector": EXAMPLE["detector"]}).encode(), Path("c7"))
 
 
 def _set(table: dict[str, Any], path: str, value: object) -> None:

@@ -22,8 +22,10 @@ def test_a_persons_probability_is_bayes_rule_on_two_normals(mean: float, cells: 
 
 @given(st.floats(-2.5, 3), st.integers(1, 500))
 def test_the_interval_holds_the_probability_and_narrows(mean: float, cells: int) -> None:
-    low, high = MODEL.interval(mean, cells)
-    assert low <= MODEL.probability(mean, cells) <= high
+    for model in (MODEL, SmearModel.model_validate({**FACTS, "people": 40, "right": 39})):
+        low, high = model.interval(mean, cells)
+        assert low <= model.probability(mean, cells) <= high
+        assert low < high
     assert norm.ppf(0.975) == pytest.approx(1.959964, abs=1e-6)
 
 
@@ -31,6 +33,9 @@ def test_no_person_is_surer_than_the_number_of_people_allows() -> None:
     few = SmearModel.model_validate({**FACTS, "people": 40, "right": 39})
     assert few.probability(1e9, 100) == 1 - 1 / 42
     assert few.probability(-1e9, 100) == 1 / 42
+    # and where that holds it back the interval says how far it could go
+    assert few.interval(1e9, 100) == (1 - 1 / 42, 1)
+    assert few.interval(-1e9, 100) == (0, 1 / 42)
 
 
 def test_a_model_that_ranks_the_classes_the_wrong_way_is_refused() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from blastscope.runtime.bundle import pack, read_bundle
 from blastscope.runtime.errors import BundleError
-from blastscope.runtime.io.locks import exclusive_lock
+from blastscope.runtime.io.own_files import exclusive_lock
 
 
 def zipped(tiny_bundle: Any, folder: Path, **fields: Any) -> Path:

@@ -12,9 +12,20 @@ from pathlib import Path
 import pytest
 
 from blastscope.runtime.crop import CropSpecification
-from blastscope.runtime.cuda.kernels.compile import MACHINES, PTX, TARGETS, compiled_bytes, nvcc_version, sources
 from blastscope.runtime.cuda.kernels.crop_launch_plan import CropPlan
-from blastscope.runtime.cuda.kernels.fatbin import FATBIN, FOLDER, RECORD, crop_fatbin, read_record
+from blastscope.runtime.cuda.kernels.fatbin import (
+    FATBIN,
+    FOLDER,
+    MACHINES,
+    PTX,
+    RECORD,
+    TARGETS,
+    compiled_bytes,
+    crop_fatbin,
+    nvcc_version,
+    read_record,
+    sources,
+)
 from blastscope.runtime.errors import DeviceError, KernelError
 from blastscope.runtime.io.hashing import file_sha256
 

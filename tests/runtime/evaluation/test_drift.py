@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from blastscope import SHIPPED_BUNDLE
 from blastscope.runtime.bundle import read_bundle
 from blastscope.runtime.errors import UsageError
-from blastscope.runtime.evaluation.drift import WORDS, Drift, DriftState
-from blastscope.runtime.evaluation.reference_stats import measure, shipped_reference
+from blastscope.runtime.evaluation.drift import WORDS, Drift, DriftState, measure, shipped_reference
 from blastscope.runtime.frames.features import CellFeatures, cell_features
 from blastscope.runtime.frames.types import FrameCell, FrameReport, SegmentedCell
 from blastscope.runtime.io.cnmc import DatasetEntry

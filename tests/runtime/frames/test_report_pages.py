@@ -19,6 +19,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from blastscope.runtime.frames.doubts import scale_doubts
 from blastscope.runtime.frames.report.contact_sheet import MOST_CELLS, cards_of, draw_contact_sheet, summary
 from blastscope.runtime.frames.report.html_report import REASONS, diameter_um, render_slide_report
 from blastscope.runtime.frames.report.overlay import MOST_NUMBERS, draw_overlay
@@ -187,13 +188,13 @@ def test_cells_come_before_the_table_of_frames_that_leads_back_to_them() -> None
 
 
 def test_the_page_doubts_calls_on_a_scale_that_nobody_knows() -> None:
-    unknown = replace(THREE, facts=replace(FACTS, scale_source="assumed"))
+    assumed = replace(FACTS, scale_source="assumed")
+    unknown = replace(THREE, facts=assumed, doubts=tuple(scale_doubts(assumed, cells=True)))
     assert "so it is only assumed" not in render_slide_report(shown(THREE), "a")
-    empty = replace(unknown, cells=())
+    empty = replace(unknown, cells=(), doubts=tuple(scale_doubts(assumed, cells=False)))
     assert "so it is only assumed" not in render_slide_report(shown(THREE, empty), "a")
-    stained = replace(
-        empty, facts=replace(FACTS, scale_source="assumed", scale_note="assumed")
-    )  # none may be found on a wrong one
+    noted = replace(assumed, scale_note="assumed")  # none may be found on a wrong one
+    stained = replace(empty, facts=noted, doubts=tuple(scale_doubts(noted, cells=False)))
     for frames in ((unknown,), (THREE, unknown), (THREE, stained), (empty, stained)):
         page = render_slide_report(shown(*frames), "a")
         assert "too few red cells show the scale of 1 of the frames, so it is only assumed" in page

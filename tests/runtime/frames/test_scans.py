@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from blastscope.runtime.frames.cell_record import cell_from_row, cell_to_row
 from blastscope.runtime.frames.journal import Journal
 from blastscope.runtime.frames.pipeline import Examiner, TileProgress
 from blastscope.runtime.frames.survey import glass_map
-from blastscope.runtime.frames.types import FrameReport
+from blastscope.runtime.frames.types import CellGroup, FrameReport, SegmentedCell
 from blastscope.runtime.io.slides.slide import ArraySlide
 from blastscope.runtime.types import Audit, Box, Prediction
 
@@ -176,8 +176,12 @@ def test_each_part_is_told_with_its_cells_before_the_report(frame: NDArray[np.ui
 def test_a_cell_comes_back_from_its_record_to_the_last_digit(frame: NDArray[np.uint8], tiled: Examiner) -> None:
     report = tiled.examine(frame)
     assert {cell.refusal is None for cell in report.cells} == {True}
-    for cell in report.cells:
+    known = {"box", "contour", "core", "refusal", "score", "group"}
+    assert {one.name for one in fields(SegmentedCell)} == known, "the record of a cell lacks what is new"
+    by_detector = replace(report.cells[0].found, score=0.75, group=CellGroup("lymphoid", 0.5))
+    for cell in (*report.cells, replace(report.cells[0], found=by_detector)):
         back = cell_from_row(json.loads(json.dumps(cell_to_row(cell))))
+        assert (back.found.score, back.found.group) == (cell.found.score, cell.found.group)
         assert repr(back.prediction) == repr(cell.prediction)  # a voter that was not run has no equal
         assert back.appearance == cell.appearance
         assert back.box == cell.box

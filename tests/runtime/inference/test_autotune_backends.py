@@ -14,12 +14,11 @@ import pytest
 
 from blastscope.runtime.backends.onnxruntime import cpu as onnxruntime_cpu
 from blastscope.runtime.backends.openvino import backend as openvino_cpu
-from blastscope.runtime.backends.registry import BACKENDS
+from blastscope.runtime.backends.protocol import BACKENDS
 from blastscope.runtime.bundle import read_bundle
 from blastscope.runtime.errors import EngineError, MissingLibrary, UsageError
 from blastscope.runtime.inference import autotune, loader
-from blastscope.runtime.inference.autotune import TimingCache, TimingCaches
-from blastscope.runtime.inference.autotune_guess import OTHERWISE, likely_fastest
+from blastscope.runtime.inference.autotune import OTHERWISE, TimingCache, TimingCaches, likely_fastest
 from blastscope.runtime.inference.options import SessionOptions
 from blastscope.runtime.session import Scope, open_bundle
 from blastscope.runtime.types import EXECUTIONS

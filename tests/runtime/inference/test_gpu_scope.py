@@ -19,8 +19,8 @@ from host_kernels import HostKernels
 from PIL import Image
 
 from blastscope.runtime.backends.nvidia import batch_executor as fixed
-from blastscope.runtime.backends.nvidia import pixel_pipeline as pipeline
-from blastscope.runtime.backends.registry import GPU_BACKENDS
+from blastscope.runtime.backends.nvidia import engine_factory as pipeline
+from blastscope.runtime.backends.protocol import GPU_BACKENDS
 from blastscope.runtime.errors import (
     Closed,
     DeviceError,

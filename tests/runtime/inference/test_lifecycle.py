@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from blastscope.runtime.backends.protocol import Engine
 from blastscope.runtime.errors import Closed, UsageError
-from blastscope.runtime.inference import request_queue, worker_pool
-from blastscope.runtime.inference.request_queue import RequestQueue
-from blastscope.runtime.inference.worker_pool import InferencePool
+from blastscope.runtime.inference import worker_pool
+from blastscope.runtime.inference import worker_pool as request_queue
+from blastscope.runtime.inference.worker_pool import InferencePool, RequestQueue
 from blastscope.runtime.session import open_bundle
 
 PATIENCE_S = 0.05

@@ -37,7 +37,7 @@ from blastscope.export.onnx_export import FusedGraph, trace
 from blastscope.runtime.backends.uint8_activations import with_uint8_activations
 from blastscope.runtime.io.synthetic import synthetic_cell
 from blastscope.train.config import TrainConfig
-from blastscope.train.random_init import random_ensemble
+from blastscope.train.ensemble_checkpoint import random_ensemble
 
 FLOAT_BETWEEN = 12  # pooling at the end, heads, the edges of the squeeze-and-excitation gates
 COPIES = 1.1  # of an image's bytes that an answer holds at once: gray, mask and crop among them

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from blastscope.runtime.integrations.camera_format import CameraFormat, to_rgb
+from blastscope.runtime.integrations.micromanager import CameraFormat, to_rgb
 from blastscope.runtime.types import Refusal
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)

@@ -21,7 +21,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from blastscope.runtime.errors import UsageError
+from blastscope.runtime.errors import DataError, UsageError
+from blastscope.runtime.evaluation.labels import LabelledCell, read_labels
 from blastscope.runtime.frames.contour import Contour
 from blastscope.runtime.frames.estimation.frame_parameters import estimate_frame_parameters
 from blastscope.runtime.frames.image_pyramid import Grid
@@ -31,6 +32,7 @@ from blastscope.runtime.frames.report.theme import rgb
 from blastscope.runtime.frames.segmentation.pipeline import segment_cells
 from blastscope.runtime.frames.types import FrameCell, FrameReport, FrameSpecification, SegmentedCell
 from blastscope.runtime.integrations.napari_layers import COLOURS, examine_layer, frame_of, scale_of, show_report
+from blastscope.runtime.integrations.napari_review import answer_cells, cells_layer, corrections_in, save_corrections
 from blastscope.runtime.io.image import read_image
 from blastscope.runtime.types import Audit, Prediction, Refusal
 
@@ -134,6 +136,40 @@ def test_a_shape_drawn_by_hand_has_no_call(viewer: Any, frame: NDArray[np.uint8]
     calls = {tuple(colour) for colour in shapes.edge_color[:count]}
     assert not calls & {tuple(colour) for colour in shapes.edge_color[count:]}
     assert shapes.features.to_csv().count("\n") == 1 + count + 2
+
+
+def test_what_is_said_of_selected_cells_is_saved_as_corrections(viewer: Any, frame: NDArray[np.uint8], tmp_path: Path) -> None:
+    layer = viewer.add_image(frame, name="smear")
+    report = examine_layer(viewer, layer, Eyes())
+    shapes = cells_layer(viewer, layer)
+    assert len(report.cells) >= 2
+    with pytest.raises(UsageError, match="nothing was answered"):
+        corrections_in(shapes, "a.png", "me", whole=False)
+    assert answer_cells(shapes, {0}, "hem") == 1
+    assert shapes.features["text"][0].startswith("ALL 0.90 ")
+    assert answer_cells(shapes, {0, 1}, "other") == 2  # a second answer takes the first one's place
+    shapes.add_rectangles(np.array([[[9.5, 19.5], [9.5, 49.5], [39.5, 49.5], [39.5, 19.5]]]))
+    drawn = len(shapes.data) - 1
+    with pytest.raises(UsageError, match="have no answer yet"):
+        corrections_in(shapes, "a.png", "me", whole=True)
+    answer_cells(shapes, set(range(2, drawn)), "unsure")
+    answer_cells(shapes, {drawn}, "all")
+    with pytest.raises(UsageError, match="who are you"):
+        corrections_in(shapes, "a.png", " =", whole=True)
+    rows = corrections_in(shapes, "a.png", "me", whole=True)
+    assert [row.box for row in rows[:drawn]] == [cell.box for cell in report.cells]
+    assert [(row.number, row.old, row.new) for row in rows[:2]] == [(1, "all", "other"), (2, "clumped", "other")]
+    assert (rows[drawn].number, rows[drawn].box, rows[drawn].old, rows[drawn].new) == (None, (20, 10, 50, 40), "", "all")
+    assert (rows[-1].box, rows[-1].new, rows[-1].who) == (None, "complete", "me")
+    assert save_corrections(tmp_path / "c.csv", rows) == len(rows)
+    assert save_corrections(tmp_path / "c.csv", rows[:1]) == len(rows) + 1
+    Image.fromarray(frame).save(tmp_path / "a.png")
+    labels = read_labels(tmp_path / "c.csv", [tmp_path / "a.png"])
+    assert labels.cells == {tmp_path / "a.png": (LabelledCell((20, 10, 50, 40), "all"),)}
+    assert labels.complete(tmp_path / "a.png")
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n", encoding="utf-8")
+    with pytest.raises(DataError, match="is no table of corrections"):
+        save_corrections(tmp_path / "other.csv", rows)
 
 
 def test_the_words_of_many_cells_do_not_hide_them(viewer: Any) -> None:

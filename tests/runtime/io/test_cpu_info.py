@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from blastscope.runtime.errors import UsageError
-from blastscope.runtime.inference.device import Device, parse_device
+from blastscope.runtime.inference.options import Device, parse_device
 from blastscope.runtime.io import cpu_info as device
 from blastscope.runtime.io.cpu_info import usable_threads
 

@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from blastscope.runtime.errors import ImageError
-from blastscope.runtime.io.exif import orientation_in
 from blastscope.runtime.io.image import check_array, decode, read_image
-from blastscope.runtime.io.image_header import MAX_PIXELS, Header, read_header
+from blastscope.runtime.io.image_header import MAX_PIXELS, Header, orientation_in, read_header
 from blastscope.runtime.types import Refusal
 
 RANDOM = np.random.default_rng(0)

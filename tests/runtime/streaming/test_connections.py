@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from blastscope.runtime.frames.types import FrameReport
-from blastscope.runtime.streaming import connections, dashboard
-from blastscope.runtime.streaming.connections import Connections
+from blastscope.runtime.streaming import dashboard
+from blastscope.runtime.streaming import frame_buffer as connections
 from blastscope.runtime.streaming.dashboard import LivePage
+from blastscope.runtime.streaming.frame_buffer import Connections
 
 PATIENCE_S = 30.0
 PICTURE = np.random.default_rng(0).integers(0, 256, (1600, 1600, 3), np.uint8)  # whose JPEG fills every buffer on the way

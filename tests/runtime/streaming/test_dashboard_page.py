@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from blastscope.runtime.errors import DeviceLost
-from blastscope.runtime.evaluation.reference_stats import shipped_reference
+from blastscope.runtime.evaluation.drift import shipped_reference
 from blastscope.runtime.frames.features import CellFeatures
 from blastscope.runtime.frames.report.theme import CAUTION, LOOKS, VALIDATED, rgb
 from blastscope.runtime.frames.types import FrameCell, FrameParameters, FrameReport, SegmentedCell

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from blastscope.runtime.errors import Closed, UsageError
 from blastscope.runtime.frames.types import FrameReport
-from blastscope.runtime.streaming.frame_queue import Frame
-from blastscope.runtime.streaming.stats import StreamFailure
+from blastscope.runtime.streaming.frame_queue import Frame, StreamFailure
 from blastscope.runtime.streaming.stream import Stream
 
 

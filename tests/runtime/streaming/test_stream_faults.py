@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from blastscope.runtime.errors import Closed, DeviceLost, ImageError, UsageError
 from blastscope.runtime.frames.types import FrameReport
-from blastscope.runtime.streaming.frame_queue import Frame
-from blastscope.runtime.streaming.stats import StreamFailure
+from blastscope.runtime.streaming.frame_queue import Frame, StreamFailure
 from blastscope.runtime.streaming.stream import Stream
 from blastscope.runtime.types import Refusal
 

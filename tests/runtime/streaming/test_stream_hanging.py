@@ -13,7 +13,7 @@ from blastscope.runtime.errors import UsageError
 from blastscope.runtime.frames.types import FrameReport
 from blastscope.runtime.session import open_bundle
 from blastscope.runtime.streaming import stream as streams
-from blastscope.runtime.streaming.stats import StreamFailure
+from blastscope.runtime.streaming.frame_queue import StreamFailure
 from blastscope.runtime.streaming.stream import Stream
 
 

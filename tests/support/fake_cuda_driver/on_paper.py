@@ -24,7 +24,7 @@ from conftest import TinyBundle  # noqa: E402
 from host_gpu import RecordableNetwork  # noqa: E402
 from host_kernels import HostKernels  # noqa: E402
 
-from blastscope.runtime.backends.nvidia.pixel_pipeline import PixelPipeline  # noqa: E402
+from blastscope.runtime.backends.nvidia.engine_factory import PixelPipeline  # noqa: E402
 from blastscope.runtime.backends.onnxruntime.gpu import BoundNetwork  # noqa: E402
 from blastscope.runtime.bundle import read_bundle  # noqa: E402
 from blastscope.runtime.crop import crop_cell  # noqa: E402

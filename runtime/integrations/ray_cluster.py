@@ -1,0 +1,235 @@
+"""`RayRun`: images or frames examined by many machines of a Ray cluster, with one warm handle an actor, resumable.
+
+The machines need blastscope, and see bundle, images and frames under the same paths. Answers come to whoever started the run,
+who alone writes them. An actor that is lost, with its machine or for want of memory, is begun anew, and its work given out
+again; what it had answered stands. A file that ends its actor each time gets a refusal as `failed`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, NamedTuple, Self
+
+from blastscope.runtime.errors import BlastscopeError, DeviceError, DigestMismatch, MissingLibrary, UnavailableError
+from blastscope.runtime.frames.types import FrameSpecification
+from blastscope.runtime.io.parquet_parts import PartFolder
+from blastscope.runtime.session import open_bundle
+from blastscope.runtime.types import Refusal
+
+Row = dict[str, Any]
+Task = Literal["classify", "examine"]
+
+AHEAD = 2  # chunks that each actor has at hand: it never waits for the next one
+TRIES = 3  # of a chunk before its files go one by one, and of a file before it is refused
+CHUNK = {"classify": 64, "examine": 1}  # files a chunk
+PAIR = {"hem": "float64", "all": "float64"}
+AUDIT = dict.fromkeys(("bundle", "engine", "backend", "device", "precision", "execution", "layout"), "string")
+CALL: dict[str, Any] = {"label": "string", "probability": "float64", "score": "float64", "voter": "string"} | {
+    "novelty": "float64",
+    "set": ["string"],
+    "box": ["int32"],
+    "refusal": "string",
+    "detail": "string",
+}
+CELL: dict[str, Any] = CALL | {"contour": [["int32"]], "group": "string"}
+COUNTS = dict.fromkeys(("cells", "hem", "all", "refused"), "int32")
+GROUPS = dict.fromkeys(("lymphoid", "myeloid", "other", "not_lymphoid", "not_judged"), "int32")
+SCHEMAS: dict[Task, dict[str, Any]] = {
+    "classify": CALL | {"probabilities": {"a": PAIR, "b": PAIR, "combined": PAIR}, "decided_early": "bool_", "audit": AUDIT},
+    "examine": {
+        "refusal": "string",
+        "detail": "string",
+        "validated": "bool_",
+        "pixel_um": "float64",
+        "scale_source": "string",
+        "counts": COUNTS,
+        "groups": GROUPS,
+        "cells": [CELL],
+        "size": ["int32"],
+        "notes": ["string"],
+        "doubts": ["string"],
+    },
+}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the actors do, all of them alike. `engine` are words of `open_bundle`."""
+
+    task: Task
+    bundle: Path | None
+    digest: str  # of the bundle that is meant
+    engine: Mapping[str, Any] = field(default_factory=dict)
+    pixel_um: float | None = None
+    spec: FrameSpecification | None = None
+
+    @property
+    def made_with(self) -> dict[str, Any]:
+        """All that changes an answer."""
+        wanted = {"bundle": self.digest, "task": self.task, "pixel size": self.pixel_um}
+        chosen = {name: value for name, value in self.engine.items() if name in ("precision", "unlike_training", "cascade")}
+        return {**wanted, "specification": self.spec.model_dump() if self.spec else None, "options": chosen}
+
+
+class Answered(NamedTuple):
+    """A file with its row, as `PredictionRow` or `FrameRow` have it."""
+
+    path: Path
+    row: Row
+
+
+class Worker:
+    """What an actor holds: an open bundle. Raises `DigestMismatch` where its machine has another bundle under that path."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._scope = open_bundle(work.bundle, **work.engine, workload="throughput")
+        found = self._scope.bundle.digest
+        if found != work.digest:
+            place = work.bundle or "the shipped bundle"
+            raise DigestMismatch(place, "manifest.json", f"differs on a machine of the cluster: {found}, not {work.digest}")
+
+    def process(self) -> int:
+        """The number of its process, once the bundle is open."""
+        return os.getpid()
+
+    def answer(self, paths: Sequence[str]) -> list[Row]:
+        """A row for each file."""
+        files = [Path(path) for path in paths]
+        if self._work.task == "classify":
+            return [dict(prediction.row()) for _, prediction in self._scope.classify_files(files)]
+        reports = self._scope.examine_files(files, pixel_um=self._work.pixel_um, spec=self._work.spec)
+        return [dict(report.row()) for report in reports]
+
+
+class _Chunk(NamedTuple):
+    paths: tuple[Path, ...]
+    tries: int = 0
+
+
+class RayRun:
+    """A run on the cluster at `address`, which is `local` for one on this machine alone. Use it as a context manager.
+
+    Parameters
+    ----------
+    address : str
+        As `ray.init` takes it: `auto`, `HOST:PORT`, `ray://HOST:PORT`, `local`.
+    work : Work
+        What is to be done.
+    results : Path
+        The folder of Parquet files that the answers go to. What is there is not done again.
+    actors : int, optional
+        How many; by default one for each CPU of the cluster that an actor's threads fill.
+
+    Raises
+    ------
+    MissingLibrary, DeviceError
+        Without Ray; where no cluster answers.
+    UsageError, DataError
+        `results` was begun with something else, or can't be used.
+    BlastscopeError
+        What opening the bundle raises on the machines.
+    """
+
+    def __init__(self, address: str, work: Work, results: Path, *, actors: int | None = None) -> None:
+        try:
+            import ray
+        except ModuleNotFoundError as error:
+            raise MissingLibrary("ray", "ray") from error
+        self._ray, self._work, self.lost = ray, work, 0
+        self._parts = PartFolder(results, SCHEMAS[work.task], work.made_with)
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level="error", **_alone(address))
+        except Exception as error:  # Ray raises no class of its own where a node doesn't come up
+            ray.shutdown()
+            raise DeviceError(f"no Ray cluster answers at '{address}': {error}") from error
+        try:
+            threads = work.engine.get("threads") or 1
+            count = actors or max(int(ray.cluster_resources().get("CPU", 1)) // threads, 1)
+            kind = ray.remote(num_cpus=threads, max_restarts=-1)(Worker)
+            self._actors = [kind.remote(work) for _ in range(count)]
+            self.processes = self._ready()
+        except BaseException:
+            ray.shutdown()
+            raise
+
+    def _ready(self) -> list[int]:
+        """The processes of the actors, on whichever machine, once all have opened the bundle."""
+        try:
+            found: list[int] = self._ray.get([actor.process.remote() for actor in self._actors])
+        except self._ray.exceptions.RayError as error:
+            cause = getattr(error, "cause", None) or error
+            if isinstance(cause, BlastscopeError):
+                raise cause from error
+            raise UnavailableError(f"an actor of the cluster can't open the bundle: {str(error).strip()[-600:]}") from error
+        return found
+
+    def answers(self, paths: Sequence[Path]) -> Iterator[Answered]:
+        """The files that no earlier run answered, each once, as their rows are written."""
+        left = [path for path in dict.fromkeys(paths) if not self._parts.is_done(path)]
+        size = CHUNK[self._work.task]
+        waiting = deque(_Chunk(tuple(left[at : at + size])) for at in range(0, len(left), size))
+        at_work: dict[Any, tuple[_Chunk, Any]] = {}
+        free = deque(actor for _ in range(AHEAD) for actor in self._actors)
+        while waiting or at_work:
+            while waiting and free:
+                chunk, actor = waiting.popleft(), free.popleft()
+                at_work[actor.answer.remote([str(path) for path in chunk.paths])] = chunk, actor
+            (done, *_), _ = self._ray.wait(list(at_work), num_returns=1)
+            chunk, actor = at_work.pop(done)
+            free.append(actor)
+            try:
+                rows = self._ray.get(done)
+            except self._ray.exceptions.RayError as error:
+                self.lost += 1
+                rows = self._again(chunk, waiting, error)
+            if rows:
+                self._parts.write(chunk.paths, rows)
+                yield from map(Answered, chunk.paths, rows)
+
+    def _again(self, chunk: _Chunk, waiting: deque[_Chunk], error: Exception) -> list[Row]:
+        """Gives a chunk out again whose actor was lost; refusals where it ends every actor."""
+        if chunk.tries + 1 < TRIES:
+            waiting.append(chunk._replace(tries=chunk.tries + 1))
+            return []
+        if len(chunk.paths) > 1:
+            waiting.extend(_Chunk((path,)) for path in chunk.paths)
+            return []
+        told = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return [_failed(self._work.task, Refusal("failed", f"its actor was lost {TRIES} times: {told[:300]}"))]
+
+    def refused_before(self, paths: Sequence[Path]) -> int:
+        """How many of `paths` an earlier run refused."""
+        return self._parts.refused(path for path in dict.fromkeys(paths) if self._parts.is_done(path))
+
+    def close(self) -> None:
+        """Leaves the cluster, whose actors then end."""
+        with suppress(self._ray.exceptions.RayError):
+            for actor in self._actors:
+                self._ray.kill(actor)
+        self._ray.shutdown()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def _alone(address: str) -> dict[str, Any]:
+    """What a cluster that is begun for this run alone does without: a dashboard, and an address that others reach."""
+    return {"include_dashboard": False, "_node_ip_address": "127.0.0.1"} if address == "local" else {}
+
+
+def _failed(task: Task, refusal: Refusal) -> Row:
+    nothing: Row = dict.fromkeys(SCHEMAS[task])
+    empty: Row = (
+        {"decided_early": False} if task == "classify" else {"validated": False, "cells": [], "notes": [], "doubts": []}
+    )
+    return {**nothing, **empty, "refusal": refusal.code, "detail": refusal.detail}

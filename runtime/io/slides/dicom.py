@@ -1,0 +1,112 @@
+"""`DicomSlide`: a whole slide image in DICOM, read tile by tile with wsidicom (the extra `slides`)."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from blastscope.runtime.io.slides.budget import ReadBudget
+from blastscope.runtime.io.slides.pixel_size_metadata import checked
+from blastscope.runtime.io.slides.tiff_codec import ReadError
+from blastscope.runtime.io.slides.tile_table import refuse
+from blastscope.runtime.types import Box, Refusal
+
+SLIDE_CLASS = "1.2.840.10008.5.1.4.1.1.77.1.6"  # VL Whole Slide Microscopy Image Storage
+ONE_SERIES = ("SOPClassUID", "SeriesInstanceUID")
+
+
+def has_wsidicom() -> bool:
+    """Whether wsidicom is installed."""
+    return find_spec("wsidicom") is not None
+
+
+class DicomLevel:
+    """A smaller copy of a `DicomSlide`. Many threads may read, one at a time."""
+
+    def __init__(self, slide: Any, number: int, size: tuple[int, int], lock: threading.Lock, budget: ReadBudget) -> None:
+        self._slide, self._number, self._lock, self._budget = slide, number, lock, budget
+        self.width, self.height = size
+
+    def read(self, box: Box) -> NDArray[np.uint8]:
+        """The pixels (h, w, 3) of `box`. Raises `ReadError`."""
+        from wsidicom.errors import WsiDicomError
+
+        width, height = box[2] - box[0], box[3] - box[1]
+        with self._lock, self._budget.decoding(3 * width * height):
+            try:
+                region = self._slide.read_region((box[0], box[1]), self._number, (width, height))
+            except (WsiDicomError, ValueError, OSError) as error:
+                raise refuse("undecodable", f"a piece of the slide is damaged: {error}") from error
+        if region.mode != "RGB":
+            raise refuse("not-8-bit-rgb", f"a DICOM slide of {region.mode} pixels; it is not converted: save it as 8-bit RGB")
+        return np.asarray(region)
+
+
+class DicomSlide(DicomLevel):
+    """A `Slide` of the series that the file `path` belongs to; its levels are files of the same folder.
+
+    Raises `ReadError` for what is no slide. `unread` is why another reader didn't read it, and is given as the reason then.
+    """
+
+    def __init__(self, path: Path, unread: Refusal | None = None) -> None:
+        from wsidicom import WsiDicom
+        from wsidicom.errors import WsiDicomError
+
+        files = list(_series(path))
+        if not files:
+            raise ReadError(unread or Refusal("undecodable", "a DICOM file that is no whole slide image"))
+        try:
+            slide = WsiDicom.open(files)
+        except (WsiDicomError, ValueError, KeyError, AttributeError, OSError) as error:
+            raise ReadError(unread or Refusal("undecodable", f"a DICOM slide that wsidicom doesn't read: {error}")) from error
+        try:
+            levels = sorted(slide.pyramid, key=lambda level: -level.size.width)
+            base, *smaller = levels
+            lock, budget = threading.Lock(), ReadBudget(base.size.width, base.size.height)
+            super().__init__(slide, base.level, (base.size.width, base.size.height), lock, budget)
+            self.reduced = tuple(
+                DicomLevel(slide, level.level, (level.size.width, level.size.height), lock, budget) for level in smaller
+            )
+            scale = checked(base.mpp.width, base.mpp.height, "the DICOM header")
+        except BaseException:
+            slide.close()
+            raise
+        self.pixel_um = scale.pixel_um if scale else None
+        what = f"read: by wsidicom, {len(files)} files of a series, {self.width} x {self.height} pixels"
+        self.notes = tuple(filter(None, (what, scale.note if scale else "")))
+
+    def blank(self, box: Box) -> bool:
+        """See `Slide`."""
+        return False
+
+    def close(self) -> None:
+        """See `Slide`."""
+        self._slide.close()
+
+
+def _series(path: Path) -> Iterator[Path]:
+    """The files beside `path` that hold images of the same slide; none where it is no slide."""
+    own = _header(path)
+    if own is None or own[0] != SLIDE_CLASS:
+        return
+    yield from (other for other in sorted(path.parent.iterdir()) if other == path or _header(other) == own)
+
+
+def _header(path: Path) -> tuple[str, str] | None:
+    """The class and the series of a DICOM file; None of another."""
+    from pydicom import dcmread
+    from pydicom.errors import InvalidDicomError
+
+    if not path.is_file():
+        return None
+    try:
+        found = dcmread(path, stop_before_pixels=True, specific_tags=list(ONE_SERIES))
+        return str(found.SOPClassUID), str(found.SeriesInstanceUID)
+    except (InvalidDicomError, AttributeError, OSError, ValueError, EOFError):
+        return None

@@ -1,0 +1,232 @@
+"""Zeiss slides, HEIF photographs and DICOM slides, written here by other libraries, read in pieces and in the right colours."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from dicom_slide import write_dicom_slide
+from numpy.typing import NDArray
+
+from blastscope.runtime.io.image import read_image
+from blastscope.runtime.io.slides import slide as slides
+from blastscope.runtime.io.slides.czi import CziSlide
+from blastscope.runtime.io.slides.dicom import DicomSlide
+from blastscope.runtime.io.slides.heif import HeifSlide
+from blastscope.runtime.io.slides.slide import Slide, open_slide, read_overview, read_region
+from blastscope.runtime.types import Refusal
+
+Pixels = NDArray[np.uint8]
+# no two of its colours are alike when red and blue change places
+FIELD = np.kron(np.random.default_rng(5).integers(0, 256, (24, 40, 3), np.uint8), np.ones((16, 16, 1), np.uint8))
+HEIGHT, WIDTH = FIELD.shape[:2]
+
+
+def opened(path: Path) -> Slide:
+    slide = open_slide(path)
+    assert not isinstance(slide, Refusal), slide
+    return slide
+
+
+def without(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    found = importlib.util.find_spec
+
+    def find(name: str, *words: Any) -> object:
+        return None if name in names else found(name, *words)
+
+    for module in ("czi", "dicom", "heif", "vendor"):
+        monkeypatch.setattr(f"blastscope.runtime.io.slides.{module}.find_spec", find)
+
+
+# ---- Zeiss
+
+
+def write_czi(path: Path, pieces: dict[tuple[int, int], Pixels], um: float = 0.25, **words: Any) -> None:
+    """A mosaic whose pieces lie with their corners there. The library takes what the file holds: blue first."""
+    czi = pytest.importorskip("pylibCZIrw.czi")
+    with czi.create_czi(str(path)) as file:
+        for corner, piece in pieces.items():
+            file.write(np.ascontiguousarray(piece[..., ::-1]), location=corner, **words)
+        file.write_metadata("slide", scale_x=um * 1e-6, scale_y=um * 1e-6)
+
+
+def test_a_zeiss_mosaic_is_one_frame_in_red_green_and_blue(tmp_path: Path) -> None:
+    write_czi(tmp_path / "a.czi", {(-100, 50): FIELD[:, :320], (220, 50): FIELD[:, 320:]})
+    slide = opened(tmp_path / "a.czi")
+    assert isinstance(slide, CziSlide)
+    assert (slide.width, slide.height, slide.pixel_um) == (WIDTH, HEIGHT, 0.25)
+    assert np.array_equal(slide.read((0, 0, WIDTH, HEIGHT)), FIELD)
+    assert np.array_equal(slide.read((301, 17, 388, 200)), FIELD[17:200, 301:388])
+    assert "0.25 micrometres a pixel by the Zeiss metadata" in slide.notes
+    slide.close()
+
+
+def test_a_gap_in_a_zeiss_mosaic_is_blank_glass(tmp_path: Path) -> None:
+    write_czi(tmp_path / "a.czi", {(0, 0): FIELD, (1000, 0): FIELD})
+    slide = opened(tmp_path / "a.czi")
+    assert slide.width == 1000 + WIDTH
+    assert (slide.read((WIDTH, 0, 1000, HEIGHT)) == 255).all()
+    assert slide.blank((WIDTH, 0, 1000, HEIGHT))
+    assert not slide.blank((WIDTH - 1, 0, 1000, HEIGHT))
+    slide.close()
+
+
+def test_an_overview_of_a_zeiss_slide_is_the_slide_in_small(tmp_path: Path) -> None:
+    write_czi(tmp_path / "a.czi", {(0, 0): FIELD})
+    slide = opened(tmp_path / "a.czi")
+    small = cv2.resize(FIELD, (WIDTH // 4, HEIGHT // 4), interpolation=cv2.INTER_AREA)
+    assert np.abs(read_overview(slide, WIDTH // 4).astype(int) - small).max() <= 1
+    slide.close()
+
+
+@pytest.mark.parametrize(
+    ("shape", "planes", "code", "words"),
+    [
+        ((64, 64, 3), [{"Z": 0}, {"Z": 1}], "undecodable", "a Zeiss stack (Z: 2)"),
+        ((64, 64, 3), [{"T": 0}, {"T": 1}], "undecodable", "a Zeiss stack (T: 2)"),
+        ((64, 64, 1), [{"C": 0}], "not-8-bit-rgb", "a Zeiss slide of Gray8 pixels"),
+    ],
+)
+def test_stacks_and_gray_zeiss_slides_are_refused(
+    tmp_path: Path, shape: tuple[int, ...], planes: list[dict[str, int]], code: str, words: str
+) -> None:
+    czi = pytest.importorskip("pylibCZIrw.czi")
+    with czi.create_czi(str(tmp_path / "a.czi")) as file:
+        for plane in planes:
+            file.write(np.zeros(shape, np.uint8), plane=plane)
+    refusal = open_slide(tmp_path / "a.czi")
+    assert isinstance(refusal, Refusal)
+    assert refusal.code == code
+    assert refusal.detail.startswith(words)
+
+
+def test_a_damaged_zeiss_slide_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("pylibCZIrw")
+    (tmp_path / "a.czi").write_bytes(b"ZISRAWFILE\0" + bytes(600))
+    refusal = open_slide(tmp_path / "a.czi")
+    assert isinstance(refusal, Refusal)
+    assert refusal.detail.startswith("a Zeiss slide (.czi) that is damaged: ")
+
+
+# ---- HEIF
+
+PHOTO = FIELD[:64, :96]  # the encoder takes seconds for a large one
+DOWN, ACROSS = PHOTO.shape[:2]
+
+
+def write_heif(path: Path, pixels: Pixels, **words: Any) -> None:
+    heif = pytest.importorskip("pillow_heif")
+    mode = {3: "RGB", 4: "RGBA"}[pixels.shape[2]] + (";16" if pixels.dtype == np.uint16 else "")
+    file = heif.from_bytes(mode, (pixels.shape[1], pixels.shape[0]), np.ascontiguousarray(pixels).tobytes())
+    file.save(path, quality=-1, chroma=444, **words)
+
+
+@pytest.mark.parametrize("name", ["photo.heic", "photo.jpg"])
+def test_a_heif_photograph_is_read_whatever_it_is_called(tmp_path: Path, name: str) -> None:
+    write_heif(tmp_path / "a.heic", PHOTO)
+    (tmp_path / "a.heic").rename(tmp_path / name)
+    slide = opened(tmp_path / name)
+    assert isinstance(slide, HeifSlide)
+    assert (slide.width, slide.height, slide.pixel_um, slide.notes) == (ACROSS, DOWN, None, ())
+    assert np.abs(slide.read((0, 0, ACROSS, DOWN)).astype(int) - PHOTO).max() <= 2  # by way of YCbCr
+    assert np.array_equal(slide.read((30, 20, 90, 60)), slide.read((0, 0, ACROSS, DOWN))[20:60, 30:90])
+
+
+def test_an_exif_orientation_does_not_turn_a_heif_photograph(tmp_path: Path) -> None:
+    from PIL import Image
+
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    write_heif(tmp_path / "a.heic", PHOTO, exif=exif.tobytes())
+    slide = opened(tmp_path / "a.heic")
+    assert (slide.width, slide.height) in ((ACROSS, DOWN), (DOWN, ACROSS))
+    turned = PHOTO if slide.width == ACROSS else np.rot90(PHOTO, -1)  # the writer may lay the rotation into the file itself
+    assert np.abs(slide.read((0, 0, slide.width, slide.height)).astype(int) - turned).max() <= 2
+
+
+def test_transparent_deep_and_several_heif_pictures_are_refused(tmp_path: Path) -> None:
+    heif = pytest.importorskip("pillow_heif")
+    clear = np.dstack([PHOTO, np.full((DOWN, ACROSS), 128, np.uint8)])
+    write_heif(tmp_path / "clear.heic", clear)
+    with pytest.raises(slides.ReadError, match="alpha isn't opaque"):
+        read_region(opened(tmp_path / "clear.heic"), (0, 0, 9, 9))
+    opaque = np.dstack([PHOTO, np.full((DOWN, ACROSS), 255, np.uint8)])
+    write_heif(tmp_path / "opaque.heic", opaque)
+    assert opened(tmp_path / "opaque.heic").read((0, 0, 9, 9)).shape == (9, 9, 3)
+    write_heif(tmp_path / "deep.heic", PHOTO.astype(np.uint16) * 257)
+    deep = open_slide(tmp_path / "deep.heic")
+    assert isinstance(deep, Refusal)
+    assert deep.code == "not-8-bit-rgb"
+    several = heif.from_bytes("RGB", (ACROSS, DOWN), PHOTO.tobytes())
+    several.add_frombytes("RGB", (ACROSS, DOWN), PHOTO.tobytes())
+    several.save(tmp_path / "two.heic", quality=95)
+    two = open_slide(tmp_path / "two.heic")
+    assert isinstance(two, Refusal)
+    assert "of 2 images" in two.detail
+
+
+def test_a_photograph_of_another_codec_is_called_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x1cftypmif1\0\0\0\0mif1avif" + bytes(300))
+    refusal = open_slide(tmp_path / "a.heic")
+    assert isinstance(refusal, Refusal)
+    assert refusal.detail.startswith("an AVIF photograph, which isn't read here")
+
+
+# ---- DICOM
+
+
+@pytest.mark.parametrize("level", [0, 1])
+def test_a_dicom_slide_is_read_by_wsidicom_as_by_openslide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, level: int) -> None:
+    pytest.importorskip("wsidicom")
+    path = write_dicom_slide(tmp_path / "slide", FIELD, 0.25)
+    write_dicom_slide(tmp_path / "slide" / "other", FIELD, 0.25)
+    (tmp_path / "slide" / "notes.txt").write_text("Tuesday", encoding="utf-8")
+    by_openslide = opened(path)
+    without(monkeypatch, "openslide")
+    slide = opened(path.with_name(f"level-{level}.dcm"))
+    assert isinstance(slide, DicomSlide)
+    assert (slide.width, slide.height, slide.pixel_um) == (WIDTH, HEIGHT, 0.25)
+    assert slide.notes[0] == f"read: by wsidicom, 2 files of a series, {WIDTH} x {HEIGHT} pixels"
+    box = (33, 20, 417, 301)
+    assert np.array_equal(slide.read(box), FIELD[20:301, 33:417])
+    assert np.array_equal(slide.read(box), by_openslide.read(box))
+    small = cv2.resize(FIELD, (WIDTH // 2, HEIGHT // 2), interpolation=cv2.INTER_AREA)
+    assert np.array_equal(slide.reduced[0].read((0, 0, WIDTH // 2, HEIGHT // 2)), small)
+    slide.close()
+    by_openslide.close()
+
+
+def test_a_dicom_file_that_is_no_slide_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wsidicom")
+    path = write_dicom_slide(tmp_path, FIELD, 0.25, SOPClassUID="1.2.840.10008.5.1.4.1.1.2")
+    without(monkeypatch, "openslide")
+    refusal = open_slide(path)
+    assert isinstance(refusal, Refusal)
+    assert refusal.detail == "a DICOM file that is no whole slide image"
+
+
+# ---- libraries that are missing
+
+MISSING: dict[str, tuple[Callable[[Path], object], tuple[str, ...], str]] = {
+    "a.czi": (lambda path: path.write_bytes(b"ZISRAWFILE\0" + bytes(600)), ("pylibCZIrw", "openslide"), "pylibCZIrw"),
+    "a.heic": (lambda path: path.write_bytes(b"\0\0\0\x18ftypheic" + bytes(300)), ("pillow_heif",), "pillow-heif"),
+    "a.dcm": (lambda path: path.write_bytes(bytes(128) + b"DICM" + bytes(300)), ("wsidicom", "openslide"), "OpenSlide"),
+}
+
+
+@pytest.mark.parametrize("name", MISSING)
+def test_a_missing_library_is_named_with_its_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    write, modules, library = MISSING[name]
+    write(tmp_path / name)
+    without(monkeypatch, *modules)
+    refusal = open_slide(tmp_path / name)
+    assert isinstance(refusal, Refusal)
+    assert f"read by {library}: pip install 'blastscope[slides]'" in refusal.detail
+    image = read_image(tmp_path / name)
+    assert isinstance(image, Refusal)
+    assert "isn't an image of a cell: use 'blastscope examine'" in image.detail

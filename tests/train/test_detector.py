@@ -1,0 +1,275 @@
+"""Training of the detector: pictures and targets, losses, leaving sources out, and a small run from files to a bundle."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from typer.testing import CliRunner
+
+from blastscope import SHIPPED_BUNDLE, open_bundle
+from blastscope.cli import app
+from blastscope.runtime.bundle import read_bundle
+from blastscope.runtime.errors import DataError, GoldenMismatch
+from blastscope.runtime.frames.detection.decode import WHITE, decode
+from blastscope.runtime.frames.detection.loader import load_detector
+from blastscope.runtime.frames.types import GROUPS as RUNTIME_GROUPS
+from blastscope.train.detector.config import SHIPPED, DetectorConfig, HeadConfig, PictureConfig
+from blastscope.train.detector.drawn_glass import drawn_cell
+from blastscope.train.detector.fit import FINISHED, fit
+from blastscope.train.detector.laid_cells import prepare_cell
+from blastscope.train.detector.losses import TargetBatch, losses_of
+from blastscope.train.detector.network import BOX_UNIT, Detector, DetectorHead
+from blastscope.train.detector.pictures import Sample, draw_sample, drawn_picture, prepare
+from blastscope.train.detector.pool import SAME_SOURCE, SOURCES, Shard, read_pool
+from blastscope.train.detector.sources import GROUPS, RED, bccd_frames, pbc_cells, txl_frames
+from blastscope.train.detector.stains import USUAL, random_nucleus, random_red, render, restain
+from blastscope.train.detector.targets import Targets, encode
+from blastscope.train.fit_checkpoint import read_tensors
+from blastscope.train.progress import Progress
+
+SMALL = """
+[pool]
+bccd = 2
+raabin = 2
+pbc = 2
+pbc_cells = 2
+cnmc = 2
+drawn_cells = 4
+shard = 2
+[picture]
+side_px = 96
+[head]
+channels = 8
+depth = 1
+[fit]
+epochs = 1
+batch_size = 2
+"""
+XML = "<object><name>{}</name><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox></object>"
+
+
+def picture(seed: int) -> NDArray[np.uint8]:
+    return cv2.resize(drawn_picture(seed, (96, 128)), (640, 480)).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Drawn pictures in the folders and tables of the real ones."""
+    root = tmp_path_factory.mktemp("data")
+    for folder in ("bccd/JPEGImages", "bccd/Annotations", "txl/raabin", "txl/pbc", "pbc/lymphocyte", "pbc/platelet"):
+        (root / folder).mkdir(parents=True)
+    for number, split in enumerate(("train", "val")):
+        cv2.imwrite(str(root / f"bccd/JPEGImages/frame{number}.jpg"), picture(number))
+        (root / f"bccd/Annotations/frame{number}.xml").write_text(
+            f"<annotation>{XML.format('WBC', 100, 120, 260, 290)}{XML.format('RBC', 300, 120, 410, 230)}</annotation>"
+        )
+        (root / f"bccd/{split}.txt").write_text(f"frame{number}\n")
+    rows = []
+    for source in ("raabin", "pbc"):
+        cv2.imwrite(str(root / f"txl/{source}/one.jpg"), picture(5))
+        rows += [(f"txl/{source}/one.jpg".removeprefix("txl/"), 40 * n, 30, 40 * n + 80, 110, "rbc") for n in range(1, 5)]
+        rows.append((f"{source}/one.jpg", 200, 150, 330, 300, "wbc"))
+    with (root / "txl/boxes.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([("path", "x0", "y0", "x1", "y1", "label"), *rows])
+    for kind in ("lymphocyte", "platelet"):
+        cv2.imwrite(str(root / f"pbc/{kind}/one.jpg"), picture(7)[:363, :360])
+    cells = root / "cnmc/C-NMC_training_data/fold_0/all"
+    cells.mkdir(parents=True)
+    cv2.imwrite(str(cells / "UID_1_1_1_all.bmp"), drawn_cell(3))
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a detector that has learnt next to nothing."""
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "small.toml").write_text(SMALL)
+    out = folder / "run"
+    done = CliRunner().invoke(app, ["train-detector", str(data), "--config", str(folder / "small.toml"), "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert "raabin" in done.stdout
+    return out
+
+
+def sample(seed: int, *, white: bool = True) -> Sample:
+    config = PictureConfig()
+    cells = [prepare_cell(drawn_cell(number), config) for number in range(4)] if white else []
+    rng = np.random.default_rng(seed)
+    while True:
+        found = draw_sample(None, cells or [prepare_cell(drawn_cell(1), config)], config, rng)
+        if len(found.boxes.labels) and (found.boxes.labels == WHITE).any():
+            return found
+
+
+def test_the_shipped_recipe_is_the_default() -> None:
+    assert DetectorConfig.from_toml(SHIPPED) == DetectorConfig()
+
+
+def test_groups_are_those_of_the_runtime() -> None:
+    assert GROUPS == RUNTIME_GROUPS
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_boxes_of_a_picture_lie_in_it_and_targets_peak_in_them(seed: int) -> None:
+    drawn = sample(seed)
+    side = drawn.picture.shape[0]
+    corners = drawn.boxes.corners
+    assert (corners >= 0).all()
+    assert (corners <= side).all()
+    heat = encode(drawn).heat[0]
+    for box, label in zip(corners, drawn.boxes.labels, strict=True):
+        if min(box[2] - box[0], box[3] - box[1]) >= 2:
+            x, y = (int(v) for v in np.minimum((box[:2] + box[2:]) / 2 / 8, side // 8 - 1))
+            assert heat[label, max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2].max() > 0.99
+
+
+def test_maps_that_are_the_targets_give_back_the_boxes() -> None:
+    drawn = sample(1)
+    targets = encode(drawn)
+    groups = np.full((1, 3, *targets.heat.shape[2:]), 1 / 3, np.float32)
+    maps = np.concatenate([targets.heat, targets.box, groups], axis=1)[0].astype(np.float32)
+    found = decode(maps, WHITE, 0.9)
+    wanted = drawn.boxes.corners[drawn.boxes.labels == WHITE]
+    near = np.abs(found.boxes[:, None] - wanted[None]).max(axis=2).min(axis=1)
+    assert len(found.boxes)
+    assert near.max() < 0.6  # half floats
+
+
+def test_losses_of_perfect_maps_are_small_and_of_empty_ones_large() -> None:
+    targets = encode(sample(2))
+    batch = TargetBatch(*(torch.from_numpy(np.asarray(a, np.float32) if a.dtype == np.float16 else a) for a in targets))
+    heat = torch.logit(batch.heat.clamp(1e-5, 1 - 1e-5))
+    reach = (batch.box.clamp(min=0.5) / BOX_UNIT).log()
+    perfect = torch.cat([heat, reach, torch.zeros(1, 3, *heat.shape[2:])], dim=1)
+    empty = torch.cat([torch.full_like(heat, -8), torch.zeros_like(reach), torch.zeros(1, 3, *heat.shape[2:])], dim=1)
+    good, bad = losses_of(perfect, batch), losses_of(empty, batch)
+    assert good.box < 0.05
+    assert good.heat < 0.2 * bad.heat
+
+
+def test_restaining_moves_both_stains_to_the_colours_asked_for() -> None:
+    rng = np.random.default_rng(0)
+    red = random_red(rng)
+    nucleus = random_nucleus(rng, red)
+    dense = np.stack([USUAL.red, USUAL.nucleus, 0.5 * USUAL.red])[None]
+    moved = restain(dense, USUAL, red, nucleus)[0]
+    np.testing.assert_allclose(moved, [red, nucleus, 0.5 * red], atol=1e-5)
+    assert (nucleus - red)[:2].sum() >= 0.49
+    assert render(np.zeros((1, 1, 3), np.float32), USUAL.glass).tolist() == [[[235, 225, 215]]]
+
+
+def test_no_picture_of_a_source_that_is_left_out_is_read(run: Path) -> None:
+    config = DetectorConfig.from_toml(run.parent / "small.toml")
+    for left_out, without in SAME_SOURCE.items():
+        assert [source for source, _ in read_pool(config, run / "pool", left_out)] == [
+            one for one in SOURCES if one not in without
+        ]
+    assert "pbc_cells" in SAME_SOURCE["pbc"]  # they share pictures
+
+
+def test_frames_are_scaled_by_their_red_cells(data: Path) -> None:
+    (frame,) = txl_frames(data / "txl", "raabin")
+    assert frame.red_cell_px == 80
+    assert (frame.labels == RED).sum() == 4
+    prepared = prepare(frame, PictureConfig())
+    assert prepared.picture.shape[1] == round(640 * 28 * 1.7 / 80)
+
+
+def test_types_of_single_cells_are_groups_and_platelets_are_none(data: Path) -> None:
+    assert [(frame.group, frame.single) for frame in pbc_cells(data / "pbc")] == [(0, True), (None, True)]
+
+
+def test_data_without_its_tables_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"train\.txt"):
+        bccd_frames(tmp_path, "train")
+
+
+def shard(seed: int) -> Shard:
+    rng = np.random.default_rng(seed)
+    fine, coarse = rng.normal(size=(4, 6, 12, 12)), rng.normal(size=(4, 5, 6, 6))
+    targets = [encode(sample(number)) for number in range(4)]
+    cut = Targets(*(np.concatenate([part[field] for part in targets])[..., :12, :12] for field in range(5)))
+    return Shard(fine.astype(np.float16), coarse.astype(np.float16), cut)
+
+
+def test_a_fit_that_was_broken_off_ends_as_one_that_was_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = DetectorConfig.model_validate({"fit": {"epochs": 2, "batch_size": 2}, "head": {"channels": 8, "depth": 1}})
+
+    def head() -> DetectorHead:
+        torch.manual_seed(0)
+        return DetectorHead((6, 5), HeadConfig(channels=8, depth=1))
+
+    class Stopped(Exception):
+        pass
+
+    class StopsAfterOne(Progress):
+        def say(self, text: str) -> None:
+            if "1/2" not in text:
+                raise Stopped
+
+    fit(head(), [shard(0)], config, tmp_path / "whole", Progress(), name="x")
+    with pytest.raises(Stopped):
+        fit(head(), [shard(0)], config, tmp_path / "broken", StopsAfterOne(), name="x")
+    fit(head(), [shard(0)], config, tmp_path / "broken", Progress(), name="x")
+    whole, broken = (read_tensors(tmp_path / name / FINISHED)[0] for name in ("whole", "broken"))
+    for name, tensor in whole.items():
+        torch.testing.assert_close(broken[name], tensor)
+
+
+def test_a_run_goes_on_only_with_its_own_configuration(run: Path, data: Path, tmp_path: Path) -> None:
+    again = CliRunner().invoke(app, ["train-detector", str(data), "--out", str(run)])
+    assert again.exit_code == 2
+    other = CliRunner().invoke(app, ["train-detector", str(data), "--out", str(run), "--resume"])
+    assert other.exit_code == 2
+    assert "another configuration" in other.stderr
+
+
+def test_a_run_becomes_a_bundles_detector_that_both_backends_answer_alike(run: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(SHIPPED_BUNDLE, bundle)
+    done = CliRunner().invoke(app, ["add-detector", str(bundle), "--run", str(run)])
+    assert done.exit_code == 0, done.output
+    found = read_bundle(bundle)
+    assert found.manifest.detector is not None
+    frame = drawn_picture(3, (96, 128))
+    maps = []
+    for backend in ("openvino", "onnxruntime"):
+        detector = load_detector(found, backend=backend, threads=1)
+        assert detector is not None
+        maps.append(detector.network.infer(frame))
+        detector.network.close()
+    np.testing.assert_allclose(maps[0][:3], maps[1][:3], atol=1e-3)
+    with open_bundle(bundle) as scope:
+        report = scope.examine(frame)
+    assert report.refusal is None
+
+
+def test_a_detector_that_answers_otherwise_is_refused(run: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(SHIPPED_BUNDLE, bundle)
+    assert CliRunner().invoke(app, ["add-detector", str(bundle), "--run", str(run)]).exit_code == 0
+    found = read_bundle(bundle)
+    entry = found.manifest.detector
+    assert entry is not None
+    strict = found.manifest.model_copy(update={"detector": entry.model_copy(update={"tolerance": 0.0})})
+    broken = type(found)(found.path, strict, found.digest)
+    # a tolerance of nothing at all: PyTorch and OpenVINO round differently
+    with pytest.raises(GoldenMismatch, match="differs from the trained detector"):
+        load_detector(broken, backend="openvino", threads=1)
+
+
+def test_the_network_takes_any_size_that_halves_four_times(run: Path) -> None:
+    from blastscope.train.detector.run import load_detector_run
+
+    network: Detector = load_detector_run(run).network
+    with torch.inference_mode():
+        maps = network(torch.zeros((1, 64, 96, 3), dtype=torch.uint8))
+    assert maps.shape == (1, 10, 8, 12)
+    assert (maps[:, 3:7] > 0).all()

@@ -1,0 +1,145 @@
+"""Cells of a site's own frames, labelled by its people, as further cells to train on.
+
+PLACE/cells        a link to C-NMC's cells, or to whatever folder was named
+PLACE/site/all/    the site's cells on black, in C-NMC's scale and naming: UID_<person>_<frame>_<cell>_all.png
+PLACE/site/hem/
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from blastscope.runtime.errors import DataError
+from blastscope.runtime.evaluation.detection import match_boxes
+from blastscope.runtime.evaluation.labels import LabelledFrames, frames_named_in, read_labels
+from blastscope.runtime.frames.cell_crop import cut_from
+from blastscope.runtime.frames.pipeline import Examiner
+from blastscope.runtime.frames.types import FrameReport, FrameSpecification
+from blastscope.runtime.io.atomic import write_folder
+from blastscope.runtime.io.slides.slide import Slide
+from blastscope.runtime.types import Audit, ClassName, Prediction, Refusal
+
+UNUSABLE = {"touches-border", "clumped", "out-of-focus"}  # what the finder says of cells that can't be shown whole and alone
+NOBODY = Audit("", "", "none", "none", "fp32", "f32")
+NOT_ASKED = Refusal("unlike-training", "no network was asked")
+
+Cells = list[tuple[ClassName, NDArray[np.uint8]]]
+
+
+def add_site_cells(
+    data: Path, table: Path, place: Path, *, spec: FrameSpecification, tell: Callable[[str], object], threads: int = 2
+) -> Path:
+    """Cuts the labelled cells out of a site's frames, and puts them beside the cells in `data`.
+
+    Cells are found anew and put on black as `examine` does, and those whose box meets a labelled one are taken. A person is
+    who stands in the table's column `patient`, or whose frames lie in one folder. C-NMC's labels, splits and scores are by
+    person: of somebody with cells of both classes those of the more frequent one are taken.
+
+    Parameters
+    ----------
+    data : Path
+        Folder of labelled cells, as `train` takes it.
+    table : Path
+        Corrections, or a table of labels, as `validate` takes them. Frames are found from where the command runs or from the
+        table's own folder.
+    place : Path
+        The folder to write, whole or not at all; one that stands there is replaced.
+    spec : FrameSpecification
+        What is assumed of frames and cells.
+    tell : callable
+        Is told of what was taken, and what wasn't and why.
+    threads : int
+        How many frames are examined at once.
+
+    Returns
+    -------
+    Path
+        `place`, for `train`, `export --data` and `calibrate --data`.
+
+    Raises
+    ------
+    DataError
+        The table can't be read, or no cell of it can be used.
+    """
+    labels = read_labels(table, frames_named_in(table))
+    taken, left = _cut(labels, spec, threads)
+    people: dict[str, Cells] = defaultdict(list)
+    for frame, cells in taken.items():
+        people[labels.patients[frame] if labels.patients else str(frame.resolve().parent)] += cells
+    kept = {person: _of_one_class(cells) for person, cells in people.items()}
+    dropped = sum(len(cells) for cells in people.values()) - sum(len(cells) for cells in kept.values())
+    if not any(kept.values()):
+        raise DataError(table, "no cell that is labelled all or hem was found in its frames, so there is nothing to train on")
+    write_folder(place, partial(_fill, data.resolve(), kept))
+    counts = Counter(label for cells in kept.values() for label, _ in cells)
+    tell(f"cells of this site: {counts['all']} ALL and {counts['hem']} HEM of {len(kept)} persons, in '{place}'")
+    for reason, count in (*left.items(), ("of persons with more cells of the other class", dropped)):
+        if count:
+            tell(f"labelled cells that were left out: {count}, {reason}")
+    return place
+
+
+def _cut(labels: LabelledFrames, spec: FrameSpecification, threads: int) -> tuple[dict[Path, Cells], Counter[str]]:
+    """The labelled cells of each frame on black, and how many couldn't be had, by reason."""
+    taken: dict[Path, Cells] = {}
+    left: Counter[str] = Counter()
+    lock = threading.Lock()
+
+    def look(scan: Slide, report: FrameReport) -> None:
+        assert report.path is not None
+        labelled = labels.cells[report.path]
+        pairs = match_boxes([cell.box for cell in labelled], [cell.box for cell in report.cells])
+        cells: Cells = []
+        lost: Counter[str] = Counter()
+        for number, expert in enumerate(labelled):
+            cell = report.cells[pairs[number]].found if number in pairs else None
+            if cell is None or report.facts is None:
+                lost["not found in the frame"] += 1
+            elif cell.refusal and cell.refusal.code in UNUSABLE:
+                lost[cell.refusal.code] += 1
+            else:
+                cells.append((expert.label, cut_from(scan, cell, report.facts, spec)))
+        with lock:
+            taken[report.path] = cells
+            left.update(lost)
+
+    wanted = [frame for frame, cells in labels.cells.items() if cells]
+    for report in Examiner(_not_asked, spec, threads=threads).examine_files(wanted, look):
+        if report.refusal and report.path is not None:
+            left[f"in frames that couldn't be examined, the first for: {report.refusal.detail}"] += len(
+                labels.cells[report.path]
+            )
+            taken.pop(report.path, None)
+    return {frame: taken[frame] for frame in wanted if frame in taken}, left
+
+
+def _not_asked(cells: Sequence[NDArray[np.uint8]]) -> list[Prediction]:
+    return [Prediction(None, None, None, None, None, None, NOT_ASKED, NOBODY) for _ in cells]
+
+
+def _of_one_class(cells: Cells) -> Cells:
+    counts = Counter(label for label, _ in cells)
+    return [(label, cell) for label, cell in cells if label == counts.most_common(1)[0][0]]
+
+
+def _fill(data: Path, people: dict[str, Cells], folder: Path) -> None:
+    try:
+        (folder / "cells").symlink_to(data, target_is_directory=True)
+    except OSError as error:
+        raise DataError(folder / "cells", f"no link to '{data}' can be made: {error.strerror or error}") from error
+    for person, cells in people.items():
+        # the same person has the same id in every run; C-NMC's are numbers, or numbers behind an H
+        number = int(hashlib.sha256(person.encode("utf-8", "surrogateescape")).hexdigest()[:12], 16)
+        for count, (label, cell) in enumerate(cells, 1):
+            place = folder / "site" / label / f"UID_s{number}_1_{count}_{label}.png"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(cv2.imencode(".png", cell[..., ::-1])[1].tobytes())
