@@ -140,7 +140,7 @@ def _red_sizes(table: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.
     x0, y0, x1, y1, label = table.T
     whole = (x0 > _EDGE_PX) & (y0 > _EDGE_PX) & (x1 < size[0] - _EDGE_PX) & (y1 < size[1] - _EDGE_PX)
     own = whole & (label == RED)
-    return np.sqrt((x1 - x0) * (y1 - y0))[own]
+    return np.asarray(np.sqrt((x1 - x0) * (y1 - y0))[own], np.float64)
 
 
 def each_source(data: Path) -> Iterator[tuple[str, list[Frame]]]:
