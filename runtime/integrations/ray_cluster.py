@@ -7,11 +7,13 @@ again; what it had answered stands. A file that ends its actor each time gets a 
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self
@@ -139,13 +141,13 @@ class RayRun:
 
     def __init__(self, address: str, work: Work, results: Path, *, actors: int | None = None) -> None:
         try:
-            import ray
+            ray: Any = import_module("ray")  # without types that hold
         except ModuleNotFoundError as error:
             raise MissingLibrary("ray", "ray") from error
         self._ray, self._work, self.lost = ray, work, 0
         self._parts = PartFolder(results, SCHEMAS[work.task], work.made_with)
         try:
-            ray.init(address=address, log_to_driver=False, logging_level="error", **_alone(address))
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **_alone(address))
         except Exception as error:  # Ray raises no class of its own where a node doesn't come up
             ray.shutdown()
             raise DeviceError(f"no Ray cluster answers at '{address}': {error}") from error

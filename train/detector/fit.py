@@ -84,7 +84,7 @@ def fit(
             losses = losses_of(head(*maps), targets)
             loss = losses.heat + settings.box_weight * losses.box + settings.group_weight * losses.group
             optimiser.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(head.parameters(), settings.clip_norm)
             optimiser.step()
             schedule.step()

@@ -37,7 +37,7 @@ class Losses(NamedTuple):
 
 def losses_of(raw: Tensor, targets: TargetBatch) -> Losses:
     """The losses of raw maps (N, 10, M, M)."""
-    heat, reach, group = raw.split((KINDS, 4, len(GROUPS)), dim=1)
+    heat, reach, group = torch.split(raw, [KINDS, 4, len(GROUPS)], dim=1)
     return Losses(_focal(heat, targets), _giou(reaches(reach), targets.box, targets.weight), _group(group, targets))
 
 

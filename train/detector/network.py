@@ -32,8 +32,8 @@ class DetectorHead(nn.Module):
         self.out = nn.Conv2d(width, KINDS + 4 + len(GROUPS), 1)
         with torch.no_grad():
             self.out.weight.mul_(0.1)
-            self.out.bias.zero_()
-            self.out.bias[:KINDS] = RARE
+            nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]  # it has one
+            nn.init.constant_(self.out.bias[:KINDS], RARE)  # type: ignore[index]
 
     def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
         """The raw maps."""

@@ -15,7 +15,7 @@ from blastscope.runtime.io.atomic import write_content
 from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.train.detector.evaluation import LIMITS, SourceScores
 from blastscope.train.detector.fit import FitHistory
-from blastscope.train.report.markup import STYLE, interval, number, table
+from blastscope.train.report.markup import STYLE, Cell, Row, interval, number, table
 
 AIMED = (0.95, 0.90)  # recall and precision of each left-out source
 
@@ -70,18 +70,18 @@ def write_report(folder: Path, report: DetectorReport) -> None:
 def render(report: DetectorReport) -> str:
     """The page, which loads nothing from anywhere."""
     head = ["source", "frames", "recall", "precision", "without detector: recall", "precision"]
-    rows = []
+    rows: list[Row] = []
     for one in report.sources:
         found = one.at(report.limit)
         name = f"{html.escape(one.source)}, {'left out' if one.left_out else 'trained with its training part'}"
-        cells = [name, number(str(one.frames)), *_pair(found), *_pair(one.by_stain)]
+        cells: list[Cell] = [name, number(str(one.frames)), *_pair(found), *_pair(one.by_stain)]
         rows.append(("", cells))
-    limits = [("", [f"{limit:.2f}", *(_short(one.at(limit)) for one in report.sources)]) for limit in LIMITS]
-    scales = [
+    limits: list[Row] = [("", [f"{limit:.2f}", *(_short(one.at(limit)) for one in report.sources)]) for limit in LIMITS]
+    scales: list[Row] = [
         ("", [html.escape(one.source), number(f"{one.wrong_scale_before:.1%}"), number(f"{one.wrong_scale:.1%}")])
         for one in report.sources
     ]
-    history = [
+    history: list[Row] = [
         ("", [str(row.epoch), *(number(f"{value:.3f}") for value in (row.heat, row.box, row.group))])
         for row in report.history.epochs
     ]

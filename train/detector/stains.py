@@ -65,7 +65,8 @@ def random_glass(rng: np.random.Generator) -> Floats:
     """The colour of some laboratory's glass."""
     level = rng.choice([rng.uniform(225, 255), rng.uniform(160, 235), rng.uniform(90, 170)], p=[0.5, 0.37, 0.13])
     tint = rng.normal(0, 0.06 if rng.random() < 0.75 else 0.14, 3)
-    return np.clip(level * (1 + tint - tint.max() * 0.7), 50, 255).astype(np.float32)
+    glass: Floats = np.clip(level * (1 + tint - tint.max() * 0.7), 50, 255).astype(np.float32)
+    return glass
 
 
 def random_red(rng: np.random.Generator) -> Floats:
@@ -132,7 +133,7 @@ def render(dense: Floats, glass: Floats) -> Picture:
 
 def expose(picture: Picture, rng: np.random.Generator) -> Picture:
     """`picture` (H, W, 3) as another camera would have taken it: light, white balance, gamma, focus, noise, compression."""
-    work = picture.astype(np.float32)
+    work: NDArray[np.floating] = picture.astype(np.float32)
     if rng.random() < 0.5:
         work = 255 * (work / 255) ** np.float32(np.exp(rng.normal(0, 0.25)))
     if rng.random() < 0.5:

@@ -50,10 +50,11 @@ def make_trunk(backbone: str) -> tuple[DetectorTrunk, str]:
 def compiled_module(module: nn.Module, shape: tuple[int, ...]) -> Any:  # OpenVINO's CompiledModel
     """A module of pictures, compiled by OpenVINO in float32; -1 in `shape` is any side that is a multiple of 16."""
     import openvino
+    from torch.jit import TracerWarning  # type: ignore[attr-defined]
 
     example = torch.zeros([side if side > 0 else 64 for side in shape], dtype=torch.uint8)
     with warnings.catch_warnings():  # of the tracer: sizes that become constants, and that it is the older one
-        for category in (DeprecationWarning, FutureWarning, torch.jit.TracerWarning):
+        for category in (DeprecationWarning, FutureWarning, TracerWarning):
             warnings.simplefilter("ignore", category)
         model = openvino.convert_model(module.eval(), example_input=example, input=[openvino.PartialShape(list(shape))])
     settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}

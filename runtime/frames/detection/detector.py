@@ -84,7 +84,7 @@ class Detector:
                     parts, (decode(maps, WHITE, self.least_score), decode(maps, RED, RED_SCORE, MOST_RED)), strict=True
                 ):
                     boxes = here.boxes + np.asarray([left, top] * 2, np.float32)
-                    x, y = (boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2
+                    x, y = ((boxes[:, side] + boxes[:, side + 2]) / 2 for side in (0, 1))
                     own = _own(x, x0, x1, width) & _own(y, y0, y1, height)
                     found.append(Detections(boxes[own], here.scores[own], here.groups[own]))
         return FoundCells(*(_joined(found, (width, height)) for found in parts))
@@ -97,7 +97,7 @@ def _pieces(length: int) -> Iterator[tuple[int, int]]:
     return pairwise(edges)
 
 
-def _own(middle: NDArray[np.float32], start: int, end: int, length: int) -> NDArray[np.bool_]:
+def _own(middle: NDArray[np.floating], start: int, end: int, length: int) -> NDArray[np.bool_]:
     """Whether a cell is this piece's; one whose middle lies beyond the picture is the outermost's."""
     return ((middle >= start) | (start == 0)) & ((middle < end) | (end == length))
 

@@ -80,7 +80,8 @@ def _near(boxes: Boxes, at: int, reach: int) -> Boxes:
     x0, y0, x1, y1 = boxes[at]
     apart = (boxes[:, 0] > x1 + reach) | (boxes[:, 2] < x0 - reach) | (boxes[:, 1] > y1 + reach) | (boxes[:, 3] < y0 - reach)
     apart[at] = True
-    return boxes[~apart]
+    near: Boxes = boxes[~apart]
+    return near
 
 
 def _cell(whole: StainMap, box: Boxes, near: Boxes, refusal: Refusal | None) -> SegmentedCell | None:
@@ -116,7 +117,7 @@ def _seen(view: RegionView, whole: StainMap, box: Boxes, near: Boxes) -> _Seen |
     for other in others:
         own &= far <= other
         around &= other > AROUND[0]
-    if np.count_nonzero(view.nuclear[around]) > STAINED_AROUND * max(np.count_nonzero(around), 1):
+    if int(np.count_nonzero(view.nuclear[around])) > STAINED_AROUND * max(int(np.count_nonzero(around)), 1):
         return None
     nucleus = _largest_union(view.nuclear & own.view(np.uint8), view.um)
     if nucleus is None or nucleus.area < NUCLEUS_SHARE * np.count_nonzero(own):

@@ -175,7 +175,7 @@ BLASTSCOPE_API blastscope_status blastscope_open(const char *path, const blastsc
  * handle answer CLOSED, this one too. USAGE in a callback of the same handle, which would wait for itself. */
 BLASTSCOPE_API blastscope_status blastscope_close(blastscope_handle handle);
 
-/* A text about the open bundle; valid until the calling thread's next call of this function. NULL: see blastscope_last_error. */
+/* A text about the open bundle; valid until the calling thread asks for the same text again. NULL: see blastscope_last_error. */
 BLASTSCOPE_API const char *blastscope_describe(blastscope_handle handle, blastscope_text text);
 
 /* The square crop that the networks get of an image, `side` x `side` RGB without gaps, into `crop`, which has room for `size`

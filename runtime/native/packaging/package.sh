@@ -2,7 +2,8 @@
 # Writes a folder with libblastscope and all that it needs, which runs on a Debian without Python:
 #     package.sh BUILD OPENVINO_PACKAGE SHIPPED_BUNDLE FOLDER
 set -euo pipefail
-build=$1 openvino=$2 bundle=$3 folder=$4
+here=$(realpath "$(dirname "$0")")
+build=$(realpath "$1") openvino=$(realpath "$2") bundle=$(realpath "$3") folder=$(realpath -m "$4")
 rm -rf "$folder.new"
 cmake --install "$build" --prefix "$folder.new" --strip > /dev/null
 cd "$folder.new"
@@ -15,7 +16,8 @@ protobuf=$(ldd lib/libblastscope.so | sed -n 's/.*=> \(.*libprotobuf-lite[^ ]*\)
 [ -z "$protobuf" ] || cp -L "$protobuf" "lib/$(basename "$protobuf")"
 cp -r "$bundle" shipped
 mkdir licences
-cp "$openvino"/../openvino-*.dist-info/licenses/* licences/ 2> /dev/null || cp "$openvino"/../openvino-*.dist-info/LICENSE* licences/
+cp -r "$openvino"/../openvino-[0-9]*.dist-info/licenses/. licences/
+cp "$here/../../../LICENSE" "$here/../../../NOTICE" licences/
 for package in nlohmann-json3-dev libminizip-dev zlib1g-dev libssl-dev libprotobuf-lite32; do
     if [ -e "/usr/share/doc/$package/copyright" ]; then cp -L "/usr/share/doc/$package/copyright" "licences/$package"; fi
 done

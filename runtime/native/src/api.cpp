@@ -15,7 +15,7 @@ static_assert(sizeof(blastscope_prediction) == 384 && sizeof(blastscope_image) =
 namespace blastscope {
 namespace {
 
-thread_local std::string last_error, described;
+thread_local std::string last_error, described[BLASTSCOPE_NOTES + 1];  // a text each, so that one doesn't take another's place
 
 class Registry {  // never destroyed: threads may outlive the statics
 public:
@@ -208,11 +208,15 @@ blastscope_status blastscope_close(blastscope_handle handle) {
 }
 
 const char* blastscope_describe(blastscope_handle handle, blastscope_text text) {
-    const blastscope_status status = guarded([&] {
-        described = Registry::instance().scope(handle)->describe(text);
+    const char* found = nullptr;
+    guarded([&] {
+        const std::shared_ptr<Scope> scope = Registry::instance().scope(handle);
+        if (text < 0 || text > BLASTSCOPE_NOTES) fail(BLASTSCOPE_USAGE, "there is no text " + std::to_string(static_cast<int>(text)));
+        described[text] = scope->describe(text);
+        found = described[text].c_str();
         return BLASTSCOPE_OK;
     });
-    return status == BLASTSCOPE_OK ? described.c_str() : nullptr;
+    return found;
 }
 
 blastscope_status blastscope_crop(blastscope_handle handle, const blastscope_image* image, uint8_t* crop, size_t size, int32_t* side,

@@ -57,7 +57,8 @@ def test_a_bundle_keeps_its_place_when_the_working_folder_changes(folder: Path, 
 def test_the_public_names_of_the_room_are_pinned() -> None:
     assert room.__all__ == [
         *("FORMAT", "Bundle", "Golden", "Manifest", "describe_file", "file_sha256"),
-        *("golden_bytes", "pack", "read_bundle", "read_golden", "update_bundle", "write_bundle"),
+        *("golden_bytes", "pack", "read_bundle", "read_golden", "read_signed_bundle", "sign_bundle", "signature_path"),
+        *("update_bundle", "write_bundle"),
     ]
 
 

@@ -218,7 +218,7 @@ def test_what_1_1_brought_is_no_key_of_1_0(key: str) -> None:
 def test_a_cascade_needs_the_graph_it_was_judged_on_and_holds_its_bound() -> None:
     other, loose = copy.deepcopy(EXAMPLE), copy.deepcopy(EXAMPLE)
     other["cascade"]["precision"] = "fp16"
-    loose["cascade"]["flips"]["value"] = 0.0021
+    loose["cascade"]["flip_rate"]["value"] = 0.0021
     with pytest.raises(BundleError, match="fused fp16 graph, which isn't there"):
         parse_manifest(json.dumps(other).encode(), Path("c7"))
     with pytest.raises(BundleError, match=r"flips 0\.0021 of the calls"):
