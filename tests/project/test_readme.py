@@ -43,13 +43,14 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 
 
 def test_every_key_of_a_line_of_json_is_named() -> None:
-    from blastscope.runtime.frames.types import CellRow, FrameRow
+    from blastscope.runtime.frames.types import GROUPS, CellRow, FrameRow
     from blastscope.runtime.types import Audit, PredictionRow
 
     lines = re.findall(r'^    (\{"path".*\n(?:     .*\n)+)', PAGES[1].read_text(encoding="utf-8"), re.MULTILINE)
     image, frame = (set(re.findall(r'"(\w+)"', line)) for line in lines)
     assert image == {"path", *PredictionRow.__annotations__, *Audit.__annotations__, "a", "b", "combined", "hem", "all"}
-    assert frame == {*FrameRow.__annotations__, *CellRow.__annotations__, "cells", "hem", "all", "refused"}
+    groups = {*GROUPS, "not_lymphoid", "not_judged"}
+    assert frame == {*FrameRow.__annotations__, *CellRow.__annotations__, "cells", "hem", "all", "refused", *groups}
 
 
 def test_every_file_that_the_page_for_contributors_names_exists() -> None:

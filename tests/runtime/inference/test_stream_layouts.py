@@ -103,7 +103,7 @@ def test_files_are_read_by_as_many_threads_as_there_are_lanes(tmp_path: Path, ti
     code = """
 import threading
 from blastscope import open_bundle
-from blastscope.runtime import scope as module
+from blastscope.runtime.session import scope as module
 seen, counts = set(), {"read": 0}
 real = module.read_image
 def read(path):

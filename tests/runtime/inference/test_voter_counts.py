@@ -39,7 +39,7 @@ from blastscope.runtime.io.synthetic import synthetic_cell
 from blastscope.train.config import TrainConfig
 from blastscope.train.ensemble_checkpoint import random_ensemble
 
-FLOAT_BETWEEN = 12  # pooling at the end, heads, the edges of the squeeze-and-excitation gates
+FLOAT_BETWEEN = 13  # pooling and its correction at the end, heads, the edges of the squeeze-and-excitation gates
 COPIES = 1.1  # of an image's bytes that an answer holds at once: gray, mask and crop among them
 BLOCKS = 60  # of Python's that so many answers may leave: caches fill
 ANSWERS = 150
