@@ -58,13 +58,15 @@ class Server:
         listening = _bound(options.host, options.port)
         self.port = listening.getsockname()[1]
         try:
+            if options.grpc_port:  # before a server is made that would be thrown away unstarted
+                _bound(options.host, options.grpc_port, name="gRPC", option="--grpc-port").close()
             if options.audit_log:
                 self._audit = AuditLog(options.audit_log, rotate_bytes=options.audit_rotate_bytes, sync=options.audit_sync)
             self.repository = Repository(options.bundles, self._open_scope, options.limits, self.metrics)
             self.service = InferenceService(self.repository, options.limits, self.metrics, self._audit, Tracing())
+            await self.repository.load_all()
             if options.grpc_port is not None:
                 self._grpc, self.grpc_port = make_grpc_server(self.service, options)
-            await self.repository.load_all()
         except BaseException:
             listening.close()
             if self._audit:
@@ -218,9 +220,9 @@ def guarded_protocol(limits: Limits) -> type[HttpToolsProtocol]:
     return Guarded
 
 
-def _bound(host: str, port: int) -> socket.socket:
+def _bound(host: str, port: int, *, name: str = "REST", option: str = "--port") -> socket.socket:
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=1024)
     except OSError as error:
-        raise UsageError(f"REST can't listen on '{host}:{port}': {error.strerror}: name another with --port") from error
+        raise UsageError(f"{name} can't listen on '{host}:{port}': {error.strerror}: name another with {option}") from error
