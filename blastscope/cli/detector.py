@@ -39,14 +39,22 @@ def train_detector(
 def add_detector(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder; it is changed in one step.")],
     *,
-    run: Annotated[Path, typer.Option(help="Folder of a finished run of train-detector.")],
+    run: Annotated[Path | None, typer.Option(help="Folder of a finished run of train-detector.")] = None,
+    source: Annotated[Path | None, typer.Option("--from", help="Or another bundle, whose detector is copied.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Put a trained detector into a bundle: an ONNX graph that is checked against PyTorch, and golden pictures."""
+    """Put a detector into a bundle: a trained one, as an ONNX graph that is checked against PyTorch, or another bundle's."""
     from blastscope.cli.tables import print_bundle
     from blastscope.export.detector import add_detector as add
+    from blastscope.export.detector import copy_detector
+    from blastscope.runtime.errors import UsageError
 
-    print_bundle(add(bundle, run), as_json=as_json)
+    if run is not None and source is None:
+        print_bundle(add(bundle, run), as_json=as_json)
+    elif source is not None and run is None:
+        print_bundle(copy_detector(bundle, source), as_json=as_json)
+    else:
+        raise UsageError("name the detector once: by --run RUN or by --from BUNDLE")
 
 
 VERBS = (train_detector, add_detector)

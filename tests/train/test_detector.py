@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from blastscope import SHIPPED_BUNDLE, open_bundle
 from blastscope.cli import app
-from blastscope.runtime.bundle import read_bundle
+from blastscope.runtime.bundle import read_bundle, update_bundle
 from blastscope.runtime.errors import DataError, GoldenMismatch
 from blastscope.runtime.frames.detection.decode import WHITE, decode
 from blastscope.runtime.frames.detection.loader import load_detector
@@ -261,6 +261,24 @@ def test_a_detector_that_answers_otherwise_is_refused(run: Path, tmp_path: Path)
     # a tolerance of nothing at all: PyTorch and OpenVINO round differently
     with pytest.raises(GoldenMismatch, match="differs from the trained detector"):
         load_detector(broken, backend="openvino", threads=1)
+
+
+def test_a_detector_is_copied_from_another_bundle(tmp_path: Path) -> None:
+    bundle, without = tmp_path / "bundle", tmp_path / "without"
+    shutil.copytree(SHIPPED_BUNDLE, without)
+    shipped = read_bundle(without)
+    plain = update_bundle(shipped, shipped.manifest.model_copy(update={"detector": None}), {})
+    shutil.copytree(without, bundle)
+    done = CliRunner().invoke(app, ["add-detector", str(bundle), "--from", str(SHIPPED_BUNDLE)])
+    assert done.exit_code == 0, done.output
+    found, wanted = read_bundle(bundle), read_bundle(SHIPPED_BUNDLE)
+    assert found.manifest.detector == wanted.manifest.detector
+    assert found.manifest.detector is not None
+    assert found.read(found.manifest.detector.graph) == wanted.read(found.manifest.detector.graph)
+    refused = CliRunner().invoke(app, ["add-detector", str(bundle), "--from", str(plain.path)])
+    assert refused.exit_code == 3
+    assert "has no detector" in refused.stderr
+    assert CliRunner().invoke(app, ["add-detector", str(bundle)]).exit_code == 2
 
 
 def test_the_network_takes_any_size_that_halves_four_times(run: Path) -> None:
