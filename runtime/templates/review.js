@@ -1,75 +1,4 @@
-"""Review on the slide page: a person says what each cell is, and saves it as `corrections.csv`.
-
-The page sends nothing anywhere: the browser writes the file. `runtime/frames/corrections.py` says what its rows mean.
-"""
-
-from __future__ import annotations
-
-import json
-from collections.abc import Sequence
-
-from blastscope.runtime.frames.corrections import ANSWERS, COLUMNS, COMPLETE, FORMULA, WORDS
-from blastscope.runtime.frames.report.markup import Html, safe
-from blastscope.runtime.frames.report.theme import names_of
-from blastscope.runtime.frames.types import FrameCell, FrameReport
-from blastscope.runtime.io.printable import without_surrogates
-
-
-def review_panel(reports: Sequence[FrameReport]) -> Html:
-    """The name, the frames that were looked at as a whole, and the buttons; nothing where there is no frame to review."""
-    if not any(report.refusal is None and report.path for report in reports):
-        return Html("")
-    names = names_of(report.path for report in reports)
-    boxes = "".join(
-        f'<label><input type="checkbox" name="complete" value="{place}"> {safe(names[report.path])}</label>'
-        for place, report in enumerate(reports)
-        if report.refusal is None and report.path
-    )
-    known = [{"path": without_surrogates(report.path) if report.path else "", "cells": len(report.cells)} for report in reports]
-    settings = {"columns": COLUMNS, "complete": COMPLETE, "formula": "".join(FORMULA), "answers": ANSWERS, "frames": known}
-    data = json.dumps(settings).replace("<", "\\u003c")
-    return Html(
-        f"""<style>{STYLE}</style><section class="review"><h2>Review</h2>
-<p class="quiet">Say below a cell what it is, and save it. Nothing is sent anywhere: your browser writes corrections.csv, which
-blastscope validate --labels and blastscope train --corrections take.</p>
-<div><label>Your name or initials <input name="who" maxlength="80" autocomplete="name"></label>
-<button type="button" name="confirm">Confirm the calls that are shown</button>
-<button type="button" name="save">Save corrections.csv</button>
-<label>Go on with a saved one <input type="file" name="load" accept=".csv"></label></div>
-<details><summary>Frames that I looked at as a whole, each cell answered: no white cell is missing there</summary>
-{boxes}</details>
-<p class="said" role="status"></p>
-<script type="application/json" class="settings">{data}</script></section>"""
-    )
-
-
-def answer_field(cell: FrameCell, words: str) -> Html:
-    """What a cell may be said to be, for its card; `words` name the cell for those who hear the page."""
-    options = "".join(f'<option value="{answer}">{WORDS[answer]}</option>' for answer in ANSWERS)
-    return Html(
-        f'<select class="answer" aria-label="{safe(words)} is"><option value="">not reviewed</option>{options}</select>'
-    )
-
-
-def card_data(cell: FrameCell) -> str:
-    """The attributes of a card that the script makes a row of."""
-    old = cell.label or (cell.refusal.code if cell.refusal else "")
-    return f'data-box="{",".join(map(str, cell.box))}" data-old="{old}"'
-
-
-STYLE = """
-.review, .answer { display: none; } .live .review { display: block; } .live .answer { display: inline-block; width: 100%;
-  margin-top: .25rem; font-size: .85rem; }
-.review div { display: flex; flex-wrap: wrap; gap: .6rem 1.2rem; align-items: center; }
-.review details label { display: block; }
-.review input[name=who], .review button { font: inherit; color: inherit; background: var(--wash); border: 1px solid var(--line);
-  border-radius: .35rem; padding: .25rem .6rem; }
-.review .said { min-height: 1.5em; }
-.cell.answered { outline: 3px solid var(--ink); } .cell.answered.changed { outline-style: double; outline-width: 5px; }
-@media print { .live .review, .live .answer { display: none; } }
-"""
-
-REVIEW_SCRIPT = """
+// Review on the slide page: takes what a person says of each cell, and saves it as corrections.csv.
 (() => {
   const panel = document.querySelector(".review");
   if (!panel) return;
@@ -102,7 +31,7 @@ REVIEW_SCRIPT = """
     tell();
   };
   const guarded = (text) => formula.includes(text[0]) ? "./" + text : text;
-  const quoted = (value) => /[",\\r\\n]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : String(value);
+  const quoted = (value) => /[",\r\n]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : String(value);
   const rows = (who, when) => {
     const made = cells.filter((cell) => answer(cell).value !== "").map((cell) => [
       guarded(frames[cell.dataset.frame].path), cell.dataset.number, ...cell.dataset.box.split(","), cell.dataset.old,
@@ -118,13 +47,13 @@ REVIEW_SCRIPT = """
       if (inside && letter === '"' && text[at + 1] === '"') row[row.length - 1] += text[++at];
       else if (letter === '"') inside = !inside;
       else if (letter === "," && !inside) row.push("");
-      else if (letter === "\\n" && !inside) table.push([""]);
-      else if (letter !== "\\r" || inside) row[row.length - 1] += letter;
+      else if (letter === "\n" && !inside) table.push([""]);
+      else if (letter !== "\r" || inside) row[row.length - 1] += letter;
     }
     return table.filter((row) => row.length > 1);
   };
   const take = (text) => {
-    const [head, ...table] = parsed(text.replace(/^\\ufeff/, ""));
+    const [head, ...table] = parsed(text.replace(/^\ufeff/, ""));
     if (!head || columns.some((name) => !head.includes(name))) {
       said.textContent = "This is no corrections.csv: its columns are missing.";
       return;
@@ -165,7 +94,7 @@ REVIEW_SCRIPT = """
     if (event.target.files.length) take(await event.target.files[0].text());
   });
   field("save").addEventListener("click", () => {
-    const who = field("who").value.trim().replace(/^[=+\\-@\\s]+/, "");
+    const who = field("who").value.trim().replace(/^[=+\-@\s]+/, "");
     if (!who) {
       said.textContent = "Who are you? Type your name or initials first.";
       field("who").focus();
@@ -173,7 +102,7 @@ REVIEW_SCRIPT = """
     }
     const lines = [columns, ...rows(who, new Date().toISOString())].map((row) => row.map(quoted).join(","));
     const link = document.createElement("a");
-    link.href = URL.createObjectURL(new Blob([lines.join("\\n") + "\\n"], { type: "text/csv" }));
+    link.href = URL.createObjectURL(new Blob([lines.join("\n") + "\n"], { type: "text/csv" }));
     link.download = "corrections.csv";
     link.click();
     unsaved = false;
@@ -183,4 +112,3 @@ REVIEW_SCRIPT = """
   document.documentElement.classList.add("live");
   tell();
 })();
-"""
