@@ -18,7 +18,7 @@ from blastscope.runtime.bundle import Bundle
 from blastscope.runtime.frames.types import FrameReport
 from blastscope.runtime.inference.voting import GraphOutputs, graph_outputs
 from blastscope.runtime.io.image_header import Header, read_header
-from blastscope.runtime.io.slides.pixel_size_metadata import LEAST_UM, MOST_UM
+from blastscope.runtime.io.slides.metadata import LEAST_UM, MOST_UM
 from blastscope.runtime.session import Scope
 from blastscope.runtime.types import CLASSES, VOTERS, Prediction
 from blastscope.serve.status import Code, RequestError, invalid

@@ -34,7 +34,7 @@ from blastscope.runtime.frames.types import Doubt, FrameCell, FrameParameters, F
 from blastscope.runtime.io.concurrency import Allowance, SingleThread, ordered_map
 from blastscope.runtime.io.image_decode import NO_MEMORY
 from blastscope.runtime.io.printable import printable
-from blastscope.runtime.io.slides.pixel_size_metadata import LEAST_UM, MOST_UM
+from blastscope.runtime.io.slides.metadata import LEAST_UM, MOST_UM
 from blastscope.runtime.io.slides.slide import ArraySlide, CancellableSlide, Slide, open_content, open_slide, read_region
 from blastscope.runtime.io.slides.tiff_codec import ReadError
 from blastscope.runtime.types import Box, Prediction, Refusal

@@ -23,7 +23,7 @@ from pydantic import Field
 from blastscope.runtime.errors import Closed
 from blastscope.runtime.frames.types import FrameReport, FrameSpecification
 from blastscope.runtime.integrations.protocols import StreamFactory
-from blastscope.runtime.io.slides.pixel_size_metadata import LEAST_UM, MOST_UM
+from blastscope.runtime.io.slides.metadata import LEAST_UM, MOST_UM
 from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.runtime.streaming.frame_queue import StreamStats
 from blastscope.runtime.types import Refusal

@@ -18,7 +18,7 @@ from blastscope.runtime.frames.report.theme import LOOKS
 from blastscope.runtime.frames.types import FrameCell, FrameReport, FrameSpecification, fewer_points
 from blastscope.runtime.integrations.protocols import FrameExaminer
 from blastscope.runtime.io.image_header import MAX_PIXELS
-from blastscope.runtime.io.slides.pixel_size_metadata import checked
+from blastscope.runtime.io.slides.metadata import checked
 
 COLOURS: dict[str, str] = {kind: look.colour for kind, look in LOOKS.items()}
 MARK = "blastscope"  # the key in a layer's metadata by which it is known again

@@ -18,8 +18,8 @@ from blastscope.runtime.frames.detection.decode import CHANNELS, KINDS, STRIDE, 
 from blastscope.runtime.frames.detection.detector import MULTIPLE, Detector, Network
 
 _MODULES = {
-    "openvino": "blastscope.runtime.backends.openvino.detector",
-    "onnxruntime": "blastscope.runtime.backends.onnxruntime.detector",
+    "openvino": "blastscope.runtime.backends.openvino.infer_request",
+    "onnxruntime": "blastscope.runtime.backends.onnxruntime.cpu",
 }
 LARGEST_GOLDEN = 4 * 2**20  # bytes
 MOST_PICTURES = 4

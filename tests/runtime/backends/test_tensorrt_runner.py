@@ -18,7 +18,7 @@ from blastscope.runtime.backends.nvidia import batch_executor as fixed
 from blastscope.runtime.backends.nvidia.engine_factory import PixelPipeline
 from blastscope.runtime.backends.protocol import EngineOptions
 from blastscope.runtime.backends.tensorrt import backend as tensorrt_gpu
-from blastscope.runtime.backends.tensorrt import context as tensorrt_network
+from blastscope.runtime.backends.tensorrt import backend as tensorrt_network
 from blastscope.runtime.backends.tensorrt.backend import Runner
 from blastscope.runtime.bundle import read_bundle
 from blastscope.runtime.crop import Crop, crop_cell
