@@ -17,8 +17,7 @@ from blastscope import SHIPPED_BUNDLE, open_bundle
 from blastscope.cli import app
 from blastscope.runtime.bundle import read_bundle
 from blastscope.runtime.errors import DataError, GoldenMismatch
-from blastscope.runtime.frames.detection.decode import WHITE, decode
-from blastscope.runtime.frames.detection.loader import load_detector
+from blastscope.runtime.frames.detection.detector import WHITE, decode, load_detector
 from blastscope.runtime.frames.types import GROUPS as RUNTIME_GROUPS
 from blastscope.train.detector.config import SHIPPED, DetectorConfig, HeadConfig, PictureConfig
 from blastscope.train.detector.drawn_glass import drawn_cell

@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.runtime.evaluation.detection import DetectionMetrics, Outcome, detection_metrics, match_boxes
-from blastscope.runtime.frames.detection.decode import Detections
-from blastscope.runtime.frames.detection.detector import Detector
-from blastscope.runtime.frames.detection.scale import look_at, red_cells_found
+from blastscope.runtime.frames.detection.cells import look_at, red_cells_found
+from blastscope.runtime.frames.detection.detector import Detections, Detector
 from blastscope.runtime.frames.estimation.frame_parameters import estimate_frame_parameters
 from blastscope.runtime.frames.estimation.pixel_size import RedCells
 from blastscope.runtime.frames.image_pyramid import ImagePyramid, image_pyramid

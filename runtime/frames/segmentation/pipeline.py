@@ -9,9 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.frames.contour import Contour
 from blastscope.runtime.frames.image_pyramid import Grid, ImagePyramid, image_pyramid
-from blastscope.runtime.frames.mask_geometry import Region
+from blastscope.runtime.frames.mask_geometry import Contour, Region
 from blastscope.runtime.frames.segmentation.candidates import WIDEST_UM, CandidateRegion, find_candidates
 from blastscope.runtime.frames.segmentation.cytoplasm import GROW_UM, RIM_UM, grow_cytoplasm, open_mask
 from blastscope.runtime.frames.segmentation.merge_lobes import merge_lobes

@@ -11,8 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.frames.contour import Contour
-from blastscope.runtime.frames.mask_geometry import Mask, Region, region_of, union
+from blastscope.runtime.frames.mask_geometry import Contour, Mask, Region, region_of, union
 from blastscope.runtime.frames.segmentation.candidates import CandidateRegion
 from blastscope.runtime.frames.segmentation.cytoplasm import GROW_UM, grow_cytoplasm
 from blastscope.runtime.frames.segmentation.qc import reject

@@ -12,7 +12,7 @@ from scipy.ndimage import binary_fill_holes
 from skimage.measure import label
 from skimage.morphology import closing, dilation, opening
 
-from blastscope.runtime.frames.estimation.background import NOT_GLASS, background_level, content_box
+from blastscope.runtime.frames.estimation.frame_parameters import NOT_GLASS, background_level, content_box
 from blastscope.runtime.frames.estimation.pixel_size import Edges, edges_of, hough_accumulator
 from blastscope.runtime.frames.image_pyramid import ImagePyramid, downsample, grid_over, grid_within
 from blastscope.runtime.frames.mask_geometry import disc, distance_inside, region_of

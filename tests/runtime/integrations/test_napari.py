@@ -23,10 +23,9 @@ from PIL import Image
 
 from blastscope.runtime.errors import DataError, UsageError
 from blastscope.runtime.evaluation.labels import LabelledCell, read_labels
-from blastscope.runtime.frames.contour import Contour
 from blastscope.runtime.frames.estimation.frame_parameters import estimate_frame_parameters
 from blastscope.runtime.frames.image_pyramid import Grid
-from blastscope.runtime.frames.mask_geometry import region_of
+from blastscope.runtime.frames.mask_geometry import Contour, region_of
 from blastscope.runtime.frames.report.overlay import MOST_WORDS
 from blastscope.runtime.frames.report.theme import rgb
 from blastscope.runtime.frames.segmentation.pipeline import segment_cells
