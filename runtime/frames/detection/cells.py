@@ -12,9 +12,8 @@ import numpy as np
 from blastscope.runtime.frames.detection.detector import Detector, FoundCells
 from blastscope.runtime.frames.estimation.pixel_size import RedCells
 from blastscope.runtime.frames.image_pyramid import Grid, ImagePyramid, nearest_odd_factor
-from blastscope.runtime.frames.segmentation.pipeline import COARSEST_UM
+from blastscope.runtime.frames.segmentation.pipeline import COARSEST_UM, segment_boxes
 from blastscope.runtime.frames.segmentation.stain_map import WORKING_UM, make_stain_map
-from blastscope.runtime.frames.segmentation.within_boxes import segment_boxes
 from blastscope.runtime.frames.tiling import owns
 from blastscope.runtime.frames.types import GROUPS, CellGroup, FrameParameters, SegmentedCell
 from blastscope.runtime.types import Box, Refusal
