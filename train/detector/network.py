@@ -1,6 +1,7 @@
 """The network of a detector: a small head on two maps of a frozen ImageNet backbone.
 
-The backbone is cut off at a sixteenth of the picture's side. `encode` gives what the maps should show: bells on the middles of cells, their boxes, and their groups.
+The backbone is cut off at a sixteenth of the picture's side. `encode` gives what the maps should show: bells on the middles of
+cells, their boxes, and their groups.
 """
 
 from __future__ import annotations
