@@ -17,20 +17,16 @@ from blastscope import SHIPPED_BUNDLE, open_bundle
 from blastscope.cli import app
 from blastscope.runtime.bundle import read_bundle, update_bundle
 from blastscope.runtime.errors import DataError, GoldenMismatch
-from blastscope.runtime.frames.detection.decode import WHITE, decode
-from blastscope.runtime.frames.detection.loader import load_detector
+from blastscope.runtime.frames.detection.detector import WHITE, decode, load_detector
 from blastscope.runtime.frames.types import GROUPS as RUNTIME_GROUPS
+from blastscope.train.detector.composites import drawn_cell, prepare_cell
 from blastscope.train.detector.config import SHIPPED, DetectorConfig, HeadConfig, PictureConfig
-from blastscope.train.detector.drawn_glass import drawn_cell
-from blastscope.train.detector.fit import FINISHED, fit
-from blastscope.train.detector.laid_cells import prepare_cell
-from blastscope.train.detector.losses import TargetBatch, losses_of
-from blastscope.train.detector.network import BOX_UNIT, Detector, DetectorHead
+from blastscope.train.detector.fit import FINISHED, TargetBatch, fit, losses_of
+from blastscope.train.detector.network import BOX_UNIT, Detector, DetectorHead, Targets, encode
 from blastscope.train.detector.pictures import Sample, draw_sample, drawn_picture, prepare
 from blastscope.train.detector.pool import SAME_SOURCE, SOURCES, Shard, read_pool
 from blastscope.train.detector.sources import GROUPS, RED, bccd_frames, pbc_cells, txl_frames
 from blastscope.train.detector.stains import USUAL, random_nucleus, random_red, render, restain
-from blastscope.train.detector.targets import Targets, encode
 from blastscope.train.fit_checkpoint import read_tensors
 from blastscope.train.progress import Progress
 

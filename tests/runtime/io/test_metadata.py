@@ -11,7 +11,7 @@ import pytest
 import tifffile
 from stream_layouts import PLAIN
 
-from blastscope.runtime.io.slides.pixel_size_metadata import UNITS, checked, first_usable, from_ome, from_philips, from_text
+from blastscope.runtime.io.slides.metadata import UNITS, checked, first_usable, from_ome, from_philips, from_text
 from blastscope.runtime.io.slides.slide import open_slide
 from blastscope.runtime.types import Refusal
 

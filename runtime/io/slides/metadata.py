@@ -1,13 +1,13 @@
-"""Micrometres per pixel as a file says it: OME-XML, resolution tags of a TIFF, or what scanners and ImageJ write as text."""
+"""What a file's metadata says: micrometres per pixel (OME-XML, tags of a TIFF, scanners' text), and the order of colours."""
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
+from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
-
-from blastscope.runtime.io.slides.ome_xml import parse_xml
 
 LEAST_UM, MOST_UM = 0.005, 5.0  # what a light microscope's camera can see; 72 dots per inch is nobody's scale
 SQUARE_WITHIN = 0.01
@@ -50,6 +50,8 @@ WORDS = {"micron": 1.0, "micrometer": 1.0, "micrometre": 1.0, "nanometer": 1e-3,
 }
 IMAGEJ_UNITS = {**UNITS, r"\u00B5m": 1.0, r"\u03BCm": 1.0}
 NUMBER = r"([0-9]{1,6}(?:[.,][0-9]{1,12})?(?:[eE][+-]?[0-9]{1,2})?)"  # a decimal comma stands where Windows wants one
+NAMES = {"red": 0, "r": 0, "green": 1, "g": 1, "blue": 2, "b": 2}
+COLOURS = {0xFF000000: 0, 0x00FF0000: 1, 0x0000FF00: 2}  # RGBA, without the alpha
 
 
 class PixelSize(NamedTuple):
@@ -149,3 +151,49 @@ def from_philips(description: str) -> PixelSize | None:
 def _attribute(item: Element, name: str) -> str | None:
     """The first of this name, of the item itself or of what it holds."""
     return next((one.text for one in item.iter("Attribute") if one.get("Name") == name), None)
+
+
+def parse_xml(text: str) -> ElementTree.Element | None:
+    """The root of an XML; None of what is none, or declares entities, which may unfold without end."""
+    if "<!ENTITY" in text or "<!DOCTYPE" in text:  # neither OME-XML nor a scanner's has them
+        return None
+    try:
+        return ElementTree.fromstring(text)
+    except (ElementTree.ParseError, ValueError):
+        return None
+
+
+def _named(root: ElementTree.Element, name: str) -> Iterator[ElementTree.Element]:
+    """The elements of this name in whatever namespace."""
+    return (item for item in root.iter() if item.tag.rpartition("}")[2] == name)
+
+
+def pixels_element(xml: str, number: int, size: tuple[int, int]) -> ElementTree.Element | None:
+    """The `Pixels` of the image that is `number` in its file and of this width and height, or of the only one."""
+    root = parse_xml(xml)
+    found = [] if root is None else list(_named(root, "Pixels"))
+    if len(found) == 1:
+        return found[0]
+    # some of the images may stand in other files
+    fitting = [
+        one for one in found[number : number + 1] + found if (one.get("SizeX"), one.get("SizeY")) == tuple(map(str, size))
+    ]
+    return fitting[0] if fitting else None
+
+
+def colour_order(pixels: ElementTree.Element | None) -> tuple[int, int, int] | None:
+    """Which of an image's three channels is red, which green and which blue, by their names or else by their colours."""
+    channels = [] if pixels is None else list(_named(pixels, "Channel"))
+    named = [NAMES.get(channel.get("Name", "").strip().lower()) for channel in channels]
+    coloured = [_colour(channel.get("Color", "")) for channel in channels]
+    for found in (named, coloured):
+        if len(found) == 3 and set(found) == {0, 1, 2}:
+            return found.index(0), found.index(1), found.index(2)
+    return None
+
+
+def _colour(text: str) -> int | None:
+    try:
+        return COLOURS.get(int(text) & 0xFFFFFF00)
+    except ValueError:
+        return None

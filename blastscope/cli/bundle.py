@@ -1,4 +1,4 @@
-"""Results on stdout: for people as tables, with `--json` as JSON."""
+"""`blastscope inspect`, `verify` and `pack` of a bundle; `sign` and `trust`: signatures, and the keys that check them."""
 
 from __future__ import annotations
 
@@ -7,20 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from blastscope.cli.options import BundleArgument, Json, RequireSignature, bundle_at
-from blastscope.cli.terminal import echo, say
-from blastscope.runtime.io.printable import for_terminal
+from blastscope.cli.terminal import echo, json_text, say, show
+from blastscope.runtime.io.printable import for_terminal, printable
 
 if TYPE_CHECKING:
-    from blastscope.calibration.result import CalibrationReport
     from blastscope.runtime.bundle import Bundle
     from blastscope.runtime.bundle.manifest import CalibrationProvenance, GraphEntry, Interval, Manifest
     from blastscope.runtime.bundle.uncertainty import Uncertainty
-    from blastscope.runtime.io.strict_model import StrictModel
 
 
 def inspect(bundle: BundleArgument = None, *, require_signature: RequireSignature = None, as_json: Json = False) -> None:
@@ -67,38 +64,69 @@ def pack(
     echo(write_zip(bundle_at(bundle), out))
 
 
-VERBS = (inspect, verify, pack)
+def sign(
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder or zip.")],
+    *,
+    key: Annotated[Path, typer.Option(help="Private key in PEM, without a password: see `blastscope trust new`.")],
+    out: Annotated[Path | None, typer.Option(help="The signature to write. Default: beside the bundle, NAME.sig.")] = None,
+) -> None:
+    """Sign a bundle, and print where the signature lies. It holds for the folder and for the zip that `pack` makes of it."""
+    from blastscope.runtime.bundle import sign_bundle, signature_path
+
+    echo(sign_bundle(bundle_at(bundle), key, out or signature_path(bundle)))
 
 
-def show(*parts: RenderableType) -> None:
-    """Prints `parts` to stdout, as wide as the terminal, or 100 columns where there is none."""
-    console = Console(width=None if Console().is_terminal else 100, highlight=False)
-    for part in parts:
-        console.print(part)
+trust = typer.Typer(no_args_is_help=True, help="Keys of people whose bundles are trusted, and new keys for signing.")
 
 
-def json_text(record: StrictModel) -> str:
-    """`record` as indented JSON in ASCII: escapes are JSON's own, whatever encoding the output has."""
-    return json.dumps(json.loads(record.model_dump_json()), indent=2)
+@trust.command()
+def add(
+    key: Annotated[Path, typer.Argument(help="Public key in PEM.")],
+    *,
+    name: Annotated[str | None, typer.Option(help="What to call it. Default: the file's name.")] = None,
+) -> None:
+    """Trust a public key, and print where it is kept. Compare it with its owner's by another way than it came."""
+    from blastscope.runtime.bundle.trusted_keys import trust_key
+
+    echo(trust_key(key, name))
 
 
-def print_training(run: Path, *, as_json: bool) -> None:
-    """Table 1 and the intervals of a finished run."""
-    path = run / "report" / "report.json"
+@trust.command(name="list")
+def list_keys(*, as_json: Json = False) -> None:
+    """Print the keys that are trusted, by name, with the SHA-256 of each key's file."""
+    from blastscope.runtime.bundle.trusted_keys import trusted_keys
+    from blastscope.runtime.io.hashing import file_sha256
+
+    keys = {key: file_sha256(key) for key in trusted_keys()}
     if as_json:
-        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"run": str(run), "report": None}
-        echo(json.dumps(found, indent=2))
+        echo(json.dumps([{"name": key.stem, "path": str(key), "sha256": digest} for key, digest in keys.items()], indent=2))
         return
-    if path.is_file():
-        from blastscope.train.report import Report, render_table
-
-        show(render_table(Report.model_validate_json(path.read_text(encoding="utf-8"))))
-    show(Text(for_terminal(f"run: {run}")))
+    for key, digest in keys.items():
+        echo(f"{digest}  {printable(key.stem)}")
 
 
-def print_calibration(report: CalibrationReport, *, as_json: bool) -> None:
-    """What a calibration did."""
-    echo(json_text(report) if as_json else report.text())
+@trust.command()
+def remove(name: Annotated[str, typer.Argument(help="As `list` prints it.")]) -> None:
+    """Trust a key no longer, and print which."""
+    from blastscope.runtime.bundle.trusted_keys import distrust_key
+
+    echo(distrust_key(name))
+
+
+@trust.command()
+def new(
+    path: Annotated[Path, typer.Argument(help="The private key to write, lab.pem; lab.pub lies beside it.")],
+) -> None:
+    """Make a key for signing, and print the path of its public half, which others trust. Keep the private one offline."""
+    from blastscope.runtime.bundle.trusted_keys import make_key
+
+    private, public = make_key(path)
+    say(f"written: {private}, for you alone")
+    echo(public)
+
+
+VERBS = (inspect, verify, pack, sign)
+GROUPS = {"trust": trust}
 
 
 def print_bundle(bundle: Bundle, *, as_json: bool) -> None:
