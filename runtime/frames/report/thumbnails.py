@@ -97,7 +97,7 @@ def draw_around(
 ) -> NDArray[np.uint8]:
     """`box` in the middle of what is around it, (THUMB_PX, THUMB_PX, 3), with the outlines of `cells` and labelled boxes."""
     x0, y0, x1, y1 = box
-    side = max(math.ceil(AROUND * max(x1 - x0, y1 - y0)), 8)
+    side = thumbnail_side(box)
     left, top = (x0 + x1 - side) // 2, (y0 + y1 - side) // 2
     inside = (max(left, 0), max(top, 0), min(left + side, scan.width), min(top + side, scan.height))
     patch = np.full((side, side, 3), GLASS, np.uint8)
@@ -110,6 +110,12 @@ def draw_around(
     for cell in cells:
         draw_cell_lines(thumb, cell, scale=scale, corner=(left, top), boxed=False)
     return thumb
+
+
+def thumbnail_side(box: Box) -> int:
+    """How many pixels of the frame the thumbnail of a cell's `box` shows, in width and in height."""
+    x0, y0, x1, y1 = box
+    return max(math.ceil(AROUND * max(x1 - x0, y1 - y0)), 8)
 
 
 def jpeg(image: Image.Image | NDArray[np.uint8]) -> bytes:

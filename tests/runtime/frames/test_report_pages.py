@@ -164,7 +164,7 @@ def test_the_page_needs_nothing_beside_it_and_takes_no_name_for_markup() -> None
     evil = '<script>alert("x")</script>&.png'
     page = render_slide_report(shown(THREE, report(cell(90, 90, score=0.7), name=evil)), evil, audit=AUDIT)
     assert "<script>alert" not in page
-    assert "&lt;script&gt;alert(&quot;x&quot;)&lt;/script&gt;&amp;.png" in page
+    assert "&lt;script&gt;alert(&#34;x&#34;)&lt;/script&gt;&amp;.png" in page
     assert "two &lt;nuclei&gt;" in page
     assert not re.search(r'(?:src|href)="(?!data:image/jpeg;base64,|#)', page)
     assert not re.search(r"https?://|@import|url\(", page)
