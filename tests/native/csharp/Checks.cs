@@ -98,9 +98,12 @@ internal static class Checks
                 {
                     case "device": options.Device = value; break;
                     case "precision": options.Precision = value; break;
+                    case "execution": options.Execution = value; break;
+                    case "layout": options.Layout = value; break;
                     case "workload": options.Workload = value; break;
                     case "threads": options.Threads = int.Parse(value); break;
                     case "queue": options.Queue = int.Parse(value); break;
+                    case "allow_ungated": options.AllowUngated = value == "1"; break;
                     default: throw new ArgumentException(word);
                 }
             }
