@@ -110,6 +110,7 @@ native-csharp:
 native-package: native
 	mkdir -p dist
 	runtime/native/packaging/package.sh $(NATIVE) "$(OPENVINO)" blastscope/shipped dist/libblastscope
+	runtime/native/packaging/bindings.sh dist/libblastscope
 
 native-check: $(READY)
 	BLASTSCOPE_EVERY_CELL=1 $(BIN)/python -m pytest -s tests/native tests/native/check_native.py $(PYTEST_ARGS)

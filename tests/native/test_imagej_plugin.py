@@ -1,4 +1,4 @@
-"""The ImageJ plugin: the calls that Python gives, ROIs that show them, a macro that the recorder wrote; with a screen and without."""
+"""The ImageJ plugin: Python's calls, ROIs that show them, a macro that the recorder wrote; with a screen and without."""
 
 from __future__ import annotations
 
@@ -129,7 +129,9 @@ def test_rois_and_table_show_pythons_calls(plugin: Plugin, six_cells: Picture, t
     for number, row in enumerate(six_cells.wanted):
         call = f"{row['label']} {row['probability']:.4f}" if row["label"] else f"refused as {row['refusal']}"
         group, colour = COLOURS[row["label"] or "refused"]
-        wanted.append([f"{'everything' if number == 6 else f'cell {number + 1}'} | {call}", group, row["label"] or "refused", colour])
+        wanted.append(
+            [f"{'everything' if number == 6 else f'cell {number + 1}'} | {call}", group, row["label"] or "refused", colour]
+        )
     assert rois == wanted * (2 if mode == "screen" else 1)  # a second time by the macro that the recorder wrote
     options = f"bundle={SHIPPED_BUNDLE} library={plugin.library.parent} cells=[all ROIs]"
     recorded = [line.split("\t")[1].strip() for line in said if line.startswith("recorded\t")]

@@ -1,4 +1,4 @@
-"""The C# and Java classes over libblastscope: Python's calls and refusals, typed exceptions, threads, closing; and their pages."""
+"""The C# and Java classes over libblastscope: Python's calls and refusals, typed exceptions, threads, closing; their pages."""
 
 from __future__ import annotations
 

@@ -104,6 +104,6 @@ def assert_same_row(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
 
 
 def _run(command: list[str], status: int = 0, environment: dict[str, str] | None = None) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=600)
     assert done.returncode == status, done.stdout[-4000:] + done.stderr[-4000:]
     return done.stdout if status == 0 else done.stderr
