@@ -13,9 +13,9 @@ from blastscope.runtime.errors import UsageError
 
 if TYPE_CHECKING:
     from blastscope.benchmarks.baselines import Framework
-    from blastscope.benchmarks.comparison import Comparison
     from blastscope.benchmarks.load import LoadResult, LoadRow
     from blastscope.benchmarks.model_benchmark import BenchmarkConfig
+    from blastscope.benchmarks.results import Comparison
     from blastscope.benchmarks.schema import BenchResult
     from blastscope.runtime.types import Layout
 
@@ -139,7 +139,7 @@ def _measure(networks: list[str], config: BenchmarkConfig) -> BenchResult:
 
 
 def _compare(old: BenchResult, new: BenchResult, *, to_stderr: bool) -> None:
-    from blastscope.benchmarks.comparison import compare
+    from blastscope.benchmarks.results import compare
 
     comparison = compare(old, new)
     if comparison.machine_differences:
