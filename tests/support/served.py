@@ -28,7 +28,7 @@ def png(image: NDArray[np.uint8]) -> bytes:
 
 @contextmanager
 def serving_process(bundle: str, log: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """`blastscope serve` of `bundle` in a process of its own, with its audit log, and the address of gRPC; waits for its end."""
+    """`blastscope serve` of `bundle` in a process of its own, and the address of its gRPC; waits for its end."""
     words = ["serve", "--bundle", bundle, "--port", "0", "--grpc-port", "0", "--audit-log", str(log)]
     with subprocess.Popen([sys.executable, "-m", "blastscope", *words], stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr
