@@ -188,9 +188,6 @@ def print_result(result: BenchResult) -> None:
     show(*parts, *(Text(note) for note in result.notes))
 
 
-VERBS = (bench,)
-
-
 def run_loadgen(
     names: list[str], networks: list[str], seconds: float, latency_bound_ms: float, *, threads: int | None, as_json: bool
 ) -> None:
@@ -253,3 +250,6 @@ def _notes(result: LoadResult) -> list[str]:
             notes.append(f"{row.name}, {_described(row)}: {'; '.join(row.reasons) or 'invalid'}")
         notes.append(f"energy: {row.energy_note}")
     return notes
+
+
+VERBS = (bench,)
