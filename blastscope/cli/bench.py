@@ -13,9 +13,9 @@ from blastscope.runtime.errors import UsageError
 
 if TYPE_CHECKING:
     from blastscope.benchmarks.baselines import Framework
-    from blastscope.benchmarks.comparison import Comparison
     from blastscope.benchmarks.load import LoadResult, LoadRow
     from blastscope.benchmarks.model_benchmark import BenchmarkConfig
+    from blastscope.benchmarks.results import Comparison
     from blastscope.benchmarks.schema import BenchResult
     from blastscope.runtime.types import Layout
 
@@ -139,7 +139,7 @@ def _measure(networks: list[str], config: BenchmarkConfig) -> BenchResult:
 
 
 def _compare(old: BenchResult, new: BenchResult, *, to_stderr: bool) -> None:
-    from blastscope.benchmarks.comparison import compare
+    from blastscope.benchmarks.results import compare
 
     comparison = compare(old, new)
     if comparison.machine_differences:
@@ -186,9 +186,6 @@ def print_result(result: BenchResult) -> None:
             )
         parts += [Text(f"\n{SCOPE_DESCRIPTIONS[scope]}"), table]
     show(*parts, *(Text(note) for note in result.notes))
-
-
-VERBS = (bench,)
 
 
 def run_loadgen(
@@ -253,3 +250,6 @@ def _notes(result: LoadResult) -> list[str]:
             notes.append(f"{row.name}, {_described(row)}: {'; '.join(row.reasons) or 'invalid'}")
         notes.append(f"energy: {row.energy_note}")
     return notes
+
+
+VERBS = (bench,)

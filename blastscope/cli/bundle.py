@@ -125,10 +125,6 @@ def new(
     echo(public)
 
 
-VERBS = (inspect, verify, pack, sign)
-GROUPS = {"trust": trust}
-
-
 def print_bundle(bundle: Bundle, *, as_json: bool) -> None:
     """What a bundle says of itself."""
     manifest = bundle.manifest
@@ -212,3 +208,7 @@ def _scores(manifest: Manifest) -> Table:
 def interval_text(interval: Interval) -> str:
     """An estimate with its 95 % interval."""
     return f"{interval.value:.3f} ({interval.low:.3f} to {interval.high:.3f})"
+
+
+VERBS = (inspect, verify, pack, sign)
+GROUPS = {"trust": trust}

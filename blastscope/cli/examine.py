@@ -39,6 +39,7 @@ from blastscope.cli.options import (
     opened,
 )
 from blastscope.cli.terminal import echo, say
+from blastscope.runtime.errors import UsageError
 from blastscope.runtime.io.printable import printable
 
 if TYPE_CHECKING:
@@ -63,6 +64,12 @@ Strict = Annotated[
 Coco = Annotated[Path | None, typer.Option("--coco", help="JSON file of all frames' boxes and outlines, in COCO's format.")]
 Yolo = Annotated[Path | None, typer.Option("--yolo", help="Folder for YOLO's labels, a text file a frame.")]
 OmeTiff = Annotated[Path | None, typer.Option("--ome", help="Folder of an OME-TIFF a frame, its cells as ROIs.")]
+Explain = Annotated[
+    int,
+    typer.Option(
+        min=0, help="In --report, what the calls on so many cells a frame rest on, likeliest ALL first. Takes seconds a cell."
+    ),
+]
 Dicom = Annotated[Path | None, typer.Option("--dicom", help="Folder of Microscopy Bulk Simple Annotations, one a DICOM slide.")]
 
 HEAD = f"{'cells':>6}{'ALL':>6}{'HEM':>6}{'refused':>9}  {'um/pixel':<19}frame"
@@ -151,6 +158,7 @@ def examine(
     overlay: Annotated[Path | None, typer.Option(help="Folder for a picture a frame, its cells drawn in.")] = None,
     sheet: Annotated[Path | None, typer.Option(help="PNG or JPEG of all cells, the likeliest ALL first.")] = None,
     report: Annotated[Path | None, typer.Option(help="FILE.html for one page, else a folder of a page a frame.")] = None,
+    explain: Explain = 0,
     csv: Annotated[Path | None, typer.Option(help="CSV file of a row a cell.")] = None,
     geojson: GeoJson = None,
     coco: Coco = None,
@@ -179,13 +187,15 @@ def examine(
 
     spec, as_json = FrameSpecification.from_toml(config) if config else None, as_json or cells
     wanted = OutputOptions(overlay=overlay, sheet=sheet, report=report, csv=csv)
+    if explain and report is None:
+        raise UsageError("--explain draws into a page: name it with --report")
     paths = _frames(frames)
     engine: dict[str, object] = {"device": device, "precision": precision, "backend": backend, "threads": threads}
     engine |= {"layout": layout, "unlike_training": unlike_training}
     engine |= {"require_signature": require_signature, "validation": validation}
     formats = AnnotationOptions(geojson=geojson, coco=coco, yolo=yolo, ome=ome, dicom=dicom)
     if ray:
-        given = (cells, resume, strict, group_by != "none", *vars(wanted).values(), *vars(formats).values())
+        given = (cells, resume, strict, explain, group_by != "none", *vars(wanted).values(), *vars(formats).values())
         job = ClusterJob("examine", ray, results, bundle, engine, pixel_um, spec)
         return run_on_cluster(job, paths, alone=not any(given), as_json=as_json)
     papers, drift = ReportWriter(wanted, paths, others=(config, validation, resume)), Drift()
@@ -194,6 +204,7 @@ def examine(
     seen = _Tally(drift, group_by)
     with opened(bundle, **engine, workload="throughput") as scope, ExamineProgress(len(paths), cells=cells) as progress:
         smears = smear_model(scope.bundle) if group_by != "none" else None
+        papers.album.explain_with(scope.explain, spec, explain)
         look = partial(_each, (papers.album.look, annotations.look))
         reports = scope.examine_files(paths, pixel_um=pixel_um, spec=spec, look=look, watch=progress.watch, resume=resume)
         if not as_json:

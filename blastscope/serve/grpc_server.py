@@ -82,12 +82,6 @@ def compile_messages() -> bytes:
         return compiled.read_bytes()
 
 
-if __name__ == "__main__":
-    from blastscope.runtime.io.atomic import write_content
-
-    write_content(Path(str(files("blastscope.serve") / COMPILED)), compile_messages())
-
-
 def make_grpc_server(service: InferenceService, options: ServeOptions) -> tuple[grpc.aio.Server, int]:
     """The server, which is bound and not yet started, and its port. Raises `UsageError` where the port can't be had."""
     limits = options.limits
@@ -224,3 +218,9 @@ def write_answer(answer: InferAnswer) -> Any:
         response.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
         response.raw_output_contents.append(to_binary(tensor))
     return response
+
+
+if __name__ == "__main__":
+    from blastscope.runtime.io.atomic import write_content
+
+    write_content(Path(str(files("blastscope.serve") / COMPILED)), compile_messages())

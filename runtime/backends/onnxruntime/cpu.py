@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.runtime.backends.blob_store import engine_digest
-from blastscope.runtime.backends.onnx_file import opset_of, parse_model
+from blastscope.runtime.backends.onnx_file import FLOAT, OnnxGraph, opset_of, parse_model
 from blastscope.runtime.backends.protocol import Engine, EngineOptions, Workload, answer_output, read_fused
 from blastscope.runtime.backends.uint8_activations import with_uint8_activations
 from blastscope.runtime.errors import BlastscopeError, DeviceError, EngineError, MissingLibrary
@@ -119,10 +119,26 @@ def make_session(content: bytes, graph: Path, *, threads: int) -> Any:
     # threads that wait must not keep cores busy: those that decode and crop want them, and so does other software
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3  # errors only: what we raise says the rest
-    # from opset 21 on one pass gives a copied QuantizeLinear an `output_dtype`, and this one another zero point beside it:
-    # ONNX Runtime 1.32 refuses what it made itself. What should be unsigned is so already
-    unfit = ["QDQS8ToU8Transformer"] if opset_of(parse_model(content, graph)) >= 21 else []
+    unfit = unfit_passes(parse_model(content, graph))
     return library.InferenceSession(content, options, providers=["CPUExecutionProvider"], disabled_optimizers=unfit)
+
+
+def unfit_passes(model: Any) -> list[str]:
+    """Names of the optimisations in ONNX Runtime 1.32 that would make another network of `model`, or none it can load.
+
+    From opset 21 on one pass gives a QuantizeLinear that it copies an `output_dtype`, and another changes its zero point alone:
+    the session ends in an error. What should be unsigned is so already. Two pairs of different steps, one behind the other,
+    are merged into one, and the coarser rounding is lost; those of the same step are merged rightly.
+    """
+    graph = OnnxGraph(model)
+    found = ["QDQS8ToU8Transformer"] if opset_of(model) >= 21 else []
+    for node in graph.nodes:
+        before = graph.maker.get(node.input[0]) if node.op_type == "QuantizeLinear" else None
+        if before is not None and before.op_type == "DequantizeLinear":
+            steps = {name: graph.scalar(name, FLOAT) for name in (node.input[1], before.input[1])}
+            if len(set(steps.values())) > 1 or None in steps.values():
+                return [*found, "DoubleQDQPairsRemover"]
+    return found
 
 
 @contextmanager

@@ -231,6 +231,9 @@ def _without(data: Shape, axes: Sequence[int], *, keep: bool) -> Shape:
 def _resize(call: Call) -> Sequence[Shape]:
     data = list(call.shape())
     axes = call.integers("axes", range(len(data)))
+    policy = call.word("keep_aspect_ratio_policy", "stretch")
+    if call.has(3) and policy != "stretch":  # ONNX Runtime keeps the ratio, OpenVINO 2026.4 stretches
+        raise ValueError(f"engines differ in what '{policy[:40]}' is: give it the sizes to stretch to")
     if call.has(3):
         wanted = call.numbers(3)
     else:
