@@ -38,7 +38,8 @@ class Plugin(NamedTuple):
             java.append("-Djava.awt.headless=true")
             classes += [str(self.home / "plugins" / "Blastscope_.jar"), str(JNA)]
         words = [*(SCREEN if screen else ()), *java, "-cp", ":".join(classes), *map(str, command)]
-        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        environment = {**os.environ, "XDG_CACHE_HOME": str(self.home / "cache")}
+        done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment, timeout=600)
         assert done.returncode == status, done.stdout + done.stderr
         return done.stdout + done.stderr
 
@@ -83,7 +84,7 @@ def six_cells(cnmc: Path, tmp_path_factory: pytest.TempPathFactory) -> Picture:
         picture[where][:height, :width][mask], labels[where][:height, :width][mask] = image[mask], number + 1
     edge = int(np.nonzero((labels == 6).any(axis=0))[0][-1]) - 40
     picture, labels = picture[:, :edge], labels[:, :edge]
-    with open_bundle(device="cpu", backend="openvino", cache_dir=folder) as python:
+    with open_bundle(device="cpu", backend="openvino", precision="fp32", execution="f32", cache_dir=folder) as python:
         wanted = [python.classify(cut(picture, labels == number + 1)).row() for number in range(6)]
         wanted.append(python.classify(picture).row())
     assert [row["refusal"] for row in wanted[5:]] == ["touches-border", "not-on-black"]
@@ -150,7 +151,7 @@ def test_the_macro_of_the_page_classifies_a_folder(plugin: Plugin, cnmc: Path, t
     macro = SOURCES / "imagej" / "examples" / "classify_folder.ijm"
     arguments = f"{tmp_path / 'pictures'}{os.sep};{tmp_path / 'shipped'};{tmp_path / 'table.csv'}"
     plugin.imagej("ij.ImageJ", "-batch", macro, arguments, screen=True)
-    with open_bundle(device="cpu", backend="openvino", cache_dir=tmp_path) as python:
+    with open_bundle(device="cpu", backend="openvino", precision="fp32", execution="f32", cache_dir=tmp_path) as python:
         assert_table(tmp_path / "table.csv", [dict(python.classify(image).row()) for image in images])
 
 

@@ -45,7 +45,8 @@ class RealCells:
     def __init__(self, cnmc: Path, frame: Path, folder: Path) -> None:
         paths = [cell.path for cell in scan_dataset(cnmc).cells]
         chosen = [*paths[:: len(paths) // 200][:200], frame]
-        with open_bundle(device="cpu", backend="openvino", execution="f32", cache_dir=folder) as python:
+        exact: dict[str, Any] = {"precision": "fp32", "execution": "f32", "cache_dir": folder}
+        with open_bundle(device="cpu", backend="openvino", **exact) as python:
             self.pictures, self.rows = [], []
             for number, path in enumerate(chosen):
                 image = read_image(path)
@@ -110,7 +111,7 @@ def test_the_example_prints_label_and_probability(binding: Binding, tiny_bundle:
     cells = [write_picture(tmp_path / f"cell.{one}", image) for one in formats]
     empty = write_picture(tmp_path / "empty.bmp", np.zeros((40, 40, 3), np.uint8))
     said = binding.run("Classify", bundle, *cells, empty)
-    with open_bundle(bundle, device="cpu", backend="openvino") as scope:
+    with open_bundle(bundle, device="cpu", backend="openvino", cache_dir=tmp_path) as scope:
         prediction, refused = scope.classify(image), scope.classify(np.zeros((40, 40, 3), np.uint8)).refusal
     assert refused is not None
     called = f"{prediction.label} {prediction.probability:.4f}"

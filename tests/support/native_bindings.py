@@ -31,7 +31,7 @@ class Binding(NamedTuple):
 
     def run(self, program: str, *arguments: str | Path, status: int = 0) -> str:
         """What a program prints; it must end with `status`, and where that isn't 0 the errors come back."""
-        environment = {**os.environ, "LD_LIBRARY_PATH": str(self.library.parent)}
+        environment = {**os.environ, "LD_LIBRARY_PATH": str(self.library.parent), "XDG_CACHE_HOME": str(self.folder / "cache")}
         if self.language == "csharp":
             command = ["mono", str(self.folder / f"{program}.exe")]
         else:

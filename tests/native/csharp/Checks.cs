@@ -33,7 +33,7 @@ internal static class Checks
 
     private static void Rows(string bundle, string cache, string list)
     {
-        using (var scope = new Scope(bundle, new Options { Execution = "f32", CacheDir = cache }))
+        using (var scope = new Scope(bundle, new Options { Precision = "fp32", Execution = "f32", CacheDir = cache }))
         {
             int side = scope.CropSide;
             var crop = new byte[side * side * 3];

@@ -42,7 +42,7 @@ public final class Checks {
     // ---- rows
 
     private static void rows(Path bundle, Path cache, Path list) throws Exception {
-        try (Scope scope = Scope.open(bundle, new Options().execution("f32").cacheDir(cache))) {
+        try (Scope scope = Scope.open(bundle, new Options().precision("fp32").execution("f32").cacheDir(cache))) {
             for (String path : Files.readAllLines(list, StandardCharsets.UTF_8)) {
                 Image image = Image.of(ImageIO.read(new File(path)));
                 Crop crop = scope.crop(image);
