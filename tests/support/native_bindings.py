@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 CHECKS = ROOT / "tests" / "native"
 JNA = Path("/usr/share/java/jna.jar")
 IMAGEJ = Path("/usr/share/java/ij.jar")
-PACKAGES = "mono-mcs mono-runtime openjdk-17-jdk-headless libjna-java imagej"
+PACKAGES = "mono-mcs mono-runtime openjdk-17-jdk-headless libjna-java libij-java"
 INEXACT = ("probability", "score", "novelty", "probabilities")
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Compiles the Java class with a JDK of 9 or later, for Java 8 and later, and the ImageJ plugin where ImageJ is there, without Maven:
 #     build.sh FOLDER            writes FOLDER/blastscope.jar and FOLDER/Blastscope_.jar
-# JNA_JAR and IJ_JAR name jna.jar and ij.jar; by default those of Debian's libjna-java and imagej.
+# JNA_JAR and IJ_JAR name jna.jar and ij.jar; by default those of Debian's libjna-java and libij-java.
 set -euo pipefail
 here=$(realpath "$(dirname "$0")")
 jna=${JNA_JAR:-/usr/share/java/jna.jar} ij=${IJ_JAR:-/usr/share/java/ij.jar}
@@ -18,5 +18,5 @@ if [ -e "$ij" ]; then
     cp "$here"/../imagej/src/main/resources/plugins.config "$classes"
     jar cf "$out/Blastscope_.jar" -C "$classes" .
 else
-    echo "ij.jar is missing (apt-get install imagej): no plugin was built" >&2
+    echo "ij.jar is missing (apt-get install libij-java): no plugin was built" >&2
 fi
