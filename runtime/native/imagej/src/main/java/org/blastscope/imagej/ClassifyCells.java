@@ -69,6 +69,7 @@ public final class ClassifyCells implements PlugIn {
         Scope scope = OpenScope.of(settings);
         ResultsTable table = ResultsTable.getResultsTable();
         int done = 0;
+        IJ.resetEscape(); // one that was pressed before
         while (done < cells.length && !IJ.escapePressed()) {
             List<Image> images = new ArrayList<>();
             for (int i = done; i < Math.min(done + AT_ONCE, cells.length); i++) images.add(cutter.cut(cells[i]));
@@ -83,7 +84,6 @@ public final class ClassifyCells implements PlugIn {
             }
             IJ.showProgress(done, cells.length);
         }
-        IJ.resetEscape();
         if (picture.getWindow() != null) picture.updateAndRepaintWindow();
         table.show("Results");
         IJ.showStatus("Blastscope: " + done + " of " + cells.length + " cells");

@@ -10,6 +10,7 @@ import org.blastscope.Scope;
 final class OpenScope {
     private static Scope scope;
     private static String opened;
+    private static boolean hooked;
 
     private OpenScope() {}
 
@@ -19,9 +20,9 @@ final class OpenScope {
             Path bundle = Paths.get(settings.bundle);
             Path library = library(bundle, settings.library);
             if (library != null) Scope.load(library);
-            if (scope == null) Runtime.getRuntime().addShutdownHook(new Thread(OpenScope::close, "blastscope"));
-            else scope.close();
-            scope = null;
+            close();
+            if (!hooked) Runtime.getRuntime().addShutdownHook(new Thread(OpenScope::close, "blastscope"));
+            hooked = true;
             // the same calls on every machine, whatever is fastest there: tables get compared and published
             Options options = new Options().precision("fp32").execution("f32").workload("throughput");
             scope = Scope.open(bundle, options.callUnlikeTraining(settings.callUnlike));
@@ -32,6 +33,7 @@ final class OpenScope {
 
     private static synchronized void close() {
         if (scope != null) scope.close();
+        scope = null;
     }
 
     /** The file that was named, or in the folder that was named, or beside the bundle; null: where JNA finds it. */
