@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from native_library import SOURCES, NativeLibrary
+from native_library import SOURCES
 
 from blastscope import SHIPPED_BUNDLE
+from blastscope.benchmarks.libblastscope import NativeLibrary
 from blastscope.runtime.io.synthetic import synthetic_cell
 
 PAGE = (SOURCES / "README.md").read_text(encoding="utf-8")
