@@ -17,12 +17,13 @@ from blastscope.benchmarks.libblastscope import NativeLibrary
 HERE = Path(__file__).parent
 STRESS = HERE / "stress.cpp"
 CALLS = 100_000
+CLANG = ("clang++", "clang++-19")  # as in fuzz.sh
 
 
-def stress(folder: Path, *flags: str) -> Path:
+def stress(folder: Path, *flags: str, compiler: str = "g++") -> Path:
     """The program that does everything, on the library in `folder`."""
     program = folder / "stress"
-    command = ["g++", "-std=c++17", "-g", *flags, f"-I{SOURCES / 'include'}", str(STRESS), "-o", str(program)]
+    command = [compiler, "-std=c++17", "-g", *flags, f"-I{SOURCES / 'include'}", str(STRESS), "-o", str(program)]
     link = [f"-L{folder}", "-lblastscope", f"-Wl,-rpath,{folder}", "-Wl,--allow-shlib-undefined", "-pthread"]
     subprocess.run([*command, *link], check=True)
     return program
@@ -46,13 +47,26 @@ def parts(tiny_bundle: Any, tmp_path: Path) -> list[list[str | Path]]:
     return [[bundle, cache], [bundle, cache, "refusals", damaged], [bundle, cache, "flat", "20"]]
 
 
+def sanitized(sanitizers: str) -> Path:
+    """The program that does everything, with the sanitizers; for addresses on the library that `make native-fuzz` builds."""
+    options = ["-DCMAKE_BUILD_TYPE=RelWithDebInfo"]
+    clang = next(filter(None, map(shutil.which, CLANG)), None)
+    if clang and sanitizers.startswith("address"):
+        folder = ROOT / ".cache" / "native-fuzz"
+        options += [f"-DCMAKE_CXX_COMPILER={clang}", f"-DCMAKE_C_COMPILER={clang.replace('++', '')}", "-DBLASTSCOPE_FUZZ=ON"]
+        configure(folder, *options, f"-DBLASTSCOPE_SANITIZE={sanitizers},fuzzer-no-link")
+    else:
+        folder, clang = ROOT / ".cache" / f"native-{sanitizers.partition(',')[0]}", None
+        configure(folder, *options, f"-DBLASTSCOPE_SANITIZE={sanitizers}")
+    build(folder, "blastscope")
+    return stress(folder, f"-fsanitize={sanitizers}", "-fno-omit-frame-pointer", compiler=clang or "g++")
+
+
 @pytest.mark.parametrize("sanitizers", ["address,undefined", "thread"])
 def test_sanitizers_find_nothing(parts: list[list[str | Path]], sanitizers: str) -> None:
-    folder = ROOT / ".cache" / f"native-{sanitizers.partition(',')[0]}"
-    configure(folder, f"-DBLASTSCOPE_SANITIZE={sanitizers}", "-DCMAKE_BUILD_TYPE=RelWithDebInfo")
-    build(folder, "blastscope")
-    program = stress(folder, f"-fsanitize={sanitizers}", "-fno-omit-frame-pointer")
+    program = sanitized(sanitizers)
     environment = {
+        "TBB_ENABLE_SANITIZERS": "1",  # else TBB loads its parts in a way that sanitizers refuse
         "ASAN_OPTIONS": "detect_leaks=1:detect_stack_use_after_return=1:strict_string_checks=1",
         "LSAN_OPTIONS": f"suppressions={HERE / 'leaks.supp'}:print_suppressions=0",
         "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",

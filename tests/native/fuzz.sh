@@ -10,7 +10,7 @@ clang=$(command -v clang++ clang++-19 | head -1) || { echo "clang is missing: ap
 folder=.cache/native-fuzz seeds=runtime/native/fuzz/seeds entries="manifest golden graph zip image"
 cmake -S runtime/native -B "$folder" -DOpenVINO_DIR="$1" -DCMAKE_CXX_COMPILER="$clang" -DCMAKE_C_COMPILER="${clang/++/}" \
     -DBLASTSCOPE_FUZZ=ON -DBLASTSCOPE_SANITIZE=address,undefined,fuzzer-no-link -DCMAKE_BUILD_TYPE=RelWithDebInfo > /dev/null
-cmake --build "$folder" --parallel
+for entry in $entries; do cmake --build "$folder" --parallel --target "fuzz_$entry"; done
 declare -A running
 for entry in $entries; do
     corpus=$folder/corpus/$entry
