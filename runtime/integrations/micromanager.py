@@ -30,10 +30,18 @@ from blastscope.runtime.types import Refusal
 
 
 class CameraFormat(StrictModel):
-    """What the arrays of a camera mean, where they don't say it themselves."""
+    """What the arrays of a camera mean, where they don't say it themselves.
+
+    Attributes
+    ----------
+    channels : {'rgb', 'bgr', 'rgba', 'bgra', 'packed-bgra'}
+        Order of the colours; 'packed-bgra' are (H, W) uint32 or uint64.
+    bits : int or None
+        Bits that a 16-bit channel uses: 10, 12, 14, 16; the top 8 are kept.
+    """
 
     channels: Literal["rgb", "bgr", "rgba", "bgra", "packed-bgra"] = "rgb"  # packed: (H, W) uint32 or uint64
-    bits: int | None = Field(default=None, ge=9, le=16)  # that a 16-bit channel uses: 10, 12, 14, 16; the top 8 are kept
+    bits: int | None = Field(default=None, ge=9, le=16)
 
 
 def to_rgb(image: object, camera: CameraFormat | None = None) -> NDArray[np.uint8] | Refusal:

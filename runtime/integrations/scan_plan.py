@@ -29,6 +29,13 @@ class StageMap(StrictModel):
 
     The default is that of useq's grids, whose first row has the largest y: to see what lies below, y falls. Every mix of
     camera, mirrors and stage exists; whether this one is right shows in `Visit.offset_um` of a first, small scan.
+
+    Attributes
+    ----------
+    right : Place
+        Step of the stage, in x and y, for one to the right in the picture.
+    down : Place
+        Step of the stage, in x and y, for one downwards in the picture.
     """
 
     right: Place = (1.0, 0.0)

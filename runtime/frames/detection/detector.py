@@ -32,7 +32,15 @@ class Network(Protocol):
 
 
 class FoundCells(NamedTuple):
-    """What a picture shows, in its pixels."""
+    """What a picture shows, in its pixels.
+
+    Attributes
+    ----------
+    white : Detections
+        White cells.
+    red : Detections
+        Red cells.
+    """
 
     white: Detections
     red: Detections

@@ -32,11 +32,21 @@ GLASS = 255
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A frame's report with its pictures, all as JPEG."""
+    """A frame's report with its pictures, all as JPEG.
+
+    Attributes
+    ----------
+    report : FrameReport
+        The frame's.
+    thumbs : (bytes or None, ...)
+        One a cell; None where there was no room for more.
+    map : bytes or None
+        The frame, smaller, with its cells drawn in.
+    """
 
     report: FrameReport
-    thumbs: tuple[bytes | None, ...] = ()  # one a cell
-    map: bytes | None = None  # the frame, smaller, with its cells drawn in
+    thumbs: tuple[bytes | None, ...] = ()
+    map: bytes | None = None
 
 
 class ThumbnailCollector:
