@@ -157,9 +157,8 @@ def test_many_threads_get_their_own_answers(scope: Scope, cpu: Scope, tiny_bundl
 
     def use(number: int) -> bool:
         chosen = np.random.default_rng(number).integers(0, len(images), 3)
-        got = (
-            scope.classify_many([images[one] for one in chosen]) if number % 2 else [scope.classify(images[c]) for c in chosen]
-        )
+        asked = [images[one] for one in chosen]
+        got = scope.classify_many(asked) if number % 2 else [scope.classify(image) for image in asked]
         return all(same(answer, wanted[one]) for answer, one in zip(got, chosen, strict=True))
 
     with ThreadPoolExecutor(4) as pool:
