@@ -270,9 +270,10 @@ class TrunkConfig(StrictModel):
 
     Attributes
     ----------
-    stages : tuple of int
-        Blocks of the backbone, as timm counts them from 0, whose maps are read.
-    covariances : tuple of int
+    stages : tuple of int or tuple of str
+        Whose maps are read: numbers are timm's stages, from 0; names are layers, such as 'blocks.3', where a backbone
+        is to end within a stage.
+    covariances : tuple of int or tuple of str
         Those of `stages` of which the combined model reads the maps' covariances too.
     hidden : int
         Units of a head's hidden layer.
@@ -294,8 +295,8 @@ class TrunkConfig(StrictModel):
         Weight of the loss that keeps the margin from following the stain.
     """
 
-    stages: tuple[int, ...] = Field(default=(1, 2, 3), min_length=1)
-    covariances: tuple[int, ...] = (1, 2)
+    stages: tuple[int, ...] | tuple[str, ...] = Field(default=(1, 2, 3), min_length=1)
+    covariances: tuple[int, ...] | tuple[str, ...] = (1, 2)
     hidden: int = Field(default=64, ge=1)
     input_dropout: float = Field(default=0.2, ge=0, lt=1)
     dropout: float = Field(default=0.5, ge=0, lt=1)
@@ -311,8 +312,8 @@ class TrunkConfig(StrictModel):
 
     @model_validator(mode="after")
     def _covariances_are_of_stages(self) -> Self:
-        if len(set(self.stages)) != len(self.stages) or any(stage < 0 for stage in self.stages):
-            raise ValueError("stages are different numbers from 0")
+        if len(set(self.stages)) != len(self.stages) or any(isinstance(stage, int) and stage < 0 for stage in self.stages):
+            raise ValueError("stages are different numbers from 0, or different names of layers")
         if not set(self.covariances) <= set(self.stages):
             raise ValueError("covariances must be among the stages")
         return self

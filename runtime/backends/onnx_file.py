@@ -25,7 +25,8 @@ _GRAPHS = (5, 10)  # AttributeProto.AttributeType: a graph, or several
 
 # message -> field -> number and type; * is repeated
 _SCHEMA: dict[str, dict[str, tuple[int, str]]] = {
-    "Model": {"graph": (7, "Graph")},
+    "Model": {"graph": (7, "Graph"), "opset_import": (8, "OperatorSet*")},
+    "OperatorSet": {"domain": (1, "string"), "version": (2, "int64")},
     "Graph": {
         "node": (1, "Node*"),
         "initializer": (5, "Tensor*"),
@@ -92,6 +93,11 @@ def parse_model(content: bytes, graph: Path) -> Any:
         return message_classes()["Model"].FromString(content)
     except DecodeError as error:
         raise EngineError(f"'{graph}' is not an ONNX file: {error}") from error
+
+
+def opset_of(model: Any) -> int:
+    """The version of ONNX's own operators in `model`."""
+    return max((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), default=1)
 
 
 class OnnxGraph:

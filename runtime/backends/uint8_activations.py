@@ -14,6 +14,8 @@ OpenVINO 2026.4 loses the scale of a signed value that goes through a concatenat
                                      zero points, as in attention, and may crash
     averaged with a border of zeros  padded by an operator of its own: OpenVINO fills the border with the code 0, whatever
                                      number that stands for
+    cut by a Clip that stays         cut by Relu and Min: OpenVINO makes a Clip of codes of it, and drops what its bounds have
+                                     beyond whole codes, up to a step
 """
 
 from __future__ import annotations
@@ -69,6 +71,9 @@ def use_uint8_activations(model: Any) -> int:
     for one in activations:
         if one.quantise.output[0] not in gone:
             _recode(graph, one, from_zero=one.quantise.output[0] in coded)
+    for node in graph.nodes:
+        if node.op_type == "Clip" and node.output[0] not in gone:
+            _cut_in_float(graph, node)
     graph.drop(gone)
     if activations:
         del graph.proto.value_info[:]  # notes on the types of values, which have changed
@@ -267,6 +272,21 @@ def _count_border(graph: OnnxGraph, pool: Any, code: tuple[str, str], *, from_ze
     for name in ("count_include_pad", "pads"):
         if (attribute := attribute_of(pool, name)) is not None:
             pool.attribute.remove(attribute)
+
+
+def _cut_in_float(graph: OnnxGraph, clip: Any) -> None:
+    """Makes of a Clip that follows a DequantizeLinear, and has constant bounds, what an engine can't make of codes."""
+    maker, bounds = graph.maker.get(clip.input[0]), _bounds(graph, clip)
+    if maker is None or maker.op_type != "DequantizeLinear" or bounds is None:
+        return
+    value, (low, high) = clip.input[0], bounds
+    if np.isfinite(low):
+        least = graph.constant(low, FLOAT)
+        above = graph.insert_before(clip, "Sub", [value, least]) if low else value
+        value = graph.insert_before(clip, "Relu", [above])
+        value = graph.insert_before(clip, "Add", [value, least]) if low else value
+    clip.op_type = "Min" if np.isfinite(high) else "Identity"
+    clip.input[:] = [value, graph.constant(high, FLOAT)] if np.isfinite(high) else [value]
 
 
 SAFE_WEIGHT = 64  # of 7 bits

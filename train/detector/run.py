@@ -24,11 +24,10 @@ from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.train.detector.config import DetectorConfig
 from blastscope.train.detector.evaluation import SourceScores, frames_of, score_source
 from blastscope.train.detector.fit import FINISHED, FitHistory, fit
-from blastscope.train.detector.network import Detector, DetectorHead
+from blastscope.train.detector.network import Detector, DetectorHead, DetectorTrunk, make_trunk
 from blastscope.train.detector.pool import fill_pool, pool_key, read_pool
 from blastscope.train.detector.report import DetectorReport, best_limit, write_report
 from blastscope.train.detector.sources import FRAME_SOURCES, bccd_frames
-from blastscope.train.detector.trunk_maps import DetectorTrunk, make_trunk
 from blastscope.train.fit_checkpoint import read_tensors
 from blastscope.train.progress import Progress
 

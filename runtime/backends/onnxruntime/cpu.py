@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU, for machines without OpenVINO and as a second engine.
+"""ONNX Runtime on the CPU, for machines without OpenVINO and as a second engine; and for a bundle's detector.
 
 One session serves all lanes: its `run` may be called from many threads, and for `throughput` each call works in the thread that
 made it.
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.runtime.backends.blob_store import engine_digest
+from blastscope.runtime.backends.onnx_file import FLOAT, OnnxGraph, opset_of, parse_model
 from blastscope.runtime.backends.protocol import Engine, EngineOptions, Workload, answer_output, read_fused
 from blastscope.runtime.backends.uint8_activations import with_uint8_activations
 from blastscope.runtime.errors import BlastscopeError, DeviceError, EngineError, MissingLibrary
@@ -96,7 +97,9 @@ def open_engine(graph: Path, sha256: str, options: EngineOptions) -> Engine:
     content = read_fused(graph, sha256, options)
     if options.execution == "int8":
         content = with_uint8_activations(content, graph)
-    session, output = _session(content, graph, threads=1 if many else threads)
+    with translate_errors(f"'{graph}'"):
+        session = make_session(content, graph, threads=1 if many else threads)
+        output, _ = answer_output({output.name: output.shape for output in session.get_outputs()}, graph)
     return Engine(
         lanes=tuple(Lane(session, output) for _ in range(threads if many else 1)),
         backend=NAME,
@@ -107,7 +110,8 @@ def open_engine(graph: Path, sha256: str, options: EngineOptions) -> Engine:
     )
 
 
-def _session(content: bytes, graph: Path, *, threads: int) -> tuple[Any, str]:
+def make_session(content: bytes, graph: Path, *, threads: int) -> Any:
+    """An `InferenceSession` of the bytes `content` of the file `graph`."""
     library = load_onnxruntime()
     options = library.SessionOptions()
     options.intra_op_num_threads = threads
@@ -115,10 +119,26 @@ def _session(content: bytes, graph: Path, *, threads: int) -> tuple[Any, str]:
     # threads that wait must not keep cores busy: those that decode and crop want them, and so does other software
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3  # errors only: what we raise says the rest
-    with translate_errors(f"'{graph}'"):
-        session = library.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        output, _ = answer_output({output.name: output.shape for output in session.get_outputs()}, graph)
-    return session, output
+    unfit = unfit_passes(parse_model(content, graph))
+    return library.InferenceSession(content, options, providers=["CPUExecutionProvider"], disabled_optimizers=unfit)
+
+
+def unfit_passes(model: Any) -> list[str]:
+    """Names of the optimisations in ONNX Runtime 1.32 that would make another network of `model`, or none it can load.
+
+    From opset 21 on one pass gives a QuantizeLinear that it copies an `output_dtype`, and another changes its zero point alone:
+    the session ends in an error. What should be unsigned is so already. Two pairs of different steps, one behind the other,
+    are merged into one, and the coarser rounding is lost; those of the same step are merged rightly.
+    """
+    graph = OnnxGraph(model)
+    found = ["QDQS8ToU8Transformer"] if opset_of(model) >= 21 else []
+    for node in graph.nodes:
+        before = graph.maker.get(node.input[0]) if node.op_type == "QuantizeLinear" else None
+        if before is not None and before.op_type == "DequantizeLinear":
+            steps = {name: graph.scalar(name, FLOAT) for name in (node.input[1], before.input[1])}
+            if len(set(steps.values())) > 1 or None in steps.values():
+                return [*found, "DoubleQDQPairsRemover"]
+    return found
 
 
 @contextmanager
@@ -147,3 +167,37 @@ def load_onnxruntime() -> Any:
     except ImportError as error:
         raise MissingLibrary("onnxruntime", "onnxruntime") from error
     return onnxruntime
+
+
+class DetectorNetwork:
+    """A session with a detector. Many threads may use it."""
+
+    name = NAME
+
+    def __init__(self, session: Any) -> None:
+        self._session: Any | None = session
+
+    def infer(self, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Maps (10, H / 8, W / 8) of `picture` (H, W, 3) RGB, H and W multiples of 32. Raises `EngineError`."""
+        session = self._session
+        if session is None:
+            raise EngineError("onnxruntime: the detector is closed")
+        with translate_errors("detection"):
+            (maps,) = session.run(["maps"], {"pictures": np.ascontiguousarray(picture)[None]})
+        return np.asarray(maps[0], np.float32)
+
+    def close(self) -> None:
+        """Frees the session. Safe to call twice."""
+        self._session = None
+
+
+def open_detector(content: bytes, graph: Path, *, threads: int) -> DetectorNetwork:
+    """The detector in `content`, the verified bytes of the file `graph`. Raises `EngineError`, `MissingLibrary`."""
+    library = load_onnxruntime()
+    options = library.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    with translate_errors(f"'{graph}'"):
+        return DetectorNetwork(library.InferenceSession(content, options, providers=["CPUExecutionProvider"]))

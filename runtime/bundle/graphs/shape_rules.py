@@ -1,7 +1,7 @@
 """What ONNX's operators make of their inputs' shapes: the operators that exported networks have, and no others.
 
 Each rule gives the shape of an operator's output for a batch of fixed size. Numbers that shapes depend on are followed through
-the graph (shape_arithmetic.py), so that no shape is left open. A library could tell the same, but loads the graph first.
+the graph (`fold` of limits.py), so that no shape is left open. A library could tell the same, but loads the graph first.
 """
 
 from __future__ import annotations
@@ -231,6 +231,9 @@ def _without(data: Shape, axes: Sequence[int], *, keep: bool) -> Shape:
 def _resize(call: Call) -> Sequence[Shape]:
     data = list(call.shape())
     axes = call.integers("axes", range(len(data)))
+    policy = call.word("keep_aspect_ratio_policy", "stretch")
+    if call.has(3) and policy != "stretch":  # ONNX Runtime keeps the ratio, OpenVINO 2026.4 stretches
+        raise ValueError(f"engines differ in what '{policy[:40]}' is: give it the sizes to stretch to")
     if call.has(3):
         wanted = call.numbers(3)
     else:

@@ -77,6 +77,7 @@ def render_slide_report(
         links=links if links is not None else {int(place): f"#frame={place}" for place, _ in several},
         cells=[] if index else [_cell(card, places[id(card.report)]) for card in cards[:MOST_CARDS]],
         cell_count=len(cards),
+        explained=not index and any(card.explained for card in cards[:MOST_CARDS]),
         kinds=[("", "all cells"), *((kind, look.name) for kind, look in LOOKS.items())],
         frame_choices=[("", "all frames"), *several] if several else [],
         examined=sum(report.refusal is None for report in reports),
@@ -131,6 +132,7 @@ def _cell(card: Card, place: int) -> dict[str, object]:
         "words": words_of(cell),
         "facts": ", ".join(filter(None, facts)),
         "thumb": card.thumb,
+        "explained": card.explained,
         "bar": (BAR_UM, BAR_UM / scale.pixel_um / thumbnail_side(cell.box)) if scale and card.thumb else None,
     }
 

@@ -297,6 +297,9 @@ Shapes resize(const Call& call) {
     Shape data = call.shape();
     const std::vector<int64_t> axes = call.integers("axes", count_to(data.size()));
     std::vector<int64_t> wanted;
+    const std::string policy = call.word("keep_aspect_ratio_policy", "stretch");
+    if (call.has(3) && policy != "stretch")  // ONNX Runtime keeps the ratio, OpenVINO 2026.4 stretches
+        throw CannotBe("engines differ in what '" + policy.substr(0, 40) + "' is: give it the sizes to stretch to");
     if (call.has(3)) {
         wanted = call.numbers(3);
     } else {

@@ -46,6 +46,8 @@ public:
         const Names coded = coded_from_zero(kept), gone = leave_out_cuts(kept, coded);
         for (const Activation& one : kept)
             if (!gone.count(one.quantise->output(0))) recode(one, coded.count(one.quantise->output(0)) > 0);
+        for (Node* node : graph_.nodes)
+            if (node->op_type() == "Clip" && !gone.count(node->output(0))) cut_in_float(*node);
         graph_.drop(gone);
         if (!kept.empty()) graph_.graph.clear_value_info();  // notes on the types of values, which have changed
     }
@@ -258,6 +260,25 @@ private:
         for (const char* name : {"count_include_pad", "pads"})
             for (int place = pool.attribute_size() - 1; place >= 0; place--)
                 if (pool.attribute(place).name() == name) pool.mutable_attribute()->DeleteSubrange(place, 1);
+    }
+
+    // Makes of a Clip that follows a DequantizeLinear, and has constant bounds, what an engine can't make of codes.
+    void cut_in_float(Node& clip) {
+        const auto maker = graph_.maker.find(input_of(clip, 0));
+        const auto found = bounds(clip);
+        if (maker == graph_.maker.end() || maker->second->op_type() != "DequantizeLinear" || !found) return;
+        const auto [low, high] = *found;
+        std::string value = clip.input(0);
+        if (std::isfinite(low)) {
+            const std::string least = graph_.constant(low, ONNX_FLOAT);
+            if (low != 0) value = graph_.insert_before(&clip, "Sub", {value, least});
+            value = graph_.insert_before(&clip, "Relu", {value});
+            if (low != 0) value = graph_.insert_before(&clip, "Add", {value, least});
+        }
+        clip.clear_input();
+        clip.add_input(value);
+        if (std::isfinite(high)) clip.add_input(graph_.constant(high, ONNX_FLOAT));
+        clip.set_op_type(std::isfinite(high) ? "Min" : "Identity");
     }
 
     OnnxGraph graph_;

@@ -39,6 +39,14 @@ def test_auto_admits_each_execution_once_from_the_first_graph_that_has_it(tiny_b
     assert names(path, execution="bf16") == ["fp32-bf16"]
 
 
+def test_a_coarse_execution_is_taken_only_where_it_is_asked_for(tiny_bundle: Any) -> None:
+    path = tiny_bundle.make("fp32", "int8", tolerances={"fp32": {"f32": 1e-4, "bf16": 0.11}, "int8": {"int8": 0.4}})
+    assert names(path) == ["fp32", "int8"]  # int8 has passed a gate of its own
+    assert names(path, execution="bf16") == ["fp32-bf16"]
+    only = tiny_bundle.make("fp32", name="only", tolerances={"fp32": {"bf16": 0.3}})
+    assert names(only) == ["fp32-bf16"]
+
+
 def test_an_execution_without_a_tolerance_is_not_offered(tiny_bundle: Any) -> None:
     path = tiny_bundle.make("fp32", tolerances={"fp32": {"f32": 1e-4}})
     assert names(path) == ["fp32"]

@@ -17,8 +17,7 @@ from blastscope.runtime.frames.estimation.frame_parameters import estimate_frame
 from blastscope.runtime.frames.segmentation.pipeline import segment_cells
 from blastscope.runtime.frames.types import FrameCell, FrameReport, FrameSpecification, SegmentedCell
 from blastscope.runtime.integrations import simulated_microscope as rehearsal
-from blastscope.runtime.integrations.micromanager import CameraListener
-from blastscope.runtime.integrations.scan_plan import StageMap
+from blastscope.runtime.integrations.micromanager import CameraListener, StageMap
 from blastscope.runtime.integrations.simulated_microscope import mosaic, run_simulation
 from blastscope.runtime.integrations.smart_acquisition import Candidate, RevisitPlan, merge_candidates, scan_and_revisit
 from blastscope.runtime.io.image import read_image

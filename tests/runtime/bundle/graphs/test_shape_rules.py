@@ -12,7 +12,7 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not inst
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from blastscope.runtime.bundle.graphs.limits import BATCH, check_limits  # noqa: E402
-from blastscope.runtime.bundle.graphs.wire import parse_graph  # noqa: E402
+from blastscope.runtime.bundle.graphs.wire import UnfitGraph, parse_graph  # noqa: E402
 
 SIDE = 9
 LOWEST = -(2**63)
@@ -71,6 +71,7 @@ CASES: list[tuple[str, str, list[Any], dict[str, Any]]] = [
     ("Pad", "maps", [numbers(2, 1), "", numbers(2)], {}),
     ("Resize", "maps", ["", np.float32([1, 1, 1.5, 0.7])], {}),
     ("Resize", "maps", ["", "", numbers(2, 3, 20, 4)], {}),
+    ("Resize", "maps", ["", "", numbers(20, 4)], {"axes": [2, 3], "keep_aspect_ratio_policy": "stretch"}),
     ("DepthToSpace", "spread", [], {"blocksize": 3}),
     ("SpaceToDepth", "maps", [], {"blocksize": 3}),
     ("Where", "mask", [weights(5, 1, 1, 1, 1), weights(1)], {}),
@@ -123,6 +124,14 @@ def test_a_shape_is_the_one_that_onnxruntime_computes(case: tuple[str, str, list
         assert known[name].shape == answer.shape
         if (value := known[name].value) is not None:
             np.testing.assert_array_equal(value, answer)
+
+
+@pytest.mark.parametrize("policy", ["not_larger", "not_smaller"])
+def test_a_resize_that_engines_take_for_different_ones_is_refused(policy: str) -> None:
+    # of 9 x 9 ONNX Runtime makes 5 x 5 or 60 x 60, and OpenVINO 60 x 5
+    content, _ = model_of("Resize", "maps", ["", "", numbers(60, 5)], {"axes": [2, 3], "keep_aspect_ratio_policy": policy})
+    with pytest.raises(UnfitGraph, match=f"engines differ in what '{policy}' is"):
+        check_limits(parse_graph(content))
 
 
 def test_numbers_that_shapes_depend_on_are_those_that_onnxruntime_computes() -> None:
