@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# OpenCV 5.0.0 (opencv-python-headless 5.0.0.93): reading a TIFF with unassociated alpha multiplies red, green and blue by the alpha. The same picture as PNG keeps
-# its colours, and so does a TIFF whose alpha is marked as associated, where they are multiplied in the file already: the two kinds come back alike.
+# OpenCV 5.0.0 (opencv-python-headless 5.0.0.93): reading a TIFF with unassociated alpha multiplies red, green and blue by the alpha. The same picture
+# as PNG keeps its colours, and so does a TIFF whose alpha is marked as associated, where the file's colours are multiplied by definition.
 #
 # Input: one even colour, (200, 120, 40), with alpha 128 everywhere, 8 bits, uncompressed, by tifffile 2026.3.3 (ExtraSamples 2), by Pillow 13.0.0 as PNG.
 # TIFF 6.0 on ExtraSamples 2: unassociated alpha is a soft matte that stands beside the colours; they aren't multiplied by it. IMREAD_UNCHANGED promises
