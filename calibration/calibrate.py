@@ -41,8 +41,8 @@ from blastscope.calibration.quantisation.quantizer import (
 )
 from blastscope.calibration.result import CalibrationReport, CalibrationResult, int8_entry
 from blastscope.runtime.bundle import Bundle, read_bundle
+from blastscope.runtime.bundle.graphs.reading import bad_weight, check_weights
 from blastscope.runtime.bundle.manifest import GraphEntry
-from blastscope.runtime.bundle.weights import bad_weight, check_weights
 from blastscope.runtime.errors import BundleError, DataError, DeviceError, EngineError, MissingLibrary, UsageError
 from blastscope.runtime.io.atomic import check_place
 from blastscope.runtime.io.cnmc import Dataset, DatasetEntry, scan_dataset

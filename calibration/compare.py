@@ -15,8 +15,8 @@ from blastscope.calibration.acceptance.evaluation import Infer, evaluate
 from blastscope.calibration.acceptance.trial import available_backends
 from blastscope.runtime.backends.protocol import EngineOptions, open_engine
 from blastscope.runtime.bundle import Bundle, Golden, read_golden
+from blastscope.runtime.bundle.graphs.reading import check_weights
 from blastscope.runtime.bundle.manifest import GraphEntry, Interval, Scores
-from blastscope.runtime.bundle.weights import check_weights
 from blastscope.runtime.errors import DataError, UnavailableError
 from blastscope.runtime.evaluation.metrics import score_calls
 from blastscope.runtime.inference.validation import check_golden

@@ -26,9 +26,8 @@ from blastscope.runtime.bundle.entries import DetectorEntry
 from blastscope.runtime.bundle.graphs import examine_graph
 from blastscope.runtime.bundle.graphs.wire import UnfitGraph
 from blastscope.runtime.bundle.manifest import Manifest
-from blastscope.runtime.errors import EngineError
-from blastscope.runtime.frames.detection.decode import CHANNELS, STRIDE
-from blastscope.runtime.frames.detection.loader import golden_bytes, probabilities_differ
+from blastscope.runtime.errors import BundleError, EngineError
+from blastscope.runtime.frames.detection.detector import CHANNELS, STRIDE, golden_bytes, probabilities_differ
 from blastscope.train.detector.network import Detector
 from blastscope.train.detector.pictures import drawn_picture
 from blastscope.train.detector.run import load_detector_run
@@ -60,9 +59,42 @@ def add_detector(bundle: Path, run: Path) -> Bundle:
         least_score=trained.least_score,
         sources=trained.sources,
     )
-    before = found.manifest
-    manifest = Manifest.model_validate({**before.model_dump(), "format": FORMAT, "detector": entry.model_dump()})
-    return update_bundle(found, manifest, {GRAPH_FILE: graph, GOLDEN_FILE: golden})
+    return _with_detector(found, entry, graph, golden)
+
+
+def copy_detector(bundle: Path, source: Path) -> Bundle:
+    """The bundle with the detector of another one, unchanged, in the place of the one that it had, if any.
+
+    Parameters
+    ----------
+    bundle : Path
+        Folder of the bundle that gets the detector; it is changed in one step.
+    source : Path
+        Folder or zip of the bundle whose detector is copied.
+
+    Returns
+    -------
+    Bundle
+        The bundle as it is now.
+
+    Raises
+    ------
+    BundleError
+        One of them is no bundle, or `source` has no detector.
+    """
+    check_writable(Path(bundle))
+    found, other = read_bundle(bundle), read_bundle(source)
+    entry = other.manifest.detector
+    if entry is None:
+        raise BundleError(source, "has no detector: name a bundle that has one, or a finished run of train-detector with --run")
+    graph, golden = (other.read(each) for each in (entry.graph, entry.golden))
+    return _with_detector(found, entry, graph, golden)
+
+
+def _with_detector(bundle: Bundle, entry: DetectorEntry, graph: bytes, golden: bytes) -> Bundle:
+    entry = entry.model_copy(update={"graph": describe_file(graph, GRAPH_FILE), "golden": describe_file(golden, GOLDEN_FILE)})
+    manifest = Manifest.model_validate({**bundle.manifest.model_dump(), "format": FORMAT, "detector": entry.model_dump()})
+    return update_bundle(bundle, manifest, {GRAPH_FILE: graph, GOLDEN_FILE: golden})
 
 
 def detector_graph(network: Detector) -> bytes:

@@ -28,8 +28,8 @@ from blastscope.export.parity import (
 )
 from blastscope.runtime.bundle import describe_file
 from blastscope.runtime.bundle.graphs import read_graph
+from blastscope.runtime.bundle.graphs.reading import bad_weight
 from blastscope.runtime.bundle.manifest import GraphEntry, GraphModels
-from blastscope.runtime.bundle.weights import bad_weight
 from blastscope.runtime.errors import EngineError, MissingLibrary
 from blastscope.runtime.io.hashing import bytes_sha256
 from blastscope.runtime.io.strict_model import StrictModel

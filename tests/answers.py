@@ -1,9 +1,10 @@
-"""What the shipped bundle answers on every cell and frame of a data folder, as JSON, and how two such files differ.
+"""What a bundle answers on every cell and frame of a data folder, as JSON, and how two such files differ.
 
-    python tests/answers.py record DATA ANSWERS.json      with the code before a change, and again after it
+    python tests/answers.py record DATA ANSWERS.json [BUNDLE]      with the code before a change, and again after it
     python tests/answers.py compare BEFORE.json AFTER.json
 
-Uses public names only, so it runs on older checkouts too (`PYTHONPATH=CHECKOUT`). `compare` exits 1 where a box, a refusal or a
+BUNDLE is the shipped one unless it is named; to compare code, not networks, name the older checkout's both times. Uses public
+names only, so it runs on older checkouts too (`PYTHONPATH=CHECKOUT`). `compare` exits 1 where a box, a refusal or a
 call differs, or a probability by more than 1e-6.
 """
 
@@ -35,12 +36,12 @@ def frame_answer(report: blastscope.FrameReport) -> list[dict[str, Any]]:
     return answers
 
 
-def record(data: Path) -> dict[str, Any]:
+def record(data: Path, bundle: Path) -> dict[str, Any]:
     """The answers by path, relative to `data`."""
     cells = sorted((data / "cnmc").rglob("*.webp"))
     frames = sorted((data / "bccd").rglob("*.jpg"))
     with blastscope.open_bundle(
-        device="cpu", precision="fp16", execution="f32", layout="fused", workload="throughput"
+        bundle, device="cpu", precision="fp16", execution="f32", layout="fused", workload="throughput"
     ) as scope:
         called = {path.relative_to(data).as_posix(): cell_answer(found) for path, found in scope.classify_files(cells)}
         found = {
@@ -68,11 +69,12 @@ def differences(before: Any, after: Any, where: str = "") -> list[str]:
 
 def main(arguments: list[str]) -> int:
     """Runs the command named in the module's docstring."""
-    if len(arguments) != 3 or arguments[0] not in ("record", "compare"):
+    if len(arguments) not in (3, 4) or arguments[0] not in ("record", "compare"):
         print(__doc__, file=sys.stderr)
         return 2
     if arguments[0] == "record":
-        Path(arguments[2]).write_text(json.dumps(record(Path(arguments[1])), indent=1), encoding="utf-8")
+        bundle = Path(arguments[3]) if len(arguments) == 4 else blastscope.SHIPPED_BUNDLE
+        Path(arguments[2]).write_text(json.dumps(record(Path(arguments[1]), bundle), indent=1), encoding="utf-8")
         return 0
     before, after = (json.loads(Path(name).read_text(encoding="utf-8")) for name in arguments[1:])
     found = differences(before, after)

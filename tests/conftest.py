@@ -52,6 +52,17 @@ def cnmc(shared_data: Path) -> Path:
     return shared_data / "cnmc" / "C-NMC_training_data"
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """PyTorch on one thread: the networks of tests are too small for more."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def host_kernels() -> HostKernels:
     """The crop kernels, compiled for the host by g++."""

@@ -142,8 +142,11 @@ class Stage2Config(ScheduleConfig):
 class TrunkConfig(StrictModel):
     """One frozen backbone for all voters, and the small heads on it (train/trunk.py). Not in the paper."""
 
-    stages: tuple[int, ...] = Field(default=(1, 2, 3), min_length=1)  # timm's, from 0, whose maps are read
-    covariances: tuple[int, ...] = (1, 2)  # of `stages`, those of which the combined model reads the maps' covariances too
+    # Whose maps are read: numbers are timm's stages, from 0; names are layers, such as "blocks.3", where a backbone is to end
+    # within a stage.
+    stages: tuple[int, ...] | tuple[str, ...] = Field(default=(1, 2, 3), min_length=1)
+    # of `stages`, those of which the combined model reads the maps' covariances too
+    covariances: tuple[int, ...] | tuple[str, ...] = (1, 2)
     hidden: int = Field(default=64, ge=1)
     input_dropout: float = Field(default=0.2, ge=0, lt=1)
     dropout: float = Field(default=0.5, ge=0, lt=1)
@@ -159,8 +162,8 @@ class TrunkConfig(StrictModel):
 
     @model_validator(mode="after")
     def _covariances_are_of_stages(self) -> Self:
-        if len(set(self.stages)) != len(self.stages) or any(stage < 0 for stage in self.stages):
-            raise ValueError("stages are different numbers from 0")
+        if len(set(self.stages)) != len(self.stages) or any(isinstance(stage, int) and stage < 0 for stage in self.stages):
+            raise ValueError("stages are different numbers from 0, or different names of layers")
         if not set(self.covariances) <= set(self.stages):
             raise ValueError("covariances must be among the stages")
         return self

@@ -18,6 +18,7 @@ from blastscope.runtime.errors import ConfigError
 from blastscope.runtime.types import CLASSES, VOTERS, Voter
 from blastscope.train.backbone import LEAST_VARIANCE, UNBUILDABLE, create_backbone, unfit_error
 from blastscope.train.config import TrainConfig, TrunkConfig
+from blastscope.train.leading_layers import LeadingLayers
 from blastscope.train.network import Normalise
 
 LEAST_DEVIATION = 1e-4  # of a feature over the training cells: one that never changes is not blown up
@@ -29,7 +30,7 @@ class Trunk(nn.Module):
 
     Parameters
     ----------
-    network : timm model
+    network : timm model or LeadingLayers
         The backbone, with the stages that `config` names. Its weights are frozen.
     normalise : Normalise
         What brings uint8 pixels to the backbone's range.
@@ -53,7 +54,8 @@ class Trunk(nn.Module):
         super().__init__()
         self.normalise = normalise
         self.backbone = network.requires_grad_(False).eval()
-        self.stages, self.covariances = list(config.stages), [config.stages.index(stage) for stage in config.covariances]
+        self.stages = config.stages
+        self.covariances = [place for place, stage in enumerate(config.stages) if stage in config.covariances]
         with torch.no_grad():
             maps = self._maps(torch.zeros(1, 3, side_px, side_px))
         if any(side_px % each.shape[-1] or each.shape[-1] != each.shape[-2] for each in maps):
@@ -100,8 +102,10 @@ class Trunk(nn.Module):
         return Statistics(torch.cat([*moments, *covariances], dim=1), _shape(cell))
 
     def _maps(self, pixels: Tensor) -> list[Tensor]:
+        if isinstance(self.backbone, LeadingLayers):
+            return self.backbone(pixels)  # type: ignore[no-any-return]
         found: list[Tensor] = self.backbone.forward_intermediates(
-            pixels, indices=self.stages, stop_early=True, intermediates_only=True
+            pixels, indices=list(self.stages), stop_early=True, intermediates_only=True
         )
         return found
 
@@ -365,21 +369,32 @@ def make_trunk_ensemble(config: TrainConfig) -> tuple[TrunkEnsemble, str]:
     Raises
     ------
     ConfigError
-        The backbone doesn't give its maps, has no such stage, or doesn't fit the size of the crops.
+        The backbone doesn't give its maps, has no such stage or layer, or doesn't fit the size of the crops.
     """
     assert config.trunk is not None
     network, statistics, origin = create_backbone(config.network, config.crop.side_px)
-    if not hasattr(network, "forward_intermediates") or not hasattr(network, "prune_intermediate_layers"):
-        raise ConfigError("trunk", [f"'{config.network.backbone}' doesn't give its maps: name another backbone"])
-    stages = list(config.trunk.stages)
-    known = len(network.feature_info)
-    if max(stages) >= known:
-        raise ConfigError("trunk", [f"stages: '{config.network.backbone}' has stages 0 to {known - 1}, not {max(stages)}"])
-    network.prune_intermediate_layers(stages, prune_norm=True, prune_head=True)
+    normalise = Normalise(statistics, config.network.colour)
     try:
-        trunk = Trunk(network, Normalise(statistics, config.network.colour), config.trunk, config.crop.side_px)
+        trunk = Trunk(_backbone(network, config), normalise, config.trunk, config.crop.side_px)
     except ConfigError:
         raise
     except UNBUILDABLE as error:
         raise unfit_error(config.network, config.crop.side_px, error) from error
     return TrunkEnsemble(trunk, config.trunk), origin
+
+
+def _backbone(network: Any, config: TrainConfig) -> nn.Module:
+    """What of a timm model the trunk runs."""
+    assert config.trunk is not None
+    names = [stage for stage in config.trunk.stages if isinstance(stage, str)]
+    if names:
+        return LeadingLayers(network, names, config.crop.side_px)
+    if not hasattr(network, "forward_intermediates") or not hasattr(network, "prune_intermediate_layers"):
+        raise ConfigError("trunk", [f"'{config.network.backbone}' doesn't give its maps: name another backbone"])
+    stages = [stage for stage in config.trunk.stages if isinstance(stage, int)]
+    known = len(network.feature_info)
+    if max(stages) >= known:
+        raise ConfigError("trunk", [f"stages: '{config.network.backbone}' has stages 0 to {known - 1}, not {max(stages)}"])
+    network.prune_intermediate_layers(stages, prune_norm=True, prune_head=True)
+    kept: nn.Module = network
+    return kept

@@ -1,4 +1,7 @@
-"""`run_load`: scenarios and sweeps of each network, with accuracy and energy in the same row."""
+"""`run_load`: scenarios and sweeps of each network, with accuracy and energy in the same row.
+
+Energy is what a measurement took by RAPL's counters of a CPU's packages, and NVML's of a GPU.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,20 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from blastscope import Scope, open_bundle
 from blastscope.benchmarks.interleaved_timing import ContentionMonitor
-from blastscope.benchmarks.load.energy import EnergyMeter
-from blastscope.benchmarks.load.samples import LoadSamples, load_samples
 from blastscope.benchmarks.load.scenarios import (
     CELLS_PER_QUERY,
     PERCENTILES,
     Answer,
+    LoadSamples,
     ScenarioSettings,
     Summary,
+    load_samples,
     measure_accuracy,
     measure_performance,
 )
@@ -36,14 +39,76 @@ from blastscope.benchmarks.load.schema import (
 from blastscope.benchmarks.load.sweeps import Level, sweep_concurrency, sweep_request_rate
 from blastscope.benchmarks.schema import LIBRARIES, describe_machine, installed_versions
 from blastscope.runtime.bundle import read_bundle
+from blastscope.runtime.cuda.driver import total_energy_mj
 from blastscope.runtime.evaluation.metrics import score_calls
 from blastscope.runtime.types import Audit
 
+POWERCAP = Path("/sys/class/powercap")
 Workload = Literal["latency", "throughput"]
 logger = logging.getLogger(__name__)
 CONCURRENCY = (1, 2, 4, 8)
 RATE_SHARES = (0.9, 0.7, 0.5, 0.3, 0.1)  # of the offline scenario's rate: those that server and request-rate try
 MOST_QUERIES_IN_WAIT = 4096  # the server scenario's sender must never wait for the handle
+
+
+class Energy(NamedTuple):
+    """What a meter read."""
+
+    joules: float | None  # None: it can't be had
+    note: str  # what was measured, or why not
+
+
+class EnergyMeter:
+    """Reads the energy since its construction.
+
+    A CPU's counters are those of its packages: whatever runs on them counts, other processes too. On most virtual machines, and
+    for users other than root, there are none to read; `read` then says so.
+
+    Parameters
+    ----------
+    device
+        As a prediction's audit has it: 'cuda:0', say, reads that GPU; anything else the CPU.
+    powercap
+        Folder of the kernel's power capping framework.
+    """
+
+    def __init__(self, device: str, powercap: Path = POWERCAP) -> None:
+        self._gpu = int(device.partition(":")[2] or 0) if device.startswith("cuda") else None
+        self._powercap = powercap
+        self._packages = {} if self._gpu is not None else self._read_packages()
+        self._gpu_mj = None if self._gpu is None else total_energy_mj(self._gpu)
+
+    def read(self) -> Energy:
+        """The energy since construction."""
+        if self._gpu is not None:
+            now = total_energy_mj(self._gpu)
+            if now is None or self._gpu_mj is None:
+                return Energy(None, "can't be had: NVML doesn't tell this GPU's energy")
+            return Energy((now - self._gpu_mj) / 1e3, "NVML, the GPU alone")
+        if not self._packages:
+            return Energy(None, f"can't be had: no readable RAPL counter below {self._powercap}")
+        now_uj, joules = self._read_packages(), 0.0
+        for zone, before in self._packages.items():
+            if zone not in now_uj:
+                return Energy(None, f"can't be had: {zone} can't be read any more")
+            spent = now_uj[zone] - before
+            joules += (spent if spent >= 0 else spent + self._wraps_at(zone)) / 1e6
+        return Energy(joules, f"RAPL, {len(self._packages)} package{'s' if len(self._packages) > 1 else ''}, all processes")
+
+    def _read_packages(self) -> dict[str, int]:
+        """Microjoules of each package; sub-zones, such as intel-rapl:0:1, are part of them."""
+        found = {}
+        for zone in sorted(self._powercap.glob("*-rapl:*")):
+            if zone.name.count(":") == 1:
+                try:
+                    if (zone / "name").read_text(encoding="ascii").startswith("package"):
+                        found[zone.name] = int((zone / "energy_uj").read_text(encoding="ascii"))
+                except (OSError, ValueError):
+                    continue
+        return found
+
+    def _wraps_at(self, zone: str) -> int:
+        return int((self._powercap / zone / "max_energy_range_uj").read_text(encoding="ascii"))
 
 
 @dataclass(frozen=True)

@@ -17,15 +17,13 @@ from typer.core import TyperGroup
 from blastscope import __version__
 from blastscope.cli import bench as benching
 from blastscope.cli import build as building
+from blastscope.cli import bundle as bundles
 from blastscope.cli import classify as calls
 from blastscope.cli import demo as demonstration
-from blastscope.cli import detector as detecting
-from blastscope.cli import devices, signing
 from blastscope.cli import examine as examining
 from blastscope.cli import explain as explaining
 from blastscope.cli import live as streaming
 from blastscope.cli import serve as serving
-from blastscope.cli import tables as bundles
 from blastscope.cli import train_export as road
 from blastscope.cli import validate as validating
 from blastscope.cli.options import VerbCommand
@@ -112,14 +110,11 @@ def _options(
     ctx.with_resource(logged_to_terminal())
 
 
-ALL_VERBS = (
-    *(calls, explaining, examining, road, detecting, bundles, signing, building, benching, demonstration, devices),
-    *(streaming, validating, serving),
-)
+ALL_VERBS = (*(calls, explaining, examining, road, bundles, building, benching, demonstration, streaming, validating, serving),)
 for verbs in ALL_VERBS:
     for verb in verbs.VERBS:
         app.command(cls=VerbCommand)(verb)
-for name, group in {**building.GROUPS, **signing.GROUPS}.items():
+for name, group in {**building.GROUPS, **bundles.GROUPS}.items():
     app.add_typer(group, name=name)
 
 

@@ -1,6 +1,6 @@
-"""`blastscope build` and `engines`: builds and lists TensorRT engines.
+"""`blastscope build` and `engines`: builds and lists TensorRT engines; `blastscope devices`: what this machine has.
 
-The progress of engine builds on stderr: a bar on a terminal, a line an engine elsewhere.
+The progress of engine builds is told on stderr: a bar on a terminal, a line an engine elsewhere.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ from blastscope.cli.terminal import echo, log_handler, say
 from blastscope.runtime.io.printable import for_terminal
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from blastscope.export.engine_builds import BuiltEngine, PlannedEngine
     from blastscope.runtime.backends.tensorrt.builder import BuildStep
     from blastscope.runtime.backends.tensorrt.catalog import StoredEngine
+    from blastscope.runtime.inference.diagnostics import DeviceState, Diagnostics, LibraryStatus
     from blastscope.runtime.types import Precision
-
 
 PORTABLE = "portable"
 
@@ -200,7 +202,7 @@ def _print(kept: list[StoredEngine], *, as_json: bool) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from blastscope.cli.tables import show
+    from blastscope.cli.terminal import show
 
     if not kept:
         show(Text("no engines: 'blastscope build' makes them"))
@@ -228,10 +230,6 @@ def _explained(engine: StoredEngine) -> str:
             f"platform  {key.platform}",
         ]
     return "\n".join(lines)
-
-
-VERBS = (build,)
-GROUPS = {"engines": engines}
 
 
 class Watcher:
@@ -278,3 +276,61 @@ class Watcher:
         """Called from the build's thread, which rich allows."""
         if step.steps > 1:  # a phase of one step says nothing by its bar
             self._progress.update(self._task, completed=step.done, total=step.steps, phase=step.phase)
+
+
+def devices(*, as_json: Json = False) -> None:
+    """Print devices, drivers and libraries, the precisions and engines usable on each, and why others aren't."""
+    from blastscope.cli.terminal import json_text
+    from blastscope.runtime.inference.diagnostics import collect_diagnostics
+    from blastscope.runtime.io.paths import default_cache_dir
+
+    found = collect_diagnostics(default_cache_dir())
+    if as_json:
+        typer.echo(json_text(found))
+    else:
+        print_inventory(found)
+
+
+def print_inventory(found: Diagnostics) -> None:
+    """The devices for people."""
+    from rich.text import Text
+
+    from blastscope.cli.terminal import show
+
+    for device in found.devices:
+        show(Text(_title(device), style="bold"), _services(device.services))
+    if found.no_gpu:
+        show(Text("cuda: none", style="bold"), Text(f"  {found.no_gpu}"))
+    else:
+        show(Text(f"NVIDIA's driver {found.driver}, CUDA {found.cuda}"))
+    show(Text("parts of a GPU's engines", style="bold"), _services(found.parts))
+    if found.other_engines:
+        show(Text("engines in the cache that can't be used", style="bold"))
+        show(*(Text(f"  {name}: {reason}") for name, reason in found.other_engines.items()))
+
+
+def _title(device: DeviceState) -> str:
+    facts = [device.name]
+    if device.capability:
+        facts.append(f"compute capability {device.capability}")
+    if device.memory_mib:
+        free = "" if device.free_mib is None else f", {device.free_mib} free"
+        facts.append(f"{device.memory_mib} MiB{free}")
+    return f"{device.device}: {', '.join(facts)}"
+
+
+def _services(services: tuple[LibraryStatus, ...]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    for service in services:
+        can = ", ".join(service.computes) or ("" if service.problem else "ready")
+        engines = f"{len(service.engines)} engines ready" if service.engines else ""
+        rest = "; ".join(part for part in (engines, service.problem or "") if part)
+        table.add_row("", service.library, service.version or "-", can, Text(rest))
+    return table
+
+
+VERBS = (build, devices)
+GROUPS = {"engines": engines}

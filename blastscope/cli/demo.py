@@ -72,7 +72,7 @@ def print_calls(calls: Sequence[Called], picture: Path, *, as_json: bool) -> Non
     from rich.table import Table
     from rich.text import Text
 
-    from blastscope.cli.tables import show
+    from blastscope.cli.terminal import show
 
     table = Table("cell", "patient", "expert", "call", "probability", "voter", box=None)
     for item in calls:

@@ -1,16 +1,23 @@
-"""`blastscope examine`: finds and calls the white cells of frames and slides."""
+"""`blastscope examine`: finds and calls the white cells of frames and slides.
+
+How far a long examination is, is told on stderr: a bar with cells found and time left, out of the way of what is printed.
+"""
 
 from __future__ import annotations
 
 import json
+import threading
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from types import TracebackType
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from blastscope import __version__
 from blastscope.cli.classify import print_smears
@@ -31,17 +38,18 @@ from blastscope.cli.options import (
     ValidationPath,
     opened,
 )
-from blastscope.cli.progress import ExamineProgress
 from blastscope.cli.terminal import echo, say
+from blastscope.runtime.errors import UsageError
 from blastscope.runtime.io.printable import printable
 
 if TYPE_CHECKING:
     from blastscope.runtime.evaluation.drift import Drift
-    from blastscope.runtime.frames.pipeline import Look
+    from blastscope.runtime.frames.pipeline import Look, TileProgress
     from blastscope.runtime.frames.types import DoubtCode, FrameReport
     from blastscope.runtime.io.slides.slide import Slide
     from blastscope.runtime.types import Prediction
 
+STEPS = 1000  # of the bar, a frame
 FrameGroups = Literal["none", "frame", "folder"]
 GroupBy = Annotated[
     FrameGroups,
@@ -56,9 +64,81 @@ Strict = Annotated[
 Coco = Annotated[Path | None, typer.Option("--coco", help="JSON file of all frames' boxes and outlines, in COCO's format.")]
 Yolo = Annotated[Path | None, typer.Option("--yolo", help="Folder for YOLO's labels, a text file a frame.")]
 OmeTiff = Annotated[Path | None, typer.Option("--ome", help="Folder of an OME-TIFF a frame, its cells as ROIs.")]
+Explain = Annotated[
+    int,
+    typer.Option(
+        min=0, help="In --report, what the calls on so many cells a frame rest on, likeliest ALL first. Takes seconds a cell."
+    ),
+]
 Dicom = Annotated[Path | None, typer.Option("--dicom", help="Folder of Microscopy Bulk Simple Annotations, one a DICOM slide.")]
 
 HEAD = f"{'cells':>6}{'ALL':>6}{'HEM':>6}{'refused':>9}  {'um/pixel':<19}frame"
+
+
+class ExamineProgress:
+    """A bar over frames and the tiles of scans, where stderr is a terminal. With `cells` each cell's JSON as it is found.
+
+    `watch` and `told` are for `Scope.examine_files`: the one takes each part, from many threads, the other passes reports on.
+    """
+
+    def __init__(self, frames: int, *, cells: bool = False, console: Console | None = None) -> None:
+        console = console or Console(stderr=True)
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TextColumn("{task.fields[cells]} cells"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        self._bar = Progress(
+            *columns,
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._frames, self._rows, self._lock = frames, cells, threading.Lock()
+        self._shares: dict[str, float] = {}  # of each frame at work
+        self._done = self._cells = 0
+        self._task = self._bar.add_task("examining", total=frames * STEPS, cells=0)
+
+    def watch(self, part: TileProgress) -> None:
+        """Takes a part of a frame that is done."""
+        with self._lock:
+            self._shares[str(part.path)] = part.done / part.total
+            self._cells += len(part.cells)
+            self._show(f"tile {part.done} of {part.total}" if part.total > 1 else "")
+            if self._rows and part.cells:
+                self._bar.stop()
+                for cell in part.cells:
+                    echo(json.dumps({"path": str(part.path), "cell": cell.row()}))
+                self._bar.start()
+
+    def told(self, reports: Iterator[FrameReport]) -> Iterator[FrameReport]:
+        """The reports themselves. The bar is away while whoever takes them prints."""
+        for report in reports:
+            with self._lock:
+                self._shares.pop(str(report.path), None)
+                self._done += 1
+                self._show("")
+                self._bar.stop()
+                yield report
+                self._bar.start()
+
+    def _show(self, part: str) -> None:
+        completed = STEPS * (self._done + sum(self._shares.values()))
+        where = f"frame {min(self._done + 1, self._frames)} of {self._frames}" if self._frames > 1 else ""
+        description = ", ".join(filter(None, ("examining", where, part)))
+        self._bar.update(self._task, completed=completed, cells=self._cells, description=description)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bar.stop()
 
 
 def examine(
@@ -78,6 +158,7 @@ def examine(
     overlay: Annotated[Path | None, typer.Option(help="Folder for a picture a frame, its cells drawn in.")] = None,
     sheet: Annotated[Path | None, typer.Option(help="PNG or JPEG of all cells, the likeliest ALL first.")] = None,
     report: Annotated[Path | None, typer.Option(help="FILE.html for one page, else a folder of a page a frame.")] = None,
+    explain: Explain = 0,
     csv: Annotated[Path | None, typer.Option(help="CSV file of a row a cell.")] = None,
     geojson: GeoJson = None,
     coco: Coco = None,
@@ -106,13 +187,15 @@ def examine(
 
     spec, as_json = FrameSpecification.from_toml(config) if config else None, as_json or cells
     wanted = OutputOptions(overlay=overlay, sheet=sheet, report=report, csv=csv)
+    if explain and report is None:
+        raise UsageError("--explain draws into a page: name it with --report")
     paths = _frames(frames)
     engine: dict[str, object] = {"device": device, "precision": precision, "backend": backend, "threads": threads}
     engine |= {"layout": layout, "unlike_training": unlike_training}
     engine |= {"require_signature": require_signature, "validation": validation}
     formats = AnnotationOptions(geojson=geojson, coco=coco, yolo=yolo, ome=ome, dicom=dicom)
     if ray:
-        given = (cells, resume, strict, group_by != "none", *vars(wanted).values(), *vars(formats).values())
+        given = (cells, resume, strict, explain, group_by != "none", *vars(wanted).values(), *vars(formats).values())
         job = ClusterJob("examine", ray, results, bundle, engine, pixel_um, spec)
         return run_on_cluster(job, paths, alone=not any(given), as_json=as_json)
     papers, drift = ReportWriter(wanted, paths, others=(config, validation, resume)), Drift()
@@ -121,6 +204,7 @@ def examine(
     seen = _Tally(drift, group_by)
     with opened(bundle, **engine, workload="throughput") as scope, ExamineProgress(len(paths), cells=cells) as progress:
         smears = smear_model(scope.bundle) if group_by != "none" else None
+        papers.album.explain_with(scope.explain, spec, explain)
         look = partial(_each, (papers.album.look, annotations.look))
         reports = scope.examine_files(paths, pixel_um=pixel_um, spec=spec, look=look, watch=progress.watch, resume=resume)
         if not as_json:

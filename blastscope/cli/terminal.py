@@ -1,4 +1,4 @@
-"""`echo` and `say`: what the command line prints, without what a terminal would obey.
+"""What the command line prints, without what a terminal would obey: text (`echo`, `say`), tables (`show`), JSON, log lines.
 
 Names of files may hold escape sequences, and so may what stands in files.
 """
@@ -6,13 +6,19 @@ Names of files may hold escape sequences, and so may what stands in files.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import typer
+from rich.console import Console, RenderableType
 
 from blastscope.runtime.io.printable import for_terminal
+
+if TYPE_CHECKING:
+    from blastscope.runtime.io.strict_model import StrictModel
 
 
 def echo(text: object, *, err: bool = False) -> None:
@@ -23,6 +29,18 @@ def echo(text: object, *, err: bool = False) -> None:
 def say(text: str) -> None:
     """What long work is doing, on stderr."""
     echo(text, err=True)
+
+
+def show(*parts: RenderableType) -> None:
+    """Prints `parts` to stdout, as wide as the terminal, or 100 columns where there is none."""
+    console = Console(width=None if Console().is_terminal else 100, highlight=False)
+    for part in parts:
+        console.print(part)
+
+
+def json_text(record: StrictModel) -> str:
+    """`record` as indented JSON in ASCII: escapes are JSON's own, whatever encoding the output has."""
+    return json.dumps(json.loads(record.model_dump_json()), indent=2)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""`blastscope train`, `crossvalidate`, `export` and `calibrate`."""
+"""`blastscope train`, `crossvalidate`, `export` and `calibrate`; `train-detector` and `add-detector`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from blastscope.cli.options import ConfigPath, CropCache, Json, LabelledCells
-from blastscope.cli.terminal import deprecations_said, echo, say
+from blastscope.cli.terminal import deprecations_said, echo, json_text, say, show
 from blastscope.runtime.errors import UsageError
+from blastscope.runtime.io.printable import for_terminal
 
 if TYPE_CHECKING:
     from blastscope.calibration.config import CalibrationConfig
@@ -42,7 +44,6 @@ def train(
 
     With --corrections the cells that are trained on lie in OUT.cells; name it as --data of export and calibrate.
     """
-    from blastscope.cli.tables import print_training
     from blastscope.export.parity import rehearse
     from blastscope.train.config import TrainConfig
     from blastscope.train.pipeline import train_ensemble
@@ -79,7 +80,6 @@ def crossvalidate(
     as_json: Json = False,
 ) -> None:
     """Train once for each fold of the patients, and score each patient by the networks that never saw a cell of it."""
-    from blastscope.cli.tables import print_training
     from blastscope.export.parity import rehearse
     from blastscope.train.config import TrainConfig
     from blastscope.train.cross_validation import cross_validate
@@ -132,7 +132,7 @@ def export(
         place = write_repository(bundle, triton, precision=precision, engine=engine)
         say(f"Triton's model lies in '{place}'")
     if out is not None:
-        from blastscope.cli.tables import print_bundle
+        from blastscope.cli.bundle import print_bundle
 
         print_bundle(bundle, as_json=as_json)
     else:
@@ -176,7 +176,6 @@ def calibrate(
     """
     from blastscope.calibration.calibrate import calibrate as run
     from blastscope.calibration.config import CalibrationConfig
-    from blastscope.cli.tables import print_calibration
 
     with deprecations_said():
         chosen = CalibrationConfig.from_toml(config) if config else CalibrationConfig()
@@ -188,7 +187,7 @@ def calibrate(
     if report or precision or cascade_flips is not None:
         raise UsageError("--report, --precision and --cascade-flips go with --cascade")
     found = run(bundle, data, chosen, folds=folds)
-    print_calibration(found, as_json=as_json)
+    echo(json_text(found) if as_json else found.text())
     if not found.admitted:
         raise typer.Exit(1)
 
@@ -201,7 +200,6 @@ def _cascade(
     from blastscope.calibration.cascade.report import write_report
     from blastscope.calibration.cascade.run import calibrate_cascade
     from blastscope.calibration.config import CascadeConfig
-    from blastscope.cli.tables import json_text
     from blastscope.runtime.io.atomic import check_place
     from blastscope.runtime.io.strict_model import problems
 
@@ -221,4 +219,63 @@ def _cascade(
         raise typer.Exit(1)
 
 
-VERBS = (train, crossvalidate, export, calibrate)
+def print_training(run: Path, *, as_json: bool) -> None:
+    """Table 1 and the intervals of a finished run."""
+    path = run / "report" / "report.json"
+    if as_json:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"run": str(run), "report": None}
+        echo(json.dumps(found, indent=2))
+        return
+    if path.is_file():
+        from blastscope.train.report import Report, render_table
+
+        show(render_table(Report.model_validate_json(path.read_text(encoding="utf-8"))))
+    show(Text(for_terminal(f"run: {run}")))
+
+
+def train_detector(
+    data: Annotated[Path, typer.Argument(help="Folder with bccd, txl, pbc and cnmc.")],
+    *,
+    out: Annotated[Path, typer.Option(help="Folder of the run: pictures' maps, heads, report.")],
+    config: ConfigPath = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a detector of white cells on frames with boxes, and judge it on each source by one that never saw it."""
+    from blastscope.train.detector.config import DetectorConfig
+    from blastscope.train.detector.run import train_detector as run
+
+    chosen = DetectorConfig.from_toml(config) if config else DetectorConfig()
+    report = run(data, chosen, out, resume=resume, console=Console(stderr=True))
+    if as_json:
+        echo(report.model_dump_json())
+        return
+    for source in report.sources:
+        found = source.at(report.limit)
+        figures = f"recall {found.recall.value:.3f}, precision {found.precision.value:.3f}" if found else "nothing found"
+        echo(f"{source.source:10s} {'left out' if source.left_out else 'held out'}  {source.frames:4d} frames  {figures}")
+    echo(f"report: {out / 'report' / 'index.html'}")
+
+
+def add_detector(
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder; it is changed in one step.")],
+    *,
+    run: Annotated[Path | None, typer.Option(help="Folder of a finished run of train-detector.")] = None,
+    source: Annotated[Path | None, typer.Option("--from", help="Or another bundle, whose detector is copied.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Put a detector into a bundle: a trained one, as an ONNX graph that is checked against PyTorch, or another bundle's."""
+    from blastscope.cli.bundle import print_bundle
+    from blastscope.export.detector import add_detector as add
+    from blastscope.export.detector import copy_detector
+    from blastscope.runtime.errors import UsageError
+
+    if run is not None and source is None:
+        print_bundle(add(bundle, run), as_json=as_json)
+    elif source is not None and run is None:
+        print_bundle(copy_detector(bundle, source), as_json=as_json)
+    else:
+        raise UsageError("name the detector once: by --run RUN or by --from BUNDLE")
+
+
+VERBS = (train, crossvalidate, export, calibrate, train_detector, add_detector)

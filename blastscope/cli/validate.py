@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,6 +28,7 @@ from blastscope.cli.terminal import echo, say
 
 if TYPE_CHECKING:
     from blastscope.runtime.bundle.manifest import Interval
+    from blastscope.runtime.evaluation.people import PersonRow
     from blastscope.runtime.evaluation.validation import FrameFate, Validation
 
 
@@ -115,11 +116,27 @@ def lines(validation: Validation) -> Iterator[str]:
     if record.calls:
         for name in ("sensitivity", "specificity", "auroc"):
             yield f"{name:<14}{_figure(getattr(record.calls, name))}"
+    yield from people_lines(validation.people)
     yield from (f"refused: {code}, {count} cells" for code, count in validation.refusals.items())
     yield from (f"drift: {alarm}" for alarm in validation.drift.alarms)
     yield from (f"note: {note}" for note in validation.notes)
     yield from (f"short: {one}" for one in record.shortfalls)
     yield f"{'passed' if record.passed else 'not passed'}: {record.frames} frames, intervals over {record.units}"
+
+
+def people_lines(people: Sequence[PersonRow]) -> Iterator[str]:
+    """The patients for people: how many are called right, and a line for each of the others."""
+    if not people:
+        return
+    from blastscope.cli.classify import smear_line
+
+    judged = [person for person in people if person.right is not None]
+    right = sum(person.right is True for person in judged)
+    yield f"{'patients':<14}{right} of {len(judged)} called as labelled, by all of their cells"
+    for person in people:
+        if person.right is not True:
+            labelled = person.label.upper() if person.label else "both classes or none"
+            yield f"  labelled {labelled}: {smear_line(person.patient, person.call)}"
 
 
 def _figure(figure: Interval) -> str:

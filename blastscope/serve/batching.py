@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from blastscope.runtime.errors import BlastscopeError, DeviceLost
-from blastscope.serve.status import Code, RequestError
+from blastscope.serve.tensors import Code, RequestError
 
 LOG = logging.getLogger(__name__)
 Run = Callable[[Sequence[Any]], list[Any]]

@@ -1,25 +1,85 @@
-"""The Open Inference Protocol over gRPC: `make_grpc_server`."""
+"""The Open Inference Protocol over gRPC: `make_grpc_server`.
+
+Its messages are made at run time from inference.binpb. The compiled description is read into a pool of its own: every version
+of protobuf that is supported takes it, and another client of the protocol in the same process can bring messages of the same
+names. `python -m blastscope.serve.grpc_server` compiles it anew.
+"""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import grpc
 import grpc.aio
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from blastscope.runtime.errors import DataError, UsageError
-from blastscope.serve.messages import SERVICE, message, methods
 from blastscope.serve.options import ServeOptions
 from blastscope.serve.service import Caller, InferAnswer, InferenceService, InferRequest
-from blastscope.serve.status import Code, RequestError, invalid
-from blastscope.serve.tensors import CONTENTS, Tensor, checked_shape, from_binary, from_contents, to_binary
+from blastscope.serve.tensors import (
+    CONTENTS,
+    Code,
+    RequestError,
+    Tensor,
+    checked_shape,
+    from_binary,
+    from_contents,
+    invalid,
+    to_binary,
+)
 
+SERVICE = "inference.GRPCInferenceService"
+COMPILED = "inference.binpb"
 OPEN_METHODS = ("ServerLive", "ServerReady")  # for whoever watches the server: without a token
 FRAMING_BYTES = 1 << 16  # that a message may have beside its tensors
 Method = Callable[[Any, Caller, float], Awaitable[Any]]
+
+
+@cache
+def _pool() -> Any:
+    pool = descriptor_pool.DescriptorPool()
+    described = descriptor_pb2.FileDescriptorSet.FromString((files(__package__) / COMPILED).read_bytes())
+    for file in described.file:
+        pool.Add(file)
+    return pool
+
+
+@cache
+def message(name: str) -> Any:
+    """The class of a message.
+
+    Parameters
+    ----------
+    name : str
+        Its name in inference.proto, without the package.
+    """
+    return message_factory.GetMessageClass(_pool().FindMessageTypeByName(f"inference.{name}"))
+
+
+def methods() -> dict[str, tuple[Any, Any]]:
+    """The classes of request and response of each method of the service, by the method's name."""
+    described = _pool().FindServiceByName(SERVICE)
+    return {method.name: (message(method.input_type.name), message(method.output_type.name)) for method in described.methods}
+
+
+def compile_messages() -> bytes:
+    """What protoc, of the package grpcio-tools, makes of inference.proto: a serialised FileDescriptorSet."""
+    from grpc_tools import protoc
+
+    source = Path(str(files(__package__) / "inference.proto"))
+    with TemporaryDirectory() as folder:
+        compiled = Path(folder, COMPILED)
+        words = ["protoc", f"--proto_path={source.parent}", f"--descriptor_set_out={compiled}", source.name]
+        if protoc.main(words) != 0:
+            raise RuntimeError(f"protoc refuses '{source}'")
+        return compiled.read_bytes()
 
 
 def make_grpc_server(service: InferenceService, options: ServeOptions) -> tuple[grpc.aio.Server, int]:
@@ -158,3 +218,9 @@ def write_answer(answer: InferAnswer) -> Any:
         response.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
         response.raw_output_contents.append(to_binary(tensor))
     return response
+
+
+if __name__ == "__main__":
+    from blastscope.runtime.io.atomic import write_content
+
+    write_content(Path(str(files("blastscope.serve") / COMPILED)), compile_messages())

@@ -16,11 +16,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from blastscope.serve.openapi import openapi
 from blastscope.serve.options import ServeOptions
-from blastscope.serve.rest import HEADER_LENGTH, Asked, json_bytes, parse_object, read_raw, read_request, write_answer
+from blastscope.serve.rest import HEADER_LENGTH, Asked, json_bytes, openapi, parse_object, read_raw, read_request, write_answer
 from blastscope.serve.service import Caller, InferenceService
-from blastscope.serve.status import ClientGone, Code, RequestError, invalid
+from blastscope.serve.tensors import ClientGone, Code, RequestError, invalid
 
 SMALL_BODY = 1 << 16  # which is parsed at once; a larger one in a thread
 HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}  # calls on patients' cells

@@ -18,11 +18,10 @@ from blastscope.runtime.bundle import Bundle
 from blastscope.runtime.frames.types import FrameReport
 from blastscope.runtime.inference.voting import GraphOutputs, graph_outputs
 from blastscope.runtime.io.image_header import Header, read_header
-from blastscope.runtime.io.slides.pixel_size_metadata import LEAST_UM, MOST_UM
+from blastscope.runtime.io.slides.metadata import LEAST_UM, MOST_UM
 from blastscope.runtime.session import Scope
 from blastscope.runtime.types import CLASSES, VOTERS, Prediction
-from blastscope.serve.status import Code, RequestError, invalid
-from blastscope.serve.tensors import FREE, Tensor, TensorSpec, numbers, texts
+from blastscope.serve.tensors import FREE, Code, RequestError, Tensor, TensorSpec, invalid, numbers, texts
 
 Item = Any  # one image, crop or frame
 Answer = Any  # what a model makes of it

@@ -23,7 +23,7 @@ from blastscope.serve.batching import Batcher
 from blastscope.serve.metrics import Metrics
 from blastscope.serve.models import Cells, Crops, Frames, Model
 from blastscope.serve.options import Limits
-from blastscope.serve.status import Code, RequestError
+from blastscope.serve.tensors import Code, RequestError
 
 LOG = logging.getLogger(__name__)
 VERSION_DIGITS = 12  # of the digest

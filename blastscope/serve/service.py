@@ -18,8 +18,7 @@ from blastscope.serve.metrics import Metrics, Tracing
 from blastscope.serve.models import check_pixels
 from blastscope.serve.options import Limits
 from blastscope.serve.repository import Lane, Repository, ServedBundle
-from blastscope.serve.status import ClientGone, Code, RequestError, invalid
-from blastscope.serve.tensors import Tensor
+from blastscope.serve.tensors import ClientGone, Code, RequestError, Tensor, invalid
 
 NAME, PLATFORM = "blastscope", "blastscope"
 EXTENSIONS = ("binary_tensor_data", "model_repository")

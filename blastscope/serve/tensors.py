@@ -1,7 +1,8 @@
 """Tensors of the Open Inference Protocol: checked on the way in, from JSON, binary or protobuf, and written on the way out.
 
 A tensor in JSON is an array of numbers or texts, flat or nested as its shape says. In binary its elements stand in row-major
-order, little-endian; an element of BYTES has its length before it, in four bytes.
+order, little-endian; an element of BYTES has its length before it, in four bytes. What a client did wrong or met is a
+`RequestError`, with the status that REST and gRPC give it.
 """
 
 from __future__ import annotations
@@ -12,18 +13,69 @@ import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from blastscope.serve.status import invalid
 
 NUMBERS: dict[str, np.dtype[Any]] = {"UINT8": np.dtype("u1"), "INT32": np.dtype("<i4"), "FP32": np.dtype("<f4")}
 CONTENTS = {"UINT8": "uint_contents", "INT32": "int_contents", "FP32": "fp32_contents", "BYTES": "bytes_contents"}
 MOST_DIMENSIONS = 8
 MOST_ELEMENTS = 2**31 - 1
 FREE = -1  # in the shape of a specification: any length
+
+
+class Code(Enum):
+    """Why a request got no answer: the HTTP status, and the name of gRPC's status."""
+
+    INVALID = (400, "INVALID_ARGUMENT")
+    UNAUTHENTICATED = (401, "UNAUTHENTICATED")
+    FORBIDDEN = (403, "PERMISSION_DENIED")
+    NOT_FOUND = (404, "NOT_FOUND")
+    TOO_SLOW = (408, "DEADLINE_EXCEEDED")  # the client, in sending
+    TOO_LARGE = (413, "RESOURCE_EXHAUSTED")
+    UNSUPPORTED = (415, "UNIMPLEMENTED")
+    BUSY = (429, "RESOURCE_EXHAUSTED")
+    INTERNAL = (500, "INTERNAL")
+    UNAVAILABLE = (503, "UNAVAILABLE")
+    DEADLINE = (504, "DEADLINE_EXCEEDED")
+
+    @property
+    def http(self) -> int:
+        """The status over HTTP."""
+        return self.value[0]
+
+    @property
+    def grpc(self) -> str:
+        """The name of the status over gRPC."""
+        return self.value[1]
+
+
+class RequestError(Exception):
+    """A request that gets no answer.
+
+    Attributes
+    ----------
+    code : Code
+        The reason for programs.
+    detail : str
+        The reason for people: what is wrong, and the remedy.
+    """
+
+    def __init__(self, code: Code, detail: str) -> None:
+        self.code = code
+        self.detail = detail
+        super().__init__(detail)
+
+
+class ClientGone(Exception):
+    """The client went away before it got its answer."""
+
+
+def invalid(detail: str) -> RequestError:
+    """The error of a request that breaks the protocol or the model's contract."""
+    return RequestError(Code.INVALID, detail)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,13 @@
-"""Evaluates several networks on the same cells.
+"""Evaluates several networks on the same cells, and tells how far that is.
 
-`ReferenceRunner` computes a graph file in ONNX Runtime on the CPU: the reference of parity, calibration and gate.
+`ReferenceRunner` computes a graph file in ONNX Runtime on the CPU: the reference of parity, calibration and gate. `Progress`
+logs long work with the time left.
 """
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.calibration.config import CalibrationConfig
-from blastscope.calibration.progress import Progress
 from blastscope.calibration.quantisation.calibration_data import crop_cells
 from blastscope.runtime.backends.protocol import require_finite
 from blastscope.runtime.crop import CropSpecification
@@ -27,11 +29,37 @@ from blastscope.runtime.io.hashing import bytes_sha256
 from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.runtime.types import CLASSES, VOTERS
 
+LOG_INTERVAL_S = 10.0
+
+logger = logging.getLogger(__name__)
 CELLS_AT_ONCE = 64  # cells cropped at once: the crops of all of them may not fit into memory
 
 Infer = Callable[
     [NDArray[np.uint8]], NDArray[np.float32]
 ]  # crops (N, S, S, 3) to probabilities (N, 3, 2), or to a lane's answers (N, R, 2)
+
+
+class Progress:
+    """Counts what is done of `total` things that cost about the same each. Logged every ten seconds."""
+
+    def __init__(self, what: str, total: int) -> None:
+        self._what, self._total = what, total
+        self._done = 0
+        self._start = self._logged = time.monotonic()
+
+    def step(self, count: int = 1) -> None:
+        """`count` more are done."""
+        self._done += count
+        now = time.monotonic()
+        if self._done < self._total and now - self._logged >= LOG_INTERVAL_S:
+            self._logged = now
+            left = (now - self._start) * (self._total - self._done) / self._done
+            logger.info("%d of %d %s, about %s left", self._done, self._total, self._what, format_duration(left))
+
+
+def format_duration(seconds: float) -> str:
+    """A time as people say it: '40 s', '3 min'."""
+    return f"{max(round(seconds), 1)} s" if seconds < 90 else f"{round(seconds / 60)} min"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,4 @@
-"""Images of the cells that a validation found wrong, with label and call.
-
-The cells that went wrong in a validation, as a section of its page.
-"""
+"""The cells that a validation found wrong, with images, labels and calls, as a section of its page."""
 
 from __future__ import annotations
 
@@ -13,7 +10,6 @@ from typing import Literal
 
 from blastscope.runtime.evaluation.detection import match_boxes
 from blastscope.runtime.evaluation.labels import LabelledCell
-from blastscope.runtime.frames.report.markup import Html, picture, safe
 from blastscope.runtime.frames.report.theme import LOOKS, names_of, style_of, words_of
 from blastscope.runtime.frames.report.thumbnails import draw_around, jpeg
 from blastscope.runtime.frames.types import FrameCell, FrameReport
@@ -141,8 +137,8 @@ HEADS: dict[Kind, tuple[str, str]] = {
 }
 
 
-def render_gallery(mistakes: Sequence[Mistake], frames: Sequence[Path] = ()) -> Html:
-    """The cells that went wrong as a section of HTML: a heading and cards for each kind of mistake.
+def gallery_parts(mistakes: Sequence[Mistake], frames: Sequence[Path] = ()) -> list[dict[str, object]]:
+    """The cells that went wrong, as the template `gallery.html` shows them: a part with cards for each kind of mistake.
 
     Parameters
     ----------
@@ -153,41 +149,29 @@ def render_gallery(mistakes: Sequence[Mistake], frames: Sequence[Path] = ()) -> 
 
     Returns
     -------
-    Html
-        Empty without mistakes.
+    list of dict
+        With `name`, `meaning`, `count` and `cards`; of kinds that there are alone.
     """
     names = names_of([*frames, *(one.path for one in mistakes)])
-    parts = [_part(kind, own, names) for kind in HEADS if (own := [one for one in mistakes if one.kind == kind])]
-    if not parts:
-        return Html("")
-    told = (
-        "The box is the label's; the outline is what was found, dashed where it was refused. Vermilion is ALL, blue is HEM. "
-        "Frames that couldn't be examined aren't shown."
-    )
-    return Html(f'<h2>Cells that went wrong</h2><p class="quiet">{told}</p>{"".join(parts)}')
-
-
-def _part(kind: Kind, mistakes: Sequence[Mistake], names: Mapping[Path | None, str]) -> str:
-    name, said = HEADS[kind]
-    ordered = sorted(mistakes, key=_sureness, reverse=True)[:MOST_CARDS]
-    more = f" The first {len(ordered)} are shown." if len(ordered) < len(mistakes) else ""
-    cards = "".join(_card(one, names[one.path]) for one in ordered)
-    return f'<h3>{name}: {len(mistakes)}</h3><p class="quiet">{said}{more}</p><ul class="cells">{cards}</ul>'
+    parts: list[dict[str, object]] = []
+    for kind, (name, meaning) in HEADS.items():
+        if own := sorted((one for one in mistakes if one.kind == kind), key=_sureness, reverse=True):
+            cards = [_card(one, names[one.path]) for one in own[:MOST_CARDS]]
+            parts.append({"name": name, "meaning": meaning, "count": len(own), "cards": cards})
+    return parts
 
 
 def _sureness(mistake: Mistake) -> float:
     return (mistake.cell.probability if mistake.cell else None) or 0.0
 
 
-def _card(mistake: Mistake, frame: str) -> str:
+def _card(mistake: Mistake, frame: str) -> dict[str, object]:
     cell = mistake.cell
-    words = words_of(cell) if cell else "not found"
-    labelled = f"labelled {LOOKS[mistake.label].name}" if mistake.label else "no label"
-    x0, y0, _, _ = mistake.box
-    place = f"{frame}, at {x0}, {y0}"
-    title = f' title="{safe(cell.refusal.detail)}"' if cell and cell.refusal else ""
-    shown = picture(mistake.picture, f"{labelled}: {words}")
-    return (
-        f'<li class="cell {style_of(cell) if cell else "refused"}"{title}>{shown}'
-        f"<div><b>{safe(words)}</b><span>{safe(labelled)}</span><span>{safe(place)}</span></div></li>"
-    )
+    return {
+        "kind": style_of(cell) if cell else "refused",
+        "words": words_of(cell) if cell else "not found",
+        "label": f"labelled {LOOKS[mistake.label].name}" if mistake.label else "no label",
+        "place": f"{frame}, at {mistake.box[0]}, {mistake.box[1]}",
+        "detail": cell.refusal.detail if cell and cell.refusal else "",
+        "picture": mistake.picture,
+    }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,11 +15,12 @@ from blastscope.runtime.evaluation.detection import Outcome, call_metrics, confu
 from blastscope.runtime.evaluation.drift import Drift, DriftState
 from blastscope.runtime.evaluation.error_gallery import ErrorImages, Mistake, mistakes_in
 from blastscope.runtime.evaluation.labels import LabelledCell, LabelledFrames
+from blastscope.runtime.evaluation.people import PersonRow, call_people
 from blastscope.runtime.evaluation.validation_record import MOST_NAME, Requirements, ValidationRecord, shortfalls
 from blastscope.runtime.frames.corrections import ReviewedFrame
 from blastscope.runtime.frames.pipeline import Look
 from blastscope.runtime.frames.types import FrameCell, FrameReport, FrameSpecification
-from blastscope.runtime.types import CLASSES, Box, RefusalCode
+from blastscope.runtime.types import CLASSES, Box, ClassName, Prediction, RefusalCode
 
 
 class ExaminesFiles(Protocol):
@@ -162,6 +163,8 @@ class Validation:
         In the order of the frames.
     mistakes : tuple of Mistake
         In the frames that could be examined.
+    people : tuple of PersonRow
+        Each patient's call, where the table names patients and the bundle says how cells become a call on a person.
     """
 
     record: ValidationRecord
@@ -171,17 +174,20 @@ class Validation:
     notes: tuple[str, ...]
     cells: tuple[CellRow, ...] = ()  # in the order of the frames; for a table, `row` leaves them out
     mistakes: tuple[Mistake, ...] = ()  # in the frames that could be examined; for the page, `row` leaves them out
+    people: tuple[PersonRow, ...] = ()
 
     def row(self) -> dict[str, Any]:
-        """The result as plain values, which `json.dumps` takes: the record's keys, and frame_rows, refusals, drift and notes.
+        """The result as plain values, which `json.dumps` takes.
 
         Returns
         -------
         dict
+            The record's keys, and frame_rows, people, refusals, drift and notes.
         """
         return {
             **self.record.model_dump(mode="json"),
             "frame_rows": [{**vars(frame), "path": str(frame.path)} for frame in self.frames],
+            "people": [person.row() for person in self.people],
             "refusals": dict(self.refusals),
             "drift": self.drift.model_dump(mode="json"),
             "notes": list(self.notes),
@@ -217,12 +223,14 @@ def validate(
     if not any(labels.cells.values()):
         raise UsageError("no cell is labelled in any of the frames")
     drift, rows, frames = Drift(), list[CellRow](), list[FrameFate]()
+    found = defaultdict[str, list[Prediction]](list)
     mistakes, taken = list[Mistake](), ErrorImages(labels.cells)
     look = taken.look if pictures else None
     reports = scope.examine_files(labels.cells, pixel_um=site.pixel_um, spec=site.spec, look=look)
     for (path, cells), report in zip(labels.cells.items(), reports, strict=True):
         drift.add(report)
         unit = labels.patients[path] if labels.patients else str(path)
+        found[unit] += [cell.prediction for cell in report.cells if cell.prediction]
         own = list(_rows(path, unit, cells, report, labels.reviewed.get(path)))
         rows += own
         frames.append(_fate(path, [row.outcome for row in own], report))
@@ -243,7 +251,18 @@ def validate(
         notes=tuple(_notes(scope.bundle, labels, drift, frames)),
         cells=tuple(rows),
         mistakes=tuple(mistakes),
+        people=_people(scope.bundle, labels, found),
     )
+
+
+def _people(bundle: Bundle, labels: LabelledFrames, found: Mapping[str, list[Prediction]]) -> tuple[PersonRow, ...]:
+    uncertainty = bundle.manifest.uncertainty
+    if labels.patients is None or uncertainty is None or uncertainty.smear is None:
+        return ()
+    classes = defaultdict[str, set[ClassName]](set)
+    for path, cells in labels.cells.items():
+        classes[labels.patients[path]] |= {cell.label for cell in cells}
+    return call_people(found, classes, uncertainty.smear)
 
 
 def _rows(

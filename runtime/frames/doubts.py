@@ -11,9 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.frames.survey import WINDOW_PX, WINDOWS, sample
 from blastscope.runtime.frames.thresholding import median
-from blastscope.runtime.frames.tiling import owns
+from blastscope.runtime.frames.tiling import WINDOW_PX, WINDOWS, owns, sample
 from blastscope.runtime.frames.types import DOUBTS, Doubt, DoubtCode, FrameCell, FrameParameters
 from blastscope.runtime.io.slides.slide import Slide, read_region
 

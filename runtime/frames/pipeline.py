@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 
 from blastscope.runtime.errors import BlastscopeError, UsageError
 from blastscope.runtime.frames.cell_crop import cut_cell
-from blastscope.runtime.frames.detection.cells import detect_cells
+from blastscope.runtime.frames.detection.cells import detect_cells, red_cells_found
 from blastscope.runtime.frames.detection.detector import Detector
-from blastscope.runtime.frames.detection.scale import red_cells_found
 from blastscope.runtime.frames.doubts import doubts_about
 from blastscope.runtime.frames.estimation.frame_parameters import estimate_frame_parameters
 from blastscope.runtime.frames.estimation.pixel_size import RedCells
@@ -28,13 +27,12 @@ from blastscope.runtime.frames.image_pyramid import ImagePyramid, image_pyramid
 from blastscope.runtime.frames.journal import WHOLE, FrameRecord, Journal, TileRecord, in_order
 from blastscope.runtime.frames.segmentation.pipeline import COARSEST_UM, reach_px, segment_cells
 from blastscope.runtime.frames.segmentation.split_nuclei import MOST_PARTS
-from blastscope.runtime.frames.survey import GlassMap, glass_map, sample
-from blastscope.runtime.frames.tiling import Tile, cropped, facts_in, shift_cell, tiles_of
+from blastscope.runtime.frames.tiling import GlassMap, Tile, cropped, facts_in, glass_map, sample, shift_cell, tiles_of
 from blastscope.runtime.frames.types import Doubt, FrameCell, FrameParameters, FrameReport, FrameSpecification
 from blastscope.runtime.io.concurrency import Allowance, SingleThread, ordered_map
 from blastscope.runtime.io.image_decode import NO_MEMORY
 from blastscope.runtime.io.printable import printable
-from blastscope.runtime.io.slides.pixel_size_metadata import LEAST_UM, MOST_UM
+from blastscope.runtime.io.slides.metadata import LEAST_UM, MOST_UM
 from blastscope.runtime.io.slides.slide import ArraySlide, CancellableSlide, Slide, open_content, open_slide, read_region
 from blastscope.runtime.io.slides.tiff_codec import ReadError
 from blastscope.runtime.types import Box, Prediction, Refusal

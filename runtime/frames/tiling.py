@@ -1,15 +1,30 @@
-"""Tiles of a large frame: each cell belongs to the tile that holds its centre."""
+"""Large frames: tiles, of which each cell belongs to the one that holds its centre, and what is looked at before them.
+
+That is windows that tell the scale and the stain (`sample`), and where there is only glass (`glass_map`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from blastscope.runtime.frames.types import FrameParameters, SegmentedCell
+from blastscope.runtime.io.slides.slide import Readable, Slide, read_overview, read_region
+from blastscope.runtime.io.slides.tiff_codec import ReadError
 from blastscope.runtime.types import Box
+
+WINDOW_PX, WINDOWS, GRID = 1024, 8, 6  # a scan is surveyed on so many windows, chosen from a grid of GRID x GRID
+
+# Pixels of a smaller copy in which the palest nucleus that the finder knows still differs from glass: it covers most of one.
+COARSEST_GLASS_UM = 1.5
+NOT_GLASS = 8  # levels darker than glass in any channel; the noise of single pixels is averaged out of a smaller copy
+BLOCK = 16  # pixels of the smaller copy along one block of the map
+BAND_PIXELS = 16_000_000  # of the smaller copy that are read at once
 
 
 class Tile(NamedTuple):
@@ -81,3 +96,94 @@ def shift_cell(cell: SegmentedCell, tile: Tile) -> SegmentedCell:
     x0, y0, x1, y1 = cell.box
     box, contour = (x0 + left, y0 + top, x1 + left, y1 + top), cell.contour + np.array((left, top), np.int32)
     return replace(cell, box=box, contour=contour, core=replace(cell.core, corner=(left, top)))
+
+
+def sample(scan: Slide) -> NDArray[np.uint8]:
+    """Windows of a large `scan` side by side, of the range from sparse to crowded."""
+    boxes = [box for box in _grid(scan.width, scan.height) if not scan.blank(box)] or _grid(scan.width, scan.height)[:1]
+    shown = _content(scan, boxes)
+    busy = [
+        box for box, content in sorted(zip(boxes, shown, strict=True), key=lambda pair: pair[1]) if content >= max(shown) / 4
+    ]
+    taken = [busy[index * (len(busy) - 1) // max(WINDOWS - 1, 1)] for index in range(WINDOWS)]
+    windows = [read_region(scan, box) for box in dict.fromkeys(taken)]
+    return np.concatenate(windows, axis=1 if windows[0].shape[0] >= windows[0].shape[1] else 0)
+
+
+def _grid(width: int, height: int) -> list[Box]:
+    across, down = min(WINDOW_PX, width), min(WINDOW_PX, height)
+    columns = sorted({(width - across) * step // (GRID - 1) for step in range(GRID)})
+    rows = sorted({(height - down) * step // (GRID - 1) for step in range(GRID)})
+    return [(x, y, x + across, y + down) for y in rows for x in columns]
+
+
+def _content(scan: Slide, boxes: Sequence[Box]) -> list[float]:
+    """How much each of `boxes` shows: the spread of its green, which all blood stains darken."""
+    if not scan.reduced:
+        return [float(read_region(scan, box)[::2, ::2, 1].std()) for box in boxes]
+    small = read_overview(scan, WINDOW_PX)
+    scale = small.shape[1] / scan.width
+    parts = (small[int(y0 * scale) : int(y1 * scale) + 1, int(x0 * scale) : int(x1 * scale) + 1, 1] for x0, y0, x1, y1 in boxes)
+    return [float(part.std()) for part in parts]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GlassMap:
+    """Where a scan shows anything but empty glass, in blocks."""
+
+    shown: NDArray[np.uint8]  # (rows, columns), 1 where a block, or one beside it, shows something
+    across: float  # pixels of the scan along one block
+    down: float
+
+    def content(self, box: Box) -> Box | None:
+        """The part of `box` that holds all in it that isn't glass; None where there is nothing else. In pixels of the scan."""
+        rows, columns = self.shown.shape
+        left, top = int(box[0] / self.across), int(box[1] / self.down)
+        right, bottom = (min(int((side - 1) / step) + 1, most) for side, step, most in self._ends(box, columns, rows))
+        x, y, width, height = cv2.boundingRect(self.shown[top:bottom, left:right])
+        if not width:
+            return None
+        return (
+            max(int((left + x) * self.across), box[0]),
+            max(int((top + y) * self.down), box[1]),
+            min(int((left + x + width) * self.across) + 1, box[2]),
+            min(int((top + y + height) * self.down) + 1, box[3]),
+        )
+
+    def _ends(self, box: Box, columns: int, rows: int) -> tuple[tuple[int, float, int], tuple[int, float, int]]:
+        return (box[2], self.across, columns), (box[3], self.down, rows)
+
+
+def glass_map(scan: Slide, facts: FrameParameters) -> GlassMap | None:
+    """Where `scan` shows but glass, by the smallest of its copies in which nuclei still show.
+
+    None where it has no such copy, or a damaged one.
+    """
+    fine = [level for level in scan.reduced if facts.pixel_um * scan.width / level.width <= COARSEST_GLASS_UM]
+    if not fine:
+        return None
+    level = min(fine, key=lambda one: one.width)
+    try:
+        shown = _shown_blocks(level, facts)
+    except ReadError:  # the pixels that count may be whole
+        return None
+    beside = np.asarray(cv2.dilate(shown, np.ones((3, 3), np.uint8)), np.uint8)  # copies may lie a pixel off
+    return GlassMap(beside, BLOCK * scan.width / level.width, BLOCK * scan.height / level.height)
+
+
+def _shown_blocks(level: Readable, facts: FrameParameters) -> NDArray[np.uint8]:
+    """(rows, columns) 1 for each block of `level` that shows something. What is brighter than glass is no stain."""
+    red, green, blue = (max(level - NOT_GLASS, 0.0) for level in facts.background)
+    rows, columns = -(-level.height // BLOCK), -(-level.width // BLOCK)
+    shown = np.empty((rows, columns), np.uint8)
+    step = max(BAND_PIXELS // level.width // BLOCK, 1)
+    for top in range(0, rows, step):
+        bottom = min(top + step, rows)
+        band = read_region(level, (0, top * BLOCK, level.width, min(bottom * BLOCK, level.height)))
+        glass = cv2.inRange(band, (red, green, blue), (255.0, 255.0, 255.0))
+        beyond = (bottom - top) * BLOCK - glass.shape[0], columns * BLOCK - glass.shape[1]
+        whole = cv2.copyMakeBorder(glass, 0, beyond[0], 0, beyond[1], cv2.BORDER_CONSTANT, value=(255,))
+        # means over whole squares: 255 only where all of it is glass
+        means = cv2.resize(whole, (columns, bottom - top), interpolation=cv2.INTER_AREA)
+        shown[top:bottom] = means < 255
+    return shown

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from blastscope.runtime.frames.contour import Contour
 from blastscope.runtime.frames.features import CellFeatures
+from blastscope.runtime.frames.mask_geometry import Contour
 from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.runtime.types import CLASSES, Box, ClassName, Prediction, Refusal, RefusalCode, Voter
 

@@ -17,12 +17,11 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from blastscope.runtime.errors import BlastscopeError, DataError, MissingLibrary, UsageError
-from blastscope.runtime.integrations.protocols import StreamFactory
-from blastscope.runtime.integrations.scan_plan import Place
+from blastscope.runtime.integrations.micromanager import Place, StreamFactory
 from blastscope.runtime.integrations.smart_acquisition import RevisitPlan, SmartScan, scan_and_revisit
 from blastscope.runtime.io.image import read_image
 from blastscope.runtime.io.paths import find_images
-from blastscope.runtime.io.slides.pixel_size_metadata import LEAST_UM, MOST_UM
+from blastscope.runtime.io.slides.metadata import LEAST_UM, MOST_UM
 from blastscope.runtime.io.strict_model import problems
 from blastscope.runtime.types import Refusal
 

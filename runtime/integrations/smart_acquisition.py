@@ -22,9 +22,16 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from blastscope.runtime.frames.types import FrameCell, FrameReport, FrameSpecification
-from blastscope.runtime.integrations.micromanager import CameraFormat, CameraListener
-from blastscope.runtime.integrations.protocols import StreamFactory
-from blastscope.runtime.integrations.scan_plan import Place, StageMap, gives_frame, offset_um, scan_events
+from blastscope.runtime.integrations.micromanager import (
+    CameraFormat,
+    CameraListener,
+    Place,
+    StageMap,
+    StreamFactory,
+    gives_frame,
+    offset_um,
+    scan_events,
+)
 from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.runtime.types import Box, RefusalCode
 
@@ -32,7 +39,7 @@ if TYPE_CHECKING:
     from pymmcore_plus import CMMCorePlus
     from useq import MDAEvent
 
-    from blastscope.runtime.integrations.scan_plan import ScanPlan
+    from blastscope.runtime.integrations.micromanager import ScanPlan
 
 VISIT = "blastscope-visit"  # the key in an event's metadata that tells a visit from the scan
 LOOK_S = 0.002  # between two looks at what came; a stage takes a hundred times as long
@@ -100,7 +107,7 @@ def scan_and_revisit(
     `scan` is a `useq.MDASequence`, a grid of useq's, which is laid around the place where the stage is, or single events. A
     grid that states no field of view gets the camera's. `core.mda.cancel()` ends it. `on_report` is told of each frame of the
     scan and of each visit; what it raises stops nothing. Raises `UsageError` for a scan whose places can't be known
-    (`scan_plan.scan_events`), and what the engine raises, once the acquisition has ended.
+    (`micromanager.scan_events`), and what the engine raises, once the acquisition has ended.
     """
     plan = plan or RevisitPlan()
     events = scan_events(core, scan)

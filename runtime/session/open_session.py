@@ -135,7 +135,7 @@ class OpenSession:
         return _Run(opened, audit, predictor, queue, DeferredOpening(), weakref.finalize(self, opened.close))
 
     def _detector(self) -> Detector | None:
-        from blastscope.runtime.frames.detection.loader import load_detector
+        from blastscope.runtime.frames.detection.detector import load_detector
 
         threads = self._options.threads or usable_threads()
         return load_detector(self.bundle, backend=self._run.opened.lanes.engine.backend, threads=threads)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from blastscope.benchmarks.comparison import compare
 from blastscope.benchmarks.interleaved_timing import Round
+from blastscope.benchmarks.results import compare
 from blastscope.benchmarks.schema import BenchResult, Machine, Row, change_interval, make_row, ratio_interval
 
 MACHINE = Machine(processor="fake", features=("avx2",), cores=2, system="Linux", python="3.11")

@@ -14,8 +14,8 @@ from sklearn.metrics import f1_score, roc_auc_score
 from typer.testing import CliRunner
 
 from blastscope import open_bundle
-from blastscope.benchmarks.load.energy import EnergyMeter
-from blastscope.benchmarks.load.samples import LoadSamples, load_samples
+from blastscope.benchmarks.load.run import EnergyMeter
+from blastscope.benchmarks.load.scenarios import LoadSamples, load_samples
 from blastscope.benchmarks.load.sweeps import Window, is_stable, measure_until_stable, sweep_concurrency, sweep_request_rate
 from blastscope.cli import app
 from blastscope.runtime.bundle import read_bundle

@@ -15,9 +15,8 @@ from blastscope.benchmarks import openvino_benchmark_app, pytest_rows
 from blastscope.benchmarks.baselines import BASELINE_CONFIGS
 from blastscope.benchmarks.interleaved_timing import Round
 from blastscope.benchmarks.openvino_benchmark_app import run_benchmark_app
-from blastscope.benchmarks.plots import is_runtime_row
 from blastscope.benchmarks.results import read_result, write_result
-from blastscope.benchmarks.results_page import machine_slug, main, publish, write_page
+from blastscope.benchmarks.results_page import is_runtime_row, machine_slug, main, publish, write_page
 from blastscope.benchmarks.roofline import Peak
 from blastscope.benchmarks.schema import BenchResult, Machine, Row, make_row
 from blastscope.runtime.errors import EngineError

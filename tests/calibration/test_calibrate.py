@@ -8,7 +8,6 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
@@ -16,7 +15,6 @@ import cv2
 import numpy as np
 import onnx
 import pytest
-import torch
 from trained_bundle import VALIDATION, TaughtBundle, taught
 from typer.testing import CliRunner
 
@@ -40,15 +38,9 @@ from blastscope.runtime.io.cnmc import DatasetEntry, scan_dataset
 from blastscope.runtime.types import VOTERS
 from blastscope.train.ensemble_checkpoint import save_ensemble
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 LENIENT = CalibrationConfig(method="minmax", cells=8, max_flip_rate=0.5, max_f1_drop_points=50, draws=50)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from trained_bundle import taught
 from typer.testing import CliRunner
 
@@ -27,17 +25,11 @@ from blastscope.runtime.io.cnmc import scan_dataset
 from blastscope.runtime.io.synthetic import write_synthetic_dataset
 from blastscope.train.ensemble_checkpoint import TrainedEnsemble, ValidationCell, save_ensemble
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 LENIENT = CalibrationConfig(method="minmax", cells=8, max_flip_rate=0.5, max_f1_drop_points=50, draws=50)
 PARTS = (("H1", "2", "H3"), ("4", "H5", "6"))
 EVERYBODY = tuple(sorted(PARTS[0] + PARTS[1]))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

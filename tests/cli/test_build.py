@@ -235,13 +235,18 @@ def test_progress_is_drawn_on_a_terminal_and_told_by_the_line_elsewhere(
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_control_c_exits_130_and_leaves_nothing(bundle: Path, cache: Path) -> None:
     pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx-cu13 is not installed")
-    # slow steps, so that the signal comes in the middle of the build
+    # a step waits for the signal, so that it comes in the middle of the build
     code = f"""
-import time
+import signal, threading
 from blastscope.cli import build
 from blastscope.cli import main
 step = build.Watcher.step
-build.Watcher.step = lambda self, one: (step(self, one), self.say("step"), time.sleep(0.05))
+interrupted = threading.Event()
+def interrupt(*_):
+    interrupted.set()
+    raise KeyboardInterrupt
+signal.signal(signal.SIGINT, interrupt)
+build.Watcher.step = lambda self, one: (step(self, one), self.say("step"), interrupted.wait(60))
 import sys
 sys.argv = ["blastscope", "build", {str(bundle)!r}, "--gpu", "sm86"]
 main()

@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from blastscope.cli import app
-from blastscope.cli.tables import json_text
+from blastscope.cli.terminal import json_text
 from blastscope.runtime.bundle import read_bundle
 from blastscope.runtime.errors import Closed, DeviceError
 from blastscope.runtime.types import PredictionRow
@@ -148,7 +148,7 @@ def test_training_is_followed_on_stderr(verb: str, function: str, monkeypatch: p
         return out
 
     monkeypatch.setattr(f"blastscope.train.{function}", trained)
-    monkeypatch.setattr("blastscope.cli.tables.print_training", lambda run, *, as_json: print("{}"))
+    monkeypatch.setattr("blastscope.cli.train_export.print_training", lambda run, *, as_json: print("{}"))
     result = run(verb, tmp_path, "--out", tmp_path / "run", "--json")
     assert (result.exit_code, result.stdout) == (0, "{}\n")
     assert result.stderr == f"left out: {tmp_path / 'broken.png'}\n"

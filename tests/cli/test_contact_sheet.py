@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from blastscope.demo import COLOURS, GAP_PX, HEADER_PX, MARGIN_PX, TILE_PX, Tile, draw_sheet, save_sheet, summary
 from blastscope.runtime.io.synthetic import synthetic_cell
 from blastscope.runtime.types import Audit, Prediction, Refusal
-from blastscope.sheet import COLOURS, GAP_PX, HEADER_PX, MARGIN_PX, TILE_PX, Tile, draw_sheet, save_sheet, summary
 
 AUDIT = Audit("b", "e", "openvino", "cpu", "fp32", "f32")
 SHARES = ((0.1, 0.9), (0.2, 0.8), (0.4, 0.6))

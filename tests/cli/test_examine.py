@@ -176,6 +176,14 @@ def test_one_page_holds_all_frames_where_a_file_is_named(bundle: Path, folder: P
     assert re.search(r"\d in deep/A\.jpg</span><span>at \d+, \d+<", page)  # the other is called the same
 
 
+def test_the_page_explains_as_many_calls_as_are_asked_for(bundle: Path, shared_data: Path, tmp_path: Path) -> None:
+    frame = shared_data / "bccd" / "JPEGImages" / "BloodImage_00037.jpg"  # with one lymphocyte
+    done = run(frame, "--bundle", bundle, "--report", tmp_path / "all.html", "--explain", 1, "--json")
+    counts = json.loads(done.stdout)["counts"]
+    assert (done.exit_code, counts["all"] + counts["hem"]) == (0, 1)
+    assert (tmp_path / "all.html").read_text(encoding="utf-8").count("<summary>why</summary>") == 1
+
+
 def test_what_is_assumed_of_frames_comes_from_a_toml_file(bundle: Path, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "frames.toml").write_text("pixel_um = 0.09\nstain = 'none'\n", encoding="utf-8")
     result = run(folder / "a.jpg", "--bundle", bundle, "--config", tmp_path / "frames.toml", "--json")
@@ -193,6 +201,7 @@ def test_what_is_assumed_of_frames_comes_from_a_toml_file(bundle: Path, folder: 
         (["nowhere.png", "--bundle", "nowhere"], 3),
         (["nowhere.png", "--sheet", "cells.gif"], 2),
         (["nowhere.png", "--pixel-um", "0"], 2),
+        (["nowhere.png", "--explain", "2"], 2),
         (["nowhere.png", "--device", "cuda"], 4),
     ],
 )

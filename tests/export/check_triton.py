@@ -18,7 +18,7 @@ import sysconfig
 import time
 import venv
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -120,7 +120,8 @@ def wait_until_ready(process: subprocess.Popen[bytes], address: str, log: Path) 
                 return
         except InferenceServerException:
             pass
-        time.sleep(1)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(1)
     process.terminate()
     told = [line for line in log.read_text().splitlines() if not line.startswith(("I", "+")) and "|" not in line[:1]]
     sys.exit("\n".join(["Triton didn't start:", *told[-40:]]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +26,8 @@ from blastscope.train.config import TrainConfig
 from blastscope.train.ensemble_checkpoint import TrainedEnsemble, ValidationCell, load_ensemble, random_ensemble, save_ensemble
 from blastscope.train.network import Ensemble
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SIDE = 32
 FACTS = {
     "network": {"backbone": "test_resnet", "weights": "none"},
@@ -34,14 +35,6 @@ FACTS = {
     "stage2": {"hidden": 16},
 }
 SMALL = ExportConfig(parity_cells=12)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def decisive_ensemble(**changes: object) -> TrainedEnsemble:

@@ -36,6 +36,9 @@ def test_the_wheel_ships_types_the_bundle_and_each_file_once(wheel: Path) -> Non
     assert {"blastscope/runtime/integrations/napari.yaml", "blastscope/runtime/evaluation/training_reference.json"} <= set(
         names
     )
+    templates = {path.name for path in (ROOT / "runtime" / "templates").iterdir() if path.suffix in (".html", ".css", ".js")}
+    assert {"base.html", "slide.html", "style.css", "cells.js"} <= templates
+    assert {f"blastscope/runtime/templates/{name}" for name in templates} <= set(names)
     assert len(names) == len(set(names))
     assert not [name for name in names if name.startswith(("runtime/", "train/", "tests/"))]
 
@@ -52,6 +55,8 @@ from blastscope.runtime.io.synthetic import synthetic_cell
 assert blastscope.__file__.startswith({str(tmp_path)!r}), blastscope.__file__
 with blastscope.open_bundle(unlike_training="call") as scope:
     print(scope.classify(synthetic_cell(7)).label)
+from blastscope.runtime.frames.report.html_report import render_slide_report
+assert "<h1>no frames</h1>" in render_slide_report([], "no frames")
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

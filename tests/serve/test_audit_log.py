@@ -6,8 +6,6 @@ import hashlib
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
-from served import Served
+from served import Served, serving_process
 from tritonclient.utils import InferenceServerException
 from typer.testing import CliRunner
 
@@ -146,21 +144,7 @@ def test_no_answer_is_sent_whose_line_could_not_be_written(
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 def test_a_kill_in_mid_load_loses_no_answer_that_a_client_got(tiny_bundle: Any, cells: list[bytes], tmp_path: Path) -> None:
-    words = [
-        "serve",
-        "--bundle",
-        str(tiny_bundle.make()),
-        "--port",
-        "0",
-        "--grpc-port",
-        "0",
-        "--audit-log",
-        str(tmp_path / "log"),
-    ]
-    with subprocess.Popen([sys.executable, "-m", "blastscope", *words], stderr=subprocess.PIPE, text=True) as server:
-        assert server.stderr
-        address = next(line for line in server.stderr if line.startswith("gRPC at ")).split()[-1]
-        next(line for line in server.stderr if line.startswith("models: "))
+    with serving_process(str(tiny_bundle.make()), tmp_path / "log") as (server, address):
         answered: list[str] = []
         enough = threading.Event()
 

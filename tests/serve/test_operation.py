@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
 from prometheus_client.parser import text_string_to_metric_families
-from served import Served
+from served import Served, serving_process
 from tritonclient.utils import InferenceServerException
 
 from blastscope.runtime.errors import DataError, UsageError
@@ -192,21 +192,7 @@ def test_a_damaged_bundle_is_not_taken_and_the_old_one_goes_on(serve: Serve, cel
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM")
 def test_sigterm_answers_what_is_under_way_and_ends_with_0(tiny_bundle: Any, cells: list[bytes], tmp_path: Path) -> None:
-    words = [
-        "serve",
-        "--bundle",
-        f"x={tiny_bundle.make()}",
-        "--port",
-        "0",
-        "--grpc-port",
-        "0",
-        "--audit-log",
-        str(tmp_path / "log"),
-    ]
-    with subprocess.Popen([sys.executable, "-m", "blastscope", *words], stderr=subprocess.PIPE, text=True) as server:
-        assert server.stderr
-        address = next(line for line in server.stderr if line.startswith("gRPC at ")).split()[-1]
-        next(line for line in server.stderr if line.startswith("models: "))
+    with serving_process(f"x={tiny_bundle.make()}", tmp_path / "log") as (server, address):
         with triton_grpc.InferenceServerClient(address) as client:
             given = triton_grpc.InferInput("image", [200], "BYTES")
             given.set_data_from_numpy(np.array(cells * 25, dtype=np.object_))

@@ -18,7 +18,7 @@ from tritonclient.utils import InferenceServerException, serialize_byte_tensor
 
 import blastscope
 from blastscope import open_bundle, synthetic_cell
-from blastscope.serve import messages
+from blastscope.serve import grpc_server
 from blastscope.serve.models import NO_BOX
 from blastscope.serve.tensors import from_binary
 
@@ -29,11 +29,11 @@ def test_messages_have_the_numbers_that_nvidias_client_has() -> None:
     for name in service_pb2.DESCRIPTOR.message_types_by_name:
         theirs = service_pb2.DESCRIPTOR.message_types_by_name[name]
         try:
-            ours = messages.message(name).DESCRIPTOR
+            ours = grpc_server.message(name).DESCRIPTOR
         except KeyError:
             continue  # an extension that isn't offered
         compare(ours, theirs)
-    assert len(messages.methods()) == 8
+    assert len(grpc_server.methods()) == 8
 
 
 def compare(ours: Any, theirs: Any) -> None:
@@ -46,8 +46,8 @@ def compare(ours: Any, theirs: Any) -> None:
 
 
 def test_the_compiled_messages_are_those_of_the_proto_file() -> None:
-    compiled = Path(messages.__file__).with_name(messages.COMPILED).read_bytes()
-    assert messages.compile_messages() == compiled
+    compiled = Path(grpc_server.__file__).with_name(grpc_server.COMPILED).read_bytes()
+    assert grpc_server.compile_messages() == compiled
 
 
 def test_health_and_metadata_are_told_over_both_protocols(triton: Clients) -> None:

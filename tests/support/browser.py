@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import pytest
+from waiting import wait_until
 
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync", "--no-first-run"),
@@ -73,11 +74,17 @@ class Browser:
 
     def see(self, expression: str) -> Any:
         """The expression's value, once it is true; an element is no value."""
-        limit = time.monotonic() + PATIENCE_S
-        while not (value := self.value(expression)):
-            assert time.monotonic() < limit, f"never true: {expression}; {self.console}"
-            time.sleep(0.02)
-        return value
+        seen: list[Any] = []
+
+        def glance() -> bool:
+            seen.append(self.value(expression))
+            return bool(seen[-1])
+
+        try:
+            wait_until(glance, patience_s=PATIENCE_S)
+        except AssertionError as error:
+            raise AssertionError(f"never true: {expression}; {self.console}") from error
+        return seen[-1]
 
     def text(self, selector: str) -> str:
         """What stands in an element."""

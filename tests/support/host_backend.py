@@ -6,7 +6,6 @@ An engine is "built" by touching a file in the cache, so that building, finding 
 from __future__ import annotations
 
 import threading
-import time
 from pathlib import Path
 
 from host_gpu import FOUND, HostGpu, RecordableNetwork
@@ -43,10 +42,9 @@ class HostRunner:
 
     def build(self, graph: Path, sha256: str, options: EngineOptions) -> None:
         file = self._file(sha256, options)
-        while not self.may_build.is_set():
+        while not self.may_build.wait(0.01):
             if options.cancelled and options.cancelled():
                 raise EngineError("a build on the host was cancelled")
-            time.sleep(0.01)
         if self.fails:
             raise self.fails
         self.builds += 1

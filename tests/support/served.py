@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +24,17 @@ from blastscope.serve.server import BackgroundServer
 def png(image: NDArray[np.uint8]) -> bytes:
     """An image as the bytes of a PNG."""
     return bytes(cv2.imencode(".png", image[..., ::-1])[1].tobytes())
+
+
+@contextmanager
+def serving_process(bundle: str, log: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`blastscope serve` of `bundle` in a process of its own, and the address of its gRPC; waits for its end."""
+    words = ["serve", "--bundle", bundle, "--port", "0", "--grpc-port", "0", "--audit-log", str(log)]
+    with subprocess.Popen([sys.executable, "-m", "blastscope", *words], stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr
+        address = next(line for line in server.stderr if line.startswith("gRPC at ")).split()[-1]
+        next(line for line in server.stderr if line.startswith("models: "))
+        yield server, address
 
 
 class Served:

@@ -15,22 +15,18 @@ from typer.testing import CliRunner
 
 from blastscope import SHIPPED_BUNDLE, open_bundle
 from blastscope.cli import app
-from blastscope.runtime.bundle import read_bundle
+from blastscope.runtime.bundle import read_bundle, update_bundle
 from blastscope.runtime.errors import DataError, GoldenMismatch
-from blastscope.runtime.frames.detection.decode import WHITE, decode
-from blastscope.runtime.frames.detection.loader import load_detector
+from blastscope.runtime.frames.detection.detector import WHITE, decode, load_detector
 from blastscope.runtime.frames.types import GROUPS as RUNTIME_GROUPS
+from blastscope.train.detector.composites import drawn_cell, prepare_cell
 from blastscope.train.detector.config import SHIPPED, DetectorConfig, HeadConfig, PictureConfig
-from blastscope.train.detector.drawn_glass import drawn_cell
-from blastscope.train.detector.fit import FINISHED, fit
-from blastscope.train.detector.laid_cells import prepare_cell
-from blastscope.train.detector.losses import TargetBatch, losses_of
-from blastscope.train.detector.network import BOX_UNIT, Detector, DetectorHead
+from blastscope.train.detector.fit import FINISHED, TargetBatch, fit, losses_of
+from blastscope.train.detector.network import BOX_UNIT, Detector, DetectorHead, Targets, encode
 from blastscope.train.detector.pictures import Sample, draw_sample, drawn_picture, prepare
 from blastscope.train.detector.pool import SAME_SOURCE, SOURCES, Shard, read_pool
 from blastscope.train.detector.sources import GROUPS, RED, bccd_frames, pbc_cells, txl_frames
 from blastscope.train.detector.stains import USUAL, random_nucleus, random_red, render, restain
-from blastscope.train.detector.targets import Targets, encode
 from blastscope.train.fit_checkpoint import read_tensors
 from blastscope.train.progress import Progress
 
@@ -109,7 +105,7 @@ def sample(seed: int, *, white: bool = True) -> Sample:
 
 
 def test_the_shipped_recipe_is_the_default() -> None:
-    assert DetectorConfig.from_toml(SHIPPED) == DetectorConfig()
+    assert DetectorConfig.from_toml(SHIPPED) == DetectorConfig(stages=("blocks.2", "blocks.3"))
 
 
 def test_groups_are_those_of_the_runtime() -> None:
@@ -261,6 +257,24 @@ def test_a_detector_that_answers_otherwise_is_refused(run: Path, tmp_path: Path)
     # a tolerance of nothing at all: PyTorch and OpenVINO round differently
     with pytest.raises(GoldenMismatch, match="differs from the trained detector"):
         load_detector(broken, backend="openvino", threads=1)
+
+
+def test_a_detector_is_copied_from_another_bundle(tmp_path: Path) -> None:
+    bundle, without = tmp_path / "bundle", tmp_path / "without"
+    shutil.copytree(SHIPPED_BUNDLE, without)
+    shipped = read_bundle(without)
+    plain = update_bundle(shipped, shipped.manifest.model_copy(update={"detector": None}), {})
+    shutil.copytree(without, bundle)
+    done = CliRunner().invoke(app, ["add-detector", str(bundle), "--from", str(SHIPPED_BUNDLE)])
+    assert done.exit_code == 0, done.output
+    found, wanted = read_bundle(bundle), read_bundle(SHIPPED_BUNDLE)
+    assert found.manifest.detector == wanted.manifest.detector
+    assert found.manifest.detector is not None
+    assert found.read(found.manifest.detector.graph) == wanted.read(found.manifest.detector.graph)
+    refused = CliRunner().invoke(app, ["add-detector", str(bundle), "--from", str(plain.path)])
+    assert refused.exit_code == 3
+    assert "has no detector" in refused.stderr
+    assert CliRunner().invoke(app, ["add-detector", str(bundle)]).exit_code == 2
 
 
 def test_the_network_takes_any_size_that_halves_four_times(run: Path) -> None:

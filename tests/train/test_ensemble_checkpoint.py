@@ -7,7 +7,8 @@ import json
 import os
 import shutil
 import stat
-import time
+import sys
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
+from waiting import wait_until
 
 from blastscope.runtime.crop import Crop, CropSpecification, crop_cell
 from blastscope.runtime.errors import DataError
@@ -180,6 +182,11 @@ def test_a_broken_cropping_leaves_no_cache(cells: Path, tmp_path: Path, monkeypa
     assert not list(tmp_path.iterdir())
 
 
+def a_thread_waits_for_a_lock() -> bool:
+    frames = sys._current_frames().values()
+    return any("filelock" in one.filename for frame in frames for one in traceback.extract_stack(frame))
+
+
 def test_half_made_crops_are_cleared_and_whole_ones_are_shared(cells: Path, tmp_path: Path) -> None:
     folder, spec = scan_dataset(cells), CropSpecification(side_px=48)
     first = cache_crops(folder, spec, tmp_path)
@@ -190,7 +197,7 @@ def test_half_made_crops_are_cleared_and_whole_ones_are_shared(cells: Path, tmp_
     (cut_off / "crops.npy").write_bytes(b"half")
     with ThreadPoolExecutor() as pool, exclusive_lock(tmp_path / f".{place.name}.crops.lock", wait=True):
         second = pool.submit(cache_crops, folder, spec, tmp_path, progress=lambda done, of: pytest.fail("cropped again"))
-        time.sleep(0.2)
+        wait_until(a_thread_waits_for_a_lock)
         assert not second.done()
         shutil.copytree(moved, place)
     np.testing.assert_array_equal(second.result().crops, first.crops)

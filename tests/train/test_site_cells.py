@@ -116,7 +116,7 @@ def test_train_takes_corrections(site: Site, cells: Path, tmp_path: Path, monkey
     """What is trained on; the training itself is tested elsewhere."""
     asked: list[Any] = []
     monkeypatch.setattr("blastscope.train.pipeline.train_ensemble", lambda data, *_, **__: asked.append(data) or tmp_path)
-    monkeypatch.setattr("blastscope.cli.tables.print_training", lambda *_, **__: None)
+    monkeypatch.setattr("blastscope.cli.train_export.print_training", lambda *_, **__: None)
     write_corrections(tmp_path / "c.csv", site.corrections({"one": "all", "two": "hem"}))
     words = ["train", str(cells), "--out", str(tmp_path / "run"), "--corrections", str(tmp_path / "c.csv")]
     done = CliRunner().invoke(app, words)

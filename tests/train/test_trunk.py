@@ -7,12 +7,15 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from scipy.spatial.distance import mahalanobis
+from torch import nn
 from torch.nn import functional
 
 from blastscope.runtime.crop import Crop, crop_cell
 from blastscope.runtime.errors import ConfigError
 from blastscope.runtime.io.synthetic import synthetic_cells
+from blastscope.train.backbone import create_backbone
 from blastscope.train.config import TrainConfig, TrunkConfig
+from blastscope.train.leading_layers import LeadingLayers
 from blastscope.train.stages import FeatureTable
 from blastscope.train.trainer import nuisance_covariance, weighted_loss
 from blastscope.train.trunk import Head, Novelty, Statistics, TrunkEnsemble, make_trunk_ensemble
@@ -95,13 +98,64 @@ def test_a_backbone_without_these_stages_is_a_config_error() -> None:
         make_trunk_ensemble(config(trunk={"stages": [1, 9], "covariances": []}))
 
 
+def test_layers_by_name_give_the_maps_of_the_whole_network(crops: NDArray[np.uint8]) -> None:
+    torch.manual_seed(0)
+    ensemble = make_trunk_ensemble(config(trunk={"stages": ["blocks.1", "blocks.3"], "covariances": ["blocks.1"]}))[0].eval()
+    torch.manual_seed(0)
+    network = create_backbone(config().network, 64)[0].eval()
+    maps: dict[str, torch.Tensor] = {}
+    for name in ("blocks.1", "blocks.3"):  # blocks.3 lies within timm's stage 3, which ends with blocks.4
+        network.get_submodule(name).register_forward_hook(
+            lambda _layer, _inputs, output, name=name: maps.update({name: output})
+        )
+    pixels = ensemble.trunk.normalise(torch.from_numpy(crops))
+    with torch.no_grad():
+        network(pixels)
+        found = ensemble.trunk.backbone(pixels)
+    assert all(torch.equal(each, maps[name]) for each, name in zip(found, maps, strict=True))
+    assert ensemble.trunk.first_order == 2 * sum(each.shape[1] for each in maps.values())
+    assert "blocks.4" not in ensemble.trunk.backbone.names
+
+
+def test_layers_that_a_backbone_lacks_are_a_config_error() -> None:
+    with pytest.raises(ConfigError, match=r"no layer blocks\.9; it has conv_stem, bn1, blocks\.0"):
+        make_trunk_ensemble(config(trunk={"stages": ["blocks.1", "blocks.9"], "covariances": []}))
+
+
+def test_a_backbone_that_does_more_than_its_layers_is_refused() -> None:
+    class WithPositions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.block = nn.Conv2d(3, 4, 2, stride=2), nn.Conv2d(4, 4, 1)
+            self.positions = nn.Parameter(torch.ones(1, 4, 16, 16))
+
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = self.block(self.stem(pixels) + self.positions)
+            return found
+
+    network = WithPositions()
+    assert LeadingLayers(network, ["stem"], 32).names == ["stem"]
+    with pytest.raises(ConfigError, match=r"don't run in turn up to stem, block: name stages by numbers"):
+        LeadingLayers(network, ["stem", "block"], 32)
+    with pytest.raises(ConfigError, match=r"don't run in turn up to block, stem: name stages by numbers"):
+        LeadingLayers(network, ["block", "stem"], 32)
+
+
 def test_maps_that_do_not_divide_the_crop_are_a_config_error() -> None:
     with pytest.raises(ConfigError, match="don't divide crops of 50"):
         make_trunk_ensemble(config(crop={"side_px": 50}))
 
 
 def test_stages_are_checked_where_the_file_is_read() -> None:
-    for wrong in ({"stages": [1, 1]}, {"stages": [-1]}, {"stages": [1], "covariances": [2]}, {"stages": []}):
+    mixed: dict[str, object] = {"stages": [1, "blocks.2"], "covariances": []}
+    cases: list[dict[str, object]] = [
+        {"stages": [1, 1]},
+        {"stages": [-1]},
+        {"stages": [1], "covariances": [2]},
+        {"stages": []},
+        mixed,
+    ]
+    for wrong in cases:
         with pytest.raises(ValueError, match="stages"):
             TrunkConfig.model_validate(wrong)
 

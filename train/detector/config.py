@@ -63,6 +63,8 @@ class DetectorConfig(StrictModel):
 
     seed: int = Field(default=0, ge=0)
     backbone: str = "tf_efficientnet_lite0"
+    # whose maps are read, an eighth and a sixteenth of the picture's side: timm's stages by number, or layers by name
+    stages: tuple[int, int] | tuple[str, str] = (2, 3)
     pool: PoolConfig = PoolConfig()
     picture: PictureConfig = PictureConfig()
     head: HeadConfig = HeadConfig()

@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.runtime.evaluation.detection import DetectionMetrics, Outcome, detection_metrics, match_boxes
-from blastscope.runtime.frames.detection.decode import Detections
-from blastscope.runtime.frames.detection.detector import Detector
-from blastscope.runtime.frames.detection.scale import look_at, red_cells_found
+from blastscope.runtime.frames.detection.cells import look_at, red_cells_found
+from blastscope.runtime.frames.detection.detector import Detections, Detector
 from blastscope.runtime.frames.estimation.frame_parameters import estimate_frame_parameters
 from blastscope.runtime.frames.estimation.pixel_size import RedCells
 from blastscope.runtime.frames.image_pyramid import ImagePyramid, image_pyramid
@@ -20,8 +19,8 @@ from blastscope.runtime.frames.types import FrameSpecification
 from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.runtime.types import Box
 from blastscope.train.detector.network import Detector as DetectorModule
+from blastscope.train.detector.network import compiled_module
 from blastscope.train.detector.sources import WHITE, Frame, bccd_frames, read_rgb, txl_frames
-from blastscope.train.detector.trunk_maps import compiled_module
 from blastscope.train.progress import Progress
 
 LIMITS = (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6)  # of the score, at which a detector is judged

@@ -1,19 +1,191 @@
-"""The network of a detector: a small head on the frozen trunk's two maps."""
+"""The network of a detector: a small head on two maps of a frozen ImageNet backbone.
+
+The backbone is cut off at a sixteenth of the picture's side. `encode` gives what the maps should show: bells on the middles of
+cells, their boxes, and their groups.
+"""
 
 from __future__ import annotations
 
+import warnings
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from blastscope.train.detector.config import HeadConfig
-from blastscope.train.detector.sources import GROUPS
-from blastscope.train.detector.targets import KINDS
-from blastscope.train.detector.trunk_maps import DetectorTrunk
+from blastscope.runtime.errors import ConfigError
+from blastscope.train.backbone import Statistics, create_backbone
+from blastscope.train.config import NetworkConfig
+from blastscope.train.detector.config import DetectorConfig, HeadConfig
+from blastscope.train.detector.pictures import Sample
+from blastscope.train.detector.sources import GROUPS, WHITE
+from blastscope.train.leading_layers import LeadingLayers
 
+STRIDE = 8  # pixels of the picture to one of the finer map
+PROBE_PX = 224  # side of the picture by which a trunk's maps are measured
+KINDS = 3  # channels of the heat map: white cell, red cell, platelet
+WIDTH = 0.09  # standard deviation of a bell, of the box's side
+LEAST_WIDTH = 0.45  # pixels of the map
+BOX_FROM = 0.3  # a box is learnt where its bell is at least this high
+UNKNOWN_GROUP = -1
 BOX_UNIT = 16.0  # pixels: what exp(0) stands for
 LARGEST = 4.0  # of the logarithm of a box's reach, in `BOX_UNIT`
 RARE = -3.5  # logit of the heat to begin with: most places hold no cell's middle
+
+
+class DetectorTrunk(nn.Module):
+    """Pictures (N, H, W, 3) uint8 RGB to maps (N, C, H / 8, W / 8) and (N, D, H / 16, W / 16). H and W are multiples of 16."""
+
+    scale: Tensor
+    offset: Tensor
+
+    def __init__(self, network: Any, statistics: Statistics, stages: tuple[int, int] | tuple[str, str]) -> None:
+        super().__init__()
+        self.network = network.eval()
+        for parameter in network.parameters():
+            parameter.requires_grad_(False)
+        self.stages = stages
+        mean, deviation = (torch.tensor(values).reshape(1, 3, 1, 1) * 255 for values in statistics)
+        self.register_buffer("scale", 1 / deviation)
+        self.register_buffer("offset", -mean / deviation)
+        with torch.no_grad():
+            maps = self(torch.zeros((1, PROBE_PX, PROBE_PX, 3), dtype=torch.uint8))
+        sides = tuple(each.shape[-1] for each in maps)
+        if sides != (PROBE_PX // STRIDE, PROBE_PX // (2 * STRIDE)):
+            raise ConfigError(
+                "detector", [f"stages: maps of {sides} pixels for {PROBE_PX}: an eighth and a sixteenth are wanted"]
+            )
+        self.channels = tuple(each.shape[1] for each in maps)
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """The two maps, the finer one first."""
+        pixels = pictures.permute(0, 3, 1, 2).float() * self.scale + self.offset
+        if isinstance(self.network, LeadingLayers):
+            fine, coarse = self.network(pixels)
+        else:
+            fine, coarse = self.network.forward_intermediates(pixels, indices=list(self.stages), intermediates_only=True)
+        return fine, coarse
+
+
+def make_trunk(config: DetectorConfig) -> tuple[DetectorTrunk, str]:
+    """The trunk with ImageNet's weights, and where they come from.
+
+    Parameters
+    ----------
+    config : DetectorConfig
+        Its backbone and stages count.
+
+    Returns
+    -------
+    DetectorTrunk, str
+
+    Raises
+    ------
+    ConfigError
+        As `create_backbone`; a stage or layer that the backbone lacks, or whose maps have another size.
+    """
+    network, statistics, origin = create_backbone(NetworkConfig(backbone=config.backbone), PROBE_PX)
+    names = [stage for stage in config.stages if isinstance(stage, str)]
+    if names:
+        return DetectorTrunk(LeadingLayers(network, names, PROBE_PX), statistics, config.stages), origin
+    network.prune_intermediate_layers(list(config.stages), prune_norm=True, prune_head=True)
+    return DetectorTrunk(network, statistics, config.stages), origin
+
+
+def compiled_module(module: nn.Module, shape: tuple[int, ...]) -> Any:  # OpenVINO's CompiledModel
+    """A module of pictures, compiled by OpenVINO in float32; -1 in `shape` is any side that is a multiple of 16."""
+    import openvino
+    from torch.jit import TracerWarning  # type: ignore[attr-defined]
+
+    example = torch.zeros([side if side > 0 else 64 for side in shape], dtype=torch.uint8)
+    with warnings.catch_warnings():  # of the tracer: sizes that become constants, and that it is the older one
+        for category in (DeprecationWarning, FutureWarning, TracerWarning):
+            warnings.simplefilter("ignore", category)
+        model = openvino.convert_model(module.eval(), example_input=example, input=[openvino.PartialShape(list(shape))])
+    settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
+    return openvino.Core().compile_model(model, "CPU", settings)
+
+
+class TrunkRunner:
+    """Runs a trunk in OpenVINO, on a CPU several times as fast as PyTorch does.
+
+    Parameters
+    ----------
+    trunk : DetectorTrunk
+        With its weights.
+    side_px : int
+        Side of the pictures.
+    batch : int
+        How many are run at once.
+    """
+
+    def __init__(self, trunk: DetectorTrunk, side_px: int, batch: int = 8) -> None:
+        self.batch = batch
+        self._compiled = compiled_module(trunk, (batch, side_px, side_px, 3))
+
+    def maps(self, pictures: NDArray[np.uint8]) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
+        """The maps of pictures (N, S, S, 3) uint8 RGB: (N, C, S / 8, S / 8) and (N, D, S / 16, S / 16)."""
+        parts: list[tuple[NDArray[np.float16], NDArray[np.float16]]] = []
+        for start in range(0, len(pictures), self.batch):
+            some = pictures[start : start + self.batch]
+            full = np.zeros((self.batch, *pictures.shape[1:]), np.uint8)
+            full[: len(some)] = some
+            fine, coarse = self._compiled(full).to_tuple()
+            parts.append((fine[: len(some)].astype(np.float16), coarse[: len(some)].astype(np.float16)))
+        return np.concatenate([fine for fine, _ in parts]), np.concatenate([coarse for _, coarse in parts])
+
+
+class Targets(NamedTuple):
+    """For N pictures of side S, maps of side M = S / 8."""
+
+    heat: NDArray[np.float16]  # (N, 3, M, M), 1 on the middle of a cell
+    known: NDArray[np.bool_]  # (N, 3, M, M), where the heat is known
+    box: NDArray[np.float16]  # (N, 4, M, M), pixels from the middle of this place to the box's left, top, right and bottom
+    weight: NDArray[np.float16]  # (N, M, M), of the box; 0: there is none
+    group: NDArray[np.int8]  # (N, M, M), index in GROUPS, or -1
+
+
+def encode(sample: Sample) -> Targets:
+    """The targets of one picture, N = 1."""
+    side = sample.picture.shape[0] // STRIDE
+    heat = np.zeros((KINDS, side, side), np.float32)
+    box, weight = np.zeros((4, side, side), np.float32), np.zeros((side, side), np.float32)
+    group = np.full((side, side), UNKNOWN_GROUP, np.int8)
+    middles = (np.arange(side) + 0.5) * STRIDE
+    corners, labels, groups, sized = sample.boxes
+    areas = (corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1])
+    for at in np.argsort(-areas, kind="stable"):  # the smaller box has the last word
+        x0, y0, x1, y1 = (float(value) for value in corners[at])
+        if x1 - x0 < 2 or y1 - y0 < 2:
+            continue
+        across, down = (max(WIDTH * length / STRIDE, LEAST_WIDTH) * STRIDE for length in (x1 - x0, y1 - y0))
+        bell = np.exp(
+            -(
+                ((middles - (x0 + x1) / 2) ** 2)[None] / (2 * across**2)
+                + ((middles - (y0 + y1) / 2) ** 2)[:, None] / (2 * down**2)
+            )
+        ).astype(np.float32)
+        bell /= max(float(bell.max()), 1e-6)
+        heat[labels[at]] = np.maximum(heat[labels[at]], bell)
+        inside = bell >= BOX_FROM
+        weight[inside] = bell[inside] * (1.0 if sized[at] else 0.0) * (1.0 if labels[at] == WHITE else 0.4)
+        edges = (middles[None] - x0, middles[:, None] - y0, x1 - middles[None], y1 - middles[:, None])
+        for channel, edge in enumerate(edges):
+            box[channel][inside] = np.broadcast_to(edge, inside.shape)[inside]
+        group[inside] = groups[at] if labels[at] == WHITE else UNKNOWN_GROUP
+    whole = np.stack([cv2.resize(plane, (side, side), interpolation=cv2.INTER_AREA) for plane in sample.complete]) > 0.5
+    known = np.stack([whole[0], whole[1], whole[1]]) | (heat > 0.05)
+    return Targets(
+        heat[None].astype(np.float16), known[None], box[None].astype(np.float16), weight[None].astype(np.float16), group[None]
+    )
+
+
+def joined(parts: list[Targets]) -> Targets:
+    """The targets of many pictures as one."""
+    return Targets(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
 class DetectorHead(nn.Module):

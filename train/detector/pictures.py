@@ -10,10 +10,18 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from blastscope.train.detector.composites import (
+    OVERSAMPLED,
+    UNKNOWN,
+    Cell,
+    Piece,
+    clip_boxes,
+    draw_glass,
+    drawn_cell,
+    lay_cells,
+    prepare_cell,
+)
 from blastscope.train.detector.config import PictureConfig
-from blastscope.train.detector.drawn_glass import draw_glass, drawn_cell
-from blastscope.train.detector.laid_cells import Cell, lay_cells, prepare_cell
-from blastscope.train.detector.pieces import OVERSAMPLED, UNKNOWN, Piece, clip_boxes
 from blastscope.train.detector.sources import WHITE, Frame, read_rgb
 from blastscope.train.detector.stains import USUAL, Stain, expose, recolour, stain_of
 

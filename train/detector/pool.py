@@ -13,13 +13,11 @@ from numpy.typing import NDArray
 
 from blastscope.runtime.errors import DataError
 from blastscope.runtime.io.hashing import file_sha256
+from blastscope.train.detector.composites import Cell, drawn_cell, prepare_cell
 from blastscope.train.detector.config import DetectorConfig
-from blastscope.train.detector.drawn_glass import drawn_cell
-from blastscope.train.detector.laid_cells import Cell, prepare_cell
+from blastscope.train.detector.network import DetectorTrunk, Targets, TrunkRunner, encode, joined
 from blastscope.train.detector.pictures import Prepared, draw_sample, prepare
 from blastscope.train.detector.sources import cnmc_cells, each_source, pbc_cells, read_rgb
-from blastscope.train.detector.targets import Targets, encode, joined
-from blastscope.train.detector.trunk_maps import DetectorTrunk, TrunkRunner
 from blastscope.train.fit_checkpoint import read_tensors, write_tensors
 from blastscope.train.progress import Progress
 
@@ -79,7 +77,7 @@ def shards_of(config: DetectorConfig, source: str) -> list[int]:
 def pool_key(data: Path, trunk: DetectorTrunk, config: DetectorConfig) -> str:
     """A digest of all that decides what the pool holds."""
     pictures = config.picture.model_dump_json(exclude={"shown_red_cell_px"})
-    digest = hashlib.sha256(f"{POOL_VERSION} {config.seed} {config.backbone} {pictures}".encode())
+    digest = hashlib.sha256(f"{POOL_VERSION} {config.seed} {config.backbone} {config.stages} {pictures}".encode())
     digest.update(f"{config.pool.shard} {MOST_CELLS} {config.pool.drawn_cells}".encode())
     for name in ("bccd/train.txt", "txl/boxes.csv"):
         if not (data / name).is_file():

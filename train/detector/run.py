@@ -24,11 +24,10 @@ from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.train.detector.config import DetectorConfig
 from blastscope.train.detector.evaluation import SourceScores, frames_of, score_source
 from blastscope.train.detector.fit import FINISHED, FitHistory, fit
-from blastscope.train.detector.network import Detector, DetectorHead
+from blastscope.train.detector.network import Detector, DetectorHead, DetectorTrunk, make_trunk
 from blastscope.train.detector.pool import fill_pool, pool_key, read_pool
 from blastscope.train.detector.report import DetectorReport, best_limit, write_report
 from blastscope.train.detector.sources import FRAME_SOURCES, bccd_frames
-from blastscope.train.detector.trunk_maps import DetectorTrunk, make_trunk
 from blastscope.train.fit_checkpoint import read_tensors
 from blastscope.train.progress import Progress
 
@@ -86,7 +85,7 @@ def train_detector(
     out.mkdir(parents=True, exist_ok=True)
     with exclusive_lock(out / ".lock", wait=False), Progress(console) as progress:
         torch.manual_seed(config.seed)
-        trunk, origin = make_trunk(config.backbone)
+        trunk, origin = make_trunk(config)
         record = DetectorRun(
             config=config,
             pool_sha256=pool_key(data, trunk, config),
@@ -117,7 +116,7 @@ def load_detector_run(run: Path) -> TrainedDetector:
     if not (run / "head" / FINISHED).is_file() or not report.is_file():
         raise DataError(run, "the detector's training isn't finished: say 'blastscope train-detector ... --resume'")
     found = DetectorReport.model_validate_json(report.read_bytes())
-    trunk, _ = make_trunk(record.config.backbone)
+    trunk, _ = make_trunk(record.config)
     head = DetectorHead(trunk.channels, record.config.head)
     head.load_state_dict(read_tensors(run / "head" / FINISHED)[0])
     return TrainedDetector(Detector(trunk, head).eval(), pixel_um(record.config), found.limit, (*FRAME_SOURCES, "cnmc"))

@@ -1,7 +1,10 @@
 """The OpenVINO backend, the default for CPUs and for the devices of its plugins.
 
 Every lane answers crop by crop on a graph of fixed shape: measured, a lite0 ensemble costs a core 25 ms a crop so, 33 ms with a
-dynamic batch, and larger batches save nothing. stream_layout.py says what of the cores each lane has.
+dynamic batch, and larger batches save nothing.
+
+A layout says how many streams of how many threads there are, and whether A and B run side by side. Which is fastest depends on
+network, machine and workload; inference/autotune.py measures those that a backend offers.
 """
 
 from __future__ import annotations
@@ -11,13 +14,12 @@ from dataclasses import replace
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.runtime.backends.blob_store import CachedEngine, engine_digest, engine_file, read_blob, write_blob
-from blastscope.runtime.backends.openvino import stream_layout as layouts
 from blastscope.runtime.backends.openvino.infer_request import (
     NAME,
     PartitionedLane,
@@ -27,7 +29,6 @@ from blastscope.runtime.backends.openvino.infer_request import (
     translate_errors,
 )
 from blastscope.runtime.backends.openvino.partition import NotPartitionable, partition
-from blastscope.runtime.backends.openvino.stream_layout import ExecutionPlan, StreamConfig
 from blastscope.runtime.backends.protocol import (
     Backend,
     Engine,
@@ -38,11 +39,12 @@ from blastscope.runtime.backends.protocol import (
     read_fused,
 )
 from blastscope.runtime.backends.uint8_activations import with_uint8_activations
-from blastscope.runtime.errors import DeviceError, EngineError
+from blastscope.runtime.errors import DeviceError, EngineError, UsageError
 from blastscope.runtime.io.concurrency import ThreadPool
 from blastscope.runtime.io.cpu_info import usable_threads
 from blastscope.runtime.types import Execution, Layout
 
+PARTS = ("stem", "a", "b", "rest", "opinion")  # in the order of `partition.Partition`
 T = TypeVar("T")
 
 _PAGE = 4096
@@ -56,6 +58,49 @@ _TYPES: dict[str, Execution] = {
     "float16": "f16",
     "f16": "f16",
 }
+
+
+class StreamConfig(NamedTuple):
+    """What of the cores a network, or a part of one, may use."""
+
+    streams: int  # requests that are worked on at the same time
+    threads: int  # of all streams together
+
+
+class ExecutionPlan(NamedTuple):
+    """A layout on so many cores."""
+
+    lanes: int
+    shares: tuple[StreamConfig, ...]  # one: the network is whole; five: its parts
+    together: bool = False  # A and B run at the same time
+
+
+def available_layouts(workload: Workload, threads: int) -> tuple[Layout, ...]:
+    """The layouts worth measuring, the one that is taken unmeasured first.
+
+    Side by side, A and B don't wait for each other's threads at every operator: measured on two cores, 10 % less at batch 1.
+    """
+    if threads < 2:
+        return ("fused",)
+    return ("fused", "side-by-side") if workload == "latency" else ("fused", "paired")
+
+
+def execution_plan(layout: Layout, workload: Workload, threads: int) -> ExecutionPlan:
+    """What `layout` means on `threads` cores. Raises `UsageError` for one that this workload or so few cores don't have."""
+    many = threads if workload == "throughput" else 1
+    whole = StreamConfig(many, threads)
+    if layout == "fused":
+        return ExecutionPlan(many, (whole,))
+    if layout == "staged":
+        return ExecutionPlan(many, (whole,) * len(PARTS))
+    there = available_layouts(workload, threads)
+    if layout not in there:
+        raise UsageError(f"layout '{layout}' is not for {workload} on {threads} cores: {', '.join(there)} may be had")
+    if layout == "paired":
+        pairs = threads // 2
+        return ExecutionPlan(pairs, (StreamConfig(pairs, threads),))
+    half = threads // 2
+    return ExecutionPlan(1, (whole, StreamConfig(1, threads - half), StreamConfig(1, half), whole, whole), together=True)
 
 
 def available_devices() -> dict[str, str]:
@@ -84,7 +129,7 @@ def fingerprint(device: str) -> dict[str, str]:
 
 def offered_layouts(device: str, workload: Workload, threads: int | None) -> tuple[Layout, ...]:
     """The layouts worth measuring on `device`, the one that is taken unmeasured first."""
-    return layouts.available_layouts(workload, threads or usable_threads()) if device == "CPU" else ("fused",)
+    return available_layouts(workload, threads or usable_threads()) if device == "CPU" else ("fused",)
 
 
 def open_engine(graph: Path, sha256: str, options: EngineOptions) -> Engine:
@@ -92,7 +137,7 @@ def open_engine(graph: Path, sha256: str, options: EngineOptions) -> Engine:
     offered = executions(options.device)
     if options.execution not in offered:
         raise DeviceError(f"'{options.device}' computes in {', '.join(offered)}; {options.execution} is not offered")
-    spread = layouts.execution_plan(options.layout, options.workload, options.threads or usable_threads())
+    spread = execution_plan(options.layout, options.workload, options.threads or usable_threads())
     settings = [_settings(options, share) for share in spread.shares]
     facts = {"graph": sha256, "execution": options.execution, "settings": repr([sorted(one.items()) for one in settings])}
     digest = engine_digest({**fingerprint(options.device), **facts})

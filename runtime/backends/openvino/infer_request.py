@@ -1,15 +1,13 @@
-"""Lanes of OpenVINO engines: one network, or the parts of one, run side by side or one after the other.
-
-An exception of a signal handler may strike between a request's start and its end. A run that broke off waits for its requests,
-and the next run for those of a run that couldn't even do that: a request that is still at work takes nothing new.
-"""
+"""Infer requests of OpenVINO: lanes of an ensemble, whole or in parts that run side by side or in turn, and a detector."""
 
 from __future__ import annotations
 
 import sys
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -220,3 +218,48 @@ def _checked(entry: Crops | None, crops: Crops) -> Crops:
     if crops.shape[1:] != entry.shape[1:] or crops.dtype != np.uint8:
         raise EngineError(f"openvino: crops are {crops.dtype} {crops.shape}, the graph takes uint8 {entry.shape}")
     return entry
+
+
+class DetectorNetwork:
+    """A compiled detector. Many threads may use it; each has a request of its own while it is at work."""
+
+    name = NAME
+
+    def __init__(self, compiled: Any) -> None:
+        self._compiled: Any | None = compiled
+        self._idle: deque[Any] = deque()
+
+    def infer(self, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Maps (10, H / 8, W / 8) of `picture` (H, W, 3) RGB, H and W multiples of 32. Raises `EngineError`."""
+        compiled = self._compiled
+        if compiled is None:
+            raise EngineError("openvino: the detector is closed")
+        with translate_errors("detection"):
+            try:
+                request = self._idle.pop()
+            except IndexError:
+                request = compiled.create_infer_request()
+            given = library().Tensor(np.ascontiguousarray(picture)[None], shared_memory=True)
+            request.infer({0: given})
+            maps = np.array(request.get_output_tensor(0).data[0], np.float32)
+        self._idle.append(request)  # one whose run broke off is not used again
+        return maps
+
+    def close(self) -> None:
+        """Frees the network. Safe to call twice."""
+        self._compiled = None
+        self._idle.clear()
+
+
+def open_detector(content: bytes, graph: Path, *, threads: int) -> DetectorNetwork:
+    """The detector in `content`, the verified bytes of the file `graph`. Raises `EngineError`, `MissingLibrary`."""
+    with translate_errors(f"'{graph}'"):
+        model = core().read_model(content)
+        model.reshape({"pictures": [1, -1, -1, 3]})
+        settings = {
+            "INFERENCE_NUM_THREADS": threads,
+            "INFERENCE_PRECISION_HINT": "f32",
+            "PERFORMANCE_HINT": "LATENCY",
+            "ENABLE_CPU_PINNING": False,
+        }
+        return DetectorNetwork(core().compile_model(model, "CPU", settings))

@@ -1,7 +1,7 @@
 """What ONNX's operators make of their inputs' shapes: the operators that exported networks have, and no others.
 
 Each rule gives the shape of an operator's output for a batch of fixed size. Numbers that shapes depend on are followed through
-the graph (shape_arithmetic.py), so that no shape is left open. A library could tell the same, but loads the graph first.
+the graph (`fold` of limits.py), so that no shape is left open. A library could tell the same, but loads the graph first.
 """
 
 from __future__ import annotations

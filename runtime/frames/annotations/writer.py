@@ -9,9 +9,8 @@ from pathlib import Path
 
 from blastscope.runtime.errors import DataError
 from blastscope.runtime.frames.annotations.dicom import check_dicom_slides, write_annotations
-from blastscope.runtime.frames.annotations.geojson import geojson_text
 from blastscope.runtime.frames.annotations.ome_tiff import check_ome_types, write_ome_tiff
-from blastscope.runtime.frames.annotations.training_labels import CocoBuilder, yolo_data, yolo_places, yolo_text
+from blastscope.runtime.frames.annotations.text_formats import CocoBuilder, geojson_text, yolo_data, yolo_places, yolo_text
 from blastscope.runtime.frames.report.theme import names_of
 from blastscope.runtime.frames.report.writers import check_places, file_names
 from blastscope.runtime.frames.types import FrameReport

@@ -1,23 +1,104 @@
-"""`detect_cells`: the white cells that a detector finds in a frame, each with its outline, score and group."""
+"""`detect_cells`: the white cells that a detector finds in a frame, each with its outline, score and group.
+
+The red cells that it finds tell the frame's scale (`red_cells_found`), over a range in which outlines of circles tell little.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from blastscope.runtime.frames.detection.detector import Detector
-from blastscope.runtime.frames.detection.scale import look_at
-from blastscope.runtime.frames.image_pyramid import ImagePyramid
-from blastscope.runtime.frames.segmentation.pipeline import COARSEST_UM
-from blastscope.runtime.frames.segmentation.stain_map import make_stain_map
-from blastscope.runtime.frames.segmentation.within_boxes import segment_boxes
+from blastscope.runtime.frames.detection.detector import Detector, FoundCells
+from blastscope.runtime.frames.estimation.pixel_size import RedCells
+from blastscope.runtime.frames.image_pyramid import Grid, ImagePyramid, nearest_odd_factor
+from blastscope.runtime.frames.segmentation.pipeline import COARSEST_UM, segment_boxes
+from blastscope.runtime.frames.segmentation.stain_map import WORKING_UM, make_stain_map
 from blastscope.runtime.frames.tiling import owns
 from blastscope.runtime.frames.types import GROUPS, CellGroup, FrameParameters, SegmentedCell
 from blastscope.runtime.types import Box, Refusal
 
+FEWEST = 3  # red cells that tell a scale
+MOST_LOOKS = 3  # at scales that red cells told, before the last one is taken
+# Up to this factor from the right scale a detector finds white cells as well as at it. The sizes of red cells, which it tells
+# over a wider range, lead to the right one.
+AGREE_WITHIN = 1.2
+GUESS_UM = 0.08  # micrometres a pixel where nothing tells: a 100x objective and a common camera
+LADDER = (1.0, 2.0, 0.5, 4.0)  # factors on the guess, in the order in which they are tried
+EDGE_PX = 2.0  # a box that is nearer to the picture's edge may be cut
+MIDDLE_PX = 640  # of a larger frame the middle tells
 LYMPHOID = GROUPS.index("lymphoid")
 LEAST_LYMPHOID = 0.5  # probability, below which a cell gets no call
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Look:
+    """What a detector found in a frame taken to have pixels of `pixel_um`."""
+
+    pixel_um: float
+    grid: Grid  # of the picture that was looked at
+    found: FoundCells  # in pixels of that picture
+
+    def agrees_with(self, pixel_um: float) -> bool:
+        """Whether it was taken at about that scale."""
+        return 1 / AGREE_WITHIN < pixel_um / self.pixel_um < AGREE_WITHIN
+
+
+def look_at(detector: Detector, pictures: ImagePyramid, content: Box, pixel_um: float) -> Look:
+    """What is found at about a scale. A frame is looked at once at each. Raises `EngineError`."""
+    looks = pictures.memo.setdefault(("looks", content), [])
+    assert isinstance(looks, list)
+    known = next((look for look in looks if look.agrees_with(pixel_um)), None)
+    if known is None:
+        grid, picture = pictures.over(content, nearest_odd_factor(WORKING_UM / pixel_um))
+        known = Look(pixel_um, grid, detector.find(picture, grid.factor * pixel_um))
+        looks.append(known)
+    assert isinstance(known, Look)
+    return known
+
+
+def red_cells_found(
+    detector: Detector, pictures: ImagePyramid, content: Box, *, guess_um: float | None, red_cell_um: float
+) -> RedCells | None:
+    """The red cells in `content` of a frame, whose scale may be about `guess_um`; None of too few at any scale.
+
+    `red_cell_um` is how large a red cell is taken to be. Raises `EngineError`.
+    """
+    if max(content[2] - content[0], content[3] - content[1]) > 1.5 * MIDDLE_PX:
+        pictures, content = _middle(pictures, content)
+    for factor in (1.0, *LADDER) if guess_um else LADDER:
+        look = look_at(detector, pictures, content, (guess_um or GUESS_UM) * factor)
+        found = _measured(look)
+        for _ in range(MOST_LOOKS):
+            if found is None or look.agrees_with(told := red_cell_um / found.diameter_px):
+                break
+            look = look_at(detector, pictures, content, told)
+            found = _measured(look)
+        if found is not None:
+            return found
+    return None
+
+
+def _middle(pictures: ImagePyramid, content: Box) -> tuple[ImagePyramid, Box]:
+    """The middle of a large frame by itself."""
+    x0, y0, x1, y1 = content
+    left, top = max((x0 + x1 - MIDDLE_PX) // 2, x0), max((y0 + y1 - MIDDLE_PX) // 2, y0)
+    right, bottom = min(left + MIDDLE_PX, x1), min(top + MIDDLE_PX, y1)
+    part = np.ascontiguousarray(pictures.frame[top:bottom, left:right])
+    return ImagePyramid(part, pictures.threads), (0, 0, right - left, bottom - top)
+
+
+def _measured(look: Look) -> RedCells | None:
+    """The usual diameter of the red cells of `look`, in pixels of the frame; None of too few.
+
+    Of a cell that one edge of the picture cuts, the side along this edge is whole.
+    """
+    boxes = look.found.red.boxes
+    low, high = boxes[:, :2] <= EDGE_PX, boxes[:, 2:] >= np.asarray((look.grid.width, look.grid.height)) - EDGE_PX
+    cut = low | high  # across, down
+    sides = np.where(cut, np.nan, boxes[:, 2:] - boxes[:, :2])[~cut.all(axis=1)]
+    sizes = np.where(np.isnan(sides).any(axis=1), np.nansum(sides, axis=1), np.sqrt(np.abs(sides).prod(axis=1)))
+    return RedCells(float(np.median(sizes)) * look.grid.factor, float(len(sizes))) if len(sizes) >= FEWEST else None
 
 
 def detect_cells(

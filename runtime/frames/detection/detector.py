@@ -1,22 +1,108 @@
-"""`Detector`: the white and red cells of a frame, by a network that runs on its picture at working scale."""
+"""`Detector`: the white and red cells of a frame, by a network that runs on its picture at working scale.
+
+A bundle's detector is held to its golden pictures when it is opened (`load_detector`); `decode` makes boxes of its maps.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from itertools import pairwise
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
-from blastscope.runtime.frames.detection.decode import RED, STRIDE, WHITE, Detections, decode, distinct
+from blastscope.runtime.bundle import Bundle
+from blastscope.runtime.bundle.entries import DetectorEntry
+from blastscope.runtime.bundle.graphs import RefusedGraph, read_graph
+from blastscope.runtime.errors import BundleError, GoldenMismatch
+from blastscope.runtime.frames.types import GROUPS
 
+STRIDE = 8  # pixels of the picture to one place of the maps
+WHITE, RED, PLATELET = 0, 1, 2
+KINDS = 3
+CHANNELS = KINDS + 4 + len(GROUPS)
+SAME = 0.5  # boxes that share this much of their union are one cell
+INSIDE = 0.7  # or this much of the smaller one
 MULTIPLE = 32  # of the sides that the network is given: few shapes, and halves down to a sixteenth
 PIECE_PX, MARGIN_PX = 768, 64  # larger pictures are looked at in pieces; a cell is some 50 px across
 RED_SCORE, MOST_RED = 0.3, 100  # of red cells, of which only the usual size is asked for
 NEAR_ENOUGH = 1.05  # a picture whose scale is so near to the detector's isn't resized
+_MODULES = {
+    "openvino": "blastscope.runtime.backends.openvino.infer_request",
+    "onnxruntime": "blastscope.runtime.backends.onnxruntime.cpu",
+}
+LARGEST_GOLDEN = 4 * 2**20  # bytes
+MOST_PICTURES = 4
+
+
+class Detections(NamedTuple):
+    """K cells of one kind, the surest first."""
+
+    boxes: NDArray[np.float32]  # (K, 4) x0, y0, x1, y1 in pixels
+    scores: NDArray[np.float32]  # (K,) 0 to 1
+    groups: NDArray[np.float32]  # (K, 3) probabilities of `GROUPS`; of white cells alone they mean something
+
+    def scaled(self, factor: float) -> Detections:
+        """The same cells in a picture that is `factor` times as large."""
+        return self._replace(boxes=self.boxes * np.float32(factor))
+
+
+def decode(maps: NDArray[np.float32], kind: int, least: float, most: int | None = None) -> Detections:
+    """The cells of `kind` whose score is at least `least`.
+
+    Parameters
+    ----------
+    maps : (10, h, w) float32 array
+        Of one picture: heat of each kind, reaches to left, top, right and bottom in pixels, probabilities of the groups.
+    kind : int
+        `WHITE`, `RED` or `PLATELET`.
+    least : float
+        0 to 1.
+    most : int, optional
+        Only so many of the surest peaks are looked at.
+
+    Returns
+    -------
+    Detections
+        Overlapping boxes are one cell: the surest stands.
+    """
+    heat = maps[kind]
+    peak = (heat >= cv2.dilate(heat, np.ones((3, 3), np.uint8))) & (heat >= least)
+    rows, columns = np.nonzero(peak)
+    scores = heat[rows, columns]
+    order = np.argsort(-scores, kind="stable")[:most]
+    rows, columns, scores = rows[order], columns[order], scores[order]
+    left, top, right, bottom = maps[KINDS : KINDS + 4, rows, columns]
+    x, y = (columns + 0.5) * STRIDE, (rows + 0.5) * STRIDE
+    boxes = np.stack([x - left, y - top, x + right, y + bottom], axis=1).astype(np.float32)
+    kept = distinct(boxes)
+    return Detections(boxes[kept], scores[kept], np.ascontiguousarray(maps[KINDS + 4 :, rows[kept], columns[kept]].T))
+
+
+def distinct(boxes: NDArray[np.float32]) -> NDArray[np.intp]:
+    """The numbers of those of `boxes` (K, 4), the surest first, that no surer one covers."""
+    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    left = np.ones(len(boxes), np.bool_)
+    kept = []
+    for at in range(len(boxes)):
+        if left[at]:
+            kept.append(at)
+            shared = overlaps(boxes[at], boxes)
+            left &= (shared < SAME * (areas + areas[at] - shared)) & (shared < INSIDE * np.minimum(areas, areas[at]))
+    return np.asarray(kept, np.intp)
+
+
+def overlaps(box: NDArray[np.float32], boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The areas (K,) that `boxes` (K, 4) share with `box` (4,)."""
+    across = np.minimum(boxes[:, 2], box[2]) - np.maximum(boxes[:, 0], box[0])
+    down = np.minimum(boxes[:, 3], box[3]) - np.maximum(boxes[:, 1], box[1])
+    return np.asarray(across.clip(min=0) * down.clip(min=0), np.float32)
 
 
 class Network(Protocol):
@@ -120,3 +206,85 @@ def _glass(picture: NDArray[np.uint8]) -> tuple[float, ...]:
 def _padded(picture: NDArray[np.uint8], glass: tuple[float, ...]) -> NDArray[np.uint8]:
     down, across = (-side % MULTIPLE for side in picture.shape[:2])
     return np.ascontiguousarray(cv2.copyMakeBorder(picture, 0, down, 0, across, cv2.BORDER_CONSTANT, value=glass), np.uint8)
+
+
+def load_detector(bundle: Bundle, *, backend: str, threads: int) -> Detector | None:
+    """The detector of a bundle, on the CPU; None where the bundle has none.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        As `read_bundle` gives it.
+    backend : str
+        The library that runs the ensemble. Where that is none of a CPU, the detector runs on OpenVINO.
+    threads : int
+        Of the library.
+
+    Raises
+    ------
+    BundleError, GoldenMismatch
+        A file breaks a rule of the format; the network answers otherwise than the trained one.
+    EngineError, MissingLibrary
+        The library refuses the graph, or isn't there.
+    """
+    entry = bundle.manifest.detector
+    if entry is None:
+        return None
+    place = bundle.file(entry.graph)
+    try:
+        content = read_graph(place, entry.graph.sha256, models="detector")
+    except RefusedGraph as error:
+        raise error.in_bundle(bundle.path, entry.graph.file) from error
+    network: Network = import_module(_MODULES.get(backend, _MODULES["openvino"])).open_detector(content, place, threads=threads)
+    try:
+        _check(bundle, entry, network)
+    except BaseException:
+        network.close()
+        raise
+    return Detector(network, entry.pixel_um, entry.least_score)
+
+
+def golden_bytes(pictures: NDArray[np.uint8], maps: NDArray[np.float32]) -> bytes:
+    """The golden file of a detector: pictures (n, H, W, 3) uint8 RGB, and the trained network's maps (n, 10, H / 8, W / 8)."""
+    return save({"pictures": np.ascontiguousarray(pictures), "maps": np.ascontiguousarray(maps)})
+
+
+def probabilities_differ(some: NDArray[np.float32], others: NDArray[np.float32]) -> float:
+    """The largest difference of a probability in two maps (10, h, w); a group's counts as far as a white cell is there."""
+    heat = np.abs(some[:KINDS] - others[:KINDS]).max()
+    groups = (np.abs(some[KINDS + 4 :] - others[KINDS + 4 :]) * others[WHITE]).max()
+    return float(max(heat, groups))
+
+
+def _check(bundle: Bundle, entry: DetectorEntry, network: Network) -> None:
+    pictures, wanted = _read_golden(bundle, entry)
+    for picture, maps in zip(pictures, wanted, strict=True):
+        found = network.infer(picture)
+        if found.shape != maps.shape or not np.isfinite(found).all():
+            raise GoldenMismatch(bundle.path, f"{entry.graph.file} gives maps {found.shape}, not {maps.shape} of numbers")
+        difference = probabilities_differ(found, maps)
+        if difference > entry.tolerance:
+            raise GoldenMismatch(
+                bundle.path,
+                f"{entry.graph.file} differs from the trained detector by {difference:.2g} (at most {entry.tolerance:.2g})",
+            )
+
+
+def _read_golden(bundle: Bundle, entry: DetectorEntry) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    file = entry.golden.file
+    if entry.golden.size > LARGEST_GOLDEN:
+        raise BundleError(bundle.path, f"{file} is {entry.golden.size} bytes, at most {LARGEST_GOLDEN} are read")
+    try:
+        arrays: dict[str, NDArray[Any]] = load(bundle.read(entry.golden))
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise BundleError(bundle.path, f"{file}: {error}") from error
+    if set(arrays) != {"pictures", "maps"}:
+        raise BundleError(bundle.path, f"{file} holds {sorted(arrays)}, not maps, pictures")
+    pictures, maps = arrays["pictures"], arrays["maps"]
+    fits = pictures.dtype == np.uint8 and pictures.ndim == 4 and pictures.shape[3] == 3 and maps.dtype == np.float32
+    fits = fits and 1 <= len(pictures) <= MOST_PICTURES and not (pictures.shape[1] % MULTIPLE or pictures.shape[2] % MULTIPLE)
+    if not fits or maps.shape != (len(pictures), CHANNELS, pictures.shape[1] // STRIDE, pictures.shape[2] // STRIDE):
+        raise BundleError(
+            bundle.path, f"{file}: pictures are {pictures.dtype} {pictures.shape}, maps {maps.dtype} {maps.shape}"
+        )
+    return pictures, maps

@@ -25,13 +25,21 @@ class Card(NamedTuple):
     number: int  # in its frame, from 1
     cell: FrameCell
     thumb: bytes | None
+    explained: bytes | None = None  # what the call rests on
 
 
 def cards_of(frames: Sequence[Thumbnail]) -> list[Card]:
     """The cells of `frames` by the deciding voter's probability of ALL, the largest first; then the refused ones."""
     names = names_of(frame.report.path for frame in frames)
     cards = [
-        Card(frame.report, names[frame.report.path], number, cell, frame.thumbs[number - 1] if frame.thumbs else None)
+        Card(
+            frame.report,
+            names[frame.report.path],
+            number,
+            cell,
+            frame.thumbs[number - 1] if frame.thumbs else None,
+            frame.explained.get(number - 1),
+        )
         for frame in frames
         for number, cell in enumerate(frame.report.cells, 1)
     ]

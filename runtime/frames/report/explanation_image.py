@@ -26,7 +26,7 @@ def draw_explanation(explanation: Explanation, title: str) -> Image.Image:
     other = "hem" if prediction.label == "all" else "all"
     called = f"{prediction.label.upper()} {prediction.probability:.3f} by voter {prediction.voter}"
     pen.text((GAP, 12), f"{called}   {printable(title)}"[:100], INK, font=large)
-    for place, pixels in enumerate((explanation.crop, _under(explanation.crop, heat / reach, prediction.label))):
+    for place, pixels in enumerate((explanation.crop, draw_heat(explanation))):
         picture = cv2.resize(pixels, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)
         sheet.paste(Image.fromarray(picture), (GAP + place * (SIDE + GAP), HEAD))
     bar = np.tile(np.linspace(-1, 1, 2 * SIDE // 3, dtype=np.float32), (14, 1))
@@ -42,8 +42,22 @@ def draw_explanation(explanation: Explanation, title: str) -> Image.Image:
     return sheet
 
 
-def _under(crop: NDArray[np.uint8], heat: NDArray[np.float32], label: str) -> NDArray[np.uint8]:
-    """The crop in gray, tinted by `heat` (S, S), -1 to 1."""
+def draw_heat(explanation: Explanation) -> NDArray[np.uint8]:
+    """The crop in gray, tinted by what supports the call and what speaks against it.
+
+    Parameters
+    ----------
+    explanation : Explanation
+        Of a cell that was called.
+
+    Returns
+    -------
+    (S, S, 3) uint8 array, RGB
+        The strongest effect has the full tint: the colour of the class that it speaks for.
+    """
+    crop, label = explanation.crop, explanation.prediction.label
+    assert label is not None
+    heat = explanation.heat / max(float(np.abs(explanation.heat).max()), 1e-6)
     gray = np.repeat(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2).astype(np.float32)
     strength = np.abs(heat)[..., None]
     tinted = gray * (1 - 0.75 * strength) + _coloured(heat, label).astype(np.float32) * 0.75 * strength

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import threading
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
@@ -14,8 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from blastscope.runtime.errors import UsageError
+from blastscope.runtime.frames.cell_crop import cut_from
+from blastscope.runtime.frames.report.explanation_image import draw_heat
 from blastscope.runtime.frames.report.overlay import draw_box_lines, draw_cell_lines, draw_overlay
-from blastscope.runtime.frames.types import FrameCell, FrameReport
+from blastscope.runtime.frames.types import FrameCell, FrameReport, FrameSpecification
+from blastscope.runtime.inference.explanation import Explanation
 from blastscope.runtime.io.atomic import write_file
 from blastscope.runtime.io.slides.slide import Slide, read_overview, read_region
 from blastscope.runtime.io.slides.tiff_codec import ReadError
@@ -29,6 +33,8 @@ MOST_THUMBS = 20_000  # some 5 kB each
 MOST_MAPS = 40  # on one page, some 120 kB each
 GLASS = 255
 
+Explain = Callable[[NDArray[np.uint8]], Explanation]
+
 
 @dataclass(frozen=True)
 class Thumbnail:
@@ -37,6 +43,7 @@ class Thumbnail:
     report: FrameReport
     thumbs: tuple[bytes | None, ...] = ()  # one a cell
     map: bytes | None = None  # the frame, smaller, with its cells drawn in
+    explained: Mapping[int, bytes] = field(default_factory=dict)  # by the cell's place in the report: what its call rests on
 
 
 class ThumbnailCollector:
@@ -48,6 +55,22 @@ class ThumbnailCollector:
         self._shown: defaultdict[Path | None, list[Thumbnail]] = defaultdict(list)  # a frame may be given twice
         self._left, self._maps_left = MOST_THUMBS, maps
         self._lock = threading.Lock()
+        self._explain: Explain | None = None
+        self._spec, self._most_explained = FrameSpecification(), 0
+
+    def explain_with(self, explain: Explain, spec: FrameSpecification | None, most: int) -> None:
+        """Also keeps what calls rest on.
+
+        Parameters
+        ----------
+        explain : callable
+            Explains the call on an image of one cell on black (h, w, 3) uint8 RGB: `Scope.explain`.
+        spec : FrameSpecification or None
+            What the frames are examined by; None for the defaults.
+        most : int
+            How many cells of a frame, the likeliest ALL first.
+        """
+        self._explain, self._spec, self._most_explained = explain, spec or FrameSpecification(), most
 
     def look(self, scan: Slide, report: FrameReport) -> None:
         """Writes the overlay of the frame, and keeps what a sheet or page shows of it."""
@@ -61,7 +84,7 @@ class ThumbnailCollector:
                 )
                 write_file(place, lambda path: _fill(path, picture))
             if self._cells:
-                shown = Thumbnail(report, self._thumbs(scan, report), self._map(scan, report))
+                shown = Thumbnail(report, self._thumbs(scan, report), self._map(scan, report), self._explanations(scan, report))
                 with self._lock:
                     self._shown[report.path].append(shown)
         except (ReadError, MemoryError):  # a file that changes meanwhile, or too large a picture: the report stands without
@@ -86,6 +109,29 @@ class ThumbnailCollector:
         taken = [jpeg(draw_thumbnail(scan, cell)) for cell in report.cells[:count]]
         return (*taken, *[None] * (len(report.cells) - count))
 
+    def _explanations(self, scan: Slide, report: FrameReport) -> dict[int, bytes]:
+        if self._explain is None or report.facts is None:
+            return {}
+        scores = {place: cell.prediction.score for place, cell in enumerate(report.cells) if cell.prediction and cell.label}
+        chosen = sorted(scores, key=lambda place: -(scores[place] or 0.0))[: self._most_explained]
+        found = {}
+        for place in chosen:
+            image = cut_from(scan, report.cells[place].found, report.facts, self._spec)
+            try:
+                heat = _around_cell(draw_heat(self._explain(image)))
+            except UsageError:  # the cell is refused when it is cut out by itself: there is no call to explain
+                continue
+            found[place] = jpeg(cv2.resize(heat, (THUMB_PX, THUMB_PX), interpolation=cv2.INTER_AREA).astype(np.uint8))
+        return found
+
+
+def _around_cell(crop: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The middle of a crop on black, as much of it as a thumbnail shows around the cell."""
+    x, y, width, height = cv2.boundingRect(crop.max(axis=2))
+    half = min(math.ceil(AROUND * max(width, height, 8) / 2), len(crop) // 2)
+    left, top = (min(max(middle - half, 0), len(crop) - 2 * half) for middle in (x + width // 2, y + height // 2))
+    return crop[top : top + 2 * half, left : left + 2 * half]
+
 
 def draw_thumbnail(scan: Slide, cell: FrameCell) -> NDArray[np.uint8]:
     """`cell` in the middle of what is around it, (THUMB_PX, THUMB_PX, 3), its outline drawn in."""
@@ -97,7 +143,7 @@ def draw_around(
 ) -> NDArray[np.uint8]:
     """`box` in the middle of what is around it, (THUMB_PX, THUMB_PX, 3), with the outlines of `cells` and labelled boxes."""
     x0, y0, x1, y1 = box
-    side = max(math.ceil(AROUND * max(x1 - x0, y1 - y0)), 8)
+    side = thumbnail_side(box)
     left, top = (x0 + x1 - side) // 2, (y0 + y1 - side) // 2
     inside = (max(left, 0), max(top, 0), min(left + side, scan.width), min(top + side, scan.height))
     patch = np.full((side, side, 3), GLASS, np.uint8)
@@ -110,6 +156,12 @@ def draw_around(
     for cell in cells:
         draw_cell_lines(thumb, cell, scale=scale, corner=(left, top), boxed=False)
     return thumb
+
+
+def thumbnail_side(box: Box) -> int:
+    """How many pixels of the frame the thumbnail of a cell's `box` shows, in width and in height."""
+    x0, y0, x1, y1 = box
+    return max(math.ceil(AROUND * max(x1 - x0, y1 - y0)), 8)
 
 
 def jpeg(image: Image.Image | NDArray[np.uint8]) -> bytes:

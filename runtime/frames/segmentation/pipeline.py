@@ -1,32 +1,59 @@
-"""`segment_cells`: the white cells of a frame, each with the outline of its nucleus and of the whole cell."""
+"""Segmentation of white cells, each with the outline of its nucleus and of the whole cell.
+
+`segment_cells` looks for them all over a frame. `segment_boxes` knows their boxes: each gets one nucleus, of however many
+lobes, and one outline.
+"""
 
 from __future__ import annotations
 
 import math
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial, reduce
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.frames.contour import Contour
 from blastscope.runtime.frames.image_pyramid import Grid, ImagePyramid, image_pyramid
-from blastscope.runtime.frames.mask_geometry import Region
-from blastscope.runtime.frames.segmentation.candidates import WIDEST_UM, CandidateRegion, find_candidates
-from blastscope.runtime.frames.segmentation.cytoplasm import GROW_UM, RIM_UM, grow_cytoplasm, open_mask
-from blastscope.runtime.frames.segmentation.merge_lobes import merge_lobes
+from blastscope.runtime.frames.mask_geometry import Contour, Mask, Region, region_of, union
+from blastscope.runtime.frames.segmentation.candidates import (
+    WIDEST_UM,
+    CandidateRegion,
+    RegionView,
+    find_candidates,
+    view_region,
+)
+from blastscope.runtime.frames.segmentation.cell_outline import GROW_UM, RIM_UM, grow_cytoplasm, merge_lobes, open_mask
 from blastscope.runtime.frames.segmentation.qc import reject
-from blastscope.runtime.frames.segmentation.region_view import RegionView, view_region
-from blastscope.runtime.frames.segmentation.split_nuclei import LEAST_UM2, MOST_PARTS, large_enough, split_nuclei
+from blastscope.runtime.frames.segmentation.split_nuclei import (
+    LEAST_UM2,
+    MOST_PARTS,
+    PART_UM2,
+    large_enough,
+    smooth_pieces,
+    split_nuclei,
+)
 from blastscope.runtime.frames.segmentation.stain_map import StainMap, make_stain_map
+from blastscope.runtime.frames.stain import STEP, project_density
+from blastscope.runtime.frames.thresholding import split_threshold
 from blastscope.runtime.frames.tiling import owns
-from blastscope.runtime.frames.types import FrameParameters, FrameSpecification, SegmentedCell
+from blastscope.runtime.frames.types import Colour, FrameParameters, FrameSpecification, SegmentedCell
 from blastscope.runtime.io.concurrency import SingleThread
-from blastscope.runtime.types import Box
+from blastscope.runtime.types import Box, Refusal
 
 MARGIN_UM = GROW_UM + 2.0
 CROWDED_PIXELS = 1_000_000  # of the picture at working resolution, some 40 bytes each
 COARSEST_UM = 1.2  # a pixel: beyond it a nucleus is five pixels across, and anything could be one
+REACH = 1.12  # of a box's half sides: boxes are a little too small as often as too large
+ALIKE = 0.5  # the outline's box and the one that was found share this much of their union, or it isn't the cell's
+AROUND = (1.15, 1.9)  # half sides from which to which the surroundings of a cell are looked at
+STAINED_AROUND = 0.3  # where more of the surroundings than this is stained like a nucleus, the frame's axis doesn't tell
+NUCLEUS_SHARE = 0.1  # of the box' ellipse, at least
+# Where red cells show on the frame's axis, density does tell: nuclei are denser than anything else, in red most of all.
+DENSITY_AXIS: Colour = (0.8, 0.6, 0.0)
+
+Boxes = NDArray[np.float32]  # (K, 4) x0, y0, x1, y1 in pixels of the working picture
 
 
 def reach_px(facts: FrameParameters, spec: FrameSpecification) -> int:
@@ -120,3 +147,175 @@ def _box(contour: NDArray[np.int32]) -> Box:
     """The half-open box of a contour."""
     x, y, width, height = cv2.boundingRect(contour)
     return x, y, x + width, y + height
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Seen:
+    """The view of one box with the cell's nucleus in it."""
+
+    view: RegionView
+    nucleus: Region
+    own: Mask  # 1 where this box is the nearest
+
+
+def segment_boxes(whole: StainMap, boxes: Boxes, refused: Sequence[Refusal | None] | None = None) -> list[SegmentedCell]:
+    """The cell of each box, in its order.
+
+    Parameters
+    ----------
+    whole : StainMap
+        Of the frame.
+    boxes : (K, 4) float32 array
+        In pixels of `whole`.
+    refused : sequence of Refusal or None, optional
+        Why a cell gets no call, where that is known. Its quality isn't looked at.
+
+    Returns
+    -------
+    list of SegmentedCell
+        In pixels of the frame. Where no nucleus shows, or the outline doesn't fit its box, the cell is refused as
+        `unsegmented`, with the ellipse in its box for an outline.
+    """
+    dense: StainMap | None = None
+    cells = []
+    for at, box in enumerate(boxes):
+        near, refusal = _near(boxes, at, math.ceil(MARGIN_UM / whole.um)), refused[at] if refused else None
+        cell = _cell(whole, box, near, refusal)
+        if cell is None:
+            dense = dense or _by_density(whole)
+            cell = _cell(_with_threshold(dense, box), box, near, refusal)
+        cells.append(cell or _unsegmented(whole, box))
+    return cells
+
+
+def _near(boxes: Boxes, at: int, reach: int) -> Boxes:
+    """The other boxes near that one."""
+    x0, y0, x1, y1 = boxes[at]
+    apart = (boxes[:, 0] > x1 + reach) | (boxes[:, 2] < x0 - reach) | (boxes[:, 1] > y1 + reach) | (boxes[:, 3] < y0 - reach)
+    apart[at] = True
+    near: Boxes = boxes[~apart]
+    return near
+
+
+def _cell(whole: StainMap, box: Boxes, near: Boxes, refusal: Refusal | None) -> SegmentedCell | None:
+    """The cell in `box`; None where nothing in it looks like one."""
+    view = _view(whole, box)
+    seen = _seen(view, whole, box, near)
+    if seen is None:
+        return None
+    others = [other for neighbour in near if (other := _nucleus(view, whole, neighbour, box)) is not None]
+    cell = grow_cytoplasm(seen.nucleus, others, view.cellular & seen.own, view.um)
+    contour = Contour(cell, view.grid, whole.shape).outline()
+    x, y, width, height = cv2.boundingRect(contour)
+    found: Box = (x, y, x + width, y + height)
+    if _alike(found, _in_frame(whole, box)) < ALIKE:
+        return None
+    core = Contour(seen.nucleus, view.grid, whole.shape)
+    return SegmentedCell(found, contour, core, refusal or reject(view, seen.nucleus, cell, [cell]))
+
+
+def _view(whole: StainMap, box: Boxes) -> RegionView:
+    x0, y0, x1, y1 = (round(float(side)) for side in box)
+    corners = np.asarray([[[x0, y0]], [[x1 - 1, y0]], [[x1 - 1, y1 - 1]], [[x0, y1 - 1]]], np.int32)
+    return view_region(whole, CandidateRegion((x0, y0, x1, y1), False, (corners,)), MARGIN_UM)
+
+
+def _seen(view: RegionView, whole: StainMap, box: Boxes, near: Boxes) -> _Seen | None:
+    """The nucleus in `box`; None where there is none, or where its surroundings are stained like it."""
+    place = _place(view, whole, box)
+    far = _ellipse_distance(view, place)
+    others = [_ellipse_distance(view, _place(view, whole, other)) for other in near]
+    own = far < REACH
+    around = (far > AROUND[0]) & (far < AROUND[1]) & (view.inside > 0)
+    for other in others:
+        own &= far <= other
+        around &= other > AROUND[0]
+    if int(np.count_nonzero(view.nuclear[around])) > STAINED_AROUND * max(int(np.count_nonzero(around)), 1):
+        return None
+    nucleus = _largest_union(view.nuclear & own.view(np.uint8), view.um)
+    if nucleus is None or nucleus.area < NUCLEUS_SHARE * np.count_nonzero(own):
+        return None
+    return _Seen(view, nucleus, own.view(np.uint8))
+
+
+def _nucleus(view: RegionView, whole: StainMap, box: Boxes, other: Boxes) -> Region | None:
+    """The nucleus of a neighbour, as far as this view shows it."""
+    far = _ellipse_distance(view, _place(view, whole, box))
+    own = (far < REACH) & (far < _ellipse_distance(view, _place(view, whole, other)))
+    return _largest_union(view.nuclear & own.view(np.uint8), view.um)
+
+
+def _largest_union(nuclear: Mask, um: float) -> Region | None:
+    """All lobes in a mask as one nucleus; None of too little stain."""
+    lobes = list(smooth_pieces(nuclear, um).drawn(PART_UM2 / um**2))
+    if not lobes:
+        return None
+    largest = max(lobe.area for lobe in lobes)
+    nucleus = reduce(union, [lobe for lobe in lobes if lobe.area * 20 >= largest])
+    return nucleus if nucleus.area * um * um >= LEAST_UM2 / 2 else None
+
+
+def _place(view: RegionView, whole: StainMap, box: Boxes) -> tuple[float, float, float, float]:
+    """The middle and the half sides of `box` in pixels of the view."""
+    step = view.grid.factor / whole.grid.factor
+    left, top = (view.grid.x0 - whole.grid.x0) / whole.grid.factor, (view.grid.y0 - whole.grid.y0) / whole.grid.factor
+    x0, y0, x1, y1 = (float(side) for side in box)
+    return ((x0 + x1) / 2 - left) / step, ((y0 + y1) / 2 - top) / step, (x1 - x0) / 2 / step, (y1 - y0) / 2 / step
+
+
+def _ellipse_distance(view: RegionView, place: tuple[float, float, float, float]) -> NDArray[np.float32]:
+    """How far each pixel of the view lies from the middle of a box, 1 on the ellipse in it."""
+    x, y, across, down = place
+    rows, columns = np.ogrid[: view.stain.shape[0], : view.stain.shape[1]]
+    return np.asarray(np.hypot((columns + 0.5 - x) / max(across, 1), (rows + 0.5 - y) / max(down, 1)), np.float32)
+
+
+def _by_density(whole: StainMap) -> StainMap:
+    """The map of plain density in place of nuclear stain."""
+    stain = project_density(DENSITY_AXIS, whole.picture, whole.facts.background)
+    return replace(whole, facts=replace(whole.facts, nuclear_axis=DENSITY_AXIS), stain=stain)
+
+
+def _with_threshold(dense: StainMap, box: Boxes) -> StainMap:
+    """The map with a threshold of its own for this box: what parts the densities in it and around it."""
+    x0, y0, x1, y1 = (float(side) for side in box)
+    across, down = (x1 - x0) * 0.25, (y1 - y0) * 0.25
+    height, width = dense.stain.shape
+    rows = slice(max(int(y0 - down), 0), min(int(y1 + down), height))
+    columns = slice(max(int(x0 - across), 0), min(int(x1 + across), width))
+    level = split_threshold(dense.stain[rows, columns].ravel().astype(np.int32)) / STEP
+    facts = replace(dense.facts, nucleus_threshold=max(level, dense.facts.cell_threshold * 2))
+    return replace(dense, facts=facts)
+
+
+def _in_frame(whole: StainMap, box: Boxes) -> tuple[float, float, float, float]:
+    """`box` in pixels of the frame."""
+    factor, x, y = whole.grid.factor, whole.grid.x0, whole.grid.y0
+    x0, y0, x1, y1 = (float(side) * factor for side in box)
+    return x0 + x, y0 + y, x1 + x, y1 + y
+
+
+def _alike(one: Sequence[float], other: Sequence[float]) -> float:
+    """The area that two boxes share, of their union."""
+    across = max(min(one[2], other[2]) - max(one[0], other[0]), 0.0)
+    shared = across * max(min(one[3], other[3]) - max(one[1], other[1]), 0.0)
+    return shared / max(sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)) - shared, 1e-6)
+
+
+def _unsegmented(whole: StainMap, box: Boxes) -> SegmentedCell:
+    """A cell that was found and could not be outlined."""
+    height, width = whole.picture.shape[:2]
+    x0, y0, x1, y1 = box
+    left, right = np.clip([math.floor(x0), math.ceil(x1)], 0, width)
+    top, bottom = np.clip([math.floor(y0), math.ceil(y1)], 0, height)
+    rows, columns = np.ogrid[top : max(bottom, top + 1), left : max(right, left + 1)]
+    across, down = max((x1 - x0) / 2, 1.0), max((y1 - y0) / 2, 1.0)
+    inside = np.hypot((columns + 0.5 - (x0 + x1) / 2) / across, (rows + 0.5 - (y0 + y1) / 2) / down) <= 1
+    if not inside.any():
+        inside[:] = True
+    part = region_of(inside.astype(np.uint8), (int(left), int(top)))
+    core = Contour(part, whole.grid, whole.shape)
+    contour = core.outline()
+    x, y, wide, high = cv2.boundingRect(contour)
+    reason = Refusal("unsegmented", "a white cell is here, but its outline can't be told from what is around it")
+    return SegmentedCell((x, y, x + wide, y + high), contour, core, reason)

@@ -2,15 +2,17 @@
 
 Nothing depends on the order in which parts are met: what two have an equal claim to belongs to neither.
 
-What hangs together in a mask, by its corners too, and its holes.
+What hangs together in a mask, by its corners too, and its holes, is found by outlines: OpenCV's labelling takes as long, and
+wakes threads of its own, which then keep a core busy with waiting.
 
-By outlines: OpenCV's labelling takes as long, and wakes threads of its own, which then keep a core busy with waiting.
+A mask is shared out among seeds (`influence_zones`), each of which is looked at in a window of its own: memory and time go with
+the area, and not with the number of seeds times it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -18,8 +20,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.frames.mask_geometry import Mask, Region, disc, distance_inside, erode_by, region_of
-from blastscope.runtime.frames.segmentation.influence_zones import influence_zones
+from blastscope.runtime.frames.mask_geometry import (
+    Mask,
+    Region,
+    disc,
+    distance_inside,
+    erode_by,
+    region_of,
+    squares_to,
+    window_around,
+)
 
 HOLE_UM2 = 4.0  # smaller gaps in a nucleus are chromatin
 PART_UM = 0.5  # inscribed radius of the least lobe
@@ -35,6 +45,31 @@ MOST_PARTS = 800  # so many in one place are noise or dirt, not nuclei
 # whole frame, which a thousand of them would fill the memory with.
 SPRAWL_UM, SPRAWL_SHARE = 52.0, 0.1
 THREAD_UM = 2.0  # half the width of what is taken for a thread there: nuclei on it are wider
+
+
+def influence_zones(own: Region, seeds: Sequence[Region], reach: int) -> list[Region]:
+    """Of each seed what of `own` is nearer to it than to any other, and at most `reach` pixels away.
+
+    The seeds lie in `own` and don't overlap. What two are equally near to is no one's.
+    """
+    here = [replace(seed, x=seed.x - own.x, y=seed.y - own.y) for seed in seeds]
+    joint = np.zeros_like(own.mask)
+    for seed in here:
+        joint[seed.window] |= seed.mask
+    least = squares_to(joint)
+    shared = own.mask * (least <= reach * reach).view(np.uint8)
+    margin = math.isqrt(int(least[shared > 0].max(initial=0))) + 1  # no pixel is farther from its seed
+    windows = [window_around([seed], margin, own.mask.shape) for seed in here]
+    nearest = [(squares_to(seed.on(near)) == least[near]).view(np.uint8) for seed, near in zip(here, windows, strict=True)]
+    claims = np.zeros(own.mask.shape, np.uint16)
+    for near, theirs in zip(windows, nearest, strict=True):
+        claims[near] += theirs
+    alone = shared * (claims == 1).view(np.uint8)
+    zones = []
+    for (rows, columns), theirs in zip(windows, nearest, strict=True):
+        corner = own.x + columns.start, own.y + rows.start
+        zones.append(region_of(alone[rows, columns] & theirs, corner))
+    return zones
 
 
 def split_nuclei(stained: Mask, um: float) -> list[Region]:

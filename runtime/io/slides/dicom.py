@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.runtime.io.slides.budget import ReadBudget
-from blastscope.runtime.io.slides.pixel_size_metadata import checked
+from blastscope.runtime.io.slides.metadata import checked
 from blastscope.runtime.io.slides.tiff_codec import ReadError
 from blastscope.runtime.io.slides.tile_table import refuse
 from blastscope.runtime.types import Box, Refusal

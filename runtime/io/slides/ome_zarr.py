@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from blastscope.runtime.errors import MissingLibrary
 from blastscope.runtime.io.slides.budget import ReadBudget
-from blastscope.runtime.io.slides.pixel_size_metadata import UNITS, PixelSize, checked
+from blastscope.runtime.io.slides.metadata import UNITS, PixelSize, checked
 from blastscope.runtime.io.slides.tiff_codec import ReadError
 from blastscope.runtime.types import Box, Refusal, RefusalCode
 

@@ -21,13 +21,12 @@ from blastscope.runtime.io.image_decode import SUFFIXES, decode_picture, read_co
 from blastscope.runtime.io.image_header import MAX_PIXELS, Header
 from blastscope.runtime.io.paths import PassedOver, as_paths, nothing_in
 from blastscope.runtime.io.slides.container import HEAD_BYTES, TIFF_MAGIC, Container, container_of
-from blastscope.runtime.io.slides.czi import CziSlide, has_czi
 from blastscope.runtime.io.slides.dicom import DicomSlide, has_wsidicom
 from blastscope.runtime.io.slides.heif import HeifSlide
 from blastscope.runtime.io.slides.ome_zarr import ZarrSlide, is_zarr
 from blastscope.runtime.io.slides.tiff import TiffSlide, look_into_tiff
 from blastscope.runtime.io.slides.tiff_codec import ReadError
-from blastscope.runtime.io.slides.vendor import VendorSlide, has_openslide
+from blastscope.runtime.io.slides.vendor import CziSlide, VendorSlide, has_czi, has_openslide
 from blastscope.runtime.types import Box, Refusal
 
 SCAN_SUFFIXES = (

@@ -14,17 +14,17 @@ from numpy.typing import NDArray
 
 from blastscope.runtime.io.image_header import MAX_PIXELS
 from blastscope.runtime.io.slides.budget import MOST_PIXELS, ReadBudget
-from blastscope.runtime.io.slides.ome_xml import colour_order, pixels_element
-from blastscope.runtime.io.slides.pixel_size_metadata import (
+from blastscope.runtime.io.slides.metadata import (
     PixelSize,
+    colour_order,
     first_usable,
     from_imagej,
     from_ome,
     from_philips,
     from_tags,
     from_text,
+    pixels_element,
 )
-from blastscope.runtime.io.slides.tiff_vendor import TiffVendor, tiff_vendor
 from blastscope.runtime.io.slides.tile_table import SharedFile, TileTable, refuse
 from blastscope.runtime.types import Box
 
@@ -34,6 +34,32 @@ if TYPE_CHECKING:
 ASIDE = {"label", "macro", "thumbnail", "overview"}  # words in the names of pictures beside a slide's own
 THUMBNAIL_SHARE = 0.25  # of a tiled image's pixels: a picture in strips that has fewer is one beside it
 DROPPED_ALPHA = "its alpha channel, opaque wherever it is read, is dropped"
+
+
+class TiffVendor(NamedTuple):
+    """A scanner's kind of TIFF."""
+
+    name: str  # for people, with its article
+    stitched: bool  # its tiles overlap, or lie in several areas: OpenSlide puts them together
+
+
+BY_FLAG = {  # of tifffile
+    "bif": TiffVendor("a Ventana slide (.bif)", True),
+    "scn": TiffVendor("a Leica slide (.scn)", True),
+    "ndpi": TiffVendor("a Hamamatsu slide (.ndpi)", False),
+    "philips": TiffVendor("a Philips slide", False),
+    "svs": TiffVendor("an Aperio slide (.svs)", False),
+}
+
+
+def tiff_vendor(tiff: tifffile.TiffFile) -> TiffVendor | None:
+    """The scanner that wrote `tiff`; None of another program."""
+    known = next((vendor for flag, vendor in BY_FLAG.items() if getattr(tiff, f"is_{flag}")), None)
+    page = tiff.pages.first
+    if known is None and page.software.startswith("MedScan"):
+        overlaps = page.description.partition("OverlapsXY=")[2].partition(";")[0].split()
+        return TiffVendor("a Trestle slide", any(overlap.strip("0") for overlap in overlaps))
+    return known
 
 
 class _Image(NamedTuple):

@@ -1,17 +1,22 @@
-"""`VendorSlide`: a slide in a scanner's own format, read by OpenSlide (the extra `slides`)."""
+"""Slides in scanners' own formats, by the extra `slides`: `VendorSlide` is read by OpenSlide, `CziSlide` by pylibCZIrw.
+
+A Zeiss slide (.czi) is read region by region: mosaics, scenes, pyramids.
+"""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.io.slides.budget import MOST_PIXELS
-from blastscope.runtime.io.slides.pixel_size_metadata import PixelSize, checked, first_usable
+from blastscope.runtime.io.slides.budget import MOST_PIXELS, ReadBudget
+from blastscope.runtime.io.slides.metadata import PixelSize, checked, first_usable
 from blastscope.runtime.io.slides.tile_table import CACHE_BYTES, refuse
 from blastscope.runtime.types import Box
 
@@ -20,6 +25,10 @@ if TYPE_CHECKING:
 
 EMPTY_GLASS = (255, 255, 255)
 SPARSE = {"mirax", "philips"}  # scanners that leave out most of what is glass, without a list of it that could be asked for
+RGB_PIXELS = "Bgr24"  # blue comes first, in the file and in what the library gives
+DEPTHS = ("Z", "T", "C", "R", "I", "H", "V", "B")  # dimensions of which a single picture has one place each
+WHITE = (1.0, 1.0, 1.0)  # where no piece of the mosaic lies
+LEAST_LEVEL_PX = 512
 
 
 def has_openslide() -> bool:
@@ -142,3 +151,125 @@ def _number(text: str | None) -> float | None:
         return float(text) if text else None
     except ValueError:
         return None
+
+
+def has_czi() -> bool:
+    """Whether pylibCZIrw is installed."""
+    return find_spec("pylibCZIrw") is not None
+
+
+class CziLevel:
+    """The slide, in smaller pixels by a whole factor."""
+
+    def __init__(self, slide: CziSlide, factor: int) -> None:
+        self._slide, self._factor = slide, factor
+        self.width, self.height = max(slide.width // factor, 1), max(slide.height // factor, 1)
+
+    def read(self, box: Box) -> NDArray[np.uint8]:
+        """The pixels (h, w, 3) of `box`. Raises `ReadError`."""
+        return self._slide.read_reduced(box, self._factor)
+
+
+class CziSlide:
+    """A `Slide` of the file `path`. Raises `ReadError` where it shows no single 8-bit RGB picture, or the library is missing.
+
+    All scenes lie in one frame, where they lay on the slide. Between them, and where the mosaic has a gap, is white glass.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if not has_czi():
+            raise refuse("undecodable", "a Zeiss slide (.czi), which is read by pylibCZIrw: pip install 'blastscope[slides]'")
+        from pylibCZIrw import czi
+
+        self._lock = threading.Lock()
+        with ExitStack() as opened:
+            try:
+                cache = czi.CacheOptions(type=czi.CacheType.Standard, max_memory_usage=CACHE_BYTES)
+                self._file = opened.enter_context(czi.open_czi(str(path), cache_options=cache))
+            except RuntimeError as error:
+                raise refuse("undecodable", f"a Zeiss slide (.czi) that is damaged: {error}") from error
+            self._describe()
+            self._opened = opened.pop_all()
+
+    def _describe(self) -> None:
+        sides, kinds = self._file.total_bounding_box, set(self._file.pixel_types.values())
+        deep = {name: sides[name][1] - sides[name][0] for name in DEPTHS if name in sides}
+        if stacked := [f"{name}: {count}" for name, count in deep.items() if count > 1]:
+            remedy = "export one picture of it as CZI or OME-TIFF"
+            raise refuse("undecodable", f"a Zeiss stack ({', '.join(stacked)}): {remedy}")
+        if kinds != {RGB_PIXELS}:
+            found = ", ".join(sorted(kinds)) or "no"
+            raise refuse("not-8-bit-rgb", f"a Zeiss slide of {found} pixels; it is not converted: save it as 8-bit RGB")
+        whole = self._file.total_bounding_rectangle_no_pyramid
+        self._corner, self.width, self.height = (whole.x, whole.y), whole.w, whole.h
+        self._budget = ReadBudget(self.width, self.height)
+        pieces, coarsest = self._stored()
+        self._pieces = np.asarray(pieces, np.int64).reshape(-1, 4)
+        factors = [2**step for step in range(1, 16) if 2**step <= coarsest]
+        self.reduced = tuple(
+            CziLevel(self, factor) for factor in factors if max(self.width, self.height) // factor >= LEAST_LEVEL_PX
+        )
+        scale = self._scale()
+        self.pixel_um = scale.pixel_um if scale else None
+        scenes = len(self._file.scenes_bounding_rectangle)
+        several = f"read: {scenes} scenes in one frame, as they lie on the slide" if scenes > 1 else ""
+        self.notes = tuple(filter(None, (several, scale.note if scale else "")))
+
+    def _stored(self) -> tuple[list[Box], float]:
+        """The boxes of the pieces of full resolution, and how much smaller the smallest stored copy is."""
+        boxes: list[Box] = []
+        coarsest = 1.0
+
+        def take(_: int, piece: Any) -> bool:
+            nonlocal coarsest
+            place, size = piece.logicalRect, piece.physicalSize
+            if place.w <= size.w:
+                x, y = place.x - self._corner[0], place.y - self._corner[1]
+                boxes.append((x, y, x + place.w, y + place.h))
+                self._budget.check_layout(len(boxes), size.w, size.h, 3 * size.w * size.h)
+            else:
+                coarsest = max(coarsest, place.w / size.w)
+            return True
+
+        self._file.enumerate_subblocks(take)
+        return boxes, coarsest
+
+    def _scale(self) -> PixelSize | None:
+        """The size of a pixel, which stands in metres."""
+        about = self._file.metadata
+        for name in ("ImageDocument", "Metadata", "Scaling", "Items"):
+            about = (about or {}).get(name) or {}
+        found = about.get("Distance") or []
+        sizes = {one.get("@Id"): one.get("Value") for one in (found if isinstance(found, list) else [found])}
+        try:
+            across, down = (float(sizes[axis] or "nan") * 1e6 for axis in "XY")
+        except (KeyError, ValueError):
+            return None
+        return checked(across, down, "the Zeiss metadata")
+
+    def read(self, box: Box) -> NDArray[np.uint8]:
+        """See `Slide`."""
+        return self.read_reduced(box, 1)
+
+    def read_reduced(self, box: Box, factor: int) -> NDArray[np.uint8]:
+        """The pixels (h, w, 3) of `box`, in pixels of `factor` of the slide's. Raises `ReadError`."""
+        (left, top), width, height = self._corner, box[2] - box[0], box[3] - box[1]
+        place = (left + box[0] * factor, top + box[1] * factor, width * factor, height * factor)
+        with self._lock, self._budget.decoding(3 * width * height):
+            try:
+                pixels = self._file.read(roi=place, zoom=1 / factor, background_pixel=WHITE)
+            except RuntimeError as error:
+                raise refuse("undecodable", f"a piece of the slide is damaged: {error}") from error
+        if pixels.shape != (height, width, 3) or pixels.dtype != np.uint8:
+            raise refuse("undecodable", f"a piece of the slide holds {pixels.shape}, not {width} x {height} pixels")
+        return np.ascontiguousarray(pixels[..., ::-1])
+
+    def blank(self, box: Box) -> bool:
+        """See `Slide`."""
+        x0, y0, x1, y1 = self._pieces.T
+        return not bool(((x0 < box[2]) & (box[0] < x1) & (y0 < box[3]) & (box[1] < y1)).any())
+
+    def close(self) -> None:
+        """See `Slide`."""
+        with self._lock:
+            self._opened.close()

@@ -1,4 +1,4 @@
-// The numbers that shapes depend on, followed through a graph, as runtime/bundle/graphs/shape_arithmetic.py follows them.
+// The numbers that shapes depend on, followed through a graph, as runtime/bundle/graphs/limits.py follows them.
 #include <algorithm>
 #include <cmath>
 

@@ -1,4 +1,5 @@
-// Quiet: threads that are started while this lives get no signals, which are for the threads of the process that loaded us.
+// Quiet: threads that are started while this lives get no signals, which are for the threads of the process that loaded us. Except those
+// that are sent to one thread: Mono, .NET and Boehm's collector stop a thread by them that a callback made known to them, and wait for it.
 #pragma once
 
 #include <pthread.h>
@@ -12,6 +13,8 @@ public:
         sigset_t all;
         sigfillset(&all);
         for (int own : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT}) sigdelset(&all, own);  // a fault's own thread takes these
+        for (int stop : {SIGPWR, SIGXCPU}) sigdelset(&all, stop);
+        for (int stop = SIGRTMIN; stop <= SIGRTMAX; stop++) sigdelset(&all, stop);
         pthread_sigmask(SIG_SETMASK, &all, &before_);
     }
     Quiet(const Quiet&) = delete;

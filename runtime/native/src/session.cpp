@@ -16,9 +16,10 @@
 namespace blastscope {
 namespace {
 
+constexpr double MOST_TOLERANCE = 0.1;  // of a probability, from which on an execution isn't taken unless it is asked for; int8 has a gate
 constexpr uint64_t TIMES_LIMIT = 1 << 20;  // bytes of the file that keeps them
 
-// Executions in the order in which this CPU is likely fast, fastest first: inference/autotune_guess.py has the figures.
+// Executions in the order in which this CPU is likely fast, fastest first: runtime/inference/autotune.py has the same.
 std::vector<std::string> likely_fastest(const std::string& device) {
     const std::set<std::string> features = device == "CPU" ? cpu_features() : std::set<std::string>{};
     if (!features.count("avx2")) return {"bf16", "f16", "f32", "int8"};
@@ -54,10 +55,13 @@ std::vector<Candidate> eligible(const Bundle& bundle, const Options& options, co
             continue;
         }
         std::vector<std::string> fitting, wanted, possible;
-        for (const auto& [execution, tolerance] : entry->tolerances)
-            if ((execution == "int8") == (precision == "int8")) fitting.push_back(execution);
-        for (const std::string& one : fitting)
-            if (!options.execution || *options.execution == one) wanted.push_back(one);
+        for (const auto& [execution, tolerance] : entry->tolerances) {
+            if ((execution == "int8") != (precision == "int8")) continue;
+            fitting.push_back(execution);
+            const bool fine = execution == "int8" || tolerance <= MOST_TOLERANCE;
+            if (options.execution ? *options.execution == execution : fine) wanted.push_back(execution);
+        }
+        if (wanted.empty() && !options.execution) wanted = fitting;
         for (const std::string& one : wanted)
             if (contains(offered, one)) possible.push_back(one);
         if (wanted.empty())

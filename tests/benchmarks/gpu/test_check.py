@@ -175,7 +175,7 @@ def test_a_part_that_fails_is_reported_and_the_rest_goes_on(
 
 
 STEPS = f"""
-    import json, os, sys, time
+    import json, os, sys, threading
     into, *steps = sys.argv[1:]
     def write(line):
         with open(into, "a") as stream:
@@ -187,7 +187,7 @@ STEPS = f"""
         if "crash" in step:
             os.abort()
         if "hang" in step:
-            time.sleep(60)
+            threading.Event().wait()
         write(json.dumps(dict(rows=[dict(network="n", scope="engine", engine=step, batch=1, p50_ms=os.getpid())])))
         if "lose" in step:
             sys.exit({RESTART_EXIT_CODE})

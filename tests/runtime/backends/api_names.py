@@ -24,7 +24,7 @@ WHEELS = ("tensorrt-cu12-bindings==10.3.0", "tensorrt-cu13-bindings==10.16.*", "
 RECEIVERS: dict[str, set[str]] = {
     "runtime/backends/tensorrt/builder.py": {"trt", "builder", "network", "parser", "config", "profile", "second", "error"},
     "runtime/backends/tensorrt/key.py": {"library"},
-    "runtime/backends/tensorrt/context.py": {
+    "runtime/backends/tensorrt/backend.py": {
         *("self._library", "self._runtime", "self._engine", "self._config", "self._cache", "self._context"),
         *("engine", "context", "config"),
     },

@@ -242,11 +242,18 @@ import sys
 from pathlib import Path
 from blastscope.runtime.backends.tensorrt.engine_store import obtain_engine
 from blastscope.runtime.backends.tensorrt.key import EngineKey
-import time
+import signal, threading
 cache, graph, key = sys.argv[1:]
+steps, interrupted = [], threading.Event()
+def interrupt(*_):
+    interrupted.set()
+    raise KeyboardInterrupt
+signal.signal(signal.SIGINT, interrupt)
 def watch(step):
+    steps.append(step)
     print(step.phase, flush=True)
-    time.sleep(0.02)
+    if len(steps) == 20:  # in the middle: until the signal is there
+        interrupted.wait(60)
 obtain_engine(Path(cache), Path(graph), EngineKey.model_validate_json(key), watch=watch)
 """
 

@@ -18,7 +18,6 @@ from blastscope.runtime.backends.nvidia import batch_executor as fixed
 from blastscope.runtime.backends.nvidia.engine_factory import PixelPipeline
 from blastscope.runtime.backends.protocol import EngineOptions
 from blastscope.runtime.backends.tensorrt import backend as tensorrt_gpu
-from blastscope.runtime.backends.tensorrt import context as tensorrt_network
 from blastscope.runtime.backends.tensorrt.backend import Runner
 from blastscope.runtime.bundle import read_bundle
 from blastscope.runtime.crop import Crop, crop_cell
@@ -30,9 +29,9 @@ from blastscope.runtime.errors import DeviceError, DeviceLost, EngineError
 def library(request: pytest.FixtureRequest, host_kernels: HostKernels, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Fake]:
     name, kind = request.param
     fake = Fake(HostGpu(host_kernels.launch), kind)
-    monkeypatch.setattr(tensorrt_network, "load_library", lambda library: fake.module)
-    monkeypatch.setattr(tensorrt_network, "library_logger", lambda library: None)
-    monkeypatch.setattr(tensorrt_network, "capture_errors", fake.heard)
+    monkeypatch.setattr(tensorrt_gpu, "load_library", lambda library: fake.module)
+    monkeypatch.setattr(tensorrt_gpu, "library_logger", lambda library: None)
+    monkeypatch.setattr(tensorrt_gpu, "capture_errors", fake.heard)
     monkeypatch.setattr(tensorrt_gpu, "library_version", lambda library: "10.3.0")
     monkeypatch.setattr(tensorrt_gpu, "find_gpu", lambda ordinal: FOUND)
     monkeypatch.setattr(tensorrt_gpu, "open_gpu", lambda ordinal: fake.gpu)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from blastscope.runtime.bundle import read_bundle
-from blastscope.runtime.bundle.weights import bad_weight, check_weights
+from blastscope.runtime.bundle.graphs.reading import bad_weight, check_weights
 from blastscope.runtime.errors import BundleError
 from blastscope.runtime.session import open_bundle
 

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from blastscope.runtime.evaluation import error_gallery as taking
-from blastscope.runtime.evaluation.error_gallery import MOST_CARDS, ErrorImages, Mistake, mistakes_in, render_gallery
+from blastscope.runtime.evaluation.error_gallery import MOST_CARDS, ErrorImages, Mistake, gallery_parts, mistakes_in
 from blastscope.runtime.evaluation.labels import LabelledCell
 from blastscope.runtime.frames.report.theme import LOOKS, rgb
 from blastscope.runtime.frames.types import FrameCell, FrameParameters, FrameReport, SegmentedCell
 from blastscope.runtime.io.slides.slide import ArraySlide
+from blastscope.runtime.templates import render_template
 from blastscope.runtime.types import Audit, Box, ClassName, Prediction, Refusal
 
 AUDIT = Audit("b" * 64, "e", "openvino", "CPU", "fp16", "f32")
@@ -59,6 +60,10 @@ def test_every_cell_whose_label_is_not_its_call_went_wrong_in_one_way() -> None:
     assert [one.box for one in found] == [box(160, 60), box(260, 60), box(60, 180), box(160, 180), box(300, 180)]
 
 
+def render(mistakes: list[Mistake]) -> str:
+    return render_template("gallery.html", parts=gallery_parts(mistakes))
+
+
 def where(picture: NDArray[np.uint8], colour: str) -> int:
     return int((np.abs(picture.astype(np.int16) - rgb(colour)).max(axis=2) < 60).sum())
 
@@ -84,9 +89,9 @@ def test_no_more_pictures_are_kept_than_memory_has_room_for(monkeypatch: pytest.
 
 
 def test_the_worst_mistakes_come_first_and_the_surest_of_them() -> None:
-    page = render_gallery([Mistake(PATH, box(60, 60), "all", cell(60, 60, score)) for score in (0.4, 0.05, 0.2)])
+    page = render([Mistake(PATH, box(60, 60), "all", cell(60, 60, score)) for score in (0.4, 0.05, 0.2)])
     assert re.findall(r"<b>([^<]*)</b>", page) == ["HEM 0.95", "HEM 0.80", "HEM 0.60"]
-    page = render_gallery(list(mistakes_in(PATH, LABELLED, FOUND)))
+    page = render(list(mistakes_in(PATH, LABELLED, FOUND)))
     heads = re.findall(r"<h3>([^<]*)</h3>", page)
     assert [head.rpartition(":")[0] for head in heads] == [
         "Labelled ALL, called HEM",
@@ -96,13 +101,13 @@ def test_the_worst_mistakes_come_first_and_the_surest_of_them() -> None:
         "Found where none is labelled",
     ]
     assert "slide &lt;1&gt;.png, at 130, 30" in page
-    assert "two &quot;nuclei&quot;" in page
-    assert render_gallery([]) == ""
+    assert "two &#34;nuclei&#34;" in page
+    assert render([]) == ""
 
 
 def test_of_many_mistakes_the_first_are_shown_and_all_are_counted() -> None:
     one = Mistake(PATH, box(60, 60), "hem", None)
-    page = render_gallery([replace(one) for _ in range(MOST_CARDS + 9)])
+    page = render([replace(one) for _ in range(MOST_CARDS + 9)])
     assert page.count("<li") == MOST_CARDS
     assert f"Labelled, not found: {MOST_CARDS + 9}" in page
     assert f"The first {MOST_CARDS} are shown." in page

@@ -19,6 +19,7 @@ from blastscope.cli import app
 from blastscope.runtime.errors import DataError
 from blastscope.runtime.evaluation.validation_record import Requirements, read_validation
 from blastscope.runtime.frames.types import FrameSpecification
+from blastscope.runtime.inference.voting import call_smear, smear_model
 from blastscope.runtime.io.image import read_image
 from blastscope.runtime.session import open_bundle
 
@@ -129,6 +130,44 @@ def test_a_validation_counts_findings_and_its_record_makes_reports_say_so(
     with open_bundle(tiny_bundle.make(name="another"), device="cpu", validation=record) as scope:
         assert not scope.examine(frame, pixel_um=PIXEL_UM).validated
         assert any("is of bundle 'tiny'" in note for note in scope.notes)
+
+
+def test_each_patient_is_called_by_all_cells_of_their_frames(cnmc: Path, tmp_path: Path) -> None:
+    rows: list[list[Any]] = []
+    for name, label, count in (("P1", "all", 12), ("P2", "hem", 12), ("P3", "hem", 3)):
+        paths = sorted(cnmc.rglob(f"*_{label}.webp"))[:: 7 if name == "P1" else 11][:count]
+        frame, boxes = field_of([image for image in map(read_image, paths) if isinstance(image, np.ndarray)])
+        cv2.imwrite(str(tmp_path / f"{name}.png"), frame[..., ::-1])
+        rows += [[f"{name}.png", *box, label, name] for box in boxes]
+    rows[-1][5] = "all"  # of P3's three cells one is another's class
+    with (tmp_path / "labels.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["path", "x0", "y0", "x1", "y1", "label", "patient"], *rows])
+    page = tmp_path / "page.html"
+    command = [
+        "validate",
+        str(tmp_path),
+        "--labels",
+        str(tmp_path / "labels.csv"),
+        "--site",
+        "North",
+        "--pixel-um",
+        str(PIXEL_UM),
+    ]
+    command += ["--unlike-training", "call", "--device", "cpu", "--report", str(page)]
+    told = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
+    people = {person["patient"]: person for person in told["people"]}
+    assert [people[name]["labelled"] for name in ("P1", "P2", "P3")] == ["all", "hem", None]
+    with open_bundle(device="cpu", unlike_training="call") as scope:
+        for name, person in people.items():
+            report = next(iter(scope.examine_files([tmp_path / f"{name}.png"], pixel_um=PIXEL_UM)))
+            predictions = [cell.prediction for cell in report.cells if cell.prediction]
+            wanted = call_smear(predictions, smear_model(scope.bundle)).row()
+            assert {key: person[key] for key in wanted} == {**wanted, "refused": person["refused"]}
+    assert people["P1"]["cells"] >= 10
+    assert people["P3"]["label"] is None
+    assert "needs 10 called cells" in people["P3"]["detail"]
+    assert "labelled both classes or none: smear  --   P3" in CliRunner().invoke(app, command).stdout
+    assert page.read_text().count("needs 10 called cells") == 1
 
 
 def test_a_small_validation_falls_short_in_figures_and_exits_1(site: Path, tiny_bundle: TinyBundle, tmp_path: Path) -> None:

@@ -24,8 +24,7 @@ from skimage.measure import find_contours
 from blastscope.runtime.errors import DataError, MissingLibrary
 from blastscope.runtime.frames.annotations import dicom, ome_tiff
 from blastscope.runtime.frames.annotations.cell_annotation import pixel_outline
-from blastscope.runtime.frames.annotations.geojson import geojson_text
-from blastscope.runtime.frames.annotations.training_labels import yolo_text
+from blastscope.runtime.frames.annotations.text_formats import geojson_text, yolo_text
 from blastscope.runtime.frames.annotations.writer import AnnotationOptions, AnnotationWriter
 from blastscope.runtime.frames.pipeline import Examiner
 from blastscope.runtime.frames.types import FrameCell, FrameReport

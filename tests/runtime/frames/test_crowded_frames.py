@@ -21,9 +21,14 @@ from blastscope.runtime.frames.image_pyramid import ImagePyramid, image_pyramid
 from blastscope.runtime.frames.mask_geometry import Region, apart_from, boxes_apart, boxes_of
 from blastscope.runtime.frames.pipeline import Examiner
 from blastscope.runtime.frames.segmentation import candidates as looking
-from blastscope.runtime.frames.segmentation.influence_zones import influence_zones
 from blastscope.runtime.frames.segmentation.pipeline import segment_cells
-from blastscope.runtime.frames.segmentation.split_nuclei import MOST_PARTS, SPRAWL_SHARE, components_of, split_nuclei
+from blastscope.runtime.frames.segmentation.split_nuclei import (
+    MOST_PARTS,
+    SPRAWL_SHARE,
+    components_of,
+    influence_zones,
+    split_nuclei,
+)
 from blastscope.runtime.frames.segmentation.stain_map import make_stain_map
 from blastscope.runtime.frames.types import FrameParameters, FrameSpecification
 from blastscope.runtime.io.concurrency import Allowance, SingleThread

@@ -13,13 +13,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from blastscope.runtime.evaluation.detection import iou
-from blastscope.runtime.frames.cell_record import cell_from_row, cell_to_row
-from blastscope.runtime.frames.detection.cells import detect_cells
-from blastscope.runtime.frames.detection.decode import RED, WHITE, Detections, decode, distinct
-from blastscope.runtime.frames.detection.detector import MULTIPLE, PIECE_PX, Detector
-from blastscope.runtime.frames.detection.scale import look_at, red_cells_found
+from blastscope.runtime.frames.detection.cells import detect_cells, look_at, red_cells_found
+from blastscope.runtime.frames.detection.detector import MULTIPLE, PIECE_PX, RED, WHITE, Detections, Detector, decode, distinct
 from blastscope.runtime.frames.estimation.frame_parameters import estimate_frame_parameters
 from blastscope.runtime.frames.image_pyramid import image_pyramid
+from blastscope.runtime.frames.journal import cell_from_row, cell_to_row
 from blastscope.runtime.frames.pipeline import Examiner
 from blastscope.runtime.frames.types import FrameSpecification
 from blastscope.runtime.types import Audit, Prediction

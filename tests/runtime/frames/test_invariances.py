@@ -20,7 +20,7 @@ from blastscope.runtime.frames.estimation import frame_parameters as survey
 from blastscope.runtime.frames.estimation.frame_parameters import estimate_frame_parameters
 from blastscope.runtime.frames.image_pyramid import downsample, grid_around, nearest_odd_factor
 from blastscope.runtime.frames.mask_geometry import NEAR, approx_distance_to, distance_inside, erode_by, hull_mask, squares_to
-from blastscope.runtime.frames.segmentation.merge_lobes import axes
+from blastscope.runtime.frames.segmentation.cell_outline import axes
 from blastscope.runtime.frames.segmentation.pipeline import reach_px, segment_cells
 from blastscope.runtime.frames.segmentation.split_nuclei import fill_holes, split_nuclei
 from blastscope.runtime.frames.thresholding import split_threshold

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import signal
 import threading
-import time
 import weakref
 import zlib
 from collections.abc import Iterator, Sequence
@@ -358,19 +358,27 @@ def test_an_assumed_scale_is_noted_whether_cells_are_found_or_not(shared_data: P
 
 @pytest.mark.skipif(os.name == "nt", reason="os.kill ends the process there")
 def test_ctrl_c_waits_for_the_tiles_at_work_and_not_for_their_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    looked: list[Box] = []
+    looked, interrupted = itertools.count(), threading.Event()
 
     class Slide(ArraySlide):
         def read(self, box: Box) -> NDArray[np.uint8]:
-            looked.append(box)
-            if len(looked) == 60:  # the windows of the survey are behind
+            number = next(looked)
+            if number == 60:  # the windows of the survey are behind
                 os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.002)
+            assert number <= 60 or interrupted.wait(60)
             return super().read(box)
+
+    def interrupt(*_: object) -> None:
+        interrupted.set()
+        raise KeyboardInterrupt
 
     slide = Slide(np.full((3000, 3000, 3), 230, np.uint8))
     monkeypatch.setattr("blastscope.runtime.frames.pipeline.open_slide", lambda path: slide)
     examiner = Examiner(by_colour, SPEC, PIXEL_UM, whole_pixels=1000, tile_px=64)  # 2209 tiles
-    with pytest.raises(KeyboardInterrupt):
-        next(examiner.examine_files([tmp_path / "slide.png"]))
-    assert 60 <= len(looked) < 300
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            next(examiner.examine_files([tmp_path / "slide.png"]))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert 60 < next(looked) < 300

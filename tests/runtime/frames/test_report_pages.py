@@ -19,6 +19,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from blastscope.runtime.errors import UsageError
 from blastscope.runtime.frames.doubts import scale_doubts
 from blastscope.runtime.frames.report.contact_sheet import MOST_CELLS, cards_of, draw_contact_sheet, summary
 from blastscope.runtime.frames.report.html_report import REASONS, diameter_um, render_slide_report
@@ -26,6 +27,7 @@ from blastscope.runtime.frames.report.overlay import MOST_NUMBERS, draw_overlay
 from blastscope.runtime.frames.report.theme import CAUTION, LOOKS, VALIDATED, rgb, style_of
 from blastscope.runtime.frames.report.thumbnails import THUMB_PX, Thumbnail, ThumbnailCollector, draw_thumbnail
 from blastscope.runtime.frames.types import FrameCell, FrameParameters, FrameReport, SegmentedCell
+from blastscope.runtime.inference.explanation import Explanation
 from blastscope.runtime.io.slides.slide import ArraySlide
 from blastscope.runtime.types import REFUSALS, Audit, Prediction, Refusal
 
@@ -61,6 +63,44 @@ THREE = report(cell(60, 80, score=0.97), cell(200, 150, score=0.12, radius=40), 
 def where(picture: NDArray[np.uint8], colour: str) -> NDArray[np.bool_]:
     """The pixels of about that colour."""
     return np.abs(picture.astype(np.int16) - rgb(colour)).max(axis=2) < 40
+
+
+def explained(image: NDArray[np.uint8]) -> Explanation:
+    """An explanation in which the left half of the crop speaks for ALL, and the right half for HEM."""
+    crop = np.zeros((288, 288, 3), np.uint8)
+    top, left = (288 - image.shape[0]) // 2, (288 - image.shape[1]) // 2
+    crop[top : top + image.shape[0], left : left + image.shape[1]] = image
+    call = Prediction("all", 0.9, 0.9, "a", None, (0, 0, 288, 288), None, AUDIT)
+    return Explanation(call, crop, ((0, 0, 144, 288), (144, 0, 288, 288)), (1.0, -1.0))
+
+
+@pytest.mark.parametrize("most", [0, 1, 2, 9])
+def test_the_page_shows_what_the_likeliest_calls_rest_on(most: int) -> None:
+    album = ThumbnailCollector(cells=True)
+    album.explain_with(explained, None, most)
+    album.look(ArraySlide(FRAME), THREE)
+    shown = album.shown(THREE)
+    assert list(shown.explained) == [0, 1][:most]  # the third cell has no call
+    page = render_slide_report([shown], "slide")
+    assert page.count("<summary>why</summary>") == len(shown.explained)
+    assert ("Vermilion parts speak for ALL" in page) == bool(shown.explained)
+    for picture in shown.explained.values():
+        heat = np.asarray(Image.open(BytesIO(picture)))
+        middle, side = heat[THUMB_PX // 2], THUMB_PX
+        assert heat.shape == (side, side, 3)
+        assert middle[side // 3, 0] > middle[side // 3, 2] + 30  # vermilion
+        assert middle[2 * side // 3, 2] > middle[2 * side // 3, 0] + 30  # blue
+        assert heat[0].max() < 20  # black around the cell
+
+
+def test_a_cell_that_is_refused_by_itself_has_no_explanation() -> None:
+    def refuse(image: NDArray[np.uint8]) -> Explanation:
+        raise UsageError(f"there is no call to explain, the cell is refused: {image.shape}")
+
+    album = ThumbnailCollector(cells=True)
+    album.explain_with(refuse, None, 5)
+    album.look(ArraySlide(FRAME), THREE)
+    assert album.shown(THREE).explained == {}
 
 
 def test_every_cell_is_outlined_in_the_colour_of_its_call() -> None:
@@ -164,7 +204,7 @@ def test_the_page_needs_nothing_beside_it_and_takes_no_name_for_markup() -> None
     evil = '<script>alert("x")</script>&.png'
     page = render_slide_report(shown(THREE, report(cell(90, 90, score=0.7), name=evil)), evil, audit=AUDIT)
     assert "<script>alert" not in page
-    assert "&lt;script&gt;alert(&quot;x&quot;)&lt;/script&gt;&amp;.png" in page
+    assert "&lt;script&gt;alert(&#34;x&#34;)&lt;/script&gt;&amp;.png" in page
     assert "two &lt;nuclei&gt;" in page
     assert not re.search(r'(?:src|href)="(?!data:image/jpeg;base64,|#)', page)
     assert not re.search(r"https?://|@import|url\(", page)

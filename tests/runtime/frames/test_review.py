@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 import pytest
+from waiting import wait_until
 
 from blastscope.runtime.evaluation.labels import LabelledCell, read_labels
 from blastscope.runtime.frames.corrections import COLUMNS, Correction, write_corrections
@@ -73,11 +73,8 @@ def saved(browser: Browser, tmp_path: Path) -> Callable[[], Path]:
     browser.ask("Page.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
 
     def wait() -> Path:
-        limit = time.monotonic() + 60
-        while not (found := [path for path in folder.iterdir() if path.suffix == ".csv" and path.stat().st_size]):
-            assert time.monotonic() < limit, list(folder.iterdir())
-            time.sleep(0.02)
-        return found[0]
+        wait_until(lambda: any(path.stat().st_size for path in folder.glob("*.csv")))
+        return next(folder.glob("*.csv"))
 
     return wait
 

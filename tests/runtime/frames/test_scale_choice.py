@@ -10,9 +10,13 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 
-from blastscope.runtime.frames.estimation.frame_parameters import estimate_frame_parameters
+from blastscope.runtime.frames.estimation.frame_parameters import (
+    AGREE_WITHIN,
+    ENOUGH_CIRCLES,
+    choose_scale,
+    estimate_frame_parameters,
+)
 from blastscope.runtime.frames.estimation.pixel_size import RedCells
-from blastscope.runtime.frames.estimation.scale_choice import AGREE_WITHIN, ENOUGH_CIRCLES, choose_scale
 from blastscope.runtime.frames.pipeline import Examiner
 from blastscope.runtime.frames.types import FrameReport, FrameSpecification
 from blastscope.runtime.io.image import read_image

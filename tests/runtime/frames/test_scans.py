@@ -20,10 +20,9 @@ from numpy.typing import NDArray
 
 from blastscope.runtime.errors import DataError, UsageError
 from blastscope.runtime.frames import pipeline
-from blastscope.runtime.frames.cell_record import cell_from_row, cell_to_row
-from blastscope.runtime.frames.journal import Journal
+from blastscope.runtime.frames.journal import Journal, cell_from_row, cell_to_row
 from blastscope.runtime.frames.pipeline import Examiner, TileProgress
-from blastscope.runtime.frames.survey import glass_map
+from blastscope.runtime.frames.tiling import glass_map
 from blastscope.runtime.frames.types import CellGroup, FrameReport, SegmentedCell
 from blastscope.runtime.io.slides.slide import ArraySlide
 from blastscope.runtime.types import Audit, Box, Prediction

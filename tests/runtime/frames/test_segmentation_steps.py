@@ -12,12 +12,11 @@ from scipy.ndimage import binary_fill_holes
 from skimage.measure import label
 from skimage.morphology import closing, dilation, opening
 
-from blastscope.runtime.frames.estimation.background import NOT_GLASS, background_level, content_box
+from blastscope.runtime.frames.estimation.frame_parameters import NOT_GLASS, background_level, content_box
 from blastscope.runtime.frames.estimation.pixel_size import Edges, edges_of, hough_accumulator
 from blastscope.runtime.frames.image_pyramid import ImagePyramid, downsample, grid_over, grid_within
 from blastscope.runtime.frames.mask_geometry import disc, distance_inside, region_of
-from blastscope.runtime.frames.segmentation.cytoplasm import RIM_UM, SMOOTH_UM, grow_cytoplasm
-from blastscope.runtime.frames.segmentation.merge_lobes import GAP_UM, LONGEST_UM, _pair
+from blastscope.runtime.frames.segmentation.cell_outline import GAP_UM, LONGEST_UM, RIM_UM, SMOOTH_UM, _pair, grow_cytoplasm
 from blastscope.runtime.frames.segmentation.split_nuclei import (
     NECK,
     STEP_UM,

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from onnx_builders import reference, two_towers
+from waiting import wait_until
 
 from blastscope.runtime.backends.openvino import backend as openvino_cpu
 from blastscope.runtime.bundle import read_bundle
@@ -36,6 +37,14 @@ def test_auto_admits_each_execution_once_from_the_first_graph_that_has_it(tiny_b
     assert names(path, "fp16") == ["fp16", "fp16-bf16", "fp16-f16"]
     assert names(path, "fp16", "bf16") == ["fp16-bf16"]
     assert names(path, execution="bf16") == ["fp32-bf16"]
+
+
+def test_a_coarse_execution_is_taken_only_where_it_is_asked_for(tiny_bundle: Any) -> None:
+    path = tiny_bundle.make("fp32", "int8", tolerances={"fp32": {"f32": 1e-4, "bf16": 0.11}, "int8": {"int8": 0.4}})
+    assert names(path) == ["fp32", "int8"]  # int8 has passed a gate of its own
+    assert names(path, execution="bf16") == ["fp32-bf16"]
+    only = tiny_bundle.make("fp32", name="only", tolerances={"fp32": {"bf16": 0.3}})
+    assert names(only) == ["fp32-bf16"]
 
 
 def test_an_execution_without_a_tolerance_is_not_offered(tiny_bundle: Any) -> None:
@@ -236,8 +245,7 @@ def test_the_fastests_layouts_are_measured_and_the_best_is_taken_next(towers: An
     with opened(path, cache, threads=2) as scope:
         assert scope.audit.layout == "fused"
         scope.classify(towers.cell())
-        while len(scope.notes) < 2:
-            time.sleep(0.01)
+        wait_until(lambda: len(scope.notes) >= 2)
     assert any("measured fp32 side-by-side" in note for note in scope.notes)
     assert set(remembered(cache)) == {"fp32", "fp32 side-by-side"}
     (memory,) = (cache / "choices").iterdir()
@@ -291,15 +299,24 @@ def test_a_graph_that_stays_whole_is_asked_once(tiny_bundle: Any, tmp_path: Path
     assert not any("passed over" in note for note in scope.notes)
 
 
-def test_times_taken_while_the_handle_is_at_work_do_not_count(towers: Any, tmp_path: Path) -> None:
+def test_times_taken_while_the_handle_is_at_work_do_not_count(
+    towers: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path, cache = towers.make("fp32"), tmp_path / "cache"
+    glances = threading.Semaphore(0)  # of the measurement, at whether the handle is at work
+
+    def glance(seconds: float) -> None:
+        glances.release()
+        time.sleep(seconds)
+
+    clock = SimpleNamespace(monotonic=time.monotonic, perf_counter=time.perf_counter, sleep=glance)
+    monkeypatch.setattr("blastscope.runtime.inference.autotune.time", clock)
     with opened(path, cache, threads=2) as scope:
         with scope._run.opened.lanes.call():  # a long job
             scope.classify(towers.cell())
-            time.sleep(0.3)
+            assert all(glances.acquire(timeout=60) for _ in range(3))
             assert not (cache / "choices").exists()
-        while len(scope.notes) < 2:
-            time.sleep(0.01)
+        wait_until(lambda: len(scope.notes) >= 2)
     assert set(remembered(cache)) == {"fp32", "fp32 side-by-side"}
 
 

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from waiting import wait_until_blocked
 
 import blastscope
 from blastscope.runtime.backends.protocol import Engine
@@ -267,7 +267,7 @@ def test_whoever_waits_for_room_is_told_when_the_handle_closes() -> None:
 
     thread = threading.Thread(target=push)
     thread.start()
-    time.sleep(0.1)
+    wait_until_blocked([thread])
     closer = threading.Thread(target=lanes.close)
     closer.start()
     assert raised.wait(10)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import napari
 import numpy as np
+from qtpy.QtCore import QEventLoop, QTimer
 from qtpy.QtWidgets import QApplication
 
 from blastscope.runtime.io.image import read_image
@@ -25,15 +26,15 @@ def main(frame: Path, bundle: Path, window: Path, canvas: Path) -> None:
     widget.bundle.value = bundle
     widget.button.native.click()
     assert not widget.button.enabled, widget.told.value
+    ticks = QTimer()  # wakes the loop, whether anything else happens or not
+    ticks.start(10)
     ends = time.monotonic() + 240
     while not widget.button.enabled and time.monotonic() < ends:
-        QApplication.processEvents()
-        time.sleep(0.01)
+        QApplication.processEvents(QEventLoop.ProcessEventsFlag.WaitForMoreEvents)
     print(json.dumps({"told": widget.told.value, "report": viewer.layers[f"{frame.stem}: cells"].metadata["report"]}))
     viewer.reset_view()
     for _ in range(10):  # the window is laid out anew in several steps
-        QApplication.processEvents()
-        time.sleep(0.01)
+        QApplication.processEvents(QEventLoop.ProcessEventsFlag.WaitForMoreEvents)
     viewer.screenshot(str(window), canvas_only=False, flash=False)
     viewer.screenshot(str(canvas), canvas_only=True, flash=False)
     viewer.close()

@@ -23,16 +23,24 @@ from PIL import Image
 
 from blastscope.runtime.errors import DataError, UsageError
 from blastscope.runtime.evaluation.labels import LabelledCell, read_labels
-from blastscope.runtime.frames.contour import Contour
 from blastscope.runtime.frames.estimation.frame_parameters import estimate_frame_parameters
 from blastscope.runtime.frames.image_pyramid import Grid
-from blastscope.runtime.frames.mask_geometry import region_of
+from blastscope.runtime.frames.mask_geometry import Contour, region_of
 from blastscope.runtime.frames.report.overlay import MOST_WORDS
 from blastscope.runtime.frames.report.theme import rgb
 from blastscope.runtime.frames.segmentation.pipeline import segment_cells
 from blastscope.runtime.frames.types import FrameCell, FrameReport, FrameSpecification, SegmentedCell
-from blastscope.runtime.integrations.napari_layers import COLOURS, examine_layer, frame_of, scale_of, show_report
-from blastscope.runtime.integrations.napari_review import answer_cells, cells_layer, corrections_in, save_corrections
+from blastscope.runtime.integrations.napari_layers import (
+    COLOURS,
+    answer_cells,
+    cells_layer,
+    corrections_in,
+    examine_layer,
+    frame_of,
+    save_corrections,
+    scale_of,
+    show_report,
+)
 from blastscope.runtime.io.image import read_image
 from blastscope.runtime.types import Audit, Prediction, Refusal
 

@@ -16,7 +16,7 @@ from PIL import Image
 from blastscope.runtime.bundle import read_bundle
 from blastscope.runtime.errors import DataError, DeviceError, UsageError
 from blastscope.runtime.frames.types import CellRow, FrameRow
-from blastscope.runtime.io.parquet_parts import PartFolder
+from blastscope.runtime.integrations.ray_cluster import PartFolder
 from blastscope.runtime.io.synthetic import synthetic_cell
 from blastscope.runtime.session import open_bundle
 from blastscope.runtime.types import PredictionRow

@@ -13,7 +13,7 @@ import pytest
 from blastscope.runtime.errors import UsageError
 from blastscope.runtime.frames.types import FrameReport
 from blastscope.runtime.integrations import smart_acquisition
-from blastscope.runtime.integrations.scan_plan import scan_events
+from blastscope.runtime.integrations.micromanager import scan_events
 from blastscope.runtime.streaming.stream import Stream
 
 useq = pytest.importorskip("useq", reason="pymmcore-plus is not installed: pip install 'blastscope[micromanager]'")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-import time
+import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 
 from blastscope.runtime.errors import DataError, UsageError
 from blastscope.runtime.io.cnmc import scan_dataset
-from blastscope.runtime.io.concurrency import AHEAD, ordered_map
+from blastscope.runtime.io.concurrency import AHEAD, ThreadPool, ordered_map
 from blastscope.runtime.io.image import read_image
 from blastscope.runtime.io.paths import PassedOver, as_paths, find_images, left_out
 from blastscope.runtime.io.slides.slide import find_frames, open_slide
@@ -108,8 +109,11 @@ def test_a_single_path_is_not_taken_for_a_list_of_its_letters(one: Any) -> None:
 
 
 def test_results_come_in_order_however_long_each_takes() -> None:
+    done = [threading.Event() for _ in range(100)]
+
     def work(number: int) -> int:
-        time.sleep(0.001 * (number * 7 % 5))
+        assert number % 2 or done[number + 1].wait(60)  # the odd ones are through before the even ones
+        done[number].set()
         return number * number
 
     assert list(ordered_map(work, range(100), workers=4)) == [(number, number * number) for number in range(100)]
@@ -131,10 +135,23 @@ def test_no_more_items_are_read_ahead_than_the_workers_may_hold() -> None:
     results.close()  # type: ignore[attr-defined]
 
 
-def test_a_result_is_given_before_the_line_is_full() -> None:
+@pytest.fixture
+def futures(monkeypatch: pytest.MonkeyPatch) -> list[Future[Any]]:
+    """Those of all jobs that any pool of threads is given."""
+    submit, given = ThreadPool.submit, list[Future[Any]]()
+
+    def remember(pool: ThreadPool, *words: Any) -> Future[Any]:
+        given.append(submit(pool, *words))
+        return given[-1]
+
+    monkeypatch.setattr(ThreadPool, "submit", remember)
+    return given
+
+
+def test_a_result_is_given_before_the_line_is_full(futures: list[Future[Any]]) -> None:
     def items() -> Iterator[int]:
         yield 0
-        time.sleep(0.1)
+        futures[0].result(60)
         yield 1
         pytest.fail("the first result was there, and a third item was asked for")
 
@@ -153,18 +170,18 @@ def test_what_a_worker_raises_is_raised_at_its_turn() -> None:
         next(results)
 
 
-def test_leaving_early_drops_what_has_not_begun() -> None:
+def test_leaving_early_drops_what_has_not_begun(futures: list[Future[Any]]) -> None:
     begun: list[int] = []
+    gate = threading.Semaphore(1)
 
     def work(number: int) -> int:
         begun.append(number)
-        time.sleep(0.02)
+        assert gate.acquire(timeout=60)
         return number
 
     results = ordered_map(work, range(1000), workers=1)
     next(results)
+    futures[-1].add_done_callback(lambda _: gate.release(1000))  # it is dropped last
     results.close()  # type: ignore[attr-defined]
-    assert len(begun) < AHEAD + 3
-    count = len(begun)
-    time.sleep(0.1)
-    assert len(begun) == count
+    assert len(begun) <= 2 < len(futures) <= AHEAD + 1
+    assert all(future.done() for future in futures)  # nothing begins any more

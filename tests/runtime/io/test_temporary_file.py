@@ -18,14 +18,14 @@ from blastscope.runtime.io.temporary_file import sibling, temporary_file
 
 posix = pytest.mark.skipif(os.name == "nt", reason="locks and signals of POSIX")
 WRITER = """
-    import sys, time
+    import sys
     from pathlib import Path
     from blastscope.runtime.io.atomic import write_file
 
     def fill(path):
         path.write_bytes(b"half of it")
         print("writing", flush=True)
-        time.sleep(600)
+        sys.stdin.read()
 
     write_file(Path(sys.argv[1]), fill)
 """
@@ -36,9 +36,11 @@ def names(folder: Path) -> list[str]:
 
 
 def kill_a_writer(path: Path) -> None:
-    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(WRITER), str(path)], stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", textwrap.dedent(WRITER), str(path)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdin is not None
     assert process.stdout is not None
-    with process.stdout:
+    with process.stdin, process.stdout:
         assert process.stdout.readline() == "writing\n"
         process.send_signal(signal.SIGKILL)
         process.wait()

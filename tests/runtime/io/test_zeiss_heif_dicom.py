@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from blastscope.runtime.io.image import read_image
 from blastscope.runtime.io.slides import slide as slides
-from blastscope.runtime.io.slides.czi import CziSlide
 from blastscope.runtime.io.slides.dicom import DicomSlide
 from blastscope.runtime.io.slides.heif import HeifSlide
 from blastscope.runtime.io.slides.slide import Slide, open_slide, read_overview, read_region
+from blastscope.runtime.io.slides.vendor import CziSlide
 from blastscope.runtime.types import Refusal
 
 Pixels = NDArray[np.uint8]
@@ -39,7 +39,7 @@ def without(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     def find(name: str, *words: Any) -> object:
         return None if name in names else found(name, *words)
 
-    for module in ("czi", "dicom", "heif", "vendor"):
+    for module in ("dicom", "heif", "vendor"):
         monkeypatch.setattr(f"blastscope.runtime.io.slides.{module}.find_spec", find)
 
 

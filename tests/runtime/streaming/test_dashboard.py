@@ -211,8 +211,10 @@ def test_a_port_that_is_taken_is_said() -> None:
 def test_closing_lets_viewers_go_and_may_be_done_twice() -> None:
     opened = LivePage("x", patience_s=PATIENCE_S)
     viewer = threading.Thread(target=lambda: following(opened))
+    waits, newest = threading.Event(), opened._board.newest
+    opened._board.newest = lambda *words, **named: waits.set() or newest(*words, **named)  # type: ignore[method-assign, func-returns-value]
     viewer.start()
-    time.sleep(0.1)
+    assert waits.wait(PATIENCE_S)
     opened.close()
     viewer.join(PATIENCE_S)
     assert not viewer.is_alive()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -130,27 +129,33 @@ def test_a_camera_may_miss_a_picture_but_not_for_ever(monkeypatch: pytest.Monkey
     assert capture.released
 
 
+class Looks(threading.Event):
+    """What a watched folder waits for between two looks; a file grows by one of its `parts` in each pause."""
+
+    parts: list[tuple[Path, bytes]] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if self.parts:
+            path, part = self.parts.pop(0)
+            with path.open("ab") as file:
+                file.write(part)
+        return super().wait(timeout)
+
+
 def test_a_watched_folder_goes_on_with_files_that_come_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "LOOK_S", 0.05)
-    stopped = threading.Event()
+    stopped = Looks()
     frames = iter(open_source(f"folder:{tmp_path}", watch=True, stopped=stopped))  # empty so far
     save(tmp_path / "first.png")
     assert next(frames).id == str(tmp_path / "first.png")
     content = save(tmp_path / "later.png").read_bytes()
     (tmp_path / "later.png").unlink()
     growing = tmp_path / "a-growing.png"  # comes before by its name
-
-    def write() -> None:
-        with growing.open("wb") as file:
-            for part in range(0, len(content), max(1, len(content) // 8)):
-                file.write(content[part : part + max(1, len(content) // 8)])
-                file.flush()
-                time.sleep(0.02)
-
-    writer = threading.Thread(target=write)
-    writer.start()
+    growing.touch()
+    step = max(1, len(content) // 8)
+    stopped.parts = [(growing, content[start : start + step]) for start in range(0, len(content), step)]
     (frame,) = islice(frames, 1)
-    writer.join()
+    assert stopped.parts == []
     assert (frame.id, frame.pixels.shape) == (str(growing), (48, 64, 3))
     save(tmp_path / "first.png", 90)  # a program that writes to one file again and again
     (frame,) = islice(frames, 1)
@@ -169,32 +174,51 @@ def test_a_watched_folder_that_is_gone_is_said(tmp_path: Path, monkeypatch: pyte
         next(iter(source))
 
 
+class Clock(threading.Event):
+    """Time that passes where somebody waits for the event, until it is set."""
+
+    now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if not self.is_set():
+            self.now += max(timeout or 0.0, 0.0)
+        return self.is_set()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(sources, "time", clock)
+    return clock
+
+
 class Clip:
     """Four frames, from a camera or not."""
 
     name = "clip"
 
-    def __init__(self, *, live: bool, gap_s: float = 0.0) -> None:
-        self.live, self.gap_s = live, gap_s
+    def __init__(self, clock: Clock, *, live: bool, gap_s: float = 0.0) -> None:
+        self.live, self.clock, self.gap_s = live, clock, gap_s
 
     def __iter__(self) -> Iterator[Frame]:
         for number in range(4):
-            time.sleep(self.gap_s)
+            self.clock.now += self.gap_s
             yield Frame(None, number)
 
 
-def test_a_pace_is_kept_and_left_when_it_is_over() -> None:
-    stopped = threading.Event()
-    started = time.monotonic()
-    assert len(list(paced(Clip(live=False), 50.0, stopped))) == 4
-    assert time.monotonic() - started >= 0.055
-    stopped.set()
-    started = time.monotonic()
-    assert len(list(paced(Clip(live=False), 0.1, stopped))) == 4
-    assert time.monotonic() - started < 5
+def test_a_pace_is_kept_and_left_when_it_is_over(clock: Clock) -> None:
+    times = [clock.now - 100 for _ in paced(Clip(clock, live=False), 50.0, clock)]
+    assert times == pytest.approx([0, 0.02, 0.04, 0.06])
+    clock.set()
+    before = clock.now
+    assert len(list(paced(Clip(clock, live=False), 0.1, clock))) == 4
+    assert clock.now == before
 
 
-def test_a_cameras_pictures_between_are_passed_over_and_not_held_back() -> None:
-    stopped = threading.Event()
-    assert [frame.id for frame in paced(Clip(live=True), 0.1, stopped)] == [0]
-    assert [frame.id for frame in paced(Clip(live=True, gap_s=0.005), 1000.0, stopped)] == [0, 1, 2, 3]
+def test_a_cameras_pictures_between_are_passed_over_and_not_held_back(clock: Clock) -> None:
+    assert [frame.id for frame in paced(Clip(clock, live=True), 0.1, clock)] == [0]
+    assert [frame.id for frame in paced(Clip(clock, live=True, gap_s=0.005), 1000.0, clock)] == [0, 1, 2, 3]
+    assert [frame.id for frame in paced(Clip(clock, live=True, gap_s=0.004), 100.0, clock)] == [0, 2]

@@ -13,6 +13,7 @@ from fake_examiner import PATIENCE_S, Eye, Reports, balanced, look, pixels
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from waiting import wait_until
 
 from blastscope.runtime.frames.types import FrameReport
 from blastscope.runtime.streaming.frame_queue import BoundedQueue, Frame
@@ -172,10 +173,12 @@ def test_a_slow_consumer_shows_and_memory_stays_bounded() -> None:
     with Stream(examine, consume, queue=3) as stream:
         for _ in range(200):
             stream.put(pixels(1))
-            time.sleep(0.0005)
-        limit = time.monotonic() + PATIENCE_S
-        while not stream.stats.slow_consumer and time.monotonic() < limit:
-            time.sleep(0.01)
+
+        def presses() -> bool:
+            stream.put(pixels(1))
+            return stream.stats.slow_consumer
+
+        wait_until(presses)
         stats = stream.stats
         assert stats.slow_consumer
         assert stats.waiting <= stats.queue + 4
@@ -196,9 +199,11 @@ def test_a_source_is_read_no_further_than_there_is_room() -> None:
             yield pixels(value)
 
     with Stream(eye, Reports(), source(), queue=2, when_full="block") as stream:
-        eye.wait_for()
-        time.sleep(0.05)
-        assert len(read) <= 4  # one examined, two waiting, one in hand
+        for examined in range(5):
+            eye.wait_for()
+            wait_until(lambda count=4 + examined: len(read) >= count)  # type: ignore[misc]
+            assert len(read) == 4 + examined  # one examined, two waiting, one in hand
+            eye.let()
         eye.held = False
         eye.let()
         assert stream.wait(PATIENCE_S)

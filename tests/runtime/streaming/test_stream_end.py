@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from fake_examiner import PATIENCE_S, Eye, Reports, balanced, look, pixels, stream_threads
 from numpy.typing import NDArray
+from waiting import wait_until, wait_until_blocked
 
 from blastscope.runtime.errors import Closed, UsageError
 from blastscope.runtime.frames.types import FrameReport
@@ -23,11 +24,12 @@ from blastscope.runtime.streaming.stream import Stream
 @pytest.fixture(autouse=True, scope="module")
 def _no_thread_is_left() -> Iterator[None]:
     yield
-    limit = time.monotonic() + PATIENCE_S
-    while stream_threads() and time.monotonic() < limit:
-        gc.collect()
-        time.sleep(0.01)
-    assert stream_threads() == set()
+    wait_until(no_thread_is_left)
+
+
+def no_thread_is_left() -> bool:
+    gc.collect()
+    return not stream_threads()
 
 
 @pytest.mark.parametrize("drain", [True, False])
@@ -39,8 +41,7 @@ def test_stop_tells_what_waits_or_throws_it_away(drain: bool) -> None:
     eye.wait_for()
     stopper = threading.Thread(target=lambda: stream.stop(drain=drain))
     stopper.start()
-    while drain is False and not stream.stats.dropped:
-        time.sleep(0.001)
+    wait_until(lambda: drain or stream.stats.dropped)
     eye.let(4)
     stopper.join(PATIENCE_S)
     assert not stopper.is_alive()
@@ -68,8 +69,7 @@ def test_a_second_stop_cuts_the_draining_short() -> None:
     first.start()
     second = threading.Thread(target=lambda: stream.stop(drain=False))
     second.start()
-    while stream.stats.dropped < 2:
-        time.sleep(0.001)
+    wait_until(lambda: stream.stats.dropped >= 2)
     gate.set()
     first.join(PATIENCE_S)
     second.join(PATIENCE_S)
@@ -93,7 +93,7 @@ def test_stop_wakes_a_put_that_waits_for_room() -> None:
     workers = [threading.Thread(target=put) for _ in range(3)]
     for worker in workers:
         worker.start()
-    time.sleep(0.02)
+    wait_until_blocked(workers)
     eye.let(2)
     eye.held = False
     stream.stop(drain=False)
@@ -190,8 +190,7 @@ def test_a_source_that_hangs_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> 
 
     reports = Reports()
     stream = Stream(look, reports, camera(), when_full="block")
-    while not reports:
-        time.sleep(0.001)
+    wait_until(lambda: reports)
     started = time.monotonic()
     stream.stop()
     assert time.monotonic() - started < 3.0
@@ -205,10 +204,7 @@ def test_a_forgotten_stream_ends_by_itself_and_tells_what_waits() -> None:
     stream = Stream(look, reports, queue=4)
     stream.put(pixels(1))
     del stream
-    limit = time.monotonic() + PATIENCE_S
-    while stream_threads() and time.monotonic() < limit:
-        gc.collect()
-        time.sleep(0.01)
+    wait_until(no_thread_is_left)
     assert reports.ids == [0]
 
 
@@ -226,14 +222,15 @@ def test_a_source_keeps_its_stream_alive() -> None:
 
 def test_a_stream_that_nobody_stopped_lets_the_process_end() -> None:
     code = """
-import itertools, numpy, time
+import itertools, numpy, threading
 from blastscope.runtime.frames.types import FrameReport
 from blastscope.runtime.streaming import Stream
 look = lambda frame, metadata: FrameReport((), None)
-pulled = Stream(look, lambda report: None, itertools.repeat(numpy.zeros((8, 8, 3), numpy.uint8)))
+runs = threading.Event()
+pulled = Stream(look, lambda report: runs.set(), itertools.repeat(numpy.zeros((8, 8, 3), numpy.uint8)))
 pushed = Stream(look, lambda report: None)
 pushed.put(numpy.zeros((8, 8, 3), numpy.uint8))
-time.sleep(0.1)
+assert runs.wait(60)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "")
@@ -241,7 +238,7 @@ time.sleep(0.1)
 
 def test_nothing_spins_while_nothing_comes() -> None:
     with Stream(look, Reports(), when_full="block"):
-        time.sleep(0.05)
+        wait_until_blocked(thread for thread in threading.enumerate() if thread.name in stream_threads())
         before = time.process_time()
-        time.sleep(0.3)
+        time.sleep(0.3)  # what is measured
         assert time.process_time() - before < 0.15

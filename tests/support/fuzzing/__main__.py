@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -104,7 +105,8 @@ def _watch(name: str, folder: Path, *, first: int, inputs: int, seconds: float, 
     before, since, spent = first, time.monotonic(), 0.0
     slow = ""
     while process.poll() is None and not slow:
-        time.sleep(GLANCE_S)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(GLANCE_S)
         number, now, processor = _noted(note)[0], time.monotonic(), _processor_s(process.pid)
         if number != before:
             before, since, spent = number, now, processor
