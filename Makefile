@@ -8,7 +8,7 @@ READY = $(VENV)/.installed
 READY_DEMO = $(VENV)/.installed-demo
 
 .PHONY: demo test lint bench gpu-check kernels kernels-check engines-check soak fuzz api-names wheelhouse wheel lock sbom platforms clean \
-    triton-check serve-bench native native-java native-csharp native-package native-check native-fuzz
+    triton-check serve-bench native native-java native-csharp native-package native-bench native-bare native-check native-fuzz
 
 demo: $(READY_DEMO)
 	$(BIN)/blastscope demo --out demo
@@ -109,8 +109,21 @@ native-csharp:
 
 native-package: native
 	mkdir -p dist
+	cmake -S runtime/native -B $(NATIVE) -DBLASTSCOPE_EXAMPLES=ON > /dev/null
+	cmake --build $(NATIVE) --parallel
 	runtime/native/packaging/package.sh $(NATIVE) "$(OPENVINO)" blastscope/shipped dist/libblastscope
 	runtime/native/packaging/bindings.sh dist/libblastscope
+
+# libblastscope and the Python runtime in turn: image to label, process start to first label, peak memory. Exits 1 beyond the limits.
+native-bench: native
+	mkdir -p $(BENCH_CACHE)
+	$(BIN)/blastscope bench --network shipped --baseline none --batch 1 --layout fused --rounds 12 --seconds 3 \
+		--native $(NATIVE)/libblastscope.so --output $(BENCH_CACHE)/native.json
+	$(BIN)/python -m blastscope.benchmarks.native $(BENCH_CACHE)/native.json
+
+# The package in a Debian that debootstrap makes, without Python. Needs root.
+native-bare: native-package
+	$(BIN)/python -m pytest -s tests/native/check_package.py $(PYTEST_ARGS)
 
 native-check: $(READY)
 	BLASTSCOPE_EVERY_CELL=1 $(BIN)/python -m pytest -s tests/native tests/native/check_native.py $(PYTEST_ARGS)

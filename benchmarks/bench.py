@@ -12,22 +12,16 @@ from pathlib import Path
 from blastscope.benchmarks.contenders import BACKEND
 from blastscope.benchmarks.model_benchmark import DEFAULT_EXECUTION, BenchmarkConfig, ModelBenchmark
 from blastscope.benchmarks.models import BenchmarkModel
+from blastscope.benchmarks.native import ENGINE, measure_native_start
 from blastscope.benchmarks.roofline import measure_peaks
-from blastscope.benchmarks.schema import BenchResult, Row, describe_machine, installed_versions
+from blastscope.benchmarks.schema import BenchResult, FirstLabel, Row, describe_machine, installed_versions
 from blastscope.runtime.io.strict_model import StrictModel
+from blastscope.runtime.io.synthetic import synthetic_cell
 from blastscope.runtime.types import LAYOUTS, ClassName
 
 logger = logging.getLogger(__name__)
 
 CELL_SEED = 7  # of the synthetic cell that is classified
-
-
-class FirstLabel(StrictModel):
-    """What the child process prints."""
-
-    time_s: float  # of the system's clock, when it had its first label
-    label: ClassName | None
-    peak_mib: float | None  # None: only Linux gives it
 
 
 class ColdStart(StrictModel):
@@ -82,8 +76,6 @@ def measure_cold_start(
 
 def _classify_once(path: Path, options: Sequence[str], cache: Path | None) -> tuple[float, ClassName | None]:
     """The time of the first label, in seconds of the system's clock, and the label."""
-    from blastscope.runtime.io.synthetic import synthetic_cell
-
     image = synthetic_cell(CELL_SEED)
     precision, execution, backend, layout = options
     if backend == "torch":
@@ -166,27 +158,31 @@ def run_benchmark(models: Sequence[BenchmarkModel], config: BenchmarkConfig) -> 
             found += benchmark.compare_benchmark_app()
         if config.runtime:
             benchmark.note_int8_layers()
-        rows += _with_cold_starts(found, model) if config.cold_start else found
+        rows += _with_cold_starts(found, model, config.native) if config.cold_start else found
     machine = describe_machine(peaks)
     return BenchResult(machine=machine, versions=installed_versions(), rows=tuple(rows), notes=tuple(dict.fromkeys(notes)))
 
 
-def _with_cold_starts(rows: Sequence[Row], model: BenchmarkModel) -> list[Row]:
+def _with_cold_starts(rows: Sequence[Row], model: BenchmarkModel, native: Path | None) -> list[Row]:
     names = dict.fromkeys(row.name for row in rows if row.scope == "pixels")
-    found = {name: _cold_start(name, model) for name in names}
+    found = {name: _cold_start(name, model, native) for name in names}
     fields = {name: {"load_s": one.load_s, "peak_mib": one.peak_mib} for name, one in found.items() if one}
     return [row.model_copy(update=fields.get(row.name, {})) if row.scope == "pixels" else row for row in rows]
 
 
-def _cold_start(name: str, model: BenchmarkModel) -> ColdStart | None:
-    """Of the runtime and of three PyTorch models. Compiling is no start, and other baselines start as their library does."""
+def _cold_start(name: str, model: BenchmarkModel, native: Path | None) -> ColdStart | None:
+    """Of the runtime, libblastscope and three PyTorch models; compiling is no start, and others start as their library."""
     graph, engine = name.removeprefix(f"{model.name}/").split("/")
     layouts = {BACKEND: "fused", **{f"{BACKEND}-{layout}": layout for layout in LAYOUTS}}
-    if engine != "torch" and (engine not in layouts or engine == f"{BACKEND}-paired"):  # of the other workload
+    if engine not in ("torch", ENGINE) and (engine not in layouts or engine == f"{BACKEND}-paired"):  # of the other workload
         return None
     logger.info("cold start of %s", name)
     if engine == "torch":
         return measure_cold_start(model.run, "fp32", "f32", "torch")
     precision, _, execution = graph.partition("-")
     execution = execution or DEFAULT_EXECUTION[precision]  # type: ignore[index]
+    if engine == ENGINE:
+        assert native is not None  # its row is there
+        load_s, first = measure_native_start(native, model.bundle, synthetic_cell(CELL_SEED), (precision, execution, "fused"))
+        return ColdStart(load_s=load_s, peak_mib=first.peak_mib, label=first.label)
     return measure_cold_start(model.bundle, precision, execution, BACKEND, layout=layouts[engine])

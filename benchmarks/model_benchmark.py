@@ -42,6 +42,7 @@ from blastscope.benchmarks.contenders import (
 )
 from blastscope.benchmarks.interleaved_timing import Contender, Image, Round, TimingConfig, time_interleaved
 from blastscope.benchmarks.models import BenchmarkModel
+from blastscope.benchmarks.native import ENGINE, native_classifier, open_native
 from blastscope.benchmarks.openvino_benchmark_app import SOURCE, describe_layers, engine_layers, run_benchmark_app
 from blastscope.benchmarks.roofline import Peak, multiply_adds
 from blastscope.benchmarks.schema import (
@@ -97,6 +98,8 @@ class BenchmarkConfig:
         Whether OpenVINO's benchmark_app measures the network too.
     data
         Folder of C-NMC cells that set the int8 ranges of the baselines; None: synthetic cells set them.
+    native
+        libblastscope.so, which takes part at batch 1; None: it doesn't.
     """
 
     torch_baseline: bool = True
@@ -110,6 +113,7 @@ class BenchmarkConfig:
     cold_start: bool = True
     benchmark_app: bool = False
     data: Path | None = None
+    native: Path | None = None
 
 
 class ModelBenchmark:
@@ -268,7 +272,11 @@ class ModelBenchmark:
                         break
                     continue
                 self._scope_notes[name] = tuple(scope.notes)
-                yield Contender(name, runtime_classifier(scope), expected_labels(self._predictions[precision], cells))
+                expected = expected_labels(self._predictions[precision], cells)
+                yield Contender(name, runtime_classifier(scope), expected)
+                if self._config.native and len(images) == 1 and layout == "fused":
+                    native = stack.enter_context(open_native(self._config.native, self._model, runtime_config))
+                    yield Contender(f"{name.removesuffix(BACKEND)}{ENGINE}", native_classifier(native), expected)
                 if first_voter:
                     yield first_voter
 

@@ -17,7 +17,7 @@ from blastscope.benchmarks.interleaved_timing import Round, cpu_governor
 from blastscope.benchmarks.roofline import Peak
 from blastscope.runtime.io.cpu_info import usable_threads
 from blastscope.runtime.io.strict_model import StrictModel
-from blastscope.runtime.types import Execution
+from blastscope.runtime.types import ClassName, Execution
 
 LIBRARIES = ("blastscope", "numpy", "openvino", "onnxruntime", "opencv-python-headless", "torch", "timm")
 FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8")  # as /proc/cpuinfo names them
@@ -105,6 +105,14 @@ class BenchResult(StrictModel):
     versions: dict[str, str]
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
+
+
+class FirstLabel(StrictModel):
+    """What a process prints that was started for one label."""
+
+    time_s: float  # of the system's clock, when it had the label
+    label: ClassName | None
+    peak_mib: float | None  # None: only Linux gives it
 
 
 def make_row(name: str, batch: int, rounds: Sequence[Round], baseline: Sequence[Round] | None = None) -> Row:

@@ -55,6 +55,7 @@ def bench(
     cascade: Annotated[
         bool, typer.Option("--cascade", help="Time the network in stages too, with all voters and with the first alone.")
     ] = False,
+    native: Annotated[Path | None, typer.Option(help="libblastscope.so: time it too, at batch 1 (`make native`).")] = None,
     threads: Threads = None,
     loadgen: Annotated[list[str] | None, typer.Option(help=LOADGEN_HELP)] = None,
     latency_bound_ms: Annotated[float, typer.Option(min=0.1, help="With --loadgen server: of the 99th percentile.")] = 100.0,
@@ -93,6 +94,7 @@ def bench(
             cold_start=cold_start,
             benchmark_app=benchmark_app,
             data=find_data(),
+            native=native,
         )
         new = _measure(network or DEFAULT_NETWORKS, config)
     if output:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 
 import pytest
-from native_library import CannotBuild, NativeLibrary, built_library
+from native_library import CannotBuild, built_library
+
+from blastscope.benchmarks.libblastscope import NativeLibrary
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,13 @@
 // A program for sanitizers and valgrind: every function, right and wrong, from many threads, while handles close.
-//     stress BUNDLE CACHE [CALLS]: with CALLS, so many calls whose memory must stay flat
+//     stress BUNDLE CACHE                    every function from 32 threads, and while handles close
+//     stress BUNDLE CACHE refusals FOLDER    from 32 threads: bundles in FOLDER, none of which may be opened, and bad images
+//     stress BUNDLE CACHE flat CALLS         so many calls, whose memory, threads and descriptors must stay flat
+#include <algorithm>
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <thread>
 #include <vector>
@@ -31,18 +35,27 @@ std::vector<uint8_t> disk(int side, int radius) {
     return pixels;
 }
 
-long resident_kb() {
+long told_by_system(const char* key) {  // of /proc/self/status, kB or a count
     std::ifstream status("/proc/self/status");
+    const size_t size = std::strlen(key);
     for (std::string line; std::getline(status, line);)
-        if (line.rfind("VmRSS:", 0) == 0) return std::atol(line.c_str() + 6);
+        if (line.compare(0, size, key) == 0) return std::atol(line.c_str() + size);
     return 0;
 }
 
-int threads_here() {
-    std::ifstream status("/proc/self/status");
-    for (std::string line; std::getline(status, line);)
-        if (line.rfind("Threads:", 0) == 0) return std::atoi(line.c_str() + 8);
-    return 0;
+int threads_here() { return static_cast<int>(told_by_system("Threads:")); }
+
+int descriptors_here() {
+    const auto all = std::filesystem::directory_iterator("/proc/self/fd");
+    return static_cast<int>(std::distance(begin(all), end(all)));
+}
+
+// `function` of each number below 32, in a thread of its own.
+template <class Function>
+void from_32_threads(Function function) {
+    std::vector<std::thread> callers;
+    for (int caller = 0; caller < 32; caller++) callers.emplace_back([&function, caller] { function(caller); });
+    for (std::thread& caller : callers) caller.join();
 }
 
 void wrong_arguments(const std::string& bundle, const blastscope_image& image) {
@@ -123,40 +136,109 @@ void closing_in_a_callback_is_refused(const std::string& bundle, const blastscop
     EXPECT(seen.status == BLASTSCOPE_USAGE);
 }
 
-void stay_flat(const blastscope::Scope& scope, const blastscope_image& image, long calls) {
-    long before = 0;
+void bad_images(const blastscope::Scope& scope, const std::vector<uint8_t>& pixels) {
+    const auto status_of = [&](const blastscope_image& image) {
+        blastscope_prediction prediction;
+        return blastscope_classify(scope.handle(), &image, &prediction);
+    };
+    const uint8_t* const good = pixels.data();
+    const int32_t most = INT32_MAX;
+    const int64_t far = INT64_MAX, back = INT64_MIN;
+    for (const blastscope_image& image : {
+             blastscope_image{nullptr, 10, 10, 0, 0, 0, 0}, blastscope_image{good, -1, 10, 0, 0, 0, 0}, blastscope_image{good, 10, -1, 0, 0, 0, 0},
+             blastscope_image{good, 10, 10, 0, 0, 9, 0}, blastscope_image{good, 10, 10, 0, 0, -1, 0}, blastscope_image{good, most, most, 0, 0, 0, 0},
+             blastscope_image{good, 10, 10, far, 0, 0, 0}, blastscope_image{good, 10, 10, back, 0, 0, 0}, blastscope_image{good, 10, 10, 0, far, 0, 0},
+             blastscope_image{good, 10, 10, 0, back, 0, 0}})
+        EXPECT(status_of(image) == BLASTSCOPE_IMAGE);
+    const auto refusal_of = [&](const std::vector<uint8_t>& image, int width, int height) {
+        return scope.classify(blastscope::image(image.data(), width, height)).refusal;
+    };
+    EXPECT(refusal_of({}, 0, 0) == BLASTSCOPE_EMPTY);
+    EXPECT(refusal_of(std::vector<uint8_t>(3), 1, 1) == BLASTSCOPE_EMPTY);
+    EXPECT(refusal_of(std::vector<uint8_t>(3 * 50 * 50), 50, 50) == BLASTSCOPE_EMPTY);
+    EXPECT(refusal_of(std::vector<uint8_t>(3 * 50 * 50, 255), 50, 50) == BLASTSCOPE_NOT_ON_BLACK);
+    EXPECT(refusal_of(disk(40, 30), 40, 40) != BLASTSCOPE_NOT_REFUSED);
+}
+
+void everything_is_refused(const std::string& damaged, const blastscope::Options& options) {
+    std::vector<std::string> bundles;
+    for (const auto& entry : std::filesystem::directory_iterator(damaged)) bundles.push_back(entry.path());
+    std::sort(bundles.begin(), bundles.end());
+    EXPECT(bundles.size() > 40);
+    from_32_threads([&](int caller) {
+        for (size_t place = static_cast<size_t>(caller) % 8; place < bundles.size(); place += 8) {  // each by four at once
+            blastscope_handle none = 7;
+            const blastscope_status status = blastscope_open(bundles[place].c_str(), &options.all, &none);
+            if (status < BLASTSCOPE_BUNDLE || status > BLASTSCOPE_GOLDEN_MISMATCH || none != 0)
+                std::fprintf(stderr, "%s: %d, %s\n", bundles[place].c_str(), status, blastscope_last_error());
+            EXPECT(status >= BLASTSCOPE_BUNDLE && status <= BLASTSCOPE_GOLDEN_MISMATCH && none == 0);
+            EXPECT(*blastscope_last_error() != 0);
+        }
+    });
+}
+
+void open_and_close_at_once(const std::string& bundle, const blastscope::Options& options, const blastscope_image& image) {
+    from_32_threads([&](int) {
+        blastscope::Scope scope(bundle, options);
+        EXPECT(scope.submit(image).get().refusal == scope.classify(image).refusal);
+        scope.close();
+    });
+}
+
+struct Taken {  // by this process
+    long resident_kb = told_by_system("VmRSS:");
+    int threads = threads_here(), descriptors = descriptors_here();
+};
+
+void stay_flat(const std::string& bundle, const blastscope::Options& options, const std::vector<uint8_t>& pixels, long calls) {
+    const blastscope_image image = blastscope::image(pixels.data(), 64, 64), black = blastscope_image{};
+    const blastscope::Scope scope(bundle, options);
+    Taken before;
     for (long call = 0; call < calls; call++) {
         scope.classify(image);
-        if (call == calls / 10) before = resident_kb();
+        if (call % 10 == 3) scope.submit(image).get();
+        if (call % 10 == 5) EXPECT(scope.classify_many({image, black, image})[1].refusal == BLASTSCOPE_EMPTY);
+        if (call % 10 == 7) bad_images(scope, pixels);
+        if (call % std::max(calls / 200, 1L) == 0) {  // one at a time: OpenVINO keeps threads for as many as were ever open at once
+            blastscope::Scope(bundle, options).classify(image);
+            wrong_arguments(bundle, image);
+        }
+        if (call == calls / 10) before = Taken();
     }
-    const long grown = resident_kb() - before;
-    std::printf("%ld calls: %ld kB more after the first tenth\n", calls, grown);
-    EXPECT(grown < 1024);
+    const Taken after;
+    std::printf("%ld calls and %ld openings: %ld kB, %d threads, %d descriptors more after the first tenth\n", calls,
+                std::min(calls, 200L), after.resident_kb - before.resident_kb, after.threads - before.threads,
+                after.descriptors - before.descriptors);
+    EXPECT(calls < 1000 || after.resident_kb - before.resident_kb < 4096);  // fewer calls don't fill what is filled once
+    EXPECT(after.threads <= before.threads && after.descriptors <= before.descriptors);
 }
 
 }  // namespace
 
 int main(int count, char** arguments) {
-    EXPECT(count >= 3);
-    const std::string bundle = arguments[1];
+    EXPECT(count == 3 || count == 5);
+    const std::string bundle = arguments[1], part = count > 3 ? arguments[3] : "";
     blastscope::Options options;
     options.cache_dir(arguments[2]).workload("throughput").threads(2).call_unlike_training();
     const std::vector<uint8_t> pixels = disk(64, 20);
     const blastscope_image image = blastscope::image(pixels.data(), 64, 64);
     wrong_arguments(bundle, image);
-    if (count > 3) {
-        stay_flat(blastscope::Scope(bundle, options), image, std::atol(arguments[3]));
-        return 0;
-    }
-    {
+    if (part == "flat") {
+        stay_flat(bundle, options, pixels, std::atol(arguments[4]));
+    } else if (part == "refusals") {
+        everything_is_refused(arguments[4], options);
         const blastscope::Scope scope(bundle, options);
-        std::vector<std::thread> callers;
-        for (int caller = 0; caller < 32; caller++) callers.emplace_back([&] { use(scope, image, 3); });
-        for (std::thread& caller : callers) caller.join();
+        from_32_threads([&](int) { bad_images(scope, pixels); });
+    } else {
+        {
+            const blastscope::Scope scope(bundle, options);
+            from_32_threads([&](int) { use(scope, image, 3); });
+        }
+        const int before = threads_here();
+        close_while_others_call(bundle, options, image);
+        closing_in_a_callback_is_refused(bundle, options, image);
+        open_and_close_at_once(bundle, options, image);
+        EXPECT(threads_here() <= before);
     }
-    const int before = threads_here();
-    close_while_others_call(bundle, options, image);
-    closing_in_a_callback_is_refused(bundle, options, image);
-    EXPECT(threads_here() <= before);
     std::puts("ok");
 }

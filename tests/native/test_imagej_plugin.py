@@ -13,9 +13,10 @@ import cv2
 import numpy as np
 import pytest
 from native_bindings import IMAGEJ, JNA, built_binding, missing, write_picture
-from native_library import ROOT, SOURCES, NativeLibrary
+from native_library import ROOT, SOURCES
 
 from blastscope import SHIPPED_BUNDLE, open_bundle
+from blastscope.benchmarks.libblastscope import NativeLibrary
 from blastscope.runtime.io.cnmc import scan_dataset
 from blastscope.runtime.io.image import read_image
 

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 from native_bindings import Binding, assert_same_row, built_binding, write_lines, write_picture
-from native_library import SOURCES, NativeLibrary
+from native_library import SOURCES
 
 from blastscope import SHIPPED_BUNDLE, open_bundle
+from blastscope.benchmarks.libblastscope import NativeLibrary
 from blastscope.runtime.crop import Crop, crop_cell
 from blastscope.runtime.io.cnmc import scan_dataset
 from blastscope.runtime.io.image import read_image

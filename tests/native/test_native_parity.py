@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 from native_bindings import assert_same_row
-from native_library import NOTES, NativeLibrary, NativeScope
 from trained_bundle import TaughtBundle
 
 from blastscope import SHIPPED_BUNDLE, open_bundle
+from blastscope.benchmarks.libblastscope import NOTES, NativeLibrary, NativeScope
 from blastscope.runtime.crop import Crop, crop_cell
 from blastscope.runtime.io.cnmc import scan_dataset
 from blastscope.runtime.io.image import read_image

@@ -9,9 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from native_library import SOURCES, NativeLibrary
+from native_library import SOURCES
 
 from blastscope import SHIPPED_BUNDLE
+from blastscope.benchmarks.libblastscope import NativeLibrary
+from blastscope.benchmarks.native import measure_native_start, native_classifier
+from blastscope.runtime.errors import EngineError
 from blastscope.runtime.io.synthetic import synthetic_cell
 
 PAGE = (SOURCES / "README.md").read_text(encoding="utf-8")
@@ -52,6 +55,19 @@ def test_the_example_says_what_python_says(native: NativeLibrary, tiny_bundle: A
     with open_bundle(bundle, device="cpu", backend="openvino") as scope:
         prediction = scope.classify(image)
     assert said == f"{prediction.label} {prediction.probability:.4f}\n"
+
+
+def test_the_benchmarks_start_gives_time_label_and_memory(native: NativeLibrary, tiny_bundle: Any, tmp_path: Path) -> None:
+    bundle, image = tiny_bundle.make(), synthetic_cell(5)
+    seconds, first = measure_native_start(native.path, bundle, image, ("fp32", "f32", "fused"), tmp_path / "cache")
+    with native.opened(bundle, cache_dir=tmp_path / "cache") as scope:
+        assert native_classifier(scope)([image]) == [first.label]
+    assert first.label in ("hem", "all")
+    assert 0 < seconds < 600
+    assert first.peak_mib is not None
+    assert 10 < first.peak_mib < 1000
+    with pytest.raises(EngineError, match="no such folder"):
+        measure_native_start(native.path, tmp_path / "none", image, ("fp32", "f32", "fused"))
 
 
 def test_every_function_holds_from_32_threads_and_while_closing(

@@ -6,19 +6,16 @@ import copy
 import ctypes
 import json
 import random
-import shutil
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-from native_library import Image, NativeError, NativeLibrary, NativeScope, Prediction
-from onnx import TensorProto, helper, numpy_helper
+from damaged_bundles import DAMAGES, NEWER, TEXTS, UNFIT, damage, replace_graph, write_bad_zips, write_text
 
 from blastscope import SHIPPED_BUNDLE, open_bundle
+from blastscope.benchmarks.libblastscope import Image, NativeError, NativeLibrary, NativeScope, Prediction
 from blastscope.runtime.bundle import read_bundle
 from blastscope.runtime.bundle.archive import pack
 from blastscope.runtime.errors import BlastscopeError
@@ -107,64 +104,18 @@ def test_a_changed_manifest_is_judged_as_python_judges_it(native: NativeLibrary,
     assert found >= {"Ok", "BundleError"}
 
 
-TEXTS: list[Callable[[str], str | bytes]] = [
-    lambda text: text[:-20],
-    lambda text: text.replace('"name"', '"name": "twice", "name"', 1),
-    lambda text: text.replace('"seed": 0', '"seed": NaN'),
-    lambda text: text.replace('"seed": 0', '"seed": 1e999'),
-    lambda text: "\ufeff" + text,
-    lambda text: text.encode()[:50] + b"\xff" + text.encode()[50:],
-    lambda text: f"[{text}]",
-    lambda text: "[" * 5000,
-    lambda text: "",
-    lambda text: text + " " * 2**23,
-    lambda text: text.replace('"format": "1.3"', '"format": "1.4"'),
-    lambda text: text.replace('"format": "1.3"', '"format": "2.0"'),
-    lambda text: text.replace('"format": "1.3"', '"format": "0.9"'),
-    lambda text: text.replace('"format": "1.3"', '"format": "01.3"'),
-    lambda text: text.replace('"format": "1.3"', '"format": "1.2"'),
-    lambda text: text.replace('"config": {}', f'"config": {{"a": {[0] * 100_001}}}'),
-    lambda text: text.replace('"config": {}', f'"config": {"[" * 150}{"]" * 150}'),
-    lambda text: text.replace("2026-11-23T01:00:00Z", "2026-11-23"),
-    lambda text: text.replace("fp32/ensemble.onnx", "../ensemble.onnx"),
-]
-
-
 @pytest.mark.parametrize("number", range(len(TEXTS)))
 def test_a_manifest_that_is_no_json_is_refused_as_in_python(
     native: NativeLibrary, tiny_bundle: Any, tmp_path: Path, number: int
 ) -> None:
     bundle = tiny_bundle.make()
-    text = (bundle / "manifest.json").read_text(encoding="utf-8")
-    content = TEXTS[number](text)
-    assert content != text
-    (bundle / "manifest.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+    write_text(bundle, number)
     said = python_says(bundle, tmp_path)
     assert native_says(native, bundle, tmp_path) == said != "Ok"
-    assert said == ("FormatTooNew" if number in (10, 11) else "BundleError")
+    assert said == ("FormatTooNew" if number in NEWER else "BundleError")
 
 
-def damage(bundle: Path, kind: str) -> None:
-    golden, graph = bundle / "golden.safetensors", bundle / "fp32" / "ensemble.onnx"
-    data = bytearray(graph.read_bytes())
-    match kind:
-        case "a flipped bit":
-            data[len(data) // 2] ^= 1
-            graph.write_bytes(data)
-        case "a longer file":
-            graph.write_bytes(data + b"x")
-        case "a missing file":
-            golden.unlink()
-        case "another file":
-            (bundle / ".hidden").write_bytes(b"")
-        case "a link":
-            shutil.move(golden, bundle.parent / "elsewhere")
-            golden.symlink_to(bundle.parent / "elsewhere")
-        case "no manifest":
-            (bundle / "manifest.json").unlink()
-
-
-@pytest.mark.parametrize("kind", ["a flipped bit", "a longer file", "a missing file", "another file", "a link", "no manifest"])
+@pytest.mark.parametrize("kind", DAMAGES)
 def test_a_damaged_folder_is_refused_as_in_python(native: NativeLibrary, tiny_bundle: Any, tmp_path: Path, kind: str) -> None:
     bundle = tiny_bundle.make()
     damage(bundle, kind)
@@ -191,80 +142,16 @@ def test_a_zip_is_opened_and_a_bad_one_is_refused_as_in_python(native: NativeLib
         assert scope.row(scope.classify(image))["label"] == python.classify(image).label
         assert scope.audit["bundle"] == bundle.digest
     assert (cache / "bundles" / file_sha256(good) / "manifest.json").is_file()
-    content = good.read_bytes()
-    names = zipfile.ZipFile(good).namelist()
-    bad: dict[str, bytes] = {
-        "cut off": content[:-30],
-        "damaged": content[: len(content) // 2] + b"\0\1\2\3" + content[len(content) // 2 + 4 :],
-        "no zip": b"PK\3\4 and so on",
-        "empty": b"",
-    }
-    for name, data in bad.items():
-        (tmp_path / f"{name}.zip").write_bytes(data)
-    for name, (renamed, compression) in {
-        "climbs": ("../golden.safetensors", zipfile.ZIP_STORED),
-        "absolute": ("/golden.safetensors", zipfile.ZIP_STORED),
-        "backslash": ("a\\golden.safetensors", zipfile.ZIP_STORED),
-        "other compression": ("golden.safetensors", zipfile.ZIP_LZMA),
-        "more than listed": ("extra", zipfile.ZIP_STORED),
-    }.items():
-        with zipfile.ZipFile(good) as source, zipfile.ZipFile(tmp_path / f"{name}.zip", "w", compression) as sink:
-            for member in names:
-                if member != "golden.safetensors" or name == "more than listed":
-                    sink.writestr(member, source.read(member))
-            sink.writestr(renamed, source.read("golden.safetensors"))
-    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as sink:
-        sink.writestr("manifest.json", b" " * 10**7)
+    write_bad_zips(good, tmp_path)
     for path in sorted(tmp_path.glob("*.zip")):
         if path != good:
             assert native_says(native, path, cache) == python_says(path, cache) != "Ok", path
 
 
-def unfit(model: onnx.ModelProto, kind: str) -> None:
-    graph = model.graph
-    match kind:
-        case "a subgraph":
-            graph.node.append(helper.make_node("If", ["crops"], ["x"], then_branch=graph, else_branch=graph))
-        case "another domain":
-            graph.node[0].domain = "com.example"
-        case "an unknown operator":
-            graph.node.append(helper.make_node("Loop", [], ["x"]))
-        case "a fixed batch":
-            graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
-        case "another input":
-            graph.input[0].name = "images"
-        case "an output too many":
-            graph.output.append(helper.make_tensor_value_info("more", TensorProto.FLOAT, ["N"]))
-        case "weights elsewhere":
-            graph.initializer[0].data_location = TensorProto.EXTERNAL
-        case "a weight that is no number":
-            bad = numpy_helper.to_array(graph.initializer[0]).astype(np.float32).copy()
-            bad.reshape(-1)[:1] = np.nan
-            graph.initializer.append(numpy_helper.from_array(bad, "bad"))
-            graph.initializer.append(numpy_helper.from_array(np.array([1, np.nan], np.float32), "worse"))
-        case "much memory":
-            graph.initializer.append(numpy_helper.from_array(np.array([2**20, 2**10], np.int64), "sides"))
-            graph.node.insert(0, helper.make_node("ConstantOfShape", ["sides"], ["huge"]))
-        case "an old version":
-            model.opset_import[0].version = 9
-
-
-KINDS = [
-    *("a subgraph", "another domain", "an unknown operator", "a fixed batch", "another input", "an output too many"),
-    *("weights elsewhere", "a weight that is no number", "much memory", "an old version"),
-]
-
-
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", UNFIT)
 def test_a_graph_that_python_refuses_is_refused(native: NativeLibrary, tiny_bundle: Any, tmp_path: Path, kind: str) -> None:
     bundle = tiny_bundle.make()
-    path = bundle / "fp32" / "ensemble.onnx"
-    model = onnx.load(path)
-    unfit(model, kind)
-    path.write_bytes(model.SerializeToString())
-    manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
-    manifest["graphs"][0] |= {"sha256": file_sha256(path), "size": path.stat().st_size}
-    (bundle / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    replace_graph(bundle, kind)
     said = python_says(bundle, tmp_path)
     assert native_says(native, bundle, tmp_path) == said == "BundleError"
 
