@@ -8,7 +8,7 @@ READY = $(VENV)/.installed
 READY_DEMO = $(VENV)/.installed-demo
 
 .PHONY: demo test lint bench gpu-check kernels kernels-check engines-check soak fuzz api-names wheelhouse wheel lock sbom platforms clean \
-    triton-check serve-bench native native-package native-bench native-bare native-check native-fuzz
+    triton-check serve-bench native native-java native-csharp native-package native-bench native-bare native-check native-fuzz
 
 demo: $(READY_DEMO)
 	$(BIN)/blastscope demo --out demo
@@ -100,11 +100,19 @@ native: $(READY)
 	cmake -S runtime/native -B $(NATIVE) -DOpenVINO_DIR="$(OPENVINO)/cmake" > /dev/null
 	cmake --build $(NATIVE) --parallel --target blastscope
 
+# The classes over it: blastscope.jar and ImageJ's Blastscope_.jar, with a JDK; Blastscope.dll, with Mono's compiler.
+native-java:
+	runtime/native/java/build.sh $(NATIVE)-java
+
+native-csharp:
+	runtime/native/csharp/build.sh $(NATIVE)-csharp
+
 native-package: native
 	mkdir -p dist
 	cmake -S runtime/native -B $(NATIVE) -DBLASTSCOPE_EXAMPLES=ON > /dev/null
 	cmake --build $(NATIVE) --parallel
 	runtime/native/packaging/package.sh $(NATIVE) "$(OPENVINO)" blastscope/shipped dist/libblastscope
+	runtime/native/packaging/bindings.sh dist/libblastscope
 
 # libblastscope and the Python runtime in turn: image to label, process start to first label, peak memory. Exits 1 beyond the limits.
 native-bench: native

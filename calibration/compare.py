@@ -40,12 +40,30 @@ class EngineRow(StrictModel):
 
 
 class CellCall(StrictModel):
-    """One cell: what the graphs of one precision call it, or why they weren't asked."""
+    """One cell: what the graphs of one precision call it, or why they weren't asked.
 
-    file: str  # from the data's folder
-    label: ClassName | None  # None: the file was left out before its label was read
+    Attributes
+    ----------
+    file : str
+        The cell's file, from the data's folder on.
+    label : ClassName or None
+        Its class; None where the file was left out before its label was read.
+    patient : str or None
+        Whose cell it is.
+    precision : Precision or None
+        Precision of the graphs that were asked; None where the cell was left out.
+    call : ClassName or None
+        What the graphs call it; None for a cell without a call.
+    score : float or None
+        The deciding voter's probability of ALL, 0 to 1.
+    refusal : str or None
+        Why there is no call, in words.
+    """
+
+    file: str
+    label: ClassName | None
     patient: str | None
-    precision: Precision | None = None  # None: left out
+    precision: Precision | None = None
     call: ClassName | None = None
     score: float | None = None
     refusal: str | None = None

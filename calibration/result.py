@@ -38,36 +38,90 @@ WHY: dict[StopReason, str] = {  # a search ended
 
 
 class RefusedCell(StrictModel):
-    """A cell that took no part, and why."""
+    """A cell that took no part, and why.
+
+    Attributes
+    ----------
+    file : str
+        Its name.
+    reason : str
+        The reason in words.
+    """
 
     file: str
     reason: str
 
 
 class CalibrationReport(StrictModel):
-    """The outcome of `calibrate`. With `admitted` False the bundle has no int8 graph, and `failures` says why."""
+    """The outcome of `calibrate`. With `admitted` False the bundle has no int8 graph, and `failures` says why.
 
-    bundle: str  # path
-    digest: Digest  # of the bundle as it is now
+    Attributes
+    ----------
+    bundle : str
+        The bundle's path.
+    digest : str
+        Digest of the bundle as it is now.
+    admitted : bool
+        Whether int8 is part of the bundle now.
+    failures : tuple of str
+        Which limits were missed.
+    gates : tuple of GateResult
+        One for each engine that judged.
+    golden_difference : float
+        Largest difference of a probability on the golden set.
+    golden_flips : int
+        Calls that changed on the golden set.
+    tolerance : float or None
+        Tolerance of int8 executions, where int8 was admitted.
+    graphs : tuple of str
+        Int8 files that the bundle now has.
+    sample : tuple of str
+        Calibration cells.
+    sample_patients : tuple of str
+        Whose cells these are.
+    refused : tuple of RefusedCell
+        Cells that took no part.
+    operating_point : OperatingPoint or None
+        The threshold, where one was asked for.
+    scores : tuple of Scores
+        The vote of parent and int8 on the gate's cells.
+    recipe : QuantConfig
+        How the graph that was judged last was made.
+    methods : tuple of MethodRow
+        Every one that was tried; none where `config` names the method.
+    first_gates : tuple of GateResult
+        The gate's results of the graph before layers were left in fp32; none where none were.
+    search : SearchReport or None
+        Which layers were left in fp32; None without a search.
+    int8_share : float
+        Share of the multiply-adds of all layers that can be int8 which is.
+    config : CalibrationConfig
+        The configuration, as the TOML file gave it.
+    folds : int
+        Folds of a cross validation, whose ensembles judged; 0: the bundle's own held-out patients did.
+    """
+
+    bundle: str
+    digest: Digest
     admitted: bool
     failures: tuple[str, ...]
-    gates: tuple[GateResult, ...] = Field(min_length=1)  # one for each engine that judged
-    golden_difference: float  # of the int8 graph on the golden set
+    gates: tuple[GateResult, ...] = Field(min_length=1)
+    golden_difference: float
     golden_flips: int
-    tolerance: float | None  # of int8 executions, when admitted
-    graphs: tuple[str, ...]  # int8 files that the bundle now has
-    sample: tuple[str, ...]  # calibration cells
+    tolerance: float | None
+    graphs: tuple[str, ...]
+    sample: tuple[str, ...]
     sample_patients: tuple[str, ...]
     refused: tuple[RefusedCell, ...]
     operating_point: OperatingPoint | None
-    scores: tuple[Scores, ...]  # the vote of parent and int8 on the gate's cells
-    recipe: QuantConfig  # of the graph that was judged last
-    methods: tuple[MethodRow, ...]  # every one that was tried; none where `config` names the method
-    first_gates: tuple[GateResult, ...]  # of the graph before layers were left in fp32; none where none were
+    scores: tuple[Scores, ...]
+    recipe: QuantConfig
+    methods: tuple[MethodRow, ...]
+    first_gates: tuple[GateResult, ...]
     search: SearchReport | None
-    int8_share: float  # of the multiply-adds of all layers that can be int8
+    int8_share: float
     config: CalibrationConfig
-    folds: int = 0  # of a cross validation, whose ensembles judged; 0: the bundle's own held-out patients did
+    folds: int = 0
 
     @property
     def exit_code(self) -> int:
@@ -150,18 +204,42 @@ LIBRARIES = ("onnx", "onnxruntime", "numpy", "opencv-python-headless")
 
 @dataclass(frozen=True)
 class CalibrationResult:
-    """A finished calibration, before the bundle is changed. The entries are the int8 graphs with the files they lie in."""
+    """A finished calibration, before the bundle is changed. The entries are the int8 graphs with the files they lie in.
+
+    Attributes
+    ----------
+    bundle : Bundle
+        The bundle before the change.
+    sample : CroppedCells
+        The calibration cells.
+    trial : Trial
+        What the gate found.
+    first : Trial or None
+        Before layers were left in fp32.
+    entries : tuple of (GraphEntry, Path)
+        The int8 graphs with the files they lie in.
+    config : CalibrationConfig
+        The configuration, as the TOML file gave it.
+    recipe : QuantConfig
+        How the int8 graph was made.
+    methods : tuple of MethodRow
+        Every configuration that was tried.
+    search : SearchReport or None
+        Which layers were left in fp32; None without a search.
+    folds : int
+        Folds whose ensembles judged in place of the bundle's own held-out patients; 0: none.
+    """
 
     bundle: Bundle
     sample: CroppedCells
     trial: Trial
-    first: Trial | None  # before layers were left in fp32
+    first: Trial | None
     entries: tuple[tuple[GraphEntry, Path], ...]
     config: CalibrationConfig
     recipe: QuantConfig
     methods: tuple[MethodRow, ...]
     search: SearchReport | None
-    folds: int = 0  # that judged in place of the bundle's own held-out patients
+    folds: int = 0
 
     @property
     def admitted(self) -> bool:

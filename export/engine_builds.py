@@ -21,18 +21,40 @@ Models = Literal["ensemble", "all"]
 
 @dataclass(frozen=True, slots=True)
 class BuildRequest:
-    """Which engines are to be built."""
+    """Which engines are to be built.
 
-    library: Library | None = None  # None: the one that is installed
-    precisions: tuple[Precision, ...] = ()  # none: all that the bundle has
+    Attributes
+    ----------
+    library : Library or None
+        TensorRT or TensorRT-RTX; None: the one that is installed.
+    precisions : tuple of Precision
+        Precisions of the graphs; none: all that the bundle has.
+    models : Models
+        Which networks.
+    profile : BatchProfile
+        How many crops a call may hold.
+    targets : tuple of str or None
+        Kinds of GPU; (): portable; None: the GPU at hand, portable where there is none.
+    """
+
+    library: Library | None = None
+    precisions: tuple[Precision, ...] = ()
     models: Models = "all"
     profile: BatchProfile = field(default_factory=BatchProfile)
-    targets: tuple[str, ...] | None = None  # kinds of GPU; (): portable; None: the GPU at hand, portable where there is none
+    targets: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedEngine:
-    """One engine to build."""
+    """One engine to build.
+
+    Attributes
+    ----------
+    entry : GraphEntry
+        The graph, as the manifest lists it.
+    key : EngineKey
+        What the engine was built from, for and by.
+    """
 
     entry: GraphEntry
     key: EngineKey
@@ -40,12 +62,24 @@ class PlannedEngine:
 
 @dataclass(frozen=True, slots=True)
 class BuiltEngine:
-    """One engine that is in the cache now."""
+    """One engine that is in the cache now.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    key : EngineKey
+        What the engine was built from, for and by.
+    size : int
+        Size in bytes.
+    built : bool
+        False where it was there.
+    """
 
     path: Path
     key: EngineKey
-    size: int  # bytes
-    built: bool  # False: it was there
+    size: int
+    built: bool
 
 
 class BuildObserver(Protocol):

@@ -162,9 +162,17 @@ GOLDEN_CANDIDATES = 96  # crops among which the golden set is chosen
 
 @dataclass(frozen=True, slots=True)
 class ParityCrops:
-    """Crops, and where they come from."""
+    """Crops, and where they come from.
 
-    crops: NDArray[np.uint8]  # (N, S, S, 3)
+    Attributes
+    ----------
+    crops : ndarray of uint8
+        Shape (N, S, S, 3), uint8, RGB.
+    source : {'drawn', 'validation'}
+        Drawn, or cells of the validation part.
+    """
+
+    crops: NDArray[np.uint8]
     source: Literal["drawn", "validation"]
 
 

@@ -206,23 +206,51 @@ LARGEST_MARGIN = -math.log(float(TINY))
 
 
 class Decision(NamedTuple):
-    """What the fused graph says of each cell."""
+    """What the fused graph says of each cell.
 
-    probabilities: Tensor  # (N, 3, 2) float32, voters a, b, combined, classes hem, all
-    label: Tensor  # (N,) int32 index into CLASSES
-    probability: Tensor  # (N,) float32, the deciding voter's, of the label
-    voter: Tensor  # (N,) int32 index into VOTERS
-
-
-class NoveltyDecision(NamedTuple):
-    """The same from an ensemble that also says how far a cell is from the training's."""
+    Attributes
+    ----------
+    probabilities : Tensor
+        (N, 3, 2) float32, voters a, b, combined, classes hem, all.
+    label : Tensor
+        (N,) int32, index into `CLASSES`.
+    probability : Tensor
+        (N,) float32, the deciding voter's, of the label.
+    voter : Tensor
+        (N,) int32 index into VOTERS.
+    """
 
     probabilities: Tensor
     label: Tensor
     probability: Tensor
     voter: Tensor
-    novelty: Tensor  # (N,) float32
-    answers: Tensor  # (N, 4, 2) float32: the probabilities, and in a fourth row the novelty twice
+
+
+class NoveltyDecision(NamedTuple):
+    """The same from an ensemble that also says how far a cell is from the training's.
+
+    Attributes
+    ----------
+    probabilities : Tensor
+        (N, 3, 2) float32, voters a, b, combined, classes hem, all.
+    label : Tensor
+        (N,) int32, index into `CLASSES`.
+    probability : Tensor
+        (N,) float32, the deciding voter's, of the label.
+    voter : Tensor
+        (N,) int32, index into `VOTERS`.
+    novelty : Tensor
+        (N,) float32.
+    answers : Tensor
+        (N, 4, 2) float32: the probabilities, and in a fourth row the novelty twice.
+    """
+
+    probabilities: Tensor
+    label: Tensor
+    probability: Tensor
+    voter: Tensor
+    novelty: Tensor
+    answers: Tensor
 
 
 class NoveltyGraph(nn.Module):

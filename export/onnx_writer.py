@@ -39,21 +39,47 @@ from blastscope.train.trunk import TrunkEnsemble
 
 
 class ExportConfig(StrictModel):
-    """Which graphs are written, and what they are checked on."""
+    """Which graphs are written, and what they are checked on.
 
-    name: str | None = Field(default=None, min_length=1, max_length=80)  # of the bundle; None: the run's folder
+    Attributes
+    ----------
+    name : str or None
+        Name of the bundle; None: that of the run's folder.
+    precisions : ({'fp32', 'fp16'}, ...)
+        Number types of the graphs.
+    fused_only : bool
+        Leave the three single models out.
+    drawn : bool
+        Golden set and check on drawn cells, so that no patient's cell is given away with the bundle.
+    golden_cells : int
+        Crops of the golden set.
+    parity_cells : int
+        Crops on which each graph is compared with PyTorch.
+    seed : int
+        The same seed gives the same result.
+    """
+
+    name: str | None = Field(default=None, min_length=1, max_length=80)
     # int8 comes from `calibrate`, through its gate
     precisions: tuple[Literal["fp32", "fp16"], ...] = Field(default=("fp32", "fp16"), min_length=1)
-    fused_only: bool = False  # leave the three single models out
-    drawn: bool = False  # golden set and check on drawn cells, so that no patient's cell is given away with the bundle
+    fused_only: bool = False
+    drawn: bool = False
     golden_cells: int = Field(default=16, ge=2, le=16)
-    parity_cells: int = Field(default=48, ge=8)  # crops on which each graph is compared with PyTorch
+    parity_cells: int = Field(default=48, ge=8)
     seed: int = Field(default=0, ge=0)
 
 
 @dataclass(frozen=True, slots=True)
 class GraphFile:
-    """A graph written to disk, with its entry for the manifest."""
+    """A graph written to disk, with its entry for the manifest.
+
+    Attributes
+    ----------
+    path : Path
+        The ONNX file.
+    entry : GraphEntry
+        The graph, as the manifest lists it.
+    """
 
     path: Path
     entry: GraphEntry

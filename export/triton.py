@@ -39,9 +39,23 @@ NOVELTY_OUTPUTS: tuple[tuple[str, str, list[int]], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """What the server is to run."""
+    """What the server is to run.
 
-    backend: str  # as Triton calls it
+    Attributes
+    ----------
+    backend : str
+        As Triton calls it.
+    file : str
+        Name of the model's file.
+    content : bytes
+        The file.
+    entry : GraphEntry
+        The graph, as the manifest lists it.
+    batch : BatchProfile
+        Crops in one call.
+    """
+
+    backend: str
     file: str
     content: bytes
     entry: GraphEntry

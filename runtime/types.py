@@ -79,19 +79,47 @@ class Audit:
 
 
 class PredictionRow(TypedDict):
-    """One prediction as the command line prints it."""
+    """One prediction as the command line prints it.
+
+    Attributes
+    ----------
+    label : ClassName or None
+        The call; None for a refused cell.
+    probability : float or None
+        The deciding voter's, of its own call, 0 to 1.
+    voter : Voter or None
+        The voter that decided.
+    probabilities : mapping of str to dict[str, float or None] or None
+        By voter and class; a voter's are None where it was not run.
+    decided_early : bool
+        Whether the first voter of a cascade decided alone.
+    novelty : float or None
+        Distance from the training's cells; None where the bundle measures none.
+    set : list of ClassName or None
+        The classes that can't be excluded; None where the bundle doesn't say.
+    box : list of int or None
+        x0, y0, x1, y1 of the cell in pixels of the image, half-open.
+    refusal : RefusalCode or None
+        Code of the reason why there is no call.
+    score : float or None
+        The deciding voter's probability of ALL, 0 to 1.
+    detail : str or None
+        The refusal in words.
+    audit : mapping of str to str
+        What answered: digests of bundle and engine, backend, device, precision, execution.
+    """
 
     label: ClassName | None
     probability: float | None
     voter: Voter | None
-    probabilities: dict[str, dict[str, float] | None] | None  # a voter's are null where it was not run
+    probabilities: dict[str, dict[str, float] | None] | None
     decided_early: bool
     novelty: float | None
     set: list[ClassName] | None
     box: list[int] | None
     refusal: RefusalCode | None
-    score: float | None  # the deciding voter's probability of ALL
-    detail: str | None  # of the refusal
+    score: float | None
+    detail: str | None
     audit: dict[str, str]
 
 

@@ -33,37 +33,95 @@ LIBRARIES = ("blastscope", "torch", "timm", "numpy", "opencv-python-headless", "
 
 
 class ValidationCell(StrictModel):
-    """A validation cell, in the order of RUN/validation.safetensors."""
+    """A validation cell, in the order of RUN/validation.safetensors.
 
-    file: str  # from the data folder, with forward slashes
+    Attributes
+    ----------
+    file : str
+        The cell's file, from the data folder on, with forward slashes.
+    label : ClassName
+        Its class.
+    patient : str
+        Whose cell it is.
+    """
+
+    file: str
     label: ClassName
     patient: str
 
 
 class RunProvenance(StrictModel):
-    """RUN/run.json."""
+    """RUN/run.json.
+
+    Attributes
+    ----------
+    state : {'running', 'finished'}
+        Whether the training is over.
+    created : str
+        UTC, ISO 8601.
+    data_sha256 : str or None
+        Digest of the data folder; None for random weights.
+    split : {'patient', 'image', 'none'}
+        What the parts were split by.
+    seed : int
+        The same seed gives the same result.
+    patients : Patients
+        Who is in which part.
+    training_cells : int
+        How many cells trained.
+    validation : tuple of ValidationCell
+        The cells that judged, in order.
+    duplicates : int
+        Byte-identical files that were dropped.
+    refused : tuple of (str, str)
+        Files left out, with the reason.
+    weights : str
+        Where the backbones' first weights come from.
+    versions : mapping of str to str
+        Libraries and their versions.
+    device : str
+        What it ran on.
+    precision : str
+        Number type of the training.
+    seconds : float
+        Seconds of training, over all sittings.
+    notes : tuple of str
+        What a reader of the scores must know.
+    config : TrainConfig
+        The configuration, as the TOML file gave it.
+    """
 
     state: Literal["running", "finished"]
-    created: str  # UTC, ISO 8601
-    data_sha256: Digest | None  # None: no data, random weights
+    created: str
+    data_sha256: Digest | None
     split: Literal["patient", "image", "none"]
     seed: int
     patients: Patients
     training_cells: int
     validation: tuple[ValidationCell, ...]
-    duplicates: int  # byte-identical files that were dropped
-    refused: tuple[tuple[str, str], ...]  # files left out, with the reason
-    weights: str  # where the backbones' first weights come from
+    duplicates: int
+    refused: tuple[tuple[str, str], ...]
+    weights: str
     versions: dict[str, str]
     device: str
     precision: str
-    seconds: float  # of training, over all sittings
-    notes: tuple[str, ...]  # what a reader of the scores must know
+    seconds: float
+    notes: tuple[str, ...]
     config: TrainConfig
 
 
 class RunHistory(StrictModel):
-    """RUN/history.json: the epochs of each network."""
+    """RUN/history.json: the epochs of each network.
+
+    Attributes
+    ----------
+    a : tuple of EpochRow
+        Model A's.
+    b : tuple of EpochRow
+        Model B's.
+    combined : tuple of EpochRow
+        The combined model's.
+    """
 
     a: tuple[EpochRow, ...] = ()
     b: tuple[EpochRow, ...] = ()
@@ -72,7 +130,17 @@ class RunHistory(StrictModel):
 
 @dataclass(frozen=True)
 class TrainedEnsemble:
-    """An ensemble in eval mode, its configuration, and where it comes from."""
+    """An ensemble in eval mode, its configuration, and where it comes from.
+
+    Attributes
+    ----------
+    ensemble : AnyEnsemble
+        The networks, in eval mode.
+    config : TrainConfig
+        The configuration, as the TOML file gave it.
+    provenance : RunProvenance
+        Where it comes from.
+    """
 
     ensemble: AnyEnsemble
     config: TrainConfig

@@ -23,10 +23,28 @@ FIRST, LAST = 0.1, 0.001  # of one-cycle: the rate at the start and at the end, 
 
 
 class EpochRow(StrictModel):
-    """One epoch in RUN/history.json. The validation fields are None where there is no validation part."""
+    """One epoch in RUN/history.json. The validation fields are None where there is no validation part.
 
-    epoch: int  # from 1
-    lr: float  # at the epoch's last step
+    Attributes
+    ----------
+    epoch : int
+        Number, from 1.
+    lr : float
+        Learning rate at the epoch's last step.
+    train_loss : float
+        Mean over the epoch.
+    train_accuracy : float
+        Share of training images called right, 0 to 1.
+    validation_loss : float or None
+        Loss on the validation part; None without one.
+    validation_accuracy : float or None
+        Share of validation cells called right, 0 to 1.
+    seconds : float
+        How long the epoch took.
+    """
+
+    epoch: int
+    lr: float
     train_loss: float
     train_accuracy: float
     validation_loss: float | None
@@ -35,14 +53,30 @@ class EpochRow(StrictModel):
 
 
 class FitState(StrictModel):
-    """Where the fitting of one network stands after its last whole epoch."""
+    """Where the fitting of one network stands after its last whole epoch.
+
+    Attributes
+    ----------
+    history : tuple of EpochRow
+        A row an epoch.
+    best_epoch : int
+        0: none yet.
+    best_value : float or None
+        Best value of what the schedule watches.
+    lr_factor : float
+        What the schedule has made of the learning rate, as a factor.
+    waited : int
+        Epochs without a better value since the last better one or the last reduction.
+    scaler : mapping of str to float
+        Fp16 only: the loss scale.
+    """
 
     history: tuple[EpochRow, ...] = ()
-    best_epoch: int = 0  # 0: none yet
-    best_value: float | None = None  # of what the schedule watches
+    best_epoch: int = 0
+    best_value: float | None = None
     lr_factor: float = 1.0
-    waited: int = 0  # epochs without a better value since the last better one or the last reduction
-    scaler: dict[str, float] = {}  # fp16 only: the loss scale
+    waited: int = 0
+    scaler: dict[str, float] = {}
 
     @property
     def epoch(self) -> int:

@@ -37,12 +37,24 @@ except ImportError as error:
 
 
 class QuantConfig(StrictModel):
-    """How an int8 graph is made: calibration method, corrections, and the layers that stay fp32."""
+    """How an int8 graph is made: calibration method, corrections, and the layers that stay fp32.
+
+    Attributes
+    ----------
+    method : Method
+        How ranges are chosen.
+    corrected : bool
+        Biases, and what the heads read.
+    equalised : bool
+        Channels.
+    floats : tuple of str
+        Names of layers that stay fp32.
+    """
 
     method: Method = "percentile"
-    corrected: bool = True  # biases, and what the heads read
-    equalised: bool = False  # channels
-    floats: tuple[str, ...] = ()  # names of layers that stay fp32
+    corrected: bool = True
+    equalised: bool = False
+    floats: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -141,7 +153,17 @@ def _weights(model: onnx.ModelProto) -> dict[str, str]:
 
 
 class MethodRow(StrictModel):
-    """One quantisation configuration, and how far its graph drifts from the parent on the search cells."""
+    """One quantisation configuration, and how far its graph drifts from the parent on the search cells.
+
+    Attributes
+    ----------
+    recipe : QuantConfig
+        The configuration.
+    distance : Drift
+        How far the graph drifts from its parent.
+    chosen : bool
+        Whether it was taken.
+    """
 
     recipe: QuantConfig
     distance: Drift

@@ -37,14 +37,30 @@ _NO_DRIVER = {3: "is not initialised", 34: "is a stub", 803: "and its kernel mod
 
 @dataclass(frozen=True, slots=True)
 class GpuDevice:
-    """A GPU that the driver offers."""
+    """A GPU that the driver offers.
 
-    ordinal: int  # in the driver's order, which CUDA_VISIBLE_DEVICES changes
+    Attributes
+    ----------
+    ordinal : int
+        Its number in the driver's order, which CUDA_VISIBLE_DEVICES changes.
+    name : str
+        As the driver calls it.
+    capability : (int, int)
+        CUDA's compute capability, major and minor.
+    memory : int
+        Size in bytes.
+    pci : str
+        Bus address, such as '0000:01:00.0'.
+    driver : str
+        Version of the kernel's module where it tells, else of CUDA.
+    """
+
+    ordinal: int
     name: str
     capability: tuple[int, int]
-    memory: int  # bytes
-    pci: str  # bus address, such as 0000:01:00.0
-    driver: str  # version: of the kernel's module where it tells, else of CUDA
+    memory: int
+    pci: str
+    driver: str
 
     @property
     def target(self) -> str:
@@ -58,10 +74,20 @@ class GpuDevice:
 
 @dataclass(frozen=True, slots=True)
 class DriverInfo:
-    """A driver that can be used, with its GPUs; at least one."""
+    """A driver that can be used, with its GPUs; at least one.
 
-    cuda: tuple[int, int]  # newest CUDA that it serves
-    version: str  # of the kernel's module where it tells, else of CUDA
+    Attributes
+    ----------
+    cuda : (int, int)
+        Newest CUDA that it serves, major and minor.
+    version : str
+        Version of the kernel's module where it tells, else of CUDA.
+    gpus : tuple of GpuDevice
+        The GPUs.
+    """
+
+    cuda: tuple[int, int]
+    version: str
     gpus: tuple[GpuDevice, ...]
 
     def gpu(self, ordinal: int) -> GpuDevice:
@@ -212,10 +238,20 @@ def _opened(library: str) -> Iterator[Any]:
 
 
 class GpuFacts(StrictModel):
-    """The GPU that an engine was built on."""
+    """The GPU that an engine was built on.
 
-    name: str = Field(min_length=1)  # as the driver calls it
-    capability: Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]?\.[0-9]$")]  # such as 8.6
+    Attributes
+    ----------
+    name : str
+        As the driver calls it.
+    capability : str
+        CUDA's compute capability, such as '8.6'.
+    driver : str
+        The driver's version.
+    """
+
+    name: str = Field(min_length=1)
+    capability: Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]?\.[0-9]$")]
     driver: str = Field(min_length=1)
 
     @property

@@ -28,13 +28,27 @@ _LEGACY = 1  # CUDA's default stream, by the number that both standards give it
 
 @dataclass(frozen=True, slots=True)
 class DeviceImage:
-    """An image (H, W, 3) uint8 RGB in device memory. Strides are in bytes, as numpy has them."""
+    """An image (H, W, 3) uint8 RGB in device memory. Strides are in bytes, as numpy has them.
 
-    address: int  # of pixel [0, 0, 0]
+    Attributes
+    ----------
+    address : int
+        Address of pixel [0, 0, 0].
+    shape : tuple of int
+        H, W, 3.
+    strides : tuple of int
+        In bytes, as NumPy has them.
+    stream : int or None
+        Stream that the reader of the pixels follows first; None: they are there.
+    owner : object
+        Keeps the memory alive.
+    """
+
+    address: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
-    stream: int | None  # whoever reads the pixels follows it first; None: they are there
-    owner: object = field(compare=False, repr=False)  # keeps the memory alive
+    stream: int | None
+    owner: object = field(compare=False, repr=False)
 
 
 class DeviceArrayImporter:

@@ -47,7 +47,19 @@ class DetectionMetrics(StrictModel):
 
 
 class ConfusionCounts(StrictModel):
-    """What became of the labelled cells of one class: how many were called HEM, called ALL, refused, or not found."""
+    """What became of the labelled cells of one class: how many were called HEM, called ALL, refused, or not found.
+
+    Attributes
+    ----------
+    called_hem : int
+        Called HEM.
+    called_all : int
+        Called ALL.
+    refused : int
+        Found, and not called.
+    missed : int
+        Not found.
+    """
 
     called_hem: int
     called_all: int

@@ -173,11 +173,25 @@ LEAST_SITE_CELLS = 30  # before that a median says little
 
 
 class DriftWording(NamedTuple):
-    """How a feature is told to people."""
+    """How a feature is told to people.
+
+    Attributes
+    ----------
+    name : str
+        What the feature is called.
+    unit : str
+        Its unit, with a space before it; empty for none.
+    high : str
+        What cells are that have more of it.
+    low : str
+        What cells are that have less of it.
+    remedy : str
+        What to look at where it shifts.
+    """
 
     name: str
     unit: str
-    high: str  # what cells are that have more of it
+    high: str
     low: str
     remedy: str
 

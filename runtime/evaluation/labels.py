@@ -28,7 +28,15 @@ WANTED = f"wanted: {','.join(COLUMNS)} and, if known, patient"
 
 @dataclass(frozen=True, slots=True)
 class LabelledCell:
-    """What an expert said of one cell: its box in pixels of the frame, half-open, and its class."""
+    """What an expert said of one cell: its box in pixels of the frame, half-open, and its class.
+
+    Attributes
+    ----------
+    box : (x0, y0, x1, y1)
+        In pixels, half-open.
+    label : ClassName
+        The class.
+    """
 
     box: Box
     label: ClassName

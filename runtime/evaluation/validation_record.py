@@ -27,22 +27,78 @@ class Requirements(StrictModel):
     """What a validation must show. The paper gives no such figures: these are the house's, a site may want others, and says so.
 
     With 50 cells of a class a rate of 0.9 has an interval of about 0.79 to 0.96: fewer say next to nothing.
+
+    Attributes
+    ----------
+    frames : int
+        Labelled frames.
+    cells_each : int
+        Labelled, found and called cells of each class.
+    patients : int
+        Patients, where they are known.
+    recall : float
+        Share of the labelled cells that is found.
+    precision : float
+        Share of the found cells that has a label.
+    called : float
+        Share of the labelled cells that is neither missed nor refused.
+    sensitivity, specificity : float
+        Lower end of its interval.
     """
 
     frames: int = Field(default=20, ge=1)
-    cells_each: int = Field(default=50, ge=2)  # labelled, found and called, of each class
-    patients: int = Field(default=10, ge=2)  # where they are known
-    recall: float = Field(default=0.9, ge=0, le=1)  # of the labelled cells, found
-    precision: float = Field(default=0.8, ge=0, le=1)  # of the found ones, labelled
-    called: float = Field(default=0.7, ge=0, le=1)  # of the labelled cells, neither missed nor refused
-    sensitivity: float = Field(default=0.8, ge=0, le=1)  # the lower end of its interval
-    specificity: float = Field(default=0.6, ge=0, le=1)  # the lower end of its interval
+    cells_each: int = Field(default=50, ge=2)
+    patients: int = Field(default=10, ge=2)
+    recall: float = Field(default=0.9, ge=0, le=1)
+    precision: float = Field(default=0.8, ge=0, le=1)
+    called: float = Field(default=0.7, ge=0, le=1)
+    sensitivity: float = Field(default=0.8, ge=0, le=1)
+    specificity: float = Field(default=0.6, ge=0, le=1)
 
 
 class ValidationRecord(StrictModel):
     """A site's validation, as `validation.json` keeps it.
 
     Making one raises `pydantic.ValidationError` where `passed` or `shortfalls` don't agree with the figures and requirements.
+
+    Attributes
+    ----------
+    format : {'1.0'}
+        Version of the file's form.
+    site : str
+        The site's name, as it was given.
+    created : str
+        Time in UTC.
+    bundle : str
+        Digest of the bundle.
+    bundle_name : str
+        The bundle's name.
+    spec : FrameSpecification
+        What was assumed of frames and cells.
+    pixel_um : float or None
+        Micrometres per pixel, as given for all frames; None where each file tells.
+    labels_sha256 : str
+        sha256 of the table of labels.
+    frames : int
+        Frames that have labels and were examined.
+    units : {'patients', 'frames'}
+        What the intervals were drawn over.
+    patients : int or None
+        How many; None where nobody said whose frames they are.
+    finding : DetectionMetrics or None
+        How well cells were found; None where none is labelled or none was found.
+    hem : ConfusionCounts
+        What became of the HEM cells.
+    all : ConfusionCounts
+        What became of the ALL cells.
+    calls : CallFigures or None
+        How good the calls were; None unless cells of both classes were called.
+    requirements : Requirements
+        What was asked for.
+    shortfalls : tuple of str
+        What was asked for and isn't shown by the figures.
+    passed : bool
+        Whether everything that is asked for was shown.
     """
 
     format: Literal["1.0"] = "1.0"
@@ -51,17 +107,17 @@ class ValidationRecord(StrictModel):
     bundle: Digest
     bundle_name: str
     spec: FrameSpecification
-    pixel_um: float | None  # as it was given for all frames
+    pixel_um: float | None
     labels_sha256: Digest
-    frames: int  # with labels, and examined
-    units: Literal["patients", "frames"]  # over which the intervals were drawn
-    patients: int | None  # None: nobody said whose frames they are
+    frames: int
+    units: Literal["patients", "frames"]
+    patients: int | None
     finding: DetectionMetrics | None
     hem: ConfusionCounts
     all: ConfusionCounts
     calls: CallFigures | None
     requirements: Requirements
-    shortfalls: tuple[str, ...]  # what the requirements ask for and the figures don't show
+    shortfalls: tuple[str, ...]
     passed: bool
 
     @model_validator(mode="after")

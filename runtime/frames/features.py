@@ -14,15 +14,33 @@ LEAST_PIXELS = 9
 
 
 class CellFeatures(NamedTuple):
-    """Figures of one cell as the networks see it."""
+    """Figures of one cell as the networks see it.
 
-    diameter_px: float  # of the circle of its area
-    elongation: float  # longer axis by shorter, 1 for a circle
-    lightness: float  # mean CIE L*, 0..100
-    green_red: float  # mean CIE a*: the stain's red
-    blue_yellow: float  # mean CIE b*: negative is blue
-    contrast: float  # standard deviation of L*: nucleus against plasm
-    texture: float  # mean absolute Laplacian of L*, away from the rim: chromatin, and sharpness
+    Attributes
+    ----------
+    diameter_px : float
+        Diameter of the circle of its area, in pixels of the crop.
+    elongation : float
+        Longer axis by shorter, 1 for a circle.
+    lightness : float
+        Mean CIE L*, 0 to 100.
+    green_red : float
+        Mean CIE a*: the stain's red.
+    blue_yellow : float
+        Mean CIE b*: negative is blue.
+    contrast : float
+        Standard deviation of L*: nucleus against plasm.
+    texture : float
+        Mean absolute Laplacian of L*, away from the rim: chromatin, and sharpness.
+    """
+
+    diameter_px: float
+    elongation: float
+    lightness: float
+    green_red: float
+    blue_yellow: float
+    contrast: float
+    texture: float
 
 
 def cell_features(image: NDArray[np.uint8]) -> CellFeatures | None:

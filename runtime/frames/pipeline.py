@@ -104,14 +104,36 @@ class _Run:
 
 @dataclass(frozen=True)
 class Examiner:
-    """Examines frames in one way. Many threads may use it at once. `classify` gives the calls on cells on black."""
+    """Examines frames in one way. Many threads may use it at once. `classify` gives the calls on cells on black.
+
+    Attributes
+    ----------
+    classify : Classify
+        Gives the calls on images of cells on black.
+    spec : FrameSpecification
+        What is assumed of frames and cells.
+    pixel_um : float or None
+        Micrometres per pixel, before the specification's and the file's.
+    threads : int
+        CPU threads.
+    validated : bool
+        Whether the site has validated this bundle and specification.
+    detector : Detector or None
+        What finds the cells; None: they are found by their stain.
+    whole_pixels : int
+        Frames with more pixels are read tile by tile.
+    tile_px : int
+        Side of a tile.
+    crowded : SingleThread
+        Takes crowded frames one at a time.
+    """
 
     classify: Classify
     spec: FrameSpecification = field(default_factory=FrameSpecification)
-    pixel_um: float | None = None  # the caller's word on the scale, before the specification's and the file's
+    pixel_um: float | None = None
     threads: int = 1
-    validated: bool = False  # by the site, with this bundle and specification
-    detector: Detector | None = None  # what finds the cells; None: they are found by their stain
+    validated: bool = False
+    detector: Detector | None = None
     whole_pixels: int = WHOLE_PIXELS
     tile_px: int = TILE_PX
     crowded: SingleThread = field(default_factory=lambda: SingleThread("blastscope-crowded"), repr=False, compare=False)

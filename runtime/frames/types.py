@@ -77,11 +77,21 @@ class FrameRow(TypedDict):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FrameCell:
-    """A white cell with its call, or with the reason why it got none: the finder's, or the crop's."""
+    """A white cell with its call, or with the reason why it got none: the finder's, or the crop's.
+
+    Attributes
+    ----------
+    found : SegmentedCell
+        Where the cell lies.
+    prediction : Prediction or None
+        The call; None where the finder refused the cell.
+    appearance : CellFeatures or None
+        Its figures as the networks see it, by which a drift is noticed; None with the prediction.
+    """
 
     found: SegmentedCell
-    prediction: Prediction | None  # None where the finder refused the cell
-    appearance: CellFeatures | None = None  # as the networks see it: what a drift is noticed by; None with the prediction
+    prediction: Prediction | None
+    appearance: CellFeatures | None = None
 
     @property
     def box(self) -> Box:
@@ -147,6 +157,29 @@ class FrameReport:
     ...     report = scope.examine(frame, pixel_um=0.1)
     >>> report.counts
     {'cells': 0, 'hem': 0, 'all': 0, 'refused': 0}
+
+    Attributes
+    ----------
+    cells : tuple of FrameCell
+        The white cells, refused ones too.
+    facts : FrameParameters or None
+        Scale, stain and background; None where the frame couldn't be examined.
+    refusal : Refusal or None
+        Why the frame couldn't be examined.
+    path : Path or None
+        The file; None for an array.
+    validated : bool
+        Whether the site has validated the networks on frames of its own.
+    metadata : mapping of str to Any
+        Whatever came with the frame.
+    id : int or str or None
+        The frame's in its stream.
+    size : (int, int) or None
+        Width and height in pixels.
+    notes : tuple of str
+        What was read of a file that holds more, where the scale comes from, and all doubts in words.
+    doubts : tuple of Doubt
+        Why the frame may not have been understood.
     """
 
     cells: tuple[FrameCell, ...]
@@ -155,10 +188,10 @@ class FrameReport:
     path: Path | None = None
     validated: bool = False
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    id: int | str | None = None  # of the frame in its stream
-    size: tuple[int, int] | None = None  # width and height of the frame
-    notes: tuple[str, ...] = ()  # what was read of a file that holds more, where the scale comes from, and all doubts in words
-    doubts: tuple[Doubt, ...] = ()  # why the frame may not have been understood
+    id: int | str | None = None
+    size: tuple[int, int] | None = None
+    notes: tuple[str, ...] = ()
+    doubts: tuple[Doubt, ...] = ()
 
     @property
     def pixel_um(self) -> float | None:
@@ -227,16 +260,39 @@ Colour = tuple[float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class FrameParameters:
-    """What holds for a whole frame; for a slide it is measured once, on some windows, and all tiles go by it."""
+    """What holds for a whole frame; for a slide it is measured once, on some windows, and all tiles go by it.
 
-    pixel_um: float  # micrometres per pixel
+    Attributes
+    ----------
+    pixel_um : float
+        Micrometres per pixel.
+    scale_source : ScaleSource
+        Where the scale comes from.
+    background : Colour
+        R, G and B of the empty glass, 0 to 255.
+    nuclear_axis : Colour
+        Weights of the optical densities of R, G and B: a nucleus is far along, a red cell at 0.
+    nucleus_threshold : float
+        On the map of nuclear stain.
+    cell_threshold : float
+        On the map of the whole cell.
+    content : (x0, y0, x1, y1)
+        All that is neither glass nor black, x0, y0, x1, y1 in pixels; the grid that cells are found on is centred on
+        it.
+    extent : (x0, y0, x1, y1)
+        The whole, of which the pixels at hand may be a tile, x0, y0, x1, y1 in pixels.
+    scale_note : str
+        Where the scale that is said and the red cells differ, or nothing tells it; else empty.
+    """
+
+    pixel_um: float
     scale_source: ScaleSource
-    background: Colour  # RGB of the empty glass, 0..255
-    nuclear_axis: Colour  # weights of the optical densities of R, G and B: a nucleus is far along, a red cell at 0
-    nucleus_threshold: float  # on the finder's map of nuclear stain
-    cell_threshold: float  # on its map of the whole cell
-    content: Box  # all that is neither glass nor black; the grid that cells are found on is centred on it
-    extent: Box  # of the whole, of which the pixels at hand may be a tile
+    background: Colour
+    nuclear_axis: Colour
+    nucleus_threshold: float
+    cell_threshold: float
+    content: Box
+    extent: Box
     scale_note: str = ""  # where the scale that is said and the red cells differ, or nothing tells it
 
 
@@ -245,7 +301,15 @@ GROUPS: tuple[GroupName, ...] = get_args(GroupName)
 
 
 class CellGroup(NamedTuple):
-    """What kind of white cell a detector takes one for."""
+    """What kind of white cell a detector takes one for.
+
+    Attributes
+    ----------
+    name : GroupName
+        The group.
+    probability : float
+        The detector's, of this group among all groups, 0 to 1.
+    """
 
     name: GroupName
     probability: float
@@ -253,14 +317,30 @@ class CellGroup(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SegmentedCell:
-    """One white cell, in pixels of the frame. A refused one counts as found, and its box stands."""
+    """One white cell, in pixels of the frame. A refused one counts as found, and its box stands.
 
-    box: Box  # of the whole cell, half-open
-    contour: NDArray[np.int32]  # (K, 2), x and y along the cell's outline
-    core: Contour  # its nucleus
+    Attributes
+    ----------
+    box : (x0, y0, x1, y1)
+        The whole cell in pixels, half-open.
+    contour : ndarray of int32
+        Shape (K, 2): x and y along the cell's outline.
+    core : Contour
+        The nucleus.
+    refusal : Refusal or None
+        Why the finder refuses it.
+    score : float or None
+        The detector's probability that it is a white cell, 0 to 1; None where it was found by its stain.
+    group : CellGroup or None
+        What kind of white cell the detector takes it for.
+    """
+
+    box: Box
+    contour: NDArray[np.int32]
+    core: Contour
     refusal: Refusal | None = None
-    score: float | None = None  # the detector's probability that it is a white cell; None: it was found by its stain
-    group: CellGroup | None = None  # by the detector
+    score: float | None = None
+    group: CellGroup | None = None
 
     @property
     def nucleus(self) -> NDArray[np.int32]:
@@ -279,12 +359,27 @@ class FrameSpecification(StrictModel):
 
     C-NMC's micrometres per pixel aren't published. So the scale of the networks is given by two assumptions: its cells are
     `target_px` across (the median of 5,250 cells) and a lymphoid cell is `lymphocyte_um` across on a smear.
+
+    Attributes
+    ----------
+    pixel_um : float or None
+        Micrometres per pixel; None: found from the red cells.
+    target_px : float
+        Diameter of a lymphocyte in the images that the networks see, in pixels.
+    lymphocyte_um : float
+        Diameter of a lymphocyte on a dried smear, in micrometres.
+    red_cell_um : float
+        Diameter of a red cell on a dried smear, in micrometres.
+    finder : {'auto', 'stain'}
+        'auto': the bundle's detector, where it has one; 'stain': nuclei by their colour.
+    stain : {'none', 'reinhard', 'macenko'}
+        How the stain is moved towards C-NMC's look before the networks see a cell.
     """
 
-    pixel_um: float | None = Field(default=None, gt=0.005, lt=5)  # micrometres per pixel; None: found from the red cells
+    pixel_um: float | None = Field(default=None, gt=0.005, lt=5)
     target_px: float = Field(default=207.0, gt=8, le=1024)
     lymphocyte_um: float = Field(default=12.0, gt=4, lt=40)
-    red_cell_um: float = Field(default=7.5, gt=4, lt=12)  # on a dried smear
+    red_cell_um: float = Field(default=7.5, gt=4, lt=12)
     finder: Literal["auto", "stain"] = "auto"  # auto: the bundle's detector, where it has one; stain: nuclei by their colour
     stain: Literal["none", "reinhard", "macenko"] = "reinhard"  # towards C-NMC's look, before the networks see a cell
 

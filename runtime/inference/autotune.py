@@ -50,7 +50,19 @@ Times = dict[str, float | None]  # ms a crop by a candidate's name; None: it fai
 
 
 class EngineConfig(NamedTuple):
-    """A fused graph, what it would be computed in, how it would lie on the cores, and by whom."""
+    """A fused graph, what it would be computed in, how it would lie on the cores, and by whom.
+
+    Attributes
+    ----------
+    entry : GraphEntry
+        The graph, as the manifest lists it.
+    execution : Execution
+        Number type that is computed in.
+    layout : Layout
+        How the network lies on the CPU's cores.
+    backend : str
+        A second backend's name; empty: the first, or only, one of those that are compared.
+    """
 
     entry: GraphEntry
     execution: Execution

@@ -27,17 +27,47 @@ PACKAGES = {
 
 
 class LibraryStatus(StrictModel):
-    """One library on one device."""
+    """One library on one device.
+
+    Attributes
+    ----------
+    library : str
+        Its name.
+    version : str or None
+        Its version; None where it isn't installed.
+    computes : tuple of Execution
+        Number types that it can compute in there.
+    engines : tuple of str
+        Names of the cached engines that may run there.
+    problem : str or None
+        Why it can't be used.
+    """
 
     library: str
-    version: str | None  # None: not installed
-    computes: tuple[Execution, ...] = ()  # what it can compute in there
-    engines: tuple[str, ...] = ()  # those of the cache that may run there, by name
-    problem: str | None = None  # why it can't be used
+    version: str | None
+    computes: tuple[Execution, ...] = ()
+    engines: tuple[str, ...] = ()
+    problem: str | None = None
 
 
 class DeviceState(StrictModel):
-    """One device, as `device=` names it."""
+    """One device, as `device=` names it.
+
+    Attributes
+    ----------
+    device : str
+        As `device=` names it.
+    name : str
+        The maker's name for it.
+    capability : str or None
+        CUDA's compute capability, such as '8.6'; None for a CPU.
+    memory_mib : int or None
+        Memory of a GPU in MiB.
+    free_mib : int or None
+        Of this, what is free.
+    services : tuple of LibraryStatus
+        The libraries on it.
+    """
 
     device: str
     name: str
@@ -53,14 +83,30 @@ class DeviceState(StrictModel):
 
 
 class Diagnostics(StrictModel):
-    """The machine. `parts` are what a GPU's engines are made of, whether a GPU is here or not; all need the first three."""
+    """The machine. `parts` are what a GPU's engines are made of, whether a GPU is here or not; all need the first three.
 
-    driver: str | None  # of NVIDIA
-    cuda: str | None  # newest that the driver serves
-    no_gpu: str | None  # why there is none
+    Attributes
+    ----------
+    driver : str or None
+        Version of NVIDIA's driver; None without one.
+    cuda : str or None
+        Newest CUDA that the driver serves.
+    no_gpu : str or None
+        Why there is no GPU; None where there is one.
+    devices : tuple of DeviceState
+        The devices.
+    parts : tuple of LibraryStatus
+        What a GPU's engines are made of.
+    other_engines : mapping of str to str
+        Cached engines that can't be used, with the reason.
+    """
+
+    driver: str | None
+    cuda: str | None
+    no_gpu: str | None
     devices: tuple[DeviceState, ...]
     parts: tuple[LibraryStatus, ...]
-    other_engines: dict[str, str]  # engines of the cache that can't be used, with the reason
+    other_engines: dict[str, str]
 
 
 def collect_diagnostics(cache_dir: Path) -> Diagnostics:

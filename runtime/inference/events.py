@@ -33,9 +33,19 @@ class SessionEvent:
 
 @dataclass(frozen=True, slots=True)
 class DeviceSelected(SessionEvent):
-    """What `device="auto"` became. With a `reason` it is the CPU, since no GPU could be used."""
+    """What `device="auto"` became. With a `reason` it is the CPU, since no GPU could be used.
 
-    device: str  # as the engine calls it
+    Attributes
+    ----------
+    device : str
+        As the engine calls it.
+    backend : str
+        Name of the backend that answers.
+    reason : str
+        Why it is the CPU; empty for a GPU.
+    """
+
+    device: str
     backend: str
     reason: str = ""
 
@@ -47,7 +57,15 @@ class DeviceSelected(SessionEvent):
 
 @dataclass(frozen=True, slots=True)
 class PassedOver(SessionEvent):
-    """A backend, or an engine of it, that can't be used here."""
+    """A backend, or an engine of it, that can't be used here.
+
+    Attributes
+    ----------
+    name : str
+        The backend or engine.
+    reason : str
+        The reason in words.
+    """
 
     name: str
     reason: str
@@ -58,7 +76,13 @@ class PassedOver(SessionEvent):
 
 @dataclass(frozen=True, slots=True)
 class FailedBefore(SessionEvent):
-    """Engines that are not tried, since they failed on this machine when they were last measured."""
+    """Engines that are not tried, since they failed on this machine when they were last measured.
+
+    Attributes
+    ----------
+    names : tuple of str
+        The engines.
+    """
 
     names: tuple[str, ...]
 
@@ -68,7 +92,15 @@ class FailedBefore(SessionEvent):
 
 @dataclass(frozen=True, slots=True)
 class EngineSelected(SessionEvent):
-    """The engine that answers, and why it was taken."""
+    """The engine that answers, and why it was taken.
+
+    Attributes
+    ----------
+    name : str
+        The engine.
+    reason : str
+        The reason in words.
+    """
 
     name: str
     reason: str
@@ -79,7 +111,15 @@ class EngineSelected(SessionEvent):
 
 @dataclass(frozen=True, slots=True)
 class ComputedIn(SessionEvent):
-    """The fp16 graph is computed in another number type than f16."""
+    """The fp16 graph is computed in another number type than f16.
+
+    Attributes
+    ----------
+    precision : Precision
+        Number type of the graph's file.
+    execution : Execution
+        Number type that is computed in.
+    """
 
     precision: Precision
     execution: Execution
@@ -90,11 +130,21 @@ class ComputedIn(SessionEvent):
 
 @dataclass(frozen=True, slots=True)
 class CascadeEnabled(SessionEvent):
-    """The first voter may decide alone."""
+    """The first voter may decide alone.
+
+    Attributes
+    ----------
+    first : Voter
+        The voter that is run first.
+    threshold : float
+        It decides where its larger probability is at least this.
+    flip_rate : float
+        Share of the judged calls that the cascade changed.
+    """
 
     first: Voter
     threshold: float
-    flip_rate: float  # share of the judged calls that it changed
+    flip_rate: float
 
     def __str__(self) -> str:
         cost = f"{100 * self.flip_rate:.2f} % of the calls that were judged"
@@ -103,7 +153,13 @@ class CascadeEnabled(SessionEvent):
 
 @dataclass(frozen=True, slots=True)
 class EngineNote(SessionEvent):
-    """What a backend says of an engine that it loaded: a cache that can't be written, an entry that it replaced."""
+    """What a backend says of an engine that it loaded: a cache that can't be written, an entry that it replaced.
+
+    Attributes
+    ----------
+    text : str
+        The sentence.
+    """
 
     text: str
 
@@ -113,12 +169,24 @@ class EngineNote(SessionEvent):
 
 @dataclass(frozen=True, slots=True)
 class Measured(SessionEvent):
-    """The autotuner timed an engine in turn with the one that answers."""
+    """The autotuner timed an engine in turn with the one that answers.
+
+    Attributes
+    ----------
+    name : str
+        The engine.
+    ms : float
+        Its time for a crop, in milliseconds.
+    selected : str
+        The engine that answers.
+    selected_ms : float
+        The answering engine's time for a crop, in milliseconds.
+    """
 
     level: ClassVar[int] = logging.DEBUG
     name: str
-    ms: float  # milliseconds a crop
-    selected: str  # the engine that answers
+    ms: float
+    selected: str
     selected_ms: float
 
     def __str__(self) -> str:
@@ -127,12 +195,22 @@ class Measured(SessionEvent):
 
 @dataclass(frozen=True, slots=True)
 class NotMeasured(SessionEvent):
-    """The autotuner couldn't time an engine. A later opening tries again."""
+    """The autotuner couldn't time an engine. A later opening tries again.
+
+    Attributes
+    ----------
+    name : str
+        The engine.
+    reason : str
+        The reason in words.
+    yet : bool
+        False where the bundle was replaced meanwhile.
+    """
 
     level: ClassVar[int] = logging.DEBUG
     name: str
     reason: str
-    yet: bool = True  # False: the bundle was replaced meanwhile
+    yet: bool = True
 
     def __str__(self) -> str:
         return f"{self.name} is not measured{' yet' if self.yet else ''}: {self.reason}"
@@ -140,7 +218,13 @@ class NotMeasured(SessionEvent):
 
 @dataclass(frozen=True, slots=True)
 class TimesNotKept(SessionEvent):
-    """The cache of measured times can't be written."""
+    """The cache of measured times can't be written.
+
+    Attributes
+    ----------
+    reason : str
+        The reason in words.
+    """
 
     level: ClassVar[int] = logging.DEBUG
     reason: str
@@ -151,7 +235,13 @@ class TimesNotKept(SessionEvent):
 
 @dataclass(frozen=True, slots=True)
 class BuildStarted(SessionEvent):
-    """A GPU's engine is being built while the CPU answers."""
+    """A GPU's engine is being built while the CPU answers.
+
+    Attributes
+    ----------
+    engine : str
+        Which engine, and for which GPU, in words.
+    """
 
     engine: str
 
@@ -161,7 +251,13 @@ class BuildStarted(SessionEvent):
 
 @dataclass(frozen=True, slots=True)
 class BuildFinished(SessionEvent):
-    """The GPU's engine is in the cache."""
+    """The GPU's engine is in the cache.
+
+    Attributes
+    ----------
+    engine : str
+        Which engine, and for which GPU, in words.
+    """
 
     engine: str
 
@@ -171,7 +267,15 @@ class BuildFinished(SessionEvent):
 
 @dataclass(frozen=True, slots=True)
 class BuildFailed(SessionEvent):
-    """The GPU's engine couldn't be built."""
+    """The GPU's engine couldn't be built.
+
+    Attributes
+    ----------
+    engine : str
+        Which engine, and for which GPU, in words.
+    reason : str
+        The reason in words.
+    """
 
     level: ClassVar[int] = logging.WARNING
     engine: str

@@ -20,14 +20,32 @@ Infer = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # crops (N, S, S, 3)
 
 
 class PatchRow(TypedDict):
-    """One covered square: its box in pixels of the crop, and its support."""
+    """One covered square: its box in pixels of the crop, and its support.
+
+    Attributes
+    ----------
+    box : list of int
+        x0, y0, x1, y1 in pixels of the crop, half-open.
+    support : float
+        By how much the deciding voter's margin falls while the square is covered.
+    """
 
     box: list[int]
     support: float
 
 
 class ExplanationRow(TypedDict):
-    """An `Explanation` as plain values, as the command line prints it."""
+    """An `Explanation` as plain values, as the command line prints it.
+
+    Attributes
+    ----------
+    prediction : PredictionRow
+        The call on the whole cell.
+    side_px : int
+        Side of the crop, in pixels.
+    patches : list of PatchRow
+        The squares.
+    """
 
     prediction: PredictionRow
     side_px: int

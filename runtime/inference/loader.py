@@ -43,7 +43,23 @@ _KEEP_DELAY_S = 0.5  # the library exports an engine without letting go of the i
 
 @dataclass(slots=True)
 class LoadedSession:
-    """An engine that passed the golden set, with what is to be told of how it was chosen."""
+    """An engine that passed the golden set, with what is to be told of how it was chosen.
+
+    Attributes
+    ----------
+    candidate : EngineConfig
+        The engine's configuration.
+    lanes : InferencePool
+        What infers.
+    events : EventLog
+        What happened on the way.
+    autotuner : Autotuner or None
+        Measures the other candidates, later; None where there are none.
+    deferred_save : DeferredTask or None
+        Puts the compiled engine into the cache, later.
+    building : BackgroundBuild or None
+        Builds the GPU's engine while the CPU answers.
+    """
 
     candidate: EngineConfig
     lanes: InferencePool
@@ -82,17 +98,39 @@ class LoadedSession:
 
 @dataclass(frozen=True, slots=True)
 class BackendPlan:
-    """One or several backends on a device, and what is known of their candidates."""
+    """One or several backends on a device, and what is known of their candidates.
+
+    Attributes
+    ----------
+    bundle : Bundle
+        The bundle.
+    options : SessionOptions
+        What the caller asked for.
+    name : str
+        The first backend's.
+    backends : mapping of str to BackendModule
+        The backends, by `EngineConfig.backend`.
+    memory : TimingCaches
+        Times that were measured earlier.
+    candidates : list of EngineConfig
+        The engines that may be opened.
+    layouts : list of EngineConfig
+        The same in other layouts.
+    ranked : list of EngineConfig
+        The candidates in the order in which they are tried.
+    at_hand : list of EngineConfig
+        Those that open without a long build.
+    """
 
     bundle: Bundle
     options: SessionOptions
-    name: str  # of the first backend
-    backends: Mapping[str, BackendModule]  # by `EngineConfig.backend`
+    name: str
+    backends: Mapping[str, BackendModule]
     memory: TimingCaches
     candidates: list[EngineConfig]
-    layouts: list[EngineConfig]  # the same in other layouts
-    ranked: list[EngineConfig]  # in the order in which they are tried
-    at_hand: list[EngineConfig]  # those that open without a long build
+    layouts: list[EngineConfig]
+    ranked: list[EngineConfig]
+    at_hand: list[EngineConfig]
 
     @property
     def must_build(self) -> bool:

@@ -17,10 +17,18 @@ from blastscope.runtime.types import EXECUTIONS, LAYOUTS, PRECISIONS, Execution,
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A device as the caller named it."""
+    """A device as the caller named it.
+
+    Attributes
+    ----------
+    kind : {'auto', 'cpu', 'cuda', 'openvino'}
+        What the name asks for.
+    name : str
+        As the inference library calls it: 'CPU', 'GPU.0', '0'.
+    """
 
     kind: Literal["auto", "cpu", "cuda", "openvino"]
-    name: str  # as the inference library calls it: 'CPU', 'GPU.0', '0'
+    name: str
 
 
 CPU = Device("cpu", "CPU")

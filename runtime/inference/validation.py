@@ -76,12 +76,24 @@ def _remember(path: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class GoldenCheck:
-    """How an engine's answers compare with the golden set's."""
+    """How an engine's answers compare with the golden set's.
 
-    difference: float  # largest absolute difference of a probability; inf where the answers are no probabilities
-    flips: int  # crops whose call changed
+    Attributes
+    ----------
+    difference : float
+        Largest absolute difference of a probability; infinite where the answers are no probabilities.
+    flips : int
+        Crops whose call changed.
+    passed : bool
+        Whether the difference is within the tolerance and no call changed.
+    novelty : float
+        Largest difference of a novelty, as a share of its value.
+    """
+
+    difference: float
+    flips: int
     passed: bool
-    novelty: float = 0.0  # largest difference of a novelty, as a share of its value
+    novelty: float = 0.0
 
 
 def check_golden(backend: Backend, golden: Golden, tolerance: float) -> GoldenCheck:

@@ -118,7 +118,25 @@ def graph_outputs(answers: NDArray[np.float32], *, partial: bool = False) -> Gra
 
 
 class SmearRow(TypedDict):
-    """A `SmearCall` as plain values, as the command line prints it."""
+    """A `SmearCall` as plain values, as the command line prints it.
+
+    Attributes
+    ----------
+    label : ClassName or None
+        The call on the person; None where too few cells were called.
+    probability : float or None
+        Probability of ALL, 0 to 1, where half of the people have it.
+    low, high : float or None
+        Ends of its 95 % interval.
+    cells : int
+        Cells that were called.
+    called_all : int
+        Of these, called ALL.
+    refused : mapping of str to int
+        Cells without a call, by the refusal's code.
+    detail : str or None
+        Why there is no call, in words.
+    """
 
     label: ClassName | None
     probability: float | None

@@ -57,10 +57,18 @@ class StreamFactory(Protocol):
 
 
 class CameraFormat(StrictModel):
-    """What the arrays of a camera mean, where they don't say it themselves."""
+    """What the arrays of a camera mean, where they don't say it themselves.
+
+    Attributes
+    ----------
+    channels : {'rgb', 'bgr', 'rgba', 'bgra', 'packed-bgra'}
+        Order of the colours; 'packed-bgra' are (H, W) uint32 or uint64.
+    bits : int or None
+        Bits that a 16-bit channel uses: 10, 12, 14, 16; the top 8 are kept.
+    """
 
     channels: Literal["rgb", "bgr", "rgba", "bgra", "packed-bgra"] = "rgb"  # packed: (H, W) uint32 or uint64
-    bits: int | None = Field(default=None, ge=9, le=16)  # that a 16-bit channel uses: 10, 12, 14, 16; the top 8 are kept
+    bits: int | None = Field(default=None, ge=9, le=16)
 
 
 def to_rgb(image: object, camera: CameraFormat | None = None) -> NDArray[np.uint8] | Refusal:
@@ -180,6 +188,13 @@ class StageMap(StrictModel):
 
     The default is that of useq's grids, whose first row has the largest y: to see what lies below, y falls. Every mix of
     camera, mirrors and stage exists; whether this one is right shows in `Visit.offset_um` of a first, small scan.
+
+    Attributes
+    ----------
+    right : Place
+        Step of the stage, in x and y, for one to the right in the picture.
+    down : Place
+        Step of the stage, in x and y, for one downwards in the picture.
     """
 
     right: Place = (1.0, 0.0)

@@ -198,7 +198,15 @@ class Work:
 
 
 class Answered(NamedTuple):
-    """A file with its row, as `PredictionRow` or `FrameRow` have it."""
+    """A file with its row, as `PredictionRow` or `FrameRow` have it.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    row : Row
+        What is known of it.
+    """
 
     path: Path
     row: Row

@@ -46,16 +46,42 @@ LOOK_S = 0.002  # between two looks at what came; a stage takes a hundred times 
 
 
 class RevisitPlan(StrictModel):
-    """Which cells are worth a second look, and how it is taken."""
+    """Which cells are worth a second look, and how it is taken.
 
-    least_score: float = Field(default=0.5, ge=0, le=1)  # the vote's probability of ALL from which a cell is suspicious
-    also: tuple[RefusalCode, ...] = ()  # cells refused for this are visited too, after the others: ('touches-border',)
-    most: int = Field(default=20, ge=1, le=10_000)  # visits, of the highest scores
-    same_um: float = Field(default=6.0, ge=0)  # suspects nearer than this are one cell, seen in two frames that overlap
-    exposure_ms: float | None = Field(default=None, gt=0)  # of a visit; None: as the scan left it
-    z_um: float | None = None  # of a visit; None: the focus at which the suspect was seen
-    queue: int = Field(default=4, ge=1, le=64)  # frames of the scan that may be on their way
-    patience_s: float = Field(default=10.0, gt=0)  # for a frame that the camera owes
+    Attributes
+    ----------
+    least_score : float
+        The vote's probability of ALL from which a cell is suspicious.
+    also : tuple of RefusalCode
+        Cells refused for this are visited too, after the others: ('touches-border',).
+    most : int
+        Visits, of the highest scores.
+    same_um : float
+        Suspects nearer than this, in micrometres, are one cell, seen in two frames that overlap.
+    exposure_ms : float or None
+        Exposure of a visit in milliseconds; None: as the scan left it.
+    z_um : float or None
+        Focus of a visit in micrometres; None: that at which the suspect was seen.
+    queue : int
+        Frames of the scan that may be on their way.
+    patience_s : float
+        How long a frame that the camera owes is waited for, in seconds.
+    stage : StageMap
+        How the stage's axes lie to the camera's.
+    camera : CameraFormat
+        What the camera's arrays mean.
+    frames : FrameSpecification
+        What is assumed of frames and cells.
+    """
+
+    least_score: float = Field(default=0.5, ge=0, le=1)
+    also: tuple[RefusalCode, ...] = ()
+    most: int = Field(default=20, ge=1, le=10_000)
+    same_um: float = Field(default=6.0, ge=0)
+    exposure_ms: float | None = Field(default=None, gt=0)
+    z_um: float | None = None
+    queue: int = Field(default=4, ge=1, le=64)
+    patience_s: float = Field(default=10.0, gt=0)
     stage: StageMap = StageMap()
     camera: CameraFormat = CameraFormat()
     frames: FrameSpecification = FrameSpecification()
@@ -63,34 +89,77 @@ class RevisitPlan(StrictModel):
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A cell worth a second look: where it was seen, and where the stage must go to have it in the middle."""
+    """A cell worth a second look: where it was seen, and where the stage must go to have it in the middle.
 
-    frame: int | str | None  # the id of the report that it stands in
+    Attributes
+    ----------
+    frame : int or str or None
+        The id of the report that it stands in.
+    box : (x0, y0, x1, y1)
+        In pixels, half-open.
+    score : float or None
+        The vote's probability of ALL; None of a refused cell.
+    stage_um : Place
+        x and y of the stage, in micrometres, that bring it to the middle.
+    z_um : float or None
+        Focus at which it was seen, in micrometres.
+    """
+
+    frame: int | str | None
     box: Box
-    score: float | None  # the vote's probability of ALL; None of a refused cell
+    score: float | None
     stage_um: Place
     z_um: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """The second look at a suspect."""
+    """The second look at a suspect.
+
+    Attributes
+    ----------
+    suspect : Candidate
+        The cell that was visited.
+    report : FrameReport
+        What the second frame shows.
+    cell : int or None
+        Of the report's cells the one that lies nearest to the middle; None where there is no cell.
+    offset_um : float or None
+        Its distance from the middle in micrometres: much more than the stage's error means a wrong `StageMap` or
+        pixel size.
+    """
 
     suspect: Candidate
     report: FrameReport
-    cell: int | None  # of the report's cells the one that lies nearest to the middle; None where there is no cell
-    offset_um: float | None  # how far from the middle: much more than the stage's error means a wrong `StageMap` or pixel size
+    cell: int | None
+    offset_um: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class SmartScan:
-    """What a smart acquisition did. The reports of the scan itself went to `on_report`."""
+    """What a smart acquisition did. The reports of the scan itself went to `on_report`.
 
-    frames: int  # of the scan, examined
-    suspects: int  # at or above the plan's score, each counted once
-    unplaced: int  # of the scan's frames those with suspects, but without a stage position
-    visits: tuple[Visit, ...]  # in the order in which they were made: the highest score first
-    missing: int  # events that gave no frame
+    Attributes
+    ----------
+    frames : int
+        Frames of the scan that were examined.
+    suspects : int
+        At or above the plan's score, each counted once.
+    unplaced : int
+        Of the scan's frames those with suspects, but without a stage position.
+    visits : tuple of Visit
+        In the order in which they were made: the highest score first.
+    missing : int
+        Events that gave no frame.
+    cancelled : bool
+        Whether it ended early.
+    """
+
+    frames: int
+    suspects: int
+    unplaced: int
+    visits: tuple[Visit, ...]
+    missing: int
     cancelled: bool
 
 

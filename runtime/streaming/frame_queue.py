@@ -79,9 +79,18 @@ class Frame:
     """A picture with its id and metadata, which come back with the report. Without an id it gets its number, from 0.
 
     In place of pixels a source may give the `Refusal` that says why there are none, such as that of a damaged file.
+
+    Attributes
+    ----------
+    pixels : object
+        Shape (H, W, 3), uint8, RGB; or the reason why there are none.
+    id : FrameId or None
+        Comes back with the report; None: the frame's number, from 0.
+    metadata : mapping of str to Any
+        Whatever came with the frame.
     """
 
-    pixels: Any  # (H, W, 3) uint8 RGB
+    pixels: Any
     id: FrameId | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
@@ -120,26 +129,67 @@ class StreamStats:
     `state` is 'device-lost' from `DeviceLost` until a frame succeeds again, which takes a `Scope.reopen`; 'ended' when the
     source was at its end, 'stopped' by `stop`, 'closed' with the handle. These three are final: everything is told by then, but
     the report with which a callback hung when the stream was stopped.
+
+    Attributes
+    ----------
+    state : StreamState
+        What the stream does.
+    taken : int
+        Frames that came.
+    reported : int
+        Frames whose report was given to on_report.
+    refused : int
+        Of these, frames without cells, since they couldn't be examined.
+    dropped : int
+        Frames that gave way to newer ones, or were thrown away when the stream stopped.
+    failed : int
+        Exceptions: of the source, of examining, of on_report.
+    waiting : int
+        Frames on their way, at most queue + 5.
+    queue : int
+        Frames for which there is room before the networks.
+    slow_consumer : bool
+        The last report had to wait until on_report was through with earlier ones.
+    examine_p50_ms : float or None
+        Median of the last 256 frames, in milliseconds.
+    latency_p50_ms : float or None
+        Median of the last 256 frames, from taken to given to `on_report`, in milliseconds.
+    latency_max_ms : float or None
+        Longest of all frames, in milliseconds.
+    last_error : str or None
+        The newest exception in words; None where there was none.
     """
 
     state: StreamState
-    taken: int  # frames that came
-    reported: int  # frames whose report was given to on_report
-    refused: int  # of these: without cells, since the frame couldn't be examined
-    dropped: int  # frames that gave way to newer ones, or were thrown away when the stream stopped
-    failed: int  # exceptions: of the source, of examining, of on_report
-    waiting: int  # frames on their way, at most queue + 5
-    queue: int  # frames for which there is room before the networks
-    slow_consumer: bool  # the last report had to wait until on_report was through with earlier ones
-    examine_p50_ms: float | None  # of the last 256 frames
-    latency_p50_ms: float | None  # of the last 256 frames, from taken to given to on_report
-    latency_max_ms: float | None  # of all frames
+    taken: int
+    reported: int
+    refused: int
+    dropped: int
+    failed: int
+    waiting: int
+    queue: int
+    slow_consumer: bool
+    examine_p50_ms: float | None
+    latency_p50_ms: float | None
+    latency_max_ms: float | None
     last_error: str | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StreamFailure:
-    """An exception that didn't end the stream: who raised it, and the frame that it happened to, if there was one."""
+    """An exception that didn't end the stream: who raised it, and the frame that it happened to, if there was one.
+
+    Attributes
+    ----------
+    where : {'source', 'examine', 'on_report'}
+        Who raised.
+    error : BaseException
+        The exception.
+    id : FrameId or None
+        The frame's; None where there was none.
+    metadata : mapping of str to Any
+        Whatever came with the frame.
+    """
 
     where: Literal["source", "examine", "on_report"]
     error: BaseException

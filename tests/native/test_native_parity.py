@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from native_bindings import assert_same_row
 from trained_bundle import TaughtBundle
 
 from blastscope import SHIPPED_BUNDLE, open_bundle
@@ -29,17 +30,7 @@ def plain(python: dict[str, Any]) -> dict[str, Any]:
 def agree(native: NativeScope, python: Scope, image: np.ndarray[Any, np.dtype[np.uint8]]) -> str:
     """What came of the image, which must be the same in both; probabilities within 1e-6."""
     ours, theirs = native.row(native.classify(image)), plain({**python.classify(image).row()})
-    inexact = ("probability", "score", "novelty", "probabilities")
-    assert {key: value for key, value in ours.items() if key not in inexact} == {
-        key: value for key, value in theirs.items() if key not in inexact
-    }
-    for key in inexact:
-        one, other = ours[key], theirs[key]
-        if isinstance(one, dict) and isinstance(other, dict):
-            for voter in ("a", "b", "combined"):
-                assert one[voter] == (other[voter] and pytest.approx(other[voter], abs=1e-6))
-        else:
-            assert one == (other if other is None else pytest.approx(other, abs=1e-6))
+    assert_same_row(ours, theirs)
     return str(ours["label"] or ours["refusal"])
 
 

@@ -17,6 +17,7 @@ PAGES = [
     ROOT / "blastscope" / "serve" / "README.md",
     ROOT / "CONTRIBUTING.md",
     ROOT / "runtime" / "native" / "README.md",
+    *(ROOT / "runtime" / "native" / part / "README.md" for part in ("java", "csharp", "imagej")),
 ]
 BLOCKS = [
     pytest.param(block, id=f"{page.parent.name}-{number}")

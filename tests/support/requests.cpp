@@ -1,5 +1,5 @@
 // Runs the launches that come in on stdin over memory of its own, each array in an allocation that ends where the array does, so
-// that the address sanitizer sees every step beside it. tests/shim/host_kernels.py writes the requests.
+// that the address sanitizer sees every step beside it. tests/support/host_kernels.py writes the requests.
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 PATIENCE_S = 60.0
 GLANCE_S = 0.005
@@ -19,13 +19,8 @@ def wait_until(true: Callable[[], object], *, patience_s: float = PATIENCE_S) ->
         time.sleep(GLANCE_S)
 
 
-def wait_until_blocked(threads: Iterable[threading.Thread]) -> None:
-    """Returns once each of `threads` waits for an event, a condition or a thread, or has ended."""
-    waited_for = list(threads)
-    wait_until(lambda: all(map(_blocked, waited_for)))
-
-
-def _blocked(thread: threading.Thread) -> bool:
+def blocked(thread: threading.Thread) -> bool:
+    """Whether `thread` waits for an event, a condition or a thread, or has ended."""
     frame = sys._current_frames().get(thread.ident or 0)
     if frame is None:
         return not thread.is_alive()

@@ -32,7 +32,7 @@ TINY = {
 
 # Imports once, then forks a child for each attempt and kills it after a random while, until one lives to the end.
 KILLER = """
-import json, os, random, signal, sys
+import json, os, random, select, signal, sys
 from pathlib import Path
 import lightning_fabric
 from blastscope.train import pipeline
@@ -42,19 +42,17 @@ import_timm()
 data, out, cache, config = sys.argv[1:]
 pipeline._report = lambda *_: None
 chance, kills = random.Random(7), 0
-signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
 while True:
     child = os.fork()
     if child == 0:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
         pipeline.train_ensemble(Path(data), TrainConfig.model_validate_json(config), Path(out), resume=True, cache=Path(cache))
         os._exit(0)
-    ended = signal.sigtimedwait({signal.SIGCHLD}, chance.uniform(0.05, 0.3 + 0.5 * kills))
-    if ended:
+    handle = os.pidfd_open(child)  # can be read once the child has ended
+    if select.select([handle], [], [], chance.uniform(0.05, 0.3 + 0.5 * kills))[0]:
         sys.exit(kills if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0 else 99)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    signal.sigwait({signal.SIGCHLD})
+    os.close(handle)
     kills += 1
 """
 

@@ -12,45 +12,113 @@ SHIPPED = Path(__file__).parents[1] / "detector.toml"
 
 
 class PoolConfig(StrictModel):
-    """How many training pictures are drawn of each source. They are drawn once; the trunk's maps of them are kept."""
+    """How many training pictures are drawn of each source. They are drawn once; the trunk's maps of them are kept.
+
+    Attributes
+    ----------
+    bccd : int
+        Frames of BCCD.
+    raabin : int
+        Frames of Raabin-WBC.
+    pbc : int
+        Frames of TXL-PBC.
+    pbc_cells : int
+        Single cells of the PBC set, whose types are known.
+    cnmc : int
+        C-NMC's cells on drawn glass with drawn red cells.
+    drawn_cells : int
+        Laid on like C-NMC's: simulated microscopes show such.
+    shard : int
+        Pictures that are drawn and kept together.
+    """
 
     bccd: int = Field(default=2000, ge=0)
     raabin: int = Field(default=2000, ge=0)
-    pbc: int = Field(default=1500, ge=0)  # frames of TXL-PBC
-    pbc_cells: int = Field(default=1500, ge=0)  # single cells of the PBC set, whose types are known
-    cnmc: int = Field(default=2000, ge=0)  # C-NMC's cells on drawn glass with drawn red cells
-    drawn_cells: int = Field(default=0, ge=0)  # laid on like C-NMC's: simulated microscopes show such
-    shard: int = Field(default=250, ge=1)  # pictures that are drawn and kept together
+    pbc: int = Field(default=1500, ge=0)
+    pbc_cells: int = Field(default=1500, ge=0)
+    cnmc: int = Field(default=2000, ge=0)
+    drawn_cells: int = Field(default=0, ge=0)
+    shard: int = Field(default=250, ge=1)
 
 
 class PictureConfig(StrictModel):
-    """What a training picture looks like."""
+    """What a training picture looks like.
+
+    Attributes
+    ----------
+    side_px : int
+        Side of a picture.
+    red_cell_px : float
+        Diameter of a red cell at the working scale.
+    shown_red_cell_px : float
+        Diameter of a red cell in what the trunk sees.
+    scale : (float, float)
+        Factor on the working scale, uniform in its logarithm.
+    mosaic : float
+        Chance that four frames make up a picture.
+    pasted : float
+        Chance that C-NMC's cells are laid on a frame.
+    restained : float
+        Chance that nuclei and red cells get colours of their own.
+    recoloured : float
+        Chance that the stain is moved as a whole; else it stays.
+    """
 
     side_px: int = Field(default=160, ge=64, multiple_of=16)
-    red_cell_px: float = Field(default=28.0, gt=8)  # diameter of a red cell at the working scale
+    red_cell_px: float = Field(default=28.0, gt=8)
     # and at work: of left-out frames a smaller one shows fewer false cells, and costs less
     shown_red_cell_px: float = Field(default=21.0, gt=8)
-    scale: tuple[float, float] = (0.6, 1.7)  # factor on the working scale, uniform in its logarithm
-    mosaic: float = Field(default=0.35, ge=0, le=1)  # chance that four frames make up a picture
-    pasted: float = Field(default=0.3, ge=0, le=1)  # chance that C-NMC's cells are laid on a frame
-    restained: float = Field(default=0.45, ge=0, le=1)  # chance that nuclei and red cells get colours of their own
-    recoloured: float = Field(default=0.4, ge=0, le=1)  # chance that the stain is moved as a whole; else it stays
+    scale: tuple[float, float] = (0.6, 1.7)
+    mosaic: float = Field(default=0.35, ge=0, le=1)
+    pasted: float = Field(default=0.3, ge=0, le=1)
+    restained: float = Field(default=0.45, ge=0, le=1)
+    recoloured: float = Field(default=0.4, ge=0, le=1)
 
 
 class HeadConfig(StrictModel):
-    """The network on the trunk's maps."""
+    """The network on the trunk's maps.
+
+    Attributes
+    ----------
+    channels : int
+        Channels of the convolutions.
+    depth : int
+        Convolutions of 3 x 3.
+    dropout : float
+        Dropout of whole channels of the trunk's maps.
+    """
 
     channels: int = Field(default=64, ge=8)
-    depth: int = Field(default=2, ge=1)  # convolutions of 3 x 3
-    dropout: float = Field(default=0.1, ge=0, lt=1)  # of whole channels of the trunk's maps
+    depth: int = Field(default=2, ge=1)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
 
 
 class FitConfig(StrictModel):
-    """Optimiser, schedule and losses."""
+    """Optimiser, schedule and losses.
+
+    Attributes
+    ----------
+    epochs : int
+        Passes over all pictures.
+    batch_size : int
+        Pictures in a step.
+    lr : float
+        The highest, of one cycle.
+    weight_decay : float
+        AdamW's weight decay.
+    clip_norm : float
+        Longest gradient.
+    box_weight : float
+        Weight of the boxes' loss.
+    group_weight : float
+        Weight of the groups' loss.
+    ema_decay : float
+        Decay of the averaged weights, which are kept.
+    """
 
     epochs: int = Field(default=4, ge=1)
     batch_size: int = Field(default=16, ge=1)
-    lr: float = Field(default=2e-3, gt=0)  # the highest, of one cycle
+    lr: float = Field(default=2e-3, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
     clip_norm: float = Field(default=5.0, gt=0)
     box_weight: float = Field(default=2.0, ge=0)
@@ -59,10 +127,28 @@ class FitConfig(StrictModel):
 
 
 class DetectorConfig(StrictModel):
-    """One training run of a detector."""
+    """One training run of a detector.
+
+    Attributes
+    ----------
+    seed : int
+        The same seed gives the same result.
+    backbone : str
+        Timm's name of the trunk.
+    pool : PoolConfig
+        The training pictures, by source.
+    picture : PictureConfig
+        What a training picture looks like.
+    head : HeadConfig
+        The network on the trunk's maps.
+    fit : FitConfig
+        Optimiser, schedule and losses.
+    """
 
     seed: int = Field(default=0, ge=0)
     backbone: str = "tf_efficientnet_lite0"
+    # whose maps are read, an eighth and a sixteenth of the picture's side: timm's stages by number, or layers by name
+    stages: tuple[int, int] | tuple[str, str] = (2, 3)
     pool: PoolConfig = PoolConfig()
     picture: PictureConfig = PictureConfig()
     head: HeadConfig = HeadConfig()

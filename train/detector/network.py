@@ -16,14 +16,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from blastscope.runtime.errors import ConfigError
 from blastscope.train.backbone import Statistics, create_backbone
 from blastscope.train.config import NetworkConfig
-from blastscope.train.detector.config import HeadConfig
+from blastscope.train.detector.config import DetectorConfig, HeadConfig
 from blastscope.train.detector.pictures import Sample
 from blastscope.train.detector.sources import GROUPS, WHITE
+from blastscope.train.leading_layers import LeadingLayers
 
-STAGES = (2, 3)  # timm's, whose maps are an eighth and a sixteenth of the picture's side
 STRIDE = 8  # pixels of the picture to one of the finer map
+PROBE_PX = 224  # side of the picture by which a trunk's maps are measured
 KINDS = 3  # channels of the heat map: white cell, red cell, platelet
 WIDTH = 0.09  # standard deviation of a bell, of the box's side
 LEAST_WIDTH = 0.45  # pixels of the map
@@ -40,28 +42,57 @@ class DetectorTrunk(nn.Module):
     scale: Tensor
     offset: Tensor
 
-    def __init__(self, network: Any, statistics: Statistics) -> None:
+    def __init__(self, network: Any, statistics: Statistics, stages: tuple[int, int] | tuple[str, str]) -> None:
         super().__init__()
         self.network = network.eval()
         for parameter in network.parameters():
             parameter.requires_grad_(False)
-        self.channels = tuple(int(network.feature_info[stage]["num_chs"]) for stage in STAGES)
+        self.stages = stages
         mean, deviation = (torch.tensor(values).reshape(1, 3, 1, 1) * 255 for values in statistics)
         self.register_buffer("scale", 1 / deviation)
         self.register_buffer("offset", -mean / deviation)
+        with torch.no_grad():
+            maps = self(torch.zeros((1, PROBE_PX, PROBE_PX, 3), dtype=torch.uint8))
+        sides = tuple(each.shape[-1] for each in maps)
+        if sides != (PROBE_PX // STRIDE, PROBE_PX // (2 * STRIDE)):
+            raise ConfigError(
+                "detector", [f"stages: maps of {sides} pixels for {PROBE_PX}: an eighth and a sixteenth are wanted"]
+            )
+        self.channels = tuple(each.shape[1] for each in maps)
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         """The two maps, the finer one first."""
         pixels = pictures.permute(0, 3, 1, 2).float() * self.scale + self.offset
-        fine, coarse = self.network.forward_intermediates(pixels, indices=list(STAGES), intermediates_only=True)
+        if isinstance(self.network, LeadingLayers):
+            fine, coarse = self.network(pixels)
+        else:
+            fine, coarse = self.network.forward_intermediates(pixels, indices=list(self.stages), intermediates_only=True)
         return fine, coarse
 
 
-def make_trunk(backbone: str) -> tuple[DetectorTrunk, str]:
-    """The trunk with ImageNet's weights, and where they come from. Raises `ConfigError` as `create_backbone` does."""
-    network, statistics, origin = create_backbone(NetworkConfig(backbone=backbone), 224)
-    network.prune_intermediate_layers(list(STAGES), prune_norm=True, prune_head=True)
-    return DetectorTrunk(network, statistics), origin
+def make_trunk(config: DetectorConfig) -> tuple[DetectorTrunk, str]:
+    """The trunk with ImageNet's weights, and where they come from.
+
+    Parameters
+    ----------
+    config : DetectorConfig
+        Its backbone and stages count.
+
+    Returns
+    -------
+    DetectorTrunk, str
+
+    Raises
+    ------
+    ConfigError
+        As `create_backbone`; a stage or layer that the backbone lacks, or whose maps have another size.
+    """
+    network, statistics, origin = create_backbone(NetworkConfig(backbone=config.backbone), PROBE_PX)
+    names = [stage for stage in config.stages if isinstance(stage, str)]
+    if names:
+        return DetectorTrunk(LeadingLayers(network, names, PROBE_PX), statistics, config.stages), origin
+    network.prune_intermediate_layers(list(config.stages), prune_norm=True, prune_head=True)
+    return DetectorTrunk(network, statistics, config.stages), origin
 
 
 def compiled_module(module: nn.Module, shape: tuple[int, ...]) -> Any:  # OpenVINO's CompiledModel

@@ -77,7 +77,7 @@ def shards_of(config: DetectorConfig, source: str) -> list[int]:
 def pool_key(data: Path, trunk: DetectorTrunk, config: DetectorConfig) -> str:
     """A digest of all that decides what the pool holds."""
     pictures = config.picture.model_dump_json(exclude={"shown_red_cell_px"})
-    digest = hashlib.sha256(f"{POOL_VERSION} {config.seed} {config.backbone} {pictures}".encode())
+    digest = hashlib.sha256(f"{POOL_VERSION} {config.seed} {config.backbone} {config.stages} {pictures}".encode())
     digest.update(f"{config.pool.shard} {MOST_CELLS} {config.pool.drawn_cells}".encode())
     for name in ("bccd/train.txt", "txl/boxes.csv"):
         if not (data / name).is_file():

@@ -19,10 +19,22 @@ AIMED = (0.95, 0.90)  # recall and precision of each left-out source
 
 
 class DetectorReport(StrictModel):
-    """What a run's detectors showed."""
+    """What a run's detectors showed.
 
-    run: dict[str, JsonValue]  # configuration, digests, versions
-    limit: float  # of the score
+    Attributes
+    ----------
+    run : mapping of str to JsonValue
+        Configuration, digests, versions.
+    limit : float
+        Limit of the score.
+    sources : tuple of SourceScores
+        How well the cells of each source were found.
+    history : FitHistory
+        Losses of the head that was trained on all sources.
+    """
+
+    run: dict[str, JsonValue]
+    limit: float
     sources: tuple[SourceScores, ...]
     history: FitHistory
 

@@ -85,7 +85,7 @@ def train_detector(
     out.mkdir(parents=True, exist_ok=True)
     with exclusive_lock(out / ".lock", wait=False), Progress(console) as progress:
         torch.manual_seed(config.seed)
-        trunk, origin = make_trunk(config.backbone)
+        trunk, origin = make_trunk(config)
         record = DetectorRun(
             config=config,
             pool_sha256=pool_key(data, trunk, config),
@@ -116,7 +116,7 @@ def load_detector_run(run: Path) -> TrainedDetector:
     if not (run / "head" / FINISHED).is_file() or not report.is_file():
         raise DataError(run, "the detector's training isn't finished: say 'blastscope train-detector ... --resume'")
     found = DetectorReport.model_validate_json(report.read_bytes())
-    trunk, _ = make_trunk(record.config.backbone)
+    trunk, _ = make_trunk(record.config)
     head = DetectorHead(trunk.channels, record.config.head)
     head.load_state_dict(read_tensors(run / "head" / FINISHED)[0])
     return TrainedDetector(Detector(trunk, head).eval(), pixel_um(record.config), found.limit, (*FRAME_SOURCES, "cnmc"))

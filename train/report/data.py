@@ -36,12 +36,24 @@ class GroupScore(StrictModel):
 
 
 class ShareScore(StrictModel):
-    """Weighted F1 at another share of ALL, from the vote's sensitivity and specificity."""
+    """Weighted F1 at another share of ALL, from the vote's sensitivity and specificity.
+
+    Attributes
+    ----------
+    all_share : float
+        Share of ALL among the cells, 0 to 1.
+    weighted_f1 : Interval
+        Mean of both classes' F1 by their shares, 0 to 1.
+    same_sizes : bool
+        Normal cells weighted to the sizes of the malignant ones, so that size tells nothing.
+    specificity : Interval or None
+        Specificity with these weights; None: as the cells are.
+    """
 
     all_share: float
     weighted_f1: Interval
-    same_sizes: bool = False  # normal cells weighted to the sizes of the malignant ones, so that size tells nothing
-    specificity: Interval | None = None  # with these weights; None: as the cells are
+    same_sizes: bool = False
+    specificity: Interval | None = None
 
 
 def group_scores(
@@ -182,22 +194,54 @@ class Comparison(StrictModel):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ReportInput:
-    """Everything that a report needs; `read_run` takes it from a run's folder. Row i of the arrays is validation cell i."""
+    """Everything that a report needs; `read_run` takes it from a run's folder. Row i of the arrays is validation cell i.
+
+    Attributes
+    ----------
+    title : str
+        What stands above the page.
+    labels : ndarray of int64
+        Shape (N,): indices into `CLASSES`.
+    patients, files : tuple of str
+        Of each of the N cells.
+    probabilities : ndarray of float32
+        Shape (N, 3, 2): voters a, b, combined; classes hem, all.
+    history : mapping of Voter to tuple of EpochRow
+        By voter, a row an epoch.
+    kept : mapping of Voter to int
+        The epoch whose weights each network ended with.
+    provenance : TrainingProvenance
+        Where the networks come from.
+    patient_classes : mapping of str to ClassName
+        Classes of the patients of both parts, as far as known.
+    circumstances : mapping of str to str
+        What else to say of the training, such as the device.
+    notes : tuple of str
+        What a reader of the scores must know.
+    comparison : Comparison or None
+        Other recipes' scores.
+    sizes : ndarray of float64 or None
+        Shape (N,): side of each cell in pixels; None where not measured.
+    lightness : ndarray of float64 or None
+        Shape (N,): mean gray level of each cell, 0 to 255; None where not measured.
+    uncertainty : Uncertainty or None
+        Calibration, sets and novelty, measured on held-out people.
+    """
 
     title: str
-    labels: NDArray[np.int64]  # (N,) indices into CLASSES
-    patients: tuple[str, ...]  # (N,)
-    files: tuple[str, ...]  # (N,)
-    probabilities: NDArray[np.float32]  # (N, 3, 2)
+    labels: NDArray[np.int64]
+    patients: tuple[str, ...]
+    files: tuple[str, ...]
+    probabilities: NDArray[np.float32]
     history: Mapping[Voter, tuple[EpochRow, ...]]
-    kept: Mapping[Voter, int]  # the epoch whose weights each network ended with
+    kept: Mapping[Voter, int]
     provenance: TrainingProvenance
-    patient_classes: Mapping[str, ClassName]  # of both parts, as far as known
-    circumstances: Mapping[str, str]  # what else to say of the training, such as the device
-    notes: tuple[str, ...] = ()  # what a reader of the scores must know
+    patient_classes: Mapping[str, ClassName]
+    circumstances: Mapping[str, str]
+    notes: tuple[str, ...] = ()
     comparison: Comparison | None = None
-    sizes: NDArray[np.float64] | None = None  # (N,) of each cell in pixels; None: not measured
-    lightness: NDArray[np.float64] | None = None  # (N,) mean gray level of each cell
+    sizes: NDArray[np.float64] | None = None
+    lightness: NDArray[np.float64] | None = None
     uncertainty: Uncertainty | None = None
 
     def __post_init__(self) -> None:
@@ -218,13 +262,47 @@ class Part(StrictModel):
 
 
 class Report(StrictModel):
-    """report.json: every figure of the page. Without cells of both classes `scores` is empty, and a note says why."""
+    """report.json: every figure of the page. Without cells of both classes `scores` is empty, and a note says why.
+
+    Attributes
+    ----------
+    title : str
+        What stands above the page.
+    notes : tuple of str
+        What a reader must know, in sentences.
+    scores : mapping of str to CallScores
+        Figures by 'a', 'b', 'combined' and 'vote'.
+    deciding : mapping of Voter to int
+        In how many cells each voter's probability was the largest.
+    operating_points : tuple of OperatingPoint
+        Thresholds on the vote's score, chosen and measured on the same cells.
+    training : Part
+        Who trained the networks.
+    validation : Part
+        Who judged them.
+    provenance : TrainingProvenance
+        Where the networks come from.
+    circumstances : mapping of str to str
+        What else to say of the training.
+    history : mapping of Voter to tuple of EpochRow
+        By voter, a row an epoch.
+    kept : mapping of Voter to int
+        By voter, the epoch whose weights it ended with.
+    comparison : Comparison or None
+        Other recipes' scores.
+    groups : tuple of GroupScore
+        Figures of the vote by size and stain, where these were measured.
+    shares : tuple of ShareScore
+        Weighted F1 at other shares of ALL.
+    uncertainty : Uncertainty or None
+        Calibration, sets and novelty, measured on held-out people.
+    """
 
     title: str
     notes: tuple[str, ...]
-    scores: dict[str, CallScores]  # by 'a', 'b', 'combined' and 'vote'
-    deciding: dict[Voter, int]  # in how many cells each voter's probability was the largest
-    operating_points: tuple[OperatingPoint, ...]  # of the vote's score, chosen and measured on the same cells
+    scores: dict[str, CallScores]
+    deciding: dict[Voter, int]
+    operating_points: tuple[OperatingPoint, ...]
     training: Part
     validation: Part
     provenance: TrainingProvenance
@@ -232,7 +310,7 @@ class Report(StrictModel):
     history: dict[Voter, tuple[EpochRow, ...]]
     kept: dict[Voter, int]
     comparison: Comparison | None
-    groups: tuple[GroupScore, ...] = ()  # of the vote, where sizes and stains were measured
+    groups: tuple[GroupScore, ...] = ()
     shares: tuple[ShareScore, ...] = ()
     uncertainty: Uncertainty | None = None
 

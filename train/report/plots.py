@@ -47,9 +47,17 @@ STYLE: dict[Any, Any] = {
 
 
 class Picture(NamedTuple):
-    """One picture in both forms."""
+    """One picture in both forms.
 
-    name: str  # file name without suffix
+    Attributes
+    ----------
+    name : str
+        File name without suffix.
+    png, svg : bytes
+        The file.
+    """
+
+    name: str
     png: bytes
     svg: bytes
 

@@ -50,17 +50,41 @@ class Address(int):
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """One kernel launch. `arguments` are `Address` (64 bits, unsigned) or plain int (32 bits, signed), in order."""
+    """One kernel launch. `arguments` are `Address` (64 bits, unsigned) or plain int (32 bits, signed), in order.
+
+    Attributes
+    ----------
+    kernel : str
+        Its name.
+    grid : (int, int, int)
+        Blocks along x, y and z.
+    block : (int, int, int)
+        Threads along x, y and z.
+    shared_bytes : int
+        Dynamic shared memory of a block.
+    arguments : tuple of int
+        Addresses and numbers, in the kernel's order.
+    """
 
     kernel: str
     grid: tuple[int, int, int]
     block: tuple[int, int, int]
-    shared_bytes: int  # of dynamic shared memory
+    shared_bytes: int
     arguments: tuple[int, ...]
 
 
 class BufferSlice(NamedTuple):
-    """One array in the workspace, for the whole batch."""
+    """One array in the workspace, for the whole batch.
+
+    Attributes
+    ----------
+    name : str
+        What it is called.
+    offset : int
+        In bytes from the start of the workspace.
+    size : int
+        Size in bytes.
+    """
 
     name: str
     offset: int
@@ -73,6 +97,15 @@ class CropPlan:
 
     Neither the launches' number nor their shape depends on the images, so they may be recorded once. The workspace may hold
     anything before and holds nothing of worth afterwards.
+
+    Attributes
+    ----------
+    spec : CropSpecification
+        The crop.
+    batch : int
+        Most images in one launch.
+    largest_px : int
+        Longest side of an image.
     """
 
     spec: CropSpecification

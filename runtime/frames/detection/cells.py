@@ -33,11 +33,21 @@ LEAST_LYMPHOID = 0.5  # probability, below which a cell gets no call
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Look:
-    """What a detector found in a frame taken to have pixels of `pixel_um`."""
+    """What a detector found in a frame taken to have pixels of `pixel_um`.
+
+    Attributes
+    ----------
+    pixel_um : float
+        Micrometres per pixel that were assumed.
+    grid : Grid
+        Grid of the picture that was looked at.
+    found : FoundCells
+        What was found, in pixels of that picture.
+    """
 
     pixel_um: float
-    grid: Grid  # of the picture that was looked at
-    found: FoundCells  # in pixels of that picture
+    grid: Grid
+    found: FoundCells
 
     def agrees_with(self, pixel_um: float) -> bool:
         """Whether it was taken at about that scale."""

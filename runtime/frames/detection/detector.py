@@ -42,11 +42,21 @@ MOST_PICTURES = 4
 
 
 class Detections(NamedTuple):
-    """K cells of one kind, the surest first."""
+    """K cells of one kind, the surest first.
 
-    boxes: NDArray[np.float32]  # (K, 4) x0, y0, x1, y1 in pixels
-    scores: NDArray[np.float32]  # (K,) 0 to 1
-    groups: NDArray[np.float32]  # (K, 3) probabilities of `GROUPS`; of white cells alone they mean something
+    Attributes
+    ----------
+    boxes : ndarray of float32
+        Shape (K, 4): x0, y0, x1, y1 in pixels.
+    scores : ndarray of float32
+        Shape (K,), 0 to 1.
+    groups : ndarray of float32
+        Shape (K, 3): probabilities of `GROUPS`; they mean something for white cells alone.
+    """
+
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    groups: NDArray[np.float32]
 
     def scaled(self, factor: float) -> Detections:
         """The same cells in a picture that is `factor` times as large."""
@@ -118,7 +128,15 @@ class Network(Protocol):
 
 
 class FoundCells(NamedTuple):
-    """What a picture shows, in its pixels."""
+    """What a picture shows, in its pixels.
+
+    Attributes
+    ----------
+    white : Detections
+        White cells.
+    red : Detections
+        Red cells.
+    """
 
     white: Detections
     red: Detections

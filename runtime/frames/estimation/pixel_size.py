@@ -37,7 +37,15 @@ Level = tuple[int, float, float]
 
 
 class RedCells(NamedTuple):
-    """The usual diameter of a frame's red cells, and how many whole circles show it."""
+    """The usual diameter of a frame's red cells, and how many whole circles show it.
+
+    Attributes
+    ----------
+    diameter_px : float
+        Diameter in pixels of the frame.
+    circles : float
+        Whole circles that show it.
+    """
 
     diameter_px: float
     circles: float

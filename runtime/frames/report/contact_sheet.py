@@ -18,11 +18,25 @@ MOST_CELLS = 800
 
 
 class Card(NamedTuple):
-    """One cell as sheets and pages show it."""
+    """One cell as sheets and pages show it.
+
+    Attributes
+    ----------
+    report : FrameReport
+        The frame's.
+    frame : str
+        What the frame is called.
+    number : int
+        In its frame, from 1.
+    cell : FrameCell
+        The cell.
+    thumb : bytes or None
+        A JPEG; None where there is none.
+    """
 
     report: FrameReport
-    frame: str  # what it is called
-    number: int  # in its frame, from 1
+    frame: str
+    number: int
     cell: FrameCell
     thumb: bytes | None
     explained: bytes | None = None  # what the call rests on

@@ -17,10 +17,20 @@ Kind = Literal["all", "hem", "refused"]
 
 
 class CallStyle(NamedTuple):
-    """How a kind of cell is drawn."""
+    """How a kind of cell is drawn.
+
+    Attributes
+    ----------
+    name : str
+        As pages and pictures write it.
+    colour : str
+        `#rrggbb`: Okabe and Ito's vermilion and blue, and ink.
+    dashed : bool
+        Whether its outline is.
+    """
 
     name: str
-    colour: str  # Okabe and Ito's vermilion and blue, and ink
+    colour: str
     dashed: bool
 
 

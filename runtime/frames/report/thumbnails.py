@@ -38,12 +38,24 @@ Explain = Callable[[NDArray[np.uint8]], Explanation]
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A frame's report with its pictures, all as JPEG."""
+    """A frame's report with its pictures, all as JPEG.
+
+    Attributes
+    ----------
+    report : FrameReport
+        The frame's.
+    thumbs : tuple of (bytes or None)
+        One a cell; None where there was no room for more.
+    map : bytes or None
+        The frame, smaller, with its cells drawn in.
+    explained : mapping of int to bytes
+        What a cell's call rests on, by the cell's place in the report.
+    """
 
     report: FrameReport
-    thumbs: tuple[bytes | None, ...] = ()  # one a cell
-    map: bytes | None = None  # the frame, smaller, with its cells drawn in
-    explained: Mapping[int, bytes] = field(default_factory=dict)  # by the cell's place in the report: what its call rests on
+    thumbs: tuple[bytes | None, ...] = ()
+    map: bytes | None = None
+    explained: Mapping[int, bytes] = field(default_factory=dict)
 
 
 class ThumbnailCollector:

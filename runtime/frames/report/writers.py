@@ -33,11 +33,23 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """Where things go; None for what isn't wanted. Raises `UsageError` for a name that says no format."""
+    """Where things go; None for what isn't wanted. Raises `UsageError` for a name that says no format.
 
-    overlay: Path | None = None  # a folder
+    Attributes
+    ----------
+    overlay : Path or None
+        A folder for the frames with their cells drawn in.
+    sheet : Path or None
+        A picture of all cells: PNG or JPEG.
+    report : Path or None
+        One HTML page, or a folder of a page a frame.
+    csv : Path or None
+        A table with a row a cell.
+    """
+
+    overlay: Path | None = None
     sheet: Path | None = None
-    report: Path | None = None  # one page, or a folder of a page a frame
+    report: Path | None = None
     csv: Path | None = None
 
     def __post_init__(self) -> None:

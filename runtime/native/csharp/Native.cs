@@ -4,6 +4,7 @@ using System.Text;
 
 namespace Blastscope
 {
+#pragma warning disable 649 // fields that C fills, and those that stay 0
     /// <summary>blastscope_image.</summary>
     [StructLayout(LayoutKind.Sequential)]
     internal unsafe struct NativeImage
@@ -14,7 +15,6 @@ namespace Blastscope
         internal int Format, Reserved;
     }
 
-#pragma warning disable 649 // C fills the fields
     /// <summary>blastscope_prediction.</summary>
     [StructLayout(LayoutKind.Sequential)]
     internal unsafe struct NativePrediction
@@ -28,7 +28,6 @@ namespace Blastscope
         internal fixed byte Detail[256];
         internal fixed int Reserved[12];
     }
-#pragma warning restore 649
 
     /// <summary>blastscope_options.</summary>
     [StructLayout(LayoutKind.Sequential)]
@@ -39,6 +38,7 @@ namespace Blastscope
         internal IntPtr Device, Precision, Execution, Layout, Workload, CacheDir;
         internal int Queue, AllowUngated, Cascade, CallUnlikeTraining, Measure, Reserved;
     }
+#pragma warning restore 649
 
     /// <summary>blastscope_callback.</summary>
     [UnmanagedFunctionPointer(CallingConvention.Cdecl)]

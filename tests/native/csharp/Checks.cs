@@ -33,7 +33,7 @@ internal static class Checks
 
     private static void Rows(string bundle, string cache, string list)
     {
-        using (var scope = new Scope(bundle, new Options { Execution = "f32", CacheDir = cache }))
+        using (var scope = new Scope(bundle, new Options { Precision = "fp32", Execution = "f32", CacheDir = cache }))
         {
             int side = scope.CropSide;
             var crop = new byte[side * side * 3];
@@ -98,9 +98,12 @@ internal static class Checks
                 {
                     case "device": options.Device = value; break;
                     case "precision": options.Precision = value; break;
+                    case "execution": options.Execution = value; break;
+                    case "layout": options.Layout = value; break;
                     case "workload": options.Workload = value; break;
                     case "threads": options.Threads = int.Parse(value); break;
                     case "queue": options.Queue = int.Parse(value); break;
+                    case "allow_ungated": options.AllowUngated = value == "1"; break;
                     default: throw new ArgumentException(word);
                 }
             }
@@ -216,6 +219,7 @@ internal static class Checks
         string wanted = Row(scope.Classify(image), "");
         foreach (Task<Prediction> one in Enumerable.Range(0, 100).Select(_ => scope.ClassifyAsync(image)).ToList())
             Same(Row(one.Result, ""), wanted);
+        GC.Collect(); // it stops the library's threads, too, that the answers came by
         List<Task<Prediction>> several = Enumerable.Range(0, 20).Select(_ => scope.ClassifyAsync(image)).ToList();
         scope.Dispose(); // answers what was submitted
         foreach (Task<Prediction> one in several) Same(Row(one.Result, ""), wanted);

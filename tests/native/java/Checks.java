@@ -42,7 +42,7 @@ public final class Checks {
     // ---- rows
 
     private static void rows(Path bundle, Path cache, Path list) throws Exception {
-        try (Scope scope = Scope.open(bundle, new Options().execution("f32").cacheDir(cache))) {
+        try (Scope scope = Scope.open(bundle, new Options().precision("fp32").execution("f32").cacheDir(cache))) {
             for (String path : Files.readAllLines(list, StandardCharsets.UTF_8)) {
                 Image image = Image.of(ImageIO.read(new File(path)));
                 Crop crop = scope.crop(image);
@@ -94,9 +94,12 @@ public final class Checks {
                 switch (word.substring(0, word.indexOf('='))) {
                     case "device": options.device(value); break;
                     case "precision": options.precision(value); break;
+                    case "execution": options.execution(value); break;
+                    case "layout": options.layout(value); break;
                     case "workload": options.workload(value); break;
                     case "threads": options.threads(Integer.parseInt(value)); break;
                     case "queue": options.queue(Integer.parseInt(value)); break;
+                    case "allow_ungated": options.allowUngated(value.equals("1")); break;
                     default: throw new IllegalArgumentException(word);
                 }
             }

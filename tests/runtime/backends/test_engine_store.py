@@ -8,6 +8,7 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -83,35 +84,20 @@ def test_an_engine_built_ahead_serves_its_gpus_the_named_one_first(key: EngineKe
     assert find_engine(tmp_path, here) == b"of this very GPU"
 
 
-def spoil(path: Path, how: str) -> None:
-    data = path.read_bytes()
-    if how == "a flipped bit":
-        path.write_bytes(bytes([data[0] ^ 1]) + data[1:])
-    elif how == "truncated":
-        path.write_bytes(data[:-2])
-    elif how == "longer":
-        path.write_bytes(data + b"\0")
-    elif how == "empty":
-        path.write_bytes(b"")
-    elif how == "writable by the group":
-        path.chmod(0o620)
-    elif how == "writable by all":
-        path.chmod(0o602)
-    elif how == "a link":
-        path.rename(path.with_name("elsewhere"))
-        path.symlink_to(path.with_name("elsewhere"))
-    elif how == "a folder":
-        path.unlink()
-        path.mkdir()
-    elif how == "a pipe":
-        path.unlink()
-        os.mkfifo(path)
-    else:
-        path.unlink()
-
-
-SPOILT = ["a flipped bit", "truncated", "longer", "empty", "gone"]
-FOREIGN = ["writable by the group", "writable by all", "a link", "a folder", "a pipe"]
+SPOILT: dict[str, Callable[[Path], object]] = {
+    "a flipped bit": lambda path: path.write_bytes(bytes([(data := path.read_bytes())[0] ^ 1]) + data[1:]),
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-2]),
+    "longer": lambda path: path.write_bytes(path.read_bytes() + b"\0"),
+    "empty": lambda path: path.write_bytes(b""),
+    "gone": lambda path: path.unlink(),
+}
+FOREIGN: dict[str, Callable[[Path], object]] = {
+    "writable by the group": lambda path: path.chmod(0o620),
+    "writable by all": lambda path: path.chmod(0o602),
+    "a link": lambda path: path.symlink_to(path.rename(path.with_name("elsewhere"))),
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+    "a pipe": lambda path: (path.unlink(), os.mkfifo(path)),
+}
 
 
 @pytest.mark.parametrize(
@@ -127,7 +113,7 @@ def test_a_spoilt_or_foreign_file_is_never_given_out_and_is_replaced(
         "sidecar": path.with_suffix(".json"),
         "known": known_file(path, hashlib.sha256(ENGINE).hexdigest()),
     }[which]
-    spoil(file, how)
+    (SPOILT | FOREIGN)[how](file)
     if which == "known" and how in SPOILT[:-1]:
         assert find_engine(tmp_path, here) == ENGINE  # its name says all, what stands in it is for people
         return
@@ -358,7 +344,7 @@ def test_the_list_says_of_each_engine_why_it_is_what_it_is(
     gone = here.model_copy(update={"graph": "0" * 64})
     for one in (here, older, ada, gone):
         store_engine(tmp_path, one, ENGINE)
-    spoil(store_engine(tmp_path, key, ENGINE), "truncated")
+    SPOILT["truncated"](store_engine(tmp_path, key, ENGINE))
     rows = {row.key: (row.state, row.reasons) for row in list_engines(tmp_path, MACHINE, bundle)}
     assert rows[here] == ("ready", ())
     assert rows[older] == ("stale", ("built with driver 570, here is 580.65.06",))

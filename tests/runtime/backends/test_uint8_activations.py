@@ -256,7 +256,8 @@ def in_float(x: NDArray[np.float32]) -> NDArray[Any]:
     whole = np.clip(np.rint(x / STEP), -128, 127) * STEP
     weight, bias = WEIGHTS["w"][:, :, 0, 0] / 64, NUMBERS["bias"]
     made = np.einsum("oi,nihw->nohw", weight, whole) + bias[:, None, None]
-    return np.clip(np.rint(made / STEP), -128, 127) * STEP
+    codes: NDArray[Any] = np.clip(np.rint(made / STEP), -128, 127)
+    return codes * STEP
 
 
 def test_values_that_are_joined_are_coded_alike() -> None:

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from waiting import wait_until_blocked
+from waiting import blocked, wait_until
 
 import blastscope
 from blastscope.runtime.backends.protocol import Engine
@@ -267,7 +267,7 @@ def test_whoever_waits_for_room_is_told_when_the_handle_closes() -> None:
 
     thread = threading.Thread(target=push)
     thread.start()
-    wait_until_blocked([thread])
+    wait_until(lambda: blocked(thread))
     closer = threading.Thread(target=lanes.close)
     closer.start()
     assert raised.wait(10)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from fake_examiner import PATIENCE_S, Eye, Reports, balanced, look, pixels, stream_threads
 from numpy.typing import NDArray
-from waiting import wait_until, wait_until_blocked
+from waiting import blocked, wait_until
 
 from blastscope.runtime.errors import Closed, UsageError
 from blastscope.runtime.frames.types import FrameReport
@@ -93,7 +93,7 @@ def test_stop_wakes_a_put_that_waits_for_room() -> None:
     workers = [threading.Thread(target=put) for _ in range(3)]
     for worker in workers:
         worker.start()
-    wait_until_blocked(workers)
+    wait_until(lambda: any(map(blocked, workers)))  # the others wait for it
     eye.let(2)
     eye.held = False
     stream.stop(drain=False)
@@ -238,7 +238,8 @@ assert runs.wait(60)
 
 def test_nothing_spins_while_nothing_comes() -> None:
     with Stream(look, Reports(), when_full="block"):
-        wait_until_blocked(thread for thread in threading.enumerate() if thread.name in stream_threads())
+        threads = [thread for thread in threading.enumerate() if thread.name in stream_threads()]
+        wait_until(lambda: all(map(blocked, threads)))
         before = time.process_time()
         time.sleep(0.3)  # what is measured
         assert time.process_time() - before < 0.15

@@ -22,7 +22,9 @@ final class OpenScope {
             if (scope == null) Runtime.getRuntime().addShutdownHook(new Thread(OpenScope::close, "blastscope"));
             else scope.close();
             scope = null;
-            scope = Scope.open(bundle, new Options().workload("throughput").callUnlikeTraining(settings.callUnlike));
+            // the same calls on every machine, whatever is fastest there: tables get compared and published
+            Options options = new Options().precision("fp32").execution("f32").workload("throughput");
+            scope = Scope.open(bundle, options.callUnlikeTraining(settings.callUnlike));
             opened = wanted;
         }
         return scope;
