@@ -117,7 +117,7 @@ native-package: native
 # libblastscope and the Python runtime in turn: image to label, process start to first label, peak memory. Exits 1 beyond the limits.
 native-bench: native
 	mkdir -p $(BENCH_CACHE)
-	$(BIN)/blastscope bench --network shipped --baseline none --batch 1 --layout fused --rounds 12 --seconds 3 \
+	$(BIN)/blastscope bench --network shipped --baseline none --batch 1 --layout fused --rounds 40 --seconds 0.5 --idle-timeout 1 \
 		--native $(NATIVE)/libblastscope.so --output $(BENCH_CACHE)/native.json
 	$(BIN)/python -m blastscope.benchmarks.native $(BENCH_CACHE)/native.json
 

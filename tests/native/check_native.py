@@ -68,7 +68,6 @@ def test_sanitizers_find_nothing(parts: list[list[str | Path]], sanitizers: str)
     environment = {
         "TBB_ENABLE_SANITIZERS": "1",  # else TBB loads its parts in a way that sanitizers refuse
         "ASAN_OPTIONS": "detect_leaks=1:detect_stack_use_after_return=1:strict_string_checks=1",
-        "LSAN_OPTIONS": f"suppressions={HERE / 'leaks.supp'}:print_suppressions=0",
         "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
         "TSAN_OPTIONS": f"suppressions={HERE / 'threads.supp'}:ignore_noninstrumented_modules=1:second_deadlock_stack=1",
     }

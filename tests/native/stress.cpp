@@ -209,8 +209,9 @@ void stay_flat(const std::string& bundle, const blastscope::Options& options, co
     std::printf("%ld calls and %ld openings: %ld kB, %d threads, %d descriptors more after the first tenth\n", calls,
                 std::min(calls, 200L), after.resident_kb - before.resident_kb, after.threads - before.threads,
                 after.descriptors - before.descriptors);
-    EXPECT(calls < 1000 || after.resident_kb - before.resident_kb < 4096);  // fewer calls don't fill what is filled once
-    EXPECT(after.threads <= before.threads && after.descriptors <= before.descriptors);
+    EXPECT(after.descriptors <= before.descriptors);
+    if (calls < 1000) return;  // what is filled once, such as OpenVINO's pool, isn't full yet
+    EXPECT(after.resident_kb - before.resident_kb < 4096 && after.threads <= before.threads);
 }
 
 }  // namespace

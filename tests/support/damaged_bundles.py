@@ -6,6 +6,7 @@ import json
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -158,8 +159,8 @@ def write_damaged_bundles(good: Path, folder: Path) -> int:
 
 def _changes() -> Iterator[Callable[[Path], Any]]:
     for number in range(len(TEXTS)):
-        yield lambda bundle, number=number: write_text(bundle, number)
+        yield partial(write_text, number=number)
     for kind in DAMAGES:
-        yield lambda bundle, kind=kind: damage(bundle, kind)
+        yield partial(damage, kind=kind)
     for kind in UNFIT:
-        yield lambda bundle, kind=kind: replace_graph(bundle, kind)
+        yield partial(replace_graph, kind=kind)
