@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.calibration.acceptance.evaluation import DriftMetric
-from blastscope.calibration.acceptance.mixed_precision_search import Search, SearchReport
+from blastscope.calibration.acceptance.mixed_precision_search import Search, SearchReport, mac_shares
 from blastscope.calibration.acceptance.trial import Evaluator, PairedPredictions, Trial
 from blastscope.calibration.config import CalibrationConfig
 from blastscope.calibration.fold_gate import evaluate_folds, fold_trial, read_folds, training_sample
@@ -134,6 +134,7 @@ def calibrate(
             recipe=candidate.recipe,
             methods=candidate.methods,
             search=candidate.search,
+            int8_share=1 - sum(share for name, share in mac_shares(builder).items() if name in candidate.recipe.floats),
             folds=len(parts),
         )
         return outcome.report(outcome.apply())
@@ -238,7 +239,7 @@ def _make_candidate(
         return evaluator.evaluate(child)
 
     trial = judged(recipe)
-    if not (trial.failures and config.search):
+    if config.float_layers or not (trial.failures and config.search):
         return _Candidate(child, recipe, trial, None, methods, None)
     cells = merge_cells(drop_rows(split.sample, builder.refused), split.search)
     logger.info(

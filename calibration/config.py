@@ -57,6 +57,8 @@ class CalibrationConfig(StrictModel):
         Whether channels of layers in a row are brought to like ranges; tried with method = "auto" alone.
     percentile : float
         Percentile of the absolute values that ends the range; with method = "percentile".
+    float_layers : tuple of str
+        Names of layers that stay fp32; no others are searched for then.
     weight_bits : {7, 8}
         Bits of an int8 weight that are used; 8 is wrong on x86 CPUs without VNNI.
     cells : int
@@ -93,6 +95,7 @@ class CalibrationConfig(StrictModel):
     correct: bool = True
     equalise: bool = True
     percentile: float = Field(default=99.999, gt=90, le=100)
+    float_layers: tuple[str, ...] = ()
     # 7: weights within 64 of 127. CPUs without VNNI add two products in 16 bits: 2 x 255 x 127 overflows, 2 x 255 x 64 doesn't.
     # With 8 the same file answered up to 0.8 off in OpenVINO and in ONNX Runtime on an AVX2 machine, so that a CPU without VNNI
     # neither judges such a graph nor opens it

@@ -163,7 +163,8 @@ class CalibrationReport(StrictModel):
 
     def _search_lines(self) -> list[str]:
         if self.search is None:
-            return []
+            floats = ", ".join(self.recipe.floats)
+            return [f"  stay fp32       {floats}; {100 * self.int8_share:.1f} % of the work in int8"] if floats else []
         lines = [line for gate in self.first_gates for line in _gate_lines(gate)[:2]]
         lines = ["  before that, all in int8:", *lines] if lines else []
         lines.append(f"  layers searched on {self.search.cells} cells that don't judge, until {WHY[self.search.stopped]}:")
@@ -226,6 +227,8 @@ class CalibrationResult:
         Every configuration that was tried.
     search : SearchReport or None
         Which layers were left in fp32; None without a search.
+    int8_share : float
+        The int8 layers' share of the multiply-adds of all layers that can be int8.
     folds : int
         Folds whose ensembles judged in place of the bundle's own held-out patients; 0: none.
     """
@@ -239,6 +242,7 @@ class CalibrationResult:
     recipe: QuantConfig
     methods: tuple[MethodRow, ...]
     search: SearchReport | None
+    int8_share: float = 1.0
     folds: int = 0
 
     @property
@@ -295,13 +299,10 @@ class CalibrationResult:
             methods=self.methods,
             first_gates=tuple(result.gate for result in self.first.results) if self.first else (),
             search=self.search,
-            int8_share=self._int8_share(),
+            int8_share=self.int8_share,
             config=self.config,
             folds=self.folds,
         )
-
-    def _int8_share(self) -> float:
-        return self.search.int8_share if self.search and self.recipe.floats else 1.0
 
     def _patients(self) -> tuple[str, ...]:
         return tuple(sorted({cell.patient for cell in self.sample.cells}))
@@ -313,7 +314,7 @@ class CalibrationResult:
             corrected=self.recipe.corrected,
             equalised=self.recipe.equalised,
             floats=self.recipe.floats,
-            int8_share=self._int8_share(),
+            int8_share=self.int8_share,
             cells=tuple(cell.path.name for cell in self.sample.cells),
             cells_sha256=bytes_sha256(digests.encode()),
             seed=self.config.seed,

@@ -89,9 +89,7 @@ class Search:
     def run(self, recipe: QuantConfig) -> tuple[QuantConfig, SearchReport]:
         """`recipe` with the layers that are to stay fp32."""
         self._start = time.monotonic()
-        work = count_macs(self.builder.model)
-        total = sum(work[name] for name in self.builder.layers)
-        self._share = {name: work[name] / total for name in self.builder.layers}
+        self._share = mac_shares(self.builder)
         if not within_limits(self._evaluate("plain", recipe, (), ()).distance, self.config):
             self.target_drift_ratio = 1.0
         blocks = self._rank(recipe)
@@ -205,6 +203,13 @@ class Search:
 
     def _in_graph_order(self, layers: Collection[str]) -> tuple[str, ...]:
         return tuple(name for name in self.builder.layers if name in layers)
+
+
+def mac_shares(builder: Int8Builder) -> dict[str, float]:
+    """The share that each layer that can be int8 has of the multiply-adds of all of them."""
+    work = count_macs(builder.model)
+    total = sum(work[name] for name in builder.layers)
+    return {name: work[name] / total for name in builder.layers}
 
 
 def blocks_of(model: onnx.ModelProto, layers: Sequence[str], most: int) -> list[tuple[str, ...]]:

@@ -24,7 +24,7 @@ from blastscope.calibration.quantisation.calibrators import ActivationStats, col
 from blastscope.calibration.quantisation.feature_correction import Features, correct_features, find_features, read_features
 from blastscope.calibration.quantisation.qdq import equalize_layers, insert_qdq
 from blastscope.calibration.quantisation.qdq_placement import check_graph, make_plan
-from blastscope.runtime.errors import MissingLibrary
+from blastscope.runtime.errors import ConfigError, MissingLibrary
 from blastscope.runtime.io.hashing import bytes_sha256
 from blastscope.runtime.io.strict_model import StrictModel
 
@@ -103,6 +103,9 @@ class Int8Builder:
         -------
         onnx.ModelProto
         """
+        if unknown := [name for name in recipe.floats if name not in self.layers]:
+            known = ", ".join(self.layers)
+            raise ConfigError("calibrate", [f"float_layers: the graph has no layer {', '.join(unknown)}; it has {known}"])
         model, stats = self._equalized if recipe.equalised else (self.model, self.stats)
         plan = make_plan(model, recipe.floats)
         means = stats.means if recipe.corrected else None
@@ -213,7 +216,8 @@ def make_int8(
 
 def default_quant_config(config: CalibrationConfig) -> QuantConfig:
     """The quantisation configuration that `config` names; percentile where it leaves the method open."""
-    return QuantConfig(method="percentile" if config.method == "auto" else config.method, corrected=config.correct)
+    method = "percentile" if config.method == "auto" else config.method
+    return QuantConfig(method=method, corrected=config.correct, floats=config.float_layers)
 
 
 def write_model(model: onnx.ModelProto, target: Path) -> None:

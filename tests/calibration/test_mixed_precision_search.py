@@ -25,6 +25,7 @@ from blastscope.calibration.result import CalibrationReport
 from blastscope.cli import app
 from blastscope.runtime.bundle import Bundle, describe_file, read_bundle, read_golden, update_bundle
 from blastscope.runtime.bundle.manifest import GraphModels
+from blastscope.runtime.errors import ConfigError
 from blastscope.runtime.io.cnmc import scan_dataset
 
 PLAIN = CalibrationConfig(method="minmax", cells=8, max_flip_rate=0.05, max_f1_drop_points=5, draws=50)
@@ -120,6 +121,20 @@ def test_the_search_finds_exactly_the_planted_layers_and_the_gate_holds(
     assert provenance.floats == mended.recipe.floats
     assert provenance.int8_share == mended.int8_share == pytest.approx(mended.search.path[2].int8_share)
     assert 0.7 < mended.int8_share < 1
+
+
+def test_layers_that_are_named_stay_fp32_without_a_search(
+    planted: tuple[Path, list[str]], mended: CalibrationReport, taught_bundle: TaughtBundle, tmp_path: Path
+) -> None:
+    place = Path(shutil.copytree(planted[0], tmp_path / "bundle"))
+    report = calibrate(place, taught_bundle.data, PLAIN.model_copy(update={"float_layers": mended.recipe.floats}))
+    assert report.admitted, report.text()
+    assert report.search is None
+    assert report.recipe.floats == mended.recipe.floats
+    assert report.int8_share == pytest.approx(mended.int8_share)
+    assert f"stay fp32       {', '.join(mended.recipe.floats)}; " in report.text()
+    with pytest.raises(ConfigError, match=r"float_layers: the graph has no layer Conv_x; it has .*"):
+        calibrate(place, taught_bundle.data, PLAIN.model_copy(update={"float_layers": ("Conv_x",)}))
 
 
 def test_all_other_layers_are_int8_in_fused_and_single_graphs(
