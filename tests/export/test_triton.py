@@ -130,15 +130,16 @@ def test_a_bundle_whose_gate_was_waived_is_not_served(tiny_bundle: Any, tmp_path
         write_repository(waived, tmp_path)
 
 
-def test_the_verb_prints_where_the_model_lies_and_says_what_it_lacks(tmp_path: Path) -> None:
-    done = CliRunner().invoke(app, ["export", "--triton", str(tmp_path)])
-    assert (done.exit_code, done.stdout) == (0, f"{tmp_path / 'crops'}\n")
-    assert [path.name for path in tmp_path.iterdir()] == ["crops"]  # the server looks at all that lies there
+def test_the_verb_prints_where_the_model_lies_and_says_what_it_lacks(tiny_bundle: Any, tmp_path: Path) -> None:
+    without_int8 = str(tiny_bundle.make("fp32"))
+    done = CliRunner().invoke(app, ["export", "--triton", str(tmp_path / "models")])
+    assert (done.exit_code, done.stdout) == (0, f"{tmp_path / 'models' / 'crops'}\n")
+    assert [path.name for path in (tmp_path / "models").iterdir()] == ["crops"]  # the server looks at all that lies there
     for words, problem in (
         ([], "where to?"),
         (["--out", str(tmp_path / "b")], "which run?"),
         (["run", "--out", "b", "--precision", "fp16"], "go with --triton"),
-        (["--triton", str(tmp_path), "--precision", "int8"], "has no fused int8 graph"),
+        ([without_int8, "--triton", str(tmp_path / "models"), "--precision", "int8"], "has no fused int8 graph"),
     ):
         done = CliRunner().invoke(app, ["export", *words])
         assert done.exit_code == 2
