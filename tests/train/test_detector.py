@@ -105,7 +105,7 @@ def sample(seed: int, *, white: bool = True) -> Sample:
 
 
 def test_the_shipped_recipe_is_the_default() -> None:
-    assert DetectorConfig.from_toml(SHIPPED) == DetectorConfig(stages=("blocks.2", "blocks.3"))
+    assert DetectorConfig.from_toml(SHIPPED) == DetectorConfig()
 
 
 def test_groups_are_those_of_the_runtime() -> None:
