@@ -1,4 +1,4 @@
-// Turns what OpenVINO throws into Error (ENGINE), as Python's backends/openvino/core.py words it.
+// Turns what OpenVINO throws into Error (ENGINE), as Python's backends/openvino/infer_request.py words it.
 #pragma once
 
 #include <exception>

@@ -285,7 +285,7 @@ private:
     std::map<std::string, std::string> heads_;
 };
 
-// Refuses an int8 graph whose sums overflow on a CPU without VNNI, as backends/int8_overflow.py does.
+// Refuses an int8 graph whose sums overflow on a CPU without VNNI, as backends/uint8_activations.py does.
 void check_sums(const std::string& path, const OnnxGraph& graph) {
     if (!int8_sums_overflow()) return;
     for (const Node* node : graph.nodes) {
