@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -267,7 +268,10 @@ class ModelBenchmark:
                     with_cascade = layout == "staged" and self._config.cascade
                     first_voter = self._first_voter_contender(name, runtime_config, cells, stack) if with_cascade else None
                 except (DeviceError, EngineError, UsageError) as error:
-                    self._notes.append(f"{name} left out: {error}")
+                    reason = str(error).replace(
+                        f"{self._bundle.path}{os.sep}", ""
+                    )  # results are shared: no folder of this machine
+                    self._notes.append(f"{name} left out: {reason}")
                     if isinstance(error, DeviceError):
                         break
                     continue
