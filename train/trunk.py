@@ -17,8 +17,8 @@ from torch.nn import functional
 from blastscope.runtime.errors import ConfigError
 from blastscope.runtime.types import CLASSES, VOTERS, Voter
 from blastscope.train.backbone import LEAST_VARIANCE, UNBUILDABLE, create_backbone, unfit_error
+from blastscope.train.backbone_maps import cut_off, read_maps
 from blastscope.train.config import TrainConfig, TrunkConfig
-from blastscope.train.leading_layers import LeadingLayers
 from blastscope.train.network import Normalise
 
 LEAST_DEVIATION = 1e-4  # of a feature over the training cells: one that never changes is not blown up
@@ -57,7 +57,7 @@ class Trunk(nn.Module):
         self.stages = config.stages
         self.covariances = [place for place, stage in enumerate(config.stages) if stage in config.covariances]
         with torch.no_grad():
-            maps = self._maps(torch.zeros(1, 3, side_px, side_px))
+            maps = read_maps(self.backbone, self.stages, torch.zeros(1, 3, side_px, side_px))
         if any(side_px % each.shape[-1] or each.shape[-1] != each.shape[-2] for each in maps):
             sides = ", ".join(str(each.shape[-1]) for each in maps)
             raise ConfigError("crop", [f"side_px: maps of {sides} pixels don't divide crops of {side_px}"])
@@ -86,7 +86,7 @@ class Trunk(nn.Module):
         """
         cell = (crops.to(torch.float32).permute(0, 3, 1, 2).amax(dim=1, keepdim=True) > 0).to(torch.float32)  # (N, 1, S, S)
         moments, covariances = [], []
-        for place, maps in enumerate(self._maps(self.normalise(crops))):
+        for place, maps in enumerate(read_maps(self.backbone, self.stages, self.normalise(crops))):
             weights = functional.avg_pool2d(cell, cell.shape[-1] // maps.shape[-1]).flatten(2)  # (N, 1, pixels)
             weights = weights / (weights.sum(dim=2, keepdim=True) + 1e-6)  # sums to 1
             flat = maps.float().flatten(2)  # (N, C, pixels)
@@ -100,14 +100,6 @@ class Trunk(nn.Module):
                 upper = covariance.flatten(1).index_select(1, self.get_buffer(f"upper_{place}"))
                 covariances.append(upper / (upper.abs() + LEAST_VARIANCE).sqrt())  # the root, with its sign
         return Statistics(torch.cat([*moments, *covariances], dim=1), _shape(cell))
-
-    def _maps(self, pixels: Tensor) -> list[Tensor]:
-        if isinstance(self.backbone, LeadingLayers):
-            return self.backbone(pixels)  # type: ignore[no-any-return]
-        found: list[Tensor] = self.backbone.forward_intermediates(
-            pixels, indices=list(self.stages), stop_early=True, intermediates_only=True
-        )
-        return found
 
 
 class Statistics(NamedTuple):
@@ -375,26 +367,10 @@ def make_trunk_ensemble(config: TrainConfig) -> tuple[TrunkEnsemble, str]:
     network, statistics, origin = create_backbone(config.network, config.crop.side_px)
     normalise = Normalise(statistics, config.network.colour)
     try:
-        trunk = Trunk(_backbone(network, config), normalise, config.trunk, config.crop.side_px)
+        backbone = cut_off(network, config.trunk.stages, config.crop.side_px, "trunk")
+        trunk = Trunk(backbone, normalise, config.trunk, config.crop.side_px)
     except ConfigError:
         raise
     except UNBUILDABLE as error:
         raise unfit_error(config.network, config.crop.side_px, error) from error
     return TrunkEnsemble(trunk, config.trunk), origin
-
-
-def _backbone(network: Any, config: TrainConfig) -> nn.Module:
-    """What of a timm model the trunk runs."""
-    assert config.trunk is not None
-    names = [stage for stage in config.trunk.stages if isinstance(stage, str)]
-    if names:
-        return LeadingLayers(network, names, config.crop.side_px)
-    if not hasattr(network, "forward_intermediates") or not hasattr(network, "prune_intermediate_layers"):
-        raise ConfigError("trunk", [f"'{config.network.backbone}' doesn't give its maps: name another backbone"])
-    stages = [stage for stage in config.trunk.stages if isinstance(stage, int)]
-    known = len(network.feature_info)
-    if max(stages) >= known:
-        raise ConfigError("trunk", [f"stages: '{config.network.backbone}' has stages 0 to {known - 1}, not {max(stages)}"])
-    network.prune_intermediate_layers(stages, prune_norm=True, prune_head=True)
-    kept: nn.Module = network
-    return kept

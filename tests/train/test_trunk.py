@@ -14,8 +14,8 @@ from blastscope.runtime.crop import Crop, crop_cell
 from blastscope.runtime.errors import ConfigError
 from blastscope.runtime.io.synthetic import synthetic_cells
 from blastscope.train.backbone import create_backbone
+from blastscope.train.backbone_maps import LeadingLayers
 from blastscope.train.config import TrainConfig, TrunkConfig
-from blastscope.train.leading_layers import LeadingLayers
 from blastscope.train.stages import FeatureTable
 from blastscope.train.trainer import nuisance_covariance, weighted_loss
 from blastscope.train.trunk import Head, Novelty, Statistics, TrunkEnsemble, make_trunk_ensemble

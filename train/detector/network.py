@@ -18,11 +18,11 @@ from torch.nn import functional
 
 from blastscope.runtime.errors import ConfigError
 from blastscope.train.backbone import Statistics, create_backbone
+from blastscope.train.backbone_maps import cut_off, read_maps
 from blastscope.train.config import NetworkConfig
 from blastscope.train.detector.config import DetectorConfig, HeadConfig
 from blastscope.train.detector.pictures import Sample
 from blastscope.train.detector.sources import GROUPS, WHITE
-from blastscope.train.leading_layers import LeadingLayers
 
 STRIDE = 8  # pixels of the picture to one of the finer map
 PROBE_PX = 224  # side of the picture by which a trunk's maps are measured
@@ -63,10 +63,7 @@ class DetectorTrunk(nn.Module):
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         """The two maps, the finer one first."""
         pixels = pictures.permute(0, 3, 1, 2).float() * self.scale + self.offset
-        if isinstance(self.network, LeadingLayers):
-            fine, coarse = self.network(pixels)
-        else:
-            fine, coarse = self.network.forward_intermediates(pixels, indices=list(self.stages), intermediates_only=True)
+        fine, coarse = read_maps(self.network, self.stages, pixels)
         return fine, coarse
 
 
@@ -88,11 +85,7 @@ def make_trunk(config: DetectorConfig) -> tuple[DetectorTrunk, str]:
         As `create_backbone`; a stage or layer that the backbone lacks, or whose maps have another size.
     """
     network, statistics, origin = create_backbone(NetworkConfig(backbone=config.backbone), PROBE_PX)
-    names = [stage for stage in config.stages if isinstance(stage, str)]
-    if names:
-        return DetectorTrunk(LeadingLayers(network, names, PROBE_PX), statistics, config.stages), origin
-    network.prune_intermediate_layers(list(config.stages), prune_norm=True, prune_head=True)
-    return DetectorTrunk(network, statistics, config.stages), origin
+    return DetectorTrunk(cut_off(network, config.stages, PROBE_PX, "detector"), statistics, config.stages), origin
 
 
 def compiled_module(module: nn.Module, shape: tuple[int, ...]) -> Any:  # OpenVINO's CompiledModel
