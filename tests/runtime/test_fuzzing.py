@@ -34,6 +34,15 @@ def test_readers_take_the_inputs_that_mutation_begins_from(name: str, tmp_path: 
         read(seed)
 
 
+@pytest.mark.parametrize("name", child.READERS)
+def test_the_inputs_that_mutation_begins_from_are_the_same_each_time(name: str, tmp_path: Path) -> None:
+    folders = tmp_path / "first", tmp_path / "second"
+    for folder in folders:
+        folder.mkdir()
+    first, second = (child.seeds(name, folder) for folder in folders)
+    assert first == second
+
+
 def test_the_same_seed_gives_the_same_inputs() -> None:
     seeds = [b"12 is a number", bytes(range(256))]
     first, second = ([mutate(seeds, random.Random(number)) for number in range(200)] for _ in range(2))

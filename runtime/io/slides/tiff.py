@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Sequence
-from io import BytesIO
+from io import SEEK_CUR, BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol
 from xml.etree.ElementTree import Element
 
 import numpy as np
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 ASIDE = {"label", "macro", "thumbnail", "overview"}  # words in the names of pictures beside a slide's own
 THUMBNAIL_SHARE = 0.25  # of a tiled image's pixels: a picture in strips that has fewer is one beside it
+MOST_PAGES = 65_536  # a slide has a dozen, a stack of planes or times some thousands
 DROPPED_ALPHA = "its alpha channel, opaque wherever it is read, is dropped"
 
 
@@ -110,13 +112,9 @@ class TiffSlide:
     """
 
     def __init__(self, source: Path | bytes, most_pixels: int = MOST_PIXELS) -> None:
-        import tifffile
-
         self._file = SharedFile(source)
         try:
-            # an OME-TIFF that points at other files is read alone
-            opened = BytesIO(source) if isinstance(source, bytes) else source
-            with tifffile.TiffFile(opened, _multifile=False) as tiff:
+            with _open_tiff(source) as tiff:
                 vendor = tiff_vendor(tiff)
                 if vendor is not None and vendor.stitched:
                     remedy = "which OpenSlide puts together from its tiles: use 'blastscope examine'"
@@ -155,9 +153,7 @@ def look_into_tiff(path: Path) -> tuple[TiffVendor | None, PixelSize | None]:
 
     Raises `ReadError` for sizes that can't be: OpenSlide asks for memory by them, and ends the process where it gets none.
     """
-    import tifffile
-
-    with tifffile.TiffFile(path, _multifile=False) as tiff:
+    with _open_tiff(path) as tiff:
         vendor = tiff_vendor(tiff)
         if vendor is None:
             return None, None
@@ -177,6 +173,49 @@ def _table(pages: Sequence[tifffile.TiffPage], file: SharedFile, budget: ReadBud
 def _same_view(whole: _Table, levels: Sequence[_Table]) -> list[_Table]:
     """The levels that show what `whole` does. Some scanners pad small ones to whole tiles: places in them would be off."""
     return [level for level in levels if abs(level.width * whole.height / whole.width - level.height) < 2]
+
+
+# ---- its pages
+
+
+def _open_tiff(source: Path | bytes) -> tifffile.TiffFile:
+    """The TIFF, alone where it points at other files. Raises `ReadError` where its chain of pages has no end."""
+    import tifffile
+
+    with BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+        _check_chain(file, hamamatsu=isinstance(source, Path) and source.suffix == ".ndpi")
+    return tifffile.TiffFile(BytesIO(source) if isinstance(source, bytes) else source, _multifile=False)
+
+
+def _check_chain(file: BinaryIO, hamamatsu: bool) -> None:
+    """Follows the offset from each page to the next: tifffile walks a chain that comes back to a page without end.
+
+    tifffile reads what comes before where a chain breaks off. In Hamamatsu's classic TIFFs an offset has 8 bytes.
+    """
+    order = {b"II": "<", b"MM": ">"}.get(file.read(2), "")
+    version = file.read(2)
+    big = order != "" and version == struct.pack(f"{order}H", 43)
+    counted, tag_bytes, offset = ("Q", 20, "Q") if big else ("H", 12, "Q" if hamamatsu and order == "<" else "I")
+    if not order or (big and len(file.read(4)) < 4):
+        return
+    seen: set[int] = set()
+    try:
+        while (place := _number(file, order + offset)) and place not in seen:
+            if len(seen) == MOST_PAGES:
+                raise refuse("bomb", f"a TIFF of more than {MOST_PAGES} pages")
+            seen.add(place)
+            file.seek(place)
+            file.seek(_number(file, order + counted) * tag_bytes, SEEK_CUR)
+    except (struct.error, OverflowError, OSError):
+        return  # past the end of the file
+    if place:
+        raise refuse("undecodable", f"the TIFF is damaged: its page {len(seen)} leads back to an earlier one")
+
+
+def _number(file: BinaryIO, form: str) -> int:
+    """The number that stands next in the file."""
+    number: int = struct.unpack(form, file.read(struct.calcsize(form)))[0]
+    return number
 
 
 # ---- which of the images

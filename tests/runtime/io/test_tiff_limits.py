@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from PIL import Image
 from stream_layouts import PLAIN, SIDE, write_tiles
 
 from blastscope.runtime.io.slides import budget as limits
+from blastscope.runtime.io.slides import tiff as tiff_reader
 from blastscope.runtime.io.slides import tile_table
-from blastscope.runtime.io.slides.slide import open_slide, read_region
+from blastscope.runtime.io.slides.slide import decode_tiff, open_slide, read_region
 from blastscope.runtime.io.slides.tiff_codec import ReadError
 from blastscope.runtime.types import Refusal
 
@@ -77,3 +79,28 @@ def test_pieces_that_are_decoded_are_counted(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(ReadError, match="bytes had to be decoded for a frame of 31500 pixels"):
         read_region(slide, (0, 0, 210, 150))
     slide.close()
+
+
+def test_a_chain_of_pages_that_comes_back_is_refused_before_it_is_followed(tmp_path: Path) -> None:
+    for order in "<>":
+        mark = b"II" if order == "<" else b"MM"
+        classic = struct.pack(f"{order}2sHIHI", mark, 42, 8, 0, 8)  # a page without a tag, and after it itself
+        big = struct.pack(f"{order}2sHHHQQQ", mark, 43, 8, 0, 16, 0, 16)
+        for content in (classic, big):
+            (tmp_path / "a.tif").write_bytes(content)
+            for refusal in (open_slide(tmp_path / "a.tif"), decode_tiff(content)):
+                assert refusal == Refusal("undecodable", "the TIFF is damaged: its page 1 leads back to an earlier one")
+
+
+@pytest.mark.parametrize("big", [False, True])
+def test_pages_are_counted_before_any_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, big: bool) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.tif", bigtiff=big) as tiff:
+        for number in range(5):
+            tiff.write(PLAIN[:: 1 + number], photometric="rgb", subfiletype=int(number > 0))
+    for most in (tiff_reader.MOST_PAGES, 5):
+        monkeypatch.setattr(tiff_reader, "MOST_PAGES", most)
+        slide = open_slide(tmp_path / "a.tif")
+        assert not isinstance(slide, Refusal)
+        slide.close()
+    monkeypatch.setattr(tiff_reader, "MOST_PAGES", 4)
+    assert open_slide(tmp_path / "a.tif") == Refusal("bomb", "a TIFF of more than 4 pages")

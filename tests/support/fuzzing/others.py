@@ -64,7 +64,7 @@ def archive_seeds(folder: Path) -> list[bytes]:
         packed = io.BytesIO()
         with zipfile.ZipFile(packed, "w", compression) as archive:
             for name, content in {MANIFEST: json.dumps(row).encode(), **contents}.items():
-                archive.writestr(name, content)
+                archive.writestr(zipfile.ZipInfo(name), content, compression)  # dated 1980, not now
         found.append(packed.getvalue())
     return found
 

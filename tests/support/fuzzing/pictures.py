@@ -20,6 +20,7 @@ from blastscope.runtime.io.slides.tiff_codec import ReadError
 from blastscope.runtime.types import Refusal
 
 SIDE = 96
+OME_ID = "urn:uuid:00000000-0000-4000-8000-000000000000"  # a chance one would make other inputs of the same seed
 PIECE_HEADER = struct.Struct("<BI")
 
 
@@ -89,7 +90,7 @@ def tiff_seeds(folder: Path) -> list[bytes]:
     content = io.BytesIO()
     with tifffile.TiffWriter(content, bigtiff=True, ome=True) as tiff:
         options: dict[str, Any] = {"photometric": "rgb", "tile": (32, 32)}
-        tiff.write(_pixels(), subifds=1, metadata={"PhysicalSizeX": 0.25, "PhysicalSizeXUnit": "µm"}, **options)
+        tiff.write(_pixels(), subifds=1, metadata={"PhysicalSizeX": 0.25, "PhysicalSizeXUnit": "µm", "UUID": OME_ID}, **options)
         tiff.write(_pixels()[::2, ::2], subfiletype=1, **options)
     return [*found, content.getvalue()]
 
