@@ -14,7 +14,6 @@ from blastscope.runtime.frames.estimation.pixel_size import RedCells
 from blastscope.runtime.frames.image_pyramid import Grid, ImagePyramid, nearest_odd_factor
 from blastscope.runtime.frames.segmentation.pipeline import COARSEST_UM, segment_boxes
 from blastscope.runtime.frames.segmentation.stain_map import WORKING_UM, make_stain_map
-from blastscope.runtime.frames.tiling import owns
 from blastscope.runtime.frames.types import GROUPS, CellGroup, FrameParameters, SegmentedCell
 from blastscope.runtime.types import Box, Refusal
 
@@ -148,11 +147,11 @@ def detect_cells(
     boxes = (white.boxes * np.float32(look.grid.factor) + corner) / np.float32(whole.grid.factor)
     groups = [_group(probabilities) for probabilities in white.groups.tolist()]
     refused = [_not_lymphoid(group, float(row[LYMPHOID])) for group, row in zip(groups, white.groups, strict=True)]
-    cells = segment_boxes(whole, boxes, refused)
+    cells = segment_boxes(whole, boxes, refused, core=core)
     found = [
         replace(cell, score=round(float(score), 4), group=group)
         for cell, score, group in zip(cells, white.scores, groups, strict=True)
-        if core is None or owns(core, cell.box)
+        if cell is not None
     ]
     return tuple(sorted(found, key=lambda cell: (cell.box[1], cell.box[0])))
 

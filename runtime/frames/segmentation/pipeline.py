@@ -54,6 +54,7 @@ NUCLEUS_SHARE = 0.1  # of the box' ellipse, at least
 DENSITY_AXIS: Colour = (0.8, 0.6, 0.0)
 
 Boxes = NDArray[np.float32]  # (K, 4) x0, y0, x1, y1 in pixels of the working picture
+Distance = NDArray[np.float32]  # (h, w), of the pixels of a view to the middle of a box, 1 on the ellipse in it
 
 
 def reach_px(facts: FrameParameters, spec: FrameSpecification) -> int:
@@ -158,7 +159,9 @@ class _Seen:
     own: Mask  # 1 where this box is the nearest
 
 
-def segment_boxes(whole: StainMap, boxes: Boxes, refused: Sequence[Refusal | None] | None = None) -> list[SegmentedCell]:
+def segment_boxes(
+    whole: StainMap, boxes: Boxes, refused: Sequence[Refusal | None] | None = None, *, core: Box | None = None
+) -> list[SegmentedCell | None]:
     """The cell of each box, in its order.
 
     Parameters
@@ -169,23 +172,35 @@ def segment_boxes(whole: StainMap, boxes: Boxes, refused: Sequence[Refusal | Non
         In pixels of `whole`.
     refused : sequence of Refusal or None, optional
         Why a cell gets no call, where that is known. Its quality isn't looked at.
+    core : tuple of int, optional
+        In pixels of the frame. Cells whose box has its centre outside of it are left out.
 
     Returns
     -------
-    list of SegmentedCell
+    list of SegmentedCell or None
         In pixels of the frame. Where no nucleus shows, or the outline doesn't fit its box, the cell is refused as
-        `unsegmented`, with the ellipse in its box for an outline.
+        `unsegmented`, with the ellipse in its box for an outline. None for a cell that `core` leaves out.
     """
     dense: StainMap | None = None
-    cells = []
+    cells: list[SegmentedCell | None] = []
     for at, box in enumerate(boxes):
+        # an outline's box shares at least half of its union with this one (`ALIKE`), so its centre lies in this one
+        if core and not _meets(core, whole.grid, _whole_pixels(box), 1):
+            cells.append(None)
+            continue
         near, refusal = _near(boxes, at, math.ceil(MARGIN_UM / whole.um)), refused[at] if refused else None
         cell = _cell(whole, box, near, refusal)
         if cell is None:
             dense = dense or _by_density(whole)
             cell = _cell(_with_threshold(dense, box), box, near, refusal)
-        cells.append(cell or _unsegmented(whole, box))
+        cell = cell or _unsegmented(whole, box)
+        cells.append(cell if core is None or owns(core, cell.box) else None)
     return cells
+
+
+def _whole_pixels(box: Boxes) -> Box:
+    x0, y0, x1, y1 = (float(side) for side in box)
+    return math.floor(x0), math.floor(y0), math.ceil(x1), math.ceil(y1)
 
 
 def _near(boxes: Boxes, at: int, reach: int) -> Boxes:
@@ -200,10 +215,12 @@ def _near(boxes: Boxes, at: int, reach: int) -> Boxes:
 def _cell(whole: StainMap, box: Boxes, near: Boxes, refusal: Refusal | None) -> SegmentedCell | None:
     """The cell in `box`; None where nothing in it looks like one."""
     view = _view(whole, box)
-    seen = _seen(view, whole, box, near)
+    far = _ellipse_distance(view, _place(view, whole, box))
+    others_far = [_ellipse_distance(view, _place(view, whole, other)) for other in near]
+    seen = _seen(view, far, others_far)
     if seen is None:
         return None
-    others = [other for neighbour in near if (other := _nucleus(view, whole, neighbour, box)) is not None]
+    others = [other for away in others_far if (other := _nucleus(view, away, far)) is not None]
     cell = grow_cytoplasm(seen.nucleus, others, view.cellular & seen.own, view.um)
     contour = Contour(cell, view.grid, whole.shape).outline()
     x, y, width, height = cv2.boundingRect(contour)
@@ -220,11 +237,11 @@ def _view(whole: StainMap, box: Boxes) -> RegionView:
     return view_region(whole, CandidateRegion((x0, y0, x1, y1), False, (corners,)), MARGIN_UM)
 
 
-def _seen(view: RegionView, whole: StainMap, box: Boxes, near: Boxes) -> _Seen | None:
-    """The nucleus in `box`; None where there is none, or where its surroundings are stained like it."""
-    place = _place(view, whole, box)
-    far = _ellipse_distance(view, place)
-    others = [_ellipse_distance(view, _place(view, whole, other)) for other in near]
+def _seen(view: RegionView, far: Distance, others: Sequence[Distance]) -> _Seen | None:
+    """The nucleus that is near a box; None where there is none, or where its surroundings are stained like it.
+
+    `far` is how far each pixel lies from this box, `others` from those around it.
+    """
     own = far < REACH
     around = (far > AROUND[0]) & (far < AROUND[1]) & (view.inside > 0)
     for other in others:
@@ -238,10 +255,9 @@ def _seen(view: RegionView, whole: StainMap, box: Boxes, near: Boxes) -> _Seen |
     return _Seen(view, nucleus, own.view(np.uint8))
 
 
-def _nucleus(view: RegionView, whole: StainMap, box: Boxes, other: Boxes) -> Region | None:
-    """The nucleus of a neighbour, as far as this view shows it."""
-    far = _ellipse_distance(view, _place(view, whole, box))
-    own = (far < REACH) & (far < _ellipse_distance(view, _place(view, whole, other)))
+def _nucleus(view: RegionView, far: Distance, other: Distance) -> Region | None:
+    """The nucleus of a neighbour, as far as this view shows it: what is nearer to its box than to the other one."""
+    own = (far < REACH) & (far < other)
     return _largest_union(view.nuclear & own.view(np.uint8), view.um)
 
 
@@ -263,7 +279,7 @@ def _place(view: RegionView, whole: StainMap, box: Boxes) -> tuple[float, float,
     return ((x0 + x1) / 2 - left) / step, ((y0 + y1) / 2 - top) / step, (x1 - x0) / 2 / step, (y1 - y0) / 2 / step
 
 
-def _ellipse_distance(view: RegionView, place: tuple[float, float, float, float]) -> NDArray[np.float32]:
+def _ellipse_distance(view: RegionView, place: tuple[float, float, float, float]) -> Distance:
     """How far each pixel of the view lies from the middle of a box, 1 on the ellipse in it."""
     x, y, across, down = place
     rows, columns = np.ogrid[: view.stain.shape[0], : view.stain.shape[1]]
