@@ -33,6 +33,7 @@ from blastscope.train.detector.pictures import drawn_picture
 from blastscope.train.detector.run import load_detector_run
 
 GRAPH_FILE, GOLDEN_FILE = "detector/detector.onnx", "detector/golden.safetensors"
+INT8_FILE = "detector/int8.onnx"
 SIZES = ((96, 128), (64, 64), (160, 192))  # height and width of the pictures on which graph and PyTorch are compared
 GOLDEN_SIZE, GOLDEN_COUNT = (96, 128), 2
 TOLERANCE = 0.02  # of a probability in the maps, on any engine in float32
@@ -59,7 +60,7 @@ def add_detector(bundle: Path, run: Path) -> Bundle:
         least_score=trained.least_score,
         sources=trained.sources,
     )
-    return _with_detector(found, entry, graph, golden)
+    return with_detector(found, entry, graph, golden)
 
 
 def copy_detector(bundle: Path, source: Path) -> Bundle:
@@ -88,13 +89,18 @@ def copy_detector(bundle: Path, source: Path) -> Bundle:
     if entry is None:
         raise BundleError(source, "has no detector: name a bundle that has one, or a finished run of train-detector with --run")
     graph, golden = (other.read(each) for each in (entry.graph, entry.golden))
-    return _with_detector(found, entry, graph, golden)
+    return with_detector(found, entry, graph, golden, other.read(entry.int8.graph) if entry.int8 else None)
 
 
-def _with_detector(bundle: Bundle, entry: DetectorEntry, graph: bytes, golden: bytes) -> Bundle:
+def with_detector(bundle: Bundle, entry: DetectorEntry, graph: bytes, golden: bytes, int8: bytes | None = None) -> Bundle:
+    """The bundle with the detector of `entry`, whose files these are. It is changed in one step."""
+    files = {GRAPH_FILE: graph, GOLDEN_FILE: golden}
     entry = entry.model_copy(update={"graph": describe_file(graph, GRAPH_FILE), "golden": describe_file(golden, GOLDEN_FILE)})
+    if entry.int8 and int8 is not None:
+        files[INT8_FILE] = int8
+        entry = entry.model_copy(update={"int8": entry.int8.model_copy(update={"graph": describe_file(int8, INT8_FILE)})})
     manifest = Manifest.model_validate({**bundle.manifest.model_dump(), "format": FORMAT, "detector": entry.model_dump()})
-    return update_bundle(bundle, manifest, {GRAPH_FILE: graph, GOLDEN_FILE: golden})
+    return update_bundle(bundle, manifest, files)
 
 
 def detector_graph(network: Detector) -> bytes:

@@ -1,4 +1,4 @@
-"""`blastscope train`, `crossvalidate`, `export` and `calibrate`; `train-detector` and `add-detector`."""
+"""`blastscope train`, `crossvalidate`, `export` and `calibrate`; `train-detector`, `add-detector` and `calibrate-detector`."""
 
 from __future__ import annotations
 
@@ -278,4 +278,19 @@ def add_detector(
         raise UsageError("name the detector once: by --run RUN or by --from BUNDLE")
 
 
-VERBS = (train, crossvalidate, export, calibrate, train_detector, add_detector)
+def calibrate_detector(
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder; it is changed in one step.")],
+    *,
+    data: Annotated[Path, typer.Option(help="Folder with bccd and txl, as train-detector takes it.")],
+    as_json: Json = False,
+) -> None:
+    """Make a detector's int8 graph, and admit it where it finds the cells that the fp32 graph finds (exit code 1 if not)."""
+    from blastscope.export.detector_int8 import calibrate_detector as run
+
+    found = run(bundle, data)
+    echo(found.model_dump_json() if as_json else found.text())
+    if not found.admitted:
+        raise typer.Exit(1)
+
+
+VERBS = (train, crossvalidate, export, calibrate, train_detector, add_detector, calibrate_detector)

@@ -143,11 +143,12 @@ class ReferenceRunner:
             self._session: Any = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise EngineError(f"onnxruntime can't load the graph: {error}") from error
+        self._input = str(self._session.get_inputs()[0].name)
         self.outputs = tuple(str(output.name) for output in self._session.get_outputs())
 
     def all(self, crops: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
         """Every output for `crops` (N, S, S, 3), by name, computed in batches."""
-        parts = [self._session.run(None, {"crops": batch}) for batch in batches(crops)]
+        parts = [self._session.run(None, {self._input: batch}) for batch in batches(crops)]
         return {name: np.concatenate(values) for name, values in zip(self.outputs, zip(*parts, strict=True), strict=True)}
 
     def probabilities(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -156,14 +157,14 @@ class ReferenceRunner:
 
     def output(self, name: str, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The output `name` for `crops` (N, S, S, 3), computed in batches. Raises `EngineError` where one is not a number."""
-        parts = [self._session.run([name], {"crops": batch})[0] for batch in batches(crops)]
+        parts = [self._session.run([name], {self._input: batch})[0] for batch in batches(crops)]
         probabilities: NDArray[np.float32] = np.concatenate(parts)
         require_finite(probabilities)
         return probabilities
 
     def values(self, names: list[str], crops: NDArray[np.uint8]) -> Iterator[tuple[str, NDArray[np.float32]]]:
         """The outputs `names` for one batch of `crops`, each under its name."""
-        yield from zip(names, self._session.run(names, {"crops": crops}), strict=True)
+        yield from zip(names, self._session.run(names, {self._input: crops}), strict=True)
 
 
 def batches(crops: NDArray[np.uint8], size: int = BATCH) -> Iterator[NDArray[np.uint8]]:

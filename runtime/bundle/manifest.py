@@ -19,7 +19,7 @@ from blastscope.runtime.io.hashing import bytes_sha256, file_sha256
 from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.runtime.types import CLASSES, VOTERS, ClassName, Execution, Precision, Voter
 
-FORMAT = "1.3"  # major.minor: a reader takes its own major up to its own minor
+FORMAT = "1.4"  # major.minor: a reader takes its own major up to its own minor
 FORMAT_PATTERN = r"^(0|[1-9][0-9]{0,3})\.(0|[1-9][0-9]{0,3})$"
 
 Moment = Annotated[str, StringConstraints(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]{8,15}(Z|\+00:00)$")]
@@ -33,6 +33,7 @@ _LATE: dict[str, dict[str, Any]] = {
     },
     "1.2": {"uncertainty": True, "measures_novelty": True, "card": True},
     "1.3": {"detector": True},
+    "1.4": {"detector": {"int8"}},
 }
 
 
@@ -291,7 +292,7 @@ class Manifest(StrictModel):
             raise ValueError(f"keys that format 1.0 doesn't have: say {FORMAT}")
         if self.format in ("1.0", "1.1") and (self.uncertainty or self.measures_novelty or self.card):
             raise ValueError(f"keys that format {self.format} doesn't have: say {FORMAT}")
-        if self.format in ("1.0", "1.1", "1.2") and self.detector:
+        if self.detector and _minor(self.format) < (4 if self.detector.int8 else 3):
             raise ValueError(f"a key that format {self.format} doesn't have: say {FORMAT}")
         return self
 
@@ -319,7 +320,8 @@ class Manifest(StrictModel):
         tuple of FileEntry
         """
         detector = (self.detector.graph, self.detector.golden) if self.detector else ()
-        return (*self.graphs, self.golden, *detector, *((self.card,) if self.card else ()))
+        int8 = (self.detector.int8.graph,) if self.detector and self.detector.int8 else ()
+        return (*self.graphs, self.golden, *detector, *int8, *((self.card,) if self.card else ()))
 
     def json_bytes(self) -> bytes:
         """The content of manifest.json.
@@ -333,7 +335,7 @@ class Manifest(StrictModel):
             UTF-8, with a line feed at the end.
         """
         late: dict[str, Any] = {}
-        for minor, keys in _LATE.items():
+        for minor, keys in reversed(_LATE.items()):  # what came whole later counts before what came within it
             if _minor(self.format) < _minor(minor):
                 late |= keys
         text = self.model_dump_json(indent=2, exclude=late or None)

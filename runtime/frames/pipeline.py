@@ -38,7 +38,7 @@ from blastscope.runtime.io.slides.tiff_codec import ReadError
 from blastscope.runtime.types import Box, Prediction, Refusal
 
 WHOLE_PIXELS = 8_000_000  # a frame up to this size is looked at as a whole
-TILE_PX = 2048
+TILE_PX = 3072
 MOST_TILES = 4  # at work at once, some 50 MB each
 MOST_PIXELS = MOST_TILES * WHOLE_PIXELS  # of frames that are looked at at once as a whole
 

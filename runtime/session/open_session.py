@@ -138,7 +138,8 @@ class OpenSession:
         from blastscope.runtime.frames.detection.detector import load_detector
 
         threads = self._options.threads or usable_threads()
-        return load_detector(self.bundle, backend=self._run.opened.lanes.engine.backend, threads=threads)
+        backend, precision = self._run.opened.lanes.engine.backend, self._options.precision
+        return load_detector(self.bundle, backend=backend, threads=threads, precision=precision)
 
     def _validation_objection(self) -> str | None:
         """Why the validation record isn't this bundle's; whether it holds for a specification shows in each report."""

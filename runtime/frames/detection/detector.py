@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import cv2
@@ -17,11 +18,15 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from blastscope.runtime.backends.uint8_activations import with_uint8_activations
 from blastscope.runtime.bundle import Bundle
 from blastscope.runtime.bundle.entries import DetectorEntry
 from blastscope.runtime.bundle.graphs import RefusedGraph, read_graph
 from blastscope.runtime.errors import BundleError, GoldenMismatch
 from blastscope.runtime.frames.types import GROUPS
+from blastscope.runtime.inference.autotune import likely_fastest
+from blastscope.runtime.io.cpu_info import cpu_features
+from blastscope.runtime.types import Precision
 
 STRIDE = 8  # pixels of the picture to one place of the maps
 WHITE, RED, PLATELET = 0, 1, 2
@@ -226,7 +231,7 @@ def _padded(picture: NDArray[np.uint8], glass: tuple[float, ...]) -> NDArray[np.
     return np.ascontiguousarray(cv2.copyMakeBorder(picture, 0, down, 0, across, cv2.BORDER_CONSTANT, value=glass), np.uint8)
 
 
-def load_detector(bundle: Bundle, *, backend: str, threads: int) -> Detector | None:
+def load_detector(bundle: Bundle, *, backend: str, threads: int, precision: Precision | None = None) -> Detector | None:
     """The detector of a bundle, on the CPU; None where the bundle has none.
 
     Parameters
@@ -237,6 +242,9 @@ def load_detector(bundle: Bundle, *, backend: str, threads: int) -> Detector | N
         The library that runs the ensemble. Where that is none of a CPU, the detector runs on OpenVINO.
     threads : int
         Of the library.
+    precision : {'fp32', 'fp16', 'int8'} or None
+        What is asked of the ensemble. 'int8' takes the detector's int8 graph where the bundle has one, None where it is also
+        likely faster on this CPU; else it is the fp32 graph.
 
     Raises
     ------
@@ -248,18 +256,32 @@ def load_detector(bundle: Bundle, *, backend: str, threads: int) -> Detector | N
     entry = bundle.manifest.detector
     if entry is None:
         return None
-    place = bundle.file(entry.graph)
+    wanted = precision == "int8" or (precision is None and likely_fastest(cpu_features())[0] == "int8")
+    int8 = entry.int8 if wanted else None
+    file, tolerance = (int8.graph, int8.tolerance) if int8 else (entry.graph, entry.tolerance)
+    place = bundle.file(file)
     try:
-        content = read_graph(place, entry.graph.sha256, models="detector")
+        content = read_graph(place, file.sha256, models="detector")
     except RefusedGraph as error:
-        raise error.in_bundle(bundle.path, entry.graph.file) from error
-    network: Network = import_module(_MODULES.get(backend, _MODULES["openvino"])).open_detector(content, place, threads=threads)
+        raise error.in_bundle(bundle.path, file.file) from error
+    network = open_network(content, place, backend=backend, threads=threads, int8=int8 is not None)
     try:
-        _check(bundle, entry, network)
+        _check(bundle, entry, network, file.file, tolerance)
     except BaseException:
         network.close()
         raise
     return Detector(network, entry.pixel_um, entry.least_score)
+
+
+def open_network(content: bytes, graph: Path, *, backend: str, threads: int, int8: bool) -> Network:
+    """The network in `content`, the verified bytes of the file `graph`, on the CPU; `int8` says whether it is an int8 graph.
+
+    Raises `EngineError`, `DeviceError` where its sums would overflow on this CPU, `MissingLibrary`.
+    """
+    if int8:
+        content = with_uint8_activations(content, graph)
+    network: Network = import_module(_MODULES.get(backend, _MODULES["openvino"])).open_detector(content, graph, threads=threads)
+    return network
 
 
 def golden_bytes(pictures: NDArray[np.uint8], maps: NDArray[np.float32]) -> bytes:
@@ -274,21 +296,21 @@ def probabilities_differ(some: NDArray[np.float32], others: NDArray[np.float32])
     return float(max(heat, groups))
 
 
-def _check(bundle: Bundle, entry: DetectorEntry, network: Network) -> None:
-    pictures, wanted = _read_golden(bundle, entry)
+def _check(bundle: Bundle, entry: DetectorEntry, network: Network, name: str, tolerance: float) -> None:
+    pictures, wanted = read_golden_pictures(bundle, entry)
     for picture, maps in zip(pictures, wanted, strict=True):
         found = network.infer(picture)
         if found.shape != maps.shape or not np.isfinite(found).all():
-            raise GoldenMismatch(bundle.path, f"{entry.graph.file} gives maps {found.shape}, not {maps.shape} of numbers")
+            raise GoldenMismatch(bundle.path, f"{name} gives maps {found.shape}, not {maps.shape} of numbers")
         difference = probabilities_differ(found, maps)
-        if difference > entry.tolerance:
+        if difference > tolerance:
             raise GoldenMismatch(
-                bundle.path,
-                f"{entry.graph.file} differs from the trained detector by {difference:.2g} (at most {entry.tolerance:.2g})",
+                bundle.path, f"{name} differs from the trained detector by {difference:.2g} (at most {tolerance:.2g})"
             )
 
 
-def _read_golden(bundle: Bundle, entry: DetectorEntry) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+def read_golden_pictures(bundle: Bundle, entry: DetectorEntry) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """A detector's golden pictures (n, H, W, 3) and the trained network's maps (n, 10, H / 8, W / 8). Raises `BundleError`."""
     file = entry.golden.file
     if entry.golden.size > LARGEST_GOLDEN:
         raise BundleError(bundle.path, f"{file} is {entry.golden.size} bytes, at most {LARGEST_GOLDEN} are read")

@@ -248,6 +248,28 @@ void take_operating_point(Record record, Manifest& manifest) {
     record.end();
 }
 
+void take_detector_int8(Record record, Manifest& manifest) {
+    manifest.has_int8_detector = true;
+    Record file = record.record("graph");
+    take_file(file, manifest.detector.emplace_back());
+    file.end();
+    record.number("tolerance", SHARE);
+    record.whole("pictures", 1);
+    Record gate = record.record("gate");
+    gate.text("engine", 1, 40);
+    gate.whole("frames", 1);
+    gate.whole("cells", 1);
+    const double agreement = take_interval(gate.record("agreement"));
+    const double least = gate.number("min_agreement", SHARE);
+    const double recall = take_interval(gate.record("recall_drop_points"));
+    const double precision = take_interval(gate.record("precision_drop_points"));
+    const double most = gate.number("max_drop_points", {0, std::numeric_limits<double>::infinity(), false, false});
+    gate.end();
+    record.end();
+    if (agreement < least || std::max(recall, precision) > most)
+        record.wrong("gate", "the int8 graph of a detector, with a gate result that didn't pass");
+}
+
 void take_detector(Record record, Manifest& manifest) {
     for (const char* key : {"graph", "golden"}) {
         Record file = record.record(key);
@@ -258,6 +280,7 @@ void take_detector(Record record, Manifest& manifest) {
     record.number("pixel_um", {0.02, 5, true, true});
     record.number("least_score", {0, 1, true, true});
     record.texts("sources");
+    if (record.has("int8")) take_detector_int8(record.record("int8"), manifest);
     record.end();
 }
 
@@ -281,7 +304,8 @@ void check_whole(Record& record, const Manifest& manifest, bool late_calibration
         record.wrong("cascade", "judged on a fused " + manifest.cascade->precision + " graph, which isn't there");
     const bool late = manifest.cascade || patient_flips || late_calibration;
     const bool later = manifest.has_uncertainty || manifest.measures_novelty || manifest.card;
-    const bool latest = !manifest.detector.empty() && manifest.format != "1.3";
+    const int with_detector = manifest.has_int8_detector ? 4 : 3;  // the minor format that it came with
+    const bool latest = !manifest.detector.empty() && (*version_of(manifest.format))[1] < with_detector;
     if ((manifest.format == "1.0" && late) || ((manifest.format == "1.0" || manifest.format == "1.1") && later) || latest)
         record.wrong("format", "keys that format " + manifest.format + " doesn't have: say " + NEWEST_FORMAT);
     if (manifest.novelty_limit && !manifest.measures_novelty)
@@ -298,7 +322,7 @@ void check_whole(Record& record, const Manifest& manifest, bool late_calibration
 Manifest take_manifest(Record record) {
     Manifest manifest;
     manifest.format = record.text("format");
-    const Names names{manifest.format != NEWEST_FORMAT};
+    const Names names{(*version_of(manifest.format))[1] < 3};
     manifest.name = record.text("name", 1, 80);
     if (!is_moment(record.text("created"))) record.wrong("created", "should be a moment in UTC, ISO 8601");
     check_words(record, "classes", {"hem", "all"});

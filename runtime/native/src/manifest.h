@@ -12,7 +12,7 @@
 namespace blastscope {
 
 constexpr const char* MANIFEST = "manifest.json";
-constexpr const char* NEWEST_FORMAT = "1.3";
+constexpr const char* NEWEST_FORMAT = "1.4";
 constexpr uint64_t MANIFEST_LIMIT = 8 * 1024 * 1024;  // bytes
 
 struct FileEntry {
@@ -21,7 +21,7 @@ struct FileEntry {
 };
 
 struct GraphEntry : FileEntry {
-    std::string models, precision;  // models as in format 1.3: 'ensemble', 'a', 'b', 'combined'
+    std::string models, precision;  // models by their present names: 'ensemble', 'a', 'b', 'combined'
     std::vector<std::pair<std::string, double>> tolerances;  // by execution
     std::optional<bool> gate_passed;                         // nothing: there is no gate result
     bool gate_tells_patients = false;
@@ -53,7 +53,8 @@ struct Manifest {
     FileEntry golden;
     int64_t golden_count = 0;
     std::optional<FileEntry> card;
-    std::vector<FileEntry> detector;  // its graph and golden set, which the library doesn't read
+    std::vector<FileEntry> detector;  // its graphs and golden set, which the library doesn't read
+    bool has_int8_detector = false;
 
     std::vector<FileEntry> files() const;  // all but manifest.json
     const GraphEntry* fused(const std::string& precision) const;

@@ -100,7 +100,7 @@ def _former() -> dict[str, Any]:
     """The example as a writer of 1.2 had it."""
     text = json.dumps(EXAMPLE)
     for new, old in {
-        '"format": "1.3"': '"format": "1.2"',
+        '"format": "1.4"': '"format": "1.2"',
         '"gate": "passed"': '"gate": "held"',
         '"models": "ensemble"': '"models": "fused"',
         '"flip_rate"': '"flips"',
@@ -137,14 +137,30 @@ def _early() -> dict[str, Any]:
 
 def test_a_manifest_of_1_2_says_the_same_under_its_former_names() -> None:
     former, present = (parse_manifest(json.dumps(table).encode(), Path("c7")) for table in (_former(), EXAMPLE))
-    assert former.model_copy(update={"format": "1.3", "detector": present.detector}) == present
+    assert former.model_copy(update={"format": "1.4", "detector": present.detector}) == present
     assert json.loads(former.json_bytes()) == _former()
     assert json.loads(present.json_bytes()) == EXAMPLE
 
 
-def test_a_detector_is_no_key_of_1_2() -> None:
-    with pytest.raises(BundleError, match=r"a key that format 1\.2 doesn't have: say 1\.3"):
-        parse_manifest(json.dumps({**_former(), "detector": EXAMPLE["detector"]}).encode(), Path("c7"))
+def test_a_detector_is_no_key_of_1_2_and_its_int8_graph_none_of_1_3() -> None:
+    plain = {key: value for key, value in EXAMPLE["detector"].items() if key != "int8"}
+    for table in ({**_former(), "detector": plain}, {**EXAMPLE, "format": "1.3"}):
+        with pytest.raises(BundleError, match=rf"a key that format {table['format']} doesn't have: say 1\.4"):
+            parse_manifest(json.dumps(table).encode(), Path("c7"))
+
+
+def test_a_manifest_of_1_3_is_written_as_it_was() -> None:
+    plain = {key: value for key, value in EXAMPLE["detector"].items() if key != "int8"}
+    table = {**EXAMPLE, "format": "1.3", "detector": plain}
+    assert json.loads(parse_manifest(json.dumps(table).encode(), Path("c7")).json_bytes()) == table
+
+
+@pytest.mark.parametrize(("key", "value"), [("agreement", 0.96), ("recall_drop_points", 1.1), ("precision_drop_points", 1.1)])
+def test_an_int8_detector_whose_gate_fails_is_refused(key: str, value: float) -> None:
+    table = json.loads(json.dumps(EXAMPLE))
+    table["detector"]["int8"]["gate"][key] = {"value": value, "low": value, "high": value}
+    with pytest.raises(BundleError, match="a gate result that didn't pass"):
+        parse_manifest(json.dumps(table).encode(), Path("c7"))
 
 
 def _set(table: dict[str, Any], path: str, value: object) -> None:
