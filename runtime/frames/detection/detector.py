@@ -35,7 +35,10 @@ CHANNELS = KINDS + 4 + len(GROUPS)
 SAME = 0.5  # boxes that share this much of their union are one cell
 INSIDE = 0.7  # or this much of the smaller one
 MULTIPLE = 32  # of the sides that the network is given: few shapes, and halves down to a sixteenth
-PIECE_PX, MARGIN_PX = 768, 64  # larger pictures are looked at in pieces; a cell is some 50 px across
+PIECE_PX, MARGIN_PX = (
+    896,
+    64,
+)  # larger pictures are looked at in pieces; a cell is some 50 px across, and a tile of a scan is one piece
 RED_SCORE, MOST_RED = 0.3, 100  # of red cells, of which only the usual size is asked for
 NEAR_ENOUGH = 1.05  # a picture whose scale is so near to the detector's isn't resized
 _MODULES = {
