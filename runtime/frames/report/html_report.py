@@ -15,11 +15,11 @@ from blastscope.runtime.frames.corrections import ANSWERS, COLUMNS, COMPLETE, FO
 from blastscope.runtime.frames.doubts import doubt_sentences
 from blastscope.runtime.frames.report.contact_sheet import Card, cards_of, score_of
 from blastscope.runtime.frames.report.overlay import MOST_NUMBERS
+from blastscope.runtime.frames.report.templates import render_template
 from blastscope.runtime.frames.report.theme import LOOKS, caution, names_of, style_of, words_of
 from blastscope.runtime.frames.report.thumbnails import Thumbnail, thumbnail_side
 from blastscope.runtime.frames.types import FrameCell, FrameReport
 from blastscope.runtime.io.printable import without_surrogates
-from blastscope.runtime.templates import render_template
 from blastscope.runtime.types import Audit, RefusalCode
 
 MOST_CARDS = 5000
