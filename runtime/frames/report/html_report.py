@@ -51,9 +51,25 @@ def render_slide_report(
     links: Mapping[int, str] | None = None,
     alarms: Sequence[str] = (),
 ) -> str:
-    """The page on `frames`, with the `alarms` of a drift.
+    """A page on frames.
 
-    With `links` (number of a frame to a page beside this one) it is an index, without cells.
+    Parameters
+    ----------
+    frames : sequence of Thumbnail
+        What it shows.
+    title : str
+        Its heading.
+    audit : Audit, optional
+        What answered.
+    links : mapping of int to str, optional
+        Pages beside this one, by the frame's number. With it the page is an index, without cells.
+    alarms : sequence of str
+        Of a drift.
+
+    Returns
+    -------
+    str
+        HTML.
     """
     reports = [frame.report for frame in frames]
     cards = cards_of(frames)
