@@ -98,7 +98,6 @@ def train_ensemble(
     from blastscope.train.split import split_cells
     from blastscope.train.stages import Job
     from blastscope.train.trainer import make_fabric
-    from blastscope.train.uncertainty import FILE, TOO_FEW, write_uncertainty
 
     out = Path(out)
     if uncertainty and config.data.split != "none":
@@ -123,12 +122,20 @@ def train_ensemble(
             if rehearse is not None and machine.is_global_zero and not (out / "run.json").is_file():
                 progress.say(rehearse(start[0], store.crops[:REHEARSAL_CROPS]))
             _train(job, folder, start, given)
-            if machine.is_global_zero and len(split.validation):
-                if not (out / FILE).is_file() and write_uncertainty(out, [out]) is None:
-                    progress.say(TOO_FEW)
-                _report(out, progress)
+            _finish(out, progress, held_out=len(split.validation) > 0, main=machine.is_global_zero)
             machine.barrier()
     return out
+
+
+def _finish(out: Path, progress: Progress, *, held_out: bool, main: bool) -> None:
+    """Measures the uncertainty where nobody else did, and writes the report: in the first process, where people are held out."""
+    from blastscope.train.uncertainty import FILE, TOO_FEW, write_uncertainty
+
+    if not (main and held_out):
+        return
+    if not (out / FILE).is_file() and write_uncertainty(out, [out]) is None:
+        progress.say(TOO_FEW)
+    _report(out, progress)
 
 
 def _check_libraries() -> None:
