@@ -33,10 +33,16 @@ VNNI_FEATURES = ("avx512_vnni", "avx_vnni", "amx_int8")
 
 
 class BaselineGraphs(NamedTuple):
-    """Two ONNX files of the fused network."""
+    """Two ONNX files of the fused network.
+
+    Attributes
+    ----------
+    fp32, int8 : Path
+        The trained graph, and one that ONNX Runtime's tool quantised as its documentation advises for this CPU.
+    """
 
     fp32: Path
-    int8: Path  # quantised by ONNX Runtime's tool, as its documentation advises for this CPU
+    int8: Path
 
 
 def baseline_graphs(model: BenchmarkModel, data: Path | None) -> BaselineGraphs:
@@ -141,7 +147,15 @@ TORCH_BASELINE = "fp32/torch"  # the paper's ensemble as it was trained: all rat
 
 @dataclass(frozen=True)
 class BaselineConfig:
-    """How a baseline is run, and the address of the page that advises it."""
+    """How a baseline is run, and the address of the page that advises it.
+
+    Attributes
+    ----------
+    config : str
+        How it is run.
+    source : str
+        Address of the page that advises it.
+    """
 
     config: str
     source: str

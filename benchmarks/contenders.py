@@ -124,7 +124,15 @@ ALWAYS_DECIDES = Cascade(FIRST_VOTER, 0.0)  # no probability is below this thres
 
 
 class RuntimeConfig(NamedTuple):
-    """How the runtime runs a graph: options of `open_bundle`."""
+    """How the runtime runs a graph: options of `open_bundle`.
+
+    Attributes
+    ----------
+    precision, execution, workload, layout : str
+        As `open_bundle` has them.
+    threads : int or None
+        None: as many as the process may use.
+    """
 
     precision: Precision
     execution: Execution

@@ -78,11 +78,23 @@ MEMORY_LAYERS = ("Pooling", "Concatenation", "Subgraph", "Eltwise", "Interpolate
 
 
 class Layer(NamedTuple):
-    """One layer of a compiled network, in the CPU plugin's words."""
+    """One layer of a compiled network, in the CPU plugin's words.
 
-    kind: str  # 'Convolution', 'FullyConnected', ...
-    kernel: str  # such as 'jit_avx2_1x1_I8'
-    computes_in: str  # 'u8', 'i8', 'f32', 'bf16'
+    Attributes
+    ----------
+    kind : str
+        Such as 'Convolution' or 'FullyConnected'.
+    kernel : str
+        Such as 'jit_avx2_1x1_I8'.
+    computes_in : str
+        'u8', 'i8', 'f32' or 'bf16'.
+    name : str
+        Its own.
+    """
+
+    kind: str
+    kernel: str
+    computes_in: str
     name: str
 
     @property

@@ -43,14 +43,28 @@ RENAMED_SCOPES = {"outside": "benchmark_app"}
 
 
 class Change(NamedTuple):
-    """What became of one row."""
+    """What became of one row.
+
+    Attributes
+    ----------
+    name : str
+        The row's.
+    batch : int
+        The row's.
+    verdict : str
+        In a word.
+    old_ms, new_ms : float or None
+        Medians; None where the row is only in one of the results.
+    low, high : float or None
+        95 % interval of new / old.
+    """
 
     name: str
     batch: int
     verdict: Verdict
     old_ms: float | None = None
     new_ms: float | None = None
-    low: float | None = None  # interval of new / old
+    low: float | None = None
     high: float | None = None
 
     @property

@@ -8,10 +8,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,31 +18,14 @@ from blastscope.benchmarks.baselines import TORCH_BASELINE
 from blastscope.benchmarks.gpu.schema import gpu_section
 from blastscope.benchmarks.results import merge_results, read_result, write_result
 from blastscope.benchmarks.schema import FIRST_VOTER_SUFFIX, SCOPE_DESCRIPTIONS, BenchResult, MeasuredScope, Row
-from blastscope.runtime.errors import MissingLibrary
+from blastscope.runtime.evaluation.plotting import BLUE, GRAY, INK, ORANGE, new_figure, plot_style, png_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-# of Okabe and Ito's palette, which can be distinguished with any kind of colour vision, and in gray
-RUNTIME_COLOR, BASELINE_COLOR, TORCH_COLOR = "#0072b2", "#9aa4ae", "#d55e00"
-TEXT_COLOR, MUTED_COLOR = "#1f2328", "#6e7781"
+RUNTIME_COLOR, BASELINE_COLOR, TORCH_COLOR = BLUE, GRAY, ORANGE
 AXIS = "ms, median; the black mark is the roofline of the fused network in the type that the contender computes in"
-STYLE: dict[Any, Any] = {
-    "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib: the same picture on every machine
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.edgecolor": MUTED_COLOR,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "text.color": TEXT_COLOR,
-    "xtick.color": MUTED_COLOR,
-    "ytick.color": TEXT_COLOR,
-    "legend.frameon": False,
-}
+STYLE = {"font.size": 9, "axes.titlesize": 10, "ytick.color": INK}  # names of contenders stand at the ticks
 BENCHMARKS = Path(__file__).resolve().parent
 HEAD = """# Results
 
@@ -79,12 +60,12 @@ def plot_latencies(result: BenchResult) -> bytes:
     """
     rows = _at_batch(result, 1)
     networks = _networks(rows)
-    with _style():
-        figure = _figure(9, 0.5 + 2.3 * len(networks))
+    with plot_style(STYLE):
+        figure = new_figure(9, 0.5 + 2.3 * len(networks))
         for index, network in enumerate(networks):
             axes = figure.add_subplot(len(networks), 1, index + 1)
             _histogram(axes, network, _rows_to_compare(rows, network))
-        return _png(figure)
+        return png_bytes(figure, dpi=130)
 
 
 def plot_comparison(result: BenchResult, batch: int = 1) -> bytes:
@@ -110,13 +91,13 @@ def plot_comparison(result: BenchResult, batch: int = 1) -> bytes:
     rows = _at_batch(result, batch)
     networks = _networks(rows)
     counts = [sum(row.name.startswith(f"{network}/") for row in rows) for network in networks]
-    with _style():
-        figure = _figure(9, 0.9 + sum(0.6 + 0.27 * count for count in counts))
+    with plot_style(STYLE):
+        figure = new_figure(9, 0.9 + sum(0.6 + 0.27 * count for count in counts))
         grid = figure.add_gridspec(len(networks), 1, height_ratios=counts)
         for index, network in enumerate(networks):
             axes = figure.add_subplot(grid[index])
             _bars(axes, network, [row for row in rows if row.name.startswith(f"{network}/")], batch)
-        return _png(figure)
+        return png_bytes(figure, dpi=130)
 
 
 def is_runtime_row(row: Row) -> bool:
@@ -162,7 +143,7 @@ def _bars(axes: Axes, network: str, rows: list[Row], batch: int) -> None:
         axes.text(row.p50_ms + 0.01 * longest, position, _label(row), va="center", fontsize=8)
         if row.roofline_ms:
             ends = [position - 0.35, position + 0.35]
-            axes.plot([row.roofline_ms, row.roofline_ms], ends, color=TEXT_COLOR, linewidth=1.6)
+            axes.plot([row.roofline_ms, row.roofline_ms], ends, color=INK, linewidth=1.6)
     axes.set_yticks(positions, [row.name.removeprefix(f"{network}/") for row in rows])
     axes.invert_yaxis()
     axes.set(xlim=(0, longest * 1.45), title=f"{network}, batch {batch}", xlabel=AXIS)
@@ -195,28 +176,6 @@ def _at_batch(result: BenchResult, batch: int) -> list[Row]:
 
 def _networks(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(row.name.split("/")[0] for row in rows))
-
-
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-@contextmanager
-def _style() -> Iterator[None]:
-    try:
-        from matplotlib import rc_context
-    except ImportError as error:
-        raise MissingLibrary("matplotlib", "train") from error
-    with rc_context(STYLE):
-        yield
-
-
-def _png(figure: Figure) -> bytes:
-    png = BytesIO()
-    figure.savefig(png, format="png", dpi=130, metadata={"Software": None})
-    return png.getvalue()
 
 
 def write_page(page: Path, results: Path) -> None:

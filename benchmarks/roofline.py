@@ -32,11 +32,21 @@ CHANNELS, SIDE = 256, 56  # of the library's convolution: 1.85 GMAC on data that
 
 
 class Peak(StrictModel):
-    """The peak throughput of all cores together in one type."""
+    """The peak throughput of all cores together in one type.
+
+    Attributes
+    ----------
+    execution : {'f32', 'bf16', 'f16', 'int8'}
+        The type.
+    gmacs : float
+        1e9 multiply-adds a second.
+    kernel : str
+        What reached it.
+    """
 
     execution: Execution
-    gmacs: float  # 1e9 multiply-adds a second
-    kernel: str  # that reached it
+    gmacs: float
+    kernel: str
 
 
 def measure_peaks(threads: int | None = None) -> tuple[Peak, ...]:

@@ -39,48 +39,112 @@ SCOPE_DESCRIPTIONS: dict[MeasuredScope, str] = {
 
 
 class Machine(StrictModel):
-    """The machine that the figures come from."""
+    """The machine that the figures come from.
+
+    Attributes
+    ----------
+    processor : str
+        Its name.
+    features : tuple of str
+        Instruction sets that decide how fast a precision can be.
+    cores : int
+        Those that this process may use.
+    system, python : str
+        Operating system, and version of Python.
+    governor : str or None
+        Of the frequencies; None: unknown, as on most virtual machines.
+    peaks : tuple of Peak
+        Largest multiply-adds a second, measured in the same run.
+    """
 
     processor: str
-    features: tuple[str, ...]  # instruction sets that decide how fast a precision can be
-    cores: int  # that this process may use
+    features: tuple[str, ...]
+    cores: int
     system: str
     python: str
-    governor: str | None = None  # of the frequencies; None: unknown, as on most virtual machines
-    peaks: tuple[Peak, ...] = ()  # largest multiply-adds a second, measured in the same run
+    governor: str | None = None
+    peaks: tuple[Peak, ...] = ()
 
 
 class Row(StrictModel):
-    """One contender at one batch; milliseconds are for the whole batch."""
+    """One contender at one batch; milliseconds are for the whole batch.
 
-    name: str  # network/precision/engine; precision-execution where the engine computes in another type than the graph's
-    scope: MeasuredScope = "pixels"  # what is timed
-    execution: Execution | None = None  # the type that it computes in
+    Attributes
+    ----------
+    name : str
+        network/precision/engine; precision-execution where the engine computes in another type than the graph's.
+    scope : str
+        What is timed.
+    execution : {'f32', 'bf16', 'f16', 'int8'} or None
+        The type that it computes in.
+    batch, calls : int
+        Cells of a call, and how many calls were timed.
+    p50_ms, p95_ms, p99_ms, max_ms : float
+        Of a call's time.
+    p999_ms : float or None
+        Only with 1000 calls or more.
+    ratio : float or None
+        Speed-up over the PyTorch baseline at this batch: ratio of the medians.
+    ratio_low, ratio_high : float or None
+        Its 95 % interval, by bootstrap over rounds.
+    rounds_ms : tuple of float
+        The median of each round.
+    samples_ms : tuple of tuple of float
+        Every call of each round.
+    threads : int or None
+        Of the engine.
+    other_cpu_share : float or None
+        Largest share of the cores, 0 to 1, that other processes took during a round.
+    busy_rounds : int
+        Rounds that other processes disturbed.
+    measured : str or None
+        When, in UTC.
+    load_s : float or None
+        In a process of its own: from its start to the first label.
+    peak_mib : float or None
+        Memory of that process.
+    gmac : float or None
+        1e9 multiply-adds of the fused network for the batch.
+    roofline_ms : float or None
+        Their time at the measured peak of the type that this row computes in.
+    peak_fraction : float or None
+        How much of that peak is reached: roofline_ms / p50_ms.
+    benchmark_app_ms : float or None
+        Median of OpenVINO's benchmark_app on the same graph and settings, interleaved.
+    notes : tuple of str
+        Such as the layout that the engine chose.
+    config, source : str or None
+        Of a baseline: how it is run, and the page that advises it.
+    """
+
+    name: str
+    scope: MeasuredScope = "pixels"
+    execution: Execution | None = None
     batch: int
     calls: int
     p50_ms: float
     p95_ms: float
     p99_ms: float
-    p999_ms: float | None = None  # only with 1000 calls or more
+    p999_ms: float | None = None
     max_ms: float
-    ratio: float | None  # speed-up over the PyTorch baseline at this batch: ratio of the medians
-    ratio_low: float | None = None  # 95 % interval, by bootstrap over rounds
+    ratio: float | None
+    ratio_low: float | None = None
     ratio_high: float | None = None
-    rounds_ms: tuple[float, ...] = ()  # the median of each round
-    samples_ms: tuple[tuple[float, ...], ...] = ()  # every call of each round
+    rounds_ms: tuple[float, ...] = ()
+    samples_ms: tuple[tuple[float, ...], ...] = ()
     threads: int | None = None
-    other_cpu_share: float | None = None  # largest share of the cores, 0 to 1, that other processes took during a round
-    busy_rounds: int = 0  # rounds that other processes disturbed
-    measured: str | None = None  # when, UTC
-    load_s: float | None = None  # in a process of its own: from its start to the first label
-    peak_mib: float | None = None  # of that process
-    gmac: float | None = None  # 1e9 multiply-adds of the fused network for the batch
-    roofline_ms: float | None = None  # their time at the measured peak of the type that this row computes in
-    peak_fraction: float | None = None  # of that peak that is reached: roofline_ms / p50_ms
-    benchmark_app_ms: float | None = None  # median of OpenVINO's benchmark_app on the same graph and settings, interleaved
-    notes: tuple[str, ...] = ()  # such as the layout that the engine chose
-    config: str | None = None  # of a baseline: how it is run
-    source: str | None = None  # the page that advises it
+    other_cpu_share: float | None = None
+    busy_rounds: int = 0
+    measured: str | None = None
+    load_s: float | None = None
+    peak_mib: float | None = None
+    gmac: float | None = None
+    roofline_ms: float | None = None
+    peak_fraction: float | None = None
+    benchmark_app_ms: float | None = None
+    notes: tuple[str, ...] = ()
+    config: str | None = None
+    source: str | None = None
 
     @property
     def cells_per_second(self) -> float:
@@ -99,7 +163,19 @@ class Row(StrictModel):
 
 
 class BenchResult(StrictModel):
-    """One run of `blastscope bench`."""
+    """One run of `blastscope bench`.
+
+    Attributes
+    ----------
+    machine : Machine
+        What it ran on.
+    versions : dict of str to str
+        Libraries and their versions.
+    rows : tuple of Row
+        One for each contender, scope and batch.
+    notes : tuple of str
+        What a reader must know.
+    """
 
     machine: Machine
     versions: dict[str, str]
@@ -108,11 +184,21 @@ class BenchResult(StrictModel):
 
 
 class FirstLabel(StrictModel):
-    """What a process prints that was started for one label."""
+    """What a process prints that was started for one label.
 
-    time_s: float  # of the system's clock, when it had the label
+    Attributes
+    ----------
+    time_s : float
+        When it had the label, by the system's clock.
+    label : {'hem', 'all'} or None
+        The label; None for a refusal.
+    peak_mib : float or None
+        Memory; None: only Linux gives it.
+    """
+
+    time_s: float
     label: ClassName | None
-    peak_mib: float | None  # None: only Linux gives it
+    peak_mib: float | None
 
 
 def make_row(name: str, batch: int, rounds: Sequence[Round], baseline: Sequence[Round] | None = None) -> Row:

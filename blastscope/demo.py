@@ -42,9 +42,19 @@ CONFIG = Path(__file__).with_name("demo.toml")
 
 @dataclass(frozen=True)
 class Tile:
-    """One cell on the sheet; `truth` is None where nobody knows it."""
+    """One cell on the sheet.
 
-    image: NDArray[np.uint8]  # (H, W, 3) RGB
+    Attributes
+    ----------
+    image : (H, W, 3) uint8 array
+        RGB.
+    prediction : Prediction
+        What the bundle says.
+    truth : {'hem', 'all'} or None
+        None where nobody knows it.
+    """
+
+    image: NDArray[np.uint8]
     prediction: Prediction
     truth: ClassName | None = None
 
@@ -110,7 +120,15 @@ def _note_text(tile: Tile) -> tuple[str, bool]:
 
 @dataclass(frozen=True)
 class Called:
-    """One cell of the demonstration with what the expert and the bundle say of it."""
+    """One cell of the demonstration with what the expert and the bundle say of it.
+
+    Attributes
+    ----------
+    cell : DatasetEntry
+        With the expert's label.
+    prediction : Prediction
+        What the bundle says.
+    """
 
     cell: DatasetEntry
     prediction: Prediction

@@ -27,16 +27,36 @@ from blastscope.runtime.types import CLASSES, ClassName, Execution, Precision
 
 
 class EngineRow(StrictModel):
-    """One backend and one way of executing one graph, on the golden set."""
+    """One backend and one way of executing one graph, on the golden set.
+
+    Attributes
+    ----------
+    backend : str
+        Its name.
+    precision : {'fp32', 'fp16', 'int8'}
+        Number type of the graph's file.
+    execution : {'f32', 'bf16', 'f16', 'int8'}
+        The number type that it was computed in.
+    difference : float or None
+        Largest difference of a probability; None: no answer to compare.
+    flips : int or None
+        Calls that changed.
+    tolerance : float
+        The largest difference that may be.
+    passed : bool
+        Whether the answers hold.
+    note : str
+        Why there is no answer.
+    """
 
     backend: str
     precision: Precision
     execution: Execution
-    difference: float | None  # largest difference of a probability; None: no answer to compare
-    flips: int | None  # calls that changed
+    difference: float | None
+    flips: int | None
     tolerance: float
     passed: bool
-    note: str = ""  # why there is no answer
+    note: str = ""
 
 
 class CellCall(StrictModel):
@@ -70,17 +90,37 @@ class CellCall(StrictModel):
 
 
 class Comparison(StrictModel):
-    """What `verify` found. The digests were verified when the bundle was read."""
+    """What `verify` found. The digests were verified when the bundle was read.
+
+    Attributes
+    ----------
+    bundle, digest : str
+        Its path, and its digest in hex.
+    engines : tuple of EngineRow
+        One for each backend, graph and way of executing it.
+    missing : tuple of str
+        Backends that aren't installed.
+    scores : tuple of Scores
+        On the data, one for each precision.
+    data : str or None
+        The folder of labelled cells, where one was given.
+    left_out : tuple of (str, str)
+        Files of the data that are not scored, with the reason.
+    trained_on : int
+        Cells of the data whose patients took part in the training: not scored either.
+    cells : tuple of CellCall
+        The calls on the data, in each precision; then what is left out. Not in JSON.
+    """
 
     bundle: str
     digest: str
     engines: tuple[EngineRow, ...]
-    missing: tuple[str, ...]  # backends that aren't installed
+    missing: tuple[str, ...]
     scores: tuple[Scores, ...] = ()
     data: str | None = None
-    left_out: tuple[tuple[str, str], ...] = ()  # files of the data that are not scored, with the reason
-    trained_on: int = 0  # cells of the data whose patients took part in the training: not scored either
-    cells: tuple[CellCall, ...] = Field(default=(), exclude=True, repr=False)  # in each precision; then what is left out
+    left_out: tuple[tuple[str, str], ...] = ()
+    trained_on: int = 0
+    cells: tuple[CellCall, ...] = Field(default=(), exclude=True, repr=False)
 
     @property
     def passed(self) -> bool:

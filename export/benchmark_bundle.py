@@ -18,7 +18,7 @@ from blastscope.calibration.acceptance.evaluation import ReferenceRunner, vote_m
 from blastscope.calibration.acceptance.trial import LEAST_TOLERANCE, MARGIN
 from blastscope.calibration.config import CalibrationConfig
 from blastscope.calibration.quantisation.quantizer import make_int8
-from blastscope.export.exporter import golden_entry, training_provenance, write_export_bundle
+from blastscope.export.exporter import golden_entry, write_export_bundle
 from blastscope.export.onnx_export import make_graph
 from blastscope.export.onnx_writer import ExportConfig, GraphFile, export_graphs, graph_path
 from blastscope.export.parity import bf16_probabilities, max_difference, torch_probabilities
@@ -83,7 +83,7 @@ def make_benchmark_bundle(trained: TrainedEnsemble, crops: NDArray[np.uint8], ou
             gate="waived",
             graphs=tuple(file.entry for file in files),
             golden=golden_entry(golden, "drawn"),
-            training=training_provenance(trained.provenance),
+            training=trained.provenance.for_manifest(),
         )
         return write_export_bundle(Path(out), manifest, files, golden)
 

@@ -95,10 +95,29 @@ class BuildObserver(Protocol):
 
 
 def plan_engines(bundle: Bundle, request: BuildRequest, machine: Machine) -> list[PlannedEngine]:
-    """The engines that `request` asks for, each with its key.
+    """The engines that a request asks for, each with its key.
 
-    Raises `UsageError` for what the bundle or the library hasn't, `DriverError` where the library needs the GPU and none is
-    here, `MissingLibrary`.
+    Parameters
+    ----------
+    bundle : Bundle
+        Whose graphs.
+    request : BuildRequest
+        Which library, precisions, batches and GPUs.
+    machine : Machine
+        What is here.
+
+    Returns
+    -------
+    list of PlannedEngine
+
+    Raises
+    ------
+    UsageError
+        What is asked for isn't in the bundle, or not within the library's means.
+    DriverError
+        The library needs the GPU, and none is here.
+    MissingLibrary
+        The library isn't installed.
     """
     library = request.library or _installed(machine, ahead=request.targets is not None)
     entries = _entries(bundle, request)

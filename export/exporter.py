@@ -26,7 +26,7 @@ from blastscope.export.parity import require_finite_layers, torch_outputs
 from blastscope.runtime.bundle import Bundle, describe_file, golden_bytes, write_bundle
 from blastscope.runtime.bundle.archive import check_bundle_place
 from blastscope.runtime.bundle.golden import Golden
-from blastscope.runtime.bundle.manifest import GoldenEntry, GraphModels, Manifest, TrainingProvenance
+from blastscope.runtime.bundle.manifest import GoldenEntry, GraphModels, Manifest
 from blastscope.runtime.bundle.model_card import CARD_FILE
 from blastscope.runtime.bundle.uncertainty import Uncertainty
 from blastscope.runtime.crop import Crop, CropSpecification, crop_cell
@@ -44,11 +44,30 @@ GOLDEN_FILE = "golden.safetensors"
 
 
 def export_run(run: Path, out: Path, *, data: Path | None = None, config: ExportConfig | None = None) -> Bundle:
-    """The bundle at `out` of the ensemble in the folder `run`, each graph checked against PyTorch.
+    """The bundle of a trained ensemble, each graph checked against PyTorch. Each step is logged.
 
-    Golden set and check are made on validation cells found below `data`; on drawn cells without `data`, when the
-    configuration asks for it, and when the run kept no cells for validation. Raises `DataError` for a run or data that don't
-    serve, `EngineError` where a graph and PyTorch disagree. Each step is logged.
+    Parameters
+    ----------
+    run : Path
+        Folder of the run.
+    out : Path
+        Where the bundle goes.
+    data : Path, optional
+        Folder of C-NMC cells: golden set and check are made on validation cells found there. On synthetic cells without it,
+        when the configuration asks for it, and when the run kept no cells for validation.
+    config : ExportConfig, optional
+        Which graphs, and how.
+
+    Returns
+    -------
+    Bundle
+
+    Raises
+    ------
+    DataError
+        A run or data that don't serve.
+    EngineError
+        A graph and PyTorch disagree.
     """
     config = config or ExportConfig()
     check_bundle_place(Path(out))
@@ -75,7 +94,7 @@ def export_run(run: Path, out: Path, *, data: Path | None = None, config: Export
             crop=trained.config.crop,
             graphs=tuple(file.entry for file in files),
             golden=golden_entry(golden, checked.source),
-            training=training_provenance(trained.provenance),
+            training=trained.provenance.for_manifest(),
             uncertainty=uncertainty,
             measures_novelty=novelty is not None,
             card=describe_file(b"", CARD_FILE),
@@ -99,18 +118,6 @@ def golden_entry(golden: Golden, source: Literal["drawn", "validation"]) -> Gold
     return GoldenEntry(**describe_file(golden_bytes(golden), GOLDEN_FILE).model_dump(), count=len(golden.crops), source=source)
 
 
-def training_provenance(run: RunProvenance) -> TrainingProvenance:
-    """What the manifest says of the training."""
-    return TrainingProvenance(
-        data_sha256=run.data_sha256,
-        split=run.split,
-        seed=run.seed,
-        config=run.config.model_dump(mode="json"),
-        versions=run.versions,
-        patients=run.patients,
-    )
-
-
 def write_export_bundle(out: Path, manifest: Manifest, files: list[GraphFile], golden: Golden) -> Bundle:
     """Writes the bundle of `files` and `golden` at `out`."""
     sources: dict[str, Path | bytes] = {file.entry.file: file.path for file in files}
@@ -129,10 +136,33 @@ def choose_golden(
     seed: int,
     source: Path,
 ) -> Golden:
-    """`count` of `crops` (N, S, S, 3) with the networks' `answers` (N, 3, 2), half of each call where there are enough.
+    """The golden set, half of each call where there are enough.
 
     Drawn among the clear half of each call, and not its clearest: probabilities of exactly 1.0 would hide a wrong engine.
-    Raises `DataError` on `source` where all cells get one call.
+
+    Parameters
+    ----------
+    crops : (N, S, S, 3) uint8 array
+        To choose from, RGB.
+    answers : (N, 3, 2) float32 array
+        The networks' probabilities of them.
+    novelty : (N,) float32 array, optional
+        The networks' novelty of them.
+    count : int
+        How many are chosen.
+    seed : int
+        Of the choice.
+    source : Path
+        Where the crops come from, for the error.
+
+    Returns
+    -------
+    Golden
+
+    Raises
+    ------
+    DataError
+        All cells get one call.
     """
     margins = vote_margins(answers)
     rng = np.random.default_rng([seed, 3])

@@ -88,9 +88,29 @@ class GraphFile:
 def export_graphs(
     ensemble: AnyEnsemble, models: GraphModels, crops: NDArray[np.uint8], folder: Path, config: ExportConfig
 ) -> list[GraphFile]:
-    """The graphs of `models` in every precision wanted, written below `folder` and compared with PyTorch on `crops`.
+    """Writes an ensemble's graphs in every precision that is wanted, and compares them with PyTorch.
 
-    Raises `EngineError` where a graph and PyTorch disagree, or a weight doesn't fit into fp16.
+    Parameters
+    ----------
+    ensemble : Ensemble or TrunkEnsemble
+        The trained networks.
+    models : {'ensemble', 'a', 'b', 'combined'}
+        All voters in one graph, or one alone.
+    crops : (N, S, S, 3) uint8 array
+        What they are compared on, RGB.
+    folder : Path
+        Where the graphs go.
+    config : ExportConfig
+        Precisions and tolerances.
+
+    Returns
+    -------
+    list of GraphFile
+
+    Raises
+    ------
+    EngineError
+        A graph and PyTorch disagree, or a weight doesn't fit into fp16.
     """
     network = make_graph(ensemble, models)
     reference = torch_probabilities(network, crops)

@@ -65,11 +65,35 @@ class ServedModel:
 def write_repository(
     bundle: Bundle, out: Path, *, precision: Precision | None = None, engine: Path | None = None, model: str = MODEL
 ) -> Path:
-    """Writes the folder of one model into the repository `out`, in one step, and returns it. Other models there are left alone.
+    """Writes the folder of one model for a Triton Inference Server, in one step. Other models there are left alone.
 
-    With `engine`, an engine of the user's cache that `blastscope build --runtime tensorrt` made, the server runs that; else the
-    bundle's ONNX graph of `precision`. Raises `UsageError`, `EngineError` for an engine that can't be vouched for, and
-    `UngatedBundle` for networks whose calls mean nothing.
+    Parameters
+    ----------
+    bundle : Bundle
+        Whose networks.
+    out : Path
+        The model repository.
+    precision : {'fp32', 'fp16', 'int8'}, optional
+        Which ONNX graph the server runs.
+    engine : Path, optional
+        An engine of the user's cache that `blastscope build --runtime tensorrt` made, which the server runs in place of a
+        graph.
+    model : str
+        The model's name.
+
+    Returns
+    -------
+    Path
+        The model's folder.
+
+    Raises
+    ------
+    UsageError
+        What is asked for can't be served.
+    EngineError
+        An engine that can't be vouched for.
+    UngatedBundle
+        Networks whose calls mean nothing.
     """
     if bundle.manifest.gate != "passed":
         raise UngatedBundle(bundle.path, f"its gate is '{bundle.manifest.gate}': what means nothing isn't served")

@@ -43,7 +43,22 @@ GRAY = np.array([0.299, 0.587, 0.114])
 def draw_augmentations(
     config: AugmentConfig, augmented: NDArray[np.bool_], rng: np.random.Generator
 ) -> NDArray[np.float32]:  # (M, len(COLUMNS))
-    """One row of magnitudes for each image of an epoch; zeros where `augmented` is false (and `mode` is 'paper')."""
+    """The magnitudes of one epoch's augmentations.
+
+    Parameters
+    ----------
+    config : AugmentConfig
+        Their ranges.
+    augmented : (M,) bool array
+        With `mode` 'paper': which images are augmented.
+    rng : numpy.random.Generator
+        The source of chance.
+
+    Returns
+    -------
+    (M, len(COLUMNS)) float32 array
+        Zeros for an image that stays as it is.
+    """
     count = len(augmented)
     active = [name for name in OPERATIONS if getattr(config, name)]
     table = np.zeros((count, len(COLUMNS)), np.float32)
@@ -77,9 +92,22 @@ def _magnitudes(config: AugmentConfig, name: str, column: str, uniform: NDArray[
 
 
 def augment(crops: NDArray[np.uint8], table: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """`crops` (N, S, S, 3) with the augmentations of their rows of `table`; `rng` makes the noise.
+    """Augmented crops.
 
     In OpenCV on bytes, one crop after the other: a tenth of what the same takes as tensor operations on two cores.
+
+    Parameters
+    ----------
+    crops : (N, S, S, 3) uint8 array
+        Cells on black, RGB.
+    table : (N, len(COLUMNS)) float32 array
+        Their rows of `draw_augmentations`.
+    rng : numpy.random.Generator
+        Makes the noise.
+
+    Returns
+    -------
+    (N, S, S, 3) uint8 array
     """
     out = crops.copy()
     rows = np.flatnonzero(table.any(axis=1))
@@ -95,9 +123,15 @@ def augment(crops: NDArray[np.uint8], table: NDArray[np.float32], rng: np.random
 
 
 class Colour(NamedTuple):
-    """Mean and standard deviation of each channel over a cell's own pixels."""
+    """Mean and standard deviation of each channel over a cell's own pixels.
 
-    mean: NDArray[np.float64]  # (3,)
+    Attributes
+    ----------
+    mean, spread : (3,) float64 array
+        R, G and B, 0 to 255.
+    """
+
+    mean: NDArray[np.float64]
     spread: NDArray[np.float64]
 
 

@@ -85,7 +85,13 @@ UNBUILDABLE = (RuntimeError, AssertionError, ValueError, TypeError, IndexError)
 
 
 class Statistics(NamedTuple):
-    """The mean and the standard deviation, on a range of 1, that a backbone's input is normalised with."""
+    """The mean and the standard deviation, on a range of 1, that a backbone's input is normalised with.
+
+    Attributes
+    ----------
+    mean, std : (float, float, float)
+        R, G and B.
+    """
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -93,21 +99,55 @@ class Statistics(NamedTuple):
 
 @dataclass(frozen=True)
 class Backbone:
-    """A timm network without its classifier: (N, 3, S, S) -> (N, features), and what must be known to use it."""
+    """A timm network without its classifier: (N, 3, S, S) -> (N, features), and what must be known to use it.
+
+    Attributes
+    ----------
+    network : nn.Module
+        timm's network.
+    features : int
+        Length of its pooled vector.
+    combined_features : int
+        Length of what the combined model takes: `features`, or what `stages` give.
+    stages : int
+        How many stages before the last the combined model looks at; 0: the pooled vector alone.
+    statistics : Statistics
+        What its input is normalised with.
+    weights : str
+        Where its weights come from, for the run's record.
+    """
 
     network: nn.Module
-    features: int  # pooled
-    combined_features: int  # for the combined model: `features`, or as many as `stages` give
+    features: int
+    combined_features: int
     stages: int
     statistics: Statistics
-    weights: str  # where they come from, for the run's record
+    weights: str
 
 
 def make_backbone(config: NetworkConfig, side_px: int, stages: int = 0) -> Backbone:
-    """The backbone of `config` for crops of `side_px`, with the weights that it names, read at `stages` (`forward_features`).
+    """The backbone that a configuration names, with its weights.
 
-    Raises `ConfigError` for a name that timm doesn't know, for a backbone that can't take crops of this side or hasn't what
-    `config` asks for, and where ImageNet's weights are wanted and can't be had; `DataError` for a weight file that doesn't fit.
+    Parameters
+    ----------
+    config : NetworkConfig
+        timm's name, and where the weights come from.
+    side_px : int
+        Side of the crops.
+    stages : int
+        How many stages before the last the combined model looks at (`forward_features`).
+
+    Returns
+    -------
+    Backbone
+
+    Raises
+    ------
+    ConfigError
+        timm doesn't know the name, the backbone can't take crops of this side or hasn't what `config` asks for, or ImageNet's
+        weights are wanted and can't be had.
+    DataError
+        A weight file that doesn't fit.
     """
     network, statistics, origin = create_backbone(config, side_px)
     network.reset_classifier(0)
@@ -133,18 +173,38 @@ def create_backbone(config: NetworkConfig, side_px: int) -> tuple[Any, Statistic
 
 
 class BackboneOutput(NamedTuple):
-    """The output of one pass of a backbone."""
+    """The output of one pass of a backbone.
 
-    pooled: Tensor  # (N, features): what its own classifier takes
-    combined_features: Tensor  # (N, combined_features): what the combined model takes
+    Attributes
+    ----------
+    pooled : (N, features) tensor
+        What its own classifier takes.
+    combined_features : (N, combined_features) tensor
+        What the combined model takes.
+    """
+
+    pooled: Tensor
+    combined_features: Tensor
 
 
 def forward_features(network: Any, pixels: Tensor, stages: int) -> BackboneOutput:
-    """One pass over `pixels` (N, 3, S, S). With `stages`, `combined_features` are mean and spread of the maps of stages
-    before the last.
+    """One pass of a backbone.
 
     The last stage fits its training cells so well that a model on top of it learns little from the same cells; the maps before
     it were moved less.
+
+    Parameters
+    ----------
+    network : timm network
+        Without its classifier.
+    pixels : (N, 3, S, S) float tensor
+        Normalised.
+    stages : int
+        0: `combined_features` are the pooled vectors. Above: mean and spread of the maps of so many stages before the last.
+
+    Returns
+    -------
+    BackboneOutput
     """
     if not stages:
         pooled = network(pixels)

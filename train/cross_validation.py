@@ -38,11 +38,38 @@ def cross_validate(
     console: Console | None = None,
     rehearse: Rehearsal | None = None,
 ) -> Path:
-    """Trains `config` on all folds of the cells below `data` but one, for each fold, and returns the folder `out`.
+    """Trains an ensemble for each fold, on the cells of all other folds.
 
-    OUT/report then holds the scores of all cells, each from the ensemble that was trained without its patient. The number of
-    folds is `config.data.folds`. With `resume` it goes on where it was interrupted. Raises what `train_ensemble` raises, and
-    `UsageError` for a configuration that isn't split by patient.
+    OUT/report then holds the scores of all cells, each from the ensemble that was trained without its patient.
+
+    Parameters
+    ----------
+    data : Path
+        Folder of C-NMC cells.
+    config : TrainConfig
+        The recipe; `config.data.folds` is the number of folds.
+    out : Path
+        Gets a run for each fold, and the report.
+    resume : bool
+        Whether to go on where it was interrupted.
+    cache : Path, optional
+        Where crops are kept; by default the user's cache.
+    console : rich.console.Console, optional
+        Gets the progress.
+    rehearse : callable, optional
+        As in `train_ensemble`.
+
+    Returns
+    -------
+    Path
+        `out`.
+
+    Raises
+    ------
+    UsageError
+        The configuration isn't split by patient.
+    DataError, ConfigError
+        As `train_ensemble`.
     """
     if config.data.split == "image":
         raise UsageError("cross validation is over patients: split = 'image' would leave cells of each on both sides")

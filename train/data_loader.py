@@ -34,12 +34,24 @@ _LOCK = "crops.lock"  # held while crops are made, apart from the lock of `write
 
 @dataclass(frozen=True, slots=True)
 class CropStore:
-    """The crops of `cells`, in their order. The pixels stay on disk until they are read."""
+    """The crops of `cells`, in their order. The pixels stay on disk until they are read.
 
-    crops: NDArray[np.uint8]  # (N, S, S, 3), a read-only memory map
+    Attributes
+    ----------
+    crops : (N, S, S, 3) uint8 array
+        RGB; a read-only memory map.
+    cells : tuple of DatasetEntry
+        Whose crops these are, in order.
+    refused : tuple of (Path, str)
+        Images without a crop, with the reason.
+    data_sha256 : str
+        Digest of the folder in hex, refused cells included.
+    """
+
+    crops: NDArray[np.uint8]
     cells: tuple[DatasetEntry, ...]
-    refused: tuple[tuple[Path, str], ...]  # images without a crop, with the reason
-    data_sha256: str  # of the folder, refused cells included
+    refused: tuple[tuple[Path, str], ...]
+    data_sha256: str
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -60,11 +72,28 @@ def cache_crops(
     workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> CropStore:
-    """The crops of every cell in `folder`, from `cache_dir` where they were computed before.
+    """The crops of every cell in a folder, from the cache where they were computed before.
 
-    `progress(done, all)` is called as cells are cropped. A cell that can't be decoded or cropped is left out and named. The
-    cache's key holds the data's digest and the crop's specification, and a half-written cache is never found: it is renamed
-    into place. A damaged one is made anew. Crops show patients' cells: only this user may look at them.
+    A cell that can't be decoded or cropped is left out and named. The cache's key holds the data's digest and the crop's
+    specification, and a half-written cache is never found: it is renamed into place. A damaged one is made anew. Crops show
+    patients' cells: only this user may look at them.
+
+    Parameters
+    ----------
+    folder : Dataset
+        The cells.
+    spec : CropSpecification
+        How a cell becomes a crop.
+    cache_dir : Path
+        Where the cache lies.
+    workers : int
+        Threads; 0: as many as the process may use.
+    progress : callable, optional
+        Called with (done, all) as cells are cropped.
+
+    Returns
+    -------
+    CropStore
     """
     key = hashlib.sha256(f"{CACHE_VERSION} {folder.sha256} {spec.model_dump_json()}".encode()).hexdigest()[:24]
     place = Path(cache_dir) / f"crops-{key}"
@@ -129,31 +158,63 @@ Inputs = NDArray[np.uint8] | NDArray[np.float32]  # crops (N, S, S, 3), or featu
 
 
 class Batch(NamedTuple):
-    """What one step of training takes."""
+    """What one step of training takes.
+
+    Attributes
+    ----------
+    inputs : (n, S, S, 3) or (n, F) tensor
+        uint8 crops, or float32 features.
+    labels : (n,) int64 tensor
+        Class indices.
+    nuisance : (n,) float32 tensor or None
+        What the margin is not to follow (`trainer.nuisance_covariance`).
+    """
 
     inputs: Tensor
-    labels: Tensor  # (n,) class indices
-    nuisance: Tensor | None = None  # (n,) float32, what the margin is not to follow (`trainer.nuisance_covariance`)
+    labels: Tensor
+    nuisance: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class TrainingBatches:
     """One epoch after the other over a bag.
 
-    Everything random is a pure function of (seed, epoch), so that a resumed run goes on exactly where it was cut off. `seed`
-    holds the run's seed and the stage's number.
+    Everything random is a pure function of (seed, epoch), so that a resumed run goes on exactly where it was cut off.
+
+    Attributes
+    ----------
+    inputs : (N, S, S, 3) uint8 or (N, F) float32 array
+        Crops or features of all cells.
+    labels : (N,) int64 array
+        A class index for each row of the inputs.
+    bag : Bag
+        Which rows train, and which of them are augmented.
+    batch_size : int
+        Images of a step, of all processes together.
+    seed : tuple of int
+        The run's seed and the stage's number.
+    chance : float64 array or None
+        With how much weight each row of the bag is drawn; None: alike.
+    images_per_epoch : int or None
+        None: as many as the bag has.
+    augment : AugmentConfig or None
+        None: the inputs as they are.
+    nuisance : (N,) float32 array or None
+        A number for each row of the inputs.
+    share : (int, int)
+        This process's rank, and how many processes there are.
     """
 
     inputs: Inputs
-    labels: NDArray[np.int64]  # a class index for each row of the inputs
+    labels: NDArray[np.int64]
     bag: Bag
     batch_size: int
     seed: tuple[int, ...]
     chance: NDArray[np.float64] | None = None
     images_per_epoch: int | None = None
-    augment: AugmentConfig | None = None  # None: the inputs as they are
-    nuisance: NDArray[np.float32] | None = None  # a number for each row of the inputs
-    share: tuple[int, int] = field(default=(0, 1))  # this process's rank and how many there are
+    augment: AugmentConfig | None = None
+    nuisance: NDArray[np.float32] | None = None
+    share: tuple[int, int] = field(default=(0, 1))
 
     @property
     def steps(self) -> int:
@@ -181,7 +242,19 @@ class TrainingBatches:
 
 @dataclass(frozen=True)
 class ValidationBatches:
-    """The validation cells in their order, each as it is."""
+    """The validation cells in their order, each as it is.
+
+    Attributes
+    ----------
+    inputs : (N, S, S, 3) uint8 or (N, F) float32 array
+        Crops or features of all cells.
+    labels : (N,) int64 array
+        A class index for each row of the inputs.
+    rows : (V,) int64 array
+        Rows of the validation cells.
+    batch_size : int
+        Cells of a step.
+    """
 
     inputs: Inputs
     labels: NDArray[np.int64]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from blastscope.runtime.bundle.manifest import Digest, Patients
+from blastscope.runtime.bundle.manifest import Digest, Patients, TrainingProvenance
 from blastscope.runtime.errors import DataError
 from blastscope.runtime.io.atomic import write_content
 from blastscope.runtime.io.strict_model import StrictModel, problems
@@ -108,6 +108,17 @@ class RunProvenance(StrictModel):
     seconds: float
     notes: tuple[str, ...]
     config: TrainConfig
+
+    def for_manifest(self) -> TrainingProvenance:
+        """The part that a bundle's manifest tells of its training."""
+        return TrainingProvenance(
+            data_sha256=self.data_sha256,
+            split=self.split,
+            seed=self.seed,
+            config=self.config.model_dump(mode="json"),
+            versions=self.versions,
+            patients=self.patients,
+        )
 
 
 class RunHistory(StrictModel):

@@ -139,7 +139,17 @@ _PREFIX = 8  # bytes that tell the header's size; it is padded to their multiple
 
 @dataclass(frozen=True, slots=True)
 class TrainingState:
-    """The parts that change from step to step."""
+    """The parts that change from step to step.
+
+    Attributes
+    ----------
+    network : nn.Module
+        What is trained.
+    optimiser : torch.optim.Optimizer
+        With its moments.
+    average : nn.Module or None
+        Moving average of the network's weights, where one is kept.
+    """
 
     network: nn.Module
     optimiser: torch.optim.Optimizer
@@ -148,7 +158,13 @@ class TrainingState:
 
 @dataclass(frozen=True, slots=True)
 class FitCheckpoint:
-    """The files of one network's fitting."""
+    """The files of one network's fitting.
+
+    Attributes
+    ----------
+    folder : Path
+        Where they lie.
+    """
 
     folder: Path
 

@@ -57,24 +57,47 @@ def train_ensemble(
     console: Console | None = None,
     rehearse: Rehearsal | None = None,
 ) -> Path:
-    """Trains A, B and the combined model on the cells below `data`, writes the report, and returns the run's folder `out`.
+    """Trains A, B and the combined model, and writes the report.
 
-    With `resume` it goes on after the last whole epoch, with the result that an uninterrupted run would have had. Raises
-    `DataError` for data that can't be used, for an `out` with files in it when not resuming, for one that another process
-    trains, and for a run of another configuration or other data when resuming; `ConfigError` for a network that can't be had
-    as `config` says. Crops are kept in `cache`, or in the user's cache. `uncertainty` is uncertainty.json of a cross validation
-    by the same recipe on the same cells, for a run that holds nobody out; without it a run with enough validation people
-    measures its own. Progress goes to `console`. A run that begins is told first what `rehearse` says of the untrained network.
+    Parameters
+    ----------
+    data : Path
+        Folder of C-NMC cells.
+    config : TrainConfig
+        The recipe.
+    out : Path
+        The run's folder.
+    resume : bool
+        Whether to go on after the last whole epoch, with the result that an uninterrupted run would have had.
+    cache : Path, optional
+        Where crops are kept; by default the user's cache.
+    uncertainty : Path, optional
+        uncertainty.json of a cross validation by the same recipe on the same cells, for a run that holds nobody out. Without
+        it a run with enough validation people measures its own.
+    console : rich.console.Console, optional
+        Gets the progress.
+    rehearse : callable, optional
+        Is asked of the untrained network when a run begins; what it says is told first.
+
+    Returns
+    -------
+    Path
+        `out`.
+
+    Raises
+    ------
+    DataError
+        The data can't be used; `out` has files in it when not resuming, or another process trains it; or, when resuming, the
+        run is of another configuration or other data.
+    ConfigError
+        The network can't be had as `config` says.
     """
-    for module, library in REQUIRED_LIBRARIES.items():
-        if importlib.util.find_spec(module) is None:
-            raise MissingLibrary(library, "train")
+    _check_libraries()
     from blastscope.train.data_loader import cache_crops
     from blastscope.train.progress import Progress
     from blastscope.train.split import split_cells
     from blastscope.train.stages import Job
     from blastscope.train.trainer import make_fabric
-    from blastscope.train.uncertainty import FILE, TOO_FEW, read_uncertainty, write_uncertainty
 
     out = Path(out)
     if uncertainty and config.data.split != "none":
@@ -83,11 +106,7 @@ def train_ensemble(
     with Progress(console) as progress:
         folder = scan_dataset(data)
         check_same_run(out, config, folder)
-        given = read_uncertainty(Path(uncertainty)) if uncertainty else None
-        if uncertainty and given and not given.fits(config, folder.sha256):
-            raise DataError(
-                Path(uncertainty), "was measured by another recipe or on other cells: cross-validate this one first"
-            )
+        given = _read_fitting(Path(uncertainty), config, folder) if uncertainty else None
         start = _start(out, config)
         cache_dir = Path(cache or default_cache_dir())
         store = cache_crops(folder, config.crop, cache_dir, workers=config.compute.workers, progress=progress.crops)
@@ -103,12 +122,35 @@ def train_ensemble(
             if rehearse is not None and machine.is_global_zero and not (out / "run.json").is_file():
                 progress.say(rehearse(start[0], store.crops[:REHEARSAL_CROPS]))
             _train(job, folder, start, given)
-            if machine.is_global_zero and len(split.validation):
-                if not (out / FILE).is_file() and write_uncertainty(out, [out]) is None:
-                    progress.say(TOO_FEW)
-                _report(out, progress)
+            _finish(out, progress, held_out=len(split.validation) > 0, main=machine.is_global_zero)
             machine.barrier()
     return out
+
+
+def _finish(out: Path, progress: Progress, *, held_out: bool, main: bool) -> None:
+    """Measures the uncertainty where nobody else did, and writes the report: in the first process, where people are held out."""
+    from blastscope.train.uncertainty import FILE, TOO_FEW, write_uncertainty
+
+    if not (main and held_out):
+        return
+    if not (out / FILE).is_file() and write_uncertainty(out, [out]) is None:
+        progress.say(TOO_FEW)
+    _report(out, progress)
+
+
+def _check_libraries() -> None:
+    for module, library in REQUIRED_LIBRARIES.items():
+        if importlib.util.find_spec(module) is None:
+            raise MissingLibrary(library, "train")
+
+
+def _read_fitting(uncertainty: Path, config: TrainConfig, folder: Dataset) -> MeasuredUncertainty:
+    from blastscope.train.uncertainty import read_uncertainty
+
+    given = read_uncertainty(uncertainty)
+    if not given.fits(config, folder.sha256):
+        raise DataError(uncertainty, "was measured by another recipe or on other cells: cross-validate this one first")
+    return given
 
 
 def _start(run: Path, config: TrainConfig) -> tuple[TrunkEnsemble | VoterNetwork, str]:

@@ -140,7 +140,25 @@ COPIES = 1_000_003  # stands where an epoch's number stands in the seed of stage
 
 @dataclass(frozen=True)
 class Job:
-    """What every stage needs."""
+    """What every stage needs.
+
+    Attributes
+    ----------
+    config : TrainConfig
+        As the TOML file gave it.
+    store : CropStore
+        The crops of all cells.
+    split : Split
+        Which of them train and which validate.
+    run : Path
+        The run's folder.
+    machine : Fabric
+        The devices and processes of the training.
+    progress : Progress
+        Is told how far it is.
+    cache : Path
+        A folder for what other runs on the same cells can use again.
+    """
 
     config: TrainConfig
     store: CropStore
@@ -148,7 +166,7 @@ class Job:
     run: Path
     machine: Fabric
     progress: Progress
-    cache: Path  # a folder for what other runs on the same cells can use again
+    cache: Path
 
     def seed(self, voter: Voter) -> tuple[int, int]:
         """Of everything random in one network's training."""
@@ -163,7 +181,21 @@ class Job:
 
 @dataclass(frozen=True)
 class TrainingRows:
-    """Inputs with the label and the patient of each row."""
+    """Inputs with the label and the patient of each row.
+
+    Attributes
+    ----------
+    inputs : (N, S, S, 3) uint8 or (N, F) float32 array
+        Crops or features of all cells.
+    labels : (N,) int64 array
+        Class indices.
+    patients : (N,) array of str
+        Whose cells they are.
+    training : Bag
+        The rows that train.
+    validation : (V,) int64 array
+        The rows that validate.
+    """
 
     inputs: Inputs
     labels: NDArray[np.int64]

@@ -95,27 +95,63 @@ def describe_device(machine: Fabric) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One network's name, how and on what it is trained, and the place of its files."""
+    """One network's name, how and on what it is trained, and the place of its files.
+
+    Attributes
+    ----------
+    name : str
+        The network's.
+    config : ScheduleConfig
+        How it is trained.
+    training : TrainingBatches
+        On what.
+    validation : ValidationBatches
+        On what it is judged after each epoch.
+    files : FitCheckpoint
+        Where its files lie.
+    nuisance_penalty : float
+        Weight of `nuisance_covariance` in the loss, where the batches have a nuisance.
+    """
 
     name: str
     config: ScheduleConfig
     training: TrainingBatches
     validation: ValidationBatches
     files: FitCheckpoint
-    nuisance_penalty: float = 0.0  # weight of `nuisance_covariance` in the loss, where the batches have a nuisance
+    nuisance_penalty: float = 0.0
 
 
 class Score(NamedTuple):
-    """Mean over cells."""
+    """Mean over cells.
+
+    Attributes
+    ----------
+    loss, accuracy : float
+        Of the training's loss, and of calls that are right.
+    """
 
     loss: float
     accuracy: float
 
 
 def fit(network: nn.Module, task: Task, machine: Fabric, progress: Progress) -> FitState:
-    """Trains `network`, which ends with the kept weights in eval mode, and returns its history.
+    """Trains one network, which ends with the kept weights, in eval mode.
 
-    Goes on from the files of `task` where there are any; a finished network is only read.
+    Parameters
+    ----------
+    network : nn.Module
+        The network.
+    task : Task
+        How and on what. Goes on from its files where there are any; a finished network is only read.
+    machine : Fabric
+        Devices and processes.
+    progress : Progress
+        Is told of each epoch.
+
+    Returns
+    -------
+    FitState
+        The history.
     """
     network.to(machine.device)
     if not task.files.finished:
@@ -201,7 +237,20 @@ def last_learning_rate(task: Task, state: FitState) -> float:
 def weighted_loss(logits: Tensor, labels: Tensor, weights: Tensor, smoothing: float) -> Tensor:
     """Cross entropy (Eq. 1) with each cell's loss times its class's weight, averaged over cells as Keras does.
 
-    `logits` are (n, 2), or (n, members, 2) of networks that learn side by side: their losses are averaged.
+    Parameters
+    ----------
+    logits : (n, 2) or (n, members, 2) tensor
+        The latter of networks that learn side by side: their losses are averaged.
+    labels : (n,) int64 tensor
+        Class indices.
+    weights : (2,) tensor
+        Of the classes.
+    smoothing : float
+        Label smoothing, 0 to 1.
+
+    Returns
+    -------
+    () tensor
     """
     if logits.ndim == 3:
         labels = labels.repeat_interleave(logits.shape[1])
@@ -211,10 +260,22 @@ def weighted_loss(logits: Tensor, labels: Tensor, weights: Tensor, smoothing: fl
 
 
 def nuisance_covariance(logits: Tensor, labels: Tensor, nuisance: Tensor) -> Tensor:
-    """Squared covariance of the margin and `nuisance` (n,), standardised within each class, summed over classes.
+    """Squared covariance of the margin and a nuisance, standardised within each class, summed over classes.
 
-    `logits` are (n, 2) or (n, members, 2). What varies with the stain alone can't lower the loss then: within a class a stain
-    says nothing of the label.
+    What varies with the stain alone can't lower the loss then: within a class a stain says nothing of the label.
+
+    Parameters
+    ----------
+    logits : (n, 2) or (n, members, 2) tensor
+        The margin is their difference.
+    labels : (n,) int64 tensor
+        Class indices.
+    nuisance : (n,) float32 tensor
+        What the margin is not to follow.
+
+    Returns
+    -------
+    () tensor
     """
     margins = (logits[..., 1] - logits[..., 0]).reshape(len(labels), -1)  # (n, members)
     total = margins.new_zeros(())

@@ -63,11 +63,21 @@ class HeldOutCells:
 
 
 class MeasuredUncertainty(StrictModel):
-    """The content of uncertainty.json: the figures, and the recipe and cells that they were measured with."""
+    """The content of uncertainty.json: the figures, and the recipe and cells that they were measured with.
+
+    Attributes
+    ----------
+    uncertainty : Uncertainty
+        The figures.
+    data_sha256 : str
+        Digest of the data folder, in hex.
+    config : TrainConfig
+        The recipe. Its `data` is of one fold where several were put together.
+    """
 
     uncertainty: Uncertainty
     data_sha256: Digest
-    config: TrainConfig  # its `data` is of one fold where several were put together
+    config: TrainConfig
 
     def fits(self, config: TrainConfig, data_sha256: str) -> bool:
         """Whether it was measured by the recipe `config` on the same cells, however they were split, on any machine."""

@@ -59,11 +59,21 @@ class GpuBenchmarkConfig:
 
 
 class OpenEngine(NamedTuple):
-    """An engine that is open, as three functions."""
+    """An engine that is open, as three functions.
 
-    classify: ClassifyFunction  # images to labels
-    infer: InferFunction  # crops to probabilities
-    predict: Callable[[Sequence[Image]], CellOutputs]  # images to boxes, refusals and probabilities
+    Attributes
+    ----------
+    classify : callable
+        Images to labels.
+    infer : callable
+        Crops (N, S, S, 3) uint8 to probabilities (N, 3, 2) float32.
+    predict : callable
+        Images to boxes, refusals and probabilities.
+    """
+
+    classify: ClassifyFunction
+    infer: InferFunction
+    predict: Callable[[Sequence[Image]], CellOutputs]
 
 
 def engine_names(manifest: Manifest) -> list[str]:

@@ -22,46 +22,108 @@ SCOPE_DESCRIPTIONS: dict[GpuScope, str] = {
 
 
 class GpuRow(StrictModel):
-    """One engine at one batch; milliseconds are for the whole batch. `problem`: why it didn't run, or has no ratio."""
+    """One engine at one batch; milliseconds are for the whole batch.
+
+    Attributes
+    ----------
+    network : str
+        Its name.
+    scope : str
+        What is timed.
+    engine : str
+        precision/library.
+    batch : int
+        Cells of a call.
+    calls : int or None
+        How many were timed.
+    p50_ms, p95_ms, p99_ms : float or None
+        Percentiles of a call's time.
+    per_second : float or None
+        Cells.
+    ratio : float or None
+        Speed-up over the baseline in the same rounds: ratio of the medians.
+    baseline : str or None
+        Whose times the ratio is of.
+    problem : str or None
+        Why it didn't run, or has no ratio.
+    """
 
     network: str
-    scope: GpuScope  # what is timed
-    engine: str  # precision/library
+    scope: GpuScope
+    engine: str
     batch: int
     calls: int | None = None
     p50_ms: float | None = None
     p95_ms: float | None = None
     p99_ms: float | None = None
-    per_second: float | None = None  # cells
-    ratio: float | None = None  # speed-up over the baseline in the same rounds: ratio of the medians
-    baseline: str | None = None  # whose times the ratio is of
+    per_second: float | None = None
+    ratio: float | None = None
+    baseline: str | None = None
     problem: str | None = None
 
 
 class Agreement(StrictModel):
-    """How an engine's labels and probabilities of whole images compare with ONNX Runtime's on the CPU."""
+    """How an engine's labels and probabilities of whole images compare with ONNX Runtime's on the CPU.
+
+    Attributes
+    ----------
+    network, engine, reference : str
+        What was compared with what.
+    cells : int
+        How many.
+    difference : float or None
+        The largest of a probability.
+    flips : int or None
+        Labels that changed.
+    refusals_alike : bool or None
+        Whether both refuse the same images, for the same reasons.
+    problem : str or None
+        Why they could not be compared.
+    """
 
     network: str
     engine: str
     reference: str
     cells: int = 0
-    difference: float | None = None  # largest of a probability
-    flips: int | None = None  # labels that changed
+    difference: float | None = None
+    flips: int | None = None
     refusals_alike: bool | None = None
     problem: str | None = None
 
 
 class CropCheck(StrictModel):
-    """Crops of the kernels against OpenCV's."""
+    """Crops of the kernels against OpenCV's.
+
+    Attributes
+    ----------
+    source : str
+        Where the images come from.
+    images : int
+        How many.
+    different : int
+        Images whose crop, box or refusal differs in anything.
+    problem : str or None
+        Why they could not be compared.
+    """
 
     source: str
     images: int
-    different: int  # images whose crop, box or refusal differs in anything
-    problem: str | None = None  # why they could not be compared
+    different: int
+    problem: str | None = None
 
 
 class Findings(StrictModel):
-    """The results of one step of the check."""
+    """The results of one step of the check.
+
+    Attributes
+    ----------
+    crops : tuple of CropCheck
+        Of crops.
+    agreements : tuple of Agreement
+        Of answers.
+    rows : tuple of GpuRow
+        Of times.
+    """
 
     crops: tuple[CropCheck, ...] = ()
     agreements: tuple[Agreement, ...] = ()
@@ -74,7 +136,29 @@ class Findings(StrictModel):
 
 
 class GpuCheck(StrictModel):
-    """One run of `make gpu-check`."""
+    """One run of `make gpu-check`.
+
+    Attributes
+    ----------
+    date : str
+        The day, ISO 8601.
+    gpu, capability, driver, cuda : str
+        The GPU's name and compute capability; versions of its driver and of CUDA.
+    machine : Machine
+        What it stands in.
+    versions : dict of str to str
+        Libraries and their versions.
+    built : dict of str to str
+        How each thing that this machine can compile or build was built.
+    crops : tuple of CropCheck
+        Of crops.
+    agreements : tuple of Agreement
+        Of answers.
+    rows : tuple of GpuRow
+        Of times.
+    notes : tuple of str
+        What a reader must know.
+    """
 
     date: str
     gpu: str
@@ -83,7 +167,7 @@ class GpuCheck(StrictModel):
     cuda: str
     machine: Machine
     versions: dict[str, str]
-    built: dict[str, str]  # how each thing that this machine can compile or build was built
+    built: dict[str, str]
     crops: tuple[CropCheck, ...]
     agreements: tuple[Agreement, ...]
     rows: tuple[GpuRow, ...]

@@ -52,10 +52,18 @@ MOST_QUERIES_IN_WAIT = 4096  # the server scenario's sender must never wait for 
 
 
 class Energy(NamedTuple):
-    """What a meter read."""
+    """What a meter read.
 
-    joules: float | None  # None: it can't be had
-    note: str  # what was measured, or why not
+    Attributes
+    ----------
+    joules : float or None
+        None: it can't be had.
+    note : str
+        What was measured, or why not.
+    """
+
+    joules: float | None
+    note: str
 
 
 class EnergyMeter:

@@ -152,12 +152,24 @@ class ScenarioSettings:
 
 
 class Summary(NamedTuple):
-    """LoadGen's summary of a performance run."""
+    """LoadGen's summary of a performance run.
+
+    Attributes
+    ----------
+    valid : bool
+        LoadGen's verdict.
+    reasons : tuple of str
+        Why it isn't valid.
+    figures : dict of str to float
+        By LoadGen's names.
+    cells : int
+        How many were answered.
+    """
 
     valid: bool
     reasons: tuple[str, ...]
-    figures: dict[str, float]  # by LoadGen's names
-    cells: int  # that were answered
+    figures: dict[str, float]
+    cells: int
 
     def percentile_ms(self, percentile: float) -> float | None:
         """The latency at `percentile` of the queries; None in the offline scenario."""
@@ -166,10 +178,18 @@ class Summary(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What was answered for one cell."""
+    """What was answered for one cell.
 
-    label: int  # index into CLASSES, -1 for a refusal
-    score: float  # probability of ALL
+    Attributes
+    ----------
+    label : int
+        Index into CLASSES, -1 for a refusal.
+    score : float
+        Probability of ALL.
+    """
+
+    label: int
+    score: float
 
 
 def measure_performance(scope: Scope, images: Sequence[Image], settings: ScenarioSettings) -> Summary:

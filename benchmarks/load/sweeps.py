@@ -27,16 +27,36 @@ Latencies = NDArray[np.float64]  # (n,) milliseconds
 
 
 class Level(NamedTuple):
-    """One level of a sweep."""
+    """One level of a sweep.
 
-    latencies_ms: Latencies  # of the last three windows
+    Attributes
+    ----------
+    latencies_ms : float64 array
+        Of the last three windows.
+    cells_per_s : float
+        Throughput of the same windows.
+    stable : bool
+        Whether rate and latency were stable.
+    windows : int
+        How many there were.
+    """
+
+    latencies_ms: Latencies
     cells_per_s: float
     stable: bool
     windows: int
 
 
 class Window(NamedTuple):
-    """What was answered in one window."""
+    """What was answered in one window.
+
+    Attributes
+    ----------
+    latencies_ms : float64 array
+        One for each query.
+    seconds : float
+        How long it was.
+    """
 
     latencies_ms: Latencies
     seconds: float

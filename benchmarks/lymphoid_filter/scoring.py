@@ -39,7 +39,19 @@ SPEC = FrameSpecification()
 
 @dataclass(frozen=True, slots=True)
 class LabelledCell:
-    """One white cell that lies whole in its frame. `box`: x0, y0, x1, y1 in pixels."""
+    """One white cell that lies whole in its frame.
+
+    Attributes
+    ----------
+    part : {'train', 'val'}
+        Limits are chosen on the first; the second only reports.
+    frame : str
+        File name.
+    box : (x0, y0, x1, y1)
+        In pixels of the frame.
+    kind : {'lymphoid', 'myeloid', 'doubtful'}
+        What experts call it.
+    """
 
     part: str
     frame: str
@@ -73,7 +85,15 @@ def _labelled_cell(row: dict[str, str]) -> LabelledCell:
 
 @dataclass(frozen=True)
 class OutcomeCounts:
-    """How many cells of one kind, in one part and under one perturbation, had each outcome."""
+    """How many cells of one kind, in one part and under one perturbation, had each outcome.
+
+    Attributes
+    ----------
+    perturbation, part, kind : str
+        Which cells these are.
+    called, not_lymphoid, other_refusal, not_found : int
+        Cells with each outcome.
+    """
 
     perturbation: str
     part: str

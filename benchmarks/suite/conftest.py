@@ -37,12 +37,24 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @dataclass(frozen=True)
 class Network:
-    """A network, its images and their expected labels."""
+    """A network, its images and their expected labels.
+
+    Attributes
+    ----------
+    model : BenchmarkModel
+        The network.
+    images : list of (H, W, 3) uint8 arrays
+        Those with a large margin in every precision.
+    labels : dict of str to tuple
+        Expected labels of the images, by precision.
+    gmac : float
+        1e9 multiply-adds of a crop.
+    """
 
     model: BenchmarkModel
-    images: list[Image]  # those with a large margin in every precision
+    images: list[Image]
     labels: dict[Precision, tuple[ClassName | None, ...]]
-    gmac: float  # a crop
+    gmac: float
 
     @property
     def precision(self) -> Precision:

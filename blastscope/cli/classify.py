@@ -18,17 +18,16 @@ import typer
 
 from blastscope.cli.cluster import ClusterJob, RayAddress, Results, run_on_cluster
 from blastscope.cli.options import (
-    BackendName,
     BundlePath,
-    DeviceName,
+    EngineOptions,
     Json,
     LayoutName,
+    OnBlack,
     PixelUm,
-    PrecisionName,
-    RequireSignature,
-    Threads,
-    UnlikeTraining,
+    check_scale,
+    named_images,
     opened,
+    with_engine_options,
 )
 from blastscope.cli.terminal import echo, say
 from blastscope.runtime.errors import Closed, UsageError
@@ -49,26 +48,19 @@ GLANCE_S = 0.5  # a wait without a limit can't be interrupted on Windows
 GroupBy = Literal["none", "folder", "patient"]
 
 
+@with_engine_options
 def classify(
     paths: Annotated[
         list[Path], typer.Argument(help="Images of single cells on black, and folders of them; - for lines of stdin.")
     ],
     *,
     bundle: BundlePath = None,
-    device: DeviceName = "auto",
-    precision: PrecisionName = "auto",
-    backend: BackendName = "auto",
-    threads: Threads = None,
+    engine: EngineOptions,
     layout: LayoutName = "auto",
     cascade: Annotated[
         bool, typer.Option("--cascade", help="Let one voter decide alone where it is as sure as the bundle's record asks.")
     ] = False,
-    unlike_training: UnlikeTraining = "refuse",
-    require_signature: RequireSignature = None,
-    on_black: Annotated[
-        bool,
-        typer.Option("--on-black", help="The images show a cell with its background: cut out the one in the middle first."),
-    ] = False,
+    on_black: OnBlack = False,
     pixel_um: PixelUm = None,
     group_by: Annotated[
         GroupBy,
@@ -84,36 +76,24 @@ def classify(
     """
     from blastscope.runtime.inference.voting import smear_model
     from blastscope.runtime.io.cnmc import patient_in_name
-    from blastscope.runtime.io.paths import PassedOver, find_images, left_out
 
-    if pixel_um is not None and not on_black:
-        raise UsageError("--pixel-um goes with --on-black: cells on black are taken at C-NMC's scale")
-    engine: dict[str, object] = {
-        "device": device,
-        "precision": precision,
-        "backend": backend,
-        "threads": threads,
-        "layout": layout,
-    }
-    engine |= {"cascade": cascade, "unlike_training": unlike_training, "require_signature": require_signature}
+    check_scale(pixel_um, on_black=on_black)
+    words = engine.words(layout=layout, cascade=cascade)
     if STDIN in paths:
         if len(paths) > 1 or group_by != "none" or ray:
             raise UsageError("with - all paths come from stdin: give no other, and leave --group-by and --ray out")
-        with opened(bundle, **engine) as scope:
+        with opened(bundle, **words) as scope:
             answer_lines(partial(_call_picture, scope, pixel_um) if on_black else scope.classify, as_json=as_json)
         return
-    passed = PassedOver()
-    images = find_images(paths, passed=passed)
-    for told in left_out(passed):
-        say(told)
+    images = named_images(paths)
     if ray:
         alone = group_by == "none" and not on_black
-        return run_on_cluster(ClusterJob("classify", ray, results, bundle, engine), images, alone=alone, as_json=as_json)
+        return run_on_cluster(ClusterJob("classify", ray, results, bundle, words), images, alone=alone, as_json=as_json)
     if group_by == "patient" and (nameless := sum(patient_in_name(path) is None for path in images)):
         say(f"{nameless} of {len(images)} images aren't named as C-NMC's: those of one folder are taken for one person's")
     refused = 0
     groups: dict[str, dict[Path, Prediction]] = {}  # a file that is given twice shows a person's cell once
-    with opened(bundle, **engine, workload="throughput") as scope:
+    with opened(bundle, **words, workload="throughput") as scope:
         model = smear_model(scope.bundle) if group_by != "none" else None
         answers = scope.classify_pictures(images, pixel_um=pixel_um) if on_black else scope.classify_files(images)
         for path, prediction in answers:

@@ -29,7 +29,25 @@ Results = Annotated[Path | None, typer.Option("--results", help="With --ray: fol
 
 
 class ClusterJob(NamedTuple):
-    """What is to be done on which cluster. `engine` are words of `open_bundle`."""
+    """What is to be done on which cluster.
+
+    Attributes
+    ----------
+    task : {'classify', 'examine'}
+        What is done with each path.
+    address : str
+        Ray's address of the cluster.
+    results : Path or None
+        Folder of Parquet files.
+    bundle : Path or None
+        None: the shipped one.
+    engine : mapping of str
+        Keyword arguments of `open_bundle`.
+    pixel_um : float or None
+        Micrometres per pixel of all frames.
+    spec : FrameSpecification or None
+        What is assumed of frames and cells.
+    """
 
     task: Task
     address: str

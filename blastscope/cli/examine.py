@@ -23,20 +23,17 @@ from blastscope import __version__
 from blastscope.cli.classify import print_smears
 from blastscope.cli.cluster import ClusterJob, RayAddress, Results, run_on_cluster
 from blastscope.cli.options import (
-    BackendName,
     BundlePath,
-    DeviceName,
+    EngineOptions,
     Json,
     LayoutName,
     PixelUm,
-    PrecisionName,
-    RequireSignature,
     ResumeFile,
     SpecPath,
-    Threads,
-    UnlikeTraining,
     ValidationPath,
+    named_frames,
     opened,
+    with_engine_options,
 )
 from blastscope.cli.terminal import echo, say
 from blastscope.runtime.errors import UsageError
@@ -141,17 +138,13 @@ class ExamineProgress:
         self._bar.stop()
 
 
+@with_engine_options
 def examine(
     frames: Annotated[list[Path], typer.Argument(help="Stained bright-field frames and scans, and folders of them.")],
     *,
     bundle: BundlePath = None,
-    device: DeviceName = "auto",
-    precision: PrecisionName = "auto",
-    backend: BackendName = "auto",
-    threads: Threads = None,
+    engine: EngineOptions,
     layout: LayoutName = "auto",
-    unlike_training: UnlikeTraining = "refuse",
-    require_signature: RequireSignature = None,
     pixel_um: PixelUm = None,
     config: SpecPath = None,
     as_json: Json = False,
@@ -189,20 +182,18 @@ def examine(
     wanted = OutputOptions(overlay=overlay, sheet=sheet, report=report, csv=csv)
     if explain and report is None:
         raise UsageError("--explain draws into a page: name it with --report")
-    paths = _frames(frames)
-    engine: dict[str, object] = {"device": device, "precision": precision, "backend": backend, "threads": threads}
-    engine |= {"layout": layout, "unlike_training": unlike_training}
-    engine |= {"require_signature": require_signature, "validation": validation}
+    paths = named_frames(frames)
+    words = engine.words(layout=layout, validation=validation)
     formats = AnnotationOptions(geojson=geojson, coco=coco, yolo=yolo, ome=ome, dicom=dicom)
     if ray:
         given = (cells, resume, strict, explain, group_by != "none", *vars(wanted).values(), *vars(formats).values())
-        job = ClusterJob("examine", ray, results, bundle, engine, pixel_um, spec)
+        job = ClusterJob("examine", ray, results, bundle, words, pixel_um, spec)
         return run_on_cluster(job, paths, alone=not any(given), as_json=as_json)
     papers, drift = ReportWriter(wanted, paths, others=(config, validation, resume)), Drift()
     others, beside = (config, validation, resume), (csv, sheet, wanted.report_page)
     annotations = AnnotationWriter(formats, paths, others=others, beside=beside, version=__version__)
     seen = _Tally(drift, group_by)
-    with opened(bundle, **engine, workload="throughput") as scope, ExamineProgress(len(paths), cells=cells) as progress:
+    with opened(bundle, **words, workload="throughput") as scope, ExamineProgress(len(paths), cells=cells) as progress:
         smears = smear_model(scope.bundle) if group_by != "none" else None
         papers.album.explain_with(scope.explain, spec, explain)
         look = partial(_each, (papers.album.look, annotations.look))
@@ -220,18 +211,6 @@ def examine(
         alarms = drift.state().alarms
         written = [*papers.finish(title_of(paths), scope.audit, alarms=alarms), *annotations.finish()]
     _tell_end(seen, written, len(paths), strict=strict)
-
-
-def _frames(named: list[Path]) -> list[Path]:
-    """The frames that are meant, once it was told what folders hold beside them."""
-    from blastscope.runtime.io.paths import PassedOver, left_out
-    from blastscope.runtime.io.slides.slide import find_frames
-
-    passed = PassedOver()
-    paths = find_frames(named, passed=passed)
-    for told in left_out(passed):
-        say(told)
-    return paths
 
 
 @dataclass

@@ -11,18 +11,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from blastscope.cli.options import (
-    BackendName,
     BundlePath,
-    DeviceName,
+    EngineOptions,
     Json,
+    OnBlack,
     PixelUm,
-    PrecisionName,
-    RequireSignature,
-    Threads,
-    UnlikeTraining,
+    check_scale,
+    named_images,
     opened,
+    with_engine_options,
 )
-from blastscope.cli.terminal import echo, say
+from blastscope.cli.terminal import echo
 from blastscope.runtime.io.printable import printable
 
 if TYPE_CHECKING:
@@ -35,49 +34,35 @@ if TYPE_CHECKING:
     from blastscope.runtime.types import Refusal
 
 
+@with_engine_options
 def explain(
     paths: Annotated[list[Path], typer.Argument(help="Images of single cells on black, and folders of them.")],
     *,
     out: Annotated[Path | None, typer.Option(help="Folder for a picture of each cell, NAME.explained.png.")] = None,
     bundle: BundlePath = None,
-    device: DeviceName = "auto",
-    precision: PrecisionName = "auto",
-    backend: BackendName = "auto",
-    threads: Threads = None,
-    unlike_training: UnlikeTraining = "refuse",
-    require_signature: RequireSignature = None,
-    on_black: Annotated[
-        bool,
-        typer.Option("--on-black", help="The images show a cell with its background: cut out the one in the middle first."),
-    ] = False,
+    engine: EngineOptions,
+    on_black: OnBlack = False,
     pixel_um: PixelUm = None,
     as_json: Json = False,
 ) -> None:
     """Cover each part of a cell in turn, and show how much its call changes. Exits 1 when an image was refused."""
-    from blastscope.runtime.errors import DataError, UsageError
+    from blastscope.runtime.errors import DataError
     from blastscope.runtime.frames.report.explanation_image import draw_explanation
     from blastscope.runtime.frames.report.theme import names_of
     from blastscope.runtime.frames.report.writers import file_names
     from blastscope.runtime.io.atomic import write_content
     from blastscope.runtime.io.image import read_image
-    from blastscope.runtime.io.paths import PassedOver, find_images, left_out
     from blastscope.runtime.types import Refusal
 
-    if pixel_um is not None and not on_black:
-        raise UsageError("--pixel-um goes with --on-black: cells on black are taken at C-NMC's scale")
-    passed = PassedOver()
-    images = find_images(paths, passed=passed)
-    for told in left_out(passed):
-        say(told)
+    check_scale(pixel_um, on_black=on_black)
+    images = named_images(paths)
     titles, refused = names_of(images), 0
     names = file_names(titles)
     if out and out.is_file():
         raise DataError(out, "is a file, where a folder is asked for: name another place")
     if out:
         out.mkdir(parents=True, exist_ok=True)
-    engine: dict[str, object] = {"device": device, "precision": precision, "backend": backend, "threads": threads}
-    engine |= {"unlike_training": unlike_training, "require_signature": require_signature}
-    with opened(bundle, **engine, workload="throughput") as scope:
+    with opened(bundle, **engine.words(), workload="throughput") as scope:
         for path in images:
             image = cut_middle_cell(scope, path, pixel_um) if on_black else read_image(path)
             refusal = image if isinstance(image, Refusal) else scope.classify(image).refusal

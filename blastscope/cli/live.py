@@ -10,18 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from blastscope.cli.options import (
-    BackendName,
     BundlePath,
-    DeviceName,
+    EngineOptions,
     Json,
     PixelUm,
-    PrecisionName,
-    RequireSignature,
     SpecPath,
-    Threads,
-    UnlikeTraining,
     ValidationPath,
     opened,
+    with_engine_options,
 )
 from blastscope.cli.terminal import say
 
@@ -34,6 +30,7 @@ if TYPE_CHECKING:
 GLANCE_S = 0.5  # a wait without a limit can't be interrupted on Windows
 
 
+@with_engine_options
 def live(
     *,
     source: Annotated[str, typer.Option(help="camera, camera:N, folder:PATH, or a folder, an image or a video.")],
@@ -47,12 +44,7 @@ def live(
     host: Annotated[str, typer.Option(help="Another one shows the page to other machines, without a password.")] = "127.0.0.1",
     until_end: Annotated[bool, typer.Option("--until-end", help="Exit when the source is at its end.")] = False,
     bundle: BundlePath = None,
-    device: DeviceName = "auto",
-    precision: PrecisionName = "auto",
-    backend: BackendName = "auto",
-    threads: Threads = None,
-    unlike_training: UnlikeTraining = "refuse",
-    require_signature: RequireSignature = None,
+    engine: EngineOptions,
     as_json: Json = False,
 ) -> None:
     """Show the frames of a camera or a folder in the browser as they are examined, until Ctrl-C; --json prints lines too."""
@@ -63,10 +55,8 @@ def live(
     spec = FrameSpecification.from_toml(config) if config else None
     stopped = threading.Event()
     frames = open_source(source, watch=watch, stopped=stopped)
-    engine: dict[str, object] = {"device": device, "precision": precision, "backend": backend, "threads": threads}
-    engine |= {"unlike_training": unlike_training, "require_signature": require_signature}
     with (
-        opened(bundle, **engine, validation=validation) as scope,
+        opened(bundle, **engine.words(validation=validation)) as scope,
         LivePage(frames.name, host=host, port=port) as page,
     ):
         show = Show(page, as_json=as_json)

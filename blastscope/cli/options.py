@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 from typer.core import TyperCommand
+
+from blastscope.cli.terminal import say
+from blastscope.runtime.errors import UsageError
 
 if TYPE_CHECKING:
     from blastscope.runtime.bundle import Bundle
@@ -39,6 +45,10 @@ RequireSignature = Annotated[
         help="Public key that must have signed the bundle, or 'trusted' for those of `blastscope trust`. May be given again.",
     ),
 ]
+OnBlack = Annotated[
+    bool,
+    typer.Option("--on-black", help="The images show a cell with its background: cut out the one in the middle first."),
+]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Default: every core that this process may use.")]
 PixelUm = Annotated[
     float | None, typer.Option("--pixel-um", help="Micrometres per pixel. Default: what the file says, else by the red cells.")
@@ -55,6 +65,61 @@ ConfigPath = Annotated[
 ]
 LabelledCells = Annotated[Path, typer.Argument(help="Folder with C-NMC cells, in the archive's layout or as all/ and hem/.")]
 CropCache = Annotated[Path | None, typer.Option("--cache", help="Where crops are kept. Default: the user's cache.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions:
+    """What every verb that opens bundles lets its user choose, by the names of `open_bundle`.
+
+    A verb takes them as one parameter `engine`, under `with_engine_options`.
+
+    Attributes
+    ----------
+    device, precision, backend : str
+        Where and how the networks are computed; "auto" leaves it to the runtime.
+    threads : int, optional
+        Cores at most. None: all that this process may use.
+    unlike_training : str
+        "refuse" or "call": what happens to cells that are unlike the training's.
+    require_signature : list of str, optional
+        Files of public keys, or "trusted"; one of them must have signed the bundle.
+    """
+
+    device: DeviceName = "auto"
+    precision: PrecisionName = "auto"
+    backend: BackendName = "auto"
+    threads: Threads = None
+    unlike_training: UnlikeTraining = "refuse"
+    require_signature: RequireSignature = None
+
+    def words(self, **more: object) -> dict[str, Any]:
+        """These and `more` as keyword arguments of `open_bundle`."""
+        return {**vars(self), **more}
+
+
+def with_engine_options(verb: Callable[..., None]) -> Callable[..., None]:
+    """The verb with an option for each field of `EngineOptions`, in the place of its keyword `engine`.
+
+    Typer reads options off a signature; this writes them there once for all verbs.
+    """
+    hints = get_type_hints(EngineOptions, include_extras=True)
+    shared = {
+        one.name: Parameter(one.name, Parameter.KEYWORD_ONLY, default=one.default, annotation=hints[one.name])
+        for one in fields(EngineOptions)
+    }
+    parameters: list[Parameter] = []
+    for own in signature(verb, eval_str=True).parameters.values():
+        parameters += shared.values() if own.name == "engine" else [own]
+
+    @wraps(verb)
+    def verb_of_words(**given: Any) -> None:
+        chosen = EngineOptions(**{name: given.pop(name) for name in shared})
+        verb(**given, engine=chosen)
+
+    verb_of_words.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    verb_of_words.__annotations__ = {one.name: one.annotation for one in parameters}
+    return verb_of_words
+
 
 # old and present name by verb; the old ones are accepted in this version
 RENAMED_OPTIONS: dict[str, dict[str, str]] = {
@@ -120,6 +185,36 @@ def opened(bundle: Path | None, **words: Any) -> Iterator[Scope]:
     logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what it says of a damaged file stands in the refusal
     with open_bundle(bundle, **words) as scope:
         yield scope
+
+
+def named_images(named: list[Path]) -> list[Path]:
+    """The images that files and folders name, in their order; stderr tells what else lies in the folders."""
+    from blastscope.runtime.io.paths import find_images
+
+    return _named(find_images, named)
+
+
+def named_frames(named: list[Path]) -> list[Path]:
+    """The frames and scans that files and folders name, in the same way."""
+    from blastscope.runtime.io.slides.slide import find_frames
+
+    return _named(find_frames, named)
+
+
+def _named(find: Callable[..., list[Path]], named: list[Path]) -> list[Path]:
+    from blastscope.runtime.io.paths import PassedOver, left_out
+
+    passed = PassedOver()
+    found = find(named, passed=passed)
+    for told in left_out(passed):
+        say(told)
+    return found
+
+
+def check_scale(pixel_um: float | None, *, on_black: bool) -> None:
+    """Raises `UsageError` for a scale of cells on black, which have C-NMC's."""
+    if pixel_um is not None and not on_black:
+        raise UsageError("--pixel-um goes with --on-black: cells on black are taken at C-NMC's scale")
 
 
 VARIABLE = "BLASTSCOPE_DATA"

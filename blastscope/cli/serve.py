@@ -13,14 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from blastscope.cli.options import (
-    BackendName,
-    DeviceName,
+    EngineOptions,
     Json,
-    PrecisionName,
-    RequireSignature,
-    Threads,
-    UnlikeTraining,
     ValidationPath,
+    with_engine_options,
 )
 from blastscope.cli.terminal import echo, say
 from blastscope.runtime.errors import UsageError
@@ -32,6 +28,7 @@ TOKEN_VARIABLE = "BLASTSCOPE_TOKEN"
 MB = 1_000_000
 
 
+@with_engine_options
 def serve(
     *,
     bundle: Annotated[
@@ -61,12 +58,7 @@ def serve(
     timeout: Annotated[float, typer.Option(min=0.001, help="Seconds, for clients that name no shorter time.")] = 30,
     batch_delay_ms: Annotated[float, typer.Option(min=0, help="An image's wait for others, where batches are faster.")] = 2,
     drain: Annotated[float, typer.Option(min=0, help="Seconds for what is under way at SIGTERM.")] = 30,
-    device: DeviceName = "auto",
-    precision: PrecisionName = "auto",
-    backend: BackendName = "auto",
-    threads: Threads = None,
-    unlike_training: UnlikeTraining = "refuse",
-    require_signature: RequireSignature = None,
+    engine: EngineOptions,
     validation: ValidationPath = None,
 ) -> None:
     """Serve bundles over the Open Inference Protocol (KServe v2), until Ctrl-C or SIGTERM; SIGHUP loads the bundles anew."""
@@ -82,7 +74,6 @@ def serve(
         drain_s=drain,
         batch_delay_s=batch_delay_ms / 1000,
     )
-    engine: dict[str, object] = {"device": device, "precision": precision, "backend": backend, "threads": threads}
     options = ServeOptions(
         named_bundles(bundle or []),
         host=host,
@@ -94,7 +85,7 @@ def serve(
         audit_log=audit_log,
         audit_rotate_bytes=int(audit_file_mb * MB),
         audit_sync=audit_sync,
-        session=engine | {"unlike_training": unlike_training, "validation": validation, "require_signature": require_signature},
+        session=engine.words(validation=validation),
         limits=limits,
     )
     asyncio.run(run(options))

@@ -12,17 +12,14 @@ from rich.console import Console
 from rich.progress import Progress
 
 from blastscope.cli.options import (
-    BackendName,
     BundlePath,
-    DeviceName,
+    EngineOptions,
     Json,
     PixelUm,
-    PrecisionName,
-    RequireSignature,
     SpecPath,
-    Threads,
-    UnlikeTraining,
+    named_frames,
     opened,
+    with_engine_options,
 )
 from blastscope.cli.terminal import echo, say
 
@@ -32,6 +29,7 @@ if TYPE_CHECKING:
     from blastscope.runtime.evaluation.validation import FrameFate, Validation
 
 
+@with_engine_options
 def validate(
     frames: Annotated[list[Path], typer.Argument(help="The site's frames and scans, and folders of them.")],
     *,
@@ -47,12 +45,7 @@ def validate(
     config: SpecPath = None,
     requirements: Annotated[Path | None, typer.Option(help="TOML file of what must be shown. Default: the house's.")] = None,
     bundle: BundlePath = None,
-    device: DeviceName = "auto",
-    precision: PrecisionName = "auto",
-    backend: BackendName = "auto",
-    threads: Threads = None,
-    unlike_training: UnlikeTraining = "refuse",
-    require_signature: RequireSignature = None,
+    engine: EngineOptions,
     as_json: Json = False,
 ) -> None:
     """Compare the calls on a site's own frames with its experts' labels. Exits 1 when the requirements are not met.
@@ -67,9 +60,7 @@ def validate(
     from blastscope.runtime.frames.report.writers import check_places
     from blastscope.runtime.frames.types import FrameSpecification
     from blastscope.runtime.io.atomic import write_content
-    from blastscope.runtime.io.paths import PassedOver, left_out
     from blastscope.runtime.io.printable import write_table
-    from blastscope.runtime.io.slides.slide import find_frames
 
     wanted = SiteOptions(
         name=site,
@@ -77,15 +68,10 @@ def validate(
         spec=FrameSpecification.from_toml(config) if config else FrameSpecification(),
         requirements=Requirements.from_toml(requirements) if requirements else Requirements(),
     )
-    passed = PassedOver()
-    paths = find_frames(frames, passed=passed)
-    for told in left_out(passed):
-        say(told)
+    paths = named_frames(frames)
     check_places(filter(None, (record, report, csv)), paths, others=(labels, config, requirements))
     table = read_labels(labels, paths, [path for path in frames if path.is_dir()])
-    engine: dict[str, object] = {"device": device, "precision": precision, "backend": backend, "threads": threads}
-    engine |= {"unlike_training": unlike_training, "require_signature": require_signature}
-    with opened(bundle, **engine, workload="throughput") as scope:
+    with opened(bundle, **engine.words(), workload="throughput") as scope:
         validation = _last(run(scope, table, wanted, pictures=report is not None), len(table.cells))
     if record:
         write_validation(validation.record, record)

@@ -103,9 +103,19 @@ def raw(pixels: NDArray[np.uint8]) -> memoryview:
 
 @dataclass(frozen=True)
 class Cells:
-    """Images of single cells on black in, calls out: `Scope.classify` on each."""
+    """Images of single cells on black in, calls out: `Scope.classify` on each.
 
-    watch: Callable[[Sequence[Item]], object] = lambda _: None  # sees the images beside the work, in its thread
+    Attributes
+    ----------
+    watch : callable
+        Sees the images beside the work, in its thread.
+    kind : str
+        Always 'cells'.
+    inputs, outputs : tuple of TensorSpec
+        What the model takes and gives.
+    """
+
+    watch: Callable[[Sequence[Item]], object] = lambda _: None
     kind: str = "cells"
     inputs: tuple[TensorSpec, ...] = (TensorSpec("image", "BYTES", (FREE,)),)
     outputs: tuple[TensorSpec, ...] = (
@@ -223,7 +233,17 @@ class Crops:
 
 @dataclass(frozen=True)
 class Frames:
-    """Stained frames in, reports in JSON out: `Scope.examine` on each."""
+    """Stained frames in, reports in JSON out: `Scope.examine` on each.
+
+    Attributes
+    ----------
+    watch : callable
+        Sees each report, in the work's thread.
+    kind : str
+        Always 'frames'.
+    inputs, outputs : tuple of TensorSpec
+        What the model takes and gives.
+    """
 
     watch: Callable[[FrameReport], object] = lambda _: None
     kind: str = "frames"

@@ -32,7 +32,15 @@ OpenScope = Callable[[Path | None], Scope]
 
 
 class Lane(NamedTuple):
-    """A model with what answers it."""
+    """A model with what answers it.
+
+    Attributes
+    ----------
+    model : Model
+        What is asked.
+    batcher : Batcher
+        What gathers requests for it.
+    """
 
     model: Model
     batcher: Batcher

@@ -45,10 +45,18 @@ NAMES = ["cells", "crops", "frames"]
 
 
 class Asked(NamedTuple):
-    """A request, and which of its outputs are to come in binary."""
+    """A request that came over REST.
+
+    Attributes
+    ----------
+    request : InferRequest
+        The request.
+    binary : frozenset of str or None
+        Outputs that are to come in binary; None: all of them.
+    """
 
     request: InferRequest
-    binary: frozenset[str] | None  # None: all of them
+    binary: frozenset[str] | None
 
 
 def read_raw(model: str, version: str, body: bytes, spec: TensorSpec) -> Asked:

@@ -28,12 +28,24 @@ LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks, over which protocol."""
+    """Who asks, over which protocol.
 
-    protocol: str  # 'http' or 'grpc'
-    client: str | None  # by its token
+    Attributes
+    ----------
+    protocol : str
+        'http' or 'grpc'.
+    client : str or None
+        Who it is by the token.
+    address : str
+        Where the request came from.
+    carrier : mapping of str to str
+        Headers, for a trace's parent.
+    """
+
+    protocol: str
+    client: str | None
     address: str
-    carrier: Mapping[str, str] = field(default_factory=dict)  # headers, for a trace's parent
+    carrier: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +74,17 @@ class InferRequest:
 
 @dataclass(frozen=True, slots=True)
 class InferAnswer:
-    """An answer as both protocols have it; the parameters are the audit's fields."""
+    """An answer as both protocols have it.
+
+    Attributes
+    ----------
+    model, version, id : str
+        As the request has them.
+    outputs : tuple of Tensor
+        Those that were asked for.
+    parameters : mapping of str to str
+        The audit's fields.
+    """
 
     model: str
     version: str

@@ -80,7 +80,17 @@ def invalid(detail: str) -> RequestError:
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """What a model takes or gives under a name; the shape has -1 where any length will do."""
+    """What a model takes or gives under a name.
+
+    Attributes
+    ----------
+    name : str
+        The name.
+    datatype : str
+        UINT8, INT32, FP32 or BYTES.
+    shape : tuple of int
+        -1 where any length will do.
+    """
 
     name: str
     datatype: str

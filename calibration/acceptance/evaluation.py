@@ -22,7 +22,7 @@ from blastscope.calibration.quantisation.calibration_data import crop_cells
 from blastscope.runtime.backends.protocol import require_finite
 from blastscope.runtime.crop import CropSpecification
 from blastscope.runtime.errors import EngineError, MissingLibrary, UsageError
-from blastscope.runtime.evaluation.metrics import f1_drop_points
+from blastscope.runtime.evaluation.paired_calls import f1_drop_points
 from blastscope.runtime.inference.voting import TINY, vote
 from blastscope.runtime.io.cnmc import DatasetEntry
 from blastscope.runtime.io.hashing import bytes_sha256
@@ -62,12 +62,19 @@ def format_duration(seconds: float) -> str:
     return f"{max(round(seconds), 1)} s" if seconds < 90 else f"{round(seconds / 60)} min"
 
 
-@dataclass(frozen=True, slots=True)
-class CellPredictions:
-    """Cells with the probabilities (N, 3, 2) that each network gave them, by the network's name."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JudgedCells:
+    """Cells that networks have judged.
+
+    Attributes
+    ----------
+    cells : tuple of DatasetEntry
+        The N cells that were answered, in order.
+    refused : tuple of (DatasetEntry, str)
+        The others, each with the reason.
+    """
 
     cells: tuple[DatasetEntry, ...]
-    probabilities: dict[str, NDArray[np.float32]]
     refused: tuple[tuple[DatasetEntry, str], ...]
 
     @property
@@ -79,6 +86,19 @@ class CellPredictions:
     def patients(self) -> list[str]:
         """Person of each cell: ids of one person are one patient."""
         return [cell.person for cell in self.cells]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CellPredictions(JudgedCells):
+    """Cells with what each network answered.
+
+    Attributes
+    ----------
+    probabilities : dict of str to (N, 3, 2) float32 array
+        By the network's name: of each cell, voter (a, b, combined) and class (hem, all).
+    """
+
+    probabilities: dict[str, NDArray[np.float32]]
 
 
 def memoize(infer: Infer) -> Infer:
@@ -100,9 +120,25 @@ def labels_of(cells: Sequence[DatasetEntry]) -> NDArray[np.int64]:
 
 
 def evaluate(networks: Mapping[str, Infer], cells: Sequence[DatasetEntry], spec: CropSpecification) -> CellPredictions:
-    """The probabilities of each of `networks` for `cells`; the progress is logged.
+    """The answers of networks to cells; the progress is logged.
 
-    Raises `UsageError` where the crop refuses all cells.
+    Parameters
+    ----------
+    networks : mapping of str to callable
+        Each takes crops (n, S, S, 3) uint8, and gives probabilities (n, 3, 2) float32.
+    cells : sequence of DatasetEntry
+        The cells.
+    spec : CropSpecification
+        How a cell becomes a crop.
+
+    Returns
+    -------
+    CellPredictions
+
+    Raises
+    ------
+    UsageError
+        The crop refuses all cells.
     """
     kept: list[DatasetEntry] = []
     refused: list[tuple[DatasetEntry, str]] = []
@@ -118,7 +154,8 @@ def evaluate(networks: Mapping[str, Infer], cells: Sequence[DatasetEntry], spec:
         progress.step(len(cells[start : start + CELLS_AT_ONCE]))
     if not kept:
         raise UsageError(f"the crop refuses all of the {len(cells)} validation cells that are to judge")
-    return CellPredictions(tuple(kept), {name: np.concatenate(parts) for name, parts in probabilities.items()}, tuple(refused))
+    joined = {name: np.concatenate(parts) for name, parts in probabilities.items()}
+    return CellPredictions(cells=tuple(kept), refused=tuple(refused), probabilities=joined)
 
 
 try:
@@ -182,16 +219,36 @@ SAFETY = 0.5  # of the gate's limits: few cells show little
 
 
 class Drift(StrictModel):
-    """Of an int8 graph from its parent, on the search cells."""
+    """How far an int8 graph's calls lie from its parent's, on the search cells.
 
-    drift: float  # mean change of the vote margin's logistic, 0 to 1: fine enough to rank by where calls don't change
-    flip_rate: float  # share of cells
-    f1_drop_points: float  # points of 100
+    Attributes
+    ----------
+    drift : float
+        Mean change of the vote margin's logistic, 0 to 1: fine enough to rank by where no call changes.
+    flip_rate : float
+        Share of cells whose call changes.
+    f1_drop_points : float
+        Weighted F1 that is lost, in points of 100.
+    """
+
+    drift: float
+    flip_rate: float
+    f1_drop_points: float
 
 
 @dataclass(frozen=True)
 class DriftMetric:
-    """Measures drift on cells with their crops (N, S, S, 3), from the fp32 graph `parent`."""
+    """Measures drift.
+
+    Attributes
+    ----------
+    parent : onnx.ModelProto
+        The fp32 graph.
+    cells : tuple of DatasetEntry
+        The N search cells.
+    crops : (N, S, S, 3) uint8 array
+        RGB.
+    """
 
     parent: onnx.ModelProto
     cells: tuple[DatasetEntry, ...]

@@ -44,40 +44,91 @@ StopReason = Literal["passed", "share", "time", "end"]
 
 
 class BlockCost(StrictModel):
-    """What one block of layers costs when it alone is int8."""
+    """What one block of layers costs when it alone is int8.
+
+    Attributes
+    ----------
+    layers : tuple of str
+        Names of its nodes.
+    drift : float
+        As in `Drift`.
+    work : float
+        Its share of the multiply-adds of all layers that can be int8.
+    """
 
     layers: tuple[str, ...]
     drift: float
-    work: float  # its share of the multiply-adds of all layers that can be int8
+    work: float
 
 
 class SearchStep(StrictModel):
-    """One graph on the way: what was done, and its drift from the parent then."""
+    """One graph on the way: what was done, and its drift from the parent then.
+
+    Attributes
+    ----------
+    deed : {'plain', 'restore', 'give back', 'keep'}
+        What was done.
+    layers : tuple of str
+        Those that became fp32, or int8 again; with 'keep' those that were tried in int8 and stay fp32.
+    distance : Drift
+        From the parent, then.
+    int8_share : float
+        Share that is int8 of the multiply-adds of all layers that can be.
+    """
 
     deed: Action
-    layers: tuple[str, ...]  # that became fp32, or int8 again; `keep`: that were tried in int8 and stay fp32
+    layers: tuple[str, ...]
     distance: Drift
-    int8_share: float  # of the multiply-adds of all layers that can be int8
+    int8_share: float
 
 
 class SearchReport(StrictModel):
-    """The way to a graph that holds, or as near as the bounds allow."""
+    """The way to a graph that holds, or as near as the bounds allow.
 
-    blocks: tuple[BlockCost, ...]  # costliest first
+    Attributes
+    ----------
+    blocks : tuple of BlockCost
+        Costliest first.
+    path : tuple of SearchStep
+        In order.
+    passed : bool
+        Whether the graph holds on the search cells.
+    stopped : {'passed', 'share', 'time', 'end'}
+        Why the search went no further.
+    seconds : float
+        How long it took.
+    cells : int
+        On how many cells.
+    int8_share : float
+        In the end: share that is int8 of the multiply-adds of all layers that can be.
+    """
+
+    blocks: tuple[BlockCost, ...]
     path: tuple[SearchStep, ...]
-    passed: bool  # on the search cells
-    stopped: StopReason  # why it went no further
+    passed: bool
+    stopped: StopReason
     seconds: float
     cells: int
-    int8_share: float  # of the multiply-adds of all layers that can be int8, in the end
+    int8_share: float
 
 
 @dataclass
 class Search:
     """One search.
 
-    `target_drift_ratio` is the drift to come down to, as a share of the plain graph's, where the search's cells don't see what
-    the gate's cells saw.
+    Attributes
+    ----------
+    builder : Int8Builder
+        Makes the graphs.
+    metric : DriftMetric
+        Judges them.
+    config : CalibrationConfig
+        With the search's limits.
+    target_drift_ratio : float
+        The drift to come down to, as a share of the plain graph's, where the search's cells don't see what the gate's
+        cells saw.
+    path : list of SearchStep
+        What was done so far.
     """
 
     builder: Int8Builder

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.calibration.acceptance.evaluation import Infer, ReferenceRunner, evaluate, labels_of, memoize
+from blastscope.calibration.acceptance.evaluation import Infer, JudgedCells, ReferenceRunner, evaluate, memoize
 from blastscope.calibration.config import CalibrationConfig
 from blastscope.runtime.backends.protocol import (
     BACKENDS,
@@ -30,13 +30,8 @@ from blastscope.runtime.bundle import Bundle, read_golden
 from blastscope.runtime.bundle.manifest import GateResult, OperatingPoint, Scores
 from blastscope.runtime.crop import CropSpecification
 from blastscope.runtime.errors import BundleError, UnavailableError
-from blastscope.runtime.evaluation.metrics import (
-    f1_drop_points,
-    find_operating_point,
-    flip_rate,
-    patient_flip_rate,
-    score_calls,
-)
+from blastscope.runtime.evaluation.metrics import find_operating_point, score_calls
+from blastscope.runtime.evaluation.paired_calls import f1_drop_points, flip_rate, patient_flip_rate
 from blastscope.runtime.inference.validation import NOVELTY_SHARE, GoldenCheck, check_golden
 from blastscope.runtime.inference.voting import vote
 from blastscope.runtime.inference.worker_pool import InferencePool
@@ -46,25 +41,21 @@ from blastscope.runtime.types import Execution, Precision
 _PARENT = "parent"  # no backend's name
 
 
-@dataclass(frozen=True, slots=True)
-class PairedPredictions:
-    """Cells with the probabilities that parent and child gave them, the child in one engine."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PairedPredictions(JudgedCells):
+    """Cells with what parent and child answered, the child in one engine.
 
-    cells: tuple[DatasetEntry, ...]
-    parent: NDArray[np.float32]  # (N, 3, 2)
-    child: NDArray[np.float32]  # (N, 3, 2)
-    refused: tuple[tuple[DatasetEntry, str], ...]
-    engine: str  # the backend's name
+    Attributes
+    ----------
+    parent, child : (N, 3, 2) float32 array
+        Probabilities of each cell, voter (a, b, combined) and class (hem, all).
+    engine : str
+        Name of the backend that ran the child.
+    """
 
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        """Class index of each cell."""
-        return labels_of(self.cells)
-
-    @property
-    def patients(self) -> list[str]:
-        """Person of each cell: ids of one person are one patient."""
-        return [cell.person for cell in self.cells]
+    parent: NDArray[np.float32]
+    child: NDArray[np.float32]
+    engine: str
 
 
 def evaluate_pairs(
@@ -77,7 +68,13 @@ def evaluate_pairs(
     predictions = evaluate({_PARENT: parent, **{name: engine.infer for name, engine in child.items()}}, cells, spec)
     expected = predictions.probabilities[_PARENT]
     return tuple(
-        PairedPredictions(predictions.cells, expected, predictions.probabilities[name], predictions.refused, name)
+        PairedPredictions(
+            cells=predictions.cells,
+            refused=predictions.refused,
+            parent=expected,
+            child=predictions.probabilities[name],
+            engine=name,
+        )
         for name in child
     )
 
@@ -128,7 +125,17 @@ LEAST_TOLERANCE = 0.05
 
 @dataclass(frozen=True)
 class EngineResult:
-    """The evaluation of an int8 graph in one engine."""
+    """The evaluation of an int8 graph in one engine.
+
+    Attributes
+    ----------
+    judged : PairedPredictions
+        The answers of parent and child.
+    gate : GateResult
+        How these compare.
+    golden : GoldenCheck
+        How the child answers the golden set.
+    """
 
     judged: PairedPredictions
     gate: GateResult
@@ -147,9 +154,17 @@ class EngineResult:
 
 @dataclass(frozen=True)
 class Trial:
-    """The evaluation of an int8 graph in every engine at hand, before it is let into a bundle."""
+    """The evaluation of an int8 graph in every engine at hand, before it is let into a bundle.
 
-    results: tuple[EngineResult, ...]  # one for each engine
+    Attributes
+    ----------
+    results : tuple of EngineResult
+        One for each engine.
+    draws : int
+        Of each bootstrap.
+    """
+
+    results: tuple[EngineResult, ...]
     draws: int
 
     @property
@@ -216,7 +231,17 @@ class Trial:
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Evaluates int8 graphs against the bundle's fp32 fused graph on `cells`, and against its golden set."""
+    """Evaluates int8 graphs against a bundle's fp32 fused graph and its golden set.
+
+    Attributes
+    ----------
+    bundle : Bundle
+        Whose graphs they are to be.
+    cells : tuple of DatasetEntry
+        The gate's cells.
+    config : CalibrationConfig
+        With the gate's limits.
+    """
 
     bundle: Bundle
     cells: tuple[DatasetEntry, ...]

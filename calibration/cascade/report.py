@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from blastscope.runtime.bundle.manifest import CascadeResult, Digest, Interval
-from blastscope.runtime.errors import MissingLibrary
+from blastscope.runtime.evaluation.plotting import BLUE, INK, MUTED, ORANGE, new_figure, plot_style, png_bytes
 from blastscope.runtime.io.atomic import write_content
 from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.runtime.types import Precision
@@ -21,40 +20,94 @@ AIM = 1.5  # times the throughput, what the project wants of a cascade
 
 
 class CurvePoint(StrictModel):
-    """What one threshold would do to all cells, in the engine in which most flip."""
+    """What one threshold would do to all cells, in the engine in which most flip.
+
+    Attributes
+    ----------
+    threshold : float
+        On the first voter's larger probability.
+    flip_rate : float
+        Share of cells whose call changes.
+    skipped : float
+        Share of the work that is not done.
+    """
 
     threshold: float
-    flip_rate: float  # share of cells
-    skipped: float  # share of the work
+    flip_rate: float
+    skipped: float
 
 
 class FirstReport(StrictModel):
-    """One voter as the first: what all cells choose, and what the choice does to patients left out of it."""
+    """One voter as the first: what all cells choose, and what the choice does to patients left out of it.
+
+    Attributes
+    ----------
+    first : {'a', 'b'}
+        The voter.
+    work : float
+        Its share of the whole network's multiply-adds.
+    threshold : float or None
+        What all cells choose; None: it may decide no cell.
+    flip_rate : Interval
+        Share of calls that change on the patients left out, in the engine in which most do.
+    skipped : float
+        Share of the work that is not done on them.
+    curve : tuple of CurvePoint
+        With falling threshold.
+    """
 
     first: Literal["a", "b"]
-    work: float  # its share of the whole network's multiply-adds
-    threshold: float | None  # None: it may decide no cell
-    flip_rate: Interval  # on the patients left out, in the engine in which most flip
-    skipped: float  # on the patients left out
+    work: float
+    threshold: float | None
+    flip_rate: Interval
+    skipped: float
     curve: tuple[CurvePoint, ...]
 
 
 class CascadeReport(StrictModel):
-    """The outcome of `calibrate_cascade`. With `admitted` False the bundle is as it was, and `reason` says why."""
+    """The outcome of `calibrate_cascade`.
 
-    bundle: str  # path
-    digest: Digest  # of the bundle as it is now
+    Attributes
+    ----------
+    bundle : str
+        Its path.
+    digest : str
+        Of the bundle as it is now, in hex.
+    admitted : bool
+        Whether the cascade is in the bundle now; if not, the bundle is as it was.
+    reason : str
+        Why not; empty where it was admitted.
+    precision : {'fp32', 'fp16', 'int8'}
+        Of the fused graph that was judged.
+    engines : tuple of str
+        Names of the backends that ran it.
+    cells, patients : int
+        How many it was judged on.
+    max_flip_rate : float
+        Share of calls that may change.
+    firsts : tuple of FirstReport
+        A and B as first voters.
+    cascade : CascadeResult or None
+        The one that was judged; in the manifest where it was admitted.
+    weighted_f1 : (Interval, Interval) or None
+        Of all voters, and of the cascade; None where a class has no cells.
+    left_out : tuple of str
+        Files that the crop refuses.
+    """
+
+    bundle: str
+    digest: Digest
     admitted: bool
-    reason: str  # why not; empty where it was admitted
+    reason: str
     precision: Precision
     engines: tuple[str, ...]
     cells: int
     patients: int
     max_flip_rate: float
     firsts: tuple[FirstReport, ...]
-    cascade: CascadeResult | None  # judged; in the manifest where it was admitted
-    weighted_f1: tuple[Interval, Interval] | None  # of all voters and of the cascade; None where a class has no cells
-    left_out: tuple[str, ...]  # files that the crop refuses
+    cascade: CascadeResult | None
+    weighted_f1: tuple[Interval, Interval] | None
+    left_out: tuple[str, ...]
 
     @property
     def exit_code(self) -> int:
@@ -128,28 +181,7 @@ def _score(interval: Interval) -> str:
     return f"{interval.value:.4f} ({interval.low:.4f} to {interval.high:.4f})"
 
 
-# Okabe and Ito's colours: told apart with any kind of colour vision, and in gray
-COLOURS = {"a": "#d55e00", "b": "#0072b2"}
-INK, MUTED, FAINT = "#1f2328", "#6e7781", "#d8dee4"
-STYLE: dict[Any, Any] = {
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib: the same picture on every machine
-    "font.size": 9.5,
-    "axes.edgecolor": MUTED,
-    "axes.labelcolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "text.color": INK,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "grid.color": FAINT,
-    "grid.linewidth": 0.7,
-    "legend.frameon": False,
-}
+COLOURS = {"a": ORANGE, "b": BLUE}
 
 
 def write_report(folder: Path, report: CascadeReport) -> None:
@@ -161,22 +193,15 @@ def write_report(folder: Path, report: CascadeReport) -> None:
 
 def draw_cascade(report: CascadeReport) -> bytes:
     """A PNG: calls changed and work skipped against the threshold. Raises `MissingLibrary` without matplotlib."""
-    try:
-        import matplotlib as mpl
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingLibrary("matplotlib", "train") from error
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(8.4, 6.4), layout="constrained")
+    with plot_style({"axes.grid": True}):
+        figure = new_figure(8.4, 6.4)
         above, below = figure.subplots(2, 1, sharex=True)
         for one in report.firsts:
             _lines(above, below, one)
         _allowed(above, report)
         _wanted(below, report)
         figure.suptitle(_title(report), x=0.01, ha="left", fontsize=11, fontweight="bold")
-        content = BytesIO()
-        figure.savefig(content, format="png", dpi=150, metadata={"Software": None})
-    return content.getvalue()
+        return png_bytes(figure)
 
 
 def _lines(above: Axes, below: Axes, one: FirstReport) -> None:

@@ -29,7 +29,8 @@ from blastscope.calibration.quantisation.qdq_placement import voter_mac_share
 from blastscope.runtime.bundle import FORMAT, Bundle, update_bundle
 from blastscope.runtime.bundle.manifest import CascadeResult, GraphEntry, Interval, Manifest
 from blastscope.runtime.errors import BundleError, MissingLibrary
-from blastscope.runtime.evaluation.metrics import flip_rate, patient_flip_rate, score_calls
+from blastscope.runtime.evaluation.metrics import score_calls
+from blastscope.runtime.evaluation.paired_calls import flip_rate, patient_flip_rate
 from blastscope.runtime.inference.voting import vote
 from blastscope.runtime.io.cnmc import DatasetEntry, scan_dataset
 from blastscope.runtime.types import Execution, Precision
@@ -47,11 +48,30 @@ POINTS = 120  # of a curve
 
 
 def calibrate_cascade(bundle: Path | str, data: Path | str, config: CascadeConfig | None = None) -> CascadeReport:
-    """Finds when a first voter may decide alone, and writes it into the manifest of the bundle in the folder `bundle`.
+    """Finds when a first voter may decide alone, and writes it into a bundle's manifest.
 
-    Asked are the cells of validation patients below `data`, for int8 those that had no part in its ranges. A cascade that
-    changes more calls than allowed on the patients left out, or saves nothing, leaves the bundle as it was. Raises `DataError`,
-    `BundleError`, and `EngineError` for a graph whose voters can't be told apart.
+    Asked are the cells of validation patients, for int8 those that had no part in its ranges. A cascade that changes more calls
+    than allowed on the patients left out, or saves nothing, leaves the bundle as it was.
+
+    Parameters
+    ----------
+    bundle : Path or str
+        Folder of the bundle.
+    data : Path or str
+        Folder of the cells that it was trained on.
+    config : CascadeConfig, optional
+        How many calls may change.
+
+    Returns
+    -------
+    CascadeReport
+
+    Raises
+    ------
+    DataError, BundleError
+        The data or the bundle lack what is needed.
+    EngineError
+        A graph whose voters can't be told apart.
     """
     config = config or CascadeConfig()
     source = open_writable_bundle(bundle)

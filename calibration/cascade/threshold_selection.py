@@ -29,16 +29,38 @@ CONFIDENCE = 0.95
 
 
 class FirstVoterCalls(NamedTuple):
-    """The calls of a first voter alone."""
+    """The calls of a first voter alone.
 
-    largest: NDArray[np.float32]  # (N,) its larger probability
-    pairs: NDArray[np.float32]  # (N, 2)
-    call: NDArray[np.int32]  # (N,)
-    flips: NDArray[np.bool_]  # (N,) whether that is not the call of all voters
+    Attributes
+    ----------
+    largest : (N,) float32 array
+        Its larger probability.
+    pairs : (N, 2) float32 array
+        Its probabilities of hem and all.
+    call : (N,) int32 array
+        Class index of its call.
+    flips : (N,) bool array
+        Whether that is not the call of all voters.
+    """
+
+    largest: NDArray[np.float32]
+    pairs: NDArray[np.float32]
+    call: NDArray[np.int32]
+    flips: NDArray[np.bool_]
 
 
 class ThresholdChoice(NamedTuple):
-    """A first voter with its threshold, and the share of the work that is not done so on the cells that chose."""
+    """A first voter with its threshold.
+
+    Attributes
+    ----------
+    first : {'a', 'b'}
+        The voter.
+    threshold : float
+        It decides where its larger probability is at least this.
+    skipped : float
+        Share of the work that is not done so, on the cells that chose.
+    """
 
     first: FirstVoter
     threshold: float
@@ -47,12 +69,24 @@ class ThresholdChoice(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CascadeOutcome:
-    """A cascade's calls of cells that had no part in its choice, in one engine."""
+    """A cascade's calls of cells that had no part in its choice, in one engine.
+
+    Attributes
+    ----------
+    engine : str
+        The backend's name.
+    call, full : (N,) int32 array
+        Class indices: the cascade's calls, and those of all voters.
+    early : (N,) bool array
+        Whether the first voter decided.
+    skipped : float
+        Share of the work that was not done.
+    """
 
     engine: str
-    call: NDArray[np.int32]  # (N,) the cascade's
-    full: NDArray[np.int32]  # (N,) of all voters
-    early: NDArray[np.bool_]  # (N,)
+    call: NDArray[np.int32]
+    full: NDArray[np.int32]
+    early: NDArray[np.bool_]
     skipped: float
 
     @property
@@ -63,12 +97,24 @@ class CascadeOutcome:
 
 @dataclass(frozen=True, slots=True)
 class EnginePredictions:
-    """The same cells' probabilities in each engine, and the work that each first voter costs as a share of the whole."""
+    """The same cells' probabilities in each engine, and what each first voter costs.
 
-    probabilities: Mapping[str, NDArray[np.float32]]  # engine -> (N, 3, 2)
+    Attributes
+    ----------
+    probabilities : mapping of str to (N, 3, 2) float32 array
+        By engine: of each cell, voter and class.
+    patients : sequence of N str
+        Whose cells they are.
+    shares : mapping of str to float
+        Work of each first voter, 'a' and 'b', as a share of the whole network's.
+    threshold : float or None
+        Of the bundle's operating point.
+    """
+
+    probabilities: Mapping[str, NDArray[np.float32]]
     patients: Sequence[str]
     shares: Mapping[FirstVoter, float]
-    threshold: float | None = None  # of the bundle's operating point
+    threshold: float | None = None
 
     def first_voter_calls(self, engine: str, first: FirstVoter) -> FirstVoterCalls:
         """The calls of `first` alone in `engine`."""

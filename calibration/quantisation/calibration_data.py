@@ -25,10 +25,20 @@ READERS = 4
 
 @dataclass(frozen=True, slots=True)
 class CroppedCells:
-    """Cells with their crops, and those that the crop refused, with the reason."""
+    """Cells with their crops.
+
+    Attributes
+    ----------
+    cells : tuple of DatasetEntry
+        The N cells.
+    crops : (N, S, S, 3) uint8 array
+        RGB.
+    refused : tuple of (DatasetEntry, str)
+        Those that the crop refused, with the reason.
+    """
 
     cells: tuple[DatasetEntry, ...]
-    crops: NDArray[np.uint8]  # (N, S, S, 3)
+    crops: NDArray[np.uint8]
     refused: tuple[tuple[DatasetEntry, str], ...]
 
 

@@ -36,13 +36,27 @@ LEVELS = 128  # of int8 on one side of zero
 
 @dataclass(frozen=True, slots=True)
 class ActivationStats:
-    """Statistics of a graph's activations on the calibration cells."""
+    """Statistics of a graph's activations on the calibration cells, by the value's name.
 
-    largest: dict[str, float]  # the largest absolute value
-    channels: dict[str, NDArray[np.float32]]  # the same by channel, (C,), of the maps that convolutions take
-    means: dict[str, NDArray[np.float32]]  # by channel, (C,), of the same
-    histograms: dict[str, NDArray[np.int64]]  # of the absolute values, from 0 to the largest; none where not asked for
-    refused: tuple[tuple[int, str], ...]  # row of the crops, with the reason; they don't count in how far values reach
+    Attributes
+    ----------
+    largest : dict of str to float
+        The largest absolute value.
+    channels : dict of str to (C,) float32 array
+        The same by channel, of the maps that convolutions take.
+    means : dict of str to (C,) float32 array
+        Means by channel of the same maps.
+    histograms : dict of str to int64 array
+        Of the absolute values, from 0 to the largest; empty where none was asked for.
+    refused : tuple of (int, str)
+        Rows of the crops that don't count in how far values reach, each with the reason.
+    """
+
+    largest: dict[str, float]
+    channels: dict[str, NDArray[np.float32]]
+    means: dict[str, NDArray[np.float32]]
+    histograms: dict[str, NDArray[np.int64]]
+    refused: tuple[tuple[int, str], ...]
     _cuts: dict[tuple[object, ...], float] = field(default_factory=dict)
 
     def ranges(self, plan: QdqPlan, method: Method, percentile: float) -> dict[str, float]:
@@ -68,10 +82,30 @@ class ActivationStats:
 def collect_stats(
     model: onnx.ModelProto, plan: QdqPlan, crops: NDArray[np.uint8], *, histograms: bool = True
 ) -> ActivationStats:
-    """The activation statistics of the fp32 graph `model` on `crops` (N, S, S, 3). minmax needs no `histograms`.
+    """The activation statistics of an fp32 graph.
 
-    A crop is refused on which a value is infinite, not a number, or zero where other crops fill it. Raises `EngineError` where
-    none is left. A value that is zero on every crop, as after a branch of zero weights, is zero at any scale.
+    A crop is refused on which a value is infinite, not a number, or zero where other crops fill it. A value that is zero on
+    every crop, as after a branch of zero weights, is zero at any scale.
+
+    Parameters
+    ----------
+    model : onnx.ModelProto
+        The graph.
+    plan : QdqPlan
+        Which values are measured.
+    crops : (N, S, S, 3) uint8 array
+        The calibration cells, RGB.
+    histograms : bool
+        Whether histograms are taken; minmax needs none.
+
+    Returns
+    -------
+    ActivationStats
+
+    Raises
+    ------
+    EngineError
+        Every crop is refused.
     """
     values = sorted({value for members in plan.members.values() for value in members})
     session = ReferenceRunner(with_outputs(model, values))

@@ -42,9 +42,24 @@ Means = dict[str, NDArray[np.float32]]
 def insert_qdq(
     model: onnx.ModelProto, plan: QdqPlan, reach: dict[str, float], *, means: Means | None = None, weight_bits: int = 7
 ) -> onnx.ModelProto:
-    """An int8 copy of the fp32 graph `model`; `reach` says for each group of `plan` what 127 stands for.
+    """An int8 copy of an fp32 graph.
 
-    With the `means` of the layers' inputs, by value and channel, biases make good what rounding takes from outputs on average.
+    Parameters
+    ----------
+    model : onnx.ModelProto
+        The fp32 graph.
+    plan : QdqPlan
+        Which values and weights are quantised.
+    reach : dict of str to float
+        For each group of the plan what 127 stands for.
+    means : mapping, optional
+        Means of the layers' inputs, by value and channel: biases then make good what rounding takes from outputs on average.
+    weight_bits : int
+        Bits of a weight.
+
+    Returns
+    -------
+    onnx.ModelProto
     """
     child = onnx.ModelProto()
     child.CopyFrom(model)
@@ -125,9 +140,23 @@ def is_depthwise(weight: NDArray[np.float32]) -> bool:
 
 
 def quantise_weight(weight: NDArray[np.float32], axis: int, top: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """`weight` from -top to top with a scale for each channel of `axis`; a channel of zeros keeps the scale 1.
+    """A weight in whole numbers, with a scale for each channel.
 
-    Of several scales, each channel takes the one with the smallest squared error: cutting one large weight can pay.
+    Of several scales, each channel takes the one with the smallest squared error: cutting one large weight can pay. A channel
+    of zeros keeps the scale 1.
+
+    Parameters
+    ----------
+    weight : float32 array
+        The weight.
+    axis : int
+        That of the channels.
+    top : int
+        The largest whole number; the smallest is -top.
+
+    Returns
+    -------
+    int8 array of the same shape, (C,) float32 array
     """
     others = tuple(other for other in range(weight.ndim) if other != axis)
     reach = np.abs(weight).max(axis=others)
@@ -152,9 +181,22 @@ def broadcast_along(scale: NDArray[np.float32], axis: int, ndim: int) -> NDArray
 def bias_correction(
     weight: NDArray[np.float32], rounded: NDArray[np.float32], axis: int, mean: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """What rounding takes from each output channel on average: goes back into the bias (Nagel et al. 2019, bias correction).
+    """What rounding takes from each output channel on average: goes back into the bias (Nagel et al. 2019).
 
-    `mean` is that of each input channel. Few products don't average their rounding out, so depthwise layers need it most.
+    Few products don't average their rounding out, so depthwise layers need it most.
+
+    Parameters
+    ----------
+    weight, rounded : float32 array
+        The weight before and after rounding.
+    axis : int
+        That of the output channels.
+    mean : (C,) float32 array
+        Mean of each input channel.
+
+    Returns
+    -------
+    (O,) float32 array
     """
     change = np.moveaxis(weight - rounded, axis, 0)  # (outputs, inputs of a group, ...)
     change = change.reshape(change.shape[0], change.shape[1], -1).sum(axis=2)
@@ -191,11 +233,19 @@ MAX_CHANNEL_SCALE = 1e4  # by which a channel may be scaled: a dead one is not b
 
 
 class Pair(NamedTuple):
-    """Two convolutions in a row."""
+    """Two convolutions in a row.
+
+    Attributes
+    ----------
+    first, second : onnx.NodeProto
+        The convolutions.
+    value : str
+        What lies between them, as the second takes it.
+    """
 
     first: onnx.NodeProto
     second: onnx.NodeProto
-    value: str  # between them, as the second takes it
+    value: str
 
 
 def equalize_layers(model: onnx.ModelProto, channels: Mapping[str, NDArray[np.float32]]) -> onnx.ModelProto | None:

@@ -41,11 +41,21 @@ COUNTING = ("Shape", "Size")  # what comes of them knows a value's shape alone: 
 
 @dataclass(frozen=True, slots=True)
 class Regions:
-    """Names of nodes, in the graph's order."""
+    """Names of nodes, in the graph's order.
 
-    before: tuple[str, ...]  # no layer stands before them
+    Attributes
+    ----------
+    before : tuple of str
+        No layer stands before these.
+    networks : tuple of str
+        The rest.
+    after : tuple of str
+        No layer stands after these.
+    """
+
+    before: tuple[str, ...]
     networks: tuple[str, ...]
-    after: tuple[str, ...]  # no layer stands after them
+    after: tuple[str, ...]
 
 
 def find_regions(model: onnx.ModelProto) -> Regions:
@@ -124,12 +134,24 @@ QUANTISED = (*LAYERS, *COMPUTING, *CLIPPING, *MOVING)
 
 @dataclass(frozen=True)
 class QdqPlan:
-    """Values to quantise, each with the value whose range gives its scale; and layers' weights with their channel axis."""
+    """Which values and weights are quantised.
 
-    values: dict[str, str]  # value -> the name of its group
-    members: dict[str, tuple[str, ...]]  # group -> the values whose largest range it takes
-    weights: dict[str, int] = field(default_factory=dict)  # weight -> axis of the output channels
-    fp32_layers: frozenset[str] = frozenset()  # names of layers that stay float32
+    Attributes
+    ----------
+    values : dict of str to str
+        For each value the name of its group.
+    members : dict of str to tuple of str
+        For each group the values whose largest range it takes.
+    weights : dict of str to int
+        For each layer's weight the axis of its output channels.
+    fp32_layers : frozenset of str
+        Names of the layers that stay float32.
+    """
+
+    values: dict[str, str]
+    members: dict[str, tuple[str, ...]]
+    weights: dict[str, int] = field(default_factory=dict)
+    fp32_layers: frozenset[str] = frozenset()
 
 
 def make_plan(model: onnx.ModelProto, fp32_layers: Collection[str] = ()) -> QdqPlan:

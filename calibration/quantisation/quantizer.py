@@ -65,12 +65,24 @@ class QuantConfig(StrictModel):
 
 @dataclass(frozen=True)
 class Int8Builder:
-    """Builds int8 graphs of the fp32 graph `model` with ranges from `crops` (N, S, S, 3)."""
+    """Builds int8 graphs of one fp32 graph.
+
+    Attributes
+    ----------
+    model : onnx.ModelProto
+        The fp32 graph.
+    crops : (N, S, S, 3) uint8 array
+        The cells that set the ranges, RGB.
+    config : CalibrationConfig
+        Method and limits.
+    histograms : bool
+        Whether histograms are taken; False: enough for minmax alone.
+    """
 
     model: onnx.ModelProto
     crops: NDArray[np.uint8]
     config: CalibrationConfig
-    histograms: bool = True  # False: minmax alone
+    histograms: bool = True
 
     @cached_property
     def stats(self) -> ActivationStats:
@@ -203,10 +215,23 @@ def choose_method(
 def make_int8(
     source: Path, target: Path, crops: NDArray[np.uint8], config: CalibrationConfig, *, recipe: QuantConfig | None = None
 ) -> tuple[tuple[int, str], ...]:
-    """Writes to `target` the int8 graph of the fp32 graph `source`, with ranges from `crops` (N, S, S, 3).
+    """Writes the int8 graph of an fp32 graph.
 
-    By `recipe`, or by what `config` says without a search. Returns the rows of the crops that can't calibrate, with the reason;
-    they have no part in the ranges.
+    Parameters
+    ----------
+    source, target : Path
+        The fp32 graph, and where the int8 graph goes.
+    crops : (N, S, S, 3) uint8 array
+        The calibration cells, RGB.
+    config : CalibrationConfig
+        How int8 is made.
+    recipe : QuantConfig, optional
+        What to do in place of what `config` says without a search.
+
+    Returns
+    -------
+    tuple of (int, str)
+        Rows of the crops that can't calibrate, with the reason; they have no part in the ranges.
     """
     recipe = recipe or default_quant_config(config)
     builder = Int8Builder(onnx.load(source), crops, config, histograms=recipe.method != "minmax")

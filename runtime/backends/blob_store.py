@@ -40,10 +40,18 @@ def engine_file(cache_dir: Path, digest: str) -> Path:
 
 
 class CachedEngine(NamedTuple):
-    """An engine from the cache."""
+    """An engine from the cache.
 
-    data: NDArray[np.uint8]  # mapped: writing into it doesn't change the file
-    content_sha256: bytes  # its sha256
+    Attributes
+    ----------
+    data : (N,) uint8 array
+        The engine's bytes, mapped from its file: writing into them doesn't change the file.
+    content_sha256 : bytes
+        Their SHA-256, 32 bytes.
+    """
+
+    data: NDArray[np.uint8]
+    content_sha256: bytes
 
 
 def read_blob(path: Path) -> CachedEngine | None:

@@ -35,10 +35,18 @@ class Backend(Protocol):
 
 
 class Cascade(NamedTuple):
-    """When the voter that is run first decides alone."""
+    """When the voter that is run first decides alone.
 
-    first: int  # index into VOTERS: a or b
-    threshold: float  # its larger probability is at least this
+    Attributes
+    ----------
+    first : int
+        The voter that runs first, as an index into `VOTERS`: a or b.
+    threshold : float
+        It decides alone where its larger probability is at least this.
+    """
+
+    first: int
+    threshold: float
 
 
 class PartialInference(Backend, Protocol):
@@ -50,10 +58,18 @@ class PartialInference(Backend, Protocol):
 
 
 class BatchResult(NamedTuple):
-    """What came of a few images."""
+    """What came of a few images.
+
+    Attributes
+    ----------
+    found : list of (x0, y0, x1, y1) or Refusal
+        For each image the cell's box in its pixels, or why there is none.
+    answers : (n, R, 2) float32 array
+        The network's answers, see `answer_output`; those of a refused image mean nothing.
+    """
 
     found: list[Box | Refusal]
-    answers: NDArray[np.float32]  # (n, R, 2), see `answer_output`; of a refused image they mean nothing
+    answers: NDArray[np.float32]
 
 
 class ImageLane(Backend, Protocol):
@@ -66,47 +82,109 @@ class ImageLane(Backend, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ImageInput:
-    """The lanes of an engine once more, for images instead of crops."""
+    """The lanes of an engine once more, for images instead of crops.
+
+    Attributes
+    ----------
+    lanes : tuple of ImageLane
+        As many as the engine's.
+    check : callable
+        Takes an image as the caller has it, in the caller's thread, and gives it as `infer_images` wants it; or raises
+        `ImageError`.
+    retain : callable
+        Takes what `check` gave, and gives a copy, so that the caller's buffer may be used again.
+    """
 
     lanes: tuple[ImageLane, ...]
-    # an image as the caller has it, checked, as `infer_images` wants it; or `ImageError`. To be called in the caller's thread.
     check: Callable[[object], Any]
-    retain: Callable[[Any], Any]  # what was taken, so that the caller's buffer may be used again
+    retain: Callable[[Any], Any]
 
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """How a graph is to be loaded."""
+    """How a graph is to be loaded.
 
-    workload: Workload = "latency"  # one answer as soon as possible, or as many a second as possible
+    Attributes
+    ----------
+    workload : {'latency', 'throughput'}
+        One answer as soon as possible, or as many a second as possible.
+    execution : {'f32', 'bf16', 'f16', 'int8'}
+        The number type to compute in.
+    layout : {'fused', 'side-by-side', 'paired', 'staged'}
+        How the network lies on the cores.
+    threads : int or None
+        None: as many as the process may use.
+    cache_dir : Path or None
+        Where compiled engines are kept; None: nowhere.
+    device : str
+        As the inference library calls it.
+    crop : CropSpecification or None
+        For engines that crop by themselves.
+    rebuild : bool
+        Takes no engine from the cache, since the one there answers wrongly.
+    defer_save : bool
+        Puts a compiled engine into the cache only when `Engine.save_to_cache` is called.
+    cancelled : callable or None
+        Asked again and again during a build that takes long; true ends it.
+    """
+
+    workload: Workload = "latency"
     execution: Execution = "f32"
     layout: Layout = "fused"
-    threads: int | None = None  # None: what the process may use
-    cache_dir: Path | None = None  # where compiled engines are kept; None: nowhere
-    device: str = "CPU"  # as the inference library calls it
-    crop: CropSpecification | None = None  # for engines that crop by themselves
-    rebuild: bool = False  # takes no engine from the cache: the one there answers wrongly
-    defer_save: bool = False  # a compiled engine is put into the cache when `Engine.save_to_cache` is called
-    cancelled: Callable[[], bool] | None = None  # ends a build that takes long
+    threads: int | None = None
+    cache_dir: Path | None = None
+    device: str = "CPU"
+    crop: CropSpecification | None = None
+    rebuild: bool = False
+    defer_save: bool = False
+    cancelled: Callable[[], bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """A graph loaded for one device: as many lanes as can work at the same time, each for one thread at a time."""
+    """A graph loaded for one device: as many lanes as can work at the same time, each for one thread at a time.
+
+    Attributes
+    ----------
+    lanes : tuple of Backend
+        Each for one thread at a time.
+    backend, device : str
+        Names of the backend and of the device.
+    execution : {'f32', 'bf16', 'f16', 'int8'}
+        The number type that it computes in, as the library says.
+    digest : str
+        SHA-256, in hex, over all that can change the engine: graph, library, device, execution, threads.
+    batch : int
+        How many crops a lane likes to get at once.
+    notes : tuple of str
+        What its user should know, in sentences.
+    layout : {'fused', 'side-by-side', 'paired', 'staged'}
+        How the network lies on the cores.
+    image_input : ImageInput or None
+        The same lanes for images, where the engine crops by itself.
+    partial_lanes : tuple of PartialInference
+        The same lanes, where they can leave voters out.
+    content_sha256 : bytes or None
+        SHA-256 of the cached file that it was loaded from; None: of none.
+    save_to_cache : callable or None
+        To be called once. Gives None, or the reason why it can't be saved.
+    on_close : callable or None
+        Frees what the lanes share. May be called twice.
+    """
 
     lanes: tuple[Backend, ...]
     backend: str
     device: str
-    execution: Execution  # read back from the library
-    digest: str  # of everything that can change the engine: graph, library, device, execution, threads
-    batch: int = 1  # crops that a lane likes to get at once
+    execution: Execution
+    digest: str
+    batch: int = 1
     notes: tuple[str, ...] = ()
     layout: Layout = "fused"
     image_input: ImageInput | None = None
-    partial_lanes: tuple[PartialInference, ...] = ()  # the lanes once more, where they can leave voters out
-    content_sha256: bytes | None = None  # of the cached file that it was loaded from; None: it was not loaded from one
-    save_to_cache: Callable[[], str | None] | None = None  # once; gives the reason where it can't be saved
-    on_close: Callable[[], None] | None = None  # frees what the lanes share; safe to call twice
+    partial_lanes: tuple[PartialInference, ...] = ()
+    content_sha256: bytes | None = None
+    save_to_cache: Callable[[], str | None] | None = None
+    on_close: Callable[[], None] | None = None
 
     def close(self) -> None:
         """Closes every lane, and then what they share. Safe to call twice."""
@@ -223,5 +301,21 @@ def _load(name: str, table: Mapping[str, str], elsewhere: str) -> object:
 
 
 def open_engine(graph: Path, options: EngineOptions, *, backend: str = "openvino", sha256: str | None = None) -> Engine:
-    """The fused graph in the ONNX file `graph`, loaded by `backend`. `sha256` saves reading the file where it is known."""
+    """The fused graph in an ONNX file, loaded by a backend.
+
+    Parameters
+    ----------
+    graph : Path
+        The file.
+    options : EngineOptions
+        How it is loaded.
+    backend : str
+        One of `BACKENDS`.
+    sha256 : str, optional
+        The file's digest in hex; saves reading it where it is known.
+
+    Returns
+    -------
+    Engine
+    """
     return load_backend(backend).open_engine(graph, sha256 or file_sha256(graph), options)

@@ -81,7 +81,17 @@ def use_uint8_activations(model: Any) -> int:
 
 
 class Activation(NamedTuple):
-    """A value that is quantised to int8 with one scale and the zero point 0, and everything that takes it back to float32."""
+    """A value that is quantised to int8 with one scale and the zero point 0, and everything that takes it back to float32.
+
+    Attributes
+    ----------
+    quantise : onnx.NodeProto
+        Its QuantizeLinear.
+    dequantises : list of onnx.NodeProto
+        Every DequantizeLinear that takes it.
+    scale : float
+        What one step of the int8 code stands for.
+    """
 
     quantise: Any
     dequantises: list[Any]

@@ -6,12 +6,19 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, JsonValue, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from blastscope.runtime.bundle.entries import DetectorEntry, Share
 from blastscope.runtime.bundle.entries import Digest as Digest
 from blastscope.runtime.bundle.entries import FileEntry as FileEntry
 from blastscope.runtime.bundle.former_names import SINCE, with_former_names
+from blastscope.runtime.bundle.provenance import CalibrationProvenance as CalibrationProvenance
+from blastscope.runtime.bundle.provenance import CascadeResult as CascadeResult
+from blastscope.runtime.bundle.provenance import GateResult as GateResult
+from blastscope.runtime.bundle.provenance import OperatingPoint as OperatingPoint
+from blastscope.runtime.bundle.provenance import Patients as Patients
+from blastscope.runtime.bundle.provenance import Scores as Scores
+from blastscope.runtime.bundle.provenance import TrainingProvenance as TrainingProvenance
 from blastscope.runtime.bundle.uncertainty import Interval as Interval
 from blastscope.runtime.bundle.uncertainty import Uncertainty
 from blastscope.runtime.crop.specification import CropSpecification
@@ -35,44 +42,6 @@ _LATE: dict[str, dict[str, Any]] = {
     "1.3": {"detector": True},
     "1.4": {"detector": {"int8"}},
 }
-
-
-class GateResult(StrictModel):
-    """How an int8 graph compared with the graph that it was made from, on validation cells outside the calibration sample."""
-
-    engine: Annotated[str, StringConstraints(min_length=1, max_length=40)]  # of those that judged, the one with most flips
-    cells: int = Field(ge=0)
-    patients: int = Field(ge=0)
-    flip_rate: Interval  # share of cells whose vote changed
-    max_flip_rate: float
-    f1_drop_points: Interval  # weighted F1 of the parent less that of this graph, in points of 100
-    max_f1_drop_points: float
-    passed: bool
-    patient_flip_rate: Interval | None = None  # share of patients whose call by most of their cells changed; since 1.1
-
-
-class CascadeResult(StrictModel):
-    """When the first voter may decide alone, and what that changed on validation cells that had no part in the choice."""
-
-    first: Literal["a", "b"]  # the voter that is run first
-    threshold: float = Field(ge=0.5, le=1)  # it decides where its larger probability, as float32, is at least this
-    precision: Precision  # of the fused graph that was judged; of no other graph it says anything
-    engine: Annotated[str, StringConstraints(min_length=1, max_length=40)]  # of those that judged, the one with most flips
-    cells: int = Field(ge=0)
-    patients: int = Field(ge=0)
-    flip_rate: Interval  # share of cells whose call is not that of all voters
-    flip_rate_upper: Share  # 95 % upper bound, above 0 also where no call changed
-    max_flip_rate: Share
-    patient_flip_rate: Interval  # share of patients whose call by most of their cells changed
-    skipped: Share  # of the work of the backbones
-
-    @model_validator(mode="after")
-    def _holds_its_bound(self) -> Self:
-        if self.flip_rate.value > self.max_flip_rate:
-            raise ValueError(
-                f"a cascade that flips {self.flip_rate.value:.4f} of the calls, where {self.max_flip_rate:.4f} may"
-            )
-        return self
 
 
 class GraphEntry(FileEntry):
@@ -111,90 +80,33 @@ class GraphEntry(FileEntry):
 
 
 class GoldenEntry(FileEntry):
-    """The golden set's file: crops with the probabilities of the trained networks, in safetensors."""
+    """The golden set's file: crops with the probabilities of the trained networks, in safetensors.
+
+    Attributes
+    ----------
+    count : int
+        Crops, 1 to 16.
+    source : {'drawn', 'validation'}
+        Synthetic cells, or cells of the validation part.
+    """
 
     count: int = Field(ge=1, le=16)
     source: Literal["drawn", "validation"]
 
 
 class VoteRule(StrictModel):
-    """How the three voters' probabilities become one call (runtime/inference/voting.py)."""
+    """How the three voters' probabilities become one call (runtime/inference/voting.py).
+
+    Attributes
+    ----------
+    rule : str
+        Always 'largest-probability'.
+    tie : tuple of str
+        Always ('all', 'a', 'b', 'combined'), the one order that the vote knows: a bundle that wants another must not be opened.
+    """
 
     rule: Literal["largest-probability"] = "largest-probability"
-    # the one tie that the vote knows: a bundle that wants another must not be opened
     tie: tuple[Literal["all"], Literal["a"], Literal["b"], Literal["combined"]] = ("all", "a", "b", "combined")
-
-
-class OperatingPoint(StrictModel):
-    """A threshold on the vote's score, chosen on validation patients; a cell at or above it is called ALL."""
-
-    threshold: float = Field(ge=0, le=1)
-    sensitivity_wanted: float = Field(gt=0, le=1)
-    sensitivity: float
-    specificity: float
-    cells: int
-
-
-class Patients(StrictModel):
-    """The patients of each part, by their ids. No id stands twice in one part."""
-
-    training: tuple[str, ...]
-    validation: tuple[str, ...]
-    calibration: tuple[str, ...] = ()  # those of the validation patients whose cells set the int8 ranges
-
-    @model_validator(mode="after")
-    def _each_once(self) -> Self:
-        for part, names in self:
-            if len(set(names)) != len(names):
-                raise ValueError(f"a patient stands twice in {part}")
-        return self
-
-
-class TrainingProvenance(StrictModel):
-    """Where the networks come from."""
-
-    data_sha256: Digest | None  # None: random weights
-    split: Literal["patient", "image", "none"]
-    seed: int
-    config: dict[str, JsonValue]
-    versions: dict[str, str]
-    patients: Patients
-
-    @model_validator(mode="after")
-    def _no_patient_on_both_sides(self) -> Self:
-        if self.split == "patient":
-            training = set(self.patients.training)
-            leaked = training & {*self.patients.validation, *self.patients.calibration}
-            if leaked:
-                raise ValueError(f"split by patient, yet on both sides: {', '.join(sorted(leaked))}")
-        return self
-
-
-class CalibrationProvenance(StrictModel):
-    """Which cells set the int8 ranges, and by which method."""
-
-    method: Literal["minmax", "entropy", "percentile"]
-    cells: tuple[str, ...]  # file names
-    cells_sha256: Digest
-    seed: int
-    versions: dict[str, str]
-    # since 1.1, None: not told
-    corrected: bool | None = None  # biases make good what rounding takes on average
-    equalised: bool | None = None  # channels of layers in a row were brought to like ranges
-    floats: tuple[str, ...] | None = None  # nodes of the fused graph that could be int8 and stay fp32
-    int8_share: Share | None = None  # of the multiply-adds of all layers that can be int8
-
-
-class Scores(StrictModel):
-    """How the vote did on the validation cells, in one precision. The intervals are at 95 %, over patients."""
-
-    precision: Precision
-    cells: int
-    patients: int
-    weighted_f1: Interval
-    auroc: Interval
-    sensitivity: Interval
-    specificity: Interval
 
 
 class Manifest(StrictModel):

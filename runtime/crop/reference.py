@@ -192,10 +192,18 @@ def _resized(patch: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
 
 
 class Component(NamedTuple):
-    """Where one component lies: enough to find its pixels again."""
+    """Where one component lies: enough to find its pixels again.
+
+    Attributes
+    ----------
+    box : (x0, y0, x1, y1)
+        In pixels of the mask; x1 and y1 are the first outside.
+    first : (int, int)
+        Row and column of its first pixel in raster order.
+    """
 
     box: Box
-    first: tuple[int, int]  # row and column of its first pixel in raster order
+    first: tuple[int, int]
 
 
 def largest_component(mask: NDArray[np.uint8]) -> Component | None:

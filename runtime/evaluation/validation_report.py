@@ -7,7 +7,7 @@ from blastscope.runtime.evaluation.error_gallery import gallery_parts
 from blastscope.runtime.evaluation.validation import Validation
 from blastscope.runtime.evaluation.validation_record import ValidationRecord
 from blastscope.runtime.frames.report.html_report import REASONS
-from blastscope.runtime.templates import render_template
+from blastscope.runtime.frames.report.templates import render_template
 
 MOST_FRAMES = 2000
 

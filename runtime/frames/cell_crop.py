@@ -22,9 +22,30 @@ LARGEST_PX = 2048  # a side beyond this is a wrong scale's doing: the crop refus
 def cut_cell(
     frame: NDArray[np.uint8], cell: SegmentedCell, facts: FrameParameters, spec: FrameSpecification
 ) -> NDArray[np.uint8]:
-    """The cell (h, w, 3) uint8 RGB, `spec.network_um` a pixel, pure black outside its contour, with a black margin.
+    """One cell of a frame as the networks see it: pure black outside its contour, with a black margin.
 
-    A refused cell can be cut as well, to be looked at. Raises `ImageError` for what is no frame.
+    A refused cell can be cut as well, to be looked at.
+
+    Parameters
+    ----------
+    frame : (H, W, 3) uint8 array
+        RGB.
+    cell : SegmentedCell
+        One of its cells.
+    facts : FrameParameters
+        The frame's scale and stain.
+    spec : FrameSpecification
+        What is assumed of frames and cells.
+
+    Returns
+    -------
+    (h, w, 3) uint8 array
+        RGB, `spec.network_um` micrometres a pixel.
+
+    Raises
+    ------
+    ImageError
+        `frame` is no such array.
     """
     frame = check_array(frame)
     x0, y0, x1, y1 = cell.box

@@ -24,12 +24,22 @@ T = TypeVar("T", np.uint8, np.int16)
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Where a reduced picture lies in its frame."""
+    """Where a reduced picture lies in its frame.
 
-    x0: int  # of its first pixel's left edge, in pixels of the frame; may lie outside it
+    Attributes
+    ----------
+    x0, y0 : int
+        Left and top edge of its first pixel, in pixels of the frame; may lie outside.
+    factor : int
+        Pixels of the frame along one pixel of the picture.
+    width, height : int
+        In pixels of the picture.
+    """
+
+    x0: int
     y0: int
-    factor: int  # pixels of the frame along one pixel of the picture
-    width: int  # in pixels of the picture
+    factor: int
+    width: int
     height: int
 
     def inside(self, shape: tuple[int, ...]) -> tuple[slice, slice]:
@@ -156,13 +166,23 @@ Picture = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImagePyramid:
-    """A frame (H, W, 3) and its reduced pictures, none made twice. At most `threads` are at work, which changes nothing."""
+    """A frame (H, W, 3) and its reduced pictures, none made twice. At most `threads` are at work, which changes nothing.
+
+    Attributes
+    ----------
+    frame : (H, W, 3) uint8 array
+        RGB.
+    threads : int or None
+        How many at most; None: as many as the process may use.
+    memo : dict
+        What others found in these pictures, and need not look for again.
+    """
 
     frame: Picture
     threads: int | None = None
     _over: dict[Grid, Picture] = field(default_factory=dict)
     _within: dict[int, tuple[Grid, Picture]] = field(default_factory=dict)  # by factor
-    memo: dict[object, object] = field(default_factory=dict)  # what others found in these pictures, and need not look for again
+    memo: dict[object, object] = field(default_factory=dict)
 
     def over(self, box: Box, factor: int) -> tuple[Grid, Picture]:
         """The whole frame, reduced over `grid_over(..., box, factor)`."""

@@ -36,19 +36,39 @@ Row = dict[str, Any]
 
 
 class TileRecord(NamedTuple):
-    """What one tile gave."""
+    """What one tile gave.
+
+    Attributes
+    ----------
+    cells : list of FrameCell
+        Whose middles lie in the tile's core.
+    crowded : bool
+        Whether a place of it was too crowded to be looked at.
+    """
 
     cells: list[FrameCell]
-    crowded: bool  # a place of it was too crowded to be looked at
+    crowded: bool
 
 
 @dataclass(frozen=True, slots=True)
 class FrameRecord:
-    """What is known of one frame from an earlier run, and where what is found is kept."""
+    """What is known of one frame from an earlier run, and where what is found is kept.
+
+    Attributes
+    ----------
+    key : str
+        What the frame is called in the journal.
+    facts : FrameParameters or None
+        Its scale and stain, where an earlier run came so far.
+    places : mapping of int to int
+        Where in the journal's file the line of each finished tile begins, by the tile's number.
+    journal : Journal
+        Takes what is found now.
+    """
 
     key: str
     facts: FrameParameters | None
-    places: Mapping[int, int]  # of the lines of finished tiles in the file
+    places: Mapping[int, int]
     journal: Journal
 
     def tile(self, number: int) -> TileRecord | None:

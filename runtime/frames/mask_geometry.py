@@ -25,9 +25,21 @@ NEAR = 12  # pixels: up to here an erosion is faster than distances
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """Some stain in a picture."""
+    """Some stain in a picture.
 
-    x: int  # of the mask's corner
+    Attributes
+    ----------
+    x, y : int
+        Left and top edge of the mask, in pixels of the picture.
+    mask : (h, w) uint8 array
+        1 where the stain is.
+    area : int
+        Its pixels.
+    lobes : int
+        How many lobes of a nucleus it consists of.
+    """
+
+    x: int
     y: int
     mask: Mask
     area: int
@@ -172,12 +184,24 @@ def disc(radius: float) -> Mask:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Contour:
-    """A part of the picture that lies on `grid`. Its outline is traced when it is asked for, which takes its time."""
+    """A part of the picture that lies on `grid`. Its outline is traced when it is asked for, which takes its time.
+
+    Attributes
+    ----------
+    part : Region
+        In pixels of the grid.
+    grid : Grid
+        Where that picture lies in the frame, or in the tile that was cut from it.
+    shape : tuple of int
+        Of that frame or tile: height, width, channels.
+    corner : (int, int)
+        x and y of the tile's corner in the whole frame.
+    """
 
     part: Region
     grid: Grid
-    shape: tuple[int, ...]  # of the frame that the grid is laid on
-    corner: tuple[int, int] = (0, 0)  # of that frame, a tile, in the whole one
+    shape: tuple[int, ...]
+    corner: tuple[int, int] = (0, 0)
 
     def outline(self) -> NDArray[np.int32]:
         """(K, 2) the largest outer contour, x and y in pixels of the whole frame, and inside of it."""

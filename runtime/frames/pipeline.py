@@ -146,9 +146,20 @@ class Examiner:
     def examine(
         self, frame: NDArray[np.uint8] | bytes, metadata: Mapping[str, Any] | None = None, *, stated_um: float | None = None
     ) -> FrameReport:
-        """The report on a frame in memory: an array (H, W, 3) uint8 RGB, neither kept nor written to, or an image file's bytes.
+        """The report on one frame in memory.
 
-        `stated_um` is the scale by the file or layer that an array comes from, which red cells may overrule.
+        Parameters
+        ----------
+        frame : (H, W, 3) uint8 array in RGB, or bytes
+            Pixels, which are neither kept nor written to, or an image file's bytes.
+        metadata : mapping, optional
+            Comes back in the report.
+        stated_um : float, optional
+            Micrometres per pixel by the file or layer that an array comes from, which red cells may overrule.
+
+        Returns
+        -------
+        FrameReport
         """
         if isinstance(frame, bytes):
             slide = open_content(frame)
@@ -169,11 +180,27 @@ class Examiner:
         journal: Path | None = None,
         origin: Mapping[str, str] | None = None,
     ) -> Iterator[FrameReport]:
-        """The report on each file, in order, several at a time; large ones one at a time. `look` sees each while it is open.
+        """The report on each file, in order, several at a time; large ones one at a time.
 
-        `watch` is told of each part as it is done, in one of several threads. What the file `journal` holds isn't examined
-        again; it must have been begun with this examiner and `origin`. Leaving early, with Ctrl-C too, waits for the tiles that
-        are at work, not for their frames.
+        Leaving early, with Ctrl-C too, waits for the tiles that are at work, not for their frames.
+
+        Parameters
+        ----------
+        paths : iterable of Path
+            Frames and scans.
+        look : callable, optional
+            Sees each file with its report while it is open.
+        watch : callable, optional
+            Is told of each part as it is done, in one of several threads.
+        journal : Path, optional
+            File that keeps what is found; what it holds isn't examined again. It must have been begun with this examiner and
+            `origin`.
+        origin : mapping of str to str, optional
+            What else changes the findings, such as the bundle's digest.
+
+        Yields
+        ------
+        FrameReport
         """
         made_with = {**(origin or {}), "specification": self.spec.model_dump(), "pixel size": self.pixel_um, **self._tiling}
         kept = Journal(Path(journal), made_with) if journal else None  # what is wrong with it is said now

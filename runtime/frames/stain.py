@@ -41,7 +41,13 @@ FEWEST = 64  # pixels that a look is measured on
 
 @dataclass(frozen=True, slots=True)
 class LabStatistics:
-    """A cell's colours: mean and spread of L, a and b (CIE, L 0..100)."""
+    """A cell's colours in CIE L*a*b*.
+
+    Attributes
+    ----------
+    mean, spread : (float, float, float)
+        Mean and standard deviation of L* (0 to 100), a* and b*.
+    """
 
     mean: Colour
     spread: Colour
@@ -49,7 +55,15 @@ class LabStatistics:
 
 @dataclass(frozen=True, slots=True)
 class Stains:
-    """A cell's two stains: unit vectors of natural optical density in R, G, B, and how much there is of each."""
+    """A cell's two stains; the first is the nucleus'.
+
+    Attributes
+    ----------
+    vectors : pair of (float, float, float)
+        Unit vectors of natural optical density in R, G and B.
+    mean, spread : (float, float)
+        Mean and standard deviation of how much there is of each.
+    """
 
     vectors: tuple[Colour, Colour]
     mean: Pair
@@ -59,7 +73,23 @@ class Stains:
 def normalize_stain(
     image: NDArray[np.uint8], mask: Mask, how: Literal["none", "reinhard", "macenko"], glass: Colour
 ) -> NDArray[np.uint8]:
-    """`image` (H, W, 3) with the cell under `mask` in C-NMC's colours; the rest is black."""
+    """A cell in C-NMC's colours, on black.
+
+    Parameters
+    ----------
+    image : (H, W, 3) uint8 array
+        RGB.
+    mask : (H, W) uint8 array
+        Not 0 where the cell is.
+    how : {'none', 'reinhard', 'macenko'}
+        By mean and spread in CIE L*a*b* (Reinhard 2001), or by the amounts of two stains (Macenko 2009).
+    glass : (float, float, float)
+        R, G and B of the frame's glass, 0 to 255.
+
+    Returns
+    -------
+    (H, W, 3) uint8 array
+    """
     if cv2.countNonZero(mask) >= FEWEST and how == "reinhard":
         image = _reinhard(image, mask)
     elif cv2.countNonZero(mask) >= FEWEST and how == "macenko":
@@ -180,7 +210,22 @@ def _beside_gray(colour: Colour) -> NDArray[np.float64]:
 
 
 def project_density(axis: Colour, picture: NDArray[np.uint8], glass: Colour) -> NDArray[np.int16]:
-    """(H, W) how much nuclear stain each pixel shows, in 1/STEP; glass and red cells are near 0."""
+    """How much nuclear stain each pixel shows; glass and red cells are near 0.
+
+    Parameters
+    ----------
+    axis : (float, float, float)
+        Weight of the optical density in R, G and B.
+    picture : (H, W, 3) uint8 array
+        RGB.
+    glass : (float, float, float)
+        R, G and B of the glass, 0 to 255.
+
+    Returns
+    -------
+    (H, W) int16 array
+        In 1 / STEP.
+    """
     # whole numbers have exact sums, so a pixel shows the same wherever it stands in the frame; channel by channel it takes
     # a quarter of the time
     red, green, blue = map(cv2.LUT, cv2.split(picture), _shares(axis, glass))

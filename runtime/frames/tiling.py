@@ -28,10 +28,18 @@ BAND_PIXELS = 16_000_000  # of the smaller copy that are read at once
 
 
 class Tile(NamedTuple):
-    """What is looked at for the cells of one part of a frame."""
+    """What is looked at for the cells of one part of a frame.
 
-    core: Box  # whose cells it gives; the cores of all tiles cover the frame once
-    region: Box  # the core and all that may change what is found in it
+    Attributes
+    ----------
+    core : (x0, y0, x1, y1)
+        Whose cells it gives. The cores of all tiles cover the frame once.
+    region : (x0, y0, x1, y1)
+        The core, and all around it that may change what is found in it.
+    """
+
+    core: Box
+    region: Box
 
     @property
     def core_in_region(self) -> Box:
@@ -52,7 +60,18 @@ STRIPE = 3  # tiles across: what two of them share, beside and below each other,
 def tiles_of(width: int, height: int, *, side_px: int, margin_px: int) -> Iterator[Tile]:
     """The tiles of a frame, in stripes of some tiles across, from the top to the bottom of each.
 
-    A cell that is nearer than `margin_px` across lies whole in its tile's region.
+    Parameters
+    ----------
+    width, height : int
+        Of the frame, in pixels.
+    side_px : int
+        Side of a tile's core.
+    margin_px : int
+        How far a tile's region goes beyond its core. A cell that is no longer than this lies whole in its tile's region.
+
+    Yields
+    ------
+    Tile
     """
     stripe = STRIPE * side_px
     corners = (
@@ -129,10 +148,18 @@ def _content(scan: Slide, boxes: Sequence[Box]) -> list[float]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GlassMap:
-    """Where a scan shows anything but empty glass, in blocks."""
+    """Where a scan shows anything but empty glass, in blocks.
 
-    shown: NDArray[np.uint8]  # (rows, columns), 1 where a block, or one beside it, shows something
-    across: float  # pixels of the scan along one block
+    Attributes
+    ----------
+    shown : (rows, columns) uint8 array
+        1 where a block, or one beside it, shows something.
+    across, down : float
+        Pixels of the scan along one block.
+    """
+
+    shown: NDArray[np.uint8]
+    across: float
     down: float
 
     def content(self, box: Box) -> Box | None:

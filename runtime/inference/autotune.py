@@ -90,11 +90,32 @@ def eligible_configs(
     *,
     typed: bool = False,
 ) -> list[EngineConfig]:
-    """The candidates that the options (None: any), the bundle's tolerances and the device's `offered` leave.
+    """The candidates that options, bundle and device leave.
 
-    `typed`: the device computes each graph in what it is written in. Where the precision is open, an execution is taken from
-    the first graph that has it: fp16 computed in f32 is fp32 with less in it. Raises `UsageError`, `DeviceError` where none is
-    left.
+    Where the precision is open, an execution is taken from the first graph that has it: fp16 computed in f32 is fp32 with less
+    in it.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        Its graphs and their tolerances.
+    precision : {'fp32', 'fp16', 'int8'} or None
+        None: any.
+    execution : {'f32', 'bf16', 'f16', 'int8'} or None
+        None: any.
+    offered : sequence of str
+        Executions that the device offers.
+    typed : bool
+        Whether the device computes each graph in the type that it is written in.
+
+    Returns
+    -------
+    list of EngineConfig
+
+    Raises
+    ------
+    UsageError, DeviceError
+        None is left.
     """
     # an int8 graph that did not pass its gate can't be here: the manifest of a bundle that holds its gate refuses it
     left: list[EngineConfig] = []

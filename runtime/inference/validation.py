@@ -97,10 +97,22 @@ class GoldenCheck:
 
 
 def check_golden(backend: Backend, golden: Golden, tolerance: float) -> GoldenCheck:
-    """Runs the golden crops through `backend`.
+    """Runs the golden crops through a backend.
 
-    Passed: no probability differs by more than `tolerance`, no call changed, and no novelty differs by more than
-    `NOVELTY_SHARE` of its value.
+    Parameters
+    ----------
+    backend : Backend
+        What answers.
+    golden : Golden
+        The trained networks' answers.
+    tolerance : float
+        The largest difference of a probability that may be.
+
+    Returns
+    -------
+    GoldenCheck
+        Passed: no probability differs by more, no call changed, and no novelty differs by more than `NOVELTY_SHARE` of its
+        value.
     """
     raw = np.array(backend.infer(golden.crops), dtype=np.float32)  # a copy: the backend may use its buffer again
     answers = raw[:, : len(VOTERS)]

@@ -53,10 +53,30 @@ class FrameExaminer(Protocol):
 def examine_layer(
     viewer: Any, layer: Any, scope: FrameExaminer, *, pixel_um: float | None = None, spec: FrameSpecification | None = None
 ) -> FrameReport:
-    """FrameExaminer the image in `layer` and shows the report in `viewer`, in place of an earlier one of the same layer.
+    """Examines the image in a layer and shows the report, in place of an earlier one of the same layer.
 
-    `pixel_um` is the scale; without it the layer's own holds where its units are micrometres, unless the red cells differ.
-    Raises `UsageError` for a layer that is no 8-bit RGB image.
+    Parameters
+    ----------
+    viewer : napari.Viewer or napari.components.ViewerModel
+        Gets the report's layers.
+    layer : napari.layers.Image
+        8-bit RGB.
+    scope : FrameExaminer
+        What examines; a `Scope` does.
+    pixel_um : float, optional
+        Micrometres per pixel. Without it the layer's own scale holds where its units are micrometres, unless the red cells
+        differ.
+    spec : FrameSpecification, optional
+        What is assumed of frames and cells.
+
+    Returns
+    -------
+    FrameReport
+
+    Raises
+    ------
+    UsageError
+        The layer is no 8-bit RGB image.
     """
     frame, metadata = frame_of(layer), {"layer": layer.name}
     report = scope.examine(frame, pixel_um=pixel_um, stated_um=scale_of(layer), spec=spec, metadata=metadata)

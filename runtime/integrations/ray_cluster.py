@@ -79,7 +79,15 @@ SCHEMAS: dict[Task, dict[str, Any]] = {
 
 
 class FileState(NamedTuple):
-    """What tells whether a file is still the one that was answered."""
+    """What tells whether a file is still the one that was answered.
+
+    Attributes
+    ----------
+    size : int or None
+        Bytes; None where there is no such file.
+    modified_ns : int or None
+        When it was last written, in nanoseconds since 1970.
+    """
 
     size: int | None
     modified_ns: int | None
@@ -180,11 +188,27 @@ def _type(kind: Any) -> Any:
 
 @dataclass(frozen=True)
 class Work:
-    """What the actors do, all of them alike. `engine` are words of `open_bundle`."""
+    """What the actors do, all of them alike.
+
+    Attributes
+    ----------
+    task : {'classify', 'examine'}
+        What is done with each path.
+    bundle : Path or None
+        None: the shipped one.
+    digest : str
+        Of the bundle that is meant, in hex.
+    engine : mapping of str
+        Keyword arguments of `open_bundle`.
+    pixel_um : float or None
+        Micrometres per pixel of all frames; None: what each says.
+    spec : FrameSpecification or None
+        What is assumed of frames and cells.
+    """
 
     task: Task
     bundle: Path | None
-    digest: str  # of the bundle that is meant
+    digest: str
     engine: Mapping[str, Any] = field(default_factory=dict)
     pixel_um: float | None = None
     spec: FrameSpecification | None = None

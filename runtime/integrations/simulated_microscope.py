@@ -111,9 +111,20 @@ class SlideCamera(CameraDevice):
 
 
 def slide_core(slide: NDArray[np.uint8], *, pixel_um: float, size: tuple[int, int] = (640, 480)) -> UniMMCore:
-    """A core with camera and stage over `slide` (H, W, 3) uint8 RGB; the camera's frame is of `size` (width, height).
+    """A core with camera and stage over a picture.
 
-    Raises `MissingLibrary` on import where pymmcore-plus is not installed.
+    Parameters
+    ----------
+    slide : (H, W, 3) uint8 array
+        RGB.
+    pixel_um : float
+        Micrometres per pixel.
+    size : (int, int)
+        Width and height of the camera's frame.
+
+    Returns
+    -------
+    UniMMCore
     """
     if slide.ndim != 3 or slide.shape[2] != 3 or slide.dtype != np.uint8:
         raise UsageError(f"a slide must be (H, W, 3) uint8 RGB, not {slide.dtype} of shape {slide.shape}")
@@ -147,9 +158,27 @@ def mosaic(frames: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
 def run_simulation(
     scope: StreamFactory, frames: Sequence[NDArray[np.uint8]], *, pixel_um: float, plan: RevisitPlan
 ) -> SmartScan:
-    """Scans the mosaic of `frames` with the simulated microscope, frame by frame, and visits what `plan` says.
+    """Scans a mosaic of frames with the simulated microscope, and visits the suspicious cells.
 
-    Raises `UsageError` for frames of several sizes, and for a scale that no microscope has.
+    Parameters
+    ----------
+    scope : StreamFactory
+        What examines; a `Scope` does.
+    frames : sequence of (H, W, 3) uint8 arrays
+        RGB, all of one size.
+    pixel_um : float
+        Micrometres per pixel.
+    plan : RevisitPlan
+        What is visited, and how.
+
+    Returns
+    -------
+    SmartScan
+
+    Raises
+    ------
+    UsageError
+        Frames of several sizes, or a scale that no microscope has.
     """
     from useq import AbsolutePosition, GridRowsColumns, MDASequence
 

@@ -171,12 +171,33 @@ def scan_and_revisit(
     plan: RevisitPlan | None = None,
     on_report: Callable[[FrameReport], object] | None = None,
 ) -> SmartScan:
-    """Runs `scan` on `core`, examines its frames, and visits the suspicious cells. Returns when all of it is done.
+    """Runs a scan, examines its frames, and visits the suspicious cells. Returns when all of it is done.
 
-    `scan` is a `useq.MDASequence`, a grid of useq's, which is laid around the place where the stage is, or single events. A
-    grid that states no field of view gets the camera's. `core.mda.cancel()` ends it. `on_report` is told of each frame of the
-    scan and of each visit; what it raises stops nothing. Raises `UsageError` for a scan whose places can't be known
-    (`micromanager.scan_events`), and what the engine raises, once the acquisition has ended.
+    `core.mda.cancel()` ends it.
+
+    Parameters
+    ----------
+    core : CMMCorePlus
+        The microscope.
+    scope : StreamFactory
+        What examines; a `Scope` does.
+    scan : useq.MDASequence, grid plan of useq, or events
+        A grid is laid around the place where the stage is; one that states no field of view gets the camera's.
+    plan : RevisitPlan, optional
+        What is visited, and how.
+    on_report : callable, optional
+        Is told of each frame of the scan and of each visit; what it raises stops nothing.
+
+    Returns
+    -------
+    SmartScan
+
+    Raises
+    ------
+    UsageError
+        The places of the scan can't be known (`micromanager.scan_events`).
+    Exception
+        What the acquisition's engine raised, once it has ended.
     """
     plan = plan or RevisitPlan()
     events = scan_events(core, scan)

@@ -96,13 +96,25 @@ MAX_PIXELS = 100_000_000
 
 
 class Header(NamedTuple):
-    """What is known of an image that is 8-bit RGB by its header, and whole as far as its structure tells."""
+    """What is known of an image that is 8-bit RGB by its header, and whole as far as its structure tells.
 
-    width: int  # as it is shown: upright
+    Attributes
+    ----------
+    width, height : int
+        As it is shown: upright.
+    orientation : int
+        EXIF's number, 1 to 8: how the stored pixels are to be turned.
+    alpha : bool
+        Whether alpha is stored beside RGB, to be left out where it is opaque everywhere.
+    open_end : bool
+        A JPEG without its end marker: whether its last blocks are there shows when it is decoded.
+    """
+
+    width: int
     height: int
-    orientation: int = UPRIGHT  # by EXIF: how the stored pixels are to be turned
-    alpha: bool = False  # stored beside RGB, to be left out where it is opaque everywhere
-    open_end: bool = False  # of a JPEG: the end marker lacks, and whether the last blocks are there shows when it is decoded
+    orientation: int = UPRIGHT
+    alpha: bool = False
+    open_end: bool = False
 
     def held(self, orientation: int) -> Header:
         """The same for pixels that were taken in this orientation."""

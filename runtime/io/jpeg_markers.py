@@ -32,11 +32,21 @@ class Damaged(Exception):
 
 
 class Segment(NamedTuple):
-    """A marker with what belongs to it."""
+    """A marker with what belongs to it.
+
+    Attributes
+    ----------
+    marker : int
+        Its second byte.
+    body : bytes
+        What stands in the segment.
+    pixels : (int, int)
+        Of a scan: where in the file its coded pixels begin and end.
+    """
 
     marker: int
     body: bytes
-    pixels: tuple[int, int] = (0, 0)  # of a scan: where in the file its coded pixels begin and end
+    pixels: tuple[int, int] = (0, 0)
 
 
 def segments(content: bytes) -> Iterator[Segment]:
@@ -76,13 +86,25 @@ def without_comments(content: bytes) -> bytes:
 
 @dataclass
 class Coverage:
-    """What the scans of a file without an end marker cover."""
+    """What the scans of a file without an end marker cover.
+
+    Attributes
+    ----------
+    width, height : int
+        Of the image, in pixels.
+    sampling : dict of int to (int, int)
+        Sampling factors of each component, across and down.
+    interval : int
+        Blocks between two restart markers; 0 without any.
+    whole : bool
+        Whether no scan lacks a restart marker.
+    """
 
     width: int
     height: int
-    sampling: dict[int, tuple[int, int]]  # of each component: across and down
-    interval: int = 0  # blocks between two restart markers; 0 without
-    whole: bool = True  # no scan lacks a restart marker
+    sampling: dict[int, tuple[int, int]]
+    interval: int = 0
+    whole: bool = True
     _bits: dict[tuple[int, int], int] = field(default_factory=dict)  # that a coefficient of a component still lacks
 
     @classmethod

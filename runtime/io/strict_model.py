@@ -15,9 +15,15 @@ from blastscope.runtime.errors import ConfigError
 
 
 class StrictModel(BaseModel):
-    """A record that is checked once, when it is made, and never changes. An unknown key is an error."""
+    """A record that is checked once, when it is made, and never changes. An unknown key is an error.
 
-    renamed_keys: ClassVar[Mapping[str, str]] = {}  # former names of keys, accepted for one version with a `FutureWarning`
+    Attributes
+    ----------
+    renamed_keys : mapping of str to str
+        Former names of keys, accepted for one version with a `FutureWarning`.
+    """
+
+    renamed_keys: ClassVar[Mapping[str, str]] = {}
     model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, ser_json_inf_nan="null")
 
     @classmethod

@@ -36,10 +36,29 @@ class Source(Protocol):
 
 
 def open_source(text: str, *, watch: bool = False, stopped: threading.Event) -> Source:
-    """The source that `text` names: camera, camera:N, folder:PATH, or the path of a folder, an image or a video.
+    """The source that a text names.
 
-    With `watch` a folder goes on with the files that come later, until `stopped` is set. Raises `UsageError` for a text that
-    names nothing, `DataError` for a path with nothing to show, `DeviceError` for a camera that can't be used.
+    Parameters
+    ----------
+    text : str
+        camera, camera:N, folder:PATH, or the path of a folder, an image or a video.
+    watch : bool
+        Whether a folder goes on with the files that come later.
+    stopped : threading.Event
+        Ends that, once it is set.
+
+    Returns
+    -------
+    Source
+
+    Raises
+    ------
+    UsageError
+        The text names nothing.
+    DataError
+        A path with nothing to show.
+    DeviceError
+        A camera that can't be used.
     """
     kind, _, rest = text.partition(":")
     if kind == "camera":

@@ -95,11 +95,26 @@ class Stream:
         return self._run.ledger.stats()
 
     def put(self, frame: Any, *, id: FrameId | None = None, metadata: Mapping[str, Any] | None = None) -> None:  # noqa: A002
-        """Hands over a frame: (H, W, 3) uint8 RGB, or a `Frame`. When this returns, its buffer may be used again.
+        """Hands over a frame. When this returns, its buffer may be used again.
 
         With 'drop-oldest' it takes as long as the copy, whatever the networks and the consumer do; with 'block' it waits for
-        room. What is no such array is reported with a refusal. Raises `Closed` once the stream has stopped, and `UsageError` in
-        a callback of this stream that would have to wait for room.
+        room.
+
+        Parameters
+        ----------
+        frame : (H, W, 3) uint8 array in RGB, or Frame
+            What is no such array is reported with a refusal.
+        id : optional
+            Comes back in the report.
+        metadata : mapping, optional
+            Comes back in the report.
+
+        Raises
+        ------
+        Closed
+            The stream has stopped.
+        UsageError
+            In a callback of this stream that would have to wait for room.
         """
         if os.getpid() != self._process:
             raise UsageError("a stream doesn't survive a fork: open the bundle in the child, and stream there")

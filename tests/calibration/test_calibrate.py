@@ -351,7 +351,7 @@ def test_a_cascade_that_costs_too_much_leaves_the_bundle_as_it_was(
         rows = np.arange(len(cells))
         probabilities[rows, place] = [0.2, 0.8]
         probabilities[rows, 1 - place] = [0.7, 0.3]
-        return CellPredictions(tuple(cells), dict.fromkeys(networks, probabilities), ())
+        return CellPredictions(cells=tuple(cells), refused=(), probabilities=dict.fromkeys(networks, probabilities))
 
     monkeypatch.setattr(cascade_module, "evaluate", against_each_other)
     before = read_bundle(bundle)

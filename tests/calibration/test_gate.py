@@ -32,7 +32,9 @@ def judged(labels: list[int], parent: list[int], child: list[int]) -> PairedPred
         DatasetEntry(Path(f"{row}.bmp"), "all" if label else "hem", f"{'' if label else 'H'}{row % 3}", "1", "1", str(row))
         for row, label in enumerate(labels)
     )
-    return PairedPredictions(cells, probabilities_of(parent), probabilities_of(child), (), "openvino")
+    return PairedPredictions(
+        cells=cells, refused=(), parent=probabilities_of(parent), child=probabilities_of(child), engine="openvino"
+    )
 
 
 def probabilities_of(calls: list[int]) -> np.ndarray:

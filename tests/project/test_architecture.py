@@ -28,7 +28,7 @@ MAY_KNOW = {
 }
 RUNTIME_ORDER = (  # each may import those to its right; integrations are on top because they embed the session
     *("integrations", "session", "streaming", "evaluation", "frames", "inference", "backends", "cuda", "bundle"),
-    *("crop", "templates", "io", "types", "errors"),
+    *("crop", "io", "types", "errors"),
 )
 HEAVY = ("torch", "torchvision", "timm", "sklearn", "scipy", "matplotlib", "onnx", "onnxscript", "tensorrt", "nncf")
 OBJECT_FILES = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}  # reading one runs what it holds

@@ -36,9 +36,10 @@ def test_the_wheel_ships_types_the_bundle_and_each_file_once(wheel: Path) -> Non
     assert {"blastscope/runtime/integrations/napari.yaml", "blastscope/runtime/evaluation/training_reference.json"} <= set(
         names
     )
-    templates = {path.name for path in (ROOT / "runtime" / "templates").iterdir() if path.suffix in (".html", ".css", ".js")}
+    pages = "runtime/frames/report/templates"
+    templates = {path.name for path in (ROOT / pages).iterdir() if path.suffix in (".html", ".css", ".js")}
     assert {"base.html", "slide.html", "style.css", "cells.js"} <= templates
-    assert {f"blastscope/runtime/templates/{name}" for name in templates} <= set(names)
+    assert {f"blastscope/{pages}/{name}" for name in templates} <= set(names)
     assert len(names) == len(set(names))
     assert not [name for name in names if name.startswith(("runtime/", "train/", "tests/"))]
 

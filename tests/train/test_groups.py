@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from blastscope.train.report.data import group_scores, same_size_score, share_scores
+from blastscope.train.report.group_scores import group_scores, same_size_score, share_scores
 
 
 def cells(seed: int, *, hem: int = 300, malignant: int = 700) -> tuple[np.ndarray, np.ndarray, list[str]]:  # type: ignore[type-arg]

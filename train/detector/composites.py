@@ -27,14 +27,30 @@ CNMC_RED_CELL_PX = 129.0  # what a red cell would measure in C-NMC's pictures: a
 
 
 class Piece(NamedTuple):
-    """A part of a picture before it is put into its place."""
+    """A part of a picture before it is put into its place.
+
+    Attributes
+    ----------
+    picture : (h, w, 3) uint8 array
+        RGB.
+    corners : (K, 4) float32 array
+        Boxes: x0, y0, x1, y1 in its pixels.
+    labels : (K,) int64 array
+        Kind of each.
+    groups : (K,) int64 array
+        Index in GROUPS, or UNKNOWN.
+    sized : (K,) bool array
+        Whether the corners are the cell's, and not a guess.
+    complete : (2, h, w) float32 array
+        Where all white, and all red cells are boxed.
+    """
 
     picture: NDArray[np.uint8]
     corners: NDArray[np.float32]
     labels: NDArray[np.int64]
     groups: NDArray[np.int64]
     sized: NDArray[np.bool_]
-    complete: NDArray[np.float32]  # (2, h, w)
+    complete: NDArray[np.float32]
 
 
 def clip_boxes(piece: Piece) -> Piece:
@@ -131,7 +147,15 @@ def _add_disc(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cell:
-    """A cell of C-NMC at `OVERSAMPLED` times the working scale, on black, with its soft mask."""
+    """A cell of C-NMC at `OVERSAMPLED` times the working scale, on black, with its soft mask.
+
+    Attributes
+    ----------
+    picture : (h, w, 3) uint8 array
+        RGB.
+    mask : (h, w) float32 array
+        0 to 1: how much of a pixel is the cell's.
+    """
 
     picture: Picture
     mask: NDArray[np.float32]

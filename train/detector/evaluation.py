@@ -27,7 +27,15 @@ LIMITS = (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6)  # of the score, at w
 
 
 class LimitScores(StrictModel):
-    """What a detector shows at one limit of the score."""
+    """What a detector shows at one limit of the score.
+
+    Attributes
+    ----------
+    limit : float
+        A box with at least this probability counts as found.
+    metrics : DetectionMetrics or None
+        None where nothing is labelled.
+    """
 
     limit: float
     metrics: DetectionMetrics | None

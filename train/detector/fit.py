@@ -33,7 +33,13 @@ FINISHED, STATE = "head.safetensors", "state.safetensors"
 
 
 class TargetBatch(NamedTuple):
-    """As `targets.Targets`, as tensors."""
+    """`Targets` as tensors, of the same shapes.
+
+    Attributes
+    ----------
+    heat, known, box, weight, group : tensor
+        See `Targets`.
+    """
 
     heat: Tensor
     known: Tensor
@@ -43,7 +49,13 @@ class TargetBatch(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """Of one batch, each a scalar."""
+    """Of one batch, each a scalar.
+
+    Attributes
+    ----------
+    heat, box, group : () tensor
+        Of where cells are, of how far their boxes reach, and of their groups.
+    """
 
     heat: Tensor
     box: Tensor
@@ -91,7 +103,17 @@ def _group(logits: Tensor, targets: TargetBatch) -> Tensor:
 
 
 class DetectorEpoch(StrictModel):
-    """What one epoch showed."""
+    """What one epoch showed.
+
+    Attributes
+    ----------
+    epoch : int
+        Its number.
+    heat, box, group : float
+        Means of `Losses` over its batches.
+    seconds : float
+        How long it took.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -103,7 +125,13 @@ class DetectorEpoch(StrictModel):
 
 
 class FitHistory(StrictModel):
-    """All epochs."""
+    """All epochs.
+
+    Attributes
+    ----------
+    epochs : tuple of DetectorEpoch
+        In order.
+    """
 
     epochs: tuple[DetectorEpoch, ...] = ()
 
@@ -111,9 +139,28 @@ class FitHistory(StrictModel):
 def fit(
     head: DetectorHead, shards: Sequence[Shard], config: DetectorConfig, folder: Path, progress: Progress, *, name: str
 ) -> FitHistory:
-    """Fits `head` on `shards` and leaves the averaged weights in it; goes on where `folder` shows that it was left.
+    """Fits a head, and leaves the averaged weights in it.
 
     The same seed, pool and number of threads give the same weights, interrupted or not.
+
+    Parameters
+    ----------
+    head : DetectorHead
+        The head.
+    shards : sequence of Shard
+        The training pictures' maps.
+    config : DetectorConfig
+        The recipe.
+    folder : Path
+        Keeps the state; it goes on where the folder shows that it was left.
+    progress : Progress
+        Is told of each epoch.
+    name : str
+        What the progress calls it.
+
+    Returns
+    -------
+    FitHistory
     """
     folder.mkdir(parents=True, exist_ok=True)
     finished, state = folder / FINISHED, folder / STATE

@@ -132,13 +132,27 @@ class TrunkRunner:
 
 
 class Targets(NamedTuple):
-    """For N pictures of side S, maps of side M = S / 8."""
+    """What maps should show of N pictures of side S; a map has the side M = S / 8.
 
-    heat: NDArray[np.float16]  # (N, 3, M, M), 1 on the middle of a cell
-    known: NDArray[np.bool_]  # (N, 3, M, M), where the heat is known
-    box: NDArray[np.float16]  # (N, 4, M, M), pixels from the middle of this place to the box's left, top, right and bottom
-    weight: NDArray[np.float16]  # (N, M, M), of the box; 0: there is none
-    group: NDArray[np.int8]  # (N, M, M), index in GROUPS, or -1
+    Attributes
+    ----------
+    heat : (N, 3, M, M) float16 array
+        1 on the middle of a cell, less around it; a map for each kind.
+    known : (N, 3, M, M) bool array
+        Where the heat is known.
+    box : (N, 4, M, M) float16 array
+        Pixels from the middle of this place to the box's left, top, right and bottom.
+    weight : (N, M, M) float16 array
+        Of the box; 0: there is none.
+    group : (N, M, M) int8 array
+        Index in GROUPS, or -1.
+    """
+
+    heat: NDArray[np.float16]
+    known: NDArray[np.bool_]
+    box: NDArray[np.float16]
+    weight: NDArray[np.float16]
+    group: NDArray[np.int8]
 
 
 def encode(sample: Sample) -> Targets:

@@ -29,29 +29,63 @@ Picture = NDArray[np.uint8]
 
 
 class Boxes(NamedTuple):
-    """What a picture shows. A cell cut off by the edge has the label `UNKNOWN`: there nothing is learnt."""
+    """What a picture shows. A cell cut off by the edge has the label `UNKNOWN`: there nothing is learnt.
 
-    corners: NDArray[np.float32]  # (K, 4) x0, y0, x1, y1
-    labels: NDArray[np.int64]  # (K,)
-    groups: NDArray[np.int64]  # (K,) index in GROUPS, or UNKNOWN
-    sized: NDArray[np.bool_]  # (K,) whether the corners are those of the cell, and not a guess
+    Attributes
+    ----------
+    corners : (K, 4) float32 array
+        x0, y0, x1, y1 in pixels.
+    labels : (K,) int64 array
+        Kind of each.
+    groups : (K,) int64 array
+        Index in GROUPS, or UNKNOWN.
+    sized : (K,) bool array
+        Whether the corners are the cell's, and not a guess.
+    """
+
+    corners: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    groups: NDArray[np.int64]
+    sized: NDArray[np.bool_]
 
 
 class Sample(NamedTuple):
-    """One training picture."""
+    """One training picture.
 
-    picture: Picture  # (S, S, 3) RGB
+    Attributes
+    ----------
+    picture : (S, S, 3) uint8 array
+        RGB.
+    boxes : Boxes
+        What it shows.
+    complete : (2, S, S) float32 array
+        Where all white, and all red cells are boxed.
+    """
+
+    picture: Picture
     boxes: Boxes
-    complete: NDArray[np.float32]  # (2, S, S) where all white, and all red cells are boxed
+    complete: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
-    """A frame at `OVERSAMPLED` times the working scale."""
+    """A frame at `OVERSAMPLED` times the working scale.
+
+    Attributes
+    ----------
+    picture : (H, W, 3) uint8 array
+        RGB.
+    frame : Frame
+        The file, with its labels.
+    ratio : float
+        Pixels of the picture along one pixel of the file.
+    stain : Stain
+        The frame's colours.
+    """
 
     picture: Picture
     frame: Frame
-    ratio: float  # of its pixels to the file's
+    ratio: float
     stain: Stain
 
 

@@ -30,7 +30,15 @@ MOST_CELLS = 800  # of C-NMC, evenly over its patients
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Shard:
-    """Some pictures of one source: the trunk's maps, and what should be found in them."""
+    """Some pictures of one source: the trunk's maps, and what should be found in them.
+
+    Attributes
+    ----------
+    fine, coarse : (N, C, h, w) float16 array
+        The trunk's maps of N pictures.
+    targets : Targets
+        Of the same pictures.
+    """
 
     fine: NDArray[np.float16]
     coarse: NDArray[np.float16]

@@ -9,9 +9,9 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from blastscope.runtime.evaluation.detection import DetectionMetrics
+from blastscope.runtime.frames.report.templates import render_template
 from blastscope.runtime.io.atomic import write_content
 from blastscope.runtime.io.strict_model import StrictModel
-from blastscope.runtime.templates import render_template
 from blastscope.train.detector.evaluation import LIMITS, SourceScores
 from blastscope.train.detector.fit import FitHistory
 

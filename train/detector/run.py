@@ -36,17 +36,41 @@ RECORD, SCORES = "run.json", "scores.json"
 
 
 class DetectorRun(StrictModel):
-    """Where a run comes from."""
+    """Where a run comes from.
+
+    Attributes
+    ----------
+    config : DetectorConfig
+        As the TOML file gave it.
+    pool_sha256 : str
+        Digest of all that decides what the training pictures are, in hex.
+    weights : str
+        Where the trunk's weights come from.
+    versions : dict of str to str
+        Libraries and their versions.
+    """
 
     config: DetectorConfig
-    pool_sha256: str  # of all that decides what the training pictures are
-    weights: str  # of the trunk
+    pool_sha256: str
+    weights: str
     versions: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainedDetector:
-    """A finished run's detector."""
+    """A finished run's detector.
+
+    Attributes
+    ----------
+    network : Detector
+        Trunk and head.
+    pixel_um : float
+        Micrometres per pixel of the pictures that it takes.
+    least_score : float
+        What is a white cell by at least this probability counts as found.
+    sources : tuple of str
+        The data that it was trained on.
+    """
 
     network: Detector
     pixel_um: float

@@ -20,11 +20,19 @@ LEAST_GLASS = 40.0
 
 
 class Stain(NamedTuple):
-    """The colours of a frame: of its glass, and the optical densities of its red cells and nuclei."""
+    """The colours of a frame: of its glass, and the optical densities of its red cells and nuclei.
 
-    glass: Floats  # (3,) 0 to 255
-    red: Floats  # (3,) natural optical density of R, G and B
-    nucleus: Floats  # (3,)
+    Attributes
+    ----------
+    glass : (3,) float32 array
+        R, G and B, 0 to 255.
+    red, nucleus : (3,) float32 array
+        Natural optical density of R, G and B.
+    """
+
+    glass: Floats
+    red: Floats
+    nucleus: Floats
 
 
 USUAL = Stain(

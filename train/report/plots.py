@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from io import BytesIO
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from blastscope.runtime.errors import MissingLibrary
-from blastscope.runtime.evaluation.metrics import PatientScores, roc_curve
+from blastscope.runtime.evaluation.curves import roc_curve
+from blastscope.runtime.evaluation.metrics import PatientScores
+from blastscope.runtime.evaluation.plotting import (
+    BLUE,
+    FAINT,
+    GRAY,
+    INK,
+    MUTED,
+    ORANGE,
+    new_figure,
+    plot_style,
+    png_bytes,
+    svg_bytes,
+)
 from blastscope.runtime.types import VOTERS
 from blastscope.train.fit_checkpoint import EpochRow
 from blastscope.train.report.data import NAMES, SUBJECTS, VOTE, Report, ReportInput, voter_calls
@@ -19,31 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours: told apart with any kind of colour vision, and in gray
-COLOURS = {"all": "#d55e00", "hem": "#0072b2"}
-INK, MUTED, FAINT = "#1f2328", "#6e7781", "#d8dee4"
-STYLE: dict[Any, Any] = {
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib: the same picture on every machine
-    "font.size": 9.5,
-    "axes.titlesize": 10.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.edgecolor": MUTED,
-    "axes.labelcolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "text.color": INK,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "grid.color": FAINT,
-    "grid.linewidth": 0.7,
-    "legend.frameon": False,
-    "svg.hashsalt": "blastscope",  # the same figures give the same bytes
-}
+COLOURS = {"all": ORANGE, "hem": BLUE}
 
 
 class Picture(NamedTuple):
@@ -75,13 +61,13 @@ def draw_pictures(given: ReportInput, report: Report) -> list[Picture]:
             "scores": lambda: draw_scores(given),
             "reliability": lambda: draw_reliability(report),
         }
-    with _style():
+    with plot_style():
         return [_render(name, sketch()) for name, sketch in sketches.items()]
 
 
 def draw_curves(report: Report) -> Figure:
     """Loss and accuracy by epoch, as the paper's Fig. 4: one column a network."""
-    figure = _figure(9.6, 4.8)
+    figure = new_figure(9.6, 4.8)
     panels = figure.subplots(2, 3, sharex="col", sharey="row")
     for column, voter in enumerate(VOTERS):
         epochs = report.history[voter]
@@ -107,7 +93,7 @@ def _curve(axes: Axes, epochs: tuple[EpochRow, ...], kept: int | None, name: str
     trained = [(row.epoch, getattr(row, f"train_{name}")) for row in epochs]
     validated = [(row.epoch, value) for row in epochs if (value := getattr(row, f"validation_{name}")) is not None]
     if trained:
-        axes.plot(*zip(*trained, strict=True), color="#9aa4ae", label="training part", **dots)
+        axes.plot(*zip(*trained, strict=True), color=GRAY, label="training part", **dots)
     if validated:
         axes.plot(*zip(*validated, strict=True), color=INK, label="validation part", **dots)
     ringed = [point for point in validated or trained if point[0] == kept]
@@ -119,7 +105,7 @@ def _curve(axes: Axes, epochs: tuple[EpochRow, ...], kept: int | None, name: str
 
 def draw_confusion(report: Report) -> Figure:
     """Counts by label and call, shaded by the share of the label's cells, for each voter and the vote."""
-    figure = _figure(9.6, 2.9)
+    figure = new_figure(9.6, 2.9)
     panels = figure.subplots(1, len(SUBJECTS), sharey=True)
     for axes, subject in zip(panels, SUBJECTS, strict=True):
         counts = np.array(report.scores[subject].confusion)[::-1, ::-1]  # ALL first, as doctors read it
@@ -144,7 +130,7 @@ def draw_patients(report: Report) -> Figure:
     """The share of each patient's cells that the vote calls right; a cross where most are called wrong."""
     rows = report.scores[VOTE].patients
     parts = [[row for row in rows if row.label == label] for label in ("all", "hem")]
-    figure = _figure(9.6, 1.25 + 0.235 * max(map(len, parts)))
+    figure = new_figure(9.6, 1.25 + 0.235 * max(map(len, parts)))
     panels = figure.subplots(1, 2, sharex=True, gridspec_kw={"wspace": 0.06})
     longest = max(map(len, parts))
     for axes, part, label in zip(panels, parts, ("all", "hem"), strict=True):
@@ -184,7 +170,7 @@ def _patient_bars(axes: Axes, rows: list[PatientScores], label: str) -> None:
 
 def draw_roc(given: ReportInput, report: Report) -> Figure:
     """Sensitivity against false alarms for each voter and the vote, with the vote's call and a threshold for 95 %."""
-    figure = _figure(4.8, 4.6)
+    figure = new_figure(4.8, 4.6)
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1)
     styles = {"a": (0, (1, 1.2)), "b": (0, (4, 1.5)), "combined": (0, (6, 1.5, 1, 1.5)), VOTE: "solid"}
@@ -223,7 +209,7 @@ def draw_roc(given: ReportInput, report: Report) -> Figure:
 
 def draw_scores(given: ReportInput) -> Figure:
     """How the vote's score is spread in each class."""
-    figure = _figure(4.8, 4.6)
+    figure = new_figure(4.8, 4.6)
     panels = figure.subplots(2, 1, sharex=True, sharey=True)
     _, score = voter_calls(given, VOTE)
     edges = np.linspace(0, 1, 26)
@@ -243,7 +229,7 @@ def draw_scores(given: ReportInput) -> Figure:
 
 def draw_reliability(report: Report) -> Figure:
     """How often cells with a score are ALL, and how many cells have that score."""
-    figure = _figure(4.8, 4.6)
+    figure = new_figure(4.8, 4.6)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3.2, 1])
     found = report.scores[VOTE].reliability
     filled = [one for one in found.bins if one.cells]
@@ -253,31 +239,13 @@ def draw_reliability(report: Report) -> Figure:
     upper.set_ylabel("share that is ALL")
     upper.set_title(f"Reliability, calibration error {found.expected_calibration_error:.3f}")
     upper.grid()
-    lower.bar([(one.low + one.high) / 2 for one in found.bins], [one.cells for one in found.bins], width=0.09, color="#9aa4ae")
+    lower.bar([(one.low + one.high) / 2 for one in found.bins], [one.cells for one in found.bins], width=0.09, color=GRAY)
     lower.set_ylabel("cells")
     lower.set_xlabel("the vote's score: probability of ALL")
     return figure
 
 
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-@contextmanager
-def _style() -> Iterator[None]:
-    try:
-        from matplotlib import rc_context
-    except ImportError as error:
-        raise MissingLibrary("matplotlib", "train") from error
-    with rc_context(STYLE):
-        yield
-
-
 def _render(name: str, figure: Figure) -> Picture:
-    png, svg = BytesIO(), BytesIO()
-    figure.savefig(png, format="png", dpi=150, metadata={"Software": None})
+    png = png_bytes(figure)
     figure.set_layout_engine("none")  # laid out by the first drawing; the second need not do it again
-    figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-    return Picture(name, png.getvalue(), svg.getvalue())
+    return Picture(name, png, svg_bytes(figure))

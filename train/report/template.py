@@ -15,7 +15,7 @@ from rich.text import Text
 
 from blastscope.runtime.bundle.manifest import Interval
 from blastscope.runtime.evaluation.metrics import ClassScores
-from blastscope.runtime.templates import render_template
+from blastscope.runtime.frames.report.templates import render_template
 from blastscope.train.report.data import NAMES, SUBJECTS, VOTE, Part, Report
 from blastscope.train.report.plots import Picture
 

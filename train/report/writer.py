@@ -12,7 +12,6 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from blastscope.runtime.bundle.manifest import TrainingProvenance
 from blastscope.runtime.bundle.uncertainty import Uncertainty
 from blastscope.runtime.errors import DataError
 from blastscope.runtime.io.atomic import write_content
@@ -74,14 +73,7 @@ def read_run(run: Path) -> ReportInput:
         probabilities=_probabilities(run / "validation.safetensors", tensors, len(found.validation)),
         history=history,
         kept={voter: kept_epoch(rows, schedules[voter]) for voter, rows in history.items() if rows},
-        provenance=TrainingProvenance(
-            data_sha256=found.data_sha256,
-            split=found.split,
-            seed=found.seed,
-            config=found.config.model_dump(mode="json"),
-            versions=found.versions,
-            patients=found.patients,
-        ),
+        provenance=found.for_manifest(),
         patient_classes=classes_by_name(labels, found.patients.training),
         circumstances=_circumstances(found),
         notes=found.notes,

@@ -27,11 +27,23 @@ from blastscope.runtime.errors import DeviceError, DeviceLost, EngineError, OutO
 
 
 class BatchBinding(NamedTuple):
-    """Where one batch lies on the device, and the stream that works on it."""
+    """Where one batch lies on the device, and the stream that works on it.
+
+    Attributes
+    ----------
+    batch : int
+        Crops in the batch.
+    crops : int
+        Device address of the crops, (batch, S, S, 3) uint8.
+    answers : int
+        Device address of the answers, (batch, *shape) float32; the shape is `ExecutionContext.answer_shape`.
+    stream : int
+        Handle of the CUDA stream.
+    """
 
     batch: int
-    crops: int  # address of (batch, S, S, 3) uint8
-    answers: int  # address of float32 (batch, *shape), `ExecutionContext.answer_shape`
+    crops: int
+    answers: int
     stream: int
 
 

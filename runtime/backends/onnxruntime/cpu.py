@@ -113,14 +113,20 @@ def open_engine(graph: Path, sha256: str, options: EngineOptions) -> Engine:
 def make_session(content: bytes, graph: Path, *, threads: int) -> Any:
     """An `InferenceSession` of the bytes `content` of the file `graph`."""
     library = load_onnxruntime()
+    unfit = unfit_passes(parse_model(content, graph))
+    options = session_options(library, threads)
+    return library.InferenceSession(content, options, providers=["CPUExecutionProvider"], disabled_optimizers=unfit)
+
+
+def session_options(library: Any, threads: int) -> Any:
+    """The `SessionOptions` of every network on the CPU."""
     options = library.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     # threads that wait must not keep cores busy: those that decode and crop want them, and so does other software
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3  # errors only: what we raise says the rest
-    unfit = unfit_passes(parse_model(content, graph))
-    return library.InferenceSession(content, options, providers=["CPUExecutionProvider"], disabled_optimizers=unfit)
+    return options
 
 
 def unfit_passes(model: Any) -> list[str]:
@@ -194,10 +200,6 @@ class DetectorNetwork:
 def open_detector(content: bytes, graph: Path, *, threads: int) -> DetectorNetwork:
     """The detector in `content`, the verified bytes of the file `graph`. Raises `EngineError`, `MissingLibrary`."""
     library = load_onnxruntime()
-    options = library.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
     with translate_errors(f"'{graph}'"):
-        return DetectorNetwork(library.InferenceSession(content, options, providers=["CPUExecutionProvider"]))
+        session = library.InferenceSession(content, session_options(library, threads), providers=["CPUExecutionProvider"])
+        return DetectorNetwork(session)

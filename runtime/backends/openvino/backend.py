@@ -61,18 +61,36 @@ _TYPES: dict[str, Execution] = {
 
 
 class StreamConfig(NamedTuple):
-    """What of the cores a network, or a part of one, may use."""
+    """What of the cores a network, or a part of one, may use.
 
-    streams: int  # requests that are worked on at the same time
-    threads: int  # of all streams together
+    Attributes
+    ----------
+    streams : int
+        Requests that are worked on at the same time.
+    threads : int
+        Threads of all streams together.
+    """
+
+    streams: int
+    threads: int
 
 
 class ExecutionPlan(NamedTuple):
-    """A layout on so many cores."""
+    """A layout on so many cores.
+
+    Attributes
+    ----------
+    lanes : int
+        How many callers can be served at the same time.
+    shares : tuple of StreamConfig
+        One where the network is whole, five where it is cut: one for each part.
+    together : bool
+        Whether A and B run at the same time.
+    """
 
     lanes: int
-    shares: tuple[StreamConfig, ...]  # one: the network is whole; five: its parts
-    together: bool = False  # A and B run at the same time
+    shares: tuple[StreamConfig, ...]
+    together: bool = False
 
 
 def available_layouts(workload: Workload, threads: int) -> tuple[Layout, ...]:

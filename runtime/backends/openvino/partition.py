@@ -25,9 +25,20 @@ class Partition(NamedTuple):
     Each gives its voter's logits first, then whatever else the rest wants. `rest` takes what A gives and then what B gives, and
     gives probabilities (1, 3, 2); `opinion` takes one voter's logits and gives the same shape, that voter's probabilities in
     each row.
+
+    Attributes
+    ----------
+    stem : openvino.Model or None
+        What both voters share; None where they share nothing that costs much.
+    a, b : openvino.Model
+        The voters.
+    rest : openvino.Model
+        The combined model and the vote.
+    opinion : openvino.Model
+        One voter's answer alone.
     """
 
-    stem: Any | None  # None: A and B share nothing that costs much
+    stem: Any | None
     a: Any
     b: Any
     rest: Any

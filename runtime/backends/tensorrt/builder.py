@@ -80,12 +80,22 @@ _TICK = 0.1  # seconds between looks at `cancelled`
 
 
 class BuildStep(NamedTuple):
-    """Where a build stands."""
+    """Where a build stands.
 
-    phase: str  # as the library calls it
+    Attributes
+    ----------
+    phase : str
+        The library's name for it.
+    done, steps : int
+        How many of its steps are done.
+    inside : str or None
+        The phase that this one is a part of.
+    """
+
+    phase: str
     done: int
     steps: int
-    inside: str | None  # the phase that this one is a part of
+    inside: str | None
 
     def __str__(self) -> str:
         return f"{self.phase}: {self.done} of {self.steps}"
@@ -103,12 +113,35 @@ def build_engine(
     cancelled: Callable[[], bool] | None = None,
     within: Within = nullcontext,
 ) -> bytes:
-    """The engine of the ONNX file `graph` that `key` describes. Takes seconds with TensorRT-RTX, minutes with TensorRT.
+    """The engine that a key describes. Takes seconds with TensorRT-RTX, minutes with TensorRT.
 
-    The build runs in a thread of its own, so that Ctrl-C (`KeyboardInterrupt`) and `cancelled` end it at its next step; nothing
-    is written to disk. `within` is entered in that thread: where a GPU other than the first is to be the current one. Raises
-    `MissingLibrary`, and `EngineError` where the graph's bytes are not the key's or break a limit, where the parser refuses
-    nodes, where the library breaks off, and where `cancelled` became true.
+    The build runs in a thread of its own, so that Ctrl-C (`KeyboardInterrupt`) and `cancelled` end it at its next step. Nothing
+    is written to disk.
+
+    Parameters
+    ----------
+    graph : Path
+        The ONNX file.
+    key : EngineKey
+        From which graph, for which GPUs, batches and library.
+    tell : callable, optional
+        Gets each `BuildStep`.
+    cancelled : callable, optional
+        Ends the build once it gives true.
+    within : callable
+        Gives a context manager that the thread enters: where a GPU other than the first is to be the current one.
+
+    Returns
+    -------
+    bytes
+
+    Raises
+    ------
+    MissingLibrary
+        The library isn't installed.
+    EngineError
+        The graph's bytes are not the key's or break a limit, the parser refuses nodes, the library breaks off, or `cancelled`
+        became true.
     """
     library = load_library(key.library)
     if str(library.__version__) != key.version:

@@ -43,9 +43,23 @@ from blastscope.runtime.io.own_files import Unusable
 
 
 def incompatibilities(key: EngineKey, machine: Machine, bundle: Bundle | None = None) -> list[str]:
-    """The reasons why an engine of `key` can't be used on `machine`, and for `bundle` where one is named.
+    """Why an engine can't be used on a machine, and for a bundle where one is named.
 
-    That no GPU is here, or none that it is for, isn't among them: see `gpu_incompatibility`.
+    That no GPU is here, or none that it is for, isn't among the reasons: see `gpu_incompatibility`.
+
+    Parameters
+    ----------
+    key : EngineKey
+        The engine's.
+    machine : Machine
+        Where it is to run.
+    bundle : Bundle, optional
+        Whose graph it is to be made of.
+
+    Returns
+    -------
+    list of str
+        Sentences; empty where nothing speaks against it.
     """
     return [*_library(key, machine), *(_graph(key, bundle) if bundle else ())]
 
@@ -97,12 +111,24 @@ def _difference(built: GpuFacts, here: GpuFacts) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """A machine as engines see it."""
+    """A machine as engines see it.
+
+    Attributes
+    ----------
+    platform : str
+        Operating system and processor.
+    versions : mapping of str to str
+        Versions of the libraries that can be loaded, 'tensorrt' and 'tensorrt-rtx'.
+    gpus : tuple of GpuFacts
+        Its GPUs.
+    no_gpu : str or None
+        Why there is none.
+    """
 
     platform: str
-    versions: Mapping[Library, str]  # of the libraries that can be loaded
+    versions: Mapping[Library, str]
     gpus: tuple[GpuFacts, ...]
-    no_gpu: str | None = None  # the reason, where there is none
+    no_gpu: str | None = None
 
     @classmethod
     def here(cls) -> Self:
@@ -128,13 +154,25 @@ State = Literal["ready", "ahead", "stale", "unusable"]
 class StoredEngine:
     """An engine of the cache.
 
-    ready: may run here. ahead: sound, but for a GPU that isn't here. stale: the machine, a library or the bundle changed.
-    unusable: damaged, another user's, or never trusted here. The last two are rebuilt where they are asked for.
+    Attributes
+    ----------
+    path : Path
+        The engine's file.
+    size : int
+        Bytes on disk; 0 where the file is gone.
+    key : EngineKey or None
+        What it was built from and for; None where its sidecar can't be read.
+    state : {'ready', 'ahead', 'stale', 'unusable'}
+        'ready': may run here. 'ahead': sound, but for a GPU that isn't here. 'stale': the machine, a library or the bundle
+        changed. 'unusable': damaged, another user's, or never trusted here. The last two are built anew when they are
+        asked for.
+    reasons : tuple of str
+        Why it isn't ready.
     """
 
     path: Path
-    size: int  # bytes on disk; 0 where the file is gone
-    key: EngineKey | None  # None where the sidecar can't be read
+    size: int
+    key: EngineKey | None
     state: State
     reasons: tuple[str, ...]
 
@@ -212,19 +250,49 @@ def remove_unusable(cache_dir: Path) -> None:
 
 
 class Trusted(NamedTuple):
-    """A travelled engine that was taken."""
+    """A travelled engine that was taken.
 
-    path: Path  # its copy in the cache, which is what will run
+    Attributes
+    ----------
+    path : Path
+        Its copy in the cache, which is what will run.
+    sha256 : str
+        Digest of that file, in hex.
+    key : EngineKey
+        What it was built from and for.
+    """
+
+    path: Path
     sha256: str
     key: EngineKey
 
 
 def trust_engine(file: Path, bundle: Bundle, machine: Machine, cache_dir: Path) -> Trusted:
-    """Copies the engine `file` into the cache and records its digest as one that this user trusts.
+    """Copies an engine into the cache and records its digest as one that this user trusts.
 
-    An engine is code: call this only because the user said so. The bytes must be those that the sidecar beside the file
-    describes, and every field of its key must fit `bundle`, the libraries of `machine` and one of its GPUs. Raises `DataError`
-    for files that can't be read, `EngineError` with every field that doesn't fit.
+    An engine is code: call this only because the user said so.
+
+    Parameters
+    ----------
+    file : Path
+        The engine. Its bytes must be those that the sidecar beside it describes.
+    bundle : Bundle
+        Whose graph it must be made of.
+    machine : Machine
+        Its libraries and one of its GPUs must fit, too.
+    cache_dir : Path
+        The cache.
+
+    Returns
+    -------
+    Trusted
+
+    Raises
+    ------
+    DataError
+        The files can't be read.
+    EngineError
+        Names every field of the key that doesn't fit.
     """
     side = _travelled(file)
     data = _bytes(file, side)

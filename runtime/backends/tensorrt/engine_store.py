@@ -36,12 +36,26 @@ _POLL = 0.1  # seconds between looks at a lock that another process holds
 
 
 class Sidecar(StrictModel):
-    """What stands beside an engine, and travels with it."""
+    """What stands beside an engine, and travels with it.
+
+    Attributes
+    ----------
+    format : str
+        Always 'blastscope engine 1'.
+    key : EngineKey
+        What the engine was built from and for.
+    sha256 : str
+        Digest of the engine's file, in hex.
+    size : int
+        Bytes of the engine's file.
+    built : str
+        Moment in UTC, ISO 8601.
+    """
 
     format: Literal["blastscope engine 1"] = "blastscope engine 1"
     key: EngineKey
-    sha256: Digest  # of the engine file
-    size: int = Field(ge=1)  # bytes
+    sha256: Digest
+    size: int = Field(ge=1)
     built: Moment
 
     @classmethod
@@ -52,12 +66,24 @@ class Sidecar(StrictModel):
 
 
 class EngineBlob(NamedTuple):
-    """An engine's bytes, ready to be deserialised."""
+    """An engine's bytes, ready to be deserialised.
+
+    Attributes
+    ----------
+    data : bytes
+        The engine.
+    path : Path
+        Where it lies, or would lie.
+    built : bool
+        Whether it was built just now.
+    note : str or None
+        Why it couldn't be kept.
+    """
 
     data: bytes
-    path: Path  # where it lies, or would
-    built: bool  # just now
-    note: str | None  # why it couldn't be kept
+    path: Path
+    built: bool
+    note: str | None
 
 
 def engines_folder(cache_dir: Path) -> Path:
@@ -192,11 +218,33 @@ def obtain_engine(
     within: Within = nullcontext,
     exact: bool = False,
 ) -> EngineBlob:
-    """The engine for `key` from the cache, else built from the ONNX file `graph` and kept; of two processes one builds.
+    """The engine for a key from the cache, else built and kept; of two processes one builds.
 
-    `watch` gets each step of the build; `cancelled` and `within` are as in `build_engine`. With
-    `exact` an engine that was built ahead of time for others as well won't do. Raises as `build_engine` does. A cache that
-    can't be written costs only that the engine isn't kept.
+    A cache that can't be written costs only that the engine isn't kept.
+
+    Parameters
+    ----------
+    cache_dir : Path
+        The cache.
+    graph : Path
+        The ONNX file.
+    key : EngineKey
+        From which graph, for which GPUs, batches and library.
+    watch : callable, optional
+        Gets each `BuildStep`.
+    cancelled, within : callable
+        As in `build_engine`.
+    exact : bool
+        True: an engine that was built ahead of time for others as well won't do.
+
+    Returns
+    -------
+    EngineBlob
+
+    Raises
+    ------
+    MissingLibrary, EngineError
+        As `build_engine`.
     """
     path = engine_path(cache_dir, key)
     places = [path] if exact else _candidates(cache_dir, key)

@@ -36,7 +36,15 @@ PORTABLE_FROM = (8, 0)  # docs of TensorRT-RTX 1.7: an engine for no named GPU r
 
 
 class BatchProfile(StrictModel):
-    """How many crops a call of the engine may hold, and for how many it is tuned."""
+    """How many crops a call of the engine may hold, and for how many it is tuned.
+
+    Attributes
+    ----------
+    least, most : int
+        Fewest and most crops of a call, 1 to 1024.
+    likely : int
+        For how many it is tuned.
+    """
 
     least: int = Field(default=1, ge=1)
     likely: int = 8
@@ -62,18 +70,42 @@ class BatchProfile(StrictModel):
 
 
 class EngineKey(StrictModel):
-    """Everything that can change an engine."""
+    """Everything that can change an engine.
+
+    Attributes
+    ----------
+    layout : int
+        Version of what our builder makes of a graph.
+    graph : str
+        SHA-256 of the ONNX file, in hex.
+    models : {'ensemble', 'a', 'b', 'combined'}
+        Which models the graph holds.
+    precision : {'fp32', 'fp16', 'int8'}
+        Number type of the graph's file.
+    library : {'tensorrt', 'tensorrt-rtx'}
+        What builds and runs it.
+    version : str
+        The library's.
+    platform : str
+        Operating system and processor.
+    profile : BatchProfile
+        How many crops it takes.
+    gpu : GpuFacts or None
+        The GPU that it was built on; None where it was built ahead of time, on a machine that need not have one.
+    targets : tuple of str
+        Built ahead of time: the kinds of GPU that were named, such as 'sm86', in rising order; empty for a portable engine.
+    """
 
     layout: int = LAYOUT
-    graph: Digest  # of the ONNX file
+    graph: Digest
     models: GraphModels
     precision: Precision
     library: Library
-    version: str = Field(min_length=1)  # of the library
+    version: str = Field(min_length=1)
     platform: str
     profile: BatchProfile = BatchProfile()
-    gpu: GpuFacts | None = None  # None: built ahead of time, on a machine that need not have one
-    targets: tuple[Target, ...] = ()  # ahead of time: the kinds of GPU that were named; none: portable
+    gpu: GpuFacts | None = None
+    targets: tuple[Target, ...] = ()
 
     @model_validator(mode="after")
     def _is_for_one_machine_or_for_named_ones(self) -> Self:
@@ -144,9 +176,31 @@ def engine_key(
     gpu: GpuFacts | None = None,
     targets: tuple[str, ...] = (),
 ) -> EngineKey:
-    """The key of an engine of the bundle's graph `entry`, for the GPU at hand, or ahead of time for `targets`.
+    """The key of an engine of one of the bundle's graphs, for the GPU at hand or ahead of time.
 
-    `version` is `library_version(library)`. Raises `UsageError` where the library can't build such an engine.
+    Parameters
+    ----------
+    entry : GraphEntry
+        The graph.
+    library : {'tensorrt', 'tensorrt-rtx'}
+        What builds and runs it.
+    version : str
+        `library_version(library)`.
+    profile : BatchProfile, optional
+        How many crops it takes.
+    gpu : GpuFacts, optional
+        The GPU at hand; without it the engine is built ahead of time.
+    targets : tuple of str
+        Ahead of time: kinds of GPU, such as 'sm86'; empty for a portable engine.
+
+    Returns
+    -------
+    EngineKey
+
+    Raises
+    ------
+    UsageError
+        The library can't build such an engine.
     """
     if gpu is None and library != "tensorrt-rtx":
         raise UsageError(f"{library} builds only on the GPU that will run the engine: for another machine take tensorrt-rtx")

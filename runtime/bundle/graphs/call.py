@@ -17,12 +17,24 @@ Shape = tuple[int, ...]
 
 
 class Known(NamedTuple):
-    """What is known of a tensor before the graph runs."""
+    """What is known of a tensor before the graph runs.
+
+    Attributes
+    ----------
+    shape : tuple
+        Its dimensions.
+    value : array or None
+        Its numbers, where it is small and depends on no crop.
+    fixed : bool
+        Whether it depends on no crop: libraries compute it when they load the graph.
+    type : int
+        ONNX's number of its element type; 0 where it isn't known.
+    """
 
     shape: Shape
-    value: NDArray[Any] | None = None  # its numbers, where it is small and depends on no crop
-    fixed: bool = False  # depends on no crop: libraries compute it at loading
-    type: int = 0  # ONNX's number of it
+    value: NDArray[Any] | None = None
+    fixed: bool = False
+    type: int = 0
 
     @property
     def size(self) -> int:
@@ -32,7 +44,17 @@ class Known(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """An operator with what is known of its inputs."""
+    """An operator with what is known of its inputs.
+
+    Attributes
+    ----------
+    node : Node
+        The operator.
+    inputs : sequence of Known or None
+        One for each of its inputs; None for one that was left out, or that nothing is known of.
+    opset : int
+        Version of ONNX's operators that the graph asks for.
+    """
 
     node: Node
     inputs: Sequence[Known | None]

@@ -32,12 +32,26 @@ class UnfitGraph(Exception):
 
 
 class Tensor(NamedTuple):
-    """An initialiser, or a constant in an attribute. Its numbers stay in the file until they are asked for."""
+    """An initialiser, or a constant in an attribute. Its numbers stay in the file until they are asked for.
+
+    Attributes
+    ----------
+    dims : tuple of int
+        Its shape.
+    type : int
+        ONNX's number of the element type.
+    content : bytes
+        The whole file.
+    raw : (int, int) or None
+        From where to where in the file the elements lie; None: they stand in `numbers`.
+    numbers : tuple of float
+        The elements, where they aren't raw.
+    """
 
     dims: tuple[int, ...]
     type: int
-    content: bytes  # of the file
-    raw: Span | None  # where the elements lie; None: they stand in `numbers`
+    content: bytes
+    raw: Span | None
     numbers: tuple[float, ...]
 
     @property
@@ -56,17 +70,37 @@ class Tensor(NamedTuple):
 
 
 class Node(NamedTuple):
-    """One operator."""
+    """One operator.
+
+    Attributes
+    ----------
+    name, operator : str
+        Its own name, and the operator's type such as 'Conv'.
+    inputs, outputs : tuple of str
+        Names of values; '' for an input that was left out.
+    attributes : dict of str
+        An int, float, bytes, `Tensor`, or list of ints or floats for each name.
+    """
 
     name: str
     operator: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    attributes: dict[str, Any]  # int, float, bytes, Tensor, or a list of ints or floats
+    attributes: dict[str, Any]
 
 
 class Value(NamedTuple):
-    """An input or output of the graph, as it is declared."""
+    """An input or output of the graph, as it is declared.
+
+    Attributes
+    ----------
+    name : str
+        Its name.
+    type : int
+        ONNX's number of the element type.
+    dims : tuple of int, str or None
+        A number, a name, or None where nothing is declared.
+    """
 
     name: str
     type: int
@@ -75,7 +109,19 @@ class Value(NamedTuple):
 
 @dataclass(slots=True)
 class Graph:
-    """What a file holds."""
+    """What a file holds.
+
+    Attributes
+    ----------
+    opset : int
+        Version of ONNX's operators that it asks for.
+    nodes : list of Node
+        In the file's order.
+    tensors : dict of str to Tensor
+        Initialisers by name.
+    inputs, outputs : list of Value
+        As they are declared.
+    """
 
     opset: int
     nodes: list[Node] = field(default_factory=list)

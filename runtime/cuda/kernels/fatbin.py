@@ -21,13 +21,27 @@ RECORD = "crop.json"
 
 
 class Compiled(StrictModel):
-    """What crop.json says: from what, by what and for what crop.fatbin was compiled. Digests are sha256 in hex."""
+    """What crop.json says: from what, by what and for what crop.fatbin was compiled. Digests are sha256 in hex.
+
+    Attributes
+    ----------
+    fatbin : str
+        Digest of crop.fatbin.
+    sources : dict of str to str
+        Digest of each source file, by its name.
+    nvcc : str
+        The compiler's version.
+    options : tuple of str
+        What it was given.
+    targets : tuple of str
+        sm_... for machine code, compute_... for the PTX that later GPUs compile.
+    """
 
     fatbin: str
-    sources: dict[str, str] = Field(min_length=1)  # file name -> digest
+    sources: dict[str, str] = Field(min_length=1)
     nvcc: str
     options: tuple[str, ...]
-    targets: tuple[str, ...]  # sm_... machine code, compute_... PTX for GPUs that come later
+    targets: tuple[str, ...]
 
 
 def crop_fatbin(folder: Path = FOLDER) -> bytes:

@@ -126,11 +126,21 @@ def _median(counts: NDArray[np.float64]) -> float:
 
 
 class Scale(NamedTuple):
-    """The scale of a frame."""
+    """The scale of a frame.
+
+    Attributes
+    ----------
+    pixel_um : float
+        Micrometres per pixel.
+    source : ScaleSource
+        Where it comes from.
+    note : str
+        Where what is said and what is measured differ; else empty.
+    """
 
     pixel_um: float
     source: ScaleSource
-    note: str = ""  # where what is said and what is measured differ
+    note: str = ""
 
 
 def choose_scale(given_um: float | None, stated_um: float | None, red_cells: RedCells | None, red_cell_um: float) -> Scale:
@@ -171,11 +181,31 @@ def estimate_frame_parameters(
     stated_um: float | None = None,
     measure: Callable[[ImagePyramid, Box], RedCells | None] | None = None,
 ) -> FrameParameters:
-    """What holds for the whole of `frame` (H, W, 3) uint8 RGB. `pixel_um`, or the specification's, settles the scale.
+    """What holds for the whole of a frame: scale, glass, stain, field of view.
 
-    `stated_um` is what the frame's file says of it, which red cells may overrule (`choose_scale`). They are measured by
-    `measure`, and by their outlines where that is missing or gives nothing.
-    Raises `ImageError` for anything but such an array. An empty frame has facts too: those that are assumed.
+    An empty frame has facts too: those that are assumed.
+
+    Parameters
+    ----------
+    frame : (H, W, 3) uint8 array in RGB, or ImagePyramid
+        The frame.
+    spec : FrameSpecification
+        What is assumed of frames and cells; a scale in it settles the scale.
+    pixel_um : float, optional
+        Micrometres per pixel. Settles the scale before `spec` does.
+    stated_um : float, optional
+        What the frame's file says of the scale, which red cells may overrule (`choose_scale`).
+    measure : callable, optional
+        Measures red cells in a box of the frame. Where it is missing or gives None they are measured by their outlines.
+
+    Returns
+    -------
+    FrameParameters
+
+    Raises
+    ------
+    ImageError
+        `frame` is no such array.
     """
     pictures = image_pyramid(frame)
     frame = pictures.frame

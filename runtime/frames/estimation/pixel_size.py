@@ -3,8 +3,6 @@
 Each edge pixel votes for the point one radius inwards, towards the darker side. At the right radius the votes of a disc's
 rim meet in its middle, whether or not other cells hide half of the rim; pale middles vote outwards, and for nothing.
 Reduced pictures keep the radius at 5 pixels or more, so that every scale is measured alike.
-
-Votes of edges: each edge pixel votes for the point one radius inwards, and at the radius of a disc its votes meet.
 """
 
 from __future__ import annotations
@@ -52,9 +50,23 @@ class RedCells(NamedTuple):
 
 
 def measure_red_cells(pictures: ImagePyramid, box: Box, avoid: Avoid, glass: int) -> RedCells | None:
-    """The red cells in `box` of a frame; None without enough of them.
+    """The red cells in a part of a frame.
 
-    `avoid` tells from a reduced picture (h, w, 3) which of its pixels show no red cell's rim; `glass` is the glass' gray level.
+    Parameters
+    ----------
+    pictures : ImagePyramid
+        The frame.
+    box : (x0, y0, x1, y1)
+        The part, in pixels of the frame.
+    avoid : callable
+        Takes a reduced picture (h, w, 3), and tells which of its pixels show no red cell's rim: (h, w) bool.
+    glass : int
+        Gray level of the glass, 0 to 255.
+
+    Returns
+    -------
+    RedCells or None
+        None without enough of them.
     """
     search = _Search(pictures, box, avoid, glass)
     # the finest level costs most, and few frames need it
@@ -169,7 +181,17 @@ Avoid = Callable[[NDArray[np.uint8]], NDArray[np.bool_]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Edges:
-    """The edge pixels of a reduced picture with their inward unit normals."""
+    """The edge pixels of a reduced picture with their inward unit normals.
+
+    Attributes
+    ----------
+    columns, rows : (K,) int64 array
+        Where the K pixels lie.
+    right, down : (K,) float32 array
+        The normals, which point to the darker side.
+    shape : (int, int)
+        Rows and columns of the picture.
+    """
 
     columns: NDArray[np.int64]
     rows: NDArray[np.int64]

@@ -15,11 +15,11 @@ from blastscope.runtime.frames.corrections import ANSWERS, COLUMNS, COMPLETE, FO
 from blastscope.runtime.frames.doubts import doubt_sentences
 from blastscope.runtime.frames.report.contact_sheet import Card, cards_of, score_of
 from blastscope.runtime.frames.report.overlay import MOST_NUMBERS
+from blastscope.runtime.frames.report.templates import render_template
 from blastscope.runtime.frames.report.theme import LOOKS, caution, names_of, style_of, words_of
 from blastscope.runtime.frames.report.thumbnails import Thumbnail, thumbnail_side
 from blastscope.runtime.frames.types import FrameCell, FrameReport
 from blastscope.runtime.io.printable import without_surrogates
-from blastscope.runtime.templates import render_template
 from blastscope.runtime.types import Audit, RefusalCode
 
 MOST_CARDS = 5000
@@ -51,9 +51,25 @@ def render_slide_report(
     links: Mapping[int, str] | None = None,
     alarms: Sequence[str] = (),
 ) -> str:
-    """The page on `frames`, with the `alarms` of a drift.
+    """A page on frames.
 
-    With `links` (number of a frame to a page beside this one) it is an index, without cells.
+    Parameters
+    ----------
+    frames : sequence of Thumbnail
+        What it shows.
+    title : str
+        Its heading.
+    audit : Audit, optional
+        What answered.
+    links : mapping of int to str, optional
+        Pages beside this one, by the frame's number. With it the page is an index, without cells.
+    alarms : sequence of str
+        Of a drift.
+
+    Returns
+    -------
+    str
+        HTML.
     """
     reports = [frame.report for frame in frames]
     cards = cards_of(frames)

@@ -38,11 +38,21 @@ LEAST_SHIFT = 0.3  # of the cells' threshold: by more it isn't lowered, since re
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CandidateRegion:
-    """Stained parts that may be lobes of one nucleus or nuclei that touch, in pixels of the working frame."""
+    """Stained parts that may be lobes of one nucleus or nuclei that touch, in pixels of the working frame.
+
+    Attributes
+    ----------
+    box : (x0, y0, x1, y1)
+        Around all parts.
+    wide : bool
+        Whether it is so large that a tile may show only a piece of it.
+    outlines : tuple of (K, 2) int32 arrays
+        One for each part.
+    """
 
     box: Box
-    wide: bool  # of so much that a tile may show only a piece of it
-    outlines: tuple[Outline, ...]  # of each part
+    wide: bool
+    outlines: tuple[Outline, ...]
 
 
 def find_candidates(whole: StainMap) -> list[CandidateRegion]:
@@ -128,17 +138,39 @@ def _linked(outlines: list[Outline], gap: float) -> list[list[Outline]]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RegionView:
-    """The nuclear stain around a place, in pixels of `um` micrometres."""
+    """The nuclear stain around a place, in pixels of `um` micrometres.
+
+    Attributes
+    ----------
+    grid : Grid
+        Where the view lies in the frame.
+    um : float
+        Micrometres per pixel of the view.
+    facts : FrameParameters
+        The frame's scale and stain.
+    picture : (H, W, 3) uint8 array
+        RGB.
+    stain : (H, W) int32 array
+        Nuclear stain, summed over 3 x 3 pixels, in 1 / UNIT.
+    inside : (H, W) uint8 array
+        1 where the frame shows something.
+    own : (H, W) uint8 array
+        1 where the stain is this place's, and not a neighbour's that the margin shows.
+    nuclear : (H, W) uint8 array
+        1 where the stain is a nucleus'.
+    cellular : (H, W) uint8 array
+        1 where it is at least a white cell's.
+    """
 
     grid: Grid
     um: float
     facts: FrameParameters
-    picture: NDArray[np.uint8]  # (H, W, 3) RGB
-    stain: NDArray[np.int32]  # summed over 3 x 3 pixels, in 1/UNIT
-    inside: Mask  # 1 where the frame shows something
-    own: Mask  # 1 where the stain is this place's, and not a neighbour's that the margin shows
-    nuclear: Mask  # 1 where the stain is a nucleus'
-    cellular: Mask  # 1 where it is at least a white cell's
+    picture: NDArray[np.uint8]
+    stain: NDArray[np.int32]
+    inside: Mask
+    own: Mask
+    nuclear: Mask
+    cellular: Mask
 
 
 def view_region(whole: StainMap, place: CandidateRegion, margin_um: float) -> RegionView:
@@ -192,16 +224,34 @@ def _summed(values: NDArray[np.int16] | NDArray[np.int32]) -> NDArray[np.int32]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CellView:
-    """A window around one cell, in pixels of `um` micrometres."""
+    """A window around one cell, in pixels of `um` micrometres.
+
+    Attributes
+    ----------
+    um : float
+        Micrometres per pixel of the view.
+    facts : FrameParameters
+        The frame's scale and stain.
+    picture : (H, W, 3) uint8 array
+        RGB.
+    stain : (H, W) int32 array
+        Nuclear stain, as in `RegionView`.
+    inside : (H, W) uint8 array
+        1 where the frame shows something.
+    cell, nucleus : (H, W) uint8 array
+        1 where they lie.
+    others : (H, W) uint8 array or None
+        1 in cells that touch this one; None where none does.
+    """
 
     um: float
     facts: FrameParameters
-    picture: NDArray[np.uint8]  # (H, W, 3) RGB
-    stain: NDArray[np.int32]  # nuclear stain, as a view's
-    inside: Mask  # 1 where the frame shows something
+    picture: NDArray[np.uint8]
+    stain: NDArray[np.int32]
+    inside: Mask
     cell: Mask
     nucleus: Mask
-    others: Mask | None  # cells that touch this one; None where none does
+    others: Mask | None
 
 
 def view_cell(view: RegionView, nucleus: Region, cell: Region, cells: list[Region], around_um: float) -> CellView:

@@ -72,14 +72,32 @@ def segment_cells(
     skipped: list[Box] | None = None,
     core: Box | None = None,
 ) -> tuple[SegmentedCell, ...]:
-    """The white cells of `frame` (H, W, 3) uint8 RGB, top to bottom and left to right; none on pixels of over 1.2 um.
+    """The white cells of a frame, top to bottom and left to right; none on pixels of over 1.2 um.
 
-    At most `threads` look for stain in an array, or as many as the process may use; their number changes nothing.
     A turned or flipped frame has its cells turned, one shifted within empty glass has them shifted, to the pixel.
-    Whoever looks at several frames at once gives all of them the same `crowded`: there goes what hangs together over much of a
-    frame, since that takes ten times the memory of the rest. Places that hold more than `MOST_PARTS` parts are not looked at;
-    their boxes, in pixels of the picture at working resolution, are put into `skipped`. With `core`, in pixels of `frame`, only
-    cells whose box has its centre in it are given, and places that can hold none are passed over: the rest of a tile.
+
+    Parameters
+    ----------
+    frame : (H, W, 3) uint8 array in RGB, or ImagePyramid
+        The frame.
+    facts : FrameParameters
+        Its scale and stain.
+    spec : FrameSpecification
+        What is assumed of frames and cells.
+    threads : int, optional
+        How many look for stain in an array at most; by default as many as the process may use. Their number changes nothing.
+    crowded : SingleThread, optional
+        Where what hangs together over much of a frame is looked at, since that takes ten times the memory of the rest. Whoever
+        looks at several frames at once gives all of them the same one.
+    skipped : list, optional
+        Gets the boxes of places that hold more than `MOST_PARTS` parts and aren't looked at, in pixels of the picture at
+        working resolution.
+    core : (x0, y0, x1, y1), optional
+        In pixels of `frame`: only cells whose box has its centre in it are given. Places that can hold none are passed over.
+
+    Returns
+    -------
+    tuple of SegmentedCell
     """
     pictures = image_pyramid(frame, threads)
     if pictures.frame.size == 0 or facts.pixel_um > COARSEST_UM:

@@ -182,10 +182,18 @@ Outline = NDArray[np.int32]  # (K, 1, 2), x and y
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Components:
-    """The pieces of a mask. They are counted by their outlines, and drawn one by one as they are asked for."""
+    """The pieces of a mask. They are counted by their outlines, and drawn one by one as they are asked for.
 
-    outlines: list[Outline]  # of pieces and of holes
-    levels: list[list[int]]  # of each: the numbers of the ones next to it, before it, in it and around it, or -1
+    Attributes
+    ----------
+    outlines : list of (K, 1, 2) int32 arrays
+        Of pieces and of holes.
+    levels : list of list of int
+        For each outline the numbers of the ones next to it, before it, in it and around it, or -1: OpenCV's hierarchy.
+    """
+
+    outlines: list[Outline]
+    levels: list[list[int]]
 
     def __len__(self) -> int:
         """How many there are."""

@@ -28,16 +28,36 @@ STRIP_PIXELS = 100_000  # a strip that the processor's cache holds
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StainMap:
-    """A frame in pixels of `um` micrometres."""
+    """A frame in pixels of `um` micrometres.
+
+    Attributes
+    ----------
+    grid : Grid
+        Where the map lies in the frame.
+    um : float
+        Micrometres per pixel of the map.
+    facts : FrameParameters
+        The frame's scale and stain.
+    picture : (grid.height, grid.width, 3) uint8 array
+        RGB.
+    stain : (grid.height, grid.width) int16 array
+        Nuclear stain, in 1 / STEP.
+    stained : (grid.height, grid.width) uint8 array
+        1 where it is stained like a nucleus.
+    surround : (grid.height, grid.width) uint8 array or None
+        1 in the dark around the field of view; None where there is none.
+    shape : tuple of int
+        Of the frame: height, width, channels.
+    """
 
     grid: Grid
     um: float
     facts: FrameParameters
-    picture: NDArray[np.uint8]  # (grid.height, grid.width, 3) RGB
-    stain: NDArray[np.int16]  # nuclear stain, in 1/STEP
-    stained: Mask  # 1 where it is stained like a nucleus
-    surround: Mask | None  # 1 in the dark around the field of view; None without
-    shape: tuple[int, ...]  # of the frame
+    picture: NDArray[np.uint8]
+    stain: NDArray[np.int16]
+    stained: Mask
+    surround: Mask | None
+    shape: tuple[int, ...]
 
 
 def make_stain_map(pictures: ImagePyramid, facts: FrameParameters) -> StainMap:

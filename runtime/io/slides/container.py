@@ -14,10 +14,20 @@ TEXT_BYTES = 1 << 20  # of a slide's text file
 
 
 class Container(NamedTuple):
-    """A kind of file other than a plain picture."""
+    """A kind of file other than a plain picture.
 
-    name: str  # for people, with its article
-    reader: str  # "tiff", "openslide", "czi", "dicom", "heif", or "" where nothing here reads it
+    Attributes
+    ----------
+    name : str
+        For people, with its article.
+    reader : str
+        'tiff', 'openslide', 'czi', 'dicom' or 'heif'; '' where nothing here reads it.
+    remedy : str
+        What a person can do with a file that nothing reads.
+    """
+
+    name: str
+    reader: str
     remedy: str = "save it as PNG or TIFF"
 
 

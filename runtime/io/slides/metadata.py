@@ -55,7 +55,15 @@ COLOURS = {0xFF000000: 0, 0x00FF0000: 1, 0x0000FF00: 2}  # RGBA, without the alp
 
 
 class PixelSize(NamedTuple):
-    """Micrometres per pixel where the file says something that can be, and a note on it."""
+    """Micrometres per pixel where the file says something that can be, and a note on it.
+
+    Attributes
+    ----------
+    pixel_um : float or None
+        Micrometres per pixel; None where the file says nothing that can be.
+    note : str
+        What is odd in what it says; else empty.
+    """
 
     pixel_um: float | None
     note: str

@@ -39,10 +39,18 @@ DROPPED_ALPHA = "its alpha channel, opaque wherever it is read, is dropped"
 
 
 class TiffVendor(NamedTuple):
-    """A scanner's kind of TIFF."""
+    """A scanner's kind of TIFF.
 
-    name: str  # for people, with its article
-    stitched: bool  # its tiles overlap, or lie in several areas: OpenSlide puts them together
+    Attributes
+    ----------
+    name : str
+        For people, with its article.
+    stitched : bool
+        Whether its tiles overlap, or lie in several areas: OpenSlide puts them together.
+    """
+
+    name: str
+    stitched: bool
 
 
 BY_FLAG = {  # of tifffile

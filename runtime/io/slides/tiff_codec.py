@@ -51,17 +51,37 @@ class ReadError(Exception):
 
 
 class TileFormat(NamedTuple):
-    """What all pieces of a TIFF page have in common."""
+    """What all pieces of a TIFF page have in common.
+
+    Attributes
+    ----------
+    compression, photometric : int
+        TIFF's numbers of them.
+    samples : int
+        In one piece: 3 or 4, or 1 where the colours lie apart.
+    predictor : int
+        TIFF's number: 1 none, 2 horizontal differences.
+    tables : bytes
+        Of JPEG: the tables that all pieces share.
+    header : bytes
+        Of JPEG where a piece is a part of a larger one, in Hamamatsu's NDPI.
+    reversed_bits : bool
+        Whether the first pixel stands in the lowest bit of a byte.
+    subsampling : (int, int)
+        Of YCbCr that isn't JPEG: how many pixels share a colour, across and down.
+    conversion : tuple of Tag
+        What the page says on how its YCbCr becomes RGB.
+    """
 
     compression: int
     photometric: int
-    samples: int  # in one piece: 3 or 4, or 1 where the colours lie apart
+    samples: int
     predictor: int = 1
-    tables: bytes = b""  # of JPEG, which all pieces share
-    header: bytes = b""  # of JPEG where a piece is a part of a larger one: Hamamatsu's NDPI
+    tables: bytes = b""
+    header: bytes = b""
     reversed_bits: bool = False
-    subsampling: tuple[int, int] = (1, 1)  # of YCbCr that isn't JPEG: pixels that share a colour, across and down
-    conversion: tuple[Tag, ...] = ()  # what the page says on how its YCbCr becomes RGB
+    subsampling: tuple[int, int] = (1, 1)
+    conversion: tuple[Tag, ...] = ()
 
 
 def decode_tile(data: bytes, size: tuple[int, int], needed: tuple[int, int], form: TileFormat) -> NDArray[np.uint8]:

@@ -16,10 +16,10 @@ from PIL import Image
 from blastscope.runtime.evaluation import error_gallery as taking
 from blastscope.runtime.evaluation.error_gallery import MOST_CARDS, ErrorImages, Mistake, gallery_parts, mistakes_in
 from blastscope.runtime.evaluation.labels import LabelledCell
+from blastscope.runtime.frames.report.templates import render_template
 from blastscope.runtime.frames.report.theme import LOOKS, rgb
 from blastscope.runtime.frames.types import FrameCell, FrameParameters, FrameReport, SegmentedCell
 from blastscope.runtime.io.slides.slide import ArraySlide
-from blastscope.runtime.templates import render_template
 from blastscope.runtime.types import Audit, Box, ClassName, Prediction, Refusal
 
 AUDIT = Audit("b" * 64, "e", "openvino", "CPU", "fp16", "f32")

@@ -12,15 +12,15 @@ import pytest
 from jinja2 import UndefinedError
 
 from blastscope.runtime.frames.report.html_report import render_slide_report
+from blastscope.runtime.frames.report.templates import render_template
 from blastscope.runtime.frames.report.thumbnails import Thumbnail
 from blastscope.runtime.frames.types import FrameParameters, FrameReport
-from blastscope.runtime.templates import render_template
 from blastscope.train.detector.report import DetectorReport, render
 
 if TYPE_CHECKING:
     from browser import Browser
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 FACTS = FrameParameters(0.1, "given", (230.0, 225.0, 228.0), (0.4, 0.5, -0.7), 0.3, 0.06, (0, 0, 90, 90), (0, 0, 90, 90))
 
 

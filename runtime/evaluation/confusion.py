@@ -1,0 +1,99 @@
+"""Cells counted by patient, label and call, and the rates that follow: accuracy, recall, weighted F1, AUROC.
+
+A bootstrap weighs patients, so a rate of a thousand draws takes one matrix product. Functions here check and count;
+`metrics` makes records of what they give.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from blastscope.runtime.errors import UsageError
+from blastscope.runtime.evaluation.bootstrap import Grouping
+from blastscope.runtime.types import CLASSES
+
+ROUNDING = 1e-5  # an engine's softmax may round past one
+
+
+def class_indices(name: str, values: ArrayLike) -> NDArray[np.int64]:
+    """Labels or calls (N,), 0 hem and 1 all, as int64. Raises `UsageError` for others; `name` is what it calls them."""
+    array = np.asarray(values)
+    if array.ndim != 1 or array.dtype.kind not in "iub" or np.any((array != 0) & (array != 1)):
+        raise UsageError(f"{name} must be (N,) indices into {CLASSES}, 0 or 1, not {array.dtype} of shape {array.shape}")
+    return array.astype(np.int64)
+
+
+def all_probabilities(values: ArrayLike) -> NDArray[np.float64]:
+    """Probabilities of ALL (N,), none above 1. Raises `UsageError` for what is none."""
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or not np.all((array >= 0) & (array <= 1 + ROUNDING)):
+        raise UsageError(f"scores must be (N,) probabilities of all, from 0 to 1; got shape {array.shape}, or values outside")
+    return np.minimum(array, 1.0)
+
+
+def check_lengths(first: NDArray[np.int64], *others: NDArray[np.int64] | NDArray[np.float64] | Sequence[str]) -> None:
+    """Raises `UsageError` without cells, and where the arguments differ in length."""
+    lengths = [len(first), *map(len, others)]
+    if len(set(lengths)) != 1:
+        raise UsageError(f"there must be one entry a cell in each, not {lengths}")
+    if not len(first):
+        raise UsageError("there are no cells to score")
+
+
+def check_both_classes(truth: NDArray[np.int64]) -> None:
+    """Raises `UsageError` where the labels (N,) are of one class alone."""
+    present = np.unique(truth)
+    if len(present) == 1:
+        raise UsageError(f"there are only {CLASSES[present[0]]} cells: sensitivity, specificity and AUROC need both classes")
+
+
+def confusion_counts(truth: NDArray[np.int64], called: NDArray[np.int64], cells: Grouping) -> NDArray[np.float64]:
+    """Cells counted by patient, label and call: (P, 2, 2)."""
+    places = cells.of_cell * 4 + truth * 2 + called
+    return np.bincount(places, minlength=4 * len(cells.names)).reshape(-1, 2, 2).astype(np.float64)
+
+
+def ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`part` by `whole`, element by element; 0 where `whole` is 0."""
+    return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
+
+
+def accuracy(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The share of right calls (...) from confusion counts (..., 2, 2): one matrix, or those of all draws."""
+    return ratio(np.trace(counts, axis1=-2, axis2=-1), counts.sum(axis=(-2, -1)))
+
+
+def recall(counts: NDArray[np.float64], label: int) -> NDArray[np.float64]:
+    """The share of a class's cells that are called so (...), from confusion counts (..., 2, 2)."""
+    return ratio(counts[..., label, label], counts[..., label, :].sum(axis=-1))
+
+
+def weighted_f1(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The mean of both classes' F1 by their cells (...), from confusion counts (..., 2, 2)."""
+    right, support, called = np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(axis=-1), counts.sum(axis=-2)
+    f1 = ratio(2 * right, support + called)
+    return ratio((f1 * support).sum(axis=-1), support.sum(axis=-1))
+
+
+def outscored_pairs(truth: NDArray[np.int64], score: NDArray[np.float64], cells: Grouping) -> NDArray[np.float64]:
+    """Mann-Whitney counts (P, P): how often a cell of ALL patient i outscores one of HEM patient j, ties counting half.
+
+    Sums of these by patient give the AUROC of any draw, so that a thousand draws need no sorting.
+    """
+    wins = np.zeros((len(cells.names), len(cells.names)))
+    malignant = truth == 1
+    for normal in np.unique(cells.of_cell[~malignant]):
+        below = np.sort(score[~malignant & (cells.of_cell == normal)])
+        beaten = (np.searchsorted(below, score, "left") + np.searchsorted(below, score, "right")) / 2
+        wins[:, normal] = cells.total(np.where(malignant, beaten, 0.0))
+    return wins
+
+
+def auroc(wins: NDArray[np.float64], counts: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The AUROC of each row of `weights` (draws, P) over patients, (draws,)."""
+    pairs: NDArray[np.float64] = (weights @ counts.sum(axis=2)).prod(axis=1)  # HEM cells times ALL cells
+    outscored: NDArray[np.float64] = ((weights @ wins) * weights).sum(axis=1)
+    return outscored / pairs
