@@ -36,7 +36,7 @@ Made by `make bench` and `make gpu-check` from [results/](results/), one file a 
 """
 NO_CPU = "\n**No CPU has been measured yet.**\n"
 STAGES: tuple[MeasuredScope, ...] = (
-    *("crop", "decode", "frame", "network", "benchmark_app", "files", "callers", "load", "cold"),
+    *("crop", "decode", "frame", "examine", "network", "benchmark_app", "files", "callers", "load", "cold"),
 )
 
 

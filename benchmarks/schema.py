@@ -23,14 +23,17 @@ LIBRARIES = ("blastscope", "numpy", "openvino", "onnxruntime", "opencv-python-he
 FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8")  # as /proc/cpuinfo names them
 FIRST_VOTER_SUFFIX = "-staged-first-alone"  # of a contender that runs one voter only, and so does less than the others
 MIN_CALLS_P999 = 1000  # with fewer calls the 99.9th percentile is the slowest call
-MeasuredScope = Literal["pixels", "network", "benchmark_app", "crop", "decode", "frame", "files", "callers", "load", "cold"]
+MeasuredScope = Literal[
+    "pixels", "network", "benchmark_app", "crop", "decode", "frame", "examine", "files", "callers", "load", "cold"
+]
 SCOPE_DESCRIPTIONS: dict[MeasuredScope, str] = {
     "pixels": "image in host memory to label",
     "network": "crops in host memory to probabilities",
     "benchmark_app": "crops to probabilities, interleaved with OpenVINO's benchmark_app",
     "crop": "image to crop",
     "decode": "file to image",
-    "frame": "frame to its white cells on black, without a network",
+    "frame": "frame to its white cells on black, found by their stain, without a network",
+    "examine": "frame in memory, or scan on the disk, to the calls on its cells, by the shipped bundle with its detector",
     "files": "files on disk to labels, all of a folder",
     "callers": "image to label, every caller in a thread of its own, all of their images",
     "load": "bundle to handle, in a running process, engine cache warm",
