@@ -32,7 +32,7 @@ SCOPE_DESCRIPTIONS: dict[MeasuredScope, str] = {
     "benchmark_app": "crops to probabilities, interleaved with OpenVINO's benchmark_app",
     "crop": "image to crop",
     "decode": "file to image",
-    "frame": "frame to its white cells on black, found by their stain, without a network",
+    "frame": "frame to its white cells on black, found by their stain",
     "examine": "frame in memory, or scan on the disk, to the calls on its cells, by the shipped bundle with its detector",
     "files": "files on disk to labels, all of a folder",
     "callers": "image to label, every caller in a thread of its own, all of their images",
