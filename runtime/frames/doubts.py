@@ -101,8 +101,8 @@ def many_white_cells(parts: Iterable[tuple[NDArray[np.uint8], Sequence[FrameCell
     """
     white, red = 0, 0.0
     for picture, cells in parts:
-        small, scale = _reduced(picture)
-        shown = cv2.countNonZero(np.asarray(_density(small, facts)[1] > SHOWN, np.uint8)) / scale**2
+        green, scale = _reduced(np.ascontiguousarray(picture[..., 1]))
+        shown = cv2.countNonZero(np.asarray((_densities(facts)[1] > SHOWN)[green], np.uint8)) / scale**2
         own = sum(cv2.contourArea(cell.contour) for cell in cells)
         white += len(cells)
         red += max(shown - own, 0.0) * facts.pixel_um**2 / (np.pi * RED_CELL_RADIUS_UM**2)
@@ -138,6 +138,7 @@ SENTENCES: dict[DoubtCode, str] = {
 
 
 def _reduced(picture: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], float]:
+    """A picture, or one channel of it, at most `LONGEST_PX` long, and by how much it was reduced."""
     scale = min(1.0, LONGEST_PX / max(picture.shape[:2]))
     size = max(round(picture.shape[1] * scale), 1), max(round(picture.shape[0] * scale), 1)
     return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8), scale
@@ -145,9 +146,13 @@ def _reduced(picture: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], float]:
 
 def _density(picture: NDArray[np.uint8], facts: FrameParameters) -> NDArray[np.float32]:
     """(3, H, W) natural optical density in red, green and blue."""
+    return np.stack([table[picture[..., channel]] for channel, table in enumerate(_densities(facts))])
+
+
+def _densities(facts: FrameParameters) -> list[NDArray[np.float32]]:
+    """Of red, green and blue the natural optical density (256,) of each level."""
     levels = np.arange(256, dtype=np.float32)
-    tables = [-np.log(np.maximum(levels, 1) / max(glass, 1)) for glass in facts.background]
-    return np.stack([table.astype(np.float32)[picture[..., channel]] for channel, table in enumerate(tables)])
+    return [(-np.log(np.maximum(levels, 1) / max(glass, 1))).astype(np.float32) for glass in facts.background]
 
 
 def _dark_objects(picture: NDArray[np.uint8], facts: FrameParameters) -> int:
