@@ -1,6 +1,6 @@
 """Compares each graph's outputs with PyTorch's, and derives the tolerance of each execution.
 
-The rule, a line a way of execution, d being the largest difference of a probability measured on the crops at hand:
+The rule, one line per way of execution, d being the largest difference of a probability measured on the crops at hand:
 
     fp32 graph in f32    4 d of ONNX Runtime, at least 1e-4: other engines sum in another order
     fp32 graph in bf16   2 d of PyTorch with weights and every layer's output rounded to bf16, at least 0.02

@@ -58,7 +58,7 @@ class FitState(StrictModel):
     Attributes
     ----------
     history : tuple of EpochRow
-        A row an epoch.
+        One row per epoch.
     best_epoch : int
         0: none yet.
     best_value : float or None

@@ -186,7 +186,7 @@ def render_training_report(report: Report, pictures: Sequence[Picture]) -> str:
 
 
 def _part(name: str, part: Part) -> list[tuple[str, str, tuple[str, ...]]]:
-    """A row a class: the part's name in the first, the class, who is in it."""
+    """One row per class: the part's name in the first, the class, who is in it."""
     groups = [("ALL", part.all), ("HEM", part.hem), ("not known", part.unknown)]
     filled = [(label, names) for label, names in groups if names] or [("", ())]
     return [("" if place else name, label, names) for place, (label, names) in enumerate(filled)]
