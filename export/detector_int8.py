@@ -75,7 +75,7 @@ class DetectorCalibration(StrictModel):
     admitted: bool
 
     def text(self) -> str:
-        """The result for people, a line an engine."""
+        """The result for people, one line per engine."""
         rows = [
             f"{gate.engine:12s} {gate.frames} frames, {gate.cells} white cells: {gate.agreement.value:.1%} found by both"
             f" ({gate.agreement.low:.1%} to {gate.agreement.high:.1%}; at least {gate.min_agreement:.0%}), recall"

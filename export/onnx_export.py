@@ -48,9 +48,25 @@ BATCH = "N"
 
 
 def trace(graph: nn.Module, side_px: int, models: GraphModels) -> onnx.ModelProto:
-    """The fp32 ONNX graph of `graph` (a `FusedGraph` or `SingleGraph`), batch dynamic, side fixed; always the same bytes.
+    """An fp32 ONNX graph, batch dynamic, side fixed; the same bytes at each call.
 
-    Raises `EngineError` for a network that PyTorch's exporter can't put into ONNX's operators.
+    Parameters
+    ----------
+    graph : FusedGraph or SingleGraph
+        The network.
+    side_px : int
+        Side of the crops.
+    models : {'ensemble', 'a', 'b', 'combined'}
+        What it holds.
+
+    Returns
+    -------
+    onnx.ModelProto
+
+    Raises
+    ------
+    EngineError
+        PyTorch's exporter can't put the network into ONNX's operators.
     """
     # two crops: a batch of one could be taken for a dimension that is always 1
     example = torch.zeros((2, side_px, side_px, 3), dtype=torch.uint8, device=next(graph.parameters()).device)

@@ -1,6 +1,6 @@
 """Compares each graph's outputs with PyTorch's, and derives the tolerance of each execution.
 
-The rule, a line a way of execution, d being the largest difference of a probability measured on the crops at hand:
+The rule, one line per way of execution, d being the largest difference of a probability measured on the crops at hand:
 
     fp32 graph in f32    4 d of ONNX Runtime, at least 1e-4: other engines sum in another order
     fp32 graph in bf16   2 d of PyTorch with weights and every layer's output rounded to bf16, at least 0.02
@@ -112,7 +112,29 @@ def max_difference(answers: NDArray[np.float32], reference: NDArray[np.float32])
 
 
 def check_fp32(content: bytes, models: GraphModels, crops: NDArray[np.uint8], reference: NDArray[np.float32]) -> float:
-    """The fp32 graph's distance from PyTorch's `reference`. Raises `EngineError` where the two are not the same network."""
+    """How far an fp32 graph lies from PyTorch.
+
+    Parameters
+    ----------
+    content : bytes
+        The ONNX file.
+    models : {'ensemble', 'a', 'b', 'combined'}
+        What it holds.
+    crops : (N, S, S, 3) uint8 array
+        What both are asked of, RGB.
+    reference : float32 array
+        PyTorch's probabilities: (N, 3, 2) of the ensemble, (N, 2) of one voter.
+
+    Returns
+    -------
+    float
+        The largest difference of a probability.
+
+    Raises
+    ------
+    EngineError
+        The two are not the same network.
+    """
     answers = ReferenceRunner(content).all(crops)
     difference = max_difference(answers["probabilities"], reference)
     if difference > MAX_FP32_DIFFERENCE:
@@ -134,7 +156,20 @@ def _check_vote(answers: dict[str, NDArray[Any]]) -> None:
 
 
 def fp32_tolerances(f32: float, bf16: float, fp16: float | None) -> Tolerances:
-    """Of the fp32 graph, from its own distance, that of bf16 and that of the fp16 graph if there is one."""
+    """The tolerance of each execution of an fp32 graph.
+
+    Parameters
+    ----------
+    f32, bf16 : float
+        Its own largest difference of a probability from PyTorch's, in fp32 and in bf16.
+    fp16 : float or None
+        That of the fp16 graph, if there is one.
+
+    Returns
+    -------
+    dict of str to float
+        By execution.
+    """
     found: Tolerances = {"f32": max(4 * f32, 1e-4), "bf16": max(2 * bf16, 0.02)}
     if fp16 is not None:
         found["f16"] = max(4 * fp16, 0.005)

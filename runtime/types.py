@@ -1,7 +1,4 @@
-"""Classes, voters, precisions and the records that a call returns: `Prediction`, `Refusal`, `Audit`.
-
-What the caller gets for each image: a call with everything that led to it, or a refusal.
-"""
+"""Classes, voters, precisions, and what a call returns: `Prediction` with its `Audit`, or a `Refusal`."""
 
 from __future__ import annotations
 

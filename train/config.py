@@ -37,9 +37,7 @@ class DataConfig(StrictModel):
         Seed of the split alone, so that other seeds train on the same patients.
     """
 
-    split: Literal["patient", "image", "none"] = (
-        "patient"  # the paper splits by image, which leaks patients; none: no validation
-    )
+    split: Literal["patient", "image", "none"] = "patient"
     validation_share: float = Field(default=0.3, gt=0, lt=1)
     folds: int = Field(default=3, ge=2)
     fold: int | None = Field(default=None, ge=0)
@@ -248,15 +246,27 @@ class Stage1Config(ScheduleConfig):
 
 
 class Stage2Config(ScheduleConfig):
-    """The combined model on the features of A and B."""
+    """The combined model on the features of A and B. It has the attributes of `ScheduleConfig`, too.
+
+    Attributes
+    ----------
+    stages : int
+        0: it reads A's and B's pooled vectors, as in the paper. Above: mean and spread of the maps of so many stages before
+        the last.
+    hidden, dropout : int, float
+        Width of its hidden layer, and the share of it that is dropped.
+    augmented_copies : int
+        Of each cell, drawn once; their features are cached beside the cell's own.
+    fine_tune : bool
+        Moves the backbones too, on crops augmented as in stage 1: four passes at inference.
+    """
 
     class_weights: tuple[ClassWeight, ClassWeight] = (1.0, 2.5)
-    # 0: on A's and B's pooled vectors, as in the paper; above: on mean and spread of the maps of so many stages before the last
     stages: int = Field(default=0, ge=0, le=8)
     hidden: int = Field(default=1024, ge=1)
     dropout: float = Field(default=0.6, ge=0, lt=1)
-    augmented_copies: int = Field(default=0, ge=0)  # of each cell, drawn once, whose features are cached beside the cell's own
-    fine_tune: bool = False  # move the backbones too, on crops augmented as in stage 1: four passes at inference
+    augmented_copies: int = Field(default=0, ge=0)
+    fine_tune: bool = False
 
     @model_validator(mode="after")
     def _only_moving_layers_are_frozen(self) -> Self:

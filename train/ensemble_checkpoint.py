@@ -267,9 +267,18 @@ def random_ensemble(config: TrainConfig, crops: NDArray[np.uint8]) -> TrainedEns
 
 @torch.inference_mode()
 def set_batch_norm_statistics(ensemble: AnyEnsemble, crops: NDArray[np.uint8], batch: int) -> None:
-    """Replaces the running statistics of every batch-norm by the means over `crops`.
+    """Replaces the running statistics of every batch-norm by the means over crops.
 
-    Twice over the crops: the head's statistics are of features as backbones in eval mode give them.
+    It takes two passes: the head's statistics are of features as backbones in eval mode give them.
+
+    Parameters
+    ----------
+    ensemble : Ensemble or TrunkEnsemble
+        Is changed in place.
+    crops : (N, S, S, 3) uint8 array
+        Cells on black, RGB.
+    batch : int
+        Crops in a pass.
     """
     ensemble.eval()
     backbones: list[nn.modules.batchnorm._BatchNorm] = []

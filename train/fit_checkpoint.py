@@ -58,7 +58,7 @@ class FitState(StrictModel):
     Attributes
     ----------
     history : tuple of EpochRow
-        A row an epoch.
+        One row per epoch.
     best_epoch : int
         0: none yet.
     best_value : float or None
@@ -228,7 +228,24 @@ class FitCheckpoint:
 
 
 def write_tensors(path: Path, tensors: Tensors, header: dict[str, str] | None = None, *, private: bool = False) -> None:
-    """Writes `tensors` at once or not at all, with a digest of the bytes in its header; `private`: for this user alone."""
+    """Writes tensors into a safetensors file, at once or not at all, with a digest of the bytes in its header.
+
+    Parameters
+    ----------
+    path : Path
+        The file; one that stands there is replaced.
+    tensors : mapping of str to tensor
+        By name.
+    header : dict of str to str, optional
+        What else the header says.
+    private : bool
+        True: nobody else may read it.
+
+    Raises
+    ------
+    WriteError
+        The file can't be written.
+    """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     # safetensors' own writer makes a temporary file that a kill would leave behind
     content = save(plain)

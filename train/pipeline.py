@@ -128,7 +128,7 @@ def train_ensemble(
 
 
 def _finish(out: Path, progress: Progress, *, held_out: bool, main: bool) -> None:
-    """Measures the uncertainty where nobody else did and writes the report, in the first process, where people are held out."""
+    """Measures the uncertainty where nobody else did, and writes the report: in one process, where people are held out."""
     from blastscope.train.uncertainty import FILE, TOO_FEW, write_uncertainty
 
     if not (main and held_out):

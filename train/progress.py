@@ -1,4 +1,4 @@
-"""Training progress on stderr: a bar on a terminal, a line an epoch in a log."""
+"""Training progress on stderr: a bar on a terminal, one line per epoch in a log."""
 
 from __future__ import annotations
 

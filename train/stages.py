@@ -278,7 +278,24 @@ def _empty_rows(job: Job) -> TrainingRows:
 def extract_features(
     job: Job, a: VoterNetwork, b: VoterNetwork, rows: NDArray[np.int64], *, augmented: int | None = None
 ) -> NDArray[np.float32]:
-    """Features (n, 2 F) float32, A's before B's, of the cells `rows`, augmented where `augmented` gives the copy's number."""
+    """What the combined model reads.
+
+    Parameters
+    ----------
+    job : Job
+        Crops, configuration and device.
+    a, b : VoterNetwork
+        The voters, trained.
+    rows : (n,) int64 array
+        Which cells.
+    augmented : int, optional
+        Number of the copy: the crops are augmented then.
+
+    Returns
+    -------
+    (n, 2 F) float32 array
+        A's features before B's.
+    """
     device, batch = job.machine.device, job.config.compute.batch
     a.to(device).eval(), b.to(device).eval()
     rng, table = np.random.default_rng([*job.seed("combined"), COPIES + (augmented or 0)]), None

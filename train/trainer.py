@@ -1,4 +1,4 @@
-"""`fit` trains one network."""
+"""`fit` trains one network: epochs, schedule, checkpoints, early stop. It knows nothing of the other networks."""
 
 from __future__ import annotations
 

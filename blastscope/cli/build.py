@@ -1,6 +1,6 @@
 """`blastscope build` and `engines`: builds and lists TensorRT engines; `blastscope devices`: what this machine has.
 
-The progress of engine builds is told on stderr: a bar on a terminal, a line an engine elsewhere.
+The progress of engine builds is told on stderr: a bar on a terminal, one line per engine elsewhere.
 """
 
 from __future__ import annotations

@@ -53,14 +53,14 @@ GroupBy = Annotated[
     typer.Option(help="Call each person too: whose cells are in one frame or scan, or in the frames of one folder."),
 ]
 GeoJson = Annotated[
-    Path | None, typer.Option("--geojson", help="Folder of a GeoJSON file a frame, for QuPath; FILE.geojson for one.")
+    Path | None, typer.Option("--geojson", help="Folder for one GeoJSON file per frame, for QuPath; FILE.geojson for one.")
 ]
 Strict = Annotated[
     bool, typer.Option("--strict", help="Exit 1 too where a frame may not have been understood, as its notes say.")
 ]
 Coco = Annotated[Path | None, typer.Option("--coco", help="JSON file of all frames' boxes and outlines, in COCO's format.")]
-Yolo = Annotated[Path | None, typer.Option("--yolo", help="Folder for YOLO's labels, a text file a frame.")]
-OmeTiff = Annotated[Path | None, typer.Option("--ome", help="Folder of an OME-TIFF a frame, its cells as ROIs.")]
+Yolo = Annotated[Path | None, typer.Option("--yolo", help="Folder for YOLO's labels, one text file per frame.")]
+OmeTiff = Annotated[Path | None, typer.Option("--ome", help="Folder for one OME-TIFF per frame, its cells as ROIs.")]
 Explain = Annotated[
     int,
     typer.Option(
@@ -148,11 +148,11 @@ def examine(
     pixel_um: PixelUm = None,
     config: SpecPath = None,
     as_json: Json = False,
-    overlay: Annotated[Path | None, typer.Option(help="Folder for a picture a frame, its cells drawn in.")] = None,
+    overlay: Annotated[Path | None, typer.Option(help="Folder for one picture per frame, its cells drawn in.")] = None,
     sheet: Annotated[Path | None, typer.Option(help="PNG or JPEG of all cells, the likeliest ALL first.")] = None,
-    report: Annotated[Path | None, typer.Option(help="FILE.html for one page, else a folder of a page a frame.")] = None,
+    report: Annotated[Path | None, typer.Option(help="FILE.html for one page, else a folder for one page per frame.")] = None,
     explain: Explain = 0,
-    csv: Annotated[Path | None, typer.Option(help="CSV file of a row a cell.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="CSV file with one row per cell.")] = None,
     geojson: GeoJson = None,
     coco: Coco = None,
     yolo: Yolo = None,

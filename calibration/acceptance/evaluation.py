@@ -1,7 +1,7 @@
-"""Evaluates several networks on the same cells, and tells how far that is.
+"""Evaluates networks on the same cells.
 
 `ReferenceRunner` computes a graph file in ONNX Runtime on the CPU: the reference of parity, calibration and gate. `Progress`
-logs long work with the time left.
+logs how far long work is, and the time left.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Evaluates an int8 graph in every engine at hand: gate, golden set, tolerance.
+"""Evaluates an int8 graph in every engine on this CPU: gate, golden set, tolerance.
 
-Every engine at hand that runs on the CPU: int8 is judged in each, for one may answer wrongly where another doesn't. And once
-more in the codes of the file, for engines that run elsewhere.
+One engine may answer wrongly where another doesn't, so each is judged. The graph is also computed with the codes as they
+stand in the file, for engines that run elsewhere.
 """
 
 from __future__ import annotations
@@ -64,7 +64,24 @@ def evaluate_pairs(
     cells: Sequence[DatasetEntry],
     spec: CropSpecification,
 ) -> tuple[PairedPredictions, ...]:
-    """The probabilities of `parent` and of each engine of its child for `cells`, which are cropped in batches."""
+    """The answers of a graph and of what was made of it, in each engine.
+
+    Parameters
+    ----------
+    parent : callable
+        Takes crops (n, S, S, 3) uint8, and gives probabilities (n, 3, 2) float32.
+    child : mapping of str to Backend
+        Engines of the child, by name.
+    cells : sequence of DatasetEntry
+        Are cropped in batches.
+    spec : CropSpecification
+        How a cell becomes a crop.
+
+    Returns
+    -------
+    tuple of PairedPredictions
+        One for each engine.
+    """
     predictions = evaluate({_PARENT: parent, **{name: engine.infer for name, engine in child.items()}}, cells, spec)
     expected = predictions.probabilities[_PARENT]
     return tuple(

@@ -136,7 +136,22 @@ class EnginePredictions:
 def choose_threshold(
     engines: EnginePredictions, max_flip_rate: float, *, firsts: Sequence[FirstVoter] = FIRST_VOTERS
 ) -> ThresholdChoice | None:
-    """The first voter that saves most work within the bound in every engine; None where none may decide any cell."""
+    """The first voter that saves most work while few enough calls change in every engine.
+
+    Parameters
+    ----------
+    engines : EnginePredictions
+        What every engine says of the cells that choose.
+    max_flip_rate : float
+        Share of the calls that may change.
+    firsts : sequence of {'a', 'b'}
+        Voters that may be the first.
+
+    Returns
+    -------
+    ThresholdChoice or None
+        None where none may decide any cell.
+    """
     table = {(engine, first): engines.first_voter_calls(engine, first) for engine in engines.probabilities for first in firsts}
     everyone = np.ones(len(engines.patients), bool)
     return _choose_threshold(table, everyone, engines.shares, max_flip_rate)
@@ -145,7 +160,22 @@ def choose_threshold(
 def evaluate_left_out(
     engines: EnginePredictions, max_flip_rate: float, *, firsts: Sequence[FirstVoter] = FIRST_VOTERS
 ) -> tuple[CascadeOutcome, ...]:
-    """What the choice of all other patients does to each patient's cells, one result an engine."""
+    """What the choice of all other patients does to each patient's cells.
+
+    Parameters
+    ----------
+    engines : EnginePredictions
+        What every engine says of all cells.
+    max_flip_rate : float
+        Share of the calls that may change.
+    firsts : sequence of {'a', 'b'}
+        Voters that may be the first.
+
+    Returns
+    -------
+    tuple of CascadeOutcome
+        One for each engine.
+    """
     names = np.asarray(engines.patients)
     table = {(engine, first): engines.first_voter_calls(engine, first) for engine in engines.probabilities for first in firsts}
     calls = {engine: engines.full(engine).copy() for engine in engines.probabilities}
@@ -187,7 +217,22 @@ def _choose_threshold(
 
 
 def smallest_threshold(largest: NDArray[np.float32], flips: NDArray[np.bool_], allowed: int) -> float:
-    """The smallest of the values `largest` (N,) from which on at most `allowed` cells flip; `NEVER` where none will do."""
+    """The smallest threshold by which few enough cells flip.
+
+    Parameters
+    ----------
+    largest : (N,) float32 array
+        The first voter's larger probability of each cell.
+    flips : (N,) bool array
+        Whether its call is not that of all voters.
+    allowed : int
+        How many cells may flip.
+
+    Returns
+    -------
+    float
+        One of `largest`; `NEVER` where none will do.
+    """
     order = np.argsort(-largest, kind="stable")
     falling, changed = largest[order], np.cumsum(flips[order])
     last = np.append(falling[1:] != falling[:-1], True) if len(falling) else np.zeros(0, bool)  # equal values go together

@@ -90,9 +90,20 @@ def named_cells(
 
 
 def choose_cells(cells: Sequence[DatasetEntry], count: int, seed: int) -> tuple[DatasetEntry, ...]:
-    """`count` of `cells`, drawn so that both classes, and within a class all patients, have as equal parts as can be.
+    """Draws cells so that both classes, and within a class all patients, have as equal parts as can be.
 
-    The same cells whatever the order they come in. With fewer than `count` cells all are taken.
+    Parameters
+    ----------
+    cells : sequence of DatasetEntry
+        In any order: it changes nothing.
+    count : int
+        How many are drawn; of fewer cells all are taken.
+    seed : int
+        Of the draw.
+
+    Returns
+    -------
+    tuple of DatasetEntry
     """
     rng = np.random.default_rng([seed, 5])
     queues: dict[ClassName, list[list[DatasetEntry]]] = {}

@@ -158,7 +158,7 @@ def fit_features(given: NDArray[np.float32], wanted: NDArray[np.float32]) -> tup
     Parameters
     ----------
     given, wanted
-        (M, F) float32, a row a cell. With fewer than 64 rows every scale is 1.
+        (M, F) float32, one row per cell. With fewer than 64 rows every scale is 1.
 
     Returns
     -------

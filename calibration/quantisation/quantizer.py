@@ -188,7 +188,21 @@ class MethodRow(StrictModel):
 def choose_method(
     builder: Int8Builder, metric: DriftMetric, config: CalibrationConfig
 ) -> tuple[QuantConfig, tuple[MethodRow, ...]]:
-    """The configuration for the graph, and all that were tried; where `config` names the method, that one untried."""
+    """The configuration that moves the vote least on the search cells, and all that were tried.
+
+    Parameters
+    ----------
+    builder : Int8Builder
+        Makes the graphs.
+    metric : DriftMetric
+        Judges them.
+    config : CalibrationConfig
+        Where it names the method, that one is taken untried.
+
+    Returns
+    -------
+    QuantConfig, tuple of MethodRow
+    """
     first = default_quant_config(config)
     if config.method != "auto":
         return first, ()

@@ -195,7 +195,7 @@ class Engine:
 
 
 class BackendModule(Protocol):
-    """A module of this folder, or an object of one, as the tables in engines.py find it."""
+    """What `BACKENDS` and `GPU_BACKENDS` name: a backend's module, or an object in one."""
 
     def executions(self, device: str) -> tuple[Execution, ...]:
         """What `device` can compute in. Raises `MissingLibrary` and `DeviceError`."""
@@ -206,7 +206,26 @@ class BackendModule(Protocol):
         ...
 
     def open_engine(self, graph: Path, sha256: str, options: EngineOptions) -> Engine:
-        """Loads the ONNX file `graph`, whose digest is `sha256`. Raises `UnavailableError`s."""
+        """Loads a graph.
+
+        Parameters
+        ----------
+        graph : Path
+            The ONNX file.
+        sha256 : str
+            Its digest in hex: other bytes are refused.
+        options : EngineOptions
+            How it is loaded.
+
+        Returns
+        -------
+        Engine
+
+        Raises
+        ------
+        UnavailableError
+            The library or the device is missing, or can't take the graph.
+        """
         ...
 
 

@@ -1,24 +1,25 @@
-"""`Manifest`: the records of manifest.json; unknown keys are rejected."""
+"""`Manifest`: manifest.json as a record, and the names that its keys had in earlier formats. Unknown keys are rejected."""
 
 from __future__ import annotations
 
+import copy
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
+from blastscope.runtime.bundle.entries import CalibrationProvenance as CalibrationProvenance
+from blastscope.runtime.bundle.entries import CascadeResult as CascadeResult
 from blastscope.runtime.bundle.entries import DetectorEntry, Share
 from blastscope.runtime.bundle.entries import Digest as Digest
 from blastscope.runtime.bundle.entries import FileEntry as FileEntry
-from blastscope.runtime.bundle.former_names import SINCE, with_former_names
-from blastscope.runtime.bundle.provenance import CalibrationProvenance as CalibrationProvenance
-from blastscope.runtime.bundle.provenance import CascadeResult as CascadeResult
-from blastscope.runtime.bundle.provenance import GateResult as GateResult
-from blastscope.runtime.bundle.provenance import OperatingPoint as OperatingPoint
-from blastscope.runtime.bundle.provenance import Patients as Patients
-from blastscope.runtime.bundle.provenance import Scores as Scores
-from blastscope.runtime.bundle.provenance import TrainingProvenance as TrainingProvenance
+from blastscope.runtime.bundle.entries import GateResult as GateResult
+from blastscope.runtime.bundle.entries import OperatingPoint as OperatingPoint
+from blastscope.runtime.bundle.entries import Patients as Patients
+from blastscope.runtime.bundle.entries import Scores as Scores
+from blastscope.runtime.bundle.entries import TrainingProvenance as TrainingProvenance
 from blastscope.runtime.bundle.uncertainty import Interval as Interval
 from blastscope.runtime.bundle.uncertainty import Uncertainty
 from blastscope.runtime.crop.specification import CropSpecification
@@ -42,6 +43,13 @@ _LATE: dict[str, dict[str, Any]] = {
     "1.3": {"detector": True},
     "1.4": {"detector": {"int8"}},
 }
+# keys and values of manifests in formats 1.0 to 1.2, which format 1.3 replaced by the field's terms
+SINCE = 3  # minor format of the present names
+RATES = {"flips": "flip_rate", "flips_at_most": "max_flip_rate", "patient_flips": "patient_flip_rate"}
+GATE_KEYS = {**RATES, "f1_loss": "f1_drop_points", "f1_loss_at_most": "max_f1_drop_points"}
+CASCADE_KEYS = {**RATES, "flips_upper": "flip_rate_upper"}
+GATES = {"held": "passed", "waived: benchmark": "waived"}
+MODELS = {"fused": "ensemble"}
 
 
 class GraphEntry(FileEntry):
@@ -298,3 +306,71 @@ def describe_file(source: Path | bytes, file: str) -> FileEntry:
     if isinstance(source, bytes):
         return FileEntry(file=file, sha256=bytes_sha256(source), size=len(source))
     return FileEntry(file=file, sha256=file_sha256(source), size=source.stat().st_size)
+
+
+def with_present_names(table: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON of a manifest of format 1.0 to 1.2 under the names of format 1.3.
+
+    Parameters
+    ----------
+    table : mapping
+        The JSON as it was read. Values of other types than the format's are left to the model that checks them.
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    ValueError
+        It has a name of format 1.3, which its own format doesn't have.
+    """
+    return _renamed(table, back=False)
+
+
+def with_former_names(table: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON of a manifest under the names of formats 1.0 to 1.2, for readers of these.
+
+    Parameters
+    ----------
+    table : mapping
+        The JSON under the names of format 1.3.
+
+    Returns
+    -------
+    dict
+    """
+    return _renamed(table, back=True)
+
+
+def _renamed(table: Mapping[str, Any], *, back: bool) -> dict[str, Any]:
+    found = copy.deepcopy(dict(table))
+    _rename_value(found, "gate", GATES, back=back)
+    _rename_keys(found, "cascade", CASCADE_KEYS, back=back)
+    graphs = found.get("graphs")
+    for graph in graphs if isinstance(graphs, list) else ():
+        if isinstance(graph, dict):
+            _rename_value(graph, "models", MODELS, back=back)
+            _rename_keys(graph, "gate", GATE_KEYS, back=back)
+    return found
+
+
+def _rename_value(table: dict[str, Any], key: str, names: Mapping[str, str], *, back: bool) -> None:
+    value = table.get(key)
+    if isinstance(value, str):
+        table[key] = _names(names, back=back).get(value, value)
+        if not back and value in names.values():
+            raise ValueError(f"{key}: '{value}' is a name since format 1.{SINCE}")
+
+
+def _rename_keys(table: dict[str, Any], key: str, names: Mapping[str, str], *, back: bool) -> None:
+    record = table.get(key)
+    if not isinstance(record, dict):
+        return
+    if not back and (late := sorted(set(record) & set(names.values()))):
+        raise ValueError(f"{key}: '{late[0]}' is a key since format 1.{SINCE}")
+    table[key] = {_names(names, back=back).get(name, name): value for name, value in record.items()}
+
+
+def _names(names: Mapping[str, str], *, back: bool) -> Mapping[str, str]:
+    return {new: old for old, new in names.items()} if back else names

@@ -11,8 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from blastscope.runtime.bundle.former_names import SINCE, with_present_names
-from blastscope.runtime.bundle.manifest import FORMAT, FORMAT_PATTERN, Manifest
+from blastscope.runtime.bundle.manifest import FORMAT, FORMAT_PATTERN, SINCE, Manifest, with_present_names
 from blastscope.runtime.errors import BundleError, FormatTooNew
 from blastscope.runtime.io.own_files import open_plain
 from blastscope.runtime.io.strict_model import problems

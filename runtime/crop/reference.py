@@ -1,10 +1,7 @@
 """The crop on the CPU, by OpenCV: the reference that every other implementation matches to the bit.
 
-The largest 8-connected component, without labelling every pixel.
-
-Otsu's threshold in exact integers, so that no rounding can part two implementations.
-
-The crops of many labelled cells, decoded and cropped in threads.
+Otsu's threshold is computed in whole numbers, so that no rounding can make two implementations differ. The largest
+8-connected component is found without labelling every pixel. `crop_dataset` decodes and crops many cells in threads.
 """
 
 from __future__ import annotations

@@ -1,10 +1,7 @@
-"""NVIDIA's driver through ctypes: which GPUs are present, or why none can be used.
+"""NVIDIA's driver and its management library (NVML) through ctypes: which GPUs are there, or why none can be used.
 
-Costs a tenth of a millisecond where there is no driver. Creates no context, so it takes no memory on the device.
-
-A GPU as the key of an engine names it.
-
-NVIDIA's management library (NVML): the driver's version and the free memory, told without creating a context.
+Nothing here creates a context, so it takes no memory on the device. Without a driver it costs a tenth of a millisecond.
+`GpuFacts` is what an engine's key says of a GPU.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""Device arrays of other libraries (`__dlpack__`, `__cuda_array_interface__`) without a copy, and pinned staging buffers.
+"""Device arrays of other libraries without a copy, and pinned buffers for images on their way to the device.
 
-DLPack goes first: the producer orders our stream behind its own. CAI tells a stream from its version 3 on. What is taken is
-held until its prediction is there, and never written to.
-
-Images on their way to the device: host images packed one behind the other, device images by their address alone.
+Of `__dlpack__` and `__cuda_array_interface__` the first is preferred, since by it the producer makes our stream wait for
+its own; the second names its stream only from version 3 on. An array is held until its prediction is there, and never written
+to. In a buffer, images of the host are packed one behind the other, and device arrays stand by their address.
 """
 
 from __future__ import annotations
@@ -177,9 +176,23 @@ def pixel_bytes(images: Sequence[Image]) -> int:
 
 
 def stage(images: Sequence[Image], staging: NDArray[np.uint8], rows: int, inbox: int) -> int:
-    """Writes the table of `images`, `rows` long, and behind it their pixels into `staging`; gives the bytes that count.
+    """Fills a staging buffer: a table of images, and behind it their pixels.
 
-    `inbox` is the address that `staging` will be copied to. Rows without an image become images without pixels.
+    Parameters
+    ----------
+    images : sequence of Image
+        Of the host, or on the device.
+    staging : (N,) uint8 array
+        Pinned memory of the host.
+    rows : int
+        Length of the table. Rows without an image become images without pixels.
+    inbox : int
+        Device address that the buffer will be copied to.
+
+    Returns
+    -------
+    int
+        How many bytes of the buffer count.
     """
     table = staging[: rows * ImageRow.itemsize].view(ImageRow)
     table[len(images) :] = np.zeros(1, ImageRow)

@@ -51,7 +51,19 @@ def check_both_classes(truth: NDArray[np.int64]) -> None:
 
 
 def confusion_counts(truth: NDArray[np.int64], called: NDArray[np.int64], cells: Grouping) -> NDArray[np.float64]:
-    """Cells counted by patient, label and call: (P, 2, 2)."""
+    """Cells counted by patient, label and call.
+
+    Parameters
+    ----------
+    truth, called : (N,) int64 array
+        0 hem, 1 all.
+    cells : Grouping
+        The patient of each cell, of P patients.
+
+    Returns
+    -------
+    (P, 2, 2) float64 array
+    """
     places = cells.of_cell * 4 + truth * 2 + called
     return np.bincount(places, minlength=4 * len(cells.names)).reshape(-1, 2, 2).astype(np.float64)
 
@@ -79,9 +91,23 @@ def weighted_f1(counts: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def outscored_pairs(truth: NDArray[np.int64], score: NDArray[np.float64], cells: Grouping) -> NDArray[np.float64]:
-    """Mann-Whitney counts (P, P): how often a cell of ALL patient i outscores one of HEM patient j, ties counting half.
+    """Mann-Whitney counts: how often a cell of one ALL patient outscores one of a HEM patient, ties counting half.
 
     Sums of these by patient give the AUROC of any draw, so that a thousand draws need no sorting.
+
+    Parameters
+    ----------
+    truth : (N,) int64 array
+        0 hem, 1 all.
+    score : (N,) float64 array
+        Probabilities of ALL.
+    cells : Grouping
+        The patient of each cell, of P patients.
+
+    Returns
+    -------
+    (P, P) float64 array
+        A row for each ALL patient, a column for each HEM patient.
     """
     wins = np.zeros((len(cells.names), len(cells.names)))
     malignant = truth == 1
@@ -93,7 +119,21 @@ def outscored_pairs(truth: NDArray[np.int64], score: NDArray[np.float64], cells:
 
 
 def auroc(wins: NDArray[np.float64], counts: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The AUROC of each row of `weights` (draws, P) over patients, (draws,)."""
+    """The AUROC of each draw of patients.
+
+    Parameters
+    ----------
+    wins : (P, P) float64 array
+        As `outscored_pairs` gives them.
+    counts : (P, 2, 2) float64 array
+        As `confusion_counts` gives them.
+    weights : (D, P) float64 array
+        How often each draw has each patient.
+
+    Returns
+    -------
+    (D,) float64 array
+    """
     pairs: NDArray[np.float64] = (weights @ counts.sum(axis=2)).prod(axis=1)  # HEM cells times ALL cells
     outscored: NDArray[np.float64] = ((weights @ wins) * weights).sum(axis=1)
     return outscored / pairs

@@ -1,8 +1,9 @@
 """Corrections: what a person said of the cells that were found, as the slide page and napari save it (`corrections.csv`).
 
-A row a cell: `path,number,x0,y0,x1,y1,old,new,who,when`, and if somebody adds it `patient`. `old` is the call, the refusal's
-code, or empty for a cell added by hand; `new` is one of `ANSWERS`. A row with a path, without a box and with `complete`
-says that the whole frame was looked at: what has no row there is no white cell. Of several rows on a box the last one counts.
+One row per cell: `path,number,x0,y0,x1,y1,old,new,who,when`, and if somebody adds it `patient`. `old` is the call, the
+refusal's code, or empty for a cell added by hand; `new` is one of `ANSWERS`. A row with a path, without a box and with
+`complete` says that the whole frame was looked at: what has no row there is no white cell. Of several rows on a box the last
+one counts.
 """
 
 from __future__ import annotations

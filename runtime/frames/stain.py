@@ -1,13 +1,11 @@
 """Optical density, stain vectors, and normalisation of a cell's stain to C-NMC's.
 
-The look is the cell's own, and so is the shift: a slide may hold one cell. It costs what a cell's depth of stain may tell; the
-specification's `stain` turns it off.
+Optical density over the glass doesn't depend on a camera's white balance. In it red cells lie along one direction, however
+thick they are and however many overlap. The component at a right angle to that direction is near 0 for them, and large for
+nuclei.
 
-Optical density, and the axis in it along which nuclei lie far out and red cells lie at zero.
-
-Density over the glass makes a camera's white balance drop out. A red cell's density has one direction, whatever its
-thickness and however many overlap; the component at a right angle to it is what red cells cannot show, and nuclei show
-most.
+A cell is normalised by its own colours, since a slide may hold one cell only. What the depth of its stain may tell is lost by
+that; the specification's `stain` turns it off.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Otsu's threshold and quantiles of arrays of integers.
+"""Otsu's threshold and quantiles of whole numbers.
 
-Order statistics that are one of the values themselves: exact, and without the toll that numpy's quantiles take.
+A quantile is one of the values themselves, so it is exact, and found faster than by numpy.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Large frames: tiles, of which each cell belongs to the one that holds its centre, and what is looked at before them.
+"""Large frames: tiles, each with the cells whose centre it holds, and what is looked at before them.
 
-That is windows that tell the scale and the stain (`sample`), and where there is only glass (`glass_map`).
+`sample` chooses windows that tell scale and stain; `glass_map` finds where there is only glass.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""`FrameReport`: everything that was found in one frame, with a call or a refusal for each cell.
+"""The records of frames: `FrameSpecification`, `FrameParameters`, `SegmentedCell` and `FrameReport`.
 
-What is known of a frame before any network has looked at it: its scale and stain, and its white cells.
-
-What is assumed of a frame and of the cells in it: the numbers that a site may want to change.
+The first says what is assumed of frames and cells, in numbers that a site may change. The next two are what is measured before
+any network looks. A report holds all that was found in a frame, with a call or a refusal for each cell.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Background tasks of an opening: deferred work, and builds of engines.
-
-An engine that is being built while something else answers.
-"""
+"""Work after the opening of a bundle: tasks that wait for the first answer, and engines built while the CPU answers."""
 
 from __future__ import annotations
 

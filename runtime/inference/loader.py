@@ -139,9 +139,27 @@ class BackendPlan:
 
 
 def plan_backend(bundle: Bundle, options: SessionOptions, name: str, *others: str) -> BackendPlan:
-    """What the backend `name` can do on the options' device, and on a CPU those of `others` that are there.
+    """What backends can do on a device.
 
-    Raises `UsageError`, `UnavailableError`s; what keeps one of `others` is no error.
+    Parameters
+    ----------
+    bundle : Bundle
+        Its graphs and tolerances.
+    options : SessionOptions
+        The device, and what else was asked for.
+    name : str
+        The backend that has to be there.
+    *others : str
+        On a CPU, further backends, which take part where they are there.
+
+    Returns
+    -------
+    BackendPlan
+
+    Raises
+    ------
+    UsageError, UnavailableError
+        The backend `name` can't do what was asked for.
     """
     if options.device.kind == "cuda":
         return _choose_on_gpu(bundle, options, name)

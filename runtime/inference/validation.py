@@ -26,7 +26,25 @@ NOVELTY_SHARE = 0.25  # int8 moves it by some hundredths; a graph that measures 
 
 
 def validate_engine(backend: Backend, engine: Engine, golden: Golden, tolerance: float, place: Path) -> GoldenCheck:
-    """Whether `engine`, which answers as `backend`, repeats `golden`: all of it, or one crop where all passed before."""
+    """Whether an engine repeats the golden set: all of it, or one crop of it where all passed before.
+
+    Parameters
+    ----------
+    backend : Backend
+        What answers.
+    engine : Engine
+        What it belongs to.
+    golden : Golden
+        The trained networks' answers.
+    tolerance : float
+        The largest difference of a probability that may be.
+    place : Path
+        Where the proof of a pass is kept.
+
+    Returns
+    -------
+    GoldenCheck
+    """
     path = _path(engine, golden, tolerance, place)
     if path and _is_proved(path):
         first = check_golden(backend, first_of(golden), tolerance)

@@ -208,7 +208,24 @@ class StageMap(StrictModel):
         return self
 
     def place_of(self, box: Box, size: tuple[int, int], stage_um: Place, pixel_um: float) -> Place:
-        """The place that brings the middle of `box` to the middle of a frame of `size` (width, height) seen at `stage_um`."""
+        """Where the stage must go to bring a cell to the middle of the frame.
+
+        Parameters
+        ----------
+        box : (x0, y0, x1, y1)
+            The cell's, in pixels of the frame.
+        size : (int, int)
+            Width and height of the frame.
+        stage_um : (float, float)
+            Where the stage was when the frame was taken, in micrometres.
+        pixel_um : float
+            Micrometres per pixel.
+
+        Returns
+        -------
+        (float, float)
+            In micrometres.
+        """
         right, down = offset_um(box, size, pixel_um)
         return (
             stage_um[0] + right * self.right[0] + down * self.down[0],

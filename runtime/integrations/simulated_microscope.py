@@ -198,7 +198,7 @@ def run_simulation(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Reads the pictures, and prints a line a visit."""
+    """Reads the pictures, and prints one line per visit."""
     from blastscope.runtime.session import open_bundle
 
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])

@@ -1,6 +1,6 @@
-"""The live page: an HTTP server with five read-only addresses, which checks the Host header.
+"""`LivePage`: a web page that shows a stream as it runs, and its HTTP server.
 
-`LivePage`: the page and its server, for a stream that somebody else runs.
+The server has five addresses, can only be read, and checks the Host header, so that no other web page can ask it.
 """
 
 from __future__ import annotations

@@ -201,7 +201,7 @@ class DeadlineReader(io.RawIOBase):
         self._until = time.monotonic() + REQUEST_S
 
     def readable(self) -> bool:
-        """Yes."""
+        """Always true: see `io.RawIOBase`."""
         return True
 
     def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]  # of bytes, as BufferedReader hands it over

@@ -1,7 +1,4 @@
-"""`BoundedQueue` between two threads, and `Frame`, what a stream carries.
-
-`Frame`: one picture on its way through a stream, with what its sender wants to find again in the report.
-"""
+"""What a stream's threads share: `BoundedQueue`, `Frame`, which they pass on, and `StatsRecorder`, which counts."""
 
 from __future__ import annotations
 
@@ -250,7 +247,7 @@ class StatsRecorder:
             return self._state.wait_for(lambda: self._over or (idle and not self._waiting), timeout)
 
     def stats(self) -> StreamStats:
-        """The present moment."""
+        """The counts as they are now."""
         with self._state:
             return StreamStats(
                 state=self._name,

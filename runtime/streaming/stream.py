@@ -91,7 +91,7 @@ class Stream:
 
     @property
     def stats(self) -> StreamStats:
-        """How it goes."""
+        """Counts and times of the stream so far."""
         return self._run.ledger.stats()
 
     def put(self, frame: Any, *, id: FrameId | None = None, metadata: Mapping[str, Any] | None = None) -> None:  # noqa: A002

@@ -30,8 +30,7 @@ from blastscope.train.report import (
 )
 from blastscope.train.report.data import voter_calls
 from blastscope.train.report.plots import draw_pictures
-from blastscope.train.report.template import render_training_report
-from blastscope.train.report.writer import classes_by_name, kept_epoch
+from blastscope.train.report.writer import classes_by_name, kept_epoch, render_training_report
 
 PICTURES = ["confusion", "curves", "patients", "reliability", "roc", "scores"]
 NAMES = ("1", "2", "3", "H1", "H2")

@@ -1,12 +1,14 @@
-"""How well a detector finds the white cells of frames that it never saw, at a scale that nobody tells it."""
+"""How well a detector finds the white cells of frames that it never saw, at a scale that nobody tells it; and its report."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import JsonValue
 
 from blastscope.runtime.evaluation.detection import DetectionMetrics, Outcome, detection_metrics, match_boxes
 from blastscope.runtime.frames.detection.cells import look_at, red_cells_found
@@ -14,10 +16,13 @@ from blastscope.runtime.frames.detection.detector import Detections, Detector
 from blastscope.runtime.frames.estimation.frame_parameters import estimate_frame_parameters
 from blastscope.runtime.frames.estimation.pixel_size import RedCells
 from blastscope.runtime.frames.image_pyramid import ImagePyramid, image_pyramid
+from blastscope.runtime.frames.report.templates import render_template
 from blastscope.runtime.frames.segmentation.pipeline import segment_cells
 from blastscope.runtime.frames.types import FrameSpecification
+from blastscope.runtime.io.atomic import write_content
 from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.runtime.types import Box
+from blastscope.train.detector.fit import FitHistory
 from blastscope.train.detector.network import Detector as DetectorModule
 from blastscope.train.detector.network import compiled_module
 from blastscope.train.detector.sources import WHITE, Frame, bccd_frames, read_rgb, txl_frames
@@ -92,9 +97,28 @@ class TorchNetwork:
 def score_source(
     source: str, frames: Sequence[Frame], module: DetectorModule, pixel_um: float, *, left_out: bool, progress: Progress
 ) -> SourceScores:
-    """How well the white cells of `frames` are found, by the detector and by their stain.
+    """How well the white cells of frames are found, by the detector and by their stain.
 
     The scale is measured as the runtime does; the boxes of red cells only tell how often it was wrong.
+
+    Parameters
+    ----------
+    source : str
+        Where the frames come from.
+    frames : sequence of Frame
+        With their labels.
+    module : Detector
+        The trained network.
+    pixel_um : float
+        Micrometres per pixel of the pictures that it takes.
+    left_out : bool
+        Whether it was trained without this source.
+    progress : Progress
+        Is told of each frame.
+
+    Returns
+    -------
+    SourceScores
     """
     detector = Detector(TorchNetwork(module), pixel_um, LIMITS[0])
     spec = FrameSpecification()
@@ -154,3 +178,61 @@ def frames_of(data: Path, source: str) -> list[Frame]:
     if source == "bccd":
         return [*bccd_frames(data / "bccd", "train"), *bccd_frames(data / "bccd", "val")]
     return txl_frames(data / "txl", source)
+
+
+AIMED = (0.95, 0.90)  # recall and precision of each left-out source
+
+
+class DetectorReport(StrictModel):
+    """What a run's detectors showed.
+
+    Attributes
+    ----------
+    run : mapping of str to JsonValue
+        Configuration, digests, versions.
+    limit : float
+        Limit of the score.
+    sources : tuple of SourceScores
+        How well the cells of each source were found.
+    history : FitHistory
+        Losses of the head that was trained on all sources.
+    """
+
+    run: dict[str, JsonValue]
+    limit: float
+    sources: tuple[SourceScores, ...]
+    history: FitHistory
+
+
+def best_limit(scores: Sequence[SourceScores]) -> float:
+    """The limit of the score at which no left-out source falls further short of `AIMED` than at others."""
+
+    def short(limit: float) -> float:
+        return max(_short_of_aim(source.at(limit)) for source in scores if source.left_out)
+
+    return min(LIMITS, key=short)
+
+
+def write_report(folder: Path, report: DetectorReport) -> None:
+    """Writes report.json and index.html."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_content(folder / "report.json", json.dumps(report.model_dump(mode="json"), indent=1) + "\n")
+    write_content(folder / "index.html", render(report))
+
+
+def render(report: DetectorReport) -> str:
+    """The page, which loads nothing from anywhere."""
+    return render_template(
+        "detector.html",
+        title="Detector of white cells",
+        report=report,
+        limit=f"{report.limit:.2f}",
+        limits=LIMITS,
+        aimed=AIMED,
+        source_columns=[("limit", ""), *((source.source, "n") for source in report.sources)],
+    )
+
+
+def _short_of_aim(found: DetectionMetrics | None) -> float:
+    recall, precision = (found.recall.value, found.precision.value) if found else (0.0, 0.0)
+    return max(AIMED[0] - recall, AIMED[1] - precision)

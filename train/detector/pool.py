@@ -108,7 +108,23 @@ def fill_pool(
     *,
     part: tuple[int, int] = (0, 1),
 ) -> None:
-    """Draws what is missing in the pool at `folder`; with `part` (k, n) each n-th shard from the k-th on."""
+    """Draws the training pictures that are missing in the pool, and keeps the trunk's maps of them.
+
+    Parameters
+    ----------
+    data : Path
+        Folder of the sources.
+    trunk : DetectorTrunk
+        Gives the maps.
+    config : DetectorConfig
+        How many pictures, and what they look like.
+    folder : Path
+        The pool.
+    progress : Progress
+        Is told of each shard.
+    part : (int, int)
+        (k, n): each n-th shard from the k-th on, for several processes.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     pictures = PictureSource(data, config)
     runner: TrunkRunner | None = None

@@ -22,11 +22,10 @@ from blastscope.runtime.io.atomic import write_content
 from blastscope.runtime.io.own_files import exclusive_lock
 from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.train.detector.config import DetectorConfig
-from blastscope.train.detector.evaluation import SourceScores, frames_of, score_source
+from blastscope.train.detector.evaluation import DetectorReport, SourceScores, best_limit, frames_of, score_source, write_report
 from blastscope.train.detector.fit import FINISHED, FitHistory, fit
 from blastscope.train.detector.network import Detector, DetectorHead, DetectorTrunk, make_trunk
 from blastscope.train.detector.pool import fill_pool, pool_key, read_pool
-from blastscope.train.detector.report import DetectorReport, best_limit, write_report
 from blastscope.train.detector.sources import FRAME_SOURCES, bccd_frames
 from blastscope.train.fit_checkpoint import read_tensors
 from blastscope.train.progress import Progress

@@ -5,8 +5,7 @@ Public names: `write_report` (a finished run's folder), `write_folder` and `Repo
 """
 
 from blastscope.train.report.data import Comparison, ComparisonRow, Report, ReportInput, assess
-from blastscope.train.report.template import render_table
-from blastscope.train.report.writer import write_folder, write_report
+from blastscope.train.report.writer import render_table, write_folder, write_report
 
 __all__ = [
     "Comparison",

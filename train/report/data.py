@@ -83,7 +83,7 @@ class ReportInput:
     probabilities : ndarray of float32
         Shape (N, 3, 2): voters a, b, combined; classes hem, all.
     history : mapping of Voter to tuple of EpochRow
-        By voter, a row an epoch.
+        By voter, one row per epoch.
     kept : mapping of Voter to int
         The epoch whose weights each network ended with.
     provenance : TrainingProvenance
@@ -169,7 +169,7 @@ class Report(StrictModel):
     circumstances : mapping of str to str
         What else to say of the training.
     history : mapping of Voter to tuple of EpochRow
-        By voter, a row an epoch.
+        By voter, one row per epoch.
     kept : mapping of Voter to int
         By voter, the epoch whose weights it ended with.
     comparison : Comparison or None

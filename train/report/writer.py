@@ -1,7 +1,8 @@
-"""Writes RUN/report, file by file, the page last."""
+"""Writes RUN/report, file by file, the page last; and shows Table 1 and the intervals in a terminal."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -9,19 +10,25 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
+from rich.box import SIMPLE_HEAD
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from blastscope.runtime.bundle.manifest import Interval
 from blastscope.runtime.bundle.uncertainty import Uncertainty
 from blastscope.runtime.errors import DataError
+from blastscope.runtime.evaluation.metrics import ClassScores
+from blastscope.runtime.frames.report.templates import render_template
 from blastscope.runtime.io.atomic import write_content
 from blastscope.runtime.io.strict_model import StrictModel, problems
 from blastscope.runtime.types import CLASSES, VOTERS, ClassName
 from blastscope.train.config import ScheduleConfig
 from blastscope.train.fit_checkpoint import EpochRow, monitored_value
-from blastscope.train.report.data import Comparison, Report, ReportInput, assess
-from blastscope.train.report.plots import draw_pictures
-from blastscope.train.report.template import render_training_report
+from blastscope.train.report.data import NAMES, SUBJECTS, VOTE, Comparison, Part, Report, ReportInput, assess
+from blastscope.train.report.plots import Picture, draw_pictures
 
 if TYPE_CHECKING:
     from blastscope.train.ensemble_checkpoint import RunProvenance
@@ -155,3 +162,76 @@ def _probabilities(path: Path, tensors: Mapping[str, NDArray[np.float32]], cells
         shape = "nothing" if found is None else found.shape
         raise DataError(path, f"holds probabilities of shape {shape}, run.json names {cells} validation cells")
     return found.astype(np.float32)
+
+
+def render_training_report(report: Report, pictures: Sequence[Picture]) -> str:
+    """The whole page as HTML."""
+    key_figures = [(name, getattr(report.scores[VOTE], key)) for key, name in FIGURES[:4]] if report.scores else []
+    return render_template(
+        "training.html",
+        title=report.title,
+        report=report,
+        plots={picture.name: picture.svg for picture in pictures},
+        figures=[(name, f"{one.value:.3f}", f"{one.low:.3f} to {one.high:.3f}", "") for name, one in key_figures],
+        classes=ROWS,
+        scores=FIGURES,
+        names={subject: NAMES[subject] for subject in SUBJECTS},
+        subjects=[("", ""), *((NAMES[subject], "") for subject in SUBJECTS)],
+        parts=[
+            *(_part("training", report.training) if report.provenance.patients.training else ()),
+            *_part("validation", report.validation),
+        ],
+        config=json.dumps(report.provenance.config, indent=2, ensure_ascii=False, default=str),
+    )
+
+
+def _part(name: str, part: Part) -> list[tuple[str, str, tuple[str, ...]]]:
+    """One row per class: the part's name in the first, the class, who is in it."""
+    groups = [("ALL", part.all), ("HEM", part.hem), ("not known", part.unknown)]
+    filled = [(label, names) for label, names in groups if names] or [("", ())]
+    return [("" if place else name, label, names) for place, (label, names) in enumerate(filled)]
+
+
+ROWS = (("hem", "HEM"), ("all", "ALL"), ("weighted", "weighted"))
+FIGURES = (
+    ("weighted_f1", "weighted F1"),
+    ("auroc", "AUROC"),
+    ("sensitivity", "sensitivity"),
+    ("specificity", "specificity"),
+    ("accuracy", "accuracy"),
+)
+
+
+def render_table(report: Report) -> Group:
+    """Both tables and the report's notes, for `rich.print`."""
+    notes = [Text(f"! {note}", style="yellow") for note in report.notes]
+    if not report.scores:
+        return Group(*notes)
+    patients, cells = len(report.scores[VOTE].patients), report.scores[VOTE].cells
+    return Group(
+        *notes,
+        Text(f"{cells:,} validation cells of {patients} patients", style="bold"),
+        _table1_text(report),
+        Text("with 95 % intervals by bootstrap over patients", style="bold"),
+        _intervals_text(report),
+    )
+
+
+def _table1_text(report: Report) -> Table:
+    table = Table("", "class", "precision", "recall", "F1", "support", box=SIMPLE_HEAD)
+    for subject in SUBJECTS:
+        for place, (key, name) in enumerate(ROWS):
+            row: ClassScores = getattr(report.scores[subject].table1, key)
+            figures = [f"{value:.3f}" for value in (row.precision, row.recall, row.f1)]
+            table.add_row("" if place else NAMES[subject], name, *figures, f"{row.support:,}", end_section=key == "weighted")
+    for column in table.columns[2:]:
+        column.justify = "right"
+    return table
+
+
+def _intervals_text(report: Report) -> Table:
+    table = Table("", *(NAMES[subject] for subject in SUBJECTS), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for key, name in FIGURES:
+        found: list[Interval] = [getattr(report.scores[subject], key) for subject in SUBJECTS]
+        table.add_row(name, *(f"{one.value:.3f}\n{one.low:.3f} to {one.high:.3f}" for one in found))
+    return table

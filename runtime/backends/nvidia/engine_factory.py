@@ -1,4 +1,4 @@
-"""An engine on a GPU: lanes that share one network, and the door for images."""
+"""An engine on a GPU: lanes that share one network, and the check of images on their way in."""
 
 from __future__ import annotations
 
@@ -151,9 +151,33 @@ def make_engine(
     digest: str,
     notes: tuple[str, ...] = (),
 ) -> Engine:
-    """The network that `load` gives, in as many lanes as the workload wants, its crops compared with the host's first.
+    """An engine on a GPU, in as many lanes as the workload wants. Its crops are compared with the host's first.
 
-    Raises `EngineError`, `DeviceError`s; what was taken until then is given back.
+    Parameters
+    ----------
+    gpu : Gpu
+        The device.
+    load : callable
+        Gives the network, once.
+    options : EngineOptions
+        How it was asked for.
+    name : str
+        The backend's.
+    execution : {'f32', 'bf16', 'f16', 'int8'}
+        The number type that it computes in.
+    digest : str
+        Of all that can change the engine, in hex.
+    notes : tuple of str
+        What its user should know.
+
+    Returns
+    -------
+    Engine
+
+    Raises
+    ------
+    EngineError, DeviceError
+        What was taken until then is given back.
     """
     if options.crop is None:
         raise EngineError(f"{name}: the crop's specification is needed")

@@ -1,6 +1,6 @@
-"""What lies in the engine cache: every engine with its state, and its removal.
+"""The engines in the cache: listed with their states, removed, and taken in from another machine.
 
-Takes an engine that was built on another machine into the cache, once the user has asked for it and every field fits.
+An engine that was built elsewhere is taken in only if the user asks for it and every field of its key fits.
 """
 
 from __future__ import annotations

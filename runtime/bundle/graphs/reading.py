@@ -235,10 +235,27 @@ class RefusedGraph(EngineError):
 def read_graph(
     path: Path, sha256: str, *, models: GraphModels | Literal["detector"] | None = None, side_px: int | None = None
 ) -> bytes:
-    """The bytes of the ONNX file at `path`, whose digest is `sha256`.
+    """The bytes of an ONNX file, once they are examined.
 
-    With `models`, also the inputs and outputs that a bundle's graph of these models has, for crops of `side_px`, are checked.
-    Raises `RefusedGraph`.
+    Parameters
+    ----------
+    path : Path
+        The file.
+    sha256 : str
+        Its digest in hex.
+    models : {'ensemble', 'a', 'b', 'combined', 'detector'}, optional
+        What the graph must be: its inputs and outputs are checked, too.
+    side_px : int, optional
+        Side of the crops that it must take.
+
+    Returns
+    -------
+    bytes
+
+    Raises
+    ------
+    RefusedGraph
+        The file can't be read, has another digest, breaks a limit, or isn't what it must be.
     """
     try:
         stream, found = open_plain(path)

@@ -168,8 +168,18 @@ class CropPlan:
     def launches(self, images: int, crops: int, verdicts: int, workspace: int) -> tuple[Launch, ...]:
         """The kernels in their order, each to begin when the one before has ended.
 
-        All four are device addresses: of `batch` rows of `ImageRow`, of `crops_bytes`, `verdicts_bytes` and `workspace_bytes`
-        of memory. The workspace must lie at a multiple of 256.
+        Parameters
+        ----------
+        images : int
+            Device address of `batch` rows of `ImageRow`.
+        crops, verdicts : int
+            Device addresses of `crops_bytes` and `verdicts_bytes` of memory.
+        workspace : int
+            Device address of `workspace_bytes` of memory, a multiple of 256.
+
+        Returns
+        -------
+        tuple of Launch
         """
         spec, side = self.spec, self.largest_px
         table = Address(images)
@@ -207,7 +217,22 @@ class CropPlan:
 
 
 def image_row(address: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> np.void:
-    """The `ImageRow` of an image (H, W, 3) whose pixel [0, 0, 0] lies at `address`; `strides` in bytes, as numpy has them."""
+    """The row of the table by which the kernels find an image.
+
+    Parameters
+    ----------
+    address : int
+        Device address of its pixel [0, 0, 0].
+    shape : (int, int, int)
+        Height, width, 3.
+    strides : (int, int, int)
+        In bytes, as numpy has them.
+
+    Returns
+    -------
+    numpy.void
+        An `ImageRow`.
+    """
     row: np.void = np.zeros(1, ImageRow)[0]
     row["address"] = address
     row["row_stride"], row["pixel_stride"], row["channel_stride"] = strides
@@ -216,9 +241,26 @@ def image_row(address: int, shape: tuple[int, ...], strides: tuple[int, ...]) ->
 
 
 def refusal_of(row: np.void, spec: CropSpecification, shape: tuple[int, ...]) -> Refusal | None:
-    """The refusal in a `VerdictRow`, worded as `crop_cell` words it; None where there is a crop. `shape` is the image's.
+    """The refusal in a row that the kernels wrote, in the words of `crop_cell`.
 
-    Raises `UsageError` when the image was larger than its plan: the caller should have asked `CropPlan.fits`.
+    Parameters
+    ----------
+    row : numpy.void
+        A `VerdictRow`.
+    spec : CropSpecification
+        The crop's.
+    shape : tuple of int
+        The image's.
+
+    Returns
+    -------
+    Refusal or None
+        None where there is a crop.
+
+    Raises
+    ------
+    UsageError
+        The image was larger than its plan: the caller should have asked `CropPlan.fits`.
     """
     height, width = shape[:2]
     box = box_of(row)

@@ -125,7 +125,7 @@ def yolo_text(report: FrameReport) -> str:
     Returns
     -------
     str
-        A line a cell: class (0 HEM, 1 ALL, 2 refused), then the box's centre x, centre y, width and height as shares of
+        One line per cell: class (0 HEM, 1 ALL, 2 refused), then the box's centre x, centre y, width and height as shares of
         the frame's width and height, from the corner. Empty for a frame without a cell, which is YOLO's background image.
     """
     assert report.size is not None

@@ -19,7 +19,7 @@ from blastscope.runtime.io.slides.slide import Slide
 from blastscope.runtime.io.slides.tiff_codec import ReadError
 from blastscope.runtime.types import Audit
 
-SUFFIXES = {"geojson": ".geojson", "ome": ".ome.tiff", "dicom": ".ann.dcm"}  # of the formats with a file a frame
+SUFFIXES = {"geojson": ".geojson", "ome": ".ome.tiff", "dicom": ".ann.dcm"}  # of the formats with one file per frame
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class AnnotationOptions:
     Attributes
     ----------
     geojson, ome, dicom : Path or None
-        A folder for a file a frame, NAME.geojson, NAME.ome.tiff or NAME.ann.dcm; or, for a single frame, that file.
+        A folder for one file per frame, NAME.geojson, NAME.ome.tiff or NAME.ann.dcm; or, for a single frame, that file.
     coco : Path or None
         A JSON file on all frames.
     yolo : Path or None

@@ -69,9 +69,30 @@ def look_at(detector: Detector, pictures: ImagePyramid, content: Box, pixel_um: 
 def red_cells_found(
     detector: Detector, pictures: ImagePyramid, content: Box, *, guess_um: float | None, red_cell_um: float
 ) -> RedCells | None:
-    """The red cells in `content` of a frame, whose scale may be about `guess_um`; None of too few at any scale.
+    """The red cells in a part of a frame, by the detector.
 
-    `red_cell_um` is how large a red cell is taken to be. Raises `EngineError`.
+    Parameters
+    ----------
+    detector : Detector
+        The bundle's.
+    pictures : ImagePyramid
+        The frame.
+    content : (x0, y0, x1, y1)
+        The part, in pixels of the frame.
+    guess_um : float or None
+        What the scale may be, in micrometres per pixel.
+    red_cell_um : float
+        How large a red cell is taken to be.
+
+    Returns
+    -------
+    RedCells or None
+        None of too few at any scale.
+
+    Raises
+    ------
+    EngineError
+        The detector failed.
     """
     if max(content[2] - content[0], content[3] - content[1]) > 1.5 * MIDDLE_PX:
         pictures, content = _middle(pictures, content)

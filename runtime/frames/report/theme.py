@@ -1,6 +1,6 @@
-"""Colours and wording of calls and refusals in pictures and pages; the colours suit red-green colour blindness.
+"""Colours, wording and names in pictures and pages.
 
-What frames are called in pictures, pages and the names of files, so that people can tell each from all others.
+The colours suit red-green colour blindness. A frame is shown by the shortest name that tells it from all others.
 """
 
 from __future__ import annotations

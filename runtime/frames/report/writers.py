@@ -42,9 +42,9 @@ class OutputOptions:
     sheet : Path or None
         A picture of all cells: PNG or JPEG.
     report : Path or None
-        One HTML page, or a folder of a page a frame.
+        One HTML page, or a folder of one page per frame.
     csv : Path or None
-        A table with a row a cell.
+        A table with one row per cell.
     """
 
     overlay: Path | None = None

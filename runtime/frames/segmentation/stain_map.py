@@ -88,10 +88,27 @@ RIM_UM = 1.5  # what of its blurred edge is left is narrower than this
 
 
 def field_of_view_surround(picture: NDArray[np.uint8], grid: Grid, extent: Box, glass: Colour, um: float) -> Mask | None:
-    """Where `picture` (h, w, 3) is dark and wider than a nucleus, and the blur of its edge; None where it is so nowhere.
+    """The dark around the field of view: what is dark and wider than a nucleus, with the blur of its edge.
 
-    It lies on `grid` in the whole frame's `extent`, beyond which it counts as dark. So nothing but what is near tells, and a
-    tile has what the whole frame has.
+    What lies beyond the whole frame counts as dark. So only what is near decides, and a tile has what the whole frame has.
+
+    Parameters
+    ----------
+    picture : (h, w, 3) uint8 array
+        RGB, at working resolution.
+    grid : Grid
+        Where it lies in the frame.
+    extent : (x0, y0, x1, y1)
+        The whole frame.
+    glass : (float, float, float)
+        R, G and B of the glass, 0 to 255.
+    um : float
+        Micrometres per pixel of the picture.
+
+    Returns
+    -------
+    (h, w) uint8 array or None
+        1 in the dark; None where it is dark nowhere.
     """
     red, green, blue = (DARK_SHARE * level for level in glass)
     dark = np.asarray(cv2.inRange(picture, (0.0, 0.0, 0.0), (red, green, blue)), np.uint8) & np.uint8(1)

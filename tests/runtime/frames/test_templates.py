@@ -15,7 +15,7 @@ from blastscope.runtime.frames.report.html_report import render_slide_report
 from blastscope.runtime.frames.report.templates import render_template
 from blastscope.runtime.frames.report.thumbnails import Thumbnail
 from blastscope.runtime.frames.types import FrameParameters, FrameReport
-from blastscope.train.detector.report import DetectorReport, render
+from blastscope.train.detector.evaluation import DetectorReport, render
 
 if TYPE_CHECKING:
     from browser import Browser
