@@ -35,9 +35,10 @@ PARTS_short = parts-shipped shipped
 PARTS_normal = parts-shipped shipped-1 shipped-8 parts-large large-1 large-8 large-compiled
 BENCH_short = --framework torch --framework onnxruntime --framework openvino --rounds 3 --seconds 0.5 --idle-timeout 1
 BENCH_normal = --framework all --rounds 4
+BENCH_BESIDE = $(wildcard $(BENCH_CACHE)/native.json $(BENCH_CACHE)/served.json)
 BENCH_RESULTS = $(PARTS_$(PACE):%=$(BENCH_CACHE)/%.json)
 bench: $(READY) $(BENCH_RESULTS)
-	$(BIN)/python -m blastscope.benchmarks.results_page $(BENCH_RESULTS) --out $(BENCH_OUT)
+	$(BIN)/python -m blastscope.benchmarks.results_page $(BENCH_RESULTS) $(BENCH_BESIDE) --out $(BENCH_OUT)
 	rm -rf $(BENCH_CACHE).last && mv $(BENCH_CACHE) $(BENCH_CACHE).last
 
 $(BENCH_CACHE)/parts-shipped.json: | $(READY)
@@ -98,7 +99,7 @@ NATIVE = .cache/native
 OPENVINO = $$($(BIN)/python -c 'import openvino; print(openvino.__path__[0])')
 native: $(READY)
 	cmake -S runtime/native -B $(NATIVE) -DOpenVINO_DIR="$(OPENVINO)/cmake" > /dev/null
-	cmake --build $(NATIVE) --parallel --target blastscope
+	cmake --build $(NATIVE) --parallel "$$(nproc)" --target blastscope
 
 # The classes over it: blastscope.jar and ImageJ's Blastscope_.jar, with a JDK; Blastscope.dll, with Mono's compiler.
 native-java:
@@ -110,15 +111,17 @@ native-csharp:
 native-package: native
 	mkdir -p dist
 	cmake -S runtime/native -B $(NATIVE) -DBLASTSCOPE_EXAMPLES=ON > /dev/null
-	cmake --build $(NATIVE) --parallel
+	cmake --build $(NATIVE) --parallel "$$(nproc)"
 	runtime/native/packaging/package.sh $(NATIVE) "$(OPENVINO)" blastscope/shipped dist/libblastscope
 	runtime/native/packaging/bindings.sh dist/libblastscope
 
-# libblastscope and the Python runtime in turn: image to label, process start to first label, peak memory. Exits 1 beyond the limits.
+# libblastscope and the Python runtime in turn: image to label, process start to first label, peak memory; a section of RESULTS.md.
+# Exits 1 beyond the limits.
 native-bench: native
 	mkdir -p $(BENCH_CACHE)
 	$(BIN)/blastscope bench --network shipped --baseline none --batch 1 --layout fused --rounds 40 --seconds 0.5 --idle-timeout 1 \
 		--native $(NATIVE)/libblastscope.so --output $(BENCH_CACHE)/native.json
+	$(BIN)/python -m blastscope.benchmarks.results_page $(BENCH_CACHE)/native.json --add --out $(BENCH_OUT)
 	$(BIN)/python -m blastscope.benchmarks.native $(BENCH_CACHE)/native.json
 
 # The package in a Debian that debootstrap makes, without Python. Needs root.
@@ -140,10 +143,12 @@ fuzz: $(READY)
 	if $(BIN)/python -c "import atheris" 2> /dev/null; then $(FUZZ)/guided --seconds $$(($(FUZZ_SECONDS) / 2)) --coverage; \
 		else $(FUZZ) --seconds $$(($(FUZZ_SECONDS) / 2)) --seed 1; fi
 
-# Calls through `blastscope serve`, from eight clients, beside `classify_many`.
+# Calls through `blastscope serve`, from eight clients, beside `classify_many`; a section of RESULTS.md.
 SERVE_DATA ?= $(or $(BLASTSCOPE_DATA),../shared/data)
 serve-bench: $(READY)
-	$(BIN)/python -m blastscope.benchmarks.serve $(SERVE_DATA)/cnmc $(SERVE_ARGS)
+	mkdir -p $(BENCH_CACHE)
+	$(BIN)/python -m blastscope.benchmarks.serve $(SERVE_DATA)/cnmc --output $(BENCH_CACHE)/served.json $(SERVE_ARGS)
+	$(BIN)/python -m blastscope.benchmarks.results_page $(BENCH_CACHE)/served.json --add --out $(BENCH_OUT)
 
 # Asks a real Triton Inference Server, from PyPI, for the models of `export --triton`, beside `blastscope serve`.
 triton-check: $(READY)

@@ -12,7 +12,7 @@ from pathlib import Path
 from blastscope.benchmarks.contenders import BACKEND
 from blastscope.benchmarks.model_benchmark import DEFAULT_EXECUTION, BenchmarkConfig, ModelBenchmark
 from blastscope.benchmarks.models import BenchmarkModel
-from blastscope.benchmarks.native import ENGINE, measure_native_start
+from blastscope.benchmarks.native import ENGINE, in_own_section, measure_native_start
 from blastscope.benchmarks.roofline import measure_peaks
 from blastscope.benchmarks.schema import BenchResult, FirstLabel, Row, describe_machine, installed_versions
 from blastscope.runtime.io.strict_model import StrictModel
@@ -159,6 +159,8 @@ def run_benchmark(models: Sequence[BenchmarkModel], config: BenchmarkConfig) -> 
         if config.runtime:
             benchmark.note_int8_layers()
         rows += _with_cold_starts(found, model, config.native) if config.cold_start else found
+    if config.native and not config.torch_baseline:
+        rows = in_own_section(rows)
     machine = describe_machine(peaks)
     return BenchResult(machine=machine, versions=installed_versions(), rows=tuple(rows), notes=tuple(dict.fromkeys(notes)))
 

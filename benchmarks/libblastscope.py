@@ -77,6 +77,7 @@ class Options(ctypes.Structure):
         ("call_unlike_training", ctypes.c_int32),
         ("measure", ctypes.c_int32),
         ("reserved", ctypes.c_int32),
+        ("require_signature", ctypes.c_char_p),
     )
 
 

@@ -10,7 +10,7 @@ import ctypes
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,7 +22,7 @@ from blastscope.benchmarks.interleaved_timing import ClassifyFunction, Image
 from blastscope.benchmarks.libblastscope import NativeLibrary, NativeScope, Prediction, image_of
 from blastscope.benchmarks.models import BenchmarkModel
 from blastscope.benchmarks.results import read_result
-from blastscope.benchmarks.schema import BenchResult, FirstLabel, Row, ratio_interval
+from blastscope.benchmarks.schema import SCOPE_DESCRIPTIONS, BenchResult, FirstLabel, Row, ratio_interval
 from blastscope.runtime.errors import EngineError
 from blastscope.runtime.types import CLASSES, ClassName
 
@@ -123,13 +123,57 @@ def compare_with_python(result: BenchResult) -> list[tuple[str, bool]]:
     list of (str, bool)
         A sentence for each row, in the order of the rows.
     """
-    rows = {row.name: row for row in result.rows if row.scope == "pixels" and row.batch == 1}
-    pairs = [(row, rows.get(name.replace(f"/{ENGINE}", f"/{BACKEND}"))) for name, row in rows.items()]
-    return [_compare_row(row, python) for row, python in pairs if python and row.name.endswith(f"/{ENGINE}")]
+    return [_compare_row(row, python) for row, python in _pairs(result.rows)]
+
+
+def in_own_section(rows: Iterable[Row]) -> list[Row]:
+    """The rows of a run without the PyTorch baseline, in the scope 'native': joined to a machine's others they replace none of
+    them, which would lose the ratio to PyTorch of their own run.
+    """
+    return [row.model_copy(update={"scope": "native"}) if row.scope == "pixels" else row for row in rows]
+
+
+def native_table(rows: Iterable[Row]) -> Iterator[str]:
+    """The section of RESULTS.md on rows in the scope 'native', line by line; nothing where there are none."""
+    pairs = _pairs(row for row in rows if row.scope == "native")
+    if not pairs:
+        return
+    yield f"#### native: {SCOPE_DESCRIPTIONS['native']}\n"
+    yield "With shares of the Python runtime's figures in the same run. `load s` is from process start to first label.\n"
+    yield "| graph | calls | p50 ms | p95 | p99 | of Python's p50 (95 %) | load s | of Python's | peak MiB | of Python's | |"
+    yield "|---|---|---|---|---|---|---|---|---|---|---|"
+    for row, python in pairs:
+        low, high = _interval(row, python)
+        share = f"{row.p50_ms / python.p50_ms:.3f} ({low:.3f} to {high:.3f})"
+        times = f"{row.p50_ms:.2f} | {row.p95_ms:.2f} | {row.p99_ms:.2f} | {share}"
+        start = f"{_beside(row.load_s, python.load_s, 2)} | {_beside(row.peak_mib, python.peak_mib, 0)}"
+        busy = max((one.other_cpu_share or 0 for one in (row, python) if one.busy), default=None)
+        told = "" if busy is None else f"busy: other processes took up to {busy:.0%}"
+        yield f"| `{row.name.removesuffix(f'/{ENGINE}')}` | {row.calls} | {times} | {start} | {told} |"
+    yield ""
+
+
+def _beside(ours: float | None, theirs: float | None, digits: int) -> str:
+    return f"{ours:.{digits}f} | {ours / theirs:.2f}" if ours and theirs else " | "
+
+
+def _pairs(rows: Iterable[Row]) -> list[tuple[Row, Row]]:
+    """Each row of libblastscope with the Python runtime's of the same graph, in the order of the rows."""
+    found = {row.name: row for row in rows if row.scope in ("pixels", "native") and row.batch == 1}
+    pairs = [
+        (row, found.get(name.replace(f"/{ENGINE}", f"/{BACKEND}")))
+        for name, row in found.items()
+        if name.endswith(f"/{ENGINE}")
+    ]
+    return [(row, python) for row, python in pairs if python]
+
+
+def _interval(row: Row, python: Row) -> tuple[float, float]:
+    return ratio_interval(*([np.array(one) for one in side.samples_ms] for side in (row, python)))
 
 
 def _compare_row(row: Row, python: Row) -> tuple[str, bool]:
-    low, high = ratio_interval(*([np.array(one) for one in side.samples_ms] for side in (row, python)))
+    low, high = _interval(row, python)
     latency = row.p50_ms / python.p50_ms
     interval = f"95 %: {low:.3f} to {high:.3f}, at most {LATENCY_LIMIT}"
     text = f"{row.name}: image to label {latency:.3f} of Python's median ({interval})"

@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 
 from blastscope.benchmarks.baselines import TORCH_BASELINE
 from blastscope.benchmarks.gpu.schema import gpu_section
+from blastscope.benchmarks.native import native_table
 from blastscope.benchmarks.results import merge_results, read_result, write_result
 from blastscope.benchmarks.schema import FIRST_VOTER_SUFFIX, SCOPE_DESCRIPTIONS, BenchResult, MeasuredScope, Row
+from blastscope.benchmarks.serve import served_table
 from blastscope.runtime.evaluation.plotting import BLUE, GRAY, INK, ORANGE, new_figure, plot_style, png_bytes
 
 if TYPE_CHECKING:
@@ -195,14 +197,19 @@ def write_page(page: Path, results: Path) -> None:
 
 def publish(result: BenchResult, out: Path) -> Path:
     """Writes `result` and its plots to `out`/results, and the page `out`/RESULTS.md again. Returns the result's file."""
-    stem = machine_slug(result)
-    path = out / "results" / "cpu" / f"{stem}.json"
+    path = result_file(result, out)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_result(path, result)
-    for name, png in (("latency", plot_latencies(result)), ("comparison", plot_comparison(result))):
-        (out / "results" / f"{stem}-{name}.png").write_bytes(png)
+    if any(row.scope == "pixels" for row in result.rows):
+        for name, png in (("latency", plot_latencies(result)), ("comparison", plot_comparison(result))):
+            (out / "results" / f"{path.stem}-{name}.png").write_bytes(png)
     write_page(out / "RESULTS.md", out / "results")
     return path
+
+
+def result_file(result: BenchResult, out: Path) -> Path:
+    """Where `publish` writes the result of that machine."""
+    return out / "results" / "cpu" / f"{machine_slug(result)}.json"
 
 
 def machine_slug(result: BenchResult) -> str:
@@ -226,6 +233,7 @@ def _cpu_section(stem: str, result: BenchResult) -> str:
         lines += _contender_table(network, batch, rows)
     for scope in STAGES:
         lines += _stage_table(scope, [row for row in result.rows if row.scope == scope])
+    lines += [*native_table(result.rows), *served_table(result.rows)]
     lines += [*_baseline_table(pixels), *(f"- {note}" for note in result.notes)]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -320,10 +328,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "results", nargs="*", type=Path, help="results of `blastscope bench --json` and of the suite, one machine's"
     )
+    parser.add_argument("--add", action="store_true", help="keep the rows of this machine that were published before")
     parser.add_argument("--out", type=Path, default=BENCHMARKS, help="where RESULTS.md and results/ are")
     options = parser.parse_args(arguments)
     if options.results:
-        path = publish(merge_results([read_result(result) for result in options.results]), options.out)
+        found = [read_result(result) for result in options.results]
+        published = result_file(found[0], options.out)
+        if options.add and published.exists():
+            found.insert(0, read_result(published))
+        path = publish(merge_results(found), options.out)
         sys.stderr.write(f"written: '{path}'\n")
     write_page(options.out / "RESULTS.md", options.out / "results")
     return 0

@@ -24,7 +24,8 @@ FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf
 FIRST_VOTER_SUFFIX = "-staged-first-alone"  # of a contender that runs one voter only, and so does less than the others
 MIN_CALLS_P999 = 1000  # with fewer calls the 99.9th percentile is the slowest call
 MeasuredScope = Literal[
-    "pixels", "network", "benchmark_app", "crop", "decode", "frame", "examine", "files", "callers", "load", "cold"
+    *("pixels", "network", "benchmark_app", "crop", "decode", "frame", "examine", "files", "callers", "load", "cold"),
+    *("native", "served", "request"),
 ]
 SCOPE_DESCRIPTIONS: dict[MeasuredScope, str] = {
     "pixels": "image in host memory to label",
@@ -38,6 +39,9 @@ SCOPE_DESCRIPTIONS: dict[MeasuredScope, str] = {
     "callers": "image to label, every caller in a thread of its own, all of their images",
     "load": "bundle to handle, in a running process, engine cache warm",
     "cold": "process start to first label",
+    "native": "image in host memory to label, libblastscope and the Python runtime in turn",
+    "served": "images to labels by clients of a server, in turn with `classify_many`",
+    "request": "a client's request to its answer",
 }
 
 

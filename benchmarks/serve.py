@@ -9,86 +9,232 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
+from blastscope.benchmarks.interleaved_timing import Round
+from blastscope.benchmarks.results import write_result
+from blastscope.benchmarks.schema import (
+    SCOPE_DESCRIPTIONS,
+    BenchResult,
+    MeasuredScope,
+    Row,
+    describe_machine,
+    installed_versions,
+    make_row,
+    ratio_interval,
+)
+from blastscope.runtime.errors import EngineError
+
 CLIENTS = 8
+DIRECT = "classify_many"
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """What `python -m blastscope.benchmarks.serve DATA` runs."""
     parser = argparse.ArgumentParser(description="Throughput through the server beside classify_many.")
     parser.add_argument("data", type=Path, help="folder with images of cells")
     parser.add_argument("--cells", type=int, default=400)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=1, help="of a request")
-    words = parser.parse_args()
+    parser.add_argument("--clients", type=int, default=CLIENTS)
+    parser.add_argument("--bundle", type=Path, help="by default the shipped one")
+    parser.add_argument("--output", type=Path, help="a file to write the result to, for RESULTS.md")
+    words = parser.parse_args(arguments)
     suffixes = {".bmp", ".png", ".webp"}
     paths = sorted(path for path in words.data.rglob("*") if path.suffix in suffixes)[: words.cells]
-    measure(paths, words.rounds, words.images)
+    if not paths:
+        parser.error(f"'{words.data}' holds no image of a cell: name a folder with .bmp, .png or .webp files")
+    result = measure(paths, words.rounds, words.images, words.clients, words.bundle)
+    for line in served_lines(result.rows):
+        print(json.dumps(line))
+    if words.output:
+        write_result(words.output, result)
 
 
-def measure(paths: Sequence[Path], rounds: int, images: int) -> None:
-    """Measures both ways in turn, and prints medians."""
+def measure(
+    paths: Sequence[Path], rounds: int, images: int = 1, clients: int = CLIENTS, bundle: Path | None = None
+) -> BenchResult:
+    """Measures both ways in turn.
+
+    Parameters
+    ----------
+    paths
+        Image files, one cell in each. They are read before anything is timed.
+    rounds
+        How often each way answers all of them, after once to warm up.
+    images
+        Of a request.
+    clients
+        Processes that ask at the same time, each with its share.
+    bundle
+        None: the shipped one.
+
+    Returns
+    -------
+    BenchResult
+        Rows in the scope 'served', whose batch is all of `paths`, and in the scope 'request'.
+
+    Raises
+    ------
+    EngineError
+        The server's engine computes otherwise than that of `classify_many`.
+    """
     from blastscope.runtime.session import open_bundle
     from blastscope.serve.options import ServeOptions
     from blastscope.serve.server import BackgroundServer
 
-    contents = [path.read_bytes() for path in paths]
-    spawn = multiprocessing.get_context("spawn")
-    server = BackgroundServer(ServeOptions({"shipped": None}, port=0, grpc_port=0))
-    with server, open_bundle(workload="throughput") as scope, spawn.Pool(CLIENTS) as clients:
+    session = {"workload": "throughput", "unlike_training": "call"}
+    server = BackgroundServer(ServeOptions({"bundle": bundle}, port=0, grpc_port=0, session=session))
+    with server, open_bundle(bundle, **session) as scope, ExitStack() as running:  # type: ignore[arg-type]
         addresses = {"grpc": server.grpc_address, "http": server.url.removeprefix("http://")}
-        shares = [contents[number::CLIENTS] for number in range(CLIENTS)]
-        direct: list[float] = []
-        served: dict[str, list[float]] = {name: [] for name in addresses}
-        waits: dict[str, list[float]] = {name: [] for name in addresses}
+        shares = [paths[number::clients] for number in range(min(clients, len(paths)))]
+        started = [running.enter_context(Client(addresses, share, images)) for share in shares]
+        contents = [path.read_bytes() for path in paths]
+        whole: dict[str, list[Round]] = {name: [] for name in (DIRECT, *addresses)}
+        waits: dict[str, list[Round]] = {name: [] for name in addresses}
         for turn in range(rounds + 1):  # the first one warms up
             begun = time.perf_counter()
             scope.classify_many(contents)
-            seconds = time.perf_counter() - begun
-            if turn:
-                direct.append(len(contents) / seconds)
-            for name, address in addresses.items():
+            measured = [(DIRECT, time.perf_counter() - begun)]
+            for name in addresses:
                 begun = time.perf_counter()
-                found = clients.starmap(ask, [(name, address, share, images) for share in shares], chunksize=1)
-                seconds = time.perf_counter() - begun
+                for client in started:
+                    client.begin(name)
+                found = [client.result() for client in started]
+                measured.append((name, time.perf_counter() - begun))
+                engines = {engine for _, engine in found}
+                if engines != {scope.audit.engine}:
+                    raise EngineError(
+                        "the server took another engine than 'classify_many': run it again, once both are measured"
+                    )
                 if turn:
-                    served[name].append(len(contents) / seconds)
-                    waits[name] += [wait for one in found for wait in one]
-    for name in addresses:
-        row = {
-            "protocol": name,
-            "clients": CLIENTS,
-            "images_per_request": images,
-            "classify_many_per_s": round(statistics.median(direct), 2),
-            "served_per_s": round(statistics.median(served[name]), 2),
-            "ratio": round(statistics.median(mine / theirs for mine, theirs in zip(served[name], direct, strict=True)), 3),
-            "p50_ms": round(float(np.percentile(waits[name], 50)) * 1000, 1),
-            "p99_ms": round(float(np.percentile(waits[name], 99)) * 1000, 1),
-        }
-        print(json.dumps(row))
+                    waits[name].append(Round(1000 * np.concatenate([seconds for seconds, _ in found])))
+            for name, seconds in measured if turn else ():
+                whole[name].append(Round(np.array([1000 * seconds])))
+        graph = "-".join(dict.fromkeys((scope.audit.precision, scope.audit.execution)))
+        network = scope.bundle.manifest.name if bundle else "shipped"
+    note = f"{clients} clients, {images} {'image' if images == 1 else 'images'} a request"
+    kinds: tuple[tuple[MeasuredScope, dict[str, list[Round]], int], ...] = (
+        ("served", whole, len(contents)),
+        ("request", waits, images),
+    )
+    rows = [
+        make_row(f"{network}/{graph}/{name}", batch, found).model_copy(update={"scope": kind, "notes": (note,)})
+        for kind, measured_rounds, batch in kinds
+        for name, found in measured_rounds.items()
+    ]
+    return BenchResult(machine=describe_machine(), versions=installed_versions(), rows=tuple(rows))
 
 
-def ask(protocol: str, address: str, contents: Sequence[bytes], images: int) -> list[float]:
-    """One client's share, request after request: the seconds of each."""
-    module: Any = __import__(f"tritonclient.{protocol}", fromlist=["InferInput"])
-    client = module.InferenceServerClient(address)
-    seconds = []
+class Client:
+    """A process that asks with its share of the files, which it holds in memory, over connections that stay open.
+
+    Parameters
+    ----------
+    addresses
+        Of the server, by protocol.
+    paths
+        Its share of the files.
+    images
+        Of a request.
+    """
+
+    def __init__(self, addresses: Mapping[str, str], paths: Sequence[Path], images: int) -> None:
+        spawn = multiprocessing.get_context("spawn")
+        self._pipe, theirs = spawn.Pipe()
+        self._process = spawn.Process(target=_answer_orders, args=(theirs, addresses, paths, images), daemon=True)
+        self._process.start()
+        theirs.close()
+        self._pipe.recv()  # it has read its files
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pipe.close()  # which ends it
+        self._process.join()
+
+    def begin(self, protocol: str) -> None:
+        """Lets it ask with all of its files, one request after the other."""
+        self._pipe.send(protocol)
+
+    def result(self) -> tuple[list[float], str]:
+        """The seconds of each request, and the digest of the engine that answered, once it is done."""
+        found: tuple[list[float], str] = self._pipe.recv()
+        return found
+
+
+def _answer_orders(pipe: Any, addresses: Mapping[str, str], paths: Sequence[Path], images: int) -> None:
+    contents = [path.read_bytes() for path in paths]
+    modules: dict[str, Any] = {name: __import__(f"tritonclient.{name}", fromlist=["InferInput"]) for name in addresses}
+    clients = {name: modules[name].InferenceServerClient(address) for name, address in addresses.items()}
+    pipe.send(None)
+    with suppress(EOFError):  # the other end was closed
+        while protocol := pipe.recv():
+            pipe.send(_ask(modules[protocol], clients[protocol], contents, images))
+    for client in clients.values():
+        client.close()
+
+
+def _ask(module: Any, client: Any, contents: Sequence[bytes], images: int) -> tuple[list[float], str]:
+    seconds, engine = [], ""
+    wanted = [module.InferRequestedOutput(name) for name in ("label", "score", "refusal")]
     for start in range(0, len(contents), images):
         files = np.array([*contents[start : start + images], None], dtype=np.object_)[:-1]
         given = module.InferInput("image", [len(files)], "BYTES")
         given.set_data_from_numpy(files)
         begun = time.perf_counter()
-        client.infer("cells", [given], outputs=[module.InferRequestedOutput(name) for name in ("label", "score", "refusal")])
+        answer = client.infer("cells", [given], outputs=wanted).get_response()
         seconds.append(time.perf_counter() - begun)
-    client.close()
-    return seconds
+        engine = answer["parameters"]["engine"] if isinstance(answer, dict) else answer.parameters["engine"].string_param
+    return seconds, engine
+
+
+def served_lines(rows: Iterable[Row]) -> list[dict[str, Any]]:
+    """What each protocol came to, of rows of `measure`: throughput beside `classify_many`'s in the same rounds, and waits."""
+    found = {(row.scope, row.name): row for row in rows if row.scope in ("served", "request")}
+    lines = []
+    for (scope, name), row in found.items():
+        direct, wait = found.get(("served", f"{name.rpartition('/')[0]}/{DIRECT}")), found.get(("request", name))
+        if scope != "served" or not direct or not wait:
+            continue
+        low, high = ratio_interval(*([np.array(one) for one in side.samples_ms] for side in (direct, row)))
+        lines.append(
+            {
+                "name": name,
+                "notes": ", ".join(row.notes),
+                "classify_many_per_s": round(direct.cells_per_second, 2),
+                "served_per_s": round(row.cells_per_second, 2),
+                "ratio": round(direct.p50_ms / row.p50_ms, 3),
+                "ratio_low": round(low, 3),
+                "ratio_high": round(high, 3),
+                "p50_ms": round(wait.p50_ms, 1),
+                "p99_ms": round(wait.p99_ms, 1),
+            }
+        )
+    return lines
+
+
+def served_table(rows: Iterable[Row]) -> Iterator[str]:
+    """The section of RESULTS.md on calls through a server, line by line; nothing where there are none."""
+    lines = served_lines(rows)
+    if not lines:
+        return
+    yield f"#### served: {SCOPE_DESCRIPTIONS['served']}\n"
+    yield "Clients and server share the cores. The waits are from a client's request to its answer.\n"
+    yield f"| | | cells/s | cells/s of `{DIRECT}` | ratio (95 %) | p50 ms | p99 |"
+    yield "|---|---|---|---|---|---|---|"
+    for line in lines:
+        ratio = f"{line['ratio']:.2f} ({line['ratio_low']:.2f} to {line['ratio_high']:.2f})"
+        rates = f"{line['served_per_s']:.1f} | {line['classify_many_per_s']:.1f}"
+        yield f"| `{line['name']}` | {line['notes']} | {rates} | {ratio} | {line['p50_ms']:.1f} | {line['p99_ms']:.1f} |"
+    yield ""
 
 
 if __name__ == "__main__":

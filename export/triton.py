@@ -95,10 +95,7 @@ def write_repository(
     UngatedBundle
         Networks whose calls mean nothing.
     """
-    if bundle.manifest.gate != "passed":
-        raise UngatedBundle(bundle.path, f"its gate is '{bundle.manifest.gate}': what means nothing isn't served")
-    if not re.fullmatch(r"[A-Za-z0-9_.-]+", model):
-        raise UsageError(f"model name '{model}': letters, digits, '_', '.' and '-' only")
+    check_served(bundle, model)
     served = _engine(bundle, engine, precision) if engine else _graph(bundle, precision)
     text = config_text(bundle, served, model)
 
@@ -112,12 +109,38 @@ def write_repository(
     return place
 
 
-def _graph(bundle: Bundle, precision: Precision | None) -> ServedModel:
+def check_served(bundle: Bundle, model: str) -> None:
+    """Raises `UngatedBundle` for networks whose calls mean nothing, and `UsageError` for a name that no model may have."""
+    if bundle.manifest.gate != "passed":
+        raise UngatedBundle(bundle.path, f"its gate is '{bundle.manifest.gate}': what means nothing isn't served")
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", model):
+        raise UsageError(f"model name '{model}': letters, digits, '_', '.' and '-' only, and no '.' in front")
+
+
+def fused_graph(bundle: Bundle, precision: Precision | None) -> GraphEntry:
+    """The fused graph of that precision, or the one that is served by default. Raises `UsageError` where there is none."""
     entries = [bundle.graph(one) for one in ((precision,) if precision else PREFERRED_PRECISIONS)]
     entry = next((entry for entry in entries if entry), None)
     if entry is None:
         has = ", ".join(entry.precision for entry in bundle.manifest.graphs if entry.models == "ensemble")
         raise UsageError(f"bundle '{bundle.path}' has no fused {precision} graph: it has {has}")
+    return entry
+
+
+def served_facts(bundle: Bundle, entry: GraphEntry) -> dict[str, str]:
+    """What a client must know of a graph that is served: digests, precision, how to crop, and the order of its outputs."""
+    return {
+        "bundle": bundle.digest,
+        "graph": entry.sha256,
+        "precision": entry.precision,
+        "crop": json.dumps(bundle.manifest.crop.model_dump(mode="json")),
+        "classes": ",".join(CLASSES),
+        "voters": ",".join(VOTERS),
+    }
+
+
+def _graph(bundle: Bundle, precision: Precision | None) -> ServedModel:
+    entry = fused_graph(bundle, precision)
     return ServedModel("onnxruntime", "model.onnx", bundle.read(entry), entry, BatchProfile())
 
 
@@ -141,18 +164,9 @@ def _engine(bundle: Bundle, engine: Path, precision: Precision | None) -> Served
 
 def config_text(bundle: Bundle, served: ServedModel, model: str) -> str:
     """The model's config.pbtxt."""
-    crop = bundle.manifest.crop
-    side = crop.side_px
+    side = bundle.manifest.crop.side_px
     outputs = OUTPUTS + (NOVELTY_OUTPUTS if bundle.manifest.measures_novelty else ())
     batches = sorted({served.batch.likely, served.batch.most} - {1})
-    facts = {
-        "bundle": bundle.digest,
-        "graph": served.entry.sha256,
-        "precision": served.entry.precision,
-        "crop": json.dumps(crop.model_dump(mode="json")),
-        "classes": ",".join(CLASSES),
-        "voters": ",".join(VOTERS),
-    }
     lines = [
         f"name: {_text(model)}",
         f"backend: {_text(served.backend)}",
@@ -167,7 +181,7 @@ def config_text(bundle: Bundle, served: ServedModel, model: str) -> str:
         "]",
         *(
             f"parameters {{ key: {_text(f'{PARAMETERS}.{key}')} value {{ string_value: {_text(value)} }} }}"
-            for key, value in facts.items()
+            for key, value in served_facts(bundle, served.entry).items()
         ),
     ]
     return "\n".join(lines) + "\n"

@@ -92,7 +92,7 @@ def crossvalidate(
 def export(
     source: Annotated[
         Path | None,
-        typer.Argument(help="Folder of a finished run; with --triton alone a bundle. Default: the one that is shipped."),
+        typer.Argument(help="Folder of a finished run; without --out a bundle. Default: the one that is shipped."),
     ] = None,
     *,
     out: Annotated[Path | None, typer.Option(help="The bundle's folder.")] = None,
@@ -103,8 +103,12 @@ def export(
     triton: Annotated[
         Path | None, typer.Option(help="A model repository of Triton Inference Server to write the fused ensemble into.")
     ] = None,
+    ovms: Annotated[
+        Path | None, typer.Option(help="A model repository of OpenVINO Model Server to write the fused ensemble into.")
+    ] = None,
     precision: Annotated[
-        Literal["fp32", "fp16", "int8"] | None, typer.Option(help="With --triton. Default: fp16 where the bundle has it.")
+        Literal["fp32", "fp16", "int8"] | None,
+        typer.Option(help="With --triton or --ovms. Default: fp16 where the bundle has it."),
     ] = None,
     engine: Annotated[
         Path | None, typer.Option(help="With --triton: an engine of `build --runtime tensorrt`, in the graph's place.")
@@ -113,12 +117,14 @@ def export(
 ) -> None:
     """Turn a run into a bundle: fp32 and fp16 ONNX graphs, each checked against PyTorch. Without --data on drawn cells.
 
-    With --triton, write the fused ensemble into a model repository, from the bundle just made or from SOURCE.
+    With --triton or --ovms, write the fused ensemble into a server's repository, from the bundle just made or from SOURCE.
     """
-    if out is None and triton is None:
-        raise UsageError("where to? say --out BUNDLE, --triton DIR or both")
-    if triton is None and (precision or engine):
-        raise UsageError("--precision and --engine go with --triton; what a bundle holds stands in --config")
+    if out is None and triton is None and ovms is None:
+        raise UsageError("where to? say --out BUNDLE, --triton DIR or --ovms DIR, or several")
+    if triton is None and (engine or (precision and ovms is None)):
+        raise UsageError(
+            "--precision goes with --triton or --ovms, --engine with --triton; what a bundle holds stands in --config"
+        )
     if out is None:
         from blastscope import SHIPPED_BUNDLE
         from blastscope.runtime.bundle import read_bundle
@@ -126,17 +132,24 @@ def export(
         bundle = read_bundle(source or SHIPPED_BUNDLE)
     else:
         bundle = _export(source, out, data, config)
+    places = []
     if triton is not None:
         from blastscope.export.triton import write_repository
 
-        place = write_repository(bundle, triton, precision=precision, engine=engine)
-        say(f"Triton's model lies in '{place}'")
+        places.append(write_repository(bundle, triton, precision=precision, engine=engine))
+        say(f"Triton's model lies in '{places[-1]}'")
+    if ovms is not None:
+        from blastscope.export.openvino_model_server import write_model_server_repository
+
+        places.append(write_model_server_repository(bundle, ovms, precision=precision))
+        say(f"OpenVINO Model Server's model lies in '{places[-1]}'")
     if out is not None:
         from blastscope.cli.bundle import print_bundle
 
         print_bundle(bundle, as_json=as_json)
     else:
-        echo(json.dumps({"model": str(place)}) if as_json else place)
+        for place in places:
+            echo(json.dumps({"model": str(place)}) if as_json else place)
 
 
 def _export(run: Path | None, out: Path, data: Path | None, config: Path | None) -> Bundle:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from blastscope.benchmarks.interleaved_timing import Round
-from blastscope.benchmarks.native import compare_with_python, main
+from blastscope.benchmarks.native import compare_with_python, in_own_section, main
 from blastscope.benchmarks.results import write_result
 from blastscope.benchmarks.schema import BenchResult, Machine, Row, make_row
 
@@ -36,6 +36,13 @@ def test_a_row_within_the_limits_is_kept_and_the_same_graph_is_compared() -> Non
 def test_each_limit_that_is_missed_gives_exit_code_1(tmp_path: Path, native: tuple[float, ...]) -> None:
     write_result(tmp_path / "result.json", result(*native))
     assert main([str(tmp_path / "result.json")]) == 1
+
+
+def test_a_run_without_pytorch_is_compared_in_its_own_section_too() -> None:
+    found = result(9.5, 0.25, 100)
+    apart = found.model_copy(update={"rows": tuple(in_own_section(found.rows))})
+    assert {one.scope for one in apart.rows} == {"native"}
+    assert compare_with_python(apart) == compare_with_python(found)
 
 
 def test_a_result_without_libblastscope_is_no_success(tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ import pytest
 from blastscope.benchmarks import openvino_benchmark_app, pytest_rows
 from blastscope.benchmarks.baselines import BASELINE_CONFIGS
 from blastscope.benchmarks.interleaved_timing import Round
+from blastscope.benchmarks.native import in_own_section
 from blastscope.benchmarks.openvino_benchmark_app import run_benchmark_app
-from blastscope.benchmarks.results import read_result, write_result
+from blastscope.benchmarks.results import merge_results, read_result, write_result
 from blastscope.benchmarks.results_page import is_runtime_row, machine_slug, main, publish, write_page
 from blastscope.benchmarks.roofline import Peak
 from blastscope.benchmarks.schema import BenchResult, Machine, Row, make_row
@@ -92,11 +93,62 @@ def test_the_page_is_made_of_several_results(tmp_path: Path, result: BenchResult
     assert found.notes == result.notes
 
 
+def native_run() -> BenchResult:
+    rows = [
+        make_row(f"net/int8/{engine}", 1, rounds_of(level)).model_copy(update={"load_s": load_s, "peak_mib": peak_mib})
+        for engine, level, load_s, peak_mib in (("openvino", 30.0, 1.0, 160.0), ("libblastscope", 27.0, 0.2, 80.0))
+    ]
+    return BenchResult(machine=MACHINE, versions={"openvino": "1"}, rows=tuple(in_own_section(rows)))
+
+
+def served_run() -> BenchResult:
+    def row(name: str, scope: str, batch: int, *levels: float) -> Row:
+        rounds = [Round(np.array([level])) for level in levels]
+        return make_row(f"net/int8/{name}", batch, rounds).model_copy(update={"scope": scope, "notes": ("8 clients",)})
+
+    rows = (
+        row("classify_many", "served", 400, 2000, 2000, 2000),
+        row("grpc", "served", 400, 2500, 2500, 2500),
+        row("grpc", "request", 1, 40, 50, 60),
+    )
+    return BenchResult(machine=MACHINE, versions={"openvino": "1"}, rows=rows)
+
+
+def test_a_run_of_libblastscope_or_of_the_server_is_added_and_ratios_to_pytorch_stay(
+    tmp_path: Path, result: BenchResult
+) -> None:
+    publish(merge_results([result]), tmp_path)
+    before = (tmp_path / "RESULTS.md").read_text()
+    for name, run in (("native", native_run()), ("served", served_run())):
+        write_result(tmp_path / f"{name}.json", run)
+        assert main([str(tmp_path / f"{name}.json"), "--add", "--out", str(tmp_path)]) == 0
+    page = (tmp_path / "RESULTS.md").read_text()
+    assert not {line for line in before.splitlines() if "rows**" not in line} - set(page.splitlines())  # nothing went
+    ours = next(line for line in page.splitlines() if line.startswith("| `int8/openvino`"))
+    assert f"{result.rows[1].ratio:.2f} (" in ours
+    native = next(line for line in page.splitlines() if line.startswith("| `net/int8` |"))
+    assert "| 0.20 | 0.20 | 80 | 0.50 |" in native
+    assert 0.85 < float(native.split("|")[6].split("(")[0]) < 0.95
+    served = next(line for line in page.splitlines() if line.startswith("| `net/int8/grpc`"))
+    assert served == "| `net/int8/grpc` | 8 clients | 160.0 | 200.0 | 0.80 (0.80 to 0.80) | 50.0 | 59.8 |"
+    assert page.count("\n\n\n") == 0
+
+
+def test_a_first_run_may_be_of_the_server_alone(tmp_path: Path) -> None:
+    write_result(tmp_path / "served.json", served_run())
+    assert main([str(tmp_path / "served.json"), "--add", "--out", str(tmp_path)]) == 0
+    page = (tmp_path / "RESULTS.md").read_text()
+    assert "#### served" in page
+    assert ".png" not in page
+
+
 def test_results_of_cpus_in_the_tree_are_read() -> None:
     for path in (ROOT / "benchmarks" / "results" / "cpu").glob("*.json"):
         found = read_result(path)
         assert path.stem == machine_slug(found)
-        assert all((ROOT / "benchmarks" / "results" / f"{path.stem}-{name}.png").exists() for name in ("latency", "comparison"))
+        drawn = any(row.scope == "pixels" for row in found.rows)
+        for name in ("latency", "comparison") if drawn else ():
+            assert (ROOT / "benchmarks" / "results" / f"{path.stem}-{name}.png").exists()
 
 
 def test_a_page_without_results_says_so(tmp_path: Path) -> None:

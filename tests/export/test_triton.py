@@ -138,7 +138,7 @@ def test_the_verb_prints_where_the_model_lies_and_says_what_it_lacks(tiny_bundle
     for words, problem in (
         ([], "where to?"),
         (["--out", str(tmp_path / "b")], "which run?"),
-        (["run", "--out", "b", "--precision", "fp16"], "go with --triton"),
+        (["run", "--out", "b", "--precision", "fp16"], "--precision goes with --triton"),
         ([without_int8, "--triton", str(tmp_path / "models"), "--precision", "int8"], "has no fused int8 graph"),
     ):
         done = CliRunner().invoke(app, ["export", *words])

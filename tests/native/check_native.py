@@ -13,6 +13,8 @@ from damaged_bundles import write_damaged_bundles
 from native_library import BUILT, ROOT, SOURCES, build, configure
 
 from blastscope.benchmarks.libblastscope import NativeLibrary
+from blastscope.runtime.bundle import read_bundle, sign_bundle, signature_path
+from blastscope.runtime.bundle.trusted_keys import make_key
 
 HERE = Path(__file__).parent
 STRESS = HERE / "stress.cpp"
@@ -41,10 +43,18 @@ def run(*command: str | Path, **environment: str) -> str:
 
 @pytest.fixture
 def parts(tiny_bundle: Any, tmp_path: Path) -> list[list[str | Path]]:
-    """The arguments of each part of the program: threads and closing, what is refused, a few calls more."""
+    """The arguments of each part of the program: threads and closing, what is refused, signatures, a few calls more."""
     bundle, cache, damaged = tiny_bundle.make(), tmp_path / "cache", tmp_path / "damaged"
     write_damaged_bundles(bundle, damaged)
-    return [[bundle, cache], [bundle, cache, "refusals", damaged], [bundle, cache, "flat", "20"]]
+    key, _ = make_key(tmp_path / "right.pem")
+    make_key(tmp_path / "wrong.pem")
+    sign_bundle(read_bundle(bundle), key, signature_path(bundle))
+    return [
+        [bundle, cache],
+        [bundle, cache, "refusals", damaged],
+        [bundle, cache, "signed", tmp_path],
+        [bundle, cache, "flat", "20"],
+    ]
 
 
 def sanitized(sanitizers: str) -> Path:

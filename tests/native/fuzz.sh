@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Feeds libFuzzer's inputs to manifest, golden set, graph, zip and image of libblastscope, all at once: FUZZ_SECONDS, 600 by
+# Feeds libFuzzer's inputs to manifest, golden set, graph, zip, image and signature of libblastscope, all at once: FUZZ_SECONDS, 600 by
 # default. It begins with the inputs in runtime/native/fuzz/seeds/; those that reached new code lie in .cache/native-fuzz/corpus/
 # and are begun with the next time. A crash, a hang or a leak ends it with its input's path. FUZZ_KEEP=1 merges the corpus into
 # the seeds, as few inputs as reach the same code.
@@ -7,10 +7,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 clang=$(command -v clang++ clang++-19 | head -1) || { echo "clang is missing: apt-get install clang-19 libclang-rt-19-dev" >&2; exit 1; }
-folder=.cache/native-fuzz seeds=runtime/native/fuzz/seeds entries="manifest golden graph zip image"
+folder=.cache/native-fuzz seeds=runtime/native/fuzz/seeds entries="manifest golden graph zip image signature"
 cmake -S runtime/native -B "$folder" -DOpenVINO_DIR="$1" -DCMAKE_CXX_COMPILER="$clang" -DCMAKE_C_COMPILER="${clang/++/}" \
     -DBLASTSCOPE_FUZZ=ON -DBLASTSCOPE_SANITIZE=address,undefined,fuzzer-no-link -DCMAKE_BUILD_TYPE=RelWithDebInfo > /dev/null
-for entry in $entries; do cmake --build "$folder" --parallel --target "fuzz_$entry"; done
+for entry in $entries; do cmake --build "$folder" --parallel "$(nproc)" --target "fuzz_$entry"; done
 declare -A running
 for entry in $entries; do
     corpus=$folder/corpus/$entry

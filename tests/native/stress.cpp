@@ -1,6 +1,7 @@
 // A program for sanitizers and valgrind: every function, right and wrong, from many threads, while handles close.
 //     stress BUNDLE CACHE                    every function from 32 threads, and while handles close
 //     stress BUNDLE CACHE refusals FOLDER    from 32 threads: bundles in FOLDER, none of which may be opened, and bad images
+//     stress BUNDLE CACHE signed FOLDER      from 32 threads: opens the bundle, which FOLDER/right.pub signed, with keys in FOLDER
 //     stress BUNDLE CACHE flat CALLS         so many calls, whose memory, threads and descriptors must stay flat
 #include <algorithm>
 #include <atomic>
@@ -177,6 +178,22 @@ void everything_is_refused(const std::string& damaged, const blastscope::Options
     });
 }
 
+void signatures_are_required(const std::string& bundle, const std::string& cache, const std::string& keys) {
+    from_32_threads([&](int caller) {
+        for (const auto& [names, wanted] : std::vector<std::pair<std::vector<std::string>, int>>{
+                 {{"wrong.pub"}, BLASTSCOPE_SIGNATURE}, {{"none.pub"}, BLASTSCOPE_DATA}, {{"wrong.pub", "right.pub"}, BLASTSCOPE_OK}}) {
+            if (wanted == BLASTSCOPE_OK && caller % 8 != 0) continue;
+            blastscope::Options options;
+            std::vector<std::string> paths;
+            for (const std::string& name : names) paths.push_back(keys + "/" + name);
+            options.cache_dir(cache).threads(1).measure(false).require_signature(paths);
+            blastscope_handle handle = 0;
+            EXPECT(blastscope_open(bundle.c_str(), &options.all, &handle) == wanted && (handle != 0) == (wanted == BLASTSCOPE_OK));
+            blastscope_close(handle);
+        }
+    });
+}
+
 void open_and_close_at_once(const std::string& bundle, const blastscope::Options& options, const blastscope_image& image) {
     from_32_threads([&](int) {
         blastscope::Scope scope(bundle, options);
@@ -226,6 +243,8 @@ int main(int count, char** arguments) {
     wrong_arguments(bundle, image);
     if (part == "flat") {
         stay_flat(bundle, options, pixels, std::atol(arguments[4]));
+    } else if (part == "signed") {
+        signatures_are_required(bundle, arguments[2], arguments[4]);
     } else if (part == "refusals") {
         everything_is_refused(arguments[4], options);
         const blastscope::Scope scope(bundle, options);

@@ -16,6 +16,8 @@ from native_library import SOURCES
 
 from blastscope import SHIPPED_BUNDLE, open_bundle
 from blastscope.benchmarks.libblastscope import NativeLibrary
+from blastscope.runtime.bundle import read_bundle, sign_bundle, signature_path
+from blastscope.runtime.bundle.trusted_keys import make_key
 from blastscope.runtime.crop import Crop, crop_cell
 from blastscope.runtime.io.cnmc import scan_dataset
 from blastscope.runtime.io.image import read_image
@@ -97,6 +99,26 @@ def test_what_cant_be_opened_raises_pythons_exceptions(binding: Binding, tiny_bu
     statuses = {name: status for name, status, message in (line.split("\t") for line in said if "\t" in line) if message}
     names = ("UngatedBundle", "GoldenMismatch", "DigestMismatch", "FormatTooNew", "BundleError", "DeviceError", "UsageError")
     assert statuses == dict(zip(map(binding.exception, names), ("34", "33", "31", "32", "30", "42", "20"), strict=True))
+
+
+def test_signatures_are_required_as_in_python(binding: Binding, tiny_bundle: Any, tmp_path: Path) -> None:
+    pytest.importorskip("model_signing", reason="model-signing is not installed")
+    bundle, (key, public), (_, stranger) = tiny_bundle.make(), make_key(tmp_path / "lab.pem"), make_key(tmp_path / "other.pem")
+    sign_bundle(read_bundle(bundle), key, signature_path(bundle))
+    unsigned = tiny_bundle.make()
+    cases = [
+        (f"{bundle}\trequire_signature={public}", "opened"), (f"{bundle}\trequire_signature={stranger},{public}", "opened"),
+        (f"{bundle}\trequire_signature={stranger}", "SignatureError"),
+        (f"{unsigned}\trequire_signature={public}", "SignatureError"),
+        (f"{bundle}\trequire_signature={tmp_path / 'missing.pub'}", "DataError"),
+        (f"{bundle}\trequire_signature=", "UsageError"),
+    ]  # fmt: skip
+    said = binding.run(
+        "Checks", "open", tmp_path / "cache", write_lines(tmp_path / "list", (line for line, _ in cases))
+    ).splitlines()
+    wanted = [name if name == "opened" else binding.exception(name) for _, name in cases]
+    assert [re.split(r"[\t ]", line)[0] for line in said] == wanted
+    assert [line.split("\t")[1] for line in said if "\t" in line] == ["35", "35", "22", "20"]
 
 
 def test_images_threads_and_closing_hold(binding: Binding, tiny_bundle: Any, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ROOT / "runtime" / "native"
 BUILT = ROOT / ".cache" / "native"
-HEADERS = ("nlohmann/json.hpp", "minizip/unzip.h", "openssl/sha.h", "google/protobuf/message_lite.h")
+HEADERS = ("nlohmann/json.hpp", "minizip/unzip.h", "openssl/provider.h", "google/protobuf/message_lite.h")
 PACKAGES = "cmake g++ nlohmann-json3-dev libminizip-dev libprotobuf-dev protobuf-compiler libssl-dev zlib1g-dev"
 
 

@@ -11,12 +11,14 @@ namespace Blastscope
     /// ├── MemoryException                11
     /// ├── ClosedException                12  the scope was closed
     /// ├── UsageException                 20  an argument is wrong
-    /// │   └── ImageException             21  not an image at all
+    /// │   ├── ImageException             21  not an image at all
+    /// │   └── DataException              22  a file of the caller's, such as a key, can't be used
     /// ├── BundleException                30  the bundle can't be used: get a good copy
     /// │   ├── DigestMismatchException    31  a file of it differs from what the manifest says
     /// │   ├── FormatTooNewException      32  written for a later version: upgrade
     /// │   ├── GoldenMismatchException    33  this engine answers differently from the networks that were trained
-    /// │   └── UngatedBundleException     34  a benchmark bundle, whose answers mean nothing
+    /// │   ├── UngatedBundleException     34  a benchmark bundle, whose answers mean nothing
+    /// │   └── SignatureException         35  it isn't signed by a key that was required: ask its maker
     /// └── UnavailableException           40  this machine lacks something
     ///     ├── MissingLibraryException    41  libblastscope, or what it needs, wasn't found
     ///     ├── DeviceException            42  no such device
@@ -40,10 +42,12 @@ namespace Blastscope
                 case 11: return new MemoryException(message);
                 case 12: return new ClosedException(message);
                 case 21: return new ImageException(message);
+                case 22: return new DataException(message);
                 case 31: return new DigestMismatchException(message);
                 case 32: return new FormatTooNewException(message);
                 case 33: return new GoldenMismatchException(message);
                 case 34: return new UngatedBundleException(message);
+                case 35: return new SignatureException(message);
                 case 41: return new MissingLibraryException(message);
                 case 42: return new DeviceException(message);
                 case 43: return new EngineException(message);
@@ -82,6 +86,12 @@ namespace Blastscope
         internal ImageException(string message) : base(21, message) { }
     }
 
+    /// <summary>A file of the caller's, such as a key, can't be used.</summary>
+    public sealed class DataException : UsageException
+    {
+        internal DataException(string message) : base(22, message) { }
+    }
+
     /// <summary>The bundle can't be used: get a good copy.</summary>
     public class BundleException : BlastscopeException
     {
@@ -110,6 +120,12 @@ namespace Blastscope
     public sealed class UngatedBundleException : BundleException
     {
         internal UngatedBundleException(string message) : base(34, message) { }
+    }
+
+    /// <summary>The bundle isn't signed by a key that was required: ask its maker.</summary>
+    public sealed class SignatureException : BundleException
+    {
+        internal SignatureException(string message) : base(35, message) { }
     }
 
     /// <summary>This machine lacks something.</summary>

@@ -37,6 +37,7 @@ namespace Blastscope
         internal int Threads;
         internal IntPtr Device, Precision, Execution, Layout, Workload, CacheDir;
         internal int Queue, AllowUngated, Cascade, CallUnlikeTraining, Measure, Reserved;
+        internal IntPtr RequireSignature;
     }
 #pragma warning restore 649
 

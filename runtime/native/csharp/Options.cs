@@ -43,6 +43,11 @@ namespace Blastscope
         /// <summary>Whether to measure after the first answer what is fastest here, for the next opening.</summary>
         public bool Measure { get; set; } = true;
 
+        /// <summary>
+        /// Paths of public keys in PEM, one of which must have signed the bundle; "trusted" stands for those of the user. Null: none need have.
+        /// </summary>
+        public IReadOnlyCollection<string> RequireSignature { get; set; }
+
         /// <summary>Opens `path` with these, and gives the handle.</summary>
         internal unsafe ulong Open(string path)
         {
@@ -57,6 +62,7 @@ namespace Blastscope
                 record.Layout = Pin(pinned, Layout);
                 record.Workload = Pin(pinned, Workload);
                 record.CacheDir = Pin(pinned, CacheDir);
+                record.RequireSignature = Pin(pinned, Lines(RequireSignature));
                 record.Threads = Threads;
                 record.Queue = Queue;
                 record.AllowUngated = AllowUngated ? 1 : 0;
@@ -71,6 +77,14 @@ namespace Blastscope
             {
                 foreach (GCHandle one in pinned) one.Free();
             }
+        }
+
+        private static string Lines(IReadOnlyCollection<string> keys)
+        {
+            if (keys == null) return null;
+            foreach (string key in keys)
+                if (key.IndexOf('\n') >= 0) throw new UsageException(20, "a key's path with a line break: '" + key + "'");
+            return string.Join("\n", keys);
         }
 
         private static IntPtr Pin(List<GCHandle> pinned, string text)

@@ -16,7 +16,8 @@
  * submitted or spread, and a bundle's threads have ended when `blastscope_close` returns. It installs no signal handler, and no
  * C++ exception leaves it. After a fork the child opens the bundle anew: a handle of the parent answers BLASTSCOPE_USAGE there.
  *
- * ABI. `blastscope_options` tells its size and may grow at its end; the other structures and all numbers stay as they are.
+ * ABI. `blastscope_options` tells its size and may grow at its end; the other structures and all numbers stay as they are. An
+ * option that is set and that the library is too old to know is USAGE, never passed over.
  */
 #ifndef BLASTSCOPE_H
 #define BLASTSCOPE_H
@@ -52,11 +53,13 @@ typedef enum blastscope_status {
     BLASTSCOPE_CLOSED = 12,            /* the handle was closed, or never was */
     BLASTSCOPE_USAGE = 20,             /* an argument is wrong */
     BLASTSCOPE_IMAGE = 21,             /* not an image at all: no pixels where some are told, strides that can't be */
+    BLASTSCOPE_DATA = 22,              /* a file of the caller's, such as a key, can't be used */
     BLASTSCOPE_BUNDLE = 30,            /* the bundle can't be used: get a good copy */
     BLASTSCOPE_DIGEST_MISMATCH = 31,   /* a file of it differs from what the manifest says */
     BLASTSCOPE_FORMAT_TOO_NEW = 32,    /* written for a later version: upgrade */
     BLASTSCOPE_GOLDEN_MISMATCH = 33,   /* this engine answers differently from the networks that were trained */
     BLASTSCOPE_UNGATED = 34,           /* a benchmark bundle, whose answers mean nothing */
+    BLASTSCOPE_SIGNATURE = 35,         /* it isn't signed by a key that was required: ask its maker */
     BLASTSCOPE_UNAVAILABLE = 40,       /* this machine lacks something */
     BLASTSCOPE_MISSING_LIBRARY = 41,
     BLASTSCOPE_DEVICE = 42,            /* no such device, or one that doesn't compute in what was asked for */
@@ -143,6 +146,8 @@ typedef struct blastscope_options {    /* filled by `blastscope_options_init`; a
     int32_t measure;                   /* 1 (the default): where something is "auto", measure after the first answer what is
                                           fastest here, for the next opening; 0: never */
     int32_t reserved;                  /* 0 */
+    const char *require_signature;     /* paths of public keys in PEM, one a line, one of which must have signed the bundle;
+                                          "trusted": those that `blastscope trust` keeps; NULL: none need have */
 } blastscope_options;
 
 typedef uint64_t blastscope_handle;    /* an open bundle */
@@ -167,8 +172,9 @@ BLASTSCOPE_API const char *blastscope_refusal_name(int32_t refusal);
 BLASTSCOPE_API void blastscope_options_init(blastscope_options *options, uint32_t struct_size);
 
 /* Opens the bundle at `path`, a folder or a zip (UTF-8), verifies all of its files, loads a network and holds it to the bundle's
- * golden set. `options` may be NULL. On failure `*handle` is 0.
- * USAGE, BUNDLE and the codes after it, DEVICE, ENGINE, OUT_OF_MEMORY. */
+ * golden set. `options` may be NULL. On failure `*handle` is 0. Where a signature is required it is looked for in NAME.sig,
+ * beside the bundle NAME or NAME.zip.
+ * USAGE, DATA, BUNDLE and the codes after it, DEVICE, ENGINE, OUT_OF_MEMORY. */
 BLASTSCOPE_API blastscope_status blastscope_open(const char *path, const blastscope_options *options, blastscope_handle *handle);
 
 /* Waits for the calls under way, answers what was submitted, ends the threads and frees the networks. Later calls with the

@@ -57,6 +57,15 @@ public:
     Options& layout(std::string value) { return keep(all.layout, std::move(value)); }
     Options& workload(std::string value) { return keep(all.workload, std::move(value)); }
     Options& cache_dir(std::string value) { return keep(all.cache_dir, std::move(value)); }
+    /// Public keys in PEM, one of which must have signed; "trusted" stands for those of the user.
+    Options& require_signature(const std::vector<std::string>& keys) {
+        std::string lines;
+        for (const std::string& key : keys) {
+            if (key.find('\n') != std::string::npos) throw Failure(BLASTSCOPE_USAGE, "a key's path with a line break: '" + key + "'");
+            lines += (&key == keys.data() ? "" : "\n") + key;
+        }
+        return keep(all.require_signature, std::move(lines));
+    }
     Options& threads(std::int32_t value) { return all.threads = value, *this; }
     Options& queue(std::int32_t value) { return all.queue = value, *this; }
     Options& allow_ungated(bool value = true) { return all.allow_ungated = value, *this; }

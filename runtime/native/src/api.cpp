@@ -8,6 +8,7 @@
 
 #include "errors.h"
 #include "scope.h"
+#include "signature.h"
 #include "utf8.h"
 
 static_assert(sizeof(blastscope_prediction) == 384 && sizeof(blastscope_image) == 40, "other languages have these sizes");
@@ -119,7 +120,9 @@ void need(const char* name, Pointer pointer) {
 std::unique_ptr<Session> open(const std::string& path, const Options& options) {
     for (int attempt = 0;; attempt++) {
         try {
-            return open_session(read_bundle(path, options.cache_dir), options);
+            Bundle bundle = read_bundle(path, options.cache_dir);
+            if (options.signers) check_signature(bundle, path, *options.signers);
+            return open_session(std::move(bundle), options);
         } catch (const Error& error) {
             // a writer may have put the next bundle in this one's place; of a damaged one the next reading tells
             if (error.status != BLASTSCOPE_DIGEST_MISMATCH || attempt == 2) throw;
@@ -157,11 +160,13 @@ const char* blastscope_status_name(int32_t status) {
         case BLASTSCOPE_CLOSED: return "Closed";
         case BLASTSCOPE_USAGE: return "UsageError";
         case BLASTSCOPE_IMAGE: return "ImageError";
+        case BLASTSCOPE_DATA: return "DataError";
         case BLASTSCOPE_BUNDLE: return "BundleError";
         case BLASTSCOPE_DIGEST_MISMATCH: return "DigestMismatch";
         case BLASTSCOPE_FORMAT_TOO_NEW: return "FormatTooNew";
         case BLASTSCOPE_GOLDEN_MISMATCH: return "GoldenMismatch";
         case BLASTSCOPE_UNGATED: return "UngatedBundle";
+        case BLASTSCOPE_SIGNATURE: return "SignatureError";
         case BLASTSCOPE_UNAVAILABLE: return "UnavailableError";
         case BLASTSCOPE_MISSING_LIBRARY: return "MissingLibrary";
         case BLASTSCOPE_DEVICE: return "DeviceError";

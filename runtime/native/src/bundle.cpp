@@ -49,16 +49,7 @@ void verify(const std::string& folder, const FileEntry& entry, const std::string
         const File file = File::open_plain(folder + "/" + entry.file);
         if (file.status().st_size != entry.size)
             differs(shown, entry.file, "is " + std::to_string(file.status().st_size) + " bytes, manifest says " + std::to_string(entry.size));
-        Sha256 digest;
-        std::vector<char> piece(1 << 20);
-        for (;;) {
-            const ssize_t count = ::read(file.handle(), piece.data(), piece.size());
-            if (count < 0 && errno == EINTR) continue;
-            if (count < 0) throw FileError(entry.file, errno);
-            if (count == 0) break;
-            digest.update(piece.data(), static_cast<size_t>(count));
-        }
-        const std::string found = digest.hex();
+        const std::string found = file.sha256();
         if (found != entry.sha256)
             differs(shown, entry.file, "has sha256 " + found.substr(0, 12) + "…, manifest says " + entry.sha256.substr(0, 12) + "…");
     } catch (const FileError& error) {

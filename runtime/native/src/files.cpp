@@ -13,6 +13,8 @@
 #include <filesystem>
 #include <system_error>
 
+#include "sha256.h"
+
 namespace blastscope {
 namespace {
 
@@ -29,6 +31,15 @@ void write_all(int handle, const void* data, size_t size, const std::string& pat
         at += written;
         size -= static_cast<size_t>(written);
     }
+}
+
+std::string own_folder(const char* variable, const char* below_home) {
+    if (const char* place = std::getenv(variable); place && *place) return std::string(place) + "/blastscope";
+    if (const char* home = std::getenv("HOME"); home && *home) return std::string(home) + below_home + "/blastscope";
+    struct passwd entry, *found = nullptr;
+    char buffer[4096];
+    ::getpwuid_r(::getuid(), &entry, buffer, sizeof buffer, &found);
+    return (found ? std::string(found->pw_dir) : std::string("/tmp")) + below_home + "/blastscope";
 }
 
 class Fresh {  // a temporary file beside `path`, gone unless it was renamed
@@ -102,6 +113,19 @@ std::string File::read(uint64_t limit) const {
     }
     data.resize(at);
     return data;
+}
+
+std::string File::sha256() const {
+    Sha256 digest;
+    std::string piece(1 << 20, '\0');
+    for (off_t at = 0;;) {
+        const ssize_t count = ::pread(handle_, piece.data(), piece.size(), at);
+        if (count < 0 && errno == EINTR) continue;
+        if (count < 0) throw FileError(path_, errno);
+        if (count == 0) return digest.hex();
+        digest.update(piece.data(), static_cast<size_t>(count));
+        at += count;
+    }
 }
 
 Mapping::Mapping(const File& file) : data_(nullptr), size_(static_cast<size_t>(file.status().st_size)) {
@@ -196,13 +220,7 @@ void rename_to(const std::string& from, const std::string& to) {
     if (::rename(from.c_str(), to.c_str()) != 0) throw FileError(to, errno);
 }
 
-std::string default_cache_dir() {
-    if (const char* place = std::getenv("XDG_CACHE_HOME"); place && *place) return std::string(place) + "/blastscope";
-    if (const char* home = std::getenv("HOME"); home && *home) return std::string(home) + "/.cache/blastscope";
-    struct passwd entry, *found = nullptr;
-    char buffer[4096];
-    ::getpwuid_r(::getuid(), &entry, buffer, sizeof buffer, &found);
-    return (found ? std::string(found->pw_dir) : std::string("/tmp")) + "/.cache/blastscope";
-}
+std::string default_cache_dir() { return own_folder("XDG_CACHE_HOME", "/.cache"); }
+std::string default_config_dir() { return own_folder("XDG_CONFIG_HOME", "/.config"); }
 
 }  // namespace blastscope

@@ -34,6 +34,7 @@ public:
     const struct stat& status() const { return status_; }
     // At most `limit` bytes. Throws FileError.
     std::string read(uint64_t limit) const;
+    std::string sha256() const;  // of all of it, in hex; throws FileError
 
 private:
     File(std::string path, int handle);
@@ -86,5 +87,6 @@ bool exists(const std::string& path);            // links are followed
 void remove_all(const std::string& path);        // throws FileError
 void rename_to(const std::string& from, const std::string& to);
 std::string default_cache_dir();                 // as Python's: $XDG_CACHE_HOME/blastscope, or ~/.cache/blastscope
+std::string default_config_dir();                // the same: $XDG_CONFIG_HOME/blastscope, or ~/.config/blastscope
 
 }  // namespace blastscope

@@ -1,30 +1,13 @@
-// What ONNX's operators make of their inputs' shapes: the rules of runtime/bundle/graphs/shape_rules.py.
+// What operators that compute make of their inputs' shapes, and the rule for each kind of operator.
+#include "onnx_rules.h"
+
 #include <algorithm>
 #include <cmath>
-#include <functional>
-#include <numeric>
-
-#include "onnx_call.h"
 
 namespace blastscope::wire {
 namespace {
 
-using Shapes = std::vector<Shape>;
-using Rule = Shapes (*)(const Call&);
-
 int64_t floor_div(int64_t one, int64_t other) { return one / other - ((one % other != 0) && ((one < 0) != (other < 0))); }
-int64_t ceil_div(int64_t one, int64_t other) { return -floor_div(-one, other); }
-
-Shape sides(std::vector<int64_t> found) {
-    for (int64_t side : found)
-        if (side < 0) throw CannotBe("a side is negative");
-    return found;
-}
-
-int64_t bounded(int64_t value) {  // what may be added up and multiplied without a care
-    if (std::abs(std::max(value, -INT64_MAX)) > int64_t(1) << 40) throw CannotBe("a number in it can't be");
-    return value;
-}
 
 Shapes same(const Call& call) { return {call.shape()}; }
 
@@ -111,143 +94,12 @@ Shapes matmul(const Call& call) {
     return {found};
 }
 
-int64_t whole(Big count) {
-    if (count >= Big(1) << 62) throw CannotBe("it has too many elements");
-    return static_cast<int64_t>(count);
-}
-
-Shapes flatten(const Call& call) {
-    const Shape& data = call.shape();
-    int64_t axis = call.integer("axis", 1);
-    if (axis < 0) axis += static_cast<int64_t>(data.size());
-    if (axis < 0 || axis > static_cast<int64_t>(data.size())) throw CannotBe("it has no axis " + std::to_string(axis));
-    return {{whole(product(Shape(data.begin(), data.begin() + axis))), whole(product(Shape(data.begin() + axis, data.end())))}};
-}
-
-Shapes reshape(const Call& call) {
-    const Shape& data = call.shape();
-    std::vector<int64_t> wanted = call.numbers(1);
-    if (!call.integer("allowzero", 0))
-        for (size_t place = 0; place < wanted.size(); place++)
-            if (wanted[place] == 0) wanted[place] = data.at(place);
-    Big known = 1;
-    auto open = wanted.end();
-    for (auto side = wanted.begin(); side != wanted.end(); ++side) {
-        if (*side < -1) throw CannotBe("a side is negative");
-        if (*side != -1) known = times(known, *side);
-        else if (open == wanted.end()) open = side;
-    }
-    const Big all = product(data);
-    if (open != wanted.end() && known) *open = whole(all / known);
-    for (int64_t side : wanted)
-        if (side < 0) throw CannotBe(shown(data) + " has no such shape");
-    if (product(wanted) != all || all >= BIG) throw CannotBe(shown(data) + " has no shape " + shown(wanted));
-    return {wanted};
-}
-
-Shapes transpose(const Call& call) {
-    const Shape& data = call.shape();
-    std::vector<int64_t> backwards = count_to(data.size());
-    std::reverse(backwards.begin(), backwards.end());
-    const std::vector<int64_t> order = call.integers("perm", backwards);
-    std::vector<int64_t> sorted = order;
-    std::sort(sorted.begin(), sorted.end());
-    if (sorted != count_to(data.size())) throw CannotBe("its axes can't be put so");
-    Shape found;
-    for (int64_t axis : order) found.push_back(data[static_cast<size_t>(axis)]);
-    return {found};
-}
-
-Shapes concat(const Call& call) {
-    Shapes parts;
-    for (size_t number = 0; number < call.inputs.size(); number++) parts.push_back(call.shape(number));
-    if (parts.empty()) throw CannotBe("it has no parts");
-    const size_t axis = axis_of(call.integer("axis", 0), parts[0].size());
-    int64_t total = 0;
-    for (const Shape& part : parts) total += part.at(axis);
-    for (Shape& part : parts) part[axis] = total;
-    for (const Shape& part : parts)
-        if (part != parts[0]) throw CannotBe("its parts don't fit each other");
-    return {parts[0]};
-}
-
-Shapes split(const Call& call) {
-    const Shape& data = call.shape();
-    const auto count = static_cast<int64_t>(call.node.outputs.size());
-    const size_t axis = axis_of(call.integer("axis", 0), data.size());
-    if (count == 0) throw CannotBe("it has no outputs");
-    std::vector<int64_t> sizes;
-    if (call.has(1)) {
-        sizes = call.numbers(1);
-    } else {
-        const int64_t part = ceil_div(data[axis], count);
-        for (int64_t place = 0; place < count; place++) sizes.push_back(std::min(part, data[axis] - part * place));
-    }
-    Big total = 0;
-    for (int64_t size : sizes) {
-        if (size < 0) throw CannotBe("its parts don't make the whole");
-        total += size;
-    }
-    if (total != data[axis] || static_cast<int64_t>(sizes.size()) != count) throw CannotBe("its parts don't make the whole");
-    Shapes found(sizes.size(), data);
-    for (size_t place = 0; place < sizes.size(); place++) found[place][axis] = sizes[place];
-    return found;
-}
-
-Shapes slice(const Call& call) {
-    Shape found;
-    for (const Part& part : sliced(call)) found.push_back(part.count);
-    return {found};
-}
-
-Shapes gather(const Call& call) {
-    const Shape &data = call.shape(), &places = call.shape(1);
-    const size_t axis = axis_of(call.integer("axis", 0), data.size());
-    Shape found(data.begin(), data.begin() + static_cast<ptrdiff_t>(axis));
-    found.insert(found.end(), places.begin(), places.end());
-    found.insert(found.end(), data.begin() + static_cast<ptrdiff_t>(axis) + 1, data.end());
-    return {found};
-}
-
-std::set<size_t> gone_of(const std::vector<int64_t>& axes, size_t rank) {
-    std::set<size_t> gone;
-    for (int64_t axis : axes) gone.insert(axis_of(axis, rank));
-    return gone;
-}
-
 Shape without(const Shape& data, const std::vector<int64_t>& axes, bool keep) {
-    const std::set<size_t> gone = gone_of(axes, data.size());
+    const std::set<size_t> gone = axes_of(axes, data.size());
     Shape found;
     for (size_t at = 0; at < data.size(); at++)
         if (keep || !gone.count(at)) found.push_back(gone.count(at) ? 1 : data[at]);
     return found;
-}
-
-Shapes squeeze(const Call& call) {
-    const Shape& data = call.shape();
-    std::set<size_t> gone;
-    if (const auto axes = call.axes(1)) {
-        gone = gone_of(*axes, data.size());
-    } else {
-        for (size_t at = 0; at < data.size(); at++)
-            if (data[at] == 1) gone.insert(at);
-    }
-    Shape found;
-    for (size_t at = 0; at < data.size(); at++) {
-        if (!gone.count(at)) found.push_back(data[at]);
-        else if (data[at] != 1) throw CannotBe("it would lose elements");
-    }
-    return {found};
-}
-
-Shapes unsqueeze(const Call& call) {
-    Shape found = call.shape();
-    const std::vector<int64_t> axes = call.axes(1).value_or(std::vector<int64_t>{});
-    std::vector<size_t> places;
-    for (int64_t axis : axes) places.push_back(axis_of(axis, found.size() + axes.size()));
-    std::sort(places.begin(), places.end());
-    for (size_t place : places) found.insert(found.begin() + static_cast<ptrdiff_t>(std::min(place, found.size())), 1);
-    return {found};
 }
 
 Shapes shape(const Call& call) { return {{static_cast<int64_t>(told_shape(call).size())}}; }
@@ -264,26 +116,6 @@ Shapes constant(const Call& call) {
     throw CannotBe("its " + name + " isn't read");
 }
 
-Shapes of_shape(const Call& call) { return {sides(call.numbers(0))}; }
-Shapes expand(const Call& call) { return {broadcast({call.shape(), sides(call.numbers(1))})}; }
-
-Shapes tile(const Call& call) {
-    Shape found = call.shape();
-    const Shape counts = sides(call.numbers(1));
-    if (counts.size() != found.size()) throw CannotBe("its repeats don't fit");
-    for (size_t at = 0; at < found.size(); at++) found[at] = whole(times(found[at], counts[at]));
-    return {found};
-}
-
-Shapes pad(const Call& call) {
-    Shape found = call.shape();
-    const std::vector<int64_t> pads = call.numbers(1), axes = call.has(3) ? call.numbers(3) : count_to(found.size());
-    if (pads.size() != 2 * axes.size()) throw CannotBe("its padding doesn't fit");
-    for (size_t place = 0; place < axes.size(); place++)
-        found[axis_of(axes[place], found.size())] += bounded(pads[place]) + bounded(pads[place + axes.size()]);
-    return {sides(found)};
-}
-
 Shapes reduce(const Call& call) {
     const Shape& data = call.shape();
     std::vector<int64_t> axes = call.axes(1).value_or(std::vector<int64_t>{});
@@ -292,29 +124,6 @@ Shapes reduce(const Call& call) {
 }
 
 Shapes arg(const Call& call) { return {without(call.shape(), {call.integer("axis", 0)}, call.integer("keepdims", 1) != 0)}; }
-
-Shapes resize(const Call& call) {
-    Shape data = call.shape();
-    const std::vector<int64_t> axes = call.integers("axes", count_to(data.size()));
-    std::vector<int64_t> wanted;
-    const std::string policy = call.word("keep_aspect_ratio_policy", "stretch");
-    if (call.has(3) && policy != "stretch")  // ONNX Runtime keeps the ratio, OpenVINO 2026.4 stretches
-        throw CannotBe("engines differ in what '" + policy.substr(0, 40) + "' is: give it the sizes to stretch to");
-    if (call.has(3)) {
-        wanted = call.numbers(3);
-    } else {
-        const std::vector<Number> scales = call.reals(2);
-        if (scales.size() != axes.size()) throw CannotBe("its scales don't fit");
-        for (size_t place = 0; place < axes.size(); place++) {
-            const Number side = std::floor(static_cast<double>(data.at(axis_of(axes[place], data.size()))) * static_cast<double>(scales[place]));
-            if (!(std::fabs(side) < 1e15L)) throw CannotBe("its scales can't be");
-            wanted.push_back(static_cast<int64_t>(side));
-        }
-    }
-    if (wanted.size() != axes.size()) throw CannotBe("its sizes don't fit");
-    for (size_t place = 0; place < axes.size(); place++) data[axis_of(axes[place], data.size())] = wanted[place];
-    return {sides(data)};
-}
 
 Shapes range(const Call& call) {
     Number parts[3];
@@ -327,8 +136,6 @@ Shapes range(const Call& call) {
     if (parts[2] == 0 || !(std::fabs(count) < 1e15L)) throw CannotBe("it has no end");
     return {{std::max<int64_t>(0, static_cast<int64_t>(count))}};
 }
-
-Shapes gather_elements(const Call& call) { return {call.shape(1)}; }
 
 std::string without_spaces(std::string text) {
     text.erase(std::remove(text.begin(), text.end(), ' '), text.end());
@@ -348,23 +155,12 @@ Shapes einsum(const Call& call) {
     return {found};
 }
 
-Shapes blocks(const Call& call) {
-    const Shape& data = call.shape();
-    const int64_t size = call.integer("blocksize", 1);
-    if (data.size() != 4 || size < 1 || size > 1 << 15) throw CannotBe("its blocks don't fit");
-    if (call.node.kind == "DepthToSpace") return {{data[0], data[1] / (size * size), whole(times(data[2], size)), whole(times(data[3], size))}};
-    return {{data[0], whole(times(data[1], Big(size) * size)), data[2] / size, data[3] / size}};
-}
-
-const std::map<std::string, Rule>& rules() {
+const Rules& rules() {
     static const std::map<std::string, Rule> all = [] {
-        std::map<std::string, Rule> found = {
-            {"Conv", conv}, {"MaxPool", pool}, {"AveragePool", pool}, {"GlobalAveragePool", global_pool}, {"GlobalMaxPool", global_pool},
-            {"Gemm", gemm}, {"MatMul", matmul}, {"Einsum", einsum}, {"Flatten", flatten}, {"Reshape", reshape}, {"Transpose", transpose},
-            {"Concat", concat}, {"Split", split}, {"Slice", slice}, {"Gather", gather}, {"GatherElements", gather_elements},
-            {"Squeeze", squeeze}, {"Unsqueeze", unsqueeze}, {"Shape", shape}, {"Constant", constant}, {"ConstantOfShape", of_shape},
-            {"Expand", expand}, {"Tile", tile}, {"Pad", pad}, {"ArgMax", arg}, {"ArgMin", arg}, {"Resize", resize}, {"Range", range},
-            {"DepthToSpace", blocks}, {"SpaceToDepth", blocks}};
+        Rules found = layout_rules();
+        found.insert({{"Conv", conv}, {"MaxPool", pool}, {"AveragePool", pool}, {"GlobalAveragePool", global_pool},
+                      {"GlobalMaxPool", global_pool}, {"Gemm", gemm}, {"MatMul", matmul}, {"Einsum", einsum}, {"Shape", shape},
+                      {"Constant", constant}, {"ArgMax", arg}, {"ArgMin", arg}, {"Range", range}});
         for (const char* kind : {"Relu", "Clip", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish", "Softmax", "LogSoftmax", "Sqrt", "Abs", "Neg",
                                  "Exp", "Log", "Erf", "Floor", "Ceil", "Round", "Reciprocal", "LeakyRelu", "Elu", "Selu", "Celu", "Softplus",
                                  "Softsign", "Mish", "Gelu", "Not", "Sign", "Sin", "Cos", "ThresholdedRelu", "Identity", "Dropout", "Cast",
@@ -383,6 +179,19 @@ const std::map<std::string, Rule>& rules() {
 }
 
 }  // namespace
+
+int64_t ceil_div(int64_t one, int64_t other) { return -floor_div(-one, other); }
+
+int64_t bounded(int64_t value) {
+    if (std::abs(std::max(value, -INT64_MAX)) > int64_t(1) << 40) throw CannotBe("a number in it can't be");
+    return value;
+}
+
+std::set<size_t> axes_of(const std::vector<int64_t>& axes, size_t rank) {
+    std::set<size_t> found;
+    for (int64_t axis : axes) found.insert(axis_of(axis, rank));
+    return found;
+}
 
 std::map<char, int64_t> einsum_sides(const Call& call) {
     const std::string equation = without_spaces(call.word("equation"));

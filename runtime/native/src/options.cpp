@@ -8,6 +8,7 @@
 #include "cpu_info.h"
 #include "errors.h"
 #include "files.h"
+#include "signature.h"
 
 namespace blastscope {
 namespace {
@@ -48,6 +49,9 @@ Options parse_options(const blastscope_options* given) {
         if (given->struct_size < offsetof(blastscope_options, reserved) || given->struct_size > 4096)
             fail(BLASTSCOPE_USAGE, "options of " + std::to_string(given->struct_size) + " bytes: call blastscope_options_init first");
         std::memcpy(&all, given, std::min<size_t>(given->struct_size, sizeof all));
+        const auto* bytes = reinterpret_cast<const unsigned char*>(given);
+        if (std::any_of(bytes + std::min<size_t>(given->struct_size, sizeof all), bytes + given->struct_size, [](unsigned char one) { return one != 0; }))
+            fail(BLASTSCOPE_USAGE, "an option is set that this version of libblastscope doesn't know: take a newer one");
     }
     Options options;
     options.device = device_of(all.device);
@@ -64,6 +68,7 @@ Options parse_options(const blastscope_options* given) {
     options.cascade = flag("cascade", all.cascade);
     options.call_unlike_training = flag("call_unlike_training", all.call_unlike_training);
     options.measure = flag("measure", all.measure);
+    if (all.require_signature != nullptr) options.signers = required_keys(all.require_signature);
     return options;
 }
 

@@ -1,6 +1,44 @@
 #include "record.h"
 
+#include <algorithm>
+
 namespace blastscope {
+namespace {
+
+bool is_among(char letter, const char* others) {
+    return (letter >= 'a' && letter <= 'z') || (letter >= '0' && letter <= '9') || std::string(others).find(letter) != std::string::npos;
+}
+
+bool is_step(const std::string& step) {
+    if (step.empty() || !is_among(step.front(), "") || !is_among(step.back(), "_-")) return false;
+    return std::all_of(step.begin(), step.end(), [](char letter) { return is_among(letter, "._-"); });
+}
+
+bool has_pattern(const std::string& text, const std::string& pattern) {  // 0: a digit; all else: itself
+    if (text.size() != pattern.size()) return false;
+    for (size_t i = 0; i < text.size(); i++)
+        if (pattern[i] == '0' ? text[i] < '0' || text[i] > '9' : text[i] != pattern[i]) return false;
+    return true;
+}
+
+}  // namespace
+
+bool is_relative_path(const std::string& path) {
+    size_t start = 0;
+    for (;;) {
+        const size_t end = path.find('/', start);
+        if (!is_step(path.substr(start, end == std::string::npos ? end : end - start))) return false;
+        if (end == std::string::npos) return path.size() <= 200;
+        start = end + 1;
+    }
+}
+
+bool is_moment(const std::string& text) {  // YYYY-MM-DDT, 8 to 15 of [0-9:.], Z or +00:00
+    const size_t tail = text.size() > 6 && text.compare(text.size() - 6, 6, "+00:00") == 0 ? 6 : 1;
+    if (text.size() < 19 || (tail == 1 && text.back() != 'Z') || !has_pattern(text.substr(0, 11), "0000-00-00T")) return false;
+    const std::string clock = text.substr(11, text.size() - 11 - tail);
+    return clock.size() >= 8 && clock.size() <= 15 && clock.find_first_not_of("0123456789:.") == std::string::npos;
+}
 
 size_t characters(const std::string& text) {
     size_t count = 0;

@@ -55,5 +55,7 @@ private:
 
 double number_of(const Json& value, const Range& range, const std::string& name);
 size_t characters(const std::string& text);
+bool is_relative_path(const std::string& text);  // of lower case letters, below a bundle's root
+bool is_moment(const std::string& text);         // in UTC, as ISO 8601 writes it
 
 }  // namespace blastscope

@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "errors.h"
+#include "prediction.h"
 #include "quiet.h"
 #include "utf8.h"
 #include "vote.h"
@@ -18,26 +19,6 @@ namespace {
 
 thread_local const Scope* at_work = nullptr;  // the scope whose thread this is
 
-void clear(blastscope_prediction& prediction) {
-    std::memset(&prediction, 0, sizeof prediction);
-    prediction.label = prediction.voter = prediction.set = -1;
-    prediction.probability = prediction.score = prediction.novelty = NAN;
-    for (auto& pair : prediction.probabilities) pair[0] = pair[1] = NAN;
-}
-
-void set_box(blastscope_prediction& prediction, const Box& box) {
-    prediction.has_box = 1;
-    const int32_t sides[4] = {box.x0, box.y0, box.x1, box.y1};
-    std::memcpy(prediction.box, sides, sizeof sides);
-}
-
-void put_detail(blastscope_prediction& prediction, const std::string& detail) {
-    size_t size = std::min(detail.size(), sizeof prediction.detail - 1);
-    while (size < detail.size() && size > 0 && (static_cast<unsigned char>(detail[size]) & 0xC0) == 0x80) size--;  // whole characters
-    std::memcpy(prediction.detail, detail.data(), size);
-    std::memset(prediction.detail + size, 0, sizeof prediction.detail - size);
-}
-
 std::vector<uint8_t>& scratch(size_t size) {  // a crop of this thread's
     thread_local std::vector<uint8_t> crop;
     if (crop.size() < size) crop.resize(size);
@@ -45,12 +26,6 @@ std::vector<uint8_t>& scratch(size_t size) {  // a crop of this thread's
 }
 
 }  // namespace
-
-void fill_refusal(blastscope_prediction& prediction, const Refusal& refusal) {
-    clear(prediction);
-    prediction.refusal = refusal.code;
-    put_detail(prediction, refusal.detail);
-}
 
 class Scope::Call {
 public:
@@ -124,7 +99,7 @@ void Scope::predict(const uint8_t* crop, const Box& box, blastscope_prediction& 
     const Manifest& manifest = session_->bundle->manifest;
     Answer answer;
     infer(crop, answer);
-    clear(prediction);
+    clear_prediction(prediction);
     set_box(prediction, box);
     float table[3][2];
     std::memcpy(table, answer, sizeof table);
@@ -151,16 +126,7 @@ void Scope::predict(const uint8_t* crop, const Box& box, blastscope_prediction& 
         put_detail(prediction, detail);
         return;
     }
-    std::memcpy(prediction.probabilities, table, sizeof table);
-    prediction.label = call.label;
-    prediction.voter = call.voter;
-    prediction.score = call.score;
-    prediction.probability = table[call.voter][call.label];
-    for (const auto& pair : table) prediction.decided_early |= std::isnan(pair[0]) || std::isnan(pair[1]);
-    if (manifest.sets) {
-        const double score = call.score;
-        prediction.set = (1 - score >= manifest.sets->hem ? 1 : 0) + (score >= manifest.sets->all ? 2 : 0);
-    }
+    fill_call(prediction, call, table, manifest.sets);
 }
 
 void Scope::classify_here(const blastscope_image& image, blastscope_prediction& prediction) {
@@ -190,7 +156,7 @@ void Scope::crop(const blastscope_image& image, uint8_t* crop, size_t size, blas
         fill_refusal(prediction, refusal);
         return;
     }
-    clear(prediction);
+    clear_prediction(prediction);
     set_box(prediction, box);
     std::memcpy(crop, made.data(), needed);
 }
@@ -217,12 +183,12 @@ void Scope::classify_many(const blastscope_image* images, size_t count, blastsco
                     fill_refusal(prediction, {BLASTSCOPE_NOT_8_BIT_RGB, error.what()});
                     continue;
                 }
-                clear(prediction);
+                clear_prediction(prediction);
                 prediction.status = error.status;
                 const std::lock_guard<std::mutex> held(shared.lock);
                 if (!shared.failure) shared.failure.emplace(error);
             } catch (const std::bad_alloc&) {
-                clear(prediction);
+                clear_prediction(prediction);
                 prediction.status = BLASTSCOPE_OUT_OF_MEMORY;
                 const std::lock_guard<std::mutex> held(shared.lock);
                 shared.out_of_memory = true;

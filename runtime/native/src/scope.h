@@ -85,7 +85,4 @@ private:
     size_t idle_ = 0;
 };
 
-// A refusal, and an answer, as a prediction.
-void fill_refusal(blastscope_prediction& prediction, const Refusal& refusal);
-
 }  // namespace blastscope

@@ -1,11 +1,10 @@
-// SHA-256, by OpenSSL's libcrypto.
+// SHA-256, by OpenSSL's libcrypto: by the older calls, which need no provider and so no state that others could change.
 #pragma once
 
 #include <array>
 #include <cstddef>
 #include <string>
 
-#define OPENSSL_SUPPRESS_DEPRECATED  // the calls that need no provider: linked statically they bring 50 kB, not 5 MB
 #include <openssl/sha.h>
 
 namespace blastscope {

@@ -229,16 +229,7 @@ Bundle unpack(const std::string& path, const std::string& cache_dir) {
         // by the open file, so that its name may be given to another meanwhile
         const Zip zip("/proc/self/fd/" + std::to_string(file.handle()));
         const Contents contents(zip, static_cast<uint64_t>(file.status().st_size), path);
-        Sha256 digest;
-        std::string piece(1 << 20, '\0');
-        for (off_t at = 0;;) {
-            const ssize_t count = ::pread(file.handle(), piece.data(), piece.size(), at);
-            if (count < 0) throw FileError(path, errno);
-            if (count == 0) break;
-            digest.update(piece.data(), static_cast<size_t>(count));
-            at += count;
-        }
-        const std::string folder = home + "/" + digest.hex();
+        const std::string folder = home + "/" + file.sha256();
         make_private_folder(home);
         const FileLock alone(sibling(folder, "unpack.lock"));  // no two processes unpack one zip
         if (std::optional<Bundle> found = cached(folder, contents.digest, path)) return std::move(*found);

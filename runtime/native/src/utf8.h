@@ -31,4 +31,11 @@ inline std::string readable(const std::string& text) {
     return found;
 }
 
+// The text with 'A' to 'Z' as 'a' to 'z'.
+inline std::string lower(std::string text) {
+    for (char& letter : text)
+        if (letter >= 'A' && letter <= 'Z') letter = static_cast<char>(letter - 'A' + 'a');
+    return text;
+}
+
 }  // namespace blastscope

@@ -104,6 +104,7 @@ internal static class Checks
                     case "threads": options.Threads = int.Parse(value); break;
                     case "queue": options.Queue = int.Parse(value); break;
                     case "allow_ungated": options.AllowUngated = value == "1"; break;
+                    case "require_signature": options.RequireSignature = value.Split(','); break;
                     default: throw new ArgumentException(word);
                 }
             }

@@ -100,6 +100,7 @@ public final class Checks {
                     case "threads": options.threads(Integer.parseInt(value)); break;
                     case "queue": options.queue(Integer.parseInt(value)); break;
                     case "allow_ungated": options.allowUngated(value.equals("1")); break;
+                    case "require_signature": options.requireSignature(value.split(",")); break;
                     default: throw new IllegalArgumentException(word);
                 }
             }

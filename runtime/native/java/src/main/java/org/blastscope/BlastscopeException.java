@@ -9,12 +9,14 @@ package org.blastscope;
  * ├── MemoryError                11
  * ├── Closed                     12  the scope was closed
  * ├── UsageError                 20  an argument is wrong
- * │   └── ImageError             21  not an image at all
+ * │   ├── ImageError             21  not an image at all
+ * │   └── DataError              22  a file of the caller's, such as a key, can't be used
  * ├── BundleError                30  the bundle can't be used: get a good copy
  * │   ├── DigestMismatch         31  a file of it differs from what the manifest says
  * │   ├── FormatTooNew           32  written for a later version: upgrade
  * │   ├── GoldenMismatch         33  this engine answers differently from the networks that were trained
- * │   └── UngatedBundle          34  a benchmark bundle, whose answers mean nothing
+ * │   ├── UngatedBundle          34  a benchmark bundle, whose answers mean nothing
+ * │   └── SignatureError         35  it isn't signed by a key that was required: ask its maker
  * └── UnavailableError           40  this machine lacks something
  *     ├── MissingLibrary         41  libblastscope, or what it needs, wasn't found
  *     ├── DeviceError            42  no such device
@@ -42,10 +44,12 @@ public class BlastscopeException extends RuntimeException {
             case 11: return new MemoryError(message);
             case 12: return new Closed(message);
             case 21: return new ImageError(message);
+            case 22: return new DataError(message);
             case 31: return new DigestMismatch(message);
             case 32: return new FormatTooNew(message);
             case 33: return new GoldenMismatch(message);
             case 34: return new UngatedBundle(message);
+            case 35: return new SignatureError(message);
             case 41: return new MissingLibrary(message);
             case 42: return new DeviceError(message);
             case 43: return new EngineError(message);
@@ -95,6 +99,15 @@ public class BlastscopeException extends RuntimeException {
         }
     }
 
+    /** A file of the caller's, such as a key, can't be used. */
+    public static final class DataError extends UsageError {
+        private static final long serialVersionUID = 1;
+
+        DataError(String message) {
+            super(22, message);
+        }
+    }
+
     /** The bundle can't be used: get a good copy. */
     public static class BundleError extends BlastscopeException {
         private static final long serialVersionUID = 1;
@@ -137,6 +150,15 @@ public class BlastscopeException extends RuntimeException {
 
         UngatedBundle(String message) {
             super(34, message);
+        }
+    }
+
+    /** The bundle isn't signed by a key that was required: ask its maker. */
+    public static final class SignatureError extends BundleError {
+        private static final long serialVersionUID = 1;
+
+        SignatureError(String message) {
+            super(35, message);
         }
     }
 

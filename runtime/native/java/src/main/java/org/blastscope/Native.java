@@ -15,7 +15,7 @@ import java.nio.charset.StandardCharsets;
 final class Native {
     static final int IMAGE_BYTES = 40;
     static final int PREDICTION_BYTES = 384;
-    static final int OPTIONS_BYTES = 80;
+    static final int OPTIONS_BYTES = 88;
     /** Where {@link Scope#load} or the property {@code blastscope.library} says that the library lies; else a name to look for. */
     private static String wanted = System.getProperty("blastscope.library", "blastscope");
     private static boolean registered;

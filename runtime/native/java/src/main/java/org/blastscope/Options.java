@@ -75,6 +75,14 @@ public final class Options {
         return set(72, value ? 1 : 0);
     }
 
+    /** Paths of public keys in PEM, one of which must have signed the bundle; "trusted" stands for those of the user. */
+    public Options requireSignature(String... keys) {
+        for (String key : keys) {
+            if (key.indexOf('\n') >= 0) throw new BlastscopeException.UsageError(20, "a key's path with a line break: '" + key + "'");
+        }
+        return set(80, String.join("\n", keys));
+    }
+
     private Options set(int offset, String value) {
         texts.put(offset, Objects.requireNonNull(value, "an option's value"));
         return this;
