@@ -104,7 +104,8 @@ class Engine:
     layout: Layout = "fused"
     image_input: ImageInput | None = None
     partial_lanes: tuple[PartialInference, ...] = ()  # the lanes once more, where they can leave voters out
-    content_sha256: bytes | None = None  # of the cached file that it was loaded from; None: it was not loaded from one
+    content_sha256: bytes | None = None  # of the cached file, where that file decides every answer; None: it doesn't
+    from_cache: bool = False  # loaded from a file that `EngineOptions.rebuild` replaces by a better one, perhaps
     save_to_cache: Callable[[], str | None] | None = None  # once; gives the reason where it can't be saved
     on_close: Callable[[], None] | None = None  # frees what the lanes share; safe to call twice
 
