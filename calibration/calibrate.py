@@ -53,8 +53,9 @@ logger = logging.getLogger(__name__)
 
 try:
     import onnx
+    import onnxruntime  # noqa: F401  its absence is told now, and not after the cells were read
 except ImportError as error:
-    raise MissingLibrary("onnx", "export") from error
+    raise MissingLibrary("onnx and onnxruntime", "export") from error
 
 SEARCHED = 4  # at most one of so many cells that set no range is kept from the gate
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,9 @@ from blastscope.runtime.io.cnmc import DatasetEntry
 from blastscope.runtime.io.hashing import bytes_sha256
 from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.runtime.types import CLASSES, VOTERS
+
+if TYPE_CHECKING:
+    import onnx
 
 LOG_INTERVAL_S = 10.0
 
@@ -158,11 +161,6 @@ def evaluate(networks: Mapping[str, Infer], cells: Sequence[DatasetEntry], spec:
     return CellPredictions(cells=tuple(kept), refused=tuple(refused), probabilities=joined)
 
 
-try:
-    import onnxruntime
-except ImportError as error:
-    raise MissingLibrary("onnxruntime", "export") from error
-
 BATCH = 16  # bounds memory: 16 crops of 299 px need about 1 GB in the fused Inception-ResNet-v2
 
 
@@ -170,6 +168,10 @@ class ReferenceRunner:
     """A loaded graph. `plain` turns every graph optimisation off, so that each operator is computed as the file says."""
 
     def __init__(self, graph: Path | str | bytes, *, plain: bool = False, threads: int = 0) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise MissingLibrary("onnxruntime", "export") from error
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = threads
@@ -209,11 +211,6 @@ def batches(crops: NDArray[np.uint8], size: int = BATCH) -> Iterator[NDArray[np.
     for start in range(0, len(crops), size):
         yield np.ascontiguousarray(crops[start : start + size])
 
-
-try:
-    import onnx
-except ImportError as error:
-    raise MissingLibrary("onnx", "export") from error
 
 SAFETY = 0.5  # of the gate's limits: few cells show little
 

@@ -314,7 +314,9 @@ def available_backends() -> tuple[dict[str, tuple[Execution, ...]], dict[str, st
     missing: dict[str, str] = {}
     for name in BACKENDS:
         try:
-            available[name] = load_backend(name).executions(DEVICE)
+            backend = load_backend(name)
+            backend.fingerprint(DEVICE)  # a missing library is told here, `executions` may know its answer without it
+            available[name] = backend.executions(DEVICE)
         except UnavailableError as error:
             missing[name] = str(error)
     return available, missing

@@ -166,6 +166,8 @@ class Engine:
         The same lanes, where they can leave voters out.
     content_sha256 : bytes or None
         SHA-256 of the cached file that it was loaded from; None: of none.
+    from_cache : bool
+        Whether it was loaded from a file that `EngineOptions.rebuild` may replace by a better one.
     save_to_cache : callable or None
         To be called once. Gives None, or the reason why it can't be saved.
     on_close : callable or None
@@ -183,6 +185,7 @@ class Engine:
     image_input: ImageInput | None = None
     partial_lanes: tuple[PartialInference, ...] = ()
     content_sha256: bytes | None = None
+    from_cache: bool = False
     save_to_cache: Callable[[], str | None] | None = None
     on_close: Callable[[], None] | None = None
 

@@ -7,6 +7,7 @@ choice of an open handle holds, so that two images of one run are never judged b
 from __future__ import annotations
 
 import json
+import logging
 import math
 import threading
 import time
@@ -45,6 +46,8 @@ _ROUNDS = (3, 20)  # at least and at most
 _SECONDS = 1.0  # of measurement a candidate
 _GLANCE_S = 0.05
 _TIMES_LIMIT = 1 << 20  # bytes of the file that keeps them
+MEASUREMENT_PATIENCE_S = 120.0  # for the measurement under way, when the handle closes
+logger = logging.getLogger(__name__)
 
 Times = dict[str, float | None]  # ms a crop by a candidate's name; None: it failed
 
@@ -262,9 +265,13 @@ class Autotuner:
         self._work.start()
 
     def finish(self) -> None:
-        """Waits for the candidate that is being measured, in as few rounds as do; the others are left to the next opening."""
+        """Waits for the candidate that is being measured, in as few rounds as do; the others are left to the next opening.
+
+        One that hangs is left behind after two minutes, with a warning in the log: a large network takes one to compile.
+        """
         self._stop.set()
-        self._work.finish(begin=False)
+        if not self._work.finish(begin=False, timeout_s=MEASUREMENT_PATIENCE_S):
+            logger.warning("a measurement in the background hasn't ended for %.0f s: it is left behind", MEASUREMENT_PATIENCE_S)
 
     def _run(self) -> None:
         for candidate in self._line():

@@ -28,15 +28,16 @@ class DeferredTask:
         if self._once.acquire(blocking=False):
             threading.Thread(target=self._wait_and_run, name=self._name, daemon=True).start()
 
-    def finish(self, *, begin: bool = True) -> None:
-        """Returns when it is done. What never began is done here and now, or never without `begin`."""
+    def finish(self, *, begin: bool = True, timeout_s: float | None = None) -> bool:
+        """Whether it was done in time. What never began is done here and now, or never without `begin`."""
         self._hurry.set()
         if self._once.acquire(blocking=False):
             if begin:
                 self._run()
             self._done.set()
         elif self._doing != threading.get_ident():  # a forgotten handle may be collected, and closed, by this very work
-            self._done.wait()
+            return self._done.wait(timeout_s)
+        return True
 
     def _wait_and_run(self) -> None:
         self._hurry.wait(self._delay_s)

@@ -11,7 +11,16 @@ from blastscope.runtime.backends.blob_store import engine_digest
 from blastscope.runtime.backends.protocol import BackendModule, Engine, EngineOptions, Workload, load_backend, load_gpu_backend
 from blastscope.runtime.bundle import Bundle, Golden, read_golden
 from blastscope.runtime.bundle.graphs import RefusedGraph
-from blastscope.runtime.errors import BlastscopeError, DeviceError, EngineError, GoldenMismatch, UnavailableError, UsageError
+from blastscope.runtime.errors import (
+    BlastscopeError,
+    DeviceError,
+    DeviceLost,
+    EngineError,
+    GoldenMismatch,
+    OutOfDeviceMemory,
+    UnavailableError,
+    UsageError,
+)
 from blastscope.runtime.inference.autotune import (
     OTHERWISE,
     Autotuner,
@@ -258,10 +267,13 @@ class _Opener:
         engine = self._load(candidate, options)
         try:
             return self._validated(engine, candidate)
+        except (DeviceLost, OutOfDeviceMemory):  # say nothing of the engine
+            raise
         except (GoldenMismatch, EngineError, DeviceError):
-            if engine.content_sha256 is None:
+            # on a GPU a build takes minutes: a measurement in the background would keep the handle from closing so long
+            if not engine.from_cache or (measured and self.options.device.kind == "cuda"):
                 raise
-        # sound, and yet another network's: its place is taken, or it would be refused at every opening from now on
+        # sound, and yet it answers wrongly: its place is taken, or it would be refused at every opening from now on
         return self._validated(self._load(candidate, replace(options, rebuild=True)), candidate)
 
     def _load(self, candidate: EngineConfig, engine_options: EngineOptions) -> Engine:
@@ -283,7 +295,8 @@ class _Opener:
                 raise GoldenMismatch(
                     self.bundle.path,
                     f"{entry.file} computed in {execution} by {engine.backend} differs from the trained networks by "
-                    f"{check.difference:.2g} (at most {tolerance:.2g}), and {check.flips} calls changed",
+                    f"{check.difference:.2g} (at most {tolerance:.2g}), and {check.flips} calls changed: take another "
+                    f"precision, backend or device",
                 )
         except BaseException:
             lanes.close()

@@ -12,10 +12,8 @@ import os
 import threading
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -25,13 +23,14 @@ from numpy.typing import NDArray
 from blastscope.runtime.backends.protocol import BatchResult, Cascade, Engine
 from blastscope.runtime.errors import Closed, EngineError, UsageError
 from blastscope.runtime.io.concurrency import ThreadPool
-from blastscope.runtime.types import Prediction
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 LOOK_S = 0.25  # after which whoever waits looks again: what a broken-off call leaves tells nobody
 CALLBACK_PATIENCE_S = 30.0  # for a future's callback, when the handle closes
+INFERENCE_PATIENCE_S, CROP_PATIENCE_S = 30.0, 2.0  # for an inference then, and more for each crop of it
+HUNG = "the handle was closed while an inference hung, so there is no answer: open the bundle again"
 LOG = logging.getLogger(__name__)
 
 
@@ -77,7 +76,7 @@ class InferencePool:
 
     def infer_on_lane(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Probabilities (N, 3, 2) of `crops` from one lane, waiting for a free one. To be called inside `call`."""
-        with _Turn(self) as number:
+        with _Turn(self, len(crops)) as number:
             if self.cascade:
                 return self.engine.partial_lanes[number].infer_in_turn(crops, self.cascade)
             return np.array(self.engine.lanes[number].infer(crops), np.float32)  # a copy: the lane may use its buffer again
@@ -92,14 +91,17 @@ class InferencePool:
         """What one lane that crops by itself sees in `images`, waiting for a free one. To be called inside `call`."""
         if self.engine.image_input is None:
             raise EngineError(f"{self.name} takes crops, not images")
-        with _Turn(self) as number:
+        with _Turn(self, len(images)) as number:
             return self.engine.image_input.lanes[number].infer_images(images)
 
     def take_lane(self, turn: _Turn) -> int:
-        """The number of a lane that is `turn`'s until `give_back`, waiting for a free one."""
+        """The number of a lane that is `turn`'s until `give_back`, waiting for a free one. Raises `Closed` where all hang."""
         with self._lock:
             while (number := self._vacant()) is None:
+                if self._closing and len(self.hanging()) == len(self._turns):
+                    raise Closed(HUNG)
                 self._lane_freed.wait(LOOK_S)
+            turn.begin()
             self._turns[number] = weakref.ref(turn)
         return number
 
@@ -144,6 +146,11 @@ class InferencePool:
                 if call() is None:
                     del self._calls[number]
             return len(self._calls) > 0
+
+    def hanging(self) -> list[int]:
+        """The threads of inferences that ought to have returned long ago."""
+        now = time.monotonic()
+        return [turn.thread for turn in self._taken() if turn.deadline < now]
 
     @property
     def works_here(self) -> bool:
@@ -205,7 +212,11 @@ class InferencePool:
         return os.getpid() != self._process
 
     def close(self) -> None:
-        """Waits for the calls under way and frees the engine; in a future's callback without waiting. Safe to call twice."""
+        """Waits for the calls under way and frees the engine; in a future's callback without waiting. Safe to call twice.
+
+        An inference that hangs is left behind after half a minute, or more where it has many crops: with a warning in the log,
+        `Closed` for whoever waits for another thread's answer, and the engine in memory until it returns.
+        """
         if self.inherited:
             return
         self.stop()
@@ -217,17 +228,35 @@ class InferencePool:
 
     def _finish(self) -> None:
         with self._lock:
-            while self.busy:
+            while (self.busy or self._taken()) and not 0 < len(self.hanging()) >= len(self._calls):
                 self._state.wait(LOOK_S)
                 self.while_closing()
             threads, self._threads, self._closed = self._threads, None, True
+            hanging = len(self.hanging())
+        if hanging:
+            text = "%d inferences of %s hang: the handle is closed, and what they use is left behind until they return"
+            LOG.warning(text, hanging, self.name)
+            threading.Thread(target=self._free_later, args=(threads,), name="blastscope-close", daemon=True).start()
+            return
         if threads and not threads.close(CALLBACK_PATIENCE_S):
             LOG.warning("a future's callback hasn't returned for %.0f s: its thread is left behind", CALLBACK_PATIENCE_S)
+        self.engine.close()
+
+    def _free_later(self, threads: ThreadPool | None) -> None:
+        while self._taken():
+            time.sleep(LOOK_S)
+        if threads:
+            threads.close()
         self.engine.close()
 
     def _mark_and_run(self, function: Callable[[], None]) -> None:
         self._here.works = True
         function()
+
+    def _taken(self) -> list[_Turn]:
+        """The turns that are under way."""
+        with self._lock:
+            return [turn for taken in self._turns if taken is not None and (turn := taken()) is not None]
 
     def _vacant(self) -> int | None:
         return next((number for number, turn in enumerate(self._turns) if turn is None or turn() is None), None)
@@ -242,123 +271,18 @@ class InferencePool:
 class _Turn:
     """The use of a lane, which is free again when this ends or is lost."""
 
-    __slots__ = ("__weakref__", "_pool")
+    __slots__ = ("__weakref__", "_count", "_pool", "deadline", "thread")
 
-    def __init__(self, pool: InferencePool) -> None:
-        self._pool = pool
+    def __init__(self, pool: InferencePool, count: int) -> None:
+        self._pool, self._count = pool, count
+
+    def begin(self) -> None:
+        """The lane is there: from now on the inference has its time."""
+        self.thread = threading.get_ident()
+        self.deadline = time.monotonic() + INFERENCE_PATIENCE_S + CROP_PATIENCE_S * self._count
 
     def __enter__(self) -> int:
         return self._pool.take_lane(self)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._pool.give_back(self)
-
-
-PredictBatch = Callable[[Sequence[Any]], list[Prediction]]
-
-
-@dataclass(slots=True, eq=False)
-class _Waiting:
-    item: Any  # a crop, or an image for an engine that crops by itself
-    future: Future[Prediction]
-    call: Call  # ends when the item is answered
-
-
-def answered(prediction: Prediction) -> Future[Prediction]:
-    """The future of what is known already."""
-    future: Future[Prediction] = Future()
-    future.set_result(prediction)
-    return future
-
-
-class RequestQueue:
-    """Room for `limit` items. `decide` answers a few of them, and is called in the threads of `lanes`."""
-
-    def __init__(self, lanes: InferencePool, predict_batch: PredictBatch, limit: int) -> None:
-        self._lanes = lanes
-        self._predict_batch = predict_batch
-        self._limit = limit
-        self._line: deque[_Waiting] = deque()
-        self._lock = threading.Lock()
-        self._telling: dict[int, float] = {}  # threads that are in futures' callbacks, and since when
-        lanes.while_closing = self._give_up
-
-    def put(self, item: Any) -> Future[Prediction]:
-        """The future of the answer. Waits while the room is full. Raises `Closed`.
-
-        In a thread of `lanes`, where futures' callbacks run, it might wait for itself: there it raises `UsageError` instead.
-        """
-        while True:
-            waiting = _Waiting(item, Future(), self._lanes.enter())
-            try:
-                with self._lock:
-                    there_is_room = len(self._line) < self._limit
-                    if there_is_room:
-                        self._line.append(waiting)
-                if there_is_room:
-                    self._lanes.start(self._answer_some)
-                    return waiting.future
-            except BaseException:
-                self._withdraw(waiting)
-                raise
-            self._lanes.leave(waiting.call)
-            if self._lanes.works_here:
-                raise UsageError(
-                    f"{self._limit} images wait, and a future's callback can't wait for room: it would wait for itself; hand "
-                    "over fewer, open the bundle with a larger queue, or submit from a thread of your own"
-                )
-            self._lanes.wait_until(lambda: len(self._line) < self._limit)
-
-    def _withdraw(self, waiting: _Waiting) -> None:
-        """Takes back what nobody will ask for, unless it is being answered already."""
-        with self._lock:
-            if waiting in self._line:
-                self._line.remove(waiting)
-        self._lanes.leave(waiting.call)
-
-    def _answer_some(self) -> None:
-        """Answers those at the head of the line; there may be none left, when another thread took them along."""
-        with self._lock:
-            taken = [self._line.popleft() for _ in range(min(self._lanes.engine.batch, len(self._line)))]
-        if not taken:
-            return
-        self._lanes.wake()
-        wanted = [item for item in taken if item.future.set_running_or_notify_cancel()]
-        answers: list[Prediction] = []
-        failure: BaseException | None = None
-        try:
-            answers = self._predict_batch([waiting.item for waiting in wanted]) if wanted else []
-        except BaseException as error:  # noqa: BLE001 whatever it is, it belongs to those who wait for the answers
-            failure = error
-        self._end(taken)  # before the futures are told: a callback may close the handle
-        self._tell(wanted, answers, failure)
-
-    def _tell(self, wanted: Sequence[_Waiting], answers: Sequence[Prediction], failure: BaseException | None) -> None:
-        thread = threading.get_ident()
-        try:
-            for number, item in enumerate(wanted):
-                self._telling[thread] = time.monotonic()
-                if failure is not None:
-                    item.future.set_exception(failure)
-                else:
-                    item.future.set_result(answers[number])
-        finally:
-            self._telling.pop(thread, None)
-
-    def _give_up(self) -> None:
-        """Fails those who wait where every thread that could answer them is in a callback that doesn't return."""
-        long_ago = time.monotonic() - CALLBACK_PATIENCE_S
-        if sum(since < long_ago for since in list(self._telling.values())) < len(self._lanes.engine.lanes):
-            return
-        with self._lock:
-            taken = list(self._line)
-            self._line.clear()
-        self._end(taken)
-        error = Closed("the handle was closed while a future's callback hung, and with it the thread that would have answered")
-        wanted = [item for item in taken if item.future.set_running_or_notify_cancel()]
-        # in a thread of its own: these futures may have the same callback
-        threading.Thread(target=self._tell, args=(wanted, [], error), name="blastscope-give-up", daemon=True).start()
-
-    def _end(self, taken: Sequence[_Waiting]) -> None:
-        for waiting in taken:
-            self._lanes.leave(waiting.call)

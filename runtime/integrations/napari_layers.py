@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from blastscope.runtime.errors import UsageError
 from blastscope.runtime.frames.corrections import COMPLETE, WORDS, Answer, Correction, read_corrections, write_corrections
 from blastscope.runtime.frames.report.overlay import MOST_WORDS
-from blastscope.runtime.frames.report.theme import LOOKS
+from blastscope.runtime.frames.report.theme import LOOKS, rgb
 from blastscope.runtime.frames.types import FrameCell, FrameReport, FrameSpecification, fewer_points
 from blastscope.runtime.io.image_header import MAX_PIXELS
 from blastscope.runtime.io.slides.metadata import checked
@@ -30,7 +30,8 @@ BOX_WIDTH_PX, OUTLINE_WIDTH_PX, TEXT_PT = 3, 2, 11
 # of a shape that somebody adds to a layer of a report: no network has seen it
 BY_HAND: dict[str, Any] = {"call": "", "probability": np.nan, "score": np.nan, "voter": "", "refusal": "", "text": "by hand"}
 BY_HAND |= {"number": 0, "answer": ""}
-BY_HAND_COLOUR = "cyan"
+BY_HAND_COLOUR = "#00ffff"
+MOVED_PX = 0.01  # more isn't napari's rounding
 ARROW = " \u2192 "  # between the call and the answer, in a cell's text
 
 
@@ -118,7 +119,8 @@ def scale_of(layer: Any) -> float | None:
 def show_report(viewer: Any, layer: Any, report: FrameReport) -> None:
     """Adds the layers of `report` over `layer`: outlines of cells and nuclei, then boxes with their texts.
 
-    A shape that somebody draws into one of them has no call; its text says that it is by hand.
+    A shape that somebody draws into one of them has no call, nor has one any more that somebody moves or resizes; its text says
+    that it is by hand.
     """
     for old in [one for one in viewer.layers if one.metadata.get(MARK) == layer.name]:
         viewer.layers.remove(old)
@@ -157,7 +159,42 @@ def show_report(viewer: Any, layer: Any, report: FrameReport) -> None:
     )
     for shapes in (drawn, boxes):
         expect_shapes_by_hand(shapes)
-        shapes.events.data.connect(lambda event: expect_shapes_by_hand(event.source) if event.action == "adding" else None)
+        _watch(shapes)
+
+
+def _watch(shapes: Any) -> None:
+    """Takes the call from each shape that is new, or isn't any more where it was when the networks saw it."""
+    seen: dict[int, list[NDArray[np.float64]]] = {}  # by the cell's number
+    for number, points in zip(shapes.features["number"], shapes.data, strict=True):
+        seen.setdefault(int(number), []).append(np.array(points))
+
+    def strange(place: int, points: NDArray[Any]) -> bool:
+        call, number = (shapes.features[name].iat[place] for name in ("call", "number"))
+        known = (old for old in seen.get(int(number), []) if len(old) == len(points))
+        return call != "" and not any(np.allclose(points, old, atol=MOVED_PX) for old in known)
+
+    def look(event: Any) -> None:
+        if event.action == "adding":
+            expect_shapes_by_hand(shapes)
+        elif event.action in ("added", "changed"):
+            data, count = shapes.data, min(len(shapes.data), len(shapes.features))
+            places = {place % len(data) for place in event.data_indices if place < len(data)}
+            _clear_calls(shapes, [place for place in sorted(places) if place < count and strange(place, data[place])])
+
+    shapes.events.data.connect(look)
+
+
+def _clear_calls(shapes: Any, places: list[int]) -> None:
+    """Makes the shapes at `places` ones by hand: no network has seen what they hold now, and nobody has answered for it."""
+    if not places:
+        return
+    features, colours = shapes.features.copy(), shapes.edge_color.copy()
+    for name, value in BY_HAND.items():
+        features.loc[features.index[places], name] = value
+    colours[places] = (*(level / 255 for level in rgb(BY_HAND_COLOUR)), 1.0)
+    shapes.features, shapes.edge_color = features, colours
+    shapes.refresh_text()
+    expect_shapes_by_hand(shapes)
 
 
 def expect_shapes_by_hand(shapes: Any) -> None:

@@ -18,7 +18,8 @@ from blastscope.runtime.inference.events import SessionEvent
 from blastscope.runtime.inference.loader import LoadedSession
 from blastscope.runtime.inference.options import SessionOptions, parse_device
 from blastscope.runtime.inference.predictor import Predictor, make_predictor
-from blastscope.runtime.inference.worker_pool import InferencePool, RequestQueue
+from blastscope.runtime.inference.request_queue import RequestQueue
+from blastscope.runtime.inference.worker_pool import InferencePool
 from blastscope.runtime.io.cpu_info import usable_threads
 from blastscope.runtime.types import Audit
 
@@ -114,7 +115,8 @@ class OpenSession:
     def close(self) -> None:
         """Ends the streams, finishes what was submitted and frees the networks; later calls raise `Closed`. Safe to call twice.
 
-        Finishes a measurement of `auto` first, in seconds. A callback that hangs is left behind after 30 seconds, with a log.
+        Finishes a measurement of `auto` first, in seconds. A callback that hangs is left behind after 30 seconds, an inference
+        after 30 and 2 more for each of its crops, with a warning in the log; whoever waits for their thread gets `Closed`.
         """
         for stream in list(self._streams):
             stream.stop()

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from blastscope.runtime.crop import crop_cell
 from blastscope.runtime.errors import Closed, UsageError
 from blastscope.runtime.inference.explanation import Explanation, explain_crop
+from blastscope.runtime.inference.request_queue import answered
 from blastscope.runtime.inference.voting import SmearCall, call_smear, smear_model
-from blastscope.runtime.inference.worker_pool import answered
 from blastscope.runtime.io.concurrency import keeping, ordered_map
 from blastscope.runtime.io.cpu_info import usable_threads
 from blastscope.runtime.io.image import check_array, list_images, load_pixels, read_image

@@ -171,6 +171,19 @@ def test_verify_passes_a_good_bundle_and_says_what_it_compared(bundle: Path) -> 
     assert {row["backend"] for row in json.loads(result.stdout)["engines"]} == {"openvino", "onnxruntime"}
 
 
+@pytest.mark.parametrize(("gone", "left"), [("onnxruntime", "openvino"), ("openvino", "onnxruntime")])
+def test_verify_needs_one_engine_of_the_two_and_names_the_missing_one(bundle: Path, gone: str, left: str) -> None:
+    missing = ("onnx", "onnxscript", gone)
+    code = f"import sys; sys.modules.update(dict.fromkeys({missing})); from blastscope.cli import app; app()"
+    command = [sys.executable, "-c", code, "verify", str(bundle), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert {row["backend"] for row in told["engines"]} == {left}
+    assert [one.partition(" ")[0] for one in told["missing"]] == [gone]
+    assert "pip install" in told["missing"][0]
+
+
 def test_pack_gives_a_zip_that_answers_as_the_folder_does(bundle: Path, images: Path, tmp_path: Path) -> None:
     packed = tmp_path / "tiny.zip"
     assert run("pack", bundle, packed).exit_code == 0

@@ -194,6 +194,7 @@ def open_engine(graph: Path, sha256: str, options: EngineOptions) -> Engine:
         layout=options.layout,
         partial_lanes=staged,
         content_sha256=seal,
+        from_cache=seal is not None,
         save_to_cache=keep if options.defer_save else None,
     )
 

@@ -50,6 +50,8 @@ class Sidecar(StrictModel):
         Bytes of the engine's file.
     built : str
         Moment in UTC, ISO 8601.
+    rebuilt : bool
+        Whether it took the place of one that answered wrongly.
     """
 
     format: Literal["blastscope engine 1"] = "blastscope engine 1"
@@ -57,12 +59,13 @@ class Sidecar(StrictModel):
     sha256: Digest
     size: int = Field(ge=1)
     built: Moment
+    rebuilt: bool = False
 
     @classmethod
-    def of(cls, key: EngineKey, data: bytes) -> Self:
+    def of(cls, key: EngineKey, data: bytes, *, rebuilt: bool = False) -> Self:
         """The sidecar of an engine that was built just now."""
         moment = datetime.now(UTC).isoformat(timespec="seconds")
-        return cls(key=key, sha256=hashlib.sha256(data).hexdigest(), size=len(data), built=moment)
+        return cls(key=key, sha256=hashlib.sha256(data).hexdigest(), size=len(data), built=moment, rebuilt=rebuilt)
 
 
 class EngineBlob(NamedTuple):
@@ -78,12 +81,15 @@ class EngineBlob(NamedTuple):
         Whether it was built just now.
     note : str or None
         Why it couldn't be kept.
+    rebuilt : bool
+        Whether it took, now or earlier, the place of one that answered wrongly: another build won't mend that.
     """
 
     data: bytes
     path: Path
     built: bool
     note: str | None
+    rebuilt: bool = False
 
 
 def engines_folder(cache_dir: Path) -> Path:
@@ -102,13 +108,16 @@ def find_engine(cache_dir: Path, key: EngineKey) -> bytes | None:
     First the one of that very key, then those built ahead of time that serve its GPU, named ones before portable ones.
     """
     found = _first(_candidates(cache_dir, key), key)
-    return found[0] if found else None
+    return found.data if found else None
 
 
-def _first(paths: Iterable[Path], key: EngineKey) -> tuple[bytes, Path] | None:
+def _first(paths: Iterable[Path], key: EngineKey, *, rebuilt: bool = False) -> EngineBlob | None:
+    """The first that may be used, with `rebuilt` of those alone that took the place of another."""
     for path in paths:
         with suppress(Unusable):
-            return read_engine(path, key)[0], path
+            data, side = read_engine(path, key)
+            if side.rebuilt or not rebuilt:
+                return EngineBlob(data, path, built=False, note=None, rebuilt=side.rebuilt)
     return None
 
 
@@ -151,10 +160,10 @@ def read_sidecar(path: Path) -> Sidecar:
         raise Unusable("its sidecar is damaged, or of another version of blastscope") from error
 
 
-def store_engine(cache_dir: Path, key: EngineKey, data: bytes) -> Path:
+def store_engine(cache_dir: Path, key: EngineKey, data: bytes, *, rebuilt: bool = False) -> Path:
     """Keeps an engine that was built here, in one step: the sidecar, which comes last, makes it one. Raises `OSError`."""
     path = engine_path(cache_dir, key)
-    keep(path, data, Sidecar.of(key, data), "built")
+    keep(path, data, Sidecar.of(key, data, rebuilt=rebuilt), "built")
     return path
 
 
@@ -217,6 +226,7 @@ def obtain_engine(
     cancelled: Callable[[], bool] | None = None,
     within: Within = nullcontext,
     exact: bool = False,
+    rebuild: bool = False,
 ) -> EngineBlob:
     """The engine for a key from the cache, else built and kept; of two processes one builds.
 
@@ -236,6 +246,9 @@ def obtain_engine(
         As in `build_engine`.
     exact : bool
         True: an engine that was built ahead of time for others as well won't do.
+    rebuild : bool
+        True: the one in the cache answers wrongly, and its place is taken, once. One that took another's place already is given
+        as it is.
 
     Returns
     -------
@@ -247,26 +260,26 @@ def obtain_engine(
         As `build_engine`.
     """
     path = engine_path(cache_dir, key)
-    places = [path] if exact else _candidates(cache_dir, key)
-    found = _first(places, key)
+    places = [path] if exact or rebuild else _candidates(cache_dir, key)
+    found = _first(places, key, rebuilt=rebuild)
     if found:
-        return EngineBlob(*found, False, None)
+        return found
     note = None
     with ExitStack() as held:
         try:
             held.enter_context(engine_lock(path, cancelled))
         except OSError as error:
             note = _why(path, error)
-        found = _first([path], key)  # built by the process that held the lock
+        found = _first([path], key, rebuilt=rebuild)  # built by the process that held the lock
         if found:
-            return EngineBlob(*found, False, None)
+            return found
         data = build_engine(graph, key, tell=watch, cancelled=cancelled, within=within)
         if note is None:
             try:
-                store_engine(cache_dir, key, data)
+                store_engine(cache_dir, key, data, rebuilt=rebuild)
             except OSError as error:
                 note = _why(path, error)
-        return EngineBlob(data, path, True, note)
+        return EngineBlob(data, path, True, note, rebuild)
 
 
 def _why(path: Path, error: OSError) -> str:

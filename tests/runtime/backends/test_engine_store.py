@@ -234,9 +234,9 @@ def test_any_serving_engine_is_taken_unless_the_very_one_is_asked_for(
 ) -> None:
     monkeypatch.setattr("blastscope.runtime.backends.tensorrt.engine_store.build_engine", lambda *_, **__: b"of this very GPU")
     ahead = store_engine(tmp_path, key, ENGINE)
-    assert obtain_engine(tmp_path, bundle.path, here) == (ENGINE, ahead, False, None)
+    assert obtain_engine(tmp_path, bundle.path, here) == (ENGINE, ahead, False, None, False)
     exact = obtain_engine(tmp_path, bundle.path, here, exact=True)
-    assert exact == (b"of this very GPU", engine_path(tmp_path, here), True, None)
+    assert exact == (b"of this very GPU", engine_path(tmp_path, here), True, None, False)
     assert obtain_engine(tmp_path, bundle.path, here, exact=True).built is False
 
 

@@ -22,7 +22,8 @@ from blastscope.runtime.backends.tensorrt.backend import Runner
 from blastscope.runtime.bundle import read_bundle
 from blastscope.runtime.crop import Crop, crop_cell
 from blastscope.runtime.cuda.driver import gpu_facts
-from blastscope.runtime.errors import DeviceError, DeviceLost, EngineError
+from blastscope.runtime.errors import DeviceError, DeviceLost, EngineError, GoldenMismatch
+from blastscope.runtime.session import open_bundle
 
 
 @pytest.fixture(params=[("tensorrt", Engine), ("tensorrt-rtx", RtxEngine)], ids=["10.3", "rtx"])
@@ -169,6 +170,64 @@ def test_a_kept_engine_that_the_library_refuses_is_built_anew(library: tuple[str
     assert any("an engine in the cache was replaced: " in note for note in engine.notes)
     engine.close()
     assert opened.again().notes == ()
+
+
+@pytest.fixture
+def builds(library: tuple[str, Fake], tiny_bundle: Any, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether each build, the next one last, gives an engine that answers rightly. Sessions use the library."""
+    plan: list[bool] = []
+
+    def build(graph: Path, key: Any, **rest: Any) -> bytes:
+        return graph.read_bytes() if plan.pop() else bytes(tiny_bundle.graph(wrong=1.0))
+
+    monkeypatch.setattr("blastscope.runtime.backends.tensorrt.engine_store.build_engine", build)
+    monkeypatch.setattr("blastscope.runtime.inference.device_selection.find_gpu", lambda ordinal: FOUND)
+    monkeypatch.setattr(tensorrt_gpu, "TENSORRT", Runner(library[0]))  # type: ignore[arg-type]
+    return plan
+
+
+def test_a_kept_engine_that_fails_the_golden_set_is_replaced_once(
+    library: tuple[str, Fake], builds: list[bool], tiny_bundle: Any, tmp_path: Path
+) -> None:
+    path, opening = tiny_bundle.make(), {"device": "cuda", "backend": "tensorrt", "cache_dir": tmp_path / "cache"}
+    builds[:] = [True, False]
+    with pytest.raises(GoldenMismatch, match="take another precision, backend or device"):
+        open_bundle(path, **opening)  # built just now: another build isn't tried
+    assert builds == [True]
+    crops = tiny_bundle.crops(5)
+    for replaced in (True, False):
+        with open_bundle(path, **opening) as scope:
+            assert any("was replaced: it failed the golden set" in note for note in scope.notes) == replaced
+            np.testing.assert_allclose(scope.infer(crops), tiny_bundle.expected(crops), atol=2e-6)
+    assert library[1].gpu.idle
+
+
+def test_an_engine_that_was_replaced_and_fails_again_is_refused(
+    library: tuple[str, Fake], builds: list[bool], tiny_bundle: Any, tmp_path: Path
+) -> None:
+    path, opening = tiny_bundle.make(), {"device": "cuda", "backend": "tensorrt", "cache_dir": tmp_path / "cache"}
+    builds[:] = [True, False, False]
+    for left in (2, 1, 1, 1):
+        with pytest.raises(GoldenMismatch):
+            open_bundle(path, **opening)
+        assert len(builds) == left
+    assert library[1].gpu.idle
+
+
+def test_a_lost_gpu_costs_no_kept_engine(
+    library: tuple[str, Fake], builds: list[bool], tiny_bundle: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, opening = tiny_bundle.make(), {"device": "cuda", "backend": "tensorrt", "cache_dir": tmp_path / "cache"}
+    builds[:] = [True]
+    open_bundle(path, **opening).close()
+
+    def lose(*_: Any) -> Any:
+        library[1].gpu.lost = True
+        raise DeviceLost("inference", 719)
+
+    monkeypatch.setattr("blastscope.runtime.inference.loader.validate_engine", lose)
+    with pytest.raises(DeviceLost):
+        open_bundle(path, **opening)  # it would build, of which none is left
 
 
 def test_an_engine_is_built_on_the_gpu_that_runs_it(

@@ -22,7 +22,7 @@ from blastscope.runtime.backends.protocol import Engine
 from blastscope.runtime.inference.worker_pool import InferencePool
 from blastscope.runtime.session import Scope, open_bundle
 
-FILES = ("worker_pool.py", "infer_request.py", "predictor.py", "scope.py", "concurrency.py")
+FILES = ("worker_pool.py", "request_queue.py", "infer_request.py", "predictor.py", "scope.py", "concurrency.py")
 MOST = 2000  # steps of a call
 PATIENCE_S = 30.0
 

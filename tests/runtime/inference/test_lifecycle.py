@@ -1,4 +1,4 @@
-"""Handles that are forgotten, programs that end without closing, and callbacks that hang."""
+"""Handles that are forgotten, programs that end without closing, callbacks and networks that hang."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from blastscope.runtime.backends.protocol import Engine
 from blastscope.runtime.errors import Closed, UsageError
-from blastscope.runtime.inference import worker_pool
-from blastscope.runtime.inference import worker_pool as request_queue
-from blastscope.runtime.inference.worker_pool import InferencePool, RequestQueue
+from blastscope.runtime.inference import autotune, request_queue, worker_pool
+from blastscope.runtime.inference.request_queue import RequestQueue
+from blastscope.runtime.inference.worker_pool import InferencePool
 from blastscope.runtime.session import open_bundle
 
 PATIENCE_S = 0.05
@@ -163,6 +163,141 @@ def test_closing_leaves_a_callback_that_hangs_behind(
         assert "its thread is left behind" in caplog.text
     finally:
         release.set()
+
+
+class Stuck:
+    """A lane whose network hangs until it is let go. It must not be freed before."""
+
+    name = "stuck"
+
+    def __init__(self) -> None:
+        self.go, self.reached, self.closed = threading.Event(), threading.Semaphore(0), threading.Event()
+
+    def infer(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        self.reached.release()
+        self.go.wait(60)
+        assert not self.closed.is_set()
+        return np.full((len(crops), 3, 2), 0.5, np.float32)
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+@pytest.fixture
+def stuck(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stuck]:
+    monkeypatch.setattr(worker_pool, "INFERENCE_PATIENCE_S", PATIENCE_S)
+    monkeypatch.setattr(worker_pool, "CROP_PATIENCE_S", 0.0)
+    monkeypatch.setattr(worker_pool, "LOOK_S", 0.01)
+    lane = Stuck()
+    yield lane
+    lane.go.set()
+    assert lane.closed.wait(10)  # what was left behind is freed once it returns
+
+
+def pool_of(*lanes: Any) -> tuple[InferencePool, RequestQueue]:
+    pool = InferencePool(Engine(lanes, "stuck", "CPU", "f32", "0" * 64, batch=2))
+    return pool, RequestQueue(pool, lambda crops: list(pool.infer_on_lane(np.stack(crops))), limit=8)  # type: ignore[arg-type]
+
+
+def test_closing_leaves_a_network_that_hangs_behind(stuck: Stuck, caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever asked for an answer through the queue is told so, whether the network had begun with it or not."""
+    pool, queue = pool_of(stuck)
+    first = queue.put(crop())
+    assert stuck.reached.acquire(timeout=10)
+    later = [queue.put(crop()) for _ in range(3)]
+    pool.close()
+    assert "1 inferences of stuck hang: the handle is closed" in caplog.text
+    for future in (first, *later):
+        with pytest.raises(Closed, match="while an inference hung"):
+            future.result(10)
+    pool.close()  # again, and it returns again
+    assert not stuck.closed.is_set()
+    with pytest.raises(Closed):
+        pool.infer(np.stack([crop()]))
+
+
+def test_closing_tells_a_call_that_waits_for_a_lane_that_hangs(stuck: Stuck) -> None:
+    pool, _ = pool_of(stuck)
+    told = list[BaseException]()
+    threads = [threading.Thread(target=raising, args=(told, pool)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    assert stuck.reached.acquire(timeout=10)
+    pool.close()
+    stuck.go.set()
+    for thread in threads:
+        thread.join(10)
+    assert [type(error) for error in told] == [Closed, Closed]
+
+
+def raising(told: list[BaseException], pool: InferencePool) -> None:
+    try:
+        pool.infer(np.stack([crop()]))
+    except Closed as error:
+        told.append(error)
+
+
+def test_while_one_network_hangs_the_others_answers_are_waited_for(
+    stuck: Stuck, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    slow, pause = Quick(), threading.Event()
+
+    def infer(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        pause.wait(2 * PATIENCE_S)  # a little, again and again, so that all of it outlasts the patience
+        return np.full((len(crops), 3, 2), 0.25, np.float32)
+
+    monkeypatch.setattr(worker_pool, "INFERENCE_PATIENCE_S", 10 * PATIENCE_S)
+    monkeypatch.setattr(slow, "infer", infer)
+    pool, queue = pool_of(stuck, slow)
+    futures = [queue.put(crop()) for _ in range(8)]
+    assert stuck.reached.acquire(timeout=10)
+    pool.close()
+    outcomes = [future.exception(10) for future in futures]
+    assert 1 <= sum(isinstance(outcome, Closed) for outcome in outcomes) <= 2  # the batch of the one that hangs
+    assert sum(outcome is None for outcome in outcomes) >= 6
+    assert "hang" in caplog.text
+
+
+def test_what_returns_in_time_is_no_hang(
+    stuck: Stuck, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(worker_pool, "CROP_PATIENCE_S", 60.0)  # many crops have more time
+    pool, queue = pool_of(stuck)
+    future = queue.put(crop())
+    assert stuck.reached.acquire(timeout=10)
+    closer = threading.Thread(target=pool.close)
+    closer.start()
+    closer.join(4 * PATIENCE_S)
+    assert closer.is_alive()
+    stuck.go.set()
+    closer.join(10)
+    assert future.result(10) is not None
+    assert stuck.closed.is_set()
+    assert "hang" not in caplog.text
+
+
+def test_a_measurement_that_hangs_is_left_behind(
+    tiny_bundle: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    go, reached = threading.Event(), threading.Event()
+
+    def hang(*_: object) -> Any:
+        reached.set()
+        go.wait(60)
+        raise Closed
+
+    monkeypatch.setattr(autotune, "MEASUREMENT_PATIENCE_S", PATIENCE_S)
+    monkeypatch.setattr(autotune.Autotuner, "_measure", hang)
+    scope = open_bundle(tiny_bundle.make("fp32", "int8"), cache_dir=tmp_path / "cache")
+    try:
+        scope.classify(tiny_bundle.cell())
+        assert reached.wait(10)
+        scope.close()
+        assert "a measurement in the background hasn't ended" in caplog.text
+        with pytest.raises(Closed):
+            scope.classify(tiny_bundle.cell())
+    finally:
+        go.set()
 
 
 def test_what_is_begun_after_closing_is_refused(room: tuple[InferencePool, RequestQueue]) -> None:

@@ -24,8 +24,9 @@ from blastscope.runtime.backends.protocol import Engine
 from blastscope.runtime.bundle import read_bundle, read_golden
 from blastscope.runtime.crop import Crop, crop_cell
 from blastscope.runtime.errors import Closed, EngineError, ImageError, UsageError
+from blastscope.runtime.inference.request_queue import RequestQueue
 from blastscope.runtime.inference.voting import vote
-from blastscope.runtime.inference.worker_pool import InferencePool, RequestQueue
+from blastscope.runtime.inference.worker_pool import InferencePool
 from blastscope.runtime.session import Scope, open_bundle
 from blastscope.runtime.types import CLASSES, VOTERS, Prediction
 

@@ -146,6 +146,70 @@ def test_a_shape_drawn_by_hand_has_no_call(viewer: Any, frame: NDArray[np.uint8]
     assert shapes.features.to_csv().count("\n") == 1 + count + 2
 
 
+def told(shapes: Any, place: int) -> tuple[Any, ...]:
+    row = shapes.features.iloc[place]
+    return (*(row[name] for name in ("call", "voter", "refusal", "text", "number", "answer")), tuple(shapes.edge_color[place]))
+
+
+MOVES: dict[str, Any] = {
+    "moved": lambda box: box + np.array([40, 0]),
+    "resized": lambda box: np.array([box[0], box[1], box[2] + 7, box[3] + 7]),
+    "with another corner": lambda box: np.insert(box, 1, (box[0] + box[1]) / 2, axis=0),
+}
+
+
+@pytest.mark.parametrize("way", MOVES)
+@pytest.mark.parametrize("name", ["smear: cells", "smear: outlines"])
+def test_a_shape_that_is_changed_by_the_mouse_has_no_call_any_more(
+    viewer: Any, frame: NDArray[np.uint8], name: str, way: str
+) -> None:
+    """The event is napari's own for the end of a drag; what was answered for the old place is cleared with the call."""
+    layer = viewer.add_image(frame, name="smear")
+    examine_layer(viewer, layer, Eyes(), pixel_um=0.07)
+    shapes = viewer.layers[name]
+    answer_cells(shapes, {0, 1}, "hem")
+    before = [told(shapes, place) for place in range(len(shapes.data))]
+    assert before[0][0] == "all"
+
+    def drag(place: int, points: NDArray[Any]) -> None:
+        shapes._data_view.edit(place, points, new_type="polygon" if way == "with another corner" else None)
+        shapes.events.data(value=shapes.data, action="changed", data_indices=(place,), vertex_indices=((),))
+
+    drag(1, shapes.data[1].copy())  # taken up and put back
+    drag(0, MOVES[way](shapes.data[0]))
+    after = [told(shapes, place) for place in range(len(shapes.data))]
+    assert after[0] == ("", "", "", "by hand", 0, "", (0, 1, 1, 1))
+    assert np.isnan(shapes.features["score"][0])
+    assert after[1:] == before[1:]
+    assert name == "smear: outlines" or next(iter(shapes.text.values)) == "by hand"  # outlines have no texts
+    answer_cells(shapes, {0}, "all")  # somebody says what it holds now
+    (row, *_) = corrections_in(shapes, "a.png", "me", whole=False)
+    assert (row.number, row.old, row.new) == (None, "", "all")
+
+
+def test_a_box_that_is_pasted_and_dragged_away_has_no_call(viewer: Any, frame: NDArray[np.uint8]) -> None:
+    examine_layer(viewer, viewer.add_image(frame, name="smear"), Eyes(), pixel_um=0.07)
+    shapes = viewer.layers["smear: cells"]
+    count = len(shapes.data)
+    shapes.selected_data = {0}
+    shapes._copy_data()
+    shapes._paste_data()
+    assert len(shapes.data) == count + 1
+    shapes._data_view.shift(count, np.array([30, 30]))
+    shapes.events.data(value=shapes.data, action="changed", data_indices=(count,), vertex_indices=((),))
+    assert told(shapes, count)[:4] == ("", "", "", "by hand")
+    assert told(shapes, 0)[0] == "all"
+
+
+def test_boxes_that_a_program_replaces_have_no_calls_but_where_they_were(viewer: Any, frame: NDArray[np.uint8]) -> None:
+    examine_layer(viewer, viewer.add_image(frame, name="smear"), Eyes(), pixel_um=0.07)
+    shapes = viewer.layers["smear: cells"]
+    boxes = [box.copy() for box in shapes.data]
+    shapes.data = [boxes[0] + 9, *boxes[1:]]
+    assert told(shapes, 0)[:4] == ("", "", "", "by hand")
+    assert told(shapes, 1)[0] == "refused"
+
+
 def test_what_is_said_of_selected_cells_is_saved_as_corrections(viewer: Any, frame: NDArray[np.uint8], tmp_path: Path) -> None:
     layer = viewer.add_image(frame, name="smear")
     report = examine_layer(viewer, layer, Eyes())
