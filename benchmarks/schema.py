@@ -24,8 +24,20 @@ FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf
 FIRST_VOTER_SUFFIX = "-staged-first-alone"  # of a contender that runs one voter only, and so does less than the others
 MIN_CALLS_P999 = 1000  # with fewer calls the 99.9th percentile is the slowest call
 MeasuredScope = Literal[
-    *("pixels", "network", "benchmark_app", "crop", "decode", "frame", "examine", "files", "callers", "load", "cold"),
-    *("native", "served", "request"),
+    "pixels",
+    "network",
+    "benchmark_app",
+    "crop",
+    "decode",
+    "frame",
+    "examine",
+    "files",
+    "callers",
+    "load",
+    "cold",
+    "native",
+    "served",
+    "request",
 ]
 SCOPE_DESCRIPTIONS: dict[MeasuredScope, str] = {
     "pixels": "image in host memory to label",

@@ -22,11 +22,14 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from blastscope import __version__
 from blastscope.cli.classify import print_smears
 from blastscope.cli.cluster import ClusterJob, RayAddress, Results, run_on_cluster
+from blastscope.cli.explain import nearest_in
 from blastscope.cli.options import (
+    Archive,
     BundlePath,
     EngineOptions,
     Json,
     LayoutName,
+    NearestCount,
     PixelUm,
     ResumeFile,
     SpecPath,
@@ -152,6 +155,8 @@ def examine(
     sheet: Annotated[Path | None, typer.Option(help="PNG or JPEG of all cells, the likeliest ALL first.")] = None,
     report: Annotated[Path | None, typer.Option(help="FILE.html for one page, else a folder for one page per frame.")] = None,
     explain: Explain = 0,
+    archive: Archive = None,
+    nearest: NearestCount = 3,
     csv: Annotated[Path | None, typer.Option(help="CSV file with one row per cell.")] = None,
     geojson: GeoJson = None,
     coco: Coco = None,
@@ -180,37 +185,53 @@ def examine(
 
     spec, as_json = FrameSpecification.from_toml(config) if config else None, as_json or cells
     wanted = OutputOptions(overlay=overlay, sheet=sheet, report=report, csv=csv)
-    if explain and report is None:
-        raise UsageError("--explain draws into a page: name it with --report")
+    _check_explained(explain, report, archive)
     paths = named_frames(frames)
     words = engine.words(layout=layout, validation=validation)
     formats = AnnotationOptions(geojson=geojson, coco=coco, yolo=yolo, ome=ome, dicom=dicom)
     if ray:
-        given = (cells, resume, strict, explain, group_by != "none", *vars(wanted).values(), *vars(formats).values())
+        given = (cells, resume, strict, explain, archive, group_by != "none", *vars(wanted).values(), *vars(formats).values())
         job = ClusterJob("examine", ray, results, bundle, words, pixel_um, spec)
         return run_on_cluster(job, paths, alone=not any(given), as_json=as_json)
     papers, drift = ReportWriter(wanted, paths, others=(config, validation, resume)), Drift()
     others, beside = (config, validation, resume), (csv, sheet, wanted.report_page)
     annotations = AnnotationWriter(formats, paths, others=others, beside=beside, version=__version__)
     seen = _Tally(drift, group_by)
-    with opened(bundle, **words, workload="throughput") as scope, ExamineProgress(len(paths), cells=cells) as progress:
+    with (
+        opened(bundle, **words, workload="throughput") as scope,
+        nearest_in(scope, archive, nearest) as alike,
+        ExamineProgress(len(paths), cells=cells) as progress,
+    ):
         smears = smear_model(scope.bundle) if group_by != "none" else None
-        papers.album.explain_with(scope.explain, spec, explain)
+        papers.album.explain_with(scope.explain, spec, explain, nearest=alike)
         look = partial(_each, (papers.album.look, annotations.look))
         reports = scope.examine_files(paths, pixel_um=pixel_um, spec=spec, look=look, watch=progress.watch, resume=resume)
-        if not as_json:
-            echo(HEAD)
-        for done in progress.told(reports):
+        for done in _printed(progress.told(reports), as_json=as_json):
             seen.add(done)
-            echo(json.dumps(done.row()) if as_json else line(done))
             papers.add(done, scope.audit)
             for told in annotations.add(done, scope.audit):
                 say(told)
         if smears is not None:
             print_smears(seen.groups, smears, as_json=as_json)
-        alarms = drift.state().alarms
-        written = [*papers.finish(title_of(paths), scope.audit, alarms=alarms), *annotations.finish()]
+        written = [*papers.finish(title_of(paths), scope.audit, alarms=drift.state().alarms), *annotations.finish()]
     _tell_end(seen, written, len(paths), strict=strict)
+
+
+def _check_explained(explain: int, report: Path | None, archive: Path | None) -> None:
+    """Raises `UsageError` for options that say nothing without another one."""
+    if explain and report is None:
+        raise UsageError("--explain draws into a page: name it with --report")
+    if archive and not explain:
+        raise UsageError("--archive goes with --explain, which says how many cells of each frame are compared")
+
+
+def _printed(reports: Iterable[FrameReport], *, as_json: bool) -> Iterator[FrameReport]:
+    """The reports themselves, each once its line is printed."""
+    if not as_json:
+        echo(HEAD)
+    for report in reports:
+        echo(json.dumps(report.row()) if as_json else line(report))
+        yield report
 
 
 @dataclass

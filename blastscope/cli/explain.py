@@ -1,9 +1,11 @@
-"""`blastscope explain`: which parts of a cell its call rests on."""
+"""`blastscope explain`: which parts of a cell its call rests on, and which labelled cells are like it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,9 +13,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from blastscope.cli.options import (
+    Archive,
     BundlePath,
     EngineOptions,
     Json,
+    NearestCount,
     OnBlack,
     PixelUm,
     check_scale,
@@ -21,17 +25,20 @@ from blastscope.cli.options import (
     opened,
     with_engine_options,
 )
-from blastscope.cli.terminal import echo
+from blastscope.cli.terminal import echo, logged_to_terminal, say
 from blastscope.runtime.io.printable import printable
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from blastscope.runtime.frames.report.thumbnails import Nearest
     from blastscope.runtime.frames.types import FrameReport
+    from blastscope.runtime.inference.explanation import Explanation
+    from blastscope.runtime.inference.neighbours import Neighbour
     from blastscope.runtime.io.slides.slide import Slide
     from blastscope.runtime.session import Scope
-    from blastscope.runtime.types import Refusal
+    from blastscope.runtime.types import Box, Refusal
 
 
 @with_engine_options
@@ -43,14 +50,14 @@ def explain(
     engine: EngineOptions,
     on_black: OnBlack = False,
     pixel_um: PixelUm = None,
+    archive: Archive = None,
+    nearest: NearestCount = 5,
     as_json: Json = False,
 ) -> None:
     """Cover each part of a cell in turn, and show how much its call changes. Exits 1 when an image was refused."""
     from blastscope.runtime.errors import DataError
-    from blastscope.runtime.frames.report.explanation_image import draw_explanation
     from blastscope.runtime.frames.report.theme import names_of
     from blastscope.runtime.frames.report.writers import file_names
-    from blastscope.runtime.io.atomic import write_content
     from blastscope.runtime.io.image import read_image
     from blastscope.runtime.types import Refusal
 
@@ -62,7 +69,7 @@ def explain(
         raise DataError(out, "is a file, where a folder is asked for: name another place")
     if out:
         out.mkdir(parents=True, exist_ok=True)
-    with opened(bundle, **engine.words(), workload="throughput") as scope:
+    with opened(bundle, **engine.words(), workload="throughput") as scope, nearest_in(scope, archive, nearest) as find_alike:
         for path in images:
             image = cut_middle_cell(scope, path, pixel_um) if on_black else read_image(path)
             refusal = image if isinstance(image, Refusal) else scope.classify(image).refusal
@@ -72,22 +79,45 @@ def explain(
                 row = {"path": str(path), "picture": None, "refusal": refusal.code, "detail": refusal.detail}
                 _print(path, row, f"{refusal.code}: {refusal.detail}", as_json=as_json)
                 continue
+            alike = find_alike(image) if find_alike else None
             explanation = scope.explain(image)
             picture = out / f"{names[path]}.explained.png" if out else None
             if picture:
-                content = BytesIO()
-                draw_explanation(explanation, titles[path]).save(content, "PNG")
-                write_content(picture, content.getvalue())
+                _draw(picture, explanation, titles[path], alike or ())
             known = {"path": str(path), "picture": str(picture) if picture else None, "refusal": None, "detail": None}
-            _print(
-                path,
-                {**known, **explanation.row()},
-                _sentence(explanation.support, explanation.boxes, picture),
-                as_json=as_json,
-            )
+            rows = {} if alike is None else {"nearest": [one.row() for one in alike]}
+            told = _sentence(explanation.support, explanation.boxes, alike or (), picture)
+            _print(path, {**known, **explanation.row(), **rows}, told, as_json=as_json)
     if refused:
         echo(f"{refused} of {len(images)} images refused", err=True)
         raise typer.Exit(1)
+
+
+@contextmanager
+def nearest_in(scope: Scope, folder: Path | None, count: int) -> Iterator[Nearest | None]:
+    """What gives those labelled cells of a folder that are most like a cell, once it was told which files can't be used.
+
+    None without a folder.
+    """
+    if folder is None:
+        yield None
+        return
+    with logged_to_terminal():
+        archive = scope.open_archive(folder)
+    with archive:
+        if archive.left_out:
+            path, reason = archive.left_out[0]
+            say(f"left out of '{folder}': {len(archive.left_out)} files, the first '{path}': {reason}")
+        yield partial(archive.nearest, count=count)
+
+
+def _draw(place: Path, explanation: Explanation, title: str, alike: Sequence[Neighbour]) -> None:
+    from blastscope.runtime.frames.report.explanation_image import draw_explanation
+    from blastscope.runtime.io.atomic import write_content
+
+    content = BytesIO()
+    draw_explanation(explanation, title, alike).save(content, "PNG")
+    write_content(place, content.getvalue())
 
 
 def cut_middle_cell(scope: Scope, path: Path, pixel_um: float | None) -> NDArray[np.uint8] | Refusal:
@@ -111,10 +141,12 @@ def cut_middle_cell(scope: Scope, path: Path, pixel_um: float | None) -> NDArray
     return report.refusal or (cell.refusal if cell else None) or none
 
 
-def _sentence(support: tuple[float, ...], boxes: tuple[tuple[int, int, int, int], ...], picture: Path | None) -> str:
+def _sentence(support: Sequence[float], boxes: Sequence[Box], alike: Sequence[Neighbour], picture: Path | None) -> str:
     strongest = max(range(len(support)), key=support.__getitem__)
     x0, y0, x1, y1 = boxes[strongest]
     told = f"the square at {x0},{y0} to {x1},{y1} of the crop supports the call most, by {support[strongest]:.2f} of log odds"
+    if alike:
+        told += "; most like " + ", ".join(f"{one.label.upper()} of {one.patient} at {one.distance:.2f}" for one in alike)
     return told + (f"; written: {picture}" if picture else "")
 
 

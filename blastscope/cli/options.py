@@ -64,6 +64,11 @@ ConfigPath = Annotated[
     Path | None, typer.Option("--config", help="TOML file. Default: the paper's values, the house's elsewhere.")
 ]
 LabelledCells = Annotated[Path, typer.Argument(help="Folder with C-NMC cells, in the archive's layout or as all/ and hem/.")]
+Archive = Annotated[
+    Path | None,
+    typer.Option("--archive", help="Folder of labelled C-NMC cells: those most like an explained cell are shown beside it."),
+]
+NearestCount = Annotated[int, typer.Option("--nearest", min=1, max=50, help="With --archive: how many are shown.")]
 CropCache = Annotated[Path | None, typer.Option("--cache", help="Where crops are kept. Default: the user's cache.")]
 
 

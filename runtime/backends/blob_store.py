@@ -86,16 +86,16 @@ def write_blob(path: Path, *pieces: bytes | memoryview) -> str | None:
     try:
         make_private_folder(path.parent)
         write_file(path, fill, private=True)
-        _drop_unused(path.parent)
+        drop_unused(path.parent)
     except OSError as error:
         return f"'{path.parent}' can't be written ({error.strerror or error})"
     return None
 
 
-def _drop_unused(folder: Path) -> None:
+def drop_unused(folder: Path) -> None:
     """Deletes engines that nobody has opened for months: of libraries and bundles that are gone. And killed writers' files."""
     now = time.time()
-    ages = {"*.engine": _UNUSED_DAYS, "*.proof": _UNUSED_DAYS, ".*.new": 1}  # days
+    ages = {"*.engine": _UNUSED_DAYS, "*.proof": _UNUSED_DAYS, "*.safetensors": _UNUSED_DAYS, ".*.new": 1}  # days
     for path, days in [(path, days) for pattern, days in ages.items() for path in folder.glob(pattern)]:
         try:
             if path.stat().st_mtime < now - days * 86400:

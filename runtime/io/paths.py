@@ -31,31 +31,52 @@ class PassedOver:
     ----------
     counts : Counter of str
         Files of each suffix.
+    reasons : Counter of str
+        Files that were looked into, by why they weren't taken.
     """
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
+        self.reasons: Counter[str] = Counter()
 
-    def note(self, name: str) -> None:
+    def note(self, name: str, reason: str = "") -> None:
         """Counts a file that was not taken.
 
         Parameters
         ----------
         name : str
             The file's name.
+        reason : str
+            Why, for people, such as 'DICOM files that hold no slide'; empty where its suffix is the reason.
         """
+        if reason:
+            self.reasons[reason] += 1
+            return
         suffix = Path(name).suffix.lower()
         if not name.startswith(".") and suffix not in FOREIGN:
             self.counts[suffix if len(suffix) <= LONGEST_SUFFIX else "other"] += 1
 
     def __bool__(self) -> bool:
-        return bool(self.counts)
+        return bool(self.counts or self.reasons)
 
     def __str__(self) -> str:
-        """The counts for people, such as '2 .heic, 1 .jp2'."""
-        often = sorted(self.counts.items(), key=lambda item: (-item[1], item[0]))
-        shown = [f"{count} {suffix}" for suffix, count in often[:MOST_SUFFIXES]]
+        """The counts for people, such as '2 .heic, 1 .jp2, 3 DICOM files that hold no slide'."""
+        return ", ".join(filter(None, (self.by_suffix, self.by_reason)))
+
+    @property
+    def by_suffix(self) -> str:
+        """The files whose suffix is the reason."""
+        shown = [f"{count} {suffix}" for suffix, count in _often(self.counts)[:MOST_SUFFIXES]]
         return ", ".join(shown) + (", and others" if len(self.counts) > MOST_SUFFIXES else "")
+
+    @property
+    def by_reason(self) -> str:
+        """The files with a reason of their own."""
+        return ", ".join(f"{count} {reason}" for reason, count in _often(self.reasons))
+
+
+def _often(counts: Counter[str]) -> list[tuple[str, int]]:
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
 
 def left_out(passed: PassedOver) -> Iterator[str]:
@@ -69,10 +90,12 @@ def left_out(passed: PassedOver) -> Iterator[str]:
     Yields
     ------
     str
-        One sentence; none where nothing was passed over.
+        A sentence on suffixes, and one on other reasons; none where nothing was passed over.
     """
-    if passed:
-        yield f"left out of the folders, by their suffix: {passed} (name a file itself to have it tried)"
+    if passed.counts:
+        yield f"left out of the folders, by their suffix: {passed.by_suffix} (name a file itself to have it tried)"
+    if passed.reasons:
+        yield f"left out of the folders: {passed.by_reason}"
 
 
 def find_images(paths: Path | str | Iterable[Path | str], *, passed: PassedOver | None = None) -> list[Path]:

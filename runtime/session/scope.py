@@ -25,6 +25,7 @@ from blastscope.runtime.types import VOTERS, Prediction, Refusal
 if TYPE_CHECKING:
     from blastscope.runtime.frames.pipeline import Classify, Examiner, Look, Watch
     from blastscope.runtime.frames.types import FrameReport, FrameSpecification
+    from blastscope.runtime.inference.neighbours import LabelledArchive
     from blastscope.runtime.io.image import ImageSource
     from blastscope.runtime.streaming.stream import OnError, OnReport, Stream, WhenFull
 
@@ -102,6 +103,26 @@ class Scope(OpenSession):
         if isinstance(crop, Refusal):
             raise UsageError(f"there is no call to explain, the cell is refused: {crop.detail}")
         return explain_crop(prediction, crop, self.infer)
+
+    def open_archive(self, folder: Path | str) -> LabelledArchive:
+        """A `LabelledArchive`: its `nearest` gives those labelled cells of a folder that are most like one cell.
+
+        They are compared by the features that this bundle's networks measure novelty by, on the CPU. The first time each cell
+        of the folder takes some hundredths of a second; then the user's cache has its features.
+
+        Parameters
+        ----------
+        folder : Path or str
+            Cells in C-NMC's naming, as training takes them.
+
+        Raises
+        ------
+        DataError, UsageError, UnavailableError
+            The folder holds no such cells; the bundle measures no novelty; OpenVINO is missing or refuses the graph.
+        """
+        from blastscope.runtime.inference.neighbours import LabelledArchive
+
+        return LabelledArchive(self.bundle, Path(folder), cache_dir=self._options.cache_dir, threads=self._options.threads)
 
     def submit(self, image: ImageSource) -> Future[Prediction]:
         """The future of `classify(image)`. When this returns, the buffer of an image on the host may be used again.

@@ -156,7 +156,7 @@ def open_engine(graph: Path, sha256: str, options: EngineOptions) -> Engine:
     if options.execution not in offered:
         raise DeviceError(f"'{options.device}' computes in {', '.join(offered)}; {options.execution} is not offered")
     spread = execution_plan(options.layout, options.workload, options.threads or usable_threads())
-    settings = [_settings(options, share) for share in spread.shares]
+    settings = [engine_settings(options, share) for share in spread.shares]
     facts = {"graph": sha256, "execution": options.execution, "settings": repr([sorted(one.items()) for one in settings])}
     digest = engine_digest({**fingerprint(options.device), **facts})
     path = engine_file(options.cache_dir, digest) if options.cache_dir else None
@@ -209,7 +209,8 @@ def _lanes(
     return parts, () if spread.together else parts
 
 
-def _settings(options: EngineOptions, share: StreamConfig) -> dict[str, Any]:
+def engine_settings(options: EngineOptions, share: StreamConfig) -> dict[str, Any]:
+    """What the library is told of a network, or a part of one, that has `share` of the cores."""
     hint = {"INFERENCE_PRECISION_HINT": _HINTS[options.execution], "PERFORMANCE_HINT": options.workload.upper()}
     if options.device != "CPU":
         return hint

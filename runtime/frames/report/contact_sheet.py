@@ -9,7 +9,7 @@ from typing import NamedTuple
 from PIL import Image, ImageDraw, ImageFont
 
 from blastscope.runtime.frames.report.theme import FAINT, INK, LOOKS, PAPER, caution, names_of, style_of, words_of
-from blastscope.runtime.frames.report.thumbnails import THUMB_PX, Thumbnail
+from blastscope.runtime.frames.report.thumbnails import THUMB_PX, Thumbnail, WhyCalled
 from blastscope.runtime.frames.types import FrameCell, FrameReport
 
 COLUMNS = 8
@@ -39,7 +39,7 @@ class Card(NamedTuple):
     number: int
     cell: FrameCell
     thumb: bytes | None
-    explained: bytes | None = None  # what the call rests on
+    explained: WhyCalled | None = None  # what the call rests on
 
 
 def cards_of(frames: Sequence[Thumbnail]) -> list[Card]:

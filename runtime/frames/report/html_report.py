@@ -94,6 +94,7 @@ def render_slide_report(
         cells=[] if index else [_cell(card, places[id(card.report)]) for card in cards[:MOST_CARDS]],
         cell_count=len(cards),
         explained=not index and any(card.explained for card in cards[:MOST_CARDS]),
+        compared=not index and any(card.explained and card.explained.alike for card in cards[:MOST_CARDS]),
         kinds=[("", "all cells"), *((kind, look.name) for kind, look in LOOKS.items())],
         frame_choices=[("", "all frames"), *several] if several else [],
         examined=sum(report.refusal is None for report in reports),

@@ -16,17 +16,17 @@ from PIL import Image
 
 from blastscope.runtime.errors import UsageError
 from blastscope.runtime.frames.cell_crop import cut_from
-from blastscope.runtime.frames.report.explanation_image import draw_heat
+from blastscope.runtime.frames.report.explanation_image import AROUND, around_cell, draw_heat, draw_labelled
 from blastscope.runtime.frames.report.overlay import draw_box_lines, draw_cell_lines, draw_overlay
 from blastscope.runtime.frames.types import FrameCell, FrameReport, FrameSpecification
 from blastscope.runtime.inference.explanation import Explanation
+from blastscope.runtime.inference.neighbours import Neighbour
 from blastscope.runtime.io.atomic import write_file
 from blastscope.runtime.io.slides.slide import Slide, read_overview, read_region
 from blastscope.runtime.io.slides.tiff_codec import ReadError
 from blastscope.runtime.types import Box, ClassName
 
 THUMB_PX = 128
-AROUND = 1.4  # a thumbnail shows so many times the cell's longer side
 MAP_PX = 1100
 OVERLAY_PX = 4096
 MOST_THUMBS = 20_000  # some 5 kB each
@@ -34,6 +34,23 @@ MOST_MAPS = 40  # on one page, some 120 kB each
 GLASS = 255
 
 Explain = Callable[[NDArray[np.uint8]], Explanation]
+Nearest = Callable[[NDArray[np.uint8]], Sequence[Neighbour]]
+
+
+@dataclass(frozen=True)
+class WhyCalled:
+    """What a page shows of the reasons for a call.
+
+    Attributes
+    ----------
+    heat : bytes
+        What the call rests on, as a JPEG.
+    alike : tuple of (Neighbour, bytes)
+        Labelled cells that are like this one, the nearest first, each with a JPEG.
+    """
+
+    heat: bytes
+    alike: tuple[tuple[Neighbour, bytes], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -48,14 +65,14 @@ class Thumbnail:
         One a cell; None where there was no room for more.
     map : bytes or None
         The frame, smaller, with its cells drawn in.
-    explained : mapping of int to bytes
+    explained : mapping of int to WhyCalled
         What a cell's call rests on, by the cell's place in the report.
     """
 
     report: FrameReport
     thumbs: tuple[bytes | None, ...] = ()
     map: bytes | None = None
-    explained: Mapping[int, bytes] = field(default_factory=dict)
+    explained: Mapping[int, WhyCalled] = field(default_factory=dict)
 
 
 class ThumbnailCollector:
@@ -68,9 +85,12 @@ class ThumbnailCollector:
         self._left, self._maps_left = MOST_THUMBS, maps
         self._lock = threading.Lock()
         self._explain: Explain | None = None
+        self._nearest: Nearest | None = None
         self._spec, self._most_explained = FrameSpecification(), 0
 
-    def explain_with(self, explain: Explain, spec: FrameSpecification | None, most: int) -> None:
+    def explain_with(
+        self, explain: Explain, spec: FrameSpecification | None, most: int, *, nearest: Nearest | None = None
+    ) -> None:
         """Also keeps what calls rest on.
 
         Parameters
@@ -81,8 +101,11 @@ class ThumbnailCollector:
             What the frames are examined by; None for the defaults.
         most : int
             How many cells of a frame, the likeliest ALL first.
+        nearest : callable, optional
+            Gives labelled cells that are like the one on such an image: `LabelledArchive.nearest`.
         """
         self._explain, self._spec, self._most_explained = explain, spec or FrameSpecification(), most
+        self._nearest = nearest
 
     def look(self, scan: Slide, report: FrameReport) -> None:
         """Writes the overlay of the frame, and keeps what a sheet or page shows of it."""
@@ -121,7 +144,7 @@ class ThumbnailCollector:
         taken = [jpeg(draw_thumbnail(scan, cell)) for cell in report.cells[:count]]
         return (*taken, *[None] * (len(report.cells) - count))
 
-    def _explanations(self, scan: Slide, report: FrameReport) -> dict[int, bytes]:
+    def _explanations(self, scan: Slide, report: FrameReport) -> dict[int, WhyCalled]:
         if self._explain is None or report.facts is None:
             return {}
         scores = {place: cell.prediction.score for place, cell in enumerate(report.cells) if cell.prediction and cell.label}
@@ -130,19 +153,13 @@ class ThumbnailCollector:
         for place in chosen:
             image = cut_from(scan, report.cells[place].found, report.facts, self._spec)
             try:
-                heat = _around_cell(draw_heat(self._explain(image)))
+                heat = around_cell(draw_heat(self._explain(image)))
+                alike = self._nearest(image) if self._nearest else ()
             except UsageError:  # the cell is refused when it is cut out by itself: there is no call to explain
                 continue
-            found[place] = jpeg(cv2.resize(heat, (THUMB_PX, THUMB_PX), interpolation=cv2.INTER_AREA).astype(np.uint8))
+            shown = jpeg(cv2.resize(heat, (THUMB_PX, THUMB_PX), interpolation=cv2.INTER_AREA).astype(np.uint8))
+            found[place] = WhyCalled(shown, tuple((one, jpeg(draw_labelled(one))) for one in alike))
         return found
-
-
-def _around_cell(crop: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The middle of a crop on black, as much of it as a thumbnail shows around the cell."""
-    x, y, width, height = cv2.boundingRect(crop.max(axis=2))
-    half = min(math.ceil(AROUND * max(width, height, 8) / 2), len(crop) // 2)
-    left, top = (min(max(middle - half, 0), len(crop) - 2 * half) for middle in (x + width // 2, y + height // 2))
-    return crop[top : top + 2 * half, left : left + 2 * half]
 
 
 def draw_thumbnail(scan: Slide, cell: FrameCell) -> NDArray[np.uint8]:

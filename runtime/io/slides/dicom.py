@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,11 @@ from blastscope.runtime.types import Box, Refusal
 
 SLIDE_CLASS = "1.2.840.10008.5.1.4.1.1.77.1.6"  # VL Whole Slide Microscopy Image Storage
 ONE_SERIES = ("SOPClassUID", "SeriesInstanceUID")
+WHICH = (*ONE_SERIES, "ImageType", "TotalPixelMatrixColumns", "TotalPixelMatrixRows")
+SUFFIXES = (".dcm", ".dicom")
+NO_SLIDE = "DICOM files that hold no whole slide image"
+NO_PIXELS = "DICOM files with a slide's label or overview and no slide beside them"
+NO_LIBRARY = "DICOM files, which pydicom reads (pip install 'blastscope[slides]')"
 
 
 def has_wsidicom() -> bool:
@@ -88,6 +93,80 @@ class DicomSlide(DicomLevel):
     def close(self) -> None:
         """See `Slide`."""
         self._slide.close()
+
+
+class FolderSlides(NamedTuple):
+    """What the DICOM files of one folder are.
+
+    Attributes
+    ----------
+    slides : list of Path
+        One file a slide, that of its full resolution; and files that can't be read, about which a reader says why.
+    left_out : list of (str, str)
+        Names of files that are no part of a slide, each with the reason.
+    """
+
+    slides: list[Path]
+    left_out: list[tuple[str, str]]
+
+
+def slides_among(files: Sequence[Path]) -> FolderSlides:
+    """The slides that the DICOM files of one folder make up: each series is one, whose files are its levels.
+
+    Parameters
+    ----------
+    files : sequence of Path
+        The folder's DICOM files.
+
+    Returns
+    -------
+    FolderSlides
+    """
+    if not files or find_spec("pydicom") is None:
+        return FolderSlides([], [(path.name, NO_LIBRARY) for path in files])
+    slides: list[Path] = []
+    left_out: list[tuple[str, str]] = []
+    series: dict[str, list[_Instance]] = {}
+    for path in sorted(files):
+        found = _instance(path)
+        if found is None:
+            slides.append(path)
+        elif found.kind != SLIDE_CLASS:
+            left_out.append((path.name, NO_SLIDE))
+        else:
+            series.setdefault(found.series, []).append(found)
+    for instances in series.values():
+        levels = [one for one in instances if one.shows_slide]
+        if levels:
+            slides.append(max(levels, key=lambda one: one.pixels).path)  # the first of equals: parts of one level
+        else:
+            left_out += [(one.path.name, NO_PIXELS) for one in instances]
+    return FolderSlides(sorted(slides), left_out)
+
+
+class _Instance(NamedTuple):
+    """What a DICOM file says of itself."""
+
+    path: Path
+    kind: str
+    series: str
+    shows_slide: bool
+    pixels: int
+
+
+def _instance(path: Path) -> _Instance | None:
+    """What the file says of itself; None where it can't be read as DICOM."""
+    from pydicom import dcmread
+    from pydicom.errors import InvalidDicomError
+
+    try:
+        found = dcmread(path, stop_before_pixels=True, specific_tags=list(WHICH))
+        flavour = [str(one).upper() for one in found.get("ImageType", ())][2:3]
+        pixels = int(found.get("TotalPixelMatrixColumns", 0)) * int(found.get("TotalPixelMatrixRows", 0))
+        shows = flavour not in (["LABEL"], ["OVERVIEW"], ["THUMBNAIL"])
+        return _Instance(path, str(found.SOPClassUID), str(found.get("SeriesInstanceUID", path)), shows, pixels)
+    except (InvalidDicomError, AttributeError, OSError, TypeError, ValueError, EOFError):
+        return None
 
 
 def _series(path: Path) -> Iterator[Path]:

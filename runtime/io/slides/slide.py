@@ -21,7 +21,8 @@ from blastscope.runtime.io.image_decode import SUFFIXES, decode_picture, read_co
 from blastscope.runtime.io.image_header import MAX_PIXELS, Header
 from blastscope.runtime.io.paths import PassedOver, as_paths, nothing_in
 from blastscope.runtime.io.slides.container import HEAD_BYTES, TIFF_MAGIC, Container, container_of
-from blastscope.runtime.io.slides.dicom import DicomSlide, has_wsidicom
+from blastscope.runtime.io.slides.dicom import SUFFIXES as DICOM_SUFFIXES
+from blastscope.runtime.io.slides.dicom import DicomSlide, has_wsidicom, slides_among
 from blastscope.runtime.io.slides.heif import HeifSlide
 from blastscope.runtime.io.slides.ome_zarr import ZarrSlide, is_zarr
 from blastscope.runtime.io.slides.tiff import TiffSlide, look_into_tiff
@@ -248,14 +249,15 @@ def find_frames(paths: Iterable[Path | str], *, passed: PassedOver | None = None
     """The frames that `paths` name, in the order given: files and OME-Zarrs as they are, folders as what is below them, sorted.
 
     A file is taken whatever its suffix, a path with nothing behind it too, and a folder that can't be looked into: each gets a
-    refusal. Files in folders that aren't taken are noted in `passed`. Raises `DataError` for a folder without a frame.
+    refusal. Of the DICOM files of a folder one a slide is taken. Files in folders that aren't taken are noted in `passed`.
+    Raises `DataError` for a folder without a frame.
     """
     found: list[Path] = []
     passed = PassedOver() if passed is None else passed
     for path in as_paths(paths):
         below = sorted(_frames_below(path, passed)) if path.is_dir() and not is_zarr(path) else [path]
         if not below:
-            raise nothing_in(path, "frame", (*SCAN_SUFFIXES, ".zarr"), passed)
+            raise nothing_in(path, "frame", (*SCAN_SUFFIXES, *DICOM_SUFFIXES, ".zarr"), passed)
         found += below
     return found
 
@@ -267,7 +269,14 @@ def _frames_below(folder: Path, passed: PassedOver) -> Iterator[Path]:
         scans = [name for name in folders if is_zarr(here / name)]
         folders[:] = [name for name in folders if name not in scans and not name.startswith(".")]
         yield from (here / name for name in scans)
+        dicom = {name for name in names if Path(name).suffix.lower() in DICOM_SUFFIXES and not name.startswith(".")}
+        found = slides_among([here / name for name in dicom])
+        yield from found.slides
+        for name, reason in found.left_out:
+            passed.note(name, reason)
         for name in names:
+            if name in dicom:
+                continue
             if has_frame_suffix(name):
                 yield here / name
             elif not name.endswith(OVERLAY):

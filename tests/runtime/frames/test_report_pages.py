@@ -19,6 +19,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from blastscope import synthetic_cell
 from blastscope.runtime.errors import UsageError
 from blastscope.runtime.frames.doubts import scale_doubts
 from blastscope.runtime.frames.report.contact_sheet import MOST_CELLS, cards_of, draw_contact_sheet, summary
@@ -28,6 +29,7 @@ from blastscope.runtime.frames.report.theme import CAUTION, LOOKS, VALIDATED, rg
 from blastscope.runtime.frames.report.thumbnails import THUMB_PX, Thumbnail, ThumbnailCollector, draw_thumbnail
 from blastscope.runtime.frames.types import FrameCell, FrameParameters, FrameReport, SegmentedCell
 from blastscope.runtime.inference.explanation import Explanation
+from blastscope.runtime.inference.neighbours import Neighbour
 from blastscope.runtime.io.slides.slide import ArraySlide
 from blastscope.runtime.types import REFUSALS, Audit, Prediction, Refusal
 
@@ -84,13 +86,30 @@ def test_the_page_shows_what_the_likeliest_calls_rest_on(most: int) -> None:
     page = render_slide_report([shown], "slide")
     assert page.count("<summary>why</summary>") == len(shown.explained)
     assert ("Vermilion parts speak for ALL" in page) == bool(shown.explained)
-    for picture in shown.explained.values():
-        heat = np.asarray(Image.open(BytesIO(picture)))
+    for why in shown.explained.values():
+        heat = np.asarray(Image.open(BytesIO(why.heat)))
         middle, side = heat[THUMB_PX // 2], THUMB_PX
         assert heat.shape == (side, side, 3)
         assert middle[side // 3, 0] > middle[side // 3, 2] + 30  # vermilion
         assert middle[2 * side // 3, 2] > middle[2 * side // 3, 0] + 30  # blue
         assert heat[0].max() < 20  # black around the cell
+
+
+def test_the_page_shows_labelled_cells_that_are_like_an_explained_one(tmp_path: Path) -> None:
+    cell_file = tmp_path / "cell.png"
+    Image.fromarray(synthetic_cell(seed=3)).save(cell_file)
+    alike = [Neighbour(cell_file, "hem", "H<4>", 0.5), Neighbour(tmp_path / "gone.png", "all", "57", 1.25)]
+    album = ThumbnailCollector(cells=True)
+    album.explain_with(explained, None, 1, nearest=lambda image: alike)
+    album.look(ArraySlide(FRAME), THREE)
+    shown = album.shown(THREE)
+    page = render_slide_report([shown], "slide")
+    items = re.findall(r'<li class="(hem|all)">.*?<b>(\w+)</b> ([\d.]+)<span>patient (.*?)</span>', page)
+    assert items == [("hem", "HEM", "0.50", "H&lt;4&gt;"), ("all", "ALL", "1.25", "57")]
+    assert "most like it by the networks" in page
+    ((_, drawn), (_, gone)) = shown.explained[0].alike
+    assert np.asarray(Image.open(BytesIO(drawn))).std() > 20
+    assert np.asarray(Image.open(BytesIO(gone))).std() < 1  # the file was deleted meanwhile: an empty place
 
 
 def test_a_cell_that_is_refused_by_itself_has_no_explanation() -> None:

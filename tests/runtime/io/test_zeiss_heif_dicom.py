@@ -12,12 +12,16 @@ import numpy as np
 import pytest
 from dicom_slide import write_dicom_slide
 from numpy.typing import NDArray
+from PIL import Image
 
+from blastscope.runtime.errors import DataError
 from blastscope.runtime.io.image import read_image
+from blastscope.runtime.io.paths import PassedOver, left_out
+from blastscope.runtime.io.slides import dicom
 from blastscope.runtime.io.slides import slide as slides
 from blastscope.runtime.io.slides.dicom import DicomSlide
 from blastscope.runtime.io.slides.heif import HeifSlide
-from blastscope.runtime.io.slides.slide import Slide, open_slide, read_overview, read_region
+from blastscope.runtime.io.slides.slide import Slide, find_frames, open_slide, read_overview, read_region
 from blastscope.runtime.io.slides.vendor import CziSlide
 from blastscope.runtime.types import Refusal
 
@@ -208,6 +212,65 @@ def test_a_dicom_file_that_is_no_slide_is_refused(tmp_path: Path, monkeypatch: p
     refusal = open_slide(path)
     assert isinstance(refusal, Refusal)
     assert refusal.detail == "a DICOM file that is no whole slide image"
+
+
+def test_a_folder_of_dicom_slides_gives_each_slide_once(tmp_path: Path) -> None:
+    """A slide's levels and its label are files of one series; the full resolution stands for it, whatever the names say."""
+    pytest.importorskip("pydicom")
+    small = FIELD[:200, :300]
+    first = write_dicom_slide(tmp_path / "slide", small, 0.25, levels=3)
+    for one, name in ((first, "z.dcm"), (first.with_name("level-1.dcm"), "a.DCM")):
+        one.rename(first.with_name(name))
+    write_dicom_slide(tmp_path / "other", FIELD, 0.25).rename(tmp_path / "slide" / "m.dcm")
+    (tmp_path / "slide" / ".hidden.dcm").write_bytes(b"")
+    Image.fromarray(small).save(tmp_path / "slide" / "frame.png")
+    passed = PassedOver()
+    found = find_frames([tmp_path / "slide"], passed=passed)
+    assert [path.name for path in found] == ["frame.png", "m.dcm", "z.dcm"]
+    assert not passed
+    slide = opened(found[2])
+    assert (slide.width, slide.height, len(slide.reduced)) == (300, 200, 2)
+    slide.close()
+
+
+def test_dicom_files_that_are_no_slide_are_left_out_with_the_reason(tmp_path: Path) -> None:
+    pytest.importorskip("pydicom")
+    small = FIELD[:200, :300]
+    scan = write_dicom_slide(tmp_path / "ct", small, 0.25, levels=3, SOPClassUID="1.2.840.10008.5.1.4.1.1.2")
+    label = write_dicom_slide(tmp_path / "label", small, 0.25, levels=1, ImageType=["ORIGINAL", "PRIMARY", "LABEL", "NONE"])
+    write_dicom_slide(tmp_path / "good", small, 0.25, levels=1)
+    passed = PassedOver()
+    assert find_frames([tmp_path], passed=passed) == [tmp_path / "good" / "level-0.dcm"]
+    assert passed.reasons == {dicom.NO_SLIDE: 3, dicom.NO_PIXELS: 1}
+    assert list(left_out(passed)) == [f"left out of the folders: 3 {dicom.NO_SLIDE}, 1 {dicom.NO_PIXELS}"]
+    for folder, count in ((scan.parent, 3), (label.parent, 1)):
+        with pytest.raises(DataError, match=rf"holds no frame: looked for .*\.dcm.*; it holds {count} DICOM files"):
+            find_frames([folder])
+
+
+def test_a_dicom_file_that_cannot_be_read_stands_for_its_slide(tmp_path: Path) -> None:
+    """Whoever examines it says why: a slide whose copy broke off isn't passed over."""
+    pytest.importorskip("pydicom")
+    whole = write_dicom_slide(tmp_path / "whole", FIELD[:200, :300], 0.25, levels=1).read_bytes()
+    cut, empty = tmp_path / "in" / "cut.dcm", tmp_path / "in" / "empty.dcm"
+    cut.parent.mkdir()
+    cut.write_bytes(whole[:100])
+    empty.touch()
+    passed = PassedOver()
+    assert find_frames([tmp_path / "in"], passed=passed) == [cut, empty]
+    assert not passed
+    assert all(isinstance(open_slide(path), Refusal) for path in (cut, empty))
+
+
+def test_without_its_library_dicom_is_left_out_with_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.dcm").write_bytes(bytes(128) + b"DICM")
+    Image.fromarray(FIELD).save(tmp_path / "b.png")
+    without(monkeypatch, "pydicom")
+    passed = PassedOver()
+    assert find_frames([tmp_path], passed=passed) == [tmp_path / "b.png"]
+    assert list(left_out(passed)) == [
+        "left out of the folders: 1 DICOM files, which pydicom reads (pip install 'blastscope[slides]')"
+    ]
 
 
 # ---- libraries that are missing

@@ -1,0 +1,277 @@
+"""Labelled cells that are like a cell: the same as an oracle finds, by features that are kept for this user alone."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file, save_file
+from sklearn.neighbors import NearestNeighbors
+from typer.testing import CliRunner
+
+import blastscope
+from blastscope.cli import app
+from blastscope.runtime.backends.openvino.features import features_of, open_features
+from blastscope.runtime.backends.protocol import EngineOptions
+from blastscope.runtime.crop import Crop, crop_cell
+from blastscope.runtime.errors import Closed, DataError, EngineError, UsageError
+from blastscope.runtime.inference import neighbours
+from blastscope.runtime.inference.neighbours import LabelledArchive
+from blastscope.runtime.io.cnmc import scan_dataset
+from blastscope.runtime.io.image import read_image
+from blastscope.runtime.session import Scope
+from blastscope.runtime.types import Precision
+
+if TYPE_CHECKING:
+    from conftest import TinyBundle
+
+EVERY = 40  # cells of the archive's folders
+
+
+@pytest.fixture(scope="module")
+def folder(cnmc: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every fortieth cell, in the archive's own folders."""
+    place = tmp_path_factory.mktemp("archive")
+    for label in ("all", "hem"):
+        (place / label).mkdir()
+        files = sorted(file for fold in sorted(cnmc.glob("fold_*")) for file in (fold / label).iterdir())
+        for file in files[::EVERY]:
+            shutil.copyfile(file, place / label / file.name)
+    return place
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def scope(cache: Path) -> Iterator[Scope]:
+    with blastscope.open_bundle(precision="fp32", execution="f32", workload="throughput", cache_dir=cache) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def archive(scope: Scope, folder: Path) -> Iterator[LabelledArchive]:
+    with scope.open_archive(folder) as opened:
+        yield opened
+
+
+def kept(cache: Path) -> list[Path]:
+    return sorted((cache / "archives").glob("*.safetensors"))
+
+
+def test_a_cell_of_the_archive_is_its_own_nearest(archive: LabelledArchive) -> None:
+    for cell in archive.cells[::10]:
+        first, second = archive.nearest(cell.path, 2)
+        assert (first.path, first.label, first.patient) == (cell.path, cell.label, cell.patient)
+        assert first.distance < 1e-4 < 0.3 < second.distance
+
+
+def test_the_nearest_are_those_that_scikit_learn_finds(archive: LabelledArchive) -> None:
+    features = archive.features.astype(np.float64)
+    oracle = NearestNeighbors(n_neighbors=6, algorithm="brute").fit(features)
+    wanted, places = oracle.kneighbors(features[::13])
+    for row, far, near in zip(range(0, len(features), 13), wanted, places, strict=True):
+        found = archive.nearest(archive.cells[row].path, 6)
+        assert [one.path for one in found] == [archive.cells[place].path for place in near]
+        assert [one.distance for one in found] == pytest.approx(far / np.sqrt(features.shape[1]), abs=1e-3)
+
+
+def test_labels_of_other_people_agree_with_calls_more_than_chance(archive: LabelledArchive, scope: Scope) -> None:
+    """The nearest among people whom a cell isn't from: they are ALL far more often where it is, or is called, ALL."""
+    labelled = np.array([cell.label == "all" for cell in archive.cells])
+    people = np.array([cell.person for cell in archive.cells])
+    shares = np.empty(len(labelled))
+    for row, features in enumerate(archive.features):
+        apart = np.where(people == people[row], np.inf, neighbours.distances(archive.features, features))
+        shares[row] = labelled[np.argsort(apart)[:5]].mean()
+    calls = [call.label for _, call in scope.classify_files([cell.path for cell in archive.cells])]
+    called = np.array([call is not None for call in calls])
+    for malignant, kept in ((labelled, called | True), (np.array([call == "all" for call in calls]), called)):
+        own, share = malignant[kept], shares[kept]
+        assert share[own].mean() - share[~own].mean() > 0.2  # by chance 0, within 0.1: with all 5,691 cells it is 0.53
+        chance = np.where(own, labelled.mean(), 1 - labelled.mean()).mean()
+        assert np.where(own, share, 1 - share).mean() > chance + 0.05
+
+
+def test_features_are_kept_for_this_user_and_not_made_twice(
+    scope: Scope, archive: LabelledArchive, folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (file,) = kept(cache)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
+    assert load_file(file)["features"].shape == archive.features.shape
+    monkeypatch.setattr(LabelledArchive, "_features_at", lambda *_: pytest.fail("a feature was made anew"))
+    with scope.open_archive(folder) as again:
+        assert np.array_equal(again.features, archive.features)
+        assert again.cells == archive.cells
+
+
+def test_an_archive_that_grows_is_read_only_where_it_is_new(
+    scope: Scope, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = tmp_path / "few"
+    for label in ("all", "hem"):
+        shutil.copytree(folder / label, few / label, ignore=lambda place, names: sorted(names)[5:])
+    with scope.open_archive(few) as before:
+        assert len(before.cells) == 10
+    late = next(file for file in sorted((folder / "hem").iterdir())[5:])
+    shutil.copyfile(late, few / "hem" / late.name)
+    made: list[str] = []
+    original = LabelledArchive._features_at
+
+    def count(self: LabelledArchive, cell: neighbours.DatasetEntry) -> object:
+        made.append(cell.path.name)
+        return original(self, cell)
+
+    monkeypatch.setattr(LabelledArchive, "_features_at", count)
+    with scope.open_archive(few) as after:
+        assert len(after.cells) == 11
+        assert after.nearest(late, 1)[0].path.name == late.name
+    assert made == [late.name]
+
+
+def spoil(file: Path, kind: str) -> None:
+    arrays = load_file(file)
+    if kind == "half":
+        file.write_bytes(file.read_bytes()[:-100])
+    elif kind == "writable":
+        file.chmod(0o666)
+    elif kind == "no number":
+        arrays["features"][3, 3] = np.nan
+        save_file(arrays, file)
+    elif kind == "shape":
+        arrays["sha256"] = arrays["sha256"][:-1].copy()
+        save_file(arrays, file)
+
+
+@pytest.mark.parametrize("kind", ["half", "writable", "no number", "shape"])
+def test_kept_features_that_are_unsound_are_made_anew(kind: str, scope: Scope, folder: Path, tmp_path: Path) -> None:
+    few = tmp_path / "few"
+    for label in ("all", "hem"):
+        shutil.copytree(folder / label, few / label, ignore=lambda place, names: sorted(names)[2:])
+    with LabelledArchive(scope.bundle, few, cache_dir=tmp_path / "own") as first:
+        features = first.features
+    (file,) = kept(tmp_path / "own")
+    spoil(file, kind)
+    with LabelledArchive(scope.bundle, few, cache_dir=tmp_path / "own") as again:
+        assert np.abs(again.features - features).max() < 1e-4
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert np.isfinite(load_file(file)["features"]).all()
+
+
+def test_cells_that_cant_be_compared_are_told_and_left_out(scope: Scope, folder: Path, tmp_path: Path) -> None:
+    few = tmp_path / "few"
+    for label in ("all", "hem"):
+        shutil.copytree(folder / label, few / label, ignore=lambda place, names: sorted(names)[2:])
+    black = few / "hem" / "UID_H99_1_1_hem.png"
+    Image.new("RGB", (300, 300)).save(black)
+    with LabelledArchive(scope.bundle, few, cache_dir=None) as opened:
+        assert len(opened.cells) == 4
+        ((path, reason),) = opened.left_out
+        assert path == black
+        assert "nothing is brighter" in reason
+
+
+def test_a_cell_that_changes_while_it_is_read_is_left_out(
+    scope: Scope, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = tmp_path / "few"
+    for label in ("all", "hem"):
+        shutil.copytree(folder / label, few / label, ignore=lambda place, names: sorted(names)[2:])
+    scanned = scan_dataset(few)
+    victim, other = scanned.cells[0].path, scanned.cells[1].path
+    shutil.copyfile(other, victim)
+    monkeypatch.setattr(neighbours, "scan_dataset", lambda _: scanned)
+    with LabelledArchive(scope.bundle, few, cache_dir=None) as opened:
+        assert opened.left_out == ((victim, neighbours.CHANGED),)
+
+
+def test_what_shows_no_cell_has_no_neighbours(archive: LabelledArchive, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="can't be compared, it is refused: nothing is brighter"):
+        archive.nearest(np.zeros((300, 300, 3), np.uint8))
+    with pytest.raises(UsageError, match="it is refused: can't be read"):
+        archive.nearest(tmp_path / "gone.png")
+    with pytest.raises(UsageError, match="ask for 1 at least"):
+        archive.nearest(blastscope.synthetic_cell(seed=1), 0)
+    assert len(archive.nearest(blastscope.synthetic_cell(seed=1), 10_000)) == len(archive.cells)
+
+
+def test_a_closed_archive_says_so(scope: Scope, folder: Path) -> None:
+    archive = scope.open_archive(folder)
+    archive.close()
+    archive.close()
+    with pytest.raises(Closed):
+        archive.nearest(blastscope.synthetic_cell(seed=1))
+
+
+def test_a_bundle_without_novelty_has_nothing_to_compare_by(tiny_bundle: TinyBundle, folder: Path) -> None:
+    made = tiny_bundle.make("fp32")
+    with blastscope.open_bundle(made, device="cpu") as scope, pytest.raises(UsageError, match="measures no novelty"):
+        scope.open_archive(folder)
+
+
+def test_a_graph_without_features_is_told(tiny_bundle: TinyBundle) -> None:
+    with pytest.raises(EngineError, match="measures no novelty"):
+        features_of(tiny_bundle.graph(), Path("tiny.onnx"))
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_graphs_of_other_precisions_give_like_features(precision: Precision, scope: Scope, archive: LabelledArchive) -> None:
+    """A bundle may lack the fp32 graph."""
+    entry, crop = scope.bundle.graph(precision), scope.bundle.manifest.crop
+    assert entry is not None
+    engine = open_features(scope.bundle.file(entry), entry.sha256, EngineOptions(workload="throughput", threads=1, crop=crop))
+    found = []
+    for cell in archive.cells[::30]:
+        cut = crop_cell(read_image(cell.path), crop)
+        assert isinstance(cut, Crop)
+        found.append(engine.lanes[0].infer(cut.pixels[None])[0])
+    engine.close()
+    wanted = archive.features[::30]
+    apart = np.sqrt(np.square(np.array(found) - wanted).mean(axis=1))
+    between = np.sqrt(np.square(wanted[1:] - wanted[:-1]).mean(axis=1))
+    assert apart.max() < 0.5 * between.min()
+
+
+def test_a_folder_without_cells_is_told(scope: Scope, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no cells of class"):
+        scope.open_archive(tmp_path)
+
+
+def test_the_verb_shows_the_nearest_in_json_text_and_picture(folder: Path, cache: Path, tmp_path: Path) -> None:
+    logging.getLogger("blastscope").setLevel(logging.WARNING)
+    cell = sorted((folder / "all").iterdir())[4]
+    environment = {"XDG_CACHE_HOME": str(cache)}
+    words = ["explain", str(cell), "--archive", str(folder), "--nearest", "9", "--unlike-training", "call"]
+    done = CliRunner(env=environment).invoke(app, [*words, "--out", str(tmp_path), "--json"])
+    assert done.exit_code == 0, done.stderr
+    row = json.loads(done.stdout)
+    assert [set(one) for one in row["nearest"]] == [{"path", "label", "patient", "distance"}] * 9
+    assert row["nearest"][0]["path"] == str(cell)
+    assert row["nearest"][0]["distance"] < 1e-4
+    assert row["nearest"][0]["patient"] == cell.name.split("_")[1]
+    distances = [one["distance"] for one in row["nearest"]]
+    assert distances == sorted(distances)
+    with Image.open(row["picture"]) as picture:
+        assert picture.width == 1008
+        assert picture.height > 582 + 2 * 128  # two rows of cells below
+        below = np.asarray(picture.convert("RGB"))[582:]
+    assert (below.max(axis=2) == 0).mean() > 0.1  # black around the cells
+    plain = CliRunner(env=environment).invoke(app, words)
+    assert "; most like ALL of " in plain.stdout
+
+
+def test_an_archive_alone_is_no_reason_to_examine(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["examine", str(tmp_path), "--archive", str(tmp_path)])
+    assert done.exit_code == 2
+    assert "--archive goes with --explain" in done.stderr
