@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from filelock import FileLock
+
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ROOT / "runtime" / "native"
 BUILT = ROOT / ".cache" / "native"
@@ -45,9 +47,11 @@ def build(folder: Path, *targets: str) -> None:
 
 
 def built_library() -> Path:
-    """The library, built where `make native` builds it; what hasn't changed isn't compiled again."""
-    configure(BUILT)
-    build(BUILT, "blastscope")
+    """The library, built where `make native` builds it; what hasn't changed isn't compiled again, and nothing twice at once."""
+    BUILT.parent.mkdir(exist_ok=True)
+    with FileLock(BUILT.with_suffix(".lock")):
+        configure(BUILT)
+        build(BUILT, "blastscope")
     return BUILT / "libblastscope.so"
 
 

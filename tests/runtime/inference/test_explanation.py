@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 import blastscope
 from blastscope.cli import app
 from blastscope.runtime.errors import UsageError
+from blastscope.runtime.inference import explanation
 from blastscope.runtime.inference.explanation import called_margins, cover
 from blastscope.runtime.io.image import read_image
 from blastscope.runtime.session import Scope
@@ -27,6 +28,13 @@ def scope(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scope]:
         yield opened
 
 
+@pytest.fixture
+def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Larger squares, and so a third of the inferences; elsewhere squares are as users get them."""
+    monkeypatch.setattr(explanation, "PATCHES", 6)
+
+
+@pytest.mark.usefixtures("coarse")
 def test_covering_the_strongest_squares_costs_more_than_random_ones(cnmc: Path, scope: Scope) -> None:
     """The deletion test, on ten real cells: the same number of squares, chosen by the explanation and at random."""
     rng = np.random.default_rng(0)
@@ -59,6 +67,7 @@ def test_a_refused_cell_has_nothing_to_explain(scope: Scope) -> None:
         scope.explain(np.zeros((300, 300, 3), np.uint8))
 
 
+@pytest.mark.usefixtures("coarse")
 def test_a_path_and_bytes_and_a_pil_image_are_explained_as_arrays_are(scope: Scope, cnmc: Path, tmp_path: Path) -> None:
     file = next(one for one, call in scope.classify_files(cnmc / "fold_0" / "hem") if call.label)
     pixels = read_image(file)
@@ -78,6 +87,7 @@ def test_a_line_that_fills_no_square_is_explained_too(tmp_path: Path) -> None:
     assert "supports the call most" in done.stdout
 
 
+@pytest.mark.usefixtures("coarse")
 def test_each_cell_gets_a_picture_of_its_own_whatever_it_is_called(tmp_path: Path) -> None:
     names = ["a/x.png", "a-x.png", "b/x.png", "X.bmp", f"{'long' * 60}.png"]
     for name in names:
