@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
@@ -17,6 +19,15 @@ from blastscope.runtime.bundle import read_bundle
 from blastscope.runtime.evaluation.detection import match_boxes
 from blastscope.runtime.types import Box
 
+PEAK = """
+import sys
+from pathlib import Path
+from blastscope import open_bundle
+with open_bundle(device="cpu", cache_dir=sys.argv[2], threads=2) as scope:
+    (report,) = scope.examine_files([Path(sys.argv[1])], pixel_um=float(sys.argv[3]))
+high = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+print(len(report.cells), int(high.split()[1]))
+"""
 MYELOID = ("monocyte", "neutrophil", "eosinophil", "basophil")
 
 
@@ -83,3 +94,39 @@ def test_lymphocytes_look_lymphoid(scope: Scope, shared_data: Path) -> None:
     middle = [report.middle_cell for report in reports]
     groups = [cell.found.group.name for cell in middle if cell and cell.found.group]
     assert groups.count("lymphoid") >= 0.9 * len(reports)
+
+
+def crowd(cnmc: Path, width: int, height: int) -> NDArray[np.uint8]:
+    """A glass-coloured canvas that is full of touching malignant cells, at half their size."""
+    canvas = np.full((height, width, 3), 228, np.uint8)
+    left = top = row = 0
+    for path in sorted((cnmc / "fold_0" / "all").iterdir())[::4]:
+        cell = cv2.resize(read(path), None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+        x, y, across, down = cv2.boundingRect(cell.max(axis=2))
+        cell = cell[y : y + down, x : x + across]
+        if left + across > width:
+            left, top, row = 0, top + row, 0
+        if top + down > height:
+            return canvas
+        inside = cell.max(axis=2) > 0
+        canvas[top : top + down, left : left + across][inside] = cell[inside]
+        left, row = left + across, max(row, down)
+    raise AssertionError("too few cells to fill the canvas")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pixel_um", [0.08, 0.2])
+def test_a_frame_full_of_touching_cells_takes_less_than_a_gigabyte(
+    cnmc: Path, tmp_path: Path, scope: Scope, pixel_um: float
+) -> None:
+    """Of the whole process, the libraries too. It was 3 GB when seeds shared a region by a map each."""
+    if not Path("/proc/self/status").exists():
+        pytest.skip("only Linux tells the peak of a process's memory")
+    assert scope.bundle.manifest.detector
+    frame = tmp_path / "crowd.png"
+    cv2.imwrite(str(frame), crowd(cnmc, 2600, 2900)[..., ::-1])
+    command = [sys.executable, "-c", PEAK, str(frame), str(tmp_path / "cache"), str(pixel_um)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    cells, peak_kb = map(int, done.stdout.split())
+    assert cells > 300
+    assert peak_kb < 1_000_000
