@@ -181,7 +181,8 @@ class _Contents:
         entries = archive.infolist()
         if len(entries) > MEMBER_LIMIT:
             raise BundleError(shown, f"holds {len(entries)} files and folders, at most {MEMBER_LIMIT} are unpacked")
-        self.members = [info for info in entries if not info.is_dir()]
+        # ZipInfo.is_dir fails at a name that is empty, or begins with a zero byte
+        self.members = [info for info in entries if not info.filename.endswith("/")]
         for info in self.members:
             _check_member(info, shown)
         sizes = {info.filename: info.file_size for info in self.members}
@@ -203,6 +204,8 @@ class _Contents:
 
 def _check_member(info: zipfile.ZipInfo, shown: Path) -> None:
     name = info.orig_filename
+    if not name:
+        raise BundleError(shown, "holds a file without a name")
     if name != info.filename or "\\" in name or ":" in name or name.startswith("/") or ".." in name.split("/"):
         raise BundleError(shown, f"holds {name!r}, a path that could leave the bundle")
     kind = stat.S_IFMT(info.external_attr >> 16)

@@ -101,6 +101,9 @@ def write_bad_zips(good: Path, folder: Path) -> None:
                 if member != "golden.safetensors" or name == "more than listed":
                     sink.writestr(member, source.read(member))
             sink.writestr(renamed, source.read("golden.safetensors"))
+    for name, letter in {"begins with zero": b"\0", "a line feed": b"\n"}.items():
+        extra = (folder / "more than listed.zip").read_bytes()
+        (folder / f"{name}.zip").write_bytes(extra.replace(b"extra", letter + b"xtra"))
     with zipfile.ZipFile(folder / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as sink:
         sink.writestr("manifest.json", b" " * 10**7)
 

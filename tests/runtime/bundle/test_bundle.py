@@ -267,6 +267,22 @@ def test_a_name_cut_off_by_a_zero_byte_is_refused(folder: Path) -> None:
         read_bundle(path, cache_dir=folder.parent / "cache")
 
 
+def test_a_name_that_is_empty_or_begins_with_a_zero_byte_is_refused(folder: Path) -> None:
+    path = zipped(folder, add("Xevil"))
+    path.write_bytes(path.read_bytes().replace(b"Xevil", b"\0evil"))
+    with pytest.raises(BundleError, match=r"holds '\\x00evil', a path that could leave"):
+        read_bundle(path, cache_dir=folder.parent / "cache")
+
+    def nameless(archive: zipfile.ZipFile) -> None:
+        info = zipfile.ZipInfo("any")
+        info.filename = ""
+        with archive.open(info, "w") as stream:
+            stream.write(b"evil")
+
+    with pytest.raises(BundleError, match="holds a file without a name"):
+        read_bundle(zipped(folder, nameless), cache_dir=folder.parent / "cache")
+
+
 def test_a_zip_that_someone_else_deflated_is_the_same_bundle(folder: Path) -> None:
     path = Path(shutil.make_archive(str(folder.parent / "theirs"), "zip", folder))  # deflated, with entries for folders
     assert "fp32/" in zipfile.ZipFile(path).namelist()
