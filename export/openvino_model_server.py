@@ -17,7 +17,7 @@ from blastscope.runtime.io.atomic import write_content, write_folder
 from blastscope.runtime.types import Precision
 
 CONFIG = "config.json"
-FACTS = "blastscope.json"  # beside the folders of versions, where the server looks for nothing
+FACTS = "bundle.json"  # beside the folders of versions, where the server looks for nothing
 # What the golden set and the gate hold for: left to itself OpenVINO computes in bf16 wherever the CPU has it.
 PLUGIN_CONFIG = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "THROUGHPUT"}
 

@@ -114,9 +114,7 @@ def served_run() -> BenchResult:
     return BenchResult(machine=MACHINE, versions={"openvino": "1"}, rows=rows)
 
 
-def test_a_run_of_libblastscope_or_of_the_server_is_added_and_ratios_to_pytorch_stay(
-    tmp_path: Path, result: BenchResult
-) -> None:
+def test_runs_of_libblastscope_and_the_server_leave_the_ratios_to_pytorch(tmp_path: Path, result: BenchResult) -> None:
     publish(merge_results([result]), tmp_path)
     before = (tmp_path / "RESULTS.md").read_text()
     for name, run in (("native", native_run()), ("served", served_run())):

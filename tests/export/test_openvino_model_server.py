@@ -65,11 +65,11 @@ def test_the_folder_is_as_the_server_wants_it_and_tells_how_to_crop(shipped: Bun
     place = write_model_server_repository(shipped, tmp_path, model="cells-v2")
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()) == [
         "cells-v2/1/model.onnx",
-        "cells-v2/blastscope.json",
+        "cells-v2/bundle.json",
         "config.json",
     ]
     assert (place, read_model(tmp_path)["base_path"]) == (tmp_path / "cells-v2", "cells-v2")
-    facts = json.loads((place / "blastscope.json").read_text(encoding="utf-8"))
+    facts = json.loads((place / "bundle.json").read_text(encoding="utf-8"))
     assert json.loads(facts["crop"]) == shipped.manifest.crop.model_dump(mode="json")
     assert (facts["bundle"], facts["graph"]) == (shipped.digest, file_sha256(place / "1" / "model.onnx"))
     assert facts["precision"] == "fp16"
