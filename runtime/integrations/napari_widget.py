@@ -9,10 +9,13 @@ from blastscope.runtime.errors import BlastscopeError, MissingLibrary, UsageErro
 from blastscope.runtime.frames.corrections import WORDS
 from blastscope.runtime.frames.types import FrameReport
 from blastscope.runtime.integrations.napari_layers import (
+    accept_calls,
     answer_cells,
     cells_layer,
     corrections_in,
     frame_of,
+    restore_answers,
+    review_state,
     save_corrections,
     scale_of,
     show_report,
@@ -41,18 +44,24 @@ class ExamineWidget(Container[Any]):  # type: ignore[misc]  # its types are not 
         self.bundle = FileEdit(label="bundle", mode="d", nullable=True, value=None, tooltip="empty: the one that is shipped")
         self.button = PushButton(text="Examine")
         self.told = Label(value="")
-        self.answer = ComboBox(label="selected cells are", choices=[(words, answer) for answer, words in WORDS.items()])
+        answers = [*((words, answer) for answer, words in WORDS.items()), ("not reviewed", "")]
+        self.accept = PushButton(text="Accept the calls on selected cells")
+        tip = "'not reviewed' takes back what isn't saved yet"
+        self.answer = ComboBox(label="selected cells are", choices=answers, tooltip=tip)
         self.say = PushButton(text="Say so")
         self.who = LineEdit(label="your name or initials", value="")
         self.whole = CheckBox(text="I looked at the whole frame", value=False)
         self.file = FileEdit(label="corrections", mode="w", filter="*.csv", value=Path("corrections.csv"))
         self.save = PushButton(text="Save corrections")
+        self.load = PushButton(text="Go on with saved ones")
         examining = [self.layer, self.pixel_um, self.bundle, self.button, self.told]
-        reviewing = [self.answer, self.say, self.who, self.whole, self.file, self.save]
+        reviewing = [self.accept, self.answer, self.say, self.who, self.whole, self.file, self.save, self.load]
         super().__init__(widgets=[*examining, *reviewing, Label(value=NOTICE)])
         self.button.changed.connect(self.examine)
+        self.accept.changed.connect(self.accept_selected)
         self.say.changed.connect(self.answer_selected)
         self.save.changed.connect(self.save_review)
+        self.load.changed.connect(self.load_review)
         for change in (self._viewer.layers.events.inserted, self._viewer.layers.events.removed):
             change.connect(self.layer.reset_choices)
 
@@ -76,27 +85,53 @@ class ExamineWidget(Container[Any]):  # type: ignore[misc]  # its types are not 
         worker.start()
         return worker
 
+    def accept_selected(self) -> None:
+        """Notes that the calls on the selected cells are right."""
+        try:
+            shapes = self._cells()
+            done = accept_calls(shapes, self._selected(shapes))
+            without = f"; {done.without} have no call to accept: say what they are" if done.without else ""
+            self.told.value = f"{done.calls} calls accepted{without}\n{review_state(shapes)}"
+        except BlastscopeError as error:
+            self._complain(error)
+
     def answer_selected(self) -> None:
         """Notes the answer for the cells that are selected in the layer of boxes."""
         try:
             shapes = self._cells()
-            if not shapes.selected_data:
-                raise UsageError(f"no cell is selected: select some in the layer '{shapes.name}'")
-            count = answer_cells(shapes, shapes.selected_data, self.answer.value)
-            self.told.value = f"{count} cells: {WORDS[self.answer.value]}"
+            count = answer_cells(shapes, self._selected(shapes), self.answer.value)
+            said = WORDS[self.answer.value] if self.answer.value else "not reviewed"
+            self.told.value = f"{count} cells: {said}\n{review_state(shapes)}"
         except BlastscopeError as error:
             self._complain(error)
 
     def save_review(self) -> None:
         """Adds what was said of the frame to the file of corrections."""
         try:
-            layer = self.layer.value
-            path = str(layer.source.path or layer.name) if layer is not None else ""
-            rows = corrections_in(self._cells(), path, self.who.value, whole=self.whole.value)
+            rows = corrections_in(self._cells(), self._path(), self.who.value, whole=self.whole.value)
             held = save_corrections(self.file.value, rows)
             self.told.value = f"{len(rows)} rows saved; '{self.file.value}' now holds {held}"
         except BlastscopeError as error:
             self._complain(error)
+
+    def load_review(self) -> None:
+        """Puts what the file of corrections says of this frame back into the layer of boxes."""
+        try:
+            shapes = self._cells()
+            count = restore_answers(shapes, self._path(), self.file.value)
+            self.told.value = f"{count} answers taken from '{self.file.value}'\n{review_state(shapes)}"
+        except BlastscopeError as error:
+            self._complain(error)
+
+    def _path(self) -> str:
+        """What corrections call the frame."""
+        layer = self.layer.value
+        return str(layer.source.path or layer.name)
+
+    def _selected(self, shapes: Any) -> list[int]:
+        if not shapes.selected_data:
+            raise UsageError(f"no cell is selected: select some in the layer '{shapes.name}'")
+        return sorted(shapes.selected_data)
 
     def _cells(self) -> Any:
         if self.layer.value is None:

@@ -23,6 +23,7 @@ from PIL import Image
 
 from blastscope.runtime.errors import DataError, UsageError
 from blastscope.runtime.evaluation.labels import LabelledCell, read_labels
+from blastscope.runtime.frames.corrections import read_corrections
 from blastscope.runtime.frames.estimation.frame_parameters import estimate_frame_parameters
 from blastscope.runtime.frames.image_pyramid import Grid
 from blastscope.runtime.frames.mask_geometry import Contour, region_of
@@ -32,11 +33,14 @@ from blastscope.runtime.frames.segmentation.pipeline import segment_cells
 from blastscope.runtime.frames.types import FrameCell, FrameReport, FrameSpecification, SegmentedCell
 from blastscope.runtime.integrations.napari_layers import (
     COLOURS,
+    accept_calls,
     answer_cells,
     cells_layer,
     corrections_in,
     examine_layer,
     frame_of,
+    restore_answers,
+    review_state,
     save_corrections,
     scale_of,
     show_report,
@@ -244,6 +248,55 @@ def test_what_is_said_of_selected_cells_is_saved_as_corrections(viewer: Any, fra
         save_corrections(tmp_path / "other.csv", rows)
 
 
+def test_accepting_calls_leaves_out_what_was_not_called(viewer: Any, frame: NDArray[np.uint8], tmp_path: Path) -> None:
+    layer = viewer.add_image(frame, name="smear")
+    report = examine_layer(viewer, layer, Eyes())
+    shapes = cells_layer(viewer, layer)
+    shapes.add_rectangles(np.array([[[9.5, 19.5], [9.5, 49.5], [39.5, 49.5], [39.5, 19.5]]]))
+    called = sum(cell.label is not None for cell in report.cells)
+    every = range(len(shapes.data))
+    assert accept_calls(shapes, every) == (called, len(every) - called)
+    assert review_state(shapes) == f"{called} of {len(every)} cells reviewed, 0 of them changed"
+    rows = corrections_in(shapes, "a.png", "me", whole=False)
+    assert [(row.old, row.new) for row in rows] == [("all", "all")] * called
+    answer_cells(shapes, [0, 1], "hem")
+    assert review_state(shapes).endswith(f"{called + 1} of {len(every)} cells reviewed, 2 of them changed")
+    answer_cells(shapes, [0, 1], "")  # taken back
+    assert shapes.features["text"][0] == "ALL 0.90"
+    assert review_state(shapes) == f"{called - 1} of {len(every)} cells reviewed, 0 of them changed"
+
+
+def test_a_saved_review_is_gone_on_with(viewer: Any, frame: NDArray[np.uint8], tmp_path: Path) -> None:
+    layer = viewer.add_image(frame, name="smear")
+    examine_layer(viewer, layer, Eyes())
+    shapes = cells_layer(viewer, layer)
+    drawn = np.array([[9.5, 19.5], [9.5, 49.5], [39.5, 49.5], [39.5, 19.5]])
+    shapes.add_rectangles(drawn[None])
+    answer_cells(shapes, [0, len(shapes.data) - 1], "hem")
+    accept_calls(shapes, [0])
+    path, table = tmp_path / "a.png", tmp_path / "c.csv"
+    kept = corrections_in(shapes, "a.png", "me", whole=False)
+    save_corrections(table, [*corrections_in(shapes, "b.png", "me", whole=False), *kept, replace(kept[0], new="unsure")])
+    examine_layer(viewer, layer, Eyes())
+    again = cells_layer(viewer, layer)
+    assert again is not shapes
+    assert set(again.features["answer"]) == {""}
+    assert restore_answers(again, str(path), table) == 2  # of the frame beside the table, not of b.png
+    assert list(again.features["answer"][[0, len(again.data) - 1]]) == ["unsure", "hem"]
+    assert again.features["text"].iloc[-1].startswith("by hand ")
+    assert np.array_equal(np.sort(again.data[-1], axis=0), np.sort(drawn, axis=0))
+    rows = corrections_in(again, "a.png", "me", whole=False)
+    assert [(row.number, row.box, row.old, row.new) for row in rows] == [
+        (1, kept[0].box, "all", "unsure"),
+        (None, (20, 10, 50, 40), "", "hem"),
+    ]
+    assert restore_answers(again, str(path), table) == 2  # a second time nothing is drawn twice
+    assert len(again.data) == len(shapes.data)
+    save_corrections(table, [replace(kept[0], new="perhaps")])  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=r"says 'perhaps' of the box .*: the answers are hem, all"):
+        restore_answers(again, str(path), table)
+
+
 def test_the_words_of_many_cells_do_not_hide_them(viewer: Any) -> None:
     corners = np.array([(0, 0), (9, 0), (9, 9), (0, 9)], np.int32)
     nucleus = Contour(region_of(np.ones((9, 9), np.uint8)), Grid(0, 0, 1, 20, 20), (20, 20))
@@ -319,7 +372,7 @@ def window_of(frame: Path, bundle: Path, folder: Path) -> dict[str, Any]:
     command = [sys.executable, str(HERE / "napari_window.py"), str(frame), str(bundle)]
     # a session of its own: where it hangs, the virtual screen is ended with it
     process = subprocess.Popen(
-        [*screen, *command, str(folder / "window.png"), str(folder / "canvas.png")],
+        [*screen, *command, *(str(folder / name) for name in ("window.png", "canvas.png", "review.csv"))],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -334,7 +387,7 @@ def window_of(frame: Path, bundle: Path, folder: Path) -> dict[str, Any]:
     if lacking := next((line for line in errors.splitlines() if any(words in line for words in NO_QT)), None):
         no_window(lacking)
     assert process.returncode == 0, errors
-    found: dict[str, Any] = json.loads(told)
+    found: dict[str, Any] = json.loads(told.splitlines()[-1])  # napari prints its own notes before
     return found
 
 
@@ -357,6 +410,14 @@ def test_the_widget_examines_a_frame_in_a_window(tmp_path: Path, shared_data: Pa
     assert "refused" in calls
     assert len(calls) > 1
     assert window["told"].startswith(f"{counts['cells']} white cells: {counts['all']} ALL, {counts['hem']} HEM")
+    called = counts["all"] + counts["hem"]
+    without = f"; {counts['refused']} have no call to accept: say what they are"
+    state = f"{called} of {counts['cells']} cells reviewed, 0 of them changed"
+    assert window["accepted"] == f"{called} calls accepted{without}\n{state}"
+    assert window["nobody"] == "who are you? type your name or initials first"
+    rows = read_corrections(tmp_path / "review.csv")
+    assert [(row.new, row.who) for row in rows] == [(cell["label"], "me") for cell in cells if cell["label"]]
+    assert window["loaded"].startswith(f"{called} answers taken from ")
     assert len(np.unique(seen(tmp_path / "window.png")[::4, ::4].reshape(-1, 3), axis=0)) > 1000
 
     canvas, frame = seen(tmp_path / "canvas.png"), seen(path)
