@@ -212,7 +212,7 @@ def test_what_is_no_key_is_named_with_its_file(signed: Signed) -> None:
     assert signed.verdict(signed.place) == "DataError"
 
 
-def test_a_requirement_without_a_key_and_a_later_versions_option_are_refused(signed: Signed) -> None:
+def test_a_requirement_without_a_key_and_a_later_option_are_refused(signed: Signed) -> None:
     for required in ("", "\n", f"{signed.public}\n", f"\n{signed.public}"):
         assert signed.native_says([required], signed.folder) == "UsageError", repr(required)
 
