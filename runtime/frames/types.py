@@ -42,7 +42,11 @@ class Doubt(NamedTuple):
 
 
 class CellRow(TypedDict):
-    """One cell as the command line prints it."""
+    """One cell as the command line prints it.
+
+    Keys mean what the attributes of `FrameCell` and `Prediction` of the same names do. `box` and `contour` are in pixels of the
+    frame; `refusal` is a code. What a refused cell lacks is None.
+    """
 
     box: list[int]
     contour: list[list[int]]
@@ -58,7 +62,10 @@ class CellRow(TypedDict):
 
 
 class FrameRow(TypedDict):
-    """One frame as the command line prints it."""
+    """One frame as the command line prints it.
+
+    Keys mean what the attributes of `FrameReport` of the same names do. `size` is width and height in pixels, `refusal` a code.
+    """
 
     path: str | None
     refusal: RefusalCode | None
