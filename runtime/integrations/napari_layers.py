@@ -3,35 +3,23 @@
     report = examine_layer(viewer, viewer.layers["smear"], scope)
 
 The layers lie exactly over the image, in whatever place and scale it has. What a person says of selected cells becomes
-corrections (`answer_cells`, `accept_calls`, `corrections_in`). Nothing here imports napari itself.
+corrections in `napari_review`. Nothing here imports napari itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.errors import DataError, UsageError
-from blastscope.runtime.frames.corrections import (
-    ANSWERS,
-    COMPLETE,
-    WORDS,
-    Answer,
-    Correction,
-    read_corrections,
-    write_corrections,
-)
+from blastscope.runtime.errors import UsageError
 from blastscope.runtime.frames.report.overlay import MOST_WORDS
 from blastscope.runtime.frames.report.theme import LOOKS, rgb
 from blastscope.runtime.frames.types import FrameCell, FrameReport, FrameSpecification, fewer_points
 from blastscope.runtime.io.image_header import MAX_PIXELS
 from blastscope.runtime.io.slides.metadata import checked
-from blastscope.runtime.types import CLASSES, Box
 
 COLOURS: dict[str, str] = {kind: look.colour for kind, look in LOOKS.items()}
 MARK = "blastscope"  # the key in a layer's metadata by which it is known again
@@ -41,7 +29,6 @@ BY_HAND: dict[str, Any] = {"call": "", "probability": np.nan, "score": np.nan, "
 BY_HAND |= {"number": 0, "answer": ""}
 BY_HAND_COLOUR = "#00ffff"
 MOVED_PX = 0.01  # more isn't napari's rounding
-ARROW = " \u2192 "  # between the call and the answer, in a cell's text
 
 
 class FrameExaminer(Protocol):
@@ -251,161 +238,3 @@ def cells_layer(viewer: Any, layer: Any) -> Any:
         if shapes.metadata.get(MARK) == layer.name and "report" in shapes.metadata:
             return shapes
     raise UsageError(f"layer '{layer.name}' has no cells: examine it first")
-
-
-def answer_cells(shapes: Any, numbers: Iterable[int], answer: Answer | Literal[""]) -> int:
-    """Notes in the layer of boxes what a person says of the shapes `numbers`, and shows it; gives how many they are.
-
-    An empty answer takes back what was said.
-    """
-    return _answer(shapes, dict.fromkeys(numbers, answer))
-
-
-def accept_calls(shapes: Any, numbers: Iterable[int]) -> Accepted:
-    """Notes of those of the shapes `numbers` that were called that a person says the same.
-
-    Parameters
-    ----------
-    shapes : napari Shapes layer
-        The boxes, as `show_report` adds them.
-    numbers : iterable of int
-        Places of shapes in the layer.
-
-    Returns
-    -------
-    Accepted
-        A refused cell, and a shape that was drawn by hand, has no call that could be accepted.
-    """
-    chosen = list(numbers)
-    calls = {number: shapes.features.at[number, "call"] for number in chosen}
-    accepted = _answer(shapes, {number: call for number, call in calls.items() if call in CLASSES})
-    return Accepted(accepted, len(chosen) - accepted)
-
-
-class Accepted(NamedTuple):
-    """How many calls were accepted, and of how many shapes there was none."""
-
-    calls: int
-    without: int
-
-
-def _answer(shapes: Any, answers: Mapping[int, Answer | Literal[""]]) -> int:
-    features = shapes.features.copy()
-    for number, answer in answers.items():
-        known = str(features.at[number, "text"]).split(ARROW)[0]
-        features.at[number, "answer"] = answer
-        features.at[number, "text"] = f"{known}{ARROW}{WORDS[answer]}" if answer else known
-    shapes.features = features
-    shapes.refresh_text()
-    expect_shapes_by_hand(shapes)
-    return len(answers)
-
-
-def review_state(shapes: Any) -> str:
-    """How far the review of a frame is, for people: as the slide page says it."""
-    features = shapes.features
-    answered = features[features["answer"] != ""]
-    changed = int((answered["answer"] != answered["call"]).sum())
-    return f"{len(answered)} of {len(features)} cells reviewed, {changed} of them changed"
-
-
-def restore_answers(shapes: Any, path: str, table: Path) -> int:
-    """Puts saved answers back into the layer of boxes, to go on with them.
-
-    Parameters
-    ----------
-    shapes : napari Shapes layer
-        The boxes, as `show_report` adds them.
-    path : str
-        The frame's file.
-    table : Path
-        Corrections, as the slide page or napari saved them; they may name the frame from their own folder. Of several on a box
-        the last one counts. A box that isn't in the layer was drawn by hand, and is drawn again.
-
-    Returns
-    -------
-    int
-        How many cells have an answer by them.
-
-    Raises
-    ------
-    DataError
-        The file can't be read, or says something else than an answer.
-    """
-    said: dict[Box, Answer] = {}
-    frame = Path(path).resolve()
-    for one in read_corrections(table):
-        here = frame in (Path(one.path).resolve(), (table.parent / one.path).resolve())
-        if not here or one.box is None or one.new == COMPLETE:
-            continue
-        if one.new not in ANSWERS:
-            raise DataError(table, f"says '{one.new}' of the box {one.box}: the answers are {', '.join(ANSWERS)}")
-        said[one.box] = one.new
-    places = {_box(points): number for number, points in enumerate(shapes.data)}
-    for box in [box for box in said if box not in places]:
-        x0, y0, x1, y1 = box
-        shapes.add_rectangles(np.array([[y0, x0], [y0, x1], [y1, x1], [y1, x0]], np.float64) - 0.5)
-        places[box] = len(shapes.data) - 1
-    return _answer(shapes, {places[box]: answer for box, answer in said.items()})
-
-
-def corrections_in(shapes: Any, path: str, who: str, *, whole: bool) -> list[Correction]:
-    """What was said of the cells of one frame.
-
-    Parameters
-    ----------
-    shapes : napari Shapes layer
-        The boxes, as `show_report` adds them; shapes that were drawn by hand count once they are answered.
-    path : str
-        The frame's file, as the table will name it.
-    who : str
-        Name or initials.
-    whole : bool
-        The person looked at the whole frame, and answered each cell in it.
-
-    Returns
-    -------
-    list of Correction
-
-    Raises
-    ------
-    UsageError
-        `who` is empty, nothing was answered, or the frame isn't whole since cells lack an answer.
-    """
-    name, when = who.strip().lstrip("=+-@ \t"), datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    if not name:
-        raise UsageError("who are you? type your name or initials first")
-    rows = list(_rows(shapes, path, name, when))
-    missing = len(shapes.data) - len(rows)
-    if whole and missing:
-        raise UsageError(f"{missing} cells have no answer yet, so the frame wasn't looked at as a whole")
-    if whole:
-        rows.append(Correction(path, None, None, "", COMPLETE, name, when))
-    if not rows:
-        raise UsageError("nothing was answered: select cells in the layer of boxes, and say what they are")
-    return rows
-
-
-def _rows(shapes: Any, path: str, who: str, when: str) -> Iterator[Correction]:
-    for points, (_, row) in zip(shapes.data, shapes.features.iterrows(), strict=True):
-        if not row["answer"]:
-            continue
-        old = row["refusal"] or row["call"]
-        yield Correction(path, int(row["number"]) or None, _box(points), old, row["answer"], who, when)
-
-
-def _box(points: NDArray[np.float64]) -> Box:
-    """The box of a shape in pixels of the frame: napari's pixels lie around their numbers."""
-    (top, left), (bottom, right) = points.min(axis=0)[-2:], points.max(axis=0)[-2:]
-    x0, y0, x1, y1 = (round(float(max(edge + 0.5, 0))) for edge in (left, top, right, bottom))
-    return x0, y0, x1, y1
-
-
-def save_corrections(path: Path, corrections: list[Correction]) -> int:
-    """Adds corrections to those that stand in a file, which is made where there is none; gives how many it then holds.
-
-    Raises `DataError` for another kind of file, `WriteError` where it can't be written.
-    """
-    before = read_corrections(path) if path.exists() else []
-    write_corrections(path, [*before, *corrections])
-    return len(before) + len(corrections)

@@ -8,17 +8,14 @@ from typing import TYPE_CHECKING, Any
 from blastscope.runtime.errors import BlastscopeError, MissingLibrary, UsageError
 from blastscope.runtime.frames.corrections import WORDS
 from blastscope.runtime.frames.types import FrameReport
-from blastscope.runtime.integrations.napari_layers import (
+from blastscope.runtime.integrations.napari_layers import cells_layer, frame_of, scale_of, show_report
+from blastscope.runtime.integrations.napari_review import (
     accept_calls,
     answer_cells,
-    cells_layer,
     corrections_in,
-    frame_of,
     restore_answers,
     review_state,
     save_corrections,
-    scale_of,
-    show_report,
 )
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import numpy as np
 from qtpy.QtCore import QEventLoop, QTimer
 from qtpy.QtWidgets import QApplication
 
-from blastscope.runtime.integrations.napari_layers import answer_cells
+from blastscope.runtime.integrations.napari_review import answer_cells
 from blastscope.runtime.io.image import read_image
 
 

@@ -31,19 +31,14 @@ from blastscope.runtime.frames.report.overlay import MOST_WORDS
 from blastscope.runtime.frames.report.theme import rgb
 from blastscope.runtime.frames.segmentation.pipeline import segment_cells
 from blastscope.runtime.frames.types import FrameCell, FrameReport, FrameSpecification, SegmentedCell
-from blastscope.runtime.integrations.napari_layers import (
-    COLOURS,
+from blastscope.runtime.integrations.napari_layers import COLOURS, cells_layer, examine_layer, frame_of, scale_of, show_report
+from blastscope.runtime.integrations.napari_review import (
     accept_calls,
     answer_cells,
-    cells_layer,
     corrections_in,
-    examine_layer,
-    frame_of,
     restore_answers,
     review_state,
     save_corrections,
-    scale_of,
-    show_report,
 )
 from blastscope.runtime.io.image import read_image
 from blastscope.runtime.types import Audit, Prediction, Refusal
