@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.installed
 READY_DEMO = $(VENV)/.installed-demo
 
-.PHONY: demo test lint bench gpu-check kernels kernels-check engines-check soak fuzz api-names wheelhouse wheel lock sbom platforms clean \
+.PHONY: demo test lint bench gpu-check kernels kernels-check engines-check soak fuzz break api-names wheelhouse wheel lock sbom platforms clean \
     triton-check serve-bench native native-java native-csharp native-package native-bench native-bare native-check native-fuzz
 
 demo: $(READY_DEMO)
@@ -142,6 +142,12 @@ fuzz: $(READY)
 	$(FUZZ) --seconds $$(($(FUZZ_SECONDS) / 2))
 	if $(BIN)/python -c "import atheris" 2> /dev/null; then $(FUZZ)/guided --seconds $$(($(FUZZ_SECONDS) / 2)) --coverage; \
 		else $(FUZZ) --seconds $$(($(FUZZ_SECONDS) / 2)) --seed 1; fi
+
+# Kills train, export, calibrate, pack, build, the first opening and the cache of crops at random moments, and as root fills their disks
+# at one write after the other: what stood before is whole, or what comes is, and the next attempt gives what an undisturbed one does.
+BREAK_ARGS ?= --kills 200 $(if $(filter 0,$(shell id -u)),--fills 12)
+break: $(READY)
+	PYTHONPATH=tests/support $(BIN)/python -m breaking --out .cache/breaking $(BREAK_ARGS)
 
 # Calls through `blastscope serve`, from eight clients, beside `classify_many`; a section of RESULTS.md.
 SERVE_DATA ?= $(or $(BLASTSCOPE_DATA),../shared/data)

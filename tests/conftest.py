@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 from numpy.typing import NDArray
 
@@ -87,10 +89,19 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def taught_bundle(tmp_path_factory: pytest.TempPathFactory) -> TaughtBundle:
-    """A bundle of a small ensemble with clear calls, and its cells. Not to be changed: copy it."""
-    from trained_bundle import taught_bundle
+    """A bundle of a small ensemble with clear calls, and its cells, one for all processes. Not to be changed: copy it."""
+    from trained_bundle import TaughtBundle, taught_bundle
 
-    return taught_bundle(tmp_path_factory.mktemp("taught"))
+    place = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        place = place.parent
+    done = place / "taught" / "done"
+    with FileLock(place / "taught.lock"):
+        if not done.exists():
+            shutil.rmtree(done.parent, ignore_errors=True)
+            made = taught_bundle(done.parent)
+            done.write_text("\n".join(map(str, made)))
+    return TaughtBundle(*map(Path, done.read_text().splitlines()))
 
 
 @pytest.fixture

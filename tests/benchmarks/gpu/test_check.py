@@ -70,6 +70,9 @@ def gpu(host_kernels: HostKernels, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(device_selection, "find_gpu", lambda ordinal: FOUND)
     monkeypatch.setattr(check, "probe", lambda: DriverInfo((13, 0), "580.1", (FOUND,)))
+    # small crops: the kernels are slow on the host, and tests/runtime/cuda has them at every side
+    monkeypatch.setitem(steps.SPECIFICATIONS, "fit", CropSpecification(side_px=48))
+    monkeypatch.setitem(steps.SPECIFICATIONS, "keep", CropSpecification(side_px=48, scale="keep", window_px=96))
     monkeypatch.setattr(batch_executor, "USUAL_PX", 100)
     monkeypatch.setattr(PixelPipeline.__init__, "__kwdefaults__", {"batches": (1, 2)})
     monkeypatch.setattr(engines, "require_torch", lambda ordinal: (_ for _ in ()).throw(DriverError("PyTorch has no CUDA")))
