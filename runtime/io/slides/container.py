@@ -21,7 +21,7 @@ class Container(NamedTuple):
     name : str
         For people, with its article.
     reader : str
-        'tiff', 'openslide', 'czi', 'dicom' or 'heif'; '' where nothing here reads it.
+        'tiff', 'openslide', 'czi', 'dicom', 'heif' or 'lif'; '' where nothing here reads it.
     remedy : str
         What a person can do with a file that nothing reads.
     """
@@ -39,13 +39,13 @@ READABLE = {
     rb".{128}DICM": Container("a DICOM file", "dicom"),
     rb"SQLite format 3\0": Container("a Sakura slide (.svslide)", "openslide"),
     rb"ZISRAWFILE\0": Container("a Zeiss slide (.czi)", "czi"),
+    rb"\x70\0\0\0.{4}\x2a": Container("a Leica LIF file", "lif"),
 }
 HEIF = Container("a HEIF photograph", "heif")
 HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"}
 AVIF_BRANDS = {b"avif", b"avis"}
 UNREADABLE = {
     rb"\xda\xce\xbe\x0a": "a Nikon ND2 file",
-    rb"\x70\0\0\0.{4}\x2a": "a Leica LIF file",
     rb"OLYMPUSRAWFORMAT": "an Olympus OIR file",
     rb"<DataObject ObjectType=\"DPUfsImport\"": "a Philips iSyntax slide",
     rb"\0\0\0\x0cjP  \r\n|\xff\x4f\xff\x51": "a JPEG 2000 picture",

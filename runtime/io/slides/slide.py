@@ -24,6 +24,7 @@ from blastscope.runtime.io.slides.container import HEAD_BYTES, TIFF_MAGIC, Conta
 from blastscope.runtime.io.slides.dicom import SUFFIXES as DICOM_SUFFIXES
 from blastscope.runtime.io.slides.dicom import DicomSlide, has_wsidicom, slides_among
 from blastscope.runtime.io.slides.heif import HeifSlide
+from blastscope.runtime.io.slides.leica import LeicaSlide
 from blastscope.runtime.io.slides.ome_zarr import ZarrSlide, is_zarr
 from blastscope.runtime.io.slides.tiff import TiffSlide, look_into_tiff
 from blastscope.runtime.io.slides.tiff_codec import ReadError
@@ -32,7 +33,23 @@ from blastscope.runtime.types import Box, Refusal
 
 SCAN_SUFFIXES = (
     *SUFFIXES,
-    *(".bif", ".btf", ".czi", ".heic", ".heif", ".mrxs", ".ndpi", ".scn", ".svs", ".svslide", ".tf8", ".vms", ".vmu", ".vsi"),
+    *(
+        ".bif",
+        ".btf",
+        ".czi",
+        ".heic",
+        ".heif",
+        ".lif",
+        ".mrxs",
+        ".ndpi",
+        ".scn",
+        ".svs",
+        ".svslide",
+        ".tf8",
+        ".vms",
+        ".vmu",
+        ".vsi",
+    ),
 )
 OVERLAY = ".overlay.png"  # how the pictures end that were drawn of frames, and are none
 BAND_PIXELS = 16_000_000  # that an overview takes at once
@@ -197,6 +214,7 @@ READERS: dict[str, Callable[[Path, str], Slide]] = {
     "czi": _open_czi,
     "dicom": _open_dicom,
     "heif": lambda path, _: HeifSlide(path),
+    "lif": lambda path, _: LeicaSlide(path),
 }
 
 
