@@ -187,7 +187,8 @@ def opened(bundle: Path | None, **words: Any) -> Iterator[Scope]:
     """The handle on `bundle`, with the words of `open_bundle`."""
     from blastscope.runtime.session import open_bundle
 
-    logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what it says of a damaged file stands in the refusal
+    for reader in ("tifffile", "liffile"):  # what they say of a damaged file stands in the refusal
+        logging.getLogger(reader).addHandler(logging.NullHandler())
     with open_bundle(bundle, **words) as scope:
         yield scope
 

@@ -63,7 +63,7 @@ class LeicaSlide:
             block = image.memory_block
             offset, size = block.offset, block.size
             axes, channels = _axes(image), _channels(image)
-        self.width, self.height = axes[X].count, axes[Y].count
+        self.width, self.height = axes[X].pixels, axes[Y].pixels
         self._budget = ReadBudget(self.width, self.height)
         down, across = axes[Y].step, axes[X].step
         last = (self.height - 1) * down + (self.width - 1) * across + max(channels)
@@ -128,7 +128,7 @@ def _check_head(stream: BinaryIO) -> None:
 class _Axis(NamedTuple):
     """One direction of a picture."""
 
-    count: int
+    pixels: int
     length: float  # from the middle of the first pixel to that of the last
     unit: str
     step: int  # bytes
@@ -142,7 +142,7 @@ def _axes(image: Any) -> dict[int, _Axis]:
         )
         for one in image.xml_element.findall(f"{DESCRIPTION}/Dimensions/DimensionDescription")
     }
-    deep = {number: axis.count for number, axis in axes.items() if number not in (X, Y) and axis.count > 1}
+    deep = {number: axis.pixels for number, axis in axes.items() if number not in (X, Y) and axis.pixels > 1}
     if deep or not {X, Y} <= set(axes):
         told = ", ".join(f"{DIRECTIONS.get(number, number)}: {count}" for number, count in deep.items())
         kind = f"a Leica stack or mosaic ({told})" if deep else "a Leica line scan"
@@ -169,7 +169,7 @@ def _channels(image: Any) -> tuple[int, int, int]:
 def _scale(axes: dict[int, _Axis]) -> PixelSize | None:
     """The size of a pixel."""
     across, down = (
-        axis.length * UNITS.get(axis.unit, math.nan) / (axis.count - 1) if axis.count > 1 else math.nan
+        axis.length * UNITS.get(axis.unit, math.nan) / (axis.pixels - 1) if axis.pixels > 1 else math.nan
         for axis in (axes[X], axes[Y])
     )
     return checked(across, down, "the Leica description")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from leica_file import write_lif
 from numpy.typing import NDArray
 
 from blastscope import synthetic_cell
@@ -174,5 +175,28 @@ def zarr(folder: Path) -> Callable[[bytes], None]:
             name.write_bytes(data[PIECE_HEADER.size :][:size])
             data = data[PIECE_HEADER.size + size :]
         _read_slide(place)
+
+    return read
+
+
+def lif_seeds(folder: Path) -> list[bytes]:
+    """Leica LIF files of a colour picture, in both versions and three orders, and one of two pictures."""
+    pixels = _pixels(side=24)
+    ways: tuple[tuple[int, list[dict[str, Any]]], ...] = (
+        (2, [{"pixels": pixels}]),
+        (1, [{"pixels": pixels, "order": "BGR", "row_bytes": 80}]),
+        (2, [{"pixels": pixels, "order": "planes"}]),
+        (2, [{"pixels": pixels}, {"pixels": pixels}]),
+    )
+    return [write_lif(folder / "seed.lif", *pictures, version=version).read_bytes() for version, pictures in ways]
+
+
+def lif(folder: Path) -> Callable[[bytes], None]:
+    """Reads Leica LIF files."""
+    path = folder / "a.lif"
+
+    def read(data: bytes) -> None:
+        path.write_bytes(data)
+        _read_slide(path)
 
     return read
