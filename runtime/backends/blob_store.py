@@ -23,7 +23,7 @@ from blastscope.runtime.io.atomic import write_file
 from blastscope.runtime.io.cpu_info import cpu_identity
 from blastscope.runtime.io.own_files import Unusable, make_private_folder, open_own
 
-LAYOUT = "7"  # of what the backends make of a graph: raise it when they make something else
+LAYOUT = "8"  # of what the backends make of a graph: raise it when they make something else
 _SEAL = 32  # bytes of sha256 at an engine file's end
 _UNUSED_DAYS = 90
 

@@ -264,17 +264,13 @@ def _count_border(graph: OnnxGraph, pool: Any, code: tuple[str, str], *, from_ze
     """Gives an average pool whose border counts a value with the border around it, where an engine would go wrong.
 
     That value is quantised once more, which changes nothing: else OpenVINO makes a pool's padding of it again. Where windows
-    end outside, ONNX Runtime's int8 pool counts what is there as well.
+    end outside, ONNX Runtime's int8 pool counts what is there as well. That none begins outside, `check_limits` has seen to.
     """
-    pads, kernel, strides = (whole_numbers(pool, name) for name in ("pads", "kernel_shape", "strides"))
+    pads, half = whole_numbers(pool, "pads"), len(whole_numbers(pool, "kernel_shape"))
     rounds_up = any(whole_numbers(pool, "ceil_mode"))
     if not any(whole_numbers(pool, "count_include_pad")) or (from_zero and not rounds_up):
         return
-    half = len(kernel)
     if any(pads):
-        ends = zip(pads[half:], strides or [1] * half, kernel, strict=True)
-        if rounds_up and any(pad + stride > size for pad, stride, size in ends):
-            return  # a window may begin behind the end, and would be one more
         around = graph.add_constant([0, 0, *pads[:half], 0, 0, *pads[half:]], INT64)
         wide = graph.insert_before(pool, "Pad", [pool.input[0], around])
         small = graph.insert_before(pool, "QuantizeLinear", [wide, *code])

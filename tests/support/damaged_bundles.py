@@ -44,6 +44,7 @@ DAMAGES = ["a flipped bit", "a longer file", "a missing file", "another file", "
 UNFIT = [
     *("a subgraph", "another domain", "an unknown operator", "a fixed batch", "another input", "an output too many"),
     *("weights elsewhere", "a weight that is no number", "much memory", "an old version"),
+    *("a window behind the picture", "slopes in a row", "a group normalization"),
 ]
 
 
@@ -146,6 +147,18 @@ def _spoil(model: onnx.ModelProto, kind: str) -> None:
             graph.node.insert(0, helper.make_node("ConstantOfShape", ["sides"], ["huge"]))
         case "an old version":
             model.opset_import[0].version = 9
+        case "a window behind the picture":
+            window = {"kernel_shape": [2, 2], "strides": [2, 2], "pads": [1] * 4, "ceil_mode": 1}
+            graph.initializer.append(numpy_helper.from_array(np.zeros((1, 1, 7, 7), np.float32), "map"))
+            graph.node.append(helper.make_node("MaxPool", ["map"], ["pooled"], **window))
+        case "slopes in a row":
+            graph.initializer.append(numpy_helper.from_array(np.zeros((1, 7, 7, 7), np.float32), "maps"))
+            graph.initializer.append(numpy_helper.from_array(np.ones(7, np.float32), "slopes"))
+            graph.node.append(helper.make_node("PRelu", ["maps", "slopes"], ["bent"]))
+        case "a group normalization":
+            graph.initializer.append(numpy_helper.from_array(np.zeros((1, 7, 7, 7), np.float32), "maps"))
+            graph.initializer.append(numpy_helper.from_array(np.ones(7, np.float32), "ones"))
+            graph.node.append(helper.make_node("GroupNormalization", ["maps", "ones", "ones"], ["normal"], num_groups=7))
 
 
 def write_damaged_bundles(good: Path, folder: Path) -> int:

@@ -102,7 +102,9 @@ def _computed(call: Call, arrays: list[Any], shape: Shape) -> Any:
 def check_limits(graph: Graph) -> dict[str, Known]:
     """What is known of every tensor of `graph` for `BATCH` crops. Raises `UnfitGraph`."""
     if graph.opset not in OPSETS:
-        raise UnfitGraph(f"is of version {graph.opset} of ONNX's operators, {OPSETS[0]} to {OPSETS[-1]} are read")
+        raise UnfitGraph(
+            f"is of version {graph.opset} of ONNX's operators, {OPSETS[0]} to {OPSETS[-1]} are read: export it anew"
+        )
     known: dict[str, Known] = {}
     for name, tensor in graph.tensors.items():
         known[name] = Known(tensor.dims, tensor.array() if tensor.size <= _SMALL else None, fixed=True, type=tensor.type)

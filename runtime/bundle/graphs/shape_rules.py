@@ -35,6 +35,22 @@ def _elementwise(call: Call) -> Sequence[Shape]:
     return [broadcast(*(call.shape(number) for number in range(len(call.inputs))))]
 
 
+def _prelu(call: Call) -> Sequence[Shape]:
+    data, slope = call.shape(), call.shape(1)
+    if (
+        len(data) > 2 and len(slope) == 1 and slope != (1,)
+    ):  # ONNX means columns, OpenVINO 2026.4 channels where both are as many
+        raise ValueError("engines differ in the axis of a slope of one dimension: give it as many as the data has")
+    return [broadcast(data, slope)]
+
+
+def _group_normalization(call: Call) -> Sequence[Shape]:
+    # ONNX Runtime 1.32 takes the variance as the mean of squares less the square of the mean, which may be negative
+    raise ValueError(
+        "its variance may be all rounding: export it as InstanceNormalization between two Reshapes, as 'export' does"
+    )
+
+
 def _window(call: Call, kernel: Sequence[int], *, round_up: bool = False) -> Shape:
     """The spatial sides that a window leaves."""
     sides, count = call.shape()[2:], len(kernel)
@@ -55,8 +71,15 @@ def _window(call: Call, kernel: Sequence[int], *, round_up: bool = False) -> Sha
         if auto in ("SAME_UPPER", "SAME_LOWER"):
             found.append(-(-side // strides[place]))
             continue
-        room = side - reach + (pads[place] + pads[place + count] if auto != "VALID" else 0)
-        found.append((-(-room // strides[place]) if round_up else room // strides[place]) + 1)
+        before, behind = (0, 0) if auto == "VALID" else (pads[place], pads[place + count])
+        room = side - reach + before + behind
+        windows = (-(-room // strides[place]) if round_up else room // strides[place]) + 1
+        begins_behind = round_up and (windows - 1) * strides[place] >= side + before
+        if begins_behind:  # ONNX leaves it out, OpenVINO 2026.4 makes a maximum of nothing, and padding by Pad would add it
+            raise ValueError(
+                "engines differ in whether a window counts that begins behind the picture: give it another padding"
+            )
+        found.append(windows)
     if min(found, default=1) < 1:
         raise ValueError("its window is larger than what it slides over")
     return tuple(found)
@@ -72,6 +95,8 @@ def _conv(call: Call) -> Sequence[Shape]:
 
 def _pool(call: Call) -> Sequence[Shape]:
     data = call.shape()
+    if call.integer("count_include_pad", 0) and call.word("auto_pad", "NOTSET").startswith("SAME"):
+        raise ValueError("a border that counts must be given in numbers, not by auto_pad")  # int8 pads it by an operator
     return [(*data[:2], *_window(call, call.integers("kernel_shape"), round_up=bool(call.integer("ceil_mode", 0))))]
 
 
@@ -283,12 +308,12 @@ _LIKE_INPUT = [
     "Relu", "Clip", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish", "Softmax", "LogSoftmax", "Sqrt", "Abs", "Neg", "Exp",
     "Log", "Erf", "Floor", "Ceil", "Round", "Reciprocal", "LeakyRelu", "Elu", "Selu", "Celu", "Softplus", "Softsign",
     "Mish", "Gelu", "Not", "Sign", "Sin", "Cos", "ThresholdedRelu", "Identity", "Dropout", "Cast", "QuantizeLinear",
-    "DequantizeLinear", "BatchNormalization", "InstanceNormalization", "LayerNormalization", "GroupNormalization", "LRN",
-    "CumSum", "IsNaN", "IsInf", "Trilu", "LpNormalization",
+    "DequantizeLinear", "BatchNormalization", "InstanceNormalization", "LayerNormalization", "LRN", "CumSum",
+    "IsNaN", "IsInf", "Trilu", "LpNormalization",
 ]  # fmt: skip
 _BROADCASTING = [
     "Add", "Sub", "Mul", "Div", "Pow", "Mod", "Min", "Max", "Sum", "Mean", "And", "Or", "Xor", "Equal", "Greater", "Less",
-    "GreaterOrEqual", "LessOrEqual", "Where", "PRelu",
+    "GreaterOrEqual", "LessOrEqual", "Where",
 ]  # fmt: skip
 _REDUCING = [
     "ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare",
@@ -303,7 +328,7 @@ RULES: dict[str, Rule] = {
     "Concat": _concat, "Split": _split, "Slice": _slice, "Gather": _gather, "GatherElements": _gather_elements,
     "Squeeze": _squeeze, "Unsqueeze": _unsqueeze, "Shape": _shape, "Constant": _constant, "ConstantOfShape": _of_shape,
     "Expand": _expand, "Tile": _tile, "Pad": _pad, "ArgMax": _arg, "ArgMin": _arg, "Resize": _resize, "Range": _range,
-    "DepthToSpace": _blocks, "SpaceToDepth": _blocks,
+    "DepthToSpace": _blocks, "SpaceToDepth": _blocks, "PRelu": _prelu, "GroupNormalization": _group_normalization,
 }  # fmt: skip
 
 

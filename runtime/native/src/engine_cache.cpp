@@ -18,7 +18,7 @@
 namespace blastscope {
 namespace {
 
-constexpr const char* LAYOUT = "7";  // as in runtime/backends/blob_store.py
+constexpr const char* LAYOUT = "8";  // as in runtime/backends/blob_store.py
 constexpr size_t SEAL = 32;          // bytes of sha256 at an engine file's end
 constexpr time_t DAY = 86400;
 

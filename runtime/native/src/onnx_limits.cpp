@@ -217,7 +217,7 @@ std::vector<Part> sliced(const Call& call) {
 
 std::map<std::string, Known> check_limits(const Graph& graph) {
     if (graph.opset < FIRST_OPSET || graph.opset > LAST_OPSET)
-        throw UnfitGraph("is of version " + std::to_string(graph.opset) + " of ONNX's operators, 13 to 23 are read");
+        throw UnfitGraph("is of version " + std::to_string(graph.opset) + " of ONNX's operators, 13 to 23 are read: export it anew");
     std::map<std::string, Known> known;
     Big weights = 0, pixels = 0;
     for (const auto& [name, tensor] : graph.tensors) {

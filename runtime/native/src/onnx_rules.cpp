@@ -39,14 +39,31 @@ Shape window(const Call& call, const std::vector<int64_t>& kernel, bool round_up
             continue;
         }
         const Big reach = Big(dilations[place]) * (kernel[place] - 1) + 1;
-        const Big room = Big(side) - reach + (automatic == "VALID" ? 0 : pads[place] + pads[place + count]);
+        const int64_t before = automatic == "VALID" ? 0 : pads[place], behind = automatic == "VALID" ? 0 : pads[place + count];
+        const Big room = Big(side) - reach + before + behind;
         if (room < -(Big(1) << 40)) throw CannotBe("its window is larger than what it slides over");
         const auto space = static_cast<int64_t>(room);
-        found.push_back((round_up ? ceil_div(space, stride) : floor_div(space, stride)) + 1);
+        const int64_t windows = (round_up ? ceil_div(space, stride) : floor_div(space, stride)) + 1;
+        const bool begins_behind = round_up && Big(windows - 1) * stride >= Big(side) + before;
+        if (begins_behind)  // ONNX leaves it out, OpenVINO 2026.4 makes a maximum of nothing, and padding by Pad would add it
+            throw CannotBe("engines differ in whether a window counts that begins behind the picture: give it another padding");
+        found.push_back(windows);
     }
     for (int64_t side : found)
         if (side < 1) throw CannotBe("its window is larger than what it slides over");
     return found;
+}
+
+Shapes prelu(const Call& call) {
+    const Shape &data = call.shape(), &slope = call.shape(1);
+    if (data.size() > 2 && slope.size() == 1 && slope[0] != 1)  // ONNX means columns, OpenVINO 2026.4 channels where both are as many
+        throw CannotBe("engines differ in the axis of a slope of one dimension: give it as many as the data has");
+    return {broadcast({data, slope})};
+}
+
+Shapes group_normalization(const Call&) {
+    // ONNX Runtime 1.32 takes the variance as the mean of squares less the square of the mean, which may be negative
+    throw CannotBe("its variance may be all rounding: export it as InstanceNormalization between two Reshapes, as 'export' does");
 }
 
 Shape with_window(const Shape& data, int64_t channels, const Shape& inner) {
@@ -66,6 +83,8 @@ Shapes conv(const Call& call) {
 Shapes pool(const Call& call) {
     const Shape& data = call.shape();
     if (data.size() < 2) throw CannotBe("it has too few dimensions");
+    if (call.integer("count_include_pad", 0) != 0 && call.word("auto_pad", "NOTSET").rfind("SAME", 0) == 0)
+        throw CannotBe("a border that counts must be given in numbers, not by auto_pad");  // int8 pads it by an operator
     return {with_window(data, data[1], window(call, call.integers("kernel_shape"), call.integer("ceil_mode", 0) != 0))};
 }
 
@@ -160,15 +179,16 @@ const Rules& rules() {
         Rules found = layout_rules();
         found.insert({{"Conv", conv}, {"MaxPool", pool}, {"AveragePool", pool}, {"GlobalAveragePool", global_pool},
                       {"GlobalMaxPool", global_pool}, {"Gemm", gemm}, {"MatMul", matmul}, {"Einsum", einsum}, {"Shape", shape},
-                      {"Constant", constant}, {"ArgMax", arg}, {"ArgMin", arg}, {"Range", range}});
+                      {"Constant", constant}, {"ArgMax", arg}, {"ArgMin", arg}, {"Range", range}, {"PRelu", prelu},
+                      {"GroupNormalization", group_normalization}});
         for (const char* kind : {"Relu", "Clip", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish", "Softmax", "LogSoftmax", "Sqrt", "Abs", "Neg",
                                  "Exp", "Log", "Erf", "Floor", "Ceil", "Round", "Reciprocal", "LeakyRelu", "Elu", "Selu", "Celu", "Softplus",
                                  "Softsign", "Mish", "Gelu", "Not", "Sign", "Sin", "Cos", "ThresholdedRelu", "Identity", "Dropout", "Cast",
                                  "QuantizeLinear", "DequantizeLinear", "BatchNormalization", "InstanceNormalization", "LayerNormalization",
-                                 "GroupNormalization", "LRN", "CumSum", "IsNaN", "IsInf", "Trilu", "LpNormalization"})
+                                 "LRN", "CumSum", "IsNaN", "IsInf", "Trilu", "LpNormalization"})
             found[kind] = same;
         for (const char* kind : {"Add", "Sub", "Mul", "Div", "Pow", "Mod", "Min", "Max", "Sum", "Mean", "And", "Or", "Xor", "Equal", "Greater",
-                                 "Less", "GreaterOrEqual", "LessOrEqual", "Where", "PRelu"})
+                                 "Less", "GreaterOrEqual", "LessOrEqual", "Where"})
             found[kind] = elementwise;
         for (const char* kind : {"ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare",
                                  "ReduceLogSumExp"})

@@ -240,15 +240,11 @@ private:
     void count_border(Node& pool, const std::string& scale, const std::string& zero, bool from_zero) {
         auto any = [](const std::vector<int64_t>& values) { return std::any_of(values.begin(), values.end(), [](int64_t one) { return one != 0; }); };
         const std::vector<int64_t> pads = whole_numbers(pool, "pads"), kernel = whole_numbers(pool, "kernel_shape");
-        std::vector<int64_t> strides = whole_numbers(pool, "strides");
         const bool rounds_up = any(whole_numbers(pool, "ceil_mode"));
         if (!any(whole_numbers(pool, "count_include_pad")) || (from_zero && !rounds_up)) return;
         const size_t half = kernel.size();
         if (any(pads)) {
-            if (strides.empty()) strides.assign(half, 1);
-            if (pads.size() != 2 * half || strides.size() != half) fail(BLASTSCOPE_ENGINE, "a pool's padding doesn't fit its kernel");
-            for (size_t i = 0; rounds_up && i < half; i++)
-                if (pads[half + i] + strides[i] > kernel[i]) return;  // a window may begin behind the end, and would be one more
+            if (pads.size() != 2 * half) fail(BLASTSCOPE_ENGINE, "a pool's padding doesn't fit its kernel");
             std::vector<int64_t> around = {0, 0};
             around.insert(around.end(), pads.begin(), pads.begin() + static_cast<ptrdiff_t>(half));
             around.insert(around.end(), {0, 0});

@@ -110,6 +110,10 @@ MOVES: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1] * 4, "ceil_mode": 1, "count_include_pad": 1},
         [],
     ),
+    "AveragePool counting a wide border": (
+        {"kernel_shape": [3, 3], "strides": [3, 3], "pads": [2, 2, 1, 1], "ceil_mode": 1, "count_include_pad": 1},
+        [],
+    ),
     "Pad": ({}, ["around"]),
     "Pad with the lowest": ({}, ["around", "lowest"]),
     "Pad with its edge": ({"mode": "edge"}, ["around"]),

@@ -36,6 +36,7 @@ CASES: list[tuple[str, str, list[Any], dict[str, Any]]] = [
     ("MaxPool", "maps", [], {"kernel_shape": [3, 2], "strides": [2, 2], "ceil_mode": 1, "pads": [1, 0, 1, 1]}),
     ("AveragePool", "maps", [], {"kernel_shape": [3, 3], "strides": [2, 2], "auto_pad": "SAME_LOWER"}),
     ("AveragePool", "maps", [], {"kernel_shape": [4, 4], "strides": [3, 3], "ceil_mode": 1, "pads": [1, 1, 1, 1]}),
+    ("MaxPool", "maps", [], {"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1, "pads": [0, 1, 1, 0]}),
     ("GlobalAveragePool", "maps", [], {}),
     ("GlobalMaxPool", "maps", [], {}),
     ("Flatten", "maps", [], {"axis": 2}),
@@ -77,6 +78,8 @@ CASES: list[tuple[str, str, list[Any], dict[str, Any]]] = [
     ("Where", "mask", [weights(5, 1, 1, 1, 1), weights(1)], {}),
     ("Add", "maps", [weights(5, 1, 3, 1, 9)], {}),
     ("PRelu", "maps", [weights(3, 1, 1)], {}),
+    ("PRelu", "maps", [weights(1)], {}),
+    ("PRelu", "rows", [weights(12)], {}),
     ("CumSum", "maps", [np.array(1)], {}),
     ("Softmax", "maps", [], {"axis": 1}),
     ("Range", "", [numbers(7).reshape(()), numbers(-8).reshape(()), numbers(-2).reshape(())], {}),
@@ -132,6 +135,44 @@ def test_a_resize_that_engines_take_for_different_ones_is_refused(policy: str) -
     content, _ = model_of("Resize", "maps", ["", "", numbers(60, 5)], {"axes": [2, 3], "keep_aspect_ratio_policy": policy})
     with pytest.raises(UnfitGraph, match=f"engines differ in what '{policy}' is"):
         check_limits(parse_graph(content))
+
+
+UNEQUAL: dict[str, tuple[str, str, list[Any], dict[str, Any]]] = {
+    # of 9 x 9 ONNX Runtime makes 5 x 5, as ONNX says, and OpenVINO 6 x 6 with a rim of the lowest float32
+    "begins behind the picture": (
+        "MaxPool",
+        "maps",
+        [],
+        {"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1, "pads": [1] * 4},
+    ),
+    # of columns 0, 3 and 6, and one that isn't there
+    "whether a window counts": ("AveragePool", "maps", [], {"kernel_shape": [3, 1], "strides": [2, 3], "ceil_mode": 1}),
+    # 9 slopes belong to columns; of a picture with 9 channels OpenVINO takes them for theirs
+    "axis of a slope of one dimension": ("PRelu", "maps", [weights(9)], {}),
+}
+
+
+@pytest.mark.parametrize("why", UNEQUAL)
+def test_what_openvino_computes_otherwise_than_onnx_says_is_refused(why: str) -> None:
+    with pytest.raises(UnfitGraph, match=rf"\({UNEQUAL[why][0]}\): engines differ in .*{why}"):
+        check_limits(parse_graph(model_of(*UNEQUAL[why])[0]))
+
+
+def test_a_border_that_counts_is_given_in_numbers() -> None:
+    window = {"kernel_shape": [3, 3], "auto_pad": "SAME_UPPER"}
+    check_limits(parse_graph(model_of("AveragePool", "maps", [], window)[0]))
+    with pytest.raises(UnfitGraph, match="a border that counts must be given in numbers"):
+        check_limits(parse_graph(model_of("AveragePool", "maps", [], {**window, "count_include_pad": 1})[0]))
+
+
+def test_group_normalization_of_which_onnxruntime_may_make_nan_is_refused() -> None:
+    text = """<ir_version: 10, opset_import: ["" : 21]> graph (uint8[N, 9, 9, 3] crops) => (float[N, 9, 9, 3] made)
+        <float[9] scale = {1, 1, 1, 1, 1, 1, 1, 1, 1}, float[9] bias = {0, 0, 0, 0, 0, 0, 0, 0, 0}> {
+            values = Cast <to = 1> (crops)
+            made = GroupNormalization <num_groups = 3> (values, scale, bias)
+        }"""
+    with pytest.raises(UnfitGraph, match="InstanceNormalization between two Reshapes"):
+        check_limits(parse_graph(onnx.parser.parse_model(text).SerializeToString()))
 
 
 def test_numbers_that_shapes_depend_on_are_those_that_onnxruntime_computes() -> None:
