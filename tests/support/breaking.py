@@ -367,7 +367,7 @@ def main(words: Sequence[str] | None = None) -> int:
     shutil.rmtree(out, ignore_errors=True)
     (out / "base").mkdir(parents=True)
     import_timm()
-    pipeline._report = lambda *_: None  # type: ignore[assignment]  # pictures, which take longer than the training
+    pipeline._report = lambda *_: None  # pictures, which take longer than the training
     undisturbed(lambda base, _: prepare(base), out / "base", out, out / "told")
     chance, rows = random.Random(given.seed), []
     for number, name in enumerate(names):

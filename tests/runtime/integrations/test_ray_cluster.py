@@ -7,6 +7,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -115,12 +116,15 @@ def started(work: Work, out: Path, *, actors: int) -> RayRun:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")  # of a node that came up too late
 def test_a_cluster_that_loses_a_worker_loses_no_image_and_doubles_none(
-    work: Work, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    work: Work, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setitem(ray_cluster.CHUNK, "classify", 4)
     out, found = tmp_path / "out", list[Answered]()
-    with started(work, out, actors=2) as run:
+    ray = import_module("ray")
+    request.addfinalizer(ray.shutdown)
+    with monkeypatch.context() as kept, started(work, out, actors=2) as run:
+        kept.setattr(ray, "shutdown", lambda: None)  # the second run below is on the same cluster, which takes long to begin
         answers = run.answers(images)
         found.append(next(answers))
         os.kill(run.processes[0], signal.SIGKILL)
@@ -145,7 +149,9 @@ def test_a_cluster_that_loses_a_worker_loses_no_image_and_doubles_none(
     # the same command again has nothing left to do but what is new
     fresh = images[0].with_name("new.png")
     Image.fromarray(np.asarray(synthetic_cell(9))).save(fresh)
+    monkeypatch.setattr(ray, "init", lambda **_: None)
     with started(work, out, actors=1) as run:
         assert run.refused_before(images) == 1
         assert [path for path, _ in run.answers([*images, fresh])] == [fresh]
+    assert not ray.is_initialized()
     assert Counter(row["path"] for row in rows_in(out)) == Counter(map(str, [*images, fresh]))
