@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import threading
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
@@ -24,6 +25,8 @@ SUFFIXES = (".dcm", ".dicom")
 NO_SLIDE = "DICOM files that hold no whole slide image"
 NO_PIXELS = "DICOM files with a slide's label or overview and no slide beside them"
 NO_LIBRARY = "DICOM files, which pydicom reads (pip install 'blastscope[slides]')"
+# what pydicom and wsidicom raise of damaged files, beside their own errors
+DAMAGE = (ValueError, LookupError, AttributeError, TypeError, ArithmeticError, EOFError, OSError, struct.error)
 TILES = ("DimensionOrganizationType", "Rows", "Columns", "PerFrameFunctionalGroupsSequence")
 
 
@@ -71,7 +74,7 @@ class DicomSlide(DicomLevel):
             for file in files:
                 _check_grid(file)
             slide = WsiDicom.open(files)
-        except (WsiDicomError, ValueError, KeyError, AttributeError, TypeError, OSError) as error:
+        except (WsiDicomError, *DAMAGE) as error:
             raise ReadError(unread or Refusal("undecodable", f"a DICOM slide that wsidicom doesn't read: {error}")) from error
         try:
             levels = sorted(slide.pyramid, key=lambda level: -level.size.width)

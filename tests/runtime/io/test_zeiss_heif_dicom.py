@@ -242,6 +242,23 @@ def test_a_dicom_slide_whose_tiles_lie_in_no_grid_is_refused(
     assert "tiles lie in no grid, one of them at (0, 4): save it with tiles side by side" in refusal.detail
 
 
+@pytest.mark.parametrize("side", [0, None])
+def test_a_dicom_slide_of_tiles_without_a_size_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, side: int | None
+) -> None:
+    pytest.importorskip("wsidicom")
+    pydicom = pytest.importorskip("pydicom")
+    path = write_dicom_slide(tmp_path, FIELD, 0.25, levels=1)
+    without(monkeypatch, "openslide")
+    say_where_tiles_lie(path, 0, 0)
+    image = pydicom.dcmread(path)
+    image.Rows = side
+    image.save_as(path)
+    refusal = open_slide(path)
+    assert isinstance(refusal, Refusal)
+    assert refusal.code == "undecodable"
+
+
 def test_a_dicom_file_that_is_no_slide_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wsidicom")
     path = write_dicom_slide(tmp_path, FIELD, 0.25, SOPClassUID="1.2.840.10008.5.1.4.1.1.2")
