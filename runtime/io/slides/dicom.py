@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import threading
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
@@ -24,6 +25,9 @@ SUFFIXES = (".dcm", ".dicom")
 NO_SLIDE = "DICOM files that hold no whole slide image"
 NO_PIXELS = "DICOM files with a slide's label or overview and no slide beside them"
 NO_LIBRARY = "DICOM files, which pydicom reads (pip install 'blastscope[slides]')"
+# what pydicom and wsidicom raise of damaged files, beside their own errors
+DAMAGE = (ValueError, LookupError, AttributeError, TypeError, ArithmeticError, EOFError, OSError, struct.error)
+TILES = ("DimensionOrganizationType", "Rows", "Columns", "PerFrameFunctionalGroupsSequence")
 
 
 def has_wsidicom() -> bool:
@@ -67,8 +71,10 @@ class DicomSlide(DicomLevel):
         if not files:
             raise ReadError(unread or Refusal("undecodable", "a DICOM file that is no whole slide image"))
         try:
+            for file in files:
+                _check_grid(file)
             slide = WsiDicom.open(files)
-        except (WsiDicomError, ValueError, KeyError, AttributeError, OSError) as error:
+        except (WsiDicomError, *DAMAGE) as error:
             raise ReadError(unread or Refusal("undecodable", f"a DICOM slide that wsidicom doesn't read: {error}")) from error
         try:
             levels = sorted(slide.pyramid, key=lambda level: -level.size.width)
@@ -175,6 +181,24 @@ def _series(path: Path) -> Iterator[Path]:
     if own is None or own[0] != SLIDE_CLASS:
         return
     yield from (other for other in sorted(path.parent.iterdir()) if other == path or _header(other) == own)
+
+
+def _check_grid(path: Path) -> None:
+    """Raises `ReadError` where tiles don't lie side by side in a grid: wsidicom 0.36 moves each to the next place of one.
+
+    DICOM lets them lie anywhere, and over each other, unless the file says TILED_FULL. OpenSlide refuses such files.
+    """
+    from pydicom import dcmread
+
+    found = dcmread(path, stop_before_pixels=True, specific_tags=list(TILES))
+    if found.get("DimensionOrganizationType") == "TILED_FULL":
+        return
+    for frame in found.get("PerFrameFunctionalGroupsSequence", ()):
+        for place in frame.get("PlanePositionSlideSequence", ()):
+            x, y = int(place.ColumnPositionInTotalImagePixelMatrix) - 1, int(place.RowPositionInTotalImagePixelMatrix) - 1
+            if x % found.Columns or y % found.Rows:
+                remedy = "save it with tiles side by side (TILED_FULL)"
+                raise refuse("undecodable", f"a DICOM slide whose tiles lie in no grid, one of them at ({x}, {y}): {remedy}")
 
 
 def _header(path: Path) -> tuple[str, str] | None:

@@ -205,6 +205,60 @@ def test_a_dicom_slide_is_read_by_wsidicom_as_by_openslide(tmp_path: Path, monke
     by_openslide.close()
 
 
+def say_where_tiles_lie(path: Path, x: int, y: int) -> None:
+    """Gives each tile of the slide a place in words, which is the usual one moved by (x, y)."""
+    pydicom = pytest.importorskip("pydicom")
+    image = pydicom.dcmread(path)
+    across = -(-image.TotalPixelMatrixColumns // image.Columns)
+    frames = []
+    for number in range(image.NumberOfFrames):
+        place, frame = pydicom.Dataset(), pydicom.Dataset()
+        place.ColumnPositionInTotalImagePixelMatrix = number % across * image.Columns + x + 1
+        place.RowPositionInTotalImagePixelMatrix = number // across * image.Rows + y + 1
+        for axis in "XYZ":
+            setattr(place, f"{axis}OffsetInSlideCoordinateSystem", 0)
+        frame.PlanePositionSlideSequence = [place]
+        frames.append(frame)
+    image.PerFrameFunctionalGroupsSequence, image.DimensionOrganizationType = frames, "TILED_SPARSE"
+    image.TotalPixelMatrixColumns, image.TotalPixelMatrixRows = WIDTH + x, HEIGHT + y
+    image.save_as(path)
+
+
+@pytest.mark.parametrize("readers", ["wsidicom", "both"])
+def test_a_dicom_slide_whose_tiles_lie_in_no_grid_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, readers: str
+) -> None:
+    pytest.importorskip("wsidicom")
+    path = write_dicom_slide(tmp_path, FIELD, 0.25, levels=1)
+    if readers == "wsidicom":
+        without(monkeypatch, "openslide")
+    say_where_tiles_lie(path, 0, 0)
+    slide = opened(path)
+    assert np.array_equal(slide.read((0, 0, WIDTH, HEIGHT)), FIELD)
+    slide.close()
+    say_where_tiles_lie(path, 0, 4)
+    refusal = open_slide(path)
+    assert isinstance(refusal, Refusal)
+    assert "tiles lie in no grid, one of them at (0, 4): save it with tiles side by side" in refusal.detail
+
+
+@pytest.mark.parametrize("side", [0, None])
+def test_a_dicom_slide_of_tiles_without_a_size_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, side: int | None
+) -> None:
+    pytest.importorskip("wsidicom")
+    pydicom = pytest.importorskip("pydicom")
+    path = write_dicom_slide(tmp_path, FIELD, 0.25, levels=1)
+    without(monkeypatch, "openslide")
+    say_where_tiles_lie(path, 0, 0)
+    image = pydicom.dcmread(path)
+    image.Rows = side
+    image.save_as(path)
+    refusal = open_slide(path)
+    assert isinstance(refusal, Refusal)
+    assert refusal.code == "undecodable"
+
+
 def test_a_dicom_file_that_is_no_slide_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wsidicom")
     path = write_dicom_slide(tmp_path, FIELD, 0.25, SOPClassUID="1.2.840.10008.5.1.4.1.1.2")
