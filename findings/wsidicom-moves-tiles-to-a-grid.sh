@@ -3,9 +3,8 @@
 # its side, and of those that meet in a place one is shown and the others are gone. Nothing is said.
 #
 # Input: a slide of 48 x 36 pixels in six tiles of 16 x 16, uncompressed, whose rows begin at 4 and 20, as where a scanner's stage began there; the same with
-# rows at 0 and 16; and tiles of one row that overlap by four pixels. DICOM PS3.3 C.7.6.17.3: unless a file says TILED_FULL, "the recipient shall not make
-# any assumption about the spatial position ... of the encoded frames, but shall rely on the values" that each frame is given; TILED_FULL alone is
-# "non-overlapping".
+# rows at 0 and 16; and tiles of one row that overlap by four pixels. DICOM PS3.3 C.7.6.17.3: only in a
+# file that says TILED_FULL do frames lie side by side without overlap; in any other a reader goes by the position that each frame is given, and assumes none.
 #
 # Seen: with rows at 0 and 16 each tile is shown where the file says. With rows at 4 and 20 wsidicom shows all of them four pixels further up; frames that
 # pydicom reads, laid out by numpy at their positions, are where they belong. Of tiles that begin at 0, 12 and 24 it shows the second at 0, in place of the first, and
