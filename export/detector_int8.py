@@ -26,7 +26,6 @@ from blastscope.runtime.bundle.graphs.wire import UnfitGraph
 from blastscope.runtime.errors import BundleError, DataError, EngineError
 from blastscope.runtime.evaluation.bootstrap import bootstrap_interval, bootstrap_samples
 from blastscope.runtime.evaluation.detection import match_boxes
-from blastscope.runtime.frames.detection.cells import look_at, red_cells_found
 from blastscope.runtime.frames.detection.detector import (
     Detector,
     Network,
@@ -34,12 +33,10 @@ from blastscope.runtime.frames.detection.detector import (
     probabilities_differ,
     read_golden_pictures,
 )
-from blastscope.runtime.frames.estimation.frame_parameters import estimate_frame_parameters
-from blastscope.runtime.frames.estimation.pixel_size import RedCells
-from blastscope.runtime.frames.image_pyramid import ImagePyramid, image_pyramid
+from blastscope.runtime.frames.image_pyramid import image_pyramid
 from blastscope.runtime.frames.types import FrameSpecification
 from blastscope.runtime.io.strict_model import StrictModel
-from blastscope.runtime.types import Box
+from blastscope.train.detector.evaluation import find_white_cells, whole_boxes
 from blastscope.train.detector.sources import WHITE, Frame, bccd_frames, each_source, read_rgb
 
 logger = logging.getLogger(__name__)
@@ -214,9 +211,10 @@ def _judged(engine: str, frames: Sequence[Frame], detectors: Sequence[Detector])
 
 def _counts(frame: Frame, detectors: Sequence[Detector]) -> Iterator[int]:
     """White cells of a frame: labelled, found by each detector, of these the labelled ones, and found by both."""
-    picture = read_rgb(frame.path)
-    labelled = [_box(box) for box in frame.boxes[frame.labels == WHITE]]
-    found = [_found(picture, detector) for detector in detectors]
+    picture, spec = read_rgb(frame.path), FrameSpecification()
+    labelled = whole_boxes(frame.boxes[frame.labels == WHITE])
+    looks = [find_white_cells(detector, image_pyramid(picture, 1), spec) for detector in detectors]
+    found = [whole_boxes(white.boxes) for _, white in looks]
     yield len(labelled)
     yield from (len(boxes) for boxes in found)
     yield from (len(match_boxes(labelled, boxes)) for boxes in found)
@@ -228,21 +226,3 @@ def _figures(counts: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[
     labelled, first, second, first_hits, second_hits, both = np.maximum(counts, 1e-9).T
     recall, precision = (first_hits - second_hits) / labelled, first_hits / first - second_hits / second
     return both / (first + second - both), 100 * recall, 100 * precision
-
-
-def _found(picture: NDArray[np.uint8], detector: Detector) -> list[Box]:
-    """The white cells that `examine` would be told of, in pixels of the frame."""
-    pictures, spec = image_pyramid(picture, 1), FrameSpecification()
-
-    def measure(pictures: ImagePyramid, content: Box) -> RedCells | None:
-        return red_cells_found(detector, pictures, content, guess_um=None, red_cell_um=spec.red_cell_um)
-
-    facts = estimate_frame_parameters(pictures, spec, measure=measure)
-    look = look_at(detector, pictures, facts.content, facts.pixel_um)
-    corner = np.asarray((look.grid.x0, look.grid.y0) * 2, np.float32)
-    return [_box(box) for box in look.found.white.boxes * np.float32(look.grid.factor) + corner]
-
-
-def _box(box: NDArray[np.float32]) -> Box:
-    x0, y0, x1, y1 = (round(float(side)) for side in box)
-    return x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)

@@ -18,7 +18,7 @@ from blastscope.runtime.frames.estimation.pixel_size import RedCells
 from blastscope.runtime.frames.image_pyramid import ImagePyramid, image_pyramid
 from blastscope.runtime.frames.report.templates import render_template
 from blastscope.runtime.frames.segmentation.pipeline import segment_cells
-from blastscope.runtime.frames.types import FrameSpecification
+from blastscope.runtime.frames.types import FrameParameters, FrameSpecification
 from blastscope.runtime.io.atomic import write_content
 from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.runtime.types import Box
@@ -125,16 +125,10 @@ def score_source(
     by_limit: dict[float, list[Outcome]] = {limit: [] for limit in LIMITS}
     by_stain: list[Outcome] = []
     scales = []
-
-    def measure(pictures: ImagePyramid, content: Box) -> RedCells | None:
-        return red_cells_found(detector, pictures, content, guess_um=None, red_cell_um=spec.red_cell_um)
-
     for at, frame in enumerate(frames):
         pictures = image_pyramid(read_rgb(frame.path), 1)
         before = estimate_frame_parameters(pictures, spec)
-        facts = estimate_frame_parameters(pictures, spec, measure=measure)
-        look = look_at(detector, pictures, facts.content, facts.pixel_um)
-        white = _in_frame(look.found.white, look.grid.factor, (look.grid.x0, look.grid.y0))
+        facts, white = find_white_cells(detector, pictures, spec)
         labelled = frame.boxes[frame.labels == WHITE]
         unit = frame.path.name
         for limit, outcomes in by_limit.items():
@@ -156,21 +150,55 @@ def score_source(
     )
 
 
-def _in_frame(found: Detections, factor: int, corner: tuple[int, int]) -> Detections:
-    return found._replace(boxes=found.boxes * np.float32(factor) + np.asarray(corner * 2, np.float32))
+def find_white_cells(
+    detector: Detector, pictures: ImagePyramid, spec: FrameSpecification
+) -> tuple[FrameParameters, Detections]:
+    """The white cells that `examine` finds in a frame whose scale nobody tells.
+
+    Parameters
+    ----------
+    detector : Detector
+        What finds them.
+    pictures : ImagePyramid
+        Of the frame.
+    spec : FrameSpecification
+        What is assumed of it.
+
+    Returns
+    -------
+    FrameParameters
+        Scale and stain, as they were measured.
+    Detections
+        In pixels of the frame.
+
+    Raises
+    ------
+    EngineError
+        The inference library broke off.
+    """
+
+    def measure(pictures: ImagePyramid, content: Box) -> RedCells | None:
+        return red_cells_found(detector, pictures, content, guess_um=None, red_cell_um=spec.red_cell_um)
+
+    facts = estimate_frame_parameters(pictures, spec, measure=measure)
+    look = look_at(detector, pictures, facts.content, facts.pixel_um)
+    corner = np.asarray((look.grid.x0, look.grid.y0) * 2, np.float32)
+    white = look.found.white.scaled(look.grid.factor)
+    return facts, white._replace(boxes=white.boxes + corner)
 
 
 def _outcomes(unit: str, labelled: NDArray[np.float32], found: NDArray[np.float32]) -> list[Outcome]:
     """Every labelled and every found cell of one frame; the unit of intervals is the frame."""
-    pairs = match_boxes([_box(box) for box in labelled], [_box(box) for box in found])
+    pairs = match_boxes(whole_boxes(labelled), whole_boxes(found))
     rows = [Outcome(unit, 0, at in pairs, None, None, None) for at in range(len(labelled))]
     hit = set(pairs.values())
     return rows + [Outcome(unit, None, True, None, None, None) for at in range(len(found)) if at not in hit]
 
 
-def _box(box: NDArray[np.float32]) -> Box:
-    x0, y0, x1, y1 = (round(float(side)) for side in box)
-    return x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)
+def whole_boxes(boxes: NDArray[np.float32]) -> list[Box]:
+    """`boxes` (K, 4) in whole pixels, none of them empty."""
+    corners = ([round(side) for side in box] for box in boxes.tolist())
+    return [(x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)) for x0, y0, x1, y1 in corners]
 
 
 def frames_of(data: Path, source: str) -> list[Frame]:
