@@ -37,6 +37,16 @@ from blastscope.runtime.types import Precision
 from blastscope.train.ensemble_checkpoint import AnyEnsemble
 from blastscope.train.trunk import TrunkEnsemble
 
+try:
+    import onnx
+    from onnx import numpy_helper
+except ImportError as error:
+    raise MissingLibrary("onnx", "export") from error
+
+FP16_MAX = float(np.finfo(np.float16).max)
+FP16_TYPE = "tensor(float16)"
+FP32, FP16 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
+
 
 class ExportConfig(StrictModel):
     """Which graphs are written, and what they are checked on.
@@ -165,17 +175,6 @@ class _Writer:
 def graph_path(models: GraphModels, precision: Precision) -> str:
     """Where the graph lies in a bundle."""
     return f"{precision}/{models}.onnx"
-
-
-try:
-    import onnx
-    from onnx import numpy_helper
-except ImportError as error:
-    raise MissingLibrary("onnx", "export") from error
-
-FP16_MAX = float(np.finfo(np.float16).max)
-FP16_TYPE = "tensor(float16)"
-FP32, FP16 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
 
 
 def convert_fp16(model: onnx.ModelProto, models: GraphModels) -> onnx.ModelProto:

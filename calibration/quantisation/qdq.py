@@ -223,12 +223,6 @@ def check_int8(model: onnx.ModelProto) -> None:
             raise EngineError(f"{node.name}: dequantises {source.data_type}, not int8")
 
 
-try:
-    import onnx
-    from onnx import numpy_helper
-except ImportError as error:
-    raise MissingLibrary("onnx", "export") from error
-
 MAX_CHANNEL_SCALE = 1e4  # by which a channel may be scaled: a dead one is not blown up to noise
 
 

@@ -237,11 +237,6 @@ class _ScaleGroups:
         return value
 
 
-try:
-    import onnx
-except ImportError as error:
-    raise MissingLibrary("onnx", "export") from error
-
 MAC_OPERATORS = ("Conv", "MatMul", "Gemm")
 
 
