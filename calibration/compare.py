@@ -19,6 +19,7 @@ from blastscope.runtime.bundle.graphs.reading import check_weights
 from blastscope.runtime.bundle.manifest import GraphEntry, Interval, Scores
 from blastscope.runtime.errors import DataError, UnavailableError
 from blastscope.runtime.evaluation.metrics import score_calls
+from blastscope.runtime.frames.detection.detector import detector_graphs, golden_difference, open_graph
 from blastscope.runtime.inference.validation import check_golden
 from blastscope.runtime.inference.voting import Votes, vote
 from blastscope.runtime.io.cnmc import Dataset, DatasetEntry, scan_dataset
@@ -54,6 +55,33 @@ class EngineRow(StrictModel):
     execution: Execution
     difference: float | None
     flips: int | None
+    tolerance: float
+    passed: bool
+    note: str = ""
+
+
+class DetectorRow(StrictModel):
+    """One backend and one graph of the detector, on its golden pictures.
+
+    Attributes
+    ----------
+    backend : str
+        Its name.
+    precision : {'fp32', 'int8'}
+        Number type of the graph's file.
+    difference : float or None
+        Largest difference of a probability in the maps; None: no answer to compare.
+    tolerance : float
+        The largest difference that may be.
+    passed : bool
+        Whether the answers hold.
+    note : str
+        Why there is no answer.
+    """
+
+    backend: str
+    precision: Precision
+    difference: float | None
     tolerance: float
     passed: bool
     note: str = ""
@@ -98,6 +126,8 @@ class Comparison(StrictModel):
         Its path, and its digest in hex.
     engines : tuple of EngineRow
         One for each backend, graph and way of executing it.
+    detectors : tuple of DetectorRow
+        One for each backend and graph of the detector; none where the bundle has no detector.
     missing : tuple of str
         Backends that aren't installed.
     scores : tuple of Scores
@@ -115,6 +145,7 @@ class Comparison(StrictModel):
     bundle: str
     digest: str
     engines: tuple[EngineRow, ...]
+    detectors: tuple[DetectorRow, ...] = ()
     missing: tuple[str, ...]
     scores: tuple[Scores, ...] = ()
     data: str | None = None
@@ -124,8 +155,8 @@ class Comparison(StrictModel):
 
     @property
     def passed(self) -> bool:
-        """Every engine repeats the golden set, and there is one at least."""
-        return bool(self.engines) and all(row.passed for row in self.engines)
+        """Every engine repeats the golden set, and there is one at least; so does every engine of the detector."""
+        return bool(self.engines) and all(row.passed for row in self.engines) and all(row.passed for row in self.detectors)
 
     def text(self) -> str:
         """The comparison for people."""
@@ -137,9 +168,8 @@ class Comparison(StrictModel):
         ]
         for row in self.engines:
             name = f"{row.backend} {row.precision}" + (f" in {row.execution}" if row.precision != row.execution else "")
-            found = ("-", "-") if row.difference is None else (f"{row.difference:.2g}", str(row.flips))
-            verdict = "passed" if row.passed else f"FAILED {row.note}"
-            lines.append(_row(name, found[0], f"{row.tolerance:.2g}", found[1], verdict))
+            lines.append(_engine_line(name, row, "-" if row.flips is None else str(row.flips)))
+        lines += [_engine_line(f"{row.backend} detector, {row.precision}", row, "") for row in self.detectors]
         lines += [f"  not installed: {name}" for name in self.missing]
         if self.scores:
             cells, patients = self.scores[0].cells, self.scores[0].patients
@@ -166,11 +196,13 @@ def compare(bundle: Bundle, data: Path | None = None) -> Comparison:
         check_weights(bundle, entry)
     available, missing = available_backends()
     rows = [row for name, executions in available.items() for row in _engine_rows(bundle, name, executions, golden)]
+    detectors = tuple(row for name in available for row in _detector_rows(bundle, name))
     scored = _score(bundle, data, rows) if data else _Scored()
     return Comparison(
         bundle=_shown(bundle.path),
         digest=bundle.digest,
         engines=tuple(rows),
+        detectors=detectors,
         missing=tuple(f"{name} ({reason})" for name, reason in missing.items()),
         scores=scored.scores,
         data=_shown(data) if data else None,
@@ -178,6 +210,11 @@ def compare(bundle: Bundle, data: Path | None = None) -> Comparison:
         trained_on=scored.trained_on,
         cells=scored.cells,
     )
+
+
+def _engine_line(name: str, row: EngineRow | DetectorRow, flips: str) -> str:
+    found = "-" if row.difference is None else f"{row.difference:.2g}"
+    return _row(name, found, f"{row.tolerance:.2g}", flips, "passed" if row.passed else f"FAILED {row.note}")
 
 
 def _shown(text: Path | str) -> str:
@@ -212,6 +249,26 @@ def _engine_row(bundle: Bundle, entry: GraphEntry, backend: str, execution: Exec
     finite = check.difference if np.isfinite(check.difference) else None
     note = "" if finite is not None else "the answers are not probabilities"
     return EngineRow.model_validate({**known, "difference": finite, "flips": check.flips, "passed": check.passed, "note": note})
+
+
+def _detector_rows(bundle: Bundle, backend: str) -> Iterator[DetectorRow]:
+    entry = bundle.manifest.detector
+    if entry is None:
+        return
+    for precision, (graph, tolerance) in detector_graphs(entry).items():
+        known = {"backend": backend, "precision": precision, "tolerance": tolerance}
+        try:
+            network = open_graph(bundle, graph, backend=backend, threads=0, int8=precision == "int8")
+        except UnavailableError as error:
+            yield DetectorRow.model_validate({**known, "difference": None, "passed": False, "note": _shown(str(error))})
+            continue
+        try:
+            difference = golden_difference(bundle, entry, network)
+        finally:
+            network.close()
+        finite = difference if np.isfinite(difference) else None
+        note = "" if finite is not None else "the maps have another shape, or hold what is no number"
+        yield DetectorRow.model_validate({**known, "difference": finite, "passed": difference <= tolerance, "note": note})
 
 
 class _Scored(NamedTuple):
@@ -268,7 +325,7 @@ def _from(folder: Dataset, path: Path) -> str:
 
 
 def _row(*columns: str) -> str:
-    widths = (26, 24, 24, 24, 24)
+    widths = (28, 24, 24, 24, 24)
     return "  " + "".join(f"{text:<{width}}" for text, width in zip(columns, widths, strict=True))
 
 

@@ -19,20 +19,14 @@ from blastscope.calibration.calibrate import open_writable_bundle
 from blastscope.calibration.config import CalibrationConfig
 from blastscope.calibration.quantisation.quantizer import Int8Builder, QuantConfig
 from blastscope.export.detector import INT8_FILE, with_detector
-from blastscope.runtime.bundle import Bundle, describe_file
-from blastscope.runtime.bundle.entries import DetectorEntry, DetectorGate, DetectorInt8
+from blastscope.runtime.bundle import describe_file
+from blastscope.runtime.bundle.entries import DetectorGate, DetectorInt8
 from blastscope.runtime.bundle.graphs import examine_graph
 from blastscope.runtime.bundle.graphs.wire import UnfitGraph
 from blastscope.runtime.errors import BundleError, DataError, EngineError
 from blastscope.runtime.evaluation.bootstrap import bootstrap_interval, bootstrap_samples
 from blastscope.runtime.evaluation.detection import match_boxes
-from blastscope.runtime.frames.detection.detector import (
-    Detector,
-    Network,
-    open_network,
-    probabilities_differ,
-    read_golden_pictures,
-)
+from blastscope.runtime.frames.detection.detector import Detector, golden_difference, open_network
 from blastscope.runtime.frames.image_pyramid import image_pyramid
 from blastscope.runtime.frames.types import FrameSpecification
 from blastscope.runtime.io.strict_model import StrictModel
@@ -124,7 +118,7 @@ def calibrate_detector(bundle: Path | str, data: Path) -> DetectorCalibration:
             for content, is_int8 in ((graph, False), (int8, True))
         ]
         try:
-            differences.append(_golden_difference(source, entry, networks[1]))
+            differences.append(golden_difference(source, entry, networks[1]))
             gates.append(_judged(engine, judges, [Detector(one, entry.pixel_um, entry.least_score) for one in networks]))
         finally:
             for network in networks:
@@ -179,11 +173,6 @@ def _int8_graph(graph: bytes, pictures: NDArray[np.uint8]) -> bytes:
     except UnfitGraph as error:
         raise EngineError(f"the int8 graph of the detector {error}") from error
     return content
-
-
-def _golden_difference(bundle: Bundle, entry: DetectorEntry, network: Network) -> float:
-    pairs = zip(*read_golden_pictures(bundle, entry), strict=True)
-    return max(probabilities_differ(network.infer(picture), maps) for picture, maps in pairs)
 
 
 def _judged(engine: str, frames: Sequence[Frame], detectors: Sequence[Detector]) -> DetectorGate:

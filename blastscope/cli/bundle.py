@@ -16,6 +16,7 @@ from blastscope.runtime.io.printable import for_terminal, printable
 
 if TYPE_CHECKING:
     from blastscope.runtime.bundle import Bundle
+    from blastscope.runtime.bundle.entries import DetectorEntry
     from blastscope.runtime.bundle.manifest import CalibrationProvenance, GraphEntry, Interval, Manifest
     from blastscope.runtime.bundle.uncertainty import Uncertainty
 
@@ -35,7 +36,7 @@ def verify(
     require_signature: RequireSignature = None,
     as_json: Json = False,
 ) -> None:
-    """Check digests, the golden set and the parity of every engine here. Exits 1 when one answers outside its tolerance."""
+    """Check digests, and the golden sets of networks and detector in every engine here. Exits 1 when one answers otherwise."""
     from blastscope.calibration.compare import CellCall, compare
     from blastscope.runtime.errors import UsageError
     from blastscope.runtime.io.atomic import check_place
@@ -154,6 +155,8 @@ def _facts(bundle: Bundle) -> Table:
         rows |= _held_out(manifest.uncertainty)
     if manifest.calibration and manifest.calibration.int8_share is not None:
         rows["int8"] = _int8(manifest.calibration)
+    if manifest.detector:
+        rows["detector"] = _detector(manifest.detector)
     if one := manifest.cascade:
         rows["cascade"] = (
             f"{one.first} alone from {one.threshold:.4f} on, {one.precision}: {100 * one.skipped:.0f} % of the work skipped, "
@@ -174,6 +177,16 @@ def _held_out(found: Uncertainty) -> dict[str, str]:
     if found.smear:
         rows["persons"] = f"{found.smear.right} of {found.smear.people} called right, from {found.smear.least_cells} cells on"
     return rows
+
+
+def _detector(found: DetectorEntry) -> str:
+    """What finds white cells in frames, and how its int8 graph compared."""
+    sources = ", ".join(found.sources)
+    said = f"white cells from a score of {found.least_score:.2g}, at {found.pixel_um:.4g} µm a pixel, trained on {sources}"
+    if found.int8 is None:
+        return said
+    gate = found.int8.gate
+    return f"{said}; int8: {gate.agreement.value:.1%} of {gate.cells} cells found by both graphs"
 
 
 def _int8(told: CalibrationProvenance) -> str:

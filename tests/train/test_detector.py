@@ -362,6 +362,27 @@ def test_the_shipped_int8_detector_finds_what_the_fp32_one_does(backend: str, sh
         detector.network.close()
 
 
+def test_verify_and_inspect_tell_of_the_detector(tmp_path: Path) -> None:
+    told = CliRunner().invoke(app, ["inspect"]).stdout
+    assert "white cells from a score of" in told
+    assert "found by both graphs" in " ".join(told.split())
+    bundle = tmp_path / "bundle"
+    shutil.copytree(SHIPPED_BUNDLE, bundle)
+    found = read_bundle(bundle)
+    assert found.manifest.detector is not None
+    strict = found.manifest.detector.model_copy(update={"tolerance": 1e-9})
+    update_bundle(found, found.manifest.model_copy(update={"detector": strict}), {})
+    for place, code in ((SHIPPED_BUNDLE, 0), (bundle, 1)):
+        done = CliRunner().invoke(app, ["verify", str(place), "--json"])
+        rows = json.loads(done.stdout)["detectors"]
+        assert done.exit_code == code
+        assert [(row["backend"], row["precision"]) for row in rows] == [
+            (backend, precision) for backend in ("openvino", "onnxruntime") for precision in ("fp32", "int8")
+        ]
+        assert [row["passed"] for row in rows] == [code == 0, True] * 2
+        assert all(row["difference"] > 0 for row in rows)
+
+
 def test_a_cpu_without_fast_int8_keeps_the_fp32_detector(monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = read_bundle(SHIPPED_BUNDLE)
     opened: list[Path] = []

@@ -20,7 +20,7 @@ from safetensors.numpy import load, save
 
 from blastscope.runtime.backends.uint8_activations import with_uint8_activations
 from blastscope.runtime.bundle import Bundle
-from blastscope.runtime.bundle.entries import DetectorEntry
+from blastscope.runtime.bundle.entries import DetectorEntry, FileEntry
 from blastscope.runtime.bundle.graphs import RefusedGraph, read_graph
 from blastscope.runtime.errors import BundleError, GoldenMismatch
 from blastscope.runtime.frames.types import GROUPS
@@ -260,20 +260,38 @@ def load_detector(bundle: Bundle, *, backend: str, threads: int, precision: Prec
     if entry is None:
         return None
     wanted = precision == "int8" or (precision is None and likely_fastest(cpu_features())[0] == "int8")
-    int8 = entry.int8 if wanted else None
-    file, tolerance = (int8.graph, int8.tolerance) if int8 else (entry.graph, entry.tolerance)
-    place = bundle.file(file)
+    graph, tolerance = detector_graphs(entry)["int8" if wanted and entry.int8 else "fp32"]
+    network = open_graph(bundle, graph, backend=backend, threads=threads, int8=graph is not entry.graph)
     try:
-        content = read_graph(place, file.sha256, models="detector")
-    except RefusedGraph as error:
-        raise error.in_bundle(bundle.path, file.file) from error
-    network = open_network(content, place, backend=backend, threads=threads, int8=int8 is not None)
-    try:
-        _check(bundle, entry, network, file.file, tolerance)
+        difference = golden_difference(bundle, entry, network)
+        if difference > tolerance:
+            told = f"{graph.file} differs from the trained detector by {difference:.2g} (at most {tolerance:.2g})"
+            raise GoldenMismatch(bundle.path, told)
     except BaseException:
         network.close()
         raise
     return Detector(network, entry.pixel_um, entry.least_score)
+
+
+def detector_graphs(entry: DetectorEntry) -> dict[Precision, tuple[FileEntry, float]]:
+    """The graphs of a detector by precision, each with the largest difference of a probability that it may show."""
+    graphs: dict[Precision, tuple[FileEntry, float]] = {"fp32": (entry.graph, entry.tolerance)}
+    if entry.int8:
+        graphs["int8"] = entry.int8.graph, entry.int8.tolerance
+    return graphs
+
+
+def open_graph(bundle: Bundle, graph: FileEntry, *, backend: str, threads: int, int8: bool) -> Network:
+    """A graph of a bundle's detector, its digest verified, on the CPU; its answers aren't looked at.
+
+    Raises as `load_detector`, but `GoldenMismatch`, and `DeviceError` as `open_network`.
+    """
+    place = bundle.file(graph)
+    try:
+        content = read_graph(place, graph.sha256, models="detector")
+    except RefusedGraph as error:
+        raise error.in_bundle(bundle.path, graph.file) from error
+    return open_network(content, place, backend=backend, threads=threads, int8=int8)
 
 
 def open_network(content: bytes, graph: Path, *, backend: str, threads: int, int8: bool) -> Network:
@@ -299,20 +317,40 @@ def probabilities_differ(some: NDArray[np.float32], others: NDArray[np.float32])
     return float(max(heat, groups))
 
 
-def _check(bundle: Bundle, entry: DetectorEntry, network: Network, name: str, tolerance: float) -> None:
-    pictures, wanted = read_golden_pictures(bundle, entry)
-    for picture, maps in zip(pictures, wanted, strict=True):
+def golden_difference(bundle: Bundle, entry: DetectorEntry, network: Network) -> float:
+    """How far a network is from the trained detector on the golden pictures.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        That holds the pictures.
+    entry : DetectorEntry
+        Its detector, as the manifest lists it.
+    network : Network
+        What is to answer alike.
+
+    Returns
+    -------
+    float
+        The largest difference of a probability; infinite where the maps have another shape, or hold what is no number.
+
+    Raises
+    ------
+    BundleError
+        The golden file breaks a rule of the format.
+    EngineError
+        The library broke off.
+    """
+    largest = 0.0
+    for picture, maps in zip(*_read_golden(bundle, entry), strict=True):
         found = network.infer(picture)
         if found.shape != maps.shape or not np.isfinite(found).all():
-            raise GoldenMismatch(bundle.path, f"{name} gives maps {found.shape}, not {maps.shape} of numbers")
-        difference = probabilities_differ(found, maps)
-        if difference > tolerance:
-            raise GoldenMismatch(
-                bundle.path, f"{name} differs from the trained detector by {difference:.2g} (at most {tolerance:.2g})"
-            )
+            return float("inf")
+        largest = max(largest, probabilities_differ(found, maps))
+    return largest
 
 
-def read_golden_pictures(bundle: Bundle, entry: DetectorEntry) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+def _read_golden(bundle: Bundle, entry: DetectorEntry) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """A detector's golden pictures (n, H, W, 3) and the trained network's maps (n, 10, H / 8, W / 8). Raises `BundleError`."""
     file = entry.golden.file
     if entry.golden.size > LARGEST_GOLDEN:
