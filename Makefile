@@ -143,8 +143,9 @@ fuzz: $(READY)
 	if $(BIN)/python -c "import atheris" 2> /dev/null; then $(FUZZ)/guided --seconds $$(($(FUZZ_SECONDS) / 2)) --coverage; \
 		else $(FUZZ) --seconds $$(($(FUZZ_SECONDS) / 2)) --seed 1; fi
 
-# Kills train, export, calibrate, pack, build, the first opening and the cache of crops at random moments, and as root fills their disks
-# at one write after the other: what stood before is whole, or what comes is, and the next attempt gives what an undisturbed one does.
+# Kills train, export, calibrate, pack, unpack, build, the first opening and the cache of crops at random moments, and as root fills
+# their disks at one write after the other: what stood before is whole, or what comes is; the next attempt gives what an undisturbed
+# one does, and no temporary file and no lock stays.
 BREAK_ARGS ?= --kills 200 $(if $(filter 0,$(shell id -u)),--fills 12)
 break: $(READY)
 	PYTHONPATH=tests/support $(BIN)/python -m breaking --out .cache/breaking $(BREAK_ARGS)
