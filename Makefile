@@ -13,10 +13,11 @@ READY_DEMO = $(VENV)/.installed-demo
 demo: $(READY_DEMO)
 	$(BIN)/blastscope demo --out demo
 
-# One process a core, up to four. SHARDS=0 takes this one alone, as a debugger wants it.
+# One process a core, up to four. SHARDS=0 takes this one alone, as a debugger wants it. Compiled modules are kept, whatever the
+# environment says: else each of the many processes that tests start would compile all that it imports.
 SHARDS ?= logical
 test: $(READY)
-	$(BIN)/python -m pytest --numprocesses $(SHARDS) --maxprocesses 4 --dist worksteal $(PYTEST_ARGS)
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses $(SHARDS) --maxprocesses 4 --dist worksteal $(PYTEST_ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
