@@ -21,12 +21,24 @@ from blastscope.train.trunk import LEAST_DEVIATION, Head, Novelty, Statistics, T
 
 
 class _Cells(NamedTuple):
-    """What sampling needs to know of each row of a feature table."""
+    """What sampling needs to know of each row of a feature table.
+
+    Attributes
+    ----------
+    table : FeatureTable
+        The features, of N cells.
+    labels : (N,) int64 array
+        0 hem, 1 all.
+    people : (N,) str array
+        Whose cells they are.
+    sizes : (N,) float64 array
+        Side of the cell's box, in pixels.
+    """
 
     table: FeatureTable
     labels: NDArray[np.int64]
     people: NDArray[np.str_]
-    sizes: NDArray[np.float64]  # the box's side in pixels
+    sizes: NDArray[np.float64]
 
 
 def start_ensemble(config: TrainConfig) -> tuple[TrunkEnsemble, str]:
