@@ -36,6 +36,8 @@ Made by `make bench` and `make gpu-check` from [results/](results/), one file a 
 
 ## On CPUs
 """
+# what a CPU's machine is named after, the fastest first
+INSTRUCTIONS = {"amx_int8": "AMX", "avx512_vnni": "AVX-512 VNNI", "avx_vnni": "AVX-VNNI", "avx512f": "AVX-512", "avx2": "AVX2"}
 NO_CPU = "\n**No CPU has been measured yet.**\n"
 STAGES: tuple[MeasuredScope, ...] = (
     *("crop", "decode", "frame", "examine", "network", "benchmark_app", "files", "callers", "load", "cold"),
@@ -211,14 +213,20 @@ def result_file(result: BenchResult, out: Path) -> Path:
 
 
 def machine_slug(result: BenchResult) -> str:
-    """The file name of a machine's result, without suffix, such as 'amd-epyc-2-cores'."""
-    text = f"{result.machine.processor} {result.machine.cores} cores".lower()
+    """The file name of a machine's result, without suffix, such as 'amd-epyc-avx512-vnni-2-cores'."""
+    text = _machine_name(result).lower()
     return "-".join("".join(letter if letter.isalnum() else " " for letter in text).split())
 
 
-def _cpu_section(stem: str, result: BenchResult) -> str:
+def _machine_name(result: BenchResult) -> str:
+    # a virtual machine's processor may hide its model: "AMD EPYC" is any of five generations, with other instructions
     machine = result.machine
-    lines = [f"\n### {machine.processor}, {machine.cores} cores\n", *_machine(result), ""]
+    widest = [name for feature, name in INSTRUCTIONS.items() if feature in machine.features][:1]
+    return ", ".join([machine.processor, *widest, f"{machine.cores} cores"])
+
+
+def _cpu_section(stem: str, result: BenchResult) -> str:
+    lines = [f"\n### {_machine_name(result)}\n", *_machine(result), ""]
     pixels = [row for row in result.rows if row.scope == "pixels"]
     if pixels:
         lines += [
