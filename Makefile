@@ -175,7 +175,7 @@ wheel: $(READY)
 # pip install --no-index --find-links wheelhouse --require-hashes -r wheelhouse/requirements.txt
 wheelhouse: wheel
 	rm -rf wheelhouse
-	$(BIN)/python requirements/wheelhouse.py dist wheelhouse
+	$(BIN)/python requirements/wheels.py collect dist wheelhouse
 	@du -sh wheelhouse
 
 # Chooses the pins and their hashes anew: LOCK_ARGS=--upgrade takes the newest of each. Needs uv, which asks PyPI.
@@ -189,7 +189,7 @@ sbom: $(READY)
 
 # Whether every kind of machine has wheels of what the runtime needs. Needs uv, which asks PyPI.
 platforms:
-	$(PYTHON) requirements/platforms.py
+	$(PYTHON) requirements/wheels.py check
 
 clean:
 	rm -rf build dist demo wheelhouse *.egg-info

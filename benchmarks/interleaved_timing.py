@@ -22,8 +22,20 @@ _NOT_BUSY_COLUMNS = (3, 4, 8, 9)  # idle, iowait; and guest times, which user ti
 
 
 class _CpuTimes(NamedTuple):
-    busy_s: float  # of the cores that this process may use
-    process_s: float  # of this process and of its children that have ended
+    """Processor times at one moment, in seconds.
+
+    Attributes
+    ----------
+    busy_s : float
+        Of the cores that this process may use.
+    process_s : float
+        Of this process and of its children that have ended.
+    clock_s : float
+        The monotonic clock when they were read.
+    """
+
+    busy_s: float
+    process_s: float
     clock_s: float
 
 
@@ -57,15 +69,13 @@ class ContentionMonitor:
         return float(min(1.0, max(0.0, taken / available)))
 
 
-def wait_for_idle(timeout_s: float, *, threshold: float = BUSY_THRESHOLD) -> float | None:
-    """Waits until other processes take no more than `threshold` of the cores.
+def wait_for_idle(timeout_s: float) -> float | None:
+    """Waits until other processes take no more than `BUSY_THRESHOLD` of the cores.
 
     Parameters
     ----------
     timeout_s
         Seconds to wait at most.
-    threshold
-        Share of the cores, 0 to 1, up to which the machine counts as idle.
 
     Returns
     -------
@@ -77,7 +87,7 @@ def wait_for_idle(timeout_s: float, *, threshold: float = BUSY_THRESHOLD) -> flo
     while True:
         time.sleep(min(POLL_INTERVAL_S, max(timeout_s, 0.0)))
         other_share = monitor.other_cpu_share()
-        if other_share is None or other_share <= threshold or time.monotonic() >= end:
+        if other_share is None or other_share <= BUSY_THRESHOLD or time.monotonic() >= end:
             return other_share
 
 

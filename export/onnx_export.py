@@ -106,7 +106,10 @@ def fold_constants(traced: Path) -> onnx.ModelProto:
     options.log_severity_level = 3
     place = traced.with_name("folded.onnx")
     options.optimized_model_filepath = str(place)
-    onnxruntime.InferenceSession(str(traced), options, providers=["CPUExecutionProvider"])
+    # it would move the transposition of the pixels behind each of their readers, where engines transpose floats, not bytes
+    onnxruntime.InferenceSession(
+        str(traced), options, providers=["CPUExecutionProvider"], disabled_optimizers=["TransposeOptimizer"]
+    )
     model = onnx.load(place)
     standard = [entry for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
     del model.opset_import[:]

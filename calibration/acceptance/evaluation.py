@@ -22,7 +22,7 @@ from blastscope.calibration.quantisation.calibration_data import crop_cells
 from blastscope.runtime.backends.protocol import require_finite
 from blastscope.runtime.crop import CropSpecification
 from blastscope.runtime.errors import EngineError, MissingLibrary, UsageError
-from blastscope.runtime.evaluation.paired_calls import f1_drop_points
+from blastscope.runtime.evaluation.metrics import f1_drop_points
 from blastscope.runtime.inference.voting import TINY, vote
 from blastscope.runtime.io.cnmc import DatasetEntry
 from blastscope.runtime.io.hashing import bytes_sha256
@@ -167,14 +167,13 @@ BATCH = 16  # bounds memory: 16 crops of 299 px need about 1 GB in the fused Inc
 class ReferenceRunner:
     """A loaded graph. `plain` turns every graph optimisation off, so that each operator is computed as the file says."""
 
-    def __init__(self, graph: Path | str | bytes, *, plain: bool = False, threads: int = 0) -> None:
+    def __init__(self, graph: Path | str | bytes, *, plain: bool = False) -> None:
         try:
             import onnxruntime
         except ImportError as error:
             raise MissingLibrary("onnxruntime", "export") from error
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        options.intra_op_num_threads = threads
         if plain:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:

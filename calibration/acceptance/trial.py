@@ -30,8 +30,13 @@ from blastscope.runtime.bundle import Bundle, read_golden
 from blastscope.runtime.bundle.manifest import GateResult, OperatingPoint, Scores
 from blastscope.runtime.crop import CropSpecification
 from blastscope.runtime.errors import BundleError, UnavailableError
-from blastscope.runtime.evaluation.metrics import find_operating_point, score_calls
-from blastscope.runtime.evaluation.paired_calls import f1_drop_points, flip_rate, patient_flip_rate
+from blastscope.runtime.evaluation.metrics import (
+    f1_drop_points,
+    find_operating_point,
+    flip_rate,
+    patient_flip_rate,
+    score_calls,
+)
 from blastscope.runtime.inference.validation import NOVELTY_SHARE, GoldenCheck, check_golden
 from blastscope.runtime.inference.voting import vote
 from blastscope.runtime.inference.worker_pool import InferencePool

@@ -113,15 +113,13 @@ class Outcome(NamedTuple):
     refusal: RefusalCode | None
 
 
-def detection_metrics(outcomes: Sequence[Outcome], *, seed: int = 0) -> DetectionMetrics | None:
+def detection_metrics(outcomes: Sequence[Outcome]) -> DetectionMetrics | None:
     """How well cells are found, with 95 % intervals.
 
     Parameters
     ----------
     outcomes : sequence of Outcome
         Every labelled and every found cell.
-    seed : int
-        The same seed gives the same intervals.
 
     Returns
     -------
@@ -134,7 +132,7 @@ def detection_metrics(outcomes: Sequence[Outcome], *, seed: int = 0) -> Detectio
     if not labelled.sum() or not found.sum():
         return None
     units = group_rows([one.unit for one in outcomes])
-    weights = bootstrap_samples(np.zeros(len(units.names), np.int64), draws=DRAWS, seed=seed)
+    weights = bootstrap_samples(np.zeros(len(units.names), np.int64), draws=DRAWS, seed=0)
     sums = {name: units.total(values) for name, values in (("labelled", labelled), ("found", found), ("both", both))}
     drawn = {name: weights @ values for name, values in sums.items()}
     return DetectionMetrics(
@@ -163,15 +161,13 @@ def confusion_counts(outcomes: Sequence[Outcome]) -> tuple[ConfusionCounts, Conf
     return hem, malignant
 
 
-def call_metrics(outcomes: Sequence[Outcome], *, seed: int = 0) -> CallFigures | None:
+def call_metrics(outcomes: Sequence[Outcome]) -> CallFigures | None:
     """How good the vote is on the labelled cells that were found and called, with 95 % intervals.
 
     Parameters
     ----------
     outcomes : sequence of Outcome
         Others have no part.
-    seed : int
-        The same seed gives the same intervals.
 
     Returns
     -------
@@ -185,7 +181,7 @@ def call_metrics(outcomes: Sequence[Outcome], *, seed: int = 0) -> CallFigures |
     call, score = np.array([one.call for one in called], np.int64), np.array([one.score for one in called], np.float64)
     units = group_rows([one.unit for one in called])
     counts = np.bincount(units.of_cell * 4 + truth * 2 + call, minlength=4 * len(units.names)).reshape(-1, 2, 2)
-    weights = bootstrap_samples(np.zeros(len(units.names), np.int64), draws=DRAWS, seed=seed)
+    weights = bootstrap_samples(np.zeros(len(units.names), np.int64), draws=DRAWS, seed=0)
     drawn = np.tensordot(weights, counts.astype(np.float64), axes=1)  # (draws, 2, 2)
     whole = drawn.sum(axis=2).min(axis=1) > 0  # draws with both classes
     weights, drawn = weights[whole], drawn[whole]

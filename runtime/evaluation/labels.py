@@ -163,6 +163,16 @@ def frames_named_in(table: Path) -> list[Path]:
 
 
 class _Said(NamedTuple):
+    """What a row of the table answers on a cell.
+
+    Attributes
+    ----------
+    line : int
+        Of the table.
+    answer : str
+        The label, or what a person says of the cell.
+    """
+
     line: int
     answer: str
 

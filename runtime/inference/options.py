@@ -87,10 +87,10 @@ class SessionOptions:
         A GPU's engine is built when it is first wanted, in seconds to minutes. 'wait' waits for it; with 'cpu' the handle
         answers on the CPU until `Scope.reopen` is called.
     layout : {'fused', 'side-by-side', 'paired', 'staged'} or None
-        How the network lies on a CPU's cores. None: what was measured to be fastest on this machine.
+        How the network is laid out on a CPU's cores. None: what was measured to be fastest on this machine.
     cascade : bool
-        The bundle's first voter decides alone where it is as sure as the bundle's record demands; such predictions say
-        `decided_early`. That changes calls, as often as the record says. On a CPU only; a bundle without a record is refused.
+        The bundle's first voter decides alone where it is as sure as the bundle's record demands (`Prediction.decided_early`).
+        That changes a few calls; the record says how many. On a CPU only; a bundle without a record is refused.
     unlike_training : {'refuse', 'call'}
         What happens to a cell that lies farther from the training's cells than the bundle's limit: it is refused as
         'unlike-training', or called all the same. `Prediction.novelty` tells the distance.
@@ -113,7 +113,7 @@ class SessionOptions:
     cache_dir: Path
     while_building: Meanwhile = "wait"
     layout: Layout | None = None
-    cascade: bool = False  # the bundle's first voter may decide alone
+    cascade: bool = False
     unlike_training: UnlikeTraining = "refuse"
 
     @classmethod
@@ -167,7 +167,7 @@ class SessionOptions:
         execution : {'f32', 'bf16', 'f16', 'int8'}
             What the engine is to compute in.
         layout : {'fused', 'side-by-side', 'paired', 'staged'}
-            How the network is to lie on the cores of a CPU.
+            How the network is to be laid out on the cores of a CPU.
 
         Returns
         -------

@@ -261,6 +261,16 @@ class Worker:
 
 
 class _Chunk(NamedTuple):
+    """Files that one actor gets at a time.
+
+    Attributes
+    ----------
+    paths : tuple of Path
+        The files.
+    tries : int
+        How many actors were lost with them.
+    """
+
     paths: tuple[Path, ...]
     tries: int = 0
 

@@ -88,9 +88,21 @@ def clear_temporary_files(folder: Path, prefix: str = "") -> None:
 
 
 class _Made(NamedTuple):
+    """A temporary file that this process made.
+
+    Attributes
+    ----------
+    path : Path
+        Its name.
+    file : os.stat_result
+        By which it is known again after a renaming.
+    handle : int or None
+        The open file that holds the lock; None on Windows, which renames no open file.
+    """
+
     path: Path
     file: os.stat_result
-    handle: int | None  # holds the lock
+    handle: int | None
 
 
 def _claim(path: Path, mode: int) -> _Made:

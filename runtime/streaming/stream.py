@@ -50,13 +50,33 @@ class Examine(Protocol):
 
 
 class _Taken(NamedTuple):
+    """A frame from the queue.
+
+    Attributes
+    ----------
+    frame : Frame
+        The frame.
+    at : float
+        When it was handed over, by `time.perf_counter`.
+    """
+
     frame: Frame
     at: float
 
 
 class _Examined(NamedTuple):
+    """A report that waits for its callback.
+
+    Attributes
+    ----------
+    report : FrameReport
+        The report.
+    at : float
+        When its frame was handed over, by `time.perf_counter`.
+    """
+
     report: FrameReport
-    at: float  # when its frame was taken
+    at: float
 
 
 class Stream:

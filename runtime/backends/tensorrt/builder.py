@@ -162,7 +162,21 @@ def build_engine(
 
 @dataclass(frozen=True, slots=True)
 class _Order:
-    """What is to be built, of which bytes."""
+    """An engine that is to be built.
+
+    Attributes
+    ----------
+    library : module
+        The bindings, of TensorRT or TensorRT-RTX.
+    key : EngineKey
+        What the engine is built for.
+    content : bytes
+        The ONNX graph.
+    shown : str
+        What errors call the graph.
+    tell : callable
+        Hears of the progress.
+    """
 
     library: Any
     key: EngineKey

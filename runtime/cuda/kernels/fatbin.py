@@ -81,8 +81,8 @@ TARGETS = (*(f"sm_{machine}" for machine in MACHINES), f"compute_{PTX}")
 OPTIONS = ("-std=c++17", "-fatbin", "-Werror", "all-warnings", "--compress-mode=size", "--threads=2")
 
 
-def compile_kernels(folder: Path = FOLDER) -> None:
-    """Writes crop.fatbin and crop.json into `folder`. Raises `UnavailableError` without nvcc, `CalledProcessError` if it fails.
+def compile_kernels() -> None:
+    """Writes crop.fatbin and crop.json. Raises `UnavailableError` without nvcc, `CalledProcessError` where it fails.
 
     The same sources and the same nvcc give the same bytes, wherever they stand.
     """
@@ -96,9 +96,9 @@ def compile_kernels(folder: Path = FOLDER) -> None:
         targets=TARGETS,
     )
     for name, content in ((FATBIN, fatbin), (RECORD, record.model_dump_json(indent=2).encode() + b"\n")):
-        fresh = folder / f".{name}.new"
+        fresh = FOLDER / f".{name}.new"
         fresh.write_bytes(content)
-        fresh.replace(folder / name)
+        fresh.replace(FOLDER / name)
 
 
 def compiled_bytes(place: Path) -> bytes:

@@ -78,7 +78,19 @@ def measure_red_cells(pictures: ImagePyramid, box: Box, avoid: Avoid, glass: int
 
 @dataclass(frozen=True, eq=False)
 class _Diameter:
-    """A diameter in pixels of the frame, on its level. Votes are counted when it is asked for, since not all need be."""
+    """A diameter at which red cells are looked for. Votes are counted when they are asked for, since not all are needed.
+
+    Attributes
+    ----------
+    edges : Edges
+        Of the frame, downsampled.
+    factor : int
+        By which it was.
+    diameter : float
+        In pixels of the frame.
+    fit : float
+        What a height is multiplied by, so that it compares with those of the first level.
+    """
 
     edges: Edges
     factor: int
@@ -102,11 +114,27 @@ class _Diameter:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Search:
+    """Where red cells are looked for.
+
+    Attributes
+    ----------
+    pictures : ImagePyramid
+        The frame, downsampled.
+    box : Box
+        The part of the frame.
+    avoid : Avoid
+        Where no votes are taken from.
+    glass : int
+        Level of the background.
+    _seen : dict of int to Edges or None
+        The edges by factor, once they were computed.
+    """
+
     pictures: ImagePyramid
     box: Box
     avoid: Avoid
     glass: int
-    _seen: dict[int, Edges | None] = field(default_factory=dict)  # by factor
+    _seen: dict[int, Edges | None] = field(default_factory=dict)
 
     def peak(self, levels: tuple[Level, ...]) -> RedCells | None:
         """The red cells where votes meet best, of all that these levels cover; None where no neighbour is lower."""

@@ -20,9 +20,8 @@ from blastscope.runtime.io.paths import PassedOver, left_out
 from blastscope.runtime.io.slides import dicom
 from blastscope.runtime.io.slides import slide as slides
 from blastscope.runtime.io.slides.dicom import DicomSlide
-from blastscope.runtime.io.slides.heif import HeifSlide
 from blastscope.runtime.io.slides.slide import Slide, find_frames, open_slide, read_overview, read_region
-from blastscope.runtime.io.slides.vendor import CziSlide
+from blastscope.runtime.io.slides.vendor import CziSlide, HeifSlide
 from blastscope.runtime.types import Refusal
 
 Pixels = NDArray[np.uint8]
