@@ -30,6 +30,7 @@ from blastscope.train.trunk import TrunkEnsemble, make_trunk_ensemble
 AnyEnsemble = Ensemble | TrunkEnsemble
 
 LIBRARIES = ("blastscope", "torch", "timm", "numpy", "opencv-python-headless", "safetensors", "lightning-fabric")
+RANDOM = "random weights: the calls mean nothing"
 
 
 class ValidationCell(StrictModel):
@@ -226,9 +227,6 @@ def installed_versions() -> Mapping[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-RANDOM = "random weights: the calls mean nothing"
 
 
 def random_ensemble(config: TrainConfig, crops: NDArray[np.uint8]) -> TrainedEnsemble:

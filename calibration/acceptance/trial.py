@@ -44,6 +44,9 @@ from blastscope.runtime.io.cnmc import DatasetEntry
 from blastscope.runtime.types import Execution, Precision
 
 _PARENT = "parent"  # no backend's name
+MARGIN = 2.0  # times the largest difference that was seen: the tolerance of an execution
+LEAST_TOLERANCE = 0.05  # however small the difference was
+DEVICE = "CPU"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -139,10 +142,6 @@ def failures(result: GateResult) -> tuple[str, ...]:
             f"at most {result.max_f1_drop_points:g} may go"
         )
     return tuple(found)
-
-
-MARGIN = 2.0
-LEAST_TOLERANCE = 0.05
 
 
 @dataclass(frozen=True)
@@ -308,9 +307,6 @@ class SignedCodes:
 
     def close(self) -> None:
         """Nothing is held beyond this object."""
-
-
-DEVICE = "CPU"
 
 
 def available_backends() -> tuple[dict[str, tuple[Execution, ...]], dict[str, str]]:

@@ -39,6 +39,8 @@ _PRODUCTS = ("MatMul", "Gemm", "Einsum")
 _POSITIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softmax", "Abs")
 _POSITIVE_OF_POSITIVES = (*_MOVING, "Add", "Mul", "AveragePool", "GlobalAveragePool", "ReduceMean", "QuantizeLinear")
 _JOINING = ("Concat", "Add", "Mul")  # every input is data; of other operators the first is
+SAFE_WEIGHT = 64  # of 7 bits
+_LAYERS = ("Conv", "MatMul")
 
 
 def with_uint8_activations(content: bytes, graph: Path, *, device: str = "CPU") -> bytes:
@@ -293,10 +295,6 @@ def _cut_in_float(graph: OnnxGraph, clip: Any) -> None:
         value = graph.insert_before(clip, "Add", [value, least]) if low else value
     clip.op_type = "Min" if np.isfinite(high) else "Identity"
     clip.input[:] = [value, graph.constant(high, FLOAT)] if np.isfinite(high) else [value]
-
-
-SAFE_WEIGHT = 64  # of 7 bits
-_LAYERS = ("Conv", "MatMul")
 
 
 def check_sums(path: Path, graph: OnnxGraph) -> None:

@@ -24,6 +24,12 @@ from blastscope.runtime.io.own_files import PRIVATE_FILE, PRIVATE_FOLDER, exclus
 from blastscope.runtime.io.paths import default_cache_dir
 from blastscope.runtime.io.temporary_file import sibling
 
+GROWTH_LIMIT = 100  # times the zip's size; weights hardly shrink at all, and a bomb grows a thousandfold
+MEMBER_LIMIT = 256  # files and folders: a bundle has at most 15 files
+_PIECE = 1 << 20  # bytes that are read at a time; a longer directory of members than that is no bundle's
+_BROKEN = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, ArithmeticError, ValueError)
+_LOCK = "unpack.lock"  # apart from the lock of `write_folder`: this one keeps two processes from unpacking one zip twice
+
 
 def read_bundle(path: Path | str, *, cache_dir: Path | None = None) -> Bundle:
     """The bundle in a folder or zip, once the size and digest of each of its files are verified.
@@ -112,13 +118,6 @@ def _recover(path: Path) -> None:
         recover(path)
     except OSError as error:
         raise BundleError(path, f"a broken change of it can't be undone: {error}") from error
-
-
-GROWTH_LIMIT = 100  # times the zip's size; weights hardly shrink at all, and a bomb grows a thousandfold
-MEMBER_LIMIT = 256  # files and folders: a bundle has at most 15 files
-_PIECE = 1 << 20  # bytes that are read at a time; a longer directory of members than that is no bundle's
-_BROKEN = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, ArithmeticError, ValueError)
-_LOCK = "unpack.lock"  # apart from the lock of `write_folder`: this one keeps two processes from unpacking one zip twice
 
 
 def unpack(path: Path, cache_dir: Path | None = None) -> Bundle:

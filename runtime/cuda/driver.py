@@ -30,6 +30,7 @@ _OUT_OF_MEMORY = 2
 # From these on every call in the context fails. 201: another library has reset it.
 _LOST = {4, 201, 214, 226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 720, 721, 999}
 _NO_DRIVER = {3: "is not initialised", 34: "is a stub", 803: "and its kernel module differ in version", 35: "is too old"}
+_NVML_LIBRARY = "nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,9 +178,6 @@ def _gpu(cuda: Any, ordinal: int, driver: str) -> GpuDevice:
 def gpu_facts(found: GpuDevice) -> GpuFacts:
     """What of `found` an engine depends on: whoever builds and whoever looks for one must say the same."""
     return GpuFacts(name=found.name, capability=f"{found.capability[0]}.{found.capability[1]}", driver=found.driver)
-
-
-_NVML_LIBRARY = "nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1"
 
 
 class _Memory(ctypes.Structure):

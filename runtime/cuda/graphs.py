@@ -18,6 +18,7 @@ from blastscope.runtime.cuda.kernels.crop_launch_plan import Launch
 from blastscope.runtime.errors import DeviceError, DeviceLost, EngineError, MissingLibrary
 
 Work = Callable[[], None]
+_NO_TIMING = 2  # CU_EVENT_DISABLE_TIMING
 
 
 class Recording(Protocol):
@@ -103,9 +104,6 @@ class Gpu(Protocol):
     def check(self, doing: str) -> None:
         """Raises `DeviceLost` where nothing answers any more, for those who got an error from elsewhere."""
         ...
-
-
-_NO_TIMING = 2  # CU_EVENT_DISABLE_TIMING
 
 
 def load_graphs() -> Graphs:

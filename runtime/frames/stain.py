@@ -35,6 +35,12 @@ STRETCH = (0.5, 2.0)  # of a colour's spread: beyond it only noise is stretched
 FAINT = 0.15  # Macenko's beta: density below it has no colour
 EDGE = 1.0  # Macenko's alpha: percent of pixels beyond a stain's angle
 FEWEST = 64  # pixels that a look is measured on
+RED_CELL: Colour = (0.12, 0.28, 0.22)  # natural optical density of a red cell in R, G, B: medians over BCCD's training frames
+LEAST_LIKE, LEAST_COLOUR = 0.2, 0.1  # an axis further from the usual one, or of cells with less colour, is noise
+BLACK = 3.4  # no stain is so dense in blue: there the field of view ends, or someone has padded the frame
+# What is so dense in red is a nucleus. A nearly black one has little colour left, so its density beyond this shows as well.
+EXTRA_FROM, EXTRA = 1.0, 0.5
+STEP = 4096  # of the whole numbers that stand for densities: sums of them are exact in any order
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,14 +179,6 @@ def _bright(values: NDArray[np.floating]) -> NDArray[np.uint8]:
 
 def _colour(values: NDArray[np.float64]) -> Colour:
     return float(values[0]), float(values[1]), float(values[2])
-
-
-RED_CELL: Colour = (0.12, 0.28, 0.22)  # natural optical density of a red cell in R, G, B: medians over BCCD's training frames
-LEAST_LIKE, LEAST_COLOUR = 0.2, 0.1  # an axis further from the usual one, or of cells with less colour, is noise
-BLACK = 3.4  # no stain is so dense in blue: there the field of view ends, or someone has padded the frame
-# What is so dense in red is a nucleus. A nearly black one has little colour left, so its density beyond this shows as well.
-EXTRA_FROM, EXTRA = 1.0, 0.5
-STEP = 4096  # of the whole numbers that stand for densities: sums of them are exact in any order
 
 
 def optical_density(picture: NDArray[np.uint8], glass: Colour) -> tuple[NDArray[np.float32], ...]:

@@ -25,6 +25,7 @@ COARSEST_GLASS_UM = 1.5
 NOT_GLASS = 8  # levels darker than glass in any channel; the noise of single pixels is averaged out of a smaller copy
 BLOCK = 16  # pixels of the smaller copy along one block of the map
 BAND_PIXELS = 16_000_000  # of the smaller copy that are read at once
+STRIPE = 3  # tiles across: what two of them share, beside and below each other, is then still at hand, decoded, for the second
 
 
 class Tile(NamedTuple):
@@ -52,9 +53,6 @@ def owns(core: Box, box: Box) -> bool:
     """Whether the centre of `box` lies in `core`. A centre on an edge goes right and down."""
     x0, y0, x1, y1 = core  # twice the centre is a whole number: no rounding decides
     return 2 * x0 <= box[0] + box[2] < 2 * x1 and 2 * y0 <= box[1] + box[3] < 2 * y1
-
-
-STRIPE = 3  # tiles across: what two of them share, beside and below each other, is then still at hand, decoded, for the second
 
 
 def tiles_of(width: int, height: int, *, side_px: int, margin_px: int) -> Iterator[Tile]:

@@ -9,6 +9,8 @@ from concurrent.futures import Future
 from blastscope.runtime.errors import BlastscopeError
 from blastscope.runtime.inference.events import BuildFailed, BuildFinished, EventLog
 
+Build = Callable[[Callable[[], bool]], None]  # is told whether it was cancelled
+
 
 class DeferredTask:
     """Does something once, in a thread of its own: `delay_s` after `start`, or sooner when `finish` waits for it.
@@ -50,9 +52,6 @@ class DeferredTask:
         finally:
             self._doing = None
             self._done.set()
-
-
-Build = Callable[[Callable[[], bool]], None]  # is told whether it was cancelled
 
 
 class BackgroundBuild:

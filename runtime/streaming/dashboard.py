@@ -48,6 +48,8 @@ HEADERS = {
 }
 HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:@/\[\]]+)(:\d{1,5})?")
 LOG = logging.getLogger(__name__)
+PATIENCE_S = 10.0  # after which a viewer who waits for a frame is told how it goes all the same
+GLANCE_S = 0.1  # how long closing may take
 
 
 class PageServer(ThreadingHTTPServer):
@@ -183,10 +185,6 @@ class Viewer(BaseHTTPRequestHandler):
 
 def _number(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 16 else None
-
-
-PATIENCE_S = 10.0  # after which a viewer who waits for a frame is told how it goes all the same
-GLANCE_S = 0.1  # how long closing may take
 
 
 class LivePage:

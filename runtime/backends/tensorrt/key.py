@@ -33,6 +33,9 @@ Target = Annotated[str, StringConstraints(pattern=r"^sm[1-9][0-9]{1,2}$")]
 LAYOUT = 1  # of what build.py makes of a graph: raise it when it makes something else
 LARGEST_BATCH = 1024
 PORTABLE_FROM = (8, 0)  # docs of TensorRT-RTX 1.7: an engine for no named GPU runs on Ampere and later
+MODULES: dict[Library, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+LIBRARIES: tuple[Library, ...] = get_args(Library)
+OLDEST_TENSORRT = (10, 3)  # JetPack 6
 
 
 class BatchProfile(StrictModel):
@@ -215,11 +218,6 @@ def engine_key(
         gpu=gpu,
         targets=targets,
     )
-
-
-MODULES: dict[Library, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-LIBRARIES: tuple[Library, ...] = get_args(Library)
-OLDEST_TENSORRT = (10, 3)  # JetPack 6
 
 
 def is_installed(name: Library) -> bool:
