@@ -114,7 +114,7 @@ def max_difference(answers: NDArray[np.float32], reference: NDArray[np.float32])
 
 
 def check_fp32(content: bytes, models: GraphModels, crops: NDArray[np.uint8], reference: NDArray[np.float32]) -> float:
-    """How far an fp32 graph lies from PyTorch.
+    """The largest difference of an fp32 graph's probabilities from PyTorch's.
 
     Parameters
     ----------

@@ -111,7 +111,7 @@ class RunProvenance(StrictModel):
     config: TrainConfig
 
     def for_manifest(self) -> TrainingProvenance:
-        """The part that a bundle's manifest tells of its training."""
+        """The `training` entry of a bundle's manifest."""
         return TrainingProvenance(
             data_sha256=self.data_sha256,
             split=self.split,

@@ -1,4 +1,4 @@
-"""What the fit of one network keeps: its schedule and epochs, and the checkpoint that it goes on from."""
+"""The state of one network's fit: its schedule and epochs, and the checkpoint from which it is resumed."""
 
 from __future__ import annotations
 

@@ -175,7 +175,7 @@ class EngineResult:
 
 @dataclass(frozen=True)
 class Trial:
-    """The evaluation of an int8 graph in every engine at hand, before it is let into a bundle.
+    """The evaluation of an int8 graph in every available engine, before it enters a bundle.
 
     Attributes
     ----------

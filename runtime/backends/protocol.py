@@ -300,7 +300,7 @@ def require_finite(probabilities: NDArray[np.float32]) -> None:
 
 
 def load_backend(name: str) -> HostBackendModule:
-    """The module of the backend `name`. Raises `UsageError`; a missing library is told by its functions."""
+    """The module of the backend `name`. Raises `UsageError`; its functions raise `MissingLibrary`."""
     return cast(HostBackendModule, _load(name, BACKENDS, "device='cuda'" if name in GPU_BACKENDS else ""))
 
 

@@ -307,7 +307,7 @@ def check_sums(path: Path, graph: OnnxGraph) -> None:
 
 
 def wide_layers(graph: OnnxGraph) -> Iterator[str]:
-    """Names of the layers whose weights want VNNI."""
+    """Names of the layers whose weights need VNNI: without it, sums may overflow."""
     for node in graph.nodes:
         maker = graph.maker.get(node.input[1]) if node.op_type in _LAYERS else None
         weight = graph.array(maker.input[0], INT8) if maker is not None and maker.op_type == "DequantizeLinear" else None

@@ -1,4 +1,4 @@
-"""Reads a bundle from wherever it lies: a folder, one that is being replaced, or a zip."""
+"""Reads a bundle from a folder, also one that is being replaced, or from a zip."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ NEARLY_EQUAL = 1 - 1e-9  # far wider than the rounding of the few float64 operat
 
 @dataclass(frozen=True, slots=True)
 class Crop:
-    """The pixels that the networks get of one cell, and where it lies in the image.
+    """The crop of one cell, and the cell's box in the image.
 
     Attributes
     ----------

@@ -186,7 +186,7 @@ class _Memory(ctypes.Structure):
 
 @cache
 def kernel_driver(library: str = _NVML_LIBRARY) -> str | None:
-    """The version of the kernel's module, such as 580.95.05; None where nothing tells it."""
+    """The version of the kernel's module, such as 580.95.05; None if it can't be read."""
     text = ctypes.create_string_buffer(96)
     with _opened(library) as nvml:
         if nvml is None or nvml.nvmlSystemGetDriverVersion(text, len(text)):
@@ -195,7 +195,7 @@ def kernel_driver(library: str = _NVML_LIBRARY) -> str | None:
 
 
 def free_memory(pci: str, library: str = _NVML_LIBRARY) -> int | None:
-    """Bytes that nobody uses on the GPU at the bus address `pci`; None where nothing tells it."""
+    """Free bytes of memory on the GPU at the bus address `pci`; None if NVML doesn't tell."""
     handle, memory = ctypes.c_void_p(), _Memory()
     with _opened(library) as nvml:
         if nvml is None or nvml.nvmlDeviceGetHandleByPciBusId_v2(pci.encode(), ctypes.byref(handle)):
@@ -206,7 +206,7 @@ def free_memory(pci: str, library: str = _NVML_LIBRARY) -> int | None:
 
 
 def total_energy_mj(index: int, library: str = _NVML_LIBRARY) -> int | None:
-    """Millijoules that GPU `index` has taken since its driver was loaded; None where nothing tells it, as before Volta."""
+    """Millijoules that GPU `index` has used since its driver was loaded; None if NVML doesn't tell, as before Volta."""
     handle, found = ctypes.c_void_p(), ctypes.c_ulonglong()
     with _opened(library) as nvml:
         if nvml is None or nvml.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(handle)):

@@ -171,7 +171,7 @@ if __name__ == "__main__":
 
 
 class DriftWording(NamedTuple):
-    """How a feature is told to people.
+    """How a feature is named in sentences.
 
     Attributes
     ----------

@@ -29,7 +29,7 @@ Picture = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Where a reduced picture lies in its frame.
+    """The position of a downsampled picture in its frame.
 
     Attributes
     ----------
@@ -163,7 +163,7 @@ def _halved(low: int, high: int, factor: int) -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImagePyramid:
-    """A frame (H, W, 3) and its reduced pictures, none made twice. At most `threads` are at work, which changes nothing.
+    """A frame (H, W, 3) and its downsampled pictures, each made once. `threads` limits the threads; results don't depend on it.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""Large frames: tiles, each with the cells whose centre it holds, and what is looked at before them.
+"""Large frames: tiles, each with the cells whose centre it holds, and the windows that are examined before them.
 
 `sample` chooses windows that tell scale and stain; `glass_map` finds where there is only glass.
 """
@@ -50,7 +50,7 @@ class Tile(NamedTuple):
 
 
 def owns(core: Box, box: Box) -> bool:
-    """Whether the centre of `box` lies in `core`. A centre on an edge goes right and down."""
+    """Whether the centre of `box` is in `core`; a centre on an edge belongs to the right or lower tile."""
     x0, y0, x1, y1 = core  # twice the centre is a whole number: no rounding decides
     return 2 * x0 <= box[0] + box[2] < 2 * x1 and 2 * y0 <= box[1] + box[3] < 2 * y1
 
@@ -84,7 +84,7 @@ def tiles_of(width: int, height: int, *, side_px: int, margin_px: int) -> Iterat
 
 
 def cropped(tile: Tile, content: Box, margin_px: int) -> Tile:
-    """`tile`, of whose region no more is looked at than `content` and `margin_px` around it."""
+    """`tile` with its region reduced to `content` and `margin_px` around it."""
     return tile._replace(region=_grown(content, margin_px, tile.region))
 
 

@@ -13,7 +13,7 @@ Build = Callable[[Callable[[], bool]], None]  # is told whether it was cancelled
 
 
 class DeferredTask:
-    """Does something once, in a thread of its own: `delay_s` after `start`, or sooner when `finish` waits for it.
+    """Calls `function` once, in a thread of its own: `delay_s` after `start`, or sooner when `finish` waits for it.
 
     The thread doesn't keep the process from ending: whoever starts it sees to it that `finish` is called then.
     """
@@ -55,7 +55,7 @@ class DeferredTask:
 
 
 class BackgroundBuild:
-    """A build in a thread of its own. `done` is over when the engine is in the cache, or has the reason why it isn't.
+    """A build in a thread of its own. The future `done` ends when the engine is in the cache, or holds the error.
 
     The thread doesn't keep the process from ending: whoever starts it sees to it that `cancel` is called then.
     """

@@ -158,7 +158,7 @@ class SessionOptions:
         )
 
     def engine_options(self, execution: Execution, layout: Layout = "fused") -> EngineOptions:
-        """What a backend is told when it loads an engine.
+        """The options for a backend that loads an engine.
 
         Parameters
         ----------

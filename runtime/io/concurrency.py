@@ -244,7 +244,7 @@ class Allowance:
 
 
 class SingleThread:
-    """Runs what several threads hand over in one thread of its own, one after the other.
+    """Runs functions of several threads in one thread of its own, one after the other.
 
     For steps that fill much memory for a short time: no two do it at once, and what was freed, which the allocator keeps for
     the thread that freed it, is kept once. The thread begins with the first step, and ends when nobody holds this any more.

@@ -42,7 +42,7 @@ JPEG_KINDS = {1: "gray", 3: "RGB", 4: "CMYK"}
 
 
 def orientation_in(exif: bytes) -> int:
-    """The orientation that an EXIF block tells.
+    """The orientation in an EXIF block.
 
     Parameters
     ----------

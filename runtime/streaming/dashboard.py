@@ -53,7 +53,7 @@ GLANCE_S = 0.1  # how long closing may take
 
 
 class PageServer(ThreadingHTTPServer):
-    """Serves `board` with what `status` tells beside it. Bound when it is made; `serve_forever` answers."""
+    """Serves `board`, and the result of `status` beside it. It is bound when it is made; `serve_forever` answers."""
 
     daemon_threads = True
     block_on_close = False

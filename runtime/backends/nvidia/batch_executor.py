@@ -31,7 +31,7 @@ _ANSWER = max(map(math.prod, ANSWER_SHAPES.values())) * 4  # bytes that a cell's
 
 
 class BatchBinding(NamedTuple):
-    """Where one batch lies on the device, and the stream that works on it.
+    """The device buffers of one batch, and its stream.
 
     Attributes
     ----------

@@ -219,7 +219,7 @@ def _checked(entry: Crops | None, crops: Crops) -> Crops:
 
 
 class DetectorNetwork:
-    """A compiled detector. Many threads may use it; each has a request of its own while it is at work."""
+    """A compiled detector. Many threads may use it; each call takes an infer request of its own."""
 
     name = NAME
 

@@ -300,7 +300,7 @@ def _reason(said: list[str]) -> str:
 
 
 def progress_monitor(trt: Any, tell: Watch, stop: threading.Event) -> Any:
-    """The library's progress monitor: tells each step, and ends the build at the next one after `stop` was set."""
+    """The library's progress monitor: reports each step, and ends the build at the next one once `stop` is set."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:

@@ -253,7 +253,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 @contextmanager
 def capture_errors(name: Library) -> Iterator[list[str]]:
-    """What the library says of errors meanwhile, in this thread or in one of its own."""
+    """The errors that the library logs meanwhile, in this thread or in its own ones."""
     log = library_logger(name)
     found: list[str] = []
     log.listeners.append(found)
