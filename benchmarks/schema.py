@@ -55,6 +55,9 @@ SCOPE_DESCRIPTIONS: dict[MeasuredScope, str] = {
     "served": "images to labels by clients of a server, in turn with `classify_many`",
     "request": "a client's request to its answer",
 }
+RESAMPLES = 1000
+PERCENTILES = (2.5, 97.5)  # of a 95 % interval
+RoundTimes = Sequence[NDArray[np.float64]]  # for each round float64 (N,): milliseconds of its calls
 
 
 class Machine(StrictModel):
@@ -321,11 +324,6 @@ def installed_versions(distributions: Iterable[str] = LIBRARIES) -> dict[str, st
         except PackageNotFoundError:
             continue
     return found
-
-
-RESAMPLES = 1000
-PERCENTILES = (2.5, 97.5)  # of a 95 % interval
-RoundTimes = Sequence[NDArray[np.float64]]  # for each round float64 (N,): milliseconds of its calls
 
 
 def ratio_interval(numerator: RoundTimes, denominator: RoundTimes, *, seed: int = 0) -> tuple[float, float]:

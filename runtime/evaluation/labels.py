@@ -28,7 +28,7 @@ WANTED = f"wanted: {','.join(COLUMNS)} and, if known, patient"
 
 @dataclass(frozen=True, slots=True)
 class LabelledCell:
-    """What an expert said of one cell: its box in pixels of the frame, half-open, and its class.
+    """An expert's label of one cell: its box in pixels of the frame, half-open, and its class.
 
     Attributes
     ----------
