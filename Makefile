@@ -13,10 +13,11 @@ READY_DEMO = $(VENV)/.installed-demo
 demo: $(READY_DEMO)
 	$(BIN)/blastscope demo --out demo
 
-# One process a core, up to four. SHARDS=0 takes this one alone, as a debugger wants it.
+# One process a core, up to four. SHARDS=0 takes this one alone, as a debugger wants it. Compiled modules are kept, whatever the
+# environment says: else each of the many processes that tests start would compile all that it imports.
 SHARDS ?= logical
 test: $(READY)
-	$(BIN)/python -m pytest --numprocesses $(SHARDS) --maxprocesses 4 --dist worksteal $(PYTEST_ARGS)
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses $(SHARDS) --maxprocesses 4 --dist worksteal $(PYTEST_ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -143,8 +144,9 @@ fuzz: $(READY)
 	if $(BIN)/python -c "import atheris" 2> /dev/null; then $(FUZZ)/guided --seconds $$(($(FUZZ_SECONDS) / 2)) --coverage; \
 		else $(FUZZ) --seconds $$(($(FUZZ_SECONDS) / 2)) --seed 1; fi
 
-# Kills train, export, calibrate, pack, build, the first opening and the cache of crops at random moments, and as root fills their disks
-# at one write after the other: what stood before is whole, or what comes is, and the next attempt gives what an undisturbed one does.
+# Kills train, export, calibrate, pack, unpack, build, the first opening and the cache of crops at random moments, and as root fills
+# their disks at one write after the other: what stood before is whole, or what comes is; the next attempt gives what an undisturbed
+# one does, and no temporary file and no lock stays.
 BREAK_ARGS ?= --kills 200 $(if $(filter 0,$(shell id -u)),--fills 12)
 break: $(READY)
 	PYTHONPATH=tests/support $(BIN)/python -m breaking --out .cache/breaking $(BREAK_ARGS)

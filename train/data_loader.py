@@ -102,8 +102,8 @@ def cache_crops(
     key = hashlib.sha256(f"{CACHE_VERSION} {folder.sha256} {spec.model_dump_json()}".encode()).hexdigest()[:24]
     place = Path(cache_dir) / f"crops-{key}"
     place.parent.mkdir(parents=True, exist_ok=True)
+    clear_abandoned(place.parent, prefix="crops-", lock=_LOCK)  # of whichever cells
     if not _is_sound(place):
-        clear_abandoned(place.parent, prefix="crops-", lock=_LOCK)
         with exclusive_lock(sibling(place, _LOCK), wait=True):
             if not _is_sound(place):  # no other process was faster
                 fill = partial(_fill, folder=folder, spec=spec, workers=workers or os.cpu_count() or 1, progress=progress)
