@@ -25,6 +25,7 @@ from blastscope.runtime.frames.cell_crop import cut_from
 from blastscope.runtime.frames.pipeline import Examiner
 from blastscope.runtime.frames.types import FrameReport, FrameSpecification
 from blastscope.runtime.io.atomic import write_folder
+from blastscope.runtime.io.paths import resolved
 from blastscope.runtime.io.slides.slide import Slide
 from blastscope.runtime.types import Audit, ClassName, Prediction, Refusal
 
@@ -74,12 +75,12 @@ def add_site_cells(
     taken, left = _cut(labels, spec, threads)
     people: dict[str, Cells] = defaultdict(list)
     for frame, cells in taken.items():
-        people[labels.patients[frame] if labels.patients else str(frame.resolve().parent)] += cells
+        people[labels.patients[frame] if labels.patients else str(resolved(frame).parent)] += cells
     kept = {person: _of_one_class(cells) for person, cells in people.items()}
     dropped = sum(len(cells) for cells in people.values()) - sum(len(cells) for cells in kept.values())
     if not any(kept.values()):
         raise DataError(table, "no cell that is labelled all or hem was found in its frames, so there is nothing to train on")
-    write_folder(place, partial(_fill, data.resolve(), kept))
+    write_folder(place, partial(_fill, resolved(data), kept))
     counts = Counter(label for cells in kept.values() for label, _ in cells)
     tell(f"cells of this site: {counts['all']} ALL and {counts['hem']} HEM of {len(kept)} persons, in '{place}'")
     for reason, count in (*left.items(), ("of persons with more cells of the other class", dropped)):
