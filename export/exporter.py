@@ -33,6 +33,7 @@ from blastscope.runtime.bundle.uncertainty import Uncertainty
 from blastscope.runtime.crop import Crop, CropSpecification, crop_cell
 from blastscope.runtime.errors import DataError
 from blastscope.runtime.io.cnmc import scan_dataset
+from blastscope.runtime.io.paths import resolved
 from blastscope.runtime.io.synthetic import synthetic_cells
 from blastscope.runtime.types import CLASSES, VOTERS
 from blastscope.train.ensemble_checkpoint import RunProvenance, TrainedEnsemble, load_ensemble
@@ -91,7 +92,7 @@ def export_run(run: Path, out: Path, *, data: Path | None = None, config: Export
             logger.info("exporting %s", name)
             files += export_graphs(trained.ensemble, name, checked.crops[: config.parity_cells], Path(folder), config)
         manifest = Manifest(
-            name=config.name or Path(run).resolve().name[:80] or "run",
+            name=config.name or resolved(Path(run)).name[:80] or "run",
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             backbone=trained.config.network.backbone,
             crop=trained.config.crop,
