@@ -134,14 +134,14 @@ def export(
         bundle = _export(source, out, data, config)
     places = []
     if triton is not None:
-        from blastscope.export.triton import write_repository
+        from blastscope.export.model_repositories import write_triton_repository
 
-        places.append(write_repository(bundle, triton, precision=precision, engine=engine))
+        places.append(write_triton_repository(bundle, triton, precision=precision, engine=engine))
         say(f"Triton's model lies in '{places[-1]}'")
     if ovms is not None:
-        from blastscope.export.openvino_model_server import write_model_server_repository
+        from blastscope.export.model_repositories import write_openvino_repository
 
-        places.append(write_model_server_repository(bundle, ovms, precision=precision))
+        places.append(write_openvino_repository(bundle, ovms, precision=precision))
         say(f"OpenVINO Model Server's model lies in '{places[-1]}'")
     if out is not None:
         from blastscope.cli.bundle import print_bundle

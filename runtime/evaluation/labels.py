@@ -28,7 +28,7 @@ WANTED = f"wanted: {','.join(COLUMNS)} and, if known, patient"
 
 @dataclass(frozen=True, slots=True)
 class LabelledCell:
-    """What an expert said of one cell: its box in pixels of the frame, half-open, and its class.
+    """An expert's label of one cell: its box in pixels of the frame, half-open, and its class.
 
     Attributes
     ----------
@@ -161,6 +161,16 @@ def frames_named_in(table: Path) -> list[Path]:
 
 
 class _Said(NamedTuple):
+    """What a row of the table answers on a cell.
+
+    Attributes
+    ----------
+    line : int
+        Of the table.
+    answer : str
+        The label, or what a person says of the cell.
+    """
+
     line: int
     answer: str
 

@@ -186,12 +186,24 @@ def has_cnmc_names(root: Path) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Named:
-    """An image file, the name that tells patient and label, and the label of its folder or of the table."""
+    """An image file of a data set, before its name is parsed.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    name : str
+        Tells patient and label.
+    label : ClassName or None
+        Of its folder or of the table.
+    problem : str
+        What is said where the name tells nothing.
+    """
 
     path: Path
     name: str
     label: ClassName | None
-    problem: str = NAME_IN_WORDS  # where the name tells nothing
+    problem: str = NAME_IN_WORDS
 
 
 def _named_files(root: Path, unread: list[tuple[Path, str]]) -> list[_Named]:
@@ -238,11 +250,21 @@ def folder_label(root: Path, path: Path) -> ClassName | None:
 
 @dataclass(frozen=True, slots=True)
 class _TestTable:
-    """The preliminary test set's labels. Files are known by their stems: the set may have been saved anew in another format."""
+    """The preliminary test set's labels. Files are known by their stems: the set may have been saved anew in another format.
+
+    Attributes
+    ----------
+    path : Path
+        The table.
+    folders : tuple of Path
+        Where its files may lie; the final test set has files of the same names.
+    rows : mapping of str to (str, ClassName)
+        By stem: the name that tells the patient, and the label.
+    """
 
     path: Path
-    folders: tuple[Path, ...]  # where its files may lie: the final test set has files of the same names
-    rows: Mapping[str, tuple[str, ClassName]]  # stem -> (name that tells the patient, label)
+    folders: tuple[Path, ...]
+    rows: Mapping[str, tuple[str, ClassName]]
 
     def label(self, file: _Named) -> _Named:
         """`file` with what the table says of it."""

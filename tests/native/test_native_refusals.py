@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import ctypes
+import functools
 import json
 import random
 import shutil
@@ -14,11 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 from damaged_bundles import DAMAGES, NEWER, TEXTS, UNFIT, damage, replace_graph, write_bad_zips, write_text
+from native_library import ROOT, SOURCES
 
 from blastscope import SHIPPED_BUNDLE, open_bundle
 from blastscope.benchmarks.libblastscope import Image, NativeError, NativeLibrary, NativeScope, Prediction
 from blastscope.runtime.bundle import read_bundle
 from blastscope.runtime.bundle.archive import pack
+from blastscope.runtime.bundle.manifest import FORMAT
+from blastscope.runtime.bundle.manifest_io import parse_manifest
 from blastscope.runtime.errors import BlastscopeError
 from blastscope.runtime.io.hashing import file_sha256
 
@@ -220,3 +224,15 @@ def test_wrong_arguments_and_images_are_told(native: NativeLibrary, tiny_bundle:
 
 def call(native: NativeLibrary, scope: NativeScope, image: Image) -> None:
     native.check(native.c.blastscope_classify(scope.handle, ctypes.byref(image), ctypes.byref(Prediction())))
+
+
+def test_the_fuzzers_begin_with_every_key_of_the_newest_format() -> None:
+    seed = SOURCES / "fuzz" / "seeds" / "manifest" / "rich"
+    manifest = json.loads(seed.read_bytes())
+    schema = json.loads((ROOT / "runtime" / "bundle" / "bundle.schema.json").read_bytes())
+    wanted = {key for record in (schema, *schema["$defs"].values()) for key in record.get("properties", ())}
+    filled = {
+        path[-1] for path in places(manifest) if functools.reduce(lambda value, key: value[key], path, manifest) is not None
+    }
+    assert parse_manifest(seed.read_bytes(), seed).format == FORMAT
+    assert wanted - filled == set()

@@ -13,7 +13,7 @@ import numpy as np
 
 from blastscope.runtime.frames.corrections import ANSWERS, COLUMNS, COMPLETE, FORMULA, WORDS
 from blastscope.runtime.frames.doubts import doubt_sentences
-from blastscope.runtime.frames.report.contact_sheet import Card, cards_of, score_of
+from blastscope.runtime.frames.report.contact_sheet import Card, cards_of
 from blastscope.runtime.frames.report.overlay import MOST_NUMBERS
 from blastscope.runtime.frames.report.templates import render_template
 from blastscope.runtime.frames.report.theme import LOOKS, caution, names_of, style_of, words_of
@@ -136,7 +136,7 @@ def _key_figures(reports: Sequence[FrameReport], cards: Sequence[Card]) -> list[
 
 def _cell(card: Card, place: int) -> dict[str, object]:
     """What the page shows of a cell, and what its scripts sort by; `place` is its frame's, from 0."""
-    cell, across, score = card.cell, diameter_um(card.cell, card.report), score_of(card.cell)
+    cell, across, score = card.cell, diameter_um(card.cell, card.report), card.cell.score
     facts = [
         f"{across:.1f}\u00a0\u00b5m" if across else "",
         f"voter {cell.prediction.voter}" if cell.prediction and cell.prediction.voter else "",
