@@ -25,12 +25,14 @@ from blastscope.runtime.frames.detection.detector import WHITE, decode, load_det
 from blastscope.runtime.frames.types import GROUPS as RUNTIME_GROUPS
 from blastscope.train.detector.composites import drawn_cell, prepare_cell
 from blastscope.train.detector.config import SHIPPED, DetectorConfig, HeadConfig, PictureConfig
+from blastscope.train.detector.evaluation import DetectorReport
 from blastscope.train.detector.fit import FINISHED, TargetBatch, fit, losses_of
 from blastscope.train.detector.network import BOX_UNIT, Detector, DetectorHead, Targets, encode
 from blastscope.train.detector.pictures import Sample, draw_sample, drawn_picture, prepare
 from blastscope.train.detector.pool import SAME_SOURCE, SOURCES, Shard, read_pool
 from blastscope.train.detector.sources import GROUPS, RED, bccd_frames, pbc_cells, read_rgb, txl_frames
 from blastscope.train.detector.stains import USUAL, random_nucleus, random_red, render, restain
+from blastscope.train.detector.stress import NAMES
 from blastscope.train.fit_checkpoint import read_tensors
 from blastscope.train.progress import Progress
 
@@ -170,6 +172,15 @@ def test_no_picture_of_a_source_that_is_left_out_is_read(run: Path) -> None:
     for left_out, without in SAME_SOURCE.items():
         assert sorted(source for source, _ in read_pool(config, run / "pool", left_out)) == sorted(set(SOURCES) - {*without})
     assert "pbc_cells" in SAME_SOURCE["pbc"]  # they share pictures
+
+
+def test_left_out_sources_are_judged_under_every_change_too(run: Path) -> None:
+    report = DetectorReport.model_validate_json((run / "report/report.json").read_bytes())
+    page = (run / "report/index.html").read_text("utf-8")
+    for source in report.sources:
+        assert [change.name for change in source.stress] == (list(NAMES) if source.left_out else [])
+        assert all(change.frames == 1 for change in source.stress)  # of so few frames, the first
+    assert all(f"<td>{name}</td>" in page for name in NAMES)
 
 
 def test_frames_are_scaled_by_their_red_cells(data: Path) -> None:

@@ -26,9 +26,11 @@ from blastscope.train.detector.fit import FitHistory
 from blastscope.train.detector.network import Detector as DetectorModule
 from blastscope.train.detector.network import compiled_module
 from blastscope.train.detector.sources import WHITE, Frame, bccd_frames, read_rgb, txl_frames
+from blastscope.train.detector.stress import NAMES, stressed
 from blastscope.train.progress import Progress
 
 LIMITS = (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6)  # of the score, at which a detector is judged
+STRESS_EACH = 10  # every so many frames of a left-out source are looked at under each change, too
 
 
 class LimitScores(StrictModel):
@@ -44,6 +46,31 @@ class LimitScores(StrictModel):
 
     limit: float
     metrics: DetectionMetrics | None
+
+
+class StressScores(StrictModel):
+    """What was found in frames that were changed in one way.
+
+    Attributes
+    ----------
+    name : str
+        The change, one of `stress.NAMES`.
+    frames : int
+        How many.
+    by_limit : tuple of LimitScores
+        The detector, at each limit of its score.
+    wrong_scale : float
+        Share of frames whose scale is off by more than 1.3.
+    """
+
+    name: str
+    frames: int
+    by_limit: tuple[LimitScores, ...]
+    wrong_scale: float
+
+    def at(self, limit: float) -> DetectionMetrics | None:
+        """The scores at one of `LIMITS`."""
+        return _at(self.by_limit, limit)
 
 
 class SourceScores(StrictModel):
@@ -65,6 +92,8 @@ class SourceScores(StrictModel):
         Share of frames whose scale is off by more than 1.3 after the detector has checked it.
     wrong_scale_before : float
         The same before.
+    stress : tuple of StressScores
+        What was found in some of the frames once they were changed, for each change.
     """
 
     source: str
@@ -74,10 +103,15 @@ class SourceScores(StrictModel):
     by_stain: DetectionMetrics | None
     wrong_scale: float
     wrong_scale_before: float
+    stress: tuple[StressScores, ...] = ()
 
     def at(self, limit: float) -> DetectionMetrics | None:
         """The scores at one of `LIMITS`."""
-        return next(one.metrics for one in self.by_limit if one.limit == limit)
+        return _at(self.by_limit, limit)
+
+
+def _at(by_limit: Sequence[LimitScores], limit: float) -> DetectionMetrics | None:
+    return next(one.metrics for one in by_limit if one.limit == limit)
 
 
 class TorchNetwork:
@@ -122,32 +156,65 @@ def score_source(
     """
     detector = Detector(TorchNetwork(module), pixel_um, LIMITS[0])
     spec = FrameSpecification()
-    by_limit: dict[float, list[Outcome]] = {limit: [] for limit in LIMITS}
+    whole = _Tally(spec)
+    changed = {name: _Tally(spec) for name in NAMES} if left_out else {}
     by_stain: list[Outcome] = []
-    scales = []
+    wrong_before = []
     for at, frame in enumerate(frames):
-        pictures = image_pyramid(read_rgb(frame.path), 1)
+        file = read_rgb(frame.path)
+        pictures = image_pyramid(file, 1)
         before = estimate_frame_parameters(pictures, spec)
-        facts, white = find_white_cells(detector, pictures, spec)
         labelled = frame.boxes[frame.labels == WHITE]
-        unit = frame.path.name
-        for limit, outcomes in by_limit.items():
-            outcomes += _outcomes(unit, labelled, white.boxes[white.scores >= limit])
+        whole.add(frame, labelled, find_white_cells(detector, pictures, spec))
         stained = [cell.box for cell in segment_cells(pictures, before, spec)]
-        by_stain += _outcomes(unit, labelled, np.asarray(stained, np.float32).reshape(-1, 4))
-        true_um = spec.red_cell_um / frame.red_cell_px
-        scales.append([abs(np.log(found.pixel_um / true_um)) > np.log(1.3) for found in (facts, before)])
+        by_stain += _outcomes(frame.path.name, labelled, np.asarray(stained, np.float32).reshape(-1, 4))
+        wrong_before.append(whole.is_wrong(frame, before))
+        for name, tally in changed.items() if at % STRESS_EACH == 0 else ():
+            picture, labelled = stressed(name, file, frame, at)
+            tally.add(frame, labelled, find_white_cells(detector, image_pyramid(picture, 1), spec))
         progress.advance(f"scoring {source}", at + 1, len(frames))
-    wrong = np.asarray(scales, np.float64).mean(axis=0) if scales else np.zeros(2)
     return SourceScores(
         source=source,
         frames=len(frames),
         left_out=left_out,
-        by_limit=tuple(LimitScores(limit=limit, metrics=detection_metrics(found)) for limit, found in by_limit.items()),
+        by_limit=whole.by_limit(),
         by_stain=detection_metrics(by_stain),
-        wrong_scale=float(wrong[0]),
-        wrong_scale_before=float(wrong[1]),
+        wrong_scale=whole.wrong_scale,
+        wrong_scale_before=float(np.mean(wrong_before)) if wrong_before else 0.0,
+        stress=tuple(
+            StressScores(name=name, frames=len(tally.wrong), by_limit=tally.by_limit(), wrong_scale=tally.wrong_scale)
+            for name, tally in changed.items()
+        ),
     )
+
+
+class _Tally:
+    """What was found in some frames, at each limit of the score."""
+
+    def __init__(self, spec: FrameSpecification) -> None:
+        self._spec = spec
+        self._outcomes: dict[float, list[Outcome]] = {limit: [] for limit in LIMITS}
+        self.wrong: list[bool] = []
+
+    def add(self, frame: Frame, labelled: NDArray[np.float32], found: tuple[FrameParameters, Detections]) -> None:
+        """Counts one frame."""
+        facts, white = found
+        for limit, outcomes in self._outcomes.items():
+            outcomes += _outcomes(frame.path.name, labelled, white.boxes[white.scores >= limit])
+        self.wrong.append(self.is_wrong(frame, facts))
+
+    def is_wrong(self, frame: Frame, facts: FrameParameters) -> bool:
+        """Whether a scale is off by more than 1.3."""
+        true_um = self._spec.red_cell_um / frame.red_cell_px
+        return bool(abs(np.log(facts.pixel_um / true_um)) > np.log(1.3))
+
+    def by_limit(self) -> tuple[LimitScores, ...]:
+        return tuple(LimitScores(limit=limit, metrics=detection_metrics(found)) for limit, found in self._outcomes.items())
+
+    @property
+    def wrong_scale(self) -> float:
+        """Share of the frames."""
+        return float(np.mean(self.wrong)) if self.wrong else 0.0
 
 
 def find_white_cells(
@@ -254,10 +321,11 @@ def render(report: DetectorReport) -> str:
         "detector.html",
         title="Detector of white cells",
         report=report,
-        limit=f"{report.limit:.2f}",
+        limit=f"{report.limit:.3g}",
         limits=LIMITS,
         aimed=AIMED,
         source_columns=[("limit", ""), *((source.source, "n") for source in report.sources)],
+        stress_columns=[("change", ""), *((source.source, "n") for source in report.sources if source.stress)],
     )
 
 
