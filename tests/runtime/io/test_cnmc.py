@@ -265,16 +265,48 @@ def test_ids_that_share_bytes_are_one_person_over_other_ids(tmp_path: Path) -> N
 
 
 def test_ids_of_one_person_are_joined_without_their_copies(tmp_path: Path) -> None:
-    for number, patient in enumerate(("51", "75", "78", "20", "21", "57")):
+    for number, patient in enumerate(("51", "75", "78", "20", "21", "17", "16", "1", "15", "43", "44", "57")):
         write(tmp_path / "all" / f"UID_{patient}_1_1_all.bmp", number)
-    for number, patient in enumerate(("H2", "H4", "H5", "h6", "H3", "H10", "H12"), 10):
+    for number, patient in enumerate(("H2", "H4", "H5", "h6", "H7", "H3", "H10", "H14", "H24", "H12"), 20):
         write(tmp_path / "hem" / f"UID_{patient}_1_1_hem.bmp", number)
     people: dict[str, set[str]] = {}
     for cell in scan_dataset(tmp_path).cells:
         people.setdefault(cell.person, set()).add(cell.patient)
     assert sorted(map(sorted, people.values())) == [
-        ["20", "21"], ["51", "75", "78"], ["57"], ["H10", "H3"], ["H12"], ["H2", "H4", "H5", "H6"],
+        ["1", "15", "16", "17", "20", "21"], ["43", "44"], ["51", "75", "78"], ["57"],
+        ["H10", "H3"], ["H12"], ["H14", "H24"], ["H2", "H4", "H5", "H6", "H7"],
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("H7_1_1_hem", "H2_2_1_hem"),
+        ("H14_23_5_hem", "H24_30_3_hem"),
+        ("43_4_1_all", "44_23_1_all"),
+        ("15_25_3_all", "1_7_2_all"),
+        ("17_30_2_all", "1_4_1_all"),
+        ("17_28_1_all", "20_32_1_all"),
+        ("16_38_1_all", "20_15_1_all"),
+    ],
+)
+def test_ids_that_hold_the_same_cell_cut_out_anew_are_one_person(cnmc: Path, one: str, other: str) -> None:
+    """The masks of one cell nearly agree, and its fine gray levels correlate, as those of two cells don't."""
+    names = [next(cnmc.rglob(f"UID_{name}.webp")) for name in (one, other)]
+    images = [cv2.imread(str(name), cv2.IMREAD_COLOR) for name in names]
+    boxes = [cv2.boundingRect(image.max(axis=2)) for image in images]
+    cells = [
+        cv2.resize(image[y : y + h, x : x + w], (40, 40), interpolation=cv2.INTER_AREA)
+        for image, (x, y, w, h) in zip(images, boxes, strict=True)
+    ]
+    masks = [cell.max(axis=2) > 2 for cell in cells]
+    assert (masks[0] & masks[1]).sum() > 0.95 * (masks[0] | masks[1]).sum()
+    inner = cv2.erode((masks[0] & masks[1]).astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool)
+    gray = [cv2.cvtColor(cell, cv2.COLOR_BGR2GRAY).astype(np.float32) for cell in cells]
+    fine = [(each - cv2.GaussianBlur(each, (0, 0), 3))[inner] for each in gray]
+    assert np.corrcoef(fine)[0, 1] > 0.6
+    people = {cell.path: cell.person for cell in scan_dataset(cnmc).cells}
+    assert people[names[0]] == people[names[1]]
 
 
 @settings(deadline=None, max_examples=15)
