@@ -36,12 +36,8 @@ TEST_TABLE = f"{TEST_FOLDER}_labels.csv"
 # lack the copies, so the ids are listed here; byte-identical cells in the files at hand are found as well. Only files named
 # as C-NMC's are read here, so the list meets no other numbering.
 TWIN_PATIENTS = (
-    ("1", "15", "16", "17", "20", "21"),
-    ("43", "44"),
-    ("51", "75", "78"),
-    ("H2", "H4", "H5", "H6", "H7"),
-    ("H3", "H10"),
-    ("H14", "H24"),
+    *(("1", "15", "16", "17", "20", "21"), ("43", "44"), ("51", "75", "78")),
+    *(("H2", "H4", "H5", "H6", "H7"), ("H3", "H10"), ("H14", "H24")),
 )
 READERS = 8  # hashing and reading release the lock; more threads than cores hide a slow disk
 
