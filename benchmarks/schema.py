@@ -55,6 +55,9 @@ SCOPE_DESCRIPTIONS: dict[MeasuredScope, str] = {
     "served": "images to labels by clients of a server, in turn with `classify_many`",
     "request": "a client's request to its answer",
 }
+RESAMPLES = 1000
+PERCENTILES = (2.5, 97.5)  # of a 95 % interval
+RoundTimes = Sequence[NDArray[np.float64]]  # for each round float64 (N,): milliseconds of its calls
 
 
 class Machine(StrictModel):
@@ -128,6 +131,8 @@ class Row(StrictModel):
         Their time at the measured peak of the type that this row computes in.
     peak_fraction : float or None
         How much of that peak is reached: roofline_ms / p50_ms.
+    cpu_ms, client_cpu_ms : float or None
+        Of scope 'served': processor time of a cell, of all cores together, in the process that answers, and in its clients.
     benchmark_app_ms : float or None
         Median of OpenVINO's benchmark_app on the same graph and settings, interleaved.
     notes : tuple of str
@@ -160,6 +165,8 @@ class Row(StrictModel):
     gmac: float | None = None
     roofline_ms: float | None = None
     peak_fraction: float | None = None
+    cpu_ms: float | None = None
+    client_cpu_ms: float | None = None
     benchmark_app_ms: float | None = None
     notes: tuple[str, ...] = ()
     config: str | None = None
@@ -321,11 +328,6 @@ def installed_versions(distributions: Iterable[str] = LIBRARIES) -> dict[str, st
         except PackageNotFoundError:
             continue
     return found
-
-
-RESAMPLES = 1000
-PERCENTILES = (2.5, 97.5)  # of a 95 % interval
-RoundTimes = Sequence[NDArray[np.float64]]  # for each round float64 (N,): milliseconds of its calls
 
 
 def ratio_interval(numerator: RoundTimes, denominator: RoundTimes, *, seed: int = 0) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""`compare`: every engine at hand against the golden set, and every precision against labelled cells, side by side."""
+"""`compare`: every available engine against the golden set, and every precision against labelled cells."""
 
 from __future__ import annotations
 

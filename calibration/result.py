@@ -34,6 +34,7 @@ WHY: dict[StopReason, str] = {  # a search ended
     "time": "time is up",
     "end": "every layer tried",
 }
+LIBRARIES = ("onnx", "onnxruntime", "numpy", "opencv-python-headless")  # whose versions the manifest records
 
 
 class RefusedCell(StrictModel):
@@ -189,9 +190,6 @@ def _gate_lines(gate: GateResult) -> tuple[str, ...]:
         f"{'':18}{gate.f1_drop_points:.2f} points of weighted F1 lost, at most {gate.max_f1_drop_points:g}",
         *patients,
     )
-
-
-LIBRARIES = ("onnx", "onnxruntime", "numpy", "opencv-python-headless")
 
 
 @dataclass(frozen=True)

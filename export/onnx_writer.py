@@ -185,7 +185,7 @@ class _Writer:
 
 
 def graph_path(models: GraphModels, precision: Precision) -> str:
-    """Where the graph lies in a bundle."""
+    """The graph's path in a bundle."""
     return f"{precision}/{models}.onnx"
 
 

@@ -95,7 +95,7 @@ def measure_until_stable(next_window: Callable[[], Window]) -> Level:
 
 
 def sweep_concurrency(scope: Scope, images: Sequence[Image], callers: int, window_s: float) -> Level:
-    """So many callers, each in a thread of its own, each with the next cell when its last is answered.
+    """Closed-loop load: `callers` threads, each of which sends the next cell when its last one is answered.
 
     Parameters
     ----------

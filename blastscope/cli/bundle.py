@@ -157,6 +157,8 @@ def _facts(bundle: Bundle) -> Table:
         rows["int8"] = _int8(manifest.calibration)
     if manifest.detector:
         rows["detector"] = _detector(manifest.detector)
+    if manifest.neighbours:
+        rows["neighbours"] = f"{manifest.neighbours.cells} cells of {manifest.neighbours.people} people, without pictures"
     if one := manifest.cascade:
         rows["cascade"] = (
             f"{one.first} alone from {one.threshold:.4f} on, {one.precision}: {100 * one.skipped:.0f} % of the work skipped, "

@@ -199,7 +199,7 @@ def examine(
     seen = _Tally(drift, group_by)
     with (
         opened(bundle, **words, workload="throughput") as scope,
-        nearest_in(scope, archive, nearest) as alike,
+        nearest_in(scope, archive, nearest if explain else 0, at_once=True) as alike,
         ExamineProgress(len(paths), cells=cells) as progress,
     ):
         smears = smear_model(scope.bundle) if group_by != "none" else None

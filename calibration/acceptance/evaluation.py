@@ -40,6 +40,8 @@ CELLS_AT_ONCE = 64  # cells cropped at once: the crops of all of them may not fi
 Infer = Callable[
     [NDArray[np.uint8]], NDArray[np.float32]
 ]  # crops (N, S, S, 3) to probabilities (N, 3, 2), or to a lane's answers (N, R, 2)
+BATCH = 16  # bounds memory: 16 crops of 299 px need about 1 GB in the fused Inception-ResNet-v2
+SAFETY = 0.5  # of the gate's limits: few cells show little
 
 
 class Progress:
@@ -161,9 +163,6 @@ def evaluate(networks: Mapping[str, Infer], cells: Sequence[DatasetEntry], spec:
     return CellPredictions(cells=tuple(kept), refused=tuple(refused), probabilities=joined)
 
 
-BATCH = 16  # bounds memory: 16 crops of 299 px need about 1 GB in the fused Inception-ResNet-v2
-
-
 class ReferenceRunner:
     """A loaded graph. `plain` turns every graph optimisation off, so that each operator is computed as the file says."""
 
@@ -209,9 +208,6 @@ def batches(crops: NDArray[np.uint8], size: int = BATCH) -> Iterator[NDArray[np.
     """`crops` in pieces of `size`, each contiguous."""
     for start in range(0, len(crops), size):
         yield np.ascontiguousarray(crops[start : start + size])
-
-
-SAFETY = 0.5  # of the gate's limits: few cells show little
 
 
 class Drift(StrictModel):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 AIM = 1.5  # times the throughput, what the project wants of a cascade
+COLOURS = {"a": ORANGE, "b": BLUE}
 
 
 class CurvePoint(StrictModel):
@@ -171,9 +172,6 @@ def _row(*columns: str) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.2f} %"
-
-
-COLOURS = {"a": ORANGE, "b": BLUE}
 
 
 def write_report(folder: Path, report: CascadeReport) -> None:

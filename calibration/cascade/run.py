@@ -129,7 +129,7 @@ class _CascadeEvaluation:
     config: CascadeConfig
 
     def report(self) -> CascadeReport:
-        """Chooses, judges, and writes what holds."""
+        """Chooses a threshold, evaluates it, and writes it into the bundle if it keeps the limits."""
         choice = choose_threshold(self.engines, self.config.max_flip_rate)
         judged = max(evaluate_left_out(self.engines, self.config.max_flip_rate), key=lambda one: one.flip_rate)
         reason = self._reason(choice, judged)

@@ -20,6 +20,7 @@ from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.runtime.types import Box, RefusalCode
 
 DRAWS, AT_ONCE = 1000, 50
+LEAST_IOU = 0.5  # of boxes that are the same cell's
 
 
 class DetectionMetrics(StrictModel):
@@ -246,9 +247,6 @@ def _auroc(truth: NDArray[np.int64], score: NDArray[np.float64], weights: NDArra
     hem, malignant = (np.add.reduceat((weights * (truth == one))[:, order], starts, axis=1) for one in (0, 1))
     below = np.cumsum(hem, axis=1) - hem / 2
     return np.asarray((malignant * below).sum(axis=1) / (malignant.sum(axis=1) * hem.sum(axis=1)), np.float64)
-
-
-LEAST_IOU = 0.5
 
 
 def match_boxes(labelled: Sequence[Box], found: Sequence[Box], *, least_iou: float = LEAST_IOU) -> dict[int, int]:

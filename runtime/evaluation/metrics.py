@@ -303,7 +303,7 @@ def flip_rate(calls_a: ArrayLike, calls_b: ArrayLike, patients: Sequence[str], *
 def patient_flip_rate(
     calls_a: ArrayLike, calls_b: ArrayLike, patients: Sequence[str], *, draws: int = 1000, seed: int = 0
 ) -> Interval:
-    """The share of patients whose call by most of their cells differs, ALL where the halves are equal.
+    """The share of patients whose call by the majority of their cells differs; equal halves count as ALL.
 
     Parameters
     ----------

@@ -23,6 +23,10 @@ from blastscope.runtime.types import CLASSES, Box, ClassName, Prediction, Refusa
 
 DoubtCode = Literal["nothing-found", "many-white-cells", "scale-assumed", "scale-disputed"]
 DOUBTS: tuple[DoubtCode, ...] = get_args(DoubtCode)
+ScaleSource = Literal["given", "red-cells", "assumed"]
+Colour = tuple[float, float, float]
+GroupName = Literal["lymphoid", "myeloid", "other"]
+GROUPS: tuple[GroupName, ...] = get_args(GroupName)
 
 
 class Doubt(NamedTuple):
@@ -265,10 +269,6 @@ class FrameReport:
         )
 
 
-ScaleSource = Literal["given", "red-cells", "assumed"]
-Colour = tuple[float, float, float]
-
-
 @dataclass(frozen=True, slots=True)
 class FrameParameters:
     """What holds for a whole frame; for a slide it is measured once, on some windows, and all tiles go by it.
@@ -304,10 +304,6 @@ class FrameParameters:
     content: Box
     extent: Box
     scale_note: str = ""
-
-
-GroupName = Literal["lymphoid", "myeloid", "other"]
-GROUPS: tuple[GroupName, ...] = get_args(GroupName)
 
 
 class CellGroup(NamedTuple):

@@ -52,7 +52,7 @@ _KEEP_DELAY_S = 0.5  # the library exports an engine without letting go of the i
 
 @dataclass(slots=True)
 class LoadedSession:
-    """An engine that passed the golden set, with what is to be told of how it was chosen.
+    """An engine that passed the golden set, and the events of how it was chosen.
 
     Attributes
     ----------

@@ -14,6 +14,11 @@ from blastscope.runtime.errors import UsageError
 from blastscope.runtime.io.cpu_info import KNOWN
 from blastscope.runtime.types import EXECUTIONS, LAYOUTS, PRECISIONS, Execution, Layout, Precision
 
+T = TypeVar("T", bound=str)
+WORKLOADS: tuple[Workload, ...] = get_args(Workload)
+Meanwhile = Literal["wait", "cpu"]
+UnlikeTraining = Literal["refuse", "call"]
+
 
 @dataclass(frozen=True, slots=True)
 class Device:
@@ -50,13 +55,6 @@ def parse_device(text: str) -> Device:
     if found := re.fullmatch(r"openvino:([A-Za-z0-9_.]+)", text):
         return Device("openvino", found[1].upper())
     raise UsageError(f"device '{text}' is not known: say {KNOWN}")
-
-
-T = TypeVar("T", bound=str)
-
-WORKLOADS: tuple[Workload, ...] = get_args(Workload)
-Meanwhile = Literal["wait", "cpu"]
-UnlikeTraining = Literal["refuse", "call"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +158,7 @@ class SessionOptions:
         )
 
     def engine_options(self, execution: Execution, layout: Layout = "fused") -> EngineOptions:
-        """What a backend is told when it loads an engine.
+        """The options for a backend that loads an engine.
 
         Parameters
         ----------

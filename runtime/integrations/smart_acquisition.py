@@ -329,7 +329,7 @@ class _Feed:
         self._thread.start()
 
     def put_all(self, events: Iterable[MDAEvent]) -> None:
-        """Asks for each event once there is room for its frame, and waits until the last one has been seen and told of."""
+        """Queues each event once there is room for its frame, and waits until the last frame is reported."""
         for event in events:
             self._wait(lambda: self._on_the_way() < self._plan.queue)
             if self.cancelled:

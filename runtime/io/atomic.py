@@ -181,7 +181,7 @@ def _replace(folder: Path, fill: Callable[[Path], None], mode: int) -> None:
 
 
 def moved_aside(folder: Path) -> bool:
-    """Whether a change of a folder stands between its two renames, by a writer at work or one that broke off.
+    """Whether a change of a folder is between its two renames, by a running writer or one that was interrupted.
 
     Parameters
     ----------
@@ -196,7 +196,7 @@ def moved_aside(folder: Path) -> bool:
 
 
 def recover(folder: Path) -> None:
-    """Puts back a folder whose change broke off between its two renames. Does nothing where the folder is in its place.
+    """Puts back a folder whose change was interrupted between its two renames. Does nothing if the folder is in its place.
 
     Parameters
     ----------

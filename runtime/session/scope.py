@@ -104,25 +104,35 @@ class Scope(OpenSession):
             raise UsageError(f"there is no call to explain, the cell is refused: {crop.detail}")
         return explain_crop(prediction, crop, self.infer)
 
-    def open_archive(self, folder: Path | str) -> LabelledArchive:
-        """A `LabelledArchive`: its `nearest` gives those labelled cells of a folder that are most like one cell.
+    def open_archive(self, place: Path | str | None = None) -> LabelledArchive:
+        """A `LabelledArchive`: its `nearest` gives those labelled cells that are most like one cell.
 
         They are compared by the features that this bundle's networks measure novelty by, on the CPU. The first time each cell
-        of the folder takes some hundredths of a second; then the user's cache has its features.
+        of a folder or table takes some hundredths of a second; then the user's cache has its features.
 
         Parameters
         ----------
-        folder : Path or str
-            Cells in C-NMC's naming, as training takes them.
+        place : Path or str, optional
+            A folder of cells in C-NMC's naming, as training takes them, or with folders all and hem; or a CSV file: path,label
+            and, if known, patient, of images of single cells, or labels or corrections of frames. By default the training's
+            cells, by the index in the bundle: without pictures.
 
         Raises
         ------
-        DataError, UsageError, UnavailableError
-            The folder holds no such cells; the bundle measures no novelty; OpenVINO is missing or refuses the graph.
+        DataError, UsageError, BundleError, UnavailableError
+            The place holds no such cells; the bundle measures no novelty, or has no index; its index breaks a rule; OpenVINO is
+            missing or refuses the graph.
         """
-        from blastscope.runtime.inference.neighbours import LabelledArchive
+        from blastscope.runtime.inference.neighbours import open_training_cells
 
-        return LabelledArchive(self.bundle, Path(folder), cache_dir=self._options.cache_dir, threads=self._options.threads)
+        cache_dir, threads = self._options.cache_dir, self._options.threads
+        if place is None:
+            return open_training_cells(self.bundle, threads=threads)
+        from blastscope.runtime.evaluation.labelled_cells import list_labelled_cells
+        from blastscope.runtime.inference.archive_features import open_archive
+
+        listing = list_labelled_cells(Path(place), threads=threads or usable_threads())
+        return open_archive(self.bundle, listing, cache_dir=cache_dir, threads=threads)
 
     def submit(self, image: ImageSource) -> Future[Prediction]:
         """The future of `classify(image)`. When this returns, the buffer of an image on the host may be used again.

@@ -247,7 +247,7 @@ class _Run:
         self.ledger.count(dropped=gone)
 
     def stop_forgotten(self, process: int) -> None:
-        """The same for a handle that was collected; nothing in a forked child, whose locks may be held by threads it hasn't."""
+        """The same for a handle that was collected. Does nothing in a forked child: the parent's threads may hold locks."""
         if os.getpid() == process:
             self.stop(drain=True)
 

@@ -18,6 +18,11 @@ from blastscope.runtime.io.strict_model import StrictModel
 FOLDER = Path(__file__).parent
 FATBIN = "crop.fatbin"
 RECORD = "crop.json"
+SOURCE = "crop.cu"
+MACHINES = (75, 80, 86, 87, 89, 90, 100, 120)  # compute capabilities, times ten
+PTX = 75  # the oldest: every later GPU can translate it
+TARGETS = (*(f"sm_{machine}" for machine in MACHINES), f"compute_{PTX}")
+OPTIONS = ("-std=c++17", "-fatbin", "-Werror", "all-warnings", "--compress-mode=size", "--threads=2")
 
 
 class Compiled(StrictModel):
@@ -72,13 +77,6 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise KernelError(path, f"it can't be read ({error.strerror})") from error
-
-
-SOURCE = "crop.cu"
-MACHINES = (75, 80, 86, 87, 89, 90, 100, 120)
-PTX = 75  # the oldest: every later GPU can translate it
-TARGETS = (*(f"sm_{machine}" for machine in MACHINES), f"compute_{PTX}")
-OPTIONS = ("-std=c++17", "-fatbin", "-Werror", "all-warnings", "--compress-mode=size", "--threads=2")
 
 
 def compile_kernels() -> None:

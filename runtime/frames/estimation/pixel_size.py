@@ -32,6 +32,10 @@ FADED = 0.4  # where so few edges are left at the next coarser level, they were 
 FEWEST = 0.3  # whole circles (a half circle counts as an eighth) that must meet before they count
 
 Level = tuple[int, float, float]
+FAINTEST = 5  # the gradient of an edge, gray levels a pixel where glass is not dimmer than DIM_GLASS
+DIM_GLASS = 100
+BLUR = 0.15  # of votes, in radii: red cells aren't round
+Avoid = Callable[[NDArray[np.uint8]], NDArray[np.bool_]]
 
 
 class RedCells(NamedTuple):
@@ -198,13 +202,6 @@ def _middle(box: Box, widest: int) -> Box:
     """The middle of `box`, at most about `widest` across; as symmetric as the box."""
     spare_x, spare_y = max(box[2] - box[0] - widest, 0) // 2, max(box[3] - box[1] - widest, 0) // 2
     return box[0] + spare_x, box[1] + spare_y, box[2] - spare_x, box[3] - spare_y
-
-
-FAINTEST = 5  # the gradient of an edge, gray levels a pixel where glass is not dimmer than DIM_GLASS
-DIM_GLASS = 100
-BLUR = 0.15  # of votes, in radii: red cells aren't round
-
-Avoid = Callable[[NDArray[np.uint8]], NDArray[np.bool_]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -6,7 +6,7 @@ On it a person can say what each cell is, and save it as `corrections.csv`, whos
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -19,6 +19,7 @@ from blastscope.runtime.frames.report.templates import render_template
 from blastscope.runtime.frames.report.theme import LOOKS, caution, names_of, style_of, words_of
 from blastscope.runtime.frames.report.thumbnails import Thumbnail, thumbnail_side
 from blastscope.runtime.frames.types import FrameCell, FrameReport
+from blastscope.runtime.inference.neighbours import Neighbour
 from blastscope.runtime.io.printable import without_surrogates
 from blastscope.runtime.types import Audit, RefusalCode
 
@@ -94,7 +95,8 @@ def render_slide_report(
         cells=[] if index else [_cell(card, places[id(card.report)]) for card in cards[:MOST_CARDS]],
         cell_count=len(cards),
         explained=not index and any(card.explained for card in cards[:MOST_CARDS]),
-        compared=not index and any(card.explained and card.explained.alike for card in cards[:MOST_CARDS]),
+        compared=not index and any(_alike(cards)),
+        pictured=any(picture is not None for alike in _alike(cards) for _, picture in alike),
         kinds=[("", "all cells"), *((kind, look.name) for kind, look in LOOKS.items())],
         frame_choices=[("", "all frames"), *several] if several else [],
         examined=sum(report.refusal is None for report in reports),
@@ -107,6 +109,11 @@ def render_slide_report(
         most_numbers=MOST_NUMBERS,
         audit=audit,
     )
+
+
+def _alike(cards: Sequence[Card]) -> Iterator[tuple[tuple[Neighbour, bytes | None], ...]]:
+    """The labelled cells that stand beside the shown cells, where there are any."""
+    return (card.explained.alike for card in cards[:MOST_CARDS] if card.explained and card.explained.alike)
 
 
 def _key_figures(reports: Sequence[FrameReport], cards: Sequence[Card]) -> list[tuple[str, str, str, str]]:

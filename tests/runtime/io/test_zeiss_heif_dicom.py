@@ -42,7 +42,7 @@ def without(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     def find(name: str, *words: Any) -> object:
         return None if name in names else found(name, *words)
 
-    for module in ("dicom", "heif", "vendor"):
+    for module in ("dicom", "vendor"):
         monkeypatch.setattr(f"blastscope.runtime.io.slides.{module}.find_spec", find)
 
 
