@@ -40,7 +40,7 @@ def test_batches_go_on_while_the_event_loop_is_busy() -> None:
     assert batches == [[1, 2], [3, 4], [5]]
 
 
-def test_an_item_that_waits_for_others_is_answered_after_the_batch_before_it() -> None:
+def test_an_item_that_waits_is_answered_after_the_batch_before_it() -> None:
     begun, gate = threading.Event(), threading.Event()
 
     def run(items: Sequence[Any]) -> list[Any]:
