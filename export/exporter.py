@@ -41,6 +41,8 @@ from blastscope.train.uncertainty import read_uncertainty
 logger = logging.getLogger(__name__)
 
 GOLDEN_FILE = "golden.safetensors"
+CLEAR_MARGIN = 1.0  # logit units; bf16 moves a margin of a trained ensemble by 0.1 or so, int8 by a few tenths
+GOLDEN_CANDIDATES = 96  # crops among which the golden set is chosen
 
 
 def export_run(run: Path, out: Path, *, data: Path | None = None, config: ExportConfig | None = None) -> Bundle:
@@ -124,9 +126,6 @@ def write_export_bundle(out: Path, manifest: Manifest, files: list[GraphFile], g
     return write_bundle(out, manifest, {**sources, manifest.golden.file: golden_bytes(golden)})
 
 
-CLEAR_MARGIN = 1.0  # logit units; bf16 moves a margin of a trained ensemble by 0.1 or so, int8 by a few tenths
-
-
 def choose_golden(
     crops: NDArray[np.uint8],
     answers: NDArray[np.float32],
@@ -185,9 +184,6 @@ def _choose_clear_rows(
     clear = int((np.abs(margins[by_margin]) >= CLEAR_MARGIN).sum())
     pool = by_margin[: max(min(clear, (len(side) + 1) // 2), want)]
     return rng.choice(pool, size=min(want, len(pool)), replace=False)
-
-
-GOLDEN_CANDIDATES = 96  # crops among which the golden set is chosen
 
 
 @dataclass(frozen=True, slots=True)

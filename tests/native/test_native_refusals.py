@@ -7,6 +7,7 @@ import ctypes
 import functools
 import json
 import random
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,38 @@ def test_a_changed_manifest_is_judged_as_python_judges_it(native: NativeLibrary,
         assert ours == theirs, (path, value)
         found.add(ours)
     assert found >= {"Ok", "BundleError"}
+
+
+OF_NEIGHBOURS: list[tuple[tuple[str, ...], Json]] = [
+    *((("neighbours", key), "gone") for key in ("file", "sha256", "size", "graph", "cells", "people", "features")),
+    *((("neighbours", "cells"), value) for value in (0, 100_001, 1.5, "1")),
+    *((("neighbours", "people"), value) for value in (0, None)),
+    *((("neighbours", "features"), value) for value in (0, 10_001)),
+    (("neighbours", "graph"), "00" * 32),
+    (("neighbours", "sha256"), "00" * 32),
+    (("neighbours", "file"), "golden.safetensors"),
+    (("neighbours", "file"), "elsewhere.safetensors"),
+    (("neighbours", "size"), 7),
+    (("neighbours", "unknown"), 1),
+    (("neighbours",), None),
+    (("neighbours",), []),
+    (("format",), "1.4"),
+    (("measures_novelty",), False),
+]
+
+
+def test_what_a_manifest_says_of_neighbours_is_judged_as_python_judges_it(native: NativeLibrary, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(SHIPPED_BUNDLE, bundle)
+    manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+    manifest["uncertainty"]["novelty"] = None  # else graphs that measure none are refused for its limit
+    for path, value in OF_NEIGHBOURS:
+        (bundle / "manifest.json").write_text(json.dumps(changed(manifest, path, value)), encoding="utf-8")
+        with pytest.raises(BlastscopeError) as caught:
+            read_bundle(bundle)
+        assert native_says(native, bundle, tmp_path) == type(caught.value).__name__, (path, value)
+    (bundle / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    assert native_says(native, bundle, tmp_path, device="cpu") == "Ok"
 
 
 @pytest.mark.parametrize("number", range(len(TEXTS)))

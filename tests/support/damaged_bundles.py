@@ -30,11 +30,11 @@ TEXTS: list[Callable[[str], str | bytes]] = [
     lambda text: "[" * 5000,
     lambda text: "",
     lambda text: text + " " * 2**23,
-    lambda text: text.replace('"format": "1.4"', '"format": "1.5"'),
-    lambda text: text.replace('"format": "1.4"', '"format": "2.0"'),
-    lambda text: text.replace('"format": "1.4"', '"format": "0.9"'),
-    lambda text: text.replace('"format": "1.4"', '"format": "01.4"'),
-    lambda text: text.replace('"format": "1.4"', '"format": "1.2"'),
+    lambda text: text.replace('"format": "1.5"', '"format": "1.6"'),
+    lambda text: text.replace('"format": "1.5"', '"format": "2.0"'),
+    lambda text: text.replace('"format": "1.5"', '"format": "0.9"'),
+    lambda text: text.replace('"format": "1.5"', '"format": "01.5"'),
+    lambda text: text.replace('"format": "1.5"', '"format": "1.2"'),
     lambda text: text.replace('"config": {}', f'"config": {{"a": {[0] * 100_001}}}'),
     lambda text: text.replace('"config": {}', f'"config": {"[" * 150}{"]" * 150}'),
     lambda text: text.replace("2026-11-23T01:00:00Z", "2026-11-23"),
@@ -44,7 +44,7 @@ DAMAGES = ["a flipped bit", "a longer file", "a missing file", "another file", "
 UNFIT = [
     *("a subgraph", "another domain", "an unknown operator", "a fixed batch", "another input", "an output too many"),
     *("weights elsewhere", "a weight that is no number", "much memory", "an old version"),
-    *("a window behind the picture", "slopes in a row", "a group normalization"),
+    *("a window behind the picture", "a window behind a border that counts", "slopes in a row", "a group normalization"),
 ]
 
 
@@ -151,6 +151,10 @@ def _spoil(model: onnx.ModelProto, kind: str) -> None:
             window = {"kernel_shape": [2, 2], "strides": [2, 2], "pads": [1] * 4, "ceil_mode": 1}
             graph.initializer.append(numpy_helper.from_array(np.zeros((1, 1, 7, 7), np.float32), "map"))
             graph.node.append(helper.make_node("MaxPool", ["map"], ["pooled"], **window))
+        case "a window behind a border that counts":
+            window = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1] * 4, "ceil_mode": 1, "count_include_pad": 1}
+            graph.initializer.append(numpy_helper.from_array(np.zeros((1, 1, 6, 6), np.float32), "map"))
+            graph.node.append(helper.make_node("AveragePool", ["map"], ["pooled"], **window))
         case "slopes in a row":
             graph.initializer.append(numpy_helper.from_array(np.zeros((1, 7, 7, 7), np.float32), "maps"))
             graph.initializer.append(numpy_helper.from_array(np.ones(7, np.float32), "slopes"))

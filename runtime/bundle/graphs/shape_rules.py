@@ -53,6 +53,7 @@ def _group_normalization(call: Call) -> Sequence[Shape]:
 
 def _window(call: Call, kernel: Sequence[int], *, round_up: bool = False) -> Shape:
     """The spatial sides that a window leaves."""
+    border_counts = call.integer("count_include_pad", 0) != 0
     sides, count = call.shape()[2:], len(kernel)
     strides, dilations = call.integers("strides", [1] * count), call.integers("dilations", [1] * count)
     pads = call.integers("pads", [0] * 2 * count)
@@ -78,6 +79,10 @@ def _window(call: Call, kernel: Sequence[int], *, round_up: bool = False) -> Sha
         if begins_behind:  # ONNX leaves it out, OpenVINO 2026.4 makes a maximum of nothing, and padding by Pad would add it
             raise ValueError(
                 "engines differ in whether a window counts that begins behind the picture: give it another padding"
+            )
+        if border_counts and any(pads) and (windows - 1) * strides[place] > room:
+            raise ValueError(  # ONNX by what lies in picture and padding, OpenVINO 2026.4 by the whole kernel
+                "engines differ in what a window is divided by that ends behind its padding: pad by an operator Pad instead"
             )
         found.append(windows)
     if min(found, default=1) < 1:

@@ -31,6 +31,8 @@ Shape window(const Call& call, const std::vector<int64_t>& kernel, bool round_up
     for (int64_t pad : pads)
         if (pad < 0 || pad > 4096) throw CannotBe("its padding can't be");
     const std::string automatic = call.word("auto_pad", "NOTSET");
+    const bool border_counts = call.integer("count_include_pad", 0) != 0;
+    const bool padded = std::any_of(pads.begin(), pads.end(), [](int64_t pad) { return pad != 0; });
     Shape found;
     for (size_t place = 0; place < count; place++) {
         const int64_t side = data[place + 2], stride = strides[place];
@@ -47,6 +49,8 @@ Shape window(const Call& call, const std::vector<int64_t>& kernel, bool round_up
         const bool begins_behind = round_up && Big(windows - 1) * stride >= Big(side) + before;
         if (begins_behind)  // ONNX leaves it out, OpenVINO 2026.4 makes a maximum of nothing, and padding by Pad would add it
             throw CannotBe("engines differ in whether a window counts that begins behind the picture: give it another padding");
+        if (border_counts && padded && Big(windows - 1) * stride > room)  // ONNX by what lies in picture and padding, OpenVINO 2026.4 by the kernel
+            throw CannotBe("engines differ in what a window is divided by that ends behind its padding: pad by an operator Pad instead");
         found.push_back(windows);
     }
     for (int64_t side : found)
