@@ -13,10 +13,11 @@ READY_DEMO = $(VENV)/.installed-demo
 demo: $(READY_DEMO)
 	$(BIN)/blastscope demo --out demo
 
-# One process a core, up to four. SHARDS=0 takes this one alone, as a debugger wants it.
+# One process a core, up to four. SHARDS=0 takes this one alone, as a debugger wants it. Compiled modules are kept, whatever the
+# environment says: else each of the many processes that tests start would compile all that it imports.
 SHARDS ?= logical
 test: $(READY)
-	$(BIN)/python -m pytest --numprocesses $(SHARDS) --maxprocesses 4 --dist worksteal $(PYTEST_ARGS)
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses $(SHARDS) --maxprocesses 4 --dist worksteal $(PYTEST_ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -143,8 +144,9 @@ fuzz: $(READY)
 	if $(BIN)/python -c "import atheris" 2> /dev/null; then $(FUZZ)/guided --seconds $$(($(FUZZ_SECONDS) / 2)) --coverage; \
 		else $(FUZZ) --seconds $$(($(FUZZ_SECONDS) / 2)) --seed 1; fi
 
-# Kills train, export, calibrate, pack, build, the first opening and the cache of crops at random moments, and as root fills their disks
-# at one write after the other: what stood before is whole, or what comes is, and the next attempt gives what an undisturbed one does.
+# Kills train, export, calibrate, pack, unpack, build, the first opening and the cache of crops at random moments, and as root fills
+# their disks at one write after the other: what stood before is whole, or what comes is; the next attempt gives what an undisturbed
+# one does, and no temporary file and no lock stays.
 BREAK_ARGS ?= --kills 200 $(if $(filter 0,$(shell id -u)),--fills 12)
 break: $(READY)
 	PYTHONPATH=tests/support $(BIN)/python -m breaking --out .cache/breaking $(BREAK_ARGS)
@@ -173,7 +175,7 @@ wheel: $(READY)
 # pip install --no-index --find-links wheelhouse --require-hashes -r wheelhouse/requirements.txt
 wheelhouse: wheel
 	rm -rf wheelhouse
-	$(BIN)/python requirements/wheelhouse.py dist wheelhouse
+	$(BIN)/python requirements/wheels.py collect dist wheelhouse
 	@du -sh wheelhouse
 
 # Chooses the pins and their hashes anew: LOCK_ARGS=--upgrade takes the newest of each. Needs uv, which asks PyPI.
@@ -187,7 +189,7 @@ sbom: $(READY)
 
 # Whether every kind of machine has wheels of what the runtime needs. Needs uv, which asks PyPI.
 platforms:
-	$(PYTHON) requirements/platforms.py
+	$(PYTHON) requirements/wheels.py check
 
 clean:
 	rm -rf build dist demo wheelhouse *.egg-info

@@ -30,6 +30,23 @@ logger = logging.getLogger(__name__)
 
 CALIBRATION_CELLS = 8  # that set the int8 ranges
 VNNI_FEATURES = ("avx512_vnni", "avx_vnni", "amx_int8")
+Framework = Literal["torch", "torch-compiled", "onnxruntime", "openvino"]
+FRAMEWORKS: tuple[Framework, ...] = get_args(Framework)
+TORCH_BASELINE = "fp32/torch"  # the paper's ensemble as it was trained: all ratios compare with it
+TUNING = "https://docs.pytorch.org/tutorials/recipes/recipes/tuning_guide.html"
+# names weight prepacking as what makes convolutions fast; `freezing` in torch/_inductor/config.py is what lets it happen
+FREEZING = (
+    "https://www.intel.com/content/www/us/en/developer/articles/technical/accelerated-cpu-inference-with-pytorch-inductor.html"
+)
+ORT_THREADS = "https://onnxruntime.ai/docs/performance/tune-performance/threading.html"
+ORT_INT8 = "https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html"
+OV_HINTS = (
+    "https://docs.openvino.ai/2025/openvino-workflow/running-inference/optimize-inference/high-level-performance-hints.html"
+)
+_EAGER = "inference_mode, channels_last weights and pixels, one thread a core"
+_COMPILED = "torch.compile with frozen weights, static shapes; inference_mode, channels_last, one thread a core"
+_SESSION = "one session, all graph optimisations, sequential, one intra-op thread a core, spinning allowed"
+BaselineFactory = Callable[[], ClassifyFunction]  # loads the network
 
 
 class BaselineGraphs(NamedTuple):
@@ -140,11 +157,6 @@ def _nodes_outside_network(graph: Path) -> list[str]:
     return [node.name for node in loaded.graph.node if node.name not in network]
 
 
-Framework = Literal["torch", "torch-compiled", "onnxruntime", "openvino"]
-FRAMEWORKS: tuple[Framework, ...] = get_args(Framework)
-TORCH_BASELINE = "fp32/torch"  # the paper's ensemble as it was trained: all ratios compare with it
-
-
 @dataclass(frozen=True)
 class BaselineConfig:
     """How a baseline is run, and the address of the page that advises it.
@@ -161,19 +173,6 @@ class BaselineConfig:
     source: str
 
 
-TUNING = "https://docs.pytorch.org/tutorials/recipes/recipes/tuning_guide.html"
-# names weight prepacking as what makes convolutions fast; `freezing` in torch/_inductor/config.py is what lets it happen
-FREEZING = (
-    "https://www.intel.com/content/www/us/en/developer/articles/technical/accelerated-cpu-inference-with-pytorch-inductor.html"
-)
-ORT_THREADS = "https://onnxruntime.ai/docs/performance/tune-performance/threading.html"
-ORT_INT8 = "https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html"
-OV_HINTS = (
-    "https://docs.openvino.ai/2025/openvino-workflow/running-inference/optimize-inference/high-level-performance-hints.html"
-)
-_EAGER = "inference_mode, channels_last weights and pixels, one thread a core"
-_COMPILED = "torch.compile with frozen weights, static shapes; inference_mode, channels_last, one thread a core"
-_SESSION = "one session, all graph optimisations, sequential, one intra-op thread a core, spinning allowed"
 BASELINE_CONFIGS: dict[str, BaselineConfig] = {
     "torch": BaselineConfig(f"three models one after the other, eager; {_EAGER}", TUNING),
     "torch-fused": BaselineConfig(f"one fused network, eager; {_EAGER}", TUNING),
@@ -223,9 +222,6 @@ class BaselineTask:
     def thread_count(self) -> int:
         """Threads for a framework that must be given a number."""
         return self.threads or usable_threads()
-
-
-BaselineFactory = Callable[[], ClassifyFunction]  # loads the network
 
 
 def baseline_factories(framework: Framework, task: BaselineTask) -> Iterator[tuple[str, BaselineFactory]]:

@@ -29,6 +29,13 @@ from blastscope.runtime.types import CLASSES, PRECISIONS, VOTERS, ClassName, Exe
 if TYPE_CHECKING:
     from blastscope.benchmarks.models import BenchmarkModel
 
+BACKEND = "openvino"
+FIRST_VOTER = 0  # the voter that decides alone: a
+ALWAYS_DECIDES = Cascade(FIRST_VOTER, 0.0)  # no probability is below this threshold
+CANDIDATES_PER_CELL = 4  # synthetic cells for each that is used: those nearest to a tie are left out
+MIN_MARGIN = 0.2  # a vote with a smaller margin may change with an engine's rounding, and isn't compared
+Probabilities = NDArray[np.float32]  # (N, 3, 2): cells, voters, classes
+
 
 def separate_torch_models(run: Path, *, threads: int | None = None, compiled: bool = False) -> ClassifyFunction:
     """The three models of `run` in PyTorch, one after the other, as they were trained: four backbone passes a cell.
@@ -116,11 +123,6 @@ def crop_images(images: Sequence[Image], spec: CropSpecification) -> NDArray[np.
     """The crops, uint8 (N, S, S, 3) RGB, of images that are known to be cells; an image that is refused has none."""
     crops = [crop_cell(image, spec) for image in images]
     return np.stack([crop.pixels for crop in crops if isinstance(crop, Crop)])
-
-
-BACKEND = "openvino"
-FIRST_VOTER = 0  # the voter that decides alone: a
-ALWAYS_DECIDES = Cascade(FIRST_VOTER, 0.0)  # no probability is below this threshold
 
 
 class RuntimeConfig(NamedTuple):
@@ -224,11 +226,6 @@ def mask_other_voters(probabilities: NDArray[np.float32]) -> NDArray[np.float32]
     masked = np.full_like(probabilities, np.nan)
     masked[:, FIRST_VOTER] = probabilities[:, FIRST_VOTER]
     return masked
-
-
-CANDIDATES_PER_CELL = 4  # synthetic cells for each that is used: those nearest to a tie are left out
-MIN_MARGIN = 0.2  # a vote with a smaller margin may change with an engine's rounding, and isn't compared
-Probabilities = NDArray[np.float32]  # (N, 3, 2): cells, voters, classes
 
 
 class ReferencePredictions:

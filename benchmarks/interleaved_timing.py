@@ -13,17 +13,33 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from blastscope.runtime.io.cpu_info import allowed_cpus
 from blastscope.runtime.types import ClassName
 
 BUSY_THRESHOLD = 0.05  # of the cores: above it a figure is marked as taken on a busy machine
 POLL_INTERVAL_S = 0.5  # the counters tick at 10 ms, so this is exact to 2 % on one core
 PROC_STAT = Path("/proc/stat")
 _NOT_BUSY_COLUMNS = (3, 4, 8, 9)  # idle, iowait; and guest times, which user time counts already
+Image = NDArray[np.uint8]  # (H, W, 3) RGB
+ClassifyFunction = Callable[[Sequence[Image]], Sequence[ClassName | None]]  # images to labels, both in host memory
+MIN_MONITORED_MS = 200  # in less time the CPU's counters advance too little to give a share
 
 
 class _CpuTimes(NamedTuple):
-    busy_s: float  # of the cores that this process may use
-    process_s: float  # of this process and of its children that have ended
+    """Processor times at one moment, in seconds.
+
+    Attributes
+    ----------
+    busy_s : float
+        Of the cores that this process may use.
+    process_s : float
+        Of this process and of its children that have ended.
+    clock_s : float
+        The monotonic clock when they were read.
+    """
+
+    busy_s: float
+    process_s: float
     clock_s: float
 
 
@@ -52,20 +68,18 @@ class ContentionMonitor:
         self._last = now
         if now is None or last is None or now.clock_s <= last.clock_s:
             return None
-        available = (now.clock_s - last.clock_s) * len(_usable_cpus())
+        available = (now.clock_s - last.clock_s) * len(allowed_cpus())
         taken = (now.busy_s - last.busy_s) - (now.process_s - last.process_s)
         return float(min(1.0, max(0.0, taken / available)))
 
 
-def wait_for_idle(timeout_s: float, *, threshold: float = BUSY_THRESHOLD) -> float | None:
-    """Waits until other processes take no more than `threshold` of the cores.
+def wait_for_idle(timeout_s: float) -> float | None:
+    """Waits until other processes take no more than `BUSY_THRESHOLD` of the cores.
 
     Parameters
     ----------
     timeout_s
         Seconds to wait at most.
-    threshold
-        Share of the cores, 0 to 1, up to which the machine counts as idle.
 
     Returns
     -------
@@ -77,7 +91,7 @@ def wait_for_idle(timeout_s: float, *, threshold: float = BUSY_THRESHOLD) -> flo
     while True:
         time.sleep(min(POLL_INTERVAL_S, max(timeout_s, 0.0)))
         other_share = monitor.other_cpu_share()
-        if other_share is None or other_share <= threshold or time.monotonic() >= end:
+        if other_share is None or other_share <= BUSY_THRESHOLD or time.monotonic() >= end:
             return other_share
 
 
@@ -95,7 +109,7 @@ def _read_cpu_times(proc_stat: Path) -> _CpuTimes | None:
         ticks_per_s = os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, AttributeError):
         return None
-    usable = {f"cpu{number}" for number in _usable_cpus()}
+    usable = {f"cpu{number}" for number in allowed_cpus()}
     busy = 0
     for fields in map(str.split, lines):
         if fields and fields[0] in usable:
@@ -103,17 +117,6 @@ def _read_cpu_times(proc_stat: Path) -> _CpuTimes | None:
     times = os.times()
     process_s = times.user + times.system + times.children_user + times.children_system
     return _CpuTimes(busy / ticks_per_s, process_s, time.monotonic())
-
-
-def _usable_cpus() -> set[int]:
-    if hasattr(os, "sched_getaffinity"):
-        return os.sched_getaffinity(0)
-    return set(range(os.cpu_count() or 1))
-
-
-Image = NDArray[np.uint8]  # (H, W, 3) RGB
-ClassifyFunction = Callable[[Sequence[Image]], Sequence[ClassName | None]]  # images to labels, both in host memory
-MIN_MONITORED_MS = 200  # in less time the CPU's counters advance too little to give a share
 
 
 @dataclass(frozen=True)

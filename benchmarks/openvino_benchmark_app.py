@@ -21,6 +21,9 @@ from blastscope.runtime.types import Execution
 SOURCE = "https://docs.openvino.ai/2025/get-started/learn-openvino/openvino-samples/benchmark-tool.html"
 TOOL = "import sys; from openvino.tools.benchmark.main import main; sys.exit(main())"
 TIMEOUT_S = 300
+CONVOLUTIONS = ("Convolution", "GroupConvolution")
+COMPUTE_LAYERS = ("Convolution", "GroupConvolution", "Deconvolution", "FullyConnected", "MatMul")  # that multiply and add
+MEMORY_LAYERS = ("Pooling", "Concatenation", "Subgraph", "Eltwise", "Interpolate", "Reduce")  # that move feature maps
 
 
 def run_benchmark_app(graph: Path, shape: list[int], execution: Execution, *, seconds: float, threads: int | None) -> float:
@@ -70,11 +73,6 @@ def _thread_arguments(threads: int | None) -> list[str]:
     if threads is None or threads == usable_threads():
         return ["-hint", "latency"]
     return ["-hint", "none", "-nthreads", str(threads), "-nstreams", "1", "-api", "sync"]
-
-
-CONVOLUTIONS = ("Convolution", "GroupConvolution")
-COMPUTE_LAYERS = ("Convolution", "GroupConvolution", "Deconvolution", "FullyConnected", "MatMul")  # that multiply and add
-MEMORY_LAYERS = ("Pooling", "Concatenation", "Subgraph", "Eltwise", "Interpolate", "Reduce")  # that move feature maps
 
 
 class Layer(NamedTuple):

@@ -294,9 +294,15 @@ def merge_results(results: Sequence[BenchResult]) -> BenchResult:
     first = results[0]
     for result in results[1:]:
         if any(getattr(result.machine, name) != getattr(first.machine, name) for name in MACHINE_KEYS):
-            raise UsageError("the results come from different machines: they can't be merged")
+            raise UsageError(
+                "the results come from different machines: measure all of them on one, or publish each without '--add', into a "
+                "folder of its own by '--out'"
+            )
         if result.versions != first.versions:
-            raise UsageError("the results come from different versions of the libraries: they can't be merged")
+            raise UsageError(
+                "the results come from different versions of the libraries: measure them anew, or publish these without "
+                "'--add', into a folder of its own by '--out'"
+            )
     rows: dict[tuple[str, str, int], Row] = {}
     for row in (row for result in results for row in result.rows):
         earlier = rows.get((row.scope, row.name, row.batch))

@@ -36,6 +36,8 @@ Made by `make bench` and `make gpu-check` from [results/](results/), one file a 
 
 ## On CPUs
 """
+# what a CPU's machine is named after, the fastest first
+INSTRUCTIONS = {"amx_int8": "AMX", "avx512_vnni": "AVX-512 VNNI", "avx_vnni": "AVX-VNNI", "avx512f": "AVX-512", "avx2": "AVX2"}
 NO_CPU = "\n**No CPU has been measured yet.**\n"
 STAGES: tuple[MeasuredScope, ...] = (
     *("crop", "decode", "frame", "examine", "network", "benchmark_app", "files", "callers", "load", "cold"),
@@ -60,7 +62,7 @@ def plot_latencies(result: BenchResult) -> bytes:
     MissingLibrary
         matplotlib isn't installed.
     """
-    rows = _at_batch(result, 1)
+    rows = _at_batch_1(result)
     networks = _networks(rows)
     with plot_style(STYLE):
         figure = new_figure(9, 0.5 + 2.3 * len(networks))
@@ -70,15 +72,13 @@ def plot_latencies(result: BenchResult) -> bytes:
         return png_bytes(figure, dpi=130)
 
 
-def plot_comparison(result: BenchResult, batch: int = 1) -> bytes:
-    """Bars of the medians of all contenders, with the roofline and the speed-up over the PyTorch baseline.
+def plot_comparison(result: BenchResult) -> bytes:
+    """Bars of the medians of all contenders at batch 1, with the roofline and the speed-up over the PyTorch baseline.
 
     Parameters
     ----------
     result
         One machine's.
-    batch
-        Whose rows are drawn.
 
     Returns
     -------
@@ -90,7 +90,7 @@ def plot_comparison(result: BenchResult, batch: int = 1) -> bytes:
     MissingLibrary
         matplotlib isn't installed.
     """
-    rows = _at_batch(result, batch)
+    rows = _at_batch_1(result)
     networks = _networks(rows)
     counts = [sum(row.name.startswith(f"{network}/") for row in rows) for network in networks]
     with plot_style(STYLE):
@@ -98,7 +98,7 @@ def plot_comparison(result: BenchResult, batch: int = 1) -> bytes:
         grid = figure.add_gridspec(len(networks), 1, height_ratios=counts)
         for index, network in enumerate(networks):
             axes = figure.add_subplot(grid[index])
-            _bars(axes, network, [row for row in rows if row.name.startswith(f"{network}/")], batch)
+            _bars(axes, network, [row for row in rows if row.name.startswith(f"{network}/")])
         return png_bytes(figure, dpi=130)
 
 
@@ -135,7 +135,7 @@ def _histogram(axes: Axes, network: str, chosen: Sequence[tuple[Row, str]]) -> N
     axes.legend(loc="upper center", fontsize=8, frameon=True, facecolor="white", edgecolor="none", framealpha=0.9)
 
 
-def _bars(axes: Axes, network: str, rows: list[Row], batch: int) -> None:
+def _bars(axes: Axes, network: str, rows: list[Row]) -> None:
     rows = sorted(rows, key=lambda row: row.p50_ms)
     positions = list(range(len(rows)))
     longest = max(row.p50_ms for row in rows)
@@ -148,7 +148,7 @@ def _bars(axes: Axes, network: str, rows: list[Row], batch: int) -> None:
             axes.plot([row.roofline_ms, row.roofline_ms], ends, color=INK, linewidth=1.6)
     axes.set_yticks(positions, [row.name.removeprefix(f"{network}/") for row in rows])
     axes.invert_yaxis()
-    axes.set(xlim=(0, longest * 1.45), title=f"{network}, batch {batch}", xlabel=AXIS)
+    axes.set(xlim=(0, longest * 1.45), title=f"{network}, batch 1", xlabel=AXIS)
 
 
 def _label(row: Row) -> str:
@@ -172,8 +172,8 @@ def _all_calls(row: Row) -> NDArray[np.float64]:
     return np.array([time for calls in row.samples_ms for time in calls])
 
 
-def _at_batch(result: BenchResult, batch: int) -> list[Row]:
-    return [row for row in result.rows if row.scope == "pixels" and row.batch == batch and row.runs_all_voters]
+def _at_batch_1(result: BenchResult) -> list[Row]:
+    return [row for row in result.rows if row.scope == "pixels" and row.batch == 1 and row.runs_all_voters]
 
 
 def _networks(rows: Sequence[Row]) -> list[str]:
@@ -213,14 +213,20 @@ def result_file(result: BenchResult, out: Path) -> Path:
 
 
 def machine_slug(result: BenchResult) -> str:
-    """The file name of a machine's result, without suffix, such as 'amd-epyc-2-cores'."""
-    text = f"{result.machine.processor} {result.machine.cores} cores".lower()
+    """The file name of a machine's result, without suffix, such as 'amd-epyc-avx512-vnni-2-cores'."""
+    text = _machine_name(result).lower()
     return "-".join("".join(letter if letter.isalnum() else " " for letter in text).split())
 
 
-def _cpu_section(stem: str, result: BenchResult) -> str:
+def _machine_name(result: BenchResult) -> str:
+    # a virtual machine's processor may hide its model: "AMD EPYC" is any of five generations, with other instructions
     machine = result.machine
-    lines = [f"\n### {machine.processor}, {machine.cores} cores\n", *_machine(result), ""]
+    widest = [name for feature, name in INSTRUCTIONS.items() if feature in machine.features][:1]
+    return ", ".join([machine.processor, *widest, f"{machine.cores} cores"])
+
+
+def _cpu_section(stem: str, result: BenchResult) -> str:
+    lines = [f"\n### {_machine_name(result)}\n", *_machine(result), ""]
     pixels = [row for row in result.rows if row.scope == "pixels"]
     if pixels:
         lines += [

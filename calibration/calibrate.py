@@ -166,21 +166,47 @@ def require_finite_weights(graph: Path) -> None:
 
 @dataclass(frozen=True)
 class _CellSplit:
-    """Validation cells by their part in the calibration; no cell has two."""
+    """Validation cells by their part in the calibration; no cell has two.
 
-    sample: CroppedCells  # set the ranges
-    search: CroppedCells  # choose the method
-    gate: tuple[DatasetEntry, ...]  # judge the graph
+    Attributes
+    ----------
+    sample : CroppedCells
+        Set the ranges.
+    search : CroppedCells
+        Choose the method.
+    gate : tuple of DatasetEntry
+        Judge the graph.
+    """
+
+    sample: CroppedCells
+    search: CroppedCells
+    gate: tuple[DatasetEntry, ...]
 
 
 @dataclass(frozen=True)
 class _Candidate:
-    """An int8 fused graph that was judged, and how it was made."""
+    """An int8 fused graph that was judged, and how it was made.
+
+    Attributes
+    ----------
+    child : Path
+        The int8 graph.
+    recipe : QuantConfig
+        How it was made.
+    trial : Trial
+        The figures that the gate judges.
+    first : Trial or None
+        Those before layers went back to fp32; None where none did.
+    methods : tuple of MethodRow
+        What was measured to choose the method.
+    search : SearchReport or None
+        The steps of the search for these layers; None without a search.
+    """
 
     child: Path
     recipe: QuantConfig
     trial: Trial
-    first: Trial | None  # before the search
+    first: Trial | None
     methods: tuple[MethodRow, ...]
     search: SearchReport | None
 

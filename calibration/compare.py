@@ -1,4 +1,4 @@
-"""`compare`: every engine at hand against the golden set, and every precision against labelled cells, side by side."""
+"""`compare`: every available engine against the golden set, and every precision against labelled cells."""
 
 from __future__ import annotations
 
@@ -272,6 +272,18 @@ def _detector_rows(bundle: Bundle, backend: str) -> Iterator[DetectorRow]:
 
 
 class _Scored(NamedTuple):
+    """What scoring on labelled cells gave; empty without a data set.
+
+    Attributes
+    ----------
+    scores : tuple of Scores
+        A row for each precision.
+    cells : tuple of CellCall
+        Label, call and score of each cell.
+    trained_on : int
+        Cells that were left out, since their patients took part in the training.
+    """
+
     scores: tuple[Scores, ...] = ()
     cells: tuple[CellCall, ...] = ()
     trained_on: int = 0

@@ -118,7 +118,7 @@ def training_sample(bundle: Bundle, folder: Dataset, config: CalibrationConfig) 
 def evaluate_folds(
     folds: Sequence[Bundle], folder: Dataset, recipe: QuantConfig, config: CalibrationConfig, *, place: Path
 ) -> tuple[PairedPredictions, ...]:
-    """What parent and child of every fold say of its held-out patients' cells, pooled, for each engine at hand.
+    """The predictions of every fold's fp32 and int8 graph on its held-out patients' cells, pooled, for each available engine.
 
     Parameters
     ----------

@@ -21,7 +21,6 @@ from blastscope.runtime.bundle.manifest import (
     Digest,
     GateResult,
     GraphEntry,
-    Interval,
     Manifest,
     OperatingPoint,
     Scores,
@@ -35,6 +34,7 @@ WHY: dict[StopReason, str] = {  # a search ended
     "time": "time is up",
     "end": "every layer tried",
 }
+LIBRARIES = ("onnx", "onnxruntime", "numpy", "opencv-python-headless")  # whose versions the manifest records
 
 
 class RefusedCell(StrictModel):
@@ -184,23 +184,12 @@ def _distance(found: Drift) -> str:
 
 
 def _gate_lines(gate: GateResult) -> tuple[str, ...]:
-    patients = (f"{'':18}{_percent(gate.patient_flip_rate)} of patients called otherwise",) if gate.patient_flip_rate else ()
+    patients = (f"{'':18}{gate.patient_flip_rate.percent()} of patients called otherwise",) if gate.patient_flip_rate else ()
     return (
-        f"  in {gate.engine:<12} {_percent(gate.flip_rate)} of votes flipped, at most {100 * gate.max_flip_rate:g} % may",
-        f"{'':18}{_points(gate.f1_drop_points)} points of weighted F1 lost, at most {gate.max_f1_drop_points:g}",
+        f"  in {gate.engine:<12} {gate.flip_rate.percent()} of votes flipped, at most {100 * gate.max_flip_rate:g} % may",
+        f"{'':18}{gate.f1_drop_points:.2f} points of weighted F1 lost, at most {gate.max_f1_drop_points:g}",
         *patients,
     )
-
-
-def _percent(interval: Interval) -> str:
-    return f"{100 * interval.value:.2f} % ({100 * interval.low:.2f} to {100 * interval.high:.2f})"
-
-
-def _points(interval: Interval) -> str:
-    return f"{interval.value:.2f} ({interval.low:.2f} to {interval.high:.2f})"
-
-
-LIBRARIES = ("onnx", "onnxruntime", "numpy", "opencv-python-headless")
 
 
 @dataclass(frozen=True)

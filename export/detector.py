@@ -93,7 +93,7 @@ def copy_detector(bundle: Path, source: Path) -> Bundle:
 
 
 def with_detector(bundle: Bundle, entry: DetectorEntry, graph: bytes, golden: bytes, int8: bytes | None = None) -> Bundle:
-    """The bundle with the detector of `entry`, whose files these are. It is changed in one step."""
+    """The bundle with the detector of `entry` and its files, changed in one step."""
     files = {GRAPH_FILE: graph, GOLDEN_FILE: golden}
     entry = entry.model_copy(update={"graph": describe_file(graph, GRAPH_FILE), "golden": describe_file(golden, GOLDEN_FILE)})
     if entry.int8 and int8 is not None:

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,6 +43,8 @@ from blastscope.train.uncertainty import read_uncertainty
 logger = logging.getLogger(__name__)
 
 GOLDEN_FILE = "golden.safetensors"
+CLEAR_MARGIN = 1.0  # logit units; bf16 moves a margin of a trained ensemble by 0.1 or so, int8 by a few tenths
+GOLDEN_CANDIDATES = 96  # crops among which the golden set is chosen
 
 
 def export_run(run: Path, out: Path, *, data: Path | None = None, config: ExportConfig | None = None) -> Bundle:
@@ -125,9 +128,6 @@ def write_export_bundle(out: Path, manifest: Manifest, files: list[GraphFile], g
     return write_bundle(out, manifest, {**sources, manifest.golden.file: golden_bytes(golden)})
 
 
-CLEAR_MARGIN = 1.0  # logit units; bf16 moves a margin of a trained ensemble by 0.1 or so, int8 by a few tenths
-
-
 def choose_golden(
     crops: NDArray[np.uint8],
     answers: NDArray[np.float32],
@@ -137,7 +137,7 @@ def choose_golden(
     seed: int,
     source: Path,
 ) -> Golden:
-    """The golden set, half of each call where there are enough.
+    """The golden set, half of each call where enough are clear.
 
     Drawn among the clear half of each call, and not its clearest: probabilities of exactly 1.0 would hide a wrong engine.
 
@@ -171,24 +171,33 @@ def choose_golden(
     if not all(len(side) for side in sides):
         only = CLASSES[int(len(sides[1]) > 0)]
         raise DataError(source, f"the ensemble calls all {len(crops)} cells '{only}': a golden set needs both calls")
-    wanted = [count // 2, count - count // 2]
-    wanted = [max(want, count - len(other)) for want, other in zip(wanted, reversed(sides), strict=True)]
+    wanted = _shares([_clear_count(side, margins) for side in sides], [len(side) for side in sides], count)
     rows = np.concatenate([_choose_clear_rows(side, margins, want, rng) for side, want in zip(sides, wanted, strict=True)])
     rows.sort()
     distances = None if novelty is None else np.ascontiguousarray(novelty[rows])
     return Golden(np.ascontiguousarray(crops[rows]), np.ascontiguousarray(answers[rows]), distances)
 
 
+def _clear_count(side: NDArray[np.int64], margins: NDArray[np.float64]) -> int:
+    return int((np.abs(margins[side]) >= CLEAR_MARGIN).sum())
+
+
+def _shares(clear: Sequence[int], available: Sequence[int], count: int) -> list[int]:
+    """How many cells of each call are chosen: a half of `count`, but rather clear cells of one call than unclear ones of the other."""
+    shares = [1, 1]
+    for limits in (clear, available):
+        while sum(shares) < count and any(share < limit for share, limit in zip(shares, limits, strict=True)):
+            open_sides = [side for side in (0, 1) if shares[side] < limits[side]]
+            shares[min(open_sides, key=lambda side: shares[side])] += 1
+    return shares
+
+
 def _choose_clear_rows(
     side: NDArray[np.int64], margins: NDArray[np.float64], want: int, rng: np.random.Generator
 ) -> NDArray[np.int64]:
     by_margin = side[np.argsort(-np.abs(margins[side]), kind="stable")]
-    clear = int((np.abs(margins[by_margin]) >= CLEAR_MARGIN).sum())
-    pool = by_margin[: max(min(clear, (len(side) + 1) // 2), want)]
+    pool = by_margin[: max(min(_clear_count(side, margins), (len(side) + 1) // 2), want)]
     return rng.choice(pool, size=min(want, len(pool)), replace=False)
-
-
-GOLDEN_CANDIDATES = 96  # crops among which the golden set is chosen
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,12 @@ OPSET = 18
 # what the exporter raises for an operator that it doesn't know, or knows in part
 UNTRACEABLE = (RuntimeError, TypeError, ValueError, IndexError, AttributeError, KeyError, AssertionError)
 BATCH = "N"
+INPUT = "crops"
+FUSED_OUTPUTS = ("probabilities", "label", "probability", "voter")
+NOVELTY_OUTPUTS = (*FUSED_OUTPUTS, "novelty", "answers")
+SINGLE_OUTPUTS = ("probabilities",)
+# from here on the smaller probability is no normal fp32 number, and runtime/inference/voting.py holds margins for equal
+LARGEST_MARGIN = -math.log(float(TINY))
 
 
 def trace(graph: nn.Module, side_px: int, models: GraphModels) -> onnx.ModelProto:
@@ -106,7 +112,10 @@ def fold_constants(traced: Path) -> onnx.ModelProto:
     options.log_severity_level = 3
     place = traced.with_name("folded.onnx")
     options.optimized_model_filepath = str(place)
-    onnxruntime.InferenceSession(str(traced), options, providers=["CPUExecutionProvider"])
+    # it would move the transposition of the pixels behind each of their readers, where engines transpose floats, not bytes
+    onnxruntime.InferenceSession(
+        str(traced), options, providers=["CPUExecutionProvider"], disabled_optimizers=["TransposeOptimizer"]
+    )
     model = onnx.load(place)
     standard = [entry for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
     del model.opset_import[:]
@@ -210,15 +219,6 @@ def _pad_same(x: Tensor, kernel: Any, stride: Any, dilation: Any = (1, 1), value
         total = max((-(-size // step) - 1) * step + reach - size, 0)
         pads += [total // 2, total - total // 2]
     return functional.pad(x, pads, value=value) if any(pads) else x
-
-
-INPUT = "crops"
-FUSED_OUTPUTS = ("probabilities", "label", "probability", "voter")
-NOVELTY_OUTPUTS = (*FUSED_OUTPUTS, "novelty", "answers")
-SINGLE_OUTPUTS = ("probabilities",)
-
-# from here on the smaller probability is no normal fp32 number, and runtime/inference/voting.py holds margins for equal
-LARGEST_MARGIN = -math.log(float(TINY))
 
 
 class Decision(NamedTuple):

@@ -151,6 +151,18 @@ def backbone_passes(ensemble: AnyEnsemble, models: GraphModels) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Writer:
+    """Writes the graphs of one network into a folder, each with its entry for the manifest.
+
+    Attributes
+    ----------
+    folder : Path
+        Where the graphs go.
+    models : GraphModels
+        Which models they hold.
+    passes : int
+        Backbone passes that they need.
+    """
+
     folder: Path
     models: GraphModels
     passes: int
@@ -173,7 +185,7 @@ class _Writer:
 
 
 def graph_path(models: GraphModels, precision: Precision) -> str:
-    """Where the graph lies in a bundle."""
+    """The graph's path in a bundle."""
     return f"{precision}/{models}.onnx"
 
 
@@ -217,11 +229,19 @@ def convert_fp16(model: onnx.ModelProto, models: GraphModels) -> onnx.ModelProto
 
 @dataclass(frozen=True, slots=True)
 class _Fp16Types:
-    """What of an operator is fp16, by place."""
+    """Which inputs and outputs of an operator are fp16, by their place.
+
+    Attributes
+    ----------
+    inputs, outputs : frozenset of int
+        Those that are.
+    any_input : bool
+        Whether the other inputs are taken in either type, as `Cast` and `Shape` take theirs.
+    """
 
     inputs: frozenset[int] = frozenset()
     outputs: frozenset[int] = frozenset()
-    any_input: bool = False  # the others are taken in either type, as `Cast` and `Shape` take theirs
+    any_input: bool = False
 
 
 def _fp16_types(node: onnx.NodeProto, opset: int, floats: set[str], fp16_values: set[str]) -> _Fp16Types:

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 Tolerances = dict[Execution, float]
 MAX_FP32_DIFFERENCE = 1e-3  # both compute in fp32: what differs by more is not the same network
+# a rehearsal tells of anything, and never keeps a training from its beginning
+FAILURES = (BlastscopeError, RuntimeError, ValueError, TypeError, LookupError, AssertionError)
 
 
 def torch_probabilities(graph: nn.Module, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -112,7 +114,7 @@ def max_difference(answers: NDArray[np.float32], reference: NDArray[np.float32])
 
 
 def check_fp32(content: bytes, models: GraphModels, crops: NDArray[np.uint8], reference: NDArray[np.float32]) -> float:
-    """How far an fp32 graph lies from PyTorch.
+    """The largest difference of an fp32 graph's probabilities from PyTorch's.
 
     Parameters
     ----------
@@ -183,10 +185,6 @@ def fp16_tolerances(fp16: float, bf16: float) -> Tolerances:
 
 def _at_most_one(tolerances: Tolerances) -> Tolerances:
     return {execution: min(value, 1.0) for execution, value in tolerances.items()}
-
-
-# a rehearsal tells of anything, and never keeps a training from its beginning
-FAILURES = (BlastscopeError, RuntimeError, ValueError, TypeError, LookupError, AssertionError)
 
 
 def rehearse(network: TrunkEnsemble | VoterNetwork, crops: NDArray[np.uint8]) -> str:

@@ -63,16 +63,16 @@ class Audit:
     execution : {'f32', 'bf16', 'f16', 'int8'}
         Number type that the engine computed in.
     layout : {'fused', 'side-by-side', 'paired', 'staged'}
-        How the network lies on the cores of a CPU.
+        How the network was laid out on the cores of a CPU.
     """
 
     bundle: str
     engine: str
     backend: str
     device: str
-    precision: Precision  # of the graph
-    execution: Execution  # what the engine computed in
-    layout: Layout = "fused"  # how the network lies on the cores of a CPU
+    precision: Precision
+    execution: Execution
+    layout: Layout = "fused"
 
 
 class PredictionRow(TypedDict):

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from filelock import FileLock
 from hypothesis import settings
+from made_once import made_once
 from numpy.typing import NDArray
 
 # no deadline: a law that holds on a busy machine is a law; no example folder in the tree
@@ -31,10 +30,15 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks what opens pages: whoever takes the window needs a browser."""
+    """Marks what opens pages, and puts first the files that take long.
+
+    Of several processes none is left alone at the end with a long one. libblastscope, which is compiled, is such.
+    """
     for item in items:
-        if "browser" in getattr(item, "fixturenames", ()):
+        if "browser" in getattr(item, "fixturenames", ()):  # whoever takes the window needs a browser
             item.add_marker("browser")
+    long = {item.path for item in items if item.get_closest_marker("slow") or "native" in getattr(item, "fixturenames", ())}
+    items.sort(key=lambda item: item.path not in long)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -110,16 +114,7 @@ def taught_bundle(tmp_path_factory: pytest.TempPathFactory) -> TaughtBundle:
     """A bundle of a small ensemble with clear calls, and its cells, one for all processes. Not to be changed: copy it."""
     from trained_bundle import TaughtBundle, taught_bundle
 
-    place = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        place = place.parent
-    done = place / "taught" / "done"
-    with FileLock(place / "taught.lock"):
-        if not done.exists():
-            shutil.rmtree(done.parent, ignore_errors=True)
-            made = taught_bundle(done.parent)
-            done.write_text("\n".join(map(str, made)))
-    return TaughtBundle(*map(Path, done.read_text().splitlines()))
+    return TaughtBundle.below(made_once(tmp_path_factory, "taught", taught_bundle))
 
 
 @pytest.fixture

@@ -27,6 +27,11 @@ from blastscope.train.config import NetworkConfig
 
 FILES = ("model.safetensors", "pytorch_model.bin")  # as timm looks for them
 TIMEOUT_S = 3.0
+LEAST_VARIANCE = 1e-6  # where a map is flat its spread still has a slope
+# what timm's networks raise for a side or an option that they can't take
+UNBUILDABLE = (RuntimeError, AssertionError, ValueError, TypeError, IndexError)
+# torchvision's import asks for two operators that its CUDA library would have brought; declared as long as this list lives
+_declared: list[torch.library.Library] = []
 
 
 def cached_weights(pretrained: Mapping[str, Any]) -> Path | None:
@@ -75,13 +80,6 @@ PACKAGES: dict[str, tuple[str, str]] = {
         "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
     ),
 }
-
-
-LEAST_VARIANCE = 1e-6  # where a map is flat its spread still has a slope
-
-
-# what timm's networks raise for a side or an option that they can't take
-UNBUILDABLE = (RuntimeError, AssertionError, ValueError, TypeError, IndexError)
 
 
 class Statistics(NamedTuple):
@@ -355,10 +353,6 @@ def load_by_position(network: nn.Module, tensors: dict[str, Tensor]) -> None:
         if tensor.shape != other.shape:
             raise ValueError(f"'{name}' {tuple(tensor.shape)} and '{foreign}' {tuple(other.shape)} differ in shape")
     network.load_state_dict(dict(zip(own, tensors.values(), strict=True)))
-
-
-# torchvision's import asks for two operators that its CUDA library would have brought; declared as long as this list lives
-_declared: list[torch.library.Library] = []
 
 
 def import_timm() -> ModuleType:

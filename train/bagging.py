@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 from blastscope.train.config import ScheduleConfig
 
+SIZE_BINS = 12
+MAX_REPEATS = 6.0  # a rare size is drawn at most so many times as often as it would be
+
 
 @dataclass(frozen=True, slots=True)
 class Bag:
@@ -134,10 +137,6 @@ def sampling_probabilities(
     weight[~malignant] *= (1 - share) / weight[~malignant].sum()
     chance: NDArray[np.float64] = weight / weight.sum()
     return chance
-
-
-SIZE_BINS = 12
-MAX_REPEATS = 6.0  # a rare size is drawn at most so many times as often as it would be
 
 
 def size_factors(

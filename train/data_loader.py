@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ from blastscope.train.augment import augment, draw_augmentations
 from blastscope.train.bagging import Bag, sample_epoch
 from blastscope.train.config import AugmentConfig
 
-CACHE_VERSION = 1  # of the cache; a change of the cropping code must raise it
+CACHE_VERSION = 2  # of the cache; a change of the cropping code must raise it
 _LOCK = "crops.lock"  # held while crops are made, apart from the lock of `write_folder`
 
 
@@ -42,6 +43,8 @@ class CropStore:
         RGB; a read-only memory map.
     cells : tuple of DatasetEntry
         Whose crops these are, in order.
+    sizes_px : (N,) float64 array
+        Side in pixels of the square that has the area of the cell's box in its image: a crop may show less of a large cell.
     refused : tuple of (Path, str)
         Images without a crop, with the reason.
     data_sha256 : str
@@ -50,6 +53,7 @@ class CropStore:
 
     crops: NDArray[np.uint8]
     cells: tuple[DatasetEntry, ...]
+    sizes_px: NDArray[np.float64]
     refused: tuple[tuple[Path, str], ...]
     data_sha256: str
 
@@ -98,8 +102,8 @@ def cache_crops(
     key = hashlib.sha256(f"{CACHE_VERSION} {folder.sha256} {spec.model_dump_json()}".encode()).hexdigest()[:24]
     place = Path(cache_dir) / f"crops-{key}"
     place.parent.mkdir(parents=True, exist_ok=True)
+    clear_abandoned(place.parent, prefix="crops-", lock=_LOCK)  # of whichever cells
     if not _is_sound(place):
-        clear_abandoned(place.parent, prefix="crops-", lock=_LOCK)
         with exclusive_lock(sibling(place, _LOCK), wait=True):
             if not _is_sound(place):  # no other process was faster
                 fill = partial(_fill, folder=folder, spec=spec, workers=workers or os.cpu_count() or 1, progress=progress)
@@ -123,6 +127,7 @@ def _fill(
     shape = (len(folder.cells), spec.side_px, spec.side_px, 3)
     start = np.lib.format.open_memmap(place / "crops.npy", mode="w+", dtype=np.uint8, shape=shape).offset
     kept: list[str] = []
+    sizes: list[float] = []
     refused: list[tuple[str, str]] = []
     with (place / "crops.npy").open("r+b") as file:  # written, not mapped: on a full disk a map ends the process with SIGBUS
         file.seek(start)
@@ -130,12 +135,21 @@ def _fill(
             if isinstance(result, Crop):
                 file.write(result.pixels.tobytes())
                 kept.append(cell.sha256)
+                x0, y0, x1, y1 = result.box
+                sizes.append(math.sqrt((x1 - x0) * (y1 - y0)))
             else:
                 refused.append((cell.sha256, f"{result.code}: {result.detail}"))
             if progress:
                 progress(number, len(folder.cells))
     digest = file_sha256(place / "crops.npy")
-    content = {"layout": CACHE_VERSION, "crop": spec.model_dump(), "kept": kept, "refused": refused, "crops_sha256": digest}
+    content = {
+        "layout": CACHE_VERSION,
+        "crop": spec.model_dump(),
+        "kept": kept,
+        "sizes_px": sizes,
+        "refused": refused,
+        "crops_sha256": digest,
+    }
     (place / "cells.json").write_text(json.dumps(content), encoding="utf-8")
     for path in place.iterdir():
         path.chmod(PRIVATE_FILE)
@@ -151,7 +165,8 @@ def _open(place: Path, folder: Dataset) -> CropStore:
     order = np.array([rows[cell.sha256] for cell in cells], np.int64)
     ascending = bool((order == np.arange(len(order))).all())
     refused = tuple((by_digest[digest].path, reason) for digest, reason in content["refused"])
-    return CropStore(crops[: len(cells)] if ascending else crops[order], cells, refused, folder.sha256)
+    sizes = np.array(content["sizes_px"], np.float64)[order]
+    return CropStore(crops[: len(cells)] if ascending else crops[order], cells, sizes, refused, folder.sha256)
 
 
 Inputs = NDArray[np.uint8] | NDArray[np.float32]  # crops (N, S, S, 3), or features (N, F) that frozen networks gave

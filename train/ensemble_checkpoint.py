@@ -30,6 +30,7 @@ from blastscope.train.trunk import TrunkEnsemble, make_trunk_ensemble
 AnyEnsemble = Ensemble | TrunkEnsemble
 
 LIBRARIES = ("blastscope", "torch", "timm", "numpy", "opencv-python-headless", "safetensors", "lightning-fabric")
+RANDOM = "random weights: the calls mean nothing"
 
 
 class ValidationCell(StrictModel):
@@ -110,7 +111,7 @@ class RunProvenance(StrictModel):
     config: TrainConfig
 
     def for_manifest(self) -> TrainingProvenance:
-        """The part that a bundle's manifest tells of its training."""
+        """The `training` entry of a bundle's manifest."""
         return TrainingProvenance(
             data_sha256=self.data_sha256,
             split=self.split,
@@ -226,9 +227,6 @@ def installed_versions() -> Mapping[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-RANDOM = "random weights: the calls mean nothing"
 
 
 def random_ensemble(config: TrainConfig, crops: NDArray[np.uint8]) -> TrainedEnsemble:

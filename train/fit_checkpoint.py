@@ -1,4 +1,4 @@
-"""What the fit of one network keeps: its schedule and epochs, and the checkpoint that it goes on from."""
+"""The state of one network's fit: its schedule and epochs, and the checkpoint from which it is resumed."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.train.config import ScheduleConfig
 
 FIRST, LAST = 0.1, 0.001  # of one-cycle: the rate at the start and at the end, as parts of the highest
+Tensors = dict[str, Tensor]
+_DIGEST, _BLANK = "sha256", "0" * 64  # the digest is that of the file with blanks in its place
+_PREFIX = 8  # bytes that tell the header's size; it is padded to their multiple
 
 
 class EpochRow(StrictModel):
@@ -130,11 +133,6 @@ def learning_rate(config: ScheduleConfig, step: int, steps_per_epoch: int, lr_fa
 
 def _half_wave(start: float, end: float, part: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * part)) / 2
-
-
-Tensors = dict[str, Tensor]
-_DIGEST, _BLANK = "sha256", "0" * 64  # the digest is that of the file with blanks in its place
-_PREFIX = 8  # bytes that tell the header's size; it is padded to their multiple
 
 
 @dataclass(frozen=True, slots=True)

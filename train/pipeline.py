@@ -316,7 +316,7 @@ def initial_provenance(job: Job, folder: Dataset, origin: str) -> RunProvenance:
 
 
 def relative_name(path: Path, root: Path) -> str:
-    """`path` from `root`, with forward slashes. JSON holds text alone: a name that is no UTF-8 tells its bytes as numbers."""
+    """`path` from `root`, with forward slashes. Bytes that are no UTF-8 become escapes, since JSON holds text alone."""
     return os.fsencode(path.relative_to(root).as_posix()).decode(errors="backslashreplace")
 
 

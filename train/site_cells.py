@@ -8,9 +8,8 @@ PLACE/site/hem/
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -19,19 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.runtime.errors import DataError
-from blastscope.runtime.evaluation.detection import match_boxes
-from blastscope.runtime.evaluation.labels import LabelledFrames, frames_named_in, read_labels
-from blastscope.runtime.frames.cell_crop import cut_from
-from blastscope.runtime.frames.pipeline import Examiner
-from blastscope.runtime.frames.types import FrameReport, FrameSpecification
+from blastscope.runtime.evaluation.labels import frames_named_in, read_labels
+from blastscope.runtime.evaluation.site_cells import cut_labelled_cells
+from blastscope.runtime.frames.types import FrameSpecification
 from blastscope.runtime.io.atomic import write_folder
 from blastscope.runtime.io.paths import resolved
-from blastscope.runtime.io.slides.slide import Slide
-from blastscope.runtime.types import Audit, ClassName, Prediction, Refusal
-
-UNUSABLE = {"touches-border", "clumped", "out-of-focus"}  # what the finder says of cells that can't be shown whole and alone
-NOBODY = Audit("", "", "none", "none", "fp32", "f32")
-NOT_ASKED = Refusal("unlike-training", "no network was asked")
+from blastscope.runtime.types import ClassName
 
 Cells = list[tuple[ClassName, NDArray[np.uint8]]]
 
@@ -72,10 +64,10 @@ def add_site_cells(
         The table can't be read, or no cell of it can be used.
     """
     labels = read_labels(table, frames_named_in(table))
-    taken, left = _cut(labels, spec, threads)
+    found = cut_labelled_cells(labels, spec, threads=threads)
     people: dict[str, Cells] = defaultdict(list)
-    for frame, cells in taken.items():
-        people[labels.patients[frame] if labels.patients else str(resolved(frame).parent)] += cells
+    for cell in found.cells:
+        people[cell.patient or str(resolved(cell.frame).parent)].append((cell.label, cell.pixels))
     kept = {person: _of_one_class(cells) for person, cells in people.items()}
     dropped = sum(len(cells) for cells in people.values()) - sum(len(cells) for cells in kept.values())
     if not any(kept.values()):
@@ -83,48 +75,11 @@ def add_site_cells(
     write_folder(place, partial(_fill, resolved(data), kept))
     counts = Counter(label for cells in kept.values() for label, _ in cells)
     tell(f"cells of this site: {counts['all']} ALL and {counts['hem']} HEM of {len(kept)} persons, in '{place}'")
+    left = Counter(reason for _, reason in found.left_out)
     for reason, count in (*left.items(), ("of persons with more cells of the other class", dropped)):
         if count:
             tell(f"labelled cells that were left out: {count}, {reason}")
     return place
-
-
-def _cut(labels: LabelledFrames, spec: FrameSpecification, threads: int) -> tuple[dict[Path, Cells], Counter[str]]:
-    """The labelled cells of each frame on black, and how many couldn't be had, by reason."""
-    taken: dict[Path, Cells] = {}
-    left: Counter[str] = Counter()
-    lock = threading.Lock()
-
-    def look(scan: Slide, report: FrameReport) -> None:
-        assert report.path is not None
-        labelled = labels.cells[report.path]
-        pairs = match_boxes([cell.box for cell in labelled], [cell.box for cell in report.cells])
-        cells: Cells = []
-        lost: Counter[str] = Counter()
-        for number, expert in enumerate(labelled):
-            cell = report.cells[pairs[number]].found if number in pairs else None
-            if cell is None or report.facts is None:
-                lost["not found in the frame"] += 1
-            elif cell.refusal and cell.refusal.code in UNUSABLE:
-                lost[cell.refusal.code] += 1
-            else:
-                cells.append((expert.label, cut_from(scan, cell, report.facts, spec)))
-        with lock:
-            taken[report.path] = cells
-            left.update(lost)
-
-    wanted = [frame for frame, cells in labels.cells.items() if cells]
-    for report in Examiner(_not_asked, spec, threads=threads).examine_files(wanted, look):
-        if report.refusal and report.path is not None:
-            left[f"in frames that couldn't be examined, the first for: {report.refusal.detail}"] += len(
-                labels.cells[report.path]
-            )
-            taken.pop(report.path, None)
-    return {frame: taken[frame] for frame in wanted if frame in taken}, left
-
-
-def _not_asked(cells: Sequence[NDArray[np.uint8]]) -> list[Prediction]:
-    return [Prediction(None, None, None, None, None, None, NOT_ASKED, NOBODY) for _ in cells]
 
 
 def _of_one_class(cells: Cells) -> Cells:

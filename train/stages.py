@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from blastscope.runtime.errors import DataError
+from blastscope.runtime.io.atomic import clear_abandoned_files
 from blastscope.runtime.io.own_files import exclusive_lock
 from blastscope.runtime.io.temporary_file import sibling
 from blastscope.runtime.types import VOTERS, Voter
@@ -77,6 +78,7 @@ def trunk_features(store: CropStore, trunk: Trunk, config: TrainConfig, cache_di
     """
     place = Path(cache_dir) / f"features-{_key(store, trunk, config)}.safetensors"
     place.parent.mkdir(parents=True, exist_ok=True)
+    clear_abandoned_files(place.parent, prefix="features-")
     tensors = _read(place)
     if tensors is None:
         with exclusive_lock(sibling(place, "lock"), wait=True):

@@ -358,7 +358,7 @@ def _backbone_layer(name: str) -> str:
 
 
 def freeze_batch_norm(network: nn.Module, config: ScheduleConfig) -> None:
-    """Puts into eval mode every batch-norm whose running statistics must stay. Call after `train()`."""
+    """Puts every batch-norm with frozen statistics into eval mode. Call after `train()`."""
     for name, module in network.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and (
             (config.frozen_batch_norm and "backbone." in name) or is_frozen(name, config)

@@ -192,7 +192,7 @@ class Head(nn.Module):
 
 
 class Novelty(nn.Module):
-    """How far a cell lies from those of the training: about 1 for one of theirs.
+    """A cell's distance from those of the training: about 1 for one of theirs.
 
     The square root of a sum: the mean square of the features' scores on the main directions of the training cells, each in
     standard deviations (a Mahalanobis distance), plus the squares of what size and fill exceed two standard deviations by.

@@ -21,12 +21,24 @@ from blastscope.train.trunk import LEAST_DEVIATION, Head, Novelty, Statistics, T
 
 
 class _Cells(NamedTuple):
-    """What sampling needs to know of each row of a feature table."""
+    """What sampling needs to know of each row of a feature table.
+
+    Attributes
+    ----------
+    table : FeatureTable
+        The features, of N cells.
+    labels : (N,) int64 array
+        0 hem, 1 all.
+    people : (N,) str array
+        Whose cells they are.
+    sizes : (N,) float64 array
+        Side, in pixels, of the square with the area of the cell's box.
+    """
 
     table: FeatureTable
     labels: NDArray[np.int64]
     people: NDArray[np.str_]
-    sizes: NDArray[np.float64]  # the box's side in pixels
+    sizes: NDArray[np.float64]
 
 
 def start_ensemble(config: TrainConfig) -> tuple[TrunkEnsemble, str]:
@@ -97,7 +109,7 @@ def train_on_trunk(job: Job, ensemble: TrunkEnsemble) -> HeldOut:
         table,
         np.tile(job.store.labels, copies),
         np.tile(np.array([cell.person for cell in job.store.cells]), copies),
-        np.exp(table.shape[:, 0].astype(np.float64) / 2),
+        np.tile(job.store.sizes_px, copies),
     )
     bags: dict[Voter, Bag] = {
         "a": _rows(job.bags.a, len(job.store.cells), config, [*job.seed("a"), 5]),
@@ -109,15 +121,15 @@ def train_on_trunk(job: Job, ensemble: TrunkEnsemble) -> HeldOut:
             _fit_head(job, voter, ensemble.head(voter), cells, bag)
     chance = _chances(cells, plain_bag(job.split.training), job.config.stage2, config)
     fit_novelty(ensemble.novelty, table, job.split.training, chance)
-    return _judge(ensemble.cpu().eval(), table, job.split.validation)
+    return _judge(ensemble.cpu().eval(), table, job.store.sizes_px, job.split.validation)
 
 
 @torch.inference_mode()
-def _judge(ensemble: TrunkEnsemble, table: FeatureTable, rows: NDArray[np.int64]) -> HeldOut:
+def _judge(ensemble: TrunkEnsemble, table: FeatureTable, sizes_px: NDArray[np.float64], rows: NDArray[np.int64]) -> HeldOut:
     statistics = Statistics(torch.from_numpy(table.features[rows]), torch.from_numpy(table.shape[rows]))
     probabilities = ensemble.logits(statistics.features).softmax(dim=2)
-    size_px = np.exp(table.shape[rows, 0] / 2)
-    return HeldOut(probabilities.numpy(), ensemble.novelty(statistics).numpy(), size_px, table.lightness[rows])
+    novelty = ensemble.novelty(statistics).numpy()
+    return HeldOut(probabilities.numpy(), novelty, sizes_px[rows].astype(np.float32), table.lightness[rows])
 
 
 @contextmanager

@@ -173,10 +173,12 @@ def read_uncertainty(path: Path) -> MeasuredUncertainty:
 
 
 class _Weighed(NamedTuple):
+    """N held-out cells with their weights."""
+
     margins: NDArray[np.float64]  # (N,) of the deciding voter
-    labels: NDArray[np.int64]
+    labels: NDArray[np.int64]  # (N,) 0 hem, 1 all
     weights: NDArray[np.float64]  # (N,) persons alike within a class, classes alike, summing to 1
-    people: NDArray[np.str_]
+    people: NDArray[np.str_]  # (N,)
 
     def at(self, rows: Rows) -> _Weighed:
         weights = self.weights[rows]
@@ -360,8 +362,10 @@ def _smear(cells: _Weighed, margins: NDArray[np.float64], parts: Sequence[Rows])
 
 
 class _Person(NamedTuple):
-    label: int
-    mean: float
+    """The margins of one held-out person."""
+
+    label: int  # 0 hem, 1 all
+    mean: float  # of the margins
     cells: int
     squares: float  # sum of squared distances of its cells' margins from its mean
 

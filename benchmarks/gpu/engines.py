@@ -278,7 +278,7 @@ def error_summary(error: Exception) -> str:
 
 
 def deduplicate_rows(rows: Iterable[GpuRow]) -> tuple[GpuRow, ...]:
-    """The first row of each contender: the baseline is timed beside every engine, and each ratio is of its own rounds."""
+    """The first row of each contender: the baseline is timed beside every engine, and each ratio uses its own rounds of it."""
     first: dict[tuple[str, str, str, int], GpuRow] = {}
     for row in rows:
         key = (row.network, row.scope, row.engine, row.batch)

@@ -19,6 +19,10 @@ SCOPE_DESCRIPTIONS: dict[GpuScope, str] = {
     "engine": "crops in host memory to probabilities",
     "pixels": "image in host memory to label",
 }
+NO_GPU = """
+**No GPU has been measured yet.** No machine with one was at hand; what runs without one (the kernels compiled for the host, the
+pipeline, the engine builds, pycuda on a fake driver) is in the test suite. No figure stands here until a run has made it.
+"""
 
 
 class GpuRow(StrictModel):
@@ -212,10 +216,6 @@ HEAD = """
 One section a run of `make gpu-check`. `ratio` is how many times faster an engine is than three PyTorch models on the same GPU
 with the crop on the CPU (the crop alone: than OpenCV), by the medians of the same rounds. A row without times says why its
 engine didn't run.
-"""
-NO_GPU = """
-**No GPU has been measured yet.** No machine with one was at hand; what runs without one (the kernels compiled for the host, the
-pipeline, the engine builds, pycuda on a fake driver) is in the test suite. No figure stands here until a run has made it.
 """
 
 

@@ -31,6 +31,10 @@ from blastscope.runtime.types import ClassName, Refusal
 logger = logging.getLogger(__name__)
 
 OPENCV = "OpenCV on the CPU"
+CROP = "crop"
+# the paper's, and that of the shipped bundle
+SPECIFICATIONS = {"fit": CropSpecification(), "keep": CropSpecification(side_px=144, scale="keep", window_px=288)}
+TIMED_SPECIFICATION = "fit"
 
 
 class NoNetwork:
@@ -163,12 +167,6 @@ def device_copies(gpu: Gpu, images: Sequence[Image]) -> Iterator[list[DeviceImag
         with gpu.current():
             for copy in copies:
                 gpu.free(copy.address)
-
-
-CROP = "crop"
-# the paper's, and that of the shipped bundle
-SPECIFICATIONS = {"fit": CropSpecification(), "keep": CropSpecification(side_px=144, scale="keep", window_px=288)}
-TIMED_SPECIFICATION = "fit"
 
 
 def step_name(network: str, engine: str) -> str:

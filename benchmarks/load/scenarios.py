@@ -82,7 +82,7 @@ class LoadSamples:
     note: str
 
 
-def load_samples(bundle: Bundle, data: Path | None, count: int, seed: int = 0) -> LoadSamples:
+def load_samples(bundle: Bundle, data: Path | None, count: int) -> LoadSamples:
     """At most `count` cells for `bundle`: of held-out patients where it has some, else of any patient below `data`.
 
     Parameters
@@ -93,8 +93,6 @@ def load_samples(bundle: Bundle, data: Path | None, count: int, seed: int = 0) -
         Folder of C-NMC cells; None: cells are drawn, and have no labels that mean anything.
     count
         How many cells.
-    seed
-        Of the draw.
 
     Returns
     -------
@@ -107,7 +105,7 @@ def load_samples(bundle: Bundle, data: Path | None, count: int, seed: int = 0) -
     """
     training = bundle.manifest.training
     if data is None or training.data_sha256 is None:
-        images = tuple(cell.image for cell in synthetic_cells(count, seed=seed))
+        images = tuple(cell.image for cell in synthetic_cells(count, seed=0))
         note = "drawn cells: C-NMC's aren't at hand" if data is None else "random weights: calls mean nothing"
         return LoadSamples(images, None, (), held_out=False, note=note)
     folder = scan_dataset(data)
@@ -115,7 +113,7 @@ def load_samples(bundle: Bundle, data: Path | None, count: int, seed: int = 0) -
     trained = folder.people_of(training.patients.training)
     wanted = set(training.patients.validation)
     cells = [cell for cell in folder.cells if not held_out or (cell.patient in wanted and cell.person not in trained)]
-    chosen = random.Random(seed).sample(cells, min(count, len(cells)))
+    chosen = random.Random(0).sample(cells, min(count, len(cells)))
     read = [(cell, read_image(cell.path)) for cell in chosen]
     kept = [(cell, image) for cell, image in read if not isinstance(image, Refusal)]
     if not kept:

@@ -95,7 +95,7 @@ def measure_until_stable(next_window: Callable[[], Window]) -> Level:
 
 
 def sweep_concurrency(scope: Scope, images: Sequence[Image], callers: int, window_s: float) -> Level:
-    """So many callers, each in a thread of its own, each with the next cell when its last is answered.
+    """Closed-loop load: `callers` threads, each of which sends the next cell when its last one is answered.
 
     Parameters
     ----------
@@ -137,7 +137,7 @@ def sweep_concurrency(scope: Scope, images: Sequence[Image], callers: int, windo
             thread.join()
 
 
-def sweep_request_rate(scope: Scope, images: Sequence[Image], rate: float, window_s: float, *, seed: int = 0) -> Level:
+def sweep_request_rate(scope: Scope, images: Sequence[Image], rate: float, window_s: float) -> Level:
     """Cells that come at random (Poisson), `rate` a second on average, whether or not earlier ones are answered.
 
     A latency counts from the moment a cell was due, so that waiting for a place in the handle's queue counts, too.
@@ -152,15 +152,13 @@ def sweep_request_rate(scope: Scope, images: Sequence[Image], rate: float, windo
         Requests a second.
     window_s
         Seconds of a window.
-    seed
-        Of the moments.
 
     Returns
     -------
     Level
     """
     log, stop = _AnswerLog(), threading.Event()
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
 
     def send() -> None:
         due, number = time.perf_counter(), 0

@@ -19,6 +19,9 @@ SIDE, PITCH, COLUMNS, ROWS = 300, 400, 4, 2  # pixels around a C-NMC cell, from 
 BCCD_LAB = ((45.0, 25.0, -40.0), (9.0, 5.0, 7.0))  # mean and spread of its lymphoid cells, in L*a*b*
 RED_CELLS, RED_DENSITY = 220, (0.12, 0.28, 0.22)
 BLUR_PX, NOISE = 0.6, 1.5
+Frame = NDArray[np.uint8]  # (H, W, 3) RGB
+Perturbation = Callable[[Frame], Frame]
+UNCHANGED = "as it is"
 
 
 @dataclass(frozen=True)
@@ -150,10 +153,6 @@ def _add_red_cells(frame: Frame, cell_mask: NDArray[np.bool_], pixel_um: float, 
     return np.clip(np.rint(blurred), 0, 255).astype(np.uint8)
 
 
-Frame = NDArray[np.uint8]  # (H, W, 3) RGB
-Perturbation = Callable[[Frame], Frame]
-
-
 def _to_uint8(values: NDArray[np.floating]) -> Frame:
     return np.asarray(np.clip(np.rint(values), 0, 255), np.uint8)
 
@@ -243,7 +242,6 @@ def _chain(*perturbations: Perturbation) -> Perturbation:
     return lambda frame: reduce(lambda current, perturb: perturb(current), perturbations, frame)
 
 
-UNCHANGED = "as it is"
 PERTURBATIONS: dict[str, Perturbation] = {
     UNCHANGED: lambda frame: frame,
     "size 0.35": resize(0.35),

@@ -17,7 +17,7 @@ from blastscope.runtime.io.printable import for_terminal, printable
 if TYPE_CHECKING:
     from blastscope.runtime.bundle import Bundle
     from blastscope.runtime.bundle.entries import DetectorEntry
-    from blastscope.runtime.bundle.manifest import CalibrationProvenance, GraphEntry, Interval, Manifest
+    from blastscope.runtime.bundle.manifest import CalibrationProvenance, GraphEntry, Manifest
     from blastscope.runtime.bundle.uncertainty import Uncertainty
 
 
@@ -157,6 +157,8 @@ def _facts(bundle: Bundle) -> Table:
         rows["int8"] = _int8(manifest.calibration)
     if manifest.detector:
         rows["detector"] = _detector(manifest.detector)
+    if manifest.neighbours:
+        rows["neighbours"] = f"{manifest.neighbours.cells} cells of {manifest.neighbours.people} people, without pictures"
     if one := manifest.cascade:
         rows["cascade"] = (
             f"{one.first} alone from {one.threshold:.4f} on, {one.precision}: {100 * one.skipped:.0f} % of the work skipped, "
@@ -214,13 +216,9 @@ def _scores(manifest: Manifest) -> Table:
     table = Table("vote on", "weighted F1", "AUROC", "sensitivity", "specificity", box=None)
     for row in manifest.scores:
         figures = (row.weighted_f1, row.auroc, row.sensitivity, row.specificity)
-        table.add_row(f"{row.precision}, {row.cells} cells of {row.patients} patients", *map(interval_text, figures))
+        cells = f"{row.precision}, {row.cells} cells of {row.patients} patients"
+        table.add_row(cells, *(f"{figure:.3f}" for figure in figures))
     return table
-
-
-def interval_text(interval: Interval) -> str:
-    """An estimate with its 95 % interval."""
-    return f"{interval.value:.3f} ({interval.low:.3f} to {interval.high:.3f})"
 
 
 VERBS = (inspect, verify, pack, sign)

@@ -199,7 +199,7 @@ def examine(
     seen = _Tally(drift, group_by)
     with (
         opened(bundle, **words, workload="throughput") as scope,
-        nearest_in(scope, archive, nearest) as alike,
+        nearest_in(scope, archive, nearest if explain else 0, at_once=True) as alike,
         ExamineProgress(len(paths), cells=cells) as progress,
     ):
         smears = smear_model(scope.bundle) if group_by != "none" else None
@@ -236,7 +236,25 @@ def _printed(reports: Iterable[FrameReport], *, as_json: bool) -> Iterator[Frame
 
 @dataclass
 class _Tally:
-    """What is to be said at the end of all frames."""
+    """What is counted over all frames, for the lines at the end.
+
+    Attributes
+    ----------
+    drift : Drift
+        Of the cells of all frames.
+    group_by : FrameGroups
+        How frames become persons; 'none' without calls on persons.
+    refused, doubted : int
+        Frames that couldn't be examined; frames with a doubt.
+    doubts : Counter of DoubtCode
+        Frames with each doubt.
+    validated : bool
+        Whether every report was validated.
+    groups : dict of str to list of Prediction
+        The calls of each person.
+    grouped : set of Path
+        Frames whose calls are in `groups`.
+    """
 
     drift: Drift
     group_by: FrameGroups

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from io import BytesIO
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -94,21 +95,48 @@ def explain(
 
 
 @contextmanager
-def nearest_in(scope: Scope, folder: Path | None, count: int) -> Iterator[Nearest | None]:
-    """What gives those labelled cells of a folder that are most like a cell, once it was told which files can't be used.
+def nearest_in(scope: Scope, place: Path | None, count: int, *, at_once: bool = False) -> Iterator[Nearest | None]:
+    """What gives those labelled cells that are most like a cell: of the folder or table `place`, else of the bundle's index.
 
-    None without a folder.
+    They are opened for the first cell, or `at_once`; what can't be used is told then. None where no cell is asked for, or where
+    there is neither a place nor an index.
     """
-    if folder is None:
+    from blastscope.runtime.errors import DataError
+
+    if place is not None and not place.exists():
+        raise DataError(place, "no such folder or table of labelled cells")
+    if not count or (place is None and scope.bundle.manifest.neighbours is None):
         yield None
         return
-    with logged_to_terminal():
-        archive = scope.open_archive(folder)
-    with archive:
-        if archive.left_out:
-            path, reason = archive.left_out[0]
-            say(f"left out of '{folder}': {len(archive.left_out)} files, the first '{path}': {reason}")
-        yield partial(archive.nearest, count=count)
+    with ExitStack() as stack:
+        found: list[Nearest] = []
+
+        def nearest(image: NDArray[np.uint8]) -> Sequence[Neighbour]:
+            if not found:
+                found.append(_open_nearest(stack, scope, place, count))
+            return found[0](image)
+
+        if at_once:
+            found.append(_open_nearest(stack, scope, place, count))
+        yield nearest
+
+
+def _open_nearest(stack: ExitStack, scope: Scope, place: Path | None, count: int) -> Nearest:
+    """Opens labelled cells until `stack` is left. Without a place, what this machine lacks for it is no error."""
+    from blastscope.runtime.errors import UnavailableError
+
+    try:
+        with logged_to_terminal():
+            archive = stack.enter_context(scope.open_archive(place))
+    except UnavailableError as error:
+        if place is not None:
+            raise
+        say(f"cells of the training that are alike can't be told: {error}")
+        return lambda _: ()
+    if archive.left_out:
+        path, reason = archive.left_out[0]
+        say(f"left out of '{place}': {len(archive.left_out)} cells, the first '{path}': {reason}")
+    return partial(archive.nearest, count=count)
 
 
 def _draw(place: Path, explanation: Explanation, title: str, alike: Sequence[Neighbour]) -> None:
@@ -144,9 +172,15 @@ def cut_middle_cell(scope: Scope, path: Path, pixel_um: float | None) -> NDArray
 def _sentence(support: Sequence[float], boxes: Sequence[Box], alike: Sequence[Neighbour], picture: Path | None) -> str:
     strongest = max(range(len(support)), key=support.__getitem__)
     x0, y0, x1, y1 = boxes[strongest]
-    told = f"the square at {x0},{y0} to {x1},{y1} of the crop supports the call most, by {support[strongest]:.2f} of log odds"
+    told = (
+        f"the square at {x0},{y0} to {x1},{y1} of the crop supports the call most, by {support[strongest]:.2f} of log odds "
+        f"(median square {median(support):.2f})"
+    )
     if alike:
-        told += "; most like " + ", ".join(f"{one.label.upper()} of {one.patient} at {one.distance:.2f}" for one in alike)
+        from blastscope.runtime.inference.neighbours import in_words
+
+        each = (f"{one.cell.label.upper()} of {one.cell.who} at {one.distance:.2f}" for one in alike)
+        told += f"; labelled cells most like it: {in_words(alike)} ({'; '.join(each)})"
     return told + (f"; written: {picture}" if picture else "")
 
 

@@ -66,9 +66,15 @@ ConfigPath = Annotated[
 LabelledCells = Annotated[Path, typer.Argument(help="Folder with C-NMC cells, in the archive's layout or as all/ and hem/.")]
 Archive = Annotated[
     Path | None,
-    typer.Option("--archive", help="Folder of labelled C-NMC cells: those most like an explained cell are shown beside it."),
+    typer.Option(
+        "--archive",
+        help="Labelled cells to show beside an explained one: a folder of C-NMC cells, or with all and hem; or a CSV file: "
+        "path,label and patient if known, or labels of frames. Default: the training's, by the bundle's index, no pictures.",
+    ),
 ]
-NearestCount = Annotated[int, typer.Option("--nearest", min=1, max=50, help="With --archive: how many are shown.")]
+NearestCount = Annotated[
+    int, typer.Option("--nearest", min=0, max=50, help="How many labelled cells like an explained one are told; 0 for none.")
+]
 CropCache = Annotated[Path | None, typer.Option("--cache", help="Where crops are kept. Default: the user's cache.")]
 
 

@@ -141,7 +141,7 @@ async def run(options: ServeOptions) -> None:
     say(f"REST at {scheme}://{options.host}:{server.port}")
     if options.grpc_port is not None:
         say(f"gRPC at {options.host}:{server.grpc_port}")
-    say(f"models: {', '.join(server.repository.model_names())}")
+    say(f"models: {', '.join(server.repository.model_names)}")
     await ended.wait()
     say("ending: what is under way is answered")
     await server.stop()

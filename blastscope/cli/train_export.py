@@ -1,4 +1,4 @@
-"""`blastscope train`, `crossvalidate`, `export` and `calibrate`; `train-detector`, `add-detector` and `calibrate-detector`."""
+"""`blastscope train`, `crossvalidate`, `export`, `calibrate` and `add-neighbours`; the detector's verbs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from blastscope.cli.options import ConfigPath, CropCache, Json, LabelledCells
-from blastscope.cli.terminal import deprecations_said, echo, json_text, say, show
+from blastscope.cli.terminal import deprecations_said, echo, json_text, logged_to_terminal, say, show
 from blastscope.runtime.errors import UsageError
 from blastscope.runtime.io.printable import for_terminal
 
@@ -134,14 +134,14 @@ def export(
         bundle = _export(source, out, data, config)
     places = []
     if triton is not None:
-        from blastscope.export.triton import write_repository
+        from blastscope.export.model_repositories import write_triton_repository
 
-        places.append(write_repository(bundle, triton, precision=precision, engine=engine))
+        places.append(write_triton_repository(bundle, triton, precision=precision, engine=engine))
         say(f"Triton's model lies in '{places[-1]}'")
     if ovms is not None:
-        from blastscope.export.openvino_model_server import write_model_server_repository
+        from blastscope.export.model_repositories import write_openvino_repository
 
-        places.append(write_model_server_repository(bundle, ovms, precision=precision))
+        places.append(write_openvino_repository(bundle, ovms, precision=precision))
         say(f"OpenVINO Model Server's model lies in '{places[-1]}'")
     if out is not None:
         from blastscope.cli.bundle import print_bundle
@@ -291,6 +291,24 @@ def add_detector(
         raise UsageError("name the detector once: by --run RUN or by --from BUNDLE")
 
 
+def add_neighbours(
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder; it is changed in one step.")],
+    *,
+    data: Annotated[Path, typer.Option(help="The cells that it was trained on.")],
+    as_json: Json = False,
+) -> None:
+    """Put an index of the training's cells into a bundle, from which `explain` tells those most like a cell.
+
+    It holds each cell's features, label, patient id and file name, and no picture.
+    """
+    from blastscope.cli.bundle import print_bundle
+    from blastscope.export.neighbours import add_neighbours as add
+
+    with logged_to_terminal():
+        found = add(bundle, data)
+    print_bundle(found, as_json=as_json)
+
+
 def calibrate_detector(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder; it is changed in one step.")],
     *,
@@ -306,4 +324,4 @@ def calibrate_detector(
         raise typer.Exit(1)
 
 
-VERBS = (train, crossvalidate, export, calibrate, train_detector, add_detector, calibrate_detector)
+VERBS = (train, crossvalidate, export, calibrate, train_detector, add_detector, add_neighbours, calibrate_detector)

@@ -24,9 +24,7 @@ from blastscope.cli.options import (
 from blastscope.cli.terminal import echo, say
 
 if TYPE_CHECKING:
-    from blastscope.runtime.bundle.manifest import Interval
-    from blastscope.runtime.evaluation.people import PersonRow
-    from blastscope.runtime.evaluation.validation import FrameFate, Validation
+    from blastscope.runtime.evaluation.validation import FrameFate, PersonRow, Validation
 
 
 @with_engine_options
@@ -94,14 +92,14 @@ def lines(validation: Validation) -> Iterator[str]:
     """The validation for people."""
     record = validation.record
     if record.finding:
-        yield f"{'cells found':<14}{_figure(record.finding.recall)}  {record.finding.found} of {record.finding.labelled}"
-        yield f"{'  precision':<14}{_figure(record.finding.precision)}  {record.finding.false} without a label"
+        yield f"{'cells found':<14}{record.finding.recall:.3f}  {record.finding.found} of {record.finding.labelled}"
+        yield f"{'  precision':<14}{record.finding.precision:.3f}  {record.finding.false} without a label"
     yield f"{'labelled':<14}{'called ALL':>10}{'called HEM':>12}{'refused':>9}{'missed':>8}"
     for name, fate in (("ALL", record.all), ("HEM", record.hem)):
         yield f"{name:<14}{fate.called_all:>10}{fate.called_hem:>12}{fate.refused:>9}{fate.missed:>8}"
     if record.calls:
         for name in ("sensitivity", "specificity", "auroc"):
-            yield f"{name:<14}{_figure(getattr(record.calls, name))}"
+            yield f"{name:<14}{getattr(record.calls, name):.3f}"
     yield from people_lines(validation.people)
     yield from (f"refused: {code}, {count} cells" for code, count in validation.refusals.items())
     yield from (f"drift: {alarm}" for alarm in validation.drift.alarms)
@@ -123,10 +121,6 @@ def people_lines(people: Sequence[PersonRow]) -> Iterator[str]:
         if person.right is not True:
             labelled = person.label.upper() if person.label else "both classes or none"
             yield f"  labelled {labelled}: {smear_line(person.patient, person.call)}"
-
-
-def _figure(figure: Interval) -> str:
-    return f"{figure.value:.3f} ({figure.low:.3f} to {figure.high:.3f})"
 
 
 def _last(steps: Iterator[FrameFate | Validation], count: int) -> Validation:

@@ -37,12 +37,12 @@ def make_app(service: InferenceService, options: ServeOptions) -> Starlette:
     named = ("/v2/models/{model}", "/v2/models/{model}/versions/{version}")
     return Starlette(
         routes=[
+            *(route(f"{path}/infer", "POST", rest.infer) for path in named),  # first: routes are tried in this order
             route("/v2/health/live", "GET", rest.live, open_to_all=True),
             route("/v2/health/ready", "GET", rest.ready, open_to_all=True),
             route("/v2", "GET", rest.metadata),
             *(route(path, "GET", rest.model_metadata) for path in named),
             *(route(f"{path}/ready", "GET", rest.model_ready) for path in named),
-            *(route(f"{path}/infer", "POST", rest.infer) for path in named),
             route("/v2/repository/index", "POST", rest.index),
             route("/v2/repository/models/{model}/load", "POST", rest.load),
             route("/metrics", "GET", rest.metrics),
@@ -84,7 +84,7 @@ class RestMethods:
 
     def _caller(self, request: Request, *, open_to_all: bool) -> Caller:
         """Who asks. Raises `RequestError` for a stranger, and for a page of another site that a browser shows here."""
-        if self._options.loopback and not _is_this_machine(request.headers.getlist("host")):
+        if self._options.loopback and not _is_this_machine(tuple(request.headers.getlist("host"))):
             raise RequestError(Code.FORBIDDEN, "this server answers under this machine's own names: ask 127.0.0.1 or localhost")
         client = None
         if self._options.tokens and not open_to_all:
@@ -209,7 +209,8 @@ async def _gone(request: Request) -> None:
         pass
 
 
-def _is_this_machine(hosts: list[str]) -> bool:
+@functools.lru_cache(64)
+def _is_this_machine(hosts: tuple[str, ...]) -> bool:
     """Whether the Host header names this machine: a page of another site may send its own name to this address."""
     try:
         name = urlsplit(f"//{hosts[0]}").hostname if len(hosts) == 1 else None

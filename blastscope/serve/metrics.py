@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -16,12 +17,12 @@ from prometheus_client.registry import Collector
 from blastscope.runtime.evaluation.drift import Drift
 from blastscope.runtime.frames.features import cell_features
 from blastscope.runtime.io.image import load_pixels
-from blastscope.runtime.types import Prediction, Refusal
+from blastscope.runtime.types import Prediction
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 ITEMS = (1, 2, 4, 8, 16, 32, 64)
 NOVELTY = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 3.0, 5.0)
-SAMPLED = 8  # one image of so many is decoded once more, to be compared with the training's cells
+SAMPLED = 8  # one image of so many is compared with the training's cells
 
 
 class DriftCollector(Collector):
@@ -81,11 +82,19 @@ class Metrics:
         self._drift = DriftCollector()
         self.registry.register(self._drift)
         self._seen = 0
+        # finding a series takes longer than counting in it
+        self._requests, self._request_seconds = cache(self.requests.labels), cache(self.request_seconds.labels)
+        self._images, self._novelty = cache(self.images.labels), cache(self.novelty.labels)
 
     def observer(self, model: str) -> Callable[[str, float], None]:
         """What a model's batcher tells its figures to."""
         histograms = {name: histogram.labels(model) for name, histogram in self._histograms.items()}
         return lambda name, figure: histograms[name].observe(figure)
+
+    def request(self, protocol: str, model: str, status: str, seconds: float) -> None:
+        """Counts a request."""
+        self._requests(protocol, model, status).inc()
+        self._request_seconds(protocol, model).observe(seconds)
 
     def count(self, model: str, bundle: str, answers: Sequence[Any]) -> None:
         """Counts the answers of a request."""
@@ -94,22 +103,28 @@ class Metrics:
             if refusal:
                 self.refusals.labels(model, refusal.code).inc()
             result = "refused" if refusal else getattr(answer, "label", None)
-            self.images.labels(model, bundle, result if isinstance(result, str) else "answered").inc()
+            self._images(model, bundle, result if isinstance(result, str) else "answered").inc()
             if isinstance(answer, Prediction) and answer.novelty is not None:
-                self.novelty.labels(model).observe(answer.novelty)
+                self._novelty(model).observe(answer.novelty)
 
-    def watch_cells(self, model: str) -> Callable[[Sequence[Any]], None]:
-        """What sees a model's images of cells: it compares some of them with the training's."""
+    def watch_cells(self, model: str) -> Callable[[Any], Any]:
+        """What sees a model's images of cells, and compares some of them with the training's.
+
+        It gives what is to be classified: the image, or its pixels where it has decoded it.
+        """
         drift = self._drift.of(model)
 
-        def watch(images: Sequence[Any]) -> None:
-            for image in images:
-                self._seen += 1  # a lost count does no harm
-                pixels = load_pixels(image) if self._seen % SAMPLED == 1 else None
-                if isinstance(pixels, np.ndarray) and not isinstance(pixels, Refusal) and 0 not in pixels.shape:
-                    look = cell_features(pixels)
-                    if look is not None:
-                        drift.add_look(look)
+        def watch(image: Any) -> Any:
+            self._seen += 1  # a lost count does no harm
+            if self._seen % SAMPLED != 1:
+                return image
+            pixels = load_pixels(image)
+            if not isinstance(pixels, np.ndarray) or 0 in pixels.shape:
+                return image
+            look = cell_features(pixels)
+            if look is not None:
+                drift.add_look(look)
+            return pixels
 
         return watch
 
@@ -123,24 +138,22 @@ class Metrics:
 
 
 class Tracing:
-    """Spans of OpenTelemetry, children of the client's where it sends a `traceparent`. Nothing where it isn't installed."""
+    """Spans of OpenTelemetry, children of the client's where it sends a `traceparent`. Nothing where nobody collects them."""
 
     def __init__(self) -> None:
-        self._tracer: Any = None
-        if find_spec("opentelemetry") and find_spec("opentelemetry.trace"):
-            from opentelemetry import trace
-
-            self._tracer = trace.get_tracer("blastscope")
+        self._installed = bool(find_spec("opentelemetry") and find_spec("opentelemetry.trace"))
 
     def span(self, name: str, carrier: Mapping[str, str], attributes: Mapping[str, Any]) -> AbstractContextManager[Any]:
         """A span for the time of a `with` block."""
-        if self._tracer is None:
+        if not self._installed:
+            return nullcontext()
+        from opentelemetry import trace
+
+        if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):  # the API alone, without an SDK behind it
             return nullcontext()
         from opentelemetry.propagate import extract
-        from opentelemetry.trace import SpanKind
 
-        context = extract(dict(carrier))
-        found: AbstractContextManager[Any] = self._tracer.start_as_current_span(
-            name, context=context, kind=SpanKind.SERVER, attributes=dict(attributes)
+        found: AbstractContextManager[Any] = trace.get_tracer("blastscope").start_as_current_span(
+            name, context=extract(dict(carrier)), kind=trace.SpanKind.SERVER, attributes=dict(attributes)
         )
         return found

@@ -26,7 +26,20 @@ from blastscope.serve.tensors import FREE, Code, RequestError, Tensor, TensorSpe
 Item = Any  # one image, crop or frame
 Answer = Any  # what a model makes of it
 Parameters = Mapping[str, Any]
-NO_BOX = (-1, -1, -1, -1)
+NAN = float("nan")
+NO_BOX, NO_TABLE = (-1, -1, -1, -1), ((NAN, NAN),) * len(VOTERS)
+CELL_OUTPUTS: dict[str, Callable[[Prediction], Any]] = {  # an element of each output of `Cells`
+    "label": lambda one: one.label or "",
+    "probability": lambda one: NAN if one.probability is None else one.probability,
+    "score": lambda one: NAN if one.score is None else one.score,
+    "voter": lambda one: one.voter or "",
+    "probabilities": lambda one: one.probabilities or NO_TABLE,
+    "box": lambda one: one.box or NO_BOX,
+    "novelty": lambda one: NAN if one.novelty is None else one.novelty,
+    "set": lambda one: ",".join(one.set or ()),
+    "refusal": lambda one: one.refusal.code if one.refusal else "",
+    "detail": lambda one: one.refusal.detail if one.refusal else "",
+}
 
 
 class Model(Protocol):
@@ -63,8 +76,8 @@ class Model(Protocol):
         """An answer for each item, in a thread. Raises `BlastscopeError`s."""
         ...
 
-    def tensors(self, answers: Sequence[Answer]) -> list[Tensor]:
-        """The outputs, in the order of `outputs`."""
+    def tensor(self, name: str, answers: Sequence[Answer]) -> Tensor:
+        """The output of that name."""
         ...
 
     def record(self, answer: Answer) -> dict[str, Any]:
@@ -96,6 +109,18 @@ def encoded_pixels(content: bytes) -> int:
     return header.width * header.height if isinstance(header, Header) else 0
 
 
+def spec_of(model: Model, name: str) -> TensorSpec:
+    """The specification of a model's output."""
+    return next(spec for spec in model.outputs if spec.name == name)
+
+
+def tensor_of(spec: TensorSpec, values: Sequence[Any]) -> Tensor:
+    """An output from its elements, one for each item."""
+    if spec.datatype == "BYTES":
+        return texts(spec.name, values)
+    return numbers(spec.name, spec.datatype, values, (len(values), *spec.shape[1:]))
+
+
 def raw(pixels: NDArray[np.uint8]) -> memoryview:
     """The bytes of an array, row by row."""
     return np.ascontiguousarray(pixels).data.cast("B")
@@ -108,14 +133,14 @@ class Cells:
     Attributes
     ----------
     watch : callable
-        Sees the images beside the work, in its thread.
+        Sees each image beside the work, in its thread, and gives what is to be classified.
     kind : str
         Always 'cells'.
     inputs, outputs : tuple of TensorSpec
         What the model takes and gives.
     """
 
-    watch: Callable[[Sequence[Item]], object] = lambda _: None
+    watch: Callable[[Item], Item] = lambda item: item
     kind: str = "cells"
     inputs: tuple[TensorSpec, ...] = (TensorSpec("image", "BYTES", (FREE,)),)
     outputs: tuple[TensorSpec, ...] = (
@@ -150,26 +175,12 @@ class Cells:
 
     def run(self, scope: Scope, items: Sequence[Item]) -> list[Answer]:
         """See `Model`."""
-        self.watch(items)
-        return [scope.classify(items[0])] if len(items) == 1 else scope.classify_many(items)
+        images = [self.watch(item) for item in items]
+        return [scope.classify(images[0])] if len(images) == 1 else scope.classify_many(images)
 
-    def tensors(self, answers: Sequence[Prediction]) -> list[Tensor]:
+    def tensor(self, name: str, answers: Sequence[Prediction]) -> Tensor:
         """See `Model`."""
-        count = len(answers)
-        nan = float("nan")
-        undecided = ((nan, nan),) * len(VOTERS)
-        return [
-            texts("label", [one.label or "" for one in answers]),
-            numbers("probability", "FP32", [nan if one.probability is None else one.probability for one in answers], (count,)),
-            numbers("score", "FP32", [nan if one.score is None else one.score for one in answers], (count,)),
-            texts("voter", [one.voter or "" for one in answers]),
-            numbers("probabilities", "FP32", [one.probabilities or undecided for one in answers], (count, 3, 2)),
-            numbers("box", "INT32", [one.box or NO_BOX for one in answers], (count, 4)),
-            numbers("novelty", "FP32", [nan if one.novelty is None else one.novelty for one in answers], (count,)),
-            texts("set", [",".join(one.set or ()) for one in answers]),
-            texts("refusal", [one.refusal.code if one.refusal else "" for one in answers]),
-            texts("detail", [one.refusal.detail if one.refusal else "" for one in answers]),
-        ]
+        return tensor_of(spec_of(self, name), list(map(CELL_OUTPUTS[name], answers)))
 
     def record(self, answer: Prediction) -> dict[str, Any]:
         """See `Model`."""
@@ -218,12 +229,9 @@ class Crops:
             for number in range(len(items))
         ]
 
-    def tensors(self, answers: Sequence[GraphOutputs]) -> list[Tensor]:
+    def tensor(self, name: str, answers: Sequence[GraphOutputs]) -> Tensor:
         """See `Model`."""
-        return [
-            numbers(spec.name, spec.datatype, [getattr(one, spec.name) for one in answers], (len(answers), *spec.shape[1:]))
-            for spec in self.outputs
-        ]
+        return tensor_of(spec_of(self, name), [getattr(one, name) for one in answers])
 
     def record(self, answer: GraphOutputs) -> dict[str, Any]:
         """See `Model`."""
@@ -274,9 +282,9 @@ class Frames:
             self.watch(report)
         return reports
 
-    def tensors(self, answers: Sequence[FrameReport]) -> list[Tensor]:
+    def tensor(self, name: str, answers: Sequence[FrameReport]) -> Tensor:
         """See `Model`."""
-        return [texts("report", [json.dumps(report.row(), allow_nan=False) for report in answers])]
+        return texts(name, [json.dumps(report.row(), allow_nan=False) for report in answers])
 
     def record(self, answer: FrameReport) -> dict[str, Any]:
         """See `Model`."""

@@ -28,6 +28,7 @@ from blastscope.serve.tensors import Code, RequestError
 LOG = logging.getLogger(__name__)
 VERSION_DIGITS = 12  # of the digest
 FRAME_WORKERS = 2  # each uses every core for most of its time
+KINDS = ("cells", "crops", "frames")
 OpenScope = Callable[[Path | None], Scope]
 
 
@@ -117,6 +118,8 @@ class Repository:
     def __init__(self, bundles: Mapping[str, Path | None], open_scope: OpenScope, limits: Limits, metrics: Metrics) -> None:
         self._paths = dict(bundles)
         self.default = next(iter(self._paths))
+        own = tuple(f"{name}.{kind}" for name in self._paths for kind in KINDS)
+        self.model_names = (*KINDS, *own)  # every name that a model can be asked for under
         self._open_scope, self._limits, self._metrics = open_scope, limits, metrics
         self._served: dict[str, ServedBundle] = {}
         self._loading = {name: asyncio.Lock() for name in self._paths}
@@ -127,11 +130,6 @@ class Repository:
     def ready(self) -> bool:
         """Whether every bundle answers."""
         return len(self._served) == len(self._paths) and all(served.ready for served in self._served.values())
-
-    def model_names(self) -> list[str]:
-        """Every name that a model can be asked for under."""
-        own = [f"{name}.{kind}" for name in self._paths for kind in ("cells", "crops", "frames")]
-        return ["cells", "crops", "frames", *own]
 
     def find(self, model: str, version: str = "") -> tuple[ServedBundle, Lane]:
         """What answers as `model`. Raises `RequestError` where nothing does."""
@@ -147,8 +145,8 @@ class Repository:
 
     def bundle_of(self, model: str) -> str:
         """The name of the bundle behind a model. Raises `RequestError`."""
-        if model not in self.model_names():
-            raise RequestError(Code.NOT_FOUND, f"no model '{model[:80]}': there are {', '.join(self.model_names())}")
+        if model not in self.model_names:
+            raise RequestError(Code.NOT_FOUND, f"no model '{model[:80]}': there are {', '.join(self.model_names)}")
         return model.rpartition(".")[0] or self.default
 
     async def load(self, name: str) -> str:

@@ -183,6 +183,9 @@ def guarded_protocol(limits: Limits) -> type[HttpToolsProtocol]:
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
+            # asyncio leaves this out for a socket that was bound beforehand. Without it the body of an answer, which is written
+            # behind its head, waits for the client's delayed acknowledgement: 40 ms on Linux.
+            transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if len(self.connections) > limits.connections:
                 transport.abort()
                 return

@@ -8,11 +8,12 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from blastscope import __version__
 from blastscope.runtime.errors import BlastscopeError
+from blastscope.runtime.types import Audit
 from blastscope.serve.audit_log import AuditLog
 from blastscope.serve.metrics import Metrics, Tracing
 from blastscope.serve.models import check_pixels
@@ -22,6 +23,7 @@ from blastscope.serve.tensors import ClientGone, Code, RequestError, Tensor, inv
 
 NAME, PLATFORM = "blastscope", "blastscope"
 EXTENSIONS = ("binary_tensor_data", "model_repository")
+AUDIT = tuple(one.name for one in fields(Audit))
 MOST_ID = 256  # letters of a request's id
 LOG = logging.getLogger(__name__)
 
@@ -137,7 +139,7 @@ class InferenceService:
     @contextmanager
     def observed(self, caller: Caller, model: str) -> Iterator[None]:
         """Counts and times what is done for a request, and puts it into a trace. Any error becomes a `RequestError`."""
-        known = model if model in self.repository.model_names() else "unknown"  # a client can't make up series
+        known = model if model in self.repository.model_names else "unknown"  # a client can't make up series
         begun, status = time.perf_counter(), "ok"
         try:
             with self._tracing.span(f"infer {known}", caller.carrier, {"rpc.system": caller.protocol, "model": known}):
@@ -153,8 +155,7 @@ class InferenceService:
             LOG.exception("a request failed")
             raise RequestError(Code.INTERNAL, f"the server failed: {type(error).__name__}, see its log") from error
         finally:
-            self.metrics.requests.labels(caller.protocol, known, status).inc()
-            self.metrics.request_seconds.labels(caller.protocol, known).observe(time.perf_counter() - begun)
+            self.metrics.request(caller.protocol, known, status, time.perf_counter() - begun)
 
     async def infer(self, request: InferRequest, caller: Caller, timeout_s: float) -> InferAnswer:
         """The answer to a request. Raises `RequestError`."""
@@ -172,14 +173,9 @@ class InferenceService:
             answers = await lane.batcher.submit(items, self._timeout_s(request, timeout_s))
             await self._write_audit(request, caller, (served, lane), items, answers)
         self.metrics.count(f"{served.name}.{lane.model.kind}", served.name, answers)
-        outputs = {tensor.name: tensor for tensor in lane.model.tensors(answers)}
-        return InferAnswer(
-            request.model,
-            served.version,
-            request.id,
-            tuple(outputs[name] for name in request.wanted or names),
-            asdict(served.scope.audit),
-        )
+        outputs = tuple(lane.model.tensor(name, answers) for name in request.wanted or names)
+        audit = served.scope.audit
+        return InferAnswer(request.model, served.version, request.id, outputs, {name: getattr(audit, name) for name in AUDIT})
 
     def _timeout_s(self, request: InferRequest, left_s: float) -> float:
         wanted = request.parameters.get("timeout", 0)
@@ -248,7 +244,7 @@ class InferenceService:
     def index(self, *, ready_only: bool) -> list[dict[str, str]]:
         """The models, each with its state, as the model repository extension has it."""
         rows = []
-        for name in self.repository.model_names():
+        for name in self.repository.model_names:
             try:
                 served, _ = self.repository.find(name)
                 row = {

@@ -22,7 +22,7 @@ from blastscope.calibration.quantisation.calibration_data import crop_cells
 from blastscope.runtime.backends.protocol import require_finite
 from blastscope.runtime.crop import CropSpecification
 from blastscope.runtime.errors import EngineError, MissingLibrary, UsageError
-from blastscope.runtime.evaluation.paired_calls import f1_drop_points
+from blastscope.runtime.evaluation.metrics import f1_drop_points
 from blastscope.runtime.inference.voting import TINY, vote
 from blastscope.runtime.io.cnmc import DatasetEntry
 from blastscope.runtime.io.hashing import bytes_sha256
@@ -40,6 +40,8 @@ CELLS_AT_ONCE = 64  # cells cropped at once: the crops of all of them may not fi
 Infer = Callable[
     [NDArray[np.uint8]], NDArray[np.float32]
 ]  # crops (N, S, S, 3) to probabilities (N, 3, 2), or to a lane's answers (N, R, 2)
+BATCH = 16  # bounds memory: 16 crops of 299 px need about 1 GB in the fused Inception-ResNet-v2
+SAFETY = 0.5  # of the gate's limits: few cells show little
 
 
 class Progress:
@@ -161,20 +163,16 @@ def evaluate(networks: Mapping[str, Infer], cells: Sequence[DatasetEntry], spec:
     return CellPredictions(cells=tuple(kept), refused=tuple(refused), probabilities=joined)
 
 
-BATCH = 16  # bounds memory: 16 crops of 299 px need about 1 GB in the fused Inception-ResNet-v2
-
-
 class ReferenceRunner:
     """A loaded graph. `plain` turns every graph optimisation off, so that each operator is computed as the file says."""
 
-    def __init__(self, graph: Path | str | bytes, *, plain: bool = False, threads: int = 0) -> None:
+    def __init__(self, graph: Path | str | bytes, *, plain: bool = False) -> None:
         try:
             import onnxruntime
         except ImportError as error:
             raise MissingLibrary("onnxruntime", "export") from error
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        options.intra_op_num_threads = threads
         if plain:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
@@ -210,9 +208,6 @@ def batches(crops: NDArray[np.uint8], size: int = BATCH) -> Iterator[NDArray[np.
     """`crops` in pieces of `size`, each contiguous."""
     for start in range(0, len(crops), size):
         yield np.ascontiguousarray(crops[start : start + size])
-
-
-SAFETY = 0.5  # of the gate's limits: few cells show little
 
 
 class Drift(StrictModel):

@@ -30,8 +30,13 @@ from blastscope.runtime.bundle import Bundle, read_golden
 from blastscope.runtime.bundle.manifest import GateResult, OperatingPoint, Scores
 from blastscope.runtime.crop import CropSpecification
 from blastscope.runtime.errors import BundleError, UnavailableError
-from blastscope.runtime.evaluation.metrics import find_operating_point, score_calls
-from blastscope.runtime.evaluation.paired_calls import f1_drop_points, flip_rate, patient_flip_rate
+from blastscope.runtime.evaluation.metrics import (
+    f1_drop_points,
+    find_operating_point,
+    flip_rate,
+    patient_flip_rate,
+    score_calls,
+)
 from blastscope.runtime.inference.validation import NOVELTY_SHARE, GoldenCheck, check_golden
 from blastscope.runtime.inference.voting import vote
 from blastscope.runtime.inference.worker_pool import InferencePool
@@ -39,6 +44,9 @@ from blastscope.runtime.io.cnmc import DatasetEntry
 from blastscope.runtime.types import Execution, Precision
 
 _PARENT = "parent"  # no backend's name
+MARGIN = 2.0  # times the largest difference that was seen: the tolerance of an execution
+LEAST_TOLERANCE = 0.05  # however small the difference was
+DEVICE = "CPU"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,10 +144,6 @@ def failures(result: GateResult) -> tuple[str, ...]:
     return tuple(found)
 
 
-MARGIN = 2.0
-LEAST_TOLERANCE = 0.05
-
-
 @dataclass(frozen=True)
 class EngineResult:
     """The evaluation of an int8 graph in one engine.
@@ -171,7 +175,7 @@ class EngineResult:
 
 @dataclass(frozen=True)
 class Trial:
-    """The evaluation of an int8 graph in every engine at hand, before it is let into a bundle.
+    """The evaluation of an int8 graph in every available engine, before it enters a bundle.
 
     Attributes
     ----------
@@ -303,9 +307,6 @@ class SignedCodes:
 
     def close(self) -> None:
         """Nothing is held beyond this object."""
-
-
-DEVICE = "CPU"
 
 
 def available_backends() -> tuple[dict[str, tuple[Execution, ...]], dict[str, str]]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 AIM = 1.5  # times the throughput, what the project wants of a cascade
+COLOURS = {"a": ORANGE, "b": BLUE}
 
 
 class CurvePoint(StrictModel):
@@ -150,19 +151,19 @@ class CascadeReport(StrictModel):
     def _judged(self, one: CascadeResult) -> list[str]:
         lines = [
             f"  chosen         {one.first} first, alone from a probability of {one.threshold:.7g} on",
-            f"  calls changed  {_range(one.flip_rate)} of cells, below {_percent(one.flip_rate_upper)} with 95 % confidence",
-            f"                 {_range(one.patient_flip_rate)} of patients, by most of their cells",
+            f"  calls changed  {one.flip_rate.percent()} of cells, below {_percent(one.flip_rate_upper)} with 95 % confidence",
+            f"                 {one.patient_flip_rate.percent()} of patients, by most of their cells",
             f"  work skipped   {_percent(one.skipped)}",
         ]
         if self.weighted_f1:
             before, after = self.weighted_f1
-            lines.append(f"  weighted F1    {_score(before)} of all voters, {_score(after)} of the cascade")
+            lines.append(f"  weighted F1    {before:.4f} of all voters, {after:.4f} of the cascade")
         return lines
 
 
 def _first(one: FirstReport) -> str:
     threshold = "none" if one.threshold is None else f"{one.threshold:.6f}"
-    return _row(one.first, _percent(one.work), threshold, _range(one.flip_rate), _percent(one.skipped))
+    return _row(one.first, _percent(one.work), threshold, one.flip_rate.percent(), _percent(one.skipped))
 
 
 def _row(*columns: str) -> str:
@@ -171,17 +172,6 @@ def _row(*columns: str) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.2f} %"
-
-
-def _range(interval: Interval) -> str:
-    return f"{100 * interval.value:.2f} % ({100 * interval.low:.2f} to {100 * interval.high:.2f})"
-
-
-def _score(interval: Interval) -> str:
-    return f"{interval.value:.4f} ({interval.low:.4f} to {interval.high:.4f})"
-
-
-COLOURS = {"a": ORANGE, "b": BLUE}
 
 
 def write_report(folder: Path, report: CascadeReport) -> None:

@@ -29,8 +29,7 @@ from blastscope.calibration.quantisation.qdq_placement import voter_mac_share
 from blastscope.runtime.bundle import FORMAT, Bundle, update_bundle
 from blastscope.runtime.bundle.manifest import CascadeResult, GraphEntry, Interval, Manifest
 from blastscope.runtime.errors import BundleError, MissingLibrary
-from blastscope.runtime.evaluation.metrics import score_calls
-from blastscope.runtime.evaluation.paired_calls import flip_rate, patient_flip_rate
+from blastscope.runtime.evaluation.metrics import flip_rate, patient_flip_rate, score_calls
 from blastscope.runtime.inference.voting import vote
 from blastscope.runtime.io.cnmc import DatasetEntry, scan_dataset
 from blastscope.runtime.types import Execution, Precision
@@ -107,7 +106,21 @@ def _cells(bundle: Bundle, data: Path | str, precision: Precision) -> Sequence[D
 
 @dataclass(frozen=True)
 class _CascadeEvaluation:
-    """The networks' predictions, and what follows from them."""
+    """The networks' predictions, and what follows from them.
+
+    Attributes
+    ----------
+    bundle : Bundle
+        Whose cascade it is.
+    entry : GraphEntry
+        The fused graph that predicted.
+    predictions : CellPredictions
+        Of the cells, in each engine.
+    engines : EnginePredictions
+        The same with what each first voter costs, and the threshold.
+    config : CascadeConfig
+        The limits.
+    """
 
     bundle: Bundle
     entry: GraphEntry
@@ -116,7 +129,7 @@ class _CascadeEvaluation:
     config: CascadeConfig
 
     def report(self) -> CascadeReport:
-        """Chooses, judges, and writes what holds."""
+        """Chooses a threshold, evaluates it, and writes it into the bundle if it keeps the limits."""
         choice = choose_threshold(self.engines, self.config.max_flip_rate)
         judged = max(evaluate_left_out(self.engines, self.config.max_flip_rate), key=lambda one: one.flip_rate)
         reason = self._reason(choice, judged)

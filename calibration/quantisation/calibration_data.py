@@ -51,7 +51,7 @@ def log_dataset_mismatch(folder: Dataset, trained_on: str | None) -> None:
 
 
 def validation_cells(folder: Dataset, training: TrainingProvenance) -> tuple[DatasetEntry, ...]:
-    """The cells of `folder` whose patients are in the validation part, and no other id of theirs in the training part.
+    """The cells of `folder` of validation patients, none of whose other ids is in the training part.
 
     Raises `DataError` where there are none, and where patients of the training part would have to judge: after a split by
     image, or none.

@@ -37,6 +37,7 @@ INT8_MAX = 127
 CLIP_RATIOS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 
 Means = dict[str, NDArray[np.float32]]
+MAX_CHANNEL_SCALE = 1e4  # by which a channel may be scaled: a dead one is not blown up to noise
 
 
 def insert_qdq(
@@ -221,9 +222,6 @@ def check_int8(model: onnx.ModelProto) -> None:
         source = constants.get(node.input[0])
         if node.op_type == "DequantizeLinear" and source is not None and source.data_type != onnx.TensorProto.INT8:
             raise EngineError(f"{node.name}: dequantises {source.data_type}, not int8")
-
-
-MAX_CHANNEL_SCALE = 1e4  # by which a channel may be scaled: a dead one is not blown up to noise
 
 
 class Pair(NamedTuple):

@@ -37,6 +37,11 @@ except ImportError as error:
 META = "blastscope."  # before the keys of what a graph file says of itself
 LAYERS = ("Conv", "MatMul")  # the layers on maps and sequences
 COUNTING = ("Shape", "Size")  # what comes of them knows a value's shape alone: the scale of attention, sizes to reshape to
+CLIPPING = ("Relu", "Clip")
+MOVING = ("Concat", "MaxPool", "Flatten", "Reshape", "Transpose", "Slice", "Squeeze", "Unsqueeze", "Pad")
+COMPUTING = ("Add", "Mul", "AveragePool", "GlobalAveragePool", "ReduceMean", "Sigmoid", "HardSigmoid", "HardSwish")
+QUANTISED = (*LAYERS, *COMPUTING, *CLIPPING, *MOVING)
+MAC_OPERATORS = ("Conv", "MatMul", "Gemm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,12 +129,6 @@ def drop_unused(graph: onnx.GraphProto) -> None:
     kept = [onnx.TensorProto.FromString(weight.SerializeToString()) for weight in graph.initializer if weight.name in used]
     del graph.initializer[:]
     graph.initializer.extend(kept)
-
-
-CLIPPING = ("Relu", "Clip")
-MOVING = ("Concat", "MaxPool", "Flatten", "Reshape", "Transpose", "Slice", "Squeeze", "Unsqueeze", "Pad")
-COMPUTING = ("Add", "Mul", "AveragePool", "GlobalAveragePool", "ReduceMean", "Sigmoid", "HardSigmoid", "HardSwish")
-QUANTISED = (*LAYERS, *COMPUTING, *CLIPPING, *MOVING)
 
 
 @dataclass(frozen=True)
@@ -235,9 +234,6 @@ class _ScaleGroups:
         while self._head[value] != value:
             value = self._head[value]
         return value
-
-
-MAC_OPERATORS = ("Conv", "MatMul", "Gemm")
 
 
 def count_macs(model: onnx.ModelProto) -> dict[str, int]:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.io.atomic import write_file
+from blastscope.runtime.io.atomic import clear_abandoned_files, write_file
 from blastscope.runtime.io.cpu_info import cpu_identity
 from blastscope.runtime.io.own_files import Unusable, make_private_folder, open_own
 
@@ -94,8 +94,9 @@ def write_blob(path: Path, *pieces: bytes | memoryview) -> str | None:
 
 def drop_unused(folder: Path) -> None:
     """Deletes engines that nobody has opened for months: of libraries and bundles that are gone. And killed writers' files."""
+    clear_abandoned_files(folder)
     now = time.time()
-    ages = {"*.engine": _UNUSED_DAYS, "*.proof": _UNUSED_DAYS, "*.safetensors": _UNUSED_DAYS, ".*.new": 1}  # days
+    ages = {"*.engine": _UNUSED_DAYS, "*.proof": _UNUSED_DAYS, "*.safetensors": _UNUSED_DAYS}
     for path, days in [(path, days) for pattern, days in ages.items() for path in folder.glob(pattern)]:
         try:
             if path.stat().st_mtime < now - days * 86400:

@@ -18,6 +18,18 @@ from blastscope.runtime.io.hashing import file_sha256
 from blastscope.runtime.types import CLASSES, VOTERS, Box, Execution, Layout, Refusal
 
 Workload = Literal["latency", "throughput"]
+PLAIN_OUTPUT, NOVELTY_OUTPUT = "probabilities", "answers"
+ANSWER_SHAPES = {PLAIN_OUTPUT: (len(VOTERS), len(CLASSES)), NOVELTY_OUTPUT: (len(VOTERS) + 1, len(CLASSES))}
+BACKENDS = {
+    "openvino": "blastscope.runtime.backends.openvino.backend",
+    "onnxruntime": "blastscope.runtime.backends.onnxruntime.cpu",
+}
+# on an NVIDIA GPU, the likely fastest first; the two TensorRTs are one module's
+GPU_BACKENDS = {
+    "tensorrt": "blastscope.runtime.backends.tensorrt.backend:TENSORRT",
+    "tensorrt-rtx": "blastscope.runtime.backends.tensorrt.backend:TENSORRT_RTX",
+    "onnxruntime": "blastscope.runtime.backends.onnxruntime.gpu",
+}
 
 
 class Backend(Protocol):
@@ -268,10 +280,6 @@ def first_voter_decides(pairs: NDArray[np.float32], threshold: float) -> NDArray
     return sure
 
 
-PLAIN_OUTPUT, NOVELTY_OUTPUT = "probabilities", "answers"
-ANSWER_SHAPES = {PLAIN_OUTPUT: (len(VOTERS), len(CLASSES)), NOVELTY_OUTPUT: (len(VOTERS) + 1, len(CLASSES))}
-
-
 def answer_output(shapes: Mapping[str, Sequence[object]], graph: object) -> tuple[str, tuple[int, int]]:
     """The output of a fused graph that lanes give, and its shape (R, 2) for one crop.
 
@@ -291,20 +299,8 @@ def require_finite(probabilities: NDArray[np.float32]) -> None:
         raise EngineError("a network answered with something that is not a number")
 
 
-BACKENDS = {
-    "openvino": "blastscope.runtime.backends.openvino.backend",
-    "onnxruntime": "blastscope.runtime.backends.onnxruntime.cpu",
-}
-# on an NVIDIA GPU, the likely fastest first; the two TensorRTs are one module's
-GPU_BACKENDS = {
-    "tensorrt": "blastscope.runtime.backends.tensorrt.backend:TENSORRT",
-    "tensorrt-rtx": "blastscope.runtime.backends.tensorrt.backend:TENSORRT_RTX",
-    "onnxruntime": "blastscope.runtime.backends.onnxruntime.gpu",
-}
-
-
 def load_backend(name: str) -> HostBackendModule:
-    """The module of the backend `name`. Raises `UsageError`; a missing library is told by its functions."""
+    """The module of the backend `name`. Raises `UsageError`; its functions raise `MissingLibrary`."""
     return cast(HostBackendModule, _load(name, BACKENDS, "device='cuda'" if name in GPU_BACKENDS else ""))
 
 

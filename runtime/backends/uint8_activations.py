@@ -39,6 +39,8 @@ _PRODUCTS = ("MatMul", "Gemm", "Einsum")
 _POSITIVE = ("Relu", "Sigmoid", "HardSigmoid", "Softmax", "Abs")
 _POSITIVE_OF_POSITIVES = (*_MOVING, "Add", "Mul", "AveragePool", "GlobalAveragePool", "ReduceMean", "QuantizeLinear")
 _JOINING = ("Concat", "Add", "Mul")  # every input is data; of other operators the first is
+SAFE_WEIGHT = 64  # of 7 bits
+_LAYERS = ("Conv", "MatMul")
 
 
 def with_uint8_activations(content: bytes, graph: Path, *, device: str = "CPU") -> bytes:
@@ -295,10 +297,6 @@ def _cut_in_float(graph: OnnxGraph, clip: Any) -> None:
     clip.input[:] = [value, graph.constant(high, FLOAT)] if np.isfinite(high) else [value]
 
 
-SAFE_WEIGHT = 64  # of 7 bits
-_LAYERS = ("Conv", "MatMul")
-
-
 def check_sums(path: Path, graph: OnnxGraph) -> None:
     """Raises `DeviceError` where this CPU would compute the int8 `graph` of the file `path` wrongly."""
     if int8_sums_overflow() and (layer := next(wide_layers(graph), None)) is not None:
@@ -309,7 +307,7 @@ def check_sums(path: Path, graph: OnnxGraph) -> None:
 
 
 def wide_layers(graph: OnnxGraph) -> Iterator[str]:
-    """Names of the layers whose weights want VNNI."""
+    """Names of the layers whose weights need VNNI: without it, sums may overflow."""
     for node in graph.nodes:
         maker = graph.maker.get(node.input[1]) if node.op_type in _LAYERS else None
         weight = graph.array(maker.input[0], INT8) if maker is not None and maker.op_type == "DequantizeLinear" else None

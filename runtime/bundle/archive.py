@@ -139,7 +139,7 @@ def pack(bundle: Bundle, path: Path | str) -> Path:
 
 
 def check_bundle_place(folder: Path) -> None:
-    """Checks that a bundle may be written to `folder`; to be called before long work whose result goes there.
+    """Checks that a bundle may be written to `folder`; called before the work that makes it.
 
     Only a bundle, or an empty folder, is replaced, so that a mistyped path costs nobody a folder.
 

@@ -129,6 +129,27 @@ class DetectorEntry(StrictModel):
     int8: DetectorInt8 | None = None  # since 1.4
 
 
+class NeighboursEntry(FileEntry):
+    """Features of the training's cells, in safetensors: among them those that are most like a cell are found.
+
+    Attributes
+    ----------
+    graph : str
+        SHA-256 of the fused graph whose features they are.
+    cells : int
+        How many cells, at most 100,000.
+    people : int
+        Whose cells they are: ids of one person count once.
+    features : int
+        How many features a cell has.
+    """
+
+    graph: Digest
+    cells: int = Field(ge=1, le=100_000)
+    people: int = Field(ge=1)
+    features: int = Field(ge=1, le=10_000)
+
+
 class GateResult(StrictModel):
     """How an int8 graph compared with the graph that it was made from, on validation cells outside the calibration sample.
 

@@ -16,6 +16,7 @@ from blastscope.runtime.bundle.entries import DetectorEntry, Share
 from blastscope.runtime.bundle.entries import Digest as Digest
 from blastscope.runtime.bundle.entries import FileEntry as FileEntry
 from blastscope.runtime.bundle.entries import GateResult as GateResult
+from blastscope.runtime.bundle.entries import NeighboursEntry as NeighboursEntry
 from blastscope.runtime.bundle.entries import OperatingPoint as OperatingPoint
 from blastscope.runtime.bundle.entries import Patients as Patients
 from blastscope.runtime.bundle.entries import Scores as Scores
@@ -27,7 +28,7 @@ from blastscope.runtime.io.hashing import bytes_sha256, file_sha256
 from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.runtime.types import CLASSES, VOTERS, ClassName, Execution, Precision, Voter
 
-FORMAT = "1.4"  # major.minor: a reader takes its own major up to its own minor
+FORMAT = "1.5"  # major.minor: a reader takes its own major up to its own minor
 FORMAT_PATTERN = r"^(0|[1-9][0-9]{0,3})\.(0|[1-9][0-9]{0,3})$"
 
 Moment = Annotated[str, StringConstraints(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]{8,15}(Z|\+00:00)$")]
@@ -42,6 +43,7 @@ _LATE: dict[str, dict[str, Any]] = {
     "1.2": {"uncertainty": True, "measures_novelty": True, "card": True},
     "1.3": {"detector": True},
     "1.4": {"detector": {"int8"}},
+    "1.5": {"neighbours": True},
 }
 # keys and values of manifests in formats 1.0 to 1.2, which format 1.3 replaced by the field's terms
 SINCE = 3  # minor format of the present names
@@ -146,6 +148,8 @@ class Manifest(StrictModel):
         The model card, written anew with every change.
     detector : DetectorEntry or None
         What finds white cells in frames; without one they are found by their stain.
+    neighbours : NeighboursEntry or None
+        Features of the training's cells, by which those most like a cell are found.
     measures_novelty : bool
         Whether the fused graphs also give how far a cell lies from those of the training.
     gate : {'passed', 'waived'}
@@ -175,6 +179,7 @@ class Manifest(StrictModel):
     uncertainty: Uncertainty | None = None  # since 1.2
     card: FileEntry | None = None  # the model card, written anew with every change; since 1.2
     detector: DetectorEntry | None = None  # since 1.3
+    neighbours: NeighboursEntry | None = None  # since 1.5
     measures_novelty: bool = False  # the fused graphs have the outputs `novelty` and `answers`; since 1.2
     gate: Literal["passed", "waived"] = "passed"
     graphs: tuple[GraphEntry, ...] = Field(min_length=1)
@@ -212,7 +217,8 @@ class Manifest(StrictModel):
             raise ValueError(f"keys that format 1.0 doesn't have: say {FORMAT}")
         if self.format in ("1.0", "1.1") and (self.uncertainty or self.measures_novelty or self.card):
             raise ValueError(f"keys that format {self.format} doesn't have: say {FORMAT}")
-        if self.detector and _minor(self.format) < (4 if self.detector.int8 else 3):
+        least = max(5 if self.neighbours else 0, (4 if self.detector.int8 else 3) if self.detector else 0)
+        if _minor(self.format) < least:
             raise ValueError(f"a key that format {self.format} doesn't have: say {FORMAT}")
         return self
 
@@ -220,6 +226,15 @@ class Manifest(StrictModel):
     def _limit_has_its_output(self) -> Self:
         if self.uncertainty and self.uncertainty.novelty and not self.measures_novelty:
             raise ValueError("a limit of novelty, and graphs that don't measure it")
+        return self
+
+    @model_validator(mode="after")
+    def _neighbours_have_their_graph(self) -> Self:
+        if self.neighbours and not self.measures_novelty:
+            raise ValueError("features of the training's cells, and graphs that don't measure novelty by such features")
+        fused = {entry.sha256 for entry in self.graphs if entry.models == "ensemble"}
+        if self.neighbours and self.neighbours.graph not in fused:
+            raise ValueError("neighbours: features of a graph that is none of the fused ones in this bundle")
         return self
 
     @model_validator(mode="after")
@@ -241,7 +256,8 @@ class Manifest(StrictModel):
         """
         detector = (self.detector.graph, self.detector.golden) if self.detector else ()
         int8 = (self.detector.int8.graph,) if self.detector and self.detector.int8 else ()
-        return (*self.graphs, self.golden, *detector, *int8, *((self.card,) if self.card else ()))
+        others = (each for each in (self.neighbours, self.card) if each)
+        return (*self.graphs, self.golden, *detector, *int8, *others)
 
     def json_bytes(self) -> bytes:
         """The content of manifest.json.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from blastscope.runtime.bundle.manifest import Interval, Manifest, Patients
+from blastscope.runtime.bundle.manifest import Manifest, Patients
 from blastscope.runtime.bundle.uncertainty import Uncertainty
 
 CARD_FILE = "model_card.md"
@@ -69,7 +69,7 @@ def _scores(manifest: Manifest) -> Iterator[str]:
     if found:
         yield from _uncertainty(found)
     for row in manifest.scores:
-        figures = f"weighted F1 {_interval(row.weighted_f1)}, AUROC {_interval(row.auroc)}"
+        figures = f"weighted F1 {row.weighted_f1:.3f}, AUROC {row.auroc:.3f}"
         yield f"- {row.precision}, {row.cells} cells of {row.patients} patients: {figures}."
     if not found and not manifest.scores:
         yield "Not known: it was measured on nobody who was held out."
@@ -85,7 +85,7 @@ def _uncertainty(found: Uncertainty) -> Iterator[str]:
         ("Sensitivity (ALL)", found.sensitivity),
         ("Specificity (HEM)", found.specificity),
     ):
-        yield f"- {name}: {_interval(figure)}"
+        yield f"- {name}: {figure:.3f}"
     yield f"- Expected calibration error, people alike: {found.calibration_error:.3f}"
     sets = found.sets
     yield (
@@ -110,7 +110,3 @@ def _limits(manifest: Manifest) -> Iterator[str]:
     yield "- Recipes are chosen by the scores of the people at hand: expect less on new ones."
     yield "- Intervals are of the people who were held out. A site's own may lie outside: `blastscope validate` measures them."
     yield ""
-
-
-def _interval(figure: Interval) -> str:
-    return f"{figure.value:.3f} ({figure.low:.3f} to {figure.high:.3f})"

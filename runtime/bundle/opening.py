@@ -1,4 +1,4 @@
-"""Reads a bundle from wherever it lies: a folder, one that is being replaced, or a zip."""
+"""Reads a bundle from a folder, also one that is being replaced, or from a zip."""
 
 from __future__ import annotations
 
@@ -23,6 +23,12 @@ from blastscope.runtime.io.hashing import bytes_sha256
 from blastscope.runtime.io.own_files import PRIVATE_FILE, PRIVATE_FOLDER, exclusive_lock, make_private_folder
 from blastscope.runtime.io.paths import default_cache_dir
 from blastscope.runtime.io.temporary_file import sibling
+
+GROWTH_LIMIT = 100  # times the zip's size; weights hardly shrink at all, and a bomb grows a thousandfold
+MEMBER_LIMIT = 256  # files and folders: a bundle has at most 15 files
+_PIECE = 1 << 20  # bytes that are read at a time; a longer directory of members than that is no bundle's
+_BROKEN = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, ArithmeticError, ValueError)
+_LOCK = "unpack.lock"  # apart from the lock of `write_folder`: this one keeps two processes from unpacking one zip twice
 
 
 def read_bundle(path: Path | str, *, cache_dir: Path | None = None) -> Bundle:
@@ -112,13 +118,6 @@ def _recover(path: Path) -> None:
         recover(path)
     except OSError as error:
         raise BundleError(path, f"a broken change of it can't be undone: {error}") from error
-
-
-GROWTH_LIMIT = 100  # times the zip's size; weights hardly shrink at all, and a bomb grows a thousandfold
-MEMBER_LIMIT = 256  # files and folders: a bundle has at most 15 files
-_PIECE = 1 << 20  # bytes that are read at a time; a longer directory of members than that is no bundle's
-_BROKEN = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, ArithmeticError, ValueError)
-_LOCK = "unpack.lock"  # apart from the lock of `write_folder`: this one keeps two processes from unpacking one zip twice
 
 
 def unpack(path: Path, cache_dir: Path | None = None) -> Bundle:

@@ -30,7 +30,7 @@ _WRONG = (ValueError, KeyError, TypeError, AttributeError, IndexError, Recursion
 
 
 def signature_path(path: Path | str) -> Path:
-    """Where the signature of a bundle lies: beside it.
+    """The path of a bundle's signature, beside the bundle.
 
     Parameters
     ----------

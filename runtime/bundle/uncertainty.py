@@ -35,6 +35,14 @@ class Interval(StrictModel):
             raise ValueError(f"an interval from {self.low} to {self.high}")
         return self
 
+    def __format__(self, spec: str) -> str:
+        """The figure and its interval, each number in the format `spec`: `f"{interval:.3f}"` is '0.873 (0.851 to 0.890)'."""
+        return f"{self.value:{spec}} ({self.low:{spec}} to {self.high:{spec}})"
+
+    def percent(self) -> str:
+        """The figure and its interval in per cent: '1.20 % (0.90 to 1.60)'."""
+        return f"{100 * self.value:.2f} % ({100 * self.low:.2f} to {100 * self.high:.2f})"
+
 
 class PredictionSets(StrictModel):
     """Conformal sets: with a chance of at least `level` a new person's cell has its true class in its set.

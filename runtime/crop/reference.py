@@ -26,11 +26,13 @@ KERNEL = np.ones((3, 3), np.uint8)
 # smear of BCCD more, so that the two get different refusals.
 MOST_BRIGHT_BORDER = 0.5
 SERIAL_PX = 1 << 16  # OpenCV gives each thread as many pixels as these or more
+STRIP_PX = 1 << 23  # OpenCV counts in float32, which is exact below 2^24
+NEARLY_EQUAL = 1 - 1e-9  # far wider than the rounding of the few float64 operations below
 
 
 @dataclass(frozen=True, slots=True)
 class Crop:
-    """The pixels that the networks get of one cell, and where it lies in the image.
+    """The crop of one cell, and the cell's box in the image.
 
     Attributes
     ----------
@@ -270,10 +272,6 @@ def _room(component: Component) -> int:
     """The pixels of the component's box: it can't hold more."""
     x0, y0, x1, y1 = component.box
     return (x1 - x0) * (y1 - y0)
-
-
-STRIP_PX = 1 << 23  # OpenCV counts in float32, which is exact below 2^24
-NEARLY_EQUAL = 1 - 1e-9  # far wider than the rounding of the few float64 operations below
 
 
 def histogram_of(gray: NDArray[np.uint8]) -> NDArray[np.int64]:

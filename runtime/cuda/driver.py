@@ -30,6 +30,7 @@ _OUT_OF_MEMORY = 2
 # From these on every call in the context fails. 201: another library has reset it.
 _LOST = {4, 201, 214, 226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 720, 721, 999}
 _NO_DRIVER = {3: "is not initialised", 34: "is a stub", 803: "and its kernel module differ in version", 35: "is too old"}
+_NVML_LIBRARY = "nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,16 +180,13 @@ def gpu_facts(found: GpuDevice) -> GpuFacts:
     return GpuFacts(name=found.name, capability=f"{found.capability[0]}.{found.capability[1]}", driver=found.driver)
 
 
-_NVML_LIBRARY = "nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1"
-
-
 class _Memory(ctypes.Structure):
     _fields_ = [("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong)]
 
 
 @cache
 def kernel_driver(library: str = _NVML_LIBRARY) -> str | None:
-    """The version of the kernel's module, such as 580.95.05; None where nothing tells it."""
+    """The version of the kernel's module, such as 580.95.05; None if it can't be read."""
     text = ctypes.create_string_buffer(96)
     with _opened(library) as nvml:
         if nvml is None or nvml.nvmlSystemGetDriverVersion(text, len(text)):
@@ -197,7 +195,7 @@ def kernel_driver(library: str = _NVML_LIBRARY) -> str | None:
 
 
 def free_memory(pci: str, library: str = _NVML_LIBRARY) -> int | None:
-    """Bytes that nobody uses on the GPU at the bus address `pci`; None where nothing tells it."""
+    """Free bytes of memory on the GPU at the bus address `pci`; None if NVML doesn't tell."""
     handle, memory = ctypes.c_void_p(), _Memory()
     with _opened(library) as nvml:
         if nvml is None or nvml.nvmlDeviceGetHandleByPciBusId_v2(pci.encode(), ctypes.byref(handle)):
@@ -208,7 +206,7 @@ def free_memory(pci: str, library: str = _NVML_LIBRARY) -> int | None:
 
 
 def total_energy_mj(index: int, library: str = _NVML_LIBRARY) -> int | None:
-    """Millijoules that GPU `index` has taken since its driver was loaded; None where nothing tells it, as before Volta."""
+    """Millijoules that GPU `index` has used since its driver was loaded; None if NVML doesn't tell, as before Volta."""
     handle, found = ctypes.c_void_p(), ctypes.c_ulonglong()
     with _opened(library) as nvml:
         if nvml is None or nvml.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(handle)):

@@ -18,6 +18,7 @@ from blastscope.runtime.cuda.kernels.crop_launch_plan import Launch
 from blastscope.runtime.errors import DeviceError, DeviceLost, EngineError, MissingLibrary
 
 Work = Callable[[], None]
+_NO_TIMING = 2  # CU_EVENT_DISABLE_TIMING
 
 
 class Recording(Protocol):
@@ -57,7 +58,7 @@ class Gpu(Protocol):
         ...
 
     def holds(self, address: int) -> bool:
-        """Whether anybody's memory on this GPU lies at `address`."""
+        """Whether `address` is in memory of this GPU, no matter which library allocated it."""
         ...
 
     def pinned(self, size: int) -> NDArray[np.uint8]:
@@ -103,9 +104,6 @@ class Gpu(Protocol):
     def check(self, doing: str) -> None:
         """Raises `DeviceLost` where nothing answers any more, for those who got an error from elsewhere."""
         ...
-
-
-_NO_TIMING = 2  # CU_EVENT_DISABLE_TIMING
 
 
 def load_graphs() -> Graphs:
@@ -167,7 +165,7 @@ class Graphs:
             raise error
 
     def explained(self, doing: str, said: str) -> DeviceError:
-        """The error for something that failed with the words `said`: lost, if nothing works any more."""
+        """The error for a call that failed with the message `said`: `DeviceLost` if the context no longer works."""
         try:
             self.check(doing)
         except DeviceLost as lost:

@@ -23,6 +23,7 @@ from blastscope.runtime.errors import DeviceError, ImageError
 _KINDS = {2, 13}  # DLPack: CUDA, and CUDA's managed memory
 _UINT = 1  # DLPack's type code
 _LEGACY = 1  # CUDA's default stream, by the number that both standards give it
+ALIGNMENT = 256  # of whatever a kernel reads
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +162,6 @@ def _dense(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 Image = NDArray[np.uint8] | DeviceImage  # (H, W, 3) RGB, on the host or on the device
-
-ALIGNMENT = 256  # of whatever a kernel reads
 
 
 def aligned(size: int) -> int:

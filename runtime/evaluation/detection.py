@@ -20,6 +20,7 @@ from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.runtime.types import Box, RefusalCode
 
 DRAWS, AT_ONCE = 1000, 50
+LEAST_IOU = 0.5  # of boxes that are the same cell's
 
 
 class DetectionMetrics(StrictModel):
@@ -113,15 +114,13 @@ class Outcome(NamedTuple):
     refusal: RefusalCode | None
 
 
-def detection_metrics(outcomes: Sequence[Outcome], *, seed: int = 0) -> DetectionMetrics | None:
+def detection_metrics(outcomes: Sequence[Outcome]) -> DetectionMetrics | None:
     """How well cells are found, with 95 % intervals.
 
     Parameters
     ----------
     outcomes : sequence of Outcome
         Every labelled and every found cell.
-    seed : int
-        The same seed gives the same intervals.
 
     Returns
     -------
@@ -134,7 +133,7 @@ def detection_metrics(outcomes: Sequence[Outcome], *, seed: int = 0) -> Detectio
     if not labelled.sum() or not found.sum():
         return None
     units = group_rows([one.unit for one in outcomes])
-    weights = bootstrap_samples(np.zeros(len(units.names), np.int64), draws=DRAWS, seed=seed)
+    weights = bootstrap_samples(np.zeros(len(units.names), np.int64), draws=DRAWS, seed=0)
     sums = {name: units.total(values) for name, values in (("labelled", labelled), ("found", found), ("both", both))}
     drawn = {name: weights @ values for name, values in sums.items()}
     return DetectionMetrics(
@@ -163,15 +162,13 @@ def confusion_counts(outcomes: Sequence[Outcome]) -> tuple[ConfusionCounts, Conf
     return hem, malignant
 
 
-def call_metrics(outcomes: Sequence[Outcome], *, seed: int = 0) -> CallFigures | None:
+def call_metrics(outcomes: Sequence[Outcome]) -> CallFigures | None:
     """How good the vote is on the labelled cells that were found and called, with 95 % intervals.
 
     Parameters
     ----------
     outcomes : sequence of Outcome
         Others have no part.
-    seed : int
-        The same seed gives the same intervals.
 
     Returns
     -------
@@ -185,7 +182,7 @@ def call_metrics(outcomes: Sequence[Outcome], *, seed: int = 0) -> CallFigures |
     call, score = np.array([one.call for one in called], np.int64), np.array([one.score for one in called], np.float64)
     units = group_rows([one.unit for one in called])
     counts = np.bincount(units.of_cell * 4 + truth * 2 + call, minlength=4 * len(units.names)).reshape(-1, 2, 2)
-    weights = bootstrap_samples(np.zeros(len(units.names), np.int64), draws=DRAWS, seed=seed)
+    weights = bootstrap_samples(np.zeros(len(units.names), np.int64), draws=DRAWS, seed=0)
     drawn = np.tensordot(weights, counts.astype(np.float64), axes=1)  # (draws, 2, 2)
     whole = drawn.sum(axis=2).min(axis=1) > 0  # draws with both classes
     weights, drawn = weights[whole], drawn[whole]
@@ -250,9 +247,6 @@ def _auroc(truth: NDArray[np.int64], score: NDArray[np.float64], weights: NDArra
     hem, malignant = (np.add.reduceat((weights * (truth == one))[:, order], starts, axis=1) for one in (0, 1))
     below = np.cumsum(hem, axis=1) - hem / 2
     return np.asarray((malignant * below).sum(axis=1) / (malignant.sum(axis=1) * hem.sum(axis=1)), np.float64)
-
-
-LEAST_IOU = 0.5
 
 
 def match_boxes(labelled: Sequence[Box], found: Sequence[Box], *, least_iou: float = LEAST_IOU) -> dict[int, int]:

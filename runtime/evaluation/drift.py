@@ -37,6 +37,8 @@ SHIPPED = Path(__file__).with_name("training_reference.json")
 TO_SIGMA = 1.4826  # a median of absolute deviations times this is a normal distribution's standard deviation
 LEAST_CELLS = 30  # of a patient whose median is taken seriously
 SLACK, LEAST_LIMIT = 1.25, 1.5  # a site's patient may differ by as much as one of the training's, and a quarter more
+WINDOW = 1000  # cells that a session is judged by: the latest
+LEAST_SITE_CELLS = 30  # before that a median says little
 
 
 class Feature(StrictModel):
@@ -168,12 +170,8 @@ if __name__ == "__main__":
     main()
 
 
-WINDOW = 1000  # cells that a session is judged by: the latest
-LEAST_SITE_CELLS = 30  # before that a median says little
-
-
 class DriftWording(NamedTuple):
-    """How a feature is told to people.
+    """How a feature is named in sentences.
 
     Attributes
     ----------

@@ -29,7 +29,7 @@ WANTED = f"wanted: {','.join(COLUMNS)} and, if known, patient"
 
 @dataclass(frozen=True, slots=True)
 class LabelledCell:
-    """What an expert said of one cell: its box in pixels of the frame, half-open, and its class.
+    """An expert's label of one cell: its box in pixels of the frame, half-open, and its class.
 
     Attributes
     ----------
@@ -95,14 +95,13 @@ def read_labels(table: Path, frames: Sequence[Path], folders: Sequence[Path] = (
         The table can't be read, or lines of it are wrong: it names them. Boxes must lie inside of their frames, be given once,
         and a patient must be named for all frames or for none.
     """
-    content, rows, names = _read(table)
-    corrected = "new" in names
+    read, corrected = _read(table)
     places = {resolved(frame): frame for frame in frames}
     boxes: dict[Path, dict[Box, _Said]] = {}
     patients: dict[Path, str] = {}
     complete: set[Path] = set()
     wrong: list[str] = []
-    for number, row in rows:
+    for number, row in read.rows:
         where = f"line {number}"
         try:
             frame = _frame(table, where, row["path"], places, folders)
@@ -133,7 +132,7 @@ def read_labels(table: Path, frames: Sequence[Path], folders: Sequence[Path] = (
         cells={frame: tuple(LabelledCell(box, label) for box, label in one.labels.items()) for frame, one in reviewed.items()},
         patients=patients or None,
         unlabelled=tuple(frame for frame in frames if frame not in boxes),
-        sha256=hashlib.sha256(content).hexdigest(),
+        sha256=hashlib.sha256(read.content).hexdigest(),
         reviewed=reviewed if corrected else {},
     )
 
@@ -156,20 +155,73 @@ def frames_named_in(table: Path) -> list[Path]:
     DataError
         The table can't be read.
     """
-    _, rows, _ = _read(table)
-    names = dict.fromkeys(row["path"] for _, row in rows if "\0" not in row["path"])
+    names = dict.fromkeys(row["path"] for _, row in _read(table)[0].rows if "\0" not in row["path"])
     candidates = ((Path(name), table.parent / name) for name in names)
     found = [next((path for path in paths if path.exists()), None) for paths in candidates]
     return list(dict.fromkeys(path for path in found if path is not None))
 
 
 class _Said(NamedTuple):
+    """What a row of the table answers on a cell.
+
+    Attributes
+    ----------
+    line : int
+        Of the table.
+    answer : str
+        The label, or what a person says of the cell.
+    """
+
     line: int
     answer: str
 
 
-def _read(table: Path) -> tuple[bytes, list[tuple[int, dict[str, str]]], list[str]]:
-    """The table's bytes, its rows with their lines, and its columns; their case, and blanks around words, don't matter."""
+@dataclass(frozen=True, slots=True)
+class TableRows:
+    """A CSV file as words. The case of column names, and blanks around words, don't matter.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    content : bytes
+        Its bytes.
+    columns : tuple of str
+        In lower case; empty of a file without a line.
+    rows : tuple of (int, dict)
+        The line and, by column, the words of each row; a word that is missing is empty.
+    """
+
+    path: Path
+    content: bytes
+    columns: tuple[str, ...]
+    rows: tuple[tuple[int, dict[str, str]], ...]
+
+    def require(self, columns: Sequence[str], wanted: str) -> None:
+        """Raises `DataError` where a column is missing."""
+        if missing := [name for name in columns if name not in self.columns]:
+            marks = (mark for mark in b";\t" if mark in self.content) if len(self.columns) == 1 else iter(())
+            parted = next((f": its columns are parted by '{chr(mark)}', save it with commas" for mark in marks), "")
+            raise DataError(self.path, f"no column {', '.join(missing)} ({wanted}){parted}")
+
+
+def read_rows(table: Path) -> TableRows:
+    """The rows of a CSV file.
+
+    Parameters
+    ----------
+    table : Path
+        The file, in UTF-8.
+
+    Returns
+    -------
+    TableRows
+
+    Raises
+    ------
+    DataError
+        It can't be read, or is no CSV.
+    """
     try:
         content = table.read_bytes()
     except OSError as error:
@@ -185,18 +237,21 @@ def _read(table: Path) -> tuple[bytes, list[tuple[int, dict[str, str]]], list[st
     except csv.Error as error:
         raise DataError(table, f"line {reader.line_num}: is no CSV: {error}") from error
     lines = [(number, words) for number, words in lines if any(words)]
-    names = [word.lower() for word in lines[0][1]] if lines else []
-    wanted = CORRECTION_COLUMNS if "new" in names and "label" not in names else COLUMNS
-    if missing := [name for name in wanted if name not in names]:
-        parted = next((f": its columns are parted by '{mark}', save it with commas" for mark in ";\t" if mark in text), "")
-        raise DataError(table, f"no column {', '.join(missing)} ({WANTED}){parted if len(names) == 1 else ''}")
+    names = tuple(word.lower() for word in lines[0][1]) if lines else ()
     for number, words in lines[1:]:
         if len(words) > len(names):
-            raise DataError(
-                table, f"line {number}: {len(words)} values for {len(names)} columns: is there a comma in one of them?"
-            )
+            told = f"line {number}: {len(words)} values for {len(names)} columns: is there a comma in one of them?"
+            raise DataError(table, told)
     rows = [(number, dict(zip(names, [*words, *[""] * len(names)], strict=False))) for number, words in lines[1:]]
-    return content, rows, [] if wanted is COLUMNS else names
+    return TableRows(table, content, names, tuple(rows))
+
+
+def _read(table: Path) -> tuple[TableRows, bool]:
+    """A table of labels or corrections, and which of the two it is."""
+    found = read_rows(table)
+    corrected = "new" in found.columns and "label" not in found.columns
+    found.require(CORRECTION_COLUMNS if corrected else COLUMNS, WANTED)
+    return found, corrected
 
 
 def _frame(table: Path, where: str, name: str, places: Mapping[Path, Path], folders: Sequence[Path]) -> Path:

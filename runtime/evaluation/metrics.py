@@ -1,4 +1,4 @@
-"""Classification metrics: the paper's Table 1, ROC, reliability, with 95 % bootstrap intervals over patients.
+"""Classification metrics with 95 % bootstrap intervals over patients: of one set of calls, and of two that are compared.
 
 Labels and calls are indices into CLASSES (0 hem, 1 all); ALL is the positive class; a score is a probability of ALL. All in
 numpy, so that a plain install can score a bundle; the tests hold every figure against scikit-learn.
@@ -14,7 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 from blastscope.runtime.bundle.manifest import Interval, OperatingPoint, Scores
 from blastscope.runtime.errors import UsageError
 from blastscope.runtime.evaluation.bootstrap import Grouping, bootstrap_interval, bootstrap_samples, group_rows
-from blastscope.runtime.evaluation.confusion import (
+from blastscope.runtime.evaluation.rates import (
+    Reliability,
     accuracy,
     all_probabilities,
     auroc,
@@ -25,9 +26,9 @@ from blastscope.runtime.evaluation.confusion import (
     outscored_pairs,
     ratio,
     recall,
+    reliability,
     weighted_f1,
 )
-from blastscope.runtime.evaluation.curves import Reliability, reliability
 from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.runtime.types import CLASSES, ClassName, Precision
 
@@ -267,3 +268,110 @@ def _by_patient(counts: NDArray[np.float64], total: NDArray[np.float64], cells: 
             )
         )
     return tuple(sorted(rows, key=lambda row: (row.label, len(row.patient), row.patient)))
+
+
+def flip_rate(calls_a: ArrayLike, calls_b: ArrayLike, patients: Sequence[str], *, draws: int = 1000, seed: int = 0) -> Interval:
+    """The share of cells whose two calls differ, with its 95 % interval. Patients are drawn as one stratum.
+
+    Parameters
+    ----------
+    calls_a, calls_b : (N,) array of int
+        0 hem, 1 all.
+    patients : sequence of N str
+        The patient of each cell.
+    draws, seed : int
+        How many bootstrap draws, and what they start from.
+
+    Returns
+    -------
+    Interval
+        0 to 1.
+
+    Raises
+    ------
+    UsageError
+        There are no cells, lengths differ, or a call is none.
+    """
+    first, second = class_indices("calls_a", calls_a), class_indices("calls_b", calls_b)
+    check_lengths(first, second, patients)
+    cells = group_rows(patients)
+    changed, count = cells.total((first != second).astype(np.float64)), cells.total(np.ones(len(first)))
+    weights = bootstrap_samples(np.zeros(len(cells.names), dtype=np.int64), draws=draws, seed=seed)
+    return bootstrap_interval(changed.sum() / count.sum(), weights @ changed / (weights @ count))
+
+
+def patient_flip_rate(
+    calls_a: ArrayLike, calls_b: ArrayLike, patients: Sequence[str], *, draws: int = 1000, seed: int = 0
+) -> Interval:
+    """The share of patients whose call by the majority of their cells differs; equal halves count as ALL.
+
+    Parameters
+    ----------
+    calls_a, calls_b : (N,) array of int
+        0 hem, 1 all.
+    patients : sequence of N str
+        The patient of each cell.
+    draws, seed : int
+        How many bootstrap draws, and what they start from.
+
+    Returns
+    -------
+    Interval
+        0 to 1.
+
+    Raises
+    ------
+    UsageError
+        There are no cells, lengths differ, or a call is none.
+    """
+    first, second = class_indices("calls_a", calls_a), class_indices("calls_b", calls_b)
+    check_lengths(first, second, patients)
+    cells = group_rows(patients)
+    count = cells.total(np.ones(len(first)))
+    by_most = [2 * cells.total(calls.astype(np.float64)) >= count for calls in (first, second)]
+    changed = (by_most[0] != by_most[1]).astype(np.float64)
+    weights = bootstrap_samples(np.zeros(len(cells.names), dtype=np.int64), draws=draws, seed=seed)
+    return bootstrap_interval(changed.mean(), weights @ changed / len(cells.names))
+
+
+def f1_drop_points(
+    labels: ArrayLike,
+    calls_parent: ArrayLike,
+    calls_child: ArrayLike,
+    patients: Sequence[str],
+    *,
+    draws: int = 1000,
+    seed: int = 0,
+) -> Interval:
+    """How much weighted F1 is lost between two sets of calls on the same cells.
+
+    Each draw takes the same patients for both, so what the two have in common falls out of the interval.
+
+    Parameters
+    ----------
+    labels, calls_parent, calls_child : (N,) array of int
+        0 hem, 1 all.
+    patients : sequence of N str
+        The patient of each cell.
+    draws, seed : int
+        How many bootstrap draws, and what they start from.
+
+    Returns
+    -------
+    Interval
+        F1 of the parent less that of the child, in points of 100: negative where the child is better.
+
+    Raises
+    ------
+    UsageError
+        There are no cells, lengths differ, or a label or call is none.
+    """
+    truth = class_indices("labels", labels)
+    parent, child = class_indices("calls_parent", calls_parent), class_indices("calls_child", calls_child)
+    check_lengths(truth, parent, child, patients)
+    cells = group_rows(patients)
+    weights = bootstrap_samples(cells.classes(truth), draws=draws, seed=seed)
+    counts = [confusion_counts(truth, calls, cells) for calls in (parent, child)]
+    whole = [weighted_f1(one.sum(axis=0)) for one in counts]
+    drawn = [weighted_f1(np.tensordot(weights, one, axes=1)) for one in counts]
+    return bootstrap_interval(100 * float(whole[0] - whole[1]), 100 * (drawn[0] - drawn[1]))

@@ -66,7 +66,7 @@ def plot_style(changes: Mapping[str, Any] | None = None) -> Iterator[None]:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of that many inches, whose parts make room for each other. It belongs to no window."""
+    """An empty figure of `width` x `height` inches with constrained layout. It belongs to no window."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")

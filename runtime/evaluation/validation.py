@@ -13,13 +13,13 @@ from blastscope.runtime.bundle import Bundle
 from blastscope.runtime.errors import UsageError
 from blastscope.runtime.evaluation.detection import Outcome, call_metrics, confusion_counts, detection_metrics, match_boxes
 from blastscope.runtime.evaluation.drift import Drift, DriftState
-from blastscope.runtime.evaluation.error_gallery import ErrorImages, Mistake, mistakes_in
 from blastscope.runtime.evaluation.labels import LabelledCell, LabelledFrames
-from blastscope.runtime.evaluation.people import PersonRow, call_people
 from blastscope.runtime.evaluation.validation_record import MOST_NAME, Requirements, ValidationRecord, shortfalls
+from blastscope.runtime.evaluation.validation_report import ErrorImages, Mistake, mistakes_in
 from blastscope.runtime.frames.corrections import ReviewedFrame
 from blastscope.runtime.frames.pipeline import Look
 from blastscope.runtime.frames.types import FrameCell, FrameReport, FrameSpecification
+from blastscope.runtime.inference.voting import SmearCall, call_smear
 from blastscope.runtime.types import CLASSES, Box, ClassName, Prediction, RefusalCode
 
 
@@ -92,12 +92,12 @@ class FrameFate:
 
     path: Path
     labelled: int
-    found: int  # of the labelled ones
-    false: int  # found where none is labelled
-    right: int  # called as labelled
+    found: int
+    false: int
+    right: int
     wrong: int
-    refused: int  # of the labelled ones
-    problem: str | None  # why the frame couldn't be examined
+    refused: int
+    problem: str | None
 
 
 class CellRow(NamedTuple):
@@ -116,9 +116,9 @@ class CellRow(NamedTuple):
     """
 
     path: Path
-    box: Box  # the label's; of a cell that is found and not labelled its own
+    box: Box
     outcome: Outcome
-    problem: str | None  # the refusal's code, the cell's or its frame's
+    problem: str | None
 
     @classmethod
     def columns(cls) -> tuple[str, ...]:
@@ -143,6 +143,39 @@ class CellRow(NamedTuple):
         return (str(self.path), *self.box, label, str(one.found).lower(), call, one.score, self.problem)
 
 
+class PersonRow(NamedTuple):
+    """One patient.
+
+    Attributes
+    ----------
+    patient : str
+        As the table of labels names the patient.
+    label : {'hem', 'all'} or None
+        The label of all the patient's labelled cells; None where they have both, or none.
+    call : SmearCall
+        The call by all cells that were found in the patient's frames, labelled or not.
+    """
+
+    patient: str
+    label: ClassName | None
+    call: SmearCall
+
+    @property
+    def right(self) -> bool | None:
+        """Whether the call is the label; None where there is none of either."""
+        return None if self.label is None or self.call.label is None else self.call.label == self.label
+
+    def row(self) -> dict[str, Any]:
+        """The patient as plain values, which `json.dumps` takes.
+
+        Returns
+        -------
+        dict
+            patient, labelled ('hem', 'all' or None), and the keys of `SmearCall.row`.
+        """
+        return {"patient": self.patient, "labelled": self.label, **self.call.row()}
+
+
 @dataclass(frozen=True)
 class Validation:
     """The result of a site's validation.
@@ -160,20 +193,20 @@ class Validation:
     notes : tuple of str
         What a reader should know.
     cells : tuple of CellRow
-        In the order of the frames.
+        In the order of the frames. For a table: `row` leaves them out.
     mistakes : tuple of Mistake
-        In the frames that could be examined.
+        In the frames that could be examined. For the page: `row` leaves them out.
     people : tuple of PersonRow
         Each patient's call, where the table names patients and the bundle says how cells become a call on a person.
     """
 
     record: ValidationRecord
     frames: tuple[FrameFate, ...]
-    refusals: Mapping[RefusalCode, int]  # of labelled cells, by code
+    refusals: Mapping[RefusalCode, int]
     drift: DriftState
     notes: tuple[str, ...]
-    cells: tuple[CellRow, ...] = ()  # in the order of the frames; for a table, `row` leaves them out
-    mistakes: tuple[Mistake, ...] = ()  # in the frames that could be examined; for the page, `row` leaves them out
+    cells: tuple[CellRow, ...] = ()
+    mistakes: tuple[Mistake, ...] = ()
     people: tuple[PersonRow, ...] = ()
 
     def row(self) -> dict[str, Any]:
@@ -251,18 +284,20 @@ def validate(
         notes=tuple(_notes(scope.bundle, labels, drift, frames)),
         cells=tuple(rows),
         mistakes=tuple(mistakes),
-        people=_people(scope.bundle, labels, found),
+        people=tuple(_people(scope.bundle, labels, found)),
     )
 
 
-def _people(bundle: Bundle, labels: LabelledFrames, found: Mapping[str, list[Prediction]]) -> tuple[PersonRow, ...]:
+def _people(bundle: Bundle, labels: LabelledFrames, found: Mapping[str, list[Prediction]]) -> Iterator[PersonRow]:
     uncertainty = bundle.manifest.uncertainty
     if labels.patients is None or uncertainty is None or uncertainty.smear is None:
-        return ()
+        return
     classes = defaultdict[str, set[ClassName]](set)
     for path, cells in labels.cells.items():
         classes[labels.patients[path]] |= {cell.label for cell in cells}
-    return call_people(found, classes, uncertainty.smear)
+    for patient, predictions in found.items():
+        label = next(iter(classes[patient])) if len(classes[patient]) == 1 else None
+        yield PersonRow(patient, label, call_smear(predictions, uncertainty.smear))
 
 
 def _rows(
@@ -298,8 +333,7 @@ def _unjudged(labelled: tuple[LabelledCell, ...], report: FrameReport, reviewed:
 
 def _outcome(unit: str, truth: int | None, cell: FrameCell) -> Outcome:
     call = None if cell.label is None else CLASSES.index(cell.label)
-    score = cell.prediction.score if cell.prediction else None
-    return Outcome(unit, truth, found=True, call=call, score=score, refusal=cell.refusal.code if cell.refusal else None)
+    return Outcome(unit, truth, found=True, call=call, score=cell.score, refusal=cell.refusal.code if cell.refusal else None)
 
 
 def _fate(path: Path, outcomes: list[Outcome], report: FrameReport) -> FrameFate:

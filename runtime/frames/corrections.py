@@ -34,7 +34,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # how a cell begins that a spr
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """What somebody said of one cell or, without a box, of a whole frame.
+    """A person's answer on one cell or, without a box, on a whole frame.
 
     Attributes
     ----------
@@ -127,7 +127,7 @@ def read_corrections(path: Path) -> list[Correction]:
 
 @dataclass(frozen=True, slots=True)
 class ReviewedFrame:
-    """What was said of the cells of one frame.
+    """A person's answers on the cells of one frame.
 
     Attributes
     ----------

@@ -112,7 +112,7 @@ def many_white_cells(parts: Iterable[tuple[NDArray[np.uint8], Sequence[FrameCell
 
 
 def doubt_sentences(counts: Mapping[DoubtCode, int]) -> list[str]:
-    """What is to be said of all frames, a sentence a kind of doubt.
+    """A sentence on all frames for each kind of doubt.
 
     Parameters
     ----------

@@ -20,11 +20,16 @@ from blastscope.runtime.io.image import check_array
 from blastscope.runtime.types import Box
 
 T = TypeVar("T", np.uint8, np.int16)
+# Large pictures by a multiple of three are reduced from this one, in a tenth of the time: cells are mostly looked for in it,
+# too. Each step rounds, which a small and dim frame can't afford.
+THIRD, LARGE_PIXELS = 3, 1_000_000  # of the frame in the picture's box, since glass around it must change nothing
+STRIP_PIXELS = 160_000  # of the frame: a strip that the processor's cache holds
+Picture = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Where a reduced picture lies in its frame.
+    """The position of a downsampled picture in its frame.
 
     Attributes
     ----------
@@ -156,17 +161,9 @@ def _halved(low: int, high: int, factor: int) -> tuple[int, int]:
     return low + (length - squares * factor) // 2, squares
 
 
-# Large pictures by a multiple of three are reduced from this one, in a tenth of the time: cells are mostly looked for in it,
-# too. Each step rounds, which a small and dim frame can't afford.
-THIRD, LARGE_PIXELS = 3, 1_000_000  # of the frame in the picture's box, since glass around it must change nothing
-STRIP_PIXELS = 160_000  # of the frame: a strip that the processor's cache holds
-
-Picture = NDArray[np.uint8]
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class ImagePyramid:
-    """A frame (H, W, 3) and its reduced pictures, none made twice. At most `threads` are at work, which changes nothing.
+    """A frame (H, W, 3) and its downsampled pictures, each made once. `threads` limits the threads; results don't depend on it.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""`Journal`: what has been examined, tile by tile, in a file that a killed run leaves behind and the next one goes on with.
+"""`Journal`: the finished tiles and frames in a file, from which a run that was killed is continued.
 
 A line of JSON each: first what the run is made with, then of each frame its facts and, as they come, its finished tiles. A line
 that a kill broke off is passed over, and its tile is examined again. A frame is known by its path, size and time of change. A

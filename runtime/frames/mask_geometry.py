@@ -162,12 +162,12 @@ def approx_distance_to(mask: Mask) -> NDArray[np.float32]:
 
 
 def distance_inside(mask: Mask) -> NDArray[np.float32]:
-    """How deep in the mask each pixel lies; beyond the picture is outside."""
+    """The distance of each pixel inside the mask from its outside; beyond the picture is outside."""
     return np.asarray(cv2.distanceTransform(framed(mask, 1), cv2.DIST_L2, cv2.DIST_MASK_PRECISE), np.float32)[1:-1, 1:-1]
 
 
 def erode_by(mask: Mask, reach: float) -> Mask:
-    """What of the mask lies more than `reach` pixels deep; beyond the picture is outside."""
+    """The mask eroded by `reach` pixels; beyond the picture is outside."""
     if reach > NEAR:
         return mask * (distance_inside(mask) > reach).view(np.uint8)
     outside = cv2.BORDER_CONSTANT
@@ -184,7 +184,7 @@ def disc(radius: float) -> Mask:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Contour:
-    """A part of the picture that lies on `grid`. Its outline is traced when it is asked for, which takes its time.
+    """A region on `grid` of the picture. Its outline is traced when it is first asked for, since that takes time.
 
     Attributes
     ----------

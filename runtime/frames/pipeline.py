@@ -73,12 +73,12 @@ class TileProgress:
 
 @dataclass(frozen=True)
 class _Run:
-    """Who is to be told of the parts of one frame as they are done, and where they are kept."""
+    """Who hears of the parts of one frame as they are examined, and where they are kept."""
 
-    path: Path | None = None
-    watch: Watch | None = None
-    record: FrameRecord | None = None
-    done: Iterator[int] = field(default_factory=lambda: count(1))
+    path: Path | None = None  # of the frame
+    watch: Watch | None = None  # is called with the `TileProgress` of each part
+    record: FrameRecord | None = None  # keeps the parts, for a run that is resumed
+    done: Iterator[int] = field(default_factory=lambda: count(1))  # numbers the parts that are examined
 
     def part(self, number: int, total: int, examine: Callable[[], TileRecord]) -> TileRecord:
         """What an earlier run found in this part; else what `examine` finds, which is kept."""
@@ -248,9 +248,9 @@ class Examiner:
             LOG.warning("examining '%s' broke off", printable(run.path), exc_info=True)
             return FrameReport((), None, Refusal("failed", f"{type(error).__name__}: {error}"), run.path, self.validated)
 
-    def examine_scan(self, scan: Slide, *, path: Path | None = None, metadata: Mapping[str, Any] | None = None) -> FrameReport:
-        """The report on a frame of any size, of which no more is read at once than the tiles that are at work."""
-        return self._report(scan, _Run(path), metadata)
+    def examine_scan(self, scan: Slide, *, metadata: Mapping[str, Any] | None = None) -> FrameReport:
+        """The report on a frame of any size, of which no more is read at once than the tiles in progress."""
+        return self._report(scan, _Run(), metadata)
 
     def _report(self, scan: Slide, run: _Run, metadata: Mapping[str, Any] | None = None) -> FrameReport:
         facts: FrameParameters | None = None

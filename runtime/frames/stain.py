@@ -23,9 +23,9 @@ from blastscope.runtime.frames.types import Colour
 
 Pair = tuple[float, float]
 
-# Every tenth cell of C-NMC's folds 0 and 1, in the order of their paths, each over its pixels that aren't black:
-# `lab_statistics` and `estimate_stains` (over white glass), the mean over the 525 cells. Over them L varies by 2.7, a and b
-# by 1.7 and 1.5.
+# Means over every tenth cell of C-NMC's folds 0 and 1, in the order of their paths (525 cells): the mean and the standard
+# deviation of L*, a* and b* of a cell's pixels that aren't black, and `estimate_stains` of these (over white glass). Over the
+# cells the mean of L* varies by 2.7, those of a* and b* by 1.7 and 1.5.
 CNMC_MEAN: Colour = (18.85, 27.70, -22.67)
 CNMC_SPREAD: Colour = (4.14, 3.40, 3.60)
 CNMC_STAINS: tuple[Colour, Colour] = ((0.569, 0.652, 0.499), (0.495, 0.783, 0.373))
@@ -35,20 +35,12 @@ STRETCH = (0.5, 2.0)  # of a colour's spread: beyond it only noise is stretched
 FAINT = 0.15  # Macenko's beta: density below it has no colour
 EDGE = 1.0  # Macenko's alpha: percent of pixels beyond a stain's angle
 FEWEST = 64  # pixels that a look is measured on
-
-
-@dataclass(frozen=True, slots=True)
-class LabStatistics:
-    """A cell's colours in CIE L*a*b*.
-
-    Attributes
-    ----------
-    mean, spread : (float, float, float)
-        Mean and standard deviation of L* (0 to 100), a* and b*.
-    """
-
-    mean: Colour
-    spread: Colour
+RED_CELL: Colour = (0.12, 0.28, 0.22)  # natural optical density of a red cell in R, G, B: medians over BCCD's training frames
+LEAST_LIKE, LEAST_COLOUR = 0.2, 0.1  # an axis further from the usual one, or of cells with less colour, is noise
+BLACK = 3.4  # no stain is so dense in blue: there the field of view ends, or someone has padded the frame
+# What is so dense in red is a nucleus. A nearly black one has little colour left, so its density beyond this shows as well.
+EXTRA_FROM, EXTRA = 1.0, 0.5
+STEP = 4096  # of the whole numbers that stand for densities: sums of them are exact in any order
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +90,6 @@ def normalize_stain(
     return np.asarray(cv2.copyTo(image, mask), np.uint8)
 
 
-def lab_statistics(image: NDArray[np.uint8], mask: Mask) -> LabStatistics:
-    """The look of the pixels of `image` (H, W, 3) RGB under `mask`."""
-    return _look(_lab(image), mask)
-
-
 def estimate_stains(pixels: NDArray[np.uint8], glass: Colour) -> Stains | None:
     """The two stains of these pixels (N, 3) RGB after Macenko (2009); None where they show fewer than two."""
     optical_density = _density(pixels, glass)
@@ -127,16 +114,11 @@ def estimate_stains(pixels: NDArray[np.uint8], glass: Colour) -> Stains | None:
 def _reinhard(image: NDArray[np.uint8], mask: Mask) -> NDArray[np.uint8]:
     """The pixels under `mask` with C-NMC's mean and spread of L, a and b (Reinhard, 2001)."""
     lab = _lab(image)
-    look = _look(lab, mask)
-    stretch = np.clip(np.asarray(CNMC_SPREAD) / np.maximum(np.asarray(look.spread), 1e-3), *STRETCH)
-    shift = np.asarray(CNMC_MEAN) - np.asarray(look.mean) * stretch
+    mean, spread = (np.asarray(figures, np.float64).ravel() for figures in cv2.meanStdDev(lab, mask=mask))
+    stretch = np.clip(np.asarray(CNMC_SPREAD) / np.maximum(spread, 1e-3), *STRETCH)
+    shift = np.asarray(CNMC_MEAN) - mean * stretch
     moved = np.asarray(cv2.transform(lab, np.column_stack([np.diag(stretch), shift])), np.float32)
     return _bright(cv2.cvtColor(moved, cv2.COLOR_Lab2RGB) * np.float32(255))
-
-
-def _look(lab: NDArray[np.float32], mask: Mask) -> LabStatistics:
-    mean, spread = (np.asarray(figures, np.float64).ravel() for figures in cv2.meanStdDev(lab, mask=mask))
-    return LabStatistics(_colour(mean), _colour(spread))
 
 
 def _macenko(pixels: NDArray[np.uint8], glass: Colour) -> NDArray[np.uint8]:
@@ -173,14 +155,6 @@ def _bright(values: NDArray[np.floating]) -> NDArray[np.uint8]:
 
 def _colour(values: NDArray[np.float64]) -> Colour:
     return float(values[0]), float(values[1]), float(values[2])
-
-
-RED_CELL: Colour = (0.12, 0.28, 0.22)  # natural optical density of a red cell in R, G, B: medians over BCCD's training frames
-LEAST_LIKE, LEAST_COLOUR = 0.2, 0.1  # an axis further from the usual one, or of cells with less colour, is noise
-BLACK = 3.4  # no stain is so dense in blue: there the field of view ends, or someone has padded the frame
-# What is so dense in red is a nucleus. A nearly black one has little colour left, so its density beyond this shows as well.
-EXTRA_FROM, EXTRA = 1.0, 0.5
-STEP = 4096  # of the whole numbers that stand for densities: sums of them are exact in any order
 
 
 def optical_density(picture: NDArray[np.uint8], glass: Colour) -> tuple[NDArray[np.float32], ...]:

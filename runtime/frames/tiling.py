@@ -1,4 +1,4 @@
-"""Large frames: tiles, each with the cells whose centre it holds, and what is looked at before them.
+"""Large frames: tiles, each with the cells whose centre it holds, and the windows that are examined before them.
 
 `sample` chooses windows that tell scale and stain; `glass_map` finds where there is only glass.
 """
@@ -25,6 +25,7 @@ COARSEST_GLASS_UM = 1.5
 NOT_GLASS = 8  # levels darker than glass in any channel; the noise of single pixels is averaged out of a smaller copy
 BLOCK = 16  # pixels of the smaller copy along one block of the map
 BAND_PIXELS = 16_000_000  # of the smaller copy that are read at once
+STRIPE = 3  # tiles across: what two of them share, beside and below each other, is then still at hand, decoded, for the second
 
 
 class Tile(NamedTuple):
@@ -49,12 +50,9 @@ class Tile(NamedTuple):
 
 
 def owns(core: Box, box: Box) -> bool:
-    """Whether the centre of `box` lies in `core`. A centre on an edge goes right and down."""
+    """Whether the centre of `box` is in `core`; a centre on an edge belongs to the right or lower tile."""
     x0, y0, x1, y1 = core  # twice the centre is a whole number: no rounding decides
     return 2 * x0 <= box[0] + box[2] < 2 * x1 and 2 * y0 <= box[1] + box[3] < 2 * y1
-
-
-STRIPE = 3  # tiles across: what two of them share, beside and below each other, is then still at hand, decoded, for the second
 
 
 def tiles_of(width: int, height: int, *, side_px: int, margin_px: int) -> Iterator[Tile]:
@@ -86,7 +84,7 @@ def tiles_of(width: int, height: int, *, side_px: int, margin_px: int) -> Iterat
 
 
 def cropped(tile: Tile, content: Box, margin_px: int) -> Tile:
-    """`tile`, of whose region no more is looked at than `content` and `margin_px` around it."""
+    """`tile` with its region reduced to `content` and `margin_px` around it."""
     return tile._replace(region=_grown(content, margin_px, tile.region))
 
 

@@ -23,6 +23,10 @@ from blastscope.runtime.types import CLASSES, Box, ClassName, Prediction, Refusa
 
 DoubtCode = Literal["nothing-found", "many-white-cells", "scale-assumed", "scale-disputed"]
 DOUBTS: tuple[DoubtCode, ...] = get_args(DoubtCode)
+ScaleSource = Literal["given", "red-cells", "assumed"]
+Colour = tuple[float, float, float]
+GroupName = Literal["lymphoid", "myeloid", "other"]
+GROUPS: tuple[GroupName, ...] = get_args(GroupName)
 
 
 class Doubt(NamedTuple):
@@ -125,6 +129,11 @@ class FrameCell:
         return self.prediction.probability if self.prediction else None
 
     @property
+    def score(self) -> float | None:
+        """The deciding voter's probability of ALL; None with a refusal."""
+        return self.prediction.score if self.prediction else None
+
+    @property
     def voter(self) -> Voter | None:
         """Who decided; None with a refusal."""
         return self.prediction.voter if self.prediction else None
@@ -139,7 +148,7 @@ class FrameCell:
             probability=self.probability,
             voter=self.voter,
             refusal=refusal.code if refusal else None,
-            score=prediction.score if prediction else None,
+            score=self.score,
             detail=refusal.detail if refusal else None,
             novelty=prediction.novelty if prediction else None,
             set=list(prediction.set) if prediction and prediction.set is not None else None,
@@ -260,10 +269,6 @@ class FrameReport:
         )
 
 
-ScaleSource = Literal["given", "red-cells", "assumed"]
-Colour = tuple[float, float, float]
-
-
 @dataclass(frozen=True, slots=True)
 class FrameParameters:
     """What holds for a whole frame; for a slide it is measured once, on some windows, and all tiles go by it.
@@ -283,12 +288,11 @@ class FrameParameters:
     cell_threshold : float
         On the map of the whole cell.
     content : (x0, y0, x1, y1)
-        All that is neither glass nor black, x0, y0, x1, y1 in pixels; the grid that cells are found on is centred on
-        it.
+        In pixels: all that is neither glass nor black. The grid that cells are found on is centred on it.
     extent : (x0, y0, x1, y1)
-        The whole, of which the pixels at hand may be a tile, x0, y0, x1, y1 in pixels.
+        In pixels: the whole frame, of which the pixels at hand may be a tile.
     scale_note : str
-        Where the scale that is said and the red cells differ, or nothing tells it; else empty.
+        That the stated scale and the red cells differ, or that nothing gives the scale; else empty.
     """
 
     pixel_um: float
@@ -299,11 +303,7 @@ class FrameParameters:
     cell_threshold: float
     content: Box
     extent: Box
-    scale_note: str = ""  # where the scale that is said and the red cells differ, or nothing tells it
-
-
-GroupName = Literal["lymphoid", "myeloid", "other"]
-GROUPS: tuple[GroupName, ...] = get_args(GroupName)
+    scale_note: str = ""
 
 
 class CellGroup(NamedTuple):

@@ -25,7 +25,7 @@ from blastscope.runtime.errors import BlastscopeError, Closed, DeviceError, Dige
 from blastscope.runtime.inference.background import DeferredTask
 from blastscope.runtime.inference.events import EventLog, Measured, NotMeasured, PassedOver, TimesNotKept
 from blastscope.runtime.inference.worker_pool import InferencePool
-from blastscope.runtime.io.atomic import write_content
+from blastscope.runtime.io.atomic import clear_abandoned_files, write_content
 from blastscope.runtime.io.own_files import Unusable, make_private_folder, read_own
 from blastscope.runtime.types import PRECISIONS, Execution, Layout, Precision
 
@@ -196,6 +196,7 @@ class TimingCache:
         """Adds `times`. Raises `OSError` where the cache can't be written."""
         make_private_folder(self._path.parent)
         write_content(self._path, json.dumps({"ms_per_crop": {**self.read(), **times}}, indent=1), private=True)
+        clear_abandoned_files(self._path.parent)
 
 
 class TimingCaches:

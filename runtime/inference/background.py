@@ -9,9 +9,11 @@ from concurrent.futures import Future
 from blastscope.runtime.errors import BlastscopeError
 from blastscope.runtime.inference.events import BuildFailed, BuildFinished, EventLog
 
+Build = Callable[[Callable[[], bool]], None]  # is told whether it was cancelled
+
 
 class DeferredTask:
-    """Does something once, in a thread of its own: `delay_s` after `start`, or sooner when `finish` waits for it.
+    """Calls `function` once, in a thread of its own: `delay_s` after `start`, or sooner when `finish` waits for it.
 
     The thread doesn't keep the process from ending: whoever starts it sees to it that `finish` is called then.
     """
@@ -52,11 +54,8 @@ class DeferredTask:
             self._done.set()
 
 
-Build = Callable[[Callable[[], bool]], None]  # is told whether it was cancelled
-
-
 class BackgroundBuild:
-    """A build in a thread of its own. `done` is over when the engine is in the cache, or has the reason why it isn't.
+    """A build in a thread of its own. The future `done` ends when the engine is in the cache, or holds the error.
 
     The thread doesn't keep the process from ending: whoever starts it sees to it that `cancel` is called then.
     """

@@ -93,9 +93,25 @@ class Explanation:
 
         It is the mean support of the squares over the pixel, and 0 outside of the cell.
         """
+        return self._mean_over(np.asarray(self.support))
+
+    @property
+    def contrast(self) -> NDArray[np.float32]:
+        """The heat of each pixel, compared with the median of the cell: an (S, S) float32 array.
+
+        A cover moves a call by itself, the more the more of the cell it hides. So the median support, for as much hidden cell,
+        is taken off, and the sign tells for which class a part speaks more than others do: above 0 for the called one. It is 0
+        outside of the cell and where no square lies.
+        """
+        cell, support = self.crop.max(axis=2) > 0, np.asarray(self.support)
+        hidden = np.array([cell[y0:y1, x0:x1].mean() for x0, y0, x1, y1 in self.boxes])
+        return self._mean_over(support - np.median(support / hidden) * hidden)
+
+    def _mean_over(self, values: NDArray[np.float64]) -> NDArray[np.float32]:
+        """The mean of the values of the squares over each pixel; 0 outside of the cell."""
         total = np.zeros(self.crop.shape[:2], np.float32)
         count = np.zeros_like(total)
-        for (x0, y0, x1, y1), value in zip(self.boxes, self.support, strict=True):
+        for (x0, y0, x1, y1), value in zip(self.boxes, values, strict=True):
             total[y0:y1, x0:x1] += value
             count[y0:y1, x0:x1] += 1
         mean: NDArray[np.float32] = np.where(self.crop.max(axis=2) > 0, total / np.maximum(count, 1), 0).astype(np.float32)

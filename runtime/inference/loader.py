@@ -52,7 +52,7 @@ _KEEP_DELAY_S = 0.5  # the library exports an engine without letting go of the i
 
 @dataclass(slots=True)
 class LoadedSession:
-    """An engine that passed the golden set, with what is to be told of how it was chosen.
+    """An engine that passed the golden set, and the events of how it was chosen.
 
     Attributes
     ----------
@@ -188,7 +188,19 @@ def plan_backend(bundle: Bundle, options: SessionOptions, name: str, *others: st
 
 
 class _HostPart(NamedTuple):
-    """A backend's share of a plan."""
+    """A CPU backend's share of a plan.
+
+    Attributes
+    ----------
+    backend : BackendModule
+        The backend.
+    candidates : list of EngineConfig
+        Graphs and executions, in the plain layout.
+    layouts : list of EngineConfig
+        The same in each other layout.
+    memory : TimingCache
+        What was measured before.
+    """
 
     backend: BackendModule
     candidates: list[EngineConfig]
@@ -245,7 +257,19 @@ def load_plan(choice: BackendPlan) -> LoadedSession:
 
 @dataclass(frozen=True, slots=True)
 class _Opener:
-    """Opens candidates of one bundle, and holds each to the golden set."""
+    """Opens candidates of one bundle, and holds each to the golden set.
+
+    Attributes
+    ----------
+    bundle : Bundle
+        Whose graphs.
+    options : SessionOptions
+        What the caller asked for.
+    backends : mapping of str to BackendModule
+        By name.
+    golden : Golden
+        What every engine must reproduce.
+    """
 
     bundle: Bundle
     options: SessionOptions

@@ -1,43 +1,30 @@
-"""`LabelledArchive`: a folder of labelled cells, of which those most like a cell are shown beside its call."""
+"""`LabelledArchive`: labelled cells, of which those most like a cell are shown beside its call."""
 
 from __future__ import annotations
 
-import hashlib
-import logging
-import os
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self, TypedDict
+from typing import Any, Self, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
 
-from blastscope.runtime.backends.blob_store import drop_unused
 from blastscope.runtime.backends.openvino.features import open_features
 from blastscope.runtime.backends.protocol import EngineOptions
 from blastscope.runtime.bundle import Bundle
 from blastscope.runtime.bundle.graphs import RefusedGraph
-from blastscope.runtime.crop import crop_cell
-from blastscope.runtime.errors import UsageError, WriteError
+from blastscope.runtime.bundle.manifest import GraphEntry
+from blastscope.runtime.bundle.neighbour_index import read_index
+from blastscope.runtime.crop import CropSpecification, crop_cell
+from blastscope.runtime.errors import BundleError, UsageError
 from blastscope.runtime.inference.worker_pool import InferencePool
-from blastscope.runtime.io.atomic import write_content
-from blastscope.runtime.io.cnmc import Dataset, DatasetEntry, scan_dataset
-from blastscope.runtime.io.concurrency import ordered_map
-from blastscope.runtime.io.hashing import bytes_sha256
 from blastscope.runtime.io.image import load_pixels
-from blastscope.runtime.io.image_decode import read_content
-from blastscope.runtime.io.own_files import Unusable, make_private_folder, read_own
-from blastscope.runtime.io.paths import read_ahead
-from blastscope.runtime.types import PRECISIONS, ClassName, Refusal
+from blastscope.runtime.types import CLASSES, PRECISIONS, Box, ClassName, Refusal
 
 NEAREST = 5
-CHANGED = "was changed while it was read"
-LARGEST_CACHE = 2**31  # bytes: five million cells
-LOG = logging.getLogger(__name__)
 
 Features = NDArray[np.float32]  # (N, D), or (D,) of one cell
 
@@ -47,83 +34,150 @@ class NeighbourRow(TypedDict):
 
     Attributes
     ----------
-    path : str
-        Its file.
+    path : str or None
+        Its file, or the frame that it is in; None where the bundle's index told of it.
+    box : list of int or None
+        Of a cell in a frame: x0, y0, x1, y1 in pixels, half-open.
+    file : str
+        The name of its file.
     label : ClassName
         The archive's label.
     patient : str
-        The archive's id.
+        The archive's id; empty where it has none.
+    person : str
+        One id for all ids of the same person.
     distance : float
         How far it is from the cell.
     """
 
-    path: str
+    path: str | None
+    box: list[int] | None
+    file: str
     label: ClassName
     patient: str
+    person: str
     distance: float
 
 
 @dataclass(frozen=True, slots=True)
-class Neighbour:
-    """A labelled cell of an archive that is like another cell.
+class ArchiveCell:
+    """One labelled cell of an archive.
 
     Attributes
     ----------
-    path : Path
-        Its image file.
+    file : str
+        The name of its image file, or of the frame that it is in.
     label : {'hem', 'all'}
         The label that the archive gives it.
     patient : str
-        The patient's id, as the archive has it.
-    distance : float
-        Root mean square of the differences of both cells' features, each in standard deviations over the training's cells. 0 is
-        the same picture; between two cells of the training that nothing connects it is about 1.3.
+        The patient's id, as the archive has it; empty where it has none.
+    person : str
+        One id for all ids of the same person.
+    path : Path or None
+        Its image file, or the frame that it is in; None where the bundle's index told of it.
+    box : (x0, y0, x1, y1) or None
+        Of a cell in a frame, in pixels, half-open.
+    sha256 : str
+        Digest of its image file, or of its picture; empty where there is none.
+    image : Path, bytes or None
+        What shows the cell on black: a file, or a picture as PNG.
     """
 
-    path: Path
+    file: str
     label: ClassName
     patient: str
+    person: str
+    path: Path | None = None
+    box: Box | None = None
+    sha256: str = ""
+    image: Path | bytes | None = field(default=None, repr=False)
+
+    @property
+    def who(self) -> str:
+        """The patient in words, with the other id of a person who has several."""
+        if not self.patient:
+            return "patient unknown"
+        return f"patient {self.patient}" + ("" if self.person == self.patient else f", person {self.person}")
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """A labelled cell that is like another cell.
+
+    Attributes
+    ----------
+    cell : ArchiveCell
+        Its label, person and picture.
+    distance : float
+        Root mean square of the differences of both cells' features, each in standard deviations over the training's cells. 0 is
+        the same picture, or 0.01 by the bundle's index, which rounds features; about 1.4 lies between two cells of the training
+        that nothing connects.
+    """
+
+    cell: ArchiveCell
     distance: float
 
     def row(self) -> NeighbourRow:
         """The neighbour as plain values, which `json.dumps` takes."""
-        return NeighbourRow(path=str(self.path), label=self.label, patient=self.patient, distance=self.distance)
+        cell = self.cell
+        return NeighbourRow(
+            path=None if cell.path is None else str(cell.path),
+            box=None if cell.box is None else list(cell.box),
+            file=cell.file,
+            label=cell.label,
+            patient=cell.patient,
+            person=cell.person,
+            distance=self.distance,
+        )
 
 
-class _Read(NamedTuple):
-    """What is known of an archive's cells."""
+def in_words(neighbours: Sequence[Neighbour]) -> str:
+    """What labels neighbours have, and of how many people they are, in words.
 
-    cells: tuple[DatasetEntry, ...]
-    features: Features
-    left_out: tuple[tuple[Path, str], ...]
+    Parameters
+    ----------
+    neighbours : sequence of Neighbour
+        At least one.
+
+    Returns
+    -------
+    str
+        Such as '4 ALL and 1 HEM, of 3 people'. Ids of one person count once; nothing is said of people where one isn't known.
+    """
+    counts = Counter(one.cell.label for one in neighbours)
+    said = " and ".join(f"{counts[label]} {label.upper()}" for label in reversed(CLASSES) if counts[label])
+    people = {one.cell.person for one in neighbours}
+    if "" in people:
+        return said
+    return f"{said}, of {'one person' if len(people) == 1 else f'{len(people)} people'}"
 
 
 class LabelledArchive:
-    """The cells of a folder in C-NMC's naming, by the features that a bundle's networks measure novelty by.
+    """Labelled cells, by the features that a bundle's networks measure novelty by.
 
     `Scope.open_archive` makes one. It holds a network of its own: `close` it, or use it as a context manager. Thread-safe.
 
     Attributes
     ----------
-    root : Path
-        The folder.
-    cells : tuple of DatasetEntry
+    cells : tuple of ArchiveCell
         Its cells.
     features : (N, D) float32 array
         Those of each cell, in standard deviations over the training's cells.
     left_out : tuple of (Path, str)
         Files that couldn't be used, each with the reason.
+    graph : str
+        SHA-256 of the fused graph whose features they are.
     """
 
-    def __init__(self, bundle: Bundle, folder: Path, *, cache_dir: Path | None, threads: int | None = None) -> None:
-        dataset = scan_dataset(folder)
-        self.root, self._crop = dataset.root, bundle.manifest.crop
-        self._network = _open_network(bundle, threads)
-        try:
-            self.cells, self.features, self.left_out = self._read(dataset, cache_dir)
-        except BaseException:
-            self.close()
-            raise
+    def __init__(
+        self,
+        network: FeatureNetwork,
+        cells: Sequence[ArchiveCell],
+        features: Features,
+        left_out: Sequence[tuple[Path, str]] = (),
+    ) -> None:
+        self._network, self.graph = network, network.entry.sha256
+        self.cells, self.features, self.left_out = tuple(cells), features, tuple(left_out)
 
     def nearest(self, image: object, count: int = NEAREST) -> tuple[Neighbour, ...]:
         """The cells of the archive that are most like the one on `image`, the nearest first.
@@ -148,13 +202,12 @@ class LabelledArchive:
         """
         if count < 1:
             raise UsageError(f"{count} nearest cells are asked for: ask for 1 at least")
-        found = self._measure(image)
+        found = self._network.measure(image)
         if isinstance(found, Refusal):
             raise UsageError(f"the cell can't be compared, it is refused: {found.detail}")
         apart = distances(self.features, found)
         order = np.argsort(apart, kind="stable")[:count]
-        chosen = [(self.cells[place], float(apart[place])) for place in order.tolist()]
-        return tuple(Neighbour(cell.path, cell.label, cell.patient, distance) for cell, distance in chosen)
+        return tuple(Neighbour(self.cells[place], float(apart[place])) for place in order.tolist())
 
     def close(self) -> None:
         """Frees the network. Safe to call twice."""
@@ -166,58 +219,96 @@ class LabelledArchive:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _measure(self, image: object) -> Features | Refusal:
-        """The features (D,) of the cell on `image`."""
+
+def open_training_cells(bundle: Bundle, *, threads: int | None = None) -> LabelledArchive:
+    """The training's cells, by the index of neighbours in a bundle.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        As `read_bundle` gives it.
+    threads : int, optional
+        How many threads its network takes.
+
+    Returns
+    -------
+    LabelledArchive
+        Its cells have no pictures.
+
+    Raises
+    ------
+    UsageError
+        The bundle has no index.
+    BundleError
+        The index breaks a rule of the format.
+    UnavailableError
+        OpenVINO is missing or refuses the graph.
+    """
+    index, entry = read_index(bundle), bundle.manifest.neighbours
+    if index is None or entry is None:
+        raise UsageError(
+            f"bundle '{bundle.path}' has no index of the training's cells: put one into it by 'blastscope add-neighbours', "
+            "or name a folder of labelled cells"
+        )
+    network = FeatureNetwork(bundle, threads, graph=entry.graph)
+    columns = zip(index.files, index.labels, index.patients, index.people, strict=True)
+    try:
+        network.check_width(entry.features)
+    except BaseException:
+        network.close()
+        raise
+    return LabelledArchive(network, [ArchiveCell(*column) for column in columns], index.features)
+
+
+class FeatureNetwork:
+    """A bundle's graph as far as the features that novelty is measured by, on the CPU. Thread-safe.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        Its networks must measure novelty.
+    threads : int or None
+        None takes what the CPU has.
+    graph : str, optional
+        SHA-256 of the fused graph. By default the first of fp32, fp16 and int8 that the bundle has.
+
+    Raises
+    ------
+    UsageError
+        The bundle measures no novelty.
+    UnavailableError
+        OpenVINO is missing or refuses the graph.
+    """
+
+    def __init__(self, bundle: Bundle, threads: int | None, *, graph: str | None = None) -> None:
+        self._bundle, self._crop = bundle, bundle.manifest.crop
+        self.entry = _fused_graph(bundle, graph)
+        self._pool = _open_pool(bundle, self.entry, threads, self._crop)
+        self.digest, self.workers = self._pool.engine.digest, len(self._pool.engine.lanes)
+
+    def measure(self, image: object) -> Features | Refusal:
+        """The features (D,) of the cell on `image`, which is as `Scope.classify` takes it; or why there are none."""
         pixels: Any = load_pixels(image)
         crop = pixels if isinstance(pixels, Refusal) else crop_cell(pixels, self._crop)
-        if isinstance(crop, Refusal):
-            return crop
-        with self._network.call():
-            features: Features = self._network.infer_on_lane(crop.pixels[None])[0]
-        return features
+        return crop if isinstance(crop, Refusal) else self._infer(crop.pixels)
 
-    def _read(self, dataset: Dataset, cache_dir: Path | None) -> _Read:
-        """The features of all cells: from the cache, and for cells that aren't there by the network."""
-        place = self._place(cache_dir) if cache_dir else None
-        known = _read_cache(place) if place else {}
-        fresh = [cell for cell in dataset.cells if cell.sha256 not in known]
-        if fresh:
-            LOG.info(
-                "comparing needs the features of %d cells of '%s': once, some hundredths of a second each",
-                len(fresh),
-                self.root,
+    def check_width(self, features: int) -> None:
+        """Raises `BundleError` where the network gives another number of features."""
+        side = self._crop.side_px
+        found = len(self._infer(np.zeros((side, side, 3), np.uint8)))
+        if found != features:
+            raise BundleError(
+                self._bundle.path, f"the index of neighbours has {features} features a cell, {self.entry.file} gives {found}"
             )
-        paths = {cell.path: cell for cell in fresh}
-        left_out = list(dataset.rejected)
-        workers = max(2, len(self._network.engine.lanes))
-        for path, found in ordered_map(lambda path: self._features_at(paths[path]), read_ahead(paths), workers=workers):
-            if isinstance(found, str):
-                left_out.append((path, found))
-            else:
-                known[paths[path].sha256] = found
-        cells = tuple(cell for cell in dataset.cells if cell.sha256 in known)
-        if not cells:
-            raise UsageError(f"no cell of '{self.root}' can be compared, the first: {left_out[0][1]}")
-        features = np.stack([known[cell.sha256] for cell in cells])
-        if place and fresh:
-            _write_cache(place, cells, features)
-        return _Read(cells, features, tuple(left_out))
 
-    def _features_at(self, cell: DatasetEntry) -> Features | str:
-        """The features of a cell of the archive, or why there are none."""
-        content = read_content(cell.path)
-        if isinstance(content, Refusal):
-            return content.detail
-        if bytes_sha256(content) != cell.sha256:
-            return CHANGED
-        found = self._measure(content)
-        return found.detail if isinstance(found, Refusal) else found
+    def close(self) -> None:
+        """Frees the network. Safe to call twice."""
+        self._pool.close()
 
-    def _place(self, cache_dir: Path) -> Path:
-        """Where the features of this folder by this network are kept; each cell's by its content, so a folder may grow."""
-        facts = (self._network.engine.digest, self._crop.model_dump_json(), os.path.realpath(self.root))
-        name = hashlib.sha256("\0".join(facts).encode("utf-8", "surrogateescape")).hexdigest()
-        return cache_dir / "archives" / f"{name}.safetensors"
+    def _infer(self, pixels: NDArray[np.uint8]) -> Features:
+        with self._pool.call():
+            features: Features = self._pool.infer_on_lane(pixels[None])[0]
+        return features
 
 
 def distances(archive: Features, features: Features) -> NDArray[np.float32]:
@@ -239,41 +330,20 @@ def distances(archive: Features, features: Features) -> NDArray[np.float32]:
     return found
 
 
-def _open_network(bundle: Bundle, threads: int | None) -> InferencePool:
-    manifest = bundle.manifest
-    entry = next(filter(None, (bundle.graph(precision) for precision in PRECISIONS)), None)
-    if entry is None or not manifest.measures_novelty:
+def _fused_graph(bundle: Bundle, digest: str | None) -> GraphEntry:
+    fused = filter(None, (bundle.graph(precision) for precision in PRECISIONS))
+    entry = next((each for each in fused if digest in (None, each.sha256)), None)
+    if entry is None or not bundle.manifest.measures_novelty:
         raise UsageError(
             f"bundle '{bundle.path}' measures no novelty, so it has no features by which cells could be compared: take one "
             "whose networks share a trunk, such as the one that is shipped"
         )
-    options = EngineOptions(workload="throughput", threads=threads, crop=manifest.crop)
+    return entry
+
+
+def _open_pool(bundle: Bundle, entry: GraphEntry, threads: int | None, crop: CropSpecification) -> InferencePool:
+    options = EngineOptions(workload="throughput", threads=threads, crop=crop)
     try:
         return InferencePool(open_features(bundle.file(entry), entry.sha256, options))
     except RefusedGraph as error:
         raise error.in_bundle(bundle.path, entry.file) from error
-
-
-def _read_cache(place: Path) -> dict[str, Features]:
-    """The features that are kept at `place`, by the digest of each cell's file; none where others could have written them."""
-    try:
-        arrays = load(read_own(place, LARGEST_CACHE))
-        features, digests = arrays["features"], arrays["sha256"]
-        os.utime(place)
-    except (Unusable, OSError, SafetensorError, ValueError, KeyError):
-        return {}
-    sound = features.dtype == np.float32 and features.ndim == 2 and np.isfinite(features).all()
-    if not sound or digests.dtype != np.uint8 or digests.shape != (len(features), 32):
-        return {}
-    return {digest.tobytes().hex(): row for digest, row in zip(digests, features, strict=True)}
-
-
-def _write_cache(place: Path, cells: Sequence[DatasetEntry], features: Features) -> None:
-    """Keeps features for the next time, for this user's eyes alone; where that can't be done they are made anew then."""
-    digests = np.frombuffer(b"".join(bytes.fromhex(cell.sha256) for cell in cells), np.uint8).reshape(-1, 32)
-    try:
-        make_private_folder(place.parent)
-        write_content(place, save({"features": features, "sha256": digests}), private=True)
-        drop_unused(place.parent)
-    except (OSError, WriteError) as error:
-        LOG.info("the archive's features can't be kept (%s), so they are made anew each time", error)

@@ -14,6 +14,11 @@ from blastscope.runtime.errors import UsageError
 from blastscope.runtime.io.cpu_info import KNOWN
 from blastscope.runtime.types import EXECUTIONS, LAYOUTS, PRECISIONS, Execution, Layout, Precision
 
+T = TypeVar("T", bound=str)
+WORKLOADS: tuple[Workload, ...] = get_args(Workload)
+Meanwhile = Literal["wait", "cpu"]
+UnlikeTraining = Literal["refuse", "call"]
+
 
 @dataclass(frozen=True, slots=True)
 class Device:
@@ -52,13 +57,6 @@ def parse_device(text: str) -> Device:
     raise UsageError(f"device '{text}' is not known: say {KNOWN}")
 
 
-T = TypeVar("T", bound=str)
-
-WORKLOADS: tuple[Workload, ...] = get_args(Workload)
-Meanwhile = Literal["wait", "cpu"]
-UnlikeTraining = Literal["refuse", "call"]
-
-
 @dataclass(frozen=True, slots=True)
 class SessionOptions:
     """The checked arguments of `open_bundle`. None means that the runtime chooses, as 'auto' does there.
@@ -87,10 +85,10 @@ class SessionOptions:
         A GPU's engine is built when it is first wanted, in seconds to minutes. 'wait' waits for it; with 'cpu' the handle
         answers on the CPU until `Scope.reopen` is called.
     layout : {'fused', 'side-by-side', 'paired', 'staged'} or None
-        How the network lies on a CPU's cores. None: what was measured to be fastest on this machine.
+        How the network is laid out on a CPU's cores. None: what was measured to be fastest on this machine.
     cascade : bool
-        The bundle's first voter decides alone where it is as sure as the bundle's record demands; such predictions say
-        `decided_early`. That changes calls, as often as the record says. On a CPU only; a bundle without a record is refused.
+        The bundle's first voter decides alone where it is as sure as the bundle's record demands (`Prediction.decided_early`).
+        That changes a few calls; the record says how many. On a CPU only; a bundle without a record is refused.
     unlike_training : {'refuse', 'call'}
         What happens to a cell that lies farther from the training's cells than the bundle's limit: it is refused as
         'unlike-training', or called all the same. `Prediction.novelty` tells the distance.
@@ -113,7 +111,7 @@ class SessionOptions:
     cache_dir: Path
     while_building: Meanwhile = "wait"
     layout: Layout | None = None
-    cascade: bool = False  # the bundle's first voter may decide alone
+    cascade: bool = False
     unlike_training: UnlikeTraining = "refuse"
 
     @classmethod
@@ -160,14 +158,14 @@ class SessionOptions:
         )
 
     def engine_options(self, execution: Execution, layout: Layout = "fused") -> EngineOptions:
-        """What a backend is told when it loads an engine.
+        """The options for a backend that loads an engine.
 
         Parameters
         ----------
         execution : {'f32', 'bf16', 'f16', 'int8'}
             What the engine is to compute in.
         layout : {'fused', 'side-by-side', 'paired', 'staged'}
-            How the network is to lie on the cores of a CPU.
+            How the network is to be laid out on the cores of a CPU.
 
         Returns
         -------

@@ -20,9 +20,21 @@ PredictBatch = Callable[[Sequence[Any]], list[Prediction]]
 
 @dataclass(slots=True, eq=False)
 class _Waiting:
-    item: Any  # a crop, or an image for an engine that crops by itself
+    """An image that waits for its answer.
+
+    Attributes
+    ----------
+    item : object
+        A crop, or an image for an engine that crops by itself.
+    future : Future of Prediction
+        The answer.
+    call : Call
+        Ends when the item is answered.
+    """
+
+    item: Any
     future: Future[Prediction]
-    call: Call  # ends when the item is answered
+    call: Call
 
 
 def answered(prediction: Prediction) -> Future[Prediction]:

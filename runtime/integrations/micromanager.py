@@ -41,7 +41,7 @@ Place = tuple[float, float]  # x and y of the stage, in micrometres
 
 
 class StreamFactory(Protocol):
-    """What examines frames as they come, as `Scope` does. Its streams tell what waits before it closes."""
+    """Makes streams, as `Scope` does. Closing it first reports the frames that wait."""
 
     def stream(
         self,
@@ -52,7 +52,7 @@ class StreamFactory(Protocol):
         *,
         spec: FrameSpecification | None = None,
     ) -> Stream:
-        """A stream whose frames come by `put`, and bring their scale as 'pixel_um' in their metadata."""
+        """A stream whose frames are given to `put`, with their scale as 'pixel_um' in the metadata."""
         ...
 
 
@@ -110,7 +110,7 @@ def _refused(detail: str) -> Refusal:
 
 
 class CameraListener:
-    """Takes each frame as it is ready, and tells of it once it was examined. Where frames come faster, the oldest give way.
+    """Examines each frame of an acquisition and reports it. If frames come faster, the oldest waiting one is dropped.
 
     The report's `id` counts the frames of this listener from 0; its `metadata` holds
 
@@ -151,7 +151,7 @@ class CameraListener:
             self._stream.put(to_rgb(image, self._camera), id=number, metadata=facts_of(event, metadata or {}))
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Waits until every frame that came has been told of; False when time was up."""
+        """Waits until every frame is reported; False after the timeout."""
         return self._stream.wait(timeout)
 
     def close(self) -> None:
@@ -184,7 +184,7 @@ def facts_of(event: Any, metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class StageMap(StrictModel):
-    """How the stage's axes lie to the camera's: the step that brings what lies right of the middle, or below it, to the middle.
+    """The stage's axes in terms of the camera's: the steps that bring what is right of the middle, or below it, to the middle.
 
     The default is that of useq's grids, whose first row has the largest y: to see what lies below, y falls. Every mix of
     camera, mirrors and stage exists; whether this one is right shows in `Visit.offset_um` of a first, small scan.
@@ -234,7 +234,7 @@ class StageMap(StrictModel):
 
 
 def offset_um(box: Box, size: tuple[int, int], pixel_um: float) -> tuple[float, float]:
-    """How far right of the frame's middle and below it the middle of `box` lies."""
+    """How far the centre of `box` is right of the frame's centre, and below it."""
     x0, y0, x1, y1 = box
     return (x0 + x1 - size[0]) / 2 * pixel_um, (y0 + y1 - size[1]) / 2 * pixel_um
 

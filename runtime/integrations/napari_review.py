@@ -32,7 +32,7 @@ ARROW = " \u2192 "  # between the call and the answer, in a cell's text
 
 
 def cells_layer(viewer: Any, layer: Any) -> Any:
-    """The layer of boxes that lies over the image `layer`. Raises `UsageError` where it hasn't been examined."""
+    """The layer of boxes over the image `layer`. Raises `UsageError` where it hasn't been examined."""
     for shapes in viewer.layers:
         if shapes.metadata.get(MARK) == layer.name and "report" in shapes.metadata:
             return shapes
@@ -144,7 +144,7 @@ def restore_answers(shapes: Any, path: str, table: Path) -> int:
 
 
 def corrections_in(shapes: Any, path: str, who: str, *, whole: bool) -> list[Correction]:
-    """What was said of the cells of one frame.
+    """A person's answers on the cells of one frame.
 
     Parameters
     ----------

@@ -64,7 +64,7 @@ class ExamineWidget(Container[Any]):  # type: ignore[misc]  # its types are not 
             change.connect(self.layer.reset_choices)
 
     def examine(self) -> Any:
-        """Starts the work in a thread, and gives its worker; None where the layer can't be examined, which is told."""
+        """Starts the examination in a thread, and returns its worker; None, with a message, if the layer can't be examined."""
         from napari.qt.threading import create_worker
 
         layer = self.layer.value
@@ -104,7 +104,7 @@ class ExamineWidget(Container[Any]):  # type: ignore[misc]  # its types are not 
             self._complain(error)
 
     def save_review(self) -> None:
-        """Adds what was said of the frame to the file of corrections."""
+        """Adds the answers on the frame to the file of corrections."""
         try:
             rows = corrections_in(self._cells(), self._path(), self.who.value, whole=self.whole.value)
             held = save_corrections(self.file.value, rows)

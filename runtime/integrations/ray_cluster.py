@@ -79,7 +79,7 @@ SCHEMAS: dict[Task, dict[str, Any]] = {
 
 
 class FileState(NamedTuple):
-    """What tells whether a file is still the one that was answered.
+    """Size and time of a file, by which a change is noticed.
 
     Attributes
     ----------
@@ -261,6 +261,16 @@ class Worker:
 
 
 class _Chunk(NamedTuple):
+    """Files that one actor gets at a time.
+
+    Attributes
+    ----------
+    paths : tuple of Path
+        The files.
+    tries : int
+        How many actors were lost with them.
+    """
+
     paths: tuple[Path, ...]
     tries: int = 0
 
@@ -361,7 +371,7 @@ class RayRun:
         return self._parts.refused(path for path in dict.fromkeys(paths) if self._parts.is_done(path))
 
     def close(self) -> None:
-        """Leaves the cluster, whose actors then end."""
+        """Leaves the cluster and ends its actors."""
         with suppress(self._ray.exceptions.RayError):
             for actor in self._actors:
                 self._ray.kill(actor)

@@ -61,7 +61,7 @@ class SlideStage(XYStageDevice):
 
 
 class SlideCamera(CameraDevice):
-    """Sees the part of `slide` (H, W, 3) uint8 RGB in whose middle the stage is; white where the slide ends.
+    """Shows the part of `slide` (H, W, 3) uint8 RGB around the stage's position; white beyond the slide.
 
     The slide's middle is at (0, 0); y grows upwards, as in useq's grids.
     """
@@ -98,7 +98,7 @@ class SlideCamera(CameraDevice):
             count += 1
 
     def view(self) -> NDArray[np.uint8]:
-        """What lies below the objective now."""
+        """The field of view at the stage's present position."""
         x, y = self._stage.get_position_um()
         width, height = self._size
         left = round(self._slide.shape[1] / 2 + x / self._pixel_um - width / 2)

@@ -238,7 +238,7 @@ def candidates_of(report: FrameReport, plan: RevisitPlan) -> list[Candidate]:
         Candidate(
             frame=report.id,
             box=cell.box,
-            score=_score(cell),
+            score=cell.score,
             stage_um=plan.stage.place_of(cell.box, report.size, stage_um, report.facts.pixel_um),
             z_um=report.metadata.get("z_um"),
         )
@@ -256,18 +256,29 @@ def merge_candidates(suspects: Iterable[Candidate], same_um: float) -> list[Cand
     return kept
 
 
-def _score(cell: FrameCell) -> float | None:
-    return cell.prediction.score if cell.prediction else None
-
-
 def _is_suspicious(cell: FrameCell, plan: RevisitPlan) -> bool:
-    score = _score(cell)
-    return score >= plan.least_score if score is not None else bool(cell.refusal and cell.refusal.code in plan.also)
+    return cell.score >= plan.least_score if cell.score is not None else bool(cell.refusal and cell.refusal.code in plan.also)
 
 
 @dataclass
 class _Seen:
-    """What the reports said so far. `take` is called in the stream's thread."""
+    """What the reports said so far. `take` is called in the stream's thread.
+
+    Attributes
+    ----------
+    plan : RevisitPlan
+        What is visited.
+    on_report : callable or None
+        Is called with each report.
+    frames : int
+        Frames of the scan.
+    unplaced : int
+        Frames with a suspicious cell whose place on the stage isn't known.
+    suspects : list of Candidate
+        Cells of the scan.
+    visits : dict of int to FrameReport
+        The reports of the visits, by the candidate's number.
+    """
 
     plan: RevisitPlan
     on_report: Callable[[FrameReport], object] | None
@@ -318,7 +329,7 @@ class _Feed:
         self._thread.start()
 
     def put_all(self, events: Iterable[MDAEvent]) -> None:
-        """Asks for each event once there is room for its frame, and waits until the last one has been seen and told of."""
+        """Queues each event once there is room for its frame, and waits until the last frame is reported."""
         for event in events:
             self._wait(lambda: self._on_the_way() < self._plan.queue)
             if self.cancelled:

@@ -8,6 +8,7 @@ folder can't be renamed over another, so its change takes two renames, and besid
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 import stat
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from blastscope.runtime.errors import BlastscopeError, DataError, WriteError
 from blastscope.runtime.io.own_files import PRIVATE_FILE, PRIVATE_FOLDER, exclusive_lock
-from blastscope.runtime.io.temporary_file import sibling, temporary_file
+from blastscope.runtime.io.temporary_file import clear_temporary_files, sibling, temporary_file
 
 
 def write_content(path: Path, content: bytes | str, *, private: bool = False) -> None:
@@ -180,7 +181,7 @@ def _replace(folder: Path, fill: Callable[[Path], None], mode: int) -> None:
 
 
 def moved_aside(folder: Path) -> bool:
-    """Whether a change of a folder stands between its two renames, by a writer at work or one that broke off.
+    """Whether a change of a folder is between its two renames, by a running writer or one that was interrupted.
 
     Parameters
     ----------
@@ -195,7 +196,7 @@ def moved_aside(folder: Path) -> bool:
 
 
 def recover(folder: Path) -> None:
-    """Puts back a folder whose change broke off between its two renames. Does nothing where the folder is in its place.
+    """Puts back a folder whose change was interrupted between its two renames. Does nothing if the folder is in its place.
 
     Parameters
     ----------
@@ -235,6 +236,24 @@ def clear_abandoned(parent: Path, *, prefix: str = "", lock: str) -> None:
     for name in {path.name[1:].partition(".")[0] for path in parent.glob(f".{prefix}*")} - {""}:
         with suppress(DataError, OSError), exclusive_lock(sibling(parent / name, lock), wait=False):  # DataError: it is held
             clear_leftovers(parent / name)
+
+
+def clear_abandoned_files(folder: Path, *, prefix: str = "") -> None:
+    """Deletes the temporary files and lock files that processes left in a cache when they were killed.
+
+    Those of processes at work stay.
+
+    Parameters
+    ----------
+    folder : Path
+        It may be missing.
+    prefix : str
+        With which the names begin of the files that are written there, each under a lock of its own or under none.
+    """
+    clear_temporary_files(folder, prefix)
+    for lock in folder.glob(f".{glob.escape(prefix)}*.lock"):
+        with suppress(DataError, OSError), exclusive_lock(lock, wait=False):  # DataError: it is held
+            pass
 
 
 def _alone(folder: Path) -> AbstractContextManager[None]:

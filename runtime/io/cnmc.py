@@ -173,26 +173,44 @@ def scan_dataset(root: Path | str) -> Dataset:
     _check_patients(root, found)
     people = _people(found)
     found = [replace(cell, person=people[cell.patient]) for cell in found]
-    cells, duplicates, contradictions = _drop_duplicates(found)
+    cells, duplicates, contradictions = drop_duplicates(found)
     rejected = sorted([*rejected, *contradictions, *unread], key=lambda item: _order(root, item[0]))
     _check_classes(root, cells, rejected)
     return Dataset(root, tuple(cells), tuple(duplicates), tuple(rejected), _digest(cells), people)
 
 
+def has_cnmc_names(root: Path) -> bool:
+    """Whether `scan_dataset` finds cells in a folder: files named as C-NMC's, or the test set's table."""
+    named = (path for path in image_files(root, []) if NAME.fullmatch(path.stem))
+    return any(folder_label(root, path) for path in named) or _test_table(root) is not None
+
+
 @dataclass(frozen=True, slots=True)
 class _Named:
-    """An image file, the name that tells patient and label, and the label of its folder or of the table."""
+    """An image file of a data set, before its name is parsed.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    name : str
+        Tells patient and label.
+    label : ClassName or None
+        Of its folder or of the table.
+    problem : str
+        What is said where the name tells nothing.
+    """
 
     path: Path
     name: str
     label: ClassName | None
-    problem: str = NAME_IN_WORDS  # where the name tells nothing
+    problem: str = NAME_IN_WORDS
 
 
 def _named_files(root: Path, unread: list[tuple[Path, str]]) -> list[_Named]:
     """Every image file below `root`, in the order of the relative path. Folders that can't be read go to `unread`."""
-    paths = sorted(_image_files(root, unread), key=lambda path: _order(root, path))
-    files = [_Named(path, path.stem, _folder_label(root, path)) for path in paths]
+    paths = sorted(image_files(root, unread), key=lambda path: _order(root, path))
+    files = [_Named(path, path.stem, folder_label(root, path)) for path in paths]
     if any(file.label and NAME.fullmatch(file.name) for file in files):
         return files
     table = _test_table(root)
@@ -208,7 +226,9 @@ def _order(root: Path, path: Path) -> tuple[str, ...]:
     return path.relative_to(root).parts
 
 
-def _image_files(root: Path, unread: list[tuple[Path, str]]) -> Iterator[Path]:
+def image_files(root: Path, unread: list[tuple[Path, str]]) -> Iterator[Path]:
+    """The image files below a folder, by their suffix. Folders that can't be read go to `unread`, each with the reason."""
+
     def pass_over(error: OSError) -> None:
         unread.append((Path(error.filename), f"can't be read: {error.strerror}"))
 
@@ -223,19 +243,29 @@ def _image_files(root: Path, unread: list[tuple[Path, str]]) -> Iterator[Path]:
         yield from (Path(folder, name) for name in names if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES)
 
 
-def _folder_label(root: Path, path: Path) -> ClassName | None:
-    """The label of the nearest folder named all or hem, `root` itself being the last."""
+def folder_label(root: Path, path: Path) -> ClassName | None:
+    """The label of a file below `root`: that of the nearest folder named all or hem, `root` itself being the last."""
     names = [resolved(root).name, *path.relative_to(root).parts[:-1]]
     return next((label for name in reversed(names) for label in CLASSES if name.lower() == label), None)
 
 
 @dataclass(frozen=True, slots=True)
 class _TestTable:
-    """The preliminary test set's labels. Files are known by their stems: the set may have been saved anew in another format."""
+    """The preliminary test set's labels. Files are known by their stems: the set may have been saved anew in another format.
+
+    Attributes
+    ----------
+    path : Path
+        The table.
+    folders : tuple of Path
+        Where its files may lie; the final test set has files of the same names.
+    rows : mapping of str to (str, ClassName)
+        By stem: the name that tells the patient, and the label.
+    """
 
     path: Path
-    folders: tuple[Path, ...]  # where its files may lie: the final test set has files of the same names
-    rows: Mapping[str, tuple[str, ClassName]]  # stem -> (name that tells the patient, label)
+    folders: tuple[Path, ...]
+    rows: Mapping[str, tuple[str, ClassName]]
 
     def label(self, file: _Named) -> _Named:
         """`file` with what the table says of it."""
@@ -286,13 +316,17 @@ def _read(file: _Named) -> DatasetEntry | str:
         return "in no folder named all or hem"
     if match["label"].lower() != file.label:
         return f"the name says {match['label'].lower()}, its folder or table {file.label}"
-    content = read_content(file.path)
+    return read_entry(file.path, file.label, match["patient"].upper(), match["image"], match["cell"])
+
+
+def read_entry(path: Path, label: ClassName, patient: str, image: str = "", cell: str = "") -> DatasetEntry | str:
+    """A labelled image whose bytes were read, or why it can't be used. The other parameters are `DatasetEntry`'s."""
+    content = read_content(path)
     if isinstance(content, Refusal):
         return content.detail
     if refusal := check_image(content):
         return f"{refusal.code}: {refusal.detail}"
-    sha256 = hashlib.sha256(content).hexdigest()
-    return DatasetEntry(file.path, file.label, match["patient"].upper(), match["image"], match["cell"], sha256)
+    return DatasetEntry(path, label, patient, image, cell, hashlib.sha256(content).hexdigest())
 
 
 def _check_patients(root: Path, cells: Iterable[DatasetEntry]) -> None:
@@ -326,7 +360,7 @@ def _by_id(patient: str) -> tuple[int, str]:
     return len(patient), patient
 
 
-def _drop_duplicates(found: list[DatasetEntry]) -> tuple[list[DatasetEntry], list[tuple[Path, Path]], list[tuple[Path, str]]]:
+def drop_duplicates(found: list[DatasetEntry]) -> tuple[list[DatasetEntry], list[tuple[Path, Path]], list[tuple[Path, str]]]:
     """Cells, (dropped, kept), and those rejected since the same bytes carry both labels, so that neither can be believed."""
     first: dict[str, DatasetEntry] = {}
     twins: dict[str, list[DatasetEntry]] = defaultdict(list)

@@ -23,6 +23,8 @@ R = TypeVar("R")
 Item = TypeVar("Item")
 
 AT_EXIT_S = 10.0  # that a process waits at its end for a job that hangs
+SPREAD_PIXELS = 600_000  # fewer are seen by one thread before a second one has started
+AHEAD = 32  # items a worker may be ahead of the consumer: answers are small, and one slow file must not stop the others
 
 
 class ThreadPool:
@@ -176,9 +178,6 @@ def _joined(threads: Sequence[threading.Thread], timeout: float | None) -> bool:
     return True
 
 
-SPREAD_PIXELS = 600_000  # fewer are seen by one thread before a second one has started
-
-
 def threads_for(pixels: int, threads: int | None) -> int | None:
     """How many of `threads`, None for as many as may be, are worth it for so many pixels."""
     return threads if pixels > SPREAD_PIXELS else 1
@@ -245,7 +244,7 @@ class Allowance:
 
 
 class SingleThread:
-    """Runs what several threads hand over in one thread of its own, one after the other.
+    """Runs functions of several threads in one thread of its own, one after the other.
 
     For steps that fill much memory for a short time: no two do it at once, and what was freed, which the allocator keeps for
     the thread that freed it, is kept once. The thread begins with the first step, and ends when nobody holds this any more.
@@ -257,9 +256,6 @@ class SingleThread:
     def run(self, function: Callable[[], R]) -> R:
         """`function()`, once its turn has come."""
         return self._pool.submit(function).result()
-
-
-AHEAD = 32  # items a worker may be ahead of the consumer: answers are small, and one slow file must not stop the others
 
 
 def ordered_map(

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 KNOWN = "auto, cpu, cuda, cuda:N or openvino:NAME"
+VNNI = ("avx512_vnni", "avx_vnni", "amx_int8")  # each adds products of 8 bits in 32 bits
+_OPENCV = {"avx2": 11, "avx512f": 13, "avx512_vnni": 23}  # numbers of cv::CpuFeatures
 
 
 def usable_threads() -> int:
@@ -19,7 +21,7 @@ def usable_threads() -> int:
     int
         The cores that it may run on, without their second threads, within its CPU quota; at least 1.
     """
-    allowed = _allowed_cpus()
+    allowed = allowed_cpus()
     cores = len({_siblings(cpu) for cpu in allowed})
     quota = _cgroup_quota()
     return max(1, min(cores, int(quota + 0.5) if quota else cores))
@@ -53,10 +55,6 @@ def cpu_name() -> str:
     return found[1] if found else platform.processor() or platform.machine()
 
 
-VNNI = ("avx512_vnni", "avx_vnni", "amx_int8")  # each adds products of 8 bits in 32 bits
-_OPENCV = {"avx2": 11, "avx512f": 13, "avx512_vnni": 23}  # numbers of cv::CpuFeatures
-
-
 def cpu_features() -> frozenset[str]:
     """The instruction sets of this CPU.
 
@@ -88,7 +86,8 @@ def int8_sums_overflow() -> bool:
     return is_x86 and known and not features.intersection(VNNI)
 
 
-def _allowed_cpus() -> list[int]:
+def allowed_cpus() -> list[int]:
+    """The numbers of the CPUs that this process may use, ascending."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))

@@ -23,6 +23,7 @@ DECODE = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 DECODE_ALPHA = cv2.IMREAD_UNCHANGED  # which leaves the orientation alone, too
 OPAQUE = 255
 NO_MEMORY = Refusal("failed", "there is not memory enough for it: free some, or take fewer threads")
+ENDS = (b"\x00" * 64, b"\x55" * 64, b"\xaa" * 64, bytes(range(1, 255)))  # bits that would make different blocks
 
 
 def read_content(path: Path | str) -> bytes | Refusal:
@@ -157,9 +158,6 @@ def _fourth_bytes(content: bytes) -> NDArray[np.uint8] | None:
     start, (width, height) = struct.unpack_from("<I", content, 10)[0], struct.unpack_from("<ii", content, 18)
     fourth = np.frombuffer(content, np.uint8, 4 * width * abs(height), start)[3::4]
     return fourth if fourth.any() else None
-
-
-ENDS = (b"\x00" * 64, b"\x55" * 64, b"\xaa" * 64, bytes(range(1, 255)))  # bits that would make different blocks
 
 
 def _holds_all_blocks(content: bytes) -> bool:

@@ -34,10 +34,15 @@ ORIENTATIONS = range(1, 9)  # 1 upright, 3 upside down, 6 and 8 a quarter turn, 
 SIDEWAYS = range(5, 9)  # height and width change places
 PREFIX = b"Exif\0\0"
 ORIENTATION_TAG, SHORT = 274, 3
+MAX_PIXELS = 100_000_000
+BMP_WAYS = {24: (0,), 32: (0, 3)}  # of compression, for so many bits: none, or the places of the colours as masks
+BMP_MASKS = (0xFF0000, 0xFF00, 0xFF)
+PNG_KINDS = {0: "gray", 2: "RGB", 3: "palette", 4: "gray with alpha", 6: "RGB with alpha"}
+JPEG_KINDS = {1: "gray", 3: "RGB", 4: "CMYK"}
 
 
 def orientation_in(exif: bytes) -> int:
-    """The orientation that an EXIF block tells.
+    """The orientation in an EXIF block.
 
     Parameters
     ----------
@@ -90,9 +95,6 @@ def turn_upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
     return np.ascontiguousarray(pixels)
-
-
-MAX_PIXELS = 100_000_000
 
 
 class Header(NamedTuple):
@@ -191,10 +193,6 @@ def breaks_off(content: bytes) -> tuple[RefusalCode, str]:
     return "undecodable", f"the file is truncated: it breaks off after {len(content)} bytes"
 
 
-BMP_WAYS = {24: (0,), 32: (0, 3)}  # of compression, for so many bits: none, or the places of the colours as masks
-BMP_MASKS = (0xFF0000, 0xFF00, 0xFF)
-
-
 def _bmp(content: bytes) -> Header:
     start, kind = struct.unpack_from("<II", content, 10)
     width, height, _, bits = struct.unpack_from("<HHHH" if kind == 12 else "<iiHH", content, 18)
@@ -205,9 +203,6 @@ def _bmp(content: bytes) -> Header:
         raise _Refused("undecodable", f"a BMP with compression {compression}")
     _whole(content, start + (width * bits // 8 + 3) // 4 * 4 * abs(height))
     return header._replace(alpha=bits == 32)
-
-
-PNG_KINDS = {0: "gray", 2: "RGB", 3: "palette", 4: "gray with alpha", 6: "RGB with alpha"}
 
 
 def _png(content: bytes) -> Header:
@@ -264,9 +259,6 @@ def _webp_orientation(content: bytes) -> int:
 
 def _int24(content: bytes, offset: int) -> int:
     return int.from_bytes(content[offset : offset + 3], "little")
-
-
-JPEG_KINDS = {1: "gray", 3: "RGB", 4: "CMYK"}
 
 
 def read_gray_jpeg_header(content: bytes) -> Header | Refusal:

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
 from blastscope.runtime.errors import DataError
 
@@ -157,13 +157,26 @@ def exclusive_lock(place: Path, *, wait: bool) -> Iterator[None]:
     DataError
         Another process holds it, and `wait` is False.
     """
+    lock = FileLock(place, timeout=-1 if wait else 0)
     try:
-        with FileLock(place, timeout=-1 if wait else 0):
+        with lock:
             try:
                 yield
             finally:
-                if os.name != "nt":  # Windows deletes no file that is open; there the lock itself does it, afterwards
-                    # while it is held: whoever waits for this very file finds that it has no name any more, and begins anew
-                    place.unlink(missing_ok=True)
+                delete_lock(lock)
     except Timeout as error:
         raise DataError(place.parent, "another process is at work in it: wait for it, or name another folder") from error
+
+
+def delete_lock(lock: BaseFileLock) -> None:
+    """Deletes the file of a lock that is held, before it is released.
+
+    Whoever waits for this very file finds that it has no name any more, and begins anew.
+
+    Parameters
+    ----------
+    lock : BaseFileLock
+        On Windows, where a file that is open isn't deleted, the lock itself deletes it afterwards.
+    """
+    if os.name != "nt":
+        Path(lock.lock_file).unlink(missing_ok=True)

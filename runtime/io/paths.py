@@ -80,7 +80,7 @@ def _often(counts: Counter[str]) -> list[tuple[str, int]]:
 
 
 def left_out(passed: PassedOver) -> Iterator[str]:
-    """What is to be said of files that were passed over.
+    """A sentence on the files that were left out.
 
     Parameters
     ----------

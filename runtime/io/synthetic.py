@@ -44,13 +44,27 @@ class SyntheticCell:
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """What tells blasts and normal cells apart. Ranges are drawn from; lengths in px of C-NMC's frame."""
+    """What tells blasts and normal cells apart. Ranges are drawn from; lengths are in pixels of C-NMC's frame.
+
+    Attributes
+    ----------
+    radius : (int, int)
+        Of the cell.
+    nucleus : (int, int)
+        Radius of the nucleus, in per cent of the cell's.
+    clump : int
+        Size of chromatin clumps.
+    depth : (int, int)
+        Contrast of the clumps, in gray levels.
+    lobes : int
+        How far the nucleus is from round, in per cent of its radius.
+    """
 
     radius: tuple[int, int]
-    nucleus: tuple[int, int]  # radius of the nucleus, % of the cell's
-    clump: int  # size of chromatin clumps
-    depth: tuple[int, int]  # their contrast, gray levels
-    lobes: int  # how far from round, % of the radius
+    nucleus: tuple[int, int]
+    clump: int
+    depth: tuple[int, int]
+    lobes: int
 
 
 BLAST = _Look(radius=(98, 126), nucleus=(93, 98), clump=11, depth=(12, 19), lobes=5)

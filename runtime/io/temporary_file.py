@@ -1,12 +1,14 @@
 """A temporary file beside the one that is to be written; what a writer that was killed left there goes at the next writing.
 
 While it is written the file is locked, and the system lets go of a dead process's lock. So a leftover is known by its lock, not
-by its age. It is looked for under the few names that writers take, `.NAME.0.new` and so on: no folder is searched.
+by its age. It is looked for under the few names that writers take, `.NAME.0.new` and so on. `clear_temporary_files` searches a
+folder, of a cache, whose files may never be written again.
 """
 
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import secrets
 import time
@@ -21,7 +23,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 _NAMES = 64  # writers of one file at the same time that get a name of the row
-_ABANDONED_S = 3600  # on Windows, where the file isn't locked
+_ABANDONED_S = 3600  # on Windows, where the file isn't locked, and on a file system without locks
 
 
 def sibling(path: Path, kind: str) -> Path:
@@ -71,10 +73,36 @@ def temporary_file(path: Path, mode: int = 0o666) -> Iterator[Path]:
             os.close(made.handle)
 
 
+def clear_temporary_files(folder: Path, prefix: str = "") -> None:
+    """Deletes the temporary files of writers that were killed, whichever file they wrote. Those that are being written stay.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the files are written; it may be missing.
+    prefix : str
+        With which their names begin.
+    """
+    for fresh in folder.glob(f".{glob.escape(prefix)}*.new"):
+        _clear(fresh)
+
+
 class _Made(NamedTuple):
+    """A temporary file that this process made.
+
+    Attributes
+    ----------
+    path : Path
+        Its name.
+    file : os.stat_result
+        By which it is known again after a renaming.
+    handle : int or None
+        The open file that holds the lock; None on Windows, which renames no open file.
+    """
+
     path: Path
     file: os.stat_result
-    handle: int | None  # holds the lock
+    handle: int | None
 
 
 def _claim(path: Path, mode: int) -> _Made:
@@ -108,7 +136,7 @@ def _create(fresh: Path, mode: int) -> _Made | None:
         os.close(handle)
         return None
     except OSError:
-        return made  # a file system without locks: nobody clears anything there
+        return made  # a file system without locks
     if _is_named(made.file, fresh):
         return made
     os.close(handle)
@@ -119,21 +147,30 @@ def _clear(fresh: Path) -> bool:
     """Deletes a dead writer's file; False where there is none, or one that is being written."""
     try:
         if fcntl is None:
-            abandoned = time.time() - fresh.lstat().st_mtime > _ABANDONED_S
-            if abandoned:
-                fresh.unlink()
-            return abandoned
+            return _clear_old(fresh)
         handle = os.open(fresh, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:  # it is written
+                return False
+            except OSError:  # a file system without locks
+                return _clear_old(fresh)
             named = _is_named(os.fstat(handle), fresh)
             if named:
                 fresh.unlink()
             return named
         finally:
             os.close(handle)
-    except OSError:  # there is none; or it is written, somebody else's, or a link
+    except OSError:  # there is none; or it is somebody else's, or a link
         return False
+
+
+def _clear_old(fresh: Path) -> bool:
+    abandoned = time.time() - fresh.lstat().st_mtime > _ABANDONED_S
+    if abandoned:
+        fresh.unlink()
+    return abandoned
 
 
 def _is_named(file: os.stat_result, place: Path) -> bool:

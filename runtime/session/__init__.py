@@ -63,11 +63,11 @@ def open_bundle(
     queue : int
         How many images may wait in `submit`.
     cache_dir, validation : Path or str, optional
-        Folder for compiled engines, by default the user's cache; and the record that `blastscope validate` left.
+        Folder for compiled engines, by default the user's cache; and the record that `blastscope validate` wrote.
     while_building : {'wait', 'cpu'}
         Whether the CPU answers until a GPU's engine is built.
     tell : callable, optional
-        Deprecated, gone in the next version: the logger 'blastscope' says what takes long, and what was chosen.
+        Deprecated, gone in the next version: use the logger 'blastscope', which says what takes long and what was chosen.
     unlike_training : {'refuse', 'call'}
         Whether a cell unlike those of the training is refused, or called all the same.
     require_signature : Path, str or iterable of these, optional

@@ -48,7 +48,23 @@ class DeferredOpening:
 
 
 class _Run(NamedTuple):
-    """What answers from one opening to the next."""
+    """What answers from one opening to the next.
+
+    Attributes
+    ----------
+    opened : LoadedSession
+        Engine, lanes and events.
+    audit : Audit
+        What predictions name as their origin.
+    predictor : Predictor
+        Images to predictions.
+    queue : RequestQueue
+        What was submitted.
+    detector : DeferredOpening
+        The bundle's detector, opened at the first frame.
+    close : callable
+        Ends all of it.
+    """
 
     opened: LoadedSession
     audit: Audit

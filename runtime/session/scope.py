@@ -40,7 +40,7 @@ class Scope(OpenSession):
         ----------
         image : (H, W, 3) uint8 array in RGB, path or bytes of an image file, or PIL image in RGB
             Arrays may be strided views; they are neither written to nor kept. A bad file gets a refusal. A handle on a GPU
-            takes that GPU's arrays as well (`__dlpack__`, `__cuda_array_interface__`), where they lie.
+            reads that GPU's arrays in place as well (`__dlpack__`, `__cuda_array_interface__`).
 
         Raises
         ------
@@ -74,7 +74,7 @@ class Scope(OpenSession):
         Parameters
         ----------
         images : iterable of images as `classify` takes them
-            Refused cells are counted and have no part.
+            Refused cells are counted, and have no part in the call.
 
         Raises
         ------
@@ -104,30 +104,40 @@ class Scope(OpenSession):
             raise UsageError(f"there is no call to explain, the cell is refused: {crop.detail}")
         return explain_crop(prediction, crop, self.infer)
 
-    def open_archive(self, folder: Path | str) -> LabelledArchive:
-        """A `LabelledArchive`: its `nearest` gives those labelled cells of a folder that are most like one cell.
+    def open_archive(self, place: Path | str | None = None) -> LabelledArchive:
+        """A `LabelledArchive`: its `nearest` gives those labelled cells that are most like one cell.
 
         They are compared by the features that this bundle's networks measure novelty by, on the CPU. The first time each cell
-        of the folder takes some hundredths of a second; then the user's cache has its features.
+        of a folder or table takes some hundredths of a second; then the user's cache has its features.
 
         Parameters
         ----------
-        folder : Path or str
-            Cells in C-NMC's naming, as training takes them.
+        place : Path or str, optional
+            A folder of cells in C-NMC's naming, as training takes them, or with folders all and hem; or a CSV file: path,label
+            and, if known, patient, of images of single cells, or labels or corrections of frames. By default the training's
+            cells, by the index in the bundle: without pictures.
 
         Raises
         ------
-        DataError, UsageError, UnavailableError
-            The folder holds no such cells; the bundle measures no novelty; OpenVINO is missing or refuses the graph.
+        DataError, UsageError, BundleError, UnavailableError
+            The place holds no such cells; the bundle measures no novelty, or has no index; its index breaks a rule; OpenVINO is
+            missing or refuses the graph.
         """
-        from blastscope.runtime.inference.neighbours import LabelledArchive
+        from blastscope.runtime.inference.neighbours import open_training_cells
 
-        return LabelledArchive(self.bundle, Path(folder), cache_dir=self._options.cache_dir, threads=self._options.threads)
+        cache_dir, threads = self._options.cache_dir, self._options.threads
+        if place is None:
+            return open_training_cells(self.bundle, threads=threads)
+        from blastscope.runtime.evaluation.labelled_cells import list_labelled_cells
+        from blastscope.runtime.inference.archive_features import open_archive
+
+        listing = list_labelled_cells(Path(place), threads=threads or usable_threads())
+        return open_archive(self.bundle, listing, cache_dir=cache_dir, threads=threads)
 
     def submit(self, image: ImageSource) -> Future[Prediction]:
         """The future of `classify(image)`. When this returns, the buffer of an image on the host may be used again.
 
-        Waits while `queue` images wait. A future's callback runs in a thread of the handle: it may not wait for a future.
+        Blocks while `queue` images wait. A future's callback runs in a thread of the handle: it must not wait for a future.
 
         Parameters
         ----------
@@ -139,7 +149,7 @@ class Scope(OpenSession):
         ImageError, Closed
             As `classify`; the handle is closed, or was closed meanwhile.
         UsageError
-            It would have to wait in a future's callback.
+            The queue is full, in a future's callback.
         """
         run = self._run
         with run.opened.lanes.call():
@@ -154,7 +164,7 @@ class Scope(OpenSession):
         Parameters
         ----------
         paths : Path, str or iterable of them
-            Files, and folders, of which the image files below are taken, sorted. It is read as the work goes.
+            Files and folders; a folder stands for the image files below it, sorted. The iterable is read as the work proceeds.
 
         Yields
         ------
@@ -183,7 +193,7 @@ class Scope(OpenSession):
         paths : iterable of Path or str
             The pictures. One without a cell is refused as 'empty'.
         pixel_um : float, optional
-            Their scale, in micrometres per pixel, which small pictures hardly tell themselves.
+            Their scale in micrometres per pixel, which can seldom be measured in small pictures.
 
         Yields
         ------
@@ -209,11 +219,11 @@ class Scope(OpenSession):
         Parameters
         ----------
         frame : (H, W, 3) uint8 array in RGB, or bytes of an image file
-            It may be strided; it is neither written to nor kept. Above 8 megapixels it is looked at in tiles.
+            It may be strided; it is neither written to nor kept. Above 8 megapixels it is examined in tiles.
         pixel_um : float, optional
-            Micrometres per pixel. Without it the specification's scale holds, or that of the red cells in the frame.
+            Micrometres per pixel. By default the specification's scale, or that of the red cells in the frame.
         stated_um : float, optional
-            Micrometres per pixel by a file's or layer's word, which holds unless red cells differ.
+            Micrometres per pixel as a file or layer states it, which is used unless the red cells contradict it.
         spec : FrameSpecification, optional
             What is assumed of frames and cells.
         metadata : mapping, optional
@@ -222,7 +232,7 @@ class Scope(OpenSession):
         Raises
         ------
         ImageError, UsageError
-            `frame` is no such array; a scale that can't be.
+            `frame` is no such array; a scale is impossible.
         """
         run = self._run
         with run.opened.lanes.call():
@@ -247,13 +257,13 @@ class Scope(OpenSession):
         paths : iterable of Path or str
             PNG, JPEG, BMP, WebP, TIFF, scanners' slides, OME-Zarr folders. Several are examined at once; scans in pieces.
         pixel_um, spec : float, FrameSpecification, optional
-            As in `examine`. Where neither tells the scale the file's own word holds.
+            As in `examine`. If neither gives the scale, the file's own is used.
         look : callable, optional
-            Takes the open `Slide` and the report, in one of several threads, before it is handed out.
+            Is called with the open `Slide` and the report, in one of several threads, before the report is returned.
         watch : callable, optional
-            Takes a `TileProgress`, with the cells in it, for each tile of a scan and each whole frame, in several threads.
+            Is called with a `TileProgress` and its cells for each tile of a scan and each whole frame, in several threads.
         resume : Path, optional
-            A file that keeps what is done: what a run that was killed left there isn't examined again.
+            A file that keeps finished tiles and frames; what it holds already isn't examined again.
         """
         run = self._run
 
@@ -279,23 +289,23 @@ class Scope(OpenSession):
     ) -> Stream:
         """A `Stream`: examines frames as they come, in threads of its own, and calls `on_report` with each report, in order.
 
-        It survives `reopen`, and ends with `close`, which tells what waits first.
+        It continues after `reopen`. `close` ends it, once the waiting frames are reported.
 
         Parameters
         ----------
         frames : iterable, or None
-            Gives arrays, pairs of array and metadata, or `Frame`s. With None they come by `Stream.put`.
+            Arrays, pairs of array and metadata, or `Frame`s. With None frames are given to `Stream.put`.
         on_report, on_error : callable
-            The first takes each report. The second takes every exception, the source's too, and the stream goes on.
+            The first gets each report. The second gets every exception, the source's too, and the stream continues.
         queue, when_full : int, {'drop-oldest', 'block'}
-            How many frames may wait, and whether the oldest then gives way or the sender waits.
+            How many frames may wait, and whether then the oldest is dropped or the sender waits.
         pixel_um, spec : float, FrameSpecification, optional
-            As in `examine`. Where neither tells the scale a frame's metadata may, as 'pixel_um'.
+            As in `examine`. If neither gives the scale, a frame's metadata may, as 'pixel_um'.
 
         Raises
         ------
         Closed, UsageError
-            The handle is closed; an argument can't be.
+            The handle is closed; an argument is impossible.
         """
         from blastscope.runtime.streaming.frame_queue import told_um
         from blastscope.runtime.streaming.stream import Stream

@@ -48,10 +48,12 @@ HEADERS = {
 }
 HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:@/\[\]]+)(:\d{1,5})?")
 LOG = logging.getLogger(__name__)
+PATIENCE_S = 10.0  # after which a viewer who waits for a frame is told how it goes all the same
+GLANCE_S = 0.1  # how long closing may take
 
 
 class PageServer(ThreadingHTTPServer):
-    """Serves `board` with what `status` tells beside it. Bound when it is made; `serve_forever` answers."""
+    """Serves `board`, and the result of `status` beside it. It is bound when it is made; `serve_forever` answers."""
 
     daemon_threads = True
     block_on_close = False
@@ -183,10 +185,6 @@ class Viewer(BaseHTTPRequestHandler):
 
 def _number(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 16 else None
-
-
-PATIENCE_S = 10.0  # after which a viewer who waits for a frame is told how it goes all the same
-GLANCE_S = 0.1  # how long closing may take
 
 
 class LivePage:

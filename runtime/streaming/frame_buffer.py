@@ -22,6 +22,10 @@ from blastscope.runtime.frames.types import FrameCell, FrameReport, fewer_points
 KEPT = 3  # frames: a viewer asks for the picture a moment after the text
 MOST_PX = 1600  # a picture's longer side
 QUALITY = 85
+CONNECTIONS = 128
+PER_CLIENT = 64  # of one address: a viewer has two or three, and many may come through one proxy
+REQUEST_S = 10.0  # from the end of an answer to that of the next request
+ANSWER_S = 10.0  # for taking an answer
 
 
 class BufferedFrame:
@@ -128,12 +132,6 @@ class FrameBuffer:
     def _tell(self) -> None:
         self._news += 1
         self._state.notify_all()
-
-
-CONNECTIONS = 128
-PER_CLIENT = 64  # of one address: a viewer has two or three, and many may come through one proxy
-REQUEST_S = 10.0  # from the end of an answer to that of the next request
-ANSWER_S = 10.0  # for taking an answer
 
 
 class Connection:

@@ -16,6 +16,9 @@ from blastscope.runtime.io.image import check_array
 from blastscope.runtime.types import Refusal
 
 T = TypeVar("T")
+FrameId = int | str
+StreamState = Literal["running", "device-lost", "ended", "stopped", "closed"]
+RECENT = 256  # frames whose times the medians are of
 
 
 class BoundedQueue(Generic[T]):
@@ -68,9 +71,6 @@ class BoundedQueue(Generic[T]):
         return gone
 
 
-FrameId = int | str
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
     """A picture with its id and metadata, which come back with the report. Without an id it gets its number, from 0.
@@ -113,10 +113,6 @@ def own(frame: Frame) -> Frame:
         return replace(frame, pixels=np.array(check_array(pixels), order="C"))
     except ImageError as error:
         return replace(frame, pixels=Refusal("not-8-bit-rgb", str(error)))
-
-
-StreamState = Literal["running", "device-lost", "ended", "stopped", "closed"]
-RECENT = 256  # frames whose times the medians are of
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,13 +50,33 @@ class Examine(Protocol):
 
 
 class _Taken(NamedTuple):
+    """A frame from the queue.
+
+    Attributes
+    ----------
+    frame : Frame
+        The frame.
+    at : float
+        When it was handed over, by `time.perf_counter`.
+    """
+
     frame: Frame
     at: float
 
 
 class _Examined(NamedTuple):
+    """A report that waits for its callback.
+
+    Attributes
+    ----------
+    report : FrameReport
+        The report.
+    at : float
+        When its frame was handed over, by `time.perf_counter`.
+    """
+
     report: FrameReport
-    at: float  # when its frame was taken
+    at: float
 
 
 class Stream:
@@ -227,7 +247,7 @@ class _Run:
         self.ledger.count(dropped=gone)
 
     def stop_forgotten(self, process: int) -> None:
-        """The same for a handle that was collected; nothing in a forked child, whose locks may be held by threads it hasn't."""
+        """The same for a handle that was collected. Does nothing in a forked child: the parent's threads may hold locks."""
         if os.getpid() == process:
             self.stop(drain=True)
 

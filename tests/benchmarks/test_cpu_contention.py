@@ -13,7 +13,7 @@ def test_the_share_of_other_processes_is_counted_from_kernel_ticks(tmp_path: Pat
     counters = tmp_path / "stat"
     clock = iter([0.0, 2.0, 2.0])
     monkeypatch.setattr("blastscope.benchmarks.interleaved_timing.time.monotonic", lambda: next(clock))
-    monkeypatch.setattr("blastscope.benchmarks.interleaved_timing._usable_cpus", lambda: {0, 1})
+    monkeypatch.setattr("blastscope.benchmarks.interleaved_timing.allowed_cpus", lambda: [0, 1])
     monkeypatch.setattr("blastscope.benchmarks.interleaved_timing.os.sysconf", lambda name: 100)
     now = type("Times", (), {"user": 0.0, "system": 0.0, "children_user": 0.0, "children_system": 0.0})
     monkeypatch.setattr("blastscope.benchmarks.interleaved_timing.os.times", lambda: now)

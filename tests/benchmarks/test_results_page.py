@@ -50,10 +50,10 @@ def result() -> BenchResult:
 
 def test_the_page_has_ratios_rooflines_sources_and_busy_rows(tmp_path: Path, result: BenchResult) -> None:
     path = publish(result, tmp_path)
-    assert path.name == "some-r-cpu-2-ghz-2-cores.json"
+    assert path.name == "some-r-cpu-2-ghz-avx2-2-cores.json"
     assert read_result(path) == result
     page = (tmp_path / "RESULTS.md").read_text()
-    assert "### Some (R) CPU @ 2 GHz, 2 cores" in page
+    assert "### Some (R) CPU @ 2 GHz, AVX2, 2 cores" in page
     assert "int8 peak, measured in the same run: 150 GMAC/s (a loop)" in page
     assert "**Other processes disturbed 1 of 4 rows**" in page
     ours = next(line for line in page.splitlines() if line.startswith("| `int8/openvino`"))

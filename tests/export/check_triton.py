@@ -28,7 +28,7 @@ import tritonclient.grpc as client
 from tritonclient.utils import InferenceServerException
 
 from blastscope import SHIPPED_BUNDLE
-from blastscope.export.triton import write_repository
+from blastscope.export.model_repositories import write_triton_repository
 from blastscope.runtime.bundle import read_bundle
 from blastscope.serve.options import ServeOptions
 from blastscope.serve.server import BackgroundServer
@@ -66,7 +66,7 @@ def main() -> None:
         environment = Path(sys.argv[1]) if len(sys.argv) > 1 else installed(folder / "triton")
         bundle = read_bundle(SHIPPED_BUNDLE)
         repository = folder / "repository"
-        crops = write_repository(bundle, repository, precision="fp32")
+        crops = write_triton_repository(bundle, repository, precision="fp32")
         (crops / "1" / "model.py").write_text(STAND_IN, encoding="utf-8")
         config = (crops / "config.pbtxt").read_text(encoding="utf-8").replace('backend: "onnxruntime"', 'backend: "python"')
         (crops / "config.pbtxt").write_text(re.sub(r"model_warmup \[.*?\n\]\n", "", config, flags=re.DOTALL), encoding="utf-8")

@@ -14,6 +14,7 @@ from blastscope.runtime.crop import CropSpecification
 from blastscope.runtime.inference.voting import vote
 from blastscope.train.config import NetworkConfig, TrainConfig
 from blastscope.train.network import make_ensemble
+from blastscope.train.trunk import make_trunk_ensemble
 
 # quarters up to 120: ties are common, and the larger ones saturate fp32's softmax on both sides
 MARGINS = st.integers(-480, 480).map(lambda quarter: quarter / 4)
@@ -74,6 +75,17 @@ def test_the_fused_graph_says_what_the_separate_ones_say() -> None:
         together = fused(crops).probabilities
         for place, single in enumerate(singles):
             torch.testing.assert_close(single(crops), together[:, place], rtol=1e-4, atol=1e-5)
+
+
+def test_the_pixels_are_transposed_once_for_all_that_read_them() -> None:
+    settings = {"backbone": "test_efficientnet", "weights": "none"}
+    config = {"network": settings, "crop": {"side_px": 32}, "trunk": {"stages": [1, 2], "covariances": [1]}}
+    ensemble, _ = make_trunk_ensemble(TrainConfig.model_validate(config))
+    model = trace(make_graph(ensemble.eval(), "ensemble"), 32, "ensemble")
+    first, second, *others = model.graph.node
+    assert (first.op_type, second.op_type) == ("Cast", "Transpose")
+    assert list(second.input) == list(first.output)
+    assert not any(name in (*first.output, "crops") for node in others for name in node.input)
 
 
 @pytest.mark.parametrize("views", [1, 2])

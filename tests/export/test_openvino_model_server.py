@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import blastscope
 from blastscope.cli import app
-from blastscope.export.openvino_model_server import write_model_server_repository
+from blastscope.export.model_repositories import write_openvino_repository
 from blastscope.runtime.bundle import Bundle, read_bundle
 from blastscope.runtime.errors import DataError, UngatedBundle, UsageError
 from blastscope.runtime.io.hashing import file_sha256
@@ -41,7 +41,7 @@ def read_model(out: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_the_server_computes_what_the_runtime_computes(shipped: Bundle, tmp_path: Path, precision: Precision) -> None:
-    write_model_server_repository(shipped, tmp_path, precision=precision)
+    write_openvino_repository(shipped, tmp_path, precision=precision)
     config = read_model(tmp_path)
     core = openvino.Core()
     model = core.read_model(tmp_path / config["base_path"] / "1" / "model.onnx")
@@ -63,7 +63,7 @@ def test_the_server_computes_what_the_runtime_computes(shipped: Bundle, tmp_path
 
 
 def test_the_folder_is_as_the_server_wants_it_and_tells_how_to_crop(shipped: Bundle, tmp_path: Path) -> None:
-    place = write_model_server_repository(shipped, tmp_path, model="cells-v2")
+    place = write_openvino_repository(shipped, tmp_path, model="cells-v2")
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()) == [
         "cells-v2/1/model.onnx",
         "cells-v2/bundle.json",
@@ -81,7 +81,7 @@ def test_other_models_of_the_repository_stay(shipped: Bundle, tmp_path: Path) ->
     config = {"model_config_list": [other], "pipeline_config_list": []}
     (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
     for _ in range(2):  # the second time it takes its own place
-        write_model_server_repository(shipped, tmp_path)
+        write_openvino_repository(shipped, tmp_path)
     found = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     assert found["pipeline_config_list"] == []
     assert found["model_config_list"][0] == other
@@ -92,7 +92,7 @@ def test_other_models_of_the_repository_stay(shipped: Bundle, tmp_path: Path) ->
 def test_what_is_no_configuration_is_left_alone(shipped: Bundle, tmp_path: Path, content: str) -> None:
     (tmp_path / "config.json").write_text(content, encoding="utf-8")
     with pytest.raises(DataError, match=r"config\.json': is no"):
-        write_model_server_repository(shipped, tmp_path)
+        write_openvino_repository(shipped, tmp_path)
     assert (tmp_path / "config.json").read_text(encoding="utf-8") == content
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
@@ -100,10 +100,10 @@ def test_what_is_no_configuration_is_left_alone(shipped: Bundle, tmp_path: Path,
 def test_names_and_bundles_that_are_not_served_are_refused(shipped: Bundle, tmp_path: Path) -> None:
     for name in ("", "..", ".hidden", "a/b"):
         with pytest.raises(UsageError, match="model name"):
-            write_model_server_repository(shipped, tmp_path, model=name)
+            write_openvino_repository(shipped, tmp_path, model=name)
     waived = Bundle(shipped.path, shipped.manifest.model_copy(update={"gate": "waived"}), shipped.digest)
     with pytest.raises(UngatedBundle):
-        write_model_server_repository(waived, tmp_path)
+        write_openvino_repository(waived, tmp_path)
     assert not list(tmp_path.iterdir())
 
 

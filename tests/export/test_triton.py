@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import blastscope
 from blastscope.cli import app
-from blastscope.export.triton import write_repository
+from blastscope.export.model_repositories import write_triton_repository
 from blastscope.runtime.backends.tensorrt.engine_store import Sidecar, engine_path, store_engine
 from blastscope.runtime.backends.tensorrt.key import BatchProfile, EngineKey, engine_key
 from blastscope.runtime.bundle import Bundle, read_bundle
@@ -43,7 +43,7 @@ def read_config(model: Path, model_config: Any) -> Any:
 
 
 def test_the_config_says_what_the_graph_takes_and_gives(shipped: Bundle, model_config: Any, tmp_path: Path) -> None:
-    config = read_config(write_repository(shipped, tmp_path), model_config)
+    config = read_config(write_triton_repository(shipped, tmp_path), model_config)
     session = onnxruntime.InferenceSession(str(tmp_path / "crops" / "1" / "model.onnx"), providers=["CPUExecutionProvider"])
     types = {"tensor(uint8)": "TYPE_UINT8", "tensor(float)": "TYPE_FP32", "tensor(int32)": "TYPE_INT32"}
     kinds = config.DESCRIPTOR.file.enum_types_by_name["DataType"].values_by_number
@@ -59,7 +59,7 @@ def test_the_config_says_what_the_graph_takes_and_gives(shipped: Bundle, model_c
 def test_requests_share_batches_and_every_preferred_size_is_warmed_up(
     shipped: Bundle, model_config: Any, tmp_path: Path
 ) -> None:
-    config = read_config(write_repository(shipped, tmp_path), model_config)
+    config = read_config(write_triton_repository(shipped, tmp_path), model_config)
     assert list(config.dynamic_batching.preferred_batch_size) == [8, 64]
     assert config.dynamic_batching.max_queue_delay_microseconds == 2000
     assert [warm.batch_size for warm in config.model_warmup] == [1, 8, 64]
@@ -74,7 +74,7 @@ def test_requests_share_batches_and_every_preferred_size_is_warmed_up(
 
 
 def test_the_config_carries_what_a_client_must_know_to_crop(shipped: Bundle, model_config: Any, tmp_path: Path) -> None:
-    config = read_config(write_repository(shipped, tmp_path), model_config)
+    config = read_config(write_triton_repository(shipped, tmp_path), model_config)
     facts = {key: value.string_value for key, value in config.parameters.items()}
     assert json.loads(facts["blastscope.crop"]) == shipped.manifest.crop.model_dump(mode="json")
     assert facts["blastscope.bundle"] == shipped.digest
@@ -93,7 +93,7 @@ def kept(bundle: Bundle, cache: Path, **changes: Any) -> Path:
 
 
 def test_an_engine_of_tensorrt_takes_the_graphs_place(shipped: Bundle, model_config: Any, tmp_path: Path) -> None:
-    model = write_repository(shipped, tmp_path / "repository", engine=kept(shipped, tmp_path / "cache"))
+    model = write_triton_repository(shipped, tmp_path / "repository", engine=kept(shipped, tmp_path / "cache"))
     config = read_config(model, model_config)
     assert (config.backend, config.max_batch_size) == ("tensorrt", 16)
     assert list(config.dynamic_batching.preferred_batch_size) == [4, 16]
@@ -104,21 +104,21 @@ def test_an_engine_of_tensorrt_takes_the_graphs_place(shipped: Bundle, model_con
 def test_an_engine_that_triton_cannot_run_or_nobody_vouches_for_is_refused(shipped: Bundle, tmp_path: Path) -> None:
     rtx = kept(shipped, tmp_path, library="tensorrt-rtx", gpu=None)
     with pytest.raises(UsageError, match="Triton runs those of tensorrt"):
-        write_repository(shipped, tmp_path / "r", engine=rtx)
+        write_triton_repository(shipped, tmp_path / "r", engine=rtx)
     eight = kept(shipped, tmp_path, profile=BatchProfile(least=8, likely=8, most=8))
     with pytest.raises(UsageError, match="takes 8 crops at least"):
-        write_repository(shipped, tmp_path / "r", engine=eight)
+        write_triton_repository(shipped, tmp_path / "r", engine=eight)
     good = kept(shipped, tmp_path)
     with pytest.raises(UsageError, match="is fp16, not fp32"):
-        write_repository(shipped, tmp_path / "r", engine=good, precision="fp32")
+        write_triton_repository(shipped, tmp_path / "r", engine=good, precision="fp32")
     good.write_bytes(b"other!")
     with pytest.raises(EngineError, match="can't be served: it is damaged"):
-        write_repository(shipped, tmp_path / "r", engine=good)
+        write_triton_repository(shipped, tmp_path / "r", engine=good)
     stranger = EngineKey(
         **{**Sidecar.model_validate_json(eight.with_suffix(".json").read_text()).key.__dict__, "graph": "0" * 64}
     )
     with pytest.raises(UsageError, match="not of the fused ensemble"):
-        write_repository(shipped, tmp_path / "r", engine=store_engine(tmp_path, stranger, b"engine"))
+        write_triton_repository(shipped, tmp_path / "r", engine=store_engine(tmp_path, stranger, b"engine"))
     assert engine_path(tmp_path, stranger).exists()
     assert not (tmp_path / "r").exists()
 
@@ -127,7 +127,7 @@ def test_a_bundle_whose_gate_was_waived_is_not_served(tiny_bundle: Any, tmp_path
     bundle = read_bundle(tiny_bundle.make("fp32"))
     waived = Bundle(bundle.path, bundle.manifest.model_copy(update={"gate": "waived"}), bundle.digest)
     with pytest.raises(UngatedBundle):
-        write_repository(waived, tmp_path)
+        write_triton_repository(waived, tmp_path)
 
 
 def test_the_verb_prints_where_the_model_lies_and_says_what_it_lacks(tiny_bundle: Any, tmp_path: Path) -> None:

@@ -6,17 +6,17 @@ import csv
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import pytest
-from native_bindings import IMAGEJ, JNA, built_binding, missing, write_picture
+from native_bindings import IMAGEJ, JNA, Binding, missing, write_picture
 from native_library import ROOT, SOURCES
 
 from blastscope import SHIPPED_BUNDLE, open_bundle
-from blastscope.benchmarks.libblastscope import NativeLibrary
 from blastscope.runtime.io.cnmc import scan_dataset
 from blastscope.runtime.io.image import read_image
 
@@ -46,18 +46,17 @@ class Plugin(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def plugin(native: NativeLibrary, tmp_path_factory: pytest.TempPathFactory) -> Plugin:
+def plugin(build_binding: Callable[[str], Binding], tmp_path_factory: pytest.TempPathFactory) -> Plugin:
     """Installed as the page says."""
     if not IMAGEJ.exists():
         missing("ImageJ is")
-    home = tmp_path_factory.mktemp("imagej")
-    java = built_binding("java", home, native.path)
+    home, java = tmp_path_factory.mktemp("imagej"), build_binding("java")
     (home / "plugins" / "jars").mkdir(parents=True)
     shutil.copy(java.folder / "Blastscope_.jar", home / "plugins")
     shutil.copy(JNA, home / "plugins" / "jars")
     checks = ROOT / "tests" / "native" / "java" / "ImageJChecks.java"
     subprocess.run(["javac", "-cp", str(IMAGEJ), "-d", str(home), str(checks)], check=True)
-    return Plugin(home, native.path)
+    return Plugin(home, java.library)
 
 
 class Picture(NamedTuple):

@@ -6,16 +6,16 @@ import hashlib
 import json
 import re
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from native_bindings import Binding, assert_same_row, built_binding, write_lines, write_picture
+from native_bindings import Binding, assert_same_row, write_lines, write_picture
 from native_library import SOURCES
 
 from blastscope import SHIPPED_BUNDLE, open_bundle
-from blastscope.benchmarks.libblastscope import NativeLibrary
 from blastscope.runtime.bundle import read_bundle, sign_bundle, signature_path
 from blastscope.runtime.bundle.trusted_keys import make_key
 from blastscope.runtime.crop import Crop, crop_cell
@@ -28,9 +28,9 @@ CHECKS_HELD = {"csharp": 8, "java": 8}
 
 
 @pytest.fixture(scope="module", params=["csharp", "java"])
-def binding(request: pytest.FixtureRequest, native: NativeLibrary, tmp_path_factory: pytest.TempPathFactory) -> Binding:
-    """The class in one of the languages, built as its `make` target builds it."""
-    return built_binding(request.param, tmp_path_factory.mktemp(request.param), native.path)
+def binding(request: pytest.FixtureRequest, build_binding: Callable[[str], Binding]) -> Binding:
+    """The class in one of the languages."""
+    return build_binding(request.param)
 
 
 def expected_row(scope: Scope, image: np.ndarray[Any, np.dtype[np.uint8]]) -> dict[str, Any]:

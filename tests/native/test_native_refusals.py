@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import ctypes
+import functools
 import json
 import random
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 from damaged_bundles import DAMAGES, NEWER, TEXTS, UNFIT, damage, replace_graph, write_bad_zips, write_text
+from native_library import ROOT, SOURCES
 
 from blastscope import SHIPPED_BUNDLE, open_bundle
 from blastscope.benchmarks.libblastscope import Image, NativeError, NativeLibrary, NativeScope, Prediction
 from blastscope.runtime.bundle import read_bundle
 from blastscope.runtime.bundle.archive import pack
+from blastscope.runtime.bundle.manifest import FORMAT
+from blastscope.runtime.bundle.manifest_io import parse_manifest
 from blastscope.runtime.errors import BlastscopeError
 from blastscope.runtime.io.hashing import file_sha256
 
@@ -104,6 +109,38 @@ def test_a_changed_manifest_is_judged_as_python_judges_it(native: NativeLibrary,
     assert found >= {"Ok", "BundleError"}
 
 
+OF_NEIGHBOURS: list[tuple[tuple[str, ...], Json]] = [
+    *((("neighbours", key), "gone") for key in ("file", "sha256", "size", "graph", "cells", "people", "features")),
+    *((("neighbours", "cells"), value) for value in (0, 100_001, 1.5, "1")),
+    *((("neighbours", "people"), value) for value in (0, None)),
+    *((("neighbours", "features"), value) for value in (0, 10_001)),
+    (("neighbours", "graph"), "00" * 32),
+    (("neighbours", "sha256"), "00" * 32),
+    (("neighbours", "file"), "golden.safetensors"),
+    (("neighbours", "file"), "elsewhere.safetensors"),
+    (("neighbours", "size"), 7),
+    (("neighbours", "unknown"), 1),
+    (("neighbours",), None),
+    (("neighbours",), []),
+    (("format",), "1.4"),
+    (("measures_novelty",), False),
+]
+
+
+def test_what_a_manifest_says_of_neighbours_is_judged_as_python_judges_it(native: NativeLibrary, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(SHIPPED_BUNDLE, bundle)
+    manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+    manifest["uncertainty"]["novelty"] = None  # else graphs that measure none are refused for its limit
+    for path, value in OF_NEIGHBOURS:
+        (bundle / "manifest.json").write_text(json.dumps(changed(manifest, path, value)), encoding="utf-8")
+        with pytest.raises(BlastscopeError) as caught:
+            read_bundle(bundle)
+        assert native_says(native, bundle, tmp_path) == type(caught.value).__name__, (path, value)
+    (bundle / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    assert native_says(native, bundle, tmp_path, device="cpu") == "Ok"
+
+
 @pytest.mark.parametrize("number", range(len(TEXTS)))
 def test_a_manifest_that_is_no_json_is_refused_as_in_python(
     native: NativeLibrary, tiny_bundle: Any, tmp_path: Path, number: int
@@ -187,3 +224,15 @@ def test_wrong_arguments_and_images_are_told(native: NativeLibrary, tiny_bundle:
 
 def call(native: NativeLibrary, scope: NativeScope, image: Image) -> None:
     native.check(native.c.blastscope_classify(scope.handle, ctypes.byref(image), ctypes.byref(Prediction())))
+
+
+def test_the_fuzzers_begin_with_every_key_of_the_newest_format() -> None:
+    seed = SOURCES / "fuzz" / "seeds" / "manifest" / "rich"
+    manifest = json.loads(seed.read_bytes())
+    schema = json.loads((ROOT / "runtime" / "bundle" / "bundle.schema.json").read_bytes())
+    wanted = {key for record in (schema, *schema["$defs"].values()) for key in record.get("properties", ())}
+    filled = {
+        path[-1] for path in places(manifest) if functools.reduce(lambda value, key: value[key], path, manifest) is not None
+    }
+    assert parse_manifest(seed.read_bytes(), seed).format == FORMAT
+    assert wanted - filled == set()

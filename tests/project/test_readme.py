@@ -26,9 +26,15 @@ BLOCKS = [
 ]
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One user's cache for all blocks: the shipped networks are compiled once."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.mark.parametrize("block", BLOCKS)
-def test_a_block_of_python_runs_as_it_stands(block: str, tmp_path: Path) -> None:
-    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+def test_a_block_of_python_runs_as_it_stands(block: str, cache: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cache)}
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", block], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -94,6 +95,15 @@ def test_a_page_of_another_site_gets_nothing(serve: Serve) -> None:
     server = serve()
     for host, status in (("evil.example", 403), ("localhost:1", 200), ("127.0.0.1", 200), ("[::1]:80", 200), ("", 403)):
         assert server.ask("/v2", headers={"Host": host}).status == status
+
+
+def test_answers_over_rest_wait_for_no_acknowledgement(serve: Serve) -> None:
+    server = serve()
+    assert server.ask("/v2").status == 200
+    connections = server.running.server._http.server_state.connections
+    sockets = [connection.transport.get_extra_info("socket") for connection in connections]
+    assert sockets
+    assert all(one.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for one in sockets)
 
 
 def test_a_port_in_use_is_told(serve: Serve) -> None:

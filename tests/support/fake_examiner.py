@@ -1,18 +1,23 @@
-"""Stand-ins for a stream's networks, and for who listens to it."""
+"""Stand-ins for the networks of a stream and of a handle, and for who listens to a stream."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.frames.types import FrameReport
+from blastscope.runtime.frames.estimation.frame_parameters import estimate_frame_parameters
+from blastscope.runtime.frames.segmentation.pipeline import segment_cells
+from blastscope.runtime.frames.types import FrameCell, FrameReport, FrameSpecification, SegmentedCell
 from blastscope.runtime.streaming.frame_queue import StreamStats
+from blastscope.runtime.types import Audit, Prediction, Refusal
 
 PATIENCE_S = 30.0
+AUDIT = Audit("b", "e", "openvino", "cpu", "fp32", "f32")
 
 
 def pixels(value: int, side: int = 4) -> NDArray[np.uint8]:
@@ -68,3 +73,30 @@ def stream_threads() -> set[str]:
 
 def balanced(stats: StreamStats) -> bool:
     return stats.taken == stats.reported + stats.dropped + stats.waiting
+
+
+class StainExaminer:
+    """Segments real frames without networks: of the cells the first is called, the second refused, and so on."""
+
+    pixel_um: float | None = None
+    stated_um: float | None = None
+
+    def examine(
+        self,
+        frame: NDArray[np.uint8],
+        *,
+        pixel_um: float | None = None,
+        stated_um: float | None = None,
+        spec: FrameSpecification | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> FrameReport:
+        self.pixel_um, self.stated_um = pixel_um, stated_um
+        facts = estimate_frame_parameters(frame, spec or FrameSpecification(), pixel_um=pixel_um, stated_um=stated_um)
+        cells = segment_cells(frame, facts, spec or FrameSpecification())
+        return FrameReport(tuple(map(self.called, range(len(cells)), cells)), facts, metadata=metadata or {})
+
+    def called(self, number: int, cell: SegmentedCell) -> FrameCell:
+        if number % 2:
+            return FrameCell(replace(cell, refusal=Refusal("clumped", "two cells")), None)
+        prediction = Prediction("all", 0.9, 0.9, "b", None, None, None, AUDIT)
+        return FrameCell(replace(cell, refusal=None), prediction)

@@ -54,19 +54,18 @@ class Binding(NamedTuple):
         return name if self.language == "java" else name.removesuffix("Error") + "Exception"
 
 
-def built_binding(language: str, folder: Path, library: Path) -> Binding:
-    """The class, its example and its checks, compiled; skips without a compiler."""
+def built_binding(language: str, folder: Path) -> None:
+    """Compiles the class, its example and its checks into a folder; skips without a compiler."""
     if language == "csharp" and not (shutil.which("mcs") and shutil.which("mono")):
         missing("Mono and its compiler mcs are")
     if language == "java" and not (shutil.which("javac") and JNA.exists()):
         missing("a JDK or JNA's jar is")
-    binding = Binding(language, folder, library)
+    binding = Binding(language, folder, library=Path())
     _run([str(SOURCES / language / "build.sh"), str(folder)])
     suffix = {"csharp": "cs", "java": "java"}[language]
     binding.compile(CHECKS / language / f"Checks.{suffix}")
     if language == "java":
         binding.compile(SOURCES / "java" / "examples" / "Classify.java")
-    return binding
 
 
 def missing(what: str) -> Never:

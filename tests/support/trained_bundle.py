@@ -26,16 +26,23 @@ class TaughtBundle(NamedTuple):
     path: Path
     data: Path
 
+    @classmethod
+    def below(cls, place: Path) -> TaughtBundle:
+        """The one that `taught_bundle` made there."""
+        return cls(place / "bundle", place / "data")
+
 
 def taught_bundle(place: Path) -> TaughtBundle:
     """Made below `place`, with one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        data = write_synthetic_dataset(place / "data", patients=6, cells_each=8, size_px=160)
-        save_ensemble(place / "run", taught(data))
+        made = TaughtBundle.below(place)
+        write_synthetic_dataset(made.data, patients=6, cells_each=8, size_px=160)
+        save_ensemble(place / "run", taught(made.data))
         config = ExportConfig(precisions=("fp32",), parity_cells=8, golden_cells=8)
-        return TaughtBundle(export_run(place / "run", place / "bundle", data=data, config=config).path, data)
+        export_run(place / "run", made.path, data=made.data, config=config)
+        return made
     finally:
         torch.set_num_threads(threads)
 

@@ -146,6 +146,17 @@ def test_cached_crops_are_the_crops_of_the_runtime(cells: Path, tmp_path: Path) 
         np.testing.assert_array_equal(store.crops[row], crop.pixels)
 
 
+def test_a_size_is_the_whole_cells_where_the_window_shows_a_part(cells: Path, tmp_path: Path) -> None:
+    folder = scan_dataset(cells)
+    whole = cache_crops(folder, CropSpecification(side_px=96, scale="keep", window_px=96), tmp_path)
+    part = cache_crops(folder, CropSpecification(side_px=16, scale="keep", window_px=16), tmp_path)
+    assert (part.crops > 0).any(axis=3).all()  # the window lies inside of every cell
+    np.testing.assert_array_equal(part.sizes_px, whole.sizes_px)
+    shown = (whole.crops > 0).any(axis=3)
+    boxes = [rows.any(axis=0).sum() * rows.any(axis=1).sum() for rows in shown]
+    np.testing.assert_allclose(whole.sizes_px, np.sqrt(boxes), atol=2)
+
+
 def test_crops_are_computed_once_for_each_specification(cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, spec = scan_dataset(cells), CropSpecification(side_px=48)
     first = cache_crops(folder, spec, tmp_path)

@@ -26,6 +26,19 @@ CONFIG = TrainConfig.model_validate(
 )
 
 
+def test_what_killed_trainings_left_in_the_cache_is_cleared(tmp_path: Path) -> None:
+    folder = scan_dataset(write_synthetic_dataset(tmp_path / "cells", patients=2, cells_each=2, size_px=96))
+    cache, trunk = tmp_path / "cache", make_trunk_ensemble(CONFIG)[0].trunk.eval()
+    for attempt in range(2):
+        trunk_features(cache_crops(folder, CONFIG.crop, cache), trunk, CONFIG, cache, Progress())
+        kept = sorted(path.name for path in cache.iterdir())
+        assert [name.partition("-")[0] for name in kept] == ["crops", "features"]
+        for name in (*kept, "crops-0123", "features-0123.safetensors"):  # of these cells, and of others
+            for kind in ("lock", *(["crops.lock"] if name.startswith("crops") else ["0.new"])):
+                if not attempt:
+                    (cache / f".{name}.{kind}").touch()
+
+
 def test_features_that_were_damaged_are_computed_anew(tmp_path: Path) -> None:
     folder = scan_dataset(write_synthetic_dataset(tmp_path / "cells", patients=2, cells_each=2, size_px=96))
     store = cache_crops(folder, CONFIG.crop, tmp_path / "cache")

@@ -143,11 +143,7 @@ def share_scores(
 
 
 def same_size_score(
-    labels: NDArray[np.int64],
-    calls: NDArray[np.int64],
-    patients: Sequence[str],
-    sizes: NDArray[np.float64],
-    all_share: float = SHARES[-1],
+    labels: NDArray[np.int64], calls: NDArray[np.int64], patients: Sequence[str], sizes: NDArray[np.float64]
 ) -> ShareScore:
     """Weighted F1 and specificity if HEM cells were as large as ALL cells: what is left where size tells nothing.
 
@@ -162,12 +158,11 @@ def same_size_score(
         The patient of each cell.
     sizes : (N,) float64 array
         Side of the cell's box in pixels.
-    all_share : float
-        Share of ALL among the cells, 0 to 1.
 
     Returns
     -------
     ShareScore
+        At the last of `SHARES`.
     """
     edges = np.quantile(sizes[labels == 1], np.linspace(0, 1, 11)[1:-1])
     bins = np.searchsorted(edges, sizes)
@@ -181,9 +176,9 @@ def same_size_score(
         mine = weight * (labels == label)
         right, total = cells.total(mine * (calls == labels)), cells.total(mine)
         rates.append([(drawn @ right) / np.maximum(drawn @ total, 1e-12) for drawn in (everyone, weights)])
-    value, drawn = (weighted_f1(all_share, specificity, sensitivity) for specificity, sensitivity in zip(*rates, strict=True))
+    value, drawn = (weighted_f1(SHARES[-1], specificity, sensitivity) for specificity, sensitivity in zip(*rates, strict=True))
     return ShareScore(
-        all_share=all_share,
+        all_share=SHARES[-1],
         weighted_f1=bootstrap_interval(float(value[0]), drawn),
         same_sizes=True,
         specificity=bootstrap_interval(float(rates[0][0][0]), rates[0][1]),

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from blastscope.runtime.evaluation.curves import roc_curve
 from blastscope.runtime.evaluation.metrics import PatientScores
 from blastscope.runtime.evaluation.plotting import (
     BLUE,
@@ -21,6 +20,7 @@ from blastscope.runtime.evaluation.plotting import (
     png_bytes,
     svg_bytes,
 )
+from blastscope.runtime.evaluation.rates import roc_curve
 from blastscope.runtime.types import VOTERS
 from blastscope.train.fit_checkpoint import EpochRow
 from blastscope.train.report.data import NAMES, SUBJECTS, VOTE, Report, ReportInput, voter_calls

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from blastscope.train.ensemble_checkpoint import RunProvenance
 
 R = TypeVar("R", bound=StrictModel)
+ROWS = (("hem", "HEM"), ("all", "ALL"), ("weighted", "weighted"))
 
 
 def write_report(run: Path) -> Path:
@@ -192,7 +193,6 @@ def _part(name: str, part: Part) -> list[tuple[str, str, tuple[str, ...]]]:
     return [("" if place else name, label, names) for place, (label, names) in enumerate(filled)]
 
 
-ROWS = (("hem", "HEM"), ("all", "ALL"), ("weighted", "weighted"))
 FIGURES = (
     ("weighted_f1", "weighted F1"),
     ("auroc", "AUROC"),

@@ -25,9 +25,13 @@ from blastscope.runtime.cuda.kernels.crop_launch_plan import MOST_PX, CropPlan, 
 from blastscope.runtime.cuda.memory import DeviceImage, Image, aligned, pixel_bytes, stage
 from blastscope.runtime.errors import DeviceError, DeviceLost, EngineError, OutOfDeviceMemory
 
+Tell = Callable[[str], None]
+USUAL_PX = 512  # longest side that room is made for at first: C-NMC's images have 450
+_ANSWER = max(map(math.prod, ANSWER_SHAPES.values())) * 4  # bytes that a cell's answer takes at most
+
 
 class BatchBinding(NamedTuple):
-    """Where one batch lies on the device, and the stream that works on it.
+    """The device buffers of one batch, and its stream.
 
     Attributes
     ----------
@@ -78,9 +82,6 @@ class Network(Protocol):
         ...
 
 
-Tell = Callable[[str], None]
-
-
 def capture_graph(gpu: Gpu, stream: int, network: ExecutionContext, tell: Tell, *, before: Work, after: Work) -> Recording:
     """`before`, the network, `after`, done once and then recorded; with the network in between where it can't be recorded.
 
@@ -120,10 +121,6 @@ class _Interrupted:
 
     def close(self) -> None:
         self._before.close()
-
-
-USUAL_PX = 512  # longest side that room is made for at first: C-NMC's images have 450
-_ANSWER = max(map(math.prod, ANSWER_SHAPES.values())) * 4  # bytes that a cell's answer takes at most
 
 
 class BatchExecutor:

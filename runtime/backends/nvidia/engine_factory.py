@@ -22,6 +22,7 @@ from blastscope.runtime.types import Box, Execution, Refusal
 BATCHES = (1, 8, 64)
 # Larger images go one by one: a batch of 64 of them would take gigabytes.
 ORDINARY_PX = 1024
+LANES = 2  # for throughput: one lane's images are copied while the other's network works
 
 
 class PixelPipeline:
@@ -136,9 +137,6 @@ class PixelPipeline:
 
 def _fits(images: Sequence[Image]) -> bool:
     return max(max(image.shape[:2]) for image in images) <= MOST_PX
-
-
-LANES = 2  # for throughput: one lane's images are copied while the other's network works
 
 
 def make_engine(

@@ -159,7 +159,7 @@ def translate_errors(what: str) -> Iterator[None]:
 
 
 def is_onnxruntime_error() -> tuple[type[Exception], ...]:
-    """What the library raises: classes of its own, which have no root in common, and Python's for a wrong feed."""
+    """Whether ONNX Runtime raised `error`: its own classes have no common base, and a wrong feed raises Python's."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     own = [kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception)]

@@ -210,7 +210,7 @@ def _lanes(
 
 
 def engine_settings(options: EngineOptions, share: StreamConfig) -> dict[str, Any]:
-    """What the library is told of a network, or a part of one, that has `share` of the cores."""
+    """OpenVINO's properties for a network, or a part of one, that has `share` of the cores."""
     hint = {"INFERENCE_PRECISION_HINT": _HINTS[options.execution], "PERFORMANCE_HINT": options.workload.upper()}
     if options.device != "CPU":
         return hint

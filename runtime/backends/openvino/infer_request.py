@@ -18,6 +18,8 @@ from blastscope.runtime.backends.protocol import Cascade, first_voter_decides
 from blastscope.runtime.errors import BlastscopeError, EngineError, MissingLibrary
 
 FOREIGN = (RuntimeError, ValueError, TypeError, KeyError)  # what the library raises; ov::Exception comes as RuntimeError
+NAME = "openvino"
+Crops = NDArray[np.uint8]
 
 
 @contextmanager
@@ -62,10 +64,6 @@ def _convert_model(*args: Any, **options: Any) -> Any:
 def core() -> Any:
     """One core a process: it is thread-safe, and finding the plugins takes time."""
     return library().Core()
-
-
-NAME = "openvino"
-Crops = NDArray[np.uint8]
 
 
 class RequestLane:
@@ -221,7 +219,7 @@ def _checked(entry: Crops | None, crops: Crops) -> Crops:
 
 
 class DetectorNetwork:
-    """A compiled detector. Many threads may use it; each has a request of its own while it is at work."""
+    """A compiled detector. Many threads may use it; each call takes an infer request of its own."""
 
     name = NAME
 

@@ -50,7 +50,15 @@ class NotPartitionable(Exception):
 
 
 class _Web(NamedTuple):
-    """The operators that depend on the crop's pixels, in topological order, and each one's sources by number."""
+    """The operators that depend on the crop's pixels.
+
+    Attributes
+    ----------
+    operators : list of openvino.Node
+        In topological order.
+    sources : list of list of int
+        The numbers of the operators whose outputs each one reads.
+    """
 
     operators: list[Any]
     sources: list[list[int]]
@@ -62,7 +70,7 @@ class _Web(NamedTuple):
 
 
 class _Shares(NamedTuple):
-    """Whose each operator is, by number; the rest's are in none of them."""
+    """The numbers of the operators that A and B share, that only A has, and that only B has; the combined head has the rest."""
 
     shared: set[int]
     a: set[int]
@@ -191,7 +199,15 @@ def _quantised(web: _Web, number: int) -> bool:
 
 
 class _Seam(NamedTuple):
-    """Both edges of a cut: the results of what comes before it, the parameters of what comes after, float32 all of them."""
+    """Both edges of a cut, all in float32.
+
+    Attributes
+    ----------
+    results : list of openvino.op.Result
+        Of the part before the cut.
+    parameters : list of openvino.op.Parameter
+        Of the part after it, in the same order.
+    """
 
     results: list[Any]
     parameters: list[Any]

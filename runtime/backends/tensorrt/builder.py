@@ -24,6 +24,10 @@ from blastscope.runtime.bundle.graphs import read_graph
 from blastscope.runtime.errors import EngineError
 
 TURING = "sm75"
+INPUT = "crops"
+_TICK = 0.1  # seconds between looks at `cancelled`
+Within = Callable[[], AbstractContextManager[object]]
+SHOWN = 5  # operators that an error names
 
 
 def matmul_as_convolution(trt: Any, network: Any) -> list[Any]:
@@ -75,10 +79,6 @@ def _convolved(trt: Any, network: Any, vectors: Any, weights: Any) -> Any:
     return flat.get_output(0)
 
 
-INPUT = "crops"
-_TICK = 0.1  # seconds between looks at `cancelled`
-
-
 class BuildStep(NamedTuple):
     """Where a build stands.
 
@@ -102,7 +102,6 @@ class BuildStep(NamedTuple):
 
 
 Watch = Callable[[BuildStep], None]
-Within = Callable[[], AbstractContextManager[object]]
 
 
 def build_engine(
@@ -162,7 +161,21 @@ def build_engine(
 
 @dataclass(frozen=True, slots=True)
 class _Order:
-    """What is to be built, of which bytes."""
+    """An engine that is to be built.
+
+    Attributes
+    ----------
+    library : module
+        The bindings, of TensorRT or TensorRT-RTX.
+    key : EngineKey
+        What the engine is built for.
+    content : bytes
+        The ONNX graph.
+    shown : str
+        What errors call the graph.
+    tell : callable
+        Hears of the progress.
+    """
 
     library: Any
     key: EngineKey
@@ -287,7 +300,7 @@ def _reason(said: list[str]) -> str:
 
 
 def progress_monitor(trt: Any, tell: Watch, stop: threading.Event) -> Any:
-    """The library's progress monitor: tells each step, and ends the build at the next one after `stop` was set."""
+    """The library's progress monitor: reports each step, and ends the build at the next one once `stop` is set."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -315,9 +328,6 @@ def progress_monitor(trt: Any, tell: Watch, stop: threading.Event) -> Any:
                 stop.set()
 
     return Monitor()
-
-
-SHOWN = 5
 
 
 def unsupported_nodes(trt: Any, content: bytes, parser: Any, logger: Any) -> str:

@@ -39,6 +39,7 @@ from blastscope.runtime.backends.tensorrt.key import (
 from blastscope.runtime.bundle import Bundle
 from blastscope.runtime.cuda.driver import GpuFacts, gpu_facts, probe
 from blastscope.runtime.errors import DataError, DriverError, EngineError, MissingLibrary, UsageError
+from blastscope.runtime.io.atomic import clear_abandoned_files
 from blastscope.runtime.io.own_files import Unusable
 
 
@@ -241,7 +242,9 @@ def remove_unusable(cache_dir: Path) -> None:
         with suppress(Unusable):
             wanted.add(known_file(path, read_sidecar(path).sha256))
     yesterday = time.time() - 86400
-    for path in (*folder.glob("*.jit"), *folder.glob("known/*"), *folder.rglob(".*.new")):
+    for files in (folder, folder / "known"):
+        clear_abandoned_files(files)
+    for path in (*folder.glob("*.jit"), *folder.glob("known/[!.]*")):
         with suppress(FileNotFoundError):
             orphaned = not path.with_suffix(".engine").exists() if path.suffix == ".jit" else path not in wanted
             # a file of today may be one that is being written

@@ -8,7 +8,6 @@ no engine, and the next one that is built takes the place.
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator
@@ -24,10 +23,10 @@ from blastscope.runtime.backends.tensorrt.builder import Watch, Within, build_en
 from blastscope.runtime.backends.tensorrt.key import EngineKey
 from blastscope.runtime.bundle.manifest import Digest, Moment
 from blastscope.runtime.errors import EngineError
-from blastscope.runtime.io.atomic import write_file
-from blastscope.runtime.io.own_files import Unusable, make_private_folder, read_own
+from blastscope.runtime.io.atomic import clear_abandoned_files, write_file
+from blastscope.runtime.io.own_files import Unusable, delete_lock, make_private_folder, read_own
 from blastscope.runtime.io.strict_model import StrictModel
-from blastscope.runtime.io.temporary_file import sibling
+from blastscope.runtime.io.temporary_file import clear_temporary_files, sibling
 
 logger = logging.getLogger(__name__)
 
@@ -171,16 +170,10 @@ def keep(path: Path, data: bytes, side: Sidecar, how: Literal["built", "trusted"
     """Writes an engine, what makes its digest known here, and its sidecar. Raises `OSError`."""
     make_private_folder(path.parent)
     make_private_folder(path.parent / "known")
-    clear_leftovers(path)
+    clear_temporary_files(path.parent)
     _write_own(path, data)
     _write_own(known_file(path, side.sha256), f"{how} {datetime.now(UTC).isoformat(timespec='seconds')}\n".encode())
     _write_own(path.with_suffix(".json"), (side.model_dump_json(indent=1) + "\n").encode())
-
-
-def clear_leftovers(path: Path) -> None:
-    """Deletes what a writer of this engine that was killed left behind; with the engine's lock held."""
-    for leftover in path.parent.glob(f".{glob.escape(path.stem)}.*.new"):
-        leftover.unlink(missing_ok=True)
 
 
 def _write_own(path: Path, data: bytes) -> None:
@@ -214,6 +207,7 @@ def engine_lock(path: Path, cancelled: Callable[[], bool] | None) -> Iterator[No
     try:
         yield
     finally:
+        delete_lock(lock)
         lock.release()
 
 
@@ -260,6 +254,8 @@ def obtain_engine(
         As `build_engine`.
     """
     path = engine_path(cache_dir, key)
+    for folder in (path.parent, path.parent / "known"):
+        clear_abandoned_files(folder)
     places = [path] if exact or rebuild else _candidates(cache_dir, key)
     found = _first(places, key, rebuilt=rebuild)
     if found:

@@ -33,6 +33,9 @@ Target = Annotated[str, StringConstraints(pattern=r"^sm[1-9][0-9]{1,2}$")]
 LAYOUT = 1  # of what build.py makes of a graph: raise it when it makes something else
 LARGEST_BATCH = 1024
 PORTABLE_FROM = (8, 0)  # docs of TensorRT-RTX 1.7: an engine for no named GPU runs on Ampere and later
+MODULES: dict[Library, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+LIBRARIES: tuple[Library, ...] = get_args(Library)
+OLDEST_TENSORRT = (10, 3)  # JetPack 6
 
 
 class BatchProfile(StrictModel):
@@ -217,11 +220,6 @@ def engine_key(
     )
 
 
-MODULES: dict[Library, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-LIBRARIES: tuple[Library, ...] = get_args(Library)
-OLDEST_TENSORRT = (10, 3)  # JetPack 6
-
-
 def is_installed(name: Library) -> bool:
     """True if the library can be found; it is not loaded."""
     return find_spec(MODULES[name]) is not None
@@ -255,7 +253,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 @contextmanager
 def capture_errors(name: Library) -> Iterator[list[str]]:
-    """What the library says of errors meanwhile, in this thread or in one of its own."""
+    """The errors that the library logs meanwhile, in this thread or in its own ones."""
     log = library_logger(name)
     found: list[str] = []
     log.listeners.append(found)

@@ -42,9 +42,21 @@ _TYPES = {FLOAT: "float32", INT32: "int32", UINT8: "uint8"}
 
 
 class _Field(NamedTuple):
+    """A field of a protobuf message, in the bytes of the file.
+
+    Attributes
+    ----------
+    number : int
+        By which the message knows it.
+    value : int
+        Of a number itself; of bytes the place where they begin.
+    end : int
+        Of bytes the place where they end; 0 of a number.
+    """
+
     number: int
-    value: int  # of a number; of bytes, where they begin
-    end: int  # of bytes, where they end; 0: a number
+    value: int
+    end: int
 
 
 def check_weights(bundle: Bundle, entry: GraphEntry) -> None:

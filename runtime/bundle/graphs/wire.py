@@ -131,6 +131,18 @@ class Graph:
 
 
 class _Rule(NamedTuple):
+    """A field that a message may have.
+
+    Attributes
+    ----------
+    name : str
+        ONNX's name of it.
+    kind : Kind
+        How it is encoded.
+    many : bool
+        Whether it may be repeated.
+    """
+
     name: str
     kind: Kind
     many: bool = False

@@ -18,6 +18,11 @@ from blastscope.runtime.io.strict_model import StrictModel
 FOLDER = Path(__file__).parent
 FATBIN = "crop.fatbin"
 RECORD = "crop.json"
+SOURCE = "crop.cu"
+MACHINES = (75, 80, 86, 87, 89, 90, 100, 120)  # compute capabilities, times ten
+PTX = 75  # the oldest: every later GPU can translate it
+TARGETS = (*(f"sm_{machine}" for machine in MACHINES), f"compute_{PTX}")
+OPTIONS = ("-std=c++17", "-fatbin", "-Werror", "all-warnings", "--compress-mode=size", "--threads=2")
 
 
 class Compiled(StrictModel):
@@ -74,15 +79,8 @@ def _read(path: Path) -> bytes:
         raise KernelError(path, f"it can't be read ({error.strerror})") from error
 
 
-SOURCE = "crop.cu"
-MACHINES = (75, 80, 86, 87, 89, 90, 100, 120)
-PTX = 75  # the oldest: every later GPU can translate it
-TARGETS = (*(f"sm_{machine}" for machine in MACHINES), f"compute_{PTX}")
-OPTIONS = ("-std=c++17", "-fatbin", "-Werror", "all-warnings", "--compress-mode=size", "--threads=2")
-
-
-def compile_kernels(folder: Path = FOLDER) -> None:
-    """Writes crop.fatbin and crop.json into `folder`. Raises `UnavailableError` without nvcc, `CalledProcessError` if it fails.
+def compile_kernels() -> None:
+    """Writes crop.fatbin and crop.json. Raises `UnavailableError` without nvcc, `CalledProcessError` where it fails.
 
     The same sources and the same nvcc give the same bytes, wherever they stand.
     """
@@ -96,9 +94,9 @@ def compile_kernels(folder: Path = FOLDER) -> None:
         targets=TARGETS,
     )
     for name, content in ((FATBIN, fatbin), (RECORD, record.model_dump_json(indent=2).encode() + b"\n")):
-        fresh = folder / f".{name}.new"
+        fresh = FOLDER / f".{name}.new"
         fresh.write_bytes(content)
-        fresh.replace(folder / name)
+        fresh.replace(FOLDER / name)
 
 
 def compiled_bytes(place: Path) -> bytes:

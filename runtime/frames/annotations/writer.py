@@ -47,7 +47,7 @@ class AnnotationOptions:
 
 
 class AnnotationWriter:
-    """Takes the reports on frames as they come, and writes their cells. Give `look` to `Scope.examine_files`.
+    """Writes the cells of each frame's report. Give `look` to `Scope.examine_files`.
 
     Parameters
     ----------

@@ -32,6 +32,10 @@ FADED = 0.4  # where so few edges are left at the next coarser level, they were 
 FEWEST = 0.3  # whole circles (a half circle counts as an eighth) that must meet before they count
 
 Level = tuple[int, float, float]
+FAINTEST = 5  # the gradient of an edge, gray levels a pixel where glass is not dimmer than DIM_GLASS
+DIM_GLASS = 100
+BLUR = 0.15  # of votes, in radii: red cells aren't round
+Avoid = Callable[[NDArray[np.uint8]], NDArray[np.bool_]]
 
 
 class RedCells(NamedTuple):
@@ -78,7 +82,19 @@ def measure_red_cells(pictures: ImagePyramid, box: Box, avoid: Avoid, glass: int
 
 @dataclass(frozen=True, eq=False)
 class _Diameter:
-    """A diameter in pixels of the frame, on its level. Votes are counted when it is asked for, since not all need be."""
+    """A diameter at which red cells are looked for. Votes are counted when they are asked for, since not all are needed.
+
+    Attributes
+    ----------
+    edges : Edges
+        Of the frame, downsampled.
+    factor : int
+        By which it was.
+    diameter : float
+        In pixels of the frame.
+    fit : float
+        What a height is multiplied by, so that it compares with those of the first level.
+    """
 
     edges: Edges
     factor: int
@@ -102,11 +118,27 @@ class _Diameter:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Search:
+    """Where red cells are looked for.
+
+    Attributes
+    ----------
+    pictures : ImagePyramid
+        The frame, downsampled.
+    box : Box
+        The part of the frame.
+    avoid : Avoid
+        Where no votes are taken from.
+    glass : int
+        Level of the background.
+    _seen : dict of int to Edges or None
+        The edges by factor, once they were computed.
+    """
+
     pictures: ImagePyramid
     box: Box
     avoid: Avoid
     glass: int
-    _seen: dict[int, Edges | None] = field(default_factory=dict)  # by factor
+    _seen: dict[int, Edges | None] = field(default_factory=dict)
 
     def peak(self, levels: tuple[Level, ...]) -> RedCells | None:
         """The red cells where votes meet best, of all that these levels cover; None where no neighbour is lower."""
@@ -170,13 +202,6 @@ def _middle(box: Box, widest: int) -> Box:
     """The middle of `box`, at most about `widest` across; as symmetric as the box."""
     spare_x, spare_y = max(box[2] - box[0] - widest, 0) // 2, max(box[3] - box[1] - widest, 0) // 2
     return box[0] + spare_x, box[1] + spare_y, box[2] - spare_x, box[3] - spare_y
-
-
-FAINTEST = 5  # the gradient of an edge, gray levels a pixel where glass is not dimmer than DIM_GLASS
-DIM_GLASS = 100
-BLUR = 0.15  # of votes, in radii: red cells aren't round
-
-Avoid = Callable[[NDArray[np.uint8]], NDArray[np.bool_]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

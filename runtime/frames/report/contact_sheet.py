@@ -57,12 +57,7 @@ def cards_of(frames: Sequence[Thumbnail]) -> list[Card]:
         for frame in frames
         for number, cell in enumerate(frame.report.cells, 1)
     ]
-    return sorted(cards, key=lambda card: -(score_of(card.cell) or 0.0) if card.cell.refusal is None else 1.0)
-
-
-def score_of(cell: FrameCell) -> float | None:
-    """The probability of ALL, None for a refused cell."""
-    return cell.prediction.score if cell.prediction else None
+    return sorted(cards, key=lambda card: -(card.cell.score or 0.0) if card.cell.refusal is None else 1.0)
 
 
 def draw_contact_sheet(frames: Sequence[Thumbnail], title: str) -> Image.Image:

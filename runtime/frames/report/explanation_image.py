@@ -12,18 +12,27 @@ from PIL import Image, ImageDraw, ImageFont
 
 from blastscope.runtime.frames.report.theme import FAINT, INK, LOOKS, PAPER, rgb
 from blastscope.runtime.inference.explanation import Explanation
-from blastscope.runtime.inference.neighbours import Neighbour
-from blastscope.runtime.io.image import read_image
+from blastscope.runtime.inference.neighbours import Neighbour, in_words
+from blastscope.runtime.io.image import load_pixels
 from blastscope.runtime.io.printable import printable
-from blastscope.runtime.types import Refusal
+from blastscope.runtime.types import VOTERS, ClassName, Prediction, Refusal
 
-SIDE, GAP, HEAD, FOOT = 480, 16, 44, 58
+SIDE, GAP, HEAD, FOOT = 480, 16, 70, 90
 AROUND = 1.4  # a thumbnail shows so many times the cell's longer side
 THUMB, LINE, PER_ROW = 128, 18, 7  # of cells that are alike; so many stand in a row
+LEAST_REACH = 1e-6
+LEGEND = (
+    "Right: each part of the cell was covered in turn. The colour tells how",
+    "the odds of the call changed, compared with the median of the cell.",
+    "The strongest part has the full colour, however weak it is.",
+    "For research use, not a medical device.",
+)
+ALIKE = "Distance by the networks' features: 0 is the same picture, about 1.4 lies between cells that nothing connects."
+NO_PICTURES = ALIKE.replace("0 is", "0.01 is") + " The option 'archive' shows pictures."
 
 
 def draw_explanation(explanation: Explanation, title: str, neighbours: Sequence[Neighbour] = ()) -> Image.Image:
-    """An RGB picture: the crop, the crop under its map, a scale in units of log odds, what was called, and cells like it.
+    """An RGB picture: what was called, the crop, the crop under its map with a scale of odds, and cells like it.
 
     Parameters
     ----------
@@ -32,56 +41,91 @@ def draw_explanation(explanation: Explanation, title: str, neighbours: Sequence[
     title : str
         What the cell is called by.
     neighbours : sequence of Neighbour
-        Labelled cells that are like it, the nearest first.
+        Labelled cells that are like it, the nearest first: a picture of each that has one, else a line.
 
     Returns
     -------
     PIL.Image.Image
     """
-    prediction = explanation.prediction
-    assert prediction.label is not None
-    heat = explanation.heat
-    reach = max(float(np.abs(heat).max()), 1e-6)
-    rows = -(-len(neighbours) // PER_ROW)
-    below = rows * (THUMB + 3 * LINE) + 2 * LINE if rows else 0
+    shown = any(one.cell.image is not None for one in neighbours)
+    rows = -(-len(neighbours) // PER_ROW) * (THUMB + 3 * LINE) if shown else len(neighbours) * LINE
+    below = rows + 3 * LINE if neighbours else 0
     sheet = Image.new("RGB", (2 * SIDE + 3 * GAP, HEAD + SIDE + FOOT + below), PAPER)
-    pen = ImageDraw.Draw(sheet)
-    large, small = (ImageFont.load_default(size) for size in (17, 13))
-    other = "hem" if prediction.label == "all" else "all"
-    called = f"{prediction.label.upper()} {prediction.probability:.3f} by voter {prediction.voter}"
-    pen.text((GAP, 12), f"{called}   {printable(title)}"[:100], INK, font=large)
-    for place, pixels in enumerate((explanation.crop, draw_heat(explanation))):
-        picture = cv2.resize(pixels, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)
-        sheet.paste(Image.fromarray(picture), (GAP + place * (SIDE + GAP), HEAD))
-    bar = np.tile(np.linspace(-1, 1, 2 * SIDE // 3, dtype=np.float32), (14, 1))
-    colours = _coloured(bar, prediction.label)
-    left, top = 2 * GAP + SIDE, HEAD + SIDE + 10
-    sheet.paste(Image.fromarray(colours), (left, top))
-    width = colours.shape[1]
-    pen.text((left, top + 18), f"-{reach:.2g}: speaks for {LOOKS[other].name}", FAINT, font=small)  # type: ignore[index]
-    text = f"+{reach:.2g}: speaks for {LOOKS[prediction.label].name}"
-    pen.text((left + width - pen.textlength(text, font=small), top + 18), text, FAINT, font=small)
-    pen.text((GAP, top), "Change of the call's log odds under a cover. Compare squares, not signs.", FAINT, font=small)
-    pen.text((GAP, top + 18), "For research use, not a medical device.", FAINT, font=small)
+    _draw_call(sheet, explanation.prediction, title)
+    pen, small = ImageDraw.Draw(sheet), ImageFont.load_default(13)
+    pictures = {"what the networks saw": explanation.crop, "what the call rests on": draw_heat(explanation)}
+    for place, (name, pixels) in enumerate(pictures.items()):
+        left = GAP + place * (SIDE + GAP)
+        sheet.paste(Image.fromarray(cv2.resize(pixels, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)), (left, HEAD))
+        pen.text((left + 8, HEAD + 6), name, PAPER, font=small)
+    _draw_scale(sheet, explanation, HEAD + SIDE + 10)
+    for number, line in enumerate(LEGEND):
+        pen.text((GAP, HEAD + SIDE + 8 + number * LINE), line, FAINT, font=small)
     if neighbours:
-        _draw_neighbours(sheet, neighbours, HEAD + SIDE + FOOT)
+        (_draw_neighbours if shown else _list_neighbours)(sheet, neighbours, HEAD + SIDE + FOOT)
     return sheet
+
+
+def _draw_call(sheet: Image.Image, prediction: Prediction, title: str) -> None:
+    """The call in words, and each network's probability."""
+    pen = ImageDraw.Draw(sheet)
+    assert prediction.label is not None
+    assert prediction.probabilities is not None
+    called = f"Called {LOOKS[prediction.label].name}, probability {prediction.probability:.3f}"
+    pen.text((GAP, 10), f"{called}   {printable(title)}"[:100], INK, font=ImageFont.load_default(17))
+    every = zip(VOTERS, prediction.probabilities, strict=True)
+    each = (f"{voter} {'not run' if math.isnan(row[1]) else f'{row[1]:.3f}'}" for voter, row in every)
+    told = f"Probability of ALL by each network: {', '.join(each)}; {prediction.voter} decides."
+    if prediction.set is not None and set(prediction.set) != {prediction.label}:
+        told += " Neither class can be excluded." if prediction.set else " Neither class fits well."
+    pen.text((GAP, 40), told, FAINT, font=ImageFont.load_default(13))
+
+
+def _draw_scale(sheet: Image.Image, explanation: Explanation, top: int) -> None:
+    """The colours of the map, with the odds that they stand for."""
+    pen, small = ImageDraw.Draw(sheet), ImageFont.load_default(13)
+    label = explanation.prediction.label
+    assert label is not None
+    other: ClassName = "hem" if label == "all" else "all"
+    times = math.exp(min(float(np.abs(explanation.contrast).max()), 99))
+    left, width = 2 * GAP + SIDE, SIDE
+    colours = _coloured(np.tile(np.linspace(-1, 1, width, dtype=np.float32), (14, 1)), label)
+    sheet.paste(Image.fromarray(colours), (left, top))
+    texts = (f"speaks for {LOOKS[other].name}", "as the median", f"speaks for {LOOKS[label].name}")
+    for share, text in zip((0, 0.5, 1), texts, strict=True):
+        pen.text((left + share * (width - pen.textlength(text, font=small)), top + 18), text, FAINT, font=small)
+    for share, name in ((0, LOOKS[other].name), (1, LOOKS[label].name)):
+        text = f"odds of {name} {times:.3g} times"
+        pen.text((left + share * (width - pen.textlength(text, font=small)), top + 18 + LINE), text, FAINT, font=small)
 
 
 def _draw_neighbours(sheet: Image.Image, neighbours: Sequence[Neighbour], top: int) -> None:
     """The cells with label, patient and distance, from row `top` of the sheet on."""
     pen = ImageDraw.Draw(sheet)
     large, small = (ImageFont.load_default(size) for size in (14, 12))
-    pen.text((GAP, top), "Labelled cells most like it, by the networks' features; 0 is the same picture", FAINT, font=large)
+    pen.text((GAP, top), f"Labelled cells most like it: {in_words(neighbours)}", INK, font=large)
+    pen.text((GAP, top + LINE), ALIKE, FAINT, font=small)
     step = (sheet.width - 2 * GAP - THUMB) // (PER_ROW - 1)
     for place, one in enumerate(neighbours):
         row, column = divmod(place, PER_ROW)
-        x, y = GAP + column * step, top + 2 * LINE + row * (THUMB + 3 * LINE)
+        x, y = GAP + column * step, top + 5 * LINE // 2 + row * (THUMB + 3 * LINE)
         sheet.paste(Image.fromarray(draw_labelled(one)), (x, y))
-        look = LOOKS[one.label]
+        look = LOOKS[one.cell.label]
         pen.rectangle((x - 2, y - 2, x + THUMB + 1, y + THUMB + 1), outline=look.colour, width=2)
         pen.text((x, y + THUMB + 4), f"{look.name}  {one.distance:.2f}", look.colour, font=large)
-        pen.text((x, y + THUMB + 4 + LINE), f"patient {printable(one.patient)}"[:22], FAINT, font=small)
+        pen.text((x, y + THUMB + 4 + LINE), printable(one.cell.who)[:24], FAINT, font=small)
+
+
+def _list_neighbours(sheet: Image.Image, neighbours: Sequence[Neighbour], top: int) -> None:
+    """A line for each cell, from row `top` of the sheet on."""
+    pen = ImageDraw.Draw(sheet)
+    large, small = (ImageFont.load_default(size) for size in (14, 12))
+    pen.text((GAP, top), f"Cells of the training most like it: {in_words(neighbours)}", INK, font=large)
+    pen.text((GAP, top + LINE), NO_PICTURES, FAINT, font=small)
+    for place, one in enumerate(neighbours):
+        look, y = LOOKS[one.cell.label], top + 5 * LINE // 2 + place * LINE
+        pen.text((GAP, y), f"{look.name}  {one.distance:.2f}", look.colour, font=large)
+        pen.text((GAP + 110, y + 2), f"{printable(one.cell.who)}   {printable(one.cell.file)}"[:100], FAINT, font=small)
 
 
 def draw_labelled(neighbour: Neighbour) -> NDArray[np.uint8]:
@@ -95,9 +139,10 @@ def draw_labelled(neighbour: Neighbour) -> NDArray[np.uint8]:
     Returns
     -------
     (128, 128, 3) uint8 array, RGB
-        The cell on black; gray where its file can't be read any more.
+        The cell on black; gray where it has no picture, or its file can't be read any more.
     """
-    pixels = read_image(neighbour.path)
+    image = neighbour.cell.image
+    pixels = Refusal("empty", "no picture") if image is None else load_pixels(image)
     if isinstance(pixels, Refusal):
         return np.full((THUMB, THUMB, 3), 128, np.uint8)
     return np.asarray(cv2.resize(around_cell(pixels), (THUMB, THUMB), interpolation=cv2.INTER_AREA), np.uint8)
@@ -134,11 +179,13 @@ def draw_heat(explanation: Explanation) -> NDArray[np.uint8]:
     Returns
     -------
     (S, S, 3) uint8 array, RGB
-        The strongest effect has the full tint: the colour of the class that it speaks for.
+        Each part as it compares with the median of the cell. The strongest has the full tint: the colour of the class that it
+        speaks for.
     """
     crop, label = explanation.crop, explanation.prediction.label
     assert label is not None
-    heat = explanation.heat / max(float(np.abs(explanation.heat).max()), 1e-6)
+    heat = explanation.contrast
+    heat = heat / max(float(np.abs(heat).max()), LEAST_REACH)
     gray = np.repeat(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=2).astype(np.float32)
     strength = np.abs(heat)[..., None]
     tinted = gray * (1 - 0.75 * strength) + _coloured(heat, label).astype(np.float32) * 0.75 * strength

@@ -6,19 +6,20 @@ On it a person can say what each cell is, and save it as `corrections.csv`, whos
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import cv2
 import numpy as np
 
 from blastscope.runtime.frames.corrections import ANSWERS, COLUMNS, COMPLETE, FORMULA, WORDS
 from blastscope.runtime.frames.doubts import doubt_sentences
-from blastscope.runtime.frames.report.contact_sheet import Card, cards_of, score_of
+from blastscope.runtime.frames.report.contact_sheet import Card, cards_of
 from blastscope.runtime.frames.report.overlay import MOST_NUMBERS
 from blastscope.runtime.frames.report.templates import render_template
 from blastscope.runtime.frames.report.theme import LOOKS, caution, names_of, style_of, words_of
 from blastscope.runtime.frames.report.thumbnails import Thumbnail, thumbnail_side
 from blastscope.runtime.frames.types import FrameCell, FrameReport
+from blastscope.runtime.inference.neighbours import Neighbour
 from blastscope.runtime.io.printable import without_surrogates
 from blastscope.runtime.types import Audit, RefusalCode
 
@@ -94,7 +95,8 @@ def render_slide_report(
         cells=[] if index else [_cell(card, places[id(card.report)]) for card in cards[:MOST_CARDS]],
         cell_count=len(cards),
         explained=not index and any(card.explained for card in cards[:MOST_CARDS]),
-        compared=not index and any(card.explained and card.explained.alike for card in cards[:MOST_CARDS]),
+        compared=not index and any(_alike(cards)),
+        pictured=any(picture is not None for alike in _alike(cards) for _, picture in alike),
         kinds=[("", "all cells"), *((kind, look.name) for kind, look in LOOKS.items())],
         frame_choices=[("", "all frames"), *several] if several else [],
         examined=sum(report.refusal is None for report in reports),
@@ -107,6 +109,11 @@ def render_slide_report(
         most_numbers=MOST_NUMBERS,
         audit=audit,
     )
+
+
+def _alike(cards: Sequence[Card]) -> Iterator[tuple[tuple[Neighbour, bytes | None], ...]]:
+    """The labelled cells that stand beside the shown cells, where there are any."""
+    return (card.explained.alike for card in cards[:MOST_CARDS] if card.explained and card.explained.alike)
 
 
 def _key_figures(reports: Sequence[FrameReport], cards: Sequence[Card]) -> list[tuple[str, str, str, str]]:
@@ -129,7 +136,7 @@ def _key_figures(reports: Sequence[FrameReport], cards: Sequence[Card]) -> list[
 
 def _cell(card: Card, place: int) -> dict[str, object]:
     """What the page shows of a cell, and what its scripts sort by; `place` is its frame's, from 0."""
-    cell, across, score = card.cell, diameter_um(card.cell, card.report), score_of(card.cell)
+    cell, across, score = card.cell, diameter_um(card.cell, card.report), card.cell.score
     facts = [
         f"{across:.1f}\u00a0\u00b5m" if across else "",
         f"voter {cell.prediction.voter}" if cell.prediction and cell.prediction.voter else "",

@@ -14,6 +14,12 @@ from blastscope.runtime.frames.types import FrameCell
 from blastscope.runtime.io.printable import printable
 
 Kind = Literal["all", "hem", "refused"]
+PAPER, INK, FAINT = "#ffffff", "#1b1f24", "#5b6570"
+CAUTION = (
+    "For research use, not a medical device. Calls on whole frames are outside what was validated: "
+    "the shipped networks were trained on the single cells of C-NMC."
+)
+VALIDATED = "For research use, not a medical device. Calls on frames were validated by this site, on frames of its own."
 
 
 class CallStyle(NamedTuple):
@@ -39,12 +45,6 @@ LOOKS: dict[Kind, CallStyle] = {
     "hem": CallStyle("HEM", "#0072b2", False),
     "refused": CallStyle("refused", "#1b1f24", True),
 }
-PAPER, INK, FAINT = "#ffffff", "#1b1f24", "#5b6570"
-CAUTION = (
-    "For research use, not a medical device. Calls on whole frames are outside what was validated: "
-    "the shipped networks were trained on the single cells of C-NMC."
-)
-VALIDATED = "For research use, not a medical device. Calls on frames were validated by this site, on frames of its own."
 
 
 def style_of(cell: FrameCell) -> Kind:

@@ -45,12 +45,12 @@ class WhyCalled:
     ----------
     heat : bytes
         What the call rests on, as a JPEG.
-    alike : tuple of (Neighbour, bytes)
-        Labelled cells that are like this one, the nearest first, each with a JPEG.
+    alike : tuple of (Neighbour, bytes or None)
+        Labelled cells that are like this one, the nearest first, each with a JPEG where it has a picture.
     """
 
     heat: bytes
-    alike: tuple[tuple[Neighbour, bytes], ...] = ()
+    alike: tuple[tuple[Neighbour, bytes | None], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -158,8 +158,12 @@ class ThumbnailCollector:
             except UsageError:  # the cell is refused when it is cut out by itself: there is no call to explain
                 continue
             shown = jpeg(cv2.resize(heat, (THUMB_PX, THUMB_PX), interpolation=cv2.INTER_AREA).astype(np.uint8))
-            found[place] = WhyCalled(shown, tuple((one, jpeg(draw_labelled(one))) for one in alike))
+            found[place] = WhyCalled(shown, tuple((one, _labelled(one)) for one in alike))
         return found
+
+
+def _labelled(neighbour: Neighbour) -> bytes | None:
+    return None if neighbour.cell.image is None else jpeg(draw_labelled(neighbour))
 
 
 def draw_thumbnail(scan: Slide, cell: FrameCell) -> NDArray[np.uint8]:

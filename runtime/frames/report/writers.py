@@ -70,7 +70,7 @@ class OutputOptions:
 
 
 class ReportWriter:
-    """Takes the reports on `paths` as they come, and writes what is wanted. Give `album.look` to `Scope.examine_files`.
+    """Writes the outputs that were asked for, from the reports on `paths`. Give `album.look` to `Scope.examine_files`.
 
     Raises `DataError` at once for a place where nothing can be written, that is named twice, or where one of the frames or of
     the `others` lies, which are read too.
@@ -94,7 +94,7 @@ class ReportWriter:
         self._rows: list[list[object]] = []
 
     def add(self, report: FrameReport, audit: Audit) -> None:
-        """The next report. A page of its own is written at once."""
+        """Adds a frame's report. The frame's own page is written at once."""
         shown, wanted = self.album.shown(report), self._wanted
         if wanted.csv:
             self._rows += _rows(report)
@@ -125,7 +125,7 @@ class ReportWriter:
 
 
 def check_places(places: Iterable[Path], frames: Iterable[Path], *, others: Iterable[Path | None] = ()) -> None:
-    """Raises `DataError` for a place where nothing can be written, that is named twice, or where what is read lies."""
+    """Raises `DataError` for an output path that can't be written, is given twice, or is one of the inputs."""
     taken = {resolved(other): "is read by this command" for other in others if other}
     taken |= {resolved(frame): "is one of the frames" for frame in frames}
     for place in places:

@@ -48,8 +48,22 @@ SMOOTH_UM = 1.1  # bumps and threads of the outline that are narrower aren't the
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
-    length: int  # squared, px
-    gap: int  # squared, px
+    """Two parts that may be lobes of one nucleus.
+
+    Attributes
+    ----------
+    length : int
+        Square of the greatest distance between points of both, in pixels.
+    gap : int
+        Square of the distance between them, in pixels.
+    area : int
+        Of both, in pixels.
+    one, other : Region
+        The parts.
+    """
+
+    length: int
+    gap: int
     area: int
     one: Region
     other: Region

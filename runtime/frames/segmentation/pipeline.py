@@ -170,11 +170,21 @@ def _box(contour: NDArray[np.int32]) -> Box:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Seen:
-    """The view of one box with the cell's nucleus in it."""
+    """The view of one box with the cell's nucleus in it.
+
+    Attributes
+    ----------
+    view : RegionView
+        The pixels of the box.
+    nucleus : Region
+        The nucleus.
+    own : Mask
+        1 where this box is the nearest.
+    """
 
     view: RegionView
     nucleus: Region
-    own: Mask  # 1 where this box is the nearest
+    own: Mask
 
 
 def segment_boxes(

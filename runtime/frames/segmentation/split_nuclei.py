@@ -45,6 +45,7 @@ MOST_PARTS = 800  # so many in one place are noise or dirt, not nuclei
 # whole frame, which a thousand of them would fill the memory with.
 SPRAWL_UM, SPRAWL_SHARE = 52.0, 0.1
 THREAD_UM = 2.0  # half the width of what is taken for a thread there: nuclei on it are wider
+Outline = NDArray[np.int32]  # (K, 1, 2), x and y
 
 
 def influence_zones(own: Region, seeds: Sequence[Region], reach: int) -> list[Region]:
@@ -175,9 +176,6 @@ def _cores(seed: Region, deep: NDArray[np.float32], level: float, um: float) -> 
         if level < NECK * most and most * um > PART_UM:
             found.append(replace(core, x=seed.x + core.x, y=seed.y + core.y))
     return found
-
-
-Outline = NDArray[np.int32]  # (K, 1, 2), x and y
 
 
 @dataclass(frozen=True, slots=True, eq=False)

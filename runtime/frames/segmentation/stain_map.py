@@ -24,6 +24,12 @@ from blastscope.runtime.types import Box
 
 WORKING_UM = 0.25  # a pixel, or the nearest that an odd number of the frame's pixels comes to
 STRIP_PIXELS = 100_000  # a strip that the processor's cache holds
+# Of the glass' level. What is darker in every channel has a density above `stain.EXTRA_FROM`: it looks like a nearly black
+# nucleus, and only its size tells.
+DARK_SHARE = 0.37
+WIDEST_NUCLEUS_UM = 16.0  # where the dark is less deep, it is at least as long along the frame's edge
+EDGE_UM = 0.5  # how soft the edge of the dark is
+RIM_UM = 1.5  # what of its blurred edge is left is narrower than this
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,14 +83,6 @@ def make_stain_map(pictures: ImagePyramid, facts: FrameParameters) -> StainMap:
     if surround is not None:
         nuclear = without_rim(nuclear, surround, um)
     return StainMap(grid, um, facts, picture, stain, nuclear, surround, pictures.frame.shape)
-
-
-# Of the glass' level. What is darker in every channel has a density above `stain.EXTRA_FROM`: it looks like a nearly black
-# nucleus, and only its size tells.
-DARK_SHARE = 0.37
-WIDEST_NUCLEUS_UM = 16.0  # where the dark is less deep, it is at least as long along the frame's edge
-EDGE_UM = 0.5  # how soft the edge of the dark is
-RIM_UM = 1.5  # what of its blurred edge is left is narrower than this
 
 
 def field_of_view_surround(picture: NDArray[np.uint8], grid: Grid, extent: Box, glass: Colour, um: float) -> Mask | None:

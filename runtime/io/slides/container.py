@@ -44,9 +44,12 @@ READABLE = {
 HEIF = Container("a HEIF photograph", "heif")
 HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"}
 AVIF_BRANDS = {b"avif", b"avis"}
+CONVERT = "save it as 8-bit RGB TIFF in the microscope's program, or as OME-Zarr by bioformats2raw"
+CONVERTED = {
+    rb"\xda\xce\xbe\x0a": Container("a Nikon ND2 file", "", CONVERT),
+    rb"OLYMPUSRAWFORMAT": Container("an Olympus OIR file", "", CONVERT),
+}
 UNREADABLE = {
-    rb"\xda\xce\xbe\x0a": "a Nikon ND2 file",
-    rb"OLYMPUSRAWFORMAT": "an Olympus OIR file",
     rb"<DataObject ObjectType=\"DPUfsImport\"": "a Philips iSyntax slide",
     rb"\0\0\0\x0cjP  \r\n|\xff\x4f\xff\x51": "a JPEG 2000 picture",
     rb"\0\0\0\x0cJXL \r\n|\xff\x0a": "a JPEG XL picture",
@@ -91,9 +94,10 @@ def container_of(path: Path, head: bytes) -> Container | None:
         return VSI
     if head.startswith(TIFF_MAGIC):
         return TIFF
-    readable = next((kind for magic, kind in READABLE.items() if re.match(magic, head, re.DOTALL)), None)
+    known = {**READABLE, **CONVERTED}
+    found = next((kind for magic, kind in known.items() if re.match(magic, head, re.DOTALL)), None)
     name = next((name for magic, name in UNREADABLE.items() if re.match(magic, head, re.DOTALL)), None)
-    return readable or _by_brands(head) or (Container(name, "") if name else None)
+    return found or _by_brands(head) or (Container(name, "") if name else None)
 
 
 def _by_brands(head: bytes) -> Container | None:

@@ -151,7 +151,21 @@ def slides_among(files: Sequence[Path]) -> FolderSlides:
 
 
 class _Instance(NamedTuple):
-    """What a DICOM file says of itself."""
+    """What a DICOM file says of itself.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    kind : str
+        Its SOP class.
+    series : str
+        UID of its series.
+    shows_slide : bool
+        Whether it is a picture of the slide, and no label or macro image.
+    pixels : int
+        Of the total pixel matrix.
+    """
 
     path: Path
     kind: str

@@ -126,12 +126,24 @@ def _check_head(stream: BinaryIO) -> None:
 
 
 class _Axis(NamedTuple):
-    """One direction of a picture."""
+    """One direction of a picture.
+
+    Attributes
+    ----------
+    pixels : int
+        How many.
+    length : float
+        From the middle of the first pixel to that of the last, in `unit`.
+    unit : str
+        As the file names it.
+    step : int
+        Bytes from one pixel to the next.
+    """
 
     pixels: int
-    length: float  # from the middle of the first pixel to that of the last
+    length: float
     unit: str
-    step: int  # bytes
+    step: int
 
 
 def _axes(image: Any) -> dict[int, _Axis]:

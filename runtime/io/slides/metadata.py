@@ -76,7 +76,7 @@ def first_usable(*found: PixelSize | None) -> PixelSize | None:
 
 
 def checked(across: float | None, down: float | None, origin: str) -> PixelSize | None:
-    """The scale where both directions agree, a note where they don't; None where nothing is said that a microscope can be.
+    """The scale if both directions agree, else a note; None if no plausible scale of a microscope is given.
 
     Exactly 1.0 is what libraries write for a scale that nobody set (nd2, bioio and ome-zarr among them): a note as well.
     """

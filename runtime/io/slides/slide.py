@@ -23,12 +23,11 @@ from blastscope.runtime.io.paths import PassedOver, as_paths, nothing_in
 from blastscope.runtime.io.slides.container import HEAD_BYTES, TIFF_MAGIC, Container, container_of
 from blastscope.runtime.io.slides.dicom import SUFFIXES as DICOM_SUFFIXES
 from blastscope.runtime.io.slides.dicom import DicomSlide, has_wsidicom, slides_among
-from blastscope.runtime.io.slides.heif import HeifSlide
 from blastscope.runtime.io.slides.leica import LeicaSlide
 from blastscope.runtime.io.slides.ome_zarr import ZarrSlide, is_zarr
 from blastscope.runtime.io.slides.tiff import TiffSlide, look_into_tiff
 from blastscope.runtime.io.slides.tiff_codec import ReadError
-from blastscope.runtime.io.slides.vendor import CziSlide, VendorSlide, has_czi, has_openslide
+from blastscope.runtime.io.slides.vendor import CziSlide, HeifSlide, VendorSlide, has_czi, has_openslide
 from blastscope.runtime.types import Box, Refusal
 
 SCAN_SUFFIXES = (

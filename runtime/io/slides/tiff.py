@@ -73,11 +73,23 @@ def tiff_vendor(tiff: tifffile.TiffFile) -> TiffVendor | None:
 
 
 class _Image(NamedTuple):
-    """What is read of a TIFF."""
+    """What is read of a TIFF.
 
-    pages: Sequence[tifffile.TiffPage]  # one, or one of each colour
-    levels: Sequence[Sequence[tifffile.TiffPage]]  # its smaller copies
-    number: int  # of its series
+    Attributes
+    ----------
+    pages : sequence of TiffPage
+        One, or one of each colour.
+    levels : sequence of sequences of TiffPage
+        Its smaller copies.
+    number : int
+        Of its series.
+    note : str
+        Which of several images is read, and its size; empty where there is one.
+    """
+
+    pages: Sequence[tifffile.TiffPage]
+    levels: Sequence[Sequence[tifffile.TiffPage]]
+    number: int
     note: str
 
 

@@ -1,6 +1,7 @@
-"""Slides in scanners' own formats, by the extra `slides`: `VendorSlide` is read by OpenSlide, `CziSlide` by pylibCZIrw.
+"""Formats of scanners and phones, read by libraries of the extra `slides`: OpenSlide, pylibCZIrw and pillow-heif.
 
-A Zeiss slide (.czi) is read region by region: mosaics, scenes, pyramids.
+`VendorSlide` is what OpenSlide reads; `CziSlide` a Zeiss slide (.czi), read region by region: mosaics, scenes, pyramids;
+`HeifSlide` a photograph in HEIF (a phone's .heic), decoded when it is first read.
 """
 
 from __future__ import annotations
@@ -23,12 +24,21 @@ from blastscope.runtime.types import Box
 if TYPE_CHECKING:
     from PIL import Image
 
+
+from io import BytesIO
+
+from blastscope.runtime.io.image_decode import OPAQUE, read_content
+from blastscope.runtime.io.image_header import MAX_PIXELS
+from blastscope.runtime.io.slides.tiff_codec import ReadError
+from blastscope.runtime.types import Refusal
+
 EMPTY_GLASS = (255, 255, 255)
 SPARSE = {"mirax", "philips"}  # scanners that leave out most of what is glass, without a list of it that could be asked for
 RGB_PIXELS = "Bgr24"  # blue comes first, in the file and in what the library gives
 DEPTHS = ("Z", "T", "C", "R", "I", "H", "V", "B")  # dimensions of which a single picture has one place each
 WHITE = (1.0, 1.0, 1.0)  # where no piece of the mosaic lies
 LEAST_LEVEL_PX = 512
+HEIF = "a HEIF photograph"
 
 
 def has_openslide() -> bool:
@@ -273,3 +283,63 @@ class CziSlide:
         """See `Slide`."""
         with self._lock:
             self._opened.close()
+
+
+class HeifSlide:
+    """A `Slide` of the file `path`. The picture is upright: its own rotation is part of decoding, an EXIF one doesn't count.
+
+    Raises `ReadError` for several pictures, more than 8 bits, gray, and where the library is missing.
+    """
+
+    pixel_um: float | None = None
+    reduced = ()
+
+    def __init__(self, path: Path) -> None:
+        if find_spec("pillow_heif") is None:
+            raise refuse("undecodable", f"{HEIF}, which is read by pillow-heif: pip install 'blastscope[slides]'")
+        import pillow_heif
+
+        content = read_content(path)
+        if isinstance(content, Refusal):
+            raise ReadError(content)
+        try:
+            self._heif = pillow_heif.open_heif(BytesIO(content), convert_hdr_to_8bit=False)
+            (self.width, self.height), bits = self._heif.size, self._heif.info["bit_depth"]
+        except (ValueError, SyntaxError, RuntimeError, EOFError, OSError) as error:
+            raise refuse("undecodable", f"{HEIF} that is damaged: {error}") from error
+        if self.width * self.height > MAX_PIXELS:
+            raise refuse("bomb", f"{self.width} x {self.height} pixels, more than {MAX_PIXELS}")
+        if len(self._heif) != 1:
+            raise refuse("undecodable", f"{HEIF} of {len(self._heif)} images: give each image a file of its own")
+        if bits != 8 or self._heif.mode not in ("RGB", "RGBA"):
+            found = f"{HEIF} of {bits}-bit {self._heif.mode.partition(';')[0]} pixels"
+            raise refuse("not-8-bit-rgb", f"{found}; it is not converted: save it as 8-bit RGB")
+        dropped = "its alpha channel, which is opaque everywhere, is dropped" if self._heif.has_alpha else ""
+        self.notes = tuple(filter(None, (dropped,)))
+        self._frame: NDArray[np.uint8] | None = None
+        self._decoding = threading.Lock()
+
+    def read(self, box: Box) -> NDArray[np.uint8]:
+        """See `Slide`."""
+        with self._decoding:
+            if self._frame is None:
+                self._frame = self._decoded()
+        return self._frame[box[1] : box[3], box[0] : box[2]]
+
+    def _decoded(self) -> NDArray[np.uint8]:
+        try:
+            pixels = np.asarray(self._heif)
+        except (ValueError, SyntaxError, RuntimeError, EOFError, OSError) as error:
+            raise refuse("undecodable", f"the photograph's pixels are damaged: {error}") from error
+        if pixels.dtype != np.uint8 or pixels.shape[:2] != (self.height, self.width):
+            raise refuse("undecodable", f"the header says {self.width} x {self.height} pixels, the file holds {pixels.shape}")
+        if pixels.shape[2] == 4 and not (pixels[..., 3] == OPAQUE).all():
+            raise refuse("not-8-bit-rgb", "its alpha isn't opaque everywhere; it is not converted: save it as 8-bit RGB")
+        return np.ascontiguousarray(pixels[..., :3])
+
+    def blank(self, box: Box) -> bool:
+        """See `Slide`."""
+        return False
+
+    def close(self) -> None:
+        """See `Slide`."""

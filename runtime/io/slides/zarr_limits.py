@@ -115,7 +115,15 @@ class _CheckedCompressor(Compressor):  # type: ignore[misc]  # numcodecs has no 
 
 @dataclass(frozen=True)
 class _CheckedCodec(BytesBytesCodec):
-    """A compressor of Zarr 3, perhaps inside of a shard."""
+    """A compressor of Zarr 3, perhaps inside of a shard.
+
+    Attributes
+    ----------
+    inner : BytesBytesCodec
+        zarr's own.
+    name : str
+        As the metadata calls it.
+    """
 
     inner: BytesBytesCodec
     name: str

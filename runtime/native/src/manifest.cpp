@@ -42,7 +42,7 @@ void take_file(Record& record, FileEntry& entry) {
     entry.size = record.whole("size", 0);
 }
 
-// The names of keys and values that format 1.3 replaced by others (runtime/bundle/former_names.py).
+// The names of keys and values that format 1.3 replaced by others (runtime/bundle/manifest.py).
 struct Names {
     bool former;  // format 1.0 to 1.2
     const char* flip_rate = former ? "flips" : "flip_rate";
@@ -251,6 +251,24 @@ void take_detector(Record record, Manifest& manifest) {
     record.end();
 }
 
+void take_neighbours(Record record, Manifest& manifest) {
+    take_file(record, manifest.neighbours.emplace());
+    manifest.neighbours_graph = record.digest("graph");
+    record.whole("cells", 1, 100'000);
+    record.whole("people", 1);
+    record.whole("features", 1, 10'000);
+    record.end();
+}
+
+void check_neighbours(Record& record, const Manifest& manifest) {
+    if (!manifest.neighbours) return;
+    if (!manifest.measures_novelty)
+        record.wrong("neighbours", "features of the training's cells, and graphs that don't measure novelty by such features");
+    for (const GraphEntry& entry : manifest.graphs)
+        if (entry.models == "ensemble" && entry.sha256 == manifest.neighbours_graph) return;
+    record.wrong("neighbours", "features of a graph that is none of the fused ones in this bundle");
+}
+
 void check_words(Record& record, const char* key, const std::vector<std::string>& wanted) {
     if (!record.absent(key) && record.texts(key) != wanted) record.wrong(key, "must be as runtime/FORMAT.md says, in that order");
 }
@@ -272,11 +290,13 @@ void check_whole(Record& record, const Manifest& manifest, bool late_calibration
     const bool late = manifest.cascade || patient_flips || late_calibration;
     const bool later = manifest.has_uncertainty || manifest.measures_novelty || manifest.card;
     const int with_detector = manifest.has_int8_detector ? 4 : 3;  // the minor format that it came with
-    const bool latest = !manifest.detector.empty() && (*version_of(manifest.format))[1] < with_detector;
+    const int least = std::max(manifest.neighbours ? 5 : 0, manifest.detector.empty() ? 0 : with_detector);
+    const bool latest = (*version_of(manifest.format))[1] < least;
     if ((manifest.format == "1.0" && late) || ((manifest.format == "1.0" || manifest.format == "1.1") && later) || latest)
         record.wrong("format", "keys that format " + manifest.format + " doesn't have: say " + NEWEST_FORMAT);
     if (manifest.novelty_limit && !manifest.measures_novelty)
         record.wrong("uncertainty", "a limit of novelty, and graphs that don't measure it");
+    check_neighbours(record, manifest);
     std::set<std::string> paths = {MANIFEST};
     const std::vector<FileEntry> files = manifest.files();
     for (const FileEntry& entry : files)
@@ -311,6 +331,7 @@ Manifest take_manifest(Record record) {
         card.end();
     }
     if (record.has("detector")) take_detector(record.record("detector"), manifest);
+    if (record.has("neighbours")) take_neighbours(record.record("neighbours"), manifest);
     if (!record.absent("measures_novelty")) manifest.measures_novelty = record.flag("measures_novelty");
     if (!record.absent("gate")) manifest.gate_passed = record.one_of("gate", {names.passed, names.waived}) == names.passed;
     for (Record& graph : record.records("graphs")) manifest.graphs.push_back(take_graph(std::move(graph), names));
@@ -370,6 +391,7 @@ std::vector<FileEntry> Manifest::files() const {
     std::vector<FileEntry> all(graphs.begin(), graphs.end());
     all.push_back(golden);
     all.insert(all.end(), detector.begin(), detector.end());
+    if (neighbours) all.push_back(*neighbours);
     if (card) all.push_back(*card);
     return all;
 }

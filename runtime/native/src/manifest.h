@@ -12,7 +12,7 @@
 namespace blastscope {
 
 constexpr const char* MANIFEST = "manifest.json";
-constexpr const char* NEWEST_FORMAT = "1.4";
+constexpr const char* NEWEST_FORMAT = "1.5";
 constexpr uint64_t MANIFEST_LIMIT = 8 * 1024 * 1024;  // bytes
 
 struct FileEntry {
@@ -55,6 +55,8 @@ struct Manifest {
     std::optional<FileEntry> card;
     std::vector<FileEntry> detector;  // its graphs and golden set, which the library doesn't read
     bool has_int8_detector = false;
+    std::optional<FileEntry> neighbours;  // features of the training's cells, which the library doesn't read
+    std::string neighbours_graph;         // sha256 of the fused graph whose features they are
 
     std::vector<FileEntry> files() const;  // all but manifest.json
     const GraphEntry* fused(const std::string& precision) const;

@@ -149,7 +149,7 @@ FOLDER_ATTACKS: dict[str, tuple[Callable[[Path], object], type[BundleError], str
     "classes turned round": (edit(lambda table: table["classes"].reverse()), BundleError, "in this order"),
     "another tie": (edit(lambda table: table["vote"].update(tie=["hem", "a", "b", "combined"])), BundleError, "tie"),
     "no fused graph": (edit(lambda table: table["graphs"][0].update(models="a")), BundleError, "no fused graph"),
-    "no format": (edit(lambda table: table.pop("format")), BundleError, "names no format such as '1.4'"),
+    "no format": (edit(lambda table: table.pop("format")), BundleError, "names no format such as '1.5'"),
     "a format in words": (edit(lambda table: table.update(format="new")), BundleError, "names no format"),
     "a format in other digits": (edit(lambda table: table.update(format="\u0661.\u0660")), BundleError, "names no format"),
     "an older major format": (edit(lambda table: table.update(format="0.9")), BundleError, "no longer read"),
@@ -166,12 +166,12 @@ def test_a_folder_that_differs_from_its_manifest_is_refused(folder: Path, name: 
     assert type(caught.value) is error
 
 
-@pytest.mark.parametrize("needed", ["1.5", "2.0", "1.10", "10.0"])
+@pytest.mark.parametrize("needed", ["1.6", "2.0", "1.10", "10.0"])
 def test_a_newer_format_is_named_before_its_unknown_keys_are_looked_at(folder: Path, needed: str) -> None:
     rewrite(folder, lambda table: table.update(format=needed, invention={"x": 1}))
     with pytest.raises(FormatTooNew, match=f"reads format {needed}$") as caught:
         read_bundle(folder)
-    assert (caught.value.needed, caught.value.supported) == (needed, "1.4")
+    assert (caught.value.needed, caught.value.supported) == (needed, "1.5")
 
 
 def test_what_is_not_there_or_not_a_bundle_is_said_to_be_so(tmp_path: Path) -> None:

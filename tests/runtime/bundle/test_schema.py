@@ -67,6 +67,8 @@ REFUSED_BY_BOTH: dict[str, Change] = {
     "a short digest": lambda table: table["golden"].update(sha256="77aa"),
     "a digest in capitals": lambda table: table["golden"].update(sha256="77AA" * 16),
     "a path up": lambda table: table["golden"].update(file="../golden"),
+    "no neighbour": lambda table: table["neighbours"].update(cells=0),
+    "too many neighbours": lambda table: table["neighbours"].update(cells=100_001),
     "17 crops": lambda table: table["golden"].update(count=17),
     "an unknown precision": lambda table: table["graphs"][0].update(precision="int4"),
     "an unknown execution": lambda table: table["graphs"][0].update(tolerances={"f64": 0.1}),
@@ -88,8 +90,8 @@ def test_schema_and_code_refuse_alike(name: str) -> None:
 @pytest.mark.parametrize("key", [*EXAMPLE])
 def test_schema_and_code_agree_on_which_keys_may_be_left_out(key: str) -> None:
     table = {name: value for name, value in EXAMPLE.items() if name != key}
-    if key == "measures_novelty":  # a limit of novelty needs it, which no schema says
-        del table["uncertainty"]
+    if key == "measures_novelty":  # a limit of novelty and neighbours need it, which no schema says
+        del table["uncertainty"], table["neighbours"]
     assert by_schema(table) == by_code(table)
 
 
@@ -100,7 +102,7 @@ def _former() -> dict[str, Any]:
     """The example as a writer of 1.2 had it."""
     text = json.dumps(EXAMPLE)
     for new, old in {
-        '"format": "1.4"': '"format": "1.2"',
+        '"format": "1.5"': '"format": "1.2"',
         '"gate": "passed"': '"gate": "held"',
         '"models": "ensemble"': '"models": "fused"',
         '"flip_rate"': '"flips"',
@@ -113,7 +115,7 @@ def _former() -> dict[str, Any]:
         assert new in text
         text = text.replace(new, old)
     table: dict[str, Any] = json.loads(text)
-    del table["detector"]
+    del table["detector"], table["neighbours"]
     return table
 
 
@@ -137,22 +139,53 @@ def _early() -> dict[str, Any]:
 
 def test_a_manifest_of_1_2_says_the_same_under_its_former_names() -> None:
     former, present = (parse_manifest(json.dumps(table).encode(), Path("c7")) for table in (_former(), EXAMPLE))
-    assert former.model_copy(update={"format": "1.4", "detector": present.detector}) == present
+    late = {"detector": present.detector, "neighbours": present.neighbours}
+    assert former.model_copy(update={"format": "1.5", **late}) == present
     assert json.loads(former.json_bytes()) == _former()
     assert json.loads(present.json_bytes()) == EXAMPLE
 
 
 def test_a_detector_is_no_key_of_1_2_and_its_int8_graph_none_of_1_3() -> None:
     plain = {key: value for key, value in EXAMPLE["detector"].items() if key != "int8"}
-    for table in ({**_former(), "detector": plain}, {**EXAMPLE, "format": "1.3"}):
-        with pytest.raises(BundleError, match=rf"a key that format {table['format']} doesn't have: say 1\.4"):
+    for table in ({**_former(), "detector": plain}, {**_without_neighbours(), "format": "1.3"}):
+        with pytest.raises(BundleError, match=rf"a key that format {table['format']} doesn't have: say 1\.5"):
             parse_manifest(json.dumps(table).encode(), Path("c7"))
+
+
+def _without_neighbours() -> dict[str, Any]:
+    """The example without what 1.5 brought."""
+    return {key: value for key, value in EXAMPLE.items() if key != "neighbours"} | {"format": "1.4"}
 
 
 def test_a_manifest_of_1_3_is_written_as_it_was() -> None:
     plain = {key: value for key, value in EXAMPLE["detector"].items() if key != "int8"}
-    table = {**EXAMPLE, "format": "1.3", "detector": plain}
+    table = {**_without_neighbours(), "format": "1.3", "detector": plain}
     assert json.loads(parse_manifest(json.dumps(table).encode(), Path("c7")).json_bytes()) == table
+
+
+def test_a_manifest_of_1_4_is_written_as_it_was_and_has_no_neighbours() -> None:
+    table = _without_neighbours()
+    assert json.loads(parse_manifest(json.dumps(table).encode(), Path("c7")).json_bytes()) == table
+    with pytest.raises(BundleError, match=r"a key that format 1\.4 doesn't have: say 1\.5"):
+        parse_manifest(json.dumps({**table, "neighbours": EXAMPLE["neighbours"]}).encode(), Path("c7"))
+
+
+def _of_another_graph(table: dict[str, Any]) -> None:
+    table["neighbours"]["graph"] = "00" * 32
+
+
+def _without_novelty(table: dict[str, Any]) -> None:
+    table["measures_novelty"], table["uncertainty"]["novelty"] = False, None
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"), [(_of_another_graph, "none of the fused ones"), (_without_novelty, "measure novelty")]
+)
+def test_neighbours_go_with_a_graph_that_measures_novelty(spoil: Change, why: str) -> None:
+    table = copy.deepcopy(EXAMPLE)
+    spoil(table)
+    with pytest.raises(BundleError, match=why):
+        parse_manifest(json.dumps(table).encode(), Path("c7"))
 
 
 @pytest.mark.parametrize(("key", "value"), [("agreement", 0.96), ("recall_drop_points", 1.1), ("precision_drop_points", 1.1)])

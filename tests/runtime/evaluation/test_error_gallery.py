@@ -13,9 +13,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from blastscope.runtime.evaluation import error_gallery as taking
-from blastscope.runtime.evaluation.error_gallery import MOST_CARDS, ErrorImages, Mistake, gallery_parts, mistakes_in
+from blastscope.runtime.evaluation import validation_report as taking
 from blastscope.runtime.evaluation.labels import LabelledCell
+from blastscope.runtime.evaluation.validation_report import MOST_CARDS, ErrorImages, Mistake, gallery_parts, mistakes_in
 from blastscope.runtime.frames.report.templates import render_template
 from blastscope.runtime.frames.report.theme import LOOKS, rgb
 from blastscope.runtime.frames.types import FrameCell, FrameParameters, FrameReport, SegmentedCell

@@ -16,9 +16,14 @@ from sklearn.calibration import calibration_curve
 
 from blastscope.runtime.errors import UsageError
 from blastscope.runtime.evaluation.bootstrap import bootstrap_samples, group_rows
-from blastscope.runtime.evaluation.curves import reliability, roc_curve
-from blastscope.runtime.evaluation.metrics import find_operating_point, score_calls
-from blastscope.runtime.evaluation.paired_calls import f1_drop_points, flip_rate, patient_flip_rate
+from blastscope.runtime.evaluation.metrics import (
+    f1_drop_points,
+    find_operating_point,
+    flip_rate,
+    patient_flip_rate,
+    score_calls,
+)
+from blastscope.runtime.evaluation.rates import reliability, roc_curve
 
 
 class Cells(NamedTuple):

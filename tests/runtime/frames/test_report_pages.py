@@ -29,7 +29,7 @@ from blastscope.runtime.frames.report.theme import CAUTION, LOOKS, VALIDATED, rg
 from blastscope.runtime.frames.report.thumbnails import THUMB_PX, Thumbnail, ThumbnailCollector, draw_thumbnail
 from blastscope.runtime.frames.types import FrameCell, FrameParameters, FrameReport, SegmentedCell
 from blastscope.runtime.inference.explanation import Explanation
-from blastscope.runtime.inference.neighbours import Neighbour
+from blastscope.runtime.inference.neighbours import ArchiveCell, Neighbour
 from blastscope.runtime.io.slides.slide import ArraySlide
 from blastscope.runtime.types import REFUSALS, Audit, Prediction, Refusal
 
@@ -98,7 +98,9 @@ def test_the_page_shows_what_the_likeliest_calls_rest_on(most: int) -> None:
 def test_the_page_shows_labelled_cells_that_are_like_an_explained_one(tmp_path: Path) -> None:
     cell_file = tmp_path / "cell.png"
     Image.fromarray(synthetic_cell(seed=3)).save(cell_file)
-    alike = [Neighbour(cell_file, "hem", "H<4>", 0.5), Neighbour(tmp_path / "gone.png", "all", "57", 1.25)]
+    files = (cell_file, "hem", "H<4>"), (tmp_path / "gone.png", "all", "57")
+    cells = [ArchiveCell(file.name, label, who, who, file, image=file) for file, label, who in files]  # type: ignore[arg-type]
+    alike = [Neighbour(cells[0], 0.5), Neighbour(cells[1], 1.25)]
     album = ThumbnailCollector(cells=True)
     album.explain_with(explained, None, 1, nearest=lambda image: alike)
     album.look(ArraySlide(FRAME), THREE)
@@ -107,9 +109,22 @@ def test_the_page_shows_labelled_cells_that_are_like_an_explained_one(tmp_path: 
     items = re.findall(r'<li class="(hem|all)">.*?<b>(\w+)</b> ([\d.]+)<span>patient (.*?)</span>', page)
     assert items == [("hem", "HEM", "0.50", "H&lt;4&gt;"), ("all", "ALL", "1.25", "57")]
     assert "most like it by the networks" in page
+    assert "pictures need --archive" not in page
     ((_, drawn), (_, gone)) = shown.explained[0].alike
+    assert drawn is not None
+    assert gone is not None
     assert np.asarray(Image.open(BytesIO(drawn))).std() > 20
     assert np.asarray(Image.open(BytesIO(gone))).std() < 1  # the file was deleted meanwhile: an empty place
+
+
+def test_the_page_tells_cells_that_have_no_picture() -> None:
+    alike = [Neighbour(ArchiveCell("UID_75_1_1_all.bmp", "all", "75", "51"), 0.5)]
+    album = ThumbnailCollector(cells=True)
+    album.explain_with(explained, None, 1, nearest=lambda image: alike)
+    album.look(ArraySlide(FRAME), THREE)
+    page = render_slide_report([album.shown(THREE)], "slide")
+    assert re.findall(r'<li class="all"><b>ALL</b> ([\d.]+)<span>(.*?)</span>', page) == [("0.50", "patient 75, person 51")]
+    assert "pictures need --archive" in page
 
 
 def test_a_cell_that_is_refused_by_itself_has_no_explanation() -> None:

@@ -34,6 +34,12 @@ def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(explanation, "PATCHES", 6)
 
 
+@pytest.fixture
+def four_squares(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At most nine squares, four of which share no pixel: where it doesn't matter what they show."""
+    monkeypatch.setattr(explanation, "PATCHES", 2)
+
+
 @pytest.mark.usefixtures("coarse")
 def test_covering_the_strongest_squares_costs_more_than_random_ones(cnmc: Path, scope: Scope) -> None:
     """The deletion test, on ten real cells: the same number of squares, chosen by the explanation and at random."""
@@ -67,7 +73,7 @@ def test_a_refused_cell_has_nothing_to_explain(scope: Scope) -> None:
         scope.explain(np.zeros((300, 300, 3), np.uint8))
 
 
-@pytest.mark.usefixtures("coarse")
+@pytest.mark.usefixtures("four_squares")
 def test_a_path_and_bytes_and_a_pil_image_are_explained_as_arrays_are(scope: Scope, cnmc: Path, tmp_path: Path) -> None:
     file = next(one for one, call in scope.classify_files(cnmc / "fold_0" / "hem") if call.label)
     pixels = read_image(file)
@@ -87,7 +93,7 @@ def test_a_line_that_fills_no_square_is_explained_too(tmp_path: Path) -> None:
     assert "supports the call most" in done.stdout
 
 
-@pytest.mark.usefixtures("coarse")
+@pytest.mark.usefixtures("four_squares")
 def test_each_cell_gets_a_picture_of_its_own_whatever_it_is_called(tmp_path: Path) -> None:
     names = ["a/x.png", "a-x.png", "b/x.png", "X.bmp", f"{'long' * 60}.png"]
     for name in names:

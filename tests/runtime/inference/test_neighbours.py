@@ -21,10 +21,16 @@ import blastscope
 from blastscope.cli import app
 from blastscope.runtime.backends.openvino.features import features_of, open_features
 from blastscope.runtime.backends.protocol import EngineOptions
+from blastscope.runtime.bundle import read_bundle, update_bundle
 from blastscope.runtime.crop import Crop, crop_cell
-from blastscope.runtime.errors import Closed, DataError, EngineError, UsageError
-from blastscope.runtime.inference import neighbours
-from blastscope.runtime.inference.neighbours import LabelledArchive
+from blastscope.runtime.errors import Closed, DataError, EngineError, MissingLibrary, UsageError
+from blastscope.runtime.evaluation import labelled_cells
+from blastscope.runtime.evaluation.labelled_cells import list_labelled_cells
+from blastscope.runtime.evaluation.site_cells import _not_asked
+from blastscope.runtime.frames.pipeline import Examiner
+from blastscope.runtime.frames.types import FrameSpecification
+from blastscope.runtime.inference import archive_features, neighbours
+from blastscope.runtime.inference.neighbours import ArchiveCell, LabelledArchive
 from blastscope.runtime.io.cnmc import scan_dataset
 from blastscope.runtime.io.image import read_image
 from blastscope.runtime.session import Scope
@@ -65,14 +71,19 @@ def archive(scope: Scope, folder: Path) -> Iterator[LabelledArchive]:
         yield opened
 
 
+def opened_at(scope: Scope, place: Path, cache_dir: Path | None) -> LabelledArchive:
+    """The archive of a folder, its features kept in another folder than the scope's, or nowhere."""
+    return archive_features.open_archive(scope.bundle, list_labelled_cells(place, threads=1), cache_dir=cache_dir, threads=1)
+
+
 def kept(cache: Path) -> list[Path]:
     return sorted((cache / "archives").glob("*.safetensors"))
 
 
 def test_a_cell_of_the_archive_is_its_own_nearest(archive: LabelledArchive) -> None:
     for cell in archive.cells[::10]:
-        first, second = archive.nearest(cell.path, 2)
-        assert (first.path, first.label, first.patient) == (cell.path, cell.label, cell.patient)
+        first, second = archive.nearest(cell.image, 2)
+        assert first.cell == cell
         assert first.distance < 1e-4 < 0.3 < second.distance
 
 
@@ -81,8 +92,8 @@ def test_the_nearest_are_those_that_scikit_learn_finds(archive: LabelledArchive)
     oracle = NearestNeighbors(n_neighbors=6, algorithm="brute").fit(features)
     wanted, places = oracle.kneighbors(features[::13])
     for row, far, near in zip(range(0, len(features), 13), wanted, places, strict=True):
-        found = archive.nearest(archive.cells[row].path, 6)
-        assert [one.path for one in found] == [archive.cells[place].path for place in near]
+        found = archive.nearest(archive.cells[row].image, 6)
+        assert [one.cell for one in found] == [archive.cells[place] for place in near]
         assert [one.distance for one in found] == pytest.approx(far / np.sqrt(features.shape[1]), abs=1e-3)
 
 
@@ -94,7 +105,7 @@ def test_labels_of_other_people_agree_with_calls_more_than_chance(archive: Label
     for row, features in enumerate(archive.features):
         apart = np.where(people == people[row], np.inf, neighbours.distances(archive.features, features))
         shares[row] = labelled[np.argsort(apart)[:5]].mean()
-    calls = [call.label for _, call in scope.classify_files([cell.path for cell in archive.cells])]
+    calls = [call.label for _, call in scope.classify_files([cell.path for cell in archive.cells if cell.path])]
     called = np.array([call is not None for call in calls])
     for malignant, kept in ((labelled, called | True), (np.array([call == "all" for call in calls]), called)):
         own, share = malignant[kept], shares[kept]
@@ -110,7 +121,7 @@ def test_features_are_kept_for_this_user_and_not_made_twice(
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
     assert load_file(file)["features"].shape == archive.features.shape
-    monkeypatch.setattr(LabelledArchive, "_features_at", lambda *_: pytest.fail("a feature was made anew"))
+    monkeypatch.setattr(archive_features, "_features_of", lambda *_: pytest.fail("a feature was made anew"))
     with scope.open_archive(folder) as again:
         assert np.array_equal(again.features, archive.features)
         assert again.cells == archive.cells
@@ -127,16 +138,16 @@ def test_an_archive_that_grows_is_read_only_where_it_is_new(
     late = next(file for file in sorted((folder / "hem").iterdir())[5:])
     shutil.copyfile(late, few / "hem" / late.name)
     made: list[str] = []
-    original = LabelledArchive._features_at
+    original = archive_features._features_of
 
-    def count(self: LabelledArchive, cell: neighbours.DatasetEntry) -> object:
-        made.append(cell.path.name)
-        return original(self, cell)
+    def count(network: neighbours.FeatureNetwork, cell: ArchiveCell) -> object:
+        made.append(cell.file)
+        return original(network, cell)
 
-    monkeypatch.setattr(LabelledArchive, "_features_at", count)
+    monkeypatch.setattr(archive_features, "_features_of", count)
     with scope.open_archive(few) as after:
         assert len(after.cells) == 11
-        assert after.nearest(late, 1)[0].path.name == late.name
+        assert after.nearest(late, 1)[0].cell.file == late.name
     assert made == [late.name]
 
 
@@ -159,11 +170,11 @@ def test_kept_features_that_are_unsound_are_made_anew(kind: str, scope: Scope, f
     few = tmp_path / "few"
     for label in ("all", "hem"):
         shutil.copytree(folder / label, few / label, ignore=lambda place, names: sorted(names)[2:])
-    with LabelledArchive(scope.bundle, few, cache_dir=tmp_path / "own") as first:
+    with opened_at(scope, few, tmp_path / "own") as first:
         features = first.features
     (file,) = kept(tmp_path / "own")
     spoil(file, kind)
-    with LabelledArchive(scope.bundle, few, cache_dir=tmp_path / "own") as again:
+    with opened_at(scope, few, tmp_path / "own") as again:
         assert np.abs(again.features - features).max() < 1e-4
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert np.isfinite(load_file(file)["features"]).all()
@@ -175,7 +186,7 @@ def test_cells_that_cant_be_compared_are_told_and_left_out(scope: Scope, folder:
         shutil.copytree(folder / label, few / label, ignore=lambda place, names: sorted(names)[2:])
     black = few / "hem" / "UID_H99_1_1_hem.png"
     Image.new("RGB", (300, 300)).save(black)
-    with LabelledArchive(scope.bundle, few, cache_dir=None) as opened:
+    with opened_at(scope, few, None) as opened:
         assert len(opened.cells) == 4
         ((path, reason),) = opened.left_out
         assert path == black
@@ -191,9 +202,9 @@ def test_a_cell_that_changes_while_it_is_read_is_left_out(
     scanned = scan_dataset(few)
     victim, other = scanned.cells[0].path, scanned.cells[1].path
     shutil.copyfile(other, victim)
-    monkeypatch.setattr(neighbours, "scan_dataset", lambda _: scanned)
-    with LabelledArchive(scope.bundle, few, cache_dir=None) as opened:
-        assert opened.left_out == ((victim, neighbours.CHANGED),)
+    monkeypatch.setattr(labelled_cells, "scan_dataset", lambda _: scanned)
+    with opened_at(scope, few, None) as opened:
+        assert opened.left_out == ((victim, archive_features.CHANGED),)
 
 
 def test_what_shows_no_cell_has_no_neighbours(archive: LabelledArchive, tmp_path: Path) -> None:
@@ -233,6 +244,7 @@ def test_graphs_of_other_precisions_give_like_features(precision: Precision, sco
     engine = open_features(scope.bundle.file(entry), entry.sha256, EngineOptions(workload="throughput", threads=1, crop=crop))
     found = []
     for cell in archive.cells[::30]:
+        assert cell.path is not None
         cut = crop_cell(read_image(cell.path), crop)
         assert isinstance(cut, Crop)
         found.append(engine.lanes[0].infer(cut.pixels[None])[0])
@@ -244,8 +256,10 @@ def test_graphs_of_other_precisions_give_like_features(precision: Precision, sco
 
 
 def test_a_folder_without_cells_is_told(scope: Scope, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no cells of class"):
+    with pytest.raises(DataError, match=r"no labelled cell can be used .*path,label"):
         scope.open_archive(tmp_path)
+    with pytest.raises(DataError, match="no such folder or table"):
+        scope.open_archive(tmp_path / "gone")
 
 
 def test_the_verb_shows_the_nearest_in_json_text_and_picture(folder: Path, cache: Path, tmp_path: Path) -> None:
@@ -256,7 +270,7 @@ def test_the_verb_shows_the_nearest_in_json_text_and_picture(folder: Path, cache
     done = CliRunner(env=environment).invoke(app, [*words, "--out", str(tmp_path), "--json"])
     assert done.exit_code == 0, done.stderr
     row = json.loads(done.stdout)
-    assert [set(one) for one in row["nearest"]] == [{"path", "label", "patient", "distance"}] * 9
+    assert [set(one) for one in row["nearest"]] == [{"path", "box", "file", "label", "patient", "person", "distance"}] * 9
     assert row["nearest"][0]["path"] == str(cell)
     assert row["nearest"][0]["distance"] < 1e-4
     assert row["nearest"][0]["patient"] == cell.name.split("_")[1]
@@ -264,11 +278,135 @@ def test_the_verb_shows_the_nearest_in_json_text_and_picture(folder: Path, cache
     assert distances == sorted(distances)
     with Image.open(row["picture"]) as picture:
         assert picture.width == 1008
-        assert picture.height > 582 + 2 * 128  # two rows of cells below
-        below = np.asarray(picture.convert("RGB"))[582:]
+        assert picture.height > 640 + 2 * 128  # two rows of cells below
+        below = np.asarray(picture.convert("RGB"))[640:]
     assert (below.max(axis=2) == 0).mean() > 0.1  # black around the cells
     plain = CliRunner(env=environment).invoke(app, words)
-    assert "; most like ALL of " in plain.stdout
+    assert "; labelled cells most like it: " in plain.stdout
+    assert f"(ALL of patient {cell.name.split('_')[1]} at 0.00; " in plain.stdout
+
+
+def explained(*words: str, cache: Path) -> dict[str, object]:
+    """What `explain` prints of one image, as JSON."""
+    environment = {"XDG_CACHE_HOME": str(cache)}
+    done = CliRunner(env=environment).invoke(app, ["explain", *words, "--unlike-training", "call", "--json"])
+    assert done.exit_code == 0, done.stderr
+    row: dict[str, object] = json.loads(done.stdout)
+    return row
+
+
+def test_without_an_archive_the_bundles_index_tells_the_nearest(folder: Path, cache: Path, tmp_path: Path) -> None:
+    cell = sorted((folder / "all").iterdir())[4]
+    row = explained(str(cell), "--out", str(tmp_path), cache=cache)
+    assert isinstance(row["nearest"], list)
+    first = row["nearest"][0]
+    patient = cell.name.split("_")[1]
+    assert [first[key] for key in ("path", "box", "file", "label", "patient")] == [None, None, cell.name, "all", patient]
+    assert 0 < first["distance"] < 0.02 < row["nearest"][1]["distance"]
+    assert len(row["nearest"]) == 5
+    with Image.open(tmp_path / f"{cell.stem}.explained.png") as picture:
+        assert 640 < picture.height < 640 + 10 * 18  # lines of text, no pictures
+    assert "nearest" not in explained(str(cell), "--nearest", "0", cache=cache)
+
+
+def test_a_bundle_without_an_index_tells_no_cells(folder: Path, cache: Path, tmp_path: Path) -> None:
+    shutil.copytree(blastscope.SHIPPED_BUNDLE, tmp_path / "bundle")
+    bundle = read_bundle(tmp_path / "bundle")
+    update_bundle(bundle, bundle.manifest.model_copy(update={"neighbours": None, "format": "1.4"}), {})
+    cell = sorted((folder / "all").iterdir())[4]
+    assert "nearest" not in explained(str(cell), "--bundle", str(tmp_path / "bundle"), cache=cache)
+    why = r"no index of the training's cells.*add-neighbours"
+    with blastscope.open_bundle(tmp_path / "bundle", cache_dir=cache) as scope, pytest.raises(UsageError, match=why):
+        scope.open_archive()
+
+
+def test_an_image_that_is_refused_opens_no_archive(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (300, 300)).save(tmp_path / "black.png")
+    monkeypatch.setattr(Scope, "open_archive", lambda *_: pytest.fail("the archive was opened"))
+    done = CliRunner().invoke(app, ["explain", str(tmp_path / "black.png"), "--archive", str(folder)])
+    assert done.exit_code == 1
+    assert "nothing is brighter" in done.stdout
+    gone = CliRunner().invoke(app, ["explain", str(tmp_path / "black.png"), "--archive", str(tmp_path / "gone")])
+    assert gone.exit_code == 2
+    assert "no such folder or table" in gone.stderr
+
+
+def test_a_machine_without_openvino_explains_all_the_same(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacking(*_: object) -> None:
+        raise MissingLibrary("openvino", "cpu")
+
+    monkeypatch.setattr(Scope, "open_archive", lacking)
+    cell = sorted((folder / "all").iterdir())[4]
+    assert explained(str(cell), cache=cache)["nearest"] == []
+
+
+# ---- where labelled cells may lie
+
+
+def few_of(folder: Path, count: int) -> list[Path]:
+    return [path for label in ("all", "hem") for path in sorted((folder / label).iterdir())[:count]]
+
+
+def test_a_folder_of_all_and_hem_takes_images_of_any_names(scope: Scope, folder: Path, tmp_path: Path) -> None:
+    for number, path in enumerate(few_of(folder, 2)):
+        place = tmp_path / path.parent.name / f"cell {number}.webp"
+        place.parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, place)
+    shutil.copyfile(path, tmp_path / "hem" / "again.webp")
+    shutil.copyfile(path, tmp_path / "loose.webp")
+    (tmp_path / "all" / "broken.png").write_bytes(b"no image")
+    listing = list_labelled_cells(tmp_path, threads=1)
+    assert [(cell.file, cell.label, cell.patient) for cell in listing.cells] == [
+        ("cell 0.webp", "all", ""),
+        ("cell 1.webp", "all", ""),
+        ("again.webp", "hem", ""),
+        ("cell 2.webp", "hem", ""),
+    ]
+    assert {path.name for path, _ in listing.left_out} == {"loose.webp", "broken.png"}
+    with opened_at(scope, tmp_path, None) as opened:
+        assert neighbours.in_words(opened.nearest(few_of(folder, 1)[0], 4)) == "2 ALL and 2 HEM"
+
+
+def test_a_table_names_files_labels_and_patients(folder: Path, tmp_path: Path) -> None:
+    one, two, three, four = few_of(folder, 2)
+    shutil.copyfile(one, tmp_path / "own.webp")
+    table = tmp_path / "labels.csv"
+    table.write_text(f"File,Label,Patient\nown.webp,ALL,75\n{two},all,\n{three},hem,p 3\n{four},hem,p 4\n", "utf-8")
+    cells = list_labelled_cells(table, threads=1).cells
+    by_name = two.name.split("_")[1]
+    assert [(cell.label, cell.patient) for cell in cells] == [("all", "75"), ("all", by_name), ("hem", "p 3"), ("hem", "p 4")]
+    assert cells[0].person == "75"  # a number of the site's own: none of C-NMC's people with several ids
+    table.write_text("path,label\nown.webp,all\nown.webp,blast\ngone.webp,hem\n", "utf-8")
+    with pytest.raises(DataError, match=r"line 3: the label is 'blast'.*; line 4: there is no file 'gone\.webp'"):
+        list_labelled_cells(table, threads=1)
+    table.write_text("path;label\nown.webp;all\n", "utf-8")
+    with pytest.raises(DataError, match=r"no column path, label .*parted by ';'"):
+        list_labelled_cells(table, threads=1)
+
+
+def test_the_same_bytes_under_both_labels_are_left_out(folder: Path, tmp_path: Path) -> None:
+    one, two = few_of(folder, 1)
+    table = tmp_path / "labels.csv"
+    table.write_text(f"path,label\n{one},all\n{one},hem\n{two},hem\n", "utf-8")
+    listing = list_labelled_cells(table, threads=1)
+    assert [cell.path for cell in listing.cells] == [two]
+    assert {reason for _, reason in listing.left_out} == {"the same bytes stand under both labels"}
+
+
+def test_labels_of_frames_give_their_cells(scope: Scope, shared_data: Path, tmp_path: Path) -> None:
+    """The cell that a table of frames names is its own nearest, cut out as `examine` does."""
+    frame = tmp_path / "frame.jpg"
+    shutil.copyfile(shared_data / "bccd" / "JPEGImages" / "BloodImage_00010.jpg", frame)
+    boxes = [cell.box for cell in Examiner(_not_asked, FrameSpecification()).examine(read_image(frame)).cells]  # type: ignore[arg-type]
+    rows = "".join(f"frame.jpg,{','.join(map(str, box))},hem,p 1\n" for box in boxes)
+    (tmp_path / "labels.csv").write_text(f"path,x0,y0,x1,y1,label,patient\n{rows}", "utf-8")
+    with opened_at(scope, tmp_path / "labels.csv", None) as opened:
+        assert {cell.box for cell in opened.cells} <= set(boxes)
+        cell = opened.cells[0]
+        (first,) = opened.nearest(cell.image, 1)
+    assert (first.cell.path, first.cell.patient, first.cell.file) == (frame, "p 1", "frame.jpg")
+    assert first.distance < 1e-4
+    assert first.row()["box"] == list(cell.box or ())
 
 
 def test_an_archive_alone_is_no_reason_to_examine(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def test_no_more_threads_are_used_than_the_affinity_allows() -> None:
 
 
 def test_a_core_with_two_hardware_threads_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "_allowed_cpus", lambda: [0, 1, 2, 3])
+    monkeypatch.setattr(device, "allowed_cpus", lambda: [0, 1, 2, 3])
     monkeypatch.setattr(device, "_siblings", lambda cpu: str(cpu % 2))
     monkeypatch.setattr(device, "_cgroup_quota", lambda: None)
     assert usable_threads() == 2
@@ -49,7 +49,7 @@ def test_a_core_with_two_hardware_threads_counts_once(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize(("quota", "wanted"), [(0.2, 1), (1.0, 1), (2.5, 3), (64.0, 4)])
 def test_a_quota_limits_the_threads_and_leaves_one(monkeypatch: pytest.MonkeyPatch, quota: float, wanted: int) -> None:
-    monkeypatch.setattr(device, "_allowed_cpus", lambda: [0, 1, 2, 3])
+    monkeypatch.setattr(device, "allowed_cpus", lambda: [0, 1, 2, 3])
     monkeypatch.setattr(device, "_siblings", str)
     monkeypatch.setattr(device, "_cgroup_quota", lambda: quota)
     assert usable_threads() == wanted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import stat
@@ -9,12 +10,15 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from blastscope.runtime.io.atomic import write_content, write_file
-from blastscope.runtime.io.temporary_file import sibling, temporary_file
+from blastscope.runtime.io import temporary_file as temporary_file_module
+from blastscope.runtime.io.atomic import clear_abandoned_files, write_content, write_file
+from blastscope.runtime.io.own_files import exclusive_lock
+from blastscope.runtime.io.temporary_file import clear_temporary_files, sibling, temporary_file
 
 posix = pytest.mark.skipif(os.name == "nt", reason="locks and signals of POSIX")
 WRITER = """
@@ -65,6 +69,34 @@ def test_what_two_killed_writers_left_goes_at_the_next_writing(tmp_path: Path) -
     sibling(path, "0.new").write_bytes(b"of the first one")
     write_content(path, "whole")
     assert names(tmp_path) == ["c7.zip"]
+
+
+@posix
+def test_a_cache_is_cleared_of_what_killed_processes_left_under_any_name(tmp_path: Path) -> None:
+    kill_a_writer(tmp_path / "features-a")
+    kill_a_writer(tmp_path / "choice-a")
+    left = (".features-a.0.new", ".features-b.17-0.new", ".features-c.lock", ".choice-a.0.new", ".choice-b.lock")
+    for name in left:
+        (tmp_path / name).touch()
+    with temporary_file(tmp_path / "features-d"), exclusive_lock(tmp_path / ".features-e.lock", wait=True):
+        clear_abandoned_files(tmp_path, prefix="features-")
+        assert names(tmp_path) == [".choice-a.0.new", ".choice-b.lock", ".features-d.0.new", ".features-e.lock"]
+    clear_abandoned_files(tmp_path)
+    assert names(tmp_path) == []
+    clear_abandoned_files(tmp_path / "nowhere")
+
+
+@posix
+def test_without_locks_what_is_old_was_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(temporary_file_module.fcntl, "flock", none)
+    for name, age_s in ((".a.0.new", 7200), (".b.0.new", 0)):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (time.time() - age_s,) * 2)
+    clear_temporary_files(tmp_path)
+    assert names(tmp_path) == [".b.0.new"]
 
 
 def test_writers_at_the_same_time_have_files_of_their_own(tmp_path: Path) -> None:

@@ -20,9 +20,8 @@ from blastscope.runtime.io.paths import PassedOver, left_out
 from blastscope.runtime.io.slides import dicom
 from blastscope.runtime.io.slides import slide as slides
 from blastscope.runtime.io.slides.dicom import DicomSlide
-from blastscope.runtime.io.slides.heif import HeifSlide
 from blastscope.runtime.io.slides.slide import Slide, find_frames, open_slide, read_overview, read_region
-from blastscope.runtime.io.slides.vendor import CziSlide
+from blastscope.runtime.io.slides.vendor import CziSlide, HeifSlide
 from blastscope.runtime.types import Refusal
 
 Pixels = NDArray[np.uint8]
@@ -43,7 +42,7 @@ def without(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     def find(name: str, *words: Any) -> object:
         return None if name in names else found(name, *words)
 
-    for module in ("dicom", "heif", "vendor"):
+    for module in ("dicom", "vendor"):
         monkeypatch.setattr(f"blastscope.runtime.io.slides.{module}.find_spec", find)
 
 
