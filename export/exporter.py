@@ -183,7 +183,7 @@ def _clear_count(side: NDArray[np.int64], margins: NDArray[np.float64]) -> int:
 
 
 def _shares(clear: Sequence[int], available: Sequence[int], count: int) -> list[int]:
-    """How many cells of each call are chosen: a half of `count`, but rather clear cells of one call than unclear ones of the other."""
+    """How many cells of each call are chosen: half of `count`, but clear cells of one call before unclear ones of the other."""
     shares = [1, 1]
     for limits in (clear, available):
         while sum(shares) < count and any(share < limit for share, limit in zip(shares, limits, strict=True)):
