@@ -131,6 +131,8 @@ class Row(StrictModel):
         Their time at the measured peak of the type that this row computes in.
     peak_fraction : float or None
         How much of that peak is reached: roofline_ms / p50_ms.
+    cpu_ms, client_cpu_ms : float or None
+        Of scope 'served': processor time of a cell, of all cores together, in the process that answers, and in its clients.
     benchmark_app_ms : float or None
         Median of OpenVINO's benchmark_app on the same graph and settings, interleaved.
     notes : tuple of str
@@ -163,6 +165,8 @@ class Row(StrictModel):
     gmac: float | None = None
     roofline_ms: float | None = None
     peak_fraction: float | None = None
+    cpu_ms: float | None = None
+    client_cpu_ms: float | None = None
     benchmark_app_ms: float | None = None
     notes: tuple[str, ...] = ()
     config: str | None = None

@@ -1,7 +1,8 @@
 """Calls through `blastscope serve` beside `Scope.classify_many`, in turn in one run: `make serve-bench`.
 
 Clients are processes of their own, over gRPC and REST. They share the cores with the server, as they would on a workstation, so
-the ratio tells what server and clients cost together. Prints a line of JSON for each protocol.
+the ratio of the throughputs tells what server and clients cost together, and their processor time what each of them does.
+Prints a line of JSON for each protocol.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ import argparse
 import json
 import multiprocessing
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -22,7 +23,6 @@ from blastscope.benchmarks.results import write_result
 from blastscope.benchmarks.schema import (
     SCOPE_DESCRIPTIONS,
     BenchResult,
-    MeasuredScope,
     Row,
     describe_machine,
     installed_versions,
@@ -96,40 +96,91 @@ def measure(
         shares = [paths[number::clients] for number in range(min(clients, len(paths)))]
         started = [running.enter_context(Client(addresses, share, images)) for share in shares]
         contents = [path.read_bytes() for path in paths]
-        whole: dict[str, list[Round]] = {name: [] for name in (DIRECT, *addresses)}
-        waits: dict[str, list[Round]] = {name: [] for name in addresses}
-        for turn in range(rounds + 1):  # the first one warms up
-            begun = time.perf_counter()
-            scope.classify_many(contents)
-            measured = [(DIRECT, time.perf_counter() - begun)]
-            for name in addresses:
-                begun = time.perf_counter()
-                for client in started:
-                    client.begin(name)
-                found = [client.result() for client in started]
-                measured.append((name, time.perf_counter() - begun))
-                engines = {engine for _, engine in found}
-                if engines != {scope.audit.engine}:
+        turns: dict[str, list[Turn]] = {name: [] for name in (DIRECT, *addresses)}
+        for turn in range(rounds + 1):
+            for name, measured in turns.items():
+                measured.append(_turn(started, name, lambda: scope.classify_many(contents)))
+                if measured[-1].engines - {scope.audit.engine}:
                     raise EngineError(
                         "the server took another engine than 'classify_many': run it again, once both are measured"
                     )
-                if turn:
-                    waits[name].append(Round(1000 * np.concatenate([seconds for seconds, _ in found])))
-            for name, seconds in measured if turn else ():
-                whole[name].append(Round(np.array([1000 * seconds])))
+            if not turn:  # which warmed up
+                turns = {name: [] for name in turns}
         graph = "-".join(dict.fromkeys((scope.audit.precision, scope.audit.execution)))
         network = scope.bundle.manifest.name if bundle else "shipped"
     note = f"{clients} clients, {images} {'image' if images == 1 else 'images'} a request"
-    kinds: tuple[tuple[MeasuredScope, dict[str, list[Round]], int], ...] = (
-        ("served", whole, len(contents)),
-        ("request", waits, images),
-    )
-    rows = [
-        make_row(f"{network}/{graph}/{name}", batch, found).model_copy(update={"scope": kind, "notes": (note,)})
-        for kind, measured_rounds, batch in kinds
-        for name, found in measured_rounds.items()
-    ]
+    rows = []
+    for name, measured in turns.items():
+        cpu_ms, client_cpu_ms = (
+            float(np.median([1000 * getattr(one, field) / len(paths) for one in measured]))
+            for field in ("cpu_s", "client_cpu_s")
+        )
+        whole = [Round(np.array([1000 * one.seconds])) for one in measured]
+        told = {"scope": "served", "notes": (note,), "cpu_ms": cpu_ms, "client_cpu_ms": client_cpu_ms}
+        rows.append(make_row(f"{network}/{graph}/{name}", len(paths), whole).model_copy(update=told))
+    for name in addresses:
+        waits = [Round(1000 * np.array(one.waits_s)) for one in turns[name]]
+        row = make_row(f"{network}/{graph}/{name}", images, waits)
+        rows.append(row.model_copy(update={"scope": "request", "notes": (note,)}))
     return BenchResult(machine=describe_machine(), versions=installed_versions(), rows=tuple(rows))
+
+
+class Answers(NamedTuple):
+    """What a client did with its share.
+
+    Attributes
+    ----------
+    waits_s
+        Seconds of each request.
+    cpu_s
+        Seconds of processor time that the client took.
+    engine
+        Digest of the engine that answered.
+    """
+
+    waits_s: list[float]
+    cpu_s: float
+    engine: str
+
+
+class Turn(NamedTuple):
+    """All cells, answered once in one way.
+
+    Attributes
+    ----------
+    seconds
+        From the first request to the last answer.
+    cpu_s, client_cpu_s
+        Seconds of processor time that this process, which holds the server too, and the clients took meanwhile.
+    waits_s
+        Seconds of each request.
+    engines
+        Digests of the engines that answered the clients.
+    """
+
+    seconds: float
+    cpu_s: float
+    client_cpu_s: float
+    waits_s: list[float]
+    engines: set[str]
+
+
+def _turn(clients: Sequence[Client], name: str, direct: Callable[[], object]) -> Turn:
+    begun, cpu_s = time.perf_counter(), time.process_time()
+    found: list[Answers] = []
+    if name == DIRECT:
+        direct()
+    else:
+        for client in clients:
+            client.begin(name)
+        found = [client.result() for client in clients]
+    return Turn(
+        time.perf_counter() - begun,
+        time.process_time() - cpu_s,
+        sum(one.cpu_s for one in found),
+        [wait for one in found for wait in one.waits_s],
+        {one.engine for one in found},
+    )
 
 
 class Client:
@@ -164,9 +215,9 @@ class Client:
         """Lets it ask with all of its files, one request after the other."""
         self._pipe.send(protocol)
 
-    def result(self) -> tuple[list[float], str]:
-        """The seconds of each request, and the digest of the engine that answered, once it is done."""
-        found: tuple[list[float], str] = self._pipe.recv()
+    def result(self) -> Answers:
+        """What it did, once it is done."""
+        found: Answers = self._pipe.recv()
         return found
 
 
@@ -182,8 +233,8 @@ def _answer_orders(pipe: Any, addresses: Mapping[str, str], paths: Sequence[Path
         client.close()
 
 
-def _ask(module: Any, client: Any, contents: Sequence[bytes], images: int) -> tuple[list[float], str]:
-    seconds, engine = [], ""
+def _ask(module: Any, client: Any, contents: Sequence[bytes], images: int) -> Answers:
+    waits_s, engine, cpu_s = [], "", time.process_time()
     wanted = [module.InferRequestedOutput(name) for name in ("label", "score", "refusal")]
     for start in range(0, len(contents), images):
         files = np.array([*contents[start : start + images], None], dtype=np.object_)[:-1]
@@ -191,9 +242,9 @@ def _ask(module: Any, client: Any, contents: Sequence[bytes], images: int) -> tu
         given.set_data_from_numpy(files)
         begun = time.perf_counter()
         answer = client.infer("cells", [given], outputs=wanted).get_response()
-        seconds.append(time.perf_counter() - begun)
+        waits_s.append(time.perf_counter() - begun)
         engine = answer["parameters"]["engine"] if isinstance(answer, dict) else answer.parameters["engine"].string_param
-    return seconds, engine
+    return Answers(waits_s, time.process_time() - cpu_s, engine)
 
 
 def served_lines(rows: Iterable[Row]) -> list[dict[str, Any]]:
@@ -202,7 +253,7 @@ def served_lines(rows: Iterable[Row]) -> list[dict[str, Any]]:
     lines = []
     for (scope, name), row in found.items():
         direct, wait = found.get(("served", f"{name.rpartition('/')[0]}/{DIRECT}")), found.get(("request", name))
-        if scope != "served" or not direct or not wait:
+        if scope != "served" or not direct or not wait or not row.cpu_ms:
             continue
         low, high = ratio_interval(*([np.array(one) for one in side.samples_ms] for side in (direct, row)))
         lines.append(
@@ -214,6 +265,9 @@ def served_lines(rows: Iterable[Row]) -> list[dict[str, Any]]:
                 "ratio": round(direct.p50_ms / row.p50_ms, 3),
                 "ratio_low": round(low, 3),
                 "ratio_high": round(high, 3),
+                "classify_many_cpu_ms": round(direct.cpu_ms or 0, 2),
+                "server_cpu_ms": round(row.cpu_ms or 0, 2),
+                "clients_cpu_ms": round(row.client_cpu_ms or 0, 2),
                 "p50_ms": round(wait.p50_ms, 1),
                 "p99_ms": round(wait.p99_ms, 1),
             }
@@ -227,13 +281,17 @@ def served_table(rows: Iterable[Row]) -> Iterator[str]:
     if not lines:
         return
     yield f"#### served: {SCOPE_DESCRIPTIONS['served']}\n"
-    yield "Clients and server share the cores. The waits are from a client's request to its answer.\n"
-    yield f"| | | cells/s | cells/s of `{DIRECT}` | ratio (95 %) | p50 ms | p99 |"
-    yield "|---|---|---|---|---|---|---|"
+    yield "Clients and server share the cores: the ratio of the throughputs holds the processor time (CPU, of a cell, all cores"
+    yield "together) of both. The waits are from a client's request to its answer.\n"
+    head = f"| | | cells/s | cells/s of `{DIRECT}` | ratio (95 %) | CPU ms of `{DIRECT}` | of the server | of the clients |"
+    yield f"{head} p50 ms | p99 |"
+    yield "|---|---|---|---|---|---|---|---|---|---|"
     for line in lines:
         ratio = f"{line['ratio']:.2f} ({line['ratio_low']:.2f} to {line['ratio_high']:.2f})"
         rates = f"{line['served_per_s']:.1f} | {line['classify_many_per_s']:.1f}"
-        yield f"| `{line['name']}` | {line['notes']} | {rates} | {ratio} | {line['p50_ms']:.1f} | {line['p99_ms']:.1f} |"
+        costs = " | ".join(f"{line[key]:.2f}" for key in ("classify_many_cpu_ms", "server_cpu_ms", "clients_cpu_ms"))
+        waits = f"{line['p50_ms']:.1f} | {line['p99_ms']:.1f}"
+        yield f"| `{line['name']}` | {line['notes']} | {rates} | {ratio} | {costs} | {waits} |"
     yield ""
 
 

@@ -2,7 +2,7 @@
 
 `open_bundle` gives a `Scope`, which turns uint8 RGB images of cells into `Prediction`s and whole frames into `FrameReport`s.
 `SHIPPED_BUNDLE` is the bundle that comes with the package, and `synthetic_cell` draws an image to try it on. Everything else
-lives in the rooms: `runtime`, `train`, `calibration`, `export`, `benchmarks`.
+is in the packages `runtime`, `train`, `calibration`, `export` and `benchmarks`.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from blastscope import SHIPPED_BUNDLE, open_bundle
 from blastscope.runtime.bundle import Bundle, read_bundle
 from blastscope.runtime.io.cnmc import DatasetEntry, person_of, scan_dataset
 from blastscope.runtime.io.image import read_image
+from blastscope.runtime.io.paths import resolved
 from blastscope.runtime.io.synthetic import write_synthetic_dataset
 from blastscope.runtime.types import CLASSES, ClassName, Prediction, Refusal
 
@@ -153,7 +154,7 @@ def few_cells(data: Path, folder: Path) -> Path:
             place = folder / "fold_0" / cell.label / cell.path.name
             place.parent.mkdir(parents=True, exist_ok=True)
             try:
-                place.symlink_to(cell.path.resolve())
+                place.symlink_to(resolved(cell.path))
             except OSError:
                 shutil.copyfile(cell.path, place)
     return folder

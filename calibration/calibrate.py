@@ -47,6 +47,7 @@ from blastscope.runtime.errors import BundleError, DataError, DeviceError, Engin
 from blastscope.runtime.io.atomic import check_place
 from blastscope.runtime.io.cnmc import Dataset, DatasetEntry, scan_dataset
 from blastscope.runtime.io.cpu_info import int8_sums_overflow
+from blastscope.runtime.io.paths import resolved
 from blastscope.runtime.io.temporary_file import sibling
 
 logger = logging.getLogger(__name__)
@@ -298,6 +299,6 @@ def open_writable_bundle(path: Path | str) -> Bundle:
 def check_writable(folder: Path) -> None:
     """Raises `DataError` where the bundle `folder` can't be written: a changed bundle grows beside it, and takes its place."""
     try:
-        check_place(sibling(folder.resolve(), "trial"))
+        check_place(sibling(resolved(folder), "trial"))
     except DataError as error:
         raise DataError(folder, error.problem) from error  # nobody knows the trial

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,6 +33,7 @@ from blastscope.runtime.bundle.uncertainty import Uncertainty
 from blastscope.runtime.crop import Crop, CropSpecification, crop_cell
 from blastscope.runtime.errors import DataError
 from blastscope.runtime.io.cnmc import scan_dataset
+from blastscope.runtime.io.paths import resolved
 from blastscope.runtime.io.synthetic import synthetic_cells
 from blastscope.runtime.types import CLASSES, VOTERS
 from blastscope.train.ensemble_checkpoint import RunProvenance, TrainedEnsemble, load_ensemble
@@ -90,7 +92,7 @@ def export_run(run: Path, out: Path, *, data: Path | None = None, config: Export
             logger.info("exporting %s", name)
             files += export_graphs(trained.ensemble, name, checked.crops[: config.parity_cells], Path(folder), config)
         manifest = Manifest(
-            name=config.name or Path(run).resolve().name[:80] or "run",
+            name=config.name or resolved(Path(run)).name[:80] or "run",
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             backbone=trained.config.network.backbone,
             crop=trained.config.crop,
@@ -135,7 +137,7 @@ def choose_golden(
     seed: int,
     source: Path,
 ) -> Golden:
-    """The golden set, half of each call where there are enough.
+    """The golden set, half of each call where enough are clear.
 
     Drawn among the clear half of each call, and not its clearest: probabilities of exactly 1.0 would hide a wrong engine.
 
@@ -169,20 +171,32 @@ def choose_golden(
     if not all(len(side) for side in sides):
         only = CLASSES[int(len(sides[1]) > 0)]
         raise DataError(source, f"the ensemble calls all {len(crops)} cells '{only}': a golden set needs both calls")
-    wanted = [count // 2, count - count // 2]
-    wanted = [max(want, count - len(other)) for want, other in zip(wanted, reversed(sides), strict=True)]
+    wanted = _shares([_clear_count(side, margins) for side in sides], [len(side) for side in sides], count)
     rows = np.concatenate([_choose_clear_rows(side, margins, want, rng) for side, want in zip(sides, wanted, strict=True)])
     rows.sort()
     distances = None if novelty is None else np.ascontiguousarray(novelty[rows])
     return Golden(np.ascontiguousarray(crops[rows]), np.ascontiguousarray(answers[rows]), distances)
 
 
+def _clear_count(side: NDArray[np.int64], margins: NDArray[np.float64]) -> int:
+    return int((np.abs(margins[side]) >= CLEAR_MARGIN).sum())
+
+
+def _shares(clear: Sequence[int], available: Sequence[int], count: int) -> list[int]:
+    """How many cells of each call are chosen: half of `count`, but clear cells of one call before unclear ones of the other."""
+    shares = [1, 1]
+    for limits in (clear, available):
+        while sum(shares) < count and any(share < limit for share, limit in zip(shares, limits, strict=True)):
+            open_sides = [side for side in (0, 1) if shares[side] < limits[side]]
+            shares[min(open_sides, key=lambda side: shares[side])] += 1
+    return shares
+
+
 def _choose_clear_rows(
     side: NDArray[np.int64], margins: NDArray[np.float64], want: int, rng: np.random.Generator
 ) -> NDArray[np.int64]:
     by_margin = side[np.argsort(-np.abs(margins[side]), kind="stable")]
-    clear = int((np.abs(margins[by_margin]) >= CLEAR_MARGIN).sum())
-    pool = by_margin[: max(min(clear, (len(side) + 1) // 2), want)]
+    pool = by_margin[: max(min(_clear_count(side, margins), (len(side) + 1) // 2), want)]
     return rng.choice(pool, size=min(want, len(pool)), replace=False)
 
 

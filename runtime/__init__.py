@@ -1,4 +1,4 @@
 """What microscope software embeds: crops cells, runs the fused ensemble of a bundle, and votes.
 
-Knows no other room and never imports torch. The names to use are re-exported by `blastscope`.
+Imports none of the other packages, and never torch. The names to use are re-exported by `blastscope`.
 """

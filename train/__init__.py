@@ -1,5 +1,5 @@
 """C-NMC folders in; three networks, their checkpoints and a report out: the two-stage bagging ensemble of Liu and Long.
 
 `pipeline.train_ensemble` does it all, `config.TrainConfig` says how, `ensemble_checkpoint.load_ensemble` reads the result,
-and `random_init.random_ensemble` makes untrained networks for benchmarks.
+and `ensemble_checkpoint.random_ensemble` makes untrained networks for benchmarks.
 """

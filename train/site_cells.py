@@ -22,6 +22,7 @@ from blastscope.runtime.evaluation.labels import frames_named_in, read_labels
 from blastscope.runtime.evaluation.site_cells import cut_labelled_cells
 from blastscope.runtime.frames.types import FrameSpecification
 from blastscope.runtime.io.atomic import write_folder
+from blastscope.runtime.io.paths import resolved
 from blastscope.runtime.types import ClassName
 
 Cells = list[tuple[ClassName, NDArray[np.uint8]]]
@@ -66,12 +67,12 @@ def add_site_cells(
     found = cut_labelled_cells(labels, spec, threads=threads)
     people: dict[str, Cells] = defaultdict(list)
     for cell in found.cells:
-        people[cell.patient or str(cell.frame.resolve().parent)].append((cell.label, cell.pixels))
+        people[cell.patient or str(resolved(cell.frame).parent)].append((cell.label, cell.pixels))
     kept = {person: _of_one_class(cells) for person, cells in people.items()}
     dropped = sum(len(cells) for cells in people.values()) - sum(len(cells) for cells in kept.values())
     if not any(kept.values()):
         raise DataError(table, "no cell that is labelled all or hem was found in its frames, so there is nothing to train on")
-    write_folder(place, partial(_fill, data.resolve(), kept))
+    write_folder(place, partial(_fill, resolved(data), kept))
     counts = Counter(label for cells in kept.values() for label, _ in cells)
     tell(f"cells of this site: {counts['all']} ALL and {counts['hem']} HEM of {len(kept)} persons, in '{place}'")
     left = Counter(reason for _, reason in found.left_out)

@@ -76,6 +76,7 @@ def classify(
     """
     from blastscope.runtime.inference.voting import smear_model
     from blastscope.runtime.io.cnmc import patient_in_name
+    from blastscope.runtime.io.paths import resolved
 
     check_scale(pixel_um, on_black=on_black)
     words = engine.words(layout=layout, cascade=cascade)
@@ -97,7 +98,7 @@ def classify(
         model = smear_model(scope.bundle) if group_by != "none" else None
         answers = scope.classify_pictures(images, pixel_um=pixel_um) if on_black else scope.classify_files(images)
         for path, prediction in answers:
-            groups.setdefault(_group(path, group_by), {})[path.resolve()] = prediction
+            groups.setdefault(_group(path, group_by), {})[resolved(path)] = prediction
             refused += prediction.refusal is not None
             tell(path, prediction, as_json=as_json)
         if model:

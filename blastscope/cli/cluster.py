@@ -69,19 +69,20 @@ def run_on_cluster(job: ClusterJob, paths: Sequence[Path], *, alone: bool, as_js
         raise UsageError("--ray writes --results and nothing else: leave --group-by and all other outputs out")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would tell its makers of each run
     from blastscope.runtime.integrations.ray_cluster import RayRun, Work
+    from blastscope.runtime.io.paths import resolved
 
-    resolved = [path.resolve() for path in paths]
+    places = [resolved(path) for path in paths]
     bundle, chosen = job.bundle, {name: value for name, value in job.engine.items() if value is not None}
-    work = Work(job.task, bundle and bundle.resolve(), bundle_at(bundle).digest, chosen, job.pixel_um, job.spec)
+    work = Work(job.task, bundle and resolved(bundle), bundle_at(bundle).digest, chosen, job.pixel_um, job.spec)
     refused = answered = 0
     console = Console(stderr=True)
     with (
         RayRun(job.address, work, job.results) as run,
         Progress(console=console, transient=True, disable=not console.is_terminal, redirect_stdout=False) as progress,
     ):
-        refused += run.refused_before(resolved)
-        todo = progress.add_task(f"{job.task} on {len(run.processes)} actors", total=len(resolved))
-        for path, row in run.answers(resolved):
+        refused += run.refused_before(places)
+        todo = progress.add_task(f"{job.task} on {len(run.processes)} actors", total=len(places))
+        for path, row in run.answers(places):
             answered += 1
             refused += row["refusal"] is not None
             progress.stop()
@@ -89,9 +90,9 @@ def run_on_cluster(job: ClusterJob, paths: Sequence[Path], *, alone: bool, as_js
             progress.start()
             progress.update(todo, advance=1)
         lost = f", {run.lost} times an actor was lost and its work given out again" if run.lost else ""
-    say(f"written: {job.results} ({answered} answered now, {len(resolved) - answered} before{lost})")
+    say(f"written: {job.results} ({answered} answered now, {len(places) - answered} before{lost})")
     if refused:
-        echo(f"{refused} of {len(resolved)} were refused", err=True)
+        echo(f"{refused} of {len(places)} were refused", err=True)
         raise typer.Exit(1)
 
 

@@ -266,12 +266,14 @@ class _Tally:
     grouped: set[Path] = field(default_factory=set)
 
     def add(self, report: FrameReport) -> None:
+        from blastscope.runtime.io.paths import resolved
+
         self.refused += report.refusal is not None
         self.validated &= report.validated
         self.doubts.update(report.doubt_codes)
         self.doubted += bool(report.doubts)
         self.drift.add(report)
-        if self.group_by != "none" and report.path is not None and (place := report.path.resolve()) not in self.grouped:
+        if self.group_by != "none" and report.path is not None and (place := resolved(report.path)) not in self.grouped:
             self.grouped.add(place)  # a frame that is given twice shows a person's cells once
             called = (cell.prediction for cell in report.cells if cell.prediction)
             self.groups.setdefault(str(report.path if self.group_by == "frame" else report.path.parent), []).extend(called)

@@ -18,6 +18,7 @@ from typing import NamedTuple
 from blastscope.runtime.errors import DataError
 from blastscope.runtime.frames.corrections import ANSWERS, COMPLETE, ReviewedFrame
 from blastscope.runtime.frames.corrections import COLUMNS as CORRECTION_COLUMNS
+from blastscope.runtime.io.paths import resolved
 from blastscope.runtime.io.slides.slide import open_slide
 from blastscope.runtime.types import CLASSES, Box, ClassName, Refusal
 
@@ -95,7 +96,7 @@ def read_labels(table: Path, frames: Sequence[Path], folders: Sequence[Path] = (
         and a patient must be named for all frames or for none.
     """
     read, corrected = _read(table)
-    places = {frame.resolve(): frame for frame in frames}
+    places = {resolved(frame): frame for frame in frames}
     boxes: dict[Path, dict[Box, _Said]] = {}
     patients: dict[Path, str] = {}
     complete: set[Path] = set()
@@ -256,7 +257,7 @@ def _read(table: Path) -> tuple[TableRows, bool]:
 def _frame(table: Path, where: str, name: str, places: Mapping[Path, Path], folders: Sequence[Path]) -> Path:
     candidates = [] if "\0" in name else [Path(name), *(folder / name for folder in folders), table.parent / name]
     for candidate in candidates:
-        if (frame := places.get(candidate.resolve())) is not None:
+        if (frame := places.get(resolved(candidate))) is not None:
             return frame
     found = "by the command, or below a folder named there, or below the table's own"
     raise DataError(table, f"{where}: '{name}' is none of the frames that were named {found}")

@@ -270,7 +270,7 @@ class Examiner:
             cells = in_order([cell for part in found for cell in part.cells])
             doubts += doubts_about(scan, facts, cells, self.whole_pixels)
         except ReadError as unreadable:
-            refusal = unreadable.refusal
+            refusal, notes = unreadable.refusal, ()  # they tell what was made of pixels that can't be read
         notes += (
             *(doubt.detail for doubt in doubts),
             *_too_coarse(facts),

@@ -42,7 +42,7 @@ class Predictor(Protocol):
         ...
 
     def classify_decoded(self, image: NDArray[np.uint8], wait: Callable[[Taken], Prediction]) -> Prediction:
-        """The call on an image from a file; `wait` puts what was taken into the waiting room."""
+        """The call on an image from a file; `wait` queues what was preprocessed, and waits for its prediction."""
         ...
 
     def preprocess(self, image: object) -> Taken | Refusal:

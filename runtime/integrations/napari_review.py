@@ -25,6 +25,7 @@ from blastscope.runtime.frames.corrections import (
     write_corrections,
 )
 from blastscope.runtime.integrations.napari_layers import MARK, expect_shapes_by_hand
+from blastscope.runtime.io.paths import resolved
 from blastscope.runtime.types import CLASSES, Box
 
 ARROW = " \u2192 "  # between the call and the answer, in a cell's text
@@ -126,9 +127,9 @@ def restore_answers(shapes: Any, path: str, table: Path) -> int:
         The file can't be read, or says something else than an answer.
     """
     said: dict[Box, Answer] = {}
-    frame = Path(path).resolve()
+    frame = resolved(Path(path))
     for one in read_corrections(table):
-        here = frame in (Path(one.path).resolve(), (table.parent / one.path).resolve())
+        here = frame in (resolved(Path(one.path)), resolved(table.parent / one.path))
         if not here or one.box is None or one.new == COMPLETE:
             continue
         if one.new not in ANSWERS:

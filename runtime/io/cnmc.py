@@ -22,6 +22,7 @@ from pathlib import Path
 from blastscope.runtime.errors import DataError
 from blastscope.runtime.io.image import check_image
 from blastscope.runtime.io.image_decode import SUFFIXES, read_content
+from blastscope.runtime.io.paths import resolved
 from blastscope.runtime.types import CLASSES, ClassName, Refusal
 
 NAME = re.compile(r"UID_(?P<patient>[a-z]?\d+)_(?P<image>\d+)_(?P<cell>\d+)_(?P<label>all|hem)", re.IGNORECASE)
@@ -244,7 +245,7 @@ def image_files(root: Path, unread: list[tuple[Path, str]]) -> Iterator[Path]:
 
 def folder_label(root: Path, path: Path) -> ClassName | None:
     """The label of a file below `root`: that of the nearest folder named all or hem, `root` itself being the last."""
-    names = [root.resolve().name, *path.relative_to(root).parts[:-1]]
+    names = [resolved(root).name, *path.relative_to(root).parts[:-1]]
     return next((label for name in reversed(names) for label in CLASSES if name.lower() == label), None)
 
 
@@ -285,7 +286,7 @@ def _test_table(root: Path) -> _TestTable | None:
     """The preliminary test set's table, in or beside `root`."""
     tables = sorted(root.rglob(TEST_TABLE)) or sorted(root.parent.glob(TEST_TABLE))
     beside = [tables[0].parent] if tables and tables[0].is_relative_to(root) else []
-    folders = (*beside, *root.rglob(TEST_FOLDER), *([root] if root.resolve().name == TEST_FOLDER else []))
+    folders = (*beside, *root.rglob(TEST_FOLDER), *([root] if resolved(root).name == TEST_FOLDER else []))
     if not (tables and folders):
         return None
     try:

@@ -248,6 +248,23 @@ def _announce(path: Path) -> None:
         os.close(file)
 
 
+def resolved(path: Path) -> Path:
+    """The absolute path with its links followed, as far as they can be.
+
+    Up to Python 3.12 `Path.resolve` raises `RuntimeError` for a link that leads to itself. Whoever opens it gets an `OSError`.
+
+    Parameters
+    ----------
+    path : Path
+        It need not exist.
+
+    Returns
+    -------
+    Path
+    """
+    return Path(os.path.realpath(path))
+
+
 def default_cache_dir() -> Path:
     """The user's cache folder for blastscope, where engines, measurements and unpacked bundles are kept by default.
 

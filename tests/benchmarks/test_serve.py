@@ -43,6 +43,7 @@ def test_both_protocols_are_measured_beside_the_runtime(
     for line in lines:
         assert line["ratio"] == pytest.approx(line["served_per_s"] / line["classify_many_per_s"], rel=0.02)
         assert 0 < line["p50_ms"] <= line["p99_ms"]
+        assert min(line["classify_many_cpu_ms"], line["server_cpu_ms"], line["clients_cpu_ms"]) > 0
 
 
 def test_a_folder_without_cells_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

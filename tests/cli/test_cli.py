@@ -67,6 +67,16 @@ def test_a_bad_file_is_refused_by_name_and_the_batch_goes_on(bundle: Path, image
     assert "1 of 3 images refused" in result.stderr
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights on Windows")
+def test_a_link_that_leads_to_itself_is_refused_and_the_batch_goes_on(bundle: Path, images: Path, tmp_path: Path) -> None:
+    loop = tmp_path / "loop.png"
+    loop.symlink_to(loop.name)
+    result = run("classify", loop, images, "--bundle", bundle, "--device", "cpu", "--json")
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert (result.exit_code, rows[0]["refusal"]) == (1, "undecodable")
+    assert len(rows) == 1 + len(list(images.iterdir()))
+
+
 def test_people_get_a_line_an_image(bundle: Path, images: Path) -> None:
     result = run("classify", images, "--bundle", bundle)
     assert result.exit_code == 0

@@ -198,6 +198,16 @@ def test_nothing_is_read_that_could_run_on_reading() -> None:
             assert name != "torch.load" or words.get("weights_only") == "True", f"{file}:{call.lineno}"
 
 
+def test_links_are_followed_by_what_a_loop_of_them_cannot_stop() -> None:
+    assert [
+        f"{file}:{call.lineno}"
+        for file in SOURCES
+        if not file.startswith("benchmarks/")  # its paths are the machine's own
+        for call in calls(file)
+        if ast.unparse(call.func).endswith(".resolve")
+    ] == []
+
+
 def test_no_environment_variable_is_read_below_the_command_line() -> None:
     assert [
         f"{file}:{node.lineno}"

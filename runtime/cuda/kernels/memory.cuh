@@ -16,12 +16,12 @@ typedef long long i64;
 #define OTHERS_MAY_RUN()
 #endif
 
-constexpr int THREADS = 256;   // of every block; plan.py launches as many
+constexpr int THREADS = 256;   // of every block; crop_launch_plan.py launches as many
 constexpr int WORD = 32;       // pixels in a word of a mask; bit k of word w is column 32 w + k
 constexpr int SLOTS = 16;      // segments that a word may hold: they start at least two pixels apart
 constexpr int BINS = 257;      // a histogram's 256 counts and the bright pixels of the border
 
-// The order is that of STATUSES in plan.py.
+// The order is that of STATUSES in crop_launch_plan.py.
 enum Status { OK, NO_PIXELS, DARK, NOT_ON_BLACK, NOTHING_LEFT, TOUCHES_BORDER, TOO_SMALL, TOO_LARGE, UNPLANNED };
 
 struct ImageRow {  // strides in bytes, of any sign
@@ -43,7 +43,7 @@ struct State {  // of one image, from kernel to kernel
     int status, threshold, brightest, bright_border;
 };
 
-static_assert(sizeof(ImageRow) == 40 && sizeof(VerdictRow) == 32 && sizeof(State) == 64, "plan.py has these sizes");
+static_assert(sizeof(ImageRow) == 40 && sizeof(VerdictRow) == 32 && sizeof(State) == 64, "crop_launch_plan.py has these sizes");
 
 // Words of 32 pixels in a row, and in the largest image of the plan: the distance between two images' parts of an array.
 __device__ inline int words_across(int width) { return (width + WORD - 1) / WORD; }

@@ -1,1 +1,1 @@
-"""Reports on frames and slides: HTML pages, overlays, contact sheets, CSV and JSON. `templates` renders every room's HTML."""
+"""Reports on frames and slides: HTML pages, overlays, contact sheets, CSV and JSON. `templates` renders all HTML pages."""

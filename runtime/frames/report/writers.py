@@ -17,6 +17,7 @@ from blastscope.runtime.frames.report.theme import names_of
 from blastscope.runtime.frames.report.thumbnails import MOST_MAPS, Thumbnail, ThumbnailCollector
 from blastscope.runtime.frames.types import FrameReport
 from blastscope.runtime.io.atomic import check_place, write_file
+from blastscope.runtime.io.paths import resolved
 from blastscope.runtime.io.printable import without_surrogates
 from blastscope.runtime.io.slides.slide import OVERLAY
 from blastscope.runtime.types import Audit
@@ -125,12 +126,12 @@ class ReportWriter:
 
 def check_places(places: Iterable[Path], frames: Iterable[Path], *, others: Iterable[Path | None] = ()) -> None:
     """Raises `DataError` for an output path that can't be written, is given twice, or is one of the inputs."""
-    taken = {other.resolve(): "is read by this command" for other in others if other}
-    taken |= {frame.resolve(): "is one of the frames" for frame in frames}
+    taken = {resolved(other): "is read by this command" for other in others if other}
+    taken |= {resolved(frame): "is one of the frames" for frame in frames}
     for place in places:
-        if reason := taken.get(place.resolve()):
+        if reason := taken.get(resolved(place)):
             raise DataError(place, f"{reason}: name another place")
-        taken[place.resolve()] = "is to hold two things"
+        taken[resolved(place)] = "is to hold two things"
         check_place(place)
 
 

@@ -42,7 +42,7 @@ void take_file(Record& record, FileEntry& entry) {
     entry.size = record.whole("size", 0);
 }
 
-// The names of keys and values that format 1.3 replaced by others (runtime/bundle/former_names.py).
+// The names of keys and values that format 1.3 replaced by others (runtime/bundle/manifest.py).
 struct Names {
     bool former;  // format 1.0 to 1.2
     const char* flip_rate = former ? "flips" : "flip_rate";

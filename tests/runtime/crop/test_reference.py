@@ -38,7 +38,7 @@ SPECS = [
 ]
 
 
-# the slow reference: every step as DESIGN.md words it, nothing from OpenCV
+# the slow reference: every step of the specification written out, nothing from OpenCV
 
 
 def slow_gray(image: Image) -> NDArray[np.int64]:

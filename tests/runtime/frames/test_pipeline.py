@@ -148,6 +148,17 @@ def test_a_frame_without_light_is_told_from_one_without_cells(shared_data: Path)
     assert examiner.examine(np.full((90, 120, 3), 230, np.uint8)).notes == ()
 
 
+def test_a_refused_frame_has_no_notes_on_what_was_made_of_it(tmp_path: Path) -> None:
+    glass = np.dstack([draw_frame(2), np.full((330, 440), 255, np.uint8)])
+    cv2.imwrite(str(tmp_path / "opaque.png"), glass)
+    cv2.imwrite(str(tmp_path / "glass.png"), np.minimum(glass, (255, 255, 255, 128)).astype(np.uint8))
+    glassy, opaque = Examiner(by_colour, SPEC).examine_files([tmp_path / "glass.png", tmp_path / "opaque.png"])
+    assert glassy.refusal
+    assert "its alpha isn't opaque everywhere" in glassy.refusal.detail
+    assert glassy.notes == ()
+    assert opaque.notes[0] == "its alpha channel, which is opaque everywhere, is dropped"
+
+
 @pytest.mark.parametrize("shape", [(1, 1, 3), (7, 3, 3), (60, 60, 3)])
 @pytest.mark.parametrize("value", [0, 255])
 def test_a_frame_of_one_colour_has_no_cells(scope: Scope, shape: tuple[int, ...], value: int) -> None:

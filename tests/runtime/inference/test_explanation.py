@@ -31,8 +31,8 @@ def scope(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scope]:
 
 @pytest.fixture
 def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Larger squares, and so a third of the inferences; elsewhere squares are as users get them."""
-    monkeypatch.setattr(explanation, "PATCHES", 6)
+    """Larger squares, and so a fifth of the inferences; elsewhere squares are as users get them."""
+    monkeypatch.setattr(explanation, "PATCHES", 5)
 
 
 @pytest.fixture

@@ -136,3 +136,11 @@ def test_a_rare_call_is_made_up_for_by_the_other(tmp_path) -> None:  # type: ign
     golden = choose_golden(np.zeros((20, 8, 8, 3), np.uint8), pairs(margins), count=16, seed=0, source=tmp_path)
     assert len(golden.crops) == 16
     assert (vote(golden.probabilities).label == 0).sum() == 1
+
+
+def test_clear_cells_of_one_call_come_before_unclear_ones_of_the_other(tmp_path: Path) -> None:
+    margins = np.concatenate([np.full((30, 3), -2.0), np.full((3, 3), 2.0), np.full((20, 3), 0.2)])
+    golden = choose_golden(np.zeros((53, 8, 8, 3), np.uint8), pairs(margins), count=16, seed=0, source=tmp_path)
+    assert (vote(golden.probabilities).label == 1).sum() == 3
+    assert len(golden.crops) == 16
+    assert np.abs(vote_margins(golden.probabilities)).min() >= 1
