@@ -16,9 +16,10 @@ import blastscope
 from blastscope.cli import app
 from blastscope.runtime.errors import UsageError
 from blastscope.runtime.inference import explanation
-from blastscope.runtime.inference.explanation import called_margins, cover
+from blastscope.runtime.inference.explanation import Explanation, called_margins, cover
 from blastscope.runtime.io.image import read_image
 from blastscope.runtime.session import Scope
+from blastscope.runtime.types import Audit, Prediction
 
 
 @pytest.fixture(scope="module")
@@ -115,12 +116,23 @@ def test_a_file_in_the_place_of_the_folder_for_pictures_is_told(tmp_path: Path) 
     assert (tmp_path / "out").read_text() == "mine"
 
 
+def test_contrast_leaves_out_what_a_cover_does_by_itself() -> None:
+    crop = np.zeros((40, 40, 3), np.uint8)
+    crop[:, 10:] = 90
+    boxes = tuple((x, y, x + 20, y + 20) for y in (0, 20) for x in (0, 20))  # the left ones hide half as much of the cell
+    call = Prediction("all", 0.9, 0.9, "a", None, (0, 0, 40, 40), None, Audit("b" * 64, "e", "openvino", "CPU", "fp16", "f32"))
+    assert np.abs(Explanation(call, crop, boxes, (-0.5, -1.0, -0.5, -1.0)).contrast).max() < 1e-6
+    found = Explanation(call, crop, boxes, (-0.5, -1.0, -0.5, -0.25)).contrast
+    assert found[30, 30] == pytest.approx(0.75)
+    assert np.abs(found[:20]).max() < 1e-6
+
+
 def test_the_verb_draws_a_picture_of_each_cell(tmp_path: Path) -> None:
     cell = tmp_path / "cell.png"
     Image.fromarray(blastscope.synthetic_cell(seed=7)).save(cell)
     Image.new("RGB", (64, 64)).save(tmp_path / "black.png")
     words = ["explain", str(tmp_path / "black.png"), str(cell), "--out", str(tmp_path / "out"), "--unlike-training", "call"]
-    done = CliRunner().invoke(app, [*words, "--json"])
+    done = CliRunner().invoke(app, [*words, "--nearest", "0", "--json"])
     assert done.exit_code == 1, done.stderr
     assert "1 of 2 images refused" in done.stderr
     refused, row = map(json.loads, done.stdout.splitlines())
@@ -128,8 +140,8 @@ def test_the_verb_draws_a_picture_of_each_cell(tmp_path: Path) -> None:
     assert refused["detail"].startswith("nothing is brighter")
     assert row["prediction"]["label"] in ("hem", "all")
     with Image.open(row["picture"]) as picture:
-        assert picture.size == (1008, 582)
+        assert picture.size == (1008, 640)
         pixels = np.asarray(picture.convert("RGB"), np.int64)
-    right = pixels[44:524, 512:992].reshape(-1, 3)
+    right = pixels[70:550, 512:992].reshape(-1, 3)
     assert (np.abs(right - right.mean(axis=1, keepdims=True)).max(axis=1) > 30).any()  # the map is in colour
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["cell.explained.png"]
