@@ -253,7 +253,7 @@ def served_lines(rows: Iterable[Row]) -> list[dict[str, Any]]:
     lines = []
     for (scope, name), row in found.items():
         direct, wait = found.get(("served", f"{name.rpartition('/')[0]}/{DIRECT}")), found.get(("request", name))
-        if scope != "served" or not direct or not wait or not row.cpu_ms:
+        if scope != "served" or not direct or not wait or direct is row:
             continue
         low, high = ratio_interval(*([np.array(one) for one in side.samples_ms] for side in (direct, row)))
         lines.append(
@@ -265,9 +265,9 @@ def served_lines(rows: Iterable[Row]) -> list[dict[str, Any]]:
                 "ratio": round(direct.p50_ms / row.p50_ms, 3),
                 "ratio_low": round(low, 3),
                 "ratio_high": round(high, 3),
-                "classify_many_cpu_ms": round(direct.cpu_ms or 0, 2),
-                "server_cpu_ms": round(row.cpu_ms or 0, 2),
-                "clients_cpu_ms": round(row.client_cpu_ms or 0, 2),
+                "classify_many_cpu_ms": direct.cpu_ms and round(direct.cpu_ms, 2),
+                "server_cpu_ms": row.cpu_ms and round(row.cpu_ms, 2),
+                "clients_cpu_ms": row.client_cpu_ms and round(row.client_cpu_ms, 2),
                 "p50_ms": round(wait.p50_ms, 1),
                 "p99_ms": round(wait.p99_ms, 1),
             }
@@ -281,15 +281,18 @@ def served_table(rows: Iterable[Row]) -> Iterator[str]:
     if not lines:
         return
     yield f"#### served: {SCOPE_DESCRIPTIONS['served']}\n"
-    yield "Clients and server share the cores: the ratio of the throughputs holds the processor time (CPU, of a cell, all cores"
-    yield "together) of both. The waits are from a client's request to its answer.\n"
+    yield "Clients and server share the cores, so the ratio of the throughputs includes the processor time of both (CPU, for a cell,"
+    yield "summed over the cores). p50 and p99 are from a client's request to its answer.\n"
     head = f"| | | cells/s | cells/s of `{DIRECT}` | ratio (95 %) | CPU ms of `{DIRECT}` | of the server | of the clients |"
     yield f"{head} p50 ms | p99 |"
     yield "|---|---|---|---|---|---|---|---|---|---|"
     for line in lines:
         ratio = f"{line['ratio']:.2f} ({line['ratio_low']:.2f} to {line['ratio_high']:.2f})"
         rates = f"{line['served_per_s']:.1f} | {line['classify_many_per_s']:.1f}"
-        costs = " | ".join(f"{line[key]:.2f}" for key in ("classify_many_cpu_ms", "server_cpu_ms", "clients_cpu_ms"))
+        costs = " | ".join(
+            "" if line[key] is None else f"{line[key]:.2f}"
+            for key in ("classify_many_cpu_ms", "server_cpu_ms", "clients_cpu_ms")
+        )
         waits = f"{line['p50_ms']:.1f} | {line['p99_ms']:.1f}"
         yield f"| `{line['name']}` | {line['notes']} | {rates} | {ratio} | {costs} | {waits} |"
     yield ""

@@ -107,8 +107,10 @@ def served_run() -> BenchResult:
         return make_row(f"net/int8/{name}", batch, rounds).model_copy(update={"scope": scope, "notes": ("8 clients",)})
 
     rows = (
-        row("classify_many", "served", 400, 2000, 2000, 2000),
-        row("grpc", "served", 400, 2500, 2500, 2500),
+        row("classify_many", "served", 400, 2000, 2000, 2000).model_copy(update={"cpu_ms": 9.0}),
+        row("grpc", "served", 400, 2500, 2500, 2500).model_copy(update={"cpu_ms": 10.0, "client_cpu_ms": 1.25}),
+        row("http", "served", 400, 4000, 4000, 4000),
+        row("http", "request", 1, 40, 50, 60),
         row("grpc", "request", 1, 40, 50, 60),
     )
     return BenchResult(machine=MACHINE, versions={"openvino": "1"}, rows=rows)
@@ -128,7 +130,9 @@ def test_runs_of_libblastscope_and_the_server_leave_the_ratios_to_pytorch(tmp_pa
     assert "| 0.20 | 0.20 | 80 | 0.50 |" in native
     assert 0.85 < float(native.split("|")[6].split("(")[0]) < 0.95
     served = next(line for line in page.splitlines() if line.startswith("| `net/int8/grpc`"))
-    assert served == "| `net/int8/grpc` | 8 clients | 160.0 | 200.0 | 0.80 (0.80 to 0.80) | 50.0 | 59.8 |"
+    assert served == "| `net/int8/grpc` | 8 clients | 160.0 | 200.0 | 0.80 (0.80 to 0.80) | 9.00 | 10.00 | 1.25 | 50.0 | 59.8 |"
+    of_an_older_run = next(line for line in page.splitlines() if line.startswith("| `net/int8/http`"))
+    assert of_an_older_run == "| `net/int8/http` | 8 clients | 100.0 | 200.0 | 0.50 (0.50 to 0.50) | 9.00 |  |  | 50.0 | 59.8 |"
     assert page.count("\n\n\n") == 0
 
 
