@@ -281,8 +281,8 @@ def served_table(rows: Iterable[Row]) -> Iterator[str]:
     if not lines:
         return
     yield f"#### served: {SCOPE_DESCRIPTIONS['served']}\n"
-    yield "Clients and server share the cores, so the ratio of the throughputs includes the processor time of both (CPU, for a cell,"
-    yield "summed over the cores). p50 and p99 are from a client's request to its answer.\n"
+    yield "Clients and server share the cores, so the ratio of the throughputs includes the processor time of both (CPU, for"
+    yield "a cell, summed over the cores). p50 and p99 are from a client's request to its answer.\n"
     head = f"| | | cells/s | cells/s of `{DIRECT}` | ratio (95 %) | CPU ms of `{DIRECT}` | of the server | of the clients |"
     yield f"{head} p50 ms | p99 |"
     yield "|---|---|---|---|---|---|---|---|---|---|"
