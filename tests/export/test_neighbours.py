@@ -99,5 +99,5 @@ def test_a_bundle_of_random_weights_has_no_neighbours(tiny_bundle: TinyBundle, c
 
 def test_inspect_tells_of_an_index(bundle: Path) -> None:
     shipped = CliRunner().invoke(app, ["inspect"]).stdout
-    assert "5691 cells of 42 people" in shipped
+    assert "5691 cells of 35 people" in shipped
     assert "neighbours" not in CliRunner().invoke(app, ["inspect", str(bundle)]).stdout

@@ -130,7 +130,7 @@ def test_the_shipped_index_is_of_every_person_of_the_training() -> None:
     assert entry == describe_like(bundle, entry)
     assert set(index.patients) == set(bundle.manifest.training.patients.training)
     assert len(index.files) == 5691
-    assert entry.people == 42
+    assert entry.people == 35
     assert entry.size < 2_000_000
     by_patient = dict(zip(index.patients, index.people, strict=True))
     assert by_patient["75"] == by_patient["78"] == by_patient["51"] != by_patient["52"]
