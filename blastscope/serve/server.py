@@ -80,6 +80,7 @@ class Server:
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,  # a client must not choose what the audit log takes for its address
             timeout_graceful_shutdown=int(GRACE_S),
         )
         config.load()

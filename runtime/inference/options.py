@@ -16,6 +16,7 @@ from blastscope.runtime.types import EXECUTIONS, LAYOUTS, PRECISIONS, Execution,
 
 T = TypeVar("T", bound=str)
 WORKLOADS: tuple[Workload, ...] = get_args(Workload)
+MOST_THREADS = 1024
 Meanwhile = Literal["wait", "cpu"]
 UnlikeTraining = Literal["refuse", "call"]
 
@@ -76,7 +77,7 @@ class SessionOptions:
     workload : {'latency', 'throughput'}
         One answer as soon as possible, or as many answers as possible.
     threads : int or None
-        The cores to use. None: as many as the process may use.
+        The cores to use, at most 1024. None: as many as the process may use.
     allow_ungated : bool
         Open a bundle whose gate was waived, too. Its calls mean nothing.
     cache_dir : Path
@@ -148,7 +149,7 @@ class SessionOptions:
             execution=None if execution == "auto" else _one_of("execution", execution, EXECUTIONS),
             backend=None if backend == "auto" else _text("backend", backend),
             workload=_one_of("workload", workload, WORKLOADS),
-            threads=None if threads is None else whole_number("threads", threads),
+            threads=None if threads is None else whole_number("threads", threads, most=MOST_THREADS),
             allow_ungated=_flag("allow_ungated", allow_ungated),
             cache_dir=as_path("cache_dir", cache_dir),
             while_building=_one_of("while_building", while_building, get_args(Meanwhile)),
@@ -181,7 +182,7 @@ class SessionOptions:
         )
 
 
-def whole_number(what: str, value: object) -> int:
+def whole_number(what: str, value: object, *, most: int | None = None) -> int:
     """The argument as an int of at least 1.
 
     Parameters
@@ -190,6 +191,8 @@ def whole_number(what: str, value: object) -> int:
         The argument's name, for the error.
     value : object
         Any integer; a bool is none.
+    most : int, optional
+        The largest that is allowed.
 
     Returns
     -------
@@ -198,12 +201,14 @@ def whole_number(what: str, value: object) -> int:
     Raises
     ------
     UsageError
-        `value` is no whole number, or below 1.
+        `value` is no whole number, below 1, or above `most`.
     """
     if not isinstance(value, Integral) or isinstance(value, bool):
         raise UsageError(f"{what} is {value!r}: it must be a whole number")
     if value < 1:
         raise UsageError(f"{what} is {value}: at least 1 is needed")
+    if most is not None and value > most:
+        raise UsageError(f"{what} is {value}: at most {most} are allowed")
     return int(value)
 
 

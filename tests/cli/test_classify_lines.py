@@ -110,8 +110,8 @@ def test_stdin_goes_with_no_other_paths_and_no_groups(words: list[str]) -> None:
 
 
 def test_cells_without_a_patient_in_their_names_are_told(tmp_path: Path) -> None:
-    for name in ("UID_H7_1_1_hem.png", "mine.png"):
+    for name in ("UID_H12_1_1_hem.png", "mine.png"):
         Image.fromarray(synthetic_cell(seed=7)).save(tmp_path / name)
     result = CliRunner().invoke(app, ["classify", str(tmp_path), "--group-by", "patient", "--json"])
-    assert [row["smear"] for row in map(json.loads, result.stdout.splitlines()) if "smear" in row] == ["H7", str(tmp_path)]
+    assert [row["smear"] for row in map(json.loads, result.stdout.splitlines()) if "smear" in row] == ["H12", str(tmp_path)]
     assert "1 of 2 images aren't named as C-NMC's" in result.stderr

@@ -16,7 +16,7 @@ for entry in $entries; do
     corpus=$folder/corpus/$entry
     mkdir -p "$corpus"
     if [ "$entry" = manifest ]; then cp "$2/manifest.json" "$corpus/shipped"; fi
-    "$folder/fuzz_$entry" -max_total_time="${FUZZ_SECONDS:-600}" -max_len=16384 -timeout=60 -rss_limit_mb=4096 -print_final_stats=1 \
+    "$folder/fuzz_$entry" -max_total_time="${FUZZ_SECONDS:-600}" -max_len=65536 -timeout=60 -rss_limit_mb=4096 -print_final_stats=1 \
         -artifact_prefix="$folder/$entry-" "$corpus" "$seeds/$entry" > "$folder/$entry.log" 2>&1 &
     running[$entry]=$!
 done

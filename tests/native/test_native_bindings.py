@@ -89,7 +89,7 @@ def test_what_cant_be_opened_raises_pythons_exceptions(binding: Binding, tiny_bu
         (damaged, "DigestMismatch"), (newer, "FormatTooNew"), (tmp_path / "nothing", "BundleError"),
         (f"{good}\tdevice=cuda", "DeviceError"), (f"{good}\tdevice=openvino:TPU", "DeviceError"),
         *((f"{good}\t{word}", "UsageError") for word in ("precision=fp64", "execution=f64", "layout=round", "workload=fast")),
-        *((f"{good}\t{word}", "UsageError") for word in ("threads=-1", "queue=-1")),
+        *((f"{good}\t{word}", "UsageError") for word in ("threads=-1", "threads=1025", "queue=-1")),
         (f"{good}\tprecision=fp32\texecution=f32\tlayout=fused\tworkload=latency\tthreads=1\tqueue=9", "opened"),
     ]  # fmt: skip
     listed = write_lines(tmp_path / "list", (line for line, _ in cases))

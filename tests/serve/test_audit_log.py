@@ -115,7 +115,7 @@ def test_many_threads_write_one_chain(tmp_path: Path) -> None:
 
 def test_a_line_tells_client_image_bundle_and_call(serve: Callable[..., Served], cells: list[bytes], tmp_path: Path) -> None:
     server = serve(audit_log=tmp_path / "log")
-    told = json.loads(server.infer([cells[0], b"no image"]).data)
+    told = json.loads(server.infer([cells[0], b"no image"], headers={"X-Forwarded-For": "203.0.113.9"}).data)
     lines = [json.loads(line) for line in log_files(tmp_path / "log")[0].read_bytes().splitlines()][1:]
     assert [line["image"] for line in lines] == [hashlib.sha256(image).hexdigest() for image in (cells[0], b"no image")]
     outputs = {one["name"]: one["data"] for one in told["outputs"]}

@@ -45,6 +45,7 @@ UNFIT = [
     *("a subgraph", "another domain", "an unknown operator", "a fixed batch", "another input", "an output too many"),
     *("weights elsewhere", "a weight that is no number", "much memory", "an old version"),
     *("a window behind the picture", "a window behind a border that counts", "slopes in a row", "a group normalization"),
+    "a norm over no axes",
 ]
 
 
@@ -159,6 +160,9 @@ def _spoil(model: onnx.ModelProto, kind: str) -> None:
             graph.initializer.append(numpy_helper.from_array(np.zeros((1, 7, 7, 7), np.float32), "maps"))
             graph.initializer.append(numpy_helper.from_array(np.ones(7, np.float32), "slopes"))
             graph.node.append(helper.make_node("PRelu", ["maps", "slopes"], ["bent"]))
+        case "a norm over no axes":
+            graph.initializer.append(numpy_helper.from_array(np.zeros((1, 7), np.float32), "row"))
+            graph.node.append(helper.make_node("ReduceL2", ["row"], ["lengths"], noop_with_empty_axes=1))
         case "a group normalization":
             graph.initializer.append(numpy_helper.from_array(np.zeros((1, 7, 7, 7), np.float32), "maps"))
             graph.initializer.append(numpy_helper.from_array(np.ones(7, np.float32), "ones"))

@@ -52,7 +52,7 @@ class Served:
         method = words.pop("method", "GET" if body is None else "POST")
         return self._pool.request(method, f"{self.url}{path}", body=data, headers=headers, **words)
 
-    def infer(self, images: list[bytes], model: str = "cells", **parameters: Any) -> Any:
+    def infer(self, images: list[bytes], model: str = "cells", headers: dict[str, str] | None = None, **parameters: Any) -> Any:
         """An inference of encoded images over HTTP, in JSON."""
         given = {
             "name": {"cells": "image", "frames": "frame"}[model.rpartition(".")[2]],
@@ -61,7 +61,7 @@ class Served:
             "parameters": {"content_type": "base64"},
             "data": [base64.b64encode(image).decode() for image in images],
         }
-        return self.ask(f"/v2/models/{model}/infer", {"inputs": [given], "parameters": parameters})
+        return self.ask(f"/v2/models/{model}/infer", {"inputs": [given], "parameters": parameters}, headers)
 
     def close(self) -> None:
         """Closes the connections."""

@@ -67,7 +67,7 @@ def bundle(refit: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_heads_learn_what_tells_drawn_cells_apart(folds: Path) -> None:
     found = read_uncertainty(folds / "uncertainty.json").uncertainty
-    assert (found.hem_people, found.all_people, found.cells) == (10, 10, 120)
+    assert (found.hem_people, found.all_people, found.cells) == (9, 9, 120)  # C-NMC's H5 is H7, and its 16 is 20
     report = json.loads((folds / "report" / "report.json").read_text())
     assert report["scores"]["vote"]["auroc"]["value"] > 0.8
     assert {row["name"].split(" ")[0].rstrip(",") for row in report["groups"]} == {"HEM", "ALL"}

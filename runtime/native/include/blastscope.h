@@ -132,7 +132,7 @@ typedef struct blastscope_prediction { /* the call on one image, or the reason w
 
 typedef struct blastscope_options {    /* filled by `blastscope_options_init`; a string that is NULL is "auto" */
     uint32_t struct_size;
-    int32_t threads;                   /* cores to use; 0: all that the process may */
+    int32_t threads;                   /* cores to use, at most 1024; 0: all that the process may */
     const char *device;                /* "auto" and "cpu": the CPU; "openvino:NAME": a device of OpenVINO */
     const char *precision;             /* "fp32", "fp16", "int8"; "auto": what is fastest here */
     const char *execution;             /* "f32", "bf16", "f16", "int8"; "auto": what is fastest here */

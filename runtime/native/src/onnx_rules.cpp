@@ -142,7 +142,10 @@ Shapes constant(const Call& call) {
 Shapes reduce(const Call& call) {
     const Shape& data = call.shape();
     std::vector<int64_t> axes = call.axes(1).value_or(std::vector<int64_t>{});
-    if (axes.empty() && !call.integer("noop_with_empty_axes", 0)) axes = count_to(data.size());
+    const bool over_none = axes.empty() && call.integer("noop_with_empty_axes", 0) != 0;
+    if (over_none && (call.node.kind == "ReduceL1" || call.node.kind == "ReduceL2"))  // ONNX takes absolute values, OpenVINO 2026.4 none
+        throw CannotBe("engines differ in what a norm over no axes is: put an operator Abs in its place");
+    if (axes.empty() && !over_none) axes = count_to(data.size());
     return {without(data, axes, call.integer("keepdims", 1) != 0)};
 }
 

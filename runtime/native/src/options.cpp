@@ -13,6 +13,8 @@
 namespace blastscope {
 namespace {
 
+constexpr int32_t MOST_THREADS = 1024;
+
 std::optional<std::string> one_of(const char* what, const char* value, const std::vector<std::string>& known) {
     if (value == nullptr || std::strcmp(value, "auto") == 0) return std::nullopt;
     if (std::find(known.begin(), known.end(), value) != known.end()) return value;
@@ -61,6 +63,8 @@ Options parse_options(const blastscope_options* given) {
     options.workload = one_of("workload", all.workload, {"latency", "throughput"}).value_or("latency");
     if (all.threads < 0) fail(BLASTSCOPE_USAGE, "threads is " + std::to_string(all.threads) + ": at least 1 is needed, or 0 for all");
     if (all.queue < 0) fail(BLASTSCOPE_USAGE, "queue is " + std::to_string(all.queue) + ": at least 1 is needed, or 0 for 64");
+    if (all.threads > MOST_THREADS)
+        fail(BLASTSCOPE_USAGE, "threads is " + std::to_string(all.threads) + ": at most " + std::to_string(MOST_THREADS) + " are allowed");
     options.threads = all.threads == 0 ? usable_threads() : all.threads;
     options.queue = all.queue == 0 ? 64 : all.queue;
     options.cache_dir = all.cache_dir == nullptr ? default_cache_dir() : real_path(all.cache_dir);

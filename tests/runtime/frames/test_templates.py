@@ -92,4 +92,4 @@ def test_the_detectors_page_has_every_figure_and_marks_the_limit() -> None:
         for one in source.by_limit:
             assert one.metrics is not None
             assert f"{one.metrics.recall.value:.3f} / {one.metrics.precision.value:.3f}" in page
-    assert re.findall(r'<tr class="strong"><td>([\d.]+)', page) == [f"{report.limit:.2f}"]
+    assert re.findall(r'<tr class="strong"><td>([\d.]+)', page) == [f"{report.limit:.3g}"]

@@ -166,6 +166,7 @@ def test_what_is_cached_is_for_its_user_alone(tiny_bundle: Any, tmp_path: Path) 
         ({"cache_dir": 3}, "cache_dir is 3: it must be a path"),
         ({"queue": "4"}, "queue is '4': it must be a whole number"),
         ({"queue": 0}, "queue is 0: at least 1 is needed"),
+        ({"threads": 100_000}, "threads is 100000: at most 1024 are allowed"),
         ({"queue": True}, "queue is True: it must be a whole number"),
         ({"threads": "2"}, "threads is '2': it must be a whole number"),
         ({"threads": 2.5}, "threads is 2.5: it must be a whole number"),
