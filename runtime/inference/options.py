@@ -207,7 +207,7 @@ def whole_number(what: str, value: object, *, most: int | None = None) -> int:
         raise UsageError(f"{what} is {value!r}: it must be a whole number")
     if value < 1:
         raise UsageError(f"{what} is {value}: at least 1 is needed")
-    if most is not None and value > most:
+    if most is not None and int(value) > most:
         raise UsageError(f"{what} is {value}: at most {most} are allowed")
     return int(value)
 
