@@ -110,8 +110,8 @@ class Neighbour:
         Its label, person and picture.
     distance : float
         Root mean square of the differences of both cells' features, each in standard deviations over the training's cells. 0 is
-        the same picture, or 0.01 by the bundle's index, which rounds features; about 1.4 lies between two cells of the training
-        that nothing connects.
+        the same picture, or 0.01 by the bundle's index, which rounds features; two unrelated cells of the training are
+        about 1.3 apart.
     """
 
     cell: ArchiveCell

@@ -80,3 +80,16 @@ def test_what_is_no_cell_of_its_scale_is_refused_as_unlike_the_training(cnmc: Pa
         for strange in (half, noise, discs):
             assert {answer.refusal and answer.refusal.code for answer in scope.classify_many(strange)} == {"unlike-training"}
         assert sum(answer.label is not None for answer in scope.classify_many(cells)) >= len(cells) - 2
+
+
+def test_nearly_all_cells_at_twice_their_scale_are_refused(cnmc: Path) -> None:
+    """The crop shows their middles alone: the largest are too large for it, the others are unlike the training's."""
+    cells = [image for image in map(read_image, sorted(cnmc.rglob("*.webp"))[::90]) if isinstance(image, np.ndarray)]
+    twice = [cv2.resize(cell, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC) for cell in cells]
+    for image, cell in zip(twice, cells, strict=True):
+        mask = cv2.resize((cell.max(axis=2) > 0).astype(np.uint8), image.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+        image[mask == 0] = 0  # else the interpolation leaves a rim
+    with blastscope.open_bundle(workload="throughput") as scope:
+        codes = [answer.refusal and answer.refusal.code for answer in scope.classify_many(twice)]
+    assert set(codes) <= {"unlike-training", "too-large", None}
+    assert codes.count(None) <= 0.1 * len(codes)

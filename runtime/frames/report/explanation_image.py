@@ -27,7 +27,7 @@ LEGEND = (
     "The strongest part has the full colour, however weak it is.",
     "For research use, not a medical device.",
 )
-ALIKE = "Distance by the networks' features: 0 is the same picture, about 1.4 lies between cells that nothing connects."
+ALIKE = "Distance by the networks' features: 0 is the same picture, two unrelated cells are about 1.3 apart."
 NO_PICTURES = ALIKE.replace("0 is", "0.01 is") + " The option 'archive' shows pictures."
 
 
