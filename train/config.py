@@ -17,6 +17,7 @@ PAPER = Path(__file__).with_name("paper.toml")
 SHIPPED = Path(__file__).with_name("shipped.toml")
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
+FoldNumber = Annotated[int, Field(ge=0)]  # counted from 0
 ClassWeight = Annotated[float, Field(gt=0)]  # a class of weight 0 would never be learnt
 
 
@@ -31,8 +32,8 @@ class DataConfig(StrictModel):
         Share of the patients, or images, that validate, 0 to 1.
     folds : int
         Parts of a cross validation.
-    fold : int or None
-        This fold validates, the others train, whole patients each; None: `validation_share` counts.
+    fold : int, tuple of int or None
+        This fold validates, or these, the others train, whole patients each; None: `validation_share` counts.
     seed : int
         Seed of the split alone, so that other seeds train on the same patients.
     """
@@ -40,16 +41,25 @@ class DataConfig(StrictModel):
     split: Literal["patient", "image", "none"] = "patient"
     validation_share: float = Field(default=0.3, gt=0, lt=1)
     folds: int = Field(default=3, ge=2)
-    fold: int | None = Field(default=None, ge=0)
+    fold: FoldNumber | tuple[FoldNumber, ...] | None = None
     seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _fold_is_one_of_them(self) -> Self:
-        if self.fold is not None and self.fold >= self.folds:
-            raise ValueError(f"fold must be below folds = {self.folds}")
         if self.fold is not None and self.split != "patient":
             raise ValueError("folds are over patients: split = 'patient'")
+        if any(fold >= self.folds for fold in self.validating_folds):
+            raise ValueError(f"fold must be below folds = {self.folds}")
+        if self.fold is not None and not 0 < len(set(self.validating_folds)) < self.folds:
+            raise ValueError("at least one fold must validate, and one must train")
         return self
+
+    @property
+    def validating_folds(self) -> tuple[int, ...]:
+        """The folds that validate; none where `validation_share` counts."""
+        if self.fold is None:
+            return ()
+        return self.fold if isinstance(self.fold, tuple) else (self.fold,)
 
 
 class NetworkConfig(StrictModel):

@@ -54,6 +54,7 @@ def train_ensemble(
     resume: bool = False,
     cache: Path | None = None,
     uncertainty: Path | None = None,
+    report: bool = True,
     console: Console | None = None,
     rehearse: Rehearsal | None = None,
 ) -> Path:
@@ -74,6 +75,8 @@ def train_ensemble(
     uncertainty : Path, optional
         uncertainty.json of a cross validation by the same recipe on the same cells, for a run that holds nobody out. Without
         it a run with enough validation people measures its own.
+    report : bool
+        Whether the uncertainty is measured and the report written, where people are held out.
     console : rich.console.Console, optional
         Gets the progress.
     rehearse : callable, optional
@@ -122,17 +125,16 @@ def train_ensemble(
             if rehearse is not None and machine.is_global_zero and not (out / "run.json").is_file():
                 progress.say(rehearse(start[0], store.crops[:REHEARSAL_CROPS]))
             _train(job, folder, start, given)
-            _finish(out, progress, held_out=len(split.validation) > 0, main=machine.is_global_zero)
+            if report and len(split.validation) and machine.is_global_zero:
+                _finish(out, progress)
             machine.barrier()
     return out
 
 
-def _finish(out: Path, progress: Progress, *, held_out: bool, main: bool) -> None:
-    """Measures the uncertainty where nobody else did, and writes the report: in one process, where people are held out."""
+def _finish(out: Path, progress: Progress) -> None:
+    """Measures the uncertainty where nobody else did, and writes the report."""
     from blastscope.train.uncertainty import FILE, TOO_FEW, write_uncertainty
 
-    if not (main and held_out):
-        return
     if not (out / FILE).is_file() and write_uncertainty(out, [out]) is None:
         progress.say(TOO_FEW)
     _report(out, progress)

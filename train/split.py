@@ -138,7 +138,7 @@ def _bits(number: int) -> list[int]:
 
 
 def _fold(counts: NDArray[np.int64], config: DataConfig, rng: np.random.Generator) -> list[int]:
-    """The patients of one fold: largest first, each to the fold with fewest cells that still has room for a patient."""
+    """The patients of the folds that validate: largest first, each to the fold with fewest cells that still has room."""
     room = -(-len(counts) // config.folds)
     order = rng.permutation(len(counts))
     order = order[np.argsort(-counts[order], kind="stable")]
@@ -146,7 +146,7 @@ def _fold(counts: NDArray[np.int64], config: DataConfig, rng: np.random.Generato
     for index in order:
         open_folds = [fold for fold in folds if len(fold) < room]
         min(open_folds, key=lambda fold: (sum(int(counts[i]) for i in fold), len(fold))).append(int(index))
-    picked = folds[config.fold or 0]
-    if not picked:
+    picked = [folds[fold] for fold in config.validating_folds]
+    if not all(picked):
         raise ValueError(f"{len(counts)} patients of a class do not fill {config.folds} folds")
-    return sorted(picked)
+    return sorted(index for fold in picked for index in fold)

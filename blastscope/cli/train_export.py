@@ -74,19 +74,36 @@ def crossvalidate(
     data: LabelledCells,
     *,
     out: Annotated[Path, typer.Option(help="Folder of the runs, one a fold, and of the report over all patients.")],
-    config: ConfigPath = None,
+    config: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="TOML file; several: one recipe each, chosen for each fold by the others. Default: the paper's values."
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the runs in --out.")] = False,
     cache: CropCache = None,
     as_json: Json = False,
 ) -> None:
-    """Train once for each fold of the patients, and score each patient by the networks that never saw a cell of it."""
+    """Train once for each fold of the patients, and score each patient by the networks that never saw a cell of it.
+
+    With several --config the best recipe is chosen for each fold by the people of the other folds (nested cross validation).
+    """
     from blastscope.export.parity import rehearse
     from blastscope.train.config import TrainConfig
     from blastscope.train.cross_validation import cross_validate
+    from blastscope.train.nested_cross_validation import nested_cross_validate
 
-    chosen = TrainConfig.from_toml(config) if config else TrainConfig()
-    run = cross_validate(data, chosen, out, resume=resume, cache=cache, console=Console(stderr=True), rehearse=rehearse)
-    print_training(run, as_json=as_json)
+    console = Console(stderr=True)
+    if config and len(config) > 1:
+        recipes = {path.stem: TrainConfig.from_toml(path) for path in config}
+        if len(recipes) < len(config):
+            raise UsageError("a recipe is called as its file is, without .toml: give each another name")
+        choices = nested_cross_validate(data, recipes, out, resume=resume, cache=cache, console=console, rehearse=rehearse)
+        say(f"best by all folds, to be trained on everybody: {choices.best}")
+    else:
+        chosen = TrainConfig.from_toml(config[0]) if config else TrainConfig()
+        cross_validate(data, chosen, out, resume=resume, cache=cache, console=console, rehearse=rehearse)
+    print_training(out, as_json=as_json)
 
 
 def export(

@@ -19,6 +19,7 @@ from blastscope.cli.terminal import json_text
 from blastscope.runtime.bundle import read_bundle
 from blastscope.runtime.errors import Closed, DeviceError
 from blastscope.runtime.types import PredictionRow
+from blastscope.train.nested_cross_validation import RecipeChoices
 from blastscope.train.progress import Progress
 
 RUNNER = CliRunner()
@@ -162,6 +163,27 @@ def test_training_is_followed_on_stderr(verb: str, function: str, monkeypatch: p
     result = run(verb, tmp_path, "--out", tmp_path / "run", "--json")
     assert (result.exit_code, result.stdout) == (0, "{}\n")
     assert result.stderr == f"left out: {tmp_path / 'broken.png'}\n"
+
+
+def test_crossvalidate_takes_several_recipes_by_their_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    def chosen(data: Path, recipes: dict[str, object], out: Path, **rest: object) -> RecipeChoices:
+        asked.append(tuple(recipes))
+        return RecipeChoices(criterion="weighted F1", best="two", scores={}, folds=())
+
+    monkeypatch.setattr("blastscope.train.nested_cross_validation.nested_cross_validate", chosen)
+    monkeypatch.setattr("blastscope.cli.train_export.print_training", lambda run, *, as_json: print("{}"))
+    (tmp_path / "other").mkdir()
+    for name in ("one.toml", "two.toml", "other/two.toml"):
+        (tmp_path / name).write_text("seed = 1\n")
+    options = ("--out", tmp_path / "runs", "--config", tmp_path / "two.toml", "--config")
+    result = run("crossvalidate", tmp_path, *options, tmp_path / "one.toml")
+    assert (result.exit_code, asked) == (0, [("two", "one")])
+    assert result.stderr == "best by all folds, to be trained on everybody: two\n"
+    result = run("crossvalidate", tmp_path, *options, tmp_path / "other" / "two.toml")
+    assert (result.exit_code, len(asked)) == (2, 1)
+    assert "give each another name" in result.stderr
 
 
 def test_a_bundle_that_cannot_be_written_is_told_before_the_work(tmp_path: Path) -> None:

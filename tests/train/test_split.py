@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from blastscope.runtime.io.cnmc import DatasetEntry, scan_dataset
 from blastscope.runtime.types import ClassName
@@ -154,3 +155,17 @@ def test_every_real_person_validates_in_exactly_one_fold(cnmc: Path) -> None:
     here = set().union(*folds)
     for twins in TWINS:
         assert sum(bool(twins & fold) for fold in folds) == bool(twins & here)
+
+
+def test_several_folds_validate_together(cnmc: Path) -> None:
+    cells = list(scan_dataset(cnmc).cells)
+    alone = [set(split_cells(cells, DataConfig(folds=10, fold=fold)).validation) for fold in (2, 7)]
+    both = split_cells(cells, DataConfig(folds=10, fold=(7, 2)))
+    assert set(both.validation) == alone[0] | alone[1]
+    assert sorted([*both.training, *both.validation]) == list(range(len(cells)))
+
+
+@pytest.mark.parametrize("fold", [(), (0, 1, 2), (0, 3), (-1,)])
+def test_some_folds_must_validate_and_some_train(fold: tuple[int, ...]) -> None:
+    with pytest.raises(ValidationError, match="fold"):
+        DataConfig(fold=fold)
