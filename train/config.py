@@ -1,14 +1,11 @@
-"""`TrainConfig`: everything that a training run may choose, with the paper's values as defaults (train/paper.toml spells them).
-
-Where the paper is silent, the comment beside a field says what was chosen and why.
-"""
+"""`TrainConfig`: everything that a training run may choose, with the paper's values (train/paper.toml) as defaults."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, NonNegativeInt, model_validator
 
 from blastscope.runtime.crop.specification import CropSpecification
 from blastscope.runtime.io.strict_model import NotBool, StrictModel
@@ -17,7 +14,6 @@ PAPER = Path(__file__).with_name("paper.toml")
 SHIPPED = Path(__file__).with_name("shipped.toml")
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
-FoldNumber = Annotated[int, Field(ge=0)]  # counted from 0
 ClassWeight = Annotated[float, Field(gt=0)]  # a class of weight 0 would never be learnt
 
 
@@ -41,25 +37,22 @@ class DataConfig(StrictModel):
     split: Literal["patient", "image", "none"] = "patient"
     validation_share: float = Field(default=0.3, gt=0, lt=1)
     folds: int = Field(default=3, ge=2)
-    fold: FoldNumber | tuple[FoldNumber, ...] | None = None
+    fold: NonNegativeInt | tuple[NonNegativeInt, ...] | None = None
     seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _fold_is_one_of_them(self) -> Self:
         if self.fold is not None and self.split != "patient":
             raise ValueError("folds are over patients: split = 'patient'")
-        if any(fold >= self.folds for fold in self.validating_folds):
-            raise ValueError(f"fold must be below folds = {self.folds}")
-        if self.fold is not None and not 0 < len(set(self.validating_folds)) < self.folds:
-            raise ValueError("at least one fold must validate, and one must train")
+        chosen = set(self.validating_folds)
+        if self.fold is not None and not (chosen and chosen < set(range(self.folds))):
+            raise ValueError(f"fold must be below folds = {self.folds}; at least one fold must validate, and one train")
         return self
 
     @property
     def validating_folds(self) -> tuple[int, ...]:
         """The folds that validate; none where `validation_share` counts."""
-        if self.fold is None:
-            return ()
-        return self.fold if isinstance(self.fold, tuple) else (self.fold,)
+        return self.fold if isinstance(self.fold, tuple) else () if self.fold is None else (self.fold,)
 
 
 class NetworkConfig(StrictModel):
@@ -310,9 +303,9 @@ class TrunkConfig(StrictModel):
     augmented_copies : int
         Augmented copies of each cell, drawn once, among which the bags' augmented images are drawn.
     match_sizes : float
-        How far HEM cells are drawn by the sizes of the ALL cells; 1: sizes tell nothing.
+        How far HEM cells are drawn by the sizes of the ALL cells; 1: sizes tell nothing. They differ between persons, too.
     stain_penalty : float
-        Weight of the loss that keeps the margin from following the stain.
+        Weight in the loss of the squared covariance of margin and mean lightness within a class: stain is no sign either.
     """
 
     stages: tuple[int, ...] | tuple[str, ...] = Field(default=(1, 2, 3), min_length=1)
@@ -324,10 +317,7 @@ class TrunkConfig(StrictModel):
     members: int = Field(default=3, ge=1)
     directions: int = Field(default=96, ge=1)
     augmented_copies: int = Field(default=1, ge=1)
-    # Cells are drawn so that ALL and HEM have like sizes: 0 as they are, 1 wholly. Size differs between persons as much as
-    # between classes, and a network takes it for malignancy where it may.
     match_sizes: float = Field(default=0.0, ge=0, le=1)
-    # weight of the squared covariance of margin and mean lightness within each class in the loss: stain is no sign either
     stain_penalty: float = Field(default=0.0, ge=0)
 
     @model_validator(mode="after")

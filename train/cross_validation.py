@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from blastscope.runtime.errors import DataError, UsageError
 from blastscope.runtime.io.cnmc import scan_dataset
-from blastscope.train.config import DataConfig, TrainConfig
+from blastscope.train.config import TrainConfig
 from blastscope.train.pipeline import train_ensemble
-from blastscope.train.split import split_cells
+from blastscope.train.split import split_dataset
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -78,7 +78,9 @@ def cross_validate(
     if out.is_dir() and any(out.iterdir()) and not (resume and runs[0].is_dir()):
         raise DataError(out, "is not empty: go on with --resume, or name another folder")
     parts = [config.data.model_copy(update={"split": "patient", "fold": fold}) for fold in range(config.data.folds)]
-    _check_parts(data, parts)
+    cells = scan_dataset(data).cells
+    for part in parts:  # a fold that can't be filled is known before the first is trained
+        split_dataset(data, cells, part)
     for run, part in zip(runs, parts, strict=True):
         one = config.model_copy(update={"data": part})
         train_ensemble(data, one, run, resume=resume and run.is_dir(), cache=cache, console=console, rehearse=rehearse)
@@ -88,16 +90,6 @@ def cross_validate(
     write_uncertainty(out, runs)
     write_pooled(runs, out)
     return out
-
-
-def _check_parts(data: Path, parts: Sequence[DataConfig]) -> None:
-    """Raises `DataError` where a fold can't be filled: known before the first is trained, not after the last that can."""
-    cells = scan_dataset(data).cells
-    try:
-        for part in parts:
-            split_cells(cells, part)
-    except ValueError as error:
-        raise DataError(data, str(error)) from error
 
 
 def fold_run(out: Path, fold: int) -> Path:

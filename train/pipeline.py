@@ -69,14 +69,14 @@ def train_ensemble(
     out : Path
         The run's folder.
     resume : bool
-        Whether to go on after the last whole epoch, with the result that an uninterrupted run would have had.
+        Goes on after the last whole epoch, with the result that an uninterrupted run would have had.
     cache : Path, optional
         Where crops are kept; by default the user's cache.
     uncertainty : Path, optional
         uncertainty.json of a cross validation by the same recipe on the same cells, for a run that holds nobody out. Without
         it a run with enough validation people measures its own.
     report : bool
-        Whether the uncertainty is measured and the report written, where people are held out.
+        Measures the uncertainty and writes the report, where people are held out.
     console : rich.console.Console, optional
         Gets the progress.
     rehearse : callable, optional
@@ -90,15 +90,14 @@ def train_ensemble(
     Raises
     ------
     DataError
-        The data can't be used; `out` has files in it when not resuming, or another process trains it; or, when resuming, the
-        run is of another configuration or other data.
+        The data can't be used, `out` has files when not resuming or is of another run when resuming, or is being trained.
     ConfigError
         The network can't be had as `config` says.
     """
     _check_libraries()
     from blastscope.train.data_loader import cache_crops
     from blastscope.train.progress import Progress
-    from blastscope.train.split import split_cells
+    from blastscope.train.split import split_dataset
     from blastscope.train.stages import Job
     from blastscope.train.trainer import make_fabric
 
@@ -115,29 +114,28 @@ def train_ensemble(
         store = cache_crops(folder, config.crop, cache_dir, workers=config.compute.workers, progress=progress.crops)
         machine = make_fabric(config.compute)
         progress.console.quiet |= not machine.is_global_zero
-        try:
-            split = split_cells(store.cells, config.data)
-        except ValueError as error:
-            raise DataError(data, str(error)) from error
+        split = split_dataset(data, store.cells, config.data)
         job = Job(config, store, split, out, machine, progress, cache_dir)
         out.mkdir(parents=True, exist_ok=True)
         with exclusive_lock(out / ".lock", wait=False) if machine.is_global_zero else nullcontext():
             if rehearse is not None and machine.is_global_zero and not (out / "run.json").is_file():
                 progress.say(rehearse(start[0], store.crops[:REHEARSAL_CROPS]))
             _train(job, folder, start, given)
-            if report and len(split.validation) and machine.is_global_zero:
-                _finish(out, progress)
+            if report and machine.is_global_zero:
+                _finish(job)
             machine.barrier()
     return out
 
 
-def _finish(out: Path, progress: Progress) -> None:
-    """Measures the uncertainty where nobody else did, and writes the report."""
+def _finish(job: Job) -> None:
+    """Measures the uncertainty where nobody else did, and writes the report, where people are held out."""
     from blastscope.train.uncertainty import FILE, TOO_FEW, write_uncertainty
 
-    if not (out / FILE).is_file() and write_uncertainty(out, [out]) is None:
-        progress.say(TOO_FEW)
-    _report(out, progress)
+    if not len(job.split.validation):
+        return
+    if not (job.run / FILE).is_file() and write_uncertainty(job.run, [job.run]) is None:
+        job.progress.say(TOO_FEW)
+    _report(job.run, job.progress)
 
 
 def _check_libraries() -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from blastscope.runtime.errors import DataError
 from blastscope.runtime.io.cnmc import DatasetEntry
 from blastscope.runtime.types import CLASSES
 from blastscope.train.config import DataConfig
@@ -86,6 +88,14 @@ def split_cells(cells: Sequence[DatasetEntry], config: DataConfig) -> Split:
             picked = _fold(counts, config, rng)
         validating += [str(names[index]) for index in picked]
     return _parts(np.isin(patients, validating))
+
+
+def split_dataset(folder: Path, cells: Sequence[DatasetEntry], config: DataConfig) -> Split:
+    """The same, of the cells of a folder, which the error names: `DataError` instead of `ValueError`."""
+    try:
+        return split_cells(cells, config)
+    except ValueError as error:
+        raise DataError(folder, str(error)) from error
 
 
 def _share(rows: NDArray[np.int64], config: DataConfig, rng: np.random.Generator) -> NDArray[np.int64]:
