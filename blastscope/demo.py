@@ -20,9 +20,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from blastscope import SHIPPED_BUNDLE, open_bundle
 from blastscope.runtime.bundle import Bundle, read_bundle
-from blastscope.runtime.io.cnmc import DatasetEntry, person_of, scan_dataset
+from blastscope.runtime.io.cnmc import DatasetEntry, scan_dataset
 from blastscope.runtime.io.image import read_image
 from blastscope.runtime.io.paths import resolved
+from blastscope.runtime.io.people import person_of
 from blastscope.runtime.io.synthetic import write_synthetic_dataset
 from blastscope.runtime.types import CLASSES, ClassName, Prediction, Refusal
 

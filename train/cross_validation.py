@@ -128,6 +128,7 @@ def pool_folds(folds: Sequence[ReportInput]) -> ReportInput:
         title=f"{first.title}, cross validation over {len(folds)} folds of patients",
         labels=np.concatenate([fold.labels for fold in folds]),
         patients=tuple(name for fold in folds for name in fold.patients),
+        people=tuple(name for fold in folds for name in fold.people),
         files=tuple(name for fold in folds for name in fold.files),
         probabilities=np.concatenate([fold.probabilities for fold in folds]),
         history=first.history,

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from blastscope.runtime.bundle.manifest import Digest, Patients, TrainingProvenance
 from blastscope.runtime.errors import DataError
 from blastscope.runtime.io.atomic import write_content
+from blastscope.runtime.io.people import person_of
 from blastscope.runtime.io.strict_model import StrictModel, problems
 from blastscope.runtime.types import ClassName
 from blastscope.train.config import TrainConfig
@@ -44,11 +45,19 @@ class ValidationCell(StrictModel):
         Its class.
     patient : str
         Whose cell it is.
+    person : str or None
+        One id for all ids of the same person; None in runs of earlier versions.
     """
 
     file: str
     label: ClassName
     patient: str
+    person: str | None = None
+
+    @property
+    def whose(self) -> str:
+        """The person, by `TWIN_PATIENTS` where the run doesn't say."""
+        return self.person or person_of(self.patient)
 
 
 class RunProvenance(StrictModel):

@@ -83,7 +83,7 @@ class _Judged(NamedTuple):
 
     labels: NDArray[np.int64]
     calls: NDArray[np.int64]
-    patients: tuple[str, ...]
+    people: tuple[str, ...]
     sizes: NDArray[np.float64] | None
 
 
@@ -220,7 +220,7 @@ def _judged(run: ReportInput, patients: set[str]) -> _Judged:
     rows = np.flatnonzero([name in patients for name in run.patients])
     calls = vote(run.probabilities[rows]).label.astype(np.int64)
     sizes = None if run.sizes is None else run.sizes[rows]
-    return _Judged(run.labels[rows], calls, tuple(run.patients[row] for row in rows), sizes)
+    return _Judged(run.labels[rows], calls, tuple(run.people[row] for row in rows), sizes)
 
 
 def _score(parts: Sequence[_Judged], *, same_size: bool) -> float:
@@ -233,7 +233,7 @@ def _score(parts: Sequence[_Judged], *, same_size: bool) -> float:
     if not same_size:
         return float(f1_score(labels, calls, average="weighted", zero_division=0))
     sizes = np.concatenate([part.sizes for part in parts if part.sizes is not None])
-    return same_size_score(labels, calls, [name for part in parts for name in part.patients], sizes).weighted_f1.value
+    return same_size_score(labels, calls, [name for part in parts for name in part.people], sizes).weighted_f1.value
 
 
 def _write_report(out: Path, choices: RecipeChoices) -> None:

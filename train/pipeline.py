@@ -300,7 +300,9 @@ def initial_provenance(job: Job, folder: Dataset, origin: str) -> RunProvenance:
         ),
         training_cells=len(job.split.training),
         validation=tuple(
-            ValidationCell(file=relative_name(cell.path, folder.root), label=cell.label, patient=cell.patient)
+            ValidationCell(
+                file=relative_name(cell.path, folder.root), label=cell.label, patient=cell.patient, person=cell.person
+            )
             for cell in validation
         ),
         duplicates=len(folder.duplicates),
@@ -310,9 +312,25 @@ def initial_provenance(job: Job, folder: Dataset, origin: str) -> RunProvenance:
         device=describe_device(job.machine),
         precision=str(job.machine.strategy.precision.precision),
         seconds=0.0,
-        notes=(*job.split.notes, *((f"backbone weights: {origin}",) if origin.startswith("random:") else ())),
+        notes=(
+            *job.split.notes,
+            *_copy_notes(job, folder),
+            *((f"backbone weights: {origin}",) if origin.startswith("random:") else ()),
+        ),
         config=job.config,
     )
+
+
+def _copy_notes(job: Job, folder: Dataset) -> list[str]:
+    """What is said of ids under which the same cell seems to stand, and that nobody joined."""
+    from blastscope.train.near_copies import compare_cells, ids_to_join
+
+    compared = compare_cells(folder, job.cache, job.progress)
+    return [
+        f"patients {one} and {other} seem to share {count} cell{'s' if count > 1 else ''} (correlation up to {highest:.2f}): "
+        "if they are one person, the scores are too high; see `blastscope find-copies`"
+        for one, other, count, highest in ids_to_join(compared.store.cells, compared.copies)
+    ]
 
 
 def relative_name(path: Path, root: Path) -> str:

@@ -21,7 +21,6 @@ from blastscope.runtime.bundle.uncertainty import NoveltyLimit, PredictionSets, 
 from blastscope.runtime.errors import DataError, UsageError
 from blastscope.runtime.evaluation.metrics import score_calls
 from blastscope.runtime.inference.voting import vote
-from blastscope.runtime.io.cnmc import person_of
 from blastscope.runtime.io.strict_model import StrictModel, problems
 from blastscope.runtime.types import CLASSES
 from blastscope.train.config import ComputeConfig, DataConfig, TrainConfig
@@ -109,7 +108,7 @@ def held_out_cells(runs: Sequence[Path]) -> HeldOutCells:
         tensors, _ = read_tensors(run / "validation.safetensors")
         parts.append({name: tensor.numpy() for name, tensor in tensors.items()})
         labels += [CLASSES.index(cell.label) for cell in cells]
-        people += [person_of(cell.patient) for cell in cells]
+        people += [cell.whose for cell in cells]
         if len(parts[-1]["probabilities"]) != len(cells):
             raise DataError(run / "validation.safetensors", "holds other cells than run.json names")
     novelty = np.concatenate([part["novelty"] for part in parts]) if all("novelty" in part for part in parts) else None

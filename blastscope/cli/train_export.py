@@ -1,4 +1,4 @@
-"""`blastscope train`, `crossvalidate`, `export`, `calibrate` and `add-neighbours`; the detector's verbs."""
+"""`blastscope train`, `crossvalidate`, `find-copies`, `export`, `calibrate` and `add-neighbours`; the detector's verbs."""
 
 from __future__ import annotations
 
@@ -104,6 +104,50 @@ def crossvalidate(
         chosen = TrainConfig.from_toml(config[0]) if config else TrainConfig()
         cross_validate(data, chosen, out, resume=resume, cache=cache, console=console, rehearse=rehearse)
     print_training(out, as_json=as_json)
+
+
+def find_copies(
+    data: LabelledCells,
+    *,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write the ids that are one person as a table: as people.csv in DATA, splits keep them together."),
+    ] = None,
+    sheet: Annotated[Path | None, typer.Option(help="PNG file with the pairs of cells side by side.")] = None,
+    cache: CropCache = None,
+    as_json: Json = False,
+) -> None:
+    """Find cells that stand under two patient ids, cut out or coloured anew: such ids are one person.
+
+    Byte-identical cells are found by every verb that splits; these copies are not. Look at the sheet before you believe a pair.
+    """
+    from blastscope.runtime.io.atomic import write_content
+    from blastscope.runtime.io.cnmc import scan_dataset
+    from blastscope.runtime.io.paths import default_cache_dir
+    from blastscope.runtime.io.people import join_ids, write_people
+    from blastscope.train.near_copies import compare_cells, draw_pairs, ids_to_join
+    from blastscope.train.progress import Progress
+
+    folder = scan_dataset(data)
+    with Progress(Console(stderr=True)) as progress:
+        store, copies = compare_cells(folder, Path(cache or default_cache_dir()), progress)
+    cells = store.cells
+    pairs = [copy for copy in copies if cells[copy.first].person != cells[copy.second].person]
+    joined = ids_to_join(cells, copies)
+    if sheet:
+        write_content(sheet, draw_pairs(store, pairs))
+    if out:
+        known = [(patient, person) for patient, person in folder.people.items() if patient in set(store.patients.tolist())]
+        write_people(out, join_ids((patient for patient, _ in known), [*known, *((row[0], row[1]) for row in joined)]))
+    if as_json:
+        keys = ("patient", "other", "cells", "correlation")
+        echo(
+            json.dumps({"cells": len(cells), "pairs": len(pairs), "ids": [dict(zip(keys, row, strict=True)) for row in joined]})
+        )
+        return
+    for one, other, count, highest in joined:
+        echo(f"{one} and {other}: {count} cell{'s' if count > 1 else ''}, correlation up to {highest:.3f}")
+    echo(f"{len(pairs)} copies under ids that aren't known to be one person, among {len(cells)} cells")
 
 
 def export(
@@ -341,4 +385,4 @@ def calibrate_detector(
         raise typer.Exit(1)
 
 
-VERBS = (train, crossvalidate, export, calibrate, train_detector, add_detector, add_neighbours, calibrate_detector)
+VERBS = (train, crossvalidate, find_copies, export, calibrate, train_detector, add_detector, add_neighbours, calibrate_detector)

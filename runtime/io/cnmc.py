@@ -23,22 +23,13 @@ from blastscope.runtime.errors import DataError
 from blastscope.runtime.io.image import check_image
 from blastscope.runtime.io.image_decode import SUFFIXES, read_content
 from blastscope.runtime.io.paths import resolved
+from blastscope.runtime.io.people import PEOPLE_TABLE, TWIN_PATIENTS, join_ids, person_of, read_people
 from blastscope.runtime.types import CLASSES, ClassName, Refusal
 
 NAME = re.compile(r"UID_(?P<patient>[a-z]?\d+)_(?P<image>\d+)_(?P<cell>\d+)_(?P<label>all|hem)", re.IGNORECASE)
 NAME_IN_WORDS = "the name is not UID_<patient>_<image>_<cell>_<all|hem>"
 TEST_FOLDER = "C-NMC_test_prelim_phase_data"
 TEST_TABLE = f"{TEST_FOLDER}_labels.csv"
-# Ids of C-NMC that are one person. By the SHA-256 of all its images the whole archive holds byte-identical cells under 51, 75
-# and 78, under 20 and 21, under H2, H4, H5 and H6, and under H3 and H10. The other ids share cells with them, or with each
-# other, that were cut out and coloured anew: by eye they are the same ones. Their masks overlap by 0.95 and more, and brought
-# to one size, what is left of their gray levels without the coarse shading correlates at 0.7 to 1. A part of the archive may
-# lack the copies, so the ids are listed here; byte-identical cells in the files at hand are found as well. Only files named
-# as C-NMC's are read here, so the list meets no other numbering.
-TWIN_PATIENTS = (
-    *(("1", "15", "16", "17", "20", "21"), ("43", "44"), ("51", "75", "78")),
-    *(("H2", "H4", "H5", "H6", "H7"), ("H3", "H10"), ("H14", "H24")),
-)
 READERS = 8  # hashing and reading release the lock; more threads than cores hide a slow disk
 
 
@@ -92,7 +83,7 @@ class Dataset:
     sha256 : str
         Digest of label, patient and content of every cell. Moving or renaming the folder doesn't change it.
     people : mapping of str to str
-        The person of each patient id that was found, and of each in `TWIN_PATIENTS`.
+        The person of each patient id that was found, and of each in `TWIN_PATIENTS` and `people.csv`.
     """
 
     root: Path
@@ -100,7 +91,7 @@ class Dataset:
     duplicates: tuple[tuple[Path, Path], ...]  # (dropped, kept), byte-identical
     rejected: tuple[tuple[Path, str], ...]  # with the reason
     sha256: str  # of label, patient and content of every cell: moving or renaming the folder doesn't change it
-    people: Mapping[str, str]  # id -> its person, for each id found, with cells left or without, and each in TWIN_PATIENTS
+    people: Mapping[str, str]  # id -> its person, for each id found, with cells left or without, and each that is joined
 
     def people_of(self, patients: Iterable[str]) -> frozenset[str]:
         """The people that stand behind patient ids, whether or not cells of these ids are here.
@@ -115,22 +106,6 @@ class Dataset:
         frozenset of str
         """
         return frozenset(self.people.get(patient, patient) for patient in patients)
-
-
-def person_of(patient: str) -> str:
-    """The id that stands for all ids of a person, by `TWIN_PATIENTS`: '51' for '75', for example.
-
-    Parameters
-    ----------
-    patient : str
-        A patient id of C-NMC.
-
-    Returns
-    -------
-    str
-        `patient` itself where no other id is known.
-    """
-    return next((group[0] for group in TWIN_PATIENTS if patient in group), patient)
 
 
 def patient_in_name(path: Path) -> str | None:
@@ -153,9 +128,10 @@ def patient_in_name(path: Path) -> str | None:
 def scan_dataset(root: Path | str) -> Dataset:
     """The labelled cells below a folder in C-NMC's naming.
 
-    Patient ids under which byte-identical cells stand are one person, also over a third id: their cells have one `person`.
-    Byte-identical duplicates are dropped. Files that can't be read, or whose names tell nothing, are listed in `rejected`, and
-    the search goes on. Links are followed; hidden files and files with other suffixes than those of images are passed over.
+    Patient ids are one person if `TWIN_PATIENTS` or the folder's `people.csv` joins them (`runtime/io/people.py`), or if
+    byte-identical cells stand under them, also over a third id: their cells have one `person`. Byte-identical duplicates are
+    dropped. Files that can't be read, or whose names tell nothing, are listed in `rejected`, and the search goes on. Links are
+    followed; hidden files and files with other suffixes than those of images are passed over.
 
     Parameters
     ----------
@@ -169,7 +145,7 @@ def scan_dataset(root: Path | str) -> Dataset:
     Raises
     ------
     DataError
-        There is no such folder, a patient has both labels, or a class has no cell.
+        There is no such folder, a patient or person has both labels, a class has no cell, or `people.csv` can't be read.
     """
     root = Path(root)
     if not root.is_dir():
@@ -177,7 +153,7 @@ def scan_dataset(root: Path | str) -> Dataset:
     unread: list[tuple[Path, str]] = []
     found, rejected = _read_all(_named_files(root, unread))
     _check_patients(root, found)
-    people = _people(found)
+    people = _people(root, found)
     found = [replace(cell, person=people[cell.patient]) for cell in found]
     cells, duplicates, contradictions = drop_duplicates(found)
     rejected = sorted([*rejected, *contradictions, *unread], key=lambda item: _order(root, item[0]))
@@ -344,26 +320,22 @@ def _check_patients(root: Path, cells: Iterable[DatasetEntry]) -> None:
         raise DataError(root, f"cells labelled all and cells labelled hem of the same patient: {', '.join(both)}")
 
 
-def _people(found: Iterable[DatasetEntry]) -> dict[str, str]:
-    """Patient id -> person: one for all ids that the list joins or that share a cell's bytes, directly or over other ids."""
-    parent: dict[str, str] = {}
-
-    def root_of(person: str) -> str:
-        while (above := parent.setdefault(person, person)) != person:
-            person = above
-        return person
-
-    first: dict[tuple[str, ClassName], str] = {}
-    patients = {patient for group in TWIN_PATIENTS for patient in group}
+def _people(root: Path, found: Iterable[DatasetEntry]) -> dict[str, str]:
+    """The person of each patient id: of those found, and of those in `TWIN_PATIENTS`."""
+    patients, sharing = set(), defaultdict(list)
     for cell in found:  # the same bytes under both labels are an error of one of the two names, not a person
-        one, other = root_of(cell.person), root_of(first.setdefault((cell.sha256, cell.label), cell.person))
-        parent[max(one, other, key=_by_id)] = min(one, other, key=_by_id)
         patients.add(cell.patient)
-    return {patient: root_of(person_of(patient)) for patient in sorted(patients, key=_by_id)}
-
-
-def _by_id(patient: str) -> tuple[int, str]:
-    return len(patient), patient
+        sharing[cell.sha256, cell.label].append(cell.patient)
+    told = read_people(root)
+    people = join_ids(patients, [*TWIN_PATIENTS, *sharing.values(), *told])
+    labels: dict[str, set[ClassName]] = defaultdict(set)
+    for cell in found:
+        labels[people[cell.patient]].add(cell.label)
+    both = [person for person, seen in labels.items() if len(seen) > 1]
+    if told and both:
+        joined = ", ".join(patient for patient, person in people.items() if person in both)
+        raise DataError(root / PEOPLE_TABLE, f"joins ids with cells labelled all and ids with cells labelled hem: {joined}")
+    return people
 
 
 def drop_duplicates(found: list[DatasetEntry]) -> tuple[list[DatasetEntry], list[tuple[Path, Path]], list[tuple[Path, str]]]:

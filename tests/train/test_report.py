@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 
 from blastscope.runtime.bundle.manifest import Interval, Patients, TrainingProvenance
 from blastscope.runtime.errors import DataError, UsageError
+from blastscope.runtime.io.people import person_of
 from blastscope.runtime.types import CLASSES, ClassName, Voter
 from blastscope.train.config import ScheduleConfig, TrainConfig
 from blastscope.train.fit_checkpoint import EpochRow
@@ -62,6 +63,7 @@ def invent(*, cells_each: int = 12, seed: int = 0) -> ReportInput:
         title="lite0 <script>alert(1)</script> & co",
         labels=labels,
         patients=patients,
+        people=patients,
         files=tuple(f"all/UID_{name}_1_{place}_all.bmp" for place, name in enumerate(patients)),
         probabilities=np.stack([1 - malignant, malignant], axis=-1).astype(np.float32),
         history={"a": epochs(4), "b": epochs(3), "combined": epochs(2)},
@@ -80,7 +82,9 @@ def invent(*, cells_each: int = 12, seed: int = 0) -> ReportInput:
 
 
 def empty(given: ReportInput) -> ReportInput:
-    return replace(given, labels=np.zeros(0, int), patients=(), files=(), probabilities=np.zeros((0, 3, 2), np.float32))
+    return replace(
+        given, labels=np.zeros(0, int), patients=(), people=(), files=(), probabilities=np.zeros((0, 3, 2), np.float32)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +191,8 @@ def test_few_patients_of_a_class_are_a_warning() -> None:
 def test_ids_of_one_person_count_once_and_keep_their_rows() -> None:
     invented = invent()
     named = {"1": "51", "2": "75", "3": "57", "H1": "H3", "H2": "H10"}  # 51 ~ 75, H3 ~ H10
-    report = assess(replace(invented, patients=tuple(named[name] for name in invented.patients)))
+    patients = tuple(named[name] for name in invented.patients)
+    report = assess(replace(invented, patients=patients, people=tuple(map(person_of, patients))))
     assert [note.split(":")[0] for note in report.notes] == ["only 1 HEM patient validates", "only 2 ALL patients validate"]
     assert {row.patient for row in report.scores["vote"].patients} == set(named.values())
     specificity = report.scores["vote"].specificity

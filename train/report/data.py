@@ -13,7 +13,6 @@ from blastscope.runtime.bundle.uncertainty import Uncertainty
 from blastscope.runtime.errors import EngineError, UsageError
 from blastscope.runtime.evaluation.metrics import CallScores, find_operating_point, score_calls
 from blastscope.runtime.inference.voting import vote
-from blastscope.runtime.io.cnmc import person_of
 from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.runtime.types import CLASSES, VOTERS, ClassName, Voter
 from blastscope.train.fit_checkpoint import EpochRow
@@ -78,8 +77,8 @@ class ReportInput:
         What stands above the page.
     labels : ndarray of int64
         Shape (N,): indices into `CLASSES`.
-    patients, files : tuple of str
-        Of each of the N cells.
+    patients, people, files : tuple of str
+        Of each of the N cells. `people` has one id for all ids of the same person.
     probabilities : ndarray of float32
         Shape (N, 3, 2): voters a, b, combined; classes hem, all.
     history : mapping of Voter to tuple of EpochRow
@@ -107,6 +106,7 @@ class ReportInput:
     title: str
     labels: NDArray[np.int64]
     patients: tuple[str, ...]
+    people: tuple[str, ...]
     files: tuple[str, ...]
     probabilities: NDArray[np.float32]
     history: Mapping[Voter, tuple[EpochRow, ...]]
@@ -125,8 +125,9 @@ class ReportInput:
         count = len(self.labels)
         if self.probabilities.shape != (count, len(VOTERS), len(CLASSES)):
             raise UsageError(f"probabilities of {count} cells must be ({count}, 3, 2), not {self.probabilities.shape}")
-        if (len(self.patients), len(self.files)) != (count, count):
-            raise UsageError(f"{count} labels, {len(self.patients)} patients and {len(self.files)} files aren't the same cells")
+        lengths = [len(names) for names in (self.patients, self.people, self.files)]
+        if lengths != [count] * 3:
+            raise UsageError("{} labels, {} patients, {} people and {} files aren't the same cells".format(count, *lengths))
 
 
 class Part(StrictModel):
@@ -207,7 +208,7 @@ def assess(given: ReportInput) -> Report:
     shares: tuple[ShareScore, ...] = ()
     notes = list(given.notes)
     deciding: dict[Voter, int] = {}
-    people = {patient: person_of(patient) for patient in given.patients}
+    people = dict(zip(given.patients, given.people, strict=True))
     try:
         votes = vote(given.probabilities)
         for subject in SUBJECTS:
@@ -215,12 +216,12 @@ def assess(given: ReportInput) -> Report:
             scores[subject] = score_calls(given.labels, calls, score, given.patients, people=people)
         points = tuple(find_operating_point(given.labels, votes.score, wanted) for wanted in SENSITIVITIES)
         called = votes.label.astype(np.int64)
-        shares = share_scores(given.labels, called, given.patients)
+        shares = share_scores(given.labels, called, given.people)
         if given.sizes is not None and given.lightness is not None:
-            shares += (same_size_score(given.labels, called, given.patients, given.sizes),)
-            groups = group_scores(given.labels, called, given.patients, given.sizes, given.lightness)
+            shares += (same_size_score(given.labels, called, given.people, given.sizes),)
+            groups = group_scores(given.labels, called, given.people, given.sizes, given.lightness)
         deciding = {voter: int((votes.voter == place).sum()) for place, voter in enumerate(VOTERS)}
-        notes += _few(scores[VOTE])
+        notes += _few(scores[VOTE], people)
     except (UsageError, EngineError) as error:  # a run without a usable validation part still has curves to show
         scores = {}
         notes.append(f"no scores: {error}")
@@ -252,9 +253,9 @@ def voter_calls(given: ReportInput, subject: str) -> tuple[NDArray[np.int32], ND
     return (alone[:, 1] >= alone[:, 0]).astype(np.int32), alone[:, 1]  # a tie is ALL, as in the vote
 
 
-def _few(scores: CallScores) -> list[str]:
+def _few(scores: CallScores, people: Mapping[str, str]) -> list[str]:
     """A warning for each class with so few patients that its intervals promise too much."""
-    counts = {label: len({person_of(row.patient) for row in scores.patients if row.label == label}) for label in CLASSES}
+    counts = {label: len({people[row.patient] for row in scores.patients if row.label == label}) for label in CLASSES}
     return [
         f"only {count} {label.upper()} patient{'s validate' if count > 1 else ' validates'}: "
         "intervals by bootstrap over so few are too narrow"

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from blastscope.runtime.bundle.manifest import Interval
 from blastscope.runtime.evaluation.bootstrap import Grouping, bootstrap_interval, bootstrap_samples, group_rows
-from blastscope.runtime.io.cnmc import person_of
 from blastscope.runtime.io.strict_model import StrictModel
 
 SHARES = (0.5, 0.65)  # of ALL: even, and that of the challenge's preliminary test set
@@ -62,7 +61,7 @@ class ShareScore(StrictModel):
 def group_scores(
     labels: NDArray[np.int64],
     calls: NDArray[np.int64],
-    patients: Sequence[str],
+    people: Sequence[str],
     sizes: NDArray[np.float64],
     lightness: NDArray[np.float64],
 ) -> tuple[GroupScore, ...]:
@@ -74,8 +73,8 @@ def group_scores(
     ----------
     labels, calls : (N,) int64 array
         0 hem, 1 all.
-    patients : sequence of N str
-        The patient of each cell.
+    people : sequence of N str
+        The person of each cell.
     sizes : (N,) float64 array
         Side of the cell's box in pixels.
     lightness : (N,) float64 array
@@ -97,19 +96,18 @@ def group_scores(
         groups[f"{name}, darkest third"] = (labels == label) & (lightness <= dark)
         groups[f"{name}, middle third"] = (labels == label) & (lightness > dark) & (lightness <= light)
         groups[f"{name}, lightest third"] = (labels == label) & (lightness > light)
-    cells, weights = _drawn(labels, patients)
-    people = np.array([person_of(name) for name in cells.names])
+    cells, weights = _drawn(labels, people)
     found = []
     for name, mask in groups.items():
         total = cells.total(mask.astype(np.float64))
         if total.any():
             right = _ratio(cells.total((mask & (calls == labels)).astype(np.float64)), total, weights)
-            found.append(GroupScore(name=name, cells=int(mask.sum()), people=len(set(people[total > 0])), right=right))
+            found.append(GroupScore(name=name, cells=int(mask.sum()), people=int((total > 0).sum()), right=right))
     return tuple(found)
 
 
 def share_scores(
-    labels: NDArray[np.int64], calls: NDArray[np.int64], patients: Sequence[str], shares: Sequence[float] = SHARES
+    labels: NDArray[np.int64], calls: NDArray[np.int64], people: Sequence[str], shares: Sequence[float] = SHARES
 ) -> tuple[ShareScore, ...]:
     """Weighted F1 if ALL were another share of the cells.
 
@@ -117,8 +115,8 @@ def share_scores(
     ----------
     labels, calls : (N,) int64 array
         0 hem, 1 all.
-    patients : sequence of N str
-        The patient of each cell.
+    people : sequence of N str
+        The person of each cell.
     shares : sequence of float
         Shares of ALL, 0 to 1.
 
@@ -127,7 +125,7 @@ def share_scores(
     tuple of ShareScore
         One for each share.
     """
-    cells, weights = _drawn(labels, patients)
+    cells, weights = _drawn(labels, people)
     rates = []
     for label in (0, 1):
         mine = (labels == label).astype(np.float64)
@@ -143,7 +141,7 @@ def share_scores(
 
 
 def same_size_score(
-    labels: NDArray[np.int64], calls: NDArray[np.int64], patients: Sequence[str], sizes: NDArray[np.float64]
+    labels: NDArray[np.int64], calls: NDArray[np.int64], people: Sequence[str], sizes: NDArray[np.float64]
 ) -> ShareScore:
     """Weighted F1 and specificity if HEM cells were as large as ALL cells: what is left where size tells nothing.
 
@@ -154,8 +152,8 @@ def same_size_score(
     ----------
     labels, calls : (N,) int64 array
         0 hem, 1 all.
-    patients : sequence of N str
-        The patient of each cell.
+    people : sequence of N str
+        The person of each cell.
     sizes : (N,) float64 array
         Side of the cell's box in pixels.
 
@@ -169,7 +167,7 @@ def same_size_score(
     shares = [np.bincount(bins[labels == label], minlength=10) / (labels == label).sum() for label in (0, 1)]
     factors = np.where(shares[0] > 0, shares[1] / np.maximum(shares[0], 1e-12), 0).clip(max=MOST_WEIGHT)
     weight = np.where(labels == 0, factors[bins], 1.0)
-    cells, weights = _drawn(labels, patients)
+    cells, weights = _drawn(labels, people)
     everyone = np.ones((1, len(cells.names)))
     rates = []
     for label in (0, 1):
@@ -196,10 +194,9 @@ def weighted_f1(all_share: float, specificity: Weights, sensitivity: Weights) ->
     return found
 
 
-def _drawn(labels: NDArray[np.int64], patients: Sequence[str]) -> tuple[Grouping, Weights]:
-    cells = group_rows(patients)
-    people = cells.people({name: person_of(name) for name in cells.names})
-    return cells, bootstrap_samples(cells.classes(labels), draws=DRAWS, seed=0, people=people)
+def _drawn(labels: NDArray[np.int64], people: Sequence[str]) -> tuple[Grouping, Weights]:
+    cells = group_rows(people)
+    return cells, bootstrap_samples(cells.classes(labels), draws=DRAWS, seed=0)
 
 
 def _ratio(right: Weights, total: Weights, weights: Weights) -> Interval:

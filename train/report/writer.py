@@ -77,6 +77,7 @@ def read_run(run: Path) -> ReportInput:
         title=f"{found.config.network.backbone} at {found.config.crop.side_px} px",
         labels=np.array([CLASSES.index(cell.label) for cell in found.validation], dtype=np.int64),
         patients=tuple(cell.patient for cell in found.validation),
+        people=tuple(cell.whose for cell in found.validation),
         files=tuple(cell.file for cell in found.validation),
         probabilities=_probabilities(run / "validation.safetensors", tensors, len(found.validation)),
         history=history,
