@@ -1,9 +1,10 @@
 """`Batcher`: items of many requests and connections, answered in batches by a few threads.
 
 The queue is bounded, and the requests in it take turns item by item, so that one with a hundred images doesn't hold up one with
-a single image. A batch leaves when it is full, or when its oldest item has waited for `delay_s`. The threads take the batches
-that are due by themselves: they would stand idle while an event loop, which is busy with requests, handed them one. Whoever
-waits, in an event loop or in a thread, is woken once, when all of a request's items are answered.
+a single image. A batch leaves when it is full, or when its oldest item has waited for `delay_s`. Where more items wait than one
+batch for each thread, each thread takes its share of them, up to `most`. Threads take what is due by themselves: they would
+stand idle while an event loop, which is busy with requests, handed it to them. Whoever waits, in an event loop or in a thread,
+is woken once, when all of a request's items are answered.
 """
 
 from __future__ import annotations
@@ -48,13 +49,39 @@ _Taken = tuple[_Request, int, Any]  # an item with its request, and its number t
 
 
 class Batcher:
-    """Answers items through `run`, which is called in at most `workers` threads with at most `batch` items. Thread-safe."""
+    """Answers items through `run`, which is called in at most `workers` threads with a few items. Thread-safe.
+
+    Parameters
+    ----------
+    run : callable
+        Takes items, and gives an answer for each.
+    workers : int
+        How many threads call it.
+    batch : int
+        How many items it likes to get: fewer leave only when the oldest has waited for `delay_s`.
+    delay_s : float
+        Seconds, see `batch`.
+    limit : int
+        How many items may wait.
+    most : int
+        How many items it gets at once where many wait.
+    observe : callable
+        Is told figures.
+    """
 
     def __init__(
-        self, run: Run, *, workers: int, batch: int, delay_s: float, limit: int, observe: Observe = lambda _name, _figure: None
+        self,
+        run: Run,
+        *,
+        workers: int,
+        batch: int,
+        delay_s: float,
+        limit: int,
+        most: int = 1,
+        observe: Observe = lambda _name, _figure: None,
     ) -> None:
         self._run, self._workers, self._batch, self._delay_s, self._limit = run, workers, batch, delay_s, limit
-        self._observe = observe
+        self._most, self._observe = most, observe
         self._changed = threading.Condition()  # of what follows
         self._requests: deque[_Request] = deque()  # that have items which no batch has taken yet
         self._busy = 0
@@ -171,7 +198,8 @@ class Batcher:
     def _take(self) -> list[_Taken]:
         taken: list[_Taken] = []
         now = time.monotonic()
-        while self._requests and len(taken) < self._batch:
+        size = max(self._batch, min(self._most, -(-self.waiting // self._workers)))
+        while self._requests and len(taken) < size:
             request = self._requests.popleft()
             taken.append((request, *request.items.popleft()))
             self._observe("queue_seconds", now - request.since)

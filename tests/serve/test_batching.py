@@ -13,6 +13,8 @@ import pytest
 
 pytest.importorskip("uvicorn", reason="the extra 'serve' is not installed")
 
+from waiting import wait_until
+
 from blastscope.serve.batching import Batcher
 from blastscope.serve.tensors import ClientGone, RequestError
 from blastscope.serve.use_count import UseCount
@@ -140,3 +142,29 @@ def test_nobody_begins_to_use_what_was_closed() -> None:
 
     asyncio.run(close())
     assert (count.begin(), count.now) == (False, 0)
+
+
+def test_where_many_wait_each_thread_takes_its_share() -> None:
+    batches: list[int] = []
+    gate = threading.Event()
+    begun = threading.Barrier(3)
+
+    def run(items: Sequence[Any]) -> list[Any]:
+        if not gate.is_set():
+            begun.wait(PATIENCE_S)
+            assert gate.wait(PATIENCE_S)
+        else:
+            batches.append(len(items))
+        return list(items)
+
+    batcher = Batcher(run, workers=2, batch=1, delay_s=0.0, limit=20, most=4)
+    with ThreadPoolExecutor(8) as callers:
+        first = [callers.submit(batcher.answer, [number], PATIENCE_S, stays) for number in range(2)]
+        begun.wait(PATIENCE_S)  # a thread is at each
+        second = callers.submit(batcher.answer, list(range(11)), PATIENCE_S, stays)
+        wait_until(lambda: batcher.waiting == 11)
+        gate.set()
+        assert [one.result(PATIENCE_S) for one in (*first, second)] == [[0], [1], list(range(11))]
+    assert batches[0] == 4
+    assert sorted(batches) == [1, 2, 4, 4]
+    asyncio.run(batcher.close())
