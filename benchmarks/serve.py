@@ -2,7 +2,7 @@
 
 Clients are processes of their own, over gRPC and REST. They share the cores with the server, as they would on a workstation, so
 the ratio of the throughputs tells what server and clients cost together, and their processor time what each of them does.
-Prints a line of JSON for each protocol.
+Prints a line of JSON for each way of asking: a protocol, so many images a request, as files or as pixels.
 """
 
 from __future__ import annotations
@@ -30,9 +30,11 @@ from blastscope.benchmarks.schema import (
     ratio_interval,
 )
 from blastscope.runtime.errors import EngineError
+from blastscope.runtime.io.image import decode
 
 CLIENTS = 8
-DIRECT = "classify_many"
+IMAGES = (1, 8)  # one cell as it comes, and what a scanner hands over at once
+DIRECT, PIXELS = "classify_many", "-pixels"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -41,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("data", type=Path, help="folder with images of cells")
     parser.add_argument("--cells", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--images", type=int, default=1, help="of a request")
+    parser.add_argument("--images", type=int, nargs="+", default=IMAGES, help="of a request, one number or several")
     parser.add_argument("--clients", type=int, default=CLIENTS)
     parser.add_argument("--bundle", type=Path, help="by default the shipped one")
     parser.add_argument("--output", type=Path, help="a file to write the result to, for RESULTS.md")
@@ -50,26 +52,55 @@ def main(arguments: Sequence[str] | None = None) -> None:
     paths = sorted(path for path in words.data.rglob("*") if path.suffix in suffixes)[: words.cells]
     if not paths:
         parser.error(f"'{words.data}' holds no image of a cell: name a folder with .bmp, .png or .webp files")
-    result = measure(paths, words.rounds, words.images, words.clients, words.bundle)
+    result = measure(paths, words.rounds, tuple(words.images), words.clients, words.bundle)
     for line in served_lines(result.rows):
         print(json.dumps(line))
     if words.output:
         write_result(words.output, result)
 
 
+class Way(NamedTuple):
+    """How clients ask.
+
+    Attributes
+    ----------
+    protocol
+        'grpc' or 'http'.
+    images
+        Of a request.
+    pixels
+        Whether they are sent as pixels, which the server needn't decode; else as files.
+    """
+
+    protocol: str
+    images: int
+    pixels: bool = False
+
+    @property
+    def name(self) -> str:
+        """As in rows: 'grpc', 'http-8', 'grpc-8-pixels'."""
+        return f"{self.protocol}{'' if self.images == 1 else f'-{self.images}'}{PIXELS if self.pixels else ''}"
+
+    def note(self, clients: int) -> str:
+        """The same in words."""
+        images = "1 image" if self.images == 1 else f"{self.images} images"
+        return f"{clients} clients, {images} a request{', as pixels' if self.pixels else ''}"
+
+
 def measure(
-    paths: Sequence[Path], rounds: int, images: int = 1, clients: int = CLIENTS, bundle: Path | None = None
+    paths: Sequence[Path], rounds: int, images: Sequence[int] = IMAGES, clients: int = CLIENTS, bundle: Path | None = None
 ) -> BenchResult:
-    """Measures both ways in turn.
+    """Measures `classify_many` and each way of asking in turn.
 
     Parameters
     ----------
     paths
-        Image files, one cell in each. They are read before anything is timed.
+        Image files, one cell in each. They are read before anything is timed, and decoded where they are sent as pixels: in
+        requests of the most images, if all are of one size.
     rounds
         How often each way answers all of them, after once to warm up.
     images
-        Of a request.
+        Of a request, one number or several.
     clients
         Processes that ask at the same time, each with its share.
     bundle
@@ -94,35 +125,44 @@ def measure(
     with server, open_bundle(bundle, **session) as scope, ExitStack() as running:  # type: ignore[arg-type]
         addresses = {"grpc": server.grpc_address, "http": server.url.removeprefix("http://")}
         shares = [paths[number::clients] for number in range(min(clients, len(paths)))]
-        started = [running.enter_context(Client(addresses, share, images)) for share in shares]
-        contents = [path.read_bytes() for path in paths]
-        turns: dict[str, list[Turn]] = {name: [] for name in (DIRECT, *addresses)}
+        started = [running.enter_context(Client(addresses, share)) for share in shares]
+        sources: dict[bool, Sequence[Any]] = {False: [path.read_bytes() for path in paths]}
+        pixels = [decode(content) for content in sources[False]]
+        if len({getattr(image, "shape", None) for image in pixels}) == 1:
+            sources[True] = pixels
+        ways = [Way(protocol, count) for count in dict.fromkeys(images) for protocol in addresses]
+        ways += [Way(protocol, max(images), pixels=True) for protocol in addresses if True in sources]
+        turns: dict[str | Way, list[Turn]] = {f"{DIRECT}{PIXELS if as_pixels else ''}": [] for as_pixels in sources}
+        turns |= {way: [] for way in ways}
         for turn in range(rounds + 1):
-            for name, measured in turns.items():
-                measured.append(_turn(started, name, lambda: scope.classify_many(contents)))
+            for way, measured in turns.items():
+                given = sources[way.pixels if isinstance(way, Way) else way.endswith(PIXELS)]
+                measured.append(_turn(started, way, lambda given=given: scope.classify_many(given)))  # type: ignore[misc]
                 if measured[-1].engines - {scope.audit.engine}:
                     raise EngineError(
                         "the server took another engine than 'classify_many': run it again, once both are measured"
                     )
             if not turn:  # which warmed up
-                turns = {name: [] for name in turns}
+                turns = {way: [] for way in turns}
         graph = "-".join(dict.fromkeys((scope.audit.precision, scope.audit.execution)))
         network = scope.bundle.manifest.name if bundle else "shipped"
-    note = f"{clients} clients, {images} {'image' if images == 1 else 'images'} a request"
-    rows = []
-    for name, measured in turns.items():
-        cpu_ms, client_cpu_ms = (
-            float(np.median([1000 * getattr(one, field) / len(paths) for one in measured]))
-            for field in ("cpu_s", "client_cpu_s")
-        )
-        whole = [Round(np.array([1000 * one.seconds])) for one in measured]
-        told = {"scope": "served", "notes": (note,), "cpu_ms": cpu_ms, "client_cpu_ms": client_cpu_ms}
-        rows.append(make_row(f"{network}/{graph}/{name}", len(paths), whole).model_copy(update=told))
-    for name in addresses:
-        waits = [Round(1000 * np.array(one.waits_s)) for one in turns[name]]
-        row = make_row(f"{network}/{graph}/{name}", images, waits)
-        rows.append(row.model_copy(update={"scope": "request", "notes": (note,)}))
+    rows = [row for way, measured in turns.items() for row in _rows(f"{network}/{graph}", way, measured, (len(paths), clients))]
     return BenchResult(machine=describe_machine(), versions=installed_versions(), rows=tuple(rows))
+
+
+def _rows(network: str, way: str | Way, turns: Sequence[Turn], counts: tuple[int, int]) -> Iterator[Row]:
+    """The row of a way's throughput, and that of its requests; `counts` are the cells and the clients."""
+    cells, clients = counts
+    name = f"{network}/{way.name if isinstance(way, Way) else way}"
+    told: dict[str, Any] = {"notes": (way.note(clients),)} if isinstance(way, Way) else {}
+    cpu_ms, client_cpu_ms = (
+        float(np.median([1000 * getattr(one, field) / cells for one in turns])) for field in ("cpu_s", "client_cpu_s")
+    )
+    row = make_row(name, cells, [Round(np.array([1000 * one.seconds])) for one in turns])
+    yield row.model_copy(update={"scope": "served", "cpu_ms": cpu_ms, "client_cpu_ms": client_cpu_ms, **told})
+    if isinstance(way, Way):
+        row = make_row(name, way.images, [Round(1000 * np.array(one.waits_s)) for one in turns])
+        yield row.model_copy(update={"scope": "request", **told})
 
 
 class Answers(NamedTuple):
@@ -165,14 +205,14 @@ class Turn(NamedTuple):
     engines: set[str]
 
 
-def _turn(clients: Sequence[Client], name: str, direct: Callable[[], object]) -> Turn:
+def _turn(clients: Sequence[Client], way: str | Way, direct: Callable[[], object]) -> Turn:
     begun, cpu_s = time.perf_counter(), time.process_time()
     found: list[Answers] = []
-    if name == DIRECT:
+    if isinstance(way, str):
         direct()
     else:
         for client in clients:
-            client.begin(name)
+            client.begin(way)
         found = [client.result() for client in clients]
     return Turn(
         time.perf_counter() - begun,
@@ -192,14 +232,12 @@ class Client:
         Of the server, by protocol.
     paths
         Its share of the files.
-    images
-        Of a request.
     """
 
-    def __init__(self, addresses: Mapping[str, str], paths: Sequence[Path], images: int) -> None:
+    def __init__(self, addresses: Mapping[str, str], paths: Sequence[Path]) -> None:
         spawn = multiprocessing.get_context("spawn")
         self._pipe, theirs = spawn.Pipe()
-        self._process = spawn.Process(target=_answer_orders, args=(theirs, addresses, paths, images), daemon=True)
+        self._process = spawn.Process(target=_answer_orders, args=(theirs, addresses, paths), daemon=True)
         self._process.start()
         theirs.close()
         self._pipe.recv()  # it has read its files
@@ -211,9 +249,9 @@ class Client:
         self._pipe.close()  # which ends it
         self._process.join()
 
-    def begin(self, protocol: str) -> None:
+    def begin(self, way: Way) -> None:
         """Lets it ask with all of its files, one request after the other."""
-        self._pipe.send(protocol)
+        self._pipe.send(way)
 
     def result(self) -> Answers:
         """What it did, once it is done."""
@@ -221,25 +259,29 @@ class Client:
         return found
 
 
-def _answer_orders(pipe: Any, addresses: Mapping[str, str], paths: Sequence[Path], images: int) -> None:
+def _answer_orders(pipe: Any, addresses: Mapping[str, str], paths: Sequence[Path]) -> None:
     contents = [path.read_bytes() for path in paths]
+    pixels: list[Any] = []
     modules: dict[str, Any] = {name: __import__(f"tritonclient.{name}", fromlist=["InferInput"]) for name in addresses}
     clients = {name: modules[name].InferenceServerClient(address) for name, address in addresses.items()}
     pipe.send(None)
     with suppress(EOFError):  # the other end was closed
-        while protocol := pipe.recv():
-            pipe.send(_ask(modules[protocol], clients[protocol], contents, images))
+        while way := pipe.recv():
+            if way.pixels and not pixels:  # in the round that warms up
+                pixels = [decode(content) for content in contents]
+            pipe.send(_ask(modules[way.protocol], clients[way.protocol], pixels if way.pixels else contents, way))
     for client in clients.values():
         client.close()
 
 
-def _ask(module: Any, client: Any, contents: Sequence[bytes], images: int) -> Answers:
+def _ask(module: Any, client: Any, sources: Sequence[Any], way: Way) -> Answers:
     waits_s, engine, cpu_s = [], "", time.process_time()
     wanted = [module.InferRequestedOutput(name) for name in ("label", "score", "refusal")]
-    for start in range(0, len(contents), images):
-        files = np.array([*contents[start : start + images], None], dtype=np.object_)[:-1]
-        given = module.InferInput("image", [len(files)], "BYTES")
-        given.set_data_from_numpy(files)
+    for start in range(0, len(sources), way.images):
+        some = sources[start : start + way.images]
+        values = np.stack(some) if way.pixels else np.array([*some, None], dtype=np.object_)[:-1]
+        given = module.InferInput("image", list(values.shape), "UINT8" if way.pixels else "BYTES")
+        given.set_data_from_numpy(values)
         begun = time.perf_counter()
         answer = client.infer("cells", [given], outputs=wanted).get_response()
         waits_s.append(time.perf_counter() - begun)
@@ -248,13 +290,18 @@ def _ask(module: Any, client: Any, contents: Sequence[bytes], images: int) -> An
 
 
 def served_lines(rows: Iterable[Row]) -> list[dict[str, Any]]:
-    """What each protocol came to, of rows of `measure`: throughput beside `classify_many`'s in the same rounds, and waits."""
+    """What each way came to, of rows of `measure`: throughput beside `classify_many`'s in the same rounds, and waits.
+
+    `cpu_ratio` is the processor time of `classify_many` by that of server and clients: on a busy machine it tells more.
+    """
     found = {(row.scope, row.name): row for row in rows if row.scope in ("served", "request")}
     lines = []
     for (scope, name), row in found.items():
-        direct, wait = found.get(("served", f"{name.rpartition('/')[0]}/{DIRECT}")), found.get(("request", name))
+        direct = found.get(("served", f"{name.rpartition('/')[0]}/{DIRECT}{PIXELS if name.endswith(PIXELS) else ''}"))
+        wait = found.get(("request", name))
         if scope != "served" or not direct or not wait or direct is row:
             continue
+        spent_ms = (row.cpu_ms or 0) + (row.client_cpu_ms or 0)
         low, high = ratio_interval(*([np.array(one) for one in side.samples_ms] for side in (direct, row)))
         lines.append(
             {
@@ -265,6 +312,7 @@ def served_lines(rows: Iterable[Row]) -> list[dict[str, Any]]:
                 "ratio": round(direct.p50_ms / row.p50_ms, 3),
                 "ratio_low": round(low, 3),
                 "ratio_high": round(high, 3),
+                "cpu_ratio": round(direct.cpu_ms / spent_ms, 3) if direct.cpu_ms and spent_ms else None,
                 "classify_many_cpu_ms": direct.cpu_ms and round(direct.cpu_ms, 2),
                 "server_cpu_ms": row.cpu_ms and round(row.cpu_ms, 2),
                 "clients_cpu_ms": row.client_cpu_ms and round(row.client_cpu_ms, 2),

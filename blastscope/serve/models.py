@@ -176,7 +176,10 @@ class Cells:
     def run(self, scope: Scope, items: Sequence[Item]) -> list[Answer]:
         """See `Model`."""
         images = [self.watch(item) for item in items]
-        return [scope.classify(images[0])] if len(images) == 1 else scope.classify_many(images)
+        if len(images) == 1:
+            return [scope.classify(images[0])]
+        # where batches don't count, several are waiting for each of the server's threads
+        return scope.classify_many(images, in_one_thread=scope.lanes.engine.batch == 1)
 
     def tensor(self, name: str, answers: Sequence[Prediction]) -> Tensor:
         """See `Model`."""

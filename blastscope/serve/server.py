@@ -1,4 +1,4 @@
-"""`Server`: REST and gRPC side by side in one event loop, from the opening of the bundles to a graceful end.
+"""`Server`: REST and gRPC side by side, from the opening of the bundles to a graceful end.
 
 with BackgroundServer(ServeOptions({"shipped": None}, port=0, grpc_port=0)) as server:
 print(server.url, server.grpc_address)
@@ -66,7 +66,7 @@ class Server:
             self.service = InferenceService(self.repository, options.limits, self.metrics, self._audit, Tracing())
             await self.repository.load_all()
             if options.grpc_port is not None:
-                self._grpc, self.grpc_port = make_grpc_server(self.service, options)
+                self._grpc, self.grpc_port = make_grpc_server(self.service, options, asyncio.get_running_loop())
         except BaseException:
             listening.close()
             if self._audit:
@@ -90,7 +90,7 @@ class Server:
         while not self._http.started and not self._serving.done():
             await asyncio.sleep(0.01)
         if options.grpc_port is not None:
-            await self._grpc.start()
+            self._grpc.start()
 
     async def stop(self) -> None:
         """Takes no new requests, answers those under way for as long as `drain_s`, and closes everything."""
@@ -104,7 +104,7 @@ class Server:
         except TimeoutError:
             LOG.warning("requests were still under way after %g s, and are broken off", self.options.limits.drain_s)
         if self.options.grpc_port is not None:
-            await self._grpc.stop(GRACE_S)
+            await asyncio.to_thread(self._grpc.stop(GRACE_S).wait)
         self._http.should_exit = True
         await self._serving
         await self.repository.close()

@@ -15,11 +15,13 @@ from blastscope import __version__
 from blastscope.runtime.errors import BlastscopeError
 from blastscope.runtime.types import Audit
 from blastscope.serve.audit_log import AuditLog
+from blastscope.serve.batching import OnGone
 from blastscope.serve.metrics import Metrics, Tracing
 from blastscope.serve.models import check_pixels
 from blastscope.serve.options import Limits
 from blastscope.serve.repository import Lane, Repository, ServedBundle
 from blastscope.serve.tensors import ClientGone, Code, RequestError, Tensor, invalid
+from blastscope.serve.use_count import UseCount
 
 NAME, PLATFORM = "blastscope", "blastscope"
 EXTENSIONS = ("binary_tensor_data", "model_repository")
@@ -96,18 +98,16 @@ class InferAnswer:
 
 
 class InferenceService:
-    """Answers requests. All methods belong to one event loop."""
+    """Answers requests: by `answer` in threads, which wait, and by `infer` in an event loop; `idle` and `load` belong to it."""
 
     def __init__(
         self, repository: Repository, limits: Limits, metrics: Metrics, audit: AuditLog | None, tracing: Tracing
     ) -> None:
         self.repository, self.limits, self.metrics = repository, limits, metrics
         self._audit, self._tracing = audit, tracing
-        self._in_flight = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self.under_way = UseCount()
         self.draining = False
-        metrics.in_flight.set_function(lambda: self._in_flight)
+        metrics.in_flight.set_function(lambda: self.under_way.now)
         if audit:
             metrics.audit_lines.set_function(lambda: audit.state.lines)
 
@@ -118,23 +118,20 @@ class InferenceService:
 
     async def idle(self) -> None:
         """Waits until no request is under way."""
-        await self._idle.wait()
+        await self.under_way.none_left()
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
         """Holds one of the places for requests. Raises `RequestError` where none is free, or the server is about to end."""
         if self.draining:
             raise RequestError(Code.UNAVAILABLE, "the server is about to end: ask another one")
-        if self._in_flight >= self.limits.requests:
-            raise RequestError(Code.BUSY, f"{self._in_flight} requests are under way, and no more are taken: try again later")
-        self._in_flight += 1
-        self._idle.clear()
+        most = self.limits.requests
+        if not self.under_way.begin(most):
+            raise RequestError(Code.BUSY, f"{most} requests are under way, and no more are taken: try again later")
         try:
             yield
         finally:
-            self._in_flight -= 1
-            if not self._in_flight:
-                self._idle.set()
+            self.under_way.end()
 
     @contextmanager
     def observed(self, caller: Caller, model: str) -> Iterator[None]:
@@ -157,9 +154,25 @@ class InferenceService:
         finally:
             self.metrics.request(caller.protocol, known, status, time.perf_counter() - begun)
 
+    def answer(self, request: InferRequest, caller: Caller, timeout_s: float, on_gone: OnGone) -> InferAnswer:
+        """The answer to a request, in a thread. Raises `RequestError`, and `ClientGone` where `on_gone` tells of it."""
+        with self.repository.held(request.model, request.version) as by:
+            items = self._items(request, by[1])
+            answers = by[1].batcher.answer(items, self._timeout_s(request, timeout_s), on_gone)
+            self._write_audit(request, caller, by, items, answers)
+            return self._told(request, by, answers)
+
     async def infer(self, request: InferRequest, caller: Caller, timeout_s: float) -> InferAnswer:
-        """The answer to a request. Raises `RequestError`."""
-        served, lane = self.repository.find(request.model, request.version)
+        """The same in an event loop."""
+        with self.repository.held(request.model, request.version) as by:
+            items = self._items(request, by[1])
+            answers = await by[1].batcher.submit(items, self._timeout_s(request, timeout_s))
+            if self._audit:
+                await asyncio.to_thread(self._write_audit, request, caller, by, items, answers)
+            return self._told(request, by, answers)
+
+    def _items(self, request: InferRequest, lane: Lane) -> list[Any]:
+        """What a request asks about, once it is known that it may."""
         if len(request.id) > MOST_ID:
             raise invalid(f"a request's id has at most {MOST_ID} letters")
         names = [spec.name for spec in lane.model.outputs]
@@ -169,11 +182,14 @@ class InferenceService:
         if len(items) > self.limits.images:
             raise RequestError(Code.TOO_LARGE, f"{len(items)} images in a request, at most {self.limits.images} are taken")
         check_pixels(lane.model, items, self.limits.pixels)
-        with served.used():
-            answers = await lane.batcher.submit(items, self._timeout_s(request, timeout_s))
-            await self._write_audit(request, caller, (served, lane), items, answers)
+        return items
+
+    def _told(self, request: InferRequest, by: tuple[ServedBundle, Lane], answers: Sequence[Any]) -> InferAnswer:
+        """Counts the answers, and puts them into tensors."""
+        served, lane = by
         self.metrics.count(f"{served.name}.{lane.model.kind}", served.name, answers)
-        outputs = tuple(lane.model.tensor(name, answers) for name in request.wanted or names)
+        names = request.wanted or tuple(spec.name for spec in lane.model.outputs)
+        outputs = tuple(lane.model.tensor(name, answers) for name in names)
         audit = served.scope.audit
         return InferAnswer(request.model, served.version, request.id, outputs, {name: getattr(audit, name) for name in AUDIT})
 
@@ -183,7 +199,7 @@ class InferenceService:
             raise invalid("parameter 'timeout' must be a whole number of microseconds")
         return min(wanted / 1e6 if wanted else self.limits.timeout_s, left_s)
 
-    async def _write_audit(
+    def _write_audit(
         self,
         request: InferRequest,
         caller: Caller,
@@ -192,8 +208,7 @@ class InferenceService:
         answers: Sequence[Any],
     ) -> None:
         """Writes a line for each image, before anybody gets its answer."""
-        audit = self._audit
-        if audit is None:
+        if self._audit is None:
             return
         served, lane = by
         same = {
@@ -205,15 +220,10 @@ class InferenceService:
             "bundle": served.scope.audit.bundle,
             "engine": served.scope.audit.engine,
         }
-
-        def write() -> None:
-            digests = [hashlib.sha256(lane.model.content(item)).hexdigest() for item in items]
-            audit.append(
-                {**same, "image": digest, **lane.model.record(answer)} for digest, answer in zip(digests, answers, strict=True)
-            )
-
+        digests = [hashlib.sha256(lane.model.content(item)).hexdigest() for item in items]
+        lines = [{**same, "image": digest, **lane.model.record(one)} for digest, one in zip(digests, answers, strict=True)]
         try:
-            await asyncio.to_thread(write)
+            self._audit.append(lines)
         except BlastscopeError as error:
             raise RequestError(Code.UNAVAILABLE, f"no answer without its line in the audit log: {error}") from error
 

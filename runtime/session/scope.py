@@ -51,13 +51,15 @@ class Scope(OpenSession):
         with run.opened.lanes.call():
             return run.predictor.classify(image)
 
-    def classify_many(self, images: Iterable[ImageSource]) -> list[Prediction]:
+    def classify_many(self, images: Iterable[ImageSource], *, in_one_thread: bool = False) -> list[Prediction]:
         """The calls on many cells, a list of `Prediction`s in the order of `images`.
 
         Parameters
         ----------
         images : iterable of images as `classify` takes them
             What `classify` raises for is refused here, as 'not-8-bit-rgb'.
+        in_one_thread : bool
+            The calling thread gets no help: for programs whose own threads keep all cores busy.
 
         Raises
         ------
@@ -66,7 +68,7 @@ class Scope(OpenSession):
         """
         run, several = self._run, list_images(images)
         with run.opened.lanes.call():
-            return run.predictor.classify_many(several)
+            return run.predictor.classify_many(several, in_one_thread=in_one_thread)
 
     def classify_smear(self, images: Iterable[ImageSource]) -> SmearCall:
         """The call on one person, a `SmearCall` from the calls on many of their cells.

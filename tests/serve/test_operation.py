@@ -184,7 +184,7 @@ def test_a_bundle_changes_under_load_and_no_request_is_lost(serve: Serve, cells:
     assert {status for status, _ in seen} == {200}
     assert {version for _, version in seen} <= {before.version, after.version}
     assert before.version != after.version
-    server.until(lambda: before._uses == 0)
+    server.until(lambda: before.uses.now == 0)
 
 
 def test_a_damaged_bundle_is_not_taken_and_the_old_one_goes_on(serve: Serve, cells: list[bytes]) -> None:

@@ -88,7 +88,7 @@ class Served:
     @property
     def waiting(self) -> int:
         """Requests that are under way."""
-        return self.running.server.service._in_flight
+        return self.running.server.service.under_way.now
 
     def until(self, condition: Callable[[], bool]) -> None:
         """Waits until the condition holds, which another thread brings about."""

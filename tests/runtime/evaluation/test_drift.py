@@ -138,3 +138,13 @@ def test_black_has_no_appearance_and_figures_hold_at_any_place() -> None:
     moved = cell_features(np.roll(disk, (20, -30), (0, 1)))
     assert moved is not None
     assert moved == pytest.approx(look)
+    for shape in ((0, 0, 3), (0, 5, 3), (5, 0, 3)):
+        assert cell_features(np.zeros(shape, np.uint8)) is None
+
+
+@pytest.mark.parametrize("left", [0, 1, 2, 3])
+def test_black_around_a_cell_changes_none_of_its_figures(left: int) -> None:
+    cell = np.random.default_rng(left).integers(1, 256, (60, 50, 3), np.uint8)
+    bare = cell_features(np.pad(cell, ((left, 0), (left, 0), (0, 0))))
+    assert bare is not None
+    assert cell_features(np.pad(cell, ((left + 40, 31), (left + 22, 17), (0, 0)))) == pytest.approx(bare)

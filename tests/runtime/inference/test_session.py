@@ -146,6 +146,14 @@ def test_eight_threads_using_everything_get_their_own_answers(scope: Scope, tiny
         list(pool.map(use, range(8)))
 
 
+@pytest.mark.parametrize("count", [0, 1, 2, 7, 8, 17, 35])
+def test_many_cells_get_the_calls_that_each_gets_alone(scope: Scope, tiny_bundle: Any, count: int) -> None:
+    black = np.zeros((50, 50, 3), np.uint8)
+    images = [black if number % 5 == 3 else tiny_bundle.cell(number) for number in range(count)]
+    wanted = [scope.classify(image) for image in images]
+    assert scope.classify_many(images) == scope.classify_many(images, in_one_thread=True) == wanted
+
+
 def test_closing_finishes_what_was_submitted_and_later_calls_raise(scope: Scope, tiny_bundle: Any) -> None:
     image = tiny_bundle.cell()
     futures = [scope.submit(image) for _ in range(10)]
