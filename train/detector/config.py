@@ -96,7 +96,7 @@ class HeadConfig(StrictModel):
     channels: int = Field(default=64, ge=8)
     depth: int = Field(default=2, ge=1)
     dropout: float = Field(default=0.1, ge=0, lt=1)
-    margin: float = Field(default=1.0, ge=1, le=1.5)
+    margin: float = Field(default=1.05, ge=1, le=1.5)
 
 
 class FitConfig(StrictModel):
