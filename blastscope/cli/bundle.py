@@ -184,7 +184,7 @@ def _held_out(found: Uncertainty) -> dict[str, str]:
 def _detector(found: DetectorEntry) -> str:
     """What finds white cells in frames, and how its int8 graph compared."""
     sources = ", ".join(found.sources)
-    said = f"white cells from a score of {found.least_score:.2g}, at {found.pixel_um:.4g} µm a pixel, trained on {sources}"
+    said = f"white cells from a score of {found.least_score:.3g}, at {found.pixel_um:.4g} µm a pixel, trained on {sources}"
     if found.int8 is None:
         return said
     gate = found.int8.gate

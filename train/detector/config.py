@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
 from blastscope.runtime.io.strict_model import StrictModel
 
+Score = Literal["middle", "overlap"]
 SHIPPED = Path(__file__).parents[1] / "detector.toml"
 
 
@@ -86,11 +88,15 @@ class HeadConfig(StrictModel):
         Convolutions of 3 x 3.
     dropout : float
         Dropout of whole channels of the trunk's maps.
+    margin : float
+        Factor on the sides of white cells' boxes in what the network gives. It isn't learnt: of a stain that training doesn't
+        know a box tends to leave out pale cytoplasm, and of one that it knows it fits.
     """
 
     channels: int = Field(default=64, ge=8)
     depth: int = Field(default=2, ge=1)
     dropout: float = Field(default=0.1, ge=0, lt=1)
+    margin: float = Field(default=1.05, ge=1, le=1.5)
 
 
 class FitConfig(StrictModel):
@@ -114,6 +120,9 @@ class FitConfig(StrictModel):
         Weight of the groups' loss.
     ema_decay : float
         Decay of the averaged weights, which are kept.
+    score : {'middle', 'overlap'}
+        What the heat on a cell's middle should be: 1, or the overlap (IoU) of the box that is found there with the cell's,
+        as in the quality focal loss (Li et al. 2020), so that a sure cell is one with a good box.
     """
 
     epochs: int = Field(default=4, ge=1)
@@ -124,6 +133,7 @@ class FitConfig(StrictModel):
     box_weight: float = Field(default=2.0, ge=0)
     group_weight: float = Field(default=0.5, ge=0)
     ema_decay: float = Field(default=0.995, ge=0, lt=1)
+    score: Score = "middle"
 
 
 class DetectorConfig(StrictModel):

@@ -29,7 +29,7 @@ from blastscope.train.detector.sources import WHITE, Frame, bccd_frames, read_rg
 from blastscope.train.detector.stress import NAMES, stressed
 from blastscope.train.progress import Progress
 
-LIMITS = (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6)  # of the score, at which a detector is judged
+LIMITS = (0.2, 0.25, 0.3, 0.325, 0.35, 0.375, 0.4, 0.425, 0.45, 0.5, 0.55, 0.6)  # of the score, at which a detector is judged
 STRESS_EACH = 10  # every so many frames of a left-out source are looked at under each change, too
 
 
@@ -287,6 +287,8 @@ class DetectorReport(StrictModel):
         Configuration, digests, versions.
     limit : float
         Limit of the score.
+    others_limits : mapping of str to float
+        For each left-out source, the limit that the other left-out sources would choose, without any label of this one.
     sources : tuple of SourceScores
         How well the cells of each source were found.
     history : FitHistory
@@ -297,6 +299,7 @@ class DetectorReport(StrictModel):
     limit: float
     sources: tuple[SourceScores, ...]
     history: FitHistory
+    others_limits: dict[str, float] = {}
 
 
 def best_limit(scores: Sequence[SourceScores]) -> float:
@@ -306,6 +309,12 @@ def best_limit(scores: Sequence[SourceScores]) -> float:
         return max(_short_of_aim(source.at(limit)) for source in scores if source.left_out)
 
     return min(LIMITS, key=short)
+
+
+def limits_by_others(scores: Sequence[SourceScores]) -> dict[str, float]:
+    """For each left-out source, the limit that the other left-out sources choose: no label of the source decides it."""
+    left_out = [source for source in scores if source.left_out]
+    return {source.source: best_limit([other for other in left_out if other is not source]) for source in left_out}
 
 
 def write_report(folder: Path, report: DetectorReport) -> None:

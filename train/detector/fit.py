@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from blastscope.runtime.io.strict_model import StrictModel
-from blastscope.train.detector.config import DetectorConfig
+from blastscope.train.detector.config import DetectorConfig, Score
 from blastscope.train.detector.network import KINDS, DetectorHead, reaches
 from blastscope.train.detector.pool import Shard
 from blastscope.train.detector.sources import GROUPS
@@ -62,17 +62,23 @@ class Losses(NamedTuple):
     group: Tensor
 
 
-def losses_of(raw: Tensor, targets: TargetBatch) -> Losses:
+def losses_of(raw: Tensor, targets: TargetBatch, score: Score = "middle") -> Losses:
     """The losses of raw maps (N, 10, M, M)."""
     heat, reach, group = torch.split(raw, [KINDS, 4, len(GROUPS)], dim=1)
-    return Losses(_focal(heat, targets), _giou(reaches(reach), targets.box, targets.weight), _group(group, targets))
+    shared, both, around = _areas(reaches(reach), targets.box)
+    overlap = shared / both.clamp(min=1)
+    wanted = torch.where(targets.weight > 0, overlap.detach(), 1.0)[:, None] if score == "overlap" else torch.ones(())
+    box = 1 - overlap + (around - both) / around.clamp(min=1)
+    box = (box * targets.weight).sum() / targets.weight.sum().clamp(min=1)
+    return Losses(_focal(heat, targets, wanted), box, _group(group, targets))
 
 
-def _focal(logits: Tensor, targets: TargetBatch) -> Tensor:
-    """Penalty-reduced focal loss, a cell's middle counting one."""
+def _focal(logits: Tensor, targets: TargetBatch, wanted: Tensor) -> Tensor:
+    """Penalty-reduced focal loss, a cell's middle counting one; `wanted` (N, 1, M, M) or () is what its score should be."""
     on = targets.heat >= ON
     probability = logits.sigmoid()
-    right = on * (1 - probability).pow(SHARPNESS) * functional.logsigmoid(logits)
+    right = wanted * functional.logsigmoid(logits) + (1 - wanted) * functional.logsigmoid(-logits)
+    right = on * (wanted - probability).abs().pow(SHARPNESS) * right
     off = ~on & targets.known
     wrong = off * (1 - targets.heat).pow(FADE) * probability.pow(SHARPNESS) * functional.logsigmoid(-logits)
     by_kind = -(right + wrong).sum(dim=(0, 2, 3)) / on.sum(dim=(0, 2, 3)).clamp(min=1)
@@ -80,8 +86,8 @@ def _focal(logits: Tensor, targets: TargetBatch) -> Tensor:
     return (by_kind * weights).sum()
 
 
-def _giou(reach: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:
-    """1 - generalised IoU (Rezatofighi et al. 2019) of boxes around the same point, given by their reach to each side."""
+def _areas(reach: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of boxes around one point, given by their reach to each side: what two share, their union, and the box around both."""
     left, top, right, bottom = reach.unbind(dim=1)
     own_left, own_top, own_right, own_bottom = wanted.unbind(dim=1)
     shared = (torch.minimum(left, own_left) + torch.minimum(right, own_right)).clamp(min=0) * (
@@ -91,8 +97,7 @@ def _giou(reach: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:
     around = (torch.maximum(left, own_left) + torch.maximum(right, own_right)) * (
         torch.maximum(top, own_top) + torch.maximum(bottom, own_bottom)
     )
-    score = shared / both.clamp(min=1) - (around - both) / around.clamp(min=1)
-    return ((1 - score) * weight).sum() / weight.sum().clamp(min=1)
+    return shared, both, around
 
 
 def _group(logits: Tensor, targets: TargetBatch) -> Tensor:
@@ -194,7 +199,7 @@ def fit(
         torch.manual_seed(config.seed * 1000 + epoch)
         totals = np.zeros(3)
         for maps, targets in _batches(shards, settings.batch_size, np.random.default_rng([config.seed, 77, epoch])):
-            losses = losses_of(head(*maps), targets)
+            losses = losses_of(head(*maps), targets, settings.score)
             loss = losses.heat + settings.box_weight * losses.box + settings.group_weight * losses.group
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]

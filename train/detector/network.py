@@ -22,7 +22,7 @@ from blastscope.train.backbone_maps import cut_off, read_maps
 from blastscope.train.config import NetworkConfig
 from blastscope.train.detector.config import DetectorConfig, HeadConfig
 from blastscope.train.detector.pictures import Sample
-from blastscope.train.detector.sources import GROUPS, WHITE
+from blastscope.train.detector.sources import GROUPS, RED, WHITE
 
 STRIDE = 8  # pixels of the picture to one of the finer map
 PROBE_PX = 224  # side of the picture by which a trunk's maps are measured
@@ -211,6 +211,7 @@ class DetectorHead(nn.Module):
             nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)) for _ in range(config.depth)
         )
         self.out = nn.Conv2d(width, KINDS + 4 + len(GROUPS), 1)
+        self.margin = config.margin
         with torch.no_grad():
             self.out.weight.mul_(0.1)
             nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]  # it has one
@@ -242,9 +243,19 @@ class Detector(nn.Module):
         """The maps."""
         raw = self.head(*self.trunk(pictures))
         heat, reach, group = raw.split((KINDS, 4, len(GROUPS)), dim=1)
-        return torch.cat([heat.sigmoid(), reaches(reach), group.softmax(dim=1)], dim=1)
+        boxes = reaches(reach)
+        if self.head.margin > 1:
+            white = heat[:, WHITE : WHITE + 1] > heat[:, RED : RED + 1]
+            boxes = torch.where(white, widened(boxes, self.head.margin), boxes)
+        return torch.cat([heat.sigmoid(), boxes, group.softmax(dim=1)], dim=1)
 
 
 def reaches(raw: Tensor) -> Tensor:
     """Pixels to each side of a box."""
     return raw.clamp(-LARGEST, LARGEST).exp() * BOX_UNIT
+
+
+def widened(reach: Tensor, factor: float) -> Tensor:
+    """The reaches (N, 4, M, M) of boxes around the same middles, whose sides are `factor` times as long."""
+    opposite = reach[:, [2, 3, 0, 1]]
+    return reach + (reach + opposite) * ((factor - 1) / 2)

@@ -22,7 +22,15 @@ from blastscope.runtime.io.atomic import write_content
 from blastscope.runtime.io.own_files import exclusive_lock
 from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.train.detector.config import DetectorConfig
-from blastscope.train.detector.evaluation import DetectorReport, SourceScores, best_limit, frames_of, score_source, write_report
+from blastscope.train.detector.evaluation import (
+    DetectorReport,
+    SourceScores,
+    best_limit,
+    frames_of,
+    limits_by_others,
+    score_source,
+    write_report,
+)
 from blastscope.train.detector.fit import FINISHED, FitHistory, fit
 from blastscope.train.detector.network import Detector, DetectorHead, DetectorTrunk, make_trunk
 from blastscope.train.detector.pool import fill_pool, pool_key, read_pool
@@ -120,7 +128,11 @@ def train_detector(
         found = [judged(data, trunk, config, out, source, progress=progress) for source in (*FRAME_SOURCES, None)]
         scores = tuple(one for one, _ in found)
         report = DetectorReport(
-            run=record.model_dump(mode="json"), limit=best_limit(scores), sources=scores, history=found[-1][1]
+            run=record.model_dump(mode="json"),
+            limit=best_limit(scores),
+            sources=scores,
+            history=found[-1][1],
+            others_limits=limits_by_others(scores),
         )
         write_report(out / "report", report)
         return report

@@ -21,7 +21,7 @@ class Container(NamedTuple):
     name : str
         For people, with its article.
     reader : str
-        'tiff', 'openslide', 'czi', 'dicom', 'heif' or 'lif'; '' where nothing here reads it.
+        'tiff', 'openslide', 'czi', 'dicom', 'heif', 'lif' or 'nd2'; '' where nothing here reads it.
     remedy : str
         What a person can do with a file that nothing reads.
     """
@@ -40,13 +40,13 @@ READABLE = {
     rb"SQLite format 3\0": Container("a Sakura slide (.svslide)", "openslide"),
     rb"ZISRAWFILE\0": Container("a Zeiss slide (.czi)", "czi"),
     rb"\x70\0\0\0.{4}\x2a": Container("a Leica LIF file", "lif"),
+    rb"\xda\xce\xbe\x0a": Container("a Nikon ND2 file", "nd2"),
 }
 HEIF = Container("a HEIF photograph", "heif")
 HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"}
 AVIF_BRANDS = {b"avif", b"avis"}
 CONVERT = "save it as 8-bit RGB TIFF in the microscope's program, or as OME-Zarr by bioformats2raw"
 CONVERTED = {
-    rb"\xda\xce\xbe\x0a": Container("a Nikon ND2 file", "", CONVERT),
     rb"OLYMPUSRAWFORMAT": Container("an Olympus OIR file", "", CONVERT),
 }
 UNREADABLE = {

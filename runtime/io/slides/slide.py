@@ -24,6 +24,7 @@ from blastscope.runtime.io.slides.container import HEAD_BYTES, TIFF_MAGIC, Conta
 from blastscope.runtime.io.slides.dicom import SUFFIXES as DICOM_SUFFIXES
 from blastscope.runtime.io.slides.dicom import DicomSlide, has_wsidicom, slides_among
 from blastscope.runtime.io.slides.leica import LeicaSlide
+from blastscope.runtime.io.slides.nikon import NikonSlide
 from blastscope.runtime.io.slides.ome_zarr import ZarrSlide, is_zarr
 from blastscope.runtime.io.slides.tiff import TiffSlide, look_into_tiff
 from blastscope.runtime.io.slides.tiff_codec import ReadError
@@ -40,6 +41,7 @@ SCAN_SUFFIXES = (
         ".heif",
         ".lif",
         ".mrxs",
+        ".nd2",
         ".ndpi",
         ".scn",
         ".svs",
@@ -214,6 +216,7 @@ READERS: dict[str, Callable[[Path, str], Slide]] = {
     "dicom": _open_dicom,
     "heif": lambda path, _: HeifSlide(path),
     "lif": lambda path, _: LeicaSlide(path),
+    "nd2": lambda path, _: NikonSlide(path),
 }
 
 

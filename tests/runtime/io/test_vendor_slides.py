@@ -256,9 +256,10 @@ def test_without_openslide_a_mirax_slide_names_the_command(tmp_path: Path) -> No
         (b"ZISRAWFILE\0", "a Zeiss slide (.czi)"),
         (b"SQLite format 3\0", "a Sakura slide (.svslide)"),
         (bytes(128) + b"DICM", "a DICOM file"),
+        (b"\xda\xce\xbe\x0a", "a Nikon ND2 file that is damaged: it has no header"),
         (
-            b"\xda\xce\xbe\x0a",
-            "a Nikon ND2 file, which isn't read here: save it as 8-bit RGB TIFF in the microscope's program, or as OME-Zarr",
+            b"OLYMPUSRAWFORMAT",
+            "an Olympus OIR file, which isn't read here: save it as 8-bit RGB TIFF in the microscope's program, or as OME-Zarr",
         ),
         (b"\0\0\0\x18ftypheic", "a HEIF photograph"),
         (b"\0\0\0\x18ftypavif", "an AVIF photograph, which isn't read here: save it as PNG or TIFF"),

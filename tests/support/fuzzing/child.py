@@ -25,7 +25,7 @@ NOTE_BYTES = NOTE.size + MOST_BYTES
 MEMORY_BYTES = 1 << 30  # an input may raise the process's peak by so much
 ADDRESS_BYTES = 8 << 30  # beyond today's: the process must not take the machine's memory with it
 READERS = (
-    *(f"fuzzing.pictures:{name}" for name in ("image", "tiff", "zarr", "lif")),
+    *(f"fuzzing.pictures:{name}" for name in ("image", "tiff", "zarr", "lif", "nd2")),
     *(f"fuzzing.others:{name}" for name in ("manifest", "archive", "graph", "settings", "labels", "page")),
 )
 

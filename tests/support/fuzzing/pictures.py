@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from leica_file import write_lif
+from nikon_file import write_nd2
 from numpy.typing import NDArray
 
 from blastscope import synthetic_cell
@@ -194,6 +195,23 @@ def lif_seeds(folder: Path) -> list[bytes]:
 def lif(folder: Path) -> Callable[[bytes], None]:
     """Reads Leica LIF files."""
     path = folder / "a.lif"
+
+    def read(data: bytes) -> None:
+        path.write_bytes(data)
+        _read_slide(path)
+
+    return read
+
+
+def nd2_seeds(folder: Path) -> list[bytes]:
+    """Nikon ND2 files of a colour picture, as it is and deflated, and one of two pictures."""
+    ways: tuple[dict[str, Any], ...] = ({}, {"deflated": True}, {"zipped_tree": True, "row_bytes": 80}, {"pictures": 2})
+    return [write_nd2(folder / "seed.nd2", _pixels(side=24), **words).read_bytes() for words in ways]
+
+
+def nd2(folder: Path) -> Callable[[bytes], None]:
+    """Reads Nikon ND2 files."""
+    path = folder / "a.nd2"
 
     def read(data: bytes) -> None:
         path.write_bytes(data)
