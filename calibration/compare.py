@@ -192,12 +192,13 @@ def compare(bundle: Bundle, data: Path | None = None) -> Comparison:
     `data` has none of them.
     """
     golden = read_golden(bundle)
+    cells = _cells_to_score(bundle, data) if data else None  # first: what is wrong with the data is told before minutes of work
     for entry in bundle.manifest.graphs:
         check_weights(bundle, entry)
     available, missing = available_backends()
     rows = [row for name, executions in available.items() for row in _engine_rows(bundle, name, executions, golden)]
     detectors = tuple(row for name in available for row in _detector_rows(bundle, name))
-    scored = _score(bundle, data, rows) if data else _Scored()
+    scored = _score(bundle, *cells, rows) if cells else _Scored()
     return Comparison(
         bundle=_shown(bundle.path),
         digest=bundle.digest,
@@ -289,12 +290,17 @@ class _Scored(NamedTuple):
     trained_on: int = 0
 
 
-def _score(bundle: Bundle, data: Path, rows: list[EngineRow]) -> _Scored:
+def _cells_to_score(bundle: Bundle, data: Path) -> tuple[Dataset, list[DatasetEntry]]:
+    """The folder of cells, and those of patients that took no part in the training."""
     folder = scan_dataset(data)
     trained = folder.people_of(bundle.manifest.training.patients.training)
     cells = [cell for cell in folder.cells if cell.person not in trained]
     if {cell.label for cell in cells} != set(CLASSES):
         raise DataError(data, "no cells of both classes of patients that took no part in the training: nothing fair to score")
+    return folder, cells
+
+
+def _score(bundle: Bundle, folder: Dataset, cells: list[DatasetEntry], rows: list[EngineRow]) -> _Scored:
     with ExitStack() as stack:
         networks: dict[str, Infer] = {}
         for entry in _fused(bundle):

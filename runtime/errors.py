@@ -118,6 +118,7 @@ class WriteError(DataError, OSError):
     def __init__(self, path: Path | str, cause: OSError) -> None:
         reason = (cause.strerror or str(cause) or type(cause).__name__).lower()
         super().__init__(path, f"can't be written, {reason}: make room there, or name another place")
+        self.args = (f"'{self.path}': {self.problem}",)  # Python 3.14's OSError leaves them empty
         self.errno, self.strerror, self.filename = cause.errno, cause.strerror, str(path)
 
     def __new__(cls, *_: object) -> Self:

@@ -69,13 +69,18 @@ def bench(
     Exits 1 if --compare finds anything slower, 2 if the two runs can't be compared.
     """
     from blastscope.benchmarks.results import result_json, write_result
+    from blastscope.runtime.frames.report.writers import check_places
 
     if loadgen:
+        if compare or result or output or native:
+            raise UsageError("--compare, --result, --output and --native don't go with --loadgen: take its --json from stdout")
         run_loadgen(loadgen, network or DEFAULT_NETWORKS, seconds, latency_bound_ms, threads=threads, as_json=as_json)
         return
     if result and not compare:
         raise UsageError("--result goes with --compare: name the older result")
     old = _read_result(compare) if compare else None
+    if output:
+        check_places([output], [], others=(compare, result, native))
     if result:
         new = _read_result(result)
     else:

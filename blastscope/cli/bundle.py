@@ -39,13 +39,13 @@ def verify(
     """Check digests, and the golden sets of networks and detector in every engine here. Exits 1 when one answers otherwise."""
     from blastscope.calibration.compare import CellCall, compare
     from blastscope.runtime.errors import UsageError
-    from blastscope.runtime.io.atomic import check_place
+    from blastscope.runtime.frames.report.writers import check_places
     from blastscope.runtime.io.printable import write_table
 
     if csv and not data:
         raise UsageError("--csv goes with --data: without labelled cells there is none to list")
     if csv:
-        check_place(csv)
+        check_places([csv], [])
     comparison = compare(bundle_at(bundle, require_signature), data)
     if csv:
         write_table(csv, list(CellCall.model_fields), (list(cell.model_dump().values()) for cell in comparison.cells))
@@ -61,7 +61,9 @@ def pack(
 ) -> None:
     """Write a bundle as a zip, the same bytes for the same bundle."""
     from blastscope.runtime.bundle import pack as write_zip
+    from blastscope.runtime.frames.report.writers import check_places
 
+    check_places([out], [])
     echo(write_zip(bundle_at(bundle), out))
 
 
@@ -73,8 +75,11 @@ def sign(
 ) -> None:
     """Sign a bundle, and print where the signature lies. It holds for the folder and for the zip that `pack` makes of it."""
     from blastscope.runtime.bundle import sign_bundle, signature_path
+    from blastscope.runtime.frames.report.writers import check_places
 
-    echo(sign_bundle(bundle_at(bundle), key, out or signature_path(bundle)))
+    out = out or signature_path(bundle)
+    check_places([out], [], others=(bundle, key))
+    echo(sign_bundle(bundle_at(bundle), key, out))
 
 
 trust = typer.Typer(no_args_is_help=True, help="Keys of people whose bundles are trusted, and new keys for signing.")

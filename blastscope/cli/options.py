@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -50,8 +52,23 @@ OnBlack = Annotated[
     typer.Option("--on-black", help="The images show a cell with its background: cut out the one in the middle first."),
 ]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Default: every core that this process may use.")]
+
+
+def _checked_scale(pixel_um: float | None) -> float | None:
+    if pixel_um is not None:
+        from blastscope.runtime.io.slides.metadata import check_pixel_um
+
+        check_pixel_um(pixel_um)
+    return pixel_um
+
+
 PixelUm = Annotated[
-    float | None, typer.Option("--pixel-um", help="Micrometres per pixel. Default: what the file says, else by the red cells.")
+    float | None,
+    typer.Option(
+        "--pixel-um",
+        callback=_checked_scale,
+        help="Micrometres per pixel. Default: what the file says, else by the red cells.",
+    ),
 ]
 SpecPath = Annotated[Path | None, typer.Option("--config", help="TOML file of what is assumed of frames and cells.")]
 ValidationPath = Annotated[Path | None, typer.Option("--validation", help="The record that `validate` left at this site.")]
@@ -152,7 +169,10 @@ RENAMED_VALUES: dict[str, tuple[str, str, str]] = {"build": ("--models", "fused"
 
 
 class VerbCommand(TyperCommand):
-    """A verb that also takes the old names of its options, and says on stderr which are deprecated."""
+    """A verb whose numbers are finite and whose files are named once: the first of two would get nothing, without a word.
+
+    It also takes the old names of its options, and says on stderr which are deprecated.
+    """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """The arguments that are left after the options, as click gives them."""
@@ -163,7 +183,16 @@ class VerbCommand(TyperCommand):
             if option in renamed:
                 _deprecate(option, renamed[option])
             present.append(f"{renamed.get(option, option)}{equals}{value}")
-        return super().parse_args(ctx, self._with_present_values(present))
+        present = self._with_present_values(present)
+        rest = super().parse_args(ctx, list(present))
+        for param, count in Counter(self.make_parser(ctx).parse_args(present)[2]).items():
+            if count > 1 and isinstance(ctx.params.get(param.name or ""), Path):
+                raise typer.BadParameter("it is given twice, and takes one path", ctx=ctx, param=param)
+        for param in self.params:
+            value = ctx.params.get(param.name or "")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise typer.BadParameter(f"{value} is no finite number", ctx=ctx, param=param)
+        return rest
 
     def _with_present_values(self, args: list[str]) -> list[str]:
         option, old, new = RENAMED_VALUES.get(self.name or "", ("", "", ""))

@@ -274,7 +274,7 @@ def _cascade(
     from blastscope.calibration.cascade.report import write_report
     from blastscope.calibration.cascade.run import calibrate_cascade
     from blastscope.calibration.config import CascadeConfig
-    from blastscope.runtime.io.atomic import check_place
+    from blastscope.runtime.frames.report.writers import check_places
     from blastscope.runtime.io.strict_model import problems
 
     said = {key: value for key, value in given.items() if value is not None}
@@ -283,7 +283,7 @@ def _cascade(
     except ValidationError as error:  # 1 is too much, and typer's bounds can't say so
         raise UsageError("; ".join(problems(error))) from error
     if report:
-        check_place(report / "cascade.json")
+        check_places([report / "cascade.json"], [])
     found = calibrate_cascade(bundle, data, wanted)
     if report:
         write_report(report, found)

@@ -44,8 +44,10 @@ def read_manifest_bytes(folder: Path, shown: Path) -> bytes:
     """
     try:
         stream, _ = open_plain(folder / MANIFEST)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise BundleError(shown, f"holds no {MANIFEST}, so it is not a bundle") from error
     except OSError as error:
-        raise BundleError(shown, f"holds no {MANIFEST}, so it is not a bundle ({error.strerror or error})") from error
+        raise BundleError(shown, f"holds no {MANIFEST} that can be read: {(error.strerror or str(error)).lower()}") from error
     with stream:
         data = stream.read(MANIFEST_LIMIT + 1)
     if len(data) > MANIFEST_LIMIT:

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.errors import BlastscopeError, UsageError
+from blastscope.runtime.errors import BlastscopeError
 from blastscope.runtime.frames.cell_crop import cut_cell
 from blastscope.runtime.frames.detection.cells import detect_cells, red_cells_found
 from blastscope.runtime.frames.detection.detector import Detector
@@ -32,7 +32,7 @@ from blastscope.runtime.frames.types import Doubt, FrameCell, FrameParameters, F
 from blastscope.runtime.io.concurrency import Allowance, SingleThread, ordered_map
 from blastscope.runtime.io.image_decode import NO_MEMORY
 from blastscope.runtime.io.printable import printable
-from blastscope.runtime.io.slides.metadata import LEAST_UM, MOST_UM
+from blastscope.runtime.io.slides.metadata import check_pixel_um
 from blastscope.runtime.io.slides.slide import ArraySlide, CancellableSlide, Slide, open_content, open_slide, read_region
 from blastscope.runtime.io.slides.tiff_codec import ReadError
 from blastscope.runtime.types import Box, Prediction, Refusal
@@ -140,8 +140,8 @@ class Examiner:
 
     def __post_init__(self) -> None:
         """Raises `UsageError` for a scale that no microscope has."""
-        if self.pixel_um is not None and not LEAST_UM < self.pixel_um < MOST_UM:
-            raise UsageError(f"pixel_um is {self.pixel_um}: micrometres per pixel must lie between {LEAST_UM} and {MOST_UM}")
+        if self.pixel_um is not None:
+            check_pixel_um(self.pixel_um)
 
     def examine(
         self, frame: NDArray[np.uint8] | bytes, metadata: Mapping[str, Any] | None = None, *, stated_um: float | None = None

@@ -13,7 +13,10 @@ import pytest
 from sklearn.metrics import f1_score, roc_auc_score
 from typer.testing import CliRunner
 
+pytest.importorskip("mlperf_loadgen", reason="mlcommons-loadgen is not installed: pip install 'blastscope[loadgen]'")
+
 from blastscope import open_bundle
+from blastscope.benchmarks.load import scenarios as loadgen
 from blastscope.benchmarks.load.run import EnergyMeter
 from blastscope.benchmarks.load.scenarios import LoadSamples, load_samples
 from blastscope.benchmarks.load.sweeps import Window, is_stable, measure_until_stable, sweep_concurrency, sweep_request_rate
@@ -24,17 +27,7 @@ from blastscope.runtime.io.cnmc import scan_dataset
 from blastscope.runtime.types import CLASSES
 
 
-@pytest.fixture
-def loadgen() -> Any:
-    pytest.importorskip("mlperf_loadgen", reason="mlcommons-loadgen isn't installed: pip install 'blastscope[loadgen]'")
-    from blastscope.benchmarks.load import scenarios
-
-    return scenarios
-
-
-def test_all_scenarios_and_sweeps_of_a_bundle_have_a_row(
-    loadgen: Any, tiny_bundle: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_all_scenarios_and_sweeps_of_a_bundle_have_a_row(tiny_bundle: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("blastscope.benchmarks.load.run.load_samples", lambda bundle, *_: load_samples(bundle, None, 12))
     path = tiny_bundle.make("fp32")
     command = ["bench", "--loadgen", "all", "--network", str(path), "--seconds", "0.05", "--json", "--threads", "1"]
@@ -53,7 +46,7 @@ def test_all_scenarios_and_sweeps_of_a_bundle_have_a_row(
 
 
 @pytest.mark.parametrize("scenario", ["single-stream", "multi-stream", "server", "offline"])
-def test_accuracy_mode_answers_each_cell_as_the_handle_does(loadgen: Any, tiny_bundle: Any, scenario: Any) -> None:
+def test_accuracy_mode_answers_each_cell_as_the_handle_does(tiny_bundle: Any, scenario: Any) -> None:
     images = [tiny_bundle.cell(seed) for seed in range(11)]
     settings = loadgen.ScenarioSettings(scenario, 0.05, 100.0, 500.0)
     with open_bundle(tiny_bundle.make("fp32"), device="cpu", threads=1) as scope:
@@ -63,7 +56,7 @@ def test_accuracy_mode_answers_each_cell_as_the_handle_does(loadgen: Any, tiny_b
     np.testing.assert_allclose([answer.score for answer in answers], [one.score for one in expected], rtol=1e-6)
 
 
-def test_a_refusal_is_an_answer_and_an_error_is_raised(loadgen: Any, tiny_bundle: Any) -> None:
+def test_a_refusal_is_an_answer_and_an_error_is_raised(tiny_bundle: Any) -> None:
     settings = loadgen.ScenarioSettings("single-stream", 0.05, 100.0, 1.0)
     with open_bundle(tiny_bundle.make("fp32"), device="cpu", threads=1) as scope:
         (answer,) = loadgen.measure_accuracy(scope, [np.zeros((40, 40, 3), np.uint8)], settings)
@@ -72,7 +65,7 @@ def test_a_refusal_is_an_answer_and_an_error_is_raised(loadgen: Any, tiny_bundle
         loadgen.measure_accuracy(scope, [tiny_bundle.cell(0)], settings)  # the handle is closed
 
 
-def test_a_summary_tells_the_verdict_and_why(loadgen: Any) -> None:
+def test_a_summary_tells_the_verdict_and_why() -> None:
     text = (
         "Scenario : Server\nCompleted samples per second    : 97.58\nResult is : INVALID\n"
         "  Performance constraints satisfied : Yes\n  Early stopping satisfied: NO\n"
@@ -86,7 +79,7 @@ def test_a_summary_tells_the_verdict_and_why(loadgen: Any) -> None:
         loadgen.read_summary("", 0)
 
 
-def test_accuracy_is_what_scikit_learn_says(loadgen: Any) -> None:
+def test_accuracy_is_what_scikit_learn_says() -> None:
     from blastscope.benchmarks.load.run import score_answers
 
     rng = np.random.default_rng(0)

@@ -45,7 +45,7 @@ UNFIT = [
     *("a subgraph", "another domain", "an unknown operator", "a fixed batch", "another input", "an output too many"),
     *("weights elsewhere", "a weight that is no number", "much memory", "an old version"),
     *("a window behind the picture", "a window behind a border that counts", "slopes in a row", "a group normalization"),
-    "a norm over no axes",
+    *("a norm over no axes", "a filter of smaller pictures", "weights of what lies outside"),
 ]
 
 
@@ -163,6 +163,11 @@ def _spoil(model: onnx.ModelProto, kind: str) -> None:
         case "a norm over no axes":
             graph.initializer.append(numpy_helper.from_array(np.zeros((1, 7), np.float32), "row"))
             graph.node.append(helper.make_node("ReduceL2", ["row"], ["lengths"], noop_with_empty_axes=1))
+        case "a filter of smaller pictures" | "weights of what lies outside":
+            name, mode = ("antialias", "linear") if kind.startswith("a filter") else ("exclude_outside", "cubic")
+            graph.initializer.append(numpy_helper.from_array(np.zeros((1, 1, 8, 8), np.float32), "map"))
+            graph.initializer.append(numpy_helper.from_array(np.array([1, 1, 0.5, 0.5], np.float32), "halves"))
+            graph.node.append(helper.make_node("Resize", ["map", "", "halves"], ["smaller"], mode=mode, **{name: 1}))
         case "a group normalization":
             graph.initializer.append(numpy_helper.from_array(np.zeros((1, 7, 7, 7), np.float32), "maps"))
             graph.initializer.append(numpy_helper.from_array(np.ones(7, np.float32), "ones"))

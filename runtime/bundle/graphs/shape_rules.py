@@ -267,6 +267,9 @@ def _resize(call: Call) -> Sequence[Shape]:
     policy = call.word("keep_aspect_ratio_policy", "stretch")
     if call.has(3) and policy != "stretch":  # ONNX Runtime keeps the ratio, OpenVINO 2026.4 stretches
         raise ValueError(f"engines differ in what '{policy[:40]}' is: give it the sizes to stretch to")
+    for name in ("antialias", "exclude_outside"):  # the weights that ONNX Runtime 1.32 takes and OpenVINO 2026.4 doesn't
+        if call.integer(name, 0):
+            raise ValueError(f"engines differ in what {name} is: leave it at 0")
     if call.has(3):
         wanted = call.numbers(3)
     else:

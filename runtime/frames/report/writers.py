@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
+from blastscope.runtime.bundle.manifest_io import MANIFEST
 from blastscope.runtime.errors import DataError, UsageError
 from blastscope.runtime.frames.report.contact_sheet import draw_contact_sheet
 from blastscope.runtime.frames.report.html_report import diameter_um, render_slide_report
@@ -125,14 +126,23 @@ class ReportWriter:
 
 
 def check_places(places: Iterable[Path], frames: Iterable[Path], *, others: Iterable[Path | None] = ()) -> None:
-    """Raises `DataError` for an output path that can't be written, is given twice, or is one of the inputs."""
+    """Raises `DataError` for an output path that can't be written, is given twice, is one of the inputs, or lies in a bundle.
+
+    A bundle holds what its manifest lists, and is refused if there is anything else.
+    """
     taken = {resolved(other): "is read by this command" for other in others if other}
     taken |= {resolved(frame): "is one of the frames" for frame in frames}
     for place in places:
         if reason := taken.get(resolved(place)):
             raise DataError(place, f"{reason}: name another place")
         taken[resolved(place)] = "is to hold two things"
+        if bundle := next((folder for folder in resolved(place).parents if _is_bundle(folder)), None):
+            raise DataError(place, f"lies in the bundle '{bundle}': name another place")
         check_place(place)
+
+
+def _is_bundle(folder: Path) -> bool:
+    return (folder / MANIFEST).is_file() and any(folder.glob("*/*.onnx"))
 
 
 def file_names(titles: Mapping[Path | None, str]) -> dict[Path, str]:

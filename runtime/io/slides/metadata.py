@@ -9,6 +9,8 @@ from typing import NamedTuple
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
+from blastscope.runtime.errors import UsageError
+
 LEAST_UM, MOST_UM = 0.005, 5.0  # what a light microscope's camera can see; 72 dots per inch is nobody's scale
 SQUARE_WITHIN = 0.01
 NOT_A_SCALE = "says exactly 1 micrometre a pixel, as programs write it where the scale isn't known: it isn't used"
@@ -67,6 +69,12 @@ class PixelSize(NamedTuple):
 
     pixel_um: float | None
     note: str
+
+
+def check_pixel_um(pixel_um: float) -> None:
+    """Raises `UsageError` for a scale that no microscope has."""
+    if not LEAST_UM < pixel_um < MOST_UM:
+        raise UsageError(f"pixel_um is {pixel_um}: micrometres per pixel must lie between {LEAST_UM} and {MOST_UM}")
 
 
 def first_usable(*found: PixelSize | None) -> PixelSize | None:

@@ -165,6 +165,8 @@ Shapes resize(const Call& call) {
     const std::string policy = call.word("keep_aspect_ratio_policy", "stretch");
     if (call.has(3) && policy != "stretch")  // ONNX Runtime keeps the ratio, OpenVINO 2026.4 stretches
         throw CannotBe("engines differ in what '" + policy.substr(0, 40) + "' is: give it the sizes to stretch to");
+    for (const char* name : {"antialias", "exclude_outside"})  // the weights that ONNX Runtime 1.32 takes and OpenVINO 2026.4 doesn't
+        if (call.integer(name, 0)) throw CannotBe(std::string("engines differ in what ") + name + " is: leave it at 0");
     if (call.has(3)) {
         wanted = call.numbers(3);
     } else {

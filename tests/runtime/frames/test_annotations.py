@@ -214,13 +214,17 @@ def test_the_pixels_of_a_large_slide_are_not_copied(
 
 
 @pytest.fixture
+def annread() -> Any:
+    return pytest.importorskip("highdicom.ann", reason="highdicom is not installed: pip install 'blastscope[dicom]'").annread
+
+
+@pytest.fixture
 def slide(shared_data: Path, tmp_path: Path) -> Path:
     frame = cv2.imread(str(shared_data / "bccd" / "JPEGImages" / NAMES[0]))
     return write_dicom_slide(tmp_path / "slide", np.ascontiguousarray(frame[..., ::-1]), 0.075)
 
 
-def test_dicom_annotations_lie_on_the_cells_of_their_slide(slide: Path, tmp_path: Path) -> None:
-    from highdicom.ann import annread
+def test_dicom_annotations_lie_on_the_cells_of_their_slide(annread: Any, slide: Path, tmp_path: Path) -> None:
     from pydicom import dcmread
 
     (report,) = Examiner(called).examine_files([slide])
@@ -250,6 +254,7 @@ def test_dicom_annotations_lie_on_the_cells_of_their_slide(slide: Path, tmp_path
 ABSENT = "Only valid for AnnotationCoordinateType of 3D - attribute <CommonZCoordinateValue> = <>"
 
 
+@pytest.mark.usefixtures("annread")
 def test_dciodvfy_finds_no_error_in_dicom_annotations(slide: Path, tmp_path: Path) -> None:
     verifier = shutil.which("dciodvfy")
     if verifier is None:
@@ -261,6 +266,7 @@ def test_dciodvfy_finds_no_error_in_dicom_annotations(slide: Path, tmp_path: Pat
     assert [line for line in told.splitlines() if line.startswith("Error") and ABSENT not in line] == []
 
 
+@pytest.mark.usefixtures("annread")
 @pytest.mark.parametrize(
     ("make", "problem"),
     [
@@ -281,6 +287,7 @@ def test_what_is_no_dicom_slide_is_refused_before_it_is_examined(
     assert "--geojson" in str(caught.value)
 
 
+@pytest.mark.usefixtures("annread")
 def test_a_slide_without_the_image_that_was_examined_is_an_error(slide: Path, reports: list[FrameReport]) -> None:
     with pytest.raises(DataError, match="no image of its series has 640 x 481 pixels"):
         dicom.write_annotations(replace(reports[0], path=slide, size=(640, 481)), slide.with_name("a"), AUDIT, "1")

@@ -158,6 +158,20 @@ UNEQUAL: dict[str, tuple[str, str, list[Any], dict[str, Any]]] = {
     "axis of a slope of one dimension": ("PRelu", "maps", [weights(9)], {}),
     # of -3 ONNX makes 3, and OpenVINO leaves it
     "a norm over no axes": ("ReduceL1", "maps", [], {"noop_with_empty_axes": 1}),
+    # of ones and zeros in turn ONNX Runtime makes other grays than OpenVINO: it widens the window where a picture shrinks, ...
+    "what antialias is": (
+        "Resize",
+        "maps",
+        ["", np.float32([1, 1, 0.5, 0.5])],
+        {"mode": "linear", "antialias": 1},
+    ),
+    # ... and gives what lies within the picture the weight of what doesn't
+    "what exclude_outside is": (
+        "Resize",
+        "maps",
+        ["", np.float32([1, 1, 2, 2])],
+        {"mode": "cubic", "exclude_outside": 1},
+    ),
 }
 
 
