@@ -68,7 +68,6 @@ def bench(
 
     Exits 1 if --compare finds anything slower, 2 if the two runs can't be compared.
     """
-    from blastscope.benchmarks.results import result_json, write_result
     from blastscope.runtime.frames.report.writers import check_places
 
     if loadgen:
@@ -102,14 +101,21 @@ def bench(
             native=native,
         )
         new = _measure(network or DEFAULT_NETWORKS, config)
+    _give(new, output, as_json=as_json, table=not result)
+    if old is not None:
+        _compare(old, new, to_stderr=as_json)
+
+
+def _give(new: BenchResult, output: Path | None, *, as_json: bool, table: bool) -> None:
+    """Writes the result into the file `output`, and prints it as JSON or as a table."""
+    from blastscope.benchmarks.results import result_json, write_result
+
     if output:
         write_result(output, new)
     if as_json:
         typer.echo(result_json(new), nl=False)
-    elif not result:
+    elif table:
         print_result(new)
-    if old is not None:
-        _compare(old, new, to_stderr=as_json)
 
 
 def _read_result(path: Path) -> BenchResult:

@@ -187,11 +187,11 @@ class VerbCommand(TyperCommand):
         rest = super().parse_args(ctx, list(present))
         for param, count in Counter(self.make_parser(ctx).parse_args(present)[2]).items():
             if count > 1 and isinstance(ctx.params.get(param.name or ""), Path):
-                raise typer.BadParameter("it is given twice, and takes one path", ctx=ctx, param=param)
+                raise typer.BadParameter("it is given twice, and takes one path", ctx=ctx, param_hint=f"'{param.opts[0]}'")
         for param in self.params:
             value = ctx.params.get(param.name or "")
             if isinstance(value, float) and not math.isfinite(value):
-                raise typer.BadParameter(f"{value} is no finite number", ctx=ctx, param=param)
+                raise typer.BadParameter(f"{value} is no finite number", ctx=ctx, param_hint=f"'{param.opts[0]}'")
         return rest
 
     def _with_present_values(self, args: list[str]) -> list[str]:

@@ -121,6 +121,7 @@ def find_copies(
 
     Byte-identical cells are found by every verb that splits; these copies are not. Look at the sheet before you believe a pair.
     """
+    from blastscope.runtime.frames.report.writers import check_places
     from blastscope.runtime.io.atomic import write_content
     from blastscope.runtime.io.cnmc import scan_dataset
     from blastscope.runtime.io.paths import default_cache_dir
@@ -129,6 +130,7 @@ def find_copies(
     from blastscope.train.progress import Progress
 
     folder = scan_dataset(data)
+    check_places(filter(None, (out, sheet)), (cell.path for cell in folder.cells))
     with Progress(Console(stderr=True)) as progress:
         store, copies = compare_cells(folder, Path(cache or default_cache_dir()), progress)
     cells = store.cells

@@ -122,7 +122,7 @@ def test_flat_cells_are_not_taken_for_one_another(tmp_path: Path) -> None:
     assert find_near_copies(store_of(tmp_path, tmp_path / "cache"), limit=0) == ()
 
 
-def test_what_was_compared_is_read_from_the_cache_and_a_damaged_one_made_anew(
+def test_pairs_are_cached_and_a_damaged_cache_is_made_anew(
     copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compared: list[int] = []
