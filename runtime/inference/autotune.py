@@ -45,6 +45,8 @@ MOST_TOLERANCE = 0.1  # of a probability, from which on an execution isn't taken
 _ROUNDS = (3, 20)  # at least and at most
 _SECONDS = 1.0  # of measurement a candidate
 _GLANCE_S = 0.05
+_LEAST_CORE = 0.3  # of a core that this process must get while engines are timed: with less, their ratio is chance
+_LEAST_TIMED_S = 0.1  # from which on that can be told: small networks wait for threads longer than they work
 _TIMES_LIMIT = 1 << 20  # bytes of the file that keeps them
 MEASUREMENT_PATIENCE_S = 120.0  # for the measurement under way, when the handle closes
 logger = logging.getLogger(__name__)
@@ -241,6 +243,10 @@ class Opener(Protocol):
         ...
 
 
+class _Starved(Exception):  # no error: a later opening measures
+    """Other programs left this one hardly any processor time."""
+
+
 class Autotuner:
     """Measures the candidates that nobody has measured here yet, in turn with the one that is open."""
 
@@ -311,6 +317,9 @@ class Autotuner:
             return {candidate.name: None}
         try:
             ours, theirs = self._race(self._lanes, other)
+        except _Starved:
+            self._events.add(NotMeasured(candidate.name, "other programs keep the cores busy"))
+            return {}
         finally:
             other.close()
         if math.isinf(ours):
@@ -323,18 +332,26 @@ class Autotuner:
         return {self._taken.name: known, candidate.name: theirs * known / ours}
 
     def _race(self, ours: InferencePool, theirs: InferencePool) -> tuple[float, float]:
-        """The best time of each, of rounds in which nobody else used our lanes: waiting for those isn't work."""
+        """The best time of each, of rounds in which nobody else used our lanes: waiting for those isn't work.
+
+        Raises `_Starved` where other programs left this one hardly any processor time. A GPU's work takes none of it.
+        """
         best = [math.inf, math.inf]
         end, number = time.monotonic() + _SECONDS, 0
+        spent = passed = 0.0
         for _ in range(_ROUNDS[1]):
             if number >= _ROUNDS[0] and (time.monotonic() > end or self._stop.is_set()):
                 break
             self._wait()
             begun = ours.begun
+            worked, clock = time.process_time(), time.perf_counter()
             times = [self._time(lanes) for lanes in (ours, theirs)]
+            spent, passed = spent + time.process_time() - worked, passed + time.perf_counter() - clock
             if ours.begun == begun and not ours.busy:
                 best = [min(pair) for pair in zip(best, times, strict=True)]
                 number += 1
+        if passed > _LEAST_TIMED_S and spent < _LEAST_CORE * passed and {ours.engine.device, theirs.engine.device} == {"CPU"}:
+            raise _Starved
         return best[0], best[1]
 
     def _time(self, lanes: InferencePool) -> float:

@@ -309,7 +309,9 @@ def test_times_taken_while_the_handle_is_at_work_do_not_count(
         glances.release()
         time.sleep(seconds)
 
-    clock = SimpleNamespace(monotonic=time.monotonic, perf_counter=time.perf_counter, sleep=glance)
+    clock = SimpleNamespace(
+        monotonic=time.monotonic, perf_counter=time.perf_counter, process_time=time.process_time, sleep=glance
+    )
     monkeypatch.setattr("blastscope.runtime.inference.autotune.time", clock)
     with opened(path, cache, threads=2) as scope:
         with scope._run.opened.lanes.call():  # a long job

@@ -261,6 +261,22 @@ def test_a_busy_hour_does_not_make_the_fastest_look_slow(
         assert (scope.audit.backend, scope.audit.precision) == ("openvino", "int8")
 
 
+def test_nothing_is_measured_while_other_programs_keep_the_cores_busy(
+    tiny_bundle: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, cache = tiny_bundle.make("fp32", "int8"), tmp_path / "cache"
+    with monkeypatch.context() as patch:
+        patch.setattr(autotune, "_LEAST_TIMED_S", 0.0)
+        patch.setattr(autotune, "_LEAST_CORE", 1000.0)  # more than any machine has
+        with opened(path, cache) as scope:
+            scope.classify(tiny_bundle.cell())
+            assert scope._run.opened.autotuner is not None
+        assert any("not measured yet: other programs keep the cores busy" in str(event) for event in scope.events)
+    assert not any(file.exists() for file in timing_files(path, cache).values())
+    measure_all(tiny_bundle, path, cache)
+    assert {"int8", "fp32"} <= set(json.loads(timing_files(path, cache)["openvino"].read_text())["ms_per_crop"])
+
+
 @pytest.mark.parametrize(("workload", "wanted"), [("latency", 1), ("throughput", onnxruntime_cpu.THROUGHPUT_BATCH)])
 def test_an_engine_is_measured_with_as_many_crops_as_it_gets_in_use(
     workload: str, wanted: int, tiny_bundle: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
