@@ -185,10 +185,12 @@ class VerbCommand(TyperCommand):
             present.append(f"{renamed.get(option, option)}{equals}{value}")
         present = self._with_present_values(present)
         rest = super().parse_args(ctx, list(present))
-        for param, count in Counter(self.make_parser(ctx).parse_args(present)[2]).items():
+        given: list[Any] = self.make_parser(ctx).parse_args(present)[2]
+        for param, count in Counter(given).items():
             if count > 1 and isinstance(ctx.params.get(param.name or ""), Path):
                 raise typer.BadParameter("it is given twice, and takes one path", ctx=ctx, param=param)
-        for param in self.params:
+        every: list[Any] = self.params
+        for param in every:
             value = ctx.params.get(param.name or "")
             if isinstance(value, float) and not math.isfinite(value):
                 raise typer.BadParameter(f"{value} is no finite number", ctx=ctx, param=param)
