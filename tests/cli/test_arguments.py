@@ -131,3 +131,17 @@ def test_a_run_that_cannot_be_written_is_told_before_its_cells_are_cropped(
     assert re.search(
         r"^blastscope: '.*run.json': can't be written, not a directory: name another place\n$", result.stderr, re.M
     )
+
+
+@pytest.mark.parametrize(
+    "verb", ["calibrate --data .", "calibrate-detector --data .", "add-neighbours --data .", "add-detector --from ."]
+)
+def test_a_zip_is_no_place_for_changes(verb: str, bundle: Path, tmp_path: Path) -> None:
+    packed = tmp_path / "b.zip"
+    assert run("pack", bundle, packed).exit_code == 0
+    before = packed.read_bytes()
+    name, *words = verb.split()
+    result = run(name, packed, *(bundle if word == "." else word for word in words))
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert result.stderr.endswith("not a folder: a zip can't be changed, unpack it and pack it again afterwards\n")
+    assert packed.read_bytes() == before
