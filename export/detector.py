@@ -11,7 +11,7 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from blastscope.calibration.calibrate import check_writable
+from blastscope.calibration.calibrate import open_writable_bundle
 from blastscope.export.onnx_export import (
     BATCH,
     OPSET,
@@ -46,8 +46,7 @@ def add_detector(bundle: Path, run: Path) -> Bundle:
     Raises `DataError` for a run that isn't finished, `BundleError` for what is no bundle, `EngineError` where graph and PyTorch
     disagree.
     """
-    check_writable(Path(bundle))
-    found = read_bundle(bundle)
+    found = open_writable_bundle(bundle)
     trained = load_detector_run(run)
     graph = detector_graph(trained.network)
     pictures = np.stack([drawn_picture(seed, GOLDEN_SIZE) for seed in range(GOLDEN_COUNT)])
@@ -83,8 +82,7 @@ def copy_detector(bundle: Path, source: Path) -> Bundle:
     BundleError
         One of them is no bundle, or `source` has no detector.
     """
-    check_writable(Path(bundle))
-    found, other = read_bundle(bundle), read_bundle(source)
+    found, other = open_writable_bundle(bundle), read_bundle(source)
     entry = other.manifest.detector
     if entry is None:
         raise BundleError(source, "has no detector: name a bundle that has one, or a finished run of train-detector with --run")

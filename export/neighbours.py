@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from blastscope.calibration.calibrate import check_writable
+from blastscope.calibration.calibrate import open_writable_bundle
 from blastscope.calibration.quantisation.calibration_data import log_dataset_mismatch
-from blastscope.runtime.bundle import FORMAT, Bundle, read_bundle, update_bundle
+from blastscope.runtime.bundle import FORMAT, Bundle, update_bundle
 from blastscope.runtime.bundle.manifest import Manifest
 from blastscope.runtime.bundle.neighbour_index import (
     INDEX_FILE,
@@ -56,8 +56,7 @@ def add_neighbours(bundle: Path, data: Path, *, cache_dir: Path | None = None) -
     DataError
         `data` holds none of the training's cells, or more than an index may have.
     """
-    check_writable(Path(bundle))
-    found = read_bundle(bundle)
+    found = open_writable_bundle(bundle)
     training = found.manifest.training
     if training.data_sha256 is None:
         raise UsageError(f"bundle '{found.path}' has random weights: no cell was learnt from")

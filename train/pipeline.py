@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blastscope.runtime.errors import DataError, MissingLibrary, UsageError
+from blastscope.runtime.io.atomic import check_place
 from blastscope.runtime.io.cnmc import Dataset, scan_dataset
 from blastscope.runtime.io.own_files import exclusive_lock
 from blastscope.runtime.io.paths import default_cache_dir
@@ -109,6 +110,7 @@ def train_ensemble(
         folder = scan_dataset(data)
         check_same_run(out, config, folder)
         given = _read_fitting(Path(uncertainty), config, folder) if uncertainty else None
+        check_place(out / "run.json")  # before the crops, which take minutes
         start = _start(out, config)
         cache_dir = Path(cache or default_cache_dir())
         store = cache_crops(folder, config.crop, cache_dir, workers=config.compute.workers, progress=progress.crops)

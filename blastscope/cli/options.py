@@ -168,8 +168,14 @@ RENAMED_OPTIONS: dict[str, dict[str, str]] = {
 RENAMED_VALUES: dict[str, tuple[str, str, str]] = {"build": ("--models", "fused", "ensemble")}
 
 
+# parameters that name what is written; of an input or a setting that is given twice the last counts, as scripts expect
+OUTPUTS = frozenset(
+    "audit_log coco csv dicom geojson ome out output overlay ovms record report results sheet triton yolo".split()
+)
+
+
 class VerbCommand(TyperCommand):
-    """A verb whose numbers are finite and whose files are named once: the first of two would get nothing, without a word.
+    """A verb whose numbers are finite and whose outputs are named once: the first of two would get nothing, without a word.
 
     It also takes the old names of its options, and says on stderr which are deprecated.
     """
@@ -185,10 +191,12 @@ class VerbCommand(TyperCommand):
             present.append(f"{renamed.get(option, option)}{equals}{value}")
         present = self._with_present_values(present)
         rest = super().parse_args(ctx, list(present))
-        for param, count in Counter(self.make_parser(ctx).parse_args(present)[2]).items():
-            if count > 1 and isinstance(ctx.params.get(param.name or ""), Path):
-                raise typer.BadParameter("it is given twice, and takes one path", ctx=ctx, param_hint=f"'{param.opts[0]}'")
-        for param in self.params:
+        given: list[Any] = self.make_parser(ctx).parse_args(present)[2]
+        for param, count in Counter(given).items():
+            if count > 1 and param.name in OUTPUTS:
+                raise typer.BadParameter("it is given twice, and takes one path", ctx=ctx, param=param)
+        every: list[Any] = self.params
+        for param in every:
             value = ctx.params.get(param.name or "")
             if isinstance(value, float) and not math.isfinite(value):
                 raise typer.BadParameter(f"{value} is no finite number", ctx=ctx, param_hint=f"'{param.opts[0]}'")

@@ -163,7 +163,8 @@ def check_bundle_place(folder: Path) -> None:
     try:
         check_listed(folder, parse_manifest(read_manifest_bytes(folder, folder), folder), folder)
     except BundleError as error:
-        raise UsageError(f"'{folder}' is not empty and not a bundle ({error.problem}): name another folder") from error
+        why = f" ({error.problem})" if (folder / MANIFEST).exists() else ""
+        raise UsageError(f"'{folder}' is not empty and not a bundle{why}: name another folder") from error
 
 
 def _fill(fresh: Path, manifest: Manifest, files: Mapping[str, Path | bytes], shown: Path) -> None:

@@ -273,6 +273,8 @@ def _settle(folder: Path) -> None:
         # renamed before it is deleted: a half-deleted folder must never be found under the name that `recover` trusts
         if leftover != gone:
             leftover.rename(gone)
+        for place in (gone, *(path for path in gone.rglob("*") if path.is_dir() and not path.is_symlink())):
+            place.chmod(place.stat().st_mode | stat.S_IRWXU)  # nobody can delete out of a folder that can't be written
         shutil.rmtree(gone)
 
 

@@ -11,6 +11,7 @@ from typer.testing import CliRunner, Result
 
 from blastscope.cli import app
 from blastscope.runtime.bundle import read_bundle
+from blastscope.runtime.io.synthetic import write_synthetic_dataset
 
 
 @pytest.fixture
@@ -114,3 +115,33 @@ def test_what_is_no_bundle_is_told_once_and_a_closed_one_as_such(tmp_path: Path,
     monkeypatch.setattr("blastscope.runtime.bundle.manifest_io.open_plain", closed)
     result = run("inspect", tmp_path)
     assert (result.exit_code, result.stderr) == (3, f"{said} that can be read: permission denied\n")
+
+
+@pytest.mark.parametrize("verb", ["train", "crossvalidate"])
+def test_a_run_that_cannot_be_written_is_told_before_its_cells_are_cropped(
+    verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blastscope.train.data_loader.cache_crops", lambda *_, **__: pytest.fail("cells were cropped"))
+    write_synthetic_dataset(tmp_path / "cells", patients=8, cells_each=1, size_px=64)
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "t.toml").write_text("[data]\nfolds = 2\n", encoding="utf-8")
+    words = (tmp_path / "cells", "--config", tmp_path / "t.toml", "--out", tmp_path / "file" / "run")
+    result = run(verb, *words)
+    assert result.exit_code == 2
+    assert re.search(
+        r"^blastscope: '.*run.json': can't be written, not a directory: name another place\n$", result.stderr, re.M
+    )
+
+
+@pytest.mark.parametrize(
+    "verb", ["calibrate --data .", "calibrate-detector --data .", "add-neighbours --data .", "add-detector --from ."]
+)
+def test_a_zip_is_no_place_for_changes(verb: str, bundle: Path, tmp_path: Path) -> None:
+    packed = tmp_path / "b.zip"
+    assert run("pack", bundle, packed).exit_code == 0
+    before = packed.read_bytes()
+    name, *words = verb.split()
+    result = run(name, packed, *(bundle if word == "." else word for word in words))
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert result.stderr.endswith("not a folder: a zip can't be changed, unpack it and pack it again afterwards\n")
+    assert packed.read_bytes() == before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import socket
 import stat
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from blastscope.runtime.errors import DataError, WriteError
-from blastscope.runtime.io.atomic import _is_open_end, check_place, write_content, write_file
+from blastscope.runtime.io.atomic import _is_open_end, check_place, write_content, write_file, write_folder
 
 
 def test_a_place_is_tried_and_nothing_is_left_there(tmp_path: Path) -> None:
@@ -75,3 +76,24 @@ def test_a_full_disk_leaves_the_old_file_and_names_the_one_that_was_wanted(tmp_p
     assert (raised.value.path, raised.value.errno, raised.value.filename) == (wanted, errno.ENOSPC, str(wanted))
     assert isinstance(raised.value, OSError)
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("cells.csv", "old")]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX modes")
+def test_a_folder_that_cannot_be_written_is_replaced_and_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "c7"
+    modes: list[int] = []
+    (folder / "fp32").mkdir(parents=True)
+    (folder / "fp32" / "old").write_bytes(b"")
+    for path in (folder / "fp32", folder):
+        path.chmod(0o555)
+    delete = shutil.rmtree
+
+    def rmtree(path: Path) -> None:  # root may delete out of any folder
+        modes.extend(one.stat().st_mode & 0o700 for one in (path, path / "fp32"))
+        delete(path)
+
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    write_folder(folder, lambda fresh: (fresh / "new").write_bytes(b""))
+    assert modes == [0o700, 0o700]
+    assert [path.name for path in tmp_path.iterdir()] == ["c7"]
+    assert [path.name for path in folder.iterdir()] == ["new"]
