@@ -169,9 +169,10 @@ RENAMED_VALUES: dict[str, tuple[str, str, str]] = {"build": ("--models", "fused"
 
 
 # parameters that name what is written; of an input or a setting that is given twice the last counts, as scripts expect
-OUTPUTS = frozenset(
-    "audit_log coco csv dicom geojson ome out output overlay ovms record report results sheet triton yolo".split()
-)
+OUTPUTS = {
+    *("audit_log", "coco", "csv", "dicom", "geojson", "ome", "out", "output", "overlay", "ovms"),
+    *("record", "report", "results", "sheet", "triton", "yolo"),
+}
 
 
 class VerbCommand(TyperCommand):
