@@ -296,3 +296,27 @@ def test_the_network_takes_any_size_that_halves_four_times(run: Path) -> None:
         maps = network(torch.zeros((1, 64, 96, 3), dtype=torch.uint8))
     assert maps.shape == (1, 10, 8, 12)
     assert (maps[:, 3:7] > 0).all()
+
+
+def test_missing_data_leave_no_folder_behind(tmp_path: Path) -> None:
+    (tmp_path / "small.toml").write_text(SMALL)
+    words = [
+        "train-detector",
+        str(tmp_path / "nothing"),
+        "--out",
+        str(tmp_path / "out"),
+        "--config",
+        str(tmp_path / "small.toml"),
+    ]
+    result = CliRunner().invoke(app, words)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "must hold bccd/, txl/, pbc/ and cnmc/" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_is_no_run_is_named_once(tmp_path: Path) -> None:
+    (tmp_path / "bundle").symlink_to(SHIPPED_BUNDLE)
+    result = CliRunner().invoke(app, ["add-detector", str(tmp_path / "bundle"), "--run", str(tmp_path / "nothing")])
+    problem = "can't be read: No such file or directory; name the run of train-detector"
+    assert result.exit_code == 2
+    assert result.stderr == f"blastscope: '{tmp_path / 'nothing' / 'run.json'}': {problem}\n"

@@ -113,16 +113,16 @@ def train_detector(
     out = Path(out)
     if not resume and out.is_dir() and any(out.iterdir()):
         raise DataError(out, "holds files: name an empty folder, or say --resume")
+    torch.manual_seed(config.seed)
+    trunk, origin = make_trunk(config)
+    record = DetectorRun(
+        config=config,
+        pool_sha256=pool_key(data, trunk, config),  # reads every source: what is missing is told before `out` is made
+        weights=origin,
+        versions={name: version(name) for name in LIBRARIES if name != "blastscope"},
+    )
     out.mkdir(parents=True, exist_ok=True)
     with exclusive_lock(out / ".lock", wait=False), Progress(console) as progress:
-        torch.manual_seed(config.seed)
-        trunk, origin = make_trunk(config)
-        record = DetectorRun(
-            config=config,
-            pool_sha256=pool_key(data, trunk, config),
-            weights=origin,
-            versions={name: version(name) for name in LIBRARIES if name != "blastscope"},
-        )
         _same_run(out, record, resume=resume)
         fill_pool(data, trunk, config, out / "pool", progress)
         found = [judged(data, trunk, config, out, source, progress=progress) for source in (*FRAME_SOURCES, None)]
@@ -202,5 +202,7 @@ def _same_run(out: Path, record: DetectorRun, *, resume: bool) -> None:
 def _record(run: Path) -> DetectorRun:
     try:
         return DetectorRun.model_validate_json((run / RECORD).read_bytes())
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise DataError(run / RECORD, f"can't be read: {error.strerror}; name the run of train-detector") from error
+    except ValueError as error:
         raise DataError(run / RECORD, f"is no record of a detector's training: {error}") from error
