@@ -110,8 +110,8 @@ def train_ensemble(
         folder = scan_dataset(data)
         check_same_run(out, config, folder)
         given = _read_fitting(Path(uncertainty), config, folder) if uncertainty else None
-        check_place(out / "run.json")  # before the crops, which take minutes
         start = _start(out, config)
+        check_place(out / "run.json")  # before the crops, which take minutes
         cache_dir = Path(cache or default_cache_dir())
         store = cache_crops(folder, config.crop, cache_dir, workers=config.compute.workers, progress=progress.crops)
         machine = make_fabric(config.compute)
