@@ -124,7 +124,8 @@ def test_a_run_that_cannot_be_written_is_told_before_its_cells_are_cropped(
     monkeypatch.setattr("blastscope.train.data_loader.cache_crops", lambda *_, **__: pytest.fail("cells were cropped"))
     write_synthetic_dataset(tmp_path / "cells", patients=8, cells_each=1, size_px=64)
     (tmp_path / "file").write_bytes(b"")
-    (tmp_path / "t.toml").write_text("[data]\nfolds = 2\n", encoding="utf-8")
+    settings = '[data]\nfolds = 2\n[network]\nbackbone = "test_efficientnet"\nweights = "none"\n[crop]\nside_px = 64\n'
+    (tmp_path / "t.toml").write_text(settings, encoding="utf-8")
     words = (tmp_path / "cells", "--config", tmp_path / "t.toml", "--out", tmp_path / "file" / "run")
     result = run(verb, *words)
     assert result.exit_code == 2
