@@ -20,6 +20,7 @@ from blastscope.benchmarks.native import native_table
 from blastscope.benchmarks.results import merge_results, read_result, write_result
 from blastscope.benchmarks.schema import FIRST_VOTER_SUFFIX, SCOPE_DESCRIPTIONS, BenchResult, MeasuredScope, Row
 from blastscope.benchmarks.serve import served_table
+from blastscope.runtime.errors import BlastscopeError
 from blastscope.runtime.evaluation.plotting import BLUE, GRAY, INK, ORANGE, new_figure, plot_style, png_bytes
 
 if TYPE_CHECKING:
@@ -337,14 +338,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--add", action="store_true", help="keep the rows of this machine that were published before")
     parser.add_argument("--out", type=Path, default=BENCHMARKS, help="where RESULTS.md and results/ are")
     options = parser.parse_args(arguments)
-    if options.results:
-        found = [read_result(result) for result in options.results]
-        published = result_file(found[0], options.out)
-        if options.add and published.exists():
-            found.insert(0, read_result(published))
-        path = publish(merge_results(found), options.out)
-        sys.stderr.write(f"written: '{path}'\n")
-    write_page(options.out / "RESULTS.md", options.out / "results")
+    try:
+        if options.results:
+            found = [read_result(result) for result in options.results]
+            published = result_file(found[0], options.out)
+            if options.add and published.exists():
+                found.insert(0, read_result(published))
+            path = publish(merge_results(found), options.out)
+            sys.stderr.write(f"written: '{path}'\n")
+        write_page(options.out / "RESULTS.md", options.out / "results")
+    except BlastscopeError as error:
+        sys.stderr.write(f"{parser.prog}: {error}\n")
+        return error.exit_code
     return 0
 
 

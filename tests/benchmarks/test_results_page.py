@@ -203,3 +203,17 @@ def test_benchmark_apps_median_is_read_from_its_report(tmp_path: Path, monkeypat
     monkeypatch.setattr(subprocess, "run", fail)
     with pytest.raises(EngineError, match="no such model"):
         run_benchmark_app(tmp_path / "g.onnx", shape, "f32", seconds=2, threads=None)
+
+
+def test_results_of_two_machines_are_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = served_run()
+    for name, system in (("one", "Linux-1"), ("two", "Linux-2")):
+        write_result(
+            tmp_path / f"{name}.json", run.model_copy(update={"machine": run.machine.model_copy(update={"system": system})})
+        )
+    assert main([str(tmp_path / "one.json"), "--out", str(tmp_path)]) == 0
+    page = (tmp_path / "RESULTS.md").read_text()
+    capsys.readouterr()
+    assert main([str(tmp_path / "two.json"), "--add", "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert (tmp_path / "RESULTS.md").read_text() == page
