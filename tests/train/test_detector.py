@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from blastscope.train.detector.fit import FINISHED, TargetBatch, fit, losses_of
 from blastscope.train.detector.network import BOX_UNIT, Detector, DetectorHead, Targets, encode
 from blastscope.train.detector.pictures import Sample, draw_sample, drawn_picture, prepare
 from blastscope.train.detector.pool import SAME_SOURCE, SOURCES, Shard, read_pool
+from blastscope.train.detector.run import load_detector_run
 from blastscope.train.detector.sources import GROUPS, RED, bccd_frames, pbc_cells, txl_frames
 from blastscope.train.detector.stains import USUAL, random_nucleus, random_red, render, restain
 from blastscope.train.detector.stress import NAMES
@@ -236,6 +238,53 @@ def test_a_run_goes_on_only_with_its_own_configuration(run: Path, data: Path, tm
     assert "another configuration" in other.stderr
 
 
+def test_an_ensembles_heads_are_trained_with_seeds_of_their_own(run: Path) -> None:
+    for name in ("head", "without-bccd"):
+        first, second = (read_tensors(run / folder / FINISHED)[0] for folder in (name, f"{name}-2"))
+        assert not torch.equal(first["out.weight"], second["out.weight"])
+        assert (run / name / "scores.json").is_file()
+    assert len(load_detector_run(run).network.heads) == 2
+    assert not (run / "head-3").exists()
+
+
+def test_a_run_that_was_broken_off_trains_the_missing_heads_alone(run: Path, data: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "run"
+    shutil.copytree(run, broken)
+    shutil.rmtree(broken / "head-2")
+    shutil.rmtree(broken / "report")
+    with pytest.raises(DataError, match="isn't finished"):
+        load_detector_run(broken)
+    kept = broken / "head" / FINISHED
+    before = kept.stat().st_mtime_ns
+    words = ["train-detector", str(data), "--config", str(run.parent / "small.toml"), "--out", str(broken), "--resume"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    assert kept.stat().st_mtime_ns == before
+    mended, whole = (read_tensors(folder / "head-2" / FINISHED)[0] for folder in (broken, run))
+    for name, tensor in whole.items():
+        torch.testing.assert_close(mended[name], tensor)
+
+
+def test_a_run_of_an_earlier_version_has_one_head(run: Path, tmp_path: Path) -> None:
+    earlier = tmp_path / "run"
+    shutil.copytree(run, earlier, ignore=shutil.ignore_patterns("pool", "*-2"))
+    for name, keys in (("run.json", ("config",)), ("report/report.json", ("run", "config"))):
+        record = inner = json.loads((earlier / name).read_text("utf-8"))
+        for key in keys:
+            inner = inner[key]
+        del inner["head"]["ensemble_size"]
+        (earlier / name).write_text(json.dumps(record), "utf-8")
+    (head,) = load_detector_run(earlier).network.heads
+    for name, tensor in read_tensors(run / "head" / FINISHED)[0].items():
+        torch.testing.assert_close(head.state_dict()[name], tensor)
+
+
+def test_an_ensemble_has_at_least_one_head() -> None:
+    for size in (0, 9):
+        with pytest.raises(ValueError, match="ensemble_size"):
+            HeadConfig(ensemble_size=size)
+
+
 def test_a_run_becomes_a_bundles_detector_that_both_backends_answer_alike(run: Path, tmp_path: Path) -> None:
     bundle = tmp_path / "bundle"
     shutil.copytree(SHIPPED_BUNDLE, bundle)
@@ -289,8 +338,6 @@ def test_a_detector_is_copied_from_another_bundle(tmp_path: Path) -> None:
 
 
 def test_the_network_takes_any_size_that_halves_four_times(run: Path) -> None:
-    from blastscope.train.detector.run import load_detector_run
-
     network: Detector = load_detector_run(run).network
     with torch.inference_mode():
         maps = network(torch.zeros((1, 64, 96, 3), dtype=torch.uint8))

@@ -141,6 +141,16 @@ class FitHistory(StrictModel):
     epochs: tuple[DetectorEpoch, ...] = ()
 
 
+def mean_history(histories: Sequence[FitHistory]) -> FitHistory:
+    """The means of the losses of heads that were fitted alike, and how long all of them took."""
+    rows = []
+    for epochs in zip(*(history.epochs for history in histories), strict=True):
+        heat, box, group = (sum(getattr(row, name) for row in epochs) / len(epochs) for name in ("heat", "box", "group"))
+        seconds = sum(row.seconds for row in epochs)
+        rows.append(DetectorEpoch(epoch=epochs[0].epoch, heat=heat, box=box, group=group, seconds=seconds))
+    return FitHistory(epochs=tuple(rows))
+
+
 def fit(
     head: DetectorHead, shards: Sequence[Shard], config: DetectorConfig, folder: Path, progress: Progress, *, name: str
 ) -> FitHistory:

@@ -7,6 +7,7 @@ cells, their boxes, and their groups.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import cv2
@@ -62,7 +63,7 @@ class DetectorTrunk(nn.Module):
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         """The two maps, the finer one first."""
-        pixels = pictures.permute(0, 3, 1, 2).float() * self.scale + self.offset
+        pixels = pictures.float().permute(0, 3, 1, 2) * self.scale + self.offset  # cast first: TensorRT transposes no bytes
         fine, coarse = read_maps(self.network, self.stages, pixels)
         return fine, coarse
 
@@ -229,24 +230,31 @@ class DetectorHead(nn.Module):
 
 
 class Detector(nn.Module):
-    """Trunk and head: pictures (N, H, W, 3) uint8 RGB to maps (N, 10, H / 8, W / 8) float32.
+    """Trunk and heads: pictures (N, H, W, 3) uint8 RGB to maps (N, 10, H / 8, W / 8) float32.
 
-    Channels: probabilities that here is the middle of a white cell, a red cell, a platelet; pixels from the middle of this
-    place to the left, top, right and bottom of the box around it; probabilities of the groups lymphoid, myeloid and other.
+    Several heads are an ensemble: of their raw maps the mean counts. Channels: probabilities that here is the middle of a white
+    cell, a red cell, a platelet; pixels from the middle of this place to the left, top, right and bottom of the box around it;
+    probabilities of the groups lymphoid, myeloid and other.
     """
 
-    def __init__(self, trunk: DetectorTrunk, head: DetectorHead) -> None:
+    def __init__(self, trunk: DetectorTrunk, heads: Sequence[DetectorHead]) -> None:
         super().__init__()
-        self.trunk, self.head = trunk, head
+        self.trunk, self.heads = trunk, nn.ModuleList(heads)
+        self.margin = heads[0].margin
 
     def forward(self, pictures: Tensor) -> Tensor:
         """The maps."""
-        raw = self.head(*self.trunk(pictures))
+        maps = self.trunk(pictures)
+        raw = self.heads[0](*maps)
+        for head in self.heads[1:]:
+            raw = raw + head(*maps)
+        if len(self.heads) > 1:
+            raw = raw * (1 / len(self.heads))
         heat, reach, group = raw.split((KINDS, 4, len(GROUPS)), dim=1)
         boxes = reaches(reach)
-        if self.head.margin > 1:
+        if self.margin > 1:
             white = heat[:, WHITE : WHITE + 1] > heat[:, RED : RED + 1]
-            boxes = torch.where(white, widened(boxes, self.head.margin), boxes)
+            boxes = torch.where(white, widened(boxes, self.margin), boxes)
         return torch.cat([heat.sigmoid(), boxes, group.softmax(dim=1)], dim=1)
 
 

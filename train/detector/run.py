@@ -4,11 +4,13 @@ RUN/run.json            configuration, digests and versions; where the trunk's w
 RUN/pool/               training pictures' maps, shard by shard; deleted by nobody, needed by a resumed run
 RUN/without-SOURCE/     the head that never saw SOURCE, with its history, and scores.json of SOURCE's frames
 RUN/head/               the head trained on all sources, and scores.json of BCCD's validation frames
+RUN/...-2/, RUN/...-3/  of an ensemble, the heads of the next seeds; the scores beside the first one are the ensemble's
 RUN/report/             report.json and index.html: each source by the head that never saw it
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -31,9 +33,9 @@ from blastscope.train.detector.evaluation import (
     score_source,
     write_report,
 )
-from blastscope.train.detector.fit import FINISHED, FitHistory, fit
+from blastscope.train.detector.fit import FINISHED, FitHistory, fit, mean_history
 from blastscope.train.detector.network import Detector, DetectorHead, DetectorTrunk, make_trunk
-from blastscope.train.detector.pool import fill_pool, pool_key, read_pool
+from blastscope.train.detector.pool import Shard, fill_pool, pool_key, read_pool
 from blastscope.train.detector.sources import FRAME_SOURCES, bccd_frames
 from blastscope.train.fit_checkpoint import read_tensors
 from blastscope.train.progress import Progress
@@ -148,13 +150,16 @@ def load_detector_run(run: Path) -> TrainedDetector:
     run = Path(run)
     record = _record(run)
     report = run / "report" / "report.json"
-    if not (run / "head" / FINISHED).is_file() or not report.is_file():
+    places = _folders(record.config, run, None)
+    if not all((folder / FINISHED).is_file() for folder in places) or not report.is_file():
         raise DataError(run, "the detector's training isn't finished: say 'blastscope train-detector ... --resume'")
     found = DetectorReport.model_validate_json(report.read_bytes())
     trunk, _ = make_trunk(record.config)
-    head = DetectorHead(trunk.channels, record.config.head)
-    head.load_state_dict(read_tensors(run / "head" / FINISHED)[0])
-    return TrainedDetector(Detector(trunk, head).eval(), pixel_um(record.config), found.limit, (*FRAME_SOURCES, "cnmc"))
+    heads = []
+    for folder in places:
+        heads.append(DetectorHead(trunk.channels, record.config.head))
+        heads[-1].load_state_dict(read_tensors(folder / FINISHED)[0])
+    return TrainedDetector(Detector(trunk, heads).eval(), pixel_um(record.config), found.limit, (*FRAME_SOURCES, "cnmc"))
 
 
 def judged(
@@ -162,7 +167,7 @@ def judged(
 ) -> tuple[SourceScores, FitHistory]:
     """What the detector that never saw `left_out` shows on it; with None, that of all sources on BCCD's validation frames."""
     module, history = _fitted(trunk, config, out, left_out, progress)
-    place = out / _name(left_out) / SCORES
+    place = _folders(config, out, left_out)[0] / SCORES
     if place.is_file():
         return SourceScores.model_validate_json(place.read_bytes()), history
     frames = frames_of(data, left_out) if left_out else bccd_frames(data / "bccd", "val")
@@ -173,20 +178,26 @@ def judged(
     return scores, history
 
 
-def _name(left_out: str | None) -> str:
-    return f"without-{left_out}" if left_out else "head"
+def _folders(config: DetectorConfig, out: Path, left_out: str | None) -> list[Path]:
+    """Where the heads of one ensemble are kept, the first seed's first."""
+    name = f"without-{left_out}" if left_out else "head"
+    return [out / (f"{name}-{number}" if number > 1 else name) for number in range(1, config.head.ensemble_size + 1)]
 
 
 def _fitted(
     trunk: DetectorTrunk, config: DetectorConfig, out: Path, left_out: str | None, progress: Progress
 ) -> tuple[Detector, FitHistory]:
     """The detector trained without a source, or on all."""
-    name = _name(left_out)
-    torch.manual_seed(config.seed)
-    head = DetectorHead(trunk.channels, config.head)
-    shards = [] if (out / name / FINISHED).is_file() else [shard for _, shard in read_pool(config, out / "pool", left_out)]
-    history = fit(head, shards, config, out / name, progress, name=name)
-    return Detector(trunk, head).eval(), history
+    shards: list[Shard] = []
+    heads, histories = [], []
+    for at, folder in enumerate(_folders(config, out, left_out)):
+        own = config.model_copy(update={"seed": config.seed + at})
+        torch.manual_seed(own.seed)
+        heads.append(DetectorHead(trunk.channels, config.head))
+        if not shards and not (folder / FINISHED).is_file():
+            shards = [shard for _, shard in read_pool(config, out / "pool", left_out)]
+        histories.append(fit(heads[-1], shards, own, folder, progress, name=folder.name))
+    return Detector(trunk, heads).eval(), mean_history(histories)
 
 
 def _same_run(out: Path, record: DetectorRun, *, resume: bool) -> None:
@@ -201,8 +212,10 @@ def _same_run(out: Path, record: DetectorRun, *, resume: bool) -> None:
 
 def _record(run: Path) -> DetectorRun:
     try:
-        return DetectorRun.model_validate_json((run / RECORD).read_bytes())
+        record = json.loads((run / RECORD).read_bytes())
+        record["config"]["head"].setdefault("ensemble_size", 1)  # earlier runs, which don't say it, have one head
+        return DetectorRun.model_validate_json(json.dumps(record))
     except OSError as error:
         raise DataError(run / RECORD, f"can't be read: {error.strerror}; name the run of train-detector") from error
-    except ValueError as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(run / RECORD, f"is no record of a detector's training: {error}") from error
