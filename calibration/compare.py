@@ -19,7 +19,7 @@ from blastscope.runtime.bundle.graphs.reading import check_weights
 from blastscope.runtime.bundle.manifest import GraphEntry, Interval, Scores
 from blastscope.runtime.errors import DataError, UnavailableError
 from blastscope.runtime.evaluation.metrics import score_calls
-from blastscope.runtime.frames.detection.detector import detector_graphs, golden_difference, open_graph
+from blastscope.runtime.frames.detection.loading import detector_graphs, golden_difference, open_graph
 from blastscope.runtime.inference.validation import check_golden
 from blastscope.runtime.inference.voting import Votes, vote
 from blastscope.runtime.io.cnmc import Dataset, DatasetEntry, scan_dataset

@@ -27,7 +27,8 @@ from blastscope.runtime.bundle.graphs import examine_graph
 from blastscope.runtime.bundle.graphs.wire import UnfitGraph
 from blastscope.runtime.bundle.manifest import Manifest
 from blastscope.runtime.errors import BundleError, EngineError
-from blastscope.runtime.frames.detection.detector import CHANNELS, STRIDE, golden_bytes, probabilities_differ
+from blastscope.runtime.frames.detection.detector import CHANNELS, STRIDE
+from blastscope.runtime.frames.detection.loading import golden_bytes, probabilities_differ
 from blastscope.train.detector.network import Detector
 from blastscope.train.detector.pictures import drawn_picture
 from blastscope.train.detector.run import load_detector_run

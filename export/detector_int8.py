@@ -26,7 +26,8 @@ from blastscope.runtime.bundle.graphs.wire import UnfitGraph
 from blastscope.runtime.errors import BundleError, DataError, EngineError
 from blastscope.runtime.evaluation.bootstrap import bootstrap_interval, bootstrap_samples
 from blastscope.runtime.evaluation.detection import match_boxes
-from blastscope.runtime.frames.detection.detector import Detector, golden_difference, open_network
+from blastscope.runtime.frames.detection.detector import Detector
+from blastscope.runtime.frames.detection.loading import golden_difference, open_network
 from blastscope.runtime.frames.image_pyramid import image_pyramid
 from blastscope.runtime.frames.types import FrameSpecification
 from blastscope.runtime.io.strict_model import StrictModel

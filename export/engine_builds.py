@@ -10,9 +10,17 @@ from typing import Literal, Protocol
 from blastscope.runtime.backends.tensorrt.builder import BuildStep
 from blastscope.runtime.backends.tensorrt.catalog import Machine
 from blastscope.runtime.backends.tensorrt.engine_store import obtain_engine
-from blastscope.runtime.backends.tensorrt.key import BatchProfile, EngineKey, Library, engine_key, is_installed, library_version
+from blastscope.runtime.backends.tensorrt.key import (
+    BatchProfile,
+    EngineKey,
+    Library,
+    detector_key,
+    engine_key,
+    is_installed,
+    library_version,
+)
 from blastscope.runtime.bundle import Bundle
-from blastscope.runtime.bundle.manifest import GraphEntry
+from blastscope.runtime.bundle.manifest import FileEntry, GraphEntry
 from blastscope.runtime.errors import DriverError, EngineError, MissingLibrary, UsageError
 from blastscope.runtime.types import Precision
 
@@ -50,13 +58,13 @@ class PlannedEngine:
 
     Attributes
     ----------
-    entry : GraphEntry
+    entry : FileEntry
         The graph, as the manifest lists it.
     key : EngineKey
         What the engine was built from, for and by.
     """
 
-    entry: GraphEntry
+    entry: FileEntry
     key: EngineKey
 
 
@@ -130,7 +138,16 @@ def plan_engines(bundle: Bundle, request: BuildRequest, machine: Machine) -> lis
     keys = [
         engine_key(one, library, version, profile=request.profile, gpu=gpu, targets=request.targets or ()) for one in entries
     ]
-    return [PlannedEngine(entry, key) for entry, key in zip(entries, keys, strict=True)]
+    planned = [PlannedEngine(entry, key) for entry, key in zip(entries, keys, strict=True)]
+    detector = bundle.manifest.detector
+    if detector:
+        # with the ensemble in fp16 the detector runs in fp32, which it has in place of it
+        wanted = dict.fromkeys(one.precision if one.precision in detector.graphs else "fp32" for one in entries)
+        for precision in wanted:
+            file = detector.graphs[precision]
+            key = detector_key(file, precision, library, version, gpu=gpu, targets=request.targets or ())
+            planned.append(PlannedEngine(file, key))
+    return planned
 
 
 def _installed(machine: Machine, *, ahead: bool) -> Library:

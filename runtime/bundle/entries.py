@@ -128,6 +128,11 @@ class DetectorEntry(StrictModel):
     sources: tuple[str, ...]
     int8: DetectorInt8 | None = None  # since 1.4
 
+    @property
+    def graphs(self) -> dict[Precision, FileEntry]:
+        """Its graphs by precision."""
+        return {"fp32": self.graph, **({"int8": self.int8.graph} if self.int8 else {})}
+
 
 class NeighboursEntry(FileEntry):
     """Features of the training's cells, in safetensors: among them those that are most like a cell are found.

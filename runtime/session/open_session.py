@@ -153,11 +153,13 @@ class OpenSession:
         return _Run(opened, audit, predictor, queue, DeferredOpening(), weakref.finalize(self, opened.close))
 
     def _detector(self) -> Detector | None:
-        from blastscope.runtime.frames.detection.detector import load_detector
+        from blastscope.runtime.frames.detection.loading import EnginePlace, load_detector
 
         threads = self._options.threads or usable_threads()
         backend, precision = self._run.opened.lanes.engine.backend, self._options.precision
-        return load_detector(self.bundle, backend=backend, threads=threads, precision=precision)
+        number = self._options.device.name  # of a GPU
+        place = EnginePlace(int(number), self._options.cache_dir) if number.isdecimal() else None
+        return load_detector(self.bundle, backend=backend, threads=threads, precision=precision, place=place)
 
     def _validation_objection(self) -> str | None:
         """Why the validation record isn't this bundle's; whether it holds for a specification shows in each report."""

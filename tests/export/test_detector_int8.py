@@ -14,8 +14,8 @@ from blastscope.cli import app
 from blastscope.export import detector_int8
 from blastscope.runtime.bundle import read_bundle, update_bundle
 from blastscope.runtime.evaluation.detection import match_boxes
-from blastscope.runtime.frames.detection import detector as runtime_detector
-from blastscope.runtime.frames.detection.detector import load_detector
+from blastscope.runtime.frames.detection import loading
+from blastscope.runtime.frames.detection.loading import load_detector
 from blastscope.train.detector.sources import bccd_frames, read_rgb
 
 
@@ -124,15 +124,15 @@ def test_verify_and_inspect_tell_of_the_detector(tmp_path: Path) -> None:
 def test_a_cpu_without_fast_int8_keeps_the_fp32_detector(monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = read_bundle(SHIPPED_BUNDLE)
     opened: list[Path] = []
-    open_network = runtime_detector.open_network
+    open_network = loading.open_network
 
-    def noted(content: bytes, graph: Path, *, backend: str, threads: int, int8: bool) -> runtime_detector.Network:
+    def noted(content: bytes, graph: Path, *, backend: str, threads: int, int8: bool) -> loading.Network:
         opened.append(graph)
         return open_network(content, graph, backend=backend, threads=threads, int8=int8)
 
-    monkeypatch.setattr(runtime_detector, "open_network", noted)
+    monkeypatch.setattr(loading, "open_network", noted)
     for features, precision in (({"avx2"}, None), (set[str](), None), ({"avx2"}, "fp32"), (set[str](), "int8")):
-        monkeypatch.setattr(runtime_detector, "cpu_features", lambda features=features: features)
+        monkeypatch.setattr(loading, "cpu_features", lambda features=features: features)
         found = load_detector(bundle, backend="openvino", threads=1, precision=precision)  # type: ignore[arg-type]
         assert found
         found.network.close()

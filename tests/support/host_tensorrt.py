@@ -184,3 +184,37 @@ class Fake:
     def heard(self, name: str) -> Iterator[list[str]]:
         self.said = []
         yield self.said
+
+
+class DetectorContext(Context):
+    """Of a detector: one picture of any size within the profile."""
+
+    shape: tuple[int, ...] = ()
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        self.shape = shape
+        return name == "pictures" and shape[0] == 1 and all(32 <= side <= 1024 for side in shape[1:3])
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return self.shape if name == "pictures" else (1, 10, self.shape[1] // 8, self.shape[2] // 8)
+
+    def execute_async_v3(self, stream: int) -> bool:
+        assert self.memory is not None
+        assert set(self.addresses) == {"pictures", "maps"}
+        if not self.engine.fails:
+            self.engine.gpu.enqueue(stream, self.run)
+        return not self.engine.fails
+
+    def run(self) -> None:
+        binding = self.engine.session.io_binding()
+        binding.bind_input("pictures", "cpu", 0, np.uint8, self.shape, self.addresses["pictures"])
+        binding.bind_output("maps", "cpu", 0, np.float32, self.get_tensor_shape("maps"), self.addresses["maps"])
+        self.engine.session.run_with_iobinding(binding)
+
+
+class DetectorEngine(Engine):
+    """An engine of a detector."""
+
+    def create_execution_context(self, strategy: Any = Strategy.STATIC) -> Context:
+        assert strategy is Strategy.USER_MANAGED
+        return DetectorContext(self)

@@ -18,7 +18,8 @@ from blastscope import SHIPPED_BUNDLE, open_bundle
 from blastscope.cli import app
 from blastscope.runtime.bundle import read_bundle, update_bundle
 from blastscope.runtime.errors import DataError, GoldenMismatch
-from blastscope.runtime.frames.detection.detector import WHITE, decode, load_detector
+from blastscope.runtime.frames.detection.detector import WHITE, decode
+from blastscope.runtime.frames.detection.loading import load_detector
 from blastscope.runtime.frames.types import GROUPS as RUNTIME_GROUPS
 from blastscope.train.detector.composites import drawn_cell, prepare_cell
 from blastscope.train.detector.config import SHIPPED, DetectorConfig, HeadConfig, PictureConfig

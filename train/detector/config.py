@@ -92,7 +92,8 @@ class HeadConfig(StrictModel):
         Factor on the sides of white cells' boxes in what the network gives. It isn't learnt: of a stain that training doesn't
         know a box tends to leave out pale cytoplasm, and of one that it knows it fits.
     ensemble_size : int
-        How many heads there are, trained on the same maps with the seeds `seed`, `seed` + 1, and so on. Of their maps the mean counts.
+        How many heads there are, trained on the same maps with the seeds `seed`, `seed` + 1, and so on. The mean of their raw
+        maps counts.
     """
 
     channels: int = Field(default=64, ge=8)

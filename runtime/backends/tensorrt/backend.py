@@ -69,17 +69,20 @@ class TensorRtNetwork:
 
     def bind(self, place: BatchBinding) -> ExecutionContext:
         """A pass at `place`."""
-        engine = self._engine
-        size = max(int(engine.device_memory_size_v2), 1)
-        if place.stream not in self._scratch:
-            self._scratch[place.stream] = self._gpu.allocate(size)
         with capture_errors(self._name) as said:
-            context = self._kernels.context(self._library.ExecutionContextAllocationStrategy.USER_MANAGED)
-            if context is None:
-                self._gpu.check(self._name)
-                raise EngineError(f"{self._name} gives no context: {said[0] if said else 'is there enough memory?'}")
-            context.set_device_memory(self._scratch[place.stream], size)
-            return _Bound(self._gpu, self._name, context, place, said)
+            return _Bound(self._gpu, self._name, self.context(place.stream, said), place, said)
+
+    def context(self, stream: int, said: list[str]) -> Any:
+        """An execution context that works in `stream`; `said` is what the library logs meanwhile. Raises `EngineError`."""
+        size = max(int(self._engine.device_memory_size_v2), 1)
+        if stream not in self._scratch:
+            self._scratch[stream] = self._gpu.allocate(size)
+        context = self._kernels.context(self._library.ExecutionContextAllocationStrategy.USER_MANAGED)
+        if context is None:
+            self._gpu.check(self._name)
+            raise EngineError(f"{self._name} gives no context: {said[0] if said else 'is there enough memory?'}")
+        context.set_device_memory(self._scratch[stream], size)
+        return context
 
     def close(self) -> None:
         """Frees engine and scratch memory."""

@@ -24,7 +24,8 @@ from blastscope.runtime.bundle.graphs import read_graph
 from blastscope.runtime.errors import EngineError
 
 TURING = "sm75"
-INPUT = "crops"
+INPUT, DETECTOR_INPUT = "crops", "pictures"
+PICTURE_SIDES = (32, 640, 1024)  # pixels of a detector's pictures: least, likely and most
 _TICK = 0.1  # seconds between looks at `cancelled`
 Within = Callable[[], AbstractContextManager[object]]
 SHOWN = 5  # operators that an error names
@@ -285,9 +286,12 @@ def _configure(trt: Any, config: Any, key: EngineKey) -> None:
 
 def _profile(builder: Any, network: Any, key: EngineKey, shown: str) -> Any:
     shapes = {network.get_input(place).name: tuple(network.get_input(place).shape) for place in range(network.num_inputs)}
+    profile = builder.create_optimization_profile()
+    if key.models == "detector":
+        profile.set_shape(DETECTOR_INPUT, *((1, side, side, 3) for side in PICTURE_SIDES))
+        return profile
     if list(shapes) != [INPUT] or shapes[INPUT][0] != -1:
         raise EngineError(f"'{shown}' doesn't take '{INPUT}' with a dynamic batch, but {shapes}: not one of blastscope's")
-    profile = builder.create_optimization_profile()
     side = shapes[INPUT][1:]
     batches = (key.profile.least, key.profile.likely, key.profile.most)
     profile.set_shape(INPUT, *((batch, *side) for batch in batches))

@@ -78,14 +78,18 @@ def _library(key: EngineKey, machine: Machine) -> Iterator[str]:
 
 
 def _graph(key: EngineKey, bundle: Bundle) -> Iterator[str]:
-    entry = next((entry for entry in bundle.manifest.graphs if entry.sha256 == key.graph), None)
-    if entry is None:
+    manifest, known = bundle.manifest, dict[str, tuple[str, str]]()
+    if manifest.detector:
+        known = {file.sha256: ("detector", precision) for precision, file in manifest.detector.graphs.items()}
+    known |= {entry.sha256: (entry.models, entry.precision) for entry in manifest.graphs}
+    if key.graph not in known:
         yield f"its graph {key.graph[:12]}… is not in bundle '{bundle.path}'"
         return
-    if entry.models != key.models:
-        yield f"its graph is that of '{entry.models}', its key says '{key.models}'"
-    if entry.precision != key.precision:
-        yield f"its graph is {entry.precision}, its key says {key.precision}"
+    models, precision = known[key.graph]
+    if models != key.models:
+        yield f"its graph is that of '{models}', its key says '{key.models}'"
+    if precision != key.precision:
+        yield f"its graph is {precision}, its key says {key.precision}"
 
 
 def gpu_incompatibility(key: EngineKey, machine: Machine) -> str | None:

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, StringConstraints, model_validator
 
-from blastscope.runtime.bundle.manifest import Digest, GraphEntry, GraphModels
+from blastscope.runtime.bundle.manifest import Digest, FileEntry, GraphEntry
 from blastscope.runtime.cuda.driver import GpuFacts
 from blastscope.runtime.errors import EngineError, MissingLibrary, UsageError
 from blastscope.runtime.io.strict_model import StrictModel
@@ -29,6 +29,8 @@ from blastscope.runtime.types import Precision
 
 Library = Literal["tensorrt", "tensorrt-rtx"]
 Target = Annotated[str, StringConstraints(pattern=r"^sm[1-9][0-9]{1,2}$")]
+
+EngineModels = Literal["ensemble", "a", "b", "combined", "detector"]
 
 LAYOUT = 1  # of what build.py makes of a graph: raise it when it makes something else
 LARGEST_BATCH = 1024
@@ -81,7 +83,7 @@ class EngineKey(StrictModel):
         Version of what our builder makes of a graph.
     graph : str
         SHA-256 of the ONNX file, in hex.
-    models : {'ensemble', 'a', 'b', 'combined'}
+    models : {'ensemble', 'a', 'b', 'combined', 'detector'}
         Which models the graph holds.
     precision : {'fp32', 'fp16', 'int8'}
         Number type of the graph's file.
@@ -92,7 +94,7 @@ class EngineKey(StrictModel):
     platform : str
         Operating system and processor.
     profile : BatchProfile
-        How many crops it takes.
+        How many crops it takes; a detector one picture, of any size.
     gpu : GpuFacts or None
         The GPU that it was built on; None where it was built ahead of time, on a machine that need not have one.
     targets : tuple of str
@@ -101,7 +103,7 @@ class EngineKey(StrictModel):
 
     layout: int = LAYOUT
     graph: Digest
-    models: GraphModels
+    models: EngineModels
     precision: Precision
     library: Library
     version: str = Field(min_length=1)
@@ -215,6 +217,29 @@ def engine_key(
         version=version,
         platform=platform_name(),
         profile=profile or BatchProfile(),
+        gpu=gpu,
+        targets=targets,
+    )
+
+
+def detector_key(
+    graph: FileEntry,
+    precision: Precision,
+    library: Library,
+    version: str,
+    *,
+    gpu: GpuFacts | None = None,
+    targets: tuple[str, ...] = (),
+) -> EngineKey:
+    """The key of an engine of the graph of a bundle's detector in `precision`; for the rest as `engine_key`."""
+    return EngineKey(
+        graph=graph.sha256,
+        models="detector",
+        precision=precision,
+        library=library,
+        version=version,
+        platform=platform_name(),
+        profile=BatchProfile(least=1, likely=1, most=1),
         gpu=gpu,
         targets=targets,
     )
