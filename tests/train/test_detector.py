@@ -49,6 +49,7 @@ side_px = 96
 [head]
 channels = 8
 depth = 1
+ensemble_size = 2
 [fit]
 epochs = 1
 batch_size = 2

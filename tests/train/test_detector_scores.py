@@ -56,20 +56,20 @@ def test_a_margin_widens_the_boxes_of_white_cells_alone() -> None:
         torch.testing.assert_close(shifts[1], shifts[0])
 
 
-def test_an_ensemble_gives_the_mean_of_its_heads_raw_maps() -> None:
+def test_an_ensemble_gives_the_mean_of_its_heads_maps() -> None:
     heads = []
     for seed in range(3):
         torch.manual_seed(seed)
         heads.append(DetectorHead((6, 5), HeadConfig(channels=8, depth=1, margin=1.0)).eval())
     trunk, pictures = Maps(), torch.zeros((2, 64, 96, 3), dtype=torch.uint8)
     with torch.inference_mode():
-        raw = np.mean([head(*trunk(pictures)).numpy() for head in heads], axis=0, dtype=np.float64)
+        raw = np.stack([head(*trunk(pictures)).numpy() for head in heads]).astype(np.float64)
         found = Detector(trunk, heads)(pictures).numpy()  # type: ignore[arg-type]
         alone = Detector(trunk, heads[:1])(pictures).numpy()  # type: ignore[arg-type]
-    np.testing.assert_allclose(found[:, :3], 1 / (1 + np.exp(-raw[:, :3])), atol=1e-5)
-    np.testing.assert_allclose(found[:, 3:7], 16 * np.exp(raw[:, 3:7].clip(-4, 4)), rtol=1e-5)
-    odds = np.exp(raw[:, 7:])
-    np.testing.assert_allclose(found[:, 7:], odds / odds.sum(axis=1, keepdims=True), atol=1e-5)
+    np.testing.assert_allclose(found[:, :3], (1 / (1 + np.exp(-raw[:, :, :3]))).mean(axis=0), atol=1e-5)
+    np.testing.assert_allclose(found[:, 3:7], (16 * np.exp(raw[:, :, 3:7].clip(-4, 4))).mean(axis=0), rtol=1e-5)
+    odds = np.exp(raw[:, :, 7:])
+    np.testing.assert_allclose(found[:, 7:], (odds / odds.sum(axis=2, keepdims=True)).mean(axis=0), atol=1e-5)
     assert np.abs(found - alone).max() > 1e-3
 
 

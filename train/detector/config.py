@@ -92,15 +92,15 @@ class HeadConfig(StrictModel):
         Factor on the sides of white cells' boxes in what the network gives. It isn't learnt: of a stain that training doesn't
         know a box tends to leave out pale cytoplasm, and of one that it knows it fits.
     ensemble_size : int
-        How many heads there are, trained on the same maps with the seeds `seed`, `seed` + 1, and so on. The mean of their raw
-        maps counts.
+        How many heads there are, trained on the same maps with the seeds `seed`, `seed` + 1, and so on. The mean of their maps
+        counts.
     """
 
     channels: int = Field(default=64, ge=8)
     depth: int = Field(default=2, ge=1)
     dropout: float = Field(default=0.1, ge=0, lt=1)
     margin: float = Field(default=1.05, ge=1, le=1.5)
-    ensemble_size: int = Field(default=2, ge=1, le=8)
+    ensemble_size: int = Field(default=3, ge=1, le=8)
 
 
 class FitConfig(StrictModel):

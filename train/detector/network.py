@@ -232,9 +232,9 @@ class DetectorHead(nn.Module):
 class Detector(nn.Module):
     """Trunk and heads: pictures (N, H, W, 3) uint8 RGB to maps (N, 10, H / 8, W / 8) float32.
 
-    Several heads are an ensemble: of their raw maps the mean counts. Channels: probabilities that here is the middle of a white
-    cell, a red cell, a platelet; pixels from the middle of this place to the left, top, right and bottom of the box around it;
-    probabilities of the groups lymphoid, myeloid and other.
+    Channels: probabilities that here is the middle of a white cell, a red cell, a platelet; pixels from the middle of this
+    place to the left, top, right and bottom of the box around it; probabilities of the groups lymphoid, myeloid and other.
+    Several heads are an ensemble: the mean of their maps counts.
     """
 
     def __init__(self, trunk: DetectorTrunk, heads: Sequence[DetectorHead]) -> None:
@@ -245,17 +245,18 @@ class Detector(nn.Module):
     def forward(self, pictures: Tensor) -> Tensor:
         """The maps."""
         maps = self.trunk(pictures)
-        raw = self.heads[0](*maps)
-        for head in self.heads[1:]:
-            raw = raw + head(*maps)
-        if len(self.heads) > 1:
-            raw = raw * (1 / len(self.heads))
-        heat, reach, group = raw.split((KINDS, 4, len(GROUPS)), dim=1)
-        boxes = reaches(reach)
+        answers = [_answers(head(*maps)) for head in self.heads]
+        heat, boxes, group = (sum(parts[1:], parts[0]) / len(parts) for parts in zip(*answers, strict=True))
         if self.margin > 1:
             white = heat[:, WHITE : WHITE + 1] > heat[:, RED : RED + 1]
             boxes = torch.where(white, widened(boxes, self.margin), boxes)
-        return torch.cat([heat.sigmoid(), boxes, group.softmax(dim=1)], dim=1)
+        return torch.cat([heat, boxes, group], dim=1)
+
+
+def _answers(raw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Probabilities of kinds, reaches in pixels, and probabilities of groups, of one head's raw maps (N, 10, M, M)."""
+    heat, reach, group = raw.split((KINDS, 4, len(GROUPS)), dim=1)
+    return heat.sigmoid(), reaches(reach), group.softmax(dim=1)
 
 
 def reaches(raw: Tensor) -> Tensor:
