@@ -255,7 +255,7 @@ class Detector(nn.Module):
 
 def _answers(raw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Probabilities of kinds, reaches in pixels, and probabilities of groups, of one head's raw maps (N, 10, M, M)."""
-    heat, reach, group = raw.split((KINDS, 4, len(GROUPS)), dim=1)
+    heat, reach, group = torch.split(raw, [KINDS, 4, len(GROUPS)], dim=1)
     return heat.sigmoid(), reaches(reach), group.softmax(dim=1)
 
 
