@@ -292,7 +292,7 @@ class DetectorReport(StrictModel):
     sources : tuple of SourceScores
         How well the cells of each source were found.
     history : FitHistory
-        Losses of the head that was trained on all sources.
+        Losses of the heads that were trained on all sources, their mean.
     """
 
     run: dict[str, JsonValue]
