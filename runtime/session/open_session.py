@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from blastscope.runtime.bundle import Bundle
 from blastscope.runtime.bundle.opening import verify_again
+from blastscope.runtime.errors import Closed
 from blastscope.runtime.inference.device_selection import load_session
 from blastscope.runtime.inference.events import SessionEvent
 from blastscope.runtime.inference.loader import LoadedSession
@@ -38,13 +39,23 @@ class DeferredOpening:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._found: tuple[Detector | None] | None = None
+        self._closed = False
 
     def get(self, open_it: Callable[[], Detector | None]) -> Detector | None:
-        """What `open_it` gave at the first call that didn't raise. Thread-safe."""
+        """What `open_it` gave at the first call that didn't raise. Thread-safe. Raises `Closed`."""
         with self._lock:
+            if self._closed:
+                raise Closed
             if self._found is None:
                 self._found = (open_it(),)
             return self._found[0]
+
+    def close(self) -> None:
+        """Frees the detector's network, on a GPU its memory; whoever uses it gets `Closed`. Safe to call twice."""
+        with self._lock:
+            self._closed = True
+            if self._found and self._found[0]:
+                self._found[0].network.close()
 
 
 class _Run(NamedTuple):
@@ -72,6 +83,15 @@ class _Run(NamedTuple):
     queue: RequestQueue
     detector: DeferredOpening
     close: Callable[[], Any]
+
+
+def _close(opened: LoadedSession, detector: DeferredOpening) -> None:
+    """Ends a run. In a forked child nothing, as `LoadedSession.close`."""
+    try:
+        opened.close()
+    finally:
+        if not opened.lanes.inherited:
+            detector.close()
 
 
 class OpenSession:
@@ -150,7 +170,8 @@ class OpenSession:
         predictor = make_predictor(self.bundle, opened.lanes, audit, opened.on_first_result, options.unlike_training)
         queue = RequestQueue(opened.lanes, predictor.predict_batch, self._queue)
         # closes a handle that was forgotten, when it is collected or when the process ends
-        return _Run(opened, audit, predictor, queue, DeferredOpening(), weakref.finalize(self, opened.close))
+        detector = DeferredOpening()
+        return _Run(opened, audit, predictor, queue, detector, weakref.finalize(self, _close, opened, detector))
 
     def _detector(self) -> Detector | None:
         from blastscope.runtime.frames.detection.loading import EnginePlace, load_detector

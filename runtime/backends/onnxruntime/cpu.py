@@ -22,7 +22,7 @@ from blastscope.runtime.backends.blob_store import engine_digest
 from blastscope.runtime.backends.onnx_file import FLOAT, INT8, OnnxGraph, attribute_of, opset_of, parse_model
 from blastscope.runtime.backends.protocol import Engine, EngineOptions, Workload, answer_output, read_fused
 from blastscope.runtime.backends.uint8_activations import with_uint8_activations
-from blastscope.runtime.errors import BlastscopeError, DeviceError, EngineError, MissingLibrary
+from blastscope.runtime.errors import BlastscopeError, Closed, DeviceError, EngineError, MissingLibrary
 from blastscope.runtime.io.cpu_info import usable_threads
 from blastscope.runtime.types import Execution, Layout
 
@@ -222,10 +222,10 @@ class DetectorNetwork:
         self._session: Any | None = session
 
     def infer(self, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Maps (10, H / 8, W / 8) of `picture` (H, W, 3) RGB, H and W multiples of 32. Raises `EngineError`."""
+        """Maps (10, H / 8, W / 8) of `picture` (H, W, 3) RGB, H and W multiples of 32. Raises `EngineError`, `Closed`."""
         session = self._session
         if session is None:
-            raise EngineError("onnxruntime: the detector is closed")
+            raise Closed
         with translate_errors("detection"):
             (maps,) = session.run(["maps"], {"pictures": np.ascontiguousarray(picture)[None]})
         return np.asarray(maps[0], np.float32)

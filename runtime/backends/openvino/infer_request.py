@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from blastscope.runtime.backends.openvino.partition import STEM
 from blastscope.runtime.backends.protocol import Cascade, first_voter_decides
-from blastscope.runtime.errors import BlastscopeError, EngineError, MissingLibrary
+from blastscope.runtime.errors import BlastscopeError, Closed, EngineError, MissingLibrary
 
 FOREIGN = (RuntimeError, ValueError, TypeError, KeyError)  # what the library raises; ov::Exception comes as RuntimeError
 NAME = "openvino"
@@ -228,10 +228,10 @@ class DetectorNetwork:
         self._idle: deque[Any] = deque()
 
     def infer(self, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Maps (10, H / 8, W / 8) of `picture` (H, W, 3) RGB, H and W multiples of 32. Raises `EngineError`."""
+        """Maps (10, H / 8, W / 8) of `picture` (H, W, 3) RGB, H and W multiples of 32. Raises `EngineError`, `Closed`."""
         compiled = self._compiled
         if compiled is None:
-            raise EngineError("openvino: the detector is closed")
+            raise Closed
         with translate_errors("detection"):
             try:
                 request = self._idle.pop()

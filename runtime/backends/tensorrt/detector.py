@@ -21,7 +21,7 @@ from blastscope.runtime.bundle.entries import FileEntry
 from blastscope.runtime.cuda.driver import find_gpu, gpu_facts
 from blastscope.runtime.cuda.graphs import Gpu
 from blastscope.runtime.cuda.pycuda_device import open_gpu
-from blastscope.runtime.errors import DeviceError, EngineError
+from blastscope.runtime.errors import Closed, DeviceError, EngineError
 from blastscope.runtime.types import Precision
 
 OUTPUT = "maps"
@@ -48,11 +48,14 @@ class DetectorNetwork:
             raise
 
     def infer(self, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Maps (10, H / 8, W / 8) of `picture` (H, W, 3) RGB, H and W multiples of 32. Raises `EngineError`, `DeviceError`s."""
+        """Maps (10, H / 8, W / 8) of `picture` (H, W, 3) RGB, H and W multiples of 32.
+
+        Raises `EngineError`, `DeviceError`s, `Closed`.
+        """
         gpu, stream = self._gpu, self._stream
         with self._lock, gpu.current(), capture_errors(self.name) as said:
             if self._context is None:
-                raise EngineError(f"{self.name}: the detector is closed")
+                raise Closed
             self._require(self._context.set_input_shape(DETECTOR_INPUT, (1, *picture.shape)), picture.shape, said)
             entry = self._entry[: picture.size]
             entry[:] = picture.reshape(-1)

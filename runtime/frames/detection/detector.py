@@ -109,7 +109,7 @@ class Network(Protocol):
     """What runs the detector's graph. Thread-safe."""
 
     def infer(self, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Maps (10, H / 8, W / 8) of `picture` (H, W, 3) RGB, H and W multiples of 32. Raises `EngineError`."""
+        """Maps (10, H / 8, W / 8) of `picture` (H, W, 3) RGB, H and W multiples of 32. Raises `EngineError`, `Closed`."""
         ...
 
     def close(self) -> None:

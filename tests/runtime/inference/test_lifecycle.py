@@ -17,12 +17,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from blastscope import SHIPPED_BUNDLE
 from blastscope.runtime.backends.protocol import Engine
 from blastscope.runtime.errors import Closed, UsageError
 from blastscope.runtime.inference import autotune, request_queue, worker_pool
 from blastscope.runtime.inference.request_queue import RequestQueue
 from blastscope.runtime.inference.worker_pool import InferencePool
 from blastscope.runtime.session import open_bundle
+from blastscope.train.detector.pictures import drawn_picture
 
 PATIENCE_S = 0.05
 
@@ -306,3 +308,20 @@ def test_what_is_begun_after_closing_is_refused(room: tuple[InferencePool, Reque
         room[0].start(lambda: None)
     with pytest.raises(Closed):
         room[1].put(crop())
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_a_closed_handle_frees_its_detector_and_finds_no_cells(backend: str, tmp_path: Path) -> None:
+    frame = drawn_picture(3, (96, 128))
+    scope = open_bundle(SHIPPED_BUNDLE, device="cpu", backend=backend, cache_dir=tmp_path, threads=1)
+    assert scope.examine(frame).refusal is None
+    network = scope._run.detector.get(scope._detector).network  # type: ignore[union-attr]
+    scope.close()
+    scope.close()
+    with pytest.raises(Closed):
+        network.infer(frame)
+    with pytest.raises(Closed):
+        scope.examine(frame)
+    scope.reopen()
+    assert scope.examine(frame).refusal is None
+    scope.close()
