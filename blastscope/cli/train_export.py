@@ -44,7 +44,7 @@ def train(
 
     With --corrections the cells that are trained on lie in OUT.cells; name it as --data of export and calibrate.
     """
-    from blastscope.export.parity import rehearse
+    from blastscope.export.rehearsal import rehearse
     from blastscope.train.config import TrainConfig
     from blastscope.train.pipeline import train_ensemble
 
@@ -88,7 +88,7 @@ def crossvalidate(
 
     With several --config the best recipe is chosen for each fold by the people of the other folds (nested cross validation).
     """
-    from blastscope.export.parity import rehearse
+    from blastscope.export.rehearsal import rehearse
     from blastscope.train.config import TrainConfig
     from blastscope.train.cross_validation import cross_validate
     from blastscope.train.nested_cross_validation import nested_cross_validate

@@ -24,7 +24,7 @@ from blastscope.cli.options import (
 from blastscope.cli.terminal import echo, say
 
 if TYPE_CHECKING:
-    from blastscope.runtime.evaluation.validation import FrameFate, PersonRow, Validation
+    from blastscope.runtime.evaluation.validation_report import FrameFate, PersonRow, Validation
 
 
 @with_engine_options
@@ -51,10 +51,10 @@ def validate(
     Frames without a row in the table are not judged; a row with a path alone is a frame without a white cell.
     """
     from blastscope.runtime.evaluation.labels import read_labels
-    from blastscope.runtime.evaluation.validation import CellRow, SiteOptions
+    from blastscope.runtime.evaluation.validation import SiteOptions
     from blastscope.runtime.evaluation.validation import validate as run
     from blastscope.runtime.evaluation.validation_record import Requirements, write_validation
-    from blastscope.runtime.evaluation.validation_report import render_validation_report
+    from blastscope.runtime.evaluation.validation_report import CellRow, render_validation_report
     from blastscope.runtime.frames.report.writers import check_places
     from blastscope.runtime.frames.types import FrameSpecification
     from blastscope.runtime.io.atomic import write_content
@@ -125,7 +125,7 @@ def people_lines(people: Sequence[PersonRow]) -> Iterator[str]:
 
 def _last(steps: Iterator[FrameFate | Validation], count: int) -> Validation:
     """What comes after the `count` frames, with a bar on stderr until then."""
-    from blastscope.runtime.evaluation.validation import Validation
+    from blastscope.runtime.evaluation.validation_report import Validation
 
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal, redirect_stdout=False) as progress:

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal
 
-from blastscope.calibration.acceptance.evaluation import Drift, DriftMetric, format_duration, within_limits
 from blastscope.calibration.config import CalibrationConfig
+from blastscope.calibration.evaluation import Drift, DriftMetric, format_duration, within_limits
 from blastscope.calibration.quantisation.qdq_placement import count_macs
 from blastscope.calibration.quantisation.quantizer import Int8Builder, QuantConfig
 from blastscope.runtime.errors import MissingLibrary

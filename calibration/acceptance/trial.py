@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.calibration.acceptance.evaluation import Infer, JudgedCells, ReferenceRunner, evaluate, memoize
 from blastscope.calibration.config import CalibrationConfig
+from blastscope.calibration.evaluation import Infer, JudgedCells, ReferenceRunner, evaluate, memoize
 from blastscope.runtime.backends.protocol import (
     BACKENDS,
     NOVELTY_OUTPUT,

@@ -18,8 +18,8 @@ from math import gcd
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.calibration.acceptance.evaluation import Progress, ReferenceRunner, batches
 from blastscope.calibration.config import Method
+from blastscope.calibration.evaluation import Progress, ReferenceRunner, batches
 from blastscope.calibration.quantisation.qdq_placement import QdqPlan
 from blastscope.runtime.errors import EngineError, MissingLibrary
 

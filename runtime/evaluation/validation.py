@@ -7,20 +7,28 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Protocol
 
 from blastscope.runtime.bundle import Bundle
 from blastscope.runtime.errors import UsageError
 from blastscope.runtime.evaluation.detection import Outcome, call_metrics, confusion_counts, detection_metrics, match_boxes
-from blastscope.runtime.evaluation.drift import Drift, DriftState
+from blastscope.runtime.evaluation.drift import Drift
 from blastscope.runtime.evaluation.labels import LabelledCell, LabelledFrames
 from blastscope.runtime.evaluation.validation_record import MOST_NAME, Requirements, ValidationRecord, shortfalls
-from blastscope.runtime.evaluation.validation_report import ErrorImages, Mistake, mistakes_in
+from blastscope.runtime.evaluation.validation_report import (
+    CellRow,
+    ErrorImages,
+    FrameFate,
+    Mistake,
+    PersonRow,
+    Validation,
+    mistakes_in,
+)
 from blastscope.runtime.frames.corrections import ReviewedFrame
 from blastscope.runtime.frames.pipeline import Look
 from blastscope.runtime.frames.types import FrameCell, FrameReport, FrameSpecification
-from blastscope.runtime.inference.voting import SmearCall, call_smear
-from blastscope.runtime.types import CLASSES, Box, ClassName, Prediction, RefusalCode
+from blastscope.runtime.inference.voting import call_smear
+from blastscope.runtime.types import CLASSES, ClassName, Prediction
 
 
 class ExaminesFiles(Protocol):
@@ -70,161 +78,6 @@ class SiteOptions:
         """Checked before anything is examined."""
         if not 1 <= len(self.name.strip()) <= MOST_NAME:
             raise UsageError(f"the site's name '{self.name}' must have 1 to {MOST_NAME} letters")
-
-
-@dataclass(frozen=True)
-class FrameFate:
-    """What became of the cells of one frame.
-
-    Attributes
-    ----------
-    path : Path
-        The frame.
-    labelled : int
-        Cells with a label.
-    found, right, wrong, refused : int
-        Of the labelled cells: found; called as labelled; called the other class; found without a call.
-    false : int
-        Cells that were found where none is labelled.
-    problem : str or None
-        Why the frame couldn't be examined.
-    """
-
-    path: Path
-    labelled: int
-    found: int
-    false: int
-    right: int
-    wrong: int
-    refused: int
-    problem: str | None
-
-
-class CellRow(NamedTuple):
-    """One labelled or found cell, for a table.
-
-    Attributes
-    ----------
-    path : Path
-        Its frame.
-    box : (x0, y0, x1, y1)
-        The label's box in pixels of the frame; of a cell without a label the box that was found.
-    outcome : Outcome
-        Label, call and score.
-    problem : str or None
-        The refusal's code, the cell's or its frame's.
-    """
-
-    path: Path
-    box: Box
-    outcome: Outcome
-    problem: str | None
-
-    @classmethod
-    def columns(cls) -> tuple[str, ...]:
-        """The names of the fields that `values` gives, in their order.
-
-        Returns
-        -------
-        tuple of str
-        """
-        return ("path", "x0", "y0", "x1", "y1", "label", "found", "call", "score", "refusal")
-
-    def values(self) -> tuple[object, ...]:
-        """The cell as the fields of a table.
-
-        Returns
-        -------
-        tuple
-            In the order of `columns`; None where there is nothing to say.
-        """
-        one = self.outcome
-        label, call = (None if index is None else CLASSES[index] for index in (one.truth, one.call))
-        return (str(self.path), *self.box, label, str(one.found).lower(), call, one.score, self.problem)
-
-
-class PersonRow(NamedTuple):
-    """One patient.
-
-    Attributes
-    ----------
-    patient : str
-        As the table of labels names the patient.
-    label : {'hem', 'all'} or None
-        The label of all the patient's labelled cells; None where they have both, or none.
-    call : SmearCall
-        The call by all cells that were found in the patient's frames, labelled or not.
-    """
-
-    patient: str
-    label: ClassName | None
-    call: SmearCall
-
-    @property
-    def right(self) -> bool | None:
-        """Whether the call is the label; None where there is none of either."""
-        return None if self.label is None or self.call.label is None else self.call.label == self.label
-
-    def row(self) -> dict[str, Any]:
-        """The patient as plain values, which `json.dumps` takes.
-
-        Returns
-        -------
-        dict
-            patient, labelled ('hem', 'all' or None), and the keys of `SmearCall.row`.
-        """
-        return {"patient": self.patient, "labelled": self.label, **self.call.row()}
-
-
-@dataclass(frozen=True)
-class Validation:
-    """The result of a site's validation.
-
-    Attributes
-    ----------
-    record : ValidationRecord
-        The figures, and whether they pass; to be kept.
-    frames : tuple of FrameFate
-        In the order of the table's frames.
-    refusals : mapping of str to int
-        Refused cells among the labelled ones, by code.
-    drift : DriftState
-        Whether the cells look like the training's.
-    notes : tuple of str
-        What a reader should know.
-    cells : tuple of CellRow
-        In the order of the frames. For a table: `row` leaves them out.
-    mistakes : tuple of Mistake
-        In the frames that could be examined. For the page: `row` leaves them out.
-    people : tuple of PersonRow
-        Each patient's call, where the table names patients and the bundle says how cells become a call on a person.
-    """
-
-    record: ValidationRecord
-    frames: tuple[FrameFate, ...]
-    refusals: Mapping[RefusalCode, int]
-    drift: DriftState
-    notes: tuple[str, ...]
-    cells: tuple[CellRow, ...] = ()
-    mistakes: tuple[Mistake, ...] = ()
-    people: tuple[PersonRow, ...] = ()
-
-    def row(self) -> dict[str, Any]:
-        """The result as plain values, which `json.dumps` takes.
-
-        Returns
-        -------
-        dict
-            The record's keys, and frame_rows, people, refusals, drift and notes.
-        """
-        return {
-            **self.record.model_dump(mode="json"),
-            "frame_rows": [{**vars(frame), "path": str(frame.path)} for frame in self.frames],
-            "people": [person.row() for person in self.people],
-            "refusals": dict(self.refusals),
-            "drift": self.drift.model_dump(mode="json"),
-            "notes": list(self.notes),
-        }
 
 
 def validate(

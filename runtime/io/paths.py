@@ -1,19 +1,19 @@
-"""Files in, predictions out: images found in folders, and work on many files that overlaps without losing their order.
-
-Where a user's cache lies.
-"""
+"""Images found in files and folders; where the shipped bundle and a user's cache lie."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from importlib.resources import files
 from pathlib import Path
 
 import platformdirs
 
 from blastscope.runtime.errors import DataError, UsageError
 from blastscope.runtime.io.image_decode import SUFFIXES
+
+SHIPPED_BUNDLE = Path(str(files("blastscope") / "shipped"))
 
 # Files that nobody takes for a picture. What is neither read nor one of them is told of: a camera may write it.
 FOREIGN = {

@@ -18,7 +18,6 @@ import pytest
 from trained_bundle import VALIDATION, TaughtBundle, taught
 from typer.testing import CliRunner
 
-from blastscope.calibration.acceptance.evaluation import CellPredictions, ReferenceRunner
 from blastscope.calibration.calibrate import calibrate, check_writable
 from blastscope.calibration.cascade import run as cascade_module
 from blastscope.calibration.cascade.report import CascadeReport, write_report
@@ -26,6 +25,7 @@ from blastscope.calibration.cascade.run import calibrate_cascade
 from blastscope.calibration.cascade.threshold_selection import clopper_pearson_upper
 from blastscope.calibration.compare import compare
 from blastscope.calibration.config import CalibrationConfig, CascadeConfig, OperatingPointConfig
+from blastscope.calibration.evaluation import CellPredictions, ReferenceRunner
 from blastscope.calibration.quantisation.qdq_placement import count_macs, voter_mac_share
 from blastscope.calibration.quantisation.quantizer import Int8Builder
 from blastscope.calibration.result import CalibrationReport

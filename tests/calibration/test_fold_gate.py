@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from blastscope.calibration import fold_gate
 from blastscope.calibration.calibrate import calibrate
+from blastscope.calibration.calibration_data import crop_cells
 from blastscope.calibration.config import CalibrationConfig
-from blastscope.calibration.quantisation.calibration_data import crop_cells
 from blastscope.calibration.quantisation.quantizer import Int8Builder
 from blastscope.cli import app
 from blastscope.export.exporter import export_run

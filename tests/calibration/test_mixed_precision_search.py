@@ -12,11 +12,11 @@ from onnx import numpy_helper
 from trained_bundle import TaughtBundle
 from typer.testing import CliRunner
 
-from blastscope.calibration.acceptance.evaluation import ReferenceRunner
 from blastscope.calibration.acceptance.mixed_precision_search import blocks_of, evenly_spaced
 from blastscope.calibration.calibrate import calibrate
+from blastscope.calibration.calibration_data import crop_cells
 from blastscope.calibration.config import CalibrationConfig
-from blastscope.calibration.quantisation.calibration_data import crop_cells
+from blastscope.calibration.evaluation import ReferenceRunner
 from blastscope.calibration.quantisation.calibrators import collect_stats
 from blastscope.calibration.quantisation.qdq import equalize_layers
 from blastscope.calibration.quantisation.qdq_placement import make_plan

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from blastscope.calibration.acceptance import evaluation as module
-from blastscope.calibration.acceptance.evaluation import Progress, format_duration
+from blastscope.calibration import evaluation as module
+from blastscope.calibration.evaluation import Progress, format_duration
 
 
 def test_the_time_left_is_logged_every_few_seconds_not_at_the_end(

@@ -10,7 +10,7 @@ import onnx
 import pytest
 import torch
 
-from blastscope.calibration.acceptance.evaluation import ReferenceRunner
+from blastscope.calibration.evaluation import ReferenceRunner
 from blastscope.export.benchmark_bundle import make_benchmark_bundle
 from blastscope.export.exporter import export_run, synthetic_crops
 from blastscope.export.onnx_export import make_graph

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from blastscope.calibration.quantisation.calibration_data import crop_cells
+from blastscope.calibration.calibration_data import crop_cells
 from blastscope.export.exporter import export_run
 from blastscope.export.onnx_writer import ExportConfig
 from blastscope.runtime.bundle.manifest import Patients

@@ -20,12 +20,12 @@ from blastscope.runtime.errors import BlastscopeError, Closed
 from blastscope.runtime.io.image_decode import SUFFIXES, decode_picture, read_content, read_whole_header, refused_folder
 from blastscope.runtime.io.image_header import MAX_PIXELS, Header
 from blastscope.runtime.io.paths import PassedOver, as_paths, nothing_in
-from blastscope.runtime.io.slides.container import HEAD_BYTES, TIFF_MAGIC, Container, container_of
+from blastscope.runtime.io.slides.container import HEAD_BYTES, TIFF_MAGIC, Container, container_of, is_zarr
 from blastscope.runtime.io.slides.dicom import SUFFIXES as DICOM_SUFFIXES
 from blastscope.runtime.io.slides.dicom import DicomSlide, has_wsidicom, slides_among
 from blastscope.runtime.io.slides.leica import LeicaSlide
 from blastscope.runtime.io.slides.nikon import NikonSlide
-from blastscope.runtime.io.slides.ome_zarr import ZarrSlide, is_zarr
+from blastscope.runtime.io.slides.ome_zarr import ZarrSlide
 from blastscope.runtime.io.slides.tiff import TiffSlide, look_into_tiff
 from blastscope.runtime.io.slides.tiff_codec import ReadError
 from blastscope.runtime.io.slides.vendor import CziSlide, HeifSlide, VendorSlide, has_czi, has_openslide

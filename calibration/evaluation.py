@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from blastscope.calibration.calibration_data import crop_cells
 from blastscope.calibration.config import CalibrationConfig
-from blastscope.calibration.quantisation.calibration_data import crop_cells
 from blastscope.runtime.backends.protocol import require_finite
 from blastscope.runtime.crop import CropSpecification
 from blastscope.runtime.errors import EngineError, MissingLibrary, UsageError
