@@ -115,6 +115,6 @@ def _build(config: TrainConfig, folder: Path, crops: NDArray[np.uint8], *, shipp
     trained = random_ensemble(config, crops)
     save_ensemble(folder / "run", trained)
     if not shipped:
-        from blastscope.export.benchmark_bundle import make_benchmark_bundle
+        from blastscope.benchmarks.benchmark_bundle import make_benchmark_bundle
 
         make_benchmark_bundle(trained, crops, folder / "bundle")
