@@ -26,6 +26,7 @@ from blastscope.runtime.evaluation.metrics import f1_drop_points
 from blastscope.runtime.inference.voting import TINY, vote
 from blastscope.runtime.io.cnmc import DatasetEntry
 from blastscope.runtime.io.hashing import bytes_sha256
+from blastscope.runtime.io.printable import format_duration
 from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.runtime.types import CLASSES, VOTERS
 
@@ -60,11 +61,6 @@ class Progress:
             self._logged = now
             left = (now - self._start) * (self._total - self._done) / self._done
             logger.info("%d of %d %s, about %s left", self._done, self._total, self._what, format_duration(left))
-
-
-def format_duration(seconds: float) -> str:
-    """A time as people say it: '40 s', '3 min'."""
-    return f"{max(round(seconds), 1)} s" if seconds < 90 else f"{round(seconds / 60)} min"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
