@@ -25,12 +25,11 @@ from blastscope.runtime.io.atomic import write_folder
 from blastscope.runtime.io.paths import resolved
 from blastscope.runtime.types import ClassName
 
+THREADS = 2  # that examine frames
 Cells = list[tuple[ClassName, NDArray[np.uint8]]]
 
 
-def add_site_cells(
-    data: Path, table: Path, place: Path, *, spec: FrameSpecification, tell: Callable[[str], object], threads: int = 2
-) -> Path:
+def add_site_cells(data: Path, table: Path, place: Path, *, spec: FrameSpecification, tell: Callable[[str], object]) -> Path:
     """Cuts the labelled cells out of a site's frames, and puts them beside the cells in `data`.
 
     Cells are found anew and put on black as `examine` does, and those whose box meets a labelled one are taken. A person is
@@ -50,8 +49,6 @@ def add_site_cells(
         What is assumed of frames and cells.
     tell : callable
         Is told of what was taken, and what wasn't and why.
-    threads : int
-        How many frames are examined at once.
 
     Returns
     -------
@@ -64,7 +61,7 @@ def add_site_cells(
         The table can't be read, or no cell of it can be used.
     """
     labels = read_labels(table, frames_named_in(table))
-    found = cut_labelled_cells(labels, spec, threads=threads)
+    found = cut_labelled_cells(labels, spec, threads=THREADS)
     people: dict[str, Cells] = defaultdict(list)
     for cell in found.cells:
         people[cell.patient or str(resolved(cell.frame).parent)].append((cell.label, cell.pixels))

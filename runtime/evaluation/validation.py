@@ -18,14 +18,14 @@ from blastscope.runtime.evaluation.validation_record import MOST_NAME, Requireme
 from blastscope.runtime.evaluation.validation_report import (
     CellRow,
     ErrorImages,
-    FrameFate,
+    FrameOutcome,
     Mistake,
     PersonRow,
     Validation,
     mistakes_in,
 )
 from blastscope.runtime.frames.corrections import ReviewedFrame
-from blastscope.runtime.frames.pipeline import Look
+from blastscope.runtime.frames.pipeline import FrameCallback
 from blastscope.runtime.frames.types import FrameCell, FrameReport, FrameSpecification
 from blastscope.runtime.inference.voting import call_smear
 from blastscope.runtime.types import CLASSES, ClassName, Prediction
@@ -42,7 +42,7 @@ class ExaminesFiles(Protocol):
         *,
         pixel_um: float | None = None,
         spec: FrameSpecification | None = None,
-        look: Look | None = None,
+        look: FrameCallback | None = None,
     ) -> Iterator[FrameReport]:
         """The report on each file, in order."""
         ...
@@ -82,7 +82,7 @@ class SiteOptions:
 
 def validate(
     scope: ExaminesFiles, labels: LabelledFrames, site: SiteOptions, *, pictures: bool = False
-) -> Iterator[FrameFate | Validation]:
+) -> Iterator[FrameOutcome | Validation]:
     """What became of each labelled frame, as it is examined, and at last the result of the validation.
 
     Parameters
@@ -98,8 +98,8 @@ def validate(
 
     Yields
     ------
-    FrameFate or Validation
-        A fate for each frame, in the order of the labels; the last item is the `Validation`.
+    FrameOutcome or Validation
+        An outcome for each frame, in the order of the labels; the last item is the `Validation`.
 
     Raises
     ------
@@ -108,7 +108,7 @@ def validate(
     """
     if not any(labels.cells.values()):
         raise UsageError("no cell is labelled in any of the frames")
-    drift, rows, frames = Drift(), list[CellRow](), list[FrameFate]()
+    drift, rows, frames = Drift(), list[CellRow](), list[FrameOutcome]()
     found = defaultdict[str, list[Prediction]](list)
     mistakes, taken = list[Mistake](), ErrorImages(labels.cells)
     look = taken.look if pictures else None
@@ -189,10 +189,10 @@ def _outcome(unit: str, truth: int | None, cell: FrameCell) -> Outcome:
     return Outcome(unit, truth, found=True, call=call, score=cell.score, refusal=cell.refusal.code if cell.refusal else None)
 
 
-def _fate(path: Path, outcomes: list[Outcome], report: FrameReport) -> FrameFate:
+def _fate(path: Path, outcomes: list[Outcome], report: FrameReport) -> FrameOutcome:
     labelled = [one for one in outcomes if one.truth is not None]
     found = [one for one in labelled if one.found]
-    return FrameFate(
+    return FrameOutcome(
         path=path,
         labelled=len(labelled),
         found=len(found),
@@ -209,7 +209,7 @@ def _record(
     labels: LabelledFrames,
     site: SiteOptions,
     judged: tuple[list[Outcome], list[Outcome]],
-    examined: list[FrameFate],
+    examined: list[FrameOutcome],
 ) -> ValidationRecord:
     outcomes, looked_at = judged  # of all frames, and of those whose every cell is labelled
     hem, malignant = confusion_counts(outcomes)
@@ -236,7 +236,7 @@ def _record(
     return ValidationRecord.model_validate({**vars(record), "shortfalls": missing, "passed": not missing})
 
 
-def _notes(bundle: Bundle, labels: LabelledFrames, drift: Drift, frames: list[FrameFate]) -> Iterator[str]:
+def _notes(bundle: Bundle, labels: LabelledFrames, drift: Drift, frames: list[FrameOutcome]) -> Iterator[str]:
     if labels.patients is None:
         yield "whose frames they are isn't said: cells of one patient resemble each other, so the intervals are too narrow"
     if partly := [frame for frame in labels.cells if not labels.complete(frame)]:

@@ -103,7 +103,7 @@ def mistakes_in(path: Path, labelled: Sequence[LabelledCell], found: Sequence[Fr
 
 
 @dataclass(frozen=True)
-class FrameFate:
+class FrameOutcome:
     """What became of the cells of one frame.
 
     Attributes
@@ -214,7 +214,7 @@ class Validation:
     ----------
     record : ValidationRecord
         The figures, and whether they pass; to be kept.
-    frames : tuple of FrameFate
+    frames : tuple of FrameOutcome
         In the order of the table's frames.
     refusals : mapping of str to int
         Refused cells among the labelled ones, by code.
@@ -231,7 +231,7 @@ class Validation:
     """
 
     record: ValidationRecord
-    frames: tuple[FrameFate, ...]
+    frames: tuple[FrameOutcome, ...]
     refusals: Mapping[RefusalCode, int]
     drift: DriftState
     notes: tuple[str, ...]

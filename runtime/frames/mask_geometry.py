@@ -217,3 +217,25 @@ class Contour:
         x, y = left + across + self.corner[0], top + down + self.corner[1]
         outlines = cv2.findContours(fine, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE, offset=(x, y))[0]
         return np.asarray(max(outlines, key=cv2.contourArea).reshape(-1, 2), np.int32)
+
+
+def iou(first: Sequence[Sequence[float]], second: Sequence[Sequence[float]]) -> NDArray[np.float64]:
+    """The overlap of each box of one list with each of another: intersection over union.
+
+    Parameters
+    ----------
+    first, second : sequence of (x0, y0, x1, y1)
+        A and B boxes, half-open.
+
+    Returns
+    -------
+    (A, B) float64 array
+        0 to 1.
+    """
+    a, b = (np.asarray(boxes, np.float64).reshape(-1, 4) for boxes in (first, second))
+    corner0 = np.maximum(a[:, None, :2], b[None, :, :2])
+    corner1 = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    shared = np.clip(corner1 - corner0, 0, None).prod(axis=2)
+    sizes = [(boxes[:, 2:] - boxes[:, :2]).prod(axis=1) for boxes in (a, b)]
+    both = sizes[0][:, None] + sizes[1][None, :] - shared
+    return np.asarray(np.divide(shared, both, out=np.zeros_like(shared), where=both > 0), np.float64)

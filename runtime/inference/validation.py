@@ -1,7 +1,7 @@
 """Validates an engine on the golden set, and caches that it passed.
 
 A proof holds for these bytes of an engine, this golden set and this tolerance, on this machine: the same code on the same data.
-What has no seal, because it was just compiled or is of a library that keeps nothing, is proved at every opening. And every
+What has no digest, because it was just compiled or is of a library that keeps nothing, is proved at every opening. And every
 opening runs one crop at least: a proof can't say that the machine still computes.
 """
 

@@ -102,8 +102,10 @@ MODULES = {module_of(file) for file in SOURCES if file != "blastscope/__init__.p
 PACKAGES = sorted({module[:-1] for module in MODULES} - {()})
 
 
-def imported_modules(file: str) -> Iterator[tuple[str, ...]]:
+@cache
+def imported_modules(file: str) -> set[tuple[str, ...]]:
     """Our modules that `file` imports, inside functions too, as `module_of` names them."""
+    found: set[tuple[str, ...]] = set()
     for node in ast.walk(tree(file)):
         names = [name.name for name in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom):
@@ -113,7 +115,8 @@ def imported_modules(file: str) -> Iterator[tuple[str, ...]]:
             while parts and parts not in MODULES:
                 parts = parts[:-1]
             if parts:
-                yield parts
+                found.add(parts)
+    return found
 
 
 RUNTIME_FILES = [file for file in SOURCES if file.startswith("runtime/") and file != "runtime/__init__.py"]
@@ -125,7 +128,7 @@ def test_the_runtime_holds_these_modules_and_packages_alone() -> None:
 
 def test_packages_of_the_runtime_import_downwards_only() -> None:
     level = {name: number for number, name in enumerate(RUNTIME_ORDER)}
-    assert ("runtime", "cuda", "driver") in set(imported_modules("runtime/backends/tensorrt/key.py"))
+    assert ("runtime", "cuda", "driver") in imported_modules("runtime/backends/tensorrt/key.py")
     assert [
         f"{file} imports {'.'.join(target)}"
         for file in RUNTIME_FILES
