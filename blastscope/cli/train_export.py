@@ -67,7 +67,7 @@ def _with_site_cells(data: Path, corrections: Path, config: Path | None, place: 
     if resume and place.is_dir():
         return place  # the run goes on with the cells that it began with
     spec = FrameSpecification.from_toml(config) if config else FrameSpecification()
-    return add_site_cells(data, corrections, place, spec=spec, tell=say)
+    return add_site_cells(data, corrections, place, spec=spec)
 
 
 def crossvalidate(
