@@ -27,16 +27,7 @@ from blastscope.runtime.frames.image_pyramid import ImagePyramid, image_pyramid
 from blastscope.runtime.frames.journal import WHOLE, FrameRecord, Journal, TileRecord, in_order
 from blastscope.runtime.frames.segmentation.pipeline import COARSEST_UM, reach_px, segment_cells
 from blastscope.runtime.frames.segmentation.split_nuclei import MOST_PARTS
-from blastscope.runtime.frames.tiling import (
-    ForegroundMap,
-    Tile,
-    cropped,
-    facts_in,
-    foreground_map,
-    sample,
-    shift_cell,
-    tiles_of,
-)
+from blastscope.runtime.frames.tiling import Tile, facts_in, foreground_map, sample, shift_cell, tiles_of
 from blastscope.runtime.frames.types import Doubt, FrameCell, FrameParameters, FrameReport, FrameSpecification
 from blastscope.runtime.io.concurrency import Allowance, SingleThread, ordered_map
 from blastscope.runtime.io.image_decode import NO_MEMORY
@@ -334,9 +325,8 @@ class Examiner:
 
         def found_in(numbered: tuple[int, Tile]) -> TileRecord:
             number, tile = numbered
-            return run.part(
-                number, len(tiles), lambda: self._tile(scan, facts, _foreground_of(tile, foreground, margin), workers)
-            )
+            shown = foreground.cropped(tile, margin) if foreground else tile
+            return run.part(number, len(tiles), lambda: self._tile(scan, facts, shown, workers))
 
         return [part for _, part in ordered_map(found_in, enumerate(tiles), workers=workers)]
 
@@ -360,14 +350,6 @@ class Examiner:
         moved = [shift_cell(cell, tile) for cell in found]
         cells = [FrameCell(cell, None) if cell.refusal else FrameCell(cell, next(calls), next(looks)) for cell in moved]
         return TileRecord(cells, crowded=bool(skipped))
-
-
-def _foreground_of(tile: Tile, foreground: ForegroundMap | None, margin: int) -> Tile | None:
-    """What of `tile` isn't known to be background; None where its core is nothing else."""
-    if foreground is None:
-        return tile
-    content = foreground.content(tile.region)
-    return cropped(tile, content, margin) if content and foreground.content(tile.core) else None
 
 
 def call_pictures(

@@ -83,11 +83,6 @@ def tiles_of(width: int, height: int, *, side_px: int, margin_px: int) -> Iterat
         yield Tile((left, top, right, bottom), _grown((left, top, right, bottom), margin_px, (0, 0, width, height)))
 
 
-def cropped(tile: Tile, content: Box, margin_px: int) -> Tile:
-    """`tile` with its region reduced to `content` and `margin_px` around it."""
-    return tile._replace(region=_grown(content, margin_px, tile.region))
-
-
 def _grown(box: Box, margin: int, within: Box) -> Box:
     return (
         max(box[0] - margin, within[0]),
@@ -178,9 +173,14 @@ class ForegroundMap:
     def _ends(self, box: Box, columns: int, rows: int) -> tuple[tuple[int, float, int], tuple[int, float, int]]:
         return (box[2], self.across, columns), (box[3], self.down, rows)
 
+    def cropped(self, tile: Tile, margin_px: int) -> Tile | None:
+        """`tile` with its region reduced to the foreground and `margin_px` around it; None where its core holds none."""
+        content = self.content(tile.region)
+        return tile._replace(region=_grown(content, margin_px, tile.region)) if content and self.content(tile.core) else None
+
 
 def foreground_map(scan: Slide, facts: FrameParameters) -> ForegroundMap | None:
-    """Where `scan` shows but background, by the smallest of its copies in which nuclei still show.
+    """Where `scan` shows anything but background, by the smallest of its copies in which nuclei still show.
 
     None where it has no such copy, or a damaged one.
     """
