@@ -82,7 +82,7 @@ def test_every_verb_and_make_target_that_is_named_exists(page: Path) -> None:
 def test_what_the_changelog_says_is_called_otherwise_now_is_there() -> None:
     files = [
         path
-        for room in (*["runtime", "train", "calibration", "export", "benchmarks", "blastscope"],)
+        for room in ("runtime", "train", "calibration", "export", "benchmarks", "blastscope")
         for path in (ROOT / room).rglob("*")
     ]
     code = "\n".join(path.read_text(encoding="utf-8") for path in files if path.suffix in (".py", ".css", ".html", ".js"))
