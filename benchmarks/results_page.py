@@ -182,7 +182,7 @@ def _networks(rows: Sequence[Row]) -> list[str]:
 
 
 def write_page(page: Path, results: Path) -> None:
-    """Writes the page again.
+    """Writes RESULTS.md and its plots, from all result files.
 
     Parameters
     ----------

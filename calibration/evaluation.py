@@ -226,7 +226,7 @@ class Drift(StrictModel):
 
 @dataclass(frozen=True)
 class DriftMetric:
-    """Measures drift.
+    """Measures how far a graph's calls lie from its parent's.
 
     Attributes
     ----------

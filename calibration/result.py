@@ -266,7 +266,7 @@ class CalibrationResult:
         return update_bundle(self.bundle, manifest, added)
 
     def report(self, after: Bundle) -> CalibrationReport:
-        """The report, the bundle now being `after`."""
+        """The report, for the bundle as it is now, `after`."""
         trial = self.trial
         refused = (*self.sample.refused, *trial.worst.judged.refused)
         return CalibrationReport(

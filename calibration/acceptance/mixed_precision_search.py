@@ -115,7 +115,7 @@ class SearchReport(StrictModel):
 
 @dataclass
 class Search:
-    """One search.
+    """Searches the layers that must stay fp32 for the gate to hold.
 
     Attributes
     ----------

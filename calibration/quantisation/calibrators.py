@@ -137,7 +137,7 @@ class _StatsCollector:
         self.channels: dict[str, NDArray[np.float32]] = {}
 
     def update(self, session: ReferenceRunner, batch: NDArray[np.uint8]) -> None:
-        """One batch of crops."""
+        """Adds one batch of crops to the statistics."""
         row = []
         for value, array in session.values(self._values, batch):
             size = np.abs(array)

@@ -260,5 +260,5 @@ def default_quant_config(config: CalibrationConfig) -> QuantConfig:
 
 
 def write_model(model: onnx.ModelProto, target: Path) -> None:
-    """The same bytes for the same graph."""
+    """Writes a graph to a file; the same graph gives the same bytes."""
     target.write_bytes(model.SerializeToString(deterministic=True))

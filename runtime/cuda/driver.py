@@ -62,7 +62,7 @@ class GpuDevice:
 
     @property
     def target(self) -> str:
-        """The name of its kind, such as sm86."""
+        """The kind of GPU, such as 'sm86'."""
         return f"sm{self.capability[0]}{self.capability[1]}"
 
     def free(self) -> int | None:
@@ -251,5 +251,5 @@ class GpuFacts(StrictModel):
 
     @property
     def target(self) -> str:
-        """The name of its kind, such as sm86."""
+        """The kind of GPU, such as 'sm86'."""
         return "sm" + self.capability.replace(".", "")

@@ -57,7 +57,7 @@ def validate_engine(backend: Backend, engine: Engine, golden: Golden, tolerance:
 
 
 def first_of(golden: Golden) -> Golden:
-    """The first crop alone."""
+    """A golden set of its first crop alone."""
     return Golden(golden.crops[:1], golden.probabilities[:1], None if golden.novelty is None else golden.novelty[:1])
 
 

@@ -76,7 +76,7 @@ class StreamConfig(NamedTuple):
 
 
 class ExecutionPlan(NamedTuple):
-    """A layout on so many cores.
+    """How a layout uses a CPU's cores.
 
     Attributes
     ----------

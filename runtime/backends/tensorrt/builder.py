@@ -80,7 +80,7 @@ def _convolved(trt: Any, network: Any, vectors: Any, weights: Any) -> Any:
 
 
 class BuildStep(NamedTuple):
-    """Where a build stands.
+    """The progress of a build.
 
     Attributes
     ----------

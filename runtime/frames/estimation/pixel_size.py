@@ -226,7 +226,7 @@ class Edges:
 
     @property
     def share(self) -> float:
-        """Of all pixels."""
+        """The share of all pixels."""
         return len(self.rows) / (self.shape[0] * self.shape[1])
 
 

@@ -48,17 +48,17 @@ LOOKS: dict[Kind, CallStyle] = {
 
 
 def style_of(cell: FrameCell) -> Kind:
-    """ALL, HEM or refused."""
+    """The style of a cell: ALL, HEM or refused."""
     return cell.label or "refused"
 
 
 def caution(*, validated: bool) -> str:
-    """What stands on every picture and page."""
+    """The caution that stands on every picture and page."""
     return VALIDATED if validated else CAUTION
 
 
 def rgb(colour: str) -> tuple[int, int, int]:
-    """`#rrggbb` as numbers."""
+    """The R, G and B of a colour `#rrggbb`."""
     return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
 
 

@@ -91,7 +91,7 @@ class ThumbnailCollector:
     def explain_with(
         self, explain: Explain, spec: FrameSpecification | None, most: int, *, nearest: Nearest | None = None
     ) -> None:
-        """Also keeps what calls rest on.
+        """Also keeps explanations of calls.
 
         Parameters
         ----------

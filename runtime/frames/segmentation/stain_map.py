@@ -67,7 +67,7 @@ class StainMap:
 
 
 def make_stain_map(pictures: ImagePyramid, facts: FrameParameters) -> StainMap:
-    """A frame at working resolution."""
+    """The stain map of a frame at working resolution."""
     grid, picture = pictures.over(facts.content, nearest_odd_factor(WORKING_UM / facts.pixel_um))
     stain, stained = np.empty(picture.shape[:2], np.int16), np.empty(picture.shape[:2], np.bool_)
     level = round(facts.nucleus_threshold * STEP)
