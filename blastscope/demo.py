@@ -1,4 +1,4 @@
-"""The demonstration: the whole road in small, where PyTorch is installed, then the shipped bundle on cells.
+"""The demonstration: a small bundle is trained, where PyTorch is installed, and the shipped one calls cells.
 
 Its contact sheet shows cells with their calls, for people who would rather look than read.
 """
@@ -80,7 +80,7 @@ def few_cells(data: Path, folder: Path) -> Path:
     return folder
 
 
-def walk_road(data: Path, out: Path) -> Bundle:
+def train_small_bundle(data: Path, out: Path) -> Bundle:
     """Trains a small ensemble for a few steps, exports it, calibrates and verifies it: each step as its verb does it."""
     from blastscope.calibration.calibrate import calibrate
     from blastscope.calibration.compare import compare

@@ -1,4 +1,4 @@
-"""`blastscope demo` on a machine without real cells: the whole road on drawn ones, and a picture."""
+"""`blastscope demo` on a machine without real cells: a small training on drawn ones, and a picture."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ LANES = 2  # for throughput: one lane's images are copied while the other's netw
 
 
 class PixelPipeline:
-    """A lane that crops by itself: `infer_images` is the road from pixels, `infer` the one from crops. Not thread-safe."""
+    """A lane that crops by itself: `infer_images` is the path from pixels, `infer` the one from crops. Not thread-safe."""
 
     def __init__(
         self, name: str, gpu: Gpu, network: Network, spec: CropSpecification, *, batches: Sequence[int] = BATCHES

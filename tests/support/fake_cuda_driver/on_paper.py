@@ -1,4 +1,4 @@
-"""The road through pycuda and cuda-bindings, on the fake driver: run by test_pycuda_device.py in a process of its own.
+"""The path through pycuda and cuda-bindings, on the fake driver: run by test_pycuda_device.py in a process of its own.
 
 The library path leads to paper_cuda.c, so that what is called here is the code that a real GPU gets, up to the driver's edge;
 the crop kernels run in the host shim, on the addresses and arguments that pycuda packed.
