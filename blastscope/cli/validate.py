@@ -54,7 +54,7 @@ def validate(
     from blastscope.runtime.evaluation.validation import SiteOptions
     from blastscope.runtime.evaluation.validation import validate as run
     from blastscope.runtime.evaluation.validation_record import Requirements, write_validation
-    from blastscope.runtime.evaluation.validation_report import CellRow, render_validation_report
+    from blastscope.runtime.evaluation.validation_report import ValidationRow, render_validation_report
     from blastscope.runtime.frames.report.writers import check_places
     from blastscope.runtime.frames.types import FrameSpecification
     from blastscope.runtime.io.atomic import write_content
@@ -79,7 +79,7 @@ def validate(
         write_content(report, page)
         say(f"written: {report}")
     if csv:
-        write_table(csv, CellRow.columns(), (row.values() for row in validation.cells))
+        write_table(csv, ValidationRow.columns(), (row.values() for row in validation.cells))
         say(f"written: {csv}")
     for line in [json.dumps(validation.row())] if as_json else lines(validation):
         echo(line)

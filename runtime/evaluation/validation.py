@@ -16,12 +16,12 @@ from blastscope.runtime.evaluation.drift import Drift
 from blastscope.runtime.evaluation.labels import LabelledCell, LabelledFrames
 from blastscope.runtime.evaluation.validation_record import MOST_NAME, Requirements, ValidationRecord, shortfalls
 from blastscope.runtime.evaluation.validation_report import (
-    CellRow,
     ErrorImages,
     FrameOutcome,
     Mistake,
     PersonRow,
     Validation,
+    ValidationRow,
     mistakes_in,
 )
 from blastscope.runtime.frames.corrections import ReviewedFrame
@@ -108,7 +108,7 @@ def validate(
     """
     if not any(labels.cells.values()):
         raise UsageError("no cell is labelled in any of the frames")
-    drift, rows, frames = Drift(), list[CellRow](), list[FrameOutcome]()
+    drift, rows, frames = Drift(), list[ValidationRow](), list[FrameOutcome]()
     found = defaultdict[str, list[Prediction]](list)
     mistakes, taken = list[Mistake](), ErrorImages(labels.cells)
     look = taken.look if pictures else None
@@ -155,7 +155,7 @@ def _people(bundle: Bundle, labels: LabelledFrames, found: Mapping[str, list[Pre
 
 def _rows(
     path: Path, unit: str, labelled: tuple[LabelledCell, ...], report: FrameReport, reviewed: ReviewedFrame | None
-) -> Iterator[CellRow]:
+) -> Iterator[ValidationRow]:
     pairs = match_boxes([cell.box for cell in labelled], [cell.box for cell in report.cells])
     unjudged = _unjudged(labelled, report, reviewed)
     unseen = report.refusal.code if report.refusal else None
@@ -164,11 +164,11 @@ def _rows(
         outcome = Outcome(unit, truth, found=False, call=None, score=None, refusal=None)
         if number in pairs:
             outcome = _outcome(unit, truth, report.cells[pairs[number]])
-        yield CellRow(path, expert.box, outcome, outcome.refusal or unseen)
+        yield ValidationRow(path, expert.box, outcome, outcome.refusal or unseen)
     for number, cell in enumerate(report.cells):
         if number not in pairs.values() and number not in unjudged:
             outcome = _outcome(unit, None, cell)
-            yield CellRow(path, cell.box, outcome, outcome.refusal)
+            yield ValidationRow(path, cell.box, outcome, outcome.refusal)
 
 
 def _unjudged(labelled: tuple[LabelledCell, ...], report: FrameReport, reviewed: ReviewedFrame | None) -> set[int]:

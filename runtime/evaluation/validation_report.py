@@ -130,7 +130,7 @@ class FrameOutcome:
     problem: str | None
 
 
-class CellRow(NamedTuple):
+class ValidationRow(NamedTuple):
     """One labelled or found cell, for a table.
 
     Attributes
@@ -222,7 +222,7 @@ class Validation:
         Whether the cells look like the training's.
     notes : tuple of str
         What a reader should know.
-    cells : tuple of CellRow
+    cells : tuple of ValidationRow
         In the order of the frames. For a table: `row` leaves them out.
     mistakes : tuple of Mistake
         In the frames that could be examined. For the page: `row` leaves them out.
@@ -235,7 +235,7 @@ class Validation:
     refusals: Mapping[RefusalCode, int]
     drift: DriftState
     notes: tuple[str, ...]
-    cells: tuple[CellRow, ...] = ()
+    cells: tuple[ValidationRow, ...] = ()
     mistakes: tuple[Mistake, ...] = ()
     people: tuple[PersonRow, ...] = ()
 
