@@ -44,7 +44,7 @@ def train(
 
     With --corrections the cells that are trained on lie in OUT.cells; name it as --data of export and calibrate.
     """
-    from blastscope.export.parity import rehearse
+    from blastscope.export.rehearsal import rehearse
     from blastscope.train.config import TrainConfig
     from blastscope.train.pipeline import train_ensemble
 
@@ -67,7 +67,7 @@ def _with_site_cells(data: Path, corrections: Path, config: Path | None, place: 
     if resume and place.is_dir():
         return place  # the run goes on with the cells that it began with
     spec = FrameSpecification.from_toml(config) if config else FrameSpecification()
-    return add_site_cells(data, corrections, place, spec=spec, tell=say)
+    return add_site_cells(data, corrections, place, spec=spec)
 
 
 def crossvalidate(
@@ -88,7 +88,7 @@ def crossvalidate(
 
     With several --config the best recipe is chosen for each fold by the people of the other folds (nested cross validation).
     """
-    from blastscope.export.parity import rehearse
+    from blastscope.export.rehearsal import rehearse
     from blastscope.train.config import TrainConfig
     from blastscope.train.cross_validation import cross_validate
     from blastscope.train.nested_cross_validation import nested_cross_validate
