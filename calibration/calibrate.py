@@ -40,6 +40,7 @@ from blastscope.calibration.quantisation.quantizer import (
     write_model,
 )
 from blastscope.calibration.result import CalibrationReport, CalibrationResult, int8_entry
+from blastscope.runtime.backends.onnxruntime.cpu import load_onnxruntime
 from blastscope.runtime.bundle import Bundle, read_bundle
 from blastscope.runtime.bundle.graphs.reading import bad_weight, check_weights
 from blastscope.runtime.bundle.manifest import GraphEntry
@@ -54,9 +55,9 @@ logger = logging.getLogger(__name__)
 
 try:
     import onnx
-    import onnxruntime  # noqa: F401  its absence is told now, and not after the cells were read
 except ImportError as error:
     raise MissingLibrary("onnx and onnxruntime", "export") from error
+load_onnxruntime("export")  # its absence is told now, and not after the cells were read
 
 SEARCHED = 4  # at most one of so many cells that set no range is kept from the gate
 
