@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 import sys
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -20,6 +23,7 @@ from blastscope.cli import build as building
 from blastscope.cli import bundle as bundles
 from blastscope.cli import classify as calls
 from blastscope.cli import demo as demonstration
+from blastscope.cli import detector as detecting
 from blastscope.cli import examine as examining
 from blastscope.cli import explain as explaining
 from blastscope.cli import live as streaming
@@ -28,7 +32,7 @@ from blastscope.cli import train_export as road
 from blastscope.cli import validate as validating
 from blastscope.cli.options import VerbCommand
 from blastscope.cli.terminal import echo, logged_to_terminal
-from blastscope.runtime.errors import BlastscopeError, MissingLibrary
+from blastscope.runtime.errors import FULL, BlastscopeError, MissingLibrary
 from blastscope.runtime.io.printable import for_terminal
 
 EXTRAS = {
@@ -49,13 +53,32 @@ EXTRAS = {
     "uvicorn": "serve",
 }
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what is written to stdout, or piece by piece, has no file's name
-
 
 def said(error: BlastscopeError) -> typer.Exit:
     """The exit that goes with `error`, which is told on stderr."""
     echo(f"blastscope: {error}", err=True)
     return typer.Exit(error.exit_code)
+
+
+def problem_of(error: OSError) -> str | None:
+    """What the system's error means, for people; None for one that is a fault of ours, or a reader that ended."""
+    if error.errno == errno.EPIPE:
+        return None
+    if name := error.filename2 or error.filename:  # of a copy the second is the one that was written
+        return f"'{name}': {(error.strerror or 'not usable').lower()}"
+    if error.errno in FULL:  # what is written to stdout, or piece by piece, has no file's name
+        return f"the output, or a temporary file, can't be written: {(error.strerror or 'no room').lower()}"
+    if error.errno == errno.EMFILE:
+        return "this process may open no more files: raise its limit (ulimit -n)"
+    return None if _started_in_a_folder() else "the folder that this command was started in is gone: start it in another one"
+
+
+def _started_in_a_folder() -> bool:
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 class Verbs(TyperGroup):
@@ -73,11 +96,9 @@ class Verbs(TyperGroup):
                 raise
             raise said(MissingLibrary(library, EXTRAS[library])) from error
         except OSError as error:
-            if error.errno == errno.EPIPE or not (error.filename or error.errno in FULL):
+            if (problem := problem_of(error)) is None:
                 raise
-            name = error.filename2 or error.filename  # of a copy the second is the one that was written
-            place = f"'{name}'" if name else "the output, or a temporary file, can't be written"
-            echo(f"blastscope: {place}: {(error.strerror or 'not usable').lower()}", err=True)
+            echo(f"blastscope: {problem}", err=True)
             raise typer.Exit(2) from error
         except Exception as error:
             if isinstance(message := getattr(error, "message", None), str):  # wrong usage, which typer tells itself
@@ -110,7 +131,10 @@ def _options(
     ctx.with_resource(logged_to_terminal())
 
 
-ALL_VERBS = (*(calls, explaining, examining, road, bundles, building, benching, demonstration, streaming, validating, serving),)
+ALL_VERBS = (
+    *(calls, explaining, examining, road, detecting, bundles),
+    *(building, benching, demonstration, streaming, validating, serving),
+)
 for verbs in ALL_VERBS:
     for verb in verbs.VERBS:
         app.command(cls=VerbCommand)(verb)
@@ -120,8 +144,42 @@ for name, group in {**building.GROUPS, **bundles.GROUPS}.items():
 
 def main() -> None:
     """What `blastscope` and `python -m blastscope` run."""
+    hold_standard_streams()
     escape_what_the_output_lacks()
-    app()
+    try:
+        app()
+    except OSError as error:  # of --help and --version
+        if (problem := problem_of(error)) is None:
+            raise
+        echo(f"blastscope: {problem}", err=True)
+        sys.exit(2)
+    finally:
+        drop_what_cannot_be_written()
+
+
+def hold_standard_streams() -> None:
+    """Opens the null device in the place of stdin, stdout and stderr where one is closed.
+
+    The next file that is opened would take its number, and get what a library prints.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+
+
+def drop_what_cannot_be_written() -> None:
+    """Empties stdout's buffer where the disk behind it is full: Python would tell it once more, and exit with 120."""
+    try:
+        sys.stdout.flush()
+    except (AttributeError, ValueError):  # there is no stdout, or it is closed
+        return
+    except OSError:
+        with suppress(OSError, ValueError):
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, sys.stdout.fileno())
+            os.close(null)
 
 
 def escape_what_the_output_lacks() -> None:
@@ -130,5 +188,5 @@ def escape_what_the_output_lacks() -> None:
     On Windows output into a file or a pipe is in a code page of 256 letters, and on Linux a file's name may be no text at all.
     """
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+        if isinstance(stream, io.TextIOWrapper) and stream.errors != "backslashreplace":
             stream.reconfigure(errors="backslashreplace")

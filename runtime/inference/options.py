@@ -229,9 +229,9 @@ def as_path(what: str, value: object) -> Path:
     Raises
     ------
     UsageError
-        `value` is something else, or holds a null character.
+        `value` is something else, is empty, or holds a null character.
     """
-    if not isinstance(value, str | os.PathLike) or "\0" in (name := os.fspath(value)):
+    if not isinstance(value, str | os.PathLike) or "\0" in (name := os.fsdecode(value)) or not name:
         raise UsageError(f"{what} is {value!r}: it must be a path")
     return Path(name)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -142,3 +143,37 @@ def test_a_folder_is_the_images_below_it(scope: Scope, tiny_bundle: Any, tmp_pat
         find_images(folder / "empty")
     with pytest.raises(UsageError, match="is one path where several are asked for"):
         scope.classify_files(folder / "b.png")
+
+
+def test_pixels_that_are_masked_have_no_call(scope: Scope, tiny_bundle: Any) -> None:
+    pixels = tiny_bundle.cell(3)
+    assert scope.classify(np.ma.masked_array(pixels)) == scope.classify(pixels)
+    with pytest.raises(ImageError, match=r"not some of them masked: fill them, with image\.filled\(0\)"):
+        scope.classify(np.ma.masked_array(pixels, mask=pixels > 200))
+
+
+def test_a_path_like_object_of_bytes_is_a_path(scope: Scope, tiny_bundle: Any, tmp_path: Path) -> None:
+    (tmp_path / "cells").mkdir()
+    (tmp_path / "cells" / "cell.png").write_bytes(encoded(tiny_bundle.cell(3)))
+    with os.scandir(os.fsencode(tmp_path / "cells")) as entries:
+        assert [scope.classify(entry).label for entry in entries] == [scope.classify(tiny_bundle.cell(3)).label]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["pixel_um", "stated_um"])
+@pytest.mark.parametrize("scale", [float("nan"), float("inf"), -0.1, 1e9, True, "0.1"])
+def test_a_scale_that_cannot_be_is_refused_from_whichever_argument(scope: Scope, name: str, scale: Any) -> None:
+    frame = np.full((64, 64, 3), 230, np.uint8)
+    with pytest.raises(UsageError, match=f"^{name} is .*micrometres per pixel"):
+        scope.examine(frame, **{name: scale})
+    assert scope.examine(frame, stated_um=0).counts["cells"] == 0  # Micro-Manager's word for none
+
+
+def test_what_is_no_path_is_told_by_the_arguments_name(scope: Scope, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="place is 5: it must be a path"):
+        scope.open_archive(5)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="resume is 5: it must be a path"):
+        scope.examine_files([], resume=5)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="cache_dir is '': it must be a path"):
+        open_bundle(cache_dir="")
+    with pytest.raises(UsageError, match="require_signature is 5: it must name public keys"):
+        open_bundle(cache_dir=tmp_path, require_signature=5)  # type: ignore[arg-type]
