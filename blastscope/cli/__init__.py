@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -145,6 +146,7 @@ for name, group in {**building.GROUPS, **bundles.GROUPS}.items():
 def main() -> None:
     """What `blastscope` and `python -m blastscope` run."""
     hold_standard_streams()
+    end_as_by_control_c()
     escape_what_the_output_lacks()
     try:
         app()
@@ -155,6 +157,17 @@ def main() -> None:
         sys.exit(2)
     finally:
         drop_what_cannot_be_written()
+
+
+def end_as_by_control_c() -> None:
+    """Lets the signals by which schedulers, containers and closed terminals end a command clear up as Ctrl-C does.
+
+    Else its temporary folders would stay. A signal that is ignored, as under `nohup`, stays so; the server has ways of its own.
+    """
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows lacks the second
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
 
 
 def hold_standard_streams() -> None:

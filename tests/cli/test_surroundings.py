@@ -112,6 +112,33 @@ def test_no_file_takes_the_number_of_a_stream_that_is_closed(tmp_path: Path) -> 
     assert number > 2
 
 
+ENDED = """
+import os, signal, sys, tempfile
+from blastscope import cli
+
+def work():
+    with tempfile.TemporaryDirectory(dir=sys.argv[1]):
+        os.kill(os.getpid(), getattr(signal, sys.argv[2]))
+        raise SystemExit("it went on")
+
+if sys.argv[3:]:
+    signal.signal(getattr(signal, sys.argv[2]), signal.SIG_IGN)
+cli.app = work
+try:
+    cli.main()
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+@posix
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_command_that_is_ended_clears_its_temporary_folder(name: str, tmp_path: Path) -> None:
+    done = program(ENDED, tmp_path, name)
+    assert (done.returncode, done.stderr, list(tmp_path.iterdir())) == (130, "", [])
+    assert program(ENDED, tmp_path, name, "ignored").stderr == "it went on\n"  # as nohup wants it
+
+
 @pytest.mark.parametrize(
     "command",
     [
