@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import os
+import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -177,3 +179,24 @@ def test_what_is_no_path_is_told_by_the_arguments_name(scope: Scope, tmp_path: P
         open_bundle(cache_dir="")
     with pytest.raises(UsageError, match="require_signature is 5: it must name public keys"):
         open_bundle(cache_dir=tmp_path, require_signature=5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("send", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_a_handle_is_not_copied_nor_sent_to_another_process(scope: Scope, send: Callable[[Any], Any]) -> None:
+    with pytest.raises(UsageError, match="a handle can't be copied or sent to another process: open the bundle there"):
+        send(scope)
+
+
+def test_a_program_may_leave_the_folder_that_its_paths_count_from(
+    tiny_bundle: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, elsewhere = tiny_bundle.make(), tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(bundle.parent)
+    with open_bundle(bundle.name, cache_dir="cache") as opened:
+        monkeypatch.chdir(elsewhere)
+        assert opened.classify(tiny_bundle.cell(3)).label
+        opened.reopen()
+        assert opened.classify(tiny_bundle.cell(3)).label
+    assert list(elsewhere.iterdir()) == []
+    assert list((bundle.parent / "cache" / "engines").iterdir())
