@@ -147,7 +147,7 @@ class OnnxGraph:
             self._added[value, data_type] = self.add_constant(value, data_type)
         return self._added[value, data_type]
 
-    def add_constant(self, value: float | Sequence[int], data_type: int) -> str:
+    def add_constant(self, value: float | Sequence[int] | NDArray[Any], data_type: int) -> str:
         """Adds a constant, and gives its name."""
         name, array = self.fresh("constant"), np.array(value, _DTYPES[data_type])
         self.proto.initializer.add(name=name, data_type=data_type, dims=array.shape, raw_data=array.tobytes())

@@ -229,4 +229,9 @@ def image_pyramid(frame: Picture | ImagePyramid, threads: int | None = None) -> 
 
     Raises `ImageError` for any other array than (H, W, 3) uint8.
     """
-    return frame if isinstance(frame, ImagePyramid) else ImagePyramid(np.ascontiguousarray(check_array(frame)), threads)
+    if isinstance(frame, ImagePyramid):
+        return frame
+    pixels = check_array(frame)
+    row, *within = pixels.strides
+    part = within == [3, 1] and row >= 3 * pixels.shape[1]  # of a larger picture: OpenCV reads its rows where they lie
+    return ImagePyramid(pixels if part else np.ascontiguousarray(pixels), threads)

@@ -114,8 +114,7 @@ def _middle(pictures: ImagePyramid, content: Box) -> tuple[ImagePyramid, Box]:
     x0, y0, x1, y1 = content
     left, top = max((x0 + x1 - MIDDLE_PX) // 2, x0), max((y0 + y1 - MIDDLE_PX) // 2, y0)
     right, bottom = min(left + MIDDLE_PX, x1), min(top + MIDDLE_PX, y1)
-    part = np.ascontiguousarray(pictures.frame[top:bottom, left:right])
-    return ImagePyramid(part, pictures.threads), (0, 0, right - left, bottom - top)
+    return ImagePyramid(pictures.frame[top:bottom, left:right], pictures.threads), (0, 0, right - left, bottom - top)
 
 
 def _measured(look: Look) -> RedCells | None:

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_builders import two_towers
 
 from blastscope.runtime.backends.onnx_file import parse_model
-from blastscope.runtime.backends.onnxruntime.cpu import make_session
+from blastscope.runtime.backends.onnxruntime.cpu import make_session, use_float_weights
 from blastscope.runtime.backends.uint8_activations import use_uint8_activations, with_uint8_activations
 from blastscope.runtime.errors import EngineError
 
@@ -43,6 +43,7 @@ NUMBERS: dict[str, Any] = {
     "around": np.array([0, 0, 1, 1, 0, 0, 2, 1]),
     "weight_step": np.full(4, 1 / 64, np.float32),
     "weight_zero": np.zeros(4, np.int8),
+    "ones": np.ones(4, np.int8),
     "bias": np.array([0.1, -0.2, 0.3, 0], np.float32),
     **CROP,
     **WEIGHTS,
@@ -358,3 +359,28 @@ def test_the_runtime_reads_onnx_files_without_the_onnx_package() -> None:
         "assert with_uint8_activations(sys.stdin.buffer.read(), Path('towers.onnx'))"
     )
     subprocess.run([sys.executable, "-c", code], input=two_towers(int8=True), check=True)
+
+
+def weights_of(content: bytes) -> list[NDArray[Any] | None]:
+    """The constant weights of each convolution in the graph's order; None where an operator makes them."""
+    graph = onnx.load_from_string(content).graph
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    return [constants.get(node.input[1]) for node in graph.node if node.op_type == "Conv"]
+
+
+@pytest.mark.parametrize(
+    ("scale", "zero", "axis", "folds"),
+    [("weight_step", "weight_zero", 0, True), ("weight_step", "weight_zero", 1, False), ("weight_step", "ones", 0, False)],
+)
+def test_weights_are_float_where_a_layers_output_is(scale: str, zero: str, axis: int, folds: bool) -> None:
+    net = Net()
+    kernel = net.node("DequantizeLinear", "w", scale, zero, axis=axis)
+    inner = net.pair(net.convolve(net.pair("x"), "v"))
+    content, x = net.answer(net.node("Relu", net.node("Conv", inner, kernel, "bias"))), values()
+    model = parse_model(content, Path("net.onnx"))
+    assert use_float_weights(model) == folds
+    first, last = weights_of(model.SerializeToString())
+    assert first is None
+    assert_near(operators(model.SerializeToString(), x), operators(content, x), 0)
+    if folds:
+        np.testing.assert_array_equal(last, WEIGHTS["w"].astype(np.float32) / 64)
