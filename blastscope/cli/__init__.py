@@ -33,7 +33,7 @@ from blastscope.cli import train_export as road
 from blastscope.cli import validate as validating
 from blastscope.cli.options import VerbCommand
 from blastscope.cli.terminal import echo, logged_to_terminal
-from blastscope.runtime.errors import FULL, BlastscopeError, MissingLibrary
+from blastscope.runtime.errors import FULL, BlastscopeError, MissingLibrary, UnavailableError
 from blastscope.runtime.io.printable import for_terminal
 
 EXTRAS = {
@@ -53,6 +53,8 @@ EXTRAS = {
     "starlette": "serve",
     "uvicorn": "serve",
 }
+
+NATIVE = (".so", ".pyd", ".dll", ".dylib")
 
 
 def said(error: BlastscopeError) -> typer.Exit:
@@ -96,6 +98,14 @@ class Verbs(TyperGroup):
             if library not in EXTRAS:
                 raise
             raise said(MissingLibrary(library, EXTRAS[library])) from error
+        except ImportError as error:
+            if not (error.path or "").endswith(NATIVE) and not str(error).startswith("/"):
+                raise  # a name that a module lacks: a fault of ours
+            raise said(UnavailableError(f"a library can't be loaded: {error}")) from error
+        except MemoryError as error:
+            raise said(
+                UnavailableError("memory doesn't suffice: close other programs, or raise this process's limit")
+            ) from error
         except OSError as error:
             if (problem := problem_of(error)) is None:
                 raise

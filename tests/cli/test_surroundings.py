@@ -95,6 +95,35 @@ def test_a_folder_is_no_place_for_a_file(command: str, monkeypatch: pytest.Monke
     assert (result.exit_code, result.stderr.splitlines()[-1]) == (2, "blastscope: '.': is a folder: name a file")
 
 
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (MemoryError(), "memory doesn't suffice: close other programs, or raise this process's limit"),
+        (
+            ImportError("libGL.so.1: cannot open shared object file", path="/site-packages/cv2/cv2.abi3.so"),
+            "a library can't be loaded: libGL.so.1: cannot open shared object file",
+        ),
+        (ImportError("/x/cv2.so: failed to map segment"), "a library can't be loaded: /x/cv2.so: failed to map segment"),
+    ],
+    ids=["memory", "library", "mapping"],
+)
+def test_what_a_machine_lacks_is_told_in_a_line(error: Exception, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("blastscope.cli.bundle.bundle_at", fails)
+    result = run("inspect")
+    assert (result.exit_code, result.stderr) == (4, f"blastscope: {told}\n")
+
+
+def test_a_fault_of_the_program_itself_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise ImportError("cannot import name 'x' from 'y'", name="y", path="/y/__init__.py")
+
+    monkeypatch.setattr("blastscope.cli.bundle.bundle_at", fails)
+    assert isinstance(run("inspect").exception, ImportError)
+
+
 @posix
 def test_no_file_takes_the_number_of_a_stream_that_is_closed(tmp_path: Path) -> None:
     code = (
