@@ -193,16 +193,17 @@ def hold_standard_streams() -> None:
 
 
 def drop_what_cannot_be_written() -> None:
-    """Empties stdout's buffer where the disk behind it is full: Python would tell it once more, and exit with 120."""
-    try:
-        sys.stdout.flush()
-    except (AttributeError, ValueError):  # there is no stdout, or it is closed
-        return
-    except OSError:
-        with suppress(OSError, ValueError):
-            null = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(null, sys.stdout.fileno())
-            os.close(null)
+    """Empties the buffers of streams whose disk is full: Python would tell it once more, and exit with 120."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, ValueError):  # there is none, or it is closed
+            continue
+        except OSError:
+            with suppress(OSError, ValueError):
+                null = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, stream.fileno())
+                os.close(null)
 
 
 def escape_what_the_output_lacks() -> None:

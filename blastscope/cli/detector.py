@@ -61,12 +61,15 @@ def add_detector(
     check_changeable(bundle)
     if run is not None:
         check_is_run(run, "train-detector")
-    else:
+    if source is not None:
         bundle_at(source)
     from blastscope.export.detector import add_detector as add
     from blastscope.export.detector import copy_detector
 
-    print_bundle(copy_detector(bundle, source) if source is not None else add(bundle, run), as_json=as_json)
+    if run is not None:
+        print_bundle(add(bundle, run), as_json=as_json)
+    if source is not None:
+        print_bundle(copy_detector(bundle, source), as_json=as_json)
 
 
 def calibrate_detector(

@@ -124,6 +124,24 @@ def test_a_fault_of_the_program_itself_keeps_its_traceback(monkeypatch: pytest.M
     assert isinstance(run("inspect").exception, ImportError)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+def test_results_are_printed_though_the_log_is_full(tiny_bundle: Any, tmp_path: Path) -> None:
+    words = ["classify", str(tmp_path / "gone.png"), "--bundle", str(tiny_bundle.make("fp32")), "--json"]
+    command = [sys.executable, "-m", "blastscope", *words]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=full, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout.count('"undecodable"')) == (1, 1)
+
+
+@posix
+def test_a_stdin_that_cannot_be_read_ends_the_command(tiny_bundle: Any, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "blastscope", "classify", "-", "--bundle", str(tiny_bundle.make("fp32"))]
+    with (tmp_path / "written").open("wb") as written:  # open for writing alone
+        done = subprocess.run(command, stdin=written, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[-1] == "blastscope: stdin can't be read, bad file descriptor"
+
+
 @posix
 def test_no_file_takes_the_number_of_a_stream_that_is_closed(tmp_path: Path) -> None:
     code = (
