@@ -17,9 +17,9 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from blastscope.benchmarks.contenders import crop_images, fused_torch_model, separate_torch_models, vote_labels
+from blastscope.benchmarks.contenders import fused_torch_model, separate_torch_models, vote_labels
 from blastscope.benchmarks.interleaved_timing import ClassifyFunction, Image
-from blastscope.benchmarks.models import BenchmarkModel, sample_crops
+from blastscope.benchmarks.models import BenchmarkModel, crop_images, sample_crops
 from blastscope.benchmarks.schema import describe_machine
 from blastscope.runtime.backends.onnxruntime.cpu import load_onnxruntime
 from blastscope.runtime.backends.openvino.infer_request import library

@@ -1,4 +1,4 @@
-"""The PyTorch contenders, run as PyTorch's documentation advises, and the crop and the vote that all contenders share."""
+"""The PyTorch contenders, run as PyTorch's documentation advises, and the vote that all contenders share."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import json
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from blastscope import Scope, open_bundle
 from blastscope.benchmarks.interleaved_timing import ClassifyFunction, Image
+from blastscope.benchmarks.models import BenchmarkModel, crop_images
 from blastscope.runtime.backends.protocol import Cascade, EngineOptions, Workload, open_engine
 from blastscope.runtime.bundle import Bundle, read_bundle
-from blastscope.runtime.crop import Crop, CropSpecification, crop_cell
+from blastscope.runtime.crop import CropSpecification
 from blastscope.runtime.errors import UsageError
 from blastscope.runtime.inference.voting import vote
 from blastscope.runtime.inference.worker_pool import InferencePool
@@ -25,9 +26,6 @@ from blastscope.runtime.io.hashing import file_sha256
 from blastscope.runtime.io.paths import default_cache_dir
 from blastscope.runtime.io.synthetic import synthetic_cells
 from blastscope.runtime.types import CLASSES, PRECISIONS, VOTERS, ClassName, Execution, Layout, Precision
-
-if TYPE_CHECKING:
-    from blastscope.benchmarks.models import BenchmarkModel
 
 BACKEND = "openvino"
 FIRST_VOTER = 0  # the voter that decides alone: a
@@ -117,12 +115,6 @@ def vote_labels(probabilities: NDArray[np.float32], *, partial: bool = False) ->
         N labels.
     """
     return [CLASSES[index] for index in vote(probabilities, partial=partial).label]
-
-
-def crop_images(images: Sequence[Image], spec: CropSpecification) -> NDArray[np.uint8]:
-    """The crops, uint8 (N, S, S, 3) RGB, of images that are known to be cells; an image that is refused has none."""
-    crops = [crop_cell(image, spec) for image in images]
-    return np.stack([crop.pixels for crop in crops if isinstance(crop, Crop)])
 
 
 class RuntimeConfig(NamedTuple):

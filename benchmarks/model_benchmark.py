@@ -30,7 +30,6 @@ from blastscope.benchmarks.contenders import (
     ReferencePredictions,
     RuntimeConfig,
     clearest_cells,
-    crop_images,
     expected_labels,
     first_voter_classifier,
     mask_other_voters,
@@ -42,7 +41,7 @@ from blastscope.benchmarks.contenders import (
     separate_torch_models,
 )
 from blastscope.benchmarks.interleaved_timing import Contender, Image, Round, TimingConfig, time_interleaved
-from blastscope.benchmarks.models import BenchmarkModel
+from blastscope.benchmarks.models import BenchmarkModel, crop_images
 from blastscope.benchmarks.native import ENGINE, native_classifier, open_native
 from blastscope.benchmarks.openvino_benchmark_app import SOURCE, describe_layers, engine_layers, run_benchmark_app
 from blastscope.benchmarks.roofline import Peak, multiply_adds

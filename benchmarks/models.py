@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,9 +14,9 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from blastscope import SHIPPED_BUNDLE, __version__
-from blastscope.benchmarks.contenders import crop_images
+from blastscope.benchmarks.interleaved_timing import Image
 from blastscope.runtime.bundle import read_bundle
-from blastscope.runtime.crop import CropSpecification
+from blastscope.runtime.crop import Crop, CropSpecification, crop_cell
 from blastscope.runtime.io.cnmc import scan_dataset
 from blastscope.runtime.io.image import read_image
 from blastscope.runtime.io.paths import default_cache_dir
@@ -95,6 +96,12 @@ def sample_crops(spec: CropSpecification, data: Path | None) -> NDArray[np.uint8
     return crop_images([image for image in images if not isinstance(image, Refusal)], spec)
 
 
+def crop_images(images: Sequence[Image], spec: CropSpecification) -> NDArray[np.uint8]:
+    """The crops, uint8 (N, S, S, 3) RGB, of images that are known to be cells; an image that is refused has none."""
+    crops = [crop_cell(image, spec) for image in images]
+    return np.stack([crop.pixels for crop in crops if isinstance(crop, Crop)])
+
+
 def _random_config(backbone: str) -> TrainConfig:
     """The paper's configuration on another backbone, from random weights."""
     from blastscope.train.config import NetworkConfig, TrainConfig
@@ -108,6 +115,6 @@ def _build(config: TrainConfig, folder: Path, crops: NDArray[np.uint8], *, shipp
     trained = random_ensemble(config, crops)
     save_ensemble(folder / "run", trained)
     if not shipped:
-        from blastscope.export.benchmark_bundle import make_benchmark_bundle
+        from blastscope.benchmarks.benchmark_bundle import make_benchmark_bundle
 
         make_benchmark_bundle(trained, crops, folder / "bundle")

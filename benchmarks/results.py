@@ -43,7 +43,7 @@ RENAMED_SCOPES = {"outside": "benchmark_app"}
 
 
 class Change(NamedTuple):
-    """What became of one row.
+    """The change of one row from one run to the other.
 
     Attributes
     ----------

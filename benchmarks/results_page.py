@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.benchmarks.baselines import TORCH_BASELINE
-from blastscope.benchmarks.gpu.schema import gpu_section
+from blastscope.benchmarks.gpu_schema import gpu_section
 from blastscope.benchmarks.native import native_table
 from blastscope.benchmarks.results import merge_results, read_result, write_result
 from blastscope.benchmarks.schema import FIRST_VOTER_SUFFIX, SCOPE_DESCRIPTIONS, BenchResult, MeasuredScope, Row
@@ -182,7 +182,7 @@ def _networks(rows: Sequence[Row]) -> list[str]:
 
 
 def write_page(page: Path, results: Path) -> None:
-    """Writes the page again.
+    """Writes RESULTS.md and its plots, from all result files.
 
     Parameters
     ----------

@@ -8,7 +8,6 @@ is in the packages `runtime`, `train`, `calibration`, `export` and `benchmarks`.
 from __future__ import annotations
 
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,16 +15,16 @@ if TYPE_CHECKING:
     from blastscope.runtime.errors import BlastscopeError
     from blastscope.runtime.frames.types import FrameReport
     from blastscope.runtime.inference.voting import SmearCall
+    from blastscope.runtime.io.paths import SHIPPED_BUNDLE
     from blastscope.runtime.io.synthetic import synthetic_cell
     from blastscope.runtime.session import Scope, open_bundle
     from blastscope.runtime.types import CLASSES, VOTERS, Prediction
 
 __version__ = "0.1.0"
 
-SHIPPED_BUNDLE = Path(__file__).parent / "shipped"
-
 _HOMES = {
     "CLASSES": "types",
+    "SHIPPED_BUNDLE": "io.paths",
     "VOTERS": "types",
     "BlastscopeError": "errors",
     "Bundle": "bundle",

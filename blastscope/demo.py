@@ -1,4 +1,4 @@
-"""The demonstration: the whole road in small, where PyTorch is installed, then the shipped bundle on cells.
+"""The demonstration: a small bundle is trained, where PyTorch is installed, and the shipped one calls cells.
 
 Its contact sheet shows cells with their calls, for people who would rather look than read.
 """
@@ -16,108 +16,27 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from blastscope import SHIPPED_BUNDLE, open_bundle
 from blastscope.runtime.bundle import Bundle, read_bundle
+from blastscope.runtime.frames.report.contact_sheet import SheetCell, draw_grid
+from blastscope.runtime.frames.report.theme import FAINT, LOOKS, style_of, words_of
+from blastscope.runtime.frames.report.thumbnails import THUMB_PX
+from blastscope.runtime.io.atomic import write_file
 from blastscope.runtime.io.cnmc import DatasetEntry, scan_dataset
 from blastscope.runtime.io.image import read_image
 from blastscope.runtime.io.paths import resolved
 from blastscope.runtime.io.people import person_of
 from blastscope.runtime.io.synthetic import write_synthetic_dataset
-from blastscope.runtime.types import CLASSES, ClassName, Prediction, Refusal
+from blastscope.runtime.types import CLASSES, Prediction, Refusal
 
-TILE_PX = 172
-TEXT_PX = 50
-GAP_PX = 12
-MARGIN_PX = 28
-HEADER_PX = 74
-PAPER, INK, FAINT = "#ffffff", "#1b1f24", "#6a737d"
-COLOURS = {"all": "#c2410c", "hem": "#0e5aa7", None: "#6a737d"}  # apart for the colour-blind too
 logger = logging.getLogger(__name__)
 
 NEEDED = ("torch", "timm", "lightning_fabric", "onnx", "onnxruntime")
 CELLS_OF_A_CLASS = 12
 CELLS_OF_A_PATIENT = 12
 CONFIG = Path(__file__).with_name("demo.toml")
-
-
-@dataclass(frozen=True)
-class Tile:
-    """One cell on the sheet.
-
-    Attributes
-    ----------
-    image : (H, W, 3) uint8 array
-        RGB.
-    prediction : Prediction
-        What the bundle says.
-    truth : {'hem', 'all'} or None
-        None where nobody knows it.
-    """
-
-    image: NDArray[np.uint8]
-    prediction: Prediction
-    truth: ClassName | None = None
-
-
-def draw_sheet(tiles: Sequence[Tile], title: str, *, columns: int = 6) -> Image.Image:
-    """The picture of `tiles`, row by row, each framed in the colour of its call."""
-    rows = -(-len(tiles) // columns)
-    width = 2 * MARGIN_PX + columns * TILE_PX + (columns - 1) * GAP_PX
-    height = HEADER_PX + rows * (TILE_PX + TEXT_PX + GAP_PX) + MARGIN_PX // 2
-    sheet = Image.new("RGB", (width, height), PAPER)
-    pen = ImageDraw.Draw(sheet)
-    pen.text((MARGIN_PX, 18), title, INK, ImageFont.load_default(19))
-    pen.text((MARGIN_PX, 44), summary(tiles), FAINT, ImageFont.load_default(13))
-    for index, tile in enumerate(tiles):
-        row, column = divmod(index, columns)
-        corner = (MARGIN_PX + column * (TILE_PX + GAP_PX), HEADER_PX + row * (TILE_PX + TEXT_PX + GAP_PX))
-        _draw_tile(sheet, pen, tile, corner)
-    return sheet
-
-
-def save_sheet(sheet: Image.Image, path: Path) -> None:
-    """Writes the PNG under a temporary name and renames it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    sheet.save(temporary, format="PNG", optimize=True)
-    temporary.replace(path)
-
-
-def summary(tiles: Sequence[Tile]) -> str:
-    """How many were called what, and how many calls are right where the truth is known."""
-    labels = [tile.prediction.label for tile in tiles]
-    counts = f"{labels.count('all')} called ALL, {labels.count('hem')} called HEM, {labels.count(None)} refused"
-    known = [tile for tile in tiles if tile.truth and tile.prediction.label]
-    right = sum(tile.truth == tile.prediction.label for tile in known)
-    return f"{counts}; {right} of {len(known)} calls agree with the expert" if known else counts
-
-
-def _draw_tile(sheet: Image.Image, pen: ImageDraw.ImageDraw, tile: Tile, corner: tuple[int, int]) -> None:
-    x, y = corner
-    colour = COLOURS[tile.prediction.label]
-    sheet.paste(Image.fromarray(tile.image).resize((TILE_PX, TILE_PX), Image.Resampling.LANCZOS), corner)
-    pen.rectangle((x - 1, y - 1, x + TILE_PX, y + TILE_PX), outline=colour, width=4)
-    pen.text((x, y + TILE_PX + 6), _call_text(tile.prediction), colour, ImageFont.load_default(16))
-    note, wrong = _note_text(tile)
-    pen.text((x, y + TILE_PX + 27), note, COLOURS["all"] if wrong else FAINT, ImageFont.load_default(12))
-
-
-def _call_text(prediction: Prediction) -> str:
-    if prediction.label is None:
-        return "refused"
-    return f"{prediction.label.upper()}  {prediction.probability:.2f}"
-
-
-def _note_text(tile: Tile) -> tuple[str, bool]:
-    prediction = tile.prediction
-    if prediction.refusal:
-        return prediction.refusal.code, False
-    if tile.truth is None:
-        return f"voter {prediction.voter}", False
-    wrong = tile.truth != prediction.label
-    return f"{prediction.voter}, {'but ' if wrong else ''}expert: {tile.truth.upper()}", wrong
 
 
 @dataclass(frozen=True)
@@ -161,7 +80,7 @@ def few_cells(data: Path, folder: Path) -> Path:
     return folder
 
 
-def walk_road(data: Path, out: Path) -> Bundle:
+def train_small_bundle(data: Path, out: Path) -> Bundle:
     """Trains a small ensemble for a few steps, exports it, calibrates and verifies it: each step as its verb does it."""
     from blastscope.calibration.calibrate import calibrate
     from blastscope.calibration.compare import compare
@@ -210,11 +129,27 @@ def call(cells: Sequence[DatasetEntry], bundle: Path = SHIPPED_BUNDLE, *, drawn:
 
 
 def draw(calls: Sequence[Called], title: str, path: Path) -> Path:
-    """Writes the contact sheet of `calls`."""
-    tiles = []
-    for item in calls:
-        image = read_image(item.cell.path)
-        if not isinstance(image, Refusal):
-            tiles.append(Tile(image, item.prediction, item.cell.label))
-    save_sheet(draw_sheet(tiles, title), path)
+    """Writes the contact sheet of `calls`: a call that isn't the expert's has a note in colour."""
+    read = [(item, read_image(item.cell.path)) for item in calls]
+    sheet = draw_grid(
+        [_sheet_cell(item, image) for item, image in read if not isinstance(image, Refusal)], title, summary(calls)
+    )
+    write_file(path, lambda fresh: sheet.save(fresh, format="PNG", optimize=True))
     return path
+
+
+def summary(calls: Sequence[Called]) -> str:
+    """How many were called what, and how many calls are right."""
+    labels = [item.prediction.label for item in calls]
+    counts = f"{labels.count('all')} called ALL, {labels.count('hem')} called HEM, {labels.count(None)} refused"
+    right = sum(item.prediction.label == item.cell.label for item in calls)
+    return f"{counts}; {right} of {len(calls) - labels.count(None)} calls agree with the expert"
+
+
+def _sheet_cell(item: Called, image: NDArray[np.uint8]) -> SheetCell:
+    prediction, expert = item.prediction, f"expert: {item.cell.label.upper()}"
+    picture = Image.fromarray(image).resize((THUMB_PX, THUMB_PX), Image.Resampling.LANCZOS)
+    note = f"{prediction.voter}; {expert}" if prediction.label else expert
+    wrong = prediction.label not in (None, item.cell.label)
+    colour = LOOKS[style_of(prediction)].colour
+    return SheetCell(picture, colour, words_of(prediction), note, LOOKS["all"].colour if wrong else FAINT)

@@ -14,12 +14,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.calibration.acceptance.evaluation import DriftMetric
 from blastscope.calibration.acceptance.mixed_precision_search import Search, SearchReport, mac_shares
 from blastscope.calibration.acceptance.trial import Evaluator, PairedPredictions, Trial
-from blastscope.calibration.config import CalibrationConfig
-from blastscope.calibration.fold_gate import evaluate_folds, fold_trial, read_folds, training_sample
-from blastscope.calibration.quantisation.calibration_data import (
+from blastscope.calibration.calibration_data import (
     CroppedCells,
     choose_cells,
     crop_cells,
@@ -29,6 +26,9 @@ from blastscope.calibration.quantisation.calibration_data import (
     named_cells,
     validation_cells,
 )
+from blastscope.calibration.config import CalibrationConfig
+from blastscope.calibration.evaluation import DriftMetric
+from blastscope.calibration.fold_gate import evaluate_folds, fold_trial, read_folds, training_sample
 from blastscope.calibration.quantisation.quantizer import (
     Int8Builder,
     MethodRow,

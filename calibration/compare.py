@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from pydantic import Field
 
-from blastscope.calibration.acceptance.evaluation import Infer, evaluate
 from blastscope.calibration.acceptance.trial import available_backends
+from blastscope.calibration.evaluation import Infer, evaluate
 from blastscope.runtime.backends.protocol import EngineOptions, open_engine
 from blastscope.runtime.bundle import Bundle, Golden, read_golden
 from blastscope.runtime.bundle.graphs.reading import check_weights

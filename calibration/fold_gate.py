@@ -24,8 +24,8 @@ from blastscope.calibration.acceptance.trial import (
     gate,
     open_engines,
 )
+from blastscope.calibration.calibration_data import CroppedCells, choose_cells, crop_cells, validation_cells
 from blastscope.calibration.config import CalibrationConfig
-from blastscope.calibration.quantisation.calibration_data import CroppedCells, choose_cells, crop_cells, validation_cells
 from blastscope.calibration.quantisation.quantizer import Int8Builder, QuantConfig, write_model
 from blastscope.runtime.backends.protocol import Backend
 from blastscope.runtime.bundle import Bundle, read_bundle, read_golden

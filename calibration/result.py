@@ -8,11 +8,11 @@ from pathlib import Path
 
 from pydantic import Field
 
-from blastscope.calibration.acceptance.evaluation import Drift
 from blastscope.calibration.acceptance.mixed_precision_search import SearchReport, StopReason
 from blastscope.calibration.acceptance.trial import Trial
+from blastscope.calibration.calibration_data import CroppedCells
 from blastscope.calibration.config import CalibrationConfig
-from blastscope.calibration.quantisation.calibration_data import CroppedCells
+from blastscope.calibration.evaluation import Drift
 from blastscope.calibration.quantisation.quantizer import MethodRow, QuantConfig
 from blastscope.runtime.bundle import FORMAT, Bundle, describe_file, update_bundle
 from blastscope.runtime.bundle.graphs import read_graph
@@ -266,7 +266,7 @@ class CalibrationResult:
         return update_bundle(self.bundle, manifest, added)
 
     def report(self, after: Bundle) -> CalibrationReport:
-        """The report, the bundle now being `after`."""
+        """The report, for the bundle as it is now, `after`."""
         trial = self.trial
         refused = (*self.sample.refused, *trial.worst.judged.refused)
         return CalibrationReport(

@@ -18,9 +18,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.calibration.acceptance.evaluation import vote_margins
 from blastscope.calibration.calibrate import check_writable
-from blastscope.calibration.quantisation.calibration_data import choose_cells, crop_cells, log_dataset_mismatch
+from blastscope.calibration.calibration_data import choose_cells, crop_cells, log_dataset_mismatch
+from blastscope.calibration.evaluation import vote_margins
 from blastscope.export.onnx_export import make_graph
 from blastscope.export.onnx_writer import ExportConfig, GraphFile, export_graphs
 from blastscope.export.parity import require_finite_layers, torch_outputs

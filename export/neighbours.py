@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from blastscope.calibration.calibrate import open_writable_bundle
-from blastscope.calibration.quantisation.calibration_data import log_dataset_mismatch
+from blastscope.calibration.calibration_data import log_dataset_mismatch
 from blastscope.runtime.bundle import FORMAT, Bundle, update_bundle
 from blastscope.runtime.bundle.manifest import Manifest
 from blastscope.runtime.bundle.neighbour_index import (

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from blastscope.calibration.acceptance.evaluation import ReferenceRunner
+from blastscope.calibration.evaluation import ReferenceRunner
 from blastscope.calibration.quantisation.qdq_placement import check_graph, drop_unused, find_regions
 from blastscope.export.onnx_export import make_graph, trace, write_metadata
 from blastscope.export.parity import (

@@ -24,7 +24,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 if TYPE_CHECKING:
     from browser import Browser
     from host_kernels import HostKernels
-    from trained_bundle import TaughtBundle
+    from trained_bundle import TrainedBundle
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -110,11 +110,11 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def taught_bundle(tmp_path_factory: pytest.TempPathFactory) -> TaughtBundle:
+def trained_bundle(tmp_path_factory: pytest.TempPathFactory) -> TrainedBundle:
     """A bundle of a small ensemble with clear calls, and its cells, one for all processes. Not to be changed: copy it."""
-    from trained_bundle import TaughtBundle, taught_bundle
+    from trained_bundle import TrainedBundle, make_trained_bundle
 
-    return TaughtBundle.below(made_once(tmp_path_factory, "taught", taught_bundle))
+    return TrainedBundle.below(made_once(tmp_path_factory, "trained", make_trained_bundle))
 
 
 @pytest.fixture

@@ -92,7 +92,7 @@ def _magnitudes(config: AugmentConfig, name: str, column: str, uniform: NDArray[
 
 
 def augment(crops: NDArray[np.uint8], table: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Augmented crops.
+    """The crops, augmented at random.
 
     In OpenCV on bytes, one crop after the other: a tenth of what the same takes as tensor operations on two cores.
 

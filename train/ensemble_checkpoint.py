@@ -61,7 +61,7 @@ class ValidationCell(StrictModel):
 
 
 class RunProvenance(StrictModel):
-    """RUN/run.json.
+    """The content of RUN/run.json: how a run was trained.
 
     Attributes
     ----------
@@ -212,7 +212,7 @@ def save_ensemble(run: Path, trained: TrainedEnsemble) -> None:
 
 
 def read_provenance(run: Path) -> RunProvenance:
-    """RUN/run.json. Raises `DataError`."""
+    """The content of RUN/run.json. Raises `DataError`."""
     path = run / "run.json"
     try:
         return RunProvenance.model_validate_json(path.read_bytes())

@@ -83,7 +83,7 @@ class FitState(StrictModel):
 
     @property
     def epoch(self) -> int:
-        """Whole epochs behind us."""
+        """How many epochs are finished."""
         return len(self.history)
 
     @property

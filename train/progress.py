@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 
-from blastscope.runtime.io.printable import for_terminal
+from blastscope.runtime.io.printable import for_terminal, format_duration
 from blastscope.train.fit_checkpoint import EpochRow
 
 Batch = TypeVar("Batch")
@@ -70,18 +70,11 @@ class Progress:
         """An epoch of `name` is done; says at most how long the rest takes."""
         first, began, epochs = self.rows[name]
         left = (time.monotonic() - began) / (row.epoch - first) * (epochs - row.epoch)
-        self.bars.update(self.tasks[name], left=f"at most {duration(left)} left")
+        self.bars.update(self.tasks[name], left=f"at most {format_duration(left)} left")
         validated = ""
         if row.validation_loss is not None and row.validation_accuracy is not None:
             validated = f", validation {row.validation_loss:.4f} / {row.validation_accuracy:.4f}"
         self.say(
             f"{name} {row.epoch:3d}/{epochs}: loss {row.train_loss:.4f} / accuracy {row.train_accuracy:.4f}{validated}, "
-            f"lr {row.lr:.1e}, {duration(row.seconds)}, at most {duration(left)} left"
+            f"lr {row.lr:.1e}, {format_duration(row.seconds)}, at most {format_duration(left)} left"
         )
-
-
-def duration(seconds: float) -> str:
-    """`45 s`, `12 min`, `3.5 h`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"

@@ -8,8 +8,8 @@ PLACE/site/hem/
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import Counter, defaultdict
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -25,12 +25,13 @@ from blastscope.runtime.io.atomic import write_folder
 from blastscope.runtime.io.paths import resolved
 from blastscope.runtime.types import ClassName
 
+logger = logging.getLogger(__name__)
+
+THREADS = 2  # that examine frames
 Cells = list[tuple[ClassName, NDArray[np.uint8]]]
 
 
-def add_site_cells(
-    data: Path, table: Path, place: Path, *, spec: FrameSpecification, tell: Callable[[str], object], threads: int = 2
-) -> Path:
+def add_site_cells(data: Path, table: Path, place: Path, *, spec: FrameSpecification) -> Path:
     """Cuts the labelled cells out of a site's frames, and puts them beside the cells in `data`.
 
     Cells are found anew and put on black as `examine` does, and those whose box meets a labelled one are taken. A person is
@@ -48,10 +49,6 @@ def add_site_cells(
         The folder to write, whole or not at all; one that stands there is replaced.
     spec : FrameSpecification
         What is assumed of frames and cells.
-    tell : callable
-        Is told of what was taken, and what wasn't and why.
-    threads : int
-        How many frames are examined at once.
 
     Returns
     -------
@@ -64,7 +61,7 @@ def add_site_cells(
         The table can't be read, or no cell of it can be used.
     """
     labels = read_labels(table, frames_named_in(table))
-    found = cut_labelled_cells(labels, spec, threads=threads)
+    found = cut_labelled_cells(labels, spec, threads=THREADS)
     people: dict[str, Cells] = defaultdict(list)
     for cell in found.cells:
         people[cell.patient or str(resolved(cell.frame).parent)].append((cell.label, cell.pixels))
@@ -74,11 +71,11 @@ def add_site_cells(
         raise DataError(table, "no cell that is labelled all or hem was found in its frames, so there is nothing to train on")
     write_folder(place, partial(_fill, resolved(data), kept))
     counts = Counter(label for cells in kept.values() for label, _ in cells)
-    tell(f"cells of this site: {counts['all']} ALL and {counts['hem']} HEM of {len(kept)} persons, in '{place}'")
+    logger.info("cells of this site: %d ALL and %d HEM of %d persons, in '%s'", counts["all"], counts["hem"], len(kept), place)
     left = Counter(reason for _, reason in found.left_out)
     for reason, count in (*left.items(), ("of persons with more cells of the other class", dropped)):
         if count:
-            tell(f"labelled cells that were left out: {count}, {reason}")
+            logger.info("labelled cells that were left out: %d, %s", count, reason)
     return place
 
 

@@ -122,7 +122,7 @@ class Task:
 
 
 class Score(NamedTuple):
-    """Mean over cells.
+    """Loss and accuracy, as means over cells.
 
     Attributes
     ----------

@@ -152,7 +152,7 @@ class Head(nn.Module):
         self.reset()
 
     def reset(self) -> None:
-        """New weights, from PyTorch's seed."""
+        """Draws new weights, from PyTorch's seed."""
         self.widen.reset_parameters()
         reach = 1 / math.sqrt(self.hidden)
         nn.init.uniform_(self.classify, -reach, reach)

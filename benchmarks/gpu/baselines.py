@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.benchmarks.contenders import crop_images, vote_labels
+from blastscope.benchmarks.contenders import vote_labels
 from blastscope.benchmarks.interleaved_timing import ClassifyFunction, Image
+from blastscope.benchmarks.models import crop_images
 from blastscope.runtime.backends.nvidia.batch_executor import BatchBinding, ExecutionContext
 from blastscope.runtime.backends.protocol import ANSWER_SHAPES, PLAIN_OUTPUT
 from blastscope.runtime.crop import CropSpecification

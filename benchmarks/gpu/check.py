@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from blastscope.benchmarks.gpu.engines import GpuBenchmarkConfig, deduplicate_rows, engine_names, error_summary
-from blastscope.benchmarks.gpu.schema import Findings, GpuCheck
 from blastscope.benchmarks.gpu.steps import CROP, SPECIFICATIONS, StepRunner, failed_step, step_name
 from blastscope.benchmarks.gpu.subprocess_runner import (
     RESTART_EXIT_CODE,
@@ -27,6 +26,7 @@ from blastscope.benchmarks.gpu.subprocess_runner import (
     run_isolated,
     write_line,
 )
+from blastscope.benchmarks.gpu_schema import Findings, GpuCheck
 from blastscope.benchmarks.interleaved_timing import TimingConfig
 from blastscope.benchmarks.models import prepare_model
 from blastscope.benchmarks.results_page import write_page

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope import open_bundle
-from blastscope.benchmarks.contenders import crop_images, runtime_classifier, vote_labels
+from blastscope.benchmarks.contenders import runtime_classifier, vote_labels
 from blastscope.benchmarks.gpu.baselines import (
     TORCH_BASELINE,
     TORCH_COMPILED,
@@ -24,9 +24,9 @@ from blastscope.benchmarks.gpu.baselines import (
     separate_torch_models,
     with_host_crop,
 )
-from blastscope.benchmarks.gpu.schema import Agreement, Findings, GpuRow, GpuScope, with_timings
+from blastscope.benchmarks.gpu_schema import Agreement, Findings, GpuRow, GpuScope, with_timings
 from blastscope.benchmarks.interleaved_timing import ClassifyFunction, Contender, Image, TimingConfig, interleaved_times_ms
-from blastscope.benchmarks.models import BenchmarkModel
+from blastscope.benchmarks.models import BenchmarkModel, crop_images
 from blastscope.runtime.backends.nvidia.engine_factory import PixelPipeline
 from blastscope.runtime.backends.protocol import GPU_BACKENDS
 from blastscope.runtime.bundle import Manifest, read_bundle

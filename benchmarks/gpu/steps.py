@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from blastscope.benchmarks.gpu.engines import EngineBenchmark, GpuBenchmarkConfig, error_summary, problem_rows
-from blastscope.benchmarks.gpu.schema import CropCheck, Findings, GpuRow, with_timings
+from blastscope.benchmarks.gpu_schema import CropCheck, Findings, GpuRow, with_timings
 from blastscope.benchmarks.interleaved_timing import Contender, Image, TimingConfig, interleaved_times_ms
 from blastscope.benchmarks.models import prepare_model
 from blastscope.runtime.backends.nvidia.batch_executor import BatchBinding, ExecutionContext

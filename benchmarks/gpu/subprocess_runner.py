@@ -19,7 +19,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from blastscope.benchmarks.gpu.schema import Findings
+from blastscope.benchmarks.gpu_schema import Findings
 from blastscope.runtime.cuda.kernels.fatbin import compiled_bytes, nvcc_version, read_record
 from blastscope.runtime.errors import BlastscopeError
 from blastscope.runtime.io.hashing import bytes_sha256

@@ -52,7 +52,7 @@ MOST_QUERIES_IN_WAIT = 4096  # the server scenario's sender must never wait for 
 
 
 class Energy(NamedTuple):
-    """What a meter read.
+    """The energy that a meter measured.
 
     Attributes
     ----------

@@ -18,8 +18,9 @@ import pytest
 from blastscope import Scope, open_bundle
 from blastscope.benchmarks.baselines import BaselineTask, baseline_factories
 from blastscope.benchmarks.bench import CELL_SEED, measure_cold_start
-from blastscope.benchmarks.contenders import crop_images, runtime_classifier, vote_labels
+from blastscope.benchmarks.contenders import runtime_classifier, vote_labels
 from blastscope.benchmarks.model_benchmark import DEFAULT_EXECUTION
+from blastscope.benchmarks.models import crop_images
 from blastscope.runtime.bundle import read_bundle
 from blastscope.runtime.crop import Crop, CropSpecification, crop_cell
 from blastscope.runtime.io.image import read_image

@@ -19,18 +19,7 @@ import typer
 from typer.core import TyperGroup
 
 from blastscope import __version__
-from blastscope.cli import bench as benching
-from blastscope.cli import build as building
-from blastscope.cli import bundle as bundles
-from blastscope.cli import classify as calls
-from blastscope.cli import demo as demonstration
-from blastscope.cli import detector as detecting
-from blastscope.cli import examine as examining
-from blastscope.cli import explain as explaining
-from blastscope.cli import live as streaming
-from blastscope.cli import serve as serving
-from blastscope.cli import train_export as road
-from blastscope.cli import validate as validating
+from blastscope.cli import bench, build, bundle, classify, demo, detector, examine, explain, live, serve, train_export, validate
 from blastscope.cli.options import VerbCommand
 from blastscope.cli.terminal import echo, logged_to_terminal
 from blastscope.runtime.errors import FULL, BlastscopeError, MissingLibrary, UnavailableError
@@ -142,14 +131,23 @@ def _options(
     ctx.with_resource(logged_to_terminal())
 
 
-ALL_VERBS = (
-    *(calls, explaining, examining, road, detecting, bundles),
-    *(building, benching, demonstration, streaming, validating, serving),
-)
-for verbs in ALL_VERBS:
-    for verb in verbs.VERBS:
+for module in (
+    classify,
+    explain,
+    examine,
+    train_export,
+    detector,
+    bundle,
+    build,
+    bench,
+    demo,
+    live,
+    validate,
+    serve,
+):
+    for verb in module.VERBS:
         app.command(cls=VerbCommand)(verb)
-for name, group in {**building.GROUPS, **bundles.GROUPS}.items():
+for name, group in {**build.GROUPS, **bundle.GROUPS}.items():
     app.add_typer(group, name=name)
 
 

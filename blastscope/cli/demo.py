@@ -22,7 +22,7 @@ def demo(
     data: Annotated[Path | None, typer.Option(help="Real cells. Default: BLASTSCOPE_DATA, ../shared/data, else drawn.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Walk the whole road in small, then call cells with the shipped bundle and draw a picture of them."""
+    """Train, export and calibrate a small ensemble, then call cells with the shipped bundle and draw a picture of them."""
     import tempfile
 
     from blastscope import SHIPPED_BUNDLE
@@ -35,10 +35,10 @@ def demo(
         say(f"cells: real ones from '{real}'" if real else "cells: none at hand (set BLASTSCOPE_DATA), so they are drawn")
         lacking = steps.missing_libraries()
         if lacking:
-            say(f"without {', '.join(lacking)} the road is not walked: pip install 'blastscope[train,export]'")
+            say(f"without {', '.join(lacking)} no ensemble is trained: pip install 'blastscope[train,export]'")
         else:
             few = steps.few_cells(cells_at, Path(place) / "few") if real else cells_at
-            steps.walk_road(few, fresh(out))
+            steps.train_small_bundle(few, fresh(out))
         shipped = read_bundle(SHIPPED_BUNDLE)
         chosen = steps.choose_cells(cells_at, shipped)
         known = real and steps.known(chosen, shipped)  # drawn patients may bear the same names

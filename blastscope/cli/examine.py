@@ -44,7 +44,7 @@ from blastscope.runtime.io.printable import printable
 
 if TYPE_CHECKING:
     from blastscope.runtime.evaluation.drift import Drift
-    from blastscope.runtime.frames.pipeline import Look, TileProgress
+    from blastscope.runtime.frames.pipeline import FrameCallback, TileProgress
     from blastscope.runtime.frames.types import DoubtCode, FrameReport
     from blastscope.runtime.io.slides.slide import Slide
     from blastscope.runtime.types import Prediction
@@ -193,7 +193,7 @@ def examine(
         given = (cells, resume, strict, explain, archive, group_by != "none", *vars(wanted).values(), *vars(formats).values())
         job = ClusterJob("examine", ray, results, bundle, words, pixel_um, spec)
         return run_on_cluster(job, paths, alone=not any(given), as_json=as_json)
-    papers, drift = ReportWriter(wanted, paths, others=(config, validation, resume)), Drift()
+    writer, drift = ReportWriter(wanted, paths, others=(config, validation, resume)), Drift()
     others, beside = (config, validation, resume), (csv, sheet, wanted.report_page)
     annotations = AnnotationWriter(formats, paths, others=others, beside=beside, version=__version__)
     seen = _Tally(drift, group_by)
@@ -203,17 +203,17 @@ def examine(
         ExamineProgress(len(paths), cells=cells) as progress,
     ):
         smears = smear_model(scope.bundle) if group_by != "none" else None
-        papers.album.explain_with(scope.explain, spec, explain, nearest=alike)
-        look = partial(_each, (papers.album.look, annotations.look))
+        writer.album.explain_with(scope.explain, spec, explain, nearest=alike)
+        look = partial(_each, (writer.album.look, annotations.look))
         reports = scope.examine_files(paths, pixel_um=pixel_um, spec=spec, look=look, watch=progress.watch, resume=resume)
         for done in _printed(progress.told(reports), as_json=as_json):
             seen.add(done)
-            papers.add(done, scope.audit)
+            writer.add(done, scope.audit)
             for told in annotations.add(done, scope.audit):
                 say(told)
         if smears is not None:
             print_smears(seen.groups, smears, as_json=as_json)
-        written = [*papers.finish(title_of(paths), scope.audit, alarms=drift.state().alarms), *annotations.finish()]
+        written = [*writer.finish(title_of(paths), scope.audit, alarms=drift.state().alarms), *annotations.finish()]
     _tell_end(seen, written, len(paths), strict=strict)
 
 
@@ -297,9 +297,9 @@ def _tell_end(seen: _Tally, written: Iterable[Path], count: int, *, strict: bool
         raise typer.Exit(1)
 
 
-def _each(looks: Iterable[Look], scan: Slide, report: FrameReport) -> None:
-    for look in looks:
-        look(scan, report)
+def _each(callbacks: Iterable[FrameCallback], scan: Slide, report: FrameReport) -> None:
+    for callback in callbacks:
+        callback(scan, report)
 
 
 def line(report: FrameReport) -> str:

@@ -261,9 +261,9 @@ def named_frames(named: list[Path]) -> list[Path]:
 
 
 def _named(find: Callable[..., list[Path]], named: list[Path]) -> list[Path]:
-    from blastscope.runtime.io.paths import PassedOver, left_out
+    from blastscope.runtime.io.paths import SkippedFiles, left_out
 
-    passed = PassedOver()
+    passed = SkippedFiles()
     found = find(named, passed=passed)
     for told in left_out(passed):
         say(told)

@@ -69,7 +69,7 @@ def train(
 
 def _rehearse(network: TrunkEnsemble | VoterNetwork, crops: NDArray[np.uint8]) -> str:
     """Imports PyTorch and ONNX when a run begins, and not before its folders are looked at."""
-    from blastscope.export.parity import rehearse
+    from blastscope.export.rehearsal import rehearse
 
     return rehearse(network, crops)
 
@@ -81,7 +81,7 @@ def _with_site_cells(data: Path, corrections: Path, config: Path | None, place: 
     if resume and place.is_dir():
         return place  # the run goes on with the cells that it began with
     spec = FrameSpecification.from_toml(config) if config else FrameSpecification()
-    return add_site_cells(data, corrections, place, spec=spec, tell=say)
+    return add_site_cells(data, corrections, place, spec=spec)
 
 
 def crossvalidate(

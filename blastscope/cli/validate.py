@@ -24,7 +24,7 @@ from blastscope.cli.options import (
 from blastscope.cli.terminal import echo, say
 
 if TYPE_CHECKING:
-    from blastscope.runtime.evaluation.validation import FrameFate, PersonRow, Validation
+    from blastscope.runtime.evaluation.validation_report import FrameOutcome, PersonRow, Validation
 
 
 @with_engine_options
@@ -51,10 +51,10 @@ def validate(
     Frames without a row in the table are not judged; a row with a path alone is a frame without a white cell.
     """
     from blastscope.runtime.evaluation.labels import read_labels
-    from blastscope.runtime.evaluation.validation import CellRow, SiteOptions
+    from blastscope.runtime.evaluation.validation import SiteOptions
     from blastscope.runtime.evaluation.validation import validate as run
     from blastscope.runtime.evaluation.validation_record import Requirements, write_validation
-    from blastscope.runtime.evaluation.validation_report import render_validation_report
+    from blastscope.runtime.evaluation.validation_report import ValidationRow, render_validation_report
     from blastscope.runtime.frames.report.writers import check_places
     from blastscope.runtime.frames.types import FrameSpecification
     from blastscope.runtime.io.atomic import write_content
@@ -79,7 +79,7 @@ def validate(
         write_content(report, page)
         say(f"written: {report}")
     if csv:
-        write_table(csv, CellRow.columns(), (row.values() for row in validation.cells))
+        write_table(csv, ValidationRow.columns(), (row.values() for row in validation.cells))
         say(f"written: {csv}")
     for line in [json.dumps(validation.row())] if as_json else lines(validation):
         echo(line)
@@ -95,8 +95,8 @@ def lines(validation: Validation) -> Iterator[str]:
         yield f"{'cells found':<14}{record.finding.recall:.3f}  {record.finding.found} of {record.finding.labelled}"
         yield f"{'  precision':<14}{record.finding.precision:.3f}  {record.finding.false} without a label"
     yield f"{'labelled':<14}{'called ALL':>10}{'called HEM':>12}{'refused':>9}{'missed':>8}"
-    for name, fate in (("ALL", record.all), ("HEM", record.hem)):
-        yield f"{name:<14}{fate.called_all:>10}{fate.called_hem:>12}{fate.refused:>9}{fate.missed:>8}"
+    for name, counts in (("ALL", record.all), ("HEM", record.hem)):
+        yield f"{name:<14}{counts.called_all:>10}{counts.called_hem:>12}{counts.refused:>9}{counts.missed:>8}"
     if record.calls:
         for name in ("sensitivity", "specificity", "auroc"):
             yield f"{name:<14}{getattr(record.calls, name):.3f}"
@@ -123,9 +123,9 @@ def people_lines(people: Sequence[PersonRow]) -> Iterator[str]:
             yield f"  labelled {labelled}: {smear_line(person.patient, person.call)}"
 
 
-def _last(steps: Iterator[FrameFate | Validation], count: int) -> Validation:
+def _last(steps: Iterator[FrameOutcome | Validation], count: int) -> Validation:
     """What comes after the `count` frames, with a bar on stderr until then."""
-    from blastscope.runtime.evaluation.validation import Validation
+    from blastscope.runtime.evaluation.validation_report import Validation
 
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal, redirect_stdout=False) as progress:

@@ -121,9 +121,9 @@ class Metrics:
             pixels = load_pixels(image)
             if not isinstance(pixels, np.ndarray) or 0 in pixels.shape:
                 return image
-            look = cell_features(pixels)
-            if look is not None:
-                drift.add_look(look)
+            features = cell_features(pixels)
+            if features is not None:
+                drift.add_features(features)
             return pixels
 
         return watch

@@ -37,7 +37,7 @@ OpenScope = Callable[[Path | None], Scope]
 
 
 class Lane(NamedTuple):
-    """A model with what answers it.
+    """A served model, and the bundle that answers it.
 
     Attributes
     ----------

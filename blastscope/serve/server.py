@@ -171,7 +171,7 @@ class _Http(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Captures none."""
+        """Leaves signals to whoever runs the server."""
         yield
 
 

@@ -18,11 +18,12 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal
 
-from blastscope.calibration.acceptance.evaluation import Drift, DriftMetric, format_duration, within_limits
 from blastscope.calibration.config import CalibrationConfig
+from blastscope.calibration.evaluation import Drift, DriftMetric, within_limits
 from blastscope.calibration.quantisation.qdq_placement import count_macs
 from blastscope.calibration.quantisation.quantizer import Int8Builder, QuantConfig
 from blastscope.runtime.errors import MissingLibrary
+from blastscope.runtime.io.printable import format_duration
 from blastscope.runtime.io.strict_model import StrictModel
 
 logger = logging.getLogger(__name__)
@@ -114,7 +115,7 @@ class SearchReport(StrictModel):
 
 @dataclass
 class Search:
-    """One search.
+    """Searches the layers that must stay fp32 for the gate to hold.
 
     Attributes
     ----------

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.calibration.acceptance.evaluation import Infer, JudgedCells, ReferenceRunner, evaluate, memoize
 from blastscope.calibration.config import CalibrationConfig
+from blastscope.calibration.evaluation import Infer, JudgedCells, ReferenceRunner, evaluate, memoize
 from blastscope.runtime.backends.protocol import (
     BACKENDS,
     NOVELTY_OUTPUT,
@@ -209,7 +209,7 @@ class Trial:
 
     @property
     def worst(self) -> EngineResult:
-        """Of the engine in which most votes flip."""
+        """The comparison in the engine in which most votes flip."""
         return max(self.results, key=lambda result: result.gate.flip_rate.value)
 
     @property
@@ -306,7 +306,7 @@ class SignedCodes:
         return found
 
     def close(self) -> None:
-        """Nothing is held beyond this object."""
+        """Does nothing: what is held goes with this object."""
 
 
 def available_backends() -> tuple[dict[str, tuple[Execution, ...]], dict[str, str]]:

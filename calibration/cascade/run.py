@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from blastscope.calibration.acceptance.evaluation import CellPredictions, evaluate
 from blastscope.calibration.acceptance.trial import open_engines
 from blastscope.calibration.calibrate import open_writable_bundle
+from blastscope.calibration.calibration_data import log_dataset_mismatch, validation_cells
 from blastscope.calibration.cascade.report import CascadeReport, CurvePoint, FirstReport
 from blastscope.calibration.cascade.threshold_selection import (
     FIRST_VOTERS,
@@ -24,7 +24,7 @@ from blastscope.calibration.cascade.threshold_selection import (
     evaluate_left_out,
 )
 from blastscope.calibration.config import CascadeConfig
-from blastscope.calibration.quantisation.calibration_data import log_dataset_mismatch, validation_cells
+from blastscope.calibration.evaluation import CellPredictions, evaluate
 from blastscope.calibration.quantisation.qdq_placement import voter_mac_share
 from blastscope.runtime.bundle import FORMAT, Bundle, update_bundle
 from blastscope.runtime.bundle.manifest import CascadeResult, GraphEntry, Interval, Manifest

@@ -18,8 +18,8 @@ from math import gcd
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.calibration.acceptance.evaluation import Progress, ReferenceRunner, batches
 from blastscope.calibration.config import Method
+from blastscope.calibration.evaluation import Progress, ReferenceRunner, batches
 from blastscope.calibration.quantisation.qdq_placement import QdqPlan
 from blastscope.runtime.errors import EngineError, MissingLibrary
 
@@ -137,7 +137,7 @@ class _StatsCollector:
         self.channels: dict[str, NDArray[np.float32]] = {}
 
     def update(self, session: ReferenceRunner, batch: NDArray[np.uint8]) -> None:
-        """One batch of crops."""
+        """Adds one batch of crops to the statistics."""
         row = []
         for value, array in session.values(self._values, batch):
             size = np.abs(array)

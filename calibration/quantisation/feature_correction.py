@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.calibration.acceptance.evaluation import ReferenceRunner, batches
+from blastscope.calibration.evaluation import ReferenceRunner, batches
 from blastscope.calibration.quantisation.calibrators import with_outputs
 from blastscope.calibration.quantisation.qdq_placement import crop_dependent_values, find_regions
 from blastscope.runtime.backends.uint8_activations import use_uint8_activations

@@ -225,7 +225,7 @@ def check_int8(model: onnx.ModelProto) -> None:
 
 
 class Pair(NamedTuple):
-    """Two convolutions in a row.
+    """Two consecutive convolutions, between which channels can be scaled.
 
     Attributes
     ----------

@@ -46,7 +46,7 @@ MAC_OPERATORS = ("Conv", "MatMul", "Gemm")
 
 @dataclass(frozen=True, slots=True)
 class Regions:
-    """Names of nodes, in the graph's order.
+    """The nodes of each region of a graph: their names, in the graph's order.
 
     Attributes
     ----------

@@ -18,8 +18,8 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.calibration.acceptance.evaluation import Drift, DriftMetric
 from blastscope.calibration.config import CalibrationConfig, Method
+from blastscope.calibration.evaluation import Drift, DriftMetric
 from blastscope.calibration.quantisation.calibrators import ActivationStats, collect_stats
 from blastscope.calibration.quantisation.feature_correction import Features, correct_features, find_features, read_features
 from blastscope.calibration.quantisation.qdq import equalize_layers, insert_qdq
@@ -260,5 +260,5 @@ def default_quant_config(config: CalibrationConfig) -> QuantConfig:
 
 
 def write_model(model: onnx.ModelProto, target: Path) -> None:
-    """The same bytes for the same graph."""
+    """Writes a graph to a file; the same graph gives the same bytes."""
     target.write_bytes(model.SerializeToString(deterministic=True))

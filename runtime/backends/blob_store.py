@@ -24,7 +24,7 @@ from blastscope.runtime.io.cpu_info import cpu_identity
 from blastscope.runtime.io.own_files import Unusable, make_private_folder, open_own
 
 LAYOUT = "8"  # of what the backends make of a graph: raise it when they make something else
-_SEAL = 32  # bytes of sha256 at an engine file's end
+_DIGEST_BYTES = 32  # bytes of sha256 at an engine file's end
 _UNUSED_DAYS = 90
 
 
@@ -62,10 +62,10 @@ def read_blob(path: Path) -> CachedEngine | None:
         os.utime(path)
     except (Unusable, OSError, ValueError):  # ValueError: an empty file
         return None
-    body, seal = data[:-_SEAL], data[-_SEAL:].tobytes()
+    body, expected = data[:-_DIGEST_BYTES], data[-_DIGEST_BYTES:].tobytes()
     digest = _sealing(path)
     digest.update(body.data)
-    return CachedEngine(body, seal) if len(data) > _SEAL and digest.digest() == seal else None
+    return CachedEngine(body, expected) if len(data) > _DIGEST_BYTES and digest.digest() == expected else None
 
 
 def _sealing(path: Path) -> hashlib._Hash:

@@ -70,7 +70,7 @@ class PartialInference(Backend, Protocol):
 
 
 class BatchResult(NamedTuple):
-    """What came of a few images.
+    """What an engine answered to a batch of images.
 
     Attributes
     ----------
@@ -305,7 +305,7 @@ def load_backend(name: str) -> HostBackendModule:
 
 
 def load_gpu_backend(name: str) -> GpuBackendModule:
-    """The same for an NVIDIA GPU."""
+    """The module of a backend for NVIDIA GPUs."""
     return cast(GpuBackendModule, _load(name, GPU_BACKENDS, "device='cpu'" if name in BACKENDS else ""))
 
 

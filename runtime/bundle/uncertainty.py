@@ -70,7 +70,7 @@ class PredictionSets(StrictModel):
     both: float = Field(ge=0, le=1)  # share of held-out cells with both classes in their set
 
     def of(self, score: float) -> tuple[ClassName, ...]:
-        """The set of a cell.
+        """The classes that can't be excluded for a cell.
 
         Parameters
         ----------

@@ -62,7 +62,7 @@ class GpuDevice:
 
     @property
     def target(self) -> str:
-        """The name of its kind, such as sm86."""
+        """The kind of GPU, such as 'sm86'."""
         return f"sm{self.capability[0]}{self.capability[1]}"
 
     def free(self) -> int | None:
@@ -205,10 +205,10 @@ def free_memory(pci: str, library: str = _NVML_LIBRARY) -> int | None:
     return int(memory.free)
 
 
-def total_energy_mj(index: int, library: str = _NVML_LIBRARY) -> int | None:
+def total_energy_mj(index: int) -> int | None:
     """Millijoules that GPU `index` has used since its driver was loaded; None if NVML doesn't tell, as before Volta."""
     handle, found = ctypes.c_void_p(), ctypes.c_ulonglong()
-    with _opened(library) as nvml:
+    with _opened(_NVML_LIBRARY) as nvml:
         if nvml is None or nvml.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(handle)):
             return None
         if nvml.nvmlDeviceGetTotalEnergyConsumption(handle, ctypes.byref(found)):
@@ -251,5 +251,5 @@ class GpuFacts(StrictModel):
 
     @property
     def target(self) -> str:
-        """The name of its kind, such as sm86."""
+        """The kind of GPU, such as 'sm86'."""
         return "sm" + self.capability.replace(".", "")

@@ -107,7 +107,7 @@ class Gpu(Protocol):
 
 
 def load_graphs() -> Graphs:
-    """Raises `MissingLibrary`."""
+    """CUDA graphs, by cuda-bindings. Raises `MissingLibrary`."""
     try:
         from cuda.bindings import driver
     except ImportError as error:
@@ -143,7 +143,7 @@ class Graphs:
         return _CapturedGraph(self, own, self.call("cuStreamEndCapture", own))
 
     def open_event(self) -> Event:
-        """What makes one stream follow another."""
+        """An event, by which one stream waits for another."""
         return Event(self, self.call("cuEventCreate", _NO_TIMING))
 
     def ordinal_of(self, address: int) -> int | None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from blastscope.runtime.bundle.manifest import Interval
 from blastscope.runtime.evaluation.bootstrap import bootstrap_interval, bootstrap_samples, group_rows
+from blastscope.runtime.frames.mask_geometry import iou
 from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.runtime.types import Box, RefusalCode
 
@@ -276,25 +277,3 @@ def match_boxes(labelled: Sequence[Box], found: Sequence[Box], *, least_iou: flo
             pairs[one] = other
             taken.add(other)
     return dict(sorted(pairs.items()))
-
-
-def iou(first: Sequence[Box], second: Sequence[Box]) -> NDArray[np.float64]:
-    """The overlap of each box of one list with each of another: intersection over union.
-
-    Parameters
-    ----------
-    first, second : sequence of (x0, y0, x1, y1)
-        A and B boxes, half-open.
-
-    Returns
-    -------
-    (A, B) float64 array
-        0 to 1.
-    """
-    a, b = (np.asarray(boxes, np.float64).reshape(-1, 4) for boxes in (first, second))
-    corner0 = np.maximum(a[:, None, :2], b[None, :, :2])
-    corner1 = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    shared = np.clip(corner1 - corner0, 0, None).prod(axis=2)
-    sizes = [(boxes[:, 2:] - boxes[:, :2]).prod(axis=1) for boxes in (a, b)]
-    union = sizes[0][:, None] + sizes[1][None, :] - shared
-    return np.asarray(np.divide(shared, union, out=np.zeros_like(shared), where=union > 0), np.float64)

@@ -116,7 +116,8 @@ def measure(cells: Iterable[DatasetEntry], *, name: str, data_sha256: str) -> Re
         A cell can't be read.
     """
     cells = list(cells)
-    figures = np.array([look for _, look in ordered_map(_look, cells, workers=usable_threads())], np.float64)  # (N, F)
+    seen = ordered_map(_features, cells, workers=usable_threads())
+    figures = np.array([features for _, features in seen], np.float64)  # (N, F)
     patients = np.array([cell.patient for cell in cells])
     medians, spreads = robust(figures)
     groups = [patients == patient for patient in np.unique(patients) if (patients == patient).sum() >= LEAST_CELLS]
@@ -145,12 +146,12 @@ def robust(figures: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[n
     return medians, np.asarray(TO_SIGMA * np.median(np.abs(figures - medians), axis=0), np.float64)
 
 
-def _look(cell: DatasetEntry) -> CellFeatures:
+def _features(cell: DatasetEntry) -> CellFeatures:
     image = read_image(cell.path)
-    look = None if isinstance(image, Refusal) else cell_features(image)
-    if look is None:
+    features = None if isinstance(image, Refusal) else cell_features(image)
+    if features is None:
         raise DataError(cell.path, image.detail if isinstance(image, Refusal) else "shows nothing but black")
-    return look
+    return features
 
 
 def main() -> None:
@@ -296,18 +297,18 @@ class Drift:
         """
         for cell in report.cells:
             if cell.appearance is not None:
-                self.add_look(cell.appearance)
+                self.add_features(cell.appearance)
 
-    def add_look(self, look: CellFeatures) -> None:
+    def add_features(self, features: CellFeatures) -> None:
         """Takes in a single cell.
 
         Parameters
         ----------
-        look : CellFeatures
+        features : CellFeatures
             The cell as the networks saw it.
         """
         with self._lock:
-            self._figures[self._cells % len(self._figures)] = look
+            self._figures[self._cells % len(self._figures)] = features
             self._cells += 1
 
     def state(self) -> DriftState:

@@ -37,7 +37,7 @@ from blastscope.runtime.types import CLASSES, ClassName
 WANTED = "wanted: path,label of images of single cells, patient if known; or a table of frames as validate --labels takes it"
 
 
-def list_labelled_cells(place: Path, *, threads: int, spec: FrameSpecification | None = None) -> ArchiveListing:
+def list_labelled_cells(place: Path, *, threads: int) -> ArchiveListing:
     """The labelled cells of a folder or table.
 
     Parameters
@@ -48,8 +48,6 @@ def list_labelled_cells(place: Path, *, threads: int, spec: FrameSpecification |
         Paths are found from where the program runs or from the table's own folder.
     threads : int
         How many frames are examined at once.
-    spec : FrameSpecification, optional
-        What is assumed of frames and cells.
 
     Returns
     -------
@@ -66,7 +64,7 @@ def list_labelled_cells(place: Path, *, threads: int, spec: FrameSpecification |
         raise DataError(place, "no such folder or table")
     rows = read_rows(place)
     if "x0" in rows.columns:
-        return _of_frames(place, spec or FrameSpecification(), threads)
+        return _of_frames(place, threads)
     return _of_table(rows)
 
 
@@ -141,9 +139,9 @@ def _listing(root: Path, cells: Sequence[DatasetEntry], left: Sequence[tuple[Pat
     return ArchiveListing(root, tuple(kept), tuple(left))
 
 
-def _of_frames(table: Path, spec: FrameSpecification, threads: int) -> ArchiveListing:
+def _of_frames(table: Path, threads: int) -> ArchiveListing:
     labels = read_labels(table, frames_named_in(table))
-    found = cut_labelled_cells(labels, spec, threads=threads)
+    found = cut_labelled_cells(labels, FrameSpecification(), threads=threads)
     if not found.cells:
         why = f", the first of '{found.left_out[0][0]}': {found.left_out[0][1]}" if found.left_out else ""
         raise DataError(table, f"no cell that is labelled all or hem can be used{why}")

@@ -7,20 +7,28 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Protocol
 
 from blastscope.runtime.bundle import Bundle
 from blastscope.runtime.errors import UsageError
 from blastscope.runtime.evaluation.detection import Outcome, call_metrics, confusion_counts, detection_metrics, match_boxes
-from blastscope.runtime.evaluation.drift import Drift, DriftState
+from blastscope.runtime.evaluation.drift import Drift
 from blastscope.runtime.evaluation.labels import LabelledCell, LabelledFrames
 from blastscope.runtime.evaluation.validation_record import MOST_NAME, Requirements, ValidationRecord, shortfalls
-from blastscope.runtime.evaluation.validation_report import ErrorImages, Mistake, mistakes_in
+from blastscope.runtime.evaluation.validation_report import (
+    ErrorImages,
+    FrameOutcome,
+    Mistake,
+    PersonRow,
+    Validation,
+    ValidationRow,
+    mistakes_in,
+)
 from blastscope.runtime.frames.corrections import ReviewedFrame
-from blastscope.runtime.frames.pipeline import Look
+from blastscope.runtime.frames.pipeline import FrameCallback
 from blastscope.runtime.frames.types import FrameCell, FrameReport, FrameSpecification
-from blastscope.runtime.inference.voting import SmearCall, call_smear
-from blastscope.runtime.types import CLASSES, Box, ClassName, Prediction, RefusalCode
+from blastscope.runtime.inference.voting import call_smear
+from blastscope.runtime.types import CLASSES, ClassName, Prediction
 
 
 class ExaminesFiles(Protocol):
@@ -34,7 +42,7 @@ class ExaminesFiles(Protocol):
         *,
         pixel_um: float | None = None,
         spec: FrameSpecification | None = None,
-        look: Look | None = None,
+        look: FrameCallback | None = None,
     ) -> Iterator[FrameReport]:
         """The report on each file, in order."""
         ...
@@ -72,164 +80,9 @@ class SiteOptions:
             raise UsageError(f"the site's name '{self.name}' must have 1 to {MOST_NAME} letters")
 
 
-@dataclass(frozen=True)
-class FrameFate:
-    """What became of the cells of one frame.
-
-    Attributes
-    ----------
-    path : Path
-        The frame.
-    labelled : int
-        Cells with a label.
-    found, right, wrong, refused : int
-        Of the labelled cells: found; called as labelled; called the other class; found without a call.
-    false : int
-        Cells that were found where none is labelled.
-    problem : str or None
-        Why the frame couldn't be examined.
-    """
-
-    path: Path
-    labelled: int
-    found: int
-    false: int
-    right: int
-    wrong: int
-    refused: int
-    problem: str | None
-
-
-class CellRow(NamedTuple):
-    """One labelled or found cell, for a table.
-
-    Attributes
-    ----------
-    path : Path
-        Its frame.
-    box : (x0, y0, x1, y1)
-        The label's box in pixels of the frame; of a cell without a label the box that was found.
-    outcome : Outcome
-        Label, call and score.
-    problem : str or None
-        The refusal's code, the cell's or its frame's.
-    """
-
-    path: Path
-    box: Box
-    outcome: Outcome
-    problem: str | None
-
-    @classmethod
-    def columns(cls) -> tuple[str, ...]:
-        """The names of the fields that `values` gives, in their order.
-
-        Returns
-        -------
-        tuple of str
-        """
-        return ("path", "x0", "y0", "x1", "y1", "label", "found", "call", "score", "refusal")
-
-    def values(self) -> tuple[object, ...]:
-        """The cell as the fields of a table.
-
-        Returns
-        -------
-        tuple
-            In the order of `columns`; None where there is nothing to say.
-        """
-        one = self.outcome
-        label, call = (None if index is None else CLASSES[index] for index in (one.truth, one.call))
-        return (str(self.path), *self.box, label, str(one.found).lower(), call, one.score, self.problem)
-
-
-class PersonRow(NamedTuple):
-    """One patient.
-
-    Attributes
-    ----------
-    patient : str
-        As the table of labels names the patient.
-    label : {'hem', 'all'} or None
-        The label of all the patient's labelled cells; None where they have both, or none.
-    call : SmearCall
-        The call by all cells that were found in the patient's frames, labelled or not.
-    """
-
-    patient: str
-    label: ClassName | None
-    call: SmearCall
-
-    @property
-    def right(self) -> bool | None:
-        """Whether the call is the label; None where there is none of either."""
-        return None if self.label is None or self.call.label is None else self.call.label == self.label
-
-    def row(self) -> dict[str, Any]:
-        """The patient as plain values, which `json.dumps` takes.
-
-        Returns
-        -------
-        dict
-            patient, labelled ('hem', 'all' or None), and the keys of `SmearCall.row`.
-        """
-        return {"patient": self.patient, "labelled": self.label, **self.call.row()}
-
-
-@dataclass(frozen=True)
-class Validation:
-    """The result of a site's validation.
-
-    Attributes
-    ----------
-    record : ValidationRecord
-        The figures, and whether they pass; to be kept.
-    frames : tuple of FrameFate
-        In the order of the table's frames.
-    refusals : mapping of str to int
-        Refused cells among the labelled ones, by code.
-    drift : DriftState
-        Whether the cells look like the training's.
-    notes : tuple of str
-        What a reader should know.
-    cells : tuple of CellRow
-        In the order of the frames. For a table: `row` leaves them out.
-    mistakes : tuple of Mistake
-        In the frames that could be examined. For the page: `row` leaves them out.
-    people : tuple of PersonRow
-        Each patient's call, where the table names patients and the bundle says how cells become a call on a person.
-    """
-
-    record: ValidationRecord
-    frames: tuple[FrameFate, ...]
-    refusals: Mapping[RefusalCode, int]
-    drift: DriftState
-    notes: tuple[str, ...]
-    cells: tuple[CellRow, ...] = ()
-    mistakes: tuple[Mistake, ...] = ()
-    people: tuple[PersonRow, ...] = ()
-
-    def row(self) -> dict[str, Any]:
-        """The result as plain values, which `json.dumps` takes.
-
-        Returns
-        -------
-        dict
-            The record's keys, and frame_rows, people, refusals, drift and notes.
-        """
-        return {
-            **self.record.model_dump(mode="json"),
-            "frame_rows": [{**vars(frame), "path": str(frame.path)} for frame in self.frames],
-            "people": [person.row() for person in self.people],
-            "refusals": dict(self.refusals),
-            "drift": self.drift.model_dump(mode="json"),
-            "notes": list(self.notes),
-        }
-
-
 def validate(
     scope: ExaminesFiles, labels: LabelledFrames, site: SiteOptions, *, pictures: bool = False
-) -> Iterator[FrameFate | Validation]:
+) -> Iterator[FrameOutcome | Validation]:
     """What became of each labelled frame, as it is examined, and at last the result of the validation.
 
     Parameters
@@ -245,8 +98,8 @@ def validate(
 
     Yields
     ------
-    FrameFate or Validation
-        A fate for each frame, in the order of the labels; the last item is the `Validation`.
+    FrameOutcome or Validation
+        An outcome for each frame, in the order of the labels; the last item is the `Validation`.
 
     Raises
     ------
@@ -255,7 +108,7 @@ def validate(
     """
     if not any(labels.cells.values()):
         raise UsageError("no cell is labelled in any of the frames")
-    drift, rows, frames = Drift(), list[CellRow](), list[FrameFate]()
+    drift, rows, frames = Drift(), list[ValidationRow](), list[FrameOutcome]()
     found = defaultdict[str, list[Prediction]](list)
     mistakes, taken = list[Mistake](), ErrorImages(labels.cells)
     look = taken.look if pictures else None
@@ -302,7 +155,7 @@ def _people(bundle: Bundle, labels: LabelledFrames, found: Mapping[str, list[Pre
 
 def _rows(
     path: Path, unit: str, labelled: tuple[LabelledCell, ...], report: FrameReport, reviewed: ReviewedFrame | None
-) -> Iterator[CellRow]:
+) -> Iterator[ValidationRow]:
     pairs = match_boxes([cell.box for cell in labelled], [cell.box for cell in report.cells])
     unjudged = _unjudged(labelled, report, reviewed)
     unseen = report.refusal.code if report.refusal else None
@@ -311,11 +164,11 @@ def _rows(
         outcome = Outcome(unit, truth, found=False, call=None, score=None, refusal=None)
         if number in pairs:
             outcome = _outcome(unit, truth, report.cells[pairs[number]])
-        yield CellRow(path, expert.box, outcome, outcome.refusal or unseen)
+        yield ValidationRow(path, expert.box, outcome, outcome.refusal or unseen)
     for number, cell in enumerate(report.cells):
         if number not in pairs.values() and number not in unjudged:
             outcome = _outcome(unit, None, cell)
-            yield CellRow(path, cell.box, outcome, outcome.refusal)
+            yield ValidationRow(path, cell.box, outcome, outcome.refusal)
 
 
 def _unjudged(labelled: tuple[LabelledCell, ...], report: FrameReport, reviewed: ReviewedFrame | None) -> set[int]:
@@ -336,10 +189,10 @@ def _outcome(unit: str, truth: int | None, cell: FrameCell) -> Outcome:
     return Outcome(unit, truth, found=True, call=call, score=cell.score, refusal=cell.refusal.code if cell.refusal else None)
 
 
-def _fate(path: Path, outcomes: list[Outcome], report: FrameReport) -> FrameFate:
+def _fate(path: Path, outcomes: list[Outcome], report: FrameReport) -> FrameOutcome:
     labelled = [one for one in outcomes if one.truth is not None]
     found = [one for one in labelled if one.found]
-    return FrameFate(
+    return FrameOutcome(
         path=path,
         labelled=len(labelled),
         found=len(found),
@@ -356,7 +209,7 @@ def _record(
     labels: LabelledFrames,
     site: SiteOptions,
     judged: tuple[list[Outcome], list[Outcome]],
-    examined: list[FrameFate],
+    examined: list[FrameOutcome],
 ) -> ValidationRecord:
     outcomes, looked_at = judged  # of all frames, and of those whose every cell is labelled
     hem, malignant = confusion_counts(outcomes)
@@ -383,7 +236,7 @@ def _record(
     return ValidationRecord.model_validate({**vars(record), "shortfalls": missing, "passed": not missing})
 
 
-def _notes(bundle: Bundle, labels: LabelledFrames, drift: Drift, frames: list[FrameFate]) -> Iterator[str]:
+def _notes(bundle: Bundle, labels: LabelledFrames, drift: Drift, frames: list[FrameOutcome]) -> Iterator[str]:
     if labels.patients is None:
         yield "whose frames they are isn't said: cells of one patient resemble each other, so the intervals are too narrow"
     if partly := [frame for frame in labels.cells if not labels.complete(frame)]:

@@ -171,18 +171,20 @@ def shortfalls(record: ValidationRecord) -> Iterator[str]:
         yield f"{record.frames} frames, wanted {wanted.frames}"
     if record.patients is not None and record.patients < wanted.patients:
         yield f"{record.patients} patients, wanted {wanted.patients}"
-    for name, fate in (("HEM", record.hem), ("ALL", record.all)):
-        called = fate.called_hem + fate.called_all
+    for name, counts in (("HEM", record.hem), ("ALL", record.all)):
+        called = counts.called_hem + counts.called_all
         if called < wanted.cells_each:
             yield f"{called} {name} cells found and called, wanted {wanted.cells_each}"
     if finding is None or calls is None:
-        found = sum(fate.called_hem + fate.called_all + fate.refused for fate in (record.hem, record.all))
+        found = sum(counts.called_hem + counts.called_all + counts.refused for counts in (record.hem, record.all))
         lacking = "how well cells are found wasn't measured: no frame was reviewed as a whole" if found else "no cell was found"
         yield lacking if finding is None else "the cells called are of one class only: no figure can be had"
         return
     yield from _below("recall of the cells", finding.recall, finding.recall.value, wanted.recall)
     yield from _below("precision of the cells", finding.precision, finding.precision.value, wanted.precision)
-    labelled = sum(fate.called_hem + fate.called_all + fate.refused + fate.missed for fate in (record.hem, record.all))
+    labelled = sum(
+        counts.called_hem + counts.called_all + counts.refused + counts.missed for counts in (record.hem, record.all)
+    )
     if (share := calls.cells / labelled) < wanted.called:
         yield f"{share:.3f} of the labelled cells were called, wanted {wanted.called}"
     yield from _below("sensitivity", calls.sensitivity, calls.sensitivity.low, wanted.sensitivity)

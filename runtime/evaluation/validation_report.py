@@ -1,4 +1,4 @@
-"""The report of a validation, an HTML page in one file, with a gallery of the cells that went wrong.
+"""The result of a validation, and its report: an HTML page in one file, with a gallery of the cells that went wrong.
 
 `ErrorImages` cuts the gallery's pictures while the frames are examined; `render_validation_report` makes the page at the end.
 """
@@ -9,10 +9,10 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal, NamedTuple
 
-from blastscope.runtime.evaluation.detection import match_boxes
-from blastscope.runtime.evaluation.drift import WORDS
+from blastscope.runtime.evaluation.detection import Outcome, match_boxes
+from blastscope.runtime.evaluation.drift import WORDS, DriftState
 from blastscope.runtime.evaluation.labels import LabelledCell
 from blastscope.runtime.evaluation.validation_record import ValidationRecord
 from blastscope.runtime.frames.report.html_report import REASONS
@@ -20,12 +20,10 @@ from blastscope.runtime.frames.report.templates import render_template
 from blastscope.runtime.frames.report.theme import LOOKS, names_of, style_of, words_of
 from blastscope.runtime.frames.report.thumbnails import draw_around, jpeg
 from blastscope.runtime.frames.types import FrameCell, FrameReport
+from blastscope.runtime.inference.voting import SmearCall
 from blastscope.runtime.io.slides.slide import Slide
 from blastscope.runtime.io.slides.tiff_codec import ReadError
-from blastscope.runtime.types import Box, ClassName
-
-if TYPE_CHECKING:
-    from blastscope.runtime.evaluation.validation import Validation
+from blastscope.runtime.types import CLASSES, Box, ClassName, RefusalCode
 
 MOST_FRAMES = 2000
 MOST_PICTURES = 2000  # some 5 kB each
@@ -102,6 +100,161 @@ def mistakes_in(path: Path, labelled: Sequence[LabelledCell], found: Sequence[Fr
     for number, cell in enumerate(found):
         if number not in pairs.values():
             yield Mistake(path, cell.box, None, cell)
+
+
+@dataclass(frozen=True)
+class FrameOutcome:
+    """What became of the cells of one frame.
+
+    Attributes
+    ----------
+    path : Path
+        The frame.
+    labelled : int
+        Cells with a label.
+    found, right, wrong, refused : int
+        Of the labelled cells: found; called as labelled; called the other class; found without a call.
+    false : int
+        Cells that were found where none is labelled.
+    problem : str or None
+        Why the frame couldn't be examined.
+    """
+
+    path: Path
+    labelled: int
+    found: int
+    false: int
+    right: int
+    wrong: int
+    refused: int
+    problem: str | None
+
+
+class ValidationRow(NamedTuple):
+    """One labelled or found cell, for a table.
+
+    Attributes
+    ----------
+    path : Path
+        Its frame.
+    box : (x0, y0, x1, y1)
+        The label's box in pixels of the frame; of a cell without a label the box that was found.
+    outcome : Outcome
+        Label, call and score.
+    problem : str or None
+        The refusal's code, the cell's or its frame's.
+    """
+
+    path: Path
+    box: Box
+    outcome: Outcome
+    problem: str | None
+
+    @classmethod
+    def columns(cls) -> tuple[str, ...]:
+        """The names of the fields that `values` gives, in their order.
+
+        Returns
+        -------
+        tuple of str
+        """
+        return ("path", "x0", "y0", "x1", "y1", "label", "found", "call", "score", "refusal")
+
+    def values(self) -> tuple[object, ...]:
+        """The cell as the fields of a table.
+
+        Returns
+        -------
+        tuple
+            In the order of `columns`; None where there is nothing to say.
+        """
+        one = self.outcome
+        label, call = (None if index is None else CLASSES[index] for index in (one.truth, one.call))
+        return (str(self.path), *self.box, label, str(one.found).lower(), call, one.score, self.problem)
+
+
+class PersonRow(NamedTuple):
+    """One patient.
+
+    Attributes
+    ----------
+    patient : str
+        As the table of labels names the patient.
+    label : {'hem', 'all'} or None
+        The label of all the patient's labelled cells; None where they have both, or none.
+    call : SmearCall
+        The call by all cells that were found in the patient's frames, labelled or not.
+    """
+
+    patient: str
+    label: ClassName | None
+    call: SmearCall
+
+    @property
+    def right(self) -> bool | None:
+        """Whether the call is the label; None where there is none of either."""
+        return None if self.label is None or self.call.label is None else self.call.label == self.label
+
+    def row(self) -> dict[str, Any]:
+        """The patient as plain values, which `json.dumps` takes.
+
+        Returns
+        -------
+        dict
+            patient, labelled ('hem', 'all' or None), and the keys of `SmearCall.row`.
+        """
+        return {"patient": self.patient, "labelled": self.label, **self.call.row()}
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The result of a site's validation.
+
+    Attributes
+    ----------
+    record : ValidationRecord
+        The figures, and whether they pass; to be kept.
+    frames : tuple of FrameOutcome
+        In the order of the table's frames.
+    refusals : mapping of str to int
+        Refused cells among the labelled ones, by code.
+    drift : DriftState
+        Whether the cells look like the training's.
+    notes : tuple of str
+        What a reader should know.
+    cells : tuple of ValidationRow
+        In the order of the frames. For a table: `row` leaves them out.
+    mistakes : tuple of Mistake
+        In the frames that could be examined. For the page: `row` leaves them out.
+    people : tuple of PersonRow
+        Each patient's call, where the table names patients and the bundle says how cells become a call on a person.
+    """
+
+    record: ValidationRecord
+    frames: tuple[FrameOutcome, ...]
+    refusals: Mapping[RefusalCode, int]
+    drift: DriftState
+    notes: tuple[str, ...]
+    cells: tuple[ValidationRow, ...] = ()
+    mistakes: tuple[Mistake, ...] = ()
+    people: tuple[PersonRow, ...] = ()
+
+    def row(self) -> dict[str, Any]:
+        """The result as plain values, which `json.dumps` takes.
+
+        Returns
+        -------
+        dict
+            The record's keys, and frame_rows, people, refusals, drift and notes.
+        """
+        return {
+            **self.record.model_dump(mode="json"),
+            "frame_rows": [{**vars(frame), "path": str(frame.path)} for frame in self.frames],
+            "people": [person.row() for person in self.people],
+            "refusals": dict(self.refusals),
+            "drift": self.drift.model_dump(mode="json"),
+            "notes": list(self.notes),
+        }
 
 
 class ErrorImages:

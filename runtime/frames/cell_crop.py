@@ -66,7 +66,7 @@ def cut_from(scan: Readable, cell: SegmentedCell, facts: FrameParameters, spec: 
 
 
 def _without_halo(mask: Mask, pixel_um: float) -> Mask:
-    """The mask less a rim in which glass shines through; all of it where little would be left."""
+    """The mask less a rim in which the background shines through; all of it where little would be left."""
     core = erode_by(mask, HALO_UM / pixel_um)
     return core if 2 * cv2.countNonZero(core) > cv2.countNonZero(mask) else mask
 

@@ -148,7 +148,7 @@ class ReviewedFrame:
 
     @classmethod
     def of(cls, answers: Mapping[Box, str], *, complete: bool) -> ReviewedFrame:
-        """From the last answer on each box."""
+        """The reviewed frame, by the last answer on each box."""
         return cls(
             labels={box: name for box, answer in answers.items() for name in CLASSES if answer == name},
             others=tuple(box for box, answer in answers.items() if answer in ("other", "unsure")),

@@ -20,7 +20,7 @@ LONGEST_PX = 640  # of the reduced picture that is looked at
 # Natural optical densities. A nucleus is darker in green than red cells in every stain that was seen: of 60 frames with a white
 # cell of BCCD, TXL-PBC's CellaVision and Raabin's phone 56, 60 and 49 show such an object there. Elsewhere in them 1 of 120 of
 # the first two shows one; of Raabin's, with darker platelets and dirt, 1 in 5.
-SHOWN = 0.15  # in green: what is less is glass
+SHOWN = 0.15  # in green: what is less is background
 DARK, DARKER_THAN_MOST, DARK_ENOUGH = 0.5, 1.8, 1.0  # at least; times the usual of what is shown; that is enough in any case
 PURPLE_OVER_BLUE, PURPLE_OVER_RED = 1.2, 1.1  # green is absorbed most
 NUCLEUS_UM2 = 12.0, 400.0  # platelets are smaller, clumps and dirt larger
@@ -41,7 +41,7 @@ def doubts_about(scan: Slide, facts: FrameParameters, cells: Sequence[FrameCell]
     scan : Slide
         The open frame. Parts of it are read again where nothing, or much, was found.
     facts : FrameParameters
-        Its scale and glass.
+        Its scale and background.
     cells : sequence of FrameCell
         What was found.
     whole_pixels : int
@@ -152,7 +152,7 @@ def _density(picture: NDArray[np.uint8], facts: FrameParameters) -> NDArray[np.f
 def _densities(facts: FrameParameters) -> list[NDArray[np.float32]]:
     """Of red, green and blue the natural optical density (256,) of each level."""
     levels = np.arange(256, dtype=np.float32)
-    return [(-np.log(np.maximum(levels, 1) / max(glass, 1))).astype(np.float32) for glass in facts.background]
+    return [(-np.log(np.maximum(levels, 1) / max(level, 1))).astype(np.float32) for level in facts.background]
 
 
 def _dark_objects(picture: NDArray[np.uint8], facts: FrameParameters) -> int:

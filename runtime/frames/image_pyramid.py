@@ -22,7 +22,7 @@ from blastscope.runtime.types import Box
 T = TypeVar("T", np.uint8, np.int16)
 # Large pictures by a multiple of three are reduced from this one, in a tenth of the time: cells are mostly looked for in it,
 # too. Each step rounds, which a small and dim frame can't afford.
-THIRD, LARGE_PIXELS = 3, 1_000_000  # of the frame in the picture's box, since glass around it must change nothing
+THIRD, LARGE_PIXELS = 3, 1_000_000  # of the frame in the picture's box, since background around it must change nothing
 STRIP_PIXELS = 160_000  # of the frame: a strip that the processor's cache holds
 Picture = NDArray[np.uint8]
 

@@ -15,11 +15,13 @@ import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from blastscope.runtime.errors import DataError, UsageError, WriteError
 from blastscope.runtime.frames.features import CellFeatures
@@ -28,7 +30,7 @@ from blastscope.runtime.frames.mask_geometry import Contour, Region
 from blastscope.runtime.frames.types import CellGroup, FrameCell, FrameParameters, SegmentedCell
 from blastscope.runtime.io.own_files import exclusive_lock
 from blastscope.runtime.io.temporary_file import sibling
-from blastscope.runtime.types import Audit, Prediction, Refusal
+from blastscope.runtime.types import Prediction, Refusal
 
 FORMAT = 1
 WHOLE = -1  # the number of the tile that is a whole frame
@@ -82,7 +84,7 @@ class FrameRecord:
 
     def keep_facts(self, facts: FrameParameters) -> None:
         """Writes what was measured of the frame."""
-        self.journal.append({"frame": self.key, "facts": facts_to_row(facts)})
+        self.journal.append({"frame": self.key, "facts": asdict(facts)})
 
     def keep_tile(self, number: int, found: TileRecord) -> None:
         """Writes a finished tile. Many threads may."""
@@ -133,7 +135,7 @@ class Journal:
         """What is known of the frame at `path`, and where more of it is kept."""
         key = _key(path)
         facts = self._facts.get(key)
-        return FrameRecord(key, None if facts is None else facts_from_row(facts), self._tiles.get(key, {}), self)
+        return FrameRecord(key, None if facts is None else _facts().validate_python(facts), self._tiles.get(key, {}), self)
 
     @property
     def tiles(self) -> int:
@@ -254,15 +256,14 @@ def cell_from_row(row: Row) -> FrameCell:
     return FrameCell(found, prediction, None if row["appearance"] is None else CellFeatures(*row["appearance"]))
 
 
-def facts_to_row(facts: FrameParameters) -> Row:
-    """`facts` as values that `json.dumps` takes."""
-    return asdict(facts)
+@cache
+def _facts() -> TypeAdapter[FrameParameters]:
+    return TypeAdapter(FrameParameters)
 
 
-def facts_from_row(row: Row) -> FrameParameters:
-    """The facts that `facts_to_row` made `row` of."""
-    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
-    return FrameParameters(**values)
+@cache
+def _predictions() -> TypeAdapter[Prediction]:
+    return TypeAdapter(Prediction)
 
 
 def _prediction_row(prediction: Prediction) -> Row:
@@ -270,17 +271,7 @@ def _prediction_row(prediction: Prediction) -> Row:
 
 
 def _prediction(row: Row) -> Prediction:
-    table, box, classes = row["probabilities"], row["box"], row["set"]
-    return Prediction(
-        **{
-            **row,
-            "probabilities": None if table is None else tuple(map(_pair, table)),
-            "box": None if box is None else tuple(box),
-            "refusal": _refusal(row["refusal"]),
-            "audit": Audit(**row["audit"]),
-            "set": None if classes is None else tuple(classes),
-        }
-    )
+    return _predictions().validate_python({**row, "refusal": _refusal(row["refusal"])})
 
 
 def _refusal_row(refusal: Refusal | None) -> list[str] | None:

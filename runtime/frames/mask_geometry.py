@@ -25,7 +25,7 @@ NEAR = 12  # pixels: up to here an erosion is faster than distances
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """Some stain in a picture.
+    """A mask of stained pixels, with its place in a picture.
 
     Attributes
     ----------
@@ -47,7 +47,7 @@ class Region:
 
     @cached_property
     def hull(self) -> NDArray[np.int32]:
-        """(K, 2), x and y in the picture."""
+        """The corners of the convex hull, (K, 2) x and y in the picture."""
         return hull_of(self.mask).reshape(-1, 2) + np.asarray((self.x, self.y), np.int32)
 
     @cached_property
@@ -58,7 +58,7 @@ class Region:
 
     @property
     def box(self) -> tuple[int, int, int, int]:
-        """x0, y0, x1, y1, half-open."""
+        """The bounding box: x0, y0, x1, y1, half-open."""
         height, width = self.mask.shape
         return self.x, self.y, self.x + width, self.y + height
 
@@ -104,7 +104,7 @@ def hull_mask(mask: Mask) -> Mask:
 
 
 def union(one: Region, other: Region) -> Region:
-    """Two parts as one."""
+    """Two regions as one."""
     window = window_around([one, other], 0)
     corner = window[1].start, window[0].start
     return region_of(one.on(window) | other.on(window), corner, one.lobes + other.lobes)
@@ -138,7 +138,7 @@ def boxes_apart(one: Region, other: Region) -> int:
 
 
 def boxes_of(parts: Sequence[Region]) -> NDArray[np.int64]:
-    """(N, 4) the boxes of the parts."""
+    """The boxes of regions, (N, 4)."""
     return np.asarray([part.box for part in parts], np.int64).reshape(-1, 4)
 
 
@@ -217,3 +217,25 @@ class Contour:
         x, y = left + across + self.corner[0], top + down + self.corner[1]
         outlines = cv2.findContours(fine, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE, offset=(x, y))[0]
         return np.asarray(max(outlines, key=cv2.contourArea).reshape(-1, 2), np.int32)
+
+
+def iou(first: Sequence[Sequence[float]], second: Sequence[Sequence[float]]) -> NDArray[np.float64]:
+    """The overlap of each box of one list with each of another: intersection over union.
+
+    Parameters
+    ----------
+    first, second : sequence of (x0, y0, x1, y1)
+        A and B boxes, half-open.
+
+    Returns
+    -------
+    (A, B) float64 array
+        0 to 1.
+    """
+    a, b = (np.asarray(boxes, np.float64).reshape(-1, 4) for boxes in (first, second))
+    corner0 = np.maximum(a[:, None, :2], b[None, :, :2])
+    corner1 = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    shared = np.clip(corner1 - corner0, 0, None).prod(axis=2)
+    sizes = [(boxes[:, 2:] - boxes[:, :2]).prod(axis=1) for boxes in (a, b)]
+    both = sizes[0][:, None] + sizes[1][None, :] - shared
+    return np.asarray(np.divide(shared, both, out=np.zeros_like(shared), where=both > 0), np.float64)

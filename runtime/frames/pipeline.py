@@ -27,7 +27,7 @@ from blastscope.runtime.frames.image_pyramid import ImagePyramid, image_pyramid
 from blastscope.runtime.frames.journal import WHOLE, FrameRecord, Journal, TileRecord, in_order
 from blastscope.runtime.frames.segmentation.pipeline import COARSEST_UM, reach_px, segment_cells
 from blastscope.runtime.frames.segmentation.split_nuclei import MOST_PARTS
-from blastscope.runtime.frames.tiling import GlassMap, Tile, cropped, facts_in, glass_map, sample, shift_cell, tiles_of
+from blastscope.runtime.frames.tiling import Tile, facts_in, foreground_map, sample, shift_cell, tiles_of
 from blastscope.runtime.frames.types import Doubt, FrameCell, FrameParameters, FrameReport, FrameSpecification
 from blastscope.runtime.io.concurrency import Allowance, SingleThread, ordered_map
 from blastscope.runtime.io.image_decode import NO_MEMORY
@@ -43,8 +43,8 @@ MOST_TILES = 4  # at work at once, some 50 MB each
 MOST_PIXELS = MOST_TILES * WHOLE_PIXELS  # of frames that are looked at at once as a whole
 
 Classify = Callable[[Sequence[NDArray[np.uint8]]], list[Prediction]]
-Look = Callable[[Slide, FrameReport], object]
-Watch = Callable[["TileProgress"], object]
+FrameCallback = Callable[[Slide, FrameReport], object]
+TileCallback = Callable[["TileProgress"], object]
 LOG = logging.getLogger(__name__)
 BLACK = 24
 TOO_MANY = f"where more than {MOST_PARTS} stained parts hang together no cell is looked for: they are taken for noise or tissue"
@@ -76,7 +76,7 @@ class _Run:
     """Who hears of the parts of one frame as they are examined, and where they are kept."""
 
     path: Path | None = None  # of the frame
-    watch: Watch | None = None  # is called with the `TileProgress` of each part
+    watch: TileCallback | None = None  # is called with the `TileProgress` of each part
     record: FrameRecord | None = None  # keeps the parts, for a run that is resumed
     done: Iterator[int] = field(default_factory=lambda: count(1))  # numbers the parts that are examined
 
@@ -177,9 +177,9 @@ class Examiner:
     def examine_files(
         self,
         paths: Iterable[Path],
-        look: Look | None = None,
+        look: FrameCallback | None = None,
         *,
-        watch: Watch | None = None,
+        watch: TileCallback | None = None,
         journal: Path | None = None,
         origin: Mapping[str, str] | None = None,
     ) -> Iterator[FrameReport]:
@@ -214,7 +214,7 @@ class Examiner:
         return {"tile size": self.tile_px, "size of whole frames": self.whole_pixels}
 
     def _reports(
-        self, paths: Iterable[Path], look: Look | None, watch: Watch | None, journal: Journal | None
+        self, paths: Iterable[Path], look: FrameCallback | None, watch: TileCallback | None, journal: Journal | None
     ) -> Iterator[FrameReport]:
         alone = threading.Lock()  # whoever holds it may fill the memory with one large frame
         room = Allowance(MOST_PIXELS)  # of the others
@@ -265,7 +265,7 @@ class Examiner:
             if scan.width * scan.height == 0:
                 raise ReadError(Refusal("empty", f"the frame has no pixels: {scan.width} x {scan.height}"))
             if scan.width * scan.height > self.whole_pixels:
-                facts = run.facts(lambda: self._surveyed(scan))
+                facts = run.facts(lambda: self._estimated_on_windows(scan))
                 found = self._tiles(scan, facts, run)
             else:
                 facts, whole, unlit = self._whole(scan, run)
@@ -311,7 +311,7 @@ class Examiner:
             pictures, self.spec, pixel_um=given_um, stated_um=stated_um, measure=measure if detector else None
         )
 
-    def _surveyed(self, scan: Slide) -> FrameParameters:
+    def _estimated_on_windows(self, scan: Slide) -> FrameParameters:
         """What holds for the whole of a large `scan`, measured on windows that show something."""
         windows = image_pyramid(sample(scan), self.threads)
         facts = self._estimated(windows, scan)
@@ -324,11 +324,12 @@ class Examiner:
         """What is found in a large `scan`, tile by tile."""
         margin = reach_px(facts, self.spec)
         tiles = list(tiles_of(scan.width, scan.height, side_px=self.tile_px, margin_px=margin))
-        workers, glass = min(self.threads, MOST_TILES, len(tiles)), glass_map(scan, facts)
+        workers, foreground = min(self.threads, MOST_TILES, len(tiles)), foreground_map(scan, facts)
 
         def found_in(numbered: tuple[int, Tile]) -> TileRecord:
             number, tile = numbered
-            return run.part(number, len(tiles), lambda: self._tile(scan, facts, _without_glass(tile, glass, margin), workers))
+            shown = foreground.cropped(tile, margin) if foreground else tile
+            return run.part(number, len(tiles), lambda: self._tile(scan, facts, shown, workers))
 
         return [part for _, part in ordered_map(found_in, enumerate(tiles), workers=workers)]
 
@@ -352,14 +353,6 @@ class Examiner:
         moved = [shift_cell(cell, tile) for cell in found]
         cells = [FrameCell(cell, None) if cell.refusal else FrameCell(cell, next(calls), next(looks)) for cell in moved]
         return TileRecord(cells, crowded=bool(skipped))
-
-
-def _without_glass(tile: Tile, glass: GlassMap | None, margin: int) -> Tile | None:
-    """What of `tile` isn't known to be glass; None where its core is nothing else."""
-    if glass is None:
-        return tile
-    content = glass.content(tile.region)
-    return cropped(tile, content, margin) if content and glass.content(tile.core) else None
 
 
 def call_pictures(

@@ -1,6 +1,6 @@
 """Optical density, stain vectors, and normalisation of a cell's stain to C-NMC's.
 
-Optical density over the glass doesn't depend on a camera's white balance. In it red cells lie along one direction, however
+Optical density over the background doesn't depend on a camera's white balance. In it red cells lie along one direction, however
 thick they are and however many overlap. The component at a right angle to that direction is near 0 for them, and large for
 nuclei.
 
@@ -24,8 +24,8 @@ from blastscope.runtime.frames.types import Colour
 Pair = tuple[float, float]
 
 # Means over every tenth cell of C-NMC's folds 0 and 1, in the order of their paths (525 cells): the mean and the standard
-# deviation of L*, a* and b* of a cell's pixels that aren't black, and `estimate_stains` of these (over white glass). Over the
-# cells the mean of L* varies by 2.7, those of a* and b* by 1.7 and 1.5.
+# deviation of L*, a* and b* of a cell's pixels that aren't black, and `estimate_stains` of these (over a white background).
+# Over the cells the mean of L* varies by 2.7, those of a* and b* by 1.7 and 1.5.
 CNMC_MEAN: Colour = (18.85, 27.70, -22.67)
 CNMC_SPREAD: Colour = (4.14, 3.40, 3.60)
 CNMC_STAINS: tuple[Colour, Colour] = ((0.569, 0.652, 0.499), (0.495, 0.783, 0.373))
@@ -61,7 +61,7 @@ class Stains:
 
 
 def normalize_stain(
-    image: NDArray[np.uint8], mask: Mask, how: Literal["none", "reinhard", "macenko"], glass: Colour
+    image: NDArray[np.uint8], mask: Mask, how: Literal["none", "reinhard", "macenko"], background: Colour
 ) -> NDArray[np.uint8]:
     """A cell in C-NMC's colours, on black.
 
@@ -73,8 +73,8 @@ def normalize_stain(
         Not 0 where the cell is.
     how : {'none', 'reinhard', 'macenko'}
         By mean and spread in CIE L*a*b* (Reinhard 2001), or by the amounts of two stains (Macenko 2009).
-    glass : (float, float, float)
-        R, G and B of the frame's glass, 0 to 255.
+    background : (float, float, float)
+        R, G and B of the frame's background, 0 to 255.
 
     Returns
     -------
@@ -85,14 +85,14 @@ def normalize_stain(
     elif cv2.countNonZero(mask) >= FEWEST and how == "macenko":
         own = mask > 0
         coloured = np.zeros_like(image)
-        coloured[own] = _macenko(image[own], glass)
+        coloured[own] = _macenko(image[own], background)
         image = coloured
     return np.asarray(cv2.copyTo(image, mask), np.uint8)
 
 
-def estimate_stains(pixels: NDArray[np.uint8], glass: Colour) -> Stains | None:
+def estimate_stains(pixels: NDArray[np.uint8], background: Colour) -> Stains | None:
     """The two stains of these pixels (N, 3) RGB after Macenko (2009); None where they show fewer than two."""
-    optical_density = _density(pixels, glass)
+    optical_density = _density(pixels, background)
     strong = optical_density[(optical_density > FAINT).any(axis=1)]
     if len(strong) < FEWEST:
         return None
@@ -121,12 +121,12 @@ def _reinhard(image: NDArray[np.uint8], mask: Mask) -> NDArray[np.uint8]:
     return _bright(cv2.cvtColor(moved, cv2.COLOR_Lab2RGB) * np.float32(255))
 
 
-def _macenko(pixels: NDArray[np.uint8], glass: Colour) -> NDArray[np.uint8]:
+def _macenko(pixels: NDArray[np.uint8], background: Colour) -> NDArray[np.uint8]:
     """The pixels with C-NMC's stains in place of their own, as much and as varied: its cells are dark all over."""
-    own = estimate_stains(pixels, glass)
+    own = estimate_stains(pixels, background)
     if own is None:
         return pixels
-    amounts = _density(pixels, glass) @ np.linalg.pinv(np.asarray(own.vectors))
+    amounts = _density(pixels, background) @ np.linalg.pinv(np.asarray(own.vectors))
     stretch = np.clip(np.asarray(CNMC_AMOUNTS_SPREAD) / np.maximum(np.asarray(own.spread), 1e-3), *STRETCH)
     amounts = (amounts - np.asarray(own.mean)) * stretch + np.asarray(CNMC_AMOUNTS)
     return _bright(255 * np.exp(-np.maximum(amounts, 0) @ np.asarray(CNMC_STAINS)))
@@ -144,8 +144,8 @@ def _linear_light() -> NDArray[np.float32]:
     return np.where(levels <= 0.04045, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4).astype(np.float32)
 
 
-def _density(pixels: NDArray[np.uint8], glass: Colour) -> NDArray[np.float64]:
-    return np.asarray(-np.log((pixels.astype(np.float64) + 1) / (np.asarray(glass) + 1)), np.float64)
+def _density(pixels: NDArray[np.uint8], background: Colour) -> NDArray[np.float64]:
+    return np.asarray(-np.log((pixels.astype(np.float64) + 1) / (np.asarray(background) + 1)), np.float64)
 
 
 def _bright(values: NDArray[np.floating]) -> NDArray[np.uint8]:
@@ -157,9 +157,9 @@ def _colour(values: NDArray[np.float64]) -> Colour:
     return float(values[0]), float(values[1]), float(values[2])
 
 
-def optical_density(picture: NDArray[np.uint8], glass: Colour) -> tuple[NDArray[np.float32], ...]:
-    """Natural optical density over the glass, (H, W) each of red, green and blue; brighter than glass is negative."""
-    levels = np.ascontiguousarray(_densities(glass).T, np.float32)
+def optical_density(picture: NDArray[np.uint8], background: Colour) -> tuple[NDArray[np.float32], ...]:
+    """Natural optical density over the background, (H, W) each of red, green and blue; brighter than background is negative."""
+    levels = np.ascontiguousarray(_densities(background).T, np.float32)
     return tuple(np.asarray(cv2.LUT(channel, own), np.float32) for channel, own in zip(cv2.split(picture), levels, strict=True))
 
 
@@ -181,8 +181,8 @@ def _beside_gray(colour: Colour) -> NDArray[np.float64]:
     return np.asarray((green - blue, blue - red, red - green))
 
 
-def project_density(axis: Colour, picture: NDArray[np.uint8], glass: Colour) -> NDArray[np.int16]:
-    """How much nuclear stain each pixel shows; glass and red cells are near 0.
+def project_density(axis: Colour, picture: NDArray[np.uint8], background: Colour) -> NDArray[np.int16]:
+    """How much nuclear stain each pixel shows; background and red cells are near 0.
 
     Parameters
     ----------
@@ -190,8 +190,8 @@ def project_density(axis: Colour, picture: NDArray[np.uint8], glass: Colour) -> 
         Weight of the optical density in R, G and B.
     picture : (H, W, 3) uint8 array
         RGB.
-    glass : (float, float, float)
-        R, G and B of the glass, 0 to 255.
+    background : (float, float, float)
+        R, G and B of the background, 0 to 255.
 
     Returns
     -------
@@ -200,14 +200,14 @@ def project_density(axis: Colour, picture: NDArray[np.uint8], glass: Colour) -> 
     """
     # whole numbers have exact sums, so a pixel shows the same wherever it stands in the frame; channel by channel it takes
     # a quarter of the time
-    red, green, blue = map(cv2.LUT, cv2.split(picture), _shares(axis, glass))
+    red, green, blue = map(cv2.LUT, cv2.split(picture), _shares(axis, background))
     return np.asarray(cv2.add(cv2.add(red, green), blue), np.int16)
 
 
 @lru_cache(maxsize=16)
-def _shares(axis: Colour, glass: Colour) -> tuple[NDArray[np.int16], ...]:
+def _shares(axis: Colour, background: Colour) -> tuple[NDArray[np.int16], ...]:
     """What each level of each channel shows of nuclear stain."""
-    densities = _densities(glass)
+    densities = _densities(background)
     shown = densities * np.asarray(axis)
     shown[:, 0] += EXTRA * np.maximum(densities[:, 0] - EXTRA_FROM, 0)
     steps = np.clip(np.rint(shown * STEP), -10_000, 10_000).astype(np.int16)
@@ -215,7 +215,7 @@ def _shares(axis: Colour, glass: Colour) -> tuple[NDArray[np.int16], ...]:
     return tuple(np.ascontiguousarray(channel) for channel in steps.T)
 
 
-def _densities(glass: Colour) -> NDArray[np.float64]:
+def _densities(background: Colour) -> NDArray[np.float64]:
     """(256, 3) the density of each level of each channel."""
     levels = np.arange(256, dtype=np.float64)[:, None] + 1
-    return np.asarray(-np.log(levels / (np.asarray(glass) + 1)), np.float64)
+    return np.asarray(-np.log(levels / (np.asarray(background) + 1)), np.float64)

@@ -38,5 +38,5 @@ def quantile(values: NDArray[Any], share: float) -> float:
 
 
 def median(values: NDArray[Any]) -> float:
-    """The median."""
+    """The median, one of the values themselves."""
     return quantile(values, 0.5)

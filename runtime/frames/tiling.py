@@ -1,6 +1,6 @@
 """Large frames: tiles, each with the cells whose centre it holds, and the windows that are examined before them.
 
-`sample` chooses windows that tell scale and stain; `glass_map` finds where there is only glass.
+`sample` chooses windows that tell scale and stain; `foreground_map` finds where there is only background.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from blastscope.runtime.types import Box
 
 WINDOW_PX, WINDOWS, GRID = 1024, 8, 6  # a scan is surveyed on so many windows, chosen from a grid of GRID x GRID
 
-# Pixels of a smaller copy in which the palest nucleus that the finder knows still differs from glass: it covers most of one.
-COARSEST_GLASS_UM = 1.5
-NOT_GLASS = 8  # levels darker than glass in any channel; the noise of single pixels is averaged out of a smaller copy
+# Pixels of a smaller copy in which the palest nucleus that can be found still differs from background: it covers most of one.
+COARSEST_FOREGROUND_UM = 1.5
+NOT_BACKGROUND = 8  # levels darker than background in any channel; the noise of single pixels is averaged out of a smaller copy
 BLOCK = 16  # pixels of the smaller copy along one block of the map
 BAND_PIXELS = 16_000_000  # of the smaller copy that are read at once
 STRIPE = 3  # tiles across: what two of them share, beside and below each other, is then still at hand, decoded, for the second
@@ -83,11 +83,6 @@ def tiles_of(width: int, height: int, *, side_px: int, margin_px: int) -> Iterat
         yield Tile((left, top, right, bottom), _grown((left, top, right, bottom), margin_px, (0, 0, width, height)))
 
 
-def cropped(tile: Tile, content: Box, margin_px: int) -> Tile:
-    """`tile` with its region reduced to `content` and `margin_px` around it."""
-    return tile._replace(region=_grown(content, margin_px, tile.region))
-
-
 def _grown(box: Box, margin: int, within: Box) -> Box:
     return (
         max(box[0] - margin, within[0]),
@@ -145,8 +140,8 @@ def _content(scan: Slide, boxes: Sequence[Box]) -> list[float]:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class GlassMap:
-    """Where a scan shows anything but empty glass, in blocks.
+class ForegroundMap:
+    """Where a scan shows anything but empty background, in blocks.
 
     Attributes
     ----------
@@ -161,7 +156,7 @@ class GlassMap:
     down: float
 
     def content(self, box: Box) -> Box | None:
-        """The part of `box` that holds all in it that isn't glass; None where there is nothing else. In pixels of the scan."""
+        """The box of all foreground in `box`, in pixels of the scan; None where there is none."""
         rows, columns = self.shown.shape
         left, top = int(box[0] / self.across), int(box[1] / self.down)
         right, bottom = (min(int((side - 1) / step) + 1, most) for side, step, most in self._ends(box, columns, rows))
@@ -178,13 +173,18 @@ class GlassMap:
     def _ends(self, box: Box, columns: int, rows: int) -> tuple[tuple[int, float, int], tuple[int, float, int]]:
         return (box[2], self.across, columns), (box[3], self.down, rows)
 
+    def cropped(self, tile: Tile, margin_px: int) -> Tile | None:
+        """`tile` with its region reduced to the foreground and `margin_px` around it; None where its core holds none."""
+        content = self.content(tile.region)
+        return tile._replace(region=_grown(content, margin_px, tile.region)) if content and self.content(tile.core) else None
 
-def glass_map(scan: Slide, facts: FrameParameters) -> GlassMap | None:
-    """Where `scan` shows but glass, by the smallest of its copies in which nuclei still show.
+
+def foreground_map(scan: Slide, facts: FrameParameters) -> ForegroundMap | None:
+    """Where `scan` shows anything but background, by the smallest of its copies in which nuclei still show.
 
     None where it has no such copy, or a damaged one.
     """
-    fine = [level for level in scan.reduced if facts.pixel_um * scan.width / level.width <= COARSEST_GLASS_UM]
+    fine = [level for level in scan.reduced if facts.pixel_um * scan.width / level.width <= COARSEST_FOREGROUND_UM]
     if not fine:
         return None
     level = min(fine, key=lambda one: one.width)
@@ -193,22 +193,22 @@ def glass_map(scan: Slide, facts: FrameParameters) -> GlassMap | None:
     except ReadError:  # the pixels that count may be whole
         return None
     beside = np.asarray(cv2.dilate(shown, np.ones((3, 3), np.uint8)), np.uint8)  # copies may lie a pixel off
-    return GlassMap(beside, BLOCK * scan.width / level.width, BLOCK * scan.height / level.height)
+    return ForegroundMap(beside, BLOCK * scan.width / level.width, BLOCK * scan.height / level.height)
 
 
 def _shown_blocks(level: Readable, facts: FrameParameters) -> NDArray[np.uint8]:
-    """(rows, columns) 1 for each block of `level` that shows something. What is brighter than glass is no stain."""
-    red, green, blue = (max(level - NOT_GLASS, 0.0) for level in facts.background)
+    """(rows, columns) 1 for each block of `level` that shows something. What is brighter than background is no stain."""
+    red, green, blue = (max(level - NOT_BACKGROUND, 0.0) for level in facts.background)
     rows, columns = -(-level.height // BLOCK), -(-level.width // BLOCK)
     shown = np.empty((rows, columns), np.uint8)
     step = max(BAND_PIXELS // level.width // BLOCK, 1)
     for top in range(0, rows, step):
         bottom = min(top + step, rows)
         band = read_region(level, (0, top * BLOCK, level.width, min(bottom * BLOCK, level.height)))
-        glass = cv2.inRange(band, (red, green, blue), (255.0, 255.0, 255.0))
-        beyond = (bottom - top) * BLOCK - glass.shape[0], columns * BLOCK - glass.shape[1]
-        whole = cv2.copyMakeBorder(glass, 0, beyond[0], 0, beyond[1], cv2.BORDER_CONSTANT, value=(255,))
-        # means over whole squares: 255 only where all of it is glass
+        background = cv2.inRange(band, (red, green, blue), (255.0, 255.0, 255.0))
+        beyond = (bottom - top) * BLOCK - background.shape[0], columns * BLOCK - background.shape[1]
+        whole = cv2.copyMakeBorder(background, 0, beyond[0], 0, beyond[1], cv2.BORDER_CONSTANT, value=(255,))
+        # means over whole squares: 255 only where all of it is background
         means = cv2.resize(whole, (columns, bottom - top), interpolation=cv2.INTER_AREA)
         shown[top:bottom] = means < 255
     return shown

@@ -280,7 +280,7 @@ class FrameParameters:
     scale_source : ScaleSource
         Where the scale comes from.
     background : Colour
-        R, G and B of the empty glass, 0 to 255.
+        R, G and B of the empty background, 0 to 255.
     nuclear_axis : Colour
         Weights of the optical densities of R, G and B: a nucleus is far along, a red cell at 0.
     nucleus_threshold : float
@@ -288,7 +288,7 @@ class FrameParameters:
     cell_threshold : float
         On the map of the whole cell.
     content : (x0, y0, x1, y1)
-        In pixels: all that is neither glass nor black. The grid that cells are found on is centred on it.
+        In pixels: all that is neither background nor black. The grid that cells are found on is centred on it.
     extent : (x0, y0, x1, y1)
         In pixels: the whole frame, of which the pixels at hand may be a tile.
     scale_note : str

@@ -239,7 +239,7 @@ class Opener(Protocol):
         ...
 
     def open(self, candidate: EngineConfig) -> InferencePool:
-        """Raises `BlastscopeError`."""
+        """An engine of this configuration. Raises `BlastscopeError`."""
         ...
 
 

@@ -51,7 +51,7 @@ class Predictor(Protocol):
         ...
 
     def predict_batch(self, taken: Sequence[Taken]) -> list[Prediction]:
-        """The calls on a few, from one lane."""
+        """The calls on a batch of crops, from one lane."""
         ...
 
     def refused(self, refusal: Refusal) -> Prediction:
@@ -241,7 +241,7 @@ def make_predictor(
     answered: Callable[[], None],
     unlike_training: UnlikeTraining = "refuse",
 ) -> Predictor:
-    """The one that goes with the engine."""
+    """The predictor that goes with the engine."""
     partial, image_input = lanes.cascade is not None, lanes.engine.image_input
     postprocessor = VotePostprocessor(bundle, audit, answered, partial=partial, unlike_training=unlike_training)
     if image_input is None:

@@ -38,7 +38,7 @@ class _Waiting:
 
 
 def answered(prediction: Prediction) -> Future[Prediction]:
-    """The future of what is known already."""
+    """A future that is done: it has its answer already."""
     future: Future[Prediction] = Future()
     future.set_result(prediction)
     return future

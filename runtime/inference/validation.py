@@ -1,7 +1,7 @@
 """Validates an engine on the golden set, and caches that it passed.
 
 A proof holds for these bytes of an engine, this golden set and this tolerance, on this machine: the same code on the same data.
-What has no seal, because it was just compiled or is of a library that keeps nothing, is proved at every opening. And every
+What has no digest, because it was just compiled or is of a library that keeps nothing, is proved at every opening. And every
 opening runs one crop at least: a proof can't say that the machine still computes.
 """
 
@@ -57,7 +57,7 @@ def validate_engine(backend: Backend, engine: Engine, golden: Golden, tolerance:
 
 
 def first_of(golden: Golden) -> Golden:
-    """The first crop alone."""
+    """A golden set of its first crop alone."""
     return Golden(golden.crops[:1], golden.probabilities[:1], None if golden.novelty is None else golden.novelty[:1])
 
 

@@ -106,7 +106,7 @@ class InferencePool:
         return number
 
     def give_back(self, turn: _Turn) -> None:
-        """Ends a turn."""
+        """Gives a lane back to the pool."""
         with self._lock:
             for number, taken in enumerate(self._turns):
                 if taken is not None and taken() is turn:

@@ -155,7 +155,7 @@ class CameraListener:
         return self._stream.wait(timeout)
 
     def close(self) -> None:
-        """Tells of the frames that wait, and ends."""
+        """Reports the frames that wait, and ends."""
         self._stream.stop()
 
     def __enter__(self) -> Self:

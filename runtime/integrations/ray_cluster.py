@@ -215,7 +215,7 @@ class Work:
 
     @property
     def made_with(self) -> dict[str, Any]:
-        """All that changes an answer."""
+        """Everything that changes an answer, for the record of a run."""
         wanted = {"bundle": self.digest, "task": self.task, "pixel size": self.pixel_um}
         chosen = {name: value for name, value in self.engine.items() if name in ("precision", "unlike_training", "cascade")}
         return {**wanted, "specification": self.spec.model_dump() if self.spec else None, "options": chosen}
@@ -252,7 +252,7 @@ class Worker:
         return os.getpid()
 
     def answer(self, paths: Sequence[str]) -> list[Row]:
-        """A row for each file."""
+        """The answers on files, a row for each."""
         files = [Path(path) for path in paths]
         if self._work.task == "classify":
             return [dict(prediction.row()) for _, prediction in self._scope.classify_files(files)]

@@ -39,25 +39,25 @@ class SlideStage(XYStageDevice):
         self._place: Place = (0.0, 0.0)
 
     def set_position_um(self, x: float, y: float) -> None:
-        """Goes there at once."""
+        """Moves the stage, at once."""
         self._place = (float(x), float(y))
 
     def get_position_um(self) -> Place:
-        """Where it is."""
+        """The stage's position in micrometres."""
         return self._place
 
     def home(self) -> None:
-        """Goes to the slide's middle."""
+        """Moves the stage to the slide's middle."""
         self._place = (0.0, 0.0)
 
     def stop(self) -> None:
-        """It is never on its way."""
+        """Does nothing: the stage moves at once."""
 
     def set_origin_x(self) -> None:
-        """The middle of the slide stays the origin."""
+        """Does nothing: the middle of the slide stays the origin."""
 
     def set_origin_y(self) -> None:
-        """The middle of the slide stays the origin."""
+        """Does nothing: the middle of the slide stays the origin."""
 
 
 class SlideCamera(CameraDevice):
@@ -72,11 +72,11 @@ class SlideCamera(CameraDevice):
         self._exposure_ms = 10.0
 
     def get_exposure(self) -> float:
-        """In milliseconds."""
+        """The exposure in milliseconds."""
         return self._exposure_ms
 
     def set_exposure(self, exposure: float) -> None:
-        """Changes nothing in the picture."""
+        """Sets the exposure, which changes nothing in the picture."""
         self._exposure_ms = exposure
 
     def shape(self) -> tuple[int, int, int]:
@@ -85,7 +85,7 @@ class SlideCamera(CameraDevice):
         return height, width, 3
 
     def dtype(self) -> type[np.uint8]:
-        """Of a channel."""
+        """The type of a channel."""
         return np.uint8
 
     def start_sequence(self, n: int | None, get_buffer: Any) -> Any:

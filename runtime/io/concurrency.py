@@ -41,14 +41,14 @@ class ThreadPool:
         self._lock = threading.Lock()
         self._end = weakref.finalize(self, _end_forgotten, self._jobs, self._threads)
 
-    def submit(self, function: Callable[..., R], *words: Any) -> Future[R]:
+    def submit(self, function: Callable[..., R], *args: Any) -> Future[R]:
         """The future of a call in one of the threads.
 
         Parameters
         ----------
         function : callable
             What is called.
-        *words
+        *args
             With which arguments.
 
         Returns
@@ -60,7 +60,7 @@ class ThreadPool:
         Closed
             The pool is closed, or no thread can be begun any more.
         """
-        job = _Job(function, words)
+        job = _Job(function, args)
         with self._lock:
             if not self._end.alive:
                 raise Closed("the threads have ended: the handle is closed, or the process ends")
@@ -84,7 +84,7 @@ class ThreadPool:
         -------
         list
         """
-        jobs = [self.submit(function, *words) for words in zip(*items, strict=True)]
+        jobs = [self.submit(function, *args) for args in zip(*items, strict=True)]
         try:
             return [job.result() for job in jobs]
         finally:
@@ -131,16 +131,16 @@ class ThreadPool:
 class _Job:
     """A call that waits for a thread."""
 
-    def __init__(self, function: Callable[..., Any], words: tuple[Any, ...]) -> None:
+    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
         self.future: Future[Any] = Future()
-        self._function, self._words = function, words
+        self._function, self._args = function, args
 
     def run(self) -> None:
         future = self.future
         if not future.set_running_or_notify_cancel():
             return
         try:
-            result = self._function(*self._words)
+            result = self._function(*self._args)
         except BaseException as error:  # noqa: BLE001 whatever it is, it belongs to whoever waits for the result
             future.set_exception(error)
             del self, future  # the error keeps this frame, which would keep the error

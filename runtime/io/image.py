@@ -1,4 +1,4 @@
-"""Images at the door: arrays are checked here, and files and encoded bytes decoded unchanged or refused."""
+"""What is taken as an image: arrays are checked here, files and encoded bytes decoded unchanged or refused."""
 
 from __future__ import annotations
 

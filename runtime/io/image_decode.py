@@ -1,4 +1,4 @@
-"""Image files as bytes and as pixels: read whole, decoded unchanged, or refused. `runtime.io.image` is the door above it."""
+"""Image files as bytes and as pixels: read whole, decoded unchanged, or refused. Called by `runtime.io.image`."""
 
 from __future__ import annotations
 

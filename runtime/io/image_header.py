@@ -189,7 +189,7 @@ def _breaks_off(content: bytes) -> _Refused:
 
 
 def breaks_off(content: bytes) -> tuple[RefusalCode, str]:
-    """How a file without its end is refused."""
+    """The refusal of a file that breaks off."""
     return "undecodable", f"the file is truncated: it breaks off after {len(content)} bytes"
 
 

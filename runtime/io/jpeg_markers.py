@@ -109,7 +109,7 @@ class Coverage:
 
     @classmethod
     def of_frame(cls, body: bytes) -> Coverage:
-        """By the body of a start of frame."""
+        """Nothing read yet, of a picture whose start-of-frame segment has this body."""
         _, height, width, count = struct.unpack_from(">BHHB", body)
         parts = [struct.unpack_from("BB", body, 6 + 3 * number) for number in range(count)]
         return cls(width, height, {name: (max(sides >> 4, 1), max(sides & 15, 1)) for name, sides in parts})

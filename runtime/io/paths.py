@@ -1,7 +1,4 @@
-"""Files in, predictions out: images found in folders, and work on many files that overlaps without losing their order.
-
-Where a user's cache lies.
-"""
+"""Images found in files and folders; where the shipped bundle and a user's cache lie."""
 
 from __future__ import annotations
 
@@ -9,12 +6,15 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from importlib.resources import files
 from pathlib import Path
 
 import platformdirs
 
 from blastscope.runtime.errors import DataError, UsageError
 from blastscope.runtime.io.image_decode import SUFFIXES
+
+SHIPPED_BUNDLE = Path(str(files("blastscope") / "shipped"))
 
 # Files that nobody takes for a picture. What is neither read nor one of them is told of: a camera may write it.
 FOREIGN = {
@@ -25,7 +25,7 @@ FOREIGN = {
 MOST_SUFFIXES, LONGEST_SUFFIX = 9, 12
 
 
-class PassedOver:
+class SkippedFiles:
     """How many files of folders were not taken, by suffix. Hidden files and those that nobody takes for a picture don't count.
 
     Attributes
@@ -80,12 +80,12 @@ def _often(counts: Counter[str]) -> list[tuple[str, int]]:
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
 
-def left_out(passed: PassedOver) -> Iterator[str]:
+def left_out(passed: SkippedFiles) -> Iterator[str]:
     """A sentence on the files that were left out.
 
     Parameters
     ----------
-    passed : PassedOver
+    passed : SkippedFiles
         What was passed over.
 
     Yields
@@ -99,7 +99,7 @@ def left_out(passed: PassedOver) -> Iterator[str]:
         yield f"left out of the folders: {passed.by_reason}"
 
 
-def find_images(paths: Path | str | Iterable[Path | str], *, passed: PassedOver | None = None) -> list[Path]:
+def find_images(paths: Path | str | Iterable[Path | str], *, passed: SkippedFiles | None = None) -> list[Path]:
     """The image files that `paths` name, in the order given: files as they are, folders as the image files below them, sorted.
 
     A file that is named is taken whatever its suffix, even if it doesn't exist, and so is a folder that can't be looked into:
@@ -109,7 +109,7 @@ def find_images(paths: Path | str | Iterable[Path | str], *, passed: PassedOver 
     ----------
     paths : Path, str or iterable of them
         Files and folders. A single folder needs no list around it.
-    passed : PassedOver, optional
+    passed : SkippedFiles, optional
         Is told of the files in folders that were not taken.
 
     Returns
@@ -124,7 +124,7 @@ def find_images(paths: Path | str | Iterable[Path | str], *, passed: PassedOver 
         `paths` is a single path and not a folder.
     """
     found: list[Path] = []
-    passed = PassedOver() if passed is None else passed
+    passed = SkippedFiles() if passed is None else passed
     for path in _one_folder_or_paths(paths):
         images = _images_below(path, passed) if path.is_dir() else [path]
         if not images:
@@ -152,7 +152,7 @@ def each_image(paths: Path | str | Iterable[Path | str]) -> Iterator[Path]:
         `paths` is a single path and not a folder.
     """
     several = _one_folder_or_paths(paths)  # what is no path at all is said now
-    return (image for path in several for image in ((path.is_dir() and _images_below(path, PassedOver())) or [path]))
+    return (image for path in several for image in ((path.is_dir() and _images_below(path, SkippedFiles())) or [path]))
 
 
 def _one_folder_or_paths(paths: Path | str | Iterable[Path | str]) -> Iterator[Path]:
@@ -161,7 +161,7 @@ def _one_folder_or_paths(paths: Path | str | Iterable[Path | str]) -> Iterator[P
     return as_paths(paths)
 
 
-def _images_below(folder: Path, passed: PassedOver) -> list[Path]:
+def _images_below(folder: Path, passed: SkippedFiles) -> list[Path]:
     images: list[Path] = []
     unread: list[Path] = []
     for place, _, names in os.walk(folder, onerror=lambda error: unread.append(Path(error.filename))):
@@ -173,7 +173,7 @@ def _images_below(folder: Path, passed: PassedOver) -> list[Path]:
     return sorted([*images, *unread])
 
 
-def nothing_in(folder: Path, kind: str, suffixes: Sequence[str], passed: PassedOver) -> DataError:
+def nothing_in(folder: Path, kind: str, suffixes: Sequence[str], passed: SkippedFiles) -> DataError:
     """The error to raise for a folder that holds nothing to look at.
 
     Parameters
@@ -184,7 +184,7 @@ def nothing_in(folder: Path, kind: str, suffixes: Sequence[str], passed: PassedO
         What was looked for, such as 'image'.
     suffixes : sequence of str
         The suffixes that were looked for.
-    passed : PassedOver
+    passed : SkippedFiles
         What was found instead.
 
     Returns

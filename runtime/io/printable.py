@@ -65,6 +65,23 @@ def _escaped(found: re.Match[str]) -> str:
     return f"\\x{code:02x}" if code < 0x20 else f"\\u{code:04x}"  # the latter may stand in JSON, where the former never are
 
 
+def format_duration(seconds: float) -> str:
+    """A time as people say it: '40 s', '3 min', '3.5 h'.
+
+    Parameters
+    ----------
+    seconds : float
+        At least 0.
+
+    Returns
+    -------
+    str
+    """
+    if seconds < 90:
+        return f"{max(round(seconds), 1)} s"
+    return f"{round(seconds / 60)} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+
+
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Writes a table to a CSV file in UTF-8, whole or not at all.
 

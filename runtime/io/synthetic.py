@@ -43,7 +43,7 @@ class SyntheticCell:
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
+class _Appearance:
     """What tells blasts and normal cells apart. Ranges are drawn from; lengths are in pixels of C-NMC's frame.
 
     Attributes
@@ -67,8 +67,8 @@ class _Look:
     lobes: int
 
 
-BLAST = _Look(radius=(98, 126), nucleus=(93, 98), clump=11, depth=(12, 19), lobes=5)
-NORMAL = _Look(radius=(84, 104), nucleus=(78, 89), clump=27, depth=(17, 27), lobes=8)
+BLAST = _Appearance(radius=(98, 126), nucleus=(93, 98), clump=11, depth=(12, 19), lobes=5)
+NORMAL = _Appearance(radius=(84, 104), nucleus=(78, 89), clump=27, depth=(17, 27), lobes=8)
 
 
 def synthetic_cell(
@@ -187,7 +187,7 @@ def write_synthetic_dataset(
     return root
 
 
-def _painted(random: np.random.Generator, look: _Look, size_px: int, tint: Tint) -> NDArray[np.uint8]:
+def _painted(random: np.random.Generator, look: _Appearance, size_px: int, tint: Tint) -> NDArray[np.uint8]:
     """Cytoplasm, nucleus, chromatin and grain, from the outside in, in a square that just holds the cell."""
     radius = _scaled(int(random.integers(*look.radius)), size_px)
     side = min(radius * 5 // 2, size_px)

@@ -15,7 +15,7 @@ from blastscope.runtime.bundle import read_bundle, read_signed_bundle
 from blastscope.runtime.bundle.trusted_keys import RequiredSignature
 from blastscope.runtime.errors import DigestMismatch, UsageError
 from blastscope.runtime.inference.options import SessionOptions, as_path, whole_number
-from blastscope.runtime.io.paths import default_cache_dir
+from blastscope.runtime.io.paths import SHIPPED_BUNDLE, default_cache_dir
 from blastscope.runtime.session.scope import Scope as Scope
 from blastscope.runtime.types import Execution, Layout, Precision
 
@@ -73,13 +73,9 @@ def open_bundle(
     require_signature : Path, str or iterable of these, optional
         Public keys, one of which must have signed the bundle, or 'trusted' for those that `blastscope trust` keeps.
     """
-    if path is None:
-        from blastscope import SHIPPED_BUNDLE
-
-        path = SHIPPED_BUNDLE
     if tell is not None:
         _log_to(tell)
-    path, queue = as_path("path", path), whole_number("queue", queue)
+    path, queue = as_path("path", SHIPPED_BUNDLE if path is None else path), whole_number("queue", queue)
     cache = default_cache_dir() if cache_dir is None else as_path("cache_dir", cache_dir).absolute()
     options = SessionOptions.parse(
         device=device,

@@ -24,7 +24,7 @@ from blastscope.runtime.session.open_session import OpenSession
 from blastscope.runtime.types import VOTERS, Prediction, Refusal
 
 if TYPE_CHECKING:
-    from blastscope.runtime.frames.pipeline import Classify, Examiner, Look, Watch
+    from blastscope.runtime.frames.pipeline import Classify, Examiner, FrameCallback, TileCallback
     from blastscope.runtime.frames.types import FrameReport, FrameSpecification
     from blastscope.runtime.inference.neighbours import LabelledArchive
     from blastscope.runtime.io.image import ImageSource
@@ -249,8 +249,8 @@ class Scope(OpenSession):
         *,
         pixel_um: float | None = None,
         spec: FrameSpecification | None = None,
-        look: Look | None = None,
-        watch: Watch | None = None,
+        look: FrameCallback | None = None,
+        watch: TileCallback | None = None,
         resume: Path | str | None = None,
     ) -> Iterator[FrameReport]:
         """The `FrameReport` on each file, in the order given; a file that can't be read gets one with a refusal.

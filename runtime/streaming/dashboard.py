@@ -180,7 +180,7 @@ class Viewer(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 as http.server calls it
-        """Nothing: every frame is several requests."""
+        """Logs nothing: every frame is several requests."""
 
 
 def _number(text: str) -> int | None:

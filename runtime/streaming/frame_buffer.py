@@ -29,7 +29,7 @@ ANSWER_S = 10.0  # for taking an answer
 
 
 class BufferedFrame:
-    """One frame on the board."""
+    """A frame in the buffer, with its picture and text for the page."""
 
     def __init__(self, number: int, report: FrameReport, pixels: NDArray[np.uint8] | None) -> None:
         self.number = number
@@ -107,7 +107,7 @@ class FrameBuffer:
             self._tell()
 
     def close(self) -> None:
-        """Lets no viewer wait any longer."""
+        """Wakes every viewer that waits, for good."""
         with self._state:
             self._closed = True
             self._tell()
@@ -143,7 +143,7 @@ class Connection:
 
 
 class Connections:
-    """Those that are open."""
+    """The open connections of a page's server."""
 
     def __init__(self, most: int = CONNECTIONS, per_client: int = PER_CLIENT) -> None:
         self._most, self._per_client = most, per_client
@@ -162,7 +162,7 @@ class Connections:
             return True
 
     def leave(self, request: socket.socket) -> None:
-        """Ends a connection's stay."""
+        """Forgets a connection that has ended."""
         with self._lock:
             self._open.pop(request, None)
 

@@ -224,7 +224,7 @@ class StatsRecorder:
             self._slow = slow
 
     def told(self, latency_ms: float, *, refused: bool) -> None:
-        """A report was given away."""
+        """Counts a report that the consumer got."""
         with self._state:
             self._latency_ms.append(latency_ms)
             self._latency_max_ms = max(latency_ms, self._latency_max_ms or 0.0)

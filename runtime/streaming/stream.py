@@ -115,7 +115,7 @@ class Stream:
     @property
     def stats(self) -> StreamStats:
         """Counts and times of the stream so far."""
-        return self._run.ledger.stats()
+        return self._run.recorder.stats()
 
     def put(self, frame: Any, *, id: FrameId | None = None, metadata: Mapping[str, Any] | None = None) -> None:  # noqa: A002
         """Hands over a frame. When this returns, its buffer may be used again.
@@ -155,7 +155,7 @@ class Stream:
         """
         if threading.current_thread() in self._own:
             raise UsageError("a stream's callback can't wait for the stream: it would wait for itself")
-        return self._run.ledger.wait(idle=not self._pulls, timeout=timeout)
+        return self._run.recorder.wait(idle=not self._pulls, timeout=timeout)
 
     def stop(self, *, drain: bool = True) -> bool:
         """Takes no more frames, and returns when the threads have ended. Safe to call twice, and from everywhere.
@@ -184,7 +184,7 @@ class Stream:
                 self._run.stop(drain=False)
             if not at_work:
                 LOG.warning("a stream's callback hasn't returned, and its thread is left behind")
-                self._run.ledger.enter("stopped")
+                self._run.recorder.enter("stopped")
                 return False
             at_work[0].join(LOOK_S)
         return True
@@ -209,9 +209,9 @@ class _Run:
         on_report: OnReport,
         on_error: OnError | None,
         frames: BoundedQueue[_Taken],
-        ledger: StatsRecorder,
+        recorder: StatsRecorder,
     ) -> None:
-        self.ledger = ledger
+        self.recorder = recorder
         self._examine, self._on_report, self._on_error = examine, on_report, on_error
         self._frames = frames
         self._reports: BoundedQueue[_Examined] = BoundedQueue(REPORTS)
@@ -229,17 +229,17 @@ class _Run:
         try:
             if frame.id is None:
                 taken = taken._replace(frame=replace(taken.frame, id=self._number))
-            self.ledger.count(taken=1)  # before the others can count it
+            self.recorder.count(taken=1)  # before the others can count it
             try:
                 gone = self._frames.put(taken, may_wait=may_wait)
             except (Closed, UsageError):
-                self.ledger.count(taken=-1)
+                self.recorder.count(taken=-1)
                 raise
             self._number += 1
         finally:
             self._door.release()
         if gone:
-            self.ledger.count(dropped=len(gone))
+            self.recorder.count(dropped=len(gone))
 
     def stop(self, *, drain: bool) -> None:
         """Ends the lines, without waiting for the threads."""
@@ -247,7 +247,7 @@ class _Run:
         gone = len(self._frames.end(keep=drain))
         if not drain:
             gone += len(self._reports.end(keep=False))
-        self.ledger.count(dropped=gone)
+        self.recorder.count(dropped=gone)
 
     def stop_forgotten(self, process: int) -> None:
         """The same for a handle that was collected. Does nothing in a forked child: the parent's threads may hold locks."""
@@ -276,11 +276,11 @@ class _Run:
         while (taken := self._frames.get()) is not None:
             started = time.perf_counter()
             report = self._examined(taken.frame)
-            self.ledger.examined(1e3 * (time.perf_counter() - started), slow=self._reports.full)
+            self.recorder.examined(1e3 * (time.perf_counter() - started), slow=self._reports.full)
             try:
                 self._reports.put(_Examined(report, taken.at))
             except Closed:  # stopped meanwhile, by someone who doesn't want the rest
-                self.ledger.count(dropped=1)
+                self.recorder.count(dropped=1)
         self._reports.end()
 
     def tell_all(self, keep: object = None) -> None:
@@ -292,8 +292,8 @@ class _Run:
                     self._on_report(told.report)
             except BaseException as error:  # noqa: BLE001 the consumer's mistake isn't the stream's
                 self._failed(StreamFailure("on_report", error, told.report.id, told.report.metadata))
-            self.ledger.told(latency_ms, refused=told.report.refusal is not None)
-        self.ledger.enter("closed" if self._closed.is_set() else "stopped" if self._stopped.is_set() else "ended")
+            self.recorder.told(latency_ms, refused=told.report.refusal is not None)
+        self.recorder.enter("closed" if self._closed.is_set() else "stopped" if self._stopped.is_set() else "ended")
 
     def in_callbacks_since(self, began: float, patience_s: float) -> set[int]:
         """The threads that have been in a callback for longer than `patience_s`, counted from `began` at the earliest."""
@@ -318,16 +318,16 @@ class _Run:
         except BaseException as error:  # noqa: BLE001 whatever it is, it costs this frame alone
             self._failed(StreamFailure("examine", error, frame.id, frame.metadata))
             if isinstance(error, DeviceLost):
-                self.ledger.enter("device-lost")
+                self.recorder.enter("device-lost")
             if isinstance(error, Closed):
                 self._closed.set()
-                self.ledger.count(dropped=len(self._frames.end(keep=False)))
+                self.recorder.count(dropped=len(self._frames.end(keep=False)))
             return _refused(frame, Refusal("failed", f"{type(error).__name__}: {error}"))
-        self.ledger.enter("running")
+        self.recorder.enter("running")
         return report
 
     def _failed(self, failure: StreamFailure) -> None:
-        self.ledger.fail(failure.error)
+        self.recorder.fail(failure.error)
         if self._on_error is None:
             if failure.where != "examine":  # a frame that couldn't be examined shows in its report
                 LOG.warning("a stream's %s failed: %s", failure.where, failure.error, exc_info=failure.error)
@@ -336,7 +336,7 @@ class _Run:
             with self._calling_out():
                 self._on_error(failure)
         except BaseException as error:  # noqa: BLE001 there is nobody left to tell
-            self.ledger.fail(error)
+            self.recorder.fail(error)
 
 
 def _refused(frame: Frame, refusal: Refusal) -> FrameReport:
@@ -353,6 +353,6 @@ def _iterator(frames: Iterable[Any]) -> Iterator[Any]:
         raise UsageError(f"frames must be iterable, not '{type(frames).__name__}'; for put they are None") from error
 
 
-def _thread(name: str, target: Callable[..., None], *words: Any) -> threading.Thread:
+def _thread(name: str, target: Callable[..., None], *args: Any) -> threading.Thread:
     # a daemon: a stream that nobody stopped doesn't keep the process from ending
-    return threading.Thread(target=target, args=words, name=f"blastscope-stream-{name}", daemon=True)
+    return threading.Thread(target=target, args=args, name=f"blastscope-stream-{name}", daemon=True)

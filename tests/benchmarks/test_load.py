@@ -96,17 +96,17 @@ def test_accuracy_is_what_scikit_learn_says() -> None:
     assert score_answers(refused, samples).weighted_f1.value == pytest.approx(f1_score(labels, wrong, average="weighted"))
 
 
-def test_a_bundle_is_judged_on_the_patients_that_it_holds_out(taught_bundle: Any) -> None:
-    bundle = read_bundle(taught_bundle.path)
+def test_a_bundle_is_judged_on_the_patients_that_it_holds_out(trained_bundle: Any) -> None:
+    bundle = read_bundle(trained_bundle.path)
     patients = bundle.manifest.training.patients
     digest = bundle.manifest.training.model_copy(update={"data_sha256": "0" * 64})  # the fixture's networks were solved for
     known = SimpleNamespace(manifest=SimpleNamespace(training=digest))
-    found = load_samples(known, taught_bundle.data, 100)  # type: ignore[arg-type]
+    found = load_samples(known, trained_bundle.data, 100)  # type: ignore[arg-type]
     assert found.held_out
-    people = scan_dataset(taught_bundle.data).people_of(patients.validation)
+    people = scan_dataset(trained_bundle.data).people_of(patients.validation)
     assert set(found.people) == set(people)
     whole = digest.model_copy(update={"split": "none"})
-    everybody = load_samples(SimpleNamespace(manifest=SimpleNamespace(training=whole)), taught_bundle.data, 100)  # type: ignore[arg-type]
+    everybody = load_samples(SimpleNamespace(manifest=SimpleNamespace(training=whole)), trained_bundle.data, 100)  # type: ignore[arg-type]
     assert not everybody.held_out
     assert set(everybody.people) > set(found.people)
 

@@ -15,10 +15,9 @@ import cv2
 import numpy as np
 import onnx
 import pytest
-from trained_bundle import VALIDATION, TaughtBundle, taught
+from trained_bundle import VALIDATION, TrainedBundle, trained_networks
 from typer.testing import CliRunner
 
-from blastscope.calibration.acceptance.evaluation import CellPredictions, ReferenceRunner
 from blastscope.calibration.calibrate import calibrate, check_writable
 from blastscope.calibration.cascade import run as cascade_module
 from blastscope.calibration.cascade.report import CascadeReport, write_report
@@ -26,6 +25,7 @@ from blastscope.calibration.cascade.run import calibrate_cascade
 from blastscope.calibration.cascade.threshold_selection import clopper_pearson_upper
 from blastscope.calibration.compare import compare
 from blastscope.calibration.config import CalibrationConfig, CascadeConfig, OperatingPointConfig
+from blastscope.calibration.evaluation import CellPredictions, ReferenceRunner
 from blastscope.calibration.quantisation.qdq_placement import count_macs, voter_mac_share
 from blastscope.calibration.quantisation.quantizer import Int8Builder
 from blastscope.calibration.result import CalibrationReport
@@ -44,13 +44,13 @@ LENIENT = CalibrationConfig(method="minmax", cells=8, max_flip_rate=0.5, max_f1_
 
 
 @pytest.fixture(scope="module")
-def data(taught_bundle: TaughtBundle) -> Path:
-    return taught_bundle.data
+def data(trained_bundle: TrainedBundle) -> Path:
+    return trained_bundle.data
 
 
 @pytest.fixture(scope="module")
-def exported(taught_bundle: TaughtBundle) -> Path:
-    return taught_bundle.path
+def exported(trained_bundle: TrainedBundle) -> Path:
+    return trained_bundle.path
 
 
 @pytest.fixture
@@ -252,7 +252,7 @@ def test_the_road_holds_on_real_cells(cnmc: Path, tmp_path: Path) -> None:
             target = folder / cell.label / f"UID_{name}_{cell.image}_{cell.cell}_{cell.label}{cell.path.suffix}"
             target.parent.mkdir(parents=True, exist_ok=True)
             target.symlink_to(cell.path)
-    save_ensemble(tmp_path / "run", taught(folder, backbone="test_efficientnet", side_px=64))
+    save_ensemble(tmp_path / "run", trained_networks(folder, backbone="test_efficientnet", side_px=64))
     config = ExportConfig(fused_only=True, parity_cells=16)
     made = export_run(tmp_path / "run", tmp_path / "bundle", data=folder, config=config)
     assert made.manifest.golden.source == "validation"

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blastscope.calibration.quantisation.calibration_data import (
+from blastscope.calibration.calibration_data import (
     choose_cells,
     crop_cells,
     drop_rows,

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from trained_bundle import taught
+from trained_bundle import trained_networks
 from typer.testing import CliRunner
 
 from blastscope.calibration import fold_gate
 from blastscope.calibration.calibrate import calibrate
+from blastscope.calibration.calibration_data import crop_cells
 from blastscope.calibration.config import CalibrationConfig
-from blastscope.calibration.quantisation.calibration_data import crop_cells
 from blastscope.calibration.quantisation.quantizer import Int8Builder
 from blastscope.cli import app
 from blastscope.export.exporter import export_run
@@ -56,7 +56,7 @@ def held_out(trained: TrainedEnsemble, folder: Path, names: tuple[str, ...]) -> 
 @pytest.fixture(scope="module")
 def exported(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the bundle `whole` and, below `folds`, one for each of the parts."""
-    place, trained = tmp_path_factory.mktemp("exported"), taught(data)
+    place, trained = tmp_path_factory.mktemp("exported"), trained_networks(data)
     config = ExportConfig(precisions=("fp32",), fused_only=True, parity_cells=8, golden_cells=4, drawn=True)
     for target, names in {"whole": (), "folds/fold-1": PARTS[0], "folds/fold-2": PARTS[1]}.items():
         run = place / "runs" / target.replace("/", "-")
@@ -123,7 +123,7 @@ def test_folds_must_hold_out_everybody_exactly_once(place: Path, data: Path) -> 
 
 
 def test_folds_of_another_recipe_cannot_judge(place: Path, data: Path, tmp_path: Path) -> None:
-    other = taught(data, side_px=40)
+    other = trained_networks(data, side_px=40)
     save_ensemble(tmp_path / "run", held_out(other, data, PARTS[1]))
     shutil.rmtree(place / "folds" / "fold-2")
     config = ExportConfig(precisions=("fp32",), fused_only=True, parity_cells=8, golden_cells=4, drawn=True)

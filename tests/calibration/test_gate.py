@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from onnx_builders import crops, two_towers
 
-from blastscope.calibration.acceptance.evaluation import ReferenceRunner
 from blastscope.calibration.acceptance.trial import (
     EngineResult,
     PairedPredictions,
@@ -20,6 +19,7 @@ from blastscope.calibration.acceptance.trial import (
     open_engines,
 )
 from blastscope.calibration.config import CalibrationConfig
+from blastscope.calibration.evaluation import ReferenceRunner
 from blastscope.runtime.errors import ConfigError
 from blastscope.runtime.inference.validation import GoldenCheck
 from blastscope.runtime.io.cnmc import DatasetEntry

@@ -9,14 +9,14 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-from trained_bundle import TaughtBundle
+from trained_bundle import TrainedBundle
 from typer.testing import CliRunner
 
-from blastscope.calibration.acceptance.evaluation import ReferenceRunner
 from blastscope.calibration.acceptance.mixed_precision_search import blocks_of, evenly_spaced
 from blastscope.calibration.calibrate import calibrate
+from blastscope.calibration.calibration_data import crop_cells
 from blastscope.calibration.config import CalibrationConfig
-from blastscope.calibration.quantisation.calibration_data import crop_cells
+from blastscope.calibration.evaluation import ReferenceRunner
 from blastscope.calibration.quantisation.calibrators import collect_stats
 from blastscope.calibration.quantisation.qdq import equalize_layers
 from blastscope.calibration.quantisation.qdq_placement import make_plan
@@ -69,9 +69,9 @@ def load_graph(bundle: Bundle, models: GraphModels = "ensemble", precision: str 
 
 
 @pytest.fixture(scope="module")
-def planted(taught_bundle: TaughtBundle, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+def planted(trained_bundle: TrainedBundle, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """A bundle of the fused graph and A alone, planted once in A and once in B; and the names of the layers that suffer."""
-    place = Path(shutil.copytree(taught_bundle.path, tmp_path_factory.mktemp("planted") / "bundle"))
+    place = Path(shutil.copytree(trained_bundle.path, tmp_path_factory.mktemp("planted") / "bundle"))
     bundle = read_bundle(place)
     fused, alone = load_graph(bundle), load_graph(bundle, "a")
     chosen = pairs(fused)
@@ -89,16 +89,16 @@ def planted(taught_bundle: TaughtBundle, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture(scope="module")
-def mended(planted: tuple[Path, list[str]], taught_bundle: TaughtBundle) -> CalibrationReport:
-    return calibrate(planted[0], taught_bundle.data, PLAIN)
+def mended(planted: tuple[Path, list[str]], trained_bundle: TrainedBundle) -> CalibrationReport:
+    return calibrate(planted[0], trained_bundle.data, PLAIN)
 
 
 def test_planted_channels_change_no_answer_in_fp32_and_ruin_int8(
-    planted: tuple[Path, list[str]], taught_bundle: TaughtBundle, mended: CalibrationReport
+    planted: tuple[Path, list[str]], trained_bundle: TrainedBundle, mended: CalibrationReport
 ) -> None:
     crops = read_golden(read_bundle(planted[0])).crops
     before, after = (
-        ReferenceRunner(load_graph(read_bundle(path)).SerializeToString()) for path in (taught_bundle.path, planted[0])
+        ReferenceRunner(load_graph(read_bundle(path)).SerializeToString()) for path in (trained_bundle.path, planted[0])
     )
     np.testing.assert_allclose(after.probabilities(crops), before.probabilities(crops), atol=1e-5)
     assert all(not gate.passed and gate.flip_rate.value > 0.2 for gate in mended.first_gates)
@@ -124,17 +124,17 @@ def test_the_search_finds_exactly_the_planted_layers_and_the_gate_holds(
 
 
 def test_layers_that_are_named_stay_fp32_without_a_search(
-    planted: tuple[Path, list[str]], mended: CalibrationReport, taught_bundle: TaughtBundle, tmp_path: Path
+    planted: tuple[Path, list[str]], mended: CalibrationReport, trained_bundle: TrainedBundle, tmp_path: Path
 ) -> None:
     place = Path(shutil.copytree(planted[0], tmp_path / "bundle"))
-    report = calibrate(place, taught_bundle.data, PLAIN.model_copy(update={"float_layers": mended.recipe.floats}))
+    report = calibrate(place, trained_bundle.data, PLAIN.model_copy(update={"float_layers": mended.recipe.floats}))
     assert report.admitted, report.text()
     assert report.search is None
     assert report.recipe.floats == mended.recipe.floats
     assert report.int8_share == pytest.approx(mended.int8_share)
     assert f"stay fp32       {', '.join(mended.recipe.floats)}; " in report.text()
     with pytest.raises(ConfigError, match=r"float_layers: the graph has no layer Conv_x; it has .*"):
-        calibrate(place, taught_bundle.data, PLAIN.model_copy(update={"float_layers": ("Conv_x",)}))
+        calibrate(place, trained_bundle.data, PLAIN.model_copy(update={"float_layers": ("Conv_x",)}))
 
 
 def test_all_other_layers_are_int8_in_fused_and_single_graphs(
@@ -199,10 +199,14 @@ def test_the_report_shows_the_way(mended: CalibrationReport, planted: tuple[Path
     ],
 )
 def test_a_search_keeps_its_bounds_and_a_gate_that_fails_stays_shut(
-    planted: tuple[Path, list[str]], taught_bundle: TaughtBundle, tmp_path: Path, bound: dict[str, object], stopped: str | None
+    planted: tuple[Path, list[str]],
+    trained_bundle: TrainedBundle,
+    tmp_path: Path,
+    bound: dict[str, object],
+    stopped: str | None,
 ) -> None:
     place = Path(shutil.copytree(planted[0], tmp_path / "bundle"))
-    report = calibrate(place, taught_bundle.data, PLAIN.model_copy(update=bound))
+    report = calibrate(place, trained_bundle.data, PLAIN.model_copy(update=bound))
     assert not report.admitted
     assert report.recipe.floats == ()
     assert (report.search.stopped if report.search else None) == stopped
@@ -210,11 +214,11 @@ def test_a_search_keeps_its_bounds_and_a_gate_that_fails_stays_shut(
 
 
 def test_the_method_that_drifts_least_is_taken(
-    planted: tuple[Path, list[str]], taught_bundle: TaughtBundle, tmp_path: Path
+    planted: tuple[Path, list[str]], trained_bundle: TrainedBundle, tmp_path: Path
 ) -> None:
     place = Path(shutil.copytree(planted[0], tmp_path / "bundle"))
     one_of_18 = {"method": "auto", "max_flip_rate": 0.06}  # a vote near a tie: CPUs round otherwise
-    report = calibrate(place, taught_bundle.data, PLAIN.model_copy(update=one_of_18))
+    report = calibrate(place, trained_bundle.data, PLAIN.model_copy(update=one_of_18))
     assert report.admitted, report.text()
     assert report.recipe.equalised
     assert report.recipe.floats == ()
@@ -225,10 +229,10 @@ def test_the_method_that_drifts_least_is_taken(
     assert "methods tried" in report.text()
 
 
-def test_equalised_channels_change_no_answer(planted: tuple[Path, list[str]], taught_bundle: TaughtBundle) -> None:
+def test_equalised_channels_change_no_answer(planted: tuple[Path, list[str]], trained_bundle: TrainedBundle) -> None:
     bundle = read_bundle(planted[0])
     model = load_graph(bundle)
-    crops = crop_cells(scan_dataset(taught_bundle.data).cells[:8], bundle.manifest.crop).crops
+    crops = crop_cells(scan_dataset(trained_bundle.data).cells[:8], bundle.manifest.crop).crops
     plan = make_plan(model)
     before = collect_stats(model, plan, crops)
     level = equalize_layers(model, before.channels)
@@ -245,8 +249,8 @@ def test_equalised_channels_change_no_answer(planted: tuple[Path, list[str]], ta
         assert spread_after < spread_before - 2
 
 
-def test_blocks_hold_every_layer_once_in_order_and_are_as_many_as_may_be(taught_bundle: TaughtBundle) -> None:
-    model = load_graph(read_bundle(taught_bundle.path))
+def test_blocks_hold_every_layer_once_in_order_and_are_as_many_as_may_be(trained_bundle: TrainedBundle) -> None:
+    model = load_graph(read_bundle(trained_bundle.path))
     layers = [node.name for node in model.graph.node if node.op_type == "Conv"]
     assert blocks_of(model, layers, len(layers)) == [(name,) for name in layers]
     for most in (3, 8, len(layers) - 1):

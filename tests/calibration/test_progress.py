@@ -7,8 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from blastscope.calibration.acceptance import evaluation as module
-from blastscope.calibration.acceptance.evaluation import Progress, format_duration
+from blastscope.calibration import evaluation as module
+from blastscope.calibration.evaluation import Progress
+from blastscope.runtime.io.printable import format_duration
 
 
 def test_the_time_left_is_logged_every_few_seconds_not_at_the_end(
@@ -23,5 +24,6 @@ def test_the_time_left_is_logged_every_few_seconds_not_at_the_end(
     assert caplog.messages == ["30 of 60 cells, about 12 s left"]
 
 
-def test_a_duration_is_written_in_seconds_or_minutes() -> None:
-    assert [format_duration(seconds) for seconds in (0.2, 40.4, 89, 100, 3600)] == ["1 s", "40 s", "89 s", "2 min", "60 min"]
+def test_a_duration_is_written_in_seconds_minutes_or_hours() -> None:
+    seconds = (0.2, 40.4, 89, 100, 3600, 12600)
+    assert [format_duration(one) for one in seconds] == ["1 s", "40 s", "89 s", "2 min", "60 min", "3.5 h"]

@@ -12,8 +12,8 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from blastscope.calibration.acceptance.evaluation import ReferenceRunner
 from blastscope.calibration.config import CalibrationConfig, Method
+from blastscope.calibration.evaluation import ReferenceRunner
 from blastscope.calibration.quantisation.calibrators import (
     HISTOGRAM_SAMPLES,
     _refused,

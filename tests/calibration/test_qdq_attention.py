@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from blastscope.calibration.acceptance.evaluation import ReferenceRunner
 from blastscope.calibration.config import CalibrationConfig
+from blastscope.calibration.evaluation import ReferenceRunner
 from blastscope.calibration.quantisation.calibrators import _by_crop
 from blastscope.calibration.quantisation.qdq_placement import make_plan
 from blastscope.calibration.quantisation.quantizer import Int8Builder, default_quant_config

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from blastscope.calibration.acceptance.evaluation import Drift
 from blastscope.calibration.acceptance.mixed_precision_search import Search, SearchReport
 from blastscope.calibration.config import CalibrationConfig
+from blastscope.calibration.evaluation import Drift
 from blastscope.calibration.quantisation.quantizer import QuantConfig
 
 COSTS = {"a": 0.02, "b": 0.05, "c": 0.3, "d": 0.03}  # the drift of each layer alone in int8

@@ -1,4 +1,4 @@
-"""`blastscope demo` on a machine without real cells: the whole road on drawn ones, and a picture."""
+"""`blastscope demo` on a machine without real cells: a small training on drawn ones, and a picture."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from blastscope.cli import app
 
 
 @pytest.mark.slow
-def test_the_road_is_walked_with_drawn_cells_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_demo_trains_exports_and_calls_drawn_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BLASTSCOPE_DATA", str(tmp_path / "nothing"))
     monkeypatch.setattr(demo, "CELLS_OF_A_PATIENT", 6)  # half of what users get drawn
     done = CliRunner().invoke(app, ["demo", "--out", str(tmp_path / "demo"), "--json"])

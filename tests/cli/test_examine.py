@@ -124,12 +124,12 @@ def test_escape_sequences_in_names_never_reach_the_terminal(
 def test_a_table_holds_no_formula_whatever_frames_are_called(tmp_path: Path) -> None:
     names = ["=1+1.png", "+1.png", "-1.png", "@a.png", "\t=1.png", 'a\rb,c\n"d.png', "/x/=1.png", "plain.png"]
     audit = Audit("b" * 64, "e", "openvino", "CPU", "fp16", "f32")
-    papers = ReportWriter(OutputOptions(csv=tmp_path / "cells.csv"), [Path(name) for name in names])
+    writer = ReportWriter(OutputOptions(csv=tmp_path / "cells.csv"), [Path(name) for name in names])
     outline = np.asarray([(0, 0), (9, 0), (9, 9)], np.int32)
     cell = FrameCell(SegmentedCell((0, 0, 9, 9), outline, None, Refusal("clumped", "it is")), None)  # type: ignore[arg-type]
     for name in names:
-        papers.add(FrameReport((cell,), None, path=Path(name)), audit)
-    papers.finish("a", audit)
+        writer.add(FrameReport((cell,), None, path=Path(name)), audit)
+    writer.finish("a", audit)
     content = (tmp_path / "cells.csv").read_bytes().decode()
     rows = list(csv.DictReader(io.StringIO(content, newline="")))
     assert [row["number"] for row in rows] == ["1"] * len(names)
@@ -268,9 +268,9 @@ def test_frames_that_are_called_the_same_are_told_apart_by_their_folders(tmp_pat
 
 def test_the_index_leads_to_the_page_of_a_frame_whatever_it_is_called(tmp_path: Path) -> None:
     audit, path = Audit("b" * 64, "e", "openvino", "CPU", "fp16", "f32"), Path("50 % #3.png")
-    papers = ReportWriter(OutputOptions(report=tmp_path), [path])
-    papers.add(FrameReport((), None, path=path), audit)
-    papers.finish("a", audit)
+    writer = ReportWriter(OutputOptions(report=tmp_path), [path])
+    writer.add(FrameReport((), None, path=path), audit)
+    writer.finish("a", audit)
     (link,) = re.findall(r'<a href="([^"]*)">50 % #3\.png</a>', (tmp_path / "index.html").read_text(encoding="utf-8"))
     assert (tmp_path / unquote(urlsplit(link).path)).is_file()
 

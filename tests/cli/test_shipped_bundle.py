@@ -46,7 +46,7 @@ def test_every_backend_answers_alike_on_every_precision(shipped: Bundle, backend
 
 
 def test_it_calls_real_cells_far_better_than_chance(cnmc: Path) -> None:
-    """Cells of training patients may be among them: this is a test of the road from file to call, not a score."""
+    """Cells of training patients may be among them: this is a test of the path from file to call, not a score."""
     blasts = sorted((cnmc / "fold_0" / "all").glob("UID_45_*"))[::10]
     normal = sorted((cnmc / "fold_0" / "hem").glob("UID_H24_*"))[::10]
     with blastscope.open_bundle(workload="throughput") as scope:

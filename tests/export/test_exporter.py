@@ -10,8 +10,8 @@ import onnx
 import pytest
 import torch
 
-from blastscope.calibration.acceptance.evaluation import ReferenceRunner
-from blastscope.export.benchmark_bundle import make_benchmark_bundle
+from blastscope.benchmarks.benchmark_bundle import make_benchmark_bundle
+from blastscope.calibration.evaluation import ReferenceRunner
 from blastscope.export.exporter import export_run, synthetic_crops
 from blastscope.export.onnx_export import make_graph
 from blastscope.export.onnx_writer import ExportConfig, backbone_passes, export_graphs

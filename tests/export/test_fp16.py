@@ -9,7 +9,7 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from blastscope.calibration.acceptance.evaluation import ReferenceRunner
+from blastscope.calibration.evaluation import ReferenceRunner
 from blastscope.calibration.quantisation.qdq_placement import find_regions
 from blastscope.export.onnx_export import FusedGraph, trace
 from blastscope.export.onnx_writer import cast_fp16, convert_fp16

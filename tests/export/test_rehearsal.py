@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from blastscope.export.parity import rehearse
+from blastscope.export.rehearsal import rehearse
 from blastscope.runtime.errors import EngineError
 from blastscope.train.config import SHIPPED, TrainConfig
 from blastscope.train.network import VoterNetwork, make_voter

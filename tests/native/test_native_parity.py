@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from native_bindings import assert_same_row
-from trained_bundle import TaughtBundle
+from trained_bundle import TrainedBundle
 
 from blastscope import SHIPPED_BUNDLE, open_bundle
 from blastscope.benchmarks.libblastscope import NOTES, NativeLibrary, NativeScope
@@ -73,13 +73,13 @@ def test_smear_frames_are_refused_as_in_python(native: NativeLibrary, shared_dat
 @pytest.mark.parametrize("workload", ["latency", "throughput"])
 @pytest.mark.parametrize("layout", ["fused", "staged"])
 def test_every_layout_and_workload_has_pythons_engine(
-    native: NativeLibrary, taught_bundle: TaughtBundle, tmp_path: Path, workload: str, layout: str
+    native: NativeLibrary, trained_bundle: TrainedBundle, tmp_path: Path, workload: str, layout: str
 ) -> None:
     options: dict[str, Any] = {"workload": workload, "layout": layout, "precision": "fp32", "threads": 2, "cache_dir": tmp_path}
     images = [synthetic_cell(seed) for seed in range(4)]
     with (
-        open_bundle(taught_bundle.path, device="cpu", **options) as python,
-        native.opened(taught_bundle.path, **options) as scope,
+        open_bundle(trained_bundle.path, device="cpu", **options) as python,
+        native.opened(trained_bundle.path, **options) as scope,
     ):
         assert scope.audit == plain({**python.classify(images[0]).row()})["audit"]
         assert all(agree(scope, python, image) for image in images)

@@ -98,61 +98,60 @@ def test_arrows_point_one_way() -> None:
     ] == []
 
 
-def runtime_imports(file: str) -> Iterator[tuple[str, ...]]:
-    """The modules of runtime/ that `file` imports, inside functions too, as path parts: ("bundle", "reader")."""
+def module_of(file: str) -> tuple[str, ...]:
+    """Of 'runtime/bundle/reader.py': ("runtime", "bundle", "reader")."""
+    return tuple(file.removeprefix("blastscope/").removesuffix(".py").removesuffix("/__init__").split("/"))
+
+
+MODULES = {module_of(file) for file in SOURCES if file != "blastscope/__init__.py"}
+PACKAGES = sorted({module[:-1] for module in MODULES} - {()})
+
+
+@cache
+def imported_modules(file: str) -> set[tuple[str, ...]]:
+    """Our modules that `file` imports, inside functions too, as `module_of` names them."""
+    found: set[tuple[str, ...]] = set()
     for node in ast.walk(tree(file)):
         names = [name.name for name in node.names] if isinstance(node, ast.Import) else []
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("blastscope.runtime"):
+        if isinstance(node, ast.ImportFrom):
             names = [f"{node.module}.{name.name}" for name in node.names]  # a name may be a module
         for name in names:
-            parts = tuple(name.split(".")[2:]) if name.startswith("blastscope.runtime.") else ()
-            while parts and parts not in RUNTIME_MODULES:
+            parts = tuple(name.split(".")[1:]) if name.startswith("blastscope.") else ()
+            while parts and parts not in MODULES:
                 parts = parts[:-1]
             if parts:
-                yield parts
-
-
-def runtime_module(file: str) -> tuple[str, ...]:
-    return tuple(file.removesuffix(".py").removesuffix("/__init__").split("/")[1:])
+                found.add(parts)
+    return found
 
 
 RUNTIME_FILES = [file for file in SOURCES if file.startswith("runtime/") and file != "runtime/__init__.py"]
-RUNTIME_MODULES = {runtime_module(file) for file in RUNTIME_FILES}
-RUNTIME_PACKAGES = {runtime_module(file) for file in RUNTIME_FILES if file.endswith("/__init__.py")}
-PARENT_PACKAGES = [  # those that hold other packages
-    pytest.param(
-        package,
-        id=".".join(("runtime", *package)),
-    )
-    for package in sorted({package[:-1] for package in RUNTIME_PACKAGES})
-]
 
 
 def test_the_runtime_holds_these_modules_and_packages_alone() -> None:
-    assert {module[0] for module in RUNTIME_MODULES} == set(RUNTIME_ORDER)
+    assert {module_of(file)[1] for file in RUNTIME_FILES} == set(RUNTIME_ORDER)
 
 
 def test_packages_of_the_runtime_import_downwards_only() -> None:
     level = {name: number for number, name in enumerate(RUNTIME_ORDER)}
-    assert ("cuda", "driver") in set(runtime_imports("runtime/backends/tensorrt/key.py"))
+    assert ("runtime", "cuda", "driver") in imported_modules("runtime/backends/tensorrt/key.py")
     assert [
         f"{file} imports {'.'.join(target)}"
         for file in RUNTIME_FILES
-        for target in runtime_imports(file)
-        if level[target[0]] < level[runtime_module(file)[0]]
+        for target in imported_modules(file)
+        if target[:1] != ("runtime",) or level[target[1]] < level[module_of(file)[1]]
     ] == []
 
 
-@pytest.mark.parametrize("package", PARENT_PACKAGES)
-def test_packages_of_the_runtime_form_no_cycle(package: tuple[str, ...]) -> None:
-    """Nor do the modules that lie beside them."""
+@pytest.mark.parametrize("package", PACKAGES, ids=".".join)
+def test_no_package_holds_a_cycle_of_modules_or_packages(package: tuple[str, ...]) -> None:
     depth = len(package)
     imported: dict[str, set[str]] = {}
-    for file in RUNTIME_FILES:
-        module = runtime_module(file)
+    for file in SOURCES:
+        module = module_of(file)
         if module[:depth] == package and len(module) > depth:
-            targets = {target[depth] for target in runtime_imports(file) if target[:depth] == package and len(target) > depth}
+            targets = {target[depth] for target in imported_modules(file) if target[:depth] == package and len(target) > depth}
             imported.setdefault(module[depth], set()).update(targets - {module[depth]})
+    assert imported
     try:
         TopologicalSorter(imported).prepare()
     except CycleError as error:

@@ -77,3 +77,24 @@ def test_every_verb_and_make_target_that_is_named_exists(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert set(re.findall(r"\bblastscope ([a-z]+)\b(?= [A-Z-]|`)", text)) <= verbs
     assert set(re.findall(r"\bmake ([a-z-]+)\b", text)) - {"demo", "test"} <= targets | {"it"}
+
+
+def test_what_the_changelog_says_is_called_otherwise_now_is_there() -> None:
+    files = [
+        path
+        for room in ("runtime", "train", "calibration", "export", "benchmarks", "blastscope")
+        for path in (ROOT / room).rglob("*")
+    ]
+    code = "\n".join(path.read_text(encoding="utf-8") for path in files if path.suffix in (".py", ".css", ".html", ".js"))
+    known = {*re.findall(r"\w+", code), *(path.stem for path in files)}
+    log = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    now = re.findall(r"→ `([^`]+)`", log)
+    assert len(now) > 400
+    assert [name for name in now if not set(re.findall(r"\w+", name)) <= known] == []
+    commands = re.findall(r"\| `python -m blastscope\.([\w.]+)` \|$", log, re.MULTILINE)
+    assert len(commands) > 5
+    assert [
+        name
+        for name in commands
+        if not (ROOT / name.replace(".", "/")).with_suffix(".py").is_file() and not (ROOT / name.replace(".", "/")).is_dir()
+    ] == []

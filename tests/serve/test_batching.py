@@ -103,8 +103,8 @@ def test_a_thread_that_waits_is_woken_by_its_answers() -> None:
 
 
 def test_what_a_thread_has_given_up_leaves_the_queue() -> None:
-    with halted() as (batcher, begun, _), ThreadPoolExecutor(2) as callers:
-        callers.submit(batcher.answer, [1], PATIENCE_S, stays)
+    with halted() as (batcher, begun, gate), ThreadPoolExecutor(2) as callers:
+        first = callers.submit(batcher.answer, [1], PATIENCE_S, stays)
         assert begun.wait(PATIENCE_S)
         with pytest.raises(RequestError, match=r"within 0\.01 seconds"):
             batcher.answer([2, 3], 0.01, stays)
@@ -124,6 +124,8 @@ def test_what_a_thread_has_given_up_leaves_the_queue() -> None:
         with pytest.raises(ClientGone):
             going.result(PATIENCE_S)
         assert batcher.waiting == 0
+        gate.set()
+        assert first.result(PATIENCE_S) == [-1]
 
 
 def test_nobody_begins_to_use_what_was_closed() -> None:

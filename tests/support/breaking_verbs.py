@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors.numpy import load_file
-from trained_bundle import taught_bundle
+from trained_bundle import make_trained_bundle
 
 from blastscope.calibration.calibrate import calibrate
 from blastscope.calibration.config import CalibrationConfig
@@ -67,9 +67,10 @@ def prepare(base: Path) -> None:
     """Cells, a run, a bundle, a zip and answers, of which the verbs begin and with which they are compared."""
     data = write_synthetic_dataset(base / "data", patients=6, cells_each=4, size_px=96)
     pipeline.train_ensemble(data, TRAINING, base / "run", cache=base / "crops")
-    taught_bundle(base / "taught").path.rename(base / "bundle")  # a run so short calls all cells alike, which is no bundle
+    made = make_trained_bundle(base / "trained")
+    made.path.rename(base / "bundle")  # a run so short calls all cells alike, which is no bundle
     shutil.copytree(base / "bundle", base / "int8")
-    calibrate(base / "int8", base / "taught" / "data", LENIENT)
+    calibrate(base / "int8", base / "trained" / "data", LENIENT)
     pack(read_bundle(base / "bundle"), base / "old.zip")
     pack(read_bundle(base / "int8"), base / "new.zip")
     np.save(base / "answer.npy", _answer(base, base / "cache"))
@@ -171,13 +172,13 @@ VERBS = {
     "train": Verb(_nothing, _train, _nothing, _trained),
     "export": Verb(
         _old_bundle,
-        lambda base, place: export_run(base / "taught" / "run", place / "bundle", config=EXPORT),
+        lambda base, place: export_run(base / "trained" / "run", place / "bundle", config=EXPORT),
         _bundle_is_whole,
         _is_new,
     ),
     "calibrate": Verb(
         _old_bundle,
-        lambda base, place: calibrate(place / "bundle", base / "taught" / "data", LENIENT),
+        lambda base, place: calibrate(place / "bundle", base / "trained" / "data", LENIENT),
         _bundle_is_whole,
         _is_new,
     ),

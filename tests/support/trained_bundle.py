@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from blastscope.calibration.quantisation.calibration_data import crop_cells
+from blastscope.calibration.calibration_data import crop_cells
 from blastscope.export.exporter import export_run
 from blastscope.export.onnx_writer import ExportConfig
 from blastscope.runtime.bundle.manifest import Patients
@@ -20,26 +20,26 @@ from blastscope.train.ensemble_checkpoint import TrainedEnsemble, ValidationCell
 TRAINING, VALIDATION = ("H1", "2"), ("H3", "4", "H5", "6")
 
 
-class TaughtBundle(NamedTuple):
+class TrainedBundle(NamedTuple):
     """A bundle in fp32, fused and single graphs, and the drawn cells that it was made from."""
 
     path: Path
     data: Path
 
     @classmethod
-    def below(cls, place: Path) -> TaughtBundle:
-        """The one that `taught_bundle` made there."""
+    def below(cls, place: Path) -> TrainedBundle:
+        """The one that `make_trained_bundle` made there."""
         return cls(place / "bundle", place / "data")
 
 
-def taught_bundle(place: Path) -> TaughtBundle:
+def make_trained_bundle(place: Path) -> TrainedBundle:
     """Made below `place`, with one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        made = TaughtBundle.below(place)
+        made = TrainedBundle.below(place)
         write_synthetic_dataset(made.data, patients=6, cells_each=8, size_px=160)
-        save_ensemble(place / "run", taught(made.data))
+        save_ensemble(place / "run", trained_networks(made.data))
         config = ExportConfig(precisions=("fp32",), parity_cells=8, golden_cells=8)
         export_run(place / "run", made.path, data=made.data, config=config)
         return made
@@ -47,7 +47,7 @@ def taught_bundle(place: Path) -> TaughtBundle:
         torch.set_num_threads(threads)
 
 
-def taught(folder: Path, *, backbone: str = "test_resnet", side_px: int = 32) -> TrainedEnsemble:
+def trained_networks(folder: Path, *, backbone: str = "test_resnet", side_px: int = 32) -> TrainedEnsemble:
     """Random backbones whose last layers are solved for the labels of the cells below `folder`: clear calls, no training."""
     config = TrainConfig.model_validate(
         {"network": {"backbone": backbone, "weights": "none"}, "crop": {"side_px": side_px}, "stage2": {"hidden": 16}}

@@ -19,6 +19,7 @@ from blastscope.runtime.frames.pipeline import Examiner
 from blastscope.runtime.frames.types import FrameReport, FrameSpecification
 from blastscope.runtime.io.cnmc import scan_dataset
 from blastscope.runtime.types import Audit, Prediction, Refusal
+from blastscope.train import site_cells as module
 from blastscope.train.site_cells import add_site_cells
 
 AUDIT = Audit("b" * 64, "e", "openvino", "CPU", "fp16", "f32")
@@ -66,10 +67,13 @@ def cells(cnmc: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_corrected_cells_stand_beside_the_others_as_the_networks_see_them(site: Site, cells: Path, tmp_path: Path) -> None:
+def test_corrected_cells_stand_beside_the_others_as_the_networks_see_them(
+    site: Site, cells: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     write_corrections(tmp_path / "c.csv", site.corrections({"one": "all", "two": "hem"}))
-    told: list[str] = []
-    place = add_site_cells(cells, tmp_path / "c.csv", tmp_path / "place", spec=SPEC, tell=told.append)
+    caplog.set_level("INFO", module.logger.name)
+    place = add_site_cells(cells, tmp_path / "c.csv", tmp_path / "place", spec=SPEC)
+    told = [record.getMessage() for record in caplog.records if record.name == module.logger.name]
     data = scan_dataset(place)
     own = [cell for cell in data.cells if cell.patient.startswith("S")]
     assert len(data.cells) == len(own) + 2
@@ -85,10 +89,7 @@ def test_corrected_cells_stand_beside_the_others_as_the_networks_see_them(site: 
 def test_the_same_person_has_the_same_id_in_every_run(site: Site, cells: Path, tmp_path: Path) -> None:
     write_corrections(tmp_path / "c.csv", site.corrections({"one": "all", "two": "hem"}))
     names = [
-        sorted(
-            path.name
-            for path in add_site_cells(cells, tmp_path / "c.csv", tmp_path / out, spec=SPEC, tell=print).rglob("UID_s*")
-        )
+        sorted(path.name for path in add_site_cells(cells, tmp_path / "c.csv", tmp_path / out, spec=SPEC).rglob("UID_s*"))
         for out in ("first", "second")
     ]
     assert names[0] == names[1] != []
@@ -98,8 +99,7 @@ def test_of_a_person_with_both_classes_the_more_frequent_one_is_taken(site: Site
     rows = site.corrections({"one": "all", "two": "hem"})
     rows[0] = Correction(rows[0].path, 1, rows[0].box, "all", "hem", "me", "2026")
     write_corrections(tmp_path / "c.csv", rows)
-    told: list[str] = []
-    data = scan_dataset(add_site_cells(cells, tmp_path / "c.csv", tmp_path / "place", spec=SPEC, tell=told.append))
+    data = scan_dataset(add_site_cells(cells, tmp_path / "c.csv", tmp_path / "place", spec=SPEC))
     assert {
         len({cell.label for cell in data.cells if cell.person == person}) for person in {one.person for one in data.cells}
     } == {1}
@@ -108,7 +108,7 @@ def test_of_a_person_with_both_classes_the_more_frequent_one_is_taken(site: Site
 def test_a_table_without_a_usable_cell_is_an_error(site: Site, cells: Path, tmp_path: Path) -> None:
     write_corrections(tmp_path / "c.csv", site.corrections({"one": "other", "two": "none"}))
     with pytest.raises(DataError, match="no cell that is labelled all or hem"):
-        add_site_cells(cells, tmp_path / "c.csv", tmp_path / "place", spec=SPEC, tell=print)
+        add_site_cells(cells, tmp_path / "c.csv", tmp_path / "place", spec=SPEC)
     assert not (tmp_path / "place").exists()
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from blastscope.runtime.evaluation.detection import DetectionMetrics, Outcome, detection_metrics, match_boxes
-from blastscope.runtime.frames.detection.cells import look_at, red_cells_found
+from blastscope.runtime.frames.detection.cells import detect_at_scale, red_cells_found
 from blastscope.runtime.frames.detection.detector import Detections, Detector
 from blastscope.runtime.frames.estimation.frame_parameters import estimate_frame_parameters
 from blastscope.runtime.frames.estimation.pixel_size import RedCells
@@ -248,9 +248,9 @@ def find_white_cells(
         return red_cells_found(detector, pictures, content, guess_um=None, red_cell_um=spec.red_cell_um)
 
     facts = estimate_frame_parameters(pictures, spec, measure=measure)
-    look = look_at(detector, pictures, facts.content, facts.pixel_um)
-    corner = np.asarray((look.grid.x0, look.grid.y0) * 2, np.float32)
-    white = look.found.white.scaled(look.grid.factor)
+    detection = detect_at_scale(detector, pictures, facts.content, facts.pixel_um)
+    corner = np.asarray((detection.grid.x0, detection.grid.y0) * 2, np.float32)
+    white = detection.found.white.scaled(detection.grid.factor)
     return facts, white._replace(boxes=white.boxes + corner)
 
 

@@ -99,15 +99,7 @@ def pool_key(data: Path, trunk: DetectorTrunk, config: DetectorConfig) -> str:
     return digest.hexdigest()[:24]
 
 
-def fill_pool(
-    data: Path,
-    trunk: DetectorTrunk,
-    config: DetectorConfig,
-    folder: Path,
-    progress: Progress,
-    *,
-    part: tuple[int, int] = (0, 1),
-) -> None:
+def fill_pool(data: Path, trunk: DetectorTrunk, config: DetectorConfig, folder: Path, progress: Progress) -> None:
     """Draws the training pictures that are missing in the pool, and keeps the trunk's maps of them.
 
     Parameters
@@ -122,8 +114,6 @@ def fill_pool(
         The pool.
     progress : Progress
         Is told of each shard.
-    part : (int, int)
-        (k, n): each n-th shard from the k-th on, for several processes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     pictures = PictureSource(data, config)
@@ -132,7 +122,7 @@ def fill_pool(
     wanted.sort(key=lambda item: item[1])  # a little of each source first
     for done, (source, at, count) in enumerate(wanted):
         place = _place(folder, source, at, count)
-        if done % part[1] != part[0] or place.is_file():
+        if place.is_file():
             continue
         runner = runner or TrunkRunner(trunk, config.picture.side_px)
         drawn, targets = pictures.pictures(source, at, count)

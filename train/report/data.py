@@ -131,7 +131,7 @@ class ReportInput:
 
 
 class Part(StrictModel):
-    """Who is in one part of the split.
+    """The patients and cells of one part of the split.
 
     Attributes
     ----------

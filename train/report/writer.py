@@ -23,6 +23,7 @@ from blastscope.runtime.errors import DataError
 from blastscope.runtime.evaluation.metrics import ClassScores
 from blastscope.runtime.frames.report.templates import render_template
 from blastscope.runtime.io.atomic import write_content
+from blastscope.runtime.io.printable import format_duration
 from blastscope.runtime.io.strict_model import StrictModel, problems
 from blastscope.runtime.types import CLASSES, VOTERS, ClassName
 from blastscope.train.config import ScheduleConfig
@@ -118,11 +119,8 @@ def by_name(patient: str) -> ClassName:
 
 
 def _circumstances(found: RunProvenance) -> dict[str, str]:
-    minutes = found.seconds / 60
     return {
-        "trained": f"{found.created}, in {minutes:.1f} minutes"
-        if minutes < 120
-        else f"{found.created}, in {minutes / 60:.1f} hours",
+        "trained": f"{found.created}, in {format_duration(found.seconds)}",
         "on": f"{found.device}, {found.precision}",
         "first weights": found.weights,
         "cells": f"{found.training_cells:,} training, {len(found.validation):,} validation",

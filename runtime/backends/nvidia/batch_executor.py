@@ -25,7 +25,7 @@ from blastscope.runtime.cuda.kernels.crop_launch_plan import MOST_PX, CropPlan, 
 from blastscope.runtime.cuda.memory import DeviceImage, Image, aligned, pixel_bytes, stage
 from blastscope.runtime.errors import DeviceError, DeviceLost, EngineError, OutOfDeviceMemory
 
-Tell = Callable[[str], None]
+Note = Callable[[str], None]
 USUAL_PX = 512  # longest side that room is made for at first: C-NMC's images have 450
 _ANSWER = max(map(math.prod, ANSWER_SHAPES.values())) * 4  # bytes that a cell's answer takes at most
 
@@ -82,10 +82,10 @@ class Network(Protocol):
         ...
 
 
-def capture_graph(gpu: Gpu, stream: int, network: ExecutionContext, tell: Tell, *, before: Work, after: Work) -> Recording:
+def capture_graph(gpu: Gpu, stream: int, network: ExecutionContext, note: Note, *, before: Work, after: Work) -> Recording:
     """`before`, the network, `after`, done once and then recorded; with the network in between where it can't be recorded.
 
-    `tell` gets the reason where the network was thought to be recordable and isn't.
+    `note` gets the reason where the network was thought to be recordable and isn't.
     """
 
     def whole() -> None:
@@ -101,7 +101,7 @@ def capture_graph(gpu: Gpu, stream: int, network: ExecutionContext, tell: Tell, 
         except (DeviceLost, OutOfDeviceMemory):
             raise
         except (DeviceError, EngineError) as error:
-            tell(f"the network can't be recorded, so a call is three steps instead of one launch: {error}")
+            note(f"the network can't be recorded, so a call is three steps instead of one launch: {error}")
     return _Interrupted(gpu.record(stream, before), network, after)
 
 

@@ -26,7 +26,7 @@ LANES = 2  # for throughput: one lane's images are copied while the other's netw
 
 
 class PixelPipeline:
-    """A lane that crops by itself: `infer_images` is the road from pixels, `infer` the one from crops. Not thread-safe."""
+    """A lane that crops by itself: `infer_images` is the path from pixels, `infer` the one from crops. Not thread-safe."""
 
     def __init__(
         self, name: str, gpu: Gpu, network: Network, spec: CropSpecification, *, batches: Sequence[int] = BATCHES
@@ -184,8 +184,8 @@ def make_engine(
         with gpu.current():
             network = load()
         held.callback(_close_network, gpu, network)
-        intake = DeviceArrayImporter(gpu)
-        held.callback(intake.close)
+        importer = DeviceArrayImporter(gpu)
+        held.callback(importer.close)
         pipelines = []
         for _ in range(lanes):
             pipelines.append(PixelPipeline(name, gpu, network, options.crop))
@@ -200,7 +200,7 @@ def make_engine(
         digest=digest,
         batch=max(pipelines[0].batches),
         notes=(*notes, *pipelines[0].notes),
-        image_input=ImageInput(tuple(pipelines), _Door(intake).check, _kept),
+        image_input=ImageInput(tuple(pipelines), _InputValidator(importer).check, _kept),
         on_close=closing.close,
     )
 
@@ -216,15 +216,15 @@ def check_crops(pipeline: PixelPipeline, spec: CropSpecification) -> None:
         raise EngineError(f"{pipeline.name}: the crop kernels differ from the host's crop on this GPU: say device='cpu'")
 
 
-class _Door:
+class _InputValidator:
     """Checks images as they come in. Holds no lane, so that a forgotten engine can be collected."""
 
-    def __init__(self, intake: DeviceArrayImporter) -> None:
-        self._intake = intake
+    def __init__(self, importer: DeviceArrayImporter) -> None:
+        self._importer = importer
 
     def check(self, image: object) -> Image:
         if not isinstance(image, np.ndarray) and on_device(image):
-            return self._intake.take(image)
+            return self._importer.take(image)
         return check_array(image)
 
 

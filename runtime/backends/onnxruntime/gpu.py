@@ -41,12 +41,12 @@ def fingerprint(device: str) -> dict[str, str]:
 
 
 def prepared(sha256: str, options: EngineOptions) -> bool:
-    """Always: nothing is built."""
+    """True: ONNX Runtime builds no engines."""
     return True
 
 
 def build(graph: Path, sha256: str, options: EngineOptions) -> None:
-    """Nothing is built."""
+    """Does nothing: ONNX Runtime builds no engines."""
 
 
 def open_engine(graph: Path, sha256: str, options: EngineOptions) -> Engine:

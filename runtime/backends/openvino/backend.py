@@ -76,7 +76,7 @@ class StreamConfig(NamedTuple):
 
 
 class ExecutionPlan(NamedTuple):
-    """A layout on so many cores.
+    """How a layout uses a CPU's cores.
 
     Attributes
     ----------
@@ -162,7 +162,7 @@ def open_engine(graph: Path, sha256: str, options: EngineOptions) -> Engine:
     path = engine_file(options.cache_dir, digest) if options.cache_dir else None
     kept = read_blob(path) if path and not options.rebuild else None
     networks, notes = _load(kept, options.device, settings) if kept else (None, ())
-    seal = kept.content_sha256 if kept and networks else None
+    content_sha256 = kept.content_sha256 if kept and networks else None
     keep: Callable[[], str | None] | None = None
     if networks is None:
         if options.rebuild:
@@ -181,7 +181,7 @@ def open_engine(graph: Path, sha256: str, options: EngineOptions) -> Engine:
             execution = _read_back(networks, options.execution)
             lanes, staged = _lanes(networks, spread, kept)
     except EngineError:
-        if seal is None:
+        if content_sha256 is None:
             raise
         return open_engine(graph, sha256, replace(options, rebuild=True))
     return Engine(
@@ -193,8 +193,8 @@ def open_engine(graph: Path, sha256: str, options: EngineOptions) -> Engine:
         notes=notes,
         layout=options.layout,
         partial_lanes=staged,
-        content_sha256=seal,
-        from_cache=seal is not None,
+        content_sha256=content_sha256,
+        from_cache=content_sha256 is not None,
         save_to_cache=keep if options.defer_save else None,
     )
 

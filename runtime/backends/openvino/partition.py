@@ -19,7 +19,7 @@ _FROM_INT8 = ("Convert", "Subtract", "Multiply")  # what follows a FakeQuantize,
 
 
 class Partition(NamedTuple):
-    """OpenVINO models in place of one.
+    """The parts of an ensemble's model, each an OpenVINO model.
 
     `stem` takes the crop; A and B take what it gives, by the names of their inputs, or the crop itself where there is no stem.
     Each gives its voter's logits first, then whatever else the rest wants. `rest` takes what A gives and then what B gives, and

@@ -80,7 +80,7 @@ def _convolved(trt: Any, network: Any, vectors: Any, weights: Any) -> Any:
 
 
 class BuildStep(NamedTuple):
-    """Where a build stands.
+    """The progress of a build.
 
     Attributes
     ----------
@@ -108,7 +108,7 @@ def build_engine(
     graph: Path,
     key: EngineKey,
     *,
-    tell: Watch | None = None,
+    progress: Watch | None = None,
     cancelled: Callable[[], bool] | None = None,
     within: Within = nullcontext,
 ) -> bytes:
@@ -123,7 +123,7 @@ def build_engine(
         The ONNX file.
     key : EngineKey
         From which graph, for which GPUs, batches and library.
-    tell : callable, optional
+    progress : callable, optional
         Gets each `BuildStep`.
     cancelled : callable, optional
         Ends the build once it gives true.
@@ -146,7 +146,7 @@ def build_engine(
     if str(library.__version__) != key.version:
         raise EngineError(f"{key.library} {library.__version__} is installed, the key asks for {key.version}: ask anew")
     content = read_graph(graph, key.graph, models=key.models)
-    job = _Job(_Order(library, key, content, str(graph), tell or (lambda _: None)), within)
+    job = _Job(_Order(library, key, content, str(graph), progress or (lambda _: None)), within)
     job.start()
     try:
         while not job.done.wait(_TICK):
@@ -173,7 +173,7 @@ class _Order:
         The ONNX graph.
     shown : str
         What errors call the graph.
-    tell : callable
+    progress : callable
         Hears of the progress.
     """
 
@@ -181,7 +181,7 @@ class _Order:
     key: EngineKey
     content: bytes
     shown: str
-    tell: Watch
+    progress: Watch
 
 
 class _Job(threading.Thread):
@@ -240,7 +240,7 @@ def _build(order: _Order, stop: threading.Event, said: list[str]) -> bytes | Non
     config = builder.create_builder_config()
     _configure(trt, config, key)
     config.add_optimization_profile(_profile(builder, network, key, order.shown))
-    monitor = progress_monitor(trt, order.tell, stop)
+    monitor = progress_monitor(trt, order.progress, stop)
     config.progress_monitor = monitor
     memory = None if stop.is_set() else builder.build_serialized_network(network, config)
     del weights
@@ -299,7 +299,7 @@ def _reason(said: list[str]) -> str:
     return said[0] if said else "it gives no reason; is there enough memory?"
 
 
-def progress_monitor(trt: Any, tell: Watch, stop: threading.Event) -> Any:
+def progress_monitor(trt: Any, progress: Watch, stop: threading.Event) -> Any:
     """The library's progress monitor: reports each step, and ends the build at the next one once `stop` is set."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
@@ -322,7 +322,7 @@ def progress_monitor(trt: Any, tell: Watch, stop: threading.Event) -> Any:
         def _say(self, phase: str, done: int) -> None:
             steps, inside = self._phases.get(phase, (0, None))
             try:
-                tell(BuildStep(phase, done, steps, inside))
+                progress(BuildStep(phase, done, steps, inside))
             except Exception as error:  # noqa: BLE001  must not run through the library's own frames
                 self.error = self.error or error
                 stop.set()

@@ -179,7 +179,7 @@ class StoredEngine:
 
     @property
     def name(self) -> str:
-        """As the verbs call it."""
+        """The engine's name on the command line."""
         return self.path.stem
 
 
@@ -253,7 +253,7 @@ def remove_unusable(cache_dir: Path) -> None:
 
 
 class Trusted(NamedTuple):
-    """A travelled engine that was taken.
+    """An engine that was built elsewhere, and is trusted here now.
 
     Attributes
     ----------

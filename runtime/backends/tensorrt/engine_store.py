@@ -269,7 +269,7 @@ def obtain_engine(
         found = _first([path], key, rebuilt=rebuild)  # built by the process that held the lock
         if found:
             return found
-        data = build_engine(graph, key, tell=watch, cancelled=cancelled, within=within)
+        data = build_engine(graph, key, progress=watch, cancelled=cancelled, within=within)
         if note is None:
             try:
                 store_engine(cache_dir, key, data, rebuilt=rebuild)

@@ -240,7 +240,7 @@ class RefusedGraph(EngineError):
         super().__init__(f"'{path}' {problem}")
 
     def in_bundle(self, bundle: Path, file: str) -> BundleError:
-        """The same, of a file of a bundle."""
+        """The error, of a file in a bundle."""
         return DigestMismatch(bundle, file, self.problem) if self.changed else BundleError(bundle, f"{file} {self.problem}")
 
 

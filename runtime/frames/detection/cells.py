@@ -18,7 +18,7 @@ from blastscope.runtime.frames.types import GROUPS, CellGroup, FrameParameters, 
 from blastscope.runtime.types import Box, Refusal
 
 FEWEST = 3  # red cells that tell a scale
-MOST_LOOKS = 3  # at scales that red cells told, before the last one is taken
+MOST_TRIALS = 3  # of scales that red cells told, before the last one is taken
 # Up to this factor from the right scale a detector finds white cells as well as at it. The sizes of red cells, which it tells
 # over a wider range, lead to the right one.
 AGREE_WITHIN = 1.2
@@ -31,7 +31,7 @@ LEAST_LYMPHOID = 0.5  # probability, below which a cell gets no call
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Look:
+class ScaledDetection:
     """What a detector found in a frame taken to have pixels of `pixel_um`.
 
     Attributes
@@ -53,16 +53,16 @@ class Look:
         return 1 / AGREE_WITHIN < pixel_um / self.pixel_um < AGREE_WITHIN
 
 
-def look_at(detector: Detector, pictures: ImagePyramid, content: Box, pixel_um: float) -> Look:
-    """What is found at about a scale. A frame is looked at once at each. Raises `EngineError`."""
-    looks = pictures.memo.setdefault(("looks", content), [])
-    assert isinstance(looks, list)
-    known = next((look for look in looks if look.agrees_with(pixel_um)), None)
+def detect_at_scale(detector: Detector, pictures: ImagePyramid, content: Box, pixel_um: float) -> ScaledDetection:
+    """What the detector finds at about a scale. It is run once at each. Raises `EngineError`."""
+    earlier = pictures.memo.setdefault(("detections", content), [])
+    assert isinstance(earlier, list)
+    known = next((one for one in earlier if one.agrees_with(pixel_um)), None)
     if known is None:
         grid, picture = pictures.over(content, nearest_odd_factor(WORKING_UM / pixel_um))
-        known = Look(pixel_um, grid, detector.find(picture, grid.factor * pixel_um))
-        looks.append(known)
-    assert isinstance(known, Look)
+        known = ScaledDetection(pixel_um, grid, detector.find(picture, grid.factor * pixel_um))
+        earlier.append(known)
+    assert isinstance(known, ScaledDetection)
     return known
 
 
@@ -97,13 +97,13 @@ def red_cells_found(
     if max(content[2] - content[0], content[3] - content[1]) > 1.5 * MIDDLE_PX:
         pictures, content = _middle(pictures, content)
     for factor in (1.0, *LADDER) if guess_um else LADDER:
-        look = look_at(detector, pictures, content, (guess_um or GUESS_UM) * factor)
-        found = _measured(look)
-        for _ in range(MOST_LOOKS):
-            if found is None or look.agrees_with(told := red_cell_um / found.diameter_px):
+        detection = detect_at_scale(detector, pictures, content, (guess_um or GUESS_UM) * factor)
+        found = _measured(detection)
+        for _ in range(MOST_TRIALS):
+            if found is None or detection.agrees_with(told := red_cell_um / found.diameter_px):
                 break
-            look = look_at(detector, pictures, content, told)
-            found = _measured(look)
+            detection = detect_at_scale(detector, pictures, content, told)
+            found = _measured(detection)
         if found is not None:
             return found
     return None
@@ -117,17 +117,17 @@ def _middle(pictures: ImagePyramid, content: Box) -> tuple[ImagePyramid, Box]:
     return ImagePyramid(pictures.frame[top:bottom, left:right], pictures.threads), (0, 0, right - left, bottom - top)
 
 
-def _measured(look: Look) -> RedCells | None:
-    """The usual diameter of the red cells of `look`, in pixels of the frame; None of too few.
+def _measured(detection: ScaledDetection) -> RedCells | None:
+    """The usual diameter of the red cells of `detection`, in pixels of the frame; None of too few.
 
     Of a cell that one edge of the picture cuts, the side along this edge is whole.
     """
-    boxes = look.found.red.boxes
-    low, high = boxes[:, :2] <= EDGE_PX, boxes[:, 2:] >= np.asarray((look.grid.width, look.grid.height)) - EDGE_PX
+    boxes = detection.found.red.boxes
+    low, high = boxes[:, :2] <= EDGE_PX, boxes[:, 2:] >= np.asarray((detection.grid.width, detection.grid.height)) - EDGE_PX
     cut = low | high  # across, down
     sides = np.where(cut, np.nan, boxes[:, 2:] - boxes[:, :2])[~cut.all(axis=1)]
     sizes = np.where(np.isnan(sides).any(axis=1), np.nansum(sides, axis=1), np.sqrt(np.abs(sides).prod(axis=1)))
-    return RedCells(float(np.median(sizes)) * look.grid.factor, float(len(sizes))) if len(sizes) >= FEWEST else None
+    return RedCells(float(np.median(sizes)) * detection.grid.factor, float(len(sizes))) if len(sizes) >= FEWEST else None
 
 
 def detect_cells(
@@ -158,13 +158,13 @@ def detect_cells(
     """
     if pictures.frame.size == 0 or facts.pixel_um > COARSEST_UM:
         return ()
-    look = look_at(detector, pictures, facts.content, facts.pixel_um)
-    white = look.found.white
+    detection = detect_at_scale(detector, pictures, facts.content, facts.pixel_um)
+    white = detection.found.white
     if not len(white.boxes):
         return ()
     whole = make_stain_map(pictures, facts)
-    corner = np.asarray((look.grid.x0 - whole.grid.x0, look.grid.y0 - whole.grid.y0) * 2, np.float32)
-    boxes = (white.boxes * np.float32(look.grid.factor) + corner) / np.float32(whole.grid.factor)
+    corner = np.asarray((detection.grid.x0 - whole.grid.x0, detection.grid.y0 - whole.grid.y0) * 2, np.float32)
+    boxes = (white.boxes * np.float32(detection.grid.factor) + corner) / np.float32(whole.grid.factor)
     groups = [_group(probabilities) for probabilities in white.groups.tolist()]
     refused = [_not_lymphoid(group, float(row[LYMPHOID])) for group, row in zip(groups, white.groups, strict=True)]
     cells = segment_boxes(whole, boxes, refused, core=core)

@@ -185,13 +185,13 @@ class Detector:
         if min(height, width) < STRIDE:
             none = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros((0, 3), np.float32))
             return FoundCells(none, none)
-        glass = _glass(picture)
+        background = _background(picture)
         parts: tuple[list[Detections], list[Detections]] = ([], [])
         for y0, y1 in _pieces(height):
             for x0, x1 in _pieces(width):
                 top, left = max(y0 - MARGIN_PX, 0), max(x0 - MARGIN_PX, 0)
                 piece = picture[top : min(y1 + MARGIN_PX, height), left : min(x1 + MARGIN_PX, width)]
-                maps = self.network.infer(_padded(piece, glass))
+                maps = self.network.infer(_padded(piece, background))
                 for found, here in zip(
                     parts, (decode(maps, WHITE, self.least_score), decode(maps, RED, RED_SCORE, MOST_RED)), strict=True
                 ):
@@ -223,15 +223,17 @@ def _joined(parts: list[Detections], size: tuple[int, int]) -> Detections:
     return Detections(boxes[kept], scores[order][kept], groups[order][kept])
 
 
-def _glass(picture: NDArray[np.uint8]) -> tuple[float, ...]:
-    """The picture's glass: a high level of each channel, with which it is padded."""
+def _background(picture: NDArray[np.uint8]) -> tuple[float, ...]:
+    """The picture's background: a high level of each channel, with which it is padded."""
     few = picture[:: max(picture.shape[0] // 64, 1), :: max(picture.shape[1] // 64, 1)].reshape(-1, 3)
     return tuple(float(level) for level in np.partition(few, len(few) * 9 // 10, axis=0)[len(few) * 9 // 10])
 
 
-def _padded(picture: NDArray[np.uint8], glass: tuple[float, ...]) -> NDArray[np.uint8]:
+def _padded(picture: NDArray[np.uint8], background: tuple[float, ...]) -> NDArray[np.uint8]:
     down, across = (-side % MULTIPLE for side in picture.shape[:2])
-    return np.ascontiguousarray(cv2.copyMakeBorder(picture, 0, down, 0, across, cv2.BORDER_CONSTANT, value=glass), np.uint8)
+    return np.ascontiguousarray(
+        cv2.copyMakeBorder(picture, 0, down, 0, across, cv2.BORDER_CONSTANT, value=background), np.uint8
+    )
 
 
 def load_detector(bundle: Bundle, *, backend: str, threads: int, precision: Precision | None = None) -> Detector | None:

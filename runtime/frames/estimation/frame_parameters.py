@@ -1,7 +1,7 @@
 """`estimate_frame_parameters`: the background, scale and stain of a frame, or of windows of a slide.
 
-A frame that is turned, flipped, or shifted over empty glass has the same facts to the last digit: they come from counts of
-pixels and from reduced pictures whose grid is centred on what is not glass.
+A frame that is turned, flipped, or shifted over empty background has the same facts to the last digit: they come from counts of
+pixels and from reduced pictures whose grid is centred on what is not background.
 
 Of the scales that are said or measured, the caller's word stands. A file's is checked against the red cells of the frame:
 programs write scales that nobody set, the camera's own pixel, a printer's resolution, or those of another objective.
@@ -25,11 +25,11 @@ from blastscope.runtime.frames.types import Colour, FrameParameters, FrameSpecif
 from blastscope.runtime.types import Box
 
 EDGE_ROWS = 8  # of the frame, looked at first: it mostly shows something up to its edge
-GLASS_SHARE = 0.02  # of the pixels: what is brighter and rarer is a glint
-# Of what the frame shows. A level so rare there was a white margin's, as around a picture on a page; of glass, a quarter of
-# BCCD's training frames in fourteen looks show twice as much at least.
+BACKGROUND_SHARE = 0.02  # of the pixels: what is brighter and rarer is a glint
+# Of what the frame shows. A level so rare there was a white margin's, as around a picture on a page. A quarter of BCCD's
+# training frames, in fourteen variants of stain and camera, show twice as much background at least.
 LEAST_SHARE = 0.01
-NOT_GLASS = 12  # gray levels away from glass
+NOT_BACKGROUND = 12  # gray levels away from background
 ASSUMED_UM = 0.1  # micrometres a pixel where nothing tells: a 100x objective and a common camera
 # Further apart than this factor, one of two scales is wrong. Over the frames of BCCD and of TXL-PBC's first half, at 0.3 to 1.6
 # of their size, the red cells' scale was never off by more than 1.2; patients' red cells differ by another 1.15. The next
@@ -66,17 +66,17 @@ def background_level(gray: NDArray[np.uint8]) -> int:
     """The brightest level of `gray` (H, W) that is common."""
     counts = _histogram(gray)
     smooth = np.convolve(counts, np.ones(9), "same")
-    common = smooth >= max(GLASS_SHARE * counts.sum(), 0.1 * smooth.max())
+    common = smooth >= max(BACKGROUND_SHARE * counts.sum(), 0.1 * smooth.max())
     level = int(np.flatnonzero(common)[-1])
     while level > 0 and smooth[level - 1] >= smooth[level]:  # down from the bright end up to the top of the peak
         level -= 1
     return level
 
 
-def content_box(gray: NDArray[np.uint8], glass: int) -> Box:
-    """The box of all in `gray` (H, W) that is neither glass nor black. Looked for from the edges, where it mostly begins."""
+def content_box(gray: NDArray[np.uint8], background: int) -> Box:
+    """The box of what in `gray` (H, W) is neither background nor black. Found from the edges, where it mostly begins."""
     levels = np.arange(256)
-    shown = ((abs(levels - glass) > NOT_GLASS) & (levels > 0)).astype(np.uint8)
+    shown = ((abs(levels - background) > NOT_BACKGROUND) & (levels > 0)).astype(np.uint8)
     height, width = gray.shape
     top = _empty_rows(gray, shown)
     if top == height:
@@ -98,7 +98,7 @@ def _empty_rows(gray: NDArray[np.uint8], shown: NDArray[np.uint8]) -> int:
 
 
 def background_mask(picture: NDArray[np.uint8], level: int) -> tuple[int, Colour]:
-    """The gray level of glass in `picture` (h, w, 3), which is `level` unless it hardly shows that, and its usual colour."""
+    """The background of `picture` (h, w, 3): its gray level, which is `level` unless that is rare, and its usual colour."""
     gray = np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), np.uint8)
     near = _near(gray, level)
     if cv2.countNonZero(near) < LEAST_SHARE * near.size:
@@ -181,7 +181,7 @@ def estimate_frame_parameters(
     stated_um: float | None = None,
     measure: Callable[[ImagePyramid, Box], RedCells | None] | None = None,
 ) -> FrameParameters:
-    """What holds for the whole of a frame: scale, glass, stain, field of view.
+    """What holds for the whole of a frame: scale, background, stain, field of view.
 
     An empty frame has facts too: those that are assumed.
 
@@ -227,20 +227,20 @@ def estimate_frame_parameters(
     content = content_box(gray, level)
     factor = odd_factor(((content[2] - content[0]) * (content[3] - content[1]) / PIXELS) ** 0.5 + 1)
     picture = pictures.within(content, factor)
-    level, glass = background_mask(picture, level)
-    densities = optical_density(picture, glass)
-    axis, stain, red = _axis(picture, glass, densities)
+    level, background = background_mask(picture, level)
+    densities = optical_density(picture, background)
+    axis, stain, red = _axis(picture, background, densities)
     nucleus_threshold, cell_threshold = _thresholds(stain, red)
     at = round(nucleus_threshold * STEP)
     red_cells = measure(pictures, content) if measure else None
     if red_cells is None:
-        red_cells = measure_red_cells(pictures, content, lambda part: _near_nuclei(part, glass, axis, at), level)
+        red_cells = measure_red_cells(pictures, content, lambda part: _near_nuclei(part, background, axis, at), level)
     scale = choose_scale(given, stated_um, red_cells, spec.red_cell_um)
     unknown = scale.source == "assumed" and np.count_nonzero(stain > at) > FEWEST_NUCLEAR
     return FrameParameters(
         scale.pixel_um,
         scale.source,
-        glass,
+        background,
         axis,
         nucleus_threshold,
         cell_threshold,
@@ -250,21 +250,23 @@ def estimate_frame_parameters(
     )
 
 
-def _axis(picture: NDArray[np.uint8], glass: Colour, densities: Sequence[Densities]) -> tuple[Colour, Stain, Numbers | None]:
+def _axis(
+    picture: NDArray[np.uint8], background: Colour, densities: Sequence[Densities]
+) -> tuple[Colour, Stain, Numbers | None]:
     """The nuclear axis, what shows on it, and the numbers of the red cells' pixels where they tell it."""
     field = reduce(np.minimum, densities) <= SURROUND
     densest = quantile(densities[0].ravel(), DENSEST)
     usual, red = nuclear_axis(RED_CELL), _red_cells(densities, densest)
     if red is not None:
         axis = nuclear_axis(_usual(densities, red))
-        stain = project_density(axis, picture, glass)
+        stain = project_density(axis, picture, background)
         dense = field & (densities[0] > densest / 2)
         own, wanted = (
-            median(shown[dense]) if dense.any() else 0.0 for shown in (stain, project_density(usual, picture, glass))
+            median(shown[dense]) if dense.any() else 0.0 for shown in (stain, project_density(usual, picture, background))
         )
         if wanted < NUCLEAR * STEP or own > HIDDEN * wanted:
             return axis, stain * field, red
-    return usual, project_density(usual, picture, glass) * field, None
+    return usual, project_density(usual, picture, background) * field, None
 
 
 def _red_cells(densities: Sequence[Densities], densest: float) -> Numbers | None:
@@ -304,6 +306,6 @@ def _thresholds(stain: Stain, red: Numbers | None) -> tuple[float, float]:
     return round(nucleus, 4), round(cell, 4)
 
 
-def _near_nuclei(picture: NDArray[np.uint8], glass: Colour, axis: Colour, threshold: int) -> NDArray[np.bool_]:
-    stained = (project_density(axis, picture, glass) > threshold).astype(np.uint8)
+def _near_nuclei(picture: NDArray[np.uint8], background: Colour, axis: Colour, threshold: int) -> NDArray[np.bool_]:
+    stained = (project_density(axis, picture, background) > threshold).astype(np.uint8)
     return np.asarray(cv2.dilate(stained, np.ones((5, 5), np.uint8)), np.bool_)

@@ -32,8 +32,8 @@ FADED = 0.4  # where so few edges are left at the next coarser level, they were 
 FEWEST = 0.3  # whole circles (a half circle counts as an eighth) that must meet before they count
 
 Level = tuple[int, float, float]
-FAINTEST = 5  # the gradient of an edge, gray levels a pixel where glass is not dimmer than DIM_GLASS
-DIM_GLASS = 100
+FAINTEST = 5  # the gradient of an edge, gray levels a pixel where background is not dimmer than DIM_BACKGROUND
+DIM_BACKGROUND = 100
 BLUR = 0.15  # of votes, in radii: red cells aren't round
 Avoid = Callable[[NDArray[np.uint8]], NDArray[np.bool_]]
 
@@ -53,7 +53,7 @@ class RedCells(NamedTuple):
     circles: float
 
 
-def measure_red_cells(pictures: ImagePyramid, box: Box, avoid: Avoid, glass: int) -> RedCells | None:
+def measure_red_cells(pictures: ImagePyramid, box: Box, avoid: Avoid, background: int) -> RedCells | None:
     """The red cells in a part of a frame.
 
     Parameters
@@ -64,15 +64,15 @@ def measure_red_cells(pictures: ImagePyramid, box: Box, avoid: Avoid, glass: int
         The part, in pixels of the frame.
     avoid : callable
         Takes a reduced picture (h, w, 3), and tells which of its pixels show no red cell's rim: (h, w) bool.
-    glass : int
-        Gray level of the glass, 0 to 255.
+    background : int
+        Gray level of the background, 0 to 255.
 
     Returns
     -------
     RedCells or None
         None without enough of them.
     """
-    search = _Search(pictures, box, avoid, glass)
+    search = _Search(pictures, box, avoid, background)
     # the finest level costs most, and few frames need it
     found = search.peak(LEVELS[1:])
     if found is None or found.diameter_px * FOUND_SHARE <= LEVELS[1][1] * 1.2:
@@ -128,7 +128,7 @@ class _Search:
         The part of the frame.
     avoid : Avoid
         Where no votes are taken from.
-    glass : int
+    background : int
         Level of the background.
     _seen : dict of int to Edges or None
         The edges by factor, once they were computed.
@@ -137,7 +137,7 @@ class _Search:
     pictures: ImagePyramid
     box: Box
     avoid: Avoid
-    glass: int
+    background: int
     _seen: dict[int, Edges | None] = field(default_factory=dict)
 
     def peak(self, levels: tuple[Level, ...]) -> RedCells | None:
@@ -179,7 +179,7 @@ class _Search:
     def _edges(self, factor: int) -> Edges | None:
         if factor not in self._seen:
             picture = self.pictures.within(_middle(self.box, WIDEST * factor), factor)
-            self._seen[factor] = edges_of(picture, self.avoid, self.glass)
+            self._seen[factor] = edges_of(picture, self.avoid, self.background)
         return self._seen[factor]
 
 
@@ -226,19 +226,19 @@ class Edges:
 
     @property
     def share(self) -> float:
-        """Of all pixels."""
+        """The share of all pixels."""
         return len(self.rows) / (self.shape[0] * self.shape[1])
 
 
-def edges_of(picture: NDArray[np.uint8], avoid: Avoid, glass: int = 255) -> Edges | None:
+def edges_of(picture: NDArray[np.uint8], avoid: Avoid, background: int = 255) -> Edges | None:
     """The edges that `picture` (h, w, 3) shows where `avoid` lets it; None of one that is too small.
 
-    `glass` is the gray level of the glass: in a dim frame the same edge is fainter.
+    `background` is its gray level: in a dim frame the same edge is fainter.
     """
     height, width = picture.shape[:2]
     if min(height, width) < 16:
         return None
-    gain = 0.5 * max(DIM_GLASS / max(glass, 1), 1.0)
+    gain = 0.5 * max(DIM_BACKGROUND / max(background, 1), 1.0)
     gray = cv2.transform(picture, np.asarray([[0, gain, gain]], np.float32))  # red cells hardly show in red
     smooth = cv2.GaussianBlur(gray, (3, 3), 0)
     # floats hold these whole numbers exactly

@@ -1,4 +1,7 @@
-"""`draw_contact_sheet`: the cells of all frames on one picture, highest score for ALL first, refused cells last."""
+"""`draw_contact_sheet`: the cells of all frames on one picture, highest score for ALL first, refused cells last.
+
+`draw_grid` draws cells of any origin.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from blastscope.runtime.frames.report.thumbnails import THUMB_PX, Thumbnail, Why
 from blastscope.runtime.frames.types import FrameCell, FrameReport
 
 COLUMNS = 8
-GAP_PX, TEXT_PX, MARGIN_PX, HEADER_PX = 12, 40, 26, 94
+GAP_PX, TEXT_PX, MARGIN_PX, HEADER_PX, NOTE_PX = 12, 40, 26, 94, 11
 MOST_CELLS = 800
 
 
@@ -60,23 +63,54 @@ def cards_of(frames: Sequence[Thumbnail]) -> list[Card]:
     return sorted(cards, key=lambda card: -(card.cell.score or 0.0) if card.cell.refusal is None else 1.0)
 
 
-def draw_contact_sheet(frames: Sequence[Thumbnail], title: str) -> Image.Image:
-    """The sheet, of at most `MOST_CELLS` cells; more are counted, not drawn."""
-    cards = cards_of(frames)
-    drawn = cards[:MOST_CELLS]
-    rows = -(-len(drawn) // COLUMNS)
+class SheetCell(NamedTuple):
+    """One cell as `draw_grid` shows it.
+
+    Attributes
+    ----------
+    picture : PIL.Image.Image or None
+        Of `THUMB_PX` x `THUMB_PX` pixels.
+    colour : str
+        Of its frame and call, `#rrggbb`.
+    call, note : str
+        The two lines below the picture.
+    note_colour : str
+        Of the second line.
+    """
+
+    picture: Image.Image | None
+    colour: str
+    call: str
+    note: str
+    note_colour: str = FAINT
+
+
+def draw_grid(cells: Sequence[SheetCell], title: str, *lines: str) -> Image.Image:
+    """Cells in rows, each in a frame of its colour, below a title and one or two further lines."""
+    rows = -(-len(cells) // COLUMNS)
     step = THUMB_PX + TEXT_PX + GAP_PX
     width = 2 * MARGIN_PX + COLUMNS * (THUMB_PX + GAP_PX) - GAP_PX
     sheet = Image.new("RGB", (width, HEADER_PX + rows * step + MARGIN_PX), PAPER)
     pen = ImageDraw.Draw(sheet)
     pen.text((MARGIN_PX, 16), title, INK, ImageFont.load_default(20))
-    pen.text((MARGIN_PX, 44), summary(cards), FAINT, ImageFont.load_default(13))
-    told = caution(validated=bool(frames) and all(frame.report.validated for frame in frames))
-    pen.text((MARGIN_PX, 64), told, FAINT, ImageFont.load_default(13))
-    for index, card in enumerate(drawn):
+    for number, line in enumerate(lines):
+        pen.text((MARGIN_PX, 44 + 20 * number), line, FAINT, ImageFont.load_default(13))
+    for index, cell in enumerate(cells):
         row, column = divmod(index, COLUMNS)
-        _draw_card(sheet, pen, card, (MARGIN_PX + column * (THUMB_PX + GAP_PX), HEADER_PX + row * step))
+        x, y = MARGIN_PX + column * (THUMB_PX + GAP_PX), HEADER_PX + row * step
+        if cell.picture:
+            sheet.paste(cell.picture, (x, y))
+        pen.rectangle((x - 2, y - 2, x + THUMB_PX + 1, y + THUMB_PX + 1), outline=cell.colour, width=2)
+        pen.text((x, y + THUMB_PX + 5), cell.call, cell.colour, ImageFont.load_default(14))
+        pen.text((x, y + THUMB_PX + 23), cell.note, cell.note_colour, ImageFont.load_default(NOTE_PX))
     return sheet
+
+
+def draw_contact_sheet(frames: Sequence[Thumbnail], title: str) -> Image.Image:
+    """The sheet, of at most `MOST_CELLS` cells; more are counted, not drawn."""
+    cards = cards_of(frames)
+    told = caution(validated=bool(frames) and all(frame.report.validated for frame in frames))
+    return draw_grid([_sheet_cell(card) for card in cards[:MOST_CELLS]], title, summary(cards), told)
 
 
 def summary(cards: Sequence[Card]) -> str:
@@ -87,20 +121,14 @@ def summary(cards: Sequence[Card]) -> str:
     return f"{len(cards)} white cells: {counts}. By the probability of ALL, the highest first{more}."
 
 
-def _draw_card(sheet: Image.Image, pen: ImageDraw.ImageDraw, card: Card, corner: tuple[int, int]) -> None:
-    x, y = corner
-    look = LOOKS[style_of(card.cell)]
-    if card.thumb:
-        with Image.open(BytesIO(card.thumb)) as thumb:
-            sheet.paste(thumb, corner)
-    pen.rectangle((x - 2, y - 2, x + THUMB_PX + 1, y + THUMB_PX + 1), outline=look.colour, width=2)
-    pen.text((x, y + THUMB_PX + 5), words_of(card.cell), look.colour, ImageFont.load_default(14))
-    font = ImageFont.load_default(11)
-    pen.text((x, y + THUMB_PX + 23), _fitting(str(card.number), card.frame, font), FAINT, font)
+def _sheet_cell(card: Card) -> SheetCell:
+    picture = Image.open(BytesIO(card.thumb)) if card.thumb else None
+    return SheetCell(picture, LOOKS[style_of(card.cell)].colour, words_of(card.cell), _fitting(str(card.number), card.frame))
 
 
-def _fitting(number: str, name: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+def _fitting(number: str, name: str) -> str:
     """The number with the name, of which the end stays where a card has no room for all of it."""
+    font = ImageFont.load_default(NOTE_PX)
     text = f"{number}  {name}"
     while name and font.getlength(text) > THUMB_PX:
         name = name[1:]

@@ -52,7 +52,7 @@ def render_slide_report(
     links: Mapping[int, str] | None = None,
     alarms: Sequence[str] = (),
 ) -> str:
-    """A page on frames.
+    """The HTML report on frames.
 
     Parameters
     ----------

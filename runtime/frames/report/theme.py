@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 
 from blastscope.runtime.frames.types import FrameCell
 from blastscope.runtime.io.printable import printable
+from blastscope.runtime.types import Prediction
 
 Kind = Literal["all", "hem", "refused"]
 PAPER, INK, FAINT = "#ffffff", "#1b1f24", "#5b6570"
@@ -47,27 +48,24 @@ LOOKS: dict[Kind, CallStyle] = {
 }
 
 
-def style_of(cell: FrameCell) -> Kind:
-    """ALL, HEM or refused."""
+def style_of(cell: FrameCell | Prediction) -> Kind:
+    """The style of a cell: ALL, HEM or refused."""
     return cell.label or "refused"
 
 
 def caution(*, validated: bool) -> str:
-    """What stands on every picture and page."""
+    """The caution that stands on every picture and page."""
     return VALIDATED if validated else CAUTION
 
 
 def rgb(colour: str) -> tuple[int, int, int]:
-    """`#rrggbb` as numbers."""
+    """The R, G and B of a colour `#rrggbb`."""
     return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
 
 
-def words_of(cell: FrameCell) -> str:
+def words_of(cell: FrameCell | Prediction) -> str:
     """The call with its probability, or the reason why there is none."""
-    if cell.refusal:
-        return cell.refusal.code
-    assert cell.prediction is not None
-    return f"{LOOKS[style_of(cell)].name} {cell.prediction.probability:.2f}"
+    return cell.refusal.code if cell.refusal else f"{LOOKS[style_of(cell)].name} {cell.probability:.2f}"
 
 
 def names_of(paths: Iterable[Path | None]) -> dict[Path | None, str]:

@@ -31,7 +31,7 @@ MAP_PX = 1100
 OVERLAY_PX = 4096
 MOST_THUMBS = 20_000  # some 5 kB each
 MOST_MAPS = 40  # on one page, some 120 kB each
-GLASS = 255
+WHITE = 255
 
 Explain = Callable[[NDArray[np.uint8]], Explanation]
 Nearest = Callable[[NDArray[np.uint8]], Sequence[Neighbour]]
@@ -91,7 +91,7 @@ class ThumbnailCollector:
     def explain_with(
         self, explain: Explain, spec: FrameSpecification | None, most: int, *, nearest: Nearest | None = None
     ) -> None:
-        """Also keeps what calls rest on.
+        """Also keeps explanations of calls.
 
         Parameters
         ----------
@@ -179,7 +179,7 @@ def draw_around(
     side = thumbnail_side(box)
     left, top = (x0 + x1 - side) // 2, (y0 + y1 - side) // 2
     inside = (max(left, 0), max(top, 0), min(left + side, scan.width), min(top + side, scan.height))
-    patch = np.full((side, side, 3), GLASS, np.uint8)
+    patch = np.full((side, side, 3), WHITE, np.uint8)
     patch[inside[1] - top : inside[3] - top, inside[0] - left : inside[2] - left] = read_region(scan, inside)
     scale = THUMB_PX / side
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC

@@ -194,7 +194,7 @@ def view_region(whole: StainMap, place: CandidateRegion, margin_um: float) -> Re
     if not place.wide:
         shown = np.zeros_like(inside)
         x0, y0, x1, y1 = facts.content
-        rim = grid.factor  # what is beyond, glass or nothing, is in the sums of the outermost too
+        rim = grid.factor  # what is beyond, background or nothing, is in the sums of the outermost too
         part = grid.within((x0 + rim, y0 + rim, x1 - rim, y1 - rim))
         shown[part] = (stain[part] <= level) & (inside[part] > 0)
         cell += max(_around(stain, shown, um), -round(LEAST_SHIFT * cell))

@@ -74,7 +74,7 @@ class _Pair:
 
 
 def merge_lobes(parts: list[Region], cellular: Mask, inside: Mask, um: float) -> list[Region]:
-    """The parts, lobes of one nucleus joined.
+    """The nuclei: lobes of one nucleus are joined.
 
     `cellular` masks what is stained like white cells, `inside` what the frame shows.
     """

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.runtime.frames.image_pyramid import Grid, ImagePyramid, image_pyramid
-from blastscope.runtime.frames.mask_geometry import Contour, Mask, Region, region_of, union
+from blastscope.runtime.frames.mask_geometry import Contour, Mask, Region, iou, region_of, union
 from blastscope.runtime.frames.segmentation.candidates import (
     WIDEST_UM,
     CandidateRegion,
@@ -74,7 +74,7 @@ def segment_cells(
 ) -> tuple[SegmentedCell, ...]:
     """The white cells of a frame, top to bottom and left to right; none on pixels of over 1.2 um.
 
-    A turned or flipped frame has its cells turned, one shifted within empty glass has them shifted, to the pixel.
+    A turned or flipped frame has its cells turned, one shifted within empty background has them shifted, to the pixel.
 
     Parameters
     ----------
@@ -251,9 +251,8 @@ def _cell(whole: StainMap, box: Boxes, near: Boxes, refusal: Refusal | None) -> 
     others = [other for away in others_far if (other := _nucleus(view, away, far)) is not None]
     cell = grow_cytoplasm(seen.nucleus, others, view.cellular & seen.own, view.um)
     contour = Contour(cell, view.grid, whole.shape).outline()
-    x, y, width, height = cv2.boundingRect(contour)
-    found: Box = (x, y, x + width, y + height)
-    if _alike(found, _in_frame(whole, box)) < ALIKE:
+    found = _box(contour)
+    if iou([found], [_in_frame(whole, box)])[0, 0] < ALIKE:
         return None
     core = Contour(seen.nucleus, view.grid, whole.shape)
     return SegmentedCell(found, contour, core, refusal or reject(view, seen.nucleus, cell, [cell]))
@@ -340,13 +339,6 @@ def _in_frame(whole: StainMap, box: Boxes) -> tuple[float, float, float, float]:
     return x0 + x, y0 + y, x1 + x, y1 + y
 
 
-def _alike(one: Sequence[float], other: Sequence[float]) -> float:
-    """The area that two boxes share, of their union."""
-    across = max(min(one[2], other[2]) - max(one[0], other[0]), 0.0)
-    shared = across * max(min(one[3], other[3]) - max(one[1], other[1]), 0.0)
-    return shared / max(sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)) - shared, 1e-6)
-
-
 def _unsegmented(whole: StainMap, box: Boxes) -> SegmentedCell:
     """A cell that was found and could not be outlined."""
     height, width = whole.picture.shape[:2]
@@ -361,6 +353,5 @@ def _unsegmented(whole: StainMap, box: Boxes) -> SegmentedCell:
     part = region_of(inside.astype(np.uint8), (int(left), int(top)))
     core = Contour(part, whole.grid, whole.shape)
     contour = core.outline()
-    x, y, wide, high = cv2.boundingRect(contour)
     reason = Refusal("unsegmented", "a white cell is here, but its outline can't be told from what is around it")
-    return SegmentedCell((x, y, x + wide, y + high), contour, core, reason)
+    return SegmentedCell(_box(contour), contour, core, reason)

@@ -2,7 +2,7 @@
 
 Cells that aren't lymphoid are refused by the nucleus and by what is pink in the cell, since the networks don't know them. The
 limits were set on the white cells of BCCD's training frames, looked at one by one: 20 lymphoid ones, 132 granulocytes and
-monocytes. They were tried on the same frames in other stains, sizes and cameras, and on C-NMC's cells laid on glass;
+monocytes. They were tried on the same frames in other stains, sizes and cameras, and on C-NMC's cells laid on background;
 `benchmarks/lymphoid_filter` has the table of the cells, and repeats it.
 """
 
@@ -117,19 +117,19 @@ def _pink(near: CellView, nucleus: Region, core: Mask, channels: tuple[Densities
     return f"the cytoplasm is pink, as granulocytes' is (by {below:.2f})" if below > PINK else None
 
 
-def _channels(picture: NDArray[np.uint8], glass: Colour) -> tuple[Densities, ...]:
-    """The density over glass in red, green and blue; whole numbers, so that a turned picture has the same sums."""
+def _channels(picture: NDArray[np.uint8], background: Colour) -> tuple[Densities, ...]:
+    """The density over background in red, green and blue; whole numbers, so that a turned picture has the same sums."""
     return tuple(
         np.asarray(cv2.boxFilter(cv2.LUT(channel, steps), cv2.CV_32S, (3, 3), normalize=False, borderType=cv2.BORDER_REPLICATE))
-        for channel, steps in zip(cv2.split(picture), _steps(glass), strict=True)
+        for channel, steps in zip(cv2.split(picture), _steps(background), strict=True)
     )
 
 
 @lru_cache(maxsize=16)
-def _steps(glass: Colour) -> tuple[NDArray[np.int16], ...]:
+def _steps(background: Colour) -> tuple[NDArray[np.int16], ...]:
     """The density of each level of each channel."""
     levels = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], 3, axis=2)
-    return tuple(np.rint(channel.ravel() * STEP).astype(np.int16) for channel in optical_density(levels, glass))
+    return tuple(np.rint(channel.ravel() * STEP).astype(np.int16) for channel in optical_density(levels, background))
 
 
 def reject(view: RegionView, nucleus: Region, cell: Region, cells: list[Region]) -> Refusal | None:

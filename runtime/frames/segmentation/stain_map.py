@@ -1,7 +1,7 @@
 """The stain map of a frame at working resolution, and the field of view.
 
 The squares that a pixel stands for are laid by what the frame shows, as `FrameParameters.content` records it: so a frame
-that is turned, flipped or shifted over empty glass has the same pixels, and a tile has those of the whole.
+that is turned, flipped or shifted over empty background has the same pixels, and a tile has those of the whole.
 
 The dark around a round field of view, whatever its shade: a camera's own light, or a stop in the eyepiece.
 """
@@ -24,8 +24,8 @@ from blastscope.runtime.types import Box
 
 WORKING_UM = 0.25  # a pixel, or the nearest that an odd number of the frame's pixels comes to
 STRIP_PIXELS = 100_000  # a strip that the processor's cache holds
-# Of the glass' level. What is darker in every channel has a density above `stain.EXTRA_FROM`: it looks like a nearly black
-# nucleus, and only its size tells.
+# Of the background's level. What is darker in every channel has a density above `stain.EXTRA_FROM`: it looks like a nearly
+# black nucleus, and only its size tells.
 DARK_SHARE = 0.37
 WIDEST_NUCLEUS_UM = 16.0  # where the dark is less deep, it is at least as long along the frame's edge
 EDGE_UM = 0.5  # how soft the edge of the dark is
@@ -67,7 +67,7 @@ class StainMap:
 
 
 def make_stain_map(pictures: ImagePyramid, facts: FrameParameters) -> StainMap:
-    """A frame at working resolution."""
+    """The stain map of a frame at working resolution."""
     grid, picture = pictures.over(facts.content, nearest_odd_factor(WORKING_UM / facts.pixel_um))
     stain, stained = np.empty(picture.shape[:2], np.int16), np.empty(picture.shape[:2], np.bool_)
     level = round(facts.nucleus_threshold * STEP)
@@ -85,7 +85,7 @@ def make_stain_map(pictures: ImagePyramid, facts: FrameParameters) -> StainMap:
     return StainMap(grid, um, facts, picture, stain, nuclear, surround, pictures.frame.shape)
 
 
-def field_of_view_surround(picture: NDArray[np.uint8], grid: Grid, extent: Box, glass: Colour, um: float) -> Mask | None:
+def field_of_view_surround(picture: NDArray[np.uint8], grid: Grid, extent: Box, background: Colour, um: float) -> Mask | None:
     """The dark around the field of view: what is dark and wider than a nucleus, with the blur of its edge.
 
     What lies beyond the whole frame counts as dark. So only what is near decides, and a tile has what the whole frame has.
@@ -98,8 +98,8 @@ def field_of_view_surround(picture: NDArray[np.uint8], grid: Grid, extent: Box, 
         Where it lies in the frame.
     extent : (x0, y0, x1, y1)
         The whole frame.
-    glass : (float, float, float)
-        R, G and B of the glass, 0 to 255.
+    background : (float, float, float)
+        R, G and B of the background, 0 to 255.
     um : float
         Micrometres per pixel of the picture.
 
@@ -108,7 +108,7 @@ def field_of_view_surround(picture: NDArray[np.uint8], grid: Grid, extent: Box, 
     (h, w) uint8 array or None
         1 in the dark; None where it is dark nowhere.
     """
-    red, green, blue = (DARK_SHARE * level for level in glass)
+    red, green, blue = (DARK_SHARE * level for level in background)
     dark = np.asarray(cv2.inRange(picture, (0.0, 0.0, 0.0), (red, green, blue)), np.uint8) & np.uint8(1)
     if not cv2.countNonZero(dark):
         return None

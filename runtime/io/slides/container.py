@@ -11,6 +11,8 @@ TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 JPEG_MAGIC = b"\xff\xd8\xff"
 HEAD_BYTES = 256  # that `container_of` looks at
 TEXT_BYTES = 1 << 20  # of a slide's text file
+ZARR_MARKS = ("zarr.json", ".zgroup", ".zattrs", ".zarray")  # one of these makes a folder a Zarr
+ZARR_METADATA = {*ZARR_MARKS, ".zmetadata"}
 
 
 class Container(NamedTuple):
@@ -109,3 +111,11 @@ def _by_brands(head: bytes) -> Container | None:
     if brands & AVIF_BRANDS:
         return Container("an AVIF photograph", "")
     return HEIF if brands & (HEIF_BRANDS | {b"mif1", b"msf1"}) else None
+
+
+def is_zarr(folder: Path) -> bool:
+    """Whether `folder` is a Zarr, whatever is in it."""
+    try:
+        return any((folder / mark).is_file() for mark in ZARR_MARKS)
+    except PermissionError:
+        return False

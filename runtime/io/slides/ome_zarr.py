@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from blastscope.runtime.errors import MissingLibrary
 from blastscope.runtime.io.slides.budget import ReadBudget
+from blastscope.runtime.io.slides.container import ZARR_METADATA
 from blastscope.runtime.io.slides.metadata import UNITS, PixelSize, checked
 from blastscope.runtime.io.slides.tiff_codec import ReadError
 from blastscope.runtime.types import Box, Refusal, RefusalCode
@@ -21,8 +22,6 @@ from blastscope.runtime.types import Box, Refusal, RefusalCode
 if TYPE_CHECKING:
     import zarr
 
-MARKS = ("zarr.json", ".zgroup", ".zattrs", ".zarray")  # one of these makes a folder a Zarr
-METADATA = {*MARKS, ".zmetadata"}
 LENGTHS = {**UNITS, "micrometer": 1.0, "micron": 1.0, "nanometer": 1e-3, "millimeter": 1e3, "angstrom": 1e-4}
 RED_GREEN_BLUE = ("FF0000", "00FF00", "0000FF")
 MOST_LEVELS, MOST_NAMED = 64, 9
@@ -31,14 +30,6 @@ PORTION_BYTES, PORTION_CHUNKS = 1 << 26, 4096  # that are decoded at once
 
 def _refuse(code: RefusalCode, detail: str) -> ReadError:
     return ReadError(Refusal(code, detail))
-
-
-def is_zarr(folder: Path) -> bool:
-    """Whether `folder` is a Zarr, whatever is in it."""
-    try:
-        return any((folder / mark).is_file() for mark in MARKS)
-    except PermissionError:
-        return False
 
 
 class Level:
@@ -61,7 +52,7 @@ class Level:
     def begun(self) -> bool:
         """Whether any chunk is there: whoever wrote it broke off where none is."""
         names = (name for _, _, files in os.walk(self._folder) for name in files)
-        return any(name not in METADATA for name in names)
+        return any(name not in ZARR_METADATA for name in names)
 
     def read(self, box: Box) -> NDArray[np.uint8]:
         """The pixels (h, w, 3) of `box`. Reads the chunks that it touches, some at a time."""

@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from blastscope.runtime.errors import BlastscopeError, Closed
 from blastscope.runtime.io.image_decode import SUFFIXES, decode_picture, read_content, read_whole_header, refused_folder
 from blastscope.runtime.io.image_header import MAX_PIXELS, Header
-from blastscope.runtime.io.paths import PassedOver, as_paths, nothing_in
-from blastscope.runtime.io.slides.container import HEAD_BYTES, TIFF_MAGIC, Container, container_of
+from blastscope.runtime.io.paths import SkippedFiles, as_paths, nothing_in
+from blastscope.runtime.io.slides.container import HEAD_BYTES, TIFF_MAGIC, Container, container_of, is_zarr
 from blastscope.runtime.io.slides.dicom import SUFFIXES as DICOM_SUFFIXES
 from blastscope.runtime.io.slides.dicom import DicomSlide, has_wsidicom, slides_among
 from blastscope.runtime.io.slides.leica import LeicaSlide
 from blastscope.runtime.io.slides.nikon import NikonSlide
-from blastscope.runtime.io.slides.ome_zarr import ZarrSlide, is_zarr
+from blastscope.runtime.io.slides.ome_zarr import ZarrSlide
 from blastscope.runtime.io.slides.tiff import TiffSlide, look_into_tiff
 from blastscope.runtime.io.slides.tiff_codec import ReadError
 from blastscope.runtime.io.slides.vendor import CziSlide, HeifSlide, VendorSlide, has_czi, has_openslide
@@ -265,7 +265,7 @@ def read_overview(scan: Slide, longest_px: int) -> NDArray[np.uint8]:
     return out
 
 
-def find_frames(paths: Iterable[Path | str], *, passed: PassedOver | None = None) -> list[Path]:
+def find_frames(paths: Iterable[Path | str], *, passed: SkippedFiles | None = None) -> list[Path]:
     """The frames that `paths` name, in the order given: files and OME-Zarrs as they are, folders as what is below them, sorted.
 
     A file is taken whatever its suffix, a path with nothing behind it too, and a folder that can't be looked into: each gets a
@@ -273,7 +273,7 @@ def find_frames(paths: Iterable[Path | str], *, passed: PassedOver | None = None
     Raises `DataError` for a folder without a frame.
     """
     found: list[Path] = []
-    passed = PassedOver() if passed is None else passed
+    passed = SkippedFiles() if passed is None else passed
     for path in as_paths(paths):
         below = sorted(_frames_below(path, passed)) if path.is_dir() and not is_zarr(path) else [path]
         if not below:
@@ -282,7 +282,7 @@ def find_frames(paths: Iterable[Path | str], *, passed: PassedOver | None = None
     return found
 
 
-def _frames_below(folder: Path, passed: PassedOver) -> Iterator[Path]:
+def _frames_below(folder: Path, passed: SkippedFiles) -> Iterator[Path]:
     unread: list[Path] = []
     for place, folders, names in os.walk(folder, onerror=lambda error: unread.append(Path(error.filename))):
         here = Path(place)

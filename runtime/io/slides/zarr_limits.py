@@ -22,7 +22,7 @@ from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec, TransposeCodec
 from zarr.storage import LocalStore
 
 from blastscope.runtime.io.slides.budget import PIECE_BYTES
-from blastscope.runtime.io.slides.ome_zarr import METADATA
+from blastscope.runtime.io.slides.container import ZARR_METADATA
 from blastscope.runtime.io.slides.tiff_codec import ReadError
 from blastscope.runtime.types import Refusal
 
@@ -57,7 +57,7 @@ class CheckedStore(LocalStore):
             return None
         if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for its writer
             raise _refuse(f"'{key}' in the Zarr is not a file")
-        most = MOST_METADATA if key.rpartition("/")[2] in METADATA else PIECE_BYTES
+        most = MOST_METADATA if key.rpartition("/")[2] in ZARR_METADATA else PIECE_BYTES
         if byte_range is None and status.st_size > most:
             raise ReadError(Refusal("bomb", f"'{key}' in the Zarr holds {status.st_size} bytes, more than {most}"))
         return await super().get(key, prototype, byte_range)

@@ -18,9 +18,9 @@ from host_kernels import HostKernels
 
 from blastscope.benchmarks.gpu import baselines, check, engines, steps
 from blastscope.benchmarks.gpu import subprocess_runner as build_deps
-from blastscope.benchmarks.gpu.schema import Findings, GpuCheck, GpuRow, gpu_section
 from blastscope.benchmarks.gpu.steps import NoNetwork, compare_crops
 from blastscope.benchmarks.gpu.subprocess_runner import RESTART_EXIT_CODE, read_lines, run_isolated
+from blastscope.benchmarks.gpu_schema import Findings, GpuCheck, GpuRow, gpu_section
 from blastscope.benchmarks.interleaved_timing import TimingConfig
 from blastscope.benchmarks.models import BenchmarkModel
 from blastscope.benchmarks.results_page import write_page

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from blastscope.export.benchmark_bundle import make_benchmark_bundle
+from blastscope.benchmarks.benchmark_bundle import make_benchmark_bundle
 from blastscope.export.engine_builds import BuildRequest, build_engines, plan_engines
 from blastscope.runtime.backends.tensorrt.builder import BuildStep
 from blastscope.runtime.backends.tensorrt.catalog import Machine

@@ -106,7 +106,7 @@ def model_of(path: Path, nodes: list[Any]) -> tuple[Path, EngineKey]:
 @pytest.mark.parametrize("targets", [(), ("sm80",), ("sm86", "sm89", "sm120")])
 def test_a_graph_is_built_for_named_gpus_or_for_all(precision: str, targets: tuple[str, ...], made: Made) -> None:
     steps: list[BuildStep] = []
-    engine = build_engine(*made(precision, targets=targets), tell=steps.append)
+    engine = build_engine(*made(precision, targets=targets), progress=steps.append)
     assert len(engine) > 1000
     assert {step.phase for step in steps} >= {"Building engine"}
     assert all(0 <= step.done <= step.steps for step in steps)
@@ -211,17 +211,17 @@ def test_a_file_that_is_no_graph_and_a_graph_that_is_not_ours_are_refused(tmp_pa
 def test_a_build_ends_soon_after_it_is_cancelled(slow: tuple[Path, EngineKey]) -> None:
     steps: list[float] = []
     with pytest.raises(EngineError, match="was cancelled"):
-        build_engine(*slow, tell=lambda _: steps.append(time.monotonic()), cancelled=lambda: len(steps) > 20)
+        build_engine(*slow, progress=lambda _: steps.append(time.monotonic()), cancelled=lambda: len(steps) > 20)
     assert len(steps) > 20
     assert [thread.name for thread in threading.enumerate() if thread.name == "blastscope-build"] == []
 
 
 def test_what_goes_wrong_in_telling_ends_the_build_and_is_told(made: Made) -> None:
-    def tell(_: BuildStep) -> None:
+    def progress(_: BuildStep) -> None:
         raise ZeroDivisionError("nobody listens")
 
     with pytest.raises(ZeroDivisionError, match="nobody listens"):
-        build_engine(*made(), tell=tell)
+        build_engine(*made(), progress=progress)
 
 
 def test_the_build_runs_within_what_makes_a_gpu_current(made: Made) -> None:

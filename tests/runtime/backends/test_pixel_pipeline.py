@@ -1,4 +1,4 @@
-"""The road from pixels to answers, on a GPU that is the host: the crop kernels in their shim, ONNX Runtime as the engine."""
+"""The path from pixels to answers, on a GPU that is the host: the crop kernels in their shim, ONNX Runtime as the engine."""
 
 from __future__ import annotations
 

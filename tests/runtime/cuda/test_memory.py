@@ -71,20 +71,20 @@ def test_what_is_a_device_array_is_known_without_its_pixels() -> None:
 @pytest.mark.parametrize("view", [np.s_[:], np.s_[::2], np.s_[:, ::-1], np.s_[1:4, 2:], np.s_[..., ::-1]])
 def test_strides_are_respected_by_both_ways(gpu: HostGpu, view: Any) -> None:
     there = place(gpu, IMAGE)[view]
-    intake = DeviceArrayImporter(gpu)
+    importer = DeviceArrayImporter(gpu)
     wanted = IMAGE[view]
-    by_dlpack = intake.take(Dlpack(there))
+    by_dlpack = importer.take(Dlpack(there))
     facts = {"shape": there.shape, "strides": there.strides}
-    by_interface = intake.take(Interface(there.ctypes.data, **facts))
+    by_interface = importer.take(Interface(there.ctypes.data, **facts))
     assert (by_dlpack.shape, by_dlpack.strides) == (by_interface.shape, by_interface.strides) == (wanted.shape, there.strides)
     np.testing.assert_array_equal(pixels(by_dlpack), wanted)
     np.testing.assert_array_equal(pixels(by_interface), wanted)
 
 
 def test_the_producer_orders_itself_before_our_stream(gpu: HostGpu) -> None:
-    intake = DeviceArrayImporter(gpu)
+    importer = DeviceArrayImporter(gpu)
     shown = Dlpack(place(gpu, IMAGE))
-    taken = intake.take(shown)
+    taken = importer.take(shown)
     assert shown.streams == [taken.stream]
     assert "follow" not in gpu.counts
 

@@ -1,4 +1,4 @@
-"""pycuda and cuda-bindings: every name that is used is there, and the road through them runs on a driver of paper."""
+"""pycuda and cuda-bindings: every name that is used is there, and the path through them runs on a driver of paper."""
 
 from __future__ import annotations
 

@@ -14,7 +14,8 @@ import pytest
 from blastscope.runtime.bundle import Bundle, read_bundle
 from blastscope.runtime.errors import DataError
 from blastscope.runtime.evaluation.labels import read_labels
-from blastscope.runtime.evaluation.validation import SiteOptions, Validation, validate
+from blastscope.runtime.evaluation.validation import SiteOptions, validate
+from blastscope.runtime.evaluation.validation_report import Validation
 from blastscope.runtime.frames.corrections import Correction, read_corrections, write_corrections
 from blastscope.runtime.frames.types import FrameCell, FrameParameters, FrameReport, SegmentedCell
 from blastscope.runtime.types import Audit, Box, Prediction, Refusal

@@ -12,8 +12,9 @@ from PIL import Image
 from sklearn.metrics import accuracy_score, f1_score, recall_score, roc_auc_score
 
 from blastscope.runtime.errors import DataError
-from blastscope.runtime.evaluation.detection import Outcome, call_metrics, confusion_counts, detection_metrics, iou, match_boxes
+from blastscope.runtime.evaluation.detection import Outcome, call_metrics, confusion_counts, detection_metrics, match_boxes
 from blastscope.runtime.evaluation.labels import LabelledCell, read_labels
+from blastscope.runtime.frames.mask_geometry import iou
 from blastscope.runtime.types import Box
 
 HEAD = "path,x0,y0,x1,y1,label"

@@ -44,7 +44,7 @@ def state_of(images: Sequence[NDArray[np.uint8]], change: Change = lambda image:
     nothing = np.zeros((1, 2), np.int32)
     for start in range(0, len(looks), 10):
         found = SegmentedCell((0, 0, 1, 1), nothing, nothing)
-        drift.add(FrameReport(tuple(FrameCell(found, None, look) for look in looks[start : start + 10]), None))
+        drift.add(FrameReport(tuple(FrameCell(found, None, features) for features in looks[start : start + 10]), None))
     return drift.state()
 
 
@@ -109,13 +109,13 @@ def test_only_the_latest_cells_count_and_no_more_are_kept(images: list[NDArray[n
     drift, normal = Drift(window=40), cell_features(images[0])
     assert normal is not None
     for _ in range(5000):
-        drift.add_look(normal._replace(diameter_px=900.0))
+        drift.add_features(normal._replace(diameter_px=900.0))
     assert drift.state().cells == 40
     assert any("larger" in alarm for alarm in drift.state().alarms)
     for image in images:
-        look = cell_features(image)
-        assert look is not None
-        drift.add_look(look)
+        features = cell_features(image)
+        assert features is not None
+        drift.add_features(features)
     assert drift.state().alarms == ()
 
 
@@ -130,14 +130,14 @@ def test_a_reference_of_other_features_is_refused() -> None:
 def test_black_has_no_appearance_and_figures_hold_at_any_place() -> None:
     assert cell_features(np.zeros((40, 40, 3), np.uint8)) is None
     disk = cv2.circle(np.zeros((300, 300, 3), np.uint8), (140, 150), 60, (120, 60, 140), -1)
-    look = cell_features(np.asarray(disk, np.uint8))
-    assert look is not None
-    assert look.diameter_px == pytest.approx(120, rel=0.03)
-    assert look.elongation == pytest.approx(1, abs=0.02)
-    assert look.contrast == look.texture == 0
+    features = cell_features(np.asarray(disk, np.uint8))
+    assert features is not None
+    assert features.diameter_px == pytest.approx(120, rel=0.03)
+    assert features.elongation == pytest.approx(1, abs=0.02)
+    assert features.contrast == features.texture == 0
     moved = cell_features(np.roll(disk, (20, -30), (0, 1)))
     assert moved is not None
-    assert moved == pytest.approx(look)
+    assert moved == pytest.approx(features)
     for shape in ((0, 0, 3), (0, 5, 3), (5, 0, 3)):
         assert cell_features(np.zeros(shape, np.uint8)) is None
 

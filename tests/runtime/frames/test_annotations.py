@@ -78,14 +78,14 @@ def mask_of(cell: FrameCell, report: FrameReport) -> NDArray[np.bool_]:
 
 def write(wanted: AnnotationOptions, reports: Sequence[FrameReport]) -> None:
     paths = [report.path for report in reports if report.path]
-    papers = AnnotationWriter(wanted, paths, version="1.2.3")
+    writer = AnnotationWriter(wanted, paths, version="1.2.3")
     for path, report in zip(paths, reports, strict=True):
         scan = open_slide(path)
         assert not isinstance(scan, Refusal)
-        papers.look(scan, report)
+        writer.look(scan, report)
         scan.close()
-        assert list(papers.add(report, AUDIT)) == []
-    assert papers.finish() == [place for place in vars(wanted).values() if place]
+        assert list(writer.add(report, AUDIT)) == []
+    assert writer.finish() == [place for place in vars(wanted).values() if place]
 
 
 def test_an_outline_is_that_of_marching_squares_and_never_crosses_itself() -> None:
@@ -307,8 +307,8 @@ def test_frames_that_yolo_could_not_tell_apart_are_refused(tmp_path: Path) -> No
     options = AnnotationOptions(yolo=tmp_path / "y")
     with pytest.raises(DataError, match="rename one"):
         AnnotationWriter(options, [Path("a.png"), Path("A.jpg")])
-    papers = AnnotationWriter(options, [Path("one/a.png"), Path("two/a.png")])
-    assert [path.relative_to(tmp_path).as_posix() for path in papers._labels.values()] == [
+    writer = AnnotationWriter(options, [Path("one/a.png"), Path("two/a.png")])
+    assert [path.relative_to(tmp_path).as_posix() for path in writer._labels.values()] == [
         "y/labels/one/a.txt",
         "y/labels/two/a.txt",
     ]

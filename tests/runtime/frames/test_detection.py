@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from blastscope.runtime.evaluation.detection import iou
-from blastscope.runtime.frames.detection.cells import detect_cells, look_at, red_cells_found
+from blastscope.runtime.frames.detection.cells import detect_at_scale, detect_cells, red_cells_found
 from blastscope.runtime.frames.detection.detector import MULTIPLE, PIECE_PX, RED, WHITE, Detections, Detector, decode, distinct
 from blastscope.runtime.frames.estimation.frame_parameters import estimate_frame_parameters
 from blastscope.runtime.frames.image_pyramid import image_pyramid
 from blastscope.runtime.frames.journal import cell_from_row, cell_to_row
+from blastscope.runtime.frames.mask_geometry import iou
 from blastscope.runtime.frames.pipeline import Examiner
 from blastscope.runtime.frames.types import FrameSpecification
 from blastscope.runtime.types import Audit, Prediction
@@ -142,7 +142,7 @@ def test_red_cells_tell_the_scale_that_nobody_told(scale: float) -> None:
 
 def test_a_frame_is_looked_at_once_at_about_one_scale() -> None:
     one, pictures = detector(), image_pyramid(drawn())
-    looks = [look_at(one, pictures, (0, 0, 320, 240), um) for um in (0.25, 0.28, 0.22)]
+    looks = [detect_at_scale(one, pictures, (0, 0, 320, 240), um) for um in (0.25, 0.28, 0.22)]
     assert looks[0] is looks[1] is looks[2]
     assert len(one.network.calls) == 1  # type: ignore[attr-defined]
 

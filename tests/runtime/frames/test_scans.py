@@ -22,7 +22,7 @@ from blastscope.runtime.errors import DataError, UsageError
 from blastscope.runtime.frames import pipeline
 from blastscope.runtime.frames.journal import Journal, cell_from_row, cell_to_row
 from blastscope.runtime.frames.pipeline import Examiner, TileProgress
-from blastscope.runtime.frames.tiling import glass_map
+from blastscope.runtime.frames.tiling import foreground_map
 from blastscope.runtime.frames.types import CellGroup, FrameReport, SegmentedCell
 from blastscope.runtime.io.slides.slide import ArraySlide
 from blastscope.runtime.types import Audit, Box, Prediction
@@ -106,22 +106,22 @@ def test_glass_is_passed_over_and_no_cell_with_it(
     read = sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in tiles)
     assert 0 < read < frame.shape[0] * frame.shape[1] / 2
     assert len(sparing.cells) == len(CELLS) + 1
-    monkeypatch.setattr(pipeline, "glass_map", lambda *_: None)
+    monkeypatch.setattr(pipeline, "foreground_map", lambda *_: None)
     assert repr(told(tiled.examine_scan(copied))) == repr(told(sparing))
 
 
 def test_a_copy_too_small_to_show_a_nucleus_tells_nothing(frame: NDArray[np.uint8], tiled: Examiner) -> None:
     report = tiled.examine_scan(ArraySlide(frame, PIXEL_UM))
     assert report.facts
-    assert glass_map(Copied(frame, 4), report.facts) is not None
-    assert glass_map(Copied(frame, 8), report.facts) is None  # 2 um a pixel
-    assert glass_map(ArraySlide(frame), report.facts) is None
+    assert foreground_map(Copied(frame, 4), report.facts) is not None
+    assert foreground_map(Copied(frame, 8), report.facts) is None  # 2 um a pixel
+    assert foreground_map(ArraySlide(frame), report.facts) is None
 
 
 def test_the_map_of_glass_holds_all_that_is_none(frame: NDArray[np.uint8], tiled: Examiner) -> None:
     report = tiled.examine_scan(ArraySlide(frame, PIXEL_UM))
     assert report.facts
-    glass = glass_map(Copied(frame, 4), report.facts)
+    glass = foreground_map(Copied(frame, 4), report.facts)
     assert glass
     content = glass.content((1200, 1000, 2048, 2048))  # of the cell that stands alone, which is 52 pixels across
     assert content

@@ -12,7 +12,7 @@ from scipy.ndimage import binary_fill_holes
 from skimage.measure import label
 from skimage.morphology import closing, dilation, opening
 
-from blastscope.runtime.frames.estimation.frame_parameters import NOT_GLASS, background_level, content_box
+from blastscope.runtime.frames.estimation.frame_parameters import NOT_BACKGROUND, background_level, content_box
 from blastscope.runtime.frames.estimation.pixel_size import Edges, edges_of, hough_accumulator
 from blastscope.runtime.frames.image_pyramid import ImagePyramid, downsample, grid_over, grid_within
 from blastscope.runtime.frames.mask_geometry import disc, distance_inside, region_of
@@ -124,9 +124,9 @@ def test_the_content_of_a_frame_is_the_box_of_all_that_is_no_glass(x: int, y: in
     if dark:
         frame[:, :20] = 0
     random = np.random.default_rng(x)
-    frame[y : y + height, x : x + width] = random.integers(GLASS - 100, GLASS - NOT_GLASS - 2, (height, width, 1))
+    frame[y : y + height, x : x + width] = random.integers(GLASS - 100, GLASS - NOT_BACKGROUND - 2, (height, width, 1))
     gray = frame[..., 0].astype(int)
-    rows, columns = np.nonzero((abs(gray - GLASS) > NOT_GLASS) & (gray > 0))
+    rows, columns = np.nonzero((abs(gray - GLASS) > NOT_BACKGROUND) & (gray > 0))
     shades = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
     level = background_level(shades)
     assert abs(level - GLASS) <= 4

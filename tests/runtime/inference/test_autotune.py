@@ -94,8 +94,8 @@ def unknown_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loader, "cpu_features", frozenset)
 
 
-def opened(path: Path, cache: Path, backend: str = "openvino", **wish: Any) -> Scope:
-    return open_bundle(path, cache_dir=cache, backend=backend, **wish)
+def opened(path: Path, cache: Path, backend: str = "openvino", **asked: Any) -> Scope:
+    return open_bundle(path, cache_dir=cache, backend=backend, **asked)
 
 
 def test_the_first_opening_is_unmeasured_and_the_next_takes_the_fastest(tiny_bundle: Any, tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_fp16_on_a_device_without_it_says_what_it_is_computed_in(tiny_bundle: An
 
 
 @pytest.mark.parametrize(
-    "wish",
+    "asked",
     [
         {"device": "gpu"},
         {"precision": "fp64"},
@@ -192,9 +192,9 @@ def test_fp16_on_a_device_without_it_says_what_it_is_computed_in(tiny_bundle: An
         {"queue": 0},
     ],
 )
-def test_a_wish_that_cannot_be_is_a_usage_error(tiny_bundle: Any, tmp_path: Path, wish: dict[str, Any]) -> None:
+def test_an_argument_that_cannot_be_is_a_usage_error(tiny_bundle: Any, tmp_path: Path, asked: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
-        opened(tiny_bundle.make(), tmp_path, **wish)
+        opened(tiny_bundle.make(), tmp_path, **asked)
 
 
 def test_an_engine_that_breaks_off_while_it_is_measured_is_a_note(

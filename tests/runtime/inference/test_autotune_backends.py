@@ -34,14 +34,14 @@ def short_races(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(autotune, "_SECONDS", 0.0)
 
 
-def opened(path: Path, cache: Path, **wish: Any) -> Scope:
-    return open_bundle(path, cache_dir=cache, device="cpu", threads=1, **wish)
+def opened(path: Path, cache: Path, **asked: Any) -> Scope:
+    return open_bundle(path, cache_dir=cache, device="cpu", threads=1, **asked)
 
 
-def measure_all(bundles: Any, path: Path, cache: Path, **wish: Any) -> None:
+def measure_all(bundles: Any, path: Path, cache: Path, **asked: Any) -> None:
     """Opens and answers until nothing is left to measure."""
     for _ in range(10):
-        with opened(path, cache, **wish) as scope:
+        with opened(path, cache, **asked) as scope:
             if scope._run.opened.autotuner is None:
                 return
             scope.classify(bundles.cell())
@@ -207,16 +207,16 @@ def test_without_openvino_the_other_backend_answers(tiny_bundle: Any, tmp_path: 
 
 def test_what_is_named_leaves_no_backends_to_compare(tiny_bundle: Any, tmp_path: Path) -> None:
     path = tiny_bundle.make("fp32")
-    wishes = [
+    all_asked = [
         {"layout": "fused"},
         {"precision": "fp32"},
         {"execution": "f32"},
         {"backend": "openvino"},
         {"backend": "onnxruntime"},
     ]
-    for wish in wishes:
-        with opened(path, tmp_path, **wish) as scope:
-            assert scope.audit.backend == wish.get("backend", "openvino")
+    for asked in all_asked:
+        with opened(path, tmp_path, **asked) as scope:
+            assert scope.audit.backend == asked.get("backend", "openvino")
             assert scope._run.opened.autotuner is None
             assert any("the only one to choose from" in note for note in scope.notes)
     with pytest.raises(UsageError, match="backend 'torch' is not known"):

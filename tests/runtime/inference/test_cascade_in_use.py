@@ -141,7 +141,7 @@ def test_it_is_off_unless_it_is_wished(towers: TowerBundle, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("wish", "why"),
+    ("asked", "why"),
     [
         ({"device": "cuda"}, "cascade is for a CPU"),
         ({"precision": "int8"}, "of its fp32 graph, staged: not int8"),
@@ -149,9 +149,9 @@ def test_it_is_off_unless_it_is_wished(towers: TowerBundle, tmp_path: Path) -> N
         ({"backend": "onnxruntime"}, "computes a network whole"),
     ],
 )
-def test_a_cascade_that_cannot_be_is_refused(towers: TowerBundle, tmp_path: Path, wish: dict[str, Any], why: str) -> None:
+def test_a_cascade_that_cannot_be_is_refused(towers: TowerBundle, tmp_path: Path, asked: dict[str, Any], why: str) -> None:
     with pytest.raises(BlastscopeError, match=why):
-        open_bundle(towers.make(), cascade=True, cache_dir=tmp_path / "cache", **wish)
+        open_bundle(towers.make(), cascade=True, cache_dir=tmp_path / "cache", **asked)
 
 
 def test_a_bundle_without_a_cascade_says_how_to_get_one(tiny_bundle: Any, tmp_path: Path) -> None:

@@ -69,8 +69,8 @@ def bundle(tiny_bundle: Any) -> Path:
     return Path(tiny_bundle.make())
 
 
-def opened(path: Path, folder: Path, **wish: Any) -> Scope:
-    return open_bundle(path, cache_dir=folder / "cache", **{"device": "cuda", **wish})
+def opened(path: Path, folder: Path, **asked: Any) -> Scope:
+    return open_bundle(path, cache_dir=folder / "cache", **{"device": "cuda", **asked})
 
 
 @pytest.fixture(params=["latency", "throughput"])
@@ -191,7 +191,7 @@ def test_device_arrays_are_taken_where_they_lie(
         assert all(map(same, [scope.submit(one).result() for one in arrays], wanted))
         assert "follow" not in gpu.counts - before  # the interface said that there is nothing to wait for
         assert same(scope.classify(OnDevice(gpu, images[0], stream=7)), wanted[0])  # type: ignore[arg-type]
-        assert (gpu.counts - before)["follow"] == 2  # the door follows the producer, the lane the door
+        assert (gpu.counts - before)["follow"] == 2  # the importer follows the producer, the lane the door
         stranger: Any = OnDevice(gpu, images[0])
         stranger.__cuda_array_interface__["data"] = (1 << 20, True)
         with pytest.raises(ImageError, match="doesn't lie in the memory of cuda:0"):
@@ -226,9 +226,9 @@ def test_auto_is_the_cpu_where_there_is_no_driver_and_says_why(
     with opened(bundle, tmp_path, device="auto") as scope:
         assert scope.audit.device == "CPU"
         assert scope.notes[0] == "device auto is the CPU here: no NVIDIA driver is installed"
-    for wish in ({"device": "cuda"}, {"device": "auto", "backend": "tensorrt"}):
+    for asked in ({"device": "cuda"}, {"device": "auto", "backend": "tensorrt"}):
         with pytest.raises(DriverError):
-            opened(bundle, tmp_path, **wish)
+            opened(bundle, tmp_path, **asked)
 
 
 def test_a_gpu_without_a_library_names_what_would_bring_one(table: ModuleType, bundle: Path, tmp_path: Path) -> None:
@@ -252,8 +252,8 @@ def test_the_next_library_answers_where_the_first_breaks_off(table: ModuleType, 
 
 def test_an_engine_at_hand_goes_before_one_that_must_be_built(table: ModuleType, bundle: Path, tmp_path: Path) -> None:
     table.SECOND = HostRunner("tensorrt-rtx")
-    for wish in ({"backend": "tensorrt-rtx"}, {}):
-        with opened(bundle, tmp_path, **wish) as scope:
+    for asked in ({"backend": "tensorrt-rtx"}, {}):
+        with opened(bundle, tmp_path, **asked) as scope:
             assert scope.audit.backend == "tensorrt-rtx"
     assert (table.FIRST.builds, table.SECOND.builds) == (0, 1)
 

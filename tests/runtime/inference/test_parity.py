@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from blastscope.calibration.acceptance.evaluation import vote_margins
+from blastscope.calibration.evaluation import vote_margins
 from blastscope.export.exporter import choose_golden
 from blastscope.export.onnx_export import FusedGraph, trace
 from blastscope.export.parity import (

@@ -17,7 +17,7 @@ from blastscope.runtime.errors import DataError, UsageError
 from blastscope.runtime.io.cnmc import scan_dataset
 from blastscope.runtime.io.concurrency import AHEAD, ThreadPool, ordered_map
 from blastscope.runtime.io.image import read_image
-from blastscope.runtime.io.paths import PassedOver, as_paths, find_images, left_out
+from blastscope.runtime.io.paths import SkippedFiles, as_paths, find_images, left_out
 from blastscope.runtime.io.slides.slide import find_frames, open_slide
 from blastscope.runtime.types import Refusal
 
@@ -46,13 +46,13 @@ def test_what_a_folder_leaves_out_is_told_by_suffix_but_foreign_files(find: Any,
     taken = ("a.jpg", "b.jfif", "c.JPE", "d.dib")
     foreign = ("notes.txt", "README", ".hidden.avif", "cells.csv", "Thumbs.db", "report.html")
     touch(tmp_path, *taken, *foreign, "one.avif", "deep/two.AVIF", "x.jp2", "long.averylongsuffix")
-    passed = PassedOver()
+    passed = SkippedFiles()
     found = find([tmp_path, tmp_path / "x.jp2"], passed=passed)
     assert [path.name for path in found] == [*taken, "x.jp2"]  # a file that is named is always taken
     assert passed.counts == {".avif": 2, ".jp2": 1, "other": 1}
     (told,) = left_out(passed)
     assert told.startswith("left out of the folders, by their suffix: 2 .avif, 1 .jp2, 1 other (name a file itself")
-    assert list(left_out(PassedOver())) == []
+    assert list(left_out(SkippedFiles())) == []
 
 
 @pytest.mark.parametrize("find", [find_images, find_frames])

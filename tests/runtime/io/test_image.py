@@ -1,4 +1,4 @@
-"""Arrays and files at the door."""
+"""Which arrays and files are taken as images."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ YCBCR = np.asarray(Image.fromarray(SMOOTH).convert("YCbCr"))
 
 
 def scanned(path: Path) -> NDArray[np.uint8] | Refusal:
-    """All pixels by the door of frames and slides."""
+    """All pixels, read as frames and slides are."""
     slide = open_slide(path)
     if isinstance(slide, Refusal):
         return slide

@@ -16,7 +16,7 @@ from PIL import Image
 
 from blastscope.runtime.errors import DataError
 from blastscope.runtime.io.image import read_image
-from blastscope.runtime.io.paths import PassedOver, left_out
+from blastscope.runtime.io.paths import SkippedFiles, left_out
 from blastscope.runtime.io.slides import dicom
 from blastscope.runtime.io.slides import slide as slides
 from blastscope.runtime.io.slides.dicom import DicomSlide
@@ -277,7 +277,7 @@ def test_a_folder_of_dicom_slides_gives_each_slide_once(tmp_path: Path) -> None:
     write_dicom_slide(tmp_path / "other", FIELD, 0.25).rename(tmp_path / "slide" / "m.dcm")
     (tmp_path / "slide" / ".hidden.dcm").write_bytes(b"")
     Image.fromarray(small).save(tmp_path / "slide" / "frame.png")
-    passed = PassedOver()
+    passed = SkippedFiles()
     found = find_frames([tmp_path / "slide"], passed=passed)
     assert [path.name for path in found] == ["frame.png", "m.dcm", "z.dcm"]
     assert not passed
@@ -292,7 +292,7 @@ def test_dicom_files_that_are_no_slide_are_left_out_with_the_reason(tmp_path: Pa
     scan = write_dicom_slide(tmp_path / "ct", small, 0.25, levels=3, SOPClassUID="1.2.840.10008.5.1.4.1.1.2")
     label = write_dicom_slide(tmp_path / "label", small, 0.25, levels=1, ImageType=["ORIGINAL", "PRIMARY", "LABEL", "NONE"])
     write_dicom_slide(tmp_path / "good", small, 0.25, levels=1)
-    passed = PassedOver()
+    passed = SkippedFiles()
     assert find_frames([tmp_path], passed=passed) == [tmp_path / "good" / "level-0.dcm"]
     assert passed.reasons == {dicom.NO_SLIDE: 3, dicom.NO_PIXELS: 1}
     assert list(left_out(passed)) == [f"left out of the folders: 3 {dicom.NO_SLIDE}, 1 {dicom.NO_PIXELS}"]
@@ -309,7 +309,7 @@ def test_a_dicom_file_that_cannot_be_read_stands_for_its_slide(tmp_path: Path) -
     cut.parent.mkdir()
     cut.write_bytes(whole[:100])
     empty.touch()
-    passed = PassedOver()
+    passed = SkippedFiles()
     assert find_frames([tmp_path / "in"], passed=passed) == [cut, empty]
     assert not passed
     assert all(isinstance(open_slide(path), Refusal) for path in (cut, empty))
@@ -319,7 +319,7 @@ def test_without_its_library_dicom_is_left_out_with_the_command(tmp_path: Path, 
     (tmp_path / "a.dcm").write_bytes(bytes(128) + b"DICM")
     Image.fromarray(FIELD).save(tmp_path / "b.png")
     without(monkeypatch, "pydicom")
-    passed = PassedOver()
+    passed = SkippedFiles()
     assert find_frames([tmp_path], passed=passed) == [tmp_path / "b.png"]
     assert list(left_out(passed)) == [
         "left out of the folders: 1 DICOM files, which pydicom reads (pip install 'blastscope[slides]')"

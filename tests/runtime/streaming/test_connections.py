@@ -6,7 +6,7 @@ import http.client
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ from blastscope.runtime.streaming.dashboard import LivePage
 from blastscope.runtime.streaming.frame_buffer import Connections
 
 PATIENCE_S = 30.0
-PICTURE = np.random.default_rng(0).integers(0, 256, (1600, 1600, 3), np.uint8)  # whose JPEG fills every buffer on the way
+PICTURE = np.random.default_rng(0).integers(0, 256, (800, 800, 3), np.uint8)  # whose JPEG fills small buffers
 
 
 @pytest.fixture
@@ -118,8 +118,18 @@ def test_a_request_that_is_dripped_in_ends_at_its_deadline(monkeypatch: pytest.M
         assert answered(page)
 
 
+def with_a_small_buffer(setup: Callable[[dashboard.Viewer], None]) -> Callable[[dashboard.Viewer], None]:
+    def small(viewer: dashboard.Viewer) -> None:
+        viewer.request.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        setup(viewer)
+
+    return small
+
+
 def test_an_answer_that_is_not_taken_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dashboard, "ANSWER_S", 0.1)
+    monkeypatch.setattr(connections, "REQUEST_S", 10 * PATIENCE_S)  # so nothing else ends the connection
+    monkeypatch.setattr(dashboard.Viewer, "setup", with_a_small_buffer(dashboard.Viewer.setup))
     with LivePage("x") as page, socket.socket() as slow:
         page.show(FrameReport((), None, metadata={"pixels": PICTURE}, id=0))
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

@@ -1,4 +1,4 @@
-"""The road through pycuda and cuda-bindings, on the fake driver: run by test_pycuda_device.py in a process of its own.
+"""The path through pycuda and cuda-bindings, on the fake driver: run by test_pycuda_device.py in a process of its own.
 
 The library path leads to paper_cuda.c, so that what is called here is the code that a real GPU gets, up to the driver's edge;
 the crop kernels run in the host shim, on the addresses and arguments that pycuda packed.
@@ -91,13 +91,13 @@ def main(folder: Path) -> None:
     empty = PAPER.paper_blocks()
     network = RecordableNetwork(gpu, BoundNetwork(gpu, bundle.read(bundle.graph("fp32")), "CPUExecutionProvider"))
     pipeline = PixelPipeline("paper", gpu, network, spec, batches=(1, 4))
-    intake = DeviceArrayImporter(gpu)
+    importer = DeviceArrayImporter(gpu)
     images = [tiny.cell(seed, size_px=60 + 9 * seed) for seed in range(6)] + [np.zeros((30, 40, 3), np.uint8)]
     with gpu.current():
         device = [OnDevice(gpu, image, version=2 + number % 2) for number, image in enumerate(images)]
 
     def answers_are_right() -> None:
-        for taken in (images, [intake.take(one) for one in device]):
+        for taken in (images, [importer.take(one) for one in device]):
             is_right(pipeline.infer_images(taken), images, tiny, spec)
         crops = tiny.crops(9)
         np.testing.assert_allclose(pipeline.infer(crops), tiny.expected(crops), atol=2e-6)
@@ -117,7 +117,7 @@ def main(folder: Path) -> None:
     answers_are_right()
     assert pipeline.infer_images([tiny.cell(0, size_px=900)]).found == [crop_cell(tiny.cell(0, size_px=900), spec).box]
     answers_are_right()
-    intake.close()
+    importer.close()
     pipeline.close()
     with gpu.current():
         for one in device:

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from blastscope.calibration.calibration_data import crop_cells
 from blastscope.calibration.config import CalibrationConfig
-from blastscope.calibration.quantisation.calibration_data import crop_cells
 from blastscope.runtime.backends.onnxruntime.cpu import load_onnxruntime
 from blastscope.runtime.backends.protocol import require_finite
 from blastscope.runtime.crop import CropSpecification
@@ -27,6 +27,7 @@ from blastscope.runtime.evaluation.metrics import f1_drop_points
 from blastscope.runtime.inference.voting import TINY, vote
 from blastscope.runtime.io.cnmc import DatasetEntry
 from blastscope.runtime.io.hashing import bytes_sha256
+from blastscope.runtime.io.printable import format_duration
 from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.runtime.types import CLASSES, VOTERS
 
@@ -61,11 +62,6 @@ class Progress:
             self._logged = now
             left = (now - self._start) * (self._total - self._done) / self._done
             logger.info("%d of %d %s, about %s left", self._done, self._total, self._what, format_duration(left))
-
-
-def format_duration(seconds: float) -> str:
-    """A time as people say it: '40 s', '3 min'."""
-    return f"{max(round(seconds), 1)} s" if seconds < 90 else f"{round(seconds / 60)} min"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -228,7 +224,7 @@ class Drift(StrictModel):
 
 @dataclass(frozen=True)
 class DriftMetric:
-    """Measures drift.
+    """Measures how far a graph's calls lie from its parent's.
 
     Attributes
     ----------

@@ -148,7 +148,7 @@ def drop_rows(sample: CroppedCells, refused: Sequence[tuple[int, str]]) -> Cropp
 
 
 def merge_cells(one: CroppedCells, other: CroppedCells) -> CroppedCells:
-    """The cells of both."""
+    """Two sets of cropped cells as one."""
     crops = np.concatenate([one.crops, other.crops])
     return CroppedCells((*one.cells, *other.cells), crops, (*one.refused, *other.refused))
 

@@ -14,9 +14,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.calibration.acceptance.evaluation import ReferenceRunner, vote_margins
 from blastscope.calibration.acceptance.trial import LEAST_TOLERANCE, MARGIN
 from blastscope.calibration.config import CalibrationConfig
+from blastscope.calibration.evaluation import ReferenceRunner, vote_margins
 from blastscope.calibration.quantisation.quantizer import make_int8
 from blastscope.export.exporter import golden_entry, write_export_bundle
 from blastscope.export.onnx_export import make_graph
