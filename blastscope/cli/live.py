@@ -68,6 +68,7 @@ def live(
             on_error=show.failure,
             pixel_um=pixel_um,
             spec=spec,
+            keep_pixels=True,
         )
         page.watch(stream)
         say(f"the page is at {page.url} (Ctrl-C ends it)")

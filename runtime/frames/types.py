@@ -195,6 +195,8 @@ class FrameReport:
         What was read of a file that holds more, where the scale comes from, and all doubts in words.
     doubts : tuple of Doubt
         Why the frame may not have been understood.
+    pixels : (H, W, 3) uint8 array or None
+        The frame itself, from a stream with `keep_pixels`. It must not be written to.
     """
 
     cells: tuple[FrameCell, ...]
@@ -207,6 +209,7 @@ class FrameReport:
     size: tuple[int, int] | None = None
     notes: tuple[str, ...] = ()
     doubts: tuple[Doubt, ...] = ()
+    pixels: NDArray[np.uint8] | None = field(default=None, repr=False)
 
     @property
     def pixel_um(self) -> float | None:

@@ -290,6 +290,7 @@ class Scope(OpenSession):
         on_error: OnError | None = None,
         pixel_um: float | None = None,
         spec: FrameSpecification | None = None,
+        keep_pixels: bool = False,
     ) -> Stream:
         """A `Stream`: examines frames as they come, in threads of its own, and calls `on_report` with each report, in order.
 
@@ -305,6 +306,8 @@ class Scope(OpenSession):
             How many frames may wait, and whether then the oldest is dropped or the sender waits.
         pixel_um, spec : float, FrameSpecification, optional
             As in `examine`. If neither gives the scale, a frame's metadata may, as 'pixel_um'.
+        keep_pixels : bool
+            Whether each report has its frame, as `FrameReport.pixels`.
 
         Raises
         ------
@@ -327,7 +330,9 @@ class Scope(OpenSession):
                     pass
                 return self.examine(frame, pixel_um=scale_um, stated_um=stated_um, spec=spec, metadata=metadata)
 
-        stream = Stream(examine, on_report, frames, queue=queue, when_full=when_full, on_error=on_error)
+        stream = Stream(
+            examine, on_report, frames, queue=queue, when_full=when_full, on_error=on_error, keep_pixels=keep_pixels
+        )
         self._streams.add(stream)
         return stream
 

@@ -228,9 +228,9 @@ class LivePage:
         self._board.nudge()
 
     def show(self, report: FrameReport) -> None:
-        """Shows a report. Its frame is taken from `report.metadata["pixels"]`, and mustn't be written to afterwards."""
+        """Shows a report of a stream, with its frame if the stream has `keep_pixels`."""
         self.drift.add(report)
-        self._board.show(report, report.metadata.get("pixels"))
+        self._board.show(report)
 
     def refresh(self) -> None:
         """Tells every viewer how it goes, though no frame came: when the stream has ended, say."""

@@ -13,8 +13,6 @@ from functools import cached_property
 from typing import Any
 
 import cv2
-import numpy as np
-from numpy.typing import NDArray
 
 from blastscope.runtime.frames.report.theme import caution
 from blastscope.runtime.frames.types import FrameCell, FrameReport, fewer_points
@@ -31,9 +29,10 @@ ANSWER_S = 10.0  # for taking an answer
 class BufferedFrame:
     """A frame in the buffer, with its picture and text for the page."""
 
-    def __init__(self, number: int, report: FrameReport, pixels: NDArray[np.uint8] | None) -> None:
+    def __init__(self, number: int, report: FrameReport) -> None:
         self.number = number
-        self._report, self._pixels = report, pixels
+        self._report = report
+        self._pixels = report.pixels if report.pixels is not None and report.pixels.size else None
         self._making = threading.Lock()
 
     def jpeg(self) -> bytes | None:
@@ -93,12 +92,11 @@ class FrameBuffer:
         self._news = 0  # rises when there is something to tell, be it a frame or not
         self._closed = False
 
-    def show(self, report: FrameReport, pixels: object) -> None:
-        """Puts up a report with its frame. What is no (H, W, 3) uint8 array isn't drawn."""
-        drawn = isinstance(pixels, np.ndarray) and pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.size > 0
+    def show(self, report: FrameReport) -> None:
+        """Puts up a report with its frame, if it has one."""
         with self._state:
             self._totals.update({**report.counts, "frames": 1, "refused_frames": int(report.refusal is not None)})
-            self._frames.append(BufferedFrame(self._totals["frames"], report, pixels if drawn else None))  # type: ignore[arg-type]
+            self._frames.append(BufferedFrame(self._totals["frames"], report))
             self._tell()
 
     def nudge(self) -> None:

@@ -25,7 +25,7 @@ MISS_S = 0.05
 
 
 class Source(Protocol):
-    """Frames, each with its pixels in the metadata too, where the page finds them again."""
+    """Frames, those of files with their path and scale in the metadata."""
 
     name: str  # for people
     live: bool  # frames come whether or not anybody has time for them
@@ -149,7 +149,7 @@ class Camera:
                 there, picture = self._capture.read()
                 if there:
                     pixels = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB) if picture.ndim == 3 else picture
-                    yield Frame(pixels, number, {"pixels": pixels})
+                    yield Frame(pixels, number)
                     misses, number = 0, number + 1
                 elif not self.live:
                     return
@@ -178,7 +178,7 @@ def _read(path: Path) -> Frame:
     finally:
         scan.close()
     scale = {"stated_um": scan.pixel_um} if scan.pixel_um else {}
-    return Frame(pixels, str(path), {"path": path, "pixels": pixels, **scale})
+    return Frame(pixels, str(path), {"path": path, **scale})
 
 
 def _files_below(folder: Path) -> dict[Path, tuple[int, int]]:

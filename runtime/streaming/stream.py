@@ -14,6 +14,8 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Protocol, Self, get_args
 
+import numpy as np
+
 from blastscope.runtime.errors import Closed, DeviceLost, ImageError, UsageError
 from blastscope.runtime.frames.types import FrameReport
 from blastscope.runtime.inference.options import whole_number
@@ -95,6 +97,7 @@ class Stream:
         queue: int = 4,
         when_full: WhenFull | str = "drop-oldest",
         on_error: OnError | None = None,
+        keep_pixels: bool = False,
     ) -> None:
         queue = whole_number("queue", queue)
         for name, callback in (("on_report", on_report), ("on_error", on_error)):
@@ -103,7 +106,7 @@ class Stream:
         if when_full not in get_args(WhenFull):
             raise UsageError(f"when_full '{when_full}' is not known: say {' or '.join(get_args(WhenFull))}")
         line: BoundedQueue[_Taken] = BoundedQueue(queue, drops_oldest=when_full == "drop-oldest")
-        run = self._run = _Run(examine, on_report, on_error, line, StatsRecorder(queue))
+        run = self._run = _Run(examine, on_report, on_error, line, StatsRecorder(queue), keep_pixels=keep_pixels)
         self._pulls, self._blocks, self._process = frames is not None, when_full == "block", os.getpid()
         keep = self if self._pulls else None
         self._threads = [_thread("examine", run.examine_all), _thread("report", run.tell_all, keep)]
@@ -210,8 +213,11 @@ class _Run:
         on_error: OnError | None,
         frames: BoundedQueue[_Taken],
         recorder: StatsRecorder,
+        *,
+        keep_pixels: bool,
     ) -> None:
         self.recorder = recorder
+        self._keep_pixels = keep_pixels
         self._examine, self._on_report, self._on_error = examine, on_report, on_error
         self._frames = frames
         self._reports: BoundedQueue[_Examined] = BoundedQueue(REPORTS)
@@ -276,6 +282,8 @@ class _Run:
         while (taken := self._frames.get()) is not None:
             started = time.perf_counter()
             report = self._examined(taken.frame)
+            if self._keep_pixels and isinstance(taken.frame.pixels, np.ndarray):
+                report = replace(report, pixels=taken.frame.pixels)
             self.recorder.examined(1e3 * (time.perf_counter() - started), slow=self._reports.full)
             try:
                 self._reports.put(_Examined(report, taken.at))

@@ -131,7 +131,7 @@ def test_an_answer_that_is_not_taken_is_given_up(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(connections, "REQUEST_S", 10 * PATIENCE_S)  # so nothing else ends the connection
     monkeypatch.setattr(dashboard.Viewer, "setup", with_a_small_buffer(dashboard.Viewer.setup))
     with LivePage("x") as page, socket.socket() as slow:
-        page.show(FrameReport((), None, metadata={"pixels": PICTURE}, id=0))
+        page.show(FrameReport((), None, pixels=PICTURE, id=0))
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         slow.connect(("127.0.0.1", port_of(page)))
         slow.sendall(b"GET /frame/1.jpg HTTP/1.1\r\nHost: localhost\r\n\r\n")

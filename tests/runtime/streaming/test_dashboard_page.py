@@ -60,7 +60,7 @@ def _cell(label: Any, x: int, y: int) -> FrameCell:
 
 
 def report(number: int = 0, **words: Any) -> FrameReport:
-    words = {"metadata": {"pixels": smear()}, "path": Path(f"slide/field-{number}.png"), **words}
+    words = {"pixels": smear(), "path": Path(f"slide/field-{number}.png"), **words}
     return FrameReport(words.pop("cells", cells()), None, id=number, **words)
 
 
@@ -173,7 +173,7 @@ def test_a_frame_that_could_not_be_examined_says_why(page: LivePage, browser: Br
     page.show(report(0))
     browser.open(page.url)
     drawn(browser, 1)
-    page.show(report(1, cells=(), metadata={}, refusal=Refusal("undecodable", "the pixels are <i>damaged</i>")))
+    page.show(report(1, cells=(), pixels=None, refusal=Refusal("undecodable", "the pixels are <i>damaged</i>")))
     drawn(browser, 2)
     assert browser.text("#refusal") == "not examined: the pixels are <i>damaged</i>"
     assert browser.value("document.querySelector('#strip').hidden")
@@ -223,9 +223,9 @@ def test_real_frames_are_seen_with_their_cells(browser: Browser, shared_data: Pa
     if not (shared_data / "bccd").is_dir():
         pytest.skip("no real frames are at hand: no bccd/ beside cnmc/")
     paths = [shared_data / "bccd" / "JPEGImages" / f"BloodImage_000{number}.jpg" for number in ("00", "14", "64")]
-    frames = [Frame(pixels, path.name, {"pixels": pixels}) for path in paths for pixels in [read_image(path)]]
+    frames = [Frame(read_image(path), path.name) for path in paths]
     with open_bundle(tiny_bundle.make(), cache_dir=tmp_path) as scope, LivePage("bccd", patience_s=0.2) as page:
-        with scope.stream(frames, page.show, when_full="block") as stream:
+        with scope.stream(frames, page.show, when_full="block", keep_pixels=True) as stream:
             page.watch(stream)
             assert stream.wait(PATIENCE_S)
         browser.open(page.url)

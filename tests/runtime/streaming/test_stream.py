@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import pytest
 from fake_examiner import PATIENCE_S, Eye, Reports, balanced, look, pixels
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -44,6 +45,19 @@ def test_what_is_put_carries_its_id_and_metadata() -> None:
         stream.put(Frame(pixels(2), "b"), id="c", metadata={"exposure": 30})
         assert stream.wait(PATIENCE_S)
     assert [(report.id, report.metadata["exposure"]) for report in reports] == [("a", 10), ("b", 20), ("c", 30)]
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_report_has_its_frame_where_that_is_asked(keep: bool) -> None:
+    reports, buffer = Reports(), pixels(1)
+    with Stream(look, reports, keep_pixels=keep) as stream:
+        stream.put(buffer)
+        buffer[:] = 7  # the camera's next picture
+        stream.put(buffer)
+        stream.put(buffer[..., 0])
+        assert stream.wait(PATIENCE_S)
+    kept = [report.pixels for report in reports]
+    assert [None if one is None else int(one.max()) for one in kept] == ([1, 7, None] if keep else [None] * 3)
 
 
 def test_many_threads_put_and_numbers_follow_the_order() -> None:
