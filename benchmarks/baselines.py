@@ -21,6 +21,8 @@ from blastscope.benchmarks.contenders import fused_torch_model, separate_torch_m
 from blastscope.benchmarks.interleaved_timing import ClassifyFunction, Image
 from blastscope.benchmarks.models import BenchmarkModel, crop_images, sample_crops
 from blastscope.benchmarks.schema import describe_machine
+from blastscope.runtime.backends.onnxruntime.cpu import load_onnxruntime
+from blastscope.runtime.backends.openvino.infer_request import library
 from blastscope.runtime.bundle import read_bundle
 from blastscope.runtime.crop import CropSpecification
 from blastscope.runtime.io.cpu_info import usable_threads
@@ -108,6 +110,7 @@ def _quantise(model: BenchmarkModel, graphs: BaselineGraphs, out: Path, data: Pa
 
     7 bits for weights where the CPU has no VNNI, since its sums of two products would saturate there.
     """
+    load_onnxruntime("export")  # before anything of it is imported
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -270,15 +273,13 @@ def _openvino_factories(precision: str, graph: Path, task: BaselineTask) -> Iter
 
 
 def _default_execution() -> str:
-    import openvino
-
+    openvino = library()
     name = str(openvino.Core().get_property("CPU", "INFERENCE_PRECISION_HINT").get_type_name())
     return {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}.get(name, name)
 
 
 def _load_onnxruntime(graph: Path, task: BaselineTask) -> ClassifyFunction:
-    import onnxruntime
-
+    onnxruntime = load_onnxruntime("export")
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
@@ -296,8 +297,7 @@ def _load_openvino(graph: Path, task: BaselineTask, settings: dict[str, Any]) ->
 
 
 def _load_openvino_queue(graph: Path, task: BaselineTask) -> ClassifyFunction:
-    import openvino
-
+    openvino = library()
     settings = _with_threads({"PERFORMANCE_HINT": "THROUGHPUT"}, task)
     queue = openvino.AsyncInferQueue(_compile_openvino(graph, 1, settings))
 
@@ -322,8 +322,7 @@ def _with_threads(settings: dict[str, Any], task: BaselineTask) -> dict[str, Any
 
 
 def _compile_openvino(graph: Path, batch: int, settings: dict[str, Any]) -> Any:
-    import openvino
-
+    openvino = library()
     core = openvino.Core()
     model = core.read_model(graph)
     shape = model.input("crops").partial_shape

@@ -19,7 +19,8 @@ from blastscope.runtime.io.cpu_info import usable_threads
 from blastscope.runtime.types import Execution
 
 SOURCE = "https://docs.openvino.ai/2025/get-started/learn-openvino/openvino-samples/benchmark-tool.html"
-TOOL = "import sys; from openvino.tools.benchmark.main import main; sys.exit(main())"
+# without the package by which OpenVINO's tools report their use to Intel
+TOOL = "import sys; sys.modules['openvino_telemetry'] = None; from openvino.tools.benchmark.main import main; sys.exit(main())"
 TIMEOUT_S = 300
 CONVOLUTIONS = ("Convolution", "GroupConvolution")
 COMPUTE_LAYERS = ("Convolution", "GroupConvolution", "Deconvolution", "FullyConnected", "MatMul")  # that multiply and add

@@ -40,9 +40,11 @@ from blastscope.calibration.quantisation.quantizer import (
     write_model,
 )
 from blastscope.calibration.result import CalibrationReport, CalibrationResult, int8_entry
+from blastscope.runtime.backends.onnxruntime.cpu import load_onnxruntime
 from blastscope.runtime.bundle import Bundle, read_bundle
 from blastscope.runtime.bundle.graphs.reading import bad_weight, check_weights
 from blastscope.runtime.bundle.manifest import GraphEntry
+from blastscope.runtime.bundle.opening import check_changeable
 from blastscope.runtime.errors import BundleError, DataError, DeviceError, EngineError, MissingLibrary, UsageError
 from blastscope.runtime.io.atomic import check_place
 from blastscope.runtime.io.cnmc import Dataset, DatasetEntry, scan_dataset
@@ -54,9 +56,9 @@ logger = logging.getLogger(__name__)
 
 try:
     import onnx
-    import onnxruntime  # noqa: F401  its absence is told now, and not after the cells were read
 except ImportError as error:
     raise MissingLibrary("onnx and onnxruntime", "export") from error
+load_onnxruntime("export")  # its absence is told now, and not after the cells were read
 
 SEARCHED = 4  # at most one of so many cells that set no range is kept from the gate
 
@@ -289,8 +291,7 @@ def _choose_method(
 
 def open_writable_bundle(path: Path | str) -> Bundle:
     """The bundle in the folder `path`. Raises `BundleError`, and `DataError` where nothing can be written beside it."""
-    if not Path(path).is_dir():
-        raise BundleError(path, "not a folder: a zip can't be changed, unpack it and pack it again afterwards")
+    check_changeable(path)
     bundle = read_bundle(path)
     check_writable(Path(path))
     return bundle

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from blastscope.calibration.calibration_data import crop_cells
 from blastscope.calibration.config import CalibrationConfig
+from blastscope.runtime.backends.onnxruntime.cpu import load_onnxruntime
 from blastscope.runtime.backends.protocol import require_finite
 from blastscope.runtime.crop import CropSpecification
-from blastscope.runtime.errors import EngineError, MissingLibrary, UsageError
+from blastscope.runtime.errors import EngineError, UsageError
 from blastscope.runtime.evaluation.metrics import f1_drop_points
 from blastscope.runtime.inference.voting import TINY, vote
 from blastscope.runtime.io.cnmc import DatasetEntry
@@ -163,10 +164,7 @@ class ReferenceRunner:
     """A loaded graph. `plain` turns every graph optimisation off, so that each operator is computed as the file says."""
 
     def __init__(self, graph: Path | str | bytes, *, plain: bool = False) -> None:
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise MissingLibrary("onnxruntime", "export") from error
+        onnxruntime = load_onnxruntime("export")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         if plain:

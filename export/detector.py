@@ -7,7 +7,6 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 
@@ -21,6 +20,7 @@ from blastscope.export.onnx_export import (
     static_padding,
     strip_metadata,
 )
+from blastscope.runtime.backends.onnxruntime.cpu import load_onnxruntime
 from blastscope.runtime.bundle import FORMAT, Bundle, describe_file, read_bundle, update_bundle
 from blastscope.runtime.bundle.entries import DetectorEntry
 from blastscope.runtime.bundle.graphs import examine_graph
@@ -145,7 +145,7 @@ def torch_maps(network: Detector, pictures: NDArray[np.uint8]) -> NDArray[np.flo
 
 def _compare(content: bytes, network: Detector) -> None:
     """Runs the graph on drawn pictures of several sizes. Raises `EngineError` where it differs from PyTorch."""
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    session = load_onnxruntime("export").InferenceSession(content, providers=["CPUExecutionProvider"])
     for seed, size in enumerate(SIZES):
         picture = drawn_picture(seed, size)[None]
         (maps,) = session.run(["maps"], {"pictures": picture})

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from blastscope.calibration.quantisation.qdq_placement import META, check_graph
+from blastscope.runtime.backends.onnxruntime.cpu import load_onnxruntime
 from blastscope.runtime.backends.protocol import ANSWER_SHAPES
 from blastscope.runtime.bundle.manifest import GraphModels
 from blastscope.runtime.errors import EngineError, MissingLibrary
@@ -37,9 +38,10 @@ from blastscope.train.trunk import TrunkEnsemble
 
 try:
     import onnx
-    import onnxruntime
 except ImportError as error:
     raise MissingLibrary("onnx and onnxruntime", "export") from error
+
+onnxruntime = load_onnxruntime("export")
 
 OPSET = 18
 # what the exporter raises for an operator that it doesn't know, or knows in part

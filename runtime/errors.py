@@ -27,9 +27,12 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of an `OSError`: there is no room for more
 
 
 class BlastscopeError(Exception):
@@ -117,7 +120,8 @@ class WriteError(DataError, OSError):
 
     def __init__(self, path: Path | str, cause: OSError) -> None:
         reason = (cause.strerror or str(cause) or type(cause).__name__).lower()
-        super().__init__(path, f"can't be written, {reason}: make room there, or name another place")
+        remedy = "make room there, or name another place" if cause.errno in FULL else "name another place"
+        super().__init__(path, f"can't be written, {reason}: {remedy}")
         self.args = (f"'{self.path}': {self.problem}",)  # Python 3.14's OSError leaves them empty
         self.errno, self.strerror, self.filename = cause.errno, cause.strerror, str(path)
 

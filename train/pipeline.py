@@ -96,18 +96,18 @@ def train_ensemble(
         The network can't be had as `config` says.
     """
     _check_libraries()
-    from blastscope.train.data_loader import cache_crops
+    out = Path(out)
+    if uncertainty and config.data.split != "none":
+        raise UsageError("this run holds people out and measures its own uncertainty: another's goes with split = 'none'")
+    check_run_folder(out, resume=resume)
+    folder = scan_dataset(data)
+    from blastscope.train.data_loader import cache_crops  # and PyTorch, once the folders are known to serve
     from blastscope.train.progress import Progress
     from blastscope.train.split import split_dataset
     from blastscope.train.stages import Job
     from blastscope.train.trainer import make_fabric
 
-    out = Path(out)
-    if uncertainty and config.data.split != "none":
-        raise UsageError("this run holds people out and measures its own uncertainty: another's goes with split = 'none'")
-    check_run_folder(out, resume=resume)
     with Progress(console) as progress:
-        folder = scan_dataset(data)
         check_same_run(out, config, folder)
         given = _read_fitting(Path(uncertainty), config, folder) if uncertainty else None
         start = _start(out, config)
@@ -236,6 +236,12 @@ def _report(run: Path, progress: Progress) -> None:
 
     write_report(run)
     progress.say(f"report: {run / 'report' / 'index.html'}")
+
+
+def check_is_run(run: Path, verb: str = "train") -> None:
+    """Raises `DataError` where `run` isn't the folder of a run of `verb`. What lies in it is not read."""
+    if not (run / "run.json").is_file():
+        raise DataError(run, f"no run.json: not the folder of a run of '{verb}'")
 
 
 def check_run_folder(out: Path, *, resume: bool) -> None:

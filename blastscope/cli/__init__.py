@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import errno
 import io
+import os
+import signal
 import sys
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
 from blastscope import __version__
-from blastscope.cli import bench, build, bundle, classify, demo, examine, explain, live, serve, train_export, validate
+from blastscope.cli import bench, build, bundle, classify, demo, detector, examine, explain, live, serve, train_export, validate
 from blastscope.cli.options import VerbCommand
 from blastscope.cli.terminal import echo, logged_to_terminal
-from blastscope.runtime.errors import BlastscopeError, MissingLibrary
+from blastscope.runtime.errors import FULL, BlastscopeError, MissingLibrary, UnavailableError
 from blastscope.runtime.io.printable import for_terminal
 
 EXTRAS = {
@@ -39,13 +43,34 @@ EXTRAS = {
     "uvicorn": "serve",
 }
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what is written to stdout, or piece by piece, has no file's name
+NATIVE = (".so", ".pyd", ".dll", ".dylib")
 
 
 def said(error: BlastscopeError) -> typer.Exit:
     """The exit that goes with `error`, which is told on stderr."""
     echo(f"blastscope: {error}", err=True)
     return typer.Exit(error.exit_code)
+
+
+def problem_of(error: OSError) -> str | None:
+    """What the system's error means, for people; None for one that is a fault of ours, or a reader that ended."""
+    if error.errno == errno.EPIPE:
+        return None
+    if name := error.filename2 or error.filename:  # of a copy the second is the one that was written
+        return f"'{name}': {(error.strerror or 'not usable').lower()}"
+    if error.errno in FULL:  # what is written to stdout, or piece by piece, has no file's name
+        return f"the output, or a temporary file, can't be written: {(error.strerror or 'no room').lower()}"
+    if error.errno == errno.EMFILE:
+        return "this process may open no more files: raise its limit (ulimit -n)"
+    return None if _started_in_a_folder() else "the folder that this command was started in is gone: start it in another one"
+
+
+def _started_in_a_folder() -> bool:
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 class Verbs(TyperGroup):
@@ -62,12 +87,18 @@ class Verbs(TyperGroup):
             if library not in EXTRAS:
                 raise
             raise said(MissingLibrary(library, EXTRAS[library])) from error
+        except ImportError as error:
+            if not (error.path or "").endswith(NATIVE) and not str(error).startswith("/"):
+                raise  # a name that a module lacks: a fault of ours
+            raise said(UnavailableError(f"a library can't be loaded: {error}")) from error
+        except MemoryError as error:
+            raise said(
+                UnavailableError("memory doesn't suffice: close other programs, or raise this process's limit")
+            ) from error
         except OSError as error:
-            if error.errno == errno.EPIPE or not (error.filename or error.errno in FULL):
+            if (problem := problem_of(error)) is None:
                 raise
-            name = error.filename2 or error.filename  # of a copy the second is the one that was written
-            place = f"'{name}'" if name else "the output, or a temporary file, can't be written"
-            echo(f"blastscope: {place}: {(error.strerror or 'not usable').lower()}", err=True)
+            echo(f"blastscope: {problem}", err=True)
             raise typer.Exit(2) from error
         except Exception as error:
             if isinstance(message := getattr(error, "message", None), str):  # wrong usage, which typer tells itself
@@ -105,6 +136,7 @@ for module in (
     explain,
     examine,
     train_export,
+    detector,
     bundle,
     build,
     bench,
@@ -121,8 +153,55 @@ for name, group in {**build.GROUPS, **bundle.GROUPS}.items():
 
 def main() -> None:
     """What `blastscope` and `python -m blastscope` run."""
+    hold_standard_streams()
+    end_as_by_control_c()
     escape_what_the_output_lacks()
-    app()
+    try:
+        app()
+    except OSError as error:  # of --help and --version
+        if (problem := problem_of(error)) is None:
+            raise
+        echo(f"blastscope: {problem}", err=True)
+        sys.exit(2)
+    finally:
+        drop_what_cannot_be_written()
+
+
+def end_as_by_control_c() -> None:
+    """Lets the signals by which schedulers, containers and closed terminals end a command clear up as Ctrl-C does.
+
+    Else its temporary folders would stay. A signal that is ignored, as under `nohup`, stays so; the server has ways of its own.
+    """
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows lacks the second
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
+
+
+def hold_standard_streams() -> None:
+    """Opens the null device in the place of stdin, stdout and stderr where one is closed.
+
+    The next file that is opened would take its number, and get what a library prints.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+
+
+def drop_what_cannot_be_written() -> None:
+    """Empties the buffers of streams whose disk is full: Python would tell it once more, and exit with 120."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, ValueError):  # there is none, or it is closed
+            continue
+        except OSError:
+            with suppress(OSError, ValueError):
+                null = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, stream.fileno())
+                os.close(null)
 
 
 def escape_what_the_output_lacks() -> None:
@@ -131,5 +210,5 @@ def escape_what_the_output_lacks() -> None:
     On Windows output into a file or a pipe is in a code page of 256 letters, and on Linux a file's name may be no text at all.
     """
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+        if isinstance(stream, io.TextIOWrapper) and stream.errors != "backslashreplace":
             stream.reconfigure(errors="backslashreplace")

@@ -8,7 +8,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from queue import Empty, Queue
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
     from blastscope.runtime.session import Scope
     from blastscope.runtime.types import Prediction
 
-    AtWork = tuple[str, Future[Prediction]]  # a path and its call
+    AtWork = tuple[str, Future[Prediction]] | OSError  # a path and its call; or why no more can be read
 
 STDIN = Path("-")
 LINES_AHEAD = 64  # of stdin that may be at work
@@ -119,14 +118,21 @@ def answer_lines(classify: Callable[[str], Prediction], *, as_json: bool) -> Non
     with ThreadPool(2, "blastscope-lines") as pool:
 
         def take_up() -> None:
-            with suppress(Closed):  # the command ends
+            end: OSError | None = None
+            try:
                 for name in read_lines(descriptor):
                     at_work.put((name, pool.submit(classify, name)))
-            at_work.put(None)
+            except Closed:  # the command ends
+                pass
+            except OSError as error:
+                end = error
+            at_work.put(end)
 
         # a daemon: it waits for stdin, which may never end
         threading.Thread(target=take_up, name="blastscope-stdin", daemon=True).start()
         while (one := _next(at_work)) is not None:
+            if isinstance(one, OSError):
+                raise UsageError(f"stdin can't be read, {(one.strerror or 'not usable').lower()}") from one
             name, prediction = one[0], one[1].result()
             count, refused = count + 1, refused + (prediction.refusal is not None)
             tell(name, prediction, as_json=as_json)

@@ -58,7 +58,7 @@ def explain(
     """Cover each part of a cell in turn, and show how much its call changes. Exits 1 when an image was refused."""
     from blastscope.runtime.errors import DataError
     from blastscope.runtime.frames.report.theme import names_of
-    from blastscope.runtime.frames.report.writers import file_names
+    from blastscope.runtime.frames.report.writers import check_places, file_names
     from blastscope.runtime.io.image import read_image
     from blastscope.runtime.types import Refusal
 
@@ -70,6 +70,7 @@ def explain(
         raise DataError(out, "is a file, where a folder is asked for: name another place")
     if out:
         out.mkdir(parents=True, exist_ok=True)
+        check_places([out / f"{names[images[0]]}.explained.png"], images)
     with opened(bundle, **engine.words(), workload="throughput") as scope, nearest_in(scope, archive, nearest) as find_alike:
         for path in images:
             image = cut_middle_cell(scope, path, pixel_um) if on_black else read_image(path)

@@ -192,11 +192,16 @@ class VerbCommand(TyperCommand):
             present.append(f"{renamed.get(option, option)}{equals}{value}")
         present = self._with_present_values(present)
         rest = super().parse_args(ctx, list(present))
-        given: list[Any] = self.make_parser(ctx).parse_args(present)[2]
-        for param, count in Counter(given).items():
-            if count > 1 and param.name in OUTPUTS:
-                raise typer.BadParameter("it is given twice, and takes one path", ctx=ctx, param=param)
+        parsed: tuple[Any, ...] = self.make_parser(ctx).parse_args(list(present))
+        written, _, given = parsed
         every: list[Any] = self.params
+        for param in every:
+            raw, taken = (words.get(param.name or "") for words in (written, ctx.params))
+            if "" in _several(raw) and any(isinstance(one, Path) for one in _several(taken)):
+                raise typer.BadParameter("it is empty: name a file or a folder, '.' for this one", ctx=ctx, param=param)
+        for twice, count in Counter(given).items():
+            if count > 1 and twice.name in OUTPUTS:
+                raise typer.BadParameter("it is given twice, and takes one path", ctx=ctx, param=twice)
         for param in every:
             value = ctx.params.get(param.name or "")
             if isinstance(value, float) and not math.isfinite(value):
@@ -211,6 +216,10 @@ class VerbCommand(TyperCommand):
                 _deprecate(f"{option} {old}", f"{option} {new}")
                 present[place] = arg.removesuffix(old) + new
         return present
+
+
+def _several(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list | tuple) else [value]
 
 
 def _deprecate(old: str, new: str) -> None:

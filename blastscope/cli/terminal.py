@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 
 def echo(text: object, *, err: bool = False) -> None:
-    """A result, on stdout."""
-    typer.echo(for_terminal(text), err=err)
+    """A result, on stdout; with `err` a line on stderr, which is left out where it can't be written: results matter more."""
+    with contextlib.suppress(OSError) if err else contextlib.nullcontext():
+        typer.echo(for_terminal(text), err=err)
 
 
 def say(text: str) -> None:

@@ -1,4 +1,7 @@
-"""`blastscope train`, `crossvalidate`, `find-copies`, `export`, `calibrate` and `add-neighbours`; the detector's verbs."""
+"""`blastscope train`, `crossvalidate`, `find-copies`, `export`, `calibrate` and `add-neighbours`.
+
+Folders are looked at before PyTorch and ONNX are imported, which takes seconds.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,13 @@ from blastscope.runtime.errors import UsageError
 from blastscope.runtime.io.printable import for_terminal
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from blastscope.calibration.config import CalibrationConfig
     from blastscope.runtime.bundle import Bundle
+    from blastscope.train.network import VoterNetwork
+    from blastscope.train.trunk import TrunkEnsemble
 
 
 def train(
@@ -44,7 +52,6 @@ def train(
 
     With --corrections the cells that are trained on lie in OUT.cells; name it as --data of export and calibrate.
     """
-    from blastscope.export.rehearsal import rehearse
     from blastscope.train.config import TrainConfig
     from blastscope.train.pipeline import train_ensemble
 
@@ -55,9 +62,16 @@ def train(
     elif frame_config:
         raise UsageError("--frame-config goes with --corrections")
     run = train_ensemble(
-        data, chosen, out, resume=resume, cache=cache, uncertainty=uncertainty, console=console, rehearse=rehearse
+        data, chosen, out, resume=resume, cache=cache, uncertainty=uncertainty, console=console, rehearse=_rehearse
     )
     print_training(run, as_json=as_json)
+
+
+def _rehearse(network: TrunkEnsemble | VoterNetwork, crops: NDArray[np.uint8]) -> str:
+    """Imports PyTorch and ONNX when a run begins, and not before its folders are looked at."""
+    from blastscope.export.rehearsal import rehearse
+
+    return rehearse(network, crops)
 
 
 def _with_site_cells(data: Path, corrections: Path, config: Path | None, place: Path, *, resume: bool) -> Path:
@@ -88,7 +102,6 @@ def crossvalidate(
 
     With several --config the best recipe is chosen for each fold by the people of the other folds (nested cross validation).
     """
-    from blastscope.export.rehearsal import rehearse
     from blastscope.train.config import TrainConfig
     from blastscope.train.cross_validation import cross_validate
     from blastscope.train.nested_cross_validation import nested_cross_validate
@@ -98,11 +111,11 @@ def crossvalidate(
         recipes = {path.stem: TrainConfig.from_toml(path) for path in config}
         if len(recipes) < len(config):
             raise UsageError("a recipe is called as its file is, without .toml: give each another name")
-        choices = nested_cross_validate(data, recipes, out, resume=resume, cache=cache, console=console, rehearse=rehearse)
+        choices = nested_cross_validate(data, recipes, out, resume=resume, cache=cache, console=console, rehearse=_rehearse)
         say(f"best by all folds, to be trained on everybody: {choices.best}")
     else:
         chosen = TrainConfig.from_toml(config[0]) if config else TrainConfig()
-        cross_validate(data, chosen, out, resume=resume, cache=cache, console=console, rehearse=rehearse)
+        cross_validate(data, chosen, out, resume=resume, cache=cache, console=console, rehearse=_rehearse)
     print_training(out, as_json=as_json)
 
 
@@ -126,11 +139,12 @@ def find_copies(
     from blastscope.runtime.io.cnmc import scan_dataset
     from blastscope.runtime.io.paths import default_cache_dir
     from blastscope.runtime.io.people import join_ids, write_people
-    from blastscope.train.near_copies import compare_cells, draw_pairs, ids_to_join
-    from blastscope.train.progress import Progress
 
     folder = scan_dataset(data)
     check_places(filter(None, (out, sheet)), (cell.path for cell in folder.cells))
+    from blastscope.train.near_copies import compare_cells, draw_pairs, ids_to_join
+    from blastscope.train.progress import Progress
+
     with Progress(Console(stderr=True)) as progress:
         store, copies = compare_cells(folder, Path(cache or default_cache_dir()), progress)
     cells = store.cells
@@ -216,11 +230,19 @@ def export(
 
 
 def _export(run: Path | None, out: Path, data: Path | None, config: Path | None) -> Bundle:
-    from blastscope.export.exporter import export_run
-    from blastscope.export.onnx_writer import ExportConfig
+    from blastscope.runtime.bundle.archive import check_bundle_place
+    from blastscope.runtime.io.cnmc import check_dataset_folder
+    from blastscope.train.pipeline import check_is_run
 
     if run is None:
         raise UsageError("which run? name its folder")
+    check_bundle_place(out)
+    check_is_run(run)
+    if data is not None:
+        check_dataset_folder(data)
+    from blastscope.export.exporter import export_run
+    from blastscope.export.onnx_writer import ExportConfig
+
     chosen = ExportConfig.from_toml(config) if config else ExportConfig()
     return export_run(run, out, data=data, config=chosen)
 
@@ -250,18 +272,23 @@ def calibrate(
 
     With --cascade the graphs stay as they are: measured is what it costs to let one voter decide alone where it is sure.
     """
-    from blastscope.calibration.calibrate import calibrate as run
     from blastscope.calibration.config import CalibrationConfig
+    from blastscope.runtime.bundle.opening import check_changeable
+    from blastscope.runtime.io.cnmc import check_dataset_folder
 
     with deprecations_said():
         chosen = CalibrationConfig.from_toml(config) if config else CalibrationConfig()
+    if cascade and folds:
+        raise UsageError("--folds doesn't go with --cascade")
+    if not cascade and (report or precision or cascade_flips is not None):
+        raise UsageError("--report, --precision and --cascade-flips go with --cascade")
+    check_changeable(bundle)
+    check_dataset_folder(data)
     if cascade:
-        if folds:
-            raise UsageError("--folds doesn't go with --cascade")
         _cascade(bundle, data, chosen, report, as_json, max_flip_rate=cascade_flips, precision=precision)
         return
-    if report or precision or cascade_flips is not None:
-        raise UsageError("--report, --precision and --cascade-flips go with --cascade")
+    from blastscope.calibration.calibrate import calibrate as run
+
     found = run(bundle, data, chosen, folds=folds)
     echo(json_text(found) if as_json else found.text())
     if not found.admitted:
@@ -309,51 +336,6 @@ def print_training(run: Path, *, as_json: bool) -> None:
     show(Text(for_terminal(f"run: {run}")))
 
 
-def train_detector(
-    data: Annotated[Path, typer.Argument(help="Folder with bccd, txl, pbc and cnmc.")],
-    *,
-    out: Annotated[Path, typer.Option(help="Folder of the run: pictures' maps, heads, report.")],
-    config: ConfigPath = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Train a detector of white cells on frames with boxes, and judge it on each source by one that never saw it."""
-    from blastscope.train.detector.config import DetectorConfig
-    from blastscope.train.detector.run import train_detector as run
-
-    chosen = DetectorConfig.from_toml(config) if config else DetectorConfig()
-    report = run(data, chosen, out, resume=resume, console=Console(stderr=True))
-    if as_json:
-        echo(report.model_dump_json())
-        return
-    for source in report.sources:
-        found = source.at(report.limit)
-        figures = f"recall {found.recall.value:.3f}, precision {found.precision.value:.3f}" if found else "nothing found"
-        echo(f"{source.source:10s} {'left out' if source.left_out else 'held out'}  {source.frames:4d} frames  {figures}")
-    echo(f"report: {out / 'report' / 'index.html'}")
-
-
-def add_detector(
-    bundle: Annotated[Path, typer.Argument(help="Bundle folder; it is changed in one step.")],
-    *,
-    run: Annotated[Path | None, typer.Option(help="Folder of a finished run of train-detector.")] = None,
-    source: Annotated[Path | None, typer.Option("--from", help="Or another bundle, whose detector is copied.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Put a detector into a bundle: a trained one, as an ONNX graph that is checked against PyTorch, or another bundle's."""
-    from blastscope.cli.bundle import print_bundle
-    from blastscope.export.detector import add_detector as add
-    from blastscope.export.detector import copy_detector
-    from blastscope.runtime.errors import UsageError
-
-    if run is not None and source is None:
-        print_bundle(add(bundle, run), as_json=as_json)
-    elif source is not None and run is None:
-        print_bundle(copy_detector(bundle, source), as_json=as_json)
-    else:
-        raise UsageError("name the detector once: by --run RUN or by --from BUNDLE")
-
-
 def add_neighbours(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder; it is changed in one step.")],
     *,
@@ -365,6 +347,11 @@ def add_neighbours(
     It holds each cell's features, label, patient id and file name, and no picture.
     """
     from blastscope.cli.bundle import print_bundle
+    from blastscope.runtime.bundle.opening import check_changeable
+    from blastscope.runtime.io.cnmc import check_dataset_folder
+
+    check_changeable(bundle)
+    check_dataset_folder(data)
     from blastscope.export.neighbours import add_neighbours as add
 
     with logged_to_terminal():
@@ -372,19 +359,4 @@ def add_neighbours(
     print_bundle(found, as_json=as_json)
 
 
-def calibrate_detector(
-    bundle: Annotated[Path, typer.Argument(help="Bundle folder; it is changed in one step.")],
-    *,
-    data: Annotated[Path, typer.Option(help="Folder with bccd and txl, as train-detector takes it.")],
-    as_json: Json = False,
-) -> None:
-    """Make a detector's int8 graph, and admit it where it finds the cells that the fp32 graph finds (exit code 1 if not)."""
-    from blastscope.export.detector_int8 import calibrate_detector as run
-
-    found = run(bundle, data)
-    echo(found.model_dump_json() if as_json else found.text())
-    if not found.admitted:
-        raise typer.Exit(1)
-
-
-VERBS = (train, crossvalidate, find_copies, export, calibrate, train_detector, add_detector, add_neighbours, calibrate_detector)
+VERBS = (train, crossvalidate, find_copies, export, calibrate, add_neighbours)

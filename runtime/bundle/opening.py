@@ -85,6 +85,26 @@ def read_bundle(path: Path | str, *, cache_dir: Path | None = None) -> Bundle:
     raise BundleError(path, "is being changed again and again: try once more when its writer is done")
 
 
+def check_changeable(path: Path | str) -> None:
+    """Checks that a folder with a manifest lies there, before the work that changes the bundle. Nothing of it is verified.
+
+    Parameters
+    ----------
+    path : Path or str
+        The bundle's folder.
+
+    Raises
+    ------
+    BundleError
+        There is none, or a zip.
+    """
+    path = Path(path)
+    if path.is_file():
+        raise BundleError(path, "not a folder: a zip can't be changed, unpack it and pack it again afterwards")
+    if not (path / MANIFEST).is_file():
+        read_bundle(path)  # says why not, or brings back what a broken change moved aside
+
+
 def verify_again(bundle: Bundle) -> None:
     """Checks that the bundle's folder still holds the same bundle, with every digest.
 
@@ -151,7 +171,11 @@ def unpack(path: Path, cache_dir: Path | None = None) -> Bundle:
                 found = _cached(folder, contents) or _unpack(folder, contents)
             clear_abandoned(home, lock=_LOCK)  # of whichever zip
             return found
-    except (OSError, DataError) as error:
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        problem = f"can't be unpacked into '{home}', {reason}: name another cache folder, or unpack it where you like"
+        raise BundleError(path, problem) from error
+    except DataError as error:
         raise BundleError(path, f"can't be unpacked into '{home}': {error}") from error
     except _BROKEN as error:
         raise BundleError(path, f"is not a zip that can be read: {error}") from error

@@ -10,11 +10,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-import platformdirs
-
 from blastscope.runtime.errors import DataError, MissingLibrary, UsageError
 from blastscope.runtime.io.atomic import check_place, write_content
 from blastscope.runtime.io.own_files import Unusable, make_private_folder, read_own
+from blastscope.runtime.io.paths import default_config_dir
 
 KEY_LIMIT = 1 << 16  # bytes
 TRUSTED: Literal["trusted"] = "trusted"  # in place of a key's path: any of the user's
@@ -31,7 +30,7 @@ def trusted_keys_dir() -> Path:
     Path
         It need not exist.
     """
-    return Path(platformdirs.user_config_dir("blastscope", appauthor=False)) / "trusted-keys"
+    return default_config_dir() / "trusted-keys"
 
 
 def trusted_keys(folder: Path | None = None) -> list[Path]:
@@ -89,7 +88,7 @@ def trust_key(key: Path | str, name: str | None = None, folder: Path | None = No
     key, folder = Path(key), folder or trusted_keys_dir()
     name = key.stem if name is None else name
     if not _NAME.fullmatch(name):
-        raise UsageError(f"'{name}' can't be a key's name: letters, digits and . _ @ - only, and at most 64")
+        raise UsageError(f"{name!r} can't be a key's name: letters, digits and . _ @ - only, and at most 64")
     content, place = public_key_text(key), folder / f"{name}.pub"
     if place.exists() and place.read_text(encoding="utf-8") != content:
         raise DataError(place, "is another key of this name: remove it with 'blastscope trust remove', or give --name")
@@ -143,7 +142,7 @@ def required_keys(required: RequiredSignature) -> list[Path]:
     DataError
         A trusted key may be written by others.
     """
-    words = [required] if isinstance(required, Path | str) else list(required)
+    words = [required] if isinstance(required, Path | str) else list(required) if isinstance(required, Iterable) else []
     if not words or not all(isinstance(word, Path | str) and str(word) for word in words):
         raise UsageError(f"require_signature is {required!r}: it must name public keys, or be 'trusted'")
     keys: list[Path] = []
@@ -170,6 +169,8 @@ def make_key(path: Path | str) -> tuple[Path, Path]:
     ------
     UsageError
         One of the files is there already: a key is never overwritten.
+    DataError
+        `path` is a folder, or can't be written.
     MissingLibrary
         'cryptography' is not installed.
     WriteError
@@ -180,6 +181,7 @@ def make_key(path: Path | str) -> tuple[Path, Path]:
     from cryptography.hazmat.primitives.asymmetric import ec
 
     path = Path(path)
+    check_place(path)
     public = path.with_suffix(".pub")
     if path == public:
         raise UsageError(f"'{path}' is the name of the public half: name the private one, '{path.with_suffix('.pem')}'")

@@ -29,6 +29,7 @@ from blastscope.runtime.frames.image_pyramid import Grid
 from blastscope.runtime.frames.mask_geometry import Contour, Region
 from blastscope.runtime.frames.types import CellGroup, FrameCell, FrameParameters, SegmentedCell
 from blastscope.runtime.io.own_files import exclusive_lock
+from blastscope.runtime.io.temporary_file import sibling
 from blastscope.runtime.types import Prediction, Refusal
 
 FORMAT = 1
@@ -114,9 +115,11 @@ class Journal:
         self._facts: dict[str, Row] = {}
         self._tiles: dict[str, dict[int, int]] = {}
         head = {"journal": FORMAT, **made_with}
+        if path.is_dir():
+            raise DataError(path, "is a folder: name a file")
         with ExitStack() as held:
             try:
-                held.enter_context(exclusive_lock(path.with_name(f".{path.name}.lock"), wait=False))
+                held.enter_context(exclusive_lock(sibling(path, "lock"), wait=False))
                 self._file = held.enter_context(path.open("a+b"))
                 whole = self._read(head)
                 self._file.truncate(whole)  # a line that was broken off: what follows would stand behind it

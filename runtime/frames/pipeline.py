@@ -161,6 +161,9 @@ class Examiner:
         -------
         FrameReport
         """
+        stated_um = stated_um or None  # 0 is what programs say where none is set
+        if stated_um is not None:
+            check_pixel_um(stated_um, "stated_um")
         if isinstance(frame, bytes):
             slide = open_content(frame)
             if isinstance(slide, Refusal):

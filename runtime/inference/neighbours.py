@@ -20,6 +20,7 @@ from blastscope.runtime.bundle.manifest import GraphEntry
 from blastscope.runtime.bundle.neighbour_index import read_index
 from blastscope.runtime.crop import CropSpecification, crop_cell
 from blastscope.runtime.errors import BundleError, UsageError
+from blastscope.runtime.inference.options import whole_number
 from blastscope.runtime.inference.worker_pool import InferencePool
 from blastscope.runtime.io.image import load_pixels
 from blastscope.runtime.types import CLASSES, PRECISIONS, Box, ClassName, Refusal
@@ -196,12 +197,11 @@ class LabelledArchive:
         Raises
         ------
         UsageError
-            The image shows no such cell, or `count` is below 1.
+            The image shows no such cell, or `count` is no whole number from 1 on.
         Closed
             The archive is closed.
         """
-        if count < 1:
-            raise UsageError(f"{count} nearest cells are asked for: ask for 1 at least")
+        count = whole_number("count", count)
         found = self._network.measure(image)
         if isinstance(found, Refusal):
             raise UsageError(f"the cell can't be compared, it is refused: {found.detail}")

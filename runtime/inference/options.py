@@ -151,7 +151,7 @@ class SessionOptions:
             workload=_one_of("workload", workload, WORKLOADS),
             threads=None if threads is None else whole_number("threads", threads, most=MOST_THREADS),
             allow_ungated=_flag("allow_ungated", allow_ungated),
-            cache_dir=as_path("cache_dir", cache_dir),
+            cache_dir=as_path("cache_dir", cache_dir).absolute(),  # the program may change its folder
             while_building=_one_of("while_building", while_building, get_args(Meanwhile)),
             layout=None if layout == "auto" else _one_of("layout", layout, LAYOUTS),
             cascade=_flag("cascade", cascade),
@@ -229,9 +229,9 @@ def as_path(what: str, value: object) -> Path:
     Raises
     ------
     UsageError
-        `value` is something else, or holds a null character.
+        `value` is something else, is empty, or holds a null character.
     """
-    if not isinstance(value, str | os.PathLike) or "\0" in (name := os.fspath(value)):
+    if not isinstance(value, str | os.PathLike) or "\0" in (name := os.fsdecode(value)) or not name:
         raise UsageError(f"{what} is {value!r}: it must be a path")
     return Path(name)
 

@@ -125,7 +125,7 @@ class InferencePool:
 
     def begin(self, call: Call) -> None:
         """Begins `call`."""
-        self._require_own_process()
+        self.require_own_process()
         with self._lock:
             if self._closing:
                 raise Closed
@@ -261,7 +261,8 @@ class InferencePool:
     def _vacant(self) -> int | None:
         return next((number for number, turn in enumerate(self._turns) if turn is None or turn() is None), None)
 
-    def _require_own_process(self) -> None:
+    def require_own_process(self) -> None:
+        """Raises `UsageError` in a forked child, which has none of the threads."""
         if self.inherited:
             raise UsageError(
                 f"the handle was opened in process {self._process} and doesn't survive a fork: open the bundle in the child"

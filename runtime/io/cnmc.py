@@ -125,6 +125,12 @@ def patient_in_name(path: Path) -> str | None:
     return person_of(match["patient"].upper()) if match else None
 
 
+def check_dataset_folder(root: Path) -> None:
+    """Raises `DataError` where there is no such folder."""
+    if not root.is_dir():
+        raise DataError(root, "not a folder" if root.exists() else "no such folder")
+
+
 def scan_dataset(root: Path | str) -> Dataset:
     """The labelled cells below a folder in C-NMC's naming.
 
@@ -148,8 +154,7 @@ def scan_dataset(root: Path | str) -> Dataset:
         There is no such folder, a patient or person has both labels, a class has no cell, or `people.csv` can't be read.
     """
     root = Path(root)
-    if not root.is_dir():
-        raise DataError(root, "not a folder" if root.exists() else "no such folder")
+    check_dataset_folder(root)
     unread: list[tuple[Path, str]] = []
     found, rejected = _read_all(_named_files(root, unread))
     _check_patients(root, found)

@@ -44,7 +44,7 @@ def load_pixels(image: object) -> Any | Refusal:
     if isinstance(image, np.ndarray):
         return image
     if isinstance(image, str | os.PathLike):
-        return read_image(os.fspath(image))
+        return read_image(os.fsdecode(image))
     if isinstance(image, bytes | bytearray | memoryview):
         return decode(bytes(image))
     pillow = sys.modules.get("PIL.Image")  # not imported: nobody has an image of it otherwise
@@ -110,7 +110,7 @@ def check_array(image: object) -> NDArray[np.uint8]:
     Raises
     ------
     ImageError
-        It isn't a NumPy array, not uint8, or not of shape (H, W, 3).
+        It isn't a NumPy array, not uint8, or not of shape (H, W, 3); or pixels of it are masked.
     """
     if not isinstance(image, np.ndarray):
         if hasattr(image, "__cuda_array_interface__"):
@@ -120,6 +120,8 @@ def check_array(image: object) -> NDArray[np.uint8]:
         raise ImageError(f"an image must be uint8, not '{image.dtype}': scale it to 0..255 and convert it")
     if image.ndim != 3 or image.shape[2] != 3:
         raise ImageError(f"an image must be of shape (H, W, 3) in RGB, not {image.shape}")
+    if isinstance(image, np.ma.MaskedArray) and np.ma.is_masked(image):
+        raise ImageError("an image must have all its pixels, not some of them masked: fill them, with image.filled(0)")
     return image
 
 

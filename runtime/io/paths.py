@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 
@@ -209,11 +210,20 @@ def as_paths(paths: Path | str | Iterable[Path | str]) -> Iterator[Path]:
     Raises
     ------
     UsageError
-        `paths` is a single path, whose letters would be taken for paths.
+        `paths` is a single path, whose letters would be taken for paths, or can't be iterated; one of them is no path.
     """
     if isinstance(paths, str | bytes | os.PathLike):
         raise UsageError(f"'{os.fsdecode(paths)}' is one path where several are asked for: put it into a list")
-    return map(Path, paths)
+    try:
+        return map(_as_path, paths)
+    except TypeError as error:
+        raise UsageError(f"paths must be iterable, not '{type(paths).__name__}'") from error
+
+
+def _as_path(path: Path | str) -> Path:
+    if not isinstance(path, str | os.PathLike):
+        raise UsageError(f"{path!r} is no path")
+    return Path(os.fsdecode(path))  # a path-like object may give bytes, as those of `os.scandir(b"...")` do
 
 
 def read_ahead(paths: Iterable[Path]) -> Iterator[Path]:
@@ -272,5 +282,34 @@ def default_cache_dir() -> Path:
     -------
     Path
         It need not exist.
+
+    Raises
+    ------
+    UsageError
+        The user has no home folder, and no variable of the environment says where caches lie.
     """
-    return Path(platformdirs.user_cache_dir("blastscope", appauthor=False))
+    return _user_folder(platformdirs.user_cache_dir, "a cache", "XDG_CACHE_HOME")
+
+
+def default_config_dir() -> Path:
+    """The user's folder for blastscope's settings, where the keys lie that the user trusts.
+
+    Returns
+    -------
+    Path
+        It need not exist.
+
+    Raises
+    ------
+    UsageError
+        The user has no home folder, and no variable of the environment says where settings lie.
+    """
+    return _user_folder(platformdirs.user_config_dir, "trusted keys", "XDG_CONFIG_HOME")
+
+
+def _user_folder(find: Callable[..., str], what: str, variable: str) -> Path:
+    with suppress(RuntimeError):  # no home folder is known
+        found = Path(find("blastscope", appauthor=False))
+        if found.is_absolute():
+            return found
+    raise UsageError(f"this user has no home folder to keep {what} in: set HOME or {variable} to an absolute path")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import glob
+import hashlib
 import os
 import secrets
 import time
@@ -22,6 +23,8 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+_LONGEST = 230  # bytes of a name to which a sibling's can add its own: file systems take 255
+_KEPT = 40  # letters of a longer one, each of up to 4 bytes
 _NAMES = 64  # writers of one file at the same time that get a name of the row
 _ABANDONED_S = 3600  # on Windows, where the file isn't locked, and on a file system without locks
 
@@ -40,7 +43,10 @@ def sibling(path: Path, kind: str) -> Path:
     -------
     Path
     """
-    return path.with_name(f".{path.name}.{kind}")
+    name = path.name
+    if len(os.fsencode(name)) > _LONGEST:
+        name = f"{name[:_KEPT]}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:32]}"
+    return path.with_name(f".{name}.{kind}")
 
 
 @contextmanager

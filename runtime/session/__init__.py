@@ -76,7 +76,7 @@ def open_bundle(
     if tell is not None:
         _log_to(tell)
     path, queue = as_path("path", SHIPPED_BUNDLE if path is None else path), whole_number("queue", queue)
-    cache = default_cache_dir() if cache_dir is None else as_path("cache_dir", cache_dir)
+    cache = default_cache_dir() if cache_dir is None else as_path("cache_dir", cache_dir).absolute()
     options = SessionOptions.parse(
         device=device,
         precision=precision,

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Self
 
 from blastscope.runtime.bundle import Bundle
 from blastscope.runtime.bundle.opening import verify_again
-from blastscope.runtime.errors import Closed
+from blastscope.runtime.errors import Closed, UsageError
 from blastscope.runtime.inference.device_selection import load_session
 from blastscope.runtime.inference.events import SessionEvent
 from blastscope.runtime.inference.loader import LoadedSession
@@ -141,6 +141,7 @@ class OpenSession:
 
         Finishes what was submitted first. If it raises (`DigestMismatch`: a changed bundle) it is closed until reopened.
         """
+        self._run.opened.lanes.require_own_process()
         with self._reopening:
             if device is not None:
                 self._options = replace(self._options, device=parse_device(device))
@@ -163,6 +164,10 @@ class OpenSession:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+    def __reduce__(self) -> NoReturn:
+        """Neither `pickle` nor `copy` takes a handle: it has threads, and memory of a device."""
+        raise UsageError("a handle can't be copied or sent to another process: open the bundle there")
 
     def _open(self, options: SessionOptions) -> _Run:
         opened = load_session(self.bundle, options)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from blastscope.runtime.crop import crop_cell
 from blastscope.runtime.errors import Closed, UsageError
 from blastscope.runtime.inference.explanation import Explanation, explain_crop
+from blastscope.runtime.inference.options import as_path
 from blastscope.runtime.inference.request_queue import answered
 from blastscope.runtime.inference.voting import SmearCall, call_smear, smear_model
 from blastscope.runtime.io.concurrency import keeping, ordered_map
@@ -133,7 +134,7 @@ class Scope(OpenSession):
         from blastscope.runtime.evaluation.labelled_cells import list_labelled_cells
         from blastscope.runtime.inference.archive_features import open_archive
 
-        listing = list_labelled_cells(Path(place), threads=threads or usable_threads())
+        listing = list_labelled_cells(as_path("place", place), threads=threads or usable_threads())
         return open_archive(self.bundle, listing, cache_dir=cache_dir, threads=threads)
 
     def submit(self, image: ImageSource) -> Future[Prediction]:
@@ -250,7 +251,7 @@ class Scope(OpenSession):
         spec: FrameSpecification | None = None,
         look: FrameCallback | None = None,
         watch: TileCallback | None = None,
-        resume: Path | None = None,
+        resume: Path | str | None = None,
     ) -> Iterator[FrameReport]:
         """The `FrameReport` on each file, in the order given; a file that can't be read gets one with a refusal.
 
@@ -264,7 +265,7 @@ class Scope(OpenSession):
             Is called with the open `Slide` and the report, in one of several threads, before the report is returned.
         watch : callable, optional
             Is called with a `TileProgress` and its cells for each tile of a scan and each whole frame, in several threads.
-        resume : Path, optional
+        resume : Path or str, optional
             A file that keeps finished tiles and frames; what it holds already isn't examined again.
         """
         run = self._run
@@ -273,10 +274,11 @@ class Scope(OpenSession):
             with run.opened.lanes.call():  # a call a batch: a scan of an hour doesn't keep the handle from closing
                 return run.predictor.classify_many(cells)
 
+        journal = None if resume is None else as_path("resume", resume)
         origin = {"bundle": self.bundle.digest, "handling of unlike cells": self._options.unlike_training}
         with run.opened.lanes.call():
             examiner = self._examiner(classify, spec, pixel_um)
-        return keeping(self, examiner.examine_files(as_paths(paths), look, watch=watch, journal=resume, origin=origin))
+        return keeping(self, examiner.examine_files(as_paths(paths), look, watch=watch, journal=journal, origin=origin))
 
     def stream(
         self,

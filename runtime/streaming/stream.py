@@ -18,6 +18,7 @@ import numpy as np
 
 from blastscope.runtime.errors import Closed, DeviceLost, ImageError, UsageError
 from blastscope.runtime.frames.types import FrameReport
+from blastscope.runtime.inference.options import whole_number
 from blastscope.runtime.streaming.frame_queue import (
     BoundedQueue,
     Frame,
@@ -98,8 +99,10 @@ class Stream:
         on_error: OnError | None = None,
         keep_pixels: bool = False,
     ) -> None:
-        if queue < 1:
-            raise UsageError(f"queue is {queue}: at least 1 frame must find room")
+        queue = whole_number("queue", queue)
+        for name, callback in (("on_report", on_report), ("on_error", on_error)):
+            if callback is not None and not callable(callback):
+                raise UsageError(f"{name} is {callback!r}: it must be a function")
         if when_full not in get_args(WhenFull):
             raise UsageError(f"when_full '{when_full}' is not known: say {' or '.join(get_args(WhenFull))}")
         line: BoundedQueue[_Taken] = BoundedQueue(queue, drops_oldest=when_full == "drop-oldest")

@@ -77,10 +77,12 @@ def test_calibrating_a_detector_says_what_is_missing(tmp_path: Path) -> None:
     bundle = without_int8(tmp_path / "bundle")
     found = read_bundle(bundle)
     update_bundle(found, found.manifest.model_copy(update={"detector": None}), {})
-    none = CliRunner().invoke(app, ["calibrate-detector", str(bundle), "--data", str(tmp_path)])
+    for name in ("bccd", "txl"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+    none = CliRunner().invoke(app, ["calibrate-detector", str(bundle), "--data", str(tmp_path / "data")])
     assert none.exit_code == 3
     assert "add-detector" in none.stderr
-    empty = CliRunner().invoke(app, ["calibrate-detector", str(without_int8(tmp_path / "b")), "--data", str(tmp_path)])
+    empty = CliRunner().invoke(app, ["calibrate-detector", str(without_int8(tmp_path / "b")), "--data", str(tmp_path / "data")])
     assert empty.exit_code == 2
     assert "BCCD's split is missing" in empty.stderr
 

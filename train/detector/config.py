@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from blastscope.runtime.errors import DataError
 from blastscope.runtime.io.strict_model import StrictModel
 
 Score = Literal["middle", "overlap"]
@@ -167,3 +168,11 @@ class DetectorConfig(StrictModel):
     picture: PictureConfig = PictureConfig()
     head: HeadConfig = HeadConfig()
     fit: FitConfig = FitConfig()
+
+
+def check_detector_place(out: Path, *, resume: bool) -> None:
+    """Raises `DataError` where a run can't go to the folder `out`, which holds files or is one."""
+    if out.is_file():
+        raise DataError(out, "is a file: a run needs a folder")
+    if not resume and out.is_dir() and any(out.iterdir()):
+        raise DataError(out, "holds files: name an empty folder, or say --resume")

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from blastscope.runtime.backends.openvino.infer_request import convert_model, library
 from blastscope.runtime.errors import ConfigError
 from blastscope.train.backbone import Statistics, create_backbone
 from blastscope.train.backbone_maps import cut_off, read_maps
@@ -91,16 +92,16 @@ def make_trunk(config: DetectorConfig) -> tuple[DetectorTrunk, str]:
 
 def compiled_module(module: nn.Module, shape: tuple[int, ...]) -> Any:  # OpenVINO's CompiledModel
     """A module of pictures, compiled by OpenVINO in float32; -1 in `shape` is any side that is a multiple of 16."""
-    import openvino
     from torch.jit import TracerWarning  # type: ignore[attr-defined]
 
+    openvino = library()
     example = torch.zeros([side if side > 0 else 64 for side in shape], dtype=torch.uint8)
     with warnings.catch_warnings():  # of the tracer: sizes that become constants, and that it is the older one
         for category in (DeprecationWarning, FutureWarning, TracerWarning):
             warnings.simplefilter("ignore", category)
         # traced here, without the second trace that it would be compared with: tests hold the result to PyTorch's answers
         traced = torch.jit.trace(module.eval(), example, check_trace=False, strict=False)  # type: ignore[no-untyped-call]
-        model = openvino.convert_model(traced, example_input=example, input=[openvino.PartialShape(list(shape))])
+        model = convert_model(traced, example_input=example, input=[openvino.PartialShape(list(shape))])
     settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "INFERENCE_PRECISION_HINT": "f32"}
     return openvino.Core().compile_model(model, "CPU", settings)
 

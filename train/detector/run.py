@@ -23,7 +23,7 @@ from blastscope.runtime.frames.types import FrameSpecification
 from blastscope.runtime.io.atomic import write_content
 from blastscope.runtime.io.own_files import exclusive_lock
 from blastscope.runtime.io.strict_model import StrictModel
-from blastscope.train.detector.config import DetectorConfig
+from blastscope.train.detector.config import DetectorConfig, check_detector_place
 from blastscope.train.detector.evaluation import (
     DetectorReport,
     SourceScores,
@@ -113,8 +113,7 @@ def train_detector(
         A backbone that can't be had.
     """
     out = Path(out)
-    if not resume and out.is_dir() and any(out.iterdir()):
-        raise DataError(out, "holds files: name an empty folder, or say --resume")
+    check_detector_place(out, resume=resume)
     torch.manual_seed(config.seed)
     trunk, origin = make_trunk(config)
     record = DetectorRun(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,6 +65,14 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
     if picture is None:
         raise DataError(path, "can't be read as a picture")
     return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def check_frames(data: Path, sources: Sequence[str] = ("bccd", "txl", "pbc", "cnmc")) -> None:
+    """Raises `DataError` where a folder of `sources` is missing below `data`. What lies in them is not read."""
+    for name in sources:
+        if not (data / name).is_dir():
+            *most, last = (f"{one}/" for one in sources)
+            raise DataError(data / name, f"is missing: DATA must hold {', '.join(most)} and {last}")
 
 
 def bccd_frames(folder: Path, split: str) -> list[Frame]:

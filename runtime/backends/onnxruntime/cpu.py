@@ -6,6 +6,7 @@ made it.
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 from collections.abc import Iterator
@@ -204,12 +205,22 @@ def is_onnxruntime_error() -> tuple[type[Exception], ...]:
     return (*own, RuntimeError, ValueError, TypeError)
 
 
-def load_onnxruntime() -> Any:
-    """The library. Raises `MissingLibrary`."""
+def load_onnxruntime(extra: str = "onnxruntime") -> Any:
+    """The library, without its reports to its maker. Raises `MissingLibrary`, which names the `extra` that brings it.
+
+    From 1.29 on it tells Microsoft of each process, session and model, and keeps an id of the machine in the user's cache,
+    unless a variable of the environment forbids it when it is imported. On Windows, where it doesn't look at the variable,
+    events are turned off. A program that imported it before, or set the variable itself, has chosen.
+    """
+    fresh = "onnxruntime" not in sys.modules
+    if fresh:
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
     except ImportError as error:
-        raise MissingLibrary("onnxruntime", "onnxruntime") from error
+        raise MissingLibrary("onnxruntime", extra) from error
+    if fresh and os.name == "nt":
+        onnxruntime.disable_telemetry_events()
     return onnxruntime
 
 

@@ -60,6 +60,23 @@ def _convert_model(*args: Any, **options: Any) -> Any:
     return convert_model(*args, **options)
 
 
+def convert_model(*args: Any, **options: Any) -> Any:
+    """What `openvino.convert_model` gives, without its reports to Intel, which it makes of each import and conversion.
+
+    A program that imported the converter before has chosen.
+    """
+    reports = "openvino_telemetry"
+    fresh = "openvino.tools.ovc" not in sys.modules and reports not in sys.modules
+    if fresh:
+        sys.modules[reports] = None  # type: ignore[assignment] # this import fails, as if not installed
+    try:
+        from openvino.tools.ovc import convert_model as convert
+    finally:
+        if fresh:
+            del sys.modules[reports]
+    return convert(*args, **options)
+
+
 @cache
 def core() -> Any:
     """One core a process: it is thread-safe, and finding the plugins takes time."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from numbers import Real
 from typing import NamedTuple
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
@@ -71,10 +72,12 @@ class PixelSize(NamedTuple):
     note: str
 
 
-def check_pixel_um(pixel_um: float) -> None:
-    """Raises `UsageError` for a scale that no microscope has."""
-    if not LEAST_UM < pixel_um < MOST_UM:
-        raise UsageError(f"pixel_um is {pixel_um}: micrometres per pixel must lie between {LEAST_UM} and {MOST_UM}")
+def check_pixel_um(pixel_um: object, name: str = "pixel_um") -> None:
+    """Raises `UsageError` for a scale that no microscope has, and for what is no number; `name` is the argument's."""
+    if not isinstance(pixel_um, Real) or isinstance(pixel_um, bool):
+        raise UsageError(f"{name} is {pixel_um!r}: micrometres per pixel are a number")
+    if not LEAST_UM < float(pixel_um) < MOST_UM:
+        raise UsageError(f"{name} is {pixel_um}: micrometres per pixel must lie between {LEAST_UM} and {MOST_UM}")
 
 
 def first_usable(*found: PixelSize | None) -> PixelSize | None:

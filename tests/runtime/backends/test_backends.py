@@ -266,3 +266,25 @@ def test_openvino_is_imported_without_its_converter_and_still_shows_it() -> None
         "import openvino.tools.ovc"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+REPORTING = """
+import sys
+from pathlib import Path
+from blastscope.runtime.backends.onnxruntime.cpu import load_onnxruntime
+from blastscope.runtime.backends.openvino.infer_request import convert_model
+
+load_onnxruntime().InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+assert convert_model(sys.argv[1]).inputs
+print(sorted(path.name for path in Path.home().iterdir()), "openvino_telemetry" in sys.modules)
+"""
+
+
+def test_no_library_keeps_an_id_of_the_machine_to_report_by(graph: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    suppressing = ("CI", "TF_BUILD", "GITHUB_ACTIONS", "ORT_", "XDG_")  # under a build server they don't report anyway
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(suppressing)}
+    command = [sys.executable, "-c", REPORTING, str(graph)]
+    done = subprocess.run(command, env={**kept, "HOME": str(home)}, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "[] False\n"), done.stderr

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import io
+import os
+import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -142,3 +145,58 @@ def test_a_folder_is_the_images_below_it(scope: Scope, tiny_bundle: Any, tmp_pat
         find_images(folder / "empty")
     with pytest.raises(UsageError, match="is one path where several are asked for"):
         scope.classify_files(folder / "b.png")
+
+
+def test_pixels_that_are_masked_have_no_call(scope: Scope, tiny_bundle: Any) -> None:
+    pixels = tiny_bundle.cell(3)
+    assert scope.classify(np.ma.masked_array(pixels)) == scope.classify(pixels)
+    with pytest.raises(ImageError, match=r"not some of them masked: fill them, with image\.filled\(0\)"):
+        scope.classify(np.ma.masked_array(pixels, mask=pixels > 200))
+
+
+def test_a_path_like_object_of_bytes_is_a_path(scope: Scope, tiny_bundle: Any, tmp_path: Path) -> None:
+    (tmp_path / "cells").mkdir()
+    (tmp_path / "cells" / "cell.png").write_bytes(encoded(tiny_bundle.cell(3)))
+    with os.scandir(os.fsencode(tmp_path / "cells")) as entries:
+        assert [scope.classify(entry).label for entry in entries] == [scope.classify(tiny_bundle.cell(3)).label]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["pixel_um", "stated_um"])
+@pytest.mark.parametrize("scale", [float("nan"), float("inf"), -0.1, 1e9, True, "0.1"])
+def test_a_scale_that_cannot_be_is_refused_from_whichever_argument(scope: Scope, name: str, scale: Any) -> None:
+    frame = np.full((64, 64, 3), 230, np.uint8)
+    with pytest.raises(UsageError, match=f"^{name} is .*micrometres per pixel"):
+        scope.examine(frame, **{name: scale})
+    assert scope.examine(frame, stated_um=0).counts["cells"] == 0  # Micro-Manager's word for none
+
+
+def test_what_is_no_path_is_told_by_the_arguments_name(scope: Scope, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="place is 5: it must be a path"):
+        scope.open_archive(5)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="resume is 5: it must be a path"):
+        scope.examine_files([], resume=5)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="cache_dir is '': it must be a path"):
+        open_bundle(cache_dir="")
+    with pytest.raises(UsageError, match="require_signature is 5: it must name public keys"):
+        open_bundle(cache_dir=tmp_path, require_signature=5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("send", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_a_handle_is_not_copied_nor_sent_to_another_process(scope: Scope, send: Callable[[Any], Any]) -> None:
+    with pytest.raises(UsageError, match="a handle can't be copied or sent to another process: open the bundle there"):
+        send(scope)
+
+
+def test_a_program_may_leave_the_folder_that_its_paths_count_from(
+    tiny_bundle: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, elsewhere = tiny_bundle.make(), tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(bundle.parent)
+    with open_bundle(bundle.name, cache_dir="cache") as opened:
+        monkeypatch.chdir(elsewhere)
+        assert opened.classify(tiny_bundle.cell(3)).label
+        opened.reopen()
+        assert opened.classify(tiny_bundle.cell(3)).label
+    assert list(elsewhere.iterdir()) == []
+    assert list((bundle.parent / "cache" / "engines").iterdir())

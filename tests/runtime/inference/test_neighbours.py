@@ -199,8 +199,9 @@ def test_what_shows_no_cell_has_no_neighbours(archive: LabelledArchive, tmp_path
         archive.nearest(np.zeros((300, 300, 3), np.uint8))
     with pytest.raises(UsageError, match="it is refused: can't be read"):
         archive.nearest(tmp_path / "gone.png")
-    with pytest.raises(UsageError, match="ask for 1 at least"):
-        archive.nearest(blastscope.synthetic_cell(seed=1), 0)
+    for count, problem in ((0, "at least 1 is needed"), (1.5, "it must be a whole number")):
+        with pytest.raises(UsageError, match=f"count is {count}: {problem}"):
+            archive.nearest(blastscope.synthetic_cell(seed=1), count)  # type: ignore[arg-type]
     assert len(archive.nearest(blastscope.synthetic_cell(seed=1), 10_000)) == len(archive.cells)
 
 

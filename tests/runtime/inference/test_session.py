@@ -206,6 +206,8 @@ def test_a_forked_child_is_told_to_open_its_own(scope: Scope, tiny_bundle: Any, 
         scope.classify(tiny_bundle.cell())
     with pytest.raises(UsageError, match="doesn't survive a fork"):
         scope.submit(tiny_bundle.cell())
+    with pytest.raises(UsageError, match="doesn't survive a fork"):
+        scope.reopen()  # would wait for threads that aren't there
 
 
 class Slow:

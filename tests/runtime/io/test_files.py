@@ -108,6 +108,18 @@ def test_a_single_path_is_not_taken_for_a_list_of_its_letters(one: Any) -> None:
     assert list(as_paths(["a", Path("b")])) == [Path("a"), Path("b")]
 
 
+def test_what_holds_no_paths_is_told(tmp_path: Path) -> None:
+    for nothing in (None, 5):
+        with pytest.raises(UsageError, match=r"paths must be iterable, not '(NoneType|int)'"):
+            as_paths(nothing)  # type: ignore[arg-type]
+    for none in (None, 5, b"cell.png"):
+        with pytest.raises(UsageError, match="is no path"):
+            list(as_paths(["cell.png", none]))  # type: ignore[list-item]
+    (tmp_path / "cell.png").touch()
+    with os.scandir(os.fsencode(tmp_path)) as entries:  # path-like objects of bytes
+        assert list(as_paths(entries)) == [tmp_path / "cell.png"]  # type: ignore[arg-type]
+
+
 def test_results_come_in_order_however_long_each_takes() -> None:
     done = [threading.Event() for _ in range(100)]
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from blastscope.runtime.io import temporary_file as temporary_file_module
-from blastscope.runtime.io.atomic import clear_abandoned_files, write_content, write_file
+from blastscope.runtime.io.atomic import clear_abandoned_files, write_content, write_file, write_folder
 from blastscope.runtime.io.own_files import exclusive_lock
 from blastscope.runtime.io.temporary_file import clear_temporary_files, sibling, temporary_file
 
@@ -148,3 +148,17 @@ def test_a_private_file_is_private_from_its_first_byte_on(tmp_path: Path) -> Non
     write_file(tmp_path / "mine", fill, private=True)
     modes.append(stat.S_IMODE((tmp_path / "mine").stat().st_mode))
     assert modes == [0o600, 0o600]
+
+
+@pytest.mark.parametrize("name", ["x" * 251 + ".csv", "\u00e4" * 125 + ".html"])
+def test_a_name_as_long_as_can_be_is_written_and_nothing_stays(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    assert len(os.fsencode(name)) == 255
+    for content in ("first", "second"):
+        write_content(path, content)
+        assert path.read_text(encoding="utf-8") == content
+    write_folder(tmp_path / "y" / name, lambda fresh: write_content(fresh / name, "third"))
+    assert (tmp_path / "y" / name / name).read_text(encoding="utf-8") == "third"
+    assert set(names(tmp_path)) == {name, "y"}
+    assert names(tmp_path / "y") == [name]
+    assert sibling(path, "new") != sibling(path.with_name(f"{name[:-5]}z.csv"), "new")

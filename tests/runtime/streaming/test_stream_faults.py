@@ -174,7 +174,9 @@ def test_a_closed_handle_closes_the_stream() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({"queue": 0}, "queue is 0: at least 1 frame must find room"),
+        ({"queue": 0}, "queue is 0: at least 1 is needed"),
+        ({"queue": 1.5}, "queue is 1.5: it must be a whole number"),
+        ({"on_error": 5}, "on_error is 5: it must be a function"),
         ({"when_full": "explode"}, "when_full 'explode' is not known: say drop-oldest or block"),
         ({"frames": np.zeros((9, 9, 3), np.uint8)}, "frames are given as one frame where several are asked for"),
         ({"frames": "slides"}, "frames are given as one path where several are asked for"),
