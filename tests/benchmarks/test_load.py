@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 pytest.importorskip("mlperf_loadgen", reason="mlcommons-loadgen is not installed: pip install 'blastscope[loadgen]'")
 
 from blastscope import open_bundle
+from blastscope.benchmarks.load import run as load_run
 from blastscope.benchmarks.load import scenarios as loadgen
 from blastscope.benchmarks.load.run import EnergyMeter
 from blastscope.benchmarks.load.scenarios import LoadSamples, load_samples
@@ -54,6 +55,23 @@ def test_accuracy_mode_answers_each_cell_as_the_handle_does(tiny_bundle: Any, sc
         expected = [scope.classify(image) for image in images]
     assert [CLASSES[answer.label] for answer in answers] == [one.label for one in expected]
     np.testing.assert_allclose([answer.score for answer in answers], [one.score for one in expected], rtol=1e-6)
+
+
+def test_the_offline_query_lasts_as_long_as_it_must(tiny_bundle: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    lasted = []
+
+    def measure(scope: Any, images: Any, settings: loadgen.ScenarioSettings) -> loadgen.Summary:
+        cells = max(1, round(1.1 * settings.rate * settings.duration_s))  # as LoadGen sizes it
+        seconds = 0.0025 + (cells - 1) / 600  # one cell at a time goes at 400 a second
+        lasted.append(seconds)
+        return loadgen.Summary(seconds >= settings.duration_s, (), {"Samples per second": cells / seconds}, cells)
+
+    monkeypatch.setattr(load_run, "measure_performance", measure)
+    samples = LoadSamples((tiny_bundle.cell(0),), None, (), held_out=False, note="")
+    config = load_run.LoadConfig(scenarios=("offline",), seconds=10.0)
+    (row,) = load_run._Network("tiny", tiny_bundle.make("fp32"), samples, config).measure()
+    assert row.valid
+    assert 10 <= lasted[-1] < 20
 
 
 def test_a_refusal_is_an_answer_and_an_error_is_raised(tiny_bundle: Any) -> None:
