@@ -41,12 +41,12 @@ CONFIG = Path(__file__).with_name("demo.toml")
 
 @dataclass(frozen=True)
 class Called:
-    """One cell of the demonstration with what the expert and the bundle say of it.
+    """One cell of the demonstration with its label and the bundle's call.
 
     Attributes
     ----------
     cell : DatasetEntry
-        With the expert's label.
+        With the expert's label, or that which it was drawn for.
     prediction : Prediction
         What the bundle says.
     """
@@ -129,7 +129,7 @@ def call(cells: Sequence[DatasetEntry], bundle: Path = SHIPPED_BUNDLE, *, drawn:
 
 
 def draw(calls: Sequence[Called], title: str, path: Path) -> Path:
-    """Writes the contact sheet of `calls`: a call that isn't the expert's has a note in colour."""
+    """Writes the contact sheet of `calls`: a call that isn't the label has a note in colour."""
     read = [(item, read_image(item.cell.path)) for item in calls]
     sheet = draw_grid(
         [_sheet_cell(item, image) for item, image in read if not isinstance(image, Refusal)], title, summary(calls)
@@ -143,13 +143,13 @@ def summary(calls: Sequence[Called]) -> str:
     labels = [item.prediction.label for item in calls]
     counts = f"{labels.count('all')} called ALL, {labels.count('hem')} called HEM, {labels.count(None)} refused"
     right = sum(item.prediction.label == item.cell.label for item in calls)
-    return f"{counts}; {right} of {len(calls) - labels.count(None)} calls agree with the expert"
+    return f"{counts}; {right} of {len(calls) - labels.count(None)} calls agree with the label"
 
 
 def _sheet_cell(item: Called, image: NDArray[np.uint8]) -> SheetCell:
-    prediction, expert = item.prediction, f"expert: {item.cell.label.upper()}"
+    prediction, label = item.prediction, f"label: {item.cell.label.upper()}"
     picture = Image.fromarray(image).resize((THUMB_PX, THUMB_PX), Image.Resampling.LANCZOS)
-    note = f"{prediction.voter}; {expert}" if prediction.label else expert
+    note = f"{prediction.voter}; {label}" if prediction.label else label
     wrong = prediction.label not in (None, item.cell.label)
     colour = LOOKS[style_of(prediction)].colour
     return SheetCell(picture, colour, words_of(prediction), note, LOOKS["all"].colour if wrong else FAINT)

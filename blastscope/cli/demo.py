@@ -47,8 +47,8 @@ def demo(
         if not real:
             say("drawn cells are unlike those of the training and would be refused: here they are called, which means nothing")
         calls = steps.call(chosen, drawn=not real)
-        kind = "Real cells (C-NMC 2019)" if real else "Drawn cells"
-        title = f"{kind}, called by the shipped bundle{', which knows their patients' if known else ''}"
+        kind, caution = ("Real cells (C-NMC 2019)", "") if real else ("Drawn cells", ": the calls mean nothing")
+        title = f"{kind}, called by the shipped bundle{', which knows their patients' if known else caution}"
         picture = steps.draw(calls, title, out / "cells.png")
     print_calls(calls, picture, as_json=as_json)
 
@@ -74,7 +74,7 @@ def print_calls(calls: Sequence[Called], picture: Path, *, as_json: bool) -> Non
 
     from blastscope.cli.terminal import show
 
-    table = Table("cell", "patient", "expert", "call", "probability", "voter", box=None)
+    table = Table("cell", "patient", "label", "call", "probability", "voter", box=None)
     for item in calls:
         prediction, called = item.prediction, (item.prediction.label or "refused").upper()
         share = "" if prediction.probability is None else f"{prediction.probability:.3f}"
@@ -84,7 +84,7 @@ def print_calls(calls: Sequence[Called], picture: Path, *, as_json: bool) -> Non
     right = sum(item.prediction.label == item.cell.label for item in calls)
     made = sum(item.prediction.label is not None for item in calls)
     refused = f", {len(calls) - made} refused" if made < len(calls) else ""
-    show(table, Text(f"{right} of {made} calls agree with the expert{refused}. Picture: {picture}"))
+    show(table, Text(f"{right} of {made} calls agree with the label{refused}. Picture: {picture}"))
 
 
 VERBS = (demo,)

@@ -58,4 +58,4 @@ def test_a_call_that_is_not_the_experts_has_a_note_in_colour(cells: dict[ClassNa
 
 def test_the_summary_counts_calls_and_agreement(cells: dict[ClassName, Called]) -> None:
     calls = [cells["all"], cells["hem"], Called(cells["hem"].cell, REFUSED)]
-    assert summary(calls) == "2 called ALL, 0 called HEM, 1 refused; 1 of 2 calls agree with the expert"
+    assert summary(calls) == "2 called ALL, 0 called HEM, 1 refused; 1 of 2 calls agree with the label"
