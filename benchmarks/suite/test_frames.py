@@ -25,7 +25,7 @@ Frame = NDArray[np.uint8]
 FRAMES = 16  # BCCD's first: 640 x 480, a white cell in most
 ROUNDS = 10
 SCAN_TILE_PX = 512
-SCANS = {"short": ((8192, 8192),), "normal": ((8192, 8192), (40_000, 30_000))}  # width and height
+SCANS = (8192, 8192), (40_000, 30_000)  # width and height
 SCAN_ROUNDS = {8192: 5, 40_000: 1}
 
 
@@ -73,18 +73,13 @@ def test_a_large_frame(benchmark: Any, describe_row: Any, frames: list[Frame]) -
 # ---- with the shipped bundle
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "scan" in metafunc.fixturenames:
-        metafunc.parametrize("scan", SCANS[metafunc.config.getoption("--pace")], ids=str, scope="module", indirect=True)
-
-
 @pytest.fixture(scope="module")
 def scope() -> Iterator[Scope]:
     with open_bundle(device="cpu") as opened:
         yield opened
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=SCANS, ids=str)
 def scan(
     request: pytest.FixtureRequest, frames: list[Frame], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -23,10 +24,11 @@ from blastscope.runtime.frames.doubts import doubts_about
 from blastscope.runtime.frames.estimation.frame_parameters import estimate_frame_parameters
 from blastscope.runtime.frames.estimation.pixel_size import RedCells
 from blastscope.runtime.frames.features import cell_features
-from blastscope.runtime.frames.image_pyramid import ImagePyramid, image_pyramid
+from blastscope.runtime.frames.image_pyramid import ImagePyramid, image_pyramid, nearest_odd_factor
 from blastscope.runtime.frames.journal import WHOLE, FrameRecord, Journal, TileRecord, in_order
 from blastscope.runtime.frames.segmentation.pipeline import COARSEST_UM, reach_px, segment_cells
 from blastscope.runtime.frames.segmentation.split_nuclei import MOST_PARTS
+from blastscope.runtime.frames.segmentation.stain_map import WORKING_UM
 from blastscope.runtime.frames.tiling import Tile, facts_in, foreground_map, sample, shift_cell, tiles_of
 from blastscope.runtime.frames.types import Doubt, FrameCell, FrameParameters, FrameReport, FrameSpecification
 from blastscope.runtime.io.concurrency import Allowance, SingleThread, ordered_map
@@ -38,8 +40,9 @@ from blastscope.runtime.io.slides.tiff_codec import ReadError
 from blastscope.runtime.types import Box, Prediction, Refusal
 
 WHOLE_PIXELS = 8_000_000  # a frame up to this size is looked at as a whole
-TILE_PX = 3072
-MOST_TILES = 4  # at work at once, some 50 MB each
+TILE_PX = 4096
+WORKING_TILE_PX = 2304  # and no more than this at working resolution, which takes the memory
+MOST_TILES = 4  # at work at once, some 80 MB each
 MOST_PIXELS = MOST_TILES * WHOLE_PIXELS  # of frames that are looked at at once as a whole
 
 Classify = Callable[[Sequence[NDArray[np.uint8]]], list[Prediction]]
@@ -123,7 +126,7 @@ class Examiner:
     whole_pixels : int
         Frames with more pixels are read tile by tile.
     tile_px : int
-        Side of a tile.
+        Side of a tile, at most.
     crowded : SingleThread
         Takes crowded frames one at a time.
     """
@@ -322,8 +325,9 @@ class Examiner:
 
     def _tiles(self, scan: Slide, facts: FrameParameters, run: _Run) -> list[TileRecord]:
         """What is found in a large `scan`, tile by tile."""
-        margin = reach_px(facts, self.spec)
-        tiles = list(tiles_of(scan.width, scan.height, side_px=self.tile_px, margin_px=margin))
+        margin = math.ceil(self.detector.margin_um / facts.pixel_um) if self.detector else reach_px(facts)
+        side = min(self.tile_px, WORKING_TILE_PX * nearest_odd_factor(WORKING_UM / facts.pixel_um))
+        tiles = list(tiles_of(scan.width, scan.height, side_px=side, margin_px=margin))
         workers, foreground = min(self.threads, MOST_TILES, len(tiles)), foreground_map(scan, facts)
 
         def found_in(numbered: tuple[int, Tile]) -> TileRecord:

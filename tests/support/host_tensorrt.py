@@ -193,7 +193,7 @@ class DetectorContext(Context):
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         self.shape = shape
-        return name == "pictures" and shape[0] == 1 and all(32 <= side <= 1024 for side in shape[1:3])
+        return name == "pictures" and shape[0] == 1 and all(32 <= side <= 1344 for side in shape[1:3])
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         return self.shape if name == "pictures" else (1, 10, self.shape[1] // 8, self.shape[2] // 8)

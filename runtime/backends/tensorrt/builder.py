@@ -25,7 +25,7 @@ from blastscope.runtime.errors import EngineError
 
 TURING = "sm75"
 INPUT, DETECTOR_INPUT = "crops", "pictures"
-PICTURE_SIDES = (32, 640, 1024)  # pixels of a detector's pictures: least, likely and most
+PICTURE_SIDES = (32, 640, 1344)  # pixels of a detector's pictures: least, likely and most
 _TICK = 0.1  # seconds between looks at `cancelled`
 Within = Callable[[], AbstractContextManager[object]]
 SHOWN = 5  # operators that an error names

@@ -23,10 +23,8 @@ CHANNELS = KINDS + 4 + len(GROUPS)
 SAME = 0.5  # boxes that share this much of their union are one cell
 INSIDE = 0.7  # or this much of the smaller one
 MULTIPLE = 32  # of the sides that the network is given: few shapes, and halves down to a sixteenth
-PIECE_PX, MARGIN_PX = (
-    896,
-    64,
-)  # larger pictures are looked at in pieces; a cell is some 50 px across, and a tile of a scan is one piece
+# Larger pictures are looked at in pieces; a tile of a scan with a 100x objective is one piece. A cell is some 50 px across.
+PIECE_PX, MARGIN_PX = 1216, 64
 RED_SCORE, MOST_RED = 0.3, 100  # of red cells, of which only the usual size is asked for
 NEAR_ENOUGH = 1.05  # a picture whose scale is so near to the detector's isn't resized
 
@@ -149,6 +147,11 @@ class Detector:
     network: Network
     pixel_um: float
     least_score: float
+
+    @property
+    def margin_um(self) -> float:
+        """How far around a part of a frame pixels count for the cells in it, in micrometres."""
+        return MARGIN_PX * self.pixel_um
 
     def find(self, picture: NDArray[np.uint8], um: float) -> FoundCells:
         """The cells in `picture` (h, w, 3) uint8 RGB of `um` micrometres a pixel, in its pixels. Raises `EngineError`."""

@@ -54,10 +54,10 @@ NUCLEUS_SHARE = 0.1  # of the box' ellipse, at least
 DENSITY_AXIS: Colour = (0.8, 0.6, 0.0)
 
 Boxes = NDArray[np.float32]  # (K, 4) x0, y0, x1, y1 in pixels of the working picture
-Distance = NDArray[np.float32]  # (h, w), of the pixels of a view to the middle of a box, 1 on the ellipse in it
+Squares = NDArray[np.float32]  # (h, w) of the distances of a view's pixels to the middle of a box, 1 on the ellipse in it
 
 
-def reach_px(facts: FrameParameters, spec: FrameSpecification) -> int:
+def reach_px(facts: FrameParameters) -> int:
     """How far a pixel can change what is found: the margin that a tile needs."""
     return math.ceil((WIDEST_UM + MARGIN_UM) / facts.pixel_um)
 
@@ -243,8 +243,8 @@ def _near(boxes: Boxes, at: int, reach: int) -> Boxes:
 def _cell(whole: StainMap, box: Boxes, near: Boxes, refusal: Refusal | None) -> SegmentedCell | None:
     """The cell in `box`; None where nothing in it looks like one."""
     view = _view(whole, box)
-    far = _ellipse_distance(view, _place(view, whole, box))
-    others_far = [_ellipse_distance(view, _place(view, whole, other)) for other in near]
+    far = _ellipse_squares(view, _place(view, whole, box))
+    others_far = [_ellipse_squares(view, _place(view, whole, other)) for other in near]
     seen = _seen(view, far, others_far)
     if seen is None:
         return None
@@ -264,16 +264,16 @@ def _view(whole: StainMap, box: Boxes) -> RegionView:
     return view_region(whole, CandidateRegion((x0, y0, x1, y1), False, (corners,)), MARGIN_UM)
 
 
-def _seen(view: RegionView, far: Distance, others: Sequence[Distance]) -> _Seen | None:
+def _seen(view: RegionView, far: Squares, others: Sequence[Squares]) -> _Seen | None:
     """The nucleus that is near a box; None where there is none, or where its surroundings are stained like it.
 
-    `far` is how far each pixel lies from this box, `others` from those around it.
+    `far` are the squares of how far each pixel lies from this box, `others` from those around it.
     """
-    own = far < REACH
-    around = (far > AROUND[0]) & (far < AROUND[1]) & (view.inside > 0)
+    own = far < REACH**2
+    around = (far > AROUND[0] ** 2) & (far < AROUND[1] ** 2) & (view.inside > 0)
     for other in others:
         own &= far <= other
-        around &= other > AROUND[0]
+        around &= other > AROUND[0] ** 2
     if int(np.count_nonzero(view.nuclear[around])) > STAINED_AROUND * max(int(np.count_nonzero(around)), 1):
         return None
     nucleus = _largest_union(view.nuclear & own.view(np.uint8), view.um)
@@ -282,9 +282,9 @@ def _seen(view: RegionView, far: Distance, others: Sequence[Distance]) -> _Seen 
     return _Seen(view, nucleus, own.view(np.uint8))
 
 
-def _nucleus(view: RegionView, far: Distance, other: Distance) -> Region | None:
+def _nucleus(view: RegionView, far: Squares, other: Squares) -> Region | None:
     """The nucleus of a neighbour, as far as this view shows it: what is nearer to its box than to the other one."""
-    own = (far < REACH) & (far < other)
+    own = (far < REACH**2) & (far < other)
     return _largest_union(view.nuclear & own.view(np.uint8), view.um)
 
 
@@ -306,12 +306,12 @@ def _place(view: RegionView, whole: StainMap, box: Boxes) -> tuple[float, float,
     return ((x0 + x1) / 2 - left) / step, ((y0 + y1) / 2 - top) / step, (x1 - x0) / 2 / step, (y1 - y0) / 2 / step
 
 
-def _ellipse_distance(view: RegionView, place: tuple[float, float, float, float]) -> Distance:
-    """How far each pixel of the view lies from the middle of a box, 1 on the ellipse in it."""
+def _ellipse_squares(view: RegionView, place: tuple[float, float, float, float]) -> Squares:
+    """The square of how far each pixel of the view lies from the middle of a box, 1 on the ellipse in it."""
     x, y, across, down = place
     height, width = view.stain.shape
     rows, columns = ((np.arange(height) + 0.5 - y) / max(down, 1)) ** 2, ((np.arange(width) + 0.5 - x) / max(across, 1)) ** 2
-    return np.asarray(np.sqrt(rows[:, None] + columns), np.float32)  # np.hypot takes ten times as long
+    return rows.astype(np.float32)[:, None] + columns.astype(np.float32)  # a third of the time that their roots took
 
 
 def _by_density(whole: StainMap) -> StainMap:

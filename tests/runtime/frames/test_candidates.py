@@ -164,7 +164,7 @@ def test_a_tile_sees_of_a_cluster_what_the_whole_frame_shows(nucleus: tuple[int,
         x, y, radius = 50 + 44 * index, 150 + 23 * (index % 3), 20 + index % 4
         frame[(rows - y) ** 2 + (columns - x) ** 2 < radius**2] = (nucleus[0] - index, *nucleus[1:])
     told = facts(0.2)
-    margin = reach_px(told, FrameSpecification())
+    margin = reach_px(told)
     assert margin < 180
     whole = [cell.box for cell in segment_cells(frame, told, FrameSpecification())]
     found = []

@@ -196,7 +196,7 @@ def test_no_size_and_no_scale_makes_it_raise(shape: tuple[int, int], pixel_um: f
         facts = estimate_frame_parameters(frame, SPEC, pixel_um=pixel_um)
         for cell in segment_cells(frame, facts, SPEC):
             assert cut_cell(frame, cell, facts, SPEC).size
-        assert reach_px(facts, SPEC) > 0
+        assert reach_px(facts) > 0
 
 
 @pytest.mark.parametrize("frame", [np.zeros((4, 4)), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3), np.uint16)])

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from blastscope.runtime.errors import Closed, ImageError, UsageError
 from blastscope.runtime.frames.cell_crop import cut_cell
-from blastscope.runtime.frames.pipeline import TILE_PX, Examiner
+from blastscope.runtime.frames.pipeline import WORKING_TILE_PX, Examiner
 from blastscope.runtime.frames.tiling import owns, tiles_of
 from blastscope.runtime.frames.types import FrameReport, FrameSpecification
 from blastscope.runtime.io.slides.slide import ArraySlide, Slide, open_slide
@@ -271,7 +271,7 @@ def write_sparse(path: Path, frame: NDArray[np.uint8], side: int, corner: tuple[
 
 
 def test_a_scan_of_a_gigabyte_is_read_in_tiles(tmp_path: Path) -> None:
-    side, corner = 79 * 256, (8 * 2048 - 512, 3 * 2048 - 256)  # the frame lies where four tiles meet
+    side, corner = 79 * 256, (8 * WORKING_TILE_PX - 512, 3 * WORKING_TILE_PX - 256)  # the frame lies where four tiles meet
     frame = draw_frame(4, 1024, 512)
     write_sparse(tmp_path / "slide.tif", frame, side, corner)
     assert (tmp_path / "slide.tif").stat().st_size < 3_000_000
@@ -281,7 +281,7 @@ def test_a_scan_of_a_gigabyte_is_read_in_tiles(tmp_path: Path) -> None:
     report = Examiner(by_colour, pixel_um=PIXEL_UM, threads=2).examine_scan(watched)
     scan.close()
     assert report.size == (side, side)
-    assert watched.largest < (TILE_PX + 700) ** 2 < side * side / 25
+    assert watched.largest < (WORKING_TILE_PX + 700) ** 2 < side * side / 25
     assert watched.count < 30
     padded = np.full((1200, 1600, 3), 255, np.uint8)
     padded[300:812, 300:1324] = frame

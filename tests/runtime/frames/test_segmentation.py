@@ -224,7 +224,7 @@ def test_tiles_give_what_the_whole_gives(bccd: Frames) -> None:
     small = [smaller(bccd.frame(name)) for name in names]
     whole = np.ascontiguousarray(np.vstack([np.hstack(small[:2]), np.hstack(small[2:])]))
     facts, cells = examined(whole)
-    margin = reach_px(facts, SPEC)
+    margin = reach_px(facts)
     found = []
     for top in range(0, whole.shape[0], 130):
         for left in range(0, whole.shape[1], 170):
