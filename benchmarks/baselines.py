@@ -22,7 +22,7 @@ from blastscope.benchmarks.interleaved_timing import ClassifyFunction, Image
 from blastscope.benchmarks.models import BenchmarkModel, crop_images, sample_crops
 from blastscope.benchmarks.schema import describe_machine
 from blastscope.runtime.backends.onnxruntime.cpu import load_onnxruntime
-from blastscope.runtime.backends.openvino.infer_request import library
+from blastscope.runtime.backends.openvino.infer_request import import_openvino
 from blastscope.runtime.bundle import read_bundle
 from blastscope.runtime.crop import CropSpecification
 from blastscope.runtime.io.cpu_info import usable_threads
@@ -273,7 +273,7 @@ def _openvino_factories(precision: str, graph: Path, task: BaselineTask) -> Iter
 
 
 def _default_execution() -> str:
-    openvino = library()
+    openvino = import_openvino()
     name = str(openvino.Core().get_property("CPU", "INFERENCE_PRECISION_HINT").get_type_name())
     return {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}.get(name, name)
 
@@ -297,7 +297,7 @@ def _load_openvino(graph: Path, task: BaselineTask, settings: dict[str, Any]) ->
 
 
 def _load_openvino_queue(graph: Path, task: BaselineTask) -> ClassifyFunction:
-    openvino = library()
+    openvino = import_openvino()
     settings = _with_threads({"PERFORMANCE_HINT": "THROUGHPUT"}, task)
     queue = openvino.AsyncInferQueue(_compile_openvino(graph, 1, settings))
 
@@ -322,7 +322,7 @@ def _with_threads(settings: dict[str, Any], task: BaselineTask) -> dict[str, Any
 
 
 def _compile_openvino(graph: Path, batch: int, settings: dict[str, Any]) -> Any:
-    openvino = library()
+    openvino = import_openvino()
     core = openvino.Core()
     model = core.read_model(graph)
     shape = model.input("crops").partial_shape

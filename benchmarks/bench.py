@@ -14,7 +14,7 @@ from blastscope.benchmarks.model_benchmark import DEFAULT_EXECUTION, BenchmarkCo
 from blastscope.benchmarks.models import BenchmarkModel
 from blastscope.benchmarks.native import ENGINE, in_own_section, measure_native_start
 from blastscope.benchmarks.roofline import measure_peaks
-from blastscope.benchmarks.schema import BenchResult, FirstLabel, Row, describe_machine, installed_versions
+from blastscope.benchmarks.schema import BenchResult, FirstLabel, Row, describe_machine, library_versions
 from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.runtime.io.synthetic import synthetic_cell
 from blastscope.runtime.types import LAYOUTS, ClassName
@@ -162,7 +162,7 @@ def run_benchmark(models: Sequence[BenchmarkModel], config: BenchmarkConfig) -> 
     if config.native and not config.torch_baseline:
         rows = in_own_section(rows)
     machine = describe_machine(peaks)
-    return BenchResult(machine=machine, versions=installed_versions(), rows=tuple(rows), notes=tuple(dict.fromkeys(notes)))
+    return BenchResult(machine=machine, versions=library_versions(), rows=tuple(rows), notes=tuple(dict.fromkeys(notes)))
 
 
 def _with_cold_starts(rows: Sequence[Row], model: BenchmarkModel, native: Path | None) -> list[Row]:

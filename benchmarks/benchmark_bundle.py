@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from blastscope.calibration.acceptance.trial import LEAST_TOLERANCE, MARGIN
 from blastscope.calibration.config import CalibrationConfig
-from blastscope.calibration.evaluation import ReferenceRunner, vote_margins
+from blastscope.calibration.evaluation import ReferenceRunner, signed_vote_margins
 from blastscope.calibration.quantisation.quantizer import make_int8
 from blastscope.export.exporter import golden_entry, write_export_bundle
 from blastscope.export.onnx_export import make_graph
@@ -96,7 +96,7 @@ def _choose_golden(trained: TrainedEnsemble, crops: NDArray[np.uint8], graphs: l
         bf16_probabilities(network, crops),
         *(ReferenceRunner(path).probabilities(crops) for path in graphs),
     ]
-    margins = np.stack([vote_margins(found) for found in (reference, *predictions)])
+    margins = np.stack([signed_vote_margins(found) for found in (reference, *predictions)])
     alike = (np.sign(margins) == np.sign(margins[0])).all(axis=0)
     rows = np.flatnonzero(alike)
     if not len(rows):

@@ -285,7 +285,7 @@ def _synthetic_images(count: int) -> list[Image]:
     return [cell.image for cell in synthetic_cells(count, seed=0)]
 
 
-def vote_margins(probabilities: Probabilities) -> NDArray[np.float32]:
+def decision_margins(probabilities: Probabilities) -> NDArray[np.float32]:
     """How clearly each cell is decided: the largest probability of one class less that of the other.
 
     Parameters
@@ -304,14 +304,14 @@ def vote_margins(probabilities: Probabilities) -> NDArray[np.float32]:
 
 def clearest_cells(predictions: Sequence[Probabilities], count: int) -> list[int]:
     """Indices of the `count` cells whose smallest margin over all predictions is largest, so that rounding changes no label."""
-    margins = np.min([vote_margins(one) for one in predictions], axis=0)
+    margins = np.min([decision_margins(one) for one in predictions], axis=0)
     return [int(index) for index in np.argsort(-margins, kind="stable")[:count]]
 
 
 def expected_labels(probabilities: Probabilities, cells: Sequence[int]) -> tuple[ClassName | None, ...]:
     """The labels of the cells with these indices; None where the margin is too small for a comparison."""
     chosen = probabilities[list(cells)]
-    labels = zip(vote_labels(chosen, partial=True), vote_margins(chosen), strict=True)
+    labels = zip(vote_labels(chosen, partial=True), decision_margins(chosen), strict=True)
     return tuple(label if margin >= MIN_MARGIN else None for label, margin in labels)
 
 

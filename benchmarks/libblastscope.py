@@ -38,7 +38,7 @@ class Image(ctypes.Structure):
     )
 
 
-class Prediction(ctypes.Structure):
+class PredictionStruct(ctypes.Structure):
     """`blastscope_prediction`."""
 
     _fields_ = (
@@ -81,7 +81,9 @@ class Options(ctypes.Structure):
     )
 
 
-CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_int, ctypes.POINTER(Prediction), ctypes.c_char_p)
+CALLBACK = ctypes.CFUNCTYPE(
+    None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_int, ctypes.POINTER(PredictionStruct), ctypes.c_char_p
+)
 
 
 def image_of(pixels: NDArray[np.uint8], pixel_format: int = 0) -> Image:
@@ -152,23 +154,23 @@ class NativeScope:
             raise NativeError(0, "", self.library.c.blastscope_last_error().decode())
         return bytes(found).decode()
 
-    def classify(self, pixels: NDArray[np.uint8], pixel_format: int = 0) -> Prediction:
+    def classify(self, pixels: NDArray[np.uint8], pixel_format: int = 0) -> PredictionStruct:
         """The call on one image."""
-        prediction, image = Prediction(), image_of(pixels, pixel_format)
+        prediction, image = PredictionStruct(), image_of(pixels, pixel_format)
         status = self.library.c.blastscope_classify(self.handle, ctypes.byref(image), ctypes.byref(prediction))
         self.library.check(status)
         return prediction
 
-    def classify_many(self, images: Iterable[NDArray[np.uint8]]) -> list[Prediction]:
+    def classify_many(self, images: Iterable[NDArray[np.uint8]]) -> list[PredictionStruct]:
         """The calls on several."""
         several = list(images)
-        records, predictions = (Image * len(several))(*map(image_of, several)), (Prediction * len(several))()
+        records, predictions = (Image * len(several))(*map(image_of, several)), (PredictionStruct * len(several))()
         self.library.check(self.library.c.blastscope_classify_many(self.handle, records, len(several), predictions))
         return list(predictions)
 
-    def crop(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8] | None, Prediction]:
+    def crop(self, pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8] | None, PredictionStruct]:
         """The crop's pixels, None where it is refused, and the box or the refusal."""
-        side, prediction, image = ctypes.c_int32(), Prediction(), image_of(pixels)
+        side, prediction, image = ctypes.c_int32(), PredictionStruct(), image_of(pixels)
         self.library.check(self.library.c.blastscope_crop(self.handle, None, None, 0, ctypes.byref(side), None))
         found = np.zeros((side.value, side.value, 3), np.uint8)
         status = self.library.c.blastscope_crop(
@@ -184,17 +186,17 @@ class NativeScope:
         self.library.check(status)
         return ticket.value
 
-    def wait(self, ticket: int, timeout_ms: int = -1) -> Prediction | None:
+    def wait(self, ticket: int, timeout_ms: int = -1) -> PredictionStruct | None:
         """Its answer; None where there is none yet."""
-        prediction = Prediction()
+        prediction = PredictionStruct()
         status = self.library.c.blastscope_wait(ticket, timeout_ms, ctypes.byref(prediction))
         if status == 1:
             return None
         self.library.check(status)
         return prediction
 
-    def row(self, found: Prediction) -> dict[str, Any]:
-        """A prediction with the keys and values of Python's `Prediction.row()`."""
+    def row(self, found: PredictionStruct) -> dict[str, Any]:
+        """A prediction with the keys and values of Python's `PredictionStruct.row()`."""
         voters, classes = ("a", "b", "combined"), ("hem", "all")
         called = found.label >= 0
         table = {

@@ -19,7 +19,7 @@ import numpy as np
 
 from blastscope.benchmarks.contenders import BACKEND, RuntimeConfig
 from blastscope.benchmarks.interleaved_timing import ClassifyFunction, Image
-from blastscope.benchmarks.libblastscope import NativeLibrary, NativeScope, Prediction, image_of
+from blastscope.benchmarks.libblastscope import NativeLibrary, NativeScope, PredictionStruct, image_of
 from blastscope.benchmarks.models import BenchmarkModel
 from blastscope.benchmarks.results import read_result
 from blastscope.benchmarks.schema import SCOPE_DESCRIPTIONS, BenchResult, FirstLabel, Row, ratio_interval
@@ -57,7 +57,7 @@ def open_native(library: Path, model: BenchmarkModel, config: RuntimeConfig) -> 
 
 def native_classifier(scope: NativeScope) -> ClassifyFunction:
     """What is timed of libblastscope: `blastscope_classify` of one image, through ctypes."""
-    classify_one, handle, prediction = scope.library.c.blastscope_classify, scope.handle, Prediction()
+    classify_one, handle, prediction = scope.library.c.blastscope_classify, scope.handle, PredictionStruct()
 
     def classify(images: Sequence[Image]) -> list[ClassName | None]:
         (pixels,) = images

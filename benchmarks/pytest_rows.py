@@ -15,7 +15,7 @@ import numpy as np
 
 from blastscope.benchmarks.interleaved_timing import Round
 from blastscope.benchmarks.results import write_result
-from blastscope.benchmarks.schema import BenchResult, Row, describe_machine, installed_versions, make_row, thread_count
+from blastscope.benchmarks.schema import BenchResult, Row, describe_machine, library_versions, make_row, thread_count
 
 BLOCKS = 5  # of consecutive calls, in place of rounds where nothing is interleaved
 MAX_SAMPLES = 1000  # calls up to which every sample is kept
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Writes the result of a report. Returns the exit code."""
     report, result = (sys.argv[1:] if arguments is None else arguments)[:2]
     rows = report_rows(json.loads(Path(report).read_text(encoding="utf-8")))
-    write_result(Path(result), BenchResult(machine=describe_machine(), versions=installed_versions(), rows=tuple(rows)))
+    write_result(Path(result), BenchResult(machine=describe_machine(), versions=library_versions(), rows=tuple(rows)))
     return 0
 
 

@@ -79,7 +79,7 @@ class Change(NamedTuple):
         return f"{head}{self.verdict} ({times}; interval {100 * (self.low - 1):+.1f} to {100 * (self.high - 1):+.1f} %)"
 
 
-class Comparison(NamedTuple):
+class RunComparison(NamedTuple):
     """What became of every row; or why the runs can't be compared.
 
     Attributes
@@ -102,7 +102,7 @@ class Comparison(NamedTuple):
         return any(change.verdict == "slower" for change in self.changes)
 
 
-def compare(old: BenchResult, new: BenchResult) -> Comparison:
+def compare_runs(old: BenchResult, new: BenchResult) -> RunComparison:
     """Compares two runs row by row.
 
     Parameters
@@ -112,12 +112,12 @@ def compare(old: BenchResult, new: BenchResult) -> Comparison:
 
     Returns
     -------
-    Comparison
+    RunComparison
         Without changes where the runs come from different machines.
     """
     differences = _machine_differences(old.machine, new.machine)
     if differences:
-        return Comparison((), differences, ())
+        return RunComparison((), differences, ())
     before, after = ({_key(row): row for row in run.rows} for run in (old, new))
     changes = [_change(before.get(key), after.get(key)) for key in dict.fromkeys([*before, *after])]
     names = sorted({*old.versions, *new.versions})
@@ -126,7 +126,7 @@ def compare(old: BenchResult, new: BenchResult) -> Comparison:
         for name in names
         if old.versions.get(name) != new.versions.get(name)
     ]
-    return Comparison(tuple(changes), (), tuple(notes))
+    return RunComparison(tuple(changes), (), tuple(notes))
 
 
 def _machine_differences(old: Machine, new: Machine) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from blastscope.runtime.backends.openvino.infer_request import library
+from blastscope.runtime.backends.openvino.infer_request import import_openvino
 from blastscope.runtime.io.cpu_info import usable_threads
 from blastscope.runtime.io.strict_model import StrictModel
 from blastscope.runtime.types import Execution
@@ -103,7 +103,7 @@ def _count_multiply_adds(model: Any) -> int:
 
 
 def _read_single(graph: str) -> Any:
-    openvino = library()
+    openvino = import_openvino()
     model = openvino.Core().read_model(graph)
     shape = model.input(0).partial_shape
     model.reshape({model.input(0).any_name: [1, *list(shape)[1:]]})
@@ -165,7 +165,7 @@ def _native_kernels() -> Iterator[Any]:
 
 
 def _openvino_peaks(threads: int) -> Iterator[Peak]:
-    openvino = library()
+    openvino = import_openvino()
     core = openvino.Core()
     capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     types: dict[str, tuple[Execution, str]] = {
@@ -194,7 +194,7 @@ def _run_seconds(request: Any) -> float:
 @cache
 def _convolution(*, quantised: bool) -> Any:
     """A convolution that is bound by arithmetic; `quantised`: as OpenVINO reads it from a QDQ file."""
-    openvino = library()
+    openvino = import_openvino()
     ops = openvino.opset13
 
     data = ops.parameter([1, CHANNELS, SIDE, SIDE], np.float32)

@@ -319,7 +319,7 @@ def _cpuinfo_lines() -> list[str]:
         return []
 
 
-def installed_versions(distributions: Iterable[str] = LIBRARIES) -> dict[str, str]:
+def library_versions(distributions: Iterable[str] = LIBRARIES) -> dict[str, str]:
     """The versions of those distributions that are installed, by name."""
     found = {}
     for name in distributions:

@@ -25,12 +25,12 @@ from blastscope.benchmarks.schema import (
     BenchResult,
     Row,
     describe_machine,
-    installed_versions,
+    library_versions,
     make_row,
     ratio_interval,
 )
 from blastscope.runtime.errors import EngineError
-from blastscope.runtime.io.image import decode
+from blastscope.runtime.io.image import decode_image
 
 CLIENTS = 8
 IMAGES = (1, 8)  # one cell as it comes, and what a scanner hands over at once
@@ -127,7 +127,7 @@ def measure(
         shares = [paths[number::clients] for number in range(min(clients, len(paths)))]
         started = [running.enter_context(Client(addresses, share)) for share in shares]
         sources: dict[bool, Sequence[Any]] = {False: [path.read_bytes() for path in paths]}
-        pixels = [decode(content) for content in sources[False]]
+        pixels = [decode_image(content) for content in sources[False]]
         if len({getattr(image, "shape", None) for image in pixels}) == 1:
             sources[True] = pixels
         ways = [Way(protocol, count) for count in dict.fromkeys(images) for protocol in addresses]
@@ -147,7 +147,7 @@ def measure(
         graph = "-".join(dict.fromkeys((scope.audit.precision, scope.audit.execution)))
         network = scope.bundle.manifest.name if bundle else "shipped"
     rows = [row for way, measured in turns.items() for row in _rows(f"{network}/{graph}", way, measured, (len(paths), clients))]
-    return BenchResult(machine=describe_machine(), versions=installed_versions(), rows=tuple(rows))
+    return BenchResult(machine=describe_machine(), versions=library_versions(), rows=tuple(rows))
 
 
 def _rows(network: str, way: str | Way, turns: Sequence[Turn], counts: tuple[int, int]) -> Iterator[Row]:
@@ -268,7 +268,7 @@ def _answer_orders(pipe: Any, addresses: Mapping[str, str], paths: Sequence[Path
     with suppress(EOFError):  # the other end was closed
         while way := pipe.recv():
             if way.pixels and not pixels:  # in the round that warms up
-                pixels = [decode(content) for content in contents]
+                pixels = [decode_image(content) for content in contents]
             pipe.send(_ask(modules[way.protocol], clients[way.protocol], pixels if way.pixels else contents, way))
     for client in clients.values():
         client.close()

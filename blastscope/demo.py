@@ -21,7 +21,7 @@ from PIL import Image
 from blastscope import SHIPPED_BUNDLE, open_bundle
 from blastscope.runtime.bundle import Bundle, read_bundle
 from blastscope.runtime.frames.report.contact_sheet import SheetCell, draw_grid
-from blastscope.runtime.frames.report.theme import FAINT, LOOKS, style_of, words_of
+from blastscope.runtime.frames.report.theme import CALL_STYLES, FAINT, style_of, words_of
 from blastscope.runtime.frames.report.thumbnails import THUMB_PX
 from blastscope.runtime.io.atomic import write_file
 from blastscope.runtime.io.cnmc import DatasetEntry, scan_dataset
@@ -83,7 +83,7 @@ def few_cells(data: Path, folder: Path) -> Path:
 def train_small_bundle(data: Path, out: Path) -> Bundle:
     """Trains a small ensemble for a few steps, exports it, calibrates and verifies it: each step as its verb does it."""
     from blastscope.calibration.calibrate import calibrate
-    from blastscope.calibration.compare import compare
+    from blastscope.calibration.compare import compare_engines
     from blastscope.calibration.config import CalibrationConfig
     from blastscope.export.exporter import export_run
     from blastscope.export.onnx_writer import ExportConfig
@@ -99,11 +99,11 @@ def train_small_bundle(data: Path, out: Path) -> Bundle:
     report = calibrate(bundle, data, CalibrationConfig(cells=32))
     logger.info("%s", report.text())
     logger.info("verify: digests, golden set, every engine here")
-    logger.info("%s", compare(read_bundle(bundle), None).text())
+    logger.info("%s", compare_engines(read_bundle(bundle), None).text())
     return read_bundle(bundle)
 
 
-def choose_cells(data: Path, bundle: Bundle, seed: int = 0) -> list[DatasetEntry]:
+def choose_demo_cells(data: Path, bundle: Bundle, seed: int = 0) -> list[DatasetEntry]:
     """Cells of both classes in turn, of patients that the bundle was not trained on where there are some."""
     folder = scan_dataset(data)
     cells, training = folder.cells, folder.people_of(bundle.manifest.training.patients.training)
@@ -132,13 +132,13 @@ def draw(calls: Sequence[Called], title: str, path: Path) -> Path:
     """Writes the contact sheet of `calls`: a call that isn't the label has a note in colour."""
     read = [(item, read_image(item.cell.path)) for item in calls]
     sheet = draw_grid(
-        [_sheet_cell(item, image) for item, image in read if not isinstance(image, Refusal)], title, summary(calls)
+        [_sheet_cell(item, image) for item, image in read if not isinstance(image, Refusal)], title, demo_summary(calls)
     )
     write_file(path, lambda fresh: sheet.save(fresh, format="PNG", optimize=True))
     return path
 
 
-def summary(calls: Sequence[Called]) -> str:
+def demo_summary(calls: Sequence[Called]) -> str:
     """How many were called what, and how many calls are right."""
     labels = [item.prediction.label for item in calls]
     counts = f"{labels.count('all')} called ALL, {labels.count('hem')} called HEM, {labels.count(None)} refused"
@@ -151,5 +151,5 @@ def _sheet_cell(item: Called, image: NDArray[np.uint8]) -> SheetCell:
     picture = Image.fromarray(image).resize((THUMB_PX, THUMB_PX), Image.Resampling.LANCZOS)
     note = f"{prediction.voter}; {label}" if prediction.label else label
     wrong = prediction.label not in (None, item.cell.label)
-    colour = LOOKS[style_of(prediction)].colour
-    return SheetCell(picture, colour, words_of(prediction), note, LOOKS["all"].colour if wrong else FAINT)
+    colour = CALL_STYLES[style_of(prediction)].colour
+    return SheetCell(picture, colour, words_of(prediction), note, CALL_STYLES["all"].colour if wrong else FAINT)

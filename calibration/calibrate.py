@@ -18,7 +18,7 @@ from blastscope.calibration.acceptance.mixed_precision_search import Search, Sea
 from blastscope.calibration.acceptance.trial import Evaluator, PairedPredictions, Trial
 from blastscope.calibration.calibration_data import (
     CroppedCells,
-    choose_cells,
+    choose_calibration_cells,
     crop_cells,
     drop_rows,
     log_dataset_mismatch,
@@ -219,7 +219,9 @@ def _split_cells(bundle: Bundle, data: Path | str, config: CalibrationConfig) ->
     log_dataset_mismatch(folder, training.data_sha256)
     known = validation_cells(folder, training)
     chosen = (
-        named_cells(known, config.files, folder, training) if config.files else choose_cells(known, config.cells, config.seed)
+        named_cells(known, config.files, folder, training)
+        if config.files
+        else choose_calibration_cells(known, config.cells, config.seed)
     )
     sample = crop_cells(chosen, spec)
     if not sample.cells:
@@ -228,7 +230,7 @@ def _split_cells(bundle: Bundle, data: Path | str, config: CalibrationConfig) ->
     if not rest:
         raise UsageError(f"no validation cells are left to judge int8: calibrate on fewer than {len(known)}")
     wanted = min(config.search_cells, len(rest) // SEARCHED) if config.method == "auto" else 0
-    search = choose_cells(rest, wanted, config.seed)
+    search = choose_calibration_cells(rest, wanted, config.seed)
     return _CellSplit(sample, crop_cells(search, spec), tuple(cell for cell in rest if cell not in set(search)))
 
 

@@ -89,7 +89,7 @@ def named_cells(
     return tuple(known[name] for name in dict.fromkeys(names))
 
 
-def choose_cells(cells: Sequence[DatasetEntry], count: int, seed: int) -> tuple[DatasetEntry, ...]:
+def choose_calibration_cells(cells: Sequence[DatasetEntry], count: int, seed: int) -> tuple[DatasetEntry, ...]:
     """Draws cells so that both classes, and within a class all patients, have as equal parts as can be.
 
     Parameters

@@ -1,4 +1,4 @@
-"""`compare`: every available engine against the golden set, and every precision against labelled cells."""
+"""`compare_engines`: every available engine against the golden set, and every precision against labelled cells."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ class CellCall(StrictModel):
     refusal: str | None = None
 
 
-class Comparison(StrictModel):
+class EngineComparison(StrictModel):
     """What `verify` found. The digests were verified when the bundle was read.
 
     Attributes
@@ -185,7 +185,7 @@ class Comparison(StrictModel):
         return "\n".join(line.rstrip() for line in lines)
 
 
-def compare(bundle: Bundle, data: Path | None = None) -> Comparison:
+def compare_engines(bundle: Bundle, data: Path | None = None) -> EngineComparison:
     """Runs the golden set on every installed backend, precision and execution; with `data`, scores every fused graph.
 
     Scored are the cells of patients that took no part in the training; what is left out is told. Raises `DataError` where
@@ -199,7 +199,7 @@ def compare(bundle: Bundle, data: Path | None = None) -> Comparison:
     rows = [row for name, executions in available.items() for row in _engine_rows(bundle, name, executions, golden)]
     detectors = tuple(row for name in available for row in _detector_rows(bundle, name))
     scored = _score(bundle, *cells, rows) if cells else _Scored()
-    return Comparison(
+    return EngineComparison(
         bundle=_shown(bundle.path),
         digest=bundle.digest,
         engines=tuple(rows),

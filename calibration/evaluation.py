@@ -1,6 +1,6 @@
 """Evaluates networks on the same cells.
 
-`ReferenceRunner` computes a graph file in ONNX Runtime on the CPU: the reference of parity, calibration and gate. `Progress`
+`ReferenceRunner` computes a graph file in ONNX Runtime on the CPU: the reference of parity, calibration and gate. `ProgressLog`
 logs how far long work is, and the time left.
 """
 
@@ -46,7 +46,7 @@ BATCH = 16  # bounds memory: 16 crops of 299 px need about 1 GB in the fused Inc
 SAFETY = 0.5  # of the gate's limits: few cells show little
 
 
-class Progress:
+class ProgressLog:
     """Counts what is done of `total` things that cost about the same each. Logged every ten seconds."""
 
     def __init__(self, what: str, total: int) -> None:
@@ -145,7 +145,7 @@ def evaluate(networks: Mapping[str, Infer], cells: Sequence[DatasetEntry], spec:
     kept: list[DatasetEntry] = []
     refused: list[tuple[DatasetEntry, str]] = []
     probabilities: dict[str, list[NDArray[np.float32]]] = {name: [] for name in networks}
-    progress = Progress("cells", len(cells))
+    progress = ProgressLog("cells", len(cells))
     for start in range(0, len(cells), CELLS_AT_ONCE):
         piece = crop_cells(cells[start : start + CELLS_AT_ONCE], spec)
         kept += piece.cells
@@ -204,7 +204,7 @@ def batches(crops: NDArray[np.uint8], size: int = BATCH) -> Iterator[NDArray[np.
         yield np.ascontiguousarray(crops[start : start + size])
 
 
-class Drift(StrictModel):
+class QuantisationDrift(StrictModel):
     """How far an int8 graph's calls lie from its parent's, on the search cells.
 
     Attributes
@@ -245,20 +245,20 @@ class DriftMetric:
         """The parent's probabilities (N, 3, 2)."""
         return ReferenceRunner(self.parent.SerializeToString()).probabilities(self.crops)
 
-    def measure(self, child: onnx.ModelProto, rows: Sequence[int] | slice = slice(None)) -> Drift:
+    def measure(self, child: onnx.ModelProto, rows: Sequence[int] | slice = slice(None)) -> QuantisationDrift:
         """The drift of `child` on the cells in `rows`."""
         answers = ReferenceRunner(child.SerializeToString()).probabilities(self.crops[rows])
         expected, places = self.expected[rows], np.arange(len(self.cells))[rows]
         before, after = vote(expected).label, vote(answers).label
         cells = [self.cells[place] for place in places]
-        return Drift(
+        return QuantisationDrift(
             drift=float(np.abs(vote_logistic(answers) - vote_logistic(expected)).mean()),
             flip_rate=float(np.mean(before != after)),
             f1_drop_points=f1_drop_points(labels_of(cells), before, after, [cell.patient for cell in cells], draws=1).value,
         )
 
 
-def within_limits(distance: Drift, config: CalibrationConfig) -> bool:
+def within_limits(distance: QuantisationDrift, config: CalibrationConfig) -> bool:
     """Whether the gate's limits are kept with room to spare."""
     return distance.flip_rate <= SAFETY * config.max_flip_rate and distance.f1_drop_points <= SAFETY * config.max_f1_drop_points
 
@@ -270,7 +270,7 @@ def voter_margins(probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
     return margin
 
 
-def vote_margins(probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
+def signed_vote_margins(probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
     """(N,) the strongest margin that says ALL less the strongest that says HEM: its sign is the call, its size how clear."""
     by_voter = voter_margins(probabilities)
     margin: NDArray[np.float64] = by_voter.max(axis=1) + by_voter.min(axis=1)
@@ -279,5 +279,5 @@ def vote_margins(probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
 
 def vote_logistic(probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
     """The logistic of the vote margin, (N,) from 0 (HEM) to 1 (ALL), through a half where the call turns."""
-    found: NDArray[np.float64] = 1 / (1 + np.exp(-np.clip(vote_margins(probabilities), -60, 60)))
+    found: NDArray[np.float64] = 1 / (1 + np.exp(-np.clip(signed_vote_margins(probabilities), -60, 60)))
     return found

@@ -24,7 +24,7 @@ from blastscope.calibration.acceptance.trial import (
     gate,
     open_engines,
 )
-from blastscope.calibration.calibration_data import CroppedCells, choose_cells, crop_cells, validation_cells
+from blastscope.calibration.calibration_data import CroppedCells, choose_calibration_cells, crop_cells, validation_cells
 from blastscope.calibration.config import CalibrationConfig
 from blastscope.calibration.quantisation.quantizer import Int8Builder, QuantConfig, write_model
 from blastscope.runtime.backends.protocol import Backend
@@ -108,7 +108,7 @@ def training_sample(bundle: Bundle, folder: Dataset, config: CalibrationConfig) 
         `folder` has none of them, or the crop refuses all.
     """
     trained = set(bundle.manifest.training.patients.training)
-    chosen = choose_cells([cell for cell in folder.cells if cell.patient in trained], config.cells, config.seed)
+    chosen = choose_calibration_cells([cell for cell in folder.cells if cell.patient in trained], config.cells, config.seed)
     sample = crop_cells(chosen, bundle.manifest.crop)
     if not sample.cells:
         raise DataError(folder.root, f"no cell of the patients that '{bundle.path}' was trained on can calibrate")

@@ -12,7 +12,7 @@ from blastscope.calibration.acceptance.mixed_precision_search import SearchRepor
 from blastscope.calibration.acceptance.trial import Trial
 from blastscope.calibration.calibration_data import CroppedCells
 from blastscope.calibration.config import CalibrationConfig
-from blastscope.calibration.evaluation import Drift
+from blastscope.calibration.evaluation import QuantisationDrift
 from blastscope.calibration.quantisation.quantizer import MethodRow, QuantConfig
 from blastscope.runtime.bundle import FORMAT, Bundle, describe_file, update_bundle
 from blastscope.runtime.bundle.graphs import read_graph
@@ -179,7 +179,7 @@ class CalibrationReport(StrictModel):
         return lines
 
 
-def _distance(found: Drift) -> str:
+def _distance(found: QuantisationDrift) -> str:
     return f"{100 * found.flip_rate:5.2f} % flipped, F1 {0 - found.f1_drop_points:+.2f}, drift {found.drift:.4f}"
 
 

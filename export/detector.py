@@ -28,7 +28,7 @@ from blastscope.runtime.bundle.graphs.wire import UnfitGraph
 from blastscope.runtime.bundle.manifest import Manifest
 from blastscope.runtime.errors import BundleError, EngineError
 from blastscope.runtime.frames.detection.detector import CHANNELS, STRIDE
-from blastscope.runtime.frames.detection.loading import golden_bytes, probabilities_differ
+from blastscope.runtime.frames.detection.loading import golden_pictures_bytes, probabilities_differ
 from blastscope.train.detector.network import Detector
 from blastscope.train.detector.pictures import drawn_picture
 from blastscope.train.detector.run import load_detector_run
@@ -51,7 +51,7 @@ def add_detector(bundle: Path, run: Path) -> Bundle:
     trained = load_detector_run(run)
     graph = detector_graph(trained.network)
     pictures = np.stack([drawn_picture(seed, GOLDEN_SIZE) for seed in range(GOLDEN_COUNT)])
-    golden = golden_bytes(pictures, torch_maps(trained.network, pictures))
+    golden = golden_pictures_bytes(pictures, torch_maps(trained.network, pictures))
     entry = DetectorEntry(
         graph=describe_file(graph, GRAPH_FILE),
         golden=describe_file(golden, GOLDEN_FILE),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from blastscope.runtime.backends.tensorrt.builder import BuildStep
-from blastscope.runtime.backends.tensorrt.catalog import Machine
+from blastscope.runtime.backends.tensorrt.catalog import EngineHost
 from blastscope.runtime.backends.tensorrt.engine_store import obtain_engine
 from blastscope.runtime.backends.tensorrt.key import (
     BatchProfile,
@@ -102,7 +102,7 @@ class BuildObserver(Protocol):
         ...
 
 
-def plan_engines(bundle: Bundle, request: BuildRequest, machine: Machine) -> list[PlannedEngine]:
+def plan_engines(bundle: Bundle, request: BuildRequest, machine: EngineHost) -> list[PlannedEngine]:
     """The engines that a request asks for, each with its key.
 
     Parameters
@@ -111,7 +111,7 @@ def plan_engines(bundle: Bundle, request: BuildRequest, machine: Machine) -> lis
         Whose graphs.
     request : BuildRequest
         Which library, precisions, batches and GPUs.
-    machine : Machine
+    machine : EngineHost
         What is here.
 
     Returns
@@ -150,7 +150,7 @@ def plan_engines(bundle: Bundle, request: BuildRequest, machine: Machine) -> lis
     return planned
 
 
-def _installed(machine: Machine, *, ahead: bool) -> Library:
+def _installed(machine: EngineHost, *, ahead: bool) -> Library:
     """TensorRT where a GPU is here and nothing is to travel, since it tunes for that very GPU; else TensorRT-RTX."""
     if is_installed("tensorrt") and machine.gpus and not ahead:
         return "tensorrt"
@@ -176,7 +176,7 @@ def build_engines(
     for one in planned:
         observer.begin(one)
         graph = bundle.file(one.entry)
-        found = obtain_engine(cache_dir, graph, one.key, watch=observer.step, exact=True)
+        found = obtain_engine(cache_dir, graph, one.key, progress=observer.step, exact=True)
         if found.note:
             raise EngineError(found.note)
         yield BuiltEngine(found.path, one.key, len(found.data), found.built)

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.calibration.calibrate import check_writable
-from blastscope.calibration.calibration_data import choose_cells, crop_cells, log_dataset_mismatch
-from blastscope.calibration.evaluation import vote_margins
+from blastscope.calibration.calibration_data import choose_calibration_cells, crop_cells, log_dataset_mismatch
+from blastscope.calibration.evaluation import signed_vote_margins
 from blastscope.export.onnx_export import make_graph
 from blastscope.export.onnx_writer import ExportConfig, GraphFile, export_graphs
 from blastscope.export.parity import require_finite_layers, torch_outputs
@@ -165,7 +165,7 @@ def choose_golden(
     DataError
         All cells get one call.
     """
-    margins = vote_margins(answers)
+    margins = signed_vote_margins(answers)
     rng = np.random.default_rng([seed, 3])
     sides = [np.flatnonzero(margins < 0), np.flatnonzero(margins >= 0)]
     if not all(len(side) for side in sides):
@@ -231,7 +231,7 @@ def parity_crops(trained: TrainedEnsemble, data: Path | None, config: ExportConf
     cells = [cell for cell in folder.cells if cell.path.name in names]
     if len(cells) < len(names):
         logger.info("only %s of the run's %s validation cells are there", len(cells), len(names))
-    crops = crop_cells(choose_cells(cells, count, config.seed), spec).crops
+    crops = crop_cells(choose_calibration_cells(cells, count, config.seed), spec).crops
     if not len(crops):
         raise DataError(data, "none of the run's validation cells is here: name the folder that it was trained on")
     return ParityCrops(crops, "validation")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from blastscope.calibration.evaluation import ReferenceRunner
-from blastscope.calibration.quantisation.qdq_placement import check_graph, drop_unused, find_regions
+from blastscope.calibration.quantisation.qdq_placement import check_graph, drop_unused_weights, find_regions
 from blastscope.export.onnx_export import make_graph, trace, write_metadata
 from blastscope.export.parity import (
     Tolerances,
@@ -221,7 +221,7 @@ def convert_fp16(model: onnx.ModelProto, models: GraphModels) -> onnx.ModelProto
         nodes.append(node)
     del graph.node[:]
     graph.node.extend(nodes)
-    drop_unused(graph)
+    drop_unused_weights(graph)
     write_metadata(converted, models, "fp16")
     check_graph(converted, "fp16")
     return converted

@@ -1,4 +1,4 @@
-"""Everything that blastscope raises on purpose, one class per thing a caller would do differently.
+"""Everything that blastscope raises on purpose, one class per thing a caller would do differently; and deprecation warnings.
 
     BlastscopeError                 exit code 1
     ├── UsageError (ValueError)     2  the call is wrong: mend the arguments
@@ -28,9 +28,14 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
+import warnings
+from collections.abc import Callable, Iterable
+from functools import wraps
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ParamSpec, Self, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of an `OSError`: there is no room for more
 
@@ -310,3 +315,26 @@ class Closed(BlastscopeError):
 
     def __init__(self, problem: str = "the handle is closed: open the bundle again") -> None:
         super().__init__(problem)
+
+
+def warn_deprecated(old: str, new: str, *, stacklevel: int = 3) -> None:
+    """Warns whoever uses the name `old`, which is accepted in this version only, to use `new` instead."""
+    text = f"{old} is deprecated and will be removed in the next version: use {new}"
+    warnings.warn(text, FutureWarning, stacklevel=stacklevel)
+
+
+def renamed_keywords(**renamed: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """A decorator that takes keyword arguments under their old names, with a `FutureWarning`: `old="new"`."""
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @wraps(function)
+        def call(*args: P.args, **given: P.kwargs) -> R:
+            for old, new in renamed.items():
+                if old in given:
+                    warn_deprecated(f"{function.__name__}({old}=...)", f"{new}=...")
+                    given.setdefault(new, given.pop(old))
+            return function(*args, **given)
+
+        return call
+
+    return decorate

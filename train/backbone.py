@@ -82,7 +82,7 @@ PACKAGES: dict[str, tuple[str, str]] = {
 }
 
 
-class Statistics(NamedTuple):
+class InputNormalization(NamedTuple):
     """The mean and the standard deviation, on a range of 1, that a backbone's input is normalised with.
 
     Attributes
@@ -109,7 +109,7 @@ class Backbone:
         Length of what the combined model takes: `features`, or what `stages` give.
     stages : int
         How many stages before the last the combined model looks at; 0: the pooled vector alone.
-    statistics : Statistics
+    statistics : InputNormalization
         What its input is normalised with.
     weights : str
         Where its weights come from, for the run's record.
@@ -119,7 +119,7 @@ class Backbone:
     features: int
     combined_features: int
     stages: int
-    statistics: Statistics
+    statistics: InputNormalization
     weights: str
 
 
@@ -156,7 +156,7 @@ def make_backbone(config: NetworkConfig, side_px: int, stages: int = 0) -> Backb
     return Backbone(network.train(), seen.pooled.shape[1], seen.combined_features.shape[1], stages, statistics, origin)
 
 
-def create_backbone(config: NetworkConfig, side_px: int) -> tuple[Any, Statistics, str]:  # timm is not typed
+def create_backbone(config: NetworkConfig, side_px: int) -> tuple[Any, InputNormalization, str]:  # timm is not typed
     """Timm's network of `config`, classifier included, its input's statistics, and where its weights come from.
 
     Raises as `make_backbone` does.
@@ -166,7 +166,7 @@ def create_backbone(config: NetworkConfig, side_px: int) -> tuple[Any, Statistic
         close = timm.list_models(f"*{config.backbone.split('_')[0]}*")[:12]
         raise ConfigError("network", [f"backbone: timm knows no '{config.backbone}'"], known=close)
     network = _build(config, side_px)
-    statistics = Statistics(tuple(network.pretrained_cfg["mean"]), tuple(network.pretrained_cfg["std"]))
+    statistics = InputNormalization(tuple(network.pretrained_cfg["mean"]), tuple(network.pretrained_cfg["std"]))
     return network, statistics, _load_weights(network, config, side_px)
 
 

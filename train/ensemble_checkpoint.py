@@ -227,7 +227,7 @@ def write_record(path: Path, record: StrictModel) -> None:
     write_content(path, record.model_dump_json(indent=1) + "\n")
 
 
-def installed_versions() -> Mapping[str, str]:
+def training_versions() -> Mapping[str, str]:
     """What trained: Python and the libraries that decide the numbers."""
     found = {"python": platform.python_version()}
     for name in LIBRARIES:
@@ -262,7 +262,7 @@ def random_ensemble(config: TrainConfig, crops: NDArray[np.uint8]) -> TrainedEns
         duplicates=0,
         refused=(),
         weights="random",
-        versions=dict(installed_versions()),
+        versions=dict(training_versions()),
         device="cpu",
         precision="32-true",
         seconds=0.0,

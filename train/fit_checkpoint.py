@@ -186,7 +186,7 @@ class FitCheckpoint:
 
     def load(self, current: TrainingState) -> FitState:
         """Fills `current` with the state of the last whole epoch, if there is one, and returns where the fitting stands."""
-        clear_leftovers(self.folder)
+        delete_unfinished_files(self.folder)
         if not self._state.is_file():
             return FitState()
         tensors, header = read_tensors(self._state)
@@ -258,7 +258,7 @@ def write_tensors(path: Path, tensors: Tensors, header: dict[str, str] | None = 
     write_content(path, sealed, private=private)
 
 
-def clear_leftovers(folder: Path) -> None:
+def delete_unfinished_files(folder: Path) -> None:
     """Deletes what a write that was cut off has left in `folder`."""
     for leftover in folder.glob(".*.new"):
         leftover.unlink()

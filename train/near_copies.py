@@ -24,7 +24,7 @@ from blastscope.runtime.io.atomic import clear_abandoned_files, write_content
 from blastscope.runtime.io.cnmc import Dataset, DatasetEntry
 from blastscope.train.config import SHIPPED, TrainConfig
 from blastscope.train.data_loader import CropStore, cache_crops
-from blastscope.train.progress import Progress
+from blastscope.train.progress import TrainingProgress
 
 LIMIT = 0.8  # of the correlation, chosen on the C-NMC cells at hand; 146 of their 160 pairs above it are above 0.9
 SIDE = 96  # pixels to which a crop is brought
@@ -175,7 +175,7 @@ class ComparedCells(NamedTuple):
     copies: tuple[NearCopy, ...]
 
 
-def compare_cells(folder: Dataset, cache_dir: Path, progress: Progress) -> ComparedCells:
+def compare_cells(folder: Dataset, cache_dir: Path, progress: TrainingProgress) -> ComparedCells:
     """Crops and compares the cells of a folder, or reads from the cache what was found before.
 
     Parameters
@@ -184,7 +184,7 @@ def compare_cells(folder: Dataset, cache_dir: Path, progress: Progress) -> Compa
         The cells.
     cache_dir : Path
         Where crops and results are kept; only this user may read them.
-    progress : Progress
+    progress : TrainingProgress
         Is told how far the work is.
 
     Returns

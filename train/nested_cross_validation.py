@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from blastscope.train.pipeline import Rehearsal
-    from blastscope.train.report import Comparison, ReportInput
+    from blastscope.train.report import RecipeComparison, ReportInput
 
 FILE = "choices.json"
 FEWEST_FOLDS = 3  # one is scored, one is judged for the choice, and one trains
@@ -254,9 +254,9 @@ def _write_report(out: Path, choices: RecipeChoices) -> None:
     write_folder(replace(pooled, title=title, notes=notes, comparison=_comparison(out, choices)), out / "report")
 
 
-def _comparison(out: Path, choices: RecipeChoices) -> Comparison:
+def _comparison(out: Path, choices: RecipeChoices) -> RecipeComparison:
     """A row for each recipe, by its own cross validation."""
-    from blastscope.train.report import Comparison, ComparisonRow, Report
+    from blastscope.train.report import ComparisonRow, RecipeComparison, Report
 
     rows = []
     for name, score in choices.scores.items():
@@ -266,7 +266,7 @@ def _comparison(out: Path, choices: RecipeChoices) -> Comparison:
         note = f"{choices.criterion}: {score:.3f}; chosen for {times} of {len(choices.folds)} folds"
         figures = {key: getattr(found, key) for key in ("weighted_f1", "auroc", "sensitivity", "specificity")}
         rows.append(ComparisonRow(name=name, note=note, **figures))
-    return Comparison(
+    return RecipeComparison(
         title="Each recipe by its own cross validation",
         note=f"The best of these, {choices.best}, was chosen by them: its score here flatters it.",
         rows=tuple(rows),

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from blastscope.runtime.types import CLASSES, VOTERS, Voter
-from blastscope.train.backbone import Backbone, BackboneOutput, Statistics, forward_features, make_backbone
+from blastscope.train.backbone import Backbone, BackboneOutput, InputNormalization, forward_features, make_backbone
 from blastscope.train.config import NetworkConfig, Stage2Config, TrainConfig
 
 # Where `colour = "standardise"` takes each cell's channels: about what C-NMC's cells have, on a range of 255. Any fixed colour
@@ -26,7 +26,7 @@ class Normalise(nn.Module):
     cell_mean: Tensor
     cell_spread: Tensor
 
-    def __init__(self, statistics: Statistics, colour: str) -> None:
+    def __init__(self, statistics: InputNormalization, colour: str) -> None:
         super().__init__()
         self.standardise = colour == "standardise"
         # rebuilt from the configuration, so not in the checkpoint

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from blastscope.train.ensemble_checkpoint import AnyEnsemble, RunHistory, RunProvenance
     from blastscope.train.network import VoterNetwork
-    from blastscope.train.progress import Progress
+    from blastscope.train.progress import TrainingProgress
     from blastscope.train.stages import Job
     from blastscope.train.trunk import TrunkEnsemble
     from blastscope.train.uncertainty import MeasuredUncertainty
@@ -102,12 +102,12 @@ def train_ensemble(
     check_run_folder(out, resume=resume)
     folder = scan_dataset(data)
     from blastscope.train.data_loader import cache_crops  # and PyTorch, once the folders are known to serve
-    from blastscope.train.progress import Progress
+    from blastscope.train.progress import TrainingProgress
     from blastscope.train.split import split_dataset
     from blastscope.train.stages import Job
     from blastscope.train.trainer import make_fabric
 
-    with Progress(console) as progress:
+    with TrainingProgress(console) as progress:
         check_same_run(out, config, folder)
         given = _read_fitting(Path(uncertainty), config, folder) if uncertainty else None
         start = _start(out, config)
@@ -173,13 +173,13 @@ def _train(
 ) -> None:
     """Both stages, and everything of the run folder but the report and the uncertainty that the run itself measures."""
     from blastscope.train.ensemble_checkpoint import TrainedEnsemble, read_provenance, save_ensemble, write_record
-    from blastscope.train.fit_checkpoint import clear_leftovers, write_tensors
+    from blastscope.train.fit_checkpoint import delete_unfinished_files, write_tensors
     from blastscope.train.uncertainty import FILE as UNCERTAINTY_FILE
 
     network, origin = start
     writes = job.machine.is_global_zero
     if writes:
-        clear_leftovers(job.run)
+        delete_unfinished_files(job.run)
     if (job.run / "run.json").is_file():
         provenance = read_provenance(job.run)
         validating = sorted(set(job.store.patients[job.split.validation].tolist()))
@@ -231,7 +231,7 @@ def read_history(run: Path) -> RunHistory:
     return RunHistory(**{name: FitCheckpoint(run / name).history() for name in ("a", "b", "combined")})
 
 
-def _report(run: Path, progress: Progress) -> None:
+def _report(run: Path, progress: TrainingProgress) -> None:
     from blastscope.train.report import write_report
 
     write_report(run)
@@ -290,7 +290,7 @@ def config_differences(before: StrictModel, now: StrictModel, *, prefix: str = "
 def initial_provenance(job: Job, folder: Dataset, origin: str) -> RunProvenance:
     """What is known before the first step."""
     from blastscope.runtime.bundle.manifest import Patients
-    from blastscope.train.ensemble_checkpoint import RunProvenance, ValidationCell, installed_versions
+    from blastscope.train.ensemble_checkpoint import RunProvenance, ValidationCell, training_versions
     from blastscope.train.trainer import describe_device
 
     cells, patients = job.store.cells, job.store.patients
@@ -316,7 +316,7 @@ def initial_provenance(job: Job, folder: Dataset, origin: str) -> RunProvenance:
         duplicates=len(folder.duplicates),
         refused=tuple((relative_name(path, folder.root), reason) for path, reason in (*folder.rejected, *job.store.refused)),
         weights=origin,
-        versions=dict(installed_versions()),
+        versions=dict(training_versions()),
         device=describe_device(job.machine),
         precision=str(job.machine.strategy.precision.precision),
         seconds=0.0,
@@ -346,7 +346,7 @@ def relative_name(path: Path, root: Path) -> str:
     return os.fsencode(path.relative_to(root).as_posix()).decode(errors="backslashreplace")
 
 
-def log_dataset(provenance: RunProvenance, progress: Progress) -> None:
+def log_dataset(provenance: RunProvenance, progress: TrainingProgress) -> None:
     """What goes in and what was left out, by name."""
     progress.say(
         f"{provenance.training_cells} cells of {len(provenance.patients.training)} patients train, "

@@ -17,7 +17,7 @@ from blastscope.train.fit_checkpoint import EpochRow
 Batch = TypeVar("Batch")
 
 
-class Progress:
+class TrainingProgress:
     """What `fit` and the stages report to. A context manager; quiet unless `console` is given."""
 
     def __init__(self, console: Console | None = None) -> None:

@@ -24,7 +24,7 @@ from blastscope.train.config import ScheduleConfig, TrainConfig
 from blastscope.train.data_loader import CropStore, Inputs, TrainingBatches, ValidationBatches, seed_of
 from blastscope.train.fit_checkpoint import FitCheckpoint, Tensors, read_tensors, write_tensors
 from blastscope.train.network import CombinedHead, CombinedNetwork, Ensemble, VoterNetwork, make_voter
-from blastscope.train.progress import Progress
+from blastscope.train.progress import TrainingProgress
 from blastscope.train.split import Split
 from blastscope.train.trainer import Task, check_frozen, fit
 from blastscope.train.trunk import Trunk
@@ -54,7 +54,9 @@ class FeatureTable:
     lightness: NDArray[np.float32]  # ((1 + copies) N,) mean gray level of the cell's pixels, 0 to 255
 
 
-def trunk_features(store: CropStore, trunk: Trunk, config: TrainConfig, cache_dir: Path, progress: Progress) -> FeatureTable:
+def trunk_features(
+    store: CropStore, trunk: Trunk, config: TrainConfig, cache_dir: Path, progress: TrainingProgress
+) -> FeatureTable:
     """The trunk's features of every cell, from the cache where they were computed before.
 
     The cache's key holds the cells, the crop, the weights of the trunk and the augmentation, so a stale file is never found.
@@ -69,7 +71,7 @@ def trunk_features(store: CropStore, trunk: Trunk, config: TrainConfig, cache_di
         With a section `trunk`.
     cache_dir : Path
         Where tables are kept; only this user may read them.
-    progress : Progress
+    progress : TrainingProgress
         Is told how far the work is.
 
     Returns
@@ -109,7 +111,7 @@ def _key(store: CropStore, trunk: Trunk, config: TrainConfig) -> str:
 
 
 @torch.inference_mode()
-def _compute(store: CropStore, trunk: Trunk, config: TrainConfig, progress: Progress) -> Tensors:
+def _compute(store: CropStore, trunk: Trunk, config: TrainConfig, progress: TrainingProgress) -> Tensors:
     assert config.trunk is not None
     cells, batch, copies = len(store.cells), config.compute.batch, config.trunk.augmented_copies
     device = next(trunk.backbone.parameters()).device
@@ -156,7 +158,7 @@ class Job:
         The run's folder.
     machine : Fabric
         The devices and processes of the training.
-    progress : Progress
+    progress : TrainingProgress
         Is told how far it is.
     cache : Path
         A folder for what other runs on the same cells can use again.
@@ -167,7 +169,7 @@ class Job:
     split: Split
     run: Path
     machine: Fabric
-    progress: Progress
+    progress: TrainingProgress
     cache: Path
 
     def seed(self, voter: Voter) -> tuple[int, int]:

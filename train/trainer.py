@@ -20,7 +20,7 @@ from blastscope.runtime.errors import ConfigError, DeviceError, MissingLibrary, 
 from blastscope.train.config import ComputeConfig, ScheduleConfig
 from blastscope.train.data_loader import Batch, TrainingBatches, ValidationBatches, seed_of
 from blastscope.train.fit_checkpoint import EpochRow, FitCheckpoint, FitState, TrainingState, learning_rate
-from blastscope.train.progress import Progress
+from blastscope.train.progress import TrainingProgress
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -134,7 +134,7 @@ class Score(NamedTuple):
     accuracy: float
 
 
-def fit(network: nn.Module, task: Task, machine: Fabric, progress: Progress) -> FitState:
+def fit(network: nn.Module, task: Task, machine: Fabric, progress: TrainingProgress) -> FitState:
     """Trains one network, which ends with the kept weights, in eval mode.
 
     Parameters
@@ -145,7 +145,7 @@ def fit(network: nn.Module, task: Task, machine: Fabric, progress: Progress) -> 
         How and on what. Goes on from its files where there are any; a finished network is only read.
     machine : Fabric
         Devices and processes.
-    progress : Progress
+    progress : TrainingProgress
         Is told of each epoch.
 
     Returns
@@ -161,7 +161,7 @@ def fit(network: nn.Module, task: Task, machine: Fabric, progress: Progress) -> 
     return state
 
 
-def _fit(network: nn.Module, task: Task, machine: Fabric, progress: Progress) -> None:
+def _fit(network: nn.Module, task: Task, machine: Fabric, progress: TrainingProgress) -> None:
     config, keep_best = task.config, task.config.keep == "best"
     freeze_layers(network, config)
     average = copy.deepcopy(network) if config.ema_decay else None
@@ -175,7 +175,7 @@ def _fit(network: nn.Module, task: Task, machine: Fabric, progress: Progress) ->
         started = time.monotonic()
         batches = progress.track(task.name, task.training.epoch(state.epoch, machine.device))
         trained = train_epoch(batches, current, task, state, machine)
-        validated = machine.broadcast(validate(kept, task.validation, machine))  # all processes decide alike
+        validated = machine.broadcast(validation_scores(kept, task.validation, machine))  # all processes decide alike
         if not math.isfinite(trained.loss + (validated.loss if validated else 0)):
             raise UsageError(
                 f"'{task.name}': the loss of epoch {state.epoch + 1} is not a number: the training diverged, "
@@ -295,7 +295,7 @@ def _mean_of_members(logits: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def validate(network: nn.Module, batches: ValidationBatches, machine: Fabric) -> Score | None:
+def validation_scores(network: nn.Module, batches: ValidationBatches, machine: Fabric) -> Score | None:
     """Unweighted loss and accuracy; None without validation cells. Every process validates all: the rows are few."""
     if not len(batches):
         return None

@@ -72,7 +72,7 @@ class Trunk(nn.Module):
         """Itself, always in eval mode: the running statistics of a frozen backbone don't move."""
         return super().train(False)
 
-    def forward(self, crops: Tensor) -> Statistics:
+    def forward(self, crops: Tensor) -> TrunkStatistics:
         """The statistics of crops.
 
         Parameters
@@ -82,7 +82,7 @@ class Trunk(nn.Module):
 
         Returns
         -------
-        Statistics
+        TrunkStatistics
         """
         cell = (crops.to(torch.float32).permute(0, 3, 1, 2).amax(dim=1, keepdim=True) > 0).to(torch.float32)  # (N, 1, S, S)
         moments, covariances = [], []
@@ -99,10 +99,10 @@ class Trunk(nn.Module):
                 covariance = torch.einsum("ncp,ndp->ncd", centred * weights, centred)
                 upper = covariance.flatten(1).index_select(1, self.get_buffer(f"upper_{place}"))
                 covariances.append(upper / (upper.abs() + LEAST_VARIANCE).sqrt())  # the root, with its sign
-        return Statistics(torch.cat([*moments, *covariances], dim=1), _shape(cell))
+        return TrunkStatistics(torch.cat([*moments, *covariances], dim=1), _shape(cell))
 
 
-class Statistics(NamedTuple):
+class TrunkStatistics(NamedTuple):
     """What a trunk gives of N crops.
 
     Attributes
@@ -219,12 +219,12 @@ class Novelty(nn.Module):
         self.register_buffer("shape_mean", torch.zeros(2))
         self.register_buffer("shape_scale", torch.ones(2))
 
-    def forward(self, statistics: Statistics) -> Tensor:
+    def forward(self, statistics: TrunkStatistics) -> Tensor:
         """The distance of each cell.
 
         Parameters
         ----------
-        statistics : Statistics
+        statistics : TrunkStatistics
             As the trunk gives them, of N cells.
 
         Returns
@@ -294,7 +294,7 @@ class TrunkEnsemble(nn.Module):
         Parameters
         ----------
         features : (N, F) float32 tensor
-            `Statistics.features`.
+            `TrunkStatistics.features`.
 
         Returns
         -------

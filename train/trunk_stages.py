@@ -17,7 +17,7 @@ from blastscope.train.data_loader import TrainingBatches, ValidationBatches, see
 from blastscope.train.fit_checkpoint import FitCheckpoint
 from blastscope.train.stages import FeatureTable, Job, trunk_features
 from blastscope.train.trainer import Task, fit
-from blastscope.train.trunk import LEAST_DEVIATION, Head, Novelty, Statistics, TrunkEnsemble, make_trunk_ensemble
+from blastscope.train.trunk import LEAST_DEVIATION, Head, Novelty, TrunkEnsemble, TrunkStatistics, make_trunk_ensemble
 
 
 class _Cells(NamedTuple):
@@ -126,7 +126,7 @@ def train_on_trunk(job: Job, ensemble: TrunkEnsemble) -> HeldOut:
 
 @torch.inference_mode()
 def _judge(ensemble: TrunkEnsemble, table: FeatureTable, sizes_px: NDArray[np.float64], rows: NDArray[np.int64]) -> HeldOut:
-    statistics = Statistics(torch.from_numpy(table.features[rows]), torch.from_numpy(table.shape[rows]))
+    statistics = TrunkStatistics(torch.from_numpy(table.features[rows]), torch.from_numpy(table.shape[rows]))
     probabilities = ensemble.logits(statistics.features).softmax(dim=2)
     novelty = ensemble.novelty(statistics).numpy()
     return HeldOut(probabilities.numpy(), novelty, sizes_px[rows].astype(np.float32), table.lightness[rows])

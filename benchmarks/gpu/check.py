@@ -30,7 +30,7 @@ from blastscope.benchmarks.gpu_schema import Findings, GpuCheck
 from blastscope.benchmarks.interleaved_timing import TimingConfig
 from blastscope.benchmarks.models import prepare_model
 from blastscope.benchmarks.results_page import write_page
-from blastscope.benchmarks.schema import LIBRARIES, describe_machine, installed_versions
+from blastscope.benchmarks.schema import LIBRARIES, describe_machine, library_versions
 from blastscope.cli.options import find_data
 from blastscope.runtime.bundle import read_bundle
 from blastscope.runtime.cuda.driver import GpuDevice, find_gpu, probe
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _progress("interrupted: nothing is written")
         return 130
-    publish(check, options.out)
+    publish_gpu_results(check, options.out)
     return 0 if check.passed else 1
 
 
@@ -105,7 +105,7 @@ def run_check(gpu: GpuDevice, built: dict[str, str], options: argparse.Namespace
         date=datetime.now(UTC).date().isoformat(),
         **_describe_gpu(gpu),
         machine=describe_machine(),
-        versions=installed_versions(DISTRIBUTIONS),
+        versions=library_versions(DISTRIBUTIONS),
         built=built,
         crops=findings.crops,
         agreements=findings.agreements,
@@ -158,7 +158,7 @@ def _describe_gpu(gpu: GpuDevice) -> dict[str, str]:
     return {**facts, "driver": driver.version, "cuda": f"{driver.cuda[0]}.{driver.cuda[1]}"}
 
 
-def publish(check: GpuCheck, out: Path) -> None:
+def publish_gpu_results(check: GpuCheck, out: Path) -> None:
     """Writes the result to `out`/results, named after the GPU and the day, and the page `out`/RESULTS.md again."""
     results = out / "results"
     results.mkdir(parents=True, exist_ok=True)

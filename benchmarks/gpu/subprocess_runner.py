@@ -58,7 +58,7 @@ def run_isolated(
         with TemporaryDirectory() as folder:
             file = Path(folder) / "found"
             reason = _run_child(make_command(remaining, file), file, step_timeout_s)
-            begun, found = read_lines(file)
+            begun, found = read_findings(file)
         yield from found
         remaining = remaining[len(found) :]
         if reason is None and not found:
@@ -70,7 +70,7 @@ def run_isolated(
             remaining = remaining[len(failed) :]
 
 
-def read_lines(file: Path) -> tuple[list[str], list[Findings]]:
+def read_findings(file: Path) -> tuple[list[str], list[Findings]]:
     """The steps that began, and the findings of those that ended."""
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     begun = [line.removeprefix(_BEGIN) for line in lines if line.startswith(_BEGIN)]

@@ -36,8 +36,8 @@ from blastscope.benchmarks.load.schema import (
     Scenario,
     Sweep,
 )
-from blastscope.benchmarks.load.sweeps import Level, sweep_concurrency, sweep_request_rate
-from blastscope.benchmarks.schema import LIBRARIES, describe_machine, installed_versions
+from blastscope.benchmarks.load.sweeps import SweepLevel, sweep_concurrency, sweep_request_rate
+from blastscope.benchmarks.schema import LIBRARIES, describe_machine, library_versions
 from blastscope.runtime.bundle import read_bundle
 from blastscope.runtime.cuda.driver import total_energy_mj
 from blastscope.runtime.evaluation.metrics import score_calls
@@ -177,7 +177,7 @@ def run_load(bundles: dict[str, Path], config: LoadConfig) -> LoadResult:
         rows += _Network(name, path, samples, config).measure()
     return LoadResult(
         machine=describe_machine(),
-        versions=installed_versions((*LIBRARIES, "mlcommons-loadgen")),
+        versions=library_versions((*LIBRARIES, "mlcommons-loadgen")),
         rows=tuple(rows),
         notes=tuple(notes),
     )
@@ -372,7 +372,7 @@ def _cells_per_s(summary: Summary, scenario: MlperfScenario) -> float | None:
     return figure * cells if cells else 1e9 * CELLS_PER_QUERY / figure
 
 
-def _percentiles(level: Level) -> dict[str, Any]:
+def _percentiles(level: SweepLevel) -> dict[str, Any]:
     if not len(level.latencies_ms):
         return {}
     return {f"p{share}_ms": float(np.percentile(level.latencies_ms, share)) for share in (50, 90, 95, 99)}

@@ -26,7 +26,7 @@ STABILITY = 0.1  # by which a window may differ from the mean of three
 Latencies = NDArray[np.float64]  # (n,) milliseconds
 
 
-class Level(NamedTuple):
+class SweepLevel(NamedTuple):
     """One level of a sweep.
 
     Attributes
@@ -83,7 +83,7 @@ def is_stable(windows: Sequence[Window]) -> bool:
     return True
 
 
-def measure_until_stable(next_window: Callable[[], Window]) -> Level:
+def measure_until_stable(next_window: Callable[[], Window]) -> SweepLevel:
     """Takes windows until three agree, at most ten."""
     windows: list[Window] = []
     while not is_stable(windows) and len(windows) < MOST_WINDOWS:
@@ -91,10 +91,10 @@ def measure_until_stable(next_window: Callable[[], Window]) -> Level:
     last = windows[-STABLE_WINDOWS:]
     latencies = np.concatenate([one.latencies_ms for one in last])
     seconds = sum(one.seconds for one in last)
-    return Level(latencies, len(latencies) / seconds, is_stable(windows), len(windows))
+    return SweepLevel(latencies, len(latencies) / seconds, is_stable(windows), len(windows))
 
 
-def sweep_concurrency(scope: Scope, images: Sequence[Image], callers: int, window_s: float) -> Level:
+def sweep_concurrency(scope: Scope, images: Sequence[Image], callers: int, window_s: float) -> SweepLevel:
     """Closed-loop load: `callers` threads, each of which sends the next cell when its last one is answered.
 
     Parameters
@@ -110,7 +110,7 @@ def sweep_concurrency(scope: Scope, images: Sequence[Image], callers: int, windo
 
     Returns
     -------
-    Level
+    SweepLevel
     """
     log, stop = _AnswerLog(), threading.Event()
 
@@ -137,7 +137,7 @@ def sweep_concurrency(scope: Scope, images: Sequence[Image], callers: int, windo
             thread.join()
 
 
-def sweep_request_rate(scope: Scope, images: Sequence[Image], rate: float, window_s: float) -> Level:
+def sweep_request_rate(scope: Scope, images: Sequence[Image], rate: float, window_s: float) -> SweepLevel:
     """Cells that come at random (Poisson), `rate` a second on average, whether or not earlier ones are answered.
 
     A latency counts from the moment a cell was due, so that waiting for a place in the handle's queue counts, too.
@@ -155,7 +155,7 @@ def sweep_request_rate(scope: Scope, images: Sequence[Image], rate: float, windo
 
     Returns
     -------
-    Level
+    SweepLevel
     """
     log, stop = _AnswerLog(), threading.Event()
     rng = np.random.default_rng(0)

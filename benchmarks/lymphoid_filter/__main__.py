@@ -18,9 +18,9 @@ from blastscope.benchmarks.lymphoid_filter.composites import BACKGROUNDS, PERTUR
 from blastscope.benchmarks.lymphoid_filter.scoring import (
     PARTS,
     OutcomeCounts,
+    benchmark_cells,
     count_composite_outcomes,
     count_frame_outcomes,
-    labelled_cells,
 )
 
 CNMC_STEP = 12  # every twelfth of its cells: 438 of 5250
@@ -42,7 +42,7 @@ def count_outcomes(data: Path, every: int = 1) -> Iterator[OutcomeCounts]:
     OutcomeCounts
         For each perturbation of BCCD's frames one a part and kind; then one for each background of C-NMC's cells.
     """
-    cells = labelled_cells()[::every]
+    cells = benchmark_cells()[::every]
     for name, perturbation in PERTURBATIONS.items():
         yield from count_frame_outcomes(name, perturbation, cells, data / "bccd" / "JPEGImages")
     paths = sorted((data / "cnmc").rglob("*.webp"))[:: CNMC_STEP * every]

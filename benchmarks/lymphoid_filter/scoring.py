@@ -38,7 +38,7 @@ SPEC = FrameSpecification()
 
 
 @dataclass(frozen=True, slots=True)
-class LabelledCell:
+class BenchmarkCell:
     """One white cell that lies whole in its frame.
 
     Attributes
@@ -59,7 +59,7 @@ class LabelledCell:
     kind: Kind
 
 
-def labelled_cells(table: Path = TABLE) -> tuple[LabelledCell, ...]:
+def benchmark_cells(table: Path = TABLE) -> tuple[BenchmarkCell, ...]:
     """All rows of a table of labelled cells.
 
     Parameters
@@ -76,11 +76,11 @@ def labelled_cells(table: Path = TABLE) -> tuple[LabelledCell, ...]:
         return tuple(_labelled_cell(row) for row in csv.DictReader(file))
 
 
-def _labelled_cell(row: dict[str, str]) -> LabelledCell:
+def _labelled_cell(row: dict[str, str]) -> BenchmarkCell:
     if row["kind"] not in get_args(Kind) or row["part"] not in PARTS:
         raise ValueError(f"{row['frame']}: no such kind or part: '{row['kind']}', '{row['part']}'")
     x0, y0, x1, y1 = (int(row[side]) for side in ("x0", "y0", "x1", "y1"))
-    return LabelledCell(row["part"], row["frame"], (x0, y0, x1, y1), row["kind"])  # type: ignore[arg-type]
+    return BenchmarkCell(row["part"], row["frame"], (x0, y0, x1, y1), row["kind"])  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class OutcomeCounts:
 
 
 def count_frame_outcomes(
-    name: str, perturbation: Perturbation, cells: Iterable[LabelledCell], folder: Path
+    name: str, perturbation: Perturbation, cells: Iterable[BenchmarkCell], folder: Path
 ) -> list[OutcomeCounts]:
     """Counts the outcomes of labelled cells in perturbed frames.
 
@@ -135,7 +135,7 @@ def count_frame_outcomes(
     ValueError
         A frame can't be read.
     """
-    by_frame: dict[str, list[LabelledCell]] = {}
+    by_frame: dict[str, list[BenchmarkCell]] = {}
     for cell in cells:
         by_frame.setdefault(cell.frame, []).append(cell)
 

@@ -36,7 +36,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @dataclass(frozen=True)
-class Network:
+class BenchmarkedNetwork:
     """A network, its images and their expected labels.
 
     Attributes
@@ -68,7 +68,7 @@ class Network:
 
 
 @pytest.fixture(scope="session")
-def network(request: pytest.FixtureRequest) -> Network:
+def network(request: pytest.FixtureRequest) -> BenchmarkedNetwork:
     model = prepare_model(request.param, find_data())
     bundle = read_bundle(model.bundle)
     reference = ReferencePredictions(bundle.manifest.crop, CELLS, model.cache)
@@ -78,7 +78,7 @@ def network(request: pytest.FixtureRequest) -> Network:
     entry = bundle.graph(next(iter(predictions)))
     assert entry is not None
     gmac = multiply_adds(bundle.file(entry)) / 1e9
-    return Network(model, [reference.images[cell] for cell in cells], labels, gmac)
+    return BenchmarkedNetwork(model, [reference.images[cell] for cell in cells], labels, gmac)
 
 
 @pytest.fixture

@@ -162,7 +162,7 @@ def test_first_cells_of_a_scan(benchmark: Any, describe_row: Any, scan: tuple[Pa
                 raise Enough
 
         with pytest.raises(Enough):
-            list(scope.examine_files([path], watch=stop))
+            list(scope.examine_files([path], on_tile=stop))
 
     benchmark.pedantic(examine, rounds=SCAN_ROUNDS[width])
     describe_row("examine", f"examine/first cells of {width} x {height}", samples_ms=samples_ms[: SCAN_ROUNDS[width]])

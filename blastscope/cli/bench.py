@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from blastscope.benchmarks.baselines import Framework
     from blastscope.benchmarks.load import LoadResult, LoadRow
     from blastscope.benchmarks.model_benchmark import BenchmarkConfig
-    from blastscope.benchmarks.results import Comparison
+    from blastscope.benchmarks.results import RunComparison
     from blastscope.benchmarks.schema import BenchResult
     from blastscope.runtime.types import Layout
 
@@ -152,9 +152,9 @@ def _measure(networks: list[str], config: BenchmarkConfig) -> BenchResult:
 
 
 def _compare(old: BenchResult, new: BenchResult, *, to_stderr: bool) -> None:
-    from blastscope.benchmarks.results import compare
+    from blastscope.benchmarks.results import compare_runs
 
-    comparison = compare(old, new)
+    comparison = compare_runs(old, new)
     if comparison.machine_differences:
         differences = "; ".join(comparison.machine_differences)
         raise UsageError(f"the comparison is not valid, the machine is another one: {differences}")
@@ -164,7 +164,7 @@ def _compare(old: BenchResult, new: BenchResult, *, to_stderr: bool) -> None:
         raise typer.Exit(1)
 
 
-def comparison_lines(comparison: Comparison) -> list[str]:
+def comparison_lines(comparison: RunComparison) -> list[str]:
     """What changed, one line a row with the slower rows first; then the versions that changed."""
     order = ("slower", "faster", "busy", "too few rounds", "as before", "new", "gone")
     changes = sorted(comparison.changes, key=lambda change: order.index(change.verdict))

@@ -52,12 +52,12 @@ def build(
 ) -> None:
     """Build engines of a bundle's graphs into the user's cache, and print where each lies. TensorRT-RTX needs no GPU for it."""
     from blastscope.export.engine_builds import BuildRequest, build_engines, plan_engines
-    from blastscope.runtime.backends.tensorrt.catalog import Machine
+    from blastscope.runtime.backends.tensorrt.catalog import EngineHost
     from blastscope.runtime.backends.tensorrt.key import BatchProfile
     from blastscope.runtime.io.paths import default_cache_dir
 
     request = BuildRequest(runtime, _precisions(precision), models, BatchProfile.parse(batch), _targets(gpu))
-    found, machine = bundle_at(bundle), Machine.here()
+    found, machine = bundle_at(bundle), EngineHost.here()
     planned = plan_engines(found, request, machine)
     if gpu is None and machine.no_gpu:
         say("no GPU can be used here, so the engines are portable ones, for GPUs from sm80 on: --gpu names others")
@@ -174,19 +174,19 @@ def trust(
     as_json: Json = False,
 ) -> None:
     """Take an engine that was built elsewhere, if every field of its sidecar fits. An engine is code: know whose it is."""
-    from blastscope.runtime.backends.tensorrt.catalog import Machine, trust_engine
+    from blastscope.runtime.backends.tensorrt.catalog import EngineHost, trust_engine
     from blastscope.runtime.io.paths import default_cache_dir
 
-    taken = trust_engine(file, bundle_at(bundle), Machine.here(), default_cache_dir())
+    taken = trust_engine(file, bundle_at(bundle), EngineHost.here(), default_cache_dir())
     facts = {"path": str(taken.path), "sha256": taken.sha256, "key": taken.key.model_dump(mode="json")}
     echo(json.dumps(facts, indent=2) if as_json else taken.path)
 
 
 def _kept(bundle: Path | None) -> list[StoredEngine]:
-    from blastscope.runtime.backends.tensorrt.catalog import Machine, list_engines
+    from blastscope.runtime.backends.tensorrt.catalog import EngineHost, list_engines
     from blastscope.runtime.io.paths import default_cache_dir
 
-    return list_engines(default_cache_dir(), Machine.here(), bundle_at(bundle) if bundle else None)
+    return list_engines(default_cache_dir(), EngineHost.here(), bundle_at(bundle) if bundle else None)
 
 
 def _facts(engine: StoredEngine) -> dict[str, object]:

@@ -37,7 +37,7 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Check digests, and the golden sets of networks and detector in every engine here. Exits 1 when one answers otherwise."""
-    from blastscope.calibration.compare import CellCall, compare
+    from blastscope.calibration.compare import CellCall, compare_engines
     from blastscope.runtime.errors import UsageError
     from blastscope.runtime.frames.report.writers import check_places
     from blastscope.runtime.io.printable import write_table
@@ -46,7 +46,7 @@ def verify(
         raise UsageError("--csv goes with --data: without labelled cells there is none to list")
     if csv:
         check_places([csv], [])
-    comparison = compare(bundle_at(bundle, require_signature), data)
+    comparison = compare_engines(bundle_at(bundle, require_signature), data)
     if csv:
         write_table(csv, list(CellCall.model_fields), (list(cell.model_dump().values()) for cell in comparison.cells))
         say(f"written: {csv}")

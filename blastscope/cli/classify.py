@@ -18,15 +18,15 @@ import typer
 from blastscope.cli.cluster import ClusterJob, RayAddress, Results, run_on_cluster
 from blastscope.cli.options import (
     BundlePath,
-    EngineOptions,
     Json,
     LayoutName,
     OnBlack,
     PixelUm,
+    SessionArguments,
     check_scale,
     named_images,
     opened,
-    with_engine_options,
+    with_session_arguments,
 )
 from blastscope.cli.terminal import echo, say
 from blastscope.runtime.errors import Closed, UsageError
@@ -47,14 +47,14 @@ GLANCE_S = 0.5  # a wait without a limit can't be interrupted on Windows
 GroupBy = Literal["none", "folder", "patient"]
 
 
-@with_engine_options
+@with_session_arguments
 def classify(
     paths: Annotated[
         list[Path], typer.Argument(help="Images of single cells on black, and folders of them; - for lines of stdin.")
     ],
     *,
     bundle: BundlePath = None,
-    engine: EngineOptions,
+    engine: SessionArguments,
     layout: LayoutName = "auto",
     cascade: Annotated[
         bool, typer.Option("--cascade", help="Let one voter decide alone where it is as sure as the bundle's record asks.")
@@ -170,10 +170,10 @@ def exit_with(refused: int, count: int) -> None:
 
 def tell(path: Path | str, prediction: Prediction, *, as_json: bool) -> None:
     """Prints a line, which is flushed."""
-    echo(json.dumps({"path": str(path), **prediction.row()}) if as_json else line(path, prediction))
+    echo(json.dumps({"path": str(path), **prediction.row()}) if as_json else prediction_line(path, prediction))
 
 
-def line(path: Path | str, prediction: Prediction) -> str:
+def prediction_line(path: Path | str, prediction: Prediction) -> str:
     """One image for people: call, probability, the voter that decided, path."""
     if prediction.refusal:
         return f"--   {prediction.refusal.code:<16}{printable(path)}  ({printable(prediction.refusal.detail)})"

@@ -86,7 +86,7 @@ def run_on_cluster(job: ClusterJob, paths: Sequence[Path], *, alone: bool, as_js
             answered += 1
             refused += row["refusal"] is not None
             progress.stop()
-            echo(json.dumps({"path": str(path), **row}) if as_json else line(path, row))
+            echo(json.dumps({"path": str(path), **row}) if as_json else cluster_line(path, row))
             progress.start()
             progress.update(todo, advance=1)
         lost = f", {run.lost} times an actor was lost and its work given out again" if run.lost else ""
@@ -96,7 +96,7 @@ def run_on_cluster(job: ClusterJob, paths: Sequence[Path], *, alone: bool, as_js
         raise typer.Exit(1)
 
 
-def line(path: Path, row: Mapping[str, Any]) -> str:
+def cluster_line(path: Path, row: Mapping[str, Any]) -> str:
     """One image or frame for people."""
     if row["refusal"]:
         return f"--   {row['refusal']:<16}{printable(path)}  ({printable(row['detail'])})"

@@ -26,17 +26,17 @@ from blastscope.cli.explain import nearest_in
 from blastscope.cli.options import (
     Archive,
     BundlePath,
-    EngineOptions,
     Json,
     LayoutName,
     NearestCount,
     PixelUm,
     ResumeFile,
+    SessionArguments,
     SpecPath,
     ValidationPath,
     named_frames,
     opened,
-    with_engine_options,
+    with_session_arguments,
 )
 from blastscope.cli.terminal import echo, say
 from blastscope.runtime.errors import UsageError
@@ -141,12 +141,12 @@ class ExamineProgress:
         self._bar.stop()
 
 
-@with_engine_options
+@with_session_arguments
 def examine(
     frames: Annotated[list[Path], typer.Argument(help="Stained bright-field frames and scans, and folders of them.")],
     *,
     bundle: BundlePath = None,
-    engine: EngineOptions,
+    engine: SessionArguments,
     layout: LayoutName = "auto",
     pixel_um: PixelUm = None,
     config: SpecPath = None,
@@ -204,8 +204,10 @@ def examine(
     ):
         smears = smear_model(scope.bundle) if group_by != "none" else None
         writer.album.explain_with(scope.explain, spec, explain, nearest=alike)
-        look = partial(_each, (writer.album.look, annotations.look))
-        reports = scope.examine_files(paths, pixel_um=pixel_um, spec=spec, look=look, watch=progress.watch, resume=resume)
+        on_frame = partial(_each, (writer.album.collect, annotations.collect))
+        reports = scope.examine_files(
+            paths, pixel_um=pixel_um, spec=spec, on_frame=on_frame, on_tile=progress.watch, resume=resume
+        )
         for done in _printed(progress.told(reports), as_json=as_json):
             seen.add(done)
             writer.add(done, scope.audit)
@@ -230,7 +232,7 @@ def _printed(reports: Iterable[FrameReport], *, as_json: bool) -> Iterator[Frame
     if not as_json:
         echo(HEAD)
     for report in reports:
-        echo(json.dumps(report.row()) if as_json else line(report))
+        echo(json.dumps(report.row()) if as_json else frame_line(report))
         yield report
 
 
@@ -302,7 +304,7 @@ def _each(callbacks: Iterable[FrameCallback], scan: Slide, report: FrameReport) 
         callback(scan, report)
 
 
-def line(report: FrameReport) -> str:
+def frame_line(report: FrameReport) -> str:
     """One frame for people: counts, scale, path, and what there is to say."""
     path = printable(report.path)
     if report.refusal or report.facts is None:

@@ -16,15 +16,15 @@ import typer
 from blastscope.cli.options import (
     Archive,
     BundlePath,
-    EngineOptions,
     Json,
     NearestCount,
     OnBlack,
     PixelUm,
+    SessionArguments,
     check_scale,
     named_images,
     opened,
-    with_engine_options,
+    with_session_arguments,
 )
 from blastscope.cli.terminal import echo, logged_to_terminal, say
 from blastscope.runtime.io.printable import printable
@@ -42,13 +42,13 @@ if TYPE_CHECKING:
     from blastscope.runtime.types import Box, Refusal
 
 
-@with_engine_options
+@with_session_arguments
 def explain(
     paths: Annotated[list[Path], typer.Argument(help="Images of single cells on black, and folders of them.")],
     *,
     out: Annotated[Path | None, typer.Option(help="Folder for a picture of each cell, NAME.explained.png.")] = None,
     bundle: BundlePath = None,
-    engine: EngineOptions,
+    engine: SessionArguments,
     on_black: OnBlack = False,
     pixel_um: PixelUm = None,
     archive: Archive = None,
@@ -157,12 +157,12 @@ def cut_middle_cell(scope: Scope, path: Path, pixel_um: float | None) -> NDArray
 
     cut: list[NDArray[np.uint8]] = []
 
-    def look(scan: Slide, report: FrameReport) -> None:
+    def on_frame(scan: Slide, report: FrameReport) -> None:
         cell = report.middle_cell
-        if cell is not None and cell.found.refusal is None and report.facts is not None:
-            cut.append(cut_from(scan, cell.found, report.facts, FrameSpecification()))
+        if cell is not None and cell.found.refusal is None and report.parameters is not None:
+            cut.append(cut_from(scan, cell.found, report.parameters, FrameSpecification()))
 
-    (report,) = scope.examine_files([path], pixel_um=pixel_um, look=look)
+    (report,) = scope.examine_files([path], pixel_um=pixel_um, on_frame=on_frame)
     if cut:
         return cut[0]
     cell = report.middle_cell

@@ -11,13 +11,13 @@ import typer
 
 from blastscope.cli.options import (
     BundlePath,
-    EngineOptions,
     Json,
     PixelUm,
+    SessionArguments,
     SpecPath,
     ValidationPath,
     opened,
-    with_engine_options,
+    with_session_arguments,
 )
 from blastscope.cli.terminal import say
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 GLANCE_S = 0.5  # a wait without a limit can't be interrupted on Windows
 
 
-@with_engine_options
+@with_session_arguments
 def live(
     *,
     source: Annotated[str, typer.Option(help="camera, camera:N, folder:PATH, or a folder, an image or a video.")],
@@ -44,7 +44,7 @@ def live(
     host: Annotated[str, typer.Option(help="Another one shows the page to other machines, without a password.")] = "127.0.0.1",
     until_end: Annotated[bool, typer.Option("--until-end", help="Exit when the source is at its end.")] = False,
     bundle: BundlePath = None,
-    engine: EngineOptions,
+    engine: SessionArguments,
     as_json: Json = False,
 ) -> None:
     """Show the frames of a camera or a folder in the browser as they are examined, until Ctrl-C; --json prints lines too."""

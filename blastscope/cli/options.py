@@ -96,10 +96,10 @@ CropCache = Annotated[Path | None, typer.Option("--cache", help="Where crops are
 
 
 @dataclass(frozen=True, kw_only=True)
-class EngineOptions:
+class SessionArguments:
     """What every verb that opens bundles lets its user choose, by the names of `open_bundle`.
 
-    A verb takes them as one parameter `engine`, under `with_engine_options`.
+    A verb takes them as one parameter `engine`, under `with_session_arguments`.
 
     Attributes
     ----------
@@ -125,15 +125,15 @@ class EngineOptions:
         return {**vars(self), **more}
 
 
-def with_engine_options(verb: Callable[..., None]) -> Callable[..., None]:
-    """The verb with an option for each field of `EngineOptions`, in the place of its keyword `engine`.
+def with_session_arguments(verb: Callable[..., None]) -> Callable[..., None]:
+    """The verb with an option for each field of `SessionArguments`, in the place of its keyword `engine`.
 
     Typer reads options off a signature; this writes them there once for all verbs.
     """
-    hints = get_type_hints(EngineOptions, include_extras=True)
+    hints = get_type_hints(SessionArguments, include_extras=True)
     shared = {
         one.name: Parameter(one.name, Parameter.KEYWORD_ONLY, default=one.default, annotation=hints[one.name])
-        for one in fields(EngineOptions)
+        for one in fields(SessionArguments)
     }
     parameters: list[Parameter] = []
     for own in signature(verb, eval_str=True).parameters.values():
@@ -141,7 +141,7 @@ def with_engine_options(verb: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(verb)
     def verb_of_words(**given: Any) -> None:
-        chosen = EngineOptions(**{name: given.pop(name) for name in shared})
+        chosen = SessionArguments(**{name: given.pop(name) for name in shared})
         verb(**given, engine=chosen)
 
     verb_of_words.__signature__ = Signature(parameters)  # type: ignore[attr-defined]

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from blastscope.cli.options import (
-    EngineOptions,
     Json,
+    SessionArguments,
     ValidationPath,
-    with_engine_options,
+    with_session_arguments,
 )
 from blastscope.cli.terminal import echo, say
 from blastscope.runtime.errors import UsageError
@@ -28,7 +28,7 @@ TOKEN_VARIABLE = "BLASTSCOPE_TOKEN"
 MB = 1_000_000
 
 
-@with_engine_options
+@with_session_arguments
 def serve(
     *,
     bundle: Annotated[
@@ -58,7 +58,7 @@ def serve(
     timeout: Annotated[float, typer.Option(min=0.001, help="Seconds, for clients that name no shorter time.")] = 30,
     batch_delay_ms: Annotated[float, typer.Option(min=0, help="An image's wait for others, where batches are faster.")] = 2,
     drain: Annotated[float, typer.Option(min=0, help="Seconds for what is under way at SIGTERM.")] = 30,
-    engine: EngineOptions,
+    engine: SessionArguments,
     validation: ValidationPath = None,
 ) -> None:
     """Serve bundles over the Open Inference Protocol (KServe v2), until Ctrl-C or SIGTERM; SIGHUP loads the bundles anew."""

@@ -143,9 +143,9 @@ def find_copies(
     folder = scan_dataset(data)
     check_places(filter(None, (out, sheet)), (cell.path for cell in folder.cells))
     from blastscope.train.near_copies import compare_cells, draw_pairs, ids_to_join
-    from blastscope.train.progress import Progress
+    from blastscope.train.progress import TrainingProgress
 
-    with Progress(Console(stderr=True)) as progress:
+    with TrainingProgress(Console(stderr=True)) as progress:
         store, copies = compare_cells(folder, Path(cache or default_cache_dir()), progress)
     cells = store.cells
     pairs = [copy for copy in copies if cells[copy.first].person != cells[copy.second].person]

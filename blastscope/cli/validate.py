@@ -13,13 +13,13 @@ from rich.progress import Progress
 
 from blastscope.cli.options import (
     BundlePath,
-    EngineOptions,
     Json,
     PixelUm,
+    SessionArguments,
     SpecPath,
     named_frames,
     opened,
-    with_engine_options,
+    with_session_arguments,
 )
 from blastscope.cli.terminal import echo, say
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from blastscope.runtime.evaluation.validation_report import FrameOutcome, PersonRow, Validation
 
 
-@with_engine_options
+@with_session_arguments
 def validate(
     frames: Annotated[list[Path], typer.Argument(help="The site's frames and scans, and folders of them.")],
     *,
@@ -43,7 +43,7 @@ def validate(
     config: SpecPath = None,
     requirements: Annotated[Path | None, typer.Option(help="TOML file of what must be shown. Default: the house's.")] = None,
     bundle: BundlePath = None,
-    engine: EngineOptions,
+    engine: SessionArguments,
     as_json: Json = False,
 ) -> None:
     """Compare the calls on a site's own frames with its experts' labels. Exits 1 when the requirements are not met.

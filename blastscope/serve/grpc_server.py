@@ -202,14 +202,14 @@ class GrpcMethods:
         try:
             with self._service.observed(caller, request.model_name), self._service.admitted():
                 self._service.repository.find(request.model_name, request.model_version)
-                asked = read_request(request)
+                asked = decode_grpc_request(request)
                 answer = self._service.answer(asked, caller, left_s - (time.monotonic() - begun), context.add_callback)
-                return write_answer(answer)
+                return encode_grpc_answer(answer)
         except ClientGone:
             return message("ModelInferResponse")()  # nobody reads it
 
 
-def read_request(request: Any) -> InferRequest:
+def decode_grpc_request(request: Any) -> InferRequest:
     """A request from its message. Raises `RequestError`."""
     tensors: dict[str, Tensor] = {}
     raw = request.raw_input_contents
@@ -238,7 +238,7 @@ def plain(parameters: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def write_answer(answer: InferAnswer) -> Any:
+def encode_grpc_answer(answer: InferAnswer) -> Any:
     """The message of an answer, its tensors in raw contents."""
     response = message("ModelInferResponse")(model_name=answer.model, model_version=answer.version, id=answer.id)
     for name, value in answer.parameters.items():

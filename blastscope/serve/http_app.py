@@ -17,7 +17,16 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from blastscope.serve.options import ServeOptions
-from blastscope.serve.rest import HEADER_LENGTH, Asked, json_bytes, openapi, parse_object, read_raw, read_request, write_answer
+from blastscope.serve.rest import (
+    HEADER_LENGTH,
+    Asked,
+    decode_rest_request,
+    encode_rest_answer,
+    json_bytes,
+    openapi,
+    parse_object,
+    read_raw,
+)
 from blastscope.serve.service import Caller, InferenceService
 from blastscope.serve.tensors import ClientGone, Code, RequestError, invalid
 
@@ -163,7 +172,7 @@ class RestMethods:
         asked = parsed() if len(body) <= SMALL_BODY else await asyncio.to_thread(parsed)
         left_s = self._limits.timeout_s - (time.monotonic() - begun)
         answer = await self._service.infer(asked.request, caller, left_s)
-        content, header_length = write_answer(answer, asked.binary)
+        content, header_length = encode_rest_answer(answer, asked.binary)
         if header_length is None:
             return Response(content, 200, HEADERS, "application/json")
         return Response(content, 200, {**HEADERS, HEADER_LENGTH: str(header_length)}, "application/octet-stream")
@@ -175,7 +184,7 @@ class RestMethods:
         header_length = None if stated is None else int(stated)
         if header_length == 0:
             return read_raw(model, version, body, lane.model.inputs[0])
-        return read_request(model, version, body, header_length)
+        return decode_rest_request(model, version, body, header_length)
 
     async def _body(self, request: Request) -> bytes:
         """The body. Raises `RequestError` for one that is too large, that comes too slowly, or that is compressed."""

@@ -36,7 +36,7 @@ KINDS = ("cells", "crops", "frames")
 OpenScope = Callable[[Path | None], Scope]
 
 
-class Lane(NamedTuple):
+class ServedModel(NamedTuple):
     """A served model, and the bundle that answers it.
 
     Attributes
@@ -65,7 +65,7 @@ class ServedBundle:
             (Frames(metrics.watch_frames(f"{name}.frames")), min(FRAME_WORKERS, usable_threads()), 1, 1),
         )
         self.lanes = {
-            model.kind: Lane(
+            model.kind: ServedModel(
                 model,
                 Batcher(
                     lambda items, model=model: model.run(scope, items),  # type: ignore[misc]
@@ -122,7 +122,7 @@ class Repository:
         """Whether every bundle answers."""
         return len(self._served) == len(self._paths) and all(served.ready for served in self._served.values())
 
-    def find(self, model: str, version: str = "") -> tuple[ServedBundle, Lane]:
+    def find(self, model: str, version: str = "") -> tuple[ServedBundle, ServedModel]:
         """What answers as `model`. Raises `RequestError` where nothing does."""
         name = self.bundle_of(model)
         served = self._served.get(name)
@@ -135,7 +135,7 @@ class Repository:
         return served, served.lanes[model.rpartition(".")[2]]
 
     @contextmanager
-    def held(self, model: str, version: str = "") -> Iterator[tuple[ServedBundle, Lane]]:
+    def held(self, model: str, version: str = "") -> Iterator[tuple[ServedBundle, ServedModel]]:
         """What answers as `model`, which stays open meanwhile. Raises as `find`."""
         served, lane = self.find(model, version)
         while not served.uses.begin():  # another thread has put a new one in its place, and closed it

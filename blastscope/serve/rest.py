@@ -67,7 +67,7 @@ def read_raw(model: str, version: str, body: bytes, spec: TensorSpec) -> Asked:
     return Asked(InferRequest(model, version, "", {spec.name: tensor}, {}, ()), frozenset())
 
 
-def read_request(model: str, version: str, body: bytes, header_length: int | None) -> Asked:
+def decode_rest_request(model: str, version: str, body: bytes, header_length: int | None) -> Asked:
     """A request from its body, of which the first `header_length` bytes are JSON, or all of it. Raises `RequestError`."""
     if header_length is not None and header_length > len(body):
         raise invalid(f"{HEADER_LENGTH} is {header_length}, and the body has {len(body)} bytes")
@@ -163,7 +163,7 @@ def _flag(parameters: Mapping[str, Any], name: str, *, default: bool) -> bool:
     return value
 
 
-def write_answer(answer: InferAnswer, binary: frozenset[str] | None) -> tuple[bytes, int | None]:
+def encode_rest_answer(answer: InferAnswer, binary: frozenset[str] | None) -> tuple[bytes, int | None]:
     """The body of an answer, and how much of it is JSON where binary tensors follow."""
     outputs: list[dict[str, Any]] = []
     behind: list[bytes] = []

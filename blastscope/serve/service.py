@@ -19,7 +19,7 @@ from blastscope.serve.batching import OnGone
 from blastscope.serve.metrics import Metrics, Tracing
 from blastscope.serve.models import check_pixels
 from blastscope.serve.options import Limits
-from blastscope.serve.repository import Lane, Repository, ServedBundle
+from blastscope.serve.repository import Repository, ServedBundle, ServedModel
 from blastscope.serve.tensors import ClientGone, Code, RequestError, Tensor, invalid
 from blastscope.serve.use_count import UseCount
 
@@ -171,7 +171,7 @@ class InferenceService:
                 await asyncio.to_thread(self._write_audit, request, caller, by, items, answers)
             return self._told(request, by, answers)
 
-    def _items(self, request: InferRequest, lane: Lane) -> list[Any]:
+    def _items(self, request: InferRequest, lane: ServedModel) -> list[Any]:
         """What a request asks about, once it is known that it may."""
         if len(request.id) > MOST_ID:
             raise invalid(f"a request's id has at most {MOST_ID} letters")
@@ -184,7 +184,7 @@ class InferenceService:
         check_pixels(lane.model, items, self.limits.pixels)
         return items
 
-    def _told(self, request: InferRequest, by: tuple[ServedBundle, Lane], answers: Sequence[Any]) -> InferAnswer:
+    def _told(self, request: InferRequest, by: tuple[ServedBundle, ServedModel], answers: Sequence[Any]) -> InferAnswer:
         """Counts the answers, and puts them into tensors."""
         served, lane = by
         self.metrics.count(f"{served.name}.{lane.model.kind}", served.name, answers)
@@ -203,7 +203,7 @@ class InferenceService:
         self,
         request: InferRequest,
         caller: Caller,
-        by: tuple[ServedBundle, Lane],
+        by: tuple[ServedBundle, ServedModel],
         items: Sequence[Any],
         answers: Sequence[Any],
     ) -> None:

@@ -19,7 +19,7 @@ from itertools import pairwise
 from typing import Literal
 
 from blastscope.calibration.config import CalibrationConfig
-from blastscope.calibration.evaluation import Drift, DriftMetric, within_limits
+from blastscope.calibration.evaluation import DriftMetric, QuantisationDrift, within_limits
 from blastscope.calibration.quantisation.qdq_placement import count_macs
 from blastscope.calibration.quantisation.quantizer import Int8Builder, QuantConfig
 from blastscope.runtime.errors import MissingLibrary
@@ -52,7 +52,7 @@ class BlockCost(StrictModel):
     layers : tuple of str
         Names of its nodes.
     drift : float
-        As in `Drift`.
+        As in `QuantisationDrift`.
     work : float
         Its share of the multiply-adds of all layers that can be int8.
     """
@@ -71,7 +71,7 @@ class SearchStep(StrictModel):
         What was done.
     layers : tuple of str
         Those that became fp32, or int8 again; with 'keep' those that were tried in int8 and stay fp32.
-    distance : Drift
+    distance : QuantisationDrift
         From the parent, then.
     int8_share : float
         Share that is int8 of the multiply-adds of all layers that can be.
@@ -79,7 +79,7 @@ class SearchStep(StrictModel):
 
     deed: Action
     layers: tuple[str, ...]
-    distance: Drift
+    distance: QuantisationDrift
     int8_share: float
 
 
@@ -240,7 +240,7 @@ class Search:
         )
         return self.path[-1]
 
-    def _within_limits(self, distance: Drift) -> bool:
+    def _within_limits(self, distance: QuantisationDrift) -> bool:
         return within_limits(distance, self.config) and distance.drift <= self.target_drift_ratio * self.path[0].distance.drift
 
     def _time_is_up(self, share: float = 1.0) -> bool:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.calibration.config import Method
-from blastscope.calibration.evaluation import Progress, ReferenceRunner, batches
+from blastscope.calibration.evaluation import ProgressLog, ReferenceRunner, batches
 from blastscope.calibration.quantisation.qdq_placement import QdqPlan
 from blastscope.runtime.errors import EngineError, MissingLibrary
 
@@ -110,7 +110,7 @@ def collect_stats(
     values = sorted({value for members in plan.members.values() for value in members})
     session = ReferenceRunner(with_outputs(model, values))
     maps = {node.input[0] for node in model.graph.node if node.op_type == "Conv"}
-    collector, progress = _StatsCollector(values, maps), Progress("looks at cells", len(crops) * (2 if histograms else 1))
+    collector, progress = _StatsCollector(values, maps), ProgressLog("looks at cells", len(crops) * (2 if histograms else 1))
     for batch in batches(crops, BATCH):
         collector.update(session, batch)
         progress.step(len(batch))
@@ -180,7 +180,7 @@ def with_outputs(model: onnx.ModelProto, values: list[str]) -> bytes:
 
 
 def _histograms(
-    session: ReferenceRunner, crops: NDArray[np.uint8], largest: dict[str, float], progress: Progress
+    session: ReferenceRunner, crops: NDArray[np.uint8], largest: dict[str, float], progress: ProgressLog
 ) -> dict[str, NDArray[np.int64]]:
     counts = {value: np.zeros(BINS, np.int64) for value in largest}
     for batch in batches(crops, BATCH):

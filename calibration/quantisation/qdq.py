@@ -20,7 +20,7 @@ from blastscope.calibration.quantisation.qdq_placement import (
     QdqPlan,
     check_graph,
     consumers_of,
-    drop_unused,
+    drop_unused_weights,
     find_regions,
     make_plan,
 )
@@ -81,7 +81,7 @@ def insert_qdq(
                 replaced[name] = f"{name}_dequantised"
     del graph.node[:]
     graph.node.extend(nodes)
-    drop_unused(graph)
+    drop_unused_weights(graph)
     props = {entry.key: entry.value for entry in child.metadata_props}
     del child.metadata_props[:]
     helper.set_model_props(child, {**props, f"{META}precision": "int8"})

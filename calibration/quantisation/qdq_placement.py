@@ -122,7 +122,7 @@ def consumers_of(nodes: Sequence[onnx.NodeProto]) -> dict[str, list[onnx.NodePro
     return consumers
 
 
-def drop_unused(graph: onnx.GraphProto) -> None:
+def drop_unused_weights(graph: onnx.GraphProto) -> None:
     """Takes away the weights that no node takes."""
     used = {name for node in graph.node for name in node.input}
     # copied: what is deleted from a list of protobuf's may not be put back

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.calibration.config import CalibrationConfig, Method
-from blastscope.calibration.evaluation import Drift, DriftMetric
+from blastscope.calibration.evaluation import DriftMetric, QuantisationDrift
 from blastscope.calibration.quantisation.calibrators import ActivationStats, collect_stats
 from blastscope.calibration.quantisation.feature_correction import Features, correct_features, find_features, read_features
 from blastscope.calibration.quantisation.qdq import equalize_layers, insert_qdq
@@ -174,14 +174,14 @@ class MethodRow(StrictModel):
     ----------
     recipe : QuantConfig
         The configuration.
-    distance : Drift
+    distance : QuantisationDrift
         How far the graph drifts from its parent.
     chosen : bool
         Whether it was taken.
     """
 
     recipe: QuantConfig
-    distance: Drift
+    distance: QuantisationDrift
     chosen: bool
 
 
@@ -206,7 +206,7 @@ def choose_method(
     first = default_quant_config(config)
     if config.method != "auto":
         return first, ()
-    tried: dict[str, tuple[QuantConfig, Drift]] = {}
+    tried: dict[str, tuple[QuantConfig, QuantisationDrift]] = {}
 
     def best_of(*recipes: QuantConfig) -> QuantConfig:
         for recipe in recipes:

@@ -86,13 +86,13 @@ def write_blob(path: Path, *pieces: bytes | memoryview) -> str | None:
     try:
         make_private_folder(path.parent)
         write_file(path, fill, private=True)
-        drop_unused(path.parent)
+        delete_stale_engines(path.parent)
     except OSError as error:
         return f"'{path.parent}' can't be written ({error.strerror or error})"
     return None
 
 
-def drop_unused(folder: Path) -> None:
+def delete_stale_engines(folder: Path) -> None:
     """Deletes engines that nobody has opened for months: of libraries and bundles that are gone. And killed writers' files."""
     clear_abandoned_files(folder)
     now = time.time()

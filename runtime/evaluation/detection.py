@@ -146,7 +146,7 @@ def detection_metrics(outcomes: Sequence[Outcome]) -> DetectionMetrics | None:
     )
 
 
-def confusion_counts(outcomes: Sequence[Outcome]) -> tuple[ConfusionCounts, ConfusionCounts]:
+def counts_by_class(outcomes: Sequence[Outcome]) -> tuple[ConfusionCounts, ConfusionCounts]:
     """What became of the labelled cells of each class.
 
     Parameters

@@ -92,7 +92,7 @@ def shipped_reference() -> Reference:
     return Reference.model_validate_json(SHIPPED.read_bytes())
 
 
-def measure(cells: Iterable[DatasetEntry], *, name: str, data_sha256: str) -> Reference:
+def measure_reference(cells: Iterable[DatasetEntry], *, name: str, data_sha256: str) -> Reference:
     """The look of labelled cells, as a reference.
 
     A limit is 1.25 times the largest shift of a single patient's median, and at least 1.5 spreads.
@@ -161,7 +161,7 @@ def main() -> None:
     parser.add_argument("--name", default="C-NMC 2019, training set")
     words = parser.parse_args()
     folder = scan_dataset(words.folder)
-    reference = measure(folder.cells, name=words.name, data_sha256=folder.sha256)
+    reference = measure_reference(folder.cells, name=words.name, data_sha256=folder.sha256)
     text = reference.model_dump_json(indent=2) + "\n"
     write_content(SHIPPED, text)
     print(text, end="")

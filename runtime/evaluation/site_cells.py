@@ -85,7 +85,7 @@ def cut_labelled_cells(labels: LabelledFrames, spec: FrameSpecification, *, thre
     cutter = _Cutter(labels, spec)
     wanted = [frame for frame, cells in labels.cells.items() if cells]
     examined: dict[Path, FrameReport] = {}
-    for report in Examiner(_not_asked, spec, threads=threads).examine_files(wanted, cutter.look):
+    for report in Examiner(_not_asked, spec, threads=threads).examine_files(wanted, cutter.collect):
         assert report.path is not None
         examined[report.path] = report
     cells: list[SiteCell] = []
@@ -109,7 +109,7 @@ class _Cutter:
         self.taken: dict[Path, list[SiteCell]] = {}
         self.lost: dict[Path, list[str]] = {}
 
-    def look(self, scan: Slide, report: FrameReport) -> None:
+    def collect(self, scan: Slide, report: FrameReport) -> None:
         frame = report.path
         assert frame is not None
         patient = self._labels.patients[frame] if self._labels.patients else ""
@@ -119,12 +119,12 @@ class _Cutter:
         lost: list[str] = []
         for number, expert in enumerate(labelled):
             cell = report.cells[pairs[number]].found if number in pairs else None
-            if cell is None or report.facts is None:
+            if cell is None or report.parameters is None:
                 lost.append("not found in the frame")
             elif cell.refusal and cell.refusal.code in UNUSABLE:
                 lost.append(cell.refusal.code)
             else:
-                pixels = cut_from(scan, cell, report.facts, self._spec)
+                pixels = cut_from(scan, cell, report.parameters, self._spec)
                 taken.append(SiteCell(frame, expert.box, expert.label, patient, pixels))
         with self._lock:
             self.taken[frame], self.lost[frame] = taken, lost

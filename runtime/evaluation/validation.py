@@ -11,7 +11,7 @@ from typing import Protocol
 
 from blastscope.runtime.bundle import Bundle
 from blastscope.runtime.errors import UsageError
-from blastscope.runtime.evaluation.detection import Outcome, call_metrics, confusion_counts, detection_metrics, match_boxes
+from blastscope.runtime.evaluation.detection import Outcome, call_metrics, counts_by_class, detection_metrics, match_boxes
 from blastscope.runtime.evaluation.drift import Drift
 from blastscope.runtime.evaluation.labels import LabelledCell, LabelledFrames
 from blastscope.runtime.evaluation.validation_record import MOST_NAME, Requirements, ValidationRecord, shortfalls
@@ -42,7 +42,7 @@ class ExaminesFiles(Protocol):
         *,
         pixel_um: float | None = None,
         spec: FrameSpecification | None = None,
-        look: FrameCallback | None = None,
+        on_frame: FrameCallback | None = None,
     ) -> Iterator[FrameReport]:
         """The report on each file, in order."""
         ...
@@ -111,8 +111,8 @@ def validate(
     drift, rows, frames = Drift(), list[ValidationRow](), list[FrameOutcome]()
     found = defaultdict[str, list[Prediction]](list)
     mistakes, taken = list[Mistake](), ErrorImages(labels.cells)
-    look = taken.look if pictures else None
-    reports = scope.examine_files(labels.cells, pixel_um=site.pixel_um, spec=site.spec, look=look)
+    on_frame = taken.collect if pictures else None
+    reports = scope.examine_files(labels.cells, pixel_um=site.pixel_um, spec=site.spec, on_frame=on_frame)
     for (path, cells), report in zip(labels.cells.items(), reports, strict=True):
         drift.add(report)
         unit = labels.patients[path] if labels.patients else str(path)
@@ -212,7 +212,7 @@ def _record(
     examined: list[FrameOutcome],
 ) -> ValidationRecord:
     outcomes, looked_at = judged  # of all frames, and of those whose every cell is labelled
-    hem, malignant = confusion_counts(outcomes)
+    hem, malignant = counts_by_class(outcomes)
     patients = len({labels.patients[frame.path] for frame in examined}) if labels.patients else None
     record = ValidationRecord.model_construct(
         format="1.0",

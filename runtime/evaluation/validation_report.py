@@ -17,7 +17,7 @@ from blastscope.runtime.evaluation.labels import LabelledCell
 from blastscope.runtime.evaluation.validation_record import ValidationRecord
 from blastscope.runtime.frames.report.html_report import REASONS
 from blastscope.runtime.frames.report.templates import render_template
-from blastscope.runtime.frames.report.theme import LOOKS, names_of, style_of, words_of
+from blastscope.runtime.frames.report.theme import CALL_STYLES, names_of, style_of, words_of
 from blastscope.runtime.frames.report.thumbnails import draw_around, jpeg
 from blastscope.runtime.frames.types import FrameCell, FrameReport
 from blastscope.runtime.inference.voting import SmearCall
@@ -266,7 +266,7 @@ class ErrorImages:
         self._left = MOST_PICTURES
         self._lock = threading.Lock()
 
-    def look(self, scan: Slide, report: FrameReport) -> None:
+    def collect(self, scan: Slide, report: FrameReport) -> None:
         """Takes the pictures of one frame's mistakes."""
         if report.path is None or report.refusal:
             return
@@ -370,7 +370,7 @@ def _card(mistake: Mistake, frame: str) -> dict[str, object]:
     return {
         "kind": style_of(cell) if cell else "refused",
         "words": words_of(cell) if cell else "not found",
-        "label": f"labelled {LOOKS[mistake.label].name}" if mistake.label else "no label",
+        "label": f"labelled {CALL_STYLES[mistake.label].name}" if mistake.label else "no label",
         "place": f"{frame}, at {mistake.box[0]}, {mistake.box[1]}",
         "detail": cell.refusal.detail if cell and cell.refusal else "",
         "picture": mistake.picture,

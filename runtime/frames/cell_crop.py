@@ -20,7 +20,7 @@ LARGEST_PX = 2048  # a side beyond this is a wrong scale's doing: the crop refus
 
 
 def cut_cell(
-    frame: NDArray[np.uint8], cell: SegmentedCell, facts: FrameParameters, spec: FrameSpecification
+    frame: NDArray[np.uint8], cell: SegmentedCell, parameters: FrameParameters, spec: FrameSpecification
 ) -> NDArray[np.uint8]:
     """One cell of a frame as the networks see it: pure black outside its contour, with a black margin.
 
@@ -32,7 +32,7 @@ def cut_cell(
         RGB.
     cell : SegmentedCell
         One of its cells.
-    facts : FrameParameters
+    parameters : FrameParameters
         The frame's scale and stain.
     spec : FrameSpecification
         What is assumed of frames and cells.
@@ -52,17 +52,17 @@ def cut_cell(
     patch = np.ascontiguousarray(frame[y0:y1, x0:x1])
     mask = np.zeros(patch.shape[:2], np.uint8)
     cv2.drawContours(mask, [cell.contour - np.asarray((x0, y0), np.int32)], -1, (255,), cv2.FILLED)
-    image, shown = _scaled(patch, _without_halo(mask, facts.pixel_um), facts.pixel_um / spec.network_um)
-    colours = normalize_stain(image, shown, spec.stain, facts.background)
+    image, shown = _scaled(patch, _without_halo(mask, parameters.pixel_um), parameters.pixel_um / spec.network_um)
+    colours = normalize_stain(image, shown, spec.stain, parameters.background)
     framed = cv2.copyMakeBorder(colours, MARGIN_PX, MARGIN_PX, MARGIN_PX, MARGIN_PX, cv2.BORDER_CONSTANT, value=(0, 0, 0))
     return np.asarray(framed, np.uint8)
 
 
-def cut_from(scan: Readable, cell: SegmentedCell, facts: FrameParameters, spec: FrameSpecification) -> NDArray[np.uint8]:
+def cut_from(scan: Readable, cell: SegmentedCell, parameters: FrameParameters, spec: FrameSpecification) -> NDArray[np.uint8]:
     """The same of a cell in a slide, of which its box alone is read. Raises `ReadError`."""
     x0, y0, x1, y1 = cell.box
     here = replace(cell, box=(0, 0, x1 - x0, y1 - y0), contour=cell.contour - np.asarray((x0, y0), np.int32))
-    return cut_cell(read_region(scan, cell.box), here, facts, spec)
+    return cut_cell(read_region(scan, cell.box), here, parameters, spec)
 
 
 def _without_halo(mask: Mask, pixel_um: float) -> Mask:

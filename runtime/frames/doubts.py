@@ -33,14 +33,14 @@ RED_CELL_RADIUS_UM = 3.75
 Parts = Iterable[tuple[NDArray[np.uint8], Sequence[FrameCell]]]  # pictures of parts of a frame, each with the cells in it
 
 
-def doubts_about(scan: Slide, facts: FrameParameters, cells: Sequence[FrameCell], whole_pixels: int) -> Iterator[Doubt]:
+def doubts_about(scan: Slide, parameters: FrameParameters, cells: Sequence[FrameCell], whole_pixels: int) -> Iterator[Doubt]:
     """What speaks against trusting what was found in a frame.
 
     Parameters
     ----------
     scan : Slide
         The open frame. Parts of it are read again where nothing, or much, was found.
-    facts : FrameParameters
+    parameters : FrameParameters
         Its scale and background.
     cells : sequence of FrameCell
         What was found.
@@ -56,13 +56,13 @@ def doubts_about(scan: Slide, facts: FrameParameters, cells: Sequence[FrameCell]
     ReadError
         The frame can't be read any more.
     """
-    yield from scale_doubts(facts, cells=bool(cells))
+    yield from scale_doubts(parameters, cells=bool(cells))
     if 0 < len(cells) < FEWEST_WHITE:
         return
     small = scan.width * scan.height <= whole_pixels
     whole = 0, 0, scan.width, scan.height
     parts: Parts = [(read_region(scan, whole), cells)] if small else _windows(scan, cells)
-    yield from many_white_cells(parts, facts) if cells else nothing_found((picture for picture, _ in parts), facts)
+    yield from many_white_cells(parts, parameters) if cells else nothing_found((picture for picture, _ in parts), parameters)
 
 
 def _windows(scan: Slide, cells: Sequence[FrameCell]) -> Parts:
@@ -77,24 +77,28 @@ def _windows(scan: Slide, cells: Sequence[FrameCell]) -> Parts:
         yield read_region(scan, box), [one for one in cells if owns(box, one.box)]
 
 
-def scale_doubts(facts: FrameParameters, *, cells: bool) -> Iterator[Doubt]:
+def scale_doubts(parameters: FrameParameters, *, cells: bool) -> Iterator[Doubt]:
     """What is doubtful about a frame's scale. One that is assumed matters where something may be `cells`."""
-    if facts.scale_source == "assumed":
-        if cells or facts.scale_note:
-            yield Doubt("scale-assumed", facts.scale_note or f"{facts.pixel_um:.4g} micrometres a pixel are only assumed")
-    elif facts.scale_note:
-        yield Doubt("scale-disputed", facts.scale_note)
+    if parameters.scale_source == "assumed":
+        if cells or parameters.scale_note:
+            yield Doubt(
+                "scale-assumed", parameters.scale_note or f"{parameters.pixel_um:.4g} micrometres a pixel are only assumed"
+            )
+    elif parameters.scale_note:
+        yield Doubt("scale-disputed", parameters.scale_note)
 
 
-def nothing_found(pictures: Iterable[NDArray[np.uint8]], facts: FrameParameters) -> Iterator[Doubt]:
+def nothing_found(pictures: Iterable[NDArray[np.uint8]], parameters: FrameParameters) -> Iterator[Doubt]:
     """A doubt about a frame without white cells, where its `pictures` (H, W, 3), parts at full resolution, show nuclei."""
-    count = sum(_dark_objects(picture, facts) for picture in pictures)
+    count = sum(_dark_objects(picture, parameters) for picture in pictures)
     if count:
         objects = "a dark purple object is" if count == 1 else f"{count} dark purple objects are"
         yield Doubt("nothing-found", f"no white cell was found, but {objects} there: the stain may not be understood")
 
 
-def many_white_cells(parts: Iterable[tuple[NDArray[np.uint8], Sequence[FrameCell]]], facts: FrameParameters) -> Iterator[Doubt]:
+def many_white_cells(
+    parts: Iterable[tuple[NDArray[np.uint8], Sequence[FrameCell]]], parameters: FrameParameters
+) -> Iterator[Doubt]:
     """A doubt where so many of the cells are white that red ones may have been taken for white.
 
     `parts` are pictures (H, W, 3) at full resolution, each with the cells that were found in it.
@@ -102,10 +106,10 @@ def many_white_cells(parts: Iterable[tuple[NDArray[np.uint8], Sequence[FrameCell
     white, red = 0, 0.0
     for picture, cells in parts:
         green, scale = _reduced(np.asarray(cv2.extractChannel(picture, 1), np.uint8))
-        shown = cv2.countNonZero(cv2.LUT(green, (_densities(facts)[1] > SHOWN).view(np.uint8))) / scale**2
+        shown = cv2.countNonZero(cv2.LUT(green, (_densities(parameters)[1] > SHOWN).view(np.uint8))) / scale**2
         own = sum(cv2.contourArea(cell.contour) for cell in cells)
         white += len(cells)
-        red += max(shown - own, 0.0) * facts.pixel_um**2 / (np.pi * RED_CELL_RADIUS_UM**2)
+        red += max(shown - own, 0.0) * parameters.pixel_um**2 / (np.pi * RED_CELL_RADIUS_UM**2)
     if white >= max(FEWEST_WHITE, red):
         told = "red cells may be taken for white ones, unless it is bone marrow or buffy coat"
         yield Doubt("many-white-cells", f"as many white cells were found as there is room for red ones: {told}")
@@ -144,27 +148,27 @@ def _reduced(picture: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], float]:
     return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8), scale
 
 
-def _density(picture: NDArray[np.uint8], facts: FrameParameters) -> NDArray[np.float32]:
+def _density(picture: NDArray[np.uint8], parameters: FrameParameters) -> NDArray[np.float32]:
     """(3, H, W) natural optical density in red, green and blue."""
-    return np.stack([table[picture[..., channel]] for channel, table in enumerate(_densities(facts))])
+    return np.stack([table[picture[..., channel]] for channel, table in enumerate(_densities(parameters))])
 
 
-def _densities(facts: FrameParameters) -> list[NDArray[np.float32]]:
+def _densities(parameters: FrameParameters) -> list[NDArray[np.float32]]:
     """Of red, green and blue the natural optical density (256,) of each level."""
     levels = np.arange(256, dtype=np.float32)
-    return [(-np.log(np.maximum(levels, 1) / max(level, 1))).astype(np.float32) for level in facts.background]
+    return [(-np.log(np.maximum(levels, 1) / max(level, 1))).astype(np.float32) for level in parameters.background]
 
 
-def _dark_objects(picture: NDArray[np.uint8], facts: FrameParameters) -> int:
+def _dark_objects(picture: NDArray[np.uint8], parameters: FrameParameters) -> int:
     """How many dark purple objects of a nucleus' size there are."""
     small, scale = _reduced(picture)
-    red, green, blue = _density(small, facts)
+    red, green, blue = _density(small, parameters)
     shown = green[green > SHOWN]
     if not len(shown):
         return 0
     dark = min(max(DARK, DARKER_THAN_MOST * median(shown)), DARK_ENOUGH)
     mask = ((green > dark) & (green > PURPLE_OVER_BLUE * blue) & (green > PURPLE_OVER_RED * red)).astype(np.uint8)
     mask = np.asarray(cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)), np.uint8)
-    areas = cv2.connectedComponentsWithStats(mask)[2][1:, cv2.CC_STAT_AREA] * (facts.pixel_um / scale) ** 2
+    areas = cv2.connectedComponentsWithStats(mask)[2][1:, cv2.CC_STAT_AREA] * (parameters.pixel_um / scale) ** 2
     least, most = NUCLEUS_UM2
     return int(((areas > least) & (areas < most)).sum())

@@ -1,8 +1,8 @@
 """`Journal`: the finished tiles and frames in a file, from which a run that was killed is continued.
 
-A line of JSON each: first what the run is made with, then of each frame its facts and, as they come, its finished tiles. A line
-that a kill broke off is passed over, and its tile is examined again. A frame is known by its path, size and time of change. A
-cell that is read back is the same to the last digit, with its nucleus and the call's audit.
+A file of JSON lines: the first says what the run is made with; of each frame follow its parameters and, as they come, its
+finished tiles. A line that a killed process left incomplete is ignored, and its tile is examined again. A frame is known by its
+path, size and time of change. A cell that is read back is the same to the last digit, with its nucleus and the call's audit.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class FrameRecord:
     ----------
     key : str
         What the frame is called in the journal.
-    facts : FrameParameters or None
+    parameters : FrameParameters or None
         Its scale and stain, where an earlier run came so far.
     places : mapping of int to int
         Where in the journal's file the line of each finished tile begins, by the tile's number.
@@ -70,7 +70,7 @@ class FrameRecord:
     """
 
     key: str
-    facts: FrameParameters | None
+    parameters: FrameParameters | None
     places: Mapping[int, int]
     journal: Journal
 
@@ -82,9 +82,9 @@ class FrameRecord:
         row = self.journal.row_at(place)
         return TileRecord([cell_from_row(cell) for cell in row["cells"]], row["crowded"])
 
-    def keep_facts(self, facts: FrameParameters) -> None:
+    def keep_parameters(self, parameters: FrameParameters) -> None:
         """Writes what was measured of the frame."""
-        self.journal.append({"frame": self.key, "facts": asdict(facts)})
+        self.journal.append({"frame": self.key, "facts": asdict(parameters)})
 
     def keep_tile(self, number: int, found: TileRecord) -> None:
         """Writes a finished tile. Many threads may."""
@@ -112,7 +112,7 @@ class Journal:
 
     def __init__(self, path: Path, made_with: Mapping[str, Any]) -> None:
         self.path, self._lock = path, threading.Lock()
-        self._facts: dict[str, Row] = {}
+        self._parameters: dict[str, Row] = {}
         self._tiles: dict[str, dict[int, int]] = {}
         head = {"journal": FORMAT, **made_with}
         if path.is_dir():
@@ -134,8 +134,10 @@ class Journal:
     def frame(self, path: Path) -> FrameRecord:
         """What is known of the frame at `path`, and where more of it is kept."""
         key = _key(path)
-        facts = self._facts.get(key)
-        return FrameRecord(key, None if facts is None else _facts().validate_python(facts), self._tiles.get(key, {}), self)
+        parameters = self._parameters.get(key)
+        return FrameRecord(
+            key, None if parameters is None else _parameters().validate_python(parameters), self._tiles.get(key, {}), self
+        )
 
     @property
     def tiles(self) -> int:
@@ -184,7 +186,7 @@ class Journal:
             if place == 0:
                 self._check_head(row, head)
             elif "facts" in row:
-                self._facts[row["frame"]] = row["facts"]
+                self._parameters[row["frame"]] = row["facts"]
             else:
                 self._tiles.setdefault(row["frame"], {})[row["tile"]] = place
             place += len(line)
@@ -257,7 +259,7 @@ def cell_from_row(row: Row) -> FrameCell:
 
 
 @cache
-def _facts() -> TypeAdapter[FrameParameters]:
+def _parameters() -> TypeAdapter[FrameParameters]:
     return TypeAdapter(FrameParameters)
 
 

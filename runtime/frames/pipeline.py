@@ -29,7 +29,7 @@ from blastscope.runtime.frames.journal import WHOLE, FrameRecord, Journal, TileR
 from blastscope.runtime.frames.segmentation.pipeline import COARSEST_UM, reach_px, segment_cells
 from blastscope.runtime.frames.segmentation.split_nuclei import MOST_PARTS
 from blastscope.runtime.frames.segmentation.stain_map import WORKING_UM
-from blastscope.runtime.frames.tiling import Tile, facts_in, foreground_map, sample, shift_cell, tiles_of
+from blastscope.runtime.frames.tiling import Tile, foreground_map, parameters_in, sample, shift_cell, tiles_of
 from blastscope.runtime.frames.types import Doubt, FrameCell, FrameParameters, FrameReport, FrameSpecification
 from blastscope.runtime.io.concurrency import Allowance, SingleThread, ordered_map
 from blastscope.runtime.io.image_decode import NO_MEMORY
@@ -79,7 +79,7 @@ class _Run:
     """Who hears of the parts of one frame as they are examined, and where they are kept."""
 
     path: Path | None = None  # of the frame
-    watch: TileCallback | None = None  # is called with the `TileProgress` of each part
+    on_tile: TileCallback | None = None  # is called with the `TileProgress` of each part
     record: FrameRecord | None = None  # keeps the parts, for a run that is resumed
     done: Iterator[int] = field(default_factory=lambda: count(1))  # numbers the parts that are examined
 
@@ -90,19 +90,19 @@ class _Run:
             found = examine()
             if self.record:
                 self.record.keep_tile(number, found)
-        if self.watch:
-            self.watch(TileProgress(self.path, tuple(found.cells), next(self.done), total))
+        if self.on_tile:
+            self.on_tile(TileProgress(self.path, tuple(found.cells), next(self.done), total))
         return found
 
-    def facts(self, measure: Callable[[], FrameParameters]) -> FrameParameters:
+    def parameters(self, measure: Callable[[], FrameParameters]) -> FrameParameters:
         """What an earlier run measured; else what `measure` does, which is kept."""
         if self.record is None:
             return measure()
-        if self.record.facts is not None:
-            return self.record.facts
-        facts = measure()
-        self.record.keep_facts(facts)
-        return facts
+        if self.record.parameters is not None:
+            return self.record.parameters
+        parameters = measure()
+        self.record.keep_parameters(parameters)
+        return parameters
 
 
 @dataclass(frozen=True)
@@ -180,9 +180,9 @@ class Examiner:
     def examine_files(
         self,
         paths: Iterable[Path],
-        look: FrameCallback | None = None,
+        on_frame: FrameCallback | None = None,
         *,
-        watch: TileCallback | None = None,
+        on_tile: TileCallback | None = None,
         journal: Path | None = None,
         origin: Mapping[str, str] | None = None,
     ) -> Iterator[FrameReport]:
@@ -194,9 +194,9 @@ class Examiner:
         ----------
         paths : iterable of Path
             Frames and scans.
-        look : callable, optional
+        on_frame : callable, optional
             Sees each file with its report while it is open.
-        watch : callable, optional
+        on_tile : callable, optional
             Is told of each part as it is done, in one of several threads.
         journal : Path, optional
             File that keeps what is found; what it holds isn't examined again. It must have been begun with this examiner and
@@ -210,14 +210,14 @@ class Examiner:
         """
         made_with = {**(origin or {}), "specification": self.spec.model_dump(), "pixel size": self.pixel_um, **self._tiling}
         kept = Journal(Path(journal), made_with) if journal else None  # what is wrong with it is said now
-        return self._reports(paths, look, watch, kept)
+        return self._reports(paths, on_frame, on_tile, kept)
 
     @property
     def _tiling(self) -> dict[str, int]:
         return {"tile size": self.tile_px, "size of whole frames": self.whole_pixels}
 
     def _reports(
-        self, paths: Iterable[Path], look: FrameCallback | None, watch: TileCallback | None, journal: Journal | None
+        self, paths: Iterable[Path], on_frame: FrameCallback | None, on_tile: TileCallback | None, journal: Journal | None
     ) -> Iterator[FrameReport]:
         alone = threading.Lock()  # whoever holds it may fill the memory with one large frame
         room = Allowance(MOST_PIXELS)  # of the others
@@ -231,9 +231,9 @@ class Examiner:
             try:
                 pixels = scan.width * scan.height
                 with alone if pixels > self.whole_pixels else room.taken(pixels):
-                    report = self._examined(scan, _Run(path, watch, journal.frame(path) if journal else None))
-                    if look:
-                        look(scan, report)
+                    report = self._examined(scan, _Run(path, on_tile, journal.frame(path) if journal else None))
+                    if on_frame:
+                        on_frame(scan, report)
                     return report
             finally:
                 scan.close()
@@ -259,7 +259,7 @@ class Examiner:
         return self._report(scan, _Run(), metadata)
 
     def _report(self, scan: Slide, run: _Run, metadata: Mapping[str, Any] | None = None) -> FrameReport:
-        facts: FrameParameters | None = None
+        parameters: FrameParameters | None = None
         refusal: Refusal | None = None
         found: list[TileRecord] = []
         cells: list[FrameCell] = []
@@ -268,23 +268,23 @@ class Examiner:
             if scan.width * scan.height == 0:
                 raise ReadError(Refusal("empty", f"the frame has no pixels: {scan.width} x {scan.height}"))
             if scan.width * scan.height > self.whole_pixels:
-                facts = run.facts(lambda: self._estimated_on_windows(scan))
-                found = self._tiles(scan, facts, run)
+                parameters = run.parameters(lambda: self._estimated_on_windows(scan))
+                found = self._tiles(scan, parameters, run)
             else:
-                facts, whole, unlit = self._whole(scan, run)
+                parameters, whole, unlit = self._whole(scan, run)
                 found, notes = [whole], notes + ((UNLIT,) if unlit else ())
             cells = in_order([cell for part in found for cell in part.cells])
-            doubts += doubts_about(scan, facts, cells, self.whole_pixels)
+            doubts += doubts_about(scan, parameters, cells, self.whole_pixels)
         except ReadError as unreadable:
             refusal, notes = unreadable.refusal, ()  # they tell what was made of pixels that can't be read
         notes += (
             *(doubt.detail for doubt in doubts),
-            *_too_coarse(facts),
+            *_too_coarse(parameters),
             *([TOO_MANY] if any(part.crowded for part in found) else []),
         )
         return FrameReport(
             cells=tuple(cells),
-            facts=facts,
+            parameters=parameters,
             refusal=refusal,
             path=run.path,
             metadata=metadata or {},
@@ -295,12 +295,12 @@ class Examiner:
         )
 
     def _whole(self, scan: Slide, run: _Run) -> tuple[FrameParameters, TileRecord, bool]:
-        """The facts of a frame that is looked at as a whole, what is found in it, and whether it is black instead."""
+        """The parameters of a frame that is looked at as a whole, what is found in it, and whether it is black instead."""
         whole = 0, 0, scan.width, scan.height
         pictures = image_pyramid(read_region(scan, whole), self.threads)
-        facts = run.facts(lambda: self._estimated(pictures, scan))
-        found = run.part(WHOLE, 1, lambda: self._cells_of(pictures, facts, Tile(whole, whole)))
-        return facts, found, not found.cells and _mostly_black(pictures.frame)
+        parameters = run.parameters(lambda: self._estimated(pictures, scan))
+        found = run.part(WHOLE, 1, lambda: self._cells_of(pictures, parameters, Tile(whole, whole)))
+        return parameters, found, not found.cells and _mostly_black(pictures.frame)
 
     def _estimated(self, pictures: ImagePyramid, scan: Slide) -> FrameParameters:
         detector, given_um, stated_um = self.detector, self.pixel_um or self.spec.pixel_um, scan.pixel_um
@@ -317,41 +317,41 @@ class Examiner:
     def _estimated_on_windows(self, scan: Slide) -> FrameParameters:
         """What holds for the whole of a large `scan`, measured on windows that show something."""
         windows = image_pyramid(sample(scan), self.threads)
-        facts = self._estimated(windows, scan)
+        parameters = self._estimated(windows, scan)
         if windows.frame.shape[:2] == (scan.height, scan.width):
-            return facts
+            return parameters
         whole = 0, 0, scan.width, scan.height  # windows side by side don't tell where something begins
-        return replace(facts, content=whole, extent=whole)
+        return replace(parameters, content=whole, extent=whole)
 
-    def _tiles(self, scan: Slide, facts: FrameParameters, run: _Run) -> list[TileRecord]:
+    def _tiles(self, scan: Slide, parameters: FrameParameters, run: _Run) -> list[TileRecord]:
         """What is found in a large `scan`, tile by tile."""
-        margin = math.ceil(self.detector.margin_um / facts.pixel_um) if self.detector else reach_px(facts)
-        side = min(self.tile_px, WORKING_TILE_PX * nearest_odd_factor(WORKING_UM / facts.pixel_um))
+        margin = math.ceil(self.detector.margin_um / parameters.pixel_um) if self.detector else reach_px(parameters)
+        side = min(self.tile_px, WORKING_TILE_PX * nearest_odd_factor(WORKING_UM / parameters.pixel_um))
         tiles = list(tiles_of(scan.width, scan.height, side_px=side, margin_px=margin))
-        workers, foreground = min(self.threads, MOST_TILES, len(tiles)), foreground_map(scan, facts)
+        workers, foreground = min(self.threads, MOST_TILES, len(tiles)), foreground_map(scan, parameters)
 
         def found_in(numbered: tuple[int, Tile]) -> TileRecord:
             number, tile = numbered
             shown = foreground.cropped(tile, margin) if foreground else tile
-            return run.part(number, len(tiles), lambda: self._tile(scan, facts, shown, workers))
+            return run.part(number, len(tiles), lambda: self._tile(scan, parameters, shown, workers))
 
         return [part for _, part in ordered_map(found_in, enumerate(tiles), workers=workers)]
 
-    def _tile(self, scan: Slide, facts: FrameParameters, tile: Tile | None, workers: int) -> TileRecord:
+    def _tile(self, scan: Slide, parameters: FrameParameters, tile: Tile | None, workers: int) -> TileRecord:
         if tile is None or scan.blank(tile.region):
             return TileRecord([], crowded=False)
         pictures = image_pyramid(read_region(scan, tile.region), self.threads // workers)
-        return self._cells_of(pictures, facts, tile)
+        return self._cells_of(pictures, parameters, tile)
 
-    def _cells_of(self, pictures: ImagePyramid, facts: FrameParameters, tile: Tile) -> TileRecord:
+    def _cells_of(self, pictures: ImagePyramid, parameters: FrameParameters, tile: Tile) -> TileRecord:
         """The cells that `tile`, of which these are the pictures, owns; all classified in one batch."""
-        here, skipped = facts_in(facts, tile), list[Box]()
+        here, skipped = parameters_in(parameters, tile), list[Box]()
         if self.detector:
             found = detect_cells(self.detector, pictures, here, core=tile.core_in_region)
         else:
             found = segment_cells(pictures, here, self.spec, crowded=self.crowded, skipped=skipped, core=tile.core_in_region)
         called = [cell for cell in found if cell.refusal is None]
-        wanted = [cut_cell(pictures.frame, cell, facts, self.spec) for cell in called]
+        wanted = [cut_cell(pictures.frame, cell, parameters, self.spec) for cell in called]
         calls = iter(self.classify(wanted) if wanted else [])
         looks = map(cell_features, wanted)
         moved = [shift_cell(cell, tile) for cell in found]
@@ -373,9 +373,9 @@ def call_pictures(
             yield report.path, refused(refusal or Refusal("empty", "no white cell was found in the picture"))
 
 
-def _too_coarse(facts: FrameParameters | None) -> Iterator[str]:
-    if facts and facts.pixel_um > COARSEST_UM:
-        yield f"at {facts.pixel_um:.4g} micrometres a pixel a nucleus can't be told from dirt: no cell is looked for"
+def _too_coarse(parameters: FrameParameters | None) -> Iterator[str]:
+    if parameters and parameters.pixel_um > COARSEST_UM:
+        yield f"at {parameters.pixel_um:.4g} micrometres a pixel a nucleus can't be told from dirt: no cell is looked for"
 
 
 def _opened(path: Path) -> Slide | Refusal:

@@ -92,14 +92,14 @@ def _grown(box: Box, margin: int, within: Box) -> Box:
     )
 
 
-def facts_in(facts: FrameParameters, tile: Tile) -> FrameParameters:
-    """The facts of the whole frame, as they hold for the pixels of the region of `tile`."""
+def parameters_in(parameters: FrameParameters, tile: Tile) -> FrameParameters:
+    """The parameters of the whole frame, as they hold for the pixels of the region of `tile`."""
     left, top, _, _ = tile.region
 
     def moved_box(box: Box) -> Box:
         return box[0] - left, box[1] - top, box[2] - left, box[3] - top
 
-    return replace(facts, content=moved_box(facts.content), extent=moved_box(facts.extent))
+    return replace(parameters, content=moved_box(parameters.content), extent=moved_box(parameters.extent))
 
 
 def shift_cell(cell: SegmentedCell, tile: Tile) -> SegmentedCell:
@@ -180,26 +180,26 @@ class ForegroundMap:
         return tile._replace(region=_grown(content, margin_px, tile.region)) if content and self.content(tile.core) else None
 
 
-def foreground_map(scan: Slide, facts: FrameParameters) -> ForegroundMap | None:
+def foreground_map(scan: Slide, parameters: FrameParameters) -> ForegroundMap | None:
     """Where `scan` shows anything but background, by the smallest of its copies in which nuclei still show.
 
     None where it has no such copy, or a damaged one.
     """
-    fine = [level for level in scan.reduced if facts.pixel_um * scan.width / level.width <= COARSEST_FOREGROUND_UM]
+    fine = [level for level in scan.reduced if parameters.pixel_um * scan.width / level.width <= COARSEST_FOREGROUND_UM]
     if not fine:
         return None
     level = min(fine, key=lambda one: one.width)
     try:
-        shown = _shown_blocks(level, facts)
+        shown = _shown_blocks(level, parameters)
     except ReadError:  # the pixels that count may be whole
         return None
     beside = np.asarray(cv2.dilate(shown, np.ones((3, 3), np.uint8)), np.uint8)  # copies may lie a pixel off
     return ForegroundMap(beside, BLOCK * scan.width / level.width, BLOCK * scan.height / level.height)
 
 
-def _shown_blocks(level: Readable, facts: FrameParameters) -> NDArray[np.uint8]:
+def _shown_blocks(level: Readable, parameters: FrameParameters) -> NDArray[np.uint8]:
     """(rows, columns) 1 for each block of `level` that shows something. What is brighter than background is no stain."""
-    red, green, blue = (max(level - NOT_BACKGROUND, 0.0) for level in facts.background)
+    red, green, blue = (max(level - NOT_BACKGROUND, 0.0) for level in parameters.background)
     rows, columns = -(-level.height // BLOCK), -(-level.width // BLOCK)
     shown = np.empty((rows, columns), np.uint8)
     step = max(BAND_PIXELS // level.width // BLOCK, 1)

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypedDict, get_args
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from blastscope.runtime.errors import warn_deprecated
 from blastscope.runtime.frames.features import CellFeatures
 from blastscope.runtime.frames.mask_geometry import Contour
 from blastscope.runtime.io.strict_model import StrictModel
@@ -177,7 +177,7 @@ class FrameReport:
     ----------
     cells : tuple of FrameCell
         The white cells, refused ones too.
-    facts : FrameParameters or None
+    parameters : FrameParameters or None
         Scale, stain and background; None where the frame couldn't be examined.
     refusal : Refusal or None
         Why the frame couldn't be examined.
@@ -200,7 +200,7 @@ class FrameReport:
     """
 
     cells: tuple[FrameCell, ...]
-    facts: FrameParameters | None
+    parameters: FrameParameters | None
     refusal: Refusal | None = None
     path: Path | None = None
     validated: bool = False
@@ -212,9 +212,15 @@ class FrameReport:
     pixels: NDArray[np.uint8] | None = field(default=None, repr=False)
 
     @property
+    def facts(self) -> FrameParameters | None:
+        """Deprecated, gone in the next version: the old name of `parameters`."""
+        warn_deprecated("FrameReport.facts", "FrameReport.parameters")
+        return self.parameters
+
+    @property
     def pixel_um(self) -> float | None:
         """Micrometres a pixel, as given or as measured; None where the frame was refused."""
-        return self.facts.pixel_um if self.facts else None
+        return self.parameters.pixel_um if self.parameters else None
 
     @property
     def middle_cell(self) -> FrameCell | None:
@@ -261,7 +267,7 @@ class FrameReport:
             refusal=self.refusal.code if self.refusal else None,
             validated=self.validated,
             pixel_um=self.pixel_um,
-            scale_source=self.facts.scale_source if self.facts else None,
+            scale_source=self.parameters.scale_source if self.parameters else None,
             counts=self.counts,
             groups=self.groups,
             cells=[cell.row() for cell in self.cells],
@@ -355,12 +361,6 @@ class SegmentedCell:
     def nucleus(self) -> NDArray[np.int32]:
         """(K, 2), x and y along the outline of its nucleus; traced anew each time."""
         return self.core.outline()
-
-
-def fewer_points(outline: NDArray[np.int32]) -> NDArray[np.int32]:
-    """The outline (K, 2) with a fraction of its points, within half a pixel: for whoever draws it, and takes long for each."""
-    corners = cv2.approxPolyDP(np.ascontiguousarray(outline).reshape(-1, 1, 2), 0.5, closed=True)
-    return np.asarray(corners, np.int32).reshape(-1, 2)
 
 
 class FrameSpecification(StrictModel):

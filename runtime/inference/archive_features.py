@@ -13,7 +13,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from blastscope.runtime.backends.blob_store import drop_unused
+from blastscope.runtime.backends.blob_store import delete_stale_engines
 from blastscope.runtime.bundle import Bundle
 from blastscope.runtime.errors import UsageError, WriteError
 from blastscope.runtime.inference.neighbours import ArchiveCell, FeatureNetwork, Features, LabelledArchive
@@ -148,6 +148,6 @@ def _write_cache(place: Path, cells: Sequence[ArchiveCell], features: Features) 
     try:
         make_private_folder(place.parent)
         write_content(place, save({"features": features, "sha256": digests}), private=True)
-        drop_unused(place.parent)
+        delete_stale_engines(place.parent)
     except (OSError, WriteError) as error:
         LOG.info("the archive's features can't be kept (%s), so they are made anew each time", error)

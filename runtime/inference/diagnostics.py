@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from blastscope.runtime.backends.protocol import BACKENDS, GPU_BACKENDS, load_backend, load_gpu_backend
-from blastscope.runtime.backends.tensorrt.catalog import Machine, StoredEngine, list_engines
+from blastscope.runtime.backends.tensorrt.catalog import EngineHost, StoredEngine, list_engines
 from blastscope.runtime.backends.tensorrt.key import LIBRARIES
 from blastscope.runtime.cuda.driver import GpuDevice, probe
 from blastscope.runtime.cuda.kernels.fatbin import crop_fatbin, read_record
@@ -111,7 +111,7 @@ class Diagnostics(StrictModel):
 
 def collect_diagnostics(cache_dir: Path) -> Diagnostics:
     """What is here. Takes no GPU memory; raises nothing for what is missing."""
-    engines = list_engines(cache_dir, Machine.here())
+    engines = list_engines(cache_dir, EngineHost.here())
     hosts = (_host("cpu", cpu_name(), "CPU", BACKENDS), *_openvino_devices())
     needed = (_kernels(), _package("pycuda", "gpu"), _package("cuda-bindings", "gpu"))
     parts = (*needed, *(_package(name, name) for name in LIBRARIES))

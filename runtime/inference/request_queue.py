@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from blastscope.runtime.errors import Closed, UsageError
-from blastscope.runtime.inference.worker_pool import CALLBACK_PATIENCE_S, HUNG, Call, InferencePool
+from blastscope.runtime.inference.worker_pool import CALLBACK_PATIENCE_S, HUNG, ActiveCall, InferencePool
 from blastscope.runtime.types import Prediction
 
 PredictBatch = Callable[[Sequence[Any]], list[Prediction]]
@@ -28,13 +28,13 @@ class _Waiting:
         A crop, or an image for an engine that crops by itself.
     future : Future of Prediction
         The answer.
-    call : Call
+    call : ActiveCall
         Ends when the item is answered.
     """
 
     item: Any
     future: Future[Prediction]
-    call: Call
+    call: ActiveCall
 
 
 def answered(prediction: Prediction) -> Future[Prediction]:

@@ -34,7 +34,7 @@ HUNG = "the handle was closed while an inference hung, so there is no answer: op
 LOG = logging.getLogger(__name__)
 
 
-class Call:
+class ActiveCall:
     """A call under way, from `InferencePool.enter` to `leave`; as a context manager it does both."""
 
     __slots__ = ("__weakref__", "_pool")
@@ -61,7 +61,7 @@ class InferencePool:
         self._lock = threading.RLock()
         self._state, self._lane_freed = threading.Condition(self._lock), threading.Condition(self._lock)
         # under way; without callbacks, in which a signal handler's exception would be lost
-        self._calls: dict[int, weakref.ref[Call]] = {}
+        self._calls: dict[int, weakref.ref[ActiveCall]] = {}
         self._turns: list[weakref.ref[_Turn] | None] = [None] * len(engine.lanes)  # who uses each lane
         self._closing = self._closed = False
         self._process = os.getpid()
@@ -113,17 +113,17 @@ class InferencePool:
                     self._turns[number] = None
             self._lane_freed.notify()
 
-    def call(self) -> Call:
+    def call(self) -> ActiveCall:
         """Holds the lanes open meanwhile, as a context manager. Raises `Closed`, and `UsageError` in a forked child."""
-        return Call(self)
+        return ActiveCall(self)
 
-    def enter(self) -> Call:
+    def enter(self) -> ActiveCall:
         """Begins a call, which lasts until `leave` and no longer than the object lives. Raises as `call`."""
-        call = Call(self)
+        call = ActiveCall(self)
         self.begin(call)
         return call
 
-    def begin(self, call: Call) -> None:
+    def begin(self, call: ActiveCall) -> None:
         """Begins `call`."""
         self.require_own_process()
         with self._lock:
@@ -132,7 +132,7 @@ class InferencePool:
             self._calls[id(call)] = weakref.ref(call)
             self.begun += 1
 
-    def leave(self, call: Call) -> None:
+    def leave(self, call: ActiveCall) -> None:
         """Ends `call`."""
         with self._lock:
             self._calls.pop(id(call), None)

@@ -15,13 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.runtime.errors import UsageError
+from blastscope.runtime.frames.mask_geometry import fewer_points
 from blastscope.runtime.frames.report.overlay import MOST_WORDS
-from blastscope.runtime.frames.report.theme import LOOKS, rgb
-from blastscope.runtime.frames.types import FrameCell, FrameReport, FrameSpecification, fewer_points
+from blastscope.runtime.frames.report.theme import CALL_STYLES, rgb
+from blastscope.runtime.frames.types import FrameCell, FrameReport, FrameSpecification
 from blastscope.runtime.io.image_header import MAX_PIXELS
-from blastscope.runtime.io.slides.metadata import checked
+from blastscope.runtime.io.slides.metadata import plausible_pixel_size
 
-COLOURS: dict[str, str] = {kind: look.colour for kind, look in LOOKS.items()}
+COLOURS: dict[str, str] = {kind: style.colour for kind, style in CALL_STYLES.items()}
 MARK = "blastscope"  # the key in a layer's metadata by which it is known again
 BOX_WIDTH_PX, OUTLINE_WIDTH_PX, TEXT_PT = 3, 2, 11
 # of a shape that somebody adds to a layer of a report: no network has seen it
@@ -108,7 +109,7 @@ def scale_of(layer: Any) -> float | None:
     """Micrometres per pixel, where the layer's units say that its scale is that, and it can be a microscope's."""
     units = [str(unit) for unit in getattr(layer, "units", ())][-2:]
     down, across = (float(step) for step in layer.scale[-2:])
-    found = checked(across, down, "the layer") if units in (["micrometer"] * 2, ["um"] * 2, ["µm"] * 2) else None
+    found = plausible_pixel_size(across, down, "the layer") if units in (["micrometer"] * 2, ["um"] * 2, ["µm"] * 2) else None
     return found.pixel_um if found else None
 
 
@@ -123,7 +124,7 @@ def show_report(viewer: Any, layer: Any, report: FrameReport) -> None:
     if not report.cells:
         return
     colours = [COLOURS[cell.label or "refused"] for cell in report.cells]
-    features = features_of(report)
+    features = table_columns(report)
     place = {name: getattr(layer, name) for name in ("scale", "translate", "rotate", "shear", "affine", "units")}
     words = {"string": "{text}", "size": TEXT_PT, "color": colours, "anchor": "upper_left"}
     words["visible"] = len(report.cells) <= MOST_WORDS  # more hide the cells, until somebody has zoomed in and asks for them
@@ -200,7 +201,7 @@ def expect_shapes_by_hand(shapes: Any) -> None:
         shapes.current_edge_color = BY_HAND_COLOUR
 
 
-def features_of(report: FrameReport) -> dict[str, list[Any]]:
+def table_columns(report: FrameReport) -> dict[str, list[Any]]:
     """One value a cell of each column that napari's table shows."""
     calls = [(cell, cell.prediction) for cell in report.cells]
     return {

@@ -154,7 +154,7 @@ class ExamineWidget(Container[Any]):  # type: ignore[misc]  # its types are not 
         if layer in self._viewer.layers:  # it may have been closed meanwhile
             show_report(self._viewer, layer, report)
         counts = report.counts
-        scale = f"{report.facts.pixel_um:.4f} um per pixel, {report.facts.scale_source}" if report.facts else ""
+        scale = f"{report.parameters.pixel_um:.4f} um per pixel, {report.parameters.scale_source}" if report.parameters else ""
         self.told.value = (
             f"{counts['cells']} white cells: {counts['all']} ALL, {counts['hem']} HEM, {counts['refused']} refused\n{scale}"
             + "".join(f"\n{note}" for note in report.notes)

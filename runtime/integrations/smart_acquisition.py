@@ -201,7 +201,7 @@ def scan_and_revisit(
     """
     plan = plan or RevisitPlan()
     events = scan_events(core, scan)
-    seen, chosen = _Seen(plan, on_report), list[Candidate]()
+    seen, chosen = _ReportedCells(plan, on_report), list[Candidate]()
     with CameraListener(scope, seen.take, camera=plan.camera, spec=plan.frames, queue=plan.queue) as listener:
         core.mda.events.frameReady.connect(listener.frameReady)
         feed = _Feed(core, listener, plan)
@@ -232,14 +232,14 @@ def visit_event(suspect: Candidate, number: int, plan: RevisitPlan) -> MDAEvent:
 def candidates_of(report: FrameReport, plan: RevisitPlan) -> list[Candidate]:
     """The cells of `report` that deserve a visit. Empty where nobody knows where the frame was taken."""
     stage_um = report.metadata.get("stage_um")
-    if stage_um is None or report.size is None or report.facts is None:
+    if stage_um is None or report.size is None or report.parameters is None:
         return []
     return [
         Candidate(
             frame=report.id,
             box=cell.box,
             score=cell.score,
-            stage_um=plan.stage.place_of(cell.box, report.size, stage_um, report.facts.pixel_um),
+            stage_um=plan.stage.place_of(cell.box, report.size, stage_um, report.parameters.pixel_um),
             z_um=report.metadata.get("z_um"),
         )
         for cell in report.cells
@@ -261,7 +261,7 @@ def _is_suspicious(cell: FrameCell, plan: RevisitPlan) -> bool:
 
 
 @dataclass
-class _Seen:
+class _ReportedCells:
     """What the reports said so far. `take` is called in the stream's thread.
 
     Attributes
@@ -309,9 +309,9 @@ class _Seen:
 
 
 def _visit(suspect: Candidate, report: FrameReport) -> Visit:
-    if not report.cells or report.size is None or report.facts is None:
+    if not report.cells or report.size is None or report.parameters is None:
         return Visit(suspect, report, None, None)
-    offsets = [math.hypot(*offset_um(cell.box, report.size, report.facts.pixel_um)) for cell in report.cells]
+    offsets = [math.hypot(*offset_um(cell.box, report.size, report.parameters.pixel_um)) for cell in report.cells]
     nearest = min(range(len(offsets)), key=offsets.__getitem__)
     return Visit(suspect, report, nearest, offsets[nearest])
 

@@ -46,7 +46,7 @@ def load_pixels(image: object) -> Any | Refusal:
     if isinstance(image, str | os.PathLike):
         return read_image(os.fsdecode(image))
     if isinstance(image, bytes | bytearray | memoryview):
-        return decode(bytes(image))
+        return decode_image(bytes(image))
     pillow = sys.modules.get("PIL.Image")  # not imported: nobody has an image of it otherwise
     return _pillow_pixels(image) if pillow and isinstance(image, pillow.Image) else image
 
@@ -155,10 +155,10 @@ def _read_image(path: Path) -> NDArray[np.uint8] | Refusal:
     if container is not None and container.reader != "tiff":
         remedy = "use 'blastscope examine'" if container.reader else container.remedy
         return Refusal("undecodable", f"{container.name}, which isn't an image of a cell: {remedy}")
-    return decode(content)
+    return decode_image(content)
 
 
-def decode(content: bytes) -> NDArray[np.uint8] | Refusal:
+def decode_image(content: bytes) -> NDArray[np.uint8] | Refusal:
     """The pixels of an encoded image, as `read_image` gives those of a file; or the reason why there are none.
 
     Parameters

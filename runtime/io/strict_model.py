@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import codecs
 import tomllib
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
-from blastscope.runtime.errors import ConfigError
+from blastscope.runtime.errors import ConfigError, warn_deprecated
 
 
 class StrictModel(BaseModel):
@@ -78,8 +77,7 @@ def _with_present_keys(table: dict[str, Any], record: type[StrictModel]) -> dict
         name = key
         if key in record.renamed_keys and record.renamed_keys[key] not in table:
             name = record.renamed_keys[key]
-            text = f"'{key}' is deprecated and will be removed in the next version: use '{name}'"
-            warnings.warn(text, FutureWarning, stacklevel=3)
+            warn_deprecated(f"'{key}'", f"'{name}'", stacklevel=4)
         inner = _section(record, name) if isinstance(value, dict) else None
         present[name] = _with_present_keys(value, inner) if inner else value
     return present

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from blastscope.runtime.backends.protocol import Workload
 from blastscope.runtime.bundle import read_bundle, read_signed_bundle
 from blastscope.runtime.bundle.trusted_keys import RequiredSignature
-from blastscope.runtime.errors import DigestMismatch, UsageError
+from blastscope.runtime.errors import DigestMismatch, UsageError, warn_deprecated
 from blastscope.runtime.inference.options import SessionOptions, as_path, whole_number
 from blastscope.runtime.io.paths import SHIPPED_BUNDLE, default_cache_dir
 from blastscope.runtime.session.scope import Scope as Scope
@@ -122,8 +121,7 @@ def _log_to(tell: Callable[[str], None]) -> None:
     """What `tell` did before there was logging."""
     if not callable(tell):
         raise UsageError(f"tell is {tell!r}: it must be a function that takes a line of text")
-    text = "tell is deprecated and will be removed in the next version: add a handler to logging.getLogger('blastscope')"
-    warnings.warn(text, FutureWarning, stacklevel=3)
+    warn_deprecated("tell", "a handler of logging.getLogger('blastscope')", stacklevel=4)
     logger = logging.getLogger("blastscope.runtime.backends")
     if not any(isinstance(handler, _TellHandler) and handler.tell == tell for handler in logger.handlers):
         logger.addHandler(_TellHandler(tell))

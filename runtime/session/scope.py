@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.runtime.crop import crop_cell
-from blastscope.runtime.errors import Closed, UsageError
+from blastscope.runtime.errors import Closed, UsageError, renamed_keywords
 from blastscope.runtime.inference.explanation import Explanation, explain_crop
 from blastscope.runtime.inference.options import as_path
 from blastscope.runtime.inference.request_queue import answered
@@ -243,14 +243,15 @@ class Scope(OpenSession):
             pixels = frame if isinstance(frame, bytes) else check_array(frame)
             return examiner.examine(pixels, metadata, stated_um=stated_um)
 
+    @renamed_keywords(look="on_frame", watch="on_tile")
     def examine_files(
         self,
         paths: Iterable[Path | str],
         *,
         pixel_um: float | None = None,
         spec: FrameSpecification | None = None,
-        look: FrameCallback | None = None,
-        watch: TileCallback | None = None,
+        on_frame: FrameCallback | None = None,
+        on_tile: TileCallback | None = None,
         resume: Path | str | None = None,
     ) -> Iterator[FrameReport]:
         """The `FrameReport` on each file, in the order given; a file that can't be read gets one with a refusal.
@@ -261,9 +262,9 @@ class Scope(OpenSession):
             PNG, JPEG, BMP, WebP, TIFF, scanners' slides, OME-Zarr folders. Several are examined at once; scans in pieces.
         pixel_um, spec : float, FrameSpecification, optional
             As in `examine`. If neither gives the scale, the file's own is used.
-        look : callable, optional
+        on_frame : callable, optional
             Is called with the open `Slide` and the report, in one of several threads, before the report is returned.
-        watch : callable, optional
+        on_tile : callable, optional
             Is called with a `TileProgress` and its cells for each tile of a scan and each whole frame, in several threads.
         resume : Path or str, optional
             A file that keeps finished tiles and frames; what it holds already isn't examined again.
@@ -278,7 +279,7 @@ class Scope(OpenSession):
         origin = {"bundle": self.bundle.digest, "handling of unlike cells": self._options.unlike_training}
         with run.opened.lanes.call():
             examiner = self._examiner(classify, spec, pixel_um)
-        return keeping(self, examiner.examine_files(as_paths(paths), look, watch=watch, journal=journal, origin=origin))
+        return keeping(self, examiner.examine_files(as_paths(paths), on_frame, on_tile=on_tile, journal=journal, origin=origin))
 
     def stream(
         self,

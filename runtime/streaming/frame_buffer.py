@@ -14,8 +14,9 @@ from typing import Any
 
 import cv2
 
+from blastscope.runtime.frames.mask_geometry import fewer_points
 from blastscope.runtime.frames.report.theme import caution
-from blastscope.runtime.frames.types import FrameCell, FrameReport, fewer_points
+from blastscope.runtime.frames.types import FrameCell, FrameReport
 
 KEPT = 3  # frames: a viewer asks for the picture a moment after the text
 MOST_PX = 1600  # a picture's longer side
@@ -71,8 +72,8 @@ class BufferedFrame:
             "refusal": report.refusal.detail if report.refusal else None,
             "counts": report.counts,
             "pixel_um": report.pixel_um,
-            "scale_source": report.facts.scale_source if report.facts else None,
-            "scale_note": report.facts.scale_note if report.facts else "",
+            "scale_source": report.parameters.scale_source if report.parameters else None,
+            "scale_note": report.parameters.scale_note if report.parameters else "",
             "cells": [_row(cell) for cell in report.cells],
         }
         return json.dumps(row)

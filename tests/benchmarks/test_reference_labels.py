@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from blastscope.benchmarks.contenders import ReferencePredictions, clearest_cells, predict_graphs, vote_margins
+from blastscope.benchmarks.contenders import ReferencePredictions, clearest_cells, decision_margins, predict_graphs
 from blastscope.runtime.bundle import read_bundle
 
 
@@ -22,5 +22,5 @@ def test_predictions_are_computed_once_and_the_clearest_cells_chosen(
     again = predict_graphs(path, ReferencePredictions(spec, 6, tmp_path))["fp32"]
     np.testing.assert_allclose(again, first)
     chosen = clearest_cells([first], 2)
-    margins = vote_margins(first)
+    margins = decision_margins(first)
     assert min(margins[chosen]) >= max(margins[[cell for cell in range(6) if cell not in chosen]])

@@ -23,7 +23,7 @@ from blastscope.calibration.cascade import run as cascade_module
 from blastscope.calibration.cascade.report import CascadeReport, write_report
 from blastscope.calibration.cascade.run import calibrate_cascade
 from blastscope.calibration.cascade.threshold_selection import clopper_pearson_upper
-from blastscope.calibration.compare import compare
+from blastscope.calibration.compare import compare_engines
 from blastscope.calibration.config import CalibrationConfig, CascadeConfig, OperatingPointConfig
 from blastscope.calibration.evaluation import CellPredictions, ReferenceRunner
 from blastscope.calibration.quantisation.qdq_placement import count_macs, voter_mac_share
@@ -95,7 +95,7 @@ def test_calibration_and_gate_take_validation_patients_and_no_cell_twice(
 
 def test_the_golden_set_passes_in_int8_on_every_backend_here(admitted: tuple[Bundle, CalibrationReport], data: Path) -> None:
     bundle, _ = admitted
-    comparison = compare(bundle, data)
+    comparison = compare_engines(bundle, data)
     assert comparison.passed, comparison.text()
     assert {(row.backend, row.precision) for row in comparison.engines} >= {("openvino", "int8"), ("onnxruntime", "int8")}
     assert [row.precision for row in comparison.scores] == ["fp32", "int8"]
@@ -124,7 +124,7 @@ def test_verify_names_every_cell_that_it_does_not_score(
     assert list(rows[0]) == ["file", "label", "patient", "precision", "call", "score", "refusal"]
     assert {row["file"] for row in rows} == {path.as_posix() for path in (*mine, twin)}
     assert {row["file"] for row in rows if row["refusal"]} == {path.as_posix() for path in (broken, black, twin)}
-    for precision, scores in zip(("fp32", "int8"), compare(admitted[0], folder).scores, strict=True):
+    for precision, scores in zip(("fp32", "int8"), compare_engines(admitted[0], folder).scores, strict=True):
         called = [row for row in rows if row["precision"] == precision]
         positive = [row for row in called if row["label"] == "all"]
         assert scores.cells == len(called)
@@ -177,7 +177,7 @@ def test_a_refused_int8_leaves_the_bundle_as_it_was(bundle: Path, data: Path, mo
 
 def test_a_comparison_of_a_bundle_whose_name_is_no_utf8_is_json(exported: Path, tmp_path: Path) -> None:
     place = Path(shutil.copytree(exported, tmp_path / os.fsdecode(b"b\xe4")))
-    assert json.loads(compare(read_bundle(place)).model_dump_json())["bundle"].endswith("b\\xe4")
+    assert json.loads(compare_engines(read_bundle(place)).model_dump_json())["bundle"].endswith("b\\xe4")
 
 
 def _turned_round(parent: onnx.ModelProto) -> onnx.ModelProto:
@@ -259,7 +259,7 @@ def test_the_road_holds_on_real_cells(cnmc: Path, tmp_path: Path) -> None:
     report = calibrate(made.path, folder, CalibrationConfig(cells=16, max_flip_rate=0.1, max_f1_drop_points=10, draws=50))
     assert report.gates[0].patients == 4
     assert report.admitted, report.text()
-    assert compare(read_bundle(made.path)).passed
+    assert compare_engines(read_bundle(made.path)).passed
 
 
 # ---- a first voter that decides alone

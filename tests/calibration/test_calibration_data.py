@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blastscope.calibration.calibration_data import (
-    choose_cells,
+    choose_calibration_cells,
     crop_cells,
     drop_rows,
     log_dataset_mismatch,
@@ -62,10 +62,10 @@ def test_a_sample_is_balanced_and_does_not_depend_on_the_order(
     counts: dict[str, int], size: int, seed: int, shuffle: object
 ) -> None:
     cells = made_up(counts)
-    chosen = choose_cells(cells, size, seed)
+    chosen = choose_calibration_cells(cells, size, seed)
     assert len(chosen) == len(set(chosen)) == min(size, len(cells))
     shuffle.shuffle(cells)  # type: ignore[attr-defined]
-    assert choose_cells(cells, size, seed) == chosen
+    assert choose_calibration_cells(cells, size, seed) == chosen
     for label in ("all", "hem"):
         taken = Counter(cell.patient for cell in chosen if cell.label == label)
         left = {cell.patient for cell in cells if cell.label == label and cell not in chosen}

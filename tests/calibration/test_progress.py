@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from blastscope.calibration import evaluation as module
-from blastscope.calibration.evaluation import Progress
+from blastscope.calibration.evaluation import ProgressLog
 from blastscope.runtime.io.printable import format_duration
 
 
@@ -18,7 +18,7 @@ def test_the_time_left_is_logged_every_few_seconds_not_at_the_end(
     caplog.set_level(logging.INFO, "blastscope")
     clock = iter(range(0, 1000, 4))  # seconds, each time that the clock is read
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
-    work = Progress("cells", 60)
+    work = ProgressLog("cells", 60)
     for _ in range(6):
         work.step(10)
     assert caplog.messages == ["30 of 60 cells, about 12 s left"]

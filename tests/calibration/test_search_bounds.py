@@ -9,11 +9,11 @@ import pytest
 
 from blastscope.calibration.acceptance.mixed_precision_search import Search, SearchReport
 from blastscope.calibration.config import CalibrationConfig
-from blastscope.calibration.evaluation import Drift
+from blastscope.calibration.evaluation import QuantisationDrift
 from blastscope.calibration.quantisation.quantizer import QuantConfig
 
 COSTS = {"a": 0.02, "b": 0.05, "c": 0.3, "d": 0.03}  # the drift of each layer alone in int8
-Far = Callable[[tuple[str, ...]], Drift]  # from the layers in fp32
+Far = Callable[[tuple[str, ...]], QuantisationDrift]  # from the layers in fp32
 
 
 @pytest.fixture(autouse=True)
@@ -35,9 +35,9 @@ def search(far: Far, *, target_drift_ratio: float = 1.0, share: float = 0.75) ->
     return recipe.floats, report
 
 
-def unseen(floats: tuple[str, ...]) -> Drift:
+def unseen(floats: tuple[str, ...]) -> QuantisationDrift:
     """The search's cells flip in no graph, though the gate's did."""
-    return Drift(drift=drift(floats), flip_rate=0, f1_drop_points=0)
+    return QuantisationDrift(drift=drift(floats), flip_rate=0, f1_drop_points=0)
 
 
 def test_where_its_cells_see_nothing_a_search_comes_down_to_its_target() -> None:
@@ -49,24 +49,24 @@ def test_where_its_cells_see_nothing_a_search_comes_down_to_its_target() -> None
 
 
 def test_where_its_cells_see_the_fault_they_are_gone_by_and_not_the_target() -> None:
-    def seen(floats: tuple[str, ...]) -> Drift:
-        return Drift(drift=drift(floats), flip_rate=0.0 if "c" in floats else 0.3, f1_drop_points=0)
+    def seen(floats: tuple[str, ...]) -> QuantisationDrift:
+        return QuantisationDrift(drift=drift(floats), flip_rate=0.0 if "c" in floats else 0.3, f1_drop_points=0)
 
     assert search(seen, target_drift_ratio=0.01)[0] == ("c",)
 
 
 def test_half_of_the_gates_limits_is_what_few_cells_must_keep() -> None:
-    def near(floats: tuple[str, ...]) -> Drift:
-        return Drift(drift=drift(floats), flip_rate=0.011 if "c" not in floats else 0.0099, f1_drop_points=0)
+    def near(floats: tuple[str, ...]) -> QuantisationDrift:
+        return QuantisationDrift(drift=drift(floats), flip_rate=0.011 if "c" not in floats else 0.0099, f1_drop_points=0)
 
     assert search(near)[0] == ("c",)
 
 
 def test_at_its_bounds_the_graph_that_drifts_least_is_taken() -> None:
-    def cancelling(floats: tuple[str, ...]) -> Drift:
+    def cancelling(floats: tuple[str, ...]) -> QuantisationDrift:
         """Errors cancel out: one layer in fp32 is better than two."""
         few = {0: 0.4, 1: 0.2, 2: 0.3}
-        return Drift(drift=few.get(len(floats), drift(floats)), flip_rate=0.3, f1_drop_points=0)
+        return QuantisationDrift(drift=few.get(len(floats), drift(floats)), flip_rate=0.3, f1_drop_points=0)
 
     floats, report = search(cancelling, share=0.5)
     assert [step.deed for step in report.path] == ["plain", "restore", "restore"]

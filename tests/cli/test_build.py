@@ -16,7 +16,7 @@ from blastscope.cli import app
 from blastscope.cli.build import Watcher
 from blastscope.export.engine_builds import BuildRequest, PlannedEngine, plan_engines
 from blastscope.runtime.backends.tensorrt.builder import BuildStep
-from blastscope.runtime.backends.tensorrt.catalog import Machine
+from blastscope.runtime.backends.tensorrt.catalog import EngineHost
 from blastscope.runtime.backends.tensorrt.key import EngineKey, platform_name
 from blastscope.runtime.bundle import read_bundle
 from blastscope.runtime.cuda.driver import GpuFacts
@@ -41,11 +41,13 @@ def bundle(tiny_bundle: Any) -> Path:
     return tiny_bundle.make("fp32", "int8")
 
 
-def machine(monkeypatch: pytest.MonkeyPatch, *gpus: GpuFacts) -> Machine:
+def machine(monkeypatch: pytest.MonkeyPatch, *gpus: GpuFacts) -> EngineHost:
     """A machine with these GPUs, and the TensorRT-RTX that is installed."""
     trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx-cu13 is not installed")
-    found = Machine(platform_name(), {"tensorrt-rtx": trt.__version__}, gpus, None if gpus else "no NVIDIA driver is installed")
-    monkeypatch.setattr(Machine, "here", classmethod(lambda _: found))
+    found = EngineHost(
+        platform_name(), {"tensorrt-rtx": trt.__version__}, gpus, None if gpus else "no NVIDIA driver is installed"
+    )
+    monkeypatch.setattr(EngineHost, "here", classmethod(lambda _: found))
     return found
 
 
@@ -125,7 +127,7 @@ def test_the_library_is_tensorrt_only_where_it_can_tune_for_the_gpu(bundle: Path
     monkeypatch.setattr("blastscope.export.engine_builds.is_installed", lambda _: True)
     found, there, bare = read_bundle(bundle), machine(monkeypatch, GPU), machine(monkeypatch)
 
-    def chosen(request: BuildRequest, on: Machine) -> set[str]:
+    def chosen(request: BuildRequest, on: EngineHost) -> set[str]:
         return {planned.key.library for planned in plan_engines(found, request, on)}
 
     assert chosen(BuildRequest(), there) == {"tensorrt"}
@@ -180,8 +182,8 @@ def test_engines_lists_explains_and_removes(engine: Path, bundle: Path, monkeypa
 
 def test_a_stale_engine_is_explained_by_what_changed(engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = machine(monkeypatch, GPU)
-    newer = Machine(now.platform, {"tensorrt-rtx": "9.9"}, now.gpus)
-    monkeypatch.setattr(Machine, "here", classmethod(lambda _: newer))
+    newer = EngineHost(now.platform, {"tensorrt-rtx": "9.9"}, now.gpus)
+    monkeypatch.setattr(EngineHost, "here", classmethod(lambda _: newer))
     told = run("engines", "explain", engine.stem)
     assert told.exit_code == 1
     assert f"built by tensorrt-rtx {now.versions['tensorrt-rtx']}, 9.9 is installed" in told.stdout

@@ -20,7 +20,7 @@ from blastscope.runtime.bundle import read_bundle
 from blastscope.runtime.errors import Closed, DeviceError
 from blastscope.runtime.types import PredictionRow
 from blastscope.train.nested_cross_validation import RecipeChoices
-from blastscope.train.progress import Progress
+from blastscope.train.progress import TrainingProgress
 
 RUNNER = CliRunner()
 
@@ -154,7 +154,7 @@ def test_an_error_is_one_line_that_names_itself(tmp_path: Path) -> None:
 )
 def test_training_is_followed_on_stderr(verb: str, function: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def trained(data: Path, config: object, out: Path, *, console: Any, **rest: Any) -> Path:
-        with Progress(console) as progress:
+        with TrainingProgress(console) as progress:
             progress.say(f"left out: {data / 'broken.png'}")
         return out
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from blastscope.demo import Called, draw, summary
+from blastscope.demo import Called, demo_summary, draw
 from blastscope.runtime.frames.report.contact_sheet import GAP_PX, HEADER_PX, MARGIN_PX
-from blastscope.runtime.frames.report.theme import LOOKS
+from blastscope.runtime.frames.report.theme import CALL_STYLES
 from blastscope.runtime.frames.report.thumbnails import THUMB_PX
 from blastscope.runtime.io.cnmc import scan_dataset
 from blastscope.runtime.io.image import read_image
@@ -39,7 +39,7 @@ def test_a_cell_is_shown_in_a_frame_of_its_calls_colour(cells: dict[ClassName, C
         sheet = np.asarray(picture)
     corners = [(MARGIN_PX + index * (THUMB_PX + GAP_PX), HEADER_PX) for index in range(2)]
     frames = [f"#{''.join(f'{value:02x}' for value in sheet[y - 1, x + 40])}" for x, y in corners]
-    assert frames == [LOOKS["all"].colour, LOOKS["refused"].colour]
+    assert frames == [CALL_STYLES["all"].colour, CALL_STYLES["refused"].colour]
     for item, (x, y) in zip(shown, corners, strict=True):
         image = read_image(item.cell.path)
         assert not isinstance(image, Refusal)
@@ -50,7 +50,7 @@ def test_a_cell_is_shown_in_a_frame_of_its_calls_colour(cells: dict[ClassName, C
 def test_a_call_that_is_not_the_experts_has_a_note_in_colour(cells: dict[ClassName, Called], tmp_path: Path) -> None:
     with Image.open(draw([cells["all"], cells["hem"]], "two", tmp_path / "sheet.png")) as picture:
         sheet = np.asarray(picture)
-    vermilion = np.array([int(LOOKS["all"].colour[at : at + 2], 16) for at in (1, 3, 5)])
+    vermilion = np.array([int(CALL_STYLES["all"].colour[at : at + 2], 16) for at in (1, 3, 5)])
     notes = sheet[HEADER_PX + THUMB_PX + 24 : HEADER_PX + THUMB_PX + 38]
     coloured = [(notes[:, x : x + THUMB_PX] == vermilion).all(axis=2).any() for x in (MARGIN_PX, MARGIN_PX + THUMB_PX + GAP_PX)]
     assert coloured == [False, True]
@@ -58,4 +58,4 @@ def test_a_call_that_is_not_the_experts_has_a_note_in_colour(cells: dict[ClassNa
 
 def test_the_summary_counts_calls_and_agreement(cells: dict[ClassName, Called]) -> None:
     calls = [cells["all"], cells["hem"], Called(cells["hem"].cell, REFUSED)]
-    assert summary(calls) == "2 called ALL, 0 called HEM, 1 refused; 1 of 2 calls agree with the label"
+    assert demo_summary(calls) == "2 called ALL, 0 called HEM, 1 refused; 1 of 2 calls agree with the label"

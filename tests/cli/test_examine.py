@@ -19,7 +19,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from blastscope.cli import app
-from blastscope.cli.examine import line
+from blastscope.cli.examine import frame_line
 from blastscope.runtime.frames.report.theme import names_of, title_of
 from blastscope.runtime.frames.report.writers import COLUMNS, OutputOptions, ReportWriter
 from blastscope.runtime.frames.types import FrameCell, FrameParameters, FrameReport, SegmentedCell
@@ -142,7 +142,7 @@ def test_what_there_is_to_say_of_a_frame_stands_behind_its_path() -> None:
     facts = FrameParameters(
         0.07, "given", (200.0, 201.0, 199.0), (0.4, 0.5, -0.7), 0.3, 0.06, (0, 0, 640, 480), (0, 0, 640, 480)
     )
-    told = line(FrameReport((), facts, path=Path("a.tif"), notes=("page 1 of 2", "0.07 by ImageJ")))
+    told = frame_line(FrameReport((), facts, path=Path("a.tif"), notes=("page 1 of 2", "0.07 by ImageJ")))
     assert told.endswith("0.0700 given       a.tif  (page 1 of 2; 0.07 by ImageJ)")
 
 

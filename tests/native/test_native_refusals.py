@@ -18,7 +18,7 @@ from damaged_bundles import DAMAGES, NEWER, TEXTS, UNFIT, damage, replace_graph,
 from native_library import ROOT, SOURCES
 
 from blastscope import SHIPPED_BUNDLE, open_bundle
-from blastscope.benchmarks.libblastscope import Image, NativeError, NativeLibrary, NativeScope, Prediction
+from blastscope.benchmarks.libblastscope import Image, NativeError, NativeLibrary, NativeScope, PredictionStruct
 from blastscope.runtime.bundle import read_bundle
 from blastscope.runtime.bundle.archive import pack
 from blastscope.runtime.bundle.manifest import FORMAT
@@ -217,13 +217,13 @@ def test_wrong_arguments_and_images_are_told(native: NativeLibrary, tiny_bundle:
                 call(native, scope, image)
         assert scope.row(scope.classify(pixels))["refusal"] == "empty"
         assert scope.row(scope.classify(np.zeros((0, 5, 3), np.uint8)))["refusal"] == "empty"
-        refused = Prediction()
+        refused = PredictionStruct()
         status = native.c.blastscope_classify_many(scope.handle, ctypes.byref(Image(None, 10, 10)), 1, ctypes.byref(refused))
         assert (status, scope.row(refused)["refusal"]) == (0, "not-8-bit-rgb")
 
 
 def call(native: NativeLibrary, scope: NativeScope, image: Image) -> None:
-    native.check(native.c.blastscope_classify(scope.handle, ctypes.byref(image), ctypes.byref(Prediction())))
+    native.check(native.c.blastscope_classify(scope.handle, ctypes.byref(image), ctypes.byref(PredictionStruct())))
 
 
 def test_the_fuzzers_begin_with_every_key_of_the_newest_format() -> None:

@@ -91,9 +91,9 @@ class StainExaminer:
         metadata: Mapping[str, Any] | None = None,
     ) -> FrameReport:
         self.pixel_um, self.stated_um = pixel_um, stated_um
-        facts = estimate_frame_parameters(frame, spec or FrameSpecification(), pixel_um=pixel_um, stated_um=stated_um)
-        cells = segment_cells(frame, facts, spec or FrameSpecification())
-        return FrameReport(tuple(map(self.called, range(len(cells)), cells)), facts, metadata=metadata or {})
+        parameters = estimate_frame_parameters(frame, spec or FrameSpecification(), pixel_um=pixel_um, stated_um=stated_um)
+        cells = segment_cells(frame, parameters, spec or FrameSpecification())
+        return FrameReport(tuple(map(self.called, range(len(cells)), cells)), parameters, metadata=metadata or {})
 
     def called(self, number: int, cell: SegmentedCell) -> FrameCell:
         if number % 2:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.backends.nvidia.batch_executor import BatchBinding, ExecutionContext, Network
+from blastscope.runtime.backends.nvidia.batch_executor import BatchBinding, ExecutionContext, GpuNetwork
 from blastscope.runtime.cuda.driver import GpuDevice
 from blastscope.runtime.cuda.graphs import Gpu, Recording, Work
 from blastscope.runtime.cuda.kernels.crop_launch_plan import Launch
@@ -197,7 +197,7 @@ class RecordableNetwork:
     On a GPU that can't record foreign work (the paper driver), it is done in between instead.
     """
 
-    def __init__(self, gpu: Gpu, inner: Network) -> None:
+    def __init__(self, gpu: Gpu, inner: GpuNetwork) -> None:
         self.gpu, self.inner = gpu, inner
 
     def bind(self, place: BatchBinding) -> ExecutionContext:

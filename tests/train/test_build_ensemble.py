@@ -88,7 +88,7 @@ def test_the_ensemble_of_the_paper_is_built_for_three_kinds_of_gpu_at_once(
         targets=TARGETS,
     )
     steps: list[BuildStep] = []
-    built = obtain_engine(tmp_path, graph, key, watch=steps.append)
+    built = obtain_engine(tmp_path, graph, key, progress=steps.append)
     assert built.built
     assert built.note is None
     # weights are kept as they were written, and once for all kinds of GPU; int8 ones are reordered

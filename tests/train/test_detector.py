@@ -18,7 +18,7 @@ from blastscope import SHIPPED_BUNDLE, open_bundle
 from blastscope.cli import app
 from blastscope.runtime.bundle import read_bundle, update_bundle
 from blastscope.runtime.errors import DataError, GoldenMismatch
-from blastscope.runtime.frames.detection.detector import WHITE, decode
+from blastscope.runtime.frames.detection.detector import WHITE, decode_detections
 from blastscope.runtime.frames.detection.loading import load_detector
 from blastscope.runtime.frames.types import GROUPS as RUNTIME_GROUPS
 from blastscope.train.detector.composites import drawn_cell, prepare_cell
@@ -33,7 +33,7 @@ from blastscope.train.detector.sources import GROUPS, RED, bccd_frames, pbc_cell
 from blastscope.train.detector.stains import USUAL, random_nucleus, random_red, render, restain
 from blastscope.train.detector.stress import NAMES
 from blastscope.train.fit_checkpoint import read_tensors
-from blastscope.train.progress import Progress
+from blastscope.train.progress import TrainingProgress
 
 SMALL = """
 [pool]
@@ -137,7 +137,7 @@ def test_maps_that_are_the_targets_give_back_the_boxes() -> None:
     targets = encode(drawn)
     groups = np.full((1, 3, *targets.heat.shape[2:]), 1 / 3, np.float32)
     maps = np.concatenate([targets.heat, targets.box, groups], axis=1)[0].astype(np.float32)
-    found = decode(maps, WHITE, 0.9)
+    found = decode_detections(maps, WHITE, 0.9)
     wanted = drawn.boxes.corners[drawn.boxes.labels == WHITE]
     near = np.abs(found.boxes[:, None] - wanted[None]).max(axis=2).min(axis=1)
     assert len(found.boxes)
@@ -218,15 +218,15 @@ def test_a_fit_that_was_broken_off_ends_as_one_that_was_not(tmp_path: Path, monk
     class Stopped(Exception):
         pass
 
-    class StopsAfterOne(Progress):
+    class StopsAfterOne(TrainingProgress):
         def say(self, text: str) -> None:
             if "1/2" not in text:
                 raise Stopped
 
-    fit(head(), [shard(0)], config, tmp_path / "whole", Progress(), name="x")
+    fit(head(), [shard(0)], config, tmp_path / "whole", TrainingProgress(), name="x")
     with pytest.raises(Stopped):
         fit(head(), [shard(0)], config, tmp_path / "broken", StopsAfterOne(), name="x")
-    fit(head(), [shard(0)], config, tmp_path / "broken", Progress(), name="x")
+    fit(head(), [shard(0)], config, tmp_path / "broken", TrainingProgress(), name="x")
     whole, broken = (read_tensors(tmp_path / name / FINISHED)[0] for name in ("whole", "broken"))
     for name, tensor in whole.items():
         torch.testing.assert_close(broken[name], tensor)

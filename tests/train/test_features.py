@@ -12,7 +12,7 @@ from blastscope.runtime.io.cnmc import scan_dataset
 from blastscope.runtime.io.synthetic import write_synthetic_dataset
 from blastscope.train.config import TrainConfig
 from blastscope.train.data_loader import cache_crops
-from blastscope.train.progress import Progress
+from blastscope.train.progress import TrainingProgress
 from blastscope.train.stages import FeatureTable, trunk_features
 from blastscope.train.trunk import make_trunk_ensemble
 
@@ -30,7 +30,7 @@ def test_what_killed_trainings_left_in_the_cache_is_cleared(tmp_path: Path) -> N
     folder = scan_dataset(write_synthetic_dataset(tmp_path / "cells", patients=2, cells_each=2, size_px=96))
     cache, trunk = tmp_path / "cache", make_trunk_ensemble(CONFIG)[0].trunk.eval()
     for attempt in range(2):
-        trunk_features(cache_crops(folder, CONFIG.crop, cache), trunk, CONFIG, cache, Progress())
+        trunk_features(cache_crops(folder, CONFIG.crop, cache), trunk, CONFIG, cache, TrainingProgress())
         kept = sorted(path.name for path in cache.iterdir())
         assert [name.partition("-")[0] for name in kept] == ["crops", "features"]
         for name in (*kept, "crops-0123", "features-0123.safetensors"):  # of these cells, and of others
@@ -45,7 +45,7 @@ def test_features_that_were_damaged_are_computed_anew(tmp_path: Path) -> None:
     trunk = make_trunk_ensemble(CONFIG)[0].trunk.eval()
 
     def computed() -> FeatureTable:
-        return trunk_features(store, trunk, CONFIG, tmp_path / "cache", Progress())
+        return trunk_features(store, trunk, CONFIG, tmp_path / "cache", TrainingProgress())
 
     wanted = computed()
     (place,) = (tmp_path / "cache").glob("features-*.safetensors")

@@ -23,7 +23,7 @@ from blastscope.train.config import SHIPPED, DataConfig, TrainConfig
 from blastscope.train.data_loader import CropStore, cache_crops
 from blastscope.train.near_copies import NearCopy, compare_cells, find_near_copies, ids_to_join
 from blastscope.train.pipeline import train_ensemble
-from blastscope.train.progress import Progress
+from blastscope.train.progress import TrainingProgress
 from blastscope.train.split import split_cells
 
 CROP = TrainConfig.from_toml(SHIPPED).crop
@@ -133,7 +133,7 @@ def test_pairs_are_cached_and_a_damaged_cache_is_made_anew(
 
     monkeypatch.setattr("blastscope.train.near_copies.find_near_copies", counted)
     folder = scan_dataset(copied)
-    with Progress(Console(quiet=True)) as progress:
+    with TrainingProgress(Console(quiet=True)) as progress:
         first = compare_cells(folder, tmp_path / "cache", progress).copies
         assert compare_cells(folder, tmp_path / "cache", progress).copies == first
         assert (len(first), compared) == (1, [50])

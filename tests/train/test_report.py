@@ -20,8 +20,8 @@ from blastscope.runtime.types import CLASSES, ClassName, Voter
 from blastscope.train.config import ScheduleConfig, TrainConfig
 from blastscope.train.fit_checkpoint import EpochRow
 from blastscope.train.report import (
-    Comparison,
     ComparisonRow,
+    RecipeComparison,
     Report,
     ReportInput,
     assess,
@@ -236,7 +236,7 @@ def test_other_recipes_stand_beside_with_or_without_intervals() -> None:
         ComparisonRow(name="paper <&>", weighted_f1=Interval(value=0.7123, low=0.6, high=0.8), note="literal"),
         ComparisonRow(name="shipped", weighted_f1=0.8456, auroc=0.9),
     )
-    page = render_training_report(assess(replace(invent(), comparison=Comparison(note="three folds", rows=rows))), [])
+    page = render_training_report(assess(replace(invent(), comparison=RecipeComparison(note="three folds", rows=rows))), [])
     assert "Other recipes" in page
     assert "paper &lt;&amp;&gt;" in page
     assert "0.712 <small>(0.600 to 0.800)</small>" in page
@@ -304,7 +304,9 @@ def run(tmp_path: Path) -> Path:
 
 def test_a_runs_folder_gives_the_report_of_its_cells(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("blastscope.train.report.writer.draw_pictures", lambda given, report: [])  # drawn above, and slow
-    (run / "comparison.json").write_text(Comparison(rows=(ComparisonRow(name="other", weighted_f1=0.5),)).model_dump_json())
+    (run / "comparison.json").write_text(
+        RecipeComparison(rows=(ComparisonRow(name="other", weighted_f1=0.5),)).model_dump_json()
+    )
     folder = write_report(run)
     report = Report.model_validate_json((folder / "report.json").read_text())
     assert folder == run / "report"

@@ -16,7 +16,7 @@ from blastscope.train import stages
 from blastscope.train.config import ScheduleConfig, TrainConfig
 from blastscope.train.data_loader import cache_crops
 from blastscope.train.network import make_voter
-from blastscope.train.progress import Progress
+from blastscope.train.progress import TrainingProgress
 from blastscope.train.split import split_cells
 from blastscope.train.stages import Job, TrainingRows, apply_logit_shift, feature_rows, train_combined, train_voters
 from blastscope.train.trainer import make_fabric
@@ -35,7 +35,7 @@ def job(cells: Path, place: Path, **sections: object) -> Job:
     config = TrainConfig.model_validate({**facts, **sections})
     store = cache_crops(scan_dataset(cells), config.crop, place / "cache")
     machine, split = make_fabric(config.compute), split_cells(store.cells, config.data)
-    return Job(config, store, split, place / "run", machine, Progress(), place / "cache")
+    return Job(config, store, split, place / "run", machine, TrainingProgress(), place / "cache")
 
 
 @pytest.fixture

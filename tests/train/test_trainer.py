@@ -15,7 +15,7 @@ from blastscope.train.config import AugmentConfig, ComputeConfig, ScheduleConfig
 from blastscope.train.data_loader import TrainingBatches, ValidationBatches
 from blastscope.train.fit_checkpoint import EpochRow, FitCheckpoint, FitState, learning_rate
 from blastscope.train.network import VoterNetwork, make_voter
-from blastscope.train.progress import Progress
+from blastscope.train.progress import TrainingProgress
 from blastscope.train.trainer import (
     Score,
     Task,
@@ -170,13 +170,13 @@ def validation_loss(network: nn.Module, task: Task) -> float:
 
 def test_fit_learns_and_leaves_one_finished_file(tmp_path: Path) -> None:
     network, task = learnable(tmp_path)
-    state = fit(network, task, make_fabric(CPU), Progress())
+    state = fit(network, task, make_fabric(CPU), TrainingProgress())
     assert state.history[-1].validation_accuracy == pytest.approx(0.97, abs=0.04)
     assert state.history[0].train_loss > state.history[-1].train_loss
     assert [path.name for path in tmp_path.iterdir()] == ["network.safetensors"]
     assert not network.training
     again, task = learnable(tmp_path)
-    assert fit(again, task, make_fabric(CPU), Progress()) == state  # a finished network is only read
+    assert fit(again, task, make_fabric(CPU), TrainingProgress()) == state  # a finished network is only read
     for own, other in zip(network.state_dict().values(), again.state_dict().values(), strict=True):
         assert torch.equal(own, other)
 
@@ -184,7 +184,7 @@ def test_fit_learns_and_leaves_one_finished_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("keep", ["best", "last"])
 def test_the_epoch_asked_for_is_kept(tmp_path: Path, keep: str) -> None:
     network, task = learnable(tmp_path, keep=keep, lr=0.5)
-    state = fit(network, task, make_fabric(CPU), Progress())
+    state = fit(network, task, make_fabric(CPU), TrainingProgress())
     assert state.best_epoch < state.epoch
     epoch = state.best_epoch if keep == "best" else state.epoch
     assert validation_loss(network, task) == pytest.approx(state.history[epoch - 1].validation_loss)
@@ -192,10 +192,10 @@ def test_the_epoch_asked_for_is_kept(tmp_path: Path, keep: str) -> None:
 
 def test_averaged_weights_are_validated_and_kept(tmp_path: Path) -> None:
     network, task = learnable(tmp_path, ema_decay=0.9, keep="last")
-    state = fit(network, task, make_fabric(CPU), Progress())
+    state = fit(network, task, make_fabric(CPU), TrainingProgress())
     assert validation_loss(network, task) == pytest.approx(state.history[-1].validation_loss)
     plain, task = learnable(tmp_path / "plain", keep="last")
-    fit(plain, task, make_fabric(CPU), Progress())
+    fit(plain, task, make_fabric(CPU), TrainingProgress())
     assert validation_loss(plain, task) != pytest.approx(validation_loss(network, task))
 
 
@@ -208,7 +208,7 @@ def test_without_validation_cells_the_training_is_watched(tmp_path: Path) -> Non
         ValidationBatches(task.validation.inputs, task.validation.labels, np.empty(0, np.int64), 16),
         task.files,
     )
-    state = fit(network, bare, make_fabric(CPU), Progress())
+    state = fit(network, bare, make_fabric(CPU), TrainingProgress())
     assert state.history[0].validation_loss is None
     assert state.best_epoch > 0
 
@@ -264,5 +264,5 @@ def test_a_training_that_diverges_is_an_error_with_the_remedy(
     validation = ValidationBatches(crops, labels, np.arange(8), 8)
     task = Task("a", ScheduleConfig(epochs=3), training, validation, FitCheckpoint(tmp_path))
     with pytest.raises(UsageError, match="'a': the loss of epoch 1 is not a number: the training diverged, take a smaller lr"):
-        fit(voter, task, make_fabric(CPU), Progress())
+        fit(voter, task, make_fabric(CPU), TrainingProgress())
     assert not any(tmp_path.iterdir())

@@ -18,7 +18,7 @@ from blastscope.train.backbone_maps import LeadingLayers
 from blastscope.train.config import TrainConfig, TrunkConfig
 from blastscope.train.stages import FeatureTable
 from blastscope.train.trainer import nuisance_covariance, weighted_loss
-from blastscope.train.trunk import Head, Novelty, Statistics, TrunkEnsemble, make_trunk_ensemble
+from blastscope.train.trunk import Head, Novelty, TrunkEnsemble, TrunkStatistics, make_trunk_ensemble
 from blastscope.train.trunk_stages import fit_novelty
 
 SMALL = {
@@ -183,7 +183,7 @@ def test_novelty_is_a_mahalanobis_distance() -> None:
     inverse = np.linalg.inv(np.cov(features.T, ddof=0).astype(np.float64))
     new = rng.normal(size=(6, 5)).astype(np.float32) * 4
     middle = np.repeat(shape.mean(axis=0, keepdims=True), 6, axis=0)  # of a usual size: the features alone count
-    found = novelty(Statistics(torch.from_numpy(new), torch.from_numpy(middle)))
+    found = novelty(TrunkStatistics(torch.from_numpy(new), torch.from_numpy(middle)))
     wanted = [mahalanobis(one, features.mean(axis=0), inverse) / np.sqrt(5) for one in new]
     np.testing.assert_allclose(found.numpy(), wanted, rtol=1e-3)
 
@@ -191,7 +191,7 @@ def test_novelty_is_a_mahalanobis_distance() -> None:
 def test_novelty_grows_with_what_size_exceeds_two_deviations_by() -> None:
     novelty = Novelty(3, 2)
     shape = torch.tensor([[0.0, 0.0], [1.9, -1.9], [5.0, 0.0], [0.0, -4.0]])
-    found = novelty(Statistics(torch.zeros(4, 3), shape))
+    found = novelty(TrunkStatistics(torch.zeros(4, 3), shape))
     assert found.tolist() == [0, 0, 3, 2]
 
 

@@ -27,7 +27,7 @@ from blastscope.train.detector.network import Detector as DetectorModule
 from blastscope.train.detector.network import compiled_module
 from blastscope.train.detector.sources import WHITE, Frame, bccd_frames, read_rgb, txl_frames
 from blastscope.train.detector.stress import NAMES, stressed
-from blastscope.train.progress import Progress
+from blastscope.train.progress import TrainingProgress
 
 LIMITS = (0.2, 0.25, 0.3, 0.325, 0.35, 0.375, 0.4, 0.425, 0.45, 0.5, 0.55, 0.6)  # of the score, at which a detector is judged
 STRESS_EACH = 10  # every so many frames of a left-out source are looked at under each change, too
@@ -129,7 +129,7 @@ class TorchNetwork:
 
 
 def score_source(
-    source: str, frames: Sequence[Frame], module: DetectorModule, pixel_um: float, *, left_out: bool, progress: Progress
+    source: str, frames: Sequence[Frame], module: DetectorModule, pixel_um: float, *, left_out: bool, progress: TrainingProgress
 ) -> SourceScores:
     """How well the white cells of frames are found, by the detector and by their stain.
 
@@ -147,7 +147,7 @@ def score_source(
         Micrometres per pixel of the pictures that it takes.
     left_out : bool
         Whether it was trained without this source.
-    progress : Progress
+    progress : TrainingProgress
         Is told of each frame.
 
     Returns

@@ -24,7 +24,7 @@ from blastscope.train.detector.network import KINDS, DetectorHead, reaches
 from blastscope.train.detector.pool import Shard
 from blastscope.train.detector.sources import GROUPS
 from blastscope.train.fit_checkpoint import read_tensors, write_tensors
-from blastscope.train.progress import Progress
+from blastscope.train.progress import TrainingProgress
 
 ON = 0.999  # of the heat: here is a cell's middle
 SHARPNESS, FADE = 2.0, 4.0  # of the focal loss, as in CornerNet (Law and Deng 2018)
@@ -152,7 +152,7 @@ def mean_history(histories: Sequence[FitHistory]) -> FitHistory:
 
 
 def fit(
-    head: DetectorHead, shards: Sequence[Shard], config: DetectorConfig, folder: Path, progress: Progress, *, name: str
+    head: DetectorHead, shards: Sequence[Shard], config: DetectorConfig, folder: Path, progress: TrainingProgress, *, name: str
 ) -> FitHistory:
     """Fits a head, and leaves the averaged weights in it.
 
@@ -168,7 +168,7 @@ def fit(
         The recipe.
     folder : Path
         Keeps the state; it goes on where the folder shows that it was left.
-    progress : Progress
+    progress : TrainingProgress
         Is told of each epoch.
     name : str
         What the progress calls it.

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from blastscope.runtime.backends.openvino.infer_request import convert_model, library
+from blastscope.runtime.backends.openvino.infer_request import convert_model, import_openvino
 from blastscope.runtime.errors import ConfigError
-from blastscope.train.backbone import Statistics, create_backbone
+from blastscope.train.backbone import InputNormalization, create_backbone
 from blastscope.train.backbone_maps import cut_off, read_maps
 from blastscope.train.config import NetworkConfig
 from blastscope.train.detector.config import DetectorConfig, HeadConfig
@@ -44,7 +44,7 @@ class DetectorTrunk(nn.Module):
     scale: Tensor
     offset: Tensor
 
-    def __init__(self, network: Any, statistics: Statistics, stages: tuple[int, int] | tuple[str, str]) -> None:
+    def __init__(self, network: Any, statistics: InputNormalization, stages: tuple[int, int] | tuple[str, str]) -> None:
         super().__init__()
         self.network = network.eval()
         for parameter in network.parameters():
@@ -94,7 +94,7 @@ def compiled_module(module: nn.Module, shape: tuple[int, ...]) -> Any:  # OpenVI
     """A module of pictures, compiled by OpenVINO in float32; -1 in `shape` is any side that is a multiple of 16."""
     from torch.jit import TracerWarning  # type: ignore[attr-defined]
 
-    openvino = library()
+    openvino = import_openvino()
     example = torch.zeros([side if side > 0 else 64 for side in shape], dtype=torch.uint8)
     with warnings.catch_warnings():  # of the tracer: sizes that become constants, and that it is the older one
         for category in (DeprecationWarning, FutureWarning, TracerWarning):

@@ -19,7 +19,7 @@ from blastscope.train.detector.network import DetectorTrunk, Targets, TrunkRunne
 from blastscope.train.detector.pictures import Prepared, draw_sample, prepare
 from blastscope.train.detector.sources import cnmc_cells, each_source, pbc_cells, read_rgb
 from blastscope.train.fit_checkpoint import read_tensors, write_tensors
-from blastscope.train.progress import Progress
+from blastscope.train.progress import TrainingProgress
 
 POOL_VERSION = 1  # a change of how pictures are drawn must raise it
 SOURCES = ("bccd", "raabin", "pbc", "pbc_cells", "cnmc")
@@ -99,7 +99,7 @@ def pool_key(data: Path, trunk: DetectorTrunk, config: DetectorConfig) -> str:
     return digest.hexdigest()[:24]
 
 
-def fill_pool(data: Path, trunk: DetectorTrunk, config: DetectorConfig, folder: Path, progress: Progress) -> None:
+def fill_pool(data: Path, trunk: DetectorTrunk, config: DetectorConfig, folder: Path, progress: TrainingProgress) -> None:
     """Draws the training pictures that are missing in the pool, and keeps the trunk's maps of them.
 
     Parameters
@@ -112,7 +112,7 @@ def fill_pool(data: Path, trunk: DetectorTrunk, config: DetectorConfig, folder: 
         How many pictures, and what they look like.
     folder : Path
         The pool.
-    progress : Progress
+    progress : TrainingProgress
         Is told of each shard.
     """
     folder.mkdir(parents=True, exist_ok=True)

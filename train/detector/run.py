@@ -38,7 +38,7 @@ from blastscope.train.detector.network import Detector, DetectorHead, DetectorTr
 from blastscope.train.detector.pool import Shard, fill_pool, pool_key, read_pool
 from blastscope.train.detector.sources import FRAME_SOURCES, bccd_frames
 from blastscope.train.fit_checkpoint import read_tensors
-from blastscope.train.progress import Progress
+from blastscope.train.progress import TrainingProgress
 
 LIBRARIES = ("blastscope", "torch", "timm", "openvino", "numpy", "opencv-python-headless")
 RECORD, SCORES = "run.json", "scores.json"
@@ -123,7 +123,7 @@ def train_detector(
         versions={name: version(name) for name in LIBRARIES if name != "blastscope"},
     )
     out.mkdir(parents=True, exist_ok=True)
-    with exclusive_lock(out / ".lock", wait=False), Progress(console) as progress:
+    with exclusive_lock(out / ".lock", wait=False), TrainingProgress(console) as progress:
         _same_run(out, record, resume=resume)
         fill_pool(data, trunk, config, out / "pool", progress)
         found = [judged(data, trunk, config, out, source, progress=progress) for source in (*FRAME_SOURCES, None)]
@@ -162,7 +162,7 @@ def load_detector_run(run: Path) -> TrainedDetector:
 
 
 def judged(
-    data: Path, trunk: DetectorTrunk, config: DetectorConfig, out: Path, left_out: str | None, *, progress: Progress
+    data: Path, trunk: DetectorTrunk, config: DetectorConfig, out: Path, left_out: str | None, *, progress: TrainingProgress
 ) -> tuple[SourceScores, FitHistory]:
     """What the detector that never saw `left_out` shows on it; with None, that of all sources on BCCD's validation frames."""
     module, history = _fitted(trunk, config, out, left_out, progress)
@@ -184,7 +184,7 @@ def _folders(config: DetectorConfig, out: Path, left_out: str | None) -> list[Pa
 
 
 def _fitted(
-    trunk: DetectorTrunk, config: DetectorConfig, out: Path, left_out: str | None, progress: Progress
+    trunk: DetectorTrunk, config: DetectorConfig, out: Path, left_out: str | None, progress: TrainingProgress
 ) -> tuple[Detector, FitHistory]:
     """The detector trained without a source, or on all."""
     shards: list[Shard] = []

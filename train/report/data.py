@@ -49,7 +49,7 @@ class ComparisonRow(StrictModel):
     note: str = ""
 
 
-class Comparison(StrictModel):
+class RecipeComparison(StrictModel):
     """RUN/comparison.json: how other recipes did on the same question, put there by whoever compared them.
 
     Attributes
@@ -93,7 +93,7 @@ class ReportInput:
         What else to say of the training, such as the device.
     notes : tuple of str
         What a reader of the scores must know.
-    comparison : Comparison or None
+    comparison : RecipeComparison or None
         Other recipes' scores.
     sizes : ndarray of float64 or None
         Shape (N,): side of each cell in pixels; None where not measured.
@@ -115,7 +115,7 @@ class ReportInput:
     patient_classes: Mapping[str, ClassName]
     circumstances: Mapping[str, str]
     notes: tuple[str, ...] = ()
-    comparison: Comparison | None = None
+    comparison: RecipeComparison | None = None
     sizes: NDArray[np.float64] | None = None
     lightness: NDArray[np.float64] | None = None
     uncertainty: Uncertainty | None = None
@@ -173,7 +173,7 @@ class Report(StrictModel):
         By voter, one row per epoch.
     kept : mapping of Voter to int
         By voter, the epoch whose weights it ended with.
-    comparison : Comparison or None
+    comparison : RecipeComparison or None
         Other recipes' scores.
     groups : tuple of GroupScore
         Figures of the vote by size and stain, where these were measured.
@@ -194,7 +194,7 @@ class Report(StrictModel):
     circumstances: dict[str, str]
     history: dict[Voter, tuple[EpochRow, ...]]
     kept: dict[Voter, int]
-    comparison: Comparison | None
+    comparison: RecipeComparison | None
     groups: tuple[GroupScore, ...] = ()
     shares: tuple[ShareScore, ...] = ()
     uncertainty: Uncertainty | None = None

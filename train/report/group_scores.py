@@ -135,7 +135,9 @@ def share_scores(
         rates.append([(drawn @ sums[0]) / np.maximum(drawn @ sums[1], 1e-12) for drawn in (everyone, weights)])
     found = []
     for share in shares:
-        value, drawn = (weighted_f1(share, specificity, sensitivity) for specificity, sensitivity in zip(*rates, strict=True))
+        value, drawn = (
+            weighted_f1_at_share(share, specificity, sensitivity) for specificity, sensitivity in zip(*rates, strict=True)
+        )
         found.append(ShareScore(all_share=share, weighted_f1=bootstrap_interval(float(value[0]), drawn)))
     return tuple(found)
 
@@ -174,7 +176,9 @@ def same_size_score(
         mine = weight * (labels == label)
         right, total = cells.total(mine * (calls == labels)), cells.total(mine)
         rates.append([(drawn @ right) / np.maximum(drawn @ total, 1e-12) for drawn in (everyone, weights)])
-    value, drawn = (weighted_f1(SHARES[-1], specificity, sensitivity) for specificity, sensitivity in zip(*rates, strict=True))
+    value, drawn = (
+        weighted_f1_at_share(SHARES[-1], specificity, sensitivity) for specificity, sensitivity in zip(*rates, strict=True)
+    )
     return ShareScore(
         all_share=SHARES[-1],
         weighted_f1=bootstrap_interval(float(value[0]), drawn),
@@ -183,7 +187,7 @@ def same_size_score(
     )
 
 
-def weighted_f1(all_share: float, specificity: Weights, sensitivity: Weights) -> Weights:
+def weighted_f1_at_share(all_share: float, specificity: Weights, sensitivity: Weights) -> Weights:
     """The mean of both classes' F1 by their shares, of calls with these rates."""
     hem_share = 1 - all_share
     true_all, false_all = all_share * sensitivity, hem_share * (1 - specificity)

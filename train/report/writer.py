@@ -28,7 +28,7 @@ from blastscope.runtime.io.strict_model import StrictModel, problems
 from blastscope.runtime.types import CLASSES, VOTERS, ClassName
 from blastscope.train.config import ScheduleConfig
 from blastscope.train.fit_checkpoint import EpochRow, monitored_value
-from blastscope.train.report.data import NAMES, SUBJECTS, VOTE, Comparison, Part, Report, ReportInput, assess
+from blastscope.train.report.data import NAMES, SUBJECTS, VOTE, Part, RecipeComparison, Report, ReportInput, assess
 from blastscope.train.report.plots import Picture, draw_pictures
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ ROWS = (("hem", "HEM"), ("all", "ALL"), ("weighted", "weighted"))
 def write_report(run: Path) -> Path:
     """Writes RUN/report (index.html, report.json, pictures as PNG and SVG) of the finished run `run`; returns the folder.
 
-    RUN/comparison.json (`Comparison`), where there is one, becomes a section. Raises `DataError` where a file of the run is
-    missing or doesn't fit the others, and `MissingLibrary` without matplotlib.
+    RUN/comparison.json (`RecipeComparison`), where there is one, becomes a section. Raises `DataError` where a file of the run
+    is missing or doesn't fit the others, and `MissingLibrary` without matplotlib.
     """
     folder = Path(run) / "report"
     write_folder(read_run(Path(run)), folder)
@@ -94,10 +94,10 @@ def read_run(run: Path) -> ReportInput:
     )
 
 
-def read_comparison(folder: Path) -> Comparison | None:
+def read_comparison(folder: Path) -> RecipeComparison | None:
     """What FOLDER/comparison.json says of other recipes, where there is one. Raises `DataError`."""
     path = folder / "comparison.json"
-    return _record(path, Comparison) if path.is_file() else None
+    return _record(path, RecipeComparison) if path.is_file() else None
 
 
 def kept_epoch(rows: Sequence[EpochRow], config: ScheduleConfig) -> int:

@@ -70,7 +70,7 @@ class ExecutionContext(Protocol):
         ...
 
 
-class Network(Protocol):
+class GpuNetwork(Protocol):
     """A fused graph, loaded. Its passes work side by side."""
 
     def bind(self, place: BatchBinding) -> ExecutionContext:
@@ -126,7 +126,7 @@ class _Interrupted:
 class BatchExecutor:
     """Everything for batches of `batch` images on `stream`. Used by one thread at a time, inside the GPU's `current`."""
 
-    def __init__(self, gpu: Gpu, network: Network, spec: CropSpecification, batch: int, stream: int) -> None:
+    def __init__(self, gpu: Gpu, network: GpuNetwork, spec: CropSpecification, batch: int, stream: int) -> None:
         self.batch = batch
         self.notes: list[str] = []  # what isn't as it should be
         self._gpu, self._spec, self._stream = gpu, spec, stream

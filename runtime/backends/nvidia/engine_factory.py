@@ -8,7 +8,7 @@ from contextlib import ExitStack, suppress
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.backends.nvidia.batch_executor import BatchExecutor, Network
+from blastscope.runtime.backends.nvidia.batch_executor import BatchExecutor, GpuNetwork
 from blastscope.runtime.backends.protocol import BatchResult, Engine, EngineOptions, ImageInput
 from blastscope.runtime.crop import Crop, CropSpecification, crop_cell
 from blastscope.runtime.cuda.graphs import Gpu
@@ -29,7 +29,7 @@ class PixelPipeline:
     """A lane that crops by itself: `infer_images` is the path from pixels, `infer` the one from crops. Not thread-safe."""
 
     def __init__(
-        self, name: str, gpu: Gpu, network: Network, spec: CropSpecification, *, batches: Sequence[int] = BATCHES
+        self, name: str, gpu: Gpu, network: GpuNetwork, spec: CropSpecification, *, batches: Sequence[int] = BATCHES
     ) -> None:
         self.name = name
         self.batches = tuple(sorted(set(batches)))
@@ -141,7 +141,7 @@ def _fits(images: Sequence[Image]) -> bool:
 
 def make_engine(
     gpu: Gpu,
-    load: Callable[[], Network],
+    load: Callable[[], GpuNetwork],
     options: EngineOptions,
     *,
     name: str,
@@ -232,6 +232,6 @@ def _kept(image: Image) -> Image:
     return image.copy() if isinstance(image, np.ndarray) else image
 
 
-def _close_network(gpu: Gpu, network: Network) -> None:
+def _close_network(gpu: Gpu, network: GpuNetwork) -> None:
     with suppress(DeviceError), gpu.current():
         network.close()

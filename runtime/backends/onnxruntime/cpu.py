@@ -224,7 +224,7 @@ def load_onnxruntime(extra: str = "onnxruntime") -> Any:
     return onnxruntime
 
 
-class DetectorNetwork:
+class OnnxRuntimeDetector:
     """A session with a detector. Many threads may use it."""
 
     name = NAME
@@ -246,7 +246,7 @@ class DetectorNetwork:
         self._session = None
 
 
-def open_detector(content: bytes, graph: Path, *, threads: int) -> DetectorNetwork:
+def open_detector(content: bytes, graph: Path, *, threads: int) -> OnnxRuntimeDetector:
     """The detector in `content`, the verified bytes of the file `graph`. Raises `EngineError`, `MissingLibrary`."""
     with translate_errors(f"'{graph}'"):
-        return DetectorNetwork(make_session(content, graph, threads=threads))
+        return OnnxRuntimeDetector(make_session(content, graph, threads=threads))

@@ -30,14 +30,14 @@ PROVIDER = "CUDAExecutionProvider"
 def executions(device: str) -> tuple[Execution, ...]:
     """What the CUDA provider computes in; it has no int8 convolutions. Raises `MissingLibrary`, `DeviceError`s."""
     find_gpu(int(device))
-    library()
+    import_onnxruntime()
     return ("f32", "f16")
 
 
 def fingerprint(device: str) -> dict[str, str]:
     """The library's version, the GPU and its driver."""
     gpu = find_gpu(int(device))
-    return {"backend": f"{NAME} cuda", "version": str(library().__version__), "gpu": gpu.name, "driver": gpu.driver}
+    return {"backend": f"{NAME} cuda", "version": str(import_onnxruntime().__version__), "gpu": gpu.name, "driver": gpu.driver}
 
 
 def prepared(sha256: str, options: EngineOptions) -> bool:
@@ -131,7 +131,7 @@ class _BoundPass:
         self._binding = self._session = None
 
 
-def library() -> Any:
+def import_onnxruntime() -> Any:
     """ONNX Runtime with its CUDA provider. Raises `MissingLibrary`."""
     try:
         onnxruntime = load_onnxruntime()

@@ -25,7 +25,7 @@ from blastscope.runtime.backends.openvino.infer_request import (
     PartitionedLane,
     RequestLane,
     core,
-    library,
+    import_openvino,
     translate_errors,
 )
 from blastscope.runtime.backends.openvino.partition import NotPartitionable, partition
@@ -225,7 +225,7 @@ def _load(
 
     def load(blob: NDArray[np.uint8], setting: dict[str, Any]) -> Any | None:
         # the library reads weights where they are mapped: the lanes hold the mapping
-        return core().import_model(library().Tensor(blob, shared_memory=True), device, setting) if len(blob) else None
+        return core().import_model(import_openvino().Tensor(blob, shared_memory=True), device, setting) if len(blob) else None
 
     try:
         with translate_errors("the engine cache"):
@@ -262,7 +262,7 @@ def _compile(content: bytes, graph: Path, device: str, settings: Sequence[dict[s
         if len(settings) == 1:
             return [core().compile_model(model, device, settings[0])]
         try:
-            parts = partition(library(), model)
+            parts = partition(import_openvino(), model)
         except NotPartitionable as error:
             raise EngineError(f"'{graph}' can't be cut into parts: {error}") from error
         # copies: parts share operators, and compilers of two threads must not meet in one
@@ -278,7 +278,7 @@ def _read(content: bytes, graph: Path) -> Any:
     shapes = {output.any_name: [dimension.to_string() for dimension in output.partial_shape] for output in model.outputs}
     fixed = {name: [int(one) if one.isdigit() else one for one in shape] for name, shape in shapes.items()}
     answer = model.output(answer_output(fixed, graph)[0])
-    return library().Model([answer.node], model.get_parameters())
+    return import_openvino().Model([answer.node], model.get_parameters())
 
 
 def _two_at_a_time(

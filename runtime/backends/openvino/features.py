@@ -8,7 +8,7 @@ from typing import Any
 from blastscope.runtime.backends.blob_store import engine_digest
 from blastscope.runtime.backends.onnx_file import OnnxGraph, parse_model
 from blastscope.runtime.backends.openvino.backend import StreamConfig, engine_settings, fingerprint
-from blastscope.runtime.backends.openvino.infer_request import NAME, RequestLane, core, library, translate_errors
+from blastscope.runtime.backends.openvino.infer_request import NAME, RequestLane, core, import_openvino, translate_errors
 from blastscope.runtime.backends.protocol import Engine, EngineOptions, read_fused
 from blastscope.runtime.errors import EngineError
 from blastscope.runtime.io.cpu_info import usable_threads
@@ -43,7 +43,7 @@ def open_features(graph: Path, sha256: str, options: EngineOptions) -> Engine:
     threads = options.threads or usable_threads()
     settings = engine_settings(options, StreamConfig(threads, threads))
     content = read_fused(graph, sha256, options)
-    name = features_of(content, graph)
+    name = feature_tensor_name(content, graph)
     with translate_errors(f"'{graph}'"):
         model = core().read_model(content)
         crops = model.input("crops")
@@ -51,13 +51,13 @@ def open_features(graph: Path, sha256: str, options: EngineOptions) -> Engine:
         found = next((out for op in model.get_ordered_ops() for out in op.outputs() if name in out.get_names()), None)
         if found is None:
             raise EngineError(f"'{graph}' has no '{name}' once openvino has read it")
-        compiled = core().compile_model(library().Model([found], model.get_parameters()), options.device, settings)
+        compiled = core().compile_model(import_openvino().Model([found], model.get_parameters()), options.device, settings)
         lanes = tuple(RequestLane(compiled, None) for _ in range(threads))
     facts = {**fingerprint(options.device), "graph": sha256, "cut": name, "execution": options.execution}
     return Engine(lanes, NAME, options.device, options.execution, engine_digest(facts))
 
 
-def features_of(content: bytes, graph: Path) -> str:
+def feature_tensor_name(content: bytes, graph: Path) -> str:
     """The name of the standardised features in a fused graph.
 
     Novelty is the length of a vector of scores, which a matrix product makes of the features less their mean. A voter reads the

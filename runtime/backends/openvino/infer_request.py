@@ -35,7 +35,7 @@ def translate_errors(what: str) -> Iterator[None]:
 
 
 @cache
-def library() -> Any:
+def import_openvino() -> Any:
     """The library without its model converter, which brings an HTTP client along: unused, and half of the import's 190 ms."""
     converter, fresh = "openvino.tools.ovc", "openvino" not in sys.modules
     if fresh:
@@ -56,7 +56,7 @@ def _convert_model(*args: Any, **options: Any) -> Any:
     """Stands where a host that shares our process expects the converter."""
     from openvino.tools.ovc import convert_model
 
-    library().convert_model = convert_model
+    import_openvino().convert_model = convert_model
     return convert_model(*args, **options)
 
 
@@ -80,7 +80,7 @@ def convert_model(*args: Any, **options: Any) -> Any:
 @cache
 def core() -> Any:
     """One core a process: it is thread-safe, and finding the plugins takes time."""
-    return library().Core()
+    return import_openvino().Core()
 
 
 class RequestLane:
@@ -235,7 +235,7 @@ def _checked(entry: Crops | None, crops: Crops) -> Crops:
     return entry
 
 
-class DetectorNetwork:
+class OpenVinoDetector:
     """A compiled detector. Many threads may use it; each call takes an infer request of its own."""
 
     name = NAME
@@ -254,7 +254,7 @@ class DetectorNetwork:
                 request = self._idle.pop()
             except IndexError:
                 request = compiled.create_infer_request()
-            given = library().Tensor(np.ascontiguousarray(picture)[None], shared_memory=True)
+            given = import_openvino().Tensor(np.ascontiguousarray(picture)[None], shared_memory=True)
             request.infer({0: given})
             maps = np.array(request.get_output_tensor(0).data[0], np.float32)
         self._idle.append(request)  # one whose run broke off is not used again
@@ -266,7 +266,7 @@ class DetectorNetwork:
         self._idle.clear()
 
 
-def open_detector(content: bytes, graph: Path, *, threads: int) -> DetectorNetwork:
+def open_detector(content: bytes, graph: Path, *, threads: int) -> OpenVinoDetector:
     """The detector in `content`, the verified bytes of the file `graph`. Raises `EngineError`, `MissingLibrary`."""
     with translate_errors(f"'{graph}'"):
         model = core().read_model(content)
@@ -277,4 +277,4 @@ def open_detector(content: bytes, graph: Path, *, threads: int) -> DetectorNetwo
             "PERFORMANCE_HINT": "LATENCY",
             "ENABLE_CPU_PINNING": False,
         }
-        return DetectorNetwork(core().compile_model(model, "CPU", settings))
+        return OpenVinoDetector(core().compile_model(model, "CPU", settings))

@@ -17,7 +17,7 @@ from typing import Any
 from blastscope.runtime.backends.nvidia.batch_executor import BatchBinding, ExecutionContext
 from blastscope.runtime.backends.nvidia.engine_factory import make_engine
 from blastscope.runtime.backends.protocol import Engine, EngineOptions, answer_output
-from blastscope.runtime.backends.tensorrt.builder import Within, build_engine
+from blastscope.runtime.backends.tensorrt.builder import DeviceContext, build_engine
 from blastscope.runtime.backends.tensorrt.engine_store import EngineBlob, find_engine, obtain_engine, store_engine
 from blastscope.runtime.backends.tensorrt.key import (
     EngineKey,
@@ -216,7 +216,7 @@ class Runner:
                 raise
             # sound, known here, and yet not to this library's taste: its place is taken
             notes = f"an engine in the cache was replaced: {error}"
-            data = build_engine(graph, key, cancelled=options.cancelled, within=self._within(options))
+            data = build_engine(graph, key, cancelled=options.cancelled, device_context=self._device_context(options))
             if options.cache_dir is not None:
                 with suppress(OSError):
                     store_engine(options.cache_dir, key, data)
@@ -253,12 +253,12 @@ class Runner:
         elif cache is None or find_engine(cache, key) is None:
             text = "building the %s engine of %s for this GPU, once: seconds to minutes"
             logger.info(text, key.precision, key.library)
-        cancelled, within = options.cancelled, self._within(options)
+        cancelled, device_context = options.cancelled, self._device_context(options)
         if cache is None:
-            return EngineBlob(build_engine(graph, key, cancelled=cancelled, within=within), graph, True, None)
-        return obtain_engine(cache, graph, key, cancelled=cancelled, within=within, rebuild=options.rebuild)
+            return EngineBlob(build_engine(graph, key, cancelled=cancelled, device_context=device_context), graph, True, None)
+        return obtain_engine(cache, graph, key, cancelled=cancelled, device_context=device_context, rebuild=options.rebuild)
 
-    def _within(self, options: EngineOptions) -> Within:
+    def _device_context(self, options: EngineOptions) -> DeviceContext:
         """What makes the engine's GPU the current one where it is built: the library tunes it on that."""
         return lambda: open_gpu(int(options.device)).current()
 

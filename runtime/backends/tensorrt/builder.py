@@ -27,7 +27,7 @@ TURING = "sm75"
 INPUT, DETECTOR_INPUT = "crops", "pictures"
 PICTURE_SIDES = (32, 640, 1344)  # pixels of a detector's pictures: least, likely and most
 _TICK = 0.1  # seconds between looks at `cancelled`
-Within = Callable[[], AbstractContextManager[object]]
+DeviceContext = Callable[[], AbstractContextManager[object]]
 SHOWN = 5  # operators that an error names
 
 
@@ -102,16 +102,16 @@ class BuildStep(NamedTuple):
         return f"{self.phase}: {self.done} of {self.steps}"
 
 
-Watch = Callable[[BuildStep], None]
+ProgressCallback = Callable[[BuildStep], None]
 
 
 def build_engine(
     graph: Path,
     key: EngineKey,
     *,
-    progress: Watch | None = None,
+    progress: ProgressCallback | None = None,
     cancelled: Callable[[], bool] | None = None,
-    within: Within = nullcontext,
+    device_context: DeviceContext = nullcontext,
 ) -> bytes:
     """The engine that a key describes. Takes seconds with TensorRT-RTX, minutes with TensorRT.
 
@@ -128,7 +128,7 @@ def build_engine(
         Gets each `BuildStep`.
     cancelled : callable, optional
         Ends the build once it gives true.
-    within : callable
+    device_context : callable
         Gives a context manager that the thread enters: where a GPU other than the first is to be the current one.
 
     Returns
@@ -147,7 +147,7 @@ def build_engine(
     if str(library.__version__) != key.version:
         raise EngineError(f"{key.library} {library.__version__} is installed, the key asks for {key.version}: ask anew")
     content = read_graph(graph, key.graph, models=key.models)
-    job = _Job(_Order(library, key, content, str(graph), progress or (lambda _: None)), within)
+    job = _Job(_Order(library, key, content, str(graph), progress or (lambda _: None)), device_context)
     job.start()
     try:
         while not job.done.wait(_TICK):
@@ -182,24 +182,24 @@ class _Order:
     key: EngineKey
     content: bytes
     shown: str
-    progress: Watch
+    progress: ProgressCallback
 
 
 class _Job(threading.Thread):
     """One build. The library lets go of Python's lock while it works."""
 
-    def __init__(self, order: _Order, within: Within) -> None:
+    def __init__(self, order: _Order, device_context: DeviceContext) -> None:
         super().__init__(name="blastscope-build")
         self.stop = threading.Event()
         self.done = threading.Event()  # `join` believes a thread dead that Ctrl-C interrupted it in waiting for (to 3.12)
-        self._order, self._within = order, within
+        self._order, self._device_context = order, device_context
         self._engine: bytes | None = None
         self._error: Exception | None = None
 
     def run(self) -> None:
         """Builds; what goes wrong is kept for the thread that waits."""
         try:
-            with self._within(), capture_errors(self._order.key.library) as said:
+            with self._device_context(), capture_errors(self._order.key.library) as said:
                 self._engine = _build(self._order, self.stop, said)
         except Exception as error:  # noqa: BLE001  handed to the thread that waits
             self._error = error
@@ -303,7 +303,7 @@ def _reason(said: list[str]) -> str:
     return said[0] if said else "it gives no reason; is there enough memory?"
 
 
-def progress_monitor(trt: Any, progress: Watch, stop: threading.Event) -> Any:
+def progress_monitor(trt: Any, progress: ProgressCallback, stop: threading.Event) -> Any:
     """The library's progress monitor: reports each step, and ends the build at the next one once `stop` is set."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]

@@ -43,7 +43,7 @@ from blastscope.runtime.io.atomic import clear_abandoned_files
 from blastscope.runtime.io.own_files import Unusable
 
 
-def incompatibilities(key: EngineKey, machine: Machine, bundle: Bundle | None = None) -> list[str]:
+def incompatibilities(key: EngineKey, machine: EngineHost, bundle: Bundle | None = None) -> list[str]:
     """Why an engine can't be used on a machine, and for a bundle where one is named.
 
     That no GPU is here, or none that it is for, isn't among the reasons: see `gpu_incompatibility`.
@@ -52,7 +52,7 @@ def incompatibilities(key: EngineKey, machine: Machine, bundle: Bundle | None = 
     ----------
     key : EngineKey
         The engine's.
-    machine : Machine
+    machine : EngineHost
         Where it is to run.
     bundle : Bundle, optional
         Whose graph it is to be made of.
@@ -65,7 +65,7 @@ def incompatibilities(key: EngineKey, machine: Machine, bundle: Bundle | None = 
     return [*_library(key, machine), *(_graph(key, bundle) if bundle else ())]
 
 
-def _library(key: EngineKey, machine: Machine) -> Iterator[str]:
+def _library(key: EngineKey, machine: EngineHost) -> Iterator[str]:
     if key.layout != LAYOUT:
         yield f"built by another version of blastscope (layout {key.layout}, this one makes {LAYOUT})"
     if key.platform != machine.platform:
@@ -92,7 +92,7 @@ def _graph(key: EngineKey, bundle: Bundle) -> Iterator[str]:
         yield f"its graph is {precision}, its key says {key.precision}"
 
 
-def gpu_incompatibility(key: EngineKey, machine: Machine) -> str | None:
+def gpu_incompatibility(key: EngineKey, machine: EngineHost) -> str | None:
     """Why no GPU of `machine` can run an engine of `key`; None where one can."""
     if not machine.gpus:
         return "no GPU can be used here: 'blastscope devices' says why"
@@ -115,7 +115,7 @@ def _difference(built: GpuFacts, here: GpuFacts) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class EngineHost:
     """A machine as engines see it.
 
     Attributes
@@ -187,14 +187,14 @@ class StoredEngine:
         return self.path.stem
 
 
-def list_engines(cache_dir: Path, machine: Machine, bundle: Bundle | None = None) -> list[StoredEngine]:
+def list_engines(cache_dir: Path, machine: EngineHost, bundle: Bundle | None = None) -> list[StoredEngine]:
     """Every engine kept in `cache_dir`, verified, judged for `machine` and, where one is named, for `bundle`."""
     folder = engines_folder(cache_dir)
     stems = {path.stem for ending in ("engine", "json") for path in folder.glob(f"[!.]*.{ending}")}
     return [_judge(folder / f"{stem}.engine", machine, bundle) for stem in sorted(stems)]
 
 
-def _judge(path: Path, machine: Machine, bundle: Bundle | None) -> StoredEngine:
+def _judge(path: Path, machine: EngineHost, bundle: Bundle | None) -> StoredEngine:
     size = path.lstat().st_size if path.is_symlink() or path.exists() else 0
     try:
         key = read_sidecar(path).key
@@ -274,7 +274,7 @@ class Trusted(NamedTuple):
     key: EngineKey
 
 
-def trust_engine(file: Path, bundle: Bundle, machine: Machine, cache_dir: Path) -> Trusted:
+def trust_engine(file: Path, bundle: Bundle, machine: EngineHost, cache_dir: Path) -> Trusted:
     """Copies an engine into the cache and records its digest as one that this user trusts.
 
     An engine is code: call this only because the user said so.
@@ -285,7 +285,7 @@ def trust_engine(file: Path, bundle: Bundle, machine: Machine, cache_dir: Path) 
         The engine. Its bytes must be those that the sidecar beside it describes.
     bundle : Bundle
         Whose graph it must be made of.
-    machine : Machine
+    machine : EngineHost
         Its libraries and one of its GPUs must fit, too.
     cache_dir : Path
         The cache.

@@ -28,7 +28,7 @@ OUTPUT = "maps"
 _FLOAT = 4  # bytes
 
 
-class DetectorNetwork:
+class TensorRtDetector:
     """A detector's engine with one context. Many threads may use it, one after the other."""
 
     def __init__(self, gpu: Gpu, library: Library, data: bytes, compiled: Path | None) -> None:
@@ -99,7 +99,7 @@ class DetectorNetwork:
 
 def open_kept_detector(
     graph: FileEntry, precision: Precision, library: Library, *, ordinal: int, cache_dir: Path
-) -> DetectorNetwork | None:
+) -> TensorRtDetector | None:
     """The detector on a GPU, where the cache has an engine of it.
 
     Parameters
@@ -117,7 +117,7 @@ def open_kept_detector(
 
     Returns
     -------
-    DetectorNetwork or None
+    TensorRtDetector or None
         None where the cache has no engine that may be used.
 
     Raises
@@ -130,4 +130,4 @@ def open_kept_detector(
     data = find_engine(cache_dir, key)
     if data is None:
         return None
-    return DetectorNetwork(open_gpu(ordinal), library, data, engine_path(cache_dir, key).with_suffix(".jit"))
+    return TensorRtDetector(open_gpu(ordinal), library, data, engine_path(cache_dir, key).with_suffix(".jit"))

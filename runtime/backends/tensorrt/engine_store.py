@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple, Self
 from filelock import FileLock, Timeout
 from pydantic import Field, ValidationError
 
-from blastscope.runtime.backends.tensorrt.builder import Watch, Within, build_engine
+from blastscope.runtime.backends.tensorrt.builder import DeviceContext, ProgressCallback, build_engine
 from blastscope.runtime.backends.tensorrt.key import EngineKey
 from blastscope.runtime.bundle.manifest import Digest, Moment
 from blastscope.runtime.errors import EngineError
@@ -216,9 +216,9 @@ def obtain_engine(
     graph: Path,
     key: EngineKey,
     *,
-    watch: Watch | None = None,
+    progress: ProgressCallback | None = None,
     cancelled: Callable[[], bool] | None = None,
-    within: Within = nullcontext,
+    device_context: DeviceContext = nullcontext,
     exact: bool = False,
     rebuild: bool = False,
 ) -> EngineBlob:
@@ -234,9 +234,9 @@ def obtain_engine(
         The ONNX file.
     key : EngineKey
         From which graph, for which GPUs, batches and library.
-    watch : callable, optional
+    progress : callable, optional
         Gets each `BuildStep`.
-    cancelled, within : callable
+    cancelled, device_context : callable
         As in `build_engine`.
     exact : bool
         True: an engine that was built ahead of time for others as well won't do.
@@ -269,7 +269,7 @@ def obtain_engine(
         found = _first([path], key, rebuilt=rebuild)  # built by the process that held the lock
         if found:
             return found
-        data = build_engine(graph, key, progress=watch, cancelled=cancelled, within=within)
+        data = build_engine(graph, key, progress=progress, cancelled=cancelled, device_context=device_context)
         if note is None:
             try:
                 store_engine(cache_dir, key, data, rebuilt=rebuild)

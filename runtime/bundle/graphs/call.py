@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.bundle.graphs.wire import Node, Tensor
+from blastscope.runtime.bundle.graphs.wire import GraphTensor, Node
 
 FOLDED = 4096  # elements of the largest array that is followed by its numbers
 Shape = tuple[int, ...]
@@ -43,7 +43,7 @@ class Known(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class OperatorCall:
     """An operator with what is known of its inputs.
 
     Attributes
@@ -121,7 +121,7 @@ def axis_of(axis: int, rank: int) -> int:
     return axis % rank
 
 
-def told_shape(call: Call) -> Shape:
+def told_shape(call: OperatorCall) -> Shape:
     """The sides that `Shape` tells."""
     return call.shape()[slice(call.integer("start", 0), call.integer("end", len(call.shape())))]
 
@@ -129,7 +129,7 @@ def told_shape(call: Call) -> Shape:
 def constant_value(node: Node) -> tuple[Shape, NDArray[Any] | None]:
     """What `Constant` holds: its shape, and its numbers where it is small."""
     ((name, value),) = node.attributes.items()
-    if isinstance(value, Tensor):
+    if isinstance(value, GraphTensor):
         return value.dims, value.array() if value.size <= FOLDED else None
     if name not in ("value_int", "value_ints", "value_float", "value_floats"):
         raise ValueError(f"its {name} isn't read")
@@ -137,7 +137,7 @@ def constant_value(node: Node) -> tuple[Shape, NDArray[Any] | None]:
     return made.shape, made
 
 
-def sliced(call: Call) -> list[slice]:
+def sliced(call: OperatorCall) -> list[slice]:
     """Which part of each axis `Slice` takes."""
     data = call.shape()
     starts, ends = call.numbers(1), call.numbers(2)

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blastscope.runtime.bundle.graphs.call import FOLDED, Call, Known, Shape, constant_value, sliced, told_shape
+from blastscope.runtime.bundle.graphs.call import FOLDED, Known, OperatorCall, Shape, constant_value, sliced, told_shape
 from blastscope.runtime.bundle.graphs.shape_rules import einsum_sides, shapes_of
-from blastscope.runtime.bundle.graphs.wire import BOOL, INT64, NUMPY_TYPES, Graph, Node, Tensor, UnfitGraph, Value
+from blastscope.runtime.bundle.graphs.wire import BOOL, INT64, NUMPY_TYPES, Graph, GraphTensor, Node, UnfitGraph, Value
 
 BATCH = 2  # with one crop a batch that is written into the graph would pass for a free one
 OPSETS = range(13, 24)  # versions of ONNX's operators whose rules are known here
@@ -49,7 +49,7 @@ _ARITHMETIC: dict[str, Callable[..., Any]] = {
 _RESHAPING = frozenset(["Reshape", "Squeeze", "Unsqueeze", "Flatten"])
 
 
-def fold(call: Call, shape: Shape) -> NDArray[Any] | None:
+def fold(call: OperatorCall, shape: Shape) -> NDArray[Any] | None:
     """The numbers that the operator gives, of this shape; None where they aren't followed."""
     node, operator = call.node, call.node.operator
     if math.prod(shape) > FOLDED:
@@ -70,7 +70,7 @@ def fold(call: Call, shape: Shape) -> NDArray[Any] | None:
         raise UnfitGraph(f"can't be computed at '{node.name[:80]}': {error}") from error
 
 
-def _computed(call: Call, arrays: list[Any], shape: Shape) -> Any:
+def _computed(call: OperatorCall, arrays: list[Any], shape: Shape) -> Any:
     node, operator = call.node, call.node.operator
     if operator in _ARITHMETIC and len(arrays) <= 3:
         return _ARITHMETIC[operator](*arrays)
@@ -95,7 +95,7 @@ def _computed(call: Call, arrays: list[Any], shape: Shape) -> Any:
         return np.arange(*(one.item() for one in arrays), dtype=arrays[0].dtype)
     if operator == "ConstantOfShape":
         filled = node.attributes.get("value")
-        return np.full(shape, filled.array().reshape(-1)[0] if isinstance(filled, Tensor) else np.float32(0))
+        return np.full(shape, filled.array().reshape(-1)[0] if isinstance(filled, GraphTensor) else np.float32(0))
     return None
 
 
@@ -109,7 +109,7 @@ def check_limits(graph: Graph) -> dict[str, Known]:
     for name, tensor in graph.tensors.items():
         known[name] = Known(tensor.dims, tensor.array() if tensor.size <= _SMALL else None, fixed=True, type=tensor.type)
     weights = sum(one.size for one in known.values())
-    weights += sum(one.size for node in graph.nodes for one in node.attributes.values() if isinstance(one, Tensor))
+    weights += sum(one.size for node in graph.nodes for one in node.attributes.values() if isinstance(one, GraphTensor))
     for value in graph.inputs:
         if value.name in known:
             raise UnfitGraph(f"gives '{value.name[:80]}' both as an input and as a weight")
@@ -117,7 +117,7 @@ def check_limits(graph: Graph) -> dict[str, Known]:
     budget = _Budget(graph, weights, sum(known[value.name].size for value in graph.inputs))
     for node in graph.nodes:
         inputs = [_input(node, name, known) for name in node.inputs]
-        call = Call(node, inputs, graph.opset)
+        call = OperatorCall(node, inputs, graph.opset)
         fixed = all(one is None or one.fixed for one in inputs)
         shapes = shapes_of(call)
         for name, shape in zip(filter(None, node.outputs), shapes, strict=True):
@@ -147,7 +147,7 @@ def _input(node: Node, name: str, known: dict[str, Known]) -> Known | None:
     return known[name]
 
 
-def _type(call: Call) -> int:
+def _type(call: OperatorCall) -> int:
     """ONNX's number of the outputs' type."""
     operator, given = call.node.operator, [0 if one is None else one.type for one in call.inputs]
     if operator == "Cast":
@@ -163,7 +163,7 @@ def _type(call: Call) -> int:
     return given[0] if given else 0
 
 
-def _work(call: Call, shape: Shape) -> int:
+def _work(call: OperatorCall, shape: Shape) -> int:
     """Multiply-adds that one output costs; of a layer that only moves or counts, its elements."""
     operator, made = call.node.operator, math.prod(shape)
     read = max((one.size for one in call.inputs if one is not None), default=0)

@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from blastscope.runtime.bundle.graphs.call import Call, Shape, axis_of, constant_value, sliced, told_shape
+from blastscope.runtime.bundle.graphs.call import OperatorCall, Shape, axis_of, constant_value, sliced, told_shape
 from blastscope.runtime.bundle.graphs.wire import RANK_LIMIT, UnfitGraph
 
-Rule = Callable[[Call], Sequence[Shape]]
+Rule = Callable[[OperatorCall], Sequence[Shape]]
 
 
-def _same(call: Call) -> Sequence[Shape]:
+def _same(call: OperatorCall) -> Sequence[Shape]:
     return [call.shape()]
 
 
@@ -31,11 +31,11 @@ def broadcast(*shapes: Shape) -> Shape:
     return tuple(found)
 
 
-def _elementwise(call: Call) -> Sequence[Shape]:
+def _elementwise(call: OperatorCall) -> Sequence[Shape]:
     return [broadcast(*(call.shape(number) for number in range(len(call.inputs))))]
 
 
-def _prelu(call: Call) -> Sequence[Shape]:
+def _prelu(call: OperatorCall) -> Sequence[Shape]:
     data, slope = call.shape(), call.shape(1)
     if (
         len(data) > 2 and len(slope) == 1 and slope != (1,)
@@ -44,14 +44,14 @@ def _prelu(call: Call) -> Sequence[Shape]:
     return [broadcast(data, slope)]
 
 
-def _group_normalization(call: Call) -> Sequence[Shape]:
+def _group_normalization(call: OperatorCall) -> Sequence[Shape]:
     # ONNX Runtime 1.32 takes the variance as the mean of squares less the square of the mean, which may be negative
     raise ValueError(
         "its variance may be all rounding: export it as InstanceNormalization between two Reshapes, as 'export' does"
     )
 
 
-def _window(call: Call, kernel: Sequence[int], *, round_up: bool = False) -> Shape:
+def _window(call: OperatorCall, kernel: Sequence[int], *, round_up: bool = False) -> Shape:
     """The spatial sides that a window leaves."""
     border_counts = call.integer("count_include_pad", 0) != 0
     sides, count = call.shape()[2:], len(kernel)
@@ -90,7 +90,7 @@ def _window(call: Call, kernel: Sequence[int], *, round_up: bool = False) -> Sha
     return tuple(found)
 
 
-def _conv(call: Call) -> Sequence[Shape]:
+def _conv(call: OperatorCall) -> Sequence[Shape]:
     data, weight = call.shape(), call.shape(1)
     groups = call.integer("group", 1)
     if len(data) < 3 or len(weight) != len(data) or groups < 1 or weight[1] * groups != data[1] or weight[0] % groups:
@@ -98,19 +98,19 @@ def _conv(call: Call) -> Sequence[Shape]:
     return [(data[0], weight[0], *_window(call, weight[2:]))]
 
 
-def _pool(call: Call) -> Sequence[Shape]:
+def _pool(call: OperatorCall) -> Sequence[Shape]:
     data = call.shape()
     if call.integer("count_include_pad", 0) and call.word("auto_pad", "NOTSET").startswith("SAME"):
         raise ValueError("a border that counts must be given in numbers, not by auto_pad")  # int8 pads it by an operator
     return [(*data[:2], *_window(call, call.integers("kernel_shape"), round_up=bool(call.integer("ceil_mode", 0))))]
 
 
-def _global_pool(call: Call) -> Sequence[Shape]:
+def _global_pool(call: OperatorCall) -> Sequence[Shape]:
     data = call.shape()
     return [(*data[:2], *(1 for _ in data[2:]))]
 
 
-def _gemm(call: Call) -> Sequence[Shape]:
+def _gemm(call: OperatorCall) -> Sequence[Shape]:
     (rows, inner), (again, columns) = call.shape(), call.shape(1)
     if call.integer("transA", 0):
         rows, inner = inner, rows
@@ -121,14 +121,14 @@ def _gemm(call: Call) -> Sequence[Shape]:
     return [(rows, columns)]
 
 
-def _matmul(call: Call) -> Sequence[Shape]:
+def _matmul(call: OperatorCall) -> Sequence[Shape]:
     left, right = call.shape(), call.shape(1)
     if min(len(left), len(right)) < 2 or left[-1] != right[-2]:
         raise ValueError(f"matrices {left} and {right} don't go together")
     return [(*broadcast(left[:-2], right[:-2]), left[-2], right[-1])]
 
 
-def _flatten(call: Call) -> Sequence[Shape]:
+def _flatten(call: OperatorCall) -> Sequence[Shape]:
     data = call.shape()
     axis = call.integer("axis", 1)
     axis = axis + len(data) if axis < 0 else axis
@@ -137,7 +137,7 @@ def _flatten(call: Call) -> Sequence[Shape]:
     return [(math.prod(data[:axis]), math.prod(data[axis:]))]
 
 
-def _reshape(call: Call) -> Sequence[Shape]:
+def _reshape(call: OperatorCall) -> Sequence[Shape]:
     data, wanted = call.shape(), call.numbers(1)
     if not call.integer("allowzero", 0):
         wanted = [data[place] if side == 0 else side for place, side in enumerate(wanted)]
@@ -149,7 +149,7 @@ def _reshape(call: Call) -> Sequence[Shape]:
     return [tuple(wanted)]
 
 
-def _transpose(call: Call) -> Sequence[Shape]:
+def _transpose(call: OperatorCall) -> Sequence[Shape]:
     data = call.shape()
     order = call.integers("perm", list(range(len(data)))[::-1])
     if sorted(order) != list(range(len(data))):
@@ -157,7 +157,7 @@ def _transpose(call: Call) -> Sequence[Shape]:
     return [tuple(data[axis] for axis in order)]
 
 
-def _concat(call: Call) -> Sequence[Shape]:
+def _concat(call: OperatorCall) -> Sequence[Shape]:
     parts = [list(call.shape(number)) for number in range(len(call.inputs))]
     axis = axis_of(call.integer("axis", 0), len(parts[0]))
     total = sum(part[axis] for part in parts)
@@ -168,7 +168,7 @@ def _concat(call: Call) -> Sequence[Shape]:
     return [tuple(parts[0])]
 
 
-def _split(call: Call) -> Sequence[Shape]:
+def _split(call: OperatorCall) -> Sequence[Shape]:
     data, count = call.shape(), len(call.node.outputs)
     axis = axis_of(call.integer("axis", 0), len(data))
     whole = -(-data[axis] // count)
@@ -178,17 +178,17 @@ def _split(call: Call) -> Sequence[Shape]:
     return [(*data[:axis], size, *data[axis + 1 :]) for size in sizes]
 
 
-def _slice(call: Call) -> Sequence[Shape]:
+def _slice(call: OperatorCall) -> Sequence[Shape]:
     return [tuple(len(range(*part.indices(side))) for part, side in zip(sliced(call), call.shape(), strict=True))]
 
 
-def _gather(call: Call) -> Sequence[Shape]:
+def _gather(call: OperatorCall) -> Sequence[Shape]:
     data = call.shape()
     axis = axis_of(call.integer("axis", 0), len(data))
     return [(*data[:axis], *call.shape(1), *data[axis + 1 :])]
 
 
-def _squeeze(call: Call) -> Sequence[Shape]:
+def _squeeze(call: OperatorCall) -> Sequence[Shape]:
     data, axes = call.shape(), call.axes(1)
     gone = (
         {axis_of(axis, len(data)) for axis in axes} if axes is not None else {at for at, side in enumerate(data) if side == 1}
@@ -198,7 +198,7 @@ def _squeeze(call: Call) -> Sequence[Shape]:
     return [tuple(side for at, side in enumerate(data) if at not in gone)]
 
 
-def _unsqueeze(call: Call) -> Sequence[Shape]:
+def _unsqueeze(call: OperatorCall) -> Sequence[Shape]:
     found = list(call.shape())
     axes = call.axes(1) or []
     for axis in sorted(axis_of(axis, len(found) + len(axes)) for axis in axes):
@@ -206,15 +206,15 @@ def _unsqueeze(call: Call) -> Sequence[Shape]:
     return [tuple(found)]
 
 
-def _shape(call: Call) -> Sequence[Shape]:
+def _shape(call: OperatorCall) -> Sequence[Shape]:
     return [(len(told_shape(call)),)]
 
 
-def _constant(call: Call) -> Sequence[Shape]:
+def _constant(call: OperatorCall) -> Sequence[Shape]:
     return [constant_value(call.node)[0]]
 
 
-def _of_shape(call: Call) -> Sequence[Shape]:
+def _of_shape(call: OperatorCall) -> Sequence[Shape]:
     return [_sides(call.numbers(0))]
 
 
@@ -224,15 +224,15 @@ def _sides(sides: Sequence[int]) -> Shape:
     return tuple(sides)
 
 
-def _expand(call: Call) -> Sequence[Shape]:
+def _expand(call: OperatorCall) -> Sequence[Shape]:
     return [broadcast(call.shape(), _sides(call.numbers(1)))]
 
 
-def _tile(call: Call) -> Sequence[Shape]:
+def _tile(call: OperatorCall) -> Sequence[Shape]:
     return [tuple(side * count for side, count in zip(call.shape(), _sides(call.numbers(1)), strict=True))]
 
 
-def _pad(call: Call) -> Sequence[Shape]:
+def _pad(call: OperatorCall) -> Sequence[Shape]:
     found, pads = list(call.shape()), call.numbers(1)
     axes = call.numbers(3) if call.has(3) else list(range(len(found)))
     if len(pads) != 2 * len(axes):
@@ -242,7 +242,7 @@ def _pad(call: Call) -> Sequence[Shape]:
     return [_sides(found)]
 
 
-def _reduce(call: Call) -> Sequence[Shape]:
+def _reduce(call: OperatorCall) -> Sequence[Shape]:
     data, axes = call.shape(), call.axes(1)
     if not axes:
         over_none = call.integer("noop_with_empty_axes", 0) != 0
@@ -252,7 +252,7 @@ def _reduce(call: Call) -> Sequence[Shape]:
     return [_without(data, axes, keep=bool(call.integer("keepdims", 1)))]
 
 
-def _arg(call: Call) -> Sequence[Shape]:
+def _arg(call: OperatorCall) -> Sequence[Shape]:
     return [_without(call.shape(), [call.integer("axis", 0)], keep=bool(call.integer("keepdims", 1)))]
 
 
@@ -261,7 +261,7 @@ def _without(data: Shape, axes: Sequence[int], *, keep: bool) -> Shape:
     return tuple(1 if at in gone else side for at, side in enumerate(data) if keep or at not in gone)
 
 
-def _resize(call: Call) -> Sequence[Shape]:
+def _resize(call: OperatorCall) -> Sequence[Shape]:
     data = list(call.shape())
     axes = call.integers("axes", range(len(data)))
     policy = call.word("keep_aspect_ratio_policy", "stretch")
@@ -279,22 +279,22 @@ def _resize(call: Call) -> Sequence[Shape]:
     return [_sides(data)]
 
 
-def _range(call: Call) -> Sequence[Shape]:
+def _range(call: OperatorCall) -> Sequence[Shape]:
     (start,), (limit,), (step,) = (call.reals(number) for number in range(3))
     return [(max(0, math.ceil((limit - start) / step)),)]
 
 
-def _gather_elements(call: Call) -> Sequence[Shape]:
+def _gather_elements(call: OperatorCall) -> Sequence[Shape]:
     return [call.shape(1)]
 
 
-def _einsum(call: Call) -> Sequence[Shape]:
+def _einsum(call: OperatorCall) -> Sequence[Shape]:
     sides = einsum_sides(call)
     output = call.word("equation").replace(" ", "").split("->")[1]
     return [tuple(sides[letter] for letter in output)]
 
 
-def einsum_sides(call: Call) -> dict[str, int]:
+def einsum_sides(call: OperatorCall) -> dict[str, int]:
     """The side of each letter in an Einsum's equation."""
     left, arrow, _ = call.word("equation").replace(" ", "").partition("->")
     sides: dict[str, int] = {}
@@ -307,7 +307,7 @@ def einsum_sides(call: Call) -> dict[str, int]:
     return sides
 
 
-def _blocks(call: Call) -> Sequence[Shape]:
+def _blocks(call: OperatorCall) -> Sequence[Shape]:
     count, channels, rows, columns = call.shape()
     size = call.integer("blocksize", 1)
     if call.node.operator == "DepthToSpace":
@@ -343,7 +343,7 @@ RULES: dict[str, Rule] = {
 }  # fmt: skip
 
 
-def shapes_of(call: Call) -> Sequence[Shape]:
+def shapes_of(call: OperatorCall) -> Sequence[Shape]:
     """The shapes of the operator's outputs. Raises `UnfitGraph`."""
     rule = RULES.get(call.node.operator)
     where = f"'{call.node.name[:80]}' ({call.node.operator[:40]})"

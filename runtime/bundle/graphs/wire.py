@@ -31,7 +31,7 @@ class UnfitGraph(Exception):
     """Why a graph isn't given to a library. Doesn't leave this package."""
 
 
-class Tensor(NamedTuple):
+class GraphTensor(NamedTuple):
     """An initialiser, or a constant in an attribute. Its numbers stay in the file until they are asked for.
 
     Attributes
@@ -79,7 +79,7 @@ class Node(NamedTuple):
     inputs, outputs : tuple of str
         Names of values; '' for an input that was left out.
     attributes : dict of str
-        An int, float, bytes, `Tensor`, or list of ints or floats for each name.
+        An int, float, bytes, `GraphTensor`, or list of ints or floats for each name.
     """
 
     name: str
@@ -117,7 +117,7 @@ class Graph:
         Version of ONNX's operators that it asks for.
     nodes : list of Node
         In the file's order.
-    tensors : dict of str to Tensor
+    tensors : dict of str to GraphTensor
         Initialisers by name.
     inputs, outputs : list of Value
         As they are declared.
@@ -125,7 +125,7 @@ class Graph:
 
     opset: int
     nodes: list[Node] = field(default_factory=list)
-    tensors: dict[str, Tensor] = field(default_factory=dict)
+    tensors: dict[str, GraphTensor] = field(default_factory=dict)
     inputs: list[Value] = field(default_factory=list)
     outputs: list[Value] = field(default_factory=list)
 
@@ -269,7 +269,7 @@ class _Parser:
             return name, self._content[slice(*(value or (0, 0)))]
         return name, value if value is not None else 0
 
-    def _tensor(self, span: Span) -> tuple[str, Tensor]:
+    def _tensor(self, span: Span) -> tuple[str, GraphTensor]:
         found = self._message("tensor", _TENSOR, span)
         name, kind, dims = self._text(found.get("name")), found.get("data_type", 0), tuple(found["dims"])
         if found.get("data_location", 0):
@@ -284,7 +284,7 @@ class _Parser:
         there = len(numbers) if raw is None else (raw[1] - raw[0]) / np.dtype(NUMPY_TYPES[kind]).itemsize
         if typed or (raw is not None and numbers) or there != math.prod(dims):
             raise UnfitGraph(f"says that '{_shown(name)}' has {math.prod(dims)} elements and holds another number of them")
-        return name, Tensor(dims, kind, self._content, raw, tuple(numbers))
+        return name, GraphTensor(dims, kind, self._content, raw, tuple(numbers))
 
     def _value(self, span: Span) -> Value:
         found = self._message("value", _VALUE, span)

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.runtime.frames.report.html_report import diameter_um
-from blastscope.runtime.frames.report.theme import LOOKS, Kind, rgb, style_of
+from blastscope.runtime.frames.report.theme import CALL_STYLES, Kind, rgb, style_of
 from blastscope.runtime.frames.types import FrameCell, FrameReport
 from blastscope.runtime.types import Box, RefusalCode
 
 KINDS: tuple[Kind, ...] = ("hem", "all", "refused")  # the classes of COCO and YOLO, in their order
-CLASS_NAMES: dict[Kind, str] = {kind: LOOKS[kind].name for kind in KINDS}
+CLASS_NAMES: dict[Kind, str] = {kind: CALL_STYLES[kind].name for kind in KINDS}
 
 Outline = NDArray[np.float64]  # (K, 2) x and y, from the corner; the last point is joined to the first
 
@@ -63,7 +63,7 @@ class CellAnnotation:
     @property
     def colour(self) -> tuple[int, int, int]:
         """RGB of the class, as on the report's pages."""
-        return rgb(LOOKS[self.kind].colour)
+        return rgb(CALL_STYLES[self.kind].colour)
 
 
 def annotations_of(report: FrameReport) -> list[CellAnnotation]:

@@ -99,7 +99,7 @@ class AnnotationWriter:
         self._untold: list[str] = []
         self._lock = threading.Lock()
 
-    def look(self, scan: Slide, report: FrameReport) -> None:
+    def collect(self, scan: Slide, report: FrameReport) -> None:
         """Writes the frame's OME-TIFF while its pixels can be read; called by several threads."""
         place = self._place_of("ome", report)
         if place is None:

@@ -131,7 +131,7 @@ def _measured(detection: ScaledDetection) -> RedCells | None:
 
 
 def detect_cells(
-    detector: Detector, pictures: ImagePyramid, facts: FrameParameters, *, core: Box | None = None
+    detector: Detector, pictures: ImagePyramid, parameters: FrameParameters, *, core: Box | None = None
 ) -> tuple[SegmentedCell, ...]:
     """The white cells of a frame, top to bottom and left to right; none on pixels of over 1.2 um.
 
@@ -141,7 +141,7 @@ def detect_cells(
         What finds them.
     pictures : ImagePyramid
         Of the frame.
-    facts : FrameParameters
+    parameters : FrameParameters
         What holds for it.
     core : tuple of int, optional
         Cells whose box has its middle outside of it are left out.
@@ -156,13 +156,13 @@ def detect_cells(
     EngineError
         The inference library broke off.
     """
-    if pictures.frame.size == 0 or facts.pixel_um > COARSEST_UM:
+    if pictures.frame.size == 0 or parameters.pixel_um > COARSEST_UM:
         return ()
-    detection = detect_at_scale(detector, pictures, facts.content, facts.pixel_um)
+    detection = detect_at_scale(detector, pictures, parameters.content, parameters.pixel_um)
     white = detection.found.white
     if not len(white.boxes):
         return ()
-    whole = make_stain_map(pictures, facts)
+    whole = make_stain_map(pictures, parameters)
     corner = np.asarray((detection.grid.x0 - whole.grid.x0, detection.grid.y0 - whole.grid.y0) * 2, np.float32)
     boxes = (white.boxes * np.float32(detection.grid.factor) + corner) / np.float32(whole.grid.factor)
     groups = [_group(probabilities) for probabilities in white.groups.tolist()]

@@ -1,6 +1,6 @@
 """`Detector`: the white and red cells of a frame, by a network that runs on its picture at working scale.
 
-`decode` makes boxes of its maps.
+`decode_detections` makes boxes of its maps.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Detections(NamedTuple):
         return self._replace(boxes=self.boxes * np.float32(factor))
 
 
-def decode(maps: NDArray[np.float32], kind: int, least: float, most: int | None = None) -> Detections:
+def decode_detections(maps: NDArray[np.float32], kind: int, least: float, most: int | None = None) -> Detections:
     """The cells of `kind` whose score is at least `least`.
 
     Parameters
@@ -103,7 +103,7 @@ def overlaps(box: NDArray[np.float32], boxes: NDArray[np.float32]) -> NDArray[np
     return np.asarray(across.clip(min=0) * down.clip(min=0), np.float32)
 
 
-class Network(Protocol):
+class DetectorNetwork(Protocol):
     """What runs the detector's graph. Thread-safe."""
 
     def infer(self, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -136,7 +136,7 @@ class Detector:
 
     Attributes
     ----------
-    network : Network
+    network : DetectorNetwork
         Runs the graph.
     pixel_um : float
         Micrometres a pixel of the pictures that it is given.
@@ -144,7 +144,7 @@ class Detector:
         What is surer than this is a white cell.
     """
 
-    network: Network
+    network: DetectorNetwork
     pixel_um: float
     least_score: float
 
@@ -178,7 +178,9 @@ class Detector:
                 piece = picture[top : min(y1 + MARGIN_PX, height), left : min(x1 + MARGIN_PX, width)]
                 maps = self.network.infer(_padded(piece, background))
                 for found, here in zip(
-                    parts, (decode(maps, WHITE, self.least_score), decode(maps, RED, RED_SCORE, MOST_RED)), strict=True
+                    parts,
+                    (decode_detections(maps, WHITE, self.least_score), decode_detections(maps, RED, RED_SCORE, MOST_RED)),
+                    strict=True,
                 ):
                     boxes = here.boxes + np.asarray([left, top] * 2, np.float32)
                     x, y = ((boxes[:, side] + boxes[:, side + 2]) / 2 for side in (0, 1))

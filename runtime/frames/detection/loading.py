@@ -17,7 +17,7 @@ from blastscope.runtime.bundle import Bundle
 from blastscope.runtime.bundle.entries import DetectorEntry, FileEntry
 from blastscope.runtime.bundle.graphs import RefusedGraph, read_graph
 from blastscope.runtime.errors import BundleError, GoldenMismatch, UnavailableError
-from blastscope.runtime.frames.detection.detector import CHANNELS, KINDS, MULTIPLE, STRIDE, WHITE, Detector, Network
+from blastscope.runtime.frames.detection.detector import CHANNELS, KINDS, MULTIPLE, STRIDE, WHITE, Detector, DetectorNetwork
 from blastscope.runtime.inference.autotune import likely_fastest
 from blastscope.runtime.io.cpu_info import cpu_features
 from blastscope.runtime.types import Precision
@@ -86,7 +86,7 @@ def load_detector(
     return Detector(network, entry.pixel_um, entry.least_score)
 
 
-def _check_golden(bundle: Bundle, entry: DetectorEntry, graph: FileEntry, network: Network, tolerance: float) -> None:
+def _check_golden(bundle: Bundle, entry: DetectorEntry, graph: FileEntry, network: DetectorNetwork, tolerance: float) -> None:
     """Closes the network and raises where it answers otherwise than the trained one."""
     try:
         difference = golden_difference(bundle, entry, network)
@@ -100,13 +100,13 @@ def _check_golden(bundle: Bundle, entry: DetectorEntry, graph: FileEntry, networ
 
 def _on_gpu(
     bundle: Bundle, entry: DetectorEntry, library: str, precision: Precision | None, place: EnginePlace
-) -> Network | None:
+) -> DetectorNetwork | None:
     """The detector on a GPU, if an engine of it was built and answers rightly; the CPU can always stand in."""
     used: Precision = "int8" if precision == "int8" and entry.int8 else "fp32"
     graph, tolerance = detector_graphs(entry)[used]
     try:
         module = import_module("blastscope.runtime.backends.tensorrt.detector")
-        network: Network | None = module.open_kept_detector(graph, used, library, **place._asdict())
+        network: DetectorNetwork | None = module.open_kept_detector(graph, used, library, **place._asdict())
         if network is not None:
             _check_golden(bundle, entry, graph, network, tolerance)
     except (UnavailableError, GoldenMismatch) as error:
@@ -123,7 +123,7 @@ def detector_graphs(entry: DetectorEntry) -> dict[Precision, tuple[FileEntry, fl
     return graphs
 
 
-def open_graph(bundle: Bundle, graph: FileEntry, *, backend: str, threads: int, int8: bool) -> Network:
+def open_graph(bundle: Bundle, graph: FileEntry, *, backend: str, threads: int, int8: bool) -> DetectorNetwork:
     """A graph of a bundle's detector, its digest verified, on the CPU; its answers aren't looked at.
 
     Raises as `load_detector`, but `GoldenMismatch`, and `DeviceError` as `open_network`.
@@ -136,18 +136,20 @@ def open_graph(bundle: Bundle, graph: FileEntry, *, backend: str, threads: int, 
     return open_network(content, place, backend=backend, threads=threads, int8=int8)
 
 
-def open_network(content: bytes, graph: Path, *, backend: str, threads: int, int8: bool) -> Network:
+def open_network(content: bytes, graph: Path, *, backend: str, threads: int, int8: bool) -> DetectorNetwork:
     """The network in `content`, the verified bytes of the file `graph`, on the CPU; `int8` says whether it is an int8 graph.
 
     Raises `EngineError`, `DeviceError` where its sums would overflow on this CPU, `MissingLibrary`.
     """
     if int8:
         content = with_uint8_activations(content, graph)
-    network: Network = import_module(_MODULES.get(backend, _MODULES["openvino"])).open_detector(content, graph, threads=threads)
+    network: DetectorNetwork = import_module(_MODULES.get(backend, _MODULES["openvino"])).open_detector(
+        content, graph, threads=threads
+    )
     return network
 
 
-def golden_bytes(pictures: NDArray[np.uint8], maps: NDArray[np.float32]) -> bytes:
+def golden_pictures_bytes(pictures: NDArray[np.uint8], maps: NDArray[np.float32]) -> bytes:
     """The golden file of a detector: pictures (n, H, W, 3) uint8 RGB, and the trained network's maps (n, 10, H / 8, W / 8)."""
     return save({"pictures": np.ascontiguousarray(pictures), "maps": np.ascontiguousarray(maps)})
 
@@ -159,7 +161,7 @@ def probabilities_differ(some: NDArray[np.float32], others: NDArray[np.float32])
     return float(max(heat, groups))
 
 
-def golden_difference(bundle: Bundle, entry: DetectorEntry, network: Network) -> float:
+def golden_difference(bundle: Bundle, entry: DetectorEntry, network: DetectorNetwork) -> float:
     """How far a network is from the trained detector on the golden pictures.
 
     Parameters
@@ -168,7 +170,7 @@ def golden_difference(bundle: Bundle, entry: DetectorEntry, network: Network) ->
         That holds the pictures.
     entry : DetectorEntry
         Its detector, as the manifest lists it.
-    network : Network
+    network : DetectorNetwork
         What is to answer alike.
 
     Returns

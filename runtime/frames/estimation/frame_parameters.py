@@ -1,7 +1,7 @@
 """`estimate_frame_parameters`: the background, scale and stain of a frame, or of windows of a slide.
 
-A frame that is turned, flipped, or shifted over empty background has the same facts to the last digit: they come from counts of
-pixels and from reduced pictures whose grid is centred on what is not background.
+A frame that is turned, flipped, or shifted over empty background has the same parameters to the last digit: they come from
+counts of pixels, and from reduced pictures whose grid is centred on what is not background.
 
 Of the scales that are said or measured, the caller's word stands. A file's is checked against the red cells of the frame:
 programs write scales that nobody set, the camera's own pixel, a printer's resolution, or those of another objective.
@@ -183,7 +183,7 @@ def estimate_frame_parameters(
 ) -> FrameParameters:
     """What holds for the whole of a frame: scale, background, stain, field of view.
 
-    An empty frame has facts too: those that are assumed.
+    An empty frame has parameters too: those that are assumed.
 
     Parameters
     ----------

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
-from blastscope.runtime.frames.report.theme import FAINT, INK, LOOKS, PAPER, caution, names_of, style_of, words_of
+from blastscope.runtime.frames.report.theme import CALL_STYLES, FAINT, INK, PAPER, caution, names_of, style_of, words_of
 from blastscope.runtime.frames.report.thumbnails import THUMB_PX, Thumbnail, WhyCalled
 from blastscope.runtime.frames.types import FrameCell, FrameReport
 
@@ -110,20 +110,22 @@ def draw_contact_sheet(frames: Sequence[Thumbnail], title: str) -> Image.Image:
     """The sheet, of at most `MOST_CELLS` cells; more are counted, not drawn."""
     cards = cards_of(frames)
     told = caution(validated=bool(frames) and all(frame.report.validated for frame in frames))
-    return draw_grid([_sheet_cell(card) for card in cards[:MOST_CELLS]], title, summary(cards), told)
+    return draw_grid([_sheet_cell(card) for card in cards[:MOST_CELLS]], title, sheet_summary(cards), told)
 
 
-def summary(cards: Sequence[Card]) -> str:
+def sheet_summary(cards: Sequence[Card]) -> str:
     """How many cells there are, and how many are on the sheet."""
     kinds = [style_of(card.cell) for card in cards]
-    counts = ", ".join(f"{kinds.count(kind)} {look.name}" for kind, look in LOOKS.items())
+    counts = ", ".join(f"{kinds.count(kind)} {style.name}" for kind, style in CALL_STYLES.items())
     more = f"; the first {MOST_CELLS} are shown" if len(cards) > MOST_CELLS else ""
     return f"{len(cards)} white cells: {counts}. By the probability of ALL, the highest first{more}."
 
 
 def _sheet_cell(card: Card) -> SheetCell:
     picture = Image.open(BytesIO(card.thumb)) if card.thumb else None
-    return SheetCell(picture, LOOKS[style_of(card.cell)].colour, words_of(card.cell), _fitting(str(card.number), card.frame))
+    return SheetCell(
+        picture, CALL_STYLES[style_of(card.cell)].colour, words_of(card.cell), _fitting(str(card.number), card.frame)
+    )
 
 
 def _fitting(number: str, name: str) -> str:

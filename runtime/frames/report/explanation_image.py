@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from blastscope.runtime.frames.report.theme import FAINT, INK, LOOKS, PAPER, rgb
+from blastscope.runtime.frames.report.theme import CALL_STYLES, FAINT, INK, PAPER, rgb
 from blastscope.runtime.inference.explanation import Explanation
 from blastscope.runtime.inference.neighbours import Neighbour, in_words
 from blastscope.runtime.io.image import load_pixels
@@ -71,7 +71,7 @@ def _draw_call(sheet: Image.Image, prediction: Prediction, title: str) -> None:
     pen = ImageDraw.Draw(sheet)
     assert prediction.label is not None
     assert prediction.probabilities is not None
-    called = f"Called {LOOKS[prediction.label].name}, probability {prediction.probability:.3f}"
+    called = f"Called {CALL_STYLES[prediction.label].name}, probability {prediction.probability:.3f}"
     pen.text((GAP, 10), f"{called}   {printable(title)}"[:100], INK, font=ImageFont.load_default(17))
     every = zip(VOTERS, prediction.probabilities, strict=True)
     each = (f"{voter} {'not run' if math.isnan(row[1]) else f'{row[1]:.3f}'}" for voter, row in every)
@@ -91,10 +91,10 @@ def _draw_scale(sheet: Image.Image, explanation: Explanation, top: int) -> None:
     left, width = 2 * GAP + SIDE, SIDE
     colours = _coloured(np.tile(np.linspace(-1, 1, width, dtype=np.float32), (14, 1)), label)
     sheet.paste(Image.fromarray(colours), (left, top))
-    texts = (f"speaks for {LOOKS[other].name}", "as the median", f"speaks for {LOOKS[label].name}")
+    texts = (f"speaks for {CALL_STYLES[other].name}", "as the median", f"speaks for {CALL_STYLES[label].name}")
     for share, text in zip((0, 0.5, 1), texts, strict=True):
         pen.text((left + share * (width - pen.textlength(text, font=small)), top + 18), text, FAINT, font=small)
-    for share, name in ((0, LOOKS[other].name), (1, LOOKS[label].name)):
+    for share, name in ((0, CALL_STYLES[other].name), (1, CALL_STYLES[label].name)):
         text = f"odds of {name} {times:.3g} times"
         pen.text((left + share * (width - pen.textlength(text, font=small)), top + 18 + LINE), text, FAINT, font=small)
 
@@ -110,9 +110,9 @@ def _draw_neighbours(sheet: Image.Image, neighbours: Sequence[Neighbour], top: i
         row, column = divmod(place, PER_ROW)
         x, y = GAP + column * step, top + 5 * LINE // 2 + row * (THUMB + 3 * LINE)
         sheet.paste(Image.fromarray(draw_labelled(one)), (x, y))
-        look = LOOKS[one.cell.label]
-        pen.rectangle((x - 2, y - 2, x + THUMB + 1, y + THUMB + 1), outline=look.colour, width=2)
-        pen.text((x, y + THUMB + 4), f"{look.name}  {one.distance:.2f}", look.colour, font=large)
+        style = CALL_STYLES[one.cell.label]
+        pen.rectangle((x - 2, y - 2, x + THUMB + 1, y + THUMB + 1), outline=style.colour, width=2)
+        pen.text((x, y + THUMB + 4), f"{style.name}  {one.distance:.2f}", style.colour, font=large)
         pen.text((x, y + THUMB + 4 + LINE), printable(one.cell.who)[:24], FAINT, font=small)
 
 
@@ -123,8 +123,8 @@ def _list_neighbours(sheet: Image.Image, neighbours: Sequence[Neighbour], top: i
     pen.text((GAP, top), f"Cells of the training most like it: {in_words(neighbours)}", INK, font=large)
     pen.text((GAP, top + LINE), NO_PICTURES, FAINT, font=small)
     for place, one in enumerate(neighbours):
-        look, y = LOOKS[one.cell.label], top + 5 * LINE // 2 + place * LINE
-        pen.text((GAP, y), f"{look.name}  {one.distance:.2f}", look.colour, font=large)
+        style, y = CALL_STYLES[one.cell.label], top + 5 * LINE // 2 + place * LINE
+        pen.text((GAP, y), f"{style.name}  {one.distance:.2f}", style.colour, font=large)
         pen.text((GAP + 110, y + 2), f"{printable(one.cell.who)}   {printable(one.cell.file)}"[:100], FAINT, font=small)
 
 
@@ -195,7 +195,7 @@ def draw_heat(explanation: Explanation) -> NDArray[np.uint8]:
 
 def _coloured(values: NDArray[np.float32], label: str) -> NDArray[np.uint8]:
     """The colour of each class where `values` speak for it, white between; -1 to 1, positive for `label`."""
-    own, other = (np.array(rgb(LOOKS[kind].colour), np.float32) for kind in (label, "hem" if label == "all" else "all"))  # type: ignore[index]
+    own, other = (np.array(rgb(CALL_STYLES[kind].colour), np.float32) for kind in (label, "hem" if label == "all" else "all"))  # type: ignore[index]
     size = np.abs(values)[..., None]
     target = np.where(values[..., None] >= 0, own, other)
     return np.asarray(255 * (1 - size) + target * size, np.uint8)

@@ -16,7 +16,7 @@ from blastscope.runtime.frames.doubts import doubt_sentences
 from blastscope.runtime.frames.report.contact_sheet import Card, cards_of
 from blastscope.runtime.frames.report.overlay import MOST_NUMBERS
 from blastscope.runtime.frames.report.templates import render_template
-from blastscope.runtime.frames.report.theme import LOOKS, caution, names_of, style_of, words_of
+from blastscope.runtime.frames.report.theme import CALL_STYLES, caution, names_of, style_of, words_of
 from blastscope.runtime.frames.report.thumbnails import Thumbnail, thumbnail_side
 from blastscope.runtime.frames.types import FrameCell, FrameReport
 from blastscope.runtime.inference.neighbours import Neighbour
@@ -97,7 +97,7 @@ def render_slide_report(
         explained=not index and any(card.explained for card in cards[:MOST_CARDS]),
         compared=not index and any(_alike(cards)),
         pictured=any(picture is not None for alike in _alike(cards) for _, picture in alike),
-        kinds=[("", "all cells"), *((kind, look.name) for kind, look in LOOKS.items())],
+        kinds=[("", "all cells"), *((kind, style.name) for kind, style in CALL_STYLES.items())],
         frame_choices=[("", "all frames"), *several] if several else [],
         examined=sum(report.refusal is None for report in reports),
         answers=[(answer, WORDS[answer]) for answer in ANSWERS],
@@ -137,11 +137,11 @@ def _key_figures(reports: Sequence[FrameReport], cards: Sequence[Card]) -> list[
 def _cell(card: Card, place: int) -> dict[str, object]:
     """What the page shows of a cell, and what its scripts sort by; `place` is its frame's, from 0."""
     cell, across, score = card.cell, diameter_um(card.cell, card.report), card.cell.score
-    facts = [
+    details = [
         f"{across:.1f}\u00a0\u00b5m" if across else "",
         f"voter {cell.prediction.voter}" if cell.prediction and cell.prediction.voter else "",
     ]
-    scale = card.report.facts
+    scale = card.report.parameters
     return {
         "kind": style_of(cell),
         "frame": place,
@@ -154,7 +154,7 @@ def _cell(card: Card, place: int) -> dict[str, object]:
         "old": cell.label or (cell.refusal.code if cell.refusal else ""),
         "detail": cell.refusal.detail if cell.refusal else "",
         "words": words_of(cell),
-        "facts": ", ".join(filter(None, facts)),
+        "details": ", ".join(filter(None, details)),
         "thumb": card.thumb,
         "explained": card.explained,
         "bar": (BAR_UM, BAR_UM / scale.pixel_um / thumbnail_side(cell.box)) if scale and card.thumb else None,
@@ -169,11 +169,11 @@ def _review_settings(reports: Sequence[FrameReport]) -> dict[str, object]:
 
 def diameter_um(cell: FrameCell, report: FrameReport) -> float | None:
     """The diameter of the disk that has the cell's area."""
-    if report.facts is None or len(cell.found.contour) < 3:
+    if report.parameters is None or len(cell.found.contour) < 3:
         return None
     outline = cell.found.contour
     steps = np.abs(np.diff(outline, axis=0, append=outline[:1]))
     # The outline goes through the middles of the outermost pixels, which it halves. By Pick's theorem the area of all pixels is
     # that inside of it, half a pixel for each that it passes, and one.
     area = cv2.contourArea(outline) + np.gcd(steps[:, 0], steps[:, 1]).sum() / 2 + 1
-    return float(2 * (area / 3.141592653589793) ** 0.5 * report.facts.pixel_um)
+    return float(2 * (area / 3.141592653589793) ** 0.5 * report.parameters.pixel_um)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from blastscope.runtime.frames.report.theme import FAINT, INK, LOOKS, PAPER, caution, rgb, style_of, words_of
+from blastscope.runtime.frames.report.theme import CALL_STYLES, FAINT, INK, PAPER, caution, rgb, style_of, words_of
 from blastscope.runtime.frames.types import FrameCell, FrameReport
 from blastscope.runtime.types import Box, ClassName
 
@@ -46,13 +46,13 @@ def draw_cell_lines(
     least_px: int = 1,
 ) -> None:
     """Draws the outline of `cell` and the corners of its box into `canvas`, which shows the frame from `corner` at `scale`."""
-    look = LOOKS[style_of(cell)]
+    style = CALL_STYLES[style_of(cell)]
     width = max(1, least_px, round(_side(cell) * scale / 80))
     lines = [_scaled(cell.found.contour, scale, corner)]
-    lines = _dashes(lines[0], max(LEAST_DASH_PX, 4.0 * width)) if look.dashed else [np.concatenate([lines[0], lines[0][:1]])]
+    lines = _dashes(lines[0], max(LEAST_DASH_PX, 4.0 * width)) if style.dashed else [np.concatenate([lines[0], lines[0][:1]])]
     if boxed:
         lines += [_scaled(side, scale, corner) for side in _corners(cell)]
-    for colour, thickness in (((255, 255, 255), width + 2), (rgb(look.colour), width)):  # a light rim shows on any stain
+    for colour, thickness in (((255, 255, 255), width + 2), (rgb(style.colour), width)):  # a light rim shows on any stain
         cv2.polylines(canvas, lines, isClosed=False, color=colour, thickness=thickness, lineType=cv2.LINE_AA)
 
 
@@ -60,7 +60,7 @@ def draw_box_lines(canvas: NDArray[np.uint8], box: Box, label: ClassName, *, sca
     """Draws a box that an expert has drawn and labelled, in its class' colour."""
     x0, y0, x1, y1 = box
     (left, top), (right, bottom) = _scaled(np.array([(x0, y0), (x1 - 1, y1 - 1)], np.int32), scale, corner).tolist()
-    for colour, thickness in (((255, 255, 255), 3), (rgb(LOOKS[label].colour), 1)):
+    for colour, thickness in (((255, 255, 255), 3), (rgb(CALL_STYLES[label].colour), 1)):
         cv2.rectangle(canvas, (left, top), (right, bottom), colour, thickness)
 
 
@@ -104,8 +104,8 @@ def _label(
     image_width, image_height = pen.im.size
     x = min(max(x0, 0), max(image_width - width, 0))
     y = y0 - height - 3 if y0 - height - 3 >= 0 else min(y1 + 3, image_height - height)
-    pen.rectangle((x, y, x + width, y + height), fill=PAPER, outline=LOOKS[style_of(cell)].colour)
-    pen.text((x + 4 - left, y + 3 - top), text, LOOKS[style_of(cell)].colour, font)
+    pen.rectangle((x, y, x + width, y + height), fill=PAPER, outline=CALL_STYLES[style_of(cell)].colour)
+    pen.text((x + 4 - left, y + 3 - top), text, CALL_STYLES[style_of(cell)].colour, font)
 
 
 def _with_foot(image: Image.Image, report: FrameReport, scale: float) -> Image.Image:
@@ -120,13 +120,13 @@ def _with_foot(image: Image.Image, report: FrameReport, scale: float) -> Image.I
     whole.paste(image, (0, 0))
     pen = ImageDraw.Draw(whole)
     counts, x, y = report.counts, float(line), image.height + 0.7 * line
-    for kind, look in LOOKS.items():
+    for kind, style in CALL_STYLES.items():
         middle = y + 0.5 * size
-        for start in (0, 0.62) if look.dashed else (0,):
-            end = start + 0.38 if look.dashed else 1
-            pen.line((x + start * line, middle, x + end * line, middle), look.colour, max(3, size // 5))
-        text = f"{look.name}  {counts[kind]}"
-        pen.text((x + 1.35 * line, y), text, look.colour, fonts[0])
+        for start in (0, 0.62) if style.dashed else (0,):
+            end = start + 0.38 if style.dashed else 1
+            pen.line((x + start * line, middle, x + end * line, middle), style.colour, max(3, size // 5))
+        text = f"{style.name}  {counts[kind]}"
+        pen.text((x + 1.35 * line, y), text, style.colour, fonts[0])
         x += 1.35 * line + pen.textlength(text, fonts[0]) + 1.4 * line
     _scale_bar(pen, report, (width - line, round(y), scale), fonts[0])
     for number, text in enumerate(lines):
@@ -141,12 +141,12 @@ def _scale_bar(
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
 ) -> None:
     """A bar of a round length that ends at the right, and how the scale is known."""
-    if report.facts is None:
+    if report.parameters is None:
         return
     right, y, scale = place
-    px_per_um = scale / report.facts.pixel_um
+    px_per_um = scale / report.parameters.pixel_um
     length_um = next((bar for bar in reversed(SCALE_BARS_UM) if bar * px_per_um <= BAR_SHARE * right), SCALE_BARS_UM[0])
-    source = {"given": "", "red-cells": " (scale by red cells)", "assumed": " (scale assumed)"}[report.facts.scale_source]
+    source = {"given": "", "red-cells": " (scale by red cells)", "assumed": " (scale assumed)"}[report.parameters.scale_source]
     text = f"{length_um}  micrometres{source}"  # a single space is lost in small letters
     bar = length_um * px_per_um
     pen.text((right - pen.textlength(text, font), y), text, INK, font)

@@ -41,7 +41,7 @@ class CallStyle(NamedTuple):
     dashed: bool
 
 
-LOOKS: dict[Kind, CallStyle] = {
+CALL_STYLES: dict[Kind, CallStyle] = {
     "all": CallStyle("ALL", "#d55e00", False),
     "hem": CallStyle("HEM", "#0072b2", False),
     "refused": CallStyle("refused", "#1b1f24", True),
@@ -65,7 +65,7 @@ def rgb(colour: str) -> tuple[int, int, int]:
 
 def words_of(cell: FrameCell | Prediction) -> str:
     """The call with its probability, or the reason why there is none."""
-    return cell.refusal.code if cell.refusal else f"{LOOKS[style_of(cell)].name} {cell.probability:.2f}"
+    return cell.refusal.code if cell.refusal else f"{CALL_STYLES[style_of(cell)].name} {cell.probability:.2f}"
 
 
 def names_of(paths: Iterable[Path | None]) -> dict[Path | None, str]:

@@ -76,7 +76,7 @@ class Thumbnail:
 
 
 class ThumbnailCollector:
-    """Pictures of frames. `look` is for `Scope.examine_files`, which calls it from several threads."""
+    """Pictures of frames. `collect` is for `Scope.examine_files`, which calls it from several threads."""
 
     def __init__(self, *, overlays: Mapping[Path, Path] | None = None, cells: bool = False, maps: int = 0) -> None:
         self._overlays = overlays or {}  # where the overlay of each frame goes
@@ -107,7 +107,7 @@ class ThumbnailCollector:
         self._explain, self._spec, self._most_explained = explain, spec or FrameSpecification(), most
         self._nearest = nearest
 
-    def look(self, scan: Slide, report: FrameReport) -> None:
+    def collect(self, scan: Slide, report: FrameReport) -> None:
         """Writes the overlay of the frame, and keeps what a sheet or page shows of it."""
         if report.refusal:
             return
@@ -145,13 +145,13 @@ class ThumbnailCollector:
         return (*taken, *[None] * (len(report.cells) - count))
 
     def _explanations(self, scan: Slide, report: FrameReport) -> dict[int, WhyCalled]:
-        if self._explain is None or report.facts is None:
+        if self._explain is None or report.parameters is None:
             return {}
         scores = {place: cell.prediction.score for place, cell in enumerate(report.cells) if cell.prediction and cell.label}
         chosen = sorted(scores, key=lambda place: -(scores[place] or 0.0))[: self._most_explained]
         found = {}
         for place in chosen:
-            image = cut_from(scan, report.cells[place].found, report.facts, self._spec)
+            image = cut_from(scan, report.cells[place].found, report.parameters, self._spec)
             try:
                 heat = around_cell(draw_heat(self._explain(image)))
                 alike = self._nearest(image) if self._nearest else ()

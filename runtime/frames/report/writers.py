@@ -71,7 +71,7 @@ class OutputOptions:
 
 
 class ReportWriter:
-    """Writes the outputs that were asked for, from the reports on `paths`. Give `album.look` to `Scope.examine_files`.
+    """Writes the outputs that were asked for, from the reports on `paths`. Give `album.collect` to `Scope.examine_files`.
 
     Raises `DataError` at once for a place where nothing can be written, that is named twice, or where one of the frames or of
     the `others` lies, which are read too.
@@ -162,12 +162,14 @@ def file_names(titles: Mapping[Path | None, str]) -> dict[Path, str]:
 
 
 def _rows(report: FrameReport) -> list[list[object]]:
-    facts = report.facts
+    parameters = report.parameters
     rows: list[list[object]] = []
     for number, cell in enumerate(report.cells, 1):
         row, across = cell.row(), diameter_um(cell, report)
         call = [row["label"], row["probability"], row["score"], row["voter"], row["refusal"], row["detail"]]
-        scale = [facts.pixel_um, facts.scale_source, round(across, 2) if across else None] if facts else [None] * 3
+        scale = (
+            [parameters.pixel_um, parameters.scale_source, round(across, 2) if across else None] if parameters else [None] * 3
+        )
         path = _as_data(report.path) if report.path else None
         doubt = [row["novelty"], None if row["set"] is None else " ".join(row["set"])]
         rows.append([path, number, *row["box"], *call, *scale, str(report.validated).lower(), *doubt])

@@ -146,7 +146,7 @@ class RegionView:
         Where the view lies in the frame.
     um : float
         Micrometres per pixel of the view.
-    facts : FrameParameters
+    parameters : FrameParameters
         The frame's scale and stain.
     picture : (H, W, 3) uint8 array
         RGB.
@@ -164,7 +164,7 @@ class RegionView:
 
     grid: Grid
     um: float
-    facts: FrameParameters
+    parameters: FrameParameters
     picture: NDArray[np.uint8]
     stain: NDArray[np.int32]
     inside: Mask
@@ -175,7 +175,7 @@ class RegionView:
 
 def view_region(whole: StainMap, place: CandidateRegion, margin_um: float) -> RegionView:
     """The view of `place` with `margin_um` around it."""
-    um, facts = whole.um, whole.facts
+    um, parameters = whole.um, whole.parameters
     window = grid_around(place.box, 1, math.ceil(margin_um / um))
     grid = whole.grid.part(window)
     picture, raw = downsample(whole.picture, window), downsample(whole.stain, window)
@@ -186,20 +186,20 @@ def view_region(whole: StainMap, place: CandidateRegion, margin_um: float) -> Re
         inside &= 1 - downsample(whole.surround, window)
     stain = _summed(raw)
     stain *= inside
-    level = round(facts.nucleus_threshold * UNIT)
+    level = round(parameters.nucleus_threshold * UNIT)
     usual = stain[(stain > level) & (own > 0)]
     if len(usual) and not place.wide:  # a tile may not show all of a wide place
         level = max(level, round(OWN_SHARE * median(usual)))
-    cell = round(facts.cell_threshold * UNIT)
+    cell = round(parameters.cell_threshold * UNIT)
     if not place.wide:
         shown = np.zeros_like(inside)
-        x0, y0, x1, y1 = facts.content
+        x0, y0, x1, y1 = parameters.content
         rim = grid.factor  # what is beyond, background or nothing, is in the sums of the outermost too
         part = grid.within((x0 + rim, y0 + rim, x1 - rim, y1 - rim))
         shown[part] = (stain[part] <= level) & (inside[part] > 0)
         cell += max(_around(stain, shown, um), -round(LEAST_SHIFT * cell))
     cellular = (_summed(stain) > 9 * cell).view(np.uint8) & inside
-    return RegionView(grid, um, facts, picture, stain, inside, own, (stain > level).view(np.uint8), cellular)
+    return RegionView(grid, um, parameters, picture, stain, inside, own, (stain > level).view(np.uint8), cellular)
 
 
 def _around(stain: NDArray[np.int32], shown: Mask, um: float) -> int:
@@ -230,7 +230,7 @@ class CellView:
     ----------
     um : float
         Micrometres per pixel of the view.
-    facts : FrameParameters
+    parameters : FrameParameters
         The frame's scale and stain.
     picture : (H, W, 3) uint8 array
         RGB.
@@ -245,7 +245,7 @@ class CellView:
     """
 
     um: float
-    facts: FrameParameters
+    parameters: FrameParameters
     picture: NDArray[np.uint8]
     stain: NDArray[np.int32]
     inside: Mask
@@ -260,7 +260,7 @@ def view_cell(view: RegionView, nucleus: Region, cell: Region, cells: list[Regio
     touching = [other.on(window) for other in cells if other is not cell and boxes_apart(other, cell) <= 1]
     return CellView(
         view.um,
-        view.facts,
+        view.parameters,
         view.picture[window],
         view.stain[window],
         view.inside[window],

@@ -29,7 +29,7 @@ from blastscope.runtime.frames.mask_geometry import (
     union,
     window_around,
 )
-from blastscope.runtime.frames.segmentation.split_nuclei import fill_holes, largest_component
+from blastscope.runtime.frames.segmentation.split_nuclei import connected_to_core, fill_holes
 
 GAP_UM = 4.0  # between lobes
 SURE_UM = 10.0  # so short a pair is one nucleus: two that touch are longer
@@ -145,7 +145,7 @@ def _one_cell(pair: _Pair, near: list[Region], cellular: Mask, inside: Mask, *, 
             others |= part.on(window)
     if others.any():
         around &= far < approx_distance_to(others)
-    whole = largest_component(nuclei | around, nuclei)
+    whole = connected_to_core(nuclei | around, nuclei)
     beyond = 1 - inside[window]
     cut = bool(beyond.any() and (np.asarray(cv2.dilate(whole, np.ones((3, 3), np.uint8)), np.uint8) & beyond).any())
     share = ROUND_CUT if cut else ROUND_LOBE if min(pair.one.area, pair.other.area) * um * um < LOBE_UM2 else ROUND
@@ -195,7 +195,7 @@ def _one_piece(mask: Mask, nucleus: Mask, um: float) -> Mask:
     """The part of the mask that holds the nucleus, smooth and without holes."""
     brush = _brush(SMOOTH_UM, um)
     smooth = np.asarray(cv2.morphologyEx(mask, cv2.MORPH_OPEN, brush), np.uint8) | nucleus
-    closed = np.asarray(cv2.morphologyEx(largest_component(smooth, nucleus), cv2.MORPH_CLOSE, brush), np.uint8)
+    closed = np.asarray(cv2.morphologyEx(connected_to_core(smooth, nucleus), cv2.MORPH_CLOSE, brush), np.uint8)
     whole = fill_holes(closed, float(closed.size))
     return np.asarray(cv2.dilate(whole, _brush(RIM_UM, um)), np.uint8)
 

@@ -57,14 +57,14 @@ Boxes = NDArray[np.float32]  # (K, 4) x0, y0, x1, y1 in pixels of the working pi
 Squares = NDArray[np.float32]  # (h, w) of the distances of a view's pixels to the middle of a box, 1 on the ellipse in it
 
 
-def reach_px(facts: FrameParameters) -> int:
+def reach_px(parameters: FrameParameters) -> int:
     """How far a pixel can change what is found: the margin that a tile needs."""
-    return math.ceil((WIDEST_UM + MARGIN_UM) / facts.pixel_um)
+    return math.ceil((WIDEST_UM + MARGIN_UM) / parameters.pixel_um)
 
 
 def segment_cells(
     frame: NDArray[np.uint8] | ImagePyramid,
-    facts: FrameParameters,
+    parameters: FrameParameters,
     spec: FrameSpecification,
     *,
     threads: int | None = None,
@@ -80,7 +80,7 @@ def segment_cells(
     ----------
     frame : (H, W, 3) uint8 array in RGB, or ImagePyramid
         The frame.
-    facts : FrameParameters
+    parameters : FrameParameters
         Its scale and stain.
     spec : FrameSpecification
         What is assumed of frames and cells.
@@ -100,9 +100,9 @@ def segment_cells(
     tuple of SegmentedCell
     """
     pictures = image_pyramid(frame, threads)
-    if pictures.frame.size == 0 or facts.pixel_um > COARSEST_UM:
+    if pictures.frame.size == 0 or parameters.pixel_um > COARSEST_UM:
         return ()
-    whole = make_stain_map(pictures, facts)
+    whole = make_stain_map(pictures, parameters)
     # one after the other: a place is many short steps, for which two threads took longer than one
     found = []
     for place in find_candidates(whole):
@@ -169,7 +169,7 @@ def _box(contour: NDArray[np.int32]) -> Box:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Seen:
+class _NucleusView:
     """The view of one box with the cell's nucleus in it.
 
     Attributes
@@ -264,7 +264,7 @@ def _view(whole: StainMap, box: Boxes) -> RegionView:
     return view_region(whole, CandidateRegion((x0, y0, x1, y1), False, (corners,)), MARGIN_UM)
 
 
-def _seen(view: RegionView, far: Squares, others: Sequence[Squares]) -> _Seen | None:
+def _seen(view: RegionView, far: Squares, others: Sequence[Squares]) -> _NucleusView | None:
     """The nucleus that is near a box; None where there is none, or where its surroundings are stained like it.
 
     `far` are the squares of how far each pixel lies from this box, `others` from those around it.
@@ -279,7 +279,7 @@ def _seen(view: RegionView, far: Squares, others: Sequence[Squares]) -> _Seen | 
     nucleus = _largest_union(view.nuclear & own.view(np.uint8), view.um)
     if nucleus is None or nucleus.area < NUCLEUS_SHARE * np.count_nonzero(own):
         return None
-    return _Seen(view, nucleus, own.view(np.uint8))
+    return _NucleusView(view, nucleus, own.view(np.uint8))
 
 
 def _nucleus(view: RegionView, far: Squares, other: Squares) -> Region | None:
@@ -316,8 +316,8 @@ def _ellipse_squares(view: RegionView, place: tuple[float, float, float, float])
 
 def _by_density(whole: StainMap) -> StainMap:
     """The map of plain density in place of nuclear stain."""
-    stain = project_density(DENSITY_AXIS, whole.picture, whole.facts.background)
-    return replace(whole, facts=replace(whole.facts, nuclear_axis=DENSITY_AXIS), stain=stain)
+    stain = project_density(DENSITY_AXIS, whole.picture, whole.parameters.background)
+    return replace(whole, parameters=replace(whole.parameters, nuclear_axis=DENSITY_AXIS), stain=stain)
 
 
 def _with_threshold(dense: StainMap, box: Boxes) -> StainMap:
@@ -328,8 +328,8 @@ def _with_threshold(dense: StainMap, box: Boxes) -> StainMap:
     rows = slice(max(int(y0 - down), 0), min(int(y1 + down), height))
     columns = slice(max(int(x0 - across), 0), min(int(x1 + across), width))
     level = split_threshold(dense.stain[rows, columns].ravel().astype(np.int32)) / STEP
-    facts = replace(dense.facts, nucleus_threshold=max(level, dense.facts.cell_threshold * 2))
-    return replace(dense, facts=facts)
+    parameters = replace(dense.parameters, nucleus_threshold=max(level, dense.parameters.cell_threshold * 2))
+    return replace(dense, parameters=parameters)
 
 
 def _in_frame(whole: StainMap, box: Boxes) -> tuple[float, float, float, float]:

@@ -63,7 +63,7 @@ def rejection_reason(near: CellView) -> str | None:
         return f"the nucleus fills {share:.0%} of the cell"
     hull = hull_mask(nucleus.mask)
     solidity = nucleus.area / max(cv2.countNonZero(hull), 1)
-    channels = _channels(near.picture, near.facts.background)
+    channels = _channels(near.picture, near.parameters.background)
     evenness = _evenness(near, nucleus, hull, channels)
     if (solidity - SOLID) / SOLID_SPAN + (evenness - EVEN) / EVEN_SPAN < DOUBT:
         return f"the nucleus is lobed or granular (convex {solidity:.2f}, even {evenness:.2f})"
@@ -91,7 +91,7 @@ def _evenness(near: CellView, nucleus: Region, hull: Mask, channels: tuple[Densi
     x0, y0, x1, y1 = nucleus.box
     # not the view's stain: what that adds for nearly black nuclei makes chromatin look patchy
     inside = [channel[y0:y1, x0:x1][deep] for channel in channels]
-    weighted = zip(near.facts.nuclear_axis, inside, strict=True)
+    weighted = zip(near.parameters.nuclear_axis, inside, strict=True)
     red, green, blue = (np.float32(weight) * densities for weight, densities in weighted)
     stain, every = red + green + blue, inside[0] + inside[1] + inside[2]
     if not len(stain):

@@ -248,7 +248,7 @@ def fill_holes(mask: Mask, largest: float) -> Mask:
     return _filled(mask, small) if small else mask
 
 
-def largest_component(mask: Mask, core: Mask) -> Mask:
+def connected_to_core(mask: Mask, core: Mask) -> Mask:
     """What of the mask is connected with the core."""
     pieces = components_of(mask)
     if len(pieces) <= 1:

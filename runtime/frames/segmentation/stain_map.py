@@ -42,7 +42,7 @@ class StainMap:
         Where the map lies in the frame.
     um : float
         Micrometres per pixel of the map.
-    facts : FrameParameters
+    parameters : FrameParameters
         The frame's scale and stain.
     picture : (grid.height, grid.width, 3) uint8 array
         RGB.
@@ -58,7 +58,7 @@ class StainMap:
 
     grid: Grid
     um: float
-    facts: FrameParameters
+    parameters: FrameParameters
     picture: NDArray[np.uint8]
     stain: NDArray[np.int16]
     stained: Mask
@@ -66,23 +66,23 @@ class StainMap:
     shape: tuple[int, ...]
 
 
-def make_stain_map(pictures: ImagePyramid, facts: FrameParameters) -> StainMap:
+def make_stain_map(pictures: ImagePyramid, parameters: FrameParameters) -> StainMap:
     """The stain map of a frame at working resolution."""
-    grid, picture = pictures.over(facts.content, nearest_odd_factor(WORKING_UM / facts.pixel_um))
+    grid, picture = pictures.over(parameters.content, nearest_odd_factor(WORKING_UM / parameters.pixel_um))
     stain, stained = np.empty(picture.shape[:2], np.int16), np.empty(picture.shape[:2], np.bool_)
-    level = round(facts.nucleus_threshold * STEP)
+    level = round(parameters.nucleus_threshold * STEP)
 
     def look(rows: slice) -> None:
-        stain[rows] = project_density(facts.nuclear_axis, picture[rows], facts.background)
+        stain[rows] = project_density(parameters.nuclear_axis, picture[rows], parameters.background)
         np.greater(stain[rows], level, out=stained[rows])
 
     pieces = row_strips(slice(0, grid.height), STRIP_PIXELS // grid.width)
     parallel_map(look, pieces, threads_for(stain.size, pictures.threads))
-    um, nuclear = grid.factor * facts.pixel_um, stained.view(np.uint8)
-    surround = field_of_view_surround(picture, grid, facts.extent, facts.background, um)
+    um, nuclear = grid.factor * parameters.pixel_um, stained.view(np.uint8)
+    surround = field_of_view_surround(picture, grid, parameters.extent, parameters.background, um)
     if surround is not None:
         nuclear = without_rim(nuclear, surround, um)
-    return StainMap(grid, um, facts, picture, stain, nuclear, surround, pictures.frame.shape)
+    return StainMap(grid, um, parameters, picture, stain, nuclear, surround, pictures.frame.shape)
 
 
 def field_of_view_surround(picture: NDArray[np.uint8], grid: Grid, extent: Box, background: Colour, um: float) -> Mask | None:

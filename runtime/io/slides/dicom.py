@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.runtime.io.slides.budget import ReadBudget
-from blastscope.runtime.io.slides.metadata import checked
+from blastscope.runtime.io.slides.metadata import plausible_pixel_size
 from blastscope.runtime.io.slides.tiff_codec import ReadError
 from blastscope.runtime.io.slides.tile_table import refuse
 from blastscope.runtime.types import Box, Refusal
@@ -84,7 +84,7 @@ class DicomSlide(DicomLevel):
             self.reduced = tuple(
                 DicomLevel(slide, level.level, (level.size.width, level.size.height), lock, budget) for level in smaller
             )
-            scale = checked(base.mpp.width, base.mpp.height, "the DICOM header")
+            scale = plausible_pixel_size(base.mpp.width, base.mpp.height, "the DICOM header")
         except BaseException:
             slide.close()
             raise

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.runtime.io.slides.budget import ReadBudget
-from blastscope.runtime.io.slides.metadata import UNITS, PixelSize, checked, parse_xml
+from blastscope.runtime.io.slides.metadata import UNITS, PixelSize, parse_xml, plausible_pixel_size
 from blastscope.runtime.io.slides.tile_table import refuse
 from blastscope.runtime.types import Box
 
@@ -184,4 +184,4 @@ def _scale(axes: dict[int, _Axis]) -> PixelSize | None:
         axis.length * UNITS.get(axis.unit, math.nan) / (axis.pixels - 1) if axis.pixels > 1 else math.nan
         for axis in (axes[X], axes[Y])
     )
-    return checked(across, down, "the Leica description")
+    return plausible_pixel_size(across, down, "the Leica description")

@@ -86,7 +86,7 @@ def first_usable(*found: PixelSize | None) -> PixelSize | None:
     return next((one for one in said if one.pixel_um is not None), said[0] if said else None)
 
 
-def checked(across: float | None, down: float | None, origin: str) -> PixelSize | None:
+def plausible_pixel_size(across: float | None, down: float | None, origin: str) -> PixelSize | None:
     """The scale if both directions agree, else a note; None if no plausible scale of a microscope is given.
 
     Exactly 1.0 is what libraries write for a scale that nobody set (nd2, bioio and ome-zarr among them): a note as well.
@@ -106,7 +106,7 @@ def checked(across: float | None, down: float | None, origin: str) -> PixelSize 
 def from_ome(pixels: Element) -> PixelSize | None:
     """The physical size of a pixel by an OME-XML's `Pixels`."""
     across, down = (_length(pixels.get(f"PhysicalSize{axis}"), pixels.get(f"PhysicalSize{axis}Unit", "µm")) for axis in "XY")
-    return checked(across, down, "OME-XML")
+    return plausible_pixel_size(across, down, "OME-XML")
 
 
 def _length(text: str | None, unit: str) -> float | None:
@@ -123,7 +123,7 @@ def from_tags(resolution: tuple[object, object], unit: int, software: str = "") 
     """
     if unit == NO_UNIT and software.startswith("MedScan"):
         across, down = (_fraction(value) for value in resolution)
-        return checked(across, down, "the resolution tags")
+        return plausible_pixel_size(across, down, "the resolution tags")
     whole = RESOLUTION_UNITS.get(unit)
     return _from_density(resolution, whole, "the resolution tags") if whole else None
 
@@ -140,7 +140,7 @@ def from_imagej(description: str, resolution: tuple[object, object]) -> PixelSiz
 def _from_density(resolution: tuple[object, object], whole: float, origin: str) -> PixelSize | None:
     """The scale of so many pixels in `whole` micrometres, across and down."""
     across, down = (_fraction(value) for value in resolution)
-    return checked(whole / across if across else None, whole / down if down else None, origin)
+    return plausible_pixel_size(whole / across if across else None, whole / down if down else None, origin)
 
 
 def _fraction(value: object) -> float | None:
@@ -152,7 +152,7 @@ def _fraction(value: object) -> float | None:
 def from_text(description: str) -> PixelSize | None:
     """The scale in a slide scanner's description: 'MPP = 0.2521' of Aperio, or '0,2521' as some Windows write it."""
     found = re.search(rf"\bMPP\s*=\s*{NUMBER}", description)
-    return checked(float(found[1].replace(",", ".")), None, "the scanner's description") if found else None
+    return plausible_pixel_size(float(found[1].replace(",", ".")), None, "the scanner's description") if found else None
 
 
 def from_philips(description: str) -> PixelSize | None:
@@ -164,7 +164,7 @@ def from_philips(description: str) -> PixelSize | None:
     slides = [image for image in images if _attribute(image, "PIM_DP_IMAGE_TYPE") == "WSI"]
     spacing = _attribute(slides[0], "DICOM_PIXEL_SPACING") if slides else None
     numbers = [float(number.replace(",", ".")) * 1e3 for number in re.findall(NUMBER, spacing or "")]
-    return checked(numbers[1], numbers[0], "the scanner's description") if len(numbers) == 2 else None
+    return plausible_pixel_size(numbers[1], numbers[0], "the scanner's description") if len(numbers) == 2 else None
 
 
 def _attribute(item: Element, name: str) -> str | None:

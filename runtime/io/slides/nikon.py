@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.runtime.io.slides.budget import ReadBudget
-from blastscope.runtime.io.slides.metadata import PixelSize, checked
+from blastscope.runtime.io.slides.metadata import PixelSize, plausible_pixel_size
 from blastscope.runtime.io.slides.tiff_codec import ReadError
 from blastscope.runtime.io.slides.tile_table import refuse
 from blastscope.runtime.types import Box
@@ -278,7 +278,7 @@ def _check_pixels(said: dict[str, Any], metadata: dict[str, Any]) -> None:
 def _scale(metadata: dict[str, Any]) -> PixelSize | None:
     """The size of a pixel, where it was calibrated."""
     across = metadata.get("dCalibration")
-    return checked(float(across), None, "the Nikon metadata") if across and metadata.get("bCalibrated") else None
+    return plausible_pixel_size(float(across), None, "the Nikon metadata") if across and metadata.get("bCalibrated") else None
 
 
 def _damaged(detail: str) -> ReadError:

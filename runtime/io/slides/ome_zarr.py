@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from blastscope.runtime.errors import MissingLibrary
 from blastscope.runtime.io.slides.budget import ReadBudget
 from blastscope.runtime.io.slides.container import ZARR_METADATA
-from blastscope.runtime.io.slides.metadata import UNITS, PixelSize, checked
+from blastscope.runtime.io.slides.metadata import UNITS, PixelSize, plausible_pixel_size
 from blastscope.runtime.io.slides.tiff_codec import ReadError
 from blastscope.runtime.types import Box, Refusal, RefusalCode
 
@@ -32,13 +32,13 @@ def _refuse(code: RefusalCode, detail: str) -> ReadError:
     return ReadError(Refusal(code, detail))
 
 
-class Level:
+class PyramidLevel:
     """One resolution of an image. Many threads may read."""
 
     def __init__(self, array: zarr.Array[Any], axes: list[str], folder: Path, budget: ReadBudget) -> None:
-        from blastscope.runtime.io.slides.zarr_limits import checked
+        from blastscope.runtime.io.slides.zarr_limits import limit_chunks
 
-        self._array, self._axes, self._folder, self._budget = checked(array), axes, folder / array.path, budget
+        self._array, self._axes, self._folder, self._budget = limit_chunks(array), axes, folder / array.path, budget
         self.height, self.width = (array.shape[axes.index(axis)] for axis in "yx")
         self._rows, self._columns = (array.chunks[axes.index(axis)] for axis in "yx")
         self._chunk_bytes = math.prod(array.chunks)
@@ -132,7 +132,7 @@ class ZarrSlide:
             _check_array(array, axes)
         self.height, self.width = (arrays[0].shape[axes.index(axis)] for axis in "yx")
         budget = ReadBudget(self.width, self.height)
-        self._level, *reduced = (Level(array, axes, path, budget) for array in arrays)
+        self._level, *reduced = (PyramidLevel(array, axes, path, budget) for array in arrays)
         self.reduced = tuple(reduced)
         if not self._level.begun:
             raise _refuse("undecodable", "the Zarr holds no pixels: all of its chunks are left out")
@@ -224,4 +224,4 @@ def _scale(image: Mapping[str, Any], axes: list[str]) -> PixelSize | None:
         factors[axes.index(axis)] * LENGTHS[str(units[axes.index(axis)])] if units[axes.index(axis)] in LENGTHS else None
         for axis in "xy"
     )
-    return checked(across, down, "OME-Zarr")
+    return plausible_pixel_size(across, down, "OME-Zarr")

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blastscope.runtime.io.slides.budget import MOST_PIXELS, ReadBudget
-from blastscope.runtime.io.slides.metadata import PixelSize, checked, first_usable
+from blastscope.runtime.io.slides.metadata import PixelSize, first_usable, plausible_pixel_size
 from blastscope.runtime.io.slides.tile_table import CACHE_BYTES, refuse
 from blastscope.runtime.types import Box
 
@@ -100,7 +100,7 @@ class VendorSlide:
         steps = self._slide.level_downsamples
         self.reduced = tuple(VendorLevel(self, number, step) for number, step in enumerate(steps) if number)
         across, down = (_number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy")
-        scale = first_usable(checked(across, down, "the scanner's description"), stated)
+        scale = first_usable(plausible_pixel_size(across, down, "the scanner's description"), stated)
         self.pixel_um = scale.pixel_um if scale else None
         vendor = properties.get("openslide.vendor", "unknown")
         self._sparse = vendor in SPARSE
@@ -255,7 +255,7 @@ class CziSlide:
             across, down = (float(sizes[axis] or "nan") * 1e6 for axis in "XY")
         except (KeyError, ValueError):
             return None
-        return checked(across, down, "the Zeiss metadata")
+        return plausible_pixel_size(across, down, "the Zeiss metadata")
 
     def read(self, box: Box) -> NDArray[np.uint8]:
         """See `Slide`."""

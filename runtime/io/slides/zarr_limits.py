@@ -63,7 +63,7 @@ class CheckedStore(LocalStore):
         return await super().get(key, prototype, byte_range)
 
 
-def checked(array: zarr.Array[Any]) -> zarr.Array[Any]:
+def limit_chunks(array: zarr.Array[Any]) -> zarr.Array[Any]:
     """The same array, whose chunks are refused where they would unfold to more than their shape. Raises `ReadError`."""
     metadata: Any = array.metadata
     if metadata.zarr_format == 3:
@@ -95,7 +95,7 @@ def _checked_codec(codec: Codec) -> Codec:
 class _CheckedCompressor(Compressor):  # type: ignore[misc]  # numcodecs has no types
     """A compressor of Zarr 2, whose chunks all have one size."""
 
-    codec_id = "checked"
+    codec_id = "limit_chunks"
 
     def __init__(self, inner: Any, most: int) -> None:
         self._inner, self._most, self._name = inner, most, _known(str(inner.codec_id))

@@ -19,7 +19,7 @@ from host_kernels import HostKernels
 from blastscope.benchmarks.gpu import baselines, check, engines, steps
 from blastscope.benchmarks.gpu import subprocess_runner as build_deps
 from blastscope.benchmarks.gpu.steps import NoNetwork, compare_crops
-from blastscope.benchmarks.gpu.subprocess_runner import RESTART_EXIT_CODE, read_lines, run_isolated
+from blastscope.benchmarks.gpu.subprocess_runner import RESTART_EXIT_CODE, read_findings, run_isolated
 from blastscope.benchmarks.gpu_schema import Findings, GpuCheck, GpuRow, gpu_section
 from blastscope.benchmarks.interleaved_timing import TimingConfig
 from blastscope.benchmarks.models import BenchmarkModel
@@ -127,7 +127,7 @@ def test_what_runs_is_measured_and_what_does_not_says_why(gpu: HostGpu, tiny: An
     assert empty[baselines.TORCH_BASELINE] == empty[baselines.TORCH_COMPILED] == "PyTorch has no CUDA"
     assert gpu.idle
 
-    check.publish(result, options.out)
+    check.publish_gpu_results(result, options.out)
     (file,) = (options.out / "results").iterdir()
     assert file.name == f"host-gpu-{result.date}.json"
     assert GpuCheck.model_validate_json(file.read_text()) == result
@@ -172,7 +172,7 @@ def test_a_part_that_fails_is_reported_and_the_rest_goes_on(
     assert {row.problem for row in ours} == {"measured without the baseline: RuntimeError: CUDA out of memory"}
     assert all(row.p50_ms and row.ratio is None for row in ours)
     assert "Traceback" in capsys.readouterr().err
-    check.publish(result, options.out)
+    check.publish_gpu_results(result, options.out)
     assert "**not compared**: AttributeError" in (options.out / "RESULTS.md").read_text()
     assert gpu.idle
 
@@ -225,7 +225,7 @@ def test_the_child_writes_findings_and_ends_when_the_gpu_is_lost(
     steps_wanted = ["crop keep", "tiny fp32/tensorrt-rtx"]
     step_arguments = [word for step in steps_wanted for word in ("--step", step)]
     assert check.main([*arguments, *step_arguments]) == 0
-    begun, found = read_lines(tmp_path / "found")
+    begun, found = read_findings(tmp_path / "found")
     assert begun == steps_wanted
     assert [len(one.crops) for one in found] == [1, 0]
     assert {row.problem for row in found[1].rows if row.engine == "fp32/tensorrt-rtx"} == {
@@ -234,7 +234,7 @@ def test_the_child_writes_findings_and_ends_when_the_gpu_is_lost(
     gpu.lost = True
     (tmp_path / "found").unlink()
     assert check.main([*arguments, *step_arguments]) == RESTART_EXIT_CODE
-    begun, found = read_lines(tmp_path / "found")
+    begun, found = read_findings(tmp_path / "found")
     assert begun == steps_wanted[:1]
     assert "the GPU was lost" in str(found[0].crops[0].problem)
 

@@ -10,12 +10,12 @@ import pytest
 
 from blastscope.benchmarks.lymphoid_filter import __main__ as command
 from blastscope.benchmarks.lymphoid_filter.composites import BACKGROUNDS, PERTURBATIONS, UNCHANGED, compose_frames
-from blastscope.benchmarks.lymphoid_filter.scoring import OutcomeCounts, cell_outcomes, count_frame_outcomes, labelled_cells
+from blastscope.benchmarks.lymphoid_filter.scoring import OutcomeCounts, benchmark_cells, cell_outcomes, count_frame_outcomes
 from blastscope.runtime.io.synthetic import write_synthetic_dataset
 
 
 def test_each_labelled_cell_lies_once_in_a_frame_of_its_own_part(shared_data: Path) -> None:
-    cells = labelled_cells()
+    cells = benchmark_cells()
     assert len({(cell.frame, cell.box) for cell in cells}) == len(cells)
     for part in ("train", "val"):
         names = (shared_data / "bccd" / f"{part}.txt").read_text().split()
@@ -30,7 +30,7 @@ def test_an_unknown_kind_in_the_table_is_an_error(tmp_path: Path) -> None:
     table = tmp_path / "cells.csv"
     table.write_text("part,frame,x0,y0,x1,y1,kind\ntrain,a,0,0,9,9,lymphatic\n")
     with pytest.raises(ValueError, match="lymphatic"):
-        labelled_cells(table)
+        benchmark_cells(table)
 
 
 def test_every_perturbation_gives_a_frame_and_the_same_each_time() -> None:
@@ -51,7 +51,7 @@ def test_cells_of_a_composite_are_found_in_their_boxes(tmp_path: Path) -> None:
 
 
 def test_outcomes_of_labelled_cells_are_counted(shared_data: Path) -> None:
-    cells = [cell for cell in labelled_cells() if cell.frame[-3:] in ("070", "034", "055")]
+    cells = [cell for cell in benchmark_cells() if cell.frame[-3:] in ("070", "034", "055")]
     found = count_frame_outcomes("plain", PERTURBATIONS[UNCHANGED], cells, shared_data / "bccd" / "JPEGImages")
     assert found == [
         OutcomeCounts("plain", "train", "lymphoid", called=1),

@@ -13,7 +13,7 @@ import pytest
 from blastscope.benchmarks.benchmark_bundle import make_benchmark_bundle
 from blastscope.export.engine_builds import BuildRequest, build_engines, plan_engines
 from blastscope.runtime.backends.tensorrt.builder import BuildStep
-from blastscope.runtime.backends.tensorrt.catalog import Machine
+from blastscope.runtime.backends.tensorrt.catalog import EngineHost
 from blastscope.runtime.backends.tensorrt.key import BatchProfile
 from blastscope.runtime.bundle import Bundle
 from blastscope.runtime.crop import crop_cell
@@ -48,7 +48,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_it_is_built(precision: Precision, targets: tuple[str, ...], batch: str, bundle: Bundle, tmp_path: Path) -> None:
     request = BuildRequest("tensorrt-rtx", (precision,), "all", BatchProfile.parse(batch), targets)
-    planned = plan_engines(bundle, request, Machine.here())
+    planned = plan_engines(bundle, request, EngineHost.here())
     (built,) = build_engines(bundle, planned, tmp_path, Silent())
     print(f"{built.key.name}: {built.size / 1e6:.0f} MB")
     assert built.built

@@ -149,7 +149,7 @@ def test_the_list_of_foreign_exceptions_is_the_librarys() -> None:
 def test_a_missing_library_is_named_with_the_command_that_brings_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     module = load_backend(name)
     if name == "openvino":
-        openvino_core.library.cache_clear()
+        openvino_core.import_openvino.cache_clear()
         openvino_core.core.cache_clear()
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(MissingLibrary, match="pip install") as caught:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from blastscope.runtime.errors import ConfigError
 from blastscope.runtime.types import VOTERS, Voter
-from blastscope.train.backbone import Statistics
+from blastscope.train.backbone import InputNormalization
 from blastscope.train.config import NetworkConfig, Stage2Config, TrainConfig
 from blastscope.train.ensemble_checkpoint import random_ensemble
 from blastscope.train.network import CELL_MEAN, CELL_SPREAD, Ensemble, Normalise, make_ensemble, orientations
@@ -74,7 +74,7 @@ def test_normalisation_is_the_backbones_own(ensemble: Ensemble, crops: NDArray[n
 
 
 def test_standardised_cells_have_one_colour_and_black_stays_black(crops: NDArray[np.uint8]) -> None:
-    layer = Normalise(Statistics((0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255)), "standardise")
+    layer = Normalise(InputNormalization((0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255)), "standardise")
     pixels = layer(torch.from_numpy(crops // 2 + crops // 4)).numpy().transpose(0, 2, 3, 1)
     cell: NDArray[np.bool_] = np.asarray(crops.any(axis=3))
     assert not pixels[~cell].any()
@@ -84,7 +84,7 @@ def test_standardised_cells_have_one_colour_and_black_stays_black(crops: NDArray
 
 
 def test_a_flat_cell_is_not_blown_up_to_noise_and_a_black_crop_stays_black() -> None:
-    layer = Normalise(Statistics((0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255)), "standardise")
+    layer = Normalise(InputNormalization((0.0, 0.0, 0.0), (1 / 255, 1 / 255, 1 / 255)), "standardise")
     grain = np.random.default_rng(0).integers(0, 2, (1, 32, 32, 3), np.uint8)  # of one step: nothing but rounding
     flat = layer(torch.from_numpy(np.uint8(100) + grain)).numpy()
     assert flat.std(axis=(2, 3)).max() < max(CELL_SPREAD) / 4

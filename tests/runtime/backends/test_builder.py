@@ -228,12 +228,12 @@ def test_the_build_runs_within_what_makes_a_gpu_current(made: Made) -> None:
     seen: list[str] = []
 
     @contextmanager
-    def within() -> Any:
+    def device_context() -> Any:
         seen.append(threading.current_thread().name)
         yield
         seen.append("left")
 
-    build_engine(*made(), within=within)
+    build_engine(*made(), device_context=device_context)
     assert seen == ["blastscope-build", "left"]
 
 
@@ -254,7 +254,7 @@ def watch(step):
     print(step.phase, flush=True)
     if len(steps) == 20:  # in the middle: until the signal is there
         interrupted.wait(60)
-obtain_engine(Path(cache), Path(graph), EngineKey.model_validate_json(key), watch=watch)
+obtain_engine(Path(cache), Path(graph), EngineKey.model_validate_json(key), progress=watch)
 """
 
 

@@ -19,8 +19,8 @@ from blastscope import SHIPPED_BUNDLE
 from blastscope.export.engine_builds import BuildRequest, build_engines, plan_engines
 from blastscope.runtime.backends.tensorrt import backend, detector
 from blastscope.runtime.backends.tensorrt.builder import PICTURE_SIDES
-from blastscope.runtime.backends.tensorrt.catalog import Machine, incompatibilities
-from blastscope.runtime.backends.tensorrt.detector import DetectorNetwork
+from blastscope.runtime.backends.tensorrt.catalog import EngineHost, incompatibilities
+from blastscope.runtime.backends.tensorrt.detector import TensorRtDetector
 from blastscope.runtime.backends.tensorrt.engine_store import store_engine
 from blastscope.runtime.backends.tensorrt.key import detector_key, platform_name
 from blastscope.runtime.bundle import Bundle, read_bundle
@@ -80,7 +80,7 @@ def test_the_profile_holds_every_picture_that_a_frame_is_cut_into() -> None:
 def test_it_answers_as_its_graph_does_on_pictures_of_any_size(fake: Fake, bundle: Bundle) -> None:
     graph = graph_of(bundle, "fp32")
     reference = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    network = DetectorNetwork(fake.gpu, "tensorrt", graph, None)
+    network = TensorRtDetector(fake.gpu, "tensorrt", graph, None)
     for size in ((96, 128), (32, 32), (1344, 64), (96, 128)):
         picture = drawn_picture(1, size)
         (expected,) = reference.run(["maps"], {"pictures": picture[None]})
@@ -134,7 +134,7 @@ def test_an_engine_that_cannot_be_trusted_leaves_the_cells_to_the_cpu(
 
 def test_tensorrt_rtx_builds_the_detectors_graphs_beside_the_ensembles(bundle: Bundle, tmp_path: Path) -> None:
     trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx-cu13 is not installed")
-    machine = Machine(platform_name(), {"tensorrt-rtx": trt.__version__}, ())
+    machine = EngineHost(platform_name(), {"tensorrt-rtx": trt.__version__}, ())
     planned = plan_engines(bundle, BuildRequest("tensorrt-rtx", targets=()), machine)
     detectors = [one for one in planned if one.key.models == "detector"]
     assert [one.key.precision for one in detectors] == ["fp32", "int8"]

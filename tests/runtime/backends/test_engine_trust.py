@@ -10,7 +10,7 @@ import pytest
 from stored_engines import BARE, ENGINE, GPU, MACHINE
 
 from blastscope.runtime.backends.tensorrt.catalog import (
-    Machine,
+    EngineHost,
     list_engines,
     trust_engine,
 )
@@ -100,7 +100,7 @@ def test_trust_needs_the_gpu_the_library_and_the_bytes(bundle: Bundle, key: Engi
     with pytest.raises(EngineError, match="no GPU can be used here"):
         trust_engine(file, bundle, BARE, tmp_path / "cache")
     with pytest.raises(EngineError, match=r"tensorrt-rtx is not installed here: pip install 'blastscope\[tensorrt-rtx\]'"):
-        trust_engine(file, bundle, Machine(platform_name(), {}, (GPU,)), tmp_path / "cache")
+        trust_engine(file, bundle, EngineHost(platform_name(), {}, (GPU,)), tmp_path / "cache")
     file.write_bytes(ENGINE[:-1] + b"!")
     with pytest.raises(DataError, match="its bytes differ"):
         trust_engine(file, bundle, MACHINE, tmp_path / "cache")

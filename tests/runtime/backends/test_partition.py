@@ -11,7 +11,7 @@ from onnx_builders import CHANNELS, Towers, crops, reference, two_towers
 
 from blastscope import SHIPPED_BUNDLE
 from blastscope.runtime.backends.openvino.backend import _read, open_engine
-from blastscope.runtime.backends.openvino.infer_request import core, library
+from blastscope.runtime.backends.openvino.infer_request import core, import_openvino
 from blastscope.runtime.backends.openvino.partition import NotPartitionable, partition
 from blastscope.runtime.backends.protocol import Cascade, Engine, EngineOptions
 from blastscope.runtime.backends.uint8_activations import with_uint8_activations
@@ -73,7 +73,9 @@ def test_what_both_share_is_computed_once() -> None:
             path = Path(folder) / "towers.onnx"
             path.write_bytes(two_towers(**shape))
             content = path.read_bytes()
-            return partition(library(), _read(with_uint8_activations(content, path) if shape.get("int8") else content, path))
+            return partition(
+                import_openvino(), _read(with_uint8_activations(content, path) if shape.get("int8") else content, path)
+            )
 
     stem, a, b, rest, opinion = parts(trunk=True)
     assert [heavy(model) for model in (stem, a, b, rest, opinion)] == [1, 2, 2, 0, 0]
@@ -85,7 +87,7 @@ def test_what_both_share_is_computed_once() -> None:
 def test_an_int8_convolution_stays_one_in_its_part(tmp_path: Path) -> None:
     path = tmp_path / "towers.onnx"
     path.write_bytes(two_towers(int8=True, trunk=True))
-    parts = partition(library(), _read(with_uint8_activations(path.read_bytes(), path), path))
+    parts = partition(import_openvino(), _read(with_uint8_activations(path.read_bytes(), path), path))
     for model in (parts.stem, parts.a, parts.b):
         runtime = core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}).get_runtime_model()
         kinds = [

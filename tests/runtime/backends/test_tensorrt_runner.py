@@ -235,8 +235,8 @@ def test_an_engine_is_built_on_the_gpu_that_runs_it(
 ) -> None:
     entered: list[int] = []
 
-    def build(graph: Path, key: Any, *, within: Any, **rest: Any) -> bytes:
-        with within():
+    def build(graph: Path, key: Any, *, device_context: Any, **rest: Any) -> bytes:
+        with device_context():
             entered.append(library[1].gpu._inside.depth)
         return graph.read_bytes()
 

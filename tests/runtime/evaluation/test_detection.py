@@ -12,7 +12,7 @@ from PIL import Image
 from sklearn.metrics import accuracy_score, f1_score, recall_score, roc_auc_score
 
 from blastscope.runtime.errors import DataError
-from blastscope.runtime.evaluation.detection import Outcome, call_metrics, confusion_counts, detection_metrics, match_boxes
+from blastscope.runtime.evaluation.detection import Outcome, call_metrics, counts_by_class, detection_metrics, match_boxes
 from blastscope.runtime.evaluation.labels import LabelledCell, read_labels
 from blastscope.runtime.frames.mask_geometry import iou
 from blastscope.runtime.types import Box
@@ -73,7 +73,7 @@ def test_an_interval_is_that_of_a_plain_bootstrap_over_units() -> None:
 
 def test_missed_refused_and_false_cells_are_counted_and_not_scored() -> None:
     outcomes = some_outcomes()
-    found, (hem, malignant) = detection_metrics(outcomes), confusion_counts(outcomes)
+    found, (hem, malignant) = detection_metrics(outcomes), counts_by_class(outcomes)
     assert found is not None
     assert (found.labelled, found.found, found.false) == (316, 309, 5)
     assert found.recall.value == pytest.approx(309 / 316)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from blastscope import SHIPPED_BUNDLE
 from blastscope.runtime.bundle import read_bundle
 from blastscope.runtime.errors import UsageError
-from blastscope.runtime.evaluation.drift import WORDS, Drift, DriftState, measure, shipped_reference
+from blastscope.runtime.evaluation.drift import WORDS, Drift, DriftState, measure_reference, shipped_reference
 from blastscope.runtime.frames.features import CellFeatures, cell_features
 from blastscope.runtime.frames.types import FrameCell, FrameReport, SegmentedCell
 from blastscope.runtime.io.cnmc import DatasetEntry
@@ -87,7 +87,7 @@ def test_no_patient_of_the_training_alarms_alone(cnmc: Path) -> None:
 
 
 def test_the_shipped_reference_is_what_the_cells_say(some: Sequence[DatasetEntry]) -> None:
-    shipped, again = shipped_reference(), measure(some, name="a part", data_sha256="")
+    shipped, again = shipped_reference(), measure_reference(some, name="a part", data_sha256="")
     assert set(shipped.features) == set(CellFeatures._fields) == set(WORDS)
     for name, feature in shipped.features.items():
         assert abs(again.features[name].median - feature.median) < 0.5 * feature.spread

@@ -17,7 +17,7 @@ from blastscope.runtime.evaluation import validation_report as taking
 from blastscope.runtime.evaluation.labels import LabelledCell
 from blastscope.runtime.evaluation.validation_report import MOST_CARDS, ErrorImages, Mistake, gallery_parts, mistakes_in
 from blastscope.runtime.frames.report.templates import render_template
-from blastscope.runtime.frames.report.theme import LOOKS, rgb
+from blastscope.runtime.frames.report.theme import CALL_STYLES, rgb
 from blastscope.runtime.frames.types import FrameCell, FrameParameters, FrameReport, SegmentedCell
 from blastscope.runtime.io.slides.slide import ArraySlide
 from blastscope.runtime.types import Audit, Box, ClassName, Prediction, Refusal
@@ -70,20 +70,20 @@ def where(picture: NDArray[np.uint8], colour: str) -> int:
 
 def test_a_picture_shows_label_and_finding_in_their_colours() -> None:
     pictures = ErrorImages({PATH: LABELLED})
-    pictures.look(ArraySlide(np.full((260, 400, 3), (205, 190, 200), np.uint8)), REPORT)
+    pictures.collect(ArraySlide(np.full((260, 400, 3), (205, 190, 200), np.uint8)), REPORT)
     shown = pictures.shown(list(mistakes_in(PATH, LABELLED, FOUND)))
     for one, colours in zip(shown, (("all", "hem"), ("hem", "all"), ("hem", "refused"), ("all",), ("all",)), strict=True):
         assert one.picture is not None
         pixels = np.asarray(Image.open(BytesIO(one.picture)))
-        for kind, look in LOOKS.items():
-            assert (where(pixels, look.colour) > 20) == (kind in colours), (one.kind, kind)
+        for kind, style in CALL_STYLES.items():
+            assert (where(pixels, style.colour) > 20) == (kind in colours), (one.kind, kind)
     assert [one.picture for one in pictures.shown(shown)] == [None] * 5  # kept no longer
 
 
 def test_no_more_pictures_are_kept_than_memory_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(taking, "MOST_PICTURES", 2)
     pictures = ErrorImages({PATH: LABELLED})
-    pictures.look(ArraySlide(np.zeros((260, 400, 3), np.uint8)), REPORT)
+    pictures.collect(ArraySlide(np.zeros((260, 400, 3), np.uint8)), REPORT)
     shown = pictures.shown(list(mistakes_in(PATH, LABELLED, FOUND)))
     assert [one.picture is not None for one in shown] == [True, True, False, False, False]
 

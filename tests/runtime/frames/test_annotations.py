@@ -82,7 +82,7 @@ def write(wanted: AnnotationOptions, reports: Sequence[FrameReport]) -> None:
     for path, report in zip(paths, reports, strict=True):
         scan = open_slide(path)
         assert not isinstance(scan, Refusal)
-        writer.look(scan, report)
+        writer.collect(scan, report)
         scan.close()
         assert list(writer.add(report, AUDIT)) == []
     assert writer.finish() == [place for place in vars(wanted).values() if place]

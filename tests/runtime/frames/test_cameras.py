@@ -76,9 +76,9 @@ def test_the_dark_around_a_round_field_of_view_is_no_cell_and_hides_none(frames:
     away = np.hypot(rows - 240, columns - 320)
     lit = np.clip(reach - away, 0, 4)[..., None] / 4
     field = np.asarray(whole * lit + level * (1 - lit), np.uint8)
-    facts = estimate_frame_parameters(whole, SPEC)
-    found = segment_cells(field, estimate_frame_parameters(field, SPEC, pixel_um=facts.pixel_um), SPEC)
-    plain = segment_cells(whole, facts, SPEC)
+    parameters = estimate_frame_parameters(whole, SPEC)
+    found = segment_cells(field, estimate_frame_parameters(field, SPEC, pixel_um=parameters.pixel_um), SPEC)
+    plain = segment_cells(whole, parameters, SPEC)
     assert len(plain) == 4
     for cell in plain:
         x0, y0, x1, y1 = cell.box
@@ -123,12 +123,12 @@ def test_the_scale_of_a_coarse_frame_of_many_cells_is_found(frames: list[Frame],
     mosaic = np.vstack([np.hstack(frames[:2]), np.hstack(frames[2:])])
     mosaic = np.vstack([np.hstack([mosaic, mosaic[:, ::-1]]), np.hstack([mosaic[::-1], mosaic[::-1, ::-1]])])
     coarse = np.asarray(cv2.resize(mosaic, None, fx=size, fy=size, interpolation=cv2.INTER_AREA), np.uint8)
-    facts = estimate_frame_parameters(coarse, SPEC)
-    assert facts.scale_source == "red-cells"
-    assert facts.pixel_um * size == pytest.approx(
+    parameters = estimate_frame_parameters(coarse, SPEC)
+    assert parameters.scale_source == "red-cells"
+    assert parameters.pixel_um * size == pytest.approx(
         np.median([estimate_frame_parameters(frame, SPEC).pixel_um for frame in frames]), rel=0.1
     )
-    assert len(segment_cells(coarse, facts, SPEC)) == 16
+    assert len(segment_cells(coarse, parameters, SPEC)) == 16
 
 
 @given(st.tuples(*[st.floats(0.02, 0.8)] * 3))
@@ -147,12 +147,12 @@ def test_a_white_margin_around_a_picture_is_not_taken_for_glass(frames: list[Fra
     for frame in frames:
         page = np.full((frame.shape[0] + 80, frame.shape[1] + 80, 3), 255, np.uint8)
         page[40:-40, 40:-40] = frame
-        facts = estimate_frame_parameters(frame, SPEC)
+        parameters = estimate_frame_parameters(frame, SPEC)
         seen = estimate_frame_parameters(page, SPEC)
-        assert seen.background == pytest.approx(facts.background, abs=2)
-        assert seen.nuclear_axis == pytest.approx(facts.nuclear_axis, abs=0.05)
-        assert seen.pixel_um == pytest.approx(facts.pixel_um, rel=0.05)
-        here, there = segment_cells(frame, facts, SPEC), segment_cells(page, seen, SPEC)
+        assert seen.background == pytest.approx(parameters.background, abs=2)
+        assert seen.nuclear_axis == pytest.approx(parameters.nuclear_axis, abs=0.05)
+        assert seen.pixel_um == pytest.approx(parameters.pixel_um, rel=0.05)
+        here, there = segment_cells(frame, parameters, SPEC), segment_cells(page, seen, SPEC)
         moved = [(x0 - 40, y0 - 40, x1 - 40, y1 - 40) for x0, y0, x1, y1 in (cell.box for cell in there)]
         assert len(here) == len(moved) > 0
         assert all(max(overlap(cell.box, box) for box in moved) > 0.8 for cell in here)

@@ -17,7 +17,7 @@ from blastscope.runtime.frames.segmentation import stain_map as working
 from blastscope.runtime.frames.segmentation.pipeline import reach_px, segment_cells
 from blastscope.runtime.frames.stain import STEP, optical_density, project_density
 from blastscope.runtime.frames.thresholding import median, quantile
-from blastscope.runtime.frames.tiling import Tile, facts_in
+from blastscope.runtime.frames.tiling import Tile, parameters_in
 from blastscope.runtime.frames.types import FrameParameters, FrameSpecification
 from blastscope.runtime.io import concurrency as spreading
 
@@ -25,7 +25,7 @@ GLASS = (232.0, 230.0, 226.0)
 AXIS = (0.16, 0.6131, -0.7735)
 
 
-def facts(pixel_um: float) -> FrameParameters:
+def parameters(pixel_um: float) -> FrameParameters:
     return FrameParameters(pixel_um, "given", GLASS, AXIS, 0.16, 0.03, (0, 0, 150, 120), (0, 0, 10_000, 10_000))
 
 
@@ -47,7 +47,7 @@ def test_strips_of_any_height_show_what_the_whole_shows(seed: int, height: int, 
         seen = []
         for rows in (strip, height):
             patch.setattr(working, "STRIP_PIXELS", rows * 150)
-            seen.append(working.make_stain_map(ImagePyramid(frame), facts(pixel_um)))
+            seen.append(working.make_stain_map(ImagePyramid(frame), parameters(pixel_um)))
     assert (seen[0].picture == seen[1].picture).all()
     assert (seen[0].stained == seen[1].stained).all()
     assert [place.box for place in looking.find_candidates(seen[0])]
@@ -57,10 +57,10 @@ def test_strips_of_any_height_show_what_the_whole_shows(seed: int, height: int, 
 @settings(max_examples=8)
 def test_a_tile_of_a_frame_has_the_pixels_of_the_whole(seed: int, x: int, y: int, pixel_um: float) -> None:
     frame = np.random.default_rng(seed).integers(0, 256, (150, 160, 3)).astype(np.uint8)
-    told = replace(facts(pixel_um), content=(seed % 7, seed % 5, 150, 140))
+    told = replace(parameters(pixel_um), content=(seed % 7, seed % 5, 150, 140))
     region = x, y, 160, 150
     whole = working.make_stain_map(ImagePyramid(frame), told)
-    part = working.make_stain_map(ImagePyramid(np.ascontiguousarray(frame[y:, x:])), facts_in(told, Tile(region, region)))
+    part = working.make_stain_map(ImagePyramid(np.ascontiguousarray(frame[y:, x:])), parameters_in(told, Tile(region, region)))
     assert whole.um == part.um
     factor = whole.grid.factor
     right, down = (part.grid.x0 + x - whole.grid.x0) // factor, (part.grid.y0 + y - whole.grid.y0) // factor
@@ -75,7 +75,7 @@ def test_the_number_of_threads_changes_no_cell(monkeypatch: pytest.MonkeyPatch) 
     told = []
     for threads in (1, 2, 5):
         monkeypatch.setattr(spreading, "usable_threads", lambda threads=threads: threads)
-        cells = segment_cells(frame, facts(0.2), FrameSpecification())
+        cells = segment_cells(frame, parameters(0.2), FrameSpecification())
         told.append([(cell.contour.tolist(), cell.nucleus.tolist(), cell.refusal) for cell in cells])
     assert told[0]
     assert told[0] == told[1] == told[2]
@@ -149,10 +149,10 @@ def test_a_crowd_falls_into_places_no_wider_than_a_cell() -> None:
     rows, columns = np.ogrid[:500, :900]
     for x, y in product(range(60, 860, 55), range(60, 460, 55)):
         frame[(rows - y) ** 2 + (columns - x) ** 2 < 21**2] = (104, 70, 150)  # 8.4 um across, 2.6 um apart
-    places = looking.find_candidates(working.make_stain_map(ImagePyramid(frame), facts(0.2)))
+    places = looking.find_candidates(working.make_stain_map(ImagePyramid(frame), parameters(0.2)))
     assert len(places) == 15 * 8
     assert not any(place.wide for place in places)
-    assert len(segment_cells(frame, facts(0.2), FrameSpecification())) == 15 * 8
+    assert len(segment_cells(frame, parameters(0.2), FrameSpecification())) == 15 * 8
 
 
 @pytest.mark.parametrize("nucleus", [(104, 70, 150), (70, 35, 80)])  # the second is darker in every colour than most surrounds
@@ -163,7 +163,7 @@ def test_a_tile_sees_of_a_cluster_what_the_whole_frame_shows(nucleus: tuple[int,
     for index in range(30):
         x, y, radius = 50 + 44 * index, 150 + 23 * (index % 3), 20 + index % 4
         frame[(rows - y) ** 2 + (columns - x) ** 2 < radius**2] = (nucleus[0] - index, *nucleus[1:])
-    told = facts(0.2)
+    told = parameters(0.2)
     margin = reach_px(told)
     assert margin < 180
     whole = [cell.box for cell in segment_cells(frame, told, FrameSpecification())]
@@ -181,6 +181,6 @@ def test_a_tile_sees_of_a_cluster_what_the_whole_frame_shows(nucleus: tuple[int,
 def test_one_thread_is_enough_where_no_more_are_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(spreading, "ThreadPool")
     frame = stained(7, 800, 900)  # a smaller one has but one strip's worth of work
-    assert segment_cells(frame, facts(0.2), FrameSpecification(), threads=1)
+    assert segment_cells(frame, parameters(0.2), FrameSpecification(), threads=1)
     with pytest.raises(NameError):
-        segment_cells(frame, facts(0.2), FrameSpecification(), threads=2)
+        segment_cells(frame, parameters(0.2), FrameSpecification(), threads=2)

@@ -39,7 +39,7 @@ UM = 0.25
 GLASS = (232.0, 230.0, 226.0)
 
 
-def facts(width: int, height: int) -> FrameParameters:
+def parameters(width: int, height: int) -> FrameParameters:
     whole = 0, 0, width, height
     return FrameParameters(UM, "given", GLASS, (0.16, 0.6131, -0.7735), 0.16, 0.03, whole, whole)
 
@@ -118,7 +118,7 @@ def test_a_nucleus_on_a_hair_is_found_without_the_hair() -> None:
     mask = np.zeros((700, 700), np.uint8)
     cv2.line(mask, (0, 10), (690, 699), (1,), 5)
     cv2.circle(mask, (350, 360), 14, (1,), -1)
-    (cell,) = segment_cells(shown(mask), facts(700, 700), FrameSpecification())
+    (cell,) = segment_cells(shown(mask), parameters(700, 700), FrameSpecification())
     x0, y0, x1, y1 = cell.box
     assert x0 < 340 < 360 < x1 < x0 + 60
     assert y0 < 350 < 370 < y1 < y0 + 60
@@ -128,10 +128,10 @@ def test_more_parts_than_anyone_asks_for_are_not_looked_at() -> None:
     mask = touching(1500, 1500)[0]
     assert len(split_nuclei(mask, UM)) > MOST_PARTS
     skipped: list[Box] = []
-    assert segment_cells(shown(mask), facts(1500, 1500), FrameSpecification(), skipped=skipped) == ()
+    assert segment_cells(shown(mask), parameters(1500, 1500), FrameSpecification(), skipped=skipped) == ()
     assert len(skipped) == 1
     few = touching(300, 300)[0]
-    assert segment_cells(shown(few), facts(300, 300), FrameSpecification(), skipped=skipped)
+    assert segment_cells(shown(few), parameters(300, 300), FrameSpecification(), skipped=skipped)
     assert len(skipped) == 1
 
 
@@ -160,7 +160,7 @@ def test_noise_without_its_specks_has_the_same_places(seed: int, share: float, b
     for runs in (0, 10**9):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(looking, "NOISE_RUNS", runs)
-            whole = make_stain_map(ImagePyramid(frame), facts(160, 150))
+            whole = make_stain_map(ImagePyramid(frame), parameters(160, 150))
             found.append([(place.box, place.wide, len(place.outlines)) for place in looking.find_candidates(whole)])
     assert found[0] == found[1]
 
@@ -189,10 +189,10 @@ def test_what_hangs_together_over_much_of_a_frame_goes_to_one_thread(monkeypatch
             return super().run(function)
 
     crowded = Counted("crowded")
-    cells = segment_cells(shown(mask), facts(700, 400), FrameSpecification(), crowded=crowded)
+    cells = segment_cells(shown(mask), parameters(700, 400), FrameSpecification(), crowded=crowded)
     assert crowded.handed == 1  # the wide place, and not the single nucleus
     assert len(cells) >= 2
-    alone = segment_cells(shown(mask), facts(700, 400), FrameSpecification())
+    alone = segment_cells(shown(mask), parameters(700, 400), FrameSpecification())
     assert [cell.box for cell in cells] == [cell.box for cell in alone]
 
 

@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from blastscope.runtime.frames.detection.cells import detect_at_scale, detect_cells, red_cells_found
-from blastscope.runtime.frames.detection.detector import MULTIPLE, PIECE_PX, RED, WHITE, Detections, Detector, decode, distinct
+from blastscope.runtime.frames.detection.detector import (
+    MULTIPLE,
+    PIECE_PX,
+    RED,
+    WHITE,
+    Detections,
+    Detector,
+    decode_detections,
+    distinct,
+)
 from blastscope.runtime.frames.estimation.frame_parameters import estimate_frame_parameters
 from blastscope.runtime.frames.image_pyramid import image_pyramid
 from blastscope.runtime.frames.journal import cell_from_row, cell_to_row
@@ -109,10 +118,10 @@ def test_a_peak_becomes_its_box_and_what_is_fainter_is_left() -> None:
     maps[WHITE, 2, 3], maps[WHITE, 2, 4], maps[WHITE, 5, 7] = 0.8, 0.7, 0.2
     maps[3:7, 2, 3], maps[3:7, 5, 7] = (10, 11, 12, 13), 5
     maps[7:, 2, 3] = (0.1, 0.7, 0.2)
-    found = decode(maps, WHITE, 0.5)
+    found = decode_detections(maps, WHITE, 0.5)
     np.testing.assert_allclose(found.boxes, [[28 - 10, 20 - 11, 28 + 12, 20 + 13]])
     np.testing.assert_allclose(found.groups, [[0.1, 0.7, 0.2]])
-    assert len(decode(maps, WHITE, 0.1).boxes) == 2
+    assert len(decode_detections(maps, WHITE, 0.1).boxes) == 2
 
 
 def test_a_picture_in_pieces_has_the_cells_of_the_whole() -> None:
@@ -149,8 +158,8 @@ def test_a_frame_is_looked_at_once_at_about_one_scale() -> None:
 
 def test_each_box_becomes_one_outlined_cell_with_score_and_group() -> None:
     pictures = image_pyramid(drawn())
-    facts = estimate_frame_parameters(pictures, SPEC, pixel_um=0.25)
-    cells = detect_cells(detector(), pictures, facts)
+    parameters = estimate_frame_parameters(pictures, SPEC, pixel_um=0.25)
+    cells = detect_cells(detector(), pictures, parameters)
     assert [cell.refusal for cell in cells] == [None, None]
     assert all(cell.group is not None and cell.group.name == "lymphoid" and cell.score == pytest.approx(0.9) for cell in cells)
     wanted = [(x - 24, y - 23, x + 24, y + 23) for x, y in WHITE_AT]
@@ -186,8 +195,8 @@ def test_a_box_without_an_outline_is_a_refused_cell_and_not_silence() -> None:
             return maps
 
     pictures = image_pyramid(np.full((240, 320, 3), GLASS, np.uint8))
-    facts = estimate_frame_parameters(pictures, SPEC, pixel_um=0.34)
-    (cell,) = detect_cells(Detector(SeesOnGlass(), 0.34, 0.5), pictures, facts)
+    parameters = estimate_frame_parameters(pictures, SPEC, pixel_um=0.34)
+    (cell,) = detect_cells(Detector(SeesOnGlass(), 0.34, 0.5), pictures, parameters)
     assert cell.refusal is not None
     assert cell.refusal.code == "unsegmented"
     assert iou([(60, 60, 92, 92)], [cell.box])[0, 0] > 0.8

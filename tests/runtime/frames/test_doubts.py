@@ -45,9 +45,9 @@ RED_CELLS = [(60 + 90 * column, 60 + 90 * row, 37, RED) for row in range(5) for 
 
 
 def codes(
-    frame: NDArray[np.uint8], cells: Sequence[Any] = (), facts: FrameParameters = FACTS, whole: int = 8_000_000
+    frame: NDArray[np.uint8], cells: Sequence[Any] = (), parameters: FrameParameters = FACTS, whole: int = 8_000_000
 ) -> list[str]:
-    return [doubt.code for doubt in doubts_about(ArraySlide(frame), facts, cells, whole)]
+    return [doubt.code for doubt in doubts_about(ArraySlide(frame), parameters, cells, whole)]
 
 
 @pytest.mark.parametrize("whole_pixels", [8_000_000, 1000])  # looked at as a whole, and by windows
@@ -67,9 +67,11 @@ def test_cells_of_real_smears_that_were_not_found_are_told_of(shared_data: Path)
     for source in ("pbc", "raabin"):
         names = sorted(name for name in white if name.startswith(source))[:12]
         reports = Examiner(refused).examine_files([shared_data / "txl" / name for name in names])
-        frames = [(cv2.imread(str(report.path))[..., ::-1], report.facts) for report in reports]
+        frames = [(cv2.imread(str(report.path))[..., ::-1], report.parameters) for report in reports]
         told[source] = sum(
-            "nothing-found" in codes(np.asarray(frame, np.uint8), facts=facts) for frame, facts in frames if facts
+            "nothing-found" in codes(np.asarray(frame, np.uint8), parameters=parameters)
+            for frame, parameters in frames
+            if parameters
         )
     assert told["pbc"] == 12
     assert told["raabin"] >= 7
@@ -160,6 +162,6 @@ def test_a_page_tells_how_many_cells_look_lymphoid(shared_data: Path) -> None:
     cells = [replace(report.cells[0], found=replace(report.cells[0].found, refusal=refusal)) for refusal in refusals]
     one = Prediction("hem", 0.9, 0.1, "a", None, None, None, AUDIT)
     lymphoid = replace(report.cells[0], found=replace(report.cells[0].found, refusal=None), prediction=one)
-    whole = FrameReport((*cells, lymphoid), report.facts, path=report.path, size=report.size)
+    whole = FrameReport((*cells, lymphoid), report.parameters, path=report.path, size=report.size)
     assert whole.groups == {"lymphoid": 1, "not_lymphoid": 2, "not_judged": 1}
     assert "1 lymphoid, 2 not lymphoid, 1 not judged" in render_slide_report([Thumbnail(whole)], "a")

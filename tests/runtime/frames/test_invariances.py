@@ -52,8 +52,8 @@ def drawn(seed: int, width: int = 300, height: int = 240, whites: int = 1, *, st
 
 
 def boxes(frame: Frame) -> list[tuple[Box, str | None]]:
-    facts = estimate_frame_parameters(frame, SPEC)
-    return sorted((cell.box, cell.refusal.code if cell.refusal else None) for cell in segment_cells(frame, facts, SPEC))
+    parameters = estimate_frame_parameters(frame, SPEC)
+    return sorted((cell.box, cell.refusal.code if cell.refusal else None) for cell in segment_cells(frame, parameters, SPEC))
 
 
 def left_right(frame: Frame, box: Box) -> tuple[Frame, Box]:
@@ -84,8 +84,16 @@ def test_glass_around_a_frame_changes_no_fact_however_large_it_grows(monkeypatch
     told = []
     for margin in (20, 37, 200):
         around = cv2.copyMakeBorder(frame, *[margin] * 4, cv2.BORDER_CONSTANT, value=GLASS)
-        facts = estimate_frame_parameters(np.asarray(around, np.uint8), SPEC)
-        told.append((facts.pixel_um, facts.background, facts.nuclear_axis, facts.nucleus_threshold, facts.cell_threshold))
+        parameters = estimate_frame_parameters(np.asarray(around, np.uint8), SPEC)
+        told.append(
+            (
+                parameters.pixel_um,
+                parameters.background,
+                parameters.nuclear_axis,
+                parameters.nucleus_threshold,
+                parameters.cell_threshold,
+            )
+        )
     assert told[0] == told[1] == told[2]
 
 
@@ -140,8 +148,8 @@ def test_a_white_cell_is_found_in_any_stain(name: str) -> None:
 @settings(max_examples=4)
 def test_boxes_and_contours_lie_inside_the_frame_and_agree(seed: int) -> None:
     frame = drawn(seed, whites=2)
-    facts = estimate_frame_parameters(frame, SPEC)
-    cells = segment_cells(frame, facts, SPEC)
+    parameters = estimate_frame_parameters(frame, SPEC)
+    cells = segment_cells(frame, parameters, SPEC)
     assert cells
     assert [(cell.box[1], cell.box[0]) for cell in cells] == sorted((cell.box[1], cell.box[0]) for cell in cells)
     for cell in cells:
@@ -151,7 +159,7 @@ def test_boxes_and_contours_lie_inside_the_frame_and_agree(seed: int) -> None:
         assert (*cell.contour.min(axis=0).tolist(), *(cell.contour.max(axis=0) + 1).tolist()) == cell.box
         inside = (cell.nucleus >= cell.contour.min(axis=0)) & (cell.nucleus <= cell.contour.max(axis=0))
         assert inside.all()
-        assert cut_cell(frame, cell, facts, SPEC).ndim == 3
+        assert cut_cell(frame, cell, parameters, SPEC).ndim == 3
 
 
 def test_a_strided_frame_is_examined_like_its_copy_and_not_written_to() -> None:
@@ -177,26 +185,26 @@ def noise(shape: tuple[int, int], spread: int) -> Frame:
     + [noise(shape, spread) for shape in ((240, 320), (480, 640)) for spread in (4, 30, 60, 128)],
 )
 def test_a_frame_that_shows_nothing_has_no_cells(frame: Frame) -> None:
-    facts = estimate_frame_parameters(frame, SPEC)
-    assert facts.scale_source == "assumed"
-    assert segment_cells(frame, facts, SPEC) == ()
+    parameters = estimate_frame_parameters(frame, SPEC)
+    assert parameters.scale_source == "assumed"
+    assert segment_cells(frame, parameters, SPEC) == ()
 
 
 def test_red_cells_alone_are_no_white_cells() -> None:
     frame = drawn(8, whites=0)
-    facts = estimate_frame_parameters(frame, SPEC)
-    assert facts.pixel_um == pytest.approx(7.5 / 40, rel=0.12)
-    assert segment_cells(frame, facts, SPEC) == ()
+    parameters = estimate_frame_parameters(frame, SPEC)
+    assert parameters.pixel_um == pytest.approx(7.5 / 40, rel=0.12)
+    assert segment_cells(frame, parameters, SPEC) == ()
 
 
 @pytest.mark.parametrize("shape", [(0, 0), (0, 9), (1, 1), (1, 700), (700, 1), (2, 3), (7, 5), (17, 16), (33, 900), (6000, 40)])
 @pytest.mark.parametrize("pixel_um", [None, 0.01, 0.07, 1.0, 3.0])
 def test_no_size_and_no_scale_makes_it_raise(shape: tuple[int, int], pixel_um: float | None) -> None:
     for frame in (noise(shape, 100), np.resize(drawn(1), (*shape, 3))):
-        facts = estimate_frame_parameters(frame, SPEC, pixel_um=pixel_um)
-        for cell in segment_cells(frame, facts, SPEC):
-            assert cut_cell(frame, cell, facts, SPEC).size
-        assert reach_px(facts) > 0
+        parameters = estimate_frame_parameters(frame, SPEC, pixel_um=pixel_um)
+        for cell in segment_cells(frame, parameters, SPEC):
+            assert cut_cell(frame, cell, parameters, SPEC).size
+        assert reach_px(parameters) > 0
 
 
 @pytest.mark.parametrize("frame", [np.zeros((4, 4)), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3), np.uint16)])

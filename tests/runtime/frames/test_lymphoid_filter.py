@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from blastscope.benchmarks.lymphoid_filter.scoring import cell_outcomes, labelled_cells
+from blastscope.benchmarks.lymphoid_filter.scoring import benchmark_cells, cell_outcomes
 from blastscope.runtime.frames.estimation.frame_parameters import estimate_frame_parameters
 from blastscope.runtime.frames.segmentation.pipeline import segment_cells
 from blastscope.runtime.frames.types import FrameSpecification
@@ -18,7 +18,7 @@ from blastscope.runtime.io.image import read_image
 
 Frame = NDArray[np.uint8]
 SPEC = FrameSpecification()
-LABELLED = [cell for cell in labelled_cells() if cell.part == "train"]
+LABELLED = [cell for cell in benchmark_cells() if cell.part == "train"]
 LYMPHOID = [cell for cell in LABELLED if cell.kind == "lymphoid"]
 COMPACT = ("044", "078", "086", "087", "090", "092", "150")  # frames of granulocytes whose lobes touch
 OTHERS = [cell for cell in LABELLED if cell.kind == "myeloid" and cell.frame.endswith(COMPACT)]
@@ -117,12 +117,12 @@ def test_the_dark_edge_of_a_nucleus_is_not_taken_for_all_of_it(cnmc: Path, cell:
 
 def test_a_cell_that_the_edge_of_the_field_of_view_cuts_touches_the_border(frames: Callable[[str], Frame]) -> None:
     frame = frames("BloodImage_00047")  # a lymphoid cell
-    facts = estimate_frame_parameters(frame, SPEC)
-    (whole,) = segment_cells(frame, facts, SPEC)
+    parameters = estimate_frame_parameters(frame, SPEC)
+    (whole,) = segment_cells(frame, parameters, SPEC)
     assert whole.refusal is None
     rows, columns = np.ogrid[: frame.shape[0], : frame.shape[1]]
     x, y, width = whole.box[0], (whole.box[1] + whole.box[3]) // 2, whole.box[2] - whole.box[0]
     for edge, wanted in ((0.7, ["touches-border"]), (1.5, [None])):
         black = (columns - x - edge * width + 400) ** 2 + (rows - y) ** 2 > 400**2
-        cells = segment_cells(np.where(black[..., None], np.uint8(0), frame), facts, SPEC)
+        cells = segment_cells(np.where(black[..., None], np.uint8(0), frame), parameters, SPEC)
         assert [cell.refusal.code if cell.refusal else None for cell in cells] == wanted, edge

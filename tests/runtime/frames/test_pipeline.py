@@ -63,7 +63,7 @@ def draw_frame(seed: int, width: int = 440, height: int = 330) -> NDArray[np.uin
 def told(report: FrameReport) -> dict[str, Any]:
     """All that a report says, down to every point of each contour and every word."""
     nuclei = [cell.found.nucleus.tolist() for cell in report.cells]
-    return {**report.row(), "facts": report.facts, "nuclei": nuclei}
+    return {**report.row(), "parameters": report.parameters, "nuclei": nuclei}
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_each_cell_of_a_real_frame_has_a_place_and_a_call_or_a_reason(scope: Sco
         frame = read(path)
         report = scope.examine(frame, metadata={"stage": (3, 4)})
         assert report.cells
-        assert report.facts
+        assert report.parameters
         assert (report.size, report.metadata, report.refusal) == ((640, 480), {"stage": (3, 4)}, None)
         assert not report.validated
         for cell in report.cells:
@@ -105,9 +105,9 @@ def test_each_cell_of_a_real_frame_has_a_place_and_a_call_or_a_reason(scope: Sco
 def test_a_call_on_a_cell_is_the_call_on_its_cut_out_image(scope: Scope, frames: list[Path]) -> None:
     frame = read(frames[0])
     report = scope.examine(frame)
-    assert report.facts
+    assert report.parameters
     found = [cell for cell in report.cells if cell.found.refusal is None]
-    alone = scope.classify_many([cut_cell(frame, cell.found, report.facts, SPEC) for cell in found])
+    alone = scope.classify_many([cut_cell(frame, cell.found, report.parameters, SPEC) for cell in found])
     assert [cell.prediction for cell in found] == alone
 
 
@@ -136,7 +136,7 @@ def test_what_is_no_frame_is_told_apart_from_an_empty_one(scope: Scope) -> None:
             scope.examine(wrong)  # type: ignore[arg-type]
     report = scope.examine(np.zeros((0, 9, 3), np.uint8))
     assert report.refusal
-    assert (report.refusal.code, report.cells, report.facts) == ("empty", (), None)
+    assert (report.refusal.code, report.cells, report.parameters) == ("empty", (), None)
 
 
 def test_a_frame_without_light_is_told_from_one_without_cells(shared_data: Path) -> None:
@@ -167,13 +167,13 @@ def test_a_frame_of_one_colour_has_no_cells(scope: Scope, shape: tuple[int, ...]
 
 def test_the_callers_scale_comes_before_the_specifications(scope: Scope) -> None:
     frame = draw_frame(3)
-    facts = [
-        scope.examine(frame, pixel_um=pixel_um, spec=FrameSpecification(pixel_um=spec)).facts
+    parameters = [
+        scope.examine(frame, pixel_um=pixel_um, spec=FrameSpecification(pixel_um=spec)).parameters
         for pixel_um, spec in ((0.2, 0.3), (None, 0.3), (None, None))
     ]
-    assert [(one.pixel_um, one.scale_source) for one in facts[:2] if one] == [(0.2, "given"), (0.3, "given")]
-    assert facts[2]
-    assert facts[2].scale_source != "given"
+    assert [(one.pixel_um, one.scale_source) for one in parameters[:2] if one] == [(0.2, "given"), (0.3, "given")]
+    assert parameters[2]
+    assert parameters[2].scale_source != "given"
     for wrong in (0.0, -1.0, 100.0, float("nan")):
         with pytest.raises(UsageError, match="pixel_um"):
             scope.examine(frame, pixel_um=wrong)
@@ -285,7 +285,7 @@ def test_a_scan_of_a_gigabyte_is_read_in_tiles(tmp_path: Path) -> None:
     assert watched.count < 30
     padded = np.full((1200, 1600, 3), 255, np.uint8)
     padded[300:812, 300:1324] = frame
-    assert report.facts
+    assert report.parameters
     alone = Examiner(by_colour, pixel_um=PIXEL_UM).examine(padded)
     assert len(report.cells) >= 5
     moved = [(x0 + corner[0] - 300, y0 + corner[1] - 300) for x0, y0, _, _ in (cell.box for cell in alone.cells)]
@@ -314,7 +314,7 @@ def test_files_come_in_order_and_a_bad_one_is_refused_alone(scope: Scope, frames
     bad.write_bytes(frames[0].read_bytes()[:9000])
     paths = [frames[1], bad, tmp_path / "nowhere.png", frames[0], tmp_path]
     seen: dict[Path | None, int] = {}
-    reports = list(scope.examine_files(paths, look=lambda scan, report: seen.update({report.path: scan.width})))
+    reports = list(scope.examine_files(paths, on_frame=lambda scan, report: seen.update({report.path: scan.width})))
     assert [report.path for report in reports] == paths
     codes = [report.refusal.code if report.refusal else None for report in reports]
     assert codes == [None, "undecodable", "undecodable", None, "undecodable"]

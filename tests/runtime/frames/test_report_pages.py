@@ -22,10 +22,10 @@ from PIL import Image
 from blastscope import synthetic_cell
 from blastscope.runtime.errors import UsageError
 from blastscope.runtime.frames.doubts import scale_doubts
-from blastscope.runtime.frames.report.contact_sheet import MOST_CELLS, cards_of, draw_contact_sheet, summary
+from blastscope.runtime.frames.report.contact_sheet import MOST_CELLS, cards_of, draw_contact_sheet, sheet_summary
 from blastscope.runtime.frames.report.html_report import REASONS, diameter_um, render_slide_report
 from blastscope.runtime.frames.report.overlay import MOST_NUMBERS, draw_overlay
-from blastscope.runtime.frames.report.theme import CAUTION, LOOKS, VALIDATED, rgb, style_of
+from blastscope.runtime.frames.report.theme import CALL_STYLES, CAUTION, VALIDATED, rgb, style_of
 from blastscope.runtime.frames.report.thumbnails import THUMB_PX, Thumbnail, ThumbnailCollector, draw_thumbnail
 from blastscope.runtime.frames.types import FrameCell, FrameParameters, FrameReport, SegmentedCell
 from blastscope.runtime.inference.explanation import Explanation
@@ -80,7 +80,7 @@ def explained(image: NDArray[np.uint8]) -> Explanation:
 def test_the_page_shows_what_the_likeliest_calls_rest_on(most: int) -> None:
     album = ThumbnailCollector(cells=True)
     album.explain_with(explained, None, most)
-    album.look(ArraySlide(FRAME), THREE)
+    album.collect(ArraySlide(FRAME), THREE)
     shown = album.shown(THREE)
     assert list(shown.explained) == [0, 1][:most]  # the third cell has no call
     page = render_slide_report([shown], "slide")
@@ -103,7 +103,7 @@ def test_the_page_shows_labelled_cells_that_are_like_an_explained_one(tmp_path: 
     alike = [Neighbour(cells[0], 0.5), Neighbour(cells[1], 1.25)]
     album = ThumbnailCollector(cells=True)
     album.explain_with(explained, None, 1, nearest=lambda image: alike)
-    album.look(ArraySlide(FRAME), THREE)
+    album.collect(ArraySlide(FRAME), THREE)
     shown = album.shown(THREE)
     page = render_slide_report([shown], "slide")
     items = re.findall(r'<li class="(hem|all)">.*?<b>(\w+)</b> ([\d.]+)<span>patient (.*?)</span>', page)
@@ -121,7 +121,7 @@ def test_the_page_tells_cells_that_have_no_picture() -> None:
     alike = [Neighbour(ArchiveCell("UID_75_1_1_all.bmp", "all", "75", "51"), 0.5)]
     album = ThumbnailCollector(cells=True)
     album.explain_with(explained, None, 1, nearest=lambda image: alike)
-    album.look(ArraySlide(FRAME), THREE)
+    album.collect(ArraySlide(FRAME), THREE)
     page = render_slide_report([album.shown(THREE)], "slide")
     assert re.findall(r'<li class="all"><b>ALL</b> ([\d.]+)<span>(.*?)</span>', page) == [("0.50", "patient 75, person 51")]
     assert "pictures need --archive" in page
@@ -133,7 +133,7 @@ def test_a_cell_that_is_refused_by_itself_has_no_explanation() -> None:
 
     album = ThumbnailCollector(cells=True)
     album.explain_with(refuse, None, 5)
-    album.look(ArraySlide(FRAME), THREE)
+    album.collect(ArraySlide(FRAME), THREE)
     assert album.shown(THREE).explained == {}
 
 
@@ -143,8 +143,8 @@ def test_every_cell_is_outlined_in_the_colour_of_its_call() -> None:
     for one in THREE.cells:
         x0, y0, x1, y1 = one.box
         near = drawn[y0 - 2 : y1 + 2, x0 - 2 : x1 + 2]
-        others = [look.colour for kind, look in LOOKS.items() if kind != style_of(one)]
-        assert where(near, LOOKS[style_of(one)].colour).sum() > 60
+        others = [style.colour for kind, style in CALL_STYLES.items() if kind != style_of(one)]
+        assert where(near, CALL_STYLES[style_of(one)].colour).sum() > 60
         assert not any(where(near, colour).any() for colour in others)
 
 
@@ -165,7 +165,7 @@ def test_the_scale_bar_is_as_long_as_it_says() -> None:
 
 def test_an_overlay_of_a_smaller_picture_goes_with_it() -> None:
     drawn = np.asarray(draw_overlay(cv2.resize(FRAME, (200, 150)), THREE))
-    assert where(drawn[48 // 2 : 112 // 2 + 4, 28 // 2 : 92 // 2 + 4], LOOKS["all"].colour).sum() > 30
+    assert where(drawn[48 // 2 : 112 // 2 + 4, 28 // 2 : 92 // 2 + 4], CALL_STYLES["all"].colour).sum() > 30
 
 
 def test_lines_are_wider_where_a_picture_is_seen_smaller() -> None:
@@ -173,7 +173,7 @@ def test_lines_are_wider_where_a_picture_is_seen_smaller() -> None:
     for width in (1000, 4000):
         small = replace(report(cell(300, 200, score=0.9, radius=30)), size=(width, 1000))
         picture = np.asarray(draw_overlay(np.full((1000, width, 3), 255, np.uint8), small))[150:260, 250:360]
-        inked.append(int(where(picture, LOOKS["all"].colour).sum()))
+        inked.append(int(where(picture, CALL_STYLES["all"].colour).sum()))
     assert inked[1] > 2 * inked[0]
 
 
@@ -186,9 +186,9 @@ def test_the_colours_of_calls_are_apart_for_everybody() -> None:
         [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
     )
     for view in views:
-        seen = [np.asarray(view) @ np.asarray(rgb(look.colour)) for look in LOOKS.values()]
+        seen = [np.asarray(view) @ np.asarray(rgb(style.colour)) for style in CALL_STYLES.values()]
         assert min(np.linalg.norm(one - other) for one, other in combinations(seen, 2)) > 60
-    assert [kind for kind, look in LOOKS.items() if look.dashed] == ["refused"]  # and by its line
+    assert [kind for kind, style in CALL_STYLES.items() if style.dashed] == ["refused"]  # and by its line
 
 
 def test_a_thumbnail_shows_a_cell_at_the_edge_with_glass_around_it() -> None:
@@ -201,16 +201,16 @@ def test_a_thumbnail_shows_a_cell_at_the_edge_with_glass_around_it() -> None:
 def shown(*reports: FrameReport) -> list[Thumbnail]:
     album = ThumbnailCollector(cells=True, maps=9)
     for one in reports:
-        album.look(ArraySlide(FRAME), one)
+        album.collect(ArraySlide(FRAME), one)
     return [album.shown(one) for one in reports]
 
 
 def test_pictures_are_handed_out_once_for_each_time_that_a_frame_was_given() -> None:
     album = ThumbnailCollector(cells=True, maps=1)
     for _ in range(2):
-        album.look(ArraySlide(FRAME), THREE)
+        album.collect(ArraySlide(FRAME), THREE)
     assert [bool(album.shown(THREE).map) for _ in range(3)] == [True, False, False]
-    album.look(ArraySlide(FRAME), THREE)
+    album.collect(ArraySlide(FRAME), THREE)
     assert [len(album.shown(THREE).thumbs) for _ in range(2)] == [3, 0]
 
 
@@ -225,13 +225,13 @@ def test_a_sheet_begins_with_the_likeliest_all_and_ends_with_the_refused() -> No
         None,
         None,
     ]
-    assert summary(cards_of(frames)).startswith("6 white cells: 3 ALL, 1 HEM, 2 refused")
+    assert sheet_summary(cards_of(frames)).startswith("6 white cells: 3 ALL, 1 HEM, 2 refused")
     sheet = draw_contact_sheet(frames, "two frames")
     pixels = np.asarray(sheet)
-    assert where(pixels[90:100, :160], LOOKS["all"].colour).any()
-    assert not where(pixels[90:100, :160], LOOKS["hem"].colour).any()
+    assert where(pixels[90:100, :160], CALL_STYLES["all"].colour).any()
+    assert not where(pixels[90:100, :160], CALL_STYLES["hem"].colour).any()
     many = Thumbnail(report(*[cell(60, 60, score=0.9)] * (MOST_CELLS + 5)))
-    assert f"the first {MOST_CELLS} are shown" in summary(cards_of([many]))
+    assert f"the first {MOST_CELLS} are shown" in sheet_summary(cards_of([many]))
 
 
 def test_the_page_needs_nothing_beside_it_and_takes_no_name_for_markup() -> None:
@@ -263,12 +263,12 @@ def test_cells_come_before_the_table_of_frames_that_leads_back_to_them() -> None
 
 def test_the_page_doubts_calls_on_a_scale_that_nobody_knows() -> None:
     assumed = replace(FACTS, scale_source="assumed")
-    unknown = replace(THREE, facts=assumed, doubts=tuple(scale_doubts(assumed, cells=True)))
+    unknown = replace(THREE, parameters=assumed, doubts=tuple(scale_doubts(assumed, cells=True)))
     assert "so it is only assumed" not in render_slide_report(shown(THREE), "a")
     empty = replace(unknown, cells=(), doubts=tuple(scale_doubts(assumed, cells=False)))
     assert "so it is only assumed" not in render_slide_report(shown(THREE, empty), "a")
     noted = replace(assumed, scale_note="assumed")  # none may be found on a wrong one
-    stained = replace(empty, facts=noted, doubts=tuple(scale_doubts(noted, cells=False)))
+    stained = replace(empty, parameters=noted, doubts=tuple(scale_doubts(noted, cells=False)))
     for frames in ((unknown,), (THREE, unknown), (THREE, stained), (empty, stained)):
         page = render_slide_report(shown(*frames), "a")
         assert "too few red cells show the scale of 1 of the frames, so it is only assumed" in page

@@ -81,10 +81,10 @@ WRONG: dict[str, dict[str, Any]] = {
 def test_a_files_wrong_scale_is_told_and_red_cells_are_believed(tmp_path: Path, smear: NDArray[np.uint8], case: str) -> None:
     report = examined(tmp_path / "a.ome.tif", smear, **WRONG[case])
     plain = examined(tmp_path / "b.tif", smear)
-    assert report.facts
-    assert plain.facts
-    assert (report.facts.pixel_um, report.facts.scale_source) == (plain.facts.pixel_um, "red-cells")
-    assert report.facts.pixel_um == pytest.approx(0.074, rel=0.05)
+    assert report.parameters
+    assert plain.parameters
+    assert (report.parameters.pixel_um, report.parameters.scale_source) == (plain.parameters.pixel_um, "red-cells")
+    assert report.parameters.pixel_um == pytest.approx(0.074, rel=0.05)
     assert [cell.box for cell in report.cells] == [cell.box for cell in plain.cells]
     assert "says" in " ".join(report.notes)
     assert plain.notes == ()
@@ -92,8 +92,8 @@ def test_a_files_wrong_scale_is_told_and_red_cells_are_believed(tmp_path: Path, 
 
 def test_the_callers_scale_stands_with_a_note(tmp_path: Path, smear: NDArray[np.uint8]) -> None:
     report = examined(tmp_path / "a.tif", smear, pixel_um=0.25)
-    assert report.facts
-    assert (report.facts.pixel_um, report.facts.scale_source) == (0.25, "given")
+    assert report.parameters
+    assert (report.parameters.pixel_um, report.parameters.scale_source) == (0.25, "given")
     assert "0.25 micrometres a pixel were given, the red cells say 0.07" in report.notes[0]
     right = examined(tmp_path / "a.tif", smear, pixel_um=0.07)
     assert right.notes == ()

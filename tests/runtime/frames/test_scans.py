@@ -63,7 +63,7 @@ def write_pyramid(path: Path, frame: NDArray[np.uint8], levels: int) -> None:
 
 def told(report: FrameReport) -> dict[str, Any]:
     nuclei = [cell.found.nucleus.tolist() for cell in report.cells]
-    return {**report.row(), "facts": report.facts, "nuclei": nuclei, "looks": [cell.appearance for cell in report.cells]}
+    return {**report.row(), "facts": report.parameters, "nuclei": nuclei, "looks": [cell.appearance for cell in report.cells]}
 
 
 class Copied(ArraySlide):
@@ -112,16 +112,16 @@ def test_glass_is_passed_over_and_no_cell_with_it(
 
 def test_a_copy_too_small_to_show_a_nucleus_tells_nothing(frame: NDArray[np.uint8], tiled: Examiner) -> None:
     report = tiled.examine_scan(ArraySlide(frame, PIXEL_UM))
-    assert report.facts
-    assert foreground_map(Copied(frame, 4), report.facts) is not None
-    assert foreground_map(Copied(frame, 8), report.facts) is None  # 2 um a pixel
-    assert foreground_map(ArraySlide(frame), report.facts) is None
+    assert report.parameters
+    assert foreground_map(Copied(frame, 4), report.parameters) is not None
+    assert foreground_map(Copied(frame, 8), report.parameters) is None  # 2 um a pixel
+    assert foreground_map(ArraySlide(frame), report.parameters) is None
 
 
 def test_the_map_of_glass_holds_all_that_is_none(frame: NDArray[np.uint8], tiled: Examiner) -> None:
     report = tiled.examine_scan(ArraySlide(frame, PIXEL_UM))
-    assert report.facts
-    glass = foreground_map(Copied(frame, 4), report.facts)
+    assert report.parameters
+    glass = foreground_map(Copied(frame, 4), report.parameters)
     assert glass
     content = glass.content((1200, 1000, 2048, 2048))  # of the cell that stands alone, which is 52 pixels across
     assert content
@@ -160,7 +160,7 @@ def test_each_part_is_told_with_its_cells_before_the_report(frame: NDArray[np.ui
     parts: list[TileProgress] = []
     paths = [tmp_path / "slide.tif", tmp_path / "small.png"]
     examiner = replace(tiled, whole_pixels=300_000)
-    reports = list(examiner.examine_files(paths, watch=parts.append))
+    reports = list(examiner.examine_files(paths, on_tile=parts.append))
     for path, report in zip(paths, reports, strict=True):
         own = [part for part in parts if part.path == path]
         assert sorted(part.done for part in own) == list(range(1, own[0].total + 1))
@@ -251,7 +251,7 @@ def watch(part):
     if next(tiles) == 5:
         os.kill(os.getpid(), signal.SIGKILL)
 examiner = Examiner(by_colour, pixel_um=PIXEL_UM, whole_pixels=0, tile_px=512, threads=2)
-list(examiner.examine_files([Path({path!r})], watch=watch, journal=Path({journal!r})))
+list(examiner.examine_files([Path({path!r})], on_tile=watch, journal=Path({journal!r})))
 """
 
 

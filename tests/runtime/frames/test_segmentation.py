@@ -49,8 +49,8 @@ def bccd(shared_data: Path) -> Frames:
 
 
 def examined(frame: NDArray[np.uint8]) -> tuple[FrameParameters, tuple[SegmentedCell, ...]]:
-    facts = estimate_frame_parameters(frame, SPEC)
-    return facts, segment_cells(frame, facts, SPEC)
+    parameters = estimate_frame_parameters(frame, SPEC)
+    return parameters, segment_cells(frame, parameters, SPEC)
 
 
 def overlap(one: Box, other: Box) -> float:
@@ -137,11 +137,11 @@ def test_the_scale_comes_from_the_red_cells(bccd: Frames, size: float) -> None:
     found = []
     for name in bccd.names("train")[2:200:40]:
         frame = cv2.resize(bccd.frame(name), None, fx=size, fy=size, interpolation=cv2.INTER_AREA)
-        facts = estimate_frame_parameters(np.asarray(frame, np.uint8), SPEC)
+        parameters = estimate_frame_parameters(np.asarray(frame, np.uint8), SPEC)
         drawn = [box for box in bccd.boxes(name, "RBC") if box[0] > 2 and box[1] > 2 and box[2] < 638 and box[3] < 478]
         true = size * float(np.median([(box[2] - box[0] + box[3] - box[1]) / 2 for box in drawn]))
-        assert facts.scale_source == "red-cells"
-        found.append(SPEC.red_cell_um / facts.pixel_um / true)
+        assert parameters.scale_source == "red-cells"
+        found.append(SPEC.red_cell_um / parameters.pixel_um / true)
     assert np.median(found) == pytest.approx(1, abs=0.08)
     assert all(0.8 < ratio < 1.25 for ratio in found)
 
@@ -175,28 +175,28 @@ def test_a_blurred_frame_is_out_of_focus(bccd: Frames) -> None:
 def test_a_frame_of_red_cells_alone_has_no_white_ones(bccd: Frames) -> None:
     for name in bccd.names("train")[:60:6]:
         frame = bccd.frame(name)
-        facts = estimate_frame_parameters(frame, SPEC)
+        parameters = estimate_frame_parameters(frame, SPEC)
         drawn = bccd.boxes(name, "WBC")
         x0, _, x1, _ = drawn[0] if drawn else (0, 0, 0, 0)
         left, right = frame[:, : max(x0 - 40, 0)], frame[:, x1 + 40 :]
         side = left if left.shape[1] > right.shape[1] else right
         if len(drawn) == 1 and side.shape[1] > 150:
-            assert segment_cells(side, facts, SPEC) == (), name
-            assert segment_cells(side, estimate_frame_parameters(side, SPEC, pixel_um=facts.pixel_um), SPEC) == (), name
+            assert segment_cells(side, parameters, SPEC) == (), name
+            assert segment_cells(side, estimate_frame_parameters(side, SPEC, pixel_um=parameters.pixel_um), SPEC) == (), name
 
 
 def test_what_may_be_called_can_be_cropped(bccd: Frames) -> None:
     for name, stain in (("BloodImage_00047", "none"), ("BloodImage_00305", "reinhard"), ("BloodImage_00195", "macenko")):
         frame = bccd.frame(name)
-        facts, cells = examined(frame)
+        parameters, cells = examined(frame)
         spec = FrameSpecification.model_validate({"stain": stain})
         for cell in cells:
             if cell.refusal is None:
-                image = cut_cell(frame, cell, facts, spec)
+                image = cut_cell(frame, cell, parameters, spec)
                 assert isinstance(crop_cell(image, CropSpecification()), Crop)
                 assert not image[0].any()
                 assert not image[:, -1].any()
-                across = (cell.box[2] - cell.box[0]) * facts.pixel_um / spec.network_um
+                across = (cell.box[2] - cell.box[0]) * parameters.pixel_um / spec.network_um
                 assert image.shape[1] - 24 == pytest.approx(across, abs=1)
 
 
@@ -204,7 +204,7 @@ def test_a_frame_turned_or_shifted_has_its_boxes_turned_or_shifted(bccd: Frames)
     for name in (*bccd.names("train")[3:5], "BloodImage_00045"):  # the last has a cell at its edge
         frame = bccd.frame(name)[:-1]  # of an odd height, which halves into no square's edge
         height, width = frame.shape[:2]
-        facts, cells = examined(frame)
+        parameters, cells = examined(frame)
         plain = [cell.box for cell in cells]
         turned = examined(np.rot90(frame))[1]
         assert sorted(cell.box for cell in turned) == sorted((y0, width - x1, y1, width - x0) for x0, y0, x1, y1 in plain)
@@ -213,7 +213,7 @@ def test_a_frame_turned_or_shifted_has_its_boxes_turned_or_shifted(bccd: Frames)
         assert sorted(map(str, (cell.refusal for cell in turned))) == sorted(map(str, (cell.refusal for cell in cells)))
         shifted = []
         for x, y in ((20, 20), (33, 47)):
-            padded = np.full((height + 80, width + 80, 3), np.rint(facts.background), np.uint8)
+            padded = np.full((height + 80, width + 80, 3), np.rint(parameters.background), np.uint8)
             padded[y : y + height, x : x + width] = frame
             shifted.append(np.asarray([cell.box for cell in examined(padded)[1]]) - (x, y, x, y))
         assert shifted[0].tolist() == shifted[1].tolist() != []
@@ -223,14 +223,14 @@ def test_tiles_give_what_the_whole_gives(bccd: Frames) -> None:
     names = bccd.names("train")[10:14]
     small = [smaller(bccd.frame(name)) for name in names]
     whole = np.ascontiguousarray(np.vstack([np.hstack(small[:2]), np.hstack(small[2:])]))
-    facts, cells = examined(whole)
-    margin = reach_px(facts)
+    parameters, cells = examined(whole)
+    margin = reach_px(parameters)
     found = []
     for top in range(0, whole.shape[0], 130):
         for left in range(0, whole.shape[1], 170):
             y, x = max(top - margin, 0), max(left - margin, 0)
             tile = whole[y : top + 130 + margin, x : left + 170 + margin]
-            for cell in segment_cells(tile, facts, SPEC):
+            for cell in segment_cells(tile, parameters, SPEC):
                 box = (cell.box[0] + x, cell.box[1] + y, cell.box[2] + x, cell.box[3] + y)
                 middle = (box[0] + box[2]) // 2, (box[1] + box[3]) // 2
                 if left <= middle[0] < left + 170 and top <= middle[1] < top + 130:

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from sklearn.neighbors import NearestNeighbors
 
 import blastscope
-from blastscope.runtime.backends.openvino.features import features_of, open_features
+from blastscope.runtime.backends.openvino.features import feature_tensor_name, open_features
 from blastscope.runtime.backends.protocol import EngineOptions
 from blastscope.runtime.crop import Crop, crop_cell
 from blastscope.runtime.errors import Closed, DataError, EngineError, UsageError
@@ -221,7 +221,7 @@ def test_a_bundle_without_novelty_has_nothing_to_compare_by(tiny_bundle: TinyBun
 
 def test_a_graph_without_features_is_told(tiny_bundle: TinyBundle) -> None:
     with pytest.raises(EngineError, match="measures no novelty"):
-        features_of(tiny_bundle.graph(), Path("tiny.onnx"))
+        feature_tensor_name(tiny_bundle.graph(), Path("tiny.onnx"))
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])

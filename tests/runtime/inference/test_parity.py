@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from blastscope.calibration.evaluation import vote_margins
+from blastscope.calibration.evaluation import signed_vote_margins
 from blastscope.export.exporter import choose_golden
 from blastscope.export.onnx_export import FusedGraph, trace
 from blastscope.export.parity import (
@@ -105,7 +105,7 @@ def test_a_golden_set_holds_both_calls_and_nothing_near_a_tie(tmp_path) -> None:
     golden = choose_golden(crops, answers, count=16, seed=0, source=tmp_path)
     labels = vote(golden.probabilities).label
     assert (labels == 0).sum() == (labels == 1).sum() == 8
-    assert np.abs(vote_margins(golden.probabilities)).min() >= 1
+    assert np.abs(signed_vote_margins(golden.probabilities)).min() >= 1
     again = choose_golden(crops, answers, count=16, seed=0, source=tmp_path)
     np.testing.assert_array_equal(golden.crops, again.crops)
 
@@ -115,12 +115,12 @@ def test_a_golden_set_is_of_each_calls_clearer_half_and_clear_cells_alone(tmp_pa
     sizes = np.linspace(least, most, 40)
     margins = np.repeat(np.concatenate([sizes, -sizes])[:, None], 3, axis=1)
     golden = choose_golden(np.zeros((80, 8, 8, 3), np.uint8), pairs(margins), count=16, seed=0, source=tmp_path)
-    assert np.abs(vote_margins(golden.probabilities)).min() >= max(1, 2 * np.median(sizes)) - 1e-5
+    assert np.abs(signed_vote_margins(golden.probabilities)).min() >= max(1, 2 * np.median(sizes)) - 1e-5
 
 
 def test_the_sign_of_a_lead_is_the_call() -> None:
     answers = pairs(np.random.default_rng(1).normal(0, 2, (200, 3)))
-    np.testing.assert_array_equal(vote_margins(answers) >= 0, vote(answers).label == 1)
+    np.testing.assert_array_equal(signed_vote_margins(answers) >= 0, vote(answers).label == 1)
 
 
 def test_one_call_makes_no_golden_set(tmp_path) -> None:  # type: ignore[no-untyped-def]
@@ -143,4 +143,4 @@ def test_clear_cells_of_one_call_come_before_unclear_ones_of_the_other(tmp_path:
     golden = choose_golden(np.zeros((53, 8, 8, 3), np.uint8), pairs(margins), count=16, seed=0, source=tmp_path)
     assert (vote(golden.probabilities).label == 1).sum() == 3
     assert len(golden.crops) == 16
-    assert np.abs(vote_margins(golden.probabilities)).min() >= 1
+    assert np.abs(signed_vote_margins(golden.probabilities)).min() >= 1

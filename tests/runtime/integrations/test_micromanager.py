@@ -57,9 +57,9 @@ class Eyes:
     ) -> FrameReport:
         self.before()
         self.scales.append(pixel_um)
-        facts = estimate_frame_parameters(frame, spec or FrameSpecification(), pixel_um=pixel_um)
-        cells = tuple(called(cell) for cell in segment_cells(frame, facts, spec or FrameSpecification()))
-        return FrameReport(cells, facts, metadata=metadata or {}, size=(frame.shape[1], frame.shape[0]))
+        parameters = estimate_frame_parameters(frame, spec or FrameSpecification(), pixel_um=pixel_um)
+        cells = tuple(called(cell) for cell in segment_cells(frame, parameters, spec or FrameSpecification()))
+        return FrameReport(cells, parameters, metadata=metadata or {}, size=(frame.shape[1], frame.shape[0]))
 
     def stream(
         self, frames: None, on_report: Callable[[FrameReport], object], queue: int = 4, when_full: str = "", **_: Any
@@ -136,7 +136,7 @@ def test_a_handle_that_closes_first_tells_of_the_frames_that_wait(tiny_bundle: A
         for _ in range(4):
             listener.frameReady(np.full((60, 80, 3), 230, np.uint8), None, {"pixel_size_um": PIXEL_UM})
     assert [report.refusal for report in reports] == [None] * 4
-    assert {report.facts.pixel_um for report in reports if report.facts} == {PIXEL_UM}
+    assert {report.parameters.pixel_um for report in reports if report.parameters} == {PIXEL_UM}
     listener.frameReady(np.full((60, 80, 3), 230, np.uint8))  # the handle is closed: it does nothing
     listener.close()
     assert (listener.stats.state, listener.stats.taken) == ("stopped", 4)

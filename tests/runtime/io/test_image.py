@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from blastscope.runtime.errors import ImageError
-from blastscope.runtime.io.image import check_array, decode, read_image
+from blastscope.runtime.io.image import check_array, decode_image, read_image
 from blastscope.runtime.io.image_header import MAX_PIXELS, Header, orientation_in, read_header
 from blastscope.runtime.types import Refusal
 
@@ -61,7 +61,7 @@ def webp_header(side: int, flags: int = 0) -> bytes:
 
 def code(content: bytes) -> str | None:
     """The refusal's code, None for pixels."""
-    result = decode(content)
+    result = decode_image(content)
     return result.code if isinstance(result, Refusal) else None
 
 
@@ -85,12 +85,12 @@ LOSSY = {
 
 @pytest.mark.parametrize("kind", LOSSLESS)
 def test_lossless_files_are_decoded_to_the_bytes_that_went_in(kind: str) -> None:
-    assert np.array_equal(decode(LOSSLESS[kind]), PIXELS)
+    assert np.array_equal(decode_image(LOSSLESS[kind]), PIXELS)
 
 
 @pytest.mark.parametrize("kind", LOSSY)
 def test_lossy_files_are_decoded_as_pillow_decodes_them(kind: str) -> None:
-    pixels = decode(LOSSY[kind])
+    pixels = decode_image(LOSSY[kind])
     assert isinstance(pixels, np.ndarray)
     expected = np.asarray(Image.open(io.BytesIO(LOSSY[kind])).convert("RGB")).astype(int)
     assert np.abs(pixels.astype(int) - expected).max() <= 2
@@ -114,7 +114,7 @@ def test_a_file_cut_short_anywhere_is_refused(kind: str) -> None:
     ],
 )
 def test_what_a_cut_file_lacks_is_said_where_the_file_itself_says_it(content: bytes, lacking: str) -> None:
-    refusal = decode(content[:-100])
+    refusal = decode_image(content[:-100])
     assert isinstance(refusal, Refusal)
     assert refusal.detail.endswith(f" {len(content) - 100}{lacking.format(len(content))}")
 
@@ -126,7 +126,7 @@ def test_a_damaged_header_never_raises(kind: str) -> None:
     for position in ends:
         damaged = bytearray(whole)
         damaged[position] = int(random.integers(256))
-        result = decode(bytes(damaged))
+        result = decode_image(bytes(damaged))
         assert isinstance(result, Refusal) or result.dtype == np.uint8
 
 
@@ -231,7 +231,7 @@ OPAQUE_FILES = {
 
 @pytest.mark.parametrize("kind", OPAQUE_FILES)
 def test_alpha_that_is_opaque_everywhere_is_left_out_with_a_note(kind: str) -> None:
-    assert np.array_equal(decode(OPAQUE_FILES[kind]), PIXELS)
+    assert np.array_equal(decode_image(OPAQUE_FILES[kind]), PIXELS)
     if "TIFF" in kind:  # which readers of slides read
         return
     header = read_header(OPAQUE_FILES[kind])
@@ -243,7 +243,7 @@ def test_alpha_that_is_opaque_everywhere_is_left_out_with_a_note(kind: str) -> N
 def test_a_single_pixel_that_is_not_opaque_is_enough_for_a_refusal(kind: str) -> None:
     almost = OPAQUE.copy()
     almost[7, 9, 3] = 254
-    refusal = decode(encoded(almost, kind, **({"lossless": True} if kind == "WEBP" else {})))
+    refusal = decode_image(encoded(almost, kind, **({"lossless": True} if kind == "WEBP" else {})))
     assert isinstance(refusal, Refusal)
     assert refusal.code == "not-8-bit-rgb"
 
@@ -259,7 +259,7 @@ def test_pictures_are_turned_upright_as_their_exif_orientation_says(kind: str, o
     content = encoded(kind=kind.removeprefix("lossy "), exif=exif, **HELD[kind])
     with Image.open(io.BytesIO(content)) as image:
         expected = np.asarray(ImageOps.exif_transpose(image)).astype(int)
-    pixels, header = decode(content), read_header(content)
+    pixels, header = decode_image(content), read_header(content)
     assert isinstance(pixels, np.ndarray)
     assert isinstance(header, Header)
     assert pixels.shape == expected.shape == (header.height, header.width, 3)
@@ -275,7 +275,7 @@ def test_a_damaged_jpeg_without_its_end_never_raises() -> None:
         if 2 <= position < 200 or whole[position - 1] in (0xDA, 0xC2, 0xDD) or position % 17 == 0:
             damaged = bytearray(whole)
             damaged[position] = int(random.integers(256))
-            result = decode(bytes(damaged))
+            result = decode_image(bytes(damaged))
             assert isinstance(result, Refusal) or result.dtype == np.uint8
 
 
@@ -301,7 +301,7 @@ JPEGS = {
 def test_a_jpeg_that_lacks_nothing_but_its_end_marker_is_read_with_a_note(kind: str) -> None:
     whole = encoded(kind="JPEG", **JPEGS[kind])
     for cut in (1, 2):
-        assert np.array_equal(decode(whole[:-cut]), decode(whole))
+        assert np.array_equal(decode_image(whole[:-cut]), decode_image(whole))
         header = read_header(whole[:-cut])
         assert isinstance(header, Header)
         assert header.notes == ("the JPEG's end marker is missing, no pixel is",)
@@ -323,7 +323,7 @@ def test_what_is_no_readable_file_is_a_refusal_with_the_reason(tmp_path: Path) -
         assert reason in result.detail
 
 
-@pytest.mark.parametrize("step", ["read_content", "decode"])
+@pytest.mark.parametrize("step", ["read_content", "decode_image"])
 def test_a_file_for_which_memory_lacks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     (tmp_path / "a.png").write_bytes(LOSSLESS["png"])
 

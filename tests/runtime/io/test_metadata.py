@@ -11,7 +11,7 @@ import pytest
 import tifffile
 from stream_layouts import PLAIN
 
-from blastscope.runtime.io.slides.metadata import UNITS, checked, first_usable, from_ome, from_philips, from_text
+from blastscope.runtime.io.slides.metadata import UNITS, first_usable, from_ome, from_philips, from_text, plausible_pixel_size
 from blastscope.runtime.io.slides.slide import open_slide
 from blastscope.runtime.types import Refusal
 
@@ -76,7 +76,7 @@ def test_an_ome_tiff_whose_scale_nobody_set_says_none(tmp_path: Path) -> None:
 
 
 def test_what_can_be_used_goes_before_what_cannot() -> None:
-    nothing, odd, right = None, checked(1.0, 1.0, "A"), checked(0.25, 0.25, "B")
+    nothing, odd, right = None, plausible_pixel_size(1.0, 1.0, "A"), plausible_pixel_size(0.25, 0.25, "B")
     assert first_usable(nothing, odd, right) == right
     assert first_usable(nothing, odd) == odd
     assert first_usable(nothing) is None

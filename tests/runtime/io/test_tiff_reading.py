@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from stream_layouts import HEIGHT, LAYOUTS, PLAIN, SIDE, SMOOTH, WIDTH, ndpi, tiles, write_tiles
 
-from blastscope.runtime.io.image import check_image, decode, read_image
+from blastscope.runtime.io.image import check_image, decode_image, read_image
 from blastscope.runtime.io.slides.slide import open_slide, read_region
 from blastscope.runtime.io.slides.tiff_codec import ReadError
 from blastscope.runtime.types import Refusal
@@ -83,7 +83,7 @@ def test_aperios_jpeg_2000_has_the_colours_that_openslide_shows(tmp_path: Path) 
     write_tiles(tmp_path / "a.svs", pieces, compression=33003, description=words, metadata=None)
     with openslide.OpenSlide(tmp_path / "a.svs") as slide:
         expected = np.asarray(slide.read_region((0, 0), 0, (WIDTH, HEIGHT)))[..., :3].astype(int)
-    ours = decode((tmp_path / "a.svs").read_bytes())
+    ours = decode_image((tmp_path / "a.svs").read_bytes())
     assert not isinstance(ours, Refusal)
     assert np.abs(ours - expected).max() <= 2
 

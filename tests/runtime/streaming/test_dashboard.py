@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from blastscope.runtime.errors import UsageError
-from blastscope.runtime.frames.report.theme import CAUTION, LOOKS
+from blastscope.runtime.frames.report.theme import CALL_STYLES, CAUTION
 from blastscope.runtime.frames.types import FrameCell, FrameReport, SegmentedCell
 from blastscope.runtime.streaming import frame_buffer as board
 from blastscope.runtime.streaming.dashboard import LivePage
@@ -87,7 +87,7 @@ def test_the_page_is_served_with_headers_that_keep_others_out(quiet_page: LivePa
 
 def test_the_page_has_the_colours_of_every_other_picture(quiet_page: LivePage) -> None:
     for path in ("/page.js", "/page.css"):
-        assert [look.colour for look in LOOKS.values() if look.colour not in ask(quiet_page, path)[2].decode()] == []
+        assert [style.colour for style in CALL_STYLES.values() if style.colour not in ask(quiet_page, path)[2].decode()] == []
 
 
 @pytest.mark.parametrize("host", ["localhost", "localhost:8420", "127.0.0.1", "127.0.0.1:9", "[::1]:8420", "LOCALHOST:1"])

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from blastscope.runtime.errors import DeviceLost
 from blastscope.runtime.evaluation.drift import shipped_reference
 from blastscope.runtime.frames.features import CellFeatures
-from blastscope.runtime.frames.report.theme import CAUTION, LOOKS, VALIDATED, rgb
+from blastscope.runtime.frames.report.theme import CALL_STYLES, CAUTION, VALIDATED, rgb
 from blastscope.runtime.frames.types import FrameCell, FrameParameters, FrameReport, SegmentedCell
 from blastscope.runtime.io.image import read_image
 from blastscope.runtime.session import open_bundle
@@ -36,7 +36,7 @@ PLACES: dict[ClassName | None, tuple[int, int]] = {
     None: (610, 330),
 }  # middles
 RADIUS = 60
-INK = {label: rgb(LOOKS[label or "refused"].colour) for label in PLACES}
+INK = {label: rgb(CALL_STYLES[label or "refused"].colour) for label in PLACES}
 
 
 def smear() -> NDArray[np.uint8]:
@@ -111,7 +111,9 @@ def test_in_a_crowd_no_caption_hides_another_and_likely_cells_are_whole(page: Li
     page.show(
         replace(
             report(cells=crowd),
-            facts=FrameParameters(0.07437, "assumed", GLASS, (0.4, 0.5, -0.7), 0.3, 0.06, (0, 0, 640, 480), (0, 0, 640, 480)),
+            parameters=FrameParameters(
+                0.07437, "assumed", GLASS, (0.4, 0.5, -0.7), 0.3, 0.06, (0, 0, 640, 480), (0, 0, 640, 480)
+            ),
         )
     )
     browser.open(page.url)
@@ -126,7 +128,7 @@ def test_in_a_crowd_no_caption_hides_another_and_likely_cells_are_whole(page: Li
 def test_a_files_scale_that_red_cells_overruled_is_told(page: LivePage, browser: Browser) -> None:
     note = "the file says 1 micrometres a pixel, the red cells say 0.074"
     usual = (0.074, "red-cells", GLASS, (0.4, 0.5, -0.7), 0.3, 0.06, (0, 0, 640, 480), (0, 0, 640, 480))
-    page.show(replace(report(cells=()), facts=FrameParameters(*usual, note)))  # type: ignore[arg-type]
+    page.show(replace(report(cells=()), parameters=FrameParameters(*usual, note)))  # type: ignore[arg-type]
     browser.open(page.url)
     drawn(browser, 1)
     assert note in " ".join(browser.text("#counts").split())

@@ -37,7 +37,7 @@ def test_a_files_scale_holds_where_no_red_cell_differs(scope: Scope) -> None:
     reports: list[FrameReport] = []
     with scope.stream([(plain(), {"stated_um": 0.12})], reports.append, when_full="block") as stream:
         assert stream.wait(PATIENCE_S)
-    assert [(report.pixel_um, report.facts and report.facts.scale_source) for report in reports] == [(0.12, "given")]
+    assert [(report.pixel_um, report.parameters and report.parameters.scale_source) for report in reports] == [(0.12, "given")]
 
 
 def test_a_stream_reports_what_examine_reports(scope: Scope, shared_data: Path) -> None:
@@ -51,16 +51,16 @@ def test_a_stream_reports_what_examine_reports(scope: Scope, shared_data: Path) 
     expected = [scope.examine(frame, pixel_um=0.08) for frame in frames]
     assert [report.row() for report in reports] == [report.row() for report in expected]
     assert sum(report.counts["cells"] for report in reports) >= 2
-    assert all(report.facts and report.facts.scale_source == "given" for report in reports)
+    assert all(report.parameters and report.parameters.scale_source == "given" for report in reports)
 
 
 def test_a_frame_may_bring_its_own_scale_which_counts_last(scope: Scope) -> None:
     told: list[float | None] = []
 
     def consume(report: FrameReport) -> None:
-        assert report.facts
-        assert report.facts.scale_source == "given"
-        told.append(report.facts.pixel_um)
+        assert report.parameters
+        assert report.parameters.scale_source == "given"
+        told.append(report.parameters.pixel_um)
 
     for words in ({}, {"spec": FrameSpecification(pixel_um=0.2)}, {"spec": FrameSpecification(pixel_um=0.2), "pixel_um": 0.3}):
         with scope.stream([(plain(), {"pixel_um": 0.1})], consume, when_full="block", **words) as stream:  # type: ignore[arg-type]
