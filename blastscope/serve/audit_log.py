@@ -73,7 +73,8 @@ class AuditLog:
         self.folder, self._rotate_bytes, self._sync = folder, rotate_bytes, sync
         self._writing = threading.Lock()
         with ExitStack() as opened:
-            make_private_folder(folder)
+            if not folder.is_dir():  # one that is there may be others' too: its files are private all the same
+                make_private_folder(folder)
             opened.enter_context(exclusive_lock(folder / ".lock", wait=False))
             state = check_log(folder) if log_files(folder) else AuditState(0, 0, FIRST)
             self._number, self._seq, self._head = max(state.files, 1), state.lines, state.head

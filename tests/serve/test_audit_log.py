@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import signal
+import stat
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -98,6 +99,17 @@ def test_an_unfinished_last_line_is_taken_away_by_the_next_start(tmp_path: Path)
 def test_two_servers_do_not_share_a_log(tmp_path: Path) -> None:
     with AuditLog(tmp_path / "log"), pytest.raises(DataError, match="another process"):
         AuditLog(tmp_path / "log")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such modes")
+def test_the_log_is_private_and_a_folder_that_is_there_keeps_its_mode(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there").chmod(0o755)
+    for name, mode in (("there", 0o755), ("new", 0o700)):
+        AuditLog(tmp_path / name).close()
+        (file,) = log_files(tmp_path / name)
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == mode
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
 def test_many_threads_write_one_chain(tmp_path: Path) -> None:
