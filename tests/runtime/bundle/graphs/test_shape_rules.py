@@ -156,6 +156,8 @@ UNEQUAL: dict[str, tuple[str, str, list[Any], dict[str, Any]]] = {
     ),
     # 9 slopes belong to columns; of a picture with 9 channels OpenVINO takes them for theirs
     "axis of a slope of one dimension": ("PRelu", "maps", [weights(9)], {}),
+    # OpenVINO divides as if the bias were 1
+    "its bias": ("LRN", "maps", [], {"size": 3, "bias": 1.5}),
     # of -3 ONNX makes 3, and OpenVINO leaves it
     "a norm over no axes": ("ReduceL1", "maps", [], {"noop_with_empty_axes": 1}),
     # of ones and zeros in turn ONNX Runtime makes other grays than OpenVINO: it widens the window where a picture shrinks, ...
