@@ -307,11 +307,11 @@ def _each(callbacks: Iterable[FrameCallback], scan: Slide, report: FrameReport) 
 def frame_line(report: FrameReport) -> str:
     """One frame for people: counts, scale, path, and what there is to say."""
     path = printable(report.path)
-    if report.refusal or report.facts is None:
+    if report.refusal or report.parameters is None:
         code, detail = (report.refusal.code, f"  ({printable(report.refusal.detail)})") if report.refusal else ("", "")
         return f"{'--':>6}  {code:<40}{path}{detail}"
-    counts, facts = report.counts, report.facts
-    scale = f"{facts.pixel_um:.4f} {facts.scale_source}"
+    counts, parameters = report.counts, report.parameters
+    scale = f"{parameters.pixel_um:.4f} {parameters.scale_source}"
     notes = f"  ({printable('; '.join(report.notes))})" if report.notes else ""
     return f"{counts['cells']:>6}{counts['all']:>6}{counts['hem']:>6}{counts['refused']:>9}  {scale:<19}{path}{notes}"
 

@@ -29,8 +29,8 @@ class Scope:
         self.seen += cells
         return [Prediction("hem", 0.8, 0.2, "a", None, None, None, AUDIT) for _ in cells]
 
-    def examine_files(self, paths: Iterable[Path], *, pixel_um: float | None, look: Any) -> Iterator[FrameReport]:
-        return Examiner(self.classify, pixel_um=pixel_um).examine_files(paths, look)
+    def examine_files(self, paths: Iterable[Path], *, pixel_um: float | None, on_frame: Any) -> Iterator[FrameReport]:
+        return Examiner(self.classify, pixel_um=pixel_um).examine_files(paths, on_frame)
 
 
 def test_the_cell_in_the_middle_is_cut_out_as_the_networks_see_it(shared_data: Path) -> None:

@@ -258,11 +258,10 @@ def test_whatever_changes_an_engine_changes_its_digest(graph: Path, graph8: Path
 
 
 def test_openvino_is_imported_without_its_converter_and_still_shows_it() -> None:
-
     code = (
-        "from blastscope.runtime.backends.openvino.infer_request import library\n"
-        "import sys; library = library(); assert 'openvino.tools.ovc' not in sys.modules\n"
-        "assert callable(library.convert_model)\n"
+        "from blastscope.runtime.backends.openvino.infer_request import import_openvino\n"
+        "import sys; openvino = import_openvino(); assert 'openvino.tools.ovc' not in sys.modules\n"
+        "assert callable(openvino.convert_model)\n"
         "import openvino.tools.ovc"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
