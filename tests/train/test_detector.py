@@ -25,7 +25,16 @@ from blastscope.train.detector.composites import drawn_cell, prepare_cell
 from blastscope.train.detector.config import SHIPPED, DetectorConfig, HeadConfig, PictureConfig
 from blastscope.train.detector.evaluation import DetectorReport
 from blastscope.train.detector.fit import FINISHED, TargetBatch, fit, losses_of
-from blastscope.train.detector.network import BOX_UNIT, Detector, DetectorHead, Targets, encode
+from blastscope.train.detector.network import (
+    BACKGROUND,
+    BOX_UNIT,
+    GAINS,
+    Detector,
+    DetectorHead,
+    Targets,
+    encode,
+    white_balanced,
+)
 from blastscope.train.detector.pictures import Sample, draw_sample, drawn_picture, prepare
 from blastscope.train.detector.pool import SAME_SOURCE, SOURCES, Shard, read_pool
 from blastscope.train.detector.run import load_detector_run
@@ -267,7 +276,7 @@ def test_a_run_that_was_broken_off_trains_the_missing_heads_alone(run: Path, dat
         torch.testing.assert_close(mended[name], tensor)
 
 
-def test_a_run_of_an_earlier_version_has_one_head(run: Path, tmp_path: Path) -> None:
+def test_a_run_of_an_earlier_version_has_one_head_and_takes_pictures_as_they_are(run: Path, tmp_path: Path) -> None:
     earlier = tmp_path / "run"
     shutil.copytree(run, earlier, ignore=shutil.ignore_patterns("pool", "*-2"))
     for name, keys in (("run.json", ("config",)), ("report/report.json", ("run", "config"))):
@@ -275,10 +284,26 @@ def test_a_run_of_an_earlier_version_has_one_head(run: Path, tmp_path: Path) -> 
         for key in keys:
             inner = inner[key]
         del inner["head"]["ensemble_size"]
+        del inner["picture"]["white_balance"]
         (earlier / name).write_text(json.dumps(record), "utf-8")
-    (head,) = load_detector_run(earlier).network.heads
+    assert load_detector_run(run).network.trunk.white_balance
+    network = load_detector_run(earlier).network
+    assert not network.trunk.white_balance
+    (head,) = network.heads
     for name, tensor in read_tensors(run / "head" / FINISHED)[0].items():
         torch.testing.assert_close(head.state_dict()[name], tensor)
+
+
+def test_white_balance_brings_channels_to_one_level_within_its_gains() -> None:
+    picture = drawn_picture(7, (64, 48)).astype(np.float64)
+    for light in ((0.8, 0.6, 0.9), (1.0, 1.0, 1.0), (0.1, 0.7, 0.2)):  # the last one is darker than it may be lifted
+        lit = picture * light
+        levels = np.mean(lit**6, axis=(0, 1)) ** (1 / 6)
+        expected = np.minimum(lit * np.clip(BACKGROUND / levels, *GAINS), 255)
+        balanced = white_balanced(torch.from_numpy(lit).float().permute(2, 0, 1)[None])
+        np.testing.assert_allclose(balanced[0].permute(1, 2, 0).numpy(), expected, rtol=1e-4, atol=1e-3)
+    black = white_balanced(torch.zeros((1, 3, 16, 16)))
+    assert black.abs().max() == 0
 
 
 def test_an_ensemble_has_at_least_one_head() -> None:

@@ -35,11 +35,11 @@ class PoolConfig(StrictModel):
         Pictures that are drawn and kept together.
     """
 
-    bccd: int = Field(default=2000, ge=0)
-    raabin: int = Field(default=2000, ge=0)
-    pbc: int = Field(default=1500, ge=0)
-    pbc_cells: int = Field(default=1500, ge=0)
-    cnmc: int = Field(default=2000, ge=0)
+    bccd: int = Field(default=4000, ge=0)
+    raabin: int = Field(default=4000, ge=0)
+    pbc: int = Field(default=3000, ge=0)
+    pbc_cells: int = Field(default=3000, ge=0)
+    cnmc: int = Field(default=4000, ge=0)
     drawn_cells: int = Field(default=0, ge=0)
     shard: int = Field(default=250, ge=1)
 
@@ -65,6 +65,8 @@ class PictureConfig(StrictModel):
         Chance that nuclei and red cells get colours of their own.
     recoloured : float
         Chance that the stain is moved as a whole; else it stays.
+    white_balance : bool
+        Whether the network brings pictures to one light and white balance, at work too.
     """
 
     side_px: int = Field(default=160, ge=64, multiple_of=16)
@@ -76,6 +78,7 @@ class PictureConfig(StrictModel):
     pasted: float = Field(default=0.3, ge=0, le=1)
     restained: float = Field(default=0.45, ge=0, le=1)
     recoloured: float = Field(default=0.4, ge=0, le=1)
+    white_balance: bool = True
 
 
 class HeadConfig(StrictModel):
@@ -130,7 +133,7 @@ class FitConfig(StrictModel):
         as in the quality focal loss (Li et al. 2020), so that a sure cell is one with a good box.
     """
 
-    epochs: int = Field(default=4, ge=1)
+    epochs: int = Field(default=2, ge=1)
     batch_size: int = Field(default=16, ge=1)
     lr: float = Field(default=2e-3, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)

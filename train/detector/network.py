@@ -35,17 +35,34 @@ BOX_FROM = 0.3  # a box is learnt where its bell is at least this high
 UNKNOWN_GROUP = -1
 BOX_UNIT = 16.0  # pixels: what exp(0) stands for
 LARGEST = 4.0  # of the logarithm of a box's reach, in `BOX_UNIT`
+BACKGROUND = 215.0  # level to which a balanced picture's channels are brought
+GAINS = 0.7, 4.0  # by factors of no less and no more than these
 RARE = -3.5  # logit of the heat to begin with: most places hold no cell's middle
 
 
 class DetectorTrunk(nn.Module):
-    """Pictures (N, H, W, 3) uint8 RGB to maps (N, C, H / 8, W / 8) and (N, D, H / 16, W / 16). H and W are multiples of 16."""
+    """Pictures (N, H, W, 3) uint8 RGB to maps (N, C, H / 8, W / 8) and (N, D, H / 16, W / 16). H and W are multiples of 16.
+
+    Parameters
+    ----------
+    network : timm model
+        The backbone, cut off behind the coarser map.
+    statistics : InputNormalization
+        Mean and deviation that the backbone's weights go with.
+    stages : two int or two str
+        Whose maps are read.
+    white_balance : bool
+        Whether pictures are brought to one light and white balance first, see `white_balanced`.
+    """
 
     scale: Tensor
     offset: Tensor
 
-    def __init__(self, network: Any, statistics: InputNormalization, stages: tuple[int, int] | tuple[str, str]) -> None:
+    def __init__(
+        self, network: Any, statistics: InputNormalization, stages: tuple[int, int] | tuple[str, str], *, white_balance: bool
+    ) -> None:
         super().__init__()
+        self.white_balance = white_balance
         self.network = network.eval()
         for parameter in network.parameters():
             parameter.requires_grad_(False)
@@ -64,9 +81,23 @@ class DetectorTrunk(nn.Module):
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         """The two maps, the finer one first."""
-        pixels = pictures.float().permute(0, 3, 1, 2) * self.scale + self.offset  # cast first: TensorRT transposes no bytes
-        fine, coarse = read_maps(self.network, self.stages, pixels)
+        pixels = pictures.float().permute(0, 3, 1, 2)  # cast first: TensorRT transposes no bytes
+        if self.white_balance:
+            pixels = white_balanced(pixels)
+        fine, coarse = read_maps(self.network, self.stages, pixels * self.scale + self.offset)
         return fine, coarse
+
+
+def white_balanced(pixels: Tensor) -> Tensor:
+    """Pixels (N, 3, H, W), 0 to 255, with each channel scaled so that its light stands at one level.
+
+    Shades of gray (Finlayson and Trezzi 2004): the level of a channel is its Minkowski mean of the order 6, which lies near the
+    background's, and hangs little on how many cells there are.
+    """
+    squares = (pixels / 255) ** 2
+    level = (squares * squares * squares).mean((2, 3), keepdim=True) ** (1 / 6)
+    gain = (BACKGROUND / 255 / level.clamp(min=BACKGROUND / 255 / GAINS[1])).clamp(min=GAINS[0])
+    return (pixels * gain).clamp(max=255)
 
 
 def make_trunk(config: DetectorConfig) -> tuple[DetectorTrunk, str]:
@@ -87,7 +118,8 @@ def make_trunk(config: DetectorConfig) -> tuple[DetectorTrunk, str]:
         As `create_backbone`; a stage or layer that the backbone lacks, or whose maps have another size.
     """
     network, statistics, origin = create_backbone(NetworkConfig(backbone=config.backbone), PROBE_PX)
-    return DetectorTrunk(cut_off(network, config.stages, PROBE_PX, "detector"), statistics, config.stages), origin
+    network = cut_off(network, config.stages, PROBE_PX, "detector")
+    return DetectorTrunk(network, statistics, config.stages, white_balance=config.picture.white_balance), origin
 
 
 def compiled_module(module: nn.Module, shape: tuple[int, ...]) -> Any:  # OpenVINO's CompiledModel

@@ -84,7 +84,8 @@ def shards_of(config: DetectorConfig, source: str) -> list[int]:
 
 def pool_key(data: Path, trunk: DetectorTrunk, config: DetectorConfig) -> str:
     """A digest of all that decides what the pool holds."""
-    pictures = config.picture.model_dump_json(exclude={"shown_red_cell_px"})
+    unseen = {"shown_red_cell_px"} if config.picture.white_balance else {"shown_red_cell_px", "white_balance"}  # as before
+    pictures = config.picture.model_dump_json(exclude=unseen)
     digest = hashlib.sha256(f"{POOL_VERSION} {config.seed} {config.backbone} {config.stages} {pictures}".encode())
     digest.update(f"{config.pool.shard} {MOST_CELLS} {config.pool.drawn_cells}".encode())
     for name in ("bccd/train.txt", "txl/boxes.csv"):

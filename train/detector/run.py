@@ -212,7 +212,8 @@ def _same_run(out: Path, record: DetectorRun, *, resume: bool) -> None:
 def _record(run: Path) -> DetectorRun:
     try:
         record = json.loads((run / RECORD).read_bytes())
-        record["config"]["head"].setdefault("ensemble_size", 1)  # earlier runs, which don't say it, have one head
+        record["config"]["head"].setdefault("ensemble_size", 1)  # earlier runs, which don't say it, have one head,
+        record["config"]["picture"].setdefault("white_balance", False)  # and take pictures as they are
         return DetectorRun.model_validate_json(json.dumps(record))
     except OSError as error:
         raise DataError(run / RECORD, f"can't be read: {error.strerror}; name the run of train-detector") from error
