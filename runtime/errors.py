@@ -40,6 +40,11 @@ R = TypeVar("R")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of an `OSError`: there is no room for more
 
 
+def _quoted(path: Path | str) -> str:
+    """A path as a message of one line has it."""
+    return "'" + str(path).replace("\n", "\\x0a").replace("\r", "\\x0d") + "'"
+
+
 class BlastscopeError(Exception):
     """Any error that blastscope raises on purpose: catch this class to catch all of them.
 
@@ -88,7 +93,7 @@ class ConfigError(UsageError):
         self.problems = tuple(problems)
         self.known = tuple(known)
         known_text = f"; known keys: {', '.join(self.known)}" if self.known else ""
-        super().__init__(f"configuration '{self.path}': {'; '.join(self.problems)}{known_text}")
+        super().__init__(f"configuration {_quoted(self.path)}: {'; '.join(self.problems)}{known_text}")
 
 
 class ImageError(UsageError):
@@ -109,7 +114,7 @@ class DataError(UsageError):
     def __init__(self, path: Path | str, problem: str) -> None:
         self.path = Path(path)
         self.problem = problem
-        super().__init__(f"'{self.path}': {problem}")
+        super().__init__(f"{_quoted(self.path)}: {problem}")
 
 
 class WriteError(DataError, OSError):
@@ -127,7 +132,7 @@ class WriteError(DataError, OSError):
         reason = (cause.strerror or str(cause) or type(cause).__name__).lower()
         remedy = "make room there, or name another place" if cause.errno in FULL else "name another place"
         super().__init__(path, f"can't be written, {reason}: {remedy}")
-        self.args = (f"'{self.path}': {self.problem}",)  # Python 3.14's OSError leaves them empty
+        self.args = (f"{_quoted(self.path)}: {self.problem}",)  # Python 3.14's OSError leaves them empty
         self.errno, self.strerror, self.filename = cause.errno, cause.strerror, str(path)
 
     def __new__(cls, *_: object) -> Self:
@@ -159,7 +164,7 @@ class BundleError(BlastscopeError):
     def __init__(self, path: Path | str, problem: str) -> None:
         self.path = Path(path)
         self.problem = problem
-        super().__init__(f"bundle '{self.path}': {problem}")
+        super().__init__(f"bundle {_quoted(self.path)}: {problem}")
 
 
 class DigestMismatch(BundleError):
@@ -302,7 +307,7 @@ class KernelError(DeviceError):
         self.path = Path(path)
         self.problem = problem
         super().__init__(
-            f"crop kernels '{self.path}': {problem}: install blastscope again, or run 'make kernels' in a checkout"
+            f"crop kernels {_quoted(self.path)}: {problem}: install blastscope again, or run 'make kernels' in a checkout"
         )
 
 

@@ -23,7 +23,7 @@ from blastscope.cli import bench, build, bundle, classify, demo, detector, exami
 from blastscope.cli.options import VerbCommand
 from blastscope.cli.terminal import echo, logged_to_terminal
 from blastscope.runtime.errors import FULL, BlastscopeError, MissingLibrary, UnavailableError
-from blastscope.runtime.io.printable import for_terminal
+from blastscope.runtime.io.printable import for_terminal, printable
 
 EXTRAS = {
     "torch": "train",
@@ -57,7 +57,7 @@ def problem_of(error: OSError) -> str | None:
     if error.errno == errno.EPIPE:
         return None
     if name := error.filename2 or error.filename:  # of a copy the second is the one that was written
-        return f"'{name}': {(error.strerror or 'not usable').lower()}"
+        return f"'{printable(name)}': {(error.strerror or 'not usable').lower()}"
     if error.errno in FULL:  # what is written to stdout, or piece by piece, has no file's name
         return f"the output, or a temporary file, can't be written: {(error.strerror or 'no room').lower()}"
     if error.errno == errno.EMFILE:

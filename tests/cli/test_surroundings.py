@@ -206,6 +206,27 @@ def test_a_path_that_is_empty_is_not_taken_for_this_folder(command: str) -> None
     assert result.stderr.endswith("it is empty: name a file or a folder, '.' for this one\n")
 
 
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such names")
+@pytest.mark.parametrize(
+    "command",
+    [
+        "inspect {}",
+        "verify {}",
+        "classify {} --bundle {}",
+        "export {} --out {}x",
+        "validate {} --labels {}",
+        "train {} --out {}x",
+        "build {}",
+    ],
+)
+def test_an_error_stays_in_one_line_though_a_name_has_two(command: str, tmp_path: Path) -> None:
+    name = str(tmp_path / "two\nlines\rof one")
+    result = run(*(part.replace("{}", name) for part in command.split()))
+    assert result.exit_code
+    (told,) = [line for line in result.stderr.split("\n") if "lines" in line]
+    assert "two\\x0alines\\x0dof one" in told
+
+
 def test_a_place_of_no_picture_is_told_before_the_bundle_is_opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "cell.explained.png").mkdir()
     monkeypatch.setattr("blastscope.cli.explain.opened", lambda *_, **__: pytest.fail("the bundle was opened"))

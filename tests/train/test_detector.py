@@ -276,7 +276,7 @@ def test_a_run_that_was_broken_off_trains_the_missing_heads_alone(run: Path, dat
         torch.testing.assert_close(mended[name], tensor)
 
 
-def test_a_run_of_an_earlier_version_has_one_head_and_takes_pictures_as_they_are(run: Path, tmp_path: Path) -> None:
+def test_an_earlier_versions_run_has_one_head_and_no_white_balance(run: Path, tmp_path: Path) -> None:
     earlier = tmp_path / "run"
     shutil.copytree(run, earlier, ignore=shutil.ignore_patterns("pool", "*-2"))
     for name, keys in (("run.json", ("config",)), ("report/report.json", ("run", "config"))):
